@@ -1,0 +1,42 @@
+# make quickstart | test | lint | bench | venv | doctor
+#
+# The environment .venv is made on first use. To use one that you have, which is then not changed:
+#     PYTHON=/path/to/python make test
+# Arguments of the tests: make test ARGS="-k swin"
+
+BASE_PYTHON ?= python3
+ARGS ?=
+
+ifdef PYTHON
+ENVIRONMENT := environment-given
+else
+PYTHON := .venv/bin/python
+ENVIRONMENT := venv
+endif
+
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+.PHONY: quickstart test lint bench doctor venv environment-given
+
+quickstart: $(ENVIRONMENT)
+	$(PYTHON) tools/quickstart.py $(ARGS)
+
+# Two processes of one thread each: tiny tensors gain nothing from threads inside an operator.
+test: $(ENVIRONMENT)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 $(ARGS)
+
+lint: $(ENVIRONMENT)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+bench: $(ENVIRONMENT)
+	$(PYTHON) tools/benchmark.py $(ARGS)
+
+doctor: $(ENVIRONMENT)
+	$(PYTHON) tools/doctor.py $(ARGS)
+
+venv:
+	@$(BASE_PYTHON) tools/install_environment.py
+
+environment-given:
+	@$(PYTHON) tools/doctor.py --needs $(MAKECMDGOALS)

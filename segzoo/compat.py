@@ -1,0 +1,299 @@
+"""The one place that knows library versions: makes the installed torch, torchvision, Detectron2, numpy and
+Pillow work together. `import segzoo` imports it before anything else.
+
+Nothing is imported early, and nothing is changed for others: a patch belongs to the one module that needs it
+(`PATCHES`), and is applied when that module is imported, or at once where it has been imported already. The
+docstring of a patch says which versions need it, and why.
+
+What differs between versions in training (launching, mixed precision, DDP on a CPU) is solved by classes of
+its own in `segzoo.engine`; what differs in reading checkpoints, in `segzoo.checkpoint`.
+"""
+
+import functools
+import importlib
+import importlib.abc
+import importlib.util
+import logging
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+# Runs around the import of a module: up to `yield` before its code is executed, from there on afterwards.
+Patch = Callable[[types.ModuleType], AbstractContextManager[None]]
+
+NO_DETECTRON2 = (
+    "detectron2 is not installed. Install torch first, then run `python tools/install_detectron2.py` "
+    "(nothing is compiled), or see INSTALL.md for the other ways"
+)
+
+
+@functools.cache
+def detectron2_has_ops() -> bool:
+    """Whether Detectron2's compiled operators (rotated boxes, deformable convolution, ...) can be used."""
+    try:
+        importlib.import_module("detectron2._C")
+    except ModuleNotFoundError:
+        return False
+    except ImportError as error:
+        logger.warning("detectron2's compiled operators do not load and are not used: %s", error)
+        return False
+    return True
+
+
+def torchvision_has_ops() -> bool:
+    """Whether torchvision's compiled operators can be used; if not, nms and roi_align are those of segzoo."""
+    return importlib.import_module("torchvision.extension")._has_ops()
+
+
+class _MissingOperators(types.ModuleType):
+    """Stands in for `detectron2._C`: any operator can be named, none can be called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def missing(*args: Any, **kwargs: Any) -> None:
+            raise NotImplementedError(
+                f"{name} is one of detectron2's compiled operators, and this detectron2 has none of them; "
+                "INSTALL.md shows how to compile detectron2"
+            )
+
+        return missing
+
+
+class _NumpyWithAliases(types.ModuleType):
+    """numpy, with the names of Python's own types that numpy 1.24 removed."""
+
+    bool, int, float, str, object = bool, int, float, str, object
+
+    def __getattr__(self, name: "str") -> Any:
+        return getattr(importlib.import_module("numpy"), name)
+
+
+@contextmanager
+def _lent(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Sets an attribute for the time of the block, then puts back what was there."""
+    missing = object()
+    before = getattr(owner, name, missing)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+@contextmanager
+def _without_compiled_operators(module: types.ModuleType) -> Iterator[None]:
+    """Detectron2 v0.6 without its compiled operators: the module begins with `from detectron2 import _C`.
+
+    The stand-in is lent for the import only: `detectron2.utils.collect_env`, in v0.6 and in main, calls into
+    `detectron2._C` wherever that can be imported.
+    """
+    if detectron2_has_ops():
+        yield
+        return
+    with _lent(sys.modules["detectron2"], "_C", _MissingOperators("detectron2._C")):
+        yield
+
+
+@contextmanager
+def _with_pycocotools_evaluation(module: types.ModuleType) -> Iterator[None]:
+    """v0.6 and main without compiled operators: as above, and COCOeval_opt, which v0.6 takes unless told not
+    to, would call them. pycocotools' own COCOeval gives the same numbers."""
+    with _without_compiled_operators(module):
+        yield
+    if not detectron2_has_ops():
+        module.COCOeval_opt = module.COCOeval
+
+
+@contextmanager
+def _with_numpy_aliases(module: types.ModuleType) -> Iterator[None]:
+    """v0.6 with numpy 1.24 and later, 2.x too: the functions of the module use np.bool, np.int, np.float or
+    np.str. Only this module's `np` gets them, because other libraries probe numpy for these names."""
+    yield
+    module.np = _NumpyWithAliases("numpy")
+
+
+@contextmanager
+def _with_pillow_linear(module: types.ModuleType) -> Iterator[None]:
+    """v0.6 with Pillow 10 and later: Image.LINEAR, another name of BILINEAR, is a default argument."""
+    image = importlib.import_module("PIL.Image")
+    if hasattr(image, "LINEAR"):
+        yield
+        return
+    with _lent(image, "LINEAR", image.BILINEAR):
+        yield
+
+
+@contextmanager
+def _with_package_resources(module: types.ModuleType) -> Iterator[None]:
+    """v0.6 and main: the module imports pkg_resources, which setuptools 82 removed, and which before that
+    warns and takes long to import. The two functions that are used take its place."""
+
+    def resource_filename(package: str, resource: str) -> str:
+        return str(Path(importlib.import_module(package).__file__).parent / resource)
+
+    def resource_exists(package: str, resource: str) -> bool:
+        return Path(resource_filename(package, resource)).exists()
+
+    stand_in = types.ModuleType("pkg_resources")
+    stand_in.resource_filename = resource_filename
+    stand_in.resource_exists = resource_exists
+    real = sys.modules.get("pkg_resources")
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["pkg_resources"]
+        if real is not None:
+            sys.modules["pkg_resources"] = real
+    # Where the module was imported before segzoo, it may hold the real one, which is as good.
+    if not hasattr(module, "pkg_resources"):
+        module.pkg_resources = stand_in
+
+
+# torch.library keeps a definition only as long as its Library object lives.
+_libraries: list[Any] = []
+
+
+@contextmanager
+def _with_nms_schema(module: types.ModuleType) -> Iterator[None]:
+    """torchvision whose operators do not load, as PyPI's CUDA build beside a CPU build of torch (seen with
+    0.28): without the schemas of nms and qnms not even `import torchvision` works."""
+    yield
+    if module._has_ops():
+        return
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    _libraries.append(library)
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.impl(name, _nms, "CompositeExplicitAutograd")
+
+
+def _nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
+    """Non-maximum suppression as torchvision's CPU operator does it.
+
+    Args:
+        boxes: (B, 4) x1, y1, x2, y2.
+        scores: (B,).
+        iou_threshold: a box whose IoU with a kept one is above it is dropped.
+
+    Returns:
+        (kept,) int64 indices of the kept boxes, highest score first; equal scores keep their order.
+    """
+    import numpy
+    import torch
+
+    order = torch.sort(scores, descending=True, stable=True).indices
+    left, top, right, bottom = boxes.detach()[order].float().cpu().numpy().T
+    area = (right - left) * (bottom - top)
+    alive = numpy.ones(len(area), dtype=bool)
+    for index in range(len(area)):
+        if not alive[index]:
+            continue
+        rest = slice(index + 1, None)
+        width = numpy.minimum(right[index], right[rest]) - numpy.maximum(left[index], left[rest])
+        height = numpy.minimum(bottom[index], bottom[rest]) - numpy.maximum(top[index], top[rest])
+        intersection = width.clip(min=0) * height.clip(min=0)
+        # As a product, because boxes without area would divide by zero.
+        union = area[index] + area[rest] - intersection
+        alive[rest] &= ~(intersection > iou_threshold * union)
+    return order[torch.from_numpy(alive).to(order.device)]
+
+
+@contextmanager
+def _with_nms_allowed(module: types.ModuleType) -> Iterator[None]:
+    """torchvision whose operators do not load: `torchvision.ops.nms` refuses to call ours."""
+    yield
+    if not torchvision_has_ops():
+        module._assert_has_ops = _refuse_nothing
+
+
+def _refuse_nothing() -> None:
+    return None
+
+
+@contextmanager
+def _with_bounded_roi_align(module: types.ModuleType) -> Iterator[None]:
+    """torchvision whose operators do not load: its own substitute holds every sample of every box at once,
+    and runs out of memory on a Panoptic FPN."""
+    yield
+    if module._has_ops():
+        return
+
+    def roi_align(*args: Any) -> Any:
+        # Imported on the first call: segzoo.layers itself needs torchvision, which is being imported now.
+        return importlib.import_module("segzoo.layers.roi_align").roi_align(*args)
+
+    module._roi_align = roi_align
+
+
+PATCHES: dict[str, Patch] = {
+    "detectron2.layers.rotated_boxes": _without_compiled_operators,
+    "detectron2.layers.deform_conv": _without_compiled_operators,
+    "detectron2.layers.roi_align_rotated": _without_compiled_operators,
+    "detectron2.evaluation.fast_eval_api": _with_pycocotools_evaluation,
+    "detectron2.evaluation.sem_seg_evaluation": _with_numpy_aliases,
+    "detectron2.evaluation.pascal_voc_evaluation": _with_numpy_aliases,
+    "detectron2.data.build": _with_numpy_aliases,
+    "detectron2.data.datasets.pascal_voc": _with_numpy_aliases,
+    "detectron2.structures.masks": _with_numpy_aliases,
+    "detectron2.utils.visualizer": _with_numpy_aliases,
+    "detectron2.utils.video_visualizer": _with_numpy_aliases,
+    "detectron2.data.transforms.transform": _with_pillow_linear,
+    "detectron2.model_zoo.model_zoo": _with_package_resources,
+    "torchvision.extension": _with_nms_schema,
+    "torchvision.ops.boxes": _with_nms_allowed,
+    "torchvision.ops.roi_align": _with_bounded_roi_align,
+}
+
+
+class _Patcher(importlib.abc.MetaPathFinder):
+    """Finds the modules of `PATCHES` as the other finders would, and wraps the execution of their code."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if name not in PATCHES:
+            return None
+        others = (finder for finder in sys.meta_path if not isinstance(finder, _Patcher))
+        specs = (finder.find_spec(name, path, target) for finder in others if hasattr(finder, "find_spec"))
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            # On the instance, so that everything else that a loader offers stays as it is.
+            spec.loader.exec_module = functools.partial(_execute_patched, spec.loader.exec_module)
+        return spec
+
+
+def _execute_patched(execute: Callable[[types.ModuleType], None], module: types.ModuleType) -> None:
+    with PATCHES[module.__name__](module):
+        execute(module)
+
+
+def _install() -> None:
+    """Patches what has been imported, and arranges for the rest. Once a process."""
+    if any(isinstance(finder, _Patcher) for finder in sys.meta_path):
+        return
+    if importlib.util.find_spec("detectron2") is None:
+        raise ModuleNotFoundError(NO_DETECTRON2, name="detectron2")
+    sys.meta_path.insert(0, _Patcher())
+    for name, patch in PATCHES.items():
+        if name in sys.modules:
+            with patch(sys.modules[name]):
+                pass
+    # Raised by v0.6's anchor generator and DeepLab on every start; nothing that a user could change.
+    warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
+
+
+_install()

@@ -1,0 +1,184 @@
+"""The configuration keys that segzoo adds to Detectron2's, each with its meaning.
+
+Detectron2's own keys keep their names and meaning; where a default suits segmentation better, it is
+changed here and nowhere else. Keys of a single method are added by that method's `config.py`.
+"""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_segzoo_config(cfg: CN) -> CN:
+    """Adds the keys shared by all methods to `cfg`, in place, and returns it."""
+    # What the model is trained for: semantic | panoptic | entity | instance. Picks the mapper's targets.
+    cfg.TASK = "semantic"
+    # Python modules to import first, so that what they register (backbones, methods, ...) can be named here.
+    cfg.IMPORTS = ()
+
+    _add_dataset_keys(cfg)
+    _add_input_keys(cfg)
+    _add_backbone_keys(cfg)
+    _add_head_keys(cfg)
+    _add_mask_classification_keys(cfg)
+    _add_solver_keys(cfg)
+    _add_test_keys(cfg)
+    return cfg
+
+
+def _add_dataset_keys(cfg: CN) -> None:
+    # Dataset YAML files to register beside the built-in ones (see datasets/README.md).
+    cfg.DATASETS.FILES = ()
+    # The dataset whose classes the model predicts; empty: the first of TRAIN, else of TEST.
+    cfg.DATASETS.CLASSES_FROM = ""
+    # What a broken image or label does while training: stop | skip (skipped files are counted and listed).
+    cfg.DATALOADER.ON_ERROR = "stop"
+    # Group images of similar aspect ratio in a batch; off, since training crops have one size.
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    # Drop training images without any usable annotation. Segmentation learns from them too.
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+
+
+def _add_input_keys(cfg: CN) -> None:
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
+    # The training augmentations by family:
+    #   semantic: resize by short edge -> category-capped crop -> colour -> flip -> pad
+    #   lsj:      large-scale jitter: resize by U(LSJ_SCALE) of LSJ_SIZE -> fixed-size crop -> flip -> pad
+    #   detr:     flip -> resize, half of the time with a crop and another resize
+    cfg.INPUT.AUGMENTATION = "semantic"
+    # Size (height, width) of the training crop of family "semantic", in pixels; () for no crop.
+    cfg.INPUT.CROP_SIZE = ()
+    # A crop is redrawn, 10 times at most, while one category covers more than this share of its labels.
+    cfg.INPUT.CROP_SINGLE_CATEGORY_MAX = 1.0
+    # Detectron2's SSD-like colour jitter: brightness, contrast, saturation, hue.
+    cfg.INPUT.COLOR_AUG = False
+    # Pad the training image (with PAD_VALUE, before normalisation) and labels (with ignore) to CROP_SIZE.
+    cfg.INPUT.PAD_TO_CROP = True
+    cfg.INPUT.PAD_VALUE = 128
+    # Flip probability; labels with left and right classes are swapped as the dataset's flip_pairs say.
+    cfg.INPUT.FLIP_PROB = 0.5
+    # Large-scale jitter: side of the square output, and the range of the resize factor.
+    cfg.INPUT.LSJ_SIZE = 1024
+    cfg.INPUT.LSJ_SCALE = (0.1, 2.0)
+    # DETR-style crop: short edges of the first resize, and the range of the crop's sides.
+    cfg.INPUT.DETR_CROP_SHORT_EDGE = (400, 500, 600)
+    cfg.INPUT.DETR_CROP_SIZE = (384, 600)
+
+
+def _add_backbone_keys(cfg: CN) -> None:
+    # Which variant of the backbone NAME: "tiny", "r50", ... ; sizes stand in a table in the backbone's file.
+    cfg.MODEL.BACKBONE.VARIANT = ""
+    # Ratio of input to res5 size: 8 | 16 | 32 (dilated where the backbone can).
+    cfg.MODEL.BACKBONE.OUTPUT_STRIDE = 32
+    cfg.MODEL.BACKBONE.DROP_PATH_RATE = 0.0
+    # FrozenBN | BN | SyncBN for convolutional backbones.
+    cfg.MODEL.BACKBONE.NORM = "FrozenBN"
+    # Recompute activations in the backward pass instead of storing them.
+    cfg.MODEL.BACKBONE.CHECKPOINT = False
+    # Stages with frozen weights: 0 none, 1 the stem, 2 the stem and res2, ...
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    # The feature maps handed to the head.
+    cfg.MODEL.BACKBONE.OUT_FEATURES = ("res2", "res3", "res4", "res5")
+
+
+def _add_head_keys(cfg: CN) -> None:
+    # 0: as many classes as the dataset has (the rule; a number is checked against the dataset).
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 0
+    # Label of void pixels as the model sees it; label maps are converted to it when they are read.
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 255
+    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 256
+    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
+    cfg.MODEL.SEM_SEG_HEAD.NORM = "GN"
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    # FPNPixelDecoder | TransformerFPNPixelDecoder | ... (registry PIXEL_DECODER)
+    cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "FPNPixelDecoder"
+    # How a pyramid enlarges a level to the next finer one: nearest (MaskFormer) | bilinear (Mask2Former).
+    cfg.MODEL.SEM_SEG_HEAD.TOP_DOWN_UPSAMPLE = "nearest"
+    # Encoder layers of a transformer pixel decoder.
+    cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS = 0
+
+
+def _add_mask_classification_keys(cfg: CN) -> None:
+    cfg.MODEL.MASK_FORMER = CN()
+    node = cfg.MODEL.MASK_FORMER
+    # MaskFormerTransformerDecoder | MultiScaleMaskedTransformerDecoder | ... (registry TRANSFORMER_DECODER)
+    node.TRANSFORMER_DECODER_NAME = "MaskFormerTransformerDecoder"
+    # What the transformer attends to: "res5" (backbone), "transformer_encoder" (the pixel decoder's encoded
+    # coarsest level) or "multi_scale_pixel_decoder" (its levels res5, res4, res3; masked-attention decoders).
+    node.TRANSFORMER_IN_FEATURE = "res5"
+    node.ENFORCE_INPUT_PROJ = False
+    node.HIDDEN_DIM = 256
+    node.NUM_OBJECT_QUERIES = 100
+    node.NHEADS = 8
+    node.DIM_FEEDFORWARD = 2048
+    node.DEC_LAYERS = 6
+    node.DROPOUT = 0.1
+    node.PRE_NORM = False
+    # Supervise the prediction of every decoder layer.
+    node.DEEP_SUPERVISION = True
+    # Matcher and criterion: weights of the class, mask (focal or binary cross-entropy) and dice terms.
+    node.MASK_LOSS = "focal"  # focal (MaskFormer) | bce (Mask2Former)
+    node.CLASS_WEIGHT = 1.0
+    node.MASK_WEIGHT = 20.0
+    node.DICE_WEIGHT = 1.0
+    node.NO_OBJECT_WEIGHT = 0.1
+    # Points on which masks are compared; 0: every pixel.
+    node.TRAIN_NUM_POINTS = 0
+    node.OVERSAMPLE_RATIO = 3.0
+    node.IMPORTANCE_SAMPLE_RATIO = 0.75
+    # Inputs are zero-padded to a multiple of this after normalisation; 0: only to the largest of the batch.
+    node.SIZE_DIVISIBILITY = 32
+    node.TEST = CN()
+    # Panoptic: a query below this score is dropped; a segment that keeps less of its mask than this is, too.
+    node.TEST.OBJECT_MASK_THRESHOLD = 0.8
+    node.TEST.OVERLAP_THRESHOLD = 0.8
+    # Panoptic: of the pixels it won, a segment takes those where its mask's probability is at least one half
+    # (Mask2Former); otherwise all of them (MaskFormer).
+    node.TEST.CONFIDENT_PIXELS_ONLY = False
+
+
+def _add_solver_keys(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "AdamW"  # AdamW | SGD
+    cfg.SOLVER.BASE_LR = 0.0001
+    cfg.SOLVER.WEIGHT_DECAY = 0.0001
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    # Weight decay of embeddings: queries, level embeddings, position and relative-bias tables.
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Learning-rate factors by parameter-name prefix, longest match wins: [["sem_seg_head", 10.0], ...]
+    cfg.SOLVER.LR_MULTIPLIERS = []
+    # WarmupPolyLR | WarmupMultiStepLR | WarmupCosineLR
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
+    cfg.SOLVER.WARMUP_ITERS = 0
+    cfg.SOLVER.WARMUP_FACTOR = 1.0
+    # Forward-backward passes per optimizer step; IMS_PER_BATCH stays the images of one optimizer step.
+    cfg.SOLVER.ACCUMULATE = 1
+    # full_model clips the norm of all gradients together; value and norm are Detectron2's.
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    # float16 | bfloat16, when SOLVER.AMP.ENABLED. A CPU always uses bfloat16.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Iterations between progress lines, which are also the points in metrics.json and TensorBoard.
+    cfg.SOLVER.LOG_PERIOD = 20
+    # Keep the last so many periodic checkpoints; 0 keeps all. The best and the final one always stay.
+    cfg.SOLVER.CHECKPOINT_KEEP = 3
+
+
+def _add_test_keys(cfg: CN) -> None:
+    # What the network is asked for in evaluation: semantic, panoptic, entity, instance; () means (TASK,).
+    cfg.TEST.TASKS = ()
+    cfg.TEST.IMS_PER_BATCH = 1
+    # Write predictions (index, colour and panoptic PNG, JSON) to OUTPUT_DIR/inference.
+    cfg.TEST.SAVE_PREDICTIONS = False
+    # Metric by which model_best.pth is chosen, e.g. "sem_seg/mIoU", "panoptic_seg/PQ"; "" for none.
+    cfg.TEST.BEST_METRIC = ""
+    # Stop after so many evaluations without a better BEST_METRIC; 0: never.
+    cfg.TEST.EARLY_STOP_PATIENCE = 0
+    # Resolution of evaluation: short edge and cap of the long edge (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST).
+    # Entity and instance predictions kept per image.
+    cfg.TEST.DETECTIONS_PER_IMAGE = 100
+    # Entity: a prediction below this score is dropped.
+    cfg.TEST.ENTITY_SCORE_THRESHOLD = 0.0

@@ -1,0 +1,84 @@
+"""Packaging of segzoo. The versions that `make` installs are pinned in requirements/constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+# Detectron2 is needed too, but is not on PyPI under its own name: tools/install_detectron2.py installs it.
+REQUIRED = [
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "fvcore>=0.1.5.post20221221,<0.1.6",
+    "iopath>=0.1.9",
+    "matplotlib>=3.5",
+    "numba>=0.59",
+    "numpy>=1.24",
+    "opencv-python-headless>=4.5",
+    "Pillow>=9.1",
+    "pycocotools>=2.0.6",
+    "PyYAML>=6",
+    "scipy>=1.9",
+    "submitit>=1.5",
+    "tabulate>=0.8",
+    "tensorboard>=2.10",
+    "termcolor>=1.1",
+    "timm>=1.0.12",
+    "tqdm>=4.60",
+]
+
+EXTRAS = {
+    # What published checkpoints and files may need beside the rest.
+    "hub": ["safetensors>=0.4", "huggingface_hub>=0.23"],
+    "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+    "coco": ["faster-coco-eval>=1.6"],
+    "cityscapes": ["cityscapesscripts>=2.2"],
+    "wandb": ["wandb>=0.17"],
+    "demo": ["gradio>=4.40"],
+    # The references that the tests compare with. panopticapi-lite provides the module panopticapi.
+    "test": [
+        "panopticapi-lite==0.2.0",
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "transformers>=4.51",
+        "safetensors>=0.4",
+    ],
+    "lint": ["ruff==0.17.5"],
+}
+EXTRAS["all"] = sorted(
+    {need for extra in ("hub", "onnx", "coco", "cityscapes", "wandb", "demo") for need in EXTRAS[extra]}
+)
+
+
+def version() -> str:
+    text = (ROOT / "segzoo" / "__init__.py").read_text()
+    return re.search(r'^__version__ = "(.+)"$', text, flags=re.MULTILINE).group(1)
+
+
+setup(
+    name="segzoo",
+    version=version(),
+    description="Semantic, panoptic and entity segmentation on Detectron2: one code base and model zoo",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.10",
+    package_dir={"segzoo": "segzoo", "segzoo.projects": "projects", "segzoo.configs": "configs"},
+    packages=[
+        *find_packages(include=["segzoo", "segzoo.*"]),
+        "segzoo.projects",
+        *(f"segzoo.projects.{name}" for name in find_packages("projects")),
+        # Not code: the YAML files stand in the wheel where the source tree has them, beside the projects.
+        "segzoo.configs",
+    ],
+    package_data={
+        "segzoo.data": ["catalog/*.yaml"],
+        "segzoo.model_zoo": ["*.yaml", "*.json", "**/*.yaml", "**/*.json"],
+        "segzoo.configs": ["**/*.yaml"],
+    },
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+)
