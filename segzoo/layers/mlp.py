@@ -1,0 +1,27 @@
+"""A stack of linear layers."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class MLP(nn.Module):
+    """`num_layers` linear layers with a ReLU between them; parameters are named `layers.<i>`.
+
+    Args:
+        input_dim, hidden_dim, output_dim: channels of the input, of every layer between, of the output.
+        num_layers: at least 1.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
+        super().__init__()
+        dims = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(dims))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (..., input_dim) float. Returns (..., output_dim)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)

@@ -1,0 +1,331 @@
+"""Swin Transformer as a backbone for dense prediction (Liu et al. 2021).
+
+Module names are those of the published files: the classifier's (`layers.0.blocks.0.attn.qkv`, ...) and
+those of the dense models built on it, which add `norm0` to `norm3` on the outputs.
+
+timm's Swin is not used here: it rolls a feature map before padding it to whole windows, while the published
+dense models pad first, so the two differ wherever a side is no multiple of the window.
+
+Shapes: N images, H W size of a feature map, C channels, W' windows of a map, T tokens of a window.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from segzoo.errors import InputError
+from segzoo.layers import DropPath
+
+# Published models block attention across the seam of a shifted map by adding this instead of minus infinity.
+_SEAM_PENALTY = -100.0
+
+
+@dataclass(frozen=True)
+class SwinVariant:
+    """Channels after the patch embedding, blocks and heads of each stage, and the side of a window."""
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_size: int
+
+
+# `_384` names the models pre-trained on 384-pixel images, whose windows are larger.
+VARIANTS = {
+    "tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
+    "small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
+    "base": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), 7),
+    "base_384": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
+    "large": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), 7),
+    "large_384": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
+}
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside square windows, with a learned bias per relative position."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
+        self.register_buffer(
+            "relative_position_index", _relative_position_index(window_size), persistent=False
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, windows: torch.Tensor, seam: torch.Tensor | None) -> torch.Tensor:
+        """Attends within each window.
+
+        Args:
+            windows: (N * W', T, C) float, the windows of an image next to each other.
+            seam: (W', 1, T, T) float added to the attention logits, or None.
+
+        Returns:
+            (N * W', T, C) float.
+        """
+        count, tokens, channels = windows.shape
+        qkv = self.qkv(windows).view(count, tokens, 3, self.num_heads, channels // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]
+        if seam is not None:
+            bias = (bias + seam).repeat(count // seam.shape[0], 1, 1, 1)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        return self.proj(attended.transpose(1, 2).reshape(count, tokens, channels))
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (..., C) float. Returns the same shape."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwinBlock(nn.Module):
+    """(Shifted-)window attention and an MLP, each pre-norm with a residual (equation 3 of the paper)."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, shift: int, drop_path: float):
+        super().__init__()
+        self.window_size = window_size
+        self.shift = shift
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, num_heads, window_size)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, 4 * dim)
+
+    def forward(self, x: torch.Tensor, seam: torch.Tensor) -> torch.Tensor:
+        """x: (N, H, W, C) float; seam: see `seam_penalty`, used by shifted blocks. Returns (N, H, W, C)."""
+        x = x + self.drop_path(self._attend(self.norm1(x), seam))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: torch.Tensor, seam: torch.Tensor) -> torch.Tensor:
+        batch, height, width, channels = x.shape
+        x = pad_to_multiple(x, self.window_size)
+        rows, columns = x.shape[1] // self.window_size, x.shape[2] // self.window_size
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        windows = x.view(batch, rows, self.window_size, columns, self.window_size, channels)
+        windows = windows.transpose(2, 3).reshape(-1, self.window_size**2, channels)
+        windows = self.attn(windows, seam if self.shift else None)
+        x = windows.view(batch, rows, columns, self.window_size, self.window_size, channels)
+        x = x.transpose(2, 3).reshape(batch, rows * self.window_size, columns * self.window_size, channels)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        return x[:, :height, :width]
+
+
+class PatchMerging(nn.Module):
+    """Joins every 2 x 2 pixels into one of twice the channels."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, H, W, C) float. Returns (N, ceil(H / 2), ceil(W / 2), 2 * C)."""
+        x = pad_to_multiple(x, 2)
+        # Column by column, as the published weights of `reduction` expect.
+        corners = (x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2])
+        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+
+
+class SwinStage(nn.Module):
+    """Blocks at one resolution, every second one shifted, and the step to the next resolution."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, drop_path: list[float], downsample: bool):
+        super().__init__()
+        self.window_size = window_size
+        self.blocks = nn.ModuleList(
+            SwinBlock(dim, num_heads, window_size, shift=window_size // 2 if index % 2 else 0, drop_path=rate)
+            for index, rate in enumerate(drop_path)
+        )
+        self.downsample = PatchMerging(dim) if downsample else None
+
+    def forward(self, x: torch.Tensor, recompute: bool) -> torch.Tensor:
+        """x: (N, H, W, C) float. Returns the same shape, before any downsampling."""
+        seam = seam_penalty(x.shape[1], x.shape[2], self.window_size, x.device)
+        for block in self.blocks:
+            x = checkpoint(block, x, seam, use_reentrant=False) if recompute else block(x, seam)
+        return x
+
+
+class PatchEmbed(nn.Module):
+    """Linear embedding of 4 x 4 pixel patches, as a strided convolution, and a layer norm."""
+
+    def __init__(self, in_channels: int, embed_dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=4, stride=4)
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """image: (N, 3, H, W) float. Returns (N, ceil(H / 4), ceil(W / 4), C)."""
+        image = F.pad(image, (0, -image.shape[3] % 4, 0, -image.shape[2] % 4))
+        return self.norm(self.proj(image).permute(0, 2, 3, 1))
+
+
+@BACKBONE_REGISTRY.register()
+class SwinTransformer(Backbone):
+    """Swin Transformer with a layer norm on each output. Takes images of any size.
+
+    Outputs "res2" to "res5" at strides 4, 8, 16 and 32, rounded up; channels double from one to the next.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        variant: SwinVariant,
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
+        freeze_at: int = 0,
+        recompute: bool = False,
+    ):
+        """
+        Args:
+            variant: sizes, e.g. `VARIANTS["tiny"]`.
+            in_channels: channels of the image.
+            drop_path_rate: of the last block; it grows linearly from 0 at the first.
+            out_features: the outputs wanted; stages after the last of them are not built.
+            freeze_at: 0 nothing, 1 the patch embedding, 2 that and the stage of res2, ... The norms on the
+                outputs always train.
+            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+        """
+        super().__init__()
+        names = ["res2", "res3", "res4", "res5"]
+        num_stages = 1 + max(names.index(name) for name in out_features)
+        self.recompute = recompute
+        self.freeze_at = freeze_at
+        self.out_indices = {name: index for index, name in enumerate(names) if name in out_features}
+        self.channels = [variant.embed_dim * 2**index for index in range(num_stages)]
+        self.patch_embed = PatchEmbed(in_channels, variant.embed_dim)
+        last_block = sum(variant.depths) - 1
+        rates = iter([drop_path_rate * index / last_block for index in range(last_block + 1)])
+        self.layers = nn.ModuleList(
+            SwinStage(
+                self.channels[index],
+                variant.num_heads[index],
+                variant.window_size,
+                drop_path=[next(rates) for _ in range(variant.depths[index])],
+                downsample=index < num_stages - 1,
+            )
+            for index in range(num_stages)
+        )
+        for index in self.out_indices.values():
+            self.add_module(f"norm{index}", nn.LayerNorm(self.channels[index]))
+        self.apply(_init_linear)
+        for module in self._frozen():
+            module.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
+        node = cfg.MODEL.BACKBONE
+        if node.VARIANT not in VARIANTS:
+            raise InputError(
+                f"MODEL.BACKBONE.VARIANT {node.VARIANT!r} is not a SwinTransformer; "
+                f"choose one of {', '.join(VARIANTS)}"
+            )
+        if node.OUTPUT_STRIDE != 32:
+            raise InputError(
+                f"MODEL.BACKBONE.OUTPUT_STRIDE {node.OUTPUT_STRIDE}: a SwinTransformer has no dilation; "
+                "use 32"
+            )
+        return {
+            "variant": VARIANTS[node.VARIANT],
+            "in_channels": input_shape.channels,
+            "drop_path_rate": node.DROP_PATH_RATE,
+            "out_features": tuple(node.OUT_FEATURES),
+            "freeze_at": node.FREEZE_AT,
+            "recompute": node.CHECKPOINT,
+        }
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
+        x = self.patch_embed(image)
+        outputs = {}
+        names = {index: name for name, index in self.out_indices.items()}
+        for index, stage in enumerate(self.layers):
+            x = stage(x, self.recompute and self.training)
+            if index in names:
+                normed = getattr(self, f"norm{index}")(x)
+                outputs[names[index]] = normed.permute(0, 3, 1, 2).contiguous()
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return outputs
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {
+            name: ShapeSpec(channels=self.channels[index], stride=4 * 2**index)
+            for name, index in self.out_indices.items()
+        }
+
+    def train(self, mode: bool = True):
+        """Frozen stages stay in eval mode, so that stochastic depth does not disturb them."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
+
+    def _frozen(self) -> list[nn.Module]:
+        return [self.patch_embed, *self.layers][: self.freeze_at]
+
+
+def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Pads (N, H, W, C) with zeros at the bottom and right until H and W are multiples of `multiple`."""
+    return F.pad(x, (0, 0, 0, -x.shape[2] % multiple, 0, -x.shape[1] % multiple))
+
+
+def seam_penalty(height: int, width: int, window_size: int, device: torch.device) -> torch.Tensor:
+    """The attention bias that keeps tokens apart which only the cyclic shift brought into one window.
+
+    Args:
+        height, width: H and W of the map before padding to whole windows.
+        window_size: side of a window; the shift is half of it, rounded down.
+        device: where the result is made.
+
+    Returns:
+        (W', 1, T, T) float32: 0 where two tokens of a window were neighbours before the shift, else -100.
+    """
+
+    def regions(length: int) -> torch.Tensor:
+        # Along one side the shifted map has three parts: whole windows, the rest, and the other end.
+        padded = length + -length % window_size
+        index = torch.arange(padded, device=device)
+        region = (index >= padded - window_size).int() + (index >= padded - window_size // 2).int()
+        return region.view(-1, window_size)
+
+    rows, columns = regions(height), regions(width)
+    region = 3 * rows[:, None, :, None] + columns[None, :, None, :]
+    region = region.view(-1, 1, window_size**2)
+    return (region.unsqueeze(-1) != region.unsqueeze(-2)).float() * _SEAM_PENALTY
+
+
+def _relative_position_index(window_size: int) -> torch.Tensor:
+    """(T, T) int64 row of the bias table for each pair of query and key token of a window."""
+    axis = torch.arange(window_size)
+    rows, columns = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
+    row_step = rows[:, None] - rows[None, :] + window_size - 1
+    column_step = columns[:, None] - columns[None, :] + window_size - 1
+    return row_step * (2 * window_size - 1) + column_step
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

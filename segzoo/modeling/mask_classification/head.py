@@ -1,0 +1,106 @@
+"""The head of mask classification: a pixel decoder, and a transformer decoder on top of it.
+
+Shapes: N images, Q queries, K classes, C channels of an embedding, h w size of the finest feature map.
+"""
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import nn
+
+from segzoo.errors import InputError
+
+from ..registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY
+
+# What MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE may name besides a feature of the backbone, and which field of
+# the pixel decoder's output it is.
+_PIXEL_DECODER_FEATURES = {"transformer_encoder": "coarse", "multi_scale_pixel_decoder": "scales"}
+
+
+def build_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
+    """The pixel decoder named by MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME."""
+    return PIXEL_DECODER_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, input_shape)
+
+
+def build_transformer_decoder(cfg, in_channels: int | list[int]) -> nn.Module:
+    """The transformer decoder named by MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
+    return TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)(cfg, in_channels)
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class MaskFormerHead(nn.Module):
+    """Feature maps to a class and a mask per query.
+
+    The outputs of the head, and of every transformer decoder, are a dict. In eval mode:
+        pred_logits: (N, Q, K + 1) float, the last class being "no object"
+        pred_masks:  (N, Q, h, w) float logits
+    In training the masks are left as the two factors of their product, since most are never needed in full:
+        pred_logits:   as above
+        mask_embed:    (N, Q, C) float
+        mask_features: (N, C, h, w) float; the masks are einsum("nqc,nchw->nqhw", mask_embed, mask_features)
+        aux_outputs:   list of dicts with these three keys, the predictions before the last, first layer first
+    """
+
+    @configurable
+    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module, transformer_in_feature: str):
+        """
+        Args:
+            pixel_decoder: maps features by name to a `PixelDecoderOutput`.
+            predictor: the transformer decoder.
+            transformer_in_feature: what the predictor attends to: a feature of the backbone by its name;
+                "transformer_encoder", the pixel decoder's encoded coarsest level; or
+                "multi_scale_pixel_decoder", a list of the pixel decoder's coarsest levels.
+        """
+        super().__init__()
+        self.pixel_decoder = pixel_decoder
+        self.predictor = predictor
+        self.transformer_in_feature = transformer_in_feature
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
+        pixel_decoder = build_pixel_decoder(cfg, input_shape)
+        offered = {name: shape.channels for name, shape in input_shape.items()}
+        for name, field in _PIXEL_DECODER_FEATURES.items():
+            if field in pixel_decoder.output_channels:
+                offered[name] = pixel_decoder.output_channels[field]
+        if feature not in offered:
+            raise InputError(
+                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE {feature!r}: {type(pixel_decoder).__name__} and "
+                f"the backbone offer {', '.join(offered)}"
+            )
+        return {
+            "pixel_decoder": pixel_decoder,
+            "predictor": build_transformer_decoder(cfg, offered[feature]),
+            "transformer_in_feature": feature,
+        }
+
+    def forward(self, features: dict[str, torch.Tensor]) -> dict:
+        """features: the backbone's maps by name, (N, C, h, w) float. Returns the outputs described above."""
+        decoded = self.pixel_decoder(features)
+        if self.transformer_in_feature in _PIXEL_DECODER_FEATURES:
+            x = getattr(decoded, _PIXEL_DECODER_FEATURES[self.transformer_in_feature])
+        else:
+            x = features[self.transformer_in_feature]
+        return self.predictor(x, decoded.mask_features)
+
+
+def mask_outputs(
+    predictions: list[tuple[torch.Tensor, torch.Tensor]], mask_features: torch.Tensor, *, factored: bool
+) -> dict:
+    """The outputs described in `MaskFormerHead`, of a transformer decoder.
+
+    Args:
+        predictions: (N, Q, K + 1) class logits and (N, Q, C) mask embeddings of each layer, first to last.
+        mask_features: (N, C, h, w) float.
+        factored: leave the masks as factors, as in training; otherwise only the last prediction is returned.
+    """
+    if not factored:
+        logits, embedding = predictions[-1]
+        return {"pred_logits": logits, "pred_masks": torch.einsum("nqc,nchw->nqhw", embedding, mask_features)}
+    outputs = [
+        {"pred_logits": logits, "mask_embed": embedding, "mask_features": mask_features}
+        for logits, embedding in predictions
+    ]
+    return outputs[-1] | {"aux_outputs": outputs[:-1]}

@@ -1,0 +1,21 @@
+"""segzoo's own registries, beside Detectron2's META_ARCH, BACKBONE and SEM_SEG_HEADS."""
+
+from detectron2.utils.registry import Registry
+
+PIXEL_DECODER_REGISTRY = Registry("PIXEL_DECODER")
+PIXEL_DECODER_REGISTRY.__doc__ = """
+Modules that turn the backbone's feature maps into per-pixel embeddings.
+
+Called with `(cfg, input_shape)`, where input_shape is the `dict[str, ShapeSpec]` of the backbone.
+`forward` takes `dict[str, Tensor]` and returns a `PixelDecoderOutput`. The attribute `output_channels` says
+which of its fields a transformer decoder may attend to. See mask_classification/fpn_pixel_decoder.py.
+"""
+
+TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
+TRANSFORMER_DECODER_REGISTRY.__doc__ = """
+Modules that turn queries and feature maps into a class and a mask embedding per query.
+
+Called with `(cfg, in_channels)`: the channels of the feature map the queries attend to, or a list, one entry
+per level, where they attend to several. `forward(x, mask_features)` returns the outputs that `MaskFormerHead`
+describes. See mask_classification/head.py.
+"""
