@@ -1,0 +1,25 @@
+"""Datasets as YAML files, and the way from their files to a model's input."""
+
+from .augmentation import build_test_augmentations, build_train_augmentations
+from .build import build_test_loader, build_train_loader
+from .dataset_file import DatasetFile, read_dataset_file
+from .formats import LabelReader, read_image
+from .mapper import SegmentationMapper
+from .register import label_reader, register_builtin, register_dataset_file
+
+__all__ = [
+    "DatasetFile",
+    "LabelReader",
+    "SegmentationMapper",
+    "build_test_augmentations",
+    "build_test_loader",
+    "build_train_augmentations",
+    "build_train_loader",
+    "label_reader",
+    "read_dataset_file",
+    "read_image",
+    "register_builtin",
+    "register_dataset_file",
+]
+
+register_builtin()

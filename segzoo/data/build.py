@@ -1,0 +1,185 @@
+"""Data loaders from a configuration."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
+from detectron2.data.samplers import InferenceSampler
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+
+from segzoo.errors import InputError
+
+from .mapper import SegmentationMapper
+from .register import label_reader
+from .sampling import (
+    EvaluationSamples,
+    Failure,
+    PositionedBatches,
+    TrainingSamples,
+    build_training_sampler,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Loader:
+    """Batches of a torch DataLoader, each a list of mapped dicts.
+
+    Attributes:
+        skipped: {file's message: how often} of broken files that training passed over so far.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._loader = loader
+        self.skipped: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """Batches per pass of this process; a training loader has no end and no length."""
+        return len(self._loader)
+
+    @property
+    def dataset(self) -> Any:
+        """What is indexed: `records` holds the dataset dicts."""
+        return self._loader.dataset
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        """Raises InputError for a file that is broken, or wrong, unless such are to be skipped."""
+        for batch in self._loader:
+            for sample in batch:
+                if isinstance(sample, Failure):
+                    raise InputError(sample.message)
+                for message in sample.pop("skipped", ()):
+                    self._note(message)
+            yield batch
+
+    def _note(self, message: str) -> None:
+        count = self.skipped[message] = self.skipped.get(message, 0) + 1
+        if count == 1:
+            logger.warning("Skipped, %d broken files so far: %s", len(self.skipped), message)
+
+
+def build_train_loader(
+    cfg: CfgNode, start_iteration: int = 0, mapper: Any = None, dataset: Sequence[Mapping] | None = None
+) -> Loader:
+    """This process's endless batches for training.
+
+    The batch of an iteration, taken over all processes, depends on the seed and the iteration alone: not on
+    the number of processes or workers, nor on where a run was interrupted. Every epoch has another order.
+
+    Args:
+        cfg: DATASETS.TRAIN, SOLVER.IMS_PER_BATCH (images per update over all processes), SOLVER.ACCUMULATE,
+            SEED (negative: another one each time), DATALOADER.{NUM_WORKERS,SAMPLER_TRAIN,ON_ERROR}, INPUT.
+        start_iteration: updates done already; their images are passed over.
+        mapper: instead of `SegmentationMapper(cfg)`.
+        dataset: dataset dicts instead of those of DATASETS.TRAIN.
+
+    Returns:
+        A loader of lists of IMS_PER_BATCH / processes / ACCUMULATE mapped dicts.
+
+    Raises:
+        InputError: impossible batch size, missing data, datasets of different classes. In iteration also for
+            a broken file, with DATALOADER.ON_ERROR stop.
+    """
+    workers, accumulate = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
+    batch_size, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, workers * accumulate)
+    if rest or batch_size < 1:
+        passes = f" x SOLVER.ACCUMULATE {accumulate}" if accumulate > 1 else ""
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not divisible by {workers} workers{passes}"
+        )
+    if cfg.DATALOADER.ON_ERROR not in ("stop", "skip"):
+        raise InputError(f"DATALOADER.ON_ERROR {cfg.DATALOADER.ON_ERROR!r} is stop or skip")
+    records = list(dataset) if dataset is not None else _training_records(cfg)
+    sampler = build_training_sampler(cfg.DATALOADER.SAMPLER_TRAIN, records, cfg)
+    samples = TrainingSamples(
+        DatasetFromList(records, copy=False),
+        mapper or SegmentationMapper(cfg, True),
+        seed=sampler_seed(cfg, sampler),
+        skip_broken=cfg.DATALOADER.ON_ERROR == "skip",
+    )
+    batches = PositionedBatches(sampler, batch_size, start_iteration * accumulate)
+    return Loader(_torch_loader(cfg, samples, batch_sampler=batches))
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Any = None) -> Loader:
+    """This process's share of a dataset, in order, every image once over all processes.
+
+    Args:
+        cfg: TEST.IMS_PER_BATCH (images per batch of a process), INPUT.{MIN_SIZE_TEST,MAX_SIZE_TEST,FORMAT},
+            DATALOADER.NUM_WORKERS.
+        dataset_name: registered name.
+        mapper: instead of `SegmentationMapper(cfg, False)`.
+
+    Returns:
+        A loader, with a length, of lists of mapped dicts.
+
+    Raises:
+        InputError: missing data; in iteration also for a broken image.
+    """
+    records = DatasetCatalog.get(dataset_name)
+    if not records:
+        raise InputError(f"DATASETS.TEST: {dataset_name} has no images")
+    samples = EvaluationSamples(
+        DatasetFromList(records, copy=False), mapper or SegmentationMapper(cfg, False)
+    )
+    sampler = InferenceSampler(len(records))
+    return Loader(_torch_loader(cfg, samples, sampler=sampler, batch_size=cfg.TEST.IMS_PER_BATCH))
+
+
+def sampler_seed(cfg: CfgNode, sampler: Any) -> int:
+    """The seed that all processes share: SEED, or the one drawn for the sampler."""
+    return cfg.SEED if cfg.SEED >= 0 else sampler._seed
+
+
+def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
+    names = cfg.DATASETS.TRAIN
+    if not names:
+        raise InputError("DATASETS.TRAIN is empty; name a dataset to train on")
+    readers = [label_reader(name) for name in names]
+    first = MetadataCatalog.get(names[0]).classes
+    for name in names:
+        if MetadataCatalog.get(name).classes != first:
+            raise InputError(
+                f"DATASETS.TRAIN: {name} has other classes than {names[0]}; "
+                "map both to the same with label_map"
+            )
+    records = [record for name in names for record in DatasetCatalog.get(name)]
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = [record for record in records if _has_annotation(record)]
+    if not records:
+        raise InputError(f"DATASETS.TRAIN {tuple(names)} has no images")
+    logger.info("Training on %d images of %s", len(records), ", ".join(reader.split for reader in readers))
+    return records
+
+
+def _has_annotation(record: Mapping[str, Any]) -> bool:
+    """Whether there is a segment that is no crowd; semantic labels are not opened to find out."""
+    if "segments_info" not in record:
+        return True
+    return any(not segment["iscrowd"] for segment in record["segments_info"])
+
+
+def _torch_loader(cfg: CfgNode, samples: Any, **batching: Any) -> DataLoader:
+    return DataLoader(
+        samples,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_list,
+        worker_init_fn=_single_thread,
+        # Its own: starting an iteration must not draw from the generator that dropout uses.
+        generator=torch.Generator(),
+        **batching,
+    )
+
+
+def _as_list(batch: list[Any]) -> list[Any]:
+    return batch
+
+
+def _single_thread(worker: int) -> None:
+    # Workers are the parallelism; OpenCV's own threads would contend with them.
+    cv2.setNumThreads(0)

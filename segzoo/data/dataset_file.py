@@ -1,0 +1,333 @@
+"""The dataset YAML: what a dataset is, checked when it is read. datasets/README.md explains every key.
+
+Letters: K classes.
+"""
+
+import colorsys
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segzoo.errors import InputError
+
+from .encodings import VOID, Encoding, IndexEncoding, LabelSpace, build_encoding, is_color
+from .messages import did_you_mean, some
+
+CATALOG = Path(__file__).parent / "catalog"
+
+LAYOUT_KEYS = ("root", "images", "labels", "encoding", "list", "panoptic", "annotations")
+DATASET_KEYS = (
+    *("name", "about", "splits", "image_counts", "classes", "label_map", "flip_pairs", "evaluator"),
+    *("layouts", *LAYOUT_KEYS),
+)
+CLASS_KEYS = ("name", "id", "color", "isthing")
+EVALUATORS = ("sem_seg", "panoptic")
+
+
+@dataclass(frozen=True)
+class DatasetClass:
+    """A class: its number in files that have ids, display colour, and whether it has instances."""
+
+    name: str
+    id: int
+    color: tuple[int, int, int]
+    isthing: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which the files may lie. Paths are templates, relative to a root: see `layouts.py`.
+
+    Attributes:
+        roots: folders to try, relative to the folder of datasets.
+        images: image files; with `annotations`, the folder of the images that it names.
+        labels: semantic label file of an image, or None; decoded by `encoding`.
+        list_file: text file with the images of the split, or None: all that are there.
+        panoptic, annotations: folder of panoptic PNGs and their COCO JSON, or both None.
+    """
+
+    roots: tuple[str, ...]
+    images: str
+    labels: str | None
+    encoding: Encoding | None
+    list_file: str | None
+    panoptic: str | None
+    annotations: str | None
+
+
+@dataclass(frozen=True)
+class DatasetFile:
+    """A parsed dataset YAML.
+
+    Attributes:
+        path: the file.
+        splits: {registered name: {template field: value}}.
+        layouts: in the order in which they are tried.
+        classes: (K,) in the order of the class indices.
+        space: names, label map and ignore label.
+        flip_pairs: class indices that a horizontal flip swaps.
+        evaluator: "sem_seg" or "panoptic".
+        image_counts: {registered name: published number of images}, where known.
+    """
+
+    path: Path
+    name: str
+    about: str
+    splits: dict[str, dict[str, str]]
+    layouts: tuple[Layout, ...]
+    classes: tuple[DatasetClass, ...]
+    space: LabelSpace
+    flip_pairs: tuple[tuple[int, int], ...]
+    evaluator: str
+    image_counts: dict[str, int]
+
+
+def find_dataset_file(name: str | Path) -> Path:
+    """The YAML of that path, or of that name in the catalog of built-in datasets.
+
+    Raises:
+        InputError: there is none.
+    """
+    for candidate in (Path(name).expanduser(), CATALOG / f"{name}", CATALOG / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    names = sorted(file.stem for file in CATALOG.glob("*.yaml"))
+    raise InputError(
+        f"dataset file {name} does not exist{did_you_mean(Path(name).stem, names)}; "
+        f"give a path, or one of {', '.join(names)}"
+    )
+
+
+def read_dataset_file(name: str | Path) -> DatasetFile:
+    """Reads and checks a dataset YAML.
+
+    Args:
+        name: path, or name in the catalog of built-in datasets.
+
+    Raises:
+        InputError: not found, not YAML, unknown or missing key, or facts that contradict each other.
+    """
+    path = find_dataset_file(name)
+    facts = _load_yaml(path)
+    _check_keys(facts, DATASET_KEYS, f"{path.name}: unknown key")
+    facts = _with_borrowed_classes(facts, path)
+    classes = _read_classes(facts, path)
+    space = _read_label_space(facts, classes, path)
+    splits = _read_splits(facts, path)
+    layouts = _read_layouts(facts, space, classes, set().union(*splits.values()))
+    is_panoptic = layouts[0].panoptic is not None
+    evaluator = facts.get("evaluator", "panoptic" if is_panoptic else "sem_seg")
+    if evaluator not in EVALUATORS or (evaluator == "panoptic") > is_panoptic:
+        needs = " and needs the keys panoptic and annotations" if evaluator == "panoptic" else ""
+        raise InputError(f"{path.name}: evaluator {evaluator!r} is one of {', '.join(EVALUATORS)}{needs}")
+    if len(classes) < 2 and not is_panoptic:
+        raise InputError(
+            f"{path.name}: one class ({classes[0].name}) with the rest ignored always scores 100; "
+            "add a class 'background'"
+        )
+    counts = facts.get("image_counts", {})
+    _check_keys(counts, splits, f"{path.name}: image_counts of unknown split")
+    return DatasetFile(
+        path=path,
+        name=str(facts.get("name", path.stem)),
+        about=str(facts.get("about", "")),
+        splits=splits,
+        layouts=layouts,
+        classes=classes,
+        space=space,
+        flip_pairs=_read_flip_pairs(facts, space),
+        evaluator=evaluator,
+        image_counts=dict(counts),
+    )
+
+
+def generated_color(index: int) -> tuple[int, int, int]:
+    """A display colour for a class that is given none; neighbours differ in hue."""
+    hue = index * 0.61803398875 % 1
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95 - 0.15 * (index % 3)))
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        # The C loader reads a table of 150 classes in a tenth of the time.
+        facts = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not a valid YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(facts, dict):
+        raise InputError(f"{path}: holds no keys; datasets/README.md shows a dataset file")
+    return facts
+
+
+def _check_keys(facts: Any, known: Any, problem: str) -> None:
+    if not isinstance(facts, Mapping):
+        raise InputError(f"{problem.rsplit(' ', 2)[0]}: {facts!r} is not a mapping of keys to values")
+    for key in facts:
+        if key not in known:
+            raise InputError(f"{problem} {key}{did_you_mean(key, known) or '; known: ' + some(known, 30)}")
+
+
+def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Where `classes` names another dataset, the facts with that one's classes and flip pairs."""
+    name = facts.get("classes")
+    if not isinstance(name, str):
+        return facts
+    beside = path.parent / name
+    if beside.resolve() == path.resolve():
+        raise InputError(f"{path.name}: classes names the file itself; list the classes")
+    lender = _load_yaml(find_dataset_file(beside if beside.is_file() else name))
+    borrowed = {key: lender[key] for key in ("classes", "flip_pairs") if key in lender}
+    return {**borrowed, **facts, "classes": borrowed.get("classes")}
+
+
+def _read_classes(facts: Mapping[str, Any], path: Path) -> tuple[DatasetClass, ...]:
+    listed = facts.get("classes")
+    if not isinstance(listed, list) or not listed:
+        raise InputError(
+            f"{path.name}: lacks classes, a list of names (or the name of a dataset that has them)"
+        )
+    classes = []
+    for index, entry in enumerate(listed):
+        entry = entry if isinstance(entry, dict) else {"name": entry}
+        _check_keys(entry, CLASS_KEYS, f"{path.name}: class {index}: unknown key")
+        classes.append(_read_class(index, entry, path))
+    for what in ("name", "id"):
+        seen: set[Any] = set()
+        for entry in classes:
+            value = getattr(entry, what)
+            if value in seen:
+                raise InputError(f"{path.name}: two classes have the {what} {value!r}; each needs its own")
+            seen.add(value)
+    return tuple(classes)
+
+
+def _read_class(index: int, entry: Mapping[str, Any], path: Path) -> DatasetClass:
+    name = entry.get("name")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{path.name}: class {index} has the name {name!r}; write a text, quoted if need be")
+    if name == VOID:
+        raise InputError(f"{path.name}: class {index} is called void, which stands for no class; rename it")
+    class_id, color, isthing = entry.get("id", index), entry.get("color"), entry.get("isthing", False)
+    if not isinstance(class_id, int) or class_id < 0:
+        raise InputError(f"{path.name}: class {name!r} has the id {class_id!r}; it is a number from 0")
+    if color is not None and not is_color(color):
+        raise InputError(f"{path.name}: class {name!r} has the color {color!r}; it is [r, g, b] in 0..255")
+    if isthing not in (True, False):
+        raise InputError(f"{path.name}: class {name!r} has isthing {isthing!r}; it is true or false")
+    return DatasetClass(name, class_id, tuple(color or generated_color(index)), bool(isthing))
+
+
+def _read_label_space(facts: Mapping[str, Any], classes: tuple[DatasetClass, ...], path: Path) -> LabelSpace:
+    names = tuple(entry.name for entry in classes)
+    label_map = facts.get("label_map") or {}
+    if not isinstance(label_map, Mapping):
+        raise InputError(f"{path.name}: label_map is {{label of the files: class}}, found {label_map!r}")
+    for target in label_map.values():
+        if target != VOID and target not in names:
+            raise InputError(
+                f"{path.name}: label_map target {target!r} is unknown"
+                f"{did_you_mean(target, names) or f'; use void or one of {some(names)}'}"
+            )
+    return LabelSpace(names, tuple(entry.id for entry in classes), dict(label_map), path.name)
+
+
+def _read_splits(facts: Mapping[str, Any], path: Path) -> dict[str, dict[str, str]]:
+    splits = facts.get("splits")
+    if not isinstance(splits, Mapping) or not splits:
+        raise InputError(f"{path.name}: lacks splits, {{name to register: value of {{split}} in the paths}}")
+    fields = {
+        str(name): value if isinstance(value, Mapping) else {"split": value} for name, value in splits.items()
+    }
+    return {name: {key: str(value) for key, value in of_split.items()} for name, of_split in fields.items()}
+
+
+def _read_layouts(
+    facts: Mapping[str, Any], space: LabelSpace, classes: tuple[DatasetClass, ...], fields: set[str]
+) -> tuple[Layout, ...]:
+    """`fields` are the template fields that the splits give."""
+    source = space.source
+    shared = {key: facts[key] for key in LAYOUT_KEYS if key in facts}
+    listed = facts.get("layouts", [{}])
+    if not isinstance(listed, list) or not listed:
+        raise InputError(f"{source}: layouts is a list of mappings, found {listed!r}")
+    layouts = []
+    for entry in listed:
+        _check_keys(entry, LAYOUT_KEYS, f"{source}: layouts: unknown key")
+        merged = {**shared, **entry}
+        _check_layout(merged, fields, source)
+        encoding = merged.get("encoding", IndexEncoding.name)
+        colors = [one.color for one in classes]
+        roots = merged.get("root", ".")
+        layouts.append(
+            Layout(
+                roots=(roots,) if isinstance(roots, str) else tuple(str(root) for root in roots),
+                images=merged["images"],
+                labels=merged.get("labels"),
+                encoding=build_encoding(encoding, space, colors) if "labels" in merged else None,
+                list_file=merged.get("list"),
+                panoptic=merged.get("panoptic"),
+                annotations=merged.get("annotations"),
+            )
+        )
+    if len({layout.panoptic is None for layout in layouts}) > 1:
+        raise InputError(f"{source}: either all layouts have panoptic and annotations, or none")
+    _check_label_map(space, layouts)
+    return tuple(layouts)
+
+
+def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str) -> None:
+    for key in ("images", "labels", "list", "panoptic", "annotations"):
+        if key in facts and not isinstance(facts[key], str):
+            raise InputError(f"{source}: {key} is {facts[key]!r}; it is a path")
+    if "images" not in facts:
+        raise InputError(f"{source}: lacks images, the path of the image files")
+    if ("panoptic" in facts) != ("annotations" in facts):
+        raise InputError(f"{source}: panoptic (folder of PNGs) and annotations (JSON) go together")
+    if "panoptic" not in facts and "labels" not in facts:
+        raise InputError(f"{source}: lacks labels, the path of an image's label file (or panoptic)")
+    found = set(re.findall(r"{(\w+)}", facts["images"]))
+    if "panoptic" not in facts and not found - fields:
+        raise InputError(
+            f"{source}: images {facts['images']!r} is one file; name what varies: images/{{stem}}.jpg"
+        )
+    for key, known in (("labels", found | fields | {"stem"}), ("panoptic", fields), ("annotations", fields)):
+        for field in re.findall(r"{(\w+)}", facts.get(key, "")):
+            if field not in known:
+                raise InputError(
+                    f"{source}: {key} {facts[key]!r} has the unknown {{{field}}}{did_you_mean(field, known)}"
+                )
+
+
+def _check_label_map(space: LabelSpace, layouts: list[Layout]) -> None:
+    """Finds sources of the map that no file can hold. A panoptic JSON has its own: see `register.py`."""
+    if any(layout.panoptic for layout in layouts):
+        return
+    known = set().union(*(layout.encoding.labels for layout in layouts))
+    for label in space.label_map:
+        if label not in known:
+            names = [name for name in known if isinstance(name, str)]
+            raise InputError(
+                f"{space.source}: label_map source {label!r} is not a label of the files"
+                f"{did_you_mean(label, names)}; name them under encoding.values"
+            )
+
+
+def _read_flip_pairs(facts: Mapping[str, Any], space: LabelSpace) -> tuple[tuple[int, int], ...]:
+    pairs, seen = [], set()
+    for pair in facts.get("flip_pairs") or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise InputError(f"{space.source}: flip_pairs has {pair!r}; it is a list of [left, right]")
+        for name in pair:
+            if name not in space.classes:
+                raise InputError(
+                    f"{space.source}: flip_pairs has the unknown class {name!r}"
+                    f"{did_you_mean(name, space.classes)}"
+                )
+            if name in seen:
+                raise InputError(f"{space.source}: flip_pairs has {name!r} twice")
+            seen.add(name)
+        pairs.append((space.classes.index(pair[0]), space.classes.index(pair[1])))
+    return tuple(pairs)

@@ -1,0 +1,391 @@
+"""How class labels are stored in image files: a registry of named encodings.
+
+An encoding turns the pixels of one label file into class indices, and refuses what it does not know.
+
+Letters: H, W pixels; K classes.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.utils.logger import log_first_n
+from PIL import Image
+
+from segzoo.errors import InputError
+
+from .messages import did_you_mean, some
+
+# In place of a class name: pixels that are neither trained on nor scored.
+VOID = "void"
+
+GRAY_16_BIT = ("I;16", "I;16L", "I;16B", "I")
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a dataset, and what the labels of its files become.
+
+    Attributes:
+        classes: (K,) names, in the order of the class indices.
+        ids: (K,) numbers of the classes in files that do not count from 0.
+        label_map: {label of the files: class name or "void"}; a label is a name, or a number as stored.
+        source: the file that says all this, for messages.
+    """
+
+    classes: tuple[str, ...]
+    ids: tuple[int, ...]
+    label_map: Mapping[str | int, str] = field(default_factory=dict)
+    source: str = "dataset"
+
+    @property
+    def ignore_label(self) -> int:
+        """Label of void pixels in memory, whatever it is in the files."""
+        return 255 if len(self.classes) <= 255 else 65535
+
+    @property
+    def dtype(self) -> type:
+        return np.uint8 if len(self.classes) <= 255 else np.uint16
+
+    def index(self, label: str | int, name: str | None = None) -> int:
+        """The class index in [0, K), or `ignore_label`, of a label of the files.
+
+        Args:
+            label: what the files say: a name or a number.
+            name: what a number stands for, where `label` is one.
+
+        Raises:
+            InputError: it belongs to no class.
+        """
+        name = label if name is None else name
+        target = self.label_map.get(label, self.label_map.get(name, name))
+        if target == VOID:
+            return self.ignore_label
+        if target in self.classes:
+            return self.classes.index(target)
+        raise InputError(
+            f"{self.source}: label {name!r} of the files is neither a class nor in label_map"
+            f"{did_you_mean(name, self.classes) or '; map it to a class or to void'}"
+        )
+
+
+class Encoding:
+    """Base class. A subclass is registered by its `name` and takes `options` from the dataset's YAML."""
+
+    name = ""
+    options: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()  # the Pillow modes it can read
+
+    def __init__(self, space: LabelSpace, options: Mapping[str, Any]) -> None:
+        self.space = space
+        self.labels: set[str | int] = set()  # every name and number that label_map may speak of
+
+    def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
+        """The label image's classes: (H, W) uint8 (uint16 for more than 255 classes), in [0, K) or ignore.
+
+        Raises:
+            InputError: the file holds something that is no class.
+        """
+        raise NotImplementedError
+
+    def _fail(self, problem: str) -> InputError:
+        return InputError(f"{self.space.source}: encoding {self.name}: {problem}")
+
+    def _others(self, options: Mapping[str, Any]) -> bool:
+        others = options.get("others", "error")
+        if others not in ("error", VOID):
+            raise self._fail(f"others is {others!r}; it is error or void")
+        return others == VOID
+
+
+class IndexEncoding(Encoding):
+    """Gray or palette image whose pixel values count the classes.
+
+    Options: `offset` is added to a value to get its class index (-1: 0 is void and 1 the first class);
+    `values` names what the values stand for (a list, or {value: name}) where that is not simply `classes`;
+    `void` lists values without a class; `others: void` makes every unlisted value void.
+    """
+
+    name = "index"
+    options = ("offset", "values", "void", "others")
+    modes = ("L", "P", "1", *GRAY_16_BIT)
+
+    def __init__(self, space: LabelSpace, options: Mapping[str, Any]) -> None:
+        super().__init__(space, options)
+        names = self._names(options)
+        void = _list_of_ints(options.get("void", []), lambda text: self._fail(f"void {text}"))
+        table = np.full(1 << 16, -1, dtype=np.int32)
+        if self._others(options):
+            table[:] = space.ignore_label
+        # What the files have in common: the ignore label of this K, and 255 when files have 8 bits anyway.
+        table[[space.ignore_label, 255]] = space.ignore_label
+        self.implicit_void = space.ignore_label not in void and space.ignore_label not in names
+        # An offset of -1 says that values start at 1: below is void.
+        table[: max(0, -options.get("offset", 0))] = space.ignore_label
+        for value, name in names.items():
+            table[value] = space.index(value, name)
+        for value in void:
+            table[value] = space.ignore_label
+        for value, target in space.label_map.items():
+            if isinstance(value, int):
+                table[value] = space.index(value, target)
+                self.implicit_void &= value != space.ignore_label
+        self.table = np.where(table < 0, space.ignore_label, table).astype(space.dtype)
+        self.known = table >= 0
+        self.values = names
+        self.labels = set(names.values()) | set(range(1 << 16))
+
+    def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
+        """{value in the files: what it stands for}."""
+        if "values" not in options:
+            offset = options.get("offset", 0)
+            if not isinstance(offset, int):
+                raise self._fail(f"offset is {offset!r}; it is a whole number")
+            names = {index - offset: name for index, name in enumerate(self.space.classes)}
+        else:
+            if "offset" in options:
+                raise self._fail("give either offset or values")
+            values = options["values"]
+            names = dict(values) if isinstance(values, Mapping) else dict(enumerate(values or ()))
+        for value, name in names.items():
+            if not isinstance(value, int) or not 0 <= value < 1 << 16 or not isinstance(name, str):
+                raise self._fail(f"{value!r}: {name!r} is not a value in [0, 65536) with a class name")
+        return names
+
+    def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
+        raw = np.asarray(image)
+        if raw.dtype == bool:
+            raw = raw.astype(np.uint8)
+        elif raw.dtype != np.uint8:
+            raw = self._as_16_bit(raw, file_name)
+        if raw.dtype == np.uint8:
+            counts = cv2.calcHist([raw], [0], None, [256], [0, 256])[:, 0]
+        else:
+            counts = np.bincount(raw.ravel(), minlength=1 << 16)
+        present = np.flatnonzero(counts)
+        unknown = present[~self.known[present]]
+        if len(unknown):
+            raise InputError(f"{file_name}: {self._unknown(unknown, int(counts[unknown].sum()))}")
+        self._check_mask(present, file_name)
+        return look_up(self.table, raw)
+
+    @staticmethod
+    def _as_16_bit(raw: np.ndarray, file_name: str) -> np.ndarray:
+        if raw.min() < 0 or raw.max() >= 1 << 16:
+            raise InputError(
+                f"{file_name}: labels go from {raw.min()} to {raw.max()}, expected [0, 65536); "
+                "save them with 8 or 16 bits"
+            )
+        return raw.astype(np.uint16)
+
+    def _unknown(self, unknown: np.ndarray, pixels: int) -> str:
+        first, last = min(self.values, default=0), max(self.values, default=-1)
+        if sorted(self.values) == list(range(first, last + 1)):
+            expected = f"outside [{first}, {last + 1})"
+        else:
+            expected = f"not among the values {some(sorted(self.values), 40)}"
+        plural, verb, are = ("s", "are", "are") if len(unknown) > 1 else ("", "is", "is")
+        return (
+            f"label{plural} {some(unknown)} {verb} {expected} and {are} not the ignore label "
+            f"{self.space.ignore_label} ({pixels} pixels); give each a class with label_map in "
+            f"{self.space.source}, or list it there under encoding: {{type: {self.name}, void: [...]}}"
+        )
+
+    def _check_mask(self, present: np.ndarray, file_name: str) -> None:
+        """A mask of 0 and 255 means background and foreground to people, but class 0 and void to us."""
+        is_mask = len(present) <= 2 and present[-1] == 255 and present[0] in (0, 255)
+        if is_mask and self.implicit_void and len(self.space.classes) <= 2:
+            foreground = self.space.classes[-1]
+            raise InputError(
+                f"{file_name}: holds only {{{some(present)}}}; 255 is the ignore label, so no foreground "
+                f"remains. Set encoding: binary (0 and 255), or label_map: {{255: {foreground}}}, or "
+                "encoding: {type: index, void: [255]} if it is void indeed"
+            )
+
+
+class IdEncoding(IndexEncoding):
+    """As `index`, but the values are the `id`s of the classes."""
+
+    name = "id"
+    options = ("void", "others")
+
+    def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
+        return dict(zip(self.space.ids, self.space.classes, strict=True))
+
+
+class PaletteEncoding(IndexEncoding):
+    """As `index`, for files that have to be palette images: the index counts, not the colour."""
+
+    name = "palette"
+    modes = ("P",)
+
+
+class BinaryEncoding(IndexEncoding):
+    """A mask of 0 and 255 (or 0 and 1): the first and the second of two classes."""
+
+    name = "binary"
+    options = ()
+    modes = ("L", "P", "1")
+
+    def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
+        if len(self.space.classes) != 2:
+            raise self._fail(f"needs two classes (background first), found {len(self.space.classes)}")
+        background, foreground = self.space.classes
+        return {0: background, 1: foreground, 255: foreground}
+
+
+class RGBEncoding(Encoding):
+    """An RGB image whose colours are classes.
+
+    Options: `colors` is {class name: [[r, g, b], ...]}, by default the classes' own colours; `void` lists
+    colours without a class; `others: void` makes every other colour void, with a warning.
+    """
+
+    name = "rgb"
+    options = ("colors", "void", "others")
+    modes = ("RGB", "RGBA", "P")
+
+    def __init__(
+        self, space: LabelSpace, options: Mapping[str, Any], colors: Sequence[Sequence[int]] = ()
+    ) -> None:
+        super().__init__(space, options)
+        self.others_are_void = self._others(options)
+        by_label = options.get("colors") or {
+            name: [color] for name, color in zip(space.classes, colors, strict=True)
+        }
+        labels: dict[int, int] = {}
+        for label, listed in [*by_label.items(), (VOID, options.get("void", []))]:
+            index = space.ignore_label if label == VOID else space.index(label)
+            for color in listed:
+                code = self._code(label, color)
+                if labels.setdefault(code, index) != index:
+                    raise self._fail(f"colour {list(color)} is given to {label!r} and to another class")
+        self.codes, self.indices = tuple(labels), tuple(labels.values())
+        self.labels = set(by_label)
+
+    def _code(self, label: str, color: Any) -> int:
+        if not is_color(color):
+            raise self._fail(f"{label!r}: {color!r} is not a colour; write a list of [r, g, b] in 0..255")
+        return color[0] | color[1] << 8 | color[2] << 16
+
+    def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
+        codes = rgb_codes(image)
+        stored = _color_table(self.codes, self.indices)[codes]
+        unknown = stored == 0
+        if unknown.any():
+            self._report(codes[unknown], file_name)
+        labels = (stored - 1).astype(self.space.dtype)
+        labels[unknown] = self.space.ignore_label
+        return labels
+
+    def _report(self, codes: np.ndarray, file_name: str) -> None:
+        colors = [(code & 255, code >> 8 & 255, code >> 16) for code in np.unique(codes).tolist()]
+        found = f"{file_name}: {len(codes)} pixels have a colour of no class: {some(colors, 3)}"
+        if not self.others_are_void:
+            raise InputError(
+                f"{found}; list it under encoding.colors or encoding.void in {self.space.source}"
+            )
+        log_first_n(logging.WARNING, f"{found}; they are void", n=10)
+
+
+@lru_cache(maxsize=4)
+def _color_table(codes: tuple[int, ...], indices: tuple[int, ...]) -> np.ndarray:
+    """(2**24,) uint32 with class index + 1, 0 for other colours. Pages never touched take no memory."""
+    table = np.zeros(1 << 24, dtype=np.uint32)
+    table[list(codes)] = np.asarray(indices, dtype=np.uint32) + 1
+    return table
+
+
+class FirstFitting(Encoding):
+    """Several encodings of one folder; a file is read by the first whose modes it has."""
+
+    def __init__(self, encodings: Sequence[Encoding]) -> None:
+        super().__init__(encodings[0].space, {})
+        self.encodings = encodings
+        self.name = " or ".join(encoding.name for encoding in encodings)
+        self.modes = tuple(mode for encoding in encodings for mode in encoding.modes)
+        self.labels = set().union(*(encoding.labels for encoding in encodings))
+
+    def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
+        fitting = next(encoding for encoding in self.encodings if image.mode in encoding.modes)
+        return fitting.decode(image, file_name)
+
+
+ENCODINGS: dict[str, type[Encoding]] = {
+    encoding.name: encoding
+    for encoding in (IndexEncoding, IdEncoding, PaletteEncoding, BinaryEncoding, RGBEncoding)
+}
+
+
+def build_encoding(facts: Any, space: LabelSpace, colors: Sequence[Sequence[int]]) -> Encoding:
+    """An encoding from what a dataset's YAML says under `encoding`.
+
+    Args:
+        facts: a name, a mapping with the key `type` and options, or a list of such.
+        space: the dataset's classes.
+        colors: (K,) display colours, which `rgb` takes when it is given no others.
+
+    Raises:
+        InputError: unknown encoding or option, or impossible values.
+    """
+    if isinstance(facts, list) and facts:
+        return FirstFitting([build_encoding(one, space, colors) for one in facts])
+    facts = {"type": facts} if isinstance(facts, str) else facts
+    if not isinstance(facts, Mapping) or "type" not in facts:
+        raise InputError(f"{space.source}: encoding lacks its type, one of {', '.join(ENCODINGS)}")
+    if facts["type"] not in ENCODINGS:
+        raise InputError(
+            f"{space.source}: encoding {facts['type']!r} is unknown"
+            f"{did_you_mean(facts['type'], ENCODINGS)}; known: {', '.join(ENCODINGS)}"
+        )
+    encoding = ENCODINGS[facts["type"]]
+    options = {key: value for key, value in facts.items() if key != "type"}
+    for key in options:
+        if key not in encoding.options:
+            raise InputError(
+                f"{space.source}: encoding {encoding.name} has no option {key}"
+                f"{did_you_mean(key, encoding.options)}"
+            )
+    if encoding is RGBEncoding:
+        return RGBEncoding(space, options, colors)
+    return encoding(space, options)
+
+
+def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """`table[indices]` for indices of 8 or 16 bits and a table of as many entries as they have values.
+
+    8 bits, the common case, take OpenCV's loop, which is some ten times faster than numpy's.
+    """
+    if indices.dtype == np.uint8 and table.dtype in (np.uint8, np.int16, np.uint16):
+        return cv2.LUT(np.ascontiguousarray(indices), table[:256])
+    return table[indices]
+
+
+def rgb_codes(image: Image.Image) -> np.ndarray:
+    """(H, W) uint32 in [0, 2**24): R + 256 G + 65536 B of every pixel."""
+    width, height = image.size
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    # Pillow keeps RGB in four bytes a pixel: these come out as they are.
+    packed = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(height, width)
+    return packed & 0xFFFFFF
+
+
+def is_color(value: Any) -> bool:
+    """Whether it is a list of three numbers in 0..255."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
+    )
+
+
+def _list_of_ints(values: Any, fail: Any) -> list[int]:
+    if not isinstance(values, Iterable) or not all(
+        isinstance(value, int) and 0 <= value < 1 << 16 for value in values
+    ):
+        raise fail(f"is {values!r}; it is a list of numbers in [0, 65536)")
+    return list(values)

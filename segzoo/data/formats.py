@@ -1,0 +1,312 @@
+"""Reading images, semantic labels and panoptic labels; every file is checked on the way.
+
+Letters: H, W pixels; S segments of an image; K classes.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.utils.file_io import PathManager
+from PIL import Image, ImageOps
+
+from segzoo.errors import InputError
+
+from .dataset_file import DatasetFile
+from .encodings import GRAY_16_BIT, look_up, rgb_codes
+from .messages import some
+
+# What Pillow raises for files that are not, or no longer, images.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+READ_ERROR_REMEDY = "replace the file, or train without it (DATALOADER.ON_ERROR skip)"
+
+
+class Segments(NamedTuple):
+    """The segments of one image.
+
+    Attributes:
+        classes: (S,) int64 contiguous class of each.
+        is_crowd: (S,) bool, whether it stands for a group whose members are not told apart.
+    """
+
+    classes: np.ndarray
+    is_crowd: np.ndarray
+
+
+class IndexMap(NamedTuple):
+    """Which segment covers which pixel, in the smallest integers that do.
+
+    Attributes:
+        indices: (H, W) uint8 or uint16: s + 1 where segment s is, 0 for void.
+        segments: what the S segments are. For semantic labels: one per class of the dataset, present or not.
+    """
+
+    indices: np.ndarray
+    segments: Segments
+
+
+@contextmanager
+def opened_image(file_name: str) -> Iterator[Image.Image]:
+    """Opens and decodes an image file with Pillow.
+
+    Raises:
+        InputError: the file is missing or cannot be decoded.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+            image.load()
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{file_name}: does not exist; {READ_ERROR_REMEDY}") from None
+    except BROKEN as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{file_name}: cannot be read as an image ({reason}); {READ_ERROR_REMEDY}") from None
+
+
+def read_image(file_name: str, image_format: str = "RGB") -> np.ndarray:
+    """Reads a picture as three channels of 8 bits.
+
+    EXIF orientation is applied, gray is repeated, palettes and CMYK are converted, an alpha channel is
+    dropped, as Detectron2 does; 16-bit gray keeps its upper 8 bits.
+
+    Args:
+        file_name: any format that Pillow reads.
+        image_format: order of the channels, "RGB" or "BGR".
+
+    Returns:
+        (H, W, 3) uint8, contiguous.
+
+    Raises:
+        InputError: missing or broken file, or floating-point pixels.
+    """
+    if image_format not in ("RGB", "BGR"):
+        raise InputError(f"INPUT.FORMAT {image_format!r} is RGB or BGR")
+    with opened_image(file_name) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode in GRAY_16_BIT:
+            image = Image.fromarray((_gray_16(image, file_name) >> 8).astype(np.uint8))
+        elif image.mode == "F":
+            raise InputError(f"{file_name}: has floating-point pixels; convert it to 8 bits")
+        pixels = np.array(image.convert("RGB"))
+    return pixels if image_format == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def _gray_16(image: Image.Image, file_name: str) -> np.ndarray:
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() >= 1 << 16:
+        raise InputError(
+            f"{file_name}: gray values go from {pixels.min()} to {pixels.max()}, expected 16 bits at most; "
+            "convert it to 8 bits"
+        )
+    return pixels
+
+
+class LabelReader:
+    """Reads the annotations of one registered split. Plain data inside: it can be sent to other processes.
+
+    Args:
+        dataset: the facts.
+        split: the registered name.
+    """
+
+    def __init__(self, dataset: DatasetFile, split: str) -> None:
+        self.dataset = dataset
+        self.split = split
+        self.ignore_label = dataset.space.ignore_label
+        self.is_thing = np.array([entry.isthing for entry in dataset.classes], dtype=bool)
+
+    def load_sem_seg(self, dataset_dict: Mapping[str, Any]) -> np.ndarray:
+        """The class of every pixel, from the semantic label file, else from the panoptic one.
+
+        Args:
+            dataset_dict: of the split; see `register.py`.
+
+        Returns:
+            (H, W) uint8 (uint16 for more than 255 classes): class index, or the dataset's ignore label.
+            Crowd segments count as their class.
+
+        Raises:
+            InputError: missing, broken or wrong file.
+        """
+        if "sem_seg_file_name" not in dataset_dict:
+            return self.class_map(self.load_index_map(dataset_dict))
+        file_name = dataset_dict["sem_seg_file_name"]
+        encoding = self.dataset.layouts[dataset_dict.get("layout", 0)].encoding
+        with opened_image(file_name) as image:
+            if image.mode not in encoding.modes:
+                raise InputError(f"{file_name}: {self._wrong_mode(image, encoding)}")
+            labels = encoding.decode(image, file_name)
+        _check_size(file_name, labels, dataset_dict)
+        return labels
+
+    def load_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """The segments of the image.
+
+        Returns:
+            (H, W) int32 segment ids, 0 for void, and a dict for each segment with `id`, `category_id` (class
+            index), `isthing`, `iscrowd`, `area` and `bbox` [x, y, width, height] in pixels.
+
+        Raises:
+            InputError: not a panoptic dataset, or a missing, broken or wrong file.
+        """
+        codes, indices = self._read_panoptic(dataset_dict)
+        segments_info = dataset_dict["segments_info"]
+        ids = codes.astype(np.int32)
+        if not self.dataset.space.label_map:
+            return ids, segments_info
+        table = np.zeros(len(segments_info) + 2, dtype=np.int32)
+        merged = _merge_stuff(segments_info, table)
+        return table[indices], merged
+
+    def load_index_map(self, dataset_dict: Mapping[str, Any], semantic: bool = False) -> IndexMap:
+        """The annotation in the form that training augments: see `IndexMap`.
+
+        Args:
+            semantic: classes are enough; saves reading instances where there is a semantic label file.
+
+        Raises:
+            InputError: as above, and where instances are asked of semantic labels.
+        """
+        if semantic and "sem_seg_file_name" in dataset_dict:
+            # Void is the largest value: one more makes it 0, and class k the segment k.
+            classes = np.arange(len(self.is_thing))
+            return IndexMap(
+                self.load_sem_seg(dataset_dict) + self.dataset.space.dtype(1),
+                Segments(classes, np.zeros(len(classes), dtype=bool)),
+            )
+        _, indices = self._read_panoptic(dataset_dict)
+        segments_info = dataset_dict["segments_info"]
+        if dataset_dict.get("void_segments"):
+            indices[indices > len(segments_info)] = 0
+        return IndexMap(
+            indices,
+            Segments(
+                np.array([segment["category_id"] for segment in segments_info], dtype=np.int64),
+                np.array([segment["iscrowd"] for segment in segments_info], dtype=bool),
+            ),
+        )
+
+    def class_map(self, index_map: IndexMap) -> np.ndarray:
+        """(H, W) uint8 or uint16: the class of each pixel's segment, or the ignore label."""
+        return class_map(index_map, self.ignore_label, self.dataset.space.dtype)
+
+    def _read_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) uint32 ids, and (H, W) uint8 or uint16: position in segments_info + 1, S + 1 for void."""
+        if "pan_seg_file_name" not in dataset_dict:
+            raise InputError(
+                f"{self.split}: has semantic labels only; entity, instance and panoptic tasks need the keys "
+                f"panoptic and annotations in {self.dataset.path.name}"
+            )
+        file_name = dataset_dict["pan_seg_file_name"]
+        with opened_image(file_name) as image:
+            if image.mode not in ("RGB", "RGBA"):
+                raise InputError(
+                    f"{file_name}: a panoptic PNG holds segment ids as RGB, found mode {image.mode}; "
+                    "write R + 256 G + 65536 B = id"
+                )
+            codes = rgb_codes(image)
+        _check_size(file_name, codes, dataset_dict)
+        segment_ids = [segment["id"] for segment in dataset_dict["segments_info"]]
+        return codes, _to_indices(codes, segment_ids, dataset_dict.get("void_segments", ()), file_name)
+
+    def _wrong_mode(self, image: Image.Image, encoding: Any) -> str:
+        source = self.dataset.path.name
+        if image.mode in ("RGB", "RGBA"):
+            problem = f"is a colour picture ({image.mode})"
+            bands = np.asarray(image)[:, :, :3]
+            if (bands == bands[:, :, :1]).all():
+                problem += " with three equal channels"
+                return f"{problem}, but {source} says encoding {encoding.name}; save one of them"
+            return (
+                f"{problem}, but {source} says encoding {encoding.name}; give its colours with encoding: rgb"
+            )
+        return (
+            f"has the mode {image.mode}, but {source} says encoding {encoding.name}, which reads "
+            f"{some(dict.fromkeys(encoding.modes), 12)}; choose another encoding"
+        )
+
+
+def class_map(index_map: IndexMap, ignore_label: int, dtype: type) -> np.ndarray:
+    """(H, W) `dtype`: the class of each pixel's segment; `ignore_label` for void and unknown indices."""
+    indices, segments = index_map
+    table = np.full(np.iinfo(indices.dtype).max + 1, ignore_label, dtype=dtype)
+    table[1 : len(segments.classes) + 1] = segments.classes
+    return look_up(table, indices)
+
+
+def _to_indices(
+    codes: np.ndarray, segment_ids: Sequence[int], void_ids: Sequence[int], file_name: str
+) -> np.ndarray:
+    """(H, W): position + 1 of each pixel's id in `segment_ids`, S + 1 for `void_ids`, 0 for id 0.
+
+    Raises:
+        InputError: an id of the PNG is not listed, or a listed one has no pixel.
+    """
+    count = len(segment_ids)
+    wrong = [one for one in (*segment_ids, *void_ids) if not 0 < one < 1 << 24]
+    if wrong:
+        raise InputError(f"{file_name}: the panoptic JSON has segment ids {some(wrong)}; expected 1..2**24-1")
+    # Zero pages of this table are never touched, so that its 16 million entries cost next to nothing.
+    table = np.zeros(1 << 24, dtype=np.uint8 if count < 255 else np.uint16)
+    table[list(void_ids)] = count + 1
+    table[list(segment_ids)] = np.arange(1, count + 1)
+    indices = table[codes]
+    areas = np.bincount(indices.ravel(), minlength=count + 1)
+    if areas[0] != np.count_nonzero(codes == 0):
+        unlisted = np.unique(codes[(indices == 0) & (codes != 0)])
+        raise InputError(
+            f"{file_name}: segment ids {some(unlisted)} are not in the segments_info of the panoptic JSON; "
+            "PNG and JSON have to be of one export"
+        )
+    empty = np.flatnonzero(areas[1 : count + 1] == 0)
+    if len(empty):
+        raise InputError(
+            f"{file_name}: no pixel has the segment ids {some(segment_ids[index] for index in empty)}, which "
+            "the panoptic JSON lists; PNG and JSON have to be of one export"
+        )
+    return indices
+
+
+def _merge_stuff(segments_info: Sequence[Mapping[str, Any]], table: np.ndarray) -> list[dict[str, Any]]:
+    """One segment per stuff class, where label_map has made one class of several.
+
+    Args:
+        table: (S + 2,) filled in place with the new id of each position + 1.
+    """
+    merged: list[dict[str, Any]] = []
+    of_class: dict[int, dict[str, Any]] = {}
+    for position, segment in enumerate(segments_info, 1):
+        is_stuff = not segment["isthing"] and not segment["iscrowd"]
+        first = of_class.get(segment["category_id"]) if is_stuff else None
+        if first is None:
+            first = dict(segment)
+            merged.append(first)
+            if is_stuff:
+                of_class[segment["category_id"]] = first
+        else:
+            first["area"] += segment["area"]
+            first["bbox"] = _union(first["bbox"], segment["bbox"])
+        table[position] = first["id"]
+    return merged
+
+
+def _union(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """The box around two boxes, all [x, y, width, height]."""
+    left, top = min(first[0], second[0]), min(first[1], second[1])
+    right = max(first[0] + first[2], second[0] + second[2])
+    bottom = max(first[1] + first[3], second[1] + second[3])
+    return [left, top, right - left, bottom - top]
+
+
+def _check_size(file_name: str, labels: np.ndarray, dataset_dict: Mapping[str, Any]) -> None:
+    if "height" in dataset_dict and labels.shape != (dataset_dict["height"], dataset_dict["width"]):
+        height, width = labels.shape
+        raise InputError(
+            f"{file_name}: is {width}x{height}, but its image {dataset_dict['file_name']} is "
+            f"{dataset_dict['width']}x{dataset_dict['height']}; image and labels have to match pixel by pixel"
+        )

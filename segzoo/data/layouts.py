@@ -1,0 +1,220 @@
+"""Finding a dataset's files: path templates, the layouts tried in order, images paired with labels.
+
+A template is a relative path with fields in braces. `{split}` and other fields that the split sets are filled
+in; any other field stands for a part of a file or folder name that varies and, in `labels`, for the same
+text again. A last `.*` stands for the suffix of any image format.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segzoo.errors import InputError
+
+from .dataset_file import CATALOG, DatasetFile, Layout
+from .messages import some
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image, its id within the split, and its semantic label file, if it has one."""
+
+    path: str
+    image_id: str
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class FoundLayout:
+    """A layout whose files are there.
+
+    Attributes:
+        index: of the layout in the dataset file.
+        root: folder that its templates are relative to.
+        images: the images, in order; () where a panoptic JSON lists them.
+    """
+
+    index: int
+    root: Path
+    images: tuple[ImageFile, ...] = ()
+
+
+def dataset_folders(dataset: DatasetFile) -> list[Path]:
+    """The folders that a dataset's `root` is relative to, in the order in which they are tried.
+
+    $DETECTRON2_DATASETS (default ./datasets), and before it the folder of a user's own YAML.
+    """
+    shared = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    return [shared] if dataset.path.parent == CATALOG else [dataset.path.parent, shared]
+
+
+def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
+    """The first layout of the dataset that has files of the split.
+
+    Args:
+        split: a registered name, a key of `dataset.splits`.
+
+    Raises:
+        InputError: no layout has files, or images lack their labels.
+    """
+    problems: list[tuple[int, str]] = []
+    for index, layout in enumerate(dataset.layouts):
+        for root in dict.fromkeys(
+            folder / os.path.expandvars(root) for root in layout.roots for folder in dataset_folders(dataset)
+        ):
+            found = _try_layout(index, layout, root, dataset.splits[split], split)
+            if isinstance(found, FoundLayout):
+                return found
+            problems.append(found)
+    # The candidate that went farthest is most probably the one meant.
+    _, problem = max(problems, key=lambda one: one[0])
+    raise InputError(
+        f"{split}: {problem}; set DETECTRON2_DATASETS (now {dataset_folders(dataset)[-1]}) to the folder "
+        f"that holds it, or arrange the files as one of the layouts in {dataset.path.name} says"
+    )
+
+
+def _try_layout(
+    index: int, layout: Layout, root: Path, fields: Mapping[str, str], split: str
+) -> FoundLayout | tuple[int, str]:
+    """The layout with its files, or (how far it got, what is missing)."""
+    if not root.is_dir():
+        return -1, f"no folder {root}"
+    if layout.panoptic is not None:
+        for step, template in enumerate((layout.images, layout.annotations, layout.panoptic)):
+            path = root / fill(template, fields)
+            if not path.exists():
+                return step, f"{path} does not exist"
+        return FoundLayout(index, root)
+    images = list(_list_images(layout, root, fields, split))
+    if not images:
+        return 0, f"no images {root / fill(layout.images, fields)}"
+    if layout.list_file is not None:
+        check_exist((image.path for image in images), split, "listed images")
+    there = existing_files(image.label for image in images)
+    missing = [image for image in images if image.label not in there]
+    if len(missing) == len(images):
+        return 1, f"{len(images)} images like {images[0].path}, but no label like {images[0].label}"
+    if missing:
+        plural = "s lack their labels" if len(missing) > 1 else " lacks its labels"
+        raise InputError(
+            f"{split}: {len(missing)} image{plural}, first {missing[0].path} (expected {missing[0].label}); "
+            "add them, or name the images to use in a text file under the key list"
+        )
+    return FoundLayout(index, root, tuple(images))
+
+
+def _list_images(layout: Layout, root: Path, fields: Mapping[str, str], split: str) -> Iterator[ImageFile]:
+    """The images in order of their paths, or of the list file, each with the label file it should have."""
+    if layout.list_file is not None:
+        yield from _read_list(layout, root, fields)
+        return
+    seen: dict[str, str] = {}
+    for path, found in match(root, layout.images, fields):
+        image_id = "/".join(found.values())
+        if seen.setdefault(image_id, path) != path:
+            raise InputError(f"{split}: {seen[image_id]} and {path} share a name; keep one of them")
+        yield ImageFile(path, image_id, str(root / fill(layout.labels, {**fields, **found})))
+
+
+def _read_list(layout: Layout, root: Path, fields: Mapping[str, str]) -> Iterator[ImageFile]:
+    """Lines of one word, the {stem}, or two: image and label, relative to the root despite a leading /."""
+    list_file = root / fill(layout.list_file, fields)
+    if not list_file.is_file():
+        return
+    for number, line in enumerate(list_file.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.split()
+        if len(words) > 2:
+            raise InputError(
+                f"{list_file}: line {number} has {len(words)} words; expected a name or two paths"
+            )
+        if len(words) == 2:
+            image, label = (str(root / word.lstrip("/")) for word in words)
+            yield ImageFile(image, Path(image).stem, label)
+        elif words:
+            filled = {**fields, "stem": words[0]}
+            image = str(root / fill(layout.images, filled))
+            if image.endswith(".*"):
+                image = _with_suffix(image)
+            yield ImageFile(image, words[0], str(root / fill(layout.labels, filled)))
+
+
+def _with_suffix(pattern: str) -> str:
+    candidates = [pattern[:-2] + suffix for suffix in IMAGE_SUFFIXES]
+    return next((path for path in candidates if os.path.exists(path)), candidates[0])
+
+
+def fill(template: str, fields: Mapping[str, str]) -> str:
+    """The template with the fields that are known filled in."""
+    return re.sub(r"{(\w+)}", lambda field: fields.get(field[1], field[0]), template)
+
+
+def match(root: Path, template: str, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """All files below `root` that fit the template, sorted, with the text of their open fields."""
+    yield from _match_parts(root, fill(template, fields).split("/"), {})
+
+
+def _match_parts(
+    folder: Path, parts: list[str], found: dict[str, str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    part, rest = parts[0], parts[1:]
+    if "{" not in part and not part.endswith(".*"):
+        path = folder / part
+        if rest:
+            yield from _match_parts(path, rest, found)
+        elif path.is_file():
+            yield str(path), found
+        return
+    pattern = re.compile(_part_pattern(part, found))
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        fitting = pattern.fullmatch(entry.name)
+        if fitting is None or entry.name.startswith("."):
+            continue
+        merged = {**found, **fitting.groupdict()}
+        if rest and entry.is_dir():
+            yield from _match_parts(Path(entry.path), rest, merged)
+        elif not rest and entry.is_file():
+            yield entry.path, merged
+
+
+def _part_pattern(part: str, found: Mapping[str, str]) -> str:
+    stem, any_suffix = (part[:-2], True) if part.endswith(".*") else (part, False)
+    pattern = ""
+    for text in re.split(r"({\w+})", stem):
+        if not text.startswith("{"):
+            pattern += re.escape(text)
+        elif text[1:-1] in found:
+            pattern += re.escape(found[text[1:-1]])
+        else:
+            pattern += f"(?P<{text[1:-1]}>.+)"
+    suffixes = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
+    return f"{pattern}(?i:{suffixes})" if any_suffix else pattern
+
+
+def existing_files(paths: Iterable[str]) -> set[str]:
+    """Those of the paths that exist. Reads each folder once: asking for each is slow on a network disk."""
+    wanted = set(paths)
+    there: set[str] = set()
+    for folder in {os.path.dirname(path) for path in wanted}:
+        try:
+            there.update(os.path.join(folder, name) for name in os.listdir(folder or "."))
+        except OSError:
+            continue
+    return wanted & there
+
+
+def check_exist(paths: Iterable[str], split: str, what: str) -> None:
+    """Raises InputError naming the first of the `paths` that are not there."""
+    paths = list(paths)
+    there = existing_files(paths)
+    missing = [path for path in paths if path not in there]
+    if missing:
+        raise InputError(f"{split}: {len(missing)} of {len(paths)} {what} do not exist: {some(missing, 1)}")

@@ -1,0 +1,131 @@
+"""The one mapper of all tasks: read, augment image and index map together, turn the map into targets.
+
+Letters: H, W pixels; S target segments; K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+
+from segzoo.errors import InputError
+
+from .augmentation import AugmentationInput, build_test_augmentations, build_train_augmentations, count_flips
+from .formats import IndexMap, LabelReader, read_image
+from .messages import did_you_mean
+from .register import label_reader
+from .targets import GROUPS, build_targets
+
+
+class SegmentationMapper:
+    """Maps a dataset dict to a model's input.
+
+    Args:
+        is_train: with augmentation and targets, or for evaluation.
+        task: semantic, panoptic, entity or instance: picks the targets.
+        augmentations: Detectron2 augmentations; they see `image` and `sem_seg`, the class map.
+        image_format: "RGB" or "BGR".
+        readers: {dataset name: its label reader}, for training; see `label_reader`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        task: str,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str = "RGB",
+        readers: Mapping[str, LabelReader] | None = None,
+    ) -> None:
+        if task not in GROUPS:
+            raise InputError(
+                f"TASK {task!r} is unknown{did_you_mean(task, GROUPS)}; known: {', '.join(GROUPS)}"
+            )
+        self.is_train = is_train
+        self.task = task
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.readers = dict(readers or {})
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        readers = {name: label_reader(name) for name in cfg.DATASETS.TRAIN} if is_train else {}
+        ignore_label = next((reader.ignore_label for reader in readers.values()), 255)
+        augmentations = (
+            build_train_augmentations(cfg, ignore_label) if is_train else build_test_augmentations(cfg)
+        )
+        return {
+            "is_train": is_train,
+            "task": cfg.TASK,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "readers": readers,
+        }
+
+    def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads an image and, for training, its annotation.
+
+        Args:
+            dataset_dict: of a dataset registered from a YAML; it is not changed.
+
+        Returns:
+            The dataset dict with `image` (3, H, W) uint8 and `height`, `width` of the original; in training
+            its label files and segments are replaced by the targets: `segment_map` (H, W) int16 and
+            `segment_classes` (S,) int64 (see `Targets`), and for the semantic task `sem_seg` (H, W) int64,
+            class index or the dataset's ignore label.
+
+        Raises:
+            InputError: a missing, broken or wrong file.
+        """
+        record = dict(dataset_dict)
+        image = read_image(record["file_name"], self.image_format)
+        height, width = image.shape[:2]
+        if record.setdefault("height", height) != height or record.setdefault("width", width) != width:
+            raise InputError(
+                f"{record['file_name']}: is {width}x{height}, but its annotation says "
+                f"{record['width']}x{record['height']}; image and annotation have to belong together"
+            )
+        record["width"] = width
+        if not self.is_train:
+            augmented = AugmentationInput(image)
+            self.augmentations(augmented)
+            record["image"] = _to_tensor(augmented.image)
+            return record
+        self._add_targets(record, image)
+        return record
+
+    def _add_targets(self, record: dict[str, Any], image: np.ndarray) -> None:
+        reader = self.readers[record["dataset"]]
+        index_map = reader.load_index_map(record, semantic=self.task == "semantic")
+        augmented = AugmentationInput(image, index_map, reader.ignore_label)
+        transforms = self.augmentations(augmented)
+        index_map = augmented.index_map
+        if count_flips(transforms) % 2:
+            index_map = swap_classes(index_map, reader.dataset.flip_pairs)
+        record["image"] = _to_tensor(augmented.image)
+        targets = build_targets(index_map, GROUPS[self.task](index_map.segments, reader.is_thing))
+        record["segment_map"] = torch.from_numpy(targets.segment_map)
+        record["segment_classes"] = torch.from_numpy(targets.classes)
+        if self.task == "semantic":
+            record["sem_seg"] = torch.from_numpy(reader.class_map(index_map).astype(np.int64))
+        for key in ("sem_seg_file_name", "pan_seg_file_name", "segments_info", "void_segments"):
+            record.pop(key, None)
+
+
+def swap_classes(index_map: IndexMap, flip_pairs: Sequence[tuple[int, int]]) -> IndexMap:
+    """Exchanges left and right classes: in the table of segments, no pixel is touched."""
+    segments = index_map.segments
+    classes = segments.classes.copy()
+    for left, right in flip_pairs:
+        classes[segments.classes == left] = right
+        classes[segments.classes == right] = left
+    return index_map._replace(segments=segments._replace(classes=classes))
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 to a contiguous tensor (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

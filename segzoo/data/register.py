@@ -1,0 +1,261 @@
+"""Registration of dataset YAML files with Detectron2's catalogs, and reading a split's list of images."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from segzoo.errors import InputError
+
+from .dataset_file import CATALOG, DatasetFile, read_dataset_file
+from .encodings import VOID
+from .formats import LabelReader
+from .layouts import FoundLayout, check_exist, fill, find_layout
+from .messages import did_you_mean, some
+
+# {registered name: the YAML it comes from}
+_registered: dict[str, Path] = {}
+
+
+def register_builtin() -> None:
+    """Registers the datasets of the catalog; those that are registered already stay."""
+    for file in sorted(CATALOG.glob("*.yaml")):
+        if file not in _registered.values():
+            register_dataset_file(file)
+
+
+def register_dataset_file(name: str | Path) -> list[str]:
+    """Registers the splits of a dataset YAML with DatasetCatalog and MetadataCatalog.
+
+    Detectron2's own entries of the names of built-in datasets are replaced. Data is read when a dataset is
+    asked for, not here. Registering a file again, after a change, replaces what it registered before.
+
+    Args:
+        name: path of a YAML file, or name of a built-in one.
+
+    Returns:
+        The registered names.
+
+    Raises:
+        InputError: see `read_dataset_file`, or a name is taken by another dataset.
+    """
+    dataset = read_dataset_file(name)
+    path = dataset.path.resolve()
+    for split in dataset.splits:
+        taken_by = _registered.get(split)
+        if taken_by is not None and taken_by != path:
+            where = "is built in" if taken_by.parent == CATALOG else f"is registered by {taken_by}"
+            raise InputError(f"{dataset.path.name}: {split!r} {where}; register under a new name")
+        if taken_by is None and path.parent != CATALOG and split in DatasetCatalog:
+            raise InputError(f"{dataset.path.name}: {split!r} is built in; register under a new name")
+    for split in dataset.splits:
+        _register(dataset, split)
+        _registered[split] = path
+    return list(dataset.splits)
+
+
+def label_reader(name: str) -> LabelReader:
+    """The reader of a registered dataset's annotations.
+
+    Raises:
+        InputError: the dataset does not come from a dataset YAML.
+    """
+    if name not in _registered:
+        raise InputError(
+            f"DATASETS: {name!r} is not registered from a dataset YAML{did_you_mean(name, _registered)}; "
+            "describe it in one and list that in DATASETS.FILES"
+        )
+    return MetadataCatalog.get(name).label_reader
+
+
+def _register(dataset: DatasetFile, split: str) -> None:
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if split in catalog:
+            catalog.pop(split)
+    DatasetCatalog.register(split, lambda: load_split(dataset, split))
+    classes = dataset.classes
+    things = [index for index, entry in enumerate(classes) if entry.isthing]
+    names, colors = [entry.name for entry in classes], [entry.color for entry in classes]
+    reader = LabelReader(dataset, split)
+    metadata = MetadataCatalog.get(split).set(
+        classes=names,
+        colors=colors,
+        isthing=[entry.isthing for entry in classes],
+        ignore_label=dataset.space.ignore_label,
+        evaluator_type=dataset.evaluator,
+        flip_pairs=list(dataset.flip_pairs),
+        label_map=dict(dataset.space.label_map),
+        contiguous_id_to_dataset_id=[entry.id for entry in classes],
+        dataset_file=str(dataset.path),
+        # As Detectron2's panoptic datasets have it: "stuff" is every class.
+        stuff_classes=names,
+        stuff_colors=colors,
+        stuff_dataset_id_to_contiguous_id={entry.id: index for index, entry in enumerate(classes)},
+        thing_classes=[names[index] for index in things],
+        thing_colors=[colors[index] for index in things],
+        thing_dataset_id_to_contiguous_id={classes[index].id: index for index in things},
+        label_divisor=1000,
+        label_reader=reader,
+        load_sem_seg=reader.load_sem_seg,
+    )
+    if dataset.layouts[0].panoptic is not None:
+        metadata.load_panoptic = reader.load_panoptic
+
+
+def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
+    """The images of a split, as Detectron2's dataset dicts.
+
+    Returns:
+        A dict per image: `file_name`, `image_id`, `dataset` (the split's name), `layout` (index of the layout
+        found); `sem_seg_file_name` with semantic labels; `height`, `width`, `pan_seg_file_name` and
+        `segments_info` with panoptic ones, each segment with `id`, `category_id` (class index), `isthing`,
+        `iscrowd`, `area`, `bbox`. Segments that label_map makes void are in `void_segments`, by id.
+
+    Raises:
+        InputError: files are missing, or the panoptic JSON contradicts itself or the dataset's YAML.
+    """
+    found = find_layout(dataset, split)
+    layout, fields = dataset.layouts[found.index], dataset.splits[split]
+    image_root = found.root / fill(layout.images, fields).split("{")[0].removesuffix(".*")
+    _update_metadata(split, image_root=str(image_root))
+    if layout.panoptic is not None:
+        return _load_panoptic_split(dataset, split, found)
+    return [
+        {
+            "file_name": image.path,
+            "image_id": image.image_id,
+            "sem_seg_file_name": image.label,
+            "dataset": split,
+            "layout": found.index,
+        }
+        for image in found.images
+    ]
+
+
+def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
+    layout, fields = dataset.layouts[found.index], dataset.splits[split]
+    image_root, json_file, png_root = (
+        str(found.root / fill(template, fields))
+        for template in (layout.images, layout.annotations, layout.panoptic)
+    )
+    _update_metadata(split, panoptic_json=json_file, panoptic_root=png_root)
+    facts = _read_json(json_file)
+    index_of = _category_indices(dataset, facts["categories"], json_file)
+    try:
+        dicts = _panoptic_dicts(dataset, facts, index_of, json_file)
+    except KeyError as error:
+        raise InputError(f"{json_file}: an image, annotation or segment lacks {error}") from None
+    for record in dicts:
+        image_name = record["file_name"]
+        record["file_name"] = f"{image_root}/{image_name}"
+        record["pan_seg_file_name"] = f"{png_root}/{record['pan_seg_file_name']}"
+        if layout.labels is not None:
+            label = fill(layout.labels, {**fields, "stem": Path(image_name).stem})
+            record["sem_seg_file_name"] = str(found.root / label)
+        record.update(dataset=split, layout=found.index)
+    for key, what in (
+        ("file_name", "images"),
+        ("pan_seg_file_name", "panoptic PNGs"),
+        ("sem_seg_file_name", "semantic label files"),
+    ):
+        check_exist((record[key] for record in dicts if key in record), split, what)
+    return dicts
+
+
+def _panoptic_dicts(
+    dataset: DatasetFile, facts: Mapping[str, Any], index_of: Mapping[int, int], json_file: str
+) -> list[dict[str, Any]]:
+    """A dict per annotated image, with file names as the JSON has them. Uses the JSON's own dicts."""
+    images = {image["id"]: image for image in facts["images"]}
+    ignore_label = dataset.space.ignore_label
+    is_thing = {index: entry.isthing for index, entry in enumerate(dataset.classes)}
+    dicts = []
+    for annotation in facts["annotations"]:
+        image = images.get(annotation["image_id"])
+        if image is None:
+            raise InputError(
+                f"{json_file}: annotation {annotation['file_name']} is of image {annotation['image_id']}, "
+                "which is not in images; the file has to list both"
+            )
+        segments, void = annotation["segments_info"], []
+        for segment in segments:
+            category = segment["category_id"]
+            if category not in index_of:
+                raise InputError(
+                    f"{json_file}: segment {segment['id']} of {annotation['file_name']} has the category "
+                    f"{category}, which is not among its categories ({some(index_of, 4)})"
+                )
+            segment["category_id"] = index = index_of[category]
+            segment["isthing"] = is_thing.get(index, False)
+            segment.setdefault("iscrowd", 0)
+            if index == ignore_label:
+                void.append(segment["id"])
+        record = {
+            "file_name": image["file_name"],
+            "image_id": image["id"],
+            "height": image["height"],
+            "width": image["width"],
+            "pan_seg_file_name": annotation["file_name"],
+            "segments_info": segments,
+        }
+        if void:
+            record["void_segments"] = void
+            record["segments_info"] = [one for one in segments if one["category_id"] != ignore_label]
+        dicts.append(record)
+    return dicts
+
+
+def _read_json(json_file: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(Path(json_file).read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{json_file}: cannot be read as JSON ({error}); download it again") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(facts, dict) or not isinstance(facts.get(key), list):
+            raise InputError(f"{json_file}: lacks the list {key!r} of COCO's panoptic format")
+    if facts["annotations"] and "segments_info" not in facts["annotations"][0]:
+        raise InputError(f"{json_file}: annotations have no segments_info; is it an instances file?")
+    return facts
+
+
+def _category_indices(
+    dataset: DatasetFile, categories: list[Mapping[str, Any]], json_file: str
+) -> dict[int, int]:
+    """{category id of the JSON: class index, or the ignore label}, checked against the YAML's classes."""
+    space, source = dataset.space, dataset.path.name
+    labels = {label for one in categories for label in (one.get("name"), one.get("id"))}
+    for label in space.label_map:
+        if label not in labels:
+            raise InputError(
+                f"{source}: label_map source {label!r} is no category of {json_file}"
+                f"{did_you_mean(label, labels)}"
+            )
+    index_of = {}
+    for category in categories:
+        described = f"category {category.get('id')} {category.get('name')!r}"
+        for key in ("id", "name", "isthing"):
+            if key not in category:
+                raise InputError(f"{json_file}: {described} lacks {key!r}; COCO's panoptic format has it")
+        name = category["name"]
+        if name not in (*space.classes, *space.label_map, VOID) and category["id"] not in space.label_map:
+            raise InputError(
+                f"{json_file}: {described} is neither a class of {source} nor in its label_map"
+                f"{did_you_mean(name, space.classes) or '; map it to a class or to void'}"
+            )
+        index = space.index(category["id"], name)
+        index_of[category["id"]] = index
+        if index == space.ignore_label:
+            continue
+        if bool(category["isthing"]) != dataset.classes[index].isthing:
+            raise InputError(
+                f"{json_file}: {described} has isthing {category['isthing']}, but {source} says "
+                f"{int(dataset.classes[index].isthing)} for {space.classes[index]!r}; make them agree"
+            )
+    return index_of
+
+
+def _update_metadata(split: str, **values: str) -> None:
+    """Sets what is known once data is found; unlike Metadata.set, also when the data has moved."""
+    MetadataCatalog.get(split).__dict__.update(values)

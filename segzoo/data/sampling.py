@@ -1,0 +1,162 @@
+"""Which image comes when, with which random numbers: a function of the seed and the position alone.
+
+Training reads an endless stream of images. Position p of it is the p-th image of all processes together: with
+W processes, process r takes the positions r, r + W, r + 2 W, ... So a batch over all processes holds the same
+images, augmented alike, with any number of processes and of data-loading workers, and after a resume.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.data.samplers import (
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
+from detectron2.utils import comm
+from torch.utils.data import Dataset, Sampler
+
+from segzoo.errors import InputError
+
+# How many other images are tried in place of one that cannot be read.
+REPLACEMENTS = 20
+
+
+class Place(NamedTuple):
+    """A place in the stream: its position, and the index of the image there."""
+
+    position: int
+    index: int
+
+
+class Failure(NamedTuple):
+    """What a worker hands over instead of a batch, so that the error arrives in one line."""
+
+    message: str
+
+
+class PositionedBatches(Sampler[list[Place]]):
+    """This process's batches of an endless stream, from any batch on.
+
+    Args:
+        sampler: one of Detectron2's training samplers: yields this process's image indices.
+        batch_size: images per batch of this process.
+        start: batches to skip.
+    """
+
+    def __init__(self, sampler: Sampler[int], batch_size: int, start: int = 0) -> None:
+        self.sampler, self.batch_size, self.start = sampler, batch_size, start
+        self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        first = self.start * self.batch_size
+        indices = itertools.islice(self.sampler, first, None)
+        positions = itertools.count(self.rank + first * self.world_size, self.world_size)
+        places = (Place(position, index) for position, index in zip(positions, indices, strict=False))
+        while True:
+            yield list(itertools.islice(places, self.batch_size))
+
+
+def build_training_sampler(name: str, dataset_dicts: Sequence[Mapping[str, Any]], cfg: Any) -> Sampler[int]:
+    """Detectron2's sampler of DATALOADER.SAMPLER_TRAIN, seeded by SEED so that all processes agree.
+
+    Raises:
+        InputError: unknown sampler, or one that needs segments where there are none.
+    """
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    if name == "TrainingSampler":
+        return TrainingSampler(len(dataset_dicts), seed=seed)
+    if name == "RandomSubsetTrainingSampler":
+        ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
+        return RandomSubsetTrainingSampler(len(dataset_dicts), ratio, seed_shuffle=seed, seed_subset=seed)
+    if name == "RepeatFactorTrainingSampler":
+        if not all("segments_info" in record for record in dataset_dicts):
+            raise InputError(f"DATALOADER.SAMPLER_TRAIN {name} needs panoptic datasets; use TrainingSampler")
+        annotated = [{"annotations": record["segments_info"]} for record in dataset_dicts]
+        threshold = cfg.DATALOADER.REPEAT_THRESHOLD
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(annotated, threshold)
+        return RepeatFactorTrainingSampler(factors, seed=seed)
+    raise InputError(
+        f"DATALOADER.SAMPLER_TRAIN {name!r} is one of TrainingSampler, RandomSubsetTrainingSampler, "
+        "RepeatFactorTrainingSampler"
+    )
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seeds Python's, numpy's and torch's generators from numbers >= 0, and restores them afterwards."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seeds = np.random.SeedSequence(numbers).generate_state(4)
+    random.seed(int(seeds[0]))
+    np.random.seed(seeds[1:3])
+    torch.default_generator.manual_seed(int(seeds[3]))
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+class TrainingSamples(Dataset):
+    """The mapped images at places of the stream.
+
+    Args:
+        records: dataset dicts, indexable.
+        mapper: maps one of them.
+        seed: of all randomness, >= 0.
+        skip_broken: replace an image that cannot be read by another one, instead of handing over a Failure.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        mapper: Callable[[Mapping[str, Any]], dict[str, Any]],
+        seed: int = 0,
+        skip_broken: bool = False,
+    ) -> None:
+        self.records, self.mapper, self.seed, self.skip_broken = records, mapper, seed, skip_broken
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, place: Place) -> dict[str, Any] | Failure:
+        """The sample; a replacement lists the messages of what it replaces under `skipped`."""
+        position, index = place
+        skipped: list[str] = []
+        for attempt in range(1 + REPLACEMENTS * self.skip_broken):
+            try:
+                with seeded(self.seed, position, attempt):
+                    if attempt > 0:
+                        index = np.random.randint(len(self.records))
+                    sample = self.mapper(self.records[index])
+            except InputError as error:
+                skipped.append(str(error))
+                continue
+            return {**sample, "skipped": skipped} if skipped else sample
+        if not self.skip_broken:
+            return Failure(skipped[0])
+        return Failure(f"{skipped[0]} (and {REPLACEMENTS} images tried in its place cannot be read either)")
+
+
+class EvaluationSamples(Dataset):
+    """The mapped images of a dataset, by index; a Failure for one that cannot be read."""
+
+    def __init__(
+        self, records: Sequence[Mapping[str, Any]], mapper: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> None:
+        self.records, self.mapper = records, mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | Failure:
+        try:
+            return self.mapper(self.records[index])
+        except InputError as error:
+            return Failure(str(error))

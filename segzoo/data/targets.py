@@ -1,0 +1,108 @@
+"""From augmented segments to what a task trains on: one pure function per task.
+
+All of them only regroup segments in a small table; pixels are looked up once, at the very end.
+
+Letters: H, W pixels; S segments before, T target segments after; K classes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .encodings import look_up
+from .formats import IndexMap, Segments
+
+
+class Targets(NamedTuple):
+    """What a mask-classification method learns from one image.
+
+    Attributes:
+        segment_map: (H, W) int16: index in [0, T) of the target segment that covers a pixel, -1 where none
+            does (void, crowd, padding, classes that the task does not know).
+        classes: (T,) int64 class of each target segment. Every target segment has at least one pixel.
+    """
+
+    segment_map: np.ndarray
+    classes: np.ndarray
+
+
+class Groups(NamedTuple):
+    """Which segments form a target together.
+
+    Attributes:
+        of_segment: (S,) int64 group of each segment, -1 for none. Groups are numbered in target order.
+        classes: (number of groups,) int64 class of each group.
+    """
+
+    of_segment: np.ndarray
+    classes: np.ndarray
+
+
+def semantic_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
+    """One target per class, crowds included, in the order of the classes.
+
+    Args:
+        segments: of the image.
+        is_thing: (K,) bool, whether a class has instances.
+    """
+    classes, of_segment = np.unique(segments.classes, return_inverse=True)
+    return Groups(of_segment.reshape(-1), classes)
+
+
+def panoptic_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
+    """One target per instance of a thing class and per stuff class; crowds are left out."""
+    things = is_thing[segments.classes]
+    # Stuff segments of a class share a key; every instance has one of its own.
+    keys = np.where(things, len(is_thing) + np.arange(len(things)), segments.classes)
+    return _group_by(keys, segments.classes, ~segments.is_crowd)
+
+
+def entity_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
+    """Every segment but the crowds is a target of class 0 (Open-World Entity Segmentation, section 3)."""
+    keys = np.arange(len(segments.classes))
+    return _group_by(keys, np.zeros_like(keys), ~segments.is_crowd)
+
+
+def instance_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
+    """Every instance of a thing class is a target; its class counts the thing classes only."""
+    among_things = np.cumsum(is_thing) - 1
+    keys = np.arange(len(segments.classes))
+    kept = is_thing[segments.classes] & ~segments.is_crowd
+    return _group_by(keys, among_things[segments.classes], kept)
+
+
+GROUPS: dict[str, Callable[[Segments, np.ndarray], Groups]] = {
+    "semantic": semantic_groups,
+    "panoptic": panoptic_groups,
+    "entity": entity_groups,
+    "instance": instance_groups,
+}
+
+
+def build_targets(index_map: IndexMap, groups: Groups) -> Targets:
+    """Looks every pixel's target up. A group without pixels, cropped away, is no target.
+
+    Args:
+        index_map: of the augmented image; indices above S, as foreign padding may leave them, are void.
+        groups: of its segments.
+    """
+    indices = index_map.indices
+    count = len(groups.of_segment)
+    areas = np.bincount(indices.ravel(), minlength=count + 1)[1 : count + 1]
+    kept = groups.of_segment >= 0
+    pixels = np.bincount(groups.of_segment[kept], areas[kept], minlength=len(groups.classes))
+    present = pixels > 0
+    position = np.where(present, np.cumsum(present) - 1, -1)
+    table = np.full(np.iinfo(indices.dtype).max + 1, -1, dtype=np.int16)
+    table[1 : count + 1][kept] = position[groups.of_segment[kept]]
+    return Targets(look_up(table, indices), groups.classes[present])
+
+
+def _group_by(keys: np.ndarray, classes: np.ndarray, kept: np.ndarray) -> Groups:
+    """Groups the kept segments by key, in the order in which keys first occur."""
+    of_segment = np.full(len(keys), -1, dtype=np.int64)
+    _, first, inverse = np.unique(keys[kept], return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))
+    of_segment[kept] = rank[inverse.reshape(-1)]
+    return Groups(of_segment, classes[kept][np.sort(first)].astype(np.int64))
