@@ -1,0 +1,23 @@
+"""Checkpoints: reading any official file, mapping its keys, saving segzoo's own."""
+
+from .checkpointer import SegzooCheckpointer
+from .files import local_file
+from .key_maps import KeyMap, key_maps, register_key_map
+from .load import LoadReport, load_checkpoint, load_state
+from .reading import CheckpointFile, DamagedFileError, read_checkpoint
+from .writing import save_checkpoint
+
+__all__ = [
+    "CheckpointFile",
+    "DamagedFileError",
+    "KeyMap",
+    "LoadReport",
+    "SegzooCheckpointer",
+    "key_maps",
+    "load_checkpoint",
+    "load_state",
+    "local_file",
+    "read_checkpoint",
+    "register_key_map",
+    "save_checkpoint",
+]

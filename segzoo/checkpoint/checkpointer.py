@@ -1,0 +1,197 @@
+"""Detectron2's Checkpointer interface over safe reading, atomic writing and the load report."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from fvcore.common.checkpoint import Checkpointer
+from torch import nn
+
+from segzoo.errors import InputError
+
+from .files import local_file
+from .load import LoadReport, load_state
+from .reading import CheckpointFile, DamagedFileError, read_checkpoint
+from .writing import remove_stale, save_checkpoint, write_atomically
+
+logger = logging.getLogger(__name__)
+
+_PERIODIC = re.compile(r".+_(\d{7})\.pth$")
+_LAST = "last_checkpoint"
+
+
+class SegzooCheckpointer(Checkpointer):
+    """Saves and loads a model with its optimizer, scheduler and whatever else has a `state_dict`.
+
+    Differs from Detectron2's in that files are read without executing code and written atomically, that a
+    model which does not fit its file is an error, and that a damaged newest checkpoint falls back on the one
+    before it.
+
+    Attributes:
+        report: the report of the last load, None before.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        keep: int = 0,
+        description: Mapping[str, Any] | None = None,
+        trust: bool = False,
+        **checkpointables: Any,
+    ) -> None:
+        """
+        Args:
+            model: the model, wrapped in DistributedDataParallel or not.
+            save_dir: folder of the checkpoints; "" never saves.
+            save_to_disk: whether this process writes; by default only the main one does.
+            keep: how many periodic checkpoints (`model_0004999.pth`) to keep; 0 keeps all. `model_best.pth`,
+                `model_final.pth` and others of the kind always stay.
+            description: what every saved file says about itself under the key "segzoo": version, task,
+                dataset, classes, colors, isthing, ignore_label, label_map, image_format, pixel_mean,
+                pixel_std.
+            trust: execute pickled code in the files that are loaded.
+            **checkpointables: objects with `state_dict` and `load_state_dict`, by their key in the file.
+        """
+        super().__init__(
+            model,
+            save_dir,
+            save_to_disk=comm.is_main_process() if save_to_disk is None else save_to_disk,
+            **checkpointables,
+        )
+        self.path_manager = PathManager
+        self.keep = keep
+        self.description = dict(description or {})
+        self.trust = trust
+        self.report: LoadReport | None = None
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Writes `<name>.pth` with everything in it and tags it as the last one, unless it is a `..._best`.
+
+        Args:
+            name: file name without extension.
+            **kwargs: further content: `iteration`, ...
+
+        Raises:
+            InputError: something in it could not be read back without executing code.
+            OSError: disk full, ...; existing files are as they were.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        folder = Path(self.save_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(folder)
+        file = folder / f"{name}.pth"
+        content = {"model": self.model.state_dict(), "segzoo": self.description}
+        content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
+        logger.info("Saving checkpoint to %s", file)
+        save_checkpoint(file, content | kwargs)
+        # A resumed run goes on from the latest weights, not from the best ones so far.
+        if not name.endswith("_best"):
+            self.tag_last_checkpoint(file.name)
+            self._remove_old(folder, file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Writes the name of the newest checkpoint to `last_checkpoint`, atomically."""
+        content = last_filename_basename.encode()
+        write_atomically(Path(self.save_dir) / _LAST, lambda stream: stream.write(content))
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Loads a checkpoint, official or own.
+
+        Args:
+            path: path or URL; "" loads nothing.
+            checkpointables: keys to load beside the model; None means all: the model must then fit in full.
+
+        Returns:
+            What is in the file beside the model and the checkpointables: `{"iteration": 4999, ...}`.
+        """
+        if not path:
+            logger.info("No MODEL.WEIGHTS: the model keeps its random initial values")
+            return {}
+        return self._apply(read_checkpoint(local_file(path), self.trust), str(path), checkpointables)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Goes on from the last checkpoint in `save_dir`, or loads only the weights at `path`.
+
+        A damaged last checkpoint is skipped with a warning for the newest one that can be read.
+
+        Raises:
+            InputError: checkpoints are there, but none can be read, or processes see different ones.
+        """
+        resume = resume and bool(self.save_dir)
+        tagged = resume and self.has_checkpoint()
+        file = self._newest_readable() if tagged else None
+        seen = comm.all_gather(file.path.name if file else "")
+        if len(set(seen)) > 1:
+            raise InputError(
+                f"--resume: processes see different checkpoints in {self.save_dir} ({', '.join(set(seen))}); "
+                "OUTPUT_DIR must be a folder that all machines share"
+            )
+        if file:
+            logger.info("Resuming from %s", file.path)
+            return self._apply(file, str(file.path), None)
+        if tagged:
+            raise InputError(
+                f"--resume: no checkpoint in {self.save_dir} can be read; "
+                f"delete {Path(self.save_dir) / _LAST} to start from MODEL.WEIGHTS"
+            )
+        if resume:
+            start = f"starting from MODEL.WEIGHTS {path}" if path else "starting from random weights"
+            logger.info("--resume: no %s in %s; %s", _LAST, self.save_dir, start)
+        return self.load(path, checkpointables=[])
+
+    def _newest_readable(self) -> CheckpointFile | None:
+        """The tagged checkpoint or, where it is damaged, the newest periodic one that can be read."""
+        folder = Path(self.save_dir)
+        tagged = Path(self.get_checkpoint_file())
+        others = [file for file in _periodic(folder) if file != tagged][::-1]
+        for candidate in (tagged, *others):
+            try:
+                return read_checkpoint(candidate, self.trust, verify=True)
+            except (DamagedFileError, FileNotFoundError) as error:
+                logger.warning("--resume: %s; trying the checkpoint before it", error)
+        return None
+
+    def _apply(self, file: CheckpointFile, name: str, checkpointables: list[str] | None) -> dict[str, Any]:
+        resuming = checkpointables is None
+        self.report = load_state(self.model, file, name=name, allow_other_classes=not resuming)
+        logger.info("%s", self.report)
+        self._compare_classes(file)
+        for key in self.checkpointables if checkpointables is None else checkpointables:
+            if key in file.rest:
+                self.checkpointables[key].load_state_dict(file.rest.pop(key))
+            else:
+                logger.warning("%s holds no %s; it starts anew", name, key)
+        return file.rest
+
+    def _compare_classes(self, file: CheckpointFile) -> None:
+        theirs, ours = (file.description or {}).get("classes"), self.description.get("classes")
+        if self.report and self.report.complete and theirs and ours and list(theirs) != list(ours):
+            different = next(
+                (
+                    f"class {index}: {a!r} vs {b!r}"
+                    for index, (a, b) in enumerate(zip(theirs, ours, strict=False))
+                    if a != b
+                ),
+                f"{len(theirs)} vs {len(ours)} classes",
+            )
+            logger.warning("%s was trained for other classes than the dataset has (%s)", file.path, different)
+
+    def _remove_old(self, folder: Path, newest: str) -> None:
+        if self.keep > 0:
+            for file in _periodic(folder)[: -self.keep]:
+                if file.name != newest:
+                    file.unlink(missing_ok=True)
+
+
+def _periodic(folder: Path) -> list[Path]:
+    """The periodic checkpoints in a folder, by iteration."""
+    found = {file: match for file in folder.glob("*.pth") if (match := _PERIODIC.match(file.name))}
+    return sorted(found, key=lambda file: int(found[file].group(1)))

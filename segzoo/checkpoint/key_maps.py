@@ -1,0 +1,173 @@
+"""How the parameters of other code bases are called: ordered (regex, replacement) rules, kept as data."""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# A weight of another shape than the model's -> the weight in the model's shape, or None if that can't be.
+Resize = Callable[[Tensor, torch.Size], Tensor | None]
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """The layout of one kind of published file.
+
+    Attributes:
+        name: what the layout is called in reports.
+        recognise: regexes; a file has this layout if each of them is found in at least one of its keys.
+            A regex that starts with `!` must be found in none.
+        rules: (regex, replacement) pairs; each is applied in turn, with `re.sub`, to every key of the file.
+        extras: regexes of the file's keys that are not to be loaded, by design (before renaming).
+        absent: regexes of the model's keys that such a file lacks, by design, and that keep their value.
+        prefix: put before every renamed key if the model has keys that start with it. A layout with the
+            prefix `backbone.` holds a backbone only: the rest of the model keeps its initial values.
+        classifier: regexes of the model's keys with one row per class; they are reported as re-initialised
+            where the file has another number of classes.
+        resize: (regex, function) pairs for model keys whose shape follows the input or window size.
+    """
+
+    name: str
+    recognise: tuple[str, ...]
+    rules: tuple[tuple[str, str], ...] = ()
+    extras: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    prefix: str = ""
+    classifier: tuple[str, ...] = ()
+    resize: tuple[tuple[str, Resize], ...] = ()
+
+    def fits(self, keys: Collection[str]) -> bool:
+        """Whether a file with these keys has this layout."""
+        for pattern in self.recognise:
+            wanted = not pattern.startswith("!")
+            regex = re.compile(pattern.removeprefix("!"))
+            if any(regex.search(key) for key in keys) != wanted:
+                return False
+        return True
+
+    def rename(self, key: str) -> str:
+        """The model's name of a file's key, without `prefix`."""
+        for pattern, replacement in self.rules:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
+def resize_relative_position_bias(table: Tensor, shape: torch.Size) -> Tensor | None:
+    """Interpolates a Swin bias table to another window size, bicubically over the two offsets.
+
+    Args:
+        table: ((2 w - 1)^2, heads) of window size w.
+        shape: ((2 v - 1)^2, heads) of window size v.
+    """
+    old_side, new_side = round(table.shape[0] ** 0.5), round(shape[0] ** 0.5)
+    square = old_side**2 == table.shape[0] and new_side**2 == shape[0]
+    if table.ndim != 2 or len(shape) != 2 or table.shape[1] != shape[1] or not square:
+        return None
+    grid = table.float().T.reshape(1, -1, old_side, old_side)
+    grid = F.interpolate(grid, size=(new_side, new_side), mode="bicubic", align_corners=False)
+    return grid.reshape(-1, new_side**2).T.contiguous()
+
+
+# Weights that any file may hold in vain, and that any file may lack: counters, and buffers that follow from
+# the architecture or the configuration.
+DERIVED = (
+    r"(^|\.)num_batches_tracked$",
+    r"^pixel_(mean|std)$",
+    r"^criterion\.empty_weight$",
+    r"(^|\.)relative_position_index$",
+    r"(^|\.)attn_mask$",
+)
+
+_RESNET_CLASSIFIER = (r"^(stem\.)?fc\.",)
+
+# The model's own names, also those of its own checkpoints.
+NATIVE = KeyMap(name="native", recognise=())
+
+_BUILT_IN = (
+    NATIVE,
+    # Detectron2's ImageNetPretrained/torchvision/R-*.pkl and DeepLab/R-103.pkl.
+    KeyMap(
+        name="Detectron2 ImageNet ResNet",
+        recognise=(r"^stem\.conv1\.weight$", r"^res2\.0\.conv1\.weight$"),
+        extras=_RESNET_CLASSIFIER,
+        prefix="backbone.",
+    ),
+    # ImageNetPretrained/MSRA/R-*.pkl: batch norm is folded into scale and offset; no running statistics.
+    KeyMap(
+        name="Caffe2 ImageNet ResNet",
+        recognise=(r"^conv1_w$", r"^res2_0_branch2a_w$"),
+        rules=(
+            (r"^(res_)?conv1_", "stem.conv1_"),
+            (r"^(res\d)_(\d+)_", r"\1.\2."),
+            (r"\.branch1_", ".shortcut_"),
+            (r"\.branch2a_", ".conv1_"),
+            (r"\.branch2b_", ".conv2_"),
+            (r"\.branch2c_", ".conv3_"),
+            (r"_[bg]n_s$", ".norm.weight"),
+            (r"_[bg]n_b$", ".norm.bias"),
+            (r"_bn_rm$", ".norm.running_mean"),
+            (r"_bn_riv$", ".norm.running_var"),
+            (r"_w$", ".weight"),
+            (r"_b$", ".bias"),
+        ),
+        extras=(r"^fc1000_", r"^pred_", r"^conv1_b$", r"_momentum$"),
+        absent=(r"\.norm\.running_(mean|var)$",),
+        prefix="backbone.",
+    ),
+    # torchvision's (and timm's) plain ResNets.
+    KeyMap(
+        name="torchvision ResNet",
+        recognise=(r"^conv1\.weight$", r"^bn1\.weight$", r"^layer1\.0\.conv1\.weight$"),
+        rules=(
+            (r"^conv1\.", "stem.conv1."),
+            (r"^bn1\.", "stem.conv1.norm."),
+            (r"^layer1\.", "res2."),
+            (r"^layer2\.", "res3."),
+            (r"^layer3\.", "res4."),
+            (r"^layer4\.", "res5."),
+            (r"\.bn(\d)\.", r".conv\1.norm."),
+            (r"\.downsample\.0\.", ".shortcut."),
+            (r"\.downsample\.1\.", ".shortcut.norm."),
+        ),
+        extras=_RESNET_CLASSIFIER,
+        prefix="backbone.",
+    ),
+    # swin_*_patch4_window*.pth of the Swin repository. Dense prediction norms each output: norm0..norm3.
+    KeyMap(
+        name="Swin ImageNet",
+        recognise=(r"^patch_embed\.proj\.weight$", r"^layers\.0\.blocks\.0\.attn\.qkv\.weight$"),
+        extras=(r"^head\.", r"^norm\."),
+        absent=(r"^(backbone\.)?norm[0-3]\.(weight|bias)$",),
+        prefix="backbone.",
+        resize=((r"\.relative_position_bias_table$", resize_relative_position_bias),),
+    ),
+)
+
+_registered: dict[str, KeyMap] = {key_map.name: key_map for key_map in _BUILT_IN}
+
+
+def register_key_map(key_map: KeyMap) -> None:
+    """Makes a layout known to `load_checkpoint`. Registering the same map twice is harmless.
+
+    Raises:
+        ValueError: another map has that name, or a pattern is not a valid regular expression.
+    """
+    if _registered.get(key_map.name, key_map) != key_map:
+        raise ValueError(f"a different key map named {key_map.name!r} is already registered")
+    patterns = (*key_map.recognise, *key_map.extras, *key_map.absent, *key_map.classifier)
+    for pattern in (*patterns, *(rule[0] for rule in key_map.rules)):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"key map {key_map.name!r}: {pattern!r} is not a regular expression: {error}"
+            ) from None
+    _registered[key_map.name] = key_map
+
+
+def key_maps() -> tuple[KeyMap, ...]:
+    """All known layouts, the model's own first, then in the order of registration."""
+    return tuple(_registered.values())

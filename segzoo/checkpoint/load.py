@@ -1,0 +1,298 @@
+"""From a published file to a model, by name, with a report of what happened to every weight."""
+
+import logging
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from segzoo.errors import InputError
+
+from .files import local_file
+from .key_maps import DERIVED, NATIVE, KeyMap, key_maps
+from .reading import CheckpointFile, read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+Mismatch = tuple[str, tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass
+class LoadReport:
+    """What `load_checkpoint` did.
+
+    Attributes:
+        path: the file, as it was asked for.
+        source: name of the layout that was recognised.
+        loaded: the model's keys that now have the file's values.
+        renamed: file key -> model key, for the loaded ones whose name differs.
+        resized: the model's keys whose values were interpolated to the model's shape.
+        reinitialised: the model's keys that keep their initial values, as is to be expected: the classifier
+            of a fine-tune, everything but the backbone after an ImageNet file. Such a model must not be
+            evaluated.
+        mismatched: (model key, shape in the file, shape in the model).
+        missing: the model's keys that the file lacks without a reason.
+        unexpected: the file's keys that have no place in the model.
+        extras: the file's keys that are known not to be needed.
+        description: what a segzoo checkpoint says about itself; else None.
+    """
+
+    path: str
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    resized: list[str] = field(default_factory=list)
+    reinitialised: list[str] = field(default_factory=list)
+    mismatched: list[Mismatch] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    extras: list[str] = field(default_factory=list)
+    description: dict[str, Any] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every weight of the model came from the file."""
+        return not (self.reinitialised or self.missing)
+
+    def require_complete(self, action: str = "--eval-only") -> None:
+        """Raises InputError unless every weight was loaded: metrics of a random head mean nothing."""
+        if self.complete:
+            return
+        for key, in_file, in_model in self.mismatched:
+            if key in self.reinitialised:
+                raise InputError(
+                    f"{action}: class head not loaded ({in_file[0]} rows in {self.path}, {in_model[0]} in "
+                    f"the model: {key}); refusing to report metrics"
+                )
+        kept = self.reinitialised + self.missing
+        raise InputError(
+            f"{action}: {self.path} ({self.source}) leaves {_listed(kept)} at random values; "
+            "refusing to report metrics"
+        )
+
+    def __str__(self) -> str:
+        shapes = [f"{key} {in_file} -> {in_model}" for key, in_file, in_model in self.mismatched]
+        rows = [
+            ("loaded", len(self.loaded), ""),
+            ("renamed", len(self.renamed), _first([f"{old} -> {new}" for old, new in self.renamed.items()])),
+            ("interpolated", len(self.resized), _first(self.resized)),
+            ("re-initialised", len(self.reinitialised), _modules(self.reinitialised)),
+            ("other shape", len(self.mismatched), _first(shapes)),
+            ("missing", len(self.missing), _modules(self.missing)),
+            ("unexpected", len(self.unexpected), _modules(self.unexpected)),
+            ("not needed", len(self.extras), _modules(self.extras)),
+        ]
+        table = tabulate(
+            [row for row in rows if row[1] or row[0] == "loaded"], ["weights", "count", ""], "pipe"
+        )
+        return f"{self.path}, read as {self.source}:\n{table}"
+
+
+def load_checkpoint(
+    model: nn.Module,
+    path_or_url: str | Path,
+    *,
+    trust: bool = False,
+    allow_missing_classifier: bool = False,
+    strict: bool = True,
+    md5_prefix: str = "",
+) -> LoadReport:
+    """Loads an official or own checkpoint, as published, into a model.
+
+    Args:
+        model: the model, wrapped in DistributedDataParallel or not; a whole one or a bare backbone.
+        path_or_url: a path, `https://`, `detectron2://` or `catalog://` address.
+        trust: execute the pickled code in the file, if it holds any.
+        allow_missing_classifier: take a file without any classifier, too.
+        strict: False only reports missing, unexpected and mismatched weights instead of raising.
+        md5_prefix: first hex digits of the file's md5, checked before reading.
+
+    Returns:
+        The report, which is logged as well.
+
+    Raises:
+        InputError: not a readable checkpoint, another hash, or weights that do not fit: a leftover or missing
+            key, or another shape, unless it is the classifier of another number of classes (re-initialised).
+            The model is then unchanged.
+    """
+    file = read_checkpoint(local_file(path_or_url, md5_prefix), trust)
+    report = load_state(
+        model, file, name=str(path_or_url), allow_missing_classifier=allow_missing_classifier, strict=strict
+    )
+    logger.info("%s", report)
+    return report
+
+
+def load_state(
+    model: nn.Module,
+    file: CheckpointFile,
+    *,
+    name: str = "",
+    allow_missing_classifier: bool = False,
+    allow_other_classes: bool = True,
+    strict: bool = True,
+) -> LoadReport:
+    """Loads a checkpoint that has been read. Arguments, result and errors as `load_checkpoint`.
+
+    `allow_other_classes=False` makes a classifier of another number of classes an error, as in resuming.
+    """
+    model = getattr(model, "module", model) if isinstance(model, _WRAPPERS) else model
+    own = model.state_dict()
+    key_map = _choose_map(file.weights, own)
+    report = LoadReport(path=name or str(file.path), source=key_map.name, description=file.description)
+    names = _place(file.weights, own, key_map, report)
+    classifier = tuple(pattern for known in key_maps() for pattern in known.classifier)
+    new = _fit_shapes(names, file.weights, own, key_map, classifier if allow_other_classes else (), report)
+    _sort_missing(model, own, new, key_map, classifier if allow_missing_classifier else (), report)
+    if not report.loaded:
+        raise InputError(
+            f"{report.path}: none of its {len(file.weights)} weights ({_first(list(file.weights), 3)}) "
+            f"has a place in the model ({_first(list(own), 3)})"
+        )
+    if strict:
+        _raise_on_problems(report)
+    with torch.no_grad():
+        model.load_state_dict(new, strict=False)
+    return report
+
+
+_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+def _choose_map(keys: Collection[str], own: Collection[str]) -> KeyMap:
+    """The layout that fits the file and finds a place for most of its keys; the model's own one on a tie."""
+    best, best_count = NATIVE, -1
+    for key_map in key_maps():
+        if key_map.fits(keys):
+            prefix = _prefix(key_map, own)
+            count = sum(prefix + key_map.rename(key) in own for key in keys)
+            if count > best_count:
+                best, best_count = key_map, count
+    return best
+
+
+def _prefix(key_map: KeyMap, own: Iterable[str]) -> str:
+    """The map's prefix; none if the model is itself the part that the prefix stands for."""
+    return key_map.prefix if any(key.startswith(key_map.prefix) for key in own) else ""
+
+
+def _place(
+    weights: dict[str, Tensor], own: dict[str, Tensor], key_map: KeyMap, report: LoadReport
+) -> dict[str, str]:
+    """Model key -> file key; what has no place goes to the report's `extras` or `unexpected`."""
+    prefix = _prefix(key_map, own)
+    placed: dict[str, str] = {}
+    for key in weights:
+        target = prefix + key_map.rename(key)
+        if target in placed:
+            raise InputError(
+                f"{report.path}: {placed[target]} and {key} are both {target} (read as {key_map.name})"
+            )
+        if target in own:
+            placed[target] = key
+        elif _matches(key, (*key_map.extras, *DERIVED)):
+            report.extras.append(key)
+        else:
+            report.unexpected.append(key)
+    return placed
+
+
+def _fit_shapes(
+    names: dict[str, str],
+    weights: dict[str, Tensor],
+    own: dict[str, Tensor],
+    key_map: KeyMap,
+    classifier: tuple[str, ...],
+    report: LoadReport,
+) -> dict[str, Tensor]:
+    """The values to load, in the model's shapes; what is in `classifier` may have another number of rows."""
+    new: dict[str, Tensor] = {}
+    for key, file_key in names.items():
+        value: Tensor | None = weights[file_key]
+        shape = own[key].shape
+        if value.shape != shape:
+            in_file = tuple(value.shape)
+            value = _resize(key, value, shape, key_map)
+            if value is not None:
+                report.resized.append(key)
+            else:
+                report.mismatched.append((key, in_file, tuple(shape)))
+                if in_file[1:] == tuple(shape[1:]) and _matches(key, classifier):
+                    report.reinitialised.append(key)
+                continue
+        new[key] = value
+        report.loaded.append(key)
+        if key != file_key:
+            report.renamed[file_key] = key
+    return new
+
+
+def _resize(key: str, value: Tensor, shape: torch.Size, key_map: KeyMap) -> Tensor | None:
+    for pattern, resize in key_map.resize:
+        if re.search(pattern, key):
+            return resize(value, shape)
+    return None
+
+
+def _sort_missing(
+    model: nn.Module,
+    own: dict[str, Tensor],
+    new: dict[str, Tensor],
+    key_map: KeyMap,
+    classifier: tuple[str, ...],
+    report: LoadReport,
+) -> None:
+    """Tells the model's keys that the file lacks by design, `classifier` too, from those it must have."""
+    parameters = dict(model.named_parameters())
+    handled = {key for key, _, _ in report.mismatched}
+    prefix = _prefix(key_map, own)
+    for key in own:
+        if key in new or key in handled or _matches(key, DERIVED):
+            continue
+        if not key.startswith(prefix) or _matches(key, classifier):
+            report.reinitialised.append(key)
+        elif not _matches(key, key_map.absent):
+            report.missing.append(key)
+        elif key in parameters:
+            report.reinitialised.append(key)
+
+
+def _raise_on_problems(report: LoadReport) -> None:
+    shapes = [
+        f"{key} is {in_file} in the file, {in_model} in the model"
+        for key, in_file, in_model in report.mismatched
+        if key not in report.reinitialised
+    ]
+    problems = []
+    if shapes:
+        problems.append(f"{len(shapes)} shapes differ: {_first(shapes, 10, '; ')}")
+    if report.missing:
+        problems.append(f"the file lacks {_listed(report.missing)}")
+    if report.unexpected:
+        problems.append(f"the model has no place for {_listed(report.unexpected)}")
+    if problems:
+        raise InputError(
+            f"{report.path} (read as {report.source}) does not fit the model: {'; '.join(problems)}"
+        )
+
+
+def _matches(key: str, patterns: Iterable[str]) -> bool:
+    return any(re.search(pattern, key) for pattern in patterns)
+
+
+def _listed(keys: list[str]) -> str:
+    return f"{len(keys)} weights ({_first(keys, 10)})" if len(keys) != 1 else keys[0]
+
+
+def _first(items: list[str], count: int = 1, separator: str = ", ") -> str:
+    return separator.join(items[:count]) + (f"{separator}..." if len(items) > count else "")
+
+
+def _modules(keys: list[str]) -> str:
+    """The modules that the keys belong to, at most three levels deep."""
+    return _first(list(dict.fromkeys(".".join(key.split(".")[:3]) for key in keys)), 4)

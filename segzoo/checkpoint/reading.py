@@ -1,0 +1,300 @@
+"""Reading any published checkpoint file without executing code from it.
+
+Formats are told apart by content, not by extension: torch's zip and legacy files, plain pickles of arrays
+(Detectron2, MaskFormer, Caffe2) and safetensors. A pickle can call any function of any module when it is
+loaded; here only the reconstruction of tensors, arrays and plain containers is let through.
+"""
+
+import collections
+import contextlib
+import io
+import json
+import logging
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segzoo.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class DamagedFileError(InputError):
+    """The file is empty, truncated or otherwise not what was once written."""
+
+
+@dataclass
+class CheckpointFile:
+    """The content of a checkpoint file.
+
+    Attributes:
+        path: the local file.
+        weights: parameters and buffers by the name they have in the file, on the CPU.
+        description: what a segzoo checkpoint says about itself (classes, colours, ...); else None.
+        rest: everything else at the top level of the file: optimizer, iteration, ...
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    description: dict[str, Any] | None = None
+    rest: dict[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(path: str | Path, trust: bool = False, verify: bool = False) -> CheckpointFile:
+    """Reads a local `.pth`, `.pkl` or `.safetensors` file as published by any code base.
+
+    Args:
+        path: the file; its format is recognised by its first bytes.
+        trust: execute what the pickle in the file says, where it holds more than arrays and containers.
+        verify: also compare the checksums that torch's zip format stores; torch.load itself does not.
+
+    Raises:
+        DamagedFileError: empty or truncated file.
+        InputError: not a checkpoint (a web page, a git-LFS pointer, ...), or it holds pickled objects.
+    """
+    path = Path(path)
+    if verify and zipfile.is_zipfile(path):
+        _check_sums(path)
+    content = _parse(path, trust)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}; expected a dictionary of weights")
+    return _unwrap(path, content)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# From bytes to Python objects
+
+_TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
+
+
+def _parse(path: Path, trust: bool) -> Any:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(512)
+    text = head.lstrip().lower()
+    if not head:
+        raise DamagedFileError(f"{path} is empty; copy or download it again")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise InputError(
+            f"{path} is a web page, not a checkpoint: the link needs a login or is dead; download it by hand"
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a git-LFS pointer, not the checkpoint itself; run `git lfs pull` there")
+    if head.startswith(b"PK\x03\x04") or head.startswith(_TORCH_LEGACY):
+        return _parse_torch(path, trust)
+    if len(head) > 8 and head[8:9] == b"{":
+        return _parse_safetensors(path, size)
+    if head[0:1] == b"\x80" and 2 <= head[1] <= pickle.HIGHEST_PROTOCOL:
+        return _parse_pickle(path, trust)
+    if not any(head):
+        raise DamagedFileError(f"{path} starts with zeros: a write was cut off; copy or download it again")
+    raise InputError(
+        f"{path} is not a checkpoint (it starts with {head[:8]!r}); expected .pth, .pkl or .safetensors"
+    )
+
+
+def _parse_torch(path: Path, trust: bool) -> Any:
+    try:
+        with numpy_allowed():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        name = refused_name(error)
+        if not name:
+            raise _damaged(path, error) from None
+        if not trust:
+            raise _refused(path, name) from None
+    except Exception as error:  # torch's zip reader and unpickler fail in any of a dozen ways
+        if "TorchScript" in str(error):
+            raise InputError(
+                f"{path} is a TorchScript archive; save the model's state_dict() instead"
+            ) from None
+        raise _damaged(path, error) from None
+    logger.warning("%s: executing the pickled code in it, as --trust-checkpoint says", path)
+    return torch.load(path, map_location="cpu", weights_only=False)
+
+
+def _parse_pickle(path: Path, trust: bool) -> Any:
+    with path.open("rb") as stream:
+        try:
+            return _ArrayUnpickler(stream, encoding="latin1").load()
+        except _ForbiddenGlobalError as error:
+            if not trust:
+                raise _refused(path, str(error)) from None
+        except Exception as error:  # a cut-off pickle fails in any of a dozen ways
+            raise _damaged(path, error) from None
+        logger.warning("%s: executing the pickled code in it, as --trust-checkpoint says", path)
+        stream.seek(0)
+        return pickle.load(stream, encoding="latin1")
+
+
+def _parse_safetensors(path: Path, size: int) -> Any:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise InputError(f"{path}: reading .safetensors needs the package; pip install safetensors") from None
+    try:
+        with safe_open(path, framework="pt", device="cpu") as stream:
+            content: dict[str, Any] = {"model": {key: stream.get_tensor(key) for key in stream.keys()}}  # noqa: SIM118
+            metadata = stream.metadata() or {}
+    except SafetensorError as error:
+        raise _damaged(path, error) from None
+    if "segzoo" in metadata:
+        content["segzoo"] = json.loads(metadata["segzoo"])
+    return content
+
+
+def _check_sums(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged_part = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise _damaged(path, error) from None
+    if damaged_part:
+        raise _damaged(path, ValueError(f"wrong checksum in {damaged_part}"))
+
+
+def _damaged(path: Path, error: Exception) -> DamagedFileError:
+    reason = " ".join(str(error).split("WeightsUnpickler error:")[-1].split())[:120] or type(error).__name__
+    size = path.stat().st_size
+    return DamagedFileError(
+        f"{path} is truncated or damaged ({size} bytes; {reason}); copy or download it again"
+    )
+
+
+def _refused(path: Path, name: str) -> InputError:
+    return InputError(
+        f"{path} contains pickled {name}. Convert it, or pass --trust-checkpoint if you trust its source."
+    )
+
+
+def refused_name(error: pickle.UnpicklingError) -> str:
+    """The class or function that torch refused to unpickle; "" if the error is another one."""
+    match = re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.IGNORECASE)
+    return match.group(1) if match else ""
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a pickle may name
+
+_NUMPY_TYPES = (np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"})
+
+
+def _under_name(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
+    """The function, as one that says it is `module.name`: that is what torch compares a pickle with."""
+
+    def renamed(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    renamed.__module__, renamed.__name__, renamed.__qualname__ = module, name, name
+    return renamed
+
+
+# numpy 1 and numpy 2 pickle different names of the same functions. Each is asked of numpy itself, and allowed
+# under both names, so that files of the one can be read with the other.
+_NUMPY_FUNCTIONS = {
+    f"numpy.{core}.{module}.{name}": _under_name(function, f"numpy.{core}.{module}", name)
+    for core in ("core", "_core")
+    for module, name, function in (
+        ("multiarray", "_reconstruct", np.empty(0).__reduce__()[0]),
+        ("multiarray", "scalar", np.float32(0).__reduce__()[0]),
+        ("numeric", "_frombuffer", np.empty(0).__reduce_ex__(5)[0]),
+    )
+}
+
+
+def numpy_allowed() -> contextlib.AbstractContextManager[Any]:
+    """Lets `torch.load(weights_only=True)` read numpy arrays and scalars."""
+    safe_globals = getattr(torch.serialization, "safe_globals", None)
+    if safe_globals is None:  # torch < 2.5: such files need --trust-checkpoint
+        return contextlib.nullcontext()
+    return safe_globals([*_NUMPY_FUNCTIONS.values(), *_NUMPY_TYPES])
+
+
+class _ForbiddenGlobalError(Exception):
+    """The pickle names a class or function that reading weights does not need."""
+
+
+def _load_storage(content: bytes) -> Any:
+    """Stands in for `torch.storage._load_from_bytes`, which would unpickle anything."""
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+_ALLOWED: dict[str, Any] = {
+    "collections.OrderedDict": collections.OrderedDict,
+    "torch.storage._load_from_bytes": _load_storage,
+    "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
+    "torch.Size": torch.Size,
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **_NUMPY_FUNCTIONS,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads containers, numbers, strings, numpy arrays and torch tensors; anything else is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        full_name = f"{module}.{name}"
+        if full_name == "_codecs.encode":  # how protocol 2 spells bytes
+            return _encode_latin1
+        if full_name not in _ALLOWED:
+            raise _ForbiddenGlobalError(full_name)
+        return _ALLOWED[full_name]
+
+
+def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
+    return text.encode("latin1")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# From the file's dictionary to its weights
+
+# Where code bases put the weights: Detectron2 and most; Lightning and mmcv; pycls; Caffe2.
+_WEIGHT_KEYS = ("model", "state_dict", "model_state", "model_state_dict", "blobs")
+
+
+def _unwrap(path: Path, content: dict[str, Any]) -> CheckpointFile:
+    rest: dict[str, Any] = dict(content)
+    weights: dict[str, Any] = content
+    for key in _WEIGHT_KEYS:
+        if isinstance(content.get(key), dict):
+            weights = rest.pop(key)
+            break
+    else:
+        rest = {}
+    tensors = {}
+    for key, value in weights.items():
+        tensor = _as_tensor(path, key, value)
+        if tensor is not None:
+            tensors[str(key)] = tensor
+    if not tensors:
+        keys = ", ".join(map(str, list(content)[:5])) or "none"
+        raise InputError(
+            f"{path} holds no weights (top-level keys: {keys}); expected a dictionary of tensors"
+        )
+    while all(key.startswith("module.") for key in tensors):  # saved from a parallel wrapper
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    description = rest.pop("segzoo", None)
+    return CheckpointFile(path, tensors, description if isinstance(description, dict) else None, rest)
+
+
+def _as_tensor(path: Path, key: Any, value: Any) -> Tensor | None:
+    """The weight as a tensor; None for what is no weight (a version number, the list of Caffe2 blobs)."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if not isinstance(value, (np.ndarray, np.number)):
+        return None
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{path}: {key} is an array of {array.dtype}; expected numbers")
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))

@@ -1,0 +1,329 @@
+"""Drawing results on pictures: segments in colours, with outlines and names.
+
+Everything takes and returns RGB arrays (H, W, 3) uint8; a drawn picture has the size of its input, and
+pixel (y, x) of the drawing shows pixel (y, x) of the label map. H W: picture; K: classes.
+"""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+OPACITY = 0.6
+# Pictures with a shorter side than this carry no names: they would hide what they name.
+MIN_SIDE_FOR_NAMES = 200
+# A segment smaller than this share of the picture is drawn without its name.
+MIN_SHARE_FOR_NAME = 0.003
+
+
+# Colours -------------------------------------------------------------------------------------------------
+
+
+def distinct_colour(index: int) -> tuple[int, int, int]:
+    """The colour of number `index` in an endless list of colours that differ from their neighbours."""
+    hue = (0.08 + index * 0.61803398875) % 1.0  # steps of the golden ratio never come close to repeating
+    saturation = (0.85, 0.6, 0.75)[index % 3]
+    value = (0.95, 0.8, 1.0, 0.7)[index % 4]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def shade(colour: Sequence[int], number: int) -> tuple[int, int, int]:
+    """A lighter or darker variation of a class's colour for its instance `number`; 0 is the colour itself."""
+    towards, share = ((0, 0.0), (255, 0.35), (0, 0.3), (255, 0.6), (0, 0.5), (255, 0.2))[number % 6]
+    return tuple(round(value + (towards - value) * share) for value in colour)
+
+
+class Tracks:
+    """Numbers that stay with a segment from one video frame to the next, so that its colour stays, too.
+
+    A segment takes the number of the segment of the same class that it overlaps most in the frame before;
+    every number is used once a frame, and a segment that overlaps none gets a new one.
+    """
+
+    def __init__(self) -> None:
+        self._ids: np.ndarray | None = None
+        self._known: dict[int, tuple[int, int]] = {}  # id in the last frame -> (class, number)
+        self._next = 0
+
+    def update(self, ids: np.ndarray, segments_info: Sequence[Mapping]) -> dict[int, int]:
+        """Returns {segment id: number} for a frame's id map (H, W) int, 0 is void."""
+        classes = {info["id"]: info["category_id"] for info in segments_info}
+        numbers: dict[int, int] = {}
+        if self._ids is not None and self._ids.shape == ids.shape:
+            taken = set()
+            for now, before in _pairs_by_overlap(ids, self._ids):
+                known_class, number = self._known.get(before, (None, -1))
+                if (
+                    now in classes
+                    and now not in numbers
+                    and number not in taken
+                    and known_class == classes[now]
+                ):
+                    numbers[now] = number
+                    taken.add(number)
+        for segment_id in classes:
+            if segment_id not in numbers:
+                numbers[segment_id] = self._next
+                self._next += 1
+        self._ids = ids.copy()
+        self._known = {segment_id: (classes[segment_id], number) for segment_id, number in numbers.items()}
+        return numbers
+
+
+def _pairs_by_overlap(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of ids of two (H, W) int maps that share pixels, the largest overlap first, without void."""
+    both = (first > 0) & (second > 0)
+    pairs, counts = np.unique(
+        np.stack([first[both].astype(np.int64), second[both].astype(np.int64)]), axis=1, return_counts=True
+    )
+    order = np.argsort(-counts, kind="stable")
+    return [(int(pairs[0, index]), int(pairs[1, index])) for index in order]
+
+
+# Results on a picture ------------------------------------------------------------------------------------
+
+RESULT_KEYS = {
+    "semantic": ("sem_seg_labels", "sem_seg"),
+    "panoptic": ("panoptic_seg",),
+    "entity": ("entity_seg",),
+    "instance": ("instances",),
+}
+
+
+def draw_result(
+    image: np.ndarray,
+    result: Mapping,
+    task: str,
+    classes: Sequence[str],
+    colors: Sequence[Sequence[int]],
+    confidence_threshold: float = 0.0,
+    tracks: Tracks | None = None,
+) -> np.ndarray:
+    """Draws what a model returned for one picture.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. result: a model's dict for it, with the key of `task` (RESULT_KEYS).
+        task: "semantic", "panoptic", "entity" or "instance". classes, colors: of the model.
+        confidence_threshold: segments and instances of a lower score are left out.
+        tracks: keeps colours steady through a video; handed in with every frame.
+    Raises:
+        KeyError: `result` has nothing for the task.
+    """
+    if task == "semantic":
+        return draw_semantic(image, semantic_labels(result), classes, colors)
+    if task == "instance":
+        found = result["instances"].to("cpu")
+        found = found[found.scores >= confidence_threshold]
+        masks, indices, scores = found.pred_masks.numpy(), found.pred_classes.tolist(), found.scores.tolist()
+        return draw_instances(image, masks.astype(bool), indices, scores, classes)
+    ids, segments_info = segments(result, task, confidence_threshold)
+    numbers = None if tracks is None else tracks.update(ids, segments_info)
+    if task == "panoptic":
+        return draw_panoptic(image, ids, segments_info, classes, colors, tracks=numbers)
+    return draw_entity(image, ids, segments_info, tracks=numbers)
+
+
+def semantic_labels(result: Mapping) -> np.ndarray:
+    """The (H, W) integer label map of a result that holds labels or scores."""
+    if "sem_seg_labels" in result:
+        return result["sem_seg_labels"].cpu().numpy()
+    return result["sem_seg"].argmax(dim=0).cpu().numpy()
+
+
+def segments(result: Mapping, task: str, confidence_threshold: float = 0.0) -> tuple[np.ndarray, list[dict]]:
+    """The id map (H, W) int32 and segment dicts of a panoptic or entity result, without unsure segments."""
+    ids, segments_info = result[RESULT_KEYS[task][0]]
+    ids = ids.cpu().numpy()
+    kept = [info for info in segments_info if info.get("score", 1.0) >= confidence_threshold]
+    if len(kept) < len(segments_info):
+        ids = np.where(np.isin(ids, [info["id"] for info in kept]), ids, 0).astype(np.int32)
+    return ids, kept
+
+
+def draw_semantic(
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    colors: Sequence[Sequence[int]],
+    names: bool = True,
+) -> np.ndarray:
+    """Colours every pixel by its class.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. labels: (H, W) integer in [0, K); anything else (ignore) stays uncoloured.
+        classes, colors: K names and RGB colours. names: write the class on each region.
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    known = (labels >= 0) & (labels < len(classes))
+    ids = np.where(known, labels.astype(np.int64) + 1, 0)
+    table = np.concatenate([np.zeros((1, 3)), np.asarray(colors, dtype=np.float64).reshape(-1, 3)])
+    present = np.flatnonzero(np.bincount(ids.ravel())[1:])
+    texts = {int(index) + 1: classes[index] for index in present} if names else {}
+    return _paint(image, ids, table, texts)
+
+
+def draw_panoptic(
+    image: np.ndarray,
+    ids: np.ndarray,
+    segments_info: Sequence[Mapping],
+    classes: Sequence[str],
+    colors: Sequence[Sequence[int]],
+    names: bool = True,
+    tracks: Mapping[int, int] | None = None,
+) -> np.ndarray:
+    """Colours every segment by its class, instances of a thing class in shades of it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. ids: (H, W) integer segment ids, 0 is void.
+        segments_info: dicts with id, category_id (contiguous), isthing and, optionally, score.
+        tracks: {id: number} from `Tracks`, to choose the shade; without it, instances are counted.
+    """
+    counted: dict[int, int] = {}
+    segment_colours, texts = {}, {}
+    for info in segments_info:
+        class_index = info["category_id"]
+        number = 0
+        if info.get("isthing", True):
+            number = counted.get(class_index, 0)
+            counted[class_index] = number + 1
+            if tracks is not None:
+                number = tracks[info["id"]] % 12
+        segment_colours[info["id"]] = shade(colors[class_index], number)
+        texts[info["id"]] = _with_score(classes[class_index], info)
+    return _paint_segments(image, ids, segment_colours, texts if names else {})
+
+
+def draw_entity(
+    image: np.ndarray,
+    ids: np.ndarray,
+    segments_info: Sequence[Mapping],
+    names: bool = False,
+    tracks: Mapping[int, int] | None = None,
+) -> np.ndarray:
+    """Gives every entity a colour of its own; `names` writes the scores. Arguments as `draw_panoptic`."""
+    segment_colours, texts = {}, {}
+    for index, info in enumerate(segments_info):
+        number = index if tracks is None else tracks[info["id"]]
+        segment_colours[info["id"]] = distinct_colour(number)
+        texts[info["id"]] = _with_score("", info)
+    return _paint_segments(image, ids, segment_colours, texts if names else {})
+
+
+def draw_instances(
+    image: np.ndarray,
+    masks: np.ndarray,
+    class_indices: Sequence[int],
+    scores: Sequence[float],
+    classes: Sequence[str],
+    names: bool = True,
+) -> np.ndarray:
+    """Draws instance masks, the highest score on top.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. masks: (M, H, W) bool. class_indices, scores: M each.
+    """
+    ids = np.zeros(image.shape[:2], dtype=np.int32)
+    segment_colours, texts = {}, {}
+    for number, index in enumerate(np.argsort(np.asarray(scores), kind="stable")):
+        ids[masks[index]] = number + 1
+        segment_colours[number + 1] = distinct_colour(int(index))
+        texts[number + 1] = f"{classes[int(class_indices[index])]} {100 * float(scores[index]):.0f}%"
+    return _paint_segments(image, ids, segment_colours, texts if names else {})
+
+
+def _with_score(name: str, info: Mapping) -> str:
+    if not info.get("isthing", True) or info.get("score") is None:
+        return name
+    return f"{name} {100 * info['score']:.0f}%".strip()
+
+
+def _paint_segments(
+    image: np.ndarray, ids: np.ndarray, colours: Mapping[int, Sequence[int]], texts: Mapping[int, str]
+) -> np.ndarray:
+    """`_paint` for any ids: they are renumbered, so that the colour table stays small."""
+    present, small = np.unique(ids, return_inverse=True)
+    table = np.zeros((len(present) + 1, 3))
+    small = small.reshape(ids.shape) + 1
+    small_texts = {}
+    for position, segment_id in enumerate(present.tolist()):
+        if segment_id in colours:
+            table[position + 1] = colours[segment_id]
+            small_texts[position + 1] = texts.get(segment_id, "")
+        else:
+            small[small == position + 1] = 0
+    return _paint(image, small, table, small_texts)
+
+
+def _paint(image: np.ndarray, ids: np.ndarray, table: np.ndarray, texts: Mapping[int, str]) -> np.ndarray:
+    """Blends table[ids] over `image` where ids > 0, outlines the segments and writes their names."""
+    if image.shape[:2] != ids.shape:
+        raise ValueError(f"image is {image.shape[:2]}, labels are {ids.shape}: draw at the image's own size")
+    colours = table.astype(np.uint8)[ids]
+    # Over a grey picture, colours look as in the legend.
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    drawn = cv2.addWeighted(grey, 1 - OPACITY, colours, OPACITY, 0)
+    drawn[ids == 0] = image[ids == 0]
+    edge = _outlines(ids)
+    drawn[edge] = (0.35 * drawn[edge]).astype(np.uint8)
+    if texts and min(ids.shape) >= MIN_SIDE_FOR_NAMES:
+        drawn = _write_names(drawn, ids, texts)
+    return drawn
+
+
+def _outlines(ids: np.ndarray) -> np.ndarray:
+    """(H, W) bool: a line one pixel wide between segments, never on void."""
+    edge = np.zeros(ids.shape, dtype=bool)
+    for axis in (0, 1):
+        here, there = np.moveaxis(ids, axis, 0), np.moveaxis(edge, axis, 0)
+        differs = here[1:] != here[:-1]
+        there[1:] |= differs & (here[1:] > 0)
+        there[:-1] |= differs & (here[1:] == 0)
+    return edge
+
+
+# Text ----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def font(pixels: int) -> ImageFont.FreeTypeFont:
+    """The typeface of everything that is drawn, `pixels` high."""
+    # Matplotlib carries this font, so that text looks alike everywhere and knows more than ASCII.
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), pixels)
+
+
+def text_size(text: str, face: ImageFont.FreeTypeFont) -> tuple[int, int]:
+    """Width of `text` and height of a line, in pixels."""
+    left, _, right, _ = face.getbbox(text)
+    ascent, descent = face.getmetrics()
+    return int(right - left), ascent + descent
+
+
+def _write_names(drawn: np.ndarray, ids: np.ndarray, texts: Mapping[int, str]) -> np.ndarray:
+    """Writes each segment's text, white on a dark box, where the segment is thickest."""
+    height, width = ids.shape
+    face = font(max(10, round(min(height, width) / 32)))
+    areas = np.bincount(ids.ravel())
+    # Thickness is measured on a small copy: a name's place need not be exact.
+    step = max(1, min(height, width) // 256)
+    small = np.ascontiguousarray(ids[::step, ::step])
+    canvas = Image.fromarray(drawn)
+    pen = ImageDraw.Draw(canvas, "RGBA")
+    for segment_id, text in texts.items():
+        if not text or segment_id >= len(areas) or areas[segment_id] < MIN_SHARE_FOR_NAME * ids.size:
+            continue
+        mask = np.pad((small == segment_id).astype(np.uint8), 1)
+        thickness = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
+        y, x = np.unravel_index(thickness.argmax(), thickness.shape)
+        text_width, text_height = text_size(text, face)
+        left = int(np.clip((x - 1) * step - text_width / 2, 2, max(2, width - text_width - 4)))
+        top = int(np.clip((y - 1) * step - text_height / 2, 2, max(2, height - text_height - 2)))
+        pen.rectangle((left - 2, top, left + text_width + 2, top + text_height), fill=(0, 0, 0, 130))
+        pen.text((left, top), text, font=face, fill=(255, 255, 255, 255))
+    return np.array(canvas)

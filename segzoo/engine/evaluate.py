@@ -1,0 +1,159 @@
+"""Running a model over the test datasets, and writing the numbers together with how they were made."""
+
+import datetime
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, print_csv_format
+from detectron2.utils import comm
+from torch import nn
+
+from segzoo.checkpoint.files import file_hash, local_file
+from segzoo.data import build_test_loader
+from segzoo.evaluation import build_evaluator, write_results
+from segzoo.modeling.test_time_augmentation import SemanticTTA
+
+from .recording import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "") -> dict:
+    """Evaluates `model` on every dataset of DATASETS.TEST and writes OUTPUT_DIR/inference/results.json.
+
+    Every process has to call it. Modules are in eval mode meanwhile and then as they were.
+
+    Args:
+        model: on its device, not wrapped in DistributedDataParallel. With TEST.AUG.ENABLED it is run on
+            several scales.
+        weights: path or URL of what the model has loaded, for the protocol; "" if from no file.
+
+    Returns:
+        In the main process {task: {metric: value}}, or {dataset: {task: {metric: value}}} for several
+        datasets; {} in the others.
+
+    Raises:
+        InputError: a dataset cannot be scored for a task of TEST.TASKS, or its labels are wrong.
+    """
+    folder = Path(cfg.OUTPUT_DIR, "inference")
+    results, images, speed = {}, {}, {}
+    for name in cfg.DATASETS.TEST:
+        loader = build_test_loader(cfg, name)
+        several = len(cfg.DATASETS.TEST) > 1
+        evaluator = build_evaluator(
+            name,
+            cfg.TEST.TASKS,
+            folder / name if several else folder,
+            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+        )
+        results[name], images[name], speed[name] = run_inference(
+            _augmented(cfg, model, name), loader, evaluator
+        )
+    if not comm.is_main_process():
+        return {}
+    protocol = {**_protocol(cfg, weights), "datasets": images, "seconds_per_image": speed}
+    path = write_results(folder, results, protocol)
+    for name, metrics in results.items():
+        logger.info("Results on %s, written to %s:", name, path)
+        print_csv_format(metrics)
+    return next(iter(results.values())) if len(results) == 1 else results
+
+
+def run_inference(
+    model: nn.Module, loader: Iterable[list[dict]], evaluator: DatasetEvaluator
+) -> tuple[dict, int, dict[str, float]]:
+    """Feeds a loader's batches through a model into an evaluator, with a progress line every few seconds.
+
+    Args:
+        loader: of this process's share of the images; has a length.
+
+    Returns:
+        The evaluator's results ({} but in the main process), the number of images over all processes, and the
+        seconds per image that this process spent on "data", "compute" and "evaluation".
+    """
+    evaluator.reset()
+    stopwatch = Stopwatch()
+    done, shown, batches = 0, time.perf_counter(), len(loader)
+    started = shown
+    with evaluation_mode(model), torch.no_grad():
+        for index, inputs in enumerate(loader):
+            stopwatch.lap("data")
+            outputs = model(inputs)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            stopwatch.lap("compute")
+            evaluator.process(inputs, outputs)
+            done += len(inputs)
+            stopwatch.lap("evaluation")
+            now = time.perf_counter()
+            if now - shown > SECONDS_BETWEEN_LINES:
+                shown = now
+                left = datetime.timedelta(seconds=int((now - started) / (index + 1) * (batches - index - 1)))
+                logger.info(
+                    "Evaluating %d/%d  eta: %s  per image: %s",
+                    index + 1,
+                    batches,
+                    left,
+                    _split(stopwatch, done),
+                )
+    results = evaluator.evaluate() or {}
+    stopwatch.lap("evaluation")
+    images = sum(comm.all_gather(done))
+    logger.info(
+        "Evaluated %d images in %s, per image: %s",
+        images,
+        datetime.timedelta(seconds=int(time.perf_counter() - started)),
+        _split(stopwatch, done),
+    )
+    return results, images, {part: spent / max(done, 1) for part, spent in stopwatch.seconds.items()}
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every module in eval mode, and afterwards each back in the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        # Not model.train(): a part that its owner keeps in eval mode has to stay there.
+        for module in training:
+            module.training = True
+
+
+def _split(stopwatch: Stopwatch, images: int) -> str:
+    return ", ".join(f"{part} {spent / max(images, 1):.4f} s" for part, spent in stopwatch.seconds.items())
+
+
+def _augmented(cfg: CfgNode, model: nn.Module, dataset_name: str) -> nn.Module:
+    if not cfg.TEST.AUG.ENABLED:
+        return model
+    return SemanticTTA(cfg, model, flip_pairs=MetadataCatalog.get(dataset_name).get("flip_pairs", ()))
+
+
+def _protocol(cfg: CfgNode, weights: str) -> dict:
+    """How the numbers are made; see `segzoo.evaluation.Protocol`."""
+    short_edge, augmented = cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.AUG.ENABLED
+    scales = [size / short_edge for size in cfg.TEST.AUG.MIN_SIZES] if augmented and short_edge else [1.0]
+    return {
+        "input_size": (
+            {"short_edge": short_edge, "long_edge_max": cfg.INPUT.MAX_SIZE_TEST} if short_edge else "original"
+        ),
+        "scales": scales,
+        "flip": bool(augmented and cfg.TEST.AUG.FLIP),
+        "crop": None,
+        "stride": None,
+        "class_averaging": "valid",
+        "weights": weights,
+        "weights_sha256": file_hash(local_file(weights), "sha256") if weights else "",
+        "tasks": list(cfg.TEST.TASKS),
+        "processes": comm.get_world_size(),
+    }

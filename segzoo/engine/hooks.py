@@ -1,0 +1,127 @@
+"""What happens between training steps: checkpoints, evaluation with the best model kept, and records.
+
+All are Detectron2 hooks. These run in every process: the random states of all belong to a checkpoint.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+from detectron2.engine import HookBase
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+
+from segzoo.errors import InputError
+
+from .random_state import preserved_random_state
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointHook(HookBase):
+    """Saves model_<iteration>.pth every `period` iterations, and model_final.pth after the last one."""
+
+    def __init__(self, period: int):
+        self._period = period
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter:
+            self.trainer.save_checkpoint("model_final")
+        elif self._period > 0 and done % self._period == 0:
+            self.trainer.save_checkpoint(f"model_{self.trainer.iter:07d}")
+
+
+class EvaluationHook(HookBase):
+    """Evaluates periodically and after the last iteration, keeps the best model, and can stop early.
+
+    It comes after CheckpointHook: a failing evaluation loses no training. An evaluation that a killed run
+    owed at its last checkpoint is made up for on resuming. The past values of the metric are taken from the
+    metrics.json lines of the run that is resumed. Random generators are left alone.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], dict], best_metric: str = "", patience: int = 0):
+        """
+        Args:
+            period: iterations between evaluations; 0: only after the last one.
+            evaluate: returns a nested dict of results in the main process.
+            best_metric: "sem_seg/mIoU" or another result by which model_best.pth is chosen, higher is better;
+                "" for none.
+            patience: evaluations without a better value until training stops; 0: never.
+        """
+        self._period = period
+        self._evaluate = evaluate
+        self._metric = best_metric
+        self._patience = patience
+        self._values: list[float] = []
+
+    def before_train(self) -> None:
+        past = comm.all_gather(self.trainer.past_metrics)[0]
+        self._values = [line[self._metric] for line in past if self._metric in line]
+        last = self.trainer.start_iter - 1
+        owed = last >= 0 and self._period > 0 and (last + 1) % self._period == 0
+        if owed and not any("/" in name for line in past if line["iteration"] == last for name in line):
+            self.trainer.storage.iter = last
+            self._run()
+            self.trainer.storage.iter = last + 1
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
+            self._run()
+
+    def _run(self) -> None:
+        with preserved_random_state():
+            results = flatten_results_dict(self._evaluate() or {})
+        results = comm.all_gather(results)[0]
+        scalars = {name: float(value) for name, value in results.items() if isinstance(value, int | float)}
+        self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)
+        self.trainer.evaluated_at = self.trainer.storage.iter
+        if self._metric:
+            self._compare(scalars)
+
+    def _compare(self, scalars: dict[str, float]) -> None:
+        if self._metric not in scalars:
+            available = ", ".join(sorted(scalars)) or "none"
+            raise InputError(f"TEST.BEST_METRIC {self._metric!r} is not reported; available: {available}")
+        value = scalars[self._metric]
+        value = -math.inf if math.isnan(value) else value
+        self._values.append(value)
+        best = max(self._values)
+        since_best = len(self._values) - 1 - self._values.index(best)
+        if since_best == 0:
+            logger.info("%s %.4f is the best so far", self._metric, value)
+            self.trainer.save_checkpoint("model_best")
+        else:
+            logger.info("%s %.4f; best %.4f, %d evaluations ago", self._metric, value, best, since_best)
+        if 0 < self._patience <= since_best:
+            self.trainer.stop(f"{self._metric} has not improved in {since_best} evaluations")
+
+
+class WriterHook(HookBase):
+    """Makes the trainer's writers write every `period` iterations, after evaluations and at the end."""
+
+    def __init__(self, period: int):
+        self._period = period
+        self._writers: Sequence[EventWriter] = ()
+        self._evaluated_at: int | None = None
+
+    def before_train(self) -> None:
+        self._writers = self.trainer.build_writers() if comm.is_main_process() else ()
+        self._write_if(False)
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        self._write_if(done % self._period == 0 or done == self.trainer.max_iter)
+
+    def after_train(self) -> None:
+        for writer in self._writers:
+            writer.write()
+            writer.close()
+
+    def _write_if(self, due: bool) -> None:
+        if due or self.trainer.evaluated_at != self._evaluated_at:
+            self._evaluated_at = self.trainer.evaluated_at
+            for writer in self._writers:
+                writer.write()

@@ -1,0 +1,236 @@
+"""Starting one or many processes, or joining those that torchrun or srun has started.
+
+Works without a GPU too: N processes on the CPU then talk through gloo.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+
+from segzoo.errors import InputError
+
+from .nonfinite import NonFiniteLossError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+# Failures whose message is the whole explanation; a child's is raised again in the parent.
+EXPLAINED_ERRORS = {error.__name__: error for error in (InputError, NonFiniteLossError)}
+
+
+@dataclass(frozen=True)
+class ProcessPlace:
+    """Where one process stands among all: ranks count from 0, sizes are numbers of processes."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_size: int
+
+
+def launch(
+    main: Callable,
+    num_gpus_per_machine: int,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    args: tuple = (),
+    *,
+    device: str = "cuda",
+    timeout: timedelta = DEFAULT_TIMEOUT,
+) -> None:
+    """Calls `main(*args)` in every process of the job, with the process group ready.
+
+    Under torchrun, or srun with several tasks, this process joins the others and the numbers are theirs.
+    Otherwise one process runs here, and several are spawned; when one fails the others are ended and its
+    error is raised here.
+
+    Args:
+        main: picklable (a module's function) if several processes are spawned.
+        num_gpus_per_machine: processes on each machine; on the CPU as many processes, sharing the cores.
+        num_machines, machine_rank: how many machines, and which of them this is; each calls with the same
+            dist_url.
+        dist_url: tcp://HOST:PORT of machine 0; "auto" picks a free port for a single machine.
+        device: "cuda..." or "cpu"; where CUDA is absent, the CPU.
+        timeout: of every collective operation.
+
+    Raises:
+        InputError: impossible numbers of processes or machines, or `main`'s own.
+        NonFiniteLossError: `main`'s own.
+    """
+    on_gpu = device.startswith("cuda") and torch.cuda.is_available()
+    started_elsewhere = place_from_environment(os.environ)
+    if started_elsewhere is not None:
+        _join(started_elsewhere, _rendezvous_from_environment(os.environ), None, on_gpu, timeout)
+        main(*args)
+        dist.destroy_process_group()
+        return
+    _check_numbers(num_gpus_per_machine, num_machines, machine_rank, dist_url, on_gpu)
+    world_size = num_gpus_per_machine * num_machines
+    if world_size == 1:
+        main(*args)
+        return
+    if not on_gpu:
+        logger.info("--num-gpus %d on the CPU: as many CPU processes, through gloo", num_gpus_per_machine)
+    places = [
+        ProcessPlace(machine_rank * num_gpus_per_machine + i, i, world_size, num_gpus_per_machine)
+        for i in range(num_gpus_per_machine)
+    ]
+    store_port = None
+    if num_machines == 1 and dist_url == "auto":
+        # The store listens here on a port that the system gives it: no port is free first and taken later.
+        store = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False, timeout=timeout)
+        store_port = store.port
+    _spawn(main, args, places, dist_url, store_port, on_gpu, timeout)
+
+
+def place_from_environment(environment: Mapping[str, str]) -> ProcessPlace | None:
+    """Reads this process's place as torchrun, else srun with several tasks, tells it; None if neither did."""
+    if all(name in environment for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")):
+        world_size = int(environment["WORLD_SIZE"])
+        return ProcessPlace(
+            int(environment["RANK"]),
+            int(environment["LOCAL_RANK"]),
+            world_size,
+            int(environment.get("LOCAL_WORLD_SIZE", world_size)),
+        )
+    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environment:
+        world_size = int(environment["SLURM_STEP_NUM_TASKS"])
+        nodes = int(environment.get("SLURM_STEP_NUM_NODES", 1))
+        if world_size % nodes:
+            raise InputError(
+                f"srun: {world_size} tasks do not divide evenly over {nodes} nodes; set --ntasks-per-node"
+            )
+        return ProcessPlace(
+            int(environment["SLURM_PROCID"]),
+            int(environment["SLURM_LOCALID"]),
+            world_size,
+            world_size // nodes,
+        )
+    return None
+
+
+def _rendezvous_from_environment(environment: Mapping[str, str]) -> str:
+    """The address at which the processes meet: torchrun's variables, or one derived from the SLURM step."""
+    if "MASTER_ADDR" in environment and "MASTER_PORT" in environment:
+        return "env://"
+    nodes = environment.get("SLURM_STEP_NODELIST", "127.0.0.1")
+    host = nodes
+    if "[" in nodes or "," in nodes:
+        listing = subprocess.run(
+            ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
+        )
+        host = listing.stdout.split()[0]
+    # Above the ports that services use, below those that the system hands out; differs by job and by step.
+    step = int(environment.get("SLURM_JOB_ID", 0)) * 37 + int(environment.get("SLURM_STEP_ID", 0))
+    return f"tcp://{host}:{15000 + step % 15000}"
+
+
+def _check_numbers(num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, on_gpu: bool) -> None:
+    if num_gpus < 1 or num_machines < 1:
+        raise InputError(f"--num-gpus {num_gpus} --num-machines {num_machines}: both must be at least 1")
+    if not 0 <= machine_rank < num_machines:
+        raise InputError(
+            f"--machine-rank {machine_rank} is outside 0..{num_machines - 1} of --num-machines {num_machines}"
+        )
+    visible = torch.cuda.device_count()
+    if on_gpu and num_gpus > visible:
+        machines = -(-num_gpus * num_machines // visible)
+        raise InputError(f"--num-gpus {num_gpus} but {visible} visible; use --num-machines {machines}.")
+    if num_machines > 1 and dist_url == "auto":
+        raise InputError(
+            f"--num-machines {num_machines} needs the address of machine 0, the same on every machine: "
+            "add --dist-url tcp://HOST:PORT"
+        )
+
+
+def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
+    """Runs one child for each of `places` and waits; an explained error of a child is raised again here."""
+    threads = max(1, len(os.sched_getaffinity(0)) // len(places)) if hasattr(os, "sched_getaffinity") else 1
+    with tempfile.TemporaryDirectory(prefix="segzoo_launch_") as error_folder:
+        arguments = (main, args, places, dist_url, store_port, on_gpu, timeout, error_folder, threads)
+        own_threads = os.environ.get("OMP_NUM_THREADS")
+        # OpenMP reads it when the child starts; together the children shall use each core once.
+        os.environ["OMP_NUM_THREADS"] = own_threads or str(threads)
+        try:
+            mp.start_processes(_child, arguments, nprocs=len(places), start_method="spawn")
+        except (mp.ProcessRaisedException, mp.ProcessExitedException) as failure:
+            _raise_explained(Path(error_folder))
+            if getattr(failure, "signal_name", None) == signal.Signals.SIGKILL.name:
+                raise RuntimeError(
+                    f"process {failure.error_index} was killed (SIGKILL), which the system does when memory "
+                    "runs out; the others were ended. Lower SOLVER.IMS_PER_BATCH or raise SOLVER.ACCUMULATE."
+                ) from failure
+            raise
+        finally:
+            if own_threads is None:
+                del os.environ["OMP_NUM_THREADS"]
+
+
+def _raise_explained(error_folder: Path) -> None:
+    """Raises the first explained error that a child has left, if any."""
+    for path in sorted(error_folder.glob("*.json")):
+        report = json.loads(path.read_text())
+        raise EXPLAINED_ERRORS[report["error"]](report["message"]) from None
+
+
+def _child(index, main, args, places, dist_url, store_port, on_gpu, timeout, error_folder, threads) -> None:
+    if not on_gpu:
+        torch.set_num_threads(threads)
+    place = places[index]
+    store = None
+    if store_port is not None:
+        store = dist.TCPStore("127.0.0.1", store_port, None, is_master=False, timeout=timeout)
+    try:
+        _join(place, dist_url, store, on_gpu, timeout)
+        main(*args)
+    except tuple(EXPLAINED_ERRORS.values()) as error:
+        logger.debug("%s", error)
+        report = {"error": type(error).__name__, "message": str(error)}
+        unfinished = Path(error_folder, f"{place.rank}.part")
+        unfinished.write_text(json.dumps(report))
+        unfinished.rename(unfinished.with_suffix(".json"))
+        raise
+    # Not after a failure: the parent must see the process that failed first, not the peers it leaves alone.
+    dist.destroy_process_group()
+
+
+def _join(place: ProcessPlace, url: str, store: dist.Store | None, on_gpu: bool, timeout: timedelta) -> None:
+    """Enters the process group and makes Detectron2's local groups; every process calls it."""
+    if on_gpu:
+        visible = torch.cuda.device_count()
+        if place.local_size > visible and visible > 1:
+            raise InputError(f"{place.local_size} processes on this machine but {visible} GPUs visible")
+        # Where each task sees only its own GPU, that one is device 0.
+        torch.cuda.set_device(place.local_rank % visible)
+    dist.init_process_group(
+        backend="nccl" if on_gpu else "gloo",
+        init_method=None if store is not None else url,
+        store=store,
+        world_size=place.world_size,
+        rank=place.rank,
+        timeout=timeout,
+    )
+    # Detectron2 v0.6 gathers objects through a deprecated storage class, and torch would say so in each process.
+    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(place.local_size)
+        return
+    # Detectron2 v0.6 leaves it to its own launcher: every process makes every group and keeps its own.
+    for first in range(0, place.world_size, place.local_size):
+        group = dist.new_group(list(range(first, first + place.local_size)))
+        if first <= place.rank < first + place.local_size:
+            comm._LOCAL_PROCESS_GROUP = group

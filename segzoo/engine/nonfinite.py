@@ -1,0 +1,68 @@
+"""What a training leaves behind when its loss is no longer a number: everything needed to see it again."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss is infinite or not a number; the message names the iteration and the file with the state."""
+
+
+def save_nonfinite_capsule(
+    output_dir: str,
+    *,
+    iteration: int,
+    rank: int,
+    reason: str,
+    losses: dict[str, float],
+    batch: list[dict[str, Any]],
+    random_state: dict,
+    model: nn.Module,
+    learning_rates: list[float],
+    cfg: CfgNode,
+) -> str:
+    """Writes OUTPUT_DIR/nonfinite_<iteration>.pth and returns the message for the error.
+
+    The file holds the arguments as they were before the failing forward pass: restore `random_state`, load
+    `model` into the model of `config`, and run it on `batch` to get `losses` again.
+
+    Args:
+        rank: of this process; from 1 on it is part of the file's name.
+        reason: what is not finite; goes into the message, unless weights were not finite before.
+        losses: by name; empty where the model could not compute them.
+        batch: the micro-batch, as the model was given it.
+        random_state: captured before the forward pass.
+    """
+    name = f"nonfinite_{iteration}.pth" if rank == 0 else f"nonfinite_{iteration}_rank{rank}.pth"
+    path = Path(output_dir, name)
+    weights = model.state_dict()
+    broken = [
+        key for key, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()
+    ]
+    capsule = {
+        "iteration": iteration,
+        "losses": losses,
+        "file_names": [image.get("file_name", "") for image in batch],
+        "learning_rates": learning_rates,
+        "nonfinite_weights": broken,
+        "batch": batch,
+        "random_state": random_state,
+        "model": weights,
+        "config": cfg.dump(),
+    }
+    if broken:
+        reason = f"{len(broken)} weights were non-finite already, first {broken[0]}"
+    where = f"batch and state saved to {path}"
+    unfinished = path.with_suffix(".part")
+    try:
+        torch.save(capsule, unfinished)
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:
+        unfinished.unlink(missing_ok=True)
+        where = f"batch and state could not be saved to {path}: {error}"
+    return f"non-finite loss at iteration {iteration}: {where} ({reason})"

@@ -1,0 +1,148 @@
+"""A trained model as a function from pictures to results.
+
+H W: size of a picture; results have the picture's own size.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from torch import nn
+
+from segzoo.checkpoint import load_checkpoint
+from segzoo.data import build_test_augmentations, read_image
+from segzoo.errors import InputError
+
+from .setup import classes_dataset, resolve_device
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+Picture = str | Path | np.ndarray
+
+
+class Predictor:
+    """Runs a model on one picture or many, from files or arrays, in batches of bounded size.
+
+    >>> predictor = Predictor(load_config("panoptic/coco/maskformer_r50"), weights="model.pth")
+    >>> ids, segments_info = predictor("street.jpg")["panoptic_seg"]
+    >>> results = predictor(["a.jpg", "b.jpg", bgr_array])
+
+    Pictures are resized as in evaluation (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST), results come back at the
+    picture's own size, on the model's device.
+
+    Attributes:
+        model: in eval mode.
+        metadata: of the dataset whose classes the model predicts (`classes`, `colors`, `isthing`, ...), or
+            None when it was made from a bare module.
+    """
+
+    def __init__(
+        self,
+        model: CfgNode | nn.Module,
+        weights: str | Path | None = None,
+        *,
+        batch_size: int | None = None,
+        augmentations: Sequence[T.Augmentation] | None = None,
+    ):
+        """
+        Args:
+            model: a complete config (`segzoo.model_zoo.load_config`), or a built meta-architecture, which is
+                put into eval mode.
+            weights: checkpoint, path or URL; default: the config's MODEL.WEIGHTS. A built module keeps its
+                own weights unless some are given.
+            batch_size: pictures run together; default: TEST.IMS_PER_BATCH, 1 for a built module.
+            augmentations: what is done to a picture first; default: the config's, for evaluation; nothing for
+                a built module.
+
+        Raises:
+            InputError: no such device or file, or weights that do not fill the whole model.
+        """
+        if isinstance(model, CfgNode):
+            cfg = model.clone()
+            cfg.defrost()
+            cfg.MODEL.DEVICE = resolve_device(cfg)
+            default_batch_size, default_augmentations = cfg.TEST.IMS_PER_BATCH, build_test_augmentations(cfg)
+            weights = weights or cfg.MODEL.WEIGHTS
+            name = classes_dataset(cfg)
+            self.metadata = MetadataCatalog.get(name) if name else None
+            self.model = Trainer.build_model(cfg)
+            if not weights:
+                logger.warning("Predictor: no weights given, the model's are random; set MODEL.WEIGHTS")
+        else:
+            default_batch_size, default_augmentations = 1, []
+            self.metadata = None
+            self.model = model
+        if weights:
+            load_checkpoint(self.model, str(weights)).require_complete("Predictor")
+        self.model.eval()
+        self.batch_size = batch_size or default_batch_size
+        self._augmentations = T.AugmentationList(
+            default_augmentations if augmentations is None else augmentations
+        )
+
+    def __call__(self, pictures: Picture | Sequence[Picture], color: str = "BGR") -> dict | list[dict]:
+        """Predicts.
+
+        Args:
+            pictures: one or a list of: path of an image file, or array (H, W, 3) uint8.
+            color: channel order of the arrays, "BGR" (OpenCV's, as Detectron2's predictor takes them) or
+                "RGB". Files are always read right.
+
+        Returns:
+            For one picture, a dict with the model's tasks: `sem_seg` (K, H, W) float scores or
+            `sem_seg_labels` (H, W) integer; `panoptic_seg` and `entity_seg` ((H, W) int32 ids, 0 is none,
+            list of segment dicts); `instances`. For a list, a list of dicts.
+
+        Raises:
+            InputError: a file cannot be read, or an array is not (H, W, 3) uint8.
+        """
+        if isinstance(pictures, str | Path | np.ndarray):
+            return next(self.stream([pictures], color))[1]
+        return [result for _, result in self.stream(pictures, color)]
+
+    def stream(self, pictures: Iterable[Picture], color: str = "BGR") -> Iterator[tuple[np.ndarray, dict]]:
+        """Predicts while reading, holding no more than a batch: for long lists and videos.
+
+        Args as of the call.
+
+        Yields:
+            The picture as an RGB array (H, W, 3) uint8, and its result.
+        """
+        remaining = iter(pictures)
+        while chunk := list(islice(remaining, self.batch_size)):
+            rgb_pictures = [as_rgb(picture, color) for picture in chunk]
+            yield from zip(rgb_pictures, self._predict(rgb_pictures), strict=True)
+
+    @torch.inference_mode()
+    def _predict(self, rgb_pictures: list[np.ndarray]) -> list[dict]:
+        return self.model([self._to_input(picture) for picture in rgb_pictures])
+
+    def _to_input(self, rgb: np.ndarray) -> dict:
+        """A picture as the test mapper would hand it to the model."""
+        height, width = rgb.shape[:2]
+        augmented = T.AugInput(rgb if self.model.input_format == "RGB" else rgb[..., ::-1])
+        self._augmentations(augmented)
+        image = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        return {"image": image, "height": height, "width": width}
+
+
+def as_rgb(picture: Picture, color: str = "BGR") -> np.ndarray:
+    """Reads a file or checks an array: (H, W, 3) uint8 RGB. `color` is the order of an array's channels.
+
+    Raises:
+        InputError: not readable, or of another shape or type.
+    """
+    if color not in ("BGR", "RGB"):
+        raise InputError(f"color {color!r}: expected BGR or RGB")
+    if isinstance(picture, np.ndarray):
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise InputError(f"picture: found {picture.dtype} {picture.shape}, expected uint8 (H, W, 3)")
+        return picture if color == "RGB" else picture[..., ::-1]
+    return read_image(str(picture), "RGB")

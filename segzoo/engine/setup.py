@@ -1,0 +1,177 @@
+"""What a job does before it builds anything: folder, log, device, seed, and what its checkpoints will say."""
+
+import logging
+import random
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import Metadata
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from termcolor import colored
+
+import segzoo
+from segzoo.errors import InputError
+
+from .random_state import seed_everything
+
+logger = logging.getLogger(__name__)
+
+LOGGED_PACKAGES = ("segzoo", "detectron2", "fvcore")
+# Detectron2's remarks on packing a dataset in memory, at every evaluation: for log.txt only.
+QUIET_ON_SCREEN = "detectron2.data.common"
+
+
+def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
+    """Makes OUTPUT_DIR with log.txt and config.yaml, starts logging, picks the device, seeds all generators.
+
+    The screen of the main process shows information and warnings; log.txt (log.txt.rank<n> of the others)
+    also holds the environment and the whole config. A negative SEED is replaced in `cfg` by a random one,
+    which config.yaml then shows.
+
+    Args:
+        cfg: changed in place (MODEL.DEVICE, SEED) and then frozen.
+        args: the command line, for log.txt.
+
+    Raises:
+        InputError: OUTPUT_DIR cannot be written, or MODEL.DEVICE does not exist.
+    """
+    rank = comm.get_rank()
+    output_dir = Path(cfg.OUTPUT_DIR)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        setup_logging(output_dir, rank)
+    except OSError as error:
+        raise InputError(
+            f"OUTPUT_DIR {output_dir}: {error.strerror}; choose a folder that can be written"
+        ) from None
+    cfg.defrost()
+    device = resolve_device(cfg)
+    if device != cfg.MODEL.DEVICE:
+        logger.info("no CUDA device: running on the CPU, as with MODEL.DEVICE cpu")
+        cfg.MODEL.DEVICE = device
+    if cfg.SEED < 0:
+        cfg.SEED = comm.all_gather(random.SystemRandom().randrange(2**31))[0]
+        logger.info("SEED is negative: using %d; set SEED %d to repeat this run", cfg.SEED, cfg.SEED)
+    cfg.freeze()
+    # Every process augments differently; data order and initial weights are shared by other means.
+    seed_everything(cfg.SEED + rank)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+    logger.debug("Command line: %s", " ".join(sys.argv))
+    logger.debug("Arguments: %s", args)
+    logger.debug("Environment:\n%s", collect_env_info())
+    logger.debug("Config:\n%s", cfg.dump())
+    if comm.is_main_process():
+        (output_dir / "config.yaml").write_text(cfg.dump())
+        processes = f", {comm.get_world_size()} processes" if comm.get_world_size() > 1 else ""
+        logger.info(
+            "segzoo %s on %s%s; results in %s", segzoo.__version__, cfg.MODEL.DEVICE, processes, output_dir
+        )
+
+
+def resolve_device(cfg: CfgNode) -> str:
+    """MODEL.DEVICE, or "cpu" where its default "cuda" is not there.
+
+    Raises:
+        InputError: a particular GPU is asked for that is not there.
+    """
+    name = cfg.MODEL.DEVICE
+    if not name.startswith("cuda"):
+        return name
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cuda":
+        return "cuda" if visible else "cpu"
+    if int(name.partition(":")[2]) >= visible:
+        raise InputError(
+            f"MODEL.DEVICE {name}: {visible} GPUs visible; use MODEL.DEVICE cpu or a lower number"
+        )
+    return name
+
+
+def setup_logging(output_dir: Path | None, rank: int = 0) -> None:
+    """Sends the log to the screen (rank 0) and to OUTPUT_DIR/log.txt, instead of where it went before."""
+    handlers: list[logging.Handler] = []
+    if rank == 0:
+        screen = logging.StreamHandler(sys.stdout)
+        screen.setLevel(logging.INFO)
+        screen.addFilter(lambda record: record.levelno > logging.INFO or record.name != QUIET_ON_SCREEN)
+        screen.setFormatter(_ScreenFormatter(sys.stdout.isatty()))
+        handlers.append(screen)
+    if output_dir is not None:
+        file = logging.FileHandler(output_dir / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
+        file.setFormatter(
+            logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
+        )
+        handlers.append(file)
+    for package in LOGGED_PACKAGES:
+        package_logger = logging.getLogger(package)
+        package_logger.setLevel(logging.DEBUG)
+        package_logger.propagate = False
+        for old in list(package_logger.handlers):
+            package_logger.removeHandler(old)
+            old.close()
+        for handler in handlers:
+            package_logger.addHandler(handler)
+
+
+class _ScreenFormatter(logging.Formatter):
+    """Short lines: time and message, and the level where it is a warning or worse; coloured on a terminal."""
+
+    def __init__(self, coloured: bool):
+        super().__init__("%(message)s", datefmt="%m/%d %H:%M:%S")
+        self._coloured = coloured
+
+    def format(self, record: logging.LogRecord) -> str:
+        parts = [self._paint(f"[{self.formatTime(record, self.datefmt)}]", "green")]
+        if record.levelno >= logging.WARNING:
+            parts.append(self._paint(record.levelname, "red"))
+        return " ".join([*parts, super().format(record)])
+
+    def _paint(self, text: str, color: str) -> str:
+        return colored(text, color, force_color=True) if self._coloured else text
+
+
+def describe(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
+    """What a checkpoint says about itself under the key "segzoo": what prediction needs beside the weights.
+
+    Args:
+        metadata: of the dataset whose classes the model predicts; see `segzoo.data`.
+
+    Returns:
+        Strings, numbers, lists and dicts only: version, task, dataset, classes, colors, isthing,
+        ignore_label, label_map, image_format, pixel_mean, pixel_std.
+    """
+    return {
+        "version": segzoo.__version__,
+        "task": cfg.TASK,
+        "dataset": metadata.get("name", ""),
+        "classes": _plain(metadata.get("classes", [])),
+        "colors": _plain(metadata.get("colors", [])),
+        "isthing": _plain(metadata.get("isthing", [])),
+        "ignore_label": int(metadata.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)),
+        "label_map": _plain(metadata.get("label_map", {})),
+        "image_format": cfg.INPUT.FORMAT,
+        "pixel_mean": [float(value) for value in cfg.MODEL.PIXEL_MEAN],
+        "pixel_std": [float(value) for value in cfg.MODEL.PIXEL_STD],
+    }
+
+
+def classes_dataset(cfg: CfgNode) -> str:
+    """The dataset whose classes the model predicts, "" if none is configured."""
+    names: Sequence[str] = (cfg.DATASETS.CLASSES_FROM, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    return next((name for name in names if name), "")
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists and numpy numbers as Python's, all the way down."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,175 @@
+"""One training step: forward and backward passes over micro-batches, clipping, update."""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from segzoo.errors import InputError
+from segzoo.solver import build_gradient_clipper
+from segzoo.solver.clipping import GradientClipper
+
+from .random_state import capture_random_state
+
+Batch = list[dict[str, Any]]
+# Called when a loss is not finite, with the reason, the losses (empty where the model itself noticed), the
+# micro-batch and the random state before its forward pass; has to raise.
+NonFiniteHandler = Callable[[str, dict[str, float], Batch, dict], None]
+
+
+class TrainStep:
+    """Updates a model with one batch, in one or several passes.
+
+    Losses are looked at before the update, so that the weights are still good when one is not finite. On a
+    GPU they are copied while the backward pass runs: the device never waits for the check.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip_gradients: GradientClipper | None = None,
+        amp_dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        on_nonfinite: NonFiniteHandler | None = None,
+    ):
+        """
+        Args:
+            model: returns a dict of scalar losses in training, or one scalar; DistributedDataParallel or not.
+            clip_gradients: see `segzoo.solver.build_gradient_clipper`.
+            amp_dtype: float16 (with loss scaling, GPU only), bfloat16, or None for float32.
+            device: where the model is.
+            on_nonfinite: called when a loss is not finite; without it only FloatingPointError is raised.
+        """
+        self.model = model
+        self.optimizer = optimizer
+        self.clip_gradients = clip_gradients
+        self.amp_dtype = amp_dtype
+        self.device_type = torch.device(device).type
+        self.on_nonfinite = on_nonfinite
+        scaled = amp_dtype == torch.float16 and self.device_type == "cuda"
+        self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=scaled)
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, model, optimizer, on_nonfinite: NonFiniteHandler | None = None
+    ) -> "TrainStep":
+        """Reads SOLVER.CLIP_GRADIENTS, SOLVER.AMP and MODEL.DEVICE."""
+        return cls(
+            model,
+            optimizer,
+            clip_gradients=build_gradient_clipper(cfg),
+            amp_dtype=amp_dtype(cfg),
+            device=cfg.MODEL.DEVICE,
+            on_nonfinite=on_nonfinite,
+        )
+
+    def __call__(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
+        """Updates the weights once, with the mean of the micro-batches' losses.
+
+        Those are the losses of the joined batch if the micro-batches are of one size and a loss is a mean
+        over images.
+
+        Args:
+            micro_batches: what the model is given in turn; the gradients add up.
+
+        Returns:
+            The losses by name, each the mean over the micro-batches, of this process.
+
+        Raises:
+            FloatingPointError: a loss is not finite; the weights are those before this step.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        passes = []
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            random_state = capture_random_state()
+            # Gradients travel between processes once, with the last micro-batch.
+            waits = number < len(micro_batches) and isinstance(self.model, DistributedDataParallel)
+            with self.model.no_sync() if waits else contextlib.nullcontext():
+                losses = self._forward(micro_batch, random_state)
+                passes.append((PendingLosses(losses), micro_batch, random_state))
+                total = sum(losses.values()) / len(micro_batches)
+                self.grad_scaler.scale(total).backward()
+        values = [self._finite(*one_pass) for one_pass in passes]
+        self._update()
+        return {name: sum(each[name] for each in values) / len(values) for name in values[0]}
+
+    def state_dict(self) -> dict:
+        return {"grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        # A disabled scaler saves nothing, and an enabled one then starts as in a new run.
+        if state["grad_scaler"]:
+            self.grad_scaler.load_state_dict(state["grad_scaler"])
+
+    def _forward(self, micro_batch: Batch, random_state: dict) -> dict[str, Tensor]:
+        try:
+            with torch.autocast(self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+                losses = self.model(micro_batch)
+        except FloatingPointError as error:
+            if self.on_nonfinite is not None:
+                self.on_nonfinite(str(error), {}, micro_batch, random_state)
+            raise
+        return {"total_loss": losses} if isinstance(losses, Tensor) else losses
+
+    def _finite(self, losses: "PendingLosses", micro_batch: Batch, random_state: dict) -> dict[str, float]:
+        values = losses.values()
+        broken = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            reason = ", ".join(broken)
+            if self.on_nonfinite is not None:
+                self.on_nonfinite(reason, values, micro_batch, random_state)
+            raise FloatingPointError(f"non-finite loss: {reason}")
+        return values
+
+    def _update(self) -> None:
+        if self.clip_gradients is not None:
+            self.grad_scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            self.clip_gradients([p for p in parameters if p.grad is not None])
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+
+class PendingLosses:
+    """Loss values on their way from the device to the host."""
+
+    def __init__(self, losses: dict[str, Tensor]):
+        """Starts the copy; losses: name to () float tensor."""
+        self._names = list(losses)
+        stacked = torch.stack([loss.detach().float() for loss in losses.values()])
+        self._arrived = None
+        if stacked.is_cuda:
+            self._values = torch.empty(stacked.shape, pin_memory=True).copy_(stacked, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        else:
+            self._values = stacked
+
+    def values(self) -> dict[str, float]:
+        """Waits until the forward pass has finished, not longer."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return dict(zip(self._names, self._values.tolist(), strict=True))
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """The dtype of automatic mixed precision, None if it is off. A CPU computes in bfloat16 only.
+
+    Raises:
+        InputError: SOLVER.AMP.DTYPE is neither float16 nor bfloat16.
+    """
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    if cfg.SOLVER.AMP.DTYPE not in dtypes:
+        raise InputError(
+            f"SOLVER.AMP.DTYPE: {cfg.SOLVER.AMP.DTYPE!r} is not known; choose float16 or bfloat16"
+        )
+    return torch.bfloat16 if torch.device(cfg.MODEL.DEVICE).type == "cpu" else dtypes[cfg.SOLVER.AMP.DTYPE]

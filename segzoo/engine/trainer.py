@@ -1,0 +1,325 @@
+"""The training loop and everything it consists of, put together from the config."""
+
+import importlib
+import inspect
+import logging
+import time
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.engine.hooks import IterationTimer, LRScheduler
+from detectron2.layers import NaiveSyncBatchNorm
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from segzoo.checkpoint import SegzooCheckpointer
+from segzoo.data import build_train_loader
+from segzoo.errors import InputError
+from segzoo.solver import ScheduledLR, build_lr_scheduler, build_optimizer, load_optimizer_state
+
+from .evaluate import evaluate
+from .hooks import CheckpointHook, EvaluationHook, WriterHook
+from .nonfinite import NonFiniteLossError, save_nonfinite_capsule
+from .random_state import capture_random_state, restore_random_state
+from .recording import LossRecorder, ProgressPrinter, continue_metrics, recent_scalars, restore_recent_scalars
+from .setup import classes_dataset, describe
+from .train_step import TrainStep
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(TrainerBase):
+    """Trains the configured model; hooks do everything beside the training step.
+
+    Use: `trainer = Trainer(cfg); trainer.resume_or_load(resume=args.resume); trainer.train()`. A subclass
+    may replace any of the `build_` methods, and `register_hooks` takes any Detectron2 hook. A resumed run
+    continues as if it had not been interrupted: weights, optimizer, schedule, data order, random generators
+    and metrics.
+
+    Attributes:
+        model: the model, wrapped in DistributedDataParallel if there are several processes.
+        optimizer, scheduler, checkpointer: as Detectron2's.
+        start_iter, iter, max_iter: the first, current and final iteration, counted over all runs.
+        past_metrics: the metrics.json lines before `start_iter`, in the main process.
+        evaluated_at: the iteration after which the model was last evaluated in this run, None before.
+    """
+
+    def __init__(self, cfg: CfgNode, *, trust_checkpoint: bool = False):
+        """
+        Args:
+            cfg: complete, as `segzoo.model_zoo.load_config` returns it; MODEL.DEVICE exists here.
+            trust_checkpoint: execute pickled code in MODEL.WEIGHTS and in checkpoints.
+
+        Raises:
+            InputError: a key with an impossible value, or batch sizes that do not divide evenly.
+        """
+        super().__init__()
+        self.cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()).clone()
+        _check_batch_size(self.cfg, comm.get_world_size())
+        model = self.build_model(self.cfg)
+        logger.debug("Model:\n%s", model)
+        self.optimizer = build_optimizer(self.cfg, model)
+        self.scheduler: ScheduledLR = build_lr_scheduler(self.cfg, self.optimizer)
+        self.model = _distributed(model, self.cfg.MODEL.DEVICE)
+        self.train_step = TrainStep.from_config(self.cfg, self.model, self.optimizer, self._stop_at_nonfinite)
+        self.checkpointer = self.build_checkpointer(
+            self.cfg, model, trust=trust_checkpoint, trainer=weakref.proxy(self)
+        )
+        self.max_iter = self.cfg.SOLVER.MAX_ITER
+        self.past_metrics: list[dict] = []
+        self.evaluated_at: int | None = None
+        self._stop_reason = ""
+        self._random_states: list[dict] = []
+        self._recent_scalars: dict[str, list[list[float]]] = {}
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Builds MODEL.META_ARCHITECTURE on MODEL.DEVICE.
+
+        Raises:
+            InputError: no such architecture.
+        """
+        importlib.import_module("segzoo.projects")
+        name = cfg.MODEL.META_ARCHITECTURE
+        if name not in META_ARCH_REGISTRY:
+            known = ", ".join(sorted(registered for registered, _ in META_ARCH_REGISTRY))
+            raise InputError(f"MODEL.META_ARCHITECTURE {name!r} is unknown; known: {known}")
+        model = build_model(cfg)
+        if torch.device(cfg.MODEL.DEVICE).type == "cpu":
+            model = sync_batch_norm_on_cpu(model, comm.get_world_size())
+        return model
+
+    @classmethod
+    def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **options: Any) -> SegzooCheckpointer:
+        """A checkpointer for OUTPUT_DIR whose files describe themselves."""
+        return SegzooCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            keep=cfg.SOLVER.CHECKPOINT_KEEP,
+            description=describe(cfg, MetadataCatalog.get(classes_dataset(cfg))),
+            **options,
+        )
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iteration: int) -> Iterable[list[dict]]:
+        """This process's endless micro-batches, SOLVER.ACCUMULATE of them to an iteration."""
+        return build_train_loader(cfg, start_iteration=start_iteration)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module) -> dict:
+        """Evaluates the model in training on DATASETS.TEST, on one scale; see `segzoo.engine.evaluate`."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.TEST.AUG.ENABLED = False
+        return evaluate(cfg, model)
+
+    def build_hooks(self) -> list[HookBase]:
+        """In order: timer, learning rate, checkpoints, evaluation (if there is a test set), writers."""
+        cfg = self.cfg
+        hooks = [IterationTimer(), LRScheduler(), CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD)]
+        if cfg.DATASETS.TEST:
+            # Through a weak reference: the trainer owns its hooks.
+            trainer = weakref.proxy(self)
+            hooks.append(
+                EvaluationHook(
+                    cfg.TEST.EVAL_PERIOD,
+                    lambda: trainer.test(trainer.cfg, unwrapped(trainer.model)),
+                    cfg.TEST.BEST_METRIC,
+                    cfg.TEST.EARLY_STOP_PATIENCE,
+                )
+            )
+        return [*hooks, WriterHook(cfg.SOLVER.LOG_PERIOD)]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Progress lines, metrics.json and TensorBoard; called in the main process when training begins."""
+        folder = self.cfg.OUTPUT_DIR
+        return [
+            ProgressPrinter(self.max_iter, self.cfg.SOLVER.IMS_PER_BATCH),
+            JSONWriter(str(Path(folder, "metrics.json"))),
+            # What a killed run wrote beyond the checkpoint is hidden: this run writes it again.
+            TensorboardXWriter(folder, purge_step=self.start_iter),
+        ]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Goes on from OUTPUT_DIR's last checkpoint, if `resume` and there is one; or loads MODEL.WEIGHTS."""
+        resuming = resume and self.checkpointer.has_checkpoint()
+        rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resuming:
+            self.iter = self.start_iter = int(rest.get("iteration", self.iter)) + 1
+            self._random_states = rest.get("random_states", [])
+
+    def train(self) -> None:
+        """Trains up to SOLVER.MAX_ITER, or until the evaluation hook stops it, and saves model_final.pth."""
+        if self.start_iter >= self.max_iter:
+            logger.info("Checkpoint already at MAX_ITER=%d; nothing to train.", self.max_iter)
+            return
+        self._begin()
+        with EventStorage(self.start_iter) as self.storage:
+            restore_recent_scalars(self.storage, self._recent_scalars)
+            self._recorder = LossRecorder(self.storage, self.cfg.SOLVER.LOG_PERIOD)
+            try:
+                self.before_train()
+                for iteration in range(self.start_iter, self.max_iter):
+                    self.iter = iteration
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    if self._stop_reason:
+                        logger.info("Stopping after iteration %d: %s", self.iter, self._stop_reason)
+                        self.save_checkpoint("model_final")
+                        break
+                self.iter += 1
+            except Exception:
+                # To log.txt only: the caller shows it, or one line of it, on the screen.
+                logger.debug("Training ended with an error in iteration %d:", self.iter, exc_info=True)
+                raise
+            finally:
+                self._batches = iter(())
+                self.after_train()
+
+    def run_step(self) -> None:
+        started = time.perf_counter()
+        micro_batches = [next(self._batches) for _ in range(self.cfg.SOLVER.ACCUMULATE)]
+        data_time = time.perf_counter() - started
+        losses = self.train_step(micro_batches)
+        self._recorder.add(self.iter, losses, data_time)
+
+    def after_step(self) -> None:
+        if self.iter + 1 == self.max_iter:
+            self._recorder.flush()
+        super().after_step()
+
+    def stop(self, reason: str) -> None:
+        """Ends the training after the current iteration; called by a hook, in every process."""
+        self._stop_reason = reason
+
+    def save_checkpoint(self, name: str) -> None:
+        """Saves OUTPUT_DIR/<name>.pth with all that resuming needs; every process has to call it."""
+        self._recorder.flush()
+        random_states = comm.gather(capture_random_state())
+        self.checkpointer.save(name, iteration=self.storage.iter, random_states=random_states)
+
+    def state_dict(self) -> dict:
+        """Everything beside the weights, the iteration and the random states, as plain data and tensors."""
+        return {
+            **super().state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            **self.train_step.state_dict(),
+            "seed": self.cfg.SEED,
+            "recent_scalars": recent_scalars(self.storage),
+        }
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restores `state_dict()`; learning rates and weight decay follow the config of this run."""
+        super().load_state_dict(state_dict)
+        load_optimizer_state(self.optimizer, state_dict["optimizer"])
+        self.scheduler.load_state_dict(state_dict.get("scheduler", {"iteration": self.iter + 1}))
+        if "grad_scaler" in state_dict:
+            self.train_step.load_state_dict(state_dict)
+        self._recent_scalars = state_dict.get("recent_scalars", {})
+        seed = state_dict.get("seed", self.cfg.SEED)
+        if seed != self.cfg.SEED:
+            logger.info("SEED %d of the resumed run takes the place of %d", seed, self.cfg.SEED)
+            self.cfg.defrost()
+            self.cfg.SEED = seed
+            self.cfg.freeze()
+
+    def _begin(self) -> None:
+        """Prepares data, metrics.json and random generators for `start_iter`."""
+        self.iter = self.start_iter
+        self.model.train()
+        self._batches = iter(self.build_train_loader(self.cfg, self.start_iter))
+        if comm.is_main_process():
+            self.past_metrics = continue_metrics(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+        if len(self._random_states) == comm.get_world_size():
+            restore_random_state(self._random_states[comm.get_rank()])
+        elif self._random_states:
+            logger.warning(
+                "%d processes resume a run of %d: augmentation and dropout draw other random numbers",
+                comm.get_world_size(),
+                len(self._random_states),
+            )
+        # Held by the checkpoint; no longer needed here.
+        self._random_states = []
+        logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
+
+    def _stop_at_nonfinite(
+        self, reason: str, losses: dict[str, float], batch: list[dict], random_state: dict
+    ) -> None:
+        message = save_nonfinite_capsule(
+            self.cfg.OUTPUT_DIR,
+            iteration=self.iter,
+            rank=comm.get_rank(),
+            reason=reason,
+            losses=losses,
+            batch=batch,
+            random_state=random_state,
+            model=unwrapped(self.model),
+            learning_rates=[group["lr"] for group in self.optimizer.param_groups],
+            cfg=self.cfg,
+        )
+        raise NonFiniteLossError(message)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, or the model itself."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def sync_batch_norm_on_cpu(module: nn.Module, world_size: int) -> nn.Module:
+    """Replaces nn.SyncBatchNorm, which is for GPUs only; parameter names and values stay.
+
+    Several processes get Detectron2's NaiveSyncBatchNorm (same statistics, as every process has equally many
+    pixels), one process plain BatchNorm2d.
+
+    Returns:
+        `module`, or its replacement if it is such a layer itself.
+    """
+    if isinstance(module, nn.SyncBatchNorm):
+        layer = NaiveSyncBatchNorm if world_size > 1 else nn.BatchNorm2d
+        replacement = layer(
+            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+        )
+        replacement.load_state_dict(module.state_dict())
+        replacement.train(module.training)
+        for name, parameter in module.named_parameters():
+            replacement.get_parameter(name).requires_grad_(parameter.requires_grad)
+        return replacement
+    for name, child in module.named_children():
+        module.add_module(name, sync_batch_norm_on_cpu(child, world_size))
+    return module
+
+
+def _distributed(model: nn.Module, device: str) -> nn.Module:
+    if comm.get_world_size() == 1:
+        return model
+    # Running statistics stay each process's own, as in Detectron2; torch 2.13 renames the switch.
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    return DistributedDataParallel(
+        model,
+        # There must be no device numbers where the model is on the CPU.
+        device_ids=[torch.cuda.current_device()] if torch.device(device).type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **{"forward_sync_buffers" if renamed else "broadcast_buffers": False},
+    )
+
+
+def _check_batch_size(cfg: CfgNode, world_size: int) -> None:
+    batch, accumulate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE
+    passes = f" x SOLVER.ACCUMULATE {accumulate}" if accumulate != 1 else ""
+    if batch < 1 or accumulate < 1 or batch % (world_size * accumulate):
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {batch} is not divisible by {world_size} workers{passes}; "
+            "it counts the images of one update over all workers"
+        )

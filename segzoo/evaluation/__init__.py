@@ -1,0 +1,25 @@
+"""Evaluators whose numbers are Detectron2's, panopticapi's and pycocotools', without their detours.
+
+`build_evaluator` picks them; `write_results` keeps the numbers together with how they were made.
+"""
+
+from .base import BackgroundEvaluator
+from .builder import EVALUATORS, build_evaluator
+from .entity import EntityEvaluator
+from .panoptic import PanopticEvaluator
+from .results import Protocol, compare_results, load_results, write_results
+from .semantic import CLASS_AVERAGING, SemanticEvaluator
+
+__all__ = [
+    "CLASS_AVERAGING",
+    "EVALUATORS",
+    "BackgroundEvaluator",
+    "EntityEvaluator",
+    "PanopticEvaluator",
+    "Protocol",
+    "SemanticEvaluator",
+    "build_evaluator",
+    "compare_results",
+    "load_results",
+    "write_results",
+]

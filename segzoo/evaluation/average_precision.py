@@ -1,0 +1,160 @@
+"""COCO's average precision for one class of non-overlapping segments, from their intersections.
+
+The arrays are bitwise those of pycocotools' COCOeval (iouType "segm"): same matching, same ties, same sums.
+Letters: A area ranges, T IoU thresholds, R recall thresholds, M detection limits, D detections and G segments
+of an image.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
+AREA_RANGES = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
+DETECTION_LIMITS = (1, 10, 100)
+
+
+class ImageMatches(NamedTuple):
+    """One image's detections, best score first, at most 100.
+
+    scores: (D,) float64; matched, ignored: (A, T, D) bool; num_segments: (A,) true segments that count.
+    """
+
+    scores: np.ndarray
+    matched: np.ndarray
+    ignored: np.ndarray
+    num_segments: np.ndarray
+
+
+def match_image(
+    intersections: np.ndarray, segment_areas: np.ndarray, detection_areas: np.ndarray, scores: np.ndarray
+) -> ImageMatches:
+    """Assigns detections to true segments greedily, best score first, for every threshold and area range.
+
+    Args:
+        intersections: (G, D) pixels; segment_areas: (G,) pixels; detection_areas: (D,) pixels.
+        scores: (D,) floats. Of equal scores the first detection goes first.
+    """
+    order = np.argsort(-scores, kind="stable")[: DETECTION_LIMITS[-1]]
+    scores, detection_areas, intersections = scores[order], detection_areas[order], intersections[:, order]
+    segment_ignored, detection_outside = _outside(segment_areas), _outside(detection_areas)
+    union = segment_areas[:, None] + detection_areas[None, :] - intersections
+    detection, segment = np.nonzero((intersections >= IOU_THRESHOLDS[0] * union).T)
+    iou = intersections[segment, detection] / union[segment, detection]
+
+    shape = (len(AREA_RANGES), len(IOU_THRESHOLDS), len(scores))
+    matched, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
+    # Segments do not overlap and so compete for a match only when one is exactly two halves: above IoU 1/2
+    # every candidate stands alone.
+    matched[:, :, detection] = iou >= np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]
+    ignored[:, :, detection] = matched[:, :, detection] & segment_ignored[:, None, segment]
+    if len(np.unique(detection)) < len(detection) or len(np.unique(segment)) < len(segment):
+        candidates = list(zip(detection.tolist(), segment.tolist(), strict=True))
+        for a in range(len(AREA_RANGES)):
+            matched[a, 0], ignored[a, 0] = False, False
+            for one, other in _match_halves(candidates, segment_ignored[a]).items():
+                matched[a, 0, one], ignored[a, 0, one] = True, segment_ignored[a, other]
+    ignored |= ~matched & detection_outside[:, None, :]
+    return ImageMatches(scores, matched, ignored, np.count_nonzero(~segment_ignored, axis=1))
+
+
+def _outside(areas: np.ndarray) -> np.ndarray:
+    """(A, len(areas)) bool: which areas an area range leaves out."""
+    low, high = np.array(list(AREA_RANGES.values())).T[..., None]
+    return (areas < low) | (areas > high)
+
+
+def _match_halves(candidates: list[tuple[int, int]], segment_ignored: np.ndarray) -> dict[int, int]:
+    """{detection: segment} at IoU 1/2 for one area range, of `candidates` (detection, segment).
+
+    Candidates of one detection, or of one segment, all have an IoU of exactly 1/2: they are equally good.
+    """
+    result: dict[int, int] = {}
+    taken: set[int] = set()
+    # COCO looks at segments that count first, and then at the others only if none of those was free ...
+    for detection, segment in sorted(candidates, key=lambda pair: (pair[0], segment_ignored[pair[1]])):
+        if segment in taken:
+            continue
+        held = result.get(detection)
+        if held is not None:
+            if segment_ignored[segment] and not segment_ignored[held]:
+                continue
+            taken.discard(held)  # ... and of equally good ones takes the last
+        result[detection] = segment
+        taken.add(segment)
+    return result
+
+
+def accumulate(images: list[ImageMatches]) -> tuple[np.ndarray, np.ndarray]:
+    """Precision at every recall threshold and final recall, as COCOeval.accumulate.
+
+    Args:
+        images: in ascending order of image id: equal scores of two images keep that order.
+
+    Returns:
+        precision (T, R, A, M) and recall (T, A, M), -1 where no true segment counts.
+    """
+    sizes = (len(IOU_THRESHOLDS), len(AREA_RANGES), len(DETECTION_LIMITS))
+    precision = -np.ones((sizes[0], len(RECALL_THRESHOLDS), *sizes[1:]))
+    recall = -np.ones(sizes)
+    if not images:
+        return precision, recall
+    num_segments = np.sum([image.num_segments for image in images], axis=0)
+    rank = np.concatenate([np.arange(len(image.scores)) for image in images])
+    scores = np.concatenate([image.scores for image in images])
+    matched = np.concatenate([image.matched for image in images], axis=2)
+    ignored = np.concatenate([image.ignored for image in images], axis=2)
+    order = np.argsort(-scores, kind="stable")
+    for m, limit in enumerate(DETECTION_LIMITS):
+        kept = order[rank[order] < limit]
+        for a in range(len(AREA_RANGES)):
+            if num_segments[a] == 0:
+                continue
+            counted = ~ignored[a][:, kept]
+            hit = matched[a][:, kept]
+            true_positives = np.cumsum(hit & counted, axis=1).astype(float)
+            false_positives = np.cumsum(~hit & counted, axis=1).astype(float)
+            for t in range(len(IOU_THRESHOLDS)):
+                precision[t, :, a, m], recall[t, a, m] = _curve(
+                    true_positives[t], false_positives[t], num_segments[a]
+                )
+    return precision, recall
+
+
+def _curve(
+    true_positives: np.ndarray, false_positives: np.ndarray, num_segments: int
+) -> tuple[np.ndarray, float]:
+    sampled = np.zeros(len(RECALL_THRESHOLDS))
+    if not len(true_positives):
+        return sampled, 0.0
+    recall = true_positives / num_segments
+    precision = true_positives / (false_positives + true_positives + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    positions = np.searchsorted(recall, RECALL_THRESHOLDS, side="left")
+    reached = positions < len(envelope)
+    sampled[reached] = envelope[positions[reached]]
+    return sampled, recall[-1]
+
+
+def summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+    """COCO's twelve numbers in percent, named as Detectron2 names them; NaN for a mean of nothing.
+
+    AP and AR over all thresholds and 100 detections unless the name says otherwise: AP50, AP75 (IoU),
+    APs, APm, APl, ARs, ARm, ARl (areas below 32², up to 96², above), AR1, AR10, AR100 (detections).
+    """
+    fifty, seventy_five = 0, 5
+    metrics = {
+        "AP": _mean(precision[:, :, 0, -1]),
+        "AP50": _mean(precision[fifty, :, 0, -1]),
+        "AP75": _mean(precision[seventy_five, :, 0, -1]),
+    }
+    metrics |= {f"AP{name}": _mean(precision[:, :, a, -1]) for a, name in ((1, "s"), (2, "m"), (3, "l"))}
+    metrics |= {f"AR{limit}": _mean(recall[:, 0, m]) for m, limit in enumerate(DETECTION_LIMITS)}
+    metrics |= {f"AR{name}": _mean(recall[:, a, -1]) for a, name in ((1, "s"), (2, "m"), (3, "l"))}
+    return metrics
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[values > -1]
+    return float(100 * np.mean(values)) if len(values) else float("nan")

@@ -1,0 +1,71 @@
+"""Which evaluator scores which task on which dataset."""
+
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluators
+
+from ..errors import InputError
+from .base import BackgroundEvaluator
+from .entity import EntityEvaluator
+from .panoptic import PanopticEvaluator
+from .semantic import SemanticEvaluator
+
+#: (the dataset's evaluator_type, the task) -> the evaluator. Instance AP has its place here.
+EVALUATORS: dict[tuple[str, str], type[BackgroundEvaluator]] = {
+    ("sem_seg", "semantic"): SemanticEvaluator,
+    ("panoptic", "semantic"): SemanticEvaluator,
+    ("panoptic", "panoptic"): PanopticEvaluator,
+    ("panoptic", "entity"): EntityEvaluator,
+}
+
+
+def build_evaluator(
+    dataset_name: str,
+    tasks: tuple[str, ...] | list[str],
+    output_dir: str | Path | None = None,
+    *,
+    save_predictions: bool = False,
+    save_json: bool = False,
+    class_averaging: str = "valid",
+    workers: int = 2,
+    distributed: bool = True,
+) -> DatasetEvaluators:
+    """Builds the evaluators of a dataset, to be used as any of Detectron2's.
+
+    Args:
+        dataset_name: a registered dataset. Ground truth is read by its metadata's `load_sem_seg` and
+            `load_panoptic`; which tasks it has ground truth for follows from `evaluator_type`.
+        tasks: of "semantic", "panoptic", "entity"; each gives the result one key: "sem_seg" (mIoU, ...),
+            "panoptic_seg" (PQ, ...), "entity_seg" (AP, ...).
+        output_dir: the folder for the confusion matrix and predictions, usually OUTPUT_DIR/inference, with a
+            subfolder per dataset where there are several; None writes nothing.
+        save_predictions: write index, colour and panoptic PNGs and JSON (TEST.SAVE_PREDICTIONS).
+        save_json: write Detectron2's sem_seg_predictions.json.
+        class_averaging: what "mIoU" averages, a key of semantic.CLASS_AVERAGING.
+        workers: scoring threads of each evaluator; 0 scores in the caller's thread.
+        distributed: gather from all ranks.
+
+    Raises:
+        InputError: the dataset has no ground truth for a task.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
+    options = {"save_predictions": save_predictions, "workers": workers, "distributed": distributed}
+    evaluators = []
+    for task in tasks:
+        evaluator = EVALUATORS.get((evaluator_type, task))
+        if evaluator is None:
+            possible = sorted(name for kind, name in EVALUATORS if kind == evaluator_type)
+            raise InputError(
+                f"TEST.TASKS: {dataset_name} (evaluator_type {evaluator_type}) cannot score {task!r}; "
+                f"expected some of {', '.join(possible) or 'no task at all'}"
+            )
+        extra = (
+            {"class_averaging": class_averaging, "save_json": save_json}
+            if evaluator is SemanticEvaluator
+            else {}
+        )
+        evaluators.append(evaluator(dataset_name, output_dir, **options, **extra))
+    if not evaluators:
+        raise InputError(f"TEST.TASKS is empty: nothing to evaluate on {dataset_name}")
+    return DatasetEvaluators(evaluators)

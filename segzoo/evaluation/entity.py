@@ -1,0 +1,149 @@
+"""Class-agnostic average precision of non-overlapping entities (Qi et al., Open World Entity Segmentation).
+
+Letters: S segments of an image, H W pixels.
+"""
+
+import json
+import logging
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from ..errors import InputError
+from . import files
+from .average_precision import ImageMatches, accumulate, match_image, summarize
+from .base import BackgroundEvaluator, check_same_size, to_numpy
+from .segments import SegmentMap, image_entry, overlap, take_segment_map
+
+logger = logging.getLogger(__name__)
+
+
+class EntityRecord(NamedTuple):
+    """One image: its matches, how many predicted masks were cut, and its annotation if saved."""
+
+    image_id: int | str
+    matches: ImageMatches
+    num_overlapping: int
+    annotation: dict | None
+
+
+class EntityEvaluator(BackgroundEvaluator):
+    """Scores `entity_seg`: (id map (H, W) with 0 for none, list of {"id", "score"}), or `instances`.
+
+    Every non-crowd segment of the panoptic ground truth is one entity of the only class; areas are mask
+    areas. The numbers are those of pycocotools with all categories set to 1 (and ids that start at 1:
+    COCOeval never counts a true segment with id 0 as matched). There is no crowd: a prediction on crowd or
+    unlabelled pixels is a false positive.
+
+    An id map cannot overlap. Masks of `instances` can: each pixel is given to the best-scoring mask, masks
+    without a pixel left are dropped, and the log says how many masks that changed.
+
+    `save_predictions` writes `entity_predictions/<name>.png` and `entity_predictions.json` as a COCO panoptic
+    pair with scores.
+    """
+
+    task_key = "entity_seg"
+
+    def take(self, output: dict, file_name: str) -> tuple[SegmentMap, int]:
+        num_overlapping = 0
+        if "entity_seg" in output:
+            prediction = take_segment_map(output["entity_seg"], file_name)
+        else:
+            instances = output["instances"]
+            ids, segments, num_overlapping = resolve_overlaps(
+                to_numpy(instances.pred_masks).astype(bool, copy=False), to_numpy(instances.scores)
+            )
+            prediction = SegmentMap(ids, segments)
+        for segment in prediction.segments:
+            if "score" not in segment or not np.isfinite(float(segment["score"])):
+                raise InputError(
+                    f"{file_name}: entity {segment['id']} has score {segment.get('score')}, "
+                    "expected a finite number"
+                )
+        return prediction, num_overlapping
+
+    def score(self, dataset_dict: dict, prediction: tuple[SegmentMap, int]) -> EntityRecord:
+        entities, num_overlapping = prediction
+        file_name = dataset_dict["file_name"]
+        ground_truth = SegmentMap(*self.metadata.load_panoptic(dataset_dict))
+        check_same_size(file_name, entities.ids, ground_truth.ids)
+        matches = entity_matches(file_name, ground_truth, entities)
+        annotation = None
+        if self.save_predictions:
+            png = f"{self.prediction_names[file_name]}.png"
+            files.save_ids(self.output_dir / files.ENTITY_NAME / png, entities.ids)
+            segments = [
+                {"id": int(entity["id"]), "category_id": 1, "score": float(entity["score"])}
+                for entity in entities.segments
+            ]
+            annotation = image_entry(dataset_dict, png, segments)
+        return EntityRecord(dataset_dict["image_id"], matches, num_overlapping, annotation)
+
+    def summarize(self, merged: list[EntityRecord]) -> dict:
+        if self.save_predictions:
+            categories = [{"id": 1, "name": "entity", "isthing": 1}]
+            document = {"annotations": [record.annotation for record in merged], "categories": categories}
+            files.write_text_atomically(self.output_dir / f"{files.ENTITY_NAME}.json", json.dumps(document))
+        self._report_overlaps(merged)
+        # COCOeval goes through the images by ascending id; equal scores keep that order.
+        ordered = sorted(merged, key=_image_order)
+        self.precision, self.recall = accumulate([record.matches for record in ordered])
+        metrics = summarize(self.precision, self.recall)
+        table = tabulate([metrics.values()], list(metrics), tablefmt="pipe", floatfmt=".3f")
+        logger.info(f"Entity AP (class-agnostic) on {self.dataset_name}, {self.image_count} images:\n{table}")
+        return metrics
+
+    def _report_overlaps(self, records: list[EntityRecord]) -> None:
+        changed = [record.num_overlapping for record in records if record.num_overlapping]
+        if changed:
+            logger.warning(
+                f"{sum(changed)} entity masks of {len(changed)} images overlapped a better-scoring one "
+                "and were cut: entities may not overlap"
+            )
+        else:
+            logger.info(f"Non-overlap of entities: holds on all {len(records)} images")
+
+
+def entity_matches(file_name: str, ground_truth: SegmentMap, entities: SegmentMap) -> ImageMatches:
+    """Matches the entities of one image; raises InputError where the id map and its list disagree."""
+    counts, row, column = overlap(file_name, ground_truth, entities)
+    rows = [row[segment["id"]] for segment in ground_truth.segments if not segment["iscrowd"]]
+    columns = [column[entity["id"]] for entity in entities.segments]
+    scores = np.array([float(entity["score"]) for entity in entities.segments])
+    # Areas are of whole masks: predicted pixels on crowd and unlabelled ones belong to them.
+    return match_image(
+        counts[np.ix_(rows, columns)], counts.sum(axis=1)[rows], counts.sum(axis=0)[columns], scores
+    )
+
+
+def resolve_overlaps(
+    masks: np.ndarray | torch.Tensor, scores: np.ndarray
+) -> tuple[np.ndarray, list[dict], int]:
+    """Makes masks disjoint: a pixel belongs to the best-scoring mask on it, of equal ones to the first.
+
+    Args:
+        masks: (S, H, W) bool; scores: (S,) floats.
+
+    Returns:
+        ids (H, W) int32, mask index + 1 or 0 for none; a list of {"id", "score"} of the masks that kept a
+        pixel, in the order given; the number of masks that lost pixels.
+    """
+    ids = np.zeros(masks.shape[1:], np.int32)
+    kept = np.zeros(len(masks), bool)
+    num_cut = 0
+    for index in np.argsort(-scores, kind="stable"):
+        mask = masks[index]
+        free = mask & (ids == 0)
+        num_pixels = np.count_nonzero(free)
+        num_cut += num_pixels < np.count_nonzero(mask)
+        kept[index] = num_pixels > 0
+        ids[free] = index + 1
+    segments = [{"id": int(index) + 1, "score": float(scores[index])} for index in np.flatnonzero(kept)]
+    return ids, segments, int(num_cut)
+
+
+def _image_order(record: EntityRecord) -> tuple:
+    number = isinstance(record.image_id, int)
+    return (0, record.image_id, "") if number else (1, 0, str(record.image_id))

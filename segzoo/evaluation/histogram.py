@@ -1,0 +1,142 @@
+"""Joint histograms of a ground truth and a prediction: all that mIoU, PQ and entity AP need of the pixels.
+
+Each function runs compiled where numba is installed and else in numpy (torch for the argmax), with the same
+numbers. Letters: K classes, S segments of an image, H W pixels.
+"""
+
+import logging
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+logger = logging.getLogger(__name__)
+
+# Pixels of a block of the argmax: scratch of 32 KiB, the first-level cache of common processors.
+_ARGMAX_BLOCK = 4096
+
+
+@lru_cache(maxsize=1)
+def _kernels():
+    """Returns the compiled loops, or None where numba is missing or does not fit the installed numpy."""
+    try:
+        from . import kernels
+    except ImportError as error:
+        logger.info(f"Evaluating with numpy, several times slower than with numba ({error})")
+        return None
+    return kernels
+
+
+def argmax_labels(scores: torch.Tensor) -> np.ndarray:
+    """The class of largest score per pixel, as `scores.argmax(dim=0)` has it on a CPU, ties and NaN included.
+
+    Args:
+        scores: (K, H, W) floats on any device. Of equal scores the first wins; a NaN wins over every number.
+
+    Returns:
+        (H, W) uint8, or uint16 for K > 256.
+    """
+    num_classes, height, width = scores.shape
+    dtype = label_dtype(num_classes)
+    compiled = _kernels()
+    if compiled is None or scores.device.type != "cpu":
+        # torch can do little with uint16: leave the device as int32.
+        labels = scores.argmax(dim=0).to(torch.uint8 if dtype == np.uint8 else torch.int32)
+        return labels.cpu().numpy().astype(dtype, copy=False)
+    if scores.dtype not in (torch.float32, torch.float64):
+        scores = scores.float()  # exact for the 16-bit types, which numpy does not all have
+    planes = scores.detach().contiguous().numpy().reshape(num_classes, height * width)
+    labels = np.empty(height * width, dtype)
+    compiled.first_maximum(planes, np.empty(_ARGMAX_BLOCK, planes.dtype), labels)
+    return labels.reshape(height, width)
+
+
+def label_dtype(num_classes: int) -> type:
+    """The smallest of uint8 and uint16 that holds the labels 0 .. num_classes - 1."""
+    return np.uint8 if num_classes <= 256 else np.uint16
+
+
+def label_histogram(
+    prediction: np.ndarray, ground_truth: np.ndarray, num_classes: int, ignore_label: int
+) -> np.ndarray:
+    """Counts the pixels of every pair (predicted class, true class), in Detectron2's orientation.
+
+    Args:
+        prediction: (H, W) uint8 or uint16 in [0, K).
+        ground_truth: (H, W) uint8 or uint16 in [0, K), or `ignore_label`.
+
+    Returns:
+        (K + 1, K + 1) int64: rows are predictions, columns the ground truth; column K is the ignored pixels
+        and row K is empty.
+
+    Raises:
+        ValueError: a label is out of range; the message names it, without the file.
+    """
+    column_of = np.full(np.iinfo(ground_truth.dtype).max + 1, -1, np.int32)
+    column_of[:num_classes] = np.arange(num_classes)
+    if ignore_label < len(column_of):
+        column_of[ignore_label] = num_classes
+    rows, columns = prediction.reshape(-1), ground_truth.reshape(-1)
+    table = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    compiled = _kernels()
+    if compiled is not None:
+        invalid = compiled.count_labels(rows, columns, column_of, table[:num_classes])
+    else:
+        target = column_of[columns]
+        outside = np.flatnonzero((rows >= num_classes) | (target < 0))
+        invalid = outside[0] if len(outside) else -1
+        if invalid < 0:
+            pairs = rows.astype(np.int64) * (num_classes + 1) + target
+            table += np.bincount(pairs, minlength=table.size).reshape(table.shape)
+    if invalid >= 0:
+        label, what, extra = rows[invalid], "predicted label", ""
+        if label < num_classes:
+            label, what, extra = (
+                columns[invalid],
+                "ground-truth label",
+                f" and is not the ignore label {ignore_label}",
+            )
+        raise ValueError(f"{what} {label} is outside [0, {num_classes}){extra}")
+    return table
+
+
+def pair_histogram(
+    first: np.ndarray, second: np.ndarray, first_ids: np.ndarray, second_ids: np.ndarray
+) -> np.ndarray:
+    """Counts the pixels of every pair of ids of two id maps.
+
+    Args:
+        first, second: (H, W) integer id maps of the same size.
+        first_ids, second_ids: (S1,), (S2,) the ids to count, sorted and unique.
+
+    Returns:
+        (S1 + 1, S2 + 1) int64; the last row and the last column count the ids that are not listed.
+    """
+    first, second = (np.ascontiguousarray(id_map, np.int32).reshape(-1) for id_map in (first, second))
+    first_ids, second_ids = np.asarray(first_ids, np.int32), np.asarray(second_ids, np.int32)
+    table = np.zeros((len(first_ids) + 1, len(second_ids) + 1), np.int64)
+    compiled = _kernels()
+    if compiled is not None:
+        compiled.count_pairs(first, second, first_ids, second_ids, table)
+        return table
+    pairs = _positions(first_ids, first) * table.shape[1] + _positions(second_ids, second)
+    return np.bincount(pairs, minlength=table.size).reshape(table.shape).astype(np.int64, copy=False)
+
+
+def _positions(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+    if not len(ids):
+        return np.zeros(values.shape, np.int64)
+    positions = np.searchsorted(ids, values)
+    found = ids[np.minimum(positions, len(ids) - 1)] == values
+    return np.where(found, positions, len(ids))
+
+
+def ids_from_rgb(rgb: np.ndarray) -> np.ndarray:
+    """The segment ids of a COCO panoptic PNG: R + 256 G + 65536 B. (H, W, 3) uint8 -> (H, W) int32."""
+    height, width, _ = rgb.shape
+    compiled = _kernels()
+    if compiled is None:
+        return rgb[..., 0] + rgb[..., 1].astype(np.int32) * 256 + rgb[..., 2].astype(np.int32) * 65536
+    ids = np.empty(height * width, np.int32)
+    compiled.ids_from_rgb(np.ascontiguousarray(rgb).reshape(-1, 3), ids)
+    return ids.reshape(height, width)

@@ -1,0 +1,134 @@
+"""The evaluators' inner loops, compiled by numba. Imported by histogram.py on first use, and only there.
+
+They release the interpreter lock, so that scoring an image overlaps with the model's next one.
+"""
+
+import numba
+import numpy as np
+
+#: Ids that count_pairs remembers the positions of; a power of two.
+_SLOTS = 1024
+
+
+def _compiled(function):
+    """Compiles `function` on its first call, kept on disk where numba finds a folder it may write to."""
+    try:
+        return numba.njit(function, nogil=True, cache=True)
+    except RuntimeError:  # neither the package's folder nor the user's cache is writable
+        return numba.njit(function, nogil=True)
+
+
+@_compiled
+def first_maximum(scores, best, labels):
+    """labels[p] = the first k with the largest scores[k, p], where a NaN is larger than everything.
+
+    scores: (K, P) floats; best: (B,) scratch of the same type, B pixels are in cache at a time;
+    labels: (P,) integers, written.
+    """
+    num_classes, num_pixels = scores.shape
+    block = best.shape[0]
+    winner = np.empty(block, np.int32)
+    for start in range(0, num_pixels, block):
+        count = min(block, num_pixels - start)
+        for p in range(count):
+            best[p] = scores[0, start + p]
+            winner[p] = 0
+        for k in range(1, num_classes):
+            row = scores[k, start : start + count]
+            index = np.int32(k)
+            for p in range(count):
+                value = row[p]
+                top = best[p]
+                # "not <=" is also true for a NaN value; "top == top" keeps the first NaN. Without branches
+                # the compiler turns the loop into vector instructions.
+                take = (not (value <= top)) & (top == top)
+                best[p] = value if take else top
+                winner[p] = index if take else winner[p]
+        for p in range(count):
+            labels[start + p] = winner[p]
+
+
+@_compiled
+def count_labels(rows, columns, column_of, table):
+    """table[rows[p], column_of[columns[p]]] += 1 for every pixel; returns the first p out of range, else -1.
+
+    rows, columns: (P,) unsigned integers; column_of: a column for every value of `columns`, -1 for a value
+    that may not occur; table: (R, C) int64, written.
+    """
+    invalid = -1
+    num_rows = table.shape[0]
+    for p in range(rows.size - 1, -1, -1):
+        row = rows[p]
+        column = column_of[columns[p]]
+        if (row < num_rows) & (column >= 0):
+            table[row, column] += 1
+        else:
+            invalid = p
+    return invalid
+
+
+@_compiled
+def count_pairs(first, second, first_ids, second_ids, table):
+    """table[i, j] += 1 for every pixel with first == first_ids[i] and second == second_ids[j].
+
+    first, second: (P,) integers; *_ids: sorted and unique; table: (len(first_ids) + 1, len(second_ids) + 1)
+    int64, written: the last row and the last column take the ids that are not listed.
+    """
+    if first.size == 0:
+        return
+    # A slot never starts with a key that belongs into it.
+    first_keys = np.full(_SLOTS, -1, np.int32)
+    second_keys = np.full(_SLOTS, -1, np.int32)
+    first_places = np.zeros(_SLOTS, np.int64)
+    second_places = np.zeros(_SLOTS, np.int64)
+    first_value = first[0]
+    second_value = second[0]
+    row = _search(first_ids, first_value)
+    column = _search(second_ids, second_value)
+    start = 0
+    # Segments are runs of equal pixels: look ids up only where one changes.
+    num_pixels = first.size
+    for p in range(1, num_pixels):
+        if (first[p] != first_value) | (second[p] != second_value):
+            table[row, column] += p - start
+            start = p
+            first_value = first[p]
+            second_value = second[p]
+            row = _recall(first_ids, first_value, first_keys, first_places)
+            column = _recall(second_ids, second_value, second_keys, second_places)
+    table[row, column] += num_pixels - start
+
+
+@_compiled
+def _recall(ids, value, keys, places):
+    """`_search` with a memory in `keys` and `places`; in one function with it, the loop above is slower."""
+    slot = value & (_SLOTS - 1)
+    if keys[slot] == value:
+        return places[slot]
+    place = _search(ids, value)
+    keys[slot] = value
+    places[slot] = place
+    return place
+
+
+@_compiled
+def _search(ids, value):
+    """The index of `value` in the sorted `ids`, or len(ids)."""
+    low = 0
+    high = ids.size
+    while low < high:
+        middle = (low + high) // 2
+        if ids[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    if low < ids.size and ids[low] == value:
+        return low
+    return ids.size
+
+
+@_compiled
+def ids_from_rgb(rgb, ids):
+    """ids[p] = R + 256 G + 65536 B. rgb: (P, 3) uint8; ids: (P,) int32, written."""
+    for p in range(ids.size):
+        ids[p] = np.int32(rgb[p, 0]) | (np.int32(rgb[p, 1]) << 8) | (np.int32(rgb[p, 2]) << 16)

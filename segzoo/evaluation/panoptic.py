@@ -1,0 +1,217 @@
+"""Panoptic quality (Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4) from joint histograms.
+
+Letters: K classes, S segments of an image, H W pixels.
+"""
+
+import json
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+from tabulate import tabulate
+
+from ..errors import InputError
+from . import files
+from .base import BackgroundEvaluator, check_same_size
+from .segments import SegmentMap, image_entry, overlap, take_segment_map
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ImageQuality:
+    """What an image adds to the sums, in the order in which panopticapi adds it."""
+
+    matched: list[tuple[int, float]] = field(default_factory=list)  # class and IoU of each true positive
+    missed: list[int] = field(default_factory=list)  # class of each false negative
+    spurious: list[int] = field(default_factory=list)  # class of each false positive
+    annotation: dict | None = None  # for predictions.json
+
+
+class PanopticEvaluator(BackgroundEvaluator):
+    """Scores `panoptic_seg`: (id map (H, W) with 0 for void, segments_info with contiguous category_id).
+
+    Per class, IoU sum, TP, FP, FN and so PQ, SQ and RQ are bitwise those of panopticapi's single-process
+    run over the images in the dataset's order: a pair of one class matches above IoU 0.5, void taken out of
+    the union; crowd segments are never missed; a prediction that lies by more than half on void and crowd of
+    its class is not a false positive.
+
+    `save_predictions` writes `predictions/<name>.png` and `predictions.json` in COCO panoptic format with the
+    dataset's own category ids: panopticapi and evaluation servers read them as they are.
+    """
+
+    task_key = "panoptic_seg"
+
+    def take(self, output: dict, file_name: str) -> SegmentMap:
+        prediction = take_segment_map(output["panoptic_seg"], file_name)
+        for segment in prediction.segments:
+            if not 0 <= segment["category_id"] < len(self.class_names):
+                raise InputError(
+                    f"{file_name}: segment {segment['id']} has category {segment['category_id']}, "
+                    f"expected a contiguous class id in [0, {len(self.class_names)})"
+                )
+        return prediction
+
+    def score(self, dataset_dict: dict, prediction: SegmentMap) -> ImageQuality:
+        file_name = dataset_dict["file_name"]
+        ground_truth = SegmentMap(*self.metadata.load_panoptic(dataset_dict))
+        check_same_size(file_name, prediction.ids, ground_truth.ids)
+        quality = image_quality(file_name, ground_truth, prediction)
+        if self.save_predictions:
+            png = f"{self.prediction_names[file_name]}.png"
+            files.save_ids(self.output_dir / files.PANOPTIC_NAME / png, prediction.ids)
+            quality.annotation = image_entry(dataset_dict, png, self._dataset_segments(prediction.segments))
+        return quality
+
+    def summarize(self, merged: list[ImageQuality]) -> dict:
+        if self.save_predictions:
+            document = {
+                "annotations": [quality.annotation for quality in merged],
+                "categories": self._categories(),
+            }
+            files.write_text_atomically(self.output_dir / f"{files.PANOPTIC_NAME}.json", json.dumps(document))
+        self.class_sums = ClassSums(len(self.class_names))
+        for quality in merged:
+            self.class_sums.add(quality)
+        isthing = np.asarray(self.metadata.isthing, bool)
+        groups = {"All": (np.ones_like(isthing), ""), "Things": (isthing, "_th"), "Stuff": (~isthing, "_st")}
+        metrics, rows = {}, []
+        per_class = self.class_sums.per_class()
+        for group, (members, suffix) in groups.items():
+            means, count = self.class_sums.average(members)
+            metrics |= {f"{measure}{suffix}": 100 * value for measure, value in means.items()}
+            rows.append([group, *(100 * value for value in means.values()), count])
+        table = tabulate(rows, ["", "PQ", "SQ", "RQ", "#classes"], tablefmt="pipe", floatfmt=".3f")
+        classes = tabulate(
+            [
+                [name, *(100 * value for value in values)]
+                for name, values in zip(self.class_names, per_class, strict=True)
+            ],
+            ["class", "PQ", "SQ", "RQ"],
+            tablefmt="pipe",
+            floatfmt=".2f",
+        )
+        logger.info(
+            f"Panoptic quality on {self.dataset_name}, {self.image_count} images, per class:\n{classes}"
+        )
+        logger.info(f"Panoptic quality on {self.dataset_name}:\n{table}")
+        for name, values in zip(self.class_names, per_class, strict=True):
+            metrics |= {
+                f"{measure}-{name}": 100 * value for measure, value in zip(_MEASURES, values, strict=True)
+            }
+        return metrics
+
+    def _dataset_segments(self, segments: list[dict]) -> list[dict]:
+        dataset_id = self.metadata.contiguous_id_to_dataset_id
+        result = []
+        for segment in segments:
+            entry = {"id": int(segment["id"]), "category_id": int(dataset_id[segment["category_id"]])}
+            if "score" in segment:
+                entry["score"] = float(segment["score"])
+            result.append(entry)
+        return result
+
+    def _categories(self) -> list[dict]:
+        meta = self.metadata
+        rows = zip(meta.contiguous_id_to_dataset_id, self.class_names, meta.isthing, strict=True)
+        return [{"id": int(number), "name": name, "isthing": int(thing)} for number, name, thing in rows]
+
+
+_MEASURES = ("PQ", "SQ", "RQ")
+
+
+class ClassSums:
+    """The sums over all images: `iou` (K,) float64 and `tp`, `fp`, `fn` (K,) int64.
+
+    The rounding of a sum depends on its order: `add` is called in the order of the dataset, and adds one
+    IoU after the other as panopticapi does.
+    """
+
+    def __init__(self, num_classes: int):
+        self.iou = np.zeros(num_classes)
+        self.tp, self.fp, self.fn = (np.zeros(num_classes, np.int64) for _ in range(3))
+
+    def add(self, quality: ImageQuality) -> None:
+        for category, iou in quality.matched:
+            self.iou[category] += iou
+            self.tp[category] += 1
+        for category in quality.missed:
+            self.fn[category] += 1
+        for category in quality.spurious:
+            self.fp[category] += 1
+
+    def per_class(self) -> list[tuple[float, float, float]]:
+        """(PQ, SQ, RQ) of every class in [0, 1]; NaN for a class that occurs nowhere."""
+        return [self._quality(category) for category in range(len(self.iou))]
+
+    def average(self, members: np.ndarray) -> tuple[dict[str, float], int]:
+        """Averages over the classes of `members` (K,) bool that occur, and counts them; NaN for none."""
+        sums, count = [0.0, 0.0, 0.0], 0
+        for category in np.flatnonzero(members):
+            values = self._quality(category)
+            if np.isnan(values[0]):
+                continue
+            count += 1
+            sums = [total + value for total, value in zip(sums, values, strict=True)]
+        return {
+            name: total / count if count else np.nan for name, total in zip(_MEASURES, sums, strict=True)
+        }, count
+
+    def _quality(self, category: int) -> tuple[float, float, float]:
+        iou = float(self.iou[category])
+        tp, fp, fn = int(self.tp[category]), int(self.fp[category]), int(self.fn[category])
+        if tp + fp + fn == 0:
+            return (np.nan, np.nan, np.nan)
+        weight = tp + 0.5 * fp + 0.5 * fn
+        return iou / weight, iou / tp if tp else 0.0, tp / weight
+
+
+def image_quality(file_name: str, ground_truth: SegmentMap, prediction: SegmentMap) -> ImageQuality:
+    """Matches the segments of one image.
+
+    Args:
+        file_name: for error messages.
+        ground_truth: segments with id, category_id, iscrowd and, optionally, area: the union uses the stated
+            area where there is one, as panopticapi does.
+        prediction: segments with id and category_id.
+    """
+    shared = overlap(file_name, ground_truth, prediction)
+    counts, row, column = shared
+    true_area, predicted_area = counts.sum(axis=1), counts.sum(axis=0)
+    true = {segment["id"]: segment for segment in ground_truth.segments}
+    predicted = {segment["id"]: segment for segment in prediction.segments}
+    true_ids, predicted_ids = list(row), list(column)
+    quality = ImageQuality()
+    matched_true, matched_predicted = set(), set()
+    # Pairs in ascending order of (true id, predicted id): the order of panopticapi's sums.
+    for i, j in np.argwhere(counts[1:-1, 1:-1]) + 1:
+        true_segment, predicted_segment = true[true_ids[i]], predicted[predicted_ids[j]]
+        category = true_segment["category_id"]
+        if true_segment["iscrowd"] or category != predicted_segment["category_id"]:
+            continue
+        area = true_segment.get("area", true_area[i])
+        iou = counts[i, j] / (predicted_area[j] + area - counts[i, j] - counts[0, j])
+        if iou > 0.5:
+            quality.matched.append((category, float(iou)))
+            matched_true.add(true_ids[i])
+            matched_predicted.add(predicted_ids[j])
+
+    crowd = {}
+    for segment_id, segment in true.items():
+        if segment_id in matched_true:
+            continue
+        if segment["iscrowd"]:
+            crowd[segment["category_id"]] = row[segment_id]
+        else:
+            quality.missed.append(segment["category_id"])
+
+    for segment_id, segment in predicted.items():
+        if segment_id in matched_predicted:
+            continue
+        j = column[segment_id]
+        ignored = counts[0, j]
+        if segment["category_id"] in crowd:
+            ignored += counts[crowd[segment["category_id"]], j]
+        if ignored / predicted_area[j] <= 0.5:
+            quality.spurious.append(segment["category_id"])
+    return quality

@@ -1,0 +1,149 @@
+"""Results that carry their protocol: results.json, and the comparison that refuses to mix protocols."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ..errors import InputError
+from .files import write_text_atomically
+
+RESULTS_FILE = "results.json"
+#: Keys of a protocol that must agree for two numbers to be comparable.
+COMPARED_KEYS = ("scales", "flip", "crop", "stride", "input_size", "class_averaging")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the numbers were made.
+
+    Attributes:
+        datasets: {dataset name: images scored}.
+        input_size: e.g. {"short_edge": 800, "long_edge_max": 1333}; the text "original" for no resizing.
+        scales: factors of the input size whose predictions are averaged; (1.0,) is single-scale.
+        flip: predictions of the mirrored image are averaged in.
+        crop, stride: (height, width) in pixels of a sliding window and its step; None for whole images.
+        class_averaging: what mIoU averages: "valid" | "ground_truth" | "all".
+        weights: file or URL; weights_sha256: hash of the file, "" for random weights.
+    """
+
+    datasets: Mapping[str, int]
+    input_size: Mapping[str, int] | str
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    crop: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    class_averaging: str = "valid"
+    weights: str = ""
+    weights_sha256: str = ""
+
+
+def write_results(
+    output_dir: str | Path, results: Mapping[str, Mapping], protocol: Protocol | Mapping
+) -> Path:
+    """Writes `output_dir`/results.json, atomically, and returns its path.
+
+    Args:
+        output_dir: the folder given to `build_evaluator`, usually OUTPUT_DIR/inference.
+        results: {dataset name: {"sem_seg": {"mIoU": ..}, ...}}, as the evaluators return per dataset.
+            NaN (a class that is absent) is written as null.
+        protocol: a Protocol, or a mapping with its attributes; further keys are kept.
+
+    Raises:
+        InputError: the protocol lacks a key, or a dataset of `results`.
+    """
+    from .. import __version__
+
+    facts = asdict(protocol) if isinstance(protocol, Protocol) else dict(protocol)
+    missing = [key for key in Protocol.__dataclass_fields__ if key not in facts]
+    if missing:
+        expected = ", ".join(Protocol.__dataclass_fields__)
+        raise InputError(f"evaluation protocol: {missing[0]} is missing, expected {expected}")
+    unknown = [name for name in results if name not in facts["datasets"]]
+    if unknown:
+        raise InputError(f"evaluation protocol: datasets lacks {unknown[0]} and so its image count")
+    document = {
+        "segzoo": __version__,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "protocol": facts,
+        "results": results,
+    }
+    path = Path(output_dir) / RESULTS_FILE
+    write_text_atomically(path, json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def load_results(path: str | Path) -> dict:
+    """Reads a results.json (or the one in a folder): {"segzoo", "date", "protocol", "results"}.
+
+    Raises:
+        InputError: there is none, or it is not one.
+    """
+    path = Path(path)
+    path = path / RESULTS_FILE if path.is_dir() else path
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; an evaluation writes it to OUTPUT_DIR/inference") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(document, dict) or not {"protocol", "results"} <= document.keys():
+        raise InputError(f'{path}: lacks "protocol" or "results"; was it written by an evaluation of segzoo?')
+    return document
+
+
+def compare_results(first: str | Path | Mapping, second: str | Path | Mapping) -> dict[str, dict[str, tuple]]:
+    """Puts two evaluations side by side, if they were made in the same way.
+
+    Args:
+        first, second: a results.json, its folder, or its content.
+
+    Returns:
+        {dataset: {"sem_seg/mIoU": (first, second), ...}} of what both have; None stands for NaN.
+
+    Raises:
+        InputError: the protocols differ (the message names the key), or no dataset is in both.
+    """
+    documents = [load_results(item) if isinstance(item, str | Path) else item for item in (first, second)]
+    one, other = (_without_nan(document["protocol"]) for document in documents)
+    for key in COMPARED_KEYS:
+        if one.get(key) != other.get(key):
+            raise InputError(
+                f"not comparable: {key} is {json.dumps(one.get(key))} in the first result and "
+                f"{json.dumps(other.get(key))} in the second; evaluate both in the same way"
+            )
+    shared = [name for name in documents[0]["results"] if name in documents[1]["results"]]
+    if not shared:
+        names = (", ".join(document["results"]) for document in documents)
+        raise InputError(f"not comparable: no common dataset, found {next(names)} and {next(names)}")
+    table = {}
+    for name in shared:
+        counts = [protocol["datasets"].get(name) for protocol in (one, other)]
+        if counts[0] != counts[1]:
+            raise InputError(f"not comparable: {name} was scored on {counts[0]} and on {counts[1]} images")
+        left, right = (_flat(document["results"][name]) for document in documents)
+        table[name] = {key: (left[key], right[key]) for key in left if key in right}
+    return table
+
+
+def _flat(metrics: Mapping) -> dict[str, float | None]:
+    return {
+        f"{task}/{name}": value
+        for task, values in metrics.items()
+        for name, value in _without_nan(values).items()
+    }
+
+
+def _without_nan(value):
+    """A copy as JSON has it: lists for tuples, None for NaN and infinities, plain numbers for numpy's."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,73 @@
+"""The segments of an id map and how two maps overlap: the common ground of panoptic and entity scoring.
+
+Letters: S segments of an image, H W pixels.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from .base import to_numpy
+from .histogram import pair_histogram
+
+
+class SegmentMap(NamedTuple):
+    """A prediction: `ids` (H, W) integers with 0 for none, and one dict per segment with at least "id"."""
+
+    ids: np.ndarray
+    segments: list[dict]
+
+
+class Overlap(NamedTuple):
+    """Pixel counts of pairs of ids: `counts[row[true id], column[predicted id]]`, int64; id 0 is in both."""
+
+    counts: np.ndarray
+    row: dict[int, int]
+    column: dict[int, int]
+
+
+def take_segment_map(
+    output: tuple[torch.Tensor | np.ndarray, list[dict] | None], file_name: str
+) -> SegmentMap:
+    """Brings a model's (id map, segments_info) to the CPU; raises InputError for ids that are not unique."""
+    ids, segments = output
+    if segments is None:
+        raise InputError(f"{file_name}: the prediction has an id map but no segments_info")
+    listed = [segment["id"] for segment in segments]
+    if len(set(listed)) < len(listed) or 0 in listed:
+        raise InputError(
+            f"{file_name}: predicted segment ids must be unique and not 0 (none), found {sorted(listed)}"
+        )
+    return SegmentMap(to_numpy(ids), segments)
+
+
+def overlap(file_name: str, ground_truth: SegmentMap, prediction: SegmentMap) -> Overlap:
+    """Counts the pixels that each true and each predicted segment share.
+
+    Raises:
+        InputError: the predicted id map has an id that its list lacks, or the list one that the map lacks.
+    """
+    # Id 0 is first, whatever else there is: void and none.
+    true_ids = np.unique([0, *(segment["id"] for segment in ground_truth.segments)])
+    predicted_ids = np.unique([0, *(segment["id"] for segment in prediction.segments)])
+    counts = pair_histogram(ground_truth.ids, prediction.ids, true_ids, predicted_ids)
+    area = counts.sum(axis=0)
+    if area[-1]:
+        unknown = np.setdiff1d(prediction.ids, predicted_ids)
+        raise InputError(f"{file_name}: segment {unknown[0]} is in the predicted id map but not in its list")
+    empty = predicted_ids[1:][area[1:-1] == 0]
+    if len(empty):
+        raise InputError(f"{file_name}: segment {empty[0]} is in the predicted list but not in its id map")
+    return Overlap(
+        counts,
+        {segment_id: index for index, segment_id in enumerate(true_ids.tolist())},
+        {segment_id: index for index, segment_id in enumerate(predicted_ids.tolist())},
+    )
+
+
+def image_entry(dataset_dict: dict, png: Path | str, segments: list[dict]) -> dict:
+    """The annotation of an image in a COCO panoptic JSON."""
+    return {"image_id": dataset_dict["image_id"], "file_name": str(png), "segments_info": segments}

@@ -1,0 +1,222 @@
+"""Semantic segmentation metrics from a confusion matrix: mIoU, mAcc, aAcc (pixAcc) and fwIoU.
+
+Letters: K classes, H W pixels.
+"""
+
+import csv
+import io
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from ..errors import InputError
+from . import files
+from .base import BackgroundEvaluator, check_same_size, to_numpy
+from .histogram import argmax_labels, label_dtype, label_histogram
+
+logger = logging.getLogger(__name__)
+
+#: Over which classes mIoU is averaged, and who does so.
+CLASS_AVERAGING = {
+    "valid": "classes that the ground truth or a prediction has (Detectron2 0.6)",
+    "ground_truth": "classes that the ground truth has (Detectron2 main)",
+    "all": "all classes, an absent one counts 0 (semseg, GluonCV)",
+}
+
+
+class SemanticEvaluator(BackgroundEvaluator):
+    """Scores `sem_seg_labels` (H, W) integers, or `sem_seg` (K, H, W) scores of which it takes the argmax.
+
+    The numbers are those of Detectron2's SemSegEvaluator on the same predictions. After `evaluate`,
+    `confusion_matrix` (main process) is (K + 1, K + 1) int64 with predictions as rows, as Detectron2 has it.
+
+    Args:
+        class_averaging: a key of CLASS_AVERAGING: what the metric "mIoU" is. All three are always reported.
+        save_json: write sem_seg_predictions.json too, the RLE file of Detectron2 (slow).
+        The others: see BackgroundEvaluator. `save_predictions` writes `sem_seg/<name>.png` (contiguous class
+        ids, 8 or 16 bit) and `sem_seg_color/<name>.png`.
+    """
+
+    task_key = "sem_seg"
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | Path | None = None,
+        *,
+        class_averaging: str = "valid",
+        save_json: bool = False,
+        **options,
+    ):
+        if class_averaging not in CLASS_AVERAGING:
+            raise InputError(
+                f"class_averaging {class_averaging!r}: expected one of {', '.join(CLASS_AVERAGING)}"
+            )
+        if save_json and output_dir is None:
+            raise InputError("save_json needs an output_dir to write to, found None")
+        self.class_averaging = class_averaging
+        self.save_json = save_json
+        super().__init__(dataset_name, output_dir, **options)
+        self.ignore_label = self.metadata.ignore_label
+
+    def reset(self) -> None:
+        super().reset()
+        size = len(self.class_names) + 1
+        self.confusion_matrix = np.zeros((size, size), np.int64)
+
+    def take(self, output: dict, file_name: str) -> np.ndarray | torch.Tensor:
+        num_classes = len(self.class_names)
+        if "sem_seg_labels" in output:
+            return _small_labels(to_numpy(output["sem_seg_labels"]), num_classes, file_name)
+        scores = output["sem_seg"]
+        if len(scores) != num_classes:
+            raise InputError(
+                f"{file_name}: the model scores {len(scores)} classes but {self.dataset_name} has "
+                f"{num_classes}; set MODEL.SEM_SEG_HEAD.NUM_CLASSES to 0 to take the dataset's"
+            )
+        # On a CPU the argmax is the worker's: it costs more than all the rest.
+        return scores if scores.device.type == "cpu" else argmax_labels(scores)
+
+    def score(self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor) -> tuple[np.ndarray, list]:
+        file_name = dataset_dict["file_name"]
+        labels = argmax_labels(prediction) if isinstance(prediction, torch.Tensor) else prediction
+        ground_truth = np.asarray(self.metadata.load_sem_seg(dataset_dict))
+        check_same_size(file_name, labels, ground_truth)
+        try:
+            table = label_histogram(labels, ground_truth, len(self.class_names), self.ignore_label)
+        except ValueError as error:
+            raise InputError(f"{file_name}: {error}") from None
+        if self.save_predictions:
+            name = self.prediction_names[file_name]
+            files.save_labels(self.output_dir / files.LABEL_FOLDER / f"{name}.png", labels)
+            files.save_colors(
+                self.output_dir / files.COLOR_FOLDER / f"{name}.png", labels, self.metadata.colors
+            )
+        return table, self._encode(labels, file_name) if self.save_json else []
+
+    def keep(self, file_name: str, record: tuple[np.ndarray, list]) -> None:
+        table, annotations = record
+        self.confusion_matrix += table
+        self.records.append((file_name, annotations))
+
+    def partial(self) -> tuple[np.ndarray, list]:
+        return self.confusion_matrix, self.records
+
+    def merge(self, parts: list[tuple[np.ndarray, list]]) -> tuple[np.ndarray, list]:
+        records = [record for _, part in parts for record in part]
+        self.image_count = len(records)
+        if len({file_name for file_name, _ in records}) < len(records):
+            raise InputError(
+                f"{self.dataset_name}: two ranks scored the same image; use Detectron2's InferenceSampler"
+            )
+        matrix = np.sum([matrix for matrix, _ in parts], axis=0)
+        return matrix, [annotation for _, annotations in records for annotation in annotations]
+
+    def summarize(self, merged: tuple[np.ndarray, list]) -> dict:
+        self.confusion_matrix, annotations = merged
+        metrics, per_class = semantic_metrics(self.confusion_matrix, self.class_averaging)
+        self._log(metrics, per_class)
+        if self.output_dir is not None:
+            path = self.output_dir / "sem_seg_confusion.csv"
+            files.write_text_atomically(path, confusion_csv(self.confusion_matrix, self.class_names))
+        if self.save_json:
+            path = self.output_dir / "sem_seg_predictions.json"
+            files.write_text_atomically(path, json.dumps(annotations))
+        for measure, values in per_class.items():
+            metrics |= {
+                f"{measure}-{name}": value for name, value in zip(self.class_names, values, strict=True)
+            }
+        return metrics
+
+    def _log(self, metrics: dict, per_class: dict) -> None:
+        rows = zip(self.class_names, per_class["IoU"], per_class["Acc"], strict=True)
+        classes = tabulate(rows, ["class", "IoU", "Acc"], tablefmt="pipe", floatfmt=".2f")
+        totals = tabulate([metrics.values()], list(metrics), tablefmt="pipe", floatfmt=".3f")
+        logger.info(
+            f"Semantic segmentation on {self.dataset_name}, {self.image_count} images, per class:\n{classes}"
+        )
+        logger.info(
+            f"Semantic segmentation on {self.dataset_name} (aAcc is also called pixAcc); "
+            f"mIoU averages the {CLASS_AVERAGING[self.class_averaging]}:\n{totals}"
+        )
+
+    def _encode(self, labels: np.ndarray, file_name: str) -> list[dict]:
+        """The classes of an image as COCO RLE with the dataset's own category ids, as Detectron2 has it."""
+        from pycocotools import mask as rle
+
+        annotations = []
+        for label in np.unique(labels):
+            segmentation = rle.encode(np.asfortranarray(labels == label, np.uint8))
+            segmentation["counts"] = segmentation["counts"].decode("ascii")
+            category = int(self.metadata.contiguous_id_to_dataset_id[label])
+            annotations.append(
+                {"file_name": file_name, "category_id": category, "segmentation": segmentation}
+            )
+        return annotations
+
+
+def semantic_metrics(confusion_matrix: np.ndarray, class_averaging: str = "valid") -> tuple[dict, dict]:
+    """The metrics of a confusion matrix.
+
+    Args:
+        confusion_matrix: (K + 1, K + 1) pixels, rows predictions, columns ground truth; the last row and
+            column do not count.
+        class_averaging: which average is called "mIoU" (and "mAcc": of all K classes only for "all").
+
+    Returns:
+        Two dicts: {"mIoU", "fwIoU", "mAcc", "aAcc", "mIoU_valid", "mIoU_ground_truth", "mIoU_all"} as floats
+        in percent, and {"IoU": K floats, "Acc": K floats} in percent, NaN for a class without ground truth.
+    """
+    counts = confusion_matrix[:-1, :-1]
+    correct = counts.diagonal().astype(float)
+    true = counts.sum(axis=0).astype(float)
+    predicted = counts.sum(axis=1).astype(float)
+    present = true > 0
+    valid = (true + predicted) > 0
+    iou = np.full(len(counts), np.nan)
+    accuracy = np.full(len(counts), np.nan)
+    iou[present] = correct[present] / (true + predicted - correct)[present]
+    accuracy[present] = correct[present] / true[present]
+    with np.errstate(invalid="ignore", divide="ignore"):  # nothing but ignored pixels: NaN
+        iou_sum, accuracy_sum = np.sum(iou[present]), np.sum(accuracy[present])
+        averages = {
+            "valid": iou_sum / np.sum(valid),
+            "ground_truth": iou_sum / np.sum(present),
+            "all": iou_sum / len(counts),
+        }
+        metrics = {
+            "mIoU": averages[class_averaging],
+            "fwIoU": np.sum(iou[present] * (true / np.sum(true))[present]),
+            "mAcc": accuracy_sum / (len(counts) if class_averaging == "all" else np.sum(present)),
+            "aAcc": np.sum(correct) / np.sum(true),
+        }
+    metrics |= {f"mIoU_{name}": value for name, value in averages.items()}
+    per_class = {"IoU": (100 * iou).tolist(), "Acc": (100 * accuracy).tolist()}
+    return {name: float(100 * value) for name, value in metrics.items()}, per_class
+
+
+def confusion_csv(confusion_matrix: np.ndarray, class_names: list[str]) -> str:
+    """The confusion matrix as CSV text: a row per true class, a column per predicted class, in pixels."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["ground truth \\ prediction", *class_names])
+    for name, row in zip(class_names, confusion_matrix[:-1, :-1].T, strict=True):
+        writer.writerow([name, *row.tolist()])
+    return text.getvalue()
+
+
+def _small_labels(labels: np.ndarray, num_classes: int, file_name: str) -> np.ndarray:
+    """Checks a label map's range and stores it in the smallest type, so that few kernels are compiled."""
+    dtype = label_dtype(num_classes)
+    if labels.dtype == dtype:
+        return labels
+    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise InputError(
+            f"{file_name}: predicted labels {labels.min()} .. {labels.max()}, "
+            f"expected all in [0, {num_classes})"
+        )
+    return labels.astype(dtype)

@@ -1,0 +1,212 @@
+"""From a YAML file and `KEY VALUE` overrides to a complete, checked configuration."""
+
+import difflib
+import importlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+import segzoo
+import segzoo.projects
+from segzoo.config import add_segzoo_config
+from segzoo.data import register_dataset_file
+from segzoo.errors import InputError
+
+TASKS = ("semantic", "panoptic", "entity", "instance")
+
+# What people write from habit, by the last part of the key.
+_HABITS = {
+    "VAL": "DATASETS.TEST",
+    "VALIDATION": "DATASETS.TEST",
+    "BATCH_SIZE": "SOLVER.IMS_PER_BATCH",
+    "LR": "SOLVER.BASE_LR",
+    "EPOCHS": "SOLVER.MAX_ITER",
+    "ITERATIONS": "SOLVER.MAX_ITER",
+    "RESUME": "(the flag) --resume",
+    "OUTPUT": "OUTPUT_DIR",
+}
+
+
+def config_root() -> Path:
+    """The folder of the configuration files, in a source tree and in an installed package alike."""
+    for folder in segzoo.__path__:
+        if (Path(folder) / "configs" / "_base_").is_dir():
+            return Path(folder) / "configs"
+    raise FileNotFoundError(f"no configs/_base_ in {list(segzoo.__path__)}; the installation is incomplete")
+
+
+def new_config() -> CfgNode:
+    """Detectron2's defaults with segzoo's keys and those of every project."""
+    cfg = add_segzoo_config(get_cfg())
+    segzoo.projects.add_projects_config(cfg)
+    return cfg
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """Reads a configuration file and completes it.
+
+    Args:
+        path: a YAML file, or a name below `configs/` without `.yaml`: `semantic/camvid/maskformer_r18`.
+        overrides: alternating keys and values, as on a command line: `["SOLVER.MAX_ITER", "10"]`.
+
+    Returns:
+        The configuration, with the datasets of `DATASETS.FILES` registered and the values that follow from
+        the dataset filled in. It is not frozen.
+
+    Raises:
+        InputError: file not found, unknown key, wrong type, unknown dataset, contradiction with the dataset.
+    """
+    cfg = new_config()
+    file = _find_config(path)
+    _merge_file(cfg, file)
+    _merge_overrides(cfg, overrides)
+    return complete_config(cfg)
+
+
+def complete_config(cfg: CfgNode) -> CfgNode:
+    """Imports `IMPORTS`, registers `DATASETS.FILES`, fills what follows from the dataset. In place."""
+    for module in cfg.IMPORTS:
+        _import(module)
+    for dataset_file in cfg.DATASETS.FILES:
+        register_dataset_file(dataset_file)
+    _check_choice("TASK", cfg.TASK, TASKS)
+    cfg.TEST.TASKS = tuple(cfg.TEST.TASKS) or (cfg.TASK,)
+    for task in cfg.TEST.TASKS:
+        _check_choice("TEST.TASKS", task, TASKS)
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            _check_choice(f"DATASETS.{key}", name, DatasetCatalog.list())
+    name = cfg.DATASETS.CLASSES_FROM or next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), "")
+    if name:
+        _check_choice("DATASETS.CLASSES_FROM", name, DatasetCatalog.list())
+        _take_from_dataset(cfg, name)
+    return cfg
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0]:
+            raise
+        raise InputError(
+            f"IMPORTS: no module {module}; add its folder to PYTHONPATH or install it"
+        ) from None
+
+
+def _take_from_dataset(cfg: CfgNode, name: str) -> None:
+    metadata = MetadataCatalog.get(name)
+    if not hasattr(metadata, "classes"):
+        raise InputError(
+            f"DATASETS: {name} is a Detectron2 dataset without the class facts segzoo needs; "
+            "describe it in a YAML file and list that in DATASETS.FILES"
+        )
+    if cfg.TASK != "semantic" and metadata.evaluator_type == "sem_seg":
+        raise InputError(
+            f"TASK {cfg.TASK} needs panoptic ground truth, but {name} has semantic labels; use TASK semantic"
+        )
+    head = cfg.MODEL.SEM_SEG_HEAD
+    expected = {"entity": 1, "instance": len(metadata.thing_classes)}.get(cfg.TASK, len(metadata.classes))
+    if head.NUM_CLASSES not in (0, expected):
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES={head.NUM_CLASSES} but {name} has {expected} ({cfg.TASK}); "
+            "leave the key out, or name another dataset in DATASETS.CLASSES_FROM"
+        )
+    head.NUM_CLASSES = expected
+    head.IGNORE_VALUE = metadata.ignore_label
+
+
+def _find_config(path: str | Path) -> Path:
+    for candidate in (Path(path), config_root() / path, config_root() / f"{path}.yaml"):
+        if candidate.is_file():
+            return candidate
+    root = config_root()
+    names = [str(file.relative_to(root))[: -len(".yaml")] for file in root.rglob("*.yaml")]
+    wanted = str(path).removeprefix("configs/").removesuffix(".yaml")
+    raise InputError(f"config file {path} does not exist{_did_you_mean(wanted, names)}")
+
+
+def _merge_file(cfg: CfgNode, file: Path) -> None:
+    try:
+        loaded = CfgNode(cfg.load_yaml_with_base(str(file)))
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: _BASE_ {error.filename} does not exist (relative to the file)") from None
+    except Exception as error:  # YAML errors come in many classes
+        raise InputError(f"{file}: not a valid YAML config: {' '.join(str(error).split())}") from None
+    _check_keys(cfg, loaded, str(file))
+    try:
+        cfg.merge_from_other_cfg(loaded)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    if len(overrides) % 2:
+        raise InputError(f"overrides come as KEY VALUE pairs, but {overrides[-1]!r} has no value")
+    known = dict(_flatten(cfg))
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if key not in known:
+            remedy = "; give one of its keys" if any(name.startswith(f"{key}.") for name in known) else ""
+            raise InputError(f"unknown key {key}{remedy or _did_you_mean(key, known)}")
+        try:
+            cfg.merge_from_list([key, _as_float_where_wanted(known[key], value)])
+        except (ValueError, AssertionError) as error:
+            raise InputError(f"{key}: {error}") from None
+
+
+def _check_keys(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
+    known = dict(_flatten(cfg))
+    sections = {key.rsplit(".", count)[0] for key in known for count in range(1, key.count(".") + 1)}
+    for key, value in list(_flatten(loaded)):
+        if key in sections or (key not in known and not _inside_free_section(cfg, key)):
+            raise InputError(f"{source}: unknown key {key}{_did_you_mean(key, known)}")
+        if key in known:
+            *path, leaf = key.split(".")
+            node = loaded
+            for part in path:
+                node = node[part]
+            node[leaf] = _as_float_where_wanted(known[key], value)
+
+
+def _inside_free_section(cfg: CfgNode, key: str) -> bool:
+    node: Any = cfg
+    for part in key.split(".")[:-1]:
+        node = node.get(part) if isinstance(node, CfgNode) else None
+        if node is None:
+            return False
+        if node.is_new_allowed():
+            return True
+    return False
+
+
+def _as_float_where_wanted(default: Any, value: Any) -> Any:
+    """`1` is a fine learning rate; yacs alone would insist on `1.0`."""
+    if not isinstance(default, float):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _flatten(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_choice(key: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        listed = f"; known: {', '.join(choices)}" if len(choices) < 8 else ""
+        raise InputError(f"{key} {value!r} is unknown{_did_you_mean(value, choices)}{listed}")
+
+
+def _did_you_mean(word: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    meant = _HABITS.get(word.rsplit(".", 1)[-1]) or (close[0] if close else "")
+    return f"; did you mean {meant}?" if meant else ""

@@ -1,0 +1,43 @@
+"""Gradient clipping, applied by the training step after unscaling and before the update."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from detectron2.config import CfgNode
+
+from segzoo.errors import InputError
+
+GradientClipper = Callable[[Iterable[torch.nn.Parameter]], "torch.Tensor | None"]
+
+
+def build_gradient_clipper(cfg: CfgNode) -> GradientClipper | None:
+    """Builds the function that clips gradients in place as SOLVER.CLIP_GRADIENTS says; None if disabled.
+
+    `full_model` scales all gradients by one factor so that their joint norm (order NORM_TYPE) is at most
+    CLIP_VALUE, and returns the norm before clipping, () float, without waiting for the device. `norm` does
+    the same for each parameter by itself, `value` clamps each element (as in Detectron2; they return None).
+
+    Raises:
+        InputError: an unknown CLIP_TYPE.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return None
+    limit, norm_type = float(clip.CLIP_VALUE), float(clip.NORM_TYPE)
+
+    def clip_full_model(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
+        return torch.nn.utils.clip_grad_norm_(list(parameters), limit, norm_type)
+
+    def clip_each_norm(parameters: Iterable[torch.nn.Parameter]) -> None:
+        for parameter in parameters:
+            torch.nn.utils.clip_grad_norm_(parameter, limit, norm_type)
+
+    def clip_each_value(parameters: Iterable[torch.nn.Parameter]) -> None:
+        torch.nn.utils.clip_grad_value_(list(parameters), limit)
+
+    clippers = {"full_model": clip_full_model, "norm": clip_each_norm, "value": clip_each_value}
+    if clip.CLIP_TYPE not in clippers:
+        raise InputError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: {clip.CLIP_TYPE!r} is not known; choose {', '.join(clippers)}"
+        )
+    return clippers[clip.CLIP_TYPE]

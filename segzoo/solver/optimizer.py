@@ -1,0 +1,106 @@
+"""AdamW and SGD from the config, and restoring their state by parameter name."""
+
+import logging
+
+import torch
+from detectron2.config import CfgNode
+
+from segzoo.errors import InputError
+
+from .parameter_groups import parameter_groups
+
+logger = logging.getLogger(__name__)
+
+# What the config decides: a resumed run takes these from its own config, not from the checkpoint.
+STATE_KEYS_OF_CONFIG = ("lr", "initial_lr", "weight_decay", "momentum", "nesterov", "betas", "eps")
+
+
+def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Builds the optimizer that SOLVER names; gradient clipping is separate (`build_gradient_clipper`).
+
+    Raises:
+        InputError: an unknown SOLVER.OPTIMIZER or a malformed SOLVER.LR_MULTIPLIERS.
+    """
+    solver = cfg.SOLVER
+    groups = parameter_groups(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        lr_multipliers=_lr_multipliers(cfg, model),
+    )
+    if solver.OPTIMIZER == "AdamW":
+        return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
+    if solver.OPTIMIZER == "SGD":
+        return torch.optim.SGD(
+            groups,
+            lr=solver.BASE_LR,
+            momentum=solver.MOMENTUM,
+            nesterov=solver.NESTEROV,
+            weight_decay=solver.WEIGHT_DECAY,
+        )
+    raise InputError(f"SOLVER.OPTIMIZER: {solver.OPTIMIZER!r} is not known; choose AdamW or SGD")
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Restores moments and step counts by parameter name; learning rate and decay stay as configured now.
+
+    The parameters may be grouped differently than in the checkpoint. A parameter without stored state starts
+    afresh, as it would in a new run; how many did is logged.
+
+    Args:
+        optimizer: made by `build_optimizer`.
+        state: an optimizer's `state_dict()`; without names (not written by segzoo) the order has to agree.
+    """
+    current = optimizer.state_dict()
+    if not all("names" in group for group in state["param_groups"]):
+        restored = {**state, "param_groups": [dict(group) for group in state["param_groups"]]}
+    else:
+        state_of_name = {
+            name: state["state"][index]
+            for group in state["param_groups"]
+            for name, index in zip(group["names"], group["params"], strict=True)
+            if index in state["state"]
+        }
+        index_of_name = {
+            name: index
+            for group in current["param_groups"]
+            for name, index in zip(group["names"], group["params"], strict=True)
+        }
+        restored = {
+            "state": {index: state_of_name[n] for n, index in index_of_name.items() if n in state_of_name},
+            "param_groups": current["param_groups"],
+        }
+        fresh = [name for name in index_of_name if name not in state_of_name]
+        if fresh and state_of_name:
+            logger.warning(
+                "optimizer state: %d of %d parameters are not in the checkpoint and start afresh, first %s",
+                len(fresh),
+                len(index_of_name),
+                fresh[0],
+            )
+    if len(restored["param_groups"]) == len(current["param_groups"]):
+        for group, configured in zip(restored["param_groups"], current["param_groups"], strict=True):
+            group.update({key: configured[key] for key in STATE_KEYS_OF_CONFIG if key in configured})
+    optimizer.load_state_dict(restored)
+
+
+def _lr_multipliers(cfg: CfgNode, model: torch.nn.Module) -> dict[str, float]:
+    multipliers = {}
+    has_backbone = any(
+        name.startswith("backbone.") and p.requires_grad for name, p in model.named_parameters()
+    )
+    if cfg.SOLVER.BACKBONE_MULTIPLIER != 1.0 and has_backbone:
+        multipliers["backbone"] = cfg.SOLVER.BACKBONE_MULTIPLIER
+    for entry in cfg.SOLVER.LR_MULTIPLIERS:
+        well_formed = isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)
+        if not well_formed or isinstance(entry[1], bool) or not isinstance(entry[1], int | float):
+            raise InputError(
+                f"SOLVER.LR_MULTIPLIERS: {entry!r} is not a pair of name prefix and factor; "
+                'write e.g. [["sem_seg_head", 10.0]]'
+            )
+        multipliers[entry[0].rstrip(".")] = float(entry[1])
+    return multipliers

@@ -1,0 +1,120 @@
+"""Which learning rate and weight decay each parameter gets.
+
+Rules, the later one wins: the base values; a bias (Detectron2's BIAS keys); the kind of the owning module
+(norm, embedding); the learning-rate factor of the longest matching name prefix. Parameters of equal settings
+share a group: a handful of groups lets the optimizer update hundreds of tensors with one call.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from segzoo.errors import InputError
+
+NORM_LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+# Learned tables that are parameters of their owner instead of an nn.Embedding, by their last name part.
+EMBEDDING_NAMES = (
+    "relative_position_bias_table",
+    "absolute_pos_embed",
+    "pos_embed",
+    "query_feat",
+    "query_embed",
+    "level_embed",
+)
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    base_lr: float,
+    weight_decay: float,
+    weight_decay_norm: float | None = None,
+    weight_decay_embed: float | None = None,
+    weight_decay_bias: float | None = None,
+    bias_lr_factor: float = 1.0,
+    lr_multipliers: Mapping[str, float] | None = None,
+) -> list[dict]:
+    """Sorts every trainable parameter of `model` into exactly one group of equal settings.
+
+    Args:
+        base_lr, weight_decay: of a parameter that no rule mentions.
+        weight_decay_norm, weight_decay_embed, weight_decay_bias: of normalisation layers, of embeddings and
+            position tables, and of biases outside normalisation layers; None means `weight_decay`.
+        bias_lr_factor: factor on the learning rate of biases outside normalisation layers.
+        lr_multipliers: name prefix (whole name parts: "backbone" matches "backbone.stem") to learning-rate
+            factor; the longest matching prefix counts alone, factors do not multiply.
+
+    Returns:
+        Groups for a torch optimizer, each with "params", their "names", "lr" and "weight_decay", in order of
+        first appearance in the model.
+
+    Raises:
+        InputError: a prefix matches no trainable parameter.
+        RuntimeError: the groups do not hold every trainable parameter exactly once.
+    """
+    multipliers = dict(lr_multipliers or {})
+    groups: dict[tuple[float, float], dict] = {}
+    unmatched = set(multipliers)
+    for name, parameter, owner in _named_trainable_parameters(model):
+        lr, decay = base_lr, weight_decay
+        last_part = name.rpartition(".")[2]
+        if isinstance(owner, NORM_LAYERS):
+            decay = weight_decay if weight_decay_norm is None else weight_decay_norm
+        elif isinstance(owner, nn.Embedding) or last_part in EMBEDDING_NAMES:
+            decay = weight_decay if weight_decay_embed is None else weight_decay_embed
+        elif last_part == "bias":
+            lr = base_lr * bias_lr_factor
+            decay = weight_decay if weight_decay_bias is None else weight_decay_bias
+        matching = [prefix for prefix in multipliers if _is_prefix(prefix, name)]
+        unmatched.difference_update(matching)
+        if matching:
+            lr *= multipliers[max(matching, key=len)]
+        group = groups.setdefault((lr, decay), {"params": [], "names": [], "lr": lr, "weight_decay": decay})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if unmatched:
+        children = ", ".join(name for name, _ in model.named_children())
+        raise InputError(
+            f"SOLVER.LR_MULTIPLIERS: no trainable parameter is named {' or '.join(sorted(unmatched))}...; "
+            f"the model's parts are {children}"
+        )
+    result = list(groups.values())
+    check_groups(model, result)
+    return result
+
+
+def check_groups(model: nn.Module, groups: Iterable[Mapping]) -> None:
+    """Verifies that every trainable parameter of `model` is in exactly one of `groups`, and nothing else is.
+
+    Raises:
+        RuntimeError: lists the parameters that are missing, repeated, or not trainable ones of the model.
+    """
+    count: dict[int, int] = {}
+    for group in groups:
+        for parameter in group["params"]:
+            count[id(parameter)] = count.get(id(parameter), 0) + 1
+    trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    problems = {
+        "in no group": [name for key, name in trainable.items() if key not in count],
+        "in several groups": [name for key, name in trainable.items() if count.get(key, 0) > 1],
+        "not trainable in the model": [f"{key:#x}" for key in count if key not in trainable],
+    }
+    found = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+    if found:
+        raise RuntimeError(f"every trainable parameter must be in exactly one group; {found}")
+
+
+def _named_trainable_parameters(model: nn.Module):
+    """Yields (full name, parameter, owning module) once for each trainable parameter, also a shared one."""
+    seen = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield (f"{module_name}.{name}" if module_name else name), parameter, module
+
+
+def _is_prefix(prefix: str, name: str) -> bool:
+    prefix = prefix.rstrip(".")
+    return name == prefix or name.startswith(prefix + ".")
