@@ -1,0 +1,78 @@
+"""A wrong configuration stops with one line that names the key and the remedy."""
+
+import pytest
+
+from segzoo.errors import InputError
+from segzoo.model_zoo.configs import load_config
+
+LEAF = "semantic/camvid/maskformer_r18"
+
+
+def write(folder, text):
+    file = folder / "config.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("DATASETS:\n  VAL: ('x',)\n", "unknown key DATASETS.VAL; did you mean DATASETS.TEST?"),
+        ("SOLVER:\n  BASE_RL: 0.1\n", "unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?"),
+        ("SOLVER: 3\n", "unknown key SOLVER"),
+        ("SOLVER:\n  MAX_ITER: many\n", "config.yaml"),
+        ("TASK: panoptical\n", "TASK 'panoptical' is unknown; did you mean panoptic?"),
+        ("DATASETS:\n  TRAIN: ('camvid_trian',)\n", "'camvid_trian' is unknown; did you mean camvid_train?"),
+        ("_BASE_: nothing.yaml\n", "does not exist"),
+        ("a: [1\n", "not a valid YAML config"),
+        ("TASK: panoptic\nDATASETS:\n  TRAIN: ('camvid_train',)\n", "camvid_train has semantic labels"),
+        (
+            "MODEL:\n  SEM_SEG_HEAD:\n    NUM_CLASSES: 150\nDATASETS:\n  TRAIN: ('camvid_train',)\n",
+            "NUM_CLASSES=150 but camvid_train has 11",
+        ),
+    ],
+)
+def test_a_wrong_file_is_explained(tmp_path, text, message):
+    with pytest.raises(InputError) as caught:
+        load_config(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.MAX_ITERS", "10"], "unknown key SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER?"),
+        (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
+        (["SOLVER", "1"], "unknown key SOLVER; give one of its keys"),
+        (["SOLVER.MAX_ITER", "ten"], "SOLVER.MAX_ITER"),
+    ],
+)
+def test_a_wrong_override_is_explained(overrides, message):
+    with pytest.raises(InputError) as caught:
+        load_config(LEAF, overrides)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_config_name_suggests_the_nearest():
+    with pytest.raises(InputError, match="did you mean semantic/camvid/maskformer_r18"):
+        load_config("semantic/camvid/maskformer_r81")
+
+
+def test_a_whole_number_is_a_fine_learning_rate():
+    assert load_config(LEAF, ["SOLVER.BASE_LR", "1"]).SOLVER.BASE_LR == 1.0
+
+
+def test_later_bases_win_and_the_leaf_wins_over_all(tmp_path):
+    (tmp_path / "first.yaml").write_text("SOLVER:\n  MAX_ITER: 1\n  BASE_LR: 0.1\n  WEIGHT_DECAY: 0.5\n")
+    (tmp_path / "second.yaml").write_text("SOLVER:\n  MAX_ITER: 2\n  BASE_LR: 0.2\n")
+    cfg = load_config(write(tmp_path, "_BASE_: [first.yaml, second.yaml]\nSOLVER:\n  MAX_ITER: 3\n"))
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == (3, 0.2, 0.5)
+
+
+def test_classes_and_ignore_label_come_from_the_dataset():
+    cfg = load_config(LEAF)
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 11
+    assert cfg.TEST.TASKS == ("semantic",)
+    assert load_config("panoptic/coco/maskformer_r50").MODEL.SEM_SEG_HEAD.NUM_CLASSES == 133
+    assert load_config("entity/coco/maskformer_r50").MODEL.SEM_SEG_HEAD.NUM_CLASSES == 1

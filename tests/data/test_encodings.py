@@ -1,0 +1,150 @@
+"""Every encoding turns every value that files can hold into the class that its rule says."""
+
+import numpy as np
+import pytest
+from data_trees import write_roads
+from PIL import Image
+
+from segzoo.data.encodings import LabelSpace, build_encoding
+from segzoo.errors import InputError
+
+NAMES = ("road", "building", "sky", "car", "person")
+COLORS = [(128, 64, 128), (70, 70, 70), (70, 130, 180), (0, 0, 142), (220, 20, 60)]
+
+
+def encoding_of(facts, names=NAMES, ids=(7, 11, 23, 26, 24), label_map=None):
+    space = LabelSpace(tuple(names), tuple(ids), label_map or {}, "roads.yaml")
+    return build_encoding(facts, space, COLORS)
+
+
+def decode_values(encoding, dtype=np.uint8):
+    """{value: class} of every value that the encoding accepts when it is the only one in a file."""
+    accepted = {}
+    for value in range(256):
+        image = Image.fromarray(np.full((1, 2), value, dtype=dtype))
+        try:
+            accepted[value] = encoding.decode(image, "a.png")[0, 0]
+        except InputError:
+            continue
+    return accepted
+
+
+@pytest.mark.parametrize(
+    ("facts", "label_map", "expected"),
+    [
+        ("index", {}, {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 255: 255}),
+        ({"type": "index", "offset": -1}, {}, {0: 255, 1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 255: 255}),
+        (
+            {"type": "index", "void": [5, 9]},
+            {},
+            {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 255, 9: 255, 255: 255},
+        ),
+        ("id", {}, {7: 0, 11: 1, 23: 2, 26: 3, 24: 4, 255: 255}),
+        ({"type": "id", "void": [0]}, {}, {0: 255, 7: 0, 11: 1, 23: 2, 26: 3, 24: 4, 255: 255}),
+        (
+            {"type": "index", "values": {3: "car", 8: "truck", 9: "rider"}},
+            {"truck": "car", "rider": "void"},
+            {3: 3, 8: 3, 9: 255, 255: 255},
+        ),
+        ({"type": "index", "values": ["sky", "road"]}, {}, {0: 2, 1: 0, 255: 255}),
+        ("index", {40: "person", 4: "car"}, {0: 0, 1: 1, 2: 2, 3: 3, 4: 3, 40: 4, 255: 255}),
+        ("index", {255: "road"}, {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 255: 0}),
+    ],
+)
+def test_index_values_become_the_classes_of_the_rule_and_no_others_are_accepted(facts, label_map, expected):
+    assert decode_values(encoding_of(facts, label_map=label_map)) == expected
+
+
+def test_others_void_makes_every_unlisted_value_void():
+    classes = decode_values(encoding_of({"type": "id", "others": "void"}))
+    listed = {7: 0, 11: 1, 23: 2, 26: 3, 24: 4}
+    assert classes == {value: listed.get(value, 255) for value in range(256)}
+
+
+def test_binary_masks_have_the_background_first():
+    encoding = encoding_of("binary", names=("background", "crack"), ids=(0, 1))
+    assert decode_values(encoding) == {0: 0, 1: 1, 255: 1}
+    one_bit = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("1")
+    assert encoding.decode(one_bit, "a.png").tolist() == [[0, 1]]
+
+
+def test_a_palette_image_counts_by_its_index_not_its_colour():
+    image = Image.fromarray(np.array([[0, 1], [4, 255]], dtype=np.uint8))
+    image.putpalette([9, 9, 9] * 256)
+    for name in ("palette", "index"):
+        assert encoding_of(name).decode(image, "a.png").tolist() == [[0, 1], [4, 255]]
+
+
+def test_sixteen_bits_hold_more_than_255_classes():
+    names = [f"class {index}" for index in range(847)]
+    space = LabelSpace(tuple(names), tuple(range(847)))
+    encoding = build_encoding("index", space, [])
+    stored = np.array([[0, 255, 256], [846, 65535, 3]], dtype=np.uint16)
+    labels = encoding.decode(Image.fromarray(stored), "a.tif")
+    assert space.ignore_label == 65535
+    assert labels.dtype == np.uint16
+    assert labels.tolist() == stored.tolist()
+    with pytest.raises(InputError, match=r"a.tif: label 847 is outside \[0, 847\)"):
+        encoding.decode(Image.fromarray(stored + np.uint16(1)), "a.tif")
+
+
+def test_colours_become_classes_and_unknown_ones_are_refused():
+    pixels = np.array([[*COLORS, (0, 0, 0)]], dtype=np.uint8)
+    encoding = encoding_of({"type": "rgb", "void": [[0, 0, 0]]})
+    assert encoding.decode(Image.fromarray(pixels), "a.png").tolist() == [[0, 1, 2, 3, 4, 255]]
+    pixels[0, 0] = (1, 2, 3)
+    with pytest.raises(InputError, match=r"a.png: 1 pixels have a colour of no class: \(1, 2, 3\)"):
+        encoding.decode(Image.fromarray(pixels), "a.png")
+    tolerant = encoding_of({"type": "rgb", "void": [[0, 0, 0]], "others": "void"})
+    assert tolerant.decode(Image.fromarray(pixels), "a.png").tolist() == [[255, 1, 2, 3, 4, 255]]
+
+
+def test_several_colours_may_be_one_class_under_other_names():
+    facts = {"type": "rgb", "colors": {"asphalt": [[1, 2, 3], [3, 2, 1]], "sky": [[9, 9, 9]]}}
+    encoding = encoding_of(facts, label_map={"asphalt": "road"})
+    pixels = np.array([[(1, 2, 3), (3, 2, 1), (9, 9, 9)]], dtype=np.uint8)
+    assert encoding.decode(Image.fromarray(pixels), "a.png").tolist() == [[0, 0, 2]]
+
+
+def test_of_several_encodings_the_kind_of_file_picks_one():
+    encoding = encoding_of(["index", "rgb"])
+    assert encoding.decode(Image.fromarray(np.array([[3]], dtype=np.uint8)), "a.png").tolist() == [[3]]
+    assert encoding.decode(Image.fromarray(np.array([[COLORS[4]]], dtype=np.uint8)), "a").tolist() == [[4]]
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ("indx", "encoding 'indx' is unknown; did you mean index?"),
+        ({"offset": 1}, "encoding lacks its type"),
+        ({"type": "index", "ofset": 1}, "encoding index has no option ofset; did you mean offset?"),
+        ({"type": "index", "offset": "one"}, "offset is 'one'; it is a whole number"),
+        ({"type": "index", "values": {"a": "road"}}, "'a': 'road' is not a value"),
+        (
+            {"type": "index", "values": ["raod"]},
+            "label 'raod' of the files is neither a class nor in label_map",
+        ),
+        ({"type": "index", "void": 3}, "void is 3; it is a list of numbers"),
+        ({"type": "index", "others": "skip"}, "others is 'skip'; it is error or void"),
+        ("binary", "needs two classes (background first), found 5"),
+        ({"type": "rgb", "colors": {"road": [[1, 2]]}}, "'road': [1, 2] is not a colour"),
+        (
+            {"type": "rgb", "colors": {"road": [[1, 2, 3]], "sky": [[1, 2, 3]]}},
+            "is given to 'sky' and to another",
+        ),
+    ],
+)
+def test_wrong_facts_are_explained_in_one_line(facts, message):
+    with pytest.raises(InputError) as caught:
+        encoding_of(facts)
+    assert message in str(caught.value)
+    assert "roads.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_class_map_of_a_file_is_the_same_through_the_dataset(tmp_path):
+    from data_trees import load
+
+    stored = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)
+    records, metadata = load(write_roads(tmp_path, stored))
+    assert metadata.load_sem_seg(records[0]).tolist() == stored.tolist()

@@ -1,0 +1,115 @@
+"""Images and labels are paired by path templates or lists."""
+
+import numpy as np
+import pytest
+from data_trees import ROADS, load, picture, save, write_roads, write_yaml
+
+from segzoo.data.layouts import match
+from segzoo.errors import InputError
+
+LABELS = np.array([[0, 1], [2, 3]], dtype=np.uint8)
+
+
+def test_fields_match_parts_of_names_and_fill_the_labels(tmp_path):
+    for city, number in (("ulm", 2), ("bonn", 1), ("bonn", 3)):
+        stem = f"{city}_{number:06d}"
+        save(tmp_path / f"leftImg8bit/train/{city}/{stem}_leftImg8bit.png", picture(2, 2))
+        save(tmp_path / f"gtFine/train/{city}/{stem}_gtFine_labelIds.png", LABELS)
+    facts = {
+        **ROADS,
+        "images": "leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png",
+        "labels": "gtFine/{split}/{city}/{stem}_gtFine_labelIds.png",
+    }
+    records, _ = load(write_yaml(tmp_path, facts))
+    assert [one["image_id"] for one in records] == [
+        "bonn/bonn_000001",
+        "bonn/bonn_000003",
+        "ulm/ulm_000002",
+    ]
+    assert records[2]["sem_seg_file_name"].endswith("gtFine/train/ulm/ulm_000002_gtFine_labelIds.png")
+
+
+def test_any_suffix_stands_for_images_only(tmp_path):
+    for name in ("a.jpg", "b.PNG", "notes.txt", ".hidden.png", "c.d.jpeg"):
+        (tmp_path / name).write_bytes(b"")
+    found = [fields["stem"] for _, fields in match(tmp_path, "{stem}.*", {})]
+    assert found == ["a", "b", "c.d"]
+
+
+def load_list(file, lines):
+    """The images of the dataset with such a list file."""
+    (file.parent / "list/train.txt").write_text(lines)
+    return load(file)[0]
+
+
+def test_a_list_file_picks_images_by_name_or_by_two_paths(tmp_path):
+    for stem in "abc":
+        save(tmp_path / f"JPEGImages/{stem}.jpg", picture(2, 2))
+        save(tmp_path / f"SegmentationClassAug/{stem}.png", LABELS)
+    facts = {
+        **ROADS,
+        "images": "JPEGImages/{stem}.*",
+        "labels": "SegmentationClassAug/{stem}.png",
+        "list": "list/{split}.txt",
+    }
+    file = write_yaml(tmp_path, facts)
+    (tmp_path / "list").mkdir()
+    by_name = load_list(file, "c\na\n\n")
+    by_path = load_list(
+        file,
+        "/JPEGImages/c.jpg /SegmentationClassAug/c.png\n/JPEGImages/a.jpg /SegmentationClassAug/a.png\n",
+    )
+    assert [one["image_id"] for one in by_name] == ["c", "a"]
+    assert by_name == by_path
+    with pytest.raises(InputError, match=r"1 of 1 listed images do not exist: .*JPEGImages/z.jpg"):
+        load_list(file, "z\n")
+    with pytest.raises(InputError, match=r"train.txt: line 1 has 3 words; expected a name or two paths"):
+        load_list(file, "one two three\n")
+
+
+def test_splits_may_set_several_fields(tmp_path):
+    save(tmp_path / "Training/Images/a.jpg", picture(2, 2))
+    save(tmp_path / "Training/Labels/a.png", LABELS)
+    facts = {
+        **ROADS,
+        "splits": {"people_train": {"part": "Training", "kind": "Labels"}},
+        "images": "{part}/Images/{stem}.jpg",
+        "labels": "{part}/{kind}/{stem}.png",
+    }
+    assert len(load(write_yaml(tmp_path, facts))[0]) == 1
+
+
+def test_missing_labels_are_counted_and_the_first_is_named(tmp_path):
+    file = write_roads(tmp_path, LABELS)
+    for stem in "bcd":
+        save(tmp_path / f"images/train/{stem}.png", picture(2, 2))
+    with pytest.raises(InputError) as caught:
+        load(file)
+    assert str(caught.value).startswith(
+        f"roads_train: 3 images lack their labels, first {tmp_path}/images/train/b.png "
+        f"(expected {tmp_path}/masks/train/b.png); "
+    )
+
+
+def test_images_without_any_label_name_the_labels_expected(tmp_path):
+    file = write_roads(tmp_path, LABELS)
+    (tmp_path / "masks/train/a.png").unlink()
+    with pytest.raises(InputError, match=r"1 images like .*a.png, but no label like .*masks/train/a.png"):
+        load(file)
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    file = write_roads(tmp_path, LABELS, images="images/{split}/{stem}.*")
+    save(tmp_path / "images/train/a.jpg", picture(2, 2))
+    with pytest.raises(InputError, match=r"a.jpg and .*a.png share a name"):
+        load(file)
+
+
+def test_the_first_layout_that_has_files_is_taken(tmp_path):
+    layouts = [{"labels": "fine/{stem}.png"}, {"labels": "masks/{split}/{stem}.png", "encoding": "index"}]
+    facts = {key: value for key, value in ROADS.items() if key != "labels"}
+    write_roads(tmp_path, LABELS)
+    file = write_yaml(tmp_path, {**facts, "layouts": layouts})
+    assert load(file)[0][0]["layout"] == 1
+    save(tmp_path / "fine/a.png", LABELS)
+    assert load(file)[0][0]["layout"] == 0

@@ -1,0 +1,116 @@
+"""Predictor: any input, any number, results at the picture's own size."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from demo_helpers import CONFIG, OVERRIDES
+
+from segzoo.data import SegmentationMapper
+from segzoo.engine import Predictor
+from segzoo.errors import InputError
+from segzoo.model_zoo import load_config
+
+# Batches of other sizes add in another order: float32 rounding, amplified by random weights.
+TOLERANCE = 1e-3
+
+
+def assert_same_scores(first: dict, second: dict, tolerance: float = TOLERANCE) -> None:
+    torch.testing.assert_close(first["sem_seg"], second["sem_seg"], atol=tolerance, rtol=tolerance)
+
+
+def test_a_batch_gives_what_single_pictures_give(make_predictor, pictures):
+    one_by_one, together = make_predictor(batch_size=1), make_predictor(batch_size=3)
+    for single, batched in zip(map(one_by_one, pictures), together(pictures), strict=True):
+        assert_same_scores(single, batched)
+
+
+def test_results_have_the_size_of_the_picture_and_all_tasks_of_the_config(make_predictor, pictures):
+    for picture, result in zip(pictures, make_predictor()(pictures), strict=True):
+        height, width = picture.shape[:2]
+        assert result["sem_seg"].shape == (11, height, width)
+        for key in ("panoptic_seg", "entity_seg"):
+            ids, segments_info = result[key]
+            assert ids.shape == (height, width)
+            assert {info["id"] for info in segments_info} == set(ids.unique().tolist()) - {0}
+
+
+def test_files_bgr_and_rgb_arrays_of_a_picture_are_the_same_to_it(make_predictor, pictures, tmp_path):
+    predictor, picture = make_predictor(), pictures[0]
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), picture)
+    expected = predictor(picture)
+    assert_same_scores(predictor(str(path)), expected, tolerance=0)
+    assert_same_scores(predictor(path), expected, tolerance=0)
+    assert_same_scores(predictor(picture[..., ::-1], color="RGB"), expected, tolerance=0)
+    assert (predictor(picture, color="RGB")["sem_seg"] - expected["sem_seg"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_a_picture_reaches_the_model_as_in_evaluation(make_predictor, pictures, tmp_path, image_format):
+    overrides = ("INPUT.FORMAT", image_format, "INPUT.MIN_SIZE_TEST", "80", "INPUT.MAX_SIZE_TEST", "100")
+    predictor = make_predictor(*overrides)
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), pictures[1])
+    mapper = SegmentationMapper(load_config(CONFIG, (*OVERRIDES, *overrides)), is_train=False)
+    record = mapper({"file_name": str(path), "image_id": 1})
+    seen = []
+    predictor.model.register_forward_pre_hook(lambda module, arguments: seen.extend(arguments[0]))
+    predictor(path)
+    assert torch.equal(seen[0]["image"], record["image"])
+    assert (seen[0]["height"], seen[0]["width"]) == (record["height"], record["width"]) == (150, 100)
+
+
+def test_a_stream_reads_no_further_than_a_batch(make_predictor, pictures):
+    read = []
+
+    def source():
+        for number in range(10):
+            read.append(number)
+            yield pictures[number % 3]
+
+    stream = make_predictor(batch_size=2).stream(source())
+    picture, _ = next(stream)
+    assert read == [0, 1]
+    assert np.array_equal(picture, pictures[0][..., ::-1])
+
+
+def test_no_pictures_give_no_results(make_predictor):
+    assert make_predictor()([]) == []
+
+
+def test_a_built_model_can_be_used_and_is_put_into_eval_mode(make_predictor, pictures):
+    reference = make_predictor("INPUT.MIN_SIZE_TEST", "0")
+    model = reference.model.train()
+    predictor = Predictor(model)
+    assert not model.training
+    result = predictor(pictures[0])
+    assert not result["sem_seg"].requires_grad
+    assert_same_scores(result, reference(pictures[0]), tolerance=0)
+
+
+def test_weights_that_do_not_fill_the_model_are_refused(weights, tmp_path):
+    state = torch.load(weights)["model"]
+    state = {key: value for key, value in state.items() if "class_embed" not in key}
+    path = tmp_path / "headless.pth"
+    torch.save({"model": state}, path)
+    with pytest.raises(InputError, match=r"class_embed"):
+        Predictor(load_config(CONFIG, OVERRIDES), path)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.float32)],
+    ids=["gray", "alpha", "float"],
+)
+def test_arrays_of_another_kind_are_refused(make_predictor, picture):
+    with pytest.raises(InputError, match=r"expected uint8 \(H, W, 3\)"):
+        make_predictor()(picture)
+
+
+def test_a_missing_and_a_broken_file_are_named(make_predictor, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.jpg"):
+        make_predictor()(tmp_path / "nowhere.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        make_predictor()(tmp_path / "broken.jpg")

@@ -1,0 +1,147 @@
+"""Processes: how many, who is who, one result whatever their number, and none left behind by a failure."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_trainer import metrics, weights
+from toy_training import die_in_rank_one, fail_in_rank_one, run_toy, run_toys, toy_cfg
+
+from segzoo.engine import launch
+from segzoo.engine.launch import ProcessPlace, _rendezvous_from_environment, place_from_environment
+from segzoo.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """The folder of a training in one process."""
+    folder = tmp_path_factory.mktemp("single")
+    run_toy(toy_cfg(folder))
+    return folder
+
+
+def assert_same_training(folder, single):
+    for line, expected in zip(metrics(folder), metrics(single), strict=True):
+        assert line == pytest.approx(expected, rel=1e-4), line["iteration"]
+    expected = weights(single)
+    for name, weight in weights(folder).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_equal_one_with_the_same_total_batch_also_in_micro_batches(single, tmp_path):
+    cfgs = (toy_cfg(tmp_path / "plain"), toy_cfg(tmp_path / "accumulated", SOLVER__ACCUMULATE=2))
+    launch(run_toys, 2, args=cfgs, device="cpu")
+    assert_same_training(tmp_path / "plain", single)
+    assert_same_training(tmp_path / "accumulated", single)
+    random_states = torch.load(tmp_path / "plain" / "model_final.pth", weights_only=True)["random_states"]
+    assert len(random_states) == 2
+    assert not torch.equal(random_states[0]["torch"], random_states[1]["torch"])
+    assert (tmp_path / "plain" / "log.txt.rank1").exists()
+
+
+def test_processes_started_by_torchrun_join_and_equal_one(single, tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    script = (
+        "from segzoo.engine import launch; from toy_training import *; "
+        f"launch(run_toys, 1, args=(toy_cfg({str(tmp_path)!r}),), device='cpu')"
+    )
+    processes = []
+    for rank in range(2):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                [str(REPOSITORY), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+            ),
+            "OMP_NUM_THREADS": "1",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        processes.append(subprocess.Popen([sys.executable, "-c", script], env=environment))
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert_same_training(tmp_path, single)
+
+
+def test_an_explained_error_of_one_process_ends_the_others_and_is_raised_here():
+    with pytest.raises(InputError, match=r"^a\.png: label 7 is wrong$"):
+        launch(fail_in_rank_one, 2, args=(InputError("a.png: label 7 is wrong"),), device="cpu")
+
+
+def test_a_killed_process_ends_the_others_with_the_likely_cause():
+    with pytest.raises(RuntimeError, match=r"process 1 was killed \(SIGKILL\).* memory runs out"):
+        launch(die_in_rank_one, 2, args=(signal.SIGKILL,), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((0, 1, 0, "auto"), "--num-gpus 0 --num-machines 1: both must be at least 1"),
+        ((1, 2, 2, "tcp://a:1"), r"--machine-rank 2 is outside 0\.\.1 of --num-machines 2"),
+        ((1, 2, 0, "auto"), r"--num-machines 2 needs the address .* add --dist-url tcp://HOST:PORT"),
+    ],
+)
+def test_impossible_numbers_are_input_errors(numbers, message):
+    with pytest.raises(InputError, match=message):
+        launch(print, *numbers, device="cpu")
+
+
+def test_more_gpus_than_there_are_is_an_input_error_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    with pytest.raises(InputError, match=r"^--num-gpus 16 but 8 visible; use --num-machines 2\.$"):
+        launch(print, 16)
+
+
+def test_places_are_read_as_torchrun_and_srun_tell_them():
+    torchrun = {
+        "RANK": "5",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "8",
+        "LOCAL_WORLD_SIZE": "4",
+        "MASTER_ADDR": "a",
+    }
+    srun = {
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_STEP_NUM_NODES": "2",
+    }
+    assert place_from_environment(torchrun) == ProcessPlace(5, 1, 8, 4)
+    assert place_from_environment(srun) == ProcessPlace(5, 1, 8, 4)
+    assert place_from_environment({**srun, **torchrun, "RANK": "6"}).rank == 6
+
+
+def test_a_batch_script_or_a_single_task_of_slurm_is_not_a_group():
+    batch = {"SLURM_JOB_ID": "12", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}
+    assert place_from_environment(batch) is None
+    assert place_from_environment({**batch, "SLURM_STEP_NUM_TASKS": "1"}) is None
+
+
+def test_uneven_tasks_per_node_are_an_input_error():
+    with pytest.raises(InputError, match="3 tasks do not divide evenly over 2 nodes"):
+        place_from_environment(
+            {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2"}
+        )
+
+
+def test_the_meeting_point_differs_between_jobs_and_steps():
+    def url(job, step):
+        environment = {"SLURM_STEP_NODELIST": "n1", "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}
+        return _rendezvous_from_environment(environment)
+
+    urls = {url(job, step) for job in range(100, 110) for step in range(10)}
+    assert len(urls) == 100
+    assert all(u.startswith("tcp://n1:") and 15000 <= int(u.rpartition(":")[2]) < 30000 for u in urls)
+    assert _rendezvous_from_environment({"MASTER_ADDR": "a", "MASTER_PORT": "1"}) == "env://"

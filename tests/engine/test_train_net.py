@@ -1,0 +1,195 @@
+"""The command line of training: flags, errors in one line, and a whole small job on the Shapes dataset."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+import train_net  # noqa: E402  it stands in tools/
+
+from segzoo.errors import InputError  # noqa: E402
+
+CONFIG = """
+TASK: panoptic
+DATASETS:
+  TRAIN: ("shapes_train",)
+  TEST: ("shapes_val",)
+MODEL:
+  META_ARCHITECTURE: MaskFormer
+  DEVICE: cpu
+  BACKBONE:
+    NAME: ResNetBackbone
+    VARIANT: r18
+    NORM: SyncBN
+  SEM_SEG_HEAD:
+    NAME: MaskFormerHead
+    NORM: BN
+    CONVS_DIM: 16
+    MASK_DIM: 16
+  MASK_FORMER:
+    HIDDEN_DIM: 16
+    NUM_OBJECT_QUERIES: 8
+    NHEADS: 2
+    DIM_FEEDFORWARD: 16
+    DEC_LAYERS: 2
+    TEST:
+      OBJECT_MASK_THRESHOLD: 0.0
+      OVERLAP_THRESHOLD: 0.0
+INPUT:
+  MIN_SIZE_TRAIN: [64]
+  CROP_SIZE: [64, 64]
+  MIN_SIZE_TEST: 64
+  MAX_SIZE_TEST: 64
+SOLVER:
+  IMS_PER_BATCH: 4
+  MAX_ITER: 4
+  CHECKPOINT_PERIOD: 2
+  LOG_PERIOD: 1
+DATALOADER:
+  NUM_WORKERS: 0
+TEST:
+  TASKS: ("semantic", "panoptic", "entity")
+  EVAL_PERIOD: 2
+  BEST_METRIC: panoptic_seg/PQ
+SEED: 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config-file", "a.yaml", "SEED", "1", "--dist-url", "x"],
+            "Move --dist-url before KEY VALUE overrides.",
+        ),
+        (["--config-file", "a.yaml", "SEED", "1", "--resume"], "Move --resume before KEY VALUE overrides."),
+        (["--num-gpus", "1"], "--config-file is missing; give a YAML file or a name under configs/"),
+    ],
+)
+def test_wrong_command_lines_say_what_to_do(arguments, message):
+    with pytest.raises(InputError) as error:
+        train_net.parse_arguments(arguments)
+    assert str(error.value) == message
+
+
+def test_detectron2s_flags_are_read():
+    words = (
+        "--config-file a.yaml --num-gpus 8 --num-machines 2 --machine-rank 1 --dist-url tcp://a:1 --resume"
+    )
+    args = train_net.parse_arguments([*words.split(), "--eval-only", "MODEL.DEVICE", "cpu", "SEED", "-1"])
+    assert (args.config_file, args.num_gpus, args.num_machines, args.machine_rank) == ("a.yaml", 8, 2, 1)
+    assert (args.dist_url, args.resume, args.eval_only) == ("tcp://a:1", True, True)
+    assert args.opts == ["MODEL.DEVICE", "cpu", "SEED", "-1"]
+
+
+def test_wrong_input_is_one_line_and_status_2_and_a_traceback_only_with_debug(capsys):
+    arguments = ["--config-file", "no_such.yaml"]
+    assert train_net.main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: config file no_such.yaml does not exist")
+    assert output.err.count("\n") == 1
+    with pytest.raises(InputError):
+        train_net.main(["--debug", *arguments])
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit):
+        train_net.parse_arguments(["--help"])
+    text = capsys.readouterr().out
+    assert "--eval-only MODEL.WEIGHTS" in text
+    assert "KEY VALUE" in text
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A folder with config.yaml for the generated dataset, and the output of four iterations on it."""
+    folder = tmp_path_factory.mktemp("job")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))
+    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
+    make_shapes(folder / "datasets" / "shapes", train=8, val=3, size=64, workers=0)
+    (folder / "shapes.yaml").write_text(CONFIG)
+    assert run(folder, "OUTPUT_DIR", str(folder / "out")) == 0
+    yield folder
+    patch.undo()
+
+
+def run(folder, *arguments):
+    flags = [word for word in arguments if word.startswith("--")]
+    overrides = [word for word in arguments if not word.startswith("--")]
+    return train_net.main(["--config-file", str(folder / "shapes.yaml"), *flags, *overrides])
+
+
+def test_a_job_trains_evaluates_and_leaves_what_detectron2_users_expect(job):
+    out = job / "out"
+    names = {path.name for path in out.iterdir()}
+    assert {
+        "config.yaml",
+        "log.txt",
+        "metrics.json",
+        "last_checkpoint",
+        "model_final.pth",
+        "model_best.pth",
+    } <= names
+    lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
+    assert {"loss_ce", "loss_mask", "loss_dice", "total_loss", "lr", "time"} <= lines[-1].keys()
+    assert {"sem_seg/mIoU", "panoptic_seg/PQ", "entity_seg/AP"} <= lines[1].keys()
+    log = (out / "log.txt").read_text()
+    assert "copypaste: Task: panoptic_seg" in log
+
+
+def test_results_carry_their_protocol(job):
+    document = json.loads((job / "out" / "inference" / "results.json").read_text())
+    assert document["protocol"]["datasets"] == {"shapes_val": 3}
+    assert document["protocol"]["input_size"] == {"short_edge": 64, "long_edge_max": 64}
+    assert document["protocol"]["seconds_per_image"]["shapes_val"].keys() == {"data", "compute", "evaluation"}
+    assert 0 <= document["results"]["shapes_val"]["panoptic_seg"]["PQ"] <= 100
+
+
+def test_evaluating_the_final_checkpoint_repeats_the_final_numbers(job, tmp_path):
+    weights = str(job / "out" / "model_final.pth")
+    assert run(job, "--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path)) == 0
+    documents = [
+        json.loads((folder / "inference" / "results.json").read_text()) for folder in (job / "out", tmp_path)
+    ]
+    assert documents[0]["results"] == documents[1]["results"]
+    assert documents[1]["protocol"]["weights"] == weights
+    assert len(documents[1]["protocol"]["weights_sha256"]) == 64
+
+
+def test_evaluating_without_a_loaded_head_is_refused(job, tmp_path, capsys):
+    checkpoint = torch.load(job / "out" / "model_final.pth", weights_only=True)
+    for name, weight in checkpoint["model"].items():
+        if "class_embed" in name:
+            checkpoint["model"][name] = torch.cat([weight, weight])
+    torch.save(checkpoint, tmp_path / "other_classes.pth")
+    arguments = ("MODEL.WEIGHTS", str(tmp_path / "other_classes.pth"), "OUTPUT_DIR", str(tmp_path))
+    assert run(job, "--eval-only", *arguments) == 2
+    assert "refusing to report metrics" in capsys.readouterr().err
+    assert not (tmp_path / "inference" / "results.json").exists()
+
+
+def test_evaluating_without_weights_is_an_input_error(job, tmp_path, capsys):
+    assert run(job, "--eval-only", "OUTPUT_DIR", str(tmp_path)) == 2
+    assert "--eval-only: MODEL.WEIGHTS is empty" in capsys.readouterr().err
+
+
+def test_a_resumed_job_equals_the_uninterrupted_one(job, tmp_path):
+    output = ("OUTPUT_DIR", str(tmp_path))
+    assert run(job, *output) == 0
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    assert run(job, "--resume", *output) == 0
+    first, second = (
+        torch.load(folder / "model_final.pth", weights_only=True)["model"]
+        for folder in (job / "out", tmp_path)
+    )
+    for name, weight in first.items():
+        assert torch.equal(weight, second[name]), name

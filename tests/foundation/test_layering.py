@@ -1,0 +1,203 @@
+"""The layers of DESIGN: which part of segzoo may import which, read from the import statements."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+ANYWHERE = {"segzoo.errors", "segzoo.compat"}
+# Parts of one level do not import each other; each may import itself.
+MAY_IMPORT = {
+    "segzoo.errors": set(),
+    # compat hands torchvision the RoIAlign of layers, on its first call.
+    "segzoo.compat": {"segzoo.layers.roi_align"},
+    "segzoo.config": set(),
+    "segzoo.layers": set(),
+    "segzoo.modeling": {"segzoo.layers"},
+    "segzoo.data": set(),
+    "segzoo.solver": set(),
+    "segzoo.evaluation": set(),
+    "segzoo.checkpoint": set(),
+}
+_UP_TO_CHECKPOINT = {*MAY_IMPORT, "segzoo.projects"}
+MAY_IMPORT["segzoo.engine"] = MAY_IMPORT["segzoo.model_zoo"] = _UP_TO_CHECKPOINT
+PROJECT_MAY_IMPORT = {"segzoo.modeling", "segzoo.layers", "segzoo.config"}
+# A project hands in its key map, and takes nothing else from checkpoint.
+CHECKPOINT_NAMES_FOR_PROJECTS = {"KeyMap", "register_key_map"}
+DETECTRON2_FOR = {"segzoo.config": {"detectron2.config"}, "segzoo.layers": {"detectron2.layers"}}
+NOWHERE = {"mmcv", "mmseg", "mmengine", "mmdet", "tools", "tests", "datasets"}
+CFG_FUNCTIONS = re.compile(r"_?(from_config|build_\w+|add_\w*config)")
+
+
+class Import(NamedTuple):
+    line: int
+    module: str
+    name: str | None  # of `from module import name`
+
+
+def source_files() -> list[Path]:
+    return sorted([*ROOT.glob("segzoo/**/*.py"), *ROOT.glob("projects/**/*.py")])
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    parts = ("segzoo", *parts) if parts[0] == "projects" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(file: Path) -> Iterator[Import]:
+    package = module_name(file) if file.name == "__init__.py" else module_name(file).rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(node.lineno, alias.name, None)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                base = package.rsplit(".", node.level - 1)[0] if node.level > 1 else package
+                module = f"{base}.{module}".rstrip(".")
+            for alias in node.names:
+                yield Import(node.lineno, module, alias.name)
+
+
+def is_in(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def part_of(module: str) -> str:
+    """segzoo.modeling.backbones.swin -> segzoo.modeling; segzoo.projects.maskformer.x -> its project."""
+    return ".".join(module.split(".")[: 3 if is_in(module, "segzoo.projects") else 2])
+
+
+def imported_modules(entry: Import) -> Iterator[str]:
+    """`from segzoo import data` imports segzoo.data; `from segzoo import __version__`, segzoo."""
+    if entry.module in ("segzoo", "segzoo.projects") and entry.name and not entry.name.startswith("_"):
+        yield f"{entry.module}.{entry.name}"
+    else:
+        yield entry.module
+
+
+def may_import(importer: str, entry: Import, module: str) -> bool:
+    part = part_of(importer)
+    if module.split(".")[0] in NOWHERE:
+        return False
+    if is_in(module, "detectron2"):
+        allowed = DETECTRON2_FOR.get(part, {"detectron2"})
+        return any(is_in(module, package) for package in allowed)
+    # `import segzoo` alone brings nothing but compat.
+    if module == "segzoo" or not is_in(module, "segzoo"):
+        return True
+    if any(is_in(module, package) for package in ANYWHERE | {part}):
+        return True
+    if importer == "segzoo.projects":
+        return is_in(module, "segzoo.projects") or module == "segzoo.config"
+    if is_in(importer, "segzoo.projects"):
+        if is_in(module, "segzoo.checkpoint"):
+            return entry.name in CHECKPOINT_NAMES_FOR_PROJECTS
+        return any(is_in(module, package) for package in PROJECT_MAY_IMPORT)
+    return module in MAY_IMPORT[part] or any(
+        is_in(module, package) for package in MAY_IMPORT[part] - {"segzoo.projects"}
+    )
+
+
+def violations(file: Path) -> list[str]:
+    importer = module_name(file)
+    if importer == "segzoo":
+        allowed = {"segzoo.compat", "pathlib"}
+        return [
+            str(entry) for entry in imports(file) for name in imported_modules(entry) if name not in allowed
+        ]
+    return [
+        f"{file.relative_to(ROOT)}:{entry.line}: {part_of(importer)} may not import {module}"
+        for entry in imports(file)
+        for module in imported_modules(entry)
+        if not may_import(importer, entry, module)
+    ]
+
+
+def test_every_part_has_a_place_in_the_layers():
+    parts = {part_of(module_name(file)) for file in source_files()}
+    known = {"segzoo", "segzoo.projects", *MAY_IMPORT}
+    assert {part for part in parts if not is_in(part, "segzoo.projects")} <= known
+
+
+def test_imports_respect_the_layers():
+    assert [line for file in source_files() for line in violations(file)] == []
+
+
+@pytest.mark.parametrize(
+    ("importer", "statement", "allowed"),
+    [
+        ("segzoo.modeling.head", Import(1, "segzoo.layers", "MLP"), True),
+        ("segzoo.modeling.head", Import(1, "segzoo.data", "read_image"), False),
+        ("segzoo.modeling.head", Import(1, "segzoo", "projects"), False),
+        ("segzoo.data.mapper", Import(1, "segzoo.evaluation.files", "save"), False),
+        ("segzoo.layers.mlp", Import(1, "detectron2.structures", "Boxes"), False),
+        ("segzoo.projects.a.head", Import(1, "segzoo.projects.b.head", "Head"), False),
+        ("segzoo.projects.a.key_map", Import(1, "segzoo.checkpoint", "register_key_map"), True),
+        ("segzoo.projects.a.key_map", Import(1, "segzoo.checkpoint", "load_checkpoint"), False),
+        ("segzoo.engine.trainer", Import(1, "segzoo.data", "build_train_loader"), True),
+        ("segzoo.engine.trainer", Import(1, "segzoo.projects.maskformer", "Head"), False),
+        ("segzoo.engine.trainer", Import(1, "segzoo.model_zoo", "get"), False),
+        ("segzoo.solver.optimizer", Import(1, "mmcv", None), False),
+    ],
+)
+def test_the_rules_say_what_the_design_says(importer, statement, allowed):
+    (module,) = imported_modules(statement)
+    assert may_import(importer, statement, module) is allowed
+
+
+def test_relative_imports_are_resolved(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    file = tmp_path / "segzoo" / "modeling" / "heads" / "head.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("from . import a\nfrom ..registry import B\nfrom ...data.mapper import C\nimport d.e\n")
+    assert [entry.module for entry in imports(file)] == [
+        "segzoo.modeling.heads",
+        "segzoo.modeling.registry",
+        "segzoo.data.mapper",
+        "d.e",
+    ]
+
+
+def test_segzoo_prints_nothing():
+    calls = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in source_files()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert calls == []
+
+
+def uses_of_cfg(tree: ast.AST, inside: bool = False) -> Iterator[int]:
+    """Lines that name `cfg` outside the functions that are there to read it."""
+    for node in ast.iter_child_nodes(tree):
+        allowed = inside
+        if isinstance(node, ast.FunctionDef):
+            allowed = inside or CFG_FUNCTIONS.fullmatch(node.name) is not None
+        name = getattr(node, "id", None) if isinstance(node, ast.Name) else getattr(node, "arg", None)
+        if name == "cfg" and not allowed:
+            yield node.lineno
+        yield from uses_of_cfg(node, allowed)
+
+
+def test_models_read_the_configuration_only_where_they_are_built():
+    files = [
+        file
+        for file in source_files()
+        if part_of(module_name(file)).startswith(("segzoo.mod", "segzoo.proj"))
+    ]
+    files = [file for file in files if not is_in(module_name(file), "segzoo.model_zoo")]
+    uses = [
+        f"{file.relative_to(ROOT)}:{line}"
+        for file in files
+        for line in uses_of_cfg(ast.parse(file.read_text()))
+    ]
+    assert uses == []
+    assert list(uses_of_cfg(ast.parse("def __init__(self, cfg):\n    self.size = cfg.SIZE"))) == [1, 2]

@@ -1,0 +1,135 @@
+"""What a user gets: the files of the wheel, the pinned versions, the commands of make."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+needs_make = pytest.mark.skipif(not (ROOT / "Makefile").is_file(), reason="not a source tree")
+
+
+def run_setup(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "setup.py", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> set[str]:
+    """The files of the wheel, built from a copy of what is packaged, so that the source tree stays clean."""
+    pytest.importorskip("setuptools", minversion="77.0.3")
+    copy = tmp_path_factory.mktemp("source")
+    for name in ("segzoo", "projects", "configs", "setup.py", "pyproject.toml", "LICENSE", "NOTICE"):
+        (copy / name).symlink_to(ROOT / name)
+    result = run_setup("-q", "bdist_wheel", "--dist-dir", str(copy / "out"), cwd=copy)
+    assert result.returncode == 0, result.stderr
+    (file,) = (copy / "out").glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        return set(archive.namelist())
+
+
+def test_wheel_has_all_code(wheel):
+    code = {str(file.relative_to(ROOT)) for file in ROOT.glob("segzoo/**/*.py")}
+    code |= {f"segzoo/{file.relative_to(ROOT)}" for file in ROOT.glob("projects/**/*.py")}
+    assert code <= wheel
+    top_level = {name.split("/")[0] for name in wheel}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {"segzoo"}
+
+
+def test_wheel_has_all_configurations_and_data_tables(wheel):
+    yaml = {str(file.relative_to(ROOT)) for file in ROOT.glob("segzoo/**/*.yaml")}
+    yaml |= {f"segzoo/{file.relative_to(ROOT)}" for file in ROOT.glob("configs/**/*.yaml")}
+    assert yaml
+    assert yaml <= wheel
+
+
+def test_wheel_has_licence_and_notice(wheel):
+    assert {Path(name).name for name in wheel if "dist-info/" in name} >= {"LICENSE", "NOTICE"}
+
+
+def pinned_versions() -> dict[str, str]:
+    lines = (ROOT / "requirements" / "constraints.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {normalised(name): version for name, version in pins}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared() -> list[Requirement]:
+    """What `make` installs: the requirements of setup.py and of its extras test and lint."""
+    namespace: dict[str, object] = {}
+    text = (ROOT / "setup.py").read_text().split("\nsetup(")[0]
+    exec(compile(text.replace("__file__", repr(str(ROOT / "setup.py"))), "setup.py", "exec"), namespace)
+    extras = namespace["EXTRAS"]
+    return [Requirement(line) for line in (*namespace["REQUIRED"], *extras["test"], *extras["lint"])]
+
+
+def test_every_declared_requirement_is_pinned_to_a_version_that_it_allows():
+    pins = pinned_versions()
+    wrong = [
+        str(need) for need in declared() if not need.specifier.contains(pins.get(normalised(need.name), "0"))
+    ]
+    assert wrong == []
+
+
+def test_torch_is_pinned_as_the_installer_installs_it():
+    installer = (ROOT / "tools" / "install_environment.py").read_text()
+    pins = pinned_versions()
+    assert f'TORCH_VERSION = "{pins["torch"]}"' in installer
+    assert f'TORCHVISION_VERSION = "{pins["torchvision"]}"' in installer
+
+
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTHON", "MFLAGS"))
+    }
+    return subprocess.run(
+        ["make", "-C", str(ROOT), *arguments],
+        env={**settings, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@needs_make
+@pytest.mark.parametrize("target", ["quickstart", "test", "lint", "bench"])
+def test_every_target_makes_the_environment_first(target):
+    lines = [line for line in make("-n", target).stdout.splitlines() if not line.startswith("make")]
+    assert lines[0].endswith("tools/install_environment.py")
+    assert all(".venv/bin/python" in line for line in lines[1:])
+
+
+@needs_make
+def test_a_given_python_is_used_and_nothing_is_installed_into_it():
+    lines = [line for line in make("-n", "test", PYTHON="/some/python").stdout.splitlines() if "/" in line]
+    commands = [line for line in lines if not line.startswith("make")]
+    assert all("/some/python" in line and "install" not in line and ".venv" not in line for line in commands)
+    assert "doctor.py --needs test" in commands[0]
+
+
+@needs_make
+def test_a_given_python_without_detectron2_is_refused_in_one_line(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')  # -S: no installed packages
+    python.chmod(0o755)
+    result = make("test", PYTHON=str(python))
+    assert result.returncode != 0
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("make")]
+    assert len(lines) == 1
+    assert "detectron2" in lines[0]
+    assert "tools/install_detectron2.py" in lines[0]
+
+
+def test_ci_runs_the_linter_and_the_test_command_of_the_readme():
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()[-2:]
+    assert commands == ["make lint", "make test"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

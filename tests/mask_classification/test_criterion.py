@@ -1,0 +1,290 @@
+"""The criterion gives the losses and gradients of the plain formulation and of transformers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher, MaskFormerLoss
+
+from segzoo.modeling.mask_classification import criterion as criterion_module
+from segzoo.modeling.mask_classification.criterion import SetCriterion
+from segzoo.modeling.mask_classification.criterion_dense import DenseLoss
+from segzoo.modeling.mask_classification.criterion_points import PointLoss
+from segzoo.modeling.mask_classification.matcher import HungarianMatcher
+from segzoo.modeling.mask_classification.targets import SegmentTargets
+
+WEIGHTS = (2.0, 20.0, 3.0)
+
+
+def make_criterion(mask_loss="focal", num_points=0, **options):
+    matcher = HungarianMatcher(*WEIGHTS, mask_loss=mask_loss, num_points=num_points)
+    return SetCriterion(5, matcher, 0.1, *WEIGHTS, mask_loss=mask_loss, num_points=num_points, **options)
+
+
+def gradients(losses, leaves):
+    return torch.autograd.grad(sum(losses.values()), leaves)
+
+
+def assert_same(losses, expected, tolerance=1e-6):
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            losses[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m
+        )
+
+
+def assert_same_gradients(found, expected):
+    for ours, theirs in zip(found, expected, strict=True):
+        assert float((ours - theirs).abs().max()) <= 2e-6 * float(theirs.abs().max())
+
+
+@pytest.mark.parametrize("mask_loss", ["focal", "bce"])
+@pytest.mark.parametrize(
+    ("size", "num_segments"),
+    [((32, 40), (3, 5)), ((31, 37), (2, 0)), ((32, 40), (40, 4)), ((6, 7), (1, 1)), ((1, 40), (1, 2))],
+)
+def test_losses_and_gradients_equal_the_plain_formulation(
+    make_scene, plain_criterion, mask_loss, size, num_segments
+):
+    scene = make_scene(size=size, num_segments=num_segments)
+    classes = [target.classes for target in scene.targets]
+    expected, _ = plain_criterion.criterion(scene.outputs, classes, scene.planes(), WEIGHTS, 0.1, mask_loss)
+    expected_gradients = gradients(expected, scene.leaves)
+    for chunk_elements in (1, 4000, None):
+        criterion = make_criterion(mask_loss, chunk_elements=chunk_elements)
+        losses = criterion(scene.outputs, scene.targets)
+        assert_same(losses, expected)
+        assert_same_gradients(gradients(losses, scene.leaves), expected_gradients)
+    losses = criterion(scene.outputs_with_masks, scene.targets)
+    assert_same(losses, expected)
+    assert_same_gradients(gradients(losses, scene.leaves), expected_gradients)
+
+
+def test_losses_equal_transformers(make_scene):
+    scene = make_scene()
+    outputs = scene.outputs_with_masks
+    weights = {"loss_cross_entropy": WEIGHTS[0], "loss_mask": WEIGHTS[1], "loss_dice": WEIGHTS[2]}
+    theirs = MaskFormerLoss(5, MaskFormerHungarianMatcher(*WEIGHTS), weights, eos_coef=0.1)
+    expected = theirs(
+        outputs["pred_masks"],
+        outputs["pred_logits"],
+        scene.planes(),
+        [target.classes for target in scene.targets],
+        [
+            {"masks_queries_logits": layer["pred_masks"], "class_queries_logits": layer["pred_logits"]}
+            for layer in outputs["aux_outputs"]
+        ],
+    )
+    losses = make_criterion()(scene.outputs, scene.targets)
+    assert len(losses) == len(expected) == 9
+    for suffix in ("", "_0", "_1"):
+        for name, their_name in (("ce", "cross_entropy"), ("mask", "mask"), ("dice", "dice")):
+            value = expected[f"loss_{their_name}{suffix}"] * weights[f"loss_{their_name}"]
+            torch.testing.assert_close(losses[f"loss_{name}{suffix}"], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask_loss", ["focal", "bce"])
+@pytest.mark.parametrize("as_planes", [False, True])
+def test_dense_gradient_is_the_numerical_one(make_scene, mask_loss, as_planes):
+    scene = make_scene(size=(9, 12), mask_size=(3, 4), num_segments=(3,))
+    target = (scene.targets_as_planes() if as_planes else scene.targets)[0]
+    loss = DenseLoss(mask_loss, 2.0, 3.0, chunk_elements=200)
+    logits = scene.random(4, 3, 4, dtype=torch.float64).mul(3).requires_grad_()
+    segments = torch.tensor([2, 0, 1, 0])
+    assert torch.autograd.gradcheck(lambda x: loss(x, target, segments), (logits,), atol=1e-7)
+
+
+def test_a_loss_used_alone_or_weighted_anew_has_its_own_gradient(make_scene, plain_criterion):
+    scene = make_scene()
+    losses = make_criterion()(scene.outputs, scene.targets)
+    classes = [target.classes for target in scene.targets]
+    expected, _ = plain_criterion.criterion(scene.outputs, classes, scene.planes(), WEIGHTS, 0.1, "focal")
+    for factors in ({"loss_mask": 1.0}, {"loss_dice_0": 2.0}, {"loss_mask_1": 0.5, "loss_dice_1": 3.0}):
+        ours, theirs = (
+            torch.autograd.grad(
+                sum(factor * values[name] for name, factor in factors.items()),
+                scene.features,
+                retain_graph=True,
+            )
+            for values in (losses, expected)
+        )
+        assert_same_gradients(ours, theirs)
+
+
+def test_extreme_logits_stay_finite_and_exact(plain_criterion):
+    logits = (
+        torch.tensor([-300.0, -90.0, -20.0, 0.0, 20.0, 90.0, 300.0]).repeat(2, 1)[:, None].requires_grad_()
+    )
+    target = SegmentTargets(
+        torch.zeros(1, dtype=torch.int64), segment_map=torch.tensor([[0, -1, 0, -1, 0, -1, 0]])
+    )
+    loss = DenseLoss("focal", 1.0, 1.0, 100)
+    mask, dice = loss(logits, target, torch.tensor([0, 0]))
+    expected = plain_criterion.mask_and_dice_loss(
+        logits, (target.segment_map == 0).float().expand(2, 1, 7), "focal"
+    )
+    torch.testing.assert_close((mask.sum(), dice.sum()), expected)
+    found = torch.autograd.grad(mask.sum() + dice.sum(), logits)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(sum(expected), logits)[0], atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_points", [0, 30])
+@pytest.mark.parametrize("empty", ["no segments", "no pixels"])
+def test_images_without_objects_give_finite_losses_and_zero_mask_gradients(make_scene, num_points, empty):
+    scene = make_scene()
+    nothing = torch.full((32, 40), -1, dtype=torch.int16)
+    classes = torch.zeros(0, dtype=torch.int64)
+    targets = [
+        SegmentTargets(classes, segment_map=nothing),
+        SegmentTargets(classes, masks=torch.zeros(0, 32, 40) > 0),
+    ]
+    if empty == "no pixels":
+        scene.targets[1].segment_map[:] = -1
+        targets[1] = scene.targets[1]
+    losses = make_criterion(num_points=num_points)(scene.outputs, targets)
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+    assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in scene.leaves)
+    assert scene.features.grad[0].abs().max() == 0
+    assert scene.layers[0]["mask_embed"].grad[0].abs().max() == 0
+    assert scene.layers[0]["pred_logits"].grad[0].abs().max() > 0
+    if empty == "no segments":
+        assert scene.features.grad.abs().max() == 0
+        weight = WEIGHTS[0]
+        expected = -scene.layers[0]["pred_logits"].log_softmax(-1)[..., -1].mean() * weight
+        torch.testing.assert_close(losses["loss_ce_0"], expected)
+
+
+def test_overlapping_planes_give_the_losses_of_the_map(make_scene):
+    scene = make_scene()
+    criterion = make_criterion()
+    losses, from_planes = (
+        criterion(scene.outputs, scene.targets),
+        criterion(scene.outputs, scene.targets_as_planes()),
+    )
+    assert_same(from_planes, losses)
+    assert_same_gradients(gradients(from_planes, scene.leaves), gradients(losses, scene.leaves))
+
+
+def test_planes_that_overlap_equal_the_plain_formulation(make_scene, plain_criterion):
+    scene = make_scene(num_segments=(4,))
+    planes = torch.rand(4, 32, 40, generator=scene.generator) > 0.5
+    targets = [SegmentTargets(scene.targets[0].classes, masks=planes)]
+    losses = make_criterion()(scene.outputs, targets)
+    expected, _ = plain_criterion.criterion(
+        scene.outputs, [targets[0].classes], [planes.float()], WEIGHTS, 0.1, "focal"
+    )
+    assert_same(losses, expected)
+    assert_same_gradients(gradients(losses, scene.leaves), gradients(expected, scene.leaves))
+
+
+@pytest.mark.parametrize("num_points", [0, 50])
+def test_permuting_queries_does_not_change_the_losses(make_scene, num_points):
+    scene = make_scene()
+    order = torch.randperm(scene.num_queries, generator=scene.generator)
+    criterion = make_criterion(num_points=num_points)
+    torch.manual_seed(0)
+    losses = criterion(scene.outputs, scene.targets)
+    for layer in scene.layers:
+        layer.update({key: value[:, order] for key, value in layer.items()})
+    torch.manual_seed(0)
+    permuted = criterion(scene.outputs, scene.targets)
+    if num_points:
+        # Points are drawn per matched mask, in the order of queries: the matching and the classes stay.
+        losses, permuted = ({k: v for k, v in x.items() if "loss_ce" in k} for x in (losses, permuted))
+    assert_same(permuted, losses, 2e-6)
+
+
+def test_autocast_does_not_change_the_losses(make_scene):
+    scene = make_scene()
+    expected = make_criterion()(scene.outputs, scene.targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = make_criterion()(scene.outputs, scene.targets)
+    assert_same(losses, expected, 0)
+    assert all(value.dtype == torch.float32 for value in losses.values())
+
+
+def test_half_precision_factors_receive_half_precision_gradients(make_scene):
+    scene = make_scene(dtype=torch.bfloat16)
+    sum(make_criterion()(scene.outputs, scene.targets).values()).backward()
+    assert all(leaf.grad.dtype == torch.bfloat16 and leaf.grad.abs().max() > 0 for leaf in scene.leaves)
+
+
+def test_no_gradient_is_computed_where_none_is_asked_for(make_scene):
+    scene = make_scene()
+    with torch.no_grad():
+        losses = make_criterion()(scene.outputs, scene.targets)
+    assert_same(losses, make_criterion()(scene.outputs, scene.targets), 0)
+    assert not any(value.requires_grad for value in losses.values())
+
+
+def test_masks_are_normalised_by_the_mean_over_workers(make_scene, monkeypatch):
+    scene = make_scene()
+    alone = make_criterion()(scene.outputs, scene.targets)
+    distributed = torch.distributed
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    # The other worker has 24 segments, this one 8.
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor: tensor.add_(24))
+    assert criterion_module.mean_over_workers(8, torch.device("cpu")) == 16
+    together = make_criterion()(scene.outputs, scene.targets)
+    torch.testing.assert_close(together["loss_mask"] * 2, alone["loss_mask"])
+    torch.testing.assert_close(together["loss_dice_0"] * 2, alone["loss_dice_0"])
+    torch.testing.assert_close(together["loss_ce"], alone["loss_ce"])
+
+
+@pytest.mark.parametrize("mask_loss", ["focal", "bce"])
+def test_point_losses_equal_the_plain_ones_on_the_sampled_values(plain_criterion, mask_loss):
+    logits, membership = torch.randn(4, 60) * 3, (torch.rand(4, 60) > 0.5).float()
+    loss = PointLoss(mask_loss, 1.0, 1.0, 60, 3.0, 0.75)
+    mask, dice = loss.losses(logits, membership)
+    expected = plain_criterion.mask_and_dice_loss(logits[:, None], membership[:, None], mask_loss)
+    torch.testing.assert_close((mask.sum(), dice.sum()), expected)
+
+
+def test_points_are_drawn_where_masks_are_uncertain():
+    ramp = torch.linspace(-4, 4, 64).expand(2, 64, 64).clone()
+    loss = PointLoss("bce", 1.0, 1.0, 1000, 3.0, 0.75)
+    points = loss.uncertain_points(ramp)
+    assert points.shape == (2, 1000, 2)
+    assert points.min() >= 0
+    assert points.max() <= 1
+    # 750 of 3000 candidates: the quarter of the width around the zero crossing. (Along the upper and lower
+    # border the zeros outside pull samples towards 0, so a few lie farther away.)
+    distance = (points[:, :750, 0] - 0.5).abs()
+    assert (distance < 0.14).float().mean() > 0.97
+    assert (points[:, 750:, 0] - 0.5).abs().mean() == pytest.approx(0.25, abs=0.04)
+
+
+def test_point_losses_approach_the_dense_ones_without_importance_sampling(make_scene):
+    scene = make_scene(size=(64, 80), mask_size=(32, 40))
+    dense = make_criterion("bce")(scene.outputs, scene.targets)
+    criterion = make_criterion("bce", num_points=0, importance_sample_ratio=0.0)
+    criterion.num_points = 20000
+    torch.manual_seed(0)
+    sampled = criterion(scene.outputs, scene.targets)
+    for name in dense:
+        torch.testing.assert_close(sampled[name], dense[name], rtol=0.03, atol=0.03)
+
+
+def test_point_gradients_reach_the_factors(make_scene):
+    scene = make_scene()
+    losses = make_criterion("bce", num_points=100)(scene.outputs, scene.targets)
+    sum(losses.values()).backward()
+    assert all(leaf.grad.abs().max() > 0 for leaf in scene.leaves)
+
+
+def test_nothing_of_the_criterion_is_in_a_checkpoint():
+    assert make_criterion().state_dict() == {}
+
+
+def test_class_loss_weights_unmatched_queries_by_hand():
+    logits = torch.zeros(1, 3, 3)
+    logits[0, 0, 1] = 2.0
+    masks = torch.full((1, 3, 2, 2), -5.0)
+    masks[0, 0] = 5.0
+    target = SegmentTargets(torch.tensor([1]), segment_map=torch.zeros(2, 2, dtype=torch.int16))
+    criterion = SetCriterion(2, HungarianMatcher(), no_object_weight=0.1)
+    losses = criterion({"pred_logits": logits, "pred_masks": masks}, [target])
+    matched = -F.log_softmax(torch.tensor([0.0, 2.0, 0.0]), 0)[1]
+    unmatched = torch.tensor(3.0).log()
+    torch.testing.assert_close(losses["loss_ce"], (matched + 0.2 * unmatched) / 1.2)

@@ -1,0 +1,137 @@
+"""The matcher finds the pairs of the plain formulation and of transformers, in either form of the masks."""
+
+import pytest
+import torch
+from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher
+
+from segzoo.modeling.mask_classification.mask_predictions import MaskPredictions
+from segzoo.modeling.mask_classification.matcher import HungarianMatcher, NonFiniteCostError
+
+WEIGHTS = (1.0, 20.0, 1.0)
+
+
+def as_lists(matches):
+    return [(queries.tolist(), segments.tolist()) for queries, segments in matches]
+
+
+@pytest.mark.parametrize("mask_loss", ["focal", "bce"])
+@pytest.mark.parametrize("num_segments", [(3, 5), (0, 9), (40, 1)])
+def test_pairs_equal_the_plain_formulation(make_scene, plain_criterion, mask_loss, num_segments):
+    scene = make_scene(num_segments=num_segments)
+    matcher = HungarianMatcher(*WEIGHTS, mask_loss=mask_loss)
+    for index, layer in enumerate(plain_criterion.all_layers(scene.outputs)):
+        expected = []
+        for image, target in enumerate(scene.targets):
+            logits, masks, planes = (
+                layer["pred_logits"][image],
+                layer["pred_masks"][image],
+                scene.planes()[image],
+            )
+            expected.append(plain_criterion.match(logits, masks, target.classes, planes, WEIGHTS, mask_loss))
+        factored = {**scene.layers[index], "mask_features": scene.features}
+        assert as_lists(matcher(factored, scene.targets)) == as_lists(expected)
+        assert as_lists(matcher(layer, scene.targets)) == as_lists(expected)
+
+
+def test_pairs_equal_transformers(make_scene):
+    scene = make_scene()
+    outputs = scene.outputs_with_masks
+    theirs = MaskFormerHungarianMatcher(cost_class=1.0, cost_mask=20.0, cost_dice=1.0)
+    expected = theirs(
+        outputs["pred_masks"],
+        outputs["pred_logits"],
+        scene.planes(),
+        [target.classes for target in scene.targets],
+    )
+    assert as_lists(HungarianMatcher(*WEIGHTS)(outputs, scene.targets)) == as_lists(expected)
+
+
+@pytest.mark.parametrize("num_points", [0, 400])
+def test_perfect_masks_are_matched_with_their_own_segments(make_scene, num_points):
+    scene = make_scene()
+    planes = scene.planes()[1]
+    masks = torch.full((1, 9, 32, 40), -9.0)
+    order = torch.tensor([7, 2, 4, 0, 8])
+    masks[0, order] = planes * 18 - 9
+    outputs = {"pred_logits": torch.zeros(1, 9, 6), "pred_masks": masks}
+    target = scene.targets[1]
+    for mask_loss in ("focal", "bce"):
+        matcher = HungarianMatcher(*WEIGHTS, mask_loss=mask_loss, num_points=num_points)
+        ((queries, segments),) = matcher(outputs, [target])
+        assert order[segments].tolist() == queries.tolist()
+
+
+def test_point_samples_of_factors_equal_those_of_masks(make_scene):
+    scene = make_scene()
+    points = torch.rand(50, 2)
+    factored = MaskPredictions.from_outputs(scene.outputs)
+    finished = MaskPredictions.from_outputs(scene.outputs_with_masks)
+    for image, layer in ((0, 0), (1, 2)):
+        expected = finished.at_points(image, layer, points)
+        torch.testing.assert_close(factored.at_points(image, layer, points), expected)
+
+
+def test_overlapping_planes_give_the_pairs_of_the_map(make_scene):
+    scene = make_scene()
+    matcher = HungarianMatcher(*WEIGHTS)
+    assert as_lists(matcher(scene.outputs, scene.targets_as_planes())) == as_lists(
+        matcher(scene.outputs, scene.targets)
+    )
+
+
+def test_chunks_do_not_change_the_costs(make_scene):
+    scene = make_scene()
+    predictions = MaskPredictions.from_outputs(scene.outputs)
+    logits = [layer["pred_logits"] for layer in scene.layers]
+    whole, pieces = (
+        HungarianMatcher(*WEIGHTS, chunk_elements=size)._costs(logits, predictions, 1, scene.targets[1])
+        for size in (10**6, 500)
+    )
+    torch.testing.assert_close(whole, pieces)
+
+
+def test_permuting_queries_permutes_the_pairs(make_scene):
+    scene = make_scene(layers=1)
+    outputs = scene.outputs
+    order = torch.randperm(scene.num_queries)
+    permuted = {
+        "pred_logits": outputs["pred_logits"][:, order],
+        "mask_embed": outputs["mask_embed"][:, order],
+        "mask_features": outputs["mask_features"],
+    }
+    matcher = HungarianMatcher(*WEIGHTS)
+    pairs = zip(matcher(outputs, scene.targets), matcher(permuted, scene.targets), strict=True)
+    for (queries, segments), (moved_queries, moved_segments) in pairs:
+        expected = set(zip(queries.tolist(), segments.tolist(), strict=True))
+        assert set(zip(order[moved_queries].tolist(), moved_segments.tolist(), strict=True)) == expected
+
+
+def test_bfloat16_predictions_under_autocast_are_costed_in_float32(make_scene):
+    scene = make_scene()
+    halves = [{key: value.bfloat16() for key, value in layer.items()} for layer in scene.layers]
+    features = scene.features.bfloat16()
+    logits = [layer["pred_logits"] for layer in halves]
+    embeddings = [layer["mask_embed"] for layer in halves]
+    matcher = HungarianMatcher(*WEIGHTS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        matches = matcher.match_layers(logits, MaskPredictions(embeddings, features), scene.targets)
+    exact = MaskPredictions([embedding.float() for embedding in embeddings], features.float())
+    expected = matcher.match_layers([layer.float() for layer in logits], exact, scene.targets)
+    assert [as_lists(layer) for layer in matches] == [as_lists(layer) for layer in expected]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["pred_logits", "mask_embed"])
+def test_non_finite_predictions_name_image_and_layer(make_scene, value, key):
+    scene = make_scene()
+    with torch.no_grad():
+        scene.layers[1][key][1, 4] = value
+    logits = [layer["pred_logits"] for layer in scene.layers]
+    with pytest.raises(NonFiniteCostError, match="image 1 of the batch at layer 1 of 3") as error:
+        HungarianMatcher().match_layers(logits, MaskPredictions.from_outputs(scene.outputs), scene.targets)
+    assert (error.value.image, error.value.layer) == (1, 1)
+
+
+def test_unknown_mask_loss_is_refused():
+    with pytest.raises(ValueError, match="focal, bce"):
+        HungarianMatcher(mask_loss="lovasz")

@@ -1,0 +1,102 @@
+"""Swin Transformer against timm and transformers, and at sizes they are not made for."""
+
+import re
+
+import pytest
+import torch
+from modeling_helpers import published_names, relative_difference, shake
+
+from segzoo.modeling.backbones.swin import VARIANTS, SwinTransformer, SwinVariant, seam_penalty
+
+SMALL = SwinVariant(embed_dim=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=7)
+
+
+def small_swin(window_size: int = 7, **keywords) -> SwinTransformer:
+    torch.manual_seed(0)
+    variant = SwinVariant(SMALL.embed_dim, SMALL.depths, SMALL.num_heads, window_size)
+    return shake(SwinTransformer(variant=variant, **keywords)).eval()
+
+
+@pytest.mark.parametrize("window_size", [4, 7, 12])
+@pytest.mark.parametrize("size", [(64, 96), (33, 130)])
+def test_features_equal_those_of_transformers_whatever_the_size_and_window(window_size, size):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MaskFormerSwinConfig(
+        embed_dim=SMALL.embed_dim,
+        depths=list(SMALL.depths),
+        num_heads=list(SMALL.num_heads),
+        window_size=window_size,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    torch.manual_seed(0)
+    peer = shake(transformers.MaskFormerSwinBackbone(config)).eval()
+    state = {f"model.pixel_level_module.encoder.{key}": value for key, value in peer.state_dict().items()}
+    state = {key.removeprefix("backbone."): value for key, value in published_names(state).items()}
+    backbone = small_swin(window_size)
+    backbone.load_state_dict(state, strict=True)
+    image = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        features, expected = backbone(image), peer(image).feature_maps
+    assert list(features) == ["res2", "res3", "res4", "res5"]
+    for feature, expected_feature in zip(features.values(), expected, strict=True):
+        assert relative_difference(feature, expected_feature) < 1e-5
+
+
+def test_features_equal_those_of_timm_where_windows_divide_the_map():
+    timm = pytest.importorskip("timm")
+    peer = timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        pretrained=False,
+        features_only=True,
+        always_partition=True,
+        img_size=224,
+    ).eval()
+    backbone = SwinTransformer(variant=VARIANTS["tiny"]).eval()
+    state = {}
+    for key, value in shake(peer).state_dict().items():
+        key = re.sub(r"^layers_(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", key)
+        state[re.sub(r"^layers_(\d)", r"layers.\1", key)] = value
+    leftovers = backbone.load_state_dict(state, strict=False)
+    assert leftovers.unexpected_keys == []
+    assert all(re.match(r"norm[0-3]\.", key) for key in leftovers.missing_keys)
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        features, expected = backbone(image), peer(image)
+        for index, (feature, expected_feature) in enumerate(zip(features.values(), expected, strict=True)):
+            normed = getattr(backbone, f"norm{index}")(expected_feature).permute(0, 3, 1, 2)
+            assert relative_difference(feature, normed) < 1e-5
+
+
+def test_seam_penalty_separates_what_the_shift_brought_together():
+    # Windows of 2 over 4 x 2, shifted by 1: of the columns, the second comes from the other end; of the rows,
+    # the first window holds rows 1 and 2, the second row 3 and, from the other end, row 0.
+    penalty = seam_penalty(4, 2, 2, torch.device("cpu"))
+    assert penalty.shape == (2, 1, 4, 4)
+    same_column = [[0, -100, 0, -100], [-100, 0, -100, 0], [0, -100, 0, -100], [-100, 0, -100, 0]]
+    assert penalty[0, 0].tolist() == same_column
+    assert penalty[1, 0].tolist() == [[0 if i == j else -100 for j in range(4)] for i in range(4)]
+
+
+def test_windows_keep_what_is_far_away_out_of_res2():
+    backbone = small_swin(window_size=4)
+    image = torch.randn(1, 3, 128, 128)
+    changed = image.clone()
+    changed[..., -16:, -16:] += 1
+    with torch.no_grad():
+        difference = (backbone(image)["res2"] - backbone(changed)["res2"]).abs().amax(dim=1)[0]
+    # One plain window of 4 patches, then one shifted by 2, reach 2 patches beyond the changed window.
+    assert difference[-6:, -6:].min() > 0
+    assert difference[:-6].max() == 0
+    assert difference[:, :-6].max() == 0
+
+
+def test_drop_path_rate_grows_linearly_to_the_last_block_and_is_off_in_eval():
+    backbone = small_swin(drop_path_rate=0.35)
+    rates = [block.drop_path.rate for stage in backbone.layers for block in stage.blocks]
+    assert rates == pytest.approx([0.05 * index for index in range(8)])
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(backbone(image)["res5"], backbone(image)["res5"])
+        backbone.train()
+        results = torch.stack([backbone(image)["res5"] for _ in range(8)])
+    assert results.std(dim=0).max() > 0

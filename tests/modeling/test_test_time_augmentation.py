@@ -1,0 +1,73 @@
+"""Properties of multi-scale and flip testing that hold for any model."""
+
+import pytest
+import torch
+from detectron2.modeling import DatasetMapperTTA
+from torch import nn
+from torch.nn import functional as F
+
+from segzoo.errors import InputError
+from segzoo.model_zoo.configs import new_config
+from segzoo.modeling.test_time_augmentation import SemanticTTA
+
+
+class BrightnessScores(nn.Module):
+    """Class 0 scores a pixel's brightness, class 1 its darkness: follows every resize and flip."""
+
+    def forward(self, batched_inputs):
+        outputs = []
+        for inputs in batched_inputs:
+            bright = inputs["image"].float().mean(0, keepdim=True)
+            scores = torch.cat([bright, 255 - bright])
+            size = (inputs["height"], inputs["width"])
+            outputs.append({"sem_seg": F.interpolate(scores[None], size, mode="bilinear")[0]})
+        return outputs
+
+
+class LeftArmEverywhere(nn.Module):
+    """Answers class 1 (left arm) on the left half of the picture it is shown, class 2 on the right."""
+
+    def forward(self, batched_inputs):
+        height, width = batched_inputs[0]["height"], batched_inputs[0]["width"]
+        scores = torch.zeros(3, height, width)
+        scores[1, :, : width // 2] = 1
+        scores[2, :, width // 2 :] = 1
+        return [{"sem_seg": scores}]
+
+
+def image_input(size=(24, 32)):
+    ramp = torch.linspace(0, 255, size[1]).expand(3, *size).to(torch.uint8)
+    return {"image": ramp, "height": size[0], "width": size[1]}
+
+
+def test_a_mirrored_copy_is_mirrored_back():
+    tta = SemanticTTA(BrightnessScores(), mapper=DatasetMapperTTA([24], 64, True))
+    inputs = image_input()
+    scores = tta([inputs])[0]["sem_seg"]
+    torch.testing.assert_close(scores[0], inputs["image"][0].float(), atol=1.5, rtol=0)
+
+
+def test_scales_average_to_the_same_map_for_a_model_that_follows_the_image():
+    tta = SemanticTTA(BrightnessScores(), mapper=DatasetMapperTTA([12, 24, 48], 96, True))
+    inputs = image_input()
+    scores = tta([inputs])[0]["sem_seg"]
+    assert scores.shape == (2, 24, 32)
+    torch.testing.assert_close(scores.sum(0), torch.full((24, 32), 255.0))
+    torch.testing.assert_close(scores[0], inputs["image"][0].float(), atol=8, rtol=0)
+
+
+def test_left_and_right_classes_trade_places_in_the_mirrored_copy():
+    mapper = DatasetMapperTTA([24], 64, True)
+    swapped = SemanticTTA(LeftArmEverywhere(), mapper=mapper, flip_pairs=[(1, 2)])([image_input()])[0][
+        "sem_seg"
+    ]
+    plain = SemanticTTA(LeftArmEverywhere(), mapper=mapper)([image_input()])[0]["sem_seg"]
+    assert swapped[1, 0, 0] == 1
+    assert plain[1, 0, 0] == 0.5
+
+
+def test_a_panoptic_config_is_refused_by_name():
+    cfg = new_config()
+    cfg.TEST.TASKS = ("panoptic", "semantic")
+    with pytest.raises(InputError, match=r"TEST\.AUG supports the semantic task only"):
+        SemanticTTA(cfg, BrightnessScores())

@@ -1,0 +1,130 @@
+"""Parameters and GFLOPs of models, part by part, beside the published ones.
+
+python tools/analyze_model.py semantic/ade20k/maskformer_swin_tiny panoptic/coco/maskformer_r50
+python tools/analyze_model.py --config-file my.yaml --size 512 1024
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from tabulate import tabulate
+
+from segzoo import model_zoo
+from segzoo.errors import InputError
+from segzoo.model_zoo.analysis import Complexity, analyze
+from segzoo.model_zoo.official import WeightsInfo, known_models
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="models of the zoo; see model_zoo.list_models()")
+    parser.add_argument("--config-file", action="append", default=[], help="a configuration outside the zoo")
+    parser.add_argument(
+        "--all", action="store_true", help="every model of the zoo that has a published number"
+    )
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="image size; default: the published one's",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    return parser.parse_args(arguments)
+
+
+def default_size(cfg: CfgNode, info: WeightsInfo | None) -> tuple[int, int]:
+    """Where the published number was measured; else the training crop, else a typical test image."""
+    if info and info.official_code:
+        return info.official_code.size
+    if len(cfg.INPUT.CROP_SIZE) == 2:
+        return tuple(cfg.INPUT.CROP_SIZE)
+    return 800, 1088
+
+
+def measure(name: str, overrides: Sequence[str], size: Sequence[int] | None) -> dict[str, Any]:
+    """Builds a model with random weights, runs it once and counts."""
+    cfg = model_zoo.load_config(name, overrides)
+    cfg.MODEL.DEVICE = "cpu"
+    info = known_models().get(name.removeprefix("configs/").removesuffix(".yaml"))
+    complexity = analyze(build_model(cfg), tuple(size) if size else default_size(cfg, info))
+    return as_dict(name, complexity, info)
+
+
+def as_dict(name: str, complexity: Complexity, info: WeightsInfo | None) -> dict[str, Any]:
+    """The result in millions of parameters and 10^9 multiply-adds, beside what is known."""
+    result: dict[str, Any] = {
+        "name": name,
+        "size": list(complexity.size),
+        "params_M": round(complexity.total_params / 1e6, 3),
+        "gflops": round(complexity.total_flops / 1e9, 2),
+        "parts": {
+            part: {
+                "params_M": round(complexity.params.get(part, 0) / 1e6, 3),
+                "gflops": round(complexity.flops.get(part, 0) / 1e9, 2),
+            }
+            for part in {**complexity.params, **complexity.flops}
+        },
+    }
+    if info:
+        result["paper"] = {"params_M": info.params, "gflops": info.gflops}
+        if (official := info.official_code) and official.size == complexity.size:
+            result["official_code"] = {"params_M": official.params, "gflops": official.gflops}
+    return result
+
+
+def show(result: dict[str, Any]) -> str:
+    """A result as a table with deviations in percent."""
+    height, width = result["size"]
+    rows = [(part, values["params_M"], values["gflops"]) for part, values in result["parts"].items()]
+    rows.append(("total", result["params_M"], result["gflops"]))
+    for key, title in (("official_code", "official code, same size"), ("paper", "paper")):
+        known = result.get(key)
+        if known:
+            rows.append(
+                (title, *(with_deviation(result[unit], known[unit]) for unit in ("params_M", "gflops")))
+            )
+    table = tabulate(rows, ["", "parameters, M", f"GFLOPs @ {height}x{width}"], "pipe", disable_numparse=True)
+    return f"{result['name']}\n{table}\n"
+
+
+def with_deviation(found: float, known: float | None) -> str:
+    return "-" if known is None else f"{known} ({100 * (found / known - 1):+.1f} %)"
+
+
+def run(args: argparse.Namespace) -> None:
+    names = [*args.names, *args.config_file]
+    if args.all:
+        names += [name for name, info in known_models().items() if info.published]
+    if not names:
+        raise InputError("no model given; name one of model_zoo.list_models(), or use --config-file or --all")
+    results = []
+    for name in names:
+        results.append(measure(name, args.opts, args.size))
+        if not args.json:
+            print(show(results[-1]))
+    if args.json:
+        print(json.dumps(results, indent=2))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns its exit status: 0, or 2 for wrong input."""
+    try:
+        run(parse_arguments(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+#!/usr/bin/env python
+"""Speed and memory beside the peers: segzoo and the peer run alternately in one process.
+
+    python tools/benchmark.py list
+    python tools/benchmark.py evaluation --threads 1 --repeat 9 --json benchmark.json
+    python tools/benchmark.py all
+
+A ratio is the peer's median time over segzoo's; [low-high] is the range of the ratios of the single pairs,
+which shows how far the machine can be trusted at the moment. A missed goal or a different result is marked
+and makes the exit status 1.
+
+Peak memory is measured in separate, untimed runs: "torch" sums the CPU allocations and releases of tensors
+that torch's profiler sees in the calling thread, "numpy" is tracemalloc's peak, of Python and numpy. Neither
+sees what other C libraries hold.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark_cases import Case, load_cases
+from tabulate import tabulate
+
+import segzoo
+
+MEBIBYTE = 1 << 20
+
+
+def parse(arguments: list[str] | None, modules: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what",
+        nargs="+",
+        choices=["list", "all", *modules],
+        metavar="WHAT",
+        help=f"list, all, {', '.join(modules)}",
+    )
+    parser.add_argument("--case", default="", help="only the cases whose name contains this")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
+    parser.add_argument("--repeat", type=int, help="timed pairs per case (default 7, or the case's own)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    modules = load_cases()
+    options = parse(arguments, list(modules))
+    if "list" in options.what:
+        rows = [[name, case.name, case.description] for name, cases in modules.items() for case in cases]
+        print(tabulate(rows, ["module", "case", "what"]))
+        return 0
+    torch.set_num_threads(options.threads)
+    wanted = list(modules) if "all" in options.what else options.what
+    cases = [(name, case) for name in wanted for case in modules[name] if options.case in case.name]
+    if not cases:
+        print(f"error: no case contains {options.case!r}; see: benchmark.py list", file=sys.stderr)
+        return 2
+    figures = []
+    for name, case in cases:
+        print(f"{name} {case.name}: {case.description}", flush=True)
+        figures.append({"module": name, **measure(case, options.repeat or case.repeat or 7)})
+    print(table(figures))
+    if options.json:
+        document = {"machine": machine(options.threads), "cases": figures}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+    return 0 if all(figure["goals_met"] for figure in figures) else 1
+
+
+def measure(case: Case, repeat: int) -> dict:
+    """Runs a case and returns its figures as a JSON-able dict; times in ms, memory in MiB."""
+    pair = case.make()
+    verdict = pair.compare(pair.segzoo(), pair.peer())  # warms both up, too
+    ours, theirs = [], []
+    for index in range(repeat):
+        runs = [(pair.segzoo, ours), (pair.peer, theirs)]
+        for function, times in runs if index % 2 else reversed(runs):
+            gc.collect()
+            start = time.perf_counter()
+            function()
+            times.append(1e3 * (time.perf_counter() - start))
+    our_peak, their_peak = (
+        peak_memory(function, case.memory) / MEBIBYTE for function in (pair.segzoo, pair.peer)
+    )
+    ratio = statistics.median(theirs) / statistics.median(ours)
+    same = verdict is True or (isinstance(verdict, str) and not verdict.startswith("DIFFERENT"))
+    pair_ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+    memory_ok = case.memory_goal is None or our_peak <= case.memory_goal * their_peak
+    return {
+        "case": case.name,
+        "description": case.description,
+        "segzoo_ms": statistics.median(ours),
+        "peer_ms": statistics.median(theirs),
+        "ratio": ratio,
+        "ratio_low": min(pair_ratios),
+        "ratio_high": max(pair_ratios),
+        "goal": case.goal,
+        "segzoo_mib": our_peak,
+        "peer_mib": their_peak,
+        "memory": case.memory,
+        "memory_goal": case.memory_goal,
+        "repeat": repeat,
+        "result": {True: "equal", False: "DIFFERENT"}.get(verdict, verdict),
+        "goals_met": bool(same and memory_ok and (case.goal is None or ratio >= case.goal)),
+    }
+
+
+def peak_memory(function: Callable[[], Any], kind: str) -> int:
+    """Bytes allocated at the worst moment of a run, on top of what was there before."""
+    gc.collect()
+    if kind == "torch":
+        return _peak_of_tensors(function)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        function()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def _peak_of_tensors(function: Callable[[], Any]) -> int:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profile:
+        result = function()
+    del result
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def table(figures: list[dict]) -> str:
+    rows = []
+    for figure in figures:
+        goal = "" if figure["goal"] is None else f"{figure['goal']:g}x"
+        memory_goal = "" if figure["memory_goal"] is None else f" (goal {figure['memory_goal']:g} of it)"
+        rows.append(
+            [
+                figure["case"],
+                f"{figure['segzoo_ms']:.2f}",
+                f"{figure['peer_ms']:.2f}",
+                f"{figure['ratio']:.1f}x [{figure['ratio_low']:.1f}-{figure['ratio_high']:.1f}]",
+                goal,
+                f"{figure['segzoo_mib']:.1f} / {figure['peer_mib']:.1f}{memory_goal}",
+                figure["result"],
+                "" if figure["goals_met"] else "MISSED",
+            ]
+        )
+    headers = ["case", "segzoo ms", "peer ms", "ratio", "goal", "peak MiB", "result", ""]
+    return tabulate(rows, headers, disable_numparse=True)
+
+
+def machine(threads: int) -> dict:
+    """What the figures depend on."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        processor = lines[0].split(":")[1].strip() if lines else processor
+    return {
+        "processor": processor,
+        "threads": threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "segzoo": segzoo.__version__,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Turns any checkpoint that fits a configuration into a segzoo one: self-describing, without pickled objects.
+
+    python tools/convert_checkpoint.py --config-file configs/panoptic/coco/maskformer_r50.yaml \\
+        --input model_final_6f60dc.pkl --output maskformer_r50.safetensors
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+
+from segzoo import model_zoo
+from segzoo.checkpoint import load_checkpoint, save_checkpoint
+from segzoo.engine.setup import classes_dataset, describe
+from segzoo.errors import InputError
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", required=True, help="YAML file or name in the zoo of the model")
+    parser.add_argument("--input", required=True, help="path or URL of the checkpoint")
+    parser.add_argument("--output", required=True, help=".pth or .safetensors file to write")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="execute pickled code in the input")
+    parser.add_argument(
+        "--allow-incomplete",
+        action="store_true",
+        help="convert although weights keep their random values (a backbone, another number of classes)",
+    )
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    return parser.parse_args(arguments)
+
+
+def run(args: argparse.Namespace) -> None:
+    output = Path(args.output)
+    if output.suffix not in (".pth", ".safetensors"):
+        raise InputError(
+            f"--output {output}: the extension is {output.suffix!r}; expected .pth or .safetensors"
+        )
+    if output.exists():
+        raise InputError(f"--output {output} exists; delete it or choose another name")
+    cfg = model_zoo.load_config(args.config_file, args.opts)
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    report = load_checkpoint(model, args.input, trust=args.trust_checkpoint)
+    print(report)
+    if not args.allow_incomplete:
+        report.require_complete("convert_checkpoint")
+    description = describe(cfg, MetadataCatalog.get(classes_dataset(cfg)))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(output, {"model": model.state_dict(), "segzoo": description})
+    print(f"{output} written: {len(model.state_dict())} weights, {len(description['classes'])} classes")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns its exit status: 0, or 2 for wrong input."""
+    try:
+        run(parse_arguments(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

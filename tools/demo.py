@@ -1,0 +1,316 @@
+#!/usr/bin/env python
+"""Draws a model's predictions on pictures and videos.
+
+    python tools/demo.py --config-file configs/panoptic/coco/maskformer_r50.yaml \
+        --input a.jpg folder/ 'more/*.png' clip.mp4 --output out/ --opts MODEL.WEIGHTS model.pth
+
+Pictures keep their names, as JPEG; a video becomes an .mp4 of the same rate. What is drawn follows the
+model's task; `--task` picks another one that the network can answer. Exits with 1 if any input could not be
+read.
+"""
+
+import argparse
+import glob
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+from segzoo.engine.draw import Tracks, draw_result, segments, semantic_labels
+from segzoo.engine.predictor import Predictor, as_rgb
+from segzoo.errors import InputError
+from segzoo.evaluation.files import save_ids, save_labels, write_text_atomically
+from segzoo.model_zoo import load_config
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+WINDOW = "segzoo"
+TASKS = ("semantic", "panoptic", "entity", "instance")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Draw a model's predictions on pictures and videos.",
+        epilog="demo.py --config-file FILE --input a.jpg dir/ --output out --opts MODEL.WEIGHTS FILE",
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config file, or its name")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", metavar="PATH", help="pictures, folders, globs, video files")
+    source.add_argument("--video-input", metavar="FILE", help="a video file, or an address OpenCV can open")
+    source.add_argument("--webcam", action="store_true", help="the first camera, until q is pressed")
+    parser.add_argument("--output", metavar="DIR", help="folder for results; without it they are shown")
+    parser.add_argument("--task", choices=TASKS, help="what to draw; default: the model's task")
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.5,
+        help="segments of a lower score are not drawn (0.5)",
+    )
+    parser.add_argument(
+        "--save-labels", action="store_true", help="write label maps and ids as PNG and JSON to DIR/labels"
+    )
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config overrides, come last",
+    )
+    return parser.parse_args(arguments)
+
+
+def find_inputs(patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Expands files, folders and globs.
+
+    Returns:
+        Pictures and videos, each once, in the order given; those of a folder or glob by name.
+    Raises:
+        InputError: a name matches nothing, or a file is neither a picture nor a video.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            matches = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES + VIDEOS)
+            if not matches:
+                raise InputError(f"--input {pattern}: the folder holds no pictures ({' '.join(PICTURES)})")
+        elif path.is_file():
+            matches = [path]
+        else:
+            matches = [
+                file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()
+            ]
+            if not matches:
+                raise InputError(f"--input {pattern}: no such file or folder")
+        found.update(dict.fromkeys(matches))
+    for path in found:
+        if path.suffix.lower() not in PICTURES + VIDEOS:
+            raise InputError(f"--input {path}: unknown kind of file; expected {' '.join(PICTURES + VIDEOS)}")
+    videos = [path for path in found if path.suffix.lower() in VIDEOS]
+    return [path for path in found if path not in videos], videos
+
+
+class Demo:
+    """Predicts, draws, and writes or shows; counts what could not be read."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        task: str,
+        classes: Sequence[str],
+        colors: Sequence[tuple[int, int, int]],
+        threshold: float,
+        output: Path | None,
+        labels: bool,
+    ):
+        self.predictor = predictor
+        self.classes = classes
+        self.colors = colors
+        self.task = task
+        self.threshold = threshold
+        self.output = output
+        self.save_labels = labels
+        self.failures: list[str] = []
+        self._annotations: list[dict] = []
+        self._taken: set[str] = set()
+
+    def draw(self, rgb: np.ndarray, result: dict, tracks: Tracks | None = None) -> np.ndarray:
+        return draw_result(rgb, result, self.task, self.classes, self.colors, self.threshold, tracks)
+
+    def run_pictures(self, paths: Sequence[Path]) -> None:
+        readable: list[Path] = []
+
+        def pictures() -> Iterator[np.ndarray]:
+            for path in paths:
+                try:
+                    picture = as_rgb(path)
+                except InputError as error:
+                    self.failures.append(str(error))
+                    progress.update()
+                    continue
+                readable.append(path)
+                yield picture
+
+        with tqdm(total=len(paths), desc="pictures", unit="picture", disable=not paths) as progress:
+            for index, (rgb, result) in enumerate(self.predictor.stream(pictures(), color="RGB")):
+                name = self._unique_name(readable[index].stem)
+                drawn = self.draw(rgb, result)
+                if self.output is None:
+                    _show(drawn, wait=0)
+                else:
+                    _write_picture(self.output / f"{name}.jpg", drawn)
+                if self.save_labels:
+                    self._write_labels(name, result)
+                progress.update()
+
+    def run_video(self, source: str | int, name: str) -> None:
+        """A file, an address or the number of a camera."""
+        capture = cv2.VideoCapture(source)
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+
+        def frames() -> Iterator[np.ndarray]:
+            while True:
+                more, frame = capture.read()
+                if not more:
+                    return
+                yield frame
+
+        writer, tracks, done = None, Tracks(), 0
+        name = self._unique_name(name)
+        try:
+            for rgb, result in tqdm(
+                self.predictor.stream(frames()), desc=name, total=count if count > 0 else None, unit="frame"
+            ):
+                drawn = self.draw(rgb, result, tracks)
+                if self.output is None:
+                    if _show(drawn, wait=1) == ord("q"):
+                        break
+                else:
+                    writer = writer or _open_video(self.output / f"{name}.mp4", rate, drawn.shape)
+                    writer.write(drawn[..., ::-1])
+                if self.save_labels:
+                    self._write_labels(f"{name}_{done:06d}", result)
+                done += 1
+        except KeyboardInterrupt:  # the way to end a camera or a long video; what is written so far is kept
+            print(f"\nstopped after {done} frames", file=sys.stderr)
+        finally:
+            capture.release()
+            if writer is not None:
+                writer.release()
+        if not done:
+            self.failures.append(f"{source}: cannot be read as a video")
+
+    def finish(self) -> int:
+        """Writes the panoptic JSON and reports; returns the exit status."""
+        if self._annotations:
+            text = json.dumps({"annotations": self._annotations})
+            write_text_atomically(self.output / "labels" / f"{self.task}.json", text)
+        for failure in self.failures:
+            print(f"error: {failure}", file=sys.stderr)
+        if self.output is not None and self._taken:
+            print(f"Results are in {self.output}")
+        return 1 if self.failures else 0
+
+    def _unique_name(self, stem: str) -> str:
+        """Inputs of one name from different folders must not overwrite each other."""
+        name, number = stem, 2
+        while name in self._taken:
+            name, number = f"{stem}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+    def _write_labels(self, name: str, result: dict) -> None:
+        folder = self.output / "labels"
+        if self.task == "semantic":
+            labels = semantic_labels(result)
+            # 255 is the ignore label of 8-bit maps: a class of that number needs 16 bits.
+            wide = len(self.predictor.metadata.classes) > 255
+            save_labels(folder / f"{name}.png", labels.astype(np.uint16 if wide else np.uint8))
+            return
+        ids, segments_info = segments(result, self.task, self.threshold)
+        save_ids(folder / f"{name}.png", ids)
+        to_dataset_id = self.predictor.metadata.contiguous_id_to_dataset_id
+        areas = np.bincount(ids.ravel(), minlength=1)
+        described = []
+        for info in segments_info:
+            entry = {"id": int(info["id"]), "area": int(areas[info["id"]]), "iscrowd": 0}
+            if self.task == "panoptic":
+                entry["category_id"] = to_dataset_id[info["category_id"]]
+            if info.get("score") is not None:
+                entry["score"] = float(info["score"])
+            described.append(entry)
+        self._annotations.append({"image_id": name, "file_name": f"{name}.png", "segments_info": described})
+
+
+def _show(rgb: np.ndarray, wait: int) -> int:
+    cv2.imshow(WINDOW, rgb[..., ::-1])
+    return cv2.waitKey(wait)
+
+
+def _can_show() -> bool:
+    try:
+        cv2.namedWindow(WINDOW)
+        cv2.destroyWindow(WINDOW)
+    except cv2.error:
+        return False
+    return True
+
+
+def _write_picture(path: Path, rgb: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
+        raise InputError(f"--output: {path} cannot be written")
+
+
+def _open_video(path: Path, rate: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (shape[1], shape[0]))
+    if not writer.isOpened():
+        raise InputError(f"--output: {path} cannot be written as MPEG-4; this OpenCV may lack the encoder")
+    return writer
+
+
+def run(arguments: argparse.Namespace) -> int:
+    pictures, videos = find_inputs(arguments.input) if arguments.input else ([], [])
+    output = Path(arguments.output) if arguments.output else None
+    if output is None and arguments.save_labels:
+        raise InputError("--save-labels needs --output")
+    if output is None and not _can_show():
+        raise InputError(
+            "no window can be opened here (this OpenCV or machine has no display); give --output DIR"
+        )
+    if output is not None:
+        if output.is_file():
+            raise InputError(f"--output {output} is a file; give a folder")
+        output.mkdir(parents=True, exist_ok=True)
+
+    cfg = load_config(arguments.config_file, arguments.opts)
+    task = arguments.task or cfg.TASK
+    if cfg.TASK in ("entity", "instance") and task != cfg.TASK:
+        raise InputError(f"--task {task}: this model was trained for {cfg.TASK} segmentation only")
+    if arguments.save_labels and task == "instance":
+        raise InputError("--save-labels: instances may overlap, so there is no label map of them")
+    cfg.TEST.TASKS = (task,)
+    predictor = Predictor(cfg)
+    if predictor.metadata is None:
+        raise InputError(
+            "DATASETS: the config names no dataset, so the classes are unknown; set DATASETS.TEST"
+        )
+    if hasattr(predictor.model, "sem_seg_output"):
+        predictor.model.sem_seg_output = "labels"  # scores of 150 classes at full size are 150 pictures
+    metadata = predictor.metadata
+    # A model trained on instances knows the things only.
+    classes, colors = (
+        (metadata.thing_classes, metadata.thing_colors)
+        if cfg.TASK == "instance"
+        else (metadata.classes, metadata.colors)
+    )
+    demo = Demo(
+        predictor, task, classes, colors, arguments.confidence_threshold, output, arguments.save_labels
+    )
+    demo.run_pictures(pictures)
+    for video in videos:
+        demo.run_video(str(video), video.stem)
+    if arguments.video_input:
+        demo.run_video(arguments.video_input, Path(arguments.video_input).stem)
+    if arguments.webcam:
+        demo.run_video(0, "webcam")
+    return demo.finish()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        return run(parse_arguments(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

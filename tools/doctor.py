@@ -1,0 +1,290 @@
+"""Checks the environment, the datasets and a configuration in seconds, one line an item: ok, warn or FAIL.
+
+    python tools/doctor.py
+    python tools/doctor.py --config-file configs/semantic/camvid/maskformer_r18.yaml MODEL.WEIGHTS weights.pth
+
+The exit status is 1 if an item FAILed, else 0; each line that is not ok ends with the remedy.
+"""
+
+import argparse
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+REQUIRED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "detectron2": "detectron2",
+    "fvcore": "fvcore",
+    "iopath": "iopath",
+    "numba": "numba",
+    "numpy": "numpy",
+    "cv2": "opencv-python-headless",
+    "PIL": "Pillow",
+    "pycocotools": "pycocotools",
+    "yaml": "PyYAML",
+    "scipy": "scipy",
+    "tensorboard": "tensorboard",
+    "timm": "timm",
+    "tqdm": "tqdm",
+}
+# What a `make` target needs beside the required modules.
+TARGET_NEEDS = {
+    "test": {
+        "pytest": "pytest",
+        "xdist": "pytest-xdist",
+        "panopticapi": "panopticapi-lite",
+        "transformers": "transformers",
+    },
+    "lint": {"ruff": "ruff"},
+}
+OPTIONAL = {
+    "submitit": ("submitit", "tools/submit.py (SLURM)"),
+    "panopticapi": ("panopticapi-lite", "panopticapi's own evaluation, and the tests"),
+    "safetensors": ("safetensors", "checkpoints in .safetensors"),
+    "huggingface_hub": ("huggingface_hub", "weights from the Hugging Face hub"),
+    "transformers": ("transformers", "the tests"),
+    "onnx": ("onnx", "export"),
+    "onnxruntime": ("onnxruntime", "export"),
+    "faster_coco_eval": ("faster-coco-eval", "faster box and mask AP"),
+    "cityscapesscripts": ("cityscapesscripts", "preparing Cityscapes"),
+    "wandb": ("wandb", "logging to Weights & Biases"),
+    "gradio": ("gradio", "the demo in a browser"),
+}
+INSTALL_DETECTRON2 = "run `python tools/install_detectron2.py` (INSTALL.md)"
+
+
+class Item(NamedTuple):
+    status: str  # ok | warn | FAIL
+    name: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status:<4}  {self.name:<18} {self.text}{'; ' if self.remedy else ''}{self.remedy}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", help="also check that this configuration can be run")
+    parser.add_argument("--needs", nargs="*", metavar="TARGET", help="only say what `make TARGET` lacks here")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the configuration")
+    arguments = parser.parse_args()
+    if arguments.needs is not None:
+        return report_needs(arguments.needs)
+    if arguments.opts and not arguments.config_file:
+        parser.error(f"KEY VALUE overrides need a --config-file; found {' '.join(arguments.opts)}")
+
+    failed = False
+    checks: list[Callable[[], Iterable[Item]]] = [check_libraries, check_optional, check_datasets]
+    if arguments.config_file:
+        checks.append(lambda: check_config(arguments.config_file, arguments.opts))
+    for check in checks:
+        for item in guarded(check):
+            print(item, flush=True)
+            failed |= item.status == "FAIL"
+    print("something FAILed, see above" if failed else "ready")
+    return int(failed)
+
+
+def guarded(check: Callable[[], Iterable[Item]]) -> Iterator[Item]:
+    """A check that breaks off is itself a finding, and the others still run."""
+    try:
+        yield from check()
+    except Exception as error:  # whatever a broken installation raises
+        yield Item("FAIL", "check", one_line(error), "see INSTALL.md, troubleshooting")
+
+
+def report_needs(targets: list[str]) -> int:
+    """One line if this Python cannot run the targets, for `PYTHON=... make`."""
+    needs = dict(REQUIRED)
+    for target in targets:
+        needs.update(TARGET_NEEDS.get(target, {}))
+    missing = [name for module, name in needs.items() if not importlib.util.find_spec(module)]
+    if not missing:
+        return 0
+    packages = " ".join(name for name in missing if name != "detectron2")
+    remedies = [f"{sys.executable} -m pip install {packages}"] if packages else []
+    if "detectron2" in missing:
+        remedies.append(f"{sys.executable} tools/install_detectron2.py")
+    print(
+        f"{sys.executable} lacks {', '.join(missing)}; install with `{' && '.join(remedies)}`, "
+        "or leave PYTHON out to have make build its own .venv",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def check_libraries() -> Iterator[Item]:
+    found = platform.python_version()
+    if sys.version_info < (3, 10):  # noqa: UP036  this file also runs where segzoo does not
+        yield Item("FAIL", "python", found, "3.10 or later is needed")
+    else:
+        yield Item("ok", "python", f"{found} at {sys.executable}")
+    missing = [module for module in REQUIRED if not importlib.util.find_spec(module)]
+    for module in missing:
+        remedy = INSTALL_DETECTRON2 if module == "detectron2" else f"pip install {REQUIRED[module]}"
+        yield Item("FAIL", module, "not installed", remedy)
+    if "torch" not in missing:
+        yield check_torch()
+    if {"torch", "torchvision", "detectron2"} & set(missing):
+        return
+    compat = importlib.import_module("segzoo.compat")
+    with_or_without = {True: "with compiled operators", False: "without compiled operators (not needed)"}
+    for module, has_ops in {
+        "torchvision": compat.torchvision_has_ops,
+        "detectron2": compat.detectron2_has_ops,
+    }.items():
+        imported = importlib.import_module(module)
+        text = f"{version(module)}, {with_or_without[has_ops()]}, at {Path(imported.__file__).parent}"
+        yield Item("ok", module, text)
+    for module in REQUIRED:
+        if module not in ("torch", "torchvision", "detectron2", *missing):
+            yield check_import(module, REQUIRED[module])
+
+
+def check_torch() -> Item:
+    torch = importlib.import_module("torch")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Item("ok", "torch", f"{torch.__version__}, {len(names)} GPU: {', '.join(sorted(set(names)))}")
+    text = f"{torch.__version__}, no GPU"
+    if not Path("/proc/driver/nvidia/version").exists():
+        return Item("ok", "torch", f"{text}, {torch.get_num_threads()} threads")
+    if torch.version.cuda is None:
+        return Item("warn", "torch", f"{text}, although there is an NVIDIA driver", "TORCH=cuda make venv")
+    remedy = "compare nvidia-smi's CUDA version, and check CUDA_VISIBLE_DEVICES"
+    return Item("warn", "torch", f"{text} usable by its CUDA {torch.version.cuda}", remedy)
+
+
+def check_import(module: str, name: str) -> Item:
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a broken installation raises
+        return Item(
+            "FAIL", module, f"does not import: {one_line(error)}", f"pip install --force-reinstall {name}"
+        )
+    return Item("ok", module, version(module))
+
+
+def check_optional() -> Iterator[Item]:
+    for module, (name, purpose) in OPTIONAL.items():
+        if importlib.util.find_spec(module):
+            yield Item("ok", module, f"{version(module)}, for {purpose}")
+        else:
+            yield Item("ok", module, f"not installed; only for {purpose}: pip install {name}")
+
+
+def check_datasets() -> Iterator[Item]:
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    how = (
+        "DETECTRON2_DATASETS" if "DETECTRON2_DATASETS" in os.environ else "the default of DETECTRON2_DATASETS"
+    )
+    if not root.is_dir():
+        remedy = "export DETECTRON2_DATASETS=/folder/of/datasets (datasets/README.md shows what is expected)"
+        yield Item("warn", "datasets", f"no folder {root.absolute()} ({how})", remedy)
+        return
+    yield Item("ok", "datasets", f"{root.absolute()} ({how})")
+    catalog = importlib.import_module("segzoo.data.dataset_file").CATALOG
+    for file in sorted(catalog.glob("*.yaml")):
+        yield from check_dataset(file)
+
+
+def check_dataset(file: Path) -> Iterator[Item]:
+    """A line for each split that is there; one for all if none is."""
+    layouts = importlib.import_module("segzoo.data.layouts")
+    dataset = importlib.import_module("segzoo.data").read_dataset_file(file)
+    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    for split in dataset.splits:
+        try:
+            layout = layouts.find_layout(dataset, split)
+        except ValueError as error:
+            problems[split] = one_line(error)
+        else:
+            found[split] = describe_split(layout, dataset.image_counts.get(split))
+    if not found:
+        yield Item("ok", f"  {dataset.name}", "not there")
+        return
+    for split, text in found.items():
+        yield Item("warn" if "expected" in text else "ok", f"  {split}", text)
+    for split, problem in problems.items():
+        yield Item("warn", f"  {split}", problem)
+
+
+def describe_split(layout: Any, expected: int | None) -> str:
+    if not layout.images:
+        return f"in {layout.root}"
+    count = len(layout.images)
+    text = f"{count} images in {layout.root}"
+    return text if expected in (None, count) else f"{text}, expected {expected}"
+
+
+def check_config(config_file: str, overrides: list[str]) -> Iterator[Item]:
+    errors = importlib.import_module("segzoo.errors")
+    model_zoo = importlib.import_module("segzoo.model_zoo")
+    try:
+        cfg = model_zoo.load_config(config_file, overrides)
+    except errors.InputError as error:
+        yield Item("FAIL", "config", one_line(error))
+        return
+    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    yield Item("ok", "config", f"{cfg.MODEL.META_ARCHITECTURE}, task {cfg.TASK}, {classes} classes")
+    catalog = importlib.import_module("detectron2.data").DatasetCatalog
+    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        try:
+            yield Item("ok", f"  {name}", f"{len(catalog.get(name))} images")
+        except (errors.InputError, OSError) as error:
+            yield Item("FAIL", f"  {name}", one_line(error))
+    yield check_weights(cfg.MODEL.WEIGHTS)
+    yield check_model(cfg)
+
+
+def check_weights(weights: str) -> Item:
+    if not weights:
+        return Item("ok", "  weights", "none: training starts from random numbers")
+    if "://" in weights:
+        return Item("ok", "  weights", f"{weights} (downloaded when needed; not looked for now)")
+    if Path(weights).is_file():
+        return Item("ok", "  weights", f"{weights}, {Path(weights).stat().st_size / 1e6:.1f} MB")
+    return Item("FAIL", "  weights", f"no file {weights}", "give MODEL.WEIGHTS a file, a URL, or ''")
+
+
+def check_model(cfg: Any) -> Item:
+    """Builds the model without memory for its weights."""
+    torch = importlib.import_module("torch")
+    build_model = importlib.import_module("detectron2.modeling").META_ARCH_REGISTRY.get
+    with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
+        model = build_model(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Item("ok", "  model", f"builds, {parameters / 1e6:.1f} M parameters")
+
+
+def version(module: str) -> str:
+    imported = importlib.import_module(module)
+    found = getattr(imported, "__version__", None)
+    if found is None:
+        names = importlib.metadata.packages_distributions().get(module, [])
+        found = importlib.metadata.version(names[0]) if names else "version unknown"
+    return str(found)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""Scores saved predictions again, with no model: `TEST.SAVE_PREDICTIONS True` writes them.
+
+    python tools/evaluate_predictions.py --dataset camvid_val --predictions output/inference
+
+Prints the tables and writes results.json with the protocol under which the predictions were made.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+import segzoo  # noqa: F401  first: makes the installed library versions work together
+from segzoo.errors import InputError
+from segzoo.evaluation import CLASS_AVERAGING, compare_results, load_results
+from segzoo.evaluation.saved import rescore
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--dataset", required=True, help="name of a registered dataset, e.g. ade20k_sem_seg_val"
+    )
+    parser.add_argument(
+        "--predictions",
+        required=True,
+        metavar="DIR",
+        help="the folder with sem_seg/, predictions/ and predictions.json, or entity_predictions/ and "
+        "entity_predictions.json; usually OUTPUT_DIR/inference",
+    )
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=[],
+        metavar="TASK",
+        help="semantic, panoptic, entity; default: all found",
+    )
+    parser.add_argument(
+        "--dataset-file", action="append", default=[], metavar="YAML", help="register a dataset file first"
+    )
+    parser.add_argument("--class-averaging", choices=list(CLASS_AVERAGING), default="valid")
+    parser.add_argument("--output", metavar="DIR", help="where results.json goes; default: DIR/rescored")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        return run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    from segzoo.data import register_dataset_file  # registers the built-in datasets
+
+    for path in options.dataset_file:
+        register_dataset_file(path)
+    _check_registered(options.dataset)
+    _, path = rescore(
+        options.dataset, options.predictions, options.tasks, options.output, options.class_averaging
+    )
+    print(f"written to {path}")
+    _compare_with_stored(options, path)
+    return 0
+
+
+def _check_registered(name: str) -> None:
+    if name in DatasetCatalog:
+        return
+    known = [known for known in DatasetCatalog if hasattr(MetadataCatalog.get(known), "load_sem_seg")]
+    raise InputError(
+        f"--dataset {name}: not registered; expected one of {', '.join(sorted(known))}, or its --dataset-file"
+    )
+
+
+def _compare_with_stored(options: argparse.Namespace, path: Path) -> None:
+    """Says whether the numbers agree with those that were stored beside the predictions."""
+    try:
+        stored = load_results(options.predictions)
+        shared = compare_results(stored, path)[options.dataset]
+    except (InputError, KeyError):
+        return  # predictions of another program, or of other images: nothing to compare with
+    changed = {key: pair for key, pair in shared.items() if pair[0] != pair[1]}
+    print(f"{len(shared) - len(changed)} of {len(shared)} numbers equal those stored with the predictions")
+    for key, (before, after) in changed.items():
+        print(f"  {key}: stored {before}, now {after}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+#!/usr/bin/env python
+"""From nothing to a trained, evaluated and drawn panoptic model, on a CPU, in minutes.
+
+Generates the Shapes dataset, trains a small mask-classification model on it as tools/train_net.py would,
+evaluates it for semantic, panoptic and entity segmentation, and writes into --output:
+
+    predictions.png     pictures, ground truth and predictions side by side
+    scene_<n>.png       the same, one picture each
+    loss.png            the loss curve
+    and what every training writes: model_final.pth, metrics.json, log.txt, inference/results.json, ...
+"""
+
+import argparse
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from segzoo.engine import Trainer, default_setup
+from segzoo.engine.draw import draw_entity, draw_panoptic, segments
+from segzoo.engine.figures import draw_loss_curve, enlarge, legend, stack, strip
+from segzoo.engine.predictor import Predictor, as_rgb
+from segzoo.errors import InputError
+from segzoo.model_zoo import load_config
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIG = "panoptic/shapes/mask2former_r18_narrow"
+PICTURE_SIDE = 256
+PICTURES = 3
+
+logger = logging.getLogger("segzoo.quickstart")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Generate data, train, evaluate and draw, on a CPU.")
+    parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="folder for results")
+    parser.add_argument("--config-file", default=CONFIG, help="config to train")
+    parser.add_argument("--train", type=int, default=1600, help="training pictures to generate")
+    parser.add_argument("--val", type=int, default=200, help="validation pictures to generate")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, last of all"
+    )
+    return parser.parse_args(arguments)
+
+
+def generate(train: int, val: int) -> None:
+    """Makes the dataset where its YAML file expects it, unless it is there."""
+    os.environ.setdefault("DETECTRON2_DATASETS", str(REPOSITORY / "datasets"))
+    tool = REPOSITORY / "datasets" / "make_shapes.py"
+    finished = subprocess.run(
+        [sys.executable, str(tool), "--train", str(train), "--val", str(val)], check=False
+    )
+    if finished.returncode:
+        raise InputError("the dataset was not made; see above")
+
+
+def train(cfg) -> tuple[torch.nn.Module, dict[str, dict[str, float]]]:
+    """Trains from random weights with the library's own Trainer.
+
+    Returns:
+        The model, and what the evaluation after the last iteration found: {task: {metric: value}}.
+    """
+    results: dict[str, dict[str, float]] = {}
+
+    class QuickstartTrainer(Trainer):
+        @classmethod
+        def test(cls, cfg, model):
+            results.clear()
+            results.update(super().test(cfg, model))
+            return results
+
+    trainer = QuickstartTrainer(cfg)
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    logger.info("Training %s, %.1f M parameters", cfg.MODEL.META_ARCHITECTURE, parameters / 1e6)
+    trainer.train()
+    return trainer.model, results
+
+
+def results_table(results: dict[str, dict[str, float]]) -> str:
+    """The three tasks' numbers, in percent, as lines of text."""
+    wanted = (
+        ("semantic", "sem_seg", ("mIoU", "mACC", "pACC")),
+        ("panoptic", "panoptic_seg", ("PQ", "SQ", "RQ")),
+        ("  things", "panoptic_seg", ("PQ_th", "SQ_th", "RQ_th")),
+        ("  stuff", "panoptic_seg", ("PQ_st", "SQ_st", "RQ_st")),
+        ("entity", "entity_seg", ("AP", "AP50", "AP75")),
+    )
+    lines = []
+    for title, key, names in wanted:
+        metrics = results.get(key, {})
+        cells = [
+            f"{name:>6} {metrics[name]:5.1f}" for name in names if not math.isnan(metrics.get(name, math.nan))
+        ]
+        if cells:
+            lines.append(f"  {title:<10}" + "   ".join(cells))
+    return "\n".join(lines)
+
+
+def draw_predictions(cfg, model: torch.nn.Module, output: Path) -> Path:
+    """Draws the first validation pictures that hold several overlapping things."""
+    name = cfg.DATASETS.TEST[0]
+    metadata = MetadataCatalog.get(name)
+    predictor = Predictor(model)
+    rows = []
+    for number, entry in enumerate(_interesting(DatasetCatalog.get(name), PICTURES), start=1):
+        picture = as_rgb(entry["file_name"])
+        result = predictor(picture, color="RGB")
+        true_ids, true_segments = metadata.load_panoptic(entry)
+        true_segments = [info for info in true_segments if not info["iscrowd"]]
+        panels = [_enlarged(picture)]
+        for ids, segments_info in ((true_ids, true_segments), segments(result, "panoptic")):
+            panels.append(
+                draw_panoptic(
+                    _enlarged(picture),
+                    _enlarged(ids, labels=True),
+                    segments_info,
+                    metadata.classes,
+                    metadata.colors,
+                    names=False,
+                )
+            )
+        ids, segments_info = segments(result, "entity", 0.5)
+        panels.append(draw_entity(_enlarged(picture), _enlarged(ids, labels=True), segments_info))
+        rows.append(strip(panels, ["image", "ground truth", "panoptic prediction", "entity prediction"]))
+        _write(output / f"scene_{number}.png", rows[-1])
+    rows.append(legend(metadata.classes, metadata.colors, rows[0].shape[1]))
+    _write(output / "predictions.png", stack(rows))
+    return output / "predictions.png"
+
+
+def _interesting(entries: list[dict], count: int) -> list[dict]:
+    """The entries with the most segments among the first few dozen, in their order."""
+    first = entries[: 8 * count]
+    most = sorted(first, key=lambda entry: -len(entry["segments_info"]))[:count]
+    return [entry for entry in first if entry in most]
+
+
+def _enlarged(array: np.ndarray, labels: bool = False) -> np.ndarray:
+    height, width = array.shape[:2]
+    factor = max(1, PICTURE_SIDE // min(height, width))
+    return enlarge(array, (height * factor, width * factor), labels)
+
+
+def _write(path: Path, rgb: np.ndarray) -> None:
+    # A palette of 256 colours looks the same here and takes a third of the space.
+    Image.fromarray(rgb).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    generate(arguments.train, arguments.val)
+    cfg = load_config(arguments.config_file, arguments.opts)
+    cfg.OUTPUT_DIR = str(arguments.output)
+    default_setup(cfg)
+    model, results = train(cfg)
+    pictures = draw_predictions(cfg, model, arguments.output)
+    draw_loss_curve(arguments.output / "metrics.json", arguments.output / "loss.png")
+    minutes = (time.perf_counter() - started) / 60
+    print(f"\nShapes, {arguments.val} validation pictures, after {minutes:.1f} minutes in all:\n")
+    print(results_table(results))
+    print(f"\nPictures: {pictures}\nLoss curve: {arguments.output / 'loss.png'}")
+    print(f"Model: {arguments.output / 'model_final.pth'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        run(parse_arguments(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+#!/usr/bin/env python
+"""Trains and evaluates any model of segzoo, on one or many GPUs or on the CPU."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from segzoo.engine import NonFiniteLossError, Trainer, default_setup, evaluate, launch, resolve_device
+from segzoo.engine.setup import setup_logging
+from segzoo.errors import InputError
+from segzoo.model_zoo import load_config
+
+EXAMPLES = """
+examples:
+  train on 8 GPUs:
+    %(prog)s --num-gpus 8 --config-file configs/panoptic/coco/maskformer_swin_tiny.yaml
+  go on after an interruption:
+    %(prog)s --num-gpus 8 --config-file ... --resume
+  on one GPU with the batch of eight, in eight passes:
+    %(prog)s --config-file ... SOLVER.ACCUMULATE 8
+  evaluate a published checkpoint:
+    %(prog)s --config-file ... --eval-only MODEL.WEIGHTS model_final_0b5f6c.pkl
+  two processes on a CPU:
+    %(prog)s --num-gpus 2 --config-file ... MODEL.DEVICE cpu
+  two machines (the same on both but for --machine-rank):
+    %(prog)s --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT --config-file ...
+
+KEY VALUE pairs override the config and come last. torchrun and srun start it too; their numbers of processes
+count. OUTPUT_DIR gets config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints and inference/.
+"""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line.
+
+    Raises:
+        InputError: a flag after the overrides, or no config file.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="a YAML file or a name under configs/",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead of training")
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, help="GPUs on each machine; without any, CPU processes (default 1)"
+    )
+    parser.add_argument("--num-machines", type=int, default=1, help="machines in all (default 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument(
+        "--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: a free port (one machine)"
+    )
+    parser.add_argument(
+        "--trust-checkpoint", action="store_true", help="execute code that a checkpoint file contains"
+    )
+    parser.add_argument("--debug", action="store_true", help="show where an error was raised")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config, last of all"
+    )
+    parsed = parser.parse_args(arguments)
+    flags = [word for word in parsed.opts if word.startswith("--")]
+    if flags:
+        raise InputError(f"Move {flags[0]} before KEY VALUE overrides.")
+    if not parsed.config_file:
+        raise InputError("--config-file is missing; give a YAML file or a name under configs/")
+    return parsed
+
+
+def run(args: argparse.Namespace) -> dict:
+    """What each process does; returns the evaluation results (main process) or {}."""
+    cfg = load_config(args.config_file, args.opts)
+    default_setup(cfg, args)
+    if args.eval_only:
+        return evaluate_only(cfg, args)
+    trainer = Trainer(cfg, trust_checkpoint=args.trust_checkpoint)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+    return {}
+
+
+def evaluate_only(cfg, args: argparse.Namespace) -> dict:
+    """Evaluates MODEL.WEIGHTS, or with --resume the last checkpoint in OUTPUT_DIR.
+
+    Raises:
+        InputError: there are no weights, or they do not fill the whole model.
+    """
+    model = Trainer.build_model(cfg)
+    checkpointer = Trainer.build_checkpointer(cfg, model, trust=args.trust_checkpoint)
+    resuming = args.resume and checkpointer.has_checkpoint()
+    weights = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
+    if not weights:
+        raise InputError(
+            "--eval-only: MODEL.WEIGHTS is empty; give a checkpoint, or --resume for OUTPUT_DIR's last"
+        )
+    checkpointer.load(weights, checkpointables=[])
+    checkpointer.report.require_complete("--eval-only")
+    results = evaluate(cfg, model, weights=weights)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns its exit status: 0, 1 for a non-finite loss, 2 for wrong input."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        args = parse_arguments(arguments)
+        setup_logging(None)
+        # Here a wrong config is reported once, before any process is started.
+        device = resolve_device(load_config(args.config_file, args.opts))
+        launch(
+            run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,), device=device
+        )
+    except (InputError, NonFiniteLossError) as error:
+        if debug:
+            raise
+        logging.getLogger("segzoo").debug("%s", error)
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
