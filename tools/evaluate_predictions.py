@@ -11,9 +11,11 @@ import logging
 import sys
 from pathlib import Path
 
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-import segzoo  # noqa: F401  first: makes the installed library versions work together
 from segzoo.errors import InputError
 from segzoo.evaluation import CLASS_AVERAGING, compare_results, load_results
 from segzoo.evaluation.saved import rescore

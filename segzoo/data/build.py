@@ -95,11 +95,12 @@ def build_train_loader(
     if cfg.DATALOADER.ON_ERROR not in ("stop", "skip"):
         raise InputError(f"DATALOADER.ON_ERROR {cfg.DATALOADER.ON_ERROR!r} is stop or skip")
     records = list(dataset) if dataset is not None else _training_records(cfg)
-    sampler = build_training_sampler(cfg.DATALOADER.SAMPLER_TRAIN, records, cfg)
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    sampler = build_training_sampler(cfg, records, seed)
     samples = TrainingSamples(
         DatasetFromList(records, copy=False),
         mapper or SegmentationMapper(cfg, True),
-        seed=sampler_seed(cfg, sampler),
+        seed=seed,
         skip_broken=cfg.DATALOADER.ON_ERROR == "skip",
     )
     batches = PositionedBatches(sampler, batch_size, start_iteration * accumulate)
@@ -129,11 +130,6 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Any = None) -> Lo
     )
     sampler = InferenceSampler(len(records))
     return Loader(_torch_loader(cfg, samples, sampler=sampler, batch_size=cfg.TEST.IMS_PER_BATCH))
-
-
-def sampler_seed(cfg: CfgNode, sampler: Any) -> int:
-    """The seed that all processes share: SEED, or the one drawn for the sampler."""
-    return cfg.SEED if cfg.SEED >= 0 else sampler._seed
 
 
 def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.utils.logger import log_first_n
 from PIL import Image
@@ -19,6 +18,7 @@ from PIL import Image
 from segzoo.errors import InputError
 
 from .messages import did_you_mean, some
+from .pixels import count_values, look_up, rgb_codes
 
 # In place of a class name: pixels that are neither trained on nor scored.
 VOID = "void"
@@ -162,10 +162,7 @@ class IndexEncoding(Encoding):
             raw = raw.astype(np.uint8)
         elif raw.dtype != np.uint8:
             raw = self._as_16_bit(raw, file_name)
-        if raw.dtype == np.uint8:
-            counts = cv2.calcHist([raw], [0], None, [256], [0, 256])[:, 0]
-        else:
-            counts = np.bincount(raw.ravel(), minlength=1 << 16)
+        counts = count_values(raw)
         present = np.flatnonzero(counts)
         unknown = present[~self.known[present]]
         if len(unknown):
@@ -353,25 +350,6 @@ def build_encoding(facts: Any, space: LabelSpace, colors: Sequence[Sequence[int]
     if encoding is RGBEncoding:
         return RGBEncoding(space, options, colors)
     return encoding(space, options)
-
-
-def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """`table[indices]` for indices of 8 or 16 bits and a table of as many entries as they have values.
-
-    8 bits, the common case, take OpenCV's loop, which is some ten times faster than numpy's.
-    """
-    if indices.dtype == np.uint8 and table.dtype in (np.uint8, np.int16, np.uint16):
-        return cv2.LUT(np.ascontiguousarray(indices), table[:256])
-    return table[indices]
-
-
-def rgb_codes(image: Image.Image) -> np.ndarray:
-    """(H, W) uint32 in [0, 2**24): R + 256 G + 65536 B of every pixel."""
-    width, height = image.size
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    # Pillow keeps RGB in four bytes a pixel: these come out as they are.
-    packed = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(height, width)
-    return packed & 0xFFFFFF
 
 
 def is_color(value: Any) -> bool:

@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 from segzoo.errors import InputError
 
 from .dataset_file import DatasetFile
-from .encodings import GRAY_16_BIT, look_up, rgb_codes
+from .encodings import GRAY_16_BIT
 from .messages import some
+from .pixels import look_up, rgb_codes
 
 # What Pillow raises for files that are not, or no longer, images.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)

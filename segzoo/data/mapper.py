@@ -13,11 +13,12 @@ from detectron2.data import transforms as T
 
 from segzoo.errors import InputError
 
-from .augmentation import AugmentationInput, build_test_augmentations, build_train_augmentations, count_flips
+from .augmentation import AugmentationInput, build_test_augmentations, build_train_augmentations
 from .formats import IndexMap, LabelReader, read_image
 from .messages import did_you_mean
 from .register import label_reader
 from .targets import GROUPS, build_targets
+from .transforms import count_flips
 
 
 class SegmentationMapper:

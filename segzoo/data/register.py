@@ -1,7 +1,9 @@
 """Registration of dataset YAML files with Detectron2's catalogs, and reading a split's list of images."""
 
+import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,8 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
     image_root = found.root / fill(layout.images, fields).split("{")[0].removesuffix(".*")
     _update_metadata(split, image_root=str(image_root))
     if layout.panoptic is not None:
-        return _load_panoptic_split(dataset, split, found)
+        with _collector_paused():
+            return _load_panoptic_split(dataset, split, found)
     return [
         {
             "file_name": image.path,
@@ -254,6 +257,18 @@ def _category_indices(
                 f"{int(dataset.classes[index].isthing)} for {space.classes[index]!r}; make them agree"
             )
     return index_of
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without this, the garbage collector takes more than half of the time that COCO's JSON needs."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _update_metadata(split: str, **values: str) -> None:

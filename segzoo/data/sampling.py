@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data.samplers import (
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
@@ -62,13 +63,15 @@ class PositionedBatches(Sampler[list[Place]]):
             yield list(itertools.islice(places, self.batch_size))
 
 
-def build_training_sampler(name: str, dataset_dicts: Sequence[Mapping[str, Any]], cfg: Any) -> Sampler[int]:
-    """Detectron2's sampler of DATALOADER.SAMPLER_TRAIN, seeded by SEED so that all processes agree.
+def build_training_sampler(
+    cfg: CfgNode, dataset_dicts: Sequence[Mapping[str, Any]], seed: int
+) -> Sampler[int]:
+    """Detectron2's sampler of DATALOADER.SAMPLER_TRAIN, with a seed that all processes share.
 
     Raises:
         InputError: unknown sampler, or one that needs segments where there are none.
     """
-    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
         return TrainingSampler(len(dataset_dicts), seed=seed)
     if name == "RandomSubsetTrainingSampler":

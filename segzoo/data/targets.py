@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .encodings import look_up
 from .formats import IndexMap, Segments
+from .pixels import count_values, look_up
 
 
 class Targets(NamedTuple):
@@ -89,7 +89,7 @@ def build_targets(index_map: IndexMap, groups: Groups) -> Targets:
     """
     indices = index_map.indices
     count = len(groups.of_segment)
-    areas = np.bincount(indices.ravel(), minlength=count + 1)[1 : count + 1]
+    areas = count_values(indices)[1 : count + 1]
     kept = groups.of_segment >= 0
     pixels = np.bincount(groups.of_segment[kept], areas[kept], minlength=len(groups.classes))
     present = pixels > 0

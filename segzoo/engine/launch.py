@@ -162,6 +162,8 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
     threads = max(1, len(os.sched_getaffinity(0)) // len(places)) if hasattr(os, "sched_getaffinity") else 1
     with tempfile.TemporaryDirectory(prefix="segzoo_launch_") as error_folder:
         arguments = (main, args, places, dist_url, store_port, on_gpu, timeout, error_folder, threads)
+        # Its remarks on which process it ends would stand before the one line that explains why.
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         own_threads = os.environ.get("OMP_NUM_THREADS")
         # OpenMP reads it when the child starts; together the children shall use each core once.
         os.environ["OMP_NUM_THREADS"] = own_threads or str(threads)
@@ -224,7 +226,7 @@ def _join(place: ProcessPlace, url: str, store: dist.Store | None, on_gpu: bool,
         rank=place.rank,
         timeout=timeout,
     )
-    # Detectron2 v0.6 gathers objects through a deprecated storage class, and torch would say so in each process.
+    # Detectron2 v0.6 gathers objects through a deprecated storage class; every process would be told so.
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(place.local_size)

@@ -28,8 +28,8 @@ def save_nonfinite_capsule(
 ) -> str:
     """Writes OUTPUT_DIR/nonfinite_<iteration>.pth and returns the message for the error.
 
-    The file holds the arguments as they were before the failing forward pass: restore `random_state`, load
-    `model` into the model of `config`, and run it on `batch` to get `losses` again.
+    The file holds the arguments as they were before the failing forward pass (but for running statistics):
+    restore `random_state`, load `model` into the model of `config`, run it on `batch`: `losses` come again.
 
     Args:
         rank: of this process; from 1 on it is part of the file's name.
@@ -40,10 +40,8 @@ def save_nonfinite_capsule(
     """
     name = f"nonfinite_{iteration}.pth" if rank == 0 else f"nonfinite_{iteration}_rank{rank}.pth"
     path = Path(output_dir, name)
-    weights = model.state_dict()
-    broken = [
-        key for key, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()
-    ]
+    # Not buffers: the failing forward pass itself spoils running statistics.
+    broken = [key for key, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     capsule = {
         "iteration": iteration,
         "losses": losses,
@@ -52,7 +50,7 @@ def save_nonfinite_capsule(
         "nonfinite_weights": broken,
         "batch": batch,
         "random_state": random_state,
-        "model": weights,
+        "model": model.state_dict(),
         "config": cfg.dump(),
     }
     if broken:

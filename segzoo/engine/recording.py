@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 # Losses of the earlier decoder layers (loss_ce_0, ...): for metrics.json and TensorBoard only.
 _AUXILIARY = re.compile(r"_\d+$")
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 # Scalars are smoothed by the median of this many iterations, as in Detectron2.
 WINDOW = 20
 
@@ -125,6 +126,18 @@ def continue_metrics(path: Path, start_iteration: int) -> list[dict]:
         os.fsync(file.fileno())
     os.replace(unfinished, path)
     return kept
+
+
+def let_event_files_sort(folder: Path) -> None:
+    """Waits until a new TensorBoard file sorts after those in `folder`: their names count whole seconds.
+
+    TensorBoard reads them in that order, and what a file says about its predecessors only then is understood.
+    A second at most: a clock that runs ahead elsewhere must not hold up a training.
+    """
+    seconds = [int(match[1]) for path in folder.glob("events.*") if (match := _EVENT_FILE.match(path.name))]
+    newest, patience = max(seconds, default=0), time.monotonic() + 1.1
+    while int(time.time()) <= newest and time.monotonic() < patience:
+        time.sleep(0.02)
 
 
 def _read_lines(path: Path) -> list[dict]:

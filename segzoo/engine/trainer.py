@@ -1,7 +1,6 @@
 """The training loop and everything it consists of, put together from the config."""
 
 import importlib
-import inspect
 import logging
 import time
 import weakref
@@ -14,23 +13,29 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import IterationTimer, LRScheduler
-from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from segzoo.checkpoint import SegzooCheckpointer
 from segzoo.data import build_train_loader
 from segzoo.errors import InputError
 from segzoo.solver import ScheduledLR, build_lr_scheduler, build_optimizer, load_optimizer_state
 
+from .distributed import distributed, sync_batch_norm_on_cpu, unwrapped
 from .evaluate import evaluate
 from .hooks import CheckpointHook, EvaluationHook, WriterHook
 from .nonfinite import NonFiniteLossError, save_nonfinite_capsule
 from .random_state import capture_random_state, restore_random_state
-from .recording import LossRecorder, ProgressPrinter, continue_metrics, recent_scalars, restore_recent_scalars
+from .recording import (
+    LossRecorder,
+    ProgressPrinter,
+    continue_metrics,
+    let_event_files_sort,
+    recent_scalars,
+    restore_recent_scalars,
+)
 from .setup import classes_dataset, describe
 from .train_step import TrainStep
 
@@ -69,7 +74,7 @@ class Trainer(TrainerBase):
         logger.debug("Model:\n%s", model)
         self.optimizer = build_optimizer(self.cfg, model)
         self.scheduler: ScheduledLR = build_lr_scheduler(self.cfg, self.optimizer)
-        self.model = _distributed(model, self.cfg.MODEL.DEVICE)
+        self.model = distributed(model, self.cfg.MODEL.DEVICE)
         self.train_step = TrainStep.from_config(self.cfg, self.model, self.optimizer, self._stop_at_nonfinite)
         self.checkpointer = self.build_checkpointer(
             self.cfg, model, trust=trust_checkpoint, trainer=weakref.proxy(self)
@@ -143,6 +148,7 @@ class Trainer(TrainerBase):
     def build_writers(self) -> list[EventWriter]:
         """Progress lines, metrics.json and TensorBoard; called in the main process when training begins."""
         folder = self.cfg.OUTPUT_DIR
+        let_event_files_sort(Path(folder))
         return [
             ProgressPrinter(self.max_iter, self.cfg.SOLVER.IMS_PER_BATCH),
             JSONWriter(str(Path(folder, "metrics.json"))),
@@ -270,49 +276,6 @@ class Trainer(TrainerBase):
             cfg=self.cfg,
         )
         raise NonFiniteLossError(message)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, or the model itself."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def sync_batch_norm_on_cpu(module: nn.Module, world_size: int) -> nn.Module:
-    """Replaces nn.SyncBatchNorm, which is for GPUs only; parameter names and values stay.
-
-    Several processes get Detectron2's NaiveSyncBatchNorm (same statistics, as every process has equally many
-    pixels), one process plain BatchNorm2d.
-
-    Returns:
-        `module`, or its replacement if it is such a layer itself.
-    """
-    if isinstance(module, nn.SyncBatchNorm):
-        layer = NaiveSyncBatchNorm if world_size > 1 else nn.BatchNorm2d
-        replacement = layer(
-            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
-        )
-        replacement.load_state_dict(module.state_dict())
-        replacement.train(module.training)
-        for name, parameter in module.named_parameters():
-            replacement.get_parameter(name).requires_grad_(parameter.requires_grad)
-        return replacement
-    for name, child in module.named_children():
-        module.add_module(name, sync_batch_norm_on_cpu(child, world_size))
-    return module
-
-
-def _distributed(model: nn.Module, device: str) -> nn.Module:
-    if comm.get_world_size() == 1:
-        return model
-    # Running statistics stay each process's own, as in Detectron2; torch 2.13 renames the switch.
-    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    return DistributedDataParallel(
-        model,
-        # There must be no device numbers where the model is on the CPU.
-        device_ids=[torch.cuda.current_device()] if torch.device(device).type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        **{"forward_sync_buffers" if renamed else "broadcast_buffers": False},
-    )
 
 
 def _check_batch_size(cfg: CfgNode, world_size: int) -> None:

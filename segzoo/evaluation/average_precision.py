@@ -13,6 +13,8 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 AREA_RANGES = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
 DETECTION_LIMITS = (1, 10, 100)
+_AREA_BOUNDS = np.array(list(AREA_RANGES.values()))
+_MATCH_THRESHOLDS = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]
 
 
 class ImageMatches(NamedTuple):
@@ -47,10 +49,11 @@ def match_image(
     matched, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
     # Segments do not overlap and so compete for a match only when one is exactly two halves: above IoU 1/2
     # every candidate stands alone.
-    matched[:, :, detection] = iou >= np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]
+    matched[:, :, detection] = iou >= _MATCH_THRESHOLDS
     ignored[:, :, detection] = matched[:, :, detection] & segment_ignored[:, None, segment]
-    if len(np.unique(detection)) < len(detection) or len(np.unique(segment)) < len(segment):
-        candidates = list(zip(detection.tolist(), segment.tolist(), strict=True))
+    detections, segments = detection.tolist(), segment.tolist()
+    if len(set(detections)) < len(detections) or len(set(segments)) < len(segments):
+        candidates = list(zip(detections, segments, strict=True))
         for a in range(len(AREA_RANGES)):
             matched[a, 0], ignored[a, 0] = False, False
             for one, other in _match_halves(candidates, segment_ignored[a]).items():
@@ -61,8 +64,7 @@ def match_image(
 
 def _outside(areas: np.ndarray) -> np.ndarray:
     """(A, len(areas)) bool: which areas an area range leaves out."""
-    low, high = np.array(list(AREA_RANGES.values())).T[..., None]
-    return (areas < low) | (areas > high)
+    return (areas < _AREA_BOUNDS[:, :1]) | (areas > _AREA_BOUNDS[:, 1:])
 
 
 def _match_halves(candidates: list[tuple[int, int]], segment_ignored: np.ndarray) -> dict[int, int]:

@@ -77,8 +77,8 @@ def count_pairs(first, second, first_ids, second_ids, table):
     if first.size == 0:
         return
     # A slot never starts with a key that belongs into it.
-    first_keys = np.full(_SLOTS, -1, np.int32)
-    second_keys = np.full(_SLOTS, -1, np.int32)
+    first_keys = np.arange(1, _SLOTS + 1).astype(np.int32)
+    second_keys = first_keys.copy()
     first_places = np.zeros(_SLOTS, np.int64)
     second_places = np.zeros(_SLOTS, np.int64)
     first_value = first[0]

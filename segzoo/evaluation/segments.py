@@ -51,20 +51,21 @@ def overlap(file_name: str, ground_truth: SegmentMap, prediction: SegmentMap) ->
         InputError: the predicted id map has an id that its list lacks, or the list one that the map lacks.
     """
     # Id 0 is first, whatever else there is: void and none.
-    true_ids = np.unique([0, *(segment["id"] for segment in ground_truth.segments)])
-    predicted_ids = np.unique([0, *(segment["id"] for segment in prediction.segments)])
-    counts = pair_histogram(ground_truth.ids, prediction.ids, true_ids, predicted_ids)
+    true_ids = sorted({0, *(segment["id"] for segment in ground_truth.segments)})
+    predicted_ids = sorted({0, *(segment["id"] for segment in prediction.segments)})
+    counts = pair_histogram(ground_truth.ids, prediction.ids, np.array(true_ids), np.array(predicted_ids))
     area = counts.sum(axis=0)
     if area[-1]:
         unknown = np.setdiff1d(prediction.ids, predicted_ids)
         raise InputError(f"{file_name}: segment {unknown[0]} is in the predicted id map but not in its list")
-    empty = predicted_ids[1:][area[1:-1] == 0]
+    empty = np.flatnonzero(area[1:-1] == 0)
     if len(empty):
-        raise InputError(f"{file_name}: segment {empty[0]} is in the predicted list but not in its id map")
+        missing = predicted_ids[1 + empty[0]]
+        raise InputError(f"{file_name}: segment {missing} is in the predicted list but not in its id map")
     return Overlap(
         counts,
-        {segment_id: index for index, segment_id in enumerate(true_ids.tolist())},
-        {segment_id: index for index, segment_id in enumerate(predicted_ids.tolist())},
+        {segment_id: index for index, segment_id in enumerate(true_ids)},
+        {segment_id: index for index, segment_id in enumerate(predicted_ids)},
     )
 
 

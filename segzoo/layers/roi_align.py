@@ -1,14 +1,16 @@
 """RoIAlign in plain PyTorch, for torchvision builds whose compiled operator does not load.
 
-N images, R boxes, C channels, H W size of the features, h w size of the output, s samples along a bin.
+N images, R boxes, C channels, H W size of the features, h w size of the output.
+
+The samples of a box form a grid, so bilinear interpolation and averaging are linear maps along y and along x:
+`rows (h, H) @ features (H, W) @ columns (W, w)`. Two matrix products of bounded size replace the samples.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-# Samples (boxes x channels x points) held at a time: 128 MiB of float32.
-SAMPLES_AT_A_TIME = 1 << 25
+# Values of the intermediate product (boxes x h x C x W) held at a time: 128 MiB of float32.
+VALUES_AT_A_TIME = 1 << 25
 
 
 def roi_align(
@@ -29,64 +31,68 @@ def roi_align(
         rois: (R, 5) float: image index, then x1, y1, x2, y2 in pixels of the input image.
         spatial_scale: feature pixels per input pixel.
         pooled_height, pooled_width: h and w.
-        sampling_ratio: s; at most 0 means as many as the bin has feature pixels, rounded up.
+        sampling_ratio: samples along a bin; at most 0 means as many as it has feature pixels, rounded up.
         aligned: subtract half a pixel, so that pixel centres lie at .5 (Detectron2's "ROIAlignV2").
 
     Returns:
         (R, C, h, w) of the dtype of `features`.
     """
-    output_size = (pooled_height, pooled_width)
-    start, bin_size = _bins(rois[:, 1:].float(), spatial_scale, output_size, aligned)
-    if sampling_ratio > 0:
-        samples = torch.full_like(bin_size, sampling_ratio, dtype=torch.int64)
-    else:
-        samples = bin_size.ceil().long().clamp(min=1)
-    output = features.new_zeros(len(rois), features.shape[1], *output_size)
-    if not len(rois):
-        return output
-    # Boxes of one image with the same number of samples form a regular grid, and are sampled together.
-    groups, group_of_roi = torch.stack([rois[:, 0].long(), *samples.unbind(1)], 1).unique(
-        dim=0, return_inverse=True
+    output = features.new_zeros(len(rois), features.shape[1], pooled_height, pooled_width)
+    boxes = rois[:, 1:].detach().float() * spatial_scale - (0.5 if aligned else 0.0)
+    rows = _averaging_matrix(
+        boxes[:, 1], boxes[:, 3], pooled_height, features.shape[2], sampling_ratio, aligned
     )
-    for group, (image, *counts) in enumerate(groups.tolist()):
-        members = (group_of_roi == group).nonzero()[:, 0]
-        points = pooled_height * counts[0] * pooled_width * counts[1]
-        for chunk in members.split(max(1, SAMPLES_AT_A_TIME // (points * features.shape[1]))):
-            pooled = _pool(features[image], start[chunk], bin_size[chunk], counts, output_size)
+    columns = _averaging_matrix(
+        boxes[:, 0], boxes[:, 2], pooled_width, features.shape[3], sampling_ratio, aligned
+    )
+    boxes_at_a_time = max(1, VALUES_AT_A_TIME // (pooled_height * features.shape[1] * features.shape[3]))
+    for image in rois[:, 0].long().unique().tolist():
+        for chunk in (rois[:, 0] == image).nonzero()[:, 0].split(boxes_at_a_time):
+            pooled = _pool(features[image].float(), rows[chunk], columns[chunk])
             output = output.index_copy(0, chunk, pooled.to(output.dtype))
     return output
 
 
-def _bins(boxes: Tensor, scale: float, output_size: tuple[int, int], aligned: bool) -> tuple[Tensor, Tensor]:
-    """boxes (R, 4) -> upper left corners (R, 2) and sizes of a bin (R, 2), both (y, x) in feature pixels."""
-    corners = boxes * scale - (0.5 if aligned else 0.0)
-    start, end = corners[:, [1, 0]], corners[:, [3, 2]]
+def _averaging_matrix(
+    start: Tensor, end: Tensor, bins: int, length: int, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """Along one axis: the weight of each feature pixel in each bin.
+
+    Args:
+        start, end: (R,) edges of the boxes in feature pixels.
+        length: number of feature pixels along the axis.
+
+    Returns:
+        (R, bins, length); a row sums to the share of its samples that count.
+    """
     size = end - start
     if not aligned:
         size = size.clamp(min=1.0)
-    return start, size / size.new_tensor(output_size)
+    bin_size = (size / bins)[:, None, None]
+    if sampling_ratio > 0:
+        samples = torch.full_like(bin_size, sampling_ratio)
+    else:
+        samples = bin_size.ceil().clamp(min=1.0)
+    most = int(samples.max()) if len(samples) else 1
+    sample = torch.arange(most, device=start.device)[None, None, :]
+    bin_index = torch.arange(bins, device=start.device)[None, :, None]
+    position = start[:, None, None] + (bin_index + (sample + 0.5) / samples) * bin_size
+    # A sample more than a pixel outside counts as zero; a nearer one takes the value at the border.
+    counts = (sample < samples) & (position >= -1) & (position <= length)
+    weight = counts / samples
+    position = position.clamp(0, length - 1)
+    lower = position.floor()
+    share = position - lower
+    matrix = start.new_zeros(len(start), bins, length)
+    matrix.scatter_add_(2, lower.long(), weight * (1 - share))
+    matrix.scatter_add_(2, (lower.long() + 1).clamp(max=length - 1), weight * share)
+    return matrix
 
 
-def _pool(
-    image: Tensor, start: Tensor, bin_size: Tensor, samples: list[int], output_size: tuple[int, int]
-) -> Tensor:
-    """image (C, H, W), start and bin_size (R, 2) -> (R, C, h, w)."""
-    positions, inside = [], []
-    for axis in range(2):
-        length = image.shape[1 + axis]
-        steps = torch.arange(output_size[axis] * samples[axis], device=image.device) + 0.5
-        position = start[:, axis, None] + steps * (bin_size[:, axis, None] / samples[axis])
-        # A sample more than a pixel outside counts as zero; a nearer one takes the value at the border.
-        inside.append((position >= -1) & (position <= length))
-        positions.append(position.clamp(0, length - 1) * (2 / max(length - 1, 1)) - 1)
-    rows, columns = positions
-    count, height, width = len(rows), rows.shape[1], columns.shape[1]
-    grid = torch.stack(
-        [columns[:, None, :].expand(count, height, width), rows[:, :, None].expand(count, height, width)],
-        dim=-1,
-    )
-    values = functional.grid_sample(
-        image[None].float(), grid.view(1, count * height, width, 2), padding_mode="border", align_corners=True
-    )
-    values = values.view(-1, count, height, width) * (inside[0][:, :, None] & inside[1][:, None, :])
-    return functional.avg_pool2d(values.transpose(0, 1), kernel_size=samples)
+def _pool(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """image (C, H, W), rows (R, h, H), columns (R, w, W) -> (R, C, h, w)."""
+    count, height, _ = rows.shape
+    channels, _, length = image.shape
+    lines = rows.flatten(0, 1) @ image.transpose(0, 1).flatten(1)  # (R h, C W)
+    pooled = lines.view(count, height * channels, length) @ columns.transpose(1, 2)
+    return pooled.view(count, height, channels, -1).transpose(1, 2)

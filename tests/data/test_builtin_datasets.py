@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import picture, save, write_panoptic
+from data_trees import load, picture, save, write_panoptic, write_yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, COCO_CATEGORIES
 from panopticapi.utils import rgb2id
@@ -173,8 +173,6 @@ def test_the_real_camvid_labels(sample_data, monkeypatch):
 
 
 def test_the_real_coco_labels_agree_with_panopticapi(sample_data, tmp_path):
-    from data_trees import load, write_yaml
-
     facts = {
         "root": str(sample_data / "coco_panoptic_sample"),
         "splits": {"coco_sample": "examples"},

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from data_trees import write_roads
+from data_trees import load, write_roads
 from PIL import Image
 
 from segzoo.data.encodings import LabelSpace, build_encoding
@@ -143,8 +143,6 @@ def test_wrong_facts_are_explained_in_one_line(facts, message):
 
 
 def test_the_class_map_of_a_file_is_the_same_through_the_dataset(tmp_path):
-    from data_trees import load
-
     stored = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)
     records, metadata = load(write_roads(tmp_path, stored))
     assert metadata.load_sem_seg(records[0]).tolist() == stored.tolist()

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_trainer import assert_same_weights, metrics, weights
-from toy_training import run_toy, toy_cfg
+from toy_training import assert_same_weights, metrics, run_toy, toy_cfg, weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ITERATIONS = 60

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import metrics, weights
-from toy_training import die_in_rank_one, fail_in_rank_one, run_toy, run_toys, toy_cfg
+from toy_training import die_in_rank_one, fail_in_rank_one, metrics, run_toy, run_toys, toy_cfg, weights
 
 from segzoo.engine import launch
 from segzoo.engine.launch import ProcessPlace, _rendezvous_from_environment, place_from_environment

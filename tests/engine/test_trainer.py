@@ -1,20 +1,25 @@
 """A training as a whole: resuming, checkpoints, records, the best model, and what stops it."""
 
 import itertools
-import json
 import re
 
 import pytest
 import torch
 from detectron2.engine import HookBase
-from toy_training import ToyPixelClassifier, ToyTrainer, run_toy, toy_cfg
+from toy_training import (
+    ToyPixelClassifier,
+    ToyTrainer,
+    assert_same_weights,
+    metrics,
+    run_toy,
+    toy_cfg,
+    weights,
+)
 
 from segzoo.engine import NonFiniteLossError
+from segzoo.engine.distributed import sync_batch_norm_on_cpu
 from segzoo.engine.random_state import restore_random_state
-from segzoo.engine.trainer import sync_batch_norm_on_cpu
 from segzoo.errors import InputError
-
-TIMES = ("time", "data_time", "eta_seconds")
 
 
 class Interrupt(HookBase):
@@ -33,21 +38,6 @@ class InterruptedTrainer(ToyTrainer):
 
     def build_hooks(self):
         return [*super().build_hooks(), Interrupt(self.at)]
-
-
-def metrics(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
-
-
-def weights(folder, name="model_final"):
-    return torch.load(folder / f"{name}.pth", weights_only=True)["model"]
-
-
-def assert_same_weights(first, second):
-    assert first.keys() == second.keys()
-    for name, weight in first.items():
-        assert torch.equal(weight, second[name]), name
 
 
 def test_training_lowers_the_loss_and_writes_the_usual_files(tmp_path):

@@ -3,7 +3,9 @@
 N images, K classes, H W pixels.
 """
 
+import json
 import sys
+from pathlib import Path
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
@@ -20,6 +22,7 @@ from segzoo.engine import Trainer, default_setup
 
 CLASSES = ["sky", "road", "tree", "car"]
 SIZE = 8
+TIMES = ("time", "data_time", "eta_seconds")
 
 for _name in ("toy_train", "toy_val"):
     MetadataCatalog.get(_name).set(
@@ -122,6 +125,24 @@ def run_toy(cfg, resume: bool = False, trainer_class: type[Trainer] = ToyTrainer
     trainer.resume_or_load(resume=resume)
     trainer.train()
     return trainer
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of metrics.json without what the clock decides."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def weights(folder: Path, name: str = "model_final") -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint."""
+    return torch.load(folder / f"{name}.pth", weights_only=True)["model"]
+
+
+def assert_same_weights(first: dict, second: dict) -> None:
+    """Bitwise."""
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        assert torch.equal(weight, second[name]), name
 
 
 def run_toys(*cfgs) -> None:

@@ -97,7 +97,7 @@ def test_no_boxes_give_an_empty_output_with_a_gradient_path():
 def test_splitting_into_chunks_does_not_change_the_result(monkeypatch):
     features = torch.randn(2, 3, 14, 17, generator=torch.Generator().manual_seed(0))
     whole = roi_align(features, BOXES, 0.25, 3, 4, 2, True)
-    monkeypatch.setattr("segzoo.layers.roi_align.SAMPLES_AT_A_TIME", 1)
+    monkeypatch.setattr("segzoo.layers.roi_align.VALUES_AT_A_TIME", 1)
     torch.testing.assert_close(roi_align(features, BOXES, 0.25, 3, 4, 2, True), whole, atol=1e-6, rtol=0)
 
 

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher, MaskFormerLoss
 
-from segzoo.modeling.mask_classification import criterion as criterion_module
 from segzoo.modeling.mask_classification.criterion import SetCriterion
 from segzoo.modeling.mask_classification.criterion_dense import DenseLoss
 from segzoo.modeling.mask_classification.criterion_points import PointLoss
@@ -217,19 +216,39 @@ def test_no_gradient_is_computed_where_none_is_asked_for(make_scene):
     assert not any(value.requires_grad for value in losses.values())
 
 
-def test_masks_are_normalised_by_the_mean_over_workers(make_scene, monkeypatch):
+def one_image(outputs, image):
+    """The part of a batch's outputs that belongs to one image."""
+    part = {key: value[image : image + 1] for key, value in outputs.items() if key != "aux_outputs"}
+    return part | {"aux_outputs": [one_image(layer, image) for layer in outputs.get("aux_outputs", [])]}
+
+
+def test_workers_with_one_image_each_learn_what_one_worker_learns_from_both(make_scene, monkeypatch):
     scene = make_scene()
-    alone = make_criterion()(scene.outputs, scene.targets)
+    assert len(scene.targets[0]) != len(scene.targets[1])
+    together = make_criterion()(scene.outputs, scene.targets)
+
+    def losses_of(worker):
+        return make_criterion()(one_image(scene.outputs, worker), scene.targets[worker : worker + 1])
+
     distributed = torch.distributed
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    # The other worker has 24 segments, this one 8.
-    monkeypatch.setattr(distributed, "all_reduce", lambda tensor: tensor.add_(24))
-    assert criterion_module.mean_over_workers(8, torch.device("cpu")) == 16
-    together = make_criterion()(scene.outputs, scene.targets)
-    torch.testing.assert_close(together["loss_mask"] * 2, alone["loss_mask"])
-    torch.testing.assert_close(together["loss_dice_0"] * 2, alone["loss_dice_0"])
-    torch.testing.assert_close(together["loss_ce"], alone["loss_ce"])
+    sent = {0: [], 1: []}
+    for worker in sent:
+        monkeypatch.setattr(
+            distributed, "all_reduce", lambda tensor, w=worker: sent[w].append(tensor.clone())
+        )
+        losses_of(worker)
+    apart = []
+    for worker in sent:
+        others = iter(sent[1 - worker])
+        monkeypatch.setattr(
+            distributed, "all_reduce", lambda tensor, others=others: tensor.add_(next(others))
+        )
+        apart.append(losses_of(worker))
+    # DistributedDataParallel averages gradients, so the workers' mean is what is learned from.
+    mean = {name: (apart[0][name] + apart[1][name]) / 2 for name in together}
+    assert_same(mean, together, 1e-6)
 
 
 @pytest.mark.parametrize("mask_loss", ["focal", "bce"])

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import segzoo  # noqa: F401  before the cases import Detectron2: makes the library versions work together
+
 
 class Pair(NamedTuple):
     """The two things compared, ready to be called again and again on the same input.

@@ -15,6 +15,8 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segzoo.errors import InputError
+
 from .criterion_dense import DenseLoss
 from .criterion_points import PointLoss
 from .mask_predictions import MaskPredictions
@@ -55,7 +57,9 @@ class SetCriterion(nn.Module):
     ):
         super().__init__()
         if mask_loss not in MASK_LOSSES:
-            raise ValueError(f"MASK_LOSS {mask_loss!r} is unknown; use one of {', '.join(MASK_LOSSES)}")
+            raise InputError(
+                f"MODEL.MASK_FORMER.MASK_LOSS {mask_loss!r} is unknown; use one of {', '.join(MASK_LOSSES)}"
+            )
         self.num_classes = num_classes
         self.matcher = matcher
         self.no_object_weight = no_object_weight
@@ -106,13 +110,20 @@ class SetCriterion(nn.Module):
         return losses
 
     def _class_loss(self, logits: Tensor, targets: Sequence[SegmentTargets], matches: Matches) -> Tensor:
-        """Weighted cross-entropy over all queries of the batch."""
+        """Weighted cross-entropy over all queries of the batch, and of those of the other processes.
+
+        The weights are averaged over processes as the number of masks is, so that N processes learn what one
+        learns from their batches together.
+        """
         classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         for image, (queries, segments) in enumerate(matches):
             classes[image, queries] = targets[image].classes[segments]
         weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
-        return self.class_weight * F.cross_entropy(logits.transpose(1, 2), classes, weights)
+        matched = sum(len(queries) for queries, _ in matches)
+        total_weight = matched + self.no_object_weight * (classes.numel() - matched)
+        losses = F.cross_entropy(logits.transpose(1, 2), classes, weights, reduction="sum")
+        return self.class_weight * losses / mean_over_workers(total_weight, logits.device)
 
     def _mask_losses(
         self, predictions: MaskPredictions, targets: Sequence[SegmentTargets], matches: list[Matches]
@@ -146,8 +157,8 @@ class SetCriterion(nn.Module):
         return DenseLoss(self.mask_loss, self.mask_weight, self.dice_weight, chunk_elements)
 
 
-def mean_over_workers(count: int, device: torch.device) -> Tensor:
-    """The mean of a count over all processes, as a float scalar on `device`."""
+def mean_over_workers(count: float, device: torch.device) -> Tensor:
+    """The mean of a number over all processes, as a float scalar on `device`."""
     mean = torch.tensor(float(count), device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(mean)

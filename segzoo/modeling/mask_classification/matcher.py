@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from segzoo.errors import InputError
+
 from .mask_predictions import MaskPredictions
 from .targets import SegmentTargets
 
@@ -62,7 +64,9 @@ class HungarianMatcher(nn.Module):
     ):
         super().__init__()
         if mask_loss not in MASK_LOSSES:
-            raise ValueError(f"MASK_LOSS {mask_loss!r} is unknown; use one of {', '.join(MASK_LOSSES)}")
+            raise InputError(
+                f"MODEL.MASK_FORMER.MASK_LOSS {mask_loss!r} is unknown; use one of {', '.join(MASK_LOSSES)}"
+            )
         self.class_weight = class_weight
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight

@@ -1,0 +1,125 @@
+"""Transforms that Detectron2 lacks, and transforming index maps.
+
+Letters: H, W pixels.
+"""
+
+import cv2
+import numpy as np
+from fvcore.transforms.transform import HFlipTransform, Transform, TransformList
+
+
+def apply_to_indices(transform: Transform, indices: np.ndarray) -> np.ndarray:
+    """Transforms an index map (H, W) of uint8 or uint16, both by the same nearest-pixel rule.
+
+    Transforms are exact for 8 bits only (Detectron2's resize rounds positions otherwise for other types), so
+    16 bits go through as two planes of 8.
+    """
+    if indices.dtype == np.uint8:
+        return transform.apply_segmentation(indices)
+    low = transform.apply_segmentation((indices & 255).astype(np.uint8))
+    high = transform.apply_segmentation((indices >> 8).astype(np.uint8))
+    return low.astype(np.uint16) | high.astype(np.uint16) << 8
+
+
+def count_flips(transform: Transform) -> int:
+    """How many horizontal flips there are in a transform."""
+    if isinstance(transform, TransformList):
+        return sum(count_flips(one) for one in transform.transforms)
+    return int(isinstance(transform, HFlipTransform))
+
+
+class PadTransform(Transform):
+    """Pads at the right and the bottom: the image with `pad_value`, the index map with void."""
+
+    def __init__(self, right: int, bottom: int, pad_value: int) -> None:
+        super().__init__()
+        self.right, self.bottom, self.pad_value = right, bottom, pad_value
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return self._pad(img, self.pad_value)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return self._pad(segmentation, 0)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
+
+    def _pad(self, pixels: np.ndarray, value: int) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        shape = (height + self.bottom, width + self.right, *pixels.shape[2:])
+        padded = np.full(shape, value, dtype=pixels.dtype)
+        padded[:height, :width] = pixels
+        return padded
+
+
+class ColorJitterTransform(Transform):
+    """Brightness, contrast, saturation and hue of an 8-bit image, each changed so much or not at all (None).
+
+    Equal to the steps of Detectron2's ColorAugSSDTransform, which draws anew whenever it is applied.
+
+    Args:
+        image_format: "RGB" or "BGR".
+        brightness: added to every channel.
+        contrast: factor of every channel.
+        saturation: factor of the saturation.
+        hue: added to the hue, in units of 2 degrees.
+        contrast_first: contrast before saturation and hue, or after them.
+    """
+
+    def __init__(
+        self,
+        image_format: str,
+        brightness: float | None,
+        contrast: float | None,
+        saturation: float | None,
+        hue: int | None,
+        contrast_first: bool,
+    ) -> None:
+        super().__init__()
+        self._set_attributes(locals())
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        steps = [self._contrast, self._saturation, self._hue]
+        steps = steps if self.contrast_first else [*steps[1:], steps[0]]
+        img = np.ascontiguousarray(img)
+        for step in (self._brightness, *steps):
+            img = step(img)
+        return img
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return segmentation
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
+
+    def _brightness(self, img: np.ndarray) -> np.ndarray:
+        return img if self.brightness is None else cv2.LUT(img, _linear_table(1.0, self.brightness))
+
+    def _contrast(self, img: np.ndarray) -> np.ndarray:
+        return img if self.contrast is None else cv2.LUT(img, _linear_table(self.contrast, 0.0))
+
+    def _saturation(self, img: np.ndarray) -> np.ndarray:
+        if self.saturation is None:
+            return img
+        return self._in_hsv(img, 1, _linear_table(self.saturation, 0.0))
+
+    def _hue(self, img: np.ndarray) -> np.ndarray:
+        if self.hue is None:
+            return img
+        return self._in_hsv(img, 0, ((np.arange(256) + self.hue) % 180).astype(np.uint8))
+
+    def _in_hsv(self, img: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
+        to_hsv, back = (
+            (cv2.COLOR_RGB2HSV, cv2.COLOR_HSV2RGB)
+            if self.image_format == "RGB"
+            else (cv2.COLOR_BGR2HSV, cv2.COLOR_HSV2BGR)
+        )
+        tables = np.tile(np.arange(256, dtype=np.uint8)[:, None], (1, 3))
+        tables[:, channel] = table
+        return cv2.cvtColor(cv2.LUT(cv2.cvtColor(img, to_hsv), tables[None]), back)
+
+
+def _linear_table(factor: float, offset: float) -> np.ndarray:
+    """(256,) uint8: what `value * factor + offset`, clipped, is for every 8-bit value."""
+    values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
+    return np.clip(values, 0, 255).astype(np.uint8)

@@ -1,0 +1,53 @@
+"""A model in several processes, on GPUs or CPUs."""
+
+import inspect
+
+import torch
+from detectron2.layers import NaiveSyncBatchNorm
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, or the model itself."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def sync_batch_norm_on_cpu(module: nn.Module, world_size: int) -> nn.Module:
+    """Replaces nn.SyncBatchNorm, which is for GPUs only; parameter names and values stay.
+
+    Several processes get Detectron2's NaiveSyncBatchNorm (same statistics, as every process has equally many
+    pixels), one process plain BatchNorm2d.
+
+    Returns:
+        `module`, or its replacement if it is such a layer itself.
+    """
+    if isinstance(module, nn.SyncBatchNorm):
+        layer = NaiveSyncBatchNorm if world_size > 1 else nn.BatchNorm2d
+        replacement = layer(
+            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+        )
+        replacement.load_state_dict(module.state_dict())
+        replacement.train(module.training)
+        for name, parameter in module.named_parameters():
+            replacement.get_parameter(name).requires_grad_(parameter.requires_grad)
+        return replacement
+    for name, child in module.named_children():
+        module.add_module(name, sync_batch_norm_on_cpu(child, world_size))
+    return module
+
+
+def distributed(model: nn.Module, device: str) -> nn.Module:
+    """The model as each of several processes trains it, with averaged gradients; one process: the model."""
+    if comm.get_world_size() == 1:
+        return model
+    # Running statistics stay each process's own, as in Detectron2; torch 2.13 renames the switch.
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    return DistributedDataParallel(
+        model,
+        # There must be no device numbers where the model is on the CPU.
+        device_ids=[torch.cuda.current_device()] if torch.device(device).type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **{"forward_sync_buffers" if renamed else "broadcast_buffers": False},
+    )

@@ -1,0 +1,159 @@
+"""The scripts for datasets: what they write, that they can be repeated, how they explain what is missing."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_trees import ROADS, picture, save, write_panoptic, write_roads, write_street
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Gives a script as a module."""
+    return lambda path: load_script(path, monkeypatch)
+
+
+def load_script(path, monkeypatch):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, REPOSITORY / path)
+    module = importlib.util.module_from_spec(spec)
+    # Worker processes look functions up by module and name.
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def ade20k(datasets_folder):
+    root = datasets_folder / "ADEChallengeData2016"
+    for split in ("training", "validation"):
+        for number in range(3):
+            save(root / f"images/{split}/{number}.jpg", picture(3, 4))
+            labels = np.array([[0, 1, 2, 150]] * 3, dtype=np.uint8)
+            save(root / f"annotations/{split}/{number}.png", labels)
+    return root
+
+
+def test_ade20k_labels_are_shifted_once_and_finished_files_stay(script, ade20k, capsys):
+    main = script("datasets/prepare_ade20k.py").main
+    # Not the published number of images: what is there is written, and the exit status says so.
+    assert main(["--workers", "1"]) == 1
+    assert "training: 3 label files, published: 20210" in capsys.readouterr().out
+    target = ade20k / "annotations_detectron2/training/1.png"
+    assert np.array(Image.open(target)).tolist() == [[255, 0, 1, 149]] * 3
+    written = target.stat().st_mtime_ns
+    (ade20k / "annotations_detectron2/training/2.png").unlink()
+    assert main(["--workers", "1", "--root", str(ade20k)]) == 1
+    assert target.stat().st_mtime_ns == written
+    names = sorted(file.name for file in target.parent.iterdir())
+    assert names == ["0.png", "1.png", "2.png"]
+
+
+def test_ade20k_labels_out_of_range_are_named_and_not_written(script, ade20k, capsys):
+    save(ade20k / "annotations/training/1.png", np.full((3, 4), 255, dtype=np.uint8))
+    assert script("datasets/prepare_ade20k.py").main(["--workers", "1"]) == 1
+    assert "1.png: label 255 is outside [0, 150]; is it converted already?" in capsys.readouterr().err
+    assert not (ade20k / "annotations_detectron2/training/1.png").exists()
+
+
+def test_a_missing_ade20k_is_explained(script, datasets_folder, capsys):
+    assert script("datasets/prepare_ade20k.py").main([]) == 2
+    assert "no annotations/ in" in capsys.readouterr().err
+
+
+@pytest.fixture
+def coco(datasets_folder, tmp_path):
+    ids = np.array([[1, 2], [3, 0]]) * 1000
+    segments = [
+        {"id": 1000, "category_id": 1},
+        {"id": 2000, "category_id": 200},
+        {"id": 3000, "category_id": 3, "iscrowd": 1},
+    ]
+    categories = [{key: one[key] for key in ("id", "name", "isthing")} for one in COCO_CATEGORIES]
+    write_panoptic(tmp_path / "source", {"a": ids}, {"a": segments}, categories)
+    root = datasets_folder / "coco"
+    (root / "annotations").mkdir(parents=True)
+    (tmp_path / "source/images").rename(root / "val2017")
+    (tmp_path / "source/panoptic").rename(root / "panoptic_val2017")
+    (tmp_path / "source/panoptic.json").rename(root / "annotations/panoptic_val2017.json")
+    return root
+
+
+def test_coco_is_checked_counted_and_its_semantic_labels_written(script, coco, capsys):
+    arguments = ["--splits", "coco_2017_val_panoptic", "--statistics", "--semantic", "--workers", "1"]
+    assert script("datasets/prepare_coco.py").main(arguments) == 1
+    printed = capsys.readouterr().out
+    assert "coco_2017_val_panoptic: 1 images, published: 5000" in printed
+    assert "3 segments, 1 of them crowds" in printed
+    assert "mean 2.0" in printed
+    written = np.array(Image.open(coco / "panoptic_semseg_val2017/a.png"))
+    assert written.tolist() == [[0, 132], [2, 255]]
+
+
+def test_a_contradiction_in_coco_is_named(script, coco, capsys):
+    file = coco / "annotations/panoptic_val2017.json"
+    facts = json.loads(file.read_text())
+    del facts["annotations"][0]["segments_info"][0]
+    file.write_text(json.dumps(facts))
+    script("datasets/prepare_coco.py").main(
+        ["--splits", "coco_2017_val_panoptic", "--labels", "--workers", "1"]
+    )
+    assert "a.png: segment ids 1000 are not in the segments_info" in capsys.readouterr().err
+
+
+def test_a_missing_coco_is_explained(script, capsys):
+    assert script("datasets/prepare_coco.py").main(["--splits", "coco_2017_val_panoptic"]) == 1
+    assert "set DETECTRON2_DATASETS" in capsys.readouterr().err
+
+
+def test_annotations_are_drawn_with_the_colours_of_their_classes(script, tmp_path):
+    labels = np.repeat(np.repeat(np.array([[0, 255]], dtype=np.uint8), 30, 0), 20, 1)
+    colour = {"name": "road", "color": [250, 0, 0]}
+    file = write_roads(tmp_path, labels, classes=[colour, *ROADS["classes"][1:]])
+    save(tmp_path / "images/train/a.png", np.full((30, 40, 3), 100, dtype=np.uint8))
+    main = script("tools/visualize_data.py").main
+    assert main(["--dataset-file", str(file), "--output", str(tmp_path / "out"), "--number", "3"]) == 0
+    drawn = np.array(Image.open(tmp_path / "out/roads_train_a.png")).astype(int)
+    assert (tmp_path / "out/sheet.png").is_file()
+    # Picture and drawing side by side: road is tinted red, void is the picture itself.
+    bottom = drawn[-10:, -40:]
+    assert (bottom[:, 5:15, 0] - bottom[:, 5:15, 2] > 100).all()
+    assert (bottom[:, 25:, :] == 100).all()
+
+
+@pytest.mark.parametrize("task", ["panoptic", "entity", "instance", "semantic"])
+def test_what_the_mapper_yields_is_drawn_for_every_task(script, tmp_path, task):
+    file = write_street(tmp_path)
+    arguments = [
+        "--config-file",
+        "panoptic/coco/maskformer_r50",
+        "--dataset-file",
+        str(file),
+        "--number",
+        "2",
+    ]
+    options = ["TASK", task, "INPUT.MIN_SIZE_TRAIN", "(40,)", "INPUT.MAX_SIZE_TRAIN", "80"]
+    main = script("tools/visualize_data.py").main
+    assert main([*arguments, "--output", str(tmp_path / "out"), "--opts", *options]) == 0
+    names = sorted(picture.name for picture in (tmp_path / "out").iterdir())
+    assert names == ["0000_a.png", "0001_a.png", "sheet.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "mapper", "--dataset", "camvid_val"], "--source mapper needs --config-file"),
+        ([], "give --dataset, --dataset-file or --config-file"),
+        (["--dataset", "camvid_vol"], "did you mean camvid_val?"),
+        (["--dataset", "camvid_val", "--number", "0"], "--number 0: expected at least 1"),
+    ],
+)
+def test_wrong_flags_are_explained(script, tmp_path, capsys, arguments, message):
+    assert script("tools/visualize_data.py").main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
