@@ -2,8 +2,9 @@
 """Generates *Shapes*: a small panoptic dataset that needs no download, in COCO's panoptic format.
 
 A scene is two to four curved regions, each filled with one of five textures (stuff), under up to six
-overlapping shapes (things). Colours, sizes, angles and lighting are drawn anew for every picture, so that
-only texture and outline tell the classes apart. A few pictures hold an unlabelled glare (void) or a swarm of
+overlapping shapes (things). Sizes, angles, lighting, saturation and brightness are drawn anew for every
+picture; a class leans towards a hue that it shares with neighbours, so that colour hints at it and texture
+or outline decides. A few pictures hold an unlabelled glare (void) or a swarm of
 specks annotated as one crowd segment, so that the rules for both are exercised.
 
 Written below the dataset's folder:
@@ -55,9 +56,9 @@ VOID_CLASS = 255
 SPLITS = ("train", "val")
 STAMP = "shapes.json"
 
-# A class leans towards a hue and a direction, as grass is mostly green and trees stand; but the hues of
-# neighbours on the colour circle overlap, and things and stuff share the circle.
-HUE_SPREAD = 0.12  # standard deviation in turns
+# A class leans towards a hue and a direction, as grass is mostly green and trees stand; but things and stuff
+# share the colour circle.
+HUE_SPREAD = 0.03  # standard deviation in turns
 TEXTURE_ANGLE = 0.6  # radians
 ANGLE_SPREAD = 0.35
 VOID_SHARE = 0.10  # pictures with a glare
@@ -244,7 +245,7 @@ def _paint_regions(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.
     used: list[np.ndarray] = []
     for region, name in enumerate(names):
         first = _distinct_colour(rng, used, gap=40, hue=TEXTURES.index(name) / len(TEXTURES))
-        second = _distinct_colour(rng, [first], gap=100)
+        second = first * rng.uniform(0.4, 0.7)
         used += [first, second]
         inside = regions == region
         share = texture_pattern(name, size, rng)[inside][:, None]
@@ -275,7 +276,7 @@ def _paint_things(
     for _ in range(int(rng.integers(1, 7))):
         for _ in range(12):
             name = THINGS[int(rng.integers(len(THINGS)))]
-            radius = rng.uniform(11, 26) * size / 128
+            radius = rng.uniform(16, 30) * size / 128
             centre = _place(rng, centres, radius, size)
             stamp = make_stamp(name, centre, radius, rng.normal(-np.pi / 2, ANGLE_SPREAD), size)
             covered = stamp.distance < 0

@@ -31,7 +31,7 @@ def _add_dataset_keys(cfg: CN) -> None:
     cfg.DATASETS.CLASSES_FROM = ""
     # What a broken image or label does while training: stop | skip (skipped files are counted and listed).
     cfg.DATALOADER.ON_ERROR = "stop"
-    # Group images of similar aspect ratio in a batch; off, since training crops have one size.
+    # Detectron2's grouping of images by aspect ratio is off: a batch depends on seed and iteration alone.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     # Drop training images without any usable annotation. Segmentation learns from them too.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False

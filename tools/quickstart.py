@@ -37,7 +37,7 @@ from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CONFIG = "panoptic/shapes/mask2former_r18_narrow"
+CONFIG = "panoptic/shapes/mask2former_r18_quarter"
 PICTURE_SIDE = 256
 PICTURES = 3
 
@@ -92,7 +92,7 @@ def train(cfg) -> tuple[torch.nn.Module, dict[str, dict[str, float]]]:
 def results_table(results: dict[str, dict[str, float]]) -> str:
     """The three tasks' numbers, in percent, as lines of text."""
     wanted = (
-        ("semantic", "sem_seg", ("mIoU", "mACC", "pACC")),
+        ("semantic", "sem_seg", ("mIoU", "mAcc", "aAcc")),
         ("panoptic", "panoptic_seg", ("PQ", "SQ", "RQ")),
         ("  things", "panoptic_seg", ("PQ_th", "SQ_th", "RQ_th")),
         ("  stuff", "panoptic_seg", ("PQ_st", "SQ_st", "RQ_st")),

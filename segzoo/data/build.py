@@ -92,6 +92,11 @@ def build_train_loader(
         raise InputError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not divisible by {workers} workers{passes}"
         )
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        raise InputError(
+            "DATALOADER.ASPECT_RATIO_GROUPING True is not supported: a batch would depend on more than "
+            "the seed and the iteration; set it to False"
+        )
     if cfg.DATALOADER.ON_ERROR not in ("stop", "skip"):
         raise InputError(f"DATALOADER.ON_ERROR {cfg.DATALOADER.ON_ERROR!r} is stop or skip")
     records = list(dataset) if dataset is not None else _training_records(cfg)

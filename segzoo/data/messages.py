@@ -1,13 +1,10 @@
 """Parts of error messages."""
 
-import difflib
 from collections.abc import Iterable
 
+from segzoo.errors import did_you_mean
 
-def did_you_mean(word: object, choices: Iterable[object]) -> str:
-    """'; did you mean sky?' when one of `choices` is close to `word`, else ''."""
-    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+__all__ = ["did_you_mean", "some"]
 
 
 def some(items: Iterable[object], most: int = 5) -> str:

@@ -21,6 +21,7 @@ from torch import nn
 from segzoo.checkpoint import SegzooCheckpointer
 from segzoo.data import build_train_loader
 from segzoo.errors import InputError
+from segzoo.modeling.registry import registered
 from segzoo.solver import ScheduledLR, build_lr_scheduler, build_optimizer, load_optimizer_state
 
 from .distributed import distributed, sync_batch_norm_on_cpu, unwrapped
@@ -95,10 +96,7 @@ class Trainer(TrainerBase):
             InputError: no such architecture.
         """
         importlib.import_module("segzoo.projects")
-        name = cfg.MODEL.META_ARCHITECTURE
-        if name not in META_ARCH_REGISTRY:
-            known = ", ".join(sorted(registered for registered, _ in META_ARCH_REGISTRY))
-            raise InputError(f"MODEL.META_ARCHITECTURE {name!r} is unknown; known: {known}")
+        registered(META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE)
         model = build_model(cfg)
         if torch.device(cfg.MODEL.DEVICE).type == "cpu":
             model = sync_batch_norm_on_cpu(model, comm.get_world_size())

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from ..errors import InputError
 from . import files
 from .base import BackgroundEvaluator, check_same_size
+from .class_table import class_table
 from .segments import SegmentMap, image_entry, overlap, take_segment_map
 
 logger = logging.getLogger(__name__)
@@ -82,15 +83,8 @@ class PanopticEvaluator(BackgroundEvaluator):
             metrics |= {f"{measure}{suffix}": 100 * value for measure, value in means.items()}
             rows.append([group, *(100 * value for value in means.values()), count])
         table = tabulate(rows, ["", "PQ", "SQ", "RQ", "#classes"], tablefmt="pipe", floatfmt=".3f")
-        classes = tabulate(
-            [
-                [name, *(100 * value for value in values)]
-                for name, values in zip(self.class_names, per_class, strict=True)
-            ],
-            ["class", "PQ", "SQ", "RQ"],
-            tablefmt="pipe",
-            floatfmt=".2f",
-        )
+        percent = [[100 * value for value in values] for values in per_class]
+        classes = class_table(self.class_names, ["PQ", "SQ", "RQ"], percent)
         logger.info(
             f"Panoptic quality on {self.dataset_name}, {self.image_count} images, per class:\n{classes}"
         )

@@ -16,6 +16,7 @@ from tabulate import tabulate
 from ..errors import InputError
 from . import files
 from .base import BackgroundEvaluator, check_same_size, to_numpy
+from .class_table import class_table
 from .histogram import argmax_labels, label_dtype, label_histogram
 
 logger = logging.getLogger(__name__)
@@ -133,8 +134,8 @@ class SemanticEvaluator(BackgroundEvaluator):
         return metrics
 
     def _log(self, metrics: dict, per_class: dict) -> None:
-        rows = zip(self.class_names, per_class["IoU"], per_class["Acc"], strict=True)
-        classes = tabulate(rows, ["class", "IoU", "Acc"], tablefmt="pipe", floatfmt=".2f")
+        rows = zip(per_class["IoU"], per_class["Acc"], strict=True)
+        classes = class_table(self.class_names, ["IoU", "Acc"], rows)
         totals = tabulate([metrics.values()], list(metrics), tablefmt="pipe", floatfmt=".3f")
         logger.info(
             f"Semantic segmentation on {self.dataset_name}, {self.image_count} images, per class:\n{classes}"

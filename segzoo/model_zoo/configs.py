@@ -1,6 +1,5 @@
 """From a YAML file and `KEY VALUE` overrides to a complete, checked configuration."""
 
-import difflib
 import importlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import segzoo
 import segzoo.projects
 from segzoo.config import add_segzoo_config
 from segzoo.data import register_dataset_file
-from segzoo.errors import InputError
+from segzoo.errors import InputError, did_you_mean
 
 TASKS = ("semantic", "panoptic", "entity", "instance")
 
@@ -92,9 +91,7 @@ def _import(module: str) -> None:
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0]:
             raise
-        raise InputError(
-            f"IMPORTS: no module {module}; add its folder to PYTHONPATH or install it"
-        ) from None
+        raise InputError(f"IMPORTS: no module {module}; add its folder to PYTHONPATH or install it") from None
 
 
 def _take_from_dataset(cfg: CfgNode, name: str) -> None:
@@ -206,7 +203,6 @@ def _check_choice(key: str, value: str, choices: Collection[str]) -> None:
         raise InputError(f"{key} {value!r} is unknown{_did_you_mean(value, choices)}{listed}")
 
 
-def _did_you_mean(word: str, choices: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    meant = _HABITS.get(word.rsplit(".", 1)[-1]) or (close[0] if close else "")
-    return f"; did you mean {meant}?" if meant else ""
+def _did_you_mean(key: str, choices: Iterable[str]) -> str:
+    habit = _HABITS.get(key.rsplit(".", 1)[-1])
+    return f"; did you mean {habit}?" if habit else did_you_mean(key, choices)

@@ -1,6 +1,10 @@
 """segzoo's own registries, beside Detectron2's META_ARCH, BACKBONE and SEM_SEG_HEADS."""
 
+from typing import Any
+
 from detectron2.utils.registry import Registry
+
+from segzoo.errors import InputError, did_you_mean
 
 PIXEL_DECODER_REGISTRY = Registry("PIXEL_DECODER")
 PIXEL_DECODER_REGISTRY.__doc__ = """
@@ -19,3 +23,15 @@ Called with `(cfg, in_channels)`: the channels of the feature map the queries at
 per level, where they attend to several. `forward(x, mask_features)` returns the outputs that `MaskFormerHead`
 describes. See mask_classification/head.py.
 """
+
+
+def registered(registry: Registry, key: str, name: str) -> Any:
+    """What is registered as `name`, the value of the configuration's `key`.
+
+    Raises:
+        InputError: nothing is.
+    """
+    if name not in registry:
+        known = sorted(known for known, _ in registry)
+        raise InputError(f"{key} {name!r} is unknown{did_you_mean(name, known)}; known: {', '.join(known)}")
+    return registry.get(name)

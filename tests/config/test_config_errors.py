@@ -2,6 +2,7 @@
 
 import pytest
 
+from segzoo.engine import Trainer
 from segzoo.errors import InputError
 from segzoo.model_zoo.configs import load_config
 
@@ -76,3 +77,19 @@ def test_classes_and_ignore_label_come_from_the_dataset():
     assert cfg.TEST.TASKS == ("semantic",)
     assert load_config("panoptic/coco/maskformer_r50").MODEL.SEM_SEG_HEAD.NUM_CLASSES == 133
     assert load_config("entity/coco/maskformer_r50").MODEL.SEM_SEG_HEAD.NUM_CLASSES == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [
+        ("MODEL.META_ARCHITECTURE", "MaskFormer"),
+        ("MODEL.BACKBONE.NAME", "SwinTransformer"),
+        ("MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead"),
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPNPixelDecoder"),
+        ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MaskFormerTransformerDecoder"),
+    ],
+)
+def test_an_unknown_part_of_the_model_suggests_the_nearest(key, known):
+    cfg = load_config(LEAF, [key, known + "s", "MODEL.DEVICE", "cpu"])
+    with pytest.raises(InputError, match=f"{key} '{known}s' is unknown; did you mean {known}"):
+        Trainer.build_model(cfg)

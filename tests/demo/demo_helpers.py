@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIG = "panoptic/shapes/mask2former_r18_narrow"
+CONFIG = "panoptic/shapes/mask2former_r18_quarter"
 # A random network is sure of nothing: keep every segment.
 OVERRIDES = (
     *("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", "0.0"),

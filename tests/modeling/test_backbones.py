@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_backbone
 from modeling_helpers import make_config, shake
 
-BACKBONES = [("ResNetBackbone", "r18_narrow"), ("ResNetBackbone", "r50"), ("SwinTransformer", "tiny")]
+BACKBONES = [("ResNetBackbone", "r18_half"), ("ResNetBackbone", "r50"), ("SwinTransformer", "tiny")]
 
 
 def build(name: str, variant: str, *overrides: object):

@@ -45,7 +45,7 @@ def test_a_level_that_is_not_exactly_twice_as_large_is_met():
 
 
 def test_the_three_coarsest_levels_go_to_the_transformer_coarsest_first():
-    decoder = make_model(2, "MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r18_narrow")
+    decoder = make_model(2, "MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r18_half")
     output = decoder.sem_seg_head.pixel_decoder(decoder.backbone(torch.randn(1, 3, 64, 96)))
     assert [tuple(scale.shape) for scale in output.scales] == [
         (1, 256, 2, 3),

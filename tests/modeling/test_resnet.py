@@ -73,7 +73,7 @@ def test_dilated_networks_equal_those_of_detectron2_with_the_same_weights(
 
 def test_a_dilated_basic_stage_acts_on_each_lattice_like_a_plain_one():
     torch.manual_seed(0)
-    backbone = shake(ResNetBackbone(variant=VARIANTS["r18_narrow"], output_stride=8)).eval()
+    backbone = shake(ResNetBackbone(variant=VARIANTS["r18_half"], output_stride=8)).eval()
     plain = copy.deepcopy(backbone.res4)
     for block in plain:
         for convolution in (block.conv1, block.conv2):

@@ -44,7 +44,8 @@ class ResNetVariant:
 
 VARIANTS = {
     # For tests and the quickstart: trains from nothing on a CPU in minutes.
-    "r18_narrow": ResNetVariant("basic", (2, 2, 2, 2), width=32),
+    "r18_quarter": ResNetVariant("basic", (2, 2, 2, 2), width=16),
+    "r18_half": ResNetVariant("basic", (2, 2, 2, 2), width=32),
     "r18": ResNetVariant("basic", (2, 2, 2, 2)),
     "r34": ResNetVariant("basic", (3, 4, 6, 3)),
     "r50": ResNetVariant("bottleneck", (3, 4, 6, 3)),

@@ -11,7 +11,7 @@ from torch import nn
 
 from segzoo.errors import InputError
 
-from ..registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY
+from ..registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY, registered
 
 # What MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE may name besides a feature of the backbone, and which field of
 # the pixel decoder's output it is.
@@ -20,12 +20,15 @@ _PIXEL_DECODER_FEATURES = {"transformer_encoder": "coarse", "multi_scale_pixel_d
 
 def build_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
     """The pixel decoder named by MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME."""
-    return PIXEL_DECODER_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, input_shape)
+    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+    return registered(PIXEL_DECODER_REGISTRY, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", name)(cfg, input_shape)
 
 
 def build_transformer_decoder(cfg, in_channels: int | list[int]) -> nn.Module:
     """The transformer decoder named by MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
-    return TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)(cfg, in_channels)
+    name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
+    key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
+    return registered(TRANSFORMER_DECODER_REGISTRY, key, name)(cfg, in_channels)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

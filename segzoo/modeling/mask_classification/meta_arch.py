@@ -10,12 +10,20 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_sem_seg_head,
+)
 from detectron2.structures import ImageList
 from torch import nn
 
 from segzoo.errors import InputError
 
+from ..registry import registered
 from . import postprocess
 from .criterion import SetCriterion
 from .matcher import HungarianMatcher
@@ -104,6 +112,8 @@ class MaskFormer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
+        registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
+        registered(SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME)
         backbone = build_backbone(cfg)
         node = cfg.MODEL.MASK_FORMER
         return {
