@@ -14,6 +14,8 @@ Made by `python tools/make_model_zoo.py` from `segzoo/model_zoo/weights/*.yaml`;
   `python tools/train_net.py --eval-only --config-file configs/NAME.yaml MODEL.WEIGHTS URL`, or
   `model_zoo.get(NAME, weights="official")`. The md5 prefix is checked when the file is loaded.
 - **Mind the licence of the weights**, which is not that of this code.
+- Published by the same authors and not here yet: MaskFormer on ADE20K panoptic, ADE20K-full, COCO-Stuff-10k,
+  Cityscapes and Mapillary Vistas, and the per-pixel baselines. Their datasets or heads are still to come.
 """
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -44,11 +43,8 @@ def workspace(tmp_path_factory):
     for name, text in EXAMPLE.findall((REPOSITORY / "GETTING_STARTED.md").read_text()):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    draw_roads(folder / "roads", 4)
-    yield folder
-    for name in ("roads_train", "roads_val"):
-        DatasetCatalog.pop(name, None)
-        MetadataCatalog.pop(name, None)
+    draw_roads(folder / "country_roads", 4)
+    return folder
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -59,7 +55,7 @@ def test_the_example_trains_and_evaluates(workspace, monkeypatch, config):
     output = workspace / "output" / config
     overrides = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]
     overrides += ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output)]
-    status = train_net.main(["--config-file", f"configs/semantic/roads/{config}.yaml", *overrides])
+    status = train_net.main(["--config-file", f"configs/semantic/country_roads/{config}.yaml", *overrides])
     assert status == 0
     results = json.loads((output / "inference" / "results.json").read_text())
     assert '"mIoU"' in json.dumps(results)

@@ -126,6 +126,15 @@ def test_extreme_logits_stay_finite_and_exact(plain_criterion):
     torch.testing.assert_close(found, torch.autograd.grad(sum(expected), logits)[0], atol=1e-7, rtol=1e-5)
 
 
+def test_the_class_loss_is_zero_where_no_query_has_a_weight(make_scene):
+    scene = make_scene()
+    nothing = SegmentTargets(torch.zeros(0, dtype=torch.int64), masks=torch.zeros(0, 32, 40) > 0)
+    criterion = make_criterion()
+    criterion.no_object_weight = 0.0
+    losses = criterion(scene.outputs, [nothing, nothing])
+    assert losses["loss_ce"] == 0
+
+
 @pytest.mark.parametrize("num_points", [0, 30])
 @pytest.mark.parametrize("empty", ["no segments", "no pixels"])
 def test_images_without_objects_give_finite_losses_and_zero_mask_gradients(make_scene, num_points, empty):

@@ -123,7 +123,8 @@ class SetCriterion(nn.Module):
         matched = sum(len(queries) for queries, _ in matches)
         total_weight = matched + self.no_object_weight * (classes.numel() - matched)
         losses = F.cross_entropy(logits.transpose(1, 2), classes, weights, reduction="sum")
-        return self.class_weight * losses / mean_over_workers(total_weight, logits.device)
+        # No weight at all, without segments and with NO_OBJECT_WEIGHT 0: the loss is 0, not 0 / 0.
+        return self.class_weight * losses / mean_over_workers(total_weight, logits.device).clamp(min=1e-12)
 
     def _mask_losses(
         self, predictions: MaskPredictions, targets: Sequence[SegmentTargets], matches: list[Matches]
