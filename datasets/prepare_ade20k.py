@@ -5,7 +5,8 @@
 
 Reads annotations/{training,validation}/*.png (0 void, 1..150 classes) and writes annotations_detectron2/...
 beside them. segzoo trains on either folder; other projects need the second. Can be interrupted and started
-again: finished files stay, and no file is ever half written.
+again: until a split is complete, its files are in annotations_detectron2.partial/, where nothing reads them;
+finished ones stay.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from segzoo.errors import InputError
 
 SPLITS = {"training": "ade20k_sem_seg_train", "validation": "ade20k_sem_seg_val"}
 CLASSES = 150
+TARGET = "annotations_detectron2"
 
 
 def find_root(given: str | None) -> Path:
@@ -67,20 +69,48 @@ def convert(source: Path, target_folder: Path) -> str | None:
     return None
 
 
+def take_back(target: Path, unfinished: Path, names: set[str]) -> bool:
+    """Moves a folder that lacks files to where it is completed; returns whether there is work to do."""
+    there = {file.name for file in target.iterdir()} if target.is_dir() else set()
+    if names <= there:
+        return False
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for name in there:
+        os.replace(target / name, unfinished / name)
+    if target.is_dir():
+        target.rmdir()
+    return True
+
+
+def publish(unfinished: Path, target: Path) -> None:
+    """Gives a complete folder its name, in one step."""
+    for left_over in unfinished.glob(".*"):  # of a process that was killed
+        left_over.unlink()
+    target.parent.mkdir(exist_ok=True)
+    os.replace(unfinished, target)
+    if not any(unfinished.parent.iterdir()):
+        unfinished.parent.rmdir()
+
+
 def prepare(root: Path, workers: int) -> bool:
     """Converts both splits, reports, and returns whether all images of the published set are there."""
     counts = read_dataset_file("ade20k").image_counts
     complete = True
     for split, name in SPLITS.items():
         sources = sorted((root / "annotations" / split).glob("*.png"))
-        target = root / "annotations_detectron2" / split
-        target.mkdir(parents=True, exist_ok=True)
+        target = root / TARGET / split
+        unfinished = root / f"{TARGET}.partial" / split
+        todo = sources if take_back(target, unfinished, {source.name for source in sources}) else []
         with multiprocessing.Pool(workers) as pool:
-            results = pool.imap_unordered(partial(convert, target_folder=target), sources, chunksize=16)
-            problems = [one for one in tqdm(results, split, len(sources), unit="file") if one]
+            results = pool.imap_unordered(partial(convert, target_folder=unfinished), todo, chunksize=16)
+            problems = [one for one in tqdm(results, split, len(todo), unit="file") if one]
         for problem in problems:
             print(problem, file=sys.stderr)
-        written = sum(1 for _ in target.glob("[!.]*.png"))
+        if problems:
+            print(f"{split}: stays in {unfinished} until these files are repaired", file=sys.stderr)
+        elif todo:
+            publish(unfinished, target)
+        written = sum(1 for _ in (unfinished if problems else target).glob("[!.]*.png"))
         print(f"{split}: {written} label files, published: {counts[name]}")
         complete &= written == counts[name] and not problems
     return complete

@@ -28,6 +28,7 @@ REQUIRED = {
     "detectron2": "detectron2",
     "fvcore": "fvcore",
     "iopath": "iopath",
+    "matplotlib": "matplotlib",
     "numba": "numba",
     "numpy": "numpy",
     "cv2": "opencv-python-headless",
@@ -35,7 +36,10 @@ REQUIRED = {
     "pycocotools": "pycocotools",
     "yaml": "PyYAML",
     "scipy": "scipy",
+    "submitit": "submitit",
+    "tabulate": "tabulate",
     "tensorboard": "tensorboard",
+    "termcolor": "termcolor",
     "timm": "timm",
     "tqdm": "tqdm",
 }
@@ -50,7 +54,6 @@ TARGET_NEEDS = {
     "lint": {"ruff": "ruff"},
 }
 OPTIONAL = {
-    "submitit": ("submitit", "tools/submit.py (SLURM)"),
     "panopticapi": ("panopticapi-lite", "panopticapi's own evaluation, and the tests"),
     "safetensors": ("safetensors", "checkpoints in .safetensors"),
     "huggingface_hub": ("huggingface_hub", "weights from the Hugging Face hub"),

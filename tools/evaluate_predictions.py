@@ -9,7 +9,9 @@ Prints the tables and writes results.json with the protocol under which the pred
 import argparse
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
@@ -17,8 +19,8 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.errors import InputError
-from segzoo.evaluation import CLASS_AVERAGING, compare_results, load_results
-from segzoo.evaluation.saved import rescore
+from segzoo.evaluation import CLASS_AVERAGING, compare_results
+from segzoo.evaluation.saved import rescore, stored_results
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -66,11 +68,13 @@ def run(options: argparse.Namespace) -> int:
     for path in options.dataset_file:
         register_dataset_file(path)
     _check_registered(options.dataset)
+    stored = stored_results(options.predictions)  # before --output may replace it
     _, path = rescore(
         options.dataset, options.predictions, options.tasks, options.output, options.class_averaging
     )
     print(f"written to {path}")
-    _compare_with_stored(options, path)
+    if stored is not None:
+        _compare_with_stored(options.dataset, stored, path)
     return 0
 
 
@@ -83,11 +87,10 @@ def _check_registered(name: str) -> None:
     )
 
 
-def _compare_with_stored(options: argparse.Namespace, path: Path) -> None:
-    """Says whether the numbers agree with those that were stored beside the predictions."""
+def _compare_with_stored(dataset: str, stored: Mapping[str, Any], path: Path) -> None:
+    """Says whether the numbers agree with those that were stored with the predictions."""
     try:
-        stored = load_results(options.predictions)
-        shared = compare_results(stored, path)[options.dataset]
+        shared = compare_results(stored, path)[dataset]
     except (InputError, KeyError):
         return  # predictions of another program, or of other images: nothing to compare with
     changed = {key: pair for key, pair in shared.items() if pair[0] != pair[1]}

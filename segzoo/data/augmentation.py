@@ -18,7 +18,7 @@ from segzoo.errors import InputError
 from .formats import IndexMap, class_map
 from .messages import did_you_mean
 from .pixels import count_values
-from .transforms import ColorJitterTransform, PadTransform, apply_to_indices
+from .transforms import ColorJitterTransform, PadTransform, apply_to_indices, at_least_one_pixel
 
 
 class AugmentationInput(T.AugInput):
@@ -49,6 +49,20 @@ class AugmentationInput(T.AugInput):
         if self.index_map is not None:
             indices = apply_to_indices(tfm, self.index_map.indices)
             self.index_map = self.index_map._replace(indices=indices)
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, but a very thin image keeps one pixel where rounding would leave none."""
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return at_least_one_pixel(super().get_transform(image))
+
+
+class ResizeScale(T.ResizeScale):
+    """Detectron2's, but a very thin image keeps one pixel where rounding would leave none."""
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return at_least_one_pixel(super().get_transform(image))
 
 
 class PadTo(T.Augmentation):
@@ -179,7 +193,7 @@ def lsj_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     side = cfg.INPUT.LSJ_SIZE
     return [
         T.RandomFlip(cfg.INPUT.FLIP_PROB),
-        T.ResizeScale(*cfg.INPUT.LSJ_SCALE, side, side),
+        ResizeScale(*cfg.INPUT.LSJ_SCALE, side, side),
         FixedCrop((side, side)),
         *_color(cfg),
         PadTo((side, side), cfg.INPUT.PAD_VALUE),
@@ -192,7 +206,7 @@ def detr_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     The training of DETR (arXiv:2005.12872) and of MaskFormer's panoptic models (recipe family F).
     """
     crop = [
-        T.ResizeShortestEdge(list(cfg.INPUT.DETR_CROP_SHORT_EDGE), sample_style="choice"),
+        ResizeShortestEdge(list(cfg.INPUT.DETR_CROP_SHORT_EDGE), sample_style="choice"),
         T.RandomCrop("absolute_range", tuple(cfg.INPUT.DETR_CROP_SIZE)),
     ]
     return [
@@ -228,7 +242,7 @@ def build_test_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     """The resize of evaluation: short edge INPUT.MIN_SIZE_TEST (0: none), long edge at most MAX_SIZE_TEST."""
     if cfg.INPUT.MIN_SIZE_TEST == 0:
         return []
-    return [T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST or _no_limit())]
+    return [ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST or _no_limit())]
 
 
 def _no_limit() -> int:
@@ -241,7 +255,7 @@ def _resize(cfg: CfgNode) -> T.Augmentation:
     style = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     if style == "range" and len(sizes) == 1:
         sizes *= 2
-    return T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN or _no_limit(), style)
+    return ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN or _no_limit(), style)
 
 
 def _color(cfg: CfgNode) -> list[T.Augmentation]:

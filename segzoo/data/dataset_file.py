@@ -30,12 +30,16 @@ EVALUATORS = ("sem_seg", "panoptic")
 
 @dataclass(frozen=True)
 class DatasetClass:
-    """A class: its number in files that have ids, display colour, and whether it has instances."""
+    """A class: its number in files that have ids, display colour, and whether it has instances.
+
+    `color_is_given` tells a colour of the YAML, which files may hold, from a generated one.
+    """
 
     name: str
     id: int
     color: tuple[int, int, int]
     isthing: bool
+    color_is_given: bool
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
     """
     path = find_dataset_file(name)
     facts = _load_yaml(path)
-    _check_keys(facts, DATASET_KEYS, f"{path.name}: unknown key")
+    _check_keys(facts, DATASET_KEYS, path.name)
     facts = _with_borrowed_classes(facts, path)
     classes = _read_classes(facts, path)
     space = _read_label_space(facts, classes, path)
@@ -130,7 +134,7 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
             "add a class 'background'"
         )
     counts = facts.get("image_counts", {})
-    _check_keys(counts, splits, f"{path.name}: image_counts of unknown split")
+    _check_keys(counts, splits, f"{path.name}: image_counts", " of unknown split")
     return DatasetFile(
         path=path,
         name=str(facts.get("name", path.stem)),
@@ -162,12 +166,14 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _check_keys(facts: Any, known: Any, problem: str) -> None:
+def _check_keys(facts: Any, known: Any, where: str, unknown: str = ": unknown key") -> None:
     if not isinstance(facts, Mapping):
-        raise InputError(f"{problem.rsplit(' ', 2)[0]}: {facts!r} is not a mapping of keys to values")
+        raise InputError(f"{where}: {facts!r} is not a mapping of keys to values")
     for key in facts:
         if key not in known:
-            raise InputError(f"{problem} {key}{did_you_mean(key, known) or '; known: ' + some(known, 30)}")
+            raise InputError(
+                f"{where}{unknown} {key}{did_you_mean(key, known) or '; known: ' + some(known, 30)}"
+            )
 
 
 def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -192,7 +198,7 @@ def _read_classes(facts: Mapping[str, Any], path: Path) -> tuple[DatasetClass, .
     classes = []
     for index, entry in enumerate(listed):
         entry = entry if isinstance(entry, dict) else {"name": entry}
-        _check_keys(entry, CLASS_KEYS, f"{path.name}: class {index}: unknown key")
+        _check_keys(entry, CLASS_KEYS, f"{path.name}: class {index}")
         classes.append(_read_class(index, entry, path))
     for what in ("name", "id"):
         seen: set[Any] = set()
@@ -217,7 +223,8 @@ def _read_class(index: int, entry: Mapping[str, Any], path: Path) -> DatasetClas
         raise InputError(f"{path.name}: class {name!r} has the color {color!r}; it is [r, g, b] in 0..255")
     if isthing not in (True, False):
         raise InputError(f"{path.name}: class {name!r} has isthing {isthing!r}; it is true or false")
-    return DatasetClass(name, class_id, tuple(color or generated_color(index)), bool(isthing))
+    shown = tuple(color or generated_color(index))
+    return DatasetClass(name, class_id, shown, bool(isthing), color_is_given=color is not None)
 
 
 def _read_label_space(facts: Mapping[str, Any], classes: tuple[DatasetClass, ...], path: Path) -> LabelSpace:
@@ -255,15 +262,15 @@ def _read_layouts(
         raise InputError(f"{source}: layouts is a list of mappings, found {listed!r}")
     layouts = []
     for entry in listed:
-        _check_keys(entry, LAYOUT_KEYS, f"{source}: layouts: unknown key")
+        _check_keys(entry, LAYOUT_KEYS, f"{source}: layouts")
         merged = {**shared, **entry}
         _check_layout(merged, fields, source)
         encoding = merged.get("encoding", IndexEncoding.name)
-        colors = [one.color for one in classes]
+        colors = {one.name: one.color for one in classes if one.color_is_given}
         roots = merged.get("root", ".")
         layouts.append(
             Layout(
-                roots=(roots,) if isinstance(roots, str) else tuple(str(root) for root in roots),
+                roots=(roots,) if isinstance(roots, str) else tuple(roots),
                 images=merged["images"],
                 labels=merged.get("labels"),
                 encoding=build_encoding(encoding, space, colors) if "labels" in merged else None,
@@ -284,6 +291,15 @@ def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str) -> No
             raise InputError(f"{source}: {key} is {facts[key]!r}; it is a path")
     if "images" not in facts:
         raise InputError(f"{source}: lacks images, the path of the image files")
+    roots = facts.get("root", ".")
+    if not isinstance(roots, str) and not (
+        isinstance(roots, list) and roots and all(isinstance(root, str) for root in roots)
+    ):
+        raise InputError(f"{source}: root is {roots!r}; it is a folder or a list of folders")
+    if "panoptic" in facts and "list" in facts:
+        raise InputError(
+            f"{source}: list does not go with panoptic, whose annotations list the images; remove it"
+        )
     if ("panoptic" in facts) != ("annotations" in facts):
         raise InputError(f"{source}: panoptic (folder of PNGs) and annotations (JSON) go together")
     if "panoptic" not in facts and "labels" not in facts:

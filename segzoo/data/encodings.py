@@ -83,6 +83,7 @@ class Encoding:
     def __init__(self, space: LabelSpace, options: Mapping[str, Any]) -> None:
         self.space = space
         self.labels: set[str | int] = set()  # every name and number that label_map may speak of
+        self.without_labels: set[int] = set()  # classes that no file can hold, though nobody said so
 
     def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
         """The label image's classes: (H, W) uint8 (uint16 for more than 255 classes), in [0, K) or ignore.
@@ -238,8 +239,9 @@ class BinaryEncoding(IndexEncoding):
 class RGBEncoding(Encoding):
     """An RGB image whose colours are classes.
 
-    Options: `colors` is {class name: [[r, g, b], ...]}, by default the classes' own colours; `void` lists
-    colours without a class; `others: void` makes every other colour void, with a warning.
+    Options: `colors` is {class name: [[r, g, b], ...]}, by default the classes' own colours; an empty list
+    is for a class that no file has. `void` lists colours without a class; `others: void` makes every other
+    colour void, with a warning.
     """
 
     name = "rgb"
@@ -247,16 +249,17 @@ class RGBEncoding(Encoding):
     modes = ("RGB", "RGBA", "P")
 
     def __init__(
-        self, space: LabelSpace, options: Mapping[str, Any], colors: Sequence[Sequence[int]] = ()
+        self, space: LabelSpace, options: Mapping[str, Any], colors: Mapping[str, Sequence[int]]
     ) -> None:
         super().__init__(space, options)
         self.others_are_void = self._others(options)
-        by_label = options.get("colors") or {
-            name: [color] for name, color in zip(space.classes, colors, strict=True)
-        }
+        by_label = options.get("colors") or {name: [color] for name, color in colors.items()}
+        self.without_labels = set(range(len(space.classes))) - {space.index(label) for label in by_label}
         labels: dict[int, int] = {}
         for label, listed in [*by_label.items(), (VOID, options.get("void", []))]:
             index = space.ignore_label if label == VOID else space.index(label)
+            if not isinstance(listed, list):
+                raise self._fail(f"{label!r}: {listed!r} is not a list of colours [[r, g, b], ...]")
             for color in listed:
                 code = self._code(label, color)
                 if labels.setdefault(code, index) != index:
@@ -306,6 +309,7 @@ class FirstFitting(Encoding):
         self.name = " or ".join(encoding.name for encoding in encodings)
         self.modes = tuple(mode for encoding in encodings for mode in encoding.modes)
         self.labels = set().union(*(encoding.labels for encoding in encodings))
+        self.without_labels = set.intersection(*(encoding.without_labels for encoding in encodings))
 
     def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
         fitting = next(encoding for encoding in self.encodings if image.mode in encoding.modes)
@@ -318,19 +322,31 @@ ENCODINGS: dict[str, type[Encoding]] = {
 }
 
 
-def build_encoding(facts: Any, space: LabelSpace, colors: Sequence[Sequence[int]]) -> Encoding:
+def build_encoding(facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]]) -> Encoding:
     """An encoding from what a dataset's YAML says under `encoding`.
 
     Args:
         facts: a name, a mapping with the key `type` and options, or a list of such.
         space: the dataset's classes.
-        colors: (K,) display colours, which `rgb` takes when it is given no others.
+        colors: {class name: the colour it is given}, which `rgb` takes when it is given no others.
 
     Raises:
-        InputError: unknown encoding or option, or impossible values.
+        InputError: unknown encoding or option, impossible values, or a class that has no colour in any file.
     """
     if isinstance(facts, list) and facts:
-        return FirstFitting([build_encoding(one, space, colors) for one in facts])
+        encoding = FirstFitting([_build_one(one, space, colors) for one in facts])
+    else:
+        encoding = _build_one(facts, space, colors)
+    if encoding.without_labels:
+        name = space.classes[min(encoding.without_labels)]
+        raise InputError(
+            f"{space.source}: encoding {encoding.name}: class {name!r} has no colour; give it one under "
+            "color or encoding.colors ([] there if no file has it)"
+        )
+    return encoding
+
+
+def _build_one(facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]]) -> Encoding:
     facts = {"type": facts} if isinstance(facts, str) else facts
     if not isinstance(facts, Mapping) or "type" not in facts:
         raise InputError(f"{space.source}: encoding lacks its type, one of {', '.join(ENCODINGS)}")

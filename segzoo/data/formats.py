@@ -3,6 +3,7 @@
 Letters: H, W pixels; S segments of an image; K classes.
 """
 
+import operator
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,6 @@ from .pixels import look_up, rgb_codes
 
 # What Pillow raises for files that are not, or no longer, images.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-READ_ERROR_REMEDY = "replace the file, or train without it (DATALOADER.ON_ERROR skip)"
 
 
 class Segments(NamedTuple):
@@ -63,10 +62,10 @@ def opened_image(file_name: str) -> Iterator[Image.Image]:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{file_name}: does not exist; {READ_ERROR_REMEDY}") from None
+        raise InputError(f"{file_name}: does not exist; restore the file") from None
     except BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{file_name}: cannot be read as an image ({reason}); {READ_ERROR_REMEDY}") from None
+        raise InputError(f"{file_name}: cannot be read as an image ({reason}); replace the file") from None
 
 
 def read_image(file_name: str, image_format: str = "RGB") -> np.ndarray:
@@ -150,7 +149,8 @@ class LabelReader:
 
         Returns:
             (H, W) int32 segment ids, 0 for void, and a dict for each segment with `id`, `category_id` (class
-            index), `isthing`, `iscrowd`, `area` and `bbox` [x, y, width, height] in pixels.
+            index), `isthing`, `iscrowd`, and, where the JSON has them, `area` and `bbox` [x, y, width,
+            height] in pixels.
 
         Raises:
             InputError: not a panoptic dataset, or a missing, broken or wrong file.
@@ -158,6 +158,8 @@ class LabelReader:
         codes, indices = self._read_panoptic(dataset_dict)
         segments_info = dataset_dict["segments_info"]
         ids = codes.astype(np.int32)
+        if dataset_dict.get("void_segments"):
+            ids[indices > len(segments_info)] = 0
         if not self.dataset.space.label_map:
             return ids, segments_info
         table = np.zeros(len(segments_info) + 2, dtype=np.int32)
@@ -290,8 +292,10 @@ def _merge_stuff(segments_info: Sequence[Mapping[str, Any]], table: np.ndarray) 
             if is_stuff:
                 of_class[segment["category_id"]] = first
         else:
-            first["area"] += segment["area"]
-            first["bbox"] = _union(first["bbox"], segment["bbox"])
+            for key, combine in (("area", operator.add), ("bbox", _union)):
+                value = first.pop(key, None)
+                if value is not None and key in segment:
+                    first[key] = combine(value, segment[key])
         table[position] = first["id"]
     return merged
 

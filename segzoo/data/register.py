@@ -113,7 +113,7 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
         A dict per image: `file_name`, `image_id`, `dataset` (the split's name), `layout` (index of the layout
         found); `sem_seg_file_name` with semantic labels; `height`, `width`, `pan_seg_file_name` and
         `segments_info` with panoptic ones, each segment with `id`, `category_id` (class index), `isthing`,
-        `iscrowd`, `area`, `bbox`. Segments that label_map makes void are in `void_segments`, by id.
+        `iscrowd`, and the JSON's `area` and `bbox`. Those of no class are in `void_segments`, by id.
 
     Raises:
         InputError: files are missing, or the panoptic JSON contradicts itself or the dataset's YAML.

@@ -143,7 +143,7 @@ class TrainingSamples(Dataset):
                 continue
             return {**sample, "skipped": skipped} if skipped else sample
         if not self.skip_broken:
-            return Failure(skipped[0])
+            return Failure(f"{skipped[0]}; DATALOADER.ON_ERROR skip trains without such files")
         return Failure(f"{skipped[0]} (and {REPLACEMENTS} images tried in its place cannot be read either)")
 
 

@@ -5,6 +5,7 @@ Letters: H, W pixels.
 
 import cv2
 import numpy as np
+from detectron2.data.transforms import ResizeTransform
 from fvcore.transforms.transform import HFlipTransform, Transform, TransformList
 
 
@@ -26,6 +27,14 @@ def count_flips(transform: Transform) -> int:
     if isinstance(transform, TransformList):
         return sum(count_flips(one) for one in transform.transforms)
     return int(isinstance(transform, HFlipTransform))
+
+
+def at_least_one_pixel(transform: Transform) -> Transform:
+    """A resize to a side of 0 pixels as one to 1 pixel; any other transform as it is."""
+    if not isinstance(transform, ResizeTransform) or min(transform.new_h, transform.new_w) > 0:
+        return transform
+    height, width = max(transform.new_h, 1), max(transform.new_w, 1)
+    return ResizeTransform(transform.h, transform.w, height, width, transform.interp)
 
 
 class PadTransform(Transform):

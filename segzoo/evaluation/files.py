@@ -4,6 +4,7 @@ Letters: H W pixels.
 """
 
 import os
+import struct
 import tempfile
 from pathlib import Path
 
@@ -19,19 +20,19 @@ LABEL_FOLDER = "sem_seg"
 COLOR_FOLDER = "sem_seg_color"
 PANOPTIC_NAME = "predictions"
 ENTITY_NAME = "entity_predictions"
+# What Pillow raises for files that are not, or no longer, images.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _FAST = 1  # zlib level: label maps compress well at any
 
 
 def save_labels(path: Path, labels: np.ndarray) -> None:
     """Writes an (H, W) uint8 or uint16 map as an index PNG of 8 or 16 bits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(labels).save(path, compress_level=_FAST)
+    _save_png(path, Image.fromarray(labels))
 
 
 def load_labels(path: Path) -> np.ndarray:
     """Reads an index PNG, with or without a palette: (H, W) uint8 or uint16."""
-    with _open(path) as image:
-        labels = np.asarray(image)
+    labels = np.asarray(_open(path))
     if labels.ndim != 2:
         raise InputError(f"{path}: found {labels.shape[2]} channels, expected an index PNG with one")
     return labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
@@ -39,31 +40,29 @@ def load_labels(path: Path) -> np.ndarray:
 
 def save_colors(path: Path, labels: np.ndarray, colors: list[tuple[int, int, int]]) -> None:
     """Writes an (H, W) label map in the classes' colours, as a palette PNG where 256 colours are enough."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = np.asarray(colors, np.uint8)
     if len(table) <= 256:
         image = Image.fromarray(labels.astype(np.uint8))
         image.putpalette(table.tobytes())
     else:
         image = Image.fromarray(table[labels])
-    image.save(path, compress_level=_FAST)
+    _save_png(path, image)
 
 
 def save_ids(path: Path, ids: np.ndarray) -> None:
     """Writes an (H, W) map of ids below 2**24 as a COCO panoptic PNG: R + 256 G + 65536 B."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if ids.size and (ids.min() < 0 or ids.max() >= 1 << 24):
         raise InputError(
             f"{path}: segment ids {ids.min()} .. {ids.max()} do not fit a panoptic PNG, [0, 2**24)"
         )
     rgb = np.ascontiguousarray(ids, "<i4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
-    Image.fromarray(np.ascontiguousarray(rgb)).save(path, compress_level=_FAST)
+    _save_png(path, Image.fromarray(np.ascontiguousarray(rgb)))
 
 
 def load_ids(path: Path) -> np.ndarray:
     """Reads a COCO panoptic PNG: (H, W) int32 ids."""
-    with _open(path) as image:
-        rgb = np.asarray(image)
+    image = _open(path)
+    rgb = np.asarray(image)
     if rgb.ndim != 3 or rgb.shape[2] < 3 or rgb.dtype != np.uint8:
         raise InputError(f"{path}: found a {image.mode} image, expected an RGB panoptic PNG")
     return ids_from_rgb(rgb[..., :3])
@@ -88,10 +87,26 @@ def write_text_atomically(path: Path, text: str) -> None:
         raise
 
 
-def _open(path: Path) -> Image.Image:
+def _save_png(path: Path, image: Image.Image) -> None:
+    """Writes a picture so that an interrupted run leaves no half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        return Image.open(path)
+        image.save(temporary, format="PNG", compress_level=_FAST)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _open(path: Path) -> Image.Image:
+    """The picture, decoded: a file that is cut off is found here."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+        return image
     except FileNotFoundError:
         raise InputError(f"{path}: not found; was the prediction of this image saved?") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as an image ({error})") from None
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: cannot be read as an image ({reason}); save it again") from None

@@ -129,9 +129,18 @@ def _require(paths: list[Path], entries: list[dict]) -> None:
         )
 
 
-def _stored_protocol(folder: Path) -> dict:
+def stored_results(folder: str | Path) -> dict | None:
+    """The results.json that belongs to a folder of predictions, or None; see `load_results`."""
+    folder = Path(folder).resolve()
     for candidate in (folder, folder.parent):  # several datasets have a folder each below the results
         if (candidate / RESULTS_FILE).is_file():
-            return load_results(candidate)["protocol"]
+            return load_results(candidate)
+    return None
+
+
+def _stored_protocol(folder: Path) -> dict:
+    stored = stored_results(folder)
+    if stored is not None:
+        return stored["protocol"]
     unknown = Protocol(datasets={}, input_size=_FROM_FILES, weights=_FROM_FILES)
     return {name: getattr(unknown, name) for name in Protocol.__dataclass_fields__}

@@ -95,3 +95,9 @@ def test_unknown_model_is_one_line_and_status_2(capsys):
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert "did you mean semantic/camvid/maskformer_r18" in captured.err
+
+
+def test_an_impossible_image_size_is_one_line_and_status_2(capsys):
+    assert load_tool("analyze_model").main([CONFIG, "--size", "0", "64"]) == 2
+    message = "error: --size 0 64: expected a height and a width of at least 1\n"
+    assert capsys.readouterr().err == message

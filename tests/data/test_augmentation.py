@@ -10,6 +10,7 @@ from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
 from segzoo.config import add_segzoo_config
+from segzoo.data import augmentation
 from segzoo.data.augmentation import (
     AugmentationInput,
     CategoryCappedCrop,
@@ -255,6 +256,40 @@ def test_the_test_resize_keeps_the_cap_of_the_long_edge(min_size, max_size, expe
     augmented = AugmentationInput(picture(100, 140))
     T.AugmentationList(build_test_augmentations(cfg))(augmented)
     assert augmented.image.shape[:2] == expected
+
+
+THIN = [(1, 4000), (4000, 1)]
+
+
+@pytest.mark.parametrize("size", THIN)
+def test_the_test_resize_leaves_a_pixel_of_a_thin_image(size):
+    augmented = AugmentationInput(picture(*size))
+    T.AugmentationList(build_test_augmentations(config(MIN_SIZE_TEST=50, MAX_SIZE_TEST=80)))(augmented)
+    assert augmented.image.shape[:2] == tuple(min(side, 80) for side in size)
+
+
+@pytest.mark.parametrize("size", THIN)
+@pytest.mark.parametrize("family", ["semantic", "lsj", "detr"])
+def test_thin_images_can_be_trained_on(family, size):
+    sizes = {"MIN_SIZE_TRAIN": (50,), "MAX_SIZE_TRAIN": 80, "DETR_CROP_SHORT_EDGE": (40,)}
+    cfg = config(AUGMENTATION=family, CROP_SIZE=(32, 32), LSJ_SIZE=64, DETR_CROP_SIZE=(20, 35), **sizes)
+    for seed in range(3):
+        augmented, _ = augment(cfg, seed, size)
+        assert min(augmented.image.shape) >= 1
+        assert augmented.sem_seg.shape == augmented.image.shape[:2]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["ResizeShortestEdge", "ResizeScale"])
+def test_other_images_are_resized_as_detectron2_does(name, seed):
+    arguments = {"ResizeShortestEdge": ([30, 70], 90), "ResizeScale": (0.1, 2.0, 64, 80)}[name]
+    resized = []
+    for module in (augmentation, T):
+        np.random.seed(seed)
+        augmented = AugmentationInput(picture(40, 60))
+        getattr(module, name)(*arguments)(augmented)
+        resized.append(augmented.image)
+    assert np.array_equal(*resized)
 
 
 def test_an_unknown_family_is_explained():

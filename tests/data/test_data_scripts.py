@@ -59,7 +59,47 @@ def test_ade20k_labels_out_of_range_are_named_and_not_written(script, ade20k, ca
     save(ade20k / "annotations/training/1.png", np.full((3, 4), 255, dtype=np.uint8))
     assert script("datasets/prepare_ade20k.py").main(["--workers", "1"]) == 1
     assert "1.png: label 255 is outside [0, 150]; is it converted already?" in capsys.readouterr().err
-    assert not (ade20k / "annotations_detectron2/training/1.png").exists()
+    # An incomplete folder would be read in place of the complete annotations/.
+    assert not (ade20k / "annotations_detectron2/training").exists()
+    (ade20k / "annotations/training/1.png").unlink()
+    save(ade20k / "annotations/training/1.png", np.full((3, 4), 5, dtype=np.uint8))
+    assert script("datasets/prepare_ade20k.py").main(["--workers", "1"]) == 1
+    assert len(list((ade20k / "annotations_detectron2/training").iterdir())) == 3
+    assert not (ade20k / "annotations_detectron2.partial").exists()
+
+
+def test_an_interrupted_conversion_of_ade20k_is_not_read_and_goes_on(script, ade20k, monkeypatch):
+    module = script("datasets/prepare_ade20k.py")
+
+    class Interrupted:
+        """A pool that stops after the first file."""
+
+        def __init__(self, workers):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def imap_unordered(self, function, sources, chunksize):
+            yield function(sources[0])
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.multiprocessing, "Pool", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            module.main(["--workers", "1"])
+    assert not (ade20k / "annotations_detectron2").exists()
+    (first,) = ade20k.glob("annotations_detectron2.partial/training/*.png")
+    written = first.stat().st_mtime_ns
+    (first.parent / ".1.png.77").touch()
+    assert module.main(["--workers", "1"]) == 1
+    folder = ade20k / "annotations_detectron2/training"
+    assert sorted(file.name for file in folder.iterdir()) == ["0.png", "1.png", "2.png"]
+    assert (folder / first.name).stat().st_mtime_ns == written
+    assert not (ade20k / "annotations_detectron2.partial").exists()
 
 
 def test_a_missing_ade20k_is_explained(script, datasets_folder, capsys):

@@ -73,6 +73,16 @@ def changed(facts, **changes):
         ({"flip_pairs": [["road", "carr"]]}, "flip_pairs has the unknown class 'carr'; did you mean car?"),
         ({"flip_pairs": [["road", "car"], ["car", "sky"]]}, "flip_pairs has 'car' twice"),
         ({"layouts": {}}, "layouts is a list of mappings"),
+        ({"layouts": [None]}, "roads.yaml: layouts: None is not a mapping of keys to values"),
+        ({"layouts": [{"root": None}]}, "roads.yaml: root is None; it is a folder or a list of folders"),
+        ({"root": []}, "root is []; it is a folder or a list of folders"),
+        ({"root": [None]}, "root is [None]; it is a folder or a list of folders"),
+        (
+            {"panoptic": "panoptic", "annotations": "panoptic.json", "list": "train.txt"},
+            "list does not go with panoptic, whose annotations list the images; remove it",
+        ),
+        ({"encoding": "rgb"}, "encoding rgb: class 'road' has no colour; give it one under color"),
+        ({"image_counts": 3}, "roads.yaml: image_counts: 3 is not a mapping of keys to values"),
         ({"layouts": [{"lables": "a"}]}, "layouts: unknown key lables; did you mean labels?"),
         (
             {"image_counts": {"roads_val": 3}},
@@ -184,6 +194,31 @@ def test_panoptic_categories_merge_by_name_and_stuff_becomes_one_segment(tmp_pat
     assert info[0]["bbox"] == [0, 0, 6, 4]
     classes = metadata.load_sem_seg(records[0])
     assert np.array_equal(classes, np.select([expected == 70000, expected > 0], [0, 1], 255))
+
+
+@pytest.mark.parametrize("missing", [{12: ["area", "bbox"]}, {70000: ["area"], 12: ["bbox"]}])
+def test_segments_merge_without_the_facts_that_the_json_lacks(tmp_path, missing):
+    file = write_street(
+        tmp_path, classes=["ground", *STREET["classes"][1::2]], label_map={"road": "ground", "sky": "ground"}
+    )
+    facts = json.loads((tmp_path / "panoptic.json").read_text())
+    for segment in facts["annotations"][0]["segments_info"]:
+        for key in missing.get(segment["id"], ()):
+            del segment[key]
+    (tmp_path / "panoptic.json").write_text(json.dumps(facts))
+    _, info = load_panoptic(file)
+    merged = next(one for one in info if one["id"] == 70000)
+    assert not {"area", "bbox"} & set(merged)
+    assert all({"area", "bbox"} <= set(one) for one in info if one["id"] != 70000)
+
+
+def test_segments_of_the_category_void_are_void_without_a_label_map(tmp_path):
+    segments = [{**one, "category_id": 20} if one["id"] in (12, 300) else one for one in STREET_SEGMENTS]
+    categories = [*STREET_CATEGORIES, {"id": 20, "name": "void", "isthing": 0}]
+    write_panoptic(tmp_path, {"a": STREET_IDS}, {"a": segments}, categories)
+    ids, info = load_panoptic(write_yaml(tmp_path, STREET, "street.yaml"))
+    assert np.array_equal(ids, np.where(np.isin(STREET_IDS, [12, 300]), 0, STREET_IDS))
+    assert {one["id"] for one in info} == set(np.unique(ids)) - {0}
 
 
 def test_classes_and_flip_pairs_can_be_those_of_another_dataset(tmp_path):

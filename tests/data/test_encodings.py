@@ -14,7 +14,7 @@ COLORS = [(128, 64, 128), (70, 70, 70), (70, 130, 180), (0, 0, 142), (220, 20, 6
 
 def encoding_of(facts, names=NAMES, ids=(7, 11, 23, 26, 24), label_map=None):
     space = LabelSpace(tuple(names), tuple(ids), label_map or {}, "roads.yaml")
-    return build_encoding(facts, space, COLORS)
+    return build_encoding(facts, space, dict(zip(names, COLORS, strict=False)))
 
 
 def decode_values(encoding, dtype=np.uint8):
@@ -78,7 +78,7 @@ def test_a_palette_image_counts_by_its_index_not_its_colour():
 def test_sixteen_bits_hold_more_than_255_classes():
     names = [f"class {index}" for index in range(847)]
     space = LabelSpace(tuple(names), tuple(range(847)))
-    encoding = build_encoding("index", space, [])
+    encoding = build_encoding("index", space, {})
     stored = np.array([[0, 255, 256], [846, 65535, 3]], dtype=np.uint16)
     labels = encoding.decode(Image.fromarray(stored), "a.tif")
     assert space.ignore_label == 65535
@@ -100,7 +100,8 @@ def test_colours_become_classes_and_unknown_ones_are_refused():
 
 
 def test_several_colours_may_be_one_class_under_other_names():
-    facts = {"type": "rgb", "colors": {"asphalt": [[1, 2, 3], [3, 2, 1]], "sky": [[9, 9, 9]]}}
+    colors = {"asphalt": [[1, 2, 3], [3, 2, 1]], "sky": [[9, 9, 9]], "building": [], "car": [], "person": []}
+    facts = {"type": "rgb", "colors": colors}
     encoding = encoding_of(facts, label_map={"asphalt": "road"})
     pixels = np.array([[(1, 2, 3), (3, 2, 1), (9, 9, 9)]], dtype=np.uint8)
     assert encoding.decode(Image.fromarray(pixels), "a.png").tolist() == [[0, 0, 2]]
@@ -110,6 +111,11 @@ def test_of_several_encodings_the_kind_of_file_picks_one():
     encoding = encoding_of(["index", "rgb"])
     assert encoding.decode(Image.fromarray(np.array([[3]], dtype=np.uint8)), "a.png").tolist() == [[3]]
     assert encoding.decode(Image.fromarray(np.array([[COLORS[4]]], dtype=np.uint8)), "a").tolist() == [[4]]
+
+
+def test_a_class_without_a_colour_is_fine_where_another_encoding_has_it():
+    encoding = encoding_of(["index", {"type": "rgb", "colors": {"road": [[1, 2, 3]]}}])
+    assert encoding.decode(Image.fromarray(np.array([[3]], dtype=np.uint8)), "a.png").tolist() == [[3]]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +134,11 @@ def test_of_several_encodings_the_kind_of_file_picks_one():
         ({"type": "index", "others": "skip"}, "others is 'skip'; it is error or void"),
         ("binary", "needs two classes (background first), found 5"),
         ({"type": "rgb", "colors": {"road": [[1, 2]]}}, "'road': [1, 2] is not a colour"),
+        ({"type": "rgb", "colors": {"road": None}}, "'road': None is not a list of colours"),
+        (
+            {"type": "rgb", "colors": {"road": [[1, 2, 3]], "building": [[3, 2, 1]], "sky": []}},
+            "encoding rgb: class 'car' has no colour; give it one under color or encoding.colors",
+        ),
         (
             {"type": "rgb", "colors": {"road": [[1, 2, 3]], "sky": [[1, 2, 3]]}},
             "is given to 'sky' and to another",

@@ -156,6 +156,7 @@ def test_a_broken_file_stops_training_with_one_line(cfg, tmp_path, workers):
     with pytest.raises(InputError) as caught:
         take(build_train_loader(cfg), 3)
     assert str(caught.value).startswith(f"{tmp_path}/masks/train/3.png: label 9 is outside [0, 5)")
+    assert str(caught.value).endswith("; DATALOADER.ON_ERROR skip trains without such files")
     assert "\n" not in str(caught.value)
 
 
@@ -207,7 +208,7 @@ def test_evaluation_sees_every_image_once_and_in_order(cfg, monkeypatch, world_s
 
 def test_a_broken_image_stops_evaluation_with_one_line(cfg, tmp_path):
     (tmp_path / "images/train/4.png").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"4.png: cannot be read as an image"):
+    with pytest.raises(InputError, match=r"4.png: cannot be read as an image .*; replace the file$"):
         list(build_test_loader(cfg, "roads_train"))
 
 

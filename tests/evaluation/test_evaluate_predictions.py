@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluation_data import PanopticData
 
 from segzoo.errors import InputError
-from segzoo.evaluation import Protocol, build_evaluator, load_results, write_results
+from segzoo.evaluation import Protocol, build_evaluator, files, load_results, write_results
 from segzoo.evaluation.saved import rescore
 
 TASKS = {"semantic": "sem_seg_labels", "panoptic": "panoptic_seg", "entity": "entity_seg"}
@@ -102,3 +103,36 @@ def test_the_tool_reports_agreement_and_prints_one_line_for_a_mistake(saved, too
     assert error.startswith("error: --dataset no_such_set: not registered; expected one of")
     assert data.name in error
     assert error.count("\n") == 1
+
+
+def test_the_tool_finds_the_results_of_several_datasets_in_the_folder_above(saved, tool, capsys):
+    data, folder, results = saved
+    (folder / "results.json").rename(folder.parent / "results.json")
+    assert tool.main(["--dataset", data.name, "--predictions", str(folder)]) == 0
+    numbers = sum(len(metrics) for metrics in results.values())
+    assert f"{numbers} of {numbers} numbers equal those stored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "task"), [("sem_seg", "semantic"), ("entity_predictions", "entity")])
+def test_a_prediction_that_is_cut_off_is_named(saved, name, task):
+    data, folder, _ = saved
+    file = folder / name / "0000.png"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"0000.png: cannot be read as an image") as caught:
+        rescore(data.name, folder, [task])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_interrupted_write_leaves_the_old_prediction_and_nothing_else(tmp_path, monkeypatch):
+    file = tmp_path / "a.png"
+    files.save_labels(file, np.ones((2, 3), np.uint8))
+
+    def stop(*paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        files.save_labels(file, np.zeros((2, 3), np.uint8))
+    assert files.load_labels(file).all()
+    assert list(tmp_path.iterdir()) == [file]

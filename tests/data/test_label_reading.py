@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from data_trees import (
+    ROADS,
     STREET,
     STREET_CATEGORIES,
     STREET_IDS,
@@ -92,6 +93,8 @@ def test_broken_and_missing_files_are_named_in_one_line(tmp_path, make, message,
         read_image(str(tmp_path / name))
     assert str(caught.value).startswith(f"{tmp_path / name}: {message}")
     assert "\n" not in str(caught.value)
+    # Whoever reads single images does not train.
+    assert "DATALOADER" not in str(caught.value)
 
 
 def read_labels(file):
@@ -101,6 +104,7 @@ def read_labels(file):
     return metadata.load_sem_seg({**records[0], "height": height, "width": width})
 
 
+COLORED = [{"name": name, "color": [index, 0, 0]} for index, name in enumerate(ROADS["classes"])]
 MASK = np.array([[0, 255], [255, 0]], dtype=np.uint8)
 TWO = ["background", "crack"]
 
@@ -135,7 +139,11 @@ TWO = ["background", "crack"]
         ),
         (picture(2, 3), {}, "a.png: is a colour picture (RGB), but roads.yaml says encoding index; give its"),
         (LABELS, {"encoding": "palette"}, "a.png: has the mode L, but roads.yaml says encoding palette"),
-        (LABELS, {"encoding": "rgb"}, "a.png: has the mode L, but roads.yaml says encoding rgb"),
+        (
+            LABELS,
+            {"encoding": "rgb", "classes": COLORED},
+            "a.png: has the mode L, but roads.yaml says encoding rgb",
+        ),
     ],
 )
 def test_wrong_labels_are_explained_in_one_line(tmp_path, labels, facts, message):
