@@ -43,7 +43,7 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
     # The training augmentations by family:
     #   semantic: resize by short edge -> category-capped crop -> colour -> flip -> pad
-    #   lsj:      large-scale jitter: resize by U(LSJ_SCALE) of LSJ_SIZE -> fixed-size crop -> flip -> pad
+    #   lsj:      large-scale jitter: flip -> resize by U(LSJ_SCALE) of LSJ_SIZE -> fixed-size crop -> pad
     #   detr:     flip -> resize, half of the time with a crop and another resize
     cfg.INPUT.AUGMENTATION = "semantic"
     # Size (height, width) of the training crop of family "semantic", in pixels; () for no crop.
@@ -63,6 +63,8 @@ def _add_input_keys(cfg: CN) -> None:
     # DETR-style crop: short edges of the first resize, and the range of the crop's sides.
     cfg.INPUT.DETR_CROP_SHORT_EDGE = (400, 500, 600)
     cfg.INPUT.DETR_CROP_SIZE = (384, 600)
+    # The resolution of evaluation has Detectron2's keys and values: INPUT.MIN_SIZE_TEST, the short edge (0:
+    # images as they are), and INPUT.MAX_SIZE_TEST, the cap of the long edge.
 
 
 def _add_backbone_keys(cfg: CN) -> None:
@@ -153,7 +155,8 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
     cfg.SOLVER.WARMUP_ITERS = 0
     cfg.SOLVER.WARMUP_FACTOR = 1.0
-    # Forward-backward passes per optimizer step; IMS_PER_BATCH stays the images of one optimizer step.
+    # Forward-backward passes per optimizer step; IMS_PER_BATCH stays the images of one optimizer step. Losses
+    # are normalised within each pass (over its segments, its pixels), and the step takes their mean.
     cfg.SOLVER.ACCUMULATE = 1
     # full_model clips the norm of all gradients together; value and norm are Detectron2's.
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
@@ -177,7 +180,6 @@ def _add_test_keys(cfg: CN) -> None:
     cfg.TEST.BEST_METRIC = ""
     # Stop after so many evaluations without a better BEST_METRIC; 0: never.
     cfg.TEST.EARLY_STOP_PATIENCE = 0
-    # Resolution of evaluation: short edge and cap of the long edge (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST).
     # Entity and instance predictions kept per image.
     cfg.TEST.DETECTIONS_PER_IMAGE = 100
     # Entity: a prediction below this score is dropped.

@@ -13,6 +13,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from segzoo.engine import NonFiniteLossError, Trainer, default_setup, evaluate, launch, resolve_device
+from segzoo.engine.evaluate import check_evaluation
 from segzoo.engine.setup import setup_logging
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
@@ -94,8 +95,10 @@ def evaluate_only(cfg, args: argparse.Namespace) -> dict:
     """Evaluates MODEL.WEIGHTS, or with --resume the last checkpoint in OUTPUT_DIR.
 
     Raises:
-        InputError: there are no weights, or they do not fill the whole model.
+        InputError: there are no weights, or they do not fill the whole model; or DATASETS.TEST cannot be
+            evaluated.
     """
+    check_evaluation(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = Trainer.build_checkpointer(cfg, model, trust=args.trust_checkpoint)
     resuming = args.resume and checkpointer.has_checkpoint()

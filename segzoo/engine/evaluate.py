@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, print_csv_format
 from detectron2.utils import comm
 from torch import nn
 
 from segzoo.checkpoint.files import file_hash, local_file
 from segzoo.data import build_test_loader
-from segzoo.evaluation import build_evaluator, write_results
+from segzoo.errors import InputError
+from segzoo.evaluation import EVALUATORS, build_evaluator, write_results
 from segzoo.modeling.test_time_augmentation import SemanticTTA
 
 from .recording import Stopwatch
@@ -26,7 +27,40 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 5.0
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "") -> dict:
+def check_evaluation(cfg: CfgNode) -> None:
+    """Finds what would end an evaluation on DATASETS.TEST, without a model.
+
+    Raises:
+        InputError: no or unreadable test datasets, or one that cannot be scored for a task of TEST.TASKS.
+    """
+    if not cfg.DATASETS.TEST:
+        raise InputError("DATASETS.TEST is empty; name the datasets to evaluate on")
+    for name in cfg.DATASETS.TEST:
+        build_evaluator(name, cfg.TEST.TASKS)
+        if not DatasetCatalog.get(name):
+            raise InputError(f"DATASETS.TEST: {name} has no images")
+
+
+def check_best_metric(cfg: CfgNode) -> None:
+    """Finds out before a training whether its evaluations can report TEST.BEST_METRIC.
+
+    Raises:
+        InputError: it belongs to a task that TEST.TASKS does not ask for.
+    """
+    metric, keys = cfg.TEST.BEST_METRIC, set()
+    for name in cfg.DATASETS.TEST:
+        kind = MetadataCatalog.get(name).evaluator_type
+        # With several datasets a metric's name begins with the dataset's.
+        prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
+        keys.update(f"{prefix}{EVALUATORS[kind, task].task_key}/" for task in cfg.TEST.TASKS)
+    if metric and not metric.startswith(tuple(keys)):
+        raise InputError(
+            f"TEST.BEST_METRIC {metric!r} is not reported for TEST.TASKS {tuple(cfg.TEST.TASKS)}; "
+            f"expected a name that begins with {' or '.join(sorted(keys))}"
+        )
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: int | None = None) -> dict:
     """Evaluates `model` on every dataset of DATASETS.TEST and writes OUTPUT_DIR/inference/results.json.
 
     Every process has to call it. Modules are in eval mode meanwhile and then as they were.
@@ -35,6 +69,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "") -> dict:
         model: on its device, not wrapped in DistributedDataParallel. With TEST.AUG.ENABLED it is run on
             several scales.
         weights: path or URL of what the model has loaded, for the protocol; "" if from no file.
+        iteration: of the training in OUTPUT_DIR that the model is in, for the protocol; instead of `weights`.
 
     Returns:
         In the main process {task: {metric: value}}, or {dataset: {task: {metric: value}}} for several
@@ -59,7 +94,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "") -> dict:
         )
     if not comm.is_main_process():
         return {}
-    protocol = {**_protocol(cfg, weights), "datasets": images, "seconds_per_image": speed}
+    protocol = {**_protocol(cfg, weights, iteration), "datasets": images, "seconds_per_image": speed}
     path = write_results(folder, results, protocol)
     for name, metrics in results.items():
         logger.info("Results on %s, written to %s:", name, path)
@@ -139,21 +174,39 @@ def _augmented(cfg: CfgNode, model: nn.Module, dataset_name: str) -> nn.Module:
     return SemanticTTA(cfg, model, flip_pairs=MetadataCatalog.get(dataset_name).get("flip_pairs", ()))
 
 
-def _protocol(cfg: CfgNode, weights: str) -> dict:
+def _protocol(cfg: CfgNode, weights: str, iteration: int | None) -> dict:
     """How the numbers are made; see `segzoo.evaluation.Protocol`."""
-    short_edge, augmented = cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.AUG.ENABLED
-    scales = [size / short_edge for size in cfg.TEST.AUG.MIN_SIZES] if augmented and short_edge else [1.0]
+    short_edge, augmented = cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.AUG
+    input_size = "original"
+    if short_edge:
+        input_size = {"short_edge": short_edge, "long_edge_max": cfg.INPUT.MAX_SIZE_TEST}
+    scales = [1.0]
+    if augmented.ENABLED:
+        sizes = list(augmented.MIN_SIZES)
+        # Of images in their original size the copies' sizes are known, but no common factor.
+        scales = [size / short_edge for size in sizes] if short_edge else []
+        input_size = {
+            "resized_from": input_size,
+            "short_edges": sizes,
+            "long_edge_max": augmented.MAX_SIZE,
+        }
+    if iteration is not None:
+        weights_facts = {
+            "weights": f"{cfg.OUTPUT_DIR}/model at iteration {iteration}",
+            "weights_sha256": "",
+            "iteration": iteration,
+        }
+    else:
+        sha256 = file_hash(local_file(weights), "sha256") if weights else ""
+        weights_facts = {"weights": weights, "weights_sha256": sha256}
     return {
-        "input_size": (
-            {"short_edge": short_edge, "long_edge_max": cfg.INPUT.MAX_SIZE_TEST} if short_edge else "original"
-        ),
+        "input_size": input_size,
         "scales": scales,
-        "flip": bool(augmented and cfg.TEST.AUG.FLIP),
+        "flip": bool(augmented.ENABLED and augmented.FLIP),
         "crop": None,
         "stride": None,
         "class_averaging": "valid",
-        "weights": weights,
-        "weights_sha256": file_hash(local_file(weights), "sha256") if weights else "",
+        **weights_facts,
         "tasks": list(cfg.TEST.TASKS),
         "processes": comm.get_world_size(),
     }

@@ -37,8 +37,8 @@ class EvaluationHook(HookBase):
     """Evaluates periodically and after the last iteration, keeps the best model, and can stop early.
 
     It comes after CheckpointHook: a failing evaluation loses no training. An evaluation that a killed run
-    owed at its last checkpoint is made up for on resuming. The past values of the metric are taken from the
-    metrics.json lines of the run that is resumed. Random generators are left alone.
+    owed at its last checkpoint, the final one included, is made up for on resuming. The past values of the
+    metric are taken from the metrics.json lines of the run that is resumed. Random generators are left alone.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict], best_metric: str = "", patience: int = 0):
@@ -59,17 +59,29 @@ class EvaluationHook(HookBase):
     def before_train(self) -> None:
         past = comm.all_gather(self.trainer.past_metrics)[0]
         self._values = [line[self._metric] for line in past if self._metric in line]
-        last = self.trainer.start_iter - 1
-        owed = last >= 0 and self._period > 0 and (last + 1) % self._period == 0
-        if owed and not any("/" in name for line in past if line["iteration"] == last for name in line):
-            self.trainer.storage.iter = last
+        if self.owed(past):
+            done = self.trainer.start_iter
+            self.trainer.storage.iter = done - 1
             self._run()
-            self.trainer.storage.iter = last + 1
+            self.trainer.storage.iter = done
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
+        if self._due(self.trainer.iter + 1):
             self._run()
+
+    def owed(self, past: list[dict]) -> bool:
+        """Whether the run that is resumed has not evaluated what it should have at its last iteration.
+
+        Args:
+            past: its metrics.json lines.
+        """
+        done = self.trainer.start_iter
+        if done == 0 or not self._due(done):
+            return False
+        return not any("/" in name for line in past if line["iteration"] == done - 1 for name in line)
+
+    def _due(self, done: int) -> bool:
+        return done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0)
 
     def _run(self) -> None:
         with preserved_random_state():

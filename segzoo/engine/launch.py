@@ -68,12 +68,18 @@ def launch(
         timeout: of every collective operation.
 
     Raises:
-        InputError: impossible numbers of processes or machines, or `main`'s own.
+        InputError: impossible or contradictory numbers of processes or machines, or `main`'s own.
         NonFiniteLossError: `main`'s own.
     """
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
     started_elsewhere = place_from_environment(os.environ)
     if started_elsewhere is not None:
+        if num_gpus_per_machine not in (1, started_elsewhere.local_size):
+            raise InputError(
+                f"--num-gpus {num_gpus_per_machine} but torchrun or srun has started "
+                f"{started_elsewhere.local_size} processes on each machine; leave --num-gpus out, or start "
+                "as many processes (torchrun --nproc-per-node, srun --ntasks-per-node)"
+            )
         _join(started_elsewhere, _rendezvous_from_environment(os.environ), None, on_gpu, timeout)
         main(*args)
         dist.destroy_process_group()
@@ -98,8 +104,15 @@ def launch(
 
 
 def place_from_environment(environment: Mapping[str, str]) -> ProcessPlace | None:
-    """Reads this process's place as torchrun, else srun with several tasks, tells it; None if neither did."""
-    if all(name in environment for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")):
+    """Reads this process's place as torchrun, else srun with several tasks, tells it; None if neither did.
+
+    Raises:
+        InputError: WORLD_SIZE says that there are others, but not all is told that is needed to join them.
+    """
+    missing = [
+        name for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in environment
+    ]
+    if not missing:
         world_size = int(environment["WORLD_SIZE"])
         return ProcessPlace(
             int(environment["RANK"]),
@@ -119,6 +132,12 @@ def place_from_environment(environment: Mapping[str, str]) -> ProcessPlace | Non
             int(environment["SLURM_LOCALID"]),
             world_size,
             world_size // nodes,
+        )
+    if environment.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+        # Each process would train alone, all into the same folder.
+        raise InputError(
+            f"WORLD_SIZE is {environment['WORLD_SIZE']} in the environment, but {', '.join(missing)} is not "
+            "set; start the processes with torchrun or srun, or unset WORLD_SIZE for a job of its own"
         )
     return None
 

@@ -1,5 +1,6 @@
 """What a training leaves behind when its loss is no longer a number: everything needed to see it again."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss is infinite or not a number; the message names the iteration and the file with the state."""
+    """The loss or its gradient is not finite; the message names the iteration and the file with the state."""
 
 
 def save_nonfinite_capsule(
@@ -35,7 +36,7 @@ def save_nonfinite_capsule(
         rank: of this process; from 1 on it is part of the file's name.
         reason: what is not finite; goes into the message, unless weights were not finite before.
         losses: by name; empty where the model could not compute them.
-        batch: the micro-batch, as the model was given it.
+        batch: the micro-batch, as the model was given it; for a gradient all of the iteration.
         random_state: captured before the forward pass.
     """
     name = f"nonfinite_{iteration}.pth" if rank == 0 else f"nonfinite_{iteration}_rank{rank}.pth"
@@ -63,4 +64,5 @@ def save_nonfinite_capsule(
     except (OSError, RuntimeError) as error:
         unfinished.unlink(missing_ok=True)
         where = f"batch and state could not be saved to {path}: {error}"
-    return f"non-finite loss at iteration {iteration}: {where} ({reason})"
+    finite = losses and all(math.isfinite(value) for value in losses.values())
+    return f"non-finite {'gradient' if finite else 'loss'} at iteration {iteration}: {where} ({reason})"

@@ -15,11 +15,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from torch import nn
 
-from segzoo.checkpoint import load_checkpoint
+from segzoo.checkpoint import compare_description, load_checkpoint
 from segzoo.data import build_test_augmentations, read_image
 from segzoo.errors import InputError
 
-from .setup import classes_dataset, resolve_device
+from .setup import classes_dataset, describe, resolve_device
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -62,8 +62,10 @@ class Predictor:
                 a built module.
 
         Raises:
-            InputError: no such device or file, or weights that do not fill the whole model.
+            InputError: no such device or file, weights that do not fill the whole model, or a checkpoint
+                that says it was trained for other classes, or another format or scale of pictures.
         """
+        ours = None
         if isinstance(model, CfgNode):
             cfg = model.clone()
             cfg.defrost()
@@ -72,6 +74,7 @@ class Predictor:
             weights = weights or cfg.MODEL.WEIGHTS
             name = classes_dataset(cfg)
             self.metadata = MetadataCatalog.get(name) if name else None
+            ours = describe(cfg, MetadataCatalog.get(name))
             self.model = Trainer.build_model(cfg)
             if not weights:
                 logger.warning("Predictor: no weights given, the model's are random; set MODEL.WEIGHTS")
@@ -80,7 +83,9 @@ class Predictor:
             self.metadata = None
             self.model = model
         if weights:
-            load_checkpoint(self.model, str(weights)).require_complete("Predictor")
+            report = load_checkpoint(self.model, str(weights))
+            report.differences = compare_description(report.description, ours)
+            report.require_complete("Predictor", "its predictions would mean nothing")
         self.model.eval()
         self.batch_size = batch_size or default_batch_size
         self._augmentations = T.AugmentationList(
@@ -144,5 +149,7 @@ def as_rgb(picture: Picture, color: str = "BGR") -> np.ndarray:
     if isinstance(picture, np.ndarray):
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise InputError(f"picture: found {picture.dtype} {picture.shape}, expected uint8 (H, W, 3)")
+        if picture.size == 0:
+            raise InputError(f"picture: found an empty array {picture.shape}, expected at least one pixel")
         return picture if color == "RGB" else picture[..., ::-1]
     return read_image(str(picture), "RGB")

@@ -118,7 +118,7 @@ def continue_metrics(path: Path, start_iteration: int) -> list[dict]:
         path.rename(aside)
         logger.info("%s of an earlier run is now %s", path, aside.name)
         return []
-    kept = [line for line in _read_lines(path) if line["iteration"] < start_iteration]
+    kept = [line for line in read_metrics(path) if line["iteration"] < start_iteration]
     unfinished = path.with_suffix(".part")
     with unfinished.open("w") as file:
         file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in kept)
@@ -140,9 +140,10 @@ def let_event_files_sort(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def _read_lines(path: Path) -> list[dict]:
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of metrics.json but for one cut short by a crash; none if there is no such file."""
     lines = []
-    for text in path.read_text().splitlines():
+    for text in path.read_text().splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)
         except ValueError:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from detectron2.config import CfgNode
@@ -17,8 +17,9 @@ from segzoo.solver.clipping import GradientClipper
 from .random_state import capture_random_state
 
 Batch = list[dict[str, Any]]
-# Called when a loss is not finite, with the reason, the losses (empty where the model itself noticed), the
-# micro-batch and the random state before its forward pass; has to raise.
+# Called when a loss or the gradient is not finite, with the reason, the losses (empty where the model itself
+# noticed), the micro-batch (the whole batch for the gradient) and the random state before its forward pass;
+# has to raise.
 NonFiniteHandler = Callable[[str, dict[str, float], Batch, dict], None]
 
 
@@ -26,7 +27,8 @@ class TrainStep:
     """Updates a model with one batch, in one or several passes.
 
     Losses are looked at before the update, so that the weights are still good when one is not finite. On a
-    GPU they are copied while the backward pass runs: the device never waits for the check.
+    GPU they are copied while the backward pass runs: the device never waits for the check. With clipping the
+    gradient's norm is looked at too, after the backward pass; a GradScaler looks at the gradient itself.
     """
 
     def __init__(
@@ -45,7 +47,8 @@ class TrainStep:
             clip_gradients: see `segzoo.solver.build_gradient_clipper`.
             amp_dtype: float16 (with loss scaling, GPU only), bfloat16, or None for float32.
             device: where the model is.
-            on_nonfinite: called when a loss is not finite; without it only FloatingPointError is raised.
+            on_nonfinite: called when a loss or the clipped gradient is not finite; without it only
+                FloatingPointError is raised.
         """
         self.model = model
         self.optimizer = optimizer
@@ -83,7 +86,7 @@ class TrainStep:
             The losses by name, each the mean over the micro-batches, of this process.
 
         Raises:
-            FloatingPointError: a loss is not finite; the weights are those before this step.
+            FloatingPointError: a loss or the gradient is not finite; the weights are those before this step.
         """
         self.optimizer.zero_grad(set_to_none=True)
         passes = []
@@ -97,8 +100,14 @@ class TrainStep:
                 total = sum(losses.values()) / len(micro_batches)
                 self.grad_scaler.scale(total).backward()
         values = [self._finite(*one_pass) for one_pass in passes]
-        self._update()
-        return {name: sum(each[name] for each in values) / len(values) for name in values[0]}
+        losses = {name: sum(each[name] for each in values) / len(values) for name in values[0]}
+        norm = self._clip()
+        if norm is not None and not self.grad_scaler.is_enabled() and not math.isfinite(norm):
+            batch = [image for micro_batch in micro_batches for image in micro_batch]
+            self._stop(f"the gradient's norm is {float(norm)}", losses, batch, passes[0][2])
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        return losses
 
     def state_dict(self) -> dict:
         return {"grad_scaler": self.grad_scaler.state_dict()}
@@ -122,19 +131,21 @@ class TrainStep:
         values = losses.values()
         broken = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            reason = ", ".join(broken)
-            if self.on_nonfinite is not None:
-                self.on_nonfinite(reason, values, micro_batch, random_state)
-            raise FloatingPointError(f"non-finite loss: {reason}")
+            self._stop(", ".join(broken), values, micro_batch, random_state)
         return values
 
-    def _update(self) -> None:
-        if self.clip_gradients is not None:
-            self.grad_scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            self.clip_gradients([p for p in parameters if p.grad is not None])
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+    def _stop(self, reason: str, losses: dict[str, float], batch: Batch, random_state: dict) -> NoReturn:
+        if self.on_nonfinite is not None:
+            self.on_nonfinite(reason, losses, batch, random_state)
+        raise FloatingPointError(f"non-finite loss or gradient: {reason}")
+
+    def _clip(self) -> Tensor | None:
+        """Clips the unscaled gradient; returns what the clipper does, None if there is none."""
+        if self.clip_gradients is None:
+            return None
+        self.grad_scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return self.clip_gradients([p for p in parameters if p.grad is not None])
 
 
 class PendingLosses:

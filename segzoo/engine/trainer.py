@@ -15,7 +15,13 @@ from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import IterationTimer, LRScheduler
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import (
+    EventStorage,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
 from torch import nn
 
 from segzoo.checkpoint import SegzooCheckpointer
@@ -25,7 +31,7 @@ from segzoo.modeling.registry import registered
 from segzoo.solver import ScheduledLR, build_lr_scheduler, build_optimizer, load_optimizer_state
 
 from .distributed import distributed, sync_batch_norm_on_cpu, unwrapped
-from .evaluate import evaluate
+from .evaluate import check_best_metric, check_evaluation, evaluate
 from .hooks import CheckpointHook, EvaluationHook, WriterHook
 from .nonfinite import NonFiniteLossError, save_nonfinite_capsule
 from .random_state import capture_random_state, restore_random_state
@@ -34,6 +40,7 @@ from .recording import (
     ProgressPrinter,
     continue_metrics,
     let_event_files_sort,
+    read_metrics,
     recent_scalars,
     restore_recent_scalars,
 )
@@ -70,7 +77,7 @@ class Trainer(TrainerBase):
         """
         super().__init__()
         self.cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()).clone()
-        _check_batch_size(self.cfg, comm.get_world_size())
+        _check_numbers(self.cfg, comm.get_world_size())
         model = self.build_model(self.cfg)
         logger.debug("Model:\n%s", model)
         self.optimizer = build_optimizer(self.cfg, model)
@@ -124,7 +131,24 @@ class Trainer(TrainerBase):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.TEST.AUG.ENABLED = False
-        return evaluate(cfg, model)
+        try:
+            iteration = get_event_storage().iter
+        except AssertionError:  # Called by itself, after a training.
+            iteration = None
+        return evaluate(cfg, model, iteration=iteration)
+
+    @classmethod
+    def check_test(cls, cfg: CfgNode) -> None:
+        """Raises before the first iteration what would end `test`; whoever replaces that replaces this too.
+
+        Raises:
+            InputError: see `check_evaluation` and `check_best_metric` in `segzoo.engine.evaluate`.
+        """
+        try:
+            check_evaluation(cfg)
+        except InputError as error:
+            raise InputError(f'{error} (DATASETS.TEST "()" trains without evaluation)') from None
+        check_best_metric(cfg)
 
     def build_hooks(self) -> list[HookBase]:
         """In order: timer, learning rate, checkpoints, evaluation (if there is a test set), writers."""
@@ -149,7 +173,7 @@ class Trainer(TrainerBase):
         let_event_files_sort(Path(folder))
         return [
             ProgressPrinter(self.max_iter, self.cfg.SOLVER.IMS_PER_BATCH),
-            JSONWriter(str(Path(folder, "metrics.json"))),
+            JSONWriter(str(self._metrics_file)),
             # What a killed run wrote beyond the checkpoint is hidden: this run writes it again.
             TensorboardXWriter(folder, purge_step=self.start_iter),
         ]
@@ -163,10 +187,17 @@ class Trainer(TrainerBase):
             self._random_states = rest.get("random_states", [])
 
     def train(self) -> None:
-        """Trains up to SOLVER.MAX_ITER, or until the evaluation hook stops it, and saves model_final.pth."""
+        """Trains up to SOLVER.MAX_ITER, or until the evaluation hook stops it, and saves model_final.pth.
+
+        A finished training whose final evaluation is missing is evaluated.
+        """
         if self.start_iter >= self.max_iter:
             logger.info("Checkpoint already at MAX_ITER=%d; nothing to train.", self.max_iter)
-            return
+            if not self._owes_evaluation():
+                return
+            logger.info("Making up for the evaluation after the last iteration.")
+        if self.cfg.DATASETS.TEST:
+            self.check_test(self.cfg)
         self._begin()
         with EventStorage(self.start_iter) as self.storage:
             restore_recent_scalars(self.storage, self._recent_scalars)
@@ -182,7 +213,7 @@ class Trainer(TrainerBase):
                         logger.info("Stopping after iteration %d: %s", self.iter, self._stop_reason)
                         self.save_checkpoint("model_final")
                         break
-                self.iter += 1
+                self.iter = min(self.iter + 1, self.max_iter)
             except Exception:
                 # To log.txt only: the caller shows it, or one line of it, on the screen.
                 logger.debug("Training ended with an error in iteration %d:", self.iter, exc_info=True)
@@ -243,9 +274,10 @@ class Trainer(TrainerBase):
         """Prepares data, metrics.json and random generators for `start_iter`."""
         self.iter = self.start_iter
         self.model.train()
-        self._batches = iter(self.build_train_loader(self.cfg, self.start_iter))
+        if self.start_iter < self.max_iter:
+            self._batches = iter(self.build_train_loader(self.cfg, self.start_iter))
         if comm.is_main_process():
-            self.past_metrics = continue_metrics(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+            self.past_metrics = continue_metrics(self._metrics_file, self.start_iter)
         if len(self._random_states) == comm.get_world_size():
             restore_random_state(self._random_states[comm.get_rank()])
         elif self._random_states:
@@ -257,6 +289,17 @@ class Trainer(TrainerBase):
         # Held by the checkpoint; no longer needed here.
         self._random_states = []
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
+
+    @property
+    def _metrics_file(self) -> Path:
+        return Path(self.cfg.OUTPUT_DIR, "metrics.json")
+
+    def _owes_evaluation(self) -> bool:
+        """Whether a training that is complete lacks its final evaluation."""
+        if not 0 < self.start_iter == self.max_iter:
+            return False
+        past = comm.all_gather(read_metrics(self._metrics_file) if comm.is_main_process() else [])[0]
+        return any(isinstance(hook, EvaluationHook) and hook.owed(past) for hook in self._hooks)
 
     def _stop_at_nonfinite(
         self, reason: str, losses: dict[str, float], batch: list[dict], random_state: dict
@@ -276,7 +319,14 @@ class Trainer(TrainerBase):
         raise NonFiniteLossError(message)
 
 
-def _check_batch_size(cfg: CfgNode, world_size: int) -> None:
+def _check_numbers(cfg: CfgNode, world_size: int) -> None:
+    if cfg.SOLVER.LOG_PERIOD < 1:
+        raise InputError(f"SOLVER.LOG_PERIOD {cfg.SOLVER.LOG_PERIOD}: must be at least 1 iteration")
+    if cfg.TEST.EARLY_STOP_PATIENCE > 0 and not cfg.TEST.BEST_METRIC:
+        raise InputError(
+            f"TEST.EARLY_STOP_PATIENCE {cfg.TEST.EARLY_STOP_PATIENCE} without TEST.BEST_METRIC: "
+            "name the metric that has to improve, or set the patience to 0"
+        )
     batch, accumulate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE
     passes = f" x SOLVER.ACCUMULATE {accumulate}" if accumulate != 1 else ""
     if batch < 1 or accumulate < 1 or batch % (world_size * accumulate):

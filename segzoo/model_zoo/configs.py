@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 import segzoo
 import segzoo.projects
@@ -26,6 +26,17 @@ _HABITS = {
     "ITERATIONS": "SOLVER.MAX_ITER",
     "RESUME": "(the flag) --resume",
     "OUTPUT": "OUTPUT_DIR",
+}
+
+# Detectron2's keys that nothing here reads, with what does their work; they must stay at their defaults.
+_UNREAD = {
+    "INPUT.RANDOM_FLIP": "INPUT.FLIP_PROB is the flip's probability, 0 for none",
+    "INPUT.CROP.ENABLED": "INPUT.CROP_SIZE crops, or INPUT.DETR_CROP_SIZE with INPUT.AUGMENTATION detr",
+    "INPUT.CROP.TYPE": "INPUT.CROP_SIZE is absolute, INPUT.DETR_CROP_SIZE an absolute range",
+    "INPUT.CROP.SIZE": "INPUT.CROP_SIZE is (height, width) in pixels, INPUT.DETR_CROP_SIZE a range of pixels",
+    "SOLVER.BASE_LR_END": "SOLVER.POLY_LR_CONSTANT_ENDING is the lowest factor of the learning rate",
+    "TEST.PRECISE_BN.ENABLED": "running statistics are evaluated as trained; leave the key out",
+    "VIS_PERIOD": "tools/visualize_data.py shows training inputs, tools/demo.py predictions",
 }
 
 
@@ -62,6 +73,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     file = _find_config(path)
     _merge_file(cfg, file)
     _merge_overrides(cfg, overrides)
+    _refuse_unread(cfg)
     return complete_config(cfg)
 
 
@@ -82,6 +94,7 @@ def complete_config(cfg: CfgNode) -> CfgNode:
     if name:
         _check_choice("DATASETS.CLASSES_FROM", name, DatasetCatalog.list())
         _take_from_dataset(cfg, name)
+        _check_datasets(cfg, name)
     return cfg
 
 
@@ -95,12 +108,7 @@ def _import(module: str) -> None:
 
 
 def _take_from_dataset(cfg: CfgNode, name: str) -> None:
-    metadata = MetadataCatalog.get(name)
-    if not hasattr(metadata, "classes"):
-        raise InputError(
-            f"DATASETS: {name} is a Detectron2 dataset without the class facts segzoo needs; "
-            "describe it in a YAML file and list that in DATASETS.FILES"
-        )
+    metadata = _segzoo_metadata(name)
     if cfg.TASK != "semantic" and metadata.evaluator_type == "sem_seg":
         raise InputError(
             f"TASK {cfg.TASK} needs panoptic ground truth, but {name} has semantic labels; use TASK semantic"
@@ -114,6 +122,53 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
         )
     head.NUM_CLASSES = expected
     head.IGNORE_VALUE = metadata.ignore_label
+
+
+def _segzoo_metadata(name: str) -> Metadata:
+    metadata = MetadataCatalog.get(name)
+    if not hasattr(metadata, "classes") or not hasattr(metadata, "evaluator_type"):
+        raise InputError(
+            f"DATASETS: {name} is a Detectron2 dataset without the class facts segzoo needs; "
+            "describe it in a YAML file and list that in DATASETS.FILES"
+        )
+    return metadata
+
+
+def _check_datasets(cfg: CfgNode, classes_from: str) -> None:
+    """Every dataset has the classes that the model predicts, and ground truth for what is asked of it."""
+    expected = list(MetadataCatalog.get(classes_from).classes)
+    # Entities have no class: a model that is scored for them alone may be tested on any segments.
+    test = () if tuple(cfg.TEST.TASKS) == ("entity",) else cfg.DATASETS.TEST
+    for key, names in (("TRAIN", cfg.DATASETS.TRAIN), ("TEST", test)):
+        for name in names:
+            found = list(_segzoo_metadata(name).classes)
+            if found != expected:
+                raise InputError(
+                    f"DATASETS.{key}: {name} has other classes than {classes_from} "
+                    f"({_first_difference(found, expected)}); map both to the same with label_map in their "
+                    f"YAML files, or choose another DATASETS.CLASSES_FROM or DATASETS.{key}"
+                )
+    for name in cfg.DATASETS.TEST:
+        panoptic = [task for task in cfg.TEST.TASKS if task != "semantic"]
+        if panoptic and _segzoo_metadata(name).evaluator_type == "sem_seg":
+            raise InputError(
+                f"TEST.TASKS {panoptic[0]} needs panoptic ground truth, but {name} has semantic labels; "
+                "choose another DATASETS.TEST, or TEST.TASKS \"('semantic',)\""
+            )
+
+
+def _first_difference(found: list[str], expected: list[str]) -> str:
+    if len(found) != len(expected):
+        return f"{len(found)} instead of {len(expected)}"
+    index = next(i for i, (one, other) in enumerate(zip(found, expected, strict=True)) if one != other)
+    return f"class {index} is {found[index]!r} instead of {expected[index]!r}"
+
+
+def _refuse_unread(cfg: CfgNode) -> None:
+    defaults = dict(_flatten(get_cfg()))
+    for key, value in _flatten(cfg):
+        if key in _UNREAD and value != defaults[key]:
+            raise InputError(f"{key} {value!r} has no effect in segzoo; {_UNREAD[key]}")
 
 
 def _find_config(path: str | Path) -> Path:
@@ -204,5 +259,7 @@ def _check_choice(key: str, value: str, choices: Collection[str]) -> None:
 
 
 def _did_you_mean(key: str, choices: Iterable[str]) -> str:
+    if key in _UNREAD:  # Not every release of Detectron2 has all of them.
+        return f"; {_UNREAD[key]}"
     habit = _HABITS.get(key.rsplit(".", 1)[-1])
     return f"; did you mean {habit}?" if habit else did_you_mean(key, choices)

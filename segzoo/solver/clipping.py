@@ -7,15 +7,17 @@ from detectron2.config import CfgNode
 
 from segzoo.errors import InputError
 
-GradientClipper = Callable[[Iterable[torch.nn.Parameter]], "torch.Tensor | None"]
+GradientClipper = Callable[[Iterable[torch.nn.Parameter]], torch.Tensor]
 
 
 def build_gradient_clipper(cfg: CfgNode) -> GradientClipper | None:
     """Builds the function that clips gradients in place as SOLVER.CLIP_GRADIENTS says; None if disabled.
 
     `full_model` scales all gradients by one factor so that their joint norm (order NORM_TYPE) is at most
-    CLIP_VALUE, and returns the norm before clipping, () float, without waiting for the device. `norm` does
-    the same for each parameter by itself, `value` clamps each element (as in Detectron2; they return None).
+    CLIP_VALUE, `norm` does the same for each parameter by itself, `value` clamps each element (both as in
+    Detectron2). It returns, () float and without waiting for the device, what it compared with CLIP_VALUE:
+    the norm, the largest norm, or the largest absolute value before clipping; not finite if a
+    gradient is not.
 
     Raises:
         InputError: an unknown CLIP_TYPE.
@@ -28,12 +30,15 @@ def build_gradient_clipper(cfg: CfgNode) -> GradientClipper | None:
     def clip_full_model(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
         return torch.nn.utils.clip_grad_norm_(list(parameters), limit, norm_type)
 
-    def clip_each_norm(parameters: Iterable[torch.nn.Parameter]) -> None:
-        for parameter in parameters:
-            torch.nn.utils.clip_grad_norm_(parameter, limit, norm_type)
+    def clip_each_norm(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
+        norms = [torch.nn.utils.clip_grad_norm_(parameter, limit, norm_type) for parameter in parameters]
+        return torch.stack(norms).max()
 
-    def clip_each_value(parameters: Iterable[torch.nn.Parameter]) -> None:
-        torch.nn.utils.clip_grad_value_(list(parameters), limit)
+    def clip_each_value(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
+        parameters = list(parameters)
+        largest = torch.stack([parameter.grad.abs().max() for parameter in parameters]).max()
+        torch.nn.utils.clip_grad_value_(parameters, limit)
+        return largest
 
     clippers = {"full_model": clip_full_model, "norm": clip_each_norm, "value": clip_each_value}
     if clip.CLIP_TYPE not in clippers:

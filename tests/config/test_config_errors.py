@@ -1,6 +1,7 @@
 """A wrong configuration stops with one line that names the key and the remedy."""
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.engine import Trainer
 from segzoo.errors import InputError
@@ -31,6 +32,11 @@ def write(folder, text):
             "MODEL:\n  SEM_SEG_HEAD:\n    NUM_CLASSES: 150\nDATASETS:\n  TRAIN: ('camvid_train',)\n",
             "NUM_CLASSES=150 but camvid_train has 11",
         ),
+        (
+            "INPUT:\n  CROP:\n    ENABLED: True\n",
+            "INPUT.CROP.ENABLED True has no effect in segzoo; INPUT.CROP_SIZE",
+        ),
+        ("SOLVER:\n  BASE_LR_END: 0.1\n", "SOLVER.POLY_LR_CONSTANT_ENDING is the lowest factor"),
     ],
 )
 def test_a_wrong_file_is_explained(tmp_path, text, message):
@@ -47,6 +53,25 @@ def test_a_wrong_file_is_explained(tmp_path, text, message):
         (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
         (["SOLVER", "1"], "unknown key SOLVER; give one of its keys"),
         (["SOLVER.MAX_ITER", "ten"], "SOLVER.MAX_ITER"),
+        (["INPUT.RANDOM_FLIP", "none"], "INPUT.RANDOM_FLIP 'none' has no effect in segzoo; INPUT.FLIP_PROB"),
+        (["TEST.PRECISE_BN.ENABLED", "True"], "TEST.PRECISE_BN.ENABLED True has no effect"),
+        (
+            ["DATASETS.TEST", "('ade20k_sem_seg_val',)"],
+            "DATASETS.TEST: ade20k_sem_seg_val has other classes than camvid_train (150 instead of 11)",
+        ),
+        (
+            ["DATASETS.TRAIN", "('camvid_train', 'ade20k_sem_seg_train')"],
+            "DATASETS.TRAIN: ade20k_sem_seg_train has other classes than camvid_train",
+        ),
+        (
+            ["DATASETS.CLASSES_FROM", "ade20k_sem_seg_val"],
+            "DATASETS.TRAIN: camvid_train has other classes than ade20k_sem_seg_val",
+        ),
+        (["DATASETS.TEST", "('coco_2017_val',)"], "coco_2017_val is a Detectron2 dataset without"),
+        (
+            ["TEST.TASKS", "('semantic', 'entity')"],
+            "TEST.TASKS entity needs panoptic ground truth, but camvid_val has semantic labels",
+        ),
     ],
 )
 def test_a_wrong_override_is_explained(overrides, message):
@@ -58,6 +83,28 @@ def test_a_wrong_override_is_explained(overrides, message):
 def test_an_unknown_config_name_suggests_the_nearest():
     with pytest.raises(InputError, match="did you mean semantic/camvid/maskformer_r18"):
         load_config("semantic/camvid/maskformer_r81")
+
+
+def test_values_of_unread_keys_that_are_detectron2s_defaults_are_accepted(tmp_path):
+    cfg = load_config(LEAF)
+    dumped = tmp_path / "config.yaml"
+    dumped.write_text(cfg.dump())
+    assert load_config(dumped, ["INPUT.CROP.ENABLED", "False"]).INPUT == cfg.INPUT
+
+
+def test_classes_are_compared_by_name_but_not_for_entities():
+    metadata = MetadataCatalog.get("rugs_val")
+    try:
+        DatasetCatalog.register("rugs_val", list)
+        facts = MetadataCatalog.get("coco_2017_val_panoptic")
+        metadata.set(classes=[*facts.classes[:-1], "rug"], evaluator_type="panoptic")
+        overrides = ["DATASETS.TEST", "('rugs_val',)"]
+        with pytest.raises(InputError, match="class 132 is 'rug' instead of"):
+            load_config("panoptic/coco/maskformer_r50", overrides)
+        assert load_config("entity/coco/maskformer_r50", overrides).DATASETS.TEST == ("rugs_val",)
+    finally:
+        DatasetCatalog.remove("rugs_val")
+        MetadataCatalog.remove("rugs_val")
 
 
 def test_a_whole_number_is_a_fine_learning_rate():

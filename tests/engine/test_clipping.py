@@ -41,6 +41,13 @@ def test_value_clamps_each_element():
     assert clipped("value", 1.0, [3.0, -4.0], [0.5])[1] == [[1.0, -1.0], [0.5]]
 
 
+@pytest.mark.parametrize("kind", ["full_model", "norm", "value"])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_shows_in_what_is_returned(kind, broken):
+    assert not torch.isfinite(clipped(kind, 1.0, [1.0, broken], [0.5])[0])
+    assert clipped(kind, 1.0, [3.0, 0.0], [0.5])[0] == pytest.approx(3.0, abs=0.1)
+
+
 def test_disabled_means_no_clipper_and_an_unknown_type_is_an_input_error():
     assert build_gradient_clipper(add_segzoo_config(get_cfg())) is None
     with pytest.raises(InputError, match="CLIP_TYPE: 'total' is not known; choose full_model, norm, value"):

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,23 @@ def test_places_are_read_as_torchrun_and_srun_tell_them():
     assert place_from_environment(torchrun) == ProcessPlace(5, 1, 8, 4)
     assert place_from_environment(srun) == ProcessPlace(5, 1, 8, 4)
     assert place_from_environment({**srun, **torchrun, "RANK": "6"}).rank == 6
+
+
+def test_processes_that_cannot_join_the_others_are_refused():
+    told = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}
+    with pytest.raises(InputError, match="WORLD_SIZE is 2 in the environment, but LOCAL_RANK is not set"):
+        place_from_environment(told)
+    assert place_from_environment({**told, "WORLD_SIZE": "1"}) is None
+    srun = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "2"}
+    assert place_from_environment({**told, **srun}) == ProcessPlace(1, 1, 2, 2)
+
+
+def test_another_number_of_gpus_than_of_started_processes_is_an_input_error(monkeypatch):
+    told = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "a"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="--num-gpus 8 but torchrun or srun has started 1 processes"):
+        launch(print, 8, device="cpu", timeout=timedelta(seconds=1))
 
 
 def test_a_batch_script_or_a_single_task_of_slurm_is_not_a_group():

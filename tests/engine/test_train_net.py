@@ -13,7 +13,9 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import train_net  # noqa: E402  it stands in tools/
 
+from segzoo.engine.evaluate import _protocol  # noqa: E402
 from segzoo.errors import InputError  # noqa: E402
+from segzoo.model_zoo import load_config  # noqa: E402
 
 CONFIG = """
 TASK: panoptic
@@ -147,6 +149,8 @@ def test_a_job_trains_evaluates_and_leaves_what_detectron2_users_expect(job):
 
 def test_results_carry_their_protocol(job):
     document = json.loads((job / "out" / "inference" / "results.json").read_text())
+    assert document["protocol"]["weights"] == f"{job}/out/model at iteration 3"
+    assert document["protocol"]["iteration"] == 3
     assert document["protocol"]["datasets"] == {"shapes_val": 3}
     assert document["protocol"]["input_size"] == {"short_edge": 64, "long_edge_max": 64}
     assert document["protocol"]["seconds_per_image"]["shapes_val"].keys() == {"data", "compute", "evaluation"}
@@ -161,7 +165,57 @@ def test_evaluating_the_final_checkpoint_repeats_the_final_numbers(job, tmp_path
     ]
     assert documents[0]["results"] == documents[1]["results"]
     assert documents[1]["protocol"]["weights"] == weights
+    # TEST.BEST_METRIC, of another task, plays no part.
+    semantic = ("TEST.TASKS", "('semantic',)", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path))
+    assert run(job, "--eval-only", *semantic) == 0
     assert len(documents[1]["protocol"]["weights_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("TEST.TASKS", "('panoptic','instance')"),
+            "shapes_val (evaluator_type panoptic) cannot score 'instance'",
+        ),
+        (
+            ("TEST.BEST_METRIC", "panoptic/PQ"),
+            "TEST.BEST_METRIC 'panoptic/PQ' is not reported for TEST.TASKS "
+            "('semantic', 'panoptic', 'entity'); "
+            "expected a name that begins with entity_seg/ or panoptic_seg/ or sem_seg/",
+        ),
+        (("TEST.BEST_METRIC", "sem_seg/mIoU", "TEST.TASKS", "('panoptic',)"), "begins with panoptic_seg/"),
+        (("DATASETS.TEST", "('coco_2017_val_panoptic',)", "DATASETS.TRAIN", "()"), "coco"),
+    ],
+)
+def test_an_evaluation_that_cannot_succeed_stops_the_training_before_it_begins(
+    job, tmp_path, capsys, overrides, message
+):
+    assert run(job, "OUTPUT_DIR", str(tmp_path), *overrides) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "BEST_METRIC" in error or error.endswith('(DATASETS.TEST "()" trains without evaluation)\n')
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_evaluating_on_no_dataset_is_an_input_error(job, tmp_path, capsys):
+    assert run(job, "--eval-only", "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path)) == 2
+    assert "DATASETS.TEST is empty; name the datasets to evaluate on" in capsys.readouterr().err
+
+
+def test_the_protocol_holds_the_sizes_of_test_time_augmentation():
+    cfg = load_config(
+        "semantic/camvid/maskformer_r18",
+        ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(100, 200)", "INPUT.MIN_SIZE_TEST", "0"],
+    )
+    protocol = _protocol(cfg, "", None)
+    sizes = {"resized_from": "original", "short_edges": [100, 200], "long_edge_max": cfg.TEST.AUG.MAX_SIZE}
+    assert protocol["input_size"] == sizes
+    assert protocol["flip"] is True
+    cfg.INPUT.MIN_SIZE_TEST = 100
+    assert _protocol(cfg, "", None)["scales"] == [1.0, 2.0]
+    cfg.TEST.AUG.ENABLED = False
+    assert _protocol(cfg, "", None)["scales"] == [1.0]
 
 
 def test_evaluating_without_a_loaded_head_is_refused(job, tmp_path, capsys):

@@ -84,6 +84,28 @@ def test_a_non_finite_loss_stops_before_the_weights_change(model, batch):
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["full_model", "norm", "value"])
+def test_a_non_finite_gradient_of_a_finite_loss_stops_before_the_weights_change(model, batch, tmp_path, kind):
+    cfg = toy_cfg(tmp_path, SOLVER__CLIP_GRADIENTS__ENABLED=True, SOLVER__CLIP_GRADIENTS__CLIP_TYPE=kind)
+    model.head.weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = copy.deepcopy(model.state_dict())
+    reports = []
+    step = TrainStep(
+        model.train(),
+        torch.optim.AdamW(model.parameters()),
+        clip_gradients=build_gradient_clipper(cfg),
+        on_nonfinite=lambda *facts: reports.append(facts[:3]),
+    )
+    with pytest.raises(FloatingPointError, match="the gradient's norm is nan"):
+        step([batch[:2], batch[2:]])
+    [(reason, losses, images)] = reports
+    assert reason == "the gradient's norm is nan"
+    assert all(value == value for value in losses.values())
+    assert [image["file_name"] for image in images] == [image["file_name"] for image in batch]
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
+
+
 def test_a_model_that_notices_itself_is_reported_alike(batch):
     class Unmatchable(torch.nn.Linear):
         def forward(self, batched_inputs):

@@ -174,6 +174,30 @@ def test_the_best_value_and_an_owed_evaluation_survive_an_interruption(tmp_path)
     assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 1
 
 
+def test_the_final_evaluation_is_made_up_for_when_it_failed_after_the_final_checkpoint(tmp_path):
+    def failing():
+        yield from (50.0, 20.0, 30.0, 40.0)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(tmp_path, failing())
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    trained = weights(tmp_path)
+    assert evaluated(tmp_path, [60.0], resume=True).iter == 10
+    scores = {line["iteration"]: line["sem_seg/mIoU"] for line in metrics(tmp_path) if "sem_seg/mIoU" in line}
+    assert scores == {1: 50.0, 3: 20.0, 5: 30.0, 7: 40.0, 9: 60.0}
+    assert_same_weights(weights(tmp_path, "model_best"), trained)
+    # Nothing is owed any more: another evaluation would find no score.
+    evaluated(tmp_path, [], resume=True)
+
+
+def test_numbers_that_stop_a_run_later_stop_it_at_once(tmp_path):
+    with pytest.raises(InputError, match=r"SOLVER\.LOG_PERIOD 0: must be at least 1"):
+        ToyTrainer(toy_cfg(tmp_path, SOLVER__LOG_PERIOD=0))
+    with pytest.raises(InputError, match=r"EARLY_STOP_PATIENCE 3 without TEST\.BEST_METRIC"):
+        ToyTrainer(toy_cfg(tmp_path, TEST__EARLY_STOP_PATIENCE=3))
+
+
 def test_a_non_finite_loss_leaves_a_capsule_that_gives_the_same_loss_again(tmp_path):
     broken = type("Broken", (ToyTrainer,), {"break_batch_at": 5})
     message = rf"non-finite loss at iteration 5: batch and state saved to {tmp_path}/nonfinite_5\.pth"
