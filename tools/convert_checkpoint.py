@@ -16,7 +16,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
 from segzoo import model_zoo
-from segzoo.checkpoint import load_checkpoint, save_checkpoint
+from segzoo.checkpoint import compare_description, load_checkpoint, save_checkpoint
 from segzoo.engine.setup import classes_dataset, describe
 from segzoo.errors import InputError
 
@@ -50,8 +50,15 @@ def run(args: argparse.Namespace) -> None:
     report = load_checkpoint(model, args.input, trust=args.trust_checkpoint)
     print(report)
     if not args.allow_incomplete:
-        report.require_complete("convert_checkpoint")
+        report.require_complete("convert_checkpoint", "pass --allow-incomplete to convert it all the same")
     description = describe(cfg, MetadataCatalog.get(classes_dataset(cfg)))
+    # A file that says what it was trained for must not be relabelled as something else.
+    differences = compare_description(report.description, description)
+    if differences:
+        raise InputError(
+            f"--input {args.input} was trained for another config than {args.config_file} "
+            f"({differences[0]}); give the config it was trained with"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(output, {"model": model.state_dict(), "segzoo": description})
     print(f"{output} written: {len(model.state_dict())} weights, {len(description['classes'])} classes")

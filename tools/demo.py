@@ -57,6 +57,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--save-labels", action="store_true", help="write label maps and ids as PNG and JSON to DIR/labels"
     )
     parser.add_argument(
+        "--random-weights", action="store_true", help="run without MODEL.WEIGHTS, to try the tool only"
+    )
+    parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
@@ -66,35 +69,69 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def find_inputs(patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
+def find_inputs(patterns: Sequence[str]) -> tuple[list[Path], list[Path], list[str]]:
     """Expands files, folders and globs.
 
     Returns:
-        Pictures and videos, each once, in the order given; those of a folder or glob by name.
+        Pictures and videos, each once, in the order given; those of a folder or glob by name; and a line for
+        each file named beside others that is neither, as a shell's `*` names them.
     Raises:
-        InputError: a name matches nothing, or a file is neither a picture nor a video.
+        InputError: a name matches nothing, or there is neither a picture nor a video.
     """
+    kinds = PICTURES + VIDEOS
+    failures: list[str] = []
     found: dict[Path, None] = {}
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
-            matches = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES + VIDEOS)
+            matches = sorted(file for file in path.iterdir() if file.suffix.lower() in kinds)
             if not matches:
                 raise InputError(f"--input {pattern}: the folder holds no pictures ({' '.join(PICTURES)})")
         elif path.is_file():
             matches = [path]
+            if path.suffix.lower() not in kinds:
+                failures.append(f"--input {path}: unknown kind of file; expected {' '.join(kinds)}")
+                matches = []
         else:
-            matches = [
+            files = [
                 file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()
             ]
-            if not matches:
+            if not files:
                 raise InputError(f"--input {pattern}: no such file or folder")
+            matches = [file for file in files if file.suffix.lower() in kinds]
+            if not matches:
+                raise InputError(f"--input {pattern}: matches no pictures ({' '.join(kinds)})")
+            if len(matches) < len(files):
+                print(f"--input {pattern}: skipped {len(files) - len(matches)} files of other kinds")
         found.update(dict.fromkeys(matches))
-    for path in found:
-        if path.suffix.lower() not in PICTURES + VIDEOS:
-            raise InputError(f"--input {path}: unknown kind of file; expected {' '.join(PICTURES + VIDEOS)}")
+    if failures and not found:
+        raise InputError(failures[0])
     videos = [path for path in found if path.suffix.lower() in VIDEOS]
-    return [path for path in found if path not in videos], videos
+    return [path for path in found if path not in videos], videos, failures
+
+
+def name_results(sources: Sequence[Path]) -> list[str]:
+    """A name for each source's result: its stem, numbered where a stem was there before, in any case."""
+    names, taken = [], set()
+    for source in sources:
+        name, number = source.stem, 2
+        while name.casefold() in taken:
+            name, number = f"{source.stem}_{number}", number + 1
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def check_targets(sources: Sequence[Path], targets: Sequence[Path], labels: Path | None) -> None:
+    """Raises InputError if a result would be written over an input, under whatever name."""
+    existing = [target.resolve() for target in targets if target.exists()]
+    for source in filter(Path.is_file, sources):
+        lost = any(target.samefile(source) for target in existing)
+        in_labels = labels is not None and source.suffix.lower() == ".png"
+        if lost or (in_labels and source.resolve().parent == labels.resolve()):
+            raise InputError(
+                f"--output: {source} is an input and would be overwritten; give another --output"
+            )
 
 
 class Demo:
@@ -119,33 +156,34 @@ class Demo:
         self.save_labels = labels
         self.failures: list[str] = []
         self._annotations: list[dict] = []
-        self._taken: set[str] = set()
+        self._written = False
 
     def draw(self, rgb: np.ndarray, result: dict, tracks: Tracks | None = None) -> np.ndarray:
         return draw_result(rgb, result, self.task, self.classes, self.colors, self.threshold, tracks)
 
-    def run_pictures(self, paths: Sequence[Path]) -> None:
-        readable: list[Path] = []
+    def run_pictures(self, paths: Sequence[Path], names: Sequence[str]) -> None:
+        readable: list[str] = []
 
         def pictures() -> Iterator[np.ndarray]:
-            for path in paths:
+            for path, name in zip(paths, names, strict=True):
                 try:
                     picture = as_rgb(path)
                 except InputError as error:
                     self.failures.append(str(error))
                     progress.update()
                     continue
-                readable.append(path)
+                readable.append(name)
                 yield picture
 
         with tqdm(total=len(paths), desc="pictures", unit="picture", disable=not paths) as progress:
             for index, (rgb, result) in enumerate(self.predictor.stream(pictures(), color="RGB")):
-                name = self._unique_name(readable[index].stem)
+                name = readable[index]
                 drawn = self.draw(rgb, result)
                 if self.output is None:
                     _show(drawn, wait=0)
                 else:
                     _write_picture(self.output / f"{name}.jpg", drawn)
+                    self._written = True
                 if self.save_labels:
                     self._write_labels(name, result)
                 progress.update()
@@ -163,8 +201,7 @@ class Demo:
                     return
                 yield frame
 
-        writer, tracks, done = None, Tracks(), 0
-        name = self._unique_name(name)
+        writer, tracks, done, stopped = None, Tracks(), 0, False
         try:
             for rgb, result in tqdm(
                 self.predictor.stream(frames()), desc=name, total=count if count > 0 else None, unit="frame"
@@ -172,14 +209,17 @@ class Demo:
                 drawn = self.draw(rgb, result, tracks)
                 if self.output is None:
                     if _show(drawn, wait=1) == ord("q"):
+                        stopped = True
                         break
                 else:
                     writer = writer or _open_video(self.output / f"{name}.mp4", rate, drawn.shape)
                     writer.write(drawn[..., ::-1])
+                    self._written = True
                 if self.save_labels:
                     self._write_labels(f"{name}_{done:06d}", result)
                 done += 1
         except KeyboardInterrupt:  # the way to end a camera or a long video; what is written so far is kept
+            stopped = True
             print(f"\nstopped after {done} frames", file=sys.stderr)
         finally:
             capture.release()
@@ -187,6 +227,8 @@ class Demo:
                 writer.release()
         if not done:
             self.failures.append(f"{source}: cannot be read as a video")
+        elif not stopped and done < count - 2:  # containers may count a frame or two more than there are
+            self.failures.append(f"{source}: read {done} of {count} frames")
 
     def finish(self) -> int:
         """Writes the panoptic JSON and reports; returns the exit status."""
@@ -195,17 +237,9 @@ class Demo:
             write_text_atomically(self.output / "labels" / f"{self.task}.json", text)
         for failure in self.failures:
             print(f"error: {failure}", file=sys.stderr)
-        if self.output is not None and self._taken:
+        if self._written:
             print(f"Results are in {self.output}")
         return 1 if self.failures else 0
-
-    def _unique_name(self, stem: str) -> str:
-        """Inputs of one name from different folders must not overwrite each other."""
-        name, number = stem, 2
-        while name in self._taken:
-            name, number = f"{stem}_{number}", number + 1
-        self._taken.add(name)
-        return name
 
     def _write_labels(self, name: str, result: dict) -> None:
         folder = self.output / "labels"
@@ -257,7 +291,10 @@ def _open_video(path: Path, rate: float, shape: tuple[int, ...]) -> cv2.VideoWri
 
 
 def run(arguments: argparse.Namespace) -> int:
-    pictures, videos = find_inputs(arguments.input) if arguments.input else ([], [])
+    pictures, videos, failures = find_inputs(arguments.input) if arguments.input else ([], [], [])
+    if arguments.video_input:
+        videos = [Path(arguments.video_input)]
+    names = name_results([*pictures, *videos])
     output = Path(arguments.output) if arguments.output else None
     if output is None and arguments.save_labels:
         raise InputError("--save-labels needs --output")
@@ -268,9 +305,14 @@ def run(arguments: argparse.Namespace) -> int:
     if output is not None:
         if output.is_file():
             raise InputError(f"--output {output} is a file; give a folder")
+        results = [output / f"{name}.jpg" for name in names[: len(pictures)]]
+        results += [output / f"{name}.mp4" for name in names[len(pictures) :]]
+        check_targets([*pictures, *videos], results, output / "labels" if arguments.save_labels else None)
         output.mkdir(parents=True, exist_ok=True)
 
     cfg = load_config(arguments.config_file, arguments.opts)
+    if not cfg.MODEL.WEIGHTS and not arguments.random_weights:
+        raise InputError("MODEL.WEIGHTS is empty; give a checkpoint with --opts MODEL.WEIGHTS FILE")
     task = arguments.task or cfg.TASK
     if cfg.TASK in ("entity", "instance") and task != cfg.TASK:
         raise InputError(f"--task {task}: this model was trained for {cfg.TASK} segmentation only")
@@ -294,14 +336,17 @@ def run(arguments: argparse.Namespace) -> int:
     demo = Demo(
         predictor, task, classes, colors, arguments.confidence_threshold, output, arguments.save_labels
     )
-    demo.run_pictures(pictures)
-    for video in videos:
-        demo.run_video(str(video), video.stem)
-    if arguments.video_input:
-        demo.run_video(arguments.video_input, Path(arguments.video_input).stem)
-    if arguments.webcam:
-        demo.run_video(0, "webcam")
-    return demo.finish()
+    demo.failures += failures
+    try:
+        demo.run_pictures(pictures, names[: len(pictures)])
+        for video, name in zip(videos, names[len(pictures) :], strict=True):
+            # A Path would take a slash out of an address.
+            demo.run_video(arguments.video_input or str(video), name)
+        if arguments.webcam:
+            demo.run_video(0, "webcam")
+    finally:  # what is done stays usable, whatever stopped the rest
+        status = demo.finish()
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Checkpoints: reading any official file, mapping its keys, saving segzoo's own."""
 
 from .checkpointer import SegzooCheckpointer
+from .description import compare_description
 from .files import local_file
 from .key_maps import KeyMap, key_maps, register_key_map
 from .load import LoadReport, load_checkpoint, load_state
@@ -13,6 +14,7 @@ __all__ = [
     "KeyMap",
     "LoadReport",
     "SegzooCheckpointer",
+    "compare_description",
     "key_maps",
     "load_checkpoint",
     "load_state",

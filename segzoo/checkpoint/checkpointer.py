@@ -13,6 +13,7 @@ from torch import nn
 
 from segzoo.errors import InputError
 
+from .description import compare_description
 from .files import local_file
 from .load import LoadReport, load_state
 from .reading import CheckpointFile, DamagedFileError, read_checkpoint
@@ -163,26 +164,19 @@ class SegzooCheckpointer(Checkpointer):
         resuming = checkpointables is None
         self.report = load_state(self.model, file, name=name, allow_other_classes=not resuming)
         logger.info("%s", self.report)
-        self._compare_classes(file)
+        self.report.differences = compare_description(file.description, self.description)
+        if self.report.complete and self.report.differences:
+            logger.warning(
+                "%s was trained for another config than this one (%s)",
+                name,
+                "; ".join(self.report.differences),
+            )
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key in file.rest:
                 self.checkpointables[key].load_state_dict(file.rest.pop(key))
             else:
                 logger.warning("%s holds no %s; it starts anew", name, key)
         return file.rest
-
-    def _compare_classes(self, file: CheckpointFile) -> None:
-        theirs, ours = (file.description or {}).get("classes"), self.description.get("classes")
-        if self.report and self.report.complete and theirs and ours and list(theirs) != list(ours):
-            different = next(
-                (
-                    f"class {index}: {a!r} vs {b!r}"
-                    for index, (a, b) in enumerate(zip(theirs, ours, strict=False))
-                    if a != b
-                ),
-                f"{len(theirs)} vs {len(ours)} classes",
-            )
-            logger.warning("%s was trained for other classes than the dataset has (%s)", file.path, different)
 
     def _remove_old(self, folder: Path, newest: str) -> None:
         if self.keep > 0:

@@ -54,12 +54,13 @@ def file_hash(file: Path, algorithm: str = "md5") -> str:
 
 def _check_hash(file: Path, source: str, remote: bool, md5_prefix: str) -> None:
     algorithm, expected = "md5", md5_prefix
-    if not expected and (match := _MD5_IN_NAME.search(source)):
+    published = urlparse(source).path if remote else source  # without a query such as ?download=1
+    if not expected and (match := _MD5_IN_NAME.search(published)):
         expected = match.group(1)
     elif (
         not expected
         and urlparse(source).hostname == _SHA256_HOST
-        and (match := _SHA256_IN_NAME.search(source))
+        and (match := _SHA256_IN_NAME.search(published))
     ):
         algorithm, expected = "sha256", match.group(1)
     if not expected:

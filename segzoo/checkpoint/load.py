@@ -40,6 +40,7 @@ class LoadReport:
         unexpected: the file's keys that have no place in the model.
         extras: the file's keys that are known not to be needed.
         description: what a segzoo checkpoint says about itself; else None.
+        differences: how that differs from the config, as `compare_description` says; set by who knows both.
     """
 
     path: str
@@ -53,26 +54,39 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     extras: list[str] = field(default_factory=list)
     description: dict[str, Any] | None = None
+    differences: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether every weight of the model came from the file."""
         return not (self.reinitialised or self.missing)
 
-    def require_complete(self, action: str = "--eval-only") -> None:
-        """Raises InputError unless every weight was loaded: metrics of a random head mean nothing."""
+    def require_complete(
+        self, action: str = "--eval-only", consequence: str = "refusing to report metrics"
+    ) -> None:
+        """Raises InputError unless every weight was loaded, for a model of the same classes and input.
+
+        Results of a random head, of other classes or of other colours mean nothing.
+
+        Args:
+            action: what was to be done, the start of the message. consequence: its end.
+        """
         if self.complete:
+            if self.differences:
+                raise InputError(
+                    f"{action}: {self.path} was trained for another config than this one "
+                    f"({self.differences[0]}); {consequence}; use the config it was trained with"
+                )
             return
         for key, in_file, in_model in self.mismatched:
             if key in self.reinitialised:
                 raise InputError(
                     f"{action}: class head not loaded ({in_file[0]} rows in {self.path}, {in_model[0]} in "
-                    f"the model: {key}); refusing to report metrics"
+                    f"the model: {key}); {consequence}"
                 )
         kept = self.reinitialised + self.missing
         raise InputError(
-            f"{action}: {self.path} ({self.source}) leaves {_listed(kept)} at random values; "
-            "refusing to report metrics"
+            f"{action}: {self.path} ({self.source}) leaves {_listed(kept)} at random values; {consequence}"
         )
 
     def __str__(self) -> str:

@@ -24,6 +24,9 @@ class SemanticTTA(nn.Module):
         model: returns `sem_seg` (K, H, W) at the size given by `height` and `width` of its input.
         mapper: makes the augmented inputs of one image, each with its `transforms`.
         flip_pairs: classes that trade places in a mirrored image, such as left and right arm.
+
+    Raises:
+        InputError: the model returns labels instead of scores, or has other tasks.
     """
 
     @configurable
@@ -31,6 +34,10 @@ class SemanticTTA(nn.Module):
         self, model: nn.Module, *, mapper: DatasetMapperTTA, flip_pairs: Sequence[tuple[int, int]] = ()
     ):
         super().__init__()
+        if getattr(model, "sem_seg_output", "scores") == "labels":
+            raise InputError(
+                "TEST.AUG averages scores, but the model's sem_seg_output is 'labels'; set 'scores'"
+            )
         self.model = model
         self.mapper = mapper
         self.flip_pairs = flip_pairs

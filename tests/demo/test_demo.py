@@ -1,6 +1,7 @@
 """tools/demo.py from its command line to its files, with a small random model."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -145,3 +146,70 @@ def test_without_output_and_display_it_says_so(files, weights, capsys, monkeypat
     assert "give --output DIR" in capsys.readouterr().err
     assert demo.main(["--config-file", CONFIG, "--input", str(files), "--save-labels"]) == 1
     assert "--save-labels needs --output" in capsys.readouterr().err
+
+
+def test_inputs_are_never_overwritten(run, tmp_path, pictures, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    cv2.imwrite(str(out / "a.jpg"), pictures[0])
+    before = (out / "a.jpg").read_bytes()
+    assert run("--input", str(out)) == 1
+    assert "give another --output" in capsys.readouterr().err
+    assert (out / "a.jpg").read_bytes() == before
+
+
+def test_names_differ_in_more_than_case():
+    assert demo.name_results([Path("x/A.png"), Path("y/a.png")]) == ["A", "a_2"]
+
+
+def test_a_truncated_video_is_a_failure(run, tmp_path, capsys, monkeypatch):
+    source = str(tmp_path / "clip.avi")
+    writer = cv2.VideoWriter(source, cv2.VideoWriter_fourcc(*"MJPG"), 7.0, (96, 64))
+    for _ in range(2):
+        writer.write(np.zeros((64, 96, 3), dtype=np.uint8))
+    writer.release()
+
+    class Longer:
+        def __init__(self, path):
+            self.capture = open_capture(path)
+
+        def __getattr__(self, name):
+            return getattr(self.capture, name)
+
+        def get(self, key):
+            return 40.0 if key == cv2.CAP_PROP_FRAME_COUNT else self.capture.get(key)
+
+    open_capture = cv2.VideoCapture
+    monkeypatch.setattr(demo.cv2, "VideoCapture", Longer)
+    assert run("--input", source) == 1
+    assert "read 2 of 40 frames" in capsys.readouterr().err
+
+
+def test_junk_is_skipped_in_a_glob_and_reported_in_a_list(files, capsys):
+    (files / "notes.txt").write_text("")
+    assert [path.stem for path in demo.find_inputs([str(files / "*")])[0]] == ["a", "b", "c"]
+    assert "skipped 1 files" in capsys.readouterr().out
+    found, _, failures = demo.find_inputs([str(files / "notes.txt"), str(files / "a.png")])
+    assert [path.stem for path in found] == ["a"]
+    assert "unknown kind of file" in failures[0]
+
+
+def test_empty_weights_are_refused(files, tmp_path, capsys):
+    arguments = ["--config-file", CONFIG, "--input", str(files), "--output", str(tmp_path / "o"), "--opts"]
+    assert demo.main([*arguments, *OVERRIDES, "MODEL.WEIGHTS", ""]) == 1
+    assert "MODEL.WEIGHTS is empty" in capsys.readouterr().err
+
+
+def test_what_is_done_before_a_crash_is_listed(run, files, tmp_path, monkeypatch):
+    write = demo._write_picture
+
+    def fail_on_the_second(path, drawn):
+        if path.stem == "b":
+            raise RuntimeError("disk")
+        write(path, drawn)
+
+    monkeypatch.setattr(demo, "_write_picture", fail_on_the_second)
+    with pytest.raises(RuntimeError, match="disk"):
+        run("--input", str(files), "--save-labels")
+    annotations = json.loads((tmp_path / "out" / "labels" / "panoptic.json").read_text())["annotations"]
+    assert [entry["image_id"] for entry in annotations] == ["a"]

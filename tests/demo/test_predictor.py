@@ -114,3 +114,15 @@ def test_a_missing_and_a_broken_file_are_named(make_predictor, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(InputError, match=r"broken\.jpg"):
         make_predictor()(tmp_path / "broken.jpg")
+
+
+def test_an_empty_array_is_refused(make_predictor):
+    with pytest.raises(InputError, match="empty array"):
+        make_predictor()(np.zeros((0, 0, 3), np.uint8))
+
+
+def test_a_checkpoint_of_another_format_is_refused(weights, tmp_path):
+    path = tmp_path / "bgr.pth"
+    torch.save({**torch.load(weights), "segzoo": {"image_format": "BGR"}}, path)
+    with pytest.raises(InputError, match=r"image_format: 'BGR' vs 'RGB'.*predictions would mean nothing"):
+        Predictor(load_config(CONFIG, (*OVERRIDES, "INPUT.FORMAT", "RGB")), path)

@@ -71,3 +71,10 @@ def test_a_panoptic_config_is_refused_by_name():
     cfg.TEST.TASKS = ("panoptic", "semantic")
     with pytest.raises(InputError, match=r"TEST\.AUG supports the semantic task only"):
         SemanticTTA(cfg, BrightnessScores())
+
+
+def test_a_model_that_returns_labels_is_refused():
+    model = BrightnessScores()
+    model.sem_seg_output = "labels"
+    with pytest.raises(InputError, match="sem_seg_output"):
+        SemanticTTA(model, mapper=DatasetMapperTTA([24], 64, True))

@@ -1,0 +1,35 @@
+"""What a checkpoint says about itself against what a config says about the model it goes into."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def compare_description(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any] | None) -> list[str]:
+    """How two self-descriptions differ in what predictions depend on, one line for each difference.
+
+    Args:
+        theirs: the file's, None for a file of another code base. ours: the config's. What one of them does
+            not say is not compared.
+    """
+    theirs, ours = theirs or {}, ours or {}
+    differences = []
+    if theirs.get("classes") and ours.get("classes"):
+        their_classes, our_classes = list(theirs["classes"]), list(ours["classes"])
+        if len(their_classes) != len(our_classes):
+            differences.append(f"{len(their_classes)} vs {len(our_classes)} classes")
+        elif their_classes != our_classes:
+            pairs = enumerate(zip(their_classes, our_classes, strict=True))
+            differences.append(next(f"class {index}: {a!r} vs {b!r}" for index, (a, b) in pairs if a != b))
+    formats = theirs.get("image_format"), ours.get("image_format")
+    if all(formats) and formats[0] != formats[1]:
+        differences.append(f"image_format: {formats[0]!r} vs {formats[1]!r}")
+    for key in ("pixel_mean", "pixel_std"):
+        if theirs.get(key) and ours.get(key) and not _close(theirs[key], ours[key]):
+            differences.append(f"{key}: {list(theirs[key])} vs {list(ours[key])}")
+    return differences
+
+
+def _close(first: list[float], second: list[float]) -> bool:
+    pairs = zip(first, second, strict=False)
+    return len(first) == len(second) and all(math.isclose(a, b, abs_tol=1e-3) for a, b in pairs)
