@@ -2,7 +2,7 @@
 #
 # The environment .venv is made on first use. To use one that you have, which is then not changed:
 #     PYTHON=/path/to/python make test
-# Arguments of the tests: make test ARGS="-k swin"
+# Arguments: make test ARGS="-k swin", make bench ARGS=evaluation (all cases otherwise)
 
 BASE_PYTHON ?= python3
 ARGS ?=
@@ -30,7 +30,7 @@ lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff format --check .
 
 bench: $(ENVIRONMENT)
-	$(PYTHON) tools/benchmark.py $(ARGS)
+	$(PYTHON) tools/benchmark.py $(or $(ARGS),all)
 
 doctor: $(ENVIRONMENT)
 	$(PYTHON) tools/doctor.py $(ARGS)
