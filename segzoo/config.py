@@ -18,6 +18,7 @@ def add_segzoo_config(cfg: CN) -> CN:
     _add_input_keys(cfg)
     _add_backbone_keys(cfg)
     _add_head_keys(cfg)
+    _add_per_pixel_keys(cfg)
     _add_mask_classification_keys(cfg)
     _add_solver_keys(cfg)
     _add_test_keys(cfg)
@@ -98,6 +99,45 @@ def _add_head_keys(cfg: CN) -> None:
     cfg.MODEL.SEM_SEG_HEAD.TOP_DOWN_UPSAMPLE = "nearest"
     # Encoder layers of a transformer pixel decoder.
     cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS = 0
+
+
+def _add_per_pixel_keys(cfg: CN) -> None:
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # Inputs are zero-padded to a multiple of this after normalisation; 0: only to the largest of the batch.
+    head.SIZE_DIVISIBILITY = 0
+    # Bilinear resizing with corner pixels aligned: True in semseg's and GluonCV's families, False elsewhere.
+    head.ALIGN_CORNERS = False
+    # Before the classifier: probability, and whether whole channels or single elements are dropped.
+    head.DROPOUT = 0.1
+    head.DROPOUT_KIND = "channel"  # channel | element
+    # Convolutions of an FCNHead, and whether its input joins their output before the classifier.
+    head.NUM_CONVS = 1
+    head.CONCAT_INPUT = False
+    head.LOSS = CN()
+    # CrossEntropy | OHEMCrossEntropy | BoundaryRelaxedCrossEntropy (registry PIXEL_LOSS)
+    head.LOSS.NAME = "CrossEntropy"
+    # Weight of each class in the order of the classes; (): all 1.
+    head.LOSS.CLASS_WEIGHTS = ()
+    # Logits are compared with labels at (side - 1) / 8 * ZOOM_FACTOR + 1 pixels a side; 8: at full size.
+    head.LOSS.ZOOM_FACTOR = 8
+    # Online hard example mining keeps the pixels whose true class has at most this probability, ...
+    head.LOSS.OHEM_THRESHOLD = 0.7
+    # ... and at least 1 / OHEM_KEEP_FRACTION of all pixels.
+    head.LOSS.OHEM_KEEP_FRACTION = 16
+
+    # Between backbone and head: JPU | ... (registry NECK); "" for none.
+    cfg.MODEL.NECK = CN()
+    cfg.MODEL.NECK.NAME = ""
+
+    # A second head that is supervised in training and not used afterwards; "" for none.
+    cfg.MODEL.AUX_HEAD = CN()
+    cfg.MODEL.AUX_HEAD.NAME = ""
+    cfg.MODEL.AUX_HEAD.IN_FEATURES = ["res4"]
+    cfg.MODEL.AUX_HEAD.CONVS_DIM = 256
+    cfg.MODEL.AUX_HEAD.NUM_CONVS = 1
+    cfg.MODEL.AUX_HEAD.CONCAT_INPUT = False
+    cfg.MODEL.AUX_HEAD.DROPOUT = 0.1
+    cfg.MODEL.AUX_HEAD.LOSS_WEIGHT = 0.4
 
 
 def _add_mask_classification_keys(cfg: CN) -> None:

@@ -1,6 +1,7 @@
 """Parts used by two or more methods or backbones."""
 
 from .attention import MultiheadAttention
+from .conv import conv_norm_act
 from .drop_path import DropPath
 from .mlp import MLP
 from .position_encoding import sine_position_encoding
@@ -13,5 +14,6 @@ __all__ = [
     "MultiheadAttention",
     "TransformerEncoder",
     "TransformerEncoderLayer",
+    "conv_norm_act",
     "sine_position_encoding",
 ]

@@ -3,7 +3,20 @@
 Importing it fills the registries.
 """
 
-from . import backbones, mask_classification
-from .registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY
+from . import backbones, mask_classification, per_pixel
+from .registry import (
+    NECK_REGISTRY,
+    PIXEL_DECODER_REGISTRY,
+    PIXEL_LOSS_REGISTRY,
+    TRANSFORMER_DECODER_REGISTRY,
+)
 
-__all__ = ["PIXEL_DECODER_REGISTRY", "TRANSFORMER_DECODER_REGISTRY", "backbones", "mask_classification"]
+__all__ = [
+    "NECK_REGISTRY",
+    "PIXEL_DECODER_REGISTRY",
+    "PIXEL_LOSS_REGISTRY",
+    "TRANSFORMER_DECODER_REGISTRY",
+    "backbones",
+    "mask_classification",
+    "per_pixel",
+]

@@ -6,6 +6,24 @@ from detectron2.utils.registry import Registry
 
 from segzoo.errors import InputError, did_you_mean
 
+NECK_REGISTRY = Registry("NECK")
+NECK_REGISTRY.__doc__ = """
+Modules between the backbone and the head of a per-pixel method, which replace or add feature maps.
+
+Called with `(cfg, input_shape)`, where input_shape is the `dict[str, ShapeSpec]` of the backbone.
+`forward` takes and returns feature maps by name; `output_shape()` is the `dict[str, ShapeSpec]` of what it
+returns.
+"""
+
+PIXEL_LOSS_REGISTRY = Registry("PIXEL_LOSS")
+PIXEL_LOSS_REGISTRY.__doc__ = """
+Losses on the class scores of pixels, by the name that MODEL.SEM_SEG_HEAD.LOSS.NAME gives.
+
+Called with `cfg`. `forward(logits, labels)` takes (N, K, h, w) float logits and (N, H, W) int64 labels, H W
+the size of the input, and returns a scalar; the loss brings both to the size at which it compares them. See
+per_pixel/losses.py.
+"""
+
 PIXEL_DECODER_REGISTRY = Registry("PIXEL_DECODER")
 PIXEL_DECODER_REGISTRY.__doc__ = """
 Modules that turn the backbone's feature maps into per-pixel embeddings.

@@ -27,8 +27,9 @@ MAY_IMPORT = {
 _UP_TO_CHECKPOINT = {*MAY_IMPORT, "segzoo.projects"}
 MAY_IMPORT["segzoo.engine"] = MAY_IMPORT["segzoo.model_zoo"] = _UP_TO_CHECKPOINT
 PROJECT_MAY_IMPORT = {"segzoo.modeling", "segzoo.layers", "segzoo.config"}
-# A project hands in its key map, and takes nothing else from checkpoint.
+# A project hands in its key map, and takes from checkpoint what that is made of: rules shared by several maps.
 CHECKPOINT_NAMES_FOR_PROJECTS = {"KeyMap", "register_key_map"}
+CHECKPOINT_RULES = {"segzoo.checkpoint.layouts", "segzoo.checkpoint.transformer_layouts"}
 DETECTRON2_FOR = {"segzoo.config": {"detectron2.config"}, "segzoo.layers": {"detectron2.layers"}}
 NOWHERE = {"mmcv", "mmseg", "mmengine", "mmdet", "tools", "tests", "datasets"}
 CFG_FUNCTIONS = re.compile(r"_?(from_config|build_\w+|add_\w*config)")
@@ -98,7 +99,7 @@ def may_import(importer: str, entry: Import, module: str) -> bool:
         return is_in(module, "segzoo.projects") or module == "segzoo.config"
     if is_in(importer, "segzoo.projects"):
         if is_in(module, "segzoo.checkpoint"):
-            return entry.name in CHECKPOINT_NAMES_FOR_PROJECTS
+            return entry.module in CHECKPOINT_RULES or entry.name in CHECKPOINT_NAMES_FOR_PROJECTS
         return any(is_in(module, package) for package in PROJECT_MAY_IMPORT)
     return module in MAY_IMPORT[part] or any(
         is_in(module, package) for package in MAY_IMPORT[part] - {"segzoo.projects"}

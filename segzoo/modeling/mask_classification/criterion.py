@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segzoo.errors import InputError
 
+from ..distributed import mean_over_workers
 from .criterion_dense import DenseLoss
 from .criterion_points import PointLoss
 from .mask_predictions import MaskPredictions
@@ -156,12 +157,3 @@ class SetCriterion(nn.Module):
         # On a CPU a chunk stays in the cache; a GPU wants long vectors.
         chunk_elements = self.chunk_elements or (2**19 if device.type == "cpu" else 2**24)
         return DenseLoss(self.mask_loss, self.mask_weight, self.dice_weight, chunk_elements)
-
-
-def mean_over_workers(count: float, device: torch.device) -> Tensor:
-    """The mean of a number over all processes, as a float scalar on `device`."""
-    mean = torch.tensor(float(count), device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(mean)
-        mean = mean / torch.distributed.get_world_size()
-    return mean

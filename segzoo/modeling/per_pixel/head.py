@@ -1,0 +1,123 @@
+"""The base of every per-pixel head: a method writes its layers, everything around them stands here.
+
+Letters: N images, K classes, C channels, h w pixels of a feature map, H W pixels of the input.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch.nn.functional as F
+from detectron2.layers import Conv2d, ShapeSpec
+from torch import Tensor, nn
+
+from segzoo.errors import InputError
+from segzoo.layers import conv_norm_act
+
+DROPOUTS = {"channel": nn.Dropout2d, "element": nn.Dropout}
+
+
+class PixelHead(nn.Module):
+    """Feature maps to class scores.
+
+    A subclass defines its layers and `forward`; its last convolution is made by `classifier` and is called
+    `predictor`. Losses, auxiliary heads, resizing and padding are not its business.
+    """
+
+    # Weights of further outputs in training, by name.
+    loss_weights: Mapping[str, float] = {}
+
+    def __init__(
+        self,
+        *,
+        input_shape: Mapping[str, ShapeSpec],
+        in_features: Sequence[str],
+        num_classes: int,
+        channels: int,
+        norm: str = "SyncBN",
+        dropout: float = 0.1,
+        dropout_kind: str = "channel",
+        align_corners: bool = False,
+    ):
+        """
+        Args:
+            input_shape: channels and stride of the feature maps that there are.
+            in_features: the names of those that the head uses.
+            num_classes: K.
+            channels: C of the head's inner convolutions.
+            norm: of the head's convolutions, see `conv_norm_act`.
+            dropout: probability before the classifier.
+            dropout_kind: "channel" drops whole feature maps, "element" single values.
+            align_corners: how the head resizes feature maps, and how its logits are resized to the image.
+
+        Raises:
+            InputError: a feature that the backbone has not, an unknown kind of dropout.
+        """
+        super().__init__()
+        for name in in_features:
+            if name not in input_shape:
+                raise InputError(
+                    f"MODEL.SEM_SEG_HEAD.IN_FEATURES has {name!r}, but there are "
+                    f"{', '.join(input_shape)}; see MODEL.BACKBONE.OUT_FEATURES"
+                )
+        if dropout_kind not in DROPOUTS:
+            raise InputError(f"MODEL.SEM_SEG_HEAD.DROPOUT_KIND {dropout_kind!r}: expected channel or element")
+        self.input_shape = {name: input_shape[name] for name in in_features}
+        self.in_features = tuple(in_features)
+        self.num_classes = num_classes
+        self.channels = channels
+        self.norm = norm
+        self.align_corners = align_corners
+        self.dropout = DROPOUTS[dropout_kind](dropout)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: Mapping[str, ShapeSpec]) -> dict:
+        """The arguments shared by all heads; a subclass adds its own."""
+        node = cfg.MODEL.SEM_SEG_HEAD
+        return {
+            "input_shape": input_shape,
+            "in_features": tuple(node.IN_FEATURES),
+            "num_classes": node.NUM_CLASSES,
+            "channels": node.CONVS_DIM,
+            "norm": node.NORM,
+            "dropout": node.DROPOUT,
+            "dropout_kind": node.DROPOUT_KIND,
+            "align_corners": node.ALIGN_CORNERS,
+        }
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Feature maps, (N, C, h, w) each, and "image", the normalised input (N, 3, H, W), to logits.
+
+        Returns:
+            logits: (N, K, h, w) float. In training further entries may follow, each supervised as an output
+            of its own with its weight in `loss_weights` (1 where it has none).
+        """
+        raise NotImplementedError
+
+    def check_crop(self, height: int, width: int) -> None:
+        """Raises InputError if the head cannot take inputs of this size, saying which it can."""
+
+    def conv(self, in_channels: int, out_channels: int, kernel_size: int = 1, **options) -> Conv2d:
+        """`conv_norm_act` with the head's normalisation."""
+        return conv_norm_act(in_channels, out_channels, kernel_size, **{"norm": self.norm, **options})
+
+    def classifier(self, in_channels: int, bias: bool = True) -> Conv2d:
+        """The 1 x 1 convolution to K logits. Dropout is the subclass's to apply before it: `self.dropout`."""
+        predictor = Conv2d(in_channels, self.num_classes, kernel_size=1, bias=bias)
+        nn.init.normal_(predictor.weight, std=0.01)
+        if bias:
+            nn.init.zeros_(predictor.bias)
+        return predictor
+
+    def resize(self, maps: Tensor, size: Sequence[int]) -> Tensor:
+        """(N, C, h, w) -> (N, C, *size), bilinear as `align_corners` says; the maps themselves if equal."""
+        return resize(maps, size, self.align_corners)
+
+    def in_channels(self, name: str) -> int:
+        """Channels of one of the head's feature maps."""
+        return self.input_shape[name].channels
+
+
+def resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """(N, C, h, w) -> (N, C, *size), bilinear; the maps themselves if they have that size."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -1,0 +1,149 @@
+"""Losses on the class scores of pixels.
+
+Letters: N images, K classes, h w pixels of the logits, H W pixels of the input.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import configurable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segzoo.errors import InputError
+
+from ..distributed import mean_over_workers
+from ..registry import PIXEL_LOSS_REGISTRY
+from .head import resize
+
+
+class PixelLoss(nn.Module):
+    """Brings logits and labels to one size; a subclass compares them.
+
+    Args:
+        ignore_label: of pixels that do not count.
+        align_corners: of the bilinear resizing of the logits.
+        class_weights: K weights, or () for equal ones.
+        zoom_factor: 8: logits are compared at the input's size H x W; 1, 2, 4: at (side - 1) / 8 *
+            zoom_factor + 1, where every (8 / zoom_factor)-th label is taken (semseg's option to save memory).
+    """
+
+    def __init__(
+        self,
+        *,
+        ignore_label: int = 255,
+        align_corners: bool = False,
+        class_weights: Sequence[float] = (),
+        zoom_factor: int = 8,
+    ):
+        super().__init__()
+        if zoom_factor not in (1, 2, 4, 8):
+            raise InputError(f"MODEL.SEM_SEG_HEAD.LOSS.ZOOM_FACTOR {zoom_factor}: expected 1, 2, 4 or 8")
+        self.ignore_label = ignore_label
+        self.align_corners = align_corners
+        self.zoom_factor = zoom_factor
+        weights = torch.tensor(class_weights, dtype=torch.float32) if class_weights else None
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.MODEL.SEM_SEG_HEAD
+        weights = tuple(node.LOSS.CLASS_WEIGHTS)
+        if weights and len(weights) != node.NUM_CLASSES:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS has {len(weights)} weights for {node.NUM_CLASSES} "
+                "classes; give one for each, or () for equal ones"
+            )
+        return {
+            "ignore_label": node.IGNORE_VALUE,
+            "align_corners": node.ALIGN_CORNERS,
+            "class_weights": weights,
+            "zoom_factor": node.LOSS.ZOOM_FACTOR,
+        }
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, K, h, w) float logits and (N, H, W) int64 labels in [0, K) or the ignore label -> scalar."""
+        labels = self._zoomed(labels)
+        return self.compare(resize(logits.float(), labels.shape[-2:], self.align_corners), labels)
+
+    def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, K, H, W) float32 logits and (N, H, W) int64 labels -> scalar."""
+        raise NotImplementedError
+
+    def _zoomed(self, labels: Tensor) -> Tensor:
+        if self.zoom_factor == 8:
+            return labels
+        step = 8 // self.zoom_factor
+        height, width = labels.shape[-2:]
+        if (height - 1) % 8 or (width - 1) % 8:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.LOSS.ZOOM_FACTOR {self.zoom_factor} needs inputs of 8 k + 1 pixels a "
+                f"side, found {height} x {width}; set INPUT.CROP_SIZE accordingly"
+            )
+        return labels[:, ::step, ::step]
+
+
+@PIXEL_LOSS_REGISTRY.register()
+class CrossEntropy(PixelLoss):
+    """Softmax cross-entropy, averaged over the pixels that count, weighted by class.
+
+    The average is over the pixels of all processes, so that N processes learn what one learns from their
+    batches together. Without any pixel that counts the loss is 0.
+    """
+
+    @configurable
+    def __init__(self, **shared):
+        super().__init__(**shared)
+
+    def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
+        total = F.cross_entropy(
+            logits, labels, self.class_weights, ignore_index=self.ignore_label, reduction="sum"
+        )
+        counted = labels != self.ignore_label
+        weights = None if self.class_weights is None else self.class_weights[labels[counted]]
+        weight = counted.sum() if weights is None else weights.sum()
+        return total / mean_over_workers(weight, logits.device).clamp(min=1e-12)
+
+
+@PIXEL_LOSS_REGISTRY.register()
+class OHEMCrossEntropy(PixelLoss):
+    """Cross-entropy over the hardest pixels (online hard example mining, arXiv:1604.03540).
+
+    Kept are the pixels whose true class has a probability of at most `threshold`, and, where these are too
+    few, the hardest N H W / `keep_fraction`.
+
+    Args:
+        threshold: in [0, 1].
+        keep_fraction: at least one pixel in so many is kept, void ones counted.
+        shared: see `PixelLoss`.
+    """
+
+    @configurable
+    def __init__(self, *, threshold: float = 0.7, keep_fraction: float = 16, **shared):
+        super().__init__(**shared)
+        self.threshold = threshold
+        self.keep_fraction = keep_fraction
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.MODEL.SEM_SEG_HEAD.LOSS
+        return {
+            **super().from_config(cfg),
+            "threshold": node.OHEM_THRESHOLD,
+            "keep_fraction": node.OHEM_KEEP_FRACTION,
+        }
+
+    def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
+        losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_label, reduction="none")
+        counted = labels != self.ignore_label
+        losses, labels = losses[counted], labels[counted]
+        # The loss is -log p: of a probability that is lower it is higher.
+        lowest = losses.new_tensor(self.threshold).log().neg()
+        at_least = min(int(counted.numel() / self.keep_fraction), len(losses))
+        if at_least:
+            lowest = torch.minimum(lowest, losses.detach().topk(at_least).values[-1])
+        kept = losses.detach() >= lowest
+        losses, labels = losses[kept], labels[kept]
+        weights = torch.ones_like(losses) if self.class_weights is None else self.class_weights[labels]
+        weight = mean_over_workers(weights.sum(), logits.device).clamp(min=1e-12)
+        return (losses * weights).sum() / weight

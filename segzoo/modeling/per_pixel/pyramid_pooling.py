@@ -1,0 +1,38 @@
+"""Pyramid pooling (Zhao et al., PSPNet, CVPR 2017, section 3.2)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segzoo.layers import conv_norm_act
+
+from .head import resize
+
+
+class PyramidPooling(nn.Module):
+    """Averages over grids of a few sizes, each projected, resized to the map, and joined to it.
+
+    Args:
+        in_channels: C of the map.
+        channels: of each projection.
+        bins: sides of the grids.
+        norm: see `conv_norm_act`.
+        align_corners: of the bilinear resizing.
+    """
+
+    def __init__(self, in_channels: int, channels: int, bins: Sequence[int], norm: str, align_corners: bool):
+        super().__init__()
+        self.bins = tuple(bins)
+        self.align_corners = align_corners
+        self.projections = nn.ModuleList(conv_norm_act(in_channels, channels, norm=norm) for _ in bins)
+        self.out_channels = in_channels + len(self.bins) * channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, out_channels, h, w): the map first, then the grids in the order of `bins`."""
+        pooled = [
+            resize(projection(F.adaptive_avg_pool2d(x, side)), x.shape[-2:], self.align_corners)
+            for side, projection in zip(self.bins, self.projections, strict=True)
+        ]
+        return torch.cat([x, *pooled], dim=1)
