@@ -46,8 +46,13 @@ def _add_input_keys(cfg: CN) -> None:
     #   semantic: resize by short edge -> category-capped crop -> colour -> flip -> pad
     #   lsj:      large-scale jitter: flip -> resize by U(LSJ_SCALE) of LSJ_SIZE -> fixed-size crop -> pad
     #   detr:     flip -> resize, half of the time with a crop and another resize
+    #   semseg:      resize by U(SCALE_RANGE) -> rotate -> blur (BLUR_KERNEL) -> flip -> pad around, crop
+    #   gluon_short: flip -> short edge in SCALE_RANGE x BASE_SIZE -> pad, crop -> blur (BLUR_RADIUS)
+    #   gluon_long:  the same with the long edge
+    #   segformer:   fit into MAX_SIZE_TRAIN x BASE_SIZE, times U(SCALE_RANGE) -> category-capped crop -> flip
+    #                -> colour -> pad
     cfg.INPUT.AUGMENTATION = "semantic"
-    # Size (height, width) of the training crop of family "semantic", in pixels; () for no crop.
+    # Size (height, width) of the training crop in pixels; () for no crop (family "semantic" only).
     cfg.INPUT.CROP_SIZE = ()
     # A crop is redrawn, 10 times at most, while one category covers more than this share of its labels.
     cfg.INPUT.CROP_SINGLE_CATEGORY_MAX = 1.0
@@ -56,6 +61,18 @@ def _add_input_keys(cfg: CN) -> None:
     # Pad the training image (with PAD_VALUE, before normalisation) and labels (with ignore) to CROP_SIZE.
     cfg.INPUT.PAD_TO_CROP = True
     cfg.INPUT.PAD_VALUE = 128
+    # Pad with MODEL.PIXEL_MEAN instead, which is 0 after normalisation. A rotation always does so.
+    cfg.INPUT.PAD_WITH_MEAN = False
+    # Families semseg, gluon_* and segformer: range of the random resize factor, and the side it applies to.
+    cfg.INPUT.SCALE_RANGE = (0.5, 2.0)
+    cfg.INPUT.BASE_SIZE = 520
+    # Family semseg: range of the rotation in degrees, and its probability.
+    cfg.INPUT.ROTATION = (-10.0, 10.0)
+    cfg.INPUT.ROTATION_PROB = 0.5
+    # Probability of a Gaussian blur; side of its kernel (semseg), range of its standard deviation (gluon_*).
+    cfg.INPUT.BLUR_PROB = 0.5
+    cfg.INPUT.BLUR_KERNEL = 5
+    cfg.INPUT.BLUR_RADIUS = (0.0, 1.0)
     # Flip probability; labels with left and right classes are swapped as the dataset's flip_pairs say.
     cfg.INPUT.FLIP_PROB = 0.5
     # Large-scale jitter: side of the square output, and the range of the resize factor.
@@ -65,7 +82,7 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.DETR_CROP_SHORT_EDGE = (400, 500, 600)
     cfg.INPUT.DETR_CROP_SIZE = (384, 600)
     # The resolution of evaluation has Detectron2's keys and values: INPUT.MIN_SIZE_TEST, the short edge (0:
-    # images as they are), and INPUT.MAX_SIZE_TEST, the cap of the long edge.
+    # images as they are), and INPUT.MAX_SIZE_TEST, the cap of the long edge. TEST.PROTOCOL resizes by itself.
 
 
 def _add_backbone_keys(cfg: CN) -> None:
@@ -73,6 +90,9 @@ def _add_backbone_keys(cfg: CN) -> None:
     cfg.MODEL.BACKBONE.VARIANT = ""
     # Ratio of input to res5 size: 8 | 16 | 32 (dilated where the backbone can).
     cfg.MODEL.BACKBONE.OUTPUT_STRIDE = 32
+    # What a ResNet dilates for that: uniform (semseg, Detectron2) | contract (GluonCV, timm, torchvision) |
+    # mmseg; weights need the style they were trained with. See `block_dilations` of the ResNet backbone.
+    cfg.MODEL.BACKBONE.DILATION_STYLE = "uniform"
     cfg.MODEL.BACKBONE.DROP_PATH_RATE = 0.0
     # FrozenBN | BN | SyncBN for convolutional backbones.
     cfg.MODEL.BACKBONE.NORM = "FrozenBN"
@@ -93,7 +113,7 @@ def _add_head_keys(cfg: CN) -> None:
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
     cfg.MODEL.SEM_SEG_HEAD.NORM = "GN"
     cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
-    # FPNPixelDecoder | TransformerFPNPixelDecoder | ... (registry PIXEL_DECODER)
+    # FPNPixelDecoder | TransformerFPNPixelDecoder | MSDeformAttnPixelDecoder | ... (registry PIXEL_DECODER)
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "FPNPixelDecoder"
     # How a pyramid enlarges a level to the next finer one: nearest (MaskFormer) | bilinear (Mask2Former).
     cfg.MODEL.SEM_SEG_HEAD.TOP_DOWN_UPSAMPLE = "nearest"
@@ -158,6 +178,11 @@ def _add_mask_classification_keys(cfg: CN) -> None:
     node.PRE_NORM = False
     # Supervise the prediction of every decoder layer.
     node.DEEP_SUPERVISION = True
+    # MSDeformAttnPixelDecoder, which has SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS layers: the features it encodes, the
+    # points that a head reads in each of them, and the width of its feed-forward networks.
+    node.DEFORMABLE_FEATURES = ("res3", "res4", "res5")
+    node.DEFORMABLE_POINTS = 4
+    node.DEFORMABLE_FEEDFORWARD = 1024
     # Matcher and criterion: weights of the class, mask (focal or binary cross-entropy) and dice terms.
     node.MASK_LOSS = "focal"  # focal (MaskFormer) | bce (Mask2Former)
     node.CLASS_WEIGHT = 1.0
@@ -186,7 +211,11 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
     # Weight decay of embeddings: queries, level embeddings, position and relative-bias tables.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # Weight decay of norm layers outside the backbone; None: WEIGHT_DECAY_NORM, as for all others.
+    cfg.SOLVER.WEIGHT_DECAY_HEAD_NORM = None
+    # Learning-rate factors of the backbone, and of all that is not: heads, neck.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    cfg.SOLVER.HEAD_MULTIPLIER = 1.0
     # Learning-rate factors by parameter-name prefix, longest match wins: [["sem_seg_head", 10.0], ...]
     cfg.SOLVER.LR_MULTIPLIERS = []
     # WarmupPolyLR | WarmupMultiStepLR | WarmupCosineLR
@@ -224,3 +253,42 @@ def _add_test_keys(cfg: CN) -> None:
     cfg.TEST.DETECTIONS_PER_IMAGE = 100
     # Entity: a prediction below this score is dropped.
     cfg.TEST.ENTITY_SCORE_THRESHOLD = 0.0
+    # How a semantic model is tested: a preset, see modeling/protocols/presets.py (semseg_ss, semseg_ms,
+    # gluon_val, gluon_testval, gluon_ms, segformer, segformer_ms, segformer_cityscapes,
+    # segformer_cityscapes_ms, mmseg_whole, mmseg_whole_ms, mmseg_slide, mmseg_slide_ms), or maskformer_tta
+    # (TEST.AUG's sizes); "": one forward pass at INPUT.MIN_SIZE_TEST.
+    cfg.TEST.PROTOCOL = ""
+    # What differs from the preset; None: as the preset has it.
+    node = cfg.TEST.INFERENCE = CN()
+    node.MODE = None  # whole | slide | center_crop
+    # none | long_edge | long_edge_up | short_edge | box: the side that is BASE_SIZE times the scale, with its
+    # rounding; box: the largest that fits into MAX_SIZE x BASE_SIZE.
+    node.RESIZE = None
+    node.BASE_SIZE = None
+    node.MAX_SIZE = None
+    # Copies are stretched to multiples of this.
+    node.ROUND_TO = None
+    # float | corners | opencv | pillow: how the image is resized.
+    node.INTERPOLATION = None
+    # Of the window or centre crop: (height, width).
+    node.CROP_SIZE = None
+    # Of the window: (height, width) in pixels; or the fraction of the crop, rounded up or down.
+    node.STRIDE = None
+    node.STRIDE_FRACTION = None
+    node.STRIDE_ROUNDING = None
+    # clamped to the border | padded beyond it
+    node.LAST_WINDOW = None
+    # none (the window shrinks) | centered | right_bottom: of copies smaller than the window; mean | black.
+    node.PADDING = None
+    node.PAD_VALUE = None
+    # Factors of the copies that are averaged, and whether mirrored ones join them.
+    node.SCALES = None
+    node.FLIP = None
+    # window | pair | copy | never: what the softmax is taken of before averages are.
+    node.SOFTMAX = None
+    # Of the resize of scores to the original size.
+    node.ALIGN_CORNERS = None
+    # Windows that run together, which changes speed and memory only; 0: as many as bounded memory allows.
+    node.WINDOW_BATCH = 0
+    # With train_net.py --shard: images after which what is done is saved.
+    cfg.TEST.SHARD_PERIOD = 20

@@ -1,0 +1,200 @@
+"""Mask2Former's pixel decoder: deformable attention over the coarse levels, a pyramid step to the finest.
+
+Sources: Cheng et al. 2022, section 3.2.1 and appendix; Zhu et al., Deformable DETR, section 4.1.
+
+Letters: N images, C channels of the decoder, h w size of a level, S pixels of all encoded levels, L levels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from fvcore.nn.weight_init import c2_xavier_fill
+from torch import Tensor, nn
+
+from segzoo.errors import InputError
+from segzoo.layers import FeedForward, sine_position_encoding
+from segzoo.layers.deformable_attention import DeformableAttention
+from segzoo.modeling.mask_classification.fpn_pixel_decoder import NUM_SCALES, PixelDecoderOutput
+from segzoo.modeling.registry import PIXEL_DECODER_REGISTRY
+
+
+class DeformableEncoderLayer(FeedForward):
+    """Deformable attention of every pixel to all levels, then a feed-forward network; both post-norm."""
+
+    def __init__(
+        self, dim: int, num_heads: int, num_levels: int, num_points: int, hidden_dim: int, dropout: float
+    ):
+        super().__init__(dim, hidden_dim, dropout)
+        self.self_attn = DeformableAttention(dim, num_heads, num_levels, num_points)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(
+        self, x: Tensor, position: Tensor, reference_points: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """x: (N, S, C) float; position: (S, C) float; the rest as `DeformableAttention` takes it."""
+        attended = self.self_attn(x + position, reference_points, x, sizes)
+        x = self.norm1(x + self.dropout(attended))
+        return self.norm2(x + self.dropout(self.feed_forward(x)))
+
+
+class DeformableEncoder(nn.Module):
+    """The stack of layers, and the learned embedding that tells the levels apart."""
+
+    def __init__(self, dim: int, num_layers: int, num_levels: int, **layer):
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
+        nn.init.normal_(self.level_embed)
+        layers = [DeformableEncoderLayer(dim, num_levels=num_levels, **layer) for _ in range(num_layers)]
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1 and ".linear" in name:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """(N, C, h, w) float of each level, coarsest first -> the same, encoded."""
+        sizes = [tuple(level.shape[-2:]) for level in levels]
+        x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+        dim, device = x.shape[-1], x.device
+        position = torch.cat(
+            [
+                sine_position_encoding(*size, dim, device=device).flatten(1).T + embedding
+                for size, embedding in zip(sizes, self.level_embed, strict=True)
+            ]
+        )
+        reference_points = pixel_centers(sizes, device)[None, :, None].expand(-1, -1, len(sizes), -1)
+        for layer in self.encoder["layers"]:
+            x = layer(x, position, reference_points, sizes)
+        parts = x.split([height * width for height, width in sizes], dim=1)
+        return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+
+
+def pixel_centers(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """(S, 2) x and y of every pixel's centre, in units of its level's width and height."""
+    centers = []
+    for height, width in sizes:
+        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+        centers.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1))
+    return torch.cat(centers)
+
+
+@PIXEL_DECODER_REGISTRY.register()
+class MSDeformAttnPixelDecoder(nn.Module):
+    """Encodes the coarse levels together; finer ones join by lateral connections.
+
+    Parameters have the published names: `input_proj.<i>` from the coarsest encoded level, `transformer`,
+    `adapter_<i>` and `layer_<i>` of the i-th level from the finest, `mask_features`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        input_shape: dict[str, ShapeSpec],
+        encoded_features: Sequence[str] = ("res3", "res4", "res5"),
+        conv_dim: int = 256,
+        mask_dim: int = 256,
+        norm: str = "GN",
+        num_layers: int = 6,
+        num_heads: int = 8,
+        num_points: int = 4,
+        hidden_dim: int = 1024,
+        dropout: float = 0.0,
+    ):
+        """
+        Args:
+            input_shape: channels and stride of each feature by name.
+            encoded_features: those that the encoder sees, the coarsest of `input_shape`.
+            conv_dim, mask_dim, norm: see `FPNPixelDecoder`.
+            num_layers, num_heads, num_points, hidden_dim, dropout: of the deformable encoder.
+
+        Raises:
+            InputError: an encoded feature is missing, or is finer than one that is not encoded.
+        """
+        super().__init__()
+        finest_first = sorted(input_shape, key=lambda name: input_shape[name].stride)
+        encoded = [name for name in finest_first if name in encoded_features]
+        if len(encoded) != len(encoded_features) or encoded != finest_first[-len(encoded) :]:
+            raise InputError(
+                f"MODEL.MASK_FORMER.DEFORMABLE_FEATURES {list(encoded_features)}: expected the coarsest of "
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES {finest_first}"
+            )
+        self.encoded = encoded[::-1]
+        self.lateral = finest_first[: -len(encoded)][::-1]
+        self.conv_dim = conv_dim
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(input_shape[name].channels, conv_dim, 1), nn.GroupNorm(32, conv_dim))
+            for name in self.encoded
+        )
+        for projection in self.input_proj:
+            nn.init.xavier_uniform_(projection[0].weight)
+            nn.init.zeros_(projection[0].bias)
+        self.transformer = DeformableEncoder(
+            conv_dim,
+            num_layers,
+            len(encoded),
+            num_heads=num_heads,
+            num_points=num_points,
+            hidden_dim=hidden_dim,
+            dropout=dropout,
+        )
+        for level, name in enumerate(self.lateral[::-1], start=1):
+            self.add_module(f"adapter_{level}", _convolution(input_shape[name].channels, conv_dim, 1, norm))
+            self.add_module(f"layer_{level}", _convolution(conv_dim, conv_dim, 3, norm, F.relu))
+        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
+        c2_xavier_fill(self.mask_features)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        head, node = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+        return {
+            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+            "encoded_features": tuple(node.DEFORMABLE_FEATURES),
+            "conv_dim": head.CONVS_DIM,
+            "mask_dim": head.MASK_DIM,
+            "norm": head.NORM,
+            "num_layers": head.TRANSFORMER_ENC_LAYERS,
+            "num_heads": node.NHEADS,
+            "num_points": node.DEFORMABLE_POINTS,
+            "hidden_dim": node.DEFORMABLE_FEEDFORWARD,
+            "dropout": node.DROPOUT,
+        }
+
+    @property
+    def output_channels(self) -> dict[str, int | list[int]]:
+        """Channels of what a transformer decoder may attend to, by field of `PixelDecoderOutput`."""
+        return {"coarse": self.conv_dim, "scales": [self.conv_dim] * NUM_SCALES}
+
+    def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
+        """features: the backbone's maps by name, (N, C, h, w) float."""
+        # Positions and sampled values need more than half precision.
+        with torch.autocast(features[self.encoded[0]].device.type, enabled=False):
+            projected = [
+                projection(features[name].float())
+                for projection, name in zip(self.input_proj, self.encoded, strict=True)
+            ]
+            pyramid = self.transformer(projected)
+        coarse = pyramid[0]
+        for level, name in zip(range(len(self.lateral), 0, -1), self.lateral, strict=True):
+            lateral = self.get_submodule(f"adapter_{level}")(features[name])
+            enlarged = F.interpolate(pyramid[-1], lateral.shape[-2:], mode="bilinear", align_corners=False)
+            pyramid.append(self.get_submodule(f"layer_{level}")(lateral + enlarged))
+        return PixelDecoderOutput(self.mask_features(pyramid[-1]), coarse, pyramid[:NUM_SCALES])
+
+
+def _convolution(in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=None) -> Conv2d:
+    convolution = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=kernel_size,
+        padding=kernel_size // 2,
+        bias=norm == "",
+        norm=get_norm(norm, out_channels),
+        activation=activation,
+    )
+    c2_xavier_fill(convolution)
+    return convolution

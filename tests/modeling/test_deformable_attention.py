@@ -1,0 +1,101 @@
+"""Deformable attention reads what its definition says, and its gradients are those of the definition."""
+
+import math
+
+import pytest
+import torch
+
+from segzoo.layers.deformable_attention import DeformableAttention, sample_levels, sample_levels_on_grids
+
+SIZES = [(3, 4), (5, 7), (1, 2)]
+
+
+def make_inputs(dtype=torch.float64, images=2, queries=6, heads=2, points=3, channels=3, seed=0):
+    """Values of SIZES and random samples, some of them outside."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = sum(height * width for height, width in SIZES)
+    shape = (images, queries, heads, len(SIZES), points)
+    value = torch.randn(images, pixels, heads, channels, generator=generator, dtype=dtype)
+    locations = torch.rand(*shape, 2, generator=generator, dtype=dtype) * 1.8 - 0.4
+    weights = torch.rand(shape, generator=generator, dtype=dtype)
+    return tuple(tensor.requires_grad_() for tensor in (value, locations, weights))
+
+
+def naive_sample(value, locations, weights):
+    """The definition, pixel by pixel: bilinear with pixel centres at halves, zeros outside."""
+    images, queries, heads, levels, _ = weights.shape
+    starts = [sum(h * w for h, w in SIZES[:level]) for level in range(levels)]
+    result = torch.zeros(images, queries, heads, value.shape[-1], dtype=value.dtype)
+    for index in torch.cartesian_prod(*(torch.arange(n) for n in weights.shape)).tolist():
+        image, query, head, level, _ = index
+        height, width = SIZES[level]
+        x, y = locations[tuple(index)].tolist()
+        x, y = x * width - 0.5, y * height - 0.5
+        for row in (math.floor(y), math.floor(y) + 1):
+            for column in (math.floor(x), math.floor(x) + 1):
+                if 0 <= row < height and 0 <= column < width:
+                    share = (1 - abs(y - row)) * (1 - abs(x - column))
+                    pixel = value[image, starts[level] + row * width + column, head]
+                    result[image, query, head] += weights[tuple(index)] * share * pixel
+    return result.flatten(2)
+
+
+@pytest.mark.parametrize("sample", [sample_levels, sample_levels_on_grids])
+def test_samples_are_those_of_the_definition(sample):
+    value, locations, weights = make_inputs()
+    with torch.no_grad():
+        expected = naive_sample(value, locations, weights)
+        assert torch.allclose(sample(value, SIZES, locations, weights), expected, atol=1e-12)
+
+
+def test_gradients_are_numerically_right():
+    inputs = make_inputs(images=1, queries=4, channels=2)
+    assert torch.autograd.gradcheck(lambda v, loc, w: sample_levels(v, SIZES, loc, w), inputs)
+
+
+def test_gradients_equal_those_of_grid_sample_in_single_precision():
+    gradients = []
+    for sample in (sample_levels, sample_levels_on_grids):
+        inputs = make_inputs(torch.float32, queries=300, channels=8)
+        outer = torch.randn(2, 300, 16, generator=torch.Generator().manual_seed(1))
+        gradients.append(torch.autograd.grad(sample(inputs[0], SIZES, *inputs[1:]), inputs, outer))
+    for ours, reference in zip(*gradients, strict=True):
+        assert torch.allclose(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_inputs_are_sampled_in_full_precision():
+    value, locations, weights = make_inputs(torch.float32)
+    halves = [tensor.detach().bfloat16() for tensor in (value, weights)]
+    with torch.autocast("cpu", torch.bfloat16):
+        sampled = sample_levels(halves[0], SIZES, locations, halves[1])
+    assert sampled.dtype == torch.float32
+    expected = naive_sample(halves[0].double(), locations.double(), halves[1].double())
+    assert torch.allclose(sampled.double(), expected, atol=1e-5)
+
+
+def test_heads_first_look_in_directions_of_their_own():
+    attention = DeformableAttention(32, num_heads=8, num_levels=2, num_points=2)
+    offsets = attention.sampling_offsets.bias.view(8, 2, 2, 2)
+    # The first head looks right, the third down, the fifth left; the second point is twice as far.
+    assert torch.allclose(offsets[0, 0], torch.tensor([[1.0, 0.0], [2.0, 0.0]]), atol=1e-6)
+    assert torch.allclose(offsets[2, 1], torch.tensor([[0.0, 1.0], [0.0, 2.0]]), atol=1e-6)
+    assert torch.allclose(offsets[4, 0], torch.tensor([[-1.0, 0.0], [-2.0, 0.0]]), atol=1e-6)
+
+
+def test_it_is_traced_by_export():
+    attention = DeformableAttention(16, num_heads=2, num_levels=3, num_points=2).eval()
+    pixels = sum(height * width for height, width in SIZES)
+    x = torch.randn(1, pixels, 16)
+    reference_points = torch.rand(1, pixels, 3, 2)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x, reference_points):
+            return self.attention(x, reference_points, x, SIZES)
+
+    with torch.no_grad():
+        exported = torch.export.export(Model(), (x, reference_points)).module()
+        assert torch.allclose(exported(x, reference_points), Model()(x, reference_points), atol=1e-5)
