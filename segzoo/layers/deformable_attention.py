@@ -92,7 +92,9 @@ def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tenso
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     with torch.autocast(value.device.type, enabled=False):
         value, locations, weights = value.to(dtype), locations.to(dtype), weights.to(dtype)
-        if value.device.type == "cpu" and not torch.compiler.is_compiling():
+        # Tracing wants operators that it knows.
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if value.device.type == "cpu" and not traced:
             return _SampleRows.apply(value, tuple(map(tuple, sizes)), locations, weights)
         return sample_levels_on_grids(value, sizes, locations, weights)
 
