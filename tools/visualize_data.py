@@ -102,6 +102,8 @@ def annotated_images(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray
         raise InputError("give --dataset, --dataset-file or --config-file")
     for name in names:
         reader, metadata = label_reader(name), MetadataCatalog.get(name)
+        if name in reader.dataset.without_labels:
+            continue
         records = DatasetCatalog.get(name)
         # Spread over the whole set: neighbours are often frames of one video.
         chosen = np.unique(np.linspace(0, len(records) - 1, min(args.number, len(records))).astype(int))

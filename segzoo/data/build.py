@@ -112,7 +112,9 @@ def build_train_loader(
     return Loader(_torch_loader(cfg, samples, batch_sampler=batches))
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Any = None) -> Loader:
+def build_test_loader(
+    cfg: CfgNode, dataset_name: str, mapper: Any = None, dataset: Sequence[Mapping] | None = None
+) -> Loader:
     """This process's share of a dataset, in order, every image once over all processes.
 
     Args:
@@ -120,6 +122,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Any = None) -> Lo
             DATALOADER.NUM_WORKERS.
         dataset_name: registered name.
         mapper: instead of `SegmentationMapper(cfg, False)`.
+        dataset: dataset dicts instead of all of the dataset's.
 
     Returns:
         A loader, with a length, of lists of mapped dicts.
@@ -127,7 +130,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Any = None) -> Lo
     Raises:
         InputError: missing data; in iteration also for a broken image.
     """
-    records = DatasetCatalog.get(dataset_name)
+    records = DatasetCatalog.get(dataset_name) if dataset is None else list(dataset)
     if not records:
         raise InputError(f"DATASETS.TEST: {dataset_name} has no images")
     samples = EvaluationSamples(

@@ -22,7 +22,7 @@ CATALOG = Path(__file__).parent / "catalog"
 LAYOUT_KEYS = ("root", "images", "labels", "encoding", "list", "panoptic", "annotations")
 DATASET_KEYS = (
     *("name", "about", "splits", "image_counts", "classes", "label_map", "flip_pairs", "evaluator"),
-    *("layouts", *LAYOUT_KEYS),
+    *("without_labels", "prepare", "layouts", *LAYOUT_KEYS),
 )
 CLASS_KEYS = ("name", "id", "color", "isthing")
 EVALUATORS = ("sem_seg", "panoptic")
@@ -49,8 +49,9 @@ class Layout:
     Attributes:
         roots: folders to try, relative to the folder of datasets.
         images: image files; with `annotations`, the folder of the images that it names.
-        labels: semantic label file of an image, or None; decoded by `encoding`.
-        list_file: text file with the images of the split, or None: all that are there.
+        labels: semantic label file of an image, or None; decoded by `encoding`. With `*`, several files.
+        list_file: text file with the images of the split, or None: all that are there. `[a:b]` after it
+            takes some of its lines.
         panoptic, annotations: folder of panoptic PNGs and their COCO JSON, or both None.
     """
 
@@ -76,6 +77,8 @@ class DatasetFile:
         flip_pairs: class indices that a horizontal flip swaps.
         evaluator: "sem_seg" or "panoptic".
         image_counts: {registered name: published number of images}, where known.
+        without_labels: registered names of splits that have images only.
+        prepare: command that makes what the download lacks, or "".
     """
 
     path: Path
@@ -88,6 +91,8 @@ class DatasetFile:
     flip_pairs: tuple[tuple[int, int], ...]
     evaluator: str
     image_counts: dict[str, int]
+    without_labels: frozenset[str] = frozenset()
+    prepare: str = ""
 
 
 def find_dataset_file(name: str | Path) -> Path:
@@ -122,7 +127,9 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
     classes = _read_classes(facts, path)
     space = _read_label_space(facts, classes, path)
     splits = _read_splits(facts, path)
-    layouts = _read_layouts(facts, space, classes, set().union(*splits.values()))
+    without_labels = _read_without_labels(facts, splits, path)
+    fields = set().union(*splits.values())
+    layouts = _read_layouts(facts, space, classes, fields, needs_labels=without_labels < set(splits))
     is_panoptic = layouts[0].panoptic is not None
     evaluator = facts.get("evaluator", "panoptic" if is_panoptic else "sem_seg")
     if evaluator not in EVALUATORS or (evaluator == "panoptic") > is_panoptic:
@@ -146,13 +153,16 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
         flip_pairs=_read_flip_pairs(facts, space),
         evaluator=evaluator,
         image_counts=dict(counts),
+        without_labels=without_labels,
+        prepare=str(facts.get("prepare", "")),
     )
 
 
 def generated_color(index: int) -> tuple[int, int, int]:
-    """A display colour for a class that is given none; neighbours differ in hue."""
+    """A display colour for a class that is given none: eight in a row differ in hue, rows in tone."""
     hue = index * 0.61803398875 % 1
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95 - 0.15 * (index % 3)))
+    saturation, value = ((0.75, 0.95), (0.45, 0.75), (0.9, 0.6), (0.4, 1.0))[index // 8 % 4]
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
@@ -223,7 +233,8 @@ def _read_class(index: int, entry: Mapping[str, Any], path: Path) -> DatasetClas
         raise InputError(f"{path.name}: class {name!r} has the color {color!r}; it is [r, g, b] in 0..255")
     if isthing not in (True, False):
         raise InputError(f"{path.name}: class {name!r} has isthing {isthing!r}; it is true or false")
-    shown = tuple(color or generated_color(index))
+    shown = (0, 0, 0) if name == "background" else generated_color(index)
+    shown = shown if color is None else tuple(color)
     return DatasetClass(name, class_id, shown, bool(isthing), color_is_given=color is not None)
 
 
@@ -251,10 +262,22 @@ def _read_splits(facts: Mapping[str, Any], path: Path) -> dict[str, dict[str, st
     return {name: {key: str(value) for key, value in of_split.items()} for name, of_split in fields.items()}
 
 
+def _read_without_labels(facts: Mapping[str, Any], splits: Mapping[str, Any], path: Path) -> frozenset[str]:
+    names = facts.get("without_labels") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path.name}: without_labels is {names!r}; it is a list of names under splits")
+    _check_keys(dict.fromkeys(names), splits, f"{path.name}: without_labels", " has the unknown split")
+    return frozenset(names)
+
+
 def _read_layouts(
-    facts: Mapping[str, Any], space: LabelSpace, classes: tuple[DatasetClass, ...], fields: set[str]
+    facts: Mapping[str, Any],
+    space: LabelSpace,
+    classes: tuple[DatasetClass, ...],
+    fields: set[str],
+    needs_labels: bool,
 ) -> tuple[Layout, ...]:
-    """`fields` are the template fields that the splits give."""
+    """`fields` are the template fields that the splits give; `needs_labels`: some split has labels."""
     source = space.source
     shared = {key: facts[key] for key in LAYOUT_KEYS if key in facts}
     listed = facts.get("layouts", [{}])
@@ -264,7 +287,7 @@ def _read_layouts(
     for entry in listed:
         _check_keys(entry, LAYOUT_KEYS, f"{source}: layouts")
         merged = {**shared, **entry}
-        _check_layout(merged, fields, source)
+        _check_layout(merged, fields, source, needs_labels)
         encoding = merged.get("encoding", IndexEncoding.name)
         colors = {one.name: one.color for one in classes if one.color_is_given}
         roots = merged.get("root", ".")
@@ -285,7 +308,7 @@ def _read_layouts(
     return tuple(layouts)
 
 
-def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str) -> None:
+def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs_labels: bool) -> None:
     for key in ("images", "labels", "list", "panoptic", "annotations"):
         if key in facts and not isinstance(facts[key], str):
             raise InputError(f"{source}: {key} is {facts[key]!r}; it is a path")
@@ -300,9 +323,11 @@ def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str) -> No
         raise InputError(
             f"{source}: list does not go with panoptic, whose annotations list the images; remove it"
         )
+    if "panoptic" in facts and "*" in facts.get("labels", ""):
+        raise InputError(f"{source}: labels with * does not go with panoptic; name one file per image")
     if ("panoptic" in facts) != ("annotations" in facts):
         raise InputError(f"{source}: panoptic (folder of PNGs) and annotations (JSON) go together")
-    if "panoptic" not in facts and "labels" not in facts:
+    if "panoptic" not in facts and "labels" not in facts and needs_labels:
         raise InputError(f"{source}: lacks labels, the path of an image's label file (or panoptic)")
     found = set(re.findall(r"{(\w+)}", facts["images"]))
     if "panoptic" not in facts and not found - fields:
@@ -321,7 +346,7 @@ def _check_label_map(space: LabelSpace, layouts: list[Layout]) -> None:
     """Finds sources of the map that no file can hold. A panoptic JSON has its own: see `register.py`."""
     if any(layout.panoptic for layout in layouts):
         return
-    known = set().union(*(layout.encoding.labels for layout in layouts))
+    known = set().union(*(layout.encoding.labels for layout in layouts if layout.encoding))
     for label in space.label_map:
         if label not in known:
             names = [name for name in known if isinstance(name, str)]

@@ -73,6 +73,21 @@ class LabelSpace:
         )
 
 
+class UnknownLabelError(InputError):
+    """A label file holds something that is no class.
+
+    Attributes:
+        labels: the values, or colours (r, g, b), that it holds.
+    """
+
+    def __init__(self, message: str, labels: Iterable[Any]) -> None:
+        super().__init__(message, tuple(labels))  # both, so that it can be sent between processes
+        self.labels = tuple(labels)
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
 class Encoding:
     """Base class. A subclass is registered by its `name` and takes `options` from the dataset's YAML."""
 
@@ -89,7 +104,7 @@ class Encoding:
         """The label image's classes: (H, W) uint8 (uint16 for more than 255 classes), in [0, K) or ignore.
 
         Raises:
-            InputError: the file holds something that is no class.
+            UnknownLabelError: the file holds something that is no class.
         """
         raise NotImplementedError
 
@@ -108,15 +123,21 @@ class IndexEncoding(Encoding):
 
     Options: `offset` is added to a value to get its class index (-1: 0 is void and 1 the first class);
     `values` names what the values stand for (a list, or {value: name}) where that is not simply `classes`;
-    `void` lists values without a class; `others: void` makes every unlisted value void.
+    `void` lists values without a class; `others: void` makes every unlisted value void; `channel: 0` reads
+    the first channel of files that have three, such as those of annotation tools that save RGB only.
     """
 
     name = "index"
-    options = ("offset", "values", "void", "others")
+    options = ("offset", "values", "void", "others", "channel")
     modes = ("L", "P", "1", *GRAY_16_BIT)
 
     def __init__(self, space: LabelSpace, options: Mapping[str, Any]) -> None:
         super().__init__(space, options)
+        self.channel = options.get("channel")
+        if self.channel is not None:
+            if self.channel not in (0, 1, 2):
+                raise self._fail(f"channel is {self.channel!r}; it is 0 (red), 1 or 2")
+            self.modes = (*self.modes, "RGB", "RGBA")
         names = self._names(options)
         void = _list_of_ints(options.get("void", []), lambda text: self._fail(f"void {text}"))
         table = np.full(1 << 16, -1, dtype=np.int32)
@@ -143,15 +164,22 @@ class IndexEncoding(Encoding):
     def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
         """{value in the files: what it stands for}."""
         if "values" not in options:
-            offset = options.get("offset", 0)
-            if not isinstance(offset, int):
-                raise self._fail(f"offset is {offset!r}; it is a whole number")
+            offset = self._offset(options)
             names = {index - offset: name for index, name in enumerate(self.space.classes)}
         else:
             if "offset" in options:
                 raise self._fail("give either offset or values")
             values = options["values"]
             names = dict(values) if isinstance(values, Mapping) else dict(enumerate(values or ()))
+        return self._checked(names)
+
+    def _offset(self, options: Mapping[str, Any]) -> int:
+        offset = options.get("offset", 0)
+        if not isinstance(offset, int):
+            raise self._fail(f"offset is {offset!r}; it is a whole number")
+        return offset
+
+    def _checked(self, names: dict[int, str]) -> dict[int, str]:
         for value, name in names.items():
             if not isinstance(value, int) or not 0 <= value < 1 << 16 or not isinstance(name, str):
                 raise self._fail(f"{value!r}: {name!r} is not a value in [0, 65536) with a class name")
@@ -159,6 +187,9 @@ class IndexEncoding(Encoding):
 
     def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
         raw = np.asarray(image)
+        if raw.ndim == 3:
+            # Never a conversion to gray, which would mix the channels.
+            raw = np.ascontiguousarray(raw[:, :, self.channel])
         if raw.dtype == bool:
             raw = raw.astype(np.uint8)
         elif raw.dtype != np.uint8:
@@ -167,7 +198,8 @@ class IndexEncoding(Encoding):
         present = np.flatnonzero(counts)
         unknown = present[~self.known[present]]
         if len(unknown):
-            raise InputError(f"{file_name}: {self._unknown(unknown, int(counts[unknown].sum()))}")
+            message = f"{file_name}: {self._unknown(unknown, int(counts[unknown].sum()))}"
+            raise UnknownLabelError(message, unknown.tolist())
         self._check_mask(present, file_name)
         return look_up(self.table, raw)
 
@@ -206,19 +238,22 @@ class IndexEncoding(Encoding):
 
 
 class IdEncoding(IndexEncoding):
-    """As `index`, but the values are the `id`s of the classes."""
+    """As `index`, but the values are the `id`s of the classes; `offset` is added to a value to get the id."""
 
     name = "id"
-    options = ("void", "others")
+    options = ("offset", "void", "others", "channel")
 
     def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
-        return dict(zip(self.space.ids, self.space.classes, strict=True))
+        offset = self._offset(options)
+        values = [class_id - offset for class_id in self.space.ids]
+        return self._checked(dict(zip(values, self.space.classes, strict=True)))
 
 
 class PaletteEncoding(IndexEncoding):
     """As `index`, for files that have to be palette images: the index counts, not the colour."""
 
     name = "palette"
+    options = ("offset", "values", "void", "others")
     modes = ("P",)
 
 
@@ -286,8 +321,8 @@ class RGBEncoding(Encoding):
         colors = [(code & 255, code >> 8 & 255, code >> 16) for code in np.unique(codes).tolist()]
         found = f"{file_name}: {len(codes)} pixels have a colour of no class: {some(colors, 3)}"
         if not self.others_are_void:
-            raise InputError(
-                f"{found}; list it under encoding.colors or encoding.void in {self.space.source}"
+            raise UnknownLabelError(
+                f"{found}; list it under encoding.colors or encoding.void in {self.space.source}", colors
             )
         log_first_n(logging.WARNING, f"{found}; they are void", n=10)
 

@@ -24,6 +24,14 @@ from .pixels import look_up, rgb_codes
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
+class BrokenFileError(InputError):
+    """A file that is missing or is no image."""
+
+
+class WrongSizeError(InputError):
+    """Labels of another size than their image."""
+
+
 class Segments(NamedTuple):
     """The segments of one image.
 
@@ -53,7 +61,7 @@ def opened_image(file_name: str) -> Iterator[Image.Image]:
     """Opens and decodes an image file with Pillow.
 
     Raises:
-        InputError: the file is missing or cannot be decoded.
+        BrokenFileError: the file is missing or cannot be decoded.
     """
     try:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
@@ -62,10 +70,12 @@ def opened_image(file_name: str) -> Iterator[Image.Image]:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{file_name}: does not exist; restore the file") from None
+        raise BrokenFileError(f"{file_name}: does not exist; restore the file") from None
     except BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{file_name}: cannot be read as an image ({reason}); replace the file") from None
+        raise BrokenFileError(
+            f"{file_name}: cannot be read as an image ({reason}); replace the file"
+        ) from None
 
 
 def read_image(file_name: str, image_format: str = "RGB") -> np.ndarray:
@@ -128,14 +138,29 @@ class LabelReader:
 
         Returns:
             (H, W) uint8 (uint16 for more than 255 classes): class index, or the dataset's ignore label.
-            Crowd segments count as their class.
+            Crowd segments count as their class. Of several label files, the first in which a pixel is not
+            of the first class, the background, decides.
 
         Raises:
-            InputError: missing, broken or wrong file.
+            InputError: missing, broken or wrong file, or a split without labels.
         """
-        if "sem_seg_file_name" not in dataset_dict:
+        file_names = dataset_dict.get("sem_seg_file_name")
+        if file_names is None:
             return self.class_map(self.load_index_map(dataset_dict))
-        file_name = dataset_dict["sem_seg_file_name"]
+        if isinstance(file_names, str):
+            return self._read_labels(file_names, dataset_dict)
+        merged = self._read_labels(file_names[0], dataset_dict)
+        for file_name in file_names[1:]:
+            labels = self._read_labels(file_name, dataset_dict)
+            if labels.shape != merged.shape:
+                raise WrongSizeError(
+                    f"{file_name}: is {_side_by_side(labels)}, but {file_names[0]} of the same image is "
+                    f"{_side_by_side(merged)}; replace the wrong one"
+                )
+            np.copyto(merged, labels, where=merged == 0)
+        return merged
+
+    def _read_labels(self, file_name: str, dataset_dict: Mapping[str, Any]) -> np.ndarray:
         encoding = self.dataset.layouts[dataset_dict.get("layout", 0)].encoding
         with opened_image(file_name) as image:
             if image.mode not in encoding.modes:
@@ -200,6 +225,11 @@ class LabelReader:
 
     def _read_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """(H, W) uint32 ids, and (H, W) uint8 or uint16: position in segments_info + 1, S + 1 for void."""
+        if self.split in self.dataset.without_labels:
+            raise InputError(
+                f"{self.split}: has no ground truth, only images; it serves for inference and submission, "
+                "neither for training nor for evaluation"
+            )
         if "pan_seg_file_name" not in dataset_dict:
             raise InputError(
                 f"{self.split}: has semantic labels only; entity, instance and panoptic tasks need the keys "
@@ -310,8 +340,11 @@ def _union(first: Sequence[float], second: Sequence[float]) -> list[float]:
 
 def _check_size(file_name: str, labels: np.ndarray, dataset_dict: Mapping[str, Any]) -> None:
     if "height" in dataset_dict and labels.shape != (dataset_dict["height"], dataset_dict["width"]):
-        height, width = labels.shape
-        raise InputError(
-            f"{file_name}: is {width}x{height}, but its image {dataset_dict['file_name']} is "
+        raise WrongSizeError(
+            f"{file_name}: is {_side_by_side(labels)}, but its image {dataset_dict['file_name']} is "
             f"{dataset_dict['width']}x{dataset_dict['height']}; image and labels have to match pixel by pixel"
         )
+
+
+def _side_by_side(labels: np.ndarray) -> str:
+    return f"{labels.shape[1]}x{labels.shape[0]}"

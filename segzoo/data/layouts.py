@@ -2,12 +2,13 @@
 
 A template is a relative path with fields in braces. `{split}` and other fields that the split sets are filled
 in; any other field stands for a part of a file or folder name that varies and, in `labels`, for the same
-text again. A last `.*` stands for the suffix of any image format.
+text again. A last `.*` stands for the suffix of any image format. Any other `*`, which only `labels` may
+have, stands for a text without `_`: all files that fit are labels of the image.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +22,11 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image, its id within the split, and its semantic label file, if it has one."""
+    """An image, its id within the split, and its semantic label files, sorted: mostly one, or none."""
 
     path: str
     image_id: str
-    label: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,81 +67,151 @@ def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
         for root in dict.fromkeys(
             folder / os.path.expandvars(root) for root in layout.roots for folder in dataset_folders(dataset)
         ):
-            found = _try_layout(index, layout, root, dataset.splits[split], split)
+            has_labels = split not in dataset.without_labels
+            found = _try_layout(index, layout, root, dataset.splits[split], split, has_labels)
             if isinstance(found, FoundLayout):
                 return found
             problems.append(found)
     # The candidate that went farthest is most probably the one meant.
-    _, problem = max(problems, key=lambda one: one[0])
+    step, problem = max(problems, key=lambda one: one[0])
+    # At step 1, lists or labels are missing, which is what scripts make.
+    if dataset.prepare and step == 1:
+        raise InputError(f"{split}: {problem}; run `{dataset.prepare}`, which makes it")
     raise InputError(
         f"{split}: {problem}; set DETECTRON2_DATASETS (now {dataset_folders(dataset)[-1]}) to the folder "
         f"that holds it, or arrange the files as one of the layouts in {dataset.path.name} says"
+        + (f"; run `{dataset.prepare}` if it is there but not prepared" if dataset.prepare else "")
     )
 
 
 def _try_layout(
-    index: int, layout: Layout, root: Path, fields: Mapping[str, str], split: str
+    index: int, layout: Layout, root: Path, fields: Mapping[str, str], split: str, has_labels: bool
 ) -> FoundLayout | tuple[int, str]:
     """The layout with its files, or (how far it got, what is missing)."""
     if not root.is_dir():
         return -1, f"no folder {root}"
+    if layout.panoptic is not None and not has_labels:
+        files = list(match(root, f"{layout.images}/{{stem}}.*", fields))
+        images = tuple(ImageFile(path, found["stem"]) for path, found in files)
+        return FoundLayout(index, root, images) if images else (0, f"no images in {root / layout.images}")
     if layout.panoptic is not None:
         for step, template in enumerate((layout.images, layout.annotations, layout.panoptic)):
             path = root / fill(template, fields)
             if not path.exists():
                 return step, f"{path} does not exist"
         return FoundLayout(index, root)
-    images = list(_list_images(layout, root, fields, split))
+    if layout.list_file is not None and not _split_list(layout, root, fields)[0].is_file():
+        if not any(match(root, layout.images, fields)):
+            return 0, f"no images {root / fill(layout.images, fields)}"
+        return 1, f"no list {_split_list(layout, root, fields)[0]}"
+    labels_of = _label_finder(layout, root, fields) if has_labels else lambda found: ()
+    images = list(_list_images(layout, root, fields, split, labels_of))
     if not images:
         return 0, f"no images {root / fill(layout.images, fields)}"
     if layout.list_file is not None:
-        check_exist((image.path for image in images), split, "listed images")
-    there = existing_files(image.label for image in images)
-    missing = [image for image in images if image.label not in there]
+        paths = [image.path for image in images]
+        if not existing_files(paths):
+            return 2, f"{len(paths)} of {len(paths)} listed images do not exist: {some(paths, 1)}"
+        check_exist(paths, split, "listed images")
+    if not has_labels:
+        return FoundLayout(index, root, tuple(images))
+    there = existing_files(label for image in images for label in image.labels)
+    missing = [image for image in images if not there.issuperset(image.labels)]
     if len(missing) == len(images):
-        return 1, f"{len(images)} images like {images[0].path}, but no label like {images[0].label}"
+        return 1, f"{len(images)} images like {images[0].path}, but no label like {images[0].labels[0]}"
     if missing:
         plural = "s lack their labels" if len(missing) > 1 else " lacks its labels"
         raise InputError(
-            f"{split}: {len(missing)} image{plural}, first {missing[0].path} (expected {missing[0].label}); "
-            "add them, or name the images to use in a text file under the key list"
+            f"{split}: {len(missing)} image{plural}, first {missing[0].path} (expected "
+            f"{missing[0].labels[0]}); add them, or name the images to use in a text file under the key list"
         )
     return FoundLayout(index, root, tuple(images))
 
 
-def _list_images(layout: Layout, root: Path, fields: Mapping[str, str], split: str) -> Iterator[ImageFile]:
-    """The images in order of their paths, or of the list file, each with the label file it should have."""
+def _label_finder(
+    layout: Layout, root: Path, fields: Mapping[str, str]
+) -> Callable[[Mapping[str, str]], tuple[str, ...]]:
+    """A function from the fields of an image to its label files, or to what one of them would be called."""
+    template = layout.labels or ""
+    if not has_several_labels(layout):
+        return lambda found: (str(root / fill(template, {**fields, **found})),)
+    names = re.findall(r"{(\w+)}", fill(template, fields))
+    files: dict[tuple[str, ...], list[str]] = {}
+    # One pass over the folder, whose order is that of the names.
+    for path, found in match(root, template, fields):
+        files.setdefault(tuple(found[name] for name in names), []).append(path)
+
+    def find(found: Mapping[str, str]) -> tuple[str, ...]:
+        expected = str(root / fill(template, {**fields, **found}))
+        return tuple(files.get(tuple(found[name] for name in names), [expected]))
+
+    return find
+
+
+def has_several_labels(layout: Layout) -> bool:
+    """Whether an image may have several semantic label files."""
+    return "*" in (layout.labels or "").removesuffix(".*")
+
+
+def _list_images(
+    layout: Layout,
+    root: Path,
+    fields: Mapping[str, str],
+    split: str,
+    labels_of: Callable[[Mapping[str, str]], tuple[str, ...]],
+) -> Iterator[ImageFile]:
+    """The images in order of their paths, or of the list file, each with the label files it should have."""
     if layout.list_file is not None:
-        yield from _read_list(layout, root, fields)
+        yield from _read_list(layout, root, fields, labels_of)
         return
     seen: dict[str, str] = {}
     for path, found in match(root, layout.images, fields):
         image_id = "/".join(found.values())
         if seen.setdefault(image_id, path) != path:
             raise InputError(f"{split}: {seen[image_id]} and {path} share a name; keep one of them")
-        yield ImageFile(path, image_id, str(root / fill(layout.labels, {**fields, **found})))
+        yield ImageFile(path, image_id, labels_of(found))
 
 
-def _read_list(layout: Layout, root: Path, fields: Mapping[str, str]) -> Iterator[ImageFile]:
+def _split_list(layout: Layout, root: Path, fields: Mapping[str, str]) -> tuple[Path, slice]:
+    """The list file, and which of its lines count: `train_list.txt[3000:4000]` or simply `train_list.txt`."""
+    text = fill(layout.list_file, fields)
+    ranged = re.fullmatch(r"(.+)\[(\d*):(\d*)\]", text)
+    if ranged is None:
+        return root / text, slice(None)
+    return root / ranged[1], slice(*(int(number) if number else None for number in ranged.groups()[1:]))
+
+
+def _read_list(
+    layout: Layout,
+    root: Path,
+    fields: Mapping[str, str],
+    labels_of: Callable[[Mapping[str, str]], tuple[str, ...]],
+) -> Iterator[ImageFile]:
     """Lines of one word, the {stem}, or two: image and label, relative to the root despite a leading /."""
-    list_file = root / fill(layout.list_file, fields)
-    if not list_file.is_file():
-        return
-    for number, line in enumerate(list_file.read_text(encoding="utf-8").splitlines(), 1):
-        words = line.split()
+    list_file, lines = _split_list(layout, root, fields)
+    numbered = enumerate(list_file.read_text(encoding="utf-8-sig").splitlines(), 1)
+    for number, words in [(number, line.split()) for number, line in numbered if line.strip()][lines]:
         if len(words) > 2:
             raise InputError(
                 f"{list_file}: line {number} has {len(words)} words; expected a name or two paths"
             )
         if len(words) == 2:
             image, label = (str(root / word.lstrip("/")) for word in words)
-            yield ImageFile(image, Path(image).stem, label)
-        elif words:
-            filled = {**fields, "stem": words[0]}
-            image = str(root / fill(layout.images, filled))
-            if image.endswith(".*"):
-                image = _with_suffix(image)
-            yield ImageFile(image, words[0], str(root / fill(layout.labels, filled)))
+            yield ImageFile(image, Path(image).stem, (label,))
+            continue
+        stem = _without_suffix(words[0], layout.images)
+        image = str(root / fill(layout.images, {**fields, "stem": stem}))
+        if image.endswith(".*"):
+            image = _with_suffix(image)
+        yield ImageFile(image, stem, labels_of({"stem": stem}))
+
+
+def _without_suffix(name: str, images: str) -> str:
+    """The {stem} of a name in a list, which may carry the suffix that the template has anyway."""
+    suffix = Path(name).suffix
+    if images.endswith("{stem}.*"):
+        return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+    return name.removesuffix(suffix) if suffix and images.endswith(f"{{stem}}{suffix}") else name
 
 
 def _with_suffix(pattern: str) -> str:
@@ -162,7 +233,7 @@ def _match_parts(
     folder: Path, parts: list[str], found: dict[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     part, rest = parts[0], parts[1:]
-    if "{" not in part and not part.endswith(".*"):
+    if "{" not in part and "*" not in part:
         path = folder / part
         if rest:
             yield from _match_parts(path, rest, found)
@@ -188,8 +259,10 @@ def _match_parts(
 def _part_pattern(part: str, found: Mapping[str, str]) -> str:
     stem, any_suffix = (part[:-2], True) if part.endswith(".*") else (part, False)
     pattern = ""
-    for text in re.split(r"({\w+})", stem):
-        if not text.startswith("{"):
+    for text in re.split(r"({\w+}|\*)", stem):
+        if text == "*":
+            pattern += "[^_]+"
+        elif not text.startswith("{"):
             pattern += re.escape(text)
         elif text[1:-1] in found:
             pattern += re.escape(found[text[1:-1]])

@@ -55,6 +55,12 @@ class SegmentationMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         readers = {name: label_reader(name) for name in cfg.DATASETS.TRAIN} if is_train else {}
+        for name, reader in readers.items():
+            if name in reader.dataset.without_labels:
+                raise InputError(
+                    f"DATASETS.TRAIN: {name} has no labels, only images; train on another split of "
+                    f"{reader.dataset.path.name}"
+                )
         ignore_label = next((reader.ignore_label for reader in readers.values()), 255)
         augmentations = (
             build_train_augmentations(cfg, ignore_label) if is_train else build_test_augmentations(cfg)

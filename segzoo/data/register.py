@@ -14,8 +14,11 @@ from segzoo.errors import InputError
 from .dataset_file import CATALOG, DatasetFile, read_dataset_file
 from .encodings import VOID
 from .formats import LabelReader
-from .layouts import FoundLayout, check_exist, fill, find_layout
+from .layouts import FoundLayout, check_exist, fill, find_layout, has_several_labels
 from .messages import did_you_mean, some
+
+# In place of an evaluator: what evaluators and their messages call a split of images without labels.
+NO_GROUND_TRUTH = "no_ground_truth"
 
 # {registered name: the YAML it comes from}
 _registered: dict[str, Path] = {}
@@ -86,7 +89,7 @@ def _register(dataset: DatasetFile, split: str) -> None:
         colors=colors,
         isthing=[entry.isthing for entry in classes],
         ignore_label=dataset.space.ignore_label,
-        evaluator_type=dataset.evaluator,
+        evaluator_type=NO_GROUND_TRUTH if split in dataset.without_labels else dataset.evaluator,
         flip_pairs=list(dataset.flip_pairs),
         label_map=dict(dataset.space.label_map),
         contiguous_id_to_dataset_id=[entry.id for entry in classes],
@@ -111,9 +114,10 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
 
     Returns:
         A dict per image: `file_name`, `image_id`, `dataset` (the split's name), `layout` (index of the layout
-        found); `sem_seg_file_name` with semantic labels; `height`, `width`, `pan_seg_file_name` and
-        `segments_info` with panoptic ones, each segment with `id`, `category_id` (class index), `isthing`,
-        `iscrowd`, and the JSON's `area` and `bbox`. Those of no class are in `void_segments`, by id.
+        found); `sem_seg_file_name` with semantic labels, a tuple of them where the layout has several for an
+        image; `height`, `width`, `pan_seg_file_name` and `segments_info` with panoptic ones, each segment
+        with `id`, `category_id` (class index), `isthing`, `iscrowd`, and the JSON's `area` and `bbox`. Those
+        of no class are in `void_segments`, by id. A split without labels has none of these.
 
     Raises:
         InputError: files are missing, or the panoptic JSON contradicts itself or the dataset's YAML.
@@ -121,20 +125,18 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
     found = find_layout(dataset, split)
     layout, fields = dataset.layouts[found.index], dataset.splits[split]
     image_root = found.root / fill(layout.images, fields).split("{")[0].removesuffix(".*")
-    _update_metadata(split, image_root=str(image_root))
-    if layout.panoptic is not None:
+    _update_metadata(split, dataset_root=str(found.root), image_root=str(image_root))
+    if layout.panoptic is not None and split not in dataset.without_labels:
         with _collector_paused():
             return _load_panoptic_split(dataset, split, found)
-    return [
-        {
-            "file_name": image.path,
-            "image_id": image.image_id,
-            "sem_seg_file_name": image.label,
-            "dataset": split,
-            "layout": found.index,
-        }
-        for image in found.images
-    ]
+    records = []
+    for image in found.images:
+        record: dict[str, Any] = {"file_name": image.path, "image_id": image.image_id}
+        if image.labels:
+            several = has_several_labels(layout)
+            record["sem_seg_file_name"] = image.labels if several else image.labels[0]
+        records.append({**record, "dataset": split, "layout": found.index})
+    return records
 
 
 def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:

@@ -3,10 +3,15 @@
 Letters: H, W pixels.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from detectron2.data.transforms import ResizeTransform
 from fvcore.transforms.transform import HFlipTransform, Transform, TransformList
+
+#: A gray value, or one value for each channel.
+PadValue = float | Sequence[float]
 
 
 def apply_to_indices(transform: Transform, indices: np.ndarray) -> np.ndarray:
@@ -38,11 +43,17 @@ def at_least_one_pixel(transform: Transform) -> Transform:
 
 
 class PadTransform(Transform):
-    """Pads at the right and the bottom: the image with `pad_value`, the index map with void."""
+    """Pads the image with `pad_value` and the index map with void.
 
-    def __init__(self, right: int, bottom: int, pad_value: int) -> None:
+    Args:
+        right, bottom, left, top: pixels added.
+        pad_value: one number, or one for each channel; rounded to 8 bits.
+    """
+
+    def __init__(self, right: int, bottom: int, pad_value: PadValue, left: int = 0, top: int = 0) -> None:
         super().__init__()
-        self.right, self.bottom, self.pad_value = right, bottom, pad_value
+        self.right, self.bottom, self.left, self.top = right, bottom, left, top
+        self.pad_value = np.rint(pad_value)
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         return self._pad(img, self.pad_value)
@@ -51,14 +62,95 @@ class PadTransform(Transform):
         return self._pad(segmentation, 0)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        return coords
+        return coords + np.asarray([self.left, self.top], coords.dtype)
 
-    def _pad(self, pixels: np.ndarray, value: int) -> np.ndarray:
+    def _pad(self, pixels: np.ndarray, value: PadValue) -> np.ndarray:
         height, width = pixels.shape[:2]
-        shape = (height + self.bottom, width + self.right, *pixels.shape[2:])
-        padded = np.full(shape, value, dtype=pixels.dtype)
-        padded[:height, :width] = pixels
+        shape = (self.top + height + self.bottom, self.left + width + self.right, *pixels.shape[2:])
+        padded = np.empty(shape, dtype=pixels.dtype)
+        padded[...] = value
+        padded[self.top : self.top + height, self.left : self.left + width] = pixels
         return padded
+
+
+class OpenCVResizeTransform(Transform):
+    """Resizes as OpenCV does: bilinear without a wider support where it shrinks, and so without smoothing.
+
+    Labels take the pixel under the centre of the new one, as in Detectron2's resize (semseg and
+    MMSegmentation take the one under its upper left corner, half a pixel off the image).
+    """
+
+    def __init__(self, new_height: int, new_width: int) -> None:
+        super().__init__()
+        self.size = max(int(new_width), 1), max(int(new_height), 1)
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return cv2.resize(np.ascontiguousarray(img), self.size, interpolation=cv2.INTER_LINEAR)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        contiguous = np.ascontiguousarray(segmentation)
+        return cv2.resize(contiguous, self.size, interpolation=cv2.INTER_NEAREST_EXACT)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        raise NotImplementedError("boxes and polygons are not resized by this transform")
+
+
+class RotateInPlaceTransform(Transform):
+    """Rotates about the middle without changing the size; what comes in is `pad_value`, and void in labels.
+
+    Args:
+        height, width: of the image.
+        angle: degrees, counter-clockwise.
+        pad_value: one number for each channel.
+    """
+
+    def __init__(self, height: int, width: int, angle: float, pad_value: Sequence[float]) -> None:
+        super().__init__()
+        self.matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
+        self.angle, self.size, self.pad_value = angle, (width, height), tuple(pad_value)
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return self._warp(img, cv2.INTER_LINEAR, self.pad_value)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return self._warp(segmentation, cv2.INTER_NEAREST, 0)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return np.hstack([coords, np.ones((len(coords), 1))]) @ self.matrix.T
+
+    def _warp(self, pixels: np.ndarray, interpolation: int, value: float | tuple) -> np.ndarray:
+        return cv2.warpAffine(
+            np.ascontiguousarray(pixels),
+            self.matrix,
+            self.size,
+            flags=interpolation,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=value,
+        )
+
+
+class GaussianBlurTransform(Transform):
+    """Blurs the image; labels stay.
+
+    Args:
+        kernel: pixels of a side, odd; 0: what `sigma` needs.
+        sigma: standard deviation in pixels; 0: OpenCV's for the kernel, which is binomial up to 7 pixels.
+    """
+
+    def __init__(self, kernel: int = 0, sigma: float = 0.0) -> None:
+        super().__init__()
+        self.kernel, self.sigma = kernel, sigma
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        if not self.kernel and self.sigma <= 0:
+            return img
+        return cv2.GaussianBlur(np.ascontiguousarray(img), (self.kernel, self.kernel), self.sigma)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return segmentation
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
 
 
 class ColorJitterTransform(Transform):

@@ -1,7 +1,9 @@
 """Which evaluator scores which task on which dataset."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 
@@ -28,6 +30,7 @@ def build_evaluator(
     save_predictions: bool = False,
     save_json: bool = False,
     class_averaging: str = "valid",
+    transform_labels: Callable[[np.ndarray], np.ndarray] | None = None,
     workers: int = 2,
     distributed: bool = True,
 ) -> DatasetEvaluators:
@@ -43,6 +46,7 @@ def build_evaluator(
         save_predictions: write index, colour and panoptic PNGs and JSON (TEST.SAVE_PREDICTIONS).
         save_json: write Detectron2's sem_seg_predictions.json.
         class_averaging: what "mIoU" averages, a key of semantic.CLASS_AVERAGING.
+        transform_labels: semantic ground truth to that of the part of the image which is predicted.
         workers: scoring threads of each evaluator; 0 scores in the caller's thread.
         distributed: gather from all ranks.
 
@@ -51,6 +55,11 @@ def build_evaluator(
     """
     evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
     options = {"save_predictions": save_predictions, "workers": workers, "distributed": distributed}
+    if evaluator_type == "no_ground_truth":
+        raise InputError(
+            f"DATASETS.TEST: {dataset_name} has no ground truth, only images; evaluate on another split, or "
+            "write its predictions for a submission"
+        )
     evaluators = []
     for task in tasks:
         evaluator = EVALUATORS.get((evaluator_type, task))
@@ -61,7 +70,11 @@ def build_evaluator(
                 f"expected some of {', '.join(possible) or 'no task at all'}"
             )
         extra = (
-            {"class_averaging": class_averaging, "save_json": save_json}
+            {
+                "class_averaging": class_averaging,
+                "save_json": save_json,
+                "transform_labels": transform_labels,
+            }
             if evaluator is SemanticEvaluator
             else {}
         )

@@ -40,9 +40,10 @@ def test_the_facts_of_every_built_in_dataset_agree_with_its_metadata(name):
         metadata = MetadataCatalog.get(split)
         assert metadata.classes == [entry.name for entry in dataset.classes]
         assert len(metadata.colors) == len(metadata.isthing) == len(metadata.classes)
-        assert metadata.ignore_label == 255
+        assert metadata.ignore_label == (255 if len(dataset.classes) <= 255 else 65535)
         assert split in DatasetCatalog
-        assert metadata.evaluator_type == dataset.evaluator
+        without_labels = split in dataset.without_labels
+        assert metadata.evaluator_type == ("no_ground_truth" if without_labels else dataset.evaluator)
         assert hasattr(metadata, "load_panoptic") == (dataset.evaluator == "panoptic")
 
 

@@ -1,0 +1,270 @@
+"""What the preparation scripts share: the command line, finding a dataset, writing files whole, counting.
+
+A file is written under another name and renamed, and a folder gets its name when it is complete: an
+interrupted script can be started again, keeps what it has, and leaves nothing half written where it would be
+read.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+import numpy as np
+from PIL import Image
+from scipy.io import loadmat
+from tqdm import tqdm
+
+from segzoo.data import read_dataset_file
+from segzoo.data.dataset_file import DatasetFile
+from segzoo.data.formats import LabelReader
+from segzoo.data.layouts import FoundLayout, find_layout
+from segzoo.errors import InputError
+
+# Writes the file of a job, or raises InputError.
+Convert = Callable[[Any, Path], None]
+
+
+def parser(description: str, root: str) -> argparse.ArgumentParser:
+    """The options of every script; `root` says what the dataset's folder is called."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--root", help=f"folder {root}; default: below $DETECTRON2_DATASETS (./datasets)")
+    made.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    made.add_argument("--check", action="store_true", help="write nothing; count what is there")
+    return made
+
+
+def run(steps: Callable[[argparse.Namespace], bool], args: argparse.Namespace) -> int:
+    """Runs a script's steps; exit status 0: complete, 1: something is missing, 2: nothing can be done."""
+    try:
+        complete = steps(args)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not complete:
+        print("the dataset is not complete; what is there can be used", file=sys.stderr)
+    return 0 if complete else 1
+
+
+def datasets_folder() -> Path:
+    """$DETECTRON2_DATASETS, by default ./datasets."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def find_root(dataset: str, given: str | None, needs: str, remedy: str) -> Path:
+    """The folder of a dataset that holds the file or folder `needs`.
+
+    Args:
+        dataset: name of its YAML, which says where it may lie.
+        given: what the user says, if anything.
+        remedy: how to get what is needed.
+
+    Raises:
+        InputError: there is none.
+    """
+    roots = [root for layout in read_dataset_file(dataset).layouts for root in layout.roots]
+    candidates = [Path(given)] if given else [datasets_folder() / root for root in dict.fromkeys(roots)]
+    for candidate in candidates:
+        if (candidate / needs).exists():
+            return candidate
+    raise InputError(f"no {needs} in {' or '.join(map(str, candidates))}; {remedy}, or give --root")
+
+
+def read_lines(file: Path, remedy: str) -> list[str]:
+    """The lines of a text file that are not empty, stripped."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise InputError(f"{file}: does not exist; {remedy}") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_mat(file: Path, key: str) -> np.ndarray:
+    """A variable of a Matlab file of version 7 or older: an array; of objects where it has structures.
+
+    Raises:
+        InputError: not such a file, or it has no such variable.
+    """
+    try:
+        return loadmat(file, struct_as_record=False)[key]
+    # Damaged files make the parser raise almost anything.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{file}: has no readable {key} ({reason}); unpack the archive again") from None
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `target` when that has succeeded."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def save_labels(labels: np.ndarray, target: Path, palette: Sequence[Sequence[int]] | None = None) -> None:
+    """Writes (H, W) uint8 labels as a PNG, with a palette of colours if given."""
+    image = Image.fromarray(labels)
+    if palette is not None:
+        image.putpalette([part for color in palette for part in color])
+    with written_whole(target) as file:
+        image.save(file, format="PNG")
+
+
+def save_lines(lines: Sequence[str], target: Path) -> None:
+    """Writes a text file."""
+    with written_whole(target) as file:
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def convert_files(
+    jobs: Mapping[Path, Any], convert: Convert, workers: int, title: str, chunk: int = 16
+) -> list[str]:
+    """Writes the files that are not there yet, in several processes, and prints why others cannot be written.
+
+    Args:
+        jobs: {file to write: what `convert` makes it from}.
+        workers: number of processes.
+        title: of the progress bar.
+
+    Returns:
+        The messages.
+    """
+    todo = [(job, target) for target, job in jobs.items() if not target.exists()]
+    one = partial(_convert_one, convert=convert)
+    if workers <= 1 or len(todo) <= 1:
+        problems = _messages(map(one, todo), title, len(todo))
+    else:
+        with multiprocessing.Pool(workers) as pool:
+            problems = _messages(pool.imap_unordered(one, todo, chunksize=chunk), title, len(todo))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return problems
+
+
+def _messages(results: Any, title: str, total: int) -> list[str]:
+    return [one for one in tqdm(results, title, total, unit="file") if one]
+
+
+def _convert_one(task: tuple[Any, Path], convert: Convert) -> str | None:
+    try:
+        convert(*task)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def fill_folder(folder: Path, jobs: Mapping[str, Any], convert: Convert, workers: int, title: str) -> bool:
+    """Makes a folder of files, which has its name once it is complete; other files in it stay.
+
+    Args:
+        jobs: {file name: what `convert` makes it from}.
+
+    Returns:
+        Whether it is complete; if not, the messages say what to repair.
+    """
+    unfinished = folder.with_name(f"{folder.name}.partial")
+    there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if jobs.keys() <= there:
+        print(f"{title}: {folder} is complete")
+        return True
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for name in there:
+        os.replace(folder / name, unfinished / name)
+    if folder.is_dir():
+        folder.rmdir()
+    targets = {unfinished / name: job for name, job in jobs.items()}
+    problems = convert_files(targets, convert, workers, title)
+    if problems:
+        print(f"{title}: stays in {unfinished} until these files are repaired", file=sys.stderr)
+        return False
+    for left_over in unfinished.glob(".*"):  # of a process that was killed
+        left_over.unlink()
+    os.replace(unfinished, folder)
+    print(f"{title}: {len(jobs)} files in {folder}")
+    return True
+
+
+def at_root(dataset: DatasetFile, root: Path | str | None) -> DatasetFile:
+    """The dataset, to be found below this root only, if there is one."""
+    if root is None:
+        return dataset
+    here = (str(Path(root).resolve()),)
+    return replace(dataset, layouts=tuple(replace(layout, roots=here) for layout in dataset.layouts))
+
+
+def check_splits(
+    dataset: DatasetFile, skip: Sequence[str] = (), also: Mapping[str, int] | None = None
+) -> tuple[dict[str, FoundLayout], bool]:
+    """Prints how many images each split has, and how many were published.
+
+    Args:
+        skip: splits that are not asked for.
+        also: {split: a second number of images that was published}.
+
+    Returns:
+        {split: its files}, and whether all splits are there with a published number of images.
+    """
+    found, complete = {}, True
+    for split in dataset.splits:
+        if split in skip:
+            continue
+        try:
+            found[split] = find_layout(dataset, split)
+        except InputError as error:
+            print(error, file=sys.stderr)
+            complete = False
+            continue
+        count = len(found[split].images)
+        published = [counts[split] for counts in (dataset.image_counts, also or {}) if split in counts]
+        text = f", published: {' or '.join(map(str, published))}" if published else ""
+        print(f"{split}: {count} images{text}")
+        complete &= not published or count in published
+    return found, complete
+
+
+def export_class_indices(
+    dataset: DatasetFile, splits: Sequence[str], target: Callable[[str, str], Path], workers: int
+) -> bool:
+    """Writes labels as segzoo reads them, class indices and 255 for void, for other projects.
+
+    Args:
+        splits: registered names.
+        target: function from the paths of an image and of its label file to the file to write.
+
+    Returns:
+        Whether all were written.
+    """
+    complete = True
+    for split in splits:
+        found = find_layout(dataset, split)
+        jobs = {
+            target(image.path, image.labels[0]): {
+                "file_name": image.path,
+                "sem_seg_file_name": image.labels[0],
+                "layout": found.index,
+            }
+            for image in found.images
+        }
+        problems = convert_files(jobs, partial(_export, reader=LabelReader(dataset, split)), workers, split)
+        complete &= not problems
+        print(f"{split}: {len(jobs) - len(problems)} label files, as {next(iter(jobs))}")
+    return complete
+
+
+def _export(record: Mapping[str, Any], target: Path, reader: LabelReader) -> None:
+    save_labels(reader.load_sem_seg(record), target)

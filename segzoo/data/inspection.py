@@ -1,0 +1,233 @@
+"""What is in a copy of a dataset: every file is read by the readers of training, and counted.
+
+Letters: H, W pixels; K classes.
+"""
+
+import hashlib
+import multiprocessing
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from segzoo.errors import InputError
+
+from .encodings import UnknownLabelError
+from .formats import BrokenFileError, LabelReader, WrongSizeError, read_image
+from .pixels import count_values
+
+# What can be wrong with an image or its labels.
+UNREADABLE_IMAGE = "unreadable image"
+UNREADABLE_LABEL = "unreadable label file"
+WRONG_SIZE = "size of image and labels differs"
+UNKNOWN_LABEL = "labels that are no class"
+WRONG_LABEL = "wrong label file"
+# Not an error of a file: training passes over it without harm, or use.
+ALL_VOID = "nothing labelled"
+
+
+class Problem(NamedTuple):
+    """What is wrong with an image.
+
+    Attributes:
+        kind: one of the constants above.
+        message: one line that names the file and the remedy.
+        labels: the values or colours that are no class, for `UNKNOWN_LABEL`.
+    """
+
+    kind: str
+    message: str
+    labels: tuple[Any, ...] = ()
+
+
+class ImageReport(NamedTuple):
+    """What one image and its labels hold.
+
+    Attributes:
+        file_name: the image.
+        size: (width, height), or None where it cannot be read.
+        pixels: (K + 1,) int64: labelled pixels of each class, void at last; None where they cannot be read.
+        segments: (K,) int64: panoptic segments of each class, or None.
+        problems: what is wrong.
+        digest: hash of the image file's bytes, or "".
+    """
+
+    file_name: str
+    size: tuple[int, int] | None = None
+    pixels: np.ndarray | None = None
+    segments: np.ndarray | None = None
+    problems: tuple[Problem, ...] = ()
+    digest: str = ""
+
+
+@dataclass
+class SplitReport:
+    """What all images of a split hold.
+
+    Attributes:
+        images: how many were read.
+        sizes: {(width, height): images}.
+        pixels, segments: as in `ImageReport`, of all images.
+        images_with: (K + 1,) int64: images that have each class, and void.
+        problems: {kind: the problems}.
+        files_of: {digest: images with these bytes}.
+    """
+
+    num_classes: int
+    images: int = 0
+    sizes: Counter = field(default_factory=Counter)
+    pixels: np.ndarray = field(init=False)
+    segments: np.ndarray | None = None
+    images_with: np.ndarray = field(init=False)
+    problems: dict[str, list[Problem]] = field(default_factory=lambda: defaultdict(list))
+    files_of: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self.pixels = np.zeros(self.num_classes + 1, dtype=np.int64)
+        self.images_with = np.zeros(self.num_classes + 1, dtype=np.int64)
+
+    def add(self, report: ImageReport) -> None:
+        self.images += 1
+        if report.size is not None:
+            self.sizes[report.size] += 1
+        if report.pixels is not None:
+            self.pixels += report.pixels
+            self.images_with += report.pixels > 0
+        if report.segments is not None:
+            self.segments = report.segments + (0 if self.segments is None else self.segments)
+        for problem in report.problems:
+            self.problems[problem.kind].append(problem)
+        if report.digest:
+            self.files_of[report.digest].append(report.file_name)
+
+    @property
+    def absent(self) -> list[int]:
+        """Classes without a pixel."""
+        return np.flatnonzero(self.pixels[:-1] == 0).tolist()
+
+
+def inspect_records(
+    records: Sequence[Mapping[str, Any]], reader: LabelReader, workers: int = 0, with_digest: bool = False
+) -> Iterator[ImageReport]:
+    """Reads every image of a split and its labels, as training does.
+
+    Args:
+        records: the split's dataset dicts.
+        workers: processes; 0 reads in this one.
+        with_digest: also hash the image files.
+
+    Yields:
+        A report per image, in order.
+    """
+    inspect = partial(inspect_image, reader=reader, with_digest=with_digest)
+    if workers < 1:
+        yield from map(inspect, records)
+        return
+    with multiprocessing.Pool(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+        yield from pool.imap(inspect, records, chunksize=4)
+
+
+def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: bool = False) -> ImageReport:
+    """Reads one image and its labels; what is wrong is reported, not raised."""
+    file_name = record["file_name"]
+    try:
+        height, width = read_image(file_name).shape[:2]
+        digest = file_digest(file_name) if with_digest else ""
+    except (InputError, OSError) as error:
+        return ImageReport(file_name, problems=(Problem(UNREADABLE_IMAGE, str(error)),))
+    report = ImageReport(file_name, (width, height), digest=digest)
+    if reader.split in reader.dataset.without_labels:
+        return report
+    annotated = (record.get("width", width), record.get("height", height))
+    if annotated != (width, height):
+        message = (
+            f"{file_name}: is {width}x{height}, but its annotation says {annotated[0]}x{annotated[1]}; "
+            "image and annotation have to belong together"
+        )
+        return report._replace(problems=(Problem(WRONG_SIZE, message),))
+    record = {**record, "height": height, "width": width}
+    try:
+        pixels, segments = _count(record, reader)
+    except InputError as error:
+        kinds = {
+            BrokenFileError: UNREADABLE_LABEL,
+            WrongSizeError: WRONG_SIZE,
+            UnknownLabelError: UNKNOWN_LABEL,
+        }
+        problem = Problem(kinds.get(type(error), WRONG_LABEL), str(error), getattr(error, "labels", ()))
+        return report._replace(problems=(problem,))
+    problems = ()
+    if not pixels[:-1].any():
+        problems = (Problem(ALL_VOID, f"{file_name}: all of its pixels are void"),)
+    return report._replace(pixels=pixels, segments=segments, problems=problems)
+
+
+def _count(record: Mapping[str, Any], reader: LabelReader) -> tuple[np.ndarray, np.ndarray | None]:
+    """(K + 1,) pixels of each class and void, and (K,) segments of each, for panoptic labels.
+
+    Raises:
+        InputError: the labels cannot be read.
+    """
+    num_classes, segments = len(reader.is_thing), None
+    if "pan_seg_file_name" in record:
+        index_map = reader.load_index_map(record)
+        segments = np.bincount(index_map.segments.classes, minlength=num_classes)
+        labels = reader.class_map(index_map)
+        if "sem_seg_file_name" in record:
+            reader.load_sem_seg(record)
+    else:
+        labels = reader.load_sem_seg(record)
+    counts = count_values(labels).astype(np.int64)
+    return np.append(counts[:num_classes], counts[reader.ignore_label]), segments
+
+
+def file_digest(file_name: str) -> str:
+    """A hash of a file's bytes."""
+    return hashlib.blake2b(Path(file_name).read_bytes(), digest_size=16).hexdigest()
+
+
+def shared_images(
+    first: Sequence[Mapping[str, Any]],
+    second: Sequence[Mapping[str, Any]],
+    digests: tuple[Mapping[str, Sequence[str]], Mapping[str, Sequence[str]]] = ({}, {}),
+) -> list[tuple[str, str]]:
+    """Images that two splits share: the same file, or one of the same name or bytes with equal bytes.
+
+    Many datasets count the images of each split from 1, so that a name alone says nothing.
+
+    Args:
+        first, second: the splits' dataset dicts.
+        digests: {digest: files} of both, where the files were hashed.
+
+    Returns:
+        (file of the first, file of the second) of each, sorted.
+    """
+    files = {str(record["image_id"]): record["file_name"] for record in first}
+    pairs = set()
+    for record in second:
+        file_name, other = record["file_name"], files.get(str(record["image_id"]))
+        if other is not None and (other == file_name or _same_bytes(other, file_name)):
+            pairs.add((other, file_name))
+    known = {file_name for _, file_name in pairs}
+    for digest in digests[0].keys() & digests[1].keys():
+        others = (file_name for file_name in digests[1][digest] if file_name not in known)
+        pairs.update((digests[0][digest][0], file_name) for file_name in others)
+    return sorted(pairs)
+
+
+def _same_bytes(first: str, second: str) -> bool:
+    one, other = Path(first), Path(second)
+    try:
+        return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+    except OSError:
+        return False
+
+
+def unknown_labels(problems: Iterable[Problem]) -> dict[Any, int]:
+    """{value or colour that is no class: in how many files}, the most frequent first."""
+    return dict(Counter(label for problem in problems for label in problem.labels).most_common())
