@@ -6,7 +6,10 @@ from .files import local_file
 from .key_maps import KeyMap, key_maps, register_key_map
 from .load import LoadReport, load_checkpoint, load_state
 from .reading import CheckpointFile, DamagedFileError, read_checkpoint
+from .transformer_layouts import register_transformer_layouts
 from .writing import save_checkpoint
+
+register_transformer_layouts()
 
 __all__ = [
     "CheckpointFile",

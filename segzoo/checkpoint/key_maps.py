@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import layouts
+
 # A weight of another shape than the model's -> the weight in the model's shape, or None if that can't be.
 Resize = Callable[[Tensor, torch.Size], Tensor | None]
 
@@ -28,6 +30,12 @@ class KeyMap:
         classifier: regexes of the model's keys with one row per class; they are reported as re-initialised
             where the file has another number of classes.
         resize: (regex, function) pairs for model keys whose shape follows the input or window size.
+        splits: (regex, replacements) pairs: before renaming, a weight whose key has the regex is cut along
+            its first dimension into as many equal parts as there are replacements; parts of one name are
+            joined again.
+        joins: (regexes, replacement) pairs: before renaming, weights whose keys differ in which of the
+            regexes they have are joined along the first dimension, in the order of the regexes.
+        transforms: (regex, function) pairs for model keys whose values the file has in another order.
     """
 
     name: str
@@ -38,6 +46,9 @@ class KeyMap:
     prefix: str = ""
     classifier: tuple[str, ...] = ()
     resize: tuple[tuple[str, Resize], ...] = ()
+    splits: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    joins: tuple[tuple[tuple[str, ...], str], ...] = ()
+    transforms: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = ()
 
     def fits(self, keys: Collection[str]) -> bool:
         """Whether a file with these keys has this layout."""
@@ -53,6 +64,45 @@ class KeyMap:
         for pattern, replacement in self.rules:
             key = re.sub(pattern, replacement, key)
         return key
+
+    def regroup(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The file's weights after `splits` and `joins`, those that neither concerns as they are."""
+        for pattern, replacements in self.splits:
+            weights = _split(weights, pattern, replacements)
+        for patterns, replacement in self.joins:
+            weights = _join(weights, patterns, replacement)
+        return weights
+
+    def transform(self, key: str, value: Tensor) -> Tensor:
+        """The file's value of a model's key, in the model's order."""
+        for pattern, function in self.transforms:
+            if re.search(pattern, key):
+                value = function(value)
+        return value
+
+
+def _split(weights: dict[str, Tensor], pattern: str, replacements: tuple[str, ...]) -> dict[str, Tensor]:
+    parts: dict[str, list[Tensor]] = {}
+    for key, value in weights.items():
+        if re.search(pattern, key) and value.dim() and value.shape[0] % len(replacements) == 0:
+            for replacement, part in zip(replacements, value.chunk(len(replacements)), strict=True):
+                parts.setdefault(re.sub(pattern, replacement, key), []).append(part)
+        else:
+            parts.setdefault(key, []).append(value)
+    return {key: values[0] if len(values) == 1 else torch.cat(values) for key, values in parts.items()}
+
+
+def _join(weights: dict[str, Tensor], patterns: tuple[str, ...], replacement: str) -> dict[str, Tensor]:
+    members: dict[str, list[str]] = {}  # joined key -> keys of its parts, in the order of the patterns
+    for pattern in patterns:
+        for key in weights:
+            if re.search(pattern, key):
+                members.setdefault(re.sub(pattern, replacement, key), []).append(key)
+    # What lacks a part stays as it is, and is reported as a key without a place.
+    whole = {joined: keys for joined, keys in members.items() if len(keys) == len(patterns)}
+    used = {key for keys in whole.values() for key in keys}
+    rest = {key: value for key, value in weights.items() if key not in used}
+    return rest | {joined: torch.cat([weights[key] for key in keys]) for joined, keys in whole.items()}
 
 
 def resize_relative_position_bias(table: Tensor, shape: torch.Size) -> Tensor | None:
@@ -82,6 +132,14 @@ DERIVED = (
 )
 
 _RESNET_CLASSIFIER = (r"^(stem\.)?fc\.",)
+# What timm's models have after their last feature map.
+_TIMM_CLASSIFIER = (
+    r"^(head|heads|head_dist|fc|classif|classifier|pre_classifier|last_linear|conv_head|in_conv)\.",
+    r"^(downsamp_modules|final_layer|final_conv|aggregate|norm[234]?|fc_norm|bn2|blocks\.[89])\.",
+    r"^features\.(conv5_bn_ac|norm5)\.",
+)
+# Not a ResNet v1d, whose shortcuts have names of their own.
+_NO_POOL = r"!\.downsample\.2\."
 
 # The model's own names, also those of its own checkpoints.
 NATIVE = KeyMap(name="native", recognise=())
@@ -117,22 +175,66 @@ _BUILT_IN = (
         absent=(r"\.norm\.running_(mean|var)$",),
         prefix="backbone.",
     ),
-    # torchvision's (and timm's) plain ResNets.
+    # torchvision's and timm's plain ResNets, semseg's with its deep base (resnet50_v2.pth).
     KeyMap(
         name="torchvision ResNet",
-        recognise=(r"^conv1\.weight$", r"^bn1\.weight$", r"^layer1\.0\.conv1\.weight$"),
-        rules=(
-            (r"^conv1\.", "stem.conv1."),
-            (r"^bn1\.", "stem.conv1.norm."),
-            (r"^layer1\.", "res2."),
-            (r"^layer2\.", "res3."),
-            (r"^layer3\.", "res4."),
-            (r"^layer4\.", "res5."),
-            (r"\.bn(\d)\.", r".conv\1.norm."),
-            (r"\.downsample\.0\.", ".shortcut."),
-            (r"\.downsample\.1\.", ".shortcut.norm."),
-        ),
+        recognise=(r"^conv1\.weight$", r"^bn1\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
+        rules=layouts.TORCHVISION_RESNET,
         extras=_RESNET_CLASSIFIER,
+        prefix="backbone.",
+    ),
+    # timm's v1c and v1s (GluonCV's weights) and, with the pool in the shortcuts, v1d.
+    KeyMap(
+        name="timm ResNet with a deep stem",
+        recognise=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
+        rules=layouts.TIMM_DEEP_STEM_RESNET,
+        extras=_RESNET_CLASSIFIER,
+        prefix="backbone.",
+    ),
+    KeyMap(
+        name="timm ResNet v1d",
+        recognise=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", r"\.downsample\.2\."),
+        rules=(*layouts.POOLED_SHORTCUT, *layouts.TIMM_DEEP_STEM_RESNET),
+        extras=_RESNET_CLASSIFIER,
+        prefix="backbone.",
+    ),
+    # OpenMMLab's classifiers (resnet50_v1c-2cccc1ad.pth, ...), with or without `backbone.` in front.
+    KeyMap(
+        name="OpenMMLab ImageNet ResNet",
+        recognise=(r"^(backbone\.)?(stem\.0|conv1)\.weight$", r"^(backbone\.)?layer1\.0\.conv1\.", _NO_POOL),
+        rules=((r"^backbone\.", ""), *layouts.MMSEG_RESNET),
+        extras=(*_RESNET_CLASSIFIER, r"^head\.fc\."),
+        prefix="backbone.",
+    ),
+    KeyMap(
+        name="OpenMMLab ImageNet ResNet v1d",
+        recognise=(r"^(backbone\.)?stem\.0\.weight$", r"^(backbone\.)?layer\d\.0\.downsample\.2\."),
+        rules=((r"^backbone\.", ""), *layouts.POOLED_SHORTCUT, *layouts.MMSEG_RESNET),
+        extras=(*_RESNET_CLASSIFIER, r"^head\.fc\."),
+        prefix="backbone.",
+    ),
+    # wider_resnet38.pth.tar of NVIDIA's semantic-segmentation.
+    KeyMap(
+        name="WideResNet38 ImageNet",
+        recognise=(r"^mod1\.conv1\.weight$", r"^mod7\.block1\.convs\.conv3\.weight$"),
+        rules=(*layouts.WIDE_RESNET38, (r"^backbone\.", "")),
+        extras=(r"^bn_out\.", r"^classifier\.fc\."),
+        prefix="backbone.",
+    ),
+    # facebookresearch's ConvNeXt (convnext_tiny_1k_224_ema.pth, ...) for timm's.
+    KeyMap(
+        name="ConvNeXt ImageNet",
+        recognise=(r"^downsample_layers\.0\.0\.weight$", r"^stages\.0\.0\.dwconv\.weight$"),
+        rules=layouts.CONVNEXT,
+        extras=(r"^head\.", r"^norm\."),
+        prefix="backbone.",
+    ),
+    # The file of any model of timm for a TimmBackbone; only such a model has a place for its names.
+    KeyMap(
+        name="timm",
+        recognise=(),
+        rules=((r"^(?!backbone\.)", "network."),),
+        extras=_TIMM_CLASSIFIER,
         prefix="backbone.",
     ),
     # swin_*_patch4_window*.pth of the Swin repository. Dense prediction norms each output: norm0..norm3.
@@ -158,7 +260,9 @@ def register_key_map(key_map: KeyMap) -> None:
     if _registered.get(key_map.name, key_map) != key_map:
         raise ValueError(f"a different key map named {key_map.name!r} is already registered")
     patterns = (*key_map.recognise, *key_map.extras, *key_map.absent, *key_map.classifier)
-    for pattern in (*patterns, *(rule[0] for rule in key_map.rules)):
+    joined = (pattern for patterns, _ in key_map.joins for pattern in patterns)
+    paired = (pair[0] for pair in (*key_map.rules, *key_map.splits, *key_map.transforms))
+    for pattern in (*patterns, *paired, *joined):
         try:
             re.compile(pattern)
         except re.error as error:

@@ -159,9 +159,10 @@ def load_state(
     own = model.state_dict()
     key_map = _choose_map(file.weights, own)
     report = LoadReport(path=name or str(file.path), source=key_map.name, description=file.description)
-    names = _place(file.weights, own, key_map, report)
+    weights = key_map.regroup(file.weights)
+    names = _place(weights, own, key_map, report)
     classifier = tuple(pattern for known in key_maps() for pattern in known.classifier)
-    new = _fit_shapes(names, file.weights, own, key_map, classifier if allow_other_classes else (), report)
+    new = _fit_shapes(names, weights, own, key_map, classifier if allow_other_classes else (), report)
     _sort_missing(model, own, new, key_map, classifier if allow_missing_classifier else (), report)
     if not report.loaded:
         raise InputError(
@@ -179,12 +180,15 @@ _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 def _choose_map(keys: Collection[str], own: Collection[str]) -> KeyMap:
-    """The layout that fits the file and finds a place for most of its keys; the model's own one on a tie."""
+    """The layout that fits the file and explains most of its keys; the model's own one on a tie.
+
+    A key is explained by a place in the model, or by the layout's knowing that it is of no use.
+    """
     best, best_count = NATIVE, -1
     for key_map in key_maps():
         if key_map.fits(keys):
             prefix = _prefix(key_map, own)
-            count = sum(prefix + key_map.rename(key) in own for key in keys)
+            count = sum(prefix + key_map.rename(key) in own or _matches(key, key_map.extras) for key in keys)
             if count > best_count:
                 best, best_count = key_map, count
     return best
@@ -227,13 +231,14 @@ def _fit_shapes(
     """The values to load, in the model's shapes; what is in `classifier` may have another number of rows."""
     new: dict[str, Tensor] = {}
     for key, file_key in names.items():
-        value: Tensor | None = weights[file_key]
+        value: Tensor | None = key_map.transform(key, weights[file_key])
         shape = own[key].shape
         if value.shape != shape:
             in_file = tuple(value.shape)
             value = _resize(key, value, shape, key_map)
             if value is not None:
-                report.resized.append(key)
+                if value.numel() != weights[file_key].numel():  # else it is laid out otherwise, no more
+                    report.resized.append(key)
             else:
                 report.mismatched.append((key, in_file, tuple(shape)))
                 if in_file[1:] == tuple(shape[1:]) and _matches(key, classifier):

@@ -260,7 +260,7 @@ def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
 # From the file's dictionary to its weights
 
 # Where code bases put the weights: Detectron2 and most; Lightning and mmcv; pycls; Caffe2.
-_WEIGHT_KEYS = ("model", "state_dict", "model_state", "model_state_dict", "blobs")
+_WEIGHT_KEYS = ("model", "state_dict", "state_dict_ema", "model_state", "model_state_dict", "blobs")
 
 
 def _unwrap(path: Path, content: dict[str, Any]) -> CheckpointFile:

@@ -1,6 +1,20 @@
 """Importing this package registers the backbones with Detectron2's BACKBONE_REGISTRY."""
 
+from .cswin import CSWinTransformer
+from .mit import MixTransformer, PyramidVisionTransformerV2
 from .resnet import ResNetBackbone
 from .swin import SwinTransformer
+from .timm_backbone import TimmBackbone
+from .volo import VOLO
+from .wide_resnet import WideResNetBackbone
 
-__all__ = ["ResNetBackbone", "SwinTransformer"]
+__all__ = [
+    "VOLO",
+    "CSWinTransformer",
+    "MixTransformer",
+    "PyramidVisionTransformerV2",
+    "ResNetBackbone",
+    "SwinTransformer",
+    "TimmBackbone",
+    "WideResNetBackbone",
+]

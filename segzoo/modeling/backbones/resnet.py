@@ -1,24 +1,22 @@
-"""Residual networks as backbones, out of Detectron2's blocks and with its parameter names (He et al. 2015).
+"""Residual networks as backbones, with Detectron2's parameter names (He et al. 2015; He et al. 2018).
 
 Files of Detectron2's own ResNets (R-50.pkl, ...) therefore fit without renaming. Strides are torchvision's:
 on the 3 x 3 convolution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
+from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
-from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
-from fvcore.nn.weight_init import c2_msra_fill
+from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 from torch.utils.checkpoint import checkpoint
 
-from segzoo.errors import InputError
+from segzoo.errors import InputError, did_you_mean
+
+from .residual_blocks import DeepStem, ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class ResNetVariant:
             times as many.
         deep_stem: channels of a stem of three 3 x 3 convolutions; () for one 7 x 7 convolution of `width`
             channels.
+        pooled_shortcut: shortcuts that take a stride do so in an average pool before their convolution.
         res5_multi_grid: dilation of each block of res5 at output stride 32; a factor on it at smaller ones.
     """
 
@@ -39,53 +38,42 @@ class ResNetVariant:
     depths: tuple[int, int, int, int]
     width: int = 64
     deep_stem: tuple[int, ...] = ()
+    pooled_shortcut: bool = False
     res5_multi_grid: tuple[int, ...] = ()
 
+
+_DEPTHS = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+# The letters of GluonCV's model zoo; v1s is also the "deep base" of semseg.
+_LETTERS = {
+    "v1b": {},
+    "v1c": {"deep_stem": (32, 32, 64)},
+    "v1d": {"deep_stem": (32, 32, 64), "pooled_shortcut": True},
+    "v1s": {"deep_stem": (64, 64, 128)},
+}
 
 VARIANTS = {
     # For tests and the quickstart: trains from nothing on a CPU in minutes.
     "r18_quarter": ResNetVariant("basic", (2, 2, 2, 2), width=16),
     "r18_half": ResNetVariant("basic", (2, 2, 2, 2), width=32),
-    "r18": ResNetVariant("basic", (2, 2, 2, 2)),
-    "r34": ResNetVariant("basic", (3, 4, 6, 3)),
-    "r50": ResNetVariant("bottleneck", (3, 4, 6, 3)),
-    "r101": ResNetVariant("bottleneck", (3, 4, 23, 3)),
+    # r18 to r152, the same as r18_v1b to r152_v1b; r18_v1c, ..., r152_v1s.
+    **{f"r{depth}": ResNetVariant(*sizes) for depth, sizes in _DEPTHS.items()},
+    **{
+        f"r{depth}_{letter}": ResNetVariant(*sizes, **changes)
+        for letter, changes in _LETTERS.items()
+        for depth, sizes in _DEPTHS.items()
+    },
     # DeepLab's R-101, as MaskFormer uses it: deep stem, and res5 dilated at stride 32.
     "r101c": ResNetVariant("bottleneck", (3, 4, 23, 3), deep_stem=(64, 64, 128), res5_multi_grid=(1, 2, 4)),
 }
 
-
-class DeepStem(CNNBlockBase):
-    """Three 3 x 3 convolutions and a max-pool instead of a 7 x 7 convolution and a max-pool."""
-
-    def __init__(self, in_channels: int, channels: tuple[int, int, int], norm: str):
-        super().__init__(in_channels, channels[-1], stride=4)
-        for index, (before, after) in enumerate(pairwise((in_channels, *channels))):
-            convolution = Conv2d(
-                before,
-                after,
-                kernel_size=3,
-                stride=2 if index == 0 else 1,
-                padding=1,
-                bias=False,
-                norm=get_norm(norm, after),
-                activation=F.relu_,
-            )
-            c2_msra_fill(convolution)
-            self.add_module(f"conv{index + 1}", convolution)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """image: (N, 3, H, W) float. Returns (N, C, ceil(H / 4), ceil(W / 4))."""
-        return F.max_pool2d(self.conv3(self.conv2(self.conv1(image))), kernel_size=3, stride=2, padding=1)
-
-
-class DilatedBasicBlock(BasicBlock):
-    """Detectron2's basic block, with dilated 3 x 3 convolutions."""
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: str, dilation: int):
-        super().__init__(in_channels, out_channels, stride=stride, norm=norm)
-        for convolution in (self.conv1, self.conv2):
-            convolution.dilation = convolution.padding = (dilation, dilation)
+# Which convolutions of a stage that keeps its input's size by dilation are dilated: see `block_dilations`.
+DILATION_STYLES = ("uniform", "contract", "mmseg")
 
 
 @BACKBONE_REGISTRY.register()
@@ -104,6 +92,8 @@ class ResNetBackbone(ResNet):
         in_channels: int = 3,
         norm: str | Callable = "FrozenBN",
         output_stride: int = 32,
+        dilation_style: str = "uniform",
+        drop_path_rate: float = 0.0,
         out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
         freeze_at: int = 0,
         recompute: bool = False,
@@ -114,17 +104,23 @@ class ResNetBackbone(ResNet):
             in_channels: channels of the image.
             norm: FrozenBN | BN | SyncBN, or what else Detectron2's `get_norm` takes.
             output_stride: 8, 16 or 32.
+            dilation_style: see `block_dilations`.
+            drop_path_rate: of the last block, in [0, 1); it rises linearly from 0 at the first.
             out_features: the outputs wanted; stages after the last of them are not built.
             freeze_at: 0 nothing, 1 the stem, 2 that and res2, ...; frozen batch norms become FrozenBN.
             recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+
+        Raises:
+            InputError: an output stride or a dilation style that there is not.
         """
-        stages = build_stages(variant, norm, output_stride)
+        stages = build_stages(variant, norm, output_stride, dilation_style, drop_path_rate)
         if variant.deep_stem:
             stem = DeepStem(in_channels, variant.deep_stem, norm)
         else:
             stem = BasicStem(in_channels, variant.width, norm)
         super().__init__(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
         self.recompute = recompute
+        self.freeze_at = freeze_at
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
@@ -132,13 +128,15 @@ class ResNetBackbone(ResNet):
         if node.VARIANT not in VARIANTS:
             raise InputError(
                 f"MODEL.BACKBONE.VARIANT {node.VARIANT!r} is not a ResNetBackbone; "
-                f"choose one of {', '.join(VARIANTS)}"
+                f"choose one of {', '.join(VARIANTS)}{did_you_mean(node.VARIANT, VARIANTS)}"
             )
         return {
             "variant": VARIANTS[node.VARIANT],
             "in_channels": input_shape.channels,
             "norm": node.NORM,
             "output_stride": node.OUTPUT_STRIDE,
+            "dilation_style": node.DILATION_STYLE,
+            "drop_path_rate": node.DROP_PATH_RATE,
             "out_features": tuple(node.OUT_FEATURES),
             "freeze_at": node.FREEZE_AT,
             "recompute": node.CHECKPOINT,
@@ -156,9 +154,20 @@ class ResNetBackbone(ResNet):
                 outputs[name] = x
         return outputs
 
+    def train(self, mode: bool = True):
+        """Frozen stages stay in eval mode, so that stochastic depth does not disturb them."""
+        super().train(mode)
+        for module in (self.stem, *self.stages)[: self.freeze_at]:
+            module.eval()
+        return self
+
 
 def build_stages(
-    variant: ResNetVariant, norm: str | Callable, output_stride: int
+    variant: ResNetVariant,
+    norm: str | Callable,
+    output_stride: int = 32,
+    dilation_style: str = "uniform",
+    drop_path_rate: float = 0.0,
 ) -> list[list[CNNBlockBase]]:
     """The blocks of res2 to res5.
 
@@ -166,33 +175,68 @@ def build_stages(
         variant: sizes.
         norm: as `get_norm` takes it.
         output_stride: 8, 16 or 32; a stage that would step over it dilates its 3 x 3 convolutions instead.
+        dilation_style: see `block_dilations`.
+        drop_path_rate: of the last block; it rises linearly from 0 at the first.
     """
     if output_stride not in (8, 16, 32):
         raise InputError(f"MODEL.BACKBONE.OUTPUT_STRIDE {output_stride}: expected 8, 16 or 32")
+    if dilation_style not in DILATION_STYLES:
+        raise InputError(
+            f"MODEL.BACKBONE.DILATION_STYLE {dilation_style!r}: expected {', '.join(DILATION_STYLES)}"
+        )
     stages = []
     in_channels = variant.deep_stem[-1] if variant.deep_stem else variant.width
+    rates = iter(torch.linspace(0, drop_path_rate, sum(variant.depths), device="cpu").tolist())
     stride, dilation = 4, 1
     for index, depth in enumerate(variant.depths):
         first_stride = 1 if index == 0 else 2
+        previous_dilation = dilation
         if stride * first_stride > output_stride:
             dilation, first_stride = 2 * dilation, 1
         stride *= first_stride
-        width = variant.width * 2**index
-        multi_grid = variant.res5_multi_grid if index == 3 and variant.res5_multi_grid else (1,) * depth
-        if variant.block == "bottleneck":
-            block, out_channels = partial(BottleneckBlock, bottleneck_channels=width), 4 * width
-        else:
-            block, out_channels = DilatedBasicBlock, width
-        stages.append(
-            ResNet.make_stage(
-                block,
-                depth,
-                in_channels=in_channels,
-                out_channels=out_channels,
-                stride_per_block=[first_stride] + [1] * (depth - 1),
-                dilation_per_block=[dilation * factor for factor in multi_grid],
-                norm=norm,
+        out_channels = variant.width * 2**index * (4 if variant.block == "bottleneck" else 1)
+        multi_grid = variant.res5_multi_grid if index == 3 else ()
+        dilations = block_dilations(depth, dilation, previous_dilation, dilation_style, multi_grid)
+        blocks = []
+        for block in range(depth):
+            blocks.append(
+                ResidualBlock(
+                    out_channels if block else in_channels,
+                    out_channels,
+                    kind=variant.block,
+                    stride=1 if block else first_stride,
+                    dilations=dilations[block],
+                    norm=norm,
+                    pooled_shortcut=variant.pooled_shortcut,
+                    drop_path_rate=next(rates),
+                )
             )
-        )
+        stages.append(blocks)
         in_channels = out_channels
     return stages
+
+
+def block_dilations(
+    depth: int, dilation: int, previous_dilation: int, style: str, multi_grid: Sequence[int] = ()
+) -> list[tuple[int, int]]:
+    """The dilations of the first and the second 3 x 3 convolution of each block of a stage.
+
+    Published networks differ where a stage of dilation 2 or 4 replaces one of stride 2. All weights fit all
+    styles, but they predict well with the one they were trained with:
+        uniform: every 3 x 3 convolution (semseg; Detectron2's DeepLab).
+        contract: as above, but the first 3 x 3 convolution of the first block has the dilation of the stage
+            before (GluonCV, PyTorch-Encoding, timm, torchvision).
+        mmseg: contract, and the second 3 x 3 convolution of a basic block is never dilated (mmsegmentation
+            with `contract_dilation`).
+
+    Args:
+        depth: number of blocks.
+        dilation, previous_dilation: of this stage and of the one before.
+        style: one of DILATION_STYLES.
+        multi_grid: a factor on the dilation for each block, which then takes the place of the style.
+    """
+    if multi_grid:
+        return [(dilation * factor, dilation * factor) for factor in multi_grid]
+    first = dilation if style == "uniform" else previous_dilation
+    second = 1 if style == "mmseg" else dilation
+    return [(dilation if block else first, second) for block in range(depth)]

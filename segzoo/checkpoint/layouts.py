@@ -1,0 +1,93 @@
+"""Names of network parts that several code bases and methods share, as ordered (regex, replacement) rules.
+
+A key map concatenates what its files are made of, e.g. `(*MMSEG_RESNET, *MMSEG_FCN_AUXILIARY, ...)`. Rules
+for a backbone keep a `backbone.` in front of a name where the file has one. A file of a whole model that has
+none gets it by a rule of its own (as in SEMSEG_RESNET); a file of a backbone alone by `KeyMap.prefix`.
+
+The names on this side are Detectron2's: the norm of a convolution is `<convolution>.norm`, the parts of a
+residual network are `stem`, `res2` to `res5`, and in a block `conv1` to `conv3` and `shortcut`.
+"""
+
+Rules = tuple[tuple[str, str], ...]
+
+_STAGES: Rules = (
+    (r"^((?:backbone\.)?)layer1\.(?=\d)", r"\1res2."),
+    (r"^((?:backbone\.)?)layer2\.(?=\d)", r"\1res3."),
+    (r"^((?:backbone\.)?)layer3\.(?=\d)", r"\1res4."),
+    (r"^((?:backbone\.)?)layer4\.(?=\d)", r"\1res5."),
+    (r"^((?:backbone\.)?res[2-5]\.\d+)\.bn(\d)\.", r"\1.conv\2.norm."),
+    (r"^((?:backbone\.)?res[2-5]\.\d+)\.downsample\.0\.", r"\1.shortcut."),
+    (r"^((?:backbone\.)?res[2-5]\.\d+)\.downsample\.1\.", r"\1.shortcut.norm."),
+)
+
+# A stem in one nn.Sequential of convolutions, norms and ReLUs: `stem` (mmsegmentation) or `layer0` (semseg).
+_SEQUENTIAL_STEM: Rules = (
+    (r"^((?:backbone\.)?)(?:stem|layer0)\.0\.", r"\1stem.conv1."),
+    (r"^((?:backbone\.)?)(?:stem|layer0)\.1\.", r"\1stem.conv1.norm."),
+    (r"^((?:backbone\.)?)(?:stem|layer0)\.3\.", r"\1stem.conv2."),
+    (r"^((?:backbone\.)?)(?:stem|layer0)\.4\.", r"\1stem.conv2.norm."),
+    (r"^((?:backbone\.)?)(?:stem|layer0)\.6\.", r"\1stem.conv3."),
+    (r"^((?:backbone\.)?)(?:stem|layer0)\.7\.", r"\1stem.conv3.norm."),
+)
+
+# `conv1`, `bn1`, `layer1`, ...; the deep stem of semseg's ImageNet files also has `conv2`, `bn2`, `conv3` and
+# `bn3`.
+TORCHVISION_RESNET: Rules = (
+    (r"^((?:backbone\.)?)conv([123])\.(?=[a-z])", r"\1stem.conv\2."),
+    (r"^((?:backbone\.)?)bn([123])\.", r"\1stem.conv\2.norm."),
+    *_STAGES,
+)
+
+# mmsegmentation and mmpretrain, with a deep stem (v1c) or without (then the names are torchvision's).
+MMSEG_RESNET: Rules = (*_SEQUENTIAL_STEM, *TORCHVISION_RESNET)
+
+# timm's v1c, v1d and v1s, as PyTorch-Encoding names them: the last norm of the stem stands outside of it.
+TIMM_DEEP_STEM_RESNET: Rules = (
+    (r"^((?:backbone\.)?)conv1\.0\.", r"\1stem.conv1."),
+    (r"^((?:backbone\.)?)conv1\.1\.", r"\1stem.conv1.norm."),
+    (r"^((?:backbone\.)?)conv1\.3\.", r"\1stem.conv2."),
+    (r"^((?:backbone\.)?)conv1\.4\.", r"\1stem.conv2.norm."),
+    (r"^((?:backbone\.)?)conv1\.6\.", r"\1stem.conv3."),
+    (r"^((?:backbone\.)?)bn1\.", r"\1stem.conv3.norm."),
+    *_STAGES,
+)
+
+# To stand before any of the above for v1d, where `downsample.0` is the average pool. A name alone does not
+# tell, elsewhere `downsample.1` is the norm. Such files are recognised by their `downsample.2`.
+POOLED_SHORTCUT: Rules = (
+    (r"^((?:backbone\.)?layer[1-4]\.\d+)\.downsample\.2\.", r"\1.shortcut.norm."),
+    (r"^((?:backbone\.)?layer[1-4]\.\d+)\.downsample\.1\.", r"\1.shortcut."),
+)
+
+# A whole model of semseg: `layer0` to `layer4` beside `ppm`, `cls`, `aux`, ...
+SEMSEG_RESNET: Rules = ((r"^(?=layer[0-4]\.)", "backbone."), *_SEQUENTIAL_STEM, *_STAGES)
+
+# WideResNet38-A2 in NVIDIA's semantic-segmentation (VPLR), the classifier's and, beside `aspp`, `bot_fine`,
+# `final`, ..., the whole model's. A norm and its ReLU are one nn.Sequential there.
+WIDE_RESNET38: Rules = (
+    (r"^mod1\.conv1\.", "backbone.mod1."),
+    (r"^(mod[2-7]\.block\d+)\.bn1\.0\.", r"backbone.\1.norm1."),
+    (r"^(mod[2-7]\.block\d+)\.convs\.bn([23])\.0\.", r"backbone.\1.norm\2."),
+    (r"^(mod[2-7]\.block\d+)\.convs\.conv([123])\.", r"backbone.\1.conv\2."),
+    (r"^(mod[2-7]\.block\d+)\.proj_conv\.", r"backbone.\1.shortcut."),
+)
+
+# The authors' ConvNeXt in the names of timm's, below a TimmBackbone's `network`.
+CONVNEXT: Rules = (
+    (r"^downsample_layers\.0\.", "stem."),
+    (r"^downsample_layers\.([1-3])\.", r"stages.\1.downsample."),
+    (r"^stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.dwconv\.", ".conv_dw."),
+    (r"\.pwconv([12])\.", r".mlp.fc\1."),
+    (r"^(?=stem\.|stages\.)", "network."),
+)
+
+# The auxiliary FCNHead of mmsegmentation's models.
+MMSEG_FCN_AUXILIARY: Rules = (
+    (r"^auxiliary_head\.convs\.(\d+)\.conv\.", r"auxiliary_head.convs.\1."),
+    (r"^auxiliary_head\.convs\.(\d+)\.bn\.", r"auxiliary_head.convs.\1.norm."),
+    (r"^auxiliary_head\.conv_seg\.", "auxiliary_head.predictor."),
+)
+
+# The last convolution of most decode heads of mmsegmentation.
+MMSEG_CLASSIFIER: Rules = ((r"^decode_head\.conv_seg\.", "sem_seg_head.predictor."),)

@@ -1,0 +1,118 @@
+"""The stem and the block of the residual networks after ResNet (He et al. 2015; He et al. 2018).
+
+Letters: N images, C channels, H W size of the input.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import CNNBlockBase, Conv2d, get_norm
+from fvcore.nn.weight_init import c2_msra_fill
+from torch import nn
+
+from segzoo.layers import DropPath
+
+
+class DeepStem(CNNBlockBase):
+    """Three 3 x 3 convolutions and a max-pool instead of a 7 x 7 convolution and a max-pool."""
+
+    def __init__(self, in_channels: int, channels: tuple[int, int, int], norm: str):
+        super().__init__(in_channels, channels[-1], stride=4)
+        for index, (before, after) in enumerate(pairwise((in_channels, *channels))):
+            convolution = _convolution(before, after, 3, norm, stride=2 if index == 0 else 1)
+            convolution.activation = F.relu_
+            self.add_module(f"conv{index + 1}", convolution)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """image: (N, 3, H, W) float. Returns (N, C, ceil(H / 4), ceil(W / 4))."""
+        return F.max_pool2d(self.conv3(self.conv2(self.conv1(image))), kernel_size=3, stride=2, padding=1)
+
+
+class ResidualBlock(CNNBlockBase):
+    """Convolutions `conv1`, `conv2`, ..., a `shortcut` where the shape changes, and the sum's ReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kind: str,
+        stride: int = 1,
+        dilations: tuple[int, ...] = (1, 1),
+        norm: str | Callable = "BN",
+        pooled_shortcut: bool = False,
+        drop_path_rate: float = 0.0,
+    ):
+        """
+        Args:
+            in_channels, out_channels: of the block.
+            kind: "basic" or "bottleneck", see `ResNetVariant`.
+            stride: of the first 3 x 3 convolution.
+            dilations: of the 3 x 3 convolutions; a bottleneck uses the first alone.
+            norm: as `get_norm` takes it.
+            pooled_shortcut: see `ResNetVariant`.
+            drop_path_rate: probability of dropping the convolutions for an image, in training.
+        """
+        super().__init__(in_channels, out_channels, stride)
+        if kind == "bottleneck":
+            inner = out_channels // 4
+            layers = [
+                _convolution(in_channels, inner, 1, norm),
+                _convolution(inner, inner, 3, norm, stride, dilations[0]),
+                _convolution(inner, out_channels, 1, norm),
+            ]
+        else:
+            layers = [
+                _convolution(in_channels, out_channels, 3, norm, stride, dilations[0]),
+                _convolution(out_channels, out_channels, 3, norm, 1, dilations[1]),
+            ]
+        # Detectron2's order of the parameters, which optimizer states follow.
+        self.pool = None
+        self.shortcut = None
+        if stride != 1 or in_channels != out_channels:
+            if pooled_shortcut and stride != 1:
+                self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+            self.shortcut = _convolution(in_channels, out_channels, 1, norm, 1 if self.pool else stride)
+        for index, layer in enumerate(layers, start=1):
+            self.add_module(f"conv{index}", layer)
+        self.num_convolutions = len(layers)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, H, W) float. Returns (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        branch = self.conv1(x)
+        branch = self.conv2(F.relu_(branch))
+        if self.num_convolutions == 3:
+            branch = self.conv3(F.relu_(branch))
+        if self.drop_path is not None:
+            branch = self.drop_path(branch)
+        if self.pool is not None:
+            x = self.pool(x)
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        branch += x
+        return F.relu_(branch)
+
+
+def _convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    norm: str | Callable,
+    stride: int = 1,
+    dilation: int = 1,
+) -> Conv2d:
+    convolution = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=dilation * (kernel_size // 2),
+        dilation=dilation,
+        bias=False,
+        norm=get_norm(norm, out_channels),
+    )
+    c2_msra_fill(convolution)
+    return convolution

@@ -1,0 +1,107 @@
+"""What the hierarchical transformers have in common as backbones: options, freezing, recomputing."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from segzoo.errors import InputError
+
+FEATURES = ("res2", "res3", "res4", "res5")
+
+
+class StagedBackbone(Backbone):
+    """Four stages with outputs "res2" to "res5" at strides 4, 8, 16 and 32.
+
+    A subclass has the table `variants`, builds its parts, and ends its constructor with `freeze`. The side of
+    a map is the image's divided by the stride, rounded up.
+    """
+
+    variants: ClassVar[Mapping[str, Any]]
+
+    def __init__(self, channels: tuple[int, ...], out_features: tuple[str, ...], recompute: bool):
+        """
+        Args:
+            channels: of the outputs res2 to res5.
+            out_features: the outputs wanted; a subclass does not build what only later ones need.
+            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+        """
+        super().__init__()
+        unknown = [name for name in out_features if name not in FEATURES]
+        if unknown or not out_features:
+            raise InputError(
+                f"MODEL.BACKBONE.OUT_FEATURES {list(out_features)}: expected some of {', '.join(FEATURES)}"
+            )
+        self.channels = channels
+        self.out_features = tuple(name for name in FEATURES if name in out_features)
+        self.num_stages = 1 + max(FEATURES.index(name) for name in out_features)
+        self.recompute = recompute
+        self._frozen: list[nn.Module | nn.Parameter] = []
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
+        node = cfg.MODEL.BACKBONE
+        if node.VARIANT not in cls.variants:
+            raise InputError(
+                f"MODEL.BACKBONE.VARIANT {node.VARIANT!r} is not a {cls.__name__}; "
+                f"choose one of {', '.join(cls.variants)}"
+            )
+        if node.OUTPUT_STRIDE != 32:
+            raise InputError(
+                f"MODEL.BACKBONE.OUTPUT_STRIDE {node.OUTPUT_STRIDE}: a {cls.__name__} has no dilation; use 32"
+            )
+        return {
+            "variant": cls.variants[node.VARIANT],
+            "in_channels": input_shape.channels,
+            "drop_path_rate": node.DROP_PATH_RATE,
+            "out_features": tuple(node.OUT_FEATURES),
+            "freeze_at": node.FREEZE_AT,
+            "recompute": node.CHECKPOINT,
+        }
+
+    def freeze(self, parts: Iterable[tuple[nn.Module | nn.Parameter, ...]], freeze_at: int) -> None:
+        """Freezes the first `freeze_at` entries of `parts`: the stem, then the stages of res2, res3, ..."""
+        self._frozen = [part for group in list(parts)[:freeze_at] for part in group]
+        for part in self._frozen:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        """Frozen stages stay in eval mode, so that stochastic depth and batch statistics leave them alone."""
+        super().train(mode)
+        for part in self._frozen:
+            if isinstance(part, nn.Module):
+                part.eval()
+        return self
+
+    def run(self, blocks: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
+        """The blocks one after the other, keeping only their inputs for the backward pass if so asked."""
+        recompute = self.recompute and self.training
+        for block in blocks:
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        return x
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {
+            name: ShapeSpec(channels=channels, stride=4 * 2**index)
+            for index, (name, channels) in enumerate(zip(FEATURES, self.channels, strict=True))
+            if name in self.out_features
+        }
+
+
+def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """A rate for each block of each stage: 0 for the first block, growing linearly to `last`."""
+    steps = max(sum(depths) - 1, 1)
+    rates = iter([last * index / steps for index in range(sum(depths))])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+def init_linear(module: nn.Module) -> None:
+    """The start of transformers: linear weights from a normal distribution of 0.02, cut off; biases zero."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,272 @@
+"""Any model of timm that gives feature maps, as a backbone.
+
+The weights keep timm's names, below `network.`, so that timm's own files load (key map "timm").
+
+Letters: N images, C channels, H W size of the image, h w size of a map.
+"""
+
+import contextlib
+import inspect
+
+import timm
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+from torch import nn
+
+from segzoo.errors import InputError, did_you_mean
+
+# The name of a feature map by the stride that it has where nothing is dilated.
+NAMES = {2: "res1", 4: "res2", 8: "res3", 16: "res4", 32: "res5"}
+
+NORMS = {"BN": lambda network: network, "FrozenBN": freeze_batch_norm_2d, "SyncBN": convert_sync_batchnorm}
+
+
+@BACKBONE_REGISTRY.register()
+class TimmBackbone(Backbone):
+    """A convolutional network or a transformer of timm.
+
+    Outputs "res1" to "res5" at strides 2 to 32, as far as the model has them and they are asked for; of
+    several maps of one stride, the last. A map's side is the image's divided by the stride, rounded up:
+    images are padded with zeros at the bottom and right to whole strides (or windows), and the maps are cut.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        variant: str,
+        in_channels: int = 3,
+        norm: str = "FrozenBN",
+        output_stride: int = 32,
+        drop_path_rate: float = 0.0,
+        out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
+        freeze_at: int = 0,
+        recompute: bool = False,
+    ):
+        """
+        Args:
+            variant: timm's name of the model, e.g. "convnext_tiny".
+            in_channels: channels of the image.
+            norm: BN, FrozenBN or SyncBN, for the batch norms of the model, if it has any.
+            output_stride: 8 or 16 where the model can dilate, else 32.
+            drop_path_rate: of the last block, where the model has stochastic depth, else 0.
+            out_features: the outputs wanted; what the model has after the last of them is not built.
+            freeze_at: 0 nothing, 1 what comes before res2, 2 that and res2, ..., 5 all.
+            recompute: recompute activations in the backward pass instead of keeping them.
+
+        Raises:
+            InputError: a model that timm has not, or something that the model cannot do.
+        """
+        super().__init__()
+        if norm not in NORMS:
+            raise InputError(f"MODEL.BACKBONE.NORM {norm!r}: a TimmBackbone can have {', '.join(NORMS)}")
+        self.variant = variant
+        plain = _create(variant, in_channels, {}, "meta")
+        index_of = _index_by_name(plain)
+        options = _options(variant, type(plain), output_stride, drop_path_rate)
+        self.multiple, self.only_size = _input_sizes(
+            _create(variant, in_channels, options, "meta"), variant, in_channels
+        )
+        network = _create(variant, in_channels, options)
+        strides = _strides(network)
+        missing = [name for name in out_features if name not in index_of]
+        if missing:
+            has = ", ".join(f"{name} (stride {strides[index]})" for name, index in index_of.items())
+            raise InputError(
+                f"MODEL.BACKBONE.OUT_FEATURES: {variant} has no {', '.join(missing)}; it has "
+                f"{has or f'maps of stride {max(strides)} only'}"
+            )
+        self.index_of = {name: index for name, index in index_of.items() if name in out_features}
+        self._shapes = {
+            name: ShapeSpec(channels=_infos(network)[index]["num_chs"], stride=strides[index])
+            for name, index in self.index_of.items()
+        }
+        network.prune_intermediate_layers(list(self.index_of.values()), prune_norm=True, prune_head=True)
+        self.network = NORMS[norm](network)
+        self.frozen = _first_modules(variant, self.network, index_of, freeze_at)
+        for module in self.frozen:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+        if recompute:
+            self._recompute()
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
+        node = cfg.MODEL.BACKBONE
+        return {
+            "variant": node.VARIANT,
+            "in_channels": input_shape.channels,
+            "norm": node.NORM,
+            "output_stride": node.OUTPUT_STRIDE,
+            "drop_path_rate": node.DROP_PATH_RATE,
+            "out_features": tuple(node.OUT_FEATURES),
+            "freeze_at": node.FREEZE_AT,
+            "recompute": node.CHECKPOINT,
+        }
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """image: (N, 3, H, W) float, normalised. Returns the feature maps by name, (N, C, h, w).
+
+        Raises:
+            InputError: the model takes one size of images only, and this is another.
+        """
+        height, width = image.shape[-2:]
+        if self.only_size and (height, width) != self.only_size:
+            raise InputError(
+                f"MODEL.BACKBONE.VARIANT {self.variant!r} takes images of {self.only_size[0]} x "
+                f"{self.only_size[1]} pixels only, not of {height} x {width}; choose another one"
+            )
+        bottom, right = -height % self.multiple, -width % self.multiple
+        if bottom or right:
+            image = F.pad(image, (0, right, 0, bottom))
+        maps = self.network.forward_intermediates(
+            image, indices=list(self.index_of.values()), output_fmt="NCHW", intermediates_only=True
+        )
+        return {
+            name: feature[..., : -(-height // shape.stride), : -(-width // shape.stride)].contiguous()
+            for (name, shape), feature in zip(self._shapes.items(), maps, strict=True)
+        }
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return dict(self._shapes)
+
+    def train(self, mode: bool = True):
+        """Frozen stages stay in eval mode, so that batch norm and stochastic depth do not disturb them."""
+        super().train(mode)
+        for module in self.frozen:
+            module.training = False
+        return self
+
+    def _recompute(self) -> None:
+        try:
+            self.network.set_grad_checkpointing(True)
+        except (AssertionError, NotImplementedError):
+            raise InputError(
+                f"MODEL.BACKBONE.CHECKPOINT True: {self.variant} cannot recompute activations; use False"
+            ) from None
+
+
+def _create(variant: str, in_channels: int, options: dict, device: str | None = None) -> nn.Module:
+    """timm's model without weights; on the device "meta" also without memory for them."""
+    name = variant.split(".")[0]  # the tag of resnet50.a1_in1k says where weights come from
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise InputError(
+            f"MODEL.BACKBONE.VARIANT {variant!r} is not a model of timm {timm.__version__}"
+            f"{did_you_mean(name, known)}; timm.list_models() has all {len(known)}"
+        )
+    try:
+        with torch.device(device) if device else contextlib.nullcontext():
+            model = timm.create_model(variant, pretrained=False, in_chans=in_channels, **options)
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        raise InputError(
+            f"MODEL.BACKBONE.VARIANT {variant!r}: timm {timm.__version__} cannot build it with {options}: "
+            f"{str(error) or type(error).__name__}"
+        ) from None
+    if not (hasattr(model, "forward_intermediates") and hasattr(model, "prune_intermediate_layers")):
+        raise InputError(
+            f"MODEL.BACKBONE.VARIANT {variant!r}: timm {timm.__version__} gives no feature maps of it; "
+            "choose another one, or install a newer timm"
+        )
+    return model
+
+
+def _options(variant: str, model: type[nn.Module], output_stride: int, drop_path_rate: float) -> dict:
+    """The keyword arguments of `timm.create_model` that say how a model of that class is built."""
+    accepted = inspect.signature(model.__init__).parameters
+    options = {}
+    if output_stride != 32:
+        if "output_stride" not in accepted or output_stride not in (8, 16):
+            possible = "8, 16 or 32" if "output_stride" in accepted else "32"
+            raise InputError(
+                f"MODEL.BACKBONE.OUTPUT_STRIDE {output_stride}: {variant} can only have {possible}"
+            )
+        options["output_stride"] = output_stride
+    if "drop_path_rate" in accepted:
+        options["drop_path_rate"] = drop_path_rate
+    elif drop_path_rate:
+        raise InputError(
+            f"MODEL.BACKBONE.DROP_PATH_RATE {drop_path_rate}: {variant} has no stochastic depth; use 0.0"
+        )
+    # Of transformers: position embeddings are interpolated, masks of windows made, for every size of image.
+    if "strict_img_size" in accepted:
+        options["strict_img_size"] = False
+    elif "dynamic_img_size" in accepted:
+        options["dynamic_img_size"] = True
+    return options
+
+
+def _infos(network: nn.Module) -> list[dict]:
+    """What timm says of each feature map: "num_chs", "reduction" (stride), "module" (its name)."""
+    return list(getattr(network.feature_info, "info", network.feature_info))
+
+
+def _strides(network: nn.Module) -> list[int]:
+    return [info["reduction"] for info in _infos(network)]
+
+
+def _index_by_name(network: nn.Module) -> dict[str, int]:
+    """res1, ..., res5 -> which of the feature maps that is, from the first to the last."""
+    last = {NAMES[stride]: index for index, stride in enumerate(_strides(network)) if stride in NAMES}
+    return dict(sorted(last.items()))
+
+
+def _input_sizes(network: nn.Module, variant: str, in_channels: int) -> tuple[int, tuple[int, int] | None]:
+    """What the sides of an image must be multiples of, and the one size that the model takes if it is so.
+
+    timm does not tell, but it shows where tensors have no values and cost no time.
+
+    Args:
+        network: on the device "meta".
+        variant: its name.
+        in_channels: channels of the image.
+
+    Raises:
+        InputError: the maps' sides are not the image's divided by their strides.
+    """
+    strides = _strides(network)
+    native = tuple(network.default_cfg["input_size"][-2:])
+    multiples = (max(strides), max(native))
+    for height, width in (*((2 * multiple, 3 * multiple) for multiple in multiples), native):
+        image = torch.zeros(1, in_channels, height, width, device="meta")
+        try:
+            maps = network.eval().forward_intermediates(image, output_fmt="NCHW", intermediates_only=True)
+        except Exception:  # models say it in any of a dozen ways
+            continue
+        sizes = [tuple(feature.shape[-2:]) for feature in maps]
+        if sizes == [(-(-height // stride), -(-width // stride)) for stride in strides]:
+            return (1, native) if (height, width) == native else (height // 2, None)
+    raise InputError(
+        f"MODEL.BACKBONE.VARIANT {variant!r}: its maps are not of the image's size divided by {strides}; "
+        "choose another one"
+    )
+
+
+def _first_modules(
+    variant: str, network: nn.Module, index_of: dict[str, int], freeze_at: int
+) -> list[nn.Module]:
+    """The modules up to the end of a stage, to be frozen; timm registers modules in the order of use."""
+    if not freeze_at:
+        return []
+    stage = f"res{max(freeze_at, 2)}"
+    if stage not in index_of:
+        raise InputError(
+            f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: {variant} has no {stage}, it has {', '.join(index_of)}"
+        )
+    prefix = _infos(network)[index_of[stage]]["module"]
+    modules = list(network.named_modules())
+    inside = [place for place, (name, _) in enumerate(modules) if f"{name}.".startswith(f"{prefix}.")]
+    if not inside:
+        raise InputError(f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: {variant} has no stages to freeze; use 0")
+    end = inside[0] if freeze_at == 1 else inside[-1] + 1
+    # A container that goes on after the stage is left out, but for the model: it may own position embeddings.
+    unfrozen = [f"{name}." for name, _ in modules[end:]]
+    return [
+        module
+        for name, module in modules[:end]
+        if not name or not any(other.startswith(f"{name}.") for other in unfrozen)
+    ]

@@ -1,0 +1,157 @@
+"""VOLO as a backbone for dense prediction (Yuan et al. 2022), built of timm's blocks.
+
+The layers that attend to a class token are left out. Module names are those of the published files:
+`patch_embed`, `network.0` to `network.4`, `pos_embed`. The published code holds no dense model, so how four
+outputs come out of two resolutions is this module's own choice: transposed convolutions `upsample_res2` and
+`upsample_res3`, which no published file has, and a max pool.
+
+Shapes: N images, H W size of a feature map, C channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import BACKBONE_REGISTRY
+from timm.models.volo import Downsample, Outlooker, PatchEmbed, Transformer
+from torch import nn
+
+from .staged import FEATURES, StagedBackbone, drop_path_rates, init_linear
+
+
+@dataclass(frozen=True)
+class VOLOVariant:
+    """Blocks of each stage; channels, heads and widening of the MLP in the first stage and in the others.
+
+    `stem_dim` is the width of the first three convolutions.
+    """
+
+    depths: tuple[int, int, int, int]
+    channels: tuple[int, int]
+    num_heads: tuple[int, int]
+    mlp_ratio: int = 3
+    stem_dim: int = 64
+
+
+VARIANTS = {
+    "d1": VOLOVariant((4, 4, 8, 2), (192, 384), (6, 12)),
+    "d2": VOLOVariant((6, 4, 10, 4), (256, 512), (8, 16)),
+    "d3": VOLOVariant((8, 8, 16, 4), (256, 512), (8, 16)),
+    "d4": VOLOVariant((8, 8, 16, 4), (384, 768), (12, 16)),
+    "d5": VOLOVariant((12, 12, 20, 4), (384, 768), (12, 16), mlp_ratio=4, stem_dim=128),
+}
+# The side of the position embedding of a model for 224-pixel images.
+_POSITIONS = 14
+
+
+@BACKBONE_REGISTRY.register()
+class VOLO(StagedBackbone):
+    """Outlook attention at stride 8, then attention to the whole map at stride 16. Takes images of any size.
+
+    Outputs: "res2" and "res3" are the first and second stage upsampled two times by a transposed convolution,
+    "res4" is the third stage, "res5" the fourth after a max pool. Images are padded with zeros at the bottom
+    and right to multiples of 8, maps to even sides; outputs are cut to the image's side over the stride,
+    rounded up.
+    """
+
+    variants = VARIANTS
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        variant: VOLOVariant,
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        out_features: tuple[str, ...] = FEATURES,
+        freeze_at: int = 0,
+        recompute: bool = False,
+    ):
+        """
+        Args:
+            variant: sizes, e.g. `VARIANTS["d1"]`.
+            in_channels: channels of the image.
+            drop_path_rate: of the last block. It grows linearly with the block's number, but blocks of
+                outlook attention have none, as in the published training.
+            out_features: the outputs wanted; stages after the last of them are not built.
+            freeze_at: 0 nothing, 1 the patch embedding, 2 that and the first stage, 3 those, the position
+                embedding and the second stage, ... The transposed convolutions always train.
+            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+        """
+        first, later = variant.channels
+        super().__init__((first, later, later, later), out_features, recompute)
+        self.patch_embed = PatchEmbed(
+            stem_conv=True,
+            stem_stride=2,
+            patch_size=8,
+            in_chans=in_channels,
+            hidden_dim=variant.stem_dim,
+            embed_dim=first,
+        )
+        outlookers = [
+            Outlooker(
+                first,
+                kernel_size=3,
+                padding=1,
+                stride=2,
+                num_heads=variant.num_heads[0],
+                mlp_ratio=variant.mlp_ratio,
+            )
+            for _ in range(variant.depths[0])
+        ]
+        self.network = nn.ModuleList([nn.Sequential(*outlookers)])
+        parts = [(self.patch_embed,), (self.network[0],)]
+        if self.num_stages > 1:
+            self.network.append(Downsample(first, later, 2))
+            self.pos_embed = nn.Parameter(torch.zeros(1, _POSITIONS, _POSITIONS, later))
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for rates in drop_path_rates(drop_path_rate, variant.depths)[1 : self.num_stages]:
+            blocks = [
+                Transformer(later, variant.num_heads[1], mlp_ratio=variant.mlp_ratio, drop_path=rate)
+                for rate in rates
+            ]
+            self.network.append(nn.Sequential(*blocks))
+            parts.append((self.network[-1],))
+        if self.num_stages > 1:
+            parts[2] += (self.network[1], self.pos_embed)
+        for name, channels in zip(("res2", "res3"), variant.channels, strict=True):
+            if name in self.out_features:
+                upsample = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+                self.add_module(f"upsample_{name}", upsample)
+        self.apply(init_linear)
+        self.freeze(parts, freeze_at)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
+        height, width = image.shape[2:]
+        image = F.pad(image, (0, -width % 8, 0, -height % 8))
+        x = self.patch_embed(image).permute(0, 2, 3, 1)
+        outputs = {}
+        for index, stage in enumerate((0, 2, 3, 4)[: self.num_stages]):
+            if index == 1:
+                x = self.network[1](F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2)))
+                x = x + self._positions(*x.shape[1:3]).to(x.dtype)
+            x = self.run(self.network[stage], x)
+            name = FEATURES[index]
+            if name in self.out_features:
+                stride = 4 * 2**index
+                feature = self._output(name, x.permute(0, 3, 1, 2))
+                outputs[name] = feature[..., : -(-height // stride), : -(-width // stride)].contiguous()
+        return outputs
+
+    def _output(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) of a stage -> the map of that output, before it is cut to its size."""
+        if name == "res4":
+            return x
+        if name == "res5":
+            return F.max_pool2d(x, kernel_size=2, ceil_mode=True)
+        return getattr(self, f"upsample_{name}")(x)
+
+    def _positions(self, height: int, width: int) -> torch.Tensor:
+        """(1, H, W, C) float, the position embedding at the size of the map."""
+        if self.pos_embed.shape[1:3] == (height, width):
+            return self.pos_embed
+        grid = self.pos_embed.permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
+        return grid.permute(0, 2, 3, 1)

@@ -1,0 +1,246 @@
+"""The wide residual network of 38 layers as a backbone (Wu et al. 2016, "Wider or Deeper", model A2).
+
+Blocks are pre-activated (He et al. 2016): norm and ReLU stand before each convolution, and the maps handed on
+are raw sums. Parameter names follow the published files: `mod1` to `mod7`, `block1`, ...
+
+Letters: N images, C channels, H W size of the image, h w size of a map.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from fvcore.nn.weight_init import c2_msra_fill
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from segzoo.errors import InputError
+
+
+@dataclass(frozen=True)
+class WideResNetVariant:
+    """Sizes of a wide residual network.
+
+    Attributes:
+        depths: blocks of mod2 to mod7.
+        width: channels of mod1; those of the other modules are multiples of it, see `_FACTORS`.
+    """
+
+    depths: tuple[int, int, int, int, int, int]
+    width: int = 64
+
+
+VARIANTS = {"wrn38": WideResNetVariant((3, 3, 6, 3, 1, 1))}
+
+# Channels of the convolutions of a block in mod2 to mod7, in units of the width. Two: 3 x 3 and 3 x 3; three:
+# 1 x 1, 3 x 3, 1 x 1.
+_FACTORS = ((2, 2), (4, 4), (8, 8), (8, 16), (8, 16, 32), (16, 32, 64))
+_DROPOUT = (0.0, 0.0, 0.0, 0.0, 0.3, 0.5)
+# The module that each output comes from.
+_OUTPUTS = {"res1": "mod2", "res2": "mod3", "res3": "mod4", "res4": "mod5", "res5": "mod7"}
+
+
+class PreActivatedBlock(nn.Module):
+    """Two 3 x 3 convolutions, or 1 x 1, 3 x 3 and 1 x 1, each after norm and ReLU; and the shortcut.
+
+    Where the shape changes, the shortcut is a 1 x 1 convolution of the activated input, else the raw input.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: tuple[int, ...],
+        *,
+        norm: str | Callable,
+        stride: int = 1,
+        dilation: int = 1,
+        dropout: float = 0.0,
+    ):
+        """
+        Args:
+            in_channels: of the block.
+            channels: of its two or three convolutions.
+            norm: as `get_norm` takes it.
+            stride: of the first convolution.
+            dilation: of the 3 x 3 convolutions.
+            dropout: probability that a channel is dropped before the last convolution, in training.
+        """
+        super().__init__()
+        kernels = (3, 3) if len(channels) == 2 else (1, 3, 1)
+        sizes = (in_channels, *channels)
+        for index, kernel in enumerate(kernels):
+            self.add_module(f"norm{index + 1}", get_norm(norm, sizes[index]))
+            convolution = _convolution(
+                sizes[index], sizes[index + 1], kernel, 1 if index else stride, dilation
+            )
+            self.add_module(f"conv{index + 1}", convolution)
+        self.shortcut = None
+        if stride != 1 or in_channels != channels[-1]:
+            self.shortcut = _convolution(in_channels, channels[-1], 1, stride, 1)
+        self.dropout = nn.Dropout2d(dropout) if dropout else None
+        self.num_convolutions = len(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, H, W) float. Returns (N, channels[-1], ceil(H / stride), ceil(W / stride))."""
+        activated = F.relu_(self.norm1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        branch = F.relu_(self.norm2(self.conv1(activated)))
+        if self.num_convolutions == 3:
+            branch = F.relu_(self.norm3(self.conv2(branch)))
+        if self.dropout is not None:
+            branch = self.dropout(branch)
+        branch = self.conv3(branch) if self.num_convolutions == 3 else self.conv2(branch)
+        return branch.add_(shortcut)
+
+
+@BACKBONE_REGISTRY.register()
+class WideResNetBackbone(Backbone):
+    """WideResNet38-A2. Takes images of any size; a map's side is the image's by its stride, rounded up.
+
+    Outputs, with their strides where the output stride is 8 as published (32):
+        "res1": mod2, 128 channels, stride 2 (2), the fine map of DeepLabV3+
+        "res2": mod3, 256, 4 (4)
+        "res3": mod4, 512, 8 (8)
+        "res4": mod5, 1024, 8 (16)
+        "res5": mod7, 4096, 8 (32)
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        variant: WideResNetVariant,
+        in_channels: int = 3,
+        norm: str | Callable = "SyncBN",
+        output_stride: int = 8,
+        out_features: tuple[str, ...] = ("res1", "res5"),
+        freeze_at: int = 0,
+        recompute: bool = False,
+    ):
+        """
+        Args:
+            variant: sizes, e.g. `VARIANTS["wrn38"]`.
+            in_channels: channels of the image.
+            norm: FrozenBN | BN | SyncBN, or what else Detectron2's `get_norm` takes.
+            output_stride: 8, 16 or 32; modules that would step over it dilate their 3 x 3 convolutions.
+            out_features: the outputs wanted; modules after the last of them are not built.
+            freeze_at: 0 nothing, 1 mod1 and mod2, 2 that and mod3, ..., 5 all.
+            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+
+        Raises:
+            InputError: an output stride or a feature that there is not, no norm.
+        """
+        super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise InputError(f"MODEL.BACKBONE.OUTPUT_STRIDE {output_stride}: expected 8, 16 or 32")
+        if not norm:
+            raise InputError(f"MODEL.BACKBONE.NORM {norm!r}: expected FrozenBN, BN or SyncBN")
+        unknown = [name for name in out_features if name not in _OUTPUTS]
+        if unknown:
+            raise InputError(
+                f"MODEL.BACKBONE.OUT_FEATURES: a WideResNetBackbone has no {', '.join(unknown)}; "
+                f"it has {', '.join(_OUTPUTS)}"
+            )
+        self.recompute = recompute
+        self.freeze_at = freeze_at
+        self.mod1 = _convolution(in_channels, variant.width, 3, 1, 1)
+        last = max((_OUTPUTS[name] for name in out_features), default="mod1")
+        channels, stride, dilation = variant.width, 1, 1
+        shapes = {}
+        for index, (factors, depth) in enumerate(zip(_FACTORS, variant.depths, strict=True)):
+            name = f"mod{index + 2}"
+            if name > last:
+                break
+            # mod2 and mod3 halve the map in a max-pool, mod4 to mod6 in the first block, mod7 does not.
+            first_stride = 2 if name in ("mod4", "mod5", "mod6") else 1
+            if stride * first_stride > output_stride:
+                dilation, first_stride = 2 * dilation, 1
+            stride *= 2 if name in ("mod2", "mod3") else first_stride
+            blocks = nn.Sequential()
+            for block in range(depth):
+                sizes = tuple(factor * variant.width for factor in factors)
+                blocks.add_module(
+                    f"block{block + 1}",
+                    PreActivatedBlock(
+                        channels,
+                        sizes,
+                        norm=norm,
+                        stride=1 if block else first_stride,
+                        dilation=dilation,
+                        dropout=_DROPOUT[index],
+                    ),
+                )
+                channels = sizes[-1]
+            self.add_module(name, blocks)
+            shapes[name] = ShapeSpec(channels=channels, stride=stride)
+        self._shapes = {name: shapes[_OUTPUTS[name]] for name in _OUTPUTS if name in out_features}
+        for module in self._frozen():
+            module.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
+        node = cfg.MODEL.BACKBONE
+        if node.VARIANT not in VARIANTS:
+            raise InputError(
+                f"MODEL.BACKBONE.VARIANT {node.VARIANT!r} is not a WideResNetBackbone; "
+                f"choose one of {', '.join(VARIANTS)}"
+            )
+        if node.DROP_PATH_RATE:
+            raise InputError(
+                f"MODEL.BACKBONE.DROP_PATH_RATE {node.DROP_PATH_RATE}: a WideResNetBackbone has no "
+                "stochastic depth; use 0.0"
+            )
+        return {
+            "variant": VARIANTS[node.VARIANT],
+            "in_channels": input_shape.channels,
+            "norm": node.NORM,
+            "output_stride": node.OUTPUT_STRIDE,
+            "out_features": tuple(node.OUT_FEATURES),
+            "freeze_at": node.FREEZE_AT,
+            "recompute": node.CHECKPOINT,
+        }
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
+        recompute = self.recompute and self.training
+        x = self.mod1(image)
+        maps = {}
+        for name, module in self.named_children():
+            if name == "mod1":
+                continue
+            if name in ("mod2", "mod3"):
+                x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+            for block in module:
+                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            maps[name] = x
+        return {name: maps[_OUTPUTS[name]] for name in self._shapes}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return dict(self._shapes)
+
+    def train(self, mode: bool = True):
+        """Frozen modules stay in eval mode, so that batch norm and dropout do not disturb them."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
+
+    def _frozen(self) -> list[nn.Module]:
+        """mod1 and mod2 are what comes before res2; mod6 has no output of its own."""
+        last = {0: "", 5: "mod7"}.get(self.freeze_at, f"mod{self.freeze_at + 1}")
+        return [module for name, module in self.named_children() if name <= last]
+
+
+def _convolution(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int, dilation: int
+) -> nn.Conv2d:
+    padding, dilation = (dilation, dilation) if kernel_size == 3 else (0, 1)
+    convolution = nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, bias=False
+    )
+    c2_msra_fill(convolution)
+    return convolution
