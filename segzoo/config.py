@@ -178,8 +178,8 @@ def _add_mask_classification_keys(cfg: CN) -> None:
     node.PRE_NORM = False
     # Supervise the prediction of every decoder layer.
     node.DEEP_SUPERVISION = True
-    # MSDeformAttnPixelDecoder, which has SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS layers: the features it encodes, the
-    # points that a head reads in each of them, and the width of its feed-forward networks.
+    # MSDeformAttnPixelDecoder, which has SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS layers: the features it encodes,
+    # the points that a head reads in each of them, and the width of its feed-forward networks.
     node.DEFORMABLE_FEATURES = ("res3", "res4", "res5")
     node.DEFORMABLE_POINTS = 4
     node.DEFORMABLE_FEEDFORWARD = 1024
@@ -288,7 +288,7 @@ def _add_test_keys(cfg: CN) -> None:
     node.SOFTMAX = None
     # Of the resize of scores to the original size.
     node.ALIGN_CORNERS = None
-    # Windows that run together, which changes speed and memory only; 0: as many as bounded memory allows.
+    # Windows that run together, for speed and memory only; 0: as bounded memory allows, on a CPU one.
     node.WINDOW_BATCH = 0
     # With train_net.py --shard: images after which what is done is saved.
     cfg.TEST.SHARD_PERIOD = 20

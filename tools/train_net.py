@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from segzoo.engine import NonFiniteLossError, Trainer, default_setup, evaluate, launch, resolve_device
 from segzoo.engine.evaluate import check_evaluation
 from segzoo.engine.setup import setup_logging
+from segzoo.engine.shards import Shard, check_shards, evaluate_shard
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
 
@@ -28,6 +29,8 @@ examples:
     %(prog)s --config-file ... SOLVER.ACCUMULATE 8
   evaluate a published checkpoint:
     %(prog)s --config-file ... --eval-only MODEL.WEIGHTS model_final_0b5f6c.pkl
+  the same in four jobs, in any order; each goes on where it was interrupted, the last one merges:
+    %(prog)s --config-file ... --eval-only --shard 1/4 MODEL.WEIGHTS ...
   two processes on a CPU:
     %(prog)s --num-gpus 2 --config-file ... MODEL.DEVICE cpu
   two machines (the same on both but for --machine-rank):
@@ -42,7 +45,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Reads the command line.
 
     Raises:
-        InputError: a flag after the overrides, or no config file.
+        InputError: a flag after the overrides, no config file, or a shard of a training.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -55,6 +58,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead of training")
+    parser.add_argument(
+        "--shard",
+        default="",
+        metavar="I/N",
+        help="with --eval-only: test the I-th of N parts of the test set, 1/N to N/N; semantic task",
+    )
     parser.add_argument(
         "--num-gpus", type=int, default=1, help="GPUs on each machine; without any, CPU processes (default 1)"
     )
@@ -76,6 +85,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         raise InputError(f"Move {flags[0]} before KEY VALUE overrides.")
     if not parsed.config_file:
         raise InputError("--config-file is missing; give a YAML file or a name under configs/")
+    if parsed.shard and not parsed.eval_only:
+        raise InputError("--shard splits a test, not a training; add --eval-only")
     return parsed
 
 
@@ -99,6 +110,9 @@ def evaluate_only(cfg, args: argparse.Namespace) -> dict:
             evaluated.
     """
     check_evaluation(cfg)
+    shard = Shard.parse(args.shard) if args.shard else None
+    if shard:
+        check_shards(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = Trainer.build_checkpointer(cfg, model, trust=args.trust_checkpoint)
     resuming = args.resume and checkpointer.has_checkpoint()
@@ -109,8 +123,11 @@ def evaluate_only(cfg, args: argparse.Namespace) -> dict:
         )
     checkpointer.load(weights, checkpointables=[])
     checkpointer.report.require_complete("--eval-only")
-    results = evaluate(cfg, model, weights=weights)
-    if comm.is_main_process():
+    if shard:
+        results = evaluate_shard(cfg, model, shard, weights=weights)
+    else:
+        results = evaluate(cfg, model, weights=weights)
+    if results and comm.is_main_process():
         verify_results(cfg, results)
     return results
 

@@ -11,7 +11,7 @@ from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
 
 from segzoo.errors import InputError
-from segzoo.layers import MLP, FeedForward, MultiheadAttention, sine_position_encoding
+from segzoo.layers import MLP, FeedForward, Linear, MultiheadAttention, sine_position_encoding
 from segzoo.modeling.mask_classification.head import mask_outputs
 from segzoo.modeling.registry import TRANSFORMER_DECODER_REGISTRY
 
@@ -131,7 +131,7 @@ class MaskFormerTransformerDecoder(nn.Module):
         if in_channels != hidden_dim or enforce_input_proj:
             self.input_proj = Conv2d(in_channels, hidden_dim, kernel_size=1)
             c2_xavier_fill(self.input_proj)
-        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.class_embed = Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
 
     @classmethod

@@ -18,7 +18,13 @@ from segzoo.checkpoint.files import file_hash, local_file
 from segzoo.data import build_test_loader
 from segzoo.errors import InputError
 from segzoo.evaluation import EVALUATORS, build_evaluator, write_results
-from segzoo.modeling.test_time_augmentation import SemanticTTA
+from segzoo.modeling.protocols import (
+    InferenceProtocol,
+    build_inference_protocol,
+    build_protocol_model,
+    label_cropper,
+    uses_tta,
+)
 
 from .recording import Stopwatch
 
@@ -31,8 +37,15 @@ def check_evaluation(cfg: CfgNode) -> None:
     """Finds what would end an evaluation on DATASETS.TEST, without a model.
 
     Raises:
-        InputError: no or unreadable test datasets, or one that cannot be scored for a task of TEST.TASKS.
+        InputError: no or unreadable test datasets, one that cannot be scored for a task of TEST.TASKS, or a
+            TEST.PROTOCOL that cannot be.
     """
+    protocol = build_inference_protocol(cfg)
+    if protocol is not None and protocol.mode == "center_crop" and cfg.TEST.SAVE_PREDICTIONS:
+        raise InputError(
+            f"TEST.PROTOCOL {protocol.name} predicts a centre crop, which cannot be scored as the image's; "
+            "set TEST.SAVE_PREDICTIONS False"
+        )
     if not cfg.DATASETS.TEST:
         raise InputError("DATASETS.TEST is empty; name the datasets to evaluate on")
     for name in cfg.DATASETS.TEST:
@@ -66,8 +79,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
     Every process has to call it. Modules are in eval mode meanwhile and then as they were.
 
     Args:
-        model: on its device, not wrapped in DistributedDataParallel. With TEST.AUG.ENABLED it is run on
-            several scales.
+        model: on its device, not wrapped in DistributedDataParallel. It is run as TEST.PROTOCOL (or
+            TEST.AUG) says.
         weights: path or URL of what the model has loaded, for the protocol; "" if from no file.
         iteration: of the training in OUTPUT_DIR that the model is in, for the protocol; instead of `weights`.
 
@@ -78,24 +91,30 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
     Raises:
         InputError: a dataset cannot be scored for a task of TEST.TASKS, or its labels are wrong.
     """
-    folder = Path(cfg.OUTPUT_DIR, "inference")
     results, images, speed = {}, {}, {}
     for name in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, name)
-        several = len(cfg.DATASETS.TEST) > 1
-        evaluator = build_evaluator(
-            name,
-            cfg.TEST.TASKS,
-            folder / name if several else folder,
-            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
-        )
+        evaluator = build_evaluator(name, cfg.TEST.TASKS, dataset_folder(cfg, name), **evaluator_options(cfg))
         results[name], images[name], speed[name] = run_inference(
-            _augmented(cfg, model, name), loader, evaluator
+            tested_model(cfg, model, name), loader, evaluator
         )
     if not comm.is_main_process():
         return {}
-    protocol = {**_protocol(cfg, weights, iteration), "datasets": images, "seconds_per_image": speed}
-    path = write_results(folder, results, protocol)
+    facts = protocol_facts(cfg, weights, iteration)
+    return report(cfg, results, {**facts, "datasets": images, "seconds_per_image": speed})
+
+
+def report(cfg: CfgNode, results: dict, protocol: dict) -> dict:
+    """Writes OUTPUT_DIR/inference/results.json and logs it.
+
+    Args:
+        results: {dataset: {task: {metric: value}}}.
+        protocol: see `segzoo.evaluation.Protocol`.
+
+    Returns:
+        What `evaluate` returns.
+    """
+    path = write_results(Path(cfg.OUTPUT_DIR, "inference"), results, protocol)
     for name, metrics in results.items():
         logger.info("Results on %s, written to %s:", name, path)
         print_csv_format(metrics)
@@ -168,28 +187,29 @@ def _split(stopwatch: Stopwatch, images: int) -> str:
     return ", ".join(f"{part} {spent / max(images, 1):.4f} s" for part, spent in stopwatch.seconds.items())
 
 
-def _augmented(cfg: CfgNode, model: nn.Module, dataset_name: str) -> nn.Module:
-    if not cfg.TEST.AUG.ENABLED:
-        return model
-    return SemanticTTA(cfg, model, flip_pairs=MetadataCatalog.get(dataset_name).get("flip_pairs", ()))
+def tested_model(cfg: CfgNode, model: nn.Module, dataset_name: str) -> nn.Module:
+    """The model as TEST.PROTOCOL (or TEST.AUG) runs it on a dataset."""
+    flip_pairs = MetadataCatalog.get(dataset_name).get("flip_pairs", ())
+    return build_protocol_model(cfg, model, flip_pairs)
 
 
-def _protocol(cfg: CfgNode, weights: str, iteration: int | None) -> dict:
-    """How the numbers are made; see `segzoo.evaluation.Protocol`."""
-    short_edge, augmented = cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.AUG
-    input_size = "original"
-    if short_edge:
-        input_size = {"short_edge": short_edge, "long_edge_max": cfg.INPUT.MAX_SIZE_TEST}
-    scales = [1.0]
-    if augmented.ENABLED:
-        sizes = list(augmented.MIN_SIZES)
-        # Of images in their original size the copies' sizes are known, but no common factor.
-        scales = [size / short_edge for size in sizes] if short_edge else []
-        input_size = {
-            "resized_from": input_size,
-            "short_edges": sizes,
-            "long_edge_max": augmented.MAX_SIZE,
-        }
+def evaluator_options(cfg: CfgNode) -> dict:
+    """What `build_evaluator` needs to know of the configuration beside dataset, tasks and folder."""
+    protocol = build_inference_protocol(cfg)
+    return {
+        "save_predictions": cfg.TEST.SAVE_PREDICTIONS,
+        "transform_labels": None if protocol is None else label_cropper(protocol),
+    }
+
+
+def dataset_folder(cfg: CfgNode, name: str) -> Path:
+    """Where the evaluation of a dataset writes: OUTPUT_DIR/inference, or a folder of its own therein."""
+    folder = Path(cfg.OUTPUT_DIR, "inference")
+    return folder / name if len(cfg.DATASETS.TEST) > 1 else folder
+
+
+def protocol_facts(cfg: CfgNode, weights: str, iteration: int | None) -> dict:
+    """How the numbers are made, without the datasets; see `segzoo.evaluation.Protocol`."""
     if iteration is not None:
         weights_facts = {
             "weights": f"{cfg.OUTPUT_DIR}/model at iteration {iteration}",
@@ -199,14 +219,64 @@ def _protocol(cfg: CfgNode, weights: str, iteration: int | None) -> dict:
     else:
         sha256 = file_hash(local_file(weights), "sha256") if weights else ""
         weights_facts = {"weights": weights, "weights_sha256": sha256}
+    protocol = build_inference_protocol(cfg)
     return {
-        "input_size": input_size,
-        "scales": scales,
-        "flip": bool(augmented.ENABLED and augmented.FLIP),
-        "crop": None,
-        "stride": None,
+        "preset": cfg.TEST.PROTOCOL,
+        **(_plain_inference(cfg) if protocol is None else _protocol_inference(protocol)),
         "class_averaging": "valid",
         **weights_facts,
         "tasks": list(cfg.TEST.TASKS),
         "processes": comm.get_world_size(),
+    }
+
+
+def _plain_inference(cfg: CfgNode) -> dict:
+    """Of a model's own forward pass, and of SemanticTTA."""
+    short_edge, augmented = cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.AUG
+    input_size = "original"
+    if short_edge:
+        input_size = {"short_edge": short_edge, "long_edge_max": cfg.INPUT.MAX_SIZE_TEST}
+    scales = [1.0]
+    if uses_tta(cfg.TEST):
+        sizes = list(augmented.MIN_SIZES)
+        # Of images in their original size the copies' sizes are known, but no common factor.
+        scales = [size / short_edge for size in sizes] if short_edge else []
+        input_size = {
+            "resized_from": input_size,
+            "short_edges": sizes,
+            "long_edge_max": augmented.MAX_SIZE,
+        }
+    return {
+        "input_size": input_size,
+        "scales": scales,
+        "flip": bool(uses_tta(cfg.TEST) and augmented.FLIP),
+        "crop": None,
+        "stride": None,
+        "mode": "whole",
+        "averaging": None,
+    }
+
+
+def _protocol_inference(protocol: InferenceProtocol) -> dict:
+    slides = protocol.mode == "slide"
+    # What does not change the numbers of this protocol is left out, so that it does not prevent comparing.
+    size = {"resize": protocol.resize}
+    if protocol.resize != "none":
+        size |= {"base_size": protocol.base_size, "interpolation": protocol.interpolation}
+    if protocol.resize == "box":
+        size["max_size"] = protocol.max_size
+    if protocol.round_to > 1:
+        size["round_to"] = protocol.round_to
+    averaging = {"softmax": protocol.softmax, "align_corners": protocol.align_corners}
+    if slides:
+        keys = ("padding", "pad_value", "last_window")
+        averaging |= {key: getattr(protocol, key) for key in keys}
+    return {
+        "input_size": size,
+        "scales": list(protocol.scales),
+        "flip": protocol.flip,
+        "crop": list(protocol.crop_size) if protocol.mode != "whole" else None,
+        "stride": list(protocol.window_stride) if slides else None,
+        "mode": protocol.mode,
+        "averaging": averaging,
     }

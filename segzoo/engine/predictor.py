@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from torch import nn
 
 from segzoo.checkpoint import compare_description, load_checkpoint
 from segzoo.data import build_test_augmentations, read_image
 from segzoo.errors import InputError
+from segzoo.modeling.protocols import build_inference_protocol, build_protocol_model
 
 from .setup import classes_dataset, describe, resolve_device
 from .trainer import Trainer
@@ -34,8 +35,8 @@ class Predictor:
     >>> ids, segments_info = predictor("street.jpg")["panoptic_seg"]
     >>> results = predictor(["a.jpg", "b.jpg", bgr_array])
 
-    Pictures are resized as in evaluation (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST), results come back at the
-    picture's own size, on the model's device.
+    Pictures are resized as in evaluation (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST) and run as TEST.PROTOCOL says,
+    at one scale; results come back at the picture's own size, on the model's device.
 
     Attributes:
         model: in eval mode.
@@ -65,7 +66,7 @@ class Predictor:
             InputError: no such device or file, weights that do not fill the whole model, or a checkpoint
                 that says it was trained for other classes, or another format or scale of pictures.
         """
-        ours = None
+        ours = cfg = None
         if isinstance(model, CfgNode):
             cfg = model.clone()
             cfg.defrost()
@@ -87,6 +88,8 @@ class Predictor:
             report.differences = compare_description(report.description, ours)
             report.require_complete("Predictor", "its predictions would mean nothing")
         self.model.eval()
+        if cfg is not None:
+            self.model = _under_protocol(cfg, self.model, self.metadata)
         self.batch_size = batch_size or default_batch_size
         self._augmentations = T.AugmentationList(
             default_augmentations if augmentations is None else augmentations
@@ -136,6 +139,18 @@ class Predictor:
         self._augmentations(augmented)
         image = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         return {"image": image, "height": height, "width": width}
+
+
+def _under_protocol(cfg: CfgNode, model: nn.Module, metadata: Metadata | None) -> nn.Module:
+    """The model as TEST.PROTOCOL runs it on whole pictures; averages over scales are left to evaluation."""
+    protocol = build_inference_protocol(cfg)
+    if protocol is None:
+        return model
+    if protocol.mode == "center_crop":
+        logger.info("TEST.PROTOCOL %s scores a centre crop; whole pictures are predicted here", protocol.name)
+        return model
+    cfg.TEST.INFERENCE.SCALES = [1.0]
+    return build_protocol_model(cfg, model, metadata.get("flip_pairs", ()) if metadata else ())
 
 
 def as_rgb(picture: Picture, color: str = "BGR") -> np.ndarray:

@@ -27,6 +27,7 @@ from torch import nn
 from segzoo.checkpoint import SegzooCheckpointer
 from segzoo.data import build_train_loader
 from segzoo.errors import InputError
+from segzoo.modeling.protocols import uses_tta
 from segzoo.modeling.registry import registered
 from segzoo.solver import ScheduledLR, build_lr_scheduler, build_optimizer, load_optimizer_state
 
@@ -131,6 +132,10 @@ class Trainer(TrainerBase):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.TEST.AUG.ENABLED = False
+        if uses_tta(cfg.TEST):
+            cfg.TEST.PROTOCOL = ""
+        elif cfg.TEST.PROTOCOL:
+            cfg.TEST.INFERENCE.SCALES = [1.0]
         try:
             iteration = get_event_storage().iter
         except AssertionError:  # Called by itself, after a training.

@@ -81,10 +81,14 @@ class BackgroundEvaluator(DatasetEvaluator):
             facts = {key: value for key, value in dataset_dict.items() if not isinstance(value, torch.Tensor)}
             self._submit(file_name, facts, prediction)
 
-    def evaluate(self) -> dict | None:
-        """Returns {task_key: {metric: value}} on the main process, None on the others."""
+    def flush(self) -> None:
+        """Waits until every image that was taken is scored and kept."""
         while self._pending:
             self._collect()
+
+    def evaluate(self) -> dict | None:
+        """Returns {task_key: {metric: value}} on the main process, None on the others."""
+        self.flush()
         self._close(wait=True)
         parts = [self.partial()]
         if self.distributed and comm.get_world_size() > 1:

@@ -12,7 +12,9 @@ from .files import write_text_atomically
 
 RESULTS_FILE = "results.json"
 #: Keys of a protocol that must agree for two numbers to be comparable.
-COMPARED_KEYS = ("scales", "flip", "crop", "stride", "input_size", "class_averaging")
+COMPARED_KEYS = ("scales", "flip", "mode", "crop", "stride", "input_size", "averaging", "class_averaging")
+#: What a protocol says that lacks a key: results.json files had these keys from the beginning but for "mode".
+_UNSAID = {"mode": "whole"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,10 @@ class Protocol:
         input_size: e.g. {"short_edge": 800, "long_edge_max": 1333}; the text "original" for no resizing.
         scales: factors of the input size whose predictions are averaged; (1.0,) is single-scale.
         flip: predictions of the mirrored image are averaged in.
+        mode: "whole" images, "slide" (a window over them) or "center_crop" (scored on that crop only).
         crop, stride: (height, width) in pixels of a sliding window and its step; None for whole images.
+        averaging: how scores become the average of windows, scales and flips: {"softmax": ..., ...}; None
+            for a single forward pass, and for averages of finished maps.
         class_averaging: what mIoU averages: "valid" | "ground_truth" | "all".
         weights: file or URL; weights_sha256: hash of the file, "" for random weights.
     """
@@ -33,8 +38,10 @@ class Protocol:
     input_size: Mapping[str, int] | str
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    mode: str = "whole"
     crop: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
+    averaging: Mapping | None = None
     class_averaging: str = "valid"
     weights: str = ""
     weights_sha256: str = ""
@@ -109,10 +116,11 @@ def compare_results(first: str | Path | Mapping, second: str | Path | Mapping) -
     documents = [load_results(item) if isinstance(item, str | Path) else item for item in (first, second)]
     one, other = (_without_nan(document["protocol"]) for document in documents)
     for key in COMPARED_KEYS:
-        if one.get(key) != other.get(key):
+        values = [protocol.get(key, _UNSAID.get(key)) for protocol in (one, other)]
+        if values[0] != values[1]:
             raise InputError(
-                f"not comparable: {key} is {json.dumps(one.get(key))} in the first result and "
-                f"{json.dumps(other.get(key))} in the second; evaluate both in the same way"
+                f"not comparable: {key} is {json.dumps(values[0])} in the first result and "
+                f"{json.dumps(values[1])} in the second; evaluate both in the same way"
             )
     shared = [name for name in documents[0]["results"] if name in documents[1]["results"]]
     if not shared:

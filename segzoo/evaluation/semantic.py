@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ class SemanticEvaluator(BackgroundEvaluator):
     Args:
         class_averaging: a key of CLASS_AVERAGING: what the metric "mIoU" is. All three are always reported.
         save_json: write sem_seg_predictions.json too, the RLE file of Detectron2 (slow).
+        transform_labels: (H, W) ground truth to that of the part of the image which is predicted.
         The others: see BackgroundEvaluator. `save_predictions` writes `sem_seg/<name>.png` (contiguous class
         ids, 8 or 16 bit) and `sem_seg_color/<name>.png`.
     """
@@ -51,6 +53,7 @@ class SemanticEvaluator(BackgroundEvaluator):
         *,
         class_averaging: str = "valid",
         save_json: bool = False,
+        transform_labels: Callable[[np.ndarray], np.ndarray] | None = None,
         **options,
     ):
         if class_averaging not in CLASS_AVERAGING:
@@ -61,6 +64,7 @@ class SemanticEvaluator(BackgroundEvaluator):
             raise InputError("save_json needs an output_dir to write to, found None")
         self.class_averaging = class_averaging
         self.save_json = save_json
+        self.transform_labels = transform_labels
         super().__init__(dataset_name, output_dir, **options)
         self.ignore_label = self.metadata.ignore_label
 
@@ -86,6 +90,8 @@ class SemanticEvaluator(BackgroundEvaluator):
         file_name = dataset_dict["file_name"]
         labels = argmax_labels(prediction) if isinstance(prediction, torch.Tensor) else prediction
         ground_truth = np.asarray(self.metadata.load_sem_seg(dataset_dict))
+        if self.transform_labels is not None:
+            ground_truth = np.ascontiguousarray(self.transform_labels(ground_truth))
         check_same_size(file_name, labels, ground_truth)
         try:
             table = label_histogram(labels, ground_truth, len(self.class_names), self.ignore_label)

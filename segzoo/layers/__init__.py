@@ -3,6 +3,7 @@
 from .attention import MultiheadAttention
 from .conv import conv_norm_act
 from .drop_path import DropPath
+from .linear_layer import Linear, linear
 from .mlp import MLP
 from .position_encoding import sine_position_encoding
 from .transformer import FeedForward, TransformerEncoder, TransformerEncoderLayer
@@ -11,9 +12,11 @@ __all__ = [
     "MLP",
     "DropPath",
     "FeedForward",
+    "Linear",
     "MultiheadAttention",
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "conv_norm_act",
+    "linear",
     "sine_position_encoding",
 ]

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .linear_layer import Linear, linear
+
 
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention with the parameter names of `torch.nn.MultiheadAttention`.
@@ -28,7 +30,7 @@ class MultiheadAttention(nn.Module):
         self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
@@ -47,7 +49,7 @@ class MultiheadAttention(nn.Module):
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         heads = [
-            self._split_heads(F.linear(x, weight, bias))
+            self._split_heads(linear(x, weight, bias))
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         ]
         attended = F.scaled_dot_product_attention(

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear_layer import Linear
+
 Sizes = Sequence[tuple[int, int]]
 
 # Queries whose rows are scattered together in the backward pass: what they write stays in the cache.
@@ -33,10 +35,10 @@ class DeformableAttention(nn.Module):
         super().__init__()
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
         samples = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(dim, samples * 2)
-        self.attention_weights = nn.Linear(dim, samples)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, samples * 2)
+        self.attention_weights = Linear(dim, samples)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
         self._initialise()
 
     def _initialise(self) -> None:

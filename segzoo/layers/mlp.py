@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .linear_layer import Linear
+
 
 class MLP(nn.Module):
     """`num_layers` linear layers with a ReLU between them; parameters are named `layers.<i>`.
@@ -18,7 +20,7 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
         super().__init__()
         dims = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(dims))
+        self.layers = nn.ModuleList(Linear(before, after) for before, after in pairwise(dims))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., input_dim) float. Returns (..., output_dim)."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .attention import MultiheadAttention
+from .linear_layer import Linear
 
 
 class FeedForward(nn.Module):
@@ -18,8 +19,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float):
         super().__init__()
-        self.linear1 = nn.Linear(dim, hidden_dim)
-        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.linear1 = Linear(dim, hidden_dim)
+        self.linear2 = Linear(hidden_dim, dim)
         self.dropout = nn.Dropout(dropout)
 
     def feed_forward(self, x: torch.Tensor) -> torch.Tensor:

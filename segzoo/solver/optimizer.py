@@ -29,6 +29,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        weight_decay_head_norm=solver.WEIGHT_DECAY_HEAD_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         lr_multipliers=_lr_multipliers(cfg, model),
     )
@@ -95,6 +96,9 @@ def _lr_multipliers(cfg: CfgNode, model: torch.nn.Module) -> dict[str, float]:
     )
     if cfg.SOLVER.BACKBONE_MULTIPLIER != 1.0 and has_backbone:
         multipliers["backbone"] = cfg.SOLVER.BACKBONE_MULTIPLIER
+    if cfg.SOLVER.HEAD_MULTIPLIER != 1.0:
+        parts = [name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad]
+        multipliers |= {part: cfg.SOLVER.HEAD_MULTIPLIER for part in parts if part != "backbone"}
     for entry in cfg.SOLVER.LR_MULTIPLIERS:
         well_formed = isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)
         if not well_formed or isinstance(entry[1], bool) or not isinstance(entry[1], int | float):

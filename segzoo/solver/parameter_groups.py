@@ -32,6 +32,7 @@ def parameter_groups(
     weight_decay_norm: float | None = None,
     weight_decay_embed: float | None = None,
     weight_decay_bias: float | None = None,
+    weight_decay_head_norm: float | None = None,
     bias_lr_factor: float = 1.0,
     lr_multipliers: Mapping[str, float] | None = None,
 ) -> list[dict]:
@@ -41,6 +42,7 @@ def parameter_groups(
         base_lr, weight_decay: of a parameter that no rule mentions.
         weight_decay_norm, weight_decay_embed, weight_decay_bias: of normalisation layers, of embeddings and
             position tables, and of biases outside normalisation layers; None means `weight_decay`.
+        weight_decay_head_norm: of normalisation layers outside "backbone"; None means `weight_decay_norm`.
         bias_lr_factor: factor on the learning rate of biases outside normalisation layers.
         lr_multipliers: name prefix (whole name parts: "backbone" matches "backbone.stem") to learning-rate
             factor; the longest matching prefix counts alone, factors do not multiply.
@@ -61,6 +63,8 @@ def parameter_groups(
         last_part = name.rpartition(".")[2]
         if isinstance(owner, NORM_LAYERS):
             decay = weight_decay if weight_decay_norm is None else weight_decay_norm
+            if weight_decay_head_norm is not None and not _is_prefix("backbone", name):
+                decay = weight_decay_head_norm
         elif isinstance(owner, nn.Embedding) or last_part in EMBEDDING_NAMES:
             decay = weight_decay if weight_decay_embed is None else weight_decay_embed
         elif last_part == "bias":

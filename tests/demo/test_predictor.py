@@ -126,3 +126,19 @@ def test_a_checkpoint_of_another_format_is_refused(weights, tmp_path):
     torch.save({**torch.load(weights), "segzoo": {"image_format": "BGR"}}, path)
     with pytest.raises(InputError, match=r"image_format: 'BGR' vs 'RGB'.*predictions would mean nothing"):
         Predictor(load_config(CONFIG, (*OVERRIDES, "INPUT.FORMAT", "RGB")), path)
+
+
+def test_pictures_run_under_the_test_protocol_at_one_scale(pictures):
+    overrides = ("TEST.PROTOCOL", "semseg_ms", "TEST.TASKS", "('semantic',)")
+    sizes = ("TEST.INFERENCE.BASE_SIZE", "80", "TEST.INFERENCE.CROP_SIZE", "[65, 65]")
+    predictor = Predictor(load_config(CONFIG, (*OVERRIDES, *overrides, *sizes)))
+    windows = []
+    score_maps = predictor.model.model.score_maps
+    predictor.model.model.score_maps = lambda images: windows.append(images.shape) or score_maps(images)
+    assert predictor(pictures[0])["sem_seg"].shape == (11, 96, 128)
+    # 60 x 80 pixels at the base size, padded to 65 x 80: two windows, each with its mirror image.
+    assert sum(shape[0] for shape in windows) == 4
+    assert {tuple(shape[1:]) for shape in windows} == {(3, 65, 65)}
+    centre_crop = ("TEST.PROTOCOL", "gluon_val", "TEST.INFERENCE.CROP_SIZE", "[64, 64]")
+    predictor = Predictor(load_config(CONFIG, (*OVERRIDES, *overrides[2:], *centre_crop)))
+    assert predictor(pictures[0])["sem_seg"].shape == (11, 96, 128)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import train_net  # noqa: E402  it stands in tools/
 
-from segzoo.engine.evaluate import _protocol  # noqa: E402
+from segzoo.engine.evaluate import protocol_facts  # noqa: E402
 from segzoo.errors import InputError  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
 
@@ -208,14 +208,14 @@ def test_the_protocol_holds_the_sizes_of_test_time_augmentation():
         "semantic/camvid/maskformer_r18",
         ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(100, 200)", "INPUT.MIN_SIZE_TEST", "0"],
     )
-    protocol = _protocol(cfg, "", None)
+    protocol = protocol_facts(cfg, "", None)
     sizes = {"resized_from": "original", "short_edges": [100, 200], "long_edge_max": cfg.TEST.AUG.MAX_SIZE}
     assert protocol["input_size"] == sizes
     assert protocol["flip"] is True
     cfg.INPUT.MIN_SIZE_TEST = 100
-    assert _protocol(cfg, "", None)["scales"] == [1.0, 2.0]
+    assert protocol_facts(cfg, "", None)["scales"] == [1.0, 2.0]
     cfg.TEST.AUG.ENABLED = False
-    assert _protocol(cfg, "", None)["scales"] == [1.0]
+    assert protocol_facts(cfg, "", None)["scales"] == [1.0]
 
 
 def test_evaluating_without_a_loaded_head_is_refused(job, tmp_path, capsys):

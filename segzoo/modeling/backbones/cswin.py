@@ -17,7 +17,7 @@ from detectron2.config import configurable
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import nn
 
-from segzoo.layers import DropPath
+from segzoo.layers import DropPath, Linear
 
 from .staged import FEATURES, StagedBackbone, drop_path_rates, init_linear
 
@@ -97,8 +97,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., C) float. Returns the same shape."""
@@ -112,13 +112,13 @@ class CSWinBlock(nn.Module):
         """stripe: width of the stripes; 0 for one attention over the whole map."""
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = Linear(dim, 3 * dim)
         branches = 2 if stripe else 1
         self.attns = nn.ModuleList(
             StripeAttention(dim // branches, num_heads // branches, stripe, vertical=index == 0)
             for index in range(branches)
         )
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)

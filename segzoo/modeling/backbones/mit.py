@@ -20,7 +20,7 @@ from detectron2.config import configurable
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import nn
 
-from segzoo.layers import DropPath
+from segzoo.layers import DropPath, Linear
 
 from .staged import FEATURES, StagedBackbone, drop_path_rates, init_linear
 
@@ -83,9 +83,9 @@ class ReducedAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, reduction: int):
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
         self.sr = nn.Conv2d(dim, dim, reduction, reduction) if reduction > 1 else None
         self.norm = nn.LayerNorm(dim) if reduction > 1 else None
 
@@ -123,9 +123,9 @@ class MixMlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.dwconv = DepthwiseConvolution(hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (N, H, W, C) float. Returns the same shape."""

@@ -36,6 +36,9 @@ TASKS = ("semantic", "panoptic", "instance", "entity")
 class MaskFormer(nn.Module):
     """Predicts a set of masks, each with one class, and turns it into what each task asks for."""
 
+    # What `score_maps` returns; a test protocol averages it as it is.
+    score_kind = "probabilities"
+
     @configurable
     def __init__(
         self,
@@ -192,6 +195,24 @@ class MaskFormer(nn.Module):
         """
         batch = ImageList.from_tensors(self._normalised(batched_inputs), self.size_divisibility)
         return self.sem_seg_head(self.backbone(batch.tensor))
+
+    def score_maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Semantic scores of images of one size, at that size. The model has to be in eval mode.
+
+        Args:
+            images: (N, 3, H, W) float in [0, 255], channels ordered as `input_format`.
+
+        Returns:
+            (N, K, H, W) float32, >= 0
+        """
+        outputs = self.raw_outputs([{"image": image} for image in images])
+        size = tuple(images.shape[-2:])
+        sizes = (self._padded_size(images), size, size)
+        scores = [
+            postprocess.semantic_scores(logits.float(), masks.float(), *sizes, resize_scores=True)
+            for logits, masks in zip(outputs["pred_logits"], outputs["pred_masks"], strict=True)
+        ]
+        return torch.stack(scores)
 
     def _normalised(self, batched_inputs: list[dict]) -> list[torch.Tensor]:
         return [

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segzoo.layers import conv_norm_act
 
-from .head import resize
+from .pooling import project_average
 
 
 class PyramidPooling(nn.Module):
@@ -32,7 +31,7 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, out_channels, h, w): the map first, then the grids in the order of `bins`."""
         pooled = [
-            resize(projection(F.adaptive_avg_pool2d(x, side)), x.shape[-2:], self.align_corners)
+            project_average(x, side, projection, self.align_corners)
             for side, projection in zip(self.bins, self.projections, strict=True)
         ]
         return torch.cat([x, *pooled], dim=1)

@@ -1,0 +1,24 @@
+"""BiSeNet's own keys."""
+
+from detectron2.config import CfgNode
+
+
+def add_bisenet_config(cfg: CfgNode) -> CfgNode:
+    """Adds MODEL.BISENET, in place, and returns `cfg`."""
+    cfg.MODEL.BISENET = node = CfgNode()
+    # The four convolutions of the spatial path, and everything in the context path.
+    node.SPATIAL_CHANNELS = (64, 64, 64, 128)
+    node.CONTEXT_CHANNELS = 128
+    # Of the fused map: the sum of both paths; 256.
+    node.FUSION_CHANNELS = 256
+    # The gate of the fusion: two 1 x 1 convolutions with so many times fewer channels between them, no norm.
+    # 0: one 1 x 1 convolution with norm, as in mmsegmentation.
+    node.FUSION_REDUCTION = 4
+    # A ReLU before the sigmoid of the refinement's gate, as in pytorch-cv.
+    node.REFINEMENT_RELU = False
+    # How the context is resized: bilinear (see SEM_SEG_HEAD.ALIGN_CORNERS) | nearest
+    node.UPSAMPLE = "bilinear"
+    # Of the auxiliary classifiers on the two refined maps: channels before each, and weight of each loss.
+    node.AUX_CONVS_DIM = 256
+    node.AUX_LOSS_WEIGHT = 1.0
+    return cfg

@@ -1,0 +1,81 @@
+"""The parts of BiSeNet (Yu et al., ECCV 2018, sections 3.1 to 3.3).
+
+Letters: N images, C channels, h w pixels of a feature map, H W pixels of the input.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segzoo.layers import conv_norm_act
+
+
+class SpatialPath(nn.Sequential):
+    """The image, (N, 3, H, W), to a map of stride 8, (N, C, ceil(H / 8), ceil(W / 8)).
+
+    Args:
+        channels: of a 7 x 7 convolution and two 3 x 3 convolutions, all of stride 2, and a 1 x 1 convolution.
+        norm: see `conv_norm_act`.
+    """
+
+    def __init__(self, channels: Sequence[int], norm: str):
+        kernels, strides = (7, 3, 3, 1), (2, 2, 2, 1)
+        super().__init__(
+            *(
+                conv_norm_act(before, after, kernel, stride=stride, norm=norm)
+                for (before, after), kernel, stride in zip(
+                    pairwise((3, *channels)), kernels, strides, strict=True
+                )
+            )
+        )
+
+
+class AttentionRefinement(nn.Module):
+    """A 3 x 3 convolution whose channels are then weighted by what the whole map holds.
+
+    Args:
+        in_channels, out_channels: C of input and output.
+        norm: see `conv_norm_act`.
+        gate_relu: a ReLU before the sigmoid of the weights.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str, gate_relu: bool = False):
+        super().__init__()
+        self.conv = conv_norm_act(in_channels, out_channels, 3, norm=norm)
+        self.gate = conv_norm_act(out_channels, out_channels, norm=norm, activation=gate_relu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C', h, w)"""
+        x = self.conv(x)
+        return x * self.gate(F.adaptive_avg_pool2d(x, 1)).sigmoid()
+
+
+class FeatureFusion(nn.Module):
+    """Joins two maps by a 1 x 1 convolution and adds to it its channels weighted by what the whole map holds.
+
+    Args:
+        in_channels: of both maps together.
+        out_channels: of the fused one.
+        norm: see `conv_norm_act`.
+        reduction: the weights come from two convolutions, with so many times fewer channels between them; 0:
+            from one convolution with norm.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str, reduction: int = 4):
+        super().__init__()
+        self.conv = conv_norm_act(in_channels, out_channels, norm=norm)
+        if reduction:
+            self.gate = nn.Sequential(
+                conv_norm_act(out_channels, out_channels // reduction, norm=""),
+                conv_norm_act(out_channels // reduction, out_channels, norm="", activation=False),
+            )
+        else:
+            self.gate = conv_norm_act(out_channels, out_channels, norm=norm)
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        """Two (N, ., h, w) -> (N, C, h, w)"""
+        x = self.conv(torch.cat([spatial, context], dim=1))
+        return x + x * self.gate(F.adaptive_avg_pool2d(x, 1)).sigmoid()

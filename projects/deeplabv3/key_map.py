@@ -1,0 +1,53 @@
+"""The names of DeepLabV3's weights in the files of torchvision and of mmsegmentation."""
+
+from segzoo.checkpoint import KeyMap, register_key_map
+from segzoo.checkpoint.layouts import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET, TORCHVISION_RESNET
+
+TORCHVISION_DEEPLABV3 = KeyMap(
+    name="torchvision DeepLabV3",
+    recognise=(r"^backbone\.layer1\.0\.conv1\.weight$", r"^classifier\.0\.convs\.4\.1\.weight$"),
+    rules=(
+        *TORCHVISION_RESNET,
+        (r"^classifier\.0\.convs\.4\.1\.", "sem_seg_head.aspp.pooling."),
+        (r"^classifier\.0\.convs\.4\.2\.", "sem_seg_head.aspp.pooling.norm."),
+        (r"^classifier\.0\.convs\.(\d)\.0\.", r"sem_seg_head.aspp.convs.\1."),
+        (r"^classifier\.0\.convs\.(\d)\.1\.", r"sem_seg_head.aspp.convs.\1.norm."),
+        (r"^classifier\.0\.project\.0\.", "sem_seg_head.projection."),
+        (r"^classifier\.0\.project\.1\.", "sem_seg_head.projection.norm."),
+        (r"^classifier\.1\.", "sem_seg_head.convs.0."),
+        (r"^classifier\.2\.", "sem_seg_head.convs.0.norm."),
+        (r"^classifier\.4\.", "sem_seg_head.predictor."),
+        (r"^aux_classifier\.0\.", "auxiliary_head.convs.0."),
+        (r"^aux_classifier\.1\.", "auxiliary_head.convs.0.norm."),
+        (r"^aux_classifier\.4\.", "auxiliary_head.predictor."),
+    ),
+    extras=(r"^aux_classifier\.",),
+    # Files from before the auxiliary classifier, and models saved without it.
+    absent=(r"^auxiliary_head\.",),
+    classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
+)
+
+MMSEG_DEEPLABV3 = KeyMap(
+    name="mmsegmentation DeepLabV3",
+    recognise=(
+        r"^backbone\.layer1\.0\.conv1\.weight$",
+        r"^decode_head\.image_pool\.1\.conv\.weight$",
+        r"^decode_head\.aspp_modules\.1\.conv\.weight$",
+        r"^decode_head\.bottleneck\.conv\.weight$",
+    ),
+    rules=(
+        *MMSEG_RESNET,
+        *MMSEG_FCN_AUXILIARY,
+        *MMSEG_CLASSIFIER,
+        (r"^decode_head\.image_pool\.1\.", "sem_seg_head.aspp.pooling."),
+        (r"^decode_head\.aspp_modules\.", "sem_seg_head.aspp.convs."),
+        (r"^decode_head\.bottleneck\.", "sem_seg_head.projection."),
+        (r"^(sem_seg_head\..+)\.conv\.weight$", r"\1.weight"),
+        (r"^(sem_seg_head\..+)\.bn\.", r"\1.norm."),
+    ),
+    extras=(r"^auxiliary_head\.",),
+    classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
+)
+
+register_key_map(TORCHVISION_DEEPLABV3)
+register_key_map(MMSEG_DEEPLABV3)

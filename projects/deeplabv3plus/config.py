@@ -1,0 +1,25 @@
+"""The configuration keys of DeepLabV3+ and of VPLR's loss."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_deeplabv3plus_config(cfg: CN) -> None:
+    """Adds MODEL.DEEPLABV3PLUS and MODEL.BOUNDARY_RELAXED to `cfg`, in place."""
+    cfg.MODEL.DEEPLABV3PLUS = CN()
+    # Dilations of the 3 x 3 convolutions of the pyramid; (6, 12, 18) at output stride 16.
+    cfg.MODEL.DEEPLABV3PLUS.DILATIONS = (12, 24, 36)
+    # Channels to which the fine map, the first of SEM_SEG_HEAD.IN_FEATURES, is reduced.
+    cfg.MODEL.DEEPLABV3PLUS.FINE_CHANNELS = 48
+
+    # Of SEM_SEG_HEAD.LOSS.NAME BoundaryRelaxedCrossEntropy.
+    cfg.MODEL.BOUNDARY_RELAXED = CN()
+    node = cfg.MODEL.BOUNDARY_RELAXED
+    # Any class that occurs within this distance of a pixel, diagonals included, is right for it.
+    node.RADIUS = 1
+    # Indices of the classes whose own pixels are never relaxed. VPLR takes (5, 6, 7, 11, 12, 17, 18) of
+    # Cityscapes: pole, traffic light, traffic sign, person, rider, motorcycle, bicycle.
+    node.STRICT_CLASSES = ()
+    # The weight of a class is 1 + this x (1 - its share of the image).
+    node.CLASS_WEIGHT_BOUND = 1.0
+    # From this iteration on nothing is relaxed and pixels at boundaries count twice; -1: never.
+    node.END_ITERATION = -1

@@ -1,0 +1,103 @@
+"""Joint pyramid upsampling (Wu et al., FastFCN, arXiv:1903.11816, section 3.3).
+
+Letters: N images, C channels, h w pixels of the map of stride 8.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from torch import Tensor, nn
+
+from segzoo.errors import InputError
+from segzoo.layers import conv_norm_act
+from segzoo.modeling.per_pixel.head import resize
+from segzoo.modeling.registry import NECK_REGISTRY
+
+# The maps that are joined, with their strides.
+_STRIDES = {"res3": 8, "res4": 16, "res5": 32}
+
+
+@NECK_REGISTRY.register()
+class JPU(nn.Module):
+    """Makes a map of stride 8 from those of strides 8, 16 and 32: a dilated backbone's map at a lower cost.
+
+    It takes the place of "res5". The other maps stay as they are.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        input_shape: Mapping[str, ShapeSpec],
+        channels: int = 512,
+        dilations: Sequence[int] = (1, 2, 4, 8),
+        norm: str = "SyncBN",
+        align_corners: bool = False,
+        coarsest_first: bool = True,
+    ):
+        """
+        Args:
+            input_shape: channels and stride of the backbone's maps.
+            channels: of every convolution.
+            dilations: one separable 3 x 3 convolution for each.
+            norm: see `conv_norm_act`.
+            align_corners: of the bilinear resizing.
+            coarsest_first: res5 is the first of the joined maps instead of the last.
+
+        Raises:
+            InputError: a map is missing, or the backbone is dilated.
+        """
+        super().__init__()
+        for name, stride in _STRIDES.items():
+            if name not in input_shape:
+                raise InputError(
+                    f"MODEL.NECK.NAME JPU needs {name}, but the backbone gives {', '.join(input_shape)}; "
+                    "see MODEL.BACKBONE.OUT_FEATURES"
+                )
+            if input_shape[name].stride != stride:
+                raise InputError(
+                    f"MODEL.NECK.NAME JPU takes the place of dilation: expected {name} of stride {stride}, "
+                    f"found {input_shape[name].stride}; set MODEL.BACKBONE.OUTPUT_STRIDE 32, or no neck"
+                )
+        self.input_shape = dict(input_shape)
+        self.align_corners = align_corners
+        self.coarsest_first = coarsest_first
+        self.reduce = nn.ModuleDict(
+            {name: conv_norm_act(input_shape[name].channels, channels, 3, norm=norm) for name in _STRIDES}
+        )
+        joined = len(_STRIDES) * channels
+        self.dilated = nn.ModuleList(_separable(joined, channels, dilation, norm) for dilation in dilations)
+        self.out_channels = len(dilations) * channels
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: Mapping[str, ShapeSpec]) -> dict:
+        return {
+            "input_shape": input_shape,
+            "channels": cfg.MODEL.JPU.CONVS_DIM,
+            "dilations": tuple(cfg.MODEL.JPU.DILATIONS),
+            "norm": cfg.MODEL.SEM_SEG_HEAD.NORM,
+            "align_corners": cfg.MODEL.SEM_SEG_HEAD.ALIGN_CORNERS,
+            "coarsest_first": cfg.MODEL.JPU.COARSEST_FIRST,
+        }
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {**self.input_shape, "res5": ShapeSpec(channels=self.out_channels, stride=_STRIDES["res3"])}
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The backbone's maps, (N, C, ., .) each, to the same with another "res5", (N, C', h, w)."""
+        size = features["res3"].shape[-2:]
+        maps = [
+            resize(reduce(features[name]), size, self.align_corners) for name, reduce in self.reduce.items()
+        ]
+        joined = torch.cat(maps[::-1] if self.coarsest_first else maps, dim=1)
+        return {**features, "res5": torch.cat([branch(joined) for branch in self.dilated], dim=1)}
+
+
+def _separable(in_channels: int, out_channels: int, dilation: int, norm: str) -> nn.Sequential:
+    """A dilated 3 x 3 convolution of every channel by itself, normalised, and a 1 x 1 convolution."""
+    depthwise = conv_norm_act(
+        in_channels, in_channels, 3, norm=norm, dilation=dilation, groups=in_channels, activation=False
+    )
+    return nn.Sequential(depthwise, conv_norm_act(in_channels, out_channels, norm=norm))

@@ -1,0 +1,95 @@
+"""What MaskFormer compares itself with: its own parts, trained to classify pixels (section 4.1).
+
+Letters: N images, K classes, C channels of a pixel's embedding, h w size of the finest level.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from segzoo.modeling.mask_classification.head import build_pixel_decoder, build_transformer_decoder
+from segzoo.modeling.per_pixel import PixelHead
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class PerPixelBaselineHead(PixelHead):
+    """MaskFormer's pixel decoder, and a linear classifier on its embedding of each pixel."""
+
+    @configurable
+    def __init__(self, *, pixel_decoder: nn.Module, embedding_channels: int = 256, **shared):
+        """
+        Args:
+            pixel_decoder: maps features by name to a `PixelDecoderOutput`.
+            embedding_channels: C of its `mask_features`.
+            shared: see `PixelHead`.
+        """
+        super().__init__(**shared)
+        self.pixel_decoder = pixel_decoder
+        self.predictor = self.classifier(embedding_channels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape) -> dict:
+        return {
+            **super().from_config(cfg, input_shape),
+            "pixel_decoder": build_pixel_decoder(cfg, input_shape),
+            "embedding_channels": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+        }
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"logits": self.predictor(self.dropout(self.pixel_decoder(features).mask_features))}
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class PerPixelBaselinePlusHead(PixelHead):
+    """MaskFormer with one query for each class: a class's mask logits are its scores.
+
+    Nothing is matched and no query has a class to predict. In training the scores after every layer of the
+    transformer decoder are supervised; those of the i-th layer but the last are the output "i", from 0.
+    """
+
+    @configurable
+    def __init__(self, *, pixel_decoder: nn.Module, decoder: nn.Module, decoder_feature: str, **shared):
+        """
+        Args:
+            pixel_decoder: maps features by name to a `PixelDecoderOutput`.
+            decoder: a transformer decoder with K queries and without a `class_embed` that has weights.
+            decoder_feature: the feature that the decoder attends to, or "transformer_encoder" for the pixel
+                decoder's encoded coarsest level.
+            shared: see `PixelHead`.
+        """
+        super().__init__(**shared)
+        self.pixel_decoder = pixel_decoder
+        self.decoder = decoder
+        self.decoder_feature = decoder_feature
+
+    @classmethod
+    def from_config(cls, cfg, input_shape) -> dict:
+        shared = super().from_config(cfg, input_shape)
+        feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
+        pixel_decoder = build_pixel_decoder(cfg, input_shape)
+        if feature == "transformer_encoder":
+            in_channels = pixel_decoder.output_channels["coarse"]
+        else:
+            in_channels = input_shape[feature].channels
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = shared["num_classes"]
+        decoder = build_transformer_decoder(cfg, in_channels)
+        decoder.class_embed = nn.Identity()
+        return {**shared, "pixel_decoder": pixel_decoder, "decoder": decoder, "decoder_feature": feature}
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        decoded = self.pixel_decoder(features)
+        encoded = self.decoder_feature == "transformer_encoder"
+        x = decoded.coarse if encoded else features[self.decoder_feature]
+        outputs = self.decoder(x, decoded.mask_features)
+        if not self.training:
+            return {"logits": outputs["pred_masks"]}
+        layers = [*outputs["aux_outputs"], outputs]
+        logits = [
+            torch.einsum("nkc,nchw->nkhw", layer["mask_embed"], layer["mask_features"]) for layer in layers
+        ]
+        return {"logits": logits[-1], **{str(index): layer for index, layer in enumerate(logits[:-1])}}

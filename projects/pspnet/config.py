@@ -1,0 +1,12 @@
+"""The configuration keys of PSPNet."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_pspnet_config(cfg: CN) -> None:
+    """Adds MODEL.PSPNET to `cfg`, in place."""
+    cfg.MODEL.PSPNET = CN()
+    # Sides of the grids that are averaged over.
+    cfg.MODEL.PSPNET.BINS = (1, 2, 3, 6)
+    # Accept only inputs of 8 k + 1 pixels a side, as semseg does: its weights expect aligned corners.
+    cfg.MODEL.PSPNET.ALIGNED_CROPS_ONLY = False

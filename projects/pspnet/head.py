@@ -1,0 +1,54 @@
+"""The head of PSPNet (Zhao et al., CVPR 2017)."""
+
+from collections.abc import Mapping, Sequence
+
+from detectron2.config import configurable
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor
+
+from segzoo.errors import InputError
+from segzoo.modeling.per_pixel import PixelHead, PyramidPooling
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class PSPHead(PixelHead):
+    """Pyramid pooling, a 3 x 3 convolution, dropout, classifier."""
+
+    @configurable
+    def __init__(self, *, bins: Sequence[int] = (1, 2, 3, 6), aligned_crops_only: bool = False, **shared):
+        """
+        Args:
+            bins: sides of the grids that are averaged over.
+            aligned_crops_only: accept only inputs of 8 k + 1 pixels a side, whose corners are those of the
+                feature map.
+            shared: see `PixelHead`; `channels` is also that of each pooled branch.
+        """
+        super().__init__(**shared)
+        self.aligned_crops_only = aligned_crops_only
+        in_channels = self.in_channels(self.in_features[-1])
+        self.pooling = PyramidPooling(in_channels, self.channels, bins, self.norm, self.align_corners)
+        self.bottleneck = self.conv(self.pooling.out_channels, self.channels, 3)
+        self.predictor = self.classifier(self.channels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape) -> dict:
+        node = cfg.MODEL.PSPNET
+        return {
+            **super().from_config(cfg, input_shape),
+            "bins": tuple(node.BINS),
+            "aligned_crops_only": node.ALIGNED_CROPS_ONLY,
+        }
+
+    def check_crop(self, height: int, width: int) -> None:
+        """Raises InputError for a side that is not 8 k + 1, where only such are accepted."""
+        for side in (height, width) if self.aligned_crops_only else ():
+            if (side - 1) % 8:
+                below = (side - 1) // 8 * 8 + 1
+                raise InputError(
+                    "PSPNet with MODEL.PSPNET.ALIGNED_CROPS_ONLY takes inputs of 8 k + 1 pixels a side, "
+                    f"found {height} x {width}; set INPUT.CROP_SIZE to {below} or {below + 8}"
+                )
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        pooled = self.pooling(features[self.in_features[-1]])
+        return {"logits": self.predictor(self.dropout(self.bottleneck(pooled)))}

@@ -1,0 +1,89 @@
+"""The names of weights in published files of UPerNet, by code base and backbone."""
+
+from torch import Tensor
+
+from segzoo.checkpoint import KeyMap, register_key_map
+from segzoo.checkpoint.layouts import MMSEG_RESNET
+
+_CLASSIFIER = (r"(^|\.)predictor\.(weight|bias)$",)
+
+# mmsegmentation, everything built on it, and transformers, which differs in the names of norm and classifier.
+_HEADS = (
+    (r"^decode_head\.psp_modules\.(\d)\.1\.", r"decode_head.pyramid_pooling.projections.\1."),
+    (r"^decode_head\.lateral_convs\.", "decode_head.laterals."),
+    (r"^decode_head\.fpn_convs\.", "decode_head.outputs."),
+    (r"^decode_head\.fpn_bottleneck\.", "decode_head.fuse."),
+    (r"^((?:decode|auxiliary)_head)\.(?:conv_seg|classifier)\.", r"\1.predictor."),
+    (r"^((?:decode|auxiliary)_head\..*)\.conv\.", r"\1."),
+    (r"^((?:decode|auxiliary)_head\..*)\.(?:bn|batch_norm)\.", r"\1.norm."),
+    (r"^decode_head\.", "sem_seg_head."),
+)
+_HEAD = r"^decode_head\.fpn_bottleneck\.conv\.weight$"
+
+
+def reorder_merged_patches(weight: Tensor) -> Tensor:
+    """A weight over the 2 x 2 pixels that Swin merges, from mmsegmentation's order to the official one.
+
+    Args:
+        weight: (..., 4 C), the last dimension by channel, row, column.
+
+    Returns:
+        (..., 4 C), the last dimension by column, row, channel.
+    """
+    channels = weight.shape[-1] // 4
+    return weight.unflatten(-1, (channels, 2, 2)).transpose(-1, -3).flatten(-3)
+
+
+# The official files of Swin and CSWin, whose backbones are named as here, and any other with that property.
+OFFICIAL = KeyMap(name="UPerNet", recognise=(_HEAD,), rules=_HEADS, classifier=_CLASSIFIER)
+
+MMSEGMENTATION_RESNET = KeyMap(
+    name="mmsegmentation UPerNet ResNet",
+    recognise=(_HEAD, r"^backbone\.layer1\.0\.conv1\.weight$"),
+    rules=(*_HEADS, *MMSEG_RESNET),
+    classifier=_CLASSIFIER,
+)
+
+MMSEGMENTATION_SWIN = KeyMap(
+    name="mmsegmentation UPerNet Swin",
+    recognise=(_HEAD, r"^backbone\.stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight$"),
+    rules=(
+        *_HEADS,
+        (r"^backbone\.patch_embed\.projection\.", "backbone.patch_embed.proj."),
+        (r"^backbone\.stages\.", "backbone.layers."),
+        (r"^(backbone\..*)\.attn\.w_msa\.", r"\1.attn."),
+        (r"^(backbone\..*)\.ffn\.layers\.0\.0\.", r"\1.mlp.fc1."),
+        (r"^(backbone\..*)\.ffn\.layers\.1\.", r"\1.mlp.fc2."),
+    ),
+    classifier=_CLASSIFIER,
+    transforms=((r"^backbone\.layers\.\d\.downsample\.(norm|reduction)\.", reorder_merged_patches),),
+)
+
+_QUERY_KEY_VALUE = tuple(rf"\.attention\.self\.{role}\." for role in ("query", "key", "value"))
+
+HUGGING_FACE_SWIN = KeyMap(
+    name="Hugging Face UperNet Swin",
+    recognise=(_HEAD, r"^backbone\.encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight$"),
+    rules=(
+        *_HEADS,
+        (r"^backbone\.embeddings\.patch_embeddings\.projection\.", "backbone.patch_embed.proj."),
+        (r"^backbone\.embeddings\.norm\.", "backbone.patch_embed.norm."),
+        (r"^backbone\.encoder\.", "backbone."),
+        *(
+            (rf"^backbone\.hidden_states_norms\.stage{index + 1}\.", f"backbone.norm{index}.")
+            for index in range(4)
+        ),
+        (r"^(backbone\..*)\.layernorm_before\.", r"\1.norm1."),
+        (r"^(backbone\..*)\.layernorm_after\.", r"\1.norm2."),
+        (r"^(backbone\..*)\.attention\.self\.", r"\1.attn."),
+        (r"^(backbone\..*)\.attention\.output\.dense\.", r"\1.attn.proj."),
+        (r"^(backbone\..*)\.intermediate\.dense\.", r"\1.mlp.fc1."),
+        (r"^(backbone\..*)\.output\.dense\.", r"\1.mlp.fc2."),
+    ),
+    extras=(r"^backbone\.swin\.layernorm\.",),
+    classifier=_CLASSIFIER,
+    joins=((_QUERY_KEY_VALUE, ".attention.self.qkv."),),
+)
+
+for _key_map in (OFFICIAL, MMSEGMENTATION_RESNET, MMSEGMENTATION_SWIN, HUGGING_FACE_SWIN):
+    register_key_map(_key_map)

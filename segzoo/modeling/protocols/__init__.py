@@ -1,0 +1,16 @@
+"""Test protocols: how the scores of an image are made of a model's, as the field's code bases do it."""
+
+from .build import TTA_NAME, build_inference_protocol, build_protocol_model, uses_tta
+from .presets import PRESETS, InferenceProtocol
+from .runner import ProtocolSegmentor, label_cropper
+
+__all__ = [
+    "PRESETS",
+    "TTA_NAME",
+    "InferenceProtocol",
+    "ProtocolSegmentor",
+    "build_inference_protocol",
+    "build_protocol_model",
+    "label_cropper",
+    "uses_tta",
+]

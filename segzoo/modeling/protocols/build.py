@@ -1,0 +1,148 @@
+"""The protocol of a configuration: the preset TEST.PROTOCOL with the changes of TEST.INFERENCE."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import nn
+
+from segzoo.errors import InputError, did_you_mean
+
+from ..test_time_augmentation import SemanticTTA
+from . import presets
+from .presets import PRESETS, InferenceProtocol
+from .runner import ProtocolSegmentor
+
+#: The protocol of SemanticTTA, with the sizes of TEST.AUG.
+TTA_NAME = "maskformer_tta"
+
+_CHOICES = {
+    "mode": presets.MODES,
+    "resize": presets.RESIZES,
+    "interpolation": presets.INTERPOLATIONS,
+    "padding": presets.PADDINGS,
+    "pad_value": presets.PAD_VALUES,
+    "last_window": presets.LAST_WINDOWS,
+    "stride_rounding": presets.STRIDE_ROUNDINGS,
+    "softmax": presets.SOFTMAXES,
+}
+_PAIRS = ("crop_size", "stride")
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
+
+
+def uses_tta(test: CfgNode) -> bool:
+    """Whether predictions are averaged by `SemanticTTA`, as the section TEST says."""
+    return test.PROTOCOL == TTA_NAME or (not test.PROTOCOL and test.AUG.ENABLED)
+
+
+def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | None:
+    """The complete protocol; None where the model's own forward pass, or SemanticTTA, is asked for.
+
+    Raises:
+        InputError: unknown preset, a value of the wrong kind, or one that the protocol needs and lacks.
+    """
+    name, given = cfg.TEST.PROTOCOL, _given(cfg.TEST.INFERENCE)
+    if name in ("", TTA_NAME):
+        if given:
+            raise InputError(
+                f"TEST.INFERENCE.{next(iter(given)).upper()} has no effect with TEST.PROTOCOL {name!r}; "
+                f"name a preset: {', '.join(PRESETS)}"
+            )
+        return None
+    if name not in PRESETS:
+        known = (*PRESETS, TTA_NAME)
+        raise InputError(
+            f"TEST.PROTOCOL {name!r} is unknown{did_you_mean(name, known)}; known: {', '.join(known)}"
+        )
+    if cfg.TEST.AUG.ENABLED:
+        raise InputError(
+            f"TEST.AUG.ENABLED True and TEST.PROTOCOL {name} exclude each other; "
+            f"use TEST.PROTOCOL {TTA_NAME}, or TEST.AUG.ENABLED False"
+        )
+    return _complete(replace(PRESETS[name], **given))
+
+
+def build_protocol_model(
+    cfg: CfgNode, model: nn.Module, flip_pairs: Sequence[tuple[int, int]] = ()
+) -> nn.Module:
+    """The model under TEST.PROTOCOL (or TEST.AUG): what is called in the model's place.
+
+    Raises:
+        InputError: see `build_inference_protocol`; also for tasks other than semantic.
+    """
+    if uses_tta(cfg.TEST):
+        return SemanticTTA(cfg, model, flip_pairs=flip_pairs)
+    protocol = build_inference_protocol(cfg)
+    if protocol is None:
+        return model
+    if tuple(cfg.TEST.TASKS) != ("semantic",):
+        raise InputError(
+            f"TEST.PROTOCOL {protocol.name} is for the semantic task, but TEST.TASKS is "
+            f'{tuple(cfg.TEST.TASKS)}; set TEST.PROTOCOL "" or TEST.TASKS "(\'semantic\',)"'
+        )
+    return ProtocolSegmentor(
+        model, protocol, flip_pairs=flip_pairs, window_batch=cfg.TEST.INFERENCE.WINDOW_BATCH
+    )
+
+
+def _given(inference: CfgNode) -> dict[str, Any]:
+    """The values of TEST.INFERENCE that are not None, by the protocol's own names."""
+    names = [field.name for field in fields(InferenceProtocol) if field.name.upper() in inference]
+    given = {name: inference[name.upper()] for name in names}
+    return {name: _checked(name, value) for name, value in given.items() if value is not None}
+
+
+def _checked(name: str, value: Any) -> Any:
+    key = f"TEST.INFERENCE.{name.upper()}"
+    if name in _CHOICES:
+        if value not in _CHOICES[name]:
+            raise InputError(f"{key} {value!r}: expected one of {', '.join(_CHOICES[name])}")
+        return value
+    if name in _PAIRS:
+        pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+        if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+            raise InputError(f"{key} {value!r}: expected (height, width) in pixels")
+        return pair
+    if name == "scales":
+        scales = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if not scales or not all(isinstance(scale, int | float) and scale > 0 for scale in scales):
+            raise InputError(f"{key} {value!r}: expected a list of positive factors, e.g. [0.75, 1.0, 1.25]")
+        return tuple(float(scale) for scale in scales)
+    kind = type(getattr(InferenceProtocol("", ""), name))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind or (kind in (int, float) and value <= 0):
+        raise InputError(f"{key} {value!r}: expected {_KINDS[kind]}, positive where it is a number")
+    return value
+
+
+def _complete(protocol: InferenceProtocol) -> InferenceProtocol:
+    """Checks what a preset and its changes make together."""
+    name = f"TEST.PROTOCOL {protocol.name}"
+    if protocol.mode in ("slide", "center_crop") and not protocol.crop_size:
+        raise InputError(f"{name}: TEST.INFERENCE.CROP_SIZE is missing; give the (height, width) trained on")
+    if protocol.mode == "center_crop":
+        short = min(protocol.crop_size)
+        if protocol.crop_size != (short, short) or protocol.flip or len(protocol.scales) > 1:
+            raise InputError(f"{name}: a centre crop is square, of one scale and not flipped")
+        protocol = replace(protocol, base_size=protocol.base_size or short)
+        if protocol.base_size < short or protocol.resize != "short_edge" or protocol.scales != (1.0,):
+            raise InputError(
+                f"{name}: a centre crop of {short} pixels needs RESIZE short_edge, SCALES [1.0] and a "
+                f"BASE_SIZE of at least {short}, found {protocol.resize}, {list(protocol.scales)} and "
+                f"{protocol.base_size}"
+            )
+    if protocol.resize != "none" and not protocol.base_size:
+        raise InputError(f"{name}: TEST.INFERENCE.BASE_SIZE is missing; give the side that is resized to")
+    if protocol.resize == "none" and protocol.scales != (1.0,):
+        raise InputError(f"{name}: several SCALES need a RESIZE other than none, found {protocol.scales}")
+    if protocol.mode == "slide":
+        if any(step > side for step, side in zip(protocol.window_stride, protocol.crop_size, strict=True)):
+            raise InputError(
+                f"{name}: TEST.INFERENCE.STRIDE {protocol.window_stride} is larger than CROP_SIZE "
+                f"{protocol.crop_size}: pixels would be left out; make it smaller"
+            )
+        if protocol.last_window == "padded" and protocol.padding != "right_bottom":
+            raise InputError(f"{name}: LAST_WINDOW padded goes with PADDING right_bottom")
+    return protocol

@@ -1,0 +1,139 @@
+"""Sizes and resizing: an image to the copies that a protocol tests, and scores back to the image's size.
+
+Letters: K classes, H W size of the original image, h w size of a copy.
+"""
+
+import math
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.data.transforms import ResizeTransform
+from torch import Tensor
+
+from .presets import InferenceProtocol
+
+Size = tuple[int, int]
+
+# Elements of a band of scores: on a CPU it stays in the caches, a GPU wants long vectors.
+_BAND_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
+
+
+def copy_size(protocol: InferenceProtocol, size: Size, scale: float) -> Size:
+    """(height, width) of the copy of an image of `size` at `scale`, each at least 1."""
+    height, width = size
+    long, short, base = max(size), min(size), protocol.base_size
+    if protocol.resize == "long_edge":
+        target = round(scale * base)
+        sides = [target if side == long else round(target / float(long) * side) for side in size]
+    elif protocol.resize == "long_edge_up":
+        target = math.ceil(scale * base)
+        sides = [target if side == long else int(1.0 * side * target / long + 0.5) for side in size]
+    elif protocol.resize == "short_edge":
+        target = int(scale * base)
+        sides = [target if side == short else int(1.0 * side * target / short) for side in size]
+    elif protocol.resize == "box":
+        box = int(scale * max(protocol.max_size, base)), int(scale * min(protocol.max_size, base))
+        factor = min(box[0] / long, box[1] / short)
+        sides = [int(side * factor + 0.5) for side in size]
+    else:
+        sides = [height, width]
+    return max(sides[0], 1), max(sides[1], 1)
+
+
+def rounded_up(size: Size, multiple: int) -> Size:
+    """Both sides as the next multiple."""
+    return tuple(side + -side % multiple for side in size)
+
+
+def resize_image(image: Tensor, size: Size, interpolation: str) -> Tensor:
+    """Resizes an image bilinearly.
+
+    Args:
+        image: (3, h, w) uint8 or float in [0, 255].
+        size: (height, width) wanted.
+        interpolation: see `InferenceProtocol`. The 8-bit kinds apply to uint8 images; an image of floats is
+            resized in floats.
+
+    Returns:
+        (3, *size), uint8 for "opencv" and "pillow" of a uint8 image, else float32.
+    """
+    if tuple(image.shape[-2:]) == size:
+        return image
+    if interpolation in ("opencv", "pillow") and image.dtype == torch.uint8:
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+        if interpolation == "opencv":
+            pixels = cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+        else:
+            pixels = ResizeTransform(*pixels.shape[:2], *size).apply_image(pixels)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(image.device)
+    aligned = interpolation == "corners"
+    return F.interpolate(image[None].float(), size, mode="bilinear", align_corners=aligned)[0]
+
+
+def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
+    """(h, w) integers of any type to `size`: each pixel takes the value under its centre, as Pillow does."""
+    chosen = []
+    for source, target in zip(labels.shape, size, strict=True):
+        step = source / target
+        # Pillow adds up steps; where a centre falls between two pixels, the rounding of the sum decides.
+        centres = np.cumsum(np.r_[0.5 * step, np.full(target - 1, step)])
+        chosen.append(np.minimum(centres.astype(np.int64), source - 1))
+    return labels[chosen[0][:, None], chosen[1]]
+
+
+def score_bands(
+    scores: Tensor, size: Size, align_corners: bool, rows: int | None = None
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Resizes scores bilinearly, some rows at a time.
+
+    Args:
+        scores: (K, h, w) float.
+        size: (H, W).
+        rows: of a band; default: as many as suit the device.
+
+    Yields:
+        (start, stop, band (K, stop - start, W)). Where nothing changes in size a band is a view of `scores`.
+    """
+    num_classes, height, width = scores.shape
+    if rows is None:
+        elements = _BAND_ELEMENTS.get(scores.device.type, 2**26)
+        rows = max(elements // (num_classes * max(width, size[1])), 1)
+    if height != size[0]:
+        upper, lower, weight = _neighbours(height, size[0], align_corners, scores.device)
+    for start in range(0, size[0], rows):
+        stop = min(start + rows, size[0])
+        if height == size[0]:
+            band = scores[:, start:stop]
+        else:
+            # Across first: several rows of the result may stand on one row of the source.
+            first, last = int(upper[start]), int(lower[stop - 1]) + 1
+            source = _stretch_width(scores[:, first:last], size[1], align_corners)
+            band = torch.lerp(
+                source[:, upper[start:stop] - first],
+                source[:, lower[start:stop] - first],
+                weight[start:stop, None].to(scores.dtype),
+            )
+        yield start, stop, _stretch_width(band, size[1], align_corners)
+
+
+def _stretch_width(planes: Tensor, width: int, align_corners: bool) -> Tensor:
+    if planes.shape[-1] == width:
+        return planes
+    size = (planes.shape[-2], width)
+    return F.interpolate(planes[None], size, mode="bilinear", align_corners=align_corners)[0]
+
+
+def _neighbours(
+    source: int, target: int, align_corners: bool, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The two source rows of every target row, and the weight of the second, as F.interpolate has them."""
+    positions = torch.arange(target, device=device, dtype=torch.float32)
+    if align_corners:
+        positions = positions * ((source - 1) / max(target - 1, 1))
+    else:
+        positions = ((positions + 0.5) * (source / target) - 0.5).clamp(min=0)
+    upper = positions.long().clamp(max=source - 1)
+    return upper, (upper + 1).clamp(max=source - 1), positions - upper

@@ -1,0 +1,332 @@
+"""Runs a model under a test protocol, with the interface of the model itself.
+
+Memory: the scores of one copy of the image, (K, h, w) float32, and where several copies are averaged or
+scores are wanted, those of the image, (K, H, W); windows come on top in batches of bounded size, everything
+else goes by bands of rows. 150 classes at 1024 x 2048 are 1.2 GiB a map, 19 classes 152 MiB.
+
+Letters: N windows of a batch, K classes, H W size of the original image, h w size of a copy of it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segzoo.errors import InputError
+
+from ..per_pixel import PerPixelSegmentor
+from .presets import InferenceProtocol
+from .resize import copy_size, resize_image, resize_labels, rounded_up, score_bands
+from .windows import coverage, tiled_size, window_corners
+
+Size = tuple[int, int]
+
+# Bytes of a batch of windows' scores, where WINDOW_BATCH does not say how many there are.
+_BATCH_BYTES = {"cpu": 0, "cuda": 1 << 31}
+
+
+class ProtocolSegmentor(nn.Module):
+    """A semantic model under a test protocol.
+
+    Args:
+        model: offers `score_maps`: (N, 3, h, w) float in [0, 255] -> (N, K, h, w) float, logits or, where
+            its `score_kind` is "probabilities", scores to be averaged as they are; `num_classes`, and
+            `pixel_mean` for protocols that pad with it. Always in eval mode here.
+        protocol: complete; see `build_inference_protocol`.
+        flip_pairs: classes that trade places in a mirrored image, such as left and right arm.
+        window_batch: windows that run together; 0: as many as bounded memory allows, on a CPU one.
+        sem_seg_output: "scores" or "labels"; may be changed later by setting the attribute.
+
+    Raises:
+        InputError: the model has no `score_maps`, or `sem_seg_output` is unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        protocol: InferenceProtocol,
+        *,
+        flip_pairs: Sequence[tuple[int, int]] = (),
+        window_batch: int = 0,
+        sem_seg_output: str | None = None,
+    ):
+        super().__init__()
+        if not callable(getattr(model, "score_maps", None)):
+            raise InputError(
+                f"TEST.PROTOCOL {protocol.name}: {type(model).__name__} has no score_maps; "
+                'use a semantic model, or TEST.PROTOCOL ""'
+            )
+        self.model = model
+        self.protocol = protocol
+        self.flip_pairs = tuple(tuple(pair) for pair in flip_pairs)
+        self.window_batch = window_batch
+        self.sem_seg_output = sem_seg_output or getattr(model, "sem_seg_output", "scores")
+        if self.sem_seg_output not in ("scores", "labels"):
+            raise InputError(f"sem_seg_output {self.sem_seg_output!r}: expected 'scores' or 'labels'")
+
+    @property
+    def input_format(self) -> str:
+        return getattr(self.model, "input_format", "RGB")
+
+    @property
+    def num_classes(self) -> int:
+        return self.model.num_classes
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
+        """Tests images one by one.
+
+        Args:
+            batched_inputs: one dict per image: `image` (3, H, W) uint8 or float in [0, 255] at its own size;
+                `height`, `width` wanted for the result, the image's own where missing.
+
+        Returns:
+            For each image {"sem_seg": (K, H, W) float32} or {"sem_seg_labels": (H, W) int16 classes in
+            [0, K)}, at the size wanted; in mode "center_crop" of the crop, at its size.
+        """
+        results = []
+        for inputs in batched_inputs:
+            image = inputs["image"]
+            size = int(inputs.get("height", image.shape[-2])), int(inputs.get("width", image.shape[-1]))
+            if self.protocol.mode == "center_crop":
+                size = self.protocol.crop_size
+            if self.sem_seg_output == "scores":
+                results.append({"sem_seg": self._scores(image, size)})
+            else:
+                results.append({"sem_seg_labels": self._labels(image, size)})
+        return results
+
+    # From bands to results.
+
+    def _scores(self, image: Tensor, size: Size) -> Tensor:
+        total, copies = None, 0
+        for canvas, mirrored in self._copies(image):
+            copies += 1
+            if total is None and not mirrored and tuple(canvas.shape[-2:]) == size:
+                total = canvas  # its bands are views: what is done to them is done to it
+                for _ in self._finished_bands(canvas, mirrored, size):
+                    pass
+                continue
+            if total is None:
+                total = canvas.new_zeros((len(canvas), *size))
+            for start, stop, band in self._finished_bands(canvas, mirrored, size):
+                total[:, start:stop] += band
+            del canvas
+        return total if copies == 1 else total.div_(copies)
+
+    def _labels(self, image: Tensor, size: Size) -> Tensor:
+        if self._copy_count() > 1:
+            total = self._scores(image, size)
+            bands = score_bands(total, size, False)
+        else:
+            canvas, _ = next(self._copies(image))
+            # The largest logit is the most probable class: of a single copy no softmax is needed.
+            bands = score_bands(canvas, size, self.protocol.align_corners)
+        labels = None
+        for start, stop, band in bands:
+            if labels is None:
+                labels = torch.empty(size, dtype=torch.int16, device=band.device)
+            # On a CPU max is faster than argmax over the first dimension, with the same result.
+            labels[start:stop] = band.max(0).indices
+        return labels
+
+    def _finished_bands(
+        self, canvas: Tensor, mirrored: bool, size: Size
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Bands of a copy's scores at the original size, as they are averaged with those of other copies."""
+        for start, stop, band in score_bands(canvas, size, self.protocol.align_corners):
+            if self.protocol.softmax == "copy" and self._has_logits():
+                softmax_(band, 0)
+            yield start, stop, self._unflip(band) if mirrored else band
+
+    # From the image to copies.
+
+    def _copy_count(self) -> int:
+        return len(self.protocol.scales) * (2 if self._flips_copies() else 1)
+
+    def _flips_copies(self) -> bool:
+        return self.protocol.flip and self.protocol.softmax in ("copy", "never")
+
+    def _copies(self, image: Tensor) -> Iterator[tuple[Tensor, bool]]:
+        """Yields the (K, h, w) scores of each copy of the image, and whether the copy is a mirror image.
+
+        A mirrored copy has its own windows: the clamped ones lie at what was the left border.
+        """
+        protocol = self.protocol
+        for scale in protocol.scales:
+            size = copy_size(protocol, tuple(image.shape[-2:]), scale)
+            copy = resize_image(image, size, protocol.interpolation)
+            copy = resize_image(copy, rounded_up(size, protocol.round_to), protocol.interpolation)
+            copy = copy.to(self._device(copy)).float()
+            if protocol.mode == "center_crop":
+                copy = copy[(slice(None), *center_crop(tuple(copy.shape[-2:]), protocol.crop_size))]
+            yield self._copy_scores(copy), False
+            if self._flips_copies():
+                yield self._copy_scores(copy.flip(-1)), True
+
+    def _copy_scores(self, copy: Tensor) -> Tensor:
+        """(3, h, w) float -> (K, h, w) float32: the average of all windows."""
+        size = tuple(copy.shape[-2:])
+        if self.protocol.mode != "slide":
+            return self._window_scores(copy[None])[0]
+        padded, top, left = self._padded(copy)
+        scores = self._slide(padded)
+        return scores[:, top : top + size[0], left : left + size[1]]
+
+    def _padded(self, copy: Tensor) -> tuple[Tensor, int, int]:
+        """The copy padded to what the windows need, and where in it the copy begins."""
+        protocol, size = self.protocol, tuple(copy.shape[-2:])
+        wanted = size
+        if protocol.padding != "none":
+            wanted = tuple(max(pair) for pair in zip(size, protocol.crop_size, strict=True))
+        if protocol.last_window == "padded":
+            wanted = tiled_size(wanted, protocol.crop_size, protocol.window_stride)
+        if wanted == size:
+            return copy, 0, 0
+        top = left = 0
+        if protocol.padding == "centered":
+            top, left = ((want - side) // 2 for want, side in zip(wanted, size, strict=True))
+        padded = copy.new_zeros((len(copy), *wanted))
+        if protocol.pad_value == "mean":
+            padded += self.model.pixel_mean.to(padded).view(-1, 1, 1)
+        padded[:, top : top + size[0], left : left + size[1]] = copy
+        return padded, top, left
+
+    def _slide(self, image: Tensor) -> Tensor:
+        """(3, h, w) float -> (K, h, w) float32."""
+        protocol, size = self.protocol, tuple(image.shape[-2:])
+        window = tuple(min(pair) for pair in zip(size, protocol.crop_size, strict=True))
+        corners = window_corners(size, window, protocol.window_stride)
+        if len(corners) == 1:
+            return self._window_scores(image[None])[0]
+        canvas = None
+        for top, left, scores in self._windows(image, corners, window):
+            if canvas is None:
+                canvas = scores.new_zeros((len(scores), *size))
+            height, width = scores.shape[-2:]
+            canvas[:, top : top + height, left : left + width] += scores
+        return canvas.div_(coverage(size, window, protocol.window_stride, canvas.device))
+
+    def _windows(
+        self, image: Tensor, corners: Sequence[tuple[int, int]], window: Size
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Yields (top, left, scores (K, rows, w)) of windows or of bands of their rows."""
+
+        def crop(top: int, left: int) -> Tensor:
+            return image[:, top : top + window[0], left : left + window[1]]
+
+        if self._resizes_by_bands(image):
+            for top, left in corners:
+                for start, scores in self._window_bands(crop(top, left)):
+                    yield top + start, left, scores
+            return
+        batch_size = self.window_batch or self._affordable(window, image.device)
+        for first in range(0, len(corners), batch_size):
+            batch = corners[first : first + batch_size]
+            scores = self._window_scores(torch.stack([crop(*corner) for corner in batch]))
+            yield from ((*corner, one) for corner, one in zip(batch, scores, strict=True))
+
+    # From windows to their scores.
+
+    def _window_scores(self, crops: Tensor) -> Tensor:
+        """(N, 3, h, w) float -> (N, K, h, w) float32, which may be changed in place."""
+        protocol = self.protocol
+        count, flip = len(crops), protocol.flip and not self._flips_copies()
+        if flip:
+            crops = torch.cat([crops, crops.flip(-1)])
+        scores = self.model.score_maps(crops).float()
+        if protocol.softmax == "window" and self._has_logits():
+            softmax_(scores, 1)
+        if flip:
+            mirrored = self._unflip(scores[count:])
+            scores = scores[:count].add_(mirrored)
+            if protocol.softmax == "pair" and self._has_logits():
+                softmax_(scores, 1)
+            else:
+                scores.mul_(0.5)
+        elif protocol.softmax == "pair" and self._has_logits():
+            softmax_(scores, 1)
+        return scores
+
+    def _window_bands(self, crop: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """What `_window_scores` does for one window, (3, h, w), by bands: yields (start, (K, rows, w)).
+
+        The head's logits are enlarged, turned into probabilities and added while they are in the cache. Views
+        run one after the other: on a CPU a batch is slower than its parts.
+        """
+        size = tuple(crop.shape[-2:])
+        padded_size = rounded_up(size, max(self.model.size_divisibility, 1))
+        views = [crop, crop.flip(-1)] if self.protocol.flip and not self._flips_copies() else [crop]
+        bands = []
+        for view in views:
+            logits = self.model.raw_outputs([{"image": view}])["sem_seg_logits"][0].float()
+            bands.append(score_bands(logits, padded_size, self.model.align_corners))
+        for parts in zip(*bands, strict=True):
+            start = parts[0][0]
+            if start >= size[0]:  # the rest is the padding's
+                return
+            scores = [band[:, : size[0] - start, : size[1]] for _, _, band in parts]
+            if self.protocol.softmax == "window":
+                scores = [softmax_(one, 0) for one in scores]
+            total = scores[0] if len(views) == 1 else scores[0].add_(self._unflip(scores[1]))
+            if self.protocol.softmax == "pair":
+                softmax_(total, 0)
+            elif len(views) == 2:
+                total.mul_(0.5)
+            yield start, total
+
+    def _resizes_by_bands(self, image: Tensor) -> bool:
+        """Whether the model's score maps are its head's logits, resized, so that `_window_bands` is right."""
+        known = getattr(type(self.model), "score_maps", None) is PerPixelSegmentor.score_maps
+        return known and image.device.type == "cpu" and not self.window_batch
+
+    def _unflip(self, scores: Tensor) -> Tensor:
+        """(..., K, h, w) scores of a mirror image to those of the image; paired classes trade places."""
+        scores = scores.flip(-1)
+        if not self.flip_pairs:
+            return scores
+        order = list(range(scores.shape[-3]))
+        for one, other in self.flip_pairs:
+            order[one], order[other] = other, one
+        return scores.index_select(-3, torch.tensor(order, device=scores.device))
+
+    def _has_logits(self) -> bool:
+        return getattr(self.model, "score_kind", "logits") == "logits"
+
+    def _affordable(self, window: Size, device: torch.device) -> int:
+        views = 2 if self.protocol.flip and not self._flips_copies() else 1
+        window_bytes = 4 * views * self.num_classes * window[0] * window[1]
+        return max(_BATCH_BYTES.get(device.type, 1 << 31) // window_bytes, 1)
+
+    def _device(self, image: Tensor) -> torch.device:
+        parameter = next(self.model.parameters(), None)
+        return image.device if parameter is None else parameter.device
+
+
+def softmax_(logits: Tensor, dim: int) -> Tensor:
+    """Softmax in place, with no second map of all classes."""
+    logits.sub_(logits.amax(dim, keepdim=True)).exp_()
+    return logits.div_(logits.sum(dim, keepdim=True))
+
+
+def center_crop(size: Size, crop: Size) -> tuple[slice, slice]:
+    """Rows and columns of the crop in the middle of a map of `size`, none of whose sides is below the crop's.
+
+    Half a pixel goes to the even side, as Python rounds.
+    """
+    return tuple(
+        slice(start := round((length - side) / 2.0), start + side)
+        for length, side in zip(size, crop, strict=True)
+    )
+
+
+def label_cropper(protocol: InferenceProtocol) -> Callable | None:
+    """What brings ground truth to the size of the predictions: (H, W) labels -> labels; None for nothing."""
+    if protocol.mode != "center_crop":
+        return None
+
+    def crop(labels):
+        resized = resize_labels(labels, copy_size(protocol, labels.shape, protocol.scales[0]))
+        return resized[center_crop(resized.shape, protocol.crop_size)]
+
+    return crop

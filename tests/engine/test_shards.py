@@ -1,0 +1,262 @@
+"""Testing in shards gives the numbers of one run, however often interrupted; protocols in evaluation."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+import train_net  # noqa: E402  it stands in tools/
+from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
+from detectron2.modeling import META_ARCH_REGISTRY  # noqa: E402
+
+from segzoo.engine import evaluate  # noqa: E402
+from segzoo.engine.evaluate import check_evaluation, protocol_facts  # noqa: E402
+from segzoo.engine.shards import Shard, evaluate_shard  # noqa: E402
+from segzoo.errors import InputError  # noqa: E402
+from segzoo.evaluation import compare_results, load_results  # noqa: E402
+from segzoo.evaluation.semantic import semantic_metrics  # noqa: E402
+from segzoo.model_zoo import load_config  # noqa: E402
+
+IMAGES = 11
+CONFIG = """
+TASK: semantic
+DATASETS:
+  TEST: ("shapes_val",)
+MODEL:
+  META_ARCHITECTURE: ShadesSegmentor
+  DEVICE: cpu
+INPUT:
+  MIN_SIZE_TEST: 0
+DATALOADER:
+  NUM_WORKERS: 0
+TEST:
+  SHARD_PERIOD: 2
+"""
+
+
+@META_ARCH_REGISTRY.register()
+class ShadesSegmentor(nn.Module):
+    """Scores by the colour of a pixel and its neighbours; stops before image `fail_at`."""
+
+    score_kind = "logits"
+    input_format = "RGB"
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(self.num_classes, 3, 3, 3, generator=generator))
+        self.seen, self.fail_at = 0, None
+        self.register_buffer("pixel_mean", torch.full((3, 1, 1), 128.0), persistent=False)
+
+    def score_maps(self, images):
+        return nn.functional.conv2d(images / 64 - 2, self.weight, padding=1)
+
+    def forward(self, batched_inputs):
+        results = []
+        for inputs in batched_inputs:
+            if self.seen == self.fail_at:
+                raise KeyboardInterrupt
+            self.seen += 1
+            results.append({"sem_seg": self.score_maps(inputs["image"][None].float())[0]})
+        return results
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DETECTRON2_DATASETS", str(folder))
+    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
+    make_shapes(folder / "shapes", train=1, val=IMAGES, size=48, workers=0)
+    (folder / "test.yaml").write_text(CONFIG)
+    yield folder / "test.yaml"
+    patch.undo()
+
+
+def job(config, folder, *overrides):
+    cfg = load_config(config, ["OUTPUT_DIR", str(folder), *overrides])
+    return cfg, ShadesSegmentor(cfg).eval()
+
+
+def outcome(folder):
+    """results.json without what no two runs share."""
+    document = load_results(folder / "inference")
+    return document["results"], {
+        key: value for key, value in document["protocol"].items() if key != "seconds_per_image"
+    }
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 11, 13])
+def test_the_parts_hold_every_image_once(count):
+    parts = [Shard(index, count).part(list(range(11))) for index in range(1, count + 1)]
+    assert [one for part in parts for one in part] == list(range(11))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_merged_shards_are_one_run(shapes, tmp_path):
+    cfg, model = job(shapes, tmp_path / "whole")
+    metrics = evaluate(cfg, model)
+    for index in (2, 3, 1):
+        cfg, model = job(shapes, tmp_path / "sharded")
+        found = evaluate_shard(cfg, model, Shard(index, 3))
+        assert (found != {}) == (index == 1)
+        assert (tmp_path / "sharded/inference/results.json").exists() == (index == 1)
+    assert found == metrics
+    assert outcome(tmp_path / "sharded") == outcome(tmp_path / "whole")
+    tables = [tmp_path / name / "inference/sem_seg_confusion.csv" for name in ("whole", "sharded")]
+    assert tables[0].read_text() == tables[1].read_text()
+
+
+def test_an_interrupted_shard_goes_on_and_does_nothing_twice(shapes, tmp_path):
+    cfg, model = job(shapes, tmp_path / "whole")
+    evaluate(cfg, model)
+    counts = []
+    for fail_at in (5, 3, None, None):
+        cfg, model = job(shapes, tmp_path / "shard")
+        model.fail_at = fail_at
+        if fail_at is None:
+            results = evaluate_shard(cfg, model, Shard(1, 1))
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                evaluate_shard(cfg, model, Shard(1, 1))
+        counts.append(model.seen)
+    # Saved every two images: of 5 images 4 were kept, of 3 more 2; the last run finds all of them done.
+    assert counts == [5, 3, IMAGES - 6, 0]
+    assert outcome(tmp_path / "shard") == outcome(tmp_path / "whole")
+    assert results["sem_seg"]["mIoU"] == outcome(tmp_path / "whole")[0]["shapes_val"]["sem_seg"]["mIoU"]
+
+
+def test_more_shards_than_images_merge_too(shapes, tmp_path):
+    for index in range(1, 14):
+        cfg, model = job(shapes, tmp_path / "many")
+        evaluate_shard(cfg, model, Shard(index, 13))
+    cfg, model = job(shapes, tmp_path / "whole")
+    evaluate(cfg, model)
+    assert outcome(tmp_path / "many") == outcome(tmp_path / "whole")
+
+
+def test_shards_of_another_test_are_not_mixed_in(shapes, tmp_path):
+    cfg, model = job(shapes, tmp_path)
+    evaluate_shard(cfg, model, Shard(1, 2))
+    cfg, model = job(shapes, tmp_path, "TEST.PROTOCOL", "gluon_testval")
+    for index in (1, 2):
+        with pytest.raises(InputError, match=r"1_of_2.json: was made with preset \"\", now it is"):
+            evaluate_shard(cfg, model, Shard(index, 2))
+
+
+def test_a_damaged_state_is_named(shapes, tmp_path):
+    cfg, model = job(shapes, tmp_path)
+    path = tmp_path / "inference/shards/shapes_val/1_of_1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"facts": ')
+    with pytest.raises(InputError, match=r"1_of_1\.json: not the state of a shard"):
+        evaluate_shard(cfg, model, Shard(1, 1))
+
+
+def test_shards_are_for_the_semantic_task(shapes, tmp_path):
+    cfg, model = job(shapes, tmp_path)
+    cfg.TEST.TASKS = ("semantic", "panoptic")
+    with pytest.raises(InputError, match="--shard supports the semantic task only"):
+        evaluate_shard(cfg, model, Shard(1, 1))
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4"])
+def test_a_shard_is_i_of_n(text):
+    with pytest.raises(InputError, match="expected i/n with 1 <= i <= n"):
+        Shard.parse(text)
+
+
+def test_the_command_line_splits_tests_only(shapes):
+    with pytest.raises(InputError, match="--shard splits a test, not a training; add --eval-only"):
+        train_net.parse_arguments(["--config-file", "a.yaml", "--shard", "1/2"])
+    arguments = train_net.parse_arguments(["--config-file", "a.yaml", "--eval-only", "--shard", "1/2"])
+    assert Shard.parse(arguments.shard) == Shard(1, 2)
+
+
+def test_the_command_line_merges_what_it_tested_in_shards(shapes, tmp_path):
+    _, model = job(shapes, tmp_path)
+    weights = tmp_path / "model.pth"
+    torch.save({"model": model.state_dict()}, weights)
+    overrides = ["MODEL.WEIGHTS", str(weights), "OUTPUT_DIR"]
+    flags = ["--config-file", str(shapes), "--eval-only"]
+    assert train_net.main([*flags, *overrides, str(tmp_path / "whole")]) == 0
+    for index in (1, 2):
+        assert train_net.main([*flags, "--shard", f"{index}/2", *overrides, str(tmp_path / "parts")]) == 0
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+# Protocols in evaluation.
+
+
+def naive_miou(model, crop):
+    """Of pytorch-cv's two protocols, from files and Pillow alone; `crop` None for the whole image."""
+    name, totals = "shapes_val", np.zeros((model.num_classes + 1,) * 2, np.int64)
+    for record in DatasetCatalog.get(name):
+        image = Image.open(record["file_name"]).convert("RGB")
+        labels = Image.fromarray(np.asarray(MetadataCatalog.get(name).load_sem_seg(record)))
+        if crop is not None:
+            scale = crop / min(image.size)
+            new = tuple(crop if side == min(image.size) else int(side * scale) for side in image.size)
+            box = [round((side - crop) / 2) for side in new]
+            box = (*box, *(side + crop for side in box))
+            image = image.resize(new, Image.BILINEAR).crop(box)
+            labels = labels.resize(new, Image.NEAREST).crop(box)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+        predicted = model.score_maps(pixels)[0].argmax(0).numpy().ravel()
+        truth = np.asarray(labels).ravel().astype(np.int64)
+        truth[truth == 255] = model.num_classes
+        np.add.at(totals, (predicted, truth), 1)
+    return semantic_metrics(totals)[0]["mIoU"]
+
+
+def test_val_and_testval_differ_and_are_reproducible(shapes, tmp_path):
+    numbers = {}
+    for name, crop in (("gluon_val", 40), ("gluon_testval", None)):
+        overrides = ["TEST.PROTOCOL", name, "TEST.INFERENCE.CROP_SIZE", str(crop)]
+        for attempt in range(2):
+            cfg, model = job(shapes, tmp_path / f"{name}{attempt}", *overrides)
+            numbers[name, attempt] = evaluate(cfg, model)["sem_seg"]["mIoU"]
+        with torch.no_grad():
+            assert numbers[name, 0] == pytest.approx(naive_miou(model, crop), abs=1e-9)
+        assert numbers[name, 0] == numbers[name, 1]
+    assert numbers["gluon_val", 0] != numbers["gluon_testval", 0]
+    with pytest.raises(InputError, match="not comparable: mode is"):
+        compare_results(tmp_path / "gluon_val0/inference", tmp_path / "gluon_testval0/inference")
+    compare_results(tmp_path / "gluon_val0/inference", tmp_path / "gluon_val1/inference")
+
+
+def test_a_centre_crop_is_not_saved_as_a_prediction_of_the_image(shapes, tmp_path):
+    overrides = ["TEST.PROTOCOL", "gluon_val", "TEST.INFERENCE.CROP_SIZE", "40"]
+    cfg, _ = job(shapes, tmp_path, *overrides, "TEST.SAVE_PREDICTIONS", "True")
+    with pytest.raises(InputError, match="SAVE_PREDICTIONS False"):
+        check_evaluation(cfg)
+
+
+def test_results_say_under_which_protocol_they_were_made(shapes, tmp_path):
+    overrides = ["TEST.PROTOCOL", "semseg_ms", "TEST.INFERENCE.CROP_SIZE", "(33, 33)"]
+    cfg, model = job(shapes, tmp_path, *overrides, "TEST.INFERENCE.BASE_SIZE", "48")
+    evaluate(cfg, model)
+    protocol = load_results(tmp_path / "inference")["protocol"]
+    assert protocol["preset"] == "semseg_ms"
+    assert protocol["mode"] == "slide"
+    assert protocol["scales"] == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    assert (protocol["flip"], protocol["crop"], protocol["stride"]) == (True, [33, 33], [22, 22])
+    assert protocol["input_size"] == {"resize": "long_edge", "base_size": 48, "interpolation": "float"}
+    assert protocol["averaging"] == {
+        "softmax": "window",
+        "align_corners": False,
+        "padding": "centered",
+        "pad_value": "mean",
+        "last_window": "clamped",
+    }
+    assert json.loads(json.dumps(protocol_facts(cfg, "", None))).items() <= protocol.items()

@@ -1,0 +1,71 @@
+"""Linear layers by oneDNN give what PyTorch's own give, forward and backward."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import segzoo.layers.linear_layer as module
+from segzoo.layers import Linear, linear
+
+
+@pytest.fixture(autouse=True)
+def by_onednn(monkeypatch):
+    """Takes oneDNN on any CPU, for products of any size."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(module, "_WORTHWHILE", 0)
+
+
+def tensors(shape, out_features, bias=True):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*shape, generator=generator).requires_grad_()
+    weight = torch.randn(out_features, shape[-1], generator=generator).requires_grad_()
+    return x, weight, torch.randn(out_features, generator=generator).requires_grad_() if bias else None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("shape", "out_features"), [((2, 5, 7), 3), ((1, 16), 33), ((4, 2, 3, 8), 8)])
+def test_values_and_gradients_are_those_of_the_definition(shape, out_features, bias):
+    inputs = tensors(shape, out_features, bias)
+    expected_inputs = tuple(None if one is None else one.detach().double().requires_grad_() for one in inputs)
+    actual, expected = linear(*inputs), F.linear(*expected_inputs)
+    assert type(actual.grad_fn).__name__ == "_OneDNNLinearBackward"
+    assert torch.allclose(actual.double(), expected, atol=1e-5)
+    outer = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    actual.backward(outer)
+    expected.backward(outer.double())
+    for one, other in zip(inputs, expected_inputs, strict=True):
+        if one is not None:
+            assert torch.allclose(one.grad.double(), other.grad, atol=1e-4)
+
+
+def test_inputs_that_are_views_are_read_as_they_are():
+    x = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(0)).permute(2, 1, 0)
+    _, weight, bias = tensors((1, 6), 3)
+    with torch.no_grad():
+        assert torch.allclose(linear(x, weight, bias), F.linear(x, weight, bias), atol=1e-5)
+
+
+def test_frozen_weights_get_no_gradient():
+    x, weight, bias = tensors((3, 6), 4)
+    linear(x, weight.detach(), bias.detach()).sum().backward()
+    assert torch.allclose(x.grad, weight.sum(0).expand(3, 6), atol=1e-5)
+
+
+def test_autocast_double_and_tracing_keep_pytorchs_own():
+    layer = Linear(6, 4)
+    x = torch.randn(3, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert layer.double()(x.double()).dtype == torch.float64
+    traced = torch.jit.trace(nn.Sequential(Linear(6, 4)), x)
+    assert "mkldnn" not in str(traced.inlined_graph)
+
+
+def test_the_layer_has_the_parameters_of_a_linear_layer():
+    layer, plain = Linear(6, 4), nn.Linear(6, 4)
+    plain.load_state_dict(layer.state_dict(), strict=True)
+    x = torch.randn(2, 6)
+    assert torch.allclose(layer(x), plain(x), atol=1e-6)

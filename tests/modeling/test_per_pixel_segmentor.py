@@ -1,0 +1,226 @@
+"""The meta-architecture of per-pixel methods: padding, batches, resizing, results, losses."""
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from modeling_helpers import random_image
+from pixel_model_helpers import normalised, pixel_model
+from pixel_peers import TINY
+from torch import nn
+from torch.nn import functional as F
+
+from segzoo.errors import InputError
+from segzoo.modeling.per_pixel import PerPixelSegmentor, PixelHead
+from segzoo.modeling.per_pixel.losses import CrossEntropy
+
+# No batch norm over the batch: an image's losses do not depend on its neighbours.
+NORMS = ("MODEL.BACKBONE.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN")
+SMALL = (*TINY, *NORMS, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8, "MODEL.AUX_HEAD.CONVS_DIM", 8)
+SIZES = [(61, 83), (64, 64), (61, 83)]
+
+
+def fcn(*overrides, num_classes=12):
+    return pixel_model("fcn", num_classes, *SMALL, *overrides)
+
+
+def annotated(sizes=SIZES, num_classes=12, void=0.2):
+    generator = torch.Generator().manual_seed(3)
+    inputs = []
+    for index, size in enumerate(sizes):
+        labels = torch.randint(0, num_classes, size, generator=generator)
+        labels[torch.rand(size, generator=generator) < void] = 255
+        inputs.append({"image": random_image(*size, seed=index), "sem_seg": labels})
+    return inputs
+
+
+class FirstChannels(PixelHead):
+    """The input itself, at half its size, as logits of three classes."""
+
+    def forward(self, features):
+        return {"logits": features["image"][..., ::2, ::2]}
+
+
+class NoFeatures(nn.Module):
+    def forward(self, image):
+        return {"res5": image}
+
+
+def transparent(size_divisibility=0, align_corners=False):
+    head = FirstChannels(
+        input_shape={"res5": ShapeSpec(channels=3, stride=1)},
+        in_features=("res5",),
+        num_classes=3,
+        channels=3,
+        align_corners=align_corners,
+    )
+    return PerPixelSegmentor(
+        backbone=NoFeatures(),
+        sem_seg_head=head,
+        loss=CrossEntropy(align_corners=align_corners),
+        pixel_mean=(1.0, 2.0, 3.0),
+        pixel_std=(2.0, 2.0, 4.0),
+        size_divisibility=size_divisibility,
+    )
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_logits_are_resized_to_the_padded_image_cut_and_resized_to_the_size_wanted(align_corners):
+    model = transparent(size_divisibility=16, align_corners=align_corners).eval()
+    image = random_image(37, 50)
+    mean, std = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 4.0])
+    values = (image - mean[:, None, None]) / std[:, None, None]
+    padded = torch.zeros(1, 3, 48, 64)
+    padded[0, :, :37, :50] = values
+    options = {"mode": "bilinear", "align_corners": align_corners}
+    full = F.interpolate(padded[..., ::2, ::2], (48, 64), **options)[..., :37, :50]
+
+    own_size = model([{"image": image}])[0]["sem_seg"]
+    torch.testing.assert_close(own_size, full[0])
+    torch.testing.assert_close(model.score_maps(image[None].float()), full)
+    wanted = model([{"image": image, "height": 20, "width": 91}])[0]["sem_seg"]
+    torch.testing.assert_close(wanted, F.interpolate(full, (20, 91), **options)[0])
+    raw = model.raw_outputs([{"image": image}])["sem_seg_logits"]
+    torch.testing.assert_close(raw, padded[..., ::2, ::2])
+
+
+def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch():
+    model = fcn("MODEL.SEM_SEG_HEAD.SIZE_DIVISIBILITY", 32).eval()
+    inputs = [{"image": random_image(*size, seed=index)} for index, size in enumerate([*SIZES, (33, 120)])]
+    with torch.no_grad():
+        together = model(inputs)
+        for one, result in zip(inputs, together, strict=True):
+            torch.testing.assert_close(result["sem_seg"], model([one])[0]["sem_seg"], rtol=1e-4, atol=1e-5)
+
+
+def test_images_that_are_padded_to_the_same_size_run_together():
+    model = fcn("MODEL.SEM_SEG_HEAD.SIZE_DIVISIBILITY", 32).eval()
+    batches = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: batches.append(tuple(inputs[0].shape)))
+    with torch.no_grad():
+        model([{"image": random_image(*size)} for size in [(60, 90), (64, 64), (33, 96)]])
+    assert sorted(batches) == [(1, 3, 64, 64), (2, 3, 64, 96)]
+
+
+# 12 classes are more than the classes whose scores are enlarged at once.
+@pytest.mark.parametrize("size", [None, (40, 131)])
+def test_labels_are_the_argmax_of_the_scores(size):
+    model = fcn("MODEL.SEM_SEG_HEAD.SIZE_DIVISIBILITY", 32).eval()
+    wanted = {"height": size[0], "width": size[1]} if size else {}
+    inputs = [{"image": random_image(61, 83), **wanted}]
+    with torch.no_grad():
+        scores = model(inputs)[0]["sem_seg"]
+        model.sem_seg_output = "labels"
+        labels = model(inputs)[0]["sem_seg_labels"]
+    assert scores.shape[-2:] == (size or (61, 83))
+    assert len(labels.unique()) > 1
+    assert torch.equal(labels.long(), scores.argmax(dim=0))
+
+
+def test_an_unknown_kind_of_output_is_an_error():
+    with pytest.raises(InputError, match="expected 'scores' or 'labels'"):
+        PerPixelSegmentor(
+            backbone=nn.Identity(),
+            sem_seg_head=nn.Identity(),
+            loss=nn.Identity(),
+            pixel_mean=(0.0,),
+            pixel_std=(1.0,),
+            sem_seg_output="probabilities",
+        )
+
+
+def test_the_losses_are_cross_entropies_at_the_size_of_the_padded_batch():
+    weights = ("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", 2.0, "MODEL.AUX_HEAD.LOSS_WEIGHT", 0.5)
+    no_dropout = ("MODEL.SEM_SEG_HEAD.DROPOUT", 0.0, "MODEL.AUX_HEAD.DROPOUT", 0.0)
+    model = fcn(*weights, *no_dropout)
+    inputs = annotated()
+    images = torch.zeros(3, 3, 64, 83)
+    labels = torch.full((3, 64, 83), 255)
+    for index, one in enumerate(inputs):
+        height, width = one["sem_seg"].shape
+        images[index, :, :height, :width] = normalised(model, one["image"])[0]
+        labels[index, :height, :width] = one["sem_seg"]
+    losses = model(inputs)
+    features = model.backbone(images)
+    for head, name, weight in (
+        (model.sem_seg_head, "loss_sem_seg", 2.0),
+        (model.auxiliary_head, "loss_sem_seg_auxiliary", 0.5),
+    ):
+        logits = F.interpolate(head(features)["logits"], (64, 83), mode="bilinear", align_corners=True)
+        expected = weight * F.cross_entropy(logits, labels, ignore_index=255)
+        assert losses.pop(name).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert losses == {}
+
+
+def test_further_outputs_of_a_head_are_supervised_with_their_weights():
+    class TwoOutputs(FirstChannels):
+        loss_weights = {"other": 0.25}
+
+        def forward(self, features):
+            logits = super().forward(features)["logits"]
+            return (
+                {"logits": logits, "other": logits, "third": logits} if self.training else {"logits": logits}
+            )
+
+    model = transparent()
+    model.sem_seg_head.__class__ = TwoOutputs
+    losses = model(annotated(num_classes=3))
+    main = losses["loss_sem_seg"].item()
+    assert losses["loss_sem_seg_other"].item() == pytest.approx(0.25 * main)
+    assert losses["loss_sem_seg_third"].item() == pytest.approx(main)
+
+
+@pytest.mark.parametrize("loss", ["CrossEntropy", "OHEMCrossEntropy", "BoundaryRelaxedCrossEntropy"])
+def test_images_without_any_label_cost_nothing_and_leave_finite_gradients(loss):
+    model = fcn("MODEL.SEM_SEG_HEAD.LOSS.NAME", loss)
+    losses = model(annotated(void=1.1))
+    assert {name: value.item() for name, value in losses.items()} == dict.fromkeys(losses, 0.0)
+    sum(losses.values()).backward()
+    assert all(value.grad is None or not value.grad.any() for value in model.parameters())
+
+
+def test_pixels_of_a_batch_count_alike_wherever_they_are():
+    model = fcn("MODEL.SEM_SEG_HEAD.DROPOUT", 0.0, "MODEL.AUX_HEAD.DROPOUT", 0.0)
+    inputs = annotated([(64, 64), (64, 64)])
+    inputs[0]["sem_seg"][:40] = 255
+    counts = [one["sem_seg"].ne(255).sum().item() for one in inputs]
+    with torch.no_grad():
+        together = model(inputs)
+        apart = [model([one]) for one in inputs]
+    for name, value in together.items():
+        expected = sum(count * losses[name].item() for count, losses in zip(counts, apart, strict=True))
+        assert value.item() == pytest.approx(expected / sum(counts), rel=1e-4)
+
+
+def test_the_zoom_factor_is_taken_from_the_configuration():
+    inputs = annotated([(65, 97)])
+    no_dropout = ("MODEL.SEM_SEG_HEAD.DROPOUT", 0.0, "MODEL.AUX_HEAD.DROPOUT", 0.0)
+    model = fcn(*no_dropout, "MODEL.SEM_SEG_HEAD.LOSS.ZOOM_FACTOR", 1)
+    losses = model(inputs)
+    # At 1 the logits of stride 8 are compared as they are.
+    logits = model.sem_seg_head(model.backbone(normalised(model, inputs[0]["image"])))["logits"]
+    expected = F.cross_entropy(logits, inputs[0]["sem_seg"][None, ::8, ::8], ignore_index=255)
+    assert losses["loss_sem_seg"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.SEM_SEG_HEAD.LOSS.NAME", "CrossEntrpy", "did you mean CrossEntropy"),
+        ("MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS", (1.0, 2.0), "has 2 weights for 12 classes"),
+        ("MODEL.SEM_SEG_HEAD.DROPOUT_KIND", "row", "expected channel or element"),
+        ("MODEL.NECK.NAME", "JPUU", "MODEL.NECK.NAME 'JPUU' is unknown"),
+        ("MODEL.AUX_HEAD.NAME", "FCN", "MODEL.AUX_HEAD.NAME 'FCN' is unknown"),
+        ("MODEL.AUX_HEAD.IN_FEATURES", ["res6"], "has 'res6'"),
+        ("TASK", "panoptic", "PerPixelSegmentor is for TASK semantic"),
+    ],
+)
+def test_a_wrong_key_is_named(key, value, message):
+    with pytest.raises(InputError, match=message):
+        fcn(key, value)
+
+
+def test_a_wrong_crop_stops_before_the_backbone_runs():
+    model = pixel_model("pspnet_semseg", 12, *SMALL)
+    model.backbone.forward = None
+    with pytest.raises(InputError, match="found 64 x 83"):
+        model(annotated())

@@ -1,0 +1,13 @@
+"""How results and gradients of the same layers are compared."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def compare(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> str:
+    """The largest difference in units of the peer's norm. What is wrong differs by far more than rounding."""
+    pairs = zip(ours, theirs, strict=True)
+    worst = max(((our - their).norm() / their.norm()).item() for our, their in pairs)
+    verdict = f"gradients {worst:.1e}"
+    return verdict if worst < 1e-4 else f"DIFFERENT: {verdict}"

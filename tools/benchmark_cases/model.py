@@ -1,0 +1,138 @@
+"""Whole networks, from an image to the head's logits, against transformers and mmsegmentation.
+
+Both sides have the same random weights, segzoo from a file in the peer's published form. A peer that is not
+installed has no cases.
+"""
+
+import importlib.util
+import sys
+import tempfile
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from torch import nn
+
+import segzoo.modeling
+import segzoo.projects
+from segzoo.checkpoint import load_checkpoint
+from segzoo.config import add_segzoo_config
+
+from . import Case, Pair
+
+METHODS = Path(__file__).parents[2] / "configs" / "_base_" / "methods"
+NUM_CLASSES = 150
+# Of the spread of the logits: what random transformers move by if the input moves by one part in a million.
+TOLERANCE = 2e-5
+# Channels and blocks of MiT.
+SIZES = {"b0": ((32, 64, 160, 256), (2, 2, 2, 2)), "b2": ((64, 128, 320, 512), (3, 4, 6, 3))}
+
+
+def segformer(variant: str, size: int, peer: str) -> Pair:
+    """SegFormer with MiT of that variant on one image of size x size."""
+    torch.manual_seed(0)
+    network, published, overrides = {"transformers": _transformers, "mmseg": _mmsegmentation}[peer](variant)
+    cfg = segzoo.projects.add_projects_config(add_segzoo_config(get_cfg()))
+    cfg.merge_from_other_cfg(CfgNode(cfg.load_yaml_with_base(str(METHODS / "segformer.yaml"))))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", NUM_CLASSES])
+    cfg.merge_from_list(
+        ["MODEL.BACKBONE.NAME", "MixTransformer", "MODEL.BACKBONE.VARIANT", variant, *overrides]
+    )
+    model = build_model(cfg).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save({"state_dict": published}, Path(folder) / "published.pth")
+        load_checkpoint(model, Path(folder) / "published.pth").require_complete()
+
+    image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
+    normalised = ((image - model.pixel_mean) / model.pixel_std)[None]
+
+    @torch.inference_mode()
+    def ours() -> torch.Tensor:
+        return model.raw_outputs([{"image": image}])["sem_seg_logits"]
+
+    @torch.inference_mode()
+    def theirs() -> torch.Tensor:
+        return network(normalised)
+
+    return Pair(ours, theirs, _compare)
+
+
+def _compare(ours: torch.Tensor, theirs: torch.Tensor) -> str:
+    difference = ((ours - theirs).abs().max() / (theirs.max() - theirs.min())).item()
+    return f"{'' if difference < TOLERANCE else 'DIFFERENT, '}logits {difference:.1e}"
+
+
+def _transformers(variant: str) -> tuple[Callable, dict, list]:
+    """The peer as a function, its weights as published, and how segzoo's configuration differs."""
+    import transformers
+    from safetensors.torch import load_file
+
+    transformers.utils.logging.disable_progress_bar()
+    (channels, depths), width = SIZES[variant], 256 if variant == "b0" else 768
+    config = transformers.SegformerConfig(
+        hidden_sizes=list(channels), depths=list(depths), decoder_hidden_size=width, num_labels=NUM_CLASSES
+    )
+    network = transformers.SegformerForSemanticSegmentation(config).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        network.save_pretrained(folder)  # its names in memory are others
+        published = load_file(Path(folder) / "model.safetensors")
+    return lambda image: network(image).logits, published, ["MODEL.SEM_SEG_HEAD.CONVS_DIM", width]
+
+
+def _mmsegmentation(variant: str) -> tuple[Callable, dict, list]:
+    """As `_transformers`. Of mmcv, the lite distribution suffices: SegFormer needs none of its operators."""
+    if importlib.util.find_spec("mmcv._ext") is None:
+        sys.modules.setdefault("mmcv._ext", _WithoutOperators("mmcv._ext"))
+    from mmseg.models import build_segmentor
+
+    channels, depths = SIZES[variant]
+    backbone = {
+        "type": "MixVisionTransformer",
+        "embed_dims": channels[0],
+        "num_layers": list(depths),
+        "num_heads": [1, 2, 5, 8],
+    }
+    head = {
+        "type": "SegformerHead",
+        "in_channels": list(channels),
+        "in_index": [0, 1, 2, 3],
+        "channels": 256,
+        "num_classes": NUM_CLASSES,
+        "norm_cfg": {"type": "BN"},
+        "align_corners": False,
+    }
+    config = {"type": "EncoderDecoder", "backbone": backbone, "decode_head": head, "data_preprocessor": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the peer to its own users
+        network: nn.Module = build_segmentor({**config, "test_cfg": {"mode": "whole"}}).eval()
+    overrides = ["MODEL.SEM_SEG_HEAD.CONVS_DIM", 256, "MODEL.SEGFORMER.PROJECTION", "conv"]
+    return lambda image: network(image, mode="tensor"), network.state_dict(), overrides
+
+
+class _WithoutOperators(types.ModuleType):
+    """In the place of mmcv's compiled operators: has every one by name, and can call none."""
+
+    def __getattr__(self, name: str) -> Callable:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *_, **__: NotImplemented
+
+
+CASES = [
+    Case(
+        name=f"segformer-{variant}-{size}-{peer}",
+        description=f"SegFormer-{variant.upper()}, image {size} x {size} to logits; peer: {name}",
+        make=lambda variant=variant, size=size, peer=peer: segformer(variant, size, peer),
+        goal=1.3,
+        memory_goal=1.0,
+        repeat=7 if variant == "b0" and size == 512 else 3,
+    )
+    for peer, name in (("transformers", "transformers"), ("mmseg", "mmsegmentation"))
+    if importlib.util.find_spec(peer) is not None
+    for variant in SIZES
+    for size in (512, 1024)
+]
