@@ -91,7 +91,8 @@ def _add_backbone_keys(cfg: CN) -> None:
     # Ratio of input to res5 size: 8 | 16 | 32 (dilated where the backbone can).
     cfg.MODEL.BACKBONE.OUTPUT_STRIDE = 32
     # What a ResNet dilates for that: uniform (semseg, Detectron2) | contract (GluonCV, timm, torchvision) |
-    # mmseg; weights need the style they were trained with. See `block_dilations` of the ResNet backbone.
+    # mmseg | mmseg_strided; weights need the style they were trained with. See `block_dilations` in
+    # modeling/backbones/resnet.py.
     cfg.MODEL.BACKBONE.DILATION_STYLE = "uniform"
     cfg.MODEL.BACKBONE.DROP_PATH_RATE = 0.0
     # FrozenBN | BN | SyncBN for convolutional backbones.

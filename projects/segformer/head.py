@@ -90,7 +90,7 @@ class SegFormerHead(PixelHead):
         for index, projection in enumerate(self.projections):
             if isinstance(projection, Linear):
                 # A bias is the same everywhere, so that it may join the finest level's.
-                bias = bias + parts[index] @ projection.bias
+                bias = bias + linear(projection.bias[None], parts[index])[0]
                 parts[index] = parts[index] @ projection.weight
             else:
                 levels[index] = projection(levels[index])

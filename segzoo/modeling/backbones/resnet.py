@@ -73,7 +73,7 @@ VARIANTS = {
 }
 
 # Which convolutions of a stage that keeps its input's size by dilation are dilated: see `block_dilations`.
-DILATION_STYLES = ("uniform", "contract", "mmseg")
+DILATION_STYLES = ("uniform", "contract", "mmseg", "mmseg_strided")
 
 
 @BACKBONE_REGISTRY.register()
@@ -184,6 +184,12 @@ def build_stages(
         raise InputError(
             f"MODEL.BACKBONE.DILATION_STYLE {dilation_style!r}: expected {', '.join(DILATION_STYLES)}"
         )
+    beside_strides = dilation_style == "mmseg_strided"
+    if beside_strides and output_stride != 32:
+        raise InputError(
+            "MODEL.BACKBONE.DILATION_STYLE mmseg_strided keeps all strides; found OUTPUT_STRIDE "
+            f"{output_stride}, set 32, or the style mmseg"
+        )
     stages = []
     in_channels = variant.deep_stem[-1] if variant.deep_stem else variant.width
     rates = iter(torch.linspace(0, drop_path_rate, sum(variant.depths), device="cpu").tolist())
@@ -193,6 +199,8 @@ def build_stages(
         previous_dilation = dilation
         if stride * first_stride > output_stride:
             dilation, first_stride = 2 * dilation, 1
+        elif beside_strides and index >= 2:
+            dilation = 2 * dilation
         stride *= first_stride
         out_channels = variant.width * 2**index * (4 if variant.block == "bottleneck" else 1)
         multi_grid = variant.res5_multi_grid if index == 3 else ()
@@ -228,6 +236,7 @@ def block_dilations(
             before (GluonCV, PyTorch-Encoding, timm, torchvision).
         mmseg: contract, and the second 3 x 3 convolution of a basic block is never dilated (mmsegmentation
             with `contract_dilation`).
+        mmseg_strided: the dilations of mmseg at output stride 8, beside strides of 2 (its FastFCN).
 
     Args:
         depth: number of blocks.
@@ -238,5 +247,5 @@ def block_dilations(
     if multi_grid:
         return [(dilation * factor, dilation * factor) for factor in multi_grid]
     first = dilation if style == "uniform" else previous_dilation
-    second = 1 if style == "mmseg" else dilation
+    second = 1 if style.startswith("mmseg") else dilation
     return [(dilation if block else first, second) for block in range(depth)]
