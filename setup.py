@@ -39,6 +39,7 @@ EXTRAS = {
     "demo": ["gradio>=4.40"],
     # The references that the tests compare with. panopticapi-lite provides the module panopticapi.
     "test": [
+        "h5py>=3.10",
         "panopticapi-lite==0.2.0",
         "pytest>=8",
         "pytest-xdist>=3.5",

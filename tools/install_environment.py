@@ -2,7 +2,8 @@
 
 Nothing is done when `.venv` is complete. Otherwise, in this order, because each step needs the one before:
 setuptools; torch and torchvision (a CPU build, or a CUDA build where nvidia-smi finds a GPU); segzoo itself,
-editable, with its requirements at the versions of requirements/constraints.txt; Detectron2.
+editable, with its requirements at the versions of requirements/constraints.txt; Detectron2; and what tests
+compare with (requirements/peers.txt), without which they skip.
 
 Environment variables:
     TORCH=cpu|cuda                            instead of looking for a GPU
@@ -26,8 +27,12 @@ PYTHON = VENV / "bin" / "python"
 # Written last: an interrupted installation is taken up again.
 STAMP = VENV / "complete.txt"
 CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
+PEERS = ROOT / "requirements" / "peers.txt"
 # What the environment depends on; a change of any of them brings it up to date.
-INPUTS = [CONSTRAINTS, ROOT / "setup.py", ROOT / "tools" / "install_detectron2.py", Path(__file__).resolve()]
+INPUTS = [
+    *(CONSTRAINTS, PEERS, ROOT / "setup.py", ROOT / "tools" / "install_detectron2.py"),
+    Path(__file__).resolve(),
+]
 
 OLDEST_PYTHON = (3, 10)
 # The version that the constraints were made for; others get the newest versions that setup.py allows.
@@ -130,12 +135,16 @@ def build(choices: dict[str, str]) -> None:
     say(5, "check")
     if subprocess.run([PYTHON, "-m", "pip", "check"], env=pip_environment(), check=False).returncode:
         raise InstallError("the installed packages do not fit together, see above; rm -r .venv and try again")
+
+    say(6, "implementations that the tests compare with")
+    if not try_pip("install", "--no-deps", "--no-build-isolation", "-r", str(PEERS)):
+        print("      not installed; the tests that need them will be skipped", flush=True)
     STAMP.write_text(f"requirements={fingerprint()}\nTORCH={torch}\nDETECTRON2={detectron2}\n")
     print(f"make venv: done after {time.monotonic() - started:.0f} s")
 
 
 def say(step: int, what: str) -> None:
-    print(f"[{step}/5] {what}", flush=True)
+    print(f"[{step}/6] {what}", flush=True)
 
 
 def has_gpu() -> bool:

@@ -6,8 +6,8 @@ from .config import add_deeplabv3plus_config
 from .head import ASPPDecoderHead, VPLRHead
 
 __all__ = [
-    "BoundaryRelaxedCrossEntropy",
     "ASPPDecoderHead",
+    "BoundaryRelaxedCrossEntropy",
     "VPLRHead",
     "add_deeplabv3plus_config",
     "key_map",

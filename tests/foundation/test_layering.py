@@ -27,7 +27,7 @@ MAY_IMPORT = {
 _UP_TO_CHECKPOINT = {*MAY_IMPORT, "segzoo.projects"}
 MAY_IMPORT["segzoo.engine"] = MAY_IMPORT["segzoo.model_zoo"] = _UP_TO_CHECKPOINT
 PROJECT_MAY_IMPORT = {"segzoo.modeling", "segzoo.layers", "segzoo.config"}
-# A project hands in its key map, and takes from checkpoint what that is made of: rules shared by several maps.
+# A project hands in its key map, and takes from checkpoint what that is made of: rules that maps share.
 CHECKPOINT_NAMES_FOR_PROJECTS = {"KeyMap", "register_key_map"}
 CHECKPOINT_RULES = {"segzoo.checkpoint.layouts", "segzoo.checkpoint.transformer_layouts"}
 DETECTRON2_FOR = {"segzoo.config": {"detectron2.config"}, "segzoo.layers": {"detectron2.layers"}}
