@@ -1,12 +1,24 @@
-"""Parameters and multiply-adds of a model, counted as the papers and fvcore count them."""
+"""Parameters and multiply-adds of a model, by the definition that fvcore counts by and the papers cite.
 
+Nothing is computed: the model runs on tensors without data (the meta device), so that any network takes
+seconds at any image size.
+"""
+
+import contextlib
+import copy
 import math
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -36,31 +48,133 @@ class Complexity:
 def analyze(model: nn.Module, size: tuple[int, int]) -> Complexity:
     """Counts parameters, and the multiply-adds from an image to `raw_outputs`, post-processing excluded.
 
-    Convolutions, linear layers and matrix products count, attention's included; normalisation layers count as
-    in fvcore, element-wise operations do not. One multiply-add is one.
+    Convolutions, linear layers and matrix products count one for each multiply-add, attention's two products
+    included. As in fvcore, normalisation layers count 5 for each value (batch norm 2, its statistics being
+    fixed), bilinear resizing 4, nearest and average pooling 1; other element-wise operations count nothing.
 
     Args:
-        model: a meta-architecture with `raw_outputs`. It is run once.
+        model: a meta-architecture with `raw_outputs`, on any device; it is neither run nor changed.
         size: height and width of the image; the model may pad it.
     """
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    image = torch.zeros((3, *size), dtype=torch.uint8, device=device)
-    analysis = FlopCountAnalysis(_RawOutputs(model), (image,))
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
-    with torch.no_grad():
-        by_module = analysis.by_module()
-    flops = {name.removeprefix("model."): float(count) for name, count in by_module.items()}
-    model.train(training)
-    parts = _parts(model)
-    params = {part: _parameter_count(model.get_submodule(part)) for part in parts}
+    network = without_data(model).eval()
+    image = torch.empty((3, *size), dtype=torch.uint8, device="meta")
+    parts = _parts(network)
+    with torch.no_grad(), _without_autocast(), _Count() as count, _named_calls(network, parts, count.stack):
+        network.raw_outputs([{"image": image, "height": size[0], "width": size[1]}])
+    params = {part: _parameter_count(network.get_submodule(part)) for part in parts}
+    flops = {part: float(count.flops[part]) for part in parts}
     return Complexity(
-        params=_with_rest(params, _parameter_count(model)),
-        flops=_with_rest({part: flops.get(part, 0.0) for part in parts}, flops[""]),
+        params=_with_rest(params, _parameter_count(network)),
+        flops=_with_rest(flops, float(count.flops.total())),
         size=size,
     )
+
+
+def analyze_config(cfg: CfgNode, size: tuple[int, int]) -> Complexity:
+    """`analyze` of the model of a configuration, which is built without its weights."""
+    cfg = cfg.clone()
+    cfg.merge_from_list(["MODEL.DEVICE", "meta", "MODEL.WEIGHTS", ""])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    return analyze(model, size)
+
+
+def without_data(model: nn.Module) -> nn.Module:
+    """A copy of a model on the meta device, which takes no memory."""
+    tensors = [*model.parameters(), *model.buffers()]
+    memo: dict[int, Any] = {id(tensor): _like(tensor) for tensor in tensors}
+    return copy.deepcopy(model, memo).to("meta")
+
+
+def _like(tensor: Tensor) -> Tensor:
+    copied = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
+
+
+class _Count(TorchDispatchMode):
+    """Adds up the multiply-adds of what runs, by the innermost part on `stack`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops: Counter[str] = Counter()
+        self.stack: list[str] = [""]
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, arguments: tuple = (), keywords: dict | None = None
+    ) -> Any:
+        result = operator(*arguments, **(keywords or {}))
+        rule = _RULES.get(operator.overloadpacket)
+        if rule is not None:
+            self.flops[self.stack[-1]] += rule(arguments, result[0] if isinstance(result, tuple) else result)
+        return result
+
+
+def _product(left: int, right: int) -> Callable[[tuple, Tensor], int]:
+    """Multiply-adds of (..., n, m) x (..., m, p), the factors being the arguments of these places."""
+    return lambda arguments, _: arguments[left].numel() * arguments[right].shape[-1]
+
+
+def _convolution(arguments: tuple, output: Tensor) -> int:
+    image, kernel, transposed = arguments[0], arguments[1], arguments[6]
+    return len(image) * kernel.numel() * math.prod((image if transposed else output).shape[2:])
+
+
+def _batch_norm(arguments: tuple, _: Tensor) -> int:
+    if arguments[5]:  # the statistics of the batch, as instance norm uses them
+        return _norm(1)(arguments, _)
+    return arguments[0].numel() * (1 if arguments[1] is None else 2)
+
+
+def _norm(weight: int) -> Callable[[tuple, Tensor], int]:
+    return lambda arguments, _: arguments[0].numel() * (4 if arguments[weight] is None else 5)
+
+
+def _of_output(each: int) -> Callable[[tuple, Tensor], int]:
+    return lambda _, output: each * output.numel()
+
+
+# By PyTorch's elementary operators, which all others are made of, attention and einsum too.
+_RULES: dict[Any, Callable[[tuple, Tensor], int]] = {
+    _aten.mm: _product(0, 1),
+    _aten.bmm: _product(0, 1),
+    _aten.addmm: _product(1, 2),
+    _aten.baddbmm: _product(1, 2),
+    _aten.convolution: _convolution,
+    _aten.native_batch_norm: _batch_norm,
+    _aten.native_layer_norm: _norm(2),
+    _aten.native_group_norm: _norm(1),
+    _aten.upsample_nearest2d: _of_output(1),
+    _aten.upsample_bilinear2d: _of_output(4),
+    _aten.grid_sampler_2d: _of_output(4),
+    _aten._adaptive_avg_pool2d: lambda arguments, _: arguments[0].numel(),
+}
+
+
+@contextlib.contextmanager
+def _named_calls(model: nn.Module, parts: list[str], stack: list[str]) -> Iterator[None]:
+    """While a part runs, its name is on the stack."""
+    handles = []
+    for part in parts:
+        module = model.get_submodule(part)
+        handles.append(module.register_forward_pre_hook(lambda *_, name=part: stack.append(name)))
+        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Takes the place of autocast, which does not know the meta device; precision changes no count."""
+    originals = torch.autocast, torch.is_autocast_enabled
+    torch.autocast = lambda *_, **__: contextlib.nullcontext()
+    torch.is_autocast_enabled = lambda *_: False
+    try:
+        yield
+    finally:
+        torch.autocast, torch.is_autocast_enabled = originals
 
 
 def _parameter_count(module: nn.Module) -> int:
@@ -73,19 +187,6 @@ def _with_rest(parts: dict[str, Any], total: float) -> dict[str, Any]:
     return {**parts, "other": rest} if rest else parts
 
 
-class _RawOutputs(nn.Module):
-    """A model as a function of one image, which is what can be traced."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        height, width = image.shape[-2:]
-        outputs = self.model.raw_outputs([{"image": image, "height": height, "width": width}])
-        return tuple(value for value in outputs.values() if isinstance(value, Tensor))
-
-
 def _parts(model: nn.Module) -> list[str]:
     """The children of the model, and the children of those that are heads: what a reader compares."""
     parts = []
@@ -93,12 +194,3 @@ def _parts(model: nn.Module) -> list[str]:
         grandchildren = [f"{name}.{inner}" for inner, _ in child.named_children()]
         parts += grandchildren if name.endswith("head") and grandchildren else [name]
     return [part for part in parts if any(True for _ in model.get_submodule(part).parameters())]
-
-
-def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
-    """The two matrix products of attention, which PyTorch may run as one operator.
-
-    query: (..., L, E); key: (..., S, E); value: (..., S, V).
-    """
-    query, key, value = (item.type().sizes() for item in inputs[:3])
-    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])

@@ -1,18 +1,12 @@
-"""What is known about published weights: the tables in `weights/*.yaml`, read and checked."""
+"""What is known about published weights: the tables of `weights/*.yaml` by the name of the configuration."""
 
 import functools
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from segzoo.errors import InputError
 
-_TABLES = Path(__file__).parent / "weights"
-_MD5_IN_NAME = re.compile(r"_([0-9a-f]{6})\.pkl$")
+TABLES = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -51,12 +45,22 @@ class WeightsInfo:
         backbone: with what the paper adds to it.
         pretraining: what the backbone was trained on before: IN-1k | IN-21k | none.
         schedule: iterations, batch, crop.
-        url: the official file; "" if none is published.
+        url: the official file; "" if none is published, or not by a direct link.
+        page: web page of the file that a person opens, "" if none.
+        folder: web page of a folder that has the file, "" if none.
+        log: the authors' training log, "" if not published.
         md5_prefix: first hex digits of its md5, "" if not published.
+        sha256_prefix: the same of its sha256.
         licence: of the weights.
+        code_licence: of the authors' code, "" if not looked up.
+        paper: address.
+        repository: address of the code whose numbers these are.
         published: the metrics, each with its protocol.
         params: parameters in millions, as published; None if they are not.
         gflops: multiply-adds in 10^9, as published; None if they are not.
+        gflops_size: height and width that `gflops` is for; None if it is not said.
+        size: height and width at which segzoo counts; None for the place where the authors did.
+        count_with: KEY VALUE overrides for that count, where a network runs in another form than published.
         model_id: the authors' name of the training run.
         note: anything a user should know.
         official_code: what the authors' code measures with fvcore, at one size; None if not known.
@@ -69,33 +73,66 @@ class WeightsInfo:
     pretraining: str
     schedule: str
     url: str
+    page: str
+    folder: str
+    log: str
     md5_prefix: str
+    sha256_prefix: str
     licence: str
+    code_licence: str
+    paper: str
+    repository: str
     published: tuple[Published, ...]
     params: float | None
     gflops: float | None
+    gflops_size: tuple[int, int] | None
+    size: tuple[int, int] | None
+    count_with: tuple[str | int | float | bool, ...]
     model_id: str
     note: str
     official_code: Measured | None
     reproduced: Measured | None
 
+    @property
+    def task(self) -> str:
+        """semantic | panoptic | entity | instance."""
+        return self.name.split("/")[0]
+
+    @property
+    def dataset(self) -> str:
+        """As in the name: ade20k, coco, ..."""
+        return self.name.split("/")[1]
+
+    def value(self, metric: str) -> float | None:
+        """The published value of a metric in percent, None if it is not published."""
+        return next((entry.value for entry in self.published if entry.metric == metric), None)
+
 
 @dataclass(frozen=True)
 class Section:
-    """Models that are compared with each other: one method on one dataset.
+    """Models that are compared with each other: one method of one source on one dataset.
 
     Attributes:
         method: the paper's name for it.
+        source: short name of whose training it is, "" where there is one only.
         links: paper, repository and readme addresses by what they are.
+        folder: web page of the folder that has the files, "" if none.
+        code_licence: of the authors' code, "" if not looked up.
         title: dataset and task.
         metrics: metric -> protocol, in the order of the columns.
-        models: in the order of the rows.
+        evaluate_with: metric -> KEY VALUE overrides that evaluate by its protocol, where the configuration's
+            own protocol is another.
+        models: in the order of the rows, at least one.
     """
 
     method: str
+    source: str
     links: dict[str, str]
+    folder: str
+    code_licence: str
     title: str
     metrics: dict[str, str]
+    evaluate_with: dict[str, list[str]]
     models: tuple[WeightsInfo, ...]
 
 
@@ -103,64 +140,45 @@ def official_weights(name: str) -> WeightsInfo:
     """The official weights of a configuration.
 
     Raises:
-        InputError: the zoo knows no official weights for it.
+        InputError: the zoo knows no official weights for it, or no link that a program can follow.
     """
     info = known_models().get(name)
-    if info is None or not info.url:
-        reason = f" ({info.note})" if info and info.note else ""
+    if info is not None and info.url:
+        return info
+    place = (info.page or info.folder) if info else ""
+    if place:
         raise InputError(
-            f"{name} has no official weights{reason}; give a path or URL, or None for random weights"
+            f"{name} has no direct link to its official weights; download them from {place} and give the path"
         )
-    return info
+    reason = f" ({info.note})" if info and info.note else ""
+    raise InputError(
+        f"{name} has no official weights{reason}; give a path or URL, or None for random weights"
+    )
 
 
 @functools.cache
 def known_models() -> dict[str, WeightsInfo]:
-    """All models of the tables, with and without official weights, by configuration name."""
-    return {info.name: info for section in sections() for info in section.models}
+    """All models of the tables, with and without official weights, by configuration name.
+
+    Raises:
+        InputError: a table is not valid, or two rows have one name.
+    """
+    models: dict[str, WeightsInfo] = {}
+    for section in sections():
+        for info in section.models:
+            if info.name in models:
+                raise InputError(f"{TABLES}: {info.name} has two rows; a configuration has one")
+            models[info.name] = info
+    return models
 
 
 @functools.cache
 def sections() -> tuple[Section, ...]:
-    """The tables, in alphabetical order of their files."""
-    return tuple(section for file in sorted(_TABLES.glob("*.yaml")) for section in _read(file))
+    """The tables, in alphabetical order of their files.
 
+    Raises:
+        InputError: a table is not valid.
+    """
+    from .reading import read_table  # it fills the classes of this file
 
-def _read(file: Path) -> Iterator[Section]:
-    table = yaml.safe_load(file.read_text(encoding="utf-8"))
-    links = {key: table[key] for key in ("paper", "repository", "readme")}
-    for section in table["sections"]:
-        metrics = section["metrics"]
-        models = tuple(_info(table, metrics, name, dict(row)) for name, row in section["models"].items())
-        yield Section(table["method"], links, section["title"], metrics, models)
-
-
-def _info(table: dict[str, Any], metrics: dict[str, str], name: str, row: dict[str, Any]) -> WeightsInfo:
-    file = row.pop("file", "")
-    md5 = _MD5_IN_NAME.search(file)
-    published = tuple(
-        Published(metric, float(row.pop(metric)), protocol)
-        for metric, protocol in metrics.items()
-        if metric in row
-    )
-    return WeightsInfo(
-        name=name,
-        method=table["method"],
-        url=table["url_prefix"] + file if file else "",
-        md5_prefix=md5.group(1) if md5 else "",
-        licence=table["weights_licence"],
-        published=published,
-        params=row.pop("params", None),
-        gflops=row.pop("gflops", None),
-        model_id=row.pop("model_id", ""),
-        note=row.pop("note", ""),
-        official_code=_measured(row.pop("official_code", None)),
-        reproduced=_measured(row.pop("reproduced", None)),
-        **row,
-    )
-
-
-def _measured(row: dict[str, Any] | None) -> Measured | None:
-    if row is None:
-        return None
-    return Measured(row["params"], row["gflops"], tuple(row["size"]), row.get("metrics", {}))
+    return tuple(section for file in sorted(TABLES.glob("*.yaml")) for section in read_table(file))

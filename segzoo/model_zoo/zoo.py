@@ -8,11 +8,12 @@ from detectron2.modeling import build_model
 from torch import nn
 
 import segzoo.projects  # noqa: F401  fills the registries
-from segzoo.checkpoint import load_checkpoint
+from segzoo.checkpoint import load_checkpoint, local_file
+from segzoo.checkpoint.files import file_hash
 from segzoo.errors import InputError
 
 from .configs import config_root, load_config
-from .official import official_weights
+from .official import WeightsInfo, official_weights
 
 
 def list_models(task: str | None = None, dataset: str | None = None, method: str | None = None) -> list[str]:
@@ -21,7 +22,7 @@ def list_models(task: str | None = None, dataset: str | None = None, method: str
     Args:
         task: semantic | panoptic | entity | instance.
         dataset: as in the path: ade20k, coco, camvid, ...
-        method: as the file name starts: maskformer, mask2former, ...
+        method: as the file name starts: maskformer, pspnet, pspnet_jpu, ...
     """
     names = []
     root = config_root()
@@ -33,7 +34,7 @@ def list_models(task: str | None = None, dataset: str | None = None, method: str
         if (
             task in (None, parts[0])
             and dataset in (None, parts[1])
-            and method in (None, parts[2].split("_")[0])
+            and (method is None or f"{parts[2]}_".startswith(f"{method}_"))
         ):
             names.append(name)
     return sorted(names)
@@ -66,12 +67,23 @@ def get(name: str, weights: str | Path | None = None, device: str = "cpu") -> nn
     if weights == "official":
         info = official_weights(name)
         weights, md5_prefix = info.url, info.md5_prefix
+        if info.sha256_prefix:
+            _check_sha256(local_file(info.url), info)
     if device != "cpu":
         _check_device(device)
     model = build_model(cfg).eval()
     if weights:
         load_checkpoint(model, weights, md5_prefix=md5_prefix).require_complete(f"model_zoo.get({name!r})")
     return model
+
+
+def _check_sha256(file: Path, info: WeightsInfo) -> None:
+    found = file_hash(file, "sha256")
+    if not found.startswith(info.sha256_prefix):
+        raise InputError(
+            f"{info.url}: sha256 starts with {found[: len(info.sha256_prefix)]}, expected "
+            f"{info.sha256_prefix}; the file is damaged or not the published one: delete {file} and try again"
+        )
 
 
 def _check_device(device: str) -> None:

@@ -1,13 +1,17 @@
-"""The worked examples of GETTING_STARTED.md do what the page says: they train, evaluate and give a number."""
+"""What the documents show works: worked examples train and evaluate, commands, keys and names are there."""
 
 import json
 import re
+import shlex
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from detectron2.config import CfgNode
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -15,8 +19,20 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import train_net  # noqa: E402
 
+from segzoo.model_zoo.configs import load_config, new_config  # noqa: E402
+from segzoo.modeling.protocols.build import TTA_NAME  # noqa: E402
+from segzoo.modeling.protocols.presets import PRESETS  # noqa: E402
+
+DOCUMENTS = ["README.md", "GETTING_STARTED.md", "COMING_FROM.md", "INSTALL.md", "datasets/README.md"]
+TEXTS = {name: (REPOSITORY / name).read_text() for name in DOCUMENTS}
 EXAMPLE = re.compile(r"```(?:yaml|python)\n# file: (\S+)\n(.*?)```", re.DOTALL)
-CONFIGS = ["maskformer_r18", "maskformer_plain", "last_feature_plain"]
+EXAMPLES = dict(EXAMPLE.findall(TEXTS["GETTING_STARTED.md"]))
+CONFIGS = sorted(Path(name).stem for name in EXAMPLES if name.startswith("configs/"))
+# A command in a block of a page, or the first words of a table's cell.
+COMMAND = re.compile(r"(?:^|`)(python (?:tools|datasets)/\w+\.py[^`\n]*)", re.MULTILINE)
+KEY = re.compile(r"\b((?:MODEL|SOLVER|INPUT|TEST|DATASETS|DATALOADER)(?:\.[A-Z0-9_]+)+)\b")
+# Named by a page because there is no such key here.
+FOREIGN_KEYS = {"DATASETS.VAL", "DATASETS.ROOT", "INPUT.RANDOM_FLIP"}
 
 
 def draw_roads(folder, count):
@@ -40,7 +56,7 @@ def draw_roads(folder, count):
 def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("getting_started")
     shutil.copytree(REPOSITORY / "configs" / "_base_", folder / "configs" / "_base_")
-    for name, text in EXAMPLE.findall((REPOSITORY / "GETTING_STARTED.md").read_text()):
+    for name, text in EXAMPLES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     draw_roads(folder / "country_roads", 4)
@@ -54,9 +70,90 @@ def test_the_example_trains_and_evaluates(workspace, monkeypatch, config):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(workspace))
     output = workspace / "output" / config
     overrides = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]
-    overrides += ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output)]
+    overrides += ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "OUTPUT_DIR", str(output)]
     status = train_net.main(["--config-file", f"configs/semantic/country_roads/{config}.yaml", *overrides])
     assert status == 0
     results = json.loads((output / "inference" / "results.json").read_text())
     assert '"mIoU"' in json.dumps(results)
     assert (output / "model_final.pth").is_file()
+
+
+def test_there_are_examples():
+    assert len(CONFIGS) >= 5
+
+
+@cache
+def flags_of(tool: str) -> set[str]:
+    """The flags that a tool's source adds, by itself or by what scripts of datasets/ share."""
+    files = [REPOSITORY / tool, REPOSITORY / "datasets" / "preparation.py"]
+    sources = "".join(file.read_text() for file in files)
+    return {"--help", *re.findall(r"\"(--[a-z][a-z-]+)\"", sources)}
+
+
+def commands() -> list[str]:
+    """The commands of all documents, with lines that end in a backslash joined."""
+    found = []
+    for text in TEXTS.values():
+        found += COMMAND.findall(re.sub(r" *\\\n *", " ", text))
+    return sorted({re.sub(r"\s+#.*", "", command).strip() for command in found})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_has_a_tool_its_flags_its_configuration_and_its_keys(command, workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    words = shlex.split(command)
+    assert (REPOSITORY / words[1]).is_file()
+    assert {word for word in words if re.fullmatch(r"--[a-z][a-z-]+", word)} <= flags_of(words[1])
+    if "--config-file" not in words[:-1] or "DATASETS.FILES" in words:
+        return  # Files that a user has still to write cannot be read.
+    position = words.index("--config-file") + 1
+    config, rest = words[position], words[position + 1 :]
+    if config in ("...", "L"):
+        return  # Any configuration.
+    starts = [index for index, word in enumerate(rest) if KEY.fullmatch(word) or word == "OUTPUT_DIR"]
+    overrides = rest[min(starts, default=len(rest)) :]
+    assert load_config(config if Path(config).is_file() else REPOSITORY / config, overrides)
+
+
+def test_commands_are_found():
+    assert len(commands()) > 40
+
+
+def known_keys(node: CfgNode, prefix: str = "") -> set[str]:
+    keys = set()
+    for key, value in node.items():
+        keys.add(prefix + key)
+        if isinstance(value, CfgNode):
+            keys |= known_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_keys_exist(document):
+    assert set(KEY.findall(TEXTS[document])) - known_keys(new_config()) - FOREIGN_KEYS == set()
+
+
+def test_the_table_of_datasets_is_complete_and_has_the_published_counts():
+    rows = {}
+    for line in TEXTS["datasets/README.md"].splitlines():
+        names, _, rest = line.removeprefix("|").partition("|")
+        for template in re.findall(r"`(\w*\{[\w,]+\}\w*)`", names) if line.startswith("|") else []:
+            before, choices, after = re.fullmatch(r"(\w*)\{([\w,]+)\}(\w*)", template).groups()
+            rows.update({f"{before}{choice}{after}": rest for choice in choices.split(",")})
+    for file in (REPOSITORY / "segzoo" / "data" / "catalog").glob("*.yaml"):
+        facts = yaml.safe_load(file.read_text())
+        for name in facts["splits"]:
+            assert name in rows
+            count = facts.get("image_counts", {}).get(name)
+            assert count is None or f"{count:,}" in rows[name]
+
+
+def test_the_readme_names_every_method_file():
+    files = {file.stem for file in (REPOSITORY / "configs" / "_base_" / "methods").glob("*.yaml")}
+    assert files - set(re.findall(r"`(\w+)`", TEXTS["README.md"])) == set()
+
+
+def test_getting_started_names_every_test_protocol():
+    page = TEXTS["GETTING_STARTED.md"]
+    section = page[page.index("## Test protocols") : page.index("## From Python")]
+    assert {*PRESETS, TTA_NAME} - set(re.findall(r"`(\w+)`", section)) == set()
