@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
 from segzoo.modeling.per_pixel import PixelHead
@@ -52,6 +53,8 @@ class OCNetASPHead(PixelHead):
         self.context = ObjectContext(
             channels, channels // 2, channels, self.norm, pooling=2, align_corners=self.align_corners
         )
+        # Its output starts at zero, which is for a sum; behind a norm and a ReLU zero would stay zero.
+        c2_msra_fill(self.context.output)
         self.context_out = self.conv(channels, channels, bias=True)
         self.branches = nn.ModuleList([self.conv(in_channels, channels)])
         for dilation in dilations:

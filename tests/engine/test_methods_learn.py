@@ -1,0 +1,223 @@
+"""Every method learns: on generated data its loss falls, gradients reach all of it, and it can be evaluated.
+
+A method is a file of configs/_base_/methods/; a new one is found by itself. A file that only changes methods,
+as jpu.yaml does, is tried on top of one. Networks are made small; nothing else of a method is changed.
+"""
+
+import math
+import re
+import runpy
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
+
+from segzoo.data import build_train_loader
+from segzoo.engine import Trainer
+from segzoo.engine.evaluate import evaluate
+from segzoo.errors import InputError
+from segzoo.model_zoo import load_config
+from segzoo.model_zoo.configs import config_root
+from segzoo.modeling.backbones import mit, swin, wide_resnet
+from segzoo.solver import build_optimizer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BASES = config_root() / "_base_"
+METHODS = sorted(file.stem for file in (BASES / "methods").glob("*.yaml"))
+# What a file without META_ARCHITECTURE is tried on.
+CHANGED_METHOD = "pspnet"
+
+STEPS = 20
+IMAGES = 4
+# Input sizes to choose from: some methods want 8 k + 1.
+SIDES = (64, 65)
+CHANNELS = 32
+BASE_LR = 0.002
+HEAD_MULTIPLIER = 2.0
+
+# For a method that names no backbone, by the beginning of its name.
+CONVOLUTIONAL = ("ResNetBackbone", "r18_quarter")
+NATURAL_BACKBONES = {
+    "segformer": ("MixTransformer", "small"),
+    "upernet": ("SwinTransformer", "small"),
+}
+# Small variants under names that methods or NATURAL_BACKBONES use.
+SMALL_VARIANTS = (
+    (mit.MIT_VARIANTS, "small", mit.PyramidVariant((16, 32, 48, 64), (1, 1, 1, 1), (1, 2, 3, 4))),
+    (swin.VARIANTS, "small", swin.SwinVariant(24, (2, 1, 1, 1), (1, 2, 4, 8), 4)),
+    (wide_resnet.VARIANTS, "wrn38", wide_resnet.WideResNetVariant((1, 1, 1, 1, 1, 1), width=8)),
+)
+
+# Gradients of weights are larger than this. A bias may have less: a softmax or a norm behind it takes
+# constants away, and rounding errors are left.
+ROUNDING = 1e-7
+
+
+class Run(NamedTuple):
+    """What some steps on one batch leave: losses per step, and gradients' largest size by parameter."""
+
+    cfg: CfgNode
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: list[float]
+    gradients: dict[str, float]
+    strangers: int  # tensors that the loss could be optimised by, but that are no parameters of the model
+    results: dict  # of the evaluation afterwards
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder with the generated dataset, and small variants of the backbones."""
+    folder = tmp_path_factory.mktemp("methods")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DETECTRON2_DATASETS", str(folder))
+    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
+    make_shapes(folder / "shapes", train=IMAGES, val=2, size=SIDES[0], workers=0)
+    for table, name, variant in SMALL_VARIANTS:
+        patch.setitem(table, name, variant)
+    yield folder
+    patch.undo()
+
+
+def smaller(section: CfgNode, prefix: str) -> list:
+    """Overrides that make a network small: its channels, layers, queries, sampled points."""
+    limits = {"DEC_LAYERS": 2, "TRANSFORMER_ENC_LAYERS": 1, "NUM_OBJECT_QUERIES": 15, "TRAIN_NUM_POINTS": 256}
+    overrides = []
+    for key, value in section.items():
+        limit = CHANNELS if re.search(r"(DIM|CHANNELS|FEEDFORWARD)$", key) else limits.get(key)
+        if isinstance(value, CfgNode):
+            overrides += smaller(value, f"{prefix}.{key}")
+        elif limit is not None and isinstance(value, tuple | list):
+            overrides += [f"{prefix}.{key}", str(tuple(min(number, limit) for number in value))]
+        elif limit is not None and value:
+            overrides += [f"{prefix}.{key}", str(min(value, limit))]
+    return overrides
+
+
+def method_config(method: str, folder: Path, side: int) -> CfgNode:
+    """The method on the semantic view of Shapes, for inputs of side x side pixels."""
+    files = [BASES / "datasets" / "shapes_semantic.yaml", BASES / "methods" / f"{method}.yaml"]
+    facts = CfgNode.load_yaml_with_base(str(files[1]))["MODEL"]
+    if "META_ARCHITECTURE" not in facts:
+        files.insert(1, BASES / "methods" / f"{CHANGED_METHOD}.yaml")
+    file = folder / f"{method}.yaml"
+    file.write_text("_BASE_:\n" + "".join(f"  - {base}\n" for base in files))
+    overrides = []
+    if "NAME" not in facts.get("BACKBONE", {}):
+        names = [pair for start, pair in NATURAL_BACKBONES.items() if method.startswith(start)]
+        name, variant = next(iter(names), CONVOLUTIONAL)
+        overrides += ["MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.VARIANT", variant]
+        if (name, variant) == CONVOLUTIONAL:
+            overrides += ["MODEL.BACKBONE.NORM", "BN"]
+    overrides += smaller(load_config(file).MODEL, "MODEL")
+    overrides += ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(folder / method), "SEED", "1"]
+    overrides += ["INPUT.CROP_SIZE", f"({side}, {side})", "INPUT.MIN_SIZE_TRAIN", f"[{side}]"]
+    # On what it learned from: few steps are enough to tell that evaluation sees them.
+    overrides += ["DATASETS.TEST", "('shapes_train',)"]
+    overrides += ["SOLVER.IMS_PER_BATCH", str(IMAGES), "DATALOADER.NUM_WORKERS", "0"]
+    overrides += ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", str(BASE_LR)]
+    overrides += ["SOLVER.HEAD_MULTIPLIER", str(HEAD_MULTIPLIER)]
+    # Windows of the training size, which suits methods that take no other.
+    overrides += ["TEST.PROTOCOL", "semseg_ss", "TEST.INFERENCE.BASE_SIZE", str(side)]
+    overrides += ["TEST.INFERENCE.CROP_SIZE", f"({side}, {side})"]
+    return load_config(file, overrides)
+
+
+def build(method: str, folder: Path) -> tuple[CfgNode, torch.nn.Module]:
+    """The model with the first of SIDES that it accepts."""
+    refusals = []
+    for side in SIDES:
+        cfg = method_config(method, folder, side)
+        torch.manual_seed(0)
+        try:
+            model = Trainer.build_model(cfg)
+            check = getattr(model.sem_seg_head, "check_crop", None)
+            if check is not None:
+                check(side, side)
+        except InputError as error:
+            refusals.append(str(error))
+        else:
+            return cfg, model
+    raise AssertionError(f"{method} accepts no size of {SIDES}: {refusals}")
+
+
+def leaves(loss: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors that a backward pass from the loss would give gradients to."""
+    found, seen, waiting = [], set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def run(request, workspace) -> Run:
+    """A method after STEPS updates with one and the same batch, and its evaluation."""
+    cfg, model = build(request.param, workspace)
+    optimizer = build_optimizer(cfg, model)
+    batch = next(iter(build_train_loader(cfg)))
+    losses, gradients, strangers = [], {}, 0
+    model.train()
+    with EventStorage():
+        for _ in range(STEPS):
+            loss = sum(model(batch).values())
+            if not losses:
+                registered = {id(parameter) for parameter in model.parameters()}
+                strangers = sum(id(leaf) not in registered for leaf in leaves(loss))
+            optimizer.zero_grad()
+            loss.backward()
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None:
+                    size = parameter.grad.abs().max().item()
+                    # A gradient that is not finite stays in sight: max() would lose it.
+                    gradients[name] = max(gradients.get(name, 0.0), size if math.isfinite(size) else math.inf)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            losses.append(loss.item())
+    return Run(cfg, model, optimizer, losses, gradients, strangers, evaluate(cfg, model))
+
+
+def test_the_loss_falls(run):
+    assert all(math.isfinite(loss) for loss in run.losses)
+    first, last = run.losses[0], sum(run.losses[-3:]) / 3
+    assert last < 0.8 * first, run.losses
+
+
+def test_gradients_reach_every_trainable_parameter(run):
+    trainable = [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
+    assert len(trainable) > 10
+    assert [name for name in trainable if name not in run.gradients] == []
+    assert [name for name in trainable if math.isinf(run.gradients[name])] == []
+    weights = [name for name in trainable if not name.endswith("bias")]
+    assert [name for name in weights if run.gradients[name] < ROUNDING] == []
+
+
+def test_all_that_learns_is_part_of_the_model(run):
+    assert run.strangers == 0
+
+
+def test_every_trainable_parameter_is_optimised_once_and_heads_with_their_multiplier(run):
+    rates = {}
+    for group in run.optimizer.param_groups:
+        for parameter in group["params"]:
+            rates.setdefault(id(parameter), []).append(group["lr"])
+    for name, parameter in run.model.named_parameters():
+        if parameter.requires_grad:
+            factor = 1.0 if name.startswith("backbone.") else HEAD_MULTIPLIER
+            assert rates.pop(id(parameter), []) == pytest.approx([BASE_LR * factor]), name
+    assert rates == {}
+
+
+def test_evaluation_sees_what_was_learned(run):
+    metrics = run.results["sem_seg"]
+    assert 0 < metrics["mIoU"] <= 100
+    chance = 100 / run.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    assert chance < metrics["aAcc"] <= 100
