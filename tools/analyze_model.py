@@ -13,13 +13,12 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from tabulate import tabulate
 
 from segzoo import model_zoo
 from segzoo.errors import InputError
-from segzoo.model_zoo.analysis import Complexity, analyze
+from segzoo.model_zoo.analysis import Complexity, analyze_config
+from segzoo.model_zoo.measure import counted_size
 from segzoo.model_zoo.official import WeightsInfo, known_models
 
 
@@ -42,21 +41,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def default_size(cfg: CfgNode, info: WeightsInfo | None) -> tuple[int, int]:
-    """Where the published number was measured; else the training crop, else a typical test image."""
-    if info and info.official_code:
-        return info.official_code.size
-    if len(cfg.INPUT.CROP_SIZE) == 2:
-        return tuple(cfg.INPUT.CROP_SIZE)
-    return 800, 1088
-
-
 def measure(name: str, overrides: Sequence[str], size: Sequence[int] | None) -> dict[str, Any]:
-    """Builds a model with random weights, runs it once and counts."""
-    cfg = model_zoo.load_config(name, overrides)
-    cfg.MODEL.DEVICE = "cpu"
+    """Builds a model without weights, and counts as the zoo's tables do."""
     info = known_models().get(name.removeprefix("configs/").removesuffix(".yaml"))
-    complexity = analyze(build_model(cfg), tuple(size) if size else default_size(cfg, info))
+    count_with = [str(item) for item in info.count_with] if info else []
+    cfg = model_zoo.load_config(name, [*count_with, *overrides])
+    complexity = analyze_config(cfg, tuple(size) if size else counted_size(cfg, info))
     return as_dict(name, complexity, info)
 
 

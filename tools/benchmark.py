@@ -4,6 +4,7 @@
     python tools/benchmark.py list
     python tools/benchmark.py evaluation --threads 1 --repeat 9 --json benchmark.json
     python tools/benchmark.py all
+    python tools/benchmark.py throughput --help      images per second of the zoo's models, without a peer
 
 A ratio is the peer's median time over segzoo's; [low-high] is the range of the ratios of the single pairs,
 which shows how far the machine can be trusted at the moment. A missed goal or a different result is marked
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_cases import Case, load_cases
+from benchmark_cases import Case, load_cases, throughput
 from tabulate import tabulate
 
 import segzoo
@@ -54,6 +55,9 @@ def parse(arguments: list[str] | None, modules: list[str]) -> argparse.Namespace
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["throughput"]:
+        return throughput.main(arguments[1:])
     modules = load_cases()
     options = parse(arguments, list(modules))
     if "list" in options.what:
@@ -167,13 +171,8 @@ def table(figures: list[dict]) -> str:
 
 def machine(threads: int) -> dict:
     """What the figures depend on."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        processor = lines[0].split(":")[1].strip() if lines else processor
     return {
-        "processor": processor,
+        "processor": throughput.processor(),
         "threads": threads,
         "torch": torch.__version__,
         "python": platform.python_version(),

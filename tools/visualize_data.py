@@ -134,6 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, image, drawn in tqdm(source, unit="image"):
             Image.fromarray(strip([image, drawn], [name, args.source])).save(output / f"{name}.png")
             small.append(strip([image, drawn], [name[-24:], ""], SHEET_HEIGHT, gap=2))
+        if not small:
+            raise InputError("nothing to draw: the dataset has no images with labels")
         rows = [
             strip(small[start : start + SHEET_COLUMNS], [""] * len(small[start : start + SHEET_COLUMNS]))
             for start in range(0, len(small), SHEET_COLUMNS)

@@ -10,14 +10,14 @@ from tabulate import tabulate
 
 from .findings import EXAMPLES, CheckedSplit, Finding
 
-# Sizes shown one by one.
-SIZES = 4
+# Sizes shown one by one, and absent classes by name.
+SIZES, ABSENT = 4, 40
 
 
 def describe_split(split: CheckedSplit) -> str:
     """A few lines on where the split was found and what it holds, and a table of its classes."""
     lines = [f"\n{split.name}", *_where(split), *_how_many(split)]
-    if split.has_labels:
+    if split.report.pixels.any():
         lines += ["", *(f"  {line}" for line in _class_table(split).splitlines())]
     return "\n".join(lines)
 
@@ -82,7 +82,9 @@ def _class_table(split: CheckedSplit) -> str:
     table = tabulate(joined, header * len(parts), tablefmt="plain", disable_numparse=True, colalign=aligned)
     if not absent:
         return table
-    listed = f"absent: {', '.join(names[index] for index in report.absent)}"
+    listed = f"absent: {', '.join(names[index] for index in report.absent[:ABSENT])}"
+    if len(absent) > ABSENT:
+        listed += f" and {len(absent) - ABSENT} more (--json has all)"
     return table + "\n" + textwrap.fill(listed, 106, break_on_hyphens=False)
 
 

@@ -1,0 +1,302 @@
+"""Tables of the zoo: what is wrong in one is said in one line; how they are shown, counted and edited."""
+
+import importlib.util
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from segzoo import model_zoo
+from segzoo.errors import InputError
+from segzoo.model_zoo import official, tables
+from segzoo.model_zoo.configs import load_config
+from segzoo.model_zoo.measure import counted_size, write_reproduced
+from segzoo.model_zoo.official import Measured, known_models, sections
+from segzoo.model_zoo.reading import read_table
+from segzoo.model_zoo.tables import render
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NAME = "semantic/camvid/segformer_mit_b0"
+
+TABLE = f"""\
+# Where the numbers come from.
+method: Method
+paper: https://paper
+repository: https://code
+readme: projects/segformer/README.md
+weights_licence: MIT
+url_prefix: https://host/
+
+sections:
+  - title: CamVid, semantic   # a comment
+    metrics:
+      mIoU: 101 validation images, single scale
+    models:
+      {NAME}:  # the first
+        backbone: MiT-B0
+        pretraining: IN-1k
+        schedule: 10 epochs
+        mIoU: 70.25
+        params: 3.8
+        file: a/model_0123ab.pkl
+        # no note
+
+      semantic/camvid/maskformer_r18:
+        backbone: R18
+        pretraining: none
+        schedule: 20 epochs
+        official_code: {{params: 24.7, gflops: 1.5, size: [96, 128]}}
+        note: segzoo's own"""
+
+
+def table(tmp_path: Path, *replacements: tuple[str, str]) -> Path:
+    text = TABLE
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new, 1)
+    file = tmp_path / "method.yaml"
+    file.write_text(text)
+    return file
+
+
+def read(file: Path) -> dict[str, official.WeightsInfo]:
+    return {info.name: info for section in read_table(file) for info in section.models}
+
+
+def load_tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def small_zoo(tmp_path, monkeypatch) -> Path:
+    """The zoo has only TABLE, in a repository of its own."""
+    file = table(tmp_path)
+    monkeypatch.setattr(official, "TABLES", tmp_path)
+    known_models.cache_clear()
+    sections.cache_clear()
+    yield file
+    monkeypatch.undo()
+    known_models.cache_clear()
+    sections.cache_clear()
+
+
+def test_row_has_link_hash_and_what_its_file_says_for_all(tmp_path):
+    info = read(table(tmp_path))[NAME]
+    assert info.url == "https://host/a/model_0123ab.pkl"
+    assert info.md5_prefix == "0123ab"
+    assert (info.method, info.licence, info.params) == ("Method", "MIT", 3.8)
+    assert info.value("mIoU") == 70.25
+    assert info.value("PQ") is None
+
+
+def test_sections_and_rows_restate_what_differs(tmp_path):
+    section = (
+        "    metrics:",
+        "    source: other\n    weights_licence: BSD\n    paper: https://p\n    metrics:",
+    )
+    row = ("        backbone: MiT-B0", "        weights_licence: none\n        backbone: MiT-B0")
+    rows = read(table(tmp_path, section, row))
+    assert rows[NAME].licence == "none"
+    assert rows["semantic/camvid/maskformer_r18"].licence == "BSD"
+    assert {info.paper for info in rows.values()} == {"https://p"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("paper: https://paper\n", "", "paper is missing"),
+        ("weights_licence: MIT", "weight_licence: MIT", "weights_licence is missing"),
+        ("method: Method", "method: Method\nyear: 2021", "unknown key year"),
+        (
+            "    metrics:",
+            "    metric: 5\n    metrics:",
+            "section CamVid, semantic: unknown key metric; did you",
+        ),
+        ("single scale", "single scale: again", "not valid YAML"),
+        ("mIoU: 101 validation images, single scale", "mIoU:", "mIoU has no protocol"),
+        ("        backbone: MiT-B0\n", "", f"{NAME}: backbone is missing"),
+        ("        mIoU: 70.25", "        mIoUs: 70.25", f"{NAME}: unknown key mIoUs; did you mean mIoU"),
+        ("mIoU: 70.25", "mIoU: high", "mIoU is 'high'; expected a number"),
+        ("size: [96, 128]", "size: 96", r"official_code: size is 96; expected \[height, width\]"),
+        (", size: [96, 128]", "", "official_code: size is missing"),
+        ("file: a/", "url: https://x\n        file: a/", "has file and url"),
+        ("url_prefix: https://host/\n", "", "a/model_0123ab.pkl is not a web address"),
+        ("semantic/camvid/maskformer_r18", "semantic/ade20k/maskformer_r50", "several tasks or datasets"),
+        ("semantic/camvid/maskformer_r18", NAME, "is there twice"),
+        ("backbone: MiT-B0", "backbone: MiT: B0", "not valid YAML"),
+    ],
+)
+def test_a_wrong_table_is_refused_in_one_line_that_names_file_and_key(tmp_path, old, new, message):
+    file = table(tmp_path, (old, new))
+    with pytest.raises(InputError, match=message) as error:
+        read(file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_in_two_tables_is_refused(small_zoo):
+    (small_zoo.parent / "other.yaml").write_text(small_zoo.read_text())
+    with pytest.raises(InputError, match=f"{NAME} has two rows"):
+        known_models()
+
+
+def test_a_count_is_written_into_the_row_and_nothing_else_changes(tmp_path):
+    file = table(tmp_path)
+    before = file.read_text().splitlines()
+    assert write_reproduced(file, NAME, Measured(3.751, 12.04, (32, 64), {}))
+    after = file.read_text().splitlines()
+    new = [line for line in after if line not in before]
+    assert new == ["        reproduced: {params: 3.75, gflops: 12.0, size: [32, 64]}"]
+    assert [line for line in after if line not in new] == before
+    assert read(file)[NAME].reproduced == Measured(3.75, 12.0, (32, 64), {})
+
+
+def test_a_count_replaces_the_older_one_and_keeps_its_comment_and_metrics(tmp_path):
+    old = "        reproduced: {params: 9, gflops: 9, size: [9, 9], metrics: {mIoU: 70.1}}  # by hand"
+    file = table(tmp_path, ("        mIoU: 70.25", f"{old}\n        mIoU: 70.25"))
+    assert write_reproduced(file, NAME, Measured(1.0, 0.5, (32, 64), {"mIoU": 70.1}))
+    line = (
+        "        reproduced: {params: 1.00, gflops: 0.500, size: [32, 64], metrics: {mIoU: 70.1}}  # by hand"
+    )
+    assert (
+        file.read_text()
+        == table(tmp_path, ("        mIoU: 70.25", f"{line}\n        mIoU: 70.25")).read_text()
+    )
+    assert not write_reproduced(file, NAME, Measured(1.0, 0.5, (32, 64), {"mIoU": 70.1}))
+
+
+def test_a_count_over_several_lines_is_replaced_as_a_whole(tmp_path):
+    old = "        reproduced:\n          params: 9\n          gflops: 9\n          size: [9, 9]"
+    file = table(tmp_path, ("        mIoU: 70.25", f"{old}\n        mIoU: 70.25"))
+    write_reproduced(file, NAME, Measured(1.0, 2.0, (32, 64), {}))
+    assert read(file)[NAME].reproduced == Measured(1.0, 2.0, (32, 64), {})
+    assert read(file)[NAME].value("mIoU") == 70.25
+
+
+def test_a_row_on_one_line_is_left_to_its_author(tmp_path):
+    file = tmp_path / "method.yaml"
+    row = f"      {NAME}: {{backbone: B, pretraining: P, schedule: S}}\n"
+    file.write_text(TABLE.split(f"      {NAME}")[0] + row)
+    text = file.read_text()
+    with pytest.raises(InputError, match=f"found no line '{NAME}' to write under"):
+        write_reproduced(file, NAME, Measured(1.0, 2.0, (32, 64), {}))
+    assert file.read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["method.yaml"]
+
+
+def test_measure_counts_the_missing_rows_at_their_sizes(small_zoo, monkeypatch, capsys):
+    small_zoo.write_text(small_zoo.read_text().replace("        mIoU: 70.25", "        size: [64, 96]"))
+    known_models.cache_clear()
+    sections.cache_clear()
+    tool = load_tool("make_model_zoo")
+    monkeypatch.setattr(tool, "DOCUMENT", small_zoo.parent / "MODEL_ZOO.md")
+    monkeypatch.setattr(tool, "TABLES", small_zoo.parent)
+    assert tool.main(["--measure", "--missing"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"1/2 {NAME}: 3.72 M")
+    reproduced = {name: info.reproduced for name, info in read(small_zoo).items()}
+    assert reproduced[NAME].size == (64, 96)
+    assert reproduced["semantic/camvid/maskformer_r18"].size == (96, 128)
+    model = model_zoo.get(NAME)
+    parameters = sum(value.numel() for value in model.parameters())
+    assert reproduced[NAME].params == pytest.approx(parameters / 1e6, abs=0.006)
+    assert "3.72" in (small_zoo.parent / "MODEL_ZOO.md").read_text()
+
+    assert tool.main(["--measure", "--missing"]) == 0
+    assert NAME not in capsys.readouterr().out
+    assert tool.main(["--measure", NAME[:-1]]) == 2
+    assert f"did you mean {NAME}?" in capsys.readouterr().err
+
+
+def test_check_says_whether_the_document_is_up_to_date(small_zoo, monkeypatch, capsys):
+    tool = load_tool("make_model_zoo")
+    document = small_zoo.parent / "MODEL_ZOO.md"
+    monkeypatch.setattr(tool, "DOCUMENT", document)
+    assert tool.main(["--check"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert tool.main([]) == 0
+    assert tool.main(["--check"]) == 0
+    document.write_text(document.read_text() + "by hand\n")
+    assert tool.main(["--check"]) == 1
+    assert document.read_text().endswith("by hand\n")
+
+
+def test_size_to_count_at_is_the_stated_one_or_usual_for_the_dataset():
+    cfg = load_config("semantic/ade20k/maskformer_r50")
+    assert counted_size(cfg, None) == (512, 512)
+    assert counted_size(load_config("panoptic/coco/mask2former_r50"), None) == (800, 1088)
+    name = "semantic/cityscapes/maskformer_r101"
+    info = replace(known_models()[name], size=None, gflops_size=None, official_code=None)
+    assert counted_size(load_config(name), info) == (1024, 2048)
+    assert counted_size(load_config(name), replace(info, gflops_size=(3, 4))) == (3, 4)
+    assert counted_size(load_config(name), replace(info, gflops_size=(3, 4), size=(5, 6))) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(None, 1, "-"), (44.5, 1, "44.5"), (41.89, 1, "41.89"), (46, 1, "46.0"), (42, 0, "42"), (3.8, 0, "3.8")],
+)
+def test_numbers_are_shown_as_published(value, digits, text):
+    assert tables._number(value, digits) == text
+
+
+def document_tables(text: str) -> list[list[str]]:
+    """The lines of each table of a document."""
+    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    return [block.splitlines() for block in blocks]
+
+
+def test_committed_model_zoo_document_is_the_one_made_from_the_tables():
+    assert (REPOSITORY / "MODEL_ZOO.md").read_text(encoding="utf-8") == render(REPOSITORY), (
+        "run python tools/make_model_zoo.py"
+    )
+
+
+def test_document_has_whole_tables_with_attributed_numbers_and_working_links():
+    text = render(REPOSITORY)
+    rows = 0
+    for lines in document_tables(text):
+        cells = [line.count("|") for line in lines]
+        assert len(set(cells)) == 1, lines[0]
+        if lines[0].startswith("| model "):
+            rows += len(lines) - 2
+            numbers = [cell.strip() for cell in lines[0].strip("|").split("|")][4:-2]
+            assert all(cell.endswith((", paper", ", quoted", ", reproduced")) for cell in numbers), numbers
+    assert rows == len(known_models())
+    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", text):
+        assert (REPOSITORY / target).is_file(), target
+
+
+def test_index_leads_to_every_section():
+    text = render(REPOSITORY)
+    slugs: list[str] = []
+    for line in re.findall(r"^#{2,3} (.+)$", text, flags=re.MULTILINE):  # as GitHub names headings
+        slug = "".join(c for c in line.lower() if c.isalnum() or c in "-_ ").replace(" ", "-")
+        count = sum(re.fullmatch(re.escape(slug) + r"(-\d+)?", other) is not None for other in slugs)
+        slugs.append(f"{slug}-{count}" if slug in slugs else slug)
+    targets = re.findall(r"\]\(#([^)]+)\)", text)
+    assert set(targets) <= set(slugs)
+    assert set(slugs) - set(targets) == {"by-dataset", "by-method"}
+
+
+def test_every_model_has_its_commands_in_the_document():
+    text = render(REPOSITORY)
+    for name, info in known_models().items():
+        config = f"--config-file configs/{name}.yaml"
+        assert f"python tools/train_net.py --num-gpus 8 {config}\n" in text
+        if info.url:
+            evaluation = f"--eval-only {config} \\\n    MODEL.WEIGHTS {info.url}\n"
+            assert evaluation in text
+
+
+def test_tables_are_written_one_line_a_key():
+    """What --measure can edit."""
+    for file in official.TABLES.glob("*.yaml"):
+        names = [name for part in yaml.safe_load(file.read_text())["sections"] for name in part["models"]]
+        lines = [line.split("#")[0].strip() for line in file.read_text().splitlines()]
+        assert [name for name in names if f"{name}:" not in lines] == []

@@ -1,0 +1,169 @@
+"""`tools/benchmark.py throughput`: images per second of the zoo's models, recorded with what they depend on.
+
+    python tools/benchmark.py throughput semantic/ade20k/maskformer_swin_tiny --threads 4
+    python tools/benchmark.py throughput NAME ... --device cuda --precision bf16 --batch 8 --record a.json
+
+What is timed: a batch of images, already on the device, to the network's raw outputs; random weights. A
+record replaces the one of the same model in FILE.json and keeps the others; tools/plot_zoo.py draws them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+import segzoo
+from segzoo import model_zoo
+from segzoo.errors import InputError
+from segzoo.model_zoo.measure import counted_size
+from segzoo.model_zoo.official import known_models
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py throughput",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="models of the zoo")
+    parser.add_argument("--batch", type=int, default=1, help="images per forward pass (default 1)")
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="image size; default: the one at which GFLOPs are counted",
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU (default 1)")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="time for each model, at least (default 5)"
+    )
+    parser.add_argument("--record", type=Path, metavar="FILE.json", help="add the measurements to this file")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the subcommand; returns its exit status: 0, or 2 for wrong input."""
+    try:
+        run(parse_arguments(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    if min(args.batch, args.threads, *(args.size or (1,))) < 1:
+        raise InputError("--batch, --threads and --size: expected at least 1")
+    if args.record:
+        read_records(args.record)  # before the work, not after it
+    torch.set_num_threads(args.threads)
+    for name in (name.removeprefix("configs/").removesuffix(".yaml") for name in args.names):
+        record = measure(name, args)
+        if args.record:
+            add_record(args.record, record)
+        height, width = record["size"]
+        print(
+            f"{name}: {record['images_per_second']:.3g} images/s "
+            f"({height}x{width}, batch {args.batch}, {args.precision}, {record['device']})",
+            flush=True,
+        )
+
+
+def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Times one model; the result is the record."""
+    cfg = model_zoo.get_config(name)
+    size = tuple(args.size) if args.size else counted_size(cfg, known_models().get(name))
+    cfg.merge_from_list(["MODEL.DEVICE", args.device, "MODEL.WEIGHTS", ""])
+    try:
+        model = build_model(cfg).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {args.device}: {str(error).splitlines()[0]}") from None
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, device=args.device)
+    run_once(model, image, args)  # sets up what the first run needs
+    run_once(model, image, args)
+    seconds: list[float] = []
+    while len(seconds) < 3 or sum(seconds) < args.seconds:
+        start = time.perf_counter()
+        run_once(model, image, args)
+        seconds.append(time.perf_counter() - start)
+    return {
+        "name": name,
+        "images_per_second": float(f"{args.batch / statistics.median(seconds):.4g}"),
+        "size": list(size),
+        "batch": args.batch,
+        "precision": args.precision,
+        **machine(args.device, args.threads),
+        "runs": len(seconds),
+        "date": date.today().isoformat(),
+    }
+
+
+def run_once(model: nn.Module, image: torch.Tensor, args: argparse.Namespace) -> None:
+    """One forward pass of a batch, to its end."""
+    inputs = [{"image": image, "height": image.shape[1], "width": image.shape[2]}] * args.batch
+    kind, dtype = torch.device(args.device).type, PRECISIONS[args.precision]
+    with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+        model.raw_outputs(inputs)
+    if kind == "cuda":
+        torch.cuda.synchronize(args.device)
+
+
+def machine(device: str, threads: int) -> dict[str, Any]:
+    """What the figures depend on, beside the batch and the precision."""
+    kind = torch.device(device).type
+    return {
+        "kind": kind,
+        "device": torch.cuda.get_device_name(device) if kind == "cuda" else processor(),
+        "threads": threads if kind == "cpu" else None,
+        "torch": torch.__version__,
+        "segzoo": segzoo.__version__,
+    }
+
+
+def processor() -> str:
+    """The processor's model name, as far as the system tells it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """The measurements of a file, none if there is no file yet."""
+    if not file.exists():
+        return []
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8"))["measurements"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"--record {file}: exists and holds no measurements; choose another file") from None
+
+
+def add_record(file: Path, record: dict[str, Any]) -> None:
+    """Writes a measurement in the place of the model's older one, if that was made alike."""
+
+    def differs(other: dict[str, Any]) -> bool:
+        keys = ("name", "device", "threads", "precision", "batch", "size")
+        return any(other.get(key) != record[key] for key in keys)
+
+    records = [other for other in read_records(file) if differs(other)] + [record]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".new")
+    lines = ",\n".join("  " + json.dumps(item) for item in records)
+    temporary.write_text(f'{{"measurements": [\n{lines}\n]}}\n', encoding="utf-8")
+    os.replace(temporary, file)
