@@ -1,0 +1,167 @@
+"""Runs the batch that ended a training again: which part of the model first gave a value that is not finite.
+
+    python tools/replay.py output/nonfinite_118.pth
+
+The file holds the batch, the weights, the random state and the configuration of that moment. Forward and
+backward pass are repeated in the precision of the training, or in full single precision with --fp32.
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+import torch
+from detectron2.config import CfgNode
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from segzoo import model_zoo
+from segzoo.checkpoint.reading import read_checkpoint
+from segzoo.engine.random_state import restore_random_state
+from segzoo.engine.train_step import amp_dtype
+from segzoo.engine.trainer import Trainer
+from segzoo.errors import InputError
+
+NEEDED = ("iteration", "batch", "random_state", "config")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("capsule", help="OUTPUT_DIR/nonfinite_<iteration>.pth of the training that stopped")
+    parser.add_argument("--device", default="", help="where to run; the training's own by default")
+    parser.add_argument("--fp32", action="store_true", help="without mixed precision")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="execute pickled code in the file")
+    return parser.parse_args(arguments)
+
+
+def read_capsule(path: str, trust: bool = False) -> dict[str, Any]:
+    """What `save_nonfinite_capsule` wrote.
+
+    Raises:
+        InputError: no such file, or one that is no capsule.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: does not exist; a training that stops names the file in its last line")
+    file = read_checkpoint(path, trust=trust)
+    missing = [key for key in NEEDED if key not in file.rest]
+    if missing:
+        raise InputError(
+            f"{path}: lacks {', '.join(missing)}; expected a nonfinite_<iteration>.pth of a training"
+        )
+    return {**file.rest, "model": file.weights}
+
+
+def rebuild(capsule: dict[str, Any], device: str) -> tuple[CfgNode, nn.Module]:
+    """The configuration, and the model with the weights of that moment, in training mode."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(capsule["config"])
+        file.flush()
+        cfg = model_zoo.load_config(file.name, ["MODEL.DEVICE", device] if device else [])
+    model = Trainer.build_model(cfg).train()
+    model.load_state_dict(capsule["model"], strict=False)
+    return cfg, model
+
+
+class FirstNonFinite:
+    """Watches a model: the first module whose output is not finite although its inputs are."""
+
+    def __init__(self, model: nn.Module):
+        self.where: str | None = None
+        self.handles = [
+            module.register_forward_hook(self._watch(name or type(model).__name__))
+            for name, module in model.named_modules()
+        ]
+
+    def _watch(self, name: str):
+        def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+            if self.where is None and not _finite(output):
+                what = "its inputs are finite" if _finite(inputs) else "its inputs are not finite either"
+                self.where = f"{name} ({type(module).__name__}; {what})"
+
+        return hook
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return True
+
+
+def replay(capsule: dict[str, Any], device: str = "", fp32: bool = False) -> list[tuple[str, str]]:
+    """Repeats the forward and backward pass; returns what was seen, as (what, value)."""
+    cfg, model = rebuild(capsule, device)
+    dtype = None if fp32 else amp_dtype(cfg)
+    watcher = FirstNonFinite(model)
+    restore_random_state(capsule["random_state"])
+    lines = [("precision", str(dtype or torch.float32).removeprefix("torch."))]
+    try:
+        with torch.autocast(torch.device(cfg.MODEL.DEVICE).type, dtype=dtype, enabled=dtype is not None):
+            losses = model(capsule["batch"])
+    except FloatingPointError as error:
+        return [
+            *lines,
+            ("forward pass", f"stopped: {error}"),
+            ("first non-finite output", watcher.where or "none"),
+        ]
+    finally:
+        watcher.remove()
+    recorded = capsule.get("losses", {})
+    for name, loss in losses.items():
+        before = f" (then: {recorded[name]:.6g})" if name in recorded else ""
+        lines.append((name, f"{float(loss):.6g}{before}"))
+    lines.append(("first non-finite output", watcher.where or "none"))
+    total = sum(losses.values())
+    if math.isfinite(float(total)):
+        total.backward()
+        named = [(name, weight.grad) for name, weight in model.named_parameters() if weight.grad is not None]
+        broken = [name for name, gradient in named if not _finite(gradient)]
+        norm = math.sqrt(sum(float(gradient.double().square().sum()) for _, gradient in named))
+        lines.append(("gradient norm", f"{norm:.6g}"))
+        lines.append(("non-finite gradients", f"{len(broken)}, first {broken[0]}" if broken else "none"))
+    return lines
+
+
+def run(args: argparse.Namespace) -> None:
+    capsule = read_capsule(args.capsule, args.trust_checkpoint)
+    rates = ", ".join(f"{rate:.3g}" for rate in sorted(set(capsule.get("learning_rates", []))))
+    broken = capsule.get("nonfinite_weights", [])
+    facts = [
+        ("iteration", capsule["iteration"]),
+        ("images", "\n".join(capsule.get("file_names", []))),
+        ("learning rates", rates),
+        ("weights that were not finite", f"{len(broken)}, first {broken[0]}" if broken else "none"),
+    ]
+    print(tabulate(facts, tablefmt="plain"))
+    print()
+    print(tabulate(replay(capsule, args.device, args.fp32), tablefmt="plain", disable_numparse=True))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns its exit status: 0, or 2 for wrong input."""
+    try:
+        run(parse_arguments(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
