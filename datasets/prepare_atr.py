@@ -11,32 +11,18 @@ and with every version of Python. Writes segzoo_split/{train,val,test,unused}.tx
 
 import argparse
 import hashlib
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from segzoo.data import read_dataset_file
+from preparation import find_root, run, save_lines
+
 from segzoo.errors import InputError
 
 SEED = "segzoo atr 0"
 # In this order: a small test set is the last that one wants to see changed.
 SIZES = {"test": 1000, "val": 700, "train": 16000}
 IMAGES = 17706
-
-
-def find_root(given: str | None) -> Path:
-    """The folder with JPEGImages/ and SegmentationClassAug/."""
-    datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-    roots = read_dataset_file("atr").layouts[0].roots
-    candidates = [Path(given)] if given else [datasets / root for root in roots]
-    for candidate in candidates:
-        if (candidate / "JPEGImages").is_dir():
-            return candidate
-    raise InputError(
-        f"no JPEGImages/ in {' or '.join(map(str, candidates))}; unpack humanparsing.zip there, or give "
-        "--root"
-    )
 
 
 def read_stems(root: Path) -> list[str]:
@@ -68,19 +54,20 @@ def split_names(stems: Iterable[str], sizes: Mapping[str, int]) -> dict[str, lis
     return {**lists, "unused": sorted(ordered[start:])}
 
 
-def prepare(root: Path, allow_incomplete: bool) -> None:
+def prepare(args: argparse.Namespace) -> bool:
     """Writes the lists."""
+    root = find_root("atr", args.root, "JPEGImages/", "unpack humanparsing.zip there")
     stems = read_stems(root)
-    if len(stems) != IMAGES and not allow_incomplete:
+    if len(stems) != IMAGES and not args.allow_incomplete:
         raise InputError(
             f"{root}: has {len(stems)} images, the published set {IMAGES}; a split of other images cannot be "
             "compared with anyone's. Complete it, or give --allow-incomplete"
         )
-    folder = root / "segzoo_split"
-    folder.mkdir(exist_ok=True)
     for name, names in split_names(stems, SIZES).items():
-        (folder / f"{name}.txt").write_text("".join(f"{stem}\n" for stem in names), encoding="utf-8")
-        print(f"{folder / name}.txt: {len(names)} images")
+        file = root / "segzoo_split" / f"{name}.txt"
+        save_lines(names, file)
+        print(f"{file}: {len(names)} images")
+    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,13 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--allow-incomplete", action="store_true", help=f"split what is there, though it is not {IMAGES}"
     )
-    args = parser.parse_args(arguments)
-    try:
-        prepare(find_root(args.root), args.allow_incomplete)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return run(prepare, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 # isort: split
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
+from preparation import save_labels
 from tqdm import tqdm
 
 from segzoo.data import LabelReader, label_reader
@@ -44,9 +44,7 @@ def check_labels(record: Mapping[str, Any], reader: LabelReader, target: Path | 
     except InputError as error:
         return str(error)
     if file is not None:
-        partial_file = file.with_name(f".{file.name}.{os.getpid()}")
-        Image.fromarray(labels).save(partial_file, format="PNG")
-        os.replace(partial_file, file)
+        save_labels(labels, file)
     return None
 
 
@@ -78,7 +76,6 @@ def prepare(split: str, args: argparse.Namespace) -> bool:
         target = None
         if args.semantic:
             target = Path(metadata.image_root).parent / f"panoptic_semseg_{Path(metadata.image_root).name}"
-            target.mkdir(parents=True, exist_ok=True)
         check = partial(check_labels, reader=reader, target=target)
         with multiprocessing.Pool(args.workers) as pool:
             results = pool.imap_unordered(check, records, chunksize=32)

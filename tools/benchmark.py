@@ -85,7 +85,16 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(case: Case, repeat: int) -> dict:
     """Runs a case and returns its figures as a JSON-able dict; times in ms, memory in MiB."""
     pair = case.make()
-    verdict = pair.compare(pair.segzoo(), pair.peer())  # warms both up, too
+    results = []
+    functions = [lambda run=run: results.append(run()) for run in (pair.segzoo, pair.peer)]
+    peaks = []
+    for function in functions:  # warms both up, too
+        if case.slow:
+            peaks.append(peak_memory(function, case.memory))
+        else:
+            function()
+    verdict = pair.compare(*results)
+    results.clear()
     ours, theirs = [], []
     for index in range(repeat):
         runs = [(pair.segzoo, ours), (pair.peer, theirs)]
@@ -94,9 +103,8 @@ def measure(case: Case, repeat: int) -> dict:
             start = time.perf_counter()
             function()
             times.append(1e3 * (time.perf_counter() - start))
-    our_peak, their_peak = (
-        peak_memory(function, case.memory) / MEBIBYTE for function in (pair.segzoo, pair.peer)
-    )
+    peaks = peaks or [peak_memory(function, case.memory) for function in (pair.segzoo, pair.peer)]
+    our_peak, their_peak = (peak / MEBIBYTE for peak in peaks)
     ratio = statistics.median(theirs) / statistics.median(ours)
     same = verdict is True or (isinstance(verdict, str) and not verdict.startswith("DIFFERENT"))
     pair_ratios = [their / our for our, their in zip(ours, theirs, strict=True)]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from segzoo.errors import InputError
 from segzoo.modeling.per_pixel import PixelHead
+from segzoo.modeling.per_pixel.pooling import check_batch_norm
 
 from .paths import AttentionRefinement, FeatureFusion, SpatialPath
 
@@ -96,7 +97,10 @@ class BiSeNetHead(PixelHead):
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         spatial = self.spatial_path(features["image"])
-        context = self.global_context(F.adaptive_avg_pool2d(features[self.in_features[-1]], 1))
+        average = F.adaptive_avg_pool2d(features[self.in_features[-1]], 1)
+        # The gates of the other averages have the same norm.
+        check_batch_norm(average, self.global_context)
+        context = self.global_context(average)
         sizes = {
             self.in_features[1]: features[self.in_features[0]].shape[-2:],
             self.in_features[0]: spatial.shape[-2:],

@@ -6,6 +6,7 @@ from detectron2.config import configurable
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from segzoo.errors import InputError
 from segzoo.modeling.per_pixel import ASPP, PixelHead
 
 
@@ -34,6 +35,8 @@ class ASPPHead(PixelHead):
             shared: see `PixelHead`.
         """
         super().__init__(**shared)
+        if projection_kernel % 2 == 0:
+            raise InputError(f"MODEL.DEEPLABV3.PROJECTION_KERNEL {projection_kernel}: expected 1 or 3")
         self.aspp = ASPP(
             self.in_channels(self.in_features[-1]),
             self.channels,

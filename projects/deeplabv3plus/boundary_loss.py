@@ -47,6 +47,8 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
             shared: see `PixelLoss`; `class_weights` are factors on the weights.
         """
         super().__init__(**shared)
+        if radius < 0:
+            raise InputError(f"MODEL.BOUNDARY_RELAXED.RADIUS {radius}: expected 0 or more")
         self.radius = radius
         self.strict_classes = tuple(strict_classes)
         self.class_weight_bound = class_weight_bound

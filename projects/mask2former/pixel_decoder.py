@@ -10,14 +10,18 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, ShapeSpec
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 from segzoo.errors import InputError
 from segzoo.layers import FeedForward, sine_position_encoding
 from segzoo.layers.deformable_attention import DeformableAttention
-from segzoo.modeling.mask_classification.fpn_pixel_decoder import NUM_SCALES, PixelDecoderOutput
+from segzoo.modeling.mask_classification.fpn_pixel_decoder import (
+    NUM_SCALES,
+    PixelDecoderOutput,
+    pyramid_convolution,
+)
 from segzoo.modeling.registry import PIXEL_DECODER_REGISTRY
 
 
@@ -143,8 +147,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
             dropout=dropout,
         )
         for level, name in enumerate(self.lateral[::-1], start=1):
-            self.add_module(f"adapter_{level}", _convolution(input_shape[name].channels, conv_dim, 1, norm))
-            self.add_module(f"layer_{level}", _convolution(conv_dim, conv_dim, 3, norm, F.relu))
+            self.add_module(
+                f"adapter_{level}", pyramid_convolution(input_shape[name].channels, conv_dim, 1, norm)
+            )
+            self.add_module(f"layer_{level}", pyramid_convolution(conv_dim, conv_dim, 3, norm, F.relu))
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
         c2_xavier_fill(self.mask_features)
 
@@ -184,17 +190,3 @@ class MSDeformAttnPixelDecoder(nn.Module):
             enlarged = F.interpolate(pyramid[-1], lateral.shape[-2:], mode="bilinear", align_corners=False)
             pyramid.append(self.get_submodule(f"layer_{level}")(lateral + enlarged))
         return PixelDecoderOutput(self.mask_features(pyramid[-1]), coarse, pyramid[:NUM_SCALES])
-
-
-def _convolution(in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=None) -> Conv2d:
-    convolution = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        padding=kernel_size // 2,
-        bias=norm == "",
-        norm=get_norm(norm, out_channels),
-        activation=activation,
-    )
-    c2_xavier_fill(convolution)
-    return convolution

@@ -103,6 +103,11 @@ class PSAHead(PixelHead):
         node = cfg.MODEL.PSANET
         arguments = super().from_config(cfg, input_shape)
         size, crop_size = tuple(node.MASK_SIZE), ()
+        for key, sides in (("MODEL.PSANET.MASK_SIZE", size), ("INPUT.CROP_SIZE", tuple(cfg.INPUT.CROP_SIZE))):
+            if sides and (len(sides) != 2 or min(sides) < 1):
+                raise InputError(f"{key} {sides}: expected a height and a width, e.g. (59, 59)")
+        if node.SHRINK_FACTOR < 1:
+            raise InputError(f"MODEL.PSANET.SHRINK_FACTOR {node.SHRINK_FACTOR}: expected 1 or more")
         if not size:
             crop_size = tuple(cfg.INPUT.CROP_SIZE)
             if not crop_size:

@@ -1,25 +1,26 @@
 """The names of PSANet's weights in the files of semseg and of mmsegmentation."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET, SEMSEG_RESNET
+from segzoo.checkpoint.layouts import (
+    MMSEG_CLASSIFIER,
+    MMSEG_FCN_AUXILIARY,
+    MMSEG_RESNET,
+    SEMSEG_CLASSIFIERS,
+    SEMSEG_RESNET,
+)
 
 SEMSEG_PSANET = KeyMap(
     name="semseg PSANet",
     recognise=(r"^layer0\.0\.weight$", r"^psa\.attention\.3\.weight$", r"^cls\.4\.weight$"),
     rules=(
         *SEMSEG_RESNET,
+        *SEMSEG_CLASSIFIERS,
         (r"^psa\.(reduce|attention)\.", r"sem_seg_head.collect.\1."),
         (r"^psa\.(reduce|attention)_p\.", r"sem_seg_head.distribute.\1."),
         (r"^psa\.proj\.", "sem_seg_head.projection."),
         (r"^sem_seg_head\.(\w+)\.attention\.3\.", r"sem_seg_head.\1.scores."),
         (r"^(sem_seg_head\.(?:\w+\.)?(?:reduce|attention|projection))\.0\.", r"\1."),
         (r"^(sem_seg_head\.(?:\w+\.)?(?:reduce|attention|projection))\.1\.", r"\1.norm."),
-        (r"^cls\.0\.", "sem_seg_head.bottleneck."),
-        (r"^cls\.1\.", "sem_seg_head.bottleneck.norm."),
-        (r"^cls\.4\.", "sem_seg_head.predictor."),
-        (r"^aux\.0\.", "auxiliary_head.convs.0."),
-        (r"^aux\.1\.", "auxiliary_head.convs.0.norm."),
-        (r"^aux\.4\.", "auxiliary_head.predictor."),
     ),
     extras=(r"^aux\.",),
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),

@@ -24,6 +24,8 @@ class PSPHead(PixelHead):
             shared: see `PixelHead`; `channels` is also that of each pooled branch.
         """
         super().__init__(**shared)
+        if any(side < 1 for side in bins):
+            raise InputError(f"MODEL.PSPNET.BINS {tuple(bins)}: expected sides of 1 or more")
         self.aligned_crops_only = aligned_crops_only
         in_channels = self.in_channels(self.in_features[-1])
         self.pooling = PyramidPooling(in_channels, self.channels, bins, self.norm, self.align_corners)
@@ -46,7 +48,8 @@ class PSPHead(PixelHead):
                 below = (side - 1) // 8 * 8 + 1
                 raise InputError(
                     "PSPNet with MODEL.PSPNET.ALIGNED_CROPS_ONLY takes inputs of 8 k + 1 pixels a side, "
-                    f"found {height} x {width}; set INPUT.CROP_SIZE to {below} or {below + 8}"
+                    f"found {height} x {width}; set INPUT.CROP_SIZE to {below} or {below + 8}, and test with "
+                    "windows of that size (TEST.PROTOCOL semseg_ss)"
                 )
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

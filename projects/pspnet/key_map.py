@@ -1,21 +1,22 @@
 """The names of PSPNet's weights in the files of semseg and of mmsegmentation."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET, SEMSEG_RESNET
+from segzoo.checkpoint.layouts import (
+    MMSEG_CLASSIFIER,
+    MMSEG_FCN_AUXILIARY,
+    MMSEG_RESNET,
+    SEMSEG_CLASSIFIERS,
+    SEMSEG_RESNET,
+)
 
 SEMSEG_PSPNET = KeyMap(
     name="semseg PSPNet",
     recognise=(r"^layer0\.0\.weight$", r"^ppm\.features\.0\.1\.weight$", r"^cls\.4\.weight$"),
     rules=(
         *SEMSEG_RESNET,
+        *SEMSEG_CLASSIFIERS,
         (r"^ppm\.features\.(\d+)\.1\.", r"sem_seg_head.pooling.projections.\1."),
         (r"^ppm\.features\.(\d+)\.2\.", r"sem_seg_head.pooling.projections.\1.norm."),
-        (r"^cls\.0\.", "sem_seg_head.bottleneck."),
-        (r"^cls\.1\.", "sem_seg_head.bottleneck.norm."),
-        (r"^cls\.4\.", "sem_seg_head.predictor."),
-        (r"^aux\.0\.", "auxiliary_head.convs.0."),
-        (r"^aux\.1\.", "auxiliary_head.convs.0.norm."),
-        (r"^aux\.4\.", "auxiliary_head.predictor."),
     ),
     extras=(r"^aux\.",),
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),

@@ -141,6 +141,15 @@ _TIMM_CLASSIFIER = (
 # Not a ResNet v1d, whose shortcuts have names of their own.
 _NO_POOL = r"!\.downsample\.2\."
 
+_SWIN = (r"^patch_embed\.proj\.weight$", r"^layers\.0\.blocks\.0\.attn\.qkv\.weight$")
+_STAGE_STARTS_BY_MERGING = r"^layers\.3\.downsample\."
+_SWIN_IMAGENET = {
+    "extras": (r"^head\.", r"^norm\."),
+    "absent": (r"^(backbone\.)?norm[0-3]\.(weight|bias)$",),
+    "prefix": "backbone.",
+    "resize": ((r"\.relative_position_bias_table$", resize_relative_position_bias),),
+}
+
 # The model's own names, also those of its own checkpoints.
 NATIVE = KeyMap(name="native", recognise=())
 
@@ -240,11 +249,17 @@ _BUILT_IN = (
     # swin_*_patch4_window*.pth of the Swin repository. Dense prediction norms each output: norm0..norm3.
     KeyMap(
         name="Swin ImageNet",
-        recognise=(r"^patch_embed\.proj\.weight$", r"^layers\.0\.blocks\.0\.attn\.qkv\.weight$"),
-        extras=(r"^head\.", r"^norm\."),
-        absent=(r"^(backbone\.)?norm[0-3]\.(weight|bias)$",),
-        prefix="backbone.",
-        resize=((r"\.relative_position_bias_table$", resize_relative_position_bias),),
+        recognise=(*_SWIN, rf"!{_STAGE_STARTS_BY_MERGING}"),
+        **_SWIN_IMAGENET,
+    ),
+    # timm's, where the step between two stages is part of the second.
+    KeyMap(
+        name="timm Swin ImageNet",
+        recognise=(*_SWIN, _STAGE_STARTS_BY_MERGING),
+        rules=tuple(
+            (rf"^layers\.{stage}\.downsample\.", f"layers.{stage - 1}.downsample.") for stage in (1, 2, 3)
+        ),
+        **_SWIN_IMAGENET,
     ),
 )
 

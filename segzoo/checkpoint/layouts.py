@@ -62,6 +62,17 @@ POOLED_SHORTCUT: Rules = (
 # A whole model of semseg: `layer0` to `layer4` beside `ppm`, `cls`, `aux`, ...
 SEMSEG_RESNET: Rules = ((r"^(?=layer[0-4]\.)", "backbone."), *_SEQUENTIAL_STEM, *_STAGES)
 
+# What stands beside the backbone in the models of semseg: the convolutions before and of the classifier, and
+# the auxiliary FCNHead.
+SEMSEG_CLASSIFIERS: Rules = (
+    (r"^cls\.0\.", "sem_seg_head.bottleneck."),
+    (r"^cls\.1\.", "sem_seg_head.bottleneck.norm."),
+    (r"^cls\.4\.", "sem_seg_head.predictor."),
+    (r"^aux\.0\.", "auxiliary_head.convs.0."),
+    (r"^aux\.1\.", "auxiliary_head.convs.0.norm."),
+    (r"^aux\.4\.", "auxiliary_head.predictor."),
+)
+
 # WideResNet38-A2 in NVIDIA's semantic-segmentation (VPLR), the classifier's and, beside `aspp`, `bot_fine`,
 # `final`, ..., the whole model's. A norm and its ReLU are one nn.Sequential there.
 WIDE_RESNET38: Rules = (

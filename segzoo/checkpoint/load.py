@@ -85,8 +85,12 @@ class LoadReport:
                     f"the model: {key}); {consequence}"
                 )
         kept = self.reinitialised + self.missing
+        remedy = ""
+        if all(key.startswith("auxiliary_head.") for key in kept):
+            remedy = '; the auxiliary head is for training only, leave it out: MODEL.AUX_HEAD.NAME ""'
         raise InputError(
-            f"{action}: {self.path} ({self.source}) leaves {_listed(kept)} at random values; {consequence}"
+            f"{action}: {self.path} ({self.source}) leaves {_listed(kept)} at random values; "
+            f"{consequence}{remedy}"
         )
 
     def __str__(self) -> str:

@@ -108,6 +108,13 @@ class Encoding:
         """
         raise NotImplementedError
 
+    def file_values(self) -> list[int] | None:
+        """(K,) the value that a file holds for each class; None if there is not one for each.
+
+        Of labels that `label_map` merges, the one that has the class's own name is taken.
+        """
+        return None
+
     def _fail(self, problem: str) -> InputError:
         return InputError(f"{self.space.source}: encoding {self.name}: {problem}")
 
@@ -203,6 +210,14 @@ class IndexEncoding(Encoding):
         self._check_mask(present, file_name)
         return look_up(self.table, raw)
 
+    def file_values(self) -> list[int] | None:
+        classes = self.space.classes
+        value_of = {int(self.table[value]): int(value) for value in np.flatnonzero(self.known)[::-1]}
+        own = {classes.index(name): value for value, name in self.values.items() if name in classes}
+        value_of |= {index: value for index, value in own.items() if self.table[value] == index}
+        found = [value_of.get(index) for index in range(len(classes))]
+        return None if None in found else found
+
     @staticmethod
     def _as_16_bit(raw: np.ndarray, file_name: str) -> np.ndarray:
         if raw.min() < 0 or raw.max() >= 1 << 16:
@@ -258,10 +273,13 @@ class PaletteEncoding(IndexEncoding):
 
 
 class BinaryEncoding(IndexEncoding):
-    """A mask of 0 and 255 (or 0 and 1): the first and the second of two classes."""
+    """A mask of 0 and 255 (or 0 and 1): the first and the second of two classes.
+
+    Option: `channel`, as of `index`.
+    """
 
     name = "binary"
-    options = ()
+    options = ("channel",)
     modes = ("L", "P", "1")
 
     def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
@@ -345,6 +363,9 @@ class FirstFitting(Encoding):
         self.modes = tuple(mode for encoding in encodings for mode in encoding.modes)
         self.labels = set().union(*(encoding.labels for encoding in encodings))
         self.without_labels = set.intersection(*(encoding.without_labels for encoding in encodings))
+
+    def file_values(self) -> list[int] | None:
+        return next(filter(None, (encoding.file_values() for encoding in self.encodings)), None)
 
     def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
         fitting = next(encoding for encoding in self.encodings if image.mode in encoding.modes)

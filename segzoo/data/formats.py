@@ -254,7 +254,10 @@ class LabelReader:
             bands = np.asarray(image)[:, :, :3]
             if (bands == bands[:, :, :1]).all():
                 problem += " with three equal channels"
-                return f"{problem}, but {source} says encoding {encoding.name}; save one of them"
+                remedy = "save one of them"
+                if "channel" in encoding.options:
+                    remedy = f"set encoding: {{type: {encoding.name}, channel: 0}} to read one of them"
+                return f"{problem}, but {source} says encoding {encoding.name}; {remedy}"
             return (
                 f"{problem}, but {source} says encoding {encoding.name}; give its colours with encoding: rgb"
             )

@@ -76,7 +76,9 @@ def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
     step, problem = max(problems, key=lambda one: one[0])
     # At step 1, lists or labels are missing, which is what scripts make.
     if dataset.prepare and step == 1:
-        raise InputError(f"{split}: {problem}; run `{dataset.prepare}`, which makes it")
+        raise InputError(
+            f"{split}: {problem}; run `{dataset.prepare}`: it makes that, or says what to unpack"
+        )
     raise InputError(
         f"{split}: {problem}; set DETECTRON2_DATASETS (now {dataset_folders(dataset)[-1]}) to the folder "
         f"that holds it, or arrange the files as one of the layouts in {dataset.path.name} says"
@@ -91,12 +93,14 @@ def _try_layout(
     if not root.is_dir():
         return -1, f"no folder {root}"
     if layout.panoptic is not None and not has_labels:
-        files = list(match(root, f"{layout.images}/{{stem}}.*", fields))
-        images = tuple(ImageFile(path, found["stem"]) for path, found in files)
+        key = "image_id" if finds_images_by_id(layout) else "stem"
+        template = layout.images if finds_images_by_id(layout) else f"{layout.images}/{{stem}}.*"
+        images = tuple(ImageFile(path, found[key]) for path, found in match(root, template, fields))
         return FoundLayout(index, root, images) if images else (0, f"no images in {root / layout.images}")
     if layout.panoptic is not None:
-        for step, template in enumerate((layout.images, layout.annotations, layout.panoptic)):
-            path = root / fill(template, fields)
+        templates = (layout.images, layout.annotations, layout.panoptic, layout.labels or layout.images)
+        for step, template in enumerate(templates):
+            path = root / _without_open_fields(fill(template, fields))
             if not path.exists():
                 return step, f"{path} does not exist"
         return FoundLayout(index, root)
@@ -148,6 +152,19 @@ def _label_finder(
     return find
 
 
+def finds_images_by_id(layout: Layout) -> bool:
+    """Whether a panoptic JSON's images are found by their id, as `{city}/{image_id}_leftImg8bit.png`.
+
+    Otherwise `images` is the folder of the files that the JSON names.
+    """
+    return layout.panoptic is not None and "{image_id}" in layout.images
+
+
+def _without_open_fields(path: str) -> str:
+    """The path, or the folder of it that no open field is part of."""
+    return path.split("{")[0].rpartition("/")[0] if "{" in path else path
+
+
 def has_several_labels(layout: Layout) -> bool:
     """Whether an image may have several semantic label files."""
     return "*" in (layout.labels or "").removesuffix(".*")
@@ -187,19 +204,22 @@ def _read_list(
     fields: Mapping[str, str],
     labels_of: Callable[[Mapping[str, str]], tuple[str, ...]],
 ) -> Iterator[ImageFile]:
-    """Lines of one word, the {stem}, or two: image and label, relative to the root despite a leading /."""
+    """Lines with the {stem}, or with two paths: image and label, relative to the root despite a leading /."""
     list_file, lines = _split_list(layout, root, fields)
     numbered = enumerate(list_file.read_text(encoding="utf-8-sig").splitlines(), 1)
-    for number, words in [(number, line.split()) for number, line in numbered if line.strip()][lines]:
-        if len(words) > 2:
+    for number, line in [(number, line.strip()) for number, line in numbered if line.strip()][lines]:
+        words = line.split()
+        paths = [word for word in words if Path(word).suffix.lower() in IMAGE_SUFFIXES]
+        if len(words) > 2 and len(paths) > 1:
             raise InputError(
                 f"{list_file}: line {number} has {len(words)} words; expected a name or two paths"
             )
-        if len(words) == 2:
+        if len(paths) == 2:
             image, label = (str(root / word.lstrip("/")) for word in words)
             yield ImageFile(image, Path(image).stem, (label,))
             continue
-        stem = _without_suffix(words[0], layout.images)
+        # Names may have spaces.
+        stem = _without_suffix(line, layout.images)
         image = str(root / fill(layout.images, {**fields, "stem": stem}))
         if image.endswith(".*"):
             image = _with_suffix(image)

@@ -46,8 +46,12 @@ class ResizeEdge(T.Augmentation):
         height, width = image.shape[:2]
         # Of equal sides it does not matter which.
         chosen = (min if self.edge == "short" else max)(height, width)
-        # As GluonCV computes it: the order of the operations decides over some lengths.
-        other = [length if side == chosen else int(1.0 * side * length / chosen) for side in (height, width)]
+        # As GluonCV computes it: a long edge that follows from the short one is cut to whole pixels, a short
+        # one that follows from the long one is rounded. The order of the operations decides over some.
+        half = 0.5 if self.edge == "long" else 0.0
+        other = [
+            length if side == chosen else int(1.0 * side * length / chosen + half) for side in (height, width)
+        ]
         return ResizeTransform(height, width, max(other[0], 1), max(other[1], 1))
 
 

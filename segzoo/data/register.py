@@ -11,10 +11,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.errors import InputError
 
-from .dataset_file import CATALOG, DatasetFile, read_dataset_file
+from .dataset_file import CATALOG, DatasetFile, Layout, read_dataset_file
 from .encodings import VOID
 from .formats import LabelReader
-from .layouts import FoundLayout, check_exist, fill, find_layout, has_several_labels
+from .layouts import (
+    FoundLayout,
+    check_exist,
+    fill,
+    find_layout,
+    finds_images_by_id,
+    has_several_labels,
+    match,
+)
 from .messages import did_you_mean, some
 
 # In place of an evaluator: what evaluators and their messages call a split of images without labels.
@@ -125,7 +133,8 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
     found = find_layout(dataset, split)
     layout, fields = dataset.layouts[found.index], dataset.splits[split]
     image_root = found.root / fill(layout.images, fields).split("{")[0].removesuffix(".*")
-    _update_metadata(split, dataset_root=str(found.root), image_root=str(image_root))
+    file_labels = layout.encoding.file_values() if layout.encoding is not None else None
+    _update_metadata(split, dataset_root=str(found.root), image_root=str(image_root), file_labels=file_labels)
     if layout.panoptic is not None and split not in dataset.without_labels:
         with _collector_paused():
             return _load_panoptic_split(dataset, split, found)
@@ -152,12 +161,17 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
         dicts = _panoptic_dicts(dataset, facts, index_of, json_file)
     except KeyError as error:
         raise InputError(f"{json_file}: an image, annotation or segment lacks {error}") from None
+    by_id = _images_by_id(layout, found.root, fields)
     for record in dicts:
-        image_name = record["file_name"]
-        record["file_name"] = f"{image_root}/{image_name}"
+        file_name, of_image = f"{image_root}/{record['file_name']}", {}
+        if by_id is not None:
+            image_id = str(record["image_id"])
+            expected = found.root / fill(layout.images, {**fields, "image_id": image_id})
+            file_name, of_image = by_id.get(image_id, (str(expected), {}))
+        record["file_name"] = file_name
         record["pan_seg_file_name"] = f"{png_root}/{record['pan_seg_file_name']}"
         if layout.labels is not None:
-            label = fill(layout.labels, {**fields, "stem": Path(image_name).stem})
+            label = fill(layout.labels, {"stem": Path(file_name).stem, **fields, **of_image})
             record["sem_seg_file_name"] = str(found.root / label)
         record.update(dataset=split, layout=found.index)
     for key, what in (
@@ -167,6 +181,15 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     ):
         check_exist((record[key] for record in dicts if key in record), split, what)
     return dicts
+
+
+def _images_by_id(
+    layout: Layout, root: Path, fields: Mapping[str, str]
+) -> dict[str, tuple[str, dict[str, str]]] | None:
+    """{image id: its file, and the open fields of the template}; None where the JSON names the files."""
+    if not finds_images_by_id(layout):
+        return None
+    return {found["image_id"]: (path, found) for path, found in match(root, layout.images, fields)}
 
 
 def _panoptic_dicts(
@@ -244,6 +267,10 @@ def _category_indices(
             if key not in category:
                 raise InputError(f"{json_file}: {described} lacks {key!r}; COCO's panoptic format has it")
         name = category["name"]
+        if name not in (*space.classes, *space.label_map):
+            # ADE20K's names are lists of synonyms, "road, route", of which a YAML has the first.
+            first = str(name).split(",")[0].strip()
+            name = first if first in space.classes else name
         if name not in (*space.classes, *space.label_map, VOID) and category["id"] not in space.label_map:
             raise InputError(
                 f"{json_file}: {described} is neither a class of {source} nor in its label_map"
@@ -273,6 +300,6 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _update_metadata(split: str, **values: str) -> None:
+def _update_metadata(split: str, **values: Any) -> None:
     """Sets what is known once data is found; unlike Metadata.set, also when the data has moved."""
     MetadataCatalog.get(split).__dict__.update(values)

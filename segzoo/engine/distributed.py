@@ -32,10 +32,17 @@ def sync_batch_norm_on_cpu(module: nn.Module, world_size: int) -> nn.Module:
         replacement.train(module.training)
         for name, parameter in module.named_parameters():
             replacement.get_parameter(name).requires_grad_(parameter.requires_grad)
+        if hasattr(module, "act"):  # timm's, which does what follows the norm, too
+            replacement.drop, replacement.act = module.drop, module.act
+            replacement.register_forward_hook(_drop_and_activate)
         return replacement
     for name, child in module.named_children():
         module.add_module(name, sync_batch_norm_on_cpu(child, world_size))
     return module
+
+
+def _drop_and_activate(norm: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    return norm.act(norm.drop(output))
 
 
 def distributed(model: nn.Module, device: str) -> nn.Module:

@@ -200,7 +200,8 @@ def _run(cfg: CfgNode, model: nn.Module, shard: Shard, name: str, facts: dict) -
             if unsaved >= period:
                 _keep(evaluator, state, stopwatch, before, path)
                 unsaved = 0
-    _keep(evaluator, state, stopwatch, before, path)
+    if unsaved:
+        _keep(evaluator, state, stopwatch, before, path)
 
 
 def _keep(

@@ -11,6 +11,7 @@ from ..errors import InputError
 from .base import BackgroundEvaluator
 from .entity import EntityEvaluator
 from .panoptic import PanopticEvaluator
+from .prediction_writer import PredictionWriter
 from .semantic import SemanticEvaluator
 
 #: (the dataset's evaluator_type, the task) -> the evaluator. Instance AP has its place here.
@@ -19,6 +20,7 @@ EVALUATORS: dict[tuple[str, str], type[BackgroundEvaluator]] = {
     ("panoptic", "semantic"): SemanticEvaluator,
     ("panoptic", "panoptic"): PanopticEvaluator,
     ("panoptic", "entity"): EntityEvaluator,
+    ("no_ground_truth", "semantic"): PredictionWriter,
 }
 
 
@@ -40,7 +42,8 @@ def build_evaluator(
         dataset_name: a registered dataset. Ground truth is read by its metadata's `load_sem_seg` and
             `load_panoptic`; which tasks it has ground truth for follows from `evaluator_type`.
         tasks: of "semantic", "panoptic", "entity"; each gives the result one key: "sem_seg" (mIoU, ...),
-            "panoptic_seg" (PQ, ...), "entity_seg" (AP, ...).
+            "panoptic_seg" (PQ, ...), "entity_seg" (AP, ...). Of a split without labels, "semantic"
+            writes predictions for a submission: see `PredictionWriter`.
         output_dir: the folder for the confusion matrix and predictions, usually OUTPUT_DIR/inference, with a
             subfolder per dataset where there are several; None writes nothing.
         save_predictions: write index, colour and panoptic PNGs and JSON (TEST.SAVE_PREDICTIONS).
@@ -55,11 +58,6 @@ def build_evaluator(
     """
     evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
     options = {"save_predictions": save_predictions, "workers": workers, "distributed": distributed}
-    if evaluator_type == "no_ground_truth":
-        raise InputError(
-            f"DATASETS.TEST: {dataset_name} has no ground truth, only images; evaluate on another split, or "
-            "write its predictions for a submission"
-        )
     evaluators = []
     for task in tasks:
         evaluator = EVALUATORS.get((evaluator_type, task))
@@ -75,7 +73,7 @@ def build_evaluator(
                 "save_json": save_json,
                 "transform_labels": transform_labels,
             }
-            if evaluator is SemanticEvaluator
+            if issubclass(evaluator, SemanticEvaluator)
             else {}
         )
         evaluators.append(evaluator(dataset_name, output_dir, **options, **extra))

@@ -6,6 +6,7 @@ Letters: H W pixels.
 import os
 import struct
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from .histogram import ids_from_rgb
 # JSON and as panopticapi looks for the folder: predictions.json and predictions/.
 LABEL_FOLDER = "sem_seg"
 COLOR_FOLDER = "sem_seg_color"
+SUBMISSION_FOLDER = "submission"
 PANOPTIC_NAME = "predictions"
 ENTITY_NAME = "entity_predictions"
 # What Pillow raises for files that are not, or no longer, images.
@@ -47,6 +49,25 @@ def save_colors(path: Path, labels: np.ndarray, colors: list[tuple[int, int, int
     else:
         image = Image.fromarray(table[labels])
     _save_png(path, image)
+
+
+def save_file_labels(
+    path: Path, labels: np.ndarray, values: Sequence[int] | None, colors: Sequence[Sequence[int]]
+) -> None:
+    """Writes an (H, W) map of class indices as an index PNG with the values that a dataset's own files have.
+
+    Args:
+        values: (K,) what a file holds for each class, below 2**16; None for the class indices.
+        colors: (K,) of the classes, (r, g, b): the palette, where the values have 8 bits.
+    """
+    table = np.arange(len(colors)) if values is None else np.asarray(values)
+    if table.max() > 255:
+        return save_labels(path, table.astype(np.uint16)[labels])
+    image = Image.fromarray(table.astype(np.uint8)[labels])
+    palette = np.zeros((256, 3), np.uint8)
+    palette[table] = colors
+    image.putpalette(palette.tobytes())
+    return _save_png(path, image)
 
 
 def save_ids(path: Path, ids: np.ndarray) -> None:

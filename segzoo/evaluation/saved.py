@@ -46,6 +46,8 @@ def rescore(
         raise InputError(f"{folder}: not a folder; expected the one that TEST.SAVE_PREDICTIONS wrote to")
     output_dir = folder / "rescored" if output_dir is None else Path(output_dir)
     evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
+    if evaluator_type == "no_ground_truth":
+        raise InputError(f"{dataset_name}: has no ground truth, only images: there is nothing to score")
     tasks = tasks or [
         task
         for task, name in _FOLDERS.items()

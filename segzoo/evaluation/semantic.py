@@ -98,12 +98,14 @@ class SemanticEvaluator(BackgroundEvaluator):
         except ValueError as error:
             raise InputError(f"{file_name}: {error}") from None
         if self.save_predictions:
-            name = self.prediction_names[file_name]
-            files.save_labels(self.output_dir / files.LABEL_FOLDER / f"{name}.png", labels)
-            files.save_colors(
-                self.output_dir / files.COLOR_FOLDER / f"{name}.png", labels, self.metadata.colors
-            )
+            self.save(file_name, labels)
         return table, self._encode(labels, file_name) if self.save_json else []
+
+    def save(self, file_name: str, labels: np.ndarray) -> None:
+        """Writes a prediction, (H, W) class indices, as index PNG and in the classes' colours."""
+        name = f"{self.prediction_names[file_name]}.png"
+        files.save_labels(self.output_dir / files.LABEL_FOLDER / name, labels)
+        files.save_colors(self.output_dir / files.COLOR_FOLDER / name, labels, self.metadata.colors)
 
     def keep(self, file_name: str, record: tuple[np.ndarray, list]) -> None:
         table, annotations = record

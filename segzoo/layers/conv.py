@@ -1,8 +1,18 @@
 """The block that convolutional heads are made of: convolution, normalisation, rectifier."""
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from fvcore.nn.weight_init import c2_msra_fill
+from torch import nn
+
+from segzoo.errors import InputError, did_you_mean
+
+# The names of normalisations that both of Detectron2's versions have and users need.
+NORMS = ("BN", "SyncBN", "FrozenBN", "GN")
+# Of Detectron2's GN.
+_GROUPS = 32
 
 
 def conv_norm_act(
@@ -25,7 +35,7 @@ def conv_norm_act(
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, groups: of the convolution; the kernel is
             odd.
-        norm: BN | SyncBN | FrozenBN | GN | LN, or "" for none.
+        norm: see `norm_layer`.
         activation: end in a ReLU.
         bias: of the convolution; None: only where there is no normalisation.
     """
@@ -38,8 +48,32 @@ def conv_norm_act(
         dilation=dilation,
         groups=groups,
         bias=not norm if bias is None else bias,
-        norm=get_norm(norm, out_channels),
+        norm=norm_layer(norm, out_channels),
         activation=F.relu_ if activation else None,
     )
     c2_msra_fill(convolution)
     return convolution
+
+
+def norm_layer(norm: str | Callable[[int], nn.Module], channels: int) -> nn.Module | None:
+    """A normalisation as Detectron2's `get_norm` makes it.
+
+    Args:
+        norm: BN | SyncBN | FrozenBN | GN, "" for none, or a function of the channels that makes it.
+        channels: of the maps.
+
+    Raises:
+        InputError: unknown, or the channels cannot be grouped.
+    """
+    if norm == "GN" and channels % _GROUPS:
+        raise InputError(
+            f"NORM GN makes {_GROUPS} groups of channels, and a map with it has {channels}; give the "
+            f"backbone or the head another NORM, or widths in multiples of {_GROUPS}"
+        )
+    try:
+        return get_norm(norm, channels)
+    except KeyError:
+        raise InputError(
+            f"NORM {norm!r} of MODEL.BACKBONE or MODEL.SEM_SEG_HEAD: expected {', '.join(NORMS)}"
+            f"{did_you_mean(norm, NORMS)}"
+        ) from None

@@ -27,9 +27,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`: x (..., C) float, weight (D, C), bias (D,) -> (..., D)."""
     if not _wants_onednn(x, weight):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _OneDNNLinear.apply(x, weight, bias)
-    return _product(x, weight, bias)
+    # In two dimensions, since the operator would reshape others, and what a function of autograd returns must
+    # be no view if it is to be written to.
+    rows = x.reshape(-1, x.shape[-1])
+    trained = any(tensor is not None and tensor.requires_grad for tensor in (x, weight, bias))
+    product = _OneDNNLinear.apply if torch.is_grad_enabled() and trained else _product
+    return product(rows, weight, bias).view(*x.shape[:-1], len(weight))
 
 
 def _wants_onednn(x: Tensor, weight: Tensor) -> bool:
@@ -41,6 +44,8 @@ def _wants_onednn(x: Tensor, weight: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and x.numel() * len(weight) >= _WORTHWHILE
+        # PyTorch's own says what is wrong with other shapes.
+        and x.shape[-1] == weight.shape[-1]
         and onednn_is_faster()
     )
 
@@ -59,25 +64,31 @@ def onednn_is_faster() -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x: (L, C). Returns (L, D)."""
+    # For a weight with gaps in memory oneDNN has its slow reference code only, a thousand times slower.
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _OneDNNLinear(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _product(x, weight, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        to_x = to_weight = to_bias = None
-        if ctx.needs_input_grad[0]:
-            to_x = _product(gradient, weight.t(), None)
-        gradient = gradient.reshape(-1, len(weight))
-        if ctx.needs_input_grad[1]:
-            to_weight = _product(gradient.t(), x.reshape(len(gradient), -1).t(), None)
-        if ctx.needs_input_grad[2]:
-            to_bias = gradient.sum(0)
-        return to_x, to_weight, to_bias
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        return (
+            linear(gradient, weight.t()) if to_x else None,
+            linear(gradient.t(), x.t()) if to_weight else None,
+            gradient.sum(0) if to_bias else None,
+        )

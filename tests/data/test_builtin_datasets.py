@@ -71,6 +71,14 @@ def test_ade20k_has_the_150_classes_of_the_challenge():
     assert metadata.colors[149] == (92, 0, 255)
 
 
+def test_camvid_is_read_from_segnets_folders(datasets_folder):
+    values = np.arange(12, dtype=np.uint8)[None]
+    save(datasets_folder / "CamVid/train/a.png", picture(1, 12))
+    save(datasets_folder / "CamVid/trainannot/a.png", values)
+    (labels,) = load_labels("camvid_train")
+    assert labels.tolist() == [[*range(11), 255]]
+
+
 def load_labels(split):
     """The label maps of a split."""
     return [MetadataCatalog.get(split).load_sem_seg(record) for record in DatasetCatalog.get(split)]

@@ -1,6 +1,7 @@
 """tools/check_dataset.py finds what is wrong with a copy, names files and remedies, and counts right."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -210,6 +211,14 @@ def test_trainval_may_share_images_with_train_and_names_of_one_split_are_checked
     assert [finding["is_problem"] for finding in report["findings"]] == [False]
 
 
+def test_trainval_may_not_share_images_with_test(tmp_path, run):
+    write_labels(tmp_path, GOOD)
+    splits = {"roads_trainval": "train", "roads_test": {"split": "train", "part": "all"}}
+    status, report = run(write_yaml(tmp_path, {**ROADS, "splits": splits}))
+    assert status == 1
+    assert "3 images are in both roads_test and roads_trainval" in problems(report)[0]["text"]
+
+
 def test_a_missing_split_fails_unless_it_has_no_labels(tmp_path, run):
     write_labels(tmp_path, GOOD)
     facts = {**ROADS, "splits": {"roads_train": "train", "roads_val": "val", "roads_test": "test"}}
@@ -334,3 +343,32 @@ def test_a_picture_of_broken_files_only_is_left_out(tmp_path, tool, capsys):
     )
     assert "no examples: no file could be read" in capsys.readouterr().out
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["report.json"]
+
+
+def test_a_reader_that_goes_away_ends_the_check_without_a_traceback(tmp_path, tool, monkeypatch, capfd):
+    write_labels(tmp_path, GOOD)
+    arguments = [str(write_yaml(tmp_path, ROADS)), "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", ["check_dataset.py", *arguments])
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert tool.run() == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_of_many_absent_classes_some_are_named(tmp_path, tool, capsys):
+    write_labels(tmp_path, {"a": [[0, 1, 0]]})
+    file = write_yaml(tmp_path, {**ROADS, "classes": [f"class_{index}" for index in range(100)]})
+    assert tool.main([str(file), "--workers", "0"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "class_41 and 58 more (--json has all) note 98 of 100 classes do not occur" in printed
+
+
+def test_where_no_label_can_be_read_no_table_is_shown(tmp_path, tool, capsys):
+    write_labels(tmp_path, {"a": [[7]]})
+    assert tool.main([str(write_yaml(tmp_path, ROADS)), "--workers", "0"]) == 1
+    printed = capsys.readouterr().out
+    assert "labels that are no class (7 in 1 files)" in printed
+    assert "pixels    images" not in printed
+    assert "absent:" not in printed

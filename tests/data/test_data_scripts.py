@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_trees import ROADS, picture, save, write_panoptic, write_roads, write_street
+from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
@@ -17,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def script(monkeypatch):
     """Gives a script as a module."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "datasets"))
     return lambda path: load_script(path, monkeypatch)
 
 
@@ -44,7 +46,7 @@ def test_ade20k_labels_are_shifted_once_and_finished_files_stay(script, ade20k, 
     main = script("datasets/prepare_ade20k.py").main
     # Not the published number of images: what is there is written, and the exit status says so.
     assert main(["--workers", "1"]) == 1
-    assert "training: 3 label files, published: 20210" in capsys.readouterr().out
+    assert "ade20k_sem_seg_train: 3 images, published: 20210" in capsys.readouterr().out
     target = ade20k / "annotations_detectron2/training/1.png"
     assert np.array(Image.open(target)).tolist() == [[255, 0, 1, 149]] * 3
     written = target.stat().st_mtime_ns
@@ -65,41 +67,32 @@ def test_ade20k_labels_out_of_range_are_named_and_not_written(script, ade20k, ca
     save(ade20k / "annotations/training/1.png", np.full((3, 4), 5, dtype=np.uint8))
     assert script("datasets/prepare_ade20k.py").main(["--workers", "1"]) == 1
     assert len(list((ade20k / "annotations_detectron2/training").iterdir())) == 3
-    assert not (ade20k / "annotations_detectron2.partial").exists()
+    assert not list((ade20k / "annotations_detectron2").glob("*.partial"))
 
 
 def test_an_interrupted_conversion_of_ade20k_is_not_read_and_goes_on(script, ade20k, monkeypatch):
     module = script("datasets/prepare_ade20k.py")
+    whole = module.save_labels
 
-    class Interrupted:
-        """A pool that stops after the first file."""
-
-        def __init__(self, workers):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def imap_unordered(self, function, sources, chunksize):
-            yield function(sources[0])
+    def interrupted(labels, target):
+        if target.name == "1.png":
             raise KeyboardInterrupt
+        whole(labels, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.multiprocessing, "Pool", Interrupted)
+        patched.setattr(module, "save_labels", interrupted)
         with pytest.raises(KeyboardInterrupt):
             module.main(["--workers", "1"])
-    assert not (ade20k / "annotations_detectron2").exists()
-    (first,) = ade20k.glob("annotations_detectron2.partial/training/*.png")
+    folder = ade20k / "annotations_detectron2/training"
+    assert not folder.exists()
+    first = folder.with_name("training.partial") / "0.png"
     written = first.stat().st_mtime_ns
     (first.parent / ".1.png.77").touch()
+    assert len(DatasetCatalog.get("ade20k_sem_seg_train")) == 3  # of annotations/
     assert module.main(["--workers", "1"]) == 1
-    folder = ade20k / "annotations_detectron2/training"
     assert sorted(file.name for file in folder.iterdir()) == ["0.png", "1.png", "2.png"]
-    assert (folder / first.name).stat().st_mtime_ns == written
-    assert not (ade20k / "annotations_detectron2.partial").exists()
+    assert (folder / "0.png").stat().st_mtime_ns == written
+    assert not first.parent.exists()
 
 
 def test_a_missing_ade20k_is_explained(script, datasets_folder, capsys):
@@ -197,3 +190,12 @@ def test_what_the_mapper_yields_is_drawn_for_every_task(script, tmp_path, task):
 def test_wrong_flags_are_explained(script, tmp_path, capsys, arguments, message):
     assert script("tools/visualize_data.py").main([*arguments, "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_split_without_labels_has_nothing_to_draw(script, datasets_folder, tmp_path, capsys):
+    save(datasets_folder / "VOC2012/JPEGImages/a.jpg", picture(4, 4))
+    (datasets_folder / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
+    (datasets_folder / "VOC2012/ImageSets/Segmentation/test.txt").write_text("a\n")
+    arguments = ["--dataset", "voc_2012_sem_seg_test", "--output", str(tmp_path / "out")]
+    assert script("tools/visualize_data.py").main(arguments) == 2
+    assert "nothing to draw: the dataset has no images with labels" in capsys.readouterr().err

@@ -157,3 +157,37 @@ def test_the_class_map_of_a_file_is_the_same_through_the_dataset(tmp_path):
     stored = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)
     records, metadata = load(write_roads(tmp_path, stored))
     assert metadata.load_sem_seg(records[0]).tolist() == stored.tolist()
+
+
+@pytest.mark.parametrize(
+    ("facts", "label_map", "expected"),
+    [
+        ("id", {}, [7, 11, 23, 26, 24]),
+        ({"type": "index", "offset": -1}, {}, [1, 2, 3, 4, 5]),
+        # Of merged labels the class's own counts, and a class that lost its own has the one mapped to it.
+        ("index", {3: "road", 9: "car", 40: "person"}, [0, 1, 2, 9, 4]),
+        ({"type": "index", "values": ["sky", "road"]}, {}, None),
+        ("rgb", {}, None),
+        (["rgb", {"type": "index", "void": [5]}], {}, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_the_values_that_files_hold_for_the_classes_are_known(facts, label_map, expected):
+    assert encoding_of(facts, label_map=label_map).file_values() == expected
+
+
+def test_values_of_16_bits_are_known_too():
+    names = [f"class {index}" for index in range(847)]
+    encoding = encoding_of({"type": "index", "offset": -1}, names, range(847))
+    assert encoding.file_values() == list(range(1, 848))
+
+
+def test_a_mask_saved_as_rgb_is_read_by_its_channel(tmp_path):
+    mask = np.repeat(np.array([[0, 255, 1]], dtype=np.uint8)[..., None], 3, axis=2)
+    names = ["background", "road"]
+    for given, named in (("index", "index"), ("binary", "binary")):
+        (record,), metadata = load(write_roads(tmp_path, mask, classes=names, encoding=given))
+        with pytest.raises(InputError, match=rf"set encoding: {{type: {named}, channel: 0}}"):
+            metadata.load_sem_seg(record)
+    facts = {"type": "binary", "channel": 0}
+    (record,), metadata = load(write_roads(tmp_path, mask, classes=names, encoding=facts))
+    assert metadata.load_sem_seg(record).tolist() == [[0, 1, 1]]

@@ -42,6 +42,16 @@ def load_list(file, lines):
     return load(file)[0]
 
 
+def test_names_in_a_list_may_have_spaces(tmp_path):
+    write_roads(tmp_path, np.zeros((2, 3), dtype=np.uint8))
+    for folder in ("images", "masks"):
+        (tmp_path / f"{folder}/train/a.png").rename(tmp_path / f"{folder}/train/a b 1.png")
+    for name in ("a b 1", "a b 1.png"):
+        (tmp_path / "train.txt").write_text(f"{name}\n")
+        (record,), _ = load(write_yaml(tmp_path, {**ROADS, "list": "train.txt"}))
+        assert record["sem_seg_file_name"] == str(tmp_path / "masks/train/a b 1.png")
+
+
 def test_a_list_file_picks_images_by_name_or_by_two_paths(tmp_path):
     for stem in "abc":
         save(tmp_path / f"JPEGImages/{stem}.jpg", picture(2, 2))
@@ -63,8 +73,8 @@ def test_a_list_file_picks_images_by_name_or_by_two_paths(tmp_path):
     assert by_name == by_path
     with pytest.raises(InputError, match=r"1 of 1 listed images do not exist: .*JPEGImages/z.jpg"):
         load_list(file, "z\n")
-    with pytest.raises(InputError, match=r"train.txt: line 1 has 3 words; expected a name or two paths"):
-        load_list(file, "one two three\n")
+    with pytest.raises(InputError, match=r"train.txt: line 1 has 4 words; expected a name or two paths"):
+        load_list(file, "/JPEGImages/one 1.jpg /SegmentationClassAug/one 1.png\n")
 
 
 def test_splits_may_set_several_fields(tmp_path):

@@ -165,7 +165,8 @@ def test_gluon_draws_the_length_of_an_edge(edge, pick, size):
     for height, width in sizes:
         chosen, length = pick(size), pick(height, width)
         assert (height, width) == tuple(
-            length if side == chosen else int(side * length / chosen) for side in size
+            length if side == chosen else int(side * length / chosen + (0.5 if edge == "long" else 0.0))
+            for side in size
         )
 
 
@@ -285,10 +286,10 @@ class Toy(nn.Module):
         self.auxiliary_head = nn.Conv2d(4, 4, 1)
 
 
-def leaf(tmp_path, dataset, recipe):
-    root = config_root() / "_base_"
+def leaf(tmp_path, dataset, recipe, *others):
     path = tmp_path / "leaf.yaml"
-    bases = [str(root / f"datasets/{dataset}.yaml"), str(root / f"schedules/{recipe}.yaml")]
+    names = [f"datasets/{dataset}", *others, f"schedules/{recipe}"]
+    bases = [str(config_root() / "_base_" / f"{name}.yaml") for name in names]
     path.write_text(yaml.safe_dump({"_BASE_": bases}))
     return load_config(path)
 
@@ -318,6 +319,19 @@ def test_every_part_learns_at_its_rate(tmp_path, dataset, recipe, backbone, othe
         norm = name.split(".")[1] == "1"
         assert lr == pytest.approx(expected[0]), name
         assert decay == pytest.approx(expected[2] if norm else expected[1]), name
+
+
+@pytest.mark.parametrize(
+    ("dataset", "recipe", "weight"),
+    [
+        ("ade20k_semseg", "recipe_a_semseg", 0.4),
+        ("voc_2012_gluon_short", "recipe_b_gluon", 0.5),
+        ("ade20k_gluon_long", "recipe_c_gluon", 0.5),
+    ],
+)
+def test_the_auxiliary_loss_has_the_recipes_weight(tmp_path, dataset, recipe, weight):
+    cfg = leaf(tmp_path, dataset, recipe, "methods/fcn")
+    assert weight == cfg.MODEL.AUX_HEAD.LOSS_WEIGHT
 
 
 def rates_at(cfg, iterations):

@@ -58,6 +58,23 @@ def test_a_missed_goal_or_a_different_result_is_marked(benchmark, verdict, goal,
     assert ("MISSED" in benchmark.table([figure])) is not met
 
 
+@pytest.mark.parametrize(("slow", "runs"), [(False, 4), (True, 3)])
+def test_a_slow_case_runs_no_more_often_than_it_has_to(benchmark, slow, runs):
+    from benchmark_cases import Case, Pair
+
+    done = []
+
+    def ours():
+        done.append("segzoo")
+        return tensors()
+
+    case = Case("toy", "", lambda: Pair(ours, tensors, torch.equal), slow=slow)
+    figure = benchmark.measure(case, repeat=2)
+    assert len(done) == runs
+    assert figure["result"] == "equal"
+    assert figure["segzoo_mib"] == figure["peer_mib"] == pytest.approx(4, rel=0.02)
+
+
 def test_every_case_has_a_name_of_its_own_in_its_module(benchmark, capsys):
     from benchmark_cases import load_cases
 

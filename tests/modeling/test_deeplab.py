@@ -133,7 +133,9 @@ def test_parameters_and_multiply_adds_are_those_that_torchvision_publishes(
     assert count_operations(model, (520, 520)) + auxiliary == pytest.approx(billions, abs=2e-3)
 
 
-@pytest.mark.parametrize("method", ["pspnet", "deeplabv3", "deeplabv3_mmseg", "deeplabv3plus"])
+@pytest.mark.parametrize(
+    "method", ["pspnet", "deeplabv3", "deeplabv3_mmseg", "deeplabv3plus", "bisenet", "bisenet_mmseg"]
+)
 def test_one_image_per_process_is_a_clear_error_where_a_pooled_branch_is_normed(method):
     options = (*TINY, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8)
     inputs = [

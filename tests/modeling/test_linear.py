@@ -31,7 +31,7 @@ def test_values_and_gradients_are_those_of_the_definition(shape, out_features, b
     inputs = tensors(shape, out_features, bias)
     expected_inputs = tuple(None if one is None else one.detach().double().requires_grad_() for one in inputs)
     actual, expected = linear(*inputs), F.linear(*expected_inputs)
-    assert type(actual.grad_fn).__name__ == "_OneDNNLinearBackward"
+    assert type(actual.grad_fn.next_functions[0][0]).__name__ == "_OneDNNLinearBackward"
     assert torch.allclose(actual.double(), expected, atol=1e-5)
     outer = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     actual.backward(outer)
@@ -52,6 +52,52 @@ def test_frozen_weights_get_no_gradient():
     x, weight, bias = tensors((3, 6), 4)
     linear(x, weight.detach(), bias.detach()).sum().backward()
     assert torch.allclose(x.grad, weight.sum(0).expand(3, 6), atol=1e-5)
+
+
+def test_a_bias_that_trains_alone_gets_its_gradient():
+    x, weight, bias = tensors((2, 3, 6), 4)
+    linear(x.detach(), weight.detach(), bias).sum().backward()
+    assert torch.equal(bias.grad, torch.full((4,), 6.0))
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (2, 5, 6), (2, 3, 5, 6)])
+def test_what_comes_out_may_be_written_to_in_training(shape):
+    x, weight, bias = tensors(shape, 4)
+    y = linear(x, weight, bias)
+    y += 1
+    permuted = linear(x, weight, bias).movedim(-1, 0)
+    permuted *= 2
+    (y.sum() + permuted.sum()).backward()
+    assert torch.allclose(x.grad, 3 * weight.detach().sum(0).expand(shape), atol=1e-5)
+
+
+def test_a_weight_cut_out_of_another_is_not_left_to_the_slow_reference_code(capfd):
+    x, whole, _ = tensors((40, 64), 48)
+    with torch.no_grad(), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        cut = linear(x[:, :32], whole[:, 32:])
+        stepped = linear(x[:, :32], whole[:, ::2])
+    assert torch.allclose(cut, x[:, :32] @ whole[:, 32:].T, atol=1e-4)
+    assert torch.allclose(stepped, x[:, :32] @ whole[:, ::2].T, atol=1e-4)
+    log = capfd.readouterr().out
+    assert log.count(",inner_product,") == 2
+    assert ",ref:any," not in log
+
+
+def test_second_derivatives_and_maps_over_samples_are_those_of_the_definition():
+    x, weight, bias = tensors((5, 6), 4)
+
+    def curvature(function):
+        (slope,) = torch.autograd.grad(function(x, weight, bias).pow(3).sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.sum(), weight)[0]
+
+    assert torch.allclose(curvature(linear), curvature(F.linear), rtol=1e-4, atol=1e-3)
+    per_sample = torch.func.vmap(torch.func.grad(lambda row: linear(row, weight, bias).sum()))(x.detach())
+    assert torch.allclose(per_sample, weight.sum(0).expand(5, 6), atol=1e-5)
+
+
+def test_another_shape_gives_pytorchs_own_message():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        linear(torch.randn(4, 5), torch.randn(3, 6))
 
 
 def test_autocast_double_and_tracing_keep_pytorchs_own():

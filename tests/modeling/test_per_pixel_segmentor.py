@@ -210,13 +210,34 @@ def test_the_zoom_factor_is_taken_from_the_configuration():
         ("MODEL.SEM_SEG_HEAD.DROPOUT_KIND", "row", "expected channel or element"),
         ("MODEL.NECK.NAME", "JPUU", "MODEL.NECK.NAME 'JPUU' is unknown"),
         ("MODEL.AUX_HEAD.NAME", "FCN", "MODEL.AUX_HEAD.NAME 'FCN' is unknown"),
-        ("MODEL.AUX_HEAD.IN_FEATURES", ["res6"], "has 'res6'"),
+        ("MODEL.AUX_HEAD.IN_FEATURES", ["res6"], "^MODEL.AUX_HEAD.IN_FEATURES has 'res6'"),
+        ("MODEL.AUX_HEAD.IN_FEATURES", [], "^MODEL.AUX_HEAD.IN_FEATURES is empty"),
+        ("MODEL.AUX_HEAD.NAME", "MaskFormerHead", "is not a head of PerPixelSegmentor; .* FCNHead"),
+        ("MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", "is not a head of PerPixelSegmentor"),
+        ("MODEL.SEM_SEG_HEAD.IN_FEATURES", [], "SEM_SEG_HEAD.IN_FEATURES is empty; expected some of res2"),
+        ("MODEL.SEM_SEG_HEAD.DROPOUT", 1.5, "DROPOUT of 1.5 is no probability"),
+        ("MODEL.SEM_SEG_HEAD.NORM", "SynchBN", "NORM 'SynchBN' of .*; did you mean SyncBN"),
+        ("MODEL.SEM_SEG_HEAD.NORM", "GN", "NORM GN makes 32 groups of channels, .* has 8"),
+        ("MODEL.BACKBONE.NORM", "BNN", "NORM 'BNN' of MODEL.BACKBONE or"),
+        ("MODEL.BACKBONE.OUT_FEATURES", ["res3", "res6"], "expected some of res2, res3, res4, res5"),
+        ("MODEL.BACKBONE.OUT_FEATURES", [], "expected some of res2, res3, res4, res5"),
+        ("MODEL.BACKBONE.FREEZE_AT", -1, r"FREEZE_AT -1: expected 0 \(nothing\)"),
+        ("MODEL.BACKBONE.DROP_PATH_RATE", 1.0, "DROP_PATH_RATE 1.0: expected at least 0, below 1"),
+        ("MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS", (0.0,) * 12, "none below 0 and one above"),
+        ("MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS", (1.0,) * 11 + (-1.0,), "none below 0 and one above"),
         ("TASK", "panoptic", "PerPixelSegmentor is for TASK semantic"),
     ],
 )
 def test_a_wrong_key_is_named(key, value, message):
     with pytest.raises(InputError, match=message):
         fcn(key, value)
+
+
+def test_labels_of_another_size_than_their_image_are_an_error():
+    inputs = annotated([(64, 64), (48, 64)])
+    inputs[1]["sem_seg"] = inputs[1]["sem_seg"][:, :32]  # the padded batches would fit
+    with pytest.raises(InputError, match=r"labels of \(48, 32\) pixels beside an image of \(48, 64\)"):
+        fcn()(inputs)
 
 
 def test_a_wrong_crop_stops_before_the_backbone_runs():

@@ -112,6 +112,21 @@ def test_sizes_that_cannot_be_compared_in_small_are_named():
         CrossEntropy(zoom_factor=3)
 
 
+@pytest.mark.parametrize(
+    ("loss", "options", "message"),
+    [
+        # Without the check a loss of 0, silently.
+        (OHEMCrossEntropy, {"threshold": -0.3}, "OHEM_THRESHOLD -0.3 is no probability"),
+        (OHEMCrossEntropy, {"threshold": 70}, "OHEM_THRESHOLD 70 is no probability"),
+        (OHEMCrossEntropy, {"keep_fraction": 0}, "OHEM_KEEP_FRACTION 0: .*expected 1 or more"),
+        (BoundaryRelaxedCrossEntropy, {"radius": -1}, "RADIUS -1: expected 0 or more"),
+    ],
+)
+def test_options_without_a_meaning_are_named(loss, options, message):
+    with pytest.raises(InputError, match=message):
+        loss(**options)
+
+
 def relaxed_by_loops(logits, labels, strict=(), bound=1.0, radius=1, relaxed=True):
     """The published loss, pixel by pixel and image by image."""
     result = 0.0

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -371,6 +372,8 @@ def test_a_configuration_changes_parts_of_a_preset():
         PRESETS["semseg_ss"], base_size=512, crop_size=(473, 465), scales=(1.0, 1.5), flip=False
     )
     assert built.window_stride == (316, 310)
+    built = build_inference_protocol(config(PROTOCOL="segformer_cityscapes", STRIDE_FRACTION=0.5))
+    assert built.window_stride == (512, 512)
     built = build_inference_protocol(config(PROTOCOL="gluon_val", CROP_SIZE=480))
     assert (built.crop_size, built.base_size) == ((480, 480), 480)
 
@@ -388,6 +391,10 @@ def test_a_configuration_changes_parts_of_a_preset():
         ({"PROTOCOL": "mmseg_slide", "CROP_SIZE": 64, "STRIDE": 65}, "larger than CROP_SIZE"),
         ({"PROTOCOL": "gluon_testval", "SCALES": [0.5, 1]}, "need a RESIZE other than none"),
         ({"PROTOCOL": "gluon_val", "CROP_SIZE": [480, 400]}, "a centre crop is square"),
+        ({"PROTOCOL": "gluon_val", "CROP_SIZE": 480, "ROUND_TO": 32}, "ROUND_TO 32 would stretch images"),
+        ({"PROTOCOL": "mmseg_slide", "STRIDE": 60, "STRIDE_FRACTION": 0.5}, "exclude each other"),
+        ({"PROTOCOL": "segformer", "TASKS": ("panoptic",)}, "TEST.TASKS is .'panoptic',."),
+        ({"WINDOW_BATCH": -1}, "WINDOW_BATCH -1: expected a number of windows"),
     ],
 )
 def test_impossible_protocols_are_explained(keys, message):
@@ -414,7 +421,8 @@ class TinyHead(PixelHead):
     """Two strided convolutions: logits at an eighth of the input."""
 
     def __init__(self, align_corners):
-        super().__init__(input_shape={}, in_features=(), num_classes=CLASSES, channels=8, norm="")
+        shape = {"image": ShapeSpec(channels=3)}
+        super().__init__(input_shape=shape, in_features=("image",), num_classes=CLASSES, channels=8, norm="")
         self.align_corners = align_corners
         self.predictor = nn.Conv2d(3, CLASSES, 9, stride=8, padding=4)
 

@@ -231,3 +231,17 @@ def test_every_weight_of_the_head_learns(compact):
     losses = model([{"image": random_image(65, 81, seed), "sem_seg": labels} for seed in range(2)])
     sum(losses.values()).backward()
     assert [name for name, value in model.named_parameters() if not value.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.PSANET.MASK_SIZE", (7,), r"MASK_SIZE \(7,\): expected a height and a width"),
+        ("MODEL.PSANET.MASK_SIZE", (0, 7), r"MASK_SIZE \(0, 7\): expected a height and a width"),
+        ("INPUT.CROP_SIZE", (65,), r"INPUT.CROP_SIZE \(65,\): expected a height and a width"),
+        ("MODEL.PSANET.SHRINK_FACTOR", 0, "SHRINK_FACTOR 0: expected 1 or more"),
+    ],
+)
+def test_sizes_that_are_none_are_named(key, value, message):
+    with pytest.raises(InputError, match=message):
+        pixel_model("psanet", 3, *TINY, "INPUT.CROP_SIZE", (65, 65), key, value)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from modeling_helpers import published_names, relative_difference, shake
 
+from segzoo.checkpoint import load_checkpoint
 from segzoo.modeling.backbones.swin import VARIANTS, SwinTransformer, SwinVariant, seam_penalty
 
 SMALL = SwinVariant(embed_dim=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=7)
@@ -64,6 +65,27 @@ def test_features_equal_those_of_timm_where_windows_divide_the_map():
         features, expected = backbone(image), peer(image)
         for index, (feature, expected_feature) in enumerate(zip(features.values(), expected, strict=True)):
             normed = getattr(backbone, f"norm{index}")(expected_feature).permute(0, 3, 1, 2)
+            assert relative_difference(feature, normed) < 1e-5
+
+
+def test_timm_imagenet_file_gives_timms_features(tmp_path):
+    swin_transformer = pytest.importorskip("timm.models.swin_transformer")
+    peer = swin_transformer.SwinTransformer(
+        img_size=224, embed_dim=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), always_partition=True
+    )
+    torch.manual_seed(1)
+    peer = shake(peer).eval()
+    torch.save(peer.state_dict(), tmp_path / "timm_swin.pth")
+    backbone = small_swin()
+    report = load_checkpoint(backbone, tmp_path / "timm_swin.pth")
+    assert report.source == "timm Swin ImageNet"
+    assert {key.split(".")[0] for key in report.reinitialised} == {"norm0", "norm1", "norm2", "norm3"}
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        features = backbone(image)
+        stages = peer.forward_intermediates(image, intermediates_only=True)
+        for index, (feature, stage) in enumerate(zip(features.values(), stages, strict=True)):
+            normed = getattr(backbone, f"norm{index}")(stage.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             assert relative_difference(feature, normed) < 1e-5
 
 

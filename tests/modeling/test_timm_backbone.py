@@ -1,5 +1,6 @@
 """TimmBackbone against timm's own models, read by hooks on their stages, and with timm's own files."""
 
+import copy
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from modeling_helpers import make_config, relative_difference, shake
 from torch import nn
 
 from segzoo.checkpoint import load_checkpoint
+from segzoo.engine.distributed import sync_batch_norm_on_cpu
 from segzoo.modeling.backbones.timm_backbone import TimmBackbone
 
 timm = pytest.importorskip("timm")
@@ -233,6 +235,16 @@ def test_recomputing_stores_less_and_leaves_gradients_unchanged(variant):
         torch.testing.assert_close(actual, expected)
 
 
+def test_batch_norms_of_a_cpu_keep_the_activations_that_timm_has_in_them():
+    backbone = shake(TimmBackbone(variant="test_efficientnet", norm="SyncBN")).eval()
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = backbone(image)["res5"]
+        actual = copy.deepcopy(sync_batch_norm_on_cpu(backbone, world_size=1))(image)["res5"]
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(actual, expected)
+
+
 def test_stochastic_depth_rises_to_the_rate_asked_for():
     backbone = build("test_convnext", "MODEL.BACKBONE.DROP_PATH_RATE", 0.4)
     rates = [module.drop_prob for module in backbone.modules() if hasattr(module, "drop_prob")]
@@ -284,7 +296,8 @@ def test_models_of_one_input_size_say_so():
         ("test_resnet", "NORM", "GN", r"NORM 'GN': a TimmBackbone can have BN, FrozenBN, SyncBN"),
         ("pit_ti_224", "OUT_FEATURES", ("res4",), r"its maps are not of the image's size divided by"),
         ("vgg11", "OUTPUT_STRIDE", 8, r"timm .* cannot build it with .*output_stride"),
-        ("test_resnet", "FREEZE_AT", 6, r"FREEZE_AT 6: test_resnet has no res6, it has res1, res2"),
+        ("test_resnet", "FREEZE_AT", -1, r"FREEZE_AT -1: expected 0 \(nothing\)"),
+        ("test_resnet", "DROP_PATH_RATE", 1.0, r"DROP_PATH_RATE 1.0: expected at least 0, below 1"),
     ],
 )
 def test_what_a_model_cannot_do_is_refused_by_key(variant, key, value, message):

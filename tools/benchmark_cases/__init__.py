@@ -38,6 +38,7 @@ class Case:
         memory: which allocations the peak counts: "torch" (CPU tensors) or "numpy" (Python and numpy).
         memory_goal: segzoo's peak as a share of the peer's, at most; None where there is no goal.
         repeat: paired runs, where the default of the command line would take too long.
+        slow: memory is measured in the runs that warm up, instead of in runs of its own.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case:
     memory: str = "torch"
     memory_goal: float | None = None
     repeat: int | None = None
+    slow: bool = False
 
 
 def load_cases() -> dict[str, list[Case]]:

@@ -111,13 +111,15 @@ CASES = [
         "window 512, stride 2/3, mirrored too, SegFormer-B0, to labels; peer: semseg's loop",
         partial(pair, "semseg_ss", 150, 512, WIDTH, semseg_loop, base_size=WIDTH),
         goal=1.5,
-        repeat=3,
+        repeat=1,
+        slow=True,
     ),
     Case(
         "semseg-1024x2048x19",
         "window 713, stride 2/3, mirrored too, SegFormer-B0, to labels; peer: semseg's loop",
         partial(pair, "semseg_ss", 19, 713, WIDTH, semseg_loop, base_size=WIDTH),
-        repeat=3,  # no goal: with few classes the network itself takes most of the time
+        repeat=1,  # no goal: with few classes the network itself takes most of the time
+        slow=True,
     ),
     Case(
         "mmseg-1024x2048x150",
@@ -135,6 +137,7 @@ CASES = [
         ),
         goal=1.5,
         memory_goal=0.6,
-        repeat=3,
+        repeat=1,
+        slow=True,
     ),
 ]

@@ -196,8 +196,11 @@ def across_splits(splits: Sequence[CheckedSplit]) -> list[Finding]:
 
 
 def _may_overlap(first: str, second: str) -> bool:
-    """Whether two splits are meant to share images, as train and trainval are."""
+    """Whether two splits are meant to share images, as train and trainval are; never with a test set."""
     names = (first, second)
+    # One of two: where both say it, it belongs to the dataset's name.
+    if sum("test" in name.split("_") for name in names) == 1:
+        return False
     trains = ["train" in name for name in names]
     return any("trainval" in name for name in names) or all(trains)
 

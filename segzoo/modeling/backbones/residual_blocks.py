@@ -8,11 +8,12 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import CNNBlockBase, Conv2d, get_norm
+from detectron2.layers import CNNBlockBase, Conv2d
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
 
 from segzoo.layers import DropPath
+from segzoo.layers.conv import norm_layer
 
 
 class DeepStem(CNNBlockBase):
@@ -112,7 +113,7 @@ def _convolution(
         padding=dilation * (kernel_size // 2),
         dilation=dilation,
         bias=False,
-        norm=get_norm(norm, out_channels),
+        norm=norm_layer(norm, out_channels),
     )
     c2_msra_fill(convolution)
     return convolution

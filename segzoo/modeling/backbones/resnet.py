@@ -12,10 +12,11 @@ from detectron2.config import configurable
 from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
-from torch.utils.checkpoint import checkpoint
 
 from segzoo.errors import InputError, did_you_mean
+from segzoo.layers.recompute import recomputed
 
+from .options import build_options
 from .residual_blocks import DeepStem, ResidualBlock
 
 
@@ -72,6 +73,8 @@ VARIANTS = {
     "r101c": ResNetVariant("bottleneck", (3, 4, 23, 3), deep_stem=(64, 64, 128), res5_multi_grid=(1, 2, 4)),
 }
 
+FEATURES = ("res2", "res3", "res4", "res5")
+
 # Which convolutions of a stage that keeps its input's size by dilation are dilated: see `block_dilations`.
 DILATION_STYLES = ("uniform", "contract", "mmseg", "mmseg_strided")
 
@@ -94,7 +97,7 @@ class ResNetBackbone(ResNet):
         output_stride: int = 32,
         dilation_style: str = "uniform",
         drop_path_rate: float = 0.0,
-        out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
+        out_features: tuple[str, ...] = FEATURES,
         freeze_at: int = 0,
         recompute: bool = False,
     ):
@@ -136,10 +139,7 @@ class ResNetBackbone(ResNet):
             "norm": node.NORM,
             "output_stride": node.OUTPUT_STRIDE,
             "dilation_style": node.DILATION_STYLE,
-            "drop_path_rate": node.DROP_PATH_RATE,
-            "out_features": tuple(node.OUT_FEATURES),
-            "freeze_at": node.FREEZE_AT,
-            "recompute": node.CHECKPOINT,
+            **build_options(cfg, FEATURES),
         }
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -149,7 +149,7 @@ class ResNetBackbone(ResNet):
         outputs = {}
         for name, stage in zip(self.stage_names, self.stages, strict=True):
             for block in stage:
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+                x = recomputed(block, x) if recompute else block(x)
             if name in self._out_features:
                 outputs[name] = x
         return outputs

@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from segzoo.errors import InputError
 
+from .options import build_options
+
 FEATURES = ("res2", "res3", "res4", "res5")
 
 
@@ -57,10 +59,7 @@ class StagedBackbone(Backbone):
         return {
             "variant": cls.variants[node.VARIANT],
             "in_channels": input_shape.channels,
-            "drop_path_rate": node.DROP_PATH_RATE,
-            "out_features": tuple(node.OUT_FEATURES),
-            "freeze_at": node.FREEZE_AT,
-            "recompute": node.CHECKPOINT,
+            **build_options(cfg, FEATURES),
         }
 
     def freeze(self, parts: Iterable[tuple[nn.Module | nn.Parameter, ...]], freeze_at: int) -> None:

@@ -22,6 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from segzoo.errors import InputError
 from segzoo.layers import DropPath, Linear
 
+from .options import build_options
+
 # Published models block attention across the seam of a shifted map by adding this instead of minus infinity.
 _SEAM_PENALTY = -100.0
 
@@ -248,10 +250,7 @@ class SwinTransformer(Backbone):
         return {
             "variant": VARIANTS[node.VARIANT],
             "in_channels": input_shape.channels,
-            "drop_path_rate": node.DROP_PATH_RATE,
-            "out_features": tuple(node.OUT_FEATURES),
-            "freeze_at": node.FREEZE_AT,
-            "recompute": node.CHECKPOINT,
+            **build_options(cfg, ("res2", "res3", "res4", "res5")),
         }
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -16,8 +16,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from segzoo.errors import InputError, did_you_mean
+
+from .options import build_options
 
 # The name of a feature map by the stride that it has where nothing is dilated.
 NAMES = {2: "res1", 4: "res2", 8: "res3", 16: "res4", 32: "res5"}
@@ -91,6 +94,9 @@ class TimmBackbone(Backbone):
         for module in self.frozen:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
+        self.recompute = recompute
+        # Batch norms with their momentum, once they are needed: a trainer may replace them before.
+        self.averaging: list[tuple[_BatchNorm, float]] = []
         if recompute:
             self._recompute()
 
@@ -102,10 +108,7 @@ class TimmBackbone(Backbone):
             "in_channels": input_shape.channels,
             "norm": node.NORM,
             "output_stride": node.OUTPUT_STRIDE,
-            "drop_path_rate": node.DROP_PATH_RATE,
-            "out_features": tuple(node.OUT_FEATURES),
-            "freeze_at": node.FREEZE_AT,
-            "recompute": node.CHECKPOINT,
+            **build_options(cfg, tuple(NAMES.values())),
         }
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -123,9 +126,18 @@ class TimmBackbone(Backbone):
         bottom, right = -height % self.multiple, -width % self.multiple
         if bottom or right:
             image = F.pad(image, (0, right, 0, bottom))
+        # In timm's own recomputation batch norms would average over a batch again.
+        recompute = self.recompute and self.training and torch.is_grad_enabled()
+        if recompute and not self.averaging:
+            norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+            self.averaging = [(norm, norm.momentum) for norm in norms]
+        for norm, momentum in self.averaging if recompute else ():
+            norm.momentum = momentum
         maps = self.network.forward_intermediates(
             image, indices=list(self.index_of.values()), output_fmt="NCHW", intermediates_only=True
         )
+        for norm, _ in self.averaging if recompute else ():
+            norm.momentum = 0.0
         return {
             name: feature[..., : -(-height // shape.stride), : -(-width // shape.stride)].contiguous()
             for (name, shape), feature in zip(self._shapes.items(), maps, strict=True)

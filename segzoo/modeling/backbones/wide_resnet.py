@@ -12,13 +12,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from segzoo.errors import InputError
+from segzoo.layers.conv import norm_layer
+from segzoo.layers.recompute import recomputed
+
+from .options import build_options
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class PreActivatedBlock(nn.Module):
         kernels = (3, 3) if len(channels) == 2 else (1, 3, 1)
         sizes = (in_channels, *channels)
         for index, kernel in enumerate(kernels):
-            self.add_module(f"norm{index + 1}", get_norm(norm, sizes[index]))
+            self.add_module(f"norm{index + 1}", norm_layer(norm, sizes[index]))
             convolution = _convolution(
                 sizes[index], sizes[index + 1], kernel, 1 if index else stride, dilation
             )
@@ -189,7 +192,8 @@ class WideResNetBackbone(Backbone):
                 f"MODEL.BACKBONE.VARIANT {node.VARIANT!r} is not a WideResNetBackbone; "
                 f"choose one of {', '.join(VARIANTS)}"
             )
-        if node.DROP_PATH_RATE:
+        options = build_options(cfg, tuple(_OUTPUTS))
+        if options.pop("drop_path_rate"):
             raise InputError(
                 f"MODEL.BACKBONE.DROP_PATH_RATE {node.DROP_PATH_RATE}: a WideResNetBackbone has no "
                 "stochastic depth; use 0.0"
@@ -199,9 +203,7 @@ class WideResNetBackbone(Backbone):
             "in_channels": input_shape.channels,
             "norm": node.NORM,
             "output_stride": node.OUTPUT_STRIDE,
-            "out_features": tuple(node.OUT_FEATURES),
-            "freeze_at": node.FREEZE_AT,
-            "recompute": node.CHECKPOINT,
+            **options,
         }
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -215,7 +217,7 @@ class WideResNetBackbone(Backbone):
             if name in ("mod2", "mod3"):
                 x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
             for block in module:
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+                x = recomputed(block, x) if recompute else block(x)
             maps[name] = x
         return {name: maps[_OUTPUTS[name]] for name in self._shapes}
 

@@ -74,9 +74,9 @@ class FPNPixelDecoder(nn.Module):
         for level, name in enumerate(self.in_features, start=1):
             channels = input_shape[name].channels
             if level < coarsest:
-                self.add_module(f"adapter_{level}", _convolution(channels, conv_dim, 1, norm))
+                self.add_module(f"adapter_{level}", pyramid_convolution(channels, conv_dim, 1, norm))
                 channels = conv_dim
-            self.add_module(f"layer_{level}", _convolution(channels, conv_dim, 3, norm, F.relu))
+            self.add_module(f"layer_{level}", pyramid_convolution(channels, conv_dim, 3, norm, F.relu))
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=3, padding=1)
         c2_xavier_fill(self.mask_features)
 
@@ -171,7 +171,10 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
         return self.top_down(features, coarse, coarse)
 
 
-def _convolution(in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=None) -> Conv2d:
+def pyramid_convolution(
+    in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=None
+) -> Conv2d:
+    """A convolution of a pyramid: with a norm and no bias, or with a bias; its size is kept."""
     convolution = Conv2d(
         in_channels,
         out_channels,

@@ -49,15 +49,12 @@ class PixelHead(nn.Module):
             align_corners: how the head resizes feature maps, and how its logits are resized to the image.
 
         Raises:
-            InputError: a feature that the backbone has not, an unknown kind of dropout.
+            InputError: no feature, or one that the backbone has not; a wrong probability or kind of dropout.
         """
         super().__init__()
-        for name in in_features:
-            if name not in input_shape:
-                raise InputError(
-                    f"MODEL.SEM_SEG_HEAD.IN_FEATURES has {name!r}, but there are "
-                    f"{', '.join(input_shape)}; see MODEL.BACKBONE.OUT_FEATURES"
-                )
+        check_in_features("MODEL.SEM_SEG_HEAD.IN_FEATURES", in_features, input_shape)
+        if not 0 <= dropout <= 1:
+            raise InputError(f"a DROPOUT of {dropout} is no probability; expected 0 to 1")
         if dropout_kind not in DROPOUTS:
             raise InputError(f"MODEL.SEM_SEG_HEAD.DROPOUT_KIND {dropout_kind!r}: expected channel or element")
         self.input_shape = {name: input_shape[name] for name in in_features}
@@ -114,6 +111,17 @@ class PixelHead(nn.Module):
     def in_channels(self, name: str) -> int:
         """Channels of one of the head's feature maps."""
         return self.input_shape[name].channels
+
+
+def check_in_features(key: str, names: Sequence[str], input_shape: Mapping[str, ShapeSpec]) -> None:
+    """Raises InputError, naming the configuration's key, for no feature map, or one that is not there."""
+    if not names:
+        raise InputError(f"{key} is empty; expected some of {', '.join(input_shape)}")
+    for name in names:
+        if name not in input_shape:
+            raise InputError(
+                f"{key} has {name!r}, but there are {', '.join(input_shape)}; see MODEL.BACKBONE.OUT_FEATURES"
+            )
 
 
 def resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:

@@ -54,6 +54,10 @@ class PixelLoss(nn.Module):
                 f"MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS has {len(weights)} weights for {node.NUM_CLASSES} "
                 "classes; give one for each, or () for equal ones"
             )
+        if weights and not (min(weights) >= 0 and max(weights) > 0):
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS {weights}: expected none below 0 and one above"
+            )
         return {
             "ignore_label": node.IGNORE_VALUE,
             "align_corners": node.ALIGN_CORNERS,
@@ -121,6 +125,15 @@ class OHEMCrossEntropy(PixelLoss):
     @configurable
     def __init__(self, *, threshold: float = 0.7, keep_fraction: float = 16, **shared):
         super().__init__(**shared)
+        if not 0 <= threshold <= 1:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.LOSS.OHEM_THRESHOLD {threshold} is no probability; expected 0 to 1"
+            )
+        if keep_fraction < 1:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.LOSS.OHEM_KEEP_FRACTION {keep_fraction}: one pixel in so many is kept; "
+                "expected 1 or more"
+            )
         self.threshold = threshold
         self.keep_fraction = keep_fraction
 

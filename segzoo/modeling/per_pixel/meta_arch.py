@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from segzoo.errors import InputError
 
 from ..registry import NECK_REGISTRY, PIXEL_LOSS_REGISTRY, registered
-from .head import PixelHead, resize
+from .head import PixelHead, check_in_features, resize
 
 # Classes whose scores are at full size together while labels are made of them.
 _CLASSES_AT_ONCE = 8
@@ -101,7 +101,7 @@ class PerPixelSegmentor(nn.Module):
         backbone = build_backbone(cfg)
         neck = build_neck(cfg, backbone.output_shape())
         shape = neck.output_shape() if neck is not None else backbone.output_shape()
-        registered(SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME)
+        check_pixel_head("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME)
         return {
             "backbone": backbone,
             "neck": neck,
@@ -145,6 +145,13 @@ class PerPixelSegmentor(nn.Module):
         if self.training:
             batch = ImageList.from_tensors(images, self.size_divisibility).tensor
             labels = [inputs["sem_seg"].to(self.device) for inputs in batched_inputs]
+            for inputs, image, label in zip(batched_inputs, images, labels, strict=True):
+                size = tuple(image.shape[-2:])
+                if label.shape != size:
+                    raise InputError(
+                        f"{inputs.get('file_name', 'an image')}: labels of {tuple(label.shape)} pixels "
+                        f"beside an image of {size}; both have to go through the same augmentation"
+                    )
             labels = ImageList.from_tensors(labels, self.size_divisibility, self.ignore_label).tensor
             return self._losses(batch, labels)
 
@@ -272,12 +279,23 @@ def build_pixel_loss(cfg) -> nn.Module:
     return registered(PIXEL_LOSS_REGISTRY, "MODEL.SEM_SEG_HEAD.LOSS.NAME", name)(cfg)
 
 
+def check_pixel_head(key: str, name: str) -> None:
+    """Raises InputError, naming the configuration's key, unless a per-pixel head is registered as `name`."""
+    head = registered(SEM_SEG_HEADS_REGISTRY, key, name)
+    if isinstance(head, type) and not issubclass(head, PixelHead):
+        known = [known for known, other in SEM_SEG_HEADS_REGISTRY if issubclass(other, PixelHead)]
+        raise InputError(
+            f"{key} {name!r} is not a head of PerPixelSegmentor; choose one of {', '.join(sorted(known))}"
+        )
+
+
 def build_auxiliary_head(cfg, input_shape: dict) -> nn.Module | None:
     """The head of MODEL.AUX_HEAD, or None: its keys in place of those of MODEL.SEM_SEG_HEAD."""
     node = cfg.MODEL.AUX_HEAD
     if not node.NAME:
         return None
-    registered(SEM_SEG_HEADS_REGISTRY, "MODEL.AUX_HEAD.NAME", node.NAME)
+    check_pixel_head("MODEL.AUX_HEAD.NAME", node.NAME)
+    check_in_features("MODEL.AUX_HEAD.IN_FEATURES", node.IN_FEATURES, input_shape)
     cfg = cfg.clone()
     cfg.defrost()
     for key, value in node.items():

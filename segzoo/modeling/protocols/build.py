@@ -28,7 +28,7 @@ _CHOICES = {
     "softmax": presets.SOFTMAXES,
 }
 _PAIRS = ("crop_size", "stride")
-_KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
+_KINDS = {int: "a positive whole number", float: "a positive number", bool: "True or False"}
 
 
 def uses_tta(test: CfgNode) -> bool:
@@ -40,9 +40,15 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | None:
     """The complete protocol; None where the model's own forward pass, or SemanticTTA, is asked for.
 
     Raises:
-        InputError: unknown preset, a value of the wrong kind, or one that the protocol needs and lacks.
+        InputError: unknown preset, a value of the wrong kind, or one that the protocol needs and lacks; also
+            for tasks other than semantic.
     """
     name, given = cfg.TEST.PROTOCOL, _given(cfg.TEST.INFERENCE)
+    if cfg.TEST.INFERENCE.WINDOW_BATCH < 0:
+        raise InputError(
+            f"TEST.INFERENCE.WINDOW_BATCH {cfg.TEST.INFERENCE.WINDOW_BATCH}: expected a number of windows, "
+            "or 0 for as many as bounded memory allows"
+        )
     if name in ("", TTA_NAME):
         if given:
             raise InputError(
@@ -60,6 +66,18 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | None:
             f"TEST.AUG.ENABLED True and TEST.PROTOCOL {name} exclude each other; "
             f"use TEST.PROTOCOL {TTA_NAME}, or TEST.AUG.ENABLED False"
         )
+    if tuple(cfg.TEST.TASKS) != ("semantic",):
+        raise InputError(
+            f"TEST.PROTOCOL {name} is for the semantic task, but TEST.TASKS is {tuple(cfg.TEST.TASKS)}; "
+            'set TEST.PROTOCOL "" or TEST.TASKS "(\'semantic\',)"'
+        )
+    if "stride_fraction" in given:
+        if "stride" in given:
+            raise InputError(
+                f"TEST.INFERENCE.STRIDE {given['stride']} and STRIDE_FRACTION {given['stride_fraction']} "
+                "exclude each other; set one of them to None"
+            )
+        given["stride"] = ()  # the preset's
     return _complete(replace(PRESETS[name], **given))
 
 
@@ -69,18 +87,13 @@ def build_protocol_model(
     """The model under TEST.PROTOCOL (or TEST.AUG): what is called in the model's place.
 
     Raises:
-        InputError: see `build_inference_protocol`; also for tasks other than semantic.
+        InputError: see `build_inference_protocol`.
     """
     if uses_tta(cfg.TEST):
         return SemanticTTA(cfg, model, flip_pairs=flip_pairs)
     protocol = build_inference_protocol(cfg)
     if protocol is None:
         return model
-    if tuple(cfg.TEST.TASKS) != ("semantic",):
-        raise InputError(
-            f"TEST.PROTOCOL {protocol.name} is for the semantic task, but TEST.TASKS is "
-            f'{tuple(cfg.TEST.TASKS)}; set TEST.PROTOCOL "" or TEST.TASKS "(\'semantic\',)"'
-        )
     return ProtocolSegmentor(
         model, protocol, flip_pairs=flip_pairs, window_batch=cfg.TEST.INFERENCE.WINDOW_BATCH
     )
@@ -113,7 +126,7 @@ def _checked(name: str, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind or (kind in (int, float) and value <= 0):
-        raise InputError(f"{key} {value!r}: expected {_KINDS[kind]}, positive where it is a number")
+        raise InputError(f"{key} {value!r}: expected {_KINDS[kind]}")
     return value
 
 
@@ -126,6 +139,11 @@ def _complete(protocol: InferenceProtocol) -> InferenceProtocol:
         short = min(protocol.crop_size)
         if protocol.crop_size != (short, short) or protocol.flip or len(protocol.scales) > 1:
             raise InputError(f"{name}: a centre crop is square, of one scale and not flipped")
+        if protocol.round_to > 1:
+            raise InputError(
+                f"{name}: TEST.INFERENCE.ROUND_TO {protocol.round_to} would stretch images but not their "
+                "labels; set it to 1"
+            )
         protocol = replace(protocol, base_size=protocol.base_size or short)
         if protocol.base_size < short or protocol.resize != "short_edge" or protocol.scales != (1.0,):
             raise InputError(

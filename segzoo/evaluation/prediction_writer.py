@@ -1,0 +1,63 @@
+"""Predictions for images without ground truth, as a benchmark's server takes them.
+
+Letters: K classes, H W pixels.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from . import files
+from .histogram import argmax_labels
+from .semantic import SemanticEvaluator
+
+logger = logging.getLogger(__name__)
+
+
+class PredictionWriter(SemanticEvaluator):
+    """Takes the place of the evaluator of a split without labels: writes its predictions, scores nothing.
+
+    `submission/<name>.png` is an index PNG with the classes' colours as its palette; its values are those of
+    the dataset's own label files (Cityscapes: 7 for road). `sem_seg/<name>.png` holds class indices as ever.
+    The only "metric" is the number of images.
+
+    Args:
+        As SemanticEvaluator. Predictions are saved whatever `save_predictions` says, unless there is no
+        `output_dir`.
+
+    Raises:
+        InputError: only a part of each image is predicted.
+    """
+
+    task_key = "predictions"
+
+    def __init__(self, dataset_name: str, output_dir: str | Path | None = None, **options):
+        if options.get("transform_labels") is not None:
+            raise InputError(
+                f"DATASETS.TEST: {dataset_name} has no ground truth, and TEST.PROTOCOL predicts a part of "
+                "each image only; choose a TEST.PROTOCOL that predicts all of it"
+            )
+        super().__init__(dataset_name, output_dir, **{**options, "save_predictions": output_dir is not None})
+        # Known once the files are found; an encoding that has no single value for a class has none.
+        self.file_labels = self.metadata.get("file_labels")
+        if output_dir is not None:
+            logger.warning(
+                "%s has no ground truth: its predictions are written to %s, and nothing is scored",
+                dataset_name,
+                self.output_dir / files.SUBMISSION_FOLDER,
+            )
+
+    def score(self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor) -> tuple[np.ndarray, list]:
+        labels = argmax_labels(prediction) if isinstance(prediction, torch.Tensor) else prediction
+        if self.save_predictions:
+            self.save(dataset_dict["file_name"], labels)
+            name = self.prediction_names[dataset_dict["file_name"]]
+            path = self.output_dir / files.SUBMISSION_FOLDER / f"{name}.png"
+            files.save_file_labels(path, labels, self.file_labels, self.metadata.colors)
+        return np.zeros_like(self.confusion_matrix), []
+
+    def summarize(self, merged: tuple[np.ndarray, list]) -> dict:
+        return {"images": self.image_count}
