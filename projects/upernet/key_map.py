@@ -4,6 +4,7 @@ from torch import Tensor
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.layouts import MMSEG_RESNET
+from segzoo.checkpoint.transformer_layouts import HF_SWIN, HF_SWIN_JOINS
 
 _CLASSIFIER = (r"(^|\.)predictor\.(weight|bias)$",)
 
@@ -59,30 +60,16 @@ MMSEGMENTATION_SWIN = KeyMap(
     transforms=((r"^backbone\.layers\.\d\.downsample\.(norm|reduction)\.", reorder_merged_patches),),
 )
 
-_QUERY_KEY_VALUE = tuple(rf"\.attention\.self\.{role}\." for role in ("query", "key", "value"))
-
 HUGGING_FACE_SWIN = KeyMap(
     name="Hugging Face UperNet Swin",
     recognise=(_HEAD, r"^backbone\.encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight$"),
     rules=(
         *_HEADS,
-        (r"^backbone\.embeddings\.patch_embeddings\.projection\.", "backbone.patch_embed.proj."),
-        (r"^backbone\.embeddings\.norm\.", "backbone.patch_embed.norm."),
-        (r"^backbone\.encoder\.", "backbone."),
-        *(
-            (rf"^backbone\.hidden_states_norms\.stage{index + 1}\.", f"backbone.norm{index}.")
-            for index in range(4)
-        ),
-        (r"^(backbone\..*)\.layernorm_before\.", r"\1.norm1."),
-        (r"^(backbone\..*)\.layernorm_after\.", r"\1.norm2."),
-        (r"^(backbone\..*)\.attention\.self\.", r"\1.attn."),
-        (r"^(backbone\..*)\.attention\.output\.dense\.", r"\1.attn.proj."),
-        (r"^(backbone\..*)\.intermediate\.dense\.", r"\1.mlp.fc1."),
-        (r"^(backbone\..*)\.output\.dense\.", r"\1.mlp.fc2."),
+        *HF_SWIN,
     ),
     extras=(r"^backbone\.swin\.layernorm\.",),
     classifier=_CLASSIFIER,
-    joins=((_QUERY_KEY_VALUE, ".attention.self.qkv."),),
+    joins=HF_SWIN_JOINS,
 )
 
 for _key_map in (OFFICIAL, MMSEGMENTATION_RESNET, MMSEGMENTATION_SWIN, HUGGING_FACE_SWIN):

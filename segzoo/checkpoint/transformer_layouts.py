@@ -66,6 +66,26 @@ HF_MIT: Rules = (
 )
 HF_MIT_JOINS = (((r"\.attention\.self\.key\.", r"\.attention\.self\.value\."), ".attention.self.kv."),)
 
+# transformers' Swin backbone, in a file of a whole model.
+HF_SWIN: Rules = (
+    (r"^backbone\.embeddings\.patch_embeddings\.projection\.", "backbone.patch_embed.proj."),
+    (r"^backbone\.embeddings\.norm\.", "backbone.patch_embed.norm."),
+    (r"^backbone\.encoder\.", "backbone."),
+    *(
+        (rf"^backbone\.hidden_states_norms\.stage{index + 1}\.", f"backbone.norm{index}.")
+        for index in range(4)
+    ),
+    (r"^(backbone\..*)\.layernorm_before\.", r"\1.norm1."),
+    (r"^(backbone\..*)\.layernorm_after\.", r"\1.norm2."),
+    (r"^(backbone\..*)\.attention\.self\.", r"\1.attn."),
+    (r"^(backbone\..*)\.attention\.output\.dense\.", r"\1.attn.proj."),
+    (r"^(backbone\..*)\.intermediate\.dense\.", r"\1.mlp.fc1."),
+    (r"^(backbone\..*)\.output\.dense\.", r"\1.mlp.fc2."),
+)
+HF_SWIN_JOINS = (
+    (tuple(rf"\.attention\.self\.{role}\." for role in ("query", "key", "value")), ".attention.self.qkv."),
+)
+
 # timm's PVTv2: the first embedding stands alone, the others open their stages.
 TIMM_PVT_V2: Rules = (
     (r"^patch_embed\.", "patch_embed1."),

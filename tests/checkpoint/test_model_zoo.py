@@ -23,6 +23,14 @@ from segzoo.model_zoo.official import known_models, sections
 # Metric, then (md5 prefix, value) of each model as in the official MODEL_ZOO.md, not copied from the tables.
 OFFICIAL = {
     "mIoU": {
+        "semantic/cityscapes/mask2former_r50": ("cc1b1f", 79.4),
+        "semantic/cityscapes/mask2former_r101": ("257ce8", 80.1),
+        "semantic/cityscapes/mask2former_swin_tiny": ("2d58d4", 82.1),
+        "semantic/cityscapes/mask2former_swin_small": ("fa26ae", 82.6),
+        "semantic/cityscapes/mask2former_swin_base_in21k": ("1c6b65", 83.3),
+        "semantic/cityscapes/mask2former_swin_large_in21k": ("17c1ee", 83.3),
+        "semantic/mapillary_vistas/mask2former_r50": ("6c66d0", 57.4),
+        "semantic/mapillary_vistas/mask2former_swin_large_in21k": ("90ee2d", 63.2),
         "semantic/ade20k/maskformer_r50": ("d8dbeb", 44.5),
         "semantic/ade20k/maskformer_r101": ("1aeb94", 45.5),
         "semantic/ade20k/maskformer_r101c": ("b432ea", 46.0),
