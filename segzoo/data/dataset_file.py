@@ -48,7 +48,8 @@ class Layout:
 
     Attributes:
         roots: folders to try, relative to the folder of datasets.
-        images: image files; with `annotations`, the folder of the images that it names.
+        images: image files; with `annotations`, the folder of the images that it names, or image files by
+            their `{image_id}`.
         labels: semantic label file of an image, or None; decoded by `encoding`. With `*`, several files.
         list_file: text file with the images of the split, or None: all that are there. `[a:b]` after it
             takes some of its lines.

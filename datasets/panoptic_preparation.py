@@ -1,0 +1,115 @@
+"""What the scripts for panoptic labels share: a folder of PNGs first, then the JSON, which is read off them.
+
+In these PNGs an id tells the category and whether the segment is a crowd. So an interrupted script can go on
+with the files that it has, and the JSON describes what the files hold, not what they were made from.
+"""
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from preparation import Convert, at_root, fill_folder, written_whole
+
+# isort: split
+from tqdm import tqdm
+
+from segzoo.data.dataset_file import DatasetFile
+from segzoo.data.panoptic_files import measure_segments
+from segzoo.data.register import load_split
+from segzoo.errors import InputError
+from segzoo.evaluation.files import load_ids
+
+
+class Image(NamedTuple):
+    """An image of a split.
+
+    Attributes:
+        image_id: its `id` in the JSON.
+        file_name: its `file_name` in the JSON.
+        png: name of its panoptic PNG.
+        source: what `convert` makes the PNG from.
+    """
+
+    image_id: str
+    file_name: str
+    png: str
+    source: Any
+
+
+# From a segment's id to its category's id, and whether it is a crowd.
+Decode = Callable[[int], tuple[int, bool]]
+
+
+def write_split(
+    folder: Path,
+    images: Sequence[Image],
+    convert: Convert,
+    decode: Decode,
+    categories: Sequence[Mapping[str, Any]],
+    workers: int,
+    title: str,
+) -> bool:
+    """Writes the panoptic PNGs of a split into `folder`, and `<folder>.json` beside it.
+
+    Returns:
+        Whether they are complete; if not, messages have said what to repair.
+    """
+    json_file = folder.with_name(f"{folder.name}.json")
+    had_json = json_file.is_file() and folder.is_dir()
+    jobs = {image.png: image.source for image in images}
+    had_all = had_json and jobs.keys() <= {file.name for file in folder.iterdir()}
+    if not fill_folder(folder, jobs, convert, workers, title):
+        return False
+    if had_all:
+        return True
+    read = partial(describe, folder=folder, decode=decode)
+    progress = partial(tqdm, desc=f"{title}, JSON", total=len(images), unit="file")
+    if workers <= 1:
+        described = list(progress(map(read, images)))
+    else:
+        with multiprocessing.Pool(workers) as pool:
+            described = list(progress(pool.imap(read, images, chunksize=16)))
+    document = {
+        "images": [image for image, _ in described],
+        "annotations": [annotation for _, annotation in described],
+        "categories": list(categories),
+    }
+    with written_whole(json_file) as file:
+        file.write_text(json.dumps(document), encoding="utf-8")
+    segments = sum(len(annotation["segments_info"]) for _, annotation in described)
+    print(f"{title}: {segments} segments in {json_file}")
+    return True
+
+
+def describe(image: Image, folder: Path, decode: Decode) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of an image under `images` and `annotations`."""
+    ids = load_ids(folder / image.png)
+    height, width = ids.shape
+    segments = []
+    for segment_id, measured in measure_segments(ids).items():
+        category, is_crowd = decode(segment_id)
+        segments.append({"id": segment_id, "category_id": category, **measured, "iscrowd": int(is_crowd)})
+    entry = {"id": image.image_id, "width": width, "height": height, "file_name": image.file_name}
+    annotation = {"image_id": image.image_id, "file_name": image.png, "segments_info": segments}
+    return entry, annotation
+
+
+def count_splits(dataset: DatasetFile, root: Path) -> bool:
+    """Prints how many images each split has; returns whether all are there, in the published number."""
+    complete = True
+    dataset = at_root(dataset, root)
+    for split in dataset.splits:
+        try:
+            count = len(load_split(dataset, split))
+        except InputError as error:
+            print(error, file=sys.stderr)
+            complete = False
+            continue
+        published = dataset.image_counts[split]
+        print(f"{split}: {count} images, published: {published}")
+        complete &= count == published
+    return complete

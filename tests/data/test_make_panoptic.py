@@ -1,0 +1,560 @@
+"""tools/make_panoptic.py: semantic labels and instances become the panoptic labels that the rules say."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_trees import forget, picture, save, write_yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from panopticapi.evaluation import pq_compute_single_core
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from segzoo import model_zoo
+from segzoo.data import (
+    SegmentationMapper,
+    build_train_loader,
+    label_reader,
+    read_dataset_file,
+    register_dataset_file,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TOOLS = REPOSITORY / "tools"
+
+CLASSES = [
+    {"name": "road", "color": [128, 64, 128]},
+    {"name": "car", "isthing": True, "id": 7},
+    {"name": "sky"},
+    {"name": "person", "isthing": True},
+]
+FACTS = {
+    "splits": {"roads_train": "train"},
+    "images": "images/{split}/{stem}.png",
+    "labels": "masks/{split}/{stem}.png",
+    "classes": CLASSES,
+    "flip_pairs": [["road", "sky"]],
+}
+# Road 0, car 1, sky 2, person 3, void 255.
+LABELS = np.array(
+    [
+        [2, 2, 2, 2, 2, 255],
+        [1, 1, 1, 3, 3, 255],
+        [1, 1, 1, 1, 3, 0],
+        [0, 0, 0, 1, 0, 0],
+    ],
+    dtype=np.uint8,
+)
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """The tool's exit status for these arguments, without processes."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import make_panoptic
+
+    yield lambda *arguments: make_panoptic.main([*map(str, arguments), "--workers", "0"])
+    for name in [
+        name for name in sys.modules if name.split(".")[0] in ("make_panoptic", "panoptic_conversion")
+    ]:
+        del sys.modules[name]
+
+
+def write_roads(folder, labels, **facts):
+    """The images {stem: labels} of roads.yaml."""
+    for number, (stem, values) in enumerate(labels.items()):
+        save(folder / f"images/train/{stem}.png", picture(*values.shape, number))
+        save(folder / f"masks/train/{stem}.png", values)
+    return write_yaml(folder, {**FACTS, **facts})
+
+
+def box(top, left, bottom, right, shape=LABELS.shape):
+    """The mask of a rectangle, bottom and right exclusive."""
+    mask = np.zeros(shape, dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def run_length(mask):
+    """An uncompressed COCO mask: lengths of runs down the columns, of zeros first."""
+    flat = mask.T.ravel().astype(int)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges, len(flat)]).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def write_instances(path, images, annotations, categories=(("car", 1), ("person", 2), ("sky", 3))):
+    """A COCO JSON; annotations are (image id, category id, segmentation, iscrowd)."""
+    keys = ("id", "image_id", "category_id", "segmentation", "iscrowd")
+    listed = [dict(zip(keys, (10 + k, *one), strict=True)) for k, one in enumerate(annotations)]
+    facts = {
+        "images": images,
+        "annotations": listed,
+        "categories": [{"id": number, "name": name} for name, number in categories],
+    }
+    path.write_text(json.dumps(facts))
+    return path
+
+
+IMAGE = {"id": 55, "file_name": "a.png", "height": 4, "width": 6}
+
+
+def result(folder, name="roads_train"):
+    """(ids, {(class name, iscrowd): [mask, ...]}) of the only image, read by Pillow and json alone."""
+    document = json.loads((folder / f"panoptic/{name}.json").read_text())
+    (annotation,) = document["annotations"]
+    rgb = np.array(Image.open(folder / f"panoptic/{name}" / annotation["file_name"])).astype(int)
+    ids = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+    names = {one["id"]: one["name"] for one in document["categories"]}
+    found = {}
+    for segment in annotation["segments_info"]:
+        mask = ids == segment["id"]
+        rows, columns = np.nonzero(mask)
+        assert segment["area"] == len(rows)
+        left, top = columns.min(), rows.min()
+        assert segment["bbox"] == [left, top, columns.max() + 1 - left, rows.max() + 1 - top]
+        found.setdefault((names[segment["category_id"]], segment["iscrowd"]), []).append(mask)
+    assert [one["id"] for one in annotation["segments_info"]] == list(range(1, ids.max() + 1))
+    return ids, found
+
+
+def assert_masks(found, expected):
+    assert found.keys() == expected.keys()
+    for key, masks in expected.items():
+        assert len(found[key]) == len(masks)
+        for one, other in zip(found[key], masks, strict=True):
+            assert np.array_equal(one, other), key
+
+
+# Two cars side by side, of 2 and 3 columns; the second, the larger one, overlaps the first in one column.
+CARS = [box(1, 0, 3, 2), box(1, 1, 3, 4)]
+TRAIN = ["--splits", "roads_train"]
+
+
+@pytest.mark.parametrize(
+    ("order", "first", "second"),
+    [("area", CARS[0], CARS[1] & ~CARS[0]), ("file", CARS[0] & ~CARS[1], CARS[1])],
+)
+def test_the_rules_on_a_picture_by_hand(tmp_path, tool, capsys, order, first, second):
+    file = write_roads(tmp_path, {"a": LABELS})
+    # The larger one comes first in the file.
+    annotations = [
+        (55, 1, run_length(CARS[1]), 0),
+        (55, 1, run_length(CARS[0]), 0),
+        # A person, of whom a pixel is on void and two are on sky.
+        (55, 2, run_length(box(0, 3, 2, 4) | box(0, 5, 1, 6) | box(0, 4, 1, 5)), 0),
+        (55, 3, run_length(box(0, 0, 1, 6)), 0),
+    ]
+    write_instances(tmp_path / "instances.json", [IMAGE], annotations)
+    assert tool(file, "--instances", "instances.json", "--order", order) == 0
+    _, found = result(tmp_path)
+    person = box(0, 3, 2, 4) | box(0, 4, 1, 6)
+    car = second & ~person
+    if order == "file":
+        # The car was there first.
+        person, car = person & ~second, second
+    cars = np.isin(LABELS, 1) & ~first & ~car & ~person
+    assert_masks(
+        found,
+        {
+            ("road", 0): [LABELS == 0],
+            ("sky", 0): [(LABELS == 2) & ~person],
+            ("car", 0): [car, first],
+            ("person", 0): [person],
+            ("car", 1): [cars],
+            ("person", 1): [(LABELS == 3) & ~person & ~car],
+        },
+    )
+    printed = capsys.readouterr().out
+    overlaps = (CARS[0] & CARS[1]).sum() + (CARS[1] & box(0, 3, 2, 4)).sum()
+    assert f"{overlaps} pixels of several instances" in printed
+    assert "1 pixels of instances on void" in printed
+    assert "1 annotations of stuff classes, not used" in printed
+    assert f"{cars.sum() + ((LABELS == 3) & ~person & ~car).sum()} pixels of thing classes without" in printed
+    report = json.loads((tmp_path / "panoptic/roads_train.report.json").read_text())
+    assert report["images"]["a.png"] == {key: count for key, count in report["total"].items() if count}
+
+
+def test_pixels_without_an_instance_can_be_void(tmp_path, tool):
+    file = write_roads(tmp_path, {"a": LABELS})
+    write_instances(tmp_path / "i.json", [IMAGE], [(55, 1, run_length(CARS[0]), 0)])
+    assert tool(file, "--instances", "i.json", "--uncovered", "void") == 0
+    ids, found = result(tmp_path)
+    assert_masks(found, {("road", 0): [LABELS == 0], ("sky", 0): [LABELS == 2], ("car", 0): [CARS[0]]})
+    assert np.array_equal(ids == 0, np.isin(LABELS, (1, 3, 255)) & ~CARS[0])
+
+
+def test_crowds_lie_below_and_are_one_for_each_class(tmp_path, tool):
+    file = write_roads(tmp_path, {"a": LABELS})
+    crowds = [box(1, 0, 3, 4), box(3, 3, 4, 5)]
+    annotations = [
+        (55, 1, run_length(crowds[0]), 1),
+        (55, 1, run_length(CARS[0]), 0),
+        (55, 1, run_length(crowds[1]), 1),
+    ]
+    write_instances(tmp_path / "i.json", [IMAGE], annotations)
+    assert tool(file, "--instances", "i.json", "--order", "file") == 0
+    _, found = result(tmp_path)
+    crowd = (crowds[0] | crowds[1]) & ~CARS[0]
+    left_over = np.isin(LABELS, 1) & ~crowd & ~CARS[0]
+    assert_masks(
+        found,
+        {
+            ("road", 0): [(LABELS == 0) & ~crowd],
+            ("sky", 0): [LABELS == 2],
+            ("car", 0): [CARS[0]],
+            ("car", 1): [crowd | left_over],
+            ("person", 1): [(LABELS == 3) & ~crowd],
+        },
+    )
+
+
+def test_contradictions_and_hidden_instances_are_counted_with_the_file_names(tmp_path, tool, capsys):
+    file = write_roads(tmp_path, {"a": LABELS, "b": LABELS})
+    annotations = [
+        (56, 2, run_length(CARS[0]), 0),  # a person on 4 pixels of cars
+        (56, 1, run_length(box(3, 0, 4, 2)), 0),  # hidden below the next one
+        (56, 1, run_length(box(3, 0, 4, 2)), 0),
+    ]
+    images = [IMAGE, {**IMAGE, "id": 56, "file_name": "b.png"}]
+    write_instances(tmp_path / "i.json", images, annotations)
+    assert tool(file, "--instances", "i.json") == 0
+    printed = capsys.readouterr().out
+    b = tmp_path / "images/train/b.png"
+    for kind, count in (
+        ("instances mostly on another class", 2),
+        ("pixels of instances on another class", 6),
+        ("instances without a visible pixel", 1),
+    ):
+        assert f"  {count} {kind}\n    {count} in {b}\n" in printed
+    assert "a.png" not in printed
+
+
+@pytest.mark.parametrize("kind", ["polygons", "runs", "compressed"])
+def test_every_form_of_mask_is_read(tmp_path, tool, kind):
+    file = write_roads(tmp_path, {"a": LABELS})
+    mask = box(1, 0, 3, 2)
+    forms = {
+        "polygons": [[0, 1, 2, 1, 2, 2, 0, 2], [0, 2, 2, 2, 2, 3, 0, 3]],
+        "runs": run_length(mask),
+        "compressed": coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))),
+    }
+    if kind == "compressed":
+        forms[kind]["counts"] = forms[kind]["counts"].decode()
+    write_instances(tmp_path / "i.json", [IMAGE], [(55, 1, forms[kind], 0)])
+    assert tool(file, "--instances", "i.json") == 0
+    assert np.array_equal(result(tmp_path)[1]["car", 0][0], mask)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, "rgb"])
+def test_a_png_that_numbers_the_instances(tmp_path, tool, dtype, capsys):
+    file = write_roads(tmp_path, {"a": LABELS, "b": LABELS})
+    numbers = np.zeros(LABELS.shape, dtype=np.int64)
+    numbers[CARS[0]] = 4
+    numbers[box(1, 3, 3, 5)] = 200  # 2 persons and a car
+    numbers[3, 0] = 9  # on road: no thing class
+    numbers[0, :3] = 255
+    if dtype == "rgb":
+        numbers = np.dstack([numbers % 256, numbers // 200, numbers * 0]).astype(np.uint8)
+    stored = numbers.astype(np.uint8 if dtype == "rgb" else dtype)
+    save(tmp_path / "objects/a.png", stored)
+    void = [0, 255 + 256] if dtype == "rgb" else [0, 255]
+    assert tool(file, "--instance-masks", "objects/{stem}.png", "--no-instance", *void) == 0
+    printed = capsys.readouterr().out
+    assert "1 instances on no thing class" in printed
+    assert "1 images that no instances are given for, first" in printed
+    document = json.loads((tmp_path / "panoptic/roads_train.json").read_text())
+    assert [image["id"] for image in document["images"]] == [1, 2]
+    document["annotations"].pop()
+    (tmp_path / "panoptic/roads_train.json").write_text(json.dumps(document))
+    _, found = result(tmp_path)
+    assert np.array_equal(found["car", 0][0], CARS[0])
+    assert np.array_equal(found["person", 0][0], box(1, 3, 3, 5))
+    assert np.array_equal(found["road", 0][0], LABELS == 0)
+
+
+@pytest.mark.parametrize("template", ["objects/{stem}_*.png", "objects/{stem}/*.png"])
+def test_a_png_for_each_instance(tmp_path, tool, template):
+    # b and b_1: the files of the second are not of the first.
+    file = write_roads(tmp_path, {"b": LABELS, "b_1": LABELS})
+    for name, mask in (("b/1", CARS[0]), ("b_1/1", box(1, 3, 2, 5)), ("b_1/x_2", box(1, 0, 3, 3))):
+        path = template.replace("*", name.split("/")[1]).replace("{stem}", name.split("/")[0])
+        save(tmp_path / path, mask.astype(np.uint8) * 255)
+    assert tool(file, "--instance-masks", tmp_path / template) == 0
+    document = json.loads((tmp_path / "panoptic/roads_train.json").read_text())
+    things = [
+        [(one["category_id"], one["area"]) for one in annotation["segments_info"] if not one["iscrowd"]]
+        for annotation in document["annotations"]
+    ]
+    # Road (id 0) has 6 pixels, sky 5; cars have the id 7 and persons 3.
+    assert things == [[(0, 6), (2, 5), (7, 4)], [(0, 6), (2, 5), (3, 2), (7, 6)]]
+
+
+# ---------------------------------------------------------------------------------------------- Round trips
+
+
+def take_apart(split, folder, source):
+    """Semantic PNGs and instances of a panoptic split, in `folder`; returns their dataset YAML."""
+    records, metadata = DatasetCatalog.get(split), MetadataCatalog.get(split)
+    images, annotations = [], []
+    for record in records:
+        ids, segments = metadata.load_panoptic(record)
+        stem = Path(record["file_name"]).stem
+        save(folder / f"semantic/{stem}.png", metadata.load_sem_seg(record))
+        size = {"height": ids.shape[0], "width": ids.shape[1]}
+        images.append({"id": record["image_id"], "file_name": Path(record["file_name"]).name, **size})
+        numbers = np.zeros(ids.shape, dtype=np.uint16)
+        for number, one in enumerate((one for one in segments if one["isthing"]), 1):
+            mask = ids == one["id"]
+            category = 1000 + one["category_id"]
+            annotations.append((record["image_id"], category, run_length(mask), one["iscrowd"]))
+            if not one["iscrowd"]:
+                numbers[mask] = number
+        save(folder / f"numbers/{stem}.png", numbers)
+    (folder / "images").symlink_to(Path(records[0]["file_name"]).parent)
+    categories = [(name, 1000 + index) for index, name in enumerate(metadata.classes)]
+    write_instances(folder / "instances.json", images, annotations, categories)
+    facts = {
+        "splits": {"apart": "x"},
+        "images": "images/{stem}.jpg",
+        "labels": "semantic/{stem}.png",
+        "classes": source,
+    }
+    return write_yaml(folder, facts, "apart.yaml")
+
+
+def assert_round_trip(split, folder, source, tool, capsys):
+    """Panoptic labels, taken apart and put together by both ways, are what they were."""
+    file = take_apart(split, folder, source)
+    truth, metadata = DatasetCatalog.get(split), MetadataCatalog.get(split)
+    categories = {
+        one["id"]: one for one in json.loads(Path(metadata.panoptic_json).read_text())["categories"]
+    }
+    original = {one["image_id"]: one for one in _annotations(metadata.panoptic_json)}
+    for way in (["--instances", "instances.json"], ["--instance-masks", "numbers/{stem}.png"]):
+        output = folder / way[0].strip("-")
+        assert tool(file, *way, "--output", output) == 0
+        (name,) = register_dataset_file(output / "apart_panoptic.yaml")
+        records = DatasetCatalog.get(name)
+        assert len(records) == len(truth) > 0
+        loader = MetadataCatalog.get(name)
+        for record, other in zip(records, truth, strict=True):
+            assert Path(record["file_name"]).samefile(other["file_name"])
+            ids, segments = loader.load_panoptic(record)
+            expected, listed = metadata.load_panoptic(other)
+            # The same partition of the pixels: every id is renamed to one, and back.
+            pairs = np.unique(np.stack([ids, expected], axis=-1).reshape(-1, 2), axis=0)
+            renamed = dict(pairs.tolist())
+            assert len(pairs) == len(renamed) == len(set(renamed.values()))
+            assert renamed.get(0, 0) == 0
+            found = {renamed[one["id"]]: one for one in segments}
+            assert len(found) == len(listed)
+            for one in listed:
+                for key in ("category_id", "iscrowd", "isthing", "area", "bbox"):
+                    assert found[one["id"]][key] == one[key], key
+            assert np.array_equal(loader.load_sem_seg(record), metadata.load_sem_seg(other))
+        made = _annotations(loader.panoptic_json)
+        if way[0] == "--instances":
+            assert [one["image_id"] for one in made] == [record["image_id"] for record in truth]
+        ids = [record["image_id"] for record in truth]
+        pairs = [(original[image_id], one) for image_id, one in zip(ids, made, strict=True)]
+        roots = (metadata.panoptic_root, loader.panoptic_root)
+        quality, _ = pq_compute_single_core(0, pairs, *roots, categories).pq_average(categories, None)
+        assert (quality["pq"], quality["sq"], quality["rq"]) == (1, 1, 1)
+        assert quality["n"] > 3
+        forget([name])
+    capsys.readouterr()
+
+
+def _annotations(file):
+    return json.loads(Path(file).read_text())["annotations"]
+
+
+def test_shapes_survive_the_round_trip(tmp_path, datasets_folder, tool, capsys):
+    make_shapes = runpy.run_path(str(REPOSITORY / "datasets/make_shapes.py"))["make_shapes"]
+    make_shapes(datasets_folder / "shapes", train=16, val=1, size=64, seed=3, workers=0)
+    infos = [one for record in DatasetCatalog.get("shapes_train") for one in record["segments_info"]]
+    assert any(one["iscrowd"] for one in infos)  # otherwise less is tested
+    assert_round_trip("shapes_train", tmp_path / "apart", "shapes", tool, capsys)
+
+
+def test_the_real_coco_images_survive_the_round_trip(tmp_path, sample_data, tool, capsys):
+    facts = {
+        "root": str(sample_data / "coco_panoptic_sample"),
+        "splits": {"coco_sample": "examples"},
+        "images": "input_images",
+        "panoptic": "panoptic_{split}",
+        "annotations": "panoptic_{split}.json",
+        "classes": "coco_panoptic",
+    }
+    register_dataset_file(write_yaml(tmp_path, facts, "sample.yaml"))
+    assert_round_trip("coco_sample", tmp_path / "apart", "coco_panoptic", tool, capsys)
+
+
+# ------------------------------------------------------------------------------------- The files it writes
+
+
+def test_the_yaml_is_all_that_training_needs(tmp_path, tool):
+    labels = np.repeat(np.repeat(LABELS, 12, axis=0), 10, axis=1)
+    file = write_roads(tmp_path / "data", {"a": labels, "b": labels})
+    car = np.repeat(np.repeat(CARS[0], 12, axis=0), 10, axis=1)
+    images = [{"id": 1, "file_name": "train/a.png"}, {"id": 2, "file_name": "train/b.png"}]
+    annotations = [(1, 1, run_length(car), 0), (2, 1, run_length(car), 0)]
+    write_instances(tmp_path / "data/instances_train.json", images, annotations)
+    assert tool(file, "--instances", "instances_{split}.json", "--output", tmp_path / "out") == 0
+    made = tmp_path / "out/roads_panoptic.yaml"
+    source, dataset = read_dataset_file(file), read_dataset_file(made)
+    assert dataset.evaluator == "panoptic"
+    for key in ("classes", "flip_pairs"):
+        ours = [entry.__dict__ | {"color_is_given": 0} for entry in dataset.classes]
+        theirs = [entry.__dict__ | {"color_is_given": 0} for entry in source.classes]
+        assert ours == theirs if key == "classes" else dataset.flip_pairs == source.flip_pairs
+    overrides = {
+        "DATASETS.FILES": f'("{made}",)',
+        "DATASETS.TRAIN": '("roads_train_panoptic",)',
+        "DATASETS.TEST": '("roads_train_panoptic",)',
+        "SOLVER.IMS_PER_BATCH": "2",
+        "DATALOADER.NUM_WORKERS": "0",
+        "INPUT.MIN_SIZE_TRAIN": "(48,)",
+    }
+    words = [word for pair in overrides.items() for word in pair]
+    cfg = model_zoo.load_config("panoptic/coco/maskformer_r50", words)
+    assert len(next(iter(build_train_loader(cfg)))) == 2
+    reader = {"roads_train_panoptic": label_reader("roads_train_panoptic")}
+    mapper = SegmentationMapper(True, task="panoptic", augmentations=[], readers=reader)
+    sample = mapper(DatasetCatalog.get("roads_train_panoptic")[0])
+    # Road, sky and the car; crowds are no target.
+    assert sample["segment_classes"].tolist() == [0, 2, 1]
+    assert np.array_equal(sample["segment_map"].numpy() == 2, car)
+
+
+def test_it_can_be_moved_and_repeated_and_splits_are_added(tmp_path, tool, capsys):
+    file = write_roads(tmp_path, {"a": LABELS}, splits={"roads_train": "train", "roads_val": "val"})
+    save(tmp_path / "images/val/c.png", picture(4, 6))
+    save(tmp_path / "masks/val/c.png", LABELS)
+    images = [IMAGE, {**IMAGE, "id": 3, "file_name": "c.png"}]
+    write_instances(tmp_path / "i.json", images, [(55, 1, run_length(CARS[0]), 0)])
+    assert tool(file, "--instances", "i.json", *TRAIN) == 0
+    written = [*(tmp_path / "panoptic").rglob("*.*"), tmp_path / "roads_panoptic.yaml"]
+    stamps = {path: path.stat().st_mtime_ns for path in written}
+    assert tool(file, "--instances", "i.json", *TRAIN) == 0
+    assert {path: path.stat().st_mtime_ns for path in written} == stamps
+    assert sorted(path.name for path in (tmp_path / "panoptic").iterdir()) == [
+        "roads_train",
+        "roads_train.json",
+        "roads_train.report.json",
+    ]
+    assert tool(file, "--instances", "i.json", "--splits", "roads_val") == 0
+    target = tmp_path.parent / f"{tmp_path.name}_moved"
+    tmp_path.rename(target)
+    names = register_dataset_file(target / "roads_panoptic.yaml")
+    assert names == ["roads_train_panoptic", "roads_val_panoptic"]
+    assert [record["image_id"] for name in names for record in DatasetCatalog.get(name)] == [55, 3]
+
+
+def test_check_writes_nothing(tmp_path, tool, capsys):
+    file = write_roads(tmp_path, {"a": LABELS})
+    write_instances(tmp_path / "i.json", [IMAGE], [(55, 1, run_length(CARS[0]), 0)])
+    before = sorted(tmp_path.rglob("*"))
+    assert tool(file, "--instances", "i.json", "--check") == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "roads_train: 1 images, 5 segments, 2 of them crowds" in capsys.readouterr().out
+
+
+def test_several_processes_write_the_same(tmp_path, tool):
+    labels = {f"{k:02}": np.roll(LABELS, k, axis=1) for k in range(20)}
+    file = write_roads(tmp_path, labels)
+    for stem in labels:
+        save(tmp_path / f"numbers/{stem}.png", CARS[0].astype(np.uint8))
+    texts = []
+    for workers in ("0", "2"):
+        # The last of two equal options counts.
+        import make_panoptic
+
+        output = tmp_path / workers
+        arguments = [str(file), "--instance-masks", "numbers/{stem}.png", "--output", str(output)]
+        assert make_panoptic.main([*arguments, "--workers", workers]) == 0
+        files = sorted(path for path in output.rglob("*") if path.suffix in (".png", ".json"))
+        texts.append([(path.relative_to(output), path.read_bytes()) for path in files])
+    assert len(texts[0]) == 22
+    assert texts[0] == texts[1]
+
+
+def test_a_broken_image_is_named_and_its_split_has_no_json(tmp_path, tool, capsys):
+    file = write_roads(tmp_path, {"a": LABELS, "b": LABELS})
+    write_instances(tmp_path / "i.json", [IMAGE], [(55, 1, run_length(CARS[0]), 0)])
+    assert tool(file, "--instances", "i.json") == 0
+    save(tmp_path / "masks/train/b.png", np.full((4, 6), 9, dtype=np.uint8))
+    assert tool(file, "--instances", "i.json") == 1
+    errors = capsys.readouterr().err
+    assert "b.png: label 9 is outside [0, 4)" in errors
+    assert "roads_train: 1 of 2 images are wrong, see above" in errors
+    # The JSON of the first time could contradict PNGs of the second.
+    assert not (tmp_path / "panoptic/roads_train.json").exists()
+    save(tmp_path / "masks/train/b.png", LABELS)
+    assert tool(file, "--instances", "i.json") == 0
+    assert (tmp_path / "panoptic/roads_train.json").exists()
+
+
+SMALL = {"size": [2, 2], "counts": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "image", "status", "message"),
+    [
+        ((55, 9, SMALL, 0), IMAGE, 2, "category 9 of an annotation is not among its categories"),
+        ((55, 4, SMALL, 0), IMAGE, 2, "category 4 'cart' is no class of roads.yaml; did you mean car?"),
+        ((55, 1, SMALL, 0), IMAGE, 1, "annotation 10: its mask is for the size [2, 2], expected [4, 6]"),
+        ((55, 1, [[0, 1, 2]], 0), IMAGE, 1, "annotation 10: a polygon is a list of x, y, ..."),
+        ((55, 1, {"size": [4, 6], "counts": [3]}, 0), IMAGE, 1, "run lengths do not add up to 4 x 6"),
+        ((55, 1, SMALL, 0), {**IMAGE, "width": 7}, 1, "is 7x4 in the JSON, but its semantic labels are 6x4"),
+        ((55, 1, SMALL, 0), {**IMAGE, "file_name": "z.png"}, 2, "has no image of the split, such as a.png"),
+    ],
+)
+def test_wrong_instances_are_named(tmp_path, tool, capsys, annotation, image, status, message):
+    file = write_roads(tmp_path, {"a": LABELS})
+    write_instances(tmp_path / "i.json", [image], [annotation], (("car", 1), ("cart", 4)))
+    assert tool(file, "--instances", "i.json") == status
+    errors = capsys.readouterr().err.splitlines()
+    assert message in errors[0]
+    assert len(errors) == (2 if status == 1 else 1)
+
+
+def test_categories_of_other_names_are_renamed_or_left_out(tmp_path, tool):
+    file = write_roads(tmp_path, {"a": LABELS})
+    annotations = [(55, 1, run_length(CARS[0]), 0), (55, 2, run_length(box(1, 3, 2, 5)), 0)]
+    write_instances(tmp_path / "i.json", [IMAGE], annotations, (("auto", 1), ("blob", 2)))
+    assert tool(file, "--instances", "i.json", "--rename", "auto=car", "blob=void") == 0
+    found = result(tmp_path)[1]
+    assert np.array_equal(found["car", 0][0], CARS[0])
+    assert ("person", 0) not in found
+
+
+def test_what_cannot_be_done_is_said_in_a_line(tmp_path, tool, capsys):
+    file = write_roads(tmp_path, {"a": LABELS, "b": LABELS})
+    write_instances(tmp_path / "i.json", [IMAGE], [])
+
+    def message(*arguments):
+        assert tool(*arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "--instances: neither" in message(file, "--instances", "missing.json")
+    assert "no image has a file like" in message(file, "--instance-masks", "x/{stem}.png")
+    assert "write {stem} into it" in message(file, "--instance-masks", "x/*.png")
+    assert "unknown field" in message(file, "--instance-masks", "x/{name}_{stem}.png")
+    assert "did you mean" in message("cityscape", "--instances", "i.json")
+    assert "has panoptic labels" in message("shapes", "--instances", "i.json")
+    assert "no class has instances" in message("camvid", "--instances", "i.json")
+    assert "--splits nope: roads.yaml has roads_train" in message(
+        file, "--instances", "i.json", "--splits", "nope"
+    )
+    (tmp_path / "mine.yaml").write_text("mine: 1\n")
+    assert "mine.yaml: exists and is not of this tool" in message(
+        file, "--instances", "i.json", "--name", "mine"
+    )
+    assert (tmp_path / "mine.yaml").read_text() == "mine: 1\n"
+    assert not (tmp_path / "panoptic").exists()

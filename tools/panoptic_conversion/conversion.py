@@ -1,0 +1,159 @@
+"""Converting images, one by one or in several processes, and saying what was found."""
+
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+from tqdm import tqdm
+
+from segzoo.data import LabelReader
+from segzoo.data.panoptic_files import measure_segments
+from segzoo.errors import InputError
+
+from . import painting
+from .instances import InstancesOfSplit, decode_coco, decode_pngs
+from .output import save_png
+
+# Of these, the worst images are named.
+NAMED = (painting.CONTRADICTED, painting.OTHER_CLASS, painting.WITHOUT_CLASS, painting.HIDDEN)
+
+
+class Job(NamedTuple):
+    """An image to convert.
+
+    Attributes:
+        record: its dataset dict.
+        image_id, file_name, png: of its entries in the JSON.
+        instances: annotations or PNGs.
+        size: (height, width) by the JSON of the instances, or None.
+    """
+
+    record: Mapping[str, Any]
+    image_id: Any
+    file_name: str
+    png: str
+    instances: Sequence[Any]
+    size: tuple[int, int] | None
+
+
+class Converted(NamedTuple):
+    """What became of an image: its entries in the JSON and what was counted, or what is wrong with it."""
+
+    image: dict[str, Any] = {}
+    annotation: dict[str, Any] = {}
+    counts: Counter = Counter()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Converts images; plain data inside, so that it can be sent to other processes.
+
+    Attributes:
+        target: folder of the PNGs, or None to write nothing.
+        pngs: whether instances are PNGs, and `is_binary` one PNG each.
+    """
+
+    reader: LabelReader
+    rules: painting.Rules
+    target: Path | None
+    pngs: bool
+    is_binary: bool
+    no_instance: tuple[int, ...]
+
+    def __call__(self, job: Job) -> Converted:
+        try:
+            return self._convert(job)
+        except InputError as error:
+            return Converted(problem=f"{job.record['file_name']}: {error}")
+
+    def _convert(self, job: Job) -> Converted:
+        labels = self.reader.load_sem_seg(job.record)
+        height, width = labels.shape
+        if job.size not in (None, labels.shape):
+            raise InputError(
+                f"is {job.size[1]}x{job.size[0]} in the JSON, but its semantic labels are {width}x{height}; "
+                "both have to match pixel by pixel"
+            )
+        if self.pngs:
+            instances = decode_pngs(job.instances, labels.shape, self.is_binary, self.no_instance)
+        else:
+            instances = decode_coco(job.instances, height, width)
+        painted = painting.paint(labels, instances, self.rules)
+        segments = []
+        for segment_id, measured in measure_segments(painted.ids).items():
+            index, is_crowd = painted.segments[segment_id - 1]
+            category = self.reader.dataset.classes[index].id
+            segments.append({"id": segment_id, "category_id": category, **measured, "iscrowd": int(is_crowd)})
+        if self.target is not None:
+            save_png(self.target / job.png, painted.ids)
+        image = {"id": job.image_id, "file_name": job.file_name, "height": height, "width": width}
+        annotation = {"image_id": job.image_id, "file_name": job.png, "segments_info": segments}
+        return Converted(image, annotation, painted.counts)
+
+
+def make_jobs(instances: InstancesOfSplit, records: Sequence[Mapping[str, Any]], folder: Path) -> list[Job]:
+    """The images of a split; those in no JSON are numbered from 1, past the ids of those that are."""
+    numbers = [one for one in instances.ids.values() if isinstance(one, int)]
+    number = max(numbers, default=0)
+    jobs, seen = [], {}
+    for record in records:
+        file = record["file_name"]
+        if file not in instances.ids:
+            number += 1
+        name = Path(os.path.relpath(os.path.abspath(file), folder))
+        png = name.with_suffix(".png").as_posix()
+        if seen.setdefault(png, file) != file:
+            raise InputError(f"{seen[png]} and {file} share a name; keep one of them")
+        jobs.append(
+            Job(
+                record,
+                instances.ids.get(file, number),
+                name.as_posix(),
+                png,
+                instances.of_image.get(file, ()),
+                instances.sizes.get(file),
+            )
+        )
+    return jobs
+
+
+def convert_all(jobs: Sequence[Job], converter: Converter, workers: int, split: str) -> Iterator[Converted]:
+    """Converts the images, in order."""
+    seconds = 0.2 if sys.stderr.isatty() else 30.0
+    pace = {"mininterval": seconds, "maxinterval": seconds, "delay": seconds, "leave": False}
+    progress = partial(tqdm, desc=split, total=len(jobs), unit="image", **pace)
+    # Starting a process takes longer than converting a few images.
+    workers = min(workers, len(jobs) // 8)
+    if workers < 1:
+        yield from progress(map(converter, jobs))
+        return
+    with multiprocessing.Pool(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+        yield from progress(pool.imap(converter, jobs, chunksize=4))
+
+
+def report(split: str, jobs: Sequence[Job], done: Sequence[Converted], instances: InstancesOfSplit) -> None:
+    """Prints what was found, and the worst images."""
+    segments = [segment for one in done if not one.problem for segment in one.annotation["segments_info"]]
+    crowds = sum(segment["iscrowd"] for segment in segments)
+    print(f"{split}: {len(jobs)} images, {len(segments)} segments, {crowds} of them crowds")
+    without = [job.record["file_name"] for job in jobs if job.record["file_name"] not in instances.of_image]
+    if without:
+        print(f"  {len(without)} images that no instances are given for, first {without[0]}")
+    for reason, count in instances.passed_over.items():
+        print(f"  {count} annotations {reason}, not used")
+    total = sum((one.counts for one in done), Counter())
+    for kind, count in total.items():
+        print(f"  {count} {kind}")
+        if kind in NAMED:
+            worst = sorted(zip(done, jobs, strict=True), key=lambda pair: -pair[0].counts[kind])
+            for one, job in worst[:3]:
+                if one.counts[kind]:
+                    print(f"    {one.counts[kind]} in {job.record['file_name']}")

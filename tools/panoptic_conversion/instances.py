@@ -1,0 +1,289 @@
+"""The instances of an image, from a COCO JSON or from PNGs.
+
+Letters: H, W pixels.
+"""
+
+import bisect
+import fnmatch
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from segzoo.data.dataset_file import DatasetFile
+from segzoo.data.formats import opened_image
+from segzoo.data.messages import did_you_mean
+from segzoo.data.pixels import rgb_codes
+from segzoo.errors import InputError
+
+
+class Instance(NamedTuple):
+    """One object, or a crowd of objects.
+
+    Attributes:
+        name: what messages call it.
+        mask: (H, W) bool.
+        class_index: None if only the semantic labels below it can tell.
+        is_crowd: whether its members are not told apart.
+    """
+
+    name: str
+    mask: np.ndarray
+    class_index: int | None = None
+    is_crowd: bool = False
+
+
+class CocoAnnotation(NamedTuple):
+    """An annotation of a COCO JSON: its id, class index, `segmentation` and `iscrowd`."""
+
+    annotation_id: Any
+    class_index: int
+    segmentation: Any
+    is_crowd: bool
+
+
+@dataclass
+class InstancesOfSplit:
+    """Where the instances of each image are described.
+
+    Attributes:
+        of_image: {image file: its annotations, or its PNGs, in order}.
+        ids: {image file: id of the image}, where a JSON says it.
+        sizes: {image file: (height, width)}, where a JSON says it.
+        passed_over: {why: how many annotations are not used}.
+    """
+
+    of_image: dict[str, list[Any]]
+    ids: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    passed_over: Counter = field(default_factory=Counter)
+
+
+def find_coco(
+    json_file: Path, files: Sequence[str], dataset: DatasetFile, renamed: Mapping[str, str]
+) -> InstancesOfSplit:
+    """The annotations of a split's images in a COCO instances JSON, which may have other images, too.
+
+    Args:
+        files: the images.
+        renamed: {name of a category of the JSON: class, or "void"}.
+
+    Raises:
+        InputError: not such a JSON, none of the images is in it, or an unknown category has annotations.
+    """
+    facts = _read_json(json_file)
+    found = _match_images(facts["images"], files, json_file)
+    result = InstancesOfSplit({file: [] for file in found})
+    file_of = {image["id"]: file for file, image in found.items()}
+    for file, image in found.items():
+        result.ids[file] = image["id"]
+        if "height" in image and "width" in image:
+            result.sizes[file] = (image["height"], image["width"])
+    names = {one.get("id"): one.get("name") for one in facts["categories"]}
+    classes: dict[Any, int | None] = {}
+    for annotation in facts["annotations"]:
+        try:
+            category, image_id = annotation["category_id"], annotation["image_id"]
+            segmentation = annotation.get("segmentation")
+        except KeyError as error:
+            raise InputError(f"{json_file}: annotation {annotation.get('id')} lacks {error}") from None
+        if image_id not in file_of:
+            continue
+        if category not in classes:
+            classes[category] = _class_of(category, names, dataset, renamed, json_file)
+        index = classes[category]
+        if index is None or not dataset.classes[index].isthing:
+            result.passed_over["of void" if index is None else "of stuff classes"] += 1
+        elif not segmentation:
+            result.passed_over["without a mask"] += 1
+        else:
+            crowd = bool(annotation.get("iscrowd", 0))
+            one = CocoAnnotation(annotation.get("id"), index, segmentation, crowd)
+            result.of_image[file_of[image_id]].append(one)
+    return result
+
+
+def _class_of(
+    category: Any, names: Mapping[Any, str], dataset: DatasetFile, renamed: Mapping[str, str], json_file: Path
+) -> int | None:
+    """The class index of a category, None for void."""
+    if category not in names:
+        raise InputError(f"{json_file}: category {category} of an annotation is not among its categories")
+    name = renamed.get(names[category], names[category])
+    try:
+        index = dataset.space.index(name)
+    except InputError:
+        known = did_you_mean(name, dataset.space.classes)
+        raise InputError(
+            f"{json_file}: category {category} {name!r} is no class of {dataset.path.name}{known}; say which "
+            f"with --rename '{name}=CLASS', or --rename '{name}=void' to leave it out"
+        ) from None
+    return None if index == dataset.space.ignore_label else index
+
+
+def _read_json(json_file: Path) -> dict[str, list[Any]]:
+    try:
+        facts = json.loads(json_file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{json_file}: cannot be read as JSON ({error}); check --instances") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(facts, dict) or not isinstance(facts.get(key), list):
+            raise InputError(f"{json_file}: lacks the list {key!r} of COCO's instances format")
+    if facts["annotations"] and "segments_info" in facts["annotations"][0]:
+        raise InputError(f"{json_file}: has segments_info: it is a panoptic file already; give instances")
+    for image in facts["images"]:
+        if "id" not in image or "file_name" not in image:
+            raise InputError(f"{json_file}: an image lacks id or file_name: {image}")
+    return facts
+
+
+def _match_images(
+    images: Sequence[Mapping[str, Any]], files: Sequence[str], json_file: Path
+) -> dict[str, Mapping[str, Any]]:
+    """{image file: entry of the JSON}. The longest end of a path that is a `file_name` counts; then stems."""
+    by_name = {image["file_name"].replace("\\", "/").removeprefix("./"): image for image in images}
+    by_stem: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for name, image in by_name.items():
+        by_stem[PurePosixPath(name).stem].append(image)
+    found: dict[str, Mapping[str, Any]] = {}
+    file_of: dict[Any, str] = {}
+    for file in files:
+        parts = Path(file).as_posix().split("/")
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        image = next((by_name[end] for end in ends if end in by_name), None)
+        if image is None and len(by_stem[Path(file).stem]) == 1:
+            image = by_stem[Path(file).stem][0]
+        if image is None:
+            continue
+        other = file_of.setdefault(image["id"], file)
+        if other != file:
+            raise InputError(
+                f"{json_file}: image {image['id']} {image['file_name']!r} fits {other} and {file}; write the "
+                "folder into file_name"
+            )
+        found[file] = image
+    if not found:
+        example = images[0]["file_name"] if images else "none"
+        raise InputError(
+            f"{json_file}: has no image of the split, such as {Path(files[0]).name}, but {example}; check "
+            "--instances"
+        )
+    return found
+
+
+def find_pngs(patterns: Mapping[str, str], roots: Sequence[str]) -> InstancesOfSplit:
+    """The PNGs with the instances of each image.
+
+    Args:
+        patterns: {image file: path of its PNG; a `*` in the last part of it stands for any text}.
+        roots: folders that the paths may be relative to; the first with a file counts.
+
+    Raises:
+        InputError: there are none for any image, or a `*` in the name of a folder.
+    """
+    for root in roots:
+        owner = _files_of({file: os.path.join(root, pattern) for file, pattern in patterns.items()})
+        if owner:
+            of_image: dict[str, list[str]] = defaultdict(list)
+            for path in sorted(owner):
+                of_image[owner[path]].append(path)
+            return InstancesOfSplit(dict(of_image))
+    expected = " or ".join(os.path.join(root, next(iter(patterns.values()))) for root in roots)
+    raise InputError(f"--instance-masks: no image has a file like {expected}; check the path")
+
+
+def _files_of(patterns: Mapping[str, str]) -> dict[str, str]:
+    """{PNG: the image that it is of}."""
+    names: dict[str, list[str]] = {}
+    owner: dict[str, tuple[int, str]] = {}
+    for file, pattern in patterns.items():
+        folder, name = os.path.split(pattern)
+        if "*" in folder:
+            raise InputError(f"--instance-masks: {pattern}: a * may stand in names of files, not of folders")
+        if folder not in names:
+            names[folder] = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        prefix = name.split("*")[0]
+        fitting = name.replace("[", "[[]").replace("?", "[?]")
+        start = bisect.bisect_left(names[folder], prefix)
+        # The last code point sorts after every text with this prefix.
+        for found in names[folder][start : bisect.bisect_right(names[folder], prefix + "\U0010ffff")]:
+            if fnmatch.fnmatchcase(found, fitting):
+                # Of a and a_b, the second has a_b_1.png: the longer name counts.
+                path, claim = os.path.join(folder, found), (len(prefix), file)
+                owner[path] = max(owner.get(path, claim), claim)
+    return {path: file for path, (_, file) in owner.items()}
+
+
+def decode_coco(annotations: Sequence[CocoAnnotation], height: int, width: int) -> list[Instance]:
+    """The instances of an image of this size.
+
+    Raises:
+        InputError: a mask is wrong, or of another size.
+    """
+    return [
+        Instance(
+            f"annotation {one.annotation_id}",
+            _decode_mask(one.segmentation, height, width, f"annotation {one.annotation_id}"),
+            one.class_index,
+            one.is_crowd,
+        )
+        for one in annotations
+    ]
+
+
+def _decode_mask(segmentation: Any, height: int, width: int, name: str) -> np.ndarray:
+    """(H, W) bool of polygons, or of run lengths, compressed or not."""
+    if isinstance(segmentation, Mapping):
+        size = list(segmentation.get("size", ()))
+        if size != [height, width]:
+            raise InputError(f"{name}: its mask is for the size {size}, expected {[height, width]}")
+        if isinstance(segmentation.get("counts"), list) and sum(segmentation["counts"]) != height * width:
+            raise InputError(f"{name}: its run lengths do not add up to {height} x {width}; export it again")
+    elif not all(isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0 for one in segmentation):
+        raise InputError(f"{name}: a polygon is a list of x, y, ... of three points or more; export it again")
+    try:
+        encoded = segmentation
+        if not isinstance(segmentation, Mapping) or isinstance(segmentation["counts"], list):
+            encoded = coco_mask.frPyObjects(segmentation, height, width)
+        if isinstance(encoded, list):
+            encoded = coco_mask.merge(encoded)
+        return coco_mask.decode(encoded).astype(bool)
+    # pycocotools raises bare Exceptions.
+    except Exception as error:
+        raise InputError(f"{name}: its mask cannot be decoded ({error}); export it again") from None
+
+
+def decode_pngs(
+    files: Sequence[str], shape: tuple[int, int], is_binary: bool, no_instance: Sequence[int]
+) -> list[Instance]:
+    """The instances in PNGs of an image of this shape (H, W); their classes are not known.
+
+    Args:
+        is_binary: everything but 0 is one instance, otherwise every value is one.
+        no_instance: values of no instance.
+
+    Raises:
+        InputError: a file is broken, or of another size.
+    """
+    instances = []
+    for file in files:
+        with opened_image(file) as image:
+            values = rgb_codes(image) if image.mode in ("RGB", "RGBA") else np.asarray(image)
+        if values.shape != shape:
+            found = "x".join(map(str, values.shape[::-1]))
+            raise InputError(
+                f"{file}: is {found}, but the semantic labels are {shape[1]}x{shape[0]}; both have to match "
+                "pixel by pixel"
+            )
+        if is_binary:
+            instances.append(Instance(Path(file).name, ~np.isin(values, no_instance)))
+            continue
+        present = np.setdiff1d(values, no_instance)
+        instances += [Instance(f"{Path(file).name}: {value}", values == value) for value in present]
+    return instances
