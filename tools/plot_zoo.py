@@ -161,6 +161,10 @@ def select(dataset: str, task: str, metric: str, methods: Sequence[str] | None) 
         )
     tasks = sorted({info.task for info in with_metric})
     if len(tasks) > 1:
+        # A metric belongs first to the task whose tables begin with it: mIoU to semantic, PQ to panoptic.
+        leading = [info for info in with_metric if info.published[0].metric == metric.split()[0]]
+        with_metric, tasks = leading or with_metric, sorted({info.task for info in leading}) or tasks
+    if len(tasks) > 1:
         raise InputError(f"--dataset {dataset} has {metric} for {' and '.join(tasks)}; choose with --task")
     for method in methods or ():
         known = sorted({info.method for info in with_metric})
