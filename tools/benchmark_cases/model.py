@@ -85,8 +85,8 @@ def _transformers(variant: str) -> tuple[Callable, dict, list]:
 
 def _mmsegmentation(variant: str) -> tuple[Callable, dict, list]:
     """As `_transformers`. Of mmcv, the lite distribution suffices: SegFormer needs none of its operators."""
-    if importlib.util.find_spec("mmcv._ext") is None:
-        sys.modules.setdefault("mmcv._ext", _WithoutOperators("mmcv._ext"))
+    if "mmcv._ext" not in sys.modules and importlib.util.find_spec("mmcv._ext") is None:
+        sys.modules["mmcv._ext"] = _WithoutOperators("mmcv._ext")
     from mmseg.models import build_segmentor
 
     channels, depths = SIZES[variant]
