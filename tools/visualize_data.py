@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from segzoo.data import build_train_loader, label_reader, read_image, register_dataset_file
-from segzoo.engine.draw import draw_entity, draw_panoptic, draw_semantic
+from segzoo.engine.draw import draw_entity, draw_instances, draw_panoptic, draw_semantic
 from segzoo.engine.figures import stack, strip
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
@@ -79,6 +79,13 @@ def training_samples(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray
 def _draw_targets(image: np.ndarray, sample: Mapping[str, Any], task: str, metadata: Any) -> np.ndarray:
     if task == "semantic":
         return draw_semantic(image, sample["sem_seg"].numpy(), metadata.classes, metadata.colors)
+    if "segment_masks" in sample:  # instances that may overlap
+        masks, categories = sample["segment_masks"].numpy(), sample["segment_classes"].tolist()
+        # Large ones below, so that all are seen.
+        order = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")
+        scores = np.ones(len(masks))
+        scores[order] = np.linspace(0.5, 1, len(masks))
+        return draw_instances(image, masks, categories, scores, metadata.thing_classes)
     ids = sample["segment_map"].numpy().astype(np.int32) + 1
     things = {"instance": [True] * len(metadata.thing_classes)}.get(task, metadata.isthing)
     info = [

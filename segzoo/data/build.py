@@ -163,9 +163,8 @@ def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
 
 def _has_annotation(record: Mapping[str, Any]) -> bool:
     """Whether there is a segment that is no crowd; semantic labels are not opened to find out."""
-    if "segments_info" not in record:
-        return True
-    return any(not segment["iscrowd"] for segment in record["segments_info"])
+    segments = record.get("segments_info", record.get("annotations"))
+    return segments is None or any(not segment["iscrowd"] for segment in segments)
 
 
 def _torch_loader(cfg: CfgNode, samples: Any, **batching: Any) -> DataLoader:

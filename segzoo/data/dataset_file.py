@@ -19,13 +19,13 @@ from .messages import did_you_mean, some
 
 CATALOG = Path(__file__).parent / "catalog"
 
-LAYOUT_KEYS = ("root", "images", "labels", "encoding", "list", "panoptic", "annotations")
+LAYOUT_KEYS = ("root", "images", "labels", "encoding", "list", "panoptic", "annotations", "instances")
 DATASET_KEYS = (
     *("name", "about", "splits", "image_counts", "classes", "label_map", "flip_pairs", "evaluator"),
     *("without_labels", "prepare", "layouts", *LAYOUT_KEYS),
 )
 CLASS_KEYS = ("name", "id", "color", "isthing")
-EVALUATORS = ("sem_seg", "panoptic")
+EVALUATORS = ("sem_seg", "panoptic", "coco_instances")
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,13 @@ class Layout:
 
     Attributes:
         roots: folders to try, relative to the folder of datasets.
-        images: image files; with `annotations`, the folder of the images that it names, or image files by
-            their `{image_id}`.
+        images: image files; with `annotations` or `instances`, the folder of the images that it names; with
+            `annotations` also image files by their `{image_id}`.
         labels: semantic label file of an image, or None; decoded by `encoding`. With `*`, several files.
         list_file: text file with the images of the split, or None: all that are there. `[a:b]` after it
             takes some of its lines.
         panoptic, annotations: folder of panoptic PNGs and their COCO JSON, or both None.
+        instances: COCO JSON of instances, which may overlap, or None; goes with `images` only.
     """
 
     roots: tuple[str, ...]
@@ -63,6 +64,7 @@ class Layout:
     list_file: str | None
     panoptic: str | None
     annotations: str | None
+    instances: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class DatasetFile:
         classes: (K,) in the order of the class indices.
         space: names, label map and ignore label.
         flip_pairs: class indices that a horizontal flip swaps.
-        evaluator: "sem_seg" or "panoptic".
+        evaluator: "sem_seg", "panoptic" or "coco_instances".
         image_counts: {registered name: published number of images}, where known.
         without_labels: registered names of splits that have images only.
         prepare: command that makes what the download lacks, or "".
@@ -125,18 +127,17 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
     facts = _load_yaml(path)
     _check_keys(facts, DATASET_KEYS, path.name)
     facts = _with_borrowed_classes(facts, path)
-    classes = _read_classes(facts, path)
+    classes = _read_classes(facts, path, all_things=_has_instances(facts))
     space = _read_label_space(facts, classes, path)
     splits = _read_splits(facts, path)
     without_labels = _read_without_labels(facts, splits, path)
     fields = set().union(*splits.values())
     layouts = _read_layouts(facts, space, classes, fields, needs_labels=without_labels < set(splits))
-    is_panoptic = layouts[0].panoptic is not None
-    evaluator = facts.get("evaluator", "panoptic" if is_panoptic else "sem_seg")
-    if evaluator not in EVALUATORS or (evaluator == "panoptic") > is_panoptic:
-        needs = " and needs the keys panoptic and annotations" if evaluator == "panoptic" else ""
-        raise InputError(f"{path.name}: evaluator {evaluator!r} is one of {', '.join(EVALUATORS)}{needs}")
-    if len(classes) < 2 and not is_panoptic:
+    is_panoptic, has_instances = layouts[0].panoptic is not None, layouts[0].instances is not None
+    default = "panoptic" if is_panoptic else "coco_instances" if has_instances else "sem_seg"
+    evaluator = facts.get("evaluator", default)
+    _check_evaluator(evaluator, default, path)
+    if len(classes) < 2 and not is_panoptic and not has_instances:
         raise InputError(
             f"{path.name}: one class ({classes[0].name}) with the rest ignored always scores 100; "
             "add a class 'background'"
@@ -157,6 +158,18 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
         without_labels=without_labels,
         prepare=str(facts.get("prepare", "")),
     )
+
+
+def _check_evaluator(evaluator: Any, default: str, path: Path) -> None:
+    """`default` is the one that the labels are for; panoptic labels may also be scored by class alone."""
+    if evaluator == default or (evaluator, default) == ("sem_seg", "panoptic"):
+        return
+    needs = {
+        "panoptic": " and needs the keys panoptic and annotations",
+        "coco_instances": " and needs the key instances",
+        "sem_seg": " and needs the key labels (or panoptic)",
+    }.get(evaluator, "")
+    raise InputError(f"{path.name}: evaluator {evaluator!r} is one of {', '.join(EVALUATORS)}{needs}")
 
 
 def generated_color(index: int) -> tuple[int, int, int]:
@@ -200,7 +213,14 @@ def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**borrowed, **facts, "classes": borrowed.get("classes")}
 
 
-def _read_classes(facts: Mapping[str, Any], path: Path) -> tuple[DatasetClass, ...]:
+def _has_instances(facts: Mapping[str, Any]) -> bool:
+    """Whether the labels are a COCO JSON of instances; `_check_layout` looks for contradictions."""
+    layouts = facts.get("layouts")
+    entries = [entry for entry in layouts if isinstance(entry, Mapping)] if isinstance(layouts, list) else []
+    return "instances" in facts or any("instances" in entry for entry in entries)
+
+
+def _read_classes(facts: Mapping[str, Any], path: Path, all_things: bool) -> tuple[DatasetClass, ...]:
     listed = facts.get("classes")
     if not isinstance(listed, list) or not listed:
         raise InputError(
@@ -208,8 +228,13 @@ def _read_classes(facts: Mapping[str, Any], path: Path) -> tuple[DatasetClass, .
         )
     classes = []
     for index, entry in enumerate(listed):
-        entry = entry if isinstance(entry, dict) else {"name": entry}
+        entry = dict(entry) if isinstance(entry, dict) else {"name": entry}
         _check_keys(entry, CLASS_KEYS, f"{path.name}: class {index}")
+        if all_things and not entry.setdefault("isthing", True):
+            raise InputError(
+                f"{path.name}: class {entry.get('name')!r} has isthing false, but the key instances is for "
+                "classes with instances; leave isthing out, or the class"
+            )
         classes.append(_read_class(index, entry, path))
     for what in ("name", "id"):
         seen: set[Any] = set()
@@ -301,16 +326,19 @@ def _read_layouts(
                 list_file=merged.get("list"),
                 panoptic=merged.get("panoptic"),
                 annotations=merged.get("annotations"),
+                instances=merged.get("instances"),
             )
         )
     if len({layout.panoptic is None for layout in layouts}) > 1:
         raise InputError(f"{source}: either all layouts have panoptic and annotations, or none")
+    if len({layout.instances is None for layout in layouts}) > 1:
+        raise InputError(f"{source}: either all layouts have instances, or none")
     _check_label_map(space, layouts)
     return tuple(layouts)
 
 
 def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs_labels: bool) -> None:
-    for key in ("images", "labels", "list", "panoptic", "annotations"):
+    for key in ("images", "labels", "list", "panoptic", "annotations", "instances"):
         if key in facts and not isinstance(facts[key], str):
             raise InputError(f"{source}: {key} is {facts[key]!r}; it is a path")
     if "images" not in facts:
@@ -320,6 +348,12 @@ def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs
         isinstance(roots, list) and roots and all(isinstance(root, str) for root in roots)
     ):
         raise InputError(f"{source}: root is {roots!r}; it is a folder or a list of folders")
+    others = [key for key in ("labels", "list", "panoptic", "annotations") if key in facts]
+    if "instances" in facts and others:
+        raise InputError(
+            f"{source}: {others[0]} does not go with instances, a JSON with the images and all their masks; "
+            "remove one of the keys"
+        )
     if "panoptic" in facts and "list" in facts:
         raise InputError(
             f"{source}: list does not go with panoptic, whose annotations list the images; remove it"
@@ -328,14 +362,17 @@ def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs
         raise InputError(f"{source}: labels with * does not go with panoptic; name one file per image")
     if ("panoptic" in facts) != ("annotations" in facts):
         raise InputError(f"{source}: panoptic (folder of PNGs) and annotations (JSON) go together")
-    if "panoptic" not in facts and "labels" not in facts and needs_labels:
-        raise InputError(f"{source}: lacks labels, the path of an image's label file (or panoptic)")
+    if not {"panoptic", "labels", "instances"} & set(facts) and needs_labels:
+        raise InputError(
+            f"{source}: lacks labels, the path of an image's label file (or panoptic, or instances)"
+        )
     found = set(re.findall(r"{(\w+)}", facts["images"]))
-    if "panoptic" not in facts and not found - fields:
+    if "panoptic" not in facts and "instances" not in facts and not found - fields:
         raise InputError(
             f"{source}: images {facts['images']!r} is one file; name what varies: images/{{stem}}.jpg"
         )
-    for key, known in (("labels", found | fields | {"stem"}), ("panoptic", fields), ("annotations", fields)):
+    jsons_and_folders = dict.fromkeys(("panoptic", "annotations", "instances"), fields)
+    for key, known in {"labels": found | fields | {"stem"}, **jsons_and_folders}.items():
         for field in re.findall(r"{(\w+)}", facts.get(key, "")):
             if field not in known:
                 raise InputError(
@@ -345,7 +382,7 @@ def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs
 
 def _check_label_map(space: LabelSpace, layouts: list[Layout]) -> None:
     """Finds sources of the map that no file can hold. A panoptic JSON has its own: see `register.py`."""
-    if any(layout.panoptic for layout in layouts):
+    if any(layout.panoptic or layout.instances for layout in layouts):
         return
     known = set().union(*(layout.encoding.labels for layout in layouts if layout.encoding))
     for label in space.label_map:

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageOps
+from pycocotools import mask as mask_tools
 
 from segzoo.errors import InputError
 
 from .dataset_file import DatasetFile
 from .encodings import GRAY_16_BIT
+from .instances import Overlaps, annotation_rle, split_overlaps
 from .messages import some
 from .pixels import look_up, rgb_codes
 
@@ -50,10 +52,13 @@ class IndexMap(NamedTuple):
     Attributes:
         indices: (H, W) uint8 or uint16: s + 1 where segment s is, 0 for void.
         segments: what the S segments are. For semantic labels: one per class of the dataset, present or not.
+        members: None, or, for segments that overlap, (A + 1, S) bool: index a stands for pixels that are
+            covered by exactly the segments of row a. Row 0 has none.
     """
 
     indices: np.ndarray
     segments: Segments
+    members: np.ndarray | None = None
 
 
 @contextmanager
@@ -138,7 +143,8 @@ class LabelReader:
 
         Returns:
             (H, W) uint8 (uint16 for more than 255 classes): class index, or the dataset's ignore label.
-            Crowd segments count as their class. Of several label files, the first in which a pixel is not
+            Crowd segments count as their class. Of instances that overlap, the first of the JSON counts. Of
+            several label files, the first in which a pixel is not
             of the first class, the background, decides.
 
         Raises:
@@ -207,6 +213,8 @@ class LabelReader:
                 self.load_sem_seg(dataset_dict) + self.dataset.space.dtype(1),
                 Segments(classes, np.zeros(len(classes), dtype=bool)),
             )
+        if "annotations" in dataset_dict:
+            return self._overlapping_index_map(dataset_dict)
         _, indices = self._read_panoptic(dataset_dict)
         segments_info = dataset_dict["segments_info"]
         if dataset_dict.get("void_segments"):
@@ -218,6 +226,41 @@ class LabelReader:
                 np.array([segment["iscrowd"] for segment in segments_info], dtype=bool),
             ),
         )
+
+    def load_instances(self, dataset_dict: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The instances of an image of a COCO JSON, as pycocotools takes ground truth.
+
+        Returns:
+            A dict for each, with `category_id` (class index), `iscrowd`, `area` (the JSON's, else of the
+            mask) and `segmentation` (compressed RLE).
+
+        Raises:
+            InputError: a mask that cannot be decoded.
+        """
+        if "annotations" not in dataset_dict:
+            raise InputError(f"{self.split}: has no instances; they need the key instances in its YAML file")
+        instances = []
+        for annotation, code in zip(dataset_dict["annotations"], self._rles(dataset_dict), strict=True):
+            area = annotation.get("area")
+            facts = {key: annotation[key] for key in ("category_id", "iscrowd")}
+            area = float(mask_tools.area(code)) if area is None else area
+            instances.append({**facts, "area": area, "segmentation": code})
+        return instances
+
+    def _rles(self, dataset_dict: Mapping[str, Any]) -> list[dict[str, Any]]:
+        size = dataset_dict["height"], dataset_dict["width"]
+        name = dataset_dict["file_name"]
+        return [annotation_rle(annotation, size, name) for annotation in dataset_dict["annotations"]]
+
+    def _overlapping_index_map(self, dataset_dict: Mapping[str, Any]) -> IndexMap:
+        annotations = dataset_dict["annotations"]
+        size = dataset_dict["height"], dataset_dict["width"]
+        overlaps: Overlaps = split_overlaps(self._rles(dataset_dict), size, dataset_dict["file_name"])
+        segments = Segments(
+            np.array([one["category_id"] for one in annotations], dtype=np.int64),
+            np.array([one["iscrowd"] for one in annotations], dtype=bool),
+        )
+        return IndexMap(overlaps.indices, segments, overlaps.members)
 
     def class_map(self, index_map: IndexMap) -> np.ndarray:
         """(H, W) uint8 or uint16: the class of each pixel's segment, or the ignore label."""
@@ -269,9 +312,13 @@ class LabelReader:
 
 def class_map(index_map: IndexMap, ignore_label: int, dtype: type) -> np.ndarray:
     """(H, W) `dtype`: the class of each pixel's segment; `ignore_label` for void and unknown indices."""
-    indices, segments = index_map
+    indices, segments, members = index_map
     table = np.full(np.iinfo(indices.dtype).max + 1, ignore_label, dtype=dtype)
-    table[1 : len(segments.classes) + 1] = segments.classes
+    if members is None:
+        table[1 : len(segments.classes) + 1] = segments.classes
+    elif len(segments.classes):
+        # Of the segments that cover a pixel the first one decides.
+        table[1 : len(members)] = segments.classes[members[1:].argmax(axis=1)]
     return look_up(table, indices)
 
 

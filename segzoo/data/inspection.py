@@ -174,7 +174,7 @@ def _count(record: Mapping[str, Any], reader: LabelReader) -> tuple[np.ndarray, 
         InputError: the labels cannot be read.
     """
     num_classes, segments = len(reader.is_thing), None
-    if "pan_seg_file_name" in record:
+    if "pan_seg_file_name" in record or "annotations" in record:
         index_map = reader.load_index_map(record)
         segments = np.bincount(index_map.segments.classes, minlength=num_classes)
         labels = reader.class_map(index_map)

@@ -92,13 +92,16 @@ def _try_layout(
     """The layout with its files, or (how far it got, what is missing)."""
     if not root.is_dir():
         return -1, f"no folder {root}"
-    if layout.panoptic is not None and not has_labels:
+    listed_in_json = layout.panoptic is not None or layout.instances is not None
+    if listed_in_json and not has_labels:
         key = "image_id" if finds_images_by_id(layout) else "stem"
         template = layout.images if finds_images_by_id(layout) else f"{layout.images}/{{stem}}.*"
         images = tuple(ImageFile(path, found[key]) for path, found in match(root, template, fields))
         return FoundLayout(index, root, images) if images else (0, f"no images in {root / layout.images}")
-    if layout.panoptic is not None:
-        templates = (layout.images, layout.annotations, layout.panoptic, layout.labels or layout.images)
+    if listed_in_json:
+        templates = (layout.images, layout.instances)
+        if layout.panoptic is not None:
+            templates = (layout.images, layout.annotations, layout.panoptic, layout.labels or layout.images)
         for step, template in enumerate(templates):
             path = root / _without_open_fields(fill(template, fields))
             if not path.exists():

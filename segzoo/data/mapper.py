@@ -17,8 +17,11 @@ from .augmentation import AugmentationInput, build_test_augmentations, build_tra
 from .formats import IndexMap, LabelReader, read_image
 from .messages import did_you_mean
 from .register import label_reader
-from .targets import GROUPS, build_targets
+from .targets import GROUPS, build_mask_targets, build_targets
 from .transforms import count_flips
+
+# Of a dataset dict, what training replaces by targets.
+_ANNOTATION_KEYS = ("sem_seg_file_name", "pan_seg_file_name", "segments_info", "void_segments", "annotations")
 
 
 class SegmentationMapper:
@@ -82,8 +85,9 @@ class SegmentationMapper:
         Returns:
             The dataset dict with `image` (3, H, W) uint8 and `height`, `width` of the original; in training
             its label files and segments are replaced by the targets: `segment_map` (H, W) int16 and
-            `segment_classes` (S,) int64 (see `Targets`), and for the semantic task `sem_seg` (H, W) int64,
-            class index or the dataset's ignore label.
+            `segment_classes` (S,) int64 (see `Targets`), or `segment_masks` (S, H, W) bool in place of the
+            map where the annotation's instances may overlap (see `MaskTargets`); and for the semantic task
+            `sem_seg` (H, W) int64, class index or the dataset's ignore label.
 
         Raises:
             InputError: a missing, broken or wrong file.
@@ -114,12 +118,17 @@ class SegmentationMapper:
         if count_flips(transforms) % 2:
             index_map = swap_classes(index_map, reader.dataset.flip_pairs)
         record["image"] = _to_tensor(augmented.image)
-        targets = build_targets(index_map, GROUPS[self.task](index_map.segments, reader.is_thing))
-        record["segment_map"] = torch.from_numpy(targets.segment_map)
+        groups = GROUPS[self.task](index_map.segments, reader.is_thing)
+        if index_map.members is None:
+            targets = build_targets(index_map, groups)
+            record["segment_map"] = torch.from_numpy(targets.segment_map)
+        else:
+            targets = build_mask_targets(index_map, groups)
+            record["segment_masks"] = torch.from_numpy(targets.masks)
         record["segment_classes"] = torch.from_numpy(targets.classes)
         if self.task == "semantic":
             record["sem_seg"] = torch.from_numpy(reader.class_map(index_map).astype(np.int64))
-        for key in ("sem_seg_file_name", "pan_seg_file_name", "segments_info", "void_segments"):
+        for key in _ANNOTATION_KEYS:
             record.pop(key, None)
 
 

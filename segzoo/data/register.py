@@ -14,6 +14,7 @@ from segzoo.errors import InputError
 from .dataset_file import CATALOG, DatasetFile, Layout, read_dataset_file
 from .encodings import VOID
 from .formats import LabelReader
+from .instances import instance_dicts
 from .layouts import (
     FoundLayout,
     check_exist,
@@ -115,6 +116,8 @@ def _register(dataset: DatasetFile, split: str) -> None:
     )
     if dataset.layouts[0].panoptic is not None:
         metadata.load_panoptic = reader.load_panoptic
+    if dataset.layouts[0].instances is not None:
+        metadata.load_instances = reader.load_instances
 
 
 def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
@@ -125,7 +128,8 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
         found); `sem_seg_file_name` with semantic labels, a tuple of them where the layout has several for an
         image; `height`, `width`, `pan_seg_file_name` and `segments_info` with panoptic ones, each segment
         with `id`, `category_id` (class index), `isthing`, `iscrowd`, and the JSON's `area` and `bbox`. Those
-        of no class are in `void_segments`, by id. A split without labels has none of these.
+        of no class are in `void_segments`, by id. With instances: `height`, `width` and `annotations`, see
+        `instance_dicts`. A split without labels has none of these.
 
     Raises:
         InputError: files are missing, or the panoptic JSON contradicts itself or the dataset's YAML.
@@ -138,6 +142,9 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
     if layout.panoptic is not None and split not in dataset.without_labels:
         with _collector_paused():
             return _load_panoptic_split(dataset, split, found)
+    if layout.instances is not None and split not in dataset.without_labels:
+        with _collector_paused():
+            return _load_instance_split(dataset, split, found)
     records = []
     for image in found.images:
         record: dict[str, Any] = {"file_name": image.path, "image_id": image.image_id}
@@ -181,6 +188,45 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     ):
         check_exist((record[key] for record in dicts if key in record), split, what)
     return dicts
+
+
+def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
+    layout, fields = dataset.layouts[found.index], dataset.splits[split]
+    image_root, json_file = (
+        str(found.root / fill(template, fields)) for template in (layout.images, layout.instances)
+    )
+    # Detectron2's name for it.
+    _update_metadata(split, json_file=json_file)
+    facts = _read_json(json_file, "instances")
+    index_of = _category_indices(dataset, facts["categories"], json_file, needs_isthing=False)
+    ids = _json_ids(dataset, facts["categories"], index_of)
+    _update_metadata(
+        split,
+        contiguous_id_to_dataset_id=ids,
+        thing_dataset_id_to_contiguous_id={category: index for index, category in enumerate(ids)},
+    )
+    dicts = instance_dicts(facts, index_of, dataset.space.ignore_label, json_file)
+    for record in dicts:
+        record["file_name"] = f"{image_root}/{record['file_name']}"
+        record.update(dataset=split, layout=found.index)
+    check_exist((record["file_name"] for record in dicts), split, "images")
+    return dicts
+
+
+def _json_ids(
+    dataset: DatasetFile, categories: list[Mapping[str, Any]], index_of: Mapping[int, int]
+) -> list[int]:
+    """The JSON's id of each class, with which predictions are saved; the YAML's where the JSON has none.
+
+    Of several categories that label_map made one class, the one of the class's name.
+    """
+    ids = [entry.id for entry in dataset.classes]
+    named_last = sorted(categories, key=lambda one: one["name"] in dataset.space.classes)
+    for category in named_last:
+        index = index_of[category["id"]]
+        if index != dataset.space.ignore_label:
+            ids[index] = category["id"]
+    return ids
 
 
 def _images_by_id(
@@ -235,23 +281,33 @@ def _panoptic_dicts(
     return dicts
 
 
-def _read_json(json_file: str) -> dict[str, Any]:
+def _read_json(json_file: str, kind: str = "panoptic") -> dict[str, Any]:
+    """`kind`: "panoptic" or "instances"."""
     try:
         facts = json.loads(Path(json_file).read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{json_file}: cannot be read as JSON ({error}); download it again") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(facts, dict) or not isinstance(facts.get(key), list):
-            raise InputError(f"{json_file}: lacks the list {key!r} of COCO's panoptic format")
-    if facts["annotations"] and "segments_info" not in facts["annotations"][0]:
+            raise InputError(f"{json_file}: lacks the list {key!r} of COCO's {kind} format")
+    is_panoptic = bool(facts["annotations"]) and "segments_info" in facts["annotations"][0]
+    if facts["annotations"] and kind == "panoptic" and not is_panoptic:
         raise InputError(f"{json_file}: annotations have no segments_info; is it an instances file?")
+    if kind == "instances" and is_panoptic:
+        raise InputError(
+            f"{json_file}: annotations have segments_info, so it is a panoptic file; give it under "
+            "annotations, and its PNGs under panoptic"
+        )
     return facts
 
 
 def _category_indices(
-    dataset: DatasetFile, categories: list[Mapping[str, Any]], json_file: str
+    dataset: DatasetFile, categories: list[Mapping[str, Any]], json_file: str, needs_isthing: bool = True
 ) -> dict[int, int]:
-    """{category id of the JSON: class index, or the ignore label}, checked against the YAML's classes."""
+    """{category id of the JSON: class index, or the ignore label}, checked against the YAML's classes.
+
+    `needs_isthing`: a panoptic JSON says which of its categories are things.
+    """
     space, source = dataset.space, dataset.path.name
     labels = {label for one in categories for label in (one.get("name"), one.get("id"))}
     for label in space.label_map:
@@ -263,9 +319,9 @@ def _category_indices(
     index_of = {}
     for category in categories:
         described = f"category {category.get('id')} {category.get('name')!r}"
-        for key in ("id", "name", "isthing"):
+        for key in ("id", "name", "isthing") if needs_isthing else ("id", "name"):
             if key not in category:
-                raise InputError(f"{json_file}: {described} lacks {key!r}; COCO's panoptic format has it")
+                raise InputError(f"{json_file}: {described} lacks {key!r}; COCO's format has it")
         name = category["name"]
         if name not in (*space.classes, *space.label_map):
             # ADE20K's names are lists of synonyms, "road, route", of which a YAML has the first.
@@ -278,7 +334,7 @@ def _category_indices(
             )
         index = space.index(category["id"], name)
         index_of[category["id"]] = index
-        if index == space.ignore_label:
+        if index == space.ignore_label or not needs_isthing:
             continue
         if bool(category["isthing"]) != dataset.classes[index].isthing:
             raise InputError(

@@ -78,9 +78,12 @@ def build_training_sampler(
         ratio = cfg.DATALOADER.RANDOM_SUBSET_RATIO
         return RandomSubsetTrainingSampler(len(dataset_dicts), ratio, seed_shuffle=seed, seed_subset=seed)
     if name == "RepeatFactorTrainingSampler":
-        if not all("segments_info" in record for record in dataset_dicts):
-            raise InputError(f"DATALOADER.SAMPLER_TRAIN {name} needs panoptic datasets; use TrainingSampler")
-        annotated = [{"annotations": record["segments_info"]} for record in dataset_dicts]
+        listed = [record.get("segments_info", record.get("annotations")) for record in dataset_dicts]
+        if any(segments is None for segments in listed):
+            raise InputError(
+                f"DATALOADER.SAMPLER_TRAIN {name} needs panoptic or instance datasets; use TrainingSampler"
+            )
+        annotated = [{"annotations": segments} for segments in listed]
         threshold = cfg.DATALOADER.REPEAT_THRESHOLD
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(annotated, threshold)
         return RepeatFactorTrainingSampler(factors, seed=seed)

@@ -27,6 +27,18 @@ class Targets(NamedTuple):
     classes: np.ndarray
 
 
+class MaskTargets(NamedTuple):
+    """As `Targets`, of segments that may overlap.
+
+    Attributes:
+        masks: (T, H, W) bool, each with at least one pixel.
+        classes: (T,) int64 class of each.
+    """
+
+    masks: np.ndarray
+    classes: np.ndarray
+
+
 class Groups(NamedTuple):
     """Which segments form a target together.
 
@@ -97,6 +109,26 @@ def build_targets(index_map: IndexMap, groups: Groups) -> Targets:
     table = np.full(np.iinfo(indices.dtype).max + 1, -1, dtype=np.int16)
     table[1 : count + 1][kept] = position[groups.of_segment[kept]]
     return Targets(look_up(table, indices), groups.classes[present])
+
+
+def build_mask_targets(index_map: IndexMap, groups: Groups) -> MaskTargets:
+    """`build_targets` for an index map with `members`: a plane per target, made of what is left of it.
+
+    Planes exist from here on only; augmentation sees one map, however many segments overlap.
+    """
+    indices, _, members = index_map
+    count = len(groups.classes)
+    in_group = np.zeros((len(members), count), dtype=bool)
+    kept = np.flatnonzero(groups.of_segment >= 0)
+    np.logical_or.at(in_group.T, groups.of_segment[kept], members.T[kept])
+    occurs = count_values(indices)[: len(members)] > 0
+    present = in_group[occurs].any(axis=0)
+    table = np.zeros((np.count_nonzero(present), np.iinfo(indices.dtype).max + 1), dtype=np.uint8)
+    table[:, : len(members)] = in_group.T[present]
+    masks = np.empty((len(table), *indices.shape), dtype=bool)
+    for mask, row in zip(masks, table, strict=True):
+        mask[...] = look_up(row, indices)
+    return MaskTargets(masks, groups.classes[present])
 
 
 def _group_by(keys: np.ndarray, classes: np.ndarray, kept: np.ndarray) -> Groups:

@@ -94,7 +94,14 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
     results, images, speed = {}, {}, {}
     for name in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, name)
-        evaluator = build_evaluator(name, cfg.TEST.TASKS, dataset_folder(cfg, name), **evaluator_options(cfg))
+        evaluator = build_evaluator(
+            name,
+            cfg.TEST.TASKS,
+            dataset_folder(cfg, name),
+            # A model trained for instances knows no other classes; one trained for all of them numbers all.
+            things_only=cfg.TASK == "instance",
+            **evaluator_options(cfg),
+        )
         results[name], images[name], speed[name] = run_inference(
             tested_model(cfg, model, name), loader, evaluator
         )

@@ -6,6 +6,7 @@
 from .base import BackgroundEvaluator
 from .builder import EVALUATORS, build_evaluator
 from .entity import EntityEvaluator
+from .instance import InstanceEvaluator
 from .panoptic import PanopticEvaluator
 from .results import Protocol, compare_results, load_results, write_results
 from .semantic import CLASS_AVERAGING, SemanticEvaluator
@@ -15,6 +16,7 @@ __all__ = [
     "EVALUATORS",
     "BackgroundEvaluator",
     "EntityEvaluator",
+    "InstanceEvaluator",
     "PanopticEvaluator",
     "Protocol",
     "SemanticEvaluator",

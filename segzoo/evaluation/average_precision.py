@@ -142,18 +142,20 @@ def _curve(
 def summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
     """COCO's twelve numbers in percent, named as Detectron2 names them; NaN for a mean of nothing.
 
+    Of several classes, the mean over those that occur: (T, R, K, A, M) and (T, K, A, M), K classes.
+
     AP and AR over all thresholds and 100 detections unless the name says otherwise: AP50, AP75 (IoU),
     APs, APm, APl, ARs, ARm, ARl (areas below 32², up to 96², above), AR1, AR10, AR100 (detections).
     """
     fifty, seventy_five = 0, 5
     metrics = {
-        "AP": _mean(precision[:, :, 0, -1]),
-        "AP50": _mean(precision[fifty, :, 0, -1]),
-        "AP75": _mean(precision[seventy_five, :, 0, -1]),
+        "AP": _mean(precision[..., 0, -1]),
+        "AP50": _mean(precision[fifty, ..., 0, -1]),
+        "AP75": _mean(precision[seventy_five, ..., 0, -1]),
     }
-    metrics |= {f"AP{name}": _mean(precision[:, :, a, -1]) for a, name in ((1, "s"), (2, "m"), (3, "l"))}
-    metrics |= {f"AR{limit}": _mean(recall[:, 0, m]) for m, limit in enumerate(DETECTION_LIMITS)}
-    metrics |= {f"AR{name}": _mean(recall[:, a, -1]) for a, name in ((1, "s"), (2, "m"), (3, "l"))}
+    metrics |= {f"AP{name}": _mean(precision[..., a, -1]) for a, name in ((1, "s"), (2, "m"), (3, "l"))}
+    metrics |= {f"AR{limit}": _mean(recall[..., 0, m]) for m, limit in enumerate(DETECTION_LIMITS)}
+    metrics |= {f"AR{name}": _mean(recall[..., a, -1]) for a, name in ((1, "s"), (2, "m"), (3, "l"))}
     return metrics
 
 

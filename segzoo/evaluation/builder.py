@@ -10,16 +10,19 @@ from detectron2.evaluation import DatasetEvaluators
 from ..errors import InputError
 from .base import BackgroundEvaluator
 from .entity import EntityEvaluator
+from .instance import InstanceEvaluator
 from .panoptic import PanopticEvaluator
 from .prediction_writer import PredictionWriter
 from .semantic import SemanticEvaluator
 
-#: (the dataset's evaluator_type, the task) -> the evaluator. Instance AP has its place here.
+#: (the dataset's evaluator_type, the task) -> the evaluator.
 EVALUATORS: dict[tuple[str, str], type[BackgroundEvaluator]] = {
     ("sem_seg", "semantic"): SemanticEvaluator,
     ("panoptic", "semantic"): SemanticEvaluator,
     ("panoptic", "panoptic"): PanopticEvaluator,
     ("panoptic", "entity"): EntityEvaluator,
+    ("panoptic", "instance"): InstanceEvaluator,
+    ("coco_instances", "instance"): InstanceEvaluator,
     ("no_ground_truth", "semantic"): PredictionWriter,
 }
 
@@ -33,23 +36,27 @@ def build_evaluator(
     save_json: bool = False,
     class_averaging: str = "valid",
     transform_labels: Callable[[np.ndarray], np.ndarray] | None = None,
+    things_only: bool = True,
     workers: int = 2,
     distributed: bool = True,
 ) -> DatasetEvaluators:
     """Builds the evaluators of a dataset, to be used as any of Detectron2's.
 
     Args:
-        dataset_name: a registered dataset. Ground truth is read by its metadata's `load_sem_seg` and
-            `load_panoptic`; which tasks it has ground truth for follows from `evaluator_type`.
-        tasks: of "semantic", "panoptic", "entity"; each gives the result one key: "sem_seg" (mIoU, ...),
-            "panoptic_seg" (PQ, ...), "entity_seg" (AP, ...). Of a split without labels, "semantic"
-            writes predictions for a submission: see `PredictionWriter`.
+        dataset_name: a registered dataset. Ground truth is read by its metadata's `load_sem_seg`,
+            `load_panoptic` and `load_instances`; which tasks it has ground truth for follows from
+            `evaluator_type`.
+        tasks: of "semantic", "panoptic", "entity", "instance"; each gives the result one key: "sem_seg"
+            (mIoU, ...), "panoptic_seg" (PQ, ...), "entity_seg" (AP, ...), "segm" (AP, ...). Of a split
+            without labels, "semantic" writes predictions for a submission: see `PredictionWriter`.
         output_dir: the folder for the confusion matrix and predictions, usually OUTPUT_DIR/inference, with a
             subfolder per dataset where there are several; None writes nothing.
         save_predictions: write index, colour and panoptic PNGs and JSON (TEST.SAVE_PREDICTIONS).
         save_json: write Detectron2's sem_seg_predictions.json.
         class_averaging: what "mIoU" averages, a key of semantic.CLASS_AVERAGING.
         transform_labels: semantic ground truth to that of the part of the image which is predicted.
+        things_only: whether the classes of predicted instances count the thing classes only, as those of a
+            model that was trained for the task instance do, or all classes.
         workers: scoring threads of each evaluator; 0 scores in the caller's thread.
         distributed: gather from all ranks.
 
@@ -67,15 +74,15 @@ def build_evaluator(
                 f"TEST.TASKS: {dataset_name} (evaluator_type {evaluator_type}) cannot score {task!r}; "
                 f"expected some of {', '.join(possible) or 'no task at all'}"
             )
-        extra = (
-            {
+        extra = {}
+        if issubclass(evaluator, SemanticEvaluator):
+            extra = {
                 "class_averaging": class_averaging,
                 "save_json": save_json,
                 "transform_labels": transform_labels,
             }
-            if issubclass(evaluator, SemanticEvaluator)
-            else {}
-        )
+        elif issubclass(evaluator, InstanceEvaluator):
+            extra = {"things_only": things_only}
         evaluators.append(evaluator(dataset_name, output_dir, **options, **extra))
     if not evaluators:
         raise InputError(f"TEST.TASKS is empty: nothing to evaluate on {dataset_name}")

@@ -5,7 +5,7 @@ Letters: S segments of an image, H W pixels.
 
 import json
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class EntityEvaluator(BackgroundEvaluator):
             files.write_text_atomically(self.output_dir / f"{files.ENTITY_NAME}.json", json.dumps(document))
         self._report_overlaps(merged)
         # COCOeval goes through the images by ascending id; equal scores keep that order.
-        ordered = sorted(merged, key=_image_order)
+        ordered = sorted(merged, key=image_order)
         self.precision, self.recall = accumulate([record.matches for record in ordered])
         metrics = summarize(self.precision, self.recall)
         table = tabulate([metrics.values()], list(metrics), tablefmt="pipe", floatfmt=".3f")
@@ -144,6 +144,7 @@ def resolve_overlaps(
     return ids, segments, int(num_cut)
 
 
-def _image_order(record: EntityRecord) -> tuple:
+def image_order(record: Any) -> tuple:
+    """Sorts records by `image_id`: numbers first, then texts."""
     number = isinstance(record.image_id, int)
     return (0, record.image_id, "") if number else (1, 0, str(record.image_id))

@@ -22,6 +22,7 @@ COLOR_FOLDER = "sem_seg_color"
 SUBMISSION_FOLDER = "submission"
 PANOPTIC_NAME = "predictions"
 ENTITY_NAME = "entity_predictions"
+INSTANCE_NAME = "coco_instances_results"
 # What Pillow raises for files that are not, or no longer, images.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _FAST = 1  # zlib level: label maps compress well at any

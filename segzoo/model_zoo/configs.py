@@ -113,6 +113,11 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
         raise InputError(
             f"TASK {cfg.TASK} needs panoptic ground truth, but {name} has semantic labels; use TASK semantic"
         )
+    if metadata.evaluator_type == "coco_instances" and cfg.TASK != "instance":
+        raise InputError(
+            f"TASK {cfg.TASK} needs {'semantic or ' * (cfg.TASK == 'semantic')}panoptic ground truth, but "
+            f"{name} has instances; use TASK instance"
+        )
     head = cfg.MODEL.SEM_SEG_HEAD
     expected = {"entity": 1, "instance": len(metadata.thing_classes)}.get(cfg.TASK, len(metadata.classes))
     if head.NUM_CLASSES not in (0, expected):

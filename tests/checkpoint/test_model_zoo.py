@@ -102,6 +102,15 @@ OFFICIAL = {
         "panoptic/coco/mask2former_swin_base_in21k": ("54b88a", 56.4),
         "panoptic/coco/mask2former_swin_large_in21k_100ep": ("f07440", 57.8),
     },
+    "AP": {
+        "instance/coco/mask2former_r50": ("3c8ec9", 43.7),
+        "instance/coco/mask2former_r101": ("eba159", 44.2),
+        "instance/coco/mask2former_swin_tiny": ("86143f", 45.0),
+        "instance/coco/mask2former_swin_small": ("1e7f22", 46.3),
+        "instance/coco/mask2former_swin_base": ("f6e0f6", 46.7),
+        "instance/coco/mask2former_swin_base_in21k": ("83d103", 48.1),
+        "instance/coco/mask2former_swin_large_in21k_100ep": ("e5f453", 50.1),
+    },
 }
 
 

@@ -201,7 +201,7 @@ def test_any_number_of_segments_keeps_its_ids(tmp_path, count):
     assert loaded.dtype == np.int32
     assert np.array_equal(loaded, pixels)
     assert [one["id"] for one in info] == ids.tolist()
-    indices, table = metadata.label_reader.load_index_map(records[0])
+    indices, table, _ = metadata.label_reader.load_index_map(records[0])
     assert len(table.classes) == count
     assert np.array_equal(ids[indices.astype(int) - 1], pixels)
 

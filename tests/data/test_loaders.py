@@ -217,7 +217,7 @@ def test_detectron2s_other_samplers_work_and_unknown_ones_are_explained(cfg):
     names = {one["file_name"] for batch in take(build_train_loader(cfg), 6) for one in batch}
     assert len(names) == 3
     cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
-    with pytest.raises(InputError, match="RepeatFactorTrainingSampler needs panoptic datasets"):
+    with pytest.raises(InputError, match="RepeatFactorTrainingSampler needs panoptic or instance datasets"):
         build_train_loader(cfg)
     cfg.DATALOADER.SAMPLER_TRAIN = "Sampler"
     with pytest.raises(InputError, match=r"DATALOADER.SAMPLER_TRAIN 'Sampler' is one of TrainingSampler"):

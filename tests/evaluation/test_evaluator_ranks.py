@@ -68,9 +68,9 @@ def test_an_image_on_two_ranks_is_refused_or_counted_once(tmp_path, monkeypatch)
 def test_a_task_without_ground_truth_is_refused_with_the_possible_ones(tmp_path):
     data = PanopticData(tmp_path / "data", num_images=1)
     with pytest.raises(
-        InputError, match="cannot score 'instance'; expected some of entity, panoptic, semantic"
+        InputError, match="cannot score 'depth'; expected some of entity, instance, panoptic, semantic"
     ):
-        build_evaluator(data.name, ["instance"])
+        build_evaluator(data.name, ["depth"])
     with pytest.raises(InputError, match=r"TEST.TASKS is empty"):
         build_evaluator(data.name, [])
 

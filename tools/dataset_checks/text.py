@@ -35,6 +35,8 @@ def _where(split: CheckedSplit) -> Iterator[str]:
         yield "  labels   none: for inference and submission only"
     elif layout.panoptic is not None:
         yield f"  labels   {layout.panoptic}, panoptic, with {MetadataCatalog.get(split.name).panoptic_json}"
+    elif layout.instances is not None:
+        yield f"  labels   instances of {MetadataCatalog.get(split.name).json_file}"
     else:
         yield f"  labels   {layout.labels}, encoding {layout.encoding.name}"
 
@@ -43,7 +45,8 @@ def _how_many(split: CheckedSplit) -> Iterator[str]:
     report, published = split.report, split.dataset.image_counts.get(split.name)
     count = f"{report.images:,} images" + (f" of {published:,} published" if published else "")
     if split.has_labels:
-        count += f", {len(split.label_files()):,} label files"
+        instances = sum(len(record.get("annotations", ())) for record in split.records)
+        count += f", {instances:,} instances" if instances else f", {len(split.label_files()):,} label files"
     yield f"  found    {count}"
     if not report.sizes:
         return
