@@ -133,7 +133,8 @@ def build(choices: dict[str, str]) -> None:
         raise InstallError("Detectron2 could not be installed, see above and INSTALL.md")
 
     say(5, "check")
-    if subprocess.run([PYTHON, "-m", "pip", "check"], env=pip_environment(), check=False).returncode:
+    if conflicts := package_conflicts():
+        print("\n".join(conflicts), file=sys.stderr)
         raise InstallError("the installed packages do not fit together, see above; rm -r .venv and try again")
 
     say(6, "implementations that the tests compare with")
@@ -221,6 +222,17 @@ def python_output(code: str) -> str:
         [PYTHON, "-c", code], env=pip_environment(), capture_output=True, text=True, check=False
     )
     return result.stdout.strip()
+
+
+def package_conflicts() -> list[str]:
+    """The lines of `pip check`, less those about the peers of an earlier run, which lack requirements on purpose."""
+    command = [PYTHON, "-m", "pip", "check"]
+    result = subprocess.run(command, env=pip_environment(), capture_output=True, text=True, check=False)
+    if not result.returncode:
+        return []
+    peers = [line.split("==")[0] for line in PEERS.read_text().splitlines() if "==" in line]
+    lines = (result.stdout + result.stderr).splitlines()
+    return [line for line in lines if line.split(" ", 1)[0] not in peers]
 
 
 def pip(*command: str, why: str) -> None:

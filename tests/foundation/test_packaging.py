@@ -1,5 +1,6 @@
 """What a user gets: the files of the wheel, the pinned versions, the commands of make."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -85,6 +86,21 @@ def test_torch_is_pinned_as_the_installer_installs_it():
     pins = pinned_versions()
     assert f'TORCH_VERSION = "{pins["torch"]}"' in installer
     assert f'TORCHVISION_VERSION = "{pins["torchvision"]}"' in installer
+
+
+def test_installing_again_forgives_the_peers_what_they_lack_and_nothing_else(monkeypatch):
+    """The peers are installed without their requirements, so `pip check` complains about them ever after."""
+    spec = importlib.util.spec_from_file_location("installer", ROOT / "tools" / "install_environment.py")
+    installer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(installer)
+    said = (
+        "mmcv-lite 2.1.0 requires opencv-python, which is not installed.\n"
+        "torchvision 0.28.0 has requirement torch==2.13.0, but you have torch 2.12.0.\n"
+    )
+    monkeypatch.setattr(
+        installer.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, said, "")
+    )
+    assert installer.package_conflicts() == said.splitlines()[1:]
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
