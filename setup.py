@@ -40,6 +40,7 @@ EXTRAS = {
     # The references that the tests compare with. panopticapi-lite provides the module panopticapi.
     "test": [
         "h5py>=3.10",
+        "hypothesis>=6.100",
         "panopticapi-lite==0.2.0",
         "pytest>=8",
         "pytest-xdist>=3.5",

@@ -42,6 +42,7 @@ def parser(description: str, root: str) -> argparse.ArgumentParser:
     made.add_argument("--root", help=f"folder {root}; default: below $DETECTRON2_DATASETS (./datasets)")
     made.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     made.add_argument("--check", action="store_true", help="write nothing; count what is there")
+    made.add_argument("--debug", action="store_true", help="show where an error was raised")
     return made
 
 
@@ -50,6 +51,8 @@ def run(steps: Callable[[argparse.Namespace], bool], args: argparse.Namespace) -
     try:
         complete = steps(args)
     except InputError as error:
+        if getattr(args, "debug", False):
+            raise
         print(error, file=sys.stderr)
         return 2
     if not complete:

@@ -30,7 +30,7 @@ def _add_dataset_keys(cfg: CN) -> None:
     cfg.DATASETS.FILES = ()
     # The dataset whose classes the model predicts; empty: the first of TRAIN, else of TEST.
     cfg.DATASETS.CLASSES_FROM = ""
-    # What a broken image or label does while training: stop | skip (skipped files are counted and listed).
+    # What a broken image or label does, in training and evaluation: stop | skip (counted and listed).
     cfg.DATALOADER.ON_ERROR = "stop"
     # Detectron2's grouping of images by aspect ratio is off: a batch depends on seed and iteration alone.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
@@ -228,6 +228,9 @@ def _add_solver_keys(cfg: CN) -> None:
     # Forward-backward passes per optimizer step; IMS_PER_BATCH stays the images of one optimizer step. Losses
     # are normalised within each pass (over its segments, its pixels), and the step takes their mean.
     cfg.SOLVER.ACCUMULATE = 1
+    # Each of several processes keeps the optimizer moments of its share of the parameters (ZeRO stage 1), for
+    # networks whose AdamW state is a burden. Weights and checkpoints are those of a run without it.
+    cfg.SOLVER.SHARD_OPTIMIZER = False
     # full_model clips the norm of all gradients together; value and norm are Detectron2's.
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
@@ -243,7 +246,13 @@ def _add_solver_keys(cfg: CN) -> None:
 def _add_test_keys(cfg: CN) -> None:
     # What the network is asked for in evaluation: semantic, panoptic, entity, instance; () means (TASK,).
     cfg.TEST.TASKS = ()
+    # Images per batch of a process. Results do not depend on it: only images of like size run together.
     cfg.TEST.IMS_PER_BATCH = 1
+    # Threads that score each task while the model computes; 0: scored in between.
+    cfg.TEST.SCORING_THREADS = 2
+    # Images of the first test set that TensorBoard shows with ground truth and prediction at every evaluation
+    # of a training; 0: none.
+    cfg.TEST.NUM_PICTURES = 4
     # Write predictions (index, colour and panoptic PNG, JSON) to OUTPUT_DIR/inference.
     cfg.TEST.SAVE_PREDICTIONS = False
     # Metric by which model_best.pth is chosen, e.g. "sem_seg/mIoU", "panoptic_seg/PQ"; "" for none.

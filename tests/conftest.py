@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 import segzoo  # noqa: F401  makes the installed libraries work together before any of them is imported
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# What the tools share stands beside them.
+sys.path.insert(0, str(REPOSITORY / "tools"))
 
 
 @pytest.fixture(scope="session")

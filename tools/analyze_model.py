@@ -13,6 +13,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
+from command_line import CommandLine, explained
 from tabulate import tabulate
 
 from segzoo import model_zoo
@@ -23,7 +24,7 @@ from segzoo.model_zoo.official import WeightsInfo, known_models
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandLine(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="models of the zoo; see model_zoo.list_models()")
     parser.add_argument("--config-file", action="append", default=[], help="a configuration outside the zoo")
     parser.add_argument(
@@ -37,7 +38,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="image size; default: the published one's",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    parser.add_overrides("--opts")
     return parser.parse_args(arguments)
 
 
@@ -108,13 +109,10 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(results, indent=2))
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool; returns its exit status: 0, or 2 for wrong input."""
-    try:
-        run(parse_arguments(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run(parse_arguments(arguments))
     return 0
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
+from command_line import CommandLine, explained
 from dataset_checks.contact_sheet import write_contact_sheet
 from dataset_checks.findings import (
     CheckedSplit,
@@ -45,9 +46,7 @@ HASHED_BY_DEFAULT = 5000
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="a dataset YAML, the name of a built-in dataset, or of one split")
     parser.add_argument("--split", nargs="+", metavar="NAME", help="only these of its splits")
     parser.add_argument("--output", metavar="DIR", help="folder for the pictures and report.json")
@@ -143,15 +142,12 @@ def check(args: argparse.Namespace) -> tuple[list[CheckedSplit], list[Finding]]:
     return checked, findings + shared
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    try:
-        if args.output:
-            Path(args.output).mkdir(parents=True, exist_ok=True)
-        checked, findings = check(args)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if args.output:
+        Path(args.output).mkdir(parents=True, exist_ok=True)
+    checked, findings = check(args)
     report = json.dumps(as_json(args.dataset, checked, findings), indent=1)
     if args.output:
         (Path(args.output) / "report.json").write_text(report + "\n", encoding="utf-8")

@@ -12,27 +12,27 @@ from pathlib import Path
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from detectron2.data import MetadataCatalog
+from command_line import CommandLine, explained
 from detectron2.modeling import build_model
 
 from segzoo import model_zoo
 from segzoo.checkpoint import compare_description, load_checkpoint, save_checkpoint
-from segzoo.engine.setup import classes_dataset, describe
+from segzoo.engine.setup import classes_metadata, describe
 from segzoo.errors import InputError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandLine(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", required=True, help="YAML file or name in the zoo of the model")
     parser.add_argument("--input", required=True, help="path or URL of the checkpoint")
     parser.add_argument("--output", required=True, help=".pth or .safetensors file to write")
-    parser.add_argument("--trust-checkpoint", action="store_true", help="execute pickled code in the input")
+    parser.add_trust()
     parser.add_argument(
         "--allow-incomplete",
         action="store_true",
         help="convert although weights keep their random values (a backbone, another number of classes)",
     )
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides")
+    parser.add_overrides("--opts")
     return parser.parse_args(arguments)
 
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     print(report)
     if not args.allow_incomplete:
         report.require_complete("convert_checkpoint", "pass --allow-incomplete to convert it all the same")
-    description = describe(cfg, MetadataCatalog.get(classes_dataset(cfg)))
+    description = describe(cfg, classes_metadata(cfg))
     # A file that says what it was trained for must not be relabelled as something else.
     differences = compare_description(report.description, description)
     if differences:
@@ -64,13 +64,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"{output} written: {len(model.state_dict())} weights, {len(description['classes'])} classes")
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool; returns its exit status: 0, or 2 for wrong input."""
-    try:
-        run(parse_arguments(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run(parse_arguments(arguments))
     return 0
 
 

@@ -23,6 +23,8 @@ from tqdm import tqdm
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
+from command_line import CommandLine, explained
+
 from segzoo.engine.draw import Tracks, draw_result, segments, semantic_labels
 from segzoo.engine.predictor import Predictor, as_rgb
 from segzoo.errors import InputError
@@ -36,7 +38,7 @@ TASKS = ("semantic", "panoptic", "entity", "instance")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description="Draw a model's predictions on pictures and videos.",
         epilog="demo.py --config-file FILE --input a.jpg dir/ --output out --opts MODEL.WEIGHTS FILE",
     )
@@ -59,13 +61,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--random-weights", action="store_true", help="run without MODEL.WEIGHTS, to try the tool only"
     )
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config overrides, come last",
-    )
+    parser.add_trust()
+    parser.add_overrides("--opts")
     return parser.parse_args(arguments)
 
 
@@ -319,11 +316,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.save_labels and task == "instance":
         raise InputError("--save-labels: instances may overlap, so there is no label map of them")
     cfg.TEST.TASKS = (task,)
-    predictor = Predictor(cfg)
-    if predictor.metadata is None:
-        raise InputError(
-            "DATASETS: the config names no dataset, so the classes are unknown; set DATASETS.TEST"
-        )
+    predictor = Predictor(cfg, trust=arguments.trust_checkpoint)
     if hasattr(predictor.model, "sem_seg_output"):
         predictor.model.sem_seg_output = "labels"  # scores of 150 classes at full size are 150 pictures
     metadata = predictor.metadata
@@ -349,12 +342,9 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
+@explained(status=1)
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        return run(parse_arguments(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run(parse_arguments(arguments))
 
 
 if __name__ == "__main__":

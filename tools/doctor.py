@@ -48,6 +48,7 @@ TARGET_NEEDS = {
     "test": {
         "pytest": "pytest",
         "xdist": "pytest-xdist",
+        "hypothesis": "hypothesis",
         "panopticapi": "panopticapi-lite",
         "transformers": "transformers",
     },

@@ -16,6 +16,8 @@ from pathlib import Path
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
+from command_line import CommandLine, explained
+
 from segzoo.errors import InputError, did_you_mean
 from segzoo.model_zoo.measure import count, rounded, write_reproduced
 from segzoo.model_zoo.official import TABLES, known_models, sections
@@ -25,9 +27,7 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "MODEL_ZOO.md"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--measure",
         nargs="*",
@@ -100,13 +100,10 @@ def names_in(file: Path) -> list[str]:
     return [info.name for section in read_table(file) for info in section.models]
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool; returns its exit status: 0, 1 for a document out of date, 2 for wrong input."""
-    try:
-        return run(parse_arguments(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run(parse_arguments(arguments))
 
 
 if __name__ == "__main__":

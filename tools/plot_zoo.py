@@ -25,6 +25,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
+from command_line import CommandLine, explained
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -74,9 +75,7 @@ class Point:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--dataset", required=True, help="as in the models' names: ade20k, cityscapes, coco, ..."
     )
@@ -366,13 +365,10 @@ def _distance(box: Bbox, centre: Sequence[float]) -> float:
     return math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool; returns its exit status: 0, or 2 for wrong input."""
-    try:
-        run(parse_arguments(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run(parse_arguments(arguments))
     return 0
 
 

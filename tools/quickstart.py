@@ -27,6 +27,7 @@ from PIL import Image
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
+from command_line import CommandLine, explained
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.engine import Trainer, default_setup
@@ -45,14 +46,12 @@ logger = logging.getLogger("segzoo.quickstart")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Generate data, train, evaluate and draw, on a CPU.")
+    parser = CommandLine(description="Generate data, train, evaluate and draw, on a CPU.")
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="folder for results")
     parser.add_argument("--config-file", default=CONFIG, help="config to train")
     parser.add_argument("--train", type=int, default=1600, help="training pictures to generate")
     parser.add_argument("--val", type=int, default=200, help="validation pictures to generate")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, last of all"
-    )
+    parser.add_overrides("opts")
     return parser.parse_args(arguments)
 
 
@@ -175,12 +174,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"Model: {arguments.output / 'model_final.pth'}")
 
 
+@explained(status=1)
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        run(parse_arguments(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    run(parse_arguments(arguments))
     return 0
 
 

@@ -2,8 +2,9 @@
 
     python tools/replay.py output/nonfinite_118.pth
 
-The file holds the batch, the weights, the random state and the configuration of that moment. Forward and
-backward pass are repeated in the precision of the training, or in full single precision with --fp32.
+The file holds the batch, the weights, the random state and the configuration of that moment; nothing else is
+needed, the dataset neither. Forward and backward pass are repeated in the precision of the training, or in
+full single precision with --fp32.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 
 # isort: split
 import torch
+from command_line import CommandLine, explained
 from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -30,16 +32,21 @@ from segzoo.engine.trainer import Trainer
 from segzoo.errors import InputError
 
 NEEDED = ("iteration", "batch", "random_state", "config")
+# A batch is there, classes are counted: the dataset, which another machine may lack, is not looked for.
+WITHOUT_DATASET = (
+    *("DATASETS.TRAIN", "()", "DATASETS.TEST", "()", "DATASETS.FILES", "()", "DATASETS.CLASSES_FROM", ""),
+    *("TEST.TASKS", "('semantic',)"),
+)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("capsule", help="OUTPUT_DIR/nonfinite_<iteration>.pth of the training that stopped")
     parser.add_argument("--device", default="", help="where to run; the training's own by default")
     parser.add_argument("--fp32", action="store_true", help="without mixed precision")
-    parser.add_argument("--trust-checkpoint", action="store_true", help="execute pickled code in the file")
+    parser.add_trust()
     return parser.parse_args(arguments)
 
 
@@ -61,13 +68,25 @@ def read_capsule(path: str, trust: bool = False) -> dict[str, Any]:
 
 
 def rebuild(capsule: dict[str, Any], device: str) -> tuple[CfgNode, nn.Module]:
-    """The configuration, and the model with the weights of that moment, in training mode."""
+    """The configuration, and the model with the weights of that moment, in training mode.
+
+    Raises:
+        InputError: the code of today builds another model from the configuration.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(capsule["config"])
         file.flush()
-        cfg = model_zoo.load_config(file.name, ["MODEL.DEVICE", device] if device else [])
+        cfg = model_zoo.load_config(
+            file.name, [*WITHOUT_DATASET, *(["MODEL.DEVICE", device] if device else [])]
+        )
     model = Trainer.build_model(cfg).train()
-    model.load_state_dict(capsule["model"], strict=False)
+    fit = model.load_state_dict(capsule["model"], strict=False)
+    if fit.missing_keys or fit.unexpected_keys:
+        found = [*fit.missing_keys, *fit.unexpected_keys]
+        raise InputError(
+            f"the file's weights are not those of the model of its configuration ({len(found)} differ, first "
+            f"{found[0]}); replay with the version of the code that trained it"
+        )
     return cfg, model
 
 
@@ -111,6 +130,7 @@ def replay(capsule: dict[str, Any], device: str = "", fp32: bool = False) -> lis
     watcher = FirstNonFinite(model)
     restore_random_state(capsule["random_state"])
     lines = [("precision", str(dtype or torch.float32).removeprefix("torch."))]
+    recorded = capsule.get("losses", {})
     try:
         with torch.autocast(torch.device(cfg.MODEL.DEVICE).type, dtype=dtype, enabled=dtype is not None):
             losses = model(capsule["batch"])
@@ -119,23 +139,39 @@ def replay(capsule: dict[str, Any], device: str = "", fp32: bool = False) -> lis
             *lines,
             ("forward pass", f"stopped: {error}"),
             ("first non-finite output", watcher.where or "none"),
+            ("as in the training", _yes_or_no(not recorded)),
         ]
     finally:
         watcher.remove()
-    recorded = capsule.get("losses", {})
-    for name, loss in losses.items():
+    values = {name: float(loss) for name, loss in losses.items()}
+    for name, value in values.items():
         before = f" (then: {recorded[name]:.6g})" if name in recorded else ""
-        lines.append((name, f"{float(loss):.6g}{before}"))
+        lines.append((name, f"{value:.6g}{before}"))
     lines.append(("first non-finite output", watcher.where or "none"))
-    total = sum(losses.values())
-    if math.isfinite(float(total)):
-        total.backward()
+    same = recorded.keys() == values.keys() and all(
+        _same(value, recorded[name]) for name, value in values.items()
+    )
+    if all(map(math.isfinite, values.values())):
+        sum(losses.values()).backward()
         named = [(name, weight.grad) for name, weight in model.named_parameters() if weight.grad is not None]
         broken = [name for name, gradient in named if not _finite(gradient)]
         norm = math.sqrt(sum(float(gradient.double().square().sum()) for _, gradient in named))
         lines.append(("gradient norm", f"{norm:.6g}"))
         lines.append(("non-finite gradients", f"{len(broken)}, first {broken[0]}" if broken else "none"))
+        same = same and not math.isfinite(norm)
+    lines.append(("as in the training", _yes_or_no(same)))
     return lines
+
+
+def _same(value: float, before: float) -> bool:
+    """Whether a loss came again; of one that is not finite, whether it is not finite again."""
+    if math.isfinite(before):
+        return math.isclose(value, before, rel_tol=1e-3, abs_tol=1e-6)
+    return not math.isfinite(value)
+
+
+def _yes_or_no(same: bool) -> str:
+    return "yes" if same else "no, this time it goes otherwise"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -153,13 +189,10 @@ def run(args: argparse.Namespace) -> None:
     print(tabulate(replay(capsule, args.device, args.fp32), tablefmt="plain", disable_numparse=True))
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool; returns its exit status: 0, or 2 for wrong input."""
-    try:
-        run(parse_arguments(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run(parse_arguments(arguments))
     return 0
 
 

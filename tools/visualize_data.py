@@ -18,6 +18,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 
 # isort: split
 import numpy as np
+from command_line import CommandLine, explained
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
@@ -33,9 +34,7 @@ SHEET_COLUMNS = 3
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", metavar="FILE", help="config file, or its name under configs/")
     parser.add_argument("--dataset", metavar="NAME", help="registered name; default: those of the config")
     parser.add_argument("--dataset-file", metavar="YAML", help="a dataset YAML, whose splits are drawn")
@@ -46,9 +45,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures")
     parser.add_argument("--number", type=int, default=12, help="how many images (12)")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides, come last"
-    )
+    parser.add_overrides("--opts")
     parsed = parser.parse_args(arguments)
     parsed.source = parsed.source or ("mapper" if parsed.config_file else "annotation")
     if parsed.source == "mapper" and not parsed.config_file:
@@ -131,26 +128,23 @@ def _names(args: argparse.Namespace) -> tuple[str, ...]:
     return (args.dataset,) if args.dataset else names
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        args = parse_arguments(arguments)
-        output = Path(args.output)
-        output.mkdir(parents=True, exist_ok=True)
-        source = training_samples(args) if args.source == "mapper" else annotated_images(args)
-        small = []
-        for name, image, drawn in tqdm(source, unit="image"):
-            Image.fromarray(strip([image, drawn], [name, args.source])).save(output / f"{name}.png")
-            small.append(strip([image, drawn], [name[-24:], ""], SHEET_HEIGHT, gap=2))
-        if not small:
-            raise InputError("nothing to draw: the dataset has no images with labels")
-        rows = [
-            strip(small[start : start + SHEET_COLUMNS], [""] * len(small[start : start + SHEET_COLUMNS]))
-            for start in range(0, len(small), SHEET_COLUMNS)
-        ]
-        Image.fromarray(stack(rows)).save(output / "sheet.png")
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    args = parse_arguments(arguments)
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    source = training_samples(args) if args.source == "mapper" else annotated_images(args)
+    small = []
+    for name, image, drawn in tqdm(source, unit="image", leave=False, delay=1):
+        Image.fromarray(strip([image, drawn], [name, args.source])).save(output / f"{name}.png")
+        small.append(strip([image, drawn], [name[-24:], ""], SHEET_HEIGHT, gap=2))
+    if not small:
+        raise InputError("nothing to draw: the dataset has no images with labels")
+    rows = [
+        strip(small[start : start + SHEET_COLUMNS], [""] * len(small[start : start + SHEET_COLUMNS]))
+        for start in range(0, len(small), SHEET_COLUMNS)
+    ]
+    Image.fromarray(stack(rows)).save(output / "sheet.png")
     print(f"{len(small)} images in {output}, all of them in {output / 'sheet.png'}")
     return 0
 

@@ -1,7 +1,8 @@
 """Data loaders from a configuration."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -9,34 +10,44 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
 from detectron2.data.samplers import InferenceSampler
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from segzoo.errors import InputError
 
+from .augmentation import build_test_augmentations
+from .formats import check_labels
 from .mapper import SegmentationMapper
 from .register import label_reader
 from .sampling import (
+    AlikeBatches,
     EvaluationSamples,
     Failure,
     PositionedBatches,
+    Skipped,
     TrainingSamples,
     build_training_sampler,
 )
 
 logger = logging.getLogger(__name__)
 
+# To a multiple of this most models pad images.
+_SIZE_STEP = 32
+
 
 class Loader:
     """Batches of a torch DataLoader, each a list of mapped dicts.
 
     Attributes:
-        skipped: {file's message: how often} of broken files that training passed over so far.
+        skipped: {file's message: how often} of broken files that were passed over so far.
+        skipped_images: {image file: message} of the images that evaluation passed over so far.
     """
 
     def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
         self.skipped: dict[str, int] = {}
+        self.skipped_images: dict[str, str] = {}
 
     def __len__(self) -> int:
         """Batches per pass of this process; a training loader has no end and no length."""
@@ -50,12 +61,19 @@ class Loader:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """Raises InputError for a file that is broken, or wrong, unless such are to be skipped."""
         for batch in self._loader:
+            usable = []
             for sample in batch:
                 if isinstance(sample, Failure):
                     raise InputError(sample.message)
+                if isinstance(sample, Skipped):
+                    self.skipped_images[sample.file_name] = sample.message
+                    self._note(sample.message)
+                    continue
                 for message in sample.pop("skipped", ()):
                     self._note(message)
-            yield batch
+                usable.append(sample)
+            if usable:
+                yield usable
 
     def _note(self, message: str) -> None:
         count = self.skipped[message] = self.skipped.get(message, 0) + 1
@@ -97,8 +115,7 @@ def build_train_loader(
             "DATALOADER.ASPECT_RATIO_GROUPING True is not supported: a batch would depend on more than "
             "the seed and the iteration; set it to False"
         )
-    if cfg.DATALOADER.ON_ERROR not in ("stop", "skip"):
-        raise InputError(f"DATALOADER.ON_ERROR {cfg.DATALOADER.ON_ERROR!r} is stop or skip")
+    skips = skips_broken(cfg)
     records = list(dataset) if dataset is not None else _training_records(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     sampler = build_training_sampler(cfg, records, seed)
@@ -106,7 +123,7 @@ def build_train_loader(
         DatasetFromList(records, copy=False),
         mapper or SegmentationMapper(cfg, True),
         seed=seed,
-        skip_broken=cfg.DATALOADER.ON_ERROR == "skip",
+        skip_broken=skips,
     )
     batches = PositionedBatches(sampler, batch_size, start_iteration * accumulate)
     return Loader(_torch_loader(cfg, samples, batch_sampler=batches))
@@ -115,29 +132,64 @@ def build_train_loader(
 def build_test_loader(
     cfg: CfgNode, dataset_name: str, mapper: Any = None, dataset: Sequence[Mapping] | None = None
 ) -> Loader:
-    """This process's share of a dataset, in order, every image once over all processes.
+    """This process's share of a dataset, every image once over all processes.
+
+    Images come in order, but for batches of several: those then have like sizes, as far as the dataset tells.
 
     Args:
         cfg: TEST.IMS_PER_BATCH (images per batch of a process), INPUT.{MIN_SIZE_TEST,MAX_SIZE_TEST,FORMAT},
-            DATALOADER.NUM_WORKERS.
+            DATALOADER.{NUM_WORKERS,ON_ERROR}, TEST.TASKS (whose labels are read beforehand, to skip).
         dataset_name: registered name.
         mapper: instead of `SegmentationMapper(cfg, False)`.
         dataset: dataset dicts instead of all of the dataset's.
 
     Returns:
-        A loader, with a length, of lists of mapped dicts.
+        A loader, with a length, of lists of mapped dicts. With DATALOADER.ON_ERROR skip it leaves out images
+        that cannot be read or scored, and lists them.
 
     Raises:
-        InputError: missing data; in iteration also for a broken image.
+        InputError: missing data, a batch of no image; in iteration also for a broken image.
     """
+    if cfg.TEST.IMS_PER_BATCH < 1:
+        raise InputError(f"TEST.IMS_PER_BATCH {cfg.TEST.IMS_PER_BATCH}: expected at least 1")
     records = DatasetCatalog.get(dataset_name) if dataset is None else list(dataset)
     if not records:
         raise InputError(f"DATASETS.TEST: {dataset_name} has no images")
+    skips = skips_broken(cfg)
     samples = EvaluationSamples(
-        DatasetFromList(records, copy=False), mapper or SegmentationMapper(cfg, False)
+        DatasetFromList(records, copy=False),
+        mapper or SegmentationMapper(cfg, False),
+        check=_label_check(cfg, dataset_name) if skips else None,
+        skip_broken=skips,
     )
-    sampler = InferenceSampler(len(records))
-    return Loader(_torch_loader(cfg, samples, sampler=sampler, batch_size=cfg.TEST.IMS_PER_BATCH))
+    kinds = [_tested_size(cfg, record) for record in records]
+    batches = AlikeBatches(InferenceSampler(len(records)), kinds, cfg.TEST.IMS_PER_BATCH)
+    return Loader(_torch_loader(cfg, samples, batch_sampler=batches))
+
+
+def skips_broken(cfg: CfgNode) -> bool:
+    """Whether images that cannot be used are passed over; raises InputError for an unknown ON_ERROR."""
+    if cfg.DATALOADER.ON_ERROR not in ("stop", "skip"):
+        raise InputError(f"DATALOADER.ON_ERROR {cfg.DATALOADER.ON_ERROR!r} is stop or skip")
+    return cfg.DATALOADER.ON_ERROR == "skip"
+
+
+def _label_check(cfg: CfgNode, dataset_name: str) -> Callable[[Mapping[str, Any]], None] | None:
+    """Reads an image's labels as scoring will, in the workers; None where nothing is scored."""
+    reader = MetadataCatalog.get(dataset_name).get("label_reader")
+    if reader is None or dataset_name in reader.dataset.without_labels:
+        return None
+    return partial(check_labels, reader, cfg.TEST.TASKS or (cfg.TASK,))
+
+
+def _tested_size(cfg: CfgNode, record: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """About the size at which a model sees an image, (height, width) in steps of 32; None if not known."""
+    if "height" not in record or "width" not in record:
+        return None
+    size = record["height"], record["width"]
+    for resize in build_test_augmentations(cfg):
+        size = ResizeShortestEdge.get_output_shape(*size, resize.short_edge_length[0], resize.max_size)
+    return tuple(-(-side // _SIZE_STEP) for side in size)
 
 
 def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:

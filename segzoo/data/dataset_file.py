@@ -14,7 +14,15 @@ import yaml
 
 from segzoo.errors import InputError
 
-from .encodings import VOID, Encoding, IndexEncoding, LabelSpace, build_encoding, is_color
+from .encodings import (
+    VOID,
+    Encoding,
+    IndexEncoding,
+    InstanceIdEncoding,
+    LabelSpace,
+    build_encoding,
+    is_color,
+)
 from .messages import did_you_mean, some
 
 CATALOG = Path(__file__).parent / "catalog"
@@ -25,7 +33,7 @@ DATASET_KEYS = (
     *("without_labels", "prepare", "layouts", *LAYOUT_KEYS),
 )
 CLASS_KEYS = ("name", "id", "color", "isthing")
-EVALUATORS = ("sem_seg", "panoptic", "coco_instances")
+EVALUATORS = ("sem_seg", "panoptic", "coco_instances", "cityscapes_instances")
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class DatasetFile:
         classes: (K,) in the order of the class indices.
         space: names, label map and ignore label.
         flip_pairs: class indices that a horizontal flip swaps.
-        evaluator: "sem_seg", "panoptic" or "coco_instances".
+        evaluator: one of `EVALUATORS`.
         image_counts: {registered name: published number of images}, where known.
         without_labels: registered names of splits that have images only.
         prepare: command that makes what the download lacks, or "".
@@ -134,7 +142,7 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
     fields = set().union(*splits.values())
     layouts = _read_layouts(facts, space, classes, fields, needs_labels=without_labels < set(splits))
     is_panoptic, has_instances = layouts[0].panoptic is not None, layouts[0].instances is not None
-    default = "panoptic" if is_panoptic else "coco_instances" if has_instances else "sem_seg"
+    default = _default_evaluator(layouts[0])
     evaluator = facts.get("evaluator", default)
     _check_evaluator(evaluator, default, path)
     if len(classes) < 2 and not is_panoptic and not has_instances:
@@ -160,13 +168,22 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
     )
 
 
+def _default_evaluator(layout: Layout) -> str:
+    if layout.panoptic is not None:
+        return "panoptic"
+    if layout.instances is not None:
+        return "coco_instances"
+    return "cityscapes_instances" if isinstance(layout.encoding, InstanceIdEncoding) else "sem_seg"
+
+
 def _check_evaluator(evaluator: Any, default: str, path: Path) -> None:
-    """`default` is the one that the labels are for; panoptic labels may also be scored by class alone."""
-    if evaluator == default or (evaluator, default) == ("sem_seg", "panoptic"):
+    """`default` is the one that the labels are for; those with segments may also be scored by class alone."""
+    if evaluator == default or (evaluator == "sem_seg" and default in ("panoptic", "cityscapes_instances")):
         return
     needs = {
         "panoptic": " and needs the keys panoptic and annotations",
         "coco_instances": " and needs the key instances",
+        "cityscapes_instances": " and needs labels with the encoding instance_id",
         "sem_seg": " and needs the key labels (or panoptic)",
     }.get(evaluator, "")
     raise InputError(f"{path.name}: evaluator {evaluator!r} is one of {', '.join(EVALUATORS)}{needs}")
@@ -333,6 +350,8 @@ def _read_layouts(
         raise InputError(f"{source}: either all layouts have panoptic and annotations, or none")
     if len({layout.instances is None for layout in layouts}) > 1:
         raise InputError(f"{source}: either all layouts have instances, or none")
+    if len({isinstance(layout.encoding, InstanceIdEncoding) for layout in layouts}) > 1:
+        raise InputError(f"{source}: either all layouts have the encoding instance_id, or none")
     _check_label_map(space, layouts)
     return tuple(layouts)
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.utils.logger import log_first_n
@@ -22,6 +22,9 @@ from .pixels import count_values, look_up, rgb_codes
 
 # In place of a class name: pixels that are neither trained on nor scored.
 VOID = "void"
+
+# In files of `InstanceIdEncoding`: the id of an instance is this times that of its class, and more.
+INSTANCES = 1000
 
 GRAY_16_BIT = ("I;16", "I;16L", "I;16B", "I")
 
@@ -193,6 +196,10 @@ class IndexEncoding(Encoding):
         return names
 
     def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
+        return look_up(self.table, self._known_values(image, file_name))
+
+    def _known_values(self, image: Image.Image, file_name: str) -> np.ndarray:
+        """(H, W) uint8 or uint16: the pixels as they are, all of which have a class or are void."""
         raw = np.asarray(image)
         if raw.ndim == 3:
             # Never a conversion to gray, which would mix the channels.
@@ -208,7 +215,7 @@ class IndexEncoding(Encoding):
             message = f"{file_name}: {self._unknown(unknown, int(counts[unknown].sum()))}"
             raise UnknownLabelError(message, unknown.tolist())
         self._check_mask(present, file_name)
-        return look_up(self.table, raw)
+        return raw
 
     def file_values(self) -> list[int] | None:
         classes = self.space.classes
@@ -262,6 +269,64 @@ class IdEncoding(IndexEncoding):
         offset = self._offset(options)
         values = [class_id - offset for class_id in self.space.ids]
         return self._checked(dict(zip(values, self.space.classes, strict=True)))
+
+
+class Regions(NamedTuple):
+    """The regions of an image that have a value of their own in its file.
+
+    Attributes:
+        indices: (H, W) uint8 or uint16 in [0, R): which region covers a pixel.
+        values: (R,) int64, ascending: what the file says.
+        classes: (R,) int64 class indices, or the ignore label.
+        is_instance: (R,) bool: a single object. A region of a class with instances that is none is a group,
+            whose members are not told apart.
+    """
+
+    indices: np.ndarray
+    values: np.ndarray
+    classes: np.ndarray
+    is_instance: np.ndarray
+
+
+class InstanceIdEncoding(IdEncoding):
+    """Classes and instances in one file, as Cityscapes has them: 1000 times the class's `id` plus a number.
+
+    Below 1000 a value is the `id` alone: stuff, or a group of things that are not told apart.
+    """
+
+    name = "instance_id"
+    options = ("void", "others")
+    modes = ("L", *GRAY_16_BIT)
+
+    def __init__(self, space: LabelSpace, options: Mapping[str, Any]) -> None:
+        super().__init__(space, options)
+        if max(space.ids) >= INSTANCES:
+            raise self._fail(f"a class has the id {max(space.ids)}; ids are below {INSTANCES}")
+        values = np.arange(1 << 16)
+        ids = np.where(values < INSTANCES, values, values // INSTANCES)
+        self.table, self.known = self.table[ids], self.known[ids]
+
+    def regions(self, image: Image.Image, file_name: str) -> Regions:
+        """The regions of a file, void ones included.
+
+        Raises:
+            UnknownLabelError: the file holds something that is no class.
+        """
+        raw = self._known_values(image, file_name)
+        present = np.flatnonzero(count_values(raw))
+        position = np.zeros(256 if raw.dtype == np.uint8 else 1 << 16, dtype=np.uint16)
+        position[present] = np.arange(len(present))
+        if len(present) <= 256:
+            position = position.astype(np.uint8)
+        classes = self.table[present].astype(np.int64)
+        return Regions(look_up(position, raw), present.astype(np.int64), classes, present >= INSTANCES)
+
+    def _unknown(self, unknown: np.ndarray, pixels: int) -> str:
+        ids = np.unique(np.where(unknown < INSTANCES, unknown, unknown // INSTANCES))
+        return (
+            f"values {some(unknown)} are of no class, whose ids would be {some(ids)} ({pixels} pixels); list "
+            f"them in {self.space.source} under encoding: {{type: {self.name}, void: [...]}}"
+        )
 
 
 class PaletteEncoding(IndexEncoding):
@@ -374,7 +439,14 @@ class FirstFitting(Encoding):
 
 ENCODINGS: dict[str, type[Encoding]] = {
     encoding.name: encoding
-    for encoding in (IndexEncoding, IdEncoding, PaletteEncoding, BinaryEncoding, RGBEncoding)
+    for encoding in (
+        IndexEncoding,
+        IdEncoding,
+        InstanceIdEncoding,
+        PaletteEncoding,
+        BinaryEncoding,
+        RGBEncoding,
+    )
 }
 
 

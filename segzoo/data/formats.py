@@ -5,22 +5,26 @@ Letters: H, W pixels; S segments of an image; K classes.
 
 import operator
 import struct
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pycocotools import mask as mask_tools
 
 from segzoo.errors import InputError
 
 from .dataset_file import DatasetFile
-from .encodings import GRAY_16_BIT
+from .encodings import GRAY_16_BIT, Encoding, InstanceIdEncoding, Regions
 from .instances import Overlaps, annotation_rle, split_overlaps
 from .messages import some
 from .pixels import look_up, rgb_codes
+
+# Pillow warns of large images in two lines each, and refuses those of twice that size: see `opened_image`.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 # What Pillow raises for files that are not, or no longer, images.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -76,11 +80,26 @@ def opened_image(file_name: str) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError:
         raise BrokenFileError(f"{file_name}: does not exist; restore the file") from None
-    except BROKEN as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Image.DecompressionBombError:
+        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
         raise BrokenFileError(
-            f"{file_name}: cannot be read as an image ({reason}); replace the file"
+            f"{file_name}: cannot be read as an image (more than {limit} million pixels); cut it into tiles"
         ) from None
+    except BROKEN as error:
+        raise BrokenFileError(
+            f"{file_name}: cannot be read as an image ({_why(error, file_name)}); replace the file"
+        ) from None
+
+
+def _why(error: Exception, file_name: str) -> str:
+    """What is wrong with a file that Pillow or the system cannot read."""
+    if isinstance(error, UnidentifiedImageError):
+        with PathManager.open(file_name, "rb") as file:
+            head = file.read(12)
+        return f"no known format, it begins with {head!r}" if head else "it is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_image(file_name: str, image_format: str = "RGB") -> np.ndarray:
@@ -167,13 +186,24 @@ class LabelReader:
         return merged
 
     def _read_labels(self, file_name: str, dataset_dict: Mapping[str, Any]) -> np.ndarray:
-        encoding = self.dataset.layouts[dataset_dict.get("layout", 0)].encoding
-        with opened_image(file_name) as image:
-            if image.mode not in encoding.modes:
-                raise InputError(f"{file_name}: {self._wrong_mode(image, encoding)}")
+        with self._opened_labels(file_name, dataset_dict) as (image, encoding):
             labels = encoding.decode(image, file_name)
         _check_size(file_name, labels, dataset_dict)
         return labels
+
+    @contextmanager
+    def _opened_labels(
+        self, file_name: str, dataset_dict: Mapping[str, Any]
+    ) -> Iterator[tuple[Image.Image, Encoding]]:
+        """A label file, and the encoding that can read it."""
+        encoding = self._encoding(dataset_dict)
+        with opened_image(file_name) as image:
+            if image.mode not in encoding.modes:
+                raise InputError(f"{file_name}: {self._wrong_mode(image, encoding)}")
+            yield image, encoding
+
+    def _encoding(self, dataset_dict: Mapping[str, Any]) -> Encoding | None:
+        return self.dataset.layouts[dataset_dict.get("layout", 0)].encoding
 
     def load_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """The segments of the image.
@@ -215,6 +245,8 @@ class LabelReader:
             )
         if "annotations" in dataset_dict:
             return self._overlapping_index_map(dataset_dict)
+        if "pan_seg_file_name" not in dataset_dict and self._encodes_instances(dataset_dict):
+            return self._numbered_index_map(self.load_regions(dataset_dict))
         _, indices = self._read_panoptic(dataset_dict)
         segments_info = dataset_dict["segments_info"]
         if dataset_dict.get("void_segments"):
@@ -227,12 +259,45 @@ class LabelReader:
             ),
         )
 
+    def load_regions(self, dataset_dict: Mapping[str, Any]) -> Regions:
+        """What a label file with the encoding `instance_id` holds, void included: see `Regions`.
+
+        Raises:
+            InputError: missing, broken or wrong file, or another encoding.
+        """
+        if not self._encodes_instances(dataset_dict):
+            raise InputError(
+                f"{self.split}: has no instances in its label files; they need the encoding instance_id in "
+                f"{self.dataset.path.name}"
+            )
+        file_name = dataset_dict["sem_seg_file_name"]
+        with self._opened_labels(file_name, dataset_dict) as (image, encoding):
+            regions = encoding.regions(image, file_name)
+        _check_size(file_name, regions.indices, dataset_dict)
+        return regions
+
+    def _encodes_instances(self, dataset_dict: Mapping[str, Any]) -> bool:
+        if "sem_seg_file_name" not in dataset_dict:
+            return False
+        return isinstance(self._encoding(dataset_dict), InstanceIdEncoding)
+
+    def _numbered_index_map(self, regions: Regions) -> IndexMap:
+        """Every region but the void ones is a segment; one of a thing class without a number is a crowd."""
+        kept = regions.classes != self.ignore_label
+        table = np.zeros(np.iinfo(regions.indices.dtype).max + 1, dtype=np.uint16)
+        table[: len(kept)] = np.cumsum(kept) * kept
+        if np.count_nonzero(kept) <= 255:
+            table = table.astype(np.uint8)
+        classes = regions.classes[kept]
+        is_crowd = self.is_thing[classes] & ~regions.is_instance[kept]
+        return IndexMap(look_up(table, regions.indices), Segments(classes, is_crowd))
+
     def load_instances(self, dataset_dict: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The instances of an image of a COCO JSON, as pycocotools takes ground truth.
 
         Returns:
-            A dict for each, with `category_id` (class index), `iscrowd`, `area` (the JSON's, else of the
-            mask) and `segmentation` (compressed RLE).
+            A dict for each, with `category_id` (class index), `iscrowd`, `area` (the JSON's, if it has a
+            number there, else of the mask) and `segmentation` (compressed RLE).
 
         Raises:
             InputError: a mask that cannot be decoded.
@@ -243,7 +308,7 @@ class LabelReader:
         for annotation, code in zip(dataset_dict["annotations"], self._rles(dataset_dict), strict=True):
             area = annotation.get("area")
             facts = {key: annotation[key] for key in ("category_id", "iscrowd")}
-            area = float(mask_tools.area(code)) if area is None else area
+            area = area if isinstance(area, int | float) else float(mask_tools.area(code))
             instances.append({**facts, "area": area, "segmentation": code})
         return instances
 
@@ -310,6 +375,18 @@ class LabelReader:
         )
 
 
+def check_labels(reader: LabelReader, tasks: Sequence[str], dataset_dict: Mapping[str, Any]) -> None:
+    """Reads an image's labels as scoring the tasks will.
+
+    Raises:
+        InputError: they cannot be.
+    """
+    if "semantic" in tasks:
+        reader.load_sem_seg(dataset_dict)
+    if set(tasks) - {"semantic"}:
+        reader.load_index_map(dataset_dict)
+
+
 def class_map(index_map: IndexMap, ignore_label: int, dtype: type) -> np.ndarray:
     """(H, W) `dtype`: the class of each pixel's segment; `ignore_label` for void and unknown indices."""
     indices, segments, members = index_map
@@ -331,9 +408,15 @@ def _to_indices(
         InputError: an id of the PNG is not listed, or a listed one has no pixel.
     """
     count = len(segment_ids)
-    wrong = [one for one in (*segment_ids, *void_ids) if not 0 < one < 1 << 24]
+    listed = (*segment_ids, *void_ids)
+    wrong = [repr(one) for one in listed if not isinstance(one, int) or not 0 < one < 1 << 24]
     if wrong:
         raise InputError(f"{file_name}: the panoptic JSON has segment ids {some(wrong)}; expected 1..2**24-1")
+    if len(set(listed)) < len(listed):
+        twice = some(sorted({one for one in listed if listed.count(one) > 1}))
+        raise InputError(
+            f"{file_name}: the panoptic JSON lists the segment ids {twice} twice; each segment has its own"
+        )
     # Zero pages of this table are never touched, so that its 16 million entries cost next to nothing.
     table = np.zeros(1 << 24, dtype=np.uint8 if count < 255 else np.uint16)
     table[list(void_ids)] = count + 1

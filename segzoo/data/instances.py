@@ -14,12 +14,16 @@ from pycocotools import mask as mask_tools
 
 from segzoo.errors import InputError
 
-from .messages import some
+from .messages import check_different, some
 
 logger = logging.getLogger(__name__)
 
 # Coordinates of the smallest polygon, a triangle. pycocotools takes four numbers for a box.
 _TRIANGLE = 6
+# Pixels: no coordinate of a polygon is larger.
+_FARTHEST = 10**6
+# Of five bits: a run length has no more after the first.
+_GROUPS = 8
 
 
 class Overlaps(NamedTuple):
@@ -52,6 +56,9 @@ def instance_dicts(
     Raises:
         InputError: something is missing, or ids contradict each other.
     """
+    # Evaluators tell images by their files.
+    for key in ("id", "file_name"):
+        check_different((image.get(key) for image in facts["images"]), json_file, f"images have the {key}")
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     degenerate = 0
     for annotation in facts["annotations"]:
@@ -90,9 +97,13 @@ def instance_dicts(
         missing = [key for key in ("id", "file_name", "height", "width") if key not in image]
         if missing:
             raise InputError(f"{json_file}: image {image.get('id')} lacks {missing[0]!r}")
-        record = {key: image[key] for key in ("file_name", "height", "width")}
-        annotations = of_image.pop(image["id"], [])
-        records.append({**record, "image_id": image["id"], "annotations": annotations})
+        record = {"file_name": image["file_name"], "image_id": image["id"]}
+        for key in ("height", "width"):
+            side = image[key]
+            if not isinstance(side, int | float) or side < 1 or side % 1:
+                raise InputError(f"{json_file}: image {image['id']} has the {key} {side!r}; it is in pixels")
+            record[key] = int(side)  # some programs write 640.0
+        records.append({**record, "annotations": of_image.pop(image["id"], [])})
     if of_image:
         image_id, annotations = next(iter(of_image.items()))
         raise InputError(
@@ -117,40 +128,86 @@ def _sort_key(image_id: Any) -> tuple:
 
 
 def annotation_rle(annotation: Mapping[str, Any], size: tuple[int, int], file_name: str) -> dict[str, Any]:
-    """The mask of an annotation in compressed run lengths, as pycocotools' COCO.annToRLE.
+    """The mask of an annotation of an image in compressed run lengths: see `mask_rle`."""
+    return mask_rle(annotation["segmentation"], size, f"{file_name}: annotation {annotation.get('id')}")
+
+
+def mask_rle(segmentation: Any, size: tuple[int, int], described: str) -> dict[str, Any]:
+    """A mask of COCO's format in compressed run lengths, as pycocotools' COCO.annToRLE.
 
     Args:
-        annotation: `segmentation` is a list of polygons [x, y, ...], or run lengths, compressed or not.
+        segmentation: a list of polygons [x, y, ...], or run lengths, compressed or not.
         size: (H, W) of its image.
-        file_name: the image, for messages.
+        described: what messages call it.
 
     Returns:
         {"size": [H, W], "counts": bytes or str}
 
     Raises:
-        InputError: run lengths of another size, or that cannot be decoded.
+        InputError: run lengths of another size, or something that cannot be read.
     """
-    segmentation, (height, width) = annotation["segmentation"], size
-    described = f"{file_name}: annotation {annotation.get('id')}"
+    height, width = size
     try:
         if isinstance(segmentation, list):
+            for polygon in segmentation:
+                _check_coordinates(polygon, described)
             return mask_tools.merge(mask_tools.frPyObjects(segmentation, height, width))
-        found = tuple(segmentation["size"])
+        found, counts = tuple(segmentation["size"]), segmentation["counts"]
         if found != size:
             raise InputError(
                 f"{described} has run lengths of {found[1]}x{found[0]}, but its image is {width}x{height}; "
                 "image and annotation have to belong together"
             )
-        if not isinstance(segmentation["counts"], list):
-            return segmentation
-        if sum(segmentation["counts"]) != height * width:
+        is_compressed = isinstance(counts, str | bytes)
+        # pycocotools computes wrong IoUs of wrong run lengths, or never ends.
+        runs = parse_run_lengths(counts) if is_compressed else counts
+        if min(runs, default=0) < 0:
+            raise ValueError(f"a run of {min(runs)} pixels")
+        if sum(runs) != height * width:
             raise InputError(
-                f"{described} has run lengths of {sum(segmentation['counts'])} pixels, but its image has "
-                f"{height * width}; write the JSON again"
+                f"{described} has run lengths of {sum(runs)} pixels, but its image has {height * width}; "
+                "write the JSON again"
             )
-        return mask_tools.frPyObjects(segmentation, height, width)
+        return segmentation if is_compressed else mask_tools.frPyObjects(segmentation, height, width)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"{described}: its segmentation cannot be read ({error!r})") from None
+
+
+def _check_coordinates(polygon: Any, described: str) -> None:
+    """pycocotools crashes where one is no number, and takes memory in proportion to the largest."""
+    coordinates = np.asarray(polygon, dtype=np.float64)
+    wrong = coordinates[~(np.abs(coordinates) <= _FARTHEST)]
+    if len(wrong):
+        raise InputError(f"{described} has a polygon with the coordinate {wrong[0]:g}; expected pixels")
+
+
+def parse_run_lengths(text: str | bytes) -> list[int]:
+    """The run lengths in COCO's compressed text.
+
+    A number is groups of five bits, the lowest first, one a character; the sixth bit says that another group
+    follows, and the fifth of the last is the sign. From the fourth on, numbers are differences to the last
+    but one.
+
+    Raises:
+        ValueError: the text breaks off, or has other characters.
+    """
+    characters = text.encode("ascii") if isinstance(text, str) else text
+    codes = np.frombuffer(characters, np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] >= 32:
+        raise ValueError("not COCO's text of run lengths")
+    last = np.flatnonzero(codes < 32)
+    first = np.append(0, last[:-1] + 1)
+    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    if place.max() > _GROUPS:
+        raise ValueError("a run length is too large")
+    numbers = np.add.reduceat((codes & 31) << 5 * place, first)
+    is_negative = codes[last] >= 16
+    numbers[is_negative] -= 1 << 5 * (place[last][is_negative] + 1)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers.tolist()
 
 
 def split_overlaps(rles: Sequence[Mapping[str, Any]], size: tuple[int, int], file_name: str) -> Overlaps:
@@ -172,12 +229,7 @@ def split_overlaps(rles: Sequence[Mapping[str, Any]], size: tuple[int, int], fil
     for number, code in enumerate(rles):
         left, top, width, height = (int(side) for side in mask_tools.toBbox(code))
         window = np.s_[top : top + height, left : left + width]
-        try:
-            inside = mask_tools.decode(code)[window].astype(bool)
-        except ValueError as error:
-            raise InputError(
-                f"{file_name}: run lengths of mask {number} cannot be decoded ({error})"
-            ) from None
+        inside = mask_tools.decode(code)[window].astype(bool)
         if not inside.any():
             continue
         covered = indices[window][inside]

@@ -1,13 +1,22 @@
-"""Parts of error messages."""
+"""Parts of error messages, and the check that what has to be told apart can be."""
 
 from collections.abc import Iterable
 
-from segzoo.errors import did_you_mean
+from segzoo.errors import InputError, did_you_mean
 
-__all__ = ["did_you_mean", "some"]
+__all__ = ["check_different", "did_you_mean", "some"]
 
 
 def some(items: Iterable[object], most: int = 5) -> str:
     """The items separated by commas, cut after `most` of them."""
     items = list(items)
     return ", ".join(str(item) for item in items[:most]) + (", ..." if len(items) > most else "")
+
+
+def check_different(ids: Iterable[object], json_file: str, what: str) -> None:
+    """Raises InputError if two of the ids are equal: `what` is said of them, as in "images have the id"."""
+    seen = set()
+    for one in ids:
+        if one in seen:
+            raise InputError(f"{json_file}: two {what} {one}; each has to have its own")
+        seen.add(one)

@@ -1,7 +1,6 @@
 """Registration of dataset YAML files with Detectron2's catalogs, and reading a split's list of images."""
 
 import gc
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.errors import InputError
 
+from .coco_json import explained_shape, read_coco_json
 from .dataset_file import CATALOG, DatasetFile, Layout, read_dataset_file
-from .encodings import VOID
+from .encodings import VOID, InstanceIdEncoding
 from .formats import LabelReader
 from .instances import instance_dicts
 from .layouts import (
@@ -24,7 +24,7 @@ from .layouts import (
     has_several_labels,
     match,
 )
-from .messages import did_you_mean, some
+from .messages import check_different, did_you_mean, some
 
 # In place of an evaluator: what evaluators and their messages call a split of images without labels.
 NO_GROUND_TRUTH = "no_ground_truth"
@@ -118,6 +118,8 @@ def _register(dataset: DatasetFile, split: str) -> None:
         metadata.load_panoptic = reader.load_panoptic
     if dataset.layouts[0].instances is not None:
         metadata.load_instances = reader.load_instances
+    if isinstance(dataset.layouts[0].encoding, InstanceIdEncoding):
+        metadata.load_regions = reader.load_regions
 
 
 def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
@@ -162,12 +164,10 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
         for template in (layout.images, layout.annotations, layout.panoptic)
     )
     _update_metadata(split, panoptic_json=json_file, panoptic_root=png_root)
-    facts = _read_json(json_file)
-    index_of = _category_indices(dataset, facts["categories"], json_file)
-    try:
+    facts = read_coco_json(json_file, "panoptic")
+    with explained_shape(json_file, "panoptic"):
+        index_of = _category_indices(dataset, facts["categories"], json_file)
         dicts = _panoptic_dicts(dataset, facts, index_of, json_file)
-    except KeyError as error:
-        raise InputError(f"{json_file}: an image, annotation or segment lacks {error}") from None
     by_id = _images_by_id(layout, found.root, fields)
     for record in dicts:
         file_name, of_image = f"{image_root}/{record['file_name']}", {}
@@ -197,15 +197,16 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     )
     # Detectron2's name for it.
     _update_metadata(split, json_file=json_file)
-    facts = _read_json(json_file, "instances")
-    index_of = _category_indices(dataset, facts["categories"], json_file, needs_isthing=False)
+    facts = read_coco_json(json_file, "instances")
+    with explained_shape(json_file, "instances"):
+        index_of = _category_indices(dataset, facts["categories"], json_file, needs_isthing=False)
+        dicts = instance_dicts(facts, index_of, dataset.space.ignore_label, json_file)
     ids = _json_ids(dataset, facts["categories"], index_of)
     _update_metadata(
         split,
         contiguous_id_to_dataset_id=ids,
         thing_dataset_id_to_contiguous_id={category: index for index, category in enumerate(ids)},
     )
-    dicts = instance_dicts(facts, index_of, dataset.space.ignore_label, json_file)
     for record in dicts:
         record["file_name"] = f"{image_root}/{record['file_name']}"
         record.update(dataset=split, layout=found.index)
@@ -243,6 +244,8 @@ def _panoptic_dicts(
 ) -> list[dict[str, Any]]:
     """A dict per annotated image, with file names as the JSON has them. Uses the JSON's own dicts."""
     images = {image["id"]: image for image in facts["images"]}
+    check_different((image["id"] for image in facts["images"]), json_file, "images have the id")
+    check_different((one["image_id"] for one in facts["annotations"]), json_file, "annotations are of image")
     ignore_label = dataset.space.ignore_label
     is_thing = {index: entry.isthing for index, entry in enumerate(dataset.classes)}
     dicts = []
@@ -255,17 +258,17 @@ def _panoptic_dicts(
             )
         segments, void = annotation["segments_info"], []
         for segment in segments:
-            category = segment["category_id"]
+            segment_id, category = segment["id"], segment["category_id"]
             if category not in index_of:
                 raise InputError(
-                    f"{json_file}: segment {segment['id']} of {annotation['file_name']} has the category "
+                    f"{json_file}: segment {segment_id} of {annotation['file_name']} has the category "
                     f"{category}, which is not among its categories ({some(index_of, 4)})"
                 )
             segment["category_id"] = index = index_of[category]
             segment["isthing"] = is_thing.get(index, False)
             segment.setdefault("iscrowd", 0)
             if index == ignore_label:
-                void.append(segment["id"])
+                void.append(segment_id)
         record = {
             "file_name": image["file_name"],
             "image_id": image["id"],
@@ -279,26 +282,6 @@ def _panoptic_dicts(
             record["segments_info"] = [one for one in segments if one["category_id"] != ignore_label]
         dicts.append(record)
     return dicts
-
-
-def _read_json(json_file: str, kind: str = "panoptic") -> dict[str, Any]:
-    """`kind`: "panoptic" or "instances"."""
-    try:
-        facts = json.loads(Path(json_file).read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{json_file}: cannot be read as JSON ({error}); download it again") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(facts, dict) or not isinstance(facts.get(key), list):
-            raise InputError(f"{json_file}: lacks the list {key!r} of COCO's {kind} format")
-    is_panoptic = bool(facts["annotations"]) and "segments_info" in facts["annotations"][0]
-    if facts["annotations"] and kind == "panoptic" and not is_panoptic:
-        raise InputError(f"{json_file}: annotations have no segments_info; is it an instances file?")
-    if kind == "instances" and is_panoptic:
-        raise InputError(
-            f"{json_file}: annotations have segments_info, so it is a panoptic file; give it under "
-            "annotations, and its PNGs under panoptic"
-        )
-    return facts
 
 
 def _category_indices(
@@ -316,6 +299,7 @@ def _category_indices(
                 f"{source}: label_map source {label!r} is no category of {json_file}"
                 f"{did_you_mean(label, labels)}"
             )
+    check_different((category.get("id") for category in categories), json_file, "categories have the id")
     index_of = {}
     for category in categories:
         described = f"category {category.get('id')} {category.get('name')!r}"

@@ -7,7 +7,7 @@ images, augmented alike, with any number of processes and of data-loading worker
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -24,8 +24,8 @@ from torch.utils.data import Dataset, Sampler
 
 from segzoo.errors import InputError
 
-# How many other images are tried in place of one that cannot be read.
-REPLACEMENTS = 20
+# How many other images are tried, each once, in place of one that cannot be read.
+REPLACEMENTS = 1000
 
 
 class Place(NamedTuple):
@@ -38,6 +38,13 @@ class Place(NamedTuple):
 class Failure(NamedTuple):
     """What a worker hands over instead of a batch, so that the error arrives in one line."""
 
+    message: str
+
+
+class Skipped(NamedTuple):
+    """What a worker hands over instead of an image that evaluation passes over."""
+
+    file_name: str
     message: str
 
 
@@ -61,6 +68,35 @@ class PositionedBatches(Sampler[list[Place]]):
         places = (Place(position, index) for position, index in zip(positions, indices, strict=False))
         while True:
             yield list(itertools.islice(places, self.batch_size))
+
+
+class AlikeBatches(Sampler[list[int]]):
+    """Batches of images of one kind, then of what is left over: each image once.
+
+    A model runs those images of a batch together that it pads to the same size.
+
+    Args:
+        indices: of this process's images.
+        kinds: a hashable for every image of the dataset, by index; None for an unknown one.
+        batch_size: images per batch; with 1, or with one kind, the order stays.
+    """
+
+    def __init__(self, indices: Iterable[int], kinds: Sequence[Hashable], batch_size: int) -> None:
+        self.batches: list[list[int]] = []
+        started: dict[Hashable, list[int]] = {}
+        for index in indices:
+            batch = started.setdefault(kinds[index], [])
+            batch.append(index)
+            if len(batch) == batch_size:
+                self.batches.append(started.pop(kinds[index]))
+        rest = list(itertools.chain(*started.values()))
+        self.batches += [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
 
 
 def build_training_sampler(
@@ -117,6 +153,7 @@ class TrainingSamples(Dataset):
         mapper: maps one of them.
         seed: of all randomness, >= 0.
         skip_broken: replace an image that cannot be read by another one, instead of handing over a Failure.
+            Which one depends on the seed and the position alone.
     """
 
     def __init__(
@@ -135,34 +172,59 @@ class TrainingSamples(Dataset):
         """The sample; a replacement lists the messages of what it replaces under `skipped`."""
         position, index = place
         skipped: list[str] = []
-        for attempt in range(1 + REPLACEMENTS * self.skip_broken):
+        for attempt, candidate in enumerate(self._candidates(position, index)):
             try:
                 with seeded(self.seed, position, attempt):
-                    if attempt > 0:
-                        index = np.random.randint(len(self.records))
-                    sample = self.mapper(self.records[index])
+                    sample = self.mapper(self.records[candidate])
             except InputError as error:
                 skipped.append(str(error))
                 continue
             return {**sample, "skipped": skipped} if skipped else sample
         if not self.skip_broken:
             return Failure(f"{skipped[0]}; DATALOADER.ON_ERROR skip trains without such files")
-        return Failure(f"{skipped[0]} (and {REPLACEMENTS} images tried in its place cannot be read either)")
+        others = len(skipped) - 1
+        return Failure(
+            f"{skipped[0]} (all of {others} images tried in its place cannot be used either)"
+            if others
+            else f"{skipped[0]} (and there is no other image)"
+        )
+
+    def _candidates(self, position: int, index: int) -> Iterator[int]:
+        """The image of a place, then those to try instead of it."""
+        yield index
+        if self.skip_broken:
+            order = np.random.default_rng((self.seed, position)).permutation(len(self.records))
+            yield from order[order != index][:REPLACEMENTS].tolist()
 
 
 class EvaluationSamples(Dataset):
-    """The mapped images of a dataset, by index; a Failure for one that cannot be read."""
+    """The mapped images of a dataset, by index; a Failure for one that cannot be read.
+
+    Args:
+        records: dataset dicts, indexable.
+        mapper: maps one of them.
+        check: raises InputError where the labels of a mapped image cannot be read; None does not look.
+        skip_broken: hand over a Skipped instead of a Failure.
+    """
 
     def __init__(
-        self, records: Sequence[Mapping[str, Any]], mapper: Callable[[Mapping[str, Any]], dict[str, Any]]
+        self,
+        records: Sequence[Mapping[str, Any]],
+        mapper: Callable[[Mapping[str, Any]], dict[str, Any]],
+        check: Callable[[Mapping[str, Any]], None] | None = None,
+        skip_broken: bool = False,
     ) -> None:
-        self.records, self.mapper = records, mapper
+        self.records, self.mapper, self.check, self.skip_broken = records, mapper, check, skip_broken
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> dict[str, Any] | Failure:
+    def __getitem__(self, index: int) -> dict[str, Any] | Failure | Skipped:
+        record = self.records[index]
         try:
-            return self.mapper(self.records[index])
+            sample = self.mapper(record)
+            if self.check is not None:
+                self.check(sample)
         except InputError as error:
-            return Failure(str(error))
+            return Skipped(record["file_name"], str(error)) if self.skip_broken else Failure(str(error))
+        return sample

@@ -1,10 +1,12 @@
 """From a YAML file and `KEY VALUE` overrides to a complete, checked configuration."""
 
 import importlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
@@ -13,6 +15,8 @@ import segzoo.projects
 from segzoo.config import add_segzoo_config
 from segzoo.data import register_dataset_file
 from segzoo.errors import InputError, did_you_mean
+
+from .config_values import check_values
 
 TASKS = ("semantic", "panoptic", "entity", "instance")
 
@@ -36,7 +40,10 @@ _UNREAD = {
     "INPUT.CROP.SIZE": "INPUT.CROP_SIZE is (height, width) in pixels, INPUT.DETR_CROP_SIZE a range of pixels",
     "SOLVER.BASE_LR_END": "SOLVER.POLY_LR_CONSTANT_ENDING is the lowest factor of the learning rate",
     "TEST.PRECISE_BN.ENABLED": "running statistics are evaluated as trained; leave the key out",
-    "VIS_PERIOD": "tools/visualize_data.py shows training inputs, tools/demo.py predictions",
+    "VIS_PERIOD": (
+        "TEST.NUM_PICTURES draws predictions into TensorBoard at every evaluation; "
+        "tools/visualize_data.py shows training inputs"
+    ),
 }
 
 
@@ -67,13 +74,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
         the dataset filled in. It is not frozen.
 
     Raises:
-        InputError: file not found, unknown key, wrong type, unknown dataset, contradiction with the dataset.
+        InputError: file not found, unknown key, wrong type or value, unknown dataset, contradiction with the
+            dataset.
     """
     cfg = new_config()
+    defaults = dict(_flatten(cfg))
     file = _find_config(path)
     _merge_file(cfg, file)
     _merge_overrides(cfg, overrides)
     _refuse_unread(cfg)
+    for key, value in _flatten(cfg):
+        if value is None and defaults.get(key) is not None:
+            raise InputError(
+                f"{key} has no value; give it one such as {defaults[key]!r}, or leave the key out"
+            )
+    check_values(cfg)
     return complete_config(cfg)
 
 
@@ -141,16 +156,18 @@ def _segzoo_metadata(name: str) -> Metadata:
 
 def _check_datasets(cfg: CfgNode, classes_from: str) -> None:
     """Every dataset has the classes that the model predicts, and ground truth for what is asked of it."""
-    expected = list(MetadataCatalog.get(classes_from).classes)
+    expected = MetadataCatalog.get(classes_from)
     # Entities have no class: a model that is scored for them alone may be tested on any segments.
     test = () if tuple(cfg.TEST.TASKS) == ("entity",) else cfg.DATASETS.TEST
-    for key, names in (("TRAIN", cfg.DATASETS.TRAIN), ("TEST", test)):
+    # Stuff is no instance: a panoptic model may be tested on the instances of its things.
+    tested = "thing_classes" if tuple(cfg.TEST.TASKS) == ("instance",) else "classes"
+    for key, names, kind in (("TRAIN", cfg.DATASETS.TRAIN, "classes"), ("TEST", test, tested)):
         for name in names:
-            found = list(_segzoo_metadata(name).classes)
-            if found != expected:
+            found, wanted = (list(one.get(kind, ())) for one in (_segzoo_metadata(name), expected))
+            if found != wanted:
                 raise InputError(
                     f"DATASETS.{key}: {name} has other classes than {classes_from} "
-                    f"({_first_difference(found, expected)}); map both to the same with label_map in their "
+                    f"({_first_difference(found, wanted)}); map both to the same with label_map in their "
                     f"YAML files, or choose another DATASETS.CLASSES_FROM or DATASETS.{key}"
                 )
     for name in cfg.DATASETS.TEST:
@@ -191,13 +208,59 @@ def _merge_file(cfg: CfgNode, file: Path) -> None:
         loaded = CfgNode(cfg.load_yaml_with_base(str(file)))
     except FileNotFoundError as error:
         raise InputError(f"{file}: _BASE_ {error.filename} does not exist (relative to the file)") from None
+    except RecursionError:
+        raise InputError(
+            f"{file}: {_in_circle(file.resolve())} is among its own _BASE_ files; take it out there"
+        ) from None
     except Exception as error:  # YAML errors come in many classes
-        raise InputError(f"{file}: not a valid YAML config: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        if isinstance(error, TypeError | AttributeError):
+            reason = "it holds no keys with values"
+        raise InputError(f"{file}: not a valid YAML config: {reason}") from None
     _check_keys(cfg, loaded, str(file))
     try:
         cfg.merge_from_other_cfg(loaded)
     except (ValueError, KeyError) as error:
-        raise InputError(f"{file}: {error}") from None
+        raise InputError(f"{file}: {_explained_type(error)}") from None
+
+
+def _in_circle(file: Path, above: tuple[Path, ...] = ()) -> Path | None:
+    """A file that is among its own bases."""
+    if file in above:
+        return file
+    bases = yaml.safe_load(file.read_text(encoding="utf-8")).get("_BASE_", [])
+    folder = file.parent
+    circles = (
+        _in_circle((folder / base).resolve(), (*above, file))
+        for base in ([bases] if isinstance(bases, str) else bases)
+    )
+    return next(filter(None, circles), None)
+
+
+_WRONG_TYPE = re.compile(
+    r"Type mismatch \(<class '(\w+)'> vs. <class '([\w.]+)'>\) "
+    r"with values \((.*) vs. (.*)\) for config key: ([\w.]+)"
+)
+_TYPE_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "str": "a text",
+    "tuple": "a list",
+    "list": "a list",
+    "CfgNode": "a section with keys",
+}
+
+
+def _explained_type(error: Exception) -> str:
+    """What yacs says of a value of another type than the key's default."""
+    text = " ".join(str(error).split())
+    match = _WRONG_TYPE.fullmatch(text)
+    if match is None:
+        return text
+    wanted, found, default, value, key = match.groups()
+    expected = _TYPE_NAMES.get(wanted, wanted)
+    return f"{key} is {value} ({found}); expected {expected}, such as {default or repr('')}"
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
@@ -211,7 +274,8 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         try:
             cfg.merge_from_list([key, _as_float_where_wanted(known[key], value)])
         except (ValueError, AssertionError) as error:
-            raise InputError(f"{key}: {error}") from None
+            text = _explained_type(error)
+            raise InputError(text if text.startswith(key) else f"{key}: {text}") from None
 
 
 def _check_keys(cfg: CfgNode, loaded: CfgNode, source: str) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import id2rgb
@@ -114,6 +115,58 @@ def write_street(folder: Path, **facts) -> Path:
     """The panoptic dataset street_train of one image."""
     write_panoptic(folder, {"a": STREET_IDS}, {"a": STREET_SEGMENTS}, STREET_CATEGORIES)
     return write_yaml(folder, {**STREET, **facts}, "street.yaml")
+
+
+# The 103 rows of ade20k_instance_catid_mapping.txt are 100 pairs: for the instance categories 1..100, labels
+# of the scene parsing challenge, 1..150.
+ADE20K_THINGS = """
+    8 9 11 13 15 16 19 20 21 23 24 25 28 31 32 33 34 36 37 38 39 40 42 43 44 45 46 48 50 51 54 56 57 58 59 63
+    65 66 67 68 70 71 72 73 74 75 76 77 79 81 82 83 84 86 87 88 89 90 91 93 94 96 98 99 103 104 105 108 109
+    111 112 113 116 117 119 120 121 122 124 125 126 127 128 130 131 133 134 135 136 137 138 139 140 143 144
+    145 147 148 149 150
+"""
+LABEL_OF_CATEGORY = dict(enumerate(map(int, ADE20K_THINGS.split()), 1))
+
+ADE_LABELS = np.array(
+    [
+        [1, 1, 1, 13, 13, 13],
+        [1, 8, 8, 13, 13, 3],
+        [0, 8, 8, 150, 150, 150],
+        [4, 4, 4, 4, 4, 0],
+    ],
+    dtype=np.uint8,
+)
+# Category and number: two persons (category 4), one beyond its label; a bed (1) over floor; no flag at all.
+ADE_CATEGORIES = np.array(
+    [[0, 0, 4, 4, 4, 4], [0, 1, 1, 4, 4, 4], [0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]], dtype=np.uint8
+)
+ADE_NUMBERS = np.array(
+    [[0, 0, 2, 2, 3, 3], [0, 1, 1, 2, 3, 3], [0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]], dtype=np.uint8
+)
+
+
+def write_ade20k(root: Path) -> Path:
+    """ADEChallengeData2016 below `root`, with two images like this in each split."""
+    root = root / "ADEChallengeData2016"
+    for folder in ("training", "validation"):
+        for number in (1, 2):
+            name = f"ADE_{folder[:5]}_{number:08d}"
+            save(root / f"images/{folder}/{name}.jpg", picture(4, 6, number))
+            save(root / f"annotations/{folder}/{name}.png", ADE_LABELS)
+            instances = np.dstack([ADE_CATEGORIES, ADE_NUMBERS, np.zeros_like(ADE_NUMBERS)])
+            save(root / f"annotations_instance/{folder}/{name}.png", instances)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def datasets_folder(tmp_path, monkeypatch):
+    """$DETECTRON2_DATASETS, empty at first; every test starts with the built-in datasets only."""
+    folder = tmp_path / "datasets"
+    folder.mkdir()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(folder))
+    before = set(register._registered)
+    yield folder
+    forget([name for name in register._registered if name not in before])
 
 
 def forget(names: list[str]) -> None:

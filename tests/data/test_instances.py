@@ -17,7 +17,7 @@ from segzoo.data import SegmentationMapper, label_reader
 from segzoo.data.augmentation import ColorJitter, FixedCrop, PadTo, ResizeScale
 from segzoo.data.build import _has_annotation
 from segzoo.data.inspection import inspect_image
-from segzoo.data.instances import split_overlaps
+from segzoo.data.instances import parse_run_lengths, split_overlaps
 from segzoo.data.transforms import RotateInPlaceTransform
 from segzoo.errors import InputError
 
@@ -244,14 +244,66 @@ def test_a_wrong_annotation_stops_with_one_line(tmp_path, change, message):
         ),
         ({"size": [40, 50]}, r"annotation 1: its segmentation cannot be read \(KeyError"),
         ([["a", 1, 2, 3, 4, 5]], r"annotation 1: its segmentation cannot be read"),
+        # Of these pycocotools crashes, ...
+        ([[None, 1, 2, 3, 4, 5]], r"annotation 1 has a polygon with the coordinate nan; expected pixels"),
+        ([[1e9, 1, 2, 3, 4, 5]], r"annotation 1 has a polygon with the coordinate 1e\+09; expected pixels"),
+        # ... or finds another mask, or its IoU never ends.
+        ({"size": [40, 50], "counts": [-5, 2005]}, r"annotation 1: its segmentation .*a run of -5 pixels"),
+        ({"size": [40, 50], "counts": None}, r"annotation 1: its segmentation cannot be read \(TypeError"),
+        ({"size": [40, 50], "counts": "abc"}, r"annotation 1: its segmentation .*not COCO's text"),
+        (
+            {"size": [40, 50], "counts": "5T3"},
+            r"annotation 1 has run lengths of 105 pixels, but its image has",
+        ),
     ],
 )
 def test_a_mask_that_cannot_be_decoded_stops_with_one_line(tmp_path, segmentation, message):
     listed = annotations()
     listed[0]["segmentation"] = segmentation
-    (record, _), _ = load(write_pets(tmp_path, listed))
-    with pytest.raises(InputError, match=message):
-        mapper_of()(record)
+    (record, _), metadata = load(write_pets(tmp_path, listed))
+    for read in (mapper_of(), metadata.load_instances):
+        with pytest.raises(InputError, match=message) as error:
+            read(record)
+        assert str(error.value).count("a.jpg") == 1
+
+
+def test_compressed_run_lengths_are_those_that_pycocotools_wrote():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        size = generator.integers(1, 90, 2)
+        mask = generator.random(size) < generator.choice([0, 0.001, 0.1, 0.5, 1])
+        mask[size[0] // 3 : size[0] // 2, size[1] // 4 :] = True
+        text = rle.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+        assert parse_run_lengths(text) == run_lengths(mask, compressed=False)["counts"]
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [((40.0, 50.0), (40, 50)), (("40", 50), "the height '40'"), ((40, None), "the width None")],
+)
+def test_sizes_of_images_are_whole_numbers(tmp_path, sides, expected):
+    path = write_pets(tmp_path)
+    file = tmp_path / "instances_train.json"
+    facts = json.loads(file.read_text())
+    facts["images"][1] |= {"height": sides[0], "width": sides[1]}
+    file.write_text(json.dumps(facts))
+    if isinstance(expected, str):
+        with pytest.raises(
+            InputError, match=f"instances_train.json: image 12 has {expected}; it is in pixels"
+        ):
+            load(path)
+        return
+    (record, _), _ = load(path)
+    assert mapper_of()(record)["segment_masks"].shape[1:] == expected
+
+
+def test_images_of_one_file_are_refused(tmp_path):
+    """Evaluators would take the second for a repetition of the first."""
+    path = write_pets(tmp_path)
+    file = tmp_path / "instances_train.json"
+    file.write_text(file.read_text().replace("b.jpg", "a.jpg"))
+    with pytest.raises(InputError, match=r"two images have the file_name a\.jpg; each has to have its own"):
+        load(path)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_broken_files_are_passed_over_counted_and_listed_when_asked(cfg, tmp_pat
 def test_when_nothing_can_be_read_skipping_ends_too(cfg, tmp_path):
     break_labels(tmp_path, *range(IMAGES))
     cfg.DATALOADER.ON_ERROR = "skip"
-    with pytest.raises(InputError, match="and 20 images tried in its place cannot be read either"):
+    with pytest.raises(InputError, match=r"all of [0-9]+ images tried in its place cannot be used either"):
         take(build_train_loader(cfg), 1)
 
 

@@ -507,9 +507,20 @@ SMALL = {"size": [2, 2], "counts": [0, 4]}
     [
         ((55, 9, SMALL, 0), IMAGE, 2, "category 9 of an annotation is not among its categories"),
         ((55, 4, SMALL, 0), IMAGE, 2, "category 4 'cart' is no class of roads.yaml; did you mean car?"),
-        ((55, 1, SMALL, 0), IMAGE, 1, "annotation 10: its mask is for the size [2, 2], expected [4, 6]"),
+        ((55, 1, SMALL, 0), IMAGE, 1, "annotation 10 has run lengths of 2x2, but its image is 6x4"),
         ((55, 1, [[0, 1, 2]], 0), IMAGE, 1, "annotation 10: a polygon is a list of x, y, ..."),
-        ((55, 1, {"size": [4, 6], "counts": [3]}, 0), IMAGE, 1, "run lengths do not add up to 4 x 6"),
+        (
+            (55, 1, {"size": [4, 6], "counts": [3]}, 0),
+            IMAGE,
+            1,
+            "run lengths of 3 pixels, but its image has 24",
+        ),
+        (
+            (55, 1, [[0, 1, 2, 1, 2, None]], 0),
+            IMAGE,
+            1,
+            "annotation 10 has a polygon with the coordinate nan",
+        ),
         ((55, 1, SMALL, 0), {**IMAGE, "width": 7}, 1, "is 7x4 in the JSON, but its semantic labels are 6x4"),
         ((55, 1, SMALL, 0), {**IMAGE, "file_name": "z.png"}, 2, "has no image of the split, such as a.png"),
     ],
@@ -521,6 +532,41 @@ def test_wrong_instances_are_named(tmp_path, tool, capsys, annotation, image, st
     errors = capsys.readouterr().err.splitlines()
     assert message in errors[0]
     assert len(errors) == (2 if status == 1 else 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda facts: facts["images"].append({"id": 5, "file_name": "a.png"}),
+            "two images have the file_name a",
+        ),
+        (lambda facts: facts["images"].append({"id": 55, "file_name": "b.png"}), "two images have the id 55"),
+        (lambda facts: facts["images"][0].pop("id"), "an image, annotation or segment lacks 'id'"),
+        (
+            lambda facts: facts["images"].append(7),
+            "'images' lists something else than COCO's instances format",
+        ),
+        (lambda facts: facts["annotations"][0].update(image_id=[55]), "unhashable"),
+        (lambda facts: facts["annotations"][0].update(segments_info=[]), "so it is a panoptic file"),
+    ],
+)
+def test_a_wrong_json_is_one_line(tmp_path, tool, capsys, spoil, message):
+    file = write_roads(tmp_path, {"a": LABELS})
+    write_instances(tmp_path / "i.json", [IMAGE], [(55, 1, run_length(CARS[0]), 0)])
+    facts = json.loads((tmp_path / "i.json").read_text())
+    spoil(facts)
+    (tmp_path / "i.json").write_text(json.dumps(facts))
+    assert tool(file, "--instances", "i.json") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert "i.json" in line
+
+
+def test_a_dataset_without_labels_is_explained(tmp_path, tool, capsys):
+    file = write_roads(tmp_path, {"a": LABELS}, without_labels=list(FACTS["splits"]))
+    assert tool(file, "--instances", "i.json") == 2
+    assert "roads.yaml: none of its splits has labels" in capsys.readouterr().err
 
 
 def test_categories_of_other_names_are_renamed_or_left_out(tmp_path, tool):

@@ -1,6 +1,6 @@
 """Cityscapes and ADE20K panoptic: their facts, what their scripts write, and that it is read as it is."""
 
-import importlib.util
+import importlib
 import json
 import sys
 import types
@@ -8,7 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import picture, save, write_panoptic
+from data_trees import (
+    ADE_CATEGORIES,
+    ADE_LABELS,
+    ADE_NUMBERS,
+    LABEL_OF_CATEGORY,
+    picture,
+    save,
+    write_ade20k,
+    write_panoptic,
+)
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, CITYSCAPES_CATEGORIES
 from panopticapi.utils import rgb2id
@@ -17,34 +26,6 @@ from PIL import Image
 from segzoo.data import read_dataset_file
 from segzoo.data.panoptic_files import measure_segments
 from segzoo.errors import InputError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-# The 103 rows of ade20k_instance_catid_mapping.txt are 100 pairs: for the instance categories 1..100, labels
-# of the scene parsing challenge, 1..150.
-ADE20K_THINGS = """
-    8 9 11 13 15 16 19 20 21 23 24 25 28 31 32 33 34 36 37 38 39 40 42 43 44 45 46 48 50 51 54 56 57 58 59 63
-    65 66 67 68 70 71 72 73 74 75 76 77 79 81 82 83 84 86 87 88 89 90 91 93 94 96 98 99 103 104 105 108 109
-    111 112 113 116 117 119 120 121 122 124 125 126 127 128 130 131 133 134 135 136 137 138 139 140 143 144
-    145 147 148 149 150
-"""
-LABEL_OF_CATEGORY = dict(enumerate(map(int, ADE20K_THINGS.split()), 1))
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Gives a script of datasets/ as a module."""
-    monkeypatch.syspath_prepend(str(REPOSITORY / "datasets"))
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"datasets/{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        # Worker processes look functions up by module and name.
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 def segment_ids(file: Path) -> np.ndarray:
@@ -219,35 +200,9 @@ def test_ade20k_has_100_things_in_the_order_of_the_instance_categories():
     assert (names[0], names[5], names[99]) == ("bed", "table", "flag")
 
 
-ADE_LABELS = np.array(
-    [
-        [1, 1, 1, 13, 13, 13],
-        [1, 8, 8, 13, 13, 3],
-        [0, 8, 8, 150, 150, 150],
-        [4, 4, 4, 4, 4, 0],
-    ],
-    dtype=np.uint8,
-)
-# Category and number: two persons (category 4), one beyond its label; a bed (1) over floor; no flag at all.
-ADE_CATEGORIES = np.array(
-    [[0, 0, 4, 4, 4, 4], [0, 1, 1, 4, 4, 4], [0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]], dtype=np.uint8
-)
-ADE_NUMBERS = np.array(
-    [[0, 0, 2, 2, 3, 3], [0, 1, 1, 2, 3, 3], [0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]], dtype=np.uint8
-)
-
-
 @pytest.fixture
 def ade20k(datasets_folder):
-    root = datasets_folder / "ADEChallengeData2016"
-    for folder in ("training", "validation"):
-        for number in (1, 2):
-            name = f"ADE_{folder[:5]}_{number:08d}"
-            save(root / f"images/{folder}/{name}.jpg", picture(4, 6, number))
-            save(root / f"annotations/{folder}/{name}.png", ADE_LABELS)
-            instances = np.dstack([ADE_CATEGORIES, ADE_NUMBERS, np.zeros_like(ADE_NUMBERS)])
-            save(root / f"annotations_instance/{folder}/{name}.png", instances)
-    return root
+    return write_ade20k(datasets_folder)
 
 
 def painted_by_hand(labels, categories, numbers):

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from datetime import date
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from command_line import CommandLine, explained
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -33,7 +33,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="benchmark.py throughput",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -57,13 +57,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@explained
 def main(arguments: Sequence[str]) -> int:
     """Runs the subcommand; returns its exit status: 0, or 2 for wrong input."""
-    try:
-        run(parse_arguments(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run(parse_arguments(arguments))
     return 0
 
 

@@ -1,0 +1,157 @@
+"""The values that keys of the configuration may have, and the message for one that they may not.
+
+Names (of datasets, of parts of a model) are checked where they are looked up.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+
+from segzoo.errors import InputError, did_you_mean
+
+
+class Rule(NamedTuple):
+    """What is expected, in words, and whether a value is that; a TypeError or ValueError counts as no."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def _at_least(lowest: int) -> Rule:
+    return Rule(f"expected at least {lowest}", lambda value: value >= lowest)
+
+
+def _choice(*choices: Any) -> Rule:
+    return Rule(f"expected {' or '.join(map(str, choices))}", lambda value: value in choices)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _pair(value: Any) -> bool:
+    low, high = value
+    return math.isfinite(low) and math.isfinite(high) and low <= high
+
+
+_COUNT = _at_least(1)
+_FROM_0 = _at_least(0)
+_AMOUNT = Rule("expected a finite number of at least 0", lambda value: 0 <= value < math.inf)
+_SHARE = Rule("expected a number from 0 to 1", lambda value: 0 <= value <= 1)
+_BELOW_1 = Rule("expected a number from 0 to below 1", lambda value: 0 <= value < 1)
+_POSITIVE = Rule("expected a finite number above 0", lambda value: 0 < value < math.inf)
+_PAIR = Rule("expected (lowest, highest)", _pair)
+_POSITIVE_PAIR = Rule("expected (lowest, highest), both above 0", lambda value: _pair(value) and value[0] > 0)
+_SIDES = Rule(
+    "expected one or more sizes in pixels",
+    lambda value: len(value) > 0 and all(_whole(side) and side > 0 for side in value),
+)
+
+_GROUPS: dict[Rule, dict[str, str]] = {
+    _COUNT: {
+        "SOLVER": "IMS_PER_BATCH ACCUMULATE LOG_PERIOD",
+        "TEST": "IMS_PER_BATCH DETECTIONS_PER_IMAGE SHARD_PERIOD",
+        "INPUT": "BASE_SIZE LSJ_SIZE",
+        "MODEL.SEM_SEG_HEAD": "CONVS_DIM MASK_DIM LOSS.ZOOM_FACTOR LOSS.OHEM_KEEP_FRACTION",
+        "MODEL.AUX_HEAD": "CONVS_DIM",
+        "MODEL.MASK_FORMER": "HIDDEN_DIM NUM_OBJECT_QUERIES NHEADS DIM_FEEDFORWARD DEC_LAYERS "
+        "DEFORMABLE_POINTS DEFORMABLE_FEEDFORWARD OVERSAMPLE_RATIO",
+    },
+    _FROM_0: {
+        "DATALOADER": "NUM_WORKERS",
+        "SOLVER": "MAX_ITER CHECKPOINT_KEEP CHECKPOINT_PERIOD WARMUP_ITERS",
+        "TEST": "EVAL_PERIOD EARLY_STOP_PATIENCE INFERENCE.WINDOW_BATCH",
+        "INPUT": "MIN_SIZE_TEST MAX_SIZE_TEST MAX_SIZE_TRAIN",
+        "MODEL.SEM_SEG_HEAD": "NUM_CLASSES NUM_CONVS TRANSFORMER_ENC_LAYERS SIZE_DIVISIBILITY",
+        "MODEL.AUX_HEAD": "NUM_CONVS",
+        "MODEL.MASK_FORMER": "SIZE_DIVISIBILITY TRAIN_NUM_POINTS",
+        "MODEL.BACKBONE": "FREEZE_AT",
+    },
+    _AMOUNT: {
+        "SOLVER": "BASE_LR WEIGHT_DECAY WEIGHT_DECAY_NORM WEIGHT_DECAY_EMBED BACKBONE_MULTIPLIER "
+        "HEAD_MULTIPLIER POLY_LR_POWER POLY_LR_CONSTANT_ENDING",
+        "MODEL.AUX_HEAD": "LOSS_WEIGHT",
+        "MODEL.MASK_FORMER": "CLASS_WEIGHT MASK_WEIGHT DICE_WEIGHT NO_OBJECT_WEIGHT",
+    },
+    _POSITIVE: {"SOLVER.CLIP_GRADIENTS": "CLIP_VALUE"},
+    _SHARE: {
+        "INPUT": "FLIP_PROB ROTATION_PROB BLUR_PROB CROP_SINGLE_CATEGORY_MAX",
+        "SOLVER": "WARMUP_FACTOR",
+        "TEST": "ENTITY_SCORE_THRESHOLD",
+        "MODEL.SEM_SEG_HEAD": "LOSS.OHEM_THRESHOLD",
+        "MODEL.MASK_FORMER": "IMPORTANCE_SAMPLE_RATIO TEST.OBJECT_MASK_THRESHOLD TEST.OVERLAP_THRESHOLD",
+    },
+    _BELOW_1: {
+        "SOLVER": "MOMENTUM",
+        "MODEL.SEM_SEG_HEAD": "DROPOUT",
+        "MODEL.AUX_HEAD": "DROPOUT",
+        "MODEL.MASK_FORMER": "DROPOUT",
+    },
+    _PAIR: {"INPUT": "ROTATION"},
+    _POSITIVE_PAIR: {"INPUT": "SCALE_RANGE LSJ_SCALE DETR_CROP_SIZE"},
+    _SIDES: {"INPUT": "MIN_SIZE_TRAIN DETR_CROP_SHORT_EDGE", "TEST": "AUG.MIN_SIZES"},
+    Rule(
+        "expected (height, width) of at least 1, or () for no crop",
+        lambda value: len(value) in (0, 2) and all(_whole(side) and side > 0 for side in value),
+    ): {"INPUT": "CROP_SIZE"},
+    Rule(
+        "expected three numbers",
+        lambda value: len(value) == 3 and all(math.isfinite(number) for number in value),
+    ): {"MODEL": "PIXEL_MEAN"},
+    Rule(
+        "expected three numbers above 0",
+        lambda value: len(value) == 3 and all(0 < number < math.inf for number in value),
+    ): {"MODEL": "PIXEL_STD"},
+    Rule(
+        "expected cpu, cuda, or cuda:1 for one of several GPUs",
+        lambda value: re.fullmatch(r"(cpu|mps|meta|cuda|xpu|npu)(:\d+)?", value) is not None,
+    ): {"MODEL": "DEVICE"},
+    Rule(
+        "expected BN, SyncBN, FrozenBN, GN or LN",
+        lambda value: value in ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN"),
+    ): {"MODEL": "BACKBONE.NORM SEM_SEG_HEAD.NORM"},
+    _choice("stop", "skip"): {"DATALOADER": "ON_ERROR"},
+    _choice("RGB", "BGR"): {"INPUT": "FORMAT"},
+    _choice("choice", "range"): {"INPUT": "MIN_SIZE_TRAIN_SAMPLING"},
+    _choice("float16", "bfloat16"): {"SOLVER": "AMP.DTYPE"},
+    _choice("channel", "element"): {"MODEL.SEM_SEG_HEAD": "DROPOUT_KIND"},
+    _choice("focal", "bce"): {"MODEL.MASK_FORMER": "MASK_LOSS"},
+    _choice("nearest", "bilinear"): {"MODEL.SEM_SEG_HEAD": "TOP_DOWN_UPSAMPLE"},
+}
+
+
+def _by_key(groups: Mapping[Rule, Mapping[str, str]]) -> Iterator[tuple[str, Rule]]:
+    for rule, sections in groups.items():
+        for section, names in sections.items():
+            yield from ((f"{section}.{name}", rule) for name in names.split())
+
+
+RULES: dict[str, Rule] = dict(_by_key(_GROUPS))
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Finds a key with a value that it cannot have.
+
+    Raises:
+        InputError: for the first one.
+    """
+    for key, rule in RULES.items():
+        value: Any = cfg
+        for part in key.split("."):
+            value = value[part]
+        try:
+            fine = rule.holds(value)
+        except (TypeError, ValueError):
+            fine = False
+        if not fine:
+            choices = rule.expected.removeprefix("expected ").split(" or ") if isinstance(value, str) else ()
+            raise InputError(f"{key} {value!r}: {rule.expected}{did_you_mean(value, choices)}")
+    node = cfg.MODEL.MASK_FORMER
+    if node.HIDDEN_DIM % node.NHEADS:
+        raise InputError(
+            f"MODEL.MASK_FORMER.NHEADS {node.NHEADS}: expected a divisor of MODEL.MASK_FORMER.HIDDEN_DIM "
+            f"{node.HIDDEN_DIM}"
+        )

@@ -1,0 +1,321 @@
+"""Wrong command lines of every tool: one line, a status that is not 0, a traceback only with --debug."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import command_line
+import numpy as np
+import pytest
+from command_line import explained
+from data_trees import write_roads, write_street
+
+from segzoo.errors import InputError
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+LEAF = "semantic/camvid/maskformer_r18"
+
+LINES = [
+    ("train_net", [], "--config-file is missing; give a YAML file or a name under configs/"),
+    (
+        "train_net",
+        ["--config-file", "semantic/camvid/maskformer_r81"],
+        "did you mean semantic/camvid/maskformer_r18?",
+    ),
+    (
+        "train_net",
+        ["--config-file", LEAF, "SEED"],
+        "overrides come as KEY VALUE pairs, but 'SEED' has no value",
+    ),
+    (
+        "train_net",
+        ["--config-file", LEAF, "SEED", "1", "--resume"],
+        "Move --resume before KEY VALUE overrides.",
+    ),
+    (
+        "train_net",
+        ["--config-file", LEAF, "--num-gpus", "two"],
+        "argument --num-gpus: invalid int value: 'two'",
+    ),
+    ("train_net", ["--config-file", LEAF, "--num-gpus", "0"], "--num-gpus"),
+    ("train_net", ["--config-file", LEAF, "--num-machines", "2"], "--dist-url"),
+    (
+        "train_net",
+        ["--config-file", LEAF, "--shard", "1/2"],
+        "--shard splits a test, not a training; add --eval-only",
+    ),
+    (
+        "train_net",
+        ["--config-file", LEAF, "--eval-only", "--shard", "3/2", "OUTPUT_DIR", "{output}"],
+        "--shard 3/2",
+    ),
+    ("train_net", ["--config-fil"], "argument --config-file: expected one argument; see "),
+    ("demo", [], "the following arguments are required: --config-file; see "),
+    (
+        "demo",
+        ["--config-file", LEAF],
+        "one of the arguments --input --video-input --webcam is required; see ",
+    ),
+    (
+        "demo",
+        ["--config-file", LEAF, "--input", "none.jpg", "--output", "{output}"],
+        "no such file or folder",
+    ),
+    (
+        "demo",
+        ["--config-file", LEAF, "--input", "{file}", "--output", "{output}"],
+        "unknown kind of file; expected",
+    ),
+    (
+        "demo",
+        ["--config-file", LEAF, "--input", "{folder}", "--output", "{output}"],
+        "the folder holds no pictures",
+    ),
+    (
+        "demo",
+        ["--config-file", LEAF, "--input", "{image}", "--output", "{output}"],
+        "MODEL.WEIGHTS is empty; give a",
+    ),
+    ("demo", ["--config-file", LEAF, "--input", "{image}", "--output", "{file}"], "is a file; give a folder"),
+    (
+        "demo",
+        ["--config-file", LEAF, "--input", "{image}", "--task", "pan"],
+        "argument --task: invalid choice: 'pan'",
+    ),
+    ("demo", ["--config-file", LEAF, "--input", "{image}", "--save-labels"], "--save-labels needs --output"),
+    ("check_dataset", [], "the following arguments are required: dataset; see "),
+    ("check_dataset", ["camvit"], "dataset file camvit does not exist; did you mean camvid?"),
+    ("check_dataset", ["camvid", "--split", "val"], "--split val: camvid.yaml has camvid_train"),
+    ("check_dataset", ["camvid", "--number", "0"], "--number 0: expected at least 1; see "),
+    (
+        "check_dataset",
+        ["camvid", "--output", "{file}/x"],
+        "Not a directory; a folder is needed in that place",
+    ),
+    (
+        "evaluate_predictions",
+        ["--dataset", "camvid_val"],
+        "the following arguments are required: --predictions; see ",
+    ),
+    (
+        "evaluate_predictions",
+        ["--dataset", "camvid", "--predictions", "{output}"],
+        "--dataset camvid: not registered",
+    ),
+    (
+        "evaluate_predictions",
+        ["--dataset", "camvid_val", "--predictions", "none"],
+        "none: not a folder; expected the",
+    ),
+    (
+        "evaluate_predictions",
+        ["--dataset", "camvid_val", "--predictions", "{folder}"],
+        "no predictions found, expected",
+    ),
+    ("analyze_model", [], "no model given; name one of model_zoo.list_models()"),
+    ("analyze_model", ["semantic/camvid/maskformer_r81"], "did you mean semantic/camvid/maskformer_r18?"),
+    ("analyze_model", [LEAF, "--size", "0", "5"], "--size 0 5: expected a height and a width of at least 1"),
+    ("analyze_model", [LEAF, "--opts", "SEED", "x"], "SEED is x (str); expected a whole number, such as -1"),
+    (
+        "convert_checkpoint",
+        ["--input", "a.pth"],
+        "the following arguments are required: --config-file, --output; see",
+    ),
+    (
+        "convert_checkpoint",
+        ["--config-file", LEAF, "--input", "a.pth", "--output", "b.onnx"],
+        "--output b.onnx: the extension is '.onnx'; expected .pth or .safetensors",
+    ),
+    (
+        "convert_checkpoint",
+        ["--config-file", LEAF, "--input", "a.pth", "--output", "{output}/model_final.pth"],
+        "model_final.pth exists; delete it or choose another name",
+    ),
+    ("visualize_data", ["--output", "{output}"], "give --dataset, --dataset-file or --config-file"),
+    ("visualize_data", ["--dataset", "camvid_vall", "--output", "{output}"], "did you mean camvid_val?"),
+    ("visualize_data", ["--dataset", "camvid_val", "--output", "{file}"], "File exists; choose another name"),
+    ("visualize_data", ["--source", "mapper", "--output", "{output}"], "--source mapper needs --config-file"),
+    (
+        "visualize_data",
+        ["--dataset", "camvid_val", "--output", "{output}", "--number", "0"],
+        "--number 0: expected at",
+    ),
+    ("make_panoptic", ["roads.yaml"], "one of the arguments --instances --instance-masks is required; see "),
+    ("make_panoptic", ["{folder}/none.yaml", "--instances", "i.json"], "none.yaml does not exist"),
+    (
+        "make_panoptic",
+        ["{street}", "--instances", "i.json"],
+        "street.yaml: has panoptic labels; give a YAML of semantic",
+    ),
+    (
+        "make_panoptic",
+        ["{roads}", "--instances", "i.json"],
+        "roads.yaml: no class has instances; write those that do",
+    ),
+    (
+        "make_panoptic",
+        ["{roads}", "--instances", "i.json", "--rename", "a"],
+        "--rename a: expected CATEGORY=CLASS",
+    ),
+    (
+        "replay",
+        ["none.pth"],
+        "none.pth: does not exist; a training that stops names the file in its last line",
+    ),
+    ("replay", ["{file}"], "is not a checkpoint (it starts with b'hello')"),
+    ("benchmark", ["speed"], "argument WHAT: invalid choice: 'speed'"),
+    (
+        "benchmark",
+        ["evaluation", "--case", "none"],
+        "--case none: no case contains it; see: benchmark.py list",
+    ),
+    ("benchmark", ["throughput", LEAF, "--batch", "0"], "--batch, --threads and --size: expected at least 1"),
+    ("make_model_zoo", ["--missing"], "--missing goes with --measure; add it"),
+    (
+        "make_model_zoo",
+        ["--measure", "semantic/camvid/none"],
+        "semantic/camvid/none has no row in the tables",
+    ),
+    ("plot_zoo", ["--dataset", "ade20k", "--output", "{output}/zoo.png", "--metric", "mIou"], "mIo"),
+    (
+        "quickstart",
+        ["--output", "{output}", "SEED", "1", "--train", "3"],
+        "Move --train before KEY VALUE overrides.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), LINES, ids=lambda value: str(value)[:50])
+def test_a_wrong_command_line_is_one_line(refusal, tmp_path, monkeypatch, name, arguments, message):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "file.txt").write_text("hello")
+    roads = write_roads(tmp_path / "roads", np.zeros((2, 4), np.uint8))
+    places = {
+        "{folder}": folder,
+        "{file}": tmp_path / "file.txt",
+        "{image}": roads.parent / "images/train/a.png",
+        "{roads}": roads,
+        "{street}": write_street(tmp_path / "street"),
+    }
+    for place, path in places.items():
+        arguments = [argument.replace(place, str(path)) for argument in arguments]
+    monkeypatch.chdir(tmp_path)
+    assert message in refusal(name, *arguments)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _, _ in LINES}))
+def test_every_tool_shows_where_with_debug(name):
+    """The shared parser gives it to all; what it does is tested below."""
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(name).main(["--help"])
+    assert end.value.code == 0
+
+
+def test_every_tool_takes_its_arguments_alike():
+    """`doctor` and the installers run where segzoo cannot be imported; the first reports all as items."""
+    alone = {"doctor", "install_detectron2", "install_environment"}
+    files = {file.stem: file.read_text() for file in TOOLS.glob("*.py") if file.stem not in alone}
+    files.pop("command_line")
+    assert not [name for name, text in files.items() if "ArgumentParser(" in text]
+    tools = {name for name, text in files.items() if "CommandLine(" in text}
+    assert {name for name, _, _ in LINES} <= tools
+    assert all("@explained" in files[name] for name in tools)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (InputError("a.png: wrong\n size"), 2, "error: a.png: wrong size\n"),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "error: No space left on device; free some space, or choose",
+        ),
+        (
+            PermissionError(13, "Permission denied", "out"),
+            2,
+            "error: out: Permission denied; change its permissions",
+        ),
+        (ArithmeticError("diverged"), 1, "error: diverged\n"),
+    ],
+)
+def test_errors_with_an_explanation_are_a_line_or_with_debug_a_traceback(capsys, error, status, said):
+    @explained(also={ArithmeticError: 1})
+    def main(arguments):
+        raise error
+
+    assert main([]) == status
+    assert capsys.readouterr().err.startswith(said)
+    with pytest.raises(type(error)):
+        main(["--debug"])
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), OSError(5, "Input/output error"), BrokenPipeError(32, "pipe")]
+)
+def test_other_errors_keep_their_traceback(error):
+    @explained
+    def main(arguments):
+        raise error
+
+    with pytest.raises(type(error)):
+        main([])
+    assert set(command_line.REMEDIES).isdisjoint({5, 32})
+
+
+def started(*arguments, folder):
+    environment = {**os.environ, "PYTHONPATH": str(TOOLS.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=240)
+
+
+def test_real_processes_end_with_one_line_and_with_debug_a_traceback(tmp_path):
+    tool = TOOLS / "visualize_data.py"
+    end = started(tool, "--dataset-file", "none.yaml", "--output", "out", folder=tmp_path)
+    assert (end.returncode, end.stdout) == (2, "")
+    assert end.stderr.startswith("error: dataset file none.yaml does not exist")
+    assert end.stderr.count("\n") == 1
+    end = started(tool, "--debug", "--dataset-file", "none.yaml", "--output", "out", folder=tmp_path)
+    assert end.returncode == 1
+    assert "Traceback" in end.stderr
+    assert end.stderr.splitlines()[-1].startswith("segzoo.errors.InputError: dataset file none.yaml")
+
+
+def test_a_training_that_meets_a_wrong_file_in_a_worker_says_one_line(tmp_path):
+    file = write_roads(tmp_path, np.full((32, 32), 9, np.uint8))
+    overrides = [
+        "DATASETS.FILES",
+        f"('{file}',)",
+        "DATASETS.TRAIN",
+        "('roads_train',)",
+        "DATASETS.TEST",
+        "()",
+    ]
+    overrides += ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "2", "INPUT.CROP_SIZE", "(32, 32)"]
+    overrides += [
+        "INPUT.MIN_SIZE_TRAIN",
+        "(32,)",
+        "OUTPUT_DIR",
+        tmp_path / "out",
+        "DATALOADER.NUM_WORKERS",
+        "1",
+    ]
+    flags = ["--config-file", "semantic/camvid/maskformer_r18"]
+    end = started(TOOLS / "train_net.py", *flags, *overrides, folder=tmp_path)
+    assert end.returncode == 2
+    assert end.stderr.count("\n") == 1, end.stderr
+    assert f"error: {tmp_path}/masks/train/a.png: label 9 is outside [0, 5)" in end.stderr
+    assert end.stderr.endswith("; DATALOADER.ON_ERROR skip trains without such files\n")
+
+
+def test_results_that_are_none_are_one_line(tool, output):
+    """Reading results that are broken says so."""
+    (output / "inference/results.json").write_text(json.dumps({}))
+    answer = tool("evaluate_predictions", "--dataset", "camvid_val", "--predictions", output / "inference")
+    assert answer.status == 2
+    assert 'results.json: lacks "protocol" or "results"' in answer.err[-1]
+    (output / "inference/results.json").write_bytes(b"{}\n")

@@ -1,0 +1,130 @@
+"""Images that are legal though odd are read right: the pixels are compared with Pillow's own, or known."""
+
+import io
+
+import numpy as np
+import pytest
+from data_trees import load, picture, save, write_roads
+from PIL import Image
+
+from segzoo.data import read_image
+
+RED, GREEN = (250, 10, 20), (10, 240, 30)
+
+
+def flat(color, mode="RGB", size=(4, 2)):
+    return Image.new("RGB", size, color).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.gif", {}),
+        ("a.webp", {"lossless": True}),
+        ("a.png", {"default_image": False}),
+        ("a.tif", {}),
+    ],
+)
+def test_of_an_animation_the_first_frame_is_read(tmp_path, name, options):
+    file = tmp_path / name
+    flat(RED).save(file, save_all=True, append_images=[flat(GREEN)], **options)
+    with Image.open(file) as image:
+        assert image.n_frames == 2
+    assert np.array_equal(read_image(str(file)), np.full((2, 4, 3), RED, np.uint8))
+
+
+def test_an_alpha_channel_is_dropped_not_blended(tmp_path):
+    pixels = np.dstack([picture(5, 7), np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)])
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(pixels, "RGBA").save(tmp_path / name)
+        assert np.array_equal(read_image(str(tmp_path / name)), pixels[:, :, :3])
+
+
+def test_a_palette_with_transparency_gives_its_colours(tmp_path):
+    image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
+    image.putpalette([*RED, *GREEN])
+    image.save(tmp_path / "a.png", transparency=0)
+    assert read_image(str(tmp_path / "a.png")).tolist() == [[[*RED], [*GREEN]], [[*GREEN], [*RED]]]
+
+
+def test_a_cmyk_jpeg_is_converted_as_pillow_does(tmp_path):
+    flat(RED, "CMYK", (16, 16)).save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.mode == "CMYK"
+        expected = np.asarray(image.convert("RGB"))
+    found = read_image(str(tmp_path / "a.jpg"))
+    assert np.array_equal(found, expected)
+    assert np.abs(found.astype(int) - RED).max() < 8
+
+
+def test_sixteen_bits_of_colour_keep_the_upper_eight(tmp_path):
+    import cv2
+
+    deep = np.random.default_rng(0).integers(0, 1 << 16, (3, 5, 3), dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), deep)  # BGR
+    assert np.array_equal(read_image(str(tmp_path / "a.png"), "BGR"), (deep >> 8).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 3), (3, 20_000)])
+def test_sides_of_one_and_of_20000_pixels_are_read(tmp_path, size):
+    pixels = picture(size[1], size[0])
+    save(tmp_path / "a.png", pixels)
+    assert np.array_equal(read_image(str(tmp_path / "a.png")), pixels)
+
+
+def test_more_pixels_than_pillow_warns_of_are_read_without_a_word(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    pixels = picture(6, 8)
+    save(tmp_path / "a.png", pixels)
+    recwarn.clear()
+    assert np.array_equal(read_image(str(tmp_path / "a.png")), pixels)
+
+
+def test_the_suffix_says_nothing(tmp_path):
+    stream = io.BytesIO()
+    pixels = picture(5, 7)
+    Image.fromarray(pixels).save(stream, "PNG")
+    (tmp_path / "a.jpg").write_bytes(stream.getvalue())
+    assert np.array_equal(read_image(str(tmp_path / "a.jpg")), pixels)
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_an_image_is_turned_as_exif_says_and_its_labels_lie_on_it(tmp_path, orientation):
+    """Labels are drawn on what a viewer shows; they have no EXIF of their own."""
+    stored = picture(4, 6)
+    turned = np.rot90(stored, {3: 2, 6: -1, 8: 1}[orientation])
+    labels = np.arange(24).reshape(turned.shape[:2]).astype(np.uint8) % 5
+    file = write_roads(tmp_path, labels)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored).save(tmp_path / "images/train/a.png", exif=exif)
+    records, metadata = load(file)
+    image = read_image(records[0]["file_name"])
+    assert np.array_equal(image, turned)
+    height, width = image.shape[:2]
+    found = metadata.load_sem_seg({**records[0], "height": height, "width": width})
+    assert np.array_equal(found, labels)
+
+
+def test_an_orientation_in_a_label_file_is_not_applied(tmp_path):
+    labels = np.arange(8).reshape(2, 4).astype(np.uint8) % 5
+    file = write_roads(tmp_path, labels)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(labels).save(tmp_path / "masks/train/a.png", exif=exif)
+    records, metadata = load(file)
+    assert np.array_equal(metadata.load_sem_seg({**records[0], "height": 2, "width": 4}), labels)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\x00" * 8, b"II*\x00\xff\xff\xff\xff", b"MM\x00*\x00\x00\x00\x08\xff\xff"]
+)
+def test_broken_exif_data_does_not_make_an_image_unreadable(tmp_path, damage):
+    Image.fromarray(picture(8, 8)).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00" + damage)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert np.array_equal(read_image(str(tmp_path / "a.jpg")), np.asarray(image))
+
+
+def test_labels_that_are_all_void_are_fine(tmp_path):
+    records, metadata = load(write_roads(tmp_path, np.full((2, 4), 255, np.uint8)))
+    assert (metadata.load_sem_seg({**records[0], "height": 2, "width": 4}) == 255).all()
