@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ade20k_instances import FOLDERS, INSTANCES, REMEDY, read_instances, read_labels
 from panoptic_preparation import Image, count_splits, write_split
 from preparation import find_root, parser, run
 
@@ -25,31 +26,11 @@ from preparation import find_root, parser, run
 import numpy as np
 
 from segzoo.data import read_dataset_file
-from segzoo.data.formats import opened_image
 from segzoo.data.panoptic_files import panoptic_categories
 from segzoo.errors import InputError
 from segzoo.evaluation.files import save_ids
 
-FOLDERS = {"train": "training", "val": "validation"}
-CLASSES, THINGS = 150, 100
-INSTANCES = 1000  # an id of an instance is this times its label, and more
-
-
-def read_labels(file: Path, channels: int) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8.
-
-    Raises:
-        InputError: missing or broken file, or another kind of picture.
-    """
-    with opened_image(str(file)) as image:
-        pixels = np.asarray(image)
-        found = 1 if pixels.ndim == 2 else pixels.shape[2]
-        if found != channels or pixels.dtype != np.uint8:
-            raise InputError(
-                f"{file}: has {found} channels of {pixels.dtype}, expected {channels} of uint8; "
-                "unpack it again"
-            )
-    return pixels
+CLASSES = 150
 
 
 def convert(source: tuple[Path, Path], target: Path, is_thing: np.ndarray) -> None:
@@ -60,24 +41,14 @@ def convert(source: tuple[Path, Path], target: Path, is_thing: np.ndarray) -> No
             number of the instance, 0 for none.
         is_thing: (151,) bool, by label.
     """
-    labels, instances = read_labels(source[0], 1), read_labels(source[1], 3)
-    if labels.shape != instances.shape[:2]:
+    labels, (category, number) = read_labels(source[0], 1), read_instances(source[1])
+    if labels.shape != number.shape:
         raise InputError(
-            f"{source[1]}: is {instances.shape[1]}x{instances.shape[0]}, but {source[0]} is "
+            f"{source[1]}: is {number.shape[1]}x{number.shape[0]}, but {source[0]} is "
             f"{labels.shape[1]}x{labels.shape[0]}; unpack both again"
         )
-    category, number = instances[:, :, 0].astype(np.int64), instances[:, :, 1].astype(np.int64)
     if labels.max() > CLASSES:
         raise InputError(f"{source[0]}: label {labels.max()} is outside [0, {CLASSES}]; unpack it again")
-    if category.max() > THINGS or (category[number > 0] == 0).any():
-        raise InputError(
-            f"{source[1]}: category {category[number > 0].max()} of an instance is outside [1, {THINGS}], or "
-            "an instance has none; unpack it again"
-        )
-    pairs = np.unique(number * INSTANCES + category)
-    pairs = pairs[pairs >= INSTANCES]
-    if len(np.unique(pairs // INSTANCES)) < len(pairs):
-        raise InputError(f"{source[1]}: an instance has several categories; unpack it again")
     # The categories of the instances are the thing classes, in the same order.
     label_of = np.append(0, np.flatnonzero(is_thing))
     ids = np.where(is_thing[labels], 0, labels).astype(np.int64)
@@ -105,8 +76,7 @@ def find_images(root: Path, folder: str) -> list[Image]:
 
 def prepare(args: argparse.Namespace) -> bool:
     dataset = read_dataset_file("ade20k_panoptic")
-    remedy = "unpack annotations_instance.tar of the challenge of 2017 in ADEChallengeData2016"
-    root = find_root("ade20k_panoptic", args.root, "annotations_instance", remedy)
+    root = find_root("ade20k_panoptic", args.root, "annotations_instance", REMEDY)
     if args.check:
         return count_splits(dataset, root)
     is_thing = np.array([False, *(one.isthing for one in dataset.classes)])

@@ -26,6 +26,7 @@ from preparation import find_root, parser, run
 import numpy as np
 
 from segzoo.data import read_dataset_file
+from segzoo.data.encodings import INSTANCES
 from segzoo.data.formats import opened_image
 from segzoo.data.panoptic_files import panoptic_categories
 from segzoo.errors import InputError
@@ -34,7 +35,6 @@ from segzoo.evaluation.files import save_ids
 SPLITS = ("train", "val")
 SOURCE, TARGET = "_gtFine_instanceIds.png", "_gtFine_panoptic.png"
 IDS = 34  # classes of the files, those that are void included
-INSTANCES = 1000  # an id of an instance is this times its class, and more
 # The groups of cityscapesScripts, which the JSON names.
 GROUPS = {
     "flat": ("road", "sidewalk"),

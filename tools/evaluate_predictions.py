@@ -9,13 +9,14 @@ Prints the tables and writes results.json with the protocol under which the pred
 import argparse
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
+from command_line import CommandLine, explained
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.errors import InputError
@@ -23,10 +24,8 @@ from segzoo.evaluation import CLASS_AVERAGING, compare_results
 from segzoo.evaluation.saved import rescore, stored_results
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--dataset", required=True, help="name of a registered dataset, e.g. ade20k_sem_seg_val"
     )
@@ -34,15 +33,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--predictions",
         required=True,
         metavar="DIR",
-        help="the folder with sem_seg/, predictions/ and predictions.json, or entity_predictions/ and "
-        "entity_predictions.json; usually OUTPUT_DIR/inference",
+        help="the folder with sem_seg/, predictions/ and predictions.json, entity_predictions/ and "
+        "entity_predictions.json, coco_instances_results.json, or cityscapes_instances/; usually "
+        "OUTPUT_DIR/inference",
     )
     parser.add_argument(
         "--tasks",
         nargs="+",
         default=[],
         metavar="TASK",
-        help="semantic, panoptic, entity; default: all found",
+        help="semantic, panoptic, entity, instance; default: all found",
     )
     parser.add_argument(
         "--dataset-file", action="append", default=[], metavar="YAML", help="register a dataset file first"
@@ -52,14 +52,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@explained
+def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        return run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run(options)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -42,6 +42,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
+from command_line import CommandLine, explained
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_conversion.conversion import Converter, convert_all, make_jobs, report
 from panoptic_conversion.instances import InstancesOfSplit, find_coco, find_pngs
@@ -59,9 +60,7 @@ class BrokenImagesError(InputError):
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="a dataset YAML with semantic labels, or the name of a built-in one")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--instances", metavar="JSON", help="COCO instances; may have {split}")
@@ -127,7 +126,10 @@ def find_splits(args: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
         if split not in names:
             raise InputError(f"--splits {split}: {dataset.path.name} has {', '.join(names)}")
     labelled = [split for split in names if split not in dataset.without_labels]
-    return dataset, list(dict.fromkeys(args.splits or labelled))
+    splits = list(dict.fromkeys(args.splits or labelled))
+    if not splits:
+        raise InputError(f"{dataset.path.name}: none of its splits has labels; see its key without_labels")
+    return dataset, splits
 
 
 def find_instances(
@@ -252,16 +254,9 @@ def convert(args: argparse.Namespace) -> int:
     return 2 if nothing_done else min(len(errors), 1)
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse_arguments(arguments)
-    try:
-        return convert(args)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error}; choose another folder with --output", file=sys.stderr)
-        return 2
+    return convert(parse_arguments(arguments))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Evaluators whose numbers are Detectron2's, panopticapi's and pycocotools', without their detours.
+"""Evaluators whose numbers are those of Detectron2, panopticapi, pycocotools and cityscapesScripts.
 
 `build_evaluator` picks them; `write_results` keeps the numbers together with how they were made.
 """
 
 from .base import BackgroundEvaluator
 from .builder import EVALUATORS, build_evaluator
+from .cityscapes_instance import CityscapesInstanceEvaluator
 from .entity import EntityEvaluator
 from .instance import InstanceEvaluator
 from .panoptic import PanopticEvaluator
@@ -15,6 +16,7 @@ __all__ = [
     "CLASS_AVERAGING",
     "EVALUATORS",
     "BackgroundEvaluator",
+    "CityscapesInstanceEvaluator",
     "EntityEvaluator",
     "InstanceEvaluator",
     "PanopticEvaluator",

@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +17,27 @@ from ..errors import InputError
 
 logger = logging.getLogger(__name__)
 
+#: Of an evaluator: predictions of so many bytes wait to be scored, and then the caller waits.
+WAITING_BYTES = 1 << 29
+
+
+class Waiting(NamedTuple):
+    """An image that is being scored, or waits for it; `size`: bytes of its prediction."""
+
+    file_name: str
+    future: Future
+    size: int
+
 
 class BackgroundEvaluator(DatasetEvaluator):
     """Scores each image in a small thread pool while the model computes the next one.
 
     A subclass implements three steps: `take` (in the caller's thread: the prediction, off the device),
     `score` (in a worker thread: one image to one small record) and `summarize` (on the main process: all
-    records to metrics). The result does not depend on the number of threads or ranks: records are kept in
-    the order of the images.
+    records to metrics). The result depends neither on the number of threads or ranks nor on the order in
+    which images come: records are brought into the dataset's order.
+
+    Where scoring is slower than the model, predictions wait, up to WAITING_BYTES; then `process` waits.
 
     Args:
         dataset_name: its metadata offers the classes and the callables that load ground truth.
@@ -64,7 +77,8 @@ class BackgroundEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._close(wait=False)
-        self._pending: deque[tuple[str, Future]] = deque()
+        self._pending: deque[Waiting] = deque()
+        self._waiting_bytes = 0
         self._seen: set[str] = set()
         self.records: list[tuple[str, Any]] = []
         self.image_count = 0
@@ -119,14 +133,14 @@ class BackgroundEvaluator(DatasetEvaluator):
 
     def merge(self, parts: list) -> list:
         """Joins the ranks' records: each image once, in the dataset's order. Sets `image_count`."""
-        records = list(itertools.chain(*parts))
-        if len(parts) > 1:
-            # Sums of floats depend on their order: restore the dataset's, whichever rank had which image.
-            files = [entry["file_name"] for entry in DatasetCatalog.get(self.dataset_name)]
-            first = dict(reversed(records))
-            records = [(file_name, first[file_name]) for file_name in files if file_name in first]
+        records: dict[str, Any] = {}
+        for file_name, record in itertools.chain(*parts):
+            records.setdefault(file_name, record)
+        # Sums of floats depend on their order: restore the dataset's, whoever had which image when.
+        files = (entry["file_name"] for entry in DatasetCatalog.get(self.dataset_name))
+        position = {file_name: index for index, file_name in enumerate(files)}
         self.image_count = len(records)
-        return [record for _, record in records]
+        return [records[name] for name in sorted(records, key=lambda name: position.get(name, len(position)))]
 
     def summarize(self, merged: Any) -> dict:
         """Turns what `merge` returned into metrics, and logs them. Only on the main process."""
@@ -143,13 +157,19 @@ class BackgroundEvaluator(DatasetEvaluator):
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix=type(self).__name__)
             future = self._pool.submit(self.score, dataset_dict, prediction)
-        self._pending.append((file_name, future))
-        # Predictions may be large (logits of 150 classes): few may wait.
-        while len(self._pending) > self.workers or (self._pending and self._pending[0][1].done()):
+        waiting = Waiting(file_name, future, held_bytes(prediction))
+        self._pending.append(waiting)
+        self._waiting_bytes += waiting.size
+        while self._pending and (self._pending[0].future.done() or self._must_wait()):
             self._collect()
 
+    def _must_wait(self) -> bool:
+        # Each thread may have one, however large: logits of 150 classes are.
+        return len(self._pending) > self.workers and self._waiting_bytes > WAITING_BYTES
+
     def _collect(self) -> None:
-        file_name, future = self._pending.popleft()
+        file_name, future, size = self._pending.popleft()
+        self._waiting_bytes -= size
         try:
             self.keep(file_name, future.result())
         except InputError:
@@ -204,6 +224,13 @@ def check_same_size(file_name: str, prediction: np.ndarray, ground_truth: np.nda
 def to_numpy(values: torch.Tensor | np.ndarray) -> np.ndarray:
     """A numpy view of a tensor (copied only off a device), or the array itself."""
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def held_bytes(prediction: Any) -> int:
+    """Bytes of the arrays and tensors in what `take` returned: one of them, or a tuple."""
+    if isinstance(prediction, tuple):
+        return sum(held_bytes(part) for part in prediction)
+    return int(getattr(prediction, "nbytes", 0))
 
 
 def _size(array: np.ndarray) -> str:

@@ -1,6 +1,6 @@
 """Which evaluator scores which task on which dataset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,10 @@ from detectron2.evaluation import DatasetEvaluators
 
 from ..errors import InputError
 from .base import BackgroundEvaluator
+from .cityscapes_instance import CityscapesInstanceEvaluator, InstanceWriter
 from .entity import EntityEvaluator
 from .instance import InstanceEvaluator
+from .instance_task import InstanceTaskEvaluator
 from .panoptic import PanopticEvaluator
 from .prediction_writer import PredictionWriter
 from .semantic import SemanticEvaluator
@@ -23,7 +25,10 @@ EVALUATORS: dict[tuple[str, str], type[BackgroundEvaluator]] = {
     ("panoptic", "entity"): EntityEvaluator,
     ("panoptic", "instance"): InstanceEvaluator,
     ("coco_instances", "instance"): InstanceEvaluator,
+    ("cityscapes_instances", "instance"): CityscapesInstanceEvaluator,
+    ("cityscapes_instances", "semantic"): SemanticEvaluator,
     ("no_ground_truth", "semantic"): PredictionWriter,
+    ("no_ground_truth", "instance"): InstanceWriter,
 }
 
 
@@ -36,7 +41,7 @@ def build_evaluator(
     save_json: bool = False,
     class_averaging: str = "valid",
     transform_labels: Callable[[np.ndarray], np.ndarray] | None = None,
-    things_only: bool = True,
+    model_classes: Sequence[str] | None = None,
     workers: int = 2,
     distributed: bool = True,
 ) -> DatasetEvaluators:
@@ -44,19 +49,20 @@ def build_evaluator(
 
     Args:
         dataset_name: a registered dataset. Ground truth is read by its metadata's `load_sem_seg`,
-            `load_panoptic` and `load_instances`; which tasks it has ground truth for follows from
-            `evaluator_type`.
+            `load_panoptic`, `load_instances` and `load_regions`; which tasks it has ground truth for follows
+            from `evaluator_type`.
         tasks: of "semantic", "panoptic", "entity", "instance"; each gives the result one key: "sem_seg"
             (mIoU, ...), "panoptic_seg" (PQ, ...), "entity_seg" (AP, ...), "segm" (AP, ...). Of a split
-            without labels, "semantic" writes predictions for a submission: see `PredictionWriter`.
+            without labels, "semantic" and "instance" write predictions for a submission: see
+            `PredictionWriter` and `InstanceWriter`.
         output_dir: the folder for the confusion matrix and predictions, usually OUTPUT_DIR/inference, with a
             subfolder per dataset where there are several; None writes nothing.
         save_predictions: write index, colour and panoptic PNGs and JSON (TEST.SAVE_PREDICTIONS).
         save_json: write Detectron2's sem_seg_predictions.json.
         class_averaging: what "mIoU" averages, a key of semantic.CLASS_AVERAGING.
         transform_labels: semantic ground truth to that of the part of the image which is predicted.
-        things_only: whether the classes of predicted instances count the thing classes only, as those of a
-            model that was trained for the task instance do, or all classes.
+        model_classes: names of the classes that predicted instances are numbered by; None: the thing
+            classes of the dataset, as those of a model that was trained for the task instance.
         workers: scoring threads of each evaluator; 0 scores in the caller's thread.
         distributed: gather from all ranks.
 
@@ -81,8 +87,8 @@ def build_evaluator(
                 "save_json": save_json,
                 "transform_labels": transform_labels,
             }
-        elif issubclass(evaluator, InstanceEvaluator):
-            extra = {"things_only": things_only}
+        elif issubclass(evaluator, InstanceTaskEvaluator):
+            extra = {"model_classes": model_classes}
         evaluators.append(evaluator(dataset_name, output_dir, **options, **extra))
     if not evaluators:
         raise InputError(f"TEST.TASKS is empty: nothing to evaluate on {dataset_name}")

@@ -9,6 +9,7 @@ Letters: T IoU thresholds, R recall thresholds, K classes, A area ranges, M dete
 import contextlib
 import importlib.util
 import io
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def evaluate_masks(
         {**one, "id": number, "iscrowd": 0, "area": float(mask_area(one["segmentation"]))}
         for number, one in enumerate(detections, 1)
     ]
-    # Both print their progress.
+    # Both tell of their progress: one prints, the other logs.
     with contextlib.redirect_stdout(io.StringIO()):
         datasets = []
         for annotations in (true_segments, predicted):
@@ -94,4 +95,5 @@ def _load(engine: str) -> tuple[Any, Any, Any]:
         raise InputError(f"{FASTER} is not installed; pip install faster-coco-eval, or use {PYCOCOTOOLS}")
     from faster_coco_eval import COCO, COCOeval_faster, mask
 
+    logging.getLogger(FASTER).setLevel(logging.WARNING)
     return COCO, COCOeval_faster, mask.area

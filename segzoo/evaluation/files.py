@@ -23,6 +23,7 @@ SUBMISSION_FOLDER = "submission"
 PANOPTIC_NAME = "predictions"
 ENTITY_NAME = "entity_predictions"
 INSTANCE_NAME = "coco_instances_results"
+CITYSCAPES_FOLDER = "cityscapes_instances"
 # What Pillow raises for files that are not, or no longer, images.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _FAST = 1  # zlib level: label maps compress well at any
@@ -88,6 +89,16 @@ def load_ids(path: Path) -> np.ndarray:
     if rgb.ndim != 3 or rgb.shape[2] < 3 or rgb.dtype != np.uint8:
         raise InputError(f"{path}: found a {image.mode} image, expected an RGB panoptic PNG")
     return ids_from_rgb(rgb[..., :3])
+
+
+def save_mask(path: Path, mask: np.ndarray) -> None:
+    """Writes an (H, W) mask as a PNG of one bit a pixel."""
+    _save_png(path, Image.fromarray(np.ascontiguousarray(mask, dtype=bool)))
+
+
+def load_mask(path: Path) -> np.ndarray:
+    """Reads a mask, of which all but 0 (black) is inside: (H, W) bool."""
+    return np.asarray(_open(path).convert("L")) != 0
 
 
 def write_text_atomically(path: Path, text: str) -> None:

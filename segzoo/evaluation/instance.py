@@ -12,25 +12,16 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_tools
 
-from ..errors import InputError
 from . import files
 from .average_precision import summarize
-from .base import BackgroundEvaluator, to_numpy
+from .base import to_numpy
 from .class_table import class_table
 from .coco_engine import evaluate_masks, installed_engine
 from .entity import image_order
+from .instance_task import InstanceTaskEvaluator, Prediction, check_mask_size
+from .run_lengths import run_lengths
 
 logger = logging.getLogger(__name__)
-
-_FIELDS = ("pred_masks", "scores", "pred_classes")
-
-
-class Prediction(NamedTuple):
-    """masks: (n, H, W) bool; scores: (n,) float64; classes: (n,) int64 indices of the dataset's classes."""
-
-    masks: np.ndarray
-    scores: np.ndarray
-    classes: np.ndarray
 
 
 class InstanceRecord(NamedTuple):
@@ -42,8 +33,8 @@ class InstanceRecord(NamedTuple):
     detections: list[dict]
 
 
-class InstanceEvaluator(BackgroundEvaluator):
-    """Scores `instances`, Detectron2's Instances with `pred_masks` (n, H, W), `scores` and `pred_classes`.
+class InstanceEvaluator(InstanceTaskEvaluator):
+    """Scores instances by COCO's rules.
 
     AP, AP50, AP75, APs, APm, APl, AR... and `AP-<class>` in percent, as COCOeval computes them with its own
     parameters: at most 100 instances an image. Crowds are neither missed nor, where predicted, wrong.
@@ -55,67 +46,27 @@ class InstanceEvaluator(BackgroundEvaluator):
     category ids.
 
     Args:
-        As BackgroundEvaluator.
-        things_only: whether `pred_classes` counts the thing classes only, or all classes.
+        As InstanceTaskEvaluator.
         engine: "pycocotools" or "faster_coco_eval", which give the same numbers (see `coco_engine`); None:
             the faster one that is installed.
     """
 
-    task_key = "segm"
+    saved_as = f"{files.INSTANCE_NAME}.json"
 
     def __init__(
         self,
         dataset_name: str,
         output_dir: str | Path | None = None,
         *,
-        things_only: bool = True,
         engine: str | None = None,
         **options,
     ):
         super().__init__(dataset_name, output_dir, **options)
-        self.things = np.flatnonzero(self.metadata.isthing)
-        self.predicted_classes = self.things if things_only else np.arange(len(self.class_names))
         self.engine = engine or installed_engine()
-        if not len(self.things):
-            raise InputError(
-                f"TEST.TASKS: {dataset_name} has no thing classes, so no instances; mark classes with "
-                "isthing: true in its YAML file, or leave the task instance out"
-            )
-
-    def take(self, output: dict, file_name: str) -> Prediction:
-        if "instances" not in output:
-            raise InputError(
-                f"{file_name}: the model returned {', '.join(output) or 'nothing'}, expected instances; "
-                "add the task instance to TEST.TASKS"
-            )
-        instances = output["instances"]
-        missing = [field for field in _FIELDS if not instances.has(field)]
-        if missing:
-            raise InputError(f"{file_name}: the predicted instances lack {missing[0]}")
-        masks, scores, classes = (to_numpy(instances.get(field)) for field in _FIELDS)
-        if masks.ndim != 3 or len(masks) != len(scores) or len(scores) != len(classes):
-            raise InputError(
-                f"{file_name}: pred_masks {masks.shape}, scores {scores.shape} and pred_classes "
-                f"{classes.shape} do not fit; expected (n, H, W), (n,) and (n,)"
-            )
-        if not np.isfinite(scores).all():
-            raise InputError(f"{file_name}: an instance has the score {scores[~np.isfinite(scores)][0]}")
-        number = len(self.predicted_classes)
-        wrong = classes[(classes < 0) | (classes >= number)]
-        if len(wrong):
-            raise InputError(
-                f"{file_name}: an instance has the class {wrong[0]}, expected one of [0, {number})"
-            )
-        return Prediction(masks, scores.astype(np.float64), self.predicted_classes[classes.astype(np.int64)])
 
     def score(self, dataset_dict: dict, prediction: Prediction) -> InstanceRecord:
         truths, size = self._ground_truth(dataset_dict)
-        if prediction.masks.shape[1:] != size:
-            raise InputError(
-                f"{dataset_dict['file_name']}: the predicted masks are {_size(prediction.masks.shape[1:])} "
-                f"but the image is {_size(size)} (height x width); predictions must have the size of the "
-                "original image"
-            )
+        check_mask_size(prediction.masks, size, dataset_dict["file_name"])
         detections = [
             {"category_id": int(category), "score": float(value), "segmentation": encode_mask(mask)}
             for mask, value, category in zip(*prediction, strict=True)
@@ -127,7 +78,7 @@ class InstanceEvaluator(BackgroundEvaluator):
         records = sorted(merged, key=image_order)
         if self.save_predictions:
             document = [entry for record in records for entry in self._results(record)]
-            files.write_text_atomically(self.output_dir / f"{files.INSTANCE_NAME}.json", json.dumps(document))
+            files.write_text_atomically(self.output_dir / self.saved_as, json.dumps(document))
         truths, detections = (
             [
                 {**entry, "image_id": number}
@@ -190,7 +141,7 @@ class InstanceEvaluator(BackgroundEvaluator):
 
 def encode_mask(mask: np.ndarray | torch.Tensor) -> dict:
     """(H, W) bool or numbers, of which all but 0 are inside, to {"size": [H, W], "counts": text}."""
-    return _as_text(mask_tools.encode(np.asfortranarray(to_numpy(mask) != 0, dtype=np.uint8)))
+    return run_lengths(to_numpy(mask).astype(bool, copy=False))
 
 
 def _as_text(code: dict) -> dict:
@@ -198,7 +149,3 @@ def _as_text(code: dict) -> dict:
     counts = code["counts"]
     text = counts.decode("ascii") if isinstance(counts, bytes) else counts
     return {"size": [int(side) for side in code["size"]], "counts": text}
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(side) for side in shape)

@@ -1,18 +1,23 @@
 """Scoring a folder of saved predictions, with no model: the same evaluators on what `save_predictions` wrote.
 
-The panoptic and entity folders may come from anywhere: COCO panoptic format, a PNG folder beside a JSON.
+Panoptic, entity and instance predictions may come from anywhere: COCO panoptic format, a PNG folder beside a
+JSON; COCO's results JSON; Cityscapes' text files and masks.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
 
 from ..errors import InputError
 from . import files
 from .base import prediction_names
 from .builder import EVALUATORS, build_evaluator
+from .instance_files import decode_entries, load_coco_results, load_instances
+from .instance_task import InstanceTaskEvaluator
 from .results import RESULTS_FILE, Protocol, load_results, write_results
 from .segments import SegmentMap
 
@@ -48,28 +53,42 @@ def rescore(
     evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
     if evaluator_type == "no_ground_truth":
         raise InputError(f"{dataset_name}: has no ground truth, only images: there is nothing to score")
-    tasks = tasks or [
-        task
-        for task, name in _FOLDERS.items()
-        if (folder / name).is_dir() and (evaluator_type, task) in EVALUATORS
-    ]
+    names = _saved_names(evaluator_type)
+    tasks = tasks or [task for task, name in names.items() if (folder / name).exists()]
     if not tasks:
-        raise InputError(f"{folder}: no predictions found, expected one of {', '.join(_FOLDERS.values())}")
-    entries = DatasetCatalog.get(dataset_name)
+        raise InputError(f"{folder}: no predictions found, expected one of {', '.join(names.values())}")
+    stored = _stored_protocol(folder)
+    # Of images that an evaluation with DATALOADER.ON_ERROR skip passed over there are no predictions.
+    skipped = stored.get("skipped", {}).get(dataset_name, {})
+    entries = [entry for entry in DatasetCatalog.get(dataset_name) if entry["file_name"] not in skipped]
     results = {}
     for task in tasks:
         evaluator = build_evaluator(
-            dataset_name, [task], output_dir, class_averaging=class_averaging, distributed=False
+            dataset_name,
+            [task],
+            output_dir,
+            class_averaging=class_averaging,
+            model_classes=MetadataCatalog.get(dataset_name).classes,  # files number all of them
+            distributed=False,
         )
         for entry, output in saved_outputs(folder, task, dataset_name, entries):
             evaluator.process([entry], [output])
         results |= evaluator.evaluate()
     protocol = {
-        **_stored_protocol(folder),
+        **stored,
         "datasets": {dataset_name: len(entries)},
         "class_averaging": class_averaging,
     }
     return results, write_results(output_dir, {dataset_name: results}, protocol)
+
+
+def _saved_names(evaluator_type: str) -> dict[str, str]:
+    """{task that can be scored: the file or folder of its predictions}."""
+    names = {task: name for task, name in _FOLDERS.items() if (evaluator_type, task) in EVALUATORS}
+    evaluator = EVALUATORS.get((evaluator_type, "instance"))
+    if evaluator is not None and issubclass(evaluator, InstanceTaskEvaluator):
+        names["instance"] = evaluator.saved_as
+    return names
 
 
 def saved_outputs(
@@ -83,13 +102,17 @@ def saved_outputs(
         for entry, path in zip(entries, paths, strict=True):
             yield entry, {"sem_seg_labels": files.load_labels(path)}
         return
+    if task == "instance":
+        path = folder / _saved_names(MetadataCatalog.get(dataset_name).evaluator_type)[task]
+        read = _coco_instances if path.suffix == ".json" else _text_instances
+        yield from read(path, dataset_name, entries)
+        return
     json_path = folder / f"{_FOLDERS[task]}.json"
     annotations = _load_annotations(json_path, entries)
     paths = [folder / _FOLDERS[task] / annotation["file_name"] for annotation in annotations]
     _require(paths, entries)
     key = f"{task}_seg"
-    numbers = MetadataCatalog.get(dataset_name).contiguous_id_to_dataset_id
-    contiguous = {number: index for index, number in enumerate(numbers)} if task == "panoptic" else {1: 0}
+    contiguous = _class_indices(dataset_name) if task == "panoptic" else {1: 0}
     for entry, annotation, path in zip(entries, annotations, paths, strict=True):
         segments = []
         for segment in annotation["segments_info"]:
@@ -101,6 +124,40 @@ def saved_outputs(
                 )
             segments.append({**segment, "category_id": contiguous[category]})
         yield entry, {key: SegmentMap(files.load_ids(path), segments)}
+
+
+def _text_instances(folder: Path, dataset_name: str, entries: list[dict]) -> Iterator[tuple[dict, dict]]:
+    names = prediction_names(entries)
+    paths = [folder / f"{names[entry['file_name']]}.txt" for entry in entries]
+    _require(paths, entries)
+    for entry, path in zip(entries, paths, strict=True):
+        yield entry, _as_output(*load_instances(path), str(path), dataset_name)
+
+
+def _coco_instances(path: Path, dataset_name: str, entries: list[dict]) -> Iterator[tuple[dict, dict]]:
+    of_image = load_coco_results(path, [entry["image_id"] for entry in entries])
+    for entry in entries:
+        found = of_image.get(entry["image_id"], [])
+        class_ids, scores = ([one[key] for one in found] for key in ("category_id", "score"))
+        where = f"{path}: image {entry['image_id']!r}"
+        yield entry, _as_output(decode_entries(found, path), class_ids, scores, where, dataset_name)
+
+
+def _as_output(masks: np.ndarray, class_ids: list, scores: list, where: str, dataset_name: str) -> dict:
+    """A model's output of instances whose classes have the ids of the dataset's files."""
+    indices = _class_indices(dataset_name)
+    unknown = [one for one in class_ids if one not in indices]
+    if unknown:
+        raise InputError(f"{where} has the class id {unknown[0]!r}, expected the ids of {dataset_name}")
+    instances = Instances(masks.shape[1:], pred_masks=masks, scores=np.asarray(scores, np.float64))
+    instances.pred_classes = np.array([indices[one] for one in class_ids], np.int64)
+    return {"instances": instances}
+
+
+def _class_indices(dataset_name: str) -> dict[int, int]:
+    """{id of the dataset's files: class index}."""
+    numbers = MetadataCatalog.get(dataset_name).contiguous_id_to_dataset_id
+    return {number: index for index, number in enumerate(numbers)}
 
 
 def _load_annotations(json_path: Path, entries: list[dict]) -> list[dict]:

@@ -59,7 +59,7 @@ def analyze(model: nn.Module, size: tuple[int, int]) -> Complexity:
     network = without_data(model).eval()
     image = torch.empty((3, *size), dtype=torch.uint8, device="meta")
     parts = _parts(network)
-    with torch.no_grad(), _without_autocast(), _Count() as count, _named_calls(network, parts, count.stack):
+    with torch.no_grad(), _Count() as count, _named_calls(network, parts, count.stack):
         network.raw_outputs([{"image": image, "height": size[0], "width": size[1]}])
     params = {part: _parameter_count(network.get_submodule(part)) for part in parts}
     flops = {part: float(count.flops[part]) for part in parts}
@@ -163,18 +163,6 @@ def _named_calls(model: nn.Module, parts: list[str], stack: list[str]) -> Iterat
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextlib.contextmanager
-def _without_autocast() -> Iterator[None]:
-    """Takes the place of autocast, which does not know the meta device; precision changes no count."""
-    originals = torch.autocast, torch.is_autocast_enabled
-    torch.autocast = lambda *_, **__: contextlib.nullcontext()
-    torch.is_autocast_enabled = lambda *_: False
-    try:
-        yield
-    finally:
-        torch.autocast, torch.is_autocast_enabled = originals
 
 
 def _parameter_count(module: nn.Module) -> int:

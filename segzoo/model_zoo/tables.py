@@ -1,6 +1,7 @@
 """MODEL_ZOO.md, made from the tables so that its numbers are those that the code checks and loads."""
 
 import re
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -225,7 +226,7 @@ def _footnotes(section: Section) -> list[str]:
     lines = []
     for metric, protocol in section.metrics.items():
         overrides = section.evaluate_with.get(metric)
-        how = f" Evaluate with `{' '.join(overrides)}`." if overrides else ""
+        how = f" Evaluate with `{shlex.join(overrides)}`." if overrides else ""
         if any(info.value(metric) is not None or _own_metric(info, metric) for info in section.models):
             lines.append(f"- {metric}: {protocol}.{how}")
     notes = [(info.name.split("/")[-1], info.note) for info in section.models if info.note]

@@ -22,6 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from segzoo.data import register, register_dataset_file
 from segzoo.errors import InputError
 from segzoo.evaluation import InstanceEvaluator, build_evaluator
+from segzoo.evaluation.saved import rescore
 
 SIZE = (120, 150)
 # Ids with a gap, in another order than the classes.
@@ -233,6 +234,68 @@ def test_saved_predictions_are_cocos_results_with_the_jsons_ids(tmp_path):
     assert metrics["AP"] == pytest.approx(100 * data.peer(masks).stats[0], abs=1e-12)
 
 
+def test_saved_predictions_are_scored_again_alike(tmp_path):
+    data = InstanceData(tmp_path / "data", seed=2)
+    metrics = evaluate(data, output_dir=tmp_path / "out", save_predictions=True)
+    again, _ = rescore(data.name, tmp_path / "out")
+    assert repr(again) == repr({"segm": metrics})  # repr: to the bit, NaN included
+    # Other programs write run lengths as lists, and no boxes.
+    file = tmp_path / "out/coco_instances_results.json"
+    results = json.loads(file.read_text())
+    for one in results:
+        flat = rle.decode(one["segmentation"]).T.ravel()
+        edges = np.flatnonzero(np.diff(flat)) + 1
+        counts = np.diff([0, *edges, len(flat)]).tolist()
+        one["segmentation"] = {"size": list(SIZE), "counts": [0, *counts] if flat[0] else counts}
+        del one["bbox"]
+    file.write_text(json.dumps(results))
+    assert repr(rescore(data.name, tmp_path / "out", ["instance"])[0]) == repr(again)
+
+
+def changed(**facts):
+    """A change of the second entry; None takes a key away."""
+
+    def change(results):
+        results[1] = {key: value for key, value in (results[1] | facts).items() if value is not None}
+
+    return change
+
+
+WRONG_RESULTS = {
+    "entry 1 is of image 3, which the dataset does not have": changed(image_id=3),
+    "entry 1 lacks 'score', which COCO's results have": changed(score=None),
+    "entry 1 has the score 'high'; expected that of COCO's": changed(score="high"),
+    r"entry 1 has the image_id \[50\]; expected that of COCO's": changed(image_id=[50]),
+    r"entry 1 has the category_id \{\}; expected that of COCO's": changed(category_id={}),
+    "entry 1 has the segmentation 'x'; expected that of COCO's": changed(segmentation="x"),
+    r"image \d+ has the class id 3, expected the ids of": changed(category_id=3),
+    r"the masks of image \d+ cannot be read": changed(segmentation=[[0, 0, 5, 0, 5, 5]]),
+    r"the predicted masks are 150 x 120 but the image is 120 x 150": lambda results: [
+        one.update(segmentation={"size": [150, 120], "counts": [18000]}) for one in results
+    ],
+}
+
+
+@pytest.mark.parametrize("message", WRONG_RESULTS)
+def test_wrong_results_are_refused_in_one_line(tmp_path, message):
+    data = InstanceData(tmp_path / "data", seed=2)
+    evaluate(data, output_dir=tmp_path / "out", save_predictions=True)
+    file = tmp_path / "out/coco_instances_results.json"
+    results = json.loads(file.read_text())
+    WRONG_RESULTS[message](results)
+    file.write_text(json.dumps(results))
+    with pytest.raises(InputError, match=message) as error:
+        rescore(data.name, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    for text, expected in (("{}", "holds no list"), ("[", "not a JSON file")):
+        file.write_text(text)
+        with pytest.raises(InputError, match=f"coco_instances_results.json: {expected}"):
+            rescore(data.name, tmp_path / "out")
+    file.unlink()
+    with pytest.raises(InputError, match="no predictions found, expected one of coco_instances_results"):
+        rescore(data.name, tmp_path / "out")
+
+
 @pytest.mark.parametrize("shards", [[[0, 1, 2], [3, 4, 5, 6]], [[6, 1, 4], [], [0, 5, 3, 2]]])
 def test_ranks_give_bitwise_the_numbers_of_one_process(tmp_path, monkeypatch, shards):
     data = InstanceData(tmp_path / "data", seed=4)
@@ -289,13 +352,31 @@ def test_panoptic_ground_truth_gives_its_things(tmp_path, things_only):
     peer.evaluate()
     peer.accumulate()
     peer.summarize()
-    evaluators = build_evaluator(data.name, ["instance"], things_only=things_only)
+    model_classes = None if things_only else metadata.classes
+    evaluators = build_evaluator(data.name, ["instance"], model_classes=model_classes)
     evaluators.process(data.dataset_dicts, outputs)
     metrics = evaluators.evaluate()["segm"]
     expected = np.where(peer.stats < 0, np.nan, 100 * peer.stats)
     assert [metrics[name] for name in NAMES] == pytest.approx(list(expected), nan_ok=True, abs=1e-12)
     assert metrics["AP"] > 5
     assert {name for name in metrics if "-" in name} == {f"AP-class{index}" for index in things}
+
+
+def test_a_model_of_more_classes_is_scored_on_those_of_the_dataset(tmp_path):
+    """As a panoptic model on the instances of its things: classes are told by name, not by number."""
+    data = InstanceData(tmp_path / "data", seed=1)
+    expected = evaluate(data)
+    known = ["sky", "c", "grass", "never", "b", "a"]
+    for output in data.outputs:
+        found = output["instances"]
+        names = [CLASSES[index] for index in found.pred_classes.tolist()]
+        found.pred_classes = torch.tensor([known.index(name) for name in names], dtype=torch.int64)
+    assert repr(evaluate(data, model_classes=known)) == repr(expected)
+    data.outputs[0]["instances"] = instances([ellipse(40, 40, 20, 20)], [0.5], [2])
+    with pytest.raises(
+        InputError, match="an instance has the class 'grass', which ellipses_data does not have"
+    ):
+        evaluate(data, model_classes=known)
 
 
 WRONG = {

@@ -5,7 +5,6 @@ Letters: H, W pixels.
 
 import bisect
 import fnmatch
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from segzoo.data.coco_json import explained_shape, read_coco_json
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.formats import opened_image
-from segzoo.data.messages import did_you_mean
+from segzoo.data.instances import mask_rle
+from segzoo.data.messages import check_different, did_you_mean
 from segzoo.data.pixels import rgb_codes
 from segzoo.errors import InputError
 
@@ -77,7 +78,20 @@ def find_coco(
     Raises:
         InputError: not such a JSON, none of the images is in it, or an unknown category has annotations.
     """
-    facts = _read_json(json_file)
+    facts = read_coco_json(json_file, "instances")
+    with explained_shape(json_file, "instances"):
+        for key in ("id", "file_name"):
+            check_different((one[key] for one in facts["images"]), str(json_file), f"images have the {key}")
+        return _annotations_by_file(facts, json_file, files, dataset, renamed)
+
+
+def _annotations_by_file(
+    facts: Mapping[str, list[Any]],
+    json_file: Path,
+    files: Sequence[str],
+    dataset: DatasetFile,
+    renamed: Mapping[str, str],
+) -> InstancesOfSplit:
     found = _match_images(facts["images"], files, json_file)
     result = InstancesOfSplit({file: [] for file in found})
     file_of = {image["id"]: file for file, image in found.items()}
@@ -125,22 +139,6 @@ def _class_of(
             f"with --rename '{name}=CLASS', or --rename '{name}=void' to leave it out"
         ) from None
     return None if index == dataset.space.ignore_label else index
-
-
-def _read_json(json_file: Path) -> dict[str, list[Any]]:
-    try:
-        facts = json.loads(json_file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{json_file}: cannot be read as JSON ({error}); check --instances") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(facts, dict) or not isinstance(facts.get(key), list):
-            raise InputError(f"{json_file}: lacks the list {key!r} of COCO's instances format")
-    if facts["annotations"] and "segments_info" in facts["annotations"][0]:
-        raise InputError(f"{json_file}: has segments_info: it is a panoptic file already; give instances")
-    for image in facts["images"]:
-        if "id" not in image or "file_name" not in image:
-            raise InputError(f"{json_file}: an image lacks id or file_name: {image}")
-    return facts
 
 
 def _match_images(
@@ -239,24 +237,12 @@ def decode_coco(annotations: Sequence[CocoAnnotation], height: int, width: int) 
 
 def _decode_mask(segmentation: Any, height: int, width: int, name: str) -> np.ndarray:
     """(H, W) bool of polygons, or of run lengths, compressed or not."""
-    if isinstance(segmentation, Mapping):
-        size = list(segmentation.get("size", ()))
-        if size != [height, width]:
-            raise InputError(f"{name}: its mask is for the size {size}, expected {[height, width]}")
-        if isinstance(segmentation.get("counts"), list) and sum(segmentation["counts"]) != height * width:
-            raise InputError(f"{name}: its run lengths do not add up to {height} x {width}; export it again")
-    elif not all(isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0 for one in segmentation):
+    is_list = isinstance(segmentation, list)
+    if is_list and not all(
+        isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0 for one in segmentation
+    ):
         raise InputError(f"{name}: a polygon is a list of x, y, ... of three points or more; export it again")
-    try:
-        encoded = segmentation
-        if not isinstance(segmentation, Mapping) or isinstance(segmentation["counts"], list):
-            encoded = coco_mask.frPyObjects(segmentation, height, width)
-        if isinstance(encoded, list):
-            encoded = coco_mask.merge(encoded)
-        return coco_mask.decode(encoded).astype(bool)
-    # pycocotools raises bare Exceptions.
-    except Exception as error:
-        raise InputError(f"{name}: its mask cannot be decoded ({error}); export it again") from None
+    return coco_mask.decode(mask_rle(segmentation, (height, width), name)).astype(bool)
 
 
 def decode_pngs(

@@ -1,0 +1,53 @@
+"""Reading annotations_instance/ of ADE20K, for the scripts that make labels from it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from segzoo.data.formats import opened_image
+from segzoo.errors import InputError
+
+FOLDERS = {"train": "training", "val": "validation"}
+THINGS = 100
+INSTANCES = 1000  # more than there are instances in an image
+REMEDY = "unpack annotations_instance.tar of the challenge of 2017 in ADEChallengeData2016"
+
+
+def read_labels(file: Path, channels: int) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8.
+
+    Raises:
+        InputError: missing or broken file, or another kind of picture.
+    """
+    with opened_image(str(file)) as image:
+        pixels = np.asarray(image)
+        found = 1 if pixels.ndim == 2 else pixels.shape[2]
+        if found != channels or pixels.dtype != np.uint8:
+            raise InputError(
+                f"{file}: has {found} channels of {pixels.dtype}, expected {channels} of uint8; "
+                "unpack it again"
+            )
+    return pixels
+
+
+def read_instances(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Categories 1..100 (red) and numbers of the instances (green, 0 for none) of an image.
+
+    Returns:
+        Two (H, W) int64. A category may be there without an instance; an instance has one category.
+
+    Raises:
+        InputError: missing or broken file, or one that contradicts this.
+    """
+    pixels = read_labels(file, 3)
+    category, number = pixels[:, :, 0].astype(np.int64), pixels[:, :, 1].astype(np.int64)
+    if category.max() > THINGS or (category[number > 0] == 0).any():
+        raise InputError(
+            f"{file}: category {category[number > 0].max()} of an instance is outside [1, {THINGS}], or "
+            "an instance has none; unpack it again"
+        )
+    pairs = np.unique(number * INSTANCES + category)
+    pairs = pairs[pairs >= INSTANCES]
+    if len(np.unique(pairs // INSTANCES)) < len(pairs):
+        raise InputError(f"{file}: an instance has several categories; unpack it again")
+    return category, number

@@ -1,0 +1,175 @@
+"""Average precision of instances by the rules of Cityscapes (its script evalInstanceLevelSemanticLabeling).
+
+A prediction is right where its IoU with an instance of its class exceeds a threshold; of several for one
+instance the most confident is, and the others are wrong. A prediction without such an instance is passed over
+if it matches a group or a small instance, or lies on void, groups and small instances by more than the
+threshold's share. Precision is averaged over recall by steps, without interpolation.
+
+Letters: G true regions, n predictions, P overlapping pairs of both, R regions of a label file, T thresholds,
+H W pixels.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)
+# Smaller true instances are neither missed nor found, in pixels.
+MIN_AREA = 100
+
+
+class Regions(Protocol):
+    """Ground truth of an image: what `load_regions` of a dataset's metadata returns.
+
+    Attributes:
+        indices: (H, W) in [0, R).
+        classes: (R,) class index, or the ignore label.
+        is_instance: (R,) bool, whether it is a single object; of a thing class, otherwise a group.
+    """
+
+    indices: np.ndarray
+    classes: np.ndarray
+    is_instance: np.ndarray
+
+
+class Matches(NamedTuple):
+    """What the score needs to know of an image, or of many: no pixels.
+
+    Attributes:
+        truth_classes, truth_areas, truth_is_group: (G,) of the regions of thing classes.
+        classes, scores, areas, void_areas: (n,) of the predictions that have a pixel; void_areas counts those
+            that lie on void.
+        pairs: (P, 3) int64: prediction, true region of the same class, and how many pixels they share, > 0.
+    """
+
+    truth_classes: np.ndarray
+    truth_areas: np.ndarray
+    truth_is_group: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+    areas: np.ndarray
+    void_areas: np.ndarray
+    pairs: np.ndarray
+
+
+def match_instances(
+    masks: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    regions: Regions,
+    is_thing: Sequence[bool],
+    ignore_label: int,
+) -> Matches:
+    """Measures an image's predictions against its ground truth, one mask at a time.
+
+    Args:
+        masks: (n, H, W) bool.
+        scores, classes: (n,).
+        is_thing: (K,) by class index.
+    """
+    number = len(regions.classes)
+    all_areas = np.bincount(regions.indices.ravel(), minlength=number)
+    is_void = (regions.classes == ignore_label) & ~regions.is_instance
+    truth = np.flatnonzero(np.append(is_thing, False)[np.minimum(regions.classes, len(is_thing))])
+    position = np.full(number, -1)
+    position[truth] = np.arange(len(truth))
+    kept, areas, void_areas, pairs = [], [], [], []
+    for index, (mask, category) in enumerate(zip(masks, classes, strict=True)):
+        covered = _covered(mask, regions.indices, number)
+        if not covered.any():
+            continue
+        shared = np.flatnonzero((covered > 0) & (regions.classes == category) & (position >= 0))
+        pairs.append(np.stack([np.full(len(shared), len(kept)), position[shared], covered[shared]], axis=1))
+        kept.append(index)
+        areas.append(covered.sum())
+        void_areas.append(covered[is_void].sum())
+    return Matches(
+        truth_classes=regions.classes[truth],
+        truth_areas=all_areas[truth],
+        truth_is_group=~regions.is_instance[truth],
+        classes=np.asarray(classes, np.int64)[kept],
+        scores=np.asarray(scores, np.float64)[kept],
+        areas=np.array(areas, np.int64),
+        void_areas=np.array(void_areas, np.int64),
+        pairs=np.concatenate([np.zeros((0, 3), np.int64), *pairs]),
+    )
+
+
+def _covered(mask: np.ndarray, indices: np.ndarray, number: int) -> np.ndarray:
+    """(R,) pixels of each region under a mask. Only the box around the mask is looked at twice."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return np.zeros(number, np.int64)
+    band = np.s_[rows[0] : rows[-1] + 1]
+    columns = np.flatnonzero(mask[band].any(axis=0))
+    window = (band, np.s_[columns[0] : columns[-1] + 1])
+    return np.bincount(indices[window][mask[window].astype(bool, copy=False)], minlength=number)
+
+
+def join_matches(parts: Sequence[Matches]) -> Matches:
+    """The matches of many images as those of one."""
+    lengths = [(len(one.classes), len(one.truth_classes), 0) for one in parts]
+    offsets = np.cumsum([(0, 0, 0), *lengths], axis=0)[:-1]
+    shifted = [one._replace(pairs=one.pairs + offset) for one, offset in zip(parts, offsets, strict=True)]
+    return Matches(*(np.concatenate(arrays) for arrays in zip(*shifted, strict=True)))
+
+
+def class_precisions(matches: Matches, category: int) -> np.ndarray:
+    """(T,) average precision of a class, in [0, 1]: at each of `IOU_THRESHOLDS`.
+
+    NaN where no instance of the class counts. 0 where no prediction does, also where all of them are passed
+    over, for which the official script has no answer.
+    """
+    is_small = matches.truth_areas < MIN_AREA
+    counts = (matches.truth_classes == category) & ~matches.truth_is_group & ~is_small
+    predicted = matches.classes == category
+    if not counts.any():
+        return np.full(len(IOU_THRESHOLDS), np.nan)
+    prediction, truth, shared = matches.pairs[predicted[matches.pairs[:, 0]]].T
+    overlap = shared / (matches.truth_areas[truth] + matches.areas[prediction] - shared)
+    # A small group counts for both reasons, as in the official script.
+    reasons = matches.truth_is_group.astype(np.int64) + is_small
+    ignored = matches.void_areas + np.bincount(prediction, shared * reasons[truth], len(predicted))
+    ignored_share = ignored / matches.areas
+    precisions = []
+    for threshold in IOU_THRESHOLDS:
+        hit = overlap > threshold
+        is_wrong = predicted & (ignored_share <= threshold)
+        is_wrong[prediction[hit]] = False
+        scored = hit & counts[truth]
+        best, others = _best_of_each(truth[scored], matches.scores[prediction[scored]])
+        wrong = np.append(others, matches.scores[is_wrong])
+        precisions.append(average_precision(best, wrong, np.count_nonzero(counts) - len(best)))
+    return np.array(precisions)
+
+
+def _best_of_each(groups: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The largest score of each group, and all other scores."""
+    order = np.lexsort((scores, groups))
+    groups, scores = groups[order], scores[order]
+    is_last = np.ones(len(groups), dtype=bool)
+    is_last[:-1] = groups[1:] != groups[:-1]
+    return scores[is_last], scores[~is_last]
+
+
+def average_precision(right: np.ndarray, wrong: np.ndarray, missed: int) -> float:
+    """The area under precision over recall, by steps whose width reaches half-way to both neighbours.
+
+    Args:
+        right, wrong: scores of the right and of the wrong predictions. Equal ones enter together.
+        missed: true instances without a prediction.
+    """
+    scores = np.append(right, wrong)
+    if not len(scores):
+        return 0.0
+    order = np.argsort(scores)
+    _, first = np.unique(scores[order], return_index=True)
+    right_below = np.append(0, np.cumsum(order < len(right)))[first]
+    right_above = len(right) - right_below
+    precision = right_above / (len(scores) - first)
+    recall = right_above / (len(right) + missed)
+    # The curve ends at recall 0 with precision 1.
+    precision, recall = np.append(precision, 1.0), np.append(recall, 0.0)
+    before, after = np.append(recall[0], recall[:-1]), np.append(recall[1:], 0.0)
+    return float(np.dot(precision, 0.5 * before - 0.5 * after))

@@ -1,0 +1,100 @@
+"""Instances on Cityscapes, and on datasets whose label files number instances as Cityscapes' do.
+
+Letters: K classes, n predicted instances of an image.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from . import files
+from .cityscapes_ap import Matches, class_precisions, join_matches, match_instances
+from .class_table import class_table
+from .instance_files import save_instances
+from .instance_task import InstanceTaskEvaluator, Prediction, check_mask_size
+
+logger = logging.getLogger(__name__)
+
+
+class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
+    """Scores instances as evalInstanceLevelSemanticLabeling of cityscapesScripts does, with equal numbers.
+
+    AP (mean over classes and IoU thresholds 0.5, 0.55, ..., 0.95), AP50, `AP-<class>` and `AP50-<class>` in
+    percent; NaN for a class without an instance of at least 100 pixels. Nothing is written to be scored: of
+    each image, areas and overlaps are kept. Ground truth comes from the metadata's `load_regions`.
+
+    `save_predictions` writes the folder `cityscapes_instances`, in the format of the benchmark's server.
+
+    Args:
+        As InstanceTaskEvaluator.
+    """
+
+    saved_as = files.CITYSCAPES_FOLDER
+
+    def score(self, dataset_dict: dict, prediction: Prediction) -> Matches:
+        regions = self.metadata.load_regions(dataset_dict)
+        check_mask_size(prediction.masks, regions.indices.shape, dataset_dict["file_name"])
+        if self.save_predictions:
+            self.save(dataset_dict["file_name"], prediction)
+        return match_instances(
+            *prediction, regions, is_thing=self.metadata.isthing, ignore_label=self.metadata.ignore_label
+        )
+
+    def save(self, file_name: str, prediction: Prediction) -> None:
+        """Writes the prediction of an image; see `save_instances`."""
+        ids = np.asarray(self.metadata.contiguous_id_to_dataset_id)[prediction.classes]
+        name = self.prediction_names[file_name]
+        save_instances(self.output_dir / self.saved_as, name, prediction.masks, ids, prediction.scores)
+
+    def summarize(self, merged: list[Matches]) -> dict:
+        matches = join_matches(merged)
+        if not len(matches.classes):
+            logger.warning("%s: no instance was predicted in any image", self.dataset_name)
+        # A row for each thing class; the first column is at an IoU of 0.5.
+        precisions = np.stack([class_precisions(matches, category) for category in self.things])
+        names = [self.class_names[category] for category in self.things]
+        rows = [(100 * float(np.mean(row)), 100 * float(row[0])) for row in precisions]
+        table = class_table(names, ["AP", "AP50"], rows)
+        logger.info(f"Instance AP on {self.dataset_name}, {self.image_count} images, per class:\n{table}")
+        metrics = {"AP": 100 * _mean(precisions), "AP50": 100 * _mean(precisions[:, 0])}
+        for column, metric in enumerate(("AP", "AP50")):
+            metrics |= {f"{metric}-{name}": row[column] for name, row in zip(names, rows, strict=True)}
+        return metrics
+
+
+class InstanceWriter(CityscapesInstanceEvaluator):
+    """Takes the place of the evaluator of a split without labels: writes its instances, scores nothing.
+
+    The only "metric" is the number of images.
+
+    Args:
+        As InstanceTaskEvaluator. Predictions are saved whatever `save_predictions` says, unless there is no
+        `output_dir`.
+    """
+
+    task_key = "instance_predictions"
+
+    def __init__(self, dataset_name: str, output_dir: str | Path | None = None, **options):
+        super().__init__(dataset_name, output_dir, **{**options, "save_predictions": output_dir is not None})
+        if output_dir is not None:
+            logger.warning(
+                "%s has no ground truth: its instances are written to %s, and nothing is scored",
+                dataset_name,
+                self.output_dir / self.saved_as,
+            )
+
+    def score(self, dataset_dict: dict, prediction: Prediction) -> None:
+        size = dataset_dict.get("height"), dataset_dict.get("width")
+        if None not in size:
+            check_mask_size(prediction.masks, size, dataset_dict["file_name"])
+        if self.save_predictions:
+            self.save(dataset_dict["file_name"], prediction)
+
+    def summarize(self, merged: list[None]) -> dict:
+        return {"images": self.image_count}
+
+
+def _mean(precisions: np.ndarray) -> float:
+    """The mean of the numbers that are there; NaN where there is none."""
+    return float("nan") if np.isnan(precisions).all() else float(np.nanmean(precisions))

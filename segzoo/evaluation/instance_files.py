@@ -1,0 +1,132 @@
+"""Predicted instances on disk: Cityscapes' text and mask files, and COCO's results JSON.
+
+Letters: n predicted instances of an image, H W pixels.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_tools
+
+from ..errors import InputError
+from . import files
+
+_RESULT_KEYS = {
+    "image_id": int | str,
+    "category_id": int | float,
+    "score": int | float,
+    "segmentation": Mapping | list,
+}
+_MASK_FOLDER = "masks"
+
+
+def save_instances(
+    folder: Path, name: str, masks: np.ndarray, class_ids: Iterable[int], scores: Iterable[float]
+) -> None:
+    """Writes the instances of an image as Cityscapes' server takes them.
+
+    `<name>.txt` has a line "mask_file class_id score" for each, and the mask files lie in `masks/` beside it.
+    The text file comes last: where there is one, the masks are complete.
+
+    Args:
+        name: of the image, maybe with folders: "frankfurt/frankfurt_000000_000294_leftImg8bit".
+        masks: (n, H, W) bool.
+    """
+    text_file = folder / f"{name}.txt"
+    lines = []
+    for number, (mask, class_id, score) in enumerate(zip(masks, class_ids, scores, strict=True)):
+        mask_file = f"{_MASK_FOLDER}/{text_file.stem}_{number:03d}.png"
+        files.save_mask(text_file.parent / mask_file, mask)
+        lines.append(f"{mask_file} {int(class_id)} {float(score)!r}\n")
+    files.write_text_atomically(text_file, "".join(lines))
+
+
+def load_instances(text_file: Path) -> tuple[np.ndarray, list[int], list[float]]:
+    """Reads what `save_instances`, or another program, wrote of an image.
+
+    Returns:
+        masks (n, H, W) bool, class ids and scores; masks of no instance are (0, 0, 0).
+
+    Raises:
+        InputError: a line or a mask that cannot be read, or masks of several sizes.
+    """
+    masks, class_ids, scores = [], [], []
+    for number, line in enumerate(text_file.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.rsplit(maxsplit=2)
+        try:
+            mask_file, class_id, score = words[0], int(float(words[1])), float(words[2])
+        except (IndexError, ValueError):
+            raise InputError(
+                f"{text_file}: line {number} is {line!r}, expected the path of a mask, the id of its class "
+                "and its confidence"
+            ) from None
+        masks.append(files.load_mask(text_file.parent / mask_file))
+        if masks[-1].shape != masks[0].shape:
+            raise InputError(
+                f"{text_file}: its masks have several sizes, as {masks[0].shape} and {masks[-1].shape} "
+                "(height, width); write them again"
+            )
+        class_ids.append(class_id)
+        scores.append(score)
+    return np.array(masks) if masks else np.zeros((0, 0, 0), bool), class_ids, scores
+
+
+def load_coco_results(json_file: Path, image_ids: Sequence[int | str]) -> Mapping[Any, list[dict[str, Any]]]:
+    """Reads a results JSON: {image id: its entries, in the order of the file}; images may have none.
+
+    Raises:
+        InputError: not such a file, or it is of other images.
+    """
+    try:
+        results = json.loads(json_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{json_file}: not found; save it with TEST.SAVE_PREDICTIONS True") from None
+    except ValueError as error:
+        raise InputError(f"{json_file}: not a JSON file ({error}); save the predictions again") from None
+    if not isinstance(results, list):
+        raise InputError(f"{json_file}: holds no list; expected COCO's results, a list of instances")
+    known, of_image = set(image_ids), defaultdict(list)
+    for number, entry in enumerate(results):
+        missing = [key for key in _RESULT_KEYS if not isinstance(entry, dict) or key not in entry]
+        if missing:
+            raise InputError(f"{json_file}: entry {number} lacks {missing[0]!r}, which COCO's results have")
+        wrong = [key for key, kind in _RESULT_KEYS.items() if not isinstance(entry[key], kind)]
+        if wrong:
+            raise InputError(
+                f"{json_file}: entry {number} has the {wrong[0]} {entry[wrong[0]]!r}; expected that of "
+                "COCO's results"
+            )
+        if entry["image_id"] not in known:
+            raise InputError(
+                f"{json_file}: entry {number} is of image {entry['image_id']!r}, which the dataset does not "
+                "have; predictions and dataset have to be of the same images"
+            )
+        of_image[entry["image_id"]].append(entry)
+    return of_image
+
+
+def decode_entries(entries: Sequence[Mapping[str, Any]], json_file: Path) -> np.ndarray:
+    """(n, H, W) bool: the masks of an image's entries, which are run lengths, compressed or not.
+
+    Raises:
+        InputError: something else, or run lengths of several sizes.
+    """
+    try:
+        masks = [_decode(entry["segmentation"]) for entry in entries]
+        return np.array(masks) if masks else np.zeros((0, 0, 0), bool)
+    except (KeyError, TypeError, ValueError) as error:
+        image = entries[0]["image_id"]
+        raise InputError(
+            f"{json_file}: the masks of image {image!r} cannot be read ({type(error).__name__}: {error}); "
+            "expected run lengths, all of the image's size"
+        ) from None
+
+
+def _decode(code: Mapping[str, Any]) -> np.ndarray:
+    if isinstance(code["counts"], list):
+        code = mask_tools.frPyObjects(code, *code["size"])
+    return mask_tools.decode(code).astype(bool)

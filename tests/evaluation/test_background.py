@@ -1,0 +1,104 @@
+"""Scoring beside the model: what may wait, in which order images come, and run lengths made quickly."""
+
+import threading
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from evaluation_data import PanopticData
+from pycocotools import mask as mask_tools
+
+from segzoo.evaluation import EntityEvaluator, PanopticEvaluator, base
+from segzoo.evaluation.run_lengths import run_lengths
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return PanopticData(tmp_path_factory.mktemp("data"), num_images=12)
+
+
+class Blocked(base.BackgroundEvaluator):
+    """Scores nothing until `go` is set; counts what was taken and is not yet scored."""
+
+    task_key = "blocked"
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.go, self.lock = threading.Event(), threading.Lock()
+        self.waiting = self.most = 0
+
+    def take(self, output, file_name):
+        with self.lock:
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+        return output
+
+    def score(self, dataset_dict, prediction):
+        assert self.go.wait(20), "`process` waited although there was room"
+        with self.lock:
+            self.waiting -= 1
+
+    def summarize(self, merged):
+        return {"images": self.image_count}
+
+
+def test_a_batch_is_taken_while_its_images_are_still_to_be_scored(data):
+    evaluator = Blocked(data.name)
+    evaluator.process(data.dataset_dicts, [torch.zeros(1000)] * 12)
+    assert evaluator.waiting == 12
+    evaluator.go.set()
+    assert evaluator.evaluate() == {"blocked": {"images": 12}}
+
+
+@pytest.mark.parametrize(
+    ("limit", "workers", "most"),
+    [
+        (5 * 4000, 2, 5),
+        (5 * 4000 + 3999, 2, 5),
+        (0, 2, 2),  # as many as there are threads, however large
+        (0, 1, 1),
+    ],
+)
+def test_what_waits_is_bounded_by_its_bytes(data, monkeypatch, limit, workers, most):
+    monkeypatch.setattr(base, "WAITING_BYTES", limit)
+    evaluator = Blocked(data.name, workers=workers)
+    batch = [(torch.zeros(500), np.zeros(250), [{"id": 1}])] * 12  # 2000 + 2000 bytes
+    threading.Timer(0.2, evaluator.go.set).start()
+    evaluator.process(data.dataset_dicts, batch)
+    evaluator.evaluate()
+    # The one that is being handed over is held by the caller anyway.
+    assert evaluator.most <= most + 1
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "key"), [(PanopticEvaluator, "panoptic_seg"), (EntityEvaluator, "entity_seg")]
+)
+def test_the_order_of_images_changes_nothing(data, evaluator, key):
+    outputs = data.outputs(key)
+    results = []
+    for order in (range(12), reversed(range(12)), np.random.default_rng(0).permutation(12)):
+        scored = evaluator(data.name)
+        for index in order:
+            scored.process([data.dataset_dicts[index]], [outputs[index]])
+        results.append(scored.evaluate())
+    np.testing.assert_equal(results[1:], results[:1] * 2)
+
+
+def masks():
+    rng = np.random.default_rng(0)
+    for index in range(200):
+        height, width = rng.integers(1, 70, 2)
+        yield rng.random((height, width)) < (0.5, 0.03, 0.97, 0.0, 1.0)[index % 5]
+    for shape in ((480, 640), (427, 641), (1, 3000), (3000, 1)):
+        noise = rng.normal(0, 1, (8, 8)).astype(np.float32)
+        yield cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_CUBIC) > 0.5
+    yield np.zeros((0, 5), bool)
+    yield np.zeros((40, 24), bool)[::2, ::3]
+    yield np.asfortranarray(rng.random((48, 32)) < 0.5)
+
+
+def test_run_lengths_are_those_of_pycocotools():
+    for mask in masks():
+        expected = mask_tools.encode(np.asfortranarray(mask, np.uint8))
+        assert run_lengths(mask) == {"size": expected["size"], "counts": expected["counts"].decode()}
