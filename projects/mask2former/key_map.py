@@ -8,6 +8,7 @@ from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.transformer_layouts import HF_SWIN, HF_SWIN_JOINS
 
 _CLASSIFIER = (r"(^|\.)predictor\.class_embed\.(weight|bias)$",)
+_QUERIES = (r"(^|\.)predictor\.query_(feat|embed)\.weight$",)
 
 MASK2FORMER = KeyMap(
     name="Mask2Former",
@@ -17,6 +18,7 @@ MASK2FORMER = KeyMap(
         (r"\.predictor\.static_query\.", ".predictor.query_feat."),
     ),
     classifier=_CLASSIFIER,
+    queries=_QUERIES,
 )
 
 _HF_PIXEL_DECODER = (
@@ -63,6 +65,7 @@ HUGGING_FACE = KeyMap(
     ),
     extras=(r"\.encoder\.swin\.layernorm\.", r"^criterion\."),
     classifier=_CLASSIFIER,
+    queries=_QUERIES,
     joins=(
         *HF_SWIN_JOINS,
         (tuple(rf"\.self_attn\.{role}_proj\." for role in "qkv"), ".self_attn.in_proj_"),

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 from segzoo.errors import InputError
-from segzoo.layers import FeedForward, sine_position_encoding
+from segzoo.layers import Conv2d, FeedForward, sine_position_encoding
+from segzoo.layers.autocast import without_autocast
+from segzoo.layers.conv import norm_layer
 from segzoo.layers.deformable_attention import DeformableAttention
 from segzoo.modeling.mask_classification.fpn_pixel_decoder import (
     NUM_SCALES,
@@ -65,7 +67,7 @@ class DeformableEncoder(nn.Module):
         dim, device = x.shape[-1], x.device
         position = torch.cat(
             [
-                sine_position_encoding(*size, dim, device=device).flatten(1).T + embedding
+                sine_position_encoding(*size, dim, device=device).to(x.dtype).flatten(1).T + embedding
                 for size, embedding in zip(sizes, self.level_embed, strict=True)
             ]
         )
@@ -73,7 +75,7 @@ class DeformableEncoder(nn.Module):
         for layer in self.encoder["layers"]:
             x = layer(x, position, reference_points, sizes)
         parts = x.split([height * width for height, width in sizes], dim=1)
-        return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+        return [part.reshape(-1, *size, dim).movedim(-1, 1) for part, size in zip(parts, sizes, strict=True)]
 
 
 def pixel_centers(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
@@ -117,7 +119,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
             num_layers, num_heads, num_points, hidden_dim, dropout: of the deformable encoder.
 
         Raises:
-            InputError: an encoded feature is missing, or is finer than one that is not encoded.
+            InputError: an encoded feature is missing, or is finer than one that is not encoded; or the heads
+                cannot share the channels.
         """
         super().__init__()
         finest_first = sorted(input_shape, key=lambda name: input_shape[name].stride)
@@ -127,11 +130,16 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 f"MODEL.MASK_FORMER.DEFORMABLE_FEATURES {list(encoded_features)}: expected the coarsest of "
                 f"MODEL.SEM_SEG_HEAD.IN_FEATURES {finest_first}"
             )
+        if conv_dim % num_heads:
+            raise InputError(
+                f"MODEL.MASK_FORMER.NHEADS {num_heads}: expected a divisor of MODEL.SEM_SEG_HEAD.CONVS_DIM "
+                f"{conv_dim}"
+            )
         self.encoded = encoded[::-1]
         self.lateral = finest_first[: -len(encoded)][::-1]
         self.conv_dim = conv_dim
         self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(input_shape[name].channels, conv_dim, 1), nn.GroupNorm(32, conv_dim))
+            nn.Sequential(Conv2d(input_shape[name].channels, conv_dim, 1), norm_layer("GN", conv_dim))
             for name in self.encoded
         )
         for projection in self.input_proj:
@@ -150,7 +158,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             self.add_module(
                 f"adapter_{level}", pyramid_convolution(input_shape[name].channels, conv_dim, 1, norm)
             )
-            self.add_module(f"layer_{level}", pyramid_convolution(conv_dim, conv_dim, 3, norm, F.relu))
+            self.add_module(f"layer_{level}", pyramid_convolution(conv_dim, conv_dim, 3, norm, F.relu_))
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
         c2_xavier_fill(self.mask_features)
 
@@ -173,14 +181,15 @@ class MSDeformAttnPixelDecoder(nn.Module):
     @property
     def output_channels(self) -> dict[str, int | list[int]]:
         """Channels of what a transformer decoder may attend to, by field of `PixelDecoderOutput`."""
-        return {"coarse": self.conv_dim, "scales": [self.conv_dim] * NUM_SCALES}
+        levels = len(self.encoded) + len(self.lateral)
+        return {"coarse": self.conv_dim, "scales": [self.conv_dim] * min(NUM_SCALES, levels)}
 
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
         """features: the backbone's maps by name, (N, C, h, w) float."""
         # Positions and sampled values need more than half precision.
-        with torch.autocast(features[self.encoded[0]].device.type, enabled=False):
+        with without_autocast(self.mask_features.weight.device):
             projected = [
-                projection(features[name].float())
+                projection(features[name].to(self.mask_features.weight.dtype))
                 for projection, name in zip(self.input_proj, self.encoded, strict=True)
             ]
             pyramid = self.transformer(projected)

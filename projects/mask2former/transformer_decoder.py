@@ -7,12 +7,11 @@ embedding.
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import Conv2d
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
 
 from segzoo.errors import InputError
-from segzoo.layers import MLP, FeedForward, Linear, MultiheadAttention, sine_position_encoding
+from segzoo.layers import MLP, Conv2d, FeedForward, Linear, MultiheadAttention, sine_position_encoding
 from segzoo.modeling.mask_classification.head import mask_outputs
 from segzoo.modeling.registry import TRANSFORMER_DECODER_REGISTRY
 
@@ -189,6 +188,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             feature = scales[level]
             size = feature.shape[-2:]
             position = sine_position_encoding(*size, self.hidden_dim, device=feature.device)
+            position = position.to(self.level_embed.weight.dtype)
             values.append(projection(feature).flatten(2).transpose(1, 2) + self.level_embed.weight[level])
             keys.append(values[-1] + position.flatten(1).T)
             # Resizing commutes with the product that makes masks: shrink the features once, not every mask.

@@ -15,6 +15,7 @@ MASKFORMER = KeyMap(
     ),
     rules=((r"^sem_seg_head\.(?!(?:pixel_decoder|predictor)\.)", "sem_seg_head.pixel_decoder."),),
     classifier=(r"(^|\.)predictor\.class_embed\.(weight|bias)$",),
+    queries=(r"(^|\.)predictor\.query_embed\.weight$",),
 )
 
 register_key_map(MASKFORMER)

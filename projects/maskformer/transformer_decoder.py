@@ -6,12 +6,11 @@ embedding.
 
 import torch
 from detectron2.config import configurable
-from detectron2.layers import Conv2d
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
 
 from segzoo.errors import InputError
-from segzoo.layers import MLP, FeedForward, Linear, MultiheadAttention, sine_position_encoding
+from segzoo.layers import MLP, Conv2d, FeedForward, Linear, MultiheadAttention, sine_position_encoding
 from segzoo.modeling.mask_classification.head import mask_outputs
 from segzoo.modeling.registry import TRANSFORMER_DECODER_REGISTRY
 
@@ -169,6 +168,7 @@ class MaskFormerTransformerDecoder(nn.Module):
         """
         x = self.input_proj(x)
         position = sine_position_encoding(*x.shape[-2:], self.hidden_dim, device=x.device)
+        position = position.to(self.query_embed.weight.dtype)
         value = x.flatten(2).transpose(1, 2)
         key = value + position.flatten(1).T
         query_position = self.query_embed.weight

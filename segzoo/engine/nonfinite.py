@@ -9,9 +9,12 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+# So many images are named in the message; the file has all.
+_LISTED = 8
+
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient is not finite; the message names the iteration and the file with the state."""
+    """The loss or its gradient is not finite; the message says when, why, and where the state is saved."""
 
 
 def save_nonfinite_capsule(
@@ -27,7 +30,7 @@ def save_nonfinite_capsule(
     learning_rates: list[float],
     cfg: CfgNode,
 ) -> str:
-    """Writes OUTPUT_DIR/nonfinite_<iteration>.pth and returns the message for the error.
+    """Writes OUTPUT_DIR/nonfinite_<iteration>.pth and returns the message for the error, one line.
 
     The file holds the arguments as they were before the failing forward pass (but for running statistics):
     restore `random_state`, load `model` into the model of `config`, run it on `batch`: `losses` come again.
@@ -56,6 +59,7 @@ def save_nonfinite_capsule(
     }
     if broken:
         reason = f"{len(broken)} weights were non-finite already, first {broken[0]}"
+    facts = f"{reason}; {_listed_rates(learning_rates)}; {_listed_images(capsule['file_names'])}"
     where = f"batch and state saved to {path}"
     unfinished = path.with_suffix(".part")
     try:
@@ -65,4 +69,16 @@ def save_nonfinite_capsule(
         unfinished.unlink(missing_ok=True)
         where = f"batch and state could not be saved to {path}: {error}"
     finite = losses and all(math.isfinite(value) for value in losses.values())
-    return f"non-finite {'gradient' if finite else 'loss'} at iteration {iteration}: {where} ({reason})"
+    return f"non-finite {'gradient' if finite else 'loss'} at iteration {iteration}: {where} ({facts})"
+
+
+def _listed_rates(rates: list[float]) -> str:
+    """The learning rate or, where parameter groups differ, the range."""
+    low, high = f"{min(rates, default=0):.3g}", f"{max(rates, default=0):.3g}"
+    return f"learning rate {low}" if low == high else f"learning rates {low} to {high}"
+
+
+def _listed_images(names: list[str]) -> str:
+    """The first images of the batch without their folders, and how many more there are."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"images {', '.join(Path(name).name for name in names[:_LISTED])}{more}"

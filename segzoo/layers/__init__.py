@@ -1,7 +1,7 @@
 """Parts used by two or more methods or backbones."""
 
 from .attention import MultiheadAttention
-from .conv import conv_norm_act
+from .conv import Conv2d, conv_norm_act
 from .drop_path import DropPath
 from .linear_layer import Linear, linear
 from .mlp import MLP
@@ -10,6 +10,7 @@ from .transformer import FeedForward, TransformerEncoder, TransformerEncoderLaye
 
 __all__ = [
     "MLP",
+    "Conv2d",
     "DropPath",
     "FeedForward",
     "Linear",

@@ -1,18 +1,51 @@
-"""The block that convolutional heads are made of: convolution, normalisation, rectifier."""
+"""Convolutions, and the block that convolutional heads are made of: with normalisation and rectifier."""
 
 from collections.abc import Callable
 
+import detectron2.layers
+import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import get_norm
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
 
 from segzoo.errors import InputError, did_you_mean
 
+from .linear_layer import onednn_applies
+
 # The names of normalisations that both of Detectron2's versions have and users need.
 NORMS = ("BN", "SyncBN", "FrozenBN", "GN")
 # Of Detectron2's GN.
 _GROUPS = 32
+
+
+class Conv2d(detectron2.layers.Conv2d):
+    """Detectron2's, whose 1 x 1 convolutions go to oneDNN where `linear` does.
+
+    PyTorch takes oneDNN for larger kernels by itself, and for these with more than one thread only.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, C, H, W) float. Returns (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        if self.kernel_size != (1, 1) or not onednn_applies(x, self.weight):
+            return super().forward(x)
+        if x.dim() != 4 or x.numel() == 0 or x.shape[1] != self.in_channels:
+            return super().forward(x)  # PyTorch's own knows these, or says what is wrong
+        x = torch.mkldnn_convolution(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+        )
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.activation is None else self.activation(x)
+
+
+def fast_layout(images: torch.Tensor) -> torch.Tensor:
+    """The same (N, C, H, W), in the memory format in which this machine's convolutions are fastest.
+
+    What follows keeps the format. With channels last a map's pixels are the rows of a matrix for `linear`.
+    """
+    channels_last = onednn_applies(images, images)
+    return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def conv_norm_act(

@@ -37,15 +37,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _wants_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
+        onednn_applies(x, weight)
+        and x.numel() * len(weight) >= _WORTHWHILE
+        # PyTorch's own says what is wrong with other shapes.
+        and x.shape[-1] == weight.shape[-1]
+    )
+
+
+def onednn_applies(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN may be called for these: it is faster here, and knows their device and type."""
+    return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         # Tracing wants operators that it knows.
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and x.numel() * len(weight) >= _WORTHWHILE
-        # PyTorch's own says what is wrong with other shapes.
-        and x.shape[-1] == weight.shape[-1]
         and onednn_is_faster()
     )
 

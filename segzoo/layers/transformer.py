@@ -25,7 +25,7 @@ class FeedForward(nn.Module):
 
     def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., C) float. Returns the same shape."""
-        return self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return self.linear2(self.dropout(F.relu_(self.linear1(x))))
 
 
 class TransformerEncoderLayer(FeedForward):

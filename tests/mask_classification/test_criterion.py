@@ -8,7 +8,10 @@ from transformers.models.maskformer.modeling_maskformer import MaskFormerHungari
 from segzoo.modeling.mask_classification.criterion import SetCriterion
 from segzoo.modeling.mask_classification.criterion_dense import DenseLoss
 from segzoo.modeling.mask_classification.criterion_points import PointLoss
+from segzoo.modeling.mask_classification.criterion_rows import MatchedMasks
+from segzoo.modeling.mask_classification.mask_predictions import MaskPredictions
 from segzoo.modeling.mask_classification.matcher import HungarianMatcher
+from segzoo.modeling.mask_classification.points import RandomPoints
 from segzoo.modeling.mask_classification.targets import SegmentTargets
 
 WEIGHTS = (2.0, 20.0, 3.0)
@@ -21,6 +24,13 @@ def make_criterion(mask_loss="focal", num_points=0, **options):
 
 def gradients(losses, leaves):
     return torch.autograd.grad(sum(losses.values()), leaves)
+
+
+def losses_of_rows(loss, logits, target, segments):
+    """Sums of the mask and the dice losses of logits (M, h, w), compared with segments (M,)."""
+    matches = [[(torch.arange(len(logits)), segments)]]
+    matched = MatchedMasks(MaskPredictions([logits[None]]), [target], matches)
+    return matched.losses(loss, torch.tensor(1.0))
 
 
 def assert_same(losses, expected, tolerance=1e-6):
@@ -89,7 +99,7 @@ def test_dense_gradient_is_the_numerical_one(make_scene, mask_loss, as_planes):
     loss = DenseLoss(mask_loss, 2.0, 3.0, chunk_elements=200)
     logits = scene.random(4, 3, 4, dtype=torch.float64).mul(3).requires_grad_()
     segments = torch.tensor([2, 0, 1, 0])
-    assert torch.autograd.gradcheck(lambda x: loss(x, target, segments), (logits,), atol=1e-7)
+    assert torch.autograd.gradcheck(lambda x: losses_of_rows(loss, x, target, segments), (logits,), atol=1e-7)
 
 
 def test_a_loss_used_alone_or_weighted_anew_has_its_own_gradient(make_scene, plain_criterion):
@@ -117,9 +127,9 @@ def test_extreme_logits_stay_finite_and_exact(plain_criterion):
         torch.zeros(1, dtype=torch.int64), segment_map=torch.tensor([[0, -1, 0, -1, 0, -1, 0]])
     )
     loss = DenseLoss("focal", 1.0, 1.0, 100)
-    mask, dice = loss(logits, target, torch.tensor([0, 0]))
+    mask, dice = losses_of_rows(loss, logits, target, torch.tensor([0, 0]))
     expected = plain_criterion.mask_and_dice_loss(
-        logits, (target.segment_map == 0).float().expand(2, 1, 7), "focal"
+        logits.flatten(1), (target.segment_map == 0).float().expand(2, 7), "focal"
     )
     torch.testing.assert_close((mask.sum(), dice.sum()), expected)
     found = torch.autograd.grad(mask.sum() + dice.sum(), logits)[0]
@@ -265,8 +275,85 @@ def test_point_losses_equal_the_plain_ones_on_the_sampled_values(plain_criterion
     logits, membership = torch.randn(4, 60) * 3, (torch.rand(4, 60) > 0.5).float()
     loss = PointLoss(mask_loss, 1.0, 1.0, 60, 3.0, 0.75)
     mask, dice = loss.losses(logits, membership)
-    expected = plain_criterion.mask_and_dice_loss(logits[:, None], membership[:, None], mask_loss)
+    expected = plain_criterion.mask_and_dice_loss(logits, membership, mask_loss)
     torch.testing.assert_close((mask.sum(), dice.sum()), expected)
+
+
+class OwnPoints(RandomPoints):
+    """Points of each mask drawn by themselves, so that chunks do not matter."""
+
+    def for_losses(self, image, start, stop, count, like):
+        draw = super().for_losses
+        return torch.cat([draw(image, row, row + 1, count, like) for row in range(start, stop)])
+
+
+@pytest.mark.parametrize("mask_loss", ["focal", "bce"])
+@pytest.mark.parametrize("as_planes", [False, True])
+@pytest.mark.parametrize(
+    ("size", "num_segments"), [((32, 40), (3, 5)), ((31, 37), (2, 0)), ((32, 40), (40, 4)), ((1, 40), (1, 2))]
+)
+def test_point_losses_and_gradients_equal_the_plain_formulation(
+    make_scene, plain_criterion, mask_loss, size, num_segments, as_planes
+):
+    scene = make_scene(size=size, num_segments=num_segments, dtype=torch.float64)
+    classes = [target.classes for target in scene.targets]
+    planes = [planes.double() for planes in scene.planes()]
+    where = plain_criterion.Points(OwnPoints(seed=5), 64)
+    expected, _ = plain_criterion.criterion(scene.outputs, classes, planes, WEIGHTS, 0.1, mask_loss, where)
+    expected_gradients = gradients(expected, scene.leaves)
+    targets = scene.targets_as_planes() if as_planes else scene.targets
+    for chunk_elements in (1, 900, None):
+        criterion = make_criterion(mask_loss, num_points=64, chunk_elements=chunk_elements)
+        for outputs in (scene.outputs, scene.outputs_with_masks):
+            losses = criterion(outputs, targets, OwnPoints(seed=5))
+            # Numbers of masks and of weights are shared in float32.
+            assert_same(losses, expected, 1e-7)
+            for ours, theirs in zip(gradients(losses, scene.leaves), expected_gradients, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-12)
+
+
+def test_a_point_loss_weighted_anew_has_its_own_gradient_on_the_same_points(make_scene, plain_criterion):
+    scene = make_scene(dtype=torch.float64)
+    classes = [target.classes for target in scene.targets]
+    planes = [planes.double() for planes in scene.planes()]
+    where = plain_criterion.Points(OwnPoints(seed=5), 64)
+    expected, _ = plain_criterion.criterion(scene.outputs, classes, planes, WEIGHTS, 0.1, "bce", where)
+    losses = make_criterion("bce", num_points=64)(scene.outputs, scene.targets, OwnPoints(seed=5))
+    ours, theirs = (
+        torch.autograd.grad(values["loss_mask_1"] * 0.5 + values["loss_dice"] * 3, scene.features)[0]
+        for values in (losses, expected)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-12)
+
+
+def test_a_seed_repeats_the_points(make_scene):
+    scene = make_scene()
+    criterion = make_criterion("bce", num_points=40)
+    losses = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        losses.append(criterion(scene.outputs, scene.targets)["loss_mask"].item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_hundreds_of_segments_take_the_memory_of_a_chunk(make_scene):
+    """Of 900 matched masks of 64x64, 14 MiB, none but those of a chunk may be in memory."""
+    scene = make_scene(size=(128, 128), mask_size=(64, 64), num_segments=(300,))
+    masks, queries = 900, 300
+    for layer in scene.layers:
+        layer["pred_logits"] = scene.random(1, queries, 6).requires_grad_()
+        layer["mask_embed"] = scene.random(1, queries, scene.channels).requires_grad_()
+    criterion = make_criterion("bce", num_points=64, chunk_elements=2**13)
+    criterion.matcher.chunk_elements = 2**13
+    with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
+        sum(criterion(scene.outputs, scene.targets).values()).backward()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    costs = 3 * queries * 300 * 4
+    assert peak < masks * 64 * 64 * 4 / 2 + 3 * costs
 
 
 def test_points_are_drawn_where_masks_are_uncertain():

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher
 
 from segzoo.modeling.mask_classification.mask_predictions import MaskPredictions
 from segzoo.modeling.mask_classification.matcher import HungarianMatcher, NonFiniteCostError
+from segzoo.modeling.mask_classification.points import RandomPoints
 
 WEIGHTS = (1.0, 20.0, 1.0)
 
@@ -27,7 +29,9 @@ def test_pairs_equal_the_plain_formulation(make_scene, plain_criterion, mask_los
                 layer["pred_masks"][image],
                 scene.planes()[image],
             )
-            expected.append(plain_criterion.match(logits, masks, target.classes, planes, WEIGHTS, mask_loss))
+            values = plain_criterion.AllPixels().to_match(image, index, masks, planes)
+            with torch.no_grad():
+                expected.append(plain_criterion.match(logits, *values, target.classes, WEIGHTS, mask_loss))
         factored = {**scene.layers[index], "mask_features": scene.features}
         assert as_lists(matcher(factored, scene.targets)) == as_lists(expected)
         assert as_lists(matcher(layer, scene.targets)) == as_lists(expected)
@@ -67,8 +71,11 @@ def test_point_samples_of_factors_equal_those_of_masks(make_scene):
     factored = MaskPredictions.from_outputs(scene.outputs)
     finished = MaskPredictions.from_outputs(scene.outputs_with_masks)
     for image, layer in ((0, 0), (1, 2)):
-        expected = finished.at_points(image, layer, points)
-        torch.testing.assert_close(factored.at_points(image, layer, points), expected)
+        masks = scene.outputs_with_masks["aux_outputs"][0]["pred_masks"] if layer == 0 else None
+        masks = scene.outputs_with_masks["pred_masks"] if masks is None else masks
+        expected = F.grid_sample(masks[image][None], 2 * points[None, None] - 1, align_corners=False)[0, :, 0]
+        torch.testing.assert_close(finished.at_points(image)(layer, points), expected)
+        torch.testing.assert_close(factored.at_points(image)(layer, points), expected)
 
 
 def test_overlapping_planes_give_the_pairs_of_the_map(make_scene):
@@ -79,12 +86,15 @@ def test_overlapping_planes_give_the_pairs_of_the_map(make_scene):
     )
 
 
-def test_chunks_do_not_change_the_costs(make_scene):
+@pytest.mark.parametrize("num_points", [0, 300])
+def test_chunks_do_not_change_the_costs(make_scene, num_points):
     scene = make_scene()
     predictions = MaskPredictions.from_outputs(scene.outputs)
     logits = [layer["pred_logits"] for layer in scene.layers]
     whole, pieces = (
-        HungarianMatcher(*WEIGHTS, chunk_elements=size)._costs(logits, predictions, 1, scene.targets[1])
+        HungarianMatcher(*WEIGHTS, num_points=num_points, chunk_elements=size)._costs(
+            logits, predictions, 1, scene.targets[1], RandomPoints(seed=4)
+        )
         for size in (10**6, 500)
     )
     torch.testing.assert_close(whole, pieces)

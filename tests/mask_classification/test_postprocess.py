@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segzoo.modeling.mask_classification import postprocess
+from segzoo.modeling.mask_classification import postprocess, tiles
+from segzoo.modeling.mask_classification.bilinear import MaskResizer
+from segzoo.modeling.mask_classification.contest import Contest
+from segzoo.modeling.mask_classification.tiles import TiledMasks
 
 SIZES = [
     ((64, 80), (64, 80), (64, 80)),
@@ -237,6 +240,84 @@ def test_inputs_are_left_as_they_were(name):
     getattr(postprocess, name)(logits, masks, size, size, size, **options)
     assert torch.equal(logits, before[0])
     assert torch.equal(masks, before[1])
+
+
+@pytest.fixture(params=["noise", "regions"])
+def tiled_prediction(request):
+    """Masks that compete everywhere, or that are compact and leave room, over many tiles."""
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(30, 6, generator=generator) * 6
+    masks = torch.randn(30, 50, 66, generator=generator) * 3
+    if request.param == "regions":
+        centres = torch.rand(30, 2, generator=generator) * torch.tensor([50, 66])
+        rows, columns = torch.meshgrid(torch.arange(50), torch.arange(66), indexing="ij")
+        distance = (rows - centres[:, :1, None]).square() + (columns - centres[:, 1:, None]).square()
+        masks = 6 - distance.sqrt() * 1.7 + masks / 10
+    return logits, masks
+
+
+@pytest.mark.parametrize("output_size", [(197, 260), (131, 97)])
+def test_tiles_put_together_equal_the_plain_formulation(
+    plain_postprocess, tiled_prediction, output_size, monkeypatch
+):
+    monkeypatch.setitem(tiles._TILE_SIZE, "cpu", (23, 31))
+    logits, masks = tiled_prediction
+    sizes = ((200, 264), (197, 260), output_size)
+    for confident_only in (False, True):
+        arguments = (logits, masks, *sizes, IS_THING, 0.4, 0.05, confident_only)
+        ids, info = postprocess.panoptic(*arguments)
+        expected_ids, expected = plain_postprocess.panoptic(*arguments)
+        assert torch.equal(ids, expected_ids)
+        assert [(segment["id"], segment["category_id"]) for segment in info] == expected != []
+    found = postprocess.instances(logits, masks, *sizes, 20)
+    binary, scores, _ = plain_postprocess.instances(logits, masks, *sizes, 20)
+    order = scores.argsort(descending=True, stable=True)
+    assert torch.equal(found.pred_masks, binary[order])
+    torch.testing.assert_close(found.scores, scores[order])
+
+
+def test_of_equal_queries_the_first_wins_and_saturated_ones_compete():
+    logits = torch.zeros(4, 6)
+    logits[:, 0] = 5
+    size = (20, 30)
+    masks = torch.full((4, *size), 80.0)
+    ids, info = postprocess.panoptic(logits, masks, size, size, size, IS_THING)
+    assert ids.eq(1).all()
+    assert len(info) == 1
+    logits[2, 0] = 9  # as sure of its mask, but surer of its class
+    masks[3] = -200.0
+    contest = Contest(
+        masks, torch.arange(4), logits.softmax(-1).max(-1).values, MaskResizer(size, size, size), False
+    )
+    assert contest.winner.eq(3).all()
+    assert contest.areas()[1] == [600, 600, 600, 0]
+
+
+def test_bounds_of_tiles_hold_for_the_stretched_masks(tiled_prediction):
+    _, masks = tiled_prediction
+    resizer = MaskResizer((200, 264), (197, 260), (333, 410))
+    tiled = TiledMasks(masks, torch.arange(30), resizer)
+    whole = resizer(masks)
+    everybody = torch.ones_like(tiled.lower, dtype=torch.bool)
+    count = 0
+    for index, (tile, _, planes) in enumerate(tiled.chosen(everybody)):
+        expected = whole[:, tile.rows, tile.columns]
+        torch.testing.assert_close(planes, expected, rtol=1e-5, atol=1e-5)
+        assert (expected >= tiled.lower[index, :, None, None]).all()
+        assert (expected <= tiled.upper[index, :, None, None]).all()
+        count += tile.pixels
+    assert count == 333 * 410 == tiled.pixels.sum()
+
+
+def test_panoptic_and_instance_results_under_autocast_are_those_without(tiled_prediction):
+    sizes = ((200, 264), (197, 260), (197, 260))
+    expected = postprocess.panoptic(*tiled_prediction, *sizes, IS_THING)
+    expected_instances = postprocess.instances(*tiled_prediction, *sizes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = postprocess.panoptic(*tiled_prediction, *sizes, IS_THING)
+        instances = postprocess.instances(*tiled_prediction, *sizes)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(instances.pred_masks, expected_instances.pred_masks)
 
 
 def test_nan_masks_win_no_pixel_and_disturb_no_other():

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import segzoo.layers.linear_layer as module
-from segzoo.layers import Linear, linear
+from segzoo.layers import Conv2d, Linear, linear
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +115,29 @@ def test_the_layer_has_the_parameters_of_a_linear_layer():
     plain.load_state_dict(layer.state_dict(), strict=True)
     x = torch.randn(2, 6)
     assert torch.allclose(layer(x), plain(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("stride", "bias"), [(1, True), (2, False)])
+def test_pointwise_convolutions_are_those_of_the_definition(layout, stride, bias):
+    generator = torch.Generator().manual_seed(0)
+    convolution = Conv2d(6, 5, 1, stride=stride, bias=bias, activation=F.relu_)
+    x = torch.randn(2, 6, 7, 8, generator=generator).contiguous(memory_format=layout).requires_grad_()
+    reference = [x, *convolution.parameters()]
+    doubles = [one.detach().double().requires_grad_() for one in reference]
+    actual = convolution(x)
+    expected = torch.einsum("nchw,dc->ndhw", doubles[0][..., ::stride, ::stride], doubles[1][..., 0, 0])
+    expected = (expected + doubles[2][:, None, None] if bias else expected).clamp(min=0)
+    assert torch.allclose(actual.double(), expected, atol=1e-5)
+    outer = torch.randn(expected.shape, generator=generator)
+    actual.backward(outer)
+    expected.backward(outer.double())
+    for one, other in zip(reference, doubles, strict=True):
+        assert torch.allclose(one.grad.double(), other.grad, atol=1e-4)
+
+
+def test_a_convolution_takes_an_image_without_a_batch_and_an_empty_batch():
+    convolution = Conv2d(3, 4, 1)
+    x = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(convolution(x), convolution(x[None])[0], atol=1e-6)
+    assert convolution(torch.empty(0, 3, 2, 5)).shape == (0, 4, 2, 5)

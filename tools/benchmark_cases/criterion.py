@@ -7,22 +7,24 @@ import numpy as np
 import torch
 
 from segzoo.modeling.mask_classification.criterion import SetCriterion
+from segzoo.modeling.mask_classification.mask_predictions import MaskPredictions
 from segzoo.modeling.mask_classification.matcher import HungarianMatcher
+from segzoo.modeling.mask_classification.points import RandomPoints
 from segzoo.modeling.mask_classification.targets import SegmentTargets
 
 from . import Case, Pair, scenes, straightforward_criterion
 
 NUM_IMAGES, NUM_QUERIES, NUM_CLASSES, CHANNELS = 2, 100, 133, 256
 WEIGHTS = (1.0, 20.0, 1.0)
+POINT_WEIGHTS, NUM_POINTS, NUM_LAYERS = (2.0, 5.0, 5.0), 12544, 10
 
 
-def dense(mask_loss: str, size: int, num_layers: int, num_segments: tuple[int, ...], factored: bool) -> Pair:
-    """Losses and gradients of all predictions; masks have a quarter of the input's side.
+def predictions(size: int, num_layers: int, factored: bool) -> tuple[dict, list[torch.Tensor]]:
+    """Outputs of a head whose masks have a quarter of the input's side, and their leaves.
 
     Args:
-        factored: both are given embeddings and pixel features; otherwise both are given finished masks.
+        factored: embeddings and pixel features; otherwise finished masks.
     """
-    rng = np.random.default_rng(0)
     torch.manual_seed(0)
     features = torch.randn(NUM_IMAGES, CHANNELS, size // 4, size // 4) * 0.3
     layers = [
@@ -40,11 +42,95 @@ def dense(mask_loss: str, size: int, num_layers: int, num_segments: tuple[int, .
     if factored:
         outputs["mask_features"] = features.requires_grad_()
         leaves.append(features)
+    return outputs, leaves
 
+
+def segments(size: int, counts: tuple[int, ...]) -> list[SegmentTargets]:
+    """So many compact segments that cover each image."""
+    rng = np.random.default_rng(0)
     targets = []
-    for count in num_segments:
+    for count in counts:
         segment_map = torch.from_numpy(scenes.regions(rng, size, size, count)).to(torch.int16)
         targets.append(SegmentTargets(torch.randint(0, NUM_CLASSES, (count,)), segment_map=segment_map))
+    return targets
+
+
+class OwnPoints(RandomPoints):
+    """Points of each mask drawn by themselves, so that chunks and images' order do not matter."""
+
+    def for_losses(self, image, start, stop, count, like):
+        rows = [
+            super(OwnPoints, self).for_losses(image, row, row + 1, count, like) for row in range(start, stop)
+        ]
+        return torch.cat(rows)
+
+
+class GivenPoints(OwnPoints):
+    """The points that the peer has chosen for its losses, by image and layer."""
+
+    def __init__(self, seed: int, chosen: dict):
+        super().__init__(seed)
+        self.chosen = chosen
+
+    def for_losses(self, image, start, stop, count, like):
+        layers = sorted(layer for number, layer in self.chosen if number == image)
+        return torch.cat([self.chosen[image, layer] for layer in layers])[start:stop]
+
+
+def on_points(counts: tuple[int, ...], factored: bool) -> Pair:
+    """Mask2Former's criterion on two images of 1024x1024.
+
+    The peer's points are drawn from the same seeds. Rounding may choose another of two equally uncertain
+    points, so gradients are compared in one more run, on the points that the peer has chosen.
+    """
+    size = 1024
+    outputs, leaves = predictions(size, NUM_LAYERS, factored)
+    targets = segments(size, counts)
+    options = {"mask_loss": "bce", "num_points": NUM_POINTS}
+    criterion = SetCriterion(
+        NUM_CLASSES, HungarianMatcher(*POINT_WEIGHTS, **options), 0.1, *POINT_WEIGHTS, **options
+    )
+
+    def ours(points: RandomPoints | None = None):
+        return _with_gradients(criterion(outputs, targets, points or OwnPoints(seed=1)), leaves)
+
+    def theirs():
+        where = straightforward_criterion.Points(OwnPoints(seed=1), NUM_POINTS)
+        planes = [straightforward_criterion.planes(target.segment_map, len(target)) for target in targets]
+        classes = [target.classes for target in targets]
+        losses, pairs = straightforward_criterion.criterion(
+            outputs, classes, planes, POINT_WEIGHTS, 0.1, "bce", where
+        )
+        return *_with_gradients(losses, leaves), pairs, where.chosen
+
+    def compare(result: tuple, expected: tuple) -> str:
+        *expected, pairs, chosen = expected
+        importance, criterion.importance_sample_ratio = criterion.importance_sample_ratio, 0.0
+        same_points = _compare(ours(GivenPoints(1, chosen)), expected)
+        criterion.importance_sample_ratio = importance
+        same = _same_pairs(criterion.matcher, outputs, targets, pairs)
+        own_points = _largest_difference(result[1], expected[1])
+        verdict = f"{same}/{len(pairs)} assignments, {same_points} (own points {own_points:.0e})"
+        return verdict if same == len(pairs) else f"DIFFERENT: {verdict}"
+
+    return Pair(ours, theirs, compare)
+
+
+def _same_pairs(matcher: HungarianMatcher, outputs: dict, targets: list, pairs: list) -> int:
+    """How many of the peer's assignments, layer by layer and image by image, are also segzoo's."""
+    logits = [layer["pred_logits"] for layer in (*outputs["aux_outputs"], outputs)]
+    matches = matcher.match_layers(logits, MaskPredictions.from_outputs(outputs), targets, OwnPoints(seed=1))
+    ours = [pair for layer in matches for pair in layer]
+    return sum(
+        all(torch.equal(one, other) for one, other in zip(own, their, strict=True))
+        for own, their in zip(ours, pairs, strict=True)
+    )
+
+
+def dense(mask_loss: str, size: int, num_layers: int, num_segments: tuple[int, ...], factored: bool) -> Pair:
+    """MaskFormer's criterion: losses and gradients of all predictions."""
+    outputs, leaves = predictions(size, num_layers, factored)
+    targets = segments(size, num_segments)
     criterion = SetCriterion(
         NUM_CLASSES, HungarianMatcher(*WEIGHTS, mask_loss), 0.1, *WEIGHTS, mask_loss=mask_loss
     )
@@ -68,14 +154,39 @@ def _with_gradients(losses: dict, leaves: list[torch.Tensor]) -> tuple[dict, tup
 def _compare(ours: tuple, theirs: tuple) -> str:
     """A wrong assignment would change losses and gradients by far more than rounding does."""
     losses = max(abs(ours[0][name].item() / value.item() - 1) for name, value in theirs[0].items())
-    gradients = max(
-        float((our - their).norm() / their.norm()) for our, their in zip(ours[1], theirs[1], strict=True)
-    )
+    gradients = _largest_difference(ours[1], theirs[1])
     verdict = f"losses {losses:.1e}, gradients {gradients:.1e}"
     return verdict if losses < 1e-5 and gradients < 2e-6 else f"DIFFERENT: {verdict}"
 
 
+def _largest_difference(ours: tuple, theirs: tuple) -> float:
+    """Of all gradients, in units of the norm of the peer's."""
+    return max(float((our - their).norm() / their.norm()) for our, their in zip(ours, theirs, strict=True))
+
+
 CASES = [
+    Case(
+        "mask2former-1024",
+        "matcher + criterion, forward + backward, 2 images of 1024x1024, 10 layers, from embeddings",
+        lambda: on_points((12, 20), factored=True),
+        goal=3.0,
+        memory_goal=0.5,
+        repeat=3,
+    ),
+    Case(
+        "mask2former-1024-masks",
+        "the same from finished masks",
+        lambda: on_points((12, 20), factored=False),
+        repeat=3,
+    ),
+    Case(
+        "mask2former-1024-many",
+        "the same from embeddings, 300 segments in one image, 8 in the other",
+        lambda: on_points((300, 8), factored=True),
+        memory_goal=0.5,
+        repeat=1,
+        slow=True,
+    ),
     Case(
         "maskformer-640",
         "matcher + criterion, forward + backward, 2 images of 640x640, 6 layers, focal, from embeddings",

@@ -1,50 +1,145 @@
 """Multi-scale deformable attention, forward and backward, against its definition by `F.grid_sample`.
 
+Where there is a GPU, it has rows too. Each of their runs is 20 in a row, so that starting them does not
+count. How near the forward pass is to what memory allows stands in rows whose peer is a copy: of as many
+bytes as the reading of every corner of every sample takes if no cache helps. A ratio of 0.5 is within twice
+that limit.
+
 Letters: N images, S pixels of all levels, M heads, D channels of a head, L levels, P points.
 """
+
+import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from segzoo.layers.deformable_attention import sample_levels, sample_levels_on_grids
+from segzoo.layers.deformable_attention import sample_levels
+from segzoo.layers.deformable_sampling import sample_levels_on_grids
 
 from . import Case, Pair, gradients
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
+STRIDES = (32, 16, 8)
+RUNS_ON_GPU = 20
 
 
-def every_pixel_reads(side: int) -> Pair:
-    """As in Mask2Former's pixel decoder on an image of side x side: strides 32, 16, 8; all pixels ask."""
+def every_pixel_reads(
+    side: int, device: str, dtype: torch.dtype = torch.float32
+) -> tuple[list[tuple[int, int]], list[Tensor]]:
+    """As in Mask2Former's pixel decoder on an image of side x side: all pixels of three levels ask.
+
+    Returns:
+        (height, width) of each level; and value (1, S, M, D) of the type, locations (1, S, M, L, P, 2) and
+        weights (1, S, M, L, P), which require gradients.
+    """
     torch.manual_seed(0)
-    sizes = [(side // stride, side // stride) for stride in (32, 16, 8)]
+    sizes = [(side // stride, side // stride) for stride in STRIDES]
     pixels = sum(height * width for height, width in sizes)
-    value = torch.randn(1, pixels, HEADS, CHANNELS, requires_grad=True)
+    value = torch.randn(1, pixels, HEADS, CHANNELS)
     centres = torch.rand(1, pixels, 1, 1, 1, 2)
     locations = centres + 0.05 * torch.randn(1, pixels, HEADS, len(sizes), POINTS, 2)
     # Not on the lines between pixels, where the gradient jumps and rounding decides on which side.
     scale = torch.tensor([(width, height) for height, width in sizes])[:, None]
     cells = locations * scale - 0.5
     cells = cells.floor() + 0.01 + 0.98 * (cells - cells.floor())
-    locations = ((cells + 0.5) / scale).requires_grad_()
+    locations = (cells + 0.5) / scale
     weights = torch.rand(1, pixels, HEADS, len(sizes) * POINTS).softmax(-1)
-    weights = weights.unflatten(-1, (len(sizes), POINTS)).requires_grad_()
-    leaves = [value, locations, weights]
-    direction = torch.randn(1, pixels, HEADS * CHANNELS)
+    weights = weights.unflatten(-1, (len(sizes), POINTS))
+    leaves = value.to(dtype), locations, weights
+    return sizes, [leaf.to(device).requires_grad_() for leaf in leaves]
 
-    def run(sample) -> tuple[Tensor, ...]:
-        read = sample(value, sizes, locations, weights)
+
+def forward_and_backward(side: int, device: str) -> Pair:
+    sizes, leaves = every_pixel_reads(side, device)
+    direction = torch.randn(1, len(leaves[0][0]), HEADS * CHANNELS).to(device)
+
+    def run(sample: Callable) -> tuple[Tensor, ...]:
+        read = sample(leaves[0], sizes, *leaves[1:])
         return read, *torch.autograd.grad(read, leaves, direction)
 
-    return Pair(lambda: run(sample_levels), lambda: run(sample_levels_on_grids), gradients.compare)
+    return Pair(
+        lambda: _repeated(device, lambda: run(sample_levels)),
+        lambda: _repeated(device, lambda: run(sample_levels_on_grids)),
+        gradients.compare,
+    )
 
+
+def forward_as_a_copy(side: int, device: str, dtype: torch.dtype) -> Pair:
+    """The forward pass beside a copy of as many bytes as are read and written without a cache."""
+    sizes, leaves = every_pixel_reads(side, device, dtype)
+    value, locations, weights = (leaf.detach() for leaf in leaves)
+    result_bytes = 4 * value.numel()  # single precision
+    samples_bytes = locations.nbytes + weights.nbytes
+    compulsory = value.nbytes + samples_bytes + result_bytes
+    calculated = 4 * weights.numel() * CHANNELS * value.element_size() + samples_bytes + result_bytes
+    source = torch.randn(calculated // 8, device=device)
+    target = torch.empty_like(source)
+
+    def compare(ours: Tensor, _: Tensor) -> str:
+        reference = sample_levels_on_grids(value.double(), sizes, locations.double(), weights.double())
+        error = ((ours - reference).norm() / reference.norm()).item()
+        rate, copy_rate = (calculated / seconds(run) / 1e9 for run in (forward, copy))
+        verdict = (
+            f"{error:.1e}; {calculated / 1e6:.0f} MB, {compulsory / 1e6:.0f} of them compulsory, at "
+            f"{rate:.0f} GB/s; copy {copy_rate:.0f} GB/s"
+        )
+        return verdict if error < 1e-5 else f"DIFFERENT: {verdict}"
+
+    def forward() -> Tensor:
+        return _repeated(device, lambda: sample_levels(value, sizes, locations, weights))
+
+    def copy() -> Tensor:
+        return _repeated(device, lambda: target.copy_(source))
+
+    def seconds(run: Callable) -> float:
+        """Of one of the runs in a row."""
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) / (1 if device == "cpu" else RUNS_ON_GPU)
+
+    return Pair(forward, copy, compare)
+
+
+def _repeated(device: str, run: Callable):
+    """The result of the last of the runs, on a GPU with all their work done."""
+    if device == "cpu":
+        return run()
+    for _ in range(RUNS_ON_GPU):
+        result = run()
+    torch.cuda.synchronize()
+    return result
+
+
+WHAT = "8 heads, 3 levels, 4 points, image"
 
 CASES = [
     Case(
         f"mask2former-{side}",
-        f"8 heads, 3 levels, 4 points, image {side} x {side}, forward + backward; peer: grid_sample",
-        lambda side=side: every_pixel_reads(side),
+        f"{WHAT} {side} x {side}, forward + backward; peer: grid_sample",
+        lambda side=side: forward_and_backward(side, "cpu"),
         goal=2.0,
         repeat=5,
     )
     for side in (512, 1024)
 ]
+if torch.cuda.is_available():
+    CASES += [
+        Case(
+            f"gpu-{side}",
+            f"{WHAT} {side} x {side}, forward + backward, {RUNS_ON_GPU} runs; peer: grid_sample",
+            lambda side=side: forward_and_backward(side, "cuda"),
+            goal=3.0,
+        )
+        for side in (512, 1024)
+    ]
+    CASES += [
+        Case(
+            f"gpu-traffic-{side}-{name}",
+            f"{WHAT} {side} x {side}, {name} values, forward, {RUNS_ON_GPU} runs; peer: copy of its bytes",
+            lambda side=side, dtype=dtype: forward_as_a_copy(side, "cuda", dtype),
+            goal=0.5,
+        )
+        for side in (512, 1024)
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+    ]

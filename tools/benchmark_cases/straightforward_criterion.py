@@ -31,30 +31,82 @@ def planes(segment_map: Tensor, num_segments: int) -> Tensor:
     return torch.stack([segment_map == segment for segment in range(num_segments)]).float()
 
 
-def match(logits: Tensor, masks: Tensor, classes: Tensor, segments: Tensor, weights, mask_loss: str):
-    """Pairs of one image: logits (Q, K+1), masks (Q, h, w), classes (S,), segments (S, H, W)."""
-    with torch.no_grad():
-        class_cost = -logits.softmax(-1)[:, classes]
-        small = F.interpolate(segments[:, None], size=masks.shape[-2:], mode="nearest")[:, 0].flatten(1)
-        x = masks.flatten(1)
-        p = x.sigmoid()
-        inside = F.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="none")
-        outside = F.binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction="none")
-        if mask_loss == "focal":
-            inside = ALPHA * (1 - p) ** GAMMA * inside
-            outside = (1 - ALPHA) * p**GAMMA * outside
-        mask_cost = (inside @ small.t() + outside @ (1 - small).t()) / x.shape[1]
-        dice_cost = 1 - (2 * p @ small.t() + 1) / (p.sum(1)[:, None] + small.sum(1)[None] + 1)
-        cost = weights[0] * class_cost + weights[1] * mask_cost + weights[2] * dice_cost
-        return tuple(map(torch.as_tensor, linear_sum_assignment(cost.cpu())))
+class AllPixels:
+    """Compares masks on all pixels: of the predictions' resolution to match, of the targets' in the loss."""
+
+    def to_match(self, image: int, layer: int, masks: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """Masks (Q, h, w) and segments (S, H, W) to (Q, P) and (S, P)."""
+        small = F.interpolate(segments[:, None], size=masks.shape[-2:], mode="nearest")
+        return masks.flatten(1), small[:, 0].flatten(1)
+
+    def to_compare(self, image: int, layer: int, masks: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """Matched masks (M, h, w) and segments (M, H, W) to (M, P) each."""
+        stretched = F.interpolate(
+            masks[:, None], size=segments.shape[-2:], mode="bilinear", align_corners=False
+        )
+        return stretched[:, 0].flatten(1), segments.flatten(1)
 
 
-def mask_and_dice_loss(masks: Tensor, segments: Tensor, mask_loss: str) -> tuple[Tensor, Tensor]:
-    """Sums over pairs of masks (S, h, w) and segments (S, H, W)."""
-    x = F.interpolate(masks[:, None], size=segments.shape[-2:], mode="bilinear", align_corners=False)[
-        :, 0
-    ].flatten(1)
-    t = segments.flatten(1)
+class Points:
+    """Compares masks on random points; in the loss three quarters are the most uncertain of candidates.
+
+    Args:
+        source: an object with segzoo's `RandomPoints.for_matching` and `for_losses`.
+        num_points: P
+        oversample, importance: candidates per point, and the share of points that is chosen of them.
+
+    Attributes:
+        chosen: {(image, layer): (M, P, 2)}, the points of the loss, as they were chosen last.
+    """
+
+    def __init__(self, source, num_points: int, oversample: float = 3.0, importance: float = 0.75):
+        self.source, self.num_points = source, num_points
+        self.candidates, self.uncertain = int(num_points * oversample), int(num_points * importance)
+        self.chosen = {}
+
+    def to_match(self, image: int, layer: int, masks: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        points = self.source.for_matching(image, layer, self.num_points, masks)[None]
+        return (
+            self._sample(masks, points.expand(len(masks), -1, -1)),
+            self._sample(segments, points.expand(len(segments), -1, -1)),
+        )
+
+    def to_compare(self, image: int, layer: int, masks: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        start, count = layer * len(masks), self.candidates + self.num_points - self.uncertain
+        with torch.no_grad():
+            drawn = self.source.for_losses(image, start, start + len(masks), count, masks)
+            candidates, others = drawn[:, : self.candidates], drawn[:, self.candidates :]
+            uncertainty = -self._sample(masks, candidates).abs()
+            order = uncertainty.topk(self.uncertain, dim=1).indices
+            points = torch.cat([candidates.gather(1, order[..., None].expand(-1, -1, 2)), others], 1)
+            truth = self._sample(segments, points)
+        self.chosen[image, layer] = points
+        return self._sample(masks, points), truth
+
+    def _sample(self, planes: Tensor, points: Tensor) -> Tensor:
+        """(M, h, w) at (M, P, 2)"""
+        if len(planes) == 0:  # which grid_sample refuses
+            return planes.new_zeros(points.shape[:2])
+        return F.grid_sample(planes[:, None], 2 * points[:, None] - 1, align_corners=False)[:, 0, 0]
+
+
+def match(logits: Tensor, x: Tensor, t: Tensor, classes: Tensor, weights, mask_loss: str):
+    """Pairs of one image: logits (Q, K+1), mask logits (Q, P), segments (S, P), classes (S,)."""
+    class_cost = -logits.softmax(-1)[:, classes]
+    p = x.sigmoid()
+    inside = F.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="none")
+    outside = F.binary_cross_entropy_with_logits(x, torch.zeros_like(x), reduction="none")
+    if mask_loss == "focal":
+        inside = ALPHA * (1 - p) ** GAMMA * inside
+        outside = (1 - ALPHA) * p**GAMMA * outside
+    mask_cost = (inside @ t.t() + outside @ (1 - t).t()) / x.shape[1]
+    dice_cost = 1 - (2 * p @ t.t() + 1) / (p.sum(1)[:, None] + t.sum(1)[None] + 1)
+    cost = weights[0] * class_cost + weights[1] * mask_cost + weights[2] * dice_cost
+    return tuple(index.to(x.device) for index in map(torch.as_tensor, linear_sum_assignment(cost.cpu())))
+
+
+def mask_and_dice_loss(x: Tensor, t: Tensor, mask_loss: str) -> tuple[Tensor, Tensor]:
+    """Sums over pairs of mask logits (M, P) and segments (M, P)."""
     p = x.sigmoid()
     pixel_loss = F.binary_cross_entropy_with_logits(x, t, reduction="none")
     if mask_loss == "focal":
@@ -71,6 +123,7 @@ def criterion(
     weights,
     no_object_weight: float,
     mask_loss: str,
+    where: AllPixels | Points | None = None,
 ) -> tuple[dict[str, Tensor], list]:
     """All losses, and the pairs of every layer and image.
 
@@ -78,7 +131,9 @@ def criterion(
         outputs: as segzoo's criterion takes them.
         classes, segment_planes: per image (S,) and (S, H, W).
         weights: of the class, mask and dice terms, in the costs and in the losses.
+        where: masks are compared; None: on all pixels.
     """
+    where = where or AllPixels()
     layers = all_layers(outputs)
     num_masks = max(sum(map(len, classes)), 1)
     losses, pairs = {}, []
@@ -89,12 +144,14 @@ def criterion(
         query_classes = torch.full(logits.shape[:2], num_classes, device=logits.device)
         mask_sum = dice_sum = masks.sum() * 0
         for image, planes_of_image in enumerate(segment_planes):
-            arguments = (classes[image], planes_of_image, weights, mask_loss)
-            queries, segments = match(logits[image], masks[image], *arguments)
+            with torch.no_grad():
+                values = where.to_match(image, index, masks[image], planes_of_image)
+                queries, segments = match(logits[image], *values, classes[image], weights, mask_loss)
             pairs.append((queries, segments))
             query_classes[image, queries] = classes[image][segments]
             if len(queries):
-                mask, dice = mask_and_dice_loss(masks[image, queries], planes_of_image[segments], mask_loss)
+                matched = (masks[image, queries], planes_of_image[segments])
+                mask, dice = mask_and_dice_loss(*where.to_compare(image, index, *matched), mask_loss)
                 mask_sum, dice_sum = mask_sum + mask, dice_sum + dice
         class_weights = torch.ones(num_classes + 1, device=logits.device, dtype=logits.dtype)
         class_weights[-1] = no_object_weight

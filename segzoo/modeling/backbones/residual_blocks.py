@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import CNNBlockBase, Conv2d
+from detectron2.layers import CNNBlockBase
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
 
-from segzoo.layers import DropPath
+from segzoo.layers import Conv2d, DropPath
 from segzoo.layers.conv import norm_layer
 
 

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from segzoo.errors import InputError
 from segzoo.layers import DropPath, Linear
+from segzoo.layers.conv import fast_layout
 
 from .options import build_options
 
@@ -262,7 +263,7 @@ class SwinTransformer(Backbone):
             x = stage(x, self.recompute and self.training)
             if index in names:
                 normed = getattr(self, f"norm{index}")(x)
-                outputs[names[index]] = normed.permute(0, 3, 1, 2).contiguous()
+                outputs[names[index]] = fast_layout(normed.permute(0, 3, 1, 2))
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return outputs

@@ -25,7 +25,17 @@ from .options import build_options
 # The name of a feature map by the stride that it has where nothing is dilated.
 NAMES = {2: "res1", 4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 
-NORMS = {"BN": lambda network: network, "FrozenBN": freeze_batch_norm_2d, "SyncBN": convert_sync_batchnorm}
+
+def _freeze_norms(network: nn.Module) -> nn.Module:
+    """Frozen batch norms in place of those that train; none of them closes the branch that it ends."""
+    for module in network.modules():
+        # timm starts residual branches at 0, where a frozen norm would keep them if no file is loaded.
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
+            nn.init.ones_(module.weight)
+    return freeze_batch_norm_2d(network)
+
+
+NORMS = {"BN": lambda network: network, "FrozenBN": _freeze_norms, "SyncBN": convert_sync_batchnorm}
 
 
 @BACKBONE_REGISTRY.register()

@@ -1,9 +1,8 @@
 """Bilinear stretching (align_corners=False) by rows, and its transpose, with the weights of `F.interpolate`.
 
 Stretching is separable: along each axis it is a product with a matrix that has two entries a row. Ranges of
-    rows of
-the result therefore need only a few rows of the source, and the gradient is a product with the transposed
-matrices.
+rows of the result therefore need only a few rows of the source, and the gradient is a product with the
+transposed matrices.
 
 Letters: M planes, h w pixels of the source, H W pixels of the stretched planes.
 """
@@ -89,6 +88,22 @@ class MaskResizer:
     def to_image(self, masks: Tensor) -> Tensor:
         """(M, h, w) float32 -> (M, height, width) of the image: steps 1 and 2."""
         return stretch(masks, self.padded_size)[:, : self.image_size[0], : self.image_size[1]]
+
+    def weights(self, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """All steps as a product: float32 matrices (H, h) and (W, w), `rows @ mask @ columns.t()`."""
+        matrices = []
+        for axis, source in enumerate(masks.shape[-2:]):
+            unit_columns = torch.eye(source, device=masks.device)[None]
+            padded = stretch(unit_columns, (self.padded_size[axis], source))
+            image = padded[:, : self.image_size[axis]]
+            matrices.append(stretch(image, (self.output_size[axis], source))[0])
+        return matrices[0], matrices[1]
+
+    def source_range(self, start: int, stop: int, axis: int, source: int) -> tuple[int, int]:
+        """The mask's rows (axis 0) or columns (1), of so many, on which [start, stop) of the output stand."""
+        if self.image_size[axis] != self.output_size[axis]:
+            start, stop = source_rows(start, stop, self.image_size[axis], self.output_size[axis])
+        return source_rows(start, stop, source, self.padded_size[axis])
 
     def bands(self, masks: Tensor, rows: int, at_image_size=lambda planes: planes):
         """Yields (start, stop, planes (M', stop - start, W)): the output, so many rows at a time.

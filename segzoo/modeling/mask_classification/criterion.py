@@ -16,12 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segzoo.errors import InputError
+from segzoo.layers.autocast import without_autocast
 
 from ..distributed import mean_over_workers
 from .criterion_dense import DenseLoss
 from .criterion_points import PointLoss
+from .criterion_rows import MatchedMasks
 from .mask_predictions import MaskPredictions
 from .matcher import MASK_LOSSES, HungarianMatcher, Matches
+from .points import RandomPoints
 from .targets import SegmentTargets
 
 
@@ -36,8 +39,8 @@ class SetCriterion(nn.Module):
         mask_loss: "focal" (sigmoid focal loss, alpha 0.25, gamma 2) or "bce".
         num_points: points per mask on which masks are compared; 0: all pixels of the target's resolution.
         oversample_ratio, importance_sample_ratio: see `PointLoss`.
-        chunk_elements: so many pixels of stretched masks at most are in memory at a time; None: chosen by
-            device.
+        chunk_elements: so many pixels of stretched masks, or coordinates of points, at most are in memory at
+            a time; None: chosen by device.
 
     Holds no parameters and no buffers, so nothing of it is in a checkpoint.
     """
@@ -73,7 +76,12 @@ class SetCriterion(nn.Module):
         self.importance_sample_ratio = importance_sample_ratio
         self.chunk_elements = chunk_elements
 
-    def forward(self, outputs: Mapping, targets: Sequence[SegmentTargets]) -> dict[str, Tensor]:
+    def forward(
+        self,
+        outputs: Mapping,
+        targets: Sequence[SegmentTargets],
+        points: RandomPoints | None = None,
+    ) -> dict[str, Tensor]:
         """Computes the losses in float32, also under autocast.
 
         Args:
@@ -86,6 +94,7 @@ class SetCriterion(nn.Module):
                     form each has `pred_logits` and `mask_embed`, and `mask_features` are those of the main
                     prediction.
             targets: one for each of the N images, all of one size, the padded input's.
+            points: where masks are compared, with NUM_POINTS; None: random.
 
         Returns:
             scalars, already weighted: `loss_ce`, `loss_mask`, `loss_dice`, and for auxiliary output i (0 the
@@ -96,11 +105,16 @@ class SetCriterion(nn.Module):
         """
         logits = [layer["pred_logits"] for layer in (*outputs.get("aux_outputs", ()), outputs)]
         predictions = MaskPredictions.from_outputs(outputs)
-        with torch.autocast(predictions.device.type, enabled=False):
-            matches = self.matcher.match_layers(logits, predictions, targets)
-            mask_losses, dice_losses = self._mask_losses(predictions, targets, matches)
+        with without_autocast(predictions.device):
+            points = points or RandomPoints()
+            matches = self.matcher.match_layers(logits, predictions, targets, points)
+            num_masks = mean_over_workers(sum(len(target) for target in targets), predictions.device)
+            matched = MatchedMasks(predictions, targets, matches)
+            loss = self._row_loss(predictions.device, points)
+            mask_losses, dice_losses = matched.losses(loss, num_masks.clamp(min=1))
+            total_weight = self._total_class_weight(logits[0], matches[0])
             class_losses = [
-                self._class_loss(layer_logits.to(predictions.dtype), targets, layer_matches)
+                self._class_loss(layer_logits.to(predictions.dtype), targets, layer_matches) / total_weight
                 for layer_logits, layer_matches in zip(logits, matches, strict=True)
             ]
         losses = {}
@@ -111,49 +125,33 @@ class SetCriterion(nn.Module):
         return losses
 
     def _class_loss(self, logits: Tensor, targets: Sequence[SegmentTargets], matches: Matches) -> Tensor:
-        """Weighted cross-entropy over all queries of the batch, and of those of the other processes.
-
-        The weights are averaged over processes as the number of masks is, so that N processes learn what one
-        learns from their batches together.
-        """
+        """The sum of the weighted cross-entropy of all queries of the batch."""
         classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         for image, (queries, segments) in enumerate(matches):
             classes[image, queries] = targets[image].classes[segments]
         weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
+        # As a matrix: of an image's rows CUDA has no sum that repeats to the last bit.
+        losses = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weights, reduction="sum")
+        return self.class_weight * losses
+
+    def _total_class_weight(self, logits: Tensor, matches: Matches) -> Tensor:
+        """The sum of the weights in the cross-entropy, which is the same in every layer.
+
+        It is averaged over processes as the number of masks is, so that N processes learn what one learns
+        from their batches together.
+        """
         matched = sum(len(queries) for queries, _ in matches)
-        total_weight = matched + self.no_object_weight * (classes.numel() - matched)
-        losses = F.cross_entropy(logits.transpose(1, 2), classes, weights, reduction="sum")
+        unmatched = logits.shape[0] * logits.shape[1] - matched
+        total = mean_over_workers(matched + self.no_object_weight * unmatched, logits.device)
         # No weight at all, without segments and with NO_OBJECT_WEIGHT 0: the loss is 0, not 0 / 0.
-        return self.class_weight * losses / mean_over_workers(total_weight, logits.device).clamp(min=1e-12)
+        return total.clamp(min=1e-12)
 
-    def _mask_losses(
-        self, predictions: MaskPredictions, targets: Sequence[SegmentTargets], matches: list[Matches]
-    ) -> tuple[Tensor, Tensor]:
-        """(L,) weighted mask and dice losses: sums over matches, divided by the mean number of segments."""
-        loss = self._pair_loss(predictions.device)
-        mask_losses, dice_losses = [], []
-        for image, target in enumerate(targets):
-            queries = [layer[image][0] for layer in matches]
-            segments = torch.cat([layer[image][1] for layer in matches])
-            image_losses = loss(predictions.rows(image, queries), target, segments)
-            # Every layer has the same number of matches.
-            mask, dice = (values.view(predictions.num_layers, -1).sum(1) for values in image_losses)
-            mask_losses.append(mask)
-            dice_losses.append(dice)
-        num_masks = mean_over_workers(sum(len(target) for target in targets), predictions.device).clamp(min=1)
-        return torch.stack(mask_losses).sum(0) / num_masks, torch.stack(dice_losses).sum(0) / num_masks
-
-    def _pair_loss(self, device: torch.device) -> DenseLoss | PointLoss:
-        if self.num_points:
-            return PointLoss(
-                self.mask_loss,
-                self.mask_weight,
-                self.dice_weight,
-                self.num_points,
-                self.oversample_ratio,
-                self.importance_sample_ratio,
-            )
+    def _row_loss(self, device: torch.device, points: RandomPoints) -> DenseLoss | PointLoss:
+        weights = (self.mask_loss, self.mask_weight, self.dice_weight)
         # On a CPU a chunk stays in the cache; a GPU wants long vectors.
         chunk_elements = self.chunk_elements or (2**19 if device.type == "cpu" else 2**24)
-        return DenseLoss(self.mask_loss, self.mask_weight, self.dice_weight, chunk_elements)
+        if self.num_points == 0:
+            return DenseLoss(*weights, chunk_elements)
+        ratios = (self.oversample_ratio, self.importance_sample_ratio)
+        return PointLoss(*weights, self.num_points, *ratios, chunk_elements, points)

@@ -1,24 +1,28 @@
 """Mask losses over all pixels of the target, in the memory of a few planes.
 
 The straightforward formulation stretches every matched mask to the target's size and keeps half a dozen
-planes of that size per mask for the backward pass. Here a chunk of masks is stretched, its losses and its
-gradient at the mask's own resolution are computed, and the planes are dropped before the next chunk. Pixels
+planes of that size per mask for the backward pass. Here a few masks are stretched, their losses and their
+gradient at the masks' own resolution are computed, and the planes are dropped before the next masks. Pixels
 outside of a segment, the bulk, are treated with no reference to the target; the segment's own pixels, few,
 are gathered and treated apart.
 
-Letters: M rows (matched masks), m rows of a chunk, h w pixels of a predicted mask, H W pixels of the target.
+Letters: m rows (matched masks), h w pixels of a predicted mask, H W pixels of the target.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from segzoo.layers.transfer import transferred
 
 from .bilinear import shrink_transposed, stretch
+from .criterion_rows import ImageLoss
 from .matcher import FOCAL_ALPHA
 from .targets import SegmentTargets
 
@@ -38,74 +42,44 @@ class DenseLoss:
     dice_weight: float
     chunk_elements: int
 
-    def __call__(self, logits: Tensor, target: SegmentTargets, segments: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted losses of each row, differentiable once with respect to `logits`.
+    def of_image(self, image: int, target: SegmentTargets) -> ImageLoss:
+        """The losses of masks stretched bilinearly (align_corners=False) to the target's size.
 
-        Args:
-            logits: (M, h, w) float32 or float64; stretched bilinearly (align_corners=False) to the target's
-                size.
-            target: the segments of one image.
-            segments: (M,) int64, the segment of each row.
-
-        Returns:
-            (M,) mask losses and (M,) dice losses, the latter 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1).
+        The dice loss is 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1).
         """
-        needs_gradient = torch.is_grad_enabled() and logits.requires_grad
-        return _DenseLossFunction.apply(logits, target, segments, self, needs_gradient)
+        indices, areas = target.pixel_lists()
+        return partial(self._losses, target.size, indices.split(areas))
 
-
-class _DenseLossFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits, target, segments, loss: DenseLoss, needs_gradient: bool):
-        ctx.loss, ctx.target, ctx.segments = loss, target, segments
-        ones = logits.new_ones(len(logits))
-        mask_losses, dice_losses, gradient = _losses(
-            logits, target, segments, loss, ones, ones, needs_gradient
-        )
-        if needs_gradient:
-            ctx.save_for_backward(logits, gradient)
-        return mask_losses, dice_losses
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, mask_gradient, dice_gradient):
-        logits, gradient = ctx.saved_tensors
-        if not torch.equal(mask_gradient, dice_gradient):
-            # The stored gradient is of the sum of both losses. Someone weights them anew: compute it again.
-            arguments = (logits, ctx.target, ctx.segments, ctx.loss, mask_gradient, dice_gradient, True)
-            return _losses(*arguments)[2], None, None, None, None
-        return gradient * mask_gradient[:, None, None], None, None, None, None
-
-
-def _losses(
-    logits: Tensor,
-    target: SegmentTargets,
-    segments: Tensor,
-    loss: DenseLoss,
-    mask_scale: Tensor,
-    dice_scale: Tensor,
-    needs_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(M,) mask losses, (M,) dice losses, (M, h, w) gradient of the sum of both after scaling by (M,)."""
-    pixels = target.size[0] * target.size[1]
-    indices, areas = target.pixel_lists()
-    own_pixels = indices.split(areas)
-    rows_per_chunk = max(loss.chunk_elements // pixels, 1)
-    mask_losses, dice_losses = torch.empty_like(mask_scale), torch.empty_like(mask_scale)
-    gradient = torch.empty_like(logits) if needs_gradient else None
-    segment_of_row = segments.tolist()
-    for start in range(0, len(logits), rows_per_chunk):
-        rows = slice(start, min(start + rows_per_chunk, len(logits)))
-        chunk = _Chunk(
-            logits[rows], [own_pixels[segment] for segment in segment_of_row[rows]], target.size, loss
-        )
-        mask_losses[rows] = loss.mask_weight * chunk.mask_loss
-        dice_losses[rows] = loss.dice_weight * chunk.dice_loss
-        if needs_gradient:
-            gradient[rows] = chunk.gradient(
-                loss.mask_weight * mask_scale[rows], loss.dice_weight * dice_scale[rows], logits.shape[-2:]
+    def _losses(
+        self,
+        size: tuple[int, int],
+        own_pixels: Sequence[Tensor],
+        logits: Tensor,
+        segments: Tensor,
+        start: int,
+        mask_scale: Tensor,
+        dice_scale: Tensor,
+        needs_gradient: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See `ImageLoss`; `own_pixels` are those of each segment."""
+        step = max(self.chunk_elements // (size[0] * size[1]), 1)
+        mask_losses, dice_losses = torch.empty_like(mask_scale), torch.empty_like(mask_scale)
+        gradient = torch.empty_like(logits) if needs_gradient else None
+        segment_of_row = segments.tolist()
+        for first in range(0, len(logits), step):
+            rows = slice(first, min(first + step, len(logits)))
+            chunk = _Chunk(
+                logits[rows], [own_pixels[segment] for segment in segment_of_row[rows]], size, self
             )
-    return mask_losses, dice_losses, gradient
+            mask_losses[rows] = self.mask_weight * chunk.mask_loss
+            dice_losses[rows] = self.dice_weight * chunk.dice_loss
+            if needs_gradient:
+                gradient[rows] = chunk.gradient(
+                    self.mask_weight * mask_scale[rows],
+                    self.dice_weight * dice_scale[rows],
+                    logits.shape[-2:],
+                )
+        return mask_losses, dice_losses, gradient
 
 
 class _Chunk:
@@ -122,10 +96,10 @@ class _Chunk:
         self.pixels = size[0] * size[1]
         self.size = size
         stretched = stretch(logits, size).flatten(1).contiguous()
-        self.areas = torch.tensor([len(index) for index in own_pixels], device=logits.device)
-        # Positions of the segments' own pixels in the flattened chunk.
-        offsets = torch.arange(len(own_pixels), device=logits.device) * self.pixels
-        self.inside = torch.cat(own_pixels) + offsets.repeat_interleave(self.areas)
+        self.areas = [len(index) for index in own_pixels]
+        # Of the segments' own pixels the rows, and the positions in the flattened chunk.
+        self.rows = torch.cat([torch.full_like(index, row) for row, index in enumerate(own_pixels)])
+        self.inside = torch.cat(own_pixels) + self.rows * self.pixels
 
         own_logits = stretched.view(-1)[self.inside]
         self.own_miss = torch.sigmoid(-own_logits)  # 1 - p of the segment's own pixels
@@ -135,9 +109,10 @@ class _Chunk:
         self.probability.view(-1)[self.inside] = 0
         self.cross_entropy.view(-1)[self.inside] = 0
 
-        own_sums, own_overlap = self._own_row_sums(self._own_mask_loss(), 1 - self.own_miss)
+        own_sums, own_overlap = map(self._own_row_sums, (self._own_mask_loss(), 1 - self.own_miss))
         self.numerator = 2 * own_overlap + 1
-        self.denominator = self.probability.sum(1) + own_overlap + self.areas + 1
+        areas = transferred(torch.tensor(self.areas, dtype=logits.dtype), logits.device)
+        self.denominator = self.probability.sum(1) + own_overlap + areas + 1
         self.mask_loss = (self._outside_mask_loss() + own_sums) / self.pixels
         self.dice_loss = 1 - self.numerator / self.denominator
 
@@ -154,12 +129,10 @@ class _Chunk:
         self.cross_entropy.sub_(weighted)
         return (1 - FOCAL_ALPHA) * weighted.mul_(self.probability).sum(1)
 
-    def _own_row_sums(self, *values: Tensor) -> list[Tensor]:
-        """Sums of values of the segments' own pixels, per row (m,)."""
-        stacked = torch.stack(values, 1)
-        # unsafe leaves out a check of the lengths, for which a GPU would have to be waited for.
-        sums = torch.segment_reduce(stacked, "sum", lengths=self.areas, initial=0, unsafe=True)
-        return list(sums.unbind(1))
+    def _own_row_sums(self, values: Tensor) -> Tensor:
+        """(m,) sums of values of the segments' own pixels."""
+        # Not by `segment_reduce`, which has a single thread for a segment on a GPU, and nothing on Apple's.
+        return torch.stack([row.sum() for row in values.split(self.areas)])
 
     def gradient(self, mask_scale: Tensor, dice_scale: Tensor, mask_size: tuple[int, int]) -> Tensor:
         """(m, h, w) derivative of mask_scale * mask loss + dice_scale * dice loss; uses up the planes."""
@@ -168,8 +141,8 @@ class _Chunk:
         dice_outside = dice_scale * self.numerator / self.denominator.square()
         dice_inside = dice_outside - 2 * dice_scale / self.denominator
         derivative = self._outside_derivative(mask_scale[:, None], dice_outside[:, None])
-        rows = torch.arange(len(mask_scale), device=mask_scale.device).repeat_interleave(self.areas)
-        derivative.view(-1)[self.inside] = self._inside_derivative(mask_scale[rows], dice_inside[rows])
+        inside = self._inside_derivative(mask_scale[self.rows], dice_inside[self.rows])
+        derivative.view(-1)[self.inside] = inside
         return shrink_transposed(derivative.unflatten(1, self.size), mask_size)
 
     def _outside_derivative(self, mask_scale: Tensor, dice_scale: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
 
 from segzoo.errors import InputError
-from segzoo.layers import TransformerEncoder, sine_position_encoding
+from segzoo.layers import Conv2d, TransformerEncoder, sine_position_encoding
+from segzoo.layers.conv import norm_layer
 
 from ..registry import PIXEL_DECODER_REGISTRY
 
@@ -76,7 +77,7 @@ class FPNPixelDecoder(nn.Module):
             if level < coarsest:
                 self.add_module(f"adapter_{level}", pyramid_convolution(channels, conv_dim, 1, norm))
                 channels = conv_dim
-            self.add_module(f"layer_{level}", pyramid_convolution(channels, conv_dim, 3, norm, F.relu))
+            self.add_module(f"layer_{level}", pyramid_convolution(channels, conv_dim, 3, norm, F.relu_))
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=3, padding=1)
         c2_xavier_fill(self.mask_features)
 
@@ -138,7 +139,8 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
             input_shape, conv_dim: see `FPNPixelDecoder`, which also takes what is in `pyramid`.
             num_layers, num_heads, hidden_dim, dropout, pre_norm: see `TransformerEncoder`.
         """
-        coarsest = max(input_shape, key=lambda name: input_shape[name].stride)
+        # The last of those of one stride, where a backbone is dilated: as in `in_features`.
+        coarsest = sorted(input_shape, key=lambda name: input_shape[name].stride)[-1]
         projected = ShapeSpec(channels=conv_dim, stride=input_shape[coarsest].stride)
         super().__init__(input_shape=input_shape | {coarsest: projected}, conv_dim=conv_dim, **pyramid)
         self.input_proj = Conv2d(input_shape[coarsest].channels, conv_dim, kernel_size=1)
@@ -166,6 +168,7 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
         x = self.input_proj(features[self.in_features[-1]])
         height, width = x.shape[-2:]
         position = sine_position_encoding(height, width, self.conv_dim, device=x.device)
+        position = position.to(self.input_proj.weight.dtype)
         tokens = self.transformer["encoder"](x.flatten(2).transpose(1, 2), position.flatten(1).T)
         coarse = tokens.transpose(1, 2).unflatten(2, (height, width))
         return self.top_down(features, coarse, coarse)
@@ -181,7 +184,7 @@ def pyramid_convolution(
         kernel_size=kernel_size,
         padding=kernel_size // 2,
         bias=norm == "",
-        norm=get_norm(norm, out_channels),
+        norm=norm_layer(norm, out_channels),
         activation=activation,
     )
     c2_xavier_fill(convolution)

@@ -13,8 +13,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from segzoo.errors import InputError
+from segzoo.layers.autocast import without_autocast
+from segzoo.layers.transfer import transferred
 
 from .mask_predictions import MaskPredictions
+from .points import RandomPoints
 from .targets import SegmentTargets
 
 FOCAL_ALPHA = 0.25  # the exponent gamma is 2 throughout
@@ -94,7 +97,11 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def match_layers(
-        self, logits: Sequence[Tensor], predictions: MaskPredictions, targets: Sequence[SegmentTargets]
+        self,
+        logits: Sequence[Tensor],
+        predictions: MaskPredictions,
+        targets: Sequence[SegmentTargets],
+        points: RandomPoints | None = None,
     ) -> list[Matches]:
         """Matches L layers with a single copy from the device: L times what `forward` returns.
 
@@ -102,9 +109,14 @@ class HungarianMatcher(nn.Module):
             logits: L tensors (N, Q, K+1).
             predictions: the masks of the same L layers.
             targets: one for each of the N images.
+            points: where masks are compared, with `num_points`; None: random.
         """
-        with torch.autocast(predictions.device.type, enabled=False):
-            costs = [self._costs(logits, predictions, image, target) for image, target in enumerate(targets)]
+        points = points or RandomPoints()
+        with without_autocast(predictions.device):
+            costs = [
+                self._costs(logits, predictions, image, target, points)
+                for image, target in enumerate(targets)
+            ]
         flat_costs = (
             torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
         )
@@ -117,15 +129,22 @@ class HungarianMatcher(nn.Module):
         return _to_device(matches, predictions.device)
 
     def _costs(
-        self, logits: Sequence[Tensor], predictions: MaskPredictions, image: int, target: SegmentTargets
+        self,
+        logits: Sequence[Tensor],
+        predictions: MaskPredictions,
+        image: int,
+        target: SegmentTargets,
+        points: RandomPoints,
     ) -> Tensor:
         """(L, Q, S) costs of one image."""
         probabilities = torch.stack([layer[image] for layer in logits]).to(predictions.dtype).softmax(-1)
         class_costs = -probabilities[..., target.classes]
         if len(target) == 0:
             return class_costs
-        dense_or_points = self._point_costs if self.num_points else self._dense_costs
-        mask_costs, dice_costs = dense_or_points(predictions, image, target)
+        if self.num_points:
+            mask_costs, dice_costs = self._point_costs(predictions, image, target, points)
+        else:
+            mask_costs, dice_costs = self._dense_costs(predictions, image, target)
         return (
             self.class_weight * class_costs
             + self.mask_weight * mask_costs.view_as(class_costs)
@@ -146,15 +165,18 @@ class HungarianMatcher(nn.Module):
         return sums.costs(pixels)
 
     def _point_costs(
-        self, predictions: MaskPredictions, image: int, target: SegmentTargets
+        self, predictions: MaskPredictions, image: int, target: SegmentTargets, points: RandomPoints
     ) -> tuple[Tensor, Tensor]:
-        """(L*Q, S) mask and dice costs over random points, drawn for every layer."""
+        """(L*Q, S) mask and dice costs over random points, drawn for every layer, some at a time."""
         segments = torch.arange(len(target), device=predictions.device)
+        like = torch.empty((), dtype=predictions.dtype, device=predictions.device)
+        step = max(self._chunk_elements(predictions) // predictions.num_queries, 1)
+        sampled = predictions.at_points(image)
         costs = []
         for layer in range(predictions.num_layers):
-            points = torch.rand(self.num_points, 2, dtype=predictions.dtype, device=predictions.device)
             sums = _CostSums(self.mask_loss)
-            sums.add(predictions.at_points(image, layer, points), target.sample(segments, points[None]).t())
+            for part in points.for_matching(image, layer, self.num_points, like).split(step):
+                sums.add(sampled(layer, part), target.sample(segments, part[None]).t())
             costs.append(sums.costs(self.num_points))
         mask_costs, dice_costs = zip(*costs, strict=True)
         return torch.cat(mask_costs), torch.cat(dice_costs)
@@ -207,5 +229,5 @@ def _to_device(matches: list[Matches], device: torch.device) -> list[Matches]:
     if device.type == "cpu":
         return matches
     indices = [index for layer in matches for pair in layer for index in pair]
-    moved = iter(torch.cat(indices).to(device, non_blocking=True).split([len(index) for index in indices]))
+    moved = iter(transferred(torch.cat(indices), device).split([len(index) for index in indices]))
     return [[(next(moved), next(moved)) for _ in layer] for layer in matches]

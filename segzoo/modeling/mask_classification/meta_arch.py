@@ -22,6 +22,8 @@ from detectron2.structures import ImageList
 from torch import nn
 
 from segzoo.errors import InputError
+from segzoo.layers.conv import fast_layout
+from segzoo.layers.transfer import transferred
 
 from ..registry import registered
 from . import postprocess
@@ -163,7 +165,7 @@ class MaskFormer(nn.Module):
         images = self._normalised(batched_inputs)
         if self.training:
             batch = ImageList.from_tensors(images, self.size_divisibility)
-            outputs = self.sem_seg_head(self.backbone(batch.tensor))
+            outputs = self._outputs(batch.tensor)
             targets = targets_from_inputs(batched_inputs, tuple(batch.tensor.shape[-2:]), self.device)
             return self.criterion(outputs, targets)
 
@@ -173,7 +175,7 @@ class MaskFormer(nn.Module):
         results = [{}] * len(images)
         for indices in groups.values():
             batch = ImageList.from_tensors([images[index] for index in indices], self.size_divisibility)
-            outputs = self.sem_seg_head(self.backbone(batch.tensor))
+            outputs = self._outputs(batch.tensor)
             predictions = zip(indices, outputs["pred_logits"], outputs["pred_masks"], strict=True)
             for index, logits, masks in predictions:
                 image_size = tuple(images[index].shape[-2:])
@@ -194,7 +196,19 @@ class MaskFormer(nn.Module):
             pred_masks: (N, Q, h, w) float logits over the padded image.
         """
         batch = ImageList.from_tensors(self._normalised(batched_inputs), self.size_divisibility)
-        return self.sem_seg_head(self.backbone(batch.tensor))
+        return self._outputs(batch.tensor)
+
+    def batch_outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`raw_outputs` of images of one size, as tensors throughout: the part to export or compile.
+
+        Args:
+            images: (N, 3, H, W) float in [0, 255], channels ordered as `input_format`.
+        """
+        padded_size = self._padded_size(images)
+        height, width = images.shape[-2:]
+        padding = (0, padded_size[1] - width, 0, padded_size[0] - height)
+        batch = nn.functional.pad((images.to(self.device) - self.pixel_mean) / self.pixel_std, padding)
+        return self._outputs(batch)
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Semantic scores of images of one size, at that size. The model has to be in eval mode.
@@ -205,7 +219,7 @@ class MaskFormer(nn.Module):
         Returns:
             (N, K, H, W) float32, >= 0
         """
-        outputs = self.raw_outputs([{"image": image} for image in images])
+        outputs = self.batch_outputs(images)
         size = tuple(images.shape[-2:])
         sizes = (self._padded_size(images), size, size)
         scores = [
@@ -215,9 +229,11 @@ class MaskFormer(nn.Module):
         return torch.stack(scores)
 
     def _normalised(self, batched_inputs: list[dict]) -> list[torch.Tensor]:
-        return [
-            (inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std for inputs in batched_inputs
-        ]
+        images = [transferred(inputs["image"], self.device) for inputs in batched_inputs]
+        return [(image - self.pixel_mean) / self.pixel_std for image in images]
+
+    def _outputs(self, batch: torch.Tensor) -> dict:
+        return self.sem_seg_head(self.backbone(fast_layout(batch)))
 
     def _padded_size(self, image: torch.Tensor) -> tuple[int, ...]:
         multiple = max(self.size_divisibility, 1)

@@ -1,7 +1,7 @@
 """From class and mask logits of one image to semantic, panoptic, instance and entity results.
 
-Queries that cannot appear are dropped first, masks are brought to full size one at a time (or some rows at a
-time), and only running maxima are kept. Sources: MaskFormer §3.4, Mask2Former §4 (instances), EntitySeg §3
+Queries that cannot appear are dropped first, and masks are brought to full size a tile (or some rows) at a
+time, where they matter. Sources: MaskFormer §3.4, Mask2Former §4 (instances), EntitySeg §3
 (entities).
 
 Letters: Q queries, K classes without no-object, h w pixels of a mask, H W pixels of the output.
@@ -22,7 +22,11 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from segzoo.layers.autocast import without_autocast
+
 from .bilinear import MaskResizer
+from .binary_masks import BinaryMasks
+from .contest import Contest
 
 Size = tuple[int, int]
 
@@ -46,7 +50,7 @@ def semantic_scores(
     """
     scores = masks.new_empty((logits.shape[1] - 1, *output_size), dtype=torch.float32)
     resizer = MaskResizer(padded_size, image_size, output_size)
-    with _full_precision(masks):
+    with without_autocast(masks.device):
         for start, stop, band in _semantic_bands(logits, masks, resizer, resize_scores):
             scores[:, start:stop] = band
     return scores
@@ -69,7 +73,7 @@ def semantic_labels(
     dtype = torch.uint8 if logits.shape[1] - 1 <= 255 else torch.int16
     labels = masks.new_empty(output_size, dtype=dtype)
     resizer = MaskResizer(padded_size, image_size, output_size)
-    with _full_precision(masks):
+    with without_autocast(masks.device):
         for start, stop, band in _semantic_bands(logits, masks, resizer, resize_scores):
             # On a CPU max is faster than argmax over the first dimension, with the same result.
             labels[start:stop] = band.max(0).indices
@@ -107,7 +111,7 @@ def panoptic(
     scores, classes = logits.float().softmax(-1).max(-1)
     kept = ((classes != logits.shape[1] - 1) & (scores > object_mask_threshold)).nonzero()[:, 0]
     resizer = MaskResizer(padded_size, image_size, output_size)
-    contest = _Contest(masks[kept], scores[kept], resizer, with_probability=confident_pixels_only)
+    contest = Contest(masks, kept, scores[kept], resizer, confident_pixels_only)
     lookup, segments_info, stuff_segments = [0], [], {}
     for score, category, area, mask_area, painted in zip(
         scores[kept].tolist(), classes[kept].tolist(), *contest.areas(), strict=True
@@ -159,7 +163,7 @@ def entities(
     classes = probabilities[:, :-1].argmax(-1).tolist()
     kept = (scores > score_threshold).nonzero()[:, 0]
     resizer = MaskResizer(padded_size, image_size, output_size)
-    contest = _Contest(masks[kept], scores[kept], resizer, with_probability=True)
+    contest = Contest(masks, kept, scores[kept], resizer, with_probability=True)
     final_scores = (scores[kept] * contest.mean_probabilities()).tolist()
     candidates = []
     for row, (query, score, area, mask_area, painted) in enumerate(
@@ -206,89 +210,18 @@ def instances(
         things = torch.as_tensor(is_thing, dtype=torch.bool, device=logits.device)[classes]
         pair_scores, queries, classes = pair_scores[things], queries[things], classes[things]
 
-    resizer = MaskResizer(padded_size, image_size, output_size)
-    binary = torch.empty((len(queries), *resizer.output_size), dtype=torch.bool, device=masks.device)
-    inside = torch.empty(resizer.output_size, device=masks.device)
-    quality, boxes = torch.empty_like(pair_scores), masks.new_zeros((len(queries), 4), dtype=torch.float32)
-    first_row: dict[int, int] = {}
-    for row, query in enumerate(queries.tolist()):
-        same = first_row.setdefault(query, row)
-        if same != row:
-            binary[row], quality[row], boxes[row] = binary[same], quality[same], boxes[same]
-            continue
-        mask = resizer(masks[query : query + 1].float())[0]
-        torch.gt(mask, 0, out=inside)  # floats: see _Contest
-        binary[row] = inside
-        quality[row] = (mask.sigmoid().mul_(inside)).sum() / (_count(inside) + 1e-6)
-        boxes[row] = _box(inside)
-    scores = pair_scores * quality
+    shown, row_of_pair = queries.unique(return_inverse=True)
+    binary = BinaryMasks(masks, shown, MaskResizer(padded_size, image_size, output_size))
+    scores = pair_scores * binary.quality[row_of_pair]
     order = scores.argsort(descending=True, stable=True)
+    rows = row_of_pair[order]
     return Instances(
-        resizer.output_size,
-        pred_masks=binary[order],
+        binary.size,
+        pred_masks=binary.planes(rows),
         scores=scores[order],
         pred_classes=classes[order],
-        pred_boxes=Boxes(boxes[order]),
+        pred_boxes=Boxes(binary.boxes[rows]),
     )
-
-
-class _Contest:
-    """Who wins each pixel: the largest score * sigmoid(mask), of equals the first.
-
-    Args:
-        masks: (n, h, w) float logits of the queries that take part.
-        scores: (n,) float > 0.
-        with_probability: also keep the winner's sigmoid(mask); only pixels where it is >= 0.5 are painted
-            then.
-    """
-
-    def __init__(self, masks: Tensor, scores: Tensor, resizer: MaskResizer, with_probability: bool):
-        size = resizer.output_size
-        options = {"dtype": torch.float32, "device": masks.device}
-        # Planes of floats: comparisons that write floats run at memory speed, those that write bool do not.
-        self.winner = torch.zeros(size, **options)  # 0 nobody, k + 1 query k
-        self.probability = torch.zeros(size, **options) if with_probability else None
-        self.count = len(masks)
-        self.mask_areas = []
-        best = torch.full(size, -1.0, **options)
-        probability, weighted, flag = (torch.empty(size, **options) for _ in range(3))
-        for row in range(self.count):
-            torch.sigmoid(resizer(masks[row : row + 1].float())[0], out=probability)
-            torch.ge(probability, 0.5, out=flag)
-            self.mask_areas.append(_count(flag))
-            torch.mul(probability, scores[row], out=weighted)
-            torch.gt(weighted, best, out=flag)
-            torch.fmax(best, weighted, out=best)  # unlike maximum it lets a NaN pass by
-            if with_probability:
-                torch.lerp(self.probability, probability, flag, out=self.probability)
-            # Later rows have larger numbers, so the maximum is an assignment where the flag is 1.
-            torch.maximum(self.winner, flag.mul_(row + 1), out=self.winner)
-        self.winner = self.winner.to(torch.int32)
-
-    def areas(self) -> tuple[list[int], list[int], list[int]]:
-        """Per query the pixels won, those of its mask (probability >= 0.5), and those to be painted."""
-        won = self._histogram(self.winner)
-        painted = won if self.probability is None else self._histogram(self._painted())
-        mask_areas = torch.stack(self.mask_areas).long().tolist() if self.mask_areas else []
-        return won.tolist(), mask_areas, painted.tolist()
-
-    def mean_probabilities(self) -> Tensor:
-        """(n,) mean probability over the pixels to be painted; 0 where there are none."""
-        painted = self._painted()
-        weights = self.probability.flatten().double()
-        sums = torch.bincount(painted.flatten(), weights, minlength=self.count + 1)
-        return (sums[1:] / self._histogram(painted).clamp(min=1)).float()
-
-    def paint(self, lookup: list[int]) -> Tensor:
-        """(H, W) int32: `lookup[k + 1]` where query k is to be painted, `lookup[0]` elsewhere."""
-        table = torch.tensor(lookup, dtype=torch.int32, device=self.winner.device)
-        return table.index_select(0, self._painted().flatten()).view_as(self.winner)
-
-    def _painted(self) -> Tensor:
-        return self.winner if self.probability is None else self.winner * (self.probability >= 0.5)
-
-    def _histogram(self, winner: Tensor) -> Tensor:
-        return torch.bincount(winner.flatten(), minlength=self.count + 1)[1:]
 
 
 def _semantic_bands(
@@ -309,22 +242,3 @@ def _semantic_bands(
         return
     for start, stop, planes in resizer.bands(masks.float(), rows):
         yield start, stop, scores(planes)
-
-
-def _full_precision(masks: Tensor) -> torch.autocast:
-    """Keeps matrix products in float32 where the caller runs under autocast."""
-    return torch.autocast(masks.device.type, enabled=False)
-
-
-def _count(flags: Tensor) -> Tensor:
-    """The number of ones in a plane of floats 0 and 1, exact for any size: rows are counted apart."""
-    return flags.sum(1).double().sum()
-
-
-def _box(inside: Tensor) -> Tensor:
-    """(4,) x0 y0 x1 y1 with exclusive maxima of a plane of floats 0 and 1; zeros where it is empty."""
-    columns, rows = inside.amax(0), inside.amax(1)
-    # argmax gives the first of equals.
-    first = torch.stack((columns.argmax(), rows.argmax()))
-    last = torch.stack((len(columns) - columns.flip(0).argmax(), len(rows) - rows.flip(0).argmax()))
-    return torch.cat((first, last)) * rows.amax()

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from segzoo.errors import InputError
 from segzoo.layers import conv_norm_act
 
+from ..features import check_in_features
+
 DROPOUTS = {"channel": nn.Dropout2d, "element": nn.Dropout}
 
 
@@ -111,17 +113,6 @@ class PixelHead(nn.Module):
     def in_channels(self, name: str) -> int:
         """Channels of one of the head's feature maps."""
         return self.input_shape[name].channels
-
-
-def check_in_features(key: str, names: Sequence[str], input_shape: Mapping[str, ShapeSpec]) -> None:
-    """Raises InputError, naming the configuration's key, for no feature map, or one that is not there."""
-    if not names:
-        raise InputError(f"{key} is empty; expected some of {', '.join(input_shape)}")
-    for name in names:
-        if name not in input_shape:
-            raise InputError(
-                f"{key} has {name!r}, but there are {', '.join(input_shape)}; see MODEL.BACKBONE.OUT_FEATURES"
-            )
 
 
 def resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:

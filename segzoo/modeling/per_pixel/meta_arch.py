@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from segzoo.errors import InputError
 
+from ..features import check_in_features
 from ..registry import NECK_REGISTRY, PIXEL_LOSS_REGISTRY, registered
-from .head import PixelHead, check_in_features, resize
+from .head import PixelHead, resize
 
 # Classes whose scores are at full size together while labels are made of them.
 _CLASSES_AT_ONCE = 8
@@ -179,6 +180,17 @@ class PerPixelSegmentor(nn.Module):
         images = [self._normalised(inputs["image"]) for inputs in batched_inputs]
         return {"sem_seg_logits": self._logits(ImageList.from_tensors(images, self.size_divisibility).tensor)}
 
+    def batch_outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """`raw_outputs` of images of one size, as tensors throughout: the part to export or compile.
+
+        Args:
+            images: (N, 3, H, W) float in [0, 255], channels ordered as `input_format`.
+        """
+        padded_size = self._padded_size(images)
+        height, width = images.shape[-2:]
+        padding = (0, padded_size[1] - width, 0, padded_size[0] - height)
+        return {"sem_seg_logits": self._logits(nn.functional.pad(self._normalised(images), padding))}
+
     def score_maps(self, images: Tensor) -> Tensor:
         """The logits of images of one size, at that size. The model has to be in eval mode.
 
@@ -188,11 +200,9 @@ class PerPixelSegmentor(nn.Module):
         Returns:
             (N, K, H, W) float32
         """
-        padded_size = self._padded_size(images)
+        logits = self.batch_outputs(images)["sem_seg_logits"]
         height, width = images.shape[-2:]
-        padding = (0, padded_size[1] - width, 0, padded_size[0] - height)
-        logits = self._logits(nn.functional.pad(self._normalised(images), padding))
-        return resize(logits.float(), padded_size, self.align_corners)[..., :height, :width]
+        return resize(logits.float(), self._padded_size(images), self.align_corners)[..., :height, :width]
 
     def _normalised(self, image: Tensor) -> Tensor:
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std

@@ -1,0 +1,130 @@
+"""One training step of Mask2Former: losses of a batch and the gradients of all parameters, same weights.
+
+Peers are transformers' network with its own loss, and the straightforward formulation of network and loss,
+which draws the same points. Of transformers, whose points are others, the losses are only close.
+"""
+
+from collections.abc import Callable
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segzoo import model_zoo
+from segzoo.modeling.mask_classification import criterion as criterion_module
+
+from . import Case, Pair, scenes, straightforward_criterion
+from .criterion import NUM_POINTS, POINT_WEIGHTS, OwnPoints
+from .mask2former import PEERS, transformers_pair
+from .straightforward_mask2former import straightforward
+
+NUM_SEGMENTS, NUM_CLASSES = 12, 133
+# Relative differences. Over nine layers rounding moves a mask's edge, and with it which points are uncertain.
+TOLERANCES = {"transformers": (5e-2, None), "straightforward": (1e-4, 2e-2)}
+
+
+def batch(size: int) -> list[dict]:
+    """One image with a segment map, as the mapper hands it over."""
+    torch.manual_seed(0)
+    segment_map = torch.from_numpy(scenes.regions(np.random.default_rng(0), size, size, NUM_SEGMENTS))
+    return [
+        {
+            "image": torch.randint(0, 256, (3, size, size), dtype=torch.uint8),
+            "segment_map": segment_map.to(torch.int16),
+            "segment_classes": torch.randint(0, NUM_CLASSES, (NUM_SEGMENTS,)),
+        }
+    ]
+
+
+def labels(inputs: dict) -> tuple[Tensor, Tensor]:
+    """(S, H, W) float planes and (S,) classes."""
+    planes = straightforward_criterion.planes(inputs["segment_map"], NUM_SEGMENTS)
+    return planes, inputs["segment_classes"]
+
+
+def beside_transformers(backbone: str, size: int) -> Pair:
+    model, network = transformers_pair(backbone)
+    inputs = batch(size)
+    planes, classes = labels(inputs[0])
+    encoder = network.train().model.pixel_level_module.encoder.eval()
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(False)
+
+    def theirs() -> Tensor:
+        pixels = ((inputs[0]["image"] - model.pixel_mean) / model.pixel_std)[None]
+        return network(pixels, mask_labels=[planes], class_labels=[classes]).loss
+
+    return pair(model, inputs, theirs, network, "transformers")
+
+
+def beside_the_straightforward(backbone: str, size: int) -> Pair:
+    torch.manual_seed(0)
+    model = model_zoo.get(f"panoptic/coco/mask2former_{backbone}", weights=None, device="cpu")
+    inputs = batch(size)
+    planes, classes = labels(inputs[0])
+
+    def theirs() -> Tensor:
+        pixels = ((inputs[0]["image"] - model.pixel_mean) / model.pixel_std)[None]
+        with straightforward(model):
+            outputs = model.sem_seg_head(model.backbone(pixels))
+        where = straightforward_criterion.Points(OwnPoints(seed=1), NUM_POINTS)
+        losses, _ = straightforward_criterion.criterion(
+            outputs, [classes], [planes], POINT_WEIGHTS, 0.1, "bce", where
+        )
+        return sum(losses.values())
+
+    return pair(model, inputs, theirs, model, "straightforward")
+
+
+def pair(
+    model: nn.Module, inputs: list[dict], theirs: Callable[[], Tensor], network: nn.Module, peer: str
+) -> Pair:
+    """`theirs` gives the peer's loss, and `network` has its parameters."""
+    model.train()
+    # Stochastic depth would leave out other blocks on either side.
+    model.backbone.eval()
+
+    def ours() -> tuple[Tensor, list[Tensor]]:
+        with mock.patch.object(criterion_module, "RandomPoints", return_value=OwnPoints(seed=1)):
+            return step(model, sum(model(inputs).values()))
+
+    def compare(result: tuple, expected: tuple) -> str:
+        losses = abs(result[0].item() / expected[0].item() - 1)
+        most, most_of_gradients = TOLERANCES[peer]
+        verdict, same = f"loss {losses:.1e}", losses < most
+        if most_of_gradients is not None:
+            squares = [
+                (one - other).square().sum() for one, other in zip(result[1], expected[1], strict=True)
+            ]
+            gradients = float((sum(squares) / sum(one.square().sum() for one in expected[1])).sqrt())
+            verdict, same = f"{verdict}, gradients {gradients:.1e}", same and gradients < most_of_gradients
+        return verdict if same else f"DIFFERENT: {verdict}"
+
+    return Pair(ours, lambda: step(network, theirs()), compare)
+
+
+def step(module: nn.Module, loss: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The loss and its gradients by the parameters that are trained."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return loss.detach(), list(gradients)
+
+
+MAKE = {"transformers": beside_transformers, "straightforward": beside_the_straightforward}
+
+CASES = [
+    Case(
+        f"{backbone}-{size}-{peer}",
+        f"Mask2Former {name}, one image of {size} x {size}, {NUM_SEGMENTS} segments; peer: {peer}",
+        lambda peer=peer, backbone=backbone, size=size: MAKE[peer](backbone, size),
+        goal=1.5,
+        memory_goal=1.0,
+        repeat=3,
+        slow=True,
+    )
+    for peer in PEERS
+    for backbone, name in (("r50", "R50"), ("swin_tiny", "Swin-T"))
+    for size in (512, 1024)
+]
