@@ -225,7 +225,7 @@ def python_output(code: str) -> str:
 
 
 def package_conflicts() -> list[str]:
-    """The lines of `pip check`, less those about the peers of an earlier run, which lack requirements on purpose."""
+    """The lines of `pip check`, less those about the peers, which lack requirements on purpose."""
     command = [PYTHON, "-m", "pip", "check"]
     result = subprocess.run(command, env=pip_environment(), capture_output=True, text=True, check=False)
     if not result.returncode:

@@ -2,20 +2,22 @@
 """Trains and evaluates any model of segzoo, on one or many GPUs or on the CPU."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
+from command_line import CommandLine, explained
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from segzoo.engine import NonFiniteLossError, Trainer, default_setup, evaluate, launch, resolve_device
 from segzoo.engine.evaluate import check_evaluation
+from segzoo.engine.lost import LostProcessError
 from segzoo.engine.setup import setup_logging
 from segzoo.engine.shards import Shard, check_shards, evaluate_shard
+from segzoo.engine.signals import StoppedBySignal, stop_on_signals
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
 
@@ -38,6 +40,13 @@ examples:
 
 KEY VALUE pairs override the config and come last. torchrun and srun start it too; their numbers of processes
 count. OUTPUT_DIR gets config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints and inference/.
+
+exit status:
+  0   done
+  1   the loss was not finite, another process was lost, or an error with a traceback
+  2   wrong input, or a disk or folder that cannot be written, explained in one line
+  75  stopped by SIGUSR2, 79 by SIGTERM: the iteration was finished and saved, --resume goes on;
+      the same signal once more, seconds later, ends it at once
 """
 
 
@@ -47,7 +56,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     Raises:
         InputError: a flag after the overrides, no config file, or a shard of a training.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -72,17 +81,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: a free port (one machine)"
     )
-    parser.add_argument(
-        "--trust-checkpoint", action="store_true", help="execute code that a checkpoint file contains"
-    )
-    parser.add_argument("--debug", action="store_true", help="show where an error was raised")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config, last of all"
-    )
+    parser.add_trust()
+    parser.add_overrides("opts")
     parsed = parser.parse_args(arguments)
-    flags = [word for word in parsed.opts if word.startswith("--")]
-    if flags:
-        raise InputError(f"Move {flags[0]} before KEY VALUE overrides.")
     if not parsed.config_file:
         raise InputError("--config-file is missing; give a YAML file or a name under configs/")
     if parsed.shard and not parsed.eval_only:
@@ -92,6 +93,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def run(args: argparse.Namespace) -> dict:
     """What each process does; returns the evaluation results (main process) or {}."""
+    with stop_on_signals():
+        return train_or_evaluate(args)
+
+
+def train_or_evaluate(args: argparse.Namespace) -> dict:
     cfg = load_config(args.config_file, args.opts)
     default_setup(cfg, args)
     if args.eval_only:
@@ -109,8 +115,8 @@ def evaluate_only(cfg, args: argparse.Namespace) -> dict:
         InputError: there are no weights, or they do not fill the whole model; or DATASETS.TEST cannot be
             evaluated.
     """
-    check_evaluation(cfg)
     shard = Shard.parse(args.shard) if args.shard else None
+    check_evaluation(cfg)
     if shard:
         check_shards(cfg)
     model = Trainer.build_model(cfg)
@@ -132,23 +138,19 @@ def evaluate_only(cfg, args: argparse.Namespace) -> dict:
     return results
 
 
+@explained(also={NonFiniteLossError: 1, LostProcessError: 1})
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the tool; returns its exit status: 0, 1 for a non-finite loss, 2 for wrong input."""
-    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    """Runs the tool; returns its exit status, see --help."""
+    args = parse_arguments(arguments)
+    setup_logging(None)
+    # Here a wrong config is reported once, before any process is started.
+    device = resolve_device(load_config(args.config_file, args.opts))
     try:
-        args = parse_arguments(arguments)
-        setup_logging(None)
-        # Here a wrong config is reported once, before any process is started.
-        device = resolve_device(load_config(args.config_file, args.opts))
         launch(
             run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,), device=device
         )
-    except (InputError, NonFiniteLossError) as error:
-        if debug:
-            raise
-        logging.getLogger("segzoo").debug("%s", error)
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+    except StoppedBySignal as stopped:
+        return stopped.exit_status
     return 0
 
 

@@ -17,11 +17,12 @@ from .description import compare_description
 from .files import local_file
 from .load import LoadReport, load_state
 from .reading import CheckpointFile, DamagedFileError, read_checkpoint
-from .writing import remove_stale, save_checkpoint, write_atomically
+from .writing import cannot_write, remove_stale, save_checkpoint, size_in_memory, write_atomically
 
 logger = logging.getLogger(__name__)
 
 _PERIODIC = re.compile(r".+_(\d{7})\.pth$")
+_OTHERS = ("model_final.pth", "model_best.pth")
 _LAST = "last_checkpoint"
 
 
@@ -80,23 +81,29 @@ class SegzooCheckpointer(Checkpointer):
             **kwargs: further content: `iteration`, ...
 
         Raises:
-            InputError: something in it could not be read back without executing code.
-            OSError: disk full, ...; existing files are as they were.
+            InputError: something in it could not be read back without executing code; or the disk is full,
+                the folder cannot be written, ...: existing files are as they were.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         folder = Path(self.save_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_stale(folder)
         file = folder / f"{name}.pth"
         content = {"model": self.model.state_dict(), "segzoo": self.description}
         content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         logger.info("Saving checkpoint to %s", file)
-        save_checkpoint(file, content | kwargs)
-        # A resumed run goes on from the latest weights, not from the best ones so far.
-        if not name.endswith("_best"):
-            self.tag_last_checkpoint(file.name)
-            self._remove_old(folder, file.name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_stale(folder)
+            save_checkpoint(file, content | kwargs)
+            # A resumed run goes on from the latest weights, not from the best ones so far.
+            if not name.endswith("_best"):
+                self.tag_last_checkpoint(file.name)
+                self._remove_old(folder, file.name)
+        except OSError as error:
+            reason = cannot_write(file, error, size_in_memory(content))
+            last = self._tagged_name()
+            left = f"--resume goes on from {last}" if last else "there is no earlier checkpoint"
+            raise InputError(f"{reason}; {left}") from None
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Writes the name of the newest checkpoint to `last_checkpoint`, atomically."""
@@ -148,22 +155,42 @@ class SegzooCheckpointer(Checkpointer):
             logger.info("--resume: no %s in %s; %s", _LAST, self.save_dir, start)
         return self.load(path, checkpointables=[])
 
+    def get_checkpoint_file(self) -> str:
+        """The path of the checkpoint that `last_checkpoint` names; "" where it names none."""
+        name = self._tagged_name()
+        return str(Path(self.save_dir, name)) if name else ""
+
+    def _tagged_name(self) -> str:
+        """What `last_checkpoint` says; "" where it is not there, or is no name of a file."""
+        try:
+            name = Path(self.save_dir, _LAST).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+        return name if name.isprintable() else ""
+
     def _newest_readable(self) -> CheckpointFile | None:
-        """The tagged checkpoint or, where it is damaged, the newest periodic one that can be read."""
+        """The tagged checkpoint or, where it is damaged, the newest of all that can be read."""
         folder = Path(self.save_dir)
-        tagged = Path(self.get_checkpoint_file())
-        others = [file for file in _periodic(folder) if file != tagged][::-1]
-        for candidate in (tagged, *others):
+        candidates = _by_age(folder, periodic_only=False)[::-1]
+        tagged = self.get_checkpoint_file()
+        if tagged:
+            candidates = [Path(tagged), *(file for file in candidates if file != Path(tagged))]
+        else:
+            logger.warning("--resume: %s does not name a file; taking the newest checkpoint", folder / _LAST)
+        for candidate in candidates:
             try:
                 return read_checkpoint(candidate, self.trust, verify=True)
-            except (DamagedFileError, FileNotFoundError) as error:
-                logger.warning("--resume: %s; trying the checkpoint before it", error)
+            except DamagedFileError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = f"{candidate} cannot be read: {error.strerror}"
+            logger.warning("--resume: %s; trying the checkpoint before it", problem)
         return None
 
     def _apply(self, file: CheckpointFile, name: str, checkpointables: list[str] | None) -> dict[str, Any]:
         resuming = checkpointables is None
         self.report = load_state(self.model, file, name=name, allow_other_classes=not resuming)
-        logger.info("%s", self.report)
+        self.report.log()
         self.report.differences = compare_description(file.description, self.description)
         if self.report.complete and self.report.differences:
             logger.warning(
@@ -180,12 +207,22 @@ class SegzooCheckpointer(Checkpointer):
 
     def _remove_old(self, folder: Path, newest: str) -> None:
         if self.keep > 0:
-            for file in _periodic(folder)[: -self.keep]:
+            for file in _by_age(folder, periodic_only=True)[: -self.keep]:
                 if file.name != newest:
                     file.unlink(missing_ok=True)
 
 
-def _periodic(folder: Path) -> list[Path]:
-    """The periodic checkpoints in a folder, by iteration."""
-    found = {file: match for file in folder.glob("*.pth") if (match := _PERIODIC.match(file.name))}
-    return sorted(found, key=lambda file: int(found[file].group(1)))
+def _by_age(folder: Path, *, periodic_only: bool) -> list[Path]:
+    """The checkpoints that trainings have left in a folder, the newest last.
+
+    By the time of writing: numbers would take those of an earlier, longer training for the newest.
+    """
+
+    def age(file: Path) -> tuple[int, bool, str]:
+        # Where two times are equal, model_final.pth is the last, and seven digits sort like numbers.
+        return file.stat().st_mtime_ns, file.name == _OTHERS[0], file.name
+
+    files = [file for file in folder.glob("*.pth") if _PERIODIC.match(file.name)]
+    if not periodic_only:
+        files += [file for name in _OTHERS if (file := folder / name).is_file()]
+    return sorted(files, key=age)

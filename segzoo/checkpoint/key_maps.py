@@ -29,6 +29,7 @@ class KeyMap:
             prefix `backbone.` holds a backbone only: the rest of the model keeps its initial values.
         classifier: regexes of the model's keys with one row per class; they are reported as re-initialised
             where the file has another number of classes.
+        queries: the same of keys with one row per object query.
         resize: (regex, function) pairs for model keys whose shape follows the input or window size.
         splits: (regex, replacements) pairs: before renaming, a weight whose key has the regex is cut along
             its first dimension into as many equal parts as there are replacements; parts of one name are
@@ -45,6 +46,7 @@ class KeyMap:
     absent: tuple[str, ...] = ()
     prefix: str = ""
     classifier: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
     resize: tuple[tuple[str, Resize], ...] = ()
     splits: tuple[tuple[str, tuple[str, ...]], ...] = ()
     joins: tuple[tuple[tuple[str, ...], str], ...] = ()
@@ -274,7 +276,7 @@ def register_key_map(key_map: KeyMap) -> None:
     """
     if _registered.get(key_map.name, key_map) != key_map:
         raise ValueError(f"a different key map named {key_map.name!r} is already registered")
-    patterns = (*key_map.recognise, *key_map.extras, *key_map.absent, *key_map.classifier)
+    patterns = (*key_map.recognise, *key_map.extras, *key_map.absent, *key_map.classifier, *key_map.queries)
     joined = (pattern for patterns, _ in key_map.joins for pattern in patterns)
     paired = (pair[0] for pair in (*key_map.rules, *key_map.splits, *key_map.transforms))
     for pattern in (*patterns, *paired, *joined):

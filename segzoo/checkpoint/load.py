@@ -33,8 +33,9 @@ class LoadReport:
         renamed: file key -> model key, for the loaded ones whose name differs.
         resized: the model's keys whose values were interpolated to the model's shape.
         reinitialised: the model's keys that keep their initial values, as is to be expected: the classifier
-            of a fine-tune, everything but the backbone after an ImageNet file. Such a model must not be
-            evaluated.
+            or the queries of a fine-tune, everything but the backbone after an ImageNet file. Such a model
+            must not be evaluated.
+        other_numbers: of what the file has another number than the model: "133 classes -> 5".
         mismatched: (model key, shape in the file, shape in the model).
         missing: the model's keys that the file lacks without a reason.
         unexpected: the file's keys that have no place in the model.
@@ -49,6 +50,7 @@ class LoadReport:
     renamed: dict[str, str] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
     reinitialised: list[str] = field(default_factory=list)
+    other_numbers: list[str] = field(default_factory=list)
     mismatched: list[Mismatch] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -80,8 +82,9 @@ class LoadReport:
             return
         for key, in_file, in_model in self.mismatched:
             if key in self.reinitialised:
+                part = "object queries" if _matches(key, _query_keys()) else "class head"
                 raise InputError(
-                    f"{action}: class head not loaded ({in_file[0]} rows in {self.path}, {in_model[0]} in "
+                    f"{action}: {part} not loaded ({in_file[0]} rows in {self.path}, {in_model[0]} in "
                     f"the model: {key}); {consequence}"
                 )
         kept = self.reinitialised + self.missing
@@ -92,6 +95,22 @@ class LoadReport:
             f"{action}: {self.path} ({self.source}) leaves {_listed(kept)} at random values; "
             f"{consequence}{remedy}"
         )
+
+    def log(self) -> None:
+        """Says what happened, and in a line of its own what a fine-tune learns from random values."""
+        logger.info("%s", self)
+        shapes = [
+            f"{key} {in_file} -> {in_model}"
+            for key, in_file, in_model in self.mismatched
+            if key in self.reinitialised
+        ]
+        if shapes:
+            logger.warning(
+                "%s: %s; re-initialised, all else is loaded: %s",
+                self.path,
+                ", ".join(self.other_numbers),
+                ", ".join(shapes),
+            )
 
     def __str__(self) -> str:
         shapes = [f"{key} {in_file} -> {in_model}" for key, in_file, in_model in self.mismatched]
@@ -135,14 +154,14 @@ def load_checkpoint(
 
     Raises:
         InputError: not a readable checkpoint, another hash, or weights that do not fit: a leftover or missing
-            key, or another shape, unless it is the classifier of another number of classes (re-initialised).
-            The model is then unchanged.
+            key, or another shape, unless it is the classifier of another number of classes, or another number
+            of object queries (re-initialised). The model is then unchanged.
     """
     file = read_checkpoint(local_file(path_or_url, md5_prefix), trust)
     report = load_state(
         model, file, name=str(path_or_url), allow_missing_classifier=allow_missing_classifier, strict=strict
     )
-    logger.info("%s", report)
+    report.log()
     return report
 
 
@@ -157,7 +176,7 @@ def load_state(
 ) -> LoadReport:
     """Loads a checkpoint that has been read. Arguments, result and errors as `load_checkpoint`.
 
-    `allow_other_classes=False` makes a classifier of another number of classes an error, as in resuming.
+    `allow_other_classes=False` makes another number of classes or queries an error, as in resuming.
     """
     model = getattr(model, "module", model) if isinstance(model, _WRAPPERS) else model
     own = model.state_dict()
@@ -165,8 +184,9 @@ def load_state(
     report = LoadReport(path=name or str(file.path), source=key_map.name, description=file.description)
     weights = key_map.regroup(file.weights)
     names = _place(weights, own, key_map, report)
-    classifier = tuple(pattern for known in key_maps() for pattern in known.classifier)
-    new = _fit_shapes(names, weights, own, key_map, classifier if allow_other_classes else (), report)
+    classifier = _classifier_keys()
+    may_differ = (*classifier, *_query_keys()) if allow_other_classes else ()
+    new = _fit_shapes(names, weights, own, key_map, may_differ, report)
     _sort_missing(model, own, new, key_map, classifier if allow_missing_classifier else (), report)
     if not report.loaded:
         raise InputError(
@@ -175,9 +195,33 @@ def load_state(
         )
     if strict:
         _raise_on_problems(report)
+    report.other_numbers = _other_numbers(report, getattr(model, "num_classes", None))
     with torch.no_grad():
         model.load_state_dict(new, strict=False)
     return report
+
+
+def _classifier_keys() -> tuple[str, ...]:
+    return tuple(pattern for known in key_maps() for pattern in known.classifier)
+
+
+def _query_keys() -> tuple[str, ...]:
+    return tuple(pattern for known in key_maps() for pattern in known.queries)
+
+
+def _other_numbers(report: LoadReport, num_classes: int | None) -> list[str]:
+    """ "133 classes -> 5" and the like; `num_classes` are the model's, None where it does not say."""
+    found: dict[str, None] = {}
+    for key, in_file, in_model in report.mismatched:
+        if key not in report.reinitialised:
+            continue
+        if _matches(key, _query_keys()):
+            found[f"{in_file[0]} queries -> {in_model[0]}"] = None
+            continue
+        # Mask classification has a row more, for no object.
+        more = 1 if num_classes is not None and in_model[0] == num_classes + 1 else 0
+        found[f"{in_file[0] - more} classes -> {in_model[0] - more}"] = None
+    return list(found)
 
 
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
@@ -229,10 +273,10 @@ def _fit_shapes(
     weights: dict[str, Tensor],
     own: dict[str, Tensor],
     key_map: KeyMap,
-    classifier: tuple[str, ...],
+    may_differ: tuple[str, ...],
     report: LoadReport,
 ) -> dict[str, Tensor]:
-    """The values to load, in the model's shapes; what is in `classifier` may have another number of rows."""
+    """The values to load, in the model's shapes; what is in `may_differ` may have another number of rows."""
     new: dict[str, Tensor] = {}
     for key, file_key in names.items():
         value: Tensor | None = key_map.transform(key, weights[file_key])
@@ -245,7 +289,7 @@ def _fit_shapes(
                     report.resized.append(key)
             else:
                 report.mismatched.append((key, in_file, tuple(shape)))
-                if in_file[1:] == tuple(shape[1:]) and _matches(key, classifier):
+                if in_file[1:] == tuple(shape[1:]) and _matches(key, may_differ):
                     report.reinitialised.append(key)
                 continue
         new[key] = value

@@ -57,11 +57,11 @@ def read_checkpoint(path: str | Path, trust: bool = False, verify: bool = False)
         verify: also compare the checksums that torch's zip format stores; torch.load itself does not.
 
     Raises:
-        DamagedFileError: empty or truncated file.
-        InputError: not a checkpoint (a web page, a git-LFS pointer, ...), or it holds pickled objects.
+        DamagedFileError: an empty or truncated file, or no checkpoint (a web page, a git-LFS pointer, ...).
+        InputError: it holds pickled objects, or no weights.
     """
     path = Path(path)
-    if verify and zipfile.is_zipfile(path):
+    if verify:
         _check_sums(path)
     content = _parse(path, trust)
     if not isinstance(content, dict):
@@ -72,6 +72,7 @@ def read_checkpoint(path: str | Path, trust: bool = False, verify: bool = False)
 # ---------------------------------------------------------------------------------------------------------
 # From bytes to Python objects
 
+_FOLDER = 0x10  # among the attributes of a zip archive's parts
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
 
 
@@ -83,11 +84,13 @@ def _parse(path: Path, trust: bool) -> Any:
     if not head:
         raise DamagedFileError(f"{path} is empty; copy or download it again")
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise InputError(
+        raise DamagedFileError(
             f"{path} is a web page, not a checkpoint: the link needs a login or is dead; download it by hand"
         )
     if text.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a git-LFS pointer, not the checkpoint itself; run `git lfs pull` there")
+        raise DamagedFileError(
+            f"{path} is a git-LFS pointer, not the checkpoint itself; run `git lfs pull` there"
+        )
     if head.startswith(b"PK\x03\x04") or head.startswith(_TORCH_LEGACY):
         return _parse_torch(path, trust)
     if len(head) > 8 and head[8:9] == b"{":
@@ -96,7 +99,7 @@ def _parse(path: Path, trust: bool) -> Any:
         return _parse_pickle(path, trust)
     if not any(head):
         raise DamagedFileError(f"{path} starts with zeros: a write was cut off; copy or download it again")
-    raise InputError(
+    raise DamagedFileError(
         f"{path} is not a checkpoint (it starts with {head[:8]!r}); expected .pth, .pkl or .safetensors"
     )
 
@@ -147,15 +150,26 @@ def _parse_safetensors(path: Path, size: int) -> Any:
     except SafetensorError as error:
         raise _damaged(path, error) from None
     if "segzoo" in metadata:
-        content["segzoo"] = json.loads(metadata["segzoo"])
+        try:
+            content["segzoo"] = json.loads(metadata["segzoo"])
+        except ValueError as error:
+            raise _damaged(path, error) from None
     return content
 
 
 def _check_sums(path: Path) -> None:
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             damaged_part = archive.testzip()
-    except zipfile.BadZipFile as error:
+            for part in archive.infolist():
+                # What the sums do not show, and torch would answer with whatever stands in memory: a part
+                # that claims to be longer than it is, or to be a folder.
+                longer = part.compress_type == zipfile.ZIP_STORED and part.file_size != part.compress_size
+                if longer or part.external_attr & _FOLDER:
+                    raise zipfile.BadZipFile(f"wrong directory entry of {part.filename}")
+    except Exception as error:  # a damaged header may ask for anything: a place before the file, encryption
         raise _damaged(path, error) from None
     if damaged_part:
         raise _damaged(path, ValueError(f"wrong checksum in {damaged_part}"))

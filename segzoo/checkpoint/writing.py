@@ -1,9 +1,11 @@
 """Writing files so that a crash at any moment leaves either the old file or the new one, never a part."""
 
 import contextlib
+import errno
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +18,16 @@ from segzoo.errors import InputError
 from .reading import numpy_allowed, refused_name
 
 _TEMPORARY = ".writing"
+_SPACE = "free some space"
+# What is to be done where the system refuses to write; for other refusals the disk is to be looked at.
+_REMEDIES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: f"{_SPACE}, or ask for a larger quota",
+    errno.EFBIG: "raise the limit for the size of a file (ulimit -f)",
+    errno.EROFS: "make the folder writable, or choose another one",
+    errno.EACCES: "make the folder writable, or choose another one",
+    errno.EPERM: "make the folder writable, or choose another one",
+}
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -31,10 +43,42 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        # torch reports an error of its own for a stream that takes no more.
+        refusal = error.__context__
+        if isinstance(error, RuntimeError) and isinstance(refusal, OSError):
+            raise refusal from None
         raise
     _sync_folder(path.parent)
+
+
+def cannot_write(path: str | Path, error: OSError, needed: int = 0) -> InputError:
+    """The error that explains in one line why a file or folder could not be written.
+
+    Args:
+        path: of the file or folder.
+        error: what the system said.
+        needed: bytes; 0 if unknown.
+    """
+    facts = [f"about {_mebibytes(needed)} needed"] if needed else []
+    with contextlib.suppress(OSError):
+        folder = Path(path)
+        free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
+        facts.append(f"{_mebibytes(free)} free")
+    known = f" ({', '.join(facts)})" if facts else ""
+    remedy = _REMEDIES.get(error.errno, "look at the disk, or choose another folder")
+    return InputError(f"{path} cannot be written: {error.strerror or error}{known}; {remedy}")
+
+
+def size_in_memory(content: Any) -> int:
+    """Bytes of the tensors in nested containers."""
+    if isinstance(content, Tensor):
+        return content.numel() * content.element_size()
+    if isinstance(content, Mapping):
+        return sum(map(size_in_memory, content.values()))
+    return sum(map(size_in_memory, content)) if isinstance(content, list | tuple) else 0
 
 
 def remove_stale(folder: Path) -> None:
@@ -85,6 +129,10 @@ def _as_safetensors(content: Mapping[str, Any]) -> bytes:
     if content.get("segzoo"):
         metadata["segzoo"] = json.dumps(content["segzoo"])
     return save({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}, metadata)
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A model in several processes, on GPUs or CPUs."""
 
 import inspect
+import warnings
 
 import torch
 from detectron2.layers import NaiveSyncBatchNorm
@@ -49,6 +50,8 @@ def distributed(model: nn.Module, device: str) -> nn.Module:
     """The model as each of several processes trains it, with averaged gradients; one process: the model."""
     if comm.get_world_size() == 1:
         return model
+    # The gradient of a 1 x 1 kernel in the channels-last format has strides of its own: a copy, and no more.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Running statistics stay each process's own, as in Detectron2; torch 2.13 renames the switch.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     return DistributedDataParallel(

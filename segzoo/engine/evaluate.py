@@ -3,7 +3,7 @@
 import datetime
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,11 +26,16 @@ from segzoo.modeling.protocols import (
     uses_tta,
 )
 
-from .recording import Stopwatch
+from .recording import Stopwatch, free_processors, more_workers
+from .setup import classes_metadata
+from .skipped import check_some_left, skipped_facts, skipped_images
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
+# An evaluation whose model waits for more than this share of the wall time, and so long, says what to change.
+WAITING_PERCENT = 25.0
+WAITING_SECONDS = 10.0
 
 
 def check_evaluation(cfg: CfgNode) -> None:
@@ -91,24 +96,27 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
     Raises:
         InputError: a dataset cannot be scored for a task of TEST.TASKS, or its labels are wrong.
     """
-    results, images, speed = {}, {}, {}
+    results, images, speed, skipped = {}, {}, {}, {}
     for name in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, name)
         evaluator = build_evaluator(
             name,
             cfg.TEST.TASKS,
             dataset_folder(cfg, name),
-            # A model trained for instances knows no other classes; one trained for all of them numbers all.
-            things_only=cfg.TASK == "instance",
+            model_classes=instance_classes(cfg),
             **evaluator_options(cfg),
         )
-        results[name], images[name], speed[name] = run_inference(
-            tested_model(cfg, model, name), loader, evaluator
-        )
+        tested = tested_model(cfg, model, name)
+        with label_maps(tested):
+            results[name], images[name], speed[name] = run_inference(tested, loader, evaluator)
+        skipped[name] = skipped_images(loader)
+        for advice in evaluation_advice(cfg, speed[name], images[name] // comm.get_world_size()):
+            logger.warning("%s", advice)
     if not comm.is_main_process():
         return {}
     facts = protocol_facts(cfg, weights, iteration)
-    return report(cfg, results, {**facts, "datasets": images, "seconds_per_image": speed})
+    facts |= {"datasets": images, **speed_facts(speed), **skipped_facts(skipped, images)}
+    return report(cfg, results, facts)
 
 
 def report(cfg: CfgNode, results: dict, protocol: dict) -> dict:
@@ -133,19 +141,22 @@ def run_inference(
 ) -> tuple[dict, int, dict[str, float]]:
     """Feeds a loader's batches through a model into an evaluator, with a progress line every few seconds.
 
+    Loading (by the loader's workers) and scoring (by the evaluator's threads) go on while the model computes;
+    what is told of them is how long the model had to wait.
+
     Args:
         loader: of this process's share of the images; has a length.
 
     Returns:
         The evaluator's results ({} but in the main process), the number of images over all processes, and the
-        seconds per image that this process spent on "data", "compute" and "evaluation".
+        seconds per image that this process spent on "data", "compute" and "scoring".
     """
     evaluator.reset()
     stopwatch = Stopwatch()
     done, shown, batches = 0, time.perf_counter(), len(loader)
     started = shown
     with evaluation_mode(model), torch.no_grad():
-        for index, inputs in enumerate(loader):
+        for index, inputs in enumerate(loader, start=1):
             stopwatch.lap("data")
             outputs = model(inputs)
             if torch.cuda.is_available():
@@ -153,28 +164,76 @@ def run_inference(
             stopwatch.lap("compute")
             evaluator.process(inputs, outputs)
             done += len(inputs)
-            stopwatch.lap("evaluation")
+            stopwatch.lap("scoring")
             now = time.perf_counter()
-            if now - shown > SECONDS_BETWEEN_LINES:
+            if now - shown > SECONDS_BETWEEN_LINES and index < batches:
                 shown = now
-                left = datetime.timedelta(seconds=int((now - started) / (index + 1) * (batches - index - 1)))
+                left = datetime.timedelta(seconds=int((now - started) / index * (batches - index)))
+                # The last batch may be smaller than the others.
+                total = max(done, round(done / index * batches))
                 logger.info(
-                    "Evaluating %d/%d  eta: %s  per image: %s",
-                    index + 1,
-                    batches,
-                    left,
-                    _split(stopwatch, done),
+                    "Evaluating %d/%d images  eta: %s  %s", done, total, left, _split(stopwatch, done)
                 )
+    check_some_left(loader, done)
     results = evaluator.evaluate() or {}
-    stopwatch.lap("evaluation")
+    stopwatch.lap("scoring")
     images = sum(comm.all_gather(done))
+    taken = time.perf_counter() - started
+    speed = {part: spent / max(done, 1) for part, spent in stopwatch.seconds.items()}
     logger.info(
-        "Evaluated %d images in %s, per image: %s",
+        "Evaluated %d images in %s, %.4g images/s: %s of the wall time",
         images,
-        datetime.timedelta(seconds=int(time.perf_counter() - started)),
-        _split(stopwatch, done),
+        datetime.timedelta(seconds=int(taken)),
+        images / max(taken, 1e-9),
+        ", ".join(f"{part} {percent:.1f} %" for part, percent in shares(speed).items()),
     )
-    return results, images, {part: spent / max(done, 1) for part, spent in stopwatch.seconds.items()}
+    return results, images, speed
+
+
+def shares(speed: Mapping[str, float]) -> dict[str, float]:
+    """The share in percent that each part ("data", "compute", "scoring") has of the seconds of all."""
+    total = sum(speed.values())
+    return {part: 100 * seconds / max(total, 1e-9) for part, seconds in speed.items()}
+
+
+def speed_facts(speed: Mapping[str, Mapping[str, float]]) -> dict:
+    """For results.json, of {dataset: seconds per image of "data", "compute" and "scoring"}.
+
+    "data" and "scoring" count what the model waited for, not what ran beside it.
+    """
+    percent = {
+        name: {part: round(share, 2) for part, share in shares(of_dataset).items()}
+        for name, of_dataset in speed.items()
+    }
+    return {"seconds_per_image": dict(speed), "wall_time_percent": percent}
+
+
+def evaluation_advice(cfg: CfgNode, speed: Mapping[str, float], images: int) -> list[str]:
+    """What would make an evaluation faster, if its model waited for long.
+
+    Args:
+        speed: seconds per image spent on "data", "compute" and "scoring".
+        images: of this process.
+    """
+    percent = shares(speed)
+    waits = {
+        part
+        for part in ("data", "scoring")
+        if percent.get(part, 0) > WAITING_PERCENT and speed[part] * images > WAITING_SECONDS
+    }
+    advice = []
+    if "data" in waits:
+        advice.append(
+            f"The model waited for images {percent['data']:.0f} % of the time: "
+            f"{more_workers(cfg.DATALOADER.NUM_WORKERS)}"
+        )
+    if "scoring" in waits:
+        advice.append(
+            f"The model waited for scores {percent['scoring']:.0f} % of the time: raise TEST.SCORING_THREADS "
+            f"(now {cfg.TEST.SCORING_THREADS} for each task) where processors are free ({free_processors()} "
+            "here), or ask for fewer TEST.TASKS"
+        )
+    return advice
 
 
 @contextmanager
@@ -190,8 +249,23 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def label_maps(model: nn.Module) -> Iterator[None]:
+    """Makes a model that can return the best class per pixel, instead of scores of all: that is scored."""
+    before = getattr(model, "sem_seg_output", None)
+    if before is None:
+        yield
+        return
+    model.sem_seg_output = "labels"
+    try:
+        yield
+    finally:
+        model.sem_seg_output = before
+
+
 def _split(stopwatch: Stopwatch, images: int) -> str:
-    return ", ".join(f"{part} {spent / max(images, 1):.4f} s" for part, spent in stopwatch.seconds.items())
+    seconds = ", ".join(f"{part} {spent / images:.4f} s" for part, spent in stopwatch.seconds.items())
+    return f"{images / max(sum(stopwatch.seconds.values()), 1e-9):.4g} images/s  per image: {seconds}"
 
 
 def tested_model(cfg: CfgNode, model: nn.Module, dataset_name: str) -> nn.Module:
@@ -205,8 +279,18 @@ def evaluator_options(cfg: CfgNode) -> dict:
     protocol = build_inference_protocol(cfg)
     return {
         "save_predictions": cfg.TEST.SAVE_PREDICTIONS,
+        "workers": cfg.TEST.SCORING_THREADS,
         "transform_labels": None if protocol is None else label_cropper(protocol),
     }
+
+
+def instance_classes(cfg: CfgNode) -> list[str]:
+    """Names of the classes that the model's instances are numbered by.
+
+    A model trained for instances knows no stuff; one trained for all classes numbers all.
+    """
+    metadata = classes_metadata(cfg)
+    return metadata.thing_classes if cfg.TASK == "instance" else metadata.classes
 
 
 def dataset_folder(cfg: CfgNode, name: str) -> Path:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import LRScheduler
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -15,6 +16,7 @@ from detectron2.utils.events import EventWriter
 from segzoo.errors import InputError
 
 from .random_state import preserved_random_state
+from .recording import DataWaitWarning, put_speed
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,23 @@ class CheckpointHook(HookBase):
             self.trainer.save_checkpoint("model_final")
         elif self._period > 0 and done % self._period == 0:
             self.trainer.save_checkpoint(f"model_{self.trainer.iter:07d}")
+
+
+class LearningRateHook(LRScheduler):
+    """Steps the schedule; records "lr", that of most parameters, and of different ones "lr_x<factor>"."""
+
+    def __init__(self, base_lr: float):
+        super().__init__()
+        self._base_lr = base_lr or 1.0
+
+    def after_step(self) -> None:
+        rates = {}
+        for group in self.trainer.optimizer.param_groups:
+            multiplier = group.get("initial_lr", group["lr"]) / self._base_lr
+            rates[f"lr_x{multiplier:.4g}"] = group["lr"]
+        if len(rates) > 1:
+            self.trainer.storage.put_scalars(**rates, smoothing_hint=False)
+        super().after_step()
 
 
 class EvaluationHook(HookBase):
@@ -66,7 +85,7 @@ class EvaluationHook(HookBase):
             self.trainer.storage.iter = done
 
     def after_step(self) -> None:
-        if self._due(self.trainer.iter + 1):
+        if self.due(self.trainer.iter + 1):
             self._run()
 
     def owed(self, past: list[dict]) -> bool:
@@ -76,11 +95,12 @@ class EvaluationHook(HookBase):
             past: its metrics.json lines.
         """
         done = self.trainer.start_iter
-        if done == 0 or not self._due(done):
+        if done == 0 or not self.due(done):
             return False
         return not any("/" in name for line in past if line["iteration"] == done - 1 for name in line)
 
-    def _due(self, done: int) -> bool:
+    def due(self, done: int) -> bool:
+        """Whether there is an evaluation after so many iterations."""
         return done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0)
 
     def _run(self) -> None:
@@ -112,28 +132,40 @@ class EvaluationHook(HookBase):
 
 
 class WriterHook(HookBase):
-    """Makes the trainer's writers write every `period` iterations, after evaluations and at the end."""
+    """Makes the trainer's writers write every `period` iterations, after evaluations and at the end.
 
-    def __init__(self, period: int):
+    A resumed run also writes the line of its checkpoint's iteration, if the run before was killed too early.
+    """
+
+    def __init__(self, period: int, images_per_iteration: int = 1, loading_workers: int = 0):
         self._period = period
+        self._images = images_per_iteration
+        self._data_wait = DataWaitWarning(loading_workers)
         self._writers: Sequence[EventWriter] = ()
         self._evaluated_at: int | None = None
 
     def before_train(self) -> None:
         self._writers = self.trainer.build_writers() if comm.is_main_process() else ()
-        self._write_if(False)
+        self._write_if(self.trainer.owes_line, self.trainer.start_iter - 1)
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        self._write_if(done % self._period == 0 or done == self.trainer.max_iter)
+        self._write_if(self.due(self.trainer.iter + 1), self.trainer.iter)
 
     def after_train(self) -> None:
         for writer in self._writers:
             writer.write()
             writer.close()
 
-    def _write_if(self, due: bool) -> None:
-        if due or self.trainer.evaluated_at != self._evaluated_at:
-            self._evaluated_at = self.trainer.evaluated_at
-            for writer in self._writers:
-                writer.write()
+    def due(self, done: int) -> bool:
+        """Whether there is a line after so many iterations, evaluation or not."""
+        return done % self._period == 0 or done == self.trainer.max_iter
+
+    def _write_if(self, due: bool, iteration: int) -> None:
+        if not due and self.trainer.evaluated_at == self._evaluated_at:
+            return
+        self._evaluated_at = self.trainer.evaluated_at
+        if self._writers:
+            put_speed(self.trainer.storage, iteration, self.trainer.max_iter, self._images)
+            self._data_wait.check(self.trainer.storage)
+        for writer in self._writers:
+            writer.write()

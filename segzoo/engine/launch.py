@@ -6,9 +6,10 @@ Works without a GPU too: N processes on the CPU then talk through gloo.
 import json
 import logging
 import os
+import re
 import signal
-import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,13 +23,20 @@ from detectron2.utils import comm
 
 from segzoo.errors import InputError
 
+from .lost import LostProcessError, lost_processes_explained
+from .network import interface_towards
 from .nonfinite import NonFiniteLossError
+from .signals import StoppedBySignal, passed_on
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
-# Failures whose message is the whole explanation; a child's is raised again in the parent.
-EXPLAINED_ERRORS = {error.__name__: error for error in (InputError, NonFiniteLossError)}
+# Ends whose message is the whole explanation; a child's is raised again in the parent.
+EXPLAINED_ENDS = {
+    end.__name__: end for end in (InputError, NonFiniteLossError, StoppedBySignal, LostProcessError)
+}
+# Seconds that a process which sees another one gone waits, so that the parent sees that one first.
+_WAIT_FOR_CAUSE = 2.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ def launch(
 
     Raises:
         InputError: impossible or contradictory numbers of processes or machines, or `main`'s own.
-        NonFiniteLossError: `main`'s own.
+        NonFiniteLossError, StoppedBySignal: `main`'s own.
+        LostProcessError: a process was killed, or one on another machine has ended.
     """
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
     started_elsewhere = place_from_environment(os.environ)
@@ -81,7 +90,12 @@ def launch(
                 "as many processes (torchrun --nproc-per-node, srun --ntasks-per-node)"
             )
         _join(started_elsewhere, _rendezvous_from_environment(os.environ), None, on_gpu, timeout)
-        main(*args)
+        try:
+            with lost_processes_explained(started_elsewhere.rank):
+                main(*args)
+        except StoppedBySignal:
+            dist.destroy_process_group()
+            raise
         dist.destroy_process_group()
         return
     _check_numbers(num_gpus_per_machine, num_machines, machine_rank, dist_url, on_gpu)
@@ -127,12 +141,14 @@ def place_from_environment(environment: Mapping[str, str]) -> ProcessPlace | Non
             raise InputError(
                 f"srun: {world_size} tasks do not divide evenly over {nodes} nodes; set --ntasks-per-node"
             )
-        return ProcessPlace(
-            int(environment["SLURM_PROCID"]),
-            int(environment["SLURM_LOCALID"]),
-            world_size,
-            world_size // nodes,
-        )
+        rank, local_rank = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
+        local_size = world_size // nodes
+        if rank % local_size != local_rank:
+            raise InputError(
+                f"srun: task {rank} is number {local_rank} on its node, not {rank % local_size}; numbers "
+                "must follow each other on a node: add --distribution=block and --ntasks-per-node"
+            )
+        return ProcessPlace(rank, local_rank, world_size, local_size)
     if environment.get("WORLD_SIZE", "1") not in ("", "0", "1"):
         # Each process would train alone, all into the same folder.
         raise InputError(
@@ -146,16 +162,16 @@ def _rendezvous_from_environment(environment: Mapping[str, str]) -> str:
     """The address at which the processes meet: torchrun's variables, or one derived from the SLURM step."""
     if "MASTER_ADDR" in environment and "MASTER_PORT" in environment:
         return "env://"
-    nodes = environment.get("SLURM_STEP_NODELIST", "127.0.0.1")
-    host = nodes
-    if "[" in nodes or "," in nodes:
-        listing = subprocess.run(
-            ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
-        )
-        host = listing.stdout.split()[0]
+    host = _first_host(environment.get("SLURM_STEP_NODELIST", "127.0.0.1"))
     # Above the ports that services use, below those that the system hands out; differs by job and by step.
     step = int(environment.get("SLURM_JOB_ID", 0)) * 37 + int(environment.get("SLURM_STEP_ID", 0))
     return f"tcp://{host}:{15000 + step % 15000}"
+
+
+def _first_host(nodes: str) -> str:
+    """Of SLURM's notation: rack[1-2]node[003,007] begins with rack1node003. A container has no scontrol."""
+    first = re.match(r"([^,\[]|\[[^\]]*\])*", nodes).group()
+    return re.sub(r"\[(\w*)[^\]]*\]", r"\1", first)
 
 
 def _check_numbers(num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, on_gpu: bool) -> None:
@@ -186,26 +202,55 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
         own_threads = os.environ.get("OMP_NUM_THREADS")
         # OpenMP reads it when the child starts; together the children shall use each core once.
         os.environ["OMP_NUM_THREADS"] = own_threads or str(threads)
+        signals = None
         try:
-            mp.start_processes(_child, arguments, nprocs=len(places), start_method="spawn")
+            children = mp.start_processes(
+                _child, arguments, nprocs=len(places), start_method="spawn", join=False
+            )
+            with passed_on(children.pids()) as signals:
+                while not children.join():
+                    pass
+            _raise_cause(_read_reports(Path(error_folder)))
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as failure:
-            _raise_explained(Path(error_folder))
+            reports = _read_reports(Path(error_folder))
+            told_to_stop = signals is not None and signals.received is not None
+            # Otherwise it was to end them that the others have been told to stop.
+            _raise_cause(reports, LostProcessError, *(() if told_to_stop else (StoppedBySignal,)))
+            if told_to_stop and hasattr(failure, "signal_name"):
+                raise signals.stopped("stopped while starting; there was nothing to save") from None
+            rank = places[failure.error_index].rank
             if getattr(failure, "signal_name", None) == signal.Signals.SIGKILL.name:
-                raise RuntimeError(
-                    f"process {failure.error_index} was killed (SIGKILL), which the system does when memory "
-                    "runs out; the others were ended. Lower SOLVER.IMS_PER_BATCH or raise SOLVER.ACCUMULATE."
+                raise LostProcessError(
+                    f"process {rank} was killed (SIGKILL), which the system does when memory runs out; the "
+                    "others were ended. Lower SOLVER.IMS_PER_BATCH or raise SOLVER.ACCUMULATE."
                 ) from failure
+            if getattr(failure, "signal_name", None):
+                raise LostProcessError(
+                    f"process {rank} was ended by {failure.signal_name}, and with it the others; "
+                    "what it wrote last stands above"
+                ) from failure
+            if lost := reports.get(rank):
+                raise lost from None
             raise
         finally:
             if own_threads is None:
                 del os.environ["OMP_NUM_THREADS"]
 
 
-def _raise_explained(error_folder: Path) -> None:
-    """Raises the first explained error that a child has left, if any."""
-    for path in sorted(error_folder.glob("*.json")):
+def _read_reports(error_folder: Path) -> dict[int, BaseException]:
+    """The explained ends that children have left, by rank."""
+    reports = {}
+    for path in error_folder.glob("*.json"):
         report = json.loads(path.read_text())
-        raise EXPLAINED_ERRORS[report["error"]](report["message"]) from None
+        reports[int(path.stem)] = EXPLAINED_ENDS[report["error"]](*report["arguments"])
+    return reports
+
+
+def _raise_cause(reports: Mapping[int, BaseException], *effects: type[BaseException]) -> None:
+    """Raises the explained end of the lowest rank, if any; `effects` are ends that have another cause."""
+    for _, end in sorted(reports.items()):
+        if not isinstance(end, effects):
+            raise end from None
 
 
 def _child(index, main, args, places, dist_url, store_port, on_gpu, timeout, error_folder, threads) -> None:
@@ -217,14 +262,20 @@ def _child(index, main, args, places, dist_url, store_port, on_gpu, timeout, err
         store = dist.TCPStore("127.0.0.1", store_port, None, is_master=False, timeout=timeout)
     try:
         _join(place, dist_url, store, on_gpu, timeout)
-        main(*args)
-    except tuple(EXPLAINED_ERRORS.values()) as error:
+        with lost_processes_explained(place.rank):
+            main(*args)
+    except tuple(EXPLAINED_ENDS.values()) as error:
         logger.debug("%s", error)
-        report = {"error": type(error).__name__, "message": str(error)}
+        if isinstance(error, LostProcessError):
+            time.sleep(_WAIT_FOR_CAUSE)
+        kind = next(name for name, end in EXPLAINED_ENDS.items() if isinstance(error, end))
+        report = {"error": kind, "arguments": error.args}
         unfinished = Path(error_folder, f"{place.rank}.part")
         unfinished.write_text(json.dumps(report))
         unfinished.rename(unfinished.with_suffix(".json"))
-        raise
+        # A process that fails has the others ended; one that was stopped lets them come to their end.
+        if not isinstance(error, StoppedBySignal):
+            raise
     # Not after a failure: the parent must see the process that failed first, not the peers it leaves alone.
     dist.destroy_process_group()
 
@@ -237,6 +288,10 @@ def _join(place: ProcessPlace, url: str, store: dist.Store | None, on_gpu: bool,
             raise InputError(f"{place.local_size} processes on this machine but {visible} GPUs visible")
         # Where each task sees only its own GPU, that one is device 0.
         torch.cuda.set_device(place.local_rank % visible)
+    elif place.world_size > place.local_size and "GLOO_SOCKET_IFNAME" not in os.environ:
+        meeting_place = f"tcp://{os.environ.get('MASTER_ADDR')}:1" if url == "env://" else url
+        if interface := interface_towards(meeting_place):
+            os.environ["GLOO_SOCKET_IFNAME"] = interface
     dist.init_process_group(
         backend="nccl" if on_gpu else "gloo",
         init_method=None if store is not None else url,

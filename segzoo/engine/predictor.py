@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from torch import nn
 
@@ -20,7 +20,7 @@ from segzoo.data import build_test_augmentations, read_image
 from segzoo.errors import InputError
 from segzoo.modeling.protocols import build_inference_protocol, build_protocol_model
 
-from .setup import classes_dataset, describe, resolve_device
+from .setup import classes_metadata, describe, resolve_device
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Predictor:
         *,
         batch_size: int | None = None,
         augmentations: Sequence[T.Augmentation] | None = None,
+        trust: bool = False,
     ):
         """
         Args:
@@ -61,6 +62,7 @@ class Predictor:
             batch_size: pictures run together; default: TEST.IMS_PER_BATCH, 1 for a built module.
             augmentations: what is done to a picture first; default: the config's, for evaluation; nothing for
                 a built module.
+            trust: execute pickled code in the weights' file, where it holds more than weights.
 
         Raises:
             InputError: no such device or file, weights that do not fill the whole model, or a checkpoint
@@ -73,9 +75,8 @@ class Predictor:
             cfg.MODEL.DEVICE = resolve_device(cfg)
             default_batch_size, default_augmentations = cfg.TEST.IMS_PER_BATCH, build_test_augmentations(cfg)
             weights = weights or cfg.MODEL.WEIGHTS
-            name = classes_dataset(cfg)
-            self.metadata = MetadataCatalog.get(name) if name else None
-            ours = describe(cfg, MetadataCatalog.get(name))
+            self.metadata = classes_metadata(cfg)
+            ours = describe(cfg, self.metadata)
             self.model = Trainer.build_model(cfg)
             if not weights:
                 logger.warning("Predictor: no weights given, the model's are random; set MODEL.WEIGHTS")
@@ -84,7 +85,7 @@ class Predictor:
             self.metadata = None
             self.model = model
         if weights:
-            report = load_checkpoint(self.model, str(weights))
+            report = load_checkpoint(self.model, str(weights), trust=trust)
             report.differences = compare_description(report.description, ours)
             report.require_complete("Predictor", "its predictions would mean nothing")
         self.model.eval()

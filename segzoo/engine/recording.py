@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWriter, get_event_storage
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,8 @@ _AUXILIARY = re.compile(r"_\d+$")
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 # Scalars are smoothed by the median of this many iterations, as in Detectron2.
 WINDOW = 20
+# The share of an iteration from which on waiting for data is worth a warning.
+DATA_BOUND = 0.3
 
 
 class LossRecorder:
@@ -54,42 +56,103 @@ class LossRecorder:
 
 
 class ProgressPrinter(EventWriter):
-    """Logs a line: time left, iteration, losses (median of 20), speed, data time, learning rate, memory."""
+    """Logs a line: time left, iteration, losses (median of 20), where time goes, learning rate, memory."""
 
-    def __init__(self, max_iter: int, images_per_iteration: int):
+    def __init__(self, max_iter: int):
         self._max_iter = max_iter
-        self._images = images_per_iteration
         self._shown = -1
 
     def write(self) -> None:
         storage = get_event_storage()
+        latest = {name: value for name, (value, _) in storage.latest().items()}
         _, iteration = storage.latest().get("total_loss", (0.0, -1))
         if iteration <= self._shown:
             return
         self._shown = iteration
-        histories = storage.histories()
         losses = [
             f"{name}: {history.median(WINDOW):.4g}"
-            for name, history in histories.items()
+            for name, history in storage.histories().items()
             if "loss" in name and not _AUXILIARY.search(name)
         ]
         parts = [f"iter: {iteration}/{self._max_iter}", *losses]
-        # The timer leaves out the first iterations, which are slower than the rest.
-        if "time" in histories:
-            seconds = histories["time"].median(1000)
-            left = datetime.timedelta(seconds=int(seconds * (self._max_iter - iteration - 1)))
-            waited = histories["data_time"].avg(WINDOW)
-            bound = " (data-bound)" if waited > 0.5 * seconds else ""
-            parts.insert(0, f"eta: {left}")
+        if "eta_seconds" in latest:
+            parts.insert(0, f"eta: {datetime.timedelta(seconds=int(latest['eta_seconds']))}")
+            seconds, waited = recent_times(storage)
+            bound = " (data-bound)" if waited > DATA_BOUND * seconds else ""
             parts += [
                 f"time: {seconds:.4f}",
                 f"data_time: {waited:.4f}{bound}",
-                f"img/s: {self._images / max(seconds, 1e-9):.1f}",
+                f"compute_time: {latest['compute_time']:.4f}",
+                f"img/s: {latest['images_per_second']:.1f}",
             ]
-        if "lr" in histories:
-            parts.append(f"lr: {histories['lr'].latest():.5g}")
-        parts.append(f"max_mem: {peak_memory_mib():.0f}M")
+        if "lr" in latest:
+            parts.append(f"lr: {latest['lr']:.5g}")
+        parts.append(f"max_mem: {latest.get('max_mem', peak_memory_mib()):.0f}M")
         logger.info("  ".join(parts))
+
+
+class TensorBoardWriter(TensorboardXWriter):
+    """Detectron2's, whose events are on disk when `write` returns: a kill loses none of them.
+
+    By itself TensorBoard keeps them for two minutes, in which there may have been a checkpoint.
+    """
+
+    def write(self) -> None:
+        super().write()
+        self._writer.flush()
+
+
+def recent_times(storage: EventStorage) -> tuple[float, float]:
+    """Seconds per iteration, and those of them spent waiting for data: means of the last iterations.
+
+    Means, not medians: of several loading workers each makes one iteration in so many slow.
+    """
+    seconds, waited = (storage.history(name).avg(WINDOW) for name in ("time", "data_time"))
+    return seconds, min(waited, seconds)
+
+
+def put_speed(storage: EventStorage, iteration: int, max_iter: int, images_per_iteration: int) -> None:
+    """Puts what the last iterations tell of the speed, unsmoothed, for all writers.
+
+    eta_seconds: to the end of the training, without evaluations; compute_time: seconds per iteration, without
+    the waiting for data; images_per_second; max_mem: MiB. The timer leaves out the first iterations, which
+    are slower than the rest: before them there is max_mem only.
+    """
+    scalars = {"max_mem": peak_memory_mib()}
+    if "time" in storage.histories():
+        seconds, waited = recent_times(storage)
+        scalars |= {
+            "eta_seconds": storage.history("time").avg(1000) * (max_iter - iteration - 1),
+            "compute_time": seconds - waited,
+            "images_per_second": images_per_iteration / max(seconds, 1e-9),
+        }
+    now, storage.iter = storage.iter, iteration
+    storage.put_scalars(**scalars, smoothing_hint=False)
+    storage.iter = now
+
+
+class DataWaitWarning:
+    """Says once that a training waits for its data; again only after it had not done so for a while."""
+
+    def __init__(self, workers: int):
+        self._workers = workers
+        self._said = False
+
+    def check(self, storage: EventStorage) -> None:
+        """Looks at the last iterations, if there are enough of them to tell."""
+        timed = storage.histories().get("time")
+        # The first iterations wait for the workers to start.
+        if timed is None or len(timed.values()) < WINDOW:
+            return
+        seconds, waited = recent_times(storage)
+        share = waited / max(seconds, 1e-9)
+        if share > DATA_BOUND and not self._said:
+            self._said = True
+            logger.warning(
+                "Data loading takes %.0f %% of each iteration: %s", 100 * share, more_workers(self._workers)
+            )
+        elif share < DATA_BOUND / 2:
+            self._said = False
 
 
 def peak_memory_mib() -> float:
@@ -101,6 +164,23 @@ def peak_memory_mib() -> float:
     except ImportError:  # Windows
         return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def free_processors() -> int:
+    """How many processors this process may use."""
+    # Not every system says.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def more_workers(workers: int) -> str:
+    """What to do where a model waits for its images, loaded by so many worker processes."""
+    processors = free_processors()
+    if workers < processors:
+        return f"raise DATALOADER.NUM_WORKERS (now {workers}; {processors} processors here)"
+    return (
+        f"DATALOADER.NUM_WORKERS is {workers} with {processors} processors here: give the job more of them, "
+        "or store smaller images on a faster disk"
+    )
 
 
 def continue_metrics(path: Path, start_iteration: int) -> list[dict]:
@@ -118,13 +198,19 @@ def continue_metrics(path: Path, start_iteration: int) -> list[dict]:
         path.rename(aside)
         logger.info("%s of an earlier run is now %s", path, aside.name)
         return []
-    kept = [line for line in read_metrics(path) if line["iteration"] < start_iteration]
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("w") as file:
-        file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    return drop_metrics(path, start_iteration)
+
+
+def drop_metrics(path: Path, iteration: int) -> list[dict]:
+    """Takes the lines from `iteration` on out of metrics.json, if it is there; returns those that stay."""
+    kept = [line for line in read_metrics(path) if line["iteration"] < iteration]
+    if path.is_file():
+        unfinished = path.with_suffix(".part")
+        with unfinished.open("w") as file:
+            file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
     return kept
 
 
@@ -163,6 +249,29 @@ def restore_recent_scalars(storage: EventStorage, recent: dict[str, list[list[fl
     """Puts back what `recent_scalars` returned, without making it news that the writers would write again."""
     for name, entries in recent.items():
         for value, iteration in entries:
+            storage.histories()[name].update(value, iteration)
+
+
+def latest_scalars(storage: EventStorage) -> dict[str, list]:
+    """The scalars of the current iteration as [value, whether it is smoothed].
+
+    They belong into a checkpoint: it is saved before the writers write them, and a run that is killed in
+    between has to write them when it goes on.
+    """
+    return {
+        name: [value, storage.smoothing_hints()[name]]
+        for name, (value, iteration) in storage.latest().items()
+        if iteration == storage.iter
+    }
+
+
+def restore_latest_scalars(storage: EventStorage, latest: dict[str, list], iteration: int) -> None:
+    """Makes what `latest_scalars` returned news of `iteration`, for the writers to write."""
+    for name, (value, smoothed) in latest.items():
+        storage.latest()[name] = (value, iteration)
+        storage.smoothing_hints()[name] = smoothed
+        # That of a smoothed one is restored by `restore_recent_scalars`.
+        if not smoothed:
             storage.histories()[name].update(value, iteration)
 
 

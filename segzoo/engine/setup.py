@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from termcolor import colored
@@ -18,6 +18,7 @@ from termcolor import colored
 import segzoo
 from segzoo.errors import InputError
 
+from .output_folder import claimed
 from .random_state import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,17 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
         args: the command line, for log.txt.
 
     Raises:
-        InputError: OUTPUT_DIR cannot be written, or MODEL.DEVICE does not exist.
+        InputError: OUTPUT_DIR cannot be written, or another training writes there; or MODEL.DEVICE does not
+            exist.
     """
     rank = comm.get_rank()
     output_dir = Path(cfg.OUTPUT_DIR)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
+        # An evaluation may run beside the training that writes there.
+        if not getattr(args, "eval_only", False):
+            with claimed(output_dir):
+                pass  # Only asked: the trainer claims it. Nothing has been written yet.
         setup_logging(output_dir, rank)
     except OSError as error:
         raise InputError(
@@ -104,7 +110,7 @@ def setup_logging(output_dir: Path | None, rank: int = 0) -> None:
         screen.setFormatter(_ScreenFormatter(sys.stdout.isatty()))
         handlers.append(screen)
     if output_dir is not None:
-        file = logging.FileHandler(output_dir / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
+        file = _LogFile(output_dir / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
         file.setFormatter(
             logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
         )
@@ -118,6 +124,14 @@ def setup_logging(output_dir: Path | None, rank: int = 0) -> None:
             old.close()
         for handler in handlers:
             package_logger.addHandler(handler)
+
+
+class _LogFile(logging.FileHandler):
+    """Silent where the disk is full: metrics.json and checkpoints are what a training ends for."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in `logging`
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class _ScreenFormatter(logging.Formatter):
@@ -160,6 +174,20 @@ def describe(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
         "pixel_mean": [float(value) for value in cfg.MODEL.PIXEL_MEAN],
         "pixel_std": [float(value) for value in cfg.MODEL.PIXEL_STD],
     }
+
+
+def classes_metadata(cfg: CfgNode) -> Metadata:
+    """Of the dataset whose classes the model predicts.
+
+    Raises:
+        InputError: none is configured.
+    """
+    name = classes_dataset(cfg)
+    if not name:
+        raise InputError(
+            "DATASETS: TRAIN, TEST and CLASSES_FROM are empty, so the classes are unknown; name a dataset"
+        )
+    return MetadataCatalog.get(name)
 
 
 def classes_dataset(cfg: CfgNode) -> str:

@@ -31,9 +31,11 @@ from .evaluate import (
     evaluator_options,
     protocol_facts,
     report,
+    speed_facts,
     tested_model,
 )
 from .recording import Stopwatch
+from .skipped import skipped_facts
 
 logger = logging.getLogger(__name__)
 
@@ -74,18 +76,20 @@ class ShardState:
         total: images of the shard.
         matrix: (K + 1, K + 1) int64, the confusion matrix of `SemanticEvaluator`.
         images: file names, in order.
-        seconds: spent on "data", "compute" and "evaluation".
+        skipped: {file name: what is wrong} of those that DATALOADER.ON_ERROR skip passed over.
+        seconds: spent on "data", "compute" and "scoring".
     """
 
     facts: dict[str, Any]
     total: int
     matrix: np.ndarray
     images: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        return len(self.images) == self.total
+        return len(self.images) + len(self.skipped) == self.total
 
     def save(self, path: Path) -> None:
         rows, columns = np.nonzero(self.matrix)
@@ -96,6 +100,7 @@ class ShardState:
             "classes": len(self.matrix) - 1,
             "seconds": self.seconds,
             "images": self.images,
+            "skipped": self.skipped,
             "matrix": entries,
         }
         write_text_atomically(path, json.dumps(document))
@@ -108,7 +113,8 @@ class ShardState:
             matrix = np.zeros((document["classes"] + 1,) * 2, np.int64)
             for row, column, count in document["matrix"]:
                 matrix[row, column] = count
-            return cls(document["facts"], document["total"], matrix, document["images"], document["seconds"])
+            keys = ("images", "skipped", "seconds")
+            return cls(document["facts"], document["total"], matrix, **{key: document[key] for key in keys})
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InputError(f"{path}: not the state of a shard ({error}); delete it") from None
 
@@ -149,17 +155,21 @@ def evaluate_shard(cfg: CfgNode, model: nn.Module, shard: Shard, *, weights: str
         states[name] = _complete_states(cfg, shard, name, facts)
     if not all(states.values()):
         return {}
-    results, images, speed = {}, {}, {}
+    results, images, speed, skipped = {}, {}, {}, {}
     for name, parts in states.items():
         evaluator = _evaluator(cfg, name)
         tables = [(state.matrix, [(image, []) for image in state.images]) for state in parts]
         results[name] = {evaluator.task_key: evaluator.summarize(evaluator.merge(tables))}
         images[name] = evaluator.image_count
+        skipped[name] = {file: message for state in parts for file, message in state.skipped.items()}
+        if not images[name]:
+            raise InputError(f"{name}: none of its images can be used; {next(iter(skipped[name].values()))}")
         speed[name] = {
             key: sum(state.seconds.get(key, 0.0) for state in parts) / images[name]
-            for key in ("data", "compute", "evaluation")
+            for key in ("data", "compute", "scoring")
         }
-    return report(cfg, results, {**facts, "datasets": images, "seconds_per_image": speed})
+    facts = {**facts, "datasets": images, **speed_facts(speed), **skipped_facts(skipped, images)}
+    return report(cfg, results, facts)
 
 
 def _run(cfg: CfgNode, model: nn.Module, shard: Shard, name: str, facts: dict) -> None:
@@ -171,7 +181,7 @@ def _run(cfg: CfgNode, model: nn.Module, shard: Shard, name: str, facts: dict) -
     if path.exists():
         state = ShardState.load(path)
         _check_facts(path, state.facts, facts)
-        done = set(state.images)
+        done = {*state.images, *state.skipped}
         if state.total != len(records) or not done <= {record["file_name"] for record in records}:
             raise InputError(f"{path}: was made with other images of {name}; delete {path.parent}")
         records = [record for record in records if record["file_name"] not in done]
@@ -190,17 +200,19 @@ def _run(cfg: CfgNode, model: nn.Module, shard: Shard, name: str, facts: dict) -
         return
     stopwatch, before, unsaved = Stopwatch(), dict(state.seconds), 0
     with evaluation_mode(tested), torch.no_grad():
-        for inputs in build_test_loader(cfg, name, dataset=records):
+        loader = build_test_loader(cfg, name, dataset=records)
+        for inputs in loader:
             stopwatch.lap("data")
             outputs = tested(inputs)
             stopwatch.lap("compute")
             evaluator.process(inputs, outputs)
-            stopwatch.lap("evaluation")
+            stopwatch.lap("scoring")
             unsaved += len(inputs)
             if unsaved >= period:
                 _keep(evaluator, state, stopwatch, before, path)
                 unsaved = 0
-    if unsaved:
+    state.skipped |= loader.skipped_images
+    if unsaved or loader.skipped_images:
         _keep(evaluator, state, stopwatch, before, path)
 
 
@@ -217,7 +229,7 @@ def _keep(
     state.images += [file_name for file_name, _ in evaluator.records]
     evaluator.confusion_matrix[:] = 0
     evaluator.records.clear()
-    stopwatch.lap("evaluation")
+    stopwatch.lap("scoring")
     state.seconds = {key: before.get(key, 0.0) + spent for key, spent in stopwatch.seconds.items()}
     state.save(path)
     logger.info("%s: %d of %d images are done", path.stem, len(state.images), state.total)

@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.engine.hooks import IterationTimer, LRScheduler
+from detectron2.engine.hooks import IterationTimer
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 from detectron2.utils.events import (
     EventStorage,
     EventWriter,
     JSONWriter,
-    TensorboardXWriter,
     get_event_storage,
 )
 from torch import nn
@@ -29,23 +27,36 @@ from segzoo.data import build_train_loader
 from segzoo.errors import InputError
 from segzoo.modeling.protocols import uses_tta
 from segzoo.modeling.registry import registered
-from segzoo.solver import ScheduledLR, build_lr_scheduler, build_optimizer, load_optimizer_state
+from segzoo.solver import (
+    ScheduledLR,
+    build_lr_scheduler,
+    build_optimizer,
+    gather_optimizer_state,
+    load_optimizer_state,
+)
 
 from .distributed import distributed, sync_batch_norm_on_cpu, unwrapped
 from .evaluate import check_best_metric, check_evaluation, evaluate
-from .hooks import CheckpointHook, EvaluationHook, WriterHook
+from .hooks import CheckpointHook, EvaluationHook, LearningRateHook, WriterHook
 from .nonfinite import NonFiniteLossError, save_nonfinite_capsule
+from .output_folder import claimed, writing_explained
 from .random_state import capture_random_state, restore_random_state
 from .recording import (
     LossRecorder,
     ProgressPrinter,
+    TensorBoardWriter,
     continue_metrics,
+    drop_metrics,
+    latest_scalars,
     let_event_files_sort,
     read_metrics,
     recent_scalars,
+    restore_latest_scalars,
     restore_recent_scalars,
 )
-from .setup import classes_dataset, describe
+from .setup import classes_metadata, describe
+from .signals import StopHook, StopSignals, evaluating, iterating
+from .skipped import SkippedFilesHook
 from .train_step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -65,6 +76,8 @@ class Trainer(TrainerBase):
         start_iter, iter, max_iter: the first, current and final iteration, counted over all runs.
         past_metrics: the metrics.json lines before `start_iter`, in the main process.
         evaluated_at: the iteration after which the model was last evaluated in this run, None before.
+        owes_line: whether the run before was killed between its checkpoint and the records of that iteration.
+        skipped: {what is wrong with a file: times that this process passed over it}, with ON_ERROR skip.
     """
 
     def __init__(self, cfg: CfgNode, *, trust_checkpoint: bool = False):
@@ -90,10 +103,15 @@ class Trainer(TrainerBase):
         )
         self.max_iter = self.cfg.SOLVER.MAX_ITER
         self.past_metrics: list[dict] = []
+        self._first_record = 0
         self.evaluated_at: int | None = None
+        self.owes_line = False
+        self.skipped: dict[str, int] = {}
         self._stop_reason = ""
+        self._saved_at: int | None = None
         self._random_states: list[dict] = []
         self._recent_scalars: dict[str, list[list[float]]] = {}
+        self._latest_scalars: dict[str, list] = {}
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -117,7 +135,7 @@ class Trainer(TrainerBase):
             model,
             cfg.OUTPUT_DIR,
             keep=cfg.SOLVER.CHECKPOINT_KEEP,
-            description=describe(cfg, MetadataCatalog.get(classes_dataset(cfg))),
+            description=describe(cfg, classes_metadata(cfg)),
             **options,
         )
 
@@ -137,10 +155,16 @@ class Trainer(TrainerBase):
         elif cfg.TEST.PROTOCOL:
             cfg.TEST.INFERENCE.SCALES = [1.0]
         try:
-            iteration = get_event_storage().iter
+            storage = get_event_storage()
         except AssertionError:  # Called by itself, after a training.
-            iteration = None
-        return evaluate(cfg, model, iteration=iteration)
+            return evaluate(cfg, model)
+        results = evaluate(cfg, model, iteration=storage.iter)
+        if cfg.TEST.NUM_PICTURES and comm.is_main_process():
+            # Needs drawing libraries, which a training without evaluation does not.
+            from .pictures import put_pictures
+
+            put_pictures(cfg, model, storage)
+        return results
 
     @classmethod
     def check_test(cls, cfg: CfgNode) -> None:
@@ -156,31 +180,41 @@ class Trainer(TrainerBase):
         check_best_metric(cfg)
 
     def build_hooks(self) -> list[HookBase]:
-        """In order: timer, learning rate, checkpoints, evaluation (if there is a test set), writers."""
+        """In order: timer, learning rate, checkpoints, signals, evaluation (of a test set), writers."""
         cfg = self.cfg
-        hooks = [IterationTimer(), LRScheduler(), CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD)]
+        rates = LearningRateHook(cfg.SOLVER.BASE_LR)
+        hooks = [IterationTimer(), rates, CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD), StopHook()]
         if cfg.DATASETS.TEST:
             # Through a weak reference: the trainer owns its hooks.
             trainer = weakref.proxy(self)
+
+            def test() -> dict:
+                with evaluating(trainer):
+                    return trainer.test(trainer.cfg, unwrapped(trainer.model))
+
             hooks.append(
                 EvaluationHook(
                     cfg.TEST.EVAL_PERIOD,
-                    lambda: trainer.test(trainer.cfg, unwrapped(trainer.model)),
+                    test,
                     cfg.TEST.BEST_METRIC,
                     cfg.TEST.EARLY_STOP_PATIENCE,
                 )
             )
-        return [*hooks, WriterHook(cfg.SOLVER.LOG_PERIOD)]
+        if cfg.DATALOADER.ON_ERROR == "skip":
+            hooks.append(SkippedFilesHook(cfg.OUTPUT_DIR, cfg.SOLVER.LOG_PERIOD))
+        workers = cfg.DATALOADER.NUM_WORKERS
+        return [*hooks, WriterHook(cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.IMS_PER_BATCH, workers)]
 
     def build_writers(self) -> list[EventWriter]:
         """Progress lines, metrics.json and TensorBoard; called in the main process when training begins."""
         folder = self.cfg.OUTPUT_DIR
         let_event_files_sort(Path(folder))
         return [
-            ProgressPrinter(self.max_iter, self.cfg.SOLVER.IMS_PER_BATCH),
+            ProgressPrinter(self.max_iter),
+            # What a killed run wrote beyond the checkpoint is hidden: this run writes it again. It comes
+            # before metrics.json, so that what stands there is here too.
+            TensorBoardWriter(folder, purge_step=self._first_record),
             JSONWriter(str(self._metrics_file)),
-            # What a killed run wrote beyond the checkpoint is hidden: this run writes it again.
-            TensorboardXWriter(folder, purge_step=self.start_iter),
         ]
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -189,23 +223,35 @@ class Trainer(TrainerBase):
         rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resuming:
             self.iter = self.start_iter = int(rest.get("iteration", self.iter)) + 1
+            self._saved_at = self.start_iter - 1
             self._random_states = rest.get("random_states", [])
 
     def train(self) -> None:
         """Trains up to SOLVER.MAX_ITER, or until the evaluation hook stops it, and saves model_final.pth.
 
-        A finished training whose final evaluation is missing is evaluated.
+        A finished training whose final evaluation is missing is evaluated. Inside `stop_on_signals()` SIGUSR2
+        and SIGTERM end it early, with a checkpoint.
+
+        Raises:
+            InputError: another training writes into OUTPUT_DIR, or it cannot be written, as on a full disk;
+                the checkpoints before are good.
         """
         if self.start_iter >= self.max_iter:
             logger.info("Checkpoint already at MAX_ITER=%d; nothing to train.", self.max_iter)
-            if not self._owes_evaluation():
+            if not self._owes_ending():
                 return
-            logger.info("Making up for the evaluation after the last iteration.")
+            logger.info("Making up for what comes after the last iteration.")
         if self.cfg.DATASETS.TEST:
             self.check_test(self.cfg)
+        with claimed(self.cfg.OUTPUT_DIR), writing_explained(self.cfg.OUTPUT_DIR):
+            self._train()
+
+    def _train(self) -> None:
         self._begin()
-        with EventStorage(self.start_iter) as self.storage:
+        with iterating(), EventStorage(self.start_iter) as self.storage:
             restore_recent_scalars(self.storage, self._recent_scalars)
+            if self.owes_line:
+                restore_latest_scalars(self.storage, self._latest_scalars, self.start_iter - 1)
             self._recorder = LossRecorder(self.storage, self.cfg.SOLVER.LOG_PERIOD)
             try:
                 self.before_train()
@@ -243,11 +289,25 @@ class Trainer(TrainerBase):
         """Ends the training after the current iteration; called by a hook, in every process."""
         self._stop_reason = reason
 
+    def stop_with_checkpoint(self, signals: StopSignals) -> None:
+        """Ends the training here, where a signal asks for it; every process calls it.
+
+        Raises:
+            StoppedBySignal: always, when there is a checkpoint of the last iteration.
+        """
+        if self._saved_at != self.storage.iter:
+            self.save_checkpoint(f"model_{self.storage.iter:07d}")
+        # Who started the processes may end those that are left as soon as one has gone.
+        comm.synchronize()
+        raise signals.stopped(f"stopped after iteration {self.storage.iter}; --resume goes on from there")
+
     def save_checkpoint(self, name: str) -> None:
         """Saves OUTPUT_DIR/<name>.pth with all that resuming needs; every process has to call it."""
         self._recorder.flush()
         random_states = comm.gather(capture_random_state())
+        gather_optimizer_state(self.optimizer)
         self.checkpointer.save(name, iteration=self.storage.iter, random_states=random_states)
+        self._saved_at = self.storage.iter
 
     def state_dict(self) -> dict:
         """Everything beside the weights, the iteration and the random states, as plain data and tensors."""
@@ -258,6 +318,7 @@ class Trainer(TrainerBase):
             **self.train_step.state_dict(),
             "seed": self.cfg.SEED,
             "recent_scalars": recent_scalars(self.storage),
+            "latest_scalars": latest_scalars(self.storage),
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -268,6 +329,7 @@ class Trainer(TrainerBase):
         if "grad_scaler" in state_dict:
             self.train_step.load_state_dict(state_dict)
         self._recent_scalars = state_dict.get("recent_scalars", {})
+        self._latest_scalars = state_dict.get("latest_scalars", {})
         seed = state_dict.get("seed", self.cfg.SEED)
         if seed != self.cfg.SEED:
             logger.info("SEED %d of the resumed run takes the place of %d", seed, self.cfg.SEED)
@@ -280,9 +342,12 @@ class Trainer(TrainerBase):
         self.iter = self.start_iter
         self.model.train()
         if self.start_iter < self.max_iter:
-            self._batches = iter(self.build_train_loader(self.cfg, self.start_iter))
+            loader = self.build_train_loader(self.cfg, self.start_iter)
+            self.skipped = getattr(loader, "skipped", {})
+            self._batches = iter(loader)
         if comm.is_main_process():
             self.past_metrics = continue_metrics(self._metrics_file, self.start_iter)
+            self._check_last_line()
         if len(self._random_states) == comm.get_world_size():
             restore_random_state(self._random_states[comm.get_rank()])
         elif self._random_states:
@@ -295,16 +360,44 @@ class Trainer(TrainerBase):
         self._random_states = []
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
 
+    def _check_last_line(self) -> None:
+        """Finds out whether the records of the checkpoint's iteration are as the checkpoint's run owed them.
+
+        They are written after the checkpoint. What is there of them otherwise is taken out.
+        """
+        self._first_record = self.start_iter
+        last = self.start_iter - 1
+        lines = [line for line in self.past_metrics if line["iteration"] == last]
+        wanted, complete = self._last_line(lines)
+        if last < 0 or not self._latest_scalars or complete == wanted:
+            return
+        self._first_record, self.owes_line = last, wanted
+        self.past_metrics = drop_metrics(self._metrics_file, last)
+
+    def _last_line(self, lines: list[dict]) -> tuple[bool, bool]:
+        """Whether there ought to be a record of the iteration before `start_iter`, and whether it is whole.
+
+        Args:
+            lines: those of metrics.json of this iteration.
+        """
+        done = self.start_iter
+        names = {name for line in lines for name in line}
+        if any(isinstance(hook, EvaluationHook) and hook.due(done) for hook in self._hooks):
+            return True, any("/" in name for name in names)
+        wanted = any(isinstance(hook, WriterHook) and hook.due(done) for hook in self._hooks)
+        return wanted, "total_loss" in names
+
     @property
     def _metrics_file(self) -> Path:
         return Path(self.cfg.OUTPUT_DIR, "metrics.json")
 
-    def _owes_evaluation(self) -> bool:
-        """Whether a training that is complete lacks its final evaluation."""
+    def _owes_ending(self) -> bool:
+        """Whether a training that is complete lacks its final evaluation, or its last record."""
         if not 0 < self.start_iter == self.max_iter:
             return False
         past = comm.all_gather(read_metrics(self._metrics_file) if comm.is_main_process() else [])[0]
-        return any(isinstance(hook, EvaluationHook) and hook.owed(past) for hook in self._hooks)
+        _, whole = self._last_line([line for line in past if line["iteration"] == self.start_iter - 1])
+        return not whole
 
     def _stop_at_nonfinite(
         self, reason: str, losses: dict[str, float], batch: list[dict], random_state: dict

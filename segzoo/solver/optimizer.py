@@ -1,9 +1,11 @@
-"""AdamW and SGD from the config, and restoring their state by parameter name."""
+"""AdamW and SGD from the config, sharded or not, and saving and restoring their state by parameter name."""
 
 import logging
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from segzoo.errors import InputError
 
@@ -17,6 +19,9 @@ STATE_KEYS_OF_CONFIG = ("lr", "initial_lr", "weight_decay", "momentum", "nestero
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
     """Builds the optimizer that SOLVER names; gradient clipping is separate (`build_gradient_clipper`).
+
+    With SOLVER.SHARD_OPTIMIZER each of several processes keeps the moments of its share of the parameters and
+    updates those (Rajbhandari et al. 2020, ZeRO stage 1); the weights become the same.
 
     Raises:
         InputError: an unknown SOLVER.OPTIMIZER or a malformed SOLVER.LR_MULTIPLIERS.
@@ -33,17 +38,26 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         lr_multipliers=_lr_multipliers(cfg, model),
     )
+    settings = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
     if solver.OPTIMIZER == "AdamW":
-        return torch.optim.AdamW(groups, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY)
-    if solver.OPTIMIZER == "SGD":
-        return torch.optim.SGD(
-            groups,
-            lr=solver.BASE_LR,
-            momentum=solver.MOMENTUM,
-            nesterov=solver.NESTEROV,
-            weight_decay=solver.WEIGHT_DECAY,
-        )
-    raise InputError(f"SOLVER.OPTIMIZER: {solver.OPTIMIZER!r} is not known; choose AdamW or SGD")
+        optimizer_class = torch.optim.AdamW
+    elif solver.OPTIMIZER == "SGD":
+        optimizer_class = torch.optim.SGD
+        settings |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    else:
+        raise InputError(f"SOLVER.OPTIMIZER: {solver.OPTIMIZER!r} is not known; choose AdamW or SGD")
+    if solver.SHARD_OPTIMIZER and comm.get_world_size() > 1:
+        return ZeroRedundancyOptimizer(groups, optimizer_class=optimizer_class, **settings)
+    return optimizer_class(groups, **settings)
+
+
+def gather_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Brings the shares of a sharded optimizer to the main process, where `state_dict()` is whole then.
+
+    Every process has to call it. Any other optimizer has all of it everywhere.
+    """
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        optimizer.consolidate_state_dict(to=0)
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
@@ -56,7 +70,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
         optimizer: made by `build_optimizer`.
         state: an optimizer's `state_dict()`; without names (not written by segzoo) the order has to agree.
     """
-    current = optimizer.state_dict()
+    # Not state_dict(): a sharded optimizer has one only where its shares were gathered.
+    current_groups = _numbered(optimizer.param_groups)
     if not all("names" in group for group in state["param_groups"]):
         restored = {**state, "param_groups": [dict(group) for group in state["param_groups"]]}
     else:
@@ -68,12 +83,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
         }
         index_of_name = {
             name: index
-            for group in current["param_groups"]
+            for group in current_groups
             for name, index in zip(group["names"], group["params"], strict=True)
         }
         restored = {
             "state": {index: state_of_name[n] for n, index in index_of_name.items() if n in state_of_name},
-            "param_groups": current["param_groups"],
+            "param_groups": current_groups,
         }
         fresh = [name for name in index_of_name if name not in state_of_name]
         if fresh and state_of_name:
@@ -83,10 +98,20 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
                 len(index_of_name),
                 fresh[0],
             )
-    if len(restored["param_groups"]) == len(current["param_groups"]):
-        for group, configured in zip(restored["param_groups"], current["param_groups"], strict=True):
+    if len(restored["param_groups"]) == len(current_groups):
+        for group, configured in zip(restored["param_groups"], current_groups, strict=True):
             group.update({key: configured[key] for key in STATE_KEYS_OF_CONFIG if key in configured})
     optimizer.load_state_dict(restored)
+
+
+def _numbered(groups: list[dict]) -> list[dict]:
+    """An optimizer's groups as its `state_dict()` has them: consecutive numbers for the parameters."""
+    numbered, start = [], 0
+    for group in groups:
+        stop = start + len(group["params"])
+        numbered.append({**group, "params": list(range(start, stop))})
+        start = stop
+    return numbered
 
 
 def _lr_multipliers(cfg: CfgNode, model: torch.nn.Module) -> dict[str, float]:

@@ -132,7 +132,7 @@ def test_crash_while_saving_leaves_the_previous_file_and_no_other(tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(writing.os, moment, crash)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(InputError, match="No space left"):
             checkpointer.save("model_final", iteration=2)
     assert (tmp_path / "model_final.pth").read_bytes() == before
     assert names(tmp_path) == ["last_checkpoint", "model_final.pth"]

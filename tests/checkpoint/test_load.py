@@ -302,10 +302,10 @@ def test_classifier_of_another_width_is_an_error(tmp_path):
 
 def test_other_shapes_are_listed_with_both_shapes_and_nothing_is_loaded(tmp_path):
     official = randomised(maskformer())
-    official["sem_seg_head.predictor.query_embed.weight"] = torch.zeros(7, 8)
+    official["sem_seg_head.predictor.input_proj.weight"] = torch.zeros(9, 4, 1, 1)
     model = maskformer()
     before = snapshot(model)
-    with pytest.raises(InputError, match=r"1 shapes differ: .*query_embed\.weight is \(7, 8\) .*\(5, 8\)"):
+    with pytest.raises(InputError, match=r"1 shapes differ: .*input_proj\.weight is \(9, 4, .*\(8, 4, "):
         load_checkpoint(model, write(tmp_path / "x.pkl", official))
     assert_loaded(model, before)
 

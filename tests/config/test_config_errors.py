@@ -107,6 +107,26 @@ def test_classes_are_compared_by_name_but_not_for_entities():
         MetadataCatalog.remove("rugs_val")
 
 
+def test_a_panoptic_model_may_be_tested_on_instances_of_its_things():
+    """For the published AP of panoptic models, whose ground truth is that of instances."""
+    overrides = ["DATASETS.TEST", "('coco_2017_val_instances',)", "TEST.TASKS", "('instance',)"]
+    cfg = load_config("panoptic/coco/mask2former_r50", overrides)
+    assert (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.TASK) == (133, "panoptic")
+    load_config(
+        "panoptic/ade20k/mask2former_r50", [*overrides[:1], "('ade20k_instance_val',)", *overrides[2:]]
+    )
+    with pytest.raises(
+        InputError, match=r"ade20k_instance_val has other classes than .* \(100 instead of 80"
+    ):
+        load_config(
+            "panoptic/coco/mask2former_r50", ["DATASETS.TEST", "('ade20k_instance_val',)", *overrides[2:]]
+        )
+    with pytest.raises(
+        InputError, match=r"coco_2017_val_instances has other classes than .* \(80 instead of 133"
+    ):
+        load_config("panoptic/coco/mask2former_r50", overrides[:2])
+
+
 def test_a_whole_number_is_a_fine_learning_rate():
     assert load_config(LEAF, ["SOLVER.BASE_LR", "1"]).SOLVER.BASE_LR == 1.0
 

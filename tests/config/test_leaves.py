@@ -32,3 +32,10 @@ def test_training_short_edges_are_half_to_twice_the_base_in_steps_of_a_tenth(fil
     cfg = load_config(leaf.get(file, "semantic/ade20k/maskformer_swin_base_in21k"))
     expected = [edge * tenth // 10 for tenth in range(5, 21)]
     assert list(cfg.INPUT.MIN_SIZE_TRAIN) == expected
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in LEAVES if name.startswith(("instance/coco", "instance/ade20k"))]
+)
+def test_images_without_an_object_are_left_out_as_in_the_published_runs(name):
+    assert load_config(name).DATALOADER.FILTER_EMPTY_ANNOTATIONS

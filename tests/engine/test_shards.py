@@ -92,7 +92,9 @@ def outcome(folder):
     """results.json without what no two runs share."""
     document = load_results(folder / "inference")
     return document["results"], {
-        key: value for key, value in document["protocol"].items() if key != "seconds_per_image"
+        key: value
+        for key, value in document["protocol"].items()
+        if key not in ("seconds_per_image", "wall_time_percent")
     }
 
 

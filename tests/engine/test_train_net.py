@@ -1,12 +1,16 @@
 """The command line of training: flags, errors in one line, and a whole small job on the Shapes dataset."""
 
+import io
 import json
 import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tools"))
@@ -147,13 +151,41 @@ def test_a_job_trains_evaluates_and_leaves_what_detectron2_users_expect(job):
     assert "copypaste: Task: panoptic_seg" in log
 
 
+def test_tensorboard_shows_images_with_ground_truth_and_prediction_at_each_evaluation(job):
+    shown = EventAccumulator(str(job / "out"), size_guidance={"images": 0}).Reload()
+    records = json.loads((job / "datasets/shapes/annotations/panoptic_val.json").read_text())
+    stems = sorted(Path(image["file_name"]).stem for image in records["images"])
+    assert sorted(shown.Tags()["images"]) == [f"predictions/{stem}" for stem in stems]
+    for stem in stems:
+        events = shown.Images(f"predictions/{stem}")
+        assert [event.step for event in events] == [1, 3]
+        picture = np.asarray(Image.open(io.BytesIO(events[-1].encoded_image_string)))
+        image = np.asarray(Image.open(job / f"datasets/shapes/images/val/{stem}.jpg").convert("RGB"))
+        truth = np.asarray(Image.open(job / f"datasets/shapes/panoptic/val/{stem}.png"))
+        # Three tasks of three pictures, 64 x 64, and a gap between them; titles are above.
+        rows = [
+            row for row in range(len(picture) - 63) if np.array_equal(picture[row : row + 64, :64], image)
+        ]
+        assert len(rows) == 3
+        assert picture.shape[1] == 3 * 64 + 2 * 8
+        for row in rows:
+            drawn = picture[row : row + 64, 72:136].astype(int)
+            # Ground truth is drawn in one colour a segment, over the grey image: hues agree inside of it.
+            assert not np.array_equal(drawn, image)
+            inside = (truth == truth[32, 32]).all(-1)
+            grey = image @ np.array([0.299, 0.587, 0.114])
+            light = drawn[inside] - 0.4 * grey[inside][:, None]
+            darkest = np.median(light, axis=0)
+            assert (np.abs(light - darkest).max(1) < 3).mean() > 0.5
+
+
 def test_results_carry_their_protocol(job):
     document = json.loads((job / "out" / "inference" / "results.json").read_text())
     assert document["protocol"]["weights"] == f"{job}/out/model at iteration 3"
     assert document["protocol"]["iteration"] == 3
     assert document["protocol"]["datasets"] == {"shapes_val": 3}
     assert document["protocol"]["input_size"] == {"short_edge": 64, "long_edge_max": 64}
-    assert document["protocol"]["seconds_per_image"]["shapes_val"].keys() == {"data", "compute", "evaluation"}
+    assert document["protocol"]["seconds_per_image"]["shapes_val"].keys() == {"data", "compute", "scoring"}
     assert 0 <= document["results"]["shapes_val"]["panoptic_seg"]["PQ"] <= 100
 
 

@@ -4,7 +4,6 @@ N images, K classes, H W pixels.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
@@ -22,7 +21,7 @@ from segzoo.engine import Trainer, default_setup
 
 CLASSES = ["sky", "road", "tree", "car"]
 SIZE = 8
-TIMES = ("time", "data_time", "eta_seconds")
+TIMES = ("time", "data_time", "compute_time", "eta_seconds", "images_per_second", "max_mem")
 
 for _name in ("toy_train", "toy_val"):
     MetadataCatalog.get(_name).set(
@@ -162,24 +161,3 @@ def fail_in_rank_one(error: Exception) -> None:
     if comm.get_rank() == 1:
         raise error
     comm.synchronize()
-
-
-def die_in_rank_one(signal_number: int) -> None:
-    """For `launch`: process 1 is killed, process 0 waits for it."""
-    import os
-
-    from detectron2.utils import comm
-
-    if comm.get_rank() == 1:
-        os.kill(os.getpid(), signal_number)
-    comm.synchronize()
-
-
-if __name__ == "__main__":
-    # toy_training.py OUTPUT_DIR MAX_ITER: a training to be killed.
-    changes = {
-        "SOLVER__MAX_ITER": int(sys.argv[2]),
-        "SOLVER__LOG_PERIOD": 5,
-        "MODEL__MASK_FORMER__DROPOUT": 0.1,
-    }
-    run_toy(toy_cfg(sys.argv[1], **changes))

@@ -1,0 +1,185 @@
+"""Evaluation in batches: the same predictions whatever else is in the batch, and what is told of the time."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segzoo.data import build_test_loader
+from segzoo.data.sampling import AlikeBatches
+from segzoo.engine import Trainer, evaluate
+from segzoo.engine.evaluate import evaluation_advice, label_maps, shares
+from segzoo.evaluation import load_results
+from segzoo.model_zoo import load_config
+
+SIZES = [(64, 96), (96, 64), (64, 96), (61, 90), (96, 64), (64, 96), (70, 70), (64, 95), (96, 61)]
+YAML = """
+name: sized
+root: {root}
+splits: {{sized_val: val}}
+images: images
+annotations: panoptic.json
+panoptic: panoptic
+classes:
+  - {{id: 1, name: thing, isthing: true}}
+  - {{id: 2, name: stuff, isthing: false}}
+"""
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory):
+    """A small model for images of several sizes, half thing and half stuff."""
+    folder = tmp_path_factory.mktemp("sized")
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    (folder / "panoptic").mkdir()
+    images, annotations = [], []
+    for index, (height, width) in enumerate(SIZES):
+        picture = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(picture).resize((width, height)).save(folder / "images" / f"{index}.png")
+        ids = np.zeros((height, width, 3), np.uint8)
+        ids[:, : width // 2, 0], ids[:, width // 2 :, 0] = 1, 2
+        Image.fromarray(ids).save(folder / "panoptic" / f"{index}.png")
+        images.append({"id": index, "file_name": f"{index}.png", "height": height, "width": width})
+        segments = [{"id": 1, "category_id": 1, "iscrowd": 0}, {"id": 2, "category_id": 2, "iscrowd": 0}]
+        annotations.append({"image_id": index, "file_name": f"{index}.png", "segments_info": segments})
+    categories = [{"id": 1, "name": "thing", "isthing": 1}, {"id": 2, "name": "stuff", "isthing": 0}]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "panoptic.json").write_text(json.dumps(document))
+    (folder / "sized.yaml").write_text(YAML.format(root=folder))
+    overrides = {
+        "DATASETS.FILES": f"('{folder}/sized.yaml',)",
+        "DATASETS.TRAIN": "()",
+        "DATASETS.TEST": "('sized_val',)",
+        "INPUT.MIN_SIZE_TEST": 0,
+        "TEST.TASKS": "('semantic', 'panoptic', 'instance', 'entity')",
+        "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,
+        "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
+        "DATALOADER.NUM_WORKERS": 0,
+        "OUTPUT_DIR": folder / "out",
+    }
+    words = [str(word) for pair in overrides.items() for word in pair]
+    return load_config("panoptic/shapes/mask2former_r18_quarter", words)
+
+
+@pytest.fixture(scope="module")
+def model(cfg):
+    torch.manual_seed(0)
+    return Trainer.build_model(cfg).eval()
+
+
+def in_batches(cfg, size):
+    cfg = cfg.clone()
+    cfg.TEST.IMS_PER_BATCH = size
+    return cfg
+
+
+@torch.no_grad()
+def predictions(cfg, model, size):
+    """{file name: its result}"""
+    found = {}
+    for inputs in build_test_loader(in_batches(cfg, size), "sized_val"):
+        found |= zip((one["file_name"] for one in inputs), model(inputs), strict=True)
+    return found
+
+
+def test_a_prediction_does_not_depend_on_its_batch(cfg, model):
+    alone = predictions(cfg, model, 1)
+    assert len(alone) == len(SIZES)
+    for size in (3, 8):
+        together = predictions(cfg, model, size)
+        assert together.keys() == alone.keys()
+        for name, result in alone.items():
+            other = together[name]
+            # Sums of a larger batch are rounded in another order. Padding would show as far more than that.
+            torch.testing.assert_close(other["sem_seg"], result["sem_seg"], rtol=1e-4, atol=1e-5)
+            for key in ("panoptic_seg", "entity_seg"):
+                differing = (other[key][0] != result[key][0]).float().mean()
+                assert differing < 1e-3, (name, key)
+                assert len(other[key][1]) == len(result[key][1])
+            scores = [one["instances"].scores for one in (other, result)]
+            torch.testing.assert_close(*scores, rtol=1e-3, atol=1e-4)
+
+
+def test_results_do_not_depend_on_the_batch_and_carry_the_shares_of_the_time(cfg, model):
+    results = []
+    for size in (1, 8):
+        results.append(evaluate(in_batches(cfg, size), model))
+        protocol = load_results(f"{cfg.OUTPUT_DIR}/inference")["protocol"]
+        percent = protocol["wall_time_percent"]["sized_val"]
+        assert percent.keys() == {"data", "compute", "scoring"}
+        assert sum(percent.values()) == pytest.approx(100, abs=0.05)
+        seconds = protocol["seconds_per_image"]["sized_val"]
+        for part, share in percent.items():
+            assert share == pytest.approx(100 * seconds[part] / sum(seconds.values()), abs=0.01)
+    first, second = (
+        {f"{task}/{key}": value for task in one for key, value in one[task].items()} for one in results
+    )
+    assert first == pytest.approx(second, abs=0.2, nan_ok=True)
+    assert model.sem_seg_output == "scores"
+
+
+def test_label_maps_are_asked_for_and_scores_come_back(model):
+    with label_maps(model):
+        assert model.sem_seg_output == "labels"
+    assert model.sem_seg_output == "scores"
+    with label_maps(torch.nn.Identity()) as nothing:
+        assert nothing is None
+
+
+def test_batches_hold_images_of_one_padded_size_while_there_are_enough(cfg):
+    batches = [
+        [tuple(one["image"].shape[-2:]) for one in inputs]
+        for inputs in build_test_loader(in_batches(cfg, 2), "sized_val")
+    ]
+    padded = [{tuple(-(-side // 32) for side in size) for size in batch} for batch in batches]
+    # Padded to 64 x 96 are five of the nine images, to 96 x 64 three, to 96 x 96 one.
+    assert [len(sizes) for sizes in padded] == [1, 1, 1, 2, 1]
+    assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
+@pytest.mark.parametrize("kinds", ["aaaaaaa", "abababa", "abcdefg", "aabbbca", [None] * 7])
+@pytest.mark.parametrize("indices", [range(7), range(2, 5), range(0)])
+def test_every_image_is_in_one_batch(kinds, batch_size, indices):
+    batches = list(AlikeBatches(indices, kinds, batch_size))
+    assert sorted(index for batch in batches for index in batch) == list(indices)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert len(batches) == -(-len(indices) // batch_size)
+    mixed = sum(len({kinds[index] for index in batch}) > 1 for batch in batches)
+    alike = sum([kinds[index] for index in indices].count(kind) // batch_size for kind in set(kinds))
+    assert mixed <= len(batches) - alike
+    if batch_size == 1 or len(set(kinds)) == 1:
+        assert [index for batch in batches for index in batch] == list(indices)
+
+
+def test_shares_are_of_the_wall_time():
+    assert shares({"data": 1.0, "compute": 2.5, "scoring": 0.5}) == {
+        "data": 25.0,
+        "compute": 62.5,
+        "scoring": 12.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "advice"),
+    [
+        ((0.1, 0.8, 0.1), []),
+        (
+            (0.5, 0.4, 0.1),
+            [r"waited for images 50 % of the time: raise DATALOADER\.NUM_WORKERS \(now 0; 16 "],
+        ),
+        ((0.1, 0.5, 0.4), [r"waited for scores 40 % of the time: raise TEST\.SCORING_THREADS \(now 2 "]),
+        ((0.4, 0.2, 0.4), ["images 40 %", "scores 40 %"]),
+        ((0.005, 0.001, 0.001), []),  # a second in all
+    ],
+)
+def test_an_evaluation_that_waits_says_what_to_change(cfg, seconds, advice, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16), raising=False)
+    found = evaluation_advice(cfg, dict(zip(("data", "compute", "scoring"), seconds, strict=True)), 150)
+    assert len(found) == len(advice)
+    for text, pattern in zip(found, advice, strict=True):
+        assert re.search(pattern, text)

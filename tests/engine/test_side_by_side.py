@@ -1,0 +1,124 @@
+"""Two trainings on one machine at once: no ports, files or folders in common."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import warm
+from detectron2.utils import comm
+from toy_training import ToyTrainer, metrics, run_toy, toy_cfg, weights
+
+from segzoo.engine.output_folder import claimed
+from segzoo.errors import InputError
+
+
+class WaitingTrainer(ToyTrainer):
+    """Waits in iteration 2 until a file appears beside its folder."""
+
+    def run_step(self):
+        folder, patience = Path(self.cfg.OUTPUT_DIR), time.monotonic() + 60
+        if self.iter == 2 and comm.is_main_process():
+            (folder / "waiting").touch()
+            while not folder.with_name("go").exists() and time.monotonic() < patience:
+                time.sleep(0.01)
+        super().run_step()
+
+
+def train_when_told(cfg) -> None:
+    run_toy(cfg, trainer_class=WaitingTrainer)
+
+
+def train_in_two_processes(cfg) -> None:
+    warm.launch_by_forking(train_when_told, 2, args=(cfg,))
+
+
+def test_two_trainings_of_two_processes_each_run_side_by_side(tmp_path):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    started = [
+        warm.start(tmp_path / f"output{index}", train_in_two_processes, toy_cfg(folder, SEED=index))
+        for index, folder in enumerate(folders)
+    ]
+    for folder, process in zip(folders, started, strict=True):
+        process.wait_for(folder / "waiting")
+    # Both are under way.
+    (tmp_path / "go").touch()
+    assert [process.status() for process in started] == [0, 0], [process.output for process in started]
+    for index, folder in enumerate(folders):
+        run_toy(toy_cfg(tmp_path / f"alone{index}", SEED=index))
+        for line, expected in zip(metrics(folder), metrics(tmp_path / f"alone{index}"), strict=True):
+            assert line == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_changes_nothing(tmp_path):
+    folder = tmp_path / "out"
+    first = warm.start(tmp_path / "output", train_in_two_processes, toy_cfg(folder))
+    first.wait_for(folder / "waiting")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(
+        InputError,
+        match=rf"^OUTPUT_DIR {folder}: another training writes there \(process \d+ on .+\); choose another ",
+    ):
+        run_toy(toy_cfg(folder, SEED=3), resume=True)
+    second = warm.start(tmp_path / "output2", train_in_two_processes, toy_cfg(folder, SEED=3))
+    assert second.status() == 2, second.output
+    assert len(second.output.splitlines()) == 1
+    assert "another training writes there" in second.output
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+    (tmp_path / "go").touch()
+    assert first.status() == 0, first.output
+    run_toy(toy_cfg(tmp_path / "alone"))
+    assert metrics(folder)[-1] == pytest.approx(metrics(tmp_path / "alone")[-1], rel=1e-4)
+    # Now it is free.
+    with claimed(folder):
+        pass
+
+
+def test_a_killed_training_leaves_its_folder_free(tmp_path):
+    killed = warm.start(tmp_path / "output", train_when_told, toy_cfg(tmp_path / "out"))
+    killed.wait_for(tmp_path / "out" / "waiting")
+    os.kill(killed.process.pid, signal.SIGKILL)
+    assert killed.status() == -signal.SIGKILL
+    run_toy(toy_cfg(tmp_path / "out"), resume=True)
+    assert weights(tmp_path / "out")
+
+
+def hold(folder: Path, seconds: float) -> None:
+    with claimed(folder):
+        (folder / "held").touch()
+        time.sleep(seconds)
+
+
+@pytest.mark.parametrize(("seconds", "patience"), [(1.0, 30.0), (30.0, 0.3)])
+def test_the_lock_of_another_machine_which_may_have_failed_is_waited_for(
+    tmp_path, monkeypatch, seconds, patience
+):
+    first = warm.start(tmp_path / "output", hold, tmp_path, seconds)
+    first.wait_for(tmp_path / "held")
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    monkeypatch.setattr("segzoo.engine.output_folder._PATIENCE", patience)
+    if patience > seconds:
+        with claimed(tmp_path):
+            assert first.status() == 0
+        return
+    with pytest.raises(
+        InputError, match=r"another training writes there .*\(delete .*/\.lock if its machine"
+    ):
+        hold(tmp_path, 0)
+    first.process.kill()
+    # What the message advises helps also where the file server does not give up.
+    (tmp_path / ".lock").unlink()
+    hold(tmp_path, 0)
+
+
+def test_where_there_are_no_locks_nothing_is_refused(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with claimed(tmp_path), claimed(tmp_path):
+        pass

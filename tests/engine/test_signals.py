@@ -1,0 +1,203 @@
+"""SIGUSR2 and SIGTERM: the iteration is finished and saved, and a resumed run is the uninterrupted one."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from toy_training import ToyTrainer, assert_same_weights, metrics, run_toy, toy_cfg, weights
+
+from segzoo.engine import launch
+from segzoo.engine.signals import EXIT_STATUS, StoppedBySignal, stop_on_signals
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Signaller(HookBase):
+    """Sends this process a signal in the middle of an iteration."""
+
+    def __init__(self, iteration, number, rank):
+        self._moment = (iteration, rank)
+        self._number = number
+
+    def before_step(self):
+        if (self.trainer.iter, comm.get_rank()) == self._moment:
+            os.kill(os.getpid(), self._number)
+
+
+def run_signalled(cfg, iteration, number, rank=0, scores=None, resume=False):
+    """A training that gets a signal in an iteration, in one of its processes."""
+
+    class Signalled(ToyTrainer):
+        def build_hooks(self):
+            return [Signaller(iteration, number, rank), *super().build_hooks()]
+
+    Signalled.scores = iter(scores or ())
+    with stop_on_signals():
+        run_toy(cfg, resume, Signalled)
+
+
+def assert_saved(folder, iteration):
+    """The last checkpoint is that of an iteration, and complete."""
+    name = (folder / "last_checkpoint").read_text()
+    checkpoint = torch.load(folder / name, weights_only=True)
+    assert checkpoint["iteration"] == iteration
+    return checkpoint
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR2, 75), (signal.SIGTERM, 79)])
+@pytest.mark.parametrize("iteration", [0, 3, 5])  # 3: has a periodic checkpoint anyway
+def test_a_stopped_training_resumes_to_the_result_it_would_have_had(tmp_path, number, status, iteration):
+    cfg = toy_cfg(tmp_path / "stopped", MODEL__MASK_FORMER__DROPOUT=0.1)
+    before = signal.getsignal(number)
+    with pytest.raises(
+        StoppedBySignal, match=rf"^{number.name}: stopped after iteration {iteration};"
+    ) as end:
+        run_signalled(cfg, iteration, number)
+    assert end.value.exit_status == status == EXIT_STATUS[number]
+    assert signal.getsignal(number) == before
+    assert_saved(tmp_path / "stopped", iteration)
+
+    resumed = run_toy(cfg, resume=True)
+    assert resumed.start_iter == iteration + 1
+    run_toy(toy_cfg(tmp_path / "whole", MODEL__MASK_FORMER__DROPOUT=0.1))
+    assert_same_weights(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_a_signal_in_the_last_iteration_leaves_the_evaluation_for_later(tmp_path):
+    cfg = toy_cfg(tmp_path, DATASETS__TEST=("toy_val",))
+    with pytest.raises(StoppedBySignal):
+        run_signalled(cfg, 9, signal.SIGUSR2)
+    assert (tmp_path / "model_final.pth").exists()
+    ToyTrainer.scores = iter([42.0])
+    run_toy(cfg, resume=True)
+    assert [line["sem_seg/mIoU"] for line in metrics(tmp_path) if "sem_seg/mIoU" in line] == [42.0]
+
+
+def scores_with_signal(number, values):
+    """The score of an evaluation in which a signal arrives."""
+    os.kill(os.getpid(), number)
+    time.sleep(0.1)  # An evaluation that goes on would come here.
+    yield from values
+
+
+def test_a_signal_during_an_evaluation_ends_it_at_once(tmp_path):
+    cfg = toy_cfg(tmp_path, DATASETS__TEST=("toy_val",), TEST__EVAL_PERIOD=4)
+    with pytest.raises(StoppedBySignal, match="stopped at once"):
+        run_signalled(cfg, -1, signal.SIGTERM, scores=scores_with_signal(signal.SIGTERM, [1.0]))
+    assert_saved(tmp_path, 3)
+    ToyTrainer.scores = iter([1.0, 2.0, 3.0])
+    run_toy(cfg, resume=True)
+    found = {line["iteration"]: line["sem_seg/mIoU"] for line in metrics(tmp_path) if "sem_seg/mIoU" in line}
+    assert found == {3: 1.0, 7: 2.0, 9: 3.0}
+
+
+def run_of_two(folder):
+    """For `launch`: two trainings, in each of which process 1 alone gets a signal in iteration 2."""
+    with pytest.raises(StoppedBySignal, match="SIGUSR2: stopped after iteration 3;"):
+        run_signalled(toy_cfg(folder / "training"), 2, signal.SIGUSR2, rank=1)
+    cfg = toy_cfg(folder / "evaluation_due", DATASETS__TEST=("toy_val",), TEST__EVAL_PERIOD=3)
+    run_signalled(cfg, 2, signal.SIGTERM, rank=1, scores=[1.0])
+
+
+def test_a_signal_that_reaches_one_process_stops_all_after_the_same_iteration(tmp_path):
+    with pytest.raises(StoppedBySignal, match="SIGTERM: stopped after iteration 2;"):
+        launch(run_of_two, 2, args=(tmp_path,), device="cpu")
+    for name, last in (("training", 3), ("evaluation_due", 2)):
+        assert len(assert_saved(tmp_path / name, last)["random_states"]) == 2
+        assert not any("sem_seg/mIoU" in line for line in metrics(tmp_path / name))
+
+
+class Slow(ToyTrainer):
+    def run_step(self):
+        time.sleep(0.05)
+        super().run_step()
+
+
+def run_slowly(folder):
+    with stop_on_signals():
+        run_toy(toy_cfg(folder, SOLVER__MAX_ITER=2000, SOLVER__CHECKPOINT_PERIOD=0), False, Slow)
+
+
+def has_begun(folder):
+    return (folder / "metrics.json").exists() and (folder / "metrics.json").stat().st_size > 0
+
+
+def test_the_parent_passes_a_signal_on_to_its_processes(tmp_path):
+    def send():
+        while not has_begun(tmp_path):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    with pytest.raises(StoppedBySignal, match="SIGTERM: stopped after iteration") as end:
+        launch(run_slowly, 2, args=(tmp_path,), device="cpu")
+    sender.join()
+    assert end.value.signal == signal.SIGTERM
+    last = json.loads((tmp_path / "metrics.json").read_text().splitlines()[-1])["iteration"]
+    assert len(assert_saved(tmp_path, last)["random_states"]) == 2
+
+
+def test_the_same_signal_again_ends_the_process_at_once(tmp_path):
+    script = (
+        "from segzoo.engine.signals import *; import time, signal\n"
+        "with stop_on_signals() as signals, signals.at_iteration_end():\n"
+        "    print('ready', flush=True)\n"
+        "    while signals.received is None: time.sleep(0.01)\n"
+        "    print('received', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # One request: a process group and a parent may both send it.
+    assert process.stdout.readline() == "received\n"
+    time.sleep(2.1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == -signal.SIGTERM
+
+
+def test_a_cancelled_job_does_not_go_on_although_its_time_was_up_before():
+    with stop_on_signals() as signals, signals.at_iteration_end():
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+    assert signals.stopped("").signal == signal.SIGTERM
+
+
+class ProcessIds(torch.utils.data.Dataset):
+    """Items are the id of the process that made them."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return os.getpid()
+
+
+def test_data_loading_processes_outlive_the_signals_of_a_scheduler():
+    with stop_on_signals():
+        batches = iter(torch.utils.data.DataLoader(ProcessIds(), num_workers=1, prefetch_factor=1))
+        worker = int(next(batches))
+        assert worker != os.getpid()
+        os.kill(worker, signal.SIGUSR2)
+        os.kill(worker, signal.SIGTERM)
+        assert [int(other) for other in batches] == [worker] * 19
+    deadline = time.monotonic() + 20
+    while worker in {child.pid for child in multiprocessing.active_children()}:
+        assert time.monotonic() < deadline, "the loader's process is still there"
+        time.sleep(0.05)

@@ -1,0 +1,152 @@
+"""Processes in milliseconds: forked from one that has imported everything, which takes seconds.
+
+Each call runs as a command does, in a process of its own: with its own environment, output, and exit status.
+"""
+
+import atexit
+import ctypes
+import functools
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.forkserver import ensure_running
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_CLONE_NEWNET = 0x40000000
+
+
+@dataclass
+class Started:
+    """A process that was started here; `output` is all that it has printed."""
+
+    process: BaseProcess
+    output_file: Path
+
+    @property
+    def output(self) -> str:
+        return self.output_file.read_text()
+
+    def status(self, timeout: float = 60) -> int | None:
+        """Its exit status, negative for a signal; None and an end by force if it takes longer."""
+        self.process.join(timeout)
+        status = self.process.exitcode
+        if status is None:
+            self.process.kill()
+            self.process.join()
+        return status
+
+    def wait_for(self, path: Path, timeout: float = 60) -> None:
+        """Until the file exists."""
+        deadline = time.monotonic() + timeout
+        while not path.exists():
+            assert self.process.exitcode is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.005)
+
+
+def start(
+    output_file: Path,
+    function: Callable,
+    *arguments: object,
+    environment: Mapping[str, str] | None = None,
+    namespace: str = "",
+) -> Started:
+    """Calls a function of a module with picklable arguments in a process of its own.
+
+    Its errors are reported as the tools report them: in one line, with status 1 or 2.
+
+    Args:
+        environment: variables beside those of this process.
+        namespace: that of the network, where it is not this process's.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["toy_training", "tensorboard.backend.event_processing.event_accumulator"])
+    own = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    folders = (REPOSITORY, REPOSITORY / "tests" / "engine", REPOSITORY / "tools", own["PYTHONPATH"] or "")
+    os.environ |= {"PYTHONPATH": os.pathsep.join(map(str, folders)), "OMP_NUM_THREADS": "1"}
+    try:
+        ensure_running()
+    finally:
+        for name, value in own.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    process = context.Process(
+        target=_call, args=(str(output_file), function, arguments, dict(environment or {}), namespace)
+    )
+    process.start()
+    # Python waits for such processes before it ends; after a failed test it could be for long.
+    atexit.register(_end, process)
+    return Started(process, output_file)
+
+
+def _end(process: BaseProcess) -> None:
+    if process.is_alive():
+        process.kill()
+
+
+def _call(output_file: str, function: Callable, arguments: tuple, environment: dict, namespace: str) -> None:
+    import torch
+    from command_line import explained
+
+    from segzoo.engine import NonFiniteLossError
+    from segzoo.engine.lost import LostProcessError
+    from segzoo.engine.signals import StoppedBySignal
+
+    output = os.open(output_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    if namespace:
+        descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+
+    @explained(also={NonFiniteLossError: 1, LostProcessError: 1})
+    def main(values: list) -> int:
+        function(*values)
+        return 0
+
+    try:
+        sys.exit(main(arguments))
+    except StoppedBySignal as stopped:
+        sys.exit(stopped.exit_status)
+
+
+def launch_by_forking(*arguments: object, **options: object) -> None:
+    """`launch` on the CPU, whose children are forks of this process."""
+    from segzoo.engine import launch
+
+    module = sys.modules["segzoo.engine.launch"]
+    start_processes = module.mp.start_processes
+
+    @functools.wraps(start_processes)
+    def fork(*args, **kwargs):
+        return start_processes(*args, **(kwargs | {"start_method": "fork"}))
+
+    module.mp.start_processes = fork
+    launch(*arguments, device="cpu", **options)
+
+
+def as_torchrun_tells(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """The environment of one of several processes on one machine."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def free_port() -> int:
+    """A port that is free at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,406 @@
+"""tools/submit.py without SLURM: options, scripts, snapshots, requeueing, and the table of how runs stand."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+import submit  # noqa: E402  it stands in tools/
+import train_net  # noqa: E402
+from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
+from submission.files import Job, Run, State, read_state, state_file, write_job, write_state  # noqa: E402
+from submission.job import TrainingJob  # noqa: E402
+from submission.plan import freeze, plan_runs  # noqa: E402
+from submission.slurm import SlurmState, parse_sacct, parse_scontrol  # noqa: E402
+from submission.snapshot import take_snapshot  # noqa: E402
+from submission.status import standings, table  # noqa: E402
+
+from segzoo.data import register  # noqa: E402
+from segzoo.errors import InputError  # noqa: E402
+from segzoo.model_zoo import load_config  # noqa: E402
+
+CONFIG = "semantic/shapes/pspnet_r18_quarter"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90", 90),
+        ("90:00", 90),
+        ("90:01", 91),
+        ("1:30:00", 90),
+        ("2-00", 2880),
+        ("2-12", 3600),
+        ("1-00:30", 1470),
+        ("0-01:00:30", 61),
+    ],
+)
+def test_times_are_read_as_slurm_reads_them(text, expected):
+    assert submit.minutes(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--time", "4h", "--", "x"],
+            "--time 4h: expected minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or",
+        ),
+        (["--time", "0", "--", "x"], "--time 0: must be at least a minute"),
+        (["--time", "2", "--", "x"], "--signal-delay 120 is not shorter than --time (2 min)"),
+        (["--mem", "64 GB", "--", "x"], "--mem 64 GB: expected a number with K, M, G or T, as 64G"),
+        (["--nodes", "0", "--", "x"], "--nodes 0: must be at least 1"),
+        (["--nodes", "two", "--", "x"], "argument --nodes: invalid int value: 'two'"),
+        (["--gpus-per-node", "8", "--tasks-per-node", "4", "--", "x"], "there is a process for each GPU"),
+        (["--nodes", "2", "--cluster", "local", "--", "x"], "there is one machine here"),
+        (["--cluster", "local", "--requeues", "9", "--", "x"], "at most 5 here"),
+        (["--cluster", "debug", "--sweep", "SEED", "1", "--", "x"], "leave out --array and --sweep"),
+        (["--cluster", "pbs", "--", "x"], "invalid choice: 'pbs'"),
+        (["--gpu", "8", "--", "x"], "unrecognized arguments: --gpu 8; see"),
+        (["--nodes", "2"], "-- and train_net's arguments are missing"),
+        (["--nodes", "2", "--"], "-- and train_net's arguments are missing"),
+        (["--", "SEED", "1"], "--config-file is missing"),
+        (["--array", CONFIG, "--", "SEED"], "overrides come as KEY VALUE pairs"),
+        (["--", "--config-file", "no/such"], "config file no/such does not exist"),
+        (["--", "--config-file", CONFIG, "SOLVER.MAX_ITR", "3"], "did you mean SOLVER.MAX_ITER?"),
+        (["--", "--config-file", CONFIG, "--nodes", "2"], "unrecognized arguments: --nodes"),
+        (["--", "--num-gpus", "8", "--config-file", CONFIG], "--num-gpus after --: the job says how many"),
+        (["--array", CONFIG, "--", "--config-file", CONFIG], "leave out --config-file after --"),
+        (["--sweep", "SEED", "--", "--config-file", CONFIG], "--sweep SEED: no values"),
+        (["--sweep", "SEED", "1", "x", "--", "--config-file", CONFIG], "SEED"),
+        (["--job-dir", "full", "--", "--config-file", CONFIG], "--job-dir full is not empty"),
+        (["--", "--config-file", CONFIG, "OUTPUT_DIR", "old"], "old holds a training; add --resume"),
+        (["--", "--config-file", CONFIG], "no srun on this machine"),
+        (["--status", "full"], "--status "),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_leaves_nothing(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "last_checkpoint").touch()
+    try:
+        status = submit.main(words)
+    except SystemExit as end:  # argparse's own
+        status = end.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"full", "old", "output"}
+    assert not list(tmp_path.glob("output/jobs/*"))
+
+
+def directives(script):
+    return dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", script, re.MULTILINE))
+
+
+def test_the_script_asks_for_what_the_options_say(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "--nodes 4 --gpus-per-node 8 --cpus-per-task 6 --mem 200G --partition gpu --account lab --qos high"
+    )
+    words += (
+        " --constraint a100 --comment 'for the paper' --time 2-12 --signal-delay 300 --at-once 2 --job-dir j"
+    )
+    command = [
+        *shlex.split(words),
+        "--dry-run",
+        "--sweep",
+        "SEED",
+        "1",
+        "2",
+        "3",
+        "--",
+        "--config-file",
+        CONFIG,
+    ]
+    assert submit.main(command) == 0
+    script = capsys.readouterr().out
+    found = directives(script)
+    expected = {
+        "nodes": "4",
+        "gpus-per-node": "8",
+        "ntasks-per-node": "8",
+        "cpus-per-task": "6",
+        "mem": "200G",
+        "partition": "gpu",
+        "account": "lab",
+        "qos": "high",
+        "constraint": "a100",
+        "comment": "'for the paper'",
+        "time": "3600",
+        "signal": "USR2@300",
+        "array": "0-2%2",
+        "requeue": "",
+        "job-name": "sweep",
+    }
+    assert {key: found.get(key) for key in expected} == expected
+    (srun,) = re.findall(r"^srun .*$", script, re.MULTILINE)
+    assert "--cpus-per-task=6" in srun
+    assert str(tmp_path / "j" / "snapshot" / "tools" / "submission" / "start.py") in srun
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_configurations_and_values_are_combined(tmp_path):
+    (tmp_path / "other.yaml").write_text(f"_BASE_: {REPOSITORY}/configs/{CONFIG}.yaml\n")
+    configs = [CONFIG, str(tmp_path / "other.yaml")]
+    words = ["--resume", "SOLVER.MAX_ITER", "5"]
+    runs = plan_runs(words, configs, [["SEED", "1", "2"], ["MODEL.BACKBONE.NORM", "BN"]], tmp_path / "job")
+    assert [run.name for run in runs] == [
+        "pspnet_r18_quarter,SEED=1,NORM=BN",
+        "pspnet_r18_quarter,SEED=2,NORM=BN",
+        "other,SEED=1,NORM=BN",
+        "other,SEED=2,NORM=BN",
+    ]
+    for run in runs:
+        args = train_net.parse_arguments(run.arguments)
+        cfg = load_config(args.config_file, args.opts)
+        assert args.resume
+        assert cfg.OUTPUT_DIR == run.output == str(tmp_path / "job" / "output" / run.name)
+        assert (cfg.SEED, cfg.SOLVER.MAX_ITER, run.max_iter) == (int(run.name.split("SEED=")[1][0]), 5, 5)
+    (run,) = plan_runs([*words, "OUTPUT_DIR", str(tmp_path / "mine")], configs[1:], [], tmp_path / "job")
+    assert run.output == str(tmp_path / "mine")
+    assert run.metric == "sem_seg/mIoU"
+
+
+def write_files(root, names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x" * (2 * 2**20 if "big" in name else 10))
+
+
+def copied(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_snapshot_has_the_code_but_neither_ignored_nor_big_files(tmp_path):
+    root = tmp_path / "code"
+    tracked = {"tools/a.py", "logo.png", "tracked_big.json", ".gitignore"}
+    new = {"new.py", "configs/new.yaml"}
+    left_out = {"photo.jpg", "new_big.json", "output/b.py", "jobs/1/job.json", "jobs/1/snapshot/a.py"}
+    write_files(root, tracked)
+    (root / ".gitignore").write_text("output/\n")
+    git = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert take_snapshot(tmp_path / "clean", root) == (len(tracked), commit)
+    write_files(root, new | left_out)
+    assert take_snapshot(tmp_path / "copy", root) == (len(tracked | new), f"{commit}+")
+    assert copied(tmp_path / "copy") == tracked | new
+
+    # Without git, what is code by its name.
+    (root / ".git").rename(tmp_path / "git")
+    assert take_snapshot(tmp_path / "plain", root)[1] == ""
+    assert copied(tmp_path / "plain") == {"tools/a.py", *new}
+
+
+def test_a_job_does_not_see_later_edits_of_its_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for kind in ("images", "labels"):
+        (tmp_path / "roads" / kind).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "roads" / kind / "a.png")
+    dataset = {"name": "roads", "root": "roads", "splits": {"roads_of_a_job": "train"}, "encoding": "index"}
+    dataset |= {"images": "images/{stem}.png", "labels": "labels/{stem}.png"}
+    dataset["classes"] = [{"name": "road", "color": [1, 2, 3]}, {"name": "sky", "color": [3, 2, 1]}]
+    Path("roads.yaml").write_text(yaml.safe_dump(dataset))
+    Path("base.yaml").write_text(f"_BASE_: {REPOSITORY}/configs/{CONFIG}.yaml\nSEED: 5\n")
+    Path("mine.yaml").write_text(
+        "_BASE_: base.yaml\nSOLVER: {STEPS: '(3, 4)'}\nDATASETS: {FILES: ['roads.yaml'], "
+        "TRAIN: ['roads_of_a_job'], TEST: []}\nTEST: {BEST_METRIC: ''}\n"
+    )
+    (run,) = plan_runs(["--config-file", "mine.yaml"], [], [], tmp_path / "job")
+    before = load_config("mine.yaml")
+    freeze(run, tmp_path / "snapshot")
+
+    Path("base.yaml").write_text("SEED: 6\n")
+    Path("roads.yaml").write_text("gone")
+    forget("roads_of_a_job")
+    args = train_net.parse_arguments(run.arguments)
+    after = load_config(args.config_file, args.opts)
+    (record,) = DatasetCatalog.get("roads_of_a_job")
+    assert Path(record["file_name"]).samefile(tmp_path / "roads" / "images" / "a.png")
+    (frozen,) = after.DATASETS.FILES
+    assert Path(frozen).is_relative_to(tmp_path / "snapshot")
+    after.DATASETS.FILES, after.OUTPUT_DIR = before.DATASETS.FILES, before.OUTPUT_DIR
+    assert after == before
+    forget("roads_of_a_job")
+
+
+def forget(split):
+    """Takes a dataset out of the catalogs, as in a new process."""
+    DatasetCatalog.remove(split)
+    MetadataCatalog.remove(split)
+    del register._registered[split]
+
+
+def call(folder, monkeypatch, status, requeues=1):
+    """What a task of a local job does whose train_net returns `status`, or raises it."""
+    seen = []
+
+    def main(arguments):
+        seen.extend(arguments)
+        if isinstance(status, Exception):
+            raise status
+        return status
+
+    monkeypatch.setattr(train_net, "main", main)
+    for name, value in {"EXECUTOR": "local", "LOCAL_JOB_ID": "1", "LOCAL_GLOBALID": "0"}.items():
+        monkeypatch.setenv(f"SUBMITIT_{name}", value)
+    run = Run(0, "a", ["--config-file", "a.yaml"], str(folder / "output"), 10)
+    with pytest.raises(SystemExit) as end:
+        TrainingJob(folder, run, requeues)()
+    return end.value.code, seen, read_state(state_file(folder, 0))
+
+
+def test_a_run_requeues_itself_as_often_as_allowed_and_resumes(tmp_path, monkeypatch):
+    # 144 is the status by which submitit's runner of local jobs starts one again.
+    status, words, state = call(tmp_path, monkeypatch, 75)
+    assert (status, "--resume" in words, state.phase, state.requeues) == (144, False, "requeued", 1)
+    status, words, state = call(tmp_path, monkeypatch, 75)
+    assert (status, "--resume" in words, state.phase, state.requeues) == (75, True, "stopped", 1)
+    assert "requeued 1 times (--requeues)" in state.error
+    assert state.starts == 2
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "phase", "error"),
+    [
+        (0, 0, "done", ""),
+        (79, 79, "stopped", "cancelled; --resume goes on from its last checkpoint"),
+        (InputError("a.png: label 7"), 2, "failed", "a.png: label 7"),
+        (ValueError("no\nway"), 1, "failed", "ValueError: no"),
+        (KeyError("x"), 1, "failed", "KeyError: 'x'"),
+    ],
+)
+def test_how_a_run_has_ended_is_kept(tmp_path, monkeypatch, result, status, phase, error):
+    found, _, state = call(tmp_path, monkeypatch, result)
+    assert (found, state.phase, state.error) == (status, phase, error)
+
+
+def test_states_are_read_from_scontrol_and_from_sacct():
+    scontrol = (
+        "JobId=8 ArrayJobId=7 ArrayTaskId=0 JobName=a b JobState=RUNNING Reason=None Restarts=1\n"
+        "JobId=7 ArrayJobId=7 ArrayTaskId=1,3-4%2 JobName=x JobState=PENDING Reason=Resources Restarts=0\n"
+    )
+    waiting = SlurmState("PENDING", "Resources")
+    expected = {"7_0": SlurmState("RUNNING"), "7_1": waiting, "7_3": waiting, "7_4": waiting}
+    assert parse_scontrol(scontrol) == expected
+    assert parse_scontrol("JobId=12 JobName=x JobState=TIMEOUT Reason=TimeLimit\n") == {
+        "12": SlurmState("TIMEOUT", "TimeLimit")
+    }
+    assert parse_scontrol("slurm_load_jobs error: Invalid job id specified\n") == {}
+    sacct = "7_0|COMPLETED|None\n7_[1-2%2]|PENDING|Priority\n9|CANCELLED by 0|None\n9.batch|CANCELLED|\n"
+    assert parse_sacct(sacct) == {
+        "7_0": SlurmState("COMPLETED"),
+        "7_1": SlurmState("PENDING", "Priority"),
+        "7_2": SlurmState("PENDING", "Priority"),
+        "9": SlurmState("CANCELLED"),
+    }
+
+
+def fake_scontrol(folder, monkeypatch, text):
+    """In the place of SLURM's commands; sacct does not work."""
+    folder.mkdir()
+    for name, script in (("scontrol", f"cat <<'END'\n{text}\nEND"), ("sacct", "exit 1")):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def job_of_runs(folder, *states):
+    """A job's folder with runs that have said of themselves what `states` says."""
+    runs = [
+        Run(i, f"run{i}", [], str(folder / "output" / f"run{i}"), 100, "sem_seg/mIoU", f"7_{i}")
+        for i in range(len(states))
+    ]
+    write_job(folder, Job("slurm", "2026-01-01T00:00:00", [], "/", "", runs))
+    for run, state in zip(runs, states, strict=True):
+        write_state(state_file(folder, run.index), state)
+        Path(run.output).mkdir(parents=True)
+        lines = [
+            {"iteration": 19, "total_loss": 2.0, "eta_seconds": 90.0, "sem_seg/mIoU": 12.345},
+            {"iteration": 39, "total_loss": 1.5, "eta_seconds": 61.7},
+        ]
+        text = "\n".join(map(json.dumps, lines))
+        Path(run.output, "metrics.json").write_text(text + '\n{"iteration": 4')
+    return runs
+
+
+def test_the_table_says_how_each_run_stands(tmp_path, monkeypatch):
+    states = [
+        State("running", 1),
+        State("requeued", 1, 1),
+        State("done", 1),
+        State("failed", 1, error="a.png: label 7"),
+        State("running", 1),
+        State("running", 1),
+    ]
+    job_of_runs(tmp_path / "job", *states)
+    line = "JobId={} ArrayJobId=7 ArrayTaskId={} JobState={} Reason={}"
+    facts = [
+        "RUNNING None",
+        "PENDING BeginTime",
+        "COMPLETING None",
+        "FAILED NonZeroExitCode",
+        "TIMEOUT TimeLimit",
+    ]
+    text = "\n".join(line.format(8 + i, i, *fact.split()) for i, fact in enumerate(facts))
+    fake_scontrol(tmp_path / "bin", monkeypatch, text)
+    (tmp_path / "job" / "logs").mkdir()
+    (tmp_path / "job" / "logs" / "7_4_0_log.out").write_text("step\nslurmstepd: killed\n\n")
+
+    found = {one.run.name: (one.state, one.note) for one in standings(tmp_path / "job")}
+    assert found == {
+        "run0": ("running", ""),
+        "run1": ("waiting", "requeued 1x, BeginTime"),
+        "run2": ("done", ""),
+        "run3": ("failed", "a.png: label 7"),
+        "run4": ("timeout", "slurmstepd: killed"),
+        "run5": ("lost", "ended without a word; SLURM does not know the job any more"),
+    }
+    shown = table(standings(tmp_path / "job")).splitlines()
+    assert re.split(r"\s{2,}", shown[2].strip()) == [
+        "run0",
+        "7_0",
+        "running",
+        "40/100",
+        "0:01:01",
+        "sem_seg/mIoU 12.35",
+    ]
+    assert "run3 failed: a.png: label 7" in shown
+
+
+def test_the_table_needs_no_slurm(tmp_path, monkeypatch):
+    job_of_runs(tmp_path, State("done"), State("failed", error="why"), State())
+    monkeypatch.setenv("PATH", "")
+    assert [(one.state, one.note) for one in standings(tmp_path)] == [
+        ("done", ""),
+        ("failed", "why"),
+        ("unknown", "SLURM does not know the job"),
+    ]
+
+
+def test_the_first_error_of_the_last_start_is_shown_if_the_main_task_could_not_tell(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    job_of_runs(tmp_path, State("running", 2))
+    folder = tmp_path / "state" / "0.errors"
+    folder.mkdir()
+    for age, (name, text) in enumerate({"1_0": "others left", "1_3": "cause", "0_1": "older"}.items()):
+        (folder / f"{name}.txt").write_text(text)
+        os.utime(folder / f"{name}.txt", (1000 - age, 1000 - age))
+    assert [(one.state, one.note) for one in standings(tmp_path)] == [("lost", "cause")]

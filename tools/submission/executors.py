@@ -1,0 +1,131 @@
+"""Handing runs to submitit: to SLURM, or to processes of this machine."""
+
+import argparse
+import contextlib
+import io
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from submitit import LocalExecutor, SlurmExecutor
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from segzoo.errors import InputError
+
+from .files import Run, log_folder
+from .job import TrainingJob
+
+# Of a job on this machine without --time: there has to be some limit.
+YEAR_IN_MINUTES = 365 * 24 * 60
+
+
+class ScriptWriter(SlurmExecutor):
+    """Writes the script where there is no SLURM, too."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 1
+
+
+def command_of(snapshot: Path) -> str:
+    """What submitit takes for the Python: the one that runs here, on the snapshot's code."""
+    return shlex.join([sys.executable, "-u", str(snapshot / "tools" / "submission" / "start.py")])
+
+
+def sbatch_script(options: argparse.Namespace, folder: Path, runs: Sequence[Run]) -> str:
+    """The script that would be given to sbatch."""
+    executor = _slurm(ScriptWriter, options, folder)
+    if len(runs) > 1:
+        executor.parameters["map_count"] = len(runs)
+    return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+def submit(options: argparse.Namespace, folder: Path, runs: Sequence[Run]) -> None:
+    """Submits all runs as one job, and enters their job ids.
+
+    Raises:
+        InputError: sbatch refuses it, or there is no SLURM.
+    """
+    if options.cluster == "slurm":
+        try:
+            executor = _slurm(SlurmExecutor, options, folder)
+        except RuntimeError:
+            raise InputError(
+                "--cluster slurm: no srun on this machine; submit on a login node, or use --cluster local"
+            ) from None
+        processes = 1
+    else:
+        executor = _local(options, folder)
+        processes = options.tasks_per_node or options.gpus_per_node or 1
+    tasks = [TrainingJob(folder, run, options.requeues, processes) for run in runs]
+    try:
+        # submitit prints what sbatch says against a job; it comes in the message, too.
+        with _undisturbed_by_ctrl_c(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
+            jobs = [executor.submit(task) for task in tasks]
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise InputError(f"sbatch refuses the job: {_reason(str(error))}") from None
+    for run, job in zip(runs, jobs, strict=True):
+        run.job_id = str(job.job_id)
+
+
+def _slurm(kind: type[SlurmExecutor], options: argparse.Namespace, folder: Path) -> SlurmExecutor:
+    executor = kind(
+        log_folder(folder), max_num_timeout=options.requeues, python=command_of(folder / "snapshot")
+    )
+    # Since SLURM 22.05 srun does not take it from the job.
+    srun = [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []
+    executor.update_parameters(
+        job_name=options.name,
+        nodes=options.nodes,
+        ntasks_per_node=options.tasks_per_node or options.gpus_per_node or 1,
+        gpus_per_node=options.gpus_per_node or None,
+        cpus_per_task=options.cpus_per_task,
+        mem=options.mem,
+        partition=options.partition,
+        account=options.account,
+        qos=options.qos,
+        constraint=options.constraint,
+        comment=options.comment,
+        time=options.time,
+        signal_delay_s=options.signal_delay,
+        stderr_to_stdout=True,
+        array_parallelism=options.at_once,
+        wckey=None,
+        # A task that dies ends the others, which would wait for it.
+        srun_args=[*srun, "--kill-on-bad-exit=1"],
+        additional_parameters={"requeue": True},
+    )
+    return executor
+
+
+def _local(options: argparse.Namespace, folder: Path) -> LocalExecutor:
+    executor = LocalExecutor(
+        log_folder(folder), max_num_timeout=options.requeues, python=command_of(folder / "snapshot")
+    )
+    executor.update_parameters(
+        timeout_min=options.time or YEAR_IN_MINUTES,
+        tasks_per_node=1,
+        gpus_per_node=options.gpus_per_node or 0,
+        signal_delay_s=options.signal_delay,
+        stderr_to_stdout=True,
+    )
+    return executor
+
+
+@contextlib.contextmanager
+def _undisturbed_by_ctrl_c() -> Iterator[None]:
+    """Processes that are started inside do not end when the user stops watching them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _reason(text: str) -> str:
+    """Of what sbatch says, the parts without repetition of who says it."""
+    lines = re.findall(r"sbatch: (?:error|fatal): (.+)", text) or [text.strip()]
+    return "; ".join(dict.fromkeys(line.strip() for line in lines))

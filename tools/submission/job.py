@@ -1,0 +1,130 @@
+"""What runs in each task of a job: train_net, and what is to be done when it has ended."""
+
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import submitit
+from submitit.core.utils import DelayedSubmission
+from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+from .files import Run, State, read_state, state_file, write_state
+
+# train_net's exit status when it was stopped by SIGUSR2.
+TIME_IS_UP = 75
+
+
+class TrainingJob:
+    """A run of a job as submitit pickles it; each task calls it, at each start of the job.
+
+    It ends the process with train_net's exit status: submitit's result files are not used, `state/` is.
+    """
+
+    def __init__(self, folder: Path, run: Run, requeues: int, processes: int = 1):
+        """
+        Args:
+            folder: the job's, absolute.
+            requeues: how often the run may requeue itself.
+            processes: that train_net starts itself; 1 where there is a task for each.
+        """
+        self._folder = folder
+        self._run = run
+        self._requeues = requeues
+        self._processes = processes
+
+    def __call__(self) -> None:
+        sys.exit(self.run())
+
+    def checkpoint(self) -> DelayedSubmission:
+        """For submitit: what is requeued by a signal that arrives before train_net waits for any."""
+        return DelayedSubmission(self)
+
+    def run(self) -> int:
+        """Runs train_net, requeues what was stopped because its time was up, and returns the exit status."""
+        import train_net
+
+        main_task = task() == 0
+        path = state_file(self._folder, self._run.index)
+        state = read_state(path)
+        # The number of the start, the same in all tasks of SLURM.
+        again = int(os.environ.get("SLURM_RESTART_COUNT", state.starts))
+        arguments = ["--debug", *self._run.arguments]
+        if self._processes > 1:
+            arguments = ["--num-gpus", str(self._processes), *arguments]
+        if again and self._run.max_iter and "--resume" not in arguments:
+            arguments = ["--resume", *arguments]
+        state.starts, state.phase, state.error, state.process = state.starts + 1, "running", "", os.getpid()
+        if main_task:
+            write_state(path, state)
+        try:
+            status = train_net.main(arguments)
+        except Exception as error:
+            status = self._failed(error, again)
+            state.phase, state.error = "failed", one_line(error)
+        else:
+            state.phase = {0: "done", TIME_IS_UP: "requeued"}.get(status, "stopped")
+            if state.phase == "stopped":
+                state.error = "cancelled; --resume goes on from its last checkpoint"
+        if not main_task:
+            # The main task requeues; a status other than 0 might end it before it has.
+            return 0 if status == TIME_IS_UP else status
+        if state.phase == "requeued" and state.requeues >= self._requeues:
+            state.phase = "stopped"
+            state.error = f"its time is up, and it has been requeued {state.requeues} times (--requeues)"
+        elif state.phase == "requeued":
+            state.requeues += 1
+        write_state(path, state)
+        return self._requeue(path, state) if state.phase == "requeued" else status
+
+    def _failed(self, error: Exception, start: int) -> int:
+        """Shows an error and keeps one line of it, whichever task it is in; returns the exit status."""
+        from segzoo.engine import NonFiniteLossError
+        from segzoo.errors import InputError
+
+        if isinstance(error, InputError | NonFiniteLossError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+        errors = error_file(self._folder, self._run.index, start, task())
+        errors.parent.mkdir(parents=True, exist_ok=True)
+        errors.write_text(one_line(error))
+        return 2 if isinstance(error, InputError) else 1
+
+    def _requeue(self, path: Path, state: State) -> int:
+        """Returns the exit status."""
+        print(f"requeue {state.requeues} of {self._requeues} allowed", flush=True)
+        environment = submitit.JobEnvironment()
+        if environment.cluster != "slurm":
+            return LOCAL_REQUEUE_RETURN_CODE if environment.cluster == "local" else TIME_IS_UP
+        # submitit's name of an array's task, 12_1: SLURM's own may be that of the whole array.
+        command = ["scontrol", "requeue", environment.job_id]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            return 0
+        state.phase = "stopped"
+        state.error = f"{' '.join(command)}: {' '.join((done.stderr or done.stdout).split())}"
+        print(state.error, file=sys.stderr)
+        write_state(path, state)
+        return TIME_IS_UP
+
+
+def task() -> int:
+    """The number of this task among all of the job."""
+    return submitit.JobEnvironment().global_rank
+
+
+def error_file(folder: Path, index: int, start: int, task: int) -> Path:
+    return folder / "state" / f"{index}.errors" / f"{start}_{task}.txt"
+
+
+def one_line(error: Exception) -> str:
+    """The type and the last line of the message; of an explained error the message."""
+    text = str(error).strip().splitlines() or [""]
+    if type(error).__name__ in ("InputError", "NonFiniteLossError"):
+        return " ".join(text)
+    # An error of a process that train_net has started ends with that process's own.
+    return (
+        text[-1] if type(error).__name__ == "ProcessRaisedException" else f"{type(error).__name__}: {text[0]}"
+    )

@@ -1,0 +1,115 @@
+"""From the command line to the runs of a job: configurations and values combined, checked and named."""
+
+import argparse
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+import train_net
+
+from segzoo.errors import InputError
+from segzoo.model_zoo import load_config
+from segzoo.model_zoo.configs import _find_config
+
+from .files import Run
+from .snapshot import frozen_config, frozen_datasets
+
+# What a job says itself, from its own options.
+OF_THE_JOB = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+
+
+def plan_runs(
+    words: Sequence[str], configs: Sequence[str], sweeps: Sequence[Sequence[str]], job_dir: Path
+) -> list[Run]:
+    """The runs of a job: every configuration with every combination of swept values.
+
+    Args:
+        words: train_net's arguments.
+        configs: take the place of --config-file.
+        sweeps: lists of a key and its values.
+        job_dir: absolute; results go below it where there is no OUTPUT_DIR. In an array each run has a folder
+            of its own name below either.
+
+    Returns:
+        Runs whose arguments still name the configuration files of the user.
+
+    Raises:
+        InputError: whatever train_net would say of the arguments; an OUTPUT_DIR that holds a training.
+    """
+    if configs and "--config-file" in words:
+        raise InputError("--array names the configurations; leave out --config-file after --")
+    for key, *values in sweeps:
+        if not values:
+            raise InputError(
+                f"--sweep {key}: no values; give them after the key: --sweep SOLVER.BASE_LR 0.01 0.02"
+            )
+    runs: list[Run] = []
+    choices = [[(key, value) for value in values] for key, *values in sweeps]
+    array = len(configs) > 1 or bool(sweeps)
+    for config, *pairs in itertools.product(configs or [""], *choices):
+        chosen = ["--config-file", config, *words] if config else list(words)
+        runs.append(_plan(len(runs), [*chosen, *itertools.chain(*pairs)], pairs, runs, job_dir, array))
+    return runs
+
+
+def freeze(run: Run, snapshot: Path) -> None:
+    """Makes a run read its configuration, and the files of its datasets, from the snapshot."""
+    args = train_net.parse_arguments(run.arguments)
+    cfg = load_config(args.config_file, args.opts)
+    position = run.arguments.index("--config-file") + 1
+    run.arguments[position] = frozen_config(snapshot, _find_config(args.config_file))
+    if cfg.DATASETS.FILES:
+        run.arguments += ["DATASETS.FILES", str(frozen_datasets(snapshot, cfg.DATASETS.FILES))]
+
+
+def _plan(
+    index: int,
+    words: list[str],
+    pairs: Sequence[tuple[str, str]],
+    before: Sequence[Run],
+    job_dir: Path,
+    array: bool,
+) -> Run:
+    words = [part for word in words for part in _separated(word)]
+    args = train_net.parse_arguments(words)
+    for name, value in OF_THE_JOB.items():
+        if getattr(args, name) != value:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"{flag} after --: the job says how many processes there are; use --nodes and --gpus-per-node"
+                " (or --tasks-per-node) before --"
+            )
+    cfg = load_config(args.config_file, args.opts)
+    name = _name(args, pairs, {run.name for run in before})
+    output = Path(cfg.OUTPUT_DIR).absolute() if "OUTPUT_DIR" in args.opts[::2] else job_dir / "output"
+    output = output / name if array else output
+    if not (args.resume or args.eval_only) and (output / "last_checkpoint").exists():
+        raise InputError(
+            f"OUTPUT_DIR {output} holds a training; add --resume to go on with it, or choose another folder"
+        )
+    return Run(
+        index,
+        name,
+        [*words, "OUTPUT_DIR", str(output)],
+        str(output),
+        0 if args.eval_only else cfg.SOLVER.MAX_ITER,
+        cfg.TEST.BEST_METRIC,
+    )
+
+
+def _separated(word: str) -> list[str]:
+    """--config-file=a.yaml as two words."""
+    flag, equals, value = word.partition("=")
+    return [flag, value] if flag == "--config-file" and equals else [word]
+
+
+def _name(args: argparse.Namespace, pairs: Sequence[tuple[str, str]], taken: set[str]) -> str:
+    """The configuration's, and the swept values: `pspnet_r18,BASE_LR=0.01`."""
+    parts = [Path(args.config_file).stem, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs)]
+    name = re.sub(r"[^\w.,=+-]+", "_", ",".join(parts)).strip("_")[:100]
+    numbers = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+    return next(f"{name}{number}" for number in numbers if f"{name}{number}" not in taken)

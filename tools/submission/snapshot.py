@@ -1,0 +1,124 @@
+"""Freezing code and configuration in a job's folder, so that later edits do not change a job that waits."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+
+from segzoo.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# A file that git does not know is copied if it is code or configuration, and small.
+SUFFIXES = {".py", ".yaml", ".yml", ".json", ".toml", ".cfg", ".txt", ".sh"}
+MAX_BYTES_TRACKED = 10 * 2**20
+MAX_BYTES_UNTRACKED = 2**20
+# Without git: folders of no code. Hidden ones are left out, too.
+NO_CODE = {"output", "build", "dist", "__pycache__"}
+# Configuration from outside the code.
+SUBMITTED = "submitted"
+
+
+def take_snapshot(target: Path, root: Path = ROOT) -> tuple[int, str]:
+    """Copies the code into `target`: what git lists, and what is neither ignored nor big.
+
+    Returns:
+        The number of files, and the commit ("" without git; with a "+" if files differ from it).
+    """
+    commit = _git(root, "rev-parse", "HEAD").strip()
+    if commit and Path(_git(root, "rev-parse", "--show-toplevel").strip()) == root:
+        tracked = _git(root, "ls-files", "-z").split("\0")
+        untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard").split("\0")
+        commit += "+" if _git(root, "status", "--porcelain").strip() else ""
+    else:
+        commit, tracked, untracked = "", [], [str(path.relative_to(root)) for path in _walk(root)]
+    files = [name for name in tracked if _fits(root / name, MAX_BYTES_TRACKED)]
+    files += [
+        name
+        for name in untracked
+        if Path(name).suffix in SUFFIXES
+        and _fits(root / name, MAX_BYTES_UNTRACKED)
+        and not _in_job_folder(root, Path(name))
+    ]
+    for name in files:
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, copy)
+    return len(files), commit
+
+
+def frozen_config(snapshot: Path, config: Path, root: Path = ROOT) -> str:
+    """The copy of a configuration in the snapshot; one from outside the code is copied with its bases."""
+    file = config.resolve()
+    if file.is_relative_to(root) and (snapshot / file.relative_to(root)).is_file():
+        return str(snapshot / file.relative_to(root))
+    text = yaml.safe_dump(_plain(CfgNode.load_yaml_with_base(str(file))))
+    return str(_write_unique(snapshot / SUBMITTED / file.name, text))
+
+
+def frozen_datasets(snapshot: Path, files: Sequence[str]) -> tuple[str, ...]:
+    """Copies of the dataset files of DATASETS.FILES, which look for their data where the originals do."""
+    return tuple(_frozen_dataset(snapshot, Path(file)) if Path(file).is_file() else file for file in files)
+
+
+def _frozen_dataset(snapshot: Path, file: Path) -> str:
+    facts = yaml.safe_load(file.read_text())
+    if not isinstance(facts, dict):
+        raise InputError(f"{file}: not a dataset file; expected a mapping of facts")
+    layouts = facts.get("layouts")
+    for entry in [facts, *(layouts if isinstance(layouts, list) else ())]:
+        if entry is facts or "root" in entry:
+            roots = entry.get("root", ".")
+            roots = [roots] if isinstance(roots, str) else list(roots)
+            # First beside the original, then, as ever, in the folder of datasets.
+            entry["root"] = [*(str(file.resolve().parent / root) for root in roots), *roots]
+    text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+    return str(_write_unique(snapshot / SUBMITTED / file.name, text))
+
+
+def _write_unique(path: Path, text: str) -> Path:
+    """Writes to `path`, or beside it where another text already has that name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, candidate = 1, path
+    while candidate.exists() and candidate.read_text() != text:
+        number += 1
+        candidate = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    candidate.write_text(text)
+    return candidate
+
+
+def _plain(node: object) -> object:
+    """Tuples as the text that yacs reads as tuples; YAML has lists only."""
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    return str(node) if isinstance(node, tuple) else node
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git prints; "" where there is no git or no repository."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, names, files in os.walk(root):
+        names[:] = [name for name in names if not name.startswith(".") and name not in NO_CODE]
+        for name in files:
+            yield Path(folder, name)
+
+
+def _fits(file: Path, limit: int) -> bool:
+    return file.is_file() and file.stat().st_size <= limit
+
+
+def _in_job_folder(root: Path, name: Path) -> bool:
+    """Whether a file belongs to this or an earlier job, whose folder nobody has told git to ignore."""
+    return any((root / parent / "job.json").is_file() for parent in name.parents)
