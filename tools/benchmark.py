@@ -56,7 +56,10 @@ def parse(arguments: Sequence[str] | None, modules: list[str]) -> argparse.Names
         "--clock", choices=list(CLOCKS), default="wall", help="time that passes (default), or the processor's"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if min(options.threads, options.repeat or 1) < 1:
+        parser.error("--threads and --repeat: expected at least 1")
+    return options
 
 
 @explained

@@ -3,6 +3,7 @@
 
 import argparse
 import datetime
+import itertools
 import os
 import re
 import shlex
@@ -38,8 +39,8 @@ examples:
 
 The job runs on a copy of the code and the configuration in JOBDIR/snapshot: what is edited afterwards does
 not change it. Results go to JOBDIR/output unless OUTPUT_DIR says otherwise, in an array to a folder for each
-run. When its time is up, or it is preempted (SIGUSR2), a run saves a checkpoint, goes back to the queue and
-continues from there; scancel (SIGTERM) ends it with a checkpoint, from which --resume goes on.
+run. When its time is up (SIGUSR2), or it is preempted (SIGTERM), a run saves a checkpoint, goes back to the
+queue and continues from there; scancel (SIGTERM) ends it with a checkpoint, from which --resume goes on.
 """
 
 TIME = re.compile(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(\d+)(?::(\d+))?(?::(\d+))?)")
@@ -67,7 +68,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
     size.add_argument("--gpus-per-node", type=int, default=0, metavar="N", help="GPUs, and as many processes")
     size.add_argument("--tasks-per-node", type=int, metavar="N", help="processes, on machines without GPUs")
     size.add_argument("--cpus-per-task", type=int, metavar="N", help="cores of each process")
-    size.add_argument("--mem", metavar="SIZE", help="memory of each machine, as 64G")
+    size.add_argument("--mem", metavar="SIZE", help="memory of each machine, as 64G; 0 for all of it")
     size.add_argument(
         "--time",
         default="1-00",
@@ -118,7 +119,11 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
         help="a run for each value; may be repeated: all combinations",
     )
     several.add_argument(
-        "--at-once", type=int, default=256, metavar="N", help="runs of an array at a time (default 256)"
+        "--at-once",
+        type=int,
+        default=256,
+        metavar="N",
+        help="runs of an array at a time, on SLURM (default 256)",
     )
     looking = parser.add_argument_group("looking")
     looking.add_argument("--dry-run", action="store_true", help="show the script for sbatch, submit nothing")
@@ -158,8 +163,8 @@ def check_options(options: argparse.Namespace) -> None:
             f"--tasks-per-node {options.tasks_per_node} with --gpus-per-node {options.gpus_per_node}: "
             "there is a process for each GPU; leave --tasks-per-node out"
         )
-    if options.mem is not None and not re.fullmatch(r"[1-9]\d*[KMGT]?", options.mem):
-        raise InputError(f"--mem {options.mem}: expected a number with K, M, G or T, as 64G")
+    if options.mem is not None and not re.fullmatch(r"\d+[KMGTkmgt]?", options.mem):
+        raise InputError(f"--mem {options.mem}: expected a number with K, M, G or T, as 64G; 0 for all")
     options.time = minutes(options.time)
     if options.time * 60 <= options.signal_delay:
         raise InputError(
@@ -252,7 +257,10 @@ def job_folder(options: argparse.Namespace) -> Path:
     if options.job_dir is None:
         now = datetime.datetime.now()
         name = options.name or (Path(options.array[0]).stem if len(options.array) == 1 else "job")
-        return Path("output", "jobs", f"{now:%Y%m%d_%H%M%S}_{name}").absolute()
+        named = Path("output", "jobs", f"{now:%Y%m%d_%H%M%S}_{name}").absolute()
+        # Several may be submitted in a second.
+        numbered = (named.with_name(f"{named.name}_{number}") for number in itertools.count(2))
+        return next(path for path in itertools.chain([named], numbered) if not path.exists())
     folder = options.job_dir.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         remedy = f"; --status {options.job_dir} shows its job" if (folder / "job.json").is_file() else ""

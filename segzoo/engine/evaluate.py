@@ -155,7 +155,7 @@ def run_inference(
     stopwatch = Stopwatch()
     done, shown, batches = 0, time.perf_counter(), len(loader)
     started = shown
-    with evaluation_mode(model), torch.no_grad():
+    with given_up_on_error(evaluator), evaluation_mode(model), torch.no_grad():
         for index, inputs in enumerate(loader, start=1):
             stopwatch.lap("data")
             outputs = model(inputs)
@@ -174,8 +174,9 @@ def run_inference(
                 logger.info(
                     "Evaluating %d/%d images  eta: %s  %s", done, total, left, _split(stopwatch, done)
                 )
-    check_some_left(loader, done)
-    results = evaluator.evaluate() or {}
+    with given_up_on_error(evaluator):
+        check_some_left(loader, done)
+        results = evaluator.evaluate() or {}
     stopwatch.lap("scoring")
     images = sum(comm.all_gather(done))
     taken = time.perf_counter() - started
@@ -247,6 +248,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         # Not model.train(): a part that its owner keeps in eval mode has to stay there.
         for module in training:
             module.training = True
+
+
+@contextmanager
+def given_up_on_error(evaluator: DatasetEvaluator) -> Iterator[None]:
+    """Drops what waits to be scored when an error ends the loop: Python would score it all before it ends."""
+    try:
+        yield
+    except BaseException:  # Ctrl-C among them
+        evaluator.reset()
+        raise
 
 
 @contextmanager

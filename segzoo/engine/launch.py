@@ -190,6 +190,10 @@ def _check_numbers(num_gpus: int, num_machines: int, machine_rank: int, dist_url
             f"--num-machines {num_machines} needs the address of machine 0, the same on every machine: "
             "add --dist-url tcp://HOST:PORT"
         )
+    if dist_url.startswith("tcp://") and re.fullmatch(r"tcp://.+:\d{1,5}", dist_url) is None:
+        raise InputError(f"--dist-url {dist_url}: expected tcp://HOST:PORT")
+    if dist_url.startswith("tcp://") and not 0 < int(dist_url.rpartition(":")[2]) < 1 << 16:
+        raise InputError(f"--dist-url {dist_url}: expected a port from 1 to 65535")
 
 
 def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:

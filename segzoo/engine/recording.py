@@ -105,9 +105,13 @@ class TensorBoardWriter(TensorboardXWriter):
 def recent_times(storage: EventStorage) -> tuple[float, float]:
     """Seconds per iteration, and those of them spent waiting for data: means of the last iterations.
 
-    Means, not medians: of several loading workers each makes one iteration in so many slow.
+    Means, not medians: of several loading workers each makes one iteration in so many slow. Of the same
+    iterations: the timer leaves out a run's first ones, also after a resume, in which the workers start.
     """
-    seconds, waited = (storage.history(name).avg(WINDOW) for name in ("time", "data_time"))
+    timed = storage.history("time").values()[-WINDOW:]
+    waits = {iteration: wait for wait, iteration in storage.history("data_time").values()[-2 * WINDOW :]}
+    seconds = float(np.mean([second for second, _ in timed]))
+    waited = float(np.mean([waits.get(iteration, 0.0) for _, iteration in timed]))
     return seconds, min(waited, seconds)
 
 

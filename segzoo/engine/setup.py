@@ -85,10 +85,16 @@ def resolve_device(cfg: CfgNode) -> str:
     """MODEL.DEVICE, or "cpu" where its default "cuda" is not there.
 
     Raises:
-        InputError: a particular GPU is asked for that is not there.
+        InputError: a particular GPU, or a device of another kind, is asked for that is not there.
     """
     name = cfg.MODEL.DEVICE
     if not name.startswith("cuda"):
+        if name.startswith("meta"):
+            raise InputError(f"MODEL.DEVICE {name}: tensors without numbers; expected cpu, cuda, or cuda:1")
+        try:
+            torch.empty(1, device=name)
+        except (RuntimeError, AssertionError, ImportError):
+            raise InputError(f"MODEL.DEVICE {name}: not there; use MODEL.DEVICE cpu") from None
         return name
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cuda":

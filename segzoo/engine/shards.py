@@ -29,6 +29,7 @@ from .evaluate import (
     dataset_folder,
     evaluation_mode,
     evaluator_options,
+    given_up_on_error,
     protocol_facts,
     report,
     speed_facts,
@@ -199,11 +200,13 @@ def _run(cfg: CfgNode, model: nn.Module, shard: Shard, name: str, facts: dict) -
     if not records:
         return
     stopwatch, before, unsaved = Stopwatch(), dict(state.seconds), 0
-    with evaluation_mode(tested), torch.no_grad():
+    with given_up_on_error(evaluator), evaluation_mode(tested), torch.no_grad():
         loader = build_test_loader(cfg, name, dataset=records)
         for inputs in loader:
             stopwatch.lap("data")
             outputs = tested(inputs)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             stopwatch.lap("compute")
             evaluator.process(inputs, outputs)
             stopwatch.lap("scoring")

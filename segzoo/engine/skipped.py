@@ -20,12 +20,13 @@ SKIPPED_FILE = "skipped_files.txt"
 class SkippedFilesHook(HookBase):
     """Lists the broken files of a training in OUTPUT_DIR/skipped_files.txt, a line each, and counts them.
 
-    Every `period` iterations, and at the end. A resumed run goes on with the list of the run before.
+    Every `period` iterations, which one process alone need not wait for, and at the end. A resumed run goes
+    on with the list of the run before.
     """
 
     def __init__(self, folder: str | Path, period: int):
         self._file = Path(folder, SKIPPED_FILE)
-        self._period = period
+        self._period = period if comm.get_world_size() > 1 else 1
         self._times: Counter[str] = Counter()
         self._before: set[str] = set()
 

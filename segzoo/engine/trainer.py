@@ -189,6 +189,8 @@ class Trainer(TrainerBase):
             trainer = weakref.proxy(self)
 
             def test() -> dict:
+                # The line of the evaluation tells the losses up to here.
+                trainer._recorder.flush()
                 with evaluating(trainer):
                     return trainer.test(trainer.cfg, unwrapped(trainer.model))
 

@@ -50,6 +50,9 @@ _SIDES = Rule(
     lambda value: len(value) > 0 and all(_whole(side) and side > 0 for side in value),
 )
 
+# Detectron2's own, of no use today but legal.
+_NAIVE_NORMS = ("naiveSyncBN", "naiveSyncBN_N")
+
 _GROUPS: dict[Rule, dict[str, str]] = {
     _COUNT: {
         "SOLVER": "IMS_PER_BATCH ACCUMULATE LOG_PERIOD",
@@ -63,7 +66,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     _FROM_0: {
         "DATALOADER": "NUM_WORKERS",
         "SOLVER": "MAX_ITER CHECKPOINT_KEEP CHECKPOINT_PERIOD WARMUP_ITERS",
-        "TEST": "EVAL_PERIOD EARLY_STOP_PATIENCE INFERENCE.WINDOW_BATCH",
+        "TEST": "EVAL_PERIOD EARLY_STOP_PATIENCE INFERENCE.WINDOW_BATCH SCORING_THREADS NUM_PICTURES",
         "INPUT": "MIN_SIZE_TEST MAX_SIZE_TEST MAX_SIZE_TRAIN",
         "MODEL.SEM_SEG_HEAD": "NUM_CLASSES NUM_CONVS TRANSFORMER_ENC_LAYERS SIZE_DIVISIBILITY",
         "MODEL.AUX_HEAD": "NUM_CONVS",
@@ -72,7 +75,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     },
     _AMOUNT: {
         "SOLVER": "BASE_LR WEIGHT_DECAY WEIGHT_DECAY_NORM WEIGHT_DECAY_EMBED BACKBONE_MULTIPLIER "
-        "HEAD_MULTIPLIER POLY_LR_POWER POLY_LR_CONSTANT_ENDING",
+        "HEAD_MULTIPLIER POLY_LR_POWER POLY_LR_CONSTANT_ENDING GAMMA",
         "MODEL.AUX_HEAD": "LOSS_WEIGHT",
         "MODEL.MASK_FORMER": "CLASS_WEIGHT MASK_WEIGHT DICE_WEIGHT NO_OBJECT_WEIGHT",
     },
@@ -98,6 +101,10 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         lambda value: len(value) in (0, 2) and all(_whole(side) and side > 0 for side in value),
     ): {"INPUT": "CROP_SIZE"},
     Rule(
+        "expected finite numbers of at least 0",
+        lambda value: all(0 <= number < math.inf for number in value),
+    ): {"MODEL": "SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS"},
+    Rule(
         "expected three numbers",
         lambda value: len(value) == 3 and all(math.isfinite(number) for number in value),
     ): {"MODEL": "PIXEL_MEAN"},
@@ -107,11 +114,12 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     ): {"MODEL": "PIXEL_STD"},
     Rule(
         "expected cpu, cuda, or cuda:1 for one of several GPUs",
+        # meta: shapes without numbers, to look at a model; a job refuses it.
         lambda value: re.fullmatch(r"(cpu|mps|meta|cuda|xpu|npu)(:\d+)?", value) is not None,
     ): {"MODEL": "DEVICE"},
     Rule(
         "expected BN, SyncBN, FrozenBN, GN or LN",
-        lambda value: value in ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN"),
+        lambda value: value in ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", *_NAIVE_NORMS),
     ): {"MODEL": "BACKBONE.NORM SEM_SEG_HEAD.NORM"},
     _choice("stop", "skip"): {"DATALOADER": "ON_ERROR"},
     _choice("RGB", "BGR"): {"INPUT": "FORMAT"},
@@ -150,6 +158,11 @@ def check_values(cfg: CfgNode) -> None:
             choices = rule.expected.removeprefix("expected ").split(" or ") if isinstance(value, str) else ()
             raise InputError(f"{key} {value!r}: {rule.expected}{did_you_mean(value, choices)}")
     node = cfg.MODEL.MASK_FORMER
+    if node.HIDDEN_DIM % 4:
+        raise InputError(
+            f"MODEL.MASK_FORMER.HIDDEN_DIM {node.HIDDEN_DIM}: expected a multiple of 4, for the sines and "
+            "cosines of x and y in the position encoding"
+        )
     if node.HIDDEN_DIM % node.NHEADS:
         raise InputError(
             f"MODEL.MASK_FORMER.NHEADS {node.NHEADS}: expected a divisor of MODEL.MASK_FORMER.HIDDEN_DIM "

@@ -117,7 +117,8 @@ def _import(module: str) -> None:
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.split(".")[0]:
+        # A module that it imports in turn may be the one that is missing.
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise InputError(f"IMPORTS: no module {module}; add its folder to PYTHONPATH or install it") from None
 

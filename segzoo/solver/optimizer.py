@@ -1,6 +1,7 @@
 """AdamW and SGD from the config, sharded or not, and saving and restoring their state by parameter name."""
 
 import logging
+import math
 
 import torch
 from detectron2.config import CfgNode
@@ -131,5 +132,7 @@ def _lr_multipliers(cfg: CfgNode, model: torch.nn.Module) -> dict[str, float]:
                 f"SOLVER.LR_MULTIPLIERS: {entry!r} is not a pair of name prefix and factor; "
                 'write e.g. [["sem_seg_head", 10.0]]'
             )
+        if not 0 <= entry[1] < math.inf:
+            raise InputError(f"SOLVER.LR_MULTIPLIERS: {entry!r}: expected a finite factor of at least 0")
         multipliers[entry[0].rstrip(".")] = float(entry[1])
     return multipliers

@@ -9,7 +9,7 @@ from detectron2.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_training import ToyTrainer, metrics, run_toy, toy_cfg
 
-from segzoo.engine.recording import DataWaitWarning, TensorBoardWriter
+from segzoo.engine.recording import DataWaitWarning, LossRecorder, TensorBoardWriter, recent_times
 
 LINE = re.compile(
     r"eta: (?P<eta>\d+:\d\d:\d\d)  iter: (?P<iteration>\d+)/(?P<max_iter>\d+)  .*"
@@ -98,12 +98,44 @@ def test_waiting_for_data_is_said_once(shares, warnings, caplog, monkeypatch):
 
 
 def test_the_wait_for_starting_workers_is_no_reason_to_warn(caplog):
+    """Neither at first nor after a resume, which goes on with the values of before."""
     with EventStorage(0) as storage, caplog.at_level(logging.WARNING):
-        storage.put_scalars(data_time=60.0)
-        for _ in range(19):
-            storage.put_scalars(time=0.5, data_time=0.01)
-            DataWaitWarning(workers=2).check(storage)
+        for start in (0, 30):
+            for iteration in range(start, start + 30):
+                storage.iter = iteration
+                storage.put_scalars(data_time=60.0 if iteration == start else 0.01)
+                if iteration >= start + 2:  # as Detectron2's timer
+                    storage.put_scalars(time=0.5)
+                    assert recent_times(storage) == pytest.approx((0.5, 0.01))
+                DataWaitWarning(workers=2).check(storage)
     assert not caplog.records
+
+
+def test_the_wait_is_that_of_the_iterations_that_are_timed():
+    with EventStorage(0) as storage:
+        for iteration in range(100):
+            storage.iter = iteration
+            storage.put_scalars(time=1.0 + iteration, data_time=0.5 * iteration)
+    assert recent_times(storage) == pytest.approx((90.5, 44.75))  # 80 to 99
+
+
+def test_an_evaluation_of_several_processes_between_two_lines_has_the_losses(tmp_path, monkeypatch):
+    """Processes exchange losses every LOG_PERIOD iterations; the line of an evaluation comes in between."""
+    changes = {"DATASETS__TEST": ("toy_val",), "TEST__EVAL_PERIOD": 5, "SOLVER__CHECKPOINT_PERIOD": 0}
+    trainer = type("Scored", (ToyTrainer,), {"scores": iter([10.0, 20.0])})
+    monkeypatch.setattr(LossRecorder, "__init__", exchanging(LossRecorder.__init__))
+    run_toy(toy_cfg(tmp_path, SOLVER__LOG_PERIOD=8, **changes), trainer_class=trainer)
+    lines = metrics(tmp_path)
+    assert [line["iteration"] for line in lines] == [4, 7, 9]
+    assert all("total_loss" in line for line in lines)
+
+
+def exchanging(init):
+    def initialise(self, storage, period):
+        init(self, storage, period)
+        self._period = period  # as with several processes
+
+    return initialise
 
 
 class Killed(BaseException):

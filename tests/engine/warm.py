@@ -8,6 +8,7 @@ import ctypes
 import functools
 import multiprocessing
 import os
+import runpy
 import socket
 import sys
 import time
@@ -116,6 +117,14 @@ def _call(output_file: str, function: Callable, arguments: tuple, environment: d
         sys.exit(main(arguments))
     except StoppedBySignal as stopped:
         sys.exit(stopped.exit_status)
+
+
+def as_command(folder: str, error_file: str, tool: str, *arguments: str) -> None:
+    """For `start`: what `python tool arguments` does in a folder, with the second output in a file."""
+    os.dup2(os.open(error_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.chdir(folder)
+    sys.argv = [tool, *arguments]
+    runpy.run_path(tool, run_name="__main__")
 
 
 def launch_by_forking(*arguments: object, **options: object) -> None:

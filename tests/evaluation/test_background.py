@@ -9,6 +9,8 @@ import torch
 from evaluation_data import PanopticData
 from pycocotools import mask as mask_tools
 
+from segzoo.engine.evaluate import run_inference
+from segzoo.errors import InputError
 from segzoo.evaluation import EntityEvaluator, PanopticEvaluator, base
 from segzoo.evaluation.run_lengths import run_lengths
 
@@ -69,6 +71,27 @@ def test_what_waits_is_bounded_by_its_bytes(data, monkeypatch, limit, workers, m
     evaluator.evaluate()
     # The one that is being handed over is held by the caller anyway.
     assert evaluator.most <= most + 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
+def test_what_waits_is_not_scored_when_an_error_ends_the_evaluation(data, error):
+    """Python ends when its threads have done all that they were given: minutes of scoring, perhaps."""
+    evaluator, taken = Blocked(data.name, workers=1), []
+
+    class Failing(torch.nn.Module):
+        def forward(self, inputs):
+            if len(taken) == 10:
+                raise error("stop")
+            taken.append(inputs)
+            return [torch.zeros(4)]
+
+    with pytest.raises(error):
+        run_inference(Failing(), [[one] for one in data.dataset_dicts], evaluator)
+    threads = [one for one in threading.enumerate() if one.name.startswith("Blocked")]
+    evaluator.go.set()
+    for thread in threads:
+        thread.join(20)
+    assert evaluator.waiting >= 9  # one was being scored
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-# Tiny datasets in the formats of the real ones.
+# Tiny datasets in the formats of the real ones; processes that start quickly.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 
 from data_trees import datasets_folder  # noqa: F401  a fixture of every test
 

@@ -28,6 +28,8 @@ VALUES = [
     ("SOLVER.AMP.DTYPE", "half", "SOLVER.AMP.DTYPE 'half': expected float16 or bfloat16"),
     ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.0", "CLIP_VALUE 0.0: expected a finite number above 0"),
     ("SOLVER.LR_MULTIPLIERS", "[['bakbone', 2.0]]", "bakbone"),
+    ("SOLVER.LR_MULTIPLIERS", "[['backbone', -1.0]]", "expected a finite factor of at least 0"),
+    ("SOLVER.GAMMA", "nan", "SOLVER.GAMMA nan: expected a finite number of at least 0"),
     ("SOLVER.BATCH_SIZE", "16", "unknown key SOLVER.BATCH_SIZE; did you mean SOLVER.IMS_PER_BATCH?"),
     ("DATALOADER.NUM_WORKERS", "-1", "DATALOADER.NUM_WORKERS -1: expected at least 0"),
     ("DATALOADER.ON_ERROR", "skp", "DATALOADER.ON_ERROR 'skp': expected stop or skip; did you mean skip?"),
@@ -37,6 +39,7 @@ VALUES = [
     ("DATASETS.TRAIN", "()", "DATASETS.TRAIN is empty; name a dataset to train on"),
     ("DATASETS.FILES", "('none.yaml',)", "dataset file none.yaml does not exist"),
     ("IMPORTS", "('no_such_module',)", "IMPORTS: no module no_such_module"),
+    ("IMPORTS", "('os.nothing',)", "IMPORTS: no module os.nothing"),
     ("INPUT.FORMAT", "rgb", "INPUT.FORMAT 'rgb': expected RGB or BGR"),
     ("INPUT.CROP_SIZE", "(512,)", "INPUT.CROP_SIZE (512,): expected (height, width) of at least 1"),
     ("INPUT.CROP_SIZE", "(0, -4)", "INPUT.CROP_SIZE (0, -4): expected (height, width) of at least 1"),
@@ -48,6 +51,8 @@ VALUES = [
     ("INPUT.SCALE_RANGE", "(2.0, 0.5)", "INPUT.SCALE_RANGE (2.0, 0.5): expected (lowest, highest)"),
     ("INPUT.AUGMENTATION", "semantik", "INPUT.AUGMENTATION 'semantik'"),
     ("MODEL.DEVICE", "gpu", "MODEL.DEVICE 'gpu': expected cpu, cuda, or cuda:1 for one of several GPUs"),
+    ("MODEL.DEVICE", "meta", "MODEL.DEVICE meta: tensors without numbers; expected cpu, cuda"),
+    ("MODEL.DEVICE", "xpu:9", "MODEL.DEVICE xpu:9: not there; use MODEL.DEVICE cpu"),
     ("MODEL.DEVICE", "cuda:7", "MODEL.DEVICE cuda:7: 0 GPUs visible; use MODEL.DEVICE cpu or a lower number"),
     ("MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]", "MODEL.PIXEL_STD [0.0, 1.0, 1.0]: expected three numbers above 0"),
     ("MODEL.PIXEL_MEAN", "[128.0]", "MODEL.PIXEL_MEAN [128.0]: expected three numbers"),
@@ -67,7 +72,13 @@ VALUES = [
     ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res7']", "res7"),
     ("MODEL.SEM_SEG_HEAD.NORM", "XN", "MODEL.SEM_SEG_HEAD.NORM"),
     ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "0", "MODEL.SEM_SEG_HEAD.CONVS_DIM 0: expected at least 1"),
+    (
+        "MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS",
+        "('a',)",
+        "CLASS_WEIGHTS ('a',): expected finite numbers of at least 0",
+    ),
     ("MODEL.MASK_FORMER.NHEADS", "7", "MODEL.MASK_FORMER.NHEADS"),
+    ("MODEL.MASK_FORMER.HIDDEN_DIM", "30", "MODEL.MASK_FORMER.HIDDEN_DIM 30: expected a multiple of 4"),
     ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "0", "NUM_OBJECT_QUERIES 0: expected at least 1"),
     ("MODEL.MASK_FORMER.MASK_LOSS", "dice", "MODEL.MASK_FORMER.MASK_LOSS 'dice': expected focal or bce"),
     ("MODEL.META_ARCHITECTURE", "MaskFormr", "MODEL.META_ARCHITECTURE 'MaskFormr' is unknown; did you mean"),
@@ -75,6 +86,8 @@ VALUES = [
     ("TASK", "panoptical", "TASK 'panoptical' is unknown; did you mean panoptic?"),
     ("TEST.TASKS", "('pan',)", "TEST.TASKS 'pan' is unknown"),
     ("TEST.IMS_PER_BATCH", "0", "TEST.IMS_PER_BATCH 0: expected at least 1"),
+    ("TEST.SCORING_THREADS", "-1", "TEST.SCORING_THREADS -1: expected at least 0"),
+    ("TEST.NUM_PICTURES", "-1", "TEST.NUM_PICTURES -1: expected at least 0"),
     ("TEST.PROTOCOL", "semseg", "TEST.PROTOCOL"),
     (
         "TEST.BEST_METRIC",
@@ -143,6 +156,7 @@ def test_a_wrong_config_file_is_one_line(refusal, tmp_path, name):
 
 def test_odd_values_that_are_legal_are_taken(tmp_path):
     cfg = load_config(LEAF, ["INPUT.CROP_SIZE", "(33, 47)", "SOLVER.BASE_LR", "1"])
+    assert load_config(LEAF, ["MODEL.SEM_SEG_HEAD.NORM", "naiveSyncBN_N"])
     assert cfg.INPUT.CROP_SIZE == (33, 47)
     (tmp_path / "dumped.yaml").write_text(yaml.safe_dump({"SEED": 5}))
     assert load_config(tmp_path / "dumped.yaml").SEED == 5

@@ -2,14 +2,13 @@
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import command_line
 import numpy as np
 import pytest
+import warm
 from command_line import explained
 from data_trees import write_roads, write_street
 
@@ -42,6 +41,16 @@ LINES = [
     ),
     ("train_net", ["--config-file", LEAF, "--num-gpus", "0"], "--num-gpus"),
     ("train_net", ["--config-file", LEAF, "--num-machines", "2"], "--dist-url"),
+    (
+        "train_net",
+        ["--config-file", LEAF, "--num-machines", "2", "--dist-url", "tcp://localhost"],
+        "--dist-url tcp://localhost: expected tcp://HOST:PORT",
+    ),
+    (
+        "train_net",
+        ["--config-file", LEAF, "--num-machines", "2", "--dist-url", "tcp://localhost:99999"],
+        "--dist-url tcp://localhost:99999: expected a port from 1 to 65535",
+    ),
     (
         "train_net",
         ["--config-file", LEAF, "--shard", "1/2"],
@@ -166,6 +175,7 @@ LINES = [
         "none.pth: does not exist; a training that stops names the file in its last line",
     ),
     ("replay", ["{file}"], "is not a checkpoint (it starts with b'hello')"),
+    ("benchmark", ["criterion", "--threads", "0"], "--threads and --repeat: expected at least 1"),
     ("benchmark", ["speed"], "argument WHAT: invalid choice: 'speed'"),
     (
         "benchmark",
@@ -267,22 +277,33 @@ def test_other_errors_keep_their_traceback(error):
     assert set(command_line.REMEDIES).isdisjoint({5, 32})
 
 
-def started(*arguments, folder):
-    environment = {**os.environ, "PYTHONPATH": str(TOOLS.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=240)
+class End(NamedTuple):
+    """How a process ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def ended(tool, *arguments, folder):
+    """A tool in a process of its own, forked from one that has imported everything."""
+    output, error = folder / "output.txt", folder / "error.txt"
+    output.unlink(missing_ok=True)
+    words = map(str, (folder, error, TOOLS / f"{tool}.py", *arguments))
+    process = warm.start(output, warm.as_command, *words)
+    return End(process.status(120), process.output, error.read_text())
 
 
 def test_real_processes_end_with_one_line_and_with_debug_a_traceback(tmp_path):
-    tool = TOOLS / "visualize_data.py"
-    end = started(tool, "--dataset-file", "none.yaml", "--output", "out", folder=tmp_path)
-    assert (end.returncode, end.stdout) == (2, "")
-    assert end.stderr.startswith("error: dataset file none.yaml does not exist")
-    assert end.stderr.count("\n") == 1
-    end = started(tool, "--debug", "--dataset-file", "none.yaml", "--output", "out", folder=tmp_path)
-    assert end.returncode == 1
-    assert "Traceback" in end.stderr
-    assert end.stderr.splitlines()[-1].startswith("segzoo.errors.InputError: dataset file none.yaml")
+    wrong = ("--dataset-file", "none.yaml", "--output", "out")
+    end = ended("visualize_data", *wrong, folder=tmp_path)
+    assert (end.status, end.out) == (2, "")
+    assert end.err.startswith("error: dataset file none.yaml does not exist")
+    assert end.err.count("\n") == 1
+    end = ended("visualize_data", "--debug", *wrong, folder=tmp_path)
+    assert end.status == 1
+    assert "Traceback" in end.err
+    assert end.err.splitlines()[-1].startswith("segzoo.errors.InputError: dataset file none.yaml")
 
 
 def test_a_training_that_meets_a_wrong_file_in_a_worker_says_one_line(tmp_path):
@@ -305,11 +326,11 @@ def test_a_training_that_meets_a_wrong_file_in_a_worker_says_one_line(tmp_path):
         "1",
     ]
     flags = ["--config-file", "semantic/camvid/maskformer_r18"]
-    end = started(TOOLS / "train_net.py", *flags, *overrides, folder=tmp_path)
-    assert end.returncode == 2
-    assert end.stderr.count("\n") == 1, end.stderr
-    assert f"error: {tmp_path}/masks/train/a.png: label 9 is outside [0, 5)" in end.stderr
-    assert end.stderr.endswith("; DATALOADER.ON_ERROR skip trains without such files\n")
+    end = ended("train_net", *flags, *overrides, folder=tmp_path)
+    assert end.status == 2
+    assert end.err.count("\n") == 1, end.err
+    assert f"error: {tmp_path}/masks/train/a.png: label 9 is outside [0, 5)" in end.err
+    assert end.err.endswith("; DATALOADER.ON_ERROR skip trains without such files\n")
 
 
 def test_results_that_are_none_are_one_line(tool, output):

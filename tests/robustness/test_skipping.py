@@ -109,6 +109,16 @@ def test_wrong_settings_are_never_skipped(cfg):
         take(build_train_loader(cfg), 1)
 
 
+@pytest.mark.parametrize("side", ["32", 0, -1, float("nan"), None])
+def test_an_image_whose_annotation_has_no_size_is_skipped_too(cfg, tmp_path, side):
+    record = {"file_name": f"{tmp_path}/images/0.png", "height": side, "width": 32, "dataset": "roads_train"}
+    good = {**record, "file_name": f"{tmp_path}/images/2.png", "height": 32}
+    good["sem_seg_file_name"] = f"{tmp_path}/masks/2.png"
+    loader = build_test_loader(cfg, "roads_train", dataset=[record, good])
+    assert numbers(loader) == [[2]]
+    assert "but its annotation says" in loader.skipped_images[record["file_name"]]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_evaluation_leaves_out_what_cannot_be_scored_and_lists_it(cfg, tmp_path, workers, batch):
@@ -139,6 +149,23 @@ def test_a_training_lists_what_it_skipped_and_a_resumed_one_goes_on_with_the_lis
     # Two iterations more see few of the files; the others are still in the list.
     assert train(9, resume=True) == everything
     assert "times in all" in (tmp_path / "out/log.txt").read_text()
+
+
+def test_what_was_skipped_before_an_early_end_is_listed(cfg, tmp_path):
+    cfg.DATASETS.TEST, cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.MAX_ITER = (), 100, 50
+
+    class Stopped(Trainer):
+        def after_step(self):
+            super().after_step()
+            if self.skipped:
+                self.stop("enough")
+
+    default_setup(cfg)
+    trainer = Stopped(cfg)
+    trainer.train()
+    assert trainer.iter < 49
+    listed = (tmp_path / "out/skipped_files.txt").read_text().splitlines()
+    assert listed == sorted(trainer.skipped)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """tools/submit.py without SLURM: options, scripts, snapshots, requeueing, and the table of how runs stand."""
 
+import datetime
 import json
 import os
 import re
@@ -21,11 +22,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from submission.files import Job, Run, State, read_state, state_file, write_job, write_state  # noqa: E402
 from submission.job import TrainingJob  # noqa: E402
 from submission.plan import freeze, plan_runs  # noqa: E402
-from submission.slurm import SlurmState, parse_sacct, parse_scontrol  # noqa: E402
+from submission.slurm import SlurmState, parse_sacct, parse_scontrol, slurm_states  # noqa: E402
 from submission.snapshot import take_snapshot  # noqa: E402
 from submission.status import standings, table  # noqa: E402
 
 from segzoo.data import register  # noqa: E402
+from segzoo.engine.lost import LostProcessError  # noqa: E402
 from segzoo.errors import InputError  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
 
@@ -155,6 +157,30 @@ def test_the_script_asks_for_what_the_options_say(tmp_path, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("size", ["0", "64g", "1000"])
+def test_sizes_are_taken_as_slurm_takes_them(size):
+    options, _ = submit.parse_arguments(["--mem", size, "--", "x"])
+    assert options.mem == size
+
+
+def test_jobs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options, _ = submit.parse_arguments(["--name", "a", "--", "x"])
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(submit.datetime, "datetime", Clock)
+    names = []
+    for _ in range(3):
+        folder = submit.job_folder(options)
+        folder.mkdir(parents=True)
+        names.append(folder.name)
+    assert names == ["20260102_030405_a", "20260102_030405_a_2", "20260102_030405_a_3"]
+
+
 def test_configurations_and_values_are_combined(tmp_path):
     (tmp_path / "other.yaml").write_text(f"_BASE_: {REPOSITORY}/configs/{CONFIG}.yaml\n")
     configs = [CONFIG, str(tmp_path / "other.yaml")]
@@ -248,8 +274,8 @@ def forget(split):
     del register._registered[split]
 
 
-def call(folder, monkeypatch, status, requeues=1):
-    """What a task of a local job does whose train_net returns `status`, or raises it."""
+def call(folder, monkeypatch, status, requeues=1, **environment):
+    """What a task does whose train_net returns `status`, or raises it; of a local job, by default."""
     seen = []
 
     def main(arguments):
@@ -259,8 +285,9 @@ def call(folder, monkeypatch, status, requeues=1):
         return status
 
     monkeypatch.setattr(train_net, "main", main)
-    for name, value in {"EXECUTOR": "local", "LOCAL_JOB_ID": "1", "LOCAL_GLOBALID": "0"}.items():
-        monkeypatch.setenv(f"SUBMITIT_{name}", value)
+    local = {f"SUBMITIT_{k}": v for k, v in (("EXECUTOR", "local"), ("LOCAL_JOB_ID", "1"))}
+    for name, value in (local | {"SUBMITIT_LOCAL_GLOBALID": "0"} | environment).items():
+        monkeypatch.setenv(name, value)
     run = Run(0, "a", ["--config-file", "a.yaml"], str(folder / "output"), 10)
     with pytest.raises(SystemExit) as end:
         TrainingJob(folder, run, requeues)()
@@ -292,6 +319,67 @@ def test_how_a_run_has_ended_is_kept(tmp_path, monkeypatch, result, status, phas
     assert (found, state.phase, state.error) == (status, phase, error)
 
 
+def in_slurm(task):
+    return {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "12", "SLURM_PROCID": str(task)}
+
+
+# What scontrol has said in SLURM 22.05 after SIGTERM, for that reason.
+@pytest.mark.parametrize(
+    ("facts", "status", "phase"),
+    [
+        ("JobState=COMPLETING Reason=None PreemptTime=None SuspendTime=None", 79, "stopped"),
+        ("JobState=RUNNING Reason=None PreemptTime=2026-11-21T16:49:45 SuspendTime=None", 0, "requeued"),
+        ("JobState=COMPLETING Reason=TimeLimit PreemptTime=None SuspendTime=None", 0, "requeued"),
+    ],
+)
+def test_what_slurm_takes_back_is_requeued_but_not_what_is_cancelled(
+    tmp_path, monkeypatch, facts, status, phase
+):
+    fake_scontrol(tmp_path / "bin", monkeypatch, f"JobId=12 {facts}")
+    found, _, state = call(tmp_path, monkeypatch, 79, **in_slurm(0))
+    assert (found, state.phase) == (status, phase)
+    # Another status might end the main task before it has requeued the job.
+    assert call(tmp_path, monkeypatch, 79, **in_slurm(1))[0] == 0
+
+
+def test_a_task_that_comes_late_does_not_take_the_first_start_for_the_second(tmp_path, monkeypatch):
+    for task in (0, 1):
+        assert "--resume" not in call(tmp_path, monkeypatch, 0, **in_slurm(task))[1]
+    again = {**in_slurm(1), "SLURM_RESTART_COUNT": "1"}
+    assert "--resume" in call(tmp_path, monkeypatch, 0, **again)[1]
+
+
+def test_the_cause_is_shown_and_not_what_the_other_tasks_say_of_it(tmp_path, monkeypatch):
+    folder = tmp_path / "job"
+    job_of_runs(folder, State())
+    fake_scontrol(
+        tmp_path / "bin", monkeypatch, "JobId=7 ArrayJobId=7 ArrayTaskId=0 JobState=FAILED Reason=x"
+    )
+    call(folder, monkeypatch, ValueError("of an earlier start"), **in_slurm(1))
+    again = {"SLURM_RESTART_COUNT": "1"}
+    call(folder, monkeypatch, 79, **in_slurm(0), **again)
+    assert [line.state for line in standings(folder)] == ["stopped"]
+    call(folder, monkeypatch, LostProcessError("one is gone"), **in_slurm(0), **again)
+    assert [(line.state, line.note) for line in standings(folder)] == [
+        ("failed", "LostProcessError: one is gone")
+    ]
+    for main_task in (79, LostProcessError("one is gone")):
+        call(folder, monkeypatch, InputError("a.png: label 7"), **in_slurm(1), **again)
+        call(folder, monkeypatch, main_task, **in_slurm(0), **again)
+        assert [(line.state, line.note) for line in standings(folder)] == [("failed", "a.png: label 7")]
+
+
+def test_debug_runs_here_and_now(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    seen = []
+    monkeypatch.setattr(train_net, "main", lambda arguments: seen.append(arguments) or 0)
+    folder = tmp_path / "job"
+    assert submit.main(["--cluster", "debug", "--job-dir", str(folder), "--", "--config-file", CONFIG]) == 0
+    assert str(folder / "snapshot" / "configs" / f"{CONFIG}.yaml") in seen[0]
+    assert submit.main(["--status", str(folder)]) == 0
+    assert " done " in capsys.readouterr().out
+
+
 def test_states_are_read_from_scontrol_and_from_sacct():
     scontrol = (
         "JobId=8 ArrayJobId=7 ArrayTaskId=0 JobName=a b JobState=RUNNING Reason=None Restarts=1\n"
@@ -320,6 +408,14 @@ def fake_scontrol(folder, monkeypatch, text):
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_sacct_is_asked_only_for_what_scontrol_has_forgotten(tmp_path, monkeypatch):
+    fake_scontrol(tmp_path / "bin", monkeypatch, "JobId=8 ArrayJobId=7 ArrayTaskId=0 JobState=RUNNING")
+    (tmp_path / "bin" / "sacct").write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\necho '7_1|FAILED|None'\n")
+    assert slurm_states(["7_0"]) == {"7_0": SlurmState("RUNNING")}
+    assert not (tmp_path / "asked").exists()
+    assert slurm_states(["7_0", "7_1"]) == {"7_0": SlurmState("RUNNING"), "7_1": SlurmState("FAILED")}
 
 
 def job_of_runs(folder, *states):

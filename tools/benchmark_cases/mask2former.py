@@ -79,8 +79,11 @@ def beside_transformers(backbone: str, size: tuple[int, int], task: str) -> Pair
     )
     stuff = {category for category, is_thing in enumerate(model.is_thing) if not is_thing}
 
+    # What the published models were given; the processor pads an image of a batch of one to nothing.
+    padding = (0, -size[1] % model.size_divisibility, 0, -size[0] % model.size_divisibility)
+
     def outputs():
-        return network(processor(image, return_tensors="pt")["pixel_values"])
+        return network(nn.functional.pad(processor(image, return_tensors="pt")["pixel_values"], padding))
 
     @torch.inference_mode()
     def theirs():

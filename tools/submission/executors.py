@@ -18,9 +18,6 @@ from segzoo.errors import InputError
 from .files import Run, log_folder
 from .job import TrainingJob
 
-# Of a job on this machine without --time: there has to be some limit.
-YEAR_IN_MINUTES = 365 * 24 * 60
-
 
 class ScriptWriter(SlurmExecutor):
     """Writes the script where there is no SLURM, too."""
@@ -106,9 +103,9 @@ def _local(options: argparse.Namespace, folder: Path) -> LocalExecutor:
         log_folder(folder), max_num_timeout=options.requeues, python=command_of(folder / "snapshot")
     )
     executor.update_parameters(
-        timeout_min=options.time or YEAR_IN_MINUTES,
+        timeout_min=options.time,
         tasks_per_node=1,
-        gpus_per_node=options.gpus_per_node or 0,
+        gpus_per_node=options.gpus_per_node,
         signal_delay_s=options.signal_delay,
         stderr_to_stdout=True,
     )

@@ -11,9 +11,11 @@ from submitit.core.utils import DelayedSubmission
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from .files import Run, State, read_state, state_file, write_state
+from .slurm import takes_back
 
-# train_net's exit status when it was stopped by SIGUSR2.
+# train_net's exit status when it was stopped by SIGUSR2, and by SIGTERM.
 TIME_IS_UP = 75
+CANCELLED = 79
 
 
 class TrainingJob:
@@ -48,8 +50,8 @@ class TrainingJob:
         main_task = task() == 0
         path = state_file(self._folder, self._run.index)
         state = read_state(path)
-        # The number of the start, the same in all tasks of SLURM.
-        again = int(os.environ.get("SLURM_RESTART_COUNT", state.starts))
+        # The number of the start, the same in all tasks of SLURM, which does not set it in the first.
+        again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) if cluster() == "slurm" else state.starts
         arguments = ["--debug", *self._run.arguments]
         if self._processes > 1:
             arguments = ["--num-gpus", str(self._processes), *arguments]
@@ -58,21 +60,28 @@ class TrainingJob:
         state.starts, state.phase, state.error, state.process = state.starts + 1, "running", "", os.getpid()
         if main_task:
             write_state(path, state)
+            self._forget_errors_but_of(again)
         try:
             status = train_net.main(arguments)
         except Exception as error:
             status = self._failed(error, again)
             state.phase, state.error = "failed", one_line(error)
         else:
+            if main_task and status == CANCELLED and cluster() == "slurm":
+                # Preemption comes as SIGTERM, too, unless SLURM is set up to send another signal.
+                status = TIME_IS_UP if takes_back(submitit.JobEnvironment().job_id) else CANCELLED
             state.phase = {0: "done", TIME_IS_UP: "requeued"}.get(status, "stopped")
             if state.phase == "stopped":
                 state.error = "cancelled; --resume goes on from its last checkpoint"
         if not main_task:
             # The main task requeues; a status other than 0 might end it before it has.
-            return 0 if status == TIME_IS_UP else status
+            return 0 if status in (TIME_IS_UP, CANCELLED) else status
         if state.phase == "requeued" and state.requeues >= self._requeues:
             state.phase = "stopped"
-            state.error = f"its time is up, and it has been requeued {state.requeues} times (--requeues)"
+            state.error = (
+                "its time is up, or it was preempted, and it has been requeued "
+                f"{state.requeues} times (--requeues)"
+            )
         elif state.phase == "requeued":
             state.requeues += 1
         write_state(path, state)
@@ -81,25 +90,32 @@ class TrainingJob:
     def _failed(self, error: Exception, start: int) -> int:
         """Shows an error and keeps one line of it, whichever task it is in; returns the exit status."""
         from segzoo.engine import NonFiniteLossError
+        from segzoo.engine.lost import LostProcessError
         from segzoo.errors import InputError
 
         if isinstance(error, InputError | NonFiniteLossError):
             print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exception(error)
-        errors = error_file(self._folder, self._run.index, start, task())
-        errors.parent.mkdir(parents=True, exist_ok=True)
-        errors.write_text(one_line(error))
+        # That another process is gone explains nothing: it has a file of its own, or the log tells.
+        if not isinstance(error, LostProcessError):
+            errors = error_file(self._folder, self._run.index, start, task())
+            errors.parent.mkdir(parents=True, exist_ok=True)
+            errors.write_text(one_line(error))
         return 2 if isinstance(error, InputError) else 1
+
+    def _forget_errors_but_of(self, start: int) -> None:
+        for path in error_file(self._folder, self._run.index, start, 0).parent.glob("*_*.txt"):
+            if not path.name.startswith(f"{start}_"):
+                path.unlink(missing_ok=True)
 
     def _requeue(self, path: Path, state: State) -> int:
         """Returns the exit status."""
         print(f"requeue {state.requeues} of {self._requeues} allowed", flush=True)
-        environment = submitit.JobEnvironment()
-        if environment.cluster != "slurm":
-            return LOCAL_REQUEUE_RETURN_CODE if environment.cluster == "local" else TIME_IS_UP
+        if cluster() == "local":
+            return LOCAL_REQUEUE_RETURN_CODE
         # submitit's name of an array's task, 12_1: SLURM's own may be that of the whole array.
-        command = ["scontrol", "requeue", environment.job_id]
+        command = ["scontrol", "requeue", submitit.JobEnvironment().job_id]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
             return 0
@@ -110,9 +126,14 @@ class TrainingJob:
         return TIME_IS_UP
 
 
+def cluster() -> str:
+    """What has started this process: slurm, local or, without submitit's help, debug."""
+    return os.environ.get("SUBMITIT_EXECUTOR", "debug")
+
+
 def task() -> int:
     """The number of this task among all of the job."""
-    return submitit.JobEnvironment().global_rank
+    return 0 if cluster() == "debug" else submitit.JobEnvironment().global_rank
 
 
 def error_file(folder: Path, index: int, start: int, task: int) -> Path:

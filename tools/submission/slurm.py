@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Of a job that may still run, or run again.
@@ -30,12 +31,24 @@ class SlurmState:
     reason: str = ""
 
 
-def slurm_states(job_id: str) -> dict[str, SlurmState]:
-    """The states of a job or of all runs of an array, by "12" or "12_0"; without those that are unknown."""
-    main_id = job_id.partition("_")[0]
-    states = parse_sacct(_output("sacct", "-n", "-P", "-X", "-j", main_id, "-o", "JobID,State,Reason"))
-    # scontrol is up to date, but forgets a job minutes after its end.
-    return states | parse_scontrol(_output("scontrol", "-o", "show", "job", main_id))
+def slurm_states(job_ids: Sequence[str]) -> dict[str, SlurmState]:
+    """The states of a job, or of runs of one array, by "12" or "12_0"; without those that are unknown."""
+    main_id = job_ids[0].partition("_")[0]
+    states = parse_scontrol(_output("scontrol", "-o", "show", "job", main_id))
+    # It forgets a job minutes after its end. The database of the others is slow, and asked only then.
+    if not states.keys() >= set(job_ids):
+        columns = "JobID,State,Reason"
+        states = parse_sacct(_output("sacct", "-n", "-P", "-X", "-j", main_id, "-o", columns)) | states
+    return states
+
+
+def takes_back(job_id: str) -> bool:
+    """Whether SLURM ends a job that runs because it needs its place, or because its time is up.
+
+    A job that a user cancels is no such job.
+    """
+    facts = _output("scontrol", "-o", "show", "job", job_id)
+    return re.search(r"\bPreemptTime=\d|\bReason=TimeLimit\b", facts) is not None
 
 
 def parse_scontrol(text: str) -> dict[str, SlurmState]:

@@ -39,7 +39,7 @@ def standings(folder: Path) -> list[Standing]:
     job = read_job(folder)
     slurm: dict[str, SlurmState] = {}
     if job.cluster == "slurm" and job.runs:
-        slurm = slurm_states(job.runs[0].job_id)
+        slurm = slurm_states([run.job_id for run in job.runs])
     return [_standing(folder, job, run, slurm.get(run.job_id)) for run in job.runs]
 
 
@@ -79,7 +79,10 @@ def _standing(folder: Path, job: Job, run: Run, slurm: SlurmState | None) -> Sta
     else:
         state, note = _local_state(own, run)
     if state not in OPEN | {"done"}:
-        note = own.error or _error(folder, run) or note
+        cause = _first_error(folder, run)
+        # The other tasks end with the one that fails: as if they were cancelled, or for want of it.
+        state = "failed" if cause and state == "stopped" else state
+        note = cause or own.error or _last_line(folder, run) or note
     if own.requeues and state in OPEN:
         note = f"requeued {own.requeues}x{f', {note}' if note else ''}"
     progress = _progress(run)
@@ -127,15 +130,17 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _error(folder: Path, run: Run) -> str:
-    """The first error that a task of the last start has left, else the last line of the log."""
+def _first_error(folder: Path, run: Run) -> str:
+    """The first error that a task of the last start has left, "" for none."""
     errors = list((folder / "state" / f"{run.index}.errors").glob("*_*.txt"))
-    if errors:
-        last_start = max(int(path.stem.partition("_")[0]) for path in errors)
-        of_last = [path for path in errors if path.stem.startswith(f"{last_start}_")]
-        return min(of_last, key=lambda path: path.stat().st_mtime).read_text()
-    log = log_file(folder, run)
-    lines = [line for line in _tail(log).splitlines() if line.strip()]
+    last_start = max((int(path.stem.partition("_")[0]) for path in errors), default=0)
+    of_last = [path for path in errors if path.stem.startswith(f"{last_start}_")]
+    return min(of_last, key=lambda path: path.stat().st_mtime).read_text() if of_last else ""
+
+
+def _last_line(folder: Path, run: Run) -> str:
+    """The last of the log, "" for none."""
+    lines = [line for line in _tail(log_file(folder, run)).splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""
 
 
