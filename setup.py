@@ -32,7 +32,6 @@ REQUIRED = [
 EXTRAS = {
     # What published checkpoints and files may need beside the rest.
     "hub": ["safetensors>=0.4", "huggingface_hub>=0.23"],
-    "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
     "coco": ["faster-coco-eval>=1.6"],
     "cityscapes": ["cityscapesscripts>=2.2"],
     "wandb": ["wandb>=0.17"],
@@ -50,7 +49,7 @@ EXTRAS = {
     "lint": ["ruff==0.17.5"],
 }
 EXTRAS["all"] = sorted(
-    {need for extra in ("hub", "onnx", "coco", "cityscapes", "wandb", "demo") for need in EXTRAS[extra]}
+    {need for extra in ("hub", "coco", "cityscapes", "wandb", "demo") for need in EXTRAS[extra]}
 )
 
 

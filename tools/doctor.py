@@ -59,8 +59,6 @@ OPTIONAL = {
     "safetensors": ("safetensors", "checkpoints in .safetensors"),
     "huggingface_hub": ("huggingface_hub", "weights from the Hugging Face hub"),
     "transformers": ("transformers", "the tests"),
-    "onnx": ("onnx", "export"),
-    "onnxruntime": ("onnxruntime", "export"),
     "faster_coco_eval": ("faster-coco-eval", "faster box and mask AP"),
     "cityscapesscripts": ("cityscapesscripts", "preparing Cityscapes"),
     "wandb": ("wandb", "logging to Weights & Biases"),
