@@ -182,7 +182,7 @@ def _count(record: Mapping[str, Any], reader: LabelReader) -> tuple[np.ndarray, 
             reader.load_sem_seg(record)
     else:
         labels = reader.load_sem_seg(record)
-    counts = count_values(labels).astype(np.int64)
+    counts = count_values(labels)
     return np.append(counts[:num_classes], counts[reader.ignore_label]), segments
 
 

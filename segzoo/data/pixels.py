@@ -7,6 +7,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+# OpenCV counts in float32, which has every whole number up to this one.
+LARGEST_COUNT = 1 << 24
+
 
 def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """`table[indices]` for indices of 8 or 16 bits and a table of as many entries as they have values.
@@ -19,10 +22,18 @@ def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def count_values(indices: np.ndarray) -> np.ndarray:
-    """(256,) or (65536,): how many entries of an array of 8 or 16 bits have each value."""
-    if indices.dtype == np.uint8:
-        return cv2.calcHist([np.ascontiguousarray(indices)], [0], None, [256], [0, 256])[:, 0]
-    return np.bincount(indices.ravel(), minlength=1 << 16)
+    """(256,) or (65536,) int64: how many entries of an (H, W) array of 8 or 16 bits have each value."""
+    if indices.dtype != np.uint8:
+        return np.bincount(indices.ravel(), minlength=1 << 16)
+    rows = max(1, LARGEST_COUNT // max(1, indices.shape[1]))
+    blocks = (indices[top : top + rows] for top in range(0, len(indices), rows))
+    return sum((_count_bytes(block) for block in blocks), np.zeros(256, dtype=np.int64))
+
+
+def _count_bytes(block: np.ndarray) -> np.ndarray:
+    counts = cv2.calcHist([np.ascontiguousarray(block)], [0], None, [256], [0, 256])
+    # (256, 1) up to OpenCV 4, (256,) from 5 on.
+    return counts.ravel().astype(np.int64)
 
 
 def rgb_codes(image: Image.Image) -> np.ndarray:
