@@ -19,6 +19,7 @@ from tabulate import tabulate
 from segzoo import model_zoo
 from segzoo.errors import InputError
 from segzoo.model_zoo.analysis import Complexity, analyze_config
+from segzoo.model_zoo.configs import zoo_name
 from segzoo.model_zoo.measure import counted_size
 from segzoo.model_zoo.official import WeightsInfo, known_models
 
@@ -44,7 +45,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def measure(name: str, overrides: Sequence[str], size: Sequence[int] | None) -> dict[str, Any]:
     """Builds a model without weights, and counts as the zoo's tables do."""
-    info = known_models().get(name.removeprefix("configs/").removesuffix(".yaml"))
+    info = known_models().get(zoo_name(name))
     count_with = [str(item) for item in info.count_with] if info else []
     cfg = model_zoo.load_config(name, [*count_with, *overrides])
     complexity = analyze_config(cfg, tuple(size) if size else counted_size(cfg, info))

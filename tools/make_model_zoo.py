@@ -19,6 +19,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 from command_line import CommandLine, explained
 
 from segzoo.errors import InputError, did_you_mean
+from segzoo.model_zoo.configs import zoo_name
 from segzoo.model_zoo.measure import count, rounded, write_reproduced
 from segzoo.model_zoo.official import TABLES, known_models, sections
 from segzoo.model_zoo.tables import render
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(names: Sequence[str], missing: bool) -> int:
     """Counts the models and writes each result at once; returns how many could not be counted."""
     known = known_models()
-    names = [name.removeprefix("configs/").removesuffix(".yaml") for name in names]
+    names = [zoo_name(name) for name in names]
     for name in names:
         if name not in known:
             raise InputError(f"{name} has no row in the tables{did_you_mean(name, known)}")

@@ -9,6 +9,7 @@ import detectron2.checkpoint  # noqa: F401  registers catalog:// with the path m
 from detectron2.utils.file_io import PathManager
 
 from segzoo.errors import InputError
+from segzoo.paths import user_path
 
 # Names that carry the first hex digits of the file's hash, as their publishers write them.
 _MD5_IN_NAME = re.compile(r"model_final_([0-9a-f]{6})\.pkl$")
@@ -30,7 +31,7 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "") -> Path:
     source = str(path_or_url)
     remote = "://" in source
     try:
-        file = Path(PathManager.get_local_path(source) if remote else source)
+        file = Path(PathManager.get_local_path(source)) if remote else user_path(source)
     except Exception as error:  # urllib, socket, lock and catalogue errors have no common class
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

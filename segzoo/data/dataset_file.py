@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from segzoo.errors import InputError
+from segzoo.paths import expand_home, is_same_file, user_path
 
 from .encodings import (
     VOID,
@@ -25,9 +26,12 @@ from .encodings import (
 )
 from .messages import did_you_mean, some
 
+# Of the built-in datasets. A checkout or package may be reached through links: see `is_builtin`.
 CATALOG = Path(__file__).parent / "catalog"
 
-LAYOUT_KEYS = ("root", "images", "labels", "encoding", "list", "panoptic", "annotations", "instances")
+# Templates of paths. `root` is a path, too, or a list of them.
+PATH_KEYS = ("images", "labels", "list", "panoptic", "annotations", "instances")
+LAYOUT_KEYS = ("root", "encoding", *PATH_KEYS)
 DATASET_KEYS = (
     *("name", "about", "splits", "image_counts", "classes", "label_map", "flip_pairs", "evaluator"),
     *("without_labels", "prepare", "layouts", *LAYOUT_KEYS),
@@ -106,20 +110,38 @@ class DatasetFile:
     prepare: str = ""
 
 
+def is_builtin(path: Path) -> bool:
+    """Whether a dataset YAML is one of the catalog, by whatever path it is reached."""
+    return any(is_same_file(path, CATALOG / name) for name in (path.name, path.resolve().name))
+
+
 def find_dataset_file(name: str | Path) -> Path:
-    """The YAML of that path, or of that name in the catalog of built-in datasets.
+    """The YAML of that path, or in that folder, or of that name in the catalog of built-in datasets.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the folder has several.
     """
-    for candidate in (Path(name).expanduser(), CATALOG / f"{name}", CATALOG / f"{name}.yaml"):
+    for candidate in (user_path(name), CATALOG / f"{name}", CATALOG / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
+    if str(name) and user_path(name).is_dir():
+        return _only_dataset_file(user_path(name))
     names = sorted(file.stem for file in CATALOG.glob("*.yaml"))
     raise InputError(
         f"dataset file {name} does not exist{did_you_mean(Path(name).stem, names)}; "
         f"give a path, or one of {', '.join(names)}"
     )
+
+
+def _only_dataset_file(folder: Path) -> Path:
+    """The one dataset YAML that lies in a folder: a YAML with the key splits."""
+    candidates = sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
+    files = [file for file in candidates if re.search(rb"(?m)^(\xef\xbb\xbf)?splits\s*:", file.read_bytes())]
+    if len(files) != 1:
+        names = some(file.name for file in files)
+        found = f"{len(files)} dataset files ({names})" if files else "no dataset file"
+        raise InputError(f"{folder} is a folder with {found}; give the YAML that describes the dataset")
+    return files[0]
 
 
 def read_dataset_file(name: str | Path) -> DatasetFile:
@@ -223,7 +245,7 @@ def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(name, str):
         return facts
     beside = path.parent / name
-    if beside.resolve() == path.resolve():
+    if is_same_file(beside, path):
         raise InputError(f"{path.name}: classes names the file itself; list the classes")
     lender = _load_yaml(find_dataset_file(beside if beside.is_file() else name))
     borrowed = {key: lender[key] for key in ("classes", "flip_pairs") if key in lender}
@@ -334,16 +356,17 @@ def _read_layouts(
         encoding = merged.get("encoding", IndexEncoding.name)
         colors = {one.name: one.color for one in classes if one.color_is_given}
         roots = merged.get("root", ".")
+        paths = {key: expand_home(merged[key]) for key in PATH_KEYS if key in merged}
         layouts.append(
             Layout(
-                roots=(roots,) if isinstance(roots, str) else tuple(roots),
-                images=merged["images"],
-                labels=merged.get("labels"),
+                roots=tuple(map(expand_home, (roots,) if isinstance(roots, str) else roots)),
+                images=paths["images"],
+                labels=paths.get("labels"),
                 encoding=build_encoding(encoding, space, colors) if "labels" in merged else None,
-                list_file=merged.get("list"),
-                panoptic=merged.get("panoptic"),
-                annotations=merged.get("annotations"),
-                instances=merged.get("instances"),
+                list_file=paths.get("list"),
+                panoptic=paths.get("panoptic"),
+                annotations=paths.get("annotations"),
+                instances=paths.get("instances"),
             )
         )
     if len({layout.panoptic is None for layout in layouts}) > 1:
@@ -357,7 +380,7 @@ def _read_layouts(
 
 
 def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs_labels: bool) -> None:
-    for key in ("images", "labels", "list", "panoptic", "annotations", "instances"):
+    for key in PATH_KEYS:
         if key in facts and not isinstance(facts[key], str):
             raise InputError(f"{source}: {key} is {facts[key]!r}; it is a path")
     if "images" not in facts:

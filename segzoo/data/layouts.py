@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segzoo.errors import InputError
+from segzoo.paths import is_same_file, user_path
 
-from .dataset_file import CATALOG, DatasetFile, Layout
+from .dataset_file import DatasetFile, Layout, is_builtin
 from .messages import some
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -47,10 +48,14 @@ class FoundLayout:
 def dataset_folders(dataset: DatasetFile) -> list[Path]:
     """The folders that a dataset's `root` is relative to, in the order in which they are tried.
 
-    $DETECTRON2_DATASETS (default ./datasets), and before it the folder of a user's own YAML.
+    $DETECTRON2_DATASETS (default ./datasets), and before it the folder of a user's own YAML, and the folder
+    that it lies in if that path is a link.
     """
-    shared = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-    return [shared] if dataset.path.parent == CATALOG else [dataset.path.parent, shared]
+    shared = user_path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    if is_builtin(dataset.path):
+        return [shared]
+    folders = [dataset.path.parent, dataset.path.resolve().parent]
+    return [*(folders[:1] if is_same_file(*folders) else folders), shared]
 
 
 def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:

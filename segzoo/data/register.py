@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from segzoo.errors import InputError
 
 from .coco_json import explained_shape, read_coco_json
-from .dataset_file import CATALOG, DatasetFile, Layout, read_dataset_file
+from .dataset_file import CATALOG, DatasetFile, Layout, is_builtin, read_dataset_file
 from .encodings import VOID, InstanceIdEncoding
 from .formats import LabelReader
 from .instances import instance_dicts
@@ -29,14 +29,14 @@ from .messages import check_different, did_you_mean, some
 # In place of an evaluator: what evaluators and their messages call a split of images without labels.
 NO_GROUND_TRUTH = "no_ground_truth"
 
-# {registered name: the YAML it comes from}
+# {registered name: the YAML it comes from, without links}
 _registered: dict[str, Path] = {}
 
 
 def register_builtin() -> None:
     """Registers the datasets of the catalog; those that are registered already stay."""
     for file in sorted(CATALOG.glob("*.yaml")):
-        if file not in _registered.values():
+        if file.resolve() not in _registered.values():
             register_dataset_file(file)
 
 
@@ -60,9 +60,9 @@ def register_dataset_file(name: str | Path) -> list[str]:
     for split in dataset.splits:
         taken_by = _registered.get(split)
         if taken_by is not None and taken_by != path:
-            where = "is built in" if taken_by.parent == CATALOG else f"is registered by {taken_by}"
+            where = "is built in" if is_builtin(taken_by) else f"is registered by {taken_by}"
             raise InputError(f"{dataset.path.name}: {split!r} {where}; register under a new name")
-        if taken_by is None and path.parent != CATALOG and split in DatasetCatalog:
+        if taken_by is None and split in DatasetCatalog and not is_builtin(path):
             raise InputError(f"{dataset.path.name}: {split!r} is built in; register under a new name")
     for split in dataset.splits:
         _register(dataset, split)

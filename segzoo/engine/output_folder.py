@@ -17,6 +17,7 @@ from detectron2.utils import comm
 
 from segzoo.checkpoint.writing import cannot_write
 from segzoo.errors import InputError
+from segzoo.paths import is_below
 
 LOCK_FILE = ".lock"
 # A training that writes what it has learned and cannot: explained, where any other OSError may be a bug.
@@ -65,7 +66,7 @@ def writing_explained(folder: str | Path) -> Iterator[None]:
             raise error.__context__ from None
         # The name of a file that has long been open is not known.
         file = os.fsdecode(error.filename or folder)
-        if error.errno not in _REFUSALS or not Path(file).is_relative_to(folder):
+        if error.errno not in _REFUSALS or not is_below(file, folder):
             raise
         raise InputError(f"OUTPUT_DIR: {cannot_write(file, error)}") from None
 

@@ -1,6 +1,7 @@
 """From a YAML file and `KEY VALUE` overrides to a complete, checked configuration."""
 
 import importlib
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.utils.file_io import PathManager
 
 import segzoo
 import segzoo.projects
 from segzoo.config import add_segzoo_config
 from segzoo.data import register_dataset_file
 from segzoo.errors import InputError, did_you_mean
+from segzoo.paths import is_same_file, user_path
 
+from .config_paths import expand_homes
 from .config_values import check_values
 
 TASKS = ("semantic", "panoptic", "entity", "instance")
@@ -79,9 +83,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     """
     cfg = new_config()
     defaults = dict(_flatten(cfg))
-    file = _find_config(path)
+    file = find_config(path)
     _merge_file(cfg, file)
     _merge_overrides(cfg, overrides)
+    expand_homes(cfg)
     _refuse_unread(cfg)
     for key, value in _flatten(cfg):
         if value is None and defaults.get(key) is not None:
@@ -194,19 +199,55 @@ def _refuse_unread(cfg: CfgNode) -> None:
             raise InputError(f"{key} {value!r} has no effect in segzoo; {_UNREAD[key]}")
 
 
-def _find_config(path: str | Path) -> Path:
-    for candidate in (Path(path), config_root() / path, config_root() / f"{path}.yaml"):
+def find_config(path: str | Path) -> Path:
+    """The configuration file of that path, or of that name below `configs/`, from whatever folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    root, given = config_root(), user_path(path)
+    for candidate in (given, root / given, root / f"{path}.yaml", root.parent / given):
         if candidate.is_file():
             return candidate
-    root = config_root()
     names = [str(file.relative_to(root))[: -len(".yaml")] for file in root.rglob("*.yaml")]
     wanted = str(path).removeprefix("configs/").removesuffix(".yaml")
-    raise InputError(f"config file {path} does not exist{_did_you_mean(wanted, names)}")
+    found = "is a folder; give one of its files" if given.is_dir() else "does not exist"
+    raise InputError(f"config file {path} {found}{_did_you_mean(wanted, names)}")
+
+
+def zoo_name(path: str | Path) -> str:
+    """The name in the zoo of a configuration, however its file is written; other files keep their path."""
+    name = "/".join(Path(path).parts[-3:]).removesuffix(".yaml")
+    ours, given = config_root() / f"{name}.yaml", user_path(path)
+    return name if ours.is_file() and (not given.is_file() or is_same_file(given, ours)) else str(path)
+
+
+class _FileReader(CfgNode):
+    """Reads files as UTF-8, and those that a link leads to with their own bases."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> Any:
+        return PathManager.open(filename, "r", encoding="utf-8-sig")
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        try:
+            return super().load_yaml_with_base(filename, allow_unsafe)
+        except FileNotFoundError:
+            # Bases are relative to the link, else to the file that it leads to.
+            if not os.path.islink(filename):
+                raise
+            return cls.load_yaml_with_base(os.path.realpath(filename), allow_unsafe)
+
+
+def read_with_bases(file: Path) -> dict[str, Any]:
+    """The keys and values of a configuration file and its `_BASE_` files, not yet checked."""
+    return _FileReader.load_yaml_with_base(str(file))
 
 
 def _merge_file(cfg: CfgNode, file: Path) -> None:
     try:
-        loaded = CfgNode(cfg.load_yaml_with_base(str(file)))
+        loaded = CfgNode(read_with_bases(file))
     except FileNotFoundError as error:
         raise InputError(f"{file}: _BASE_ {error.filename} does not exist (relative to the file)") from None
     except RecursionError:
@@ -229,10 +270,10 @@ def _in_circle(file: Path, above: tuple[Path, ...] = ()) -> Path | None:
     """A file that is among its own bases."""
     if file in above:
         return file
-    bases = yaml.safe_load(file.read_text(encoding="utf-8")).get("_BASE_", [])
+    bases = yaml.safe_load(file.read_text(encoding="utf-8-sig")).get("_BASE_", [])
     folder = file.parent
     circles = (
-        _in_circle((folder / base).resolve(), (*above, file))
+        _in_circle((folder / user_path(base)).resolve(), (*above, file))
         for base in ([bases] if isinstance(bases, str) else bases)
     )
     return next(filter(None, circles), None)

@@ -26,6 +26,7 @@ from torch import nn
 import segzoo
 from segzoo import model_zoo
 from segzoo.errors import InputError
+from segzoo.model_zoo.configs import zoo_name
 from segzoo.model_zoo.measure import counted_size
 from segzoo.model_zoo.official import known_models
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     if args.record:
         read_records(args.record)  # before the work, not after it
     torch.set_num_threads(args.threads)
-    for name in (name.removeprefix("configs/").removesuffix(".yaml") for name in args.names):
+    for name in map(zoo_name, args.names):
         record = measure(name, args)
         if args.record:
             add_record(args.record, record)

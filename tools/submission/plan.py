@@ -13,7 +13,7 @@ import train_net
 
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
-from segzoo.model_zoo.configs import _find_config
+from segzoo.model_zoo.configs import find_config
 
 from .files import Run
 from .snapshot import frozen_config, frozen_datasets
@@ -61,7 +61,7 @@ def freeze(run: Run, snapshot: Path) -> None:
     args = train_net.parse_arguments(run.arguments)
     cfg = load_config(args.config_file, args.opts)
     position = run.arguments.index("--config-file") + 1
-    run.arguments[position] = frozen_config(snapshot, _find_config(args.config_file))
+    run.arguments[position] = frozen_config(snapshot, find_config(args.config_file))
     if cfg.DATASETS.FILES:
         run.arguments += ["DATASETS.FILES", str(frozen_datasets(snapshot, cfg.DATASETS.FILES))]
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
-from detectron2.config import CfgNode
 
 from segzoo.errors import InputError
+from segzoo.model_zoo.configs import read_with_bases
+from segzoo.paths import user_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,17 +57,18 @@ def frozen_config(snapshot: Path, config: Path, root: Path = ROOT) -> str:
     file = config.resolve()
     if file.is_relative_to(root) and (snapshot / file.relative_to(root)).is_file():
         return str(snapshot / file.relative_to(root))
-    text = yaml.safe_dump(_plain(CfgNode.load_yaml_with_base(str(file))))
+    text = yaml.safe_dump(_plain(read_with_bases(config)))
     return str(_write_unique(snapshot / SUBMITTED / file.name, text))
 
 
 def frozen_datasets(snapshot: Path, files: Sequence[str]) -> tuple[str, ...]:
     """Copies of the dataset files of DATASETS.FILES, which look for their data where the originals do."""
-    return tuple(_frozen_dataset(snapshot, Path(file)) if Path(file).is_file() else file for file in files)
+    paths = map(user_path, files)
+    return tuple(_frozen_dataset(snapshot, path) if path.is_file() else str(path) for path in paths)
 
 
 def _frozen_dataset(snapshot: Path, file: Path) -> str:
-    facts = yaml.safe_load(file.read_text())
+    facts = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     if not isinstance(facts, dict):
         raise InputError(f"{file}: not a dataset file; expected a mapping of facts")
     layouts = facts.get("layouts")
@@ -74,8 +76,9 @@ def _frozen_dataset(snapshot: Path, file: Path) -> str:
         if entry is facts or "root" in entry:
             roots = entry.get("root", ".")
             roots = [roots] if isinstance(roots, str) else list(roots)
-            # First beside the original, then, as ever, in the folder of datasets.
-            entry["root"] = [*(str(file.resolve().parent / root) for root in roots), *roots]
+            # First beside the original, or what its link leads to; then, as ever, in the folder of datasets.
+            beside = dict.fromkeys((file.absolute().parent, file.resolve().parent))
+            entry["root"] = [*(str(folder / user_path(root)) for root in roots for folder in beside), *roots]
     text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
     return str(_write_unique(snapshot / SUBMITTED / file.name, text))
 
@@ -84,10 +87,10 @@ def _write_unique(path: Path, text: str) -> Path:
     """Writes to `path`, or beside it where another text already has that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     number, candidate = 1, path
-    while candidate.exists() and candidate.read_text() != text:
+    while candidate.exists() and candidate.read_text(encoding="utf-8") != text:
         number += 1
         candidate = path.with_name(f"{path.stem}_{number}{path.suffix}")
-    candidate.write_text(text)
+    candidate.write_text(text, encoding="utf-8")
     return candidate
 
 
