@@ -15,6 +15,7 @@ import yaml
 from segzoo.errors import InputError
 from segzoo.paths import expand_home, is_same_file, user_path
 
+from .class_files import CLASS_FIELD, BinaryFilesEncoding
 from .encodings import (
     VOID,
     Encoding,
@@ -162,7 +163,14 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
     splits = _read_splits(facts, path)
     without_labels = _read_without_labels(facts, splits, path)
     fields = set().union(*splits.values())
-    layouts = _read_layouts(facts, space, classes, fields, needs_labels=without_labels < set(splits))
+    layouts = _read_layouts(
+        facts,
+        space,
+        classes,
+        fields,
+        needs_labels=without_labels < set(splits),
+        stops_at_palettes=not is_builtin(path),
+    )
     is_panoptic, has_instances = layouts[0].panoptic is not None, layouts[0].instances is not None
     default = _default_evaluator(layouts[0])
     evaluator = facts.get("evaluator", default)
@@ -341,8 +349,12 @@ def _read_layouts(
     classes: tuple[DatasetClass, ...],
     fields: set[str],
     needs_labels: bool,
+    stops_at_palettes: bool,
 ) -> tuple[Layout, ...]:
-    """`fields` are the template fields that the splits give; `needs_labels`: some split has labels."""
+    """`fields` are the template fields that the splits give; `needs_labels`: some split has labels.
+
+    Palettes of built-in datasets are known to be no more than a way to look at them.
+    """
     source = space.source
     shared = {key: facts[key] for key in LAYOUT_KEYS if key in facts}
     listed = facts.get("layouts", [{}])
@@ -353,8 +365,10 @@ def _read_layouts(
         _check_keys(entry, LAYOUT_KEYS, f"{source}: layouts")
         merged = {**shared, **entry}
         _check_layout(merged, fields, source, needs_labels)
-        encoding = merged.get("encoding", IndexEncoding.name)
+        per_class = _is_per_class(merged, fields)
+        encoding = merged.get("encoding", BinaryFilesEncoding.name if per_class else IndexEncoding.name)
         colors = {one.name: one.color for one in classes if one.color_is_given}
+        encoding = build_encoding(encoding, space, colors, stops_at_palettes) if "labels" in merged else None
         roots = merged.get("root", ".")
         paths = {key: expand_home(merged[key]) for key in PATH_KEYS if key in merged}
         layouts.append(
@@ -362,7 +376,7 @@ def _read_layouts(
                 roots=tuple(map(expand_home, (roots,) if isinstance(roots, str) else roots)),
                 images=paths["images"],
                 labels=paths.get("labels"),
-                encoding=build_encoding(encoding, space, colors) if "labels" in merged else None,
+                encoding=encoding,
                 list_file=paths.get("list"),
                 panoptic=paths.get("panoptic"),
                 annotations=paths.get("annotations"),
@@ -408,18 +422,53 @@ def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs
         raise InputError(
             f"{source}: lacks labels, the path of an image's label file (or panoptic, or instances)"
         )
+    _check_per_class(facts, fields, source)
     found = set(re.findall(r"{(\w+)}", facts["images"]))
     if "panoptic" not in facts and "instances" not in facts and not found - fields:
         raise InputError(
             f"{source}: images {facts['images']!r} is one file; name what varies: images/{{stem}}.jpg"
         )
     jsons_and_folders = dict.fromkeys(("panoptic", "annotations", "instances"), fields)
-    for key, known in {"labels": found | fields | {"stem"}, **jsons_and_folders}.items():
+    in_labels = found | fields | {"stem", CLASS_FIELD}
+    for key, known in {"labels": in_labels, **jsons_and_folders}.items():
         for field in re.findall(r"{(\w+)}", facts.get(key, "")):
             if field not in known:
                 raise InputError(
                     f"{source}: {key} {facts[key]!r} has the unknown {{{field}}}{did_you_mean(field, known)}"
                 )
+
+
+def _is_per_class(facts: Mapping[str, Any], fields: set[str]) -> bool:
+    """Whether `{class}` of `labels` is the class of a file, and no field of the images or the splits."""
+    field = f"{{{CLASS_FIELD}}}"
+    return field in facts.get("labels", "") and field not in facts["images"] and CLASS_FIELD not in fields
+
+
+def _check_per_class(facts: Mapping[str, Any], fields: set[str], source: str) -> None:
+    """`{class}` and the encoding of a mask per class go together."""
+    encoding = facts.get("encoding")
+    if isinstance(encoding, list) and BinaryFilesEncoding.name in map(_encoding_type, encoding):
+        raise InputError(f"{source}: encoding {BinaryFilesEncoding.name} goes with no other; list only that")
+    is_chosen = _encoding_type(encoding) == BinaryFilesEncoding.name
+    per_class = _is_per_class(facts, fields)
+    if is_chosen and not per_class:
+        raise InputError(
+            f"{source}: encoding {BinaryFilesEncoding.name} is for a mask per class; name the class in "
+            "labels, as in masks/{stem}-{class}.png"
+        )
+    if per_class and encoding is not None and not is_chosen:
+        raise InputError(
+            f"{source}: labels with {{{CLASS_FIELD}}} are a mask per class; set encoding: "
+            f"{BinaryFilesEncoding.name}, or leave it out"
+        )
+    if per_class and "panoptic" in facts:
+        raise InputError(
+            f"{source}: labels with {{{CLASS_FIELD}}} does not go with panoptic; name one file per image"
+        )
+
+
+def _encoding_type(encoding: Any) -> Any:
+    return encoding.get("type") if isinstance(encoding, Mapping) else encoding
 
 
 def _check_label_map(space: LabelSpace, layouts: list[Layout]) -> None:

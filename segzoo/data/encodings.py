@@ -18,6 +18,7 @@ from PIL import Image
 from segzoo.errors import InputError
 
 from .messages import did_you_mean, some
+from .palettes import PaletteCheck
 from .pixels import count_values, look_up, rgb_codes
 
 # In place of a class name: pixels that are neither trained on nor scored.
@@ -135,14 +136,20 @@ class IndexEncoding(Encoding):
     `values` names what the values stand for (a list, or {value: name}) where that is not simply `classes`;
     `void` lists values without a class; `others: void` makes every unlisted value void; `channel: 0` reads
     the first channel of files that have three, such as those of annotation tools that save RGB only.
+
+    The alpha channel of a gray image is left out; floating-point pixels have to be whole numbers. A palette
+    that contradicts the colors of the YAML is refused, see `PaletteCheck`.
     """
 
     name = "index"
     options = ("offset", "values", "void", "others", "channel")
-    modes = ("L", "P", "1", *GRAY_16_BIT)
+    modes = ("L", "P", "1", "LA", "F", *GRAY_16_BIT)
 
-    def __init__(self, space: LabelSpace, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, space: LabelSpace, options: Mapping[str, Any], palette_check: PaletteCheck | None = None
+    ) -> None:
         super().__init__(space, options)
+        self.palette_check = palette_check
         self.channel = options.get("channel")
         if self.channel is not None:
             if self.channel not in (0, 1, 2):
@@ -203,13 +210,17 @@ class IndexEncoding(Encoding):
         raw = np.asarray(image)
         if raw.ndim == 3:
             # Never a conversion to gray, which would mix the channels.
-            raw = np.ascontiguousarray(raw[:, :, self.channel])
+            raw = np.ascontiguousarray(raw[:, :, 0 if image.mode == "LA" else self.channel])
         if raw.dtype == bool:
             raw = raw.astype(np.uint8)
         elif raw.dtype != np.uint8:
             raw = self._as_16_bit(raw, file_name)
         counts = count_values(raw)
         present = np.flatnonzero(counts)
+        if image.mode == "P" and self.palette_check is not None:
+            known = np.where(self.known[present], self.table[present].astype(int), -1)
+            class_of = dict(zip(present.tolist(), known.tolist(), strict=True))
+            self.palette_check(image, class_of, file_name)
         unknown = present[~self.known[present]]
         if len(unknown):
             message = f"{file_name}: {self._unknown(unknown, int(counts[unknown].sum()))}"
@@ -227,6 +238,13 @@ class IndexEncoding(Encoding):
 
     @staticmethod
     def _as_16_bit(raw: np.ndarray, file_name: str) -> np.ndarray:
+        if raw.dtype.kind == "f":
+            broken = raw[raw != np.floor(raw)]  # NaN is one of them
+            if broken.size:
+                raise InputError(
+                    f"{file_name}: has floating-point labels such as {broken[0]:g}, expected whole numbers; "
+                    "save them with 8 or 16 bits, and 255 where there is none"
+                )
         if raw.min() < 0 or raw.max() >= 1 << 16:
             raise InputError(
                 f"{file_name}: labels go from {raw.min()} to {raw.max()}, expected [0, 65536); "
@@ -241,11 +259,19 @@ class IndexEncoding(Encoding):
         else:
             expected = f"not among the values {some(sorted(self.values), 40)}"
         plural, verb, are = ("s", "are", "are") if len(unknown) > 1 else ("", "is", "is")
+        from_1 = ""
+        if self.counts_from_0 and unknown.tolist() == [len(self.space.classes)]:
+            from_1 = f"if the files count from 1, set encoding: {{type: {self.name}, offset: -1}}; else "
         return (
             f"label{plural} {some(unknown)} {verb} {expected} and {are} not the ignore label "
-            f"{self.space.ignore_label} ({pixels} pixels); give each a class with label_map in "
+            f"{self.space.ignore_label} ({pixels} pixels); {from_1}give each a class with label_map in "
             f"{self.space.source}, or list it there under encoding: {{type: {self.name}, void: [...]}}"
         )
+
+    @property
+    def counts_from_0(self) -> bool:
+        """Whether a value is simply the index of its class."""
+        return self.values == dict(enumerate(self.space.classes))
 
     def _check_mask(self, present: np.ndarray, file_name: str) -> None:
         """A mask of 0 and 255 means background and foreground to people, but class 0 and void to us."""
@@ -298,8 +324,10 @@ class InstanceIdEncoding(IdEncoding):
     options = ("void", "others")
     modes = ("L", *GRAY_16_BIT)
 
-    def __init__(self, space: LabelSpace, options: Mapping[str, Any]) -> None:
-        super().__init__(space, options)
+    def __init__(
+        self, space: LabelSpace, options: Mapping[str, Any], palette_check: PaletteCheck | None = None
+    ) -> None:
+        super().__init__(space, options, palette_check)
         if max(space.ids) >= INSTANCES:
             raise self._fail(f"a class has the id {max(space.ids)}; ids are below {INSTANCES}")
         values = np.arange(1 << 16)
@@ -345,7 +373,7 @@ class BinaryEncoding(IndexEncoding):
 
     name = "binary"
     options = ("channel",)
-    modes = ("L", "P", "1")
+    modes = ("L", "P", "1", "LA", "F")
 
     def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
         if len(self.space.classes) != 2:
@@ -450,21 +478,26 @@ ENCODINGS: dict[str, type[Encoding]] = {
 }
 
 
-def build_encoding(facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]]) -> Encoding:
+def build_encoding(
+    facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]], stops_at_palettes: bool = True
+) -> Encoding:
     """An encoding from what a dataset's YAML says under `encoding`.
 
     Args:
         facts: a name, a mapping with the key `type` and options, or a list of such.
         space: the dataset's classes.
         colors: {class name: the colour it is given}, which `rgb` takes when it is given no others.
+        stops_at_palettes: whether a palette that contradicts the colors is an error, or only a warning.
 
     Raises:
         InputError: unknown encoding or option, impossible values, or a class that has no colour in any file.
     """
+    given = {space.classes.index(name): tuple(color) for name, color in colors.items()}
+    palette_check = PaletteCheck(space.classes, given, space.source, stops_at_palettes)
     if isinstance(facts, list) and facts:
-        encoding = FirstFitting([_build_one(one, space, colors) for one in facts])
+        encoding = FirstFitting([_build_one(one, space, colors, palette_check) for one in facts])
     else:
-        encoding = _build_one(facts, space, colors)
+        encoding = _build_one(facts, space, colors, palette_check)
     if encoding.without_labels:
         name = space.classes[min(encoding.without_labels)]
         raise InputError(
@@ -474,7 +507,9 @@ def build_encoding(facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[
     return encoding
 
 
-def _build_one(facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]]) -> Encoding:
+def _build_one(
+    facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]], palette_check: PaletteCheck
+) -> Encoding:
     facts = {"type": facts} if isinstance(facts, str) else facts
     if not isinstance(facts, Mapping) or "type" not in facts:
         raise InputError(f"{space.source}: encoding lacks its type, one of {', '.join(ENCODINGS)}")
@@ -493,6 +528,9 @@ def _build_one(facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]
             )
     if encoding is RGBEncoding:
         return RGBEncoding(space, options, colors)
+    if issubclass(encoding, IndexEncoding):
+        # Who says palette knows what such a file is.
+        return encoding(space, options, None if encoding is PaletteEncoding else palette_check)
     return encoding(space, options)
 
 

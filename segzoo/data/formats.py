@@ -6,7 +6,7 @@ Letters: H, W pixels; S segments of an image; K classes.
 import operator
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -153,6 +153,8 @@ class LabelReader:
         self.split = split
         self.ignore_label = dataset.space.ignore_label
         self.is_thing = np.array([entry.isthing for entry in dataset.classes], dtype=bool)
+        # Sees each semantic label file as it is stored.
+        self.observe: Callable[[Image.Image], None] | None = None
 
     def load_sem_seg(self, dataset_dict: Mapping[str, Any]) -> np.ndarray:
         """The class of every pixel, from the semantic label file, else from the panoptic one.
@@ -174,6 +176,8 @@ class LabelReader:
             return self.class_map(self.load_index_map(dataset_dict))
         if isinstance(file_names, str):
             return self._read_labels(file_names, dataset_dict)
+        if "label_classes" in dataset_dict:
+            return self._compose_labels(file_names, dataset_dict)
         merged = self._read_labels(file_names[0], dataset_dict)
         for file_name in file_names[1:]:
             labels = self._read_labels(file_name, dataset_dict)
@@ -191,6 +195,20 @@ class LabelReader:
         _check_size(file_name, labels, dataset_dict)
         return labels
 
+    def _compose_labels(self, file_names: Sequence[str], dataset_dict: Mapping[str, Any]) -> np.ndarray:
+        """One map from a mask per class."""
+        masks = []
+        for file_name, index in zip(file_names, dataset_dict["label_classes"], strict=True):
+            with self._opened_labels(file_name, dataset_dict) as (image, encoding):
+                masks.append((index, encoding.inside(image, file_name)))
+            _check_size(file_name, masks[-1][1], dataset_dict)
+            if masks[-1][1].shape != masks[0][1].shape:
+                raise WrongSizeError(
+                    f"{file_name}: is {_side_by_side(masks[-1][1])}, but {file_names[0]} of the same image "
+                    f"is {_side_by_side(masks[0][1])}; replace the wrong one"
+                )
+        return encoding.compose(masks, masks[0][1].shape)
+
     @contextmanager
     def _opened_labels(
         self, file_name: str, dataset_dict: Mapping[str, Any]
@@ -198,6 +216,8 @@ class LabelReader:
         """A label file, and the encoding that can read it."""
         encoding = self._encoding(dataset_dict)
         with opened_image(file_name) as image:
+            if self.observe is not None:
+                self.observe(image)
             if image.mode not in encoding.modes:
                 raise InputError(f"{file_name}: {self._wrong_mode(image, encoding)}")
             yield image, encoding

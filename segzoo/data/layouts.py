@@ -9,12 +9,14 @@ have, stands for a text without `_`: all files that fit are labels of the image.
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from segzoo.errors import InputError
 from segzoo.paths import is_same_file, user_path
 
+from .class_files import CLASS_FIELD, BinaryFilesEncoding, check_names
 from .dataset_file import DatasetFile, Layout, is_builtin
 from .messages import some
 
@@ -38,11 +40,13 @@ class FoundLayout:
         index: of the layout in the dataset file.
         root: folder that its templates are relative to.
         images: the images, in order; () where a panoptic JSON lists them.
+        class_of: {label file: its class index, or the ignore label} where each is of one class.
     """
 
     index: int
     root: Path
     images: tuple[ImageFile, ...] = ()
+    class_of: Mapping[str, int] = field(default_factory=dict)
 
 
 def dataset_folders(dataset: DatasetFile) -> list[Path]:
@@ -116,7 +120,8 @@ def _try_layout(
         if not any(match(root, layout.images, fields)):
             return 0, f"no images {root / fill(layout.images, fields)}"
         return 1, f"no list {_split_list(layout, root, fields)[0]}"
-    labels_of = _label_finder(layout, root, fields) if has_labels else lambda found: ()
+    class_of: dict[str, int] = {}
+    labels_of = _label_finder(layout, root, fields, class_of) if has_labels else lambda found: ()
     images = list(_list_images(layout, root, fields, split, labels_of))
     if not images:
         return 0, f"no images {root / fill(layout.images, fields)}"
@@ -137,21 +142,33 @@ def _try_layout(
             f"{split}: {len(missing)} image{plural}, first {missing[0].path} (expected "
             f"{missing[0].labels[0]}); add them, or name the images to use in a text file under the key list"
         )
-    return FoundLayout(index, root, tuple(images))
+    return FoundLayout(index, root, tuple(images), class_of)
 
 
 def _label_finder(
-    layout: Layout, root: Path, fields: Mapping[str, str]
+    layout: Layout, root: Path, fields: Mapping[str, str], class_of: dict[str, int]
 ) -> Callable[[Mapping[str, str]], tuple[str, ...]]:
-    """A function from the fields of an image to its label files, or to what one of them would be called."""
+    """A function from the fields of an image to its label files, or to what one of them would be called.
+
+    Args:
+        class_of: filled in, where the template has {class}.
+    """
     template = layout.labels or ""
     if not has_several_labels(layout):
         return lambda found: (str(root / fill(template, {**fields, **found})),)
-    names = re.findall(r"{(\w+)}", fill(template, fields))
+    per_class = isinstance(layout.encoding, BinaryFilesEncoding)
+    names = [name for name in re.findall(r"{(\w+)}", fill(template, fields)) if name != CLASS_FIELD]
     files: dict[tuple[str, ...], list[str]] = {}
+    patterns = {CLASS_FIELD: layout.encoding.pattern} if per_class else {}
     # One pass over the folder, whose order is that of the names.
-    for path, found in match(root, template, fields):
+    for path, found in match(root, template, fields, patterns):
         files.setdefault(tuple(found[name] for name in names), []).append(path)
+        if per_class:
+            class_of[path] = layout.encoding.class_of(found[CLASS_FIELD])
+    if per_class:
+        everything = match(root, template, fields)
+        unknown = [(path, found[CLASS_FIELD]) for path, found in everything if path not in class_of]
+        check_names(unknown, layout.encoding.space)
 
     def find(found: Mapping[str, str]) -> tuple[str, ...]:
         expected = str(root / fill(template, {**fields, **found}))
@@ -175,7 +192,8 @@ def _without_open_fields(path: str) -> str:
 
 def has_several_labels(layout: Layout) -> bool:
     """Whether an image may have several semantic label files."""
-    return "*" in (layout.labels or "").removesuffix(".*")
+    labels = (layout.labels or "").removesuffix(".*")
+    return "*" in labels or isinstance(layout.encoding, BinaryFilesEncoding)
 
 
 def _list_images(
@@ -252,23 +270,29 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
     return re.sub(r"{(\w+)}", lambda field: fields.get(field[1], field[0]), template)
 
 
-def match(root: Path, template: str, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """All files below `root` that fit the template, sorted, with the text of their open fields."""
-    yield from _match_parts(root, fill(template, fields).split("/"), {})
+def match(
+    root: Path, template: str, fields: Mapping[str, str], patterns: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """All files below `root` that fit the template, sorted, with the text of their open fields.
+
+    Args:
+        patterns: {open field: regular expression of its text}, where not any text will do.
+    """
+    yield from _match_parts(root, fill(template, fields).split("/"), {}, patterns)
 
 
 def _match_parts(
-    folder: Path, parts: list[str], found: dict[str, str]
+    folder: Path, parts: list[str], found: dict[str, str], patterns: Mapping[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     part, rest = parts[0], parts[1:]
     if "{" not in part and "*" not in part:
         path = folder / part
         if rest:
-            yield from _match_parts(path, rest, found)
+            yield from _match_parts(path, rest, found, patterns)
         elif path.is_file():
             yield str(path), found
         return
-    pattern = re.compile(_part_pattern(part, found))
+    pattern = re.compile(_part_pattern(part, found, patterns))
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -279,12 +303,12 @@ def _match_parts(
             continue
         merged = {**found, **fitting.groupdict()}
         if rest and entry.is_dir():
-            yield from _match_parts(Path(entry.path), rest, merged)
+            yield from _match_parts(Path(entry.path), rest, merged, patterns)
         elif not rest and entry.is_file():
             yield entry.path, merged
 
 
-def _part_pattern(part: str, found: Mapping[str, str]) -> str:
+def _part_pattern(part: str, found: Mapping[str, str], patterns: Mapping[str, str]) -> str:
     stem, any_suffix = (part[:-2], True) if part.endswith(".*") else (part, False)
     pattern = ""
     for text in re.split(r"({\w+}|\*)", stem):
@@ -295,7 +319,7 @@ def _part_pattern(part: str, found: Mapping[str, str]) -> str:
         elif text[1:-1] in found:
             pattern += re.escape(found[text[1:-1]])
         else:
-            pattern += f"(?P<{text[1:-1]}>.+)"
+            pattern += f"(?P<{text[1:-1]}>{patterns.get(text[1:-1], '.+')})"
     suffixes = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
     return f"{pattern}(?i:{suffixes})" if any_suffix else pattern
 

@@ -21,7 +21,10 @@ from .targets import GROUPS, build_mask_targets, build_targets
 from .transforms import count_flips
 
 # Of a dataset dict, what training replaces by targets.
-_ANNOTATION_KEYS = ("sem_seg_file_name", "pan_seg_file_name", "segments_info", "void_segments", "annotations")
+_ANNOTATION_KEYS = (
+    *("sem_seg_file_name", "label_classes", "pan_seg_file_name", "segments_info", "void_segments"),
+    "annotations",
+)
 
 
 class SegmentationMapper:

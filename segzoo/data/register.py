@@ -1,7 +1,7 @@
 """Registration of dataset YAML files with Detectron2's catalogs, and reading a split's list of images."""
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,9 +128,10 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
     Returns:
         A dict per image: `file_name`, `image_id`, `dataset` (the split's name), `layout` (index of the layout
         found); `sem_seg_file_name` with semantic labels, a tuple of them where the layout has several for an
-        image; `height`, `width`, `pan_seg_file_name` and `segments_info` with panoptic ones, each segment
-        with `id`, `category_id` (class index), `isthing`, `iscrowd`, and the JSON's `area` and `bbox`. Those
-        of no class are in `void_segments`, by id. With instances: `height`, `width` and `annotations`, see
+        image, with `label_classes`, the class index of each, where each is the mask of a class; `height`,
+        `width`, `pan_seg_file_name` and `segments_info` with panoptic ones, each segment with `id`,
+        `category_id` (class index), `isthing`, `iscrowd`, and the JSON's `area` and `bbox`. Those of no class
+        are in `void_segments`, by id. With instances: `height`, `width` and `annotations`, see
         `instance_dicts`. A split without labels has none of these.
 
     Raises:
@@ -153,8 +154,20 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
         if image.labels:
             several = has_several_labels(layout)
             record["sem_seg_file_name"] = image.labels if several else image.labels[0]
+            if found.class_of:
+                record["label_classes"] = _classes_of(image.labels, found.class_of, split)
         records.append({**record, "dataset": split, "layout": found.index})
     return records
+
+
+def _classes_of(labels: Sequence[str], class_of: Mapping[str, int], split: str) -> tuple[int, ...]:
+    for label in labels:
+        if label not in class_of:
+            raise InputError(
+                f"{split}: the list names the label file {label}, but labels is a mask per class, found by "
+                "the template; list the images alone"
+            )
+    return tuple(class_of[label] for label in labels)
 
 
 def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:

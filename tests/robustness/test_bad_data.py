@@ -184,7 +184,7 @@ LABEL_FILES = {
         np.stack([LABELS] * 3, 2),
         "with three equal channels, but roads.yaml says encoding index",
     ),
-    "floats": (LABELS.astype(np.float32), "has the mode F, but roads.yaml says encoding index"),
+    "floats": (LABELS / np.float32(2), "has floating-point labels such as 0.5, expected whole numbers"),
     "32 bits": (LABELS.astype(np.int32) * 100_000, "labels go from 0 to 25500000, expected [0, 65536)"),
     "16 bits": (LABELS.astype(np.uint16) * 200, "labels 200, 400, 600, 800, 51000 are outside [0, 5)"),
 }

@@ -1,0 +1,118 @@
+"""Palette images whose colors say something else than their indices.
+
+Programs that reduce an RGB mask to a palette (pngquant, GIMP, Pillow's quantize) number its colors anew in
+each file. The indices are then no labels, and only the colors tell what a pixel is.
+
+Letters: N entries of a palette.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.utils.logger import log_first_n
+from PIL import Image
+
+from segzoo.errors import InputError
+
+from .messages import some
+
+Color = tuple[int, int, int]
+
+
+class PaletteError(InputError):
+    """A palette gives a class the color of another one."""
+
+
+def viewing_palette(number: int) -> np.ndarray:
+    """(number, 3) uint8: the colors of VOC, which many programs write into any index PNG, to look at it."""
+    indices = np.arange(number)
+    colors = np.zeros((number, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colors[:, channel] |= ((indices >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    return colors
+
+
+_VIEWING = [tuple(color) for color in viewing_palette(256).tolist()]
+
+
+def palette_colors(image: Image.Image) -> list[Color]:
+    """The N colors of a palette image, N at most 256."""
+    palette = np.asarray(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+    return [tuple(color) for color in palette.tolist()]
+
+
+@dataclass(frozen=True)
+class PaletteCheck:
+    """Compares a palette with the colors that a dataset's YAML gives to its classes.
+
+    Attributes:
+        names: of the classes.
+        colors: {class index: its color}, of those that are given one.
+        source: the YAML, for messages.
+        stops: whether a contradiction is an error, or only a warning.
+    """
+
+    names: tuple[str, ...]
+    colors: Mapping[int, Color]
+    source: str
+    stops: bool = True
+
+    def contradictions(
+        self, palette: Mapping[int, Color], class_of: Mapping[int, int]
+    ) -> dict[int, tuple[int, int]]:
+        """{index: (class that it stands for, class whose color it has)} of those that differ.
+
+        Palettes that are for viewing only have colors of no class, or those of VOC, which are passed over; so
+        is a color that several indices share.
+
+        Args:
+            palette: {index that a file holds: its color}.
+            class_of: {index: class}; indices without a class are left out.
+        """
+        if not self.colors or all(_VIEWING[index] == color for index, color in palette.items()):
+            return {}
+        owner = {color: index for index, color in self.colors.items()}
+        shown = list(palette.values())
+        found = {}
+        for index, color in palette.items():
+            other = owner.get(color)
+            is_own = index in class_of and self.colors.get(class_of[index]) == color
+            if index in class_of and other is not None and not is_own and shown.count(color) == 1:
+                found[index] = (class_of[index], other)
+        return found
+
+    def __call__(self, image: Image.Image, class_of: Mapping[int, int], file_name: str) -> None:
+        """Checks an image of mode P.
+
+        Args:
+            class_of: {index that occurs: class, or -1 for none}.
+
+        Raises:
+            PaletteError: a contradiction, if `stops`.
+        """
+        if not self.colors:
+            return
+        palette = palette_colors(image)
+        used = {index: palette[index] for index in class_of if index < len(palette)}
+        classes = {index: one for index, one in class_of.items() if 0 <= one < len(self.names)}
+        found = self.contradictions(used, classes)
+        if not found:
+            return
+        message = f"{file_name}: {describe(found, self.names, self.source)}"
+        if self.stops:
+            raise PaletteError(message)
+        log_first_n(logging.WARNING, message, n=1)
+
+
+def describe(contradictions: Mapping[int, tuple[int, int]], names: Iterable[str], source: str) -> str:
+    """One line on what contradicts what, and the remedies."""
+    names = tuple(names)
+    listed = some((f"{index} in that of {names[other]!r}" for index, (_, other) in contradictions.items()), 3)
+    expected = some((f"{index} {names[own]!r}" for index, (own, _) in contradictions.items()), 3)
+    return (
+        f"its palette draws index {listed}, but {source} makes {expected}; if the colors are right, as in an "
+        "RGB mask that was saved with a palette, set encoding: rgb, if the indices are, encoding: palette"
+    )
