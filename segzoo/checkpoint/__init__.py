@@ -4,7 +4,7 @@ from .checkpointer import SegzooCheckpointer
 from .description import compare_description
 from .files import local_file
 from .key_maps import KeyMap, key_maps, register_key_map
-from .load import LoadReport, load_checkpoint, load_state
+from .load import LoadReport, load_checkpoint, load_state, open_checkpoint
 from .reading import CheckpointFile, DamagedFileError, read_checkpoint
 from .transformer_layouts import register_transformer_layouts
 from .writing import save_checkpoint
@@ -22,6 +22,7 @@ __all__ = [
     "load_checkpoint",
     "load_state",
     "local_file",
+    "open_checkpoint",
     "read_checkpoint",
     "register_key_map",
     "save_checkpoint",

@@ -14,8 +14,8 @@ from torch import nn
 from segzoo.errors import InputError
 
 from .description import compare_description
-from .files import local_file
-from .load import LoadReport, load_state
+from .finite import NonFiniteWeightsError
+from .load import LoadReport, load_state, open_checkpoint
 from .reading import CheckpointFile, DamagedFileError, read_checkpoint
 from .writing import cannot_write, remove_stale, save_checkpoint, size_in_memory, write_atomically
 
@@ -123,7 +123,7 @@ class SegzooCheckpointer(Checkpointer):
         if not path:
             logger.info("No MODEL.WEIGHTS: the model keeps its random initial values")
             return {}
-        return self._apply(read_checkpoint(local_file(path), self.trust), str(path), checkpointables)
+        return self._apply(open_checkpoint(path, self.trust), str(path), checkpointables)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Goes on from the last checkpoint in `save_dir`, or loads only the weights at `path`.
@@ -144,7 +144,12 @@ class SegzooCheckpointer(Checkpointer):
             )
         if file:
             logger.info("Resuming from %s", file.path)
-            return self._apply(file, str(file.path), None)
+            try:
+                return self._apply(file, str(file.path), None)
+            except NonFiniteWeightsError as error:
+                raise InputError(
+                    f"--resume: {error}; --resume does so where {file.path.name} is deleted"
+                ) from None
         if tagged:
             raise InputError(
                 f"--resume: no checkpoint in {self.save_dir} can be read; "

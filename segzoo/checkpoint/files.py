@@ -11,9 +11,12 @@ from detectron2.utils.file_io import PathManager
 from segzoo.errors import InputError
 from segzoo.paths import user_path
 
+from .weight_sets import split_choice
+
 # Names that carry the first hex digits of the file's hash, as their publishers write them.
 _MD5_IN_NAME = re.compile(r"model_final_([0-9a-f]{6})\.pkl$")
 _SHA256_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
+_SUFFIXES = (".pth", ".pkl", ".safetensors")
 _SHA256_HOST = "download.pytorch.org"
 
 
@@ -21,14 +24,15 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "") -> Path:
     """The local file of a checkpoint, downloaded once into iopath's cache if it is remote, hash checked.
 
     Args:
-        path_or_url: a path, `https://...`, `detectron2://...` or `catalog://...`.
+        path_or_url: a path (`~` is the home folder), `https://...`, `detectron2://...` or `catalog://...`;
+            what follows a `#`, as `split_choice` says, is no part of it.
         md5_prefix: first hex digits of the expected md5; by default those in the name of a
             `model_final_<six hex digits>.pkl`, which is how Detectron2, MaskFormer and Mask2Former publish.
 
     Raises:
         InputError: no such file, no download, or another hash than the name or `md5_prefix` says.
     """
-    source = str(path_or_url)
+    source, _ = split_choice(str(path_or_url))
     remote = "://" in source
     try:
         file = Path(PathManager.get_local_path(source)) if remote else user_path(source)
@@ -39,7 +43,9 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "") -> Path:
         ) from None
     if not file.is_file():
         found = "is a folder" if file.is_dir() else "does not exist"
-        raise InputError(f"{source}: {found}; expected a checkpoint file (.pth, .pkl or .safetensors)")
+        inside = sorted(path.name for suffix in _SUFFIXES for path in file.glob(f"*{suffix}"))
+        held = f", such as {file / inside[0]}" if inside else ""
+        raise InputError(f"{source}: {found}; expected a checkpoint file (.pth, .pkl or .safetensors){held}")
     _check_hash(file, source, remote, md5_prefix)
     return file
 

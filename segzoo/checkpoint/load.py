@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from segzoo.errors import InputError
 
 from .files import local_file
+from .finite import check_finite
 from .key_maps import DERIVED, NATIVE, KeyMap, key_maps
+from .prefixes import find_prefix
 from .reading import CheckpointFile, read_checkpoint
+from .weight_sets import split_choice
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class LoadReport:
         extras: the file's keys that are known not to be needed.
         description: what a segzoo checkpoint says about itself; else None.
         differences: how that differs from the config, as `compare_description` says; set by who knows both.
+        notes: which of several sets of weights was taken, which prefix of the names was taken off.
     """
 
     path: str
@@ -57,6 +61,7 @@ class LoadReport:
     extras: list[str] = field(default_factory=list)
     description: dict[str, Any] | None = None
     differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -99,6 +104,8 @@ class LoadReport:
     def log(self) -> None:
         """Says what happened, and in a line of its own what a fine-tune learns from random values."""
         logger.info("%s", self)
+        for note in self.notes:
+            logger.info("%s: %s", self.path, note)
         shapes = [
             f"{key} {in_file} -> {in_model}"
             for key, in_file, in_model in self.mismatched
@@ -143,7 +150,8 @@ def load_checkpoint(
 
     Args:
         model: the model, wrapped in DistributedDataParallel or not; a whole one or a bare backbone.
-        path_or_url: a path, `https://`, `detectron2://` or `catalog://` address.
+        path_or_url: a path, `https://`, `detectron2://` or `catalog://` address; `#ema` after it takes the
+            file's weights of that name.
         trust: execute the pickled code in the file, if it holds any.
         allow_missing_classifier: take a file without any classifier, too.
         strict: False only reports missing, unexpected and mismatched weights instead of raising.
@@ -155,14 +163,21 @@ def load_checkpoint(
     Raises:
         InputError: not a readable checkpoint, another hash, or weights that do not fit: a leftover or missing
             key, or another shape, unless it is the classifier of another number of classes, or another number
-            of object queries (re-initialised). The model is then unchanged.
+            of object queries (re-initialised); or a weight that is NaN or infinite. The model is then
+            unchanged.
     """
-    file = read_checkpoint(local_file(path_or_url, md5_prefix), trust)
+    file = open_checkpoint(path_or_url, trust, md5_prefix)
     report = load_state(
         model, file, name=str(path_or_url), allow_missing_classifier=allow_missing_classifier, strict=strict
     )
     report.log()
     return report
+
+
+def open_checkpoint(path_or_url: str | Path, trust: bool = False, md5_prefix: str = "") -> CheckpointFile:
+    """Finds, checks and reads a checkpoint. Arguments and errors as `load_checkpoint`."""
+    _, choice = split_choice(str(path_or_url))
+    return read_checkpoint(local_file(path_or_url, md5_prefix), trust, choice=choice)
 
 
 def load_state(
@@ -180,9 +195,11 @@ def load_state(
     """
     model = getattr(model, "module", model) if isinstance(model, _WRAPPERS) else model
     own = model.state_dict()
-    key_map = _choose_map(file.weights, own)
-    report = LoadReport(path=name or str(file.path), source=key_map.name, description=file.description)
-    weights = key_map.regroup(file.weights)
+    report = LoadReport(path=name or str(file.path), source="", description=file.description)
+    weights, outside = _under_prefix(file, own, report)
+    key_map, _ = _choose_map(weights, own)
+    report.source = key_map.name
+    weights = key_map.regroup(weights)
     names = _place(weights, own, key_map, report)
     classifier = _classifier_keys()
     may_differ = (*classifier, *_query_keys()) if allow_other_classes else ()
@@ -191,14 +208,61 @@ def load_state(
     if not report.loaded:
         raise InputError(
             f"{report.path}: none of its {len(file.weights)} weights ({_first(list(file.weights), 3)}) "
-            f"has a place in the model ({_first(list(own), 3)})"
+            f"has a place in the model ({_first(list(own), 3)}); {_remedy(report)}"
         )
+    # The buffers of losses and metrics; what is more than that is missed somewhere, or another model's.
+    count, share = _MOST_OUTSIDE
+    few = len(outside) <= max(count, share * len(file.weights))
+    (report.extras if few and not report.missing else report.unexpected).extend(outside)
     if strict:
         _raise_on_problems(report)
+    check_finite(new, own, report.path)
     report.other_numbers = _other_numbers(report, getattr(model, "num_classes", None))
     with torch.no_grad():
         model.load_state_dict(new, strict=False)
     return report
+
+
+# How many of a file's weights may stand beside the model, where the model has a prefix, and what share.
+_MOST_OUTSIDE = 8, 0.1
+
+
+def _under_prefix(
+    file: CheckpointFile, own: Collection[str], report: LoadReport
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights without what a wrapper put before their names, and the keys of those beside the model."""
+    base, _ = split_choice(report.path)
+    if len(file.sets) > 1:
+        others = ", ".join(file.sets[1:])
+        report.notes.append(
+            f"took the weights in {file.sets[0]!r}; the file also holds {others} (to take them: "
+            f"MODEL.WEIGHTS {base}#{file.sets[1]})"
+        )
+    prefix = find_prefix(file.weights, lambda keys: _choose_map(keys, own)[1])
+    if not prefix.text:
+        return file.weights, ()
+    note = f"took {prefix.text!r} off the names of its weights"
+    if prefix.same:
+        note += (
+            f"; the file also holds {', '.join(prefix.same)} (to take them: MODEL.WEIGHTS "
+            f"{base}#{prefix.same[0].removesuffix('.')})"
+        )
+    if prefix.outside:
+        note += f"; left out {_listed(list(prefix.outside))}"
+    report.notes.append(note)
+    start = len(prefix.text)
+    weights = {key[start:]: value for key, value in file.weights.items() if key.startswith(prefix.text)}
+    return weights, prefix.outside
+
+
+def _remedy(report: LoadReport) -> str:
+    """What to do about a file that does not fit: it tells, if it is segzoo's own."""
+    about = report.description or {}
+    if about.get("config"):
+        return "it holds its own configuration: give it alone, without --config-file"
+    trained = " ".join(f"{key} {about[key]}" for key in ("task", "dataset") if about.get(key))
+    of = f", of {trained}" if trained else ""
+    return f"give the configuration of the network that it was saved from{of} (MODEL_ZOO.md lists them)"
 
 
 def _classifier_keys() -> tuple[str, ...]:
@@ -227,8 +291,8 @@ def _other_numbers(report: LoadReport, num_classes: int | None) -> list[str]:
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
-def _choose_map(keys: Collection[str], own: Collection[str]) -> KeyMap:
-    """The layout that fits the file and explains most of its keys; the model's own one on a tie.
+def _choose_map(keys: Collection[str], own: Collection[str]) -> tuple[KeyMap, int]:
+    """The layout that fits the file and explains most of its keys, the model's own one on a tie; how many.
 
     A key is explained by a place in the model, or by the layout's knowing that it is of no use.
     """
@@ -239,7 +303,7 @@ def _choose_map(keys: Collection[str], own: Collection[str]) -> KeyMap:
             count = sum(prefix + key_map.rename(key) in own or _matches(key, key_map.extras) for key in keys)
             if count > best_count:
                 best, best_count = key_map, count
-    return best
+    return best, best_count
 
 
 def _prefix(key_map: KeyMap, own: Iterable[str]) -> str:
@@ -344,7 +408,8 @@ def _raise_on_problems(report: LoadReport) -> None:
         problems.append(f"the model has no place for {_listed(report.unexpected)}")
     if problems:
         raise InputError(
-            f"{report.path} (read as {report.source}) does not fit the model: {'; '.join(problems)}"
+            f"{report.path} (read as {report.source}) does not fit the model: {'; '.join(problems)}; "
+            f"{_remedy(report)}"
         )
 
 

@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segzoo.errors import InputError
+
+from .weight_sets import take_weights
 
 logger = logging.getLogger(__name__)
 
@@ -40,21 +42,26 @@ class CheckpointFile:
         weights: parameters and buffers by the name they have in the file, on the CPU.
         description: what a segzoo checkpoint says about itself (classes, colours, ...); else None.
         rest: everything else at the top level of the file: optimizer, iteration, ...
+        sets: names of the sets of weights in the file, the one that was taken first; see `take_weights`.
     """
 
     path: Path
     weights: dict[str, Tensor]
     description: dict[str, Any] | None = None
     rest: dict[str, Any] = field(default_factory=dict)
+    sets: list[str] = field(default_factory=list)
 
 
-def read_checkpoint(path: str | Path, trust: bool = False, verify: bool = False) -> CheckpointFile:
+def read_checkpoint(
+    path: str | Path, trust: bool = False, verify: bool = False, choice: str = ""
+) -> CheckpointFile:
     """Reads a local `.pth`, `.pkl` or `.safetensors` file as published by any code base.
 
     Args:
         path: the file; its format is recognised by its first bytes.
         trust: execute what the pickle in the file says, where it holds more than arrays and containers.
         verify: also compare the checksums that torch's zip format stores; torch.load itself does not.
+        choice: which set of weights to take, where the file holds several; "" for the usual one.
 
     Raises:
         DamagedFileError: an empty or truncated file, or no checkpoint (a web page, a git-LFS pointer, ...).
@@ -64,9 +71,13 @@ def read_checkpoint(path: str | Path, trust: bool = False, verify: bool = False)
     if verify:
         _check_sums(path)
     content = _parse(path, trust)
+    if isinstance(content, nn.Module):  # only with `trust`
+        content = {"model": content}
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; expected a dictionary of weights")
-    return _unwrap(path, content)
+    weights, rest, sets = take_weights(path, content, choice)
+    description = rest.pop("segzoo", None)
+    return CheckpointFile(path, weights, description if isinstance(description, dict) else None, rest, sets)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -97,6 +108,9 @@ def _parse(path: Path, trust: bool) -> Any:
         return _parse_safetensors(path, size)
     if head[0:1] == b"\x80" and 2 <= head[1] <= pickle.HIGHEST_PROTOCOL:
         return _parse_pickle(path, trust)
+    other = _other_kind(path, head)
+    if other:
+        raise DamagedFileError(f"{path} is {other}")
     if not any(head):
         raise DamagedFileError(f"{path} starts with zeros: a write was cut off; copy or download it again")
     raise DamagedFileError(
@@ -104,7 +118,45 @@ def _parse(path: Path, trust: bool) -> Any:
     )
 
 
+def _other_kind(path: Path, head: bytes) -> str:
+    """What a file is that holds weights, but not in a form for a checkpoint, and what to give; else ""."""
+    if b'"weight_map"' in head or (head.lstrip().startswith(b"{") and path.name.endswith(".index.json")):
+        return "the index of weights in several files; join them into one .safetensors file first"
+    if head.lstrip().startswith((b"{", b"[")):
+        return "a JSON file; expected .pth, .pkl or .safetensors"
+    if path.suffix == ".onnx" or (head[:1] == b"\x08" and re.match(rb"\x08[\x01-\x20]\x12", head)):
+        return "an ONNX program; give the checkpoint that it was exported from (.pth, .pkl or .safetensors)"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or b"ustar" in head[257:265]:
+        return "an archive; unpack it and give the checkpoint inside"
+    if head.startswith(b"\x89HDF"):
+        return "an HDF5 file, as Keras writes; expected .pth, .pkl or .safetensors"
+    if head.startswith(b"\x12\x01\x00\x00\x00\x00\x00\x00"):
+        return "an MXNet file (.params), which segzoo does not read; save the weights with PyTorch's names"
+    return ""
+
+
+def _other_zip(path: Path) -> str:
+    """The same of a zip archive that is none of torch.save's."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # a damaged directory, which torch's reader explains
+        return ""
+    if any(name.rsplit("/", 1)[-1] == "archive_format" for name in names):
+        return "a torch.export program; give the checkpoint that it was exported from"
+    if any(name.endswith(".npy") for name in names):
+        return "a NumPy archive (.npz); expected .pth, .pkl or .safetensors"
+    if any(re.search(r"(^|/)constants\.pkl$", name) for name in names):
+        return "a TorchScript archive; save the model's state_dict() instead"
+    if not any(re.search(r"(^|/)data\.pkl$", name) for name in names):
+        return "a zip archive without weights of torch.save; unpack it and give the checkpoint inside"
+    return ""
+
+
 def _parse_torch(path: Path, trust: bool) -> Any:
+    other = _other_zip(path)
+    if other:
+        raise DamagedFileError(f"{path} is {other}")
     try:
         with numpy_allowed():
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -115,13 +167,8 @@ def _parse_torch(path: Path, trust: bool) -> Any:
         if not trust:
             raise _refused(path, name) from None
     except Exception as error:  # torch's zip reader and unpickler fail in any of a dozen ways
-        if "TorchScript" in str(error):
-            raise InputError(
-                f"{path} is a TorchScript archive; save the model's state_dict() instead"
-            ) from None
         raise _damaged(path, error) from None
-    logger.warning("%s: executing the pickled code in it, as --trust-checkpoint says", path)
-    return torch.load(path, map_location="cpu", weights_only=False)
+    return _executed(path, lambda: torch.load(path, map_location="cpu", weights_only=False))
 
 
 def _parse_pickle(path: Path, trust: bool) -> Any:
@@ -133,9 +180,20 @@ def _parse_pickle(path: Path, trust: bool) -> Any:
                 raise _refused(path, str(error)) from None
         except Exception as error:  # a cut-off pickle fails in any of a dozen ways
             raise _damaged(path, error) from None
-        logger.warning("%s: executing the pickled code in it, as --trust-checkpoint says", path)
         stream.seek(0)
-        return pickle.load(stream, encoding="latin1")
+        return _executed(path, lambda: pickle.load(stream, encoding="latin1"))
+
+
+def _executed(path: Path, load: Callable[[], Any]) -> Any:
+    """What a trusted pickle builds."""
+    logger.warning("%s: executing the pickled code in it, as --trust-checkpoint says", path)
+    try:
+        return load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"{path} needs code that is not here ({' '.join(str(error).split())}); add it to PYTHONPATH, or "
+            "save the model's state_dict() where it is"
+        ) from None
 
 
 def _parse_safetensors(path: Path, size: int) -> Any:
@@ -268,47 +326,3 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
-
-
-# ---------------------------------------------------------------------------------------------------------
-# From the file's dictionary to its weights
-
-# Where code bases put the weights: Detectron2 and most; Lightning and mmcv; pycls; Caffe2.
-_WEIGHT_KEYS = ("model", "state_dict", "state_dict_ema", "model_state", "model_state_dict", "blobs")
-
-
-def _unwrap(path: Path, content: dict[str, Any]) -> CheckpointFile:
-    rest: dict[str, Any] = dict(content)
-    weights: dict[str, Any] = content
-    for key in _WEIGHT_KEYS:
-        if isinstance(content.get(key), dict):
-            weights = rest.pop(key)
-            break
-    else:
-        rest = {}
-    tensors = {}
-    for key, value in weights.items():
-        tensor = _as_tensor(path, key, value)
-        if tensor is not None:
-            tensors[str(key)] = tensor
-    if not tensors:
-        keys = ", ".join(map(str, list(content)[:5])) or "none"
-        raise InputError(
-            f"{path} holds no weights (top-level keys: {keys}); expected a dictionary of tensors"
-        )
-    while all(key.startswith("module.") for key in tensors):  # saved from a parallel wrapper
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    description = rest.pop("segzoo", None)
-    return CheckpointFile(path, tensors, description if isinstance(description, dict) else None, rest)
-
-
-def _as_tensor(path: Path, key: Any, value: Any) -> Tensor | None:
-    """The weight as a tensor; None for what is no weight (a version number, the list of Caffe2 blobs)."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if not isinstance(value, (np.ndarray, np.number)):
-        return None
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"{path}: {key} is an array of {array.dtype}; expected numbers")
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))

@@ -1,5 +1,6 @@
 """Files that are no checkpoint of this model: one line each, and no code is run."""
 
+import gzip
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from data_trees import write_roads
+from torch import nn
 
 from segzoo.checkpoint import save_checkpoint
 from segzoo.engine import Trainer
@@ -122,6 +124,23 @@ def write(content):
     return lambda file, weights: file.write_bytes(content)
 
 
+def npz(file, weights):
+    with file.open("wb") as stream:
+        np.savez(stream, a=np.zeros(2))
+
+
+def script(file, weights):
+    torch.jit.script(nn.ReLU()).save(str(file))
+
+
+def not_a_number(file, weights):
+    """The third weight has two, the second is too large for what half precision holds."""
+    keys = list(weights)
+    spoiled = {**weights, keys[2]: weights[keys[2]].clone()}
+    spoiled[keys[2]].flatten()[:2] = torch.tensor([float("nan"), float("inf")])
+    torch.save({"model": spoiled}, file)
+
+
 FILES = {
     "missing": (lambda file, weights: None, "x.pth: does not exist; expected a checkpoint file"),
     "folder": (lambda file, weights: file.mkdir(), "x.pth: is a folder; expected a checkpoint file"),
@@ -134,14 +153,27 @@ FILES = {
     "XML": (write(b"<?xml version='1.0'?><Error>AccessDenied"), "x.pth is a web page, not a checkpoint"),
     "git-LFS": (write(b"version https://git-lfs.github.com/spec/v1\n"), "is a git-LFS pointer"),
     "text": (write(b"hello"), "x.pth is not a checkpoint (it starts with b'hello'); expected .pth, .pkl or"),
-    "JSON": (write(json.dumps({"model": 1}).encode()), "x.pth is not a checkpoint (it starts with"),
+    "JSON": (write(json.dumps({"model": 1}).encode()), "x.pth is a JSON file; expected .pth,"),
+    "shard index": (
+        write(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}).encode()),
+        "x.pth is the index of weights in several files; join them into one",
+    ),
+    "ONNX": (write(b"\x08\x0a\x12\x07pytorch"), "x.pth is an ONNX program; give the checkpoint that it was"),
+    "MXNet": (write(b"\x12\x01" + bytes(14)), "x.pth is an MXNet file (.params), which segzoo does not read"),
+    "gzip": (write(gzip.compress(b"a")), "x.pth is an archive; unpack it and give the checkpoint inside"),
+    "NumPy archive": (npz, "x.pth is a NumPy archive (.npz); expected .pth, .pkl or .safetensors"),
+    "TorchScript": (script, "x.pth is a TorchScript archive; save the model's state_dict() instead"),
+    "averages without names": (
+        lambda file, weights: torch.save({"shadow_params": [*weights.values()]}, file),
+        "x.pth holds weights without names (shadow_params)",
+    ),
     "image": (write(b"\x89PNG\r\n\x1a\n" + bytes(100)), "x.pth is not a checkpoint (it starts with"),
     "safetensors header": (write(safetensors_header(b'{"a": 1')), "x.pth is truncated or damaged"),
     "safetensors without data": (
         write(safetensors_header(b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}')),
         "x.pth is truncated or damaged",
     ),
-    "zip of text": (zip_of_text, "x.pth is truncated or damaged"),
+    "zip of text": (zip_of_text, "x.pth is a zip archive without weights of torch.save; unpack it"),
     "truncated": (truncated, "x.pth is truncated or damaged (100000 bytes; "),
     "truncated pickle": (truncated_pickle, "x.pth is truncated or damaged (100000 bytes; "),
     "list": (lambda file, weights: torch.save([1, 2], file), "x.pth holds a list; expected a dictionary of"),
@@ -157,6 +189,7 @@ FILES = {
     "other model": (other_model, "x.pth: none of its 1 weights (encoder.weight) has a place in the model"),
     "half": (half, "x.pth (read as "),
     "classes of other names": (other_classes, "x.pth was trained for another config than this one (class 0"),
+    "NaN": (not_a_number, "weights are not finite, first backbone."),
     "more classes": (more_classes, "class head not loaded (7 rows in "),
 }
 

@@ -1,0 +1,51 @@
+"""Weights that are no numbers: of a training that diverged, or of a conversion to half precision."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from segzoo.errors import InputError
+
+
+class NonFiniteWeightsError(InputError):
+    """A weight is NaN or infinite."""
+
+
+def check_finite(new: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> None:
+    """Looks for values that are NaN or infinite, or become so in the model's precision.
+
+    Infinities are fine where the model itself has them, as in the mask of an attention.
+
+    Args:
+        new: what is to be loaded, by the model's keys. own: the model's state. path: the file's.
+
+    Raises:
+        NonFiniteWeightsError: naming the first such weight.
+    """
+    broken = [key for key, value in new.items() if not _is_finite(value, own[key])]
+    if not broken:
+        return
+    first = new[broken[0]].to(own[broken[0]].dtype)
+    nan, infinite = int(first.isnan().sum()), int(first.isinf().sum())
+    found = " and ".join(f"{count} {what}" for count, what in ((nan, "NaN"), (infinite, "infinite")) if count)
+    raise NonFiniteWeightsError(
+        f"{path}: {len(broken)} of {len(new)} weights are not finite, first {broken[0]} ({found} of "
+        f"{first.numel()} values): a training diverged, or numbers were too large for half precision; take "
+        "an earlier checkpoint, or convert the file again"
+    )
+
+
+def _is_finite(value: Tensor, own: Tensor) -> bool:
+    if not value.is_floating_point() or not own.is_floating_point():
+        return True
+    narrower = torch.finfo(own.dtype).max < torch.finfo(value.dtype).max
+    value = value.to(own.dtype) if narrower else value
+    # A sum is finite if all its terms are and it does not overflow, and it is cheaper than a mask.
+    if value.dtype in (torch.float32, torch.float64) and bool(value.sum().isfinite()):
+        return True
+    finite = value.isfinite()
+    if bool(finite.all()):
+        return True
+    # The model's own infinities: the same, in the same place.
+    return bool((finite | (value == own.to(value.device, value.dtype))).all())

@@ -1,0 +1,156 @@
+"""Which weights of a file are meant, and their names without what wrappers put before them.
+
+A training script may save several sets of weights in one file: the model's and their moving average (EMA).
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segzoo.errors import InputError, did_you_mean
+from segzoo.paths import user_path
+
+# Where code bases put the weights, in the order in which they are taken: Detectron2 and most; Lightning and
+# mmcv; pycls; DeepSpeed; Caffe2. Averages come last: which weights a script evaluates is its own choice.
+_NAMES = (
+    *("model", "state_dict", "model_state", "model_state_dict", "net", "network", "weights", "params"),
+    *("module", "state_dict_ema", "model_ema", "ema", "ema_model", "ema_state", "ema_state_dict"),
+    *("model_ema_state_dict", "params_ema", "blobs"),
+)
+# Names that a wrapper gives to the weights inside of what it saves.
+_INSIDE = ("state_dict", "module", "model", "shadow")
+# Not weights, although they hold tensors.
+_STATES = re.compile(
+    r"optim|sched|scaler|rng|random|callback|queue|sampler|loader|hyper|segzoo", re.IGNORECASE
+)
+# torch.compile, FSDP and activation checkpointing, around the model or any part of it.
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+
+def split_choice(source: str) -> tuple[str, str]:
+    """The path or address, and which set of weights in it is meant: `model.pth#ema` -> "model.pth", "ema"."""
+    path, mark, choice = source.rpartition("#")
+    if not mark or "/" in choice or ("://" not in source and user_path(source).exists()):
+        return source, ""
+    return path, choice
+
+
+def take_weights(
+    path: Path, content: Mapping[str, Any], choice: str = ""
+) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """Takes one set of weights out of what a file holds.
+
+    Args:
+        path: for messages. content: the file's. choice: name of the set to take, or of the module in it that
+            is the model; "" for the first in the order above.
+
+    Returns:
+        The weights by name, without wrappers; all else of `content`; the names of the sets in the file, the
+        one that was taken first.
+
+    Raises:
+        InputError: no weights, several sets none of which is usual, or no such set.
+    """
+    sets = _find_sets(content)
+    if not sets:
+        raise InputError(_no_weights(path, content))
+    names = list(sets)
+    inner = ""
+    if choice in sets:
+        name = choice
+    else:
+        usual = [found for found in names if found.partition(".")[0] in ("", *_NAMES)]
+        if not usual and len(names) > 1:
+            raise InputError(
+                f"{path} holds several sets of weights ({', '.join(names)}); "
+                f"say which is meant: MODEL.WEIGHTS {path}#{names[0]}"
+            )
+        name, inner = (usual or names)[0], choice
+    rest = {key: value for key, value in content.items() if name and key != name.partition(".")[0]}
+    tensors = _without_wrappers(_tensors(path, sets[name]))
+    if inner:
+        tensors = _below(path, tensors, inner, names)
+    return tensors, rest, [name, *(found for found in names if found != name)]
+
+
+def _find_sets(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """{name: weights}, usual names first; the name "" stands for a file that holds nothing but weights."""
+    sets: dict[str, Mapping[str, Any]] = {}
+    others = (
+        key for key in content if key not in _NAMES and isinstance(key, str) and not _STATES.search(key)
+    )
+    for name in (*_NAMES, *others):
+        found = content.get(name)
+        if isinstance(found, nn.Module):  # in a file that was read with --trust-checkpoint
+            found = found.state_dict()
+        if not isinstance(found, Mapping):
+            continue
+        inside = next((key for key in _INSIDE if _holds_weights(found.get(key))), None)
+        if _holds_weights(found):
+            sets[name] = found
+        elif inside is not None:
+            sets[f"{name}.{inside}"] = found[inside]
+    usual = any(name.partition(".")[0] in _NAMES for name in sets)
+    return {"": content} if not usual and _holds_weights(content) else sets
+
+
+def _holds_weights(value: Any) -> bool:
+    """Whether it is a mapping of names to arrays, at least some."""
+    return isinstance(value, Mapping) and any(
+        isinstance(key, str) and isinstance(item, Tensor | np.ndarray | np.number)
+        for key, item in value.items()
+    )
+
+
+def _no_weights(path: Path, content: Mapping[str, Any]) -> str:
+    keys = ", ".join(map(str, list(content)[:5])) or "none"
+    averages = next((key for key, value in content.items() if key == "shadow_params" and value), None)
+    if averages:
+        return (
+            f"{path} holds weights without names ({averages}); save the averaged model's state_dict() instead"
+        )
+    return f"{path} holds no weights (top-level keys: {keys}); expected a dictionary of tensors"
+
+
+def _tensors(path: Path, weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    converted = ((str(key), _as_tensor(path, key, value)) for key, value in weights.items())
+    return {key: tensor for key, tensor in converted if tensor is not None}
+
+
+def _as_tensor(path: Path, key: Any, value: Any) -> Tensor | None:
+    """The weight as a tensor; None for what is no weight (a version number, the list of Caffe2 blobs)."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if not isinstance(value, np.ndarray | np.number):
+        return None
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{path}: {key} is an array of {array.dtype}; expected numbers")
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    tensors = {_WRAPPERS.sub("", key): value for key, value in tensors.items()}
+    while all(key.startswith("module.") for key in tensors):  # saved from a parallel wrapper
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+def _below(path: Path, tensors: dict[str, Tensor], module: str, names: list[str]) -> dict[str, Tensor]:
+    """The weights of one module of a set."""
+    prefix = f"{module}."
+    found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    if not found:
+        modules = list(dict.fromkeys(key.partition(".")[0] for key in tensors if "." in key))
+        choices = [*filter(None, names), *modules]
+        listed = ", ".join(choices[:8]) + (", ..." if len(choices) > 8 else "")
+        raise InputError(
+            f"{path}#{module}: the file holds no weights of that name{did_you_mean(module, choices)}; "
+            f"expected one of {listed}, or nothing after the path"
+        )
+    return _without_wrappers(found)

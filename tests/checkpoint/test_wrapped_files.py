@@ -1,0 +1,211 @@
+"""Weights under other names: of wrappers, of a module that holds the model, several sets in one file.
+
+The wrappers are PyTorch's own; layouts of files are those of the training scripts that are named.
+"""
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from segzoo.checkpoint import load_checkpoint
+from segzoo.errors import InputError
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.body = nn.Sequential(*(nn.Linear(4, 4) for _ in range(9)))
+        self.predictor = nn.Linear(4, 2)
+
+
+class Task(nn.Module):
+    """As a LightningModule is written: the model, a loss with weights, a metric with counts."""
+
+    def __init__(self, name: str, model: nn.Module):
+        super().__init__()
+        self.add_module(name, model)
+        self.criterion = nn.CrossEntropyLoss(weight=torch.ones(2))
+        self.metric = nn.Module()
+        self.metric.register_buffer("confusion", torch.zeros(2, 2))
+
+
+@pytest.fixture
+def source() -> Network:
+    torch.manual_seed(0)
+    return Network()
+
+
+def shifted(weights: dict[str, Tensor], by: float = 1.0) -> dict[str, Tensor]:
+    return {key: value + by if value.is_floating_point() else value for key, value in weights.items()}
+
+
+def assert_loads(tmp_path, content, expected: dict[str, Tensor], choice: str = ""):
+    torch.save(content, tmp_path / "x.pth")
+    model = Network()
+    report = load_checkpoint(model, f"{tmp_path / 'x.pth'}{choice}")
+    assert report.complete
+    for key, value in expected.items():
+        assert torch.equal(model.state_dict()[key], value), key
+    return report
+
+
+WRAPPED = {
+    "torch.compile": lambda model: torch.compile(model).state_dict(),
+    "DataParallel": lambda model: nn.DataParallel(model).state_dict(),
+    "compiled in parallel": lambda model: nn.DataParallel(torch.compile(model)).state_dict(),
+    "parallel, compiled": lambda model: torch.compile(nn.DataParallel(model)).state_dict(),
+    "Lightning": lambda model: {"state_dict": Task("net", model).state_dict(), "epoch": 3},
+    "Lightning, compiled": lambda model: {"state_dict": Task("model", torch.compile(model)).state_dict()},
+    "Lightning in Lightning": lambda model: {"state_dict": Task("model", Task("net", model)).state_dict()},
+    "AveragedModel": lambda model: AveragedModel(model).state_dict(),
+    "AveragedModel, compiled": lambda model: AveragedModel(torch.compile(model)).state_dict(),
+    "DeepSpeed": lambda model: {"module": model.state_dict(), "optimizer": {"a": torch.zeros(2)}},
+    "a prefix of three parts": lambda model: {
+        f"wrapper.model.net.{key}": value for key, value in model.state_dict().items()
+    },
+    "a name for the set": lambda model: {"my_weights": model.state_dict(), "epoch": 3},
+    "module inside": lambda model: {"ema": {"module": model.state_dict(), "decay": 0.99}},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_weights_of_a_wrapped_model_are_loaded(tmp_path, source, name):
+    assert_loads(tmp_path, WRAPPED[name](source), source.state_dict())
+
+
+def test_a_compiled_part_of_the_model_has_its_own_names(tmp_path, source):
+    expected = source.state_dict()
+    source.body = torch.compile(source.body)
+    assert any("body._orig_mod." in key for key in source.state_dict())
+    assert_loads(tmp_path, source.state_dict(), expected)
+
+
+def test_what_stands_beside_the_model_is_named(tmp_path, source, caplog):
+    caplog.set_level(logging.INFO, logger="segzoo")
+    report = assert_loads(tmp_path, {"state_dict": Task("net", source).state_dict()}, source.state_dict())
+    assert sorted(report.extras) == ["criterion.weight", "metric.confusion"]
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(
+        "took 'net.' off the names of its weights; left out 2 weights (criterion.weight" in line
+        for line in lines
+    )
+
+
+# What is in the file; which is taken; how the other one is asked for.
+SETS = {
+    "timm": (("state_dict", "state_dict_ema"), "#state_dict_ema"),
+    "torchvision": (("model", "model_ema"), "#model_ema"),
+    "mmengine": (("state_dict", "ema_state_dict"), "#ema_state_dict"),
+    "others": (("net", "ema"), "#ema"),
+    "average first": (("model", "ema"), "#ema"),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_of_several_sets_the_usual_one_is_taken_and_said(tmp_path, source, name, caplog):
+    caplog.set_level(logging.INFO, logger="segzoo")
+    (usual, other), choice = SETS[name]
+    weights = source.state_dict()
+    content = {usual: weights, other: shifted(weights), "epoch": 3}
+    if name == "average first":
+        content = dict(reversed(content.items()))
+    report = assert_loads(tmp_path, content, weights)
+    path = tmp_path / "x.pth"
+    assert report.notes == [
+        f"took the weights in {usual!r}; the file also holds {other} (to take them: MODEL.WEIGHTS "
+        f"{path}{choice})"
+    ]
+    assert any(report.notes[0] in record.getMessage() for record in caplog.records)
+    assert_loads(tmp_path, content, shifted(weights), choice)
+
+
+def test_two_models_in_one_state_dict_are_told_apart_by_their_prefix(tmp_path, source):
+    """As of a module that trains `model` and keeps `ema_model`, whatever their order."""
+    weights = source.state_dict()
+    both = {f"ema_model.module.{key}": value for key, value in shifted(weights).items()}
+    both |= {f"model.{key}": value for key, value in weights.items()}
+    report = assert_loads(tmp_path, {"state_dict": both}, weights)
+    assert "took 'model.' off" in report.notes[0]
+    assert "#ema_model.module)" in report.notes[0]
+    assert_loads(tmp_path, {"state_dict": both}, shifted(weights), "#ema_model.module")
+    assert_loads(tmp_path, {"state_dict": both}, shifted(weights), "#ema_model")
+
+
+def test_names_that_say_nothing_are_asked_for(tmp_path, source):
+    weights = source.state_dict()
+    content = {"teacher": shifted(weights), "student": weights}
+    with pytest.raises(InputError, match=r"x.pth holds several sets of weights \(teacher, student\).*#teach"):
+        assert_loads(tmp_path, content, weights)
+    assert_loads(tmp_path, content, weights, "#student")
+
+
+def test_a_set_that_is_not_there_is_a_line_with_those_that_are(tmp_path, source):
+    content = {"model": source.state_dict(), "model_ema": source.state_dict()}
+    with pytest.raises(InputError, match=r"x.pth#model_emma: .*did you mean model_ema\?; expected one of"):
+        assert_loads(tmp_path, content, {}, "#model_emma")
+
+
+def test_another_model_does_not_fit_whatever_is_before_its_names(tmp_path):
+    weights = {f"model.encoder.{index}.weight": torch.zeros(2) for index in range(9)}
+    with pytest.raises(InputError, match=r"none of its 9 weights .*; give the configuration of the network"):
+        assert_loads(tmp_path, {"state_dict": weights}, {})
+
+
+def test_half_a_model_under_a_prefix_does_not_fit(tmp_path, source):
+    weights = {f"net.{key}": value for key, value in source.state_dict().items() if "body" not in key}
+    with pytest.raises(InputError, match="the file lacks 18 weights"):
+        assert_loads(tmp_path, weights, {})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_no_number_is_refused(tmp_path, source, value):
+    weights = source.state_dict()
+    weights["body.3.weight"][1, 2] = value
+    weights["predictor.bias"][:] = value
+    torch.save(weights, tmp_path / "x.pth")
+    model = Network()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    what = "NaN" if value != value else "infinite"
+    with pytest.raises(
+        InputError, match=rf"x.pth: 2 of 27 weights are not finite, first body.3.weight \(1 {what} of 16 val"
+    ):
+        load_checkpoint(model, tmp_path / "x.pth")
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
+
+
+def test_numbers_too_large_for_the_models_precision_are_refused(tmp_path, source):
+    weights = source.state_dict()
+    weights["predictor.bias"][0] = 1e5
+    torch.save(weights, tmp_path / "x.pth")
+    load_checkpoint(Network(), tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"1 of 27 weights are not finite, first predictor.bias \(1 inf"):
+        load_checkpoint(Network().half(), tmp_path / "x.pth")
+
+
+def test_large_numbers_whose_sum_overflows_are_finite(tmp_path, source):
+    weights = source.state_dict()
+    weights["predictor.bias"][:] = torch.finfo(torch.float32).max
+    assert_loads(tmp_path, weights, weights)
+
+
+def test_the_models_own_infinities_may_be_in_the_file(tmp_path):
+    def masked() -> nn.Module:
+        model = Network()
+        model.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+        return model
+
+    torch.save(masked().state_dict(), tmp_path / "x.pth")
+    assert load_checkpoint(masked(), tmp_path / "x.pth").complete
+    torch.save({**masked().state_dict(), "mask": torch.tensor([-float("inf"), 0.0])}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="first mask"):
+        load_checkpoint(masked(), tmp_path / "x.pth")
+
+
+def test_what_is_not_loaded_may_be_anything(tmp_path, source):
+    weights = {f"net.{key}": value for key, value in source.state_dict().items()}
+    weights["loss.weight"] = torch.tensor([float("nan")])
+    assert_loads(tmp_path, weights, source.state_dict())
