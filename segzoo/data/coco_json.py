@@ -1,12 +1,26 @@
-"""Reading a JSON of COCO's formats, with one line for whatever is wrong with it."""
+"""Reading a JSON of COCO's formats, with one line for whatever is wrong with it.
+
+What can be measured, or has one meaning only, need not be right: sizes are read from the images where the
+JSON has none, and ids may be written as texts.
+"""
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from detectron2.utils.logger import log_first_n
+
 from segzoo.errors import InputError
+from segzoo.json_values import as_whole, shown
+
+from .image_size import image_size
+from .messages import check_different
+
+# Pixels: no side of an image is longer.
+_LONGEST = 10**6
 
 
 def read_coco_json(json_file: str | Path, kind: str) -> dict[str, list[dict[str, Any]]]:
@@ -22,9 +36,17 @@ def read_coco_json(json_file: str | Path, kind: str) -> dict[str, list[dict[str,
         facts = json.loads(Path(json_file).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{json_file}: cannot be read as JSON ({error}); download it again") from None
+    if not isinstance(facts, dict):
+        raise InputError(
+            f"{json_file}: holds {_kind_of(facts)}; expected COCO's {kind} format, "
+            '{"images": [...], "annotations": [...], "categories": [...]}'
+        )
     for key in ("images", "annotations", "categories"):
-        if not isinstance(facts, dict) or not isinstance(facts.get(key), list):
-            raise InputError(f"{json_file}: lacks the list {key!r} of COCO's {kind} format")
+        if not isinstance(facts.get(key), list):
+            raise InputError(
+                f"{json_file}: lacks the list {key!r} of COCO's {kind} format"
+                + (f" (it is {shown(facts[key])})" if key in facts else "")
+            )
         if not all(isinstance(one, dict) for one in facts[key]):
             raise InputError(f"{json_file}: {key!r} lists something else than COCO's {kind} format has")
     is_panoptic = bool(facts["annotations"]) and "segments_info" in facts["annotations"][0]
@@ -45,8 +67,78 @@ def explained_shape(json_file: str | Path, kind: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise InputError(f"{json_file}: an image, annotation or segment lacks {error}") from None
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{json_file}: holds something else than COCO's {kind} format has in that place ({error}); "
             "write it again"
         ) from None
+
+
+def _kind_of(value: Any) -> str:
+    return "a list (of results?)" if isinstance(value, list) else shown(value)
+
+
+def read_images(facts: Mapping[str, Any], json_file: str) -> dict[Any, dict[str, Any]]:
+    """The `images` of a JSON.
+
+    Returns:
+        {id: `file_name` as the JSON has it, `image_id`, and, where it has them, `height` and `width`}. An id
+        is a text or a whole number.
+
+    Raises:
+        InputError: an image without an id or file name, or two with the same.
+    """
+    records, without = [], []
+    for number, image in enumerate(facts["images"], 1):
+        image_id, file_name = image.get("id"), image.get("file_name")
+        described = f"image {shown(image_id)}" if "id" in image else f"the image {number} of the list"
+        for key in ("id", "file_name"):
+            if key not in image:
+                raise InputError(f"{json_file}: {described} lacks {key!r}; COCO's format has it")
+        if not isinstance(image_id, str):
+            image_id = as_whole(image_id)
+        if image_id in (None, ""):
+            raise InputError(
+                f"{json_file}: the image {number} of the list has the id {shown(image['id'])}; expected a "
+                "number of its own, which annotations have as image_id"
+            )
+        if not isinstance(file_name, str) or not file_name:
+            raise InputError(
+                f"{json_file}: {described} has the file_name {shown(file_name)}; expected the name of a file"
+            )
+        record = {"file_name": file_name, "image_id": image_id}
+        for key in ("height", "width"):
+            side = as_whole(image.get(key)) if not isinstance(image.get(key), str) else None
+            if side is not None and 1 <= side <= _LONGEST:
+                record[key] = side
+        missing = [key for key in ("height", "width") if key not in record]
+        if missing:
+            found = shown(image[missing[0]]) if missing[0] in image else "missing"
+            without.append(f"image {shown(image_id)}, {missing[0]} {found}")
+        records.append(record)
+    # Evaluators tell images by their files.
+    for key, name in (("image_id", "id"), ("file_name", "file_name")):
+        check_different((record[key] for record in records), json_file, f"images have the {name}")
+    if without:
+        message = (
+            f"{json_file}: {len(without)} of {len(records)} images have no usable size (first: {without[0]}; "
+            "expected pixels): it is read from the image files"
+        )
+        log_first_n(logging.WARNING, message, key="message")
+    return {record["image_id"]: record for record in records}
+
+
+def read_missing_sizes(records: Sequence[dict[str, Any]]) -> None:
+    """Adds the `height` and `width` that records lack, from the headers of their files.
+
+    A file that cannot be read gets none: whoever reads it says so, or passes it over.
+    """
+    for record in records:
+        if "height" in record and "width" in record:
+            continue
+        try:
+            height, width = image_size(record["file_name"])
+        except InputError:
+            continue
+        record.setdefault("height", height)
+        record.setdefault("width", width)

@@ -35,7 +35,7 @@ PATH_KEYS = ("images", "labels", "list", "panoptic", "annotations", "instances")
 LAYOUT_KEYS = ("root", "encoding", *PATH_KEYS)
 DATASET_KEYS = (
     *("name", "about", "splits", "image_counts", "classes", "label_map", "flip_pairs", "evaluator"),
-    *("without_labels", "prepare", "layouts", *LAYOUT_KEYS),
+    *("background", "without_labels", "prepare", "layouts", *LAYOUT_KEYS),
 )
 CLASS_KEYS = ("name", "id", "color", "isthing")
 EVALUATORS = ("sem_seg", "panoptic", "coco_instances", "cityscapes_instances")
@@ -95,6 +95,8 @@ class DatasetFile:
         image_counts: {registered name: published number of images}, where known.
         without_labels: registered names of splits that have images only.
         prepare: command that makes what the download lacks, or "".
+        background: index of the class of what no instance covers, where a JSON of instances also serves as
+            semantic labels; else None.
     """
 
     path: Path
@@ -109,6 +111,7 @@ class DatasetFile:
     image_counts: dict[str, int]
     without_labels: frozenset[str] = frozenset()
     prepare: str = ""
+    background: int | None = None
 
 
 def is_builtin(path: Path) -> bool:
@@ -158,7 +161,9 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
     facts = _load_yaml(path)
     _check_keys(facts, DATASET_KEYS, path.name)
     facts = _with_borrowed_classes(facts, path)
-    classes = _read_classes(facts, path, all_things=_has_instances(facts))
+    has_instances = _has_instances(facts)
+    background = _read_background(facts, has_instances, path)
+    classes = _read_classes(facts, path, has_instances, background)
     space = _read_label_space(facts, classes, path)
     splits = _read_splits(facts, path)
     without_labels = _read_without_labels(facts, splits, path)
@@ -171,10 +176,10 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
         needs_labels=without_labels < set(splits),
         stops_at_palettes=not is_builtin(path),
     )
-    is_panoptic, has_instances = layouts[0].panoptic is not None, layouts[0].instances is not None
+    is_panoptic = layouts[0].panoptic is not None
     default = _default_evaluator(layouts[0])
     evaluator = facts.get("evaluator", default)
-    _check_evaluator(evaluator, default, path)
+    _check_evaluator(evaluator, default, path, has_background=background is not None)
     if len(classes) < 2 and not is_panoptic and not has_instances:
         raise InputError(
             f"{path.name}: one class ({classes[0].name}) with the rest ignored always scores 100; "
@@ -195,6 +200,7 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
         image_counts=dict(counts),
         without_labels=without_labels,
         prepare=str(facts.get("prepare", "")),
+        background=None if background is None else space.classes.index(background),
     )
 
 
@@ -206,15 +212,16 @@ def _default_evaluator(layout: Layout) -> str:
     return "cityscapes_instances" if isinstance(layout.encoding, InstanceIdEncoding) else "sem_seg"
 
 
-def _check_evaluator(evaluator: Any, default: str, path: Path) -> None:
+def _check_evaluator(evaluator: Any, default: str, path: Path, has_background: bool) -> None:
     """`default` is the one that the labels are for; those with segments may also be scored by class alone."""
-    if evaluator == default or (evaluator == "sem_seg" and default in ("panoptic", "cityscapes_instances")):
+    by_class = default in ("panoptic", "cityscapes_instances") or has_background
+    if evaluator == default or (evaluator == "sem_seg" and by_class):
         return
     needs = {
         "panoptic": " and needs the keys panoptic and annotations",
         "coco_instances": " and needs the key instances",
         "cityscapes_instances": " and needs labels with the encoding instance_id",
-        "sem_seg": " and needs the key labels (or panoptic)",
+        "sem_seg": " and needs the key labels (or panoptic, or instances with background)",
     }.get(evaluator, "")
     raise InputError(f"{path.name}: evaluator {evaluator!r} is one of {', '.join(EVALUATORS)}{needs}")
 
@@ -267,7 +274,31 @@ def _has_instances(facts: Mapping[str, Any]) -> bool:
     return "instances" in facts or any("instances" in entry for entry in entries)
 
 
-def _read_classes(facts: Mapping[str, Any], path: Path, all_things: bool) -> tuple[DatasetClass, ...]:
+def _read_background(facts: Mapping[str, Any], has_instances: bool, path: Path) -> str | None:
+    """The name of the class of what no instance covers, where there is one."""
+    name, listed = facts.get("background"), facts.get("classes")
+    if name is None:
+        return None
+    if not has_instances:
+        raise InputError(
+            f"{path.name}: background goes with instances, and names the class of what they do not cover; "
+            "remove it"
+        )
+    names = [one.get("name") if isinstance(one, Mapping) else one for one in listed or ()]
+    if isinstance(listed, list) and name not in names:
+        raise InputError(
+            f"{path.name}: background is {name!r}, which is not among the classes"
+            f"{did_you_mean(name, names)}; add it to classes, in the place that its index shall have"
+        )
+    if len(names) == 1:
+        raise InputError(f"{path.name}: the background {name!r} is the only class; add those of instances")
+    return name
+
+
+def _read_classes(
+    facts: Mapping[str, Any], path: Path, all_things: bool, background: str | None
+) -> tuple[DatasetClass, ...]:
+    """`all_things`: of instances, where the `background` alone is no thing."""
     listed = facts.get("classes")
     if not isinstance(listed, list) or not listed:
         raise InputError(
@@ -277,10 +308,18 @@ def _read_classes(facts: Mapping[str, Any], path: Path, all_things: bool) -> tup
     for index, entry in enumerate(listed):
         entry = dict(entry) if isinstance(entry, dict) else {"name": entry}
         _check_keys(entry, CLASS_KEYS, f"{path.name}: class {index}")
-        if all_things and not entry.setdefault("isthing", True):
+        if entry.get("isthing", 0) is None:
+            del entry["isthing"]
+        if entry.get("name") == background and background is not None:
+            if entry.setdefault("isthing", False):
+                raise InputError(
+                    f"{path.name}: class {background!r} has isthing {entry['isthing']!r}, but it is the "
+                    "background, which has no instances; leave isthing out"
+                )
+        elif all_things and not entry.setdefault("isthing", True):
             raise InputError(
                 f"{path.name}: class {entry.get('name')!r} has isthing false, but the key instances is for "
-                "classes with instances; leave isthing out, or the class"
+                "classes with instances; leave isthing out, or the class, or name it under background"
             )
         classes.append(_read_class(index, entry, path))
     for what in ("name", "id"):
@@ -300,12 +339,12 @@ def _read_class(index: int, entry: Mapping[str, Any], path: Path) -> DatasetClas
     if name == VOID:
         raise InputError(f"{path.name}: class {index} is called void, which stands for no class; rename it")
     class_id, color, isthing = entry.get("id", index), entry.get("color"), entry.get("isthing", False)
-    if not isinstance(class_id, int) or class_id < 0:
+    if not isinstance(class_id, int) or isinstance(class_id, bool) or class_id < 0:
         raise InputError(f"{path.name}: class {name!r} has the id {class_id!r}; it is a number from 0")
     if color is not None and not is_color(color):
         raise InputError(f"{path.name}: class {name!r} has the color {color!r}; it is [r, g, b] in 0..255")
     if isthing not in (True, False):
-        raise InputError(f"{path.name}: class {name!r} has isthing {isthing!r}; it is true or false")
+        raise InputError(f"{path.name}: class {name!r} has isthing {isthing!r}; write true or false")
     shown = (0, 0, 0) if name == "background" else generated_color(index)
     shown = shown if color is None else tuple(color)
     return DatasetClass(name, class_id, shown, bool(isthing), color_is_given=color is not None)

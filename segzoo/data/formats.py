@@ -3,7 +3,6 @@
 Letters: H, W pixels; S segments of an image; K classes.
 """
 
-import operator
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,10 +15,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pycocotools import mask as mask_tools
 
 from segzoo.errors import InputError
+from segzoo.json_values import is_box, is_positive, shown
 
 from .dataset_file import DatasetFile
 from .encodings import GRAY_16_BIT, Encoding, InstanceIdEncoding, Regions
-from .instances import Overlaps, annotation_rle, split_overlaps
+from .instances import Overlaps, annotation_rle, paint, split_overlaps
 from .messages import some
 from .pixels import look_up, rgb_codes
 
@@ -164,14 +164,17 @@ class LabelReader:
 
         Returns:
             (H, W) uint8 (uint16 for more than 255 classes): class index, or the dataset's ignore label.
-            Crowd segments count as their class. Of instances that overlap, the first of the JSON counts. Of
-            several label files, the first in which a pixel is not
-            of the first class, the background, decides.
+            Crowd segments count as their class. Of instances that overlap, the first of the JSON counts;
+            where the dataset has a background, that is what no instance covers, and crowds lie below
+            instances. Of several label files, the first in which a pixel is not of the first class, the
+            background, decides.
 
         Raises:
             InputError: missing, broken or wrong file, or a split without labels.
         """
         file_names = dataset_dict.get("sem_seg_file_name")
+        if self.dataset.background is not None and "annotations" in dataset_dict:
+            return self._painted(dataset_dict, self.dataset.background)
         if file_names is None:
             return self.class_map(self.load_index_map(dataset_dict))
         if isinstance(file_names, str):
@@ -188,6 +191,19 @@ class LabelReader:
                 )
             np.copyto(merged, labels, where=merged == 0)
         return merged
+
+    def _painted(self, dataset_dict: Mapping[str, Any], background: int) -> np.ndarray:
+        """Instances over crowds over annotations of no class, which are void, over the background."""
+        labels = np.full(self._image_size(dataset_dict), background, dtype=self.dataset.space.dtype)
+        annotations = dataset_dict["annotations"]
+        layers = [
+            dataset_dict.get("void_annotations", ()),
+            [one for one in annotations if one["iscrowd"]],
+            [one for one in annotations if not one["iscrowd"]],
+        ]
+        for layer in layers:
+            paint(labels, self._rles(dataset_dict, layer), [one["category_id"] for one in layer])
+        return labels
 
     def _read_labels(self, file_name: str, dataset_dict: Mapping[str, Any]) -> np.ndarray:
         with self._opened_labels(file_name, dataset_dict) as (image, encoding):
@@ -230,14 +246,15 @@ class LabelReader:
 
         Returns:
             (H, W) int32 segment ids, 0 for void, and a dict for each segment with `id`, `category_id` (class
-            index), `isthing`, `iscrowd`, and, where the JSON has them, `area` and `bbox` [x, y, width,
-            height] in pixels.
+            index), `isthing`, `iscrowd`, `area`, its pixels, and, where the JSON says another area or none,
+            `stated_areas`, a list of `StatedArea`. The JSON's box is left out: see `measure_segments`.
 
         Raises:
             InputError: not a panoptic dataset, or a missing, broken or wrong file.
         """
-        codes, indices = self._read_panoptic(dataset_dict)
-        segments_info = dataset_dict["segments_info"]
+        codes, indices, areas = self._read_panoptic(dataset_dict)
+        listed = dataset_dict["segments_info"]
+        segments_info = [_measured(one, area) for one, area in zip(listed, areas.tolist(), strict=True)]
         ids = codes.astype(np.int32)
         if dataset_dict.get("void_segments"):
             ids[indices > len(segments_info)] = 0
@@ -256,7 +273,8 @@ class LabelReader:
         Raises:
             InputError: as above, and where instances are asked of semantic labels.
         """
-        if semantic and "sem_seg_file_name" in dataset_dict:
+        has_background = self.dataset.background is not None and "annotations" in dataset_dict
+        if semantic and ("sem_seg_file_name" in dataset_dict or has_background):
             # Void is the largest value: one more makes it 0, and class k the segment k.
             classes = np.arange(len(self.is_thing))
             return IndexMap(
@@ -267,7 +285,7 @@ class LabelReader:
             return self._overlapping_index_map(dataset_dict)
         if "pan_seg_file_name" not in dataset_dict and self._encodes_instances(dataset_dict):
             return self._numbered_index_map(self.load_regions(dataset_dict))
-        _, indices = self._read_panoptic(dataset_dict)
+        _, indices, _ = self._read_panoptic(dataset_dict)
         segments_info = dataset_dict["segments_info"]
         if dataset_dict.get("void_segments"):
             indices[indices > len(segments_info)] = 0
@@ -316,31 +334,40 @@ class LabelReader:
         """The instances of an image of a COCO JSON, as pycocotools takes ground truth.
 
         Returns:
-            A dict for each, with `category_id` (class index), `iscrowd`, `area` (the JSON's, if it has a
-            number there, else of the mask) and `segmentation` (compressed RLE).
+            A dict for each, with `category_id` (class index), `iscrowd`, `area` and `bbox` (the JSON's where
+            they are finite and positive, else of the mask) and `segmentation` (compressed RLE).
 
         Raises:
             InputError: a mask that cannot be decoded.
         """
         if "annotations" not in dataset_dict:
             raise InputError(f"{self.split}: has no instances; they need the key instances in its YAML file")
-        instances = []
-        for annotation, code in zip(dataset_dict["annotations"], self._rles(dataset_dict), strict=True):
-            area = annotation.get("area")
+        instances, annotations = [], dataset_dict["annotations"]
+        for annotation, code in zip(annotations, self._rles(dataset_dict, annotations), strict=True):
             facts = {key: annotation[key] for key in ("category_id", "iscrowd")}
-            area = area if isinstance(area, int | float) else float(mask_tools.area(code))
-            instances.append({**facts, "area": area, "segmentation": code})
+            area, box = annotation.get("area"), annotation.get("bbox")
+            facts["area"] = area if is_positive(area) else float(mask_tools.area(code))
+            facts["bbox"] = box if is_box(box) else mask_tools.toBbox(code).tolist()
+            instances.append({**facts, "segmentation": code})
         return instances
 
-    def _rles(self, dataset_dict: Mapping[str, Any]) -> list[dict[str, Any]]:
-        size = dataset_dict["height"], dataset_dict["width"]
-        name = dataset_dict["file_name"]
-        return [annotation_rle(annotation, size, name) for annotation in dataset_dict["annotations"]]
+    def _rles(
+        self, dataset_dict: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        size, name = self._image_size(dataset_dict), dataset_dict["file_name"]
+        return [annotation_rle(annotation, size, name) for annotation in annotations]
+
+    @staticmethod
+    def _image_size(dataset_dict: Mapping[str, Any]) -> tuple[int, int]:
+        if "height" in dataset_dict and "width" in dataset_dict:
+            return dataset_dict["height"], dataset_dict["width"]
+        # Its header could not be read: that is said here.
+        return read_image(dataset_dict["file_name"]).shape[:2]
 
     def _overlapping_index_map(self, dataset_dict: Mapping[str, Any]) -> IndexMap:
         annotations = dataset_dict["annotations"]
-        size = dataset_dict["height"], dataset_dict["width"]
-        overlaps: Overlaps = split_overlaps(self._rles(dataset_dict), size, dataset_dict["file_name"])
+        rles = self._rles(dataset_dict, annotations)
+        overlaps: Overlaps = split_overlaps(rles, self._image_size(dataset_dict), dataset_dict["file_name"])
         segments = Segments(
             np.array([one["category_id"] for one in annotations], dtype=np.int64),
             np.array([one["iscrowd"] for one in annotations], dtype=bool),
@@ -351,8 +378,11 @@ class LabelReader:
         """(H, W) uint8 or uint16: the class of each pixel's segment, or the ignore label."""
         return class_map(index_map, self.ignore_label, self.dataset.space.dtype)
 
-    def _read_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W) uint32 ids, and (H, W) uint8 or uint16: position in segments_info + 1, S + 1 for void."""
+    def _read_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(H, W) uint32 ids, (H, W) uint8 or uint16: position in segments_info + 1, S + 1 for void; areas.
+
+        The areas are (S,) int64, the pixels of each segment.
+        """
         if self.split in self.dataset.without_labels:
             raise InputError(
                 f"{self.split}: has no ground truth, only images; it serves for inference and submission, "
@@ -373,7 +403,8 @@ class LabelReader:
             codes = rgb_codes(image)
         _check_size(file_name, codes, dataset_dict)
         segment_ids = [segment["id"] for segment in dataset_dict["segments_info"]]
-        return codes, _to_indices(codes, segment_ids, dataset_dict.get("void_segments", ()), file_name)
+        indices, areas = _to_indices(codes, segment_ids, dataset_dict.get("void_segments", ()), file_name)
+        return codes, indices, areas
 
     def _wrong_mode(self, image: Image.Image, encoding: Any) -> str:
         source = self.dataset.path.name
@@ -421,8 +452,8 @@ def class_map(index_map: IndexMap, ignore_label: int, dtype: type) -> np.ndarray
 
 def _to_indices(
     codes: np.ndarray, segment_ids: Sequence[int], void_ids: Sequence[int], file_name: str
-) -> np.ndarray:
-    """(H, W): position + 1 of each pixel's id in `segment_ids`, S + 1 for `void_ids`, 0 for id 0.
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W): position + 1 of each pixel's id in `segment_ids`, S + 1 for `void_ids`, 0 for id 0; (S,) areas.
 
     Raises:
         InputError: an id of the PNG is not listed, or a listed one has no pixel.
@@ -455,7 +486,32 @@ def _to_indices(
             f"{file_name}: no pixel has the segment ids {some(segment_ids[index] for index in empty)}, which "
             "the panoptic JSON lists; PNG and JSON have to be of one export"
         )
-    return indices
+    return indices, areas[1 : count + 1]
+
+
+class StatedArea(NamedTuple):
+    """What a panoptic JSON says of a segment's area, where that is not what its PNG has.
+
+    Attributes:
+        segment_id: of the segment.
+        found: as the JSON has it, or "missing".
+        measured: pixels.
+    """
+
+    segment_id: int
+    found: str
+    measured: int
+
+
+def _measured(segment: Mapping[str, Any], area: int) -> dict[str, Any]:
+    """The segment with the area that its PNG has."""
+    measured = {key: value for key, value in segment.items() if key != "bbox"}
+    measured["area"] = area
+    stated = segment.get("area")
+    if isinstance(stated, bool) or stated != area:
+        found = shown(stated) if "area" in segment else "missing"
+        measured["stated_areas"] = [StatedArea(segment["id"], found, area)]
+    return measured
 
 
 def _merge_stuff(segments_info: Sequence[Mapping[str, Any]], table: np.ndarray) -> list[dict[str, Any]]:
@@ -475,20 +531,12 @@ def _merge_stuff(segments_info: Sequence[Mapping[str, Any]], table: np.ndarray) 
             if is_stuff:
                 of_class[segment["category_id"]] = first
         else:
-            for key, combine in (("area", operator.add), ("bbox", _union)):
-                value = first.pop(key, None)
-                if value is not None and key in segment:
-                    first[key] = combine(value, segment[key])
+            first["area"] += segment["area"]
+            stated = [*first.get("stated_areas", ()), *segment.get("stated_areas", ())]
+            if stated:
+                first["stated_areas"] = stated
         table[position] = first["id"]
     return merged
-
-
-def _union(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """The box around two boxes, all [x, y, width, height]."""
-    left, top = min(first[0], second[0]), min(first[1], second[1])
-    right = max(first[0] + first[2], second[0] + second[2])
-    bottom = max(first[1] + first[3], second[1] + second[3])
-    return [left, top, right - left, bottom - top]
 
 
 def _check_size(file_name: str, labels: np.ndarray, dataset_dict: Mapping[str, Any]) -> None:

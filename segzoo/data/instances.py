@@ -4,19 +4,19 @@ Letters: H, W pixels; S instances of an image; A sets of instances that share pi
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.structures import BoxMode
+from detectron2.utils.logger import log_first_n
 from pycocotools import mask as mask_tools
 
 from segzoo.errors import InputError
+from segzoo.json_values import Ids, as_whole, is_box, is_positive, read_flag, shown
 
-from .messages import check_different, some
-
-logger = logging.getLogger(__name__)
+from .messages import some
 
 # Coordinates of the smallest polygon, a triangle. pycocotools takes four numbers for a box.
 _TRIANGLE = 6
@@ -39,78 +39,112 @@ class Overlaps(NamedTuple):
 
 
 def instance_dicts(
-    facts: Mapping[str, Any], index_of: Mapping[int, int], ignore_label: int, json_file: str
+    facts: Mapping[str, Any],
+    images: Mapping[Any, dict[str, Any]],
+    index_of: Mapping[int, int],
+    ignore_label: int,
+    json_file: str,
 ) -> list[dict[str, Any]]:
     """A dict per image of a COCO instances JSON, in ascending order of image ids, as Detectron2 has them.
 
     Args:
         facts: the JSON; its own dicts are used and changed.
+        images: {image id: its record}, see `read_images`; the records are changed.
         index_of: {category id: class index, or the ignore label}.
 
     Returns:
-        `file_name` as the JSON has it, `image_id`, `height`, `width` and `annotations`, each with
-        `category_id` (class index), `iscrowd`, `segmentation`, and, where the JSON has them, `id`, `area`,
-        `bbox` (with Detectron2's `bbox_mode`). Those of no class, and polygons of fewer than three points,
-        are left out.
+        The records with `annotations`, each with `category_id` (class index), `iscrowd`, `segmentation`, and,
+        where the JSON has them, `id`, `area` and `bbox` (with Detectron2's `bbox_mode`): those that are no
+        finite, positive numbers are left out, with a warning. Annotations of no class are in
+        `void_annotations`. Polygons of fewer than three points are left out.
 
     Raises:
         InputError: something is missing, or ids contradict each other.
     """
-    # Evaluators tell images by their files.
-    for key in ("id", "file_name"):
-        check_different((image.get(key) for image in facts["images"]), json_file, f"images have the {key}")
-    of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    degenerate = 0
+    find_image = _finder(images, "image_id", "which is not in images; the file has to list both", json_file)
+    find_category = _finder(
+        index_of,
+        "category_id",
+        f"which is not among its categories ({some(map(shown, index_of), 4)}); write one of these ids",
+        json_file,
+    )
+    records = [{**record, "annotations": []} for record in images.values()]
+    of_image = {record["image_id"]: record for record in records}
+    degenerate, unusable, first = 0, Counter(), ""
     for annotation in facts["annotations"]:
-        described = f"{json_file}: annotation {annotation.get('id')}"
-        for key in ("image_id", "category_id"):
-            if key not in annotation:
-                raise InputError(f"{described} lacks {key!r}; COCO's instances format has it")
-        category = annotation["category_id"]
-        if category not in index_of:
-            raise InputError(
-                f"{described} has the category {category}, which is not among its categories "
-                f"({some(index_of, 4)})"
-            )
+        index = index_of[find_category(annotation)]
+        record = of_image[find_image(annotation)]
         if not isinstance(annotation.get("segmentation"), list | Mapping):
             raise InputError(
-                f"{described} has no segmentation; instance segmentation needs a mask (polygons or RLE) for "
-                "every object"
+                f"{_described(annotation, json_file)} has no segmentation; instance segmentation needs a "
+                "mask (polygons or RLE) for every object"
             )
-        annotation["category_id"] = index = index_of[category]
-        annotation["iscrowd"] = int(annotation.get("iscrowd", 0))
-        if index == ignore_label:
-            continue
+        annotation["category_id"] = index
+        crowd = annotation.get("iscrowd", 0)
+        if type(crowd) is not int or crowd not in (0, 1):
+            crowd = read_flag(crowd, "iscrowd", _described(annotation, json_file))
+        annotation["iscrowd"] = crowd
         if isinstance(annotation["segmentation"], list):
+            described = _described(annotation, json_file)
             polygons = [one for one in annotation["segmentation"] if _is_polygon(one, described)]
             if not polygons:
-                degenerate += 1
+                degenerate += index != ignore_label
                 continue
             annotation["segmentation"] = polygons
+        if index == ignore_label:
+            record.setdefault("void_annotations", []).append(annotation)
+            continue
+        for key, is_usable in (("area", is_positive), ("bbox", is_box)):
+            if not is_usable(annotation.get(key)):
+                found = shown(annotation.pop(key)) if key in annotation else "missing"
+                unusable[key] += 1
+                first = first or f"annotation {shown(annotation.get('id'))}, {key} {found}"
         if "bbox" in annotation:
             annotation["bbox_mode"] = BoxMode.XYWH_ABS
-        of_image[annotation["image_id"]].append(annotation)
+        record["annotations"].append(annotation)
     if degenerate:
-        logger.warning("%s: %d annotations without a polygon of three points left out", json_file, degenerate)
-    records = []
-    for image in sorted(facts["images"], key=lambda image: _sort_key(image.get("id"))):
-        missing = [key for key in ("id", "file_name", "height", "width") if key not in image]
-        if missing:
-            raise InputError(f"{json_file}: image {image.get('id')} lacks {missing[0]!r}")
-        record = {"file_name": image["file_name"], "image_id": image["id"]}
-        for key in ("height", "width"):
-            side = image[key]
-            if not isinstance(side, int | float) or side < 1 or side % 1:
-                raise InputError(f"{json_file}: image {image['id']} has the {key} {side!r}; it is in pixels")
-            record[key] = int(side)  # some programs write 640.0
-        records.append({**record, "annotations": of_image.pop(image["id"], [])})
-    if of_image:
-        image_id, annotations = next(iter(of_image.items()))
-        raise InputError(
-            f"{json_file}: annotation {annotations[0].get('id')} is of image {image_id}, which is not in "
-            "images (or is there twice); the file has to list both"
+        message = f"{json_file}: {degenerate} annotations without a polygon of three points left out"
+        log_first_n(logging.WARNING, message, key="message")
+    if unusable:
+        counts = " and ".join(f"{count} have no usable {key}" for key, count in unusable.items())
+        message = (
+            f"{json_file}: of {len(facts['annotations'])} annotations {counts} (first: {first}): measured "
+            "from their masks"
         )
-    return records
+        log_first_n(logging.WARNING, message, key="message")
+    return sorted(records, key=lambda record: _sort_key(record["image_id"]))
+
+
+def _described(annotation: Mapping[str, Any], json_file: str) -> str:
+    return f"{json_file}: annotation {shown(annotation.get('id'))}"
+
+
+def _finder(
+    listed: Mapping[Any, Any], key: str, problem: str, json_file: str
+) -> Callable[[Mapping[str, Any]], Any]:
+    """A function from an annotation to the one of the `listed` ids that it has under `key`.
+
+    Args:
+        problem: what is said after an id that is none of them.
+    """
+    ids = Ids(listed)
+    what = {"image_id": "is of image", "category_id": "has the category"}[key]
+
+    def find(annotation: Mapping[str, Any]) -> Any:
+        value = annotation.get(key)
+        # Almost all are, and COCO has a million of them.
+        if type(value) is int and value in listed:
+            return value
+        if key not in annotation:
+            raise InputError(
+                f"{_described(annotation, json_file)} lacks {key!r}; COCO's instances format has it"
+            )
+        found = ids.find(value)
+        if found is None:
+            raise InputError(f"{_described(annotation, json_file)} {what} {shown(value)}, {problem}")
+        return found
+
+    return find
 
 
 def _is_polygon(coordinates: Any, described: str) -> bool:
@@ -160,7 +194,9 @@ def mask_rle(segmentation: Any, size: tuple[int, int], described: str) -> dict[s
             )
         is_compressed = isinstance(counts, str | bytes)
         # pycocotools computes wrong IoUs of wrong run lengths, or never ends.
-        runs = parse_run_lengths(counts) if is_compressed else counts
+        runs = parse_run_lengths(counts) if is_compressed else [as_whole(run) for run in counts]
+        if None in runs:
+            raise ValueError(f"a run of {shown(counts[runs.index(None)])} pixels")
         if min(runs, default=0) < 0:
             raise ValueError(f"a run of {min(runs)} pixels")
         if sum(runs) != height * width:
@@ -168,10 +204,11 @@ def mask_rle(segmentation: Any, size: tuple[int, int], described: str) -> dict[s
                 f"{described} has run lengths of {sum(runs)} pixels, but its image has {height * width}; "
                 "write the JSON again"
             )
-        return segmentation if is_compressed else mask_tools.frPyObjects(segmentation, height, width)
+        code = {"size": [height, width], "counts": counts if is_compressed else runs}
+        return code if is_compressed else mask_tools.frPyObjects(code, height, width)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
         raise InputError(f"{described}: its segmentation cannot be read ({error!r})") from None
 
 
@@ -210,6 +247,26 @@ def parse_run_lengths(text: str | bytes) -> list[int]:
     return numbers.tolist()
 
 
+def paint(labels: np.ndarray, rles: Sequence[Mapping[str, Any]], values: Sequence[int]) -> None:
+    """Writes the values of masks into a map; where masks overlap, the first one is on top.
+
+    Args:
+        labels: (H, W) integers, changed.
+        rles: S masks in run lengths, all of that size.
+        values: (S,) of the masks.
+    """
+    for code, value in zip(reversed(rles), reversed(values), strict=True):
+        window, inside = _decoded(code)
+        labels[window][inside] = value
+
+
+def _decoded(code: Mapping[str, Any]) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The box around a mask in run lengths, and the mask therein, bool."""
+    left, top, width, height = (int(side) for side in mask_tools.toBbox(code))
+    window = np.s_[top : top + height, left : left + width]
+    return window, mask_tools.decode(code)[window].astype(bool)
+
+
 def split_overlaps(rles: Sequence[Mapping[str, Any]], size: tuple[int, int], file_name: str) -> Overlaps:
     """One map for masks that may overlap: pixels that the same masks cover share an index.
 
@@ -227,9 +284,7 @@ def split_overlaps(rles: Sequence[Mapping[str, Any]], size: tuple[int, int], fil
     indices = np.zeros(size, dtype=np.int32)
     members: list[tuple[int, ...]] = [()]
     for number, code in enumerate(rles):
-        left, top, width, height = (int(side) for side in mask_tools.toBbox(code))
-        window = np.s_[top : top + height, left : left + width]
-        inside = mask_tools.decode(code)[window].astype(bool)
+        window, inside = _decoded(code)
         if not inside.any():
             continue
         covered = indices[window][inside]

@@ -23,7 +23,7 @@ from .transforms import count_flips
 # Of a dataset dict, what training replaces by targets.
 _ANNOTATION_KEYS = (
     *("sem_seg_file_name", "label_classes", "pan_seg_file_name", "segments_info", "void_segments"),
-    "annotations",
+    *("annotations", "void_annotations"),
 )
 
 

@@ -1,6 +1,7 @@
 """Registration of dataset YAML files with Detectron2's catalogs, and reading a split's list of images."""
 
 import gc
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.errors import InputError
+from segzoo.json_values import Ids, as_whole, read_flag, shown
 
-from .coco_json import explained_shape, read_coco_json
+from .coco_json import explained_shape, read_coco_json, read_images, read_missing_sizes
 from .dataset_file import CATALOG, DatasetFile, Layout, is_builtin, read_dataset_file
 from .encodings import VOID, InstanceIdEncoding
 from .formats import LabelReader
@@ -200,6 +202,7 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
         ("sem_seg_file_name", "semantic label files"),
     ):
         check_exist((record[key] for record in dicts if key in record), split, what)
+    read_missing_sizes(dicts)
     return dicts
 
 
@@ -213,34 +216,42 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     facts = read_coco_json(json_file, "instances")
     with explained_shape(json_file, "instances"):
         index_of = _category_indices(dataset, facts["categories"], json_file, needs_isthing=False)
-        dicts = instance_dicts(facts, index_of, dataset.space.ignore_label, json_file)
+        images = read_images(facts, json_file)
+        dicts = instance_dicts(facts, images, index_of, dataset.space.ignore_label, json_file)
     ids = _json_ids(dataset, facts["categories"], index_of)
-    _update_metadata(
-        split,
-        contiguous_id_to_dataset_id=ids,
-        thing_dataset_id_to_contiguous_id={category: index for index, category in enumerate(ids)},
-    )
+    things = {ids[index]: index for index, entry in enumerate(dataset.classes) if entry.isthing}
+    _update_metadata(split, contiguous_id_to_dataset_id=ids, thing_dataset_id_to_contiguous_id=things)
     for record in dicts:
+        if dataset.background is None:
+            # Nobody looks at them.
+            record.pop("void_annotations", None)
         record["file_name"] = f"{image_root}/{record['file_name']}"
         record.update(dataset=split, layout=found.index)
     check_exist((record["file_name"] for record in dicts), split, "images")
+    read_missing_sizes(dicts)
     return dicts
 
 
 def _json_ids(
     dataset: DatasetFile, categories: list[Mapping[str, Any]], index_of: Mapping[int, int]
 ) -> list[int]:
-    """The JSON's id of each class, with which predictions are saved; the YAML's where the JSON has none.
+    """The JSON's id of each class, with which predictions are saved.
 
-    Of several categories that label_map made one class, the one of the class's name.
+    Of several categories that label_map made one class, the one of the class's name. A class that the JSON
+    lacks, as a background, has the YAML's id or, where another class has that, a free one.
     """
-    ids = [entry.id for entry in dataset.classes]
+    found: dict[int, int] = {}
     named_last = sorted(categories, key=lambda one: one["name"] in dataset.space.classes)
     for category in named_last:
         index = index_of[category["id"]]
         if index != dataset.space.ignore_label:
-            ids[index] = category["id"]
-    return ids
+            found[index] = category["id"]
+    free = itertools.count(1 + max([*found.values(), *(entry.id for entry in dataset.classes)]))
+    taken = set(found.values())
+    for index, entry in enumerate(dataset.classes):
+        if index not in found:
+            found[index] = next(free) if entry.id in taken else entry.id
+    return [found[index] for index in range(len(dataset.classes))]
 
 
 def _images_by_id(
@@ -256,45 +267,73 @@ def _panoptic_dicts(
     dataset: DatasetFile, facts: Mapping[str, Any], index_of: Mapping[int, int], json_file: str
 ) -> list[dict[str, Any]]:
     """A dict per annotated image, with file names as the JSON has them. Uses the JSON's own dicts."""
-    images = {image["id"]: image for image in facts["images"]}
-    check_different((image["id"] for image in facts["images"]), json_file, "images have the id")
-    check_different((one["image_id"] for one in facts["annotations"]), json_file, "annotations are of image")
+    images = read_images(facts, json_file)
+    image_ids, categories = Ids(images), Ids(index_of)
     ignore_label = dataset.space.ignore_label
     is_thing = {index: entry.isthing for index, entry in enumerate(dataset.classes)}
     dicts = []
-    for annotation in facts["annotations"]:
-        image = images.get(annotation["image_id"])
-        if image is None:
+    for number, annotation in enumerate(facts["annotations"], 1):
+        for key, kind in (("image_id", object), ("file_name", str), ("segments_info", list)):
+            if not isinstance(annotation.get(key), kind) or key not in annotation:
+                found = f"has the {key} {shown(annotation[key])}" if key in annotation else f"lacks {key!r}"
+                raise InputError(
+                    f"{json_file}: annotation {number} of the list (image "
+                    f"{shown(annotation.get('image_id'))}) {found}; COCO's panoptic format has image_id, "
+                    "file_name (of the PNG) and segments_info (a list)"
+                )
+        png = annotation["file_name"]
+        record = images.get(image_ids.find(annotation["image_id"]))
+        if record is None:
             raise InputError(
-                f"{json_file}: annotation {annotation['file_name']} is of image {annotation['image_id']}, "
-                "which is not in images; the file has to list both"
+                f"{json_file}: annotation {png} is of image {shown(annotation['image_id'])}, which is not in "
+                "images; the file has to list both"
             )
         segments, void = annotation["segments_info"], []
         for segment in segments:
-            segment_id, category = segment["id"], segment["category_id"]
-            if category not in index_of:
-                raise InputError(
-                    f"{json_file}: segment {segment_id} of {annotation['file_name']} has the category "
-                    f"{category}, which is not among its categories ({some(index_of, 4)})"
-                )
+            category = _check_segment(segment, index_of, categories, f"of {png}", json_file)
             segment["category_id"] = index = index_of[category]
             segment["isthing"] = is_thing.get(index, False)
-            segment.setdefault("iscrowd", 0)
             if index == ignore_label:
-                void.append(segment_id)
-        record = {
-            "file_name": image["file_name"],
-            "image_id": image["id"],
-            "height": image["height"],
-            "width": image["width"],
-            "pan_seg_file_name": annotation["file_name"],
-            "segments_info": segments,
-        }
+                void.append(segment["id"])
+        record = {**record, "pan_seg_file_name": png, "segments_info": segments}
         if void:
             record["void_segments"] = void
             record["segments_info"] = [one for one in segments if one["category_id"] != ignore_label]
         dicts.append(record)
+    check_different((record["image_id"] for record in dicts), json_file, "annotations are of image")
     return dicts
+
+
+def _check_segment(
+    segment: Any, index_of: Mapping[int, int], categories: Ids, of_png: str, json_file: str
+) -> int:
+    """The category of a segment of a panoptic JSON, whose `id` and `iscrowd` are made numbers.
+
+    Raises:
+        InputError: one of them is missing or no such number, or there is no such category.
+    """
+    if not isinstance(segment, dict):
+        raise InputError(f"{json_file}: {of_png}, segments_info lists {shown(segment)}; expected segments")
+    for key in ("id", "category_id"):
+        if key not in segment:
+            raise InputError(f"{json_file}: a segment {of_png} lacks {key!r}; COCO's panoptic format has it")
+    segment_id, category = as_whole(segment["id"]), segment["category_id"]
+    if segment_id is None:
+        raise InputError(
+            f"{json_file}: a segment {of_png} has the id {shown(segment['id'])}; expected a whole number, "
+            "R + 256 G + 65536 B of its colour in the PNG"
+        )
+    segment["id"] = segment_id
+    described = f"{json_file}: segment {segment_id} {of_png}"
+    if type(category) is not int or category not in index_of:
+        category = categories.find(category)
+    if category is None:
+        raise InputError(
+            f"{described} has the category {shown(segment['category_id'])}, which is not among its "
+            f"categories ({some(map(shown, index_of), 4)}); write one of these ids"
+        )
+    segment["iscrowd"] = read_flag(segment.get("iscrowd"), "iscrowd", described)
+    return category
 
 
 def _category_indices(
@@ -305,20 +344,19 @@ def _category_indices(
     `needs_isthing`: a panoptic JSON says which of its categories are things.
     """
     space, source = dataset.space, dataset.path.name
-    labels = {label for one in categories for label in (one.get("name"), one.get("id"))}
+    for number, category in enumerate(categories, 1):
+        _check_category(category, number, json_file, needs_isthing)
+    labels = {label for one in categories for label in (one["name"], one["id"])}
     for label in space.label_map:
         if label not in labels:
             raise InputError(
                 f"{source}: label_map source {label!r} is no category of {json_file}"
                 f"{did_you_mean(label, labels)}"
             )
-    check_different((category.get("id") for category in categories), json_file, "categories have the id")
+    check_different((category["id"] for category in categories), json_file, "categories have the id")
     index_of = {}
     for category in categories:
-        described = f"category {category.get('id')} {category.get('name')!r}"
-        for key in ("id", "name", "isthing") if needs_isthing else ("id", "name"):
-            if key not in category:
-                raise InputError(f"{json_file}: {described} lacks {key!r}; COCO's format has it")
+        described = f"category {category['id']} {category['name']!r}"
         name = category["name"]
         if name not in (*space.classes, *space.label_map):
             # ADE20K's names are lists of synonyms, "road, route", of which a YAML has the first.
@@ -333,12 +371,41 @@ def _category_indices(
         index_of[category["id"]] = index
         if index == space.ignore_label or not needs_isthing:
             continue
-        if bool(category["isthing"]) != dataset.classes[index].isthing:
+        if category["isthing"] != dataset.classes[index].isthing:
             raise InputError(
                 f"{json_file}: {described} has isthing {category['isthing']}, but {source} says "
                 f"{int(dataset.classes[index].isthing)} for {space.classes[index]!r}; make them agree"
             )
     return index_of
+
+
+def _check_category(category: dict[str, Any], number: int, json_file: str, needs_isthing: bool) -> None:
+    """Makes `id` and `isthing` of a category numbers.
+
+    Args:
+        number: its place in the list, from 1.
+
+    Raises:
+        InputError: one of them, or its name, is missing or something else.
+    """
+    described = f"{json_file}: category {shown(category.get('id'))} {category.get('name')!r}"
+    for key in ("id", "name", "isthing") if needs_isthing else ("id", "name"):
+        if key not in category:
+            raise InputError(f"{described} lacks {key!r}; COCO's format has it")
+    category_id, name = as_whole(category["id"]), category["name"]
+    if category_id is None or category_id < 0:
+        raise InputError(
+            f"{json_file}: category {number} of the list, {shown(name)}, has the id {shown(category['id'])}; "
+            "expected a number from 0, which annotations have as category_id"
+        )
+    if not isinstance(name, str) or not name:
+        raise InputError(
+            f"{json_file}: category {category_id} has the name {shown(name)}; expected a text, the name of a "
+            "class"
+        )
+    category["id"] = category_id
+    if needs_isthing:
+        category["isthing"] = read_flag(category["isthing"], "isthing", described)
 
 
 @contextmanager

@@ -191,13 +191,12 @@ def test_panoptic_categories_merge_by_name_and_stuff_becomes_one_segment(tmp_pat
         (500, 1, 4),
         (7, 1, 4),
     ]
-    assert info[0]["bbox"] == [0, 0, 6, 4]
     classes = metadata.load_sem_seg(records[0])
     assert np.array_equal(classes, np.select([expected == 70000, expected > 0], [0, 1], 255))
 
 
-@pytest.mark.parametrize("missing", [{12: ["area", "bbox"]}, {70000: ["area"], 12: ["bbox"]}])
-def test_segments_merge_without_the_facts_that_the_json_lacks(tmp_path, missing):
+@pytest.mark.parametrize("missing", [{12: ["area", "bbox"]}, {70000: ["area"], 12: ["bbox"]}, {}])
+def test_segments_have_the_areas_of_the_png_whatever_the_json_says(tmp_path, missing):
     file = write_street(
         tmp_path, classes=["ground", *STREET["classes"][1::2]], label_map={"road": "ground", "sky": "ground"}
     )
@@ -207,9 +206,12 @@ def test_segments_merge_without_the_facts_that_the_json_lacks(tmp_path, missing)
             del segment[key]
     (tmp_path / "panoptic.json").write_text(json.dumps(facts))
     _, info = load_panoptic(file)
-    merged = next(one for one in info if one["id"] == 70000)
-    assert not {"area", "bbox"} & set(merged)
-    assert all({"area", "bbox"} <= set(one) for one in info if one["id"] != 70000)
+    expected = {one: int((one == STREET_IDS).sum()) for one in np.unique(STREET_IDS) if one}
+    expected[70000] += expected.pop(12)
+    assert {one["id"]: one["area"] for one in info} == expected
+    without = {number for number, keys in missing.items() if "area" in keys}
+    stated = [one for segment in info for one in segment.get("stated_areas", ())]
+    assert stated == [(number, "missing", int((number == STREET_IDS).sum())) for number in without]
 
 
 def test_segments_of_the_category_void_are_void_without_a_label_map(tmp_path):
@@ -276,10 +278,6 @@ def other_image(facts):
     facts["annotations"][0]["image_id"] = 5
 
 
-def no_width(facts):
-    del facts["images"][0]["width"]
-
-
 def instances_file(facts):
     del facts["annotations"][0]["segments_info"]
 
@@ -298,7 +296,6 @@ def instances_file(facts):
             "category 3 'cars' is neither a class of street.yaml nor in its label_map; did you mean car?",
         ),
         (other_image, "annotation a.png is of image 5, which is not in images"),
-        (no_width, "panoptic.json: an image, annotation or segment lacks 'width'"),
         (instances_file, "annotations have no segments_info; is it an instances file?"),
         (break_json(categories=None), "lacks the list 'categories'"),
     ],

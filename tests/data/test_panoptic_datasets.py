@@ -249,7 +249,7 @@ def test_every_category_of_ade20k_becomes_its_label(script, ade20k):
     save(ade20k / f"images/training/{name}.jpg", picture(10, 10))
     script("prepare_ade20k_panoptic").main(["--workers", "1"])
     record = DatasetCatalog.get("ade20k_panoptic_train")[0]
-    _, segments = MetadataCatalog.get("ade20k_panoptic_train").load_panoptic(record)
+    segments = record["segments_info"]
     assert {one["bbox"][1] * 10 + one["bbox"][0] + 1: one["category_id"] + 1 for one in segments} == (
         LABEL_OF_CATEGORY
     )
