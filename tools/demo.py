@@ -26,7 +26,8 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 from command_line import CommandLine, explained
 
 from segzoo.engine.draw import Tracks, draw_result, segments, semantic_labels
-from segzoo.engine.predictor import Predictor, as_rgb
+from segzoo.engine.picture_inputs import as_rgb
+from segzoo.engine.predictor import Predictor
 from segzoo.errors import InputError
 from segzoo.evaluation.files import save_ids, save_labels, write_text_atomically
 from segzoo.model_zoo import load_config
@@ -201,7 +202,10 @@ class Demo:
         writer, tracks, done, stopped = None, Tracks(), 0, False
         try:
             for rgb, result in tqdm(
-                self.predictor.stream(frames()), desc=name, total=count if count > 0 else None, unit="frame"
+                self.predictor.stream(frames(), color="BGR"),
+                desc=name,
+                total=count if count > 0 else None,
+                unit="frame",
             ):
                 drawn = self.draw(rgb, result, tracks)
                 if self.output is None:

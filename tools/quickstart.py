@@ -33,7 +33,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from segzoo.engine import Trainer, default_setup
 from segzoo.engine.draw import draw_entity, draw_panoptic, segments
 from segzoo.engine.figures import draw_loss_curve, enlarge, legend, stack, strip
-from segzoo.engine.predictor import Predictor, as_rgb
+from segzoo.engine.picture_inputs import as_rgb
+from segzoo.engine.predictor import Predictor
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
 

@@ -3,7 +3,7 @@
 from .augmentation import build_test_augmentations, build_train_augmentations
 from .build import build_test_loader, build_train_loader
 from .dataset_file import DatasetFile, read_dataset_file
-from .formats import LabelReader, read_image
+from .formats import LabelReader, read_image, rgb_pixels
 from .mapper import SegmentationMapper
 from .register import label_reader, register_builtin, register_dataset_file
 
@@ -20,6 +20,7 @@ __all__ = [
     "read_image",
     "register_builtin",
     "register_dataset_file",
+    "rgb_pixels",
 ]
 
 register_builtin()

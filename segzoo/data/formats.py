@@ -121,13 +121,18 @@ def read_image(file_name: str, image_format: str = "RGB") -> np.ndarray:
     if image_format not in ("RGB", "BGR"):
         raise InputError(f"INPUT.FORMAT {image_format!r} is RGB or BGR")
     with opened_image(file_name) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode in GRAY_16_BIT:
-            image = Image.fromarray((_gray_16(image, file_name) >> 8).astype(np.uint8))
-        elif image.mode == "F":
-            raise InputError(f"{file_name}: has floating-point pixels; convert it to 8 bits")
-        pixels = np.array(image.convert("RGB"))
+        pixels = rgb_pixels(opened, file_name)
     return pixels if image_format == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of a picture that is in memory, as `read_image` makes them of a file; `name`: for errors."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in GRAY_16_BIT:
+        image = Image.fromarray((_gray_16(image, name) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise InputError(f"{name}: has floating-point pixels; convert it to 8 bits")
+    return np.array(image.convert("RGB"))
 
 
 def _gray_16(image: Image.Image, file_name: str) -> np.ndarray:

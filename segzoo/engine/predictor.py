@@ -16,16 +16,14 @@ from detectron2.data import transforms as T
 from torch import nn
 
 from segzoo.checkpoint import compare_description, load_checkpoint
-from segzoo.data import build_test_augmentations, read_image
-from segzoo.errors import InputError
+from segzoo.data import build_test_augmentations
 from segzoo.modeling.protocols import build_inference_protocol, build_protocol_model
 
+from .picture_inputs import Picture, as_rgb, pictures_in, rgb_pictures
 from .setup import classes_metadata, describe, resolve_device
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
-
-Picture = str | Path | np.ndarray
 
 
 class Predictor:
@@ -33,7 +31,7 @@ class Predictor:
 
     >>> predictor = Predictor(load_config("panoptic/coco/maskformer_r50"), weights="model.pth")
     >>> ids, segments_info = predictor("street.jpg")["panoptic_seg"]
-    >>> results = predictor(["a.jpg", "b.jpg", bgr_array])
+    >>> results = predictor(["a.jpg", Image.open("b.jpg"), cv2.imread("c.jpg")], color="BGR")
 
     Pictures are resized as in evaluation (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST) and run as TEST.PROTOCOL says,
     at one scale; results come back at the picture's own size, on the model's device.
@@ -96,13 +94,14 @@ class Predictor:
             default_augmentations if augmentations is None else augmentations
         )
 
-    def __call__(self, pictures: Picture | Sequence[Picture], color: str = "BGR") -> dict | list[dict]:
+    def __call__(self, pictures: Picture | Iterable[Picture], color: str | None = None) -> dict | list[dict]:
         """Predicts.
 
         Args:
-            pictures: one or a list of: path of an image file, or array (H, W, 3) uint8.
-            color: channel order of the arrays, "BGR" (OpenCV's, as Detectron2's predictor takes them) or
-                "RGB". Files are always read right.
+            pictures: one, or any number in a list or other iterable, of any kind that `as_rgb` takes: path of
+                an image file, PIL image, (3, H, W) uint8 tensor in RGB, (H, W, 3) uint8 array. An array or
+                tensor of four dimensions is a batch of them.
+            color: channel order of arrays, "RGB" or "BGR" (OpenCV's); an array is refused without it.
 
         Returns:
             For one picture, a dict with the model's tasks: `sem_seg` (K, H, W) float scores or
@@ -110,13 +109,15 @@ class Predictor:
             list of segment dicts); `instances`. For a list, a list of dicts.
 
         Raises:
-            InputError: a file cannot be read, or an array is not (H, W, 3) uint8.
+            InputError: a file cannot be read, something is no picture, or an array comes without `color`.
         """
-        if isinstance(pictures, str | Path | np.ndarray):
-            return next(self.stream([pictures], color))[1]
+        if pictures_in(pictures) is None:
+            return self._predict([as_rgb(pictures, color)])[0]
         return [result for _, result in self.stream(pictures, color)]
 
-    def stream(self, pictures: Iterable[Picture], color: str = "BGR") -> Iterator[tuple[np.ndarray, dict]]:
+    def stream(
+        self, pictures: Iterable[Picture], color: str | None = None
+    ) -> Iterator[tuple[np.ndarray, dict]]:
         """Predicts while reading, holding no more than a batch: for long lists and videos.
 
         Args as of the call.
@@ -124,10 +125,10 @@ class Predictor:
         Yields:
             The picture as an RGB array (H, W, 3) uint8, and its result.
         """
-        remaining = iter(pictures)
+        several = pictures_in(pictures)
+        remaining = rgb_pictures([pictures] if several is None else several, color)
         while chunk := list(islice(remaining, self.batch_size)):
-            rgb_pictures = [as_rgb(picture, color) for picture in chunk]
-            yield from zip(rgb_pictures, self._predict(rgb_pictures), strict=True)
+            yield from zip(chunk, self._predict(chunk), strict=True)
 
     @torch.inference_mode()
     def _predict(self, rgb_pictures: list[np.ndarray]) -> list[dict]:
@@ -152,20 +153,3 @@ def _under_protocol(cfg: CfgNode, model: nn.Module, metadata: Metadata | None) -
         return model
     cfg.TEST.INFERENCE.SCALES = [1.0]
     return build_protocol_model(cfg, model, metadata.get("flip_pairs", ()) if metadata else ())
-
-
-def as_rgb(picture: Picture, color: str = "BGR") -> np.ndarray:
-    """Reads a file or checks an array: (H, W, 3) uint8 RGB. `color` is the order of an array's channels.
-
-    Raises:
-        InputError: not readable, or of another shape or type.
-    """
-    if color not in ("BGR", "RGB"):
-        raise InputError(f"color {color!r}: expected BGR or RGB")
-    if isinstance(picture, np.ndarray):
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise InputError(f"picture: found {picture.dtype} {picture.shape}, expected uint8 (H, W, 3)")
-        if picture.size == 0:
-            raise InputError(f"picture: found an empty array {picture.shape}, expected at least one pixel")
-        return picture if color == "RGB" else picture[..., ::-1]
-    return read_image(str(picture), "RGB")
