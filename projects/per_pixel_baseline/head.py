@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from segzoo.modeling.mask_classification.head import build_pixel_decoder, build_transformer_decoder
 from segzoo.modeling.per_pixel import PixelHead
 
+# The stride of the finest level, by which the published code enlarges logits whatever the image's size.
+_ENLARGEMENT = 4
+
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class PerPixelBaselineHead(PixelHead):
     """MaskFormer's pixel decoder, and a linear classifier on its embedding of each pixel."""
+
+    enlargement = _ENLARGEMENT
 
     @configurable
     def __init__(self, *, pixel_decoder: nn.Module, embedding_channels: int = 256, **shared):
@@ -49,6 +54,8 @@ class PerPixelBaselinePlusHead(PixelHead):
     Nothing is matched and no query has a class to predict. In training the scores after every layer of the
     transformer decoder are supervised; those of the i-th layer but the last are the output "i", from 0.
     """
+
+    enlargement = _ENLARGEMENT
 
     @configurable
     def __init__(self, *, pixel_decoder: nn.Module, decoder: nn.Module, decoder_feature: str, **shared):

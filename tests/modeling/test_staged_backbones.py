@@ -58,7 +58,8 @@ def squares(features: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @ALL
-def test_any_input_size_gives_maps_of_the_promised_channels_and_rounded_up_sizes(backbone_class):
+def test_any_input_size_gives_maps_of_the_promised_channels(backbone_class):
+    """Sizes of maps: test_size_arithmetic.py."""
     backbone = small(backbone_class).eval()
     shapes = backbone.output_shape()
     assert {name: shape.stride for name, shape in shapes.items()} == {
@@ -72,8 +73,8 @@ def test_any_input_size_gives_maps_of_the_promised_channels_and_rounded_up_sizes
             features = backbone(torch.randn(2, 3, height, width))
         assert list(features) == list(shapes)
         for name, feature in features.items():
-            stride = shapes[name].stride
-            assert feature.shape == (2, shapes[name].channels, -(-height // stride), -(-width // stride))
+            assert feature.shape[:2] == (2, shapes[name].channels)
+            assert feature.numel() > 0
             assert feature.isfinite().all()
             assert feature.is_contiguous()
 

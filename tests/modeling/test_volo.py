@@ -117,16 +117,21 @@ def test_features_of_another_image_size_equal_those_of_timm_with_interpolated_po
     assert relative_difference(features["res4"], stages[2]) < 1e-5
 
 
-def test_what_is_right_of_and_below_the_image_is_cut_from_the_outputs():
-    # 21 x 35 pixels are extended to 24 x 40; the maps of both images differ in size only.
+def test_pixels_beyond_the_last_whole_token_are_not_seen():
+    # Of 55 x 83 pixels the stem makes 28 x 42, whole patches of which are 7 x 10, and pairs of these 3 x 5.
     backbone = Model().backbone.eval()
-    image = torch.zeros(1, 3, 24, 40)
-    image[..., :21, :35] = torch.randn(1, 3, 21, 35)
-    with torch.no_grad():
-        small, large = backbone(image[..., :21, :35]), backbone(image)
-    for name, stride in (("res2", 4), ("res3", 8), ("res4", 16), ("res5", 32)):
-        height, width = -(-21 // stride), -(-35 // stride)
-        torch.testing.assert_close(small[name], large[name][..., :height, :width])
+    image = torch.randn(1, 3, 55, 83, requires_grad=True)
+    features = backbone(image)
+    assert {name: tuple(feature.shape[-2:]) for name, feature in features.items()} == {
+        "res2": (14, 20),
+        "res3": (6, 10),
+        "res4": (3, 5),
+        "res5": (2, 3),
+    }
+    (gradient,) = torch.autograd.grad(features["res3"].square().sum(), image)
+    # The last token seen ends at pixel 48 of the height; the stem's kernels reach 3 + 2 + 2 pixels further.
+    assert not gradient[..., 48 + 7 :, :].any()
+    assert gradient[..., 40:48, :].any()
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))

@@ -19,7 +19,10 @@ from torch import nn
 
 from segzoo.layers import DropPath, Linear
 
-from .staged import FEATURES, StagedBackbone, drop_path_rates, init_linear
+from .staged import FEATURES, StagedBackbone, at_least, drop_path_rates, init_linear
+
+# The smallest side that the embedding's kernel, with its padding, fits into.
+_LEAST_SIDE = 3
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,8 @@ class Merge(nn.Module):
 class CSWinTransformer(StagedBackbone):
     """CSWin Transformer with a layer norm on each output. Takes images of any size.
 
-    An image is padded with zeros at the bottom and right to a multiple of 4 pixels. Channels double from one
-    output to the next.
+    The embedding, 7 x 7 with stride 4 and padding 2, gives floor((side + 1) / 4) tokens; every later map is
+    half as large, rounded up. Channels double from one output to the next.
     """
 
     variants = VARIANTS
@@ -208,7 +211,7 @@ class CSWinTransformer(StagedBackbone):
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
-        image = F.pad(image, (0, -image.shape[3] % 4, 0, -image.shape[2] % 4))
+        image = at_least(image, _LEAST_SIDE)
         x = self.stage1_conv_embed(image.contiguous(memory_format=torch.channels_last))
         outputs = {}
         for index in range(self.num_stages):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import nn
@@ -19,8 +20,8 @@ FEATURES = ("res2", "res3", "res4", "res5")
 class StagedBackbone(Backbone):
     """Four stages with outputs "res2" to "res5" at strides 4, 8, 16 and 32.
 
-    A subclass has the table `variants`, builds its parts, and ends its constructor with `freeze`. The side of
-    a map is the image's divided by the stride, rounded up.
+    A subclass has the table `variants`, builds its parts, and ends its constructor with `freeze`. How it
+    rounds the sides of maps is its own arithmetic: see README.md beside this file.
     """
 
     variants: ClassVar[Mapping[str, Any]]
@@ -89,6 +90,15 @@ class StagedBackbone(Backbone):
             for index, (name, channels) in enumerate(zip(FEATURES, self.channels, strict=True))
             if name in self.out_features
         }
+
+
+def at_least(image: torch.Tensor, side: int) -> torch.Tensor:
+    """Pads (N, C, H, W) with zeros at the bottom and right until H and W are at least `side`.
+
+    For images so small that a published network fails on them.
+    """
+    bottom, right = max(side - image.shape[2], 0), max(side - image.shape[3], 0)
+    return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
 
 
 def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:

@@ -5,8 +5,12 @@ The weights keep timm's names, below `network.`, so that timm's own files load (
 Letters: N images, C channels, H W size of the image, h w size of a map.
 """
 
+import bisect
 import contextlib
+import functools
 import inspect
+import math
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -30,7 +34,8 @@ def _freeze_norms(network: nn.Module) -> nn.Module:
     """Frozen batch norms in place of those that train; none of them closes the branch that it ends."""
     for module in network.modules():
         # timm starts residual branches at 0, where a frozen norm would keep them if no file is loaded.
-        if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
+        trains = isinstance(module, _BatchNorm) and module.affine and not module.weight.is_meta
+        if trains and not module.weight.any():
             nn.init.ones_(module.weight)
     return freeze_batch_norm_2d(network)
 
@@ -43,8 +48,9 @@ class TimmBackbone(Backbone):
     """A convolutional network or a transformer of timm.
 
     Outputs "res1" to "res5" at strides 2 to 32, as far as the model has them and they are asked for; of
-    several maps of one stride, the last. A map's side is the image's divided by the stride, rounded up:
-    images are padded with zeros at the bottom and right to whole strides (or windows), and the maps are cut.
+    several maps of one stride, the last. Images go in as they are, so that maps have timm's sizes. Where a
+    model takes whole patches or windows only, images are padded with zeros at the bottom and right, and a
+    map's side is the image's divided by the stride, rounded up; so are images that are too small for it.
     """
 
     @configurable
@@ -81,9 +87,7 @@ class TimmBackbone(Backbone):
         plain = _create(variant, in_channels, {}, "meta")
         index_of = _index_by_name(plain)
         options = _options(variant, type(plain), output_stride, drop_path_rate)
-        self.multiple, self.only_size = _input_sizes(
-            _create(variant, in_channels, options, "meta"), variant, in_channels
-        )
+        self.sizes = _input_sizes(variant, in_channels, tuple(options.items()))
         network = _create(variant, in_channels, options)
         strides = _strides(network)
         missing = [name for name in out_features if name not in index_of]
@@ -128,12 +132,13 @@ class TimmBackbone(Backbone):
             InputError: the model takes one size of images only, and this is another.
         """
         height, width = image.shape[-2:]
-        if self.only_size and (height, width) != self.only_size:
+        only = self.sizes.only
+        if only and (height, width) != only:
             raise InputError(
-                f"MODEL.BACKBONE.VARIANT {self.variant!r} takes images of {self.only_size[0]} x "
-                f"{self.only_size[1]} pixels only, not of {height} x {width}; choose another one"
+                f"MODEL.BACKBONE.VARIANT {self.variant!r} takes images of {only[0]} x {only[1]} pixels only, "
+                f"not of {height} x {width}; choose another one"
             )
-        bottom, right = -height % self.multiple, -width % self.multiple
+        bottom, right = (self.sizes.padded(side) - side for side in (height, width))
         if bottom or right:
             image = F.pad(image, (0, right, 0, bottom))
         # In timm's own recomputation batch norms would average over a batch again.
@@ -148,10 +153,13 @@ class TimmBackbone(Backbone):
         )
         for norm, _ in self.averaging if recompute else ():
             norm.momentum = 0.0
-        return {
-            name: feature[..., : -(-height // shape.stride), : -(-width // shape.stride)].contiguous()
-            for (name, shape), feature in zip(self._shapes.items(), maps, strict=True)
-        }
+        outputs = {}
+        for (name, shape), feature in zip(self._shapes.items(), maps, strict=True):
+            # What comes from padding alone is cut away.
+            rows = -(-height // shape.stride) if bottom else feature.shape[2]
+            columns = -(-width // shape.stride) if right else feature.shape[3]
+            outputs[name] = feature[..., :rows, :columns].contiguous()
+        return outputs
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return dict(self._shapes)
@@ -237,31 +245,68 @@ def _index_by_name(network: nn.Module) -> dict[str, int]:
     return dict(sorted(last.items()))
 
 
-def _input_sizes(network: nn.Module, variant: str, in_channels: int) -> tuple[int, tuple[int, int] | None]:
-    """What the sides of an image must be multiples of, and the one size that the model takes if it is so.
+class InputSizes(NamedTuple):
+    """The images that a model takes.
 
-    timm does not tell, but it shows where tensors have no values and cost no time.
+    Attributes:
+        multiple: of which sides have to be multiples; 1: of any size.
+        least: the smallest side.
+        only: the one size (height, width) that it takes, or None.
+    """
+
+    multiple: int
+    least: int
+    only: tuple[int, int] | None = None
+
+    def padded(self, side: int) -> int:
+        """The side to which an image is padded."""
+        return max(side + -side % self.multiple, self.least)
+
+
+@functools.cache
+def _input_sizes(variant: str, in_channels: int, options: tuple[tuple[str, Any], ...]) -> InputSizes:
+    """What sizes of images the model takes.
+
+    timm does not tell, but it shows where tensors have no values.
 
     Args:
-        network: on the device "meta".
         variant: its name.
         in_channels: channels of the image.
+        options: keyword arguments of `timm.create_model`.
 
     Raises:
         InputError: the maps' sides are not the image's divided by their strides.
     """
+    network = _create(variant, in_channels, dict(options), "meta").eval()
     strides = _strides(network)
     native = tuple(network.default_cfg["input_size"][-2:])
-    multiples = (max(strides), max(native))
-    for height, width in (*((2 * multiple, 3 * multiple) for multiple in multiples), native):
+
+    def maps(height: int, width: int) -> list[tuple[int, int]] | None:
         image = torch.zeros(1, in_channels, height, width, device="meta")
         try:
-            maps = network.eval().forward_intermediates(image, output_fmt="NCHW", intermediates_only=True)
+            features = network.forward_intermediates(image, output_fmt="NCHW", intermediates_only=True)
         except Exception:  # models say it in any of a dozen ways
+            return None
+        return [tuple(feature.shape[-2:]) for feature in features]
+
+    def whole(height: int, width: int) -> bool:
+        return maps(height, width) == [(height // stride, width // stride) for stride in strides]
+
+    coarsest = max(strides)
+    for multiple in sorted({1, *strides, max(native)}):
+        unit = math.lcm(multiple, coarsest)
+        odd = ((2 * unit + multiple, 3 * unit - multiple), (3 * unit + 3 * multiple, 2 * unit + unit // 2))
+        if not whole(2 * unit, 3 * unit) or (multiple < unit and not all(maps(*size) for size in odd)):
             continue
-        sizes = [tuple(feature.shape[-2:]) for feature in maps]
-        if sizes == [(-(-height // stride), -(-width // stride)) for stride in strides]:
-            return (1, native) if (height, width) == native else (height // 2, None)
+        if multiple == max(native) and multiple not in strides:
+            return InputSizes(multiple, multiple)
+        # Small images: a model that takes some takes all larger ones.
+        least = bisect.bisect_left(
+            range(multiple, 2 * unit, multiple), True, key=lambda side: maps(side, side) is not None
+        )
+        return InputSizes(multiple, multiple * (1 + least))
+    if maps(*native) == [(-(-native[0] // stride), -(-native[1] // stride)) for stride in strides]:
+        return InputSizes(1, 1, native)
     raise InputError(
         f"MODEL.BACKBONE.VARIANT {variant!r}: its maps are not of the image's size divided by {strides}; "
         "choose another one"

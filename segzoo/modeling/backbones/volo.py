@@ -17,7 +17,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from timm.models.volo import Downsample, Outlooker, PatchEmbed, Transformer
 from torch import nn
 
-from .staged import FEATURES, StagedBackbone, drop_path_rates, init_linear
+from .staged import FEATURES, StagedBackbone, at_least, drop_path_rates, init_linear
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ VARIANTS = {
 }
 # The side of the position embedding of a model for 224-pixel images.
 _POSITIONS = 14
+# The smallest side that leaves one token after both steps down.
+_LEAST_SIDE = 15
 
 
 @BACKBONE_REGISTRY.register()
@@ -50,9 +52,8 @@ class VOLO(StagedBackbone):
     """Outlook attention at stride 8, then attention to the whole map at stride 16. Takes images of any size.
 
     Outputs: "res2" and "res3" are the first and second stage upsampled two times by a transposed convolution,
-    "res4" is the third stage, "res5" the fourth after a max pool. Images are padded with zeros at the bottom
-    and right to multiples of 8, maps to even sides; outputs are cut to the image's side over the stride,
-    rounded up.
+    "res4" is the third stage, "res5" the fourth after a max pool that rounds up. As in the published code the
+    first stage has floor(ceil(side / 2) / 4) tokens and the others half as many, rounded down.
     """
 
     variants = VARIANTS
@@ -124,24 +125,21 @@ class VOLO(StagedBackbone):
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
-        height, width = image.shape[2:]
-        image = F.pad(image, (0, -width % 8, 0, -height % 8))
+        image = at_least(image, _LEAST_SIDE)
         x = self.patch_embed(image).permute(0, 2, 3, 1)
         outputs = {}
         for index, stage in enumerate((0, 2, 3, 4)[: self.num_stages]):
             if index == 1:
-                x = self.network[1](F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2)))
+                x = self.network[1](x)
                 x = x + self._positions(*x.shape[1:3]).to(x.dtype)
             x = self.run(self.network[stage], x)
             name = FEATURES[index]
             if name in self.out_features:
-                stride = 4 * 2**index
-                feature = self._output(name, x.permute(0, 3, 1, 2))
-                outputs[name] = feature[..., : -(-height // stride), : -(-width // stride)].contiguous()
+                outputs[name] = self._output(name, x.permute(0, 3, 1, 2)).contiguous()
         return outputs
 
     def _output(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) of a stage -> the map of that output, before it is cut to its size."""
+        """(N, C, H, W) of a stage -> the map of that output."""
         if name == "res4":
             return x
         if name == "res5":

@@ -26,6 +26,8 @@ class PixelHead(nn.Module):
 
     # Weights of further outputs in training, by name.
     loss_weights: Mapping[str, float] = {}
+    # In a test logits are enlarged by this factor and cut to the image; None: resized to the image's size.
+    enlargement: int | None = None
 
     def __init__(
         self,

@@ -202,7 +202,8 @@ class PerPixelSegmentor(nn.Module):
         """
         logits = self.batch_outputs(images)["sem_seg_logits"]
         height, width = images.shape[-2:]
-        return resize(logits.float(), self._padded_size(images), self.align_corners)[..., :height, :width]
+        size = self._full_size(logits, self._padded_size(images))
+        return resize(logits.float(), size, self.align_corners)[..., :height, :width]
 
     def _normalised(self, image: Tensor) -> Tensor:
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
@@ -210,6 +211,11 @@ class PerPixelSegmentor(nn.Module):
     def _padded_size(self, image: Tensor) -> tuple[int, int]:
         multiple = max(self.size_divisibility, 1)
         return tuple(side + -side % multiple for side in image.shape[-2:])
+
+    def _full_size(self, logits: Tensor, padded_size: Sequence[int]) -> Sequence[int]:
+        """The size to which logits are resized before they are cut to the image."""
+        factor = self.sem_seg_head.enlargement
+        return padded_size if factor is None else tuple(factor * side for side in logits.shape[-2:])
 
     def _features(self, batch: Tensor) -> dict[str, Tensor]:
         self.sem_seg_head.check_crop(*batch.shape[-2:])
@@ -243,7 +249,7 @@ class PerPixelSegmentor(nn.Module):
         """(K, h, w) logits of one image to its result: resized to the input, cut to the image, resized."""
 
         def to_output(planes: Tensor) -> Tensor:
-            planes = resize(planes[None], padded_size, self.align_corners)
+            planes = resize(planes[None], self._full_size(planes, padded_size), self.align_corners)
             planes = planes[..., : image_size[0], : image_size[1]]
             return resize(planes, output_size, self.align_corners)[0]
 
