@@ -17,7 +17,7 @@ from torch import nn
 from segzoo.checkpoint.files import file_hash, local_file
 from segzoo.data import build_test_loader
 from segzoo.errors import InputError
-from segzoo.evaluation import EVALUATORS, build_evaluator, write_results
+from segzoo.evaluation import EVALUATORS, build_evaluator, printed_metrics, write_results
 from segzoo.modeling.protocols import (
     InferenceProtocol,
     build_inference_protocol,
@@ -114,7 +114,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
             logger.warning("%s", advice)
     if not comm.is_main_process():
         return {}
-    facts = protocol_facts(cfg, weights, iteration)
+    facts = protocol_facts(cfg, weights, iteration) | resizing_facts(cfg, model)
     facts |= {"datasets": images, **speed_facts(speed), **skipped_facts(skipped, images)}
     return report(cfg, results, facts)
 
@@ -132,7 +132,7 @@ def report(cfg: CfgNode, results: dict, protocol: dict) -> dict:
     path = write_results(Path(cfg.OUTPUT_DIR, "inference"), results, protocol)
     for name, metrics in results.items():
         logger.info("Results on %s, written to %s:", name, path)
-        print_csv_format(metrics)
+        print_csv_format({task: printed_metrics(values) for task, values in metrics.items()})
     return next(iter(results.values())) if len(results) == 1 else results
 
 
@@ -330,6 +330,12 @@ def protocol_facts(cfg: CfgNode, weights: str, iteration: int | None) -> dict:
         "tasks": list(cfg.TEST.TASKS),
         "processes": comm.get_world_size(),
     }
+
+
+def resizing_facts(cfg: CfgNode, model: nn.Module) -> dict:
+    """What the model stretches to the image's size for semantic labels; None where it does not say."""
+    is_semantic = "semantic" in cfg.TEST.TASKS
+    return {"semantic_resizing": getattr(model, "semantic_resizing", None) if is_semantic else None}
 
 
 def _plain_inference(cfg: CfgNode) -> dict:

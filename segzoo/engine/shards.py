@@ -32,6 +32,7 @@ from .evaluate import (
     given_up_on_error,
     protocol_facts,
     report,
+    resizing_facts,
     speed_facts,
     tested_model,
 )
@@ -169,6 +170,8 @@ def evaluate_shard(cfg: CfgNode, model: nn.Module, shard: Shard, *, weights: str
             key: sum(state.seconds.get(key, 0.0) for state in parts) / images[name]
             for key in ("data", "compute", "scoring")
         }
+    # Not a fact of the shards, so that those begun before it was recorded go on.
+    facts |= resizing_facts(cfg, model)
     facts = {**facts, "datasets": images, **speed_facts(speed), **skipped_facts(skipped, images)}
     return report(cfg, results, facts)
 

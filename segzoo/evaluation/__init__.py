@@ -10,7 +10,7 @@ from .entity import EntityEvaluator
 from .instance import InstanceEvaluator
 from .panoptic import PanopticEvaluator
 from .results import Protocol, compare_results, load_results, write_results
-from .semantic import CLASS_AVERAGING, SemanticEvaluator
+from .semantic import CLASS_AVERAGING, SemanticEvaluator, printed_metrics
 
 __all__ = [
     "CLASS_AVERAGING",
@@ -25,5 +25,6 @@ __all__ = [
     "build_evaluator",
     "compare_results",
     "load_results",
+    "printed_metrics",
     "write_results",
 ]

@@ -54,6 +54,13 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
         # A row for each thing class; the first column is at an IoU of 0.5.
         precisions = np.stack([class_precisions(matches, category) for category in self.things])
         names = [self.class_names[category] for category in self.things]
+        if np.isnan(precisions).all():
+            logger.warning(
+                "%s: no instance of its %d images counts, so that there is no AP: single objects of at least "
+                "100 pixels do",
+                self.dataset_name,
+                self.image_count,
+            )
         rows = [(100 * float(np.mean(row)), 100 * float(row[0])) for row in precisions]
         table = class_table(names, ["AP", "AP50"], rows)
         logger.info(f"Instance AP on {self.dataset_name}, {self.image_count} images, per class:\n{table}")

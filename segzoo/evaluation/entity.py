@@ -5,6 +5,7 @@ Letters: S segments of an image, H W pixels.
 
 import json
 import logging
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,9 +58,13 @@ class EntityEvaluator(BackgroundEvaluator):
             )
             prediction = SegmentMap(ids, segments)
         for segment in prediction.segments:
-            if "score" not in segment or not np.isfinite(float(segment["score"])):
+            try:
+                is_finite = math.isfinite(segment["score"])
+            except (KeyError, TypeError, OverflowError):
+                is_finite = False
+            if not is_finite:
                 raise InputError(
-                    f"{file_name}: entity {segment['id']} has score {segment.get('score')}, "
+                    f"{file_name}: entity {segment['id']} has score {segment.get('score')!r}, "
                     "expected a finite number"
                 )
         return prediction, num_overlapping
@@ -91,6 +96,12 @@ class EntityEvaluator(BackgroundEvaluator):
         ordered = sorted(merged, key=image_order)
         self.precision, self.recall = accumulate([record.matches for record in ordered])
         metrics = summarize(self.precision, self.recall)
+        if not any(record.matches.num_segments[0] for record in merged):
+            logger.warning(
+                "%s: none of its %d images has a segment that is no crowd, so that there is no entity AP",
+                self.dataset_name,
+                self.image_count,
+            )
         table = tabulate([metrics.values()], list(metrics), tablefmt="pipe", floatfmt=".3f")
         logger.info(f"Entity AP (class-agnostic) on {self.dataset_name}, {self.image_count} images:\n{table}")
         return metrics

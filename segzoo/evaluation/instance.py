@@ -90,6 +90,14 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         categories = [int(category) for category in self.things]
         if not detections:
             logger.warning("%s: no instance was predicted in any image", self.dataset_name)
+        if all(truth["iscrowd"] for truth in truths):
+            what = f"all of its {len(truths)} instances are crowds" if truths else "it has no instance"
+            logger.warning(
+                "%s: %s, so that there is no AP: crowds are neither found nor missed; give single objects "
+                "iscrowd 0 in its JSON",
+                self.dataset_name,
+                what,
+            )
         self.precision, self.recall = evaluate_masks(
             truths, detections, [record.size for record in records], categories, self.engine
         )

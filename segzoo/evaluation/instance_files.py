@@ -4,6 +4,7 @@ Letters: n predicted instances of an image, H W pixels.
 """
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,12 @@ import numpy as np
 from pycocotools import mask as mask_tools
 
 from ..errors import InputError
+from ..json_values import Ids, shown
 from . import files
 
 _RESULT_KEYS = {
-    "image_id": int | str,
-    "category_id": int | float,
+    "image_id": int | float | str,
+    "category_id": int | float | str,
     "score": int | float,
     "segmentation": Mapping | list,
 }
@@ -82,30 +84,39 @@ def load_coco_results(json_file: Path, image_ids: Sequence[int | str]) -> Mappin
         InputError: not such a file, or it is of other images.
     """
     try:
-        results = json.loads(json_file.read_text(encoding="utf-8"))
+        results = json.loads(json_file.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{json_file}: not found; save it with TEST.SAVE_PREDICTIONS True") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{json_file}: not a JSON file ({error}); save the predictions again") from None
     if not isinstance(results, list):
         raise InputError(f"{json_file}: holds no list; expected COCO's results, a list of instances")
-    known, of_image = set(image_ids), defaultdict(list)
+    known, of_image = Ids(image_ids), defaultdict(list)
     for number, entry in enumerate(results):
         missing = [key for key in _RESULT_KEYS if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise InputError(f"{json_file}: entry {number} lacks {missing[0]!r}, which COCO's results have")
-        wrong = [key for key, kind in _RESULT_KEYS.items() if not isinstance(entry[key], kind)]
+        wrong = [
+            key
+            for key, kind in _RESULT_KEYS.items()
+            if not isinstance(entry[key], kind) or isinstance(entry[key], bool)
+        ]
         if wrong:
             raise InputError(
-                f"{json_file}: entry {number} has the {wrong[0]} {entry[wrong[0]]!r}; expected that of "
+                f"{json_file}: entry {number} has the {wrong[0]} {shown(entry[wrong[0]])}; expected that of "
                 "COCO's results"
             )
-        if entry["image_id"] not in known:
+        if not abs(entry["score"]) <= sys.float_info.max:
             raise InputError(
-                f"{json_file}: entry {number} is of image {entry['image_id']!r}, which the dataset does not "
-                "have; predictions and dataset have to be of the same images"
+                f"{json_file}: entry {number} has the score {shown(entry['score'])}; expected a finite number"
             )
-        of_image[entry["image_id"]].append(entry)
+        image_id = known.find(entry["image_id"])
+        if image_id is None:
+            raise InputError(
+                f"{json_file}: entry {number} is of image {shown(entry['image_id'])}, which the dataset does "
+                "not have; predictions and dataset have to be of the same images"
+            )
+        of_image[image_id].append(entry)
     return of_image
 
 
@@ -118,7 +129,7 @@ def decode_entries(entries: Sequence[Mapping[str, Any]], json_file: Path) -> np.
     try:
         masks = [_decode(entry["segmentation"]) for entry in entries]
         return np.array(masks) if masks else np.zeros((0, 0, 0), bool)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         image = entries[0]["image_id"]
         raise InputError(
             f"{json_file}: the masks of image {image!r} cannot be read ({type(error).__name__}: {error}); "

@@ -8,9 +8,11 @@ import logging
 from dataclasses import dataclass, field
 
 import numpy as np
+from detectron2.utils.logger import log_first_n
 from tabulate import tabulate
 
 from ..errors import InputError
+from ..json_values import shown
 from . import files
 from .base import BackgroundEvaluator, check_same_size
 from .class_table import class_table
@@ -26,6 +28,7 @@ class ImageQuality:
     matched: list[tuple[int, float]] = field(default_factory=list)  # class and IoU of each true positive
     missed: list[int] = field(default_factory=list)  # class of each false negative
     spurious: list[int] = field(default_factory=list)  # class of each false positive
+    stated: list[str] = field(default_factory=list)  # areas that a JSON says otherwise than the PNG
     annotation: dict | None = None  # for predictions.json
 
 
@@ -35,7 +38,8 @@ class PanopticEvaluator(BackgroundEvaluator):
     Per class, IoU sum, TP, FP, FN and so PQ, SQ and RQ are bitwise those of panopticapi's single-process
     run over the images in the dataset's order: a pair of one class matches above IoU 0.5, void taken out of
     the union; crowd segments are never missed; a prediction that lies by more than half on void and crowd of
-    its class is not a false positive.
+    its class is not a false positive. Areas are pixels, as they are in a JSON that is right; what one says
+    otherwise is counted in a warning.
 
     `save_predictions` writes `predictions/<name>.png` and `predictions.json` in COCO panoptic format with the
     dataset's own category ids: panopticapi and evaluation servers read them as they are.
@@ -71,9 +75,17 @@ class PanopticEvaluator(BackgroundEvaluator):
                 "categories": self._categories(),
             }
             files.write_text_atomically(self.output_dir / f"{files.PANOPTIC_NAME}.json", json.dumps(document))
+        self._report_stated([line for quality in merged for line in quality.stated])
         self.class_sums = ClassSums(len(self.class_names))
         for quality in merged:
             self.class_sums.add(quality)
+        if not self.class_sums.truths():
+            logger.warning(
+                "%s: none of its %d images has a segment that is no crowd, so that there is no panoptic "
+                "quality; `python tools/check_dataset.py` shows what its labels hold",
+                self.dataset_name,
+                self.image_count,
+            )
         isthing = np.asarray(self.metadata.isthing, bool)
         groups = {"All": (np.ones_like(isthing), ""), "Things": (isthing, "_th"), "Stuff": (~isthing, "_st")}
         metrics, rows = {}, []
@@ -94,6 +106,14 @@ class PanopticEvaluator(BackgroundEvaluator):
                 f"{measure}-{name}": 100 * value for measure, value in zip(_MEASURES, values, strict=True)
             }
         return metrics
+
+    def _report_stated(self, stated: list[str]) -> None:
+        if stated:
+            message = (
+                f"{self.dataset_name}: the areas of {len(stated)} segments are not those of the PNGs, first "
+                f"{stated[0]}; the pixels of the PNGs count"
+            )
+            log_first_n(logging.WARNING, message, name=__name__, key="message")
 
     def _dataset_segments(self, segments: list[dict]) -> list[dict]:
         dataset_id = self.metadata.contiguous_id_to_dataset_id
@@ -134,6 +154,10 @@ class ClassSums:
         for category in quality.spurious:
             self.fp[category] += 1
 
+    def truths(self) -> int:
+        """The number of true segments that count."""
+        return int(self.tp.sum() + self.fn.sum())
+
     def per_class(self) -> list[tuple[float, float, float]]:
         """(PQ, SQ, RQ) of every class in [0, 1]; NaN for a class that occurs nowhere."""
         return [self._quality(category) for category in range(len(self.iou))]
@@ -165,9 +189,9 @@ def image_quality(file_name: str, ground_truth: SegmentMap, prediction: SegmentM
 
     Args:
         file_name: for error messages.
-        ground_truth: segments with id, category_id, iscrowd and, optionally, area: the union uses the stated
-            area where there is one, as panopticapi does.
-        prediction: segments with id and category_id.
+        ground_truth: segments with id, category_id, iscrowd; `area`, or `stated_areas` as `load_panoptic` of
+            a dataset has them, are compared with the pixels.
+        prediction: segments with id and category_id; an `area` is compared, too.
     """
     shared = overlap(file_name, ground_truth, prediction)
     counts, row, column = shared
@@ -175,7 +199,12 @@ def image_quality(file_name: str, ground_truth: SegmentMap, prediction: SegmentM
     true = {segment["id"]: segment for segment in ground_truth.segments}
     predicted = {segment["id"]: segment for segment in prediction.segments}
     true_ids, predicted_ids = list(row), list(column)
-    quality = ImageQuality()
+    quality = ImageQuality(
+        stated=[
+            *_stated(file_name, "segment", ground_truth.segments, true_area, row),
+            *_stated(file_name, "predicted segment", prediction.segments, predicted_area, column),
+        ]
+    )
     matched_true, matched_predicted = set(), set()
     # Pairs in ascending order of (true id, predicted id): the order of panopticapi's sums.
     for i, j in np.argwhere(counts[1:-1, 1:-1]) + 1:
@@ -183,8 +212,7 @@ def image_quality(file_name: str, ground_truth: SegmentMap, prediction: SegmentM
         category = true_segment["category_id"]
         if true_segment["iscrowd"] or category != predicted_segment["category_id"]:
             continue
-        area = true_segment.get("area", true_area[i])
-        iou = counts[i, j] / (predicted_area[j] + area - counts[i, j] - counts[0, j])
+        iou = counts[i, j] / (predicted_area[j] + true_area[i] - counts[i, j] - counts[0, j])
         if iou > 0.5:
             quality.matched.append((category, float(iou)))
             matched_true.add(true_ids[i])
@@ -209,3 +237,21 @@ def image_quality(file_name: str, ground_truth: SegmentMap, prediction: SegmentM
         if ignored / predicted_area[j] <= 0.5:
             quality.spurious.append(segment["category_id"])
     return quality
+
+
+def _stated(
+    file_name: str, kind: str, segments: list[dict], areas: np.ndarray, position: dict[int, int]
+) -> list[str]:
+    """A line for each area of a JSON that is not what the map has, with both."""
+    lines = []
+    for segment in segments:
+        measured = int(areas[position[segment["id"]]])
+        differing = list(segment.get("stated_areas", ()))
+        stated = segment.get("area", measured)
+        if isinstance(stated, bool) or stated != measured:
+            differing.append((segment["id"], shown(stated), measured))
+        lines += [
+            f"{file_name}, {kind} {segment_id}: area {found}, measured {pixels}"
+            for segment_id, found, pixels in differing
+        ]
+    return lines

@@ -1,8 +1,9 @@
 """Results that carry their protocol: results.json, and the comparison that refuses to mix protocols."""
 
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,8 +12,13 @@ from ..errors import InputError
 from .files import write_text_atomically
 
 RESULTS_FILE = "results.json"
-#: Keys of a protocol that must agree for two numbers to be comparable.
-COMPARED_KEYS = ("scales", "flip", "mode", "crop", "stride", "input_size", "averaging", "class_averaging")
+logger = logging.getLogger(__name__)
+
+#: Keys of a protocol that must agree for two numbers to be comparable, the last of semantic labels only.
+COMPARED_KEYS = (
+    *("scales", "flip", "mode", "crop", "stride", "input_size", "averaging", "class_averaging"),
+    "semantic_resizing",
+)
 #: What a protocol says that lacks a key: results.json files had these keys from the beginning but for "mode".
 _UNSAID = {"mode": "whole"}
 
@@ -31,6 +37,8 @@ class Protocol:
         averaging: how scores become the average of windows, scales and flips: {"softmax": ..., ...}; None
             for a single forward pass, and for averages of finished maps.
         class_averaging: what mIoU averages: "valid" | "ground_truth" | "all".
+        semantic_resizing: what is stretched to the size of the image to get semantic labels: "scores" of the
+            classes, or "masks", of which scores are computed then; None if not known, and without labels.
         weights: file or URL; weights_sha256: hash of the file, "" for random weights.
     """
 
@@ -43,6 +51,7 @@ class Protocol:
     stride: tuple[int, int] | None = None
     averaging: Mapping | None = None
     class_averaging: str = "valid"
+    semantic_resizing: str | None = None
     weights: str = ""
     weights_sha256: str = ""
 
@@ -64,6 +73,8 @@ def write_results(
     from .. import __version__
 
     facts = asdict(protocol) if isinstance(protocol, Protocol) else dict(protocol)
+    # Protocols that were stored with predictions before it was recorded lack it.
+    facts.setdefault("semantic_resizing", _semantic_resizing(facts))
     missing = [key for key in Protocol.__dataclass_fields__ if key not in facts]
     if missing:
         expected = ", ".join(Protocol.__dataclass_fields__)
@@ -108,15 +119,20 @@ def compare_results(first: str | Path | Mapping, second: str | Path | Mapping) -
         first, second: a results.json, its folder, or its content.
 
     Returns:
-        {dataset: {"sem_seg/mIoU": (first, second), ...}} of what both have; None stands for NaN.
+        {dataset: {"sem_seg/mIoU": (first, second), ...}} of what both have; None stands for NaN. A warning
+        says so where it is not known whether a key agrees.
 
     Raises:
         InputError: the protocols differ (the message names the key), or no dataset is in both.
     """
     documents = [load_results(item) if isinstance(item, str | Path) else item for item in (first, second)]
     one, other = (_without_nan(document["protocol"]) for document in documents)
+    for protocol in (one, other):
+        protocol["semantic_resizing"] = _semantic_resizing(protocol)
     for key in COMPARED_KEYS:
         values = [protocol.get(key, _UNSAID.get(key)) for protocol in (one, other)]
+        if key == "semantic_resizing" and not _can_compare_resizing(values, documents):
+            continue
         if values[0] != values[1]:
             raise InputError(
                 f"not comparable: {key} is {json.dumps(values[0])} in the first result and "
@@ -134,6 +150,34 @@ def compare_results(first: str | Path | Mapping, second: str | Path | Mapping) -
         left, right = (_flat(document["results"][name]) for document in documents)
         table[name] = {key: (left[key], right[key]) for key in left if key in right}
     return table
+
+
+def _semantic_resizing(protocol: Mapping) -> str | None:
+    """What a protocol says of it or, one of before that was recorded, by its tasks."""
+    if "semantic_resizing" in protocol:
+        return protocol["semantic_resizing"]
+    tasks = protocol.get("tasks", ())
+    if "semantic" not in tasks:
+        return None
+    return "scores" if list(tasks) == ["semantic"] else "masks"
+
+
+def _can_compare_resizing(values: Sequence[str | None], documents: Sequence[Mapping]) -> bool:
+    """Whether both results have semantic numbers of a dataset, and say how; warns where one does not."""
+    named = [
+        {name for name, metrics in document["results"].items() if "sem_seg" in metrics}
+        for document in documents
+    ]
+    if not named[0] & named[1]:
+        return False
+    unknown = [name for name, value in zip(("first", "second"), values, strict=True) if value is None]
+    if unknown:
+        logger.warning(
+            "semantic_resizing is unknown of the %s result: mIoU differs a little between masks and scores "
+            "that were stretched to the size of the image",
+            " and the ".join(unknown),
+        )
+    return not unknown
 
 
 def _flat(metrics: Mapping) -> dict[str, float | None]:

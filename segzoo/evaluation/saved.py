@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 
 from ..errors import InputError
+from ..json_values import Ids, as_whole, shown
 from . import files
 from .base import prediction_names
 from .builder import EVALUATORS, build_evaluator
@@ -96,11 +97,14 @@ def saved_outputs(
 ) -> Iterator[tuple[dict, dict]]:
     """Yields each dataset dict with its saved prediction, in the form of a model's output."""
     if task == "semantic":
+        num_classes = len(MetadataCatalog.get(dataset_name).classes)
         names = prediction_names(entries)
         paths = [folder / files.LABEL_FOLDER / f"{names[entry['file_name']]}.png" for entry in entries]
         _require(paths, entries)
         for entry, path in zip(entries, paths, strict=True):
-            yield entry, {"sem_seg_labels": files.load_labels(path)}
+            labels = files.load_labels(path)
+            _check_labels(labels, num_classes, path)
+            yield entry, {"sem_seg_labels": labels}
         return
     if task == "instance":
         path = folder / _saved_names(MetadataCatalog.get(dataset_name).evaluator_type)[task]
@@ -113,17 +117,36 @@ def saved_outputs(
     _require(paths, entries)
     key = f"{task}_seg"
     contiguous = _class_indices(dataset_name) if task == "panoptic" else {1: 0}
+    categories = Ids(contiguous)
     for entry, annotation, path in zip(entries, annotations, paths, strict=True):
+        described = f"{json_path}: {annotation['file_name']}"
         segments = []
         for segment in annotation["segments_info"]:
-            category = segment["category_id"]
-            if category not in contiguous:
+            segment_id = as_whole(segment.get("id")) if isinstance(segment, dict) else None
+            if segment_id is None:
                 raise InputError(
-                    f"{json_path}: {annotation['file_name']} has category_id {category}, "
-                    f"expected the category ids of {dataset_name}"
+                    f"{described} has the segment {shown(segment)}; expected one with its id, a whole number"
                 )
-            segments.append({**segment, "category_id": contiguous[category]})
+            category = categories.find(segment.get("category_id"))
+            if category is None:
+                raise InputError(
+                    f"{described} has category_id {shown(segment.get('category_id'))}, expected the category "
+                    f"ids of {dataset_name} (segment {segment_id})"
+                )
+            segments.append({**segment, "id": segment_id, "category_id": contiguous[category]})
         yield entry, {key: SegmentMap(files.load_ids(path), segments)}
+
+
+def _check_labels(labels: np.ndarray, num_classes: int, path: Path) -> None:
+    """Raises InputError for a prediction that is not a class in every pixel."""
+    if not labels.size or labels.max() < num_classes:
+        return
+    wrong, pixels = np.unique(labels[labels >= num_classes], return_counts=True)
+    raise InputError(
+        f"{path}: label {wrong[0]} ({pixels[0]} pixels) is outside [0, {num_classes}); a prediction has a "
+        "class in every pixel, as its index in the dataset's classes: write the best class where there is no "
+        "decision (void pixels of the ground truth do not count anyway), and indices for other values"
+    )
 
 
 def _text_instances(folder: Path, dataset_name: str, entries: list[dict]) -> Iterator[tuple[dict, dict]]:
@@ -146,11 +169,13 @@ def _coco_instances(path: Path, dataset_name: str, entries: list[dict]) -> Itera
 def _as_output(masks: np.ndarray, class_ids: list, scores: list, where: str, dataset_name: str) -> dict:
     """A model's output of instances whose classes have the ids of the dataset's files."""
     indices = _class_indices(dataset_name)
-    unknown = [one for one in class_ids if one not in indices]
-    if unknown:
-        raise InputError(f"{where} has the class id {unknown[0]!r}, expected the ids of {dataset_name}")
+    ids = Ids(indices)
+    found = [ids.find(one) for one in class_ids]
+    if None in found:
+        unknown = class_ids[found.index(None)]
+        raise InputError(f"{where} has the class id {shown(unknown)}, expected the ids of {dataset_name}")
     instances = Instances(masks.shape[1:], pred_masks=masks, scores=np.asarray(scores, np.float64))
-    instances.pred_classes = np.array([indices[one] for one in class_ids], np.int64)
+    instances.pred_classes = np.array([indices[one] for one in found], np.int64)
     return {"instances": instances}
 
 
@@ -163,12 +188,27 @@ def _class_indices(dataset_name: str) -> dict[int, int]:
 def _load_annotations(json_path: Path, entries: list[dict]) -> list[dict]:
     """The annotation of each image, in the order of `entries`."""
     try:
-        annotations = json.loads(json_path.read_text(encoding="utf-8"))["annotations"]
-        by_image = {annotation["image_id"]: annotation for annotation in annotations}
+        facts = json.loads(json_path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{json_path}: not found; expected it beside the folder {json_path.stem}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{json_path}: not a COCO panoptic JSON ({type(error).__name__}: {error})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{json_path}: not a JSON file ({error}); save the predictions again") from None
+    annotations = facts.get("annotations") if isinstance(facts, dict) else None
+    if not isinstance(annotations, list):
+        raise InputError(f"{json_path}: lacks the list 'annotations' of COCO's panoptic format")
+    ids, by_image = Ids(entry["image_id"] for entry in entries), {}
+    kinds = {"image_id": str | int | float, "file_name": str, "segments_info": list}
+    for number, annotation in enumerate(annotations, 1):
+        for key, kind in kinds.items():
+            if not isinstance(annotation, dict) or not isinstance(annotation.get(key), kind):
+                found = shown(annotation.get(key) if isinstance(annotation, dict) else annotation)
+                raise InputError(
+                    f"{json_path}: annotation {number} of the list has the {key} {found}; expected that of "
+                    "COCO's panoptic format"
+                )
+        image_id = ids.find(annotation["image_id"])
+        if image_id is not None and by_image.setdefault(image_id, annotation) is not annotation:
+            raise InputError(f"{json_path}: two annotations are of image {shown(image_id)}; keep one of them")
     missing = [entry for entry in entries if entry["image_id"] not in by_image]
     if missing:
         raise InputError(

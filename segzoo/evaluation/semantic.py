@@ -7,8 +7,9 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,6 +128,13 @@ class SemanticEvaluator(BackgroundEvaluator):
 
     def summarize(self, merged: tuple[np.ndarray, list]) -> dict:
         self.confusion_matrix, annotations = merged
+        if not self.confusion_matrix[:, :-1].any():
+            logger.warning(
+                "%s: none of its %d images has a labelled pixel, so that there is no mIoU; `python "
+                "tools/check_dataset.py` shows what its labels hold",
+                self.dataset_name,
+                self.image_count,
+            )
         metrics, per_class = semantic_metrics(self.confusion_matrix, self.class_averaging)
         self._log(metrics, per_class)
         if self.output_dir is not None:
@@ -144,7 +152,8 @@ class SemanticEvaluator(BackgroundEvaluator):
     def _log(self, metrics: dict, per_class: dict) -> None:
         rows = zip(per_class["IoU"], per_class["Acc"], strict=True)
         classes = class_table(self.class_names, ["IoU", "Acc"], rows)
-        totals = tabulate([metrics.values()], list(metrics), tablefmt="pipe", floatfmt=".3f")
+        totals = printed_metrics(metrics)
+        totals = tabulate([totals.values()], list(totals), tablefmt="pipe", floatfmt=".3f")
         logger.info(
             f"Semantic segmentation on {self.dataset_name}, {self.image_count} images, per class:\n{classes}"
         )
@@ -204,8 +213,22 @@ def semantic_metrics(confusion_matrix: np.ndarray, class_averaging: str = "valid
             "aAcc": np.sum(correct) / np.sum(true),
         }
     metrics |= {f"mIoU_{name}": value for name, value in averages.items()}
+    if not present.any():
+        # Of nothing, not even the averages over all classes are 0.
+        metrics = dict.fromkeys(metrics, np.nan)
     per_class = {"IoU": (100 * iou).tolist(), "Acc": (100 * accuracy).tolist()}
     return {name: float(100 * value) for name, value in metrics.items()}, per_class
+
+
+def printed_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics without the averages that equal "mIoU": what people read has one column for a number."""
+    averages = {f"mIoU_{name}" for name in CLASS_AVERAGING}
+    # As texts, NaN equals NaN.
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name not in averages or repr(value) != repr(metrics.get("mIoU"))
+    }
 
 
 def confusion_csv(confusion_matrix: np.ndarray, class_names: list[str]) -> str:

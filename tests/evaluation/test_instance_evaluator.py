@@ -264,10 +264,10 @@ def changed(**facts):
 WRONG_RESULTS = {
     "entry 1 is of image 3, which the dataset does not have": changed(image_id=3),
     "entry 1 lacks 'score', which COCO's results have": changed(score=None),
-    "entry 1 has the score 'high'; expected that of COCO's": changed(score="high"),
+    'entry 1 has the score "high"; expected that of COCO': changed(score="high"),
     r"entry 1 has the image_id \[50\]; expected that of COCO's": changed(image_id=[50]),
     r"entry 1 has the category_id \{\}; expected that of COCO's": changed(category_id={}),
-    "entry 1 has the segmentation 'x'; expected that of COCO's": changed(segmentation="x"),
+    'entry 1 has the segmentation "x"; expected that of COCO': changed(segmentation="x"),
     r"image \d+ has the class id 3, expected the ids of": changed(category_id=3),
     r"the masks of image \d+ cannot be read": changed(segmentation=[[0, 0, 5, 0, 5, 5]]),
     r"the predicted masks are 150 x 120 but the image is 120 x 150": lambda results: [

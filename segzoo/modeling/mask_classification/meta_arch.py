@@ -143,6 +143,14 @@ class MaskFormer(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    @property
+    def semantic_resizing(self) -> str:
+        """What is stretched to the size of the image: the "scores", or the "masks" that make them.
+
+        Published models that are semantic only were evaluated in the first way, others in the second.
+        """
+        return "scores" if self.tasks == ("semantic",) else "masks"
+
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
         """Computes losses in training mode, predictions in eval mode.
 
@@ -245,8 +253,7 @@ class MaskFormer(nn.Module):
         """(Q, K + 1) logits and (Q, h, w) mask logits of one image to its result."""
         result = {}
         if "semantic" in self.tasks:
-            # Published models that are semantic only were evaluated by stretching scores, others masks.
-            resize_scores = self.tasks == ("semantic",)
+            resize_scores = self.semantic_resizing == "scores"
             if self.sem_seg_output == "labels":
                 result["sem_seg_labels"] = postprocess.semantic_labels(
                     logits, masks, *sizes, resize_scores=resize_scores

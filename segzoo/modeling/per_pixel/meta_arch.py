@@ -35,6 +35,8 @@ class PerPixelSegmentor(nn.Module):
 
     # What `score_maps` and the head return; a test protocol applies the softmax itself.
     score_kind = "logits"
+    # What is stretched to the size of the image; see MaskFormer.
+    semantic_resizing = "scores"
 
     @configurable
     def __init__(
