@@ -35,7 +35,7 @@ PATH_KEYS = ("images", "labels", "list", "panoptic", "annotations", "instances")
 LAYOUT_KEYS = ("root", "encoding", *PATH_KEYS)
 DATASET_KEYS = (
     *("name", "about", "splits", "image_counts", "classes", "label_map", "flip_pairs", "evaluator"),
-    *("background", "without_labels", "prepare", "layouts", *LAYOUT_KEYS),
+    *("background", "crowd", "coordinates", "without_labels", "prepare", "layouts", *LAYOUT_KEYS),
 )
 CLASS_KEYS = ("name", "id", "color", "isthing")
 EVALUATORS = ("sem_seg", "panoptic", "coco_instances", "cityscapes_instances")
@@ -97,6 +97,8 @@ class DatasetFile:
         prepare: command that makes what the download lacks, or "".
         background: index of the class of what no instance covers, where a JSON of instances also serves as
             semantic labels; else None.
+        crowds_are_instances: segments with iscrowd are objects like the others, not groups.
+        has_relative_coordinates: polygons of a JSON of instances are in parts of width and height.
     """
 
     path: Path
@@ -112,6 +114,8 @@ class DatasetFile:
     without_labels: frozenset[str] = frozenset()
     prepare: str = ""
     background: int | None = None
+    crowds_are_instances: bool = False
+    has_relative_coordinates: bool = False
 
 
 def is_builtin(path: Path) -> bool:
@@ -201,7 +205,23 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
         without_labels=without_labels,
         prepare=str(facts.get("prepare", "")),
         background=None if background is None else space.classes.index(background),
+        crowds_are_instances=_read_choice(facts, "crowd", ("groups", "instances"), layouts[0], path),
+        has_relative_coordinates=_read_choice(facts, "coordinates", ("pixels", "relative"), layouts[0], path),
     )
+
+
+def _read_choice(
+    facts: Mapping[str, Any], key: str, values: tuple[str, str], layout: Layout, path: Path
+) -> bool:
+    """Whether a key about the segments of a JSON has the second of its values; the first is the default."""
+    value = facts.get(key, values[0])
+    if value not in values:
+        raise InputError(f"{path.name}: {key} is {value!r}; it is {values[0]} or {values[1]}")
+    has_polygons, has_segments = layout.instances is not None, layout.panoptic is not None
+    if key in facts and not has_polygons and not (has_segments and key == "crowd"):
+        goes_with = "instances or panoptic" if key == "crowd" else "instances"
+        raise InputError(f"{path.name}: {key} goes with {goes_with}; remove it")
+    return value == values[1]
 
 
 def _default_evaluator(layout: Layout) -> str:

@@ -101,6 +101,7 @@ class Encoding:
 
     def __init__(self, space: LabelSpace, options: Mapping[str, Any]) -> None:
         self.space = space
+        self.given = dict(options)  # what the YAML says
         self.labels: set[str | int] = set()  # every name and number that label_map may speak of
         self.without_labels: set[int] = set()  # classes that no file can hold, though nobody said so
 

@@ -235,7 +235,7 @@ class LabelReader:
         self, file_name: str, dataset_dict: Mapping[str, Any]
     ) -> Iterator[tuple[Image.Image, Encoding]]:
         """A label file, and the encoding that can read it."""
-        encoding = self._encoding(dataset_dict)
+        encoding = self.encoding_of(dataset_dict)
         with opened_image(file_name) as image:
             if self.observe is not None:
                 self.observe(image)
@@ -243,7 +243,8 @@ class LabelReader:
                 raise InputError(f"{file_name}: {self._wrong_mode(image, encoding)}")
             yield image, encoding
 
-    def _encoding(self, dataset_dict: Mapping[str, Any]) -> Encoding | None:
+    def encoding_of(self, dataset_dict: Mapping[str, Any]) -> Encoding | None:
+        """How the semantic label files of an image store classes; None where there are none."""
         return self.dataset.layouts[dataset_dict.get("layout", 0)].encoding
 
     def load_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -288,7 +289,7 @@ class LabelReader:
             )
         if "annotations" in dataset_dict:
             return self._overlapping_index_map(dataset_dict)
-        if "pan_seg_file_name" not in dataset_dict and self._encodes_instances(dataset_dict):
+        if "pan_seg_file_name" not in dataset_dict and self.encodes_instances(dataset_dict):
             return self._numbered_index_map(self.load_regions(dataset_dict))
         _, indices, _ = self._read_panoptic(dataset_dict)
         segments_info = dataset_dict["segments_info"]
@@ -308,7 +309,7 @@ class LabelReader:
         Raises:
             InputError: missing, broken or wrong file, or another encoding.
         """
-        if not self._encodes_instances(dataset_dict):
+        if not self.encodes_instances(dataset_dict):
             raise InputError(
                 f"{self.split}: has no instances in its label files; they need the encoding instance_id in "
                 f"{self.dataset.path.name}"
@@ -319,10 +320,11 @@ class LabelReader:
         _check_size(file_name, regions.indices, dataset_dict)
         return regions
 
-    def _encodes_instances(self, dataset_dict: Mapping[str, Any]) -> bool:
+    def encodes_instances(self, dataset_dict: Mapping[str, Any]) -> bool:
+        """Whether the semantic label files number instances."""
         if "sem_seg_file_name" not in dataset_dict:
             return False
-        return isinstance(self._encoding(dataset_dict), InstanceIdEncoding)
+        return isinstance(self.encoding_of(dataset_dict), InstanceIdEncoding)
 
     def _numbered_index_map(self, regions: Regions) -> IndexMap:
         """Every region but the void ones is a segment; one of a thing class without a number is a crowd."""

@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,9 @@ from segzoo.errors import InputError
 
 from .encodings import UnknownLabelError
 from .formats import BrokenFileError, LabelReader, WrongSizeError, read_image
+from .palettes import PaletteError
 from .pixels import count_values
+from .stored import StoredLabels, StoredSummary, observer
 
 # What can be wrong with an image or its labels.
 UNREADABLE_IMAGE = "unreadable image"
@@ -27,6 +30,7 @@ UNREADABLE_LABEL = "unreadable label file"
 WRONG_SIZE = "size of image and labels differs"
 UNKNOWN_LABEL = "labels that are no class"
 WRONG_LABEL = "wrong label file"
+PALETTE = "palettes that draw classes in the colors of others"
 # Not an error of a file: training passes over it without harm, or use.
 ALL_VOID = "nothing labelled"
 
@@ -52,7 +56,10 @@ class ImageReport(NamedTuple):
         file_name: the image.
         size: (width, height), or None where it cannot be read.
         pixels: (K + 1,) int64: labelled pixels of each class, void at last; None where they cannot be read.
-        segments: (K,) int64: panoptic segments of each class, or None.
+        segments: (K,) int64: panoptic segments, or instances, of each class, or None.
+        crowds: (K,) int64: how many of these are crowds, or None.
+        empty: how many segments have no pixel.
+        stored: what the semantic label files hold.
         problems: what is wrong.
         digest: hash of the image file's bytes, or "".
     """
@@ -61,6 +68,9 @@ class ImageReport(NamedTuple):
     size: tuple[int, int] | None = None
     pixels: np.ndarray | None = None
     segments: np.ndarray | None = None
+    crowds: np.ndarray | None = None
+    empty: int = 0
+    stored: tuple[StoredLabels, ...] = ()
     problems: tuple[Problem, ...] = ()
     digest: str = ""
 
@@ -72,7 +82,7 @@ class SplitReport:
     Attributes:
         images: how many were read.
         sizes: {(width, height): images}.
-        pixels, segments: as in `ImageReport`, of all images.
+        pixels, segments, crowds, empty, stored: as in `ImageReport`, of all images.
         images_with: (K + 1,) int64: images that have each class, and void.
         problems: {kind: the problems}.
         files_of: {digest: images with these bytes}.
@@ -83,6 +93,9 @@ class SplitReport:
     sizes: Counter = field(default_factory=Counter)
     pixels: np.ndarray = field(init=False)
     segments: np.ndarray | None = None
+    crowds: np.ndarray | None = None
+    empty: int = 0
+    stored: StoredSummary = field(default_factory=StoredSummary)
     images_with: np.ndarray = field(init=False)
     problems: dict[str, list[Problem]] = field(default_factory=lambda: defaultdict(list))
     files_of: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -100,6 +113,10 @@ class SplitReport:
             self.images_with += report.pixels > 0
         if report.segments is not None:
             self.segments = report.segments + (0 if self.segments is None else self.segments)
+            self.crowds = report.crowds + (0 if self.crowds is None else self.crowds)
+        self.empty += report.empty
+        for one in report.stored:
+            self.stored.add(one)
         for problem in report.problems:
             self.problems[problem.kind].append(problem)
         if report.digest:
@@ -151,39 +168,47 @@ def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: b
         )
         return report._replace(problems=(Problem(WRONG_SIZE, message),))
     record = {**record, "height": height, "width": width}
+    stored: list[StoredLabels] = []
+    reader = copy(reader)
+    reader.observe = observer(reader.encoding_of(record), stored)
     try:
-        pixels, segments = _count(record, reader)
+        counted = _count(record, reader)
     except InputError as error:
         kinds = {
             BrokenFileError: UNREADABLE_LABEL,
             WrongSizeError: WRONG_SIZE,
             UnknownLabelError: UNKNOWN_LABEL,
+            PaletteError: PALETTE,
         }
         problem = Problem(kinds.get(type(error), WRONG_LABEL), str(error), getattr(error, "labels", ()))
-        return report._replace(problems=(problem,))
+        return report._replace(stored=tuple(stored), problems=(problem,))
     problems = ()
-    if not pixels[:-1].any():
+    if not counted["pixels"][:-1].any():
         problems = (Problem(ALL_VOID, f"{file_name}: all of its pixels are void"),)
-    return report._replace(pixels=pixels, segments=segments, problems=problems)
+    return report._replace(**counted, stored=tuple(stored), problems=problems)
 
 
-def _count(record: Mapping[str, Any], reader: LabelReader) -> tuple[np.ndarray, np.ndarray | None]:
-    """(K + 1,) pixels of each class and void, and (K,) segments of each, for panoptic labels.
+def _count(record: Mapping[str, Any], reader: LabelReader) -> dict[str, Any]:
+    """`pixels`, and for labels with segments `segments`, `crowds` and `empty`: see `ImageReport`.
 
     Raises:
         InputError: the labels cannot be read.
     """
-    num_classes, segments = len(reader.is_thing), None
-    if "pan_seg_file_name" in record or "annotations" in record:
+    num_classes, counts = len(reader.is_thing), {}
+    if "pan_seg_file_name" in record or "annotations" in record or reader.encodes_instances(record):
         index_map = reader.load_index_map(record)
-        segments = np.bincount(index_map.segments.classes, minlength=num_classes)
+        classes, is_crowd = index_map.segments
+        counts["segments"] = np.bincount(classes, minlength=num_classes)
+        counts["crowds"] = np.bincount(classes[is_crowd], minlength=num_classes)
+        if index_map.members is not None:
+            counts["empty"] = int(np.count_nonzero(~index_map.members.any(axis=0)))
         labels = reader.class_map(index_map)
-        if "sem_seg_file_name" in record:
+        if "pan_seg_file_name" in record and "sem_seg_file_name" in record:
             reader.load_sem_seg(record)
     else:
         labels = reader.load_sem_seg(record)
-    counts = count_values(labels)
-    return np.append(counts[:num_classes], counts[reader.ignore_label]), segments
+    pixels = count_values(labels)
+    return {"pixels": np.append(pixels[:num_classes], pixels[reader.ignore_label]), **counts}
 
 
 def file_digest(file_name: str) -> str:

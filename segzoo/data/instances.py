@@ -6,6 +6,7 @@ Letters: H, W pixels; S instances of an image; A sets of instances that share pi
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +18,8 @@ from segzoo.errors import InputError
 from segzoo.json_values import Ids, as_whole, is_box, is_positive, read_flag, shown
 
 from .messages import some
+from .polygons import is_plain, is_triangle, read_polygons
 
-# Coordinates of the smallest polygon, a triangle. pycocotools takes four numbers for a box.
-_TRIANGLE = 6
 # Pixels: no coordinate of a polygon is larger.
 _FARTHEST = 10**6
 # Of five bits: a run length has no more after the first.
@@ -71,10 +71,11 @@ def instance_dicts(
     records = [{**record, "annotations": []} for record in images.values()]
     of_image = {record["image_id"]: record for record in records}
     degenerate, unusable, first = 0, Counter(), ""
+    converted, example = 0, ()
     for annotation in facts["annotations"]:
         index = index_of[find_category(annotation)]
         record = of_image[find_image(annotation)]
-        if not isinstance(annotation.get("segmentation"), list | Mapping):
+        if not isinstance(annotation.get("segmentation"), list | str | Mapping):
             raise InputError(
                 f"{_described(annotation, json_file)} has no segmentation; instance segmentation needs a "
                 "mask (polygons or RLE) for every object"
@@ -84,9 +85,12 @@ def instance_dicts(
         if type(crowd) is not int or crowd not in (0, 1):
             crowd = read_flag(crowd, "iscrowd", _described(annotation, json_file))
         annotation["iscrowd"] = crowd
-        if isinstance(annotation["segmentation"], list):
-            described = _described(annotation, json_file)
-            polygons = [one for one in annotation["segmentation"] if _is_polygon(one, described)]
+        if isinstance(annotation["segmentation"], list | str):
+            if not is_plain(annotation["segmentation"]):
+                converted += 1
+                example = example or (annotation.get("id"), shown(annotation["segmentation"]))
+            polygons = read_polygons(annotation["segmentation"], partial(_described, annotation, json_file))
+            polygons = list(filter(is_triangle, polygons))
             if not polygons:
                 degenerate += index != ignore_label
                 continue
@@ -102,6 +106,17 @@ def instance_dicts(
         if "bbox" in annotation:
             annotation["bbox_mode"] = BoxMode.XYWH_ABS
         record["annotations"].append(annotation)
+    if degenerate and not any(record["annotations"] for record in records):
+        raise InputError(
+            f"{json_file}: none of its {degenerate} annotations has a polygon of three points; segmentation "
+            "is a list of polygons [x, y, x, y, ...]: export them again"
+        )
+    if converted:
+        message = (
+            f"{json_file}: {converted} annotations have polygons in another form than COCO's (first: "
+            f"annotation {shown(example[0])}, {example[1]}): read as the points of polygons"
+        )
+        log_first_n(logging.WARNING, message, key="message")
     if degenerate:
         message = f"{json_file}: {degenerate} annotations without a polygon of three points left out"
         log_first_n(logging.WARNING, message, key="message")
@@ -145,15 +160,6 @@ def _finder(
         return found
 
     return find
-
-
-def _is_polygon(coordinates: Any, described: str) -> bool:
-    """Whether there are three points; raises InputError for anything but pairs of numbers."""
-    if not isinstance(coordinates, list) or len(coordinates) % 2:
-        raise InputError(
-            f"{described} has a polygon that is not [x, y, x, y, ...]; segmentation is a list of such lists"
-        )
-    return len(coordinates) >= _TRIANGLE
 
 
 def _sort_key(image_id: Any) -> tuple:

@@ -1,6 +1,7 @@
 """Parts of error messages, and the check that what has to be told apart can be."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from segzoo.errors import InputError, did_you_mean
 
@@ -20,3 +21,18 @@ def check_different(ids: Iterable[object], json_file: str, what: str) -> None:
         if one in seen:
             raise InputError(f"{json_file}: two {what} {one}; each has to have its own")
         seen.add(one)
+
+
+class RemediedError(InputError):
+    """A wrong dataset, and what to write into its YAML.
+
+    Attributes:
+        keys: {key of the YAML: its value}, the remedy.
+    """
+
+    def __init__(self, message: str, keys: Mapping[str, Any]) -> None:
+        super().__init__(message, dict(keys))  # both, so that it can be sent between processes
+        self.keys = dict(keys)
+
+    def __str__(self) -> str:
+        return self.args[0]

@@ -2,7 +2,7 @@
 
 import gc
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from .layouts import (
     match,
 )
 from .messages import check_different, did_you_mean, some
+from .polygons import check_polygons, scale_relative
 
 # In place of an evaluator: what evaluators and their messages call a split of images without labels.
 NO_GROUND_TRUTH = "no_ground_truth"
@@ -203,6 +204,8 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     ):
         check_exist((record[key] for record in dicts if key in record), split, what)
     read_missing_sizes(dicts)
+    if dataset.crowds_are_instances:
+        _make_instances(segment for record in dicts for segment in record["segments_info"])
     return dicts
 
 
@@ -229,7 +232,19 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
         record.update(dataset=split, layout=found.index)
     check_exist((record["file_name"] for record in dicts), split, "images")
     read_missing_sizes(dicts)
+    with explained_shape(json_file, "instances"):
+        if dataset.has_relative_coordinates:
+            scale_relative(dicts, json_file)
+        else:
+            check_polygons(dicts, json_file)
+    if dataset.crowds_are_instances:
+        _make_instances(annotation for record in dicts for annotation in record["annotations"])
     return dicts
+
+
+def _make_instances(segments: Iterable[dict[str, Any]]) -> None:
+    for segment in segments:
+        segment["iscrowd"] = 0
 
 
 def _json_ids(

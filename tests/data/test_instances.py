@@ -219,8 +219,16 @@ def test_degenerate_polygons_are_left_out_and_counted(tmp_path, caplog):
         ({"category_id": 4}, r"instances_train.json: annotation 1 has the category 4, which is not among"),
         ({"image_id": 5}, r"annotation 1 is of image 5, which is not in images"),
         ({"segmentation": None}, r"annotation 1 has no segmentation; instance segmentation needs a mask"),
-        ({"segmentation": [[1, 2, 3]]}, r"annotation 1 has a polygon that is not \[x, y, x, y"),
-        ({"segmentation": [5, 5, 9, 9, 9, 5]}, r"annotation 1 has a polygon that is not \[x, y, x, y"),
+        (
+            {"segmentation": [["a", 1, 2, 3, 4, 5]]},
+            r"annotation 1 has the segmentation .*\[x, y, x, y, ...\], or of points",
+        ),
+        ({"segmentation": [[None, 1, 2, 3, 4, 5]]}, r"annotation 1 has the segmentation \[\[null, 1"),
+        ({"segmentation": [[1, 2, 3]]}, r"annotation 1 has a polygon of 3 coordinates, an x without its y"),
+        (
+            {"segmentation": [5, 5, 9, 9, "a", 5]},
+            r"annotation 1 has the segmentation \[5, 5, 9, 9, \"a\", 5\]",
+        ),
     ],
 )
 def test_a_wrong_annotation_stops_with_one_line(tmp_path, change, message):
@@ -243,9 +251,9 @@ def test_a_wrong_annotation_stops_with_one_line(tmp_path, change, message):
             r"annotation 1 has run lengths of 7 pixels, but its image has 2000",
         ),
         ({"size": [40, 50]}, r"annotation 1: its segmentation cannot be read \(KeyError"),
-        ([["a", 1, 2, 3, 4, 5]], r"annotation 1: its segmentation cannot be read"),
+        ([[0, "a", 2, 3, 4, 5]], r"a.jpg: annotation 1: its segmentation cannot be read"),
         # Of these pycocotools crashes, ...
-        ([[None, 1, 2, 3, 4, 5]], r"annotation 1 has a polygon with the coordinate nan; expected pixels"),
+        ([[0, None, 2, 3, 4, 5]], r"annotation 1 has a polygon with the coordinate nan; expected pixels"),
         ([[1e9, 1, 2, 3, 4, 5]], r"annotation 1 has a polygon with the coordinate 1e\+09; expected pixels"),
         # ... or finds another mask, or its IoU never ends.
         ({"size": [40, 50], "counts": [-5, 2005]}, r"annotation 1: its segmentation .*a run of -5 pixels"),

@@ -1,0 +1,184 @@
+"""Polygons of COCO's format, in the forms in which programs write them.
+
+COCO has a list of [x, y, x, y, ...] in pixels. Other forms are read where they can mean one thing only.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segzoo.errors import InputError
+from segzoo.json_values import shown
+
+from .messages import RemediedError
+
+# Coordinates of the smallest polygon, a triangle. pycocotools takes four numbers for a box.
+_TRIANGLE = 6
+# No object is smaller than this in every direction, in pixels; a relative coordinate is at most 1.
+_LARGEST_RELATIVE = 1.001
+# Pixels: in smaller images relative coordinates would be pixels.
+_SMALLEST_SIDE = 4
+_EXPECTED = "segmentation is a list of polygons [x, y, x, y, ...], or of points [[x, y], ...]"
+
+
+def read_polygons(segmentation: Any, describe: Callable[[], str]) -> list[list[float]]:
+    """Polygons in whatever form, as COCO writes them: a list of [x, y, x, y, ...].
+
+    Args:
+        segmentation: polygons of numbers, of points [x, y] or of points {"x": ..., "y": ...}, or one of
+            these; numbers, and all of it, may be written as texts.
+        describe: gives what messages call the annotation.
+
+    Raises:
+        InputError: anything else, or a coordinate without its partner.
+    """
+    polygons = segmentation
+    if not is_plain(segmentation):
+        polygons = list(_converted(_parsed(segmentation), describe))
+    for polygon in polygons:
+        if len(polygon) % 2:
+            raise InputError(
+                f"{describe()} has a polygon of {len(polygon)} coordinates, an x without its y; {_EXPECTED}"
+            )
+    return polygons
+
+
+def is_plain(segmentation: Any) -> bool:
+    """Whether these are polygons as COCO writes them, by the first coordinate of each."""
+    if not isinstance(segmentation, list):
+        return False
+    is_flat = all(isinstance(one, list) and (not one or type(one[0]) in (float, int)) for one in segmentation)
+    # Three pairs of numbers or more: polygons of one point each make no sense, points of one polygon do.
+    return is_flat and not (len(segmentation) > 2 and all(len(one) == 2 for one in segmentation))
+
+
+def is_triangle(polygon: Sequence[float]) -> bool:
+    """Whether there are three points."""
+    return len(polygon) >= _TRIANGLE
+
+
+def _converted(polygons: Any, describe: Callable[[], str]) -> Iterator[list[float]]:
+    if isinstance(polygons, list) and all(_number(one) is not None for one in polygons):
+        yield [_number(one) for one in polygons]
+    elif isinstance(polygons, list) and all(_point(one) is not None for one in polygons):
+        yield [side for one in polygons for side in _point(one)]
+    elif isinstance(polygons, list) and all(_holds_one(_parsed(one)) for one in polygons):
+        for polygon in polygons:
+            yield from _converted(_parsed(polygon), describe)
+    else:
+        raise InputError(f"{describe()} has the segmentation {shown(polygons)}; {_EXPECTED}")
+
+
+def _holds_one(polygon: Any) -> bool:
+    """Whether it is a list of numbers or of points: one polygon, not a list of them."""
+    return isinstance(polygon, list) and all(
+        _number(one) is not None or _point(one) is not None for one in polygon
+    )
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _point(value: Any) -> tuple[float, float] | None:
+    """(x, y) of [x, y], of {"x": x, "y": y}; None for anything else."""
+    if isinstance(value, Mapping) and {"x", "y"} <= value.keys():
+        value = [value["x"], value["y"]]
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    x, y = map(_number, value)
+    return None if x is None or y is None else (x, y)
+
+
+def _parsed(value: Any) -> Any:
+    """Of a text, the list that "[1, 2, ...]", "1, 2, ..." or "1 2 ..." writes; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value if "[" in value else f"[{','.join(value.replace(',', ' ').split())}]")
+    except ValueError:
+        return value
+
+
+def polygon_area(polygon: Sequence[float]) -> float:
+    """Pixels that a polygon [x, y, x, y, ...] encloses; NaN where a coordinate is no number."""
+    try:
+        points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    except (TypeError, ValueError):
+        return np.nan
+    x, y = points[:, 0], points[:, 1]
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def check_polygons(records: Sequence[Mapping[str, Any]], json_file: str) -> None:
+    """Finds files whose polygons are all wrong in one way; of those of a good file, few are looked at.
+
+    Args:
+        records: with `height` and `width`, where they are known, and `annotations` with flat polygons.
+
+    Raises:
+        RemediedError: all coordinates are in 0..1.
+        InputError: no polygon encloses anything.
+    """
+    if next(_polygons(records), None) is None:
+        return
+    sides = ((min(record.get("height", 0), record.get("width", 0)), record) for record in records)
+    large = next((record for side, record in sides if side >= _SMALLEST_SIDE and record["annotations"]), None)
+    if large is not None and all(map(_is_relative, _polygons(records))):
+        raise RemediedError(
+            f"{json_file}: all coordinates of its polygons are in 0..1, but its images are larger (first "
+            f"{large['file_name']}, {large['width']}x{large['height']}), expected pixels; if they are parts "
+            "of width and height, set coordinates: relative",
+            {"coordinates": "relative"},
+        )
+    if all(polygon_area(polygon) == 0 for polygon in _polygons(records)):
+        raise InputError(
+            f"{json_file}: none of its polygons encloses anything, their points lie on a line; {_EXPECTED}, "
+            "in pixels: export them again"
+        )
+
+
+def _is_relative(polygon: Sequence[float]) -> bool:
+    try:
+        return max(polygon) <= _LARGEST_RELATIVE
+    except TypeError:  # whoever reads the mask names the annotation
+        return False
+
+
+def _polygons(records: Sequence[Mapping[str, Any]]) -> Iterator[list[float]]:
+    for record in records:
+        for annotation in record["annotations"]:
+            if isinstance(annotation["segmentation"], list):
+                yield from annotation["segmentation"]
+
+
+def scale_relative(records: Sequence[Mapping[str, Any]], json_file: str) -> None:
+    """Makes pixels of the coordinates of polygons and boxes that are parts of their image's sides.
+
+    Raises:
+        InputError: they are none.
+    """
+    for record in records:
+        for annotation in (*record["annotations"], *record.get("void_annotations", ())):
+            if not isinstance(annotation["segmentation"], list):
+                continue
+            sides = (record["width"], record["height"])
+            scaled = []
+            for polygon in annotation["segmentation"]:
+                if max(polygon) > 2:
+                    raise InputError(
+                        f"{json_file}: annotation {shown(annotation.get('id'))} has the coordinate "
+                        f"{max(polygon):g}, but the YAML says coordinates: relative, in 0..1; remove the key"
+                    )
+                scaled.append([value * sides[index % 2] for index, value in enumerate(polygon)])
+            annotation["segmentation"] = scaled
+            # In whichever unit: they are measured.
+            for key in ("area", "bbox", "bbox_mode"):
+                annotation.pop(key, None)

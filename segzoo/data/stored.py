@@ -1,0 +1,115 @@
+"""What label files hold as they are stored, whatever the dataset's YAML makes of it.
+
+Where labels are no classes, or not those that are meant, this tells what they are.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from .encodings import GRAY_16_BIT, Encoding
+from .palettes import Color, palette_colors
+from .pixels import count_values, rgb_codes
+
+# Files with more different colors are pictures, or were compressed with losses.
+MOST_COLORS = 256
+
+
+class StoredLabels(NamedTuple):
+    """One label file.
+
+    Attributes:
+        mode: Pillow's.
+        values: values that occur: of gray and palette images, and of RGB ones with three equal channels.
+        palette: {value that occurs: its color} of a palette image.
+        colors: {color: pixels} of RGB images that the encoding cannot read; empty if there are too many.
+    """
+
+    mode: str
+    values: tuple[int, ...] = ()
+    palette: tuple[tuple[int, Color], ...] = ()
+    colors: tuple[tuple[Color, int], ...] = ()
+
+
+@dataclass
+class StoredSummary:
+    """All label files of a split.
+
+    Attributes:
+        files: how many.
+        modes: {mode: files}.
+        values: {value: files that have it}.
+        palettes: {{(value, color)} of those that occur: files}.
+        colors: {color: pixels}.
+        pictures: RGB files with more colors than are counted.
+    """
+
+    files: int = 0
+    modes: Counter = field(default_factory=Counter)
+    values: Counter = field(default_factory=Counter)
+    palettes: Counter = field(default_factory=Counter)
+    colors: Counter = field(default_factory=Counter)
+    pictures: int = 0
+
+    def add(self, one: StoredLabels) -> None:
+        self.files += 1
+        self.modes[one.mode] += 1
+        self.values.update(one.values)
+        if one.palette:
+            self.palettes[one.palette] += 1
+        self.colors.update(dict(one.colors))
+        self.pictures += not one.values and not one.colors and one.mode in ("RGB", "RGBA")
+
+
+def observer(encoding: Encoding | None, found: list[StoredLabels]) -> Callable[[Image.Image], None]:
+    """A function that looks at label files and appends to `found`; for `LabelReader.observe`."""
+    reads_colors = encoding is not None and "RGB" in encoding.modes
+
+    def observe(image: Image.Image) -> None:
+        found.append(_look_at(image, reads_colors))
+
+    return observe
+
+
+def _look_at(image: Image.Image, reads_colors: bool) -> StoredLabels:
+    mode, pixels = image.mode, np.asarray(image)
+    if mode in ("RGB", "RGBA"):
+        bands = pixels[:, :, :3]
+        if (bands == bands[:, :, :1]).all():
+            return StoredLabels(mode, _values(np.ascontiguousarray(bands[:, :, 0])))
+        return StoredLabels(mode, colors=() if reads_colors else _colors(image))
+    if mode == "P":
+        values, colors = _values(pixels), palette_colors(image)
+        return StoredLabels(
+            mode, values, tuple((value, colors[value]) for value in values if value < len(colors))
+        )
+    if mode == "LA":
+        pixels = np.ascontiguousarray(pixels[:, :, 0])
+    return (
+        StoredLabels(mode, _values(pixels))
+        if mode in ("L", "1", "LA", "F", *GRAY_16_BIT)
+        else StoredLabels(mode)
+    )
+
+
+def _values(pixels: np.ndarray) -> tuple[int, ...]:
+    """The values that occur; () where they are no labels."""
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+    if pixels.dtype == np.uint8:
+        return tuple(np.flatnonzero(count_values(pixels)).tolist())
+    found = np.unique(pixels)
+    is_whole = len(found) <= 1 << 16 and np.isfinite(found).all() and (found == np.floor(found)).all()
+    return tuple(int(value) for value in found) if is_whole else ()
+
+
+def _colors(image: Image.Image) -> tuple[tuple[Color, int], ...]:
+    codes, counts = np.unique(rgb_codes(image), return_counts=True)
+    if len(codes) > MOST_COLORS:
+        return ()
+    colors = [(code & 255, code >> 8 & 255, code >> 16) for code in codes.tolist()]
+    return tuple(zip(colors, counts.tolist(), strict=True))
