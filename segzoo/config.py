@@ -209,11 +209,15 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "AdamW"  # AdamW | SGD
     cfg.SOLVER.BASE_LR = 0.0001
     cfg.SOLVER.WEIGHT_DECAY = 0.0001
+    # Weight decay of norm layers; None: WEIGHT_DECAY.
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
-    # Weight decay of embeddings: queries, level embeddings, position and relative-bias tables.
+    # Weight decay of embeddings (queries, ...), position and relative-bias tables; None: WEIGHT_DECAY.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     # Weight decay of norm layers outside the backbone; None: WEIGHT_DECAY_NORM, as for all others.
     cfg.SOLVER.WEIGHT_DECAY_HEAD_NORM = None
+    # Weight decay by regular expression: the first that is found in a parameter's name decides, and not the
+    # keys above. [["norm", 0.0], ["", None]]: 0 where the name contains "norm", WEIGHT_DECAY for all others.
+    cfg.SOLVER.WEIGHT_DECAY_BY_NAME = []
     # Learning-rate factors of the backbone, and of all that is not: heads, neck.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.SOLVER.HEAD_MULTIPLIER = 1.0

@@ -37,9 +37,22 @@ def _pair(value: Any) -> bool:
     return math.isfinite(low) and math.isfinite(high) and low <= high
 
 
+def _decay_by_name(pair: Any) -> bool:
+    expression, decay = pair
+    try:
+        re.compile(expression)
+    except re.error:
+        return False
+    return decay is None or (not isinstance(decay, bool) and 0 <= decay < math.inf)
+
+
 _COUNT = _at_least(1)
 _FROM_0 = _at_least(0)
 _AMOUNT = Rule("expected a finite number of at least 0", lambda value: 0 <= value < math.inf)
+_AMOUNT_OR_NONE = Rule(
+    "expected None or a finite number of at least 0",
+    lambda value: value is None or 0 <= value < math.inf,
+)
 _SHARE = Rule("expected a number from 0 to 1", lambda value: 0 <= value <= 1)
 _BELOW_1 = Rule("expected a number from 0 to below 1", lambda value: 0 <= value < 1)
 _POSITIVE = Rule("expected a finite number above 0", lambda value: 0 < value < math.inf)
@@ -74,11 +87,19 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "MODEL.BACKBONE": "FREEZE_AT",
     },
     _AMOUNT: {
-        "SOLVER": "BASE_LR WEIGHT_DECAY WEIGHT_DECAY_NORM WEIGHT_DECAY_EMBED BACKBONE_MULTIPLIER "
-        "HEAD_MULTIPLIER POLY_LR_POWER POLY_LR_CONSTANT_ENDING GAMMA",
+        "SOLVER": "BASE_LR WEIGHT_DECAY BACKBONE_MULTIPLIER HEAD_MULTIPLIER POLY_LR_POWER "
+        "POLY_LR_CONSTANT_ENDING GAMMA",
         "MODEL.AUX_HEAD": "LOSS_WEIGHT",
         "MODEL.MASK_FORMER": "CLASS_WEIGHT MASK_WEIGHT DICE_WEIGHT NO_OBJECT_WEIGHT",
     },
+    _AMOUNT_OR_NONE: {
+        "SOLVER": "WEIGHT_DECAY_NORM WEIGHT_DECAY_EMBED WEIGHT_DECAY_HEAD_NORM WEIGHT_DECAY_BIAS",
+    },
+    Rule(
+        "expected pairs of a regular expression and a weight decay of at least 0, or None for "
+        'SOLVER.WEIGHT_DECAY, e.g. [["norm", 0.0]]',
+        lambda value: all(_decay_by_name(pair) for pair in value),
+    ): {"SOLVER": "WEIGHT_DECAY_BY_NAME"},
     _POSITIVE: {"SOLVER.CLIP_GRADIENTS": "CLIP_VALUE"},
     _SHARE: {
         "INPUT": "FLIP_PROB ROTATION_PROB BLUR_PROB CROP_SINGLE_CATEGORY_MAX",

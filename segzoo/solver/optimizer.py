@@ -36,6 +36,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         weight_decay_head_norm=solver.WEIGHT_DECAY_HEAD_NORM,
+        weight_decay_by_name=[tuple(pair) for pair in solver.WEIGHT_DECAY_BY_NAME],
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         lr_multipliers=_lr_multipliers(cfg, model),
     )

@@ -1,27 +1,26 @@
 """Which learning rate and weight decay each parameter gets.
 
 Rules, the later one wins: the base values; a bias (Detectron2's BIAS keys); the kind of the owning module
-(norm, embedding); the learning-rate factor of the longest matching name prefix. Parameters of equal settings
-share a group: a handful of groups lets the optimizer update hundreds of tensors with one call.
+(norm, embedding); the weight decay of the first regular expression found in the name; the learning-rate
+factor of the longest matching name prefix. Parameters of equal settings share a group: a handful of groups
+lets the optimizer update hundreds of tensors with one call.
 """
 
-from collections.abc import Iterable, Mapping
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from segzoo.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 NORM_LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
-# Learned tables that are parameters of their owner instead of an nn.Embedding, by their last name part.
-EMBEDDING_NAMES = (
-    "relative_position_bias_table",
-    "absolute_pos_embed",
-    "pos_embed",
-    "query_feat",
-    "query_embed",
-    "level_embed",
-)
+# Position tables that are parameters of their owner instead of an nn.Embedding, by their last name part.
+# Other bare parameters decay like weights, as in the published training; so does Mask2Former's level_embed.
+EMBEDDING_NAMES = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed")
 
 
 def parameter_groups(
@@ -33,6 +32,7 @@ def parameter_groups(
     weight_decay_embed: float | None = None,
     weight_decay_bias: float | None = None,
     weight_decay_head_norm: float | None = None,
+    weight_decay_by_name: Sequence[tuple[str, float | None]] = (),
     bias_lr_factor: float = 1.0,
     lr_multipliers: Mapping[str, float] | None = None,
 ) -> list[dict]:
@@ -43,6 +43,8 @@ def parameter_groups(
         weight_decay_norm, weight_decay_embed, weight_decay_bias: of normalisation layers, of embeddings and
             position tables, and of biases outside normalisation layers; None means `weight_decay`.
         weight_decay_head_norm: of normalisation layers outside "backbone"; None means `weight_decay_norm`.
+        weight_decay_by_name: pairs of a regular expression and a decay (None means `weight_decay`); the first
+            that is found in a parameter's name decides, whatever kind of parameter it is.
         bias_lr_factor: factor on the learning rate of biases outside normalisation layers.
         lr_multipliers: name prefix (whole name parts: "backbone" matches "backbone.stem") to learning-rate
             factor; the longest matching prefix counts alone, factors do not multiply.
@@ -58,6 +60,8 @@ def parameter_groups(
     multipliers = dict(lr_multipliers or {})
     groups: dict[tuple[float, float], dict] = {}
     unmatched = set(multipliers)
+    by_name = [(re.compile(expression), decay) for expression, decay in weight_decay_by_name]
+    unfound = {expression.pattern for expression, _ in by_name}
     for name, parameter, owner in _named_trainable_parameters(model):
         lr, decay = base_lr, weight_decay
         last_part = name.rpartition(".")[2]
@@ -70,6 +74,11 @@ def parameter_groups(
         elif last_part == "bias":
             lr = base_lr * bias_lr_factor
             decay = weight_decay if weight_decay_bias is None else weight_decay_bias
+        for expression, named_decay in by_name:
+            if expression.search(name):
+                decay = weight_decay if named_decay is None else named_decay
+                unfound.discard(expression.pattern)
+                break
         matching = [prefix for prefix in multipliers if _is_prefix(prefix, name)]
         unmatched.difference_update(matching)
         if matching:
@@ -83,6 +92,8 @@ def parameter_groups(
             f"SOLVER.LR_MULTIPLIERS: no trainable parameter is named {' or '.join(sorted(unmatched))}...; "
             f"the model's parts are {children}"
         )
+    for pattern in sorted(unfound):
+        logger.warning("SOLVER.WEIGHT_DECAY_BY_NAME: %r decides for no trainable parameter", pattern)
     result = list(groups.values())
     check_groups(model, result)
     return result
