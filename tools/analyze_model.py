@@ -13,7 +13,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import EXIT_STATUS, CommandLine, explained, name_or_path
 from tabulate import tabulate
 
 from segzoo import model_zoo
@@ -25,9 +25,19 @@ from segzoo.model_zoo.official import WeightsInfo, known_models
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandLine(description=__doc__.splitlines()[0])
+    parser = CommandLine(
+        description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="models of the zoo; see model_zoo.list_models()")
-    parser.add_argument("--config-file", action="append", default=[], help="a configuration outside the zoo")
+    parser.add_argument(
+        "--config-file",
+        type=name_or_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a YAML file, or a name under configs/; may be repeated",
+    )
+    parser.add_data()
     parser.add_argument(
         "--all", action="store_true", help="every model of the zoo that has a published number"
     )
@@ -39,7 +49,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="image size; default: the published one's",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_overrides("--opts")
+    parser.add_overrides(data_is_overrides=True)
     return parser.parse_args(arguments)
 
 

@@ -25,12 +25,11 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from benchmark_cases import Case, load_cases, throughput
-from command_line import CommandLine, explained
+from command_line import CommandLine, explained, path_value, whole_number
 from tabulate import tabulate
 
 import segzoo
@@ -50,16 +49,15 @@ def parse(arguments: Sequence[str] | None, modules: list[str]) -> argparse.Names
         help=f"list, all, {', '.join(modules)}",
     )
     parser.add_argument("--case", default="", help="only the cases whose name contains this")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    parser.add_argument("--repeat", type=int, help="timed pairs per case (default 7, or the case's own)")
+    parser.add_argument("--threads", type=whole_number(1), default=1, help="torch threads (default 1)")
+    parser.add_argument(
+        "--repeat", type=whole_number(1), help="timed pairs per case (default 7, or the case's own)"
+    )
     parser.add_argument(
         "--clock", choices=list(CLOCKS), default="wall", help="time that passes (default), or the processor's"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
-    options = parser.parse_args(arguments)
-    if min(options.threads, options.repeat or 1) < 1:
-        parser.error("--threads and --repeat: expected at least 1")
-    return options
+    parser.add_argument("--json", type=path_value, metavar="FILE", help="write the figures as JSON too")
+    return parser.parse_args(arguments)
 
 
 @explained
@@ -86,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         document = {"machine": machine(options.threads), "clock": options.clock, "cases": figures}
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return 0 if all(figure["goals_met"] for figure in figures) else 1
 
 

@@ -4,6 +4,7 @@
     python tools/check_dataset.py camvid --output out/          # all splits of a built-in dataset
     python tools/check_dataset.py camvid_val                    # one split
     python tools/check_dataset.py roads.yaml --json             # your own, for a script
+    python tools/check_dataset.py --config-file configs/semantic/camvid/maskformer_r18.yaml
 
 Says which layout was found where; whether all published images are there; which files cannot be read, hold
 labels that are no class, or differ in size from their image; how often each class occurs; and which images
@@ -23,7 +24,8 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import CommandLine, explained, path_value, whole_number
+from dataset_argument import given_splits
 from dataset_checks.contact_sheet import write_contact_sheet
 from dataset_checks.findings import (
     CheckedSplit,
@@ -37,7 +39,7 @@ from dataset_checks.text import describe_split, finding_lines
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from segzoo.data import DatasetFile, label_reader, register_dataset_file
+from segzoo.data import label_reader, register_dataset_file
 from segzoo.data.inspection import ImageReport, SplitReport, inspect_records
 from segzoo.errors import InputError
 
@@ -47,12 +49,17 @@ HASHED_BY_DEFAULT = 5000
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="a dataset YAML, the name of a built-in dataset, or of one split")
+    parser.add_dataset()
     parser.add_argument("--split", nargs="+", metavar="NAME", help="only these of its splits")
-    parser.add_argument("--output", metavar="DIR", help="folder for the pictures and report.json")
-    parser.add_argument("--number", type=int, default=12, help="examples in a picture (12)")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes; 0: none but this (one per core)"
+        "--output", type=path_value, metavar="DIR", help="folder for the pictures and report.json"
+    )
+    parser.add_argument("--number", type=whole_number(1), default=12, help="examples in a picture (12)")
+    parser.add_argument(
+        "--workers",
+        type=whole_number(0),
+        default=os.cpu_count(),
+        help="processes; 0: none but this (one per core)",
     )
     parser.add_argument(
         "--hash",
@@ -60,15 +67,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help=f"look for equal images of different names in sets of more than {HASHED_BY_DEFAULT} images, too",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of tables")
+    parser.add_overrides()
     parsed = parser.parse_args(arguments)
-    for flag in ("number", "workers"):
-        if getattr(parsed, flag) < (flag == "number"):
-            parser.error(f"--{flag} {getattr(parsed, flag)}: expected at least {int(flag == 'number')}")
+    parsed.title = parsed.dataset or parsed.config_file or "DATASETS"
     return parsed
 
 
-def find_splits(name: str, chosen: Sequence[str] | None) -> tuple[DatasetFile, list[str]]:
-    """The dataset, and the names of its splits to check; of several names of the same images, the first.
+def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
+    """The names of a dataset's splits to check; of several names of the same images, the first.
 
     Raises:
         InputError: no such dataset or split, or a wrong YAML.
@@ -78,16 +84,32 @@ def find_splits(name: str, chosen: Sequence[str] | None) -> tuple[DatasetFile, l
             raise InputError(
                 f"--split {chosen[0]}: {name} is a split itself; give its dataset, or no --split"
             )
-        return label_reader(name).dataset, [name]
+        return [label_reader(name).split]
     names = register_dataset_file(name)
     dataset = label_reader(names[0]).dataset
     for split in chosen or ():
         if split not in names:
             raise InputError(f"--split {split}: {dataset.path.name} has {', '.join(names)}")
     if chosen:
-        return dataset, list(dict.fromkeys(chosen))
+        return list(dict.fromkeys(chosen))
     distinct = {tuple(sorted(dataset.splits[split].items())): split for split in reversed(names)}
-    return dataset, [split for split in names if split in distinct.values()]
+    return [split for split in names if split in distinct.values()]
+
+
+def of_configuration(args: argparse.Namespace) -> list[str]:
+    """The names of the splits that a configuration trains and tests on.
+
+    Raises:
+        InputError: it has none, or not the ones that are chosen.
+    """
+    names = given_splits(args)
+    missing = [split for split in args.split or () if split not in names]
+    if missing or not names:
+        what = f"--split {missing[0]}" if missing else "DATASETS"
+        raise InputError(f"{what}: the configuration has {', '.join(names) or 'no dataset'}")
+    for name in names:
+        label_reader(name)  # of a dataset YAML
+    return [name for name in names if name in (args.split or names)]
 
 
 def with_progress(reports: Iterator[ImageReport], split: str, total: int) -> Iterator[ImageReport]:
@@ -116,7 +138,7 @@ def check(args: argparse.Namespace) -> tuple[list[CheckedSplit], list[Finding]]:
     Raises:
         InputError: no such dataset or split.
     """
-    dataset, names = find_splits(args.dataset, args.split)
+    names = find_splits(args.dataset, args.split) if args.dataset else of_configuration(args)
     say = (lambda *lines: None) if args.json else (lambda *lines: print(*lines, sep="\n"))
     records: dict[str, Sequence[Mapping[str, Any]]] = {}
     checked: list[CheckedSplit] = []
@@ -125,7 +147,7 @@ def check(args: argparse.Namespace) -> tuple[list[CheckedSplit], list[Finding]]:
         try:
             records[name] = DatasetCatalog.get(name)
         except InputError as error:
-            findings += of_missing_split(dataset, name, str(error))
+            findings += of_missing_split(label_reader(name).dataset, name, str(error))
             say(f"\n{name}", *finding_lines(findings[-1:]))
     with_digest = args.hash or sum(map(len, records.values())) <= HASHED_BY_DEFAULT
     for name in records:
@@ -148,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.output:
         Path(args.output).mkdir(parents=True, exist_ok=True)
     checked, findings = check(args)
-    report = json.dumps(as_json(args.dataset, checked, findings), indent=1)
+    report = json.dumps(as_json(args.title, checked, findings), indent=1)
     if args.output:
         (Path(args.output) / "report.json").write_text(report + "\n", encoding="utf-8")
     problems = sum(finding.is_problem for finding in findings)
@@ -157,21 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         several = "" if problems == 1 else "s"
         verdict = f"{problems} problem{several}, see above" if problems else "all is well"
-        print(f"\n{args.dataset}: {verdict}")
+        print(f"\n{args.title}: {verdict}")
     return 1 if problems else 0
 
 
-def run() -> int:
-    """As `main`; where nobody reads on, as after `| head`, it stops without a word, and without a verdict."""
-    try:
-        status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is left in the buffer must not be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return status
-
-
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

@@ -7,12 +7,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import EXIT_STATUS, CommandLine, explained, name_or_path, path_value
 from detectron2.modeling import build_model
 
 from segzoo import model_zoo
@@ -22,22 +21,29 @@ from segzoo.errors import InputError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandLine(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True, help="YAML file or name in the zoo of the model")
-    parser.add_argument("--input", required=True, help="path or URL of the checkpoint")
-    parser.add_argument("--output", required=True, help=".pth or .safetensors file to write")
+    parser = CommandLine(
+        description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_config(required=True)
+    parser.add_data()
+    parser.add_argument(
+        "--input", type=name_or_path, required=True, metavar="FILE", help="path or URL of the checkpoint"
+    )
+    parser.add_argument(
+        "--output", type=path_value, required=True, metavar="FILE", help=".pth or .safetensors file to write"
+    )
     parser.add_trust()
     parser.add_argument(
         "--allow-incomplete",
         action="store_true",
         help="convert although weights keep their random values (a backbone, another number of classes)",
     )
-    parser.add_overrides("--opts")
+    parser.add_overrides(data_is_overrides=True)
     return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> None:
-    output = Path(args.output)
+    output = args.output
     if output.suffix not in (".pth", ".safetensors"):
         raise InputError(
             f"--output {output}: the extension is {output.suffix!r}; expected .pth or .safetensors"

@@ -1,12 +1,11 @@
 #!/usr/bin/env python
 """Draws a model's predictions on pictures and videos.
 
-    python tools/demo.py --config-file configs/panoptic/coco/maskformer_r50.yaml \
-        --input a.jpg folder/ 'more/*.png' clip.mp4 --output out/ --opts MODEL.WEIGHTS model.pth
+    python tools/demo.py --config-file configs/panoptic/coco/maskformer_r50.yaml \\
+        --input a.jpg folder/ 'more/*.png' clip.mp4 --output out/ MODEL.WEIGHTS model.pth
 
 Pictures keep their names, as JPEG; a video becomes an .mp4 of the same rate. What is drawn follows the
-model's task; `--task` picks another one that the network can answer. Exits with 1 if any input could not be
-read.
+model's task; `--task` picks another one that the network can answer.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from tqdm import tqdm
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import CommandLine, explained, name_or_path, path_value, share, whole_number
 
 from segzoo.engine.draw import Tracks, draw_result, segments, semantic_labels
 from segzoo.engine.picture_inputs import as_rgb
@@ -35,24 +34,43 @@ from segzoo.model_zoo import load_config
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 WINDOW = "segzoo"
+EXIT_STATUS = "exit status: 0 done, 1 some of the inputs could not be read or drawn, 2 wrong input"
 TASKS = ("semantic", "panoptic", "entity", "instance")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandLine(
-        description="Draw a model's predictions on pictures and videos.",
-        epilog="demo.py --config-file FILE --input a.jpg dir/ --output out --opts MODEL.WEIGHTS FILE",
+        description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="config file, or its name")
+    parser.add_config(required=True)
+    parser.add_data()
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", nargs="+", metavar="PATH", help="pictures, folders, globs, video files")
-    source.add_argument("--video-input", metavar="FILE", help="a video file, or an address OpenCV can open")
-    source.add_argument("--webcam", action="store_true", help="the first camera, until q is pressed")
-    parser.add_argument("--output", metavar="DIR", help="folder for results; without it they are shown")
+    source.add_argument(
+        "--input",
+        type=name_or_path,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="pictures, folders, globs, video files",
+    )
+    source.add_argument(
+        "--video-input", type=name_or_path, metavar="FILE", help="a video file, or an address OpenCV can open"
+    )
+    source.add_argument(
+        "--webcam",
+        type=whole_number(0),
+        nargs="?",
+        const=0,
+        metavar="NUMBER",
+        help="a camera (the first one is 0, the default), until q is pressed",
+    )
+    parser.add_argument(
+        "--output", type=path_value, metavar="DIR", help="folder for results; without it they are shown"
+    )
     parser.add_argument("--task", choices=TASKS, help="what to draw; default: the model's task")
     parser.add_argument(
         "--confidence-threshold",
-        type=float,
+        type=share,
         default=0.5,
         help="segments of a lower score are not drawn (0.5)",
     )
@@ -63,7 +81,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--random-weights", action="store_true", help="run without MODEL.WEIGHTS, to try the tool only"
     )
     parser.add_trust()
-    parser.add_overrides("--opts")
+    parser.add_overrides(data_is_overrides=True)
     return parser.parse_args(arguments)
 
 
@@ -296,7 +314,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.video_input:
         videos = [Path(arguments.video_input)]
     names = name_results([*pictures, *videos])
-    output = Path(arguments.output) if arguments.output else None
+    output = arguments.output
     if output is None and arguments.save_labels:
         raise InputError("--save-labels needs --output")
     if output is None and not _can_show():
@@ -313,7 +331,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     cfg = load_config(arguments.config_file, arguments.opts)
     if not cfg.MODEL.WEIGHTS and not arguments.random_weights:
-        raise InputError("MODEL.WEIGHTS is empty; give a checkpoint with --opts MODEL.WEIGHTS FILE")
+        raise InputError("MODEL.WEIGHTS is empty; give a checkpoint: MODEL.WEIGHTS FILE")
     task = arguments.task or cfg.TASK
     if cfg.TASK in ("entity", "instance") and task != cfg.TASK:
         raise InputError(f"--task {task}: this model was trained for {cfg.TASK} segmentation only")
@@ -339,14 +357,14 @@ def run(arguments: argparse.Namespace) -> int:
         for video, name in zip(videos, names[len(pictures) :], strict=True):
             # A Path would take a slash out of an address.
             demo.run_video(arguments.video_input or str(video), name)
-        if arguments.webcam:
-            demo.run_video(0, "webcam")
+        if arguments.webcam is not None:
+            demo.run_video(arguments.webcam, "webcam")
     finally:  # what is done stays usable, whatever stopped the rest
         status = demo.finish()
     return status
 
 
-@explained(status=1)
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     return run(parse_arguments(arguments))
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Scores saved predictions again, with no model: `TEST.SAVE_PREDICTIONS True` writes them.
 
-    python tools/evaluate_predictions.py --dataset camvid_val --predictions output/inference
+    python tools/evaluate_predictions.py --data camvid_val --predictions output/inference
+    python tools/evaluate_predictions.py --data roads.yaml --dataset roads_val --predictions output/inference
 
 Prints the tables and writes results.json with the protocol under which the predictions were made.
 """
@@ -16,21 +17,30 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import EXIT_STATUS, CommandLine, explained, name_or_path, path_value
+from dataset_argument import splits_of, tested_splits
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from segzoo.errors import InputError
+from segzoo.data import label_reader
+from segzoo.data.roles import test_split
+from segzoo.errors import InputError, did_you_mean
 from segzoo.evaluation import CLASS_AVERAGING, compare_results
 from segzoo.evaluation.saved import rescore, stored_results
+from segzoo.terminal import ScreenHandler
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--dataset", required=True, help="name of a registered dataset, e.g. ade20k_sem_seg_val"
+    parser = CommandLine(
+        description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_data()
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="which split, as ade20k_sem_seg_val; default: the one to test on"
+    )
+    parser.add_config()
     parser.add_argument(
         "--predictions",
+        type=path_value,
         required=True,
         metavar="DIR",
         help="the folder with sem_seg/, predictions/ and predictions.json, entity_predictions/ and "
@@ -45,43 +55,55 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="semantic, panoptic, entity, instance; default: all found",
     )
     parser.add_argument(
-        "--dataset-file", action="append", default=[], metavar="YAML", help="register a dataset file first"
+        "--dataset-file",
+        type=name_or_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the same as --data; may be repeated",
     )
     parser.add_argument("--class-averaging", choices=list(CLASS_AVERAGING), default="valid")
-    parser.add_argument("--output", metavar="DIR", help="where results.json goes; default: DIR/rescored")
+    parser.add_argument(
+        "--output", type=path_value, metavar="DIR", help="where results.json goes; default: DIR/rescored"
+    )
+    parser.add_overrides()
     return parser.parse_args(arguments)
 
 
 @explained
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ScreenHandler(sys.stdout)])
     return run(options)
 
 
 def run(options: argparse.Namespace) -> int:
-    from segzoo.data import register_dataset_file  # registers the built-in datasets
-
-    for path in options.dataset_file:
-        register_dataset_file(path)
-    _check_registered(options.dataset)
+    dataset = chosen_split(options)
     stored = stored_results(options.predictions)  # before --output may replace it
-    _, path = rescore(
-        options.dataset, options.predictions, options.tasks, options.output, options.class_averaging
-    )
-    print(f"written to {path}")
+    _, results = rescore(dataset, options.predictions, options.tasks, options.output, options.class_averaging)
+    print(f"written to {results}")
     if stored is not None:
-        _compare_with_stored(options.dataset, stored, path)
+        _compare_with_stored(dataset, stored, results)
     return 0
 
 
-def _check_registered(name: str) -> None:
-    if name in DatasetCatalog:
-        return
-    known = [known for known in DatasetCatalog if hasattr(MetadataCatalog.get(known), "load_sem_seg")]
-    raise InputError(
-        f"--dataset {name}: not registered; expected one of {', '.join(sorted(known))}, or its --dataset-file"
-    )
+def chosen_split(options: argparse.Namespace) -> str:
+    """The registered name of the split that was predicted.
+
+    Raises:
+        InputError: there is no such dataset, or several splits could be meant.
+    """
+    names = [name for data in (options.data, *options.dataset_file) if data for name in splits_of(data)]
+    if options.dataset:
+        if options.dataset not in DatasetCatalog:
+            known = [one for one in DatasetCatalog if hasattr(MetadataCatalog.get(one), "load_sem_seg")]
+            close = did_you_mean(options.dataset, known) or f"; expected one of {', '.join(sorted(known))}"
+            raise InputError(f"--dataset {options.dataset}: not registered{close}, or --data with its file")
+        return options.dataset
+    names = list(tested_splits(options)) or names
+    if not names:
+        raise InputError("the dataset is missing; give --data with a dataset YAML or the name of a split")
+    return names[0] if len(names) == 1 else test_split(label_reader(names[0]).dataset)
 
 
 def _compare_with_stored(dataset: str, stored: Mapping[str, Any], path: Path) -> None:

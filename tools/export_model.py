@@ -2,7 +2,7 @@
 """Writes a model as a torch.export program: one file that runs without segzoo, for images of one size.
 
     python tools/export_model.py --config-file configs/panoptic/coco/mask2former_r50.yaml \\
-        --size 800 1216 --output mask2former.pt2 --opts MODEL.WEIGHTS model_final_94dc52.pkl
+        --size 800 1216 --output mask2former.pt2 MODEL.WEIGHTS model_final_94dc52.pkl
 
 The program takes (N, 3, H, W) float pixels in [0, 255] and returns the network's own outputs by name:
 `pred_logits` and `pred_masks` of mask classification, `sem_seg_logits` of per-pixel methods. Normalising and
@@ -21,12 +21,11 @@ Semantic, panoptic, instance and entity results are made of the outputs of an im
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import EXIT_STATUS, CommandLine, explained, path_value, whole_number
 from detectron2.data import MetadataCatalog
 
 from segzoo import model_zoo
@@ -38,20 +37,25 @@ from segzoo.errors import InputError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, help="a YAML file or a name under configs/")
-    parser.add_argument("--output", required=True, help=".pt2 file to write")
+    parser = CommandLine(
+        description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_config(required=True)
+    parser.add_data()
+    parser.add_argument("--output", type=path_value, required=True, metavar="FILE", help=".pt2 file to write")
     parser.add_argument(
         "--size", nargs=2, type=int, required=True, metavar=("HEIGHT", "WIDTH"), help="of the images"
     )
-    parser.add_argument("--batch-size", type=int, default=1, help="images run together (default 1)")
+    parser.add_argument(
+        "--batch-size", type=whole_number(1), default=1, help="images run together (default 1)"
+    )
     parser.add_trust()
-    parser.add_overrides("--opts")
+    parser.add_overrides(data_is_overrides=True)
     return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> None:
-    output, size = Path(args.output), tuple(args.size)
+    output, size = args.output, tuple(args.size)
     if output.suffix != ".pt2":
         raise InputError(f"--output {output}: the extension is {output.suffix!r}; expected .pt2")
     if output.exists():
@@ -63,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     cfg = model_zoo.load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = resolve_device(cfg)
     if not cfg.MODEL.WEIGHTS:
-        raise InputError("export_model: MODEL.WEIGHTS is empty; give a checkpoint: --opts MODEL.WEIGHTS FILE")
+        raise InputError("export_model: MODEL.WEIGHTS is empty; give a checkpoint: MODEL.WEIGHTS FILE")
     model = Trainer.build_model(cfg).eval()
     report = load_checkpoint(model, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
     ours = describe(cfg, MetadataCatalog.get(classes_dataset(cfg)))

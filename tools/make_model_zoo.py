@@ -16,7 +16,7 @@ from pathlib import Path
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import EXIT_STATUS, CommandLine, explained
 
 from segzoo.errors import InputError, did_you_mean
 from segzoo.model_zoo.configs import zoo_name
@@ -28,7 +28,11 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "MODEL_ZOO.md"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(
+        description=__doc__,
+        epilog=f"{EXIT_STATUS}; with --check 1 if the document is out of date",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--measure",
         nargs="*",

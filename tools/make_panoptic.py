@@ -42,7 +42,8 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import CommandLine, explained, name_or_path, path_value, whole_number
+from dataset_argument import given_splits
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_conversion.conversion import Converter, convert_all, make_jobs, report
 from panoptic_conversion.instances import InstancesOfSplit, find_coco, find_pngs
@@ -61,16 +62,21 @@ class BrokenImagesError(InputError):
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="a dataset YAML with semantic labels, or the name of a built-in one")
+    parser.add_dataset()
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--instances", metavar="JSON", help="COCO instances; may have {split}")
+    source.add_argument(
+        "--instances", type=name_or_path, metavar="JSON", help="COCO instances; may have {split}"
+    )
     source.add_argument(
         "--instance-masks",
+        type=name_or_path,
         metavar="PNG",
         help="with {stem}; with a * in the file name, one PNG for each instance",
     )
     parser.add_argument("--splits", nargs="+", metavar="NAME", help="only these of its splits")
-    parser.add_argument("--output", metavar="DIR", help="folder to write to (default: the dataset's root)")
+    parser.add_argument(
+        "--output", type=path_value, metavar="DIR", help="folder to write to (default: the dataset's root)"
+    )
     parser.add_argument("--name", help="of the YAML to write (default: that of the dataset and _panoptic)")
     parser.add_argument(
         "--order", choices=("area", "file"), default="area", help="which instance is on top (area)"
@@ -98,8 +104,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--check", action="store_true", help="write nothing; count and report")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes; 0: none but this (one per core)"
+        "--workers",
+        type=whole_number(0),
+        default=os.cpu_count(),
+        help="processes; 0: none but this (one per core)",
     )
+    parser.add_overrides()
     parsed = parser.parse_args(arguments)
     wrong = [one for one in parsed.rename if "=" not in one]
     if wrong:
@@ -113,7 +123,9 @@ def find_splits(args: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
     Raises:
         InputError: no such dataset or split, or nothing to do with it.
     """
-    names = register_dataset_file(args.dataset)
+    names = register_dataset_file(args.dataset) if args.dataset else given_splits(args)
+    if not names:
+        raise InputError("DATASETS: the configuration has no dataset; give a dataset YAML")
     dataset = label_reader(names[0]).dataset
     if dataset.layouts[0].panoptic is not None:
         raise InputError(f"{dataset.path.name}: has panoptic labels; give a YAML of semantic labels")
@@ -139,8 +151,8 @@ def find_instances(
     root, fields = Path(MetadataCatalog.get(split).dataset_root), dataset.splits[split]
     files = [record["file_name"] for record in records]
     if args.instances is not None:
-        path = fill(os.path.expanduser(args.instances), fields)
-        candidates = [root / path, Path(path)]
+        file = fill(args.instances, fields)
+        candidates = [root / file, Path(file)]
         json_file = next((one for one in candidates if one.is_file()), None)
         if json_file is None:
             raise InputError(
@@ -148,7 +160,7 @@ def find_instances(
             )
         renamed = dict(one.rsplit("=", 1) for one in args.rename)
         return find_coco(json_file, files, dataset, renamed)
-    template = os.path.expanduser(args.instance_masks)
+    template = args.instance_masks
     # The text of {stem}, and of other fields, in the path of each image.
     found = dict(match(root, dataset.layouts[records[0]["layout"]].images, fields))
     patterns = {
@@ -244,10 +256,10 @@ def convert(args: argparse.Namespace) -> int:
         if args.check:
             continue
         # After each split, so that what is done can be used.
-        path = yaml_path(args, dataset, output)
-        written = {**other_splits(path, dataset), f"{split}_panoptic": fields}
-        save_yaml(path, dataset, written, f"{dataset.name}, panoptic")
-        print(f"  written: {path}, with {split}_panoptic")
+        file = yaml_path(args, dataset, output)
+        written = {**other_splits(file, dataset), f"{split}_panoptic": fields}
+        save_yaml(file, dataset, written, f"{dataset.name}, panoptic")
+        print(f"  written: {file}, with {split}_panoptic")
     nothing_done = len(errors) == len(splits) and not any(
         isinstance(one, BrokenImagesError) for one in errors
     )

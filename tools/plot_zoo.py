@@ -25,7 +25,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import EXIT_STATUS, CommandLine, explained, path_value
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -75,7 +75,9 @@ class Point:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(
+        description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--dataset", required=True, help="as in the models' names: ade20k, cityscapes, coco, ..."
     )
@@ -85,7 +87,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--metric", default="mIoU", help='a column of MODEL_ZOO.md: mIoU, "mIoU ms", PQ, ...')
     parser.add_argument("--x", choices=["gflops", "throughput"], default="gflops")
     parser.add_argument(
-        "--measurements", type=Path, nargs="+", metavar="FILE", help="for throughput: recorded measurements"
+        "--measurements",
+        type=path_value,
+        nargs="+",
+        metavar="FILE",
+        help="for throughput: recorded measurements",
     )
     parser.add_argument(
         "--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="for gflops: count all at this size"
@@ -93,7 +99,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--methods", nargs="+", metavar="METHOD", help="only these, as MODEL_ZOO.md calls them"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument("--output", type=path_value, required=True, metavar="FILE.png")
     return parser.parse_args(arguments)
 
 

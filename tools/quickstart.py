@@ -27,7 +27,7 @@ from PIL import Image
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import EXIT_STATUS, CommandLine, explained, path_value, whole_number
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.engine import Trainer, default_setup
@@ -38,6 +38,15 @@ from segzoo.engine.predictor import Predictor
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
 
+EXAMPLES = f"""
+examples:
+  %(prog)s
+  a minute, to see that everything works:
+    %(prog)s --output output/try --train 64 --val 8 SOLVER.MAX_ITER 20
+
+{EXIT_STATUS}
+"""
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = "panoptic/shapes/mask2former_r18_quarter"
 PICTURE_SIDE = 256
@@ -47,12 +56,24 @@ logger = logging.getLogger("segzoo.quickstart")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandLine(description="Generate data, train, evaluate and draw, on a CPU.")
-    parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="folder for results")
-    parser.add_argument("--config-file", default=CONFIG, help="config to train")
-    parser.add_argument("--train", type=int, default=1600, help="training pictures to generate")
-    parser.add_argument("--val", type=int, default=200, help="validation pictures to generate")
-    parser.add_overrides("opts")
+    parser = CommandLine(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output",
+        type=path_value,
+        default=Path("output/quickstart"),
+        metavar="DIR",
+        help="folder for results (default output/quickstart)",
+    )
+    parser.add_config(default=CONFIG)
+    parser.add_argument(
+        "--train", type=whole_number(1), default=1600, help="training pictures to generate (default 1600)"
+    )
+    parser.add_argument(
+        "--val", type=whole_number(1), default=200, help="validation pictures to generate (default 200)"
+    )
+    parser.add_overrides()
     return parser.parse_args(arguments)
 
 
@@ -175,7 +196,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"Model: {arguments.output / 'model_final.pth'}")
 
 
-@explained(status=1)
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     run(parse_arguments(arguments))
     return 0

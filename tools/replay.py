@@ -19,7 +19,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 
 # isort: split
 import torch
-from command_line import CommandLine, explained
+from command_line import EXIT_STATUS, CommandLine, explained, name_or_path
 from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -41,12 +41,18 @@ WITHOUT_DATASET = (
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandLine(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("capsule", help="OUTPUT_DIR/nonfinite_<iteration>.pth of the training that stopped")
-    parser.add_argument("--device", default="", help="where to run; the training's own by default")
+    parser.add_argument(
+        "capsule",
+        type=name_or_path,
+        metavar="FILE",
+        help="OUTPUT_DIR/nonfinite_<iteration>.pth of the training that stopped",
+    )
+    parser.add_argument("--device", default="", help="where to run (default: the training's own)")
     parser.add_argument("--fp32", action="store_true", help="without mixed precision")
     parser.add_trust()
+    parser.add_overrides()
     return parser.parse_args(arguments)
 
 
@@ -67,17 +73,17 @@ def read_capsule(path: str, trust: bool = False) -> dict[str, Any]:
     return {**file.rest, "model": file.weights}
 
 
-def rebuild(capsule: dict[str, Any], device: str) -> tuple[CfgNode, nn.Module]:
+def rebuild(capsule: dict[str, Any], device: str, overrides: Sequence[str] = ()) -> tuple[CfgNode, nn.Module]:
     """The configuration, and the model with the weights of that moment, in training mode.
 
     Raises:
         InputError: the code of today builds another model from the configuration.
     """
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
         file.write(capsule["config"])
         file.flush()
         cfg = model_zoo.load_config(
-            file.name, [*WITHOUT_DATASET, *(["MODEL.DEVICE", device] if device else [])]
+            file.name, [*WITHOUT_DATASET, *(["MODEL.DEVICE", device] if device else []), *overrides]
         )
     model = Trainer.build_model(cfg).train()
     fit = model.load_state_dict(capsule["model"], strict=False)
@@ -123,9 +129,11 @@ def _finite(value: Any) -> bool:
     return True
 
 
-def replay(capsule: dict[str, Any], device: str = "", fp32: bool = False) -> list[tuple[str, str]]:
+def replay(
+    capsule: dict[str, Any], device: str = "", fp32: bool = False, overrides: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """Repeats the forward and backward pass; returns what was seen, as (what, value)."""
-    cfg, model = rebuild(capsule, device)
+    cfg, model = rebuild(capsule, device, overrides)
     dtype = None if fp32 else amp_dtype(cfg)
     watcher = FirstNonFinite(model)
     restore_random_state(capsule["random_state"])
@@ -186,7 +194,9 @@ def run(args: argparse.Namespace) -> None:
     ]
     print(tabulate(facts, tablefmt="plain"))
     print()
-    print(tabulate(replay(capsule, args.device, args.fp32), tablefmt="plain", disable_numparse=True))
+    print(
+        tabulate(replay(capsule, args.device, args.fp32, args.opts), tablefmt="plain", disable_numparse=True)
+    )
 
 
 @explained

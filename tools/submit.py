@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import CommandLine, explained
+from command_line import CommandLine, explained, path_value
 
 from segzoo.errors import InputError
 
@@ -86,7 +86,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
     )
     site.add_argument(
         "--job-dir",
-        type=Path,
+        type=path_value,
         metavar="DIR",
         help="a new folder that all machines see (default output/jobs/...)",
     )
@@ -128,7 +128,9 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
     looking = parser.add_argument_group("looking")
     looking.add_argument("--dry-run", action="store_true", help="show the script for sbatch, submit nothing")
     looking.add_argument("--watch", action="store_true", help="follow the log until the end")
-    looking.add_argument("--status", type=Path, metavar="JOBDIR", help="show how a submitted job stands")
+    looking.add_argument(
+        "--status", type=path_value, metavar="JOBDIR", help="show how a submitted job stands"
+    )
     words = list(arguments)
     split = words.index("--") if "--" in words else None
     options = parser.parse_args(words if split is None else words[:split])

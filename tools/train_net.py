@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained
+from command_line import CommandLine, explained, whole_number
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
@@ -59,12 +59,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = CommandLine(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--config-file",
-        default="",
-        metavar="FILE",
-        help="a YAML file or a name under configs/",
-    )
+    parser.add_config()
+    parser.add_data()
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead of training")
     parser.add_argument(
@@ -74,15 +70,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="with --eval-only: test the I-th of N parts of the test set, 1/N to N/N; semantic task",
     )
     parser.add_argument(
-        "--num-gpus", type=int, default=1, help="GPUs on each machine; without any, CPU processes (default 1)"
+        "--num-gpus",
+        type=whole_number(1),
+        default=1,
+        help="GPUs on each machine; without any, CPU processes (default 1)",
     )
-    parser.add_argument("--num-machines", type=int, default=1, help="machines in all (default 1)")
-    parser.add_argument("--machine-rank", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument("--num-machines", type=whole_number(1), default=1, help="machines in all (default 1)")
+    parser.add_argument(
+        "--machine-rank", type=whole_number(0), default=0, help="which of them this is, from 0"
+    )
     parser.add_argument(
         "--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: a free port (one machine)"
     )
     parser.add_trust()
-    parser.add_overrides("opts")
+    parser.add_overrides(data_is_overrides=True)
     parsed = parser.parse_args(arguments)
     if not parsed.config_file:
         raise InputError("--config-file is missing; give a YAML file or a name under configs/")

@@ -2,8 +2,8 @@
 """Draws what a dataset holds, or what training sees of it after augmentation.
 
     python tools/visualize_data.py --config-file configs/semantic/camvid/maskformer_r18.yaml --output out/
-    python tools/visualize_data.py --dataset camvid_val --source annotation --output out/
-    python tools/visualize_data.py --dataset-file roads.yaml --source annotation --output out/
+    python tools/visualize_data.py --data camvid_val --output out/
+    python tools/visualize_data.py --data roads.yaml --output out/
 
 Writes a PNG per image, the picture beside its labels, and all of them small in sheet.png.
 """
@@ -18,12 +18,13 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 
 # isort: split
 import numpy as np
-from command_line import CommandLine, explained
+from command_line import EXIT_STATUS, CommandLine, explained, name_or_path, path_value, whole_number
+from dataset_argument import data_overrides, given_splits, splits_of
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from segzoo.data import build_train_loader, label_reader, read_image, register_dataset_file
+from segzoo.data import build_train_loader, label_reader, read_image
 from segzoo.engine.draw import draw_entity, draw_instances, draw_panoptic, draw_semantic
 from segzoo.engine.figures import stack, strip
 from segzoo.errors import InputError
@@ -34,24 +35,29 @@ SHEET_COLUMNS = 3
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", metavar="FILE", help="config file, or its name under configs/")
-    parser.add_argument("--dataset", metavar="NAME", help="registered name; default: those of the config")
-    parser.add_argument("--dataset-file", metavar="YAML", help="a dataset YAML, whose splits are drawn")
+    parser = CommandLine(
+        description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_config()
+    parser.add_data()
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="one split; default: all of --data, or the config's"
+    )
+    parser.add_argument("--dataset-file", type=name_or_path, metavar="FILE", help="the same as --data")
     parser.add_argument(
         "--source",
         choices=("mapper", "annotation"),
         help="what training sees (needs --config-file), or the files as they are; default: by --config-file",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures")
-    parser.add_argument("--number", type=int, default=12, help="how many images (12)")
-    parser.add_overrides("--opts")
+    parser.add_argument(
+        "--output", type=path_value, required=True, metavar="DIR", help="folder for the pictures"
+    )
+    parser.add_argument("--number", type=whole_number(1), default=12, help="how many images (12)")
+    parser.add_overrides()
     parsed = parser.parse_args(arguments)
     parsed.source = parsed.source or ("mapper" if parsed.config_file else "annotation")
     if parsed.source == "mapper" and not parsed.config_file:
         raise InputError("--source mapper needs --config-file, which says how images are augmented")
-    if parsed.number < 1:
-        raise InputError(f"--number {parsed.number}: expected at least 1")
     return parsed
 
 
@@ -59,10 +65,11 @@ def training_samples(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray
     """What the mapper yields: a name, the augmented image and its drawing, both (H, W, 3) uint8 RGB."""
     # Workers would read ahead of the few images wanted. A broken file shall be seen, not passed over.
     fixed = ["DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.ACCUMULATE", "1"]
-    cfg = load_config(args.config_file, [*args.opts, *fixed])
-    names = _names(args)
-    if names:
-        cfg.DATASETS.TRAIN = names
+    data = args.dataset or args.data or args.dataset_file
+    if args.dataset_file or args.data:
+        splits_of(args.dataset_file or args.data)  # may register what --dataset names
+    more = data_overrides(data, args.opts) if data else []
+    cfg = load_config(args.config_file, [*args.opts, *more, *fixed])
     if cfg.SEED < 0:
         cfg.SEED = 0
     for number, (sample,) in zip(range(args.number), build_train_loader(cfg), strict=False):
@@ -98,12 +105,13 @@ def _draw_targets(image: np.ndarray, sample: Mapping[str, Any], task: str, metad
 
 def annotated_images(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """The files as they are: a name, the image and its drawing, both (H, W, 3) uint8 RGB."""
-    names = _names(args)
-    if not names and args.config_file:
-        cfg = load_config(args.config_file, args.opts)
-        names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    names = given_splits(args, args.dataset_file)
+    if args.dataset:
+        names = [args.dataset]
     if not names:
-        raise InputError("give --dataset, --dataset-file or --config-file")
+        raise InputError(
+            "the dataset is missing; give --data with a dataset YAML or a name, or --config-file"
+        )
     for name in names:
         reader, metadata = label_reader(name), MetadataCatalog.get(name)
         if name in reader.dataset.without_labels:
@@ -123,15 +131,10 @@ def annotated_images(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray
             yield f"{name}_{Path(record['file_name']).stem}", image, drawn
 
 
-def _names(args: argparse.Namespace) -> tuple[str, ...]:
-    names = tuple(register_dataset_file(args.dataset_file)) if args.dataset_file else ()
-    return (args.dataset,) if args.dataset else names
-
-
 @explained
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    output = Path(args.output)
+    output = args.output
     output.mkdir(parents=True, exist_ok=True)
     source = training_samples(args) if args.source == "mapper" else annotated_images(args)
     small = []

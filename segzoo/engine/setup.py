@@ -17,6 +17,7 @@ from termcolor import colored
 
 import segzoo
 from segzoo.errors import InputError
+from segzoo.terminal import ScreenHandler, allow_any_character
 
 from .output_folder import claimed
 from .random_state import seed_everything
@@ -74,7 +75,7 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
     logger.debug("Environment:\n%s", collect_env_info())
     logger.debug("Config:\n%s", cfg.dump())
     if comm.is_main_process():
-        (output_dir / "config.yaml").write_text(cfg.dump())
+        (output_dir / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
         processes = f", {comm.get_world_size()} processes" if comm.get_world_size() > 1 else ""
         logger.info(
             "segzoo %s on %s%s; results in %s", segzoo.__version__, cfg.MODEL.DEVICE, processes, output_dir
@@ -110,13 +111,15 @@ def setup_logging(output_dir: Path | None, rank: int = 0) -> None:
     """Sends the log to the screen (rank 0) and to OUTPUT_DIR/log.txt, instead of where it went before."""
     handlers: list[logging.Handler] = []
     if rank == 0:
-        screen = logging.StreamHandler(sys.stdout)
+        allow_any_character()
+        screen = ScreenHandler(sys.stdout)
         screen.setLevel(logging.INFO)
         screen.addFilter(lambda record: record.levelno > logging.INFO or record.name != QUIET_ON_SCREEN)
         screen.setFormatter(_ScreenFormatter(sys.stdout.isatty()))
         handlers.append(screen)
     if output_dir is not None:
-        file = _LogFile(output_dir / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
+        name = "log.txt" if rank == 0 else f"log.txt.rank{rank}"
+        file = _LogFile(output_dir / name, encoding="utf-8", errors="backslashreplace")
         file.setFormatter(
             logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
         )

@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
         InputError: file not found, unknown key, wrong type or value, unknown dataset, contradiction with the
             dataset.
     """
+    return complete_config(read_config(path, overrides))
+
+
+def read_config(path: str | Path | None, overrides: Sequence[str] = ()) -> CfgNode:
+    """As `load_config`, but nothing is imported, registered or derived from a dataset; None: no file.
+
+    Raises:
+        InputError: file not found, unknown key, wrong type or value.
+    """
     cfg = new_config()
     defaults = dict(_flatten(cfg))
-    file = find_config(path)
-    _merge_file(cfg, file)
+    if path is not None:
+        _merge_file(cfg, find_config(path))
     _merge_overrides(cfg, overrides)
     expand_homes(cfg)
     _refuse_unread(cfg)
@@ -94,7 +104,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
                 f"{key} has no value; give it one such as {defaults[key]!r}, or leave the key out"
             )
     check_values(cfg)
-    return complete_config(cfg)
+    return cfg
 
 
 def complete_config(cfg: CfgNode) -> CfgNode:
@@ -283,6 +293,7 @@ _WRONG_TYPE = re.compile(
     r"Type mismatch \(<class '(\w+)'> vs. <class '([\w.]+)'>\) "
     r"with values \((.*) vs. (.*)\) for config key: ([\w.]+)"
 )
+_KEY_AND_VALUE = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*=")
 _TYPE_NAMES = {
     "int": "a whole number",
     "float": "a number",
@@ -306,6 +317,10 @@ def _explained_type(error: Exception) -> str:
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    joined = next((word for word in overrides[::2] if _KEY_AND_VALUE.match(str(word))), None)
+    if joined is not None:
+        key, _, value = joined.partition("=")
+        raise InputError(f"{joined}: overrides come as KEY VALUE pairs; write {key} {shlex.quote(value)}")
     if len(overrides) % 2:
         raise InputError(f"overrides come as KEY VALUE pairs, but {overrides[-1]!r} has no value")
     known = dict(_flatten(cfg))

@@ -85,7 +85,8 @@ def test_there_are_examples():
 @cache
 def flags_of(tool: str) -> set[str]:
     """The flags that a tool's source adds, by itself or by what scripts of datasets/ share."""
-    files = [REPOSITORY / tool, REPOSITORY / "datasets" / "preparation.py"]
+    shared = ("datasets/preparation.py", "tools/command_line.py")
+    files = [REPOSITORY / name for name in (tool, *shared)]
     sources = "".join(file.read_text() for file in files)
     return {"--help", *re.findall(r"\"(--[a-z][a-z-]+)\"", sources)}
 

@@ -102,7 +102,7 @@ def test_panoptic_pngs_and_json_agree_and_speak_the_dataset_s_ids(run, files, tm
 
 
 def test_a_high_threshold_leaves_nothing_to_draw(run, files, tmp_path):
-    assert run("--input", str(files / "a.png"), "--save-labels", "--confidence-threshold", "1.1") == 0
+    assert run("--input", str(files / "a.png"), "--save-labels", "--confidence-threshold", "1") == 0
     assert not np.asarray(Image.open(tmp_path / "out" / "labels" / "a.png")).any()
     drawn = cv2.imread(str(tmp_path / "out" / "a.jpg")).astype(int)
     jpeg = cv2.imencode(".jpg", cv2.imread(str(files / "a.png")), [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
@@ -130,7 +130,7 @@ def test_an_unreadable_video_is_reported(run, tmp_path, capsys):
 def test_wrong_inputs_end_in_one_line(run, tmp_path, capsys, name, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("")
-    assert run("--input", str(tmp_path / name)) == 1
+    assert run("--input", str(tmp_path / name)) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: --input")
     assert message in error
@@ -142,7 +142,7 @@ def test_without_output_and_display_it_says_so(files, weights, capsys, monkeypat
         raise cv2.error("The function is not implemented")
 
     monkeypatch.setattr(cv2, "namedWindow", no_window)
-    assert demo.main(["--config-file", CONFIG, "--webcam"]) == 1
+    assert demo.main(["--config-file", CONFIG, "--webcam"]) == 2
     assert "give --output DIR" in capsys.readouterr().err
     assert demo.main(["--config-file", CONFIG, "--input", str(files), "--save-labels"]) == 1
     assert "--save-labels needs --output" in capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_inputs_are_never_overwritten(run, tmp_path, pictures, capsys):
     out.mkdir()
     cv2.imwrite(str(out / "a.jpg"), pictures[0])
     before = (out / "a.jpg").read_bytes()
-    assert run("--input", str(out)) == 1
+    assert run("--input", str(out)) == 2
     assert "give another --output" in capsys.readouterr().err
     assert (out / "a.jpg").read_bytes() == before
 
@@ -196,7 +196,7 @@ def test_junk_is_skipped_in_a_glob_and_reported_in_a_list(files, capsys):
 
 def test_empty_weights_are_refused(files, tmp_path, capsys):
     arguments = ["--config-file", CONFIG, "--input", str(files), "--output", str(tmp_path / "o"), "--opts"]
-    assert demo.main([*arguments, *OVERRIDES, "MODEL.WEIGHTS", ""]) == 1
+    assert demo.main([*arguments, *OVERRIDES, "MODEL.WEIGHTS", ""]) == 2
     assert "MODEL.WEIGHTS is empty" in capsys.readouterr().err
 
 

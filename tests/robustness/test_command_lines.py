@@ -62,6 +62,33 @@ LINES = [
         "--shard 3/2",
     ),
     ("train_net", ["--config-fil"], "argument --config-file: expected one argument; see "),
+    ("train_net", ["--config-file", ""], "argument --config-file: is empty; give a path"),
+    ("train_net", ["--config-file", "{folder}"], "is a folder; give one of its files"),
+    ("train_net", ["--config-file", LEAF, "--config-file", "b.yaml"], "is given twice, with semantic/camvid"),
+    ("train_net", ["--config-file", LEAF, "SEED", "1", "--num-gpus", "2"], "Move --num-gpus before KEY"),
+    ("train_net", ["--num_gpus=2"], "unrecognized arguments: --num_gpus=2; did you mean --num-gpus?"),
+    (
+        "train_net",
+        ["--config-file", LEAF, "SEED=3"],
+        "SEED=3: overrides come as KEY VALUE pairs; write SEED 3",
+    ),
+    ("train_net", ["--config-file", LEAF, "--opts", "SEED"], "but 'SEED' has no value"),
+    (
+        "train_net",
+        ["--config-file", LEAF, "--num-gpus", "-1"],
+        "argument --num-gpus: -1: expected at least 1",
+    ),
+    ("train_net", ["--config-file", LEAF, "--machine-rank", "-1"], "--machine-rank: -1: expected at least 0"),
+    (
+        "train_net",
+        ["--config-file", LEAF, "--data", "{folder}"],
+        "is a folder with no dataset file; give the",
+    ),
+    (
+        "train_net",
+        ["--config-file", LEAF, "--data", "{street}", "DATASETS.TRAIN", "('street_trian',)"],
+        "DATASETS.TRAIN 'street_trian' is unknown; did you mean street_train?",
+    ),
     ("demo", [], "the following arguments are required: --config-file; see "),
     (
         "demo",
@@ -95,10 +122,38 @@ LINES = [
         "argument --task: invalid choice: 'pan'",
     ),
     ("demo", ["--config-file", LEAF, "--input", "{image}", "--save-labels"], "--save-labels needs --output"),
-    ("check_dataset", [], "the following arguments are required: dataset; see "),
+    ("demo", ["--config-file", LEAF, "--input", ""], "argument --input: is empty; give a path"),
+    ("demo", ["--config-file", LEAF, "--webcam", "-1"], "argument --webcam: -1: expected at least 0"),
+    (
+        "demo",
+        ["--config-file", LEAF, "--input", "{image}", "--confidence-threshold", "5"],
+        "argument --confidence-threshold: 5: expected a number from 0 to 1",
+    ),
+    (
+        "demo",
+        ["--config-file", LEAF, "--input", "{image}", "--output", "{output}", "SOLVER.MAX_ITERS", "5"],
+        "unknown key SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER?",
+    ),
+    (
+        "check_dataset",
+        [],
+        "the dataset is missing; give a dataset YAML, or the name of a built-in dataset; see",
+    ),
+    (
+        "check_dataset",
+        ["camvid", "--data", "voc_2012"],
+        "--data voc_2012 and camvid are two datasets; give one",
+    ),
+    ("check_dataset", ["camvid", "--workers", "-1"], "argument --workers: -1: expected at least 0"),
+    ("check_dataset", ["DATASETS.TEST", "()"], "DATASETS: the configuration has no dataset"),
+    (
+        "check_dataset",
+        ["DATASETS.TEST=()"],
+        "DATASETS.TEST=(): overrides come as KEY VALUE pairs; write DATASETS",
+    ),
     ("check_dataset", ["camvit"], "dataset file camvit does not exist; did you mean camvid?"),
     ("check_dataset", ["camvid", "--split", "val"], "--split val: camvid.yaml has camvid_train"),
-    ("check_dataset", ["camvid", "--number", "0"], "--number 0: expected at least 1; see "),
+    ("check_dataset", ["camvid", "--number", "0"], "--number: 0: expected at least 1; see "),
     (
         "check_dataset",
         ["camvid", "--output", "{file}/x"],
@@ -111,8 +166,23 @@ LINES = [
     ),
     (
         "evaluate_predictions",
-        ["--dataset", "camvid", "--predictions", "{output}"],
-        "--dataset camvid: not registered",
+        ["--dataset", "camvid_vall", "--predictions", "{output}"],
+        "--dataset camvid_vall: not registered; did you mean camvid_val?",
+    ),
+    (
+        "evaluate_predictions",
+        ["--data", "camvit", "--predictions", "{output}"],
+        "dataset file camvit does not exist; did you mean camvid?",
+    ),
+    (
+        "evaluate_predictions",
+        ["--predictions", "{output}"],
+        "the dataset is missing; give --data with a dataset",
+    ),
+    (
+        "evaluate_predictions",
+        ["--data", "voc_2012", "--predictions", "{folder}"],
+        "no predictions found, expected",
     ),
     (
         "evaluate_predictions",
@@ -143,15 +213,17 @@ LINES = [
         ["--config-file", LEAF, "--input", "a.pth", "--output", "{output}/model_final.pth"],
         "model_final.pth exists; delete it or choose another name",
     ),
-    ("visualize_data", ["--output", "{output}"], "give --dataset, --dataset-file or --config-file"),
+    ("visualize_data", ["--output", "{output}"], "the dataset is missing; give --data with a dataset YAML"),
+    ("visualize_data", ["--data", "camvid_val", "--output", ""], "argument --output: is empty; give a path"),
     ("visualize_data", ["--dataset", "camvid_vall", "--output", "{output}"], "did you mean camvid_val?"),
     ("visualize_data", ["--dataset", "camvid_val", "--output", "{file}"], "File exists; choose another name"),
     ("visualize_data", ["--source", "mapper", "--output", "{output}"], "--source mapper needs --config-file"),
     (
         "visualize_data",
         ["--dataset", "camvid_val", "--output", "{output}", "--number", "0"],
-        "--number 0: expected at",
+        "--number: 0: expected at",
     ),
+    ("make_panoptic", ["--instances", "i.json"], "the dataset is missing; give a dataset YAML"),
     ("make_panoptic", ["roads.yaml"], "one of the arguments --instances --instance-masks is required; see "),
     ("make_panoptic", ["{folder}/none.yaml", "--instances", "i.json"], "none.yaml does not exist"),
     (
@@ -175,7 +247,8 @@ LINES = [
         "none.pth: does not exist; a training that stops names the file in its last line",
     ),
     ("replay", ["{file}"], "is not a checkpoint (it starts with b'hello')"),
-    ("benchmark", ["criterion", "--threads", "0"], "--threads and --repeat: expected at least 1"),
+    ("benchmark", ["criterion", "--threads", "0"], "argument --threads: 0: expected at least 1; see "),
+    ("benchmark", ["criterion", "SEED", "1"], "invalid choice: 'SEED'"),
     ("benchmark", ["speed"], "argument WHAT: invalid choice: 'speed'"),
     (
         "benchmark",
@@ -189,12 +262,14 @@ LINES = [
         ["--measure", "semantic/camvid/none"],
         "semantic/camvid/none has no row in the tables",
     ),
+    ("make_model_zoo", ["--check", "SEED", "1"], "reads no configuration that KEY VALUE could override"),
     ("plot_zoo", ["--dataset", "ade20k", "--output", "{output}/zoo.png", "--metric", "mIou"], "mIo"),
     (
         "quickstart",
         ["--output", "{output}", "SEED", "1", "--train", "3"],
         "Move --train before KEY VALUE overrides.",
     ),
+    ("quickstart", ["--output", "{output}", "--val", "0"], "argument --val: 0: expected at least 1"),
 ]
 
 
@@ -228,7 +303,9 @@ def test_every_tool_shows_where_with_debug(name):
 def test_every_tool_takes_its_arguments_alike():
     """`doctor` and the installers run where segzoo cannot be imported; the first reports all as items."""
     alone = {"doctor", "install_detectron2", "install_environment"}
-    files = {file.stem: file.read_text() for file in TOOLS.glob("*.py") if file.stem not in alone}
+    files = {
+        file.stem: file.read_text(encoding="utf-8") for file in TOOLS.glob("*.py") if file.stem not in alone
+    }
     files.pop("command_line")
     assert not [name for name, text in files.items() if "ArgumentParser(" in text]
     tools = {name for name, text in files.items() if "CommandLine(" in text}

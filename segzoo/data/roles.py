@@ -1,0 +1,52 @@
+"""Which splits of a dataset file are for training and which for testing, by their names."""
+
+import re
+from collections.abc import Sequence
+
+from segzoo.errors import InputError
+
+from .dataset_file import DatasetFile
+from .messages import some
+
+# The first group with a split counts. trainval holds the images of val.
+_TRAINING = (("train", "training"), ("trainval",))
+_TESTING = (("val", "valid", "validation", "dev"), ("test", "testing", "eval"))
+
+
+def training_split(dataset: DatasetFile) -> str:
+    """Return the registered name of the split to train on: the one that has "train" in its name.
+
+    The values of template fields are looked at where names say nothing. A single split with labels is for
+    both training and testing.
+
+    Raises:
+        InputError: none or several fit.
+    """
+    return _find(dataset, _TRAINING, "DATASETS.TRAIN")
+
+
+def test_split(dataset: DatasetFile) -> str:
+    """Return the registered name of the split to test on: as `training_split`, of "val" or "test"."""
+    return _find(dataset, _TESTING, "DATASETS.TEST")
+
+
+def _find(dataset: DatasetFile, groups: Sequence[Sequence[str]], key: str) -> str:
+    labelled = [split for split in dataset.splits if split not in dataset.without_labels]
+    # Several names of the same images count once.
+    distinct = {tuple(sorted(dataset.splits[split].items())): split for split in reversed(labelled)}
+    splits = [split for split in labelled if split in distinct.values()]
+    fitting: list[str] = splits if len(splits) == 1 else []
+    for words in groups:
+        fitting = fitting or [split for split in splits if set(words) & _words(split)]
+        fitting = fitting or [
+            split for split in splits if set(words) & _words(*dataset.splits[split].values())
+        ]
+    if len(fitting) == 1:
+        return fitting[0]
+    found = f"{some(fitting)} could be meant" if fitting else f"its splits are {some(splits, 8)}"
+    example = (fitting or splits or ["NAME"])[0]
+    raise InputError(f"{dataset.path.name}: {found}; say which: {key} \"('{example}',)\"")
+
+
+def _words(*texts: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", " ".join(texts).lower()))
