@@ -144,7 +144,7 @@ def test_without_output_and_display_it_says_so(files, weights, capsys, monkeypat
     monkeypatch.setattr(cv2, "namedWindow", no_window)
     assert demo.main(["--config-file", CONFIG, "--webcam"]) == 2
     assert "give --output DIR" in capsys.readouterr().err
-    assert demo.main(["--config-file", CONFIG, "--input", str(files), "--save-labels"]) == 1
+    assert demo.main(["--config-file", CONFIG, "--input", str(files), "--save-labels"]) == 2
     assert "--save-labels needs --output" in capsys.readouterr().err
 
 
