@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segzoo.data.formats import opened_image
+from segzoo.data.formats import opened_labels
 from segzoo.errors import InputError
 
 FOLDERS = {"train": "training", "val": "validation"}
@@ -19,7 +19,7 @@ def read_labels(file: Path, channels: int) -> np.ndarray:
     Raises:
         InputError: missing or broken file, or another kind of picture.
     """
-    with opened_image(str(file)) as image:
+    with opened_labels(str(file)) as (image, _):
         pixels = np.asarray(image)
         found = 1 if pixels.ndim == 2 else pixels.shape[2]
         if found != channels or pixels.dtype != np.uint8:

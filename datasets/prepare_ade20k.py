@@ -18,7 +18,7 @@ import numpy as np
 from preparation import at_root, check_splits, fill_folder, find_root, parser, run, save_labels
 
 from segzoo.data import read_dataset_file
-from segzoo.data.formats import opened_image
+from segzoo.data.formats import opened_labels
 from segzoo.errors import InputError
 
 SPLITS = ("training", "validation")
@@ -27,7 +27,7 @@ CLASSES = 150
 
 def convert(source: Path, target: Path) -> None:
     """Writes one label file."""
-    with opened_image(str(source)) as image:
+    with opened_labels(str(source)) as (image, _):
         if image.mode not in ("L", "P"):
             raise InputError(f"{source}: has the mode {image.mode}, expected gray labels of 8 bits")
         labels = np.asarray(image)

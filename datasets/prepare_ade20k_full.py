@@ -25,7 +25,7 @@ from PIL import Image
 from preparation import at_root, check_splits, fill_folder, find_root, parser, run, written_whole
 
 from segzoo.data import read_dataset_file
-from segzoo.data.formats import opened_image
+from segzoo.data.formats import opened_image, opened_labels
 from segzoo.errors import InputError
 
 INDEX, VOID, MOST_SIDE = "index_ade20k.pkl", 65535, 512
@@ -96,7 +96,7 @@ def write_image(source: Path, target: Path) -> None:
 def write_labels(source: Path, target: Path, table: np.ndarray) -> None:
     """Writes the labels of one image, read from the PNG beside it."""
     label_file = source.with_name(f"{source.stem}_seg.png")
-    with opened_image(str(label_file)) as image:
+    with opened_labels(str(label_file)) as (image, _):
         if image.mode not in ("RGB", "RGBA"):
             raise InputError(f"{label_file}: has the mode {image.mode}, expected RGB; unpack it again")
         red, green = (np.asarray(image.getchannel(channel)) for channel in "RG")

@@ -27,7 +27,7 @@ import numpy as np
 
 from segzoo.data import read_dataset_file
 from segzoo.data.encodings import INSTANCES
-from segzoo.data.formats import opened_image
+from segzoo.data.formats import opened_labels
 from segzoo.data.panoptic_files import panoptic_categories
 from segzoo.errors import InputError
 from segzoo.evaluation.files import save_ids
@@ -53,7 +53,7 @@ def convert(source: Path, target: Path, classes: Sequence[int]) -> None:
     Args:
         classes: ids of the classes that count.
     """
-    with opened_image(str(source)) as image:
+    with opened_labels(str(source)) as (image, _):
         ids = np.asarray(image)
     if ids.ndim != 2:
         raise InputError(f"{source}: has {ids.shape[2]} channels, expected ids of 16 bits; unpack it again")

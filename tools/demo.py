@@ -183,7 +183,7 @@ class Demo:
         def pictures() -> Iterator[np.ndarray]:
             for path, name in zip(paths, names, strict=True):
                 try:
-                    picture = as_rgb(path)
+                    picture = as_rgb(path, image_range=self.predictor.image_range)
                 except InputError as error:
                     self.failures.append(str(error))
                     progress.update()

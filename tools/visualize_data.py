@@ -24,7 +24,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from segzoo.data import build_train_loader, label_reader, read_image
+from segzoo.data import build_train_loader, label_reader, load_image
 from segzoo.engine.draw import draw_entity, draw_instances, draw_panoptic, draw_semantic
 from segzoo.engine.figures import stack, strip
 from segzoo.errors import InputError
@@ -121,7 +121,7 @@ def annotated_images(args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray
         chosen = np.unique(np.linspace(0, len(records) - 1, min(args.number, len(records))).astype(int))
         for index in chosen:
             record = records[index]
-            image = read_image(record["file_name"])
+            image = load_image(record)
             if "pan_seg_file_name" in record:
                 ids, info = reader.load_panoptic(record)
                 drawn = draw_panoptic(image, ids, info, metadata.classes, metadata.colors)

@@ -3,24 +3,30 @@
 from .augmentation import build_test_augmentations, build_train_augmentations
 from .build import build_test_loader, build_train_loader
 from .dataset_file import DatasetFile, read_dataset_file
-from .formats import LabelReader, read_image, rgb_pixels
+from .dataset_range import training_range
+from .formats import LabelReader
+from .images import load_image, read_image, rgb_pixels
 from .mapper import SegmentationMapper
+from .pixel_range import PixelRange
 from .register import label_reader, register_builtin, register_dataset_file
 
 __all__ = [
     "DatasetFile",
     "LabelReader",
+    "PixelRange",
     "SegmentationMapper",
     "build_test_augmentations",
     "build_test_loader",
     "build_train_augmentations",
     "build_train_loader",
     "label_reader",
+    "load_image",
     "read_dataset_file",
     "read_image",
     "register_builtin",
     "register_dataset_file",
     "rgb_pixels",
+    "training_range",
 ]
 
 register_builtin()

@@ -128,7 +128,7 @@ def read_images(facts: Mapping[str, Any], json_file: str) -> dict[Any, dict[str,
     return {record["image_id"]: record for record in records}
 
 
-def read_missing_sizes(records: Sequence[dict[str, Any]]) -> None:
+def read_missing_sizes(records: Sequence[dict[str, Any]], turned: bool = True) -> None:
     """Adds the `height` and `width` that records lack, from the headers of their files.
 
     A file that cannot be read gets none: whoever reads it says so, or passes it over.
@@ -137,7 +137,7 @@ def read_missing_sizes(records: Sequence[dict[str, Any]]) -> None:
         if "height" in record and "width" in record:
             continue
         try:
-            height, width = image_size(record["file_name"])
+            height, width = image_size(record["file_name"], turned)
         except InputError:
             continue
         record.setdefault("height", height)

@@ -26,6 +26,7 @@ from .encodings import (
     is_color,
 )
 from .messages import did_you_mean, some
+from .text_files import read_text
 
 # Of the built-in datasets. A checkout or package may be reached through links: see `is_builtin`.
 CATALOG = Path(__file__).parent / "catalog"
@@ -35,9 +36,12 @@ PATH_KEYS = ("images", "labels", "list", "panoptic", "annotations", "instances")
 LAYOUT_KEYS = ("root", "encoding", *PATH_KEYS)
 DATASET_KEYS = (
     *("name", "about", "splits", "image_counts", "classes", "label_map", "flip_pairs", "evaluator"),
-    *("background", "crowd", "coordinates", "without_labels", "prepare", "layouts", *LAYOUT_KEYS),
+    *("background", "crowd", "coordinates", "image_range", "exif", "without_labels", "prepare", "layouts"),
+    *LAYOUT_KEYS,
 )
 CLASS_KEYS = ("name", "id", "color", "isthing")
+# Whether EXIF orientations turn images: their labels lie on what a viewer shows, or on the pixels as stored.
+EXIF = ("apply", "ignore")
 EVALUATORS = ("sem_seg", "panoptic", "coco_instances", "cityscapes_instances")
 
 
@@ -99,6 +103,8 @@ class DatasetFile:
             semantic labels; else None.
         crowds_are_instances: segments with iscrowd are objects like the others, not groups.
         has_relative_coordinates: polygons of a JSON of instances are in parts of width and height.
+        image_range: values of images of more than 8 bits that become 0 and 255, or None: by the images.
+        exif: one of `EXIF`.
     """
 
     path: Path
@@ -116,6 +122,8 @@ class DatasetFile:
     background: int | None = None
     crowds_are_instances: bool = False
     has_relative_coordinates: bool = False
+    image_range: tuple[float, float] | None = None
+    exif: str = "apply"
 
 
 def is_builtin(path: Path) -> bool:
@@ -207,6 +215,8 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
         background=None if background is None else space.classes.index(background),
         crowds_are_instances=_read_choice(facts, "crowd", ("groups", "instances"), layouts[0], path),
         has_relative_coordinates=_read_choice(facts, "coordinates", ("pixels", "relative"), layouts[0], path),
+        image_range=_read_image_range(facts, path),
+        exif=_read_exif(facts, path),
     )
 
 
@@ -222,6 +232,26 @@ def _read_choice(
         goes_with = "instances or panoptic" if key == "crowd" else "instances"
         raise InputError(f"{path.name}: {key} goes with {goes_with}; remove it")
     return value == values[1]
+
+
+def _read_image_range(facts: Mapping[str, Any], path: Path) -> tuple[float, float] | None:
+    given = facts.get("image_range")
+    if given is None:
+        return None
+    is_pair = isinstance(given, list) and len(given) == 2
+    if not is_pair or not all(isinstance(one, int | float) for one in given) or not given[0] < given[1]:
+        raise InputError(f"{path.name}: image_range is {given!r}; it is [lowest, highest], as [0, 4095]")
+    return given[0], given[1]
+
+
+def _read_exif(facts: Mapping[str, Any], path: Path) -> str:
+    exif = facts.get("exif", EXIF[0])
+    if exif not in EXIF:
+        raise InputError(
+            f"{path.name}: exif is {exif!r}; it is apply (labels lie on the image as viewers show it, "
+            "turned by its EXIF orientation) or ignore (on the pixels as stored)"
+        )
+    return exif
 
 
 def _default_evaluator(layout: Layout) -> str:
@@ -255,13 +285,26 @@ def generated_color(index: int) -> tuple[int, int, int]:
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
+        text = read_text(path)
         # The C loader reads a table of 150 classes in a tenth of the time.
-        facts = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        facts = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        if isinstance(facts, dict) and isinstance(facts.get("splits"), Mapping):
+            facts["splits"] = _as_written(facts["splits"], text)
+    except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a valid YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(facts, dict):
         raise InputError(f"{path}: holds no keys; datasets/README.md shows a dataset file")
     return facts
+
+
+def _as_written(splits: Mapping[Any, Any], text: str) -> Mapping[Any, Any]:
+    """The splits with texts for values: YAML makes the number 1 of 01, and 2017 January of 2017-01-01."""
+    listed = [
+        one for value in splits.values() for one in (value.values() if isinstance(value, dict) else [value])
+    ]
+    if all(isinstance(one, str) for one in (*splits, *listed)):
+        return splits
+    return yaml.load(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))["splits"]
 
 
 def _check_keys(facts: Any, known: Any, where: str, unknown: str = ": unknown key") -> None:
@@ -391,6 +434,12 @@ def _read_splits(facts: Mapping[str, Any], path: Path) -> dict[str, dict[str, st
     fields = {
         str(name): value if isinstance(value, Mapping) else {"split": value} for name, value in splits.items()
     }
+    for name, of_split in fields.items():
+        for key, value in of_split.items():
+            if isinstance(value, list | Mapping):
+                raise InputError(
+                    f"{path.name}: split {name!r} has the {key} {value!r}; it is a text, for paths"
+                )
     return {name: {key: str(value) for key, value in of_split.items()} for name, of_split in fields.items()}
 
 
@@ -456,6 +505,11 @@ def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs
     for key in PATH_KEYS:
         if key in facts and not isinstance(facts[key], str):
             raise InputError(f"{source}: {key} is {facts[key]!r}; it is a path")
+        if "\\" in facts.get(key, "") or re.match("[A-Za-z]:/", facts.get(key, "")):
+            raise InputError(
+                f"{source}: {key} {facts[key]!r} is a path of Windows; write / between folders, and paths as "
+                "they are on this machine"
+            )
     if "images" not in facts:
         raise InputError(f"{source}: lacks images, the path of the image files")
     roots = facts.get("root", ".")

@@ -3,39 +3,37 @@
 Letters: H, W pixels; S segments of an image; K classes.
 """
 
-import struct
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from pycocotools import mask as mask_tools
 
 from segzoo.errors import InputError
 from segzoo.json_values import is_box, is_positive, shown
 
 from .dataset_file import DatasetFile
-from .encodings import GRAY_16_BIT, Encoding, InstanceIdEncoding, Regions
+from .encodings import Encoding, InstanceIdEncoding, Regions
+from .image_files import BrokenFileError, opened_image, opened_labels, stored_orientation
+from .images import TurnedError, WrongSizeError, load_image, read_image, wrong_size
 from .instances import Overlaps, annotation_rle, paint, split_overlaps
 from .messages import some
 from .pixels import look_up, rgb_codes
 
-# Pillow warns of large images in two lines each, and refuses those of twice that size: see `opened_image`.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
-# What Pillow raises for files that are not, or no longer, images.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-
-class BrokenFileError(InputError):
-    """A file that is missing or is no image."""
-
-
-class WrongSizeError(InputError):
-    """Labels of another size than their image."""
+__all__ = [
+    "BrokenFileError",
+    "IndexMap",
+    "LabelReader",
+    "Segments",
+    "WrongSizeError",
+    "check_labels",
+    "class_map",
+    "opened_image",
+    "opened_labels",
+    "read_image",
+]
 
 
 class Segments(NamedTuple):
@@ -63,86 +61,6 @@ class IndexMap(NamedTuple):
     indices: np.ndarray
     segments: Segments
     members: np.ndarray | None = None
-
-
-@contextmanager
-def opened_image(file_name: str) -> Iterator[Image.Image]:
-    """Opens and decodes an image file with Pillow.
-
-    Raises:
-        BrokenFileError: the file is missing or cannot be decoded.
-    """
-    try:
-        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
-            image.load()
-            yield image
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise BrokenFileError(f"{file_name}: does not exist; restore the file") from None
-    except Image.DecompressionBombError:
-        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
-        raise BrokenFileError(
-            f"{file_name}: cannot be read as an image (more than {limit} million pixels); cut it into tiles"
-        ) from None
-    except BROKEN as error:
-        raise BrokenFileError(
-            f"{file_name}: cannot be read as an image ({_why(error, file_name)}); replace the file"
-        ) from None
-
-
-def _why(error: Exception, file_name: str) -> str:
-    """What is wrong with a file that Pillow or the system cannot read."""
-    if isinstance(error, UnidentifiedImageError):
-        with PathManager.open(file_name, "rb") as file:
-            head = file.read(12)
-        return f"no known format, it begins with {head!r}" if head else "it is empty"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def read_image(file_name: str, image_format: str = "RGB") -> np.ndarray:
-    """Reads a picture as three channels of 8 bits.
-
-    EXIF orientation is applied, gray is repeated, palettes and CMYK are converted, an alpha channel is
-    dropped, as Detectron2 does; 16-bit gray keeps its upper 8 bits.
-
-    Args:
-        file_name: any format that Pillow reads.
-        image_format: order of the channels, "RGB" or "BGR".
-
-    Returns:
-        (H, W, 3) uint8, contiguous.
-
-    Raises:
-        InputError: missing or broken file, or floating-point pixels.
-    """
-    if image_format not in ("RGB", "BGR"):
-        raise InputError(f"INPUT.FORMAT {image_format!r} is RGB or BGR")
-    with opened_image(file_name) as opened:
-        pixels = rgb_pixels(opened, file_name)
-    return pixels if image_format == "RGB" else np.ascontiguousarray(pixels[:, :, ::-1])
-
-
-def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """The pixels of a picture that is in memory, as `read_image` makes them of a file; `name`: for errors."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in GRAY_16_BIT:
-        image = Image.fromarray((_gray_16(image, name) >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise InputError(f"{name}: has floating-point pixels; convert it to 8 bits")
-    return np.array(image.convert("RGB"))
-
-
-def _gray_16(image: Image.Image, file_name: str) -> np.ndarray:
-    pixels = np.asarray(image)
-    if pixels.min() < 0 or pixels.max() >= 1 << 16:
-        raise InputError(
-            f"{file_name}: gray values go from {pixels.min()} to {pixels.max()}, expected 16 bits at most; "
-            "convert it to 8 bits"
-        )
-    return pixels
 
 
 class LabelReader:
@@ -236,12 +154,29 @@ class LabelReader:
     ) -> Iterator[tuple[Image.Image, Encoding]]:
         """A label file, and the encoding that can read it."""
         encoding = self.encoding_of(dataset_dict)
-        with opened_image(file_name) as image:
+        with self._opened(file_name, dataset_dict) as image:
             if self.observe is not None:
                 self.observe(image)
             if image.mode not in encoding.modes:
                 raise InputError(f"{file_name}: {self._wrong_mode(image, encoding)}")
             yield image, encoding
+
+    @contextmanager
+    def _opened(self, file_name: str, dataset_dict: Mapping[str, Any]) -> Iterator[Image.Image]:
+        """A label file in a format that keeps values, which lies on its image as that is read."""
+        as_stored = dataset_dict.get("exif") == "ignore"
+        with opened_labels(file_name, as_stored) as (image, orientation):
+            # Few programs write one for labels, but a copy of the image's own says that both lie as stored.
+            if (
+                orientation > 1
+                and not as_stored
+                and stored_orientation(dataset_dict.get("file_name", "")) > 1
+            ):
+                raise TurnedError(
+                    f"{file_name}: has an EXIF orientation as its image has, but labels are read without "
+                    f"it; if both lie on each other as stored, set exif: ignore in {self.dataset.path.name}"
+                )
+            yield image
 
     def encoding_of(self, dataset_dict: Mapping[str, Any]) -> Encoding | None:
         """How the semantic label files of an image store classes; None where there are none."""
@@ -369,7 +304,7 @@ class LabelReader:
         if "height" in dataset_dict and "width" in dataset_dict:
             return dataset_dict["height"], dataset_dict["width"]
         # Its header could not be read: that is said here.
-        return read_image(dataset_dict["file_name"]).shape[:2]
+        return load_image(dataset_dict).shape[:2]
 
     def _overlapping_index_map(self, dataset_dict: Mapping[str, Any]) -> IndexMap:
         annotations = dataset_dict["annotations"]
@@ -401,7 +336,7 @@ class LabelReader:
                 f"panoptic and annotations in {self.dataset.path.name}"
             )
         file_name = dataset_dict["pan_seg_file_name"]
-        with opened_image(file_name) as image:
+        with self._opened(file_name, dataset_dict) as image:
             if image.mode not in ("RGB", "RGBA"):
                 raise InputError(
                     f"{file_name}: a panoptic PNG holds segment ids as RGB, found mode {image.mode}; "
@@ -548,9 +483,11 @@ def _merge_stuff(segments_info: Sequence[Mapping[str, Any]], table: np.ndarray) 
 
 def _check_size(file_name: str, labels: np.ndarray, dataset_dict: Mapping[str, Any]) -> None:
     if "height" in dataset_dict and labels.shape != (dataset_dict["height"], dataset_dict["width"]):
-        raise WrongSizeError(
+        raise wrong_size(
             f"{file_name}: is {_side_by_side(labels)}, but its image {dataset_dict['file_name']} is "
-            f"{dataset_dict['width']}x{dataset_dict['height']}; image and labels have to match pixel by pixel"
+            f"{dataset_dict['width']}x{dataset_dict['height']}; ",
+            "image and labels have to match pixel by pixel",
+            *(dataset_dict, labels.shape, (dataset_dict["height"], dataset_dict["width"])),
         )
 
 

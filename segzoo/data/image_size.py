@@ -1,29 +1,22 @@
 """The size of an image from its file's header, as the image is read."""
 
-from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
+from .image_files import QUARTER_TURNS, opened_file, orientation_of
 
-from .formats import BROKEN, BrokenFileError, read_image
-
-# EXIF's orientations that turn an image by a quarter.
-_QUARTER_TURNS = (5, 6, 7, 8)
+# Of a TIFF, as stored. The size that Pillow says before it loads one depends on Pillow's version.
+_WIDTH, _HEIGHT = 256, 257
 
 
-def image_size(file_name: str) -> tuple[int, int]:
+def image_size(file_name: str, turned: bool = True) -> tuple[int, int]:
     """(height, width) that `read_image` gives, without decoding the pixels.
+
+    Args:
+        turned: by the EXIF orientation.
 
     Raises:
         BrokenFileError: the file is missing or is no image.
     """
-    try:
-        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
-            width, height = image.size
-            # Pillow turns a TIFF while it decodes it.
-            if image.format != "TIFF":
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
-                return (width, height) if turned else (height, width)
-    except BROKEN as error:
-        # What is wrong with it is told as for any image.
-        read_image(file_name)
-        raise BrokenFileError(f"{file_name}: its size cannot be read ({error}); save it again") from None
-    return read_image(file_name).shape[:2]
+    with opened_file(file_name) as (image, _):
+        is_tiff = image.format == "TIFF"
+        width, height = (image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]) if is_tiff else image.size
+        is_quarter_turn = turned and orientation_of(image) in QUARTER_TURNS
+    return (width, height) if is_quarter_turn else (height, width)

@@ -19,7 +19,9 @@ import numpy as np
 from segzoo.errors import InputError
 
 from .encodings import UnknownLabelError
-from .formats import BrokenFileError, LabelReader, WrongSizeError, read_image
+from .formats import LabelReader
+from .image_files import BrokenFileError, LossyLabelsError, UnsuitableFileError
+from .images import TurnedError, WrongSizeError, check_annotated_size, load_reading
 from .palettes import PaletteError
 from .pixels import count_values
 from .stored import StoredLabels, StoredSummary, observer
@@ -31,8 +33,23 @@ WRONG_SIZE = "size of image and labels differs"
 UNKNOWN_LABEL = "labels that are no class"
 WRONG_LABEL = "wrong label file"
 PALETTE = "palettes that draw classes in the colors of others"
+LOSSY_LABEL = "labels in a lossy format"
+TURNED = "labels that lie on the image as it is stored, before its EXIF orientation turns it"
+UNSUITABLE = "files that are whole, but not read as they are"
 # Not an error of a file: training passes over it without harm, or use.
 ALL_VOID = "nothing labelled"
+
+
+# The kind of each error of labels; of others, `WRONG_LABEL`.
+_KINDS = {
+    BrokenFileError: UNREADABLE_LABEL,
+    LossyLabelsError: LOSSY_LABEL,
+    PaletteError: PALETTE,
+    TurnedError: TURNED,
+    UnknownLabelError: UNKNOWN_LABEL,
+    UnsuitableFileError: UNSUITABLE,
+    WrongSizeError: WRONG_SIZE,
+}
 
 
 class Problem(NamedTuple):
@@ -62,6 +79,8 @@ class ImageReport(NamedTuple):
         stored: what the semantic label files hold.
         problems: what is wrong.
         digest: hash of the image file's bytes, or "".
+        orientation: of its EXIF data, 1 (upright) to 8.
+        brightest: the largest value of a channel as the image is read, in 0..255.
     """
 
     file_name: str
@@ -73,6 +92,8 @@ class ImageReport(NamedTuple):
     stored: tuple[StoredLabels, ...] = ()
     problems: tuple[Problem, ...] = ()
     digest: str = ""
+    orientation: int = 1
+    brightest: int = 0
 
 
 @dataclass
@@ -86,6 +107,8 @@ class SplitReport:
         images_with: (K + 1,) int64: images that have each class, and void.
         problems: {kind: the problems}.
         files_of: {digest: images with these bytes}.
+        orientations: {EXIF orientation other than upright: the images}.
+        brightest: as in `ImageReport`, of all images.
     """
 
     num_classes: int
@@ -99,6 +122,9 @@ class SplitReport:
     images_with: np.ndarray = field(init=False)
     problems: dict[str, list[Problem]] = field(default_factory=lambda: defaultdict(list))
     files_of: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    orientations: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    brightest: int = 0
 
     def __post_init__(self) -> None:
         self.pixels = np.zeros(self.num_classes + 1, dtype=np.int64)
@@ -119,6 +145,9 @@ class SplitReport:
             self.stored.add(one)
         for problem in report.problems:
             self.problems[problem.kind].append(problem)
+        if report.orientation > 1:
+            self.orientations[report.orientation].append(report.file_name)
+        self.brightest = max(self.brightest, report.brightest)
         if report.digest:
             self.files_of[report.digest].append(report.file_name)
 
@@ -153,20 +182,23 @@ def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: b
     """Reads one image and its labels; what is wrong is reported, not raised."""
     file_name = record["file_name"]
     try:
-        height, width = read_image(file_name).shape[:2]
+        pixels, orientation = load_reading(record)
+        height, width = pixels.shape[:2]
         digest = file_digest(file_name) if with_digest else ""
-    except (InputError, OSError) as error:
-        return ImageReport(file_name, problems=(Problem(UNREADABLE_IMAGE, str(error)),))
-    report = ImageReport(file_name, (width, height), digest=digest)
+    except (BrokenFileError, OSError) as error:
+        kind = UNSUITABLE if isinstance(error, UnsuitableFileError) else UNREADABLE_IMAGE
+        return ImageReport(file_name, problems=(Problem(kind, str(error)),))
+    except InputError as error:  # pixels of a kind or range that nothing says how to show
+        return ImageReport(file_name, problems=(Problem(UNSUITABLE, str(error)),))
+    report = ImageReport(
+        file_name, (width, height), digest=digest, orientation=orientation, brightest=int(pixels.max())
+    )
     if reader.split in reader.dataset.without_labels:
         return report
-    annotated = (record.get("width", width), record.get("height", height))
-    if annotated != (width, height):
-        message = (
-            f"{file_name}: is {width}x{height}, but its annotation says {annotated[0]}x{annotated[1]}; "
-            "image and annotation have to belong together"
-        )
-        return report._replace(problems=(Problem(WRONG_SIZE, message),))
+    try:
+        check_annotated_size(record, (height, width))
+    except WrongSizeError as error:
+        return report._replace(problems=(Problem(_KINDS[type(error)], str(error)),))
     record = {**record, "height": height, "width": width}
     stored: list[StoredLabels] = []
     reader = copy(reader)
@@ -174,13 +206,7 @@ def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: b
     try:
         counted = _count(record, reader)
     except InputError as error:
-        kinds = {
-            BrokenFileError: UNREADABLE_LABEL,
-            WrongSizeError: WRONG_SIZE,
-            UnknownLabelError: UNKNOWN_LABEL,
-            PaletteError: PALETTE,
-        }
-        problem = Problem(kinds.get(type(error), WRONG_LABEL), str(error), getattr(error, "labels", ()))
+        problem = Problem(_KINDS.get(type(error), WRONG_LABEL), str(error), getattr(error, "labels", ()))
         return report._replace(stored=tuple(stored), problems=(problem,))
     problems = ()
     if not counted["pixels"][:-1].any():

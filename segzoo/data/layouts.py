@@ -73,9 +73,7 @@ def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
     """
     problems: list[tuple[int, str]] = []
     for index, layout in enumerate(dataset.layouts):
-        for root in dict.fromkeys(
-            folder / os.path.expandvars(root) for root in layout.roots for folder in dataset_folders(dataset)
-        ):
+        for root in _candidate_roots(dataset, layout):
             has_labels = split not in dataset.without_labels
             found = _try_layout(index, layout, root, dataset.splits[split], split, has_labels)
             if isinstance(found, FoundLayout):
@@ -92,6 +90,25 @@ def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
         f"{split}: {problem}; set DETECTRON2_DATASETS (now {dataset_folders(dataset)[-1]}) to the folder "
         f"that holds it, or arrange the files as one of the layouts in {dataset.path.name} says"
         + (f"; run `{dataset.prepare}` if it is there but not prepared" if dataset.prepare else "")
+    )
+
+
+def image_files(dataset: DatasetFile, split: str) -> list[str]:
+    """The image files of a split's first layout that has any, whether or not they are listed or labelled."""
+    for layout in dataset.layouts:
+        for root in _candidate_roots(dataset, layout):
+            # With a JSON, `images` is their folder.
+            in_folder = "{" not in fill(layout.images, dataset.splits[split])
+            template = f"{layout.images}/{{stem}}.*" if in_folder else layout.images
+            files = [path for path, _ in match(root, template, dataset.splits[split])]
+            if files:
+                return files
+    return []
+
+
+def _candidate_roots(dataset: DatasetFile, layout: Layout) -> Iterable[Path]:
+    return dict.fromkeys(
+        folder / os.path.expandvars(root) for root in layout.roots for folder in dataset_folders(dataset)
     )
 
 

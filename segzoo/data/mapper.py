@@ -14,7 +14,8 @@ from detectron2.data import transforms as T
 from segzoo.errors import InputError
 
 from .augmentation import AugmentationInput, build_test_augmentations, build_train_augmentations
-from .formats import IndexMap, LabelReader, read_image
+from .formats import IndexMap, LabelReader
+from .images import check_annotated_size, load_image
 from .messages import did_you_mean
 from .register import label_reader
 from .targets import GROUPS, build_mask_targets, build_targets
@@ -35,6 +36,8 @@ class SegmentationMapper:
         task: semantic, panoptic, entity or instance: picks the targets.
         augmentations: Detectron2 augmentations; they see `image` and `sem_seg`, the class map.
         image_format: "RGB" or "BGR".
+        image_range: values of images of more than 8 bits that become 0 and 255, where the dataset does not
+            say; (): see `read_image`.
         readers: {dataset name: its label reader}, for training; see `label_reader`.
     """
 
@@ -46,6 +49,7 @@ class SegmentationMapper:
         task: str,
         augmentations: Sequence[T.Augmentation],
         image_format: str = "RGB",
+        image_range: Sequence[float] = (),
         readers: Mapping[str, LabelReader] | None = None,
     ) -> None:
         if task not in GROUPS:
@@ -56,6 +60,7 @@ class SegmentationMapper:
         self.task = task
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.image_range = tuple(image_range)
         self.readers = dict(readers or {})
 
     @classmethod
@@ -76,6 +81,7 @@ class SegmentationMapper:
             "task": cfg.TASK,
             "augmentations": augmentations,
             "image_format": cfg.INPUT.FORMAT,
+            "image_range": cfg.INPUT.IMAGE_RANGE,
             "readers": readers,
         }
 
@@ -96,14 +102,10 @@ class SegmentationMapper:
             InputError: a missing, broken or wrong file.
         """
         record = dict(dataset_dict)
-        image = read_image(record["file_name"], self.image_format)
+        image = load_image(record, self.image_format, self.image_range)
         height, width = image.shape[:2]
-        if record.setdefault("height", height) != height or record.setdefault("width", width) != width:
-            raise InputError(
-                f"{record['file_name']}: is {width}x{height}, but its annotation says "
-                f"{record['width']}x{record['height']}; image and annotation have to belong together"
-            )
-        record["width"] = width
+        check_annotated_size(record, (height, width))
+        record["height"], record["width"] = height, width
         if not self.is_train:
             augmented = AugmentationInput(image)
             self.augmentations(augmented)

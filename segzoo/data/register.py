@@ -14,6 +14,7 @@ from segzoo.json_values import Ids, as_whole, read_flag, shown
 
 from .coco_json import explained_shape, read_coco_json, read_images, read_missing_sizes
 from .dataset_file import CATALOG, DatasetFile, Layout, is_builtin, read_dataset_file
+from .dataset_range import dataset_range, forget_range
 from .encodings import VOID, InstanceIdEncoding
 from .formats import LabelReader
 from .instances import instance_dicts
@@ -67,6 +68,7 @@ def register_dataset_file(name: str | Path) -> list[str]:
             raise InputError(f"{dataset.path.name}: {split!r} {where}; register under a new name")
         if taken_by is None and split in DatasetCatalog and not is_builtin(path):
             raise InputError(f"{dataset.path.name}: {split!r} is built in; register under a new name")
+    forget_range(dataset)
     for split in dataset.splits:
         _register(dataset, split)
         _registered[split] = path
@@ -135,12 +137,24 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
         `width`, `pan_seg_file_name` and `segments_info` with panoptic ones, each segment with `id`,
         `category_id` (class index), `isthing`, `iscrowd`, and the JSON's `area` and `bbox`. Those of no class
         are in `void_segments`, by id. With instances: `height`, `width` and `annotations`, see
-        `instance_dicts`. A split without labels has none of these.
+        `instance_dicts`. A split without labels has none of these. Where they are not the default, how the
+        image is read: `exif` ("ignore"), and `image_range`, the fields of a PixelRange.
 
     Raises:
         InputError: files are missing, or the panoptic JSON contradicts itself or the dataset's YAML.
     """
     found = find_layout(dataset, split)
+    records = _load_records(dataset, split, found)
+    reading: dict[str, Any] = {} if dataset.exif == "apply" else {"exif": dataset.exif}
+    pixel_range = dataset_range(dataset, [record["file_name"] for record in records])
+    if pixel_range is not None:
+        reading["image_range"] = tuple(pixel_range)
+    for record in records if reading else ():
+        record.update(reading)
+    return records
+
+
+def _load_records(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
     layout, fields = dataset.layouts[found.index], dataset.splits[split]
     image_root = found.root / fill(layout.images, fields).split("{")[0].removesuffix(".*")
     file_labels = layout.encoding.file_values() if layout.encoding is not None else None
@@ -203,7 +217,7 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
         ("sem_seg_file_name", "semantic label files"),
     ):
         check_exist((record[key] for record in dicts if key in record), split, what)
-    read_missing_sizes(dicts)
+    read_missing_sizes(dicts, turned=dataset.exif == "apply")
     if dataset.crowds_are_instances:
         _make_instances(segment for record in dicts for segment in record["segments_info"])
     return dicts
@@ -231,7 +245,7 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
         record["file_name"] = f"{image_root}/{record['file_name']}"
         record.update(dataset=split, layout=found.index)
     check_exist((record["file_name"] for record in dicts), split, "images")
-    read_missing_sizes(dicts)
+    read_missing_sizes(dicts, turned=dataset.exif == "apply")
     with explained_shape(json_file, "instances"):
         if dataset.has_relative_coordinates:
             scale_relative(dicts, json_file)

@@ -4,15 +4,15 @@ Letters: H, W size of a picture; N pictures.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor, uint8
 
-from segzoo.data import read_image, rgb_pixels
-from segzoo.data.formats import BROKEN
+from segzoo.data import PixelRange, read_image, rgb_pixels
+from segzoo.data.image_files import BROKEN
 from segzoo.errors import InputError
 from segzoo.paths import user_path
 
@@ -49,13 +49,17 @@ def pictures_in(given: Any) -> Iterable[Picture] | None:
     return given
 
 
-def rgb_pictures(pictures: Iterable[Picture], color: str | None) -> Iterator[np.ndarray]:
+def rgb_pictures(
+    pictures: Iterable[Picture], color: str | None, image_range: Sequence[float] = ()
+) -> Iterator[np.ndarray]:
     """Each picture as `as_rgb` reads it; errors say which one it is."""
     for index, picture in enumerate(pictures):
-        yield as_rgb(picture, color, f"picture {index}")
+        yield as_rgb(picture, color, f"picture {index}", image_range)
 
 
-def as_rgb(picture: Picture, color: str | None = None, name: str = "picture") -> np.ndarray:
+def as_rgb(
+    picture: Picture, color: str | None = None, name: str = "picture", image_range: Sequence[float] = ()
+) -> np.ndarray:
     """Reads a file, or checks and converts a picture that is in memory.
 
     Args:
@@ -65,6 +69,8 @@ def as_rgb(picture: Picture, color: str | None = None, name: str = "picture") ->
             (H, W) or (H, W, 1).
         color: order of an array's channels, "RGB" or "BGR"; needed for an array of more than one.
         name: for errors.
+        image_range: values of a file or PIL image of more than 8 bits that become 0 and 255; (): see
+            `read_image`.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -77,14 +83,15 @@ def as_rgb(picture: Picture, color: str | None = None, name: str = "picture") ->
         return _of_array(picture, color, name)
     if isinstance(picture, Tensor):
         return _of_tensor(picture, name)
+    pixel_range = PixelRange(*image_range) if image_range else None
     if isinstance(picture, Image.Image):
-        return _of_pil(picture, name)
+        return _of_pil(picture, name, pixel_range)
     if isinstance(picture, str | os.PathLike):
-        return _of_file(picture, name)
+        return _of_file(picture, name, pixel_range)
     raise InputError(_no_picture(picture, name))
 
 
-def _of_file(path: str | os.PathLike, name: str) -> np.ndarray:
+def _of_file(path: str | os.PathLike, name: str, pixel_range: PixelRange | None) -> np.ndarray:
     text = os.fspath(path)
     if isinstance(text, bytes) or not text:
         raise InputError(f"{name}: the path {text!r}; {_EXPECTED}")
@@ -93,10 +100,10 @@ def _of_file(path: str | os.PathLike, name: str) -> np.ndarray:
     file = user_path(text)
     if file.is_dir():
         raise InputError(f"{text}: a folder; give its files: sorted(Path({text!r}).glob('*.jpg'))")
-    return read_image(str(file), "RGB")
+    return read_image(str(file), "RGB", pixel_range)
 
 
-def _of_pil(image: Image.Image, name: str) -> np.ndarray:
+def _of_pil(image: Image.Image, name: str, pixel_range: PixelRange | None) -> np.ndarray:
     try:
         # First: Pillow turns a TIFF in loading it, and forgets its orientation then.
         image.load()
@@ -105,7 +112,7 @@ def _of_pil(image: Image.Image, name: str) -> np.ndarray:
         raise InputError(
             f"{name}: the PIL image cannot be loaded ({reason}); open its file again, and leave it open"
         ) from None
-    return _not_empty(rgb_pixels(image, name), name)
+    return _not_empty(rgb_pixels(image, name, pixel_range), name)
 
 
 def _of_array(array: np.ndarray, color: str | None, name: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from detectron2.utils.events import EventStorage
 from pycocotools import mask as mask_tools
 from torch import nn
 
-from segzoo.data import SegmentationMapper, read_image
+from segzoo.data import SegmentationMapper, load_image
 from segzoo.modeling.protocols import build_inference_protocol
 
 from .draw import draw_entity, draw_instances, draw_panoptic, draw_result, draw_semantic
@@ -70,7 +70,7 @@ def draw_row_per_task(
 ) -> np.ndarray:
     """The rows of one image; `inputs`: its dataset dict with height and width, `result`: the model's."""
     metadata = MetadataCatalog.get(dataset_name)
-    image = read_image(inputs["file_name"])
+    image = load_image(inputs, configured=cfg.INPUT.IMAGE_RANGE)
     classes, colors = metadata.classes, metadata.colors
     rows = []
     for task in cfg.TEST.TASKS:

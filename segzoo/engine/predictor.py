@@ -40,6 +40,8 @@ class Predictor:
         model: in eval mode.
         metadata: of the dataset whose classes the model predicts (`classes`, `colors`, `isthing`, ...), or
             None when it was made from a bare module.
+        image_range: values of picture files of more than 8 bits that become 0 and 255: INPUT.IMAGE_RANGE,
+            else the one that the checkpoint was trained with; (): by each file, see `segzoo.data.read_image`.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Predictor:
             cfg = model.clone()
             cfg.defrost()
             cfg.MODEL.DEVICE = resolve_device(cfg)
+            self.image_range = tuple(cfg.INPUT.IMAGE_RANGE)
             default_batch_size, default_augmentations = cfg.TEST.IMS_PER_BATCH, build_test_augmentations(cfg)
             weights = weights or cfg.MODEL.WEIGHTS
             self.metadata = classes_metadata(cfg)
@@ -80,12 +83,15 @@ class Predictor:
                 logger.warning("Predictor: no weights given, the model's are random; set MODEL.WEIGHTS")
         else:
             default_batch_size, default_augmentations = 1, []
+            self.image_range = ()
             self.metadata = None
             self.model = model
         if weights:
             report = load_checkpoint(self.model, str(weights), trust=trust)
             report.differences = compare_description(report.description, ours)
             report.require_complete("Predictor", "its predictions would mean nothing")
+            trained_range = (report.description or {}).get("image_range", ())
+            self.image_range = self.image_range or tuple(trained_range)
         self.model.eval()
         if cfg is not None:
             self.model = _under_protocol(cfg, self.model, self.metadata)
@@ -126,7 +132,7 @@ class Predictor:
             The picture as an RGB array (H, W, 3) uint8, and its result.
         """
         several = pictures_in(pictures)
-        remaining = rgb_pictures([pictures] if several is None else several, color)
+        remaining = rgb_pictures([pictures] if several is None else several, color, self.image_range)
         while chunk := list(islice(remaining, self.batch_size)):
             yield from zip(chunk, self._predict(chunk), strict=True)
 

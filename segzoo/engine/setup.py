@@ -16,6 +16,7 @@ from detectron2.utils.collect_env import collect_env_info
 from termcolor import colored
 
 import segzoo
+from segzoo.data import training_range
 from segzoo.errors import InputError
 from segzoo.terminal import ScreenHandler, allow_any_character
 
@@ -34,10 +35,10 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
 
     The screen of the main process shows information and warnings; log.txt (log.txt.rank<n> of the others)
     also holds the environment and the whole config. A negative SEED is replaced in `cfg` by a random one,
-    which config.yaml then shows.
+    which config.yaml then shows, and so is an INPUT.IMAGE_RANGE that the training's images ask for.
 
     Args:
-        cfg: changed in place (MODEL.DEVICE, SEED) and then frozen.
+        cfg: changed in place (MODEL.DEVICE, SEED, INPUT.IMAGE_RANGE) and then frozen.
         args: the command line, for log.txt.
 
     Raises:
@@ -65,6 +66,8 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
     if cfg.SEED < 0:
         cfg.SEED = comm.all_gather(random.SystemRandom().randrange(2**31))[0]
         logger.info("SEED is negative: using %d; set SEED %d to repeat this run", cfg.SEED, cfg.SEED)
+    if not cfg.INPUT.IMAGE_RANGE and not getattr(args, "eval_only", False):
+        cfg.INPUT.IMAGE_RANGE = training_range(cfg.DATASETS.TRAIN)
     cfg.freeze()
     # Every process augments differently; data order and initial weights are shared by other means.
     seed_everything(cfg.SEED + rank)
@@ -168,7 +171,7 @@ def describe(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
 
     Returns:
         Strings, numbers, lists and dicts only: version, task, dataset, classes, colors, isthing,
-        ignore_label, label_map, image_format, pixel_mean, pixel_std.
+        ignore_label, label_map, image_format, image_range, pixel_mean, pixel_std.
     """
     return {
         "version": segzoo.__version__,
@@ -180,6 +183,7 @@ def describe(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
         "ignore_label": int(metadata.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)),
         "label_map": _plain(metadata.get("label_map", {})),
         "image_format": cfg.INPUT.FORMAT,
+        "image_range": _plain(cfg.INPUT.IMAGE_RANGE),
         "pixel_mean": [float(value) for value in cfg.MODEL.PIXEL_MEAN],
         "pixel_std": [float(value) for value in cfg.MODEL.PIXEL_STD],
     }

@@ -137,7 +137,12 @@ def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
+        # Lossy formats change values, whatever the file is called.
+        if image.format != "PNG":
+            raise InputError(f"{path}: is a {image.format} file, expected PNG; save the predictions as PNG")
         return image
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: not found; was the prediction of this image saved?") from None
     except _BROKEN as error:

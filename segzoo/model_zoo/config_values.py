@@ -122,6 +122,10 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         lambda value: len(value) in (0, 2) and all(_whole(side) and side > 0 for side in value),
     ): {"INPUT": "CROP_SIZE"},
     Rule(
+        "expected (lowest, highest) of the pixel values, or ()",
+        lambda value: not value or (_pair(value) and value[0] < value[1]),
+    ): {"INPUT": "IMAGE_RANGE"},
+    Rule(
         "expected finite numbers of at least 0",
         lambda value: all(0 <= number < math.inf for number in value),
     ): {"MODEL": "SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS"},

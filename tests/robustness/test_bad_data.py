@@ -137,7 +137,7 @@ IMAGES = {
     "cut PNG": (cut_png, "cannot be read as an image ("),
     "damaged PNG": (damaged_png, "cannot be read as an image ("),
     "huge": (huge, "cannot be read as an image (more than 178 million pixels); cut it into tiles"),
-    "floating point": (floating, "has floating-point pixels; convert it to 8 bits"),
+    "floating point": (floating, "has floating-point pixels; say which become black and white with"),
     "other size": (other_size, "is 4x2, but its image"),
 }
 

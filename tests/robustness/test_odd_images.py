@@ -22,7 +22,6 @@ def flat(color, mode="RGB", size=(4, 2)):
         ("a.gif", {}),
         ("a.webp", {"lossless": True}),
         ("a.png", {"default_image": False}),
-        ("a.tif", {}),
     ],
 )
 def test_of_an_animation_the_first_frame_is_read(tmp_path, name, options):

@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from segzoo.data import label_reader, read_image
+from segzoo.data import label_reader, load_image
 from segzoo.engine.draw import draw_panoptic, draw_semantic
 from segzoo.engine.figures import enlarge, legend, stack, strip
 from segzoo.errors import InputError
@@ -57,7 +57,7 @@ def write_contact_sheet(split: CheckedSplit, folder: Path, number: int) -> Path 
 def _draw(record: Mapping[str, Any], split: CheckedSplit) -> tuple[np.ndarray, np.ndarray, set[int]]:
     """(H, W, 3) image and drawing of it, at the height of a tile, and the classes in it."""
     reader, metadata = label_reader(split.name), MetadataCatalog.get(split.name)
-    image = read_image(record["file_name"])
+    image = load_image(record)
     height, width = image.shape[:2]
     size = (HEIGHT, max(HEIGHT // 3, min(round(width * HEIGHT / height), round(LONGEST * HEIGHT))))
     small = enlarge(image, size)

@@ -3,20 +3,24 @@
 Letters: K classes.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from segzoo.data import DatasetFile
+from segzoo.data import DatasetFile, PixelRange
 from segzoo.data.inspection import (
     ALL_VOID,
+    LOSSY_LABEL,
+    TURNED,
     UNKNOWN_LABEL,
     UNREADABLE_IMAGE,
     UNREADABLE_LABEL,
+    UNSUITABLE,
     WRONG_LABEL,
     WRONG_SIZE,
     SplitReport,
@@ -24,6 +28,8 @@ from segzoo.data.inspection import (
     unknown_labels,
 )
 
+# Of 255: where no pixel of a split reaches this, nobody can see anything.
+DARK = 32
 # Files named in one finding; the report in JSON names all.
 EXAMPLES = 5
 
@@ -32,6 +38,9 @@ REMEDIES = {
     UNREADABLE_LABEL: "download or export these files again, or train with DATALOADER.ON_ERROR skip",
     WRONG_SIZE: "export image and labels in one size; labels are never resized to fit",
     UNKNOWN_LABEL: "give each a class with label_map, or list it under encoding: void",
+    LOSSY_LABEL: "export them again as PNG from where they were drawn; converting them keeps the damage",
+    TURNED: "set exif: ignore in the dataset's YAML, so that images are not turned",
+    UNSUITABLE: "do what the lines below say",
     WRONG_LABEL: "choose another encoding, or export these files again",
 }
 
@@ -86,7 +95,7 @@ def of_missing_split(dataset: DatasetFile, name: str, message: str) -> list[Find
 def of_split(split: CheckedSplit) -> list[Finding]:
     """All that is to be said about one split."""
     report = split.report
-    found = [*_counts(split), *_broken_files(split)]
+    found = [*_counts(split), *_broken_files(split), *_as_read(split)]
     copies = [files for files in report.files_of.values() if len(files) > 1]
     if copies:
         text = (
@@ -149,6 +158,39 @@ def _broken_files(split: CheckedSplit) -> list[Finding]:
             text += f" ({', '.join(counts[:8])}{', ...' if len(counts) > 8 else ''} files)"
         remedy = REMEDIES[kind] + (f" in {split.dataset.path.name}" if kind == UNKNOWN_LABEL else "")
         found.append(Finding(True, split.name, text, remedy, messages))
+    return found
+
+
+def _as_read(split: CheckedSplit) -> list[Finding]:
+    """What the images look like once they are read: turned, or dark."""
+    found, report, source = [], split.report, split.dataset.path.name
+    if report.orientations and split.dataset.exif == "apply":
+        files = tuple(chain.from_iterable(report.orientations.values()))
+        listed = ", ".join(f"{key} in {len(of)}" for key, of in sorted(report.orientations.items()))
+        several = f"{len(files):,} images have" if len(files) > 1 else "1 image has"
+        text = f"{several} an EXIF orientation ({listed}), which is applied"
+        if split.has_labels:
+            text += "; labels are taken to lie on the turned image"
+        remedy = f"if they lie on the pixels as stored, set exif: ignore in {source}"
+        found.append(Finding(False, split.name, text, remedy if split.has_labels else "", files))
+    given = [record["image_range"] for record in split.records[:1] if "image_range" in record]
+    pixel_range = PixelRange(*given[0]) if given else None
+    if pixel_range is not None and pixel_range.source:
+        text = f"images of more than 8 bits are read with 0 as black and {pixel_range.high} as white"
+        remedy = (
+            f"that fits a sample of them; set image_range: [0, {pixel_range.high}] in {source} to be sure"
+        )
+        found.append(Finding(False, split.name, text, remedy))
+    if report.sizes and report.brightest < DARK:
+        text = f"the images are almost black: the brightest pixel of the split is {report.brightest} of 255"
+        remedy = f"look at the files; values of fewer bits need image_range in {source}"
+        low, high = (pixel_range or PixelRange(0, 255))[:2]
+        # The largest value of a file that becomes the brightest one, and that of all its bits.
+        largest = (report.brightest + 1) * (high - low + 1) / 256 - 1
+        if largest >= 1:
+            all_bits = 2 ** math.ceil(math.log2(largest + 1)) - 1
+            remedy = f"set image_range: [{low}, {low + all_bits}] in {source}, so that they use all of 0..255"
+        found.append(Finding(True, split.name, text, remedy))
     return found
 
 

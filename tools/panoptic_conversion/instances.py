@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from segzoo.data.coco_json import explained_shape, read_coco_json
 from segzoo.data.dataset_file import DatasetFile
-from segzoo.data.formats import opened_image
+from segzoo.data.formats import opened_labels
 from segzoo.data.instances import mask_rle
 from segzoo.data.messages import check_different, did_you_mean
 from segzoo.data.pixels import rgb_codes
@@ -259,7 +259,7 @@ def decode_pngs(
     """
     instances = []
     for file in files:
-        with opened_image(file) as image:
+        with opened_labels(file) as (image, _):
             values = rgb_codes(image) if image.mode in ("RGB", "RGBA") else np.asarray(image)
         if values.shape != shape:
             found = "x".join(map(str, values.shape[::-1]))

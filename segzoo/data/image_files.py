@@ -1,0 +1,259 @@
+"""Opening image files with Pillow: what a file is, and one line for each that cannot be used."""
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from detectron2.utils.file_io import PathManager
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+from segzoo.errors import InputError
+
+# Pillow warns of large images in two lines each, and refuses those of twice that size: see `opened_image`.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+# What Pillow raises for files that are not, or no longer, images.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+# The tag of EXIF and TIFF that says how to turn an image, and its values that exchange width and height.
+ORIENTATION = 274
+QUARTER_TURNS = (5, 6, 7, 8)
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# The orientations that undo those which do not undo themselves.
+_BACK = {6: 8, 8: 6}
+
+# Formats whose compression changes values, as Pillow calls them. JPEG 2000 may be without loss, but the file
+# does not say whether it was cut to a size.
+_LOSSY = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF", "HEIF": "HEIF"}
+_LOSSY_IN_TIFF = {"jpeg": "JPEG", "tiff_jpeg": "JPEG", "webp": "WebP"}
+
+_TIFF_HEADS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 277, 339
+_SAMPLE_KINDS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
+
+
+class BrokenFileError(InputError):
+    """A file that is missing or is no image."""
+
+
+class UnsuitableFileError(BrokenFileError):
+    """An image file that is whole, but has contents that are not read."""
+
+
+class LossyLabelsError(InputError):
+    """Labels in a format that changes values."""
+
+
+@contextmanager
+def opened_file(file_name: str) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """Opens an image file with Pillow, and reads its header only.
+
+    Raises:
+        BrokenFileError: the file is missing or cannot be decoded, then or in the body of the `with`.
+        UnsuitableFileError: it is a TIFF of several pages, or of bands or numbers that Pillow does not read.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
+            _check_pages(image, file_name)
+            yield image, file
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise BrokenFileError(f"{file_name}: does not exist; restore the file") from None
+    except Image.DecompressionBombError:
+        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        raise BrokenFileError(
+            f"{file_name}: cannot be read as an image (more than {limit} million pixels); cut it into tiles"
+        ) from None
+    except BROKEN as error:
+        tiff = _tiff_content(file_name) if isinstance(error, UnidentifiedImageError) else None
+        if tiff is not None:
+            raise UnsuitableFileError(
+                f"{file_name}: is a TIFF of {tiff}, which Pillow cannot read; save three bands of 8 or 16 "
+                "bits (RGB) as an image, one as labels"
+            ) from None
+        raise BrokenFileError(
+            f"{file_name}: cannot be read as an image ({_why(error, file_name)}); replace the file"
+        ) from None
+
+
+@contextmanager
+def opened_image(file_name: str) -> Iterator[Image.Image]:
+    """Opens and decodes an image file with Pillow.
+
+    Raises:
+        InputError: see `opened_file`.
+    """
+    with opened_file(file_name) as (image, _):
+        image.load()
+        yield image
+
+
+@contextmanager
+def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Image.Image, int]]:
+    """As `opened_image`, for files whose values mean something.
+
+    Args:
+        as_stored: without its orientation. Otherwise that of a TIFF is applied, by Pillow, and no other.
+
+    Yields:
+        The image, and the EXIF orientation that it has and that was not applied: 1 (upright) to 8.
+
+    Raises:
+        LossyLabelsError: the format changes values. See also `opened_file`.
+    """
+    with opened_file(file_name) as (image, file):
+        lossy = lossy_format(image, file)
+        if lossy is not None:
+            raise LossyLabelsError(
+                f"{file_name}: holds labels as {lossy}, a lossy format that changes values; export them "
+                "again from their source as PNG (a converted file keeps the damage)"
+            )
+        is_tiff = image.format == "TIFF"
+        image, orientation = loaded(image, turned=is_tiff and not as_stored)
+        yield image, 1 if is_tiff else orientation
+
+
+def loaded(image: Image.Image, turned: bool) -> tuple[Image.Image, int]:
+    """An opened image with its pixels, turned by its EXIF orientation or as they are stored; and that."""
+    is_tiff = image.format == "TIFF"
+    # Pillow turns a TIFF while it loads it, and finds the EXIF data of a PNG only then.
+    orientation = orientation_of(image) if is_tiff else 1
+    image.load()
+    if is_tiff:
+        turn = 1 if turned else _BACK.get(orientation, orientation)
+    else:
+        orientation = orientation_of(image)
+        turn = orientation if turned else 1
+    return (image.transpose(_TURNS[turn]) if turn > 1 else image), orientation
+
+
+def lossy_format(image: Image.Image, file: BinaryIO) -> str | None:
+    """The name of the format of an opened image, not yet loaded, where it changes values; else None."""
+    if image.format == "WEBP":
+        return None if _is_lossless_webp(file) else "lossy WebP"
+    if image.format == "TIFF":
+        name = _LOSSY_IN_TIFF.get(image.info.get("compression", ""))
+        return f"TIFF with {name} compression" if name else None
+    return _LOSSY.get(image.format or "")
+
+
+def _is_lossless_webp(file: BinaryIO) -> bool:
+    """Whether the (first) picture of a WebP file is in its lossless format; leaves the file where it was."""
+    position = file.tell()
+    try:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            name, size = head[:4], int.from_bytes(head[4:], "little")
+            if name in (b"VP8 ", b"VP8L"):
+                return name == b"VP8L"
+            # A frame of an animation has 16 bytes of its own before the picture's chunks.
+            file.seek(16 if name == b"ANMF" else size + size % 2, 1)
+        return False
+    finally:
+        file.seek(position)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of an image: 1 (upright) to 8. A TIFF that is loaded has none."""
+    # Whatever cannot be parsed does not turn an image.
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except BROKEN:
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def stored_orientation(file_name: str) -> int:
+    """The EXIF orientation of a file; 1, upright, for one that has none, or cannot be read."""
+    try:
+        with opened_file(file_name) as (image, _):
+            return orientation_of(image)
+    except InputError:
+        return 1
+
+
+def without_orientation(content: bytearray) -> bytearray:
+    """The bytes of a file, changed in place, with the orientation of a TIFF's first page set to upright."""
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(bytes(content[:4]))
+    try:
+        if order is not None:
+            (directory,) = struct.unpack_from(order + "I", content, 4)
+            (count,) = struct.unpack_from(order + "H", content, directory)
+            for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+                if struct.unpack_from(order + "H", content, entry) == (ORIENTATION,):
+                    struct.pack_into(order + "H", content, entry + 8, 1)
+    except struct.error:
+        pass  # The decoder says what is wrong.
+    return content
+
+
+def _check_pages(image: Image.Image, file_name: str) -> None:
+    """Refuses a TIFF of several pages: bands, slices, times. The first may be followed by smaller copies."""
+    if image.format != "TIFF" or image.n_frames == 1:
+        return
+    pages, size = 1, image.size
+    for page in range(1, image.n_frames):
+        try:
+            image.seek(page)
+            pages += not _is_reduced(image, size)
+        except BROKEN:
+            pages += 1
+    image.seek(0)
+    if pages > 1:
+        raise UnsuitableFileError(
+            f"{file_name}: is a TIFF of {pages} pages, of which one would be read; save each page that is an "
+            "image (or the bands together, as RGB) as a file of its own"
+        )
+
+
+def _is_reduced(image: Image.Image, size: tuple[int, int]) -> bool:
+    """Whether the page is a smaller copy, or a mask, of one of `size` (W, H)."""
+    if image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 5 or image.tag_v2.get(_SUBFILE_TYPE) == 2:
+        return True
+    (width, height), (full_width, full_height) = image.size, size
+    # Of the same proportions, to a pixel.
+    skewed = abs(width * full_height - height * full_width) > max(full_width, full_height)
+    return width < full_width and height < full_height and not skewed
+
+
+def _tiff_content(file_name: str) -> str | None:
+    """What a TIFF file holds, as "4 bands of 8 bits"; None for a file that is no TIFF, or a broken one."""
+    try:
+        with PathManager.open(file_name, "rb") as file:
+            head = file.read(8)
+            if head[:4] not in _TIFF_HEADS:
+                return None
+            head += file.read(8) if head[2:4] in (b"+\x00", b"\x00+") else b""
+            tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+            file.seek(tags.next)
+            tags.load(file)
+            bits, bands = tags.get(_BITS_PER_SAMPLE, (1,)), tags.get(_SAMPLES_PER_PIXEL, 1)
+            kind = _SAMPLE_KINDS.get(tags.get(_SAMPLE_FORMAT, (1,))[0], "")
+    except (*BROKEN, TypeError, IndexError, KeyError):
+        return None
+    several = f"{bands} bands" if bands != 1 else "one band"
+    return f"{several} of {kind}{bits[0]} bits" if bits else None
+
+
+def _why(error: Exception, file_name: str) -> str:
+    """What is wrong with a file that Pillow or the system cannot read."""
+    if isinstance(error, UnidentifiedImageError):
+        with PathManager.open(file_name, "rb") as file:
+            head = file.read(12)
+        return f"no known format, it begins with {head!r}" if head else "it is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__

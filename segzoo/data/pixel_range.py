@@ -1,0 +1,79 @@
+"""Images of more than 8 bits as 8 bits: which value is black, and which white.
+
+Letters: H, W pixels.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from segzoo.errors import InputError
+
+from .pixels import look_up
+
+# The largest values of 8, 10, 12, 14 and 16 bits.
+_LARGEST = (255, 1023, 4095, 16383, 65535)
+
+
+class PixelRange(NamedTuple):
+    """The values of a file that become 0 and 255.
+
+    Attributes:
+        low, high: of the file, low < high; what lies outside becomes 0 or 255.
+        source: where it was found out from the images of a dataset, and not given: the dataset's YAML. Then a
+            larger value is an error.
+    """
+
+    low: float
+    high: float
+    source: str = ""
+
+
+FULL_16_BITS = PixelRange(0, 65535)
+
+
+def fitting_range(brightest: int, source: str = "") -> PixelRange:
+    """The range of the fewest bits (8, 10, 12, 14 or 16) that hold the brightest value of some images."""
+    return PixelRange(0, next((high for high in _LARGEST if brightest <= high), _LARGEST[-1]), source)
+
+
+def to_8_bits(pixels: np.ndarray, pixel_range: PixelRange, file_name: str) -> np.ndarray:
+    """The pixels of an image as 8 bits. Whole numbers of a range of 2**n values keep their upper 8 bits.
+
+    Those of a range of fewer than 256 values, and floating-point numbers, are spread so that `high` is 255.
+
+    Args:
+        pixels: (H, W) or (H, W, C) of any integers or floating-point numbers; NaN becomes 0.
+        file_name: the image, for messages.
+
+    Returns:
+        uint8, of the same shape.
+
+    Raises:
+        InputError: a value outside a range that was not given.
+    """
+    low, high, source = pixel_range
+    if source and pixels.max() > high:
+        raise InputError(
+            f"{file_name}: has the value {pixels.max()}, but other images of {source} have none above "
+            f"{high}; set image_range: [0, {int(fitting_range(int(pixels.max())).high)}] in {source}"
+        )
+    if pixels.dtype == np.uint8 or pixels.dtype == np.uint16:
+        return look_up(_table(low, high), pixels)
+    return _scaled(pixels, low, high)
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    above = values.astype(np.float64) - low
+    if values.dtype.kind == "f" or high - low < 255:
+        scaled = np.round(above * (255 / (high - low)))
+    else:
+        scaled = np.floor(above * (256 / (high - low + 1)))
+    return np.nan_to_num(np.clip(scaled, 0, 255)).astype(np.uint8)
+
+
+@lru_cache
+def _table(low: float, high: float) -> np.ndarray:
+    """(65536,) uint8: what each value of 16 bits becomes."""
+    return _scaled(np.arange(1 << 16), low, high)

@@ -1,0 +1,370 @@
+"""Image and label files as cameras, scanners and annotation tools write them: read right, or one line.
+
+Expected pixels are computed here, from the values that the file was written with.
+"""
+
+import io
+import json
+import logging
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from data_trees import ROADS, load, picture, save, write_roads, write_street, write_yaml
+from detectron2.data import DatasetCatalog
+from PIL import Image, TiffImagePlugin
+
+from segzoo.data import PixelRange, SegmentationMapper, load_image, read_image, register_dataset_file
+from segzoo.errors import InputError
+
+LABELS = (np.arange(24).reshape(4, 6) % 5).astype(np.uint8)
+
+
+def gray_ramp(brightest):
+    """(4, 6) whole numbers from 0 to `brightest`."""
+    return np.linspace(0, brightest, 24).astype(np.uint16).reshape(4, 6)
+
+
+def gray_of(pixels):
+    """The one channel of an image whose channels are equal."""
+    assert (pixels == pixels[:, :, :1]).all()
+    return pixels[:, :, 0]
+
+
+def write_gray(file, values, suffix):
+    if suffix == "big-endian tif":
+        image = Image.frombytes("I;16B", values.shape[::-1], values.astype(">u2").tobytes())
+        file = file.with_suffix(".tif")
+        image.save(file)
+    elif suffix == "32-bit tif":
+        file = file.with_suffix(".tif")
+        Image.fromarray(values.astype(np.int32)).save(file)
+    else:
+        file = file.with_suffix(f".{suffix}")
+        Image.fromarray(values).save(file)
+    return str(file)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "big-endian tif", "32-bit tif"])
+@pytest.mark.parametrize(("bits", "brightest"), [(8, 255), (10, 1000), (12, 4095), (14, 9000), (16, 65535)])
+def test_the_bits_that_an_image_uses_are_spread_over_eight(tmp_path, suffix, bits, brightest):
+    values = gray_ramp(brightest)
+    found = gray_of(read_image(write_gray(tmp_path / "a", values, suffix)))
+    assert np.array_equal(found, values >> (bits - 8))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_twelve_bits_of_color_are_not_cut_to_the_upper_eight_of_sixteen(tmp_path, suffix, channels):
+    values = np.random.default_rng(0).integers(0, 4096, (5, 7, channels), dtype=np.uint16)
+    values[0, 0] = 4095
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), values)
+    assert np.array_equal(read_image(str(tmp_path / f"a{suffix}"), "BGR"), (values >> 4)[:, :, :3])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_deep_color_is_turned_as_eight_bits_are(tmp_path, suffix, orientation):
+    """The same small picture, with 8 and with 12 bits, by two decoders."""
+    small = picture(4, 6)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(small).save(tmp_path / f"small{suffix}", exif=exif)
+    deep = small.astype(np.uint16) << 4 | 15
+    if suffix == ".png":
+        cv2.imwrite(str(tmp_path / "deep.png"), deep[:, :, ::-1])
+        png_with_orientation(tmp_path / "deep.png", orientation)
+    else:
+        (tmp_path / "deep.tif").write_bytes(tiff(deep, (274, 3, 1, orientation), photometric=2))
+    expected = read_image(str(tmp_path / f"small{suffix}"))
+    assert expected.shape[:2] == ((6, 4) if orientation > 4 else (4, 6))
+    found = read_image(str(tmp_path / f"deep{suffix}"), pixel_range=PixelRange(0, 4095))
+    assert np.array_equal(found, expected)
+    found = read_image(str(tmp_path / f"deep{suffix}"), pixel_range=PixelRange(0, 4095), turned=False)
+    assert np.array_equal(found, small)
+
+
+def png_with_orientation(file, orientation):
+    """Writes an EXIF chunk behind the header, without decoding the file."""
+    chunk = b"eXIf" + b"II*\x00\x08\x00\x00\x00\x01\x00" + tag_of_tiff(274, 3, 1, orientation) + bytes(4)
+    framed = (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    content = file.read_bytes()
+    file.write_bytes(content[:33] + framed + content[33:])
+
+
+def tag_of_tiff(tag, kind, count, value):
+    return struct.pack("<HHII", tag, kind, count, value)
+
+
+def tiff(pixels, *more_tags, photometric=1):
+    """A TIFF of an array (H, W, bands), without compression."""
+    height, width, bands = pixels.shape
+    content = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    bits, kind = 8 * pixels.dtype.itemsize, {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
+    place = 8 + len(content)
+    bit_counts = (bits, place) if bands == 1 else (place, place)
+    tags = [
+        *((256, 3, 1, width), (257, 3, 1, height), (258, 3, bands, bit_counts[0]), (259, 3, 1, 1)),
+        *((262, 3, 1, photometric), (273, 4, 1, 8), *more_tags, (277, 3, 1, bands), (278, 3, 1, height)),
+        *((279, 4, 1, len(content)), (339, 3, 1, kind)),
+    ]
+    entries = b"".join(tag_of_tiff(*tag) for tag in tags)
+    extra = struct.pack(f"<{bands}H", *[bits] * bands) + bytes(2 * (bands % 2))
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\x00" + struct.pack("<I", place + len(extra)) + content + extra + directory
+
+
+def test_a_given_range_is_a_window(tmp_path):
+    values = np.array([[-1024, -160, 39, 40, 240, 3000]], dtype=np.int32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    found = gray_of(read_image(str(tmp_path / "a.tif"), pixel_range=PixelRange(-160, 240)))
+    assert found[0].tolist() == [0, 0, 199 * 256 // 401, 200 * 256 // 401, 255, 255]
+    with pytest.raises(InputError, match=r"a.tif: gray values go from -1024 to 3000"):
+        read_image(str(tmp_path / "a.tif"))
+
+
+def test_floating_point_pixels_need_a_range_and_are_read_with_it(tmp_path):
+    values = np.array([[0.0, 0.25, 0.5, 1.0, 2.0, np.nan]], dtype=np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"image_range: \[0, 1\] in its dataset YAML"):
+        read_image(str(tmp_path / "a.tif"))
+    found = gray_of(read_image(str(tmp_path / "a.tif"), pixel_range=PixelRange(0, 1)))
+    assert found[0].tolist() == [0, 64, 128, 255, 255, 0]
+
+
+def gray_roads(folder, brightest_of, **facts):
+    """Splits roads_<name> of 16-bit images with these brightest values, and labels."""
+    for name, values in brightest_of.items():
+        for index, brightest in enumerate(values):
+            save(folder / f"images/{name}/{index}.png", gray_ramp(brightest))
+            save(folder / f"masks/{name}/{index}.png", LABELS)
+    splits = {f"roads_{name}": name for name in brightest_of}
+    return write_yaml(folder, {**ROADS, "splits": splits, **facts})
+
+
+def test_equal_values_become_equal_in_all_images_of_a_dataset(tmp_path, caplog):
+    """Its darkest split alone would be of 8 bits."""
+    file = gray_roads(tmp_path, {"train": [200, 3000], "val": [100, 255]})
+    register_dataset_file(file)
+    with caplog.at_level(logging.WARNING):
+        for split in ("roads_val", "roads_train"):
+            for record in DatasetCatalog.get(split):
+                values = np.asarray(Image.open(record["file_name"]))
+                assert np.array_equal(gray_of(load_image(record)), values >> 4)
+    assert len(caplog.messages) == 1
+    assert "image_range: [0, 4095] there says so without a guess" in caplog.messages[0]
+
+
+def test_the_range_of_the_yaml_counts_and_an_image_beyond_a_guess_is_one_line(tmp_path):
+    file = gray_roads(tmp_path, {"train": [255] * 70})
+    (record, *_), _ = load(file)
+    assert record["image_range"] == (0, 255, "roads.yaml")
+    save(tmp_path / "images/train/1.png", gray_ramp(5000))  # not in the sample of 32 of 70
+    records, _ = load(file)
+    (record,) = [one for one in records if one["image_id"] == "1"]
+    with pytest.raises(InputError, match=r"has the value 5000, .*set image_range: \[0, 16383\] in roads"):
+        load_image(record)
+    file = gray_roads(tmp_path, {"train": [255]}, image_range=[0, 16383])
+    records, _ = load(file)
+    found = {record["file_name"]: gray_of(load_image(record)) for record in records}
+    assert np.array_equal(found[str(tmp_path / "images/train/1.png")], gray_ramp(5000) >> 6)
+    with pytest.raises(InputError, match=r"image_range is \[5, 5\]; it is \[lowest, highest\]"):
+        load(gray_roads(tmp_path, {"train": [255]}, image_range=[5, 5]))
+
+
+def test_the_mapper_takes_the_configured_range_where_the_dataset_has_none(tmp_path):
+    (record,), _ = load(gray_roads(tmp_path, {"train": [255]}))
+    mapper = SegmentationMapper(False, task="semantic", augmentations=[], image_range=(0, 1023))
+    assert np.array_equal(mapper(record)["image"][0].numpy(), gray_ramp(255) >> 2)
+    (record,), _ = load(gray_roads(tmp_path, {"train": [255]}, image_range=[0, 4095]))
+    assert np.array_equal(mapper(record)["image"][0].numpy(), gray_ramp(255) >> 4)
+
+
+@pytest.mark.parametrize("depth", ["8 bits", "16 bits"])
+def test_dark_images_are_a_problem_and_the_remedy_brightens_them(tmp_path, tool, depth):
+    file = gray_roads(tmp_path, {"train": [15]}, image_range=[0, 255])
+    if depth == "16 bits":
+        file = gray_roads(tmp_path, {"train": [4095]}, image_range=[0, 65535])
+    else:
+        save(tmp_path / "images/train/0.png", gray_ramp(15).astype(np.uint8))
+    answer = tool("check_dataset", file, "--workers", 0)
+    (line,) = [line for line in answer.out if "PROBLEM" in line]
+    assert "almost black: the brightest pixel of the split is 15 of 255" in line
+    remedy = yaml.safe_load(line.partition("set ")[2].partition(" in roads")[0])
+    (record,), _ = load(write_yaml(tmp_path, {**yaml.safe_load(file.read_text()), **remedy}))
+    assert load_image(record).max() == 255
+    assert tool("check_dataset", file, "--workers", 0).status == 0
+
+
+def encoded(pixels, kind, **options):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+LOSSY = {
+    "JPEG": lambda pixels: encoded(pixels, "JPEG", quality=95),
+    "JPEG 2000": lambda pixels: encoded(pixels, "JPEG2000"),
+    "lossy WebP": lambda pixels: encoded(pixels, "WEBP", quality=95),
+    "TIFF with JPEG compression": lambda pixels: encoded(pixels, "TIFF", compression="jpeg"),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+@pytest.mark.parametrize("target", ["semantic", "panoptic"])
+def test_labels_in_a_lossy_format_are_refused_whatever_they_hold(tmp_path, kind, target):
+    """All of one value, so that decoding gives what was written."""
+    if target == "semantic":
+        records, metadata = load(write_roads(tmp_path, np.zeros((4, 6), np.uint8)))
+        file, read = tmp_path / "masks/train/a.png", metadata.load_sem_seg
+        pixels = np.zeros((4, 6), np.uint8)
+    else:
+        records, metadata = load(write_street(tmp_path))
+        file, read = tmp_path / "panoptic/a.png", metadata.load_panoptic
+        pixels = np.asarray(Image.open(file))
+    file.write_bytes(LOSSY[kind](pixels))
+    with pytest.raises(InputError, match=rf"a.png: holds labels as {kind}, a lossy format"):
+        read(records[0])
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_labels_in_lossless_webp_are_read(tmp_path, frames):
+    pixels = np.repeat(LABELS[:, :, None], 3, axis=2)
+    records, metadata = load(write_roads(tmp_path, LABELS, encoding={"type": "index", "channel": 0}))
+    more = {"save_all": True, "append_images": [Image.fromarray(pixels // 2)]} if frames == 2 else {}
+    content = encoded(pixels, "WEBP", lossless=True, exif=b"Exif\x00\x00II*\x00" + bytes(8), **more)
+    (tmp_path / "masks/train/a.png").write_bytes(content)
+    assert np.array_equal(metadata.load_sem_seg(records[0]), LABELS)
+
+
+def test_check_dataset_says_that_labels_are_lossy(tmp_path, tool):
+    file = write_roads(tmp_path, LABELS)
+    (tmp_path / "masks/train/a.png").write_bytes(LOSSY["JPEG"](LABELS))
+    answer = tool("check_dataset", file, "--workers", 0)
+    assert answer.status == 1
+    assert any("1 image: labels in a lossy format; export them again as PNG" in line for line in answer.out)
+
+
+def write_turned(folder, orientation, label_orientation=1, suffix=".png", **facts):
+    """The image's pixels as stored, with an EXIF orientation; labels drawn on these."""
+    stored = picture(4, 6)
+    file = write_roads(folder, LABELS, images=f"images/{{split}}/{{stem}}{suffix}", **facts)
+    (folder / "images/train/a.png").unlink()
+    for path, pixels, turn in (
+        (folder / f"images/train/a{suffix}", stored, orientation),
+        (folder / "masks/train/a.png", LABELS, label_orientation),
+    ):
+        exif = Image.Exif()
+        exif[274] = turn
+        Image.fromarray(pixels).save(path, exif=exif)
+    return file, stored
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", [2, 3, 5, 6, 7, 8])
+def test_the_remedy_for_labels_on_stored_pixels_puts_them_there(tmp_path, tool, orientation, suffix):
+    file, stored = write_turned(tmp_path, orientation, suffix=suffix)
+    answer = tool("check_dataset", file, "--workers", 0)
+    lines = [line for line in answer.out if "EXIF orientation" in line]
+    assert (
+        f"1 image has an EXIF orientation ({orientation} in 1), which is applied; labels are taken"
+        in lines[-1]
+    )
+    if orientation > 4:
+        assert answer.status == 1
+        assert f"its EXIF orientation {orientation} turns it, and they fit the pixels as stored" in " ".join(
+            lines
+        )
+    assert all("set exif: ignore in" in line for line in lines[-2:])
+    file = write_yaml(tmp_path, {**yaml.safe_load(file.read_text()), "exif": "ignore"})
+    (record,), metadata = load(file)
+    image, labels = load_image(record), metadata.load_sem_seg({**record, "height": 4, "width": 6})
+    assert image.shape[:2] == labels.shape
+    assert np.array_equal(labels, LABELS)
+    if suffix != ".webp":
+        assert np.array_equal(image, stored)
+    answer = tool("check_dataset", file, "--workers", 0)
+    assert answer.status == 0
+    assert not [line for line in answer.out if "EXIF" in line]
+
+
+def test_labels_that_copied_the_exif_data_of_their_image_are_refused(tmp_path):
+    """A viewer turns both; the two lie on each other as stored."""
+    file, _ = write_turned(tmp_path, orientation=3, label_orientation=3)
+    (record,), metadata = load(file)
+    with pytest.raises(InputError, match=r"set exif: ignore in roads.yaml"):
+        metadata.load_sem_seg(record)
+    (record,), metadata = load(write_yaml(tmp_path, {**yaml.safe_load(file.read_text()), "exif": "ignore"}))
+    assert np.array_equal(metadata.load_sem_seg(record), LABELS)
+
+
+def test_a_json_with_the_size_of_the_stored_pixels_names_the_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 8
+    Image.fromarray(picture(4, 6)).save(tmp_path / "a.jpg", exif=exif)
+    facts = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 3]]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "pets.json").write_text(json.dumps(facts))
+    pets = {"splits": {"pets_x": "x"}, "images": ".", "instances": "pets.json", "classes": ["cat"]}
+    mapper = SegmentationMapper(False, task="instance", augmentations=[])
+    (record,), _ = load(write_yaml(tmp_path, pets, "pets.yaml"))
+    with pytest.raises(InputError, match=r"is 4x6, but its annotation says 6x4; its EXIF orientation 8"):
+        mapper(record)
+    (record,), _ = load(write_yaml(tmp_path, {**pets, "exif": "ignore"}, "pets.yaml"))
+    assert mapper(record)["image"].shape == (3, 4, 6)
+
+
+def test_a_tiff_of_several_pages_is_refused_as_image_and_as_labels(tmp_path):
+    pages = [Image.fromarray(LABELS + index) for index in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match=r"a.tif: is a TIFF of 3 pages, of which one would be read"):
+        read_image(str(tmp_path / "a.tif"))
+    records, metadata = load(write_roads(tmp_path, LABELS))
+    (tmp_path / "masks/train/a.png").write_bytes((tmp_path / "a.tif").read_bytes())
+    with pytest.raises(InputError, match=r"masks/train/a.png: is a TIFF of 3 pages"):
+        metadata.load_sem_seg(records[0])
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_smaller_copies_after_the_first_page_of_a_tiff_are_passed_over(tmp_path, is_marked):
+    """As in pyramids and with previews; by the tag that says so, or by their proportions."""
+    pixels = picture(40, 60)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254] = 1
+    small = Image.fromarray(pixels).resize((31, 20) if is_marked else (30, 20))
+    small.encoderinfo = {"tiffinfo": tags} if is_marked else {}
+    Image.fromarray(pixels).save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.n_frames == 2
+    assert np.array_equal(read_image(str(tmp_path / "a.tif")), pixels)
+
+
+def test_a_photo_of_a_phone_in_two_parts_is_read(tmp_path):
+    """MPO: a JPEG that a second one follows."""
+    pixels = np.full((16, 16, 3), 90, np.uint8)
+    more = [Image.fromarray(pixels // 2)]
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=more)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO"
+    assert np.abs(read_image(str(tmp_path / "a.jpg")).astype(int) - 90).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("bands", "kind", "described"),
+    [
+        (8, np.uint8, "8 bands of 8 bits"),
+        (5, np.uint16, "5 bands of 16 bits"),
+        (1, np.int64, "one band of signed 64 bits"),
+        (3, np.float32, "3 bands of floating-point 32 bits"),
+    ],
+)
+def test_a_tiff_that_pillow_cannot_read_is_described(tmp_path, bands, kind, described):
+    (tmp_path / "a.tif").write_bytes(tiff(np.zeros((2, 4, bands), kind)))
+    with pytest.raises(InputError, match=rf"a.tif: is a TIFF of {described}, which Pillow cannot read"):
+        read_image(str(tmp_path / "a.tif"))
