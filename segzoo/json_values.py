@@ -83,6 +83,11 @@ def is_box(value: Any) -> bool:
     )
 
 
+def is_id(value: Any) -> bool:
+    """Whether it may be an id: a number or a text."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
 class Ids:
     """The ids that a JSON lists, found again when they are written in another way: 7, 7.0 and "7".
 
@@ -103,7 +108,7 @@ class Ids:
 
     def find(self, value: Any) -> Any:
         """The listed id that is meant; None where there is none, or more than one."""
-        if isinstance(value, str | int | float) and not isinstance(value, bool) and value in self._listed:
+        if is_id(value) and value in self._listed:
             return self._listed[value]
         number = as_whole(value)
         return None if number is None else self._alike.get(number)

@@ -129,6 +129,11 @@ def find_splits(args: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
     dataset = label_reader(names[0]).dataset
     if dataset.layouts[0].panoptic is not None:
         raise InputError(f"{dataset.path.name}: has panoptic labels; give a YAML of semantic labels")
+    if dataset.layouts[0].instances is not None and dataset.background is None:
+        print(
+            f"{dataset.path.name}: what no instance covers becomes void; to make it a class, add one to "
+            "classes and name it: background: NAME"
+        )
     if not any(one.isthing for one in dataset.classes):
         raise InputError(
             f"{dataset.path.name}: no class has instances; write those that do as "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_tools
+from scipy import ndimage
 
 from segzoo.errors import InputError
 from segzoo.json_values import is_box, is_positive, shown
@@ -204,6 +205,15 @@ class LabelReader:
         table = np.zeros(len(segments_info) + 2, dtype=np.int32)
         merged = _merge_stuff(segments_info, table)
         return table[indices], merged
+
+    def measure_segments(self, dataset_dict: Mapping[str, Any]) -> list[tuple[int, list[int]]]:
+        """The area, in pixels, and the box [x, y, width, height] of each segment of a panoptic JSON."""
+        _, indices, areas = self._read_panoptic(dataset_dict)
+        boxes = [
+            [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+            for rows, columns in ndimage.find_objects(indices, len(areas))[: len(areas)]
+        ]
+        return list(zip(areas.tolist(), boxes, strict=True))
 
     def load_index_map(self, dataset_dict: Mapping[str, Any], semantic: bool = False) -> IndexMap:
         """The annotation in the form that training augments: see `IndexMap`.

@@ -24,6 +24,7 @@ from .image_files import BrokenFileError, LossyLabelsError, UnsuitableFileError
 from .images import TurnedError, WrongSizeError, check_annotated_size, load_reading
 from .palettes import PaletteError
 from .pixels import count_values
+from .stated import wrong_facts
 from .stored import StoredLabels, StoredSummary, observer
 
 # What can be wrong with an image or its labels.
@@ -38,6 +39,8 @@ TURNED = "labels that lie on the image as it is stored, before its EXIF orientat
 UNSUITABLE = "files that are whole, but not read as they are"
 # Not an error of a file: training passes over it without harm, or use.
 ALL_VOID = "nothing labelled"
+# Of one annotation each, and of no harm to training.
+WRONG_FACTS = "areas or boxes that are not those of the masks"
 
 
 # The kind of each error of labels; of others, `WRONG_LABEL`.
@@ -208,10 +211,10 @@ def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: b
     except InputError as error:
         problem = Problem(_KINDS.get(type(error), WRONG_LABEL), str(error), getattr(error, "labels", ()))
         return report._replace(stored=tuple(stored), problems=(problem,))
-    problems = ()
+    problems = [Problem(WRONG_FACTS, line) for line in wrong_facts(record, reader)]
     if not counted["pixels"][:-1].any():
-        problems = (Problem(ALL_VOID, f"{file_name}: all of its pixels are void"),)
-    return report._replace(**counted, stored=tuple(stored), problems=problems)
+        problems.append(Problem(ALL_VOID, f"{file_name}: all of its pixels are void"))
+    return report._replace(**counted, stored=tuple(stored), problems=tuple(problems))
 
 
 def _count(record: Mapping[str, Any], reader: LabelReader) -> dict[str, Any]:
@@ -231,6 +234,8 @@ def _count(record: Mapping[str, Any], reader: LabelReader) -> dict[str, Any]:
         labels = reader.class_map(index_map)
         if "pan_seg_file_name" in record and "sem_seg_file_name" in record:
             reader.load_sem_seg(record)
+        if "annotations" in record and reader.dataset.background is not None:
+            labels = reader.load_sem_seg(record)
     else:
         labels = reader.load_sem_seg(record)
     pixels = count_values(labels)

@@ -103,6 +103,7 @@ def _register(dataset: DatasetFile, split: str) -> None:
         colors=colors,
         isthing=[entry.isthing for entry in classes],
         ignore_label=dataset.space.ignore_label,
+        background=dataset.background,
         evaluator_type=NO_GROUND_TRUTH if split in dataset.without_labels else dataset.evaluator,
         flip_pairs=list(dataset.flip_pairs),
         label_map=dict(dataset.space.label_map),

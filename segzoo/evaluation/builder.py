@@ -25,11 +25,22 @@ EVALUATORS: dict[tuple[str, str], type[BackgroundEvaluator]] = {
     ("panoptic", "entity"): EntityEvaluator,
     ("panoptic", "instance"): InstanceEvaluator,
     ("coco_instances", "instance"): InstanceEvaluator,
+    # With a background only: see `find_evaluator`.
+    ("coco_instances", "semantic"): SemanticEvaluator,
     ("cityscapes_instances", "instance"): CityscapesInstanceEvaluator,
     ("cityscapes_instances", "semantic"): SemanticEvaluator,
     ("no_ground_truth", "semantic"): PredictionWriter,
     ("no_ground_truth", "instance"): InstanceWriter,
 }
+
+
+def find_evaluator(dataset_name: str, task: str) -> type[BackgroundEvaluator] | None:
+    """The evaluator of a task, None where the dataset has no ground truth for it."""
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.evaluator_type
+    if (kind, task) == ("coco_instances", "semantic") and metadata.get("background") is None:
+        return None
+    return EVALUATORS.get((kind, task))
 
 
 def build_evaluator(
@@ -73,12 +84,19 @@ def build_evaluator(
     options = {"save_predictions": save_predictions, "workers": workers, "distributed": distributed}
     evaluators = []
     for task in tasks:
-        evaluator = EVALUATORS.get((evaluator_type, task))
+        evaluator = find_evaluator(dataset_name, task)
         if evaluator is None:
-            possible = sorted(name for kind, name in EVALUATORS if kind == evaluator_type)
+            tasks_of_all = sorted({name for _, name in EVALUATORS})
+            possible = [name for name in tasks_of_all if find_evaluator(dataset_name, name) is not None]
+            remedy = ""
+            if (evaluator_type, task) == ("coco_instances", "semantic"):
+                remedy = (
+                    ", or add a class for what no instance covers to classes in its YAML file, and name it "
+                    "there under background"
+                )
             raise InputError(
                 f"TEST.TASKS: {dataset_name} (evaluator_type {evaluator_type}) cannot score {task!r}; "
-                f"expected some of {', '.join(possible) or 'no task at all'}"
+                f"expected some of {', '.join(possible) or 'no task at all'}{remedy}"
             )
         extra = {}
         if issubclass(evaluator, SemanticEvaluator):

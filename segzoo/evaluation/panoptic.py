@@ -109,8 +109,9 @@ class PanopticEvaluator(BackgroundEvaluator):
 
     def _report_stated(self, stated: list[str]) -> None:
         if stated:
+            source = self.metadata.get("panoptic_json", self.dataset_name)
             message = (
-                f"{self.dataset_name}: the areas of {len(stated)} segments are not those of the PNGs, first "
+                f"{source}: the areas of {len(stated)} segments are not those of the PNGs, first "
                 f"{stated[0]}; the pixels of the PNGs count"
             )
             log_first_n(logging.WARNING, message, name=__name__, key="message")

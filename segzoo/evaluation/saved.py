@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..json_values import Ids, as_whole, shown
 from . import files
 from .base import prediction_names
-from .builder import EVALUATORS, build_evaluator
+from .builder import build_evaluator, find_evaluator
 from .instance_files import decode_entries, load_coco_results, load_instances
 from .instance_task import InstanceTaskEvaluator
 from .results import RESULTS_FILE, Protocol, load_results, write_results
@@ -54,7 +54,7 @@ def rescore(
     evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
     if evaluator_type == "no_ground_truth":
         raise InputError(f"{dataset_name}: has no ground truth, only images: there is nothing to score")
-    names = _saved_names(evaluator_type)
+    names = _saved_names(dataset_name)
     tasks = tasks or [task for task, name in names.items() if (folder / name).exists()]
     if not tasks:
         raise InputError(f"{folder}: no predictions found, expected one of {', '.join(names.values())}")
@@ -83,10 +83,10 @@ def rescore(
     return results, write_results(output_dir, {dataset_name: results}, protocol)
 
 
-def _saved_names(evaluator_type: str) -> dict[str, str]:
+def _saved_names(dataset_name: str) -> dict[str, str]:
     """{task that can be scored: the file or folder of its predictions}."""
-    names = {task: name for task, name in _FOLDERS.items() if (evaluator_type, task) in EVALUATORS}
-    evaluator = EVALUATORS.get((evaluator_type, "instance"))
+    names = {task: name for task, name in _FOLDERS.items() if find_evaluator(dataset_name, task) is not None}
+    evaluator = find_evaluator(dataset_name, "instance")
     if evaluator is not None and issubclass(evaluator, InstanceTaskEvaluator):
         names["instance"] = evaluator.saved_as
     return names
@@ -107,7 +107,7 @@ def saved_outputs(
             yield entry, {"sem_seg_labels": labels}
         return
     if task == "instance":
-        path = folder / _saved_names(MetadataCatalog.get(dataset_name).evaluator_type)[task]
+        path = folder / _saved_names(dataset_name)[task]
         read = _coco_instances if path.suffix == ".json" else _text_instances
         yield from read(path, dataset_name, entries)
         return

@@ -144,10 +144,15 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
         raise InputError(
             f"TASK {cfg.TASK} needs panoptic ground truth, but {name} has semantic labels; use TASK semantic"
         )
-    if metadata.evaluator_type == "coco_instances" and cfg.TASK != "instance":
+    is_semantic = cfg.TASK == "semantic"
+    has_classes = is_semantic and metadata.get("background") is not None
+    if metadata.evaluator_type == "coco_instances" and cfg.TASK != "instance" and not has_classes:
+        file = Path(metadata.get("dataset_file", "its YAML file")).name
+        background = f"add a class for what no instance covers to classes in {file} and name it there: "
+        remedy = f"{background}background: NAME" if is_semantic else "make them with tools/make_panoptic.py"
         raise InputError(
-            f"TASK {cfg.TASK} needs {'semantic or ' * (cfg.TASK == 'semantic')}panoptic ground truth, but "
-            f"{name} has instances; use TASK instance"
+            f"TASK {cfg.TASK} needs {'semantic or ' * is_semantic}panoptic ground truth, but {name} has "
+            f"instances; use TASK instance, or {remedy}"
         )
     head = cfg.MODEL.SEM_SEG_HEAD
     expected = {"entity": 1, "instance": len(metadata.thing_classes)}.get(cfg.TASK, len(metadata.classes))

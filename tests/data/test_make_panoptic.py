@@ -505,7 +505,7 @@ SMALL = {"size": [2, 2], "counts": [0, 4]}
 @pytest.mark.parametrize(
     ("annotation", "image", "status", "message"),
     [
-        ((55, 9, SMALL, 0), IMAGE, 2, "category 9 of an annotation is not among its categories"),
+        ((55, 9, SMALL, 0), IMAGE, 2, "annotation 10 has the category 9, which is not among its categories"),
         ((55, 4, SMALL, 0), IMAGE, 2, "category 4 'cart' is no class of roads.yaml; did you mean car?"),
         ((55, 1, SMALL, 0), IMAGE, 1, "annotation 10 has run lengths of 2x2, but its image is 6x4"),
         ((55, 1, [[0, 1, 2]], 0), IMAGE, 1, "annotation 10: a polygon is a list of x, y, ..."),
@@ -542,12 +542,18 @@ def test_wrong_instances_are_named(tmp_path, tool, capsys, annotation, image, st
             "two images have the file_name a",
         ),
         (lambda facts: facts["images"].append({"id": 55, "file_name": "b.png"}), "two images have the id 55"),
-        (lambda facts: facts["images"][0].pop("id"), "an image, annotation or segment lacks 'id'"),
+        (
+            lambda facts: facts["images"][0].pop("id"),
+            "the image 1 of the list lacks 'id'",
+        ),
         (
             lambda facts: facts["images"].append(7),
             "'images' lists something else than COCO's instances format",
         ),
-        (lambda facts: facts["annotations"][0].update(image_id=[55]), "unhashable"),
+        (
+            lambda facts: facts["annotations"][0].update(image_id=[55]),
+            "is of image [55]; expected",
+        ),
         (lambda facts: facts["annotations"][0].update(segments_info=[]), "so it is a panoptic file"),
     ],
 )

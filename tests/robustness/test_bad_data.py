@@ -353,7 +353,7 @@ INSTANCE_JSONS = {
     ),
     "odd polygon": (
         change("annotations", 0, "segmentation", to=[[1, 2, 3]]),
-        "has a polygon that is not [x, y",
+        "has a polygon of 3 coordinates, an x without its y",
     ),
     "text in a polygon": (change("annotations", 0, "segmentation", to=[["a"] * 6]), "annotation 1"),
     "size of RLE": (

@@ -21,6 +21,7 @@ from segzoo.data.inspection import (
     UNREADABLE_IMAGE,
     UNREADABLE_LABEL,
     UNSUITABLE,
+    WRONG_FACTS,
     WRONG_LABEL,
     WRONG_SIZE,
     SplitReport,
@@ -152,6 +153,9 @@ def _broken_files(split: CheckedSplit) -> list[Finding]:
             remedy = "training takes nothing from them; remove them from the list, or label them"
             found.append(Finding(False, split.name, f"{several}: {kind}", remedy, messages))
             continue
+        if kind == WRONG_FACTS:
+            found.append(_wrong_facts(split, messages))
+            continue
         text = f"{several}: {kind}"
         if kind == UNKNOWN_LABEL:
             counts = [f"{label} in {count:,}" for label, count in unknown_labels(problems).items()]
@@ -192,6 +196,18 @@ def _as_read(split: CheckedSplit) -> list[Finding]:
             remedy = f"set image_range: [{low}, {low + all_bits}] in {source}, so that they use all of 0..255"
         found.append(Finding(True, split.name, text, remedy))
     return found
+
+
+def _wrong_facts(split: CheckedSplit, messages: tuple[str, ...]) -> Finding:
+    text = f"{len(messages):,} {WRONG_FACTS}, by more than a factor of two, first {messages[0]}"
+    if any("annotations" in record for record in split.records):
+        remedy = (
+            "APs, APm and APl sort by the area of the JSON, as pycocotools does: write those of the masks, "
+            "or leave the keys out, and they are measured"
+        )
+    else:
+        remedy = "they are measured here, but other programs divide by them: write the pixels of the PNGs"
+    return Finding(False, split.name, text, remedy, messages)
 
 
 def _classes(split: CheckedSplit) -> list[Finding]:

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from segzoo.data.coco_json import explained_shape, read_coco_json
+from segzoo.data.coco_json import explained_shape, read_coco_json, read_images
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.formats import opened_labels
 from segzoo.data.instances import mask_rle
-from segzoo.data.messages import check_different, did_you_mean
+from segzoo.data.messages import did_you_mean
 from segzoo.data.pixels import rgb_codes
 from segzoo.errors import InputError
+from segzoo.json_values import Ids, as_whole, is_id, read_flag, shown
 
 
 class Instance(NamedTuple):
@@ -80,35 +81,49 @@ def find_coco(
     """
     facts = read_coco_json(json_file, "instances")
     with explained_shape(json_file, "instances"):
-        for key in ("id", "file_name"):
-            check_different((one[key] for one in facts["images"]), str(json_file), f"images have the {key}")
-        return _annotations_by_file(facts, json_file, files, dataset, renamed)
+        images = read_images(facts, str(json_file))
+        return _annotations_by_file(facts, images, json_file, files, dataset, renamed)
 
 
 def _annotations_by_file(
     facts: Mapping[str, list[Any]],
+    images: Mapping[Any, Mapping[str, Any]],
     json_file: Path,
     files: Sequence[str],
     dataset: DatasetFile,
     renamed: Mapping[str, str],
 ) -> InstancesOfSplit:
-    found = _match_images(facts["images"], files, json_file)
+    """`images`: {id: record}, see `read_images`."""
+    found = _match_images(list(images.values()), files, json_file)
     result = InstancesOfSplit({file: [] for file in found})
-    file_of = {image["id"]: file for file, image in found.items()}
+    image_ids = Ids(images)
+    file_of = {image["image_id"]: file for file, image in found.items()}
     for file, image in found.items():
-        result.ids[file] = image["id"]
+        result.ids[file] = image["image_id"]
         if "height" in image and "width" in image:
             result.sizes[file] = (image["height"], image["width"])
-    names = {one.get("id"): one.get("name") for one in facts["categories"]}
+    names = {_category_id(one, json_file): one.get("name") for one in facts["categories"]}
+    categories = Ids(names)
     classes: dict[Any, int | None] = {}
     for annotation in facts["annotations"]:
-        try:
-            category, image_id = annotation["category_id"], annotation["image_id"]
-            segmentation = annotation.get("segmentation")
-        except KeyError as error:
-            raise InputError(f"{json_file}: annotation {annotation.get('id')} lacks {error}") from None
+        described = f"{json_file}: annotation {shown(annotation.get('id'))}"
+        for key in ("category_id", "image_id"):
+            if key not in annotation:
+                raise InputError(f"{described} lacks {key!r}")
+        segmentation = annotation.get("segmentation")
+        image_id = image_ids.find(annotation["image_id"])
+        if image_id is None and not is_id(annotation["image_id"]):
+            raise InputError(
+                f"{described} is of image {shown(annotation['image_id'])}; expected the id of an image"
+            )
         if image_id not in file_of:
             continue
+        category = categories.find(annotation["category_id"])
+        if category is None:
+            raise InputError(
+                f"{described} has the category {shown(annotation['category_id'])}, which is not among its "
+                "categories; write the id of one of them"
+            )
         if category not in classes:
             classes[category] = _class_of(category, names, dataset, renamed, json_file)
         index = classes[category]
@@ -117,18 +132,26 @@ def _annotations_by_file(
         elif not segmentation:
             result.passed_over["without a mask"] += 1
         else:
-            crowd = bool(annotation.get("iscrowd", 0))
+            crowd = bool(read_flag(annotation.get("iscrowd"), "iscrowd", described))
             one = CocoAnnotation(annotation.get("id"), index, segmentation, crowd)
             result.of_image[file_of[image_id]].append(one)
     return result
+
+
+def _category_id(category: Mapping[str, Any], json_file: Path) -> int:
+    number, name = as_whole(category.get("id")), category.get("name")
+    if number is None or not isinstance(name, str):
+        raise InputError(
+            f"{json_file}: a category has the id {shown(category.get('id'))} and the name {shown(name)}; "
+            "expected a number and a text"
+        )
+    return number
 
 
 def _class_of(
     category: Any, names: Mapping[Any, str], dataset: DatasetFile, renamed: Mapping[str, str], json_file: Path
 ) -> int | None:
     """The class index of a category, None for void."""
-    if category not in names:
-        raise InputError(f"{json_file}: category {category} of an annotation is not among its categories")
     name = renamed.get(names[category], names[category])
     try:
         index = dataset.space.index(name)
@@ -159,11 +182,11 @@ def _match_images(
             image = by_stem[Path(file).stem][0]
         if image is None:
             continue
-        other = file_of.setdefault(image["id"], file)
+        other = file_of.setdefault(image["image_id"], file)
         if other != file:
             raise InputError(
-                f"{json_file}: image {image['id']} {image['file_name']!r} fits {other} and {file}; write the "
-                "folder into file_name"
+                f"{json_file}: image {image['image_id']} {image['file_name']!r} fits {other} and {file}; "
+                "write the folder into file_name"
             )
         found[file] = image
     if not found:

@@ -1,0 +1,77 @@
+"""What a COCO JSON says of masks beside themselves, areas and boxes, compared with the masks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pycocotools import mask as mask_tools
+
+from segzoo.json_values import is_box, is_positive, shown
+
+from .formats import LabelReader
+
+# A fact is wrong that is more than so many times too large or too small.
+FACTOR = 2
+# Pixels by which the edge of a box may be off: it may count from the outlines of polygons.
+_EDGE = 2
+
+
+def wrong_facts(record: Mapping[str, Any], reader: LabelReader) -> list[str]:
+    """A line for each annotation of an image whose `area` or `bbox` differs by more than a factor of two.
+
+    Missing ones are measured by who needs them and are not named here; nor are those of an instances JSON
+    that are no positive numbers, which its reader leaves out with a warning.
+
+    Raises:
+        InputError: the labels cannot be read.
+    """
+    if "annotations" in record:
+        return list(_of_instances(record, reader))
+    if "pan_seg_file_name" in record:
+        return list(_of_segments(record, reader))
+    return []
+
+
+def _of_instances(record: Mapping[str, Any], reader: LabelReader) -> Iterator[str]:
+    for annotation, instance in zip(record["annotations"], reader.load_instances(record), strict=True):
+        code = instance["segmentation"]
+        box = mask_tools.toBbox(code).tolist()
+        # A polygon's area is not its pixels; along its outline they differ.
+        outline = box[2] + box[3] if isinstance(annotation["segmentation"], list) else 0
+        described = f"{record['file_name']}: annotation {shown(annotation.get('id'))}"
+        yield from _compared(annotation, float(mask_tools.area(code)), box, described, outline)
+
+
+def _of_segments(record: Mapping[str, Any], reader: LabelReader) -> Iterator[str]:
+    measured = reader.measure_segments(record)
+    for segment, (area, box) in zip(record["segments_info"], measured, strict=True):
+        yield from _compared(segment, area, box, f"{record['file_name']}: segment {segment['id']}")
+
+
+def _compared(
+    facts: Mapping[str, Any], area: float, box: Sequence[float], described: str, slack: float = 0
+) -> Iterator[str]:
+    """Lines on the facts that differ.
+
+    Args:
+        slack: pixels by which an area may differ in any case.
+    """
+    stated = facts.get("area", area)
+    if not is_positive(stated) or (
+        not area / FACTOR <= stated <= area * FACTOR and abs(stated - area) > slack
+    ):
+        yield f"{described}: area {shown(stated)}, measured {area:.0f}"
+    stated = facts.get("bbox", box)
+    if not is_box(stated) or _far_apart(stated, box):
+        yield f"{described}: bbox {shown(stated)}, measured {shown([round(side) for side in box])}"
+
+
+def _far_apart(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two boxes [x, y, width, height] have less than half of their union in common."""
+    edges = [(left, top, left + width, top + height) for left, top, width, height in (one, other)]
+    if all(abs(a - b) <= _EDGE for a, b in zip(*edges, strict=True)):
+        return False
+    left, top = (max(edge[k] for edge in edges) for k in (0, 1))
+    right, bottom = (min(edge[k] for edge in edges) for k in (2, 3))
+    shared = max(right - left, 0) * max(bottom - top, 0)
+    union = one[2] * one[3] + other[2] * other[3] - shared
+    return shared * FACTOR < union
