@@ -141,6 +141,9 @@ def _add_per_pixel_keys(cfg: CN) -> None:
     head.LOSS = CN()
     # CrossEntropy | OHEMCrossEntropy | BoundaryRelaxedCrossEntropy (registry PIXEL_LOSS)
     head.LOSS.NAME = "CrossEntropy"
+    # What the sum over the pixels is divided by: valid, those that count (semseg, pytorch-cv, torchvision,
+    # GluonCV) | all, ignored ones too (SegFormer, mmsegmentation): the loss is smaller by their share.
+    head.LOSS.AVERAGE_OVER = "valid"
     # Weight of each class in the order of the classes; (): all 1.
     head.LOSS.CLASS_WEIGHTS = ()
     # Logits are compared with labels at (side - 1) / 8 * ZOOM_FACTOR + 1 pixels a side; 8: at full size.

@@ -21,8 +21,9 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
     """At a boundary every class of the neighbourhood is right: -log of the sum of their probabilities.
 
     The loss of a pixel is that, times the mean weight of its classes; that of an image their sum over the
-    pixels that have a class, divided by the number of these + 1; that of a batch the sum over its images, as
-    published. So it grows with the images per process: two in the published recipe.
+    pixels that have a class, divided by the number of these + 1 (`average_over` "all": by the number of all
+    pixels); that of a batch the sum over its images, as published. So it grows with the images per process:
+    two in the published recipe.
 
     From `end_iteration` on a pixel has its own class only, and counts twice at a boundary.
     """
@@ -99,7 +100,8 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
         # -log of the sum of some probabilities; without any class all are taken, which gives 0.
         right = logits.masked_fill(~(present | ~counted), -torch.inf)
         losses = logits.logsumexp(dim=0) - right.logsumexp(dim=0)
-        return (losses * mean_weight * counted).sum() / (counted.sum() + 1)
+        divisor = labels.numel() if self.average_over == "all" else counted.sum() + 1
+        return (losses * mean_weight * counted).sum() / divisor
 
 
 def classes_around(labels: Tensor, num_classes: int, radius: int, strict_classes: Sequence[int]) -> Tensor:

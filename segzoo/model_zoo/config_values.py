@@ -151,6 +151,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     _choice("choice", "range"): {"INPUT": "MIN_SIZE_TRAIN_SAMPLING"},
     _choice("float16", "bfloat16"): {"SOLVER": "AMP.DTYPE"},
     _choice("channel", "element"): {"MODEL.SEM_SEG_HEAD": "DROPOUT_KIND"},
+    _choice("valid", "all"): {"MODEL.SEM_SEG_HEAD": "LOSS.AVERAGE_OVER"},
     _choice("focal", "bce"): {"MODEL.MASK_FORMER": "MASK_LOSS"},
     _choice("nearest", "bilinear"): {"MODEL.SEM_SEG_HEAD": "TOP_DOWN_UPSAMPLE"},
 }

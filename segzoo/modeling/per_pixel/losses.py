@@ -16,6 +16,9 @@ from ..distributed import mean_over_workers
 from ..registry import PIXEL_LOSS_REGISTRY
 from .head import resize
 
+# Whose number a sum of losses is divided by: see `PixelLoss`.
+AVERAGES = ("valid", "all")
+
 
 class PixelLoss(nn.Module):
     """Brings logits and labels to one size; a subclass compares them.
@@ -26,6 +29,10 @@ class PixelLoss(nn.Module):
         class_weights: K weights, or () for equal ones.
         zoom_factor: 8: logits are compared at the input's size H x W; 1, 2, 4: at (side - 1) / 8 *
             zoom_factor + 1, where every (8 / zoom_factor)-th label is taken (semseg's option to save memory).
+        average_over: what a sum of losses is divided by. "valid": the pixels that are in it, as in semseg,
+            pytorch-cv, torchvision and MaskFormer's baselines. "all": all pixels, those that do not count
+            (ignored, padded, easy ones) too, as in mmsegmentation and SegFormer. Pixels are counted by the
+            weight of their class; the ignored ones weigh 1.
     """
 
     def __init__(
@@ -35,13 +42,19 @@ class PixelLoss(nn.Module):
         align_corners: bool = False,
         class_weights: Sequence[float] = (),
         zoom_factor: int = 8,
+        average_over: str = "valid",
     ):
         super().__init__()
+        if average_over not in AVERAGES:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.LOSS.AVERAGE_OVER {average_over!r}: expected {' or '.join(AVERAGES)}"
+            )
         if zoom_factor not in (1, 2, 4, 8):
             raise InputError(f"MODEL.SEM_SEG_HEAD.LOSS.ZOOM_FACTOR {zoom_factor}: expected 1, 2, 4 or 8")
         self.ignore_label = ignore_label
         self.align_corners = align_corners
         self.zoom_factor = zoom_factor
+        self.average_over = average_over
         weights = torch.tensor(class_weights, dtype=torch.float32) if class_weights else None
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -63,6 +76,7 @@ class PixelLoss(nn.Module):
             "align_corners": node.ALIGN_CORNERS,
             "class_weights": weights,
             "zoom_factor": node.LOSS.ZOOM_FACTOR,
+            "average_over": node.LOSS.AVERAGE_OVER,
         }
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -73,6 +87,13 @@ class PixelLoss(nn.Module):
     def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(N, K, H, W) float32 logits and (N, H, W) int64 labels -> scalar."""
         raise NotImplementedError
+
+    def weight_of_all(self, labels: Tensor) -> int | Tensor:
+        """The weight of all pixels of (N, H, W) labels, each by its class, the ignored ones 1."""
+        if self.class_weights is None:
+            return labels.numel()
+        counted = labels != self.ignore_label
+        return torch.where(counted, self.class_weights[labels.where(counted, 0)], 1.0).sum()
 
     def _zoomed(self, labels: Tensor) -> Tensor:
         if self.zoom_factor == 8:
@@ -89,7 +110,7 @@ class PixelLoss(nn.Module):
 
 @PIXEL_LOSS_REGISTRY.register()
 class CrossEntropy(PixelLoss):
-    """Softmax cross-entropy, averaged over the pixels that count, weighted by class.
+    """Softmax cross-entropy, weighted by class and averaged as `average_over` says.
 
     The average is over the pixels of all processes, so that N processes learn what one learns from their
     batches together. Without any pixel that counts the loss is 0.
@@ -104,8 +125,12 @@ class CrossEntropy(PixelLoss):
             logits, labels, self.class_weights, ignore_index=self.ignore_label, reduction="sum"
         )
         counted = labels != self.ignore_label
-        weights = None if self.class_weights is None else self.class_weights[labels[counted]]
-        weight = counted.sum() if weights is None else weights.sum()
+        if self.average_over == "all":
+            weight = self.weight_of_all(labels)
+        elif self.class_weights is None:
+            weight = counted.sum()
+        else:
+            weight = self.class_weights[labels[counted]].sum()
         return total / mean_over_workers(weight, logits.device).clamp(min=1e-12)
 
 
@@ -149,6 +174,7 @@ class OHEMCrossEntropy(PixelLoss):
     def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_label, reduction="none")
         counted = labels != self.ignore_label
+        weight_of_all = self.weight_of_all(labels) if self.average_over == "all" else None
         losses, labels = losses[counted], labels[counted]
         # The loss is -log p: of a probability that is lower it is higher.
         lowest = losses.new_tensor(self.threshold).log().neg()
@@ -158,5 +184,5 @@ class OHEMCrossEntropy(PixelLoss):
         kept = losses.detach() >= lowest
         losses, labels = losses[kept], labels[kept]
         weights = torch.ones_like(losses) if self.class_weights is None else self.class_weights[labels]
-        weight = mean_over_workers(weights.sum(), logits.device).clamp(min=1e-12)
-        return (losses * weights).sum() / weight
+        weight = weights.sum() if weight_of_all is None else weight_of_all
+        return (losses * weights).sum() / mean_over_workers(weight, logits.device).clamp(min=1e-12)
