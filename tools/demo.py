@@ -9,20 +9,24 @@ model's task; `--task` picks another one that the network can answer.
 """
 
 import argparse
-import glob
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
 from command_line import CommandLine, explained, name_or_path, path_value, share, whole_number
+from demo_parts.inputs import check_targets, find_inputs, name_results
+from demo_parts.outputs import VideoFile, write_picture
+from demo_parts.window import show, why_no_window
 
 from segzoo.engine.draw import Tracks, draw_result, segments, semantic_labels
 from segzoo.engine.picture_inputs import as_rgb
@@ -31,9 +35,6 @@ from segzoo.errors import InputError
 from segzoo.evaluation.files import save_ids, save_labels, write_text_atomically
 from segzoo.model_zoo import load_config
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-WINDOW = "segzoo"
 EXIT_STATUS = "exit status: 0 done, 1 some of the inputs could not be read or drawn, 2 wrong input"
 TASKS = ("semantic", "panoptic", "entity", "instance")
 
@@ -85,71 +86,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def find_inputs(patterns: Sequence[str]) -> tuple[list[Path], list[Path], list[str]]:
-    """Expands files, folders and globs.
-
-    Returns:
-        Pictures and videos, each once, in the order given; those of a folder or glob by name; and a line for
-        each file named beside others that is neither, as a shell's `*` names them.
-    Raises:
-        InputError: a name matches nothing, or there is neither a picture nor a video.
-    """
-    kinds = PICTURES + VIDEOS
-    failures: list[str] = []
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            matches = sorted(file for file in path.iterdir() if file.suffix.lower() in kinds)
-            if not matches:
-                raise InputError(f"--input {pattern}: the folder holds no pictures ({' '.join(PICTURES)})")
-        elif path.is_file():
-            matches = [path]
-            if path.suffix.lower() not in kinds:
-                failures.append(f"--input {path}: unknown kind of file; expected {' '.join(kinds)}")
-                matches = []
-        else:
-            files = [
-                file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()
-            ]
-            if not files:
-                raise InputError(f"--input {pattern}: no such file or folder")
-            matches = [file for file in files if file.suffix.lower() in kinds]
-            if not matches:
-                raise InputError(f"--input {pattern}: matches no pictures ({' '.join(kinds)})")
-            if len(matches) < len(files):
-                print(f"--input {pattern}: skipped {len(files) - len(matches)} files of other kinds")
-        found.update(dict.fromkeys(matches))
-    if failures and not found:
-        raise InputError(failures[0])
-    videos = [path for path in found if path.suffix.lower() in VIDEOS]
-    return [path for path in found if path not in videos], videos, failures
-
-
-def name_results(sources: Sequence[Path]) -> list[str]:
-    """A name for each source's result: its stem, numbered where a stem was there before, in any case."""
-    names, taken = [], set()
-    for source in sources:
-        name, number = source.stem, 2
-        while name.casefold() in taken:
-            name, number = f"{source.stem}_{number}", number + 1
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
-def check_targets(sources: Sequence[Path], targets: Sequence[Path], labels: Path | None) -> None:
-    """Raises InputError if a result would be written over an input, under whatever name."""
-    existing = [target.resolve() for target in targets if target.exists()]
-    for source in filter(Path.is_file, sources):
-        lost = any(target.samefile(source) for target in existing)
-        in_labels = labels is not None and source.suffix.lower() == ".png"
-        if lost or (in_labels and source.resolve().parent == labels.resolve()):
-            raise InputError(
-                f"--output: {source} is an input and would be overwritten; give another --output"
-            )
-
-
 class Demo:
     """Predicts, draws, and writes or shows; counts what could not be read."""
 
@@ -162,6 +98,7 @@ class Demo:
         threshold: float,
         output: Path | None,
         labels: bool,
+        inputs: Sequence[Path] = (),
     ):
         self.predictor = predictor
         self.classes = classes
@@ -170,43 +107,71 @@ class Demo:
         self.threshold = threshold
         self.output = output
         self.save_labels = labels
+        self.inputs = inputs  # not to be written over
         self.failures: list[str] = []
         self._annotations: list[dict] = []
-        self._written = False
+        self._written = 0
 
     def draw(self, rgb: np.ndarray, result: dict, tracks: Tracks | None = None) -> np.ndarray:
         return draw_result(rgb, result, self.task, self.classes, self.colors, self.threshold, tracks)
 
     def run_pictures(self, paths: Sequence[Path], names: Sequence[str]) -> None:
-        readable: list[str] = []
-
-        def pictures() -> Iterator[np.ndarray]:
-            for path, name in zip(paths, names, strict=True):
-                try:
-                    picture = as_rgb(path, image_range=self.predictor.image_range)
-                except InputError as error:
-                    self.failures.append(str(error))
-                    progress.update()
-                    continue
-                readable.append(name)
-                yield picture
-
+        """Draws all that can be read; a failure is one of that picture."""
+        size = self.predictor.batch_size
+        sources = list(zip(paths, names, strict=True))
         with tqdm(total=len(paths), desc="pictures", unit="picture", disable=not paths) as progress:
-            for index, (rgb, result) in enumerate(self.predictor.stream(pictures(), color="RGB")):
-                name = readable[index]
-                drawn = self.draw(rgb, result)
-                if self.output is None:
-                    _show(drawn, wait=0)
-                else:
-                    _write_picture(self.output / f"{name}.jpg", drawn)
-                    self._written = True
-                if self.save_labels:
-                    self._write_labels(name, result)
-                progress.update()
+            for start in range(0, len(sources), size):
+                for name, rgb, result in self._predict(sources[start : start + size]):
+                    try:
+                        self._put_out(name, rgb, result)
+                    except InputError as error:
+                        self.failures.append(str(error))
+                progress.update(min(size, len(sources) - start))
+
+    def _predict(self, sources: Sequence[tuple[Path, str]]) -> Iterator[tuple[str, np.ndarray, dict]]:
+        """The name, picture and result of those that can be read and fit into memory."""
+        readable: list[tuple[Path, str, np.ndarray]] = []
+        for path, name in sources:
+            try:
+                readable.append((path, name, as_rgb(path, image_range=self.predictor.image_range)))
+            except InputError as error:
+                self.failures.append(str(error))
+        results = self._results([rgb for _, _, rgb in readable])
+        for (path, name, rgb), result in zip(readable, results, strict=True):
+            if result is None:
+                height, width = rgb.shape[:2]
+                self.failures.append(f"{path}: {width}x{height} needs more memory than is free; resize it")
+            else:
+                yield name, rgb, result
+
+    def _results(self, pictures: list[np.ndarray]) -> list[dict | None]:
+        """The predictions; None for a picture that does not fit into memory by itself."""
+        try:
+            return self.predictor(pictures, color="RGB")
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        if len(pictures) == 1:
+            return [None]
+        return [result for one in pictures for result in self._results([one])]
+
+    def _put_out(self, name: str, rgb: np.ndarray, result: dict) -> None:
+        drawn = self.draw(rgb, result)
+        if self.output is None:
+            show(drawn, wait=0)
+        else:
+            write_picture(self.output / f"{name}.jpg", drawn, self.inputs)
+            self._written += 1
+        if self.save_labels:
+            self._write_labels(name, result)
 
     def run_video(self, source: str | int, name: str) -> None:
-        """A file, an address or the number of a camera."""
-        capture = cv2.VideoCapture(source)
+        """A file, an address or the number of a camera.
+
+        Raises:
+            InputError: there is no such camera.
+        """
+        capture = _open_capture(source)
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
 
@@ -217,7 +182,7 @@ class Demo:
                     return
                 yield frame
 
-        writer, tracks, done, stopped = None, Tracks(), 0, False
+        video, tracks, done, stopped = None, Tracks(), 0, False
         try:
             for rgb, result in tqdm(
                 self.predictor.stream(frames(), color="BGR"),
@@ -227,13 +192,12 @@ class Demo:
             ):
                 drawn = self.draw(rgb, result, tracks)
                 if self.output is None:
-                    if _show(drawn, wait=1) == ord("q"):
+                    if show(drawn, wait=1) == ord("q"):
                         stopped = True
                         break
                 else:
-                    writer = writer or _open_video(self.output / f"{name}.mp4", rate, drawn.shape)
-                    writer.write(drawn[..., ::-1])
-                    self._written = True
+                    video = video or VideoFile(self.output / f"{name}.mp4", rate, drawn.shape)
+                    video.write(drawn)
                 if self.save_labels:
                     self._write_labels(f"{name}_{done:06d}", result)
                 done += 1
@@ -242,22 +206,32 @@ class Demo:
             print(f"\nstopped after {done} frames", file=sys.stderr)
         finally:
             capture.release()
-            if writer is not None:
-                writer.release()
+            if video is not None:
+                self._close(video)
         if not done:
             self.failures.append(f"{source}: cannot be read as a video")
         elif not stopped and done < count - 2:  # containers may count a frame or two more than there are
             self.failures.append(f"{source}: read {done} of {count} frames")
+
+    def _close(self, video: VideoFile) -> None:
+        problem = video.close()
+        if problem is not None:
+            self.failures.append(problem)
+            return
+        self._written += 1
+        if video.is_larger:
+            width, height = video.size
+            print(f"{video.path}: {width}x{height}, the last row or column twice; MPEG-4 has even sides only")
 
     def finish(self) -> int:
         """Writes the panoptic JSON and reports; returns the exit status."""
         if self._annotations:
             text = json.dumps({"annotations": self._annotations})
             write_text_atomically(self.output / "labels" / f"{self.task}.json", text)
-        for failure in self.failures:
-            print(f"error: {failure}", file=sys.stderr)
         if self._written:
             print(f"Results are in {self.output}")
+        for failure in self.failures:
+            print(f"error: {failure}", file=sys.stderr)
         return 1 if self.failures else 0
 
     def _write_labels(self, name: str, result: dict) -> None:
@@ -283,44 +257,46 @@ class Demo:
         self._annotations.append({"image_id": name, "file_name": f"{name}.png", "segments_info": described})
 
 
-def _show(rgb: np.ndarray, wait: int) -> int:
-    cv2.imshow(WINDOW, rgb[..., ::-1])
-    return cv2.waitKey(wait)
+def _open_capture(source: str | int) -> cv2.VideoCapture:
+    """A video, or a camera.
 
-
-def _can_show() -> bool:
+    Raises:
+        InputError: there is no such camera.
+    """
+    # Both libraries would say on the screen what is said here in a line.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # OpenCV 5 has it elsewhere.
+    set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    before = set_log_level(0)
     try:
-        cv2.namedWindow(WINDOW)
-        cv2.destroyWindow(WINDOW)
-    except cv2.error:
-        return False
-    return True
+        capture = cv2.VideoCapture(source)
+    finally:
+        set_log_level(before)
+    if isinstance(source, int) and not capture.isOpened():
+        raise InputError(
+            f"--webcam: no camera found (number {source}); give another number, or a file with --video-input"
+        )
+    return capture
 
 
-def _write_picture(path: Path, rgb: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]):
-        raise InputError(f"--output: {path} cannot be written")
-
-
-def _open_video(path: Path, rate: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (shape[1], shape[0]))
-    if not writer.isOpened():
-        raise InputError(f"--output: {path} cannot be written as MPEG-4; this OpenCV may lack the encoder")
-    return writer
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def run(arguments: argparse.Namespace) -> int:
     pictures, videos, failures = find_inputs(arguments.input) if arguments.input else ([], [], [])
     if arguments.video_input:
         videos = [Path(arguments.video_input)]
-    names = name_results([*pictures, *videos])
+        if "://" not in arguments.video_input and not videos[0].exists():
+            raise InputError(f"--video-input {arguments.video_input}: no such file")
+    names = name_results(pictures, videos)
     output = arguments.output
     if output is None and arguments.save_labels:
         raise InputError("--save-labels needs --output")
-    if output is None and not _can_show():
-        raise InputError(
-            "no window can be opened here (this OpenCV or machine has no display); give --output DIR"
-        )
+    if output is None and (reason := why_no_window()):
+        raise InputError(f"no window can be opened here ({reason}); give --output DIR")
+    if arguments.webcam is not None:
+        _open_capture(arguments.webcam).release()  # before the model is built: is there one?
     if output is not None:
         if output.is_file():
             raise InputError(f"--output {output} is a file; give a folder")
@@ -328,6 +304,9 @@ def run(arguments: argparse.Namespace) -> int:
         results += [output / f"{name}.mp4" for name in names[len(pictures) :]]
         check_targets([*pictures, *videos], results, output / "labels" if arguments.save_labels else None)
         output.mkdir(parents=True, exist_ok=True)
+        for source, name in zip([*pictures, *videos], names, strict=True):
+            if name != source.stem:
+                print(f"{source} is drawn as {name}, beside another {source.stem}")
 
     cfg = load_config(arguments.config_file, arguments.opts)
     if not cfg.MODEL.WEIGHTS and not arguments.random_weights:
@@ -349,7 +328,14 @@ def run(arguments: argparse.Namespace) -> int:
         else (metadata.classes, metadata.colors)
     )
     demo = Demo(
-        predictor, task, classes, colors, arguments.confidence_threshold, output, arguments.save_labels
+        predictor,
+        task,
+        classes,
+        colors,
+        arguments.confidence_threshold,
+        output,
+        arguments.save_labels,
+        [*pictures, *videos],
     )
     demo.failures += failures
     try:

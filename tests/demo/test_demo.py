@@ -2,14 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 from demo_helpers import CONFIG, OVERRIDES, load_tool
+from demo_parts import outputs, window
 from PIL import Image
 
 demo = load_tool("tools/demo.py")
+
+
+class Ended(NamedTuple):
+    """A process that has ended."""
+
+    returncode: int
 
 
 @pytest.fixture
@@ -138,12 +146,23 @@ def test_wrong_inputs_end_in_one_line(run, tmp_path, capsys, name, message):
 
 
 def test_without_output_and_display_it_says_so(files, weights, capsys, monkeypatch):
-    def no_window(*arguments):
-        raise cv2.error("The function is not implemented")
-
-    monkeypatch.setattr(cv2, "namedWindow", no_window)
-    assert demo.main(["--config-file", CONFIG, "--webcam"]) == 2
-    assert "give --output DIR" in capsys.readouterr().err
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    reasons = {"NONE": "this OpenCV is built without windows", "QT5": "has no display"}
+    for kind, reason in reasons.items():
+        monkeypatch.setattr(cv2, "getBuildInformation", lambda kind=kind: f"  GUI:      {kind}\n")
+        assert demo.main(["--config-file", CONFIG, "--webcam"]) == 2
+        line = capsys.readouterr().err
+        assert reason in line
+        assert "give --output DIR" in line
+    # A display that is named but not there: another process finds out, since Qt ends it.
+    monkeypatch.setenv("DISPLAY", ":77")
+    tried = []
+    monkeypatch.setattr(window.subprocess, "run", lambda words, **_: tried.append(words) or Ended(-6))
+    assert "cannot be reached" in window.why_no_window()
+    assert "namedWindow" in tried[0][2]
+    monkeypatch.setattr(window.subprocess, "run", lambda words, **_: Ended(0))
+    assert window.why_no_window() == ""
     assert demo.main(["--config-file", CONFIG, "--input", str(files), "--save-labels"]) == 2
     assert "--save-labels needs --output" in capsys.readouterr().err
 
@@ -160,6 +179,97 @@ def test_inputs_are_never_overwritten(run, tmp_path, pictures, capsys):
 
 def test_names_differ_in_more_than_case():
     assert demo.name_results([Path("x/A.png"), Path("y/a.png")]) == ["A", "a_2"]
+    assert demo.name_results([Path("a.png"), Path("a_2.png"), Path("a.tif")]) == ["a", "a_2", "a_3"]
+    # With --save-labels, the frames of a video have a name each.
+    pictures, videos = [Path("clip_000003.png")], [Path("clip.mp4"), Path("clip.avi")]
+    assert demo.name_results(pictures, videos) == ["clip_000003", "clip_2", "clip_3"]
+
+
+def test_pictures_that_cannot_be_drawn_are_reported_and_the_others_are_drawn(run, files, tmp_path, capsys):
+    (files / "folder.jpg").mkdir()
+    (files / "empty.png").touch()
+    (files / "page.jpg").write_text("<html>404</html>")
+    (files / "cut.png").write_bytes((files / "a.png").read_bytes()[:500])
+    (files / "loop.png").symlink_to(files / "loop.png")
+    status = run("--input", str(tmp_path / "none.jpg"), *map(str, sorted(files.iterdir())))
+    assert status == 1
+    found = capsys.readouterr()
+    errors = [line for line in found.err.splitlines() if line.startswith("error: ")]
+    wrong = ("none.jpg", "folder.jpg", "loop.png", "cut.png", "empty.png", "page.jpg")
+    assert [name for name in wrong if sum(name in line for line in errors) == 1] == list(wrong)
+    assert len(errors) == len(wrong)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.jpg", "c.jpg"]
+    # Found in their folder, such names are no pictures.
+    assert {path.name for path in demo.find_inputs([str(files)])[0]}.isdisjoint({"folder.jpg", "loop.png"})
+
+
+def test_a_picture_too_large_for_a_jpeg_becomes_a_png(tmp_path):
+    wide = np.zeros((2, 66000, 3), np.uint8)
+    wide[:, 10] = (255, 0, 0)
+    written = outputs.write_picture(tmp_path / "wide.jpg", wide)
+    assert written == tmp_path / "wide.png"
+    with Image.open(written) as image:
+        assert np.array_equal(np.asarray(image), wide)
+    # Not over an input.
+    again = outputs.write_picture(tmp_path / "wide.jpg", wide, [tmp_path / "wide.png"])
+    assert again == tmp_path / "wide_drawn.png"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_picture(run, files, tmp_path, capsys, monkeypatch):
+    write = Path.write_bytes
+
+    def full(path, data):
+        if "b.jpg" in path.name:
+            write(path, data[:9])
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run("--input", str(files)) == 2
+    assert "No space left on device; free some space" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jpg"]
+
+
+def test_what_does_not_fit_into_memory_is_one_failure(run, files, tmp_path, capsys, monkeypatch):
+    predict = demo.Predictor._predict
+
+    def small_only(predictor, pictures):
+        if len(pictures) > 1 or pictures[0].shape[0] == 150:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return predict(predictor, pictures)
+
+    monkeypatch.setattr(demo.Predictor, "_predict", small_only)
+    assert run("--input", str(files)) == 1
+    assert "b.png: 100x150 needs more memory than is free" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "c.jpg"]
+
+
+def test_no_camera_is_said(capsys, tmp_path):
+    assert demo.main(["--config-file", CONFIG, "--webcam", "97", "--output", str(tmp_path / "o")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: --webcam: no camera found (number 97); give another number, or a file with --video-input"
+    ]
+
+
+def test_a_video_of_odd_sides_loses_nothing(tmp_path):
+    frames = np.full((3, 77, 101, 3), 20, np.uint8)
+    frames[:, -1], frames[:, :, -1] = (250, 250, 250), (250, 250, 250)
+    video = outputs.VideoFile(tmp_path / "odd.mp4", 5.0, frames[0].shape)
+    for frame in frames:
+        video.write(frame)
+    assert video.is_larger
+    assert video.close() is None
+    capture = cv2.VideoCapture(str(tmp_path / "odd.mp4"))
+    read = capture.read()[1]
+    capture.release()
+    assert read.shape == (78, 102, 3)
+    assert read[76, 5:95].mean() > 200
+    assert read[5:70, 100].mean() > 200
+    assert read[5:70, 5:95].mean() < 60
+    # A file that ends early was not written: the encoder does not say so.
+    video.frames = 40
+    assert "holds 3 of 40 frames; is the disk full?" in video.close()
 
 
 def test_a_truncated_video_is_a_failure(run, tmp_path, capsys, monkeypatch):
@@ -201,14 +311,14 @@ def test_empty_weights_are_refused(files, tmp_path, capsys):
 
 
 def test_what_is_done_before_a_crash_is_listed(run, files, tmp_path, monkeypatch):
-    write = demo._write_picture
+    write = demo.write_picture
 
-    def fail_on_the_second(path, drawn):
+    def fail_on_the_second(path, drawn, inputs):
         if path.stem == "b":
             raise RuntimeError("disk")
-        write(path, drawn)
+        return write(path, drawn, inputs)
 
-    monkeypatch.setattr(demo, "_write_picture", fail_on_the_second)
+    monkeypatch.setattr(demo, "write_picture", fail_on_the_second)
     with pytest.raises(RuntimeError, match="disk"):
         run("--input", str(files), "--save-labels")
     annotations = json.loads((tmp_path / "out" / "labels" / "panoptic.json").read_text())["annotations"]

@@ -1,0 +1,95 @@
+"""Writing what was drawn: pictures as JPEG, or PNG where that has no room, and videos as MPEG-4.
+
+Letters: H, W pixels.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from segzoo.errors import InputError
+from segzoo.paths import is_same_file
+
+# Of a side; libjpeg refuses more.
+LARGEST_JPEG = 65500
+
+
+def write_picture(path: Path, rgb: np.ndarray, inputs: Sequence[Path] = ()) -> Path:
+    """Writes an (H, W, 3) uint8 picture to `path` as JPEG, or as a PNG of that name if it is too large.
+
+    Args:
+        inputs: files that are not written over.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        InputError: it cannot be encoded.
+        OSError: it cannot be written; then there is no half of it.
+    """
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95]
+    if max(rgb.shape[:2]) > LARGEST_JPEG:
+        path, options = path.with_suffix(".png"), []
+        if any(is_same_file(path, one) for one in inputs):
+            path = path.with_name(f"{path.stem}_drawn.png")
+    try:
+        fine, encoded = cv2.imencode(path.suffix, rgb[..., ::-1], options)
+    except cv2.error as error:
+        raise InputError(f"{path}: cannot be encoded ({' '.join(error.err.split())})") from None
+    if not fine:
+        raise InputError(f"{path}: cannot be encoded at {rgb.shape[1]}x{rgb.shape[0]}; resize the picture")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(encoded.tobytes())
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return path
+
+
+class VideoFile:
+    """An .mp4 of the size of its first frame, both sides made even, as the encoder needs them."""
+
+    def __init__(self, path: Path, rate: float, shape: tuple[int, ...]):
+        """`shape` is that of a frame, (H, W, 3).
+
+        Raises:
+            InputError: this OpenCV cannot write one there.
+        """
+        self.path = path
+        self.frames = 0
+        height, width = shape[:2]
+        self._border = (0, height % 2, 0, width % 2)
+        self.size = (width + width % 2, height + height % 2)
+        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, self.size)
+        if not self._writer.isOpened():
+            raise InputError(
+                f"--output: {path} cannot be written as MPEG-4; this OpenCV may lack the encoder"
+            )
+
+    @property
+    def is_larger(self) -> bool:
+        """Whether a row or column of a frame is there twice."""
+        return any(self._border)
+
+    def write(self, rgb: np.ndarray) -> None:
+        """Appends an (H, W, 3) uint8 frame."""
+        frame = rgb[..., ::-1]
+        if self.is_larger:
+            frame = cv2.copyMakeBorder(frame, *self._border, cv2.BORDER_REPLICATE)
+        self._writer.write(np.ascontiguousarray(frame))
+        self.frames += 1
+
+    def close(self) -> str | None:
+        """Finishes the file; returns what is wrong with it, since the encoder does not say so."""
+        self._writer.release()
+        capture = cv2.VideoCapture(str(self.path))
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        capture.release()
+        if count >= self.frames - 2:
+            return None
+        return f"{self.path}: holds {count} of {self.frames} frames; is the disk full?"
