@@ -18,6 +18,7 @@ from segzoo.errors import InputError
 
 from .augmentation import build_test_augmentations
 from .formats import check_labels
+from .labelled import check_labelled
 from .mapper import SegmentationMapper
 from .register import label_reader
 from .sampling import (
@@ -206,10 +207,16 @@ def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
                 "map both to the same with label_map"
             )
     records = [record for name in names for record in DatasetCatalog.get(name)]
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        records = [record for record in records if _has_annotation(record)]
     if not records:
         raise InputError(f"DATASETS.TRAIN {tuple(names)} has no images")
+    check_labelled(records, cfg.TASK, readers[0].is_thing, names)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        count, records = len(records), [record for record in records if _has_annotation(record)]
+        if not records:
+            raise InputError(
+                f"DATASETS.TRAIN {tuple(names)}: none of {count} images has an annotation that is no crowd; "
+                "set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on them"
+            )
     logger.info("Training on %d images of %s", len(records), ", ".join(reader.split for reader in readers))
     return records
 

@@ -77,7 +77,7 @@ class EvaluationHook(HookBase):
 
     def before_train(self) -> None:
         past = comm.all_gather(self.trainer.past_metrics)[0]
-        self._values = [line[self._metric] for line in past if self._metric in line]
+        self._values = [_comparable(line[self._metric]) for line in past if self._metric in line]
         if self.owed(past):
             done = self.trainer.start_iter
             self.trainer.storage.iter = done - 1
@@ -118,17 +118,23 @@ class EvaluationHook(HookBase):
             available = ", ".join(sorted(scalars)) or "none"
             raise InputError(f"TEST.BEST_METRIC {self._metric!r} is not reported; available: {available}")
         value = scalars[self._metric]
-        value = -math.inf if math.isnan(value) else value
-        self._values.append(value)
+        self._values.append(_comparable(value))
         best = max(self._values)
         since_best = len(self._values) - 1 - self._values.index(best)
-        if since_best == 0:
+        if not math.isfinite(value):
+            logger.warning("%s is %s, which is no score: no best model is kept of it", self._metric, value)
+        elif since_best == 0:
             logger.info("%s %.4f is the best so far", self._metric, value)
             self.trainer.save_checkpoint("model_best")
         else:
             logger.info("%s %.4f; best %.4f, %d evaluations ago", self._metric, value, best, since_best)
         if 0 < self._patience <= since_best:
             self.trainer.stop(f"{self._metric} has not improved in {since_best} evaluations")
+
+
+def _comparable(value: float) -> float:
+    """The value; for NaN and infinities, as of nothing labelled, what is below all others."""
+    return value if math.isfinite(value) else -math.inf
 
 
 class WriterHook(HookBase):

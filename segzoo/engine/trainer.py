@@ -24,6 +24,7 @@ from torch import nn
 
 from segzoo.checkpoint import SegzooCheckpointer
 from segzoo.data import build_train_loader
+from segzoo.data.labelled import holds_targets
 from segzoo.errors import InputError
 from segzoo.modeling.protocols import uses_tta
 from segzoo.modeling.registry import registered
@@ -58,6 +59,7 @@ from .setup import classes_metadata, describe
 from .signals import StopHook, StopSignals, evaluating, iterating
 from .skipped import SkippedFilesHook
 from .train_step import TrainStep
+from .unlabelled import UnlabelledHook
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ class Trainer(TrainerBase):
         evaluated_at: the iteration after which the model was last evaluated in this run, None before.
         owes_line: whether the run before was killed between its checkpoint and the records of that iteration.
         skipped: {what is wrong with a file: times that this process passed over it}, with ON_ERROR skip.
+        num_images: of the training set, None where the loader does not say.
+        saw_targets: whether any image of this process had something to learn so far.
     """
 
     def __init__(self, cfg: CfgNode, *, trust_checkpoint: bool = False):
@@ -107,6 +111,8 @@ class Trainer(TrainerBase):
         self.evaluated_at: int | None = None
         self.owes_line = False
         self.skipped: dict[str, int] = {}
+        self.num_images: int | None = None
+        self.saw_targets = False
         self._stop_reason = ""
         self._saved_at: int | None = None
         self._random_states: list[dict] = []
@@ -184,6 +190,7 @@ class Trainer(TrainerBase):
         cfg = self.cfg
         rates = LearningRateHook(cfg.SOLVER.BASE_LR)
         hooks = [IterationTimer(), rates, CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD), StopHook()]
+        hooks.append(UnlabelledHook(cfg.TASK, cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH))
         if cfg.DATASETS.TEST:
             # Through a weak reference: the trainer owns its hooks.
             trainer = weakref.proxy(self)
@@ -279,6 +286,7 @@ class Trainer(TrainerBase):
         started = time.perf_counter()
         micro_batches = [next(self._batches) for _ in range(self.cfg.SOLVER.ACCUMULATE)]
         data_time = time.perf_counter() - started
+        self.saw_targets = self.saw_targets or any(map(holds_targets, micro_batches))
         losses = self.train_step(micro_batches)
         self._recorder.add(self.iter, losses, data_time)
 
@@ -346,6 +354,8 @@ class Trainer(TrainerBase):
         if self.start_iter < self.max_iter:
             loader = self.build_train_loader(self.cfg, self.start_iter)
             self.skipped = getattr(loader, "skipped", {})
+            data = getattr(loader, "dataset", None)
+            self.num_images = len(data) if hasattr(data, "__len__") else None
             self._batches = iter(loader)
         if comm.is_main_process():
             self.past_metrics = continue_metrics(self._metrics_file, self.start_iter)

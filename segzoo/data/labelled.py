@@ -1,0 +1,59 @@
+"""Whether there is anything to learn: in the dataset dicts before a training, in the batches during it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segzoo.errors import InputError
+
+from .formats import Segments
+from .targets import GROUPS
+
+# What is missing where a task finds no target.
+TARGETS = {
+    "semantic": "labelled pixel",
+    "panoptic": "segment that is no crowd",
+    "entity": "segment that is no crowd",
+    "instance": "instance that is no crowd",
+}
+
+
+def check_labelled(
+    records: Sequence[Mapping[str, Any]], task: str, is_thing: np.ndarray, names: Sequence[str]
+) -> None:
+    """Looks for a target of the task in what JSONs say of the images; label files are not opened.
+
+    Args:
+        records: dataset dicts.
+        is_thing: (K,) bool, whether a class has instances.
+        names: the datasets, for the message.
+
+    Raises:
+        InputError: there is none.
+    """
+    if task == "semantic":
+        return
+    for record in records:
+        segments = record.get("segments_info", record.get("annotations"))
+        if segments is None:
+            return
+        classes = np.array([one["category_id"] for one in segments], dtype=np.int64)
+        is_crowd = np.array([one["iscrowd"] for one in segments], dtype=bool)
+        if (GROUPS[task](Segments(classes, is_crowd), is_thing).of_segment >= 0).any():
+            return
+    count = sum(len(record.get("segments_info", record.get("annotations"))) for record in records)
+    raise InputError(
+        f"DATASETS.TRAIN {tuple(names)}: none of {len(records)} images has a {TARGETS[task]} (of {count} in "
+        "their JSON), so that there is nothing to learn; `python tools/check_dataset.py` on the dataset's "
+        "file says what to change"
+    )
+
+
+def holds_targets(batch: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether an image of a batch of mapped dicts has a target; those of another mapper count as if.
+
+    Args:
+        batch: of `SegmentationMapper`, with `segment_classes`.
+    """
+    return any("segment_classes" not in sample or len(sample["segment_classes"]) > 0 for sample in batch)

@@ -1,0 +1,58 @@
+"""A training that sees nothing labelled learns nothing: that is said early, and ends it in time."""
+
+import logging
+from collections.abc import Sequence
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from segzoo.data.labelled import TARGETS
+from segzoo.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Iterations after which it is said, and before which it never ends a training.
+WARN_AFTER, STOP_AFTER = 10, 100
+# Every image is seen so often before: a random crop may miss what is labelled in it.
+_PASSES = 2
+
+
+class UnlabelledHook(HookBase):
+    """Watches `trainer.saw_targets` until it is true in any process.
+
+    Args:
+        task: TASK, for the message.
+        names: the datasets.
+        images_per_iteration: over all processes.
+    """
+
+    def __init__(self, task: str, names: Sequence[str], images_per_iteration: int):
+        self._what = TARGETS[task]
+        self._names = tuple(names)
+        self._batch = images_per_iteration
+        self._is_settled = False
+
+    def before_train(self) -> None:
+        left = self.trainer.max_iter - self.trainer.start_iter
+        self._warn_at = min(WARN_AFTER, left)
+        # Not known of a loader that somebody else built.
+        images = self.trainer.num_images
+        epochs = None if images is None else -(-_PASSES * images // self._batch)
+        self._stop_at = None if epochs is None else max(STOP_AFTER, epochs)
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1 - self.trainer.start_iter
+        if self._is_settled or done not in (self._warn_at, self._stop_at):
+            return
+        if any(comm.all_gather(self.trainer.saw_targets)):
+            self._is_settled = True
+            return
+        found = (
+            f"DATASETS.TRAIN {self._names}: no {self._what} in the {done * self._batch} images of "
+            f"{done} iterations, so that nothing is learned from them"
+        )
+        advice = "`python tools/check_dataset.py` on the dataset's file says what its labels hold"
+        if done == self._stop_at:
+            raise InputError(f"{found}; {advice}; compare it with encoding, classes and label_map there")
+        end = "" if self._stop_at is None else f"; the training ends after {self._stop_at} such iterations"
+        logger.warning("%s; %s%s", found, advice, end)
