@@ -147,7 +147,7 @@ def check(args: argparse.Namespace) -> tuple[list[CheckedSplit], list[Finding]]:
         try:
             records[name] = DatasetCatalog.get(name)
         except InputError as error:
-            findings += of_missing_split(label_reader(name).dataset, name, str(error))
+            findings += of_missing_split(label_reader(name).dataset, name, error)
             say(f"\n{name}", *finding_lines(findings[-1:]))
     with_digest = args.hash or sum(map(len, records.values())) <= HASHED_BY_DEFAULT
     for name in records:

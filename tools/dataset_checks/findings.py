@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segzoo.data import DatasetFile, PixelRange
+from segzoo.data.dataset_file import is_builtin
+from segzoo.data.encodings import IndexEncoding
 from segzoo.data.inspection import (
     ALL_VOID,
     LOSSY_LABEL,
+    PALETTE,
     TURNED,
     UNKNOWN_LABEL,
     UNREADABLE_IMAGE,
@@ -28,6 +31,11 @@ from segzoo.data.inspection import (
     shared_images,
     unknown_labels,
 )
+from segzoo.data.messages import RemediedError, some
+from segzoo.errors import InputError
+
+from .annotations import of_annotations
+from .remedies import Files, Option, as_text, differing, mask_per_class, options_for
 
 # Of 255: where no pixel of a split reaches this, nobody can see anything.
 DARK = 32
@@ -43,7 +51,13 @@ REMEDIES = {
     TURNED: "set exif: ignore in the dataset's YAML, so that images are not turned",
     UNSUITABLE: "do what the lines below say",
     WRONG_LABEL: "choose another encoding, or export these files again",
+    PALETTE: "if the colors are right, set encoding: rgb, if the indices are, encoding: palette",
 }
+# Of colors, which have no place in label_map.
+UNKNOWN_COLOR = "list each under encoding.colors, with its class, or under encoding.void"
+WRONG_ANNOTATION = "correct these annotations, or export the JSON again"
+# How label files are read, which other keys may change.
+OF_ENCODING = (UNKNOWN_LABEL, WRONG_LABEL, PALETTE)
 
 
 class Finding(NamedTuple):
@@ -54,6 +68,7 @@ class Finding(NamedTuple):
         split: registered name.
         text, remedy: one line each.
         files: messages that name the files, all of them.
+        options: what the remedy writes into the YAML, where that is all there is to do: one of these.
     """
 
     is_problem: bool
@@ -61,6 +76,7 @@ class Finding(NamedTuple):
     text: str
     remedy: str = ""
     files: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
 
 
 class CheckedSplit(NamedTuple):
@@ -75,6 +91,14 @@ class CheckedSplit(NamedTuple):
     def has_labels(self) -> bool:
         return self.name not in self.dataset.without_labels
 
+    def files(self) -> Files | None:
+        """Its semantic label files, where it has such."""
+        layout = self.records[0]["layout"] if self.records else 0
+        encoding = self.dataset.layouts[layout].encoding
+        if encoding is None or not self.has_labels or not self.report.stored.files:
+            return None
+        return Files(self.dataset, self.name, layout, encoding, self.report.stored)
+
     def label_files(self) -> set[str]:
         """All label files of the split."""
         found: set[str] = set()
@@ -85,18 +109,20 @@ class CheckedSplit(NamedTuple):
         return found
 
 
-def of_missing_split(dataset: DatasetFile, name: str, message: str) -> list[Finding]:
-    """A split that is not there; one without labels is not needed to train."""
+def of_missing_split(dataset: DatasetFile, name: str, error: InputError) -> list[Finding]:
+    """A split that is not there, or cannot be read; one without labels is not needed to train."""
     optional = name in dataset.without_labels
-    message = message.removeprefix(f"{name}: ")
+    message = str(error).removeprefix(f"{name}: ")
     text = f"not there, and only needed for submissions ({message})" if optional else message
-    return [Finding(not optional, name, text)]
+    options = (Option(error.keys),) if isinstance(error, RemediedError) else ()
+    return [Finding(not optional, name, text, as_text(options, dataset.path.name), options=options)]
 
 
 def of_split(split: CheckedSplit) -> list[Finding]:
     """All that is to be said about one split."""
-    report = split.report
-    found = [*_counts(split), *_broken_files(split), *_as_read(split)]
+    report, files = split.report, split.files()
+    options = options_for(files) if files is not None else ()
+    found = [*_counts(split), *_broken_files(split, options), *_as_read(split)]
     copies = [files for files in report.files_of.values() if len(files) > 1]
     if copies:
         text = (
@@ -105,9 +131,67 @@ def of_split(split: CheckedSplit) -> list[Finding]:
         )
         listed = tuple(" = ".join(files) for files in copies)
         found.append(Finding(False, split.name, text, "keep one of each", listed))
-    if split.has_labels and report.pixels.any():
-        found += _classes(split)
-    return found
+    if not split.has_labels:
+        return found
+    if report.pixels.any():
+        found += _classes(split, options)
+    is_said = bool(options) and any(finding.options == options for finding in found)
+    return [
+        *found,
+        *(() if is_said or files is None else _misread(split, files, options)),
+        *_instances(split),
+    ]
+
+
+def _misread(split: CheckedSplit, files: Files, options: tuple[Option, ...]) -> list[Finding]:
+    """Files that every encoding would read without an error, though they mean something else."""
+    if files.encoding.name == "palette":
+        return []  # said so
+    if mask_per_class(files):
+        text = f"{files.stored.files:,} label files are by their names the mask of a class, but read as maps"
+    elif isinstance(files.encoding, IndexEncoding) and differing(files.stored):
+        text = "palettes differ from file to file: the same indices are drawn in different colors"
+    else:
+        return []
+    remedy = as_text(options, split.dataset.path.name) or (
+        f"if the colors are the labels, give each class its color in {split.dataset.path.name} and set "
+        "encoding: rgb; if the indices are, set encoding: palette"
+    )
+    return [Finding(True, split.name, text, remedy, options=options)]
+
+
+def _instances(split: CheckedSplit) -> list[Finding]:
+    """What the segments and instances say."""
+    report, names, source = split.report, split.dataset.space.classes, split.dataset.path.name
+    found = [
+        Finding(one.is_problem, split.name, one.text, one.remedy) for one in of_annotations(split.records)
+    ]
+    if report.segments is None:
+        return found
+    if report.empty and report.pixels[:-1].any():
+        text = f"{report.empty:,} of {report.segments.sum():,} instances have no pixel in their image"
+        remedy = "training passes over them, and evaluation counts them as missed; correct or remove them"
+        found.append(Finding(report.empty > 0.1 * report.segments.sum(), split.name, text, remedy))
+    is_thing = [entry.isthing for entry in split.dataset.classes]
+    things, crowds = report.segments * is_thing, report.crowds * is_thing
+    only = np.flatnonzero((things > 0) & (crowds == things))
+    if not len(only):
+        return found
+    options, remedy = (Option({"crowd": "instances"}),), ""
+    if any("sem_seg_file_name" in record and "pan_seg_file_name" not in record for record in split.records):
+        options, remedy = (
+            (),
+            "give each instance a number of its own: 1000 times the id of its class, and more",
+        )
+    if crowds.sum() == things.sum():
+        text = f"all {things.sum():,} instances are crowds (groups), which are neither trained nor scored"
+        is_problem = True
+    else:
+        listed = some((repr(names[index]) for index in only), 8)
+        text = f"only crowds (groups), which are neither trained nor scored, are there of {listed}"
+        is_problem = not is_builtin(split.dataset.path)
+    remedy = remedy or f"if they are objects, {as_text(options, source)}"
+    return [*found, Finding(is_problem, split.name, text, remedy, options=options)]
 
 
 def _counts(split: CheckedSplit) -> list[Finding]:
@@ -118,6 +202,9 @@ def _counts(split: CheckedSplit) -> list[Finding]:
         )
         text = f"{split.report.images:,} images, but {published:,} were published"
         found.append(Finding(True, split.name, text, f"{remedy}; numbers on it cannot be compared"))
+    if not split.records:
+        text, remedy = "no images", "compare the list, or the JSON, with what should be there"
+        found.append(Finding(True, split.name, text, remedy))
     lone = _lone_label_files(split)
     if lone:
         text = f"{len(lone):,} label files belong to no image of the split, first {min(lone)}"
@@ -144,8 +231,14 @@ def _lone_label_files(split: CheckedSplit) -> list[str]:
     )
 
 
-def _broken_files(split: CheckedSplit) -> list[Finding]:
-    found = []
+def _broken_files(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
+    found, source = [], split.dataset.path.name
+    remedies = dict(REMEDIES)
+    files = split.files()
+    if files is None:
+        remedies[WRONG_LABEL] = WRONG_ANNOTATION
+    elif files.encoding.name == "rgb":
+        remedies[UNKNOWN_LABEL] = UNKNOWN_COLOR
     for kind, problems in split.report.problems.items():
         messages = tuple(problem.message for problem in problems)
         several = f"{len(problems):,} images" if len(problems) > 1 else "1 image"
@@ -160,8 +253,11 @@ def _broken_files(split: CheckedSplit) -> list[Finding]:
         if kind == UNKNOWN_LABEL:
             counts = [f"{label} in {count:,}" for label, count in unknown_labels(problems).items()]
             text += f" ({', '.join(counts[:8])}{', ...' if len(counts) > 8 else ''} files)"
-        remedy = REMEDIES[kind] + (f" in {split.dataset.path.name}" if kind == UNKNOWN_LABEL else "")
-        found.append(Finding(True, split.name, text, remedy, messages))
+        remedy = remedies[kind] + (f" in {source}" if kind in (UNKNOWN_LABEL, PALETTE) else "")
+        fitting = options if kind in OF_ENCODING and files is not None else ()
+        fitting = (Option({"exif": "ignore"}),) if kind == TURNED else fitting
+        remedy = as_text(fitting, source) or remedy
+        found.append(Finding(True, split.name, text, remedy, messages, fitting))
     return found
 
 
@@ -175,26 +271,27 @@ def _as_read(split: CheckedSplit) -> list[Finding]:
         text = f"{several} an EXIF orientation ({listed}), which is applied"
         if split.has_labels:
             text += "; labels are taken to lie on the turned image"
-        remedy = f"if they lie on the pixels as stored, set exif: ignore in {source}"
-        found.append(Finding(False, split.name, text, remedy if split.has_labels else "", files))
+        as_stored = Option({"exif": "ignore"}, "they lie on the pixels as stored")
+        options = (as_stored,) if split.has_labels else ()
+        found.append(Finding(False, split.name, text, as_text(options, source), files, options))
     given = [record["image_range"] for record in split.records[:1] if "image_range" in record]
     pixel_range = PixelRange(*given[0]) if given else None
     if pixel_range is not None and pixel_range.source:
         text = f"images of more than 8 bits are read with 0 as black and {pixel_range.high} as white"
-        remedy = (
-            f"that fits a sample of them; set image_range: [0, {pixel_range.high}] in {source} to be sure"
-        )
-        found.append(Finding(False, split.name, text, remedy))
+        options = (Option({"image_range": [0, pixel_range.high]}),)
+        remedy = f"that fits a sample of them; to be sure, {as_text(options, source)}"
+        found.append(Finding(False, split.name, text, remedy, options=options))
     if report.sizes and report.brightest < DARK:
         text = f"the images are almost black: the brightest pixel of the split is {report.brightest} of 255"
-        remedy = f"look at the files; values of fewer bits need image_range in {source}"
+        remedy, options = f"look at the files; values of fewer bits need image_range in {source}", ()
         low, high = (pixel_range or PixelRange(0, 255))[:2]
         # The largest value of a file that becomes the brightest one, and that of all its bits.
         largest = (report.brightest + 1) * (high - low + 1) / 256 - 1
         if largest >= 1:
             all_bits = 2 ** math.ceil(math.log2(largest + 1)) - 1
-            remedy = f"set image_range: [{low}, {low + all_bits}] in {source}, so that they use all of 0..255"
-        found.append(Finding(True, split.name, text, remedy))
+            options = (Option({"image_range": [low, low + all_bits]}),)
+            remedy = f"{as_text(options, source)}, so that they use all of 0..255"
+        found.append(Finding(True, split.name, text, remedy, options=options))
     return found
 
 
@@ -210,21 +307,26 @@ def _wrong_facts(split: CheckedSplit, messages: tuple[str, ...]) -> Finding:
     return Finding(False, split.name, text, remedy, messages)
 
 
-def _classes(split: CheckedSplit) -> list[Finding]:
-    """What the histogram of the classes says."""
+def _classes(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
+    """What the histogram of the classes says. `options`: what fits the label files better."""
     report, names = split.report, split.dataset.space.classes
     present = np.flatnonzero(report.pixels[:-1])
     void = report.pixels[-1]
-    source = split.dataset.path.name
+    source, values = split.dataset.path.name, set(report.stored.values)
+    if not len(present):
+        remedy = as_text(options, source) or _why_nothing(split)
+        return [Finding(True, split.name, _nothing(split), remedy, options=options)]
     if len(present) == 1 and len(names) > 1:
         only = names[present[0]]
-        if present[0] == 0 and void:
-            text = f"no class but {only!r} occurs, the rest is void: are these masks of 0 and 255?"
-            remedy = f"set encoding: binary, or label_map: {{255: {names[1]}}}, in {source}"
-        else:
-            text = f"no class but {only!r} occurs"
-            remedy = f"compare the values in the label files with classes and encoding in {source}"
-        return [Finding(True, split.name, text, remedy)]
+        remedy = f"compare the values in the label files with classes and encoding in {source}"
+        text = f"no class but {only!r} occurs" + (", the rest is void" if void else "")
+        if values == {0, 255} and present[0] == 0:
+            text += ": are these masks of 0 and 255?"
+            remedy = f"if 255 is one of the other classes, say which in {source}: label_map: {{255: <class>}}"
+        elif "annotations" in split.records[0]:
+            remedy = f"compare the categories of the annotations with classes in {source}"
+        remedy = as_text(options, source) or remedy
+        return [Finding(True, split.name, text, remedy, options=options)]
     found = []
     if report.absent:
         text = f"{len(report.absent)} of {len(names)} classes do not occur"
@@ -234,9 +336,34 @@ def _classes(split: CheckedSplit) -> list[Finding]:
     # What no instance covers is background, and learned as such.
     if share > 0.5 and not any("annotations" in record for record in split.records):
         text = f"{share:.0%} of the pixels are void, neither trained on nor scored"
+        per_class = split.files() is not None and split.files().encoding.name == "binary_files"
         remedy = f"if they are background, add a class for it in {source}"
-        found.append(Finding(False, split.name, text, remedy))
+        if per_class:
+            remedy = (
+                f"if they are of a class, set encoding: {{type: binary_files, rest: <class>}} in {source}"
+            )
+        remedy = as_text(options, source) or remedy
+        found.append(Finding(False, split.name, text, remedy, options=options))
     return found
+
+
+def _nothing(split: CheckedSplit) -> str:
+    segments = split.report.segments
+    if segments is None:
+        return "nothing is labelled: no class has a pixel, all is void"
+    if not segments.sum():
+        return "nothing is annotated: there is no instance in any image"
+    return f"no class has a pixel: none of {segments.sum():,} instances or segments covers any"
+
+
+def _why_nothing(split: CheckedSplit) -> str:
+    source, stored = split.dataset.path.name, split.report.stored
+    if stored.values:
+        return (
+            f"the files hold {some(sorted(stored.values))} only; label them, or say in {source} which class "
+            "that is, with encoding or label_map"
+        )
+    return "export the annotations again, with masks in pixels of the images"
 
 
 def across_splits(splits: Sequence[CheckedSplit]) -> list[Finding]:
@@ -270,8 +397,14 @@ def as_json(name: str, splits: Sequence[CheckedSplit], findings: Sequence[Findin
         "dataset": name,
         "problems": sum(finding.is_problem for finding in findings),
         "splits": {split.name: _split_as_json(split) for split in splits},
-        "findings": [{**finding._asdict(), "files": list(finding.files)} for finding in findings],
+        "findings": [_finding_as_json(finding) for finding in findings],
     }
+
+
+def _finding_as_json(finding: Finding) -> dict[str, Any]:
+    # As YAML, whose keys may be numbers.
+    options = [{"if": option.meaning, "set": option.as_yaml()} for option in finding.options]
+    return {**finding._asdict(), "files": list(finding.files), "options": options}
 
 
 def _split_as_json(split: CheckedSplit) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""What the coordinates of a JSON's polygons say of the images that they are for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Programs round to the next pixel, or count from 1; more than that lies outside.
+_PIXELS, _PART = 2, 0.01
+# From here on a part of the instances is no accident.
+_MANY = 0.05
+# Images whose instances all lie in the upper left quarter, by no accident.
+_IMAGES = 10
+
+
+class Remark(NamedTuple):
+    is_problem: bool
+    text: str
+    remedy: str
+
+
+def of_annotations(records: Sequence[Mapping[str, Any]]) -> list[Remark]:
+    """Polygons that reach beyond their images, or fill a corner of them only: those of another resolution.
+
+    Args:
+        records: dataset dicts, of which those with polygons are looked at.
+    """
+    outside, images, total, first, farthest = 0, 0, 0, "", 0.0
+    for record in records:
+        width, height = record.get("width", 0), record.get("height", 0)
+        found = 0
+        for annotation in record.get("annotations", ()):
+            polygons = annotation["segmentation"]
+            if not isinstance(polygons, list) or not width or not height:
+                continue
+            left, top, right, bottom = _bounds(polygons)
+            found += 1
+            farthest = max(farthest, right / width, bottom / height)
+            far = max(right - width, bottom - height, -left, -top)
+            if far > _PIXELS + _PART * max(width, height):
+                outside += 1
+                first = first or (
+                    f"annotation {annotation.get('id')} of {Path(record['file_name']).name}, x {left:g} to "
+                    f"{right:g}, y {top:g} to {bottom:g} in {width}x{height}"
+                )
+        images += found > 0
+        total += found
+    remedy = "export annotations and images in one resolution, and coordinates in pixels"
+    if outside:
+        text = f"{outside:,} of {total:,} instances reach beyond their image (first: {first})"
+        return [Remark(outside > _MANY * total, text, remedy)]
+    if images >= _IMAGES and farthest <= 0.5:
+        text = f"all {total:,} instances lie in the upper left quarter of their images, up to {farthest:.0%}"
+        return [Remark(True, text, remedy)]
+    return []
+
+
+def _bounds(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    """The box around polygons: left, top, right, bottom."""
+    xs = [x for polygon in polygons for x in polygon[::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)

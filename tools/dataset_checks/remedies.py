@@ -1,0 +1,294 @@
+"""What to write into a dataset's YAML, judged by what its label files hold.
+
+Letters: K classes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from detectron2.data import MetadataCatalog
+
+from segzoo.data import DatasetFile
+from segzoo.data.class_files import CLASS_FIELD, BinaryFilesEncoding
+from segzoo.data.encodings import Encoding, IndexEncoding
+from segzoo.data.layouts import match
+from segzoo.data.palettes import PaletteCheck
+from segzoo.data.stored import StoredSummary
+
+# Colors of no class that are listed one by one.
+LISTED = 8
+# Of the pixels, this part at least has colors of classes where a file holds colors of classes.
+MOST = 0.5
+# Formats of bits: values that stand for void unless something else is said.
+VOID_VALUE = 255
+
+
+class Option(NamedTuple):
+    """Keys of a dataset's YAML that make it fit its files.
+
+    Attributes:
+        keys: {key: its new value}.
+        meaning: what has to be true, where the files alone do not tell; "" where they do.
+    """
+
+    keys: Mapping[str, Any]
+    meaning: str = ""
+
+    def as_yaml(self) -> str:
+        """The keys in a line: {key: value, ...}."""
+        return yaml.safe_dump(dict(self.keys), default_flow_style=True, width=10**6, sort_keys=False).strip()
+
+    def __str__(self) -> str:
+        said = f"set {self.as_yaml().removeprefix('{').removesuffix('}')}"
+        return f"if {self.meaning}, {said}" if self.meaning else said
+
+
+def as_text(options: Sequence[Option], source: str) -> str:
+    """The options in one line, or ""."""
+    return f"{'; '.join(map(str, options))} in {source}" if options else ""
+
+
+class Files(NamedTuple):
+    """The label files of a split, and what reads them.
+
+    Attributes:
+        dataset: its YAML.
+        split: registered name.
+        layout: index of the layout.
+        encoding: how the YAML says that they store classes.
+        stored: what they hold.
+    """
+
+    dataset: DatasetFile
+    split: str
+    layout: int
+    encoding: Encoding
+    stored: StoredSummary
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.dataset.space.classes
+
+    @property
+    def given_colors(self) -> dict[tuple[int, int, int], int]:
+        """{color: class index}, of the classes that are given one."""
+        classes = enumerate(self.dataset.classes)
+        return {entry.color: index for index, entry in classes if entry.color_is_given}
+
+
+def options_for(files: Files) -> tuple[Option, ...]:
+    """What fits the files better than what the YAML says; () where that cannot be told."""
+    stored = files.stored
+    for options in (mask_per_class(files), by_color(files)):
+        if options:
+            return options
+    if not stored.values or sum(stored.colors.values()) or stored.pictures:
+        return ()
+    return tuple(_by_value(files))
+
+
+def mask_per_class(files: Files) -> tuple[Option, ...]:
+    """Where label files are called after classes and hold two values: they are a mask per class."""
+    values = set(files.stored.values)
+    if isinstance(files.encoding, BinaryFilesEncoding) or len(values) > 2 or not values or max(values) == 0:
+        return ()
+    if len(values) == 2 and 0 not in values:
+        return ()
+    encoding = BinaryFilesEncoding(files.dataset.space, {})
+    layout = files.dataset.layouts[files.layout]
+    root = Path(MetadataCatalog.get(files.split).dataset_root)
+    fields = files.dataset.splits[files.split]
+    for template in _per_class_templates(layout.labels or "", encoding):
+        found = dict(match(root, template, fields, {CLASS_FIELD: encoding.pattern}))
+        every = [path for path, _ in match(root, template, fields)]
+        if not found or len(found) < len(every) or len(found) < files.stored.files:
+            continue
+        with_files = {encoding.class_of(one[CLASS_FIELD]) for one in found.values()}
+        without = [name for index, name in enumerate(files.names) if index not in with_files]
+        keys = {"labels": template}
+        if any(not isinstance(label, str) for label in files.dataset.space.label_map):
+            keys["label_map"] = {}
+        by_rest = {
+            name: Option({**keys, "encoding": {"type": encoding.name, "rest": name}}, meaning)
+            for name, meaning in _rests(without)
+        }
+        return tuple(by_rest.values()) or (Option({**keys, "encoding": encoding.name}),)
+    return ()
+
+
+def _rests(without: Sequence[str]) -> list[tuple[str, str]]:
+    """(what pixels in no mask are, and what has to be true) by the classes that have no files."""
+    background = list(filter(_is_background, without))
+    if background or len(without) == 1:
+        return [((background or without)[0], "")]
+    return [(name, f"what no mask covers is {name!r}") for name in without[:1]]
+
+
+def _is_background(name: str) -> bool:
+    return name.lower().strip("_") in ("background", "bg")
+
+
+def _per_class_templates(labels: str, encoding: BinaryFilesEncoding) -> Iterator[str]:
+    """Templates with `{class}` in place of a `*`, or of the name of a class."""
+    field = f"{{{CLASS_FIELD}}}"
+    parts = labels.removesuffix(".*").split("*")
+    suffix = ".*" if labels.endswith(".*") else ""
+    for form in ("{}", "{}-*", "{}_*", "*-{}", "*_{}"):
+        for place in range(1, len(parts)):
+            yield "*".join(parts[:place]) + form.format(field) + "*".join(parts[place:]) + suffix
+    for name in sorted(encoding.labels, key=len, reverse=True):
+        for place in range(len(labels)):
+            if labels.startswith(name, place):
+                yield labels[:place] + field + labels[place + len(name) :]
+
+
+def by_color(files: Files) -> tuple[Option, ...]:
+    """RGB files, or palettes that contradict each other or the classes: their colors count."""
+    stored, given = files.stored, files.given_colors
+    if files.encoding.name == "rgb":
+        return ()
+    if stored.palettes and (contradicting(files) or differing(stored)):
+        colors = {color for palette in stored.palettes for _, color in palette}
+    elif stored.colors and not stored.pictures and not stored.values:
+        colors = set(stored.colors)
+        known = sum(count for color, count in stored.colors.items() if color in given)
+        if known < MOST * sum(stored.colors.values()):
+            return ()
+    else:
+        return ()
+    if len(given) < len(files.names) or not colors & given.keys():
+        return ()
+    others = sorted(colors - given.keys())
+    if not others:
+        return (Option({"encoding": "rgb"}),)
+    if len(others) <= LISTED:
+        return (Option({"encoding": {"type": "rgb", "void": [list(color) for color in others]}}),)
+    return (Option({"encoding": {"type": "rgb", "others": "void"}}),)
+
+
+def contradicting(files: Files) -> dict[int, tuple[int, int]]:
+    """{index: (its class, the class whose color it has)} of the palettes of the files."""
+    encoding, classes = files.encoding, files.dataset.classes
+    if not isinstance(encoding, IndexEncoding):
+        return {}
+    colors = {index: entry.color for index, entry in enumerate(classes) if entry.color_is_given}
+    check = PaletteCheck(files.names, colors, files.dataset.path.name)
+    found: dict[int, tuple[int, int]] = {}
+    for palette in files.stored.palettes:
+        class_of = {value: int(encoding.table[value]) for value, _ in palette if encoding.known[value]}
+        class_of = {value: index for value, index in class_of.items() if index < len(files.names)}
+        found |= check.contradictions(dict(palette), class_of)
+    return found
+
+
+def differing(stored: StoredSummary) -> bool:
+    """Whether files draw an index in different colors, which other files have at other indices.
+
+    Palettes of random colors differ, too, but do not share colors.
+    """
+    colors_of: dict[int, set] = {}
+    values_of: dict[Any, set] = {}
+    for palette in stored.palettes:
+        shown = [color for _, color in palette]
+        for value, color in palette:
+            if shown.count(color) == 1:
+                colors_of.setdefault(value, set()).add(color)
+                values_of.setdefault(color, set()).add(value)
+    moved = {color for color, values in values_of.items() if len(values) > 1}
+    return any(len(colors) > 1 and colors & moved for colors in colors_of.values())
+
+
+def _by_value(files: Files) -> Iterator[Option]:
+    """Gray and palette files, or RGB ones with equal channels, by the values that occur."""
+    encoding, names = files.encoding, files.names
+    plain = {key for key, _ in encoding.given.items()} <= {"channel"}
+    if not plain or encoding.name not in ("index", "palette", "binary", "rgb", "id"):
+        return
+    if files.dataset.space.label_map:
+        return
+    is_rgb = bool({"RGB", "RGBA"} & files.stored.modes.keys())
+    channel = {"channel": 0} if is_rgb else {}
+    values = set(files.stored.values)
+    inner = values - {VOID_VALUE}
+    count = len(names)
+    if values == {0, VOID_VALUE} and count == 2:
+        yield Option({"encoding": {"type": "binary", **channel} if channel else "binary"})
+        return
+    if inner <= set(range(count)):
+        # The values fit: only the kind of file, or the encoding, is another one.
+        fits_not = any(not encoding.known[value] for value in inner) if encoding.name == "id" else False
+        if encoding.name in ("rgb", "palette") or fits_not or (is_rgb and "channel" not in encoding.given):
+            yield Option({"encoding": {"type": "index", **channel} if channel else "index"})
+        elif inner and VOID_VALUE in values and 0 not in values and (_is_background(names[0]) or count == 2):
+            yield Option({"label_map": {VOID_VALUE: names[0]}}, f"255 is {names[0]!r}")
+        return
+    ids = {entry.id for entry in files.dataset.classes}
+    if encoding.name == "index" and inner - {0} <= ids and ids != set(range(count)):
+        void = {"void": [0]} if 0 in inner - ids else {}
+        options = {**void, **channel}
+        yield Option({"encoding": {"type": "id", **options} if options else "id"})
+        return
+    if encoding.name == "id":
+        return
+    yield from _counted(values, inner, names, channel)
+
+
+def _counted(
+    values: set[int], inner: set[int], names: Sequence[str], channel: Mapping[str, Any]
+) -> Iterator[Option]:
+    """Values that count the classes from 1, or in steps.
+
+    Args:
+        values: all that occur; `inner` without 255.
+    """
+    count = len(names)
+    from_1 = Option({"encoding": {"type": "index", "offset": -1, **channel}})
+    if inner and max(inner) == count:
+        if len(inner) == count and 0 in inner:
+            # As many values as classes: one of them may have been skipped.
+            yield from_1._replace(meaning=f"0 is unlabelled and 1 is {names[0]!r}")
+            yield _listed(sorted(inner), names, channel, f"0 is {names[0]!r}")
+        else:
+            yield from_1
+        return
+    for candidate in (inner, values):
+        ordered = sorted(candidate)
+        without_0 = [value for value in ordered if value]
+        if len(ordered) == count and _is_even(ordered):
+            other = values - candidate
+            is_trimap = count == 2 and other == {VOID_VALUE} and ordered[0] == 0
+            either = count == 2 and (is_trimap or ordered[0] != 0) and VOID_VALUE in values
+            meaning = f"{ordered[-1]} is {names[-1]!r}" if either else ""
+            yield _listed(ordered, names, channel, meaning)
+            if is_trimap:
+                listed = _listed(
+                    [0, VOID_VALUE], names, channel, f"255 is {names[1]!r} and {ordered[1]} void"
+                )
+                listed.keys["encoding"]["void"] = [ordered[1]]
+                yield listed
+            elif either:
+                yield _listed(ordered[::-1], names, channel, f"{ordered[-1]} is {names[0]!r}")
+            return
+        if len(without_0) == count and _is_even([0, *without_0]):
+            unlabelled = _listed(without_0, names, channel, "")
+            unlabelled.keys["encoding"]["void"] = [0]
+            yield unlabelled
+            return
+    for candidate in (inner, values):
+        if len(candidate) == count:
+            yield _listed(sorted(candidate), names, channel, "the values are the classes in this order")
+            return
+
+
+def _listed(values: Sequence[int], names: Sequence[str], channel: Mapping[str, Any], meaning: str) -> Option:
+    named = dict(zip(values, names, strict=True))
+    return Option({"encoding": {"type": "index", "values": named, **channel}}, meaning)
+
+
+def _is_even(values: Sequence[int]) -> bool:
+    """Whether ascending values differ by one step, but for rounding."""
+    steps = [after - before for before, after in pairwise(values)]
+    return bool(steps) and max(steps) - min(steps) <= 1
