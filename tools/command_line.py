@@ -3,6 +3,7 @@
 import argparse
 import errno
 import functools
+import itertools
 import math
 import os
 import re
@@ -118,6 +119,15 @@ class CommandLine(argparse.ArgumentParser):
             help="a YAML file, or a name under configs/" + (f" (default {default})" if default else ""),
         )
 
+    def add_weights(self) -> None:
+        """For tools that run a model."""
+        self.add_argument(
+            "--weights",
+            type=name_or_path,
+            metavar="FILE",
+            help="MODEL.WEIGHTS: a checkpoint, path or URL; one of segzoo's needs no --config-file",
+        )
+
     def add_data(self) -> None:
         """For tools that read a dataset."""
         self.add_argument(
@@ -167,6 +177,8 @@ class CommandLine(argparse.ArgumentParser):
                 from dataset_argument import data_overrides
 
                 parsed.opts += data_overrides(parsed.data, parsed.opts)
+            if getattr(parsed, "weights", None):
+                parsed.opts = _with_weights(parsed.opts, parsed.weights)
         return parsed
 
     def _check_dataset(self, parsed: argparse.Namespace, is_configured: bool) -> None:
@@ -211,6 +223,28 @@ def _sections() -> dict[str, bool]:
     from segzoo.model_zoo.configs import new_config  # takes its time, and only some tools have overrides
 
     return {name: isinstance(value, dict) for name, value in new_config().items()}
+
+
+def weights_in(overrides: Sequence[str]) -> str:
+    """The MODEL.WEIGHTS among KEY VALUE overrides; "" if it is not there."""
+    given = [value for key, value in itertools.pairwise(overrides) if key == "MODEL.WEIGHTS"]
+    return given[-1] if given else ""
+
+
+def check_model(parsed: argparse.Namespace) -> None:
+    """Raises InputError where neither a configuration nor a checkpoint, which may hold one, is given."""
+    if not parsed.config_file and not weights_in(parsed.opts):
+        raise InputError(
+            "--config-file is missing; give a YAML file or a name under configs/, or with --weights FILE a "
+            "checkpoint of segzoo, which holds its configuration"
+        )
+
+
+def _with_weights(overrides: Sequence[str], weights: str) -> list[str]:
+    other = weights_in(overrides)
+    if other not in ("", weights):
+        raise InputError(f"--weights {weights} and MODEL.WEIGHTS {other} are two checkpoints; give one")
+    return [*overrides, "MODEL.WEIGHTS", weights]
 
 
 def explained(

@@ -16,7 +16,8 @@ from detectron2.modeling import build_model
 
 from segzoo import model_zoo
 from segzoo.checkpoint import compare_description, load_checkpoint, save_checkpoint
-from segzoo.engine.setup import classes_metadata, describe
+from segzoo.engine.self_description import describe_checkpoint
+from segzoo.engine.setup import classes_metadata
 from segzoo.errors import InputError
 
 
@@ -24,7 +25,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = CommandLine(
         description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_config(required=True)
+    parser.add_config()
     parser.add_data()
     parser.add_argument(
         "--input", type=name_or_path, required=True, metavar="FILE", help="path or URL of the checkpoint"
@@ -50,14 +51,14 @@ def run(args: argparse.Namespace) -> None:
         )
     if output.exists():
         raise InputError(f"--output {output} exists; delete it or choose another name")
-    cfg = model_zoo.load_config(args.config_file, args.opts)
+    cfg = model_zoo.model_config(args.config_file, args.opts, weights=args.input, trust=args.trust_checkpoint)
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)
     report = load_checkpoint(model, args.input, trust=args.trust_checkpoint)
     print(report)
     if not args.allow_incomplete:
         report.require_complete("convert_checkpoint", "pass --allow-incomplete to convert it all the same")
-    description = describe(cfg, classes_metadata(cfg))
+    description = describe_checkpoint(cfg, classes_metadata(cfg))
     # A file that says what it was trained for must not be relabelled as something else.
     differences = compare_description(report.description, description)
     if differences:

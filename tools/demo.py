@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Draws a model's predictions on pictures and videos.
 
-    python tools/demo.py --config-file configs/panoptic/coco/maskformer_r50.yaml \\
-        --input a.jpg folder/ 'more/*.png' clip.mp4 --output out/ MODEL.WEIGHTS model.pth
+    python tools/demo.py --weights output/street/model_best.pth --input a.jpg folder/ --output out/
+    python tools/demo.py --config-file configs/panoptic/coco/maskformer_r50.yaml --weights model.pkl \\
+        --input a.jpg folder/ 'more/*.png' clip.mp4 --output out/
 
 Pictures keep their names, as JPEG; a video becomes an .mp4 of the same rate. What is drawn follows the
 model's task; `--task` picks another one that the network can answer.
@@ -23,7 +24,16 @@ from tqdm import tqdm
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained, name_or_path, path_value, share, whole_number
+from command_line import (
+    CommandLine,
+    check_model,
+    explained,
+    name_or_path,
+    path_value,
+    share,
+    weights_in,
+    whole_number,
+)
 from demo_parts.inputs import check_targets, find_inputs, name_results
 from demo_parts.outputs import VideoFile, write_picture
 from demo_parts.window import show, why_no_window
@@ -33,7 +43,7 @@ from segzoo.engine.picture_inputs import as_rgb
 from segzoo.engine.predictor import Predictor
 from segzoo.errors import InputError
 from segzoo.evaluation.files import save_ids, save_labels, write_text_atomically
-from segzoo.model_zoo import load_config
+from segzoo.model_zoo import model_config
 
 EXIT_STATUS = "exit status: 0 done, 1 some of the inputs could not be read or drawn, 2 wrong input"
 TASKS = ("semantic", "panoptic", "entity", "instance")
@@ -43,7 +53,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = CommandLine(
         description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_config(required=True)
+    parser.add_config()
+    parser.add_weights()
     parser.add_data()
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -79,11 +90,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--save-labels", action="store_true", help="write label maps and ids as PNG and JSON to DIR/labels"
     )
     parser.add_argument(
-        "--random-weights", action="store_true", help="run without MODEL.WEIGHTS, to try the tool only"
+        "--random-weights", action="store_true", help="run without any weights, to try the tool only"
     )
     parser.add_trust()
     parser.add_overrides(data_is_overrides=True)
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
+    check_model(parsed)
+    return parsed
 
 
 class Demo:
@@ -308,16 +321,22 @@ def run(arguments: argparse.Namespace) -> int:
             if name != source.stem:
                 print(f"{source} is drawn as {name}, beside another {source.stem}")
 
-    cfg = load_config(arguments.config_file, arguments.opts)
-    if not cfg.MODEL.WEIGHTS and not arguments.random_weights:
-        raise InputError("MODEL.WEIGHTS is empty; give a checkpoint: MODEL.WEIGHTS FILE")
+    given = weights_in(arguments.opts)
+    if arguments.random_weights and given:
+        raise InputError(f"--random-weights and the weights {given} contradict each other; give one of them")
+    trust = arguments.trust_checkpoint
+    cfg = model_config(arguments.config_file, arguments.opts, trust=trust)
+    if arguments.random_weights:  # not those either that a training would start from
+        cfg.MODEL.WEIGHTS = ""
+    elif not cfg.MODEL.WEIGHTS:
+        raise InputError("MODEL.WEIGHTS is empty; give a checkpoint: --weights FILE")
     task = arguments.task or cfg.TASK
     if cfg.TASK in ("entity", "instance") and task != cfg.TASK:
         raise InputError(f"--task {task}: this model was trained for {cfg.TASK} segmentation only")
     if arguments.save_labels and task == "instance":
         raise InputError("--save-labels: instances may overlap, so there is no label map of them")
     cfg.TEST.TASKS = (task,)
-    predictor = Predictor(cfg, trust=arguments.trust_checkpoint)
+    predictor = Predictor(cfg, trust=trust)
     if hasattr(predictor.model, "sem_seg_output"):
         predictor.model.sem_seg_output = "labels"  # scores of 150 classes at full size are 150 pictures
     metadata = predictor.metadata

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Writes a model as a torch.export program: one file that runs without segzoo, for images of one size.
 
+    python tools/export_model.py --weights output/street/model_best.pth --size 512 1024 --output street.pt2
     python tools/export_model.py --config-file configs/panoptic/coco/mask2former_r50.yaml \\
-        --size 800 1216 --output mask2former.pt2 MODEL.WEIGHTS model_final_94dc52.pkl
+        --size 800 1216 --output mask2former.pt2 --weights model_final_94dc52.pkl
 
 The program takes (N, 3, H, W) float pixels in [0, 255] and returns the network's own outputs by name:
 `pred_logits` and `pred_masks` of mask classification, `sem_seg_logits` of per-pixel methods. Normalising and
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import EXIT_STATUS, CommandLine, explained, path_value, whole_number
+from command_line import EXIT_STATUS, CommandLine, check_model, explained, path_value, whole_number
 from detectron2.data import MetadataCatalog
 
 from segzoo import model_zoo
@@ -40,7 +41,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = CommandLine(
         description=__doc__, epilog=EXIT_STATUS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_config(required=True)
+    parser.add_config()
+    parser.add_weights()
     parser.add_data()
     parser.add_argument("--output", type=path_value, required=True, metavar="FILE", help=".pt2 file to write")
     parser.add_argument(
@@ -51,7 +53,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_trust()
     parser.add_overrides(data_is_overrides=True)
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
+    check_model(parsed)
+    return parsed
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,10 +68,10 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(
             f"--size {size[0]} {size[1]}, --batch-size {args.batch_size}: expected at least 1 each"
         )
-    cfg = model_zoo.load_config(args.config_file, args.opts)
+    cfg = model_zoo.model_config(args.config_file, args.opts, trust=args.trust_checkpoint)
     cfg.MODEL.DEVICE = resolve_device(cfg)
     if not cfg.MODEL.WEIGHTS:
-        raise InputError("export_model: MODEL.WEIGHTS is empty; give a checkpoint: MODEL.WEIGHTS FILE")
+        raise InputError("export_model: MODEL.WEIGHTS is empty; give a checkpoint: --weights FILE")
     model = Trainer.build_model(cfg).eval()
     report = load_checkpoint(model, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
     ours = describe(cfg, MetadataCatalog.get(classes_dataset(cfg)))

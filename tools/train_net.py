@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained, whole_number
+from command_line import CommandLine, check_model, explained, whole_number
+from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
@@ -19,7 +20,7 @@ from segzoo.engine.setup import setup_logging
 from segzoo.engine.shards import Shard, check_shards, evaluate_shard
 from segzoo.engine.signals import StoppedBySignal, stop_on_signals
 from segzoo.errors import InputError
-from segzoo.model_zoo import load_config
+from segzoo.model_zoo import load_config, model_config
 
 EXAMPLES = """
 examples:
@@ -30,7 +31,9 @@ examples:
   on one GPU with the batch of eight, in eight passes:
     %(prog)s --config-file ... SOLVER.ACCUMULATE 8
   evaluate a published checkpoint:
-    %(prog)s --config-file ... --eval-only MODEL.WEIGHTS model_final_0b5f6c.pkl
+    %(prog)s --config-file ... --eval-only --weights model_final_0b5f6c.pkl
+  evaluate a checkpoint of segzoo, which holds its configuration:
+    %(prog)s --eval-only --weights output/street/model_best.pth
   the same in four jobs, in any order; each goes on where it was interrupted, the last one merges:
     %(prog)s --config-file ... --eval-only --shard 1/4 MODEL.WEIGHTS ...
   two processes on a CPU:
@@ -82,10 +85,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: a free port (one machine)"
     )
+    parser.add_weights()
     parser.add_trust()
     parser.add_overrides(data_is_overrides=True)
     parsed = parser.parse_args(arguments)
-    if not parsed.config_file:
+    if parsed.eval_only:
+        check_model(parsed)
+    elif not parsed.config_file:
         raise InputError("--config-file is missing; give a YAML file or a name under configs/")
     if parsed.shard and not parsed.eval_only:
         raise InputError("--shard splits a test, not a training; add --eval-only")
@@ -98,8 +104,15 @@ def run(args: argparse.Namespace) -> dict:
         return train_or_evaluate(args)
 
 
+def configuration(args: argparse.Namespace) -> CfgNode:
+    """The complete configuration: the file's, or the one that the checkpoint to be evaluated holds."""
+    if args.eval_only:
+        return model_config(args.config_file, args.opts, evaluates=True, trust=args.trust_checkpoint)
+    return load_config(args.config_file, args.opts)
+
+
 def train_or_evaluate(args: argparse.Namespace) -> dict:
-    cfg = load_config(args.config_file, args.opts)
+    cfg = configuration(args)
     default_setup(cfg, args)
     if args.eval_only:
         return evaluate_only(cfg, args)
@@ -145,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     setup_logging(None)
     # Here a wrong config is reported once, before any process is started.
-    device = resolve_device(load_config(args.config_file, args.opts))
+    device = resolve_device(configuration(args))
     try:
         launch(
             run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,), device=device

@@ -5,7 +5,7 @@ from .description import compare_description
 from .files import local_file
 from .key_maps import KeyMap, key_maps, register_key_map
 from .load import LoadReport, load_checkpoint, load_state, open_checkpoint
-from .reading import CheckpointFile, DamagedFileError, read_checkpoint
+from .reading import CheckpointFile, DamagedFileError, read_checkpoint, read_description
 from .transformer_layouts import register_transformer_layouts
 from .writing import save_checkpoint
 
@@ -24,6 +24,7 @@ __all__ = [
     "local_file",
     "open_checkpoint",
     "read_checkpoint",
+    "read_description",
     "register_key_map",
     "save_checkpoint",
 ]

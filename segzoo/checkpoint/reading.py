@@ -80,6 +80,24 @@ def read_checkpoint(
     return CheckpointFile(path, weights, description if isinstance(description, dict) else None, rest, sets)
 
 
+def read_description(path: str | Path, trust: bool = False) -> dict[str, Any] | None:
+    """What a checkpoint says about itself, without reading its weights where the format allows; else None.
+
+    Arguments and errors as `read_checkpoint`.
+    """
+    path = Path(path)
+    with path.open("rb") as stream:
+        is_zip = stream.read(4) == b"PK\x03\x04"
+    content = None
+    if is_zip:
+        with contextlib.suppress(Exception), numpy_allowed():  # what is wrong is told in reading it whole
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if content is None:
+        content = _parse(path, trust)
+    about = content.get("segzoo") if isinstance(content, dict) else None
+    return about if isinstance(about, dict) else None
+
+
 # ---------------------------------------------------------------------------------------------------------
 # From bytes to Python objects
 

@@ -2,6 +2,7 @@
 
 from .augmentation import build_test_augmentations, build_train_augmentations
 from .build import build_test_loader, build_train_loader
+from .class_facts import register_described
 from .dataset_file import DatasetFile, read_dataset_file
 from .dataset_range import training_range
 from .formats import LabelReader
@@ -25,6 +26,7 @@ __all__ = [
     "read_image",
     "register_builtin",
     "register_dataset_file",
+    "register_described",
     "rgb_pixels",
     "training_range",
 ]

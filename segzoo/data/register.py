@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from segzoo.errors import InputError
 from segzoo.json_values import Ids, as_whole, read_flag, shown
 
+from .class_facts import class_facts
 from .coco_json import explained_shape, read_coco_json, read_images, read_missing_sizes
 from .dataset_file import CATALOG, DatasetFile, Layout, is_builtin, read_dataset_file
 from .dataset_range import dataset_range, forget_range
@@ -63,7 +64,8 @@ def register_dataset_file(name: str | Path) -> list[str]:
     path = dataset.path.resolve()
     for split in dataset.splits:
         taken_by = _registered.get(split)
-        if taken_by is not None and taken_by != path:
+        # The same file may lie elsewhere by now.
+        if taken_by is not None and taken_by != path and taken_by.is_file():
             where = "is built in" if is_builtin(taken_by) else f"is registered by {taken_by}"
             raise InputError(f"{dataset.path.name}: {split!r} {where}; register under a new name")
         if taken_by is None and split in DatasetCatalog and not is_builtin(path):
@@ -94,29 +96,15 @@ def _register(dataset: DatasetFile, split: str) -> None:
         if split in catalog:
             catalog.pop(split)
     DatasetCatalog.register(split, lambda: load_split(dataset, split))
-    classes = dataset.classes
-    things = [index for index, entry in enumerate(classes) if entry.isthing]
-    names, colors = [entry.name for entry in classes], [entry.color for entry in classes]
     reader = LabelReader(dataset, split)
     metadata = MetadataCatalog.get(split).set(
-        classes=names,
-        colors=colors,
-        isthing=[entry.isthing for entry in classes],
+        **class_facts(dataset.classes),
         ignore_label=dataset.space.ignore_label,
         background=dataset.background,
         evaluator_type=NO_GROUND_TRUTH if split in dataset.without_labels else dataset.evaluator,
         flip_pairs=list(dataset.flip_pairs),
         label_map=dict(dataset.space.label_map),
-        contiguous_id_to_dataset_id=[entry.id for entry in classes],
         dataset_file=str(dataset.path),
-        # As Detectron2's panoptic datasets have it: "stuff" is every class.
-        stuff_classes=names,
-        stuff_colors=colors,
-        stuff_dataset_id_to_contiguous_id={entry.id: index for index, entry in enumerate(classes)},
-        thing_classes=[names[index] for index in things],
-        thing_colors=[colors[index] for index in things],
-        thing_dataset_id_to_contiguous_id={classes[index].id: index for index in things},
-        label_divisor=1000,
         label_reader=reader,
         load_sem_seg=reader.load_sem_seg,
     )

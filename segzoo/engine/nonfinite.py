@@ -9,6 +9,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from segzoo.model_zoo.saved_config import saved_config
+
 # So many images are named in the message; the file has all.
 _LISTED = 8
 
@@ -55,7 +57,7 @@ def save_nonfinite_capsule(
         "batch": batch,
         "random_state": random_state,
         "model": model.state_dict(),
-        "config": cfg.dump(),
+        "config": saved_config(cfg),
     }
     if broken:
         reason = f"{len(broken)} weights were non-finite already, first {broken[0]}"

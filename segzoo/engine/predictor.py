@@ -17,6 +17,8 @@ from torch import nn
 
 from segzoo.checkpoint import compare_description, load_checkpoint
 from segzoo.data import build_test_augmentations
+from segzoo.errors import InputError
+from segzoo.model_zoo.from_checkpoint import checkpoint_config
 from segzoo.modeling.protocols import build_inference_protocol, build_protocol_model
 
 from .picture_inputs import Picture, as_rgb, pictures_in, rgb_pictures
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 class Predictor:
     """Runs a model on one picture or many, from files or arrays, in batches of bounded size.
 
+    >>> predictor = Predictor("output/street/model_best.pth")  # of a training with segzoo
     >>> predictor = Predictor(load_config("panoptic/coco/maskformer_r50"), weights="model.pth")
     >>> ids, segments_info = predictor("street.jpg")["panoptic_seg"]
     >>> results = predictor(["a.jpg", Image.open("b.jpg"), cv2.imread("c.jpg")], color="BGR")
@@ -46,7 +49,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: CfgNode | nn.Module,
+        model: str | Path | CfgNode | nn.Module,
         weights: str | Path | None = None,
         *,
         batch_size: int | None = None,
@@ -55,10 +58,10 @@ class Predictor:
     ):
         """
         Args:
-            model: a complete config (`segzoo.model_zoo.load_config`), or a built meta-architecture, which is
-                put into eval mode.
-            weights: checkpoint, path or URL; default: the config's MODEL.WEIGHTS. A built module keeps its
-                own weights unless some are given.
+            model: a checkpoint of segzoo, path or URL, which needs nothing else; or a complete config
+                (`segzoo.model_zoo.load_config`); or a built meta-architecture, which is put into eval mode.
+            weights: checkpoint for a config or module, path or URL; default: the config's MODEL.WEIGHTS. A
+                built module keeps its own weights unless some are given.
             batch_size: pictures run together; default: TEST.IMS_PER_BATCH, 1 for a built module.
             augmentations: what is done to a picture first; default: the config's, for evaluation; nothing for
                 a built module.
@@ -66,8 +69,11 @@ class Predictor:
 
         Raises:
             InputError: no such device or file, weights that do not fill the whole model, or a checkpoint
-                that says it was trained for other classes, or another format or scale of pictures.
+                that says it was trained for other classes, or another format or scale of pictures; or one
+                that holds no configuration.
         """
+        if isinstance(model, str | Path):
+            model = _config_of(model, weights, trust)
         ours = cfg = None
         if isinstance(model, CfgNode):
             cfg = model.clone()
@@ -147,6 +153,16 @@ class Predictor:
         self._augmentations(augmented)
         image = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         return {"image": image, "height": height, "width": width}
+
+
+def _config_of(checkpoint: str | Path, weights: str | Path | None, trust: bool) -> CfgNode:
+    if str(checkpoint).endswith((".yaml", ".yml")):
+        raise InputError(f"Predictor: {checkpoint} is a configuration; give load_config({str(checkpoint)!r})")
+    if weights:
+        raise InputError(
+            f"Predictor: {checkpoint} and {weights} are two checkpoints; give one, or a configuration and one"
+        )
+    return checkpoint_config(checkpoint, trust=trust)
 
 
 def _under_protocol(cfg: CfgNode, model: nn.Module, metadata: Metadata | None) -> nn.Module:

@@ -18,6 +18,7 @@ from termcolor import colored
 import segzoo
 from segzoo.data import training_range
 from segzoo.errors import InputError
+from segzoo.model_zoo.saved_config import saved_config
 from segzoo.terminal import ScreenHandler, allow_any_character
 
 from .output_folder import claimed
@@ -78,7 +79,7 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
     logger.debug("Environment:\n%s", collect_env_info())
     logger.debug("Config:\n%s", cfg.dump())
     if comm.is_main_process():
-        (output_dir / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        (output_dir / "config.yaml").write_text(saved_config(cfg), encoding="utf-8")
         processes = f", {comm.get_world_size()} processes" if comm.get_world_size() > 1 else ""
         logger.info(
             "segzoo %s on %s%s; results in %s", segzoo.__version__, cfg.MODEL.DEVICE, processes, output_dir
@@ -176,14 +177,14 @@ def describe(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
     return {
         "version": segzoo.__version__,
         "task": cfg.TASK,
-        "dataset": metadata.get("name", ""),
-        "classes": _plain(metadata.get("classes", [])),
-        "colors": _plain(metadata.get("colors", [])),
-        "isthing": _plain(metadata.get("isthing", [])),
+        "dataset": metadata.get("described_as") or metadata.get("name", ""),
+        "classes": plain(metadata.get("classes", [])),
+        "colors": plain(metadata.get("colors", [])),
+        "isthing": plain(metadata.get("isthing", [])),
         "ignore_label": int(metadata.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)),
-        "label_map": _plain(metadata.get("label_map", {})),
+        "label_map": plain(metadata.get("label_map", {})),
         "image_format": cfg.INPUT.FORMAT,
-        "image_range": _plain(cfg.INPUT.IMAGE_RANGE),
+        "image_range": plain(cfg.INPUT.IMAGE_RANGE),
         "pixel_mean": [float(value) for value in cfg.MODEL.PIXEL_MEAN],
         "pixel_std": [float(value) for value in cfg.MODEL.PIXEL_STD],
     }
@@ -209,10 +210,10 @@ def classes_dataset(cfg: CfgNode) -> str:
     return next((name for name in names if name), "")
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists and numpy numbers as Python's, all the way down."""
+def plain(value: Any) -> Any:
+    """Returns tuples as lists and numpy numbers as Python's, all the way down."""
     if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value.item() if hasattr(value, "item") else value

@@ -55,7 +55,8 @@ from .recording import (
     restore_latest_scalars,
     restore_recent_scalars,
 )
-from .setup import classes_metadata, describe
+from .self_description import describe_checkpoint
+from .setup import classes_metadata
 from .signals import StopHook, StopSignals, evaluating, iterating
 from .skipped import SkippedFilesHook
 from .train_step import TrainStep
@@ -141,7 +142,7 @@ class Trainer(TrainerBase):
             model,
             cfg.OUTPUT_DIR,
             keep=cfg.SOLVER.CHECKPOINT_KEEP,
-            description=describe(cfg, classes_metadata(cfg)),
+            description=describe_checkpoint(cfg, classes_metadata(cfg)),
             **options,
         )
 

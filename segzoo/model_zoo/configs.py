@@ -22,6 +22,7 @@ from segzoo.paths import is_same_file, user_path
 
 from .config_paths import expand_homes
 from .config_values import check_values
+from .detectron2_keys import check_version_values, drop_version_defaults, explain_version_key
 
 TASKS = ("semantic", "panoptic", "entity", "instance")
 
@@ -92,9 +93,28 @@ def read_config(path: str | Path | None, overrides: Sequence[str] = ()) -> CfgNo
         InputError: file not found, unknown key, wrong type or value.
     """
     cfg = new_config()
-    defaults = dict(_flatten(cfg))
     if path is not None:
         _merge_file(cfg, find_config(path))
+    return _with_overrides(cfg, overrides)
+
+
+def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """As `read_config`, of the text of a saved configuration. `source`: what holds it, for errors.
+
+    Raises:
+        InputError: as above.
+    """
+    cfg = new_config()
+    try:
+        loaded = CfgNode.load_cfg(text)
+    except Exception as error:  # YAML errors come in many classes
+        raise InputError(f"{source}: not a valid YAML config: {' '.join(str(error).split())}") from None
+    _merge(cfg, loaded, source)
+    return _with_overrides(cfg, overrides)
+
+
+def _with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
+    defaults = dict(_flatten(new_config()))
     _merge_overrides(cfg, overrides)
     expand_homes(cfg)
     _refuse_unread(cfg)
@@ -274,11 +294,17 @@ def _merge_file(cfg: CfgNode, file: Path) -> None:
         if isinstance(error, TypeError | AttributeError):
             reason = "it holds no keys with values"
         raise InputError(f"{file}: not a valid YAML config: {reason}") from None
-    _check_keys(cfg, loaded, str(file))
+    _merge(cfg, loaded, str(file))
+
+
+def _merge(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
+    drop_version_defaults(loaded, cfg)
+    check_version_values(loaded, cfg, source)
+    _check_keys(cfg, loaded, source)
     try:
         cfg.merge_from_other_cfg(loaded)
     except (ValueError, KeyError) as error:
-        raise InputError(f"{file}: {_explained_type(error)}") from None
+        raise InputError(f"{source}: {_explained_type(error)}") from None
 
 
 def _in_circle(file: Path, above: tuple[Path, ...] = ()) -> Path | None:
@@ -390,6 +416,8 @@ def _check_choice(key: str, value: str, choices: Collection[str]) -> None:
 
 
 def _did_you_mean(key: str, choices: Iterable[str]) -> str:
+    if explain_version_key(key) and key not in _UNREAD:
+        return explain_version_key(key)
     if key in _UNREAD:  # Not every release of Detectron2 has all of them.
         return f"; {_UNREAD[key]}"
     habit = _HABITS.get(key.rsplit(".", 1)[-1])

@@ -28,7 +28,11 @@ MAY_IMPORT = {
     "segzoo.checkpoint": set(),
 }
 _UP_TO_CHECKPOINT = {*MAY_IMPORT, "segzoo.projects"}
-MAY_IMPORT["segzoo.engine"] = MAY_IMPORT["segzoo.model_zoo"] = _UP_TO_CHECKPOINT
+MAY_IMPORT["segzoo.model_zoo"] = _UP_TO_CHECKPOINT
+# How a configuration is saved with a run and its checkpoints, and read from them again.
+MAY_IMPORT["segzoo.engine"] = _UP_TO_CHECKPOINT | {
+    f"segzoo.model_zoo.{name}" for name in ("configs", "from_checkpoint", "saved_config")
+}
 PROJECT_MAY_IMPORT = {"segzoo.modeling", "segzoo.layers", "segzoo.config"}
 # A project hands in its key map, and takes from checkpoint what that is made of: rules that maps share.
 CHECKPOINT_NAMES_FOR_PROJECTS = {"KeyMap", "register_key_map"}
