@@ -124,7 +124,7 @@ class Predictor:
             InputError: a file cannot be read, something is no picture, or an array comes without `color`.
         """
         if pictures_in(pictures) is None:
-            return self._predict([as_rgb(pictures, color)])[0]
+            return self._predict([as_rgb(pictures, color, image_range=self.image_range)])[0]
         return [result for _, result in self.stream(pictures, color)]
 
     def stream(

@@ -39,6 +39,15 @@ def drop_version_defaults(cfg: CfgNode, known: CfgNode | None = None) -> None:
             continue
         if node[leaf] == default and isinstance(node[leaf], bool) == isinstance(default, bool):
             del node[leaf]
+            _drop_empty(cfg, path)
+
+
+def _drop_empty(cfg: CfgNode, path: list[str]) -> None:
+    """Removes a section that holds nothing any more, and so on up."""
+    for depth in range(len(path), 0, -1):
+        if _section(cfg, path[:depth]):
+            return
+        del _section(cfg, path[: depth - 1])[path[depth - 1]]
 
 
 def explain_version_key(key: str) -> str:

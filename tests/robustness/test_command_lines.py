@@ -89,7 +89,7 @@ LINES = [
         ["--config-file", LEAF, "--data", "{street}", "DATASETS.TRAIN", "('street_trian',)"],
         "DATASETS.TRAIN 'street_trian' is unknown; did you mean street_train?",
     ),
-    ("demo", [], "the following arguments are required: --config-file; see "),
+    ("demo", [], "one of the arguments --input --video-input --webcam is required; see "),
     (
         "demo",
         ["--config-file", LEAF],
@@ -201,7 +201,7 @@ LINES = [
     (
         "convert_checkpoint",
         ["--input", "a.pth"],
-        "the following arguments are required: --config-file, --output; see",
+        "the following arguments are required: --output; see",
     ),
     (
         "convert_checkpoint",
