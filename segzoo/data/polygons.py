@@ -114,7 +114,8 @@ def polygon_area(polygon: Sequence[float]) -> float:
     except (TypeError, ValueError):
         return np.nan
     x, y = points[:, 0], points[:, 1]
-    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+    with np.errstate(invalid="ignore"):  # infinite ones
+        return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def check_polygons(records: Sequence[Mapping[str, Any]], json_file: str) -> None:

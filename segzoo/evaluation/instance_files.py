@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_tools
 
+from ..coco_masks import mask_rle, stated_size
 from ..errors import InputError
 from ..json_values import Ids, shown
 from . import files
@@ -126,18 +127,15 @@ def decode_entries(entries: Sequence[Mapping[str, Any]], json_file: Path) -> np.
     Raises:
         InputError: something else, or run lengths of several sizes.
     """
-    try:
-        masks = [_decode(entry["segmentation"]) for entry in entries]
-        return np.array(masks) if masks else np.zeros((0, 0, 0), bool)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        image = entries[0]["image_id"]
-        raise InputError(
-            f"{json_file}: the masks of image {image!r} cannot be read ({type(error).__name__}: {error}); "
-            "expected run lengths, all of the image's size"
-        ) from None
-
-
-def _decode(code: Mapping[str, Any]) -> np.ndarray:
-    if isinstance(code["counts"], list):
-        code = mask_tools.frPyObjects(code, *code["size"])
-    return mask_tools.decode(code).astype(bool)
+    codes = []
+    for entry in entries:
+        described = f"{json_file}: a mask of image {shown(entry['image_id'])}"
+        size = stated_size(entry["segmentation"], described)
+        codes.append(mask_rle(entry["segmentation"], size, described))
+        if size != tuple(codes[0]["size"]):
+            raise InputError(
+                f"{described} has the size {list(size)}, another one {codes[0]['size']}; expected run "
+                "lengths, all of the image's size"
+            )
+    masks = [mask_tools.decode(code).astype(bool) for code in codes]
+    return np.array(masks) if masks else np.zeros((0, 0, 0), bool)

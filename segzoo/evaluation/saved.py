@@ -123,9 +123,9 @@ def saved_outputs(
         segments = []
         for segment in annotation["segments_info"]:
             segment_id = as_whole(segment.get("id")) if isinstance(segment, dict) else None
-            if segment_id is None:
+            if segment_id is None or not 0 < segment_id < 1 << 24:
                 raise InputError(
-                    f"{described} has the segment {shown(segment)}; expected one with its id, a whole number"
+                    f"{described} has the segment {shown(segment)}; expected one with its id, 1..2**24-1"
                 )
             category = categories.find(segment.get("category_id"))
             if category is None:

@@ -13,11 +13,12 @@ from detectron2.data.datasets.coco import load_coco_json
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from segzoo.coco_masks import parse_run_lengths
 from segzoo.data import SegmentationMapper, label_reader
 from segzoo.data.augmentation import ColorJitter, FixedCrop, PadTo, ResizeScale
 from segzoo.data.build import _has_annotation
 from segzoo.data.inspection import inspect_image
-from segzoo.data.instances import parse_run_lengths, split_overlaps
+from segzoo.data.instances import split_overlaps
 from segzoo.data.transforms import RotateInPlaceTransform
 from segzoo.errors import InputError
 

@@ -10,11 +10,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-ANYWHERE = {"segzoo.errors", "segzoo.json_values", "segzoo.paths", "segzoo.terminal", "segzoo.compat"}
+ANYWHERE = {
+    "segzoo.errors",
+    "segzoo.json_values",
+    "segzoo.coco_masks",
+    "segzoo.paths",
+    "segzoo.terminal",
+    "segzoo.compat",
+}
 # Parts of one level do not import each other; each may import itself.
 MAY_IMPORT = {
     "segzoo.errors": set(),
     "segzoo.json_values": set(),
+    "segzoo.coco_masks": set(),
     "segzoo.paths": set(),
     "segzoo.terminal": set(),
     # compat hands torchvision the RoIAlign of layers, on its first call.

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from segzoo.coco_masks import mask_rle
 from segzoo.data.coco_json import explained_shape, read_coco_json, read_images
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.formats import opened_labels
-from segzoo.data.instances import mask_rle
 from segzoo.data.messages import did_you_mean
 from segzoo.data.pixels import rgb_codes
 from segzoo.errors import InputError
