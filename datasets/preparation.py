@@ -28,6 +28,7 @@ from segzoo.data import read_dataset_file
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.formats import LabelReader
 from segzoo.data.layouts import FoundLayout, find_layout
+from segzoo.data.text_files import read_text
 from segzoo.errors import InputError
 
 # Writes the file of a job, or raises InputError.
@@ -87,7 +88,7 @@ def find_root(dataset: str, given: str | None, needs: str, remedy: str) -> Path:
 def read_lines(file: Path, remedy: str) -> list[str]:
     """The lines of a text file that are not empty, stripped."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file).split("\n")
     except OSError:
         raise InputError(f"{file}: does not exist; {remedy}") from None
     return [line.strip() for line in lines if line.strip()]

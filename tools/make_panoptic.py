@@ -51,8 +51,8 @@ from panoptic_conversion.output import folder_in_yaml, other_splits, save_json, 
 from panoptic_conversion.painting import Rules
 
 from segzoo.data import DatasetFile, label_reader, register_dataset_file
-from segzoo.data.layouts import fill, match
 from segzoo.data.panoptic_files import panoptic_categories
+from segzoo.data.templates import fill, match
 from segzoo.errors import InputError
 
 

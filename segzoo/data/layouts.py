@@ -1,26 +1,19 @@
-"""Finding a dataset's files: path templates, the layouts tried in order, images paired with labels.
-
-A template is a relative path with fields in braces. `{split}` and other fields that the split sets are filled
-in; any other field stands for a part of a file or folder name that varies and, in `labels`, for the same
-text again. A last `.*` stands for the suffix of any image format. Any other `*`, which only `labels` may
-have, stands for a text without `_`: all files that fit are labels of the image.
-"""
+"""Finding a dataset's files: the layouts tried in order, images paired with labels."""
 
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from segzoo.errors import InputError
 from segzoo.paths import is_same_file, user_path
 
 from .class_files import CLASS_FIELD, BinaryFilesEncoding, check_names
 from .dataset_file import DatasetFile, Layout, is_builtin
+from .list_files import read_list, split_list
 from .messages import some
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from .templates import existing_files, fill, match, without_open_fields
 
 
 @dataclass(frozen=True)
@@ -129,14 +122,14 @@ def _try_layout(
         if layout.panoptic is not None:
             templates = (layout.images, layout.annotations, layout.panoptic, layout.labels or layout.images)
         for step, template in enumerate(templates):
-            path = root / _without_open_fields(fill(template, fields))
+            path = root / without_open_fields(fill(template, fields))
             if not path.exists():
                 return step, f"{path} does not exist"
         return FoundLayout(index, root)
-    if layout.list_file is not None and not _split_list(layout, root, fields)[0].is_file():
+    if layout.list_file is not None and not split_list(layout, root, fields)[0].is_file():
         if not any(match(root, layout.images, fields)):
             return 0, f"no images {root / fill(layout.images, fields)}"
-        return 1, f"no list {_split_list(layout, root, fields)[0]}"
+        return 1, f"no list {split_list(layout, root, fields)[0]}"
     class_of: dict[str, int] = {}
     labels_of = _label_finder(layout, root, fields, class_of) if has_labels else lambda found: ()
     images = list(_list_images(layout, root, fields, split, labels_of))
@@ -145,7 +138,11 @@ def _try_layout(
     if layout.list_file is not None:
         paths = [image.path for image in images]
         if not existing_files(paths):
-            return 2, f"{len(paths)} of {len(paths)} listed images do not exist: {some(paths, 1)}"
+            list_file = split_list(layout, root, fields)[0]
+            return 2, (
+                f"{len(paths)} of {len(paths)} listed images do not exist: {some(paths, 1)}; {list_file} has "
+                f"to name images like {layout.images}, or their paths from {root} on"
+            )
         check_exist(paths, split, "listed images")
     if not has_labels:
         return FoundLayout(index, root, tuple(images))
@@ -171,9 +168,10 @@ def _label_finder(
         class_of: filled in, where the template has {class}.
     """
     template = layout.labels or ""
-    if not has_several_labels(layout):
+    if not has_several_labels(layout) and not template.endswith(".*"):
         return lambda found: (str(root / fill(template, {**fields, **found})),)
     per_class = isinstance(layout.encoding, BinaryFilesEncoding)
+    one_of = not has_several_labels(layout)
     names = [name for name in re.findall(r"{(\w+)}", fill(template, fields)) if name != CLASS_FIELD]
     files: dict[tuple[str, ...], list[str]] = {}
     patterns = {CLASS_FIELD: layout.encoding.pattern} if per_class else {}
@@ -189,7 +187,10 @@ def _label_finder(
 
     def find(found: Mapping[str, str]) -> tuple[str, ...]:
         expected = str(root / fill(template, {**fields, **found}))
-        return tuple(files.get(tuple(found[name] for name in names), [expected]))
+        paths = files.get(tuple(found[name] for name in names), [expected])
+        if one_of and len(paths) > 1:
+            raise InputError(f"{paths[0]} and {paths[1]} are labels of one image; keep one of them")
+        return tuple(paths)
 
     return find
 
@@ -200,11 +201,6 @@ def finds_images_by_id(layout: Layout) -> bool:
     Otherwise `images` is the folder of the files that the JSON names.
     """
     return layout.panoptic is not None and "{image_id}" in layout.images
-
-
-def _without_open_fields(path: str) -> str:
-    """The path, or the folder of it that no open field is part of."""
-    return path.split("{")[0].rpartition("/")[0] if "{" in path else path
 
 
 def has_several_labels(layout: Layout) -> bool:
@@ -222,7 +218,8 @@ def _list_images(
 ) -> Iterator[ImageFile]:
     """The images in order of their paths, or of the list file, each with the label files it should have."""
     if layout.list_file is not None:
-        yield from _read_list(layout, root, fields, labels_of)
+        for image in read_list(layout, root, fields, split, labels_of):
+            yield ImageFile(*image)
         return
     seen: dict[str, str] = {}
     for path, found in match(root, layout.images, fields):
@@ -230,127 +227,6 @@ def _list_images(
         if seen.setdefault(image_id, path) != path:
             raise InputError(f"{split}: {seen[image_id]} and {path} share a name; keep one of them")
         yield ImageFile(path, image_id, labels_of(found))
-
-
-def _split_list(layout: Layout, root: Path, fields: Mapping[str, str]) -> tuple[Path, slice]:
-    """The list file, and which of its lines count: `train_list.txt[3000:4000]` or simply `train_list.txt`."""
-    text = fill(layout.list_file, fields)
-    ranged = re.fullmatch(r"(.+)\[(\d*):(\d*)\]", text)
-    if ranged is None:
-        return root / text, slice(None)
-    return root / ranged[1], slice(*(int(number) if number else None for number in ranged.groups()[1:]))
-
-
-def _read_list(
-    layout: Layout,
-    root: Path,
-    fields: Mapping[str, str],
-    labels_of: Callable[[Mapping[str, str]], tuple[str, ...]],
-) -> Iterator[ImageFile]:
-    """Lines with the {stem}, or with two paths: image and label, relative to the root despite a leading /."""
-    list_file, lines = _split_list(layout, root, fields)
-    numbered = enumerate(list_file.read_text(encoding="utf-8-sig").splitlines(), 1)
-    for number, line in [(number, line.strip()) for number, line in numbered if line.strip()][lines]:
-        words = line.split()
-        paths = [word for word in words if Path(word).suffix.lower() in IMAGE_SUFFIXES]
-        if len(words) > 2 and len(paths) > 1:
-            raise InputError(
-                f"{list_file}: line {number} has {len(words)} words; expected a name or two paths"
-            )
-        if len(paths) == 2:
-            image, label = (str(root / word.lstrip("/")) for word in words)
-            yield ImageFile(image, Path(image).stem, (label,))
-            continue
-        # Names may have spaces.
-        stem = _without_suffix(line, layout.images)
-        image = str(root / fill(layout.images, {**fields, "stem": stem}))
-        if image.endswith(".*"):
-            image = _with_suffix(image)
-        yield ImageFile(image, stem, labels_of({"stem": stem}))
-
-
-def _without_suffix(name: str, images: str) -> str:
-    """The {stem} of a name in a list, which may carry the suffix that the template has anyway."""
-    suffix = Path(name).suffix
-    if images.endswith("{stem}.*"):
-        return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
-    return name.removesuffix(suffix) if suffix and images.endswith(f"{{stem}}{suffix}") else name
-
-
-def _with_suffix(pattern: str) -> str:
-    candidates = [pattern[:-2] + suffix for suffix in IMAGE_SUFFIXES]
-    return next((path for path in candidates if os.path.exists(path)), candidates[0])
-
-
-def fill(template: str, fields: Mapping[str, str]) -> str:
-    """The template with the fields that are known filled in."""
-    return re.sub(r"{(\w+)}", lambda field: fields.get(field[1], field[0]), template)
-
-
-def match(
-    root: Path, template: str, fields: Mapping[str, str], patterns: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """All files below `root` that fit the template, sorted, with the text of their open fields.
-
-    Args:
-        patterns: {open field: regular expression of its text}, where not any text will do.
-    """
-    yield from _match_parts(root, fill(template, fields).split("/"), {}, patterns)
-
-
-def _match_parts(
-    folder: Path, parts: list[str], found: dict[str, str], patterns: Mapping[str, str]
-) -> Iterator[tuple[str, dict[str, str]]]:
-    part, rest = parts[0], parts[1:]
-    if "{" not in part and "*" not in part:
-        path = folder / part
-        if rest:
-            yield from _match_parts(path, rest, found, patterns)
-        elif path.is_file():
-            yield str(path), found
-        return
-    pattern = re.compile(_part_pattern(part, found, patterns))
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return
-    for entry in entries:
-        fitting = pattern.fullmatch(entry.name)
-        if fitting is None or entry.name.startswith("."):
-            continue
-        merged = {**found, **fitting.groupdict()}
-        if rest and entry.is_dir():
-            yield from _match_parts(Path(entry.path), rest, merged, patterns)
-        elif not rest and entry.is_file():
-            yield entry.path, merged
-
-
-def _part_pattern(part: str, found: Mapping[str, str], patterns: Mapping[str, str]) -> str:
-    stem, any_suffix = (part[:-2], True) if part.endswith(".*") else (part, False)
-    pattern = ""
-    for text in re.split(r"({\w+}|\*)", stem):
-        if text == "*":
-            pattern += "[^_]+"
-        elif not text.startswith("{"):
-            pattern += re.escape(text)
-        elif text[1:-1] in found:
-            pattern += re.escape(found[text[1:-1]])
-        else:
-            pattern += f"(?P<{text[1:-1]}>{patterns.get(text[1:-1], '.+')})"
-    suffixes = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
-    return f"{pattern}(?i:{suffixes})" if any_suffix else pattern
-
-
-def existing_files(paths: Iterable[str]) -> set[str]:
-    """Those of the paths that exist. Reads each folder once: asking for each is slow on a network disk."""
-    wanted = set(paths)
-    there: set[str] = set()
-    for folder in {os.path.dirname(path) for path in wanted}:
-        try:
-            there.update(os.path.join(folder, name) for name in os.listdir(folder or "."))
-        except OSError:
-            continue
-    return wanted & there
 
 
 def check_exist(paths: Iterable[str], split: str, what: str) -> None:

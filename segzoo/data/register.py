@@ -17,22 +17,19 @@ from .coco_json import explained_shape, read_coco_json, read_images, read_missin
 from .dataset_file import CATALOG, DatasetFile, Layout, is_builtin, read_dataset_file
 from .dataset_range import dataset_range, forget_range
 from .encodings import VOID, InstanceIdEncoding
+from .file_names import find_named_files
 from .formats import LabelReader
 from .instances import instance_dicts
-from .layouts import (
-    FoundLayout,
-    check_exist,
-    fill,
-    find_layout,
-    finds_images_by_id,
-    has_several_labels,
-    match,
-)
+from .layouts import FoundLayout, check_exist, find_layout, finds_images_by_id, has_several_labels
 from .messages import check_different, did_you_mean, some
 from .polygons import check_polygons, scale_relative
+from .templates import fill, match
 
 # In place of an evaluator: what evaluators and their messages call a split of images without labels.
 NO_GROUND_TRUTH = "no_ground_truth"
+
+# The remedy for files that a JSON names and that are not there.
+_ADD_FILES = "set {} in {} to the folder that file_name is relative to, or add the files"
 
 # {registered name: the YAML it comes from, without links}
 _registered: dict[str, Path] = {}
@@ -187,25 +184,31 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     with explained_shape(json_file, "panoptic"):
         index_of = _category_indices(dataset, facts["categories"], json_file)
         dicts = _panoptic_dicts(dataset, facts, index_of, json_file)
+    remedy = (
+        f"set images in {dataset.path.name} to the folder that file_name is relative to, or add the files"
+    )
     by_id = _images_by_id(layout, found.root, fields)
-    for record in dicts:
-        file_name, of_image = f"{image_root}/{record['file_name']}", {}
-        if by_id is not None:
-            image_id = str(record["image_id"])
-            expected = found.root / fill(layout.images, {**fields, "image_id": image_id})
-            file_name, of_image = by_id.get(image_id, (str(expected), {}))
-        record["file_name"] = file_name
-        record["pan_seg_file_name"] = f"{png_root}/{record['pan_seg_file_name']}"
+    of_images: list[dict[str, str]] = [{} for _ in dicts]
+    if by_id is None:
+        names = [record["file_name"] for record in dicts]
+        files = find_named_files(names, image_root, split, "images", remedy)
+    else:
+        ids = [str(record["image_id"]) for record in dicts]
+        expected = [found.root / fill(layout.images, {**fields, "image_id": image_id}) for image_id in ids]
+        pairs = [by_id.get(image_id, (str(path), {})) for image_id, path in zip(ids, expected, strict=True)]
+        files, of_images = [file for file, _ in pairs], [of_image for _, of_image in pairs]
+        check_exist(files, split, "images")
+    names = [record["pan_seg_file_name"] for record in dicts]
+    remedy = _ADD_FILES.format("panoptic", dataset.path.name)
+    pngs = find_named_files(names, png_root, split, "panoptic PNGs", remedy)
+    for record, file, png, of_image in zip(dicts, files, pngs, of_images, strict=True):
+        record["file_name"], record["pan_seg_file_name"] = file, png
         if layout.labels is not None:
-            label = fill(layout.labels, {"stem": Path(file_name).stem, **fields, **of_image})
+            label = fill(layout.labels, {"stem": Path(file).stem, **fields, **of_image})
             record["sem_seg_file_name"] = str(found.root / label)
         record.update(dataset=split, layout=found.index)
-    for key, what in (
-        ("file_name", "images"),
-        ("pan_seg_file_name", "panoptic PNGs"),
-        ("sem_seg_file_name", "semantic label files"),
-    ):
-        check_exist((record[key] for record in dicts if key in record), split, what)
+    if layout.labels is not None:
+        check_exist((record["sem_seg_file_name"] for record in dicts), split, "semantic label files")
     read_missing_sizes(dicts, turned=dataset.exif == "apply")
     if dataset.crowds_are_instances:
         _make_instances(segment for record in dicts for segment in record["segments_info"])
@@ -231,9 +234,13 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
         if dataset.background is None:
             # Nobody looks at them.
             record.pop("void_annotations", None)
-        record["file_name"] = f"{image_root}/{record['file_name']}"
         record.update(dataset=split, layout=found.index)
-    check_exist((record["file_name"] for record in dicts), split, "images")
+    remedy = (
+        f"set images in {dataset.path.name} to the folder that file_name is relative to, or add the files"
+    )
+    names = [record["file_name"] for record in dicts]
+    for record, file in zip(dicts, find_named_files(names, image_root, split, "images", remedy), strict=True):
+        record["file_name"] = file
     read_missing_sizes(dicts, turned=dataset.exif == "apply")
     with explained_shape(json_file, "instances"):
         if dataset.has_relative_coordinates:

@@ -22,10 +22,11 @@ def read_text(path: str | Path) -> str:
         OSError: it cannot be read.
     """
     content = Path(path).read_bytes()
-    return _decoded(content).replace("\r\n", "\n").replace("\r", "\n")
+    return decode_text(content).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _decoded(content: bytes) -> str:
+def decode_text(content: bytes) -> str:
+    """The text of the bytes of a file, see `read_text`, with the ends of lines as they are."""
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
             return content.decode(encoding, errors="replace")

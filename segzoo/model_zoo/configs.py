@@ -1,6 +1,7 @@
 """From a YAML file and `KEY VALUE` overrides to a complete, checked configuration."""
 
 import importlib
+import io
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ import segzoo
 import segzoo.projects
 from segzoo.config import add_segzoo_config
 from segzoo.data import register_dataset_file
+from segzoo.data.text_files import decode_text, read_text
 from segzoo.errors import InputError, did_you_mean
 from segzoo.paths import is_same_file, user_path
 
@@ -258,11 +260,12 @@ def zoo_name(path: str | Path) -> str:
 
 
 class _FileReader(CfgNode):
-    """Reads files as UTF-8, and those that a link leads to with their own bases."""
+    """Reads files in any encoding that they may have, and those that a link leads to with their own bases."""
 
     @classmethod
     def _open_cfg(cls, filename: str) -> Any:
-        return PathManager.open(filename, "r", encoding="utf-8-sig")
+        with PathManager.open(filename, "rb") as file:
+            return io.StringIO(decode_text(file.read()))
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
@@ -311,7 +314,7 @@ def _in_circle(file: Path, above: tuple[Path, ...] = ()) -> Path | None:
     """A file that is among its own bases."""
     if file in above:
         return file
-    bases = yaml.safe_load(file.read_text(encoding="utf-8-sig")).get("_BASE_", [])
+    bases = yaml.safe_load(read_text(file)).get("_BASE_", [])
     folder = file.parent
     circles = (
         _in_circle((folder / user_path(base)).resolve(), (*above, file))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data_trees import ROADS, load, picture, save, write_roads, write_yaml
 
-from segzoo.data.layouts import match
+from segzoo.data.templates import match
 from segzoo.errors import InputError
 
 LABELS = np.array([[0, 1], [2, 3]], dtype=np.uint8)

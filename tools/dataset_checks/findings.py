@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 
 from segzoo.data import DatasetFile, PixelRange
 from segzoo.data.dataset_file import is_builtin
@@ -32,6 +33,7 @@ from segzoo.data.inspection import (
     unknown_labels,
 )
 from segzoo.data.messages import RemediedError, some
+from segzoo.data.templates import match
 from segzoo.errors import InputError
 
 from .annotations import of_annotations
@@ -205,11 +207,31 @@ def _counts(split: CheckedSplit) -> list[Finding]:
     if not split.records:
         text, remedy = "no images", "compare the list, or the JSON, with what should be there"
         found.append(Finding(True, split.name, text, remedy))
+    lone = _lone_images(split)
+    if lone:
+        text = f"{len(lone):,} image files are not used, for suffixes that images lacks: {some(lone, 1)}"
+        source = split.dataset.path.name
+        remedy = f"give images in {source} the suffix .* if they belong to the split"
+        found.append(Finding(False, split.name, text, remedy, tuple(lone)))
     lone = _lone_label_files(split)
     if lone:
         text = f"{len(lone):,} label files belong to no image of the split, first {min(lone)}"
         found.append(Finding(False, split.name, text, "add the images, if they should be used", tuple(lone)))
     return found
+
+
+def _lone_images(split: CheckedSplit) -> list[str]:
+    """Image files that `images` does not fit for their suffix alone, as a.JPG beside a.jpg."""
+    layout = split.dataset.layouts[split.records[0]["layout"]] if split.records else None
+    suffix = Path(layout.images).suffix if layout is not None else ""
+    if layout is None or layout.list_file is not None or suffix in ("", ".*") or "{" in suffix:
+        return []
+    root, fields = Path(MetadataCatalog.get(split.name).dataset_root), split.dataset.splits[split.name]
+    used = {record["file_name"] for record in split.records}
+    # Labels may lie beside their images.
+    stems = {os.path.splitext(name)[0] for name in used | split.label_files()}
+    found = match(root, f"{layout.images.removesuffix(suffix)}.*", fields)
+    return sorted(path for path, _ in found if path not in used and os.path.splitext(path)[0] not in stems)
 
 
 def _lone_label_files(split: CheckedSplit) -> list[str]:

@@ -18,6 +18,7 @@ from pycocotools import mask as coco_mask
 from segzoo.coco_masks import mask_rle
 from segzoo.data.coco_json import explained_shape, read_coco_json, read_images
 from segzoo.data.dataset_file import DatasetFile
+from segzoo.data.file_names import match_names
 from segzoo.data.formats import opened_labels
 from segzoo.data.messages import did_you_mean
 from segzoo.data.pixels import rgb_codes
@@ -167,28 +168,26 @@ def _class_of(
 def _match_images(
     images: Sequence[Mapping[str, Any]], files: Sequence[str], json_file: Path
 ) -> dict[str, Mapping[str, Any]]:
-    """{image file: entry of the JSON}. The longest end of a path that is a `file_name` counts; then stems."""
-    by_name = {image["file_name"].replace("\\", "/").removeprefix("./"): image for image in images}
-    by_stem: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for name, image in by_name.items():
-        by_stem[PurePosixPath(name).stem].append(image)
-    found: dict[str, Mapping[str, Any]] = {}
-    file_of: dict[Any, str] = {}
+    """{image file: entry of the JSON}, by the ends of their paths, see `match_names`; then by their stems."""
+    by_name = {image["file_name"]: image for image in images}
+    folder = os.path.commonpath([os.path.dirname(file) for file in files])
+    matched = match_names(by_name, files, folder)
+    fitting = {name: files for name, files in matched.ambiguous.items() if len(files) > 1}
+    found = {file: by_name[name] for name, file in matched.files.items()}
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for name in by_name:
+        by_stem[PurePosixPath(name.replace("\\", "/")).stem].append(name)
     for file in files:
-        parts = Path(file).as_posix().split("/")
-        ends = ("/".join(parts[start:]) for start in range(len(parts)))
-        image = next((by_name[end] for end in ends if end in by_name), None)
-        if image is None and len(by_stem[Path(file).stem]) == 1:
-            image = by_stem[Path(file).stem][0]
-        if image is None:
-            continue
-        other = file_of.setdefault(image["image_id"], file)
-        if other != file:
+        names = by_stem[Path(file).stem]
+        if file not in found and len(names) == 1 and names[0] not in matched.files:
+            found[file] = by_name[names[0]]
+            fitting.setdefault(names[0], []).append(file)
+    for name, of_name in fitting.items():
+        if len(of_name) > 1:
+            image_id, both = by_name[name]["image_id"], " and ".join(of_name[:2])
             raise InputError(
-                f"{json_file}: image {image['image_id']} {image['file_name']!r} fits {other} and {file}; "
-                "write the folder into file_name"
+                f"{json_file}: image {image_id} {name!r} fits {both}; write the folder into file_name"
             )
-        found[file] = image
     if not found:
         example = images[0]["file_name"] if images else "none"
         raise InputError(

@@ -1,0 +1,178 @@
+"""The text file that lists the images of a split: a name a line, or the paths of an image and its labels."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from segzoo.errors import InputError
+
+from .dataset_file import Layout
+from .file_names import files_below, log_found, match_names
+from .templates import IMAGE_SUFFIXES, existing_files, fields_of, fill, folder_of
+from .text_files import read_text
+
+
+class ListedImage(NamedTuple):
+    """An image of a list, its {stem}, and its label files: the list's, or what they should be called."""
+
+    path: str
+    stem: str
+    labels: tuple[str, ...]
+
+
+class _Line(NamedTuple):
+    """What a line of a list says.
+
+    Attributes:
+        name: the image: a stem, a name with its suffix, or a path.
+        label: path of the labels, or "".
+    """
+
+    name: str
+    label: str = ""
+
+
+def split_list(layout: Layout, root: Path, fields: Mapping[str, str]) -> tuple[Path, slice]:
+    """The list file, and which of its lines count: `train_list.txt[3000:4000]` or simply `train_list.txt`."""
+    text = fill(layout.list_file, fields)
+    ranged = re.fullmatch(r"(.+)\[(\d*):(\d*)\]", text)
+    if ranged is None:
+        return root / text, slice(None)
+    return root / ranged[1], slice(*(int(number) if number else None for number in ranged.groups()[1:]))
+
+
+def read_list(
+    layout: Layout,
+    root: Path,
+    fields: Mapping[str, str],
+    split: str,
+    labels_of: Callable[[Mapping[str, str]], tuple[str, ...]],
+) -> list[ListedImage]:
+    """The images of a list, in its order; they need not exist.
+
+    A name is the template's {stem}, with or without the suffix, or a path: below the root, despite a leading
+    /, or, where that is no file, anywhere, or found in the folder of the images by its end. So are labels.
+
+    Args:
+        labels_of: label files by the fields of an image.
+    """
+    lines = list(_read_lines(*split_list(layout, root, fields)))
+    expected = [_expected(line, layout, root, fields) for line in lines]
+    names = [_with_suffix(line.name, layout.images, fields) for line in lines]
+    paths = _found(expected, names, root, folder_of(root, layout.images, fields), (split, "listed images"))
+    labels: list[str] = [str(root / line.label.lstrip("/")) if line.label else "" for line in lines]
+    if layout.labels is not None and any(labels):
+        named = [index for index, label in enumerate(labels) if label]
+        found = _found(
+            [labels[index] for index in named],
+            [lines[index].label for index in named],
+            root,
+            folder_of(root, layout.labels, fields),
+            (split, "listed labels"),
+        )
+        for index, path in zip(named, found, strict=True):
+            labels[index] = path
+    images = []
+    for line, direct, path, label in zip(lines, expected, paths, labels, strict=True):
+        if label:
+            images.append(ListedImage(path, Path(path).stem, (label,)))
+            continue
+        of_image = {"stem": _without_suffix(line.name, layout.images)}
+        if path != direct:
+            of_image = {"stem": Path(path).stem, **(fields_of(path, root, layout.images, fields) or {})}
+        images.append(ListedImage(path, of_image["stem"], labels_of(of_image)))
+    return images
+
+
+def _read_lines(list_file: Path, chosen: slice) -> Iterator[_Line]:
+    numbered = enumerate(read_text(list_file).split("\n"), 1)
+    for number, line in [(number, line.strip()) for number, line in numbered if line.strip()][chosen]:
+        words = _words(line)
+        paths = [word for word in words if _is_image_name(word)]
+        if len(words) > 2 and len(paths) > 1:
+            raise InputError(
+                f"{list_file}: line {number} has {len(words)} words; expected a name or two paths; put "
+                "those with spaces in quotes"
+            )
+        if len(paths) == 2:
+            yield _Line(*words)
+        else:
+            # Names may have spaces.
+            yield _Line(words[0] if len(words) == 1 else line)
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line: quoted, or separated by a comma or spaces."""
+    if line[0] in "\"'" or line[-1] in "\"'":
+        return [word.strip("\"'") for word in re.findall(r"\"[^\"]+\"|'[^']+'|[^\s,]+", line)] or [line]
+    by_comma = [word.strip() for word in line.split(",")]
+    return by_comma if len(by_comma) == 2 and all(map(_is_image_name, by_comma)) else line.split()
+
+
+def _is_image_name(word: str) -> bool:
+    return Path(word).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _expected(line: _Line, layout: Layout, root: Path, fields: Mapping[str, str]) -> str:
+    if line.label:
+        return str(root / line.name.lstrip("/"))
+    path = str(root / fill(layout.images, {**fields, "stem": _without_suffix(line.name, layout.images)}))
+    return _existing(path.removesuffix(".*")) if path.endswith(".*") else path
+
+
+def _without_suffix(name: str, images: str) -> str:
+    """The {stem} of a name in a list, which may carry the suffix that the template has anyway."""
+    suffix = Path(name).suffix
+    if images.endswith("{stem}.*"):
+        return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+    return name.removesuffix(suffix) if suffix and images.endswith(f"{{stem}}{suffix}") else name
+
+
+def _existing(path: str) -> str:
+    candidates = [path + suffix for suffix in IMAGE_SUFFIXES]
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), candidates[0])
+
+
+def _with_suffix(name: str, images: str, fields: Mapping[str, str]) -> str:
+    """The end of the path of a listed image; a stem gets what the template has around it."""
+    last = fill(images, fields).rpartition("/")[2]
+    if _is_image_name(name) or "{stem}" not in last:
+        return name
+    folder, slash, stem = name.replace("\\", "/").rpartition("/")
+    return folder + slash + last.replace("{stem}", stem)
+
+
+def _found(
+    expected: list[str], names: list[str], root: Path, folder: Path, whose: tuple[str, str]
+) -> list[str]:
+    """The expected paths that exist; for the others what their names lead to, if anything.
+
+    Args:
+        whose: the split, and what the names are of, for the log.
+    """
+    there = existing_files(expected)
+    missing = {name: path for name, path in zip(names, expected, strict=True) if path not in there}
+    found: dict[str, str] = {}
+    for name in missing:
+        # An absolute path stays as it is when it is joined.
+        for path in (root / name, root / name.lstrip("/")):
+            if path.is_file():
+                found.setdefault(missing[name], str(path))
+    lost = {name: path for name, path in missing.items() if path not in found}
+    if lost:
+        free = (path for path in files_below(str(folder)) if path not in there)
+        matched = _matched(lost, list(free), str(folder))
+        log_found(matched, str(folder), *whose)
+        found |= {lost[name]: path for name, path in matched.items()}
+    return [found.get(path, path) for path in expected]
+
+
+def _matched(names: Mapping[str, str], files: list[str], folder: str) -> dict[str, str]:
+    """{name: file}; the suffix `.*` stands for that of any image."""
+    stems = {os.path.splitext(path)[0]: path for path in files if _is_image_name(path)}
+    open_names = {name.removesuffix(".*"): name for name in names if name.endswith(".*")}
+    found = match_names((name for name in names if not name.endswith(".*")), files, folder).files
+    by_stem = match_names(open_names, stems, folder).files if open_names else {}
+    return {**found, **{open_names[name]: stems[stem] for name, stem in by_stem.items()}}

@@ -1,0 +1,113 @@
+"""Path templates: filling their fields in, and finding the files that fit.
+
+`{split}` and other fields that the split sets are filled in; any other field stands for a part of a file or
+folder name. A last `.*` stands for the suffix of any image format. Any other `*`, which only `labels` may
+have, stands for a text without `_`. A template that begins with / is not relative to a root.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".gif", ".jfif", ".jp2", ".avif", ".pgm", ".ppm"),
+)
+
+
+def fill(template: str, fields: Mapping[str, str]) -> str:
+    """The template with the fields that are known filled in."""
+    return re.sub(r"{(\w+)}", lambda field: fields.get(field[1], field[0]), template)
+
+
+def match(
+    root: Path, template: str, fields: Mapping[str, str], patterns: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """All files below `root` that fit the template, sorted, with the text of their open fields.
+
+    Args:
+        patterns: {open field: regular expression of its text}, where not any text will do.
+    """
+    path = fill(template, fields)
+    start = Path("/") if path.startswith("/") else root
+    yield from _match_parts(start, path.lstrip("/").split("/"), {}, patterns)
+
+
+def _match_parts(
+    folder: Path, parts: list[str], found: dict[str, str], patterns: Mapping[str, str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    part, rest = parts[0], parts[1:]
+    if "{" not in part and "*" not in part:
+        path = folder / part
+        if rest:
+            yield from _match_parts(path, rest, found, patterns)
+        elif path.is_file():
+            yield str(path), found
+        return
+    pattern = re.compile(_part_pattern(part, found, patterns))
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        fitting = pattern.fullmatch(entry.name)
+        if fitting is None or entry.name.startswith("."):
+            continue
+        merged = {**found, **fitting.groupdict()}
+        if rest and entry.is_dir():
+            yield from _match_parts(Path(entry.path), rest, merged, patterns)
+        elif not rest and entry.is_file():
+            yield entry.path, merged
+
+
+def fields_of(path: str, root: Path, template: str, fields: Mapping[str, str]) -> dict[str, str] | None:
+    """The text of the open fields in the path of a file; None if it does not fit the template."""
+    parts = (root / fill(template, fields)).parts
+    names = Path(path).parts
+    found: dict[str, str] = {}
+    for part, name in zip(parts, names, strict=False):
+        fitting = re.fullmatch(_part_pattern(part, found, {}), name)
+        if fitting is None:
+            return None
+        found |= fitting.groupdict()
+    return found if len(parts) == len(names) else None
+
+
+def folder_of(root: Path, template: str, fields: Mapping[str, str]) -> Path:
+    """The folder that holds all files of a template."""
+    return root / without_open_fields(fill(template, fields))
+
+
+def without_open_fields(path: str) -> str:
+    """The path, or the folder of it that no open field is part of."""
+    return path.split("{")[0].rpartition("/")[0] if "{" in path else path
+
+
+def _part_pattern(part: str, found: Mapping[str, str], patterns: Mapping[str, str]) -> str:
+    stem, any_suffix = (part[:-2], True) if part.endswith(".*") else (part, False)
+    pattern = ""
+    for text in re.split(r"({\w+}|\*)", stem):
+        if text == "*":
+            pattern += "[^_]+"
+        elif not text.startswith("{"):
+            pattern += re.escape(text)
+        elif text[1:-1] in found:
+            pattern += re.escape(found[text[1:-1]])
+        else:
+            pattern += f"(?P<{text[1:-1]}>{patterns.get(text[1:-1], '.+')})"
+    suffixes = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
+    return f"{pattern}(?i:{suffixes})" if any_suffix else pattern
+
+
+def existing_files(paths: Iterable[str]) -> set[str]:
+    """Those of the paths that exist. Reads each folder once: asking for each is slow on a network disk."""
+    wanted = set(paths)
+    there: set[str] = set()
+    for folder in {os.path.dirname(path) for path in wanted}:
+        try:
+            there.update(os.path.join(folder, name) for name in os.listdir(folder or "."))
+        except OSError:
+            continue
+    return wanted & there
