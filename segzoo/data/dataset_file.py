@@ -16,6 +16,7 @@ from segzoo.errors import InputError
 from segzoo.paths import expand_home, is_same_file, user_path
 
 from .class_files import CLASS_FIELD, BinaryFilesEncoding
+from .class_lists import read_class_list
 from .encodings import (
     VOID,
     Encoding,
@@ -318,13 +319,15 @@ def _check_keys(facts: Any, known: Any, where: str, unknown: str = ": unknown ke
 
 
 def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Where `classes` names another dataset, the facts with that one's classes and flip pairs."""
+    """The facts with the classes, and flip pairs, of the dataset or text file that `classes` may name."""
     name = facts.get("classes")
     if not isinstance(name, str):
         return facts
-    beside = path.parent / name
+    beside = path.parent / expand_home(name)
     if is_same_file(beside, path):
         raise InputError(f"{path.name}: classes names the file itself; list the classes")
+    if beside.is_file() and beside.suffix.lower() not in (".yaml", ".yml"):
+        return {**facts, "classes": read_class_list(beside)}
     lender = _load_yaml(find_dataset_file(beside if beside.is_file() else name))
     borrowed = {key: lender[key] for key in ("classes", "flip_pairs") if key in lender}
     return {**borrowed, **facts, "classes": borrowed.get("classes")}
@@ -365,7 +368,8 @@ def _read_classes(
     listed = facts.get("classes")
     if not isinstance(listed, list) or not listed:
         raise InputError(
-            f"{path.name}: lacks classes, a list of names (or the name of a dataset that has them)"
+            f"{path.name}: lacks classes, a list of names, the name of a dataset that has them, or a text "
+            "file of names"
         )
     classes = []
     for index, entry in enumerate(listed):

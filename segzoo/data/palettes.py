@@ -20,6 +20,11 @@ from .messages import some
 
 Color = tuple[int, int, int]
 
+REMEDY = (
+    "if the colors are right, as in an RGB mask that was saved with a palette, set encoding: rgb, if the "
+    "indices are, encoding: palette"
+)
+
 
 class PaletteError(InputError):
     """A palette gives a class the color of another one."""
@@ -84,7 +89,9 @@ class PaletteCheck:
                 found[index] = (class_of[index], other)
         return found
 
-    def __call__(self, image: Image.Image, class_of: Mapping[int, int], file_name: str) -> None:
+    def __call__(
+        self, image: Image.Image, class_of: Mapping[int, int], file_name: str, remedy: str = REMEDY
+    ) -> None:
         """Checks an image of mode P.
 
         Args:
@@ -101,18 +108,17 @@ class PaletteCheck:
         found = self.contradictions(used, classes)
         if not found:
             return
-        message = f"{file_name}: {describe(found, self.names, self.source)}"
+        message = f"{file_name}: {describe(found, self.names, self.source)}; {remedy}"
         if self.stops:
             raise PaletteError(message)
         log_first_n(logging.WARNING, message, n=1)
 
 
 def describe(contradictions: Mapping[int, tuple[int, int]], names: Iterable[str], source: str) -> str:
-    """One line on what contradicts what, and the remedies."""
+    """What contradicts what."""
     names = tuple(names)
-    listed = some((f"{index} in that of {names[other]!r}" for index, (_, other) in contradictions.items()), 3)
-    expected = some((f"{index} {names[own]!r}" for index, (own, _) in contradictions.items()), 3)
-    return (
-        f"its palette draws index {listed}, but {source} makes {expected}; if the colors are right, as in an "
-        "RGB mask that was saved with a palette, set encoding: rgb, if the indices are, encoding: palette"
+    found = some(
+        (f"{index} the color of {names[other]!r}" for index, (_, other) in contradictions.items()), 3
     )
+    expected = some((f"{index} is {names[own]!r}" for index, (own, _) in contradictions.items()), 3)
+    return f"its palette gives {found}, but in {source} {expected}"

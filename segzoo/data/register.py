@@ -22,6 +22,7 @@ from .formats import LabelReader
 from .instances import instance_dicts
 from .layouts import FoundLayout, check_exist, find_layout, finds_images_by_id, has_several_labels
 from .messages import check_different, did_you_mean, some
+from .palettes import PaletteCheck
 from .polygons import check_polygons, scale_relative
 from .templates import fill, match
 
@@ -103,6 +104,12 @@ def _register(dataset: DatasetFile, split: str) -> None:
         label_map=dict(dataset.space.label_map),
         dataset_file=str(dataset.path),
         label_reader=reader,
+        check_palette=PaletteCheck(
+            dataset.space.classes,
+            {index: entry.color for index, entry in enumerate(classes) if entry.color_is_given},
+            dataset.path.name,
+            stops=not is_builtin(dataset.path),
+        ),
         load_sem_seg=reader.load_sem_seg,
     )
     if dataset.layouts[0].panoptic is not None:

@@ -6,7 +6,7 @@ Letters: H W pixels.
 import os
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,20 @@ def save_labels(path: Path, labels: np.ndarray) -> None:
     _save_png(path, Image.fromarray(labels))
 
 
-def load_labels(path: Path) -> np.ndarray:
-    """Reads an index PNG, with or without a palette: (H, W) uint8 or uint16."""
-    labels = np.asarray(_open(path))
+def load_labels(path: Path, check_palette: Callable[..., None] | None = None) -> np.ndarray:
+    """Reads an index PNG, with or without a palette: (H, W) uint8 or uint16.
+
+    Args:
+        path: the file; its values are class indices.
+        check_palette: of the dataset's metadata: raises InputError where a palette draws classes in the
+            colors of others.
+    """
+    image = _open(path)
+    labels = np.asarray(image)
+    if image.mode == "P" and check_palette is not None:
+        present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist()
+        remedy = "save the indices of the classes, without a palette or with their own colors"
+        check_palette(image, dict(zip(present, present, strict=True)), str(path), remedy)
     if labels.ndim != 2:
         raise InputError(f"{path}: found {labels.shape[2]} channels, expected an index PNG with one")
     return labels if labels.dtype == np.uint8 else labels.astype(np.uint16)

@@ -101,8 +101,9 @@ def saved_outputs(
         names = prediction_names(entries)
         paths = [folder / files.LABEL_FOLDER / f"{names[entry['file_name']]}.png" for entry in entries]
         _require(paths, entries)
+        check_palette = MetadataCatalog.get(dataset_name).get("check_palette")
         for entry, path in zip(entries, paths, strict=True):
-            labels = files.load_labels(path)
+            labels = files.load_labels(path, check_palette)
             _check_labels(labels, num_classes, path)
             yield entry, {"sem_seg_labels": labels}
         return

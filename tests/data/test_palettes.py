@@ -5,11 +5,13 @@ import logging
 import numpy as np
 import pytest
 from data_trees import picture, save, write_yaml
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from segzoo.data import label_reader, register_dataset_file
 from segzoo.data.palettes import PaletteError, viewing_palette
+from segzoo.errors import InputError
+from segzoo.evaluation.files import load_labels
 
 CLASSES = [
     {"name": "road", "color": [128, 64, 128]},
@@ -47,7 +49,10 @@ def test_a_quantized_mask_is_refused_and_read_by_its_colors_with_the_remedy(tmp_
     Image.fromarray(COLORS[LABELS]).quantize(8).save(tmp_path / "masks/a.png")
     # The most frequent color comes first: a fact about Pillow that this test rests on.
     assert Image.open(tmp_path / "masks/a.png").getpalette()[:3] == CLASSES[2]["color"]
-    with pytest.raises(PaletteError, match=r"masks/a.png: its palette draws index 0 in that of 'sky'.* rgb"):
+    with pytest.raises(
+        PaletteError,
+        match=r"masks/a.png: its palette gives 0 the color of 'sky'.* in roads.yaml 0 is 'road'.* rgb",
+    ):
         read(tmp_path)
     assert (read(tmp_path, encoding="rgb") == LABELS).all()
 
@@ -101,4 +106,19 @@ def test_a_built_in_dataset_only_warns(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(dataset_file, "CATALOG", tmp_path)
     with caplog.at_level(logging.WARNING):
         assert (read(tmp_path, root=str(tmp_path)) == LABELS).all()
-    assert "its palette draws index 0 in that of 'sky'" in caplog.text
+    assert "its palette gives 0 the color of 'sky'" in caplog.text
+
+
+def test_predictions_are_looked_at_in_the_same_way(tmp_path):
+    register_dataset_file(
+        write_yaml(
+            tmp_path,
+            {"splits": {"x": "x"}, "images": "{stem}.png", "labels": "{stem}_l.png", "classes": CLASSES},
+        )
+    )
+    check = MetadataCatalog.get("x").check_palette
+    write_palette(tmp_path, LABELS, COLORS)
+    assert (load_labels(tmp_path / "masks/a.png", check) == LABELS).all()
+    write_palette(tmp_path, LABELS, COLORS[[2, 0, 1]])
+    with pytest.raises(InputError, match=r"a.png: its palette gives .*; save the indices of the classes"):
+        load_labels(tmp_path / "masks/a.png", check)
