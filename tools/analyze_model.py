@@ -81,6 +81,8 @@ def as_dict(name: str, complexity: Complexity, info: WeightsInfo | None) -> dict
         result["paper"] = {"params_M": info.params, "gflops": info.gflops}
         if (official := info.official_code) and official.size == complexity.size:
             result["official_code"] = {"params_M": official.params, "gflops": official.gflops}
+        if info.only_official:
+            result["only_official"] = {key: round(n / 1e6, 3) for key, n in info.only_official.items()}
     return result
 
 
@@ -89,6 +91,8 @@ def show(result: dict[str, Any]) -> str:
     height, width = result["size"]
     rows = [(part, values["params_M"], values["gflops"]) for part, values in result["parts"].items()]
     rows.append(("total", result["params_M"], result["gflops"]))
+    for module, millions in result.get("only_official", {}).items():
+        rows.append((f"only in the official code: {module}", millions, "-"))
     for key, title in (("official_code", "official code, same size"), ("paper", "paper")):
         known = result.get(key)
         if known:

@@ -61,6 +61,8 @@ class WeightsInfo:
         gflops_size: height and width that `gflops` is for; None if it is not said.
         size: height and width at which segzoo counts; None for the place where the authors did.
         count_with: KEY VALUE overrides for that count, where a network runs in another form than published.
+        only_official: parameters that the authors' code and files have beyond those counted here, since
+            nothing uses them: number of parameters by the name of the module there.
         model_id: the authors' name of the training run.
         note: anything a user should know.
         official_code: what the authors' code measures with fvcore, at one size; None if not known.
@@ -88,6 +90,7 @@ class WeightsInfo:
     gflops_size: tuple[int, int] | None
     size: tuple[int, int] | None
     count_with: tuple[str | int | float | bool, ...]
+    only_official: dict[str, int]
     model_id: str
     note: str
     official_code: Measured | None

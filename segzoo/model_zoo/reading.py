@@ -25,6 +25,7 @@ _SOURCE = {
     "size": tuple,
     "gflops_size": tuple,
     "count_with": list,
+    "only_official": dict,
 }
 _FILE = {**_SOURCE, "readme": str, "evaluate_with": dict, "sections": list}
 _FILE_REQUIRED = ("method", "paper", "repository", "readme", "weights_licence", "sections")
@@ -160,6 +161,7 @@ def _info(where: str, row: dict[str, Any], metrics: dict[str, str], name: str) -
         gflops_size=_size(row.get("gflops_size")),
         size=_size(row.get("size")),
         count_with=tuple(row.get("count_with", ())),
+        only_official=_only_official(row.get("only_official") or {}, where),
         model_id=row.get("model_id", ""),
         note=row.get("note", ""),
         official_code=_measured(row.get("official_code"), f"{where}: official_code"),
@@ -172,6 +174,13 @@ def _measured(row: dict[str, Any] | None, where: str) -> Measured | None:
         return None
     _check(row, _MEASURED, _MEASURED_REQUIRED, where)
     return Measured(row["params"], row["gflops"], tuple(row["size"]), row.get("metrics", {}))
+
+
+def _only_official(found: dict[str, Any], where: str) -> dict[str, int]:
+    for key, count in found.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InputError(f"{where}: only_official: {key} is {count!r}; expected a number of parameters")
+    return dict(found)
 
 
 def _size(value: list[int] | None) -> tuple[int, int] | None:

@@ -229,6 +229,11 @@ def _footnotes(section: Section) -> list[str]:
         how = f" Evaluate with `{shlex.join(overrides)}`." if overrides else ""
         if any(info.value(metric) is not None or _own_metric(info, metric) for info in section.models):
             lines.append(f"- {metric}: {protocol}.{how}")
+    for module, count in section.models[0].only_official.items():
+        lines.append(
+            f"- Only in the official code and files: `{module}`, {count:,} parameters that nothing uses; they "
+            "are not in the reproduced counts."
+        )
     notes = [(info.name.split("/")[-1], info.note) for info in section.models if info.note]
     for note in dict.fromkeys(note for _, note in notes):
         models = [name for name, text in notes if text == note]

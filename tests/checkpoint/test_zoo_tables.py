@@ -125,6 +125,11 @@ def test_sections_and_rows_restate_what_differs(tmp_path):
         ("mIoU: 70.25", "mIoU: high", "mIoU is 'high'; expected a number"),
         ("size: [96, 128]", "size: 96", r"official_code: size is 96; expected \[height, width\]"),
         (", size: [96, 128]", "", "official_code: size is missing"),
+        (
+            "note: segzoo",
+            "only_official: {head.spare: 1.5}  # segzoo",
+            "head.spare is 1.5; expected a number of",
+        ),
         ("file: a/", "url: https://x\n        file: a/", "has file and url"),
         ("url_prefix: https://host/\n", "", "a/model_0123ab.pkl is not a web address"),
         ("semantic/camvid/maskformer_r18", "semantic/ade20k/maskformer_r50", "several tasks or datasets"),

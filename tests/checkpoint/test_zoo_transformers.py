@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 from segzoo import model_zoo
 from segzoo.errors import InputError
 from segzoo.model_zoo.official import known_models, sections
+from segzoo.model_zoo.tables import render
 
 # mIoU at one scale and at several with flip (None: not published), by dataset and leaf.
 MIOU = {
@@ -210,6 +211,24 @@ def test_counts_agree_with_the_authors_code(leaf):
     assert info.reproduced.size == size
     assert info.reproduced.params == pytest.approx(params, rel=0.005)
     assert info.reproduced.gflops == pytest.approx(gflops, rel=0.05)
+
+
+def test_parameters_that_only_the_official_code_has_are_named():
+    """The classifier that SegFormer's head inherits: 128 channels, whatever the variant, to the classes."""
+    classes = {"ade20k": 150, "cityscapes": 19, "coco_stuff": 171}
+    named = {name: info.only_official for name, info in known_models().items() if info.only_official}
+    assert named == {
+        f"semantic/{dataset}/segformer_mit_b{size}": {"decode_head.conv_seg": 128 * count + count}
+        for dataset, count in classes.items()
+        for size in range(6)
+    }
+    for leaf, (params, _, _) in OFFICIAL_CODE.items():
+        info = known_models()[f"semantic/ade20k/{leaf}"]
+        only_there = sum(info.only_official.values()) / 1e6
+        assert info.reproduced.params + only_there == pytest.approx(params, abs=0.011), leaf
+    text = render()
+    assert "`decode_head.conv_seg`, 19,350 parameters" in text
+    assert "`decode_head.conv_seg`, 2,451 parameters" in text
 
 
 @pytest.mark.parametrize("leaf", PUBLISHED_SIZES)
