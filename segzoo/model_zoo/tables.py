@@ -231,8 +231,8 @@ def _footnotes(section: Section) -> list[str]:
             lines.append(f"- {metric}: {protocol}.{how}")
     for module, count in section.models[0].only_official.items():
         lines.append(
-            f"- Only in the official code and files: `{module}`, {count:,} parameters that nothing uses; they "
-            "are not in the reproduced counts."
+            f"- Only in the official code and files: `{module}`, {count:,} parameters that nothing uses; "
+            "they are not in the reproduced counts."
         )
     notes = [(info.name.split("/")[-1], info.note) for info in section.models if info.note]
     for note in dict.fromkeys(note for _, note in notes):
