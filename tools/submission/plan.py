@@ -10,9 +10,9 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 
 # isort: split
 import train_net
+from command_line import weights_in
 
 from segzoo.errors import InputError
-from segzoo.model_zoo import load_config
 from segzoo.model_zoo.configs import find_config
 
 from .files import Run
@@ -59,9 +59,10 @@ def plan_runs(
 def freeze(run: Run, snapshot: Path) -> None:
     """Makes a run read its configuration, and the files of its datasets, from the snapshot."""
     args = train_net.parse_arguments(run.arguments)
-    cfg = load_config(args.config_file, args.opts)
-    position = run.arguments.index("--config-file") + 1
-    run.arguments[position] = frozen_config(snapshot, find_config(args.config_file))
+    cfg = train_net.configuration(args)
+    if args.config_file:  # else the weights hold it
+        position = run.arguments.index("--config-file") + 1
+        run.arguments[position] = frozen_config(snapshot, find_config(args.config_file))
     if cfg.DATASETS.FILES:
         run.arguments += ["DATASETS.FILES", str(frozen_datasets(snapshot, cfg.DATASETS.FILES))]
 
@@ -83,7 +84,7 @@ def _plan(
                 f"{flag} after --: the job says how many processes there are; use --nodes and --gpus-per-node"
                 " (or --tasks-per-node) before --"
             )
-    cfg = load_config(args.config_file, args.opts)
+    cfg = train_net.configuration(args)
     name = _name(args, pairs, {run.name for run in before})
     output = Path(cfg.OUTPUT_DIR).absolute() if "OUTPUT_DIR" in args.opts[::2] else job_dir / "output"
     output = output / name if array else output
@@ -108,8 +109,9 @@ def _separated(word: str) -> list[str]:
 
 
 def _name(args: argparse.Namespace, pairs: Sequence[tuple[str, str]], taken: set[str]) -> str:
-    """The configuration's, and the swept values: `pspnet_r18,BASE_LR=0.01`."""
-    parts = [Path(args.config_file).stem, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs)]
+    """The configuration's or the checkpoint's, and the swept values: `pspnet_r18,BASE_LR=0.01`."""
+    what = args.config_file or weights_in(args.opts)
+    parts = [Path(what).stem, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs)]
     name = re.sub(r"[^\w.,=+-]+", "_", ",".join(parts)).strip("_")[:100]
     numbers = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
     return next(f"{name}{number}" for number in numbers if f"{name}{number}" not in taken)
