@@ -106,7 +106,7 @@ def _register(dataset: DatasetFile, split: str) -> None:
         label_reader=reader,
         check_palette=PaletteCheck(
             dataset.space.classes,
-            {index: entry.color for index, entry in enumerate(classes) if entry.color_is_given},
+            {index: entry.color for index, entry in enumerate(dataset.classes) if entry.color_is_given},
             dataset.path.name,
             stops=not is_builtin(dataset.path),
         ),
