@@ -23,14 +23,24 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from .threads import survive_forks
+
 logger = logging.getLogger(__name__)
 
 # Runs around the import of a module: up to `yield` before its code is executed, from there on afterwards.
 Patch = Callable[[types.ModuleType], AbstractContextManager[None]]
 
+DETECTRON2_SOURCE = (
+    "git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833"
+)
+# Its setup.py imports torch, hence no isolation; its model zoo pkg_resources, which setuptools 82 removed.
+COMPILE_DETECTRON2 = (
+    f"pip install 'setuptools>=77.0.3,<82' wheel && pip install --no-build-isolation '{DETECTRON2_SOURCE}'"
+)
+# Commands that also hold where segzoo is an installed package, without tools/ and INSTALL.md.
 NO_DETECTRON2 = (
-    "detectron2 is not installed. Install torch first, then run `python tools/install_detectron2.py` "
-    "(nothing is compiled), or see INSTALL.md for the other ways"
+    f"detectron2 is not installed; with torch installed, `{COMPILE_DETECTRON2}` compiles it (git and a C++ "
+    "compiler are needed), and in a source tree of segzoo `python tools/install_detectron2.py` does without"
 )
 
 
@@ -62,7 +72,7 @@ class _MissingOperators(types.ModuleType):
         def missing(*args: Any, **kwargs: Any) -> None:
             raise NotImplementedError(
                 f"{name} is one of detectron2's compiled operators, and this detectron2 has none of them; "
-                "INSTALL.md shows how to compile detectron2"
+                f"to compile it: {COMPILE_DETECTRON2}"
             )
 
         return missing
@@ -294,6 +304,7 @@ def _install() -> None:
                 pass
     # Raised by v0.6's anchor generator and DeepLab on every start; nothing that a user could change.
     warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
+    survive_forks()
 
 
 _install()

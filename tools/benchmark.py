@@ -27,9 +27,11 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from command_line import CommandLine, explained, path_value, whole_number
+
+# isort: split
 import torch
 from benchmark_cases import Case, load_cases, throughput
-from command_line import CommandLine, explained, path_value, whole_number
 from tabulate import tabulate
 
 import segzoo

@@ -14,6 +14,10 @@ from pathlib import Path
 from segzoo.errors import InputError, did_you_mean
 from segzoo.paths import expand_home
 from segzoo.terminal import quietly
+from segzoo.threads import let_threads_rest
+
+# Here, because every tool imports this module, and before it imports torch.
+let_threads_rest()
 
 Main = Callable[[Sequence[str]], int]
 

@@ -16,14 +16,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
-import torch
-from tqdm import tqdm
-
-import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
-
-# isort: split
 from command_line import (
     CommandLine,
     check_model,
@@ -34,9 +26,17 @@ from command_line import (
     weights_in,
     whole_number,
 )
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+import cv2
+import numpy as np
+import torch
 from demo_parts.inputs import check_targets, find_inputs, name_results
 from demo_parts.outputs import VideoFile, write_picture
 from demo_parts.window import show, why_no_window
+from tqdm import tqdm
 
 from segzoo.engine.draw import Tracks, draw_result, segments, semantic_labels
 from segzoo.engine.picture_inputs import as_rgb

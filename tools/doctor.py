@@ -35,6 +35,7 @@ REQUIRED = {
     "PIL": "Pillow",
     "pycocotools": "pycocotools",
     "yaml": "PyYAML",
+    "safetensors": "safetensors",
     "scipy": "scipy",
     "submitit": "submitit",
     "tabulate": "tabulate",
@@ -56,13 +57,9 @@ TARGET_NEEDS = {
 }
 OPTIONAL = {
     "panopticapi": ("panopticapi-lite", "panopticapi's own evaluation, and the tests"),
-    "safetensors": ("safetensors", "checkpoints in .safetensors"),
-    "huggingface_hub": ("huggingface_hub", "weights from the Hugging Face hub"),
     "transformers": ("transformers", "the tests"),
-    "faster_coco_eval": ("faster-coco-eval", "faster box and mask AP"),
-    "cityscapesscripts": ("cityscapesscripts", "preparing Cityscapes"),
-    "wandb": ("wandb", "logging to Weights & Biases"),
-    "gradio": ("gradio", "the demo in a browser"),
+    "faster_coco_eval": ("faster-coco-eval", "faster mask AP"),
+    "cityscapesscripts": ("cityscapesscripts", "the tests"),
 }
 INSTALL_DETECTRON2 = "run `python tools/install_detectron2.py` (INSTALL.md)"
 

@@ -28,9 +28,11 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "complete.txt"
 CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
 PEERS = ROOT / "requirements" / "peers.txt"
+# Imported at every start of the environment's Python.
+STARTUP = ROOT / "tools" / "segzoo_startup.py"
 # What the environment depends on; a change of any of them brings it up to date.
 INPUTS = [
-    *(CONSTRAINTS, PEERS, ROOT / "setup.py", ROOT / "tools" / "install_detectron2.py"),
+    *(CONSTRAINTS, PEERS, STARTUP, ROOT / "setup.py", ROOT / "tools" / "install_detectron2.py"),
     Path(__file__).resolve(),
 ]
 
@@ -132,6 +134,8 @@ def build(choices: dict[str, str]) -> None:
     if subprocess.run(command, env=pip_environment(), check=False).returncode:
         raise InstallError("Detectron2 could not be installed, see above and INSTALL.md")
 
+    install_startup()
+
     say(5, "check")
     if conflicts := package_conflicts():
         print("\n".join(conflicts), file=sys.stderr)
@@ -189,7 +193,8 @@ def install_torch(kind: str) -> None:
         return
     if try_pip("install", f"{torch}+cpu"):
         # With --no-deps, because the torch that it names must not be replaced. PyPI's torchvision is a CUDA
-        # build whose operators do not load here: segzoo.compat covers for that.
+        # build whose operators do not load here: segzoo.compat covers for that, and is imported in time by
+        # install_startup.
         if not try_pip("install", "--no-deps", f"{torchvision}+cpu"):
             pip("install", "--no-deps", torchvision, why="torchvision")
         return
@@ -199,6 +204,13 @@ def install_torch(kind: str) -> None:
             return
     print("      no CPU build of torch found; taking PyPI's, with its CUDA libraries (5 GB)", flush=True)
     pip("install", torch, torchvision, why="torch")
+
+
+def install_startup() -> None:
+    """Lets torchvision and Detectron2 be imported there before segzoo, as a notebook's first cell does."""
+    packages = Path(python_output("import sysconfig; print(sysconfig.get_path('purelib'))"))
+    shutil.copy(STARTUP, packages)
+    (packages / f"{STARTUP.stem}.pth").write_text(f"import {STARTUP.stem}\n")
 
 
 def answers(url: str) -> bool:

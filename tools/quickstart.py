@@ -20,15 +20,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
+from command_line import EXIT_STATUS, CommandLine, explained, path_value, whole_number
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import EXIT_STATUS, CommandLine, explained, path_value, whole_number
+import numpy as np
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 from segzoo.engine import Trainer, default_setup
 from segzoo.engine.draw import draw_entity, draw_panoptic, segments

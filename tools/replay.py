@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from command_line import EXIT_STATUS, CommandLine, explained, name_or_path
+
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
 import torch
-from command_line import EXIT_STATUS, CommandLine, explained, name_or_path
 from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import Tensor, nn

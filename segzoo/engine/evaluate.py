@@ -25,8 +25,9 @@ from segzoo.modeling.protocols import (
     label_cropper,
     uses_tta,
 )
+from segzoo.threads import free_processors
 
-from .recording import Stopwatch, free_processors, more_workers
+from .recording import Stopwatch, more_workers
 from .setup import classes_metadata
 from .skipped import check_some_left, skipped_facts, skipped_images
 

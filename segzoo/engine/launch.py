@@ -22,6 +22,7 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from segzoo.errors import InputError
+from segzoo.threads import OPENMP_SETTINGS, free_processors, let_threads_rest
 
 from .lost import LostProcessError, lost_processes_explained
 from .network import interface_towards
@@ -198,14 +199,16 @@ def _check_numbers(num_gpus: int, num_machines: int, machine_rank: int, dist_url
 
 def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
     """Runs one child for each of `places` and waits; an explained error of a child is raised again here."""
-    threads = max(1, len(os.sched_getaffinity(0)) // len(places)) if hasattr(os, "sched_getaffinity") else 1
+    threads = max(1, free_processors() // len(places))
     with tempfile.TemporaryDirectory(prefix="segzoo_launch_") as error_folder:
         arguments = (main, args, places, dist_url, store_port, on_gpu, timeout, error_folder, threads)
         # Its remarks on which process it ends would stand before the one line that explains why.
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-        own_threads = os.environ.get("OMP_NUM_THREADS")
-        # OpenMP reads it when the child starts; together the children shall use each core once.
-        os.environ["OMP_NUM_THREADS"] = own_threads or str(threads)
+        added = [name for name in OPENMP_SETTINGS if name not in os.environ]
+        # OpenMP reads them when the child starts; together the children shall use each core once.
+        if not os.environ.get("OMP_NUM_THREADS"):
+            os.environ["OMP_NUM_THREADS"] = str(threads)
+        let_threads_rest()
         signals = None
         try:
             children = mp.start_processes(
@@ -237,8 +240,8 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
                 raise lost from None
             raise
         finally:
-            if own_threads is None:
-                del os.environ["OMP_NUM_THREADS"]
+            for name in added:
+                os.environ.pop(name, None)
 
 
 def _read_reports(error_folder: Path) -> dict[int, BaseException]:

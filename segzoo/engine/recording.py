@@ -13,6 +13,8 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWriter, get_event_storage
 
+from segzoo.threads import free_processors
+
 logger = logging.getLogger(__name__)
 
 # Losses of the earlier decoder layers (loss_ce_0, ...): for metrics.json and TensorBoard only.
@@ -168,12 +170,6 @@ def peak_memory_mib() -> float:
     except ImportError:  # Windows
         return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def free_processors() -> int:
-    """How many processors this process may use."""
-    # Not every system says.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def more_workers(workers: int) -> str:

@@ -178,7 +178,8 @@ def test_shares_are_of_the_wall_time():
     ],
 )
 def test_an_evaluation_that_waits_says_what_to_change(cfg, seconds, advice, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16), raising=False)
+    monkeypatch.setattr("segzoo.threads._bound_processors", lambda: 16)
+    monkeypatch.setattr("segzoo.threads._cgroup_shares", lambda: [])
     found = evaluation_advice(cfg, dict(zip(("data", "compute", "scoring"), seconds, strict=True)), 150)
     assert len(found) == len(advice)
     for text, pattern in zip(found, advice, strict=True):

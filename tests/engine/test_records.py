@@ -82,7 +82,8 @@ def test_events_are_on_disk_as_soon_as_they_are_written(tmp_path):
     ],
 )
 def test_waiting_for_data_is_said_once(shares, warnings, caplog, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16), raising=False)
+    monkeypatch.setattr("segzoo.threads._bound_processors", lambda: 16)
+    monkeypatch.setattr("segzoo.threads._cgroup_shares", lambda: [])
     warning = DataWaitWarning(workers=2)
     with EventStorage(0) as storage, caplog.at_level(logging.WARNING):
         warning.check(storage)  # nothing is known yet

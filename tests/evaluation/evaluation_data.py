@@ -166,7 +166,7 @@ class PanopticData:
         MetadataCatalog.get(self.name).set(
             classes=names,
             stuff_classes=names,
-            colors=[(index, 2 * index % 256, 40) for index in range(self.num_classes)],
+            colors=[(index % 256, 2 * index % 256, 40) for index in range(self.num_classes)],
             isthing=self.isthing,
             ignore_label=IGNORE,
             evaluator_type="panoptic",

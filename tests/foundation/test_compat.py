@@ -4,10 +4,12 @@ Run in environments of other versions too; with versions that need no patch, the
 """
 
 import importlib
+import re
 import subprocess
 import sys
 import textwrap
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from PIL import Image
 from torch.nn import functional
 
 from segzoo import compat
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 def run_python(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +73,18 @@ def test_a_missing_detectron2_is_explained_in_one_line():
     """
     result = run_python(code)
     assert result.stderr.strip().splitlines()[-1] == f"ModuleNotFoundError: {compat.NO_DETECTRON2}"
-    assert "tools/install_detectron2.py" in compat.NO_DETECTRON2
+
+
+def test_the_remedy_for_a_missing_detectron2_holds_for_an_installed_package():
+    """There is no tools/ then; pip's command takes the commit of tools/install_detectron2.py."""
+    installer = (REPOSITORY / "tools" / "install_detectron2.py").read_text()
+    repository, commit = (
+        re.search(rf'^{name} = "(.+?)"', installer, re.M)[1] for name in ("REPOSITORY", "COMMIT")
+    )
+    command = f"pip install --no-build-isolation 'git+{repository}@{commit}'"
+    assert f"{command}`" in compat.NO_DETECTRON2
+    assert command in compat.COMPILE_DETECTRON2
+    assert command in (REPOSITORY / "INSTALL.md").read_text()
 
 
 def test_numpy_and_pillow_themselves_stay_as_they_are():

@@ -16,6 +16,7 @@ ANYWHERE = {
     "segzoo.coco_masks",
     "segzoo.paths",
     "segzoo.terminal",
+    "segzoo.threads",
     "segzoo.compat",
 }
 # Parts of one level do not import each other; each may import itself.
@@ -25,6 +26,7 @@ MAY_IMPORT = {
     "segzoo.coco_masks": set(),
     "segzoo.paths": set(),
     "segzoo.terminal": set(),
+    "segzoo.threads": set(),
     # compat hands torchvision the RoIAlign of layers, on its first call.
     "segzoo.compat": {"segzoo.layers.roi_align"},
     "segzoo.config": set(),

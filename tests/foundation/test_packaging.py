@@ -64,13 +64,37 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def declared() -> list[Requirement]:
-    """What `make` installs: the requirements of setup.py and of its extras test and lint."""
+def packaging() -> dict[str, object]:
+    """The names of setup.py, without what it calls at its end."""
     namespace: dict[str, object] = {}
     text = (ROOT / "setup.py").read_text().split("\nsetup(")[0]
     exec(compile(text.replace("__file__", repr(str(ROOT / "setup.py"))), "setup.py", "exec"), namespace)
-    extras = namespace["EXTRAS"]
-    return [Requirement(line) for line in (*namespace["REQUIRED"], *extras["test"], *extras["lint"])]
+    return namespace
+
+
+def declared() -> list[Requirement]:
+    """What `make` installs: the requirements of setup.py and of its extras test and lint."""
+    extras = packaging()["EXTRAS"]
+    return [Requirement(line) for line in (*packaging()["REQUIRED"], *extras["test"], *extras["lint"])]
+
+
+# Those whose module has another name than the package.
+MODULES = {"panopticapi-lite": "panopticapi", "pytest-xdist": "xdist"}
+
+
+@pytest.mark.skipif(not (ROOT / "Makefile").is_file(), reason="not a source tree")
+def test_every_package_of_an_extra_is_used_and_every_extra_is_documented():
+    folders = ("segzoo", "projects", "tools", "tests", "datasets")
+    code = "\n".join(file.read_text() for folder in folders for file in ROOT.glob(f"{folder}/**/*.py"))
+    make, install = (ROOT / "Makefile").read_text(), (ROOT / "INSTALL.md").read_text()
+    commands = {"ruff": "-m ruff ", "xdist": "pytest -n "}
+    for extra, needs in packaging()["EXTRAS"].items():
+        for name in (Requirement(need).name for need in needs):
+            module = MODULES.get(name, name.replace("-", "_"))
+            imported = re.search(rf"^ *(import|from) {module}\b", code, flags=re.MULTILINE)
+            assert imported or commands.get(module, "no command") in make, (extra, name)
+    promised = set(re.findall(r'"\.\[(.+?)\]"', install))
+    assert {extra for names in promised for extra in names.split(",")} <= set(packaging()["EXTRAS"])
 
 
 def test_every_declared_requirement_is_pinned_to_a_version_that_it_allows():
