@@ -12,13 +12,18 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from data_trees import ROADS, load, picture, save, write_roads, write_street, write_yaml
-from detectron2.data import DatasetCatalog
-from PIL import Image, TiffImagePlugin
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image, TiffImagePlugin, features
+from toy_training import toy_cfg
 
 from segzoo.data import PixelRange, SegmentationMapper, load_image, read_image, register_dataset_file
+from segzoo.engine import Predictor, Trainer, default_setup, describe
+from segzoo.engine.picture_inputs import as_rgb
 from segzoo.errors import InputError
+from segzoo.model_zoo import load_config
 
 LABELS = (np.arange(24).reshape(4, 6) % 5).astype(np.uint8)
 
@@ -205,7 +210,9 @@ def encoded(pixels, kind, **options):
     return stream.getvalue()
 
 
+# AVIF is a part of Pillow only from 11.3 on.
 LOSSY = {
+    **({"AVIF": lambda pixels: encoded(pixels, "AVIF")} if features.check("avif") else {}),
     "JPEG": lambda pixels: encoded(pixels, "JPEG", quality=95),
     "JPEG 2000": lambda pixels: encoded(pixels, "JPEG2000"),
     "lossy WebP": lambda pixels: encoded(pixels, "WEBP", quality=95),
@@ -368,3 +375,36 @@ def test_a_tiff_that_pillow_cannot_read_is_described(tmp_path, bands, kind, desc
     (tmp_path / "a.tif").write_bytes(tiff(np.zeros((2, 4, bands), kind)))
     with pytest.raises(InputError, match=rf"a.tif: is a TIFF of {described}, which Pillow cannot read"):
         read_image(str(tmp_path / "a.tif"))
+
+
+def test_a_training_saves_the_range_of_its_images_for_what_reads_files_without_a_dataset(tmp_path):
+    register_dataset_file(gray_roads(tmp_path / "data", {"train": [1000], "val": [100]}))
+    cfg = toy_cfg(tmp_path / "run", DATASETS__TRAIN=("roads_train",), DATASETS__TEST=("roads_val",))
+    default_setup(cfg)
+    assert tuple(cfg.INPUT.IMAGE_RANGE) == (0, 1023)
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert list(saved["INPUT"]["IMAGE_RANGE"]) == [0, 1023]
+    assert describe(cfg, MetadataCatalog.get("roads_train"))["image_range"] == [0, 1023]
+    values = gray_ramp(100)  # of 8 bits, if it were alone
+    save(tmp_path / "a.png", values)
+    read = as_rgb(tmp_path / "a.png", image_range=cfg.INPUT.IMAGE_RANGE)
+    assert np.array_equal(gray_of(read), values >> 2)
+    read = as_rgb(Image.open(tmp_path / "a.png"), image_range=cfg.INPUT.IMAGE_RANGE)
+    assert np.array_equal(gray_of(read), values >> 2)
+
+
+def test_a_predictor_reads_files_in_the_range_of_its_checkpoint(tmp_path):
+    """A configuration from elsewhere does not know it."""
+    cfg = load_config("semantic/shapes/pspnet_r18_quarter", ("MODEL.DEVICE", "cpu"))
+    model = Trainer.build_model(cfg)
+    description = describe(cfg, MetadataCatalog.get("shapes_train"))
+    for saved, expected in (([0, 4095], (0, 4095)), ([], ())):
+        facts = {"model": model.state_dict(), "segzoo": {**description, "image_range": saved}}
+        torch.save(facts, tmp_path / "model.pth")
+        predictor = Predictor(cfg, weights=tmp_path / "model.pth")
+        assert predictor.image_range == expected
+        seen = []
+        predictor._predict = lambda pictures, seen=seen: seen.extend(pictures) or [{}]
+        save(tmp_path / "a.png", gray_ramp(255))
+        predictor(tmp_path / "a.png")
+        assert np.array_equal(gray_of(seen[0]), gray_ramp(255) >> (4 if saved else 0))
