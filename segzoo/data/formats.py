@@ -165,7 +165,7 @@ class LabelReader:
     @contextmanager
     def _opened(self, file_name: str, dataset_dict: Mapping[str, Any]) -> Iterator[Image.Image]:
         """A label file in a format that keeps values, which lies on its image as that is read."""
-        as_stored = dataset_dict.get("exif") == "ignore"
+        as_stored = self.dataset.exif == "ignore"
         with opened_labels(file_name, as_stored) as (image, orientation):
             # Few programs write one for labels, but a copy of the image's own says that both lie as stored.
             if (

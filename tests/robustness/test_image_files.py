@@ -308,6 +308,17 @@ def test_labels_that_copied_the_exif_data_of_their_image_are_refused(tmp_path):
     assert np.array_equal(metadata.load_sem_seg(record), LABELS)
 
 
+def test_panoptic_labels_made_of_a_dataset_read_its_images_alike(tmp_path, tool):
+    """The size of an image that is not turned is that of its labels."""
+    classes = [{"name": "road"}, {"name": "car", "isthing": True}]
+    file, stored = write_turned(tmp_path, 6, classes=classes, exif="ignore", image_range=[0, 127])
+    save(tmp_path / "masks/train/a.png", (LABELS == 1).astype(np.uint8))
+    save(tmp_path / "cars/a.png", (LABELS == 1).astype(np.uint8))
+    assert tool("make_panoptic", file, "--instance-masks", "cars/{stem}.png", "--workers", 0).status == 0
+    records, _ = load(tmp_path / "roads_panoptic.yaml")
+    assert np.array_equal(load_image(records[0]), np.round(np.minimum(stored, 127) * (255 / 127)))
+
+
 def test_a_json_with_the_size_of_the_stored_pixels_names_the_orientation(tmp_path):
     exif = Image.Exif()
     exif[274] = 8

@@ -77,6 +77,8 @@ def save_yaml(path: Path, dataset: DatasetFile, splits: Mapping[str, Mapping[str
         "annotations: panoptic/{name}.json",
         "classes:",
         *(f"  - {_flow(entry)}" for entry in _classes(dataset)),
+        *([f"image_range: {list(dataset.image_range)}"] if dataset.image_range is not None else []),
+        f"exif: {dataset.exif}",
         *([f"flip_pairs: {_flow(flip_pairs)}"] if flip_pairs else []),
     ]
     save_text(path, "\n".join(lines) + "\n")
