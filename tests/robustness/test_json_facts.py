@@ -119,10 +119,9 @@ def panoptic_json():
 
 
 def places(value, path=()):
-    """The paths of all fields of a JSON, and of the first two members of its lists."""
-    inner = (
-        value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
-    )
+    """The paths of all fields of a JSON, and of the first member of each list."""
+    is_list = isinstance(value, list)
+    inner = enumerate(value[:1]) if is_list else value.items() if isinstance(value, dict) else ()
     for key, one in inner:
         yield (*path, key)
         yield from places(one, (*path, key))
@@ -176,7 +175,8 @@ def test_every_wrong_value_in_an_instances_json_is_one_line_or_harmless(pets_fol
     write(pets_folder, "pets.json", facts)
     right = read_pets(pets_folder)
     refused, taken = 0, 0
-    for path in [*places(facts)]:
+    of_crowd = [("annotations", 2, *path) for path in places(facts["annotations"][2])]
+    for path in [*places(facts), *of_crowd]:
         for value in WRONG:
             write(pets_folder, "pets.json", changed(facts, path, value))
             found, line = outcome(lambda: read_pets(pets_folder))
