@@ -24,6 +24,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import runpy
 import shutil
 import sys
 import time
@@ -448,13 +449,13 @@ def _write_split(
         ],
         "annotations": annotations,
     }
-    (folder / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(document))
+    (folder / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def _is_complete(folder: Path, recipe: dict) -> bool:
     """Whether `folder` holds every file of a dataset made from `recipe`."""
     stamp = folder / STAMP
-    if not stamp.is_file() or json.loads(stamp.read_text()) != recipe:
+    if not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8")) != recipe:
         return False
     for split in SPLITS:
         if not (folder / "annotations" / f"panoptic_{split}.json").is_file():
@@ -511,7 +512,7 @@ def make_shapes(
     try:
         for split, count in (("train", train), ("val", val)):
             _write_split(split, count, partial_folder, size, seed, workers, progress)
-        (partial_folder / STAMP).write_text(json.dumps(recipe, indent=2) + "\n")
+        (partial_folder / STAMP).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
         if root.is_dir():
             shutil.rmtree(root)
         os.replace(partial_folder, root)
@@ -520,13 +521,19 @@ def make_shapes(
     return root
 
 
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    return Path(os.path.expanduser(text))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description="Generate the Shapes panoptic dataset.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    default_root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "shapes"
-    parser.add_argument("--root", type=Path, default=default_root, help="folder of the dataset")
+    default_root = Path(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))) / "shapes"
+    parser.add_argument("--root", type=_path, default=default_root, help="folder of the dataset")
     parser.add_argument("--train", type=int, default=1600, help="training pictures")
     parser.add_argument("--val", type=int, default=200, help="validation pictures")
     parser.add_argument("--size", type=int, default=128, help="side of a picture in pixels")
@@ -538,10 +545,12 @@ def main() -> int:
         folder = make_shapes(**vars(arguments), progress=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(f"Shapes is in {folder} ({time.perf_counter() - started:.1f} s)")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # By its path: this script needs neither segzoo nor torch.
+    terminal = Path(__file__).resolve().parent.parent / "segzoo" / "terminal.py"
+    sys.exit(runpy.run_path(str(terminal))["quietly"](main))

@@ -30,32 +30,42 @@ from segzoo.data.formats import LabelReader
 from segzoo.data.layouts import FoundLayout, find_layout
 from segzoo.data.text_files import read_text
 from segzoo.errors import InputError
+from segzoo.paths import user_path
+
+# The scripts have the command line of the tools.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
+
+from command_line import CommandLine, explained, path_value, whole_number
+
+__all__ = ["CommandLine", "explained", "path_value"]
 
 # Writes the file of a job, or raises InputError.
 Convert = Callable[[Any, Path], None]
 
 
-def parser(description: str, root: str) -> argparse.ArgumentParser:
+def parser(description: str, root: str) -> CommandLine:
     """The options of every script; `root` says what the dataset's folder is called."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    made = CommandLine(
+        description=description,
+        epilog="exit status: 0 the dataset is complete, 1 something is missing, 2 nothing can be done",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--root", help=f"folder {root}; default: below $DETECTRON2_DATASETS (./datasets)")
-    made.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    made.add_argument(
+        "--root",
+        type=path_value,
+        metavar="DIR",
+        help=f"folder {root}; default: below $DETECTRON2_DATASETS (./datasets)",
+    )
+    made.add_argument(
+        "--workers", type=whole_number(0), default=os.cpu_count(), help="processes (default: one per core)"
+    )
     made.add_argument("--check", action="store_true", help="write nothing; count what is there")
-    made.add_argument("--debug", action="store_true", help="show where an error was raised")
     return made
 
 
 def run(steps: Callable[[argparse.Namespace], bool], args: argparse.Namespace) -> int:
-    """Runs a script's steps; exit status 0: complete, 1: something is missing, 2: nothing can be done."""
-    try:
-        complete = steps(args)
-    except InputError as error:
-        if getattr(args, "debug", False):
-            raise
-        print(error, file=sys.stderr)
-        return 2
+    """Runs a script's steps; exit status 0: complete, 1: something is missing (2, by `explained`: no way)."""
+    complete = steps(args)
     if not complete:
         print("the dataset is not complete; what is there can be used", file=sys.stderr)
     return 0 if complete else 1
@@ -63,10 +73,10 @@ def run(steps: Callable[[argparse.Namespace], bool], args: argparse.Namespace) -
 
 def datasets_folder() -> Path:
     """$DETECTRON2_DATASETS, by default ./datasets."""
-    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    return user_path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
-def find_root(dataset: str, given: str | None, needs: str, remedy: str) -> Path:
+def find_root(dataset: str, given: str | Path | None, needs: str, remedy: str) -> Path:
     """The folder of a dataset that holds the file or folder `needs`.
 
     Args:

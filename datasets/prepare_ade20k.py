@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from preparation import at_root, check_splits, fill_folder, find_root, parser, run, save_labels
+from preparation import at_root, check_splits, explained, fill_folder, find_root, parser, run, save_labels
 
 from segzoo.data import read_dataset_file
 from segzoo.data.formats import opened_labels
@@ -49,6 +49,7 @@ def prepare(args: argparse.Namespace) -> bool:
     return check_splits(at_root(read_dataset_file("ade20k"), root))[1] and complete
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__, "ADEChallengeData2016, with images/ and annotations/")
     return run(prepare, options.parse_args(arguments))

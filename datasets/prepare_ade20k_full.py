@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
-from preparation import at_root, check_splits, fill_folder, find_root, parser, run, written_whole
+from preparation import at_root, check_splits, explained, fill_folder, find_root, parser, run, written_whole
 
 from segzoo.data import read_dataset_file
 from segzoo.data.formats import opened_image, opened_labels
@@ -137,6 +137,7 @@ def prepare(args: argparse.Namespace) -> bool:
     return check_splits(at_root(dataset, root))[1] and complete
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__, f"ADE20K_2021_17_01, with images/ and {INDEX}")
     return run(prepare, options.parse_args(arguments))

@@ -21,7 +21,7 @@ from typing import Any
 
 from ade20k_instances import FOLDERS, REMEDY, read_instances
 from panoptic_preparation import count_splits
-from preparation import find_root, parser, run, written_whole
+from preparation import explained, find_root, parser, run, written_whole
 
 # isort: split
 from tqdm import tqdm
@@ -104,6 +104,7 @@ def prepare(args: argparse.Namespace) -> bool:
     return count_splits(dataset, root) and complete
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     text = "ADEChallengeData2016, with images/ and annotations_instance/"
     return run(prepare, parser(__doc__, text).parse_args(arguments))

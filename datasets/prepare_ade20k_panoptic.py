@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ade20k_instances import FOLDERS, INSTANCES, REMEDY, read_instances, read_labels
 from panoptic_preparation import Image, count_splits, write_split
-from preparation import find_root, parser, run
+from preparation import explained, find_root, parser, run
 
 # isort: split
 import numpy as np
@@ -99,6 +99,7 @@ def prepare(args: argparse.Namespace) -> bool:
     return count_splits(dataset, root) and complete
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     text = "ADEChallengeData2016, with images/, annotations/ and annotations_instance/"
     return run(prepare, parser(__doc__, text).parse_args(arguments))

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from preparation import find_root, run, save_lines
+from preparation import CommandLine, explained, find_root, path_value, run, save_lines
 
 from segzoo.errors import InputError
 
@@ -70,11 +70,12 @@ def prepare(args: argparse.Namespace) -> bool:
     return True
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--root", type=path_value, help="folder with JPEGImages/; default: below $DETECTRON2_DATASETS"
     )
-    parser.add_argument("--root", help="folder with JPEGImages/; default: below $DETECTRON2_DATASETS")
     parser.add_argument(
         "--allow-incomplete", action="store_true", help=f"split what is there, though it is not {IMAGES}"
     )

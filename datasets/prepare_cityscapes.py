@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from preparation import at_root, check_splits, export_class_indices, find_root, parser, run
+from preparation import at_root, check_splits, explained, export_class_indices, find_root, parser, run
 
 from segzoo.data import read_dataset_file
 
@@ -37,6 +37,7 @@ def prepare(args: argparse.Namespace) -> bool:
     return export_class_indices(dataset, SPLITS, train_id_file, args.workers)
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     return run(prepare, parser(__doc__, "cityscapes, with leftImg8bit/ and gtFine/").parse_args(arguments))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_preparation import Image, count_splits, write_split
-from preparation import find_root, parser, run
+from preparation import explained, find_root, parser, run
 
 # isort: split
 import numpy as np
@@ -120,6 +120,7 @@ def prepare(args: argparse.Namespace) -> bool:
     return count_splits(dataset, root) and complete
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     return run(prepare, parser(__doc__, "cityscapes, with leftImg8bit/ and gtFine/").parse_args(arguments))
 

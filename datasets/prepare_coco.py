@@ -25,7 +25,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 # isort: split
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from preparation import save_labels
+from preparation import CommandLine, explained, save_labels
 from tqdm import tqdm
 
 from segzoo.data import LabelReader, label_reader
@@ -87,10 +87,9 @@ def prepare(split: str, args: argparse.Namespace) -> bool:
     return len(records) == published and not problems
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which (default: both)")
     parser.add_argument(
         "--labels", action="store_true", help="read every panoptic PNG and compare with the JSON"

@@ -21,7 +21,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from preparation import at_root, check_splits, fill_folder, find_root, parser, run, save_labels, save_lines
+from preparation import (
+    at_root,
+    check_splits,
+    explained,
+    fill_folder,
+    find_root,
+    parser,
+    run,
+    save_labels,
+    save_lines,
+)
 
 # isort: split
 import numpy as np
@@ -119,6 +129,7 @@ def prepare(args: argparse.Namespace) -> bool:
     return check_splits(at_root(dataset, root))[1] and complete
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__, "coco, with annotations/ and {train,val}2017/")
     return run(prepare, options.parse_args(arguments))

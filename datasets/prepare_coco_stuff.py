@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from preparation import at_root, check_splits, export_class_indices, parser, run
+from preparation import at_root, check_splits, explained, export_class_indices, parser, run
 
 from segzoo.data import read_dataset_file
 
@@ -41,6 +41,7 @@ def prepare(args: argparse.Namespace) -> bool:
     return export_class_indices(dataset, list(dataset.splits), target, args.workers)
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__, "coco, with train2017/, val2017/ and stuffthingmaps/")
     options.add_argument("--label-train-ids", action="store_true", help="write them beside the labels")

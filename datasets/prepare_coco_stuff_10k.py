@@ -22,6 +22,7 @@ from PIL import Image
 from preparation import (
     at_root,
     check_splits,
+    explained,
     fill_folder,
     find_root,
     parser,
@@ -111,6 +112,7 @@ def prepare(args: argparse.Namespace) -> bool:
     return check_splits(at_root(dataset, root))[1] and complete
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__, "coco_stuff_10k, with annotations/, images/ and imageLists/")
     return run(prepare, options.parse_args(arguments))

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from preparation import (
     at_root,
     check_splits,
+    explained,
     fill_folder,
     find_root,
     parser,
@@ -148,6 +149,7 @@ def prepare(args: argparse.Namespace) -> bool:
     return check_splits(at_root(dataset, root), also=MAT_COUNTS)[1]
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__, "VOC2010, with JPEGImages/")
     options.add_argument("--annotations", help=f"{JSON}, or the authors' folder of .mat files")

@@ -23,6 +23,7 @@ from preparation import (
     at_root,
     check_splits,
     datasets_folder,
+    explained,
     fill_folder,
     find_root,
     parser,
@@ -118,6 +119,7 @@ def check(root: Path) -> bool:
     return complete
 
 
+@explained
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__, "VOC2012, with JPEGImages/ and SegmentationClass/")
     options.add_argument("--sbd", help="folder of SBD with cls/*.mat")

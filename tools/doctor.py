@@ -3,7 +3,8 @@
     python tools/doctor.py
     python tools/doctor.py --config-file configs/semantic/camvid/maskformer_r18.yaml MODEL.WEIGHTS weights.pth
 
-The exit status is 1 if an item FAILed, else 0; each line that is not ok ends with the remedy.
+The exit status is 1 if an item FAILed, 2 if the command was wrong, else 0; each line that is not ok ends with
+the remedy.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import importlib.util
 import io
 import os
 import platform
+import runpy
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -78,19 +80,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", help="also check that this configuration can be run")
+    parser.add_argument("--config-file", metavar="FILE", help="also check that this configuration can be run")
+    parser.add_argument("--data", metavar="FILE", help="with --config-file: a dataset YAML to run it with")
     parser.add_argument("--needs", nargs="*", metavar="TARGET", help="only say what `make TARGET` lacks here")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the configuration")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="overrides of the configuration, come last; --opts before them changes nothing",
+    )
+    # What argparse would take for an unknown flag; all that follows are overrides.
+    arguments = parser.parse_args([word for word in sys.argv[1:] if word != "--opts"])
     if arguments.needs is not None:
         return report_needs(arguments.needs)
-    if arguments.opts and not arguments.config_file:
-        parser.error(f"KEY VALUE overrides need a --config-file; found {' '.join(arguments.opts)}")
+    if (arguments.opts or arguments.data) and not arguments.config_file:
+        given = " ".join(arguments.opts) or f"--data {arguments.data}"
+        parser.error(f"KEY VALUE overrides and --data need a --config-file; found {given}")
 
     failed = False
     checks: list[Callable[[], Iterable[Item]]] = [check_libraries, check_optional, check_datasets]
     if arguments.config_file:
-        checks.append(lambda: check_config(arguments.config_file, arguments.opts))
+        checks.append(lambda: check_config(arguments.config_file, arguments.opts, arguments.data))
     for check in checks:
         for item in guarded(check):
             print(item, flush=True)
@@ -233,10 +243,12 @@ def describe_split(layout: Any, expected: int | None) -> str:
     return text if expected in (None, count) else f"{text}, expected {expected}"
 
 
-def check_config(config_file: str, overrides: list[str]) -> Iterator[Item]:
+def check_config(config_file: str, overrides: list[str], data: str | None = None) -> Iterator[Item]:
     errors = importlib.import_module("segzoo.errors")
     model_zoo = importlib.import_module("segzoo.model_zoo")
     try:
+        if data:
+            overrides += importlib.import_module("dataset_argument").data_overrides(data, overrides)
         cfg = model_zoo.load_config(config_file, overrides)
     except errors.InputError as error:
         yield Item("FAIL", "config", one_line(error))
@@ -287,4 +299,5 @@ def one_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not imported: segzoo itself may be what cannot be.
+    sys.exit(runpy.run_path(str(ROOT / "segzoo" / "terminal.py"))["quietly"](main))

@@ -19,6 +19,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def fetch_github(folder: Path) -> Path:
 def download_sdist(folder: Path) -> Path:
     """Downloads through pip, and so from the index that the user has configured."""
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n")
+    requirements.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
     # pip runs the sdist's setup.py for its metadata, and that imports torch: hence no isolation.
     command = [
         "download",
@@ -200,7 +201,7 @@ def arrange(tree: Path, build: Path, version: str) -> None:
         shutil.rmtree(configs, ignore_errors=True)
         shutil.copytree(tree / "configs", configs)
     shutil.copy(tree / "LICENSE", build)
-    (build / "pyproject.toml").write_text(PYPROJECT.format(version=version))
+    (build / "pyproject.toml").write_text(PYPROJECT.format(version=version), encoding="utf-8")
 
 
 def pip_install(what: list[str], constraint: Path | None) -> None:
@@ -227,4 +228,5 @@ def installed_version() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal = Path(__file__).resolve().parent.parent / "segzoo" / "terminal.py"
+    sys.exit(runpy.run_path(str(terminal))["quietly"](main))

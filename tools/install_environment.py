@@ -61,7 +61,7 @@ def main() -> int:
         if not is_complete(choices):
             VENV.mkdir(exist_ok=True)
             # Two `make` at a time: the second waits for the first, and then finds the work done.
-            with open(VENV / ".lock", "w") as lock:
+            with open(VENV / ".lock", "w", encoding="utf-8") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not is_complete(choices):
                     build(choices)
@@ -86,7 +86,7 @@ def is_complete(choices: dict[str, str]) -> bool:
     """Whether `.venv` was completed for the present requirements, and with the explicit choices."""
     if not (STAMP.is_file() and works(PYTHON)):
         return False
-    recorded = dict(line.split("=", 1) for line in STAMP.read_text().splitlines())
+    recorded = dict(line.split("=", 1) for line in STAMP.read_text(encoding="utf-8").splitlines())
     wanted = {"requirements": fingerprint(), **{name: value for name, value in choices.items() if value}}
     return all(recorded.get(name) == value for name, value in wanted.items())
 
@@ -98,7 +98,7 @@ def works(python: Path) -> bool:
 
 def build(choices: dict[str, str]) -> None:
     started = time.monotonic()
-    before = STAMP.read_text().splitlines() if STAMP.is_file() else []
+    before = STAMP.read_text(encoding="utf-8").splitlines() if STAMP.is_file() else []
     STAMP.unlink(missing_ok=True)
     torch = choices["TORCH"] or ("cuda" if has_gpu() else "cpu")
     detectron2 = choices["DETECTRON2"] or "auto"
@@ -144,7 +144,9 @@ def build(choices: dict[str, str]) -> None:
     say(6, "implementations that the tests compare with")
     if not try_pip("install", "--no-deps", "--no-build-isolation", "-r", str(PEERS)):
         print("      not installed; the tests that need them will be skipped", flush=True)
-    STAMP.write_text(f"requirements={fingerprint()}\nTORCH={torch}\nDETECTRON2={detectron2}\n")
+    STAMP.write_text(
+        f"requirements={fingerprint()}\nTORCH={torch}\nDETECTRON2={detectron2}\n", encoding="utf-8"
+    )
     print(f"make venv: done after {time.monotonic() - started:.0f} s")
 
 
@@ -242,7 +244,7 @@ def package_conflicts() -> list[str]:
     result = subprocess.run(command, env=pip_environment(), capture_output=True, text=True, check=False)
     if not result.returncode:
         return []
-    peers = [line.split("==")[0] for line in PEERS.read_text().splitlines() if "==" in line]
+    peers = [line.split("==")[0] for line in PEERS.read_text(encoding="utf-8").splitlines() if "==" in line]
     lines = (result.stdout + result.stderr).splitlines()
     return [line for line in lines if line.split(" ", 1)[0] not in peers]
 

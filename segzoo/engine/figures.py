@@ -120,7 +120,7 @@ def draw_loss_curve(metrics_file: str | Path, output: str | Path) -> None:
 def _read_losses(metrics_file: Path) -> dict[str, list[tuple[int, float]]]:
     """{loss name: [(iteration, value), ...]} with the layers' losses of a kind (loss_ce_0, ...) added up."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    for line in metrics_file.read_text().splitlines():
+    for line in metrics_file.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         sums: dict[str, float] = {}
         for key, value in record.items():

@@ -248,7 +248,7 @@ def _read_reports(error_folder: Path) -> dict[int, BaseException]:
     """The explained ends that children have left, by rank."""
     reports = {}
     for path in error_folder.glob("*.json"):
-        report = json.loads(path.read_text())
+        report = json.loads(path.read_text(encoding="utf-8"))
         reports[int(path.stem)] = EXPLAINED_ENDS[report["error"]](*report["arguments"])
     return reports
 
@@ -278,7 +278,7 @@ def _child(index, main, args, places, dist_url, store_port, on_gpu, timeout, err
         kind = next(name for name, end in EXPLAINED_ENDS.items() if isinstance(error, end))
         report = {"error": kind, "arguments": error.args}
         unfinished = Path(error_folder, f"{place.rank}.part")
-        unfinished.write_text(json.dumps(report))
+        unfinished.write_text(json.dumps(report), encoding="utf-8")
         unfinished.rename(unfinished.with_suffix(".json"))
         # A process that fails has the others ended; one that was stopped lets them come to their end.
         if not isinstance(error, StoppedBySignal):

@@ -206,7 +206,7 @@ def drop_metrics(path: Path, iteration: int) -> list[dict]:
     kept = [line for line in read_metrics(path) if line["iteration"] < iteration]
     if path.is_file():
         unfinished = path.with_suffix(".part")
-        with unfinished.open("w") as file:
+        with unfinished.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in kept)
             file.flush()
             os.fsync(file.fileno())
@@ -229,7 +229,7 @@ def let_event_files_sort(folder: Path) -> None:
 def read_metrics(path: Path) -> list[dict]:
     """The lines of metrics.json but for one cut short by a crash; none if there is no such file."""
     lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)
         except ValueError:

@@ -143,7 +143,7 @@ def panoptic_end_to_end() -> Pair:
             {"file_name": truth["file_name"], "image_id": truth["image_id"], "png": png, "info": true_map[1]}
         )
     document = {"annotations": [truth for truth, _ in made["pairs"]], "categories": made["categories"]}
-    (folder / "truth.json").write_text(json.dumps({**document, "images": []}))
+    (folder / "truth.json").write_text(json.dumps({**document, "images": []}), encoding="utf-8")
     names = [category["name"] for category in made["categories"]]
     numbers = {category["id"]: index for index, category in enumerate(made["categories"])}
     DatasetCatalog.register(name, lambda: entries)

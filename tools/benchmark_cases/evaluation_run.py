@@ -83,7 +83,7 @@ def write_dataset(folder: Path, number: int) -> tuple[str, dict[str, Guess]]:
     count = scenes.THINGS + scenes.STUFF
     categories = [{"id": i + 1, "name": f"class{i}", "isthing": int(i < scenes.THINGS)} for i in range(count)]
     document = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "annotations.json").write_text(json.dumps(document))
+    (folder / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
     name = f"benchmark_run_{next(_numbers)}"
     lines = [
         f"name: {name}",
@@ -98,7 +98,7 @@ def write_dataset(folder: Path, number: int) -> tuple[str, dict[str, Guess]]:
             for one in categories
         ),
     ]
-    (folder / "dataset.yaml").write_text("\n".join(lines) + "\n")
+    (folder / "dataset.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     register_dataset_file(folder / "dataset.yaml")
     return name, guesses
 
@@ -222,7 +222,7 @@ def register_for_detectron2(name: str, folder: Path) -> str:
                 )
     categories = [{"id": i + 1, "name": metadata.classes[i]} for i in range(scenes.THINGS)]
     document = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "instances.json").write_text(json.dumps(document))
+    (folder / "instances.json").write_text(json.dumps(document), encoding="utf-8")
     numbers = {number: index for index, number in enumerate(metadata.contiguous_id_to_dataset_id)}
     peer = f"{name}_detectron2"
     DatasetCatalog.register(peer, lambda: entries)

@@ -137,7 +137,7 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 def processor() -> str:
     """The processor's model name, as far as the system tells it."""
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 

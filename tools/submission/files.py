@@ -98,7 +98,7 @@ def read_job(folder: Path) -> Job:
     if not path.is_file():
         raise InputError(f"--status {folder}: no job.json in it; give the --job-dir of a submitted job")
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         return Job(**{**document, "runs": [Run(**run) for run in document["runs"]]})
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not a job's description ({error}); submit the job anew") from None
@@ -111,7 +111,7 @@ def write_state(path: Path, state: State) -> None:
 def read_state(path: Path) -> State:
     """The default state if nothing, or nothing readable, was written."""
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return State()
     known = {entry.name for entry in fields(State)}
@@ -121,5 +121,5 @@ def read_state(path: Path) -> State:
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(json.dumps(document, indent=1))
+    unfinished.write_text(json.dumps(document, indent=1), encoding="utf-8")
     os.replace(unfinished, path)

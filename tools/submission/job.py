@@ -101,7 +101,7 @@ class TrainingJob:
         if not isinstance(error, LostProcessError):
             errors = error_file(self._folder, self._run.index, start, task())
             errors.parent.mkdir(parents=True, exist_ok=True)
-            errors.write_text(one_line(error))
+            errors.write_text(one_line(error), encoding="utf-8")
         return 2 if isinstance(error, InputError) else 1
 
     def _forget_errors_but_of(self, start: int) -> None:

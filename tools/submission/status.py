@@ -135,7 +135,7 @@ def _first_error(folder: Path, run: Run) -> str:
     errors = list((folder / "state" / f"{run.index}.errors").glob("*_*.txt"))
     last_start = max((int(path.stem.partition("_")[0]) for path in errors), default=0)
     of_last = [path for path in errors if path.stem.startswith(f"{last_start}_")]
-    return min(of_last, key=lambda path: path.stat().st_mtime).read_text() if of_last else ""
+    return min(of_last, key=lambda path: path.stat().st_mtime).read_text(encoding="utf-8") if of_last else ""
 
 
 def _last_line(folder: Path, run: Run) -> str:
@@ -157,7 +157,7 @@ def _progress(run: Run) -> dict:
     """The last values of what metrics.json holds."""
     values: dict = {}
     path = Path(run.output, "metrics.json")
-    for text in path.read_text().splitlines() if run.max_iter and path.is_file() else ():
+    for text in path.read_text(encoding="utf-8").splitlines() if run.max_iter and path.is_file() else ():
         try:
             line = json.loads(text)
         except ValueError:
@@ -183,7 +183,9 @@ def _metric(run: Run, progress: dict) -> str:
 def _test_results(run: Run) -> dict:
     """The numbers of inference/results.json by names such as sem_seg/mIoU."""
     try:
-        results = json.loads(Path(run.output, "inference", "results.json").read_text())["results"]
+        results = json.loads(Path(run.output, "inference", "results.json").read_text(encoding="utf-8"))[
+            "results"
+        ]
         return {
             f"{dataset}/{task}/{name}" if len(results) > 1 else f"{task}/{name}": value
             for dataset, tasks in results.items()
