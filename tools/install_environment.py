@@ -144,9 +144,8 @@ def build(choices: dict[str, str]) -> None:
     say(6, "implementations that the tests compare with")
     if not try_pip("install", "--no-deps", "--no-build-isolation", "-r", str(PEERS)):
         print("      not installed; the tests that need them will be skipped", flush=True)
-    STAMP.write_text(
-        f"requirements={fingerprint()}\nTORCH={torch}\nDETECTRON2={detectron2}\n", encoding="utf-8"
-    )
+    stamp = f"requirements={fingerprint()}\nTORCH={torch}\nDETECTRON2={detectron2}\n"
+    STAMP.write_text(stamp, encoding="utf-8")
     print(f"make venv: done after {time.monotonic() - started:.0f} s")
 
 

@@ -23,7 +23,9 @@ def _opens_text(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if name not in FUNCTIONS:
         return False
-    if name.endswith(("_text", "FileHandler", "_LogFile")):
+    if name.endswith("_text"):
+        return isinstance(call.func, ast.Attribute)
+    if name in ("FileHandler", "_LogFile"):
         return True
     values = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
     modes = [one.value for one in values if isinstance(one, ast.Constant) and isinstance(one.value, str)]
@@ -38,10 +40,9 @@ def _has_encoding(call: ast.Call) -> bool:
 
 @pytest.mark.parametrize("folder", ["segzoo", "tools", "datasets", "projects"])
 def test_text_files_are_utf_8(folder):
-    found = {
-        file: without_encoding(file.read_text(encoding="utf-8")) for file in (ROOT / folder).rglob("*.py")
-    }
-    assert {str(file.relative_to(ROOT)): lines for file, lines in found.items() if lines} == {}
+    sources = {file: file.read_text(encoding="utf-8") for file in (ROOT / folder).rglob("*.py")}
+    found = {str(file.relative_to(ROOT)): without_encoding(source) for file, source in sources.items()}
+    assert {file: lines for file, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize(
