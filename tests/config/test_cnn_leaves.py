@@ -39,6 +39,7 @@ class Recipe(NamedTuple):
     protocol: str
     auxiliary_weight: float | None  # None: no auxiliary head
     images: int = 0
+    decay: float = 1e-4
 
 
 def semseg(epochs: int, crop: int, base: int) -> Recipe:
@@ -52,9 +53,18 @@ def pytorch_cv(
 
 
 def gluon(
-    lr: float, epochs: int, crop: int = 480, base: int = 520, weight: float | None = 0.5, images: int = 0
+    lr: float,
+    epochs: int,
+    crop: int = 480,
+    base: int = 520,
+    heads: float = 10.0,
+    weight: float | None = 1.0,
+    images: int = 0,
+    gpus: int = 4,
 ) -> Recipe:
-    return Recipe("gluon_long", lr, 16, epochs, crop, base, 1.0, "gluon_testval", weight, images)
+    """Per mean gradient: the trainer's step is lr * GPUs / 16 of it, and lr * 0.0001 of the weights."""
+    lr, decay = lr * gpus / 16, 1e-4 * 16 / gpus
+    return Recipe("gluon_long", lr, 16, epochs, crop, base, heads, "gluon_testval", weight, images, decay)
 
 
 VOC = {"epochs": 50, "crop": 480, "base": 540}
@@ -86,7 +96,7 @@ PYTORCH_CV = {
     "semantic/pascal_context/pspnet_jpu_r50_v1s": pytorch_cv(0.004, 32, 80, 480, 540),
 }
 COCO_MODELS = ("fcn_r101", "pspnet_r101", "deeplabv3_r101", "deeplabv3_r152")
-LONG = {"epochs": 240, "crop": 768, "base": 2048}
+LONG = {"epochs": 240, "crop": 768, "base": 2048, "gpus": 8}
 GLUON = {
     **{
         f"semantic/ade20k/{method}_{r}_v1s_120ep": gluon(0.01, 120)
@@ -103,7 +113,10 @@ GLUON = {
         f"semantic/cityscapes/{model}_v1s_240ep": gluon(0.01, **LONG)
         for model in ("pspnet_r101", "deeplabv3_r50", "deeplabv3_r101")
     },
-    **{f"semantic/cityscapes/danet_{r}_v1s_240ep": gluon(0.01, **LONG, weight=None) for r in ("r50", "r101")},
+    **{
+        f"semantic/cityscapes/danet_{r}_v1s_240ep": gluon(0.01, **LONG, heads=1.0, weight=None)
+        for r in ("r50", "r101")
+    },
 }
 TORCHVISION = {
     f"semantic/coco_21/{method}_{r}": Recipe("gluon_short", 0.02, 32, 30, 480, 520, 1.0, "", 0.5)
@@ -120,8 +133,8 @@ def test_recipe_is_the_published_one(name, recipe):
     expected = {
         "SOLVER.OPTIMIZER": "SGD",
         "SOLVER.MOMENTUM": 0.9,
-        "SOLVER.WEIGHT_DECAY": 1e-4,
-        "SOLVER.WEIGHT_DECAY_NORM": 1e-4,
+        "SOLVER.WEIGHT_DECAY": recipe.decay,
+        "SOLVER.WEIGHT_DECAY_NORM": recipe.decay,
         "SOLVER.BASE_LR": recipe.lr,
         "SOLVER.BACKBONE_MULTIPLIER": 1.0,
         "SOLVER.HEAD_MULTIPLIER": recipe.head_multiplier,

@@ -108,6 +108,11 @@ RULES = {
     "semantic/voc_2012/ccnet_jpu_r101_v1s": everything_decays(0.004, 1e-4, HEADS_TENFOLD),
     "semantic/cityscapes/danet_jpu_r101_v1s": everything_decays(0.04, 1e-4, HEADS_TENFOLD),
     "semantic/cityscapes/bisenet_r18_v1b": everything_decays(0.08, 1e-4, HEADS_TENFOLD),
+    # GluonCV, per mean gradient: 0.01 * 4 / 16 with a decay of 0.0001 * 16 / 4; on Cityscapes 8 GPUs.
+    "semantic/ade20k/fcn_r50_v1s_120ep": everything_decays(0.0025, 4e-4, HEADS_TENFOLD),
+    "semantic/cityscapes/pspnet_r101_v1s_240ep": everything_decays(0.005, 2e-4, HEADS_TENFOLD),
+    "semantic/cityscapes/danet_r50_v1s_240ep": everything_decays(0.005, 2e-4, ALIKE),
+    "semantic/voc_2012/deeplabv3_r101_v1s_coco": everything_decays(0.00025, 4e-4, HEADS_TENFOLD),
     "semantic/coco_21/deeplabv3_r50": everything_decays(0.02, 1e-4, {**ALIKE, "auxiliary_head": 10.0}),
     "semantic/cityscapes/deeplabv3plus_wrn38": everything_decays(0.001, 1e-4, ALIKE),
     "semantic/ade20k/segformer_mit_b0": SEGFORMER,
@@ -240,3 +245,31 @@ def test_a_training_of_the_former_rules_resumes_with_its_moments():
     before = dict(old_model.named_parameters())
     for name, parameter in new_model.named_parameters():
         assert torch.equal(new.state[parameter]["exp_avg"], old.state[before[name]]["exp_avg"]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "head_factor"),
+    [
+        ("semantic/ade20k/fcn_r50_v1s_120ep", 4, 10.0),
+        ("semantic/cityscapes/pspnet_r101_v1s_240ep", 8, 10.0),
+        ("semantic/cityscapes/danet_r50_v1s_240ep", 8, 1.0),
+    ],
+)
+def test_steps_of_gluoncvs_recipe_are_those_of_its_trainer(name, gpus, head_factor):
+    """MXNet's update, with --lr 0.01, --weight-decay 1e-4 and a batch of 16."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"backbone": nn.Linear(3, 3), "sem_seg_head": nn.Linear(3, 3)}).double()
+    weights = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    velocity = {key: torch.zeros_like(weight) for key, weight in weights.items()}
+    optimizer = build_optimizer(load_config(name, ["MODEL.DEVICE", "cpu"]), model)
+    for _ in range(3):
+        for key, parameter in model.named_parameters():
+            gradients = torch.randn(gpus, *parameter.shape, dtype=torch.float64)  # one mean of each GPU
+            parameter.grad = gradients.mean(dim=0)
+            lr = 0.01 * (head_factor if key.startswith("sem_seg_head") else 1.0)
+            step = gradients.sum(dim=0) / 16 + 1e-4 * weights[key]
+            velocity[key] = 0.9 * velocity[key] - lr * step
+            weights[key] += velocity[key]
+        optimizer.step()
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), weights[key], rtol=1e-9, atol=1e-12)
