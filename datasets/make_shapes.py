@@ -26,6 +26,7 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -421,7 +422,7 @@ def _annotations(split: str, count: int, folder: Path, size: int, seed: int, wor
     if workers <= 1:
         yield from map(write, range(1, count + 1))
         return
-    with multiprocessing.Pool(workers) as pool:
+    with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         yield from pool.imap(write, range(1, count + 1), chunksize=16)
 
 

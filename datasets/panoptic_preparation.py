@@ -6,6 +6,7 @@ with the files that it has, and the JSON describes what the files hold, not what
 
 import json
 import multiprocessing
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -71,7 +72,7 @@ def write_split(
     if workers <= 1:
         described = list(progress(map(read, images)))
     else:
-        with multiprocessing.Pool(workers) as pool:
+        with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
             described = list(progress(pool.imap(read, images, chunksize=16)))
     document = {
         "images": [image for image, _ in described],

@@ -8,6 +8,7 @@ read.
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -163,7 +164,7 @@ def convert_files(
     if workers <= 1 or len(todo) <= 1:
         problems = _messages(map(one, todo), title, len(todo))
     else:
-        with multiprocessing.Pool(workers) as pool:
+        with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
             problems = _messages(pool.imap_unordered(one, todo, chunksize=chunk), title, len(todo))
     for problem in problems:
         print(problem, file=sys.stderr)

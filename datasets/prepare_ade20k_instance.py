@@ -13,6 +13,7 @@ written when its split is complete.
 import argparse
 import json
 import multiprocessing
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -60,7 +61,7 @@ def described_files(files: Sequence[Path], category_ids: Sequence[int], workers:
     if workers <= 1:
         yield from map(one, files)
         return
-    with multiprocessing.Pool(workers) as pool:
+    with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         yield from pool.imap(one, files, chunksize=16)
 
 

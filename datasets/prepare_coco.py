@@ -13,6 +13,7 @@ can be interrupted and started again: finished files stay, and no file is ever h
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -77,7 +78,7 @@ def prepare(split: str, args: argparse.Namespace) -> bool:
         if args.semantic:
             target = Path(metadata.image_root).parent / f"panoptic_semseg_{Path(metadata.image_root).name}"
         check = partial(check_labels, reader=reader, target=target)
-        with multiprocessing.Pool(args.workers) as pool:
+        with multiprocessing.Pool(args.workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
             results = pool.imap_unordered(check, records, chunksize=32)
             problems = [one for one in tqdm(results, split, len(records), unit="file") if one]
         for problem in problems:

@@ -13,6 +13,8 @@ def add_segzoo_config(cfg: CN) -> CN:
     cfg.TASK = "semantic"
     # Python modules to import first, so that what they register (backbones, methods, ...) can be named here.
     cfg.IMPORTS = ()
+    # Where a run writes; empty: output/<config>/<n>, and for an evaluation a folder beside the weights.
+    cfg.OUTPUT_DIR = ""
 
     _add_dataset_keys(cfg)
     _add_input_keys(cfg)

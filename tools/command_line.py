@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import quiet_interrupts  # noqa: F401  before the libraries, whose import takes seconds
+
 from segzoo.errors import InputError, did_you_mean
 from segzoo.paths import expand_home
 from segzoo.terminal import quietly
@@ -256,9 +258,9 @@ def explained(
 ) -> Callable:
     """Makes a tool's `main(arguments) -> status` print a wrong input in one line, and nothing else of it.
 
-    What the system refuses (a full disk, a folder that cannot be written) is such a line, too. With --debug
-    among the arguments errors are raised. A closed pipe, as after `| head`, ends the tool without a word, and
-    a terminal may have any encoding.
+    What the system refuses (a full disk, a folder that cannot be written) is such a line, too, and so is
+    Ctrl-C, with status 130. With --debug among the arguments errors are raised. A closed pipe, as after
+    `| head`, ends the tool without a word, and a terminal may have any encoding.
 
     Args:
         main: to be decorated. It is called with the arguments of the command line where there are none.

@@ -16,6 +16,7 @@ import io
 import os
 import platform
 import runpy
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -98,7 +99,12 @@ def main() -> int:
         parser.error(f"KEY VALUE overrides and --data need a --config-file; found {given}")
 
     failed = False
-    checks: list[Callable[[], Iterable[Item]]] = [check_libraries, check_optional, check_datasets]
+    checks: list[Callable[[], Iterable[Item]]] = [
+        check_libraries,
+        check_optional,
+        check_limits,
+        check_datasets,
+    ]
     if arguments.config_file:
         checks.append(lambda: check_config(arguments.config_file, arguments.opts, arguments.data))
     for check in checks:
@@ -195,6 +201,25 @@ def check_optional() -> Iterator[Item]:
             yield Item("ok", module, f"{version(module)}, for {purpose}")
         else:
             yield Item("ok", module, f"not installed; only for {purpose}: pip install {name}")
+
+
+def check_limits() -> Iterator[Item]:
+    """What batches use up on their way from data-loading processes."""
+    with contextlib.suppress(OSError):
+        memory = shutil.disk_usage("/dev/shm")
+        text = f"{memory.total / 2**20:.0f} MiB, {memory.free / 2**20:.0f} MiB free"
+        if memory.free < 1 << 30:
+            remedy = "docker run --shm-size 8g (or --ipc host), or train with DATALOADER.NUM_WORKERS 0"
+            yield Item("warn", "/dev/shm", f"{text}; batches go through it", remedy)
+        else:
+            yield Item("ok", "/dev/shm", text)
+    with contextlib.suppress(ImportError):  # Windows
+        resource = importlib.import_module("resource")
+        limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+        status, remedy = "ok", ""
+        if 0 <= limit < 1024:
+            status, remedy = "warn", f"ulimit -n {max(limit, min(highest, 65536))}"
+        yield Item(status, "open files", f"ulimit -n: {limit if limit >= 0 else 'unlimited'}", remedy)
 
 
 def check_datasets() -> Iterator[Item]:

@@ -8,12 +8,16 @@ evaluates it for semantic, panoptic and entity segmentation, and writes into --o
     scene_<n>.png       the same, one picture each
     loss.png            the loss curve
     and what every training writes: model_final.pth, metrics.json, log.txt, inference/results.json, ...
+
+A quickstart that was interrupted (Ctrl-C saves it) goes on when it is started again. A finished one in
+--output is moved to <output>.old-<n>, and a new one begins.
 """
 
 import argparse
 import logging
 import math
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -27,6 +31,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 # isort: split
 import numpy as np
 import torch
+import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
@@ -35,6 +40,8 @@ from segzoo.engine.draw import draw_entity, draw_panoptic, segments
 from segzoo.engine.figures import draw_loss_curve, enlarge, legend, stack, strip
 from segzoo.engine.picture_inputs import as_rgb
 from segzoo.engine.predictor import Predictor
+from segzoo.engine.run_folder import holds_training, is_finished, move_aside
+from segzoo.engine.signals import StoppedBySignal, stop_on_signals
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
 
@@ -88,8 +95,34 @@ def generate(train: int, val: int) -> None:
         raise InputError("the dataset was not made; see above")
 
 
-def train(cfg) -> tuple[torch.nn.Module, dict[str, dict[str, float]]]:
-    """Trains from random weights with the library's own Trainer.
+def make_room(cfg) -> bool:
+    """Moves an earlier run in OUTPUT_DIR aside, unless this one goes on with it; returns whether it does."""
+    folder = Path(cfg.OUTPUT_DIR)
+    if not holds_training(folder):
+        return False
+    if not is_finished(folder) and _same_training(folder / "config.yaml", cfg):
+        print(f"Going on with the quickstart in {folder} that was interrupted")
+        return True
+    print(f"The run that was in {folder} is now {move_aside(folder)}")
+    return False
+
+
+def _same_training(config_file: Path, cfg) -> bool:
+    try:
+        before = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+        now = yaml.safe_load(cfg.dump())
+        parts = ("MODEL", "SOLVER", "INPUT")
+        return all(_without_device(before[part]) == _without_device(now[part]) for part in parts)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return False
+
+
+def _without_device(part: dict) -> dict:
+    return {key: value for key, value in part.items() if key != "DEVICE"}
+
+
+def train(cfg, resume: bool = False) -> tuple[torch.nn.Module, dict[str, dict[str, float]]]:
+    """Trains with the library's own Trainer, from random weights or from an interrupted run's.
 
     Returns:
         The model, and what the evaluation after the last iteration found: {task: {metric: value}}.
@@ -106,6 +139,8 @@ def train(cfg) -> tuple[torch.nn.Module, dict[str, dict[str, float]]]:
     trainer = QuickstartTrainer(cfg)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     logger.info("Training %s, %.1f M parameters", cfg.MODEL.META_ARCHITECTURE, parameters / 1e6)
+    if resume:
+        trainer.resume_or_load(resume=True)
     trainer.train()
     return trainer.model, results
 
@@ -185,8 +220,12 @@ def run(arguments: argparse.Namespace) -> None:
     generate(arguments.train, arguments.val)
     cfg = load_config(arguments.config_file, arguments.opts)
     cfg.OUTPUT_DIR = str(arguments.output)
+    resume = make_room(cfg)
     default_setup(cfg)
-    model, results = train(cfg)
+    with stop_on_signals() as signals:
+        signals.advice = "started again, the quickstart goes on from its last checkpoint, if there is one"
+        signals.resume_command = shlex.join(["python", *sys.argv])
+        model, results = train(cfg, resume)
     pictures = draw_predictions(cfg, model, arguments.output)
     draw_loss_curve(arguments.output / "metrics.json", arguments.output / "loss.png")
     minutes = (time.perf_counter() - started) / 60
@@ -198,7 +237,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 @explained
 def main(arguments: Sequence[str] | None = None) -> int:
-    run(parse_arguments(arguments))
+    try:
+        run(parse_arguments(arguments))
+    except StoppedBySignal as stopped:
+        return stopped.exit_status
     return 0
 
 

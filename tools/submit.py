@@ -213,7 +213,7 @@ def run(options: argparse.Namespace, words: list[str], command: list[str]) -> in
     from submission.executors import sbatch_script, submit
     from submission.files import Job, log_folder, write_job
     from submission.job import TrainingJob
-    from submission.plan import freeze, plan_runs
+    from submission.plan import freeze, make_room, plan_runs
     from submission.snapshot import take_snapshot
 
     options.job_dir = folder = job_folder(options)
@@ -231,6 +231,8 @@ def run(options: argparse.Namespace, words: list[str], command: list[str]) -> in
         count, commit = take_snapshot(folder / "snapshot")
         for one in runs:
             freeze(one, folder / "snapshot")
+            if done := make_room(one):
+                print(done)
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         job = Job(options.cluster, now, command, os.getcwd(), commit, runs)
         if options.cluster == "debug":

@@ -2,8 +2,12 @@
 """Trains and evaluates any model of segzoo, on one or many GPUs or on the CPU."""
 
 import argparse
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
@@ -15,10 +19,11 @@ from detectron2.utils import comm
 
 from segzoo.engine import NonFiniteLossError, Trainer, default_setup, evaluate, launch, resolve_device
 from segzoo.engine.evaluate import check_evaluation
+from segzoo.engine.launch import place_from_environment
 from segzoo.engine.lost import LostProcessError
 from segzoo.engine.setup import setup_logging
 from segzoo.engine.shards import Shard, check_shards, evaluate_shard
-from segzoo.engine.signals import StoppedBySignal, stop_on_signals
+from segzoo.engine.signals import StoppedBySignal, StopSignals, stop_on_signals
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config, model_config
 
@@ -44,12 +49,18 @@ examples:
 KEY VALUE pairs override the config and come last. torchrun and srun start it too; their numbers of processes
 count. OUTPUT_DIR gets config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints and inference/.
 
+without OUTPUT_DIR:
+  a training   writes to output/<config>/<n>, n = 1, 2, ...
+  --resume     goes on with the newest training of this configuration there that is not finished
+  --eval-only  writes beside MODEL.WEIGHTS, to eval-<file>-<n>; for a URL to output/<config>/eval-<n>
+An OUTPUT_DIR that holds a training is refused unless --resume or --overwrite is given; nothing is deleted.
+
 exit status:
   0   done
   1   the loss was not finite, another process was lost, or an error with a traceback
   2   wrong input, or a disk or folder that cannot be written, explained in one line
-  75  stopped by SIGUSR2, 79 by SIGTERM: the iteration was finished and saved, --resume goes on;
-      the same signal once more, seconds later, ends it at once
+  75  stopped by SIGUSR2, 79 by SIGTERM, 130 by SIGINT (Ctrl-C): the iteration was finished and saved,
+      --resume goes on; the same signal once more, a moment later, ends it at once, unsaved
 """
 
 
@@ -65,6 +76,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_config()
     parser.add_data()
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start anew in OUTPUT_DIR; a training that it holds is moved to OUTPUT_DIR.old-<n>",
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead of training")
     parser.add_argument(
         "--shard",
@@ -89,19 +105,24 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_trust()
     parser.add_overrides(data_is_overrides=True)
     parsed = parser.parse_args(arguments)
+    parsed.words = list(sys.argv[1:] if arguments is None else arguments)
     if parsed.eval_only:
         check_model(parsed)
     elif not parsed.config_file:
         raise InputError("--config-file is missing; give a YAML file or a name under configs/")
     if parsed.shard and not parsed.eval_only:
         raise InputError("--shard splits a test, not a training; add --eval-only")
+    if parsed.overwrite and (parsed.resume or parsed.eval_only):
+        other = "--resume" if parsed.resume else "--eval-only"
+        raise InputError(f"--overwrite starts a training anew; leave it out, or {other}")
     return parsed
 
 
 def run(args: argparse.Namespace) -> dict:
     """What each process does; returns the evaluation results (main process) or {}."""
-    with stop_on_signals():
-        return train_or_evaluate(args)
+    with stop_on_signals() as signals:
+        signals.advice = "nothing had begun"
+        return train_or_evaluate(args, signals)
 
 
 def configuration(args: argparse.Namespace) -> CfgNode:
@@ -111,15 +132,43 @@ def configuration(args: argparse.Namespace) -> CfgNode:
     return load_config(args.config_file, args.opts)
 
 
-def train_or_evaluate(args: argparse.Namespace) -> dict:
+def train_or_evaluate(args: argparse.Namespace, signals: StopSignals) -> dict:
     cfg = configuration(args)
     default_setup(cfg, args)
     if args.eval_only:
+        signals.advice = "nothing of the evaluation is kept"
+        if args.shard:
+            signals.advice = "the same command goes on with the shard"
         return evaluate_only(cfg, args)
+    signals.advice = StopSignals().advice
+    signals.resume_command = resume_command(args, cfg.OUTPUT_DIR)
     trainer = Trainer(cfg, trust_checkpoint=args.trust_checkpoint)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
     return {}
+
+
+def resume_command(args: argparse.Namespace, output_dir: str) -> str:
+    """What to type to go on with a training, in the same folder; "" where a scheduler starts it again."""
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        return ""
+    words = ["--resume", *(word for word in args.words if word not in ("--resume", "--overwrite"))]
+    if "OUTPUT_DIR" not in args.opts[::2]:
+        words += ["OUTPUT_DIR", output_dir]
+    return shlex.join([*started_by(), *words])
+
+
+def started_by() -> list[str]:
+    """The beginning of the command line, up to this tool."""
+    script = sys.argv[0] if Path(sys.argv[0]).name == Path(__file__).name else "tools/train_net.py"
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("GROUP_WORLD_SIZE") == "1":
+        return ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], script]
+    if place_from_environment(os.environ) is not None:
+        # Each of them was started by a command that this process does not see.
+        return ["...", script]
+    found = shutil.which("python")
+    python = "python" if found and os.path.samefile(found, sys.executable) else sys.executable
+    return [python, script]
 
 
 def evaluate_only(cfg, args: argparse.Namespace) -> dict:

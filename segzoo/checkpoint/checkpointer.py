@@ -153,12 +153,18 @@ class SegzooCheckpointer(Checkpointer):
         if tagged:
             raise InputError(
                 f"--resume: no checkpoint in {self.save_dir} can be read; "
-                f"delete {Path(self.save_dir) / _LAST} to start from MODEL.WEIGHTS"
+                "start anew with --overwrite, which moves the folder, or with another OUTPUT_DIR"
             )
         if resume:
             start = f"starting from MODEL.WEIGHTS {path}" if path else "starting from random weights"
             logger.info("--resume: no %s in %s; %s", _LAST, self.save_dir, start)
         return self.load(path, checkpointables=[])
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to go on from; also where `last_checkpoint` has not been written yet."""
+        if not self.save_dir:
+            return False
+        return super().has_checkpoint() or any(_by_age(Path(self.save_dir), periodic_only=False))
 
     def get_checkpoint_file(self) -> str:
         """The path of the checkpoint that `last_checkpoint` names; "" where it names none."""
@@ -180,7 +186,7 @@ class SegzooCheckpointer(Checkpointer):
         tagged = self.get_checkpoint_file()
         if tagged:
             candidates = [Path(tagged), *(file for file in candidates if file != Path(tagged))]
-        else:
+        elif super().has_checkpoint():
             logger.warning("--resume: %s does not name a file; taking the newest checkpoint", folder / _LAST)
         for candidate in candidates:
             try:

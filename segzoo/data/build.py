@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
@@ -18,6 +17,7 @@ from segzoo.errors import InputError
 
 from .augmentation import build_test_augmentations
 from .formats import check_labels
+from .handover import LOOK_UP, hand_over, received
 from .labelled import check_labelled
 from .mapper import SegmentationMapper
 from .register import label_reader
@@ -31,11 +31,14 @@ from .sampling import (
     build_training_sampler,
 )
 from .trainable import check_trainable
+from .workers import as_worker
 
 logger = logging.getLogger(__name__)
 
 # To a multiple of this most models pad images.
 _SIZE_STEP = 32
+# Seconds of waiting for a batch until it is said.
+FIRST_REMARK = 8.0
 
 
 class Loader:
@@ -44,12 +47,16 @@ class Loader:
     Attributes:
         skipped: {file's message: how often} of broken files that were passed over so far.
         skipped_images: {image file: message} of the images that evaluation passed over so far.
+        while_waiting: called every few seconds of a longer wait for a batch, with the seconds so far.
     """
 
     def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
         self.skipped: dict[str, int] = {}
         self.skipped_images: dict[str, str] = {}
+        self.while_waiting: Callable[[float], None] = lambda seconds: None
+        self._handed_over = 0
+        self._said = 0.0
 
     def __len__(self) -> int:
         """Batches per pass of this process; a training loader has no end and no length."""
@@ -62,7 +69,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """Raises InputError for a file that is broken, or wrong, unless such are to be skipped."""
-        for batch in self._loader:
+        for batch in received(self._loader, self._waiting):
+            self._said = 0.0
+            self._handed_over += 1
             usable = []
             for sample in batch:
                 if isinstance(sample, Failure):
@@ -76,6 +85,15 @@ class Loader:
                 usable.append(sample)
             if usable:
                 yield usable
+
+    def _waiting(self, seconds: float) -> None:
+        # After a while, and again after a longer one.
+        if seconds > max(FIRST_REMARK, 3 * self._said):
+            self._said = seconds
+            which = "a batch" if self._handed_over else "the first batch"
+            workers = self._loader.num_workers
+            logger.info("Waiting for %s: %.0f s, %d processes are loading", which, seconds, workers)
+        self.while_waiting(seconds)
 
     def _note(self, message: str) -> None:
         count = self.skipped[message] = self.skipped.get(message, 0) + 1
@@ -233,18 +251,10 @@ def _torch_loader(cfg: CfgNode, samples: Any, **batching: Any) -> DataLoader:
     return DataLoader(
         samples,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_as_list,
-        worker_init_fn=_single_thread,
+        collate_fn=hand_over,
+        timeout=LOOK_UP if cfg.DATALOADER.NUM_WORKERS else 0,
+        worker_init_fn=as_worker,
         # Its own: starting an iteration must not draw from the generator that dropout uses.
         generator=torch.Generator(),
         **batching,
     )
-
-
-def _as_list(batch: list[Any]) -> list[Any]:
-    return batch
-
-
-def _single_thread(worker: int) -> None:
-    # Workers are the parallelism; OpenCV's own threads would contend with them.
-    cv2.setNumThreads(0)

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from segzoo.errors import InputError
@@ -26,6 +25,7 @@ from .palettes import PaletteError
 from .pixels import count_values
 from .stated import wrong_facts
 from .stored import StoredLabels, StoredSummary, observer
+from .workers import as_worker
 
 # What can be wrong with an image or its labels.
 UNREADABLE_IMAGE = "unreadable image"
@@ -177,7 +177,7 @@ def inspect_records(
     if workers < 1:
         yield from map(inspect, records)
         return
-    with multiprocessing.Pool(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    with multiprocessing.Pool(workers, initializer=as_worker) as pool:
         yield from pool.imap(inspect, records, chunksize=4)
 
 

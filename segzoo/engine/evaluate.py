@@ -1,6 +1,7 @@
 """Running a model over the test datasets, and writing the numbers together with how they were made."""
 
 import datetime
+import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,8 +17,16 @@ from torch import nn
 
 from segzoo.checkpoint.files import file_hash, local_file
 from segzoo.data import build_test_loader
+from segzoo.data.handover import ended_workers_explained
 from segzoo.errors import InputError
-from segzoo.evaluation import EVALUATORS, build_evaluator, printed_metrics, write_results
+from segzoo.evaluation import (
+    EVALUATORS,
+    build_evaluator,
+    load_results,
+    printed_metrics,
+    write_results,
+)
+from segzoo.evaluation.results import RESULTS_FILE
 from segzoo.modeling.protocols import (
     InferenceProtocol,
     build_inference_protocol,
@@ -27,7 +36,7 @@ from segzoo.modeling.protocols import (
 )
 from segzoo.threads import free_processors
 
-from .recording import Stopwatch, more_workers
+from .recording import Stopwatch, log_fields, more_workers
 from .setup import classes_metadata
 from .skipped import check_some_left, skipped_facts, skipped_images
 
@@ -108,7 +117,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
             **evaluator_options(cfg),
         )
         tested = tested_model(cfg, model, name)
-        with label_maps(tested):
+        with label_maps(tested), ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
             results[name], images[name], speed[name] = run_inference(tested, loader, evaluator)
         skipped[name] = skipped_images(loader)
         for advice in evaluation_advice(cfg, speed[name], images[name] // comm.get_world_size()):
@@ -130,7 +139,11 @@ def report(cfg: CfgNode, results: dict, protocol: dict) -> dict:
     Returns:
         What `evaluate` returns.
     """
-    path = write_results(Path(cfg.OUTPUT_DIR, "inference"), results, protocol)
+    folder = inference_folder(cfg)
+    if "iteration" not in protocol:
+        # That of a training is replaced by its next one, and metrics.json has them all.
+        _keep_other_results(folder / RESULTS_FILE, protocol)
+    path = write_results(folder, results, protocol)
     for name, metrics in results.items():
         logger.info("Results on %s, written to %s:", name, path)
         print_csv_format({task: printed_metrics(values) for task, values in metrics.items()})
@@ -172,9 +185,7 @@ def run_inference(
                 left = datetime.timedelta(seconds=int((now - started) / index * (batches - index)))
                 # The last batch may be smaller than the others.
                 total = max(done, round(done / index * batches))
-                logger.info(
-                    "Evaluating %d/%d images  eta: %s  %s", done, total, left, _split(stopwatch, done)
-                )
+                log_fields([f"Evaluating {done}/{total} images", f"eta: {left}", *_split(stopwatch, done)])
     with given_up_on_error(evaluator):
         check_some_left(loader, done)
         results = evaluator.evaluate() or {}
@@ -275,9 +286,10 @@ def label_maps(model: nn.Module) -> Iterator[None]:
         model.sem_seg_output = before
 
 
-def _split(stopwatch: Stopwatch, images: int) -> str:
+def _split(stopwatch: Stopwatch, images: int) -> list[str]:
     seconds = ", ".join(f"{part} {spent / images:.4f} s" for part, spent in stopwatch.seconds.items())
-    return f"{images / max(sum(stopwatch.seconds.values()), 1e-9):.4g} images/s  per image: {seconds}"
+    speed = images / max(sum(stopwatch.seconds.values()), 1e-9)
+    return [f"{speed:.4g} images/s", f"per image: {seconds}"]
 
 
 def tested_model(cfg: CfgNode, model: nn.Module, dataset_name: str) -> nn.Module:
@@ -305,9 +317,35 @@ def instance_classes(cfg: CfgNode) -> list[str]:
     return metadata.thing_classes if cfg.TASK == "instance" else metadata.classes
 
 
+def inference_folder(cfg: CfgNode) -> Path:
+    """Where evaluations write: OUTPUT_DIR/inference; output/inference where a script has set none."""
+    return Path(cfg.OUTPUT_DIR or "output", "inference")
+
+
+def _keep_other_results(path: Path, protocol: Mapping) -> None:
+    """Renames results that are there to results_<n>.json, unless these are the same, measured again."""
+    try:
+        before = load_results(path)["protocol"]
+    except InputError:
+        before = None
+    if not path.is_file() or (before is not None and _without_speed(before) == _without_speed(protocol)):
+        return
+    number = 1
+    while (aside := path.with_name(f"{path.stem}_{number}.json")).exists():
+        number += 1
+    path.rename(aside)
+    logger.info("%s of another evaluation is now %s", path, aside.name)
+
+
+def _without_speed(protocol: Mapping) -> dict:
+    measured = ("seconds_per_image", "wall_time_percent")
+    kept = {key: value for key, value in protocol.items() if key not in measured}
+    return json.loads(json.dumps(kept))
+
+
 def dataset_folder(cfg: CfgNode, name: str) -> Path:
     """Where the evaluation of a dataset writes: OUTPUT_DIR/inference, or a folder of its own therein."""
-    folder = Path(cfg.OUTPUT_DIR, "inference")
+    folder = inference_folder(cfg)
     return folder / name if len(cfg.DATASETS.TEST) > 1 else folder
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from segzoo.errors import InputError
 
 from .draw import font, text_size
+from .recording import loss_terms
 
 
 def legend(
@@ -87,7 +88,8 @@ def stack(rows: Sequence[np.ndarray], gap: int = 8) -> np.ndarray:
 def draw_loss_curve(metrics_file: str | Path, output: str | Path) -> None:
     """Plots the losses over iterations from a `metrics.json` (one JSON object a line) into a PNG.
 
-    Draws `total_loss` and the sum over decoder layers of each kind of loss (loss_ce, loss_mask, ...).
+    Draws `total_loss` and its terms, named as in the progress line: "loss_ce (10 layers)" is the sum over the
+    decoder layers.
 
     Raises:
         InputError: the file holds no losses.
@@ -118,17 +120,15 @@ def draw_loss_curve(metrics_file: str | Path, output: str | Path) -> None:
 
 
 def _read_losses(metrics_file: Path) -> dict[str, list[tuple[int, float]]]:
-    """{loss name: [(iteration, value), ...]} with the layers' losses of a kind (loss_ce_0, ...) added up."""
+    """{term: [(iteration, value), ...]}, terms as `loss_terms` names them."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in metrics_file.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        sums: dict[str, float] = {}
-        for key, value in record.items():
-            if "loss" in key and "/" not in key:
-                kind = key.rsplit("_", 1)[0] if key.rsplit("_", 1)[-1].isdigit() else key
-                sums[kind] = sums.get(kind, 0.0) + value
-        for kind, value in sums.items():
-            curves.setdefault(kind, []).append((record["iteration"], value))
+        sums = {term: sum(record[name] for name in names) for term, names in loss_terms(record).items()}
+        if "total_loss" in record:
+            sums["total_loss"] = record["total_loss"]
+        for term, value in sums.items():
+            curves.setdefault(term, []).append((record["iteration"], value))
     if not curves:
         raise InputError(f"{metrics_file}: holds no losses; train for at least 20 iterations first")
     # A run of one kind of loss would be drawn twice.

@@ -5,7 +5,9 @@ All are Detectron2 hooks. These run in every process: the random states of all b
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import LRScheduler
@@ -14,11 +16,17 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from segzoo.errors import InputError
+from segzoo.evaluation.files import write_text_atomically
+from segzoo.model_zoo.saved_config import saved_config
 
+from .best import Best, best_is_written, read_best, write_best
 from .random_state import preserved_random_state
-from .recording import DataWaitWarning, put_speed
+from .recording import DataWaitWarning, log_fields, loss_fields, put_speed
 
 logger = logging.getLogger(__name__)
+
+# Seconds after the first iteration until when there is a line.
+FIRST_LINE = 8.0
 
 
 class CheckpointHook(HookBase):
@@ -57,7 +65,11 @@ class EvaluationHook(HookBase):
 
     It comes after CheckpointHook: a failing evaluation loses no training. An evaluation that a killed run
     owed at its last checkpoint, the final one included, is made up for on resuming. The past values of the
-    metric are taken from the metrics.json lines of the run that is resumed. Random generators are left alone.
+    metric are taken from the metrics.json lines of the run that is resumed, the best one also from
+    model_best.pth, which may be of a later iteration. Random generators are left alone.
+
+    Attributes:
+        best: the score of the model in model_best.pth; None before there is one.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict], best_metric: str = "", patience: int = 0):
@@ -74,10 +86,15 @@ class EvaluationHook(HookBase):
         self._metric = best_metric
         self._patience = patience
         self._values: list[float] = []
+        self.best: Best | None = None
 
     def before_train(self) -> None:
         past = comm.all_gather(self.trainer.past_metrics)[0]
         self._values = [_comparable(line[self._metric]) for line in past if self._metric in line]
+        folder = self.trainer.cfg.OUTPUT_DIR
+        self.best = read_best(folder, self._metric)
+        if self.best and comm.is_main_process() and not best_is_written(folder, self.best):
+            write_best(folder, self.best, {self._metric: self.best.value})
         if self.owed(past):
             done = self.trainer.start_iter
             self.trainer.storage.iter = done - 1
@@ -118,18 +135,26 @@ class EvaluationHook(HookBase):
             available = ", ".join(sorted(scalars)) or "none"
             raise InputError(f"TEST.BEST_METRIC {self._metric!r} is not reported; available: {available}")
         value = scalars[self._metric]
+        best = max([*self._values, self.best.value if self.best else -math.inf], default=-math.inf)
         self._values.append(_comparable(value))
-        best = max(self._values)
-        since_best = len(self._values) - 1 - self._values.index(best)
+        since_best = len(self._values) - 1 - self._values.index(max(self._values))
         if not math.isfinite(value):
             logger.warning("%s is %s, which is no score: no best model is kept of it", self._metric, value)
-        elif since_best == 0:
+        elif value > best:
             logger.info("%s %.4f is the best so far", self._metric, value)
             self.trainer.save_checkpoint("model_best")
+            self.best = Best(self._metric, value, self.trainer.storage.iter)
+            if comm.is_main_process():
+                write_best(self.trainer.cfg.OUTPUT_DIR, self.best, scalars)
         else:
-            logger.info("%s %.4f; best %.4f, %d evaluations ago", self._metric, value, best, since_best)
+            logger.info("%s %.4f; best %.4f, %s", self._metric, value, best, self._when(since_best))
         if 0 < self._patience <= since_best:
             self.trainer.stop(f"{self._metric} has not improved in {since_best} evaluations")
+
+    def _when(self, evaluations: int) -> str:
+        if evaluations and (self.best is None or self.best.iteration < self.trainer.storage.iter):
+            return f"{evaluations} evaluations ago"
+        return f"after iteration {self.best.iteration} of the run before" if self.best else "before"
 
 
 def _comparable(value: float) -> float:
@@ -141,6 +166,8 @@ class WriterHook(HookBase):
     """Makes the trainer's writers write every `period` iterations, after evaluations and at the end.
 
     A resumed run also writes the line of its checkpoint's iteration, if the run before was killed too early.
+    Where `period` iterations take long, a first line comes earlier, on the screen only. Files that were
+    removed during the training are made anew.
     """
 
     def __init__(self, period: int, images_per_iteration: int = 1, loading_workers: int = 0):
@@ -149,13 +176,18 @@ class WriterHook(HookBase):
         self._data_wait = DataWaitWarning(loading_workers)
         self._writers: Sequence[EventWriter] = ()
         self._evaluated_at: int | None = None
+        self._silent = True
+        self._last_end = self._first_end = 0.0
 
     def before_train(self) -> None:
         self._writers = self.trainer.build_writers() if comm.is_main_process() else ()
         self._write_if(self.trainer.owes_line, self.trainer.start_iter - 1)
+        self._silent, self._last_end = bool(self._writers), time.monotonic()
 
     def after_step(self) -> None:
         self._write_if(self.due(self.trainer.iter + 1), self.trainer.iter)
+        if self._silent:
+            self._first_line()
 
     def after_train(self) -> None:
         for writer in self._writers:
@@ -170,8 +202,39 @@ class WriterHook(HookBase):
         if not due and self.trainer.evaluated_at == self._evaluated_at:
             return
         self._evaluated_at = self.trainer.evaluated_at
+        self._silent = False
         if self._writers:
+            self._restore_files()
             put_speed(self.trainer.storage, iteration, self.trainer.max_iter, self._images)
             self._data_wait.check(self.trainer.storage)
         for writer in self._writers:
             writer.write()
+
+    def _first_line(self) -> None:
+        """Shows that the training goes on if the first line would come too late after the first iteration."""
+        now = time.monotonic()
+        self._first_end = self._first_end or now
+        if now + (now - self._last_end) - self._first_end > FIRST_LINE:
+            self._silent = False
+            losses = self.trainer.latest_losses()
+            seconds, waited = now - self._last_end, losses.pop("data_time")
+            fields = [f"iter: {losses.pop('iteration')}/{self.trainer.max_iter}", *loss_fields(losses)]
+            fields += [f"time: {seconds:.4f}", f"data_time: {waited:.4f}"]
+            log_fields(fields + ["(process 0)"] * (comm.get_world_size() > 1))
+        self._last_end = now
+
+    def _restore_files(self) -> None:
+        folder = Path(self.trainer.cfg.OUTPUT_DIR)
+        if (folder / "metrics.json").exists():
+            return
+        for writer in self._writers:
+            writer.close()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(folder / "config.yaml", saved_config(self.trainer.cfg))
+        self._writers = self.trainer.build_writers()
+        logger.warning(
+            "OUTPUT_DIR %s was removed during the training and is made anew; what it held is gone, records "
+            "and checkpoints go on from iteration %d",
+            folder,
+            self.trainer.iter,
+        )

@@ -3,6 +3,7 @@
 Works without a GPU too: N processes on the CPU then talk through gloo.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ from segzoo.threads import OPENMP_SETTINGS, free_processors, let_threads_rest
 from .lost import LostProcessError, lost_processes_explained
 from .network import interface_towards
 from .nonfinite import NonFiniteLossError
-from .signals import StoppedBySignal, passed_on
+from .signals import StoppedBySignal, held_back, let_through, passed_on
 
 logger = logging.getLogger(__name__)
 
@@ -211,10 +212,13 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
         let_threads_rest()
         signals = None
         try:
-            children = mp.start_processes(
-                _child, arguments, nprocs=len(places), start_method="spawn", join=False
-            )
-            with passed_on(children.pids()) as signals:
+            with contextlib.ExitStack() as stack:
+                # Ctrl-C reaches the children, too, who would not know yet what to do.
+                with held_back():
+                    children = mp.start_processes(
+                        _child, arguments, nprocs=len(places), start_method="spawn", join=False
+                    )
+                    signals = stack.enter_context(passed_on(children.pids()))
                 while not children.join():
                     pass
             _raise_cause(_read_reports(Path(error_folder)))
@@ -261,6 +265,7 @@ def _raise_cause(reports: Mapping[int, BaseException], *effects: type[BaseExcept
 
 
 def _child(index, main, args, places, dist_url, store_port, on_gpu, timeout, error_folder, threads) -> None:
+    let_through()
     if not on_gpu:
         torch.set_num_threads(threads)
     place = places[index]

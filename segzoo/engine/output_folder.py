@@ -42,7 +42,7 @@ def claimed(folder: str | Path) -> Iterator[None]:
         problem = ""
         if comm.is_main_process():
             try:
-                stack.enter_context(_locked(Path(folder)))
+                stack.enter_context(locked(Path(folder)))
             except InputError as error:
                 problem = str(error)
         problem = comm.all_gather(problem)[0]
@@ -72,7 +72,8 @@ def writing_explained(folder: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, this process alone has claimed the folder, which is made; see `claimed`."""
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)

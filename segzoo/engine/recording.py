@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from segzoo.threads import free_processors
 
 logger = logging.getLogger(__name__)
 
-# Losses of the earlier decoder layers (loss_ce_0, ...): for metrics.json and TensorBoard only.
-_AUXILIARY = re.compile(r"_\d+$")
+# Losses of the earlier decoder layers: loss_ce_0, ... beside loss_ce of the last one.
+_OF_LAYER = re.compile(r"_\d+$")
+# What a line that is too wide for its terminal does without first.
+_DISPENSABLE = ("compute_time:", "max_mem:", "data_time:", "time:", "img/s:", "lr:")
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 # Scalars are smoothed by the median of this many iterations, as in Detectron2.
 WINDOW = 20
@@ -30,16 +33,21 @@ class LossRecorder:
     """Collects the losses of each iteration and puts their mean over processes into the event storage.
 
     One process puts them at once; several exchange them every `period` iterations, with one message.
+
+    Attributes:
+        latest: losses, "data_time" and "iteration" that this process has recorded last.
     """
 
     def __init__(self, storage: EventStorage, period: int):
         self._storage = storage
         self._period = period if comm.get_world_size() > 1 else 1
         self._pending: list[dict[str, float]] = []
+        self.latest: dict[str, float] = {}
 
     def add(self, iteration: int, losses: dict[str, float], data_time: float) -> None:
         """Records the losses of this process; every process has to call it with the same iterations."""
-        self._pending.append({"iteration": iteration, "data_time": data_time, **losses})
+        self.latest = {"iteration": iteration, "data_time": data_time, **losses}
+        self._pending.append(self.latest)
         if (iteration + 1) % self._period == 0:
             self.flush()
 
@@ -57,8 +65,55 @@ class LossRecorder:
         self._storage.iter = now
 
 
+def loss_terms(names: Iterable[str]) -> dict[str, list[str]]:
+    """The losses that add up to total_loss, by what they are: those of all decoder layers are one term.
+
+    Returns:
+        {"loss_ce (3 layers)": ["loss_ce", "loss_ce_0", "loss_ce_1"], "loss_dice": ["loss_dice"]}, in the
+        order of `names`, of which those that are no losses are left out.
+    """
+    terms: dict[str, list[str]] = {}
+    for name in names:
+        if "loss" in name and name != "total_loss" and "/" not in name:
+            terms.setdefault(_OF_LAYER.sub("", name), []).append(name)
+    return {
+        f"{term} ({len(parts)} layers)" if len(parts) > 1 else term: parts for term, parts in terms.items()
+    }
+
+
+def loss_fields(losses: Mapping[str, float]) -> list[str]:
+    """total_loss and its terms, as the parts of a line."""
+    terms = {term: sum(losses[name] for name in names) for term, names in loss_terms(losses).items()}
+    total = losses.get("total_loss", sum(terms.values()))
+    return [f"{name}: {value:.4g}" for name, value in {"total_loss": total, **terms}.items()]
+
+
+def log_fields(fields: Sequence[str]) -> None:
+    """Logs a line of parts; a terminal that is narrower shows fewer of them, or more lines."""
+    logger.info("%s", "  ".join(fields), extra={"fields": tuple(fields)})
+
+
+def fitted(fields: Sequence[str], width: int) -> list[str]:
+    """The lines of at most `width` characters, where a part is no longer, that show parts of a line."""
+    kept = list(fields)
+    for start in _DISPENSABLE:
+        if len("  ".join(kept)) <= width:
+            break
+        kept = [field for field in kept if not field.startswith(start) or field.endswith(")")]
+    lines: list[str] = []
+    for field in kept:
+        if lines and len(lines[-1]) + 2 + len(field) <= width:
+            lines[-1] += f"  {field}"
+        else:
+            lines.append(field)
+    return lines
+
+
 class ProgressPrinter(EventWriter):
-    """Logs a line: time left, iteration, losses (median of 20), where time goes, learning rate, memory."""
+    """Logs a line: time left, iteration, losses (mean of 20), where time goes, learning rate, memory.
+
+    Means, which add up as losses do; metrics.json and TensorBoard have the medians of each.
+    """
 
     def __init__(self, max_iter: int):
         self._max_iter = max_iter
@@ -71,12 +126,7 @@ class ProgressPrinter(EventWriter):
         if iteration <= self._shown:
             return
         self._shown = iteration
-        losses = [
-            f"{name}: {history.median(WINDOW):.4g}"
-            for name, history in storage.histories().items()
-            if "loss" in name and not _AUXILIARY.search(name)
-        ]
-        parts = [f"iter: {iteration}/{self._max_iter}", *losses]
+        parts = [f"iter: {iteration}/{self._max_iter}", *loss_fields(recent_losses(storage))]
         if "eta_seconds" in latest:
             parts.insert(0, f"eta: {datetime.timedelta(seconds=int(latest['eta_seconds']))}")
             seconds, waited = recent_times(storage)
@@ -90,7 +140,18 @@ class ProgressPrinter(EventWriter):
         if "lr" in latest:
             parts.append(f"lr: {latest['lr']:.5g}")
         parts.append(f"max_mem: {latest.get('max_mem', peak_memory_mib()):.0f}M")
-        logger.info("  ".join(parts))
+        log_fields(parts)
+
+
+def recent_losses(storage: EventStorage) -> dict[str, float]:
+    """The mean of total_loss over the last iterations, and what each loss has contributed to it."""
+    counted = {iteration for _, iteration in storage.history("total_loss").values()[-WINDOW:]}
+    return {
+        name: sum(value for value, iteration in history.values()[-WINDOW:] if iteration in counted)
+        / len(counted)
+        for name, history in storage.histories().items()
+        if name == "total_loss" or loss_terms([name])
+    }
 
 
 class TensorBoardWriter(TensorboardXWriter):

@@ -1,10 +1,13 @@
 """What a job does before it builds anything: folder, log, device, seed, and what its checkpoints will say."""
 
+import contextlib
 import logging
 import random
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,14 @@ from termcolor import colored
 import segzoo
 from segzoo.data import training_range
 from segzoo.errors import InputError
+from segzoo.evaluation.files import write_text_atomically
 from segzoo.model_zoo.saved_config import saved_config
 from segzoo.terminal import ScreenHandler, allow_any_character
 
 from .output_folder import claimed
 from .random_state import seed_everything
+from .recording import fitted
+from .run_folder import holds_training, settle_output_dir
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +42,26 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
 
     The screen of the main process shows information and warnings; log.txt (log.txt.rank<n> of the others)
     also holds the environment and the whole config. A negative SEED is replaced in `cfg` by a random one,
-    which config.yaml then shows, and so is an INPUT.IMAGE_RANGE that the training's images ask for.
+    which config.yaml then shows, and so is an INPUT.IMAGE_RANGE that the training's images ask for. Without
+    OUTPUT_DIR a folder is chosen, see `settle_output_dir`.
 
     Args:
-        cfg: changed in place (MODEL.DEVICE, SEED, INPUT.IMAGE_RANGE) and then frozen.
-        args: the command line, for log.txt.
+        cfg: changed in place (OUTPUT_DIR, MODEL.DEVICE, SEED, INPUT.IMAGE_RANGE) and then frozen.
+        args: the command line, for log.txt, and for what is to be done with an earlier run in OUTPUT_DIR.
 
     Raises:
-        InputError: OUTPUT_DIR cannot be written, or another training writes there; or MODEL.DEVICE does not
-            exist.
+        InputError: OUTPUT_DIR cannot be written, another training writes there, or it holds one that is
+            neither to be resumed nor to be moved away; or MODEL.DEVICE does not exist.
     """
     rank = comm.get_rank()
+    eval_only = getattr(args, "eval_only", False)
+    cfg.defrost()
+    notes = settle_output_dir(cfg, args)
     output_dir = Path(cfg.OUTPUT_DIR)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         # An evaluation may run beside the training that writes there.
-        if not getattr(args, "eval_only", False):
+        if not eval_only:
             with claimed(output_dir):
                 pass  # Only asked: the trainer claims it. Nothing has been written yet.
         setup_logging(output_dir, rank)
@@ -59,7 +69,8 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
         raise InputError(
             f"OUTPUT_DIR {output_dir}: {error.strerror}; choose a folder that can be written"
         ) from None
-    cfg.defrost()
+    for note in notes:
+        logger.info("%s", note)
     device = resolve_device(cfg)
     if device != cfg.MODEL.DEVICE:
         logger.info("no CUDA device: running on the CPU, as with MODEL.DEVICE cpu")
@@ -79,7 +90,10 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
     logger.debug("Environment:\n%s", collect_env_info())
     logger.debug("Config:\n%s", cfg.dump())
     if comm.is_main_process():
-        (output_dir / "config.yaml").write_text(saved_config(cfg), encoding="utf-8")
+        # The configuration of a training stays beside it, whatever it is tested with.
+        beside_training = eval_only and holds_training(output_dir)
+        config_folder = output_dir / "inference" if beside_training else output_dir
+        write_text_atomically(config_folder / "config.yaml", saved_config(cfg))
         processes = f", {comm.get_world_size()} processes" if comm.get_world_size() > 1 else ""
         logger.info(
             "segzoo %s on %s%s; results in %s", segzoo.__version__, cfg.MODEL.DEVICE, processes, output_dir
@@ -139,8 +153,15 @@ def setup_logging(output_dir: Path | None, rank: int = 0) -> None:
             package_logger.addHandler(handler)
 
 
-class _LogFile(logging.FileHandler):
-    """Silent where the disk is full: metrics.json and checkpoints are what a training ends for."""
+class _LogFile(WatchedFileHandler):
+    """Silent where the disk is full: metrics.json and checkpoints are what a training ends for.
+
+    It goes on in a new file where its own was removed.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # the folder was removed, too
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in `logging`
         if not isinstance(sys.exc_info()[1], OSError):
@@ -148,7 +169,10 @@ class _LogFile(logging.FileHandler):
 
 
 class _ScreenFormatter(logging.Formatter):
-    """Short lines: time and message, and the level where it is a warning or worse; coloured on a terminal."""
+    """Short lines: time and message, and the level where it is a warning or worse.
+
+    On a terminal they are coloured, and lines of fields fit its width.
+    """
 
     def __init__(self, coloured: bool):
         super().__init__("%(message)s", datefmt="%m/%d %H:%M:%S")
@@ -158,7 +182,12 @@ class _ScreenFormatter(logging.Formatter):
         parts = [self._paint(f"[{self.formatTime(record, self.datefmt)}]", "green")]
         if record.levelno >= logging.WARNING:
             parts.append(self._paint(record.levelname, "red"))
-        return " ".join([*parts, super().format(record)])
+        message = super().format(record)
+        if self._coloured and hasattr(record, "fields"):
+            indent = " " * len(f"[{self.formatTime(record, self.datefmt)}] ")
+            width = shutil.get_terminal_size().columns - len(indent)
+            message = f"\n{indent}".join(fitted(record.fields, width))
+        return " ".join([*parts, message])
 
     def _paint(self, text: str, color: str) -> str:
         return colored(text, color, force_color=True) if self._coloured else text

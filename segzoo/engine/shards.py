@@ -30,6 +30,7 @@ from .evaluate import (
     evaluation_mode,
     evaluator_options,
     given_up_on_error,
+    inference_folder,
     protocol_facts,
     report,
     resizing_facts,
@@ -273,4 +274,4 @@ def _evaluator(cfg: CfgNode, name: str) -> SemanticEvaluator:
 
 
 def _path(cfg: CfgNode, shard: Shard, name: str) -> Path:
-    return Path(cfg.OUTPUT_DIR, "inference", FOLDER, name, f"{shard.index}_of_{shard.count}.json")
+    return Path(inference_folder(cfg), FOLDER, name, f"{shard.index}_of_{shard.count}.json")

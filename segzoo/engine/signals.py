@@ -1,20 +1,23 @@
-"""Ending a job by SIGUSR2 (its time is up) or SIGTERM (it is cancelled) with nothing lost.
+"""Ending a job by SIGUSR2 (its time is up), SIGTERM (it is cancelled) or SIGINT (Ctrl-C) with nothing lost.
 
 Between `stop_on_signals()` and its end a signal does this:
 
 - while iterations run, all processes finish the same one, save a checkpoint and raise `StoppedBySignal`;
 - at any other time (start, evaluation) there is nothing to save: `StoppedBySignal` is raised at once;
-- the same signal again, seconds later, ends the process as if none of this existed.
+- the same signal again, a moment later, ends the process as if none of this existed.
 """
 
+import ctypes
 import itertools
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import NoReturn
 
 import torch.distributed as dist
 from detectron2.engine import HookBase
@@ -23,11 +26,19 @@ from detectron2.utils import comm
 logger = logging.getLogger(__name__)
 
 # Exit status of a job that was stopped. 75 is sysexits' EX_TEMPFAIL, "try again"; 79 is the first number that
-# sysexits leaves free. A repeated signal gives the shell's usual 128 + number.
-EXIT_STATUS = {signal.SIGUSR2: 75, signal.SIGTERM: 79}
+# sysexits leaves free; 130 is what a shell says of Ctrl-C. A repeated signal gives the shell's 128 + number.
+EXIT_STATUS = {signal.SIGUSR2: 75, signal.SIGTERM: 79, signal.SIGINT: 130}
 
-# One request can arrive twice: by the process group, and by a parent that passes it on.
-SECONDS_OF_ONE_REQUEST = 2.0
+# One request can arrive twice: by the process group, and by a parent that passes it on. Schedulers repeat
+# theirs; whoever presses Ctrl-C twice means it.
+SECONDS_OF_ONE_REQUEST = {signal.SIGUSR2: 2.0, signal.SIGTERM: 2.0, signal.SIGINT: 0.5}
+# For which a training that is to end waits for its next batch, to finish the iteration.
+SECONDS_FOR_A_BATCH = 5.0
+# For which processes that have nothing to do any more wait for the one that saves.
+SECONDS_FOR_SAVING = timedelta(seconds=60)
+_AT_CTRL_C = b"\nCtrl-C: finishing the iteration, then saving; once more ends it at once, unsaved\n"
+# No signal has this number.
+_END = b"\0"
 # Tells the agreements of successive trainings in the same processes apart.
 _numbers = itertools.count()
 
@@ -50,11 +61,18 @@ class StoppedBySignal(BaseException):
 
 
 class StopSignals:
-    """What has been received, and what all processes have agreed on; see `stop_on_signals`."""
+    """What has been received, and what all processes have agreed on; see `stop_on_signals`.
+
+    Attributes:
+        received: the signal that asks for an end, None before.
+        advice: what to do after an end at which nothing could be saved.
+        resume_command: what to type to go on, "" where it is not known.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._first: dict[int, float] = {}
+        self.advice = "--resume goes on from the last checkpoint, if there is one"
+        self.resume_command = ""
         self._owner = os.getpid()
         self._waiting_for_iteration = False
         self._raised = False
@@ -65,10 +83,6 @@ class StopSignals:
         """The signal handler."""
         if os.getpid() != self._owner:
             return  # See `_in_forked_process`.
-        now = time.monotonic()
-        if now - self._first.setdefault(number, now) > SECONDS_OF_ONE_REQUEST:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(self._owner, number)
         self.received = _stronger(self.received, number)
         if not self._waiting_for_iteration:
             self._raise_once()
@@ -104,6 +118,18 @@ class StopSignals:
                 self.received = _stronger(self.received, number)
         return self._last_iteration is not None and iteration >= self._last_iteration
 
+    def meet_after_saving(self) -> None:
+        """Has the other processes wait for the main one, which saves alone; they may be anywhere."""
+        if comm.get_world_size() == 1:
+            return
+        store, key = dist.distributed_c10d._get_default_store(), f"{self._key}/saved"
+        if comm.is_main_process():
+            store.set(key, "")
+        else:
+            # The main process itself may not have received the signal.
+            with suppress(RuntimeError):
+                store.wait([key], SECONDS_FOR_SAVING)
+
     def any_received(self) -> bool:
         """Whether any process has received a signal; a collective operation."""
         for number in comm.all_gather(self.received):
@@ -115,9 +141,20 @@ class StopSignals:
         self._raised = True
         return StoppedBySignal(f"{signal.Signals(self.received).name}: {message}", self.received)
 
+    def noticed(self, number: int) -> None:
+        """Tells whoever has pressed Ctrl-C what happens now, from whichever thread."""
+        if number == signal.SIGINT and self._waiting_for_iteration and comm.is_main_process():
+            # Not through the log: what the main thread does with it just now must not be disturbed.
+            with suppress(OSError):
+                os.write(2, _AT_CTRL_C)
+
+    def stop_at_once(self, why: str = "stopped at once") -> NoReturn:
+        """Raises `StoppedBySignal` where nothing can be saved."""
+        raise self.stopped(f"{why}; {self.advice}")
+
     def _raise_once(self) -> None:
         if not self._raised:
-            raise self.stopped("stopped at once; --resume goes on from the last checkpoint, if there is one")
+            self.stop_at_once()
 
 
 _active: StopSignals | None = None
@@ -129,6 +166,7 @@ def _in_forked_process() -> None:
     # there, which a blocked signal does not reach.
     if _active is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_STATUS)
+        signal.set_wakeup_fd(-1)
 
 
 os.register_at_fork(after_in_child=_in_forked_process)
@@ -141,7 +179,7 @@ def active() -> StopSignals | None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopSignals]:
-    """Inside, SIGUSR2 and SIGTERM end a training with a checkpoint; no effect but in a main thread.
+    """Inside, SIGUSR2, SIGTERM and SIGINT end a training with a checkpoint; no effect but in a main thread.
 
     Raises:
         StoppedBySignal: inside, after the checkpoint.
@@ -149,10 +187,12 @@ def stop_on_signals() -> Iterator[StopSignals]:
     global _active
     before, _active = _active, StopSignals()
     try:
-        with _handler(_active.handle):
+        with _handler(_active.handle, _active.noticed):
             yield _active
     except StoppedBySignal as stopped:
         logger.info("%s", stopped)
+        if _active.resume_command:
+            logger.info("To go on: %s", _active.resume_command)
         raise
     finally:
         _active = before
@@ -180,19 +220,46 @@ class StopHook(HookBase):
             self.trainer.stop_with_checkpoint(_active)
 
 
+def stop_while_waiting(trainer: object, seconds: float) -> None:
+    """Ends a training whose batch does not come where a signal asks for it: no iteration would end.
+
+    Args:
+        seconds: of waiting so far.
+
+    Raises:
+        StoppedBySignal: one has been received. A single process has saved a checkpoint of the iteration
+            before; several cannot without each other.
+    """
+    if _active is None or _active.received is None or seconds < SECONDS_FOR_A_BATCH:
+        return
+    if comm.get_world_size() == 1 and trainer.iter > trainer.start_iter:
+        trainer.storage.iter = trainer.iter - 1
+        trainer.stop_with_checkpoint(_active)
+    _active.stop_at_once("stopped while waiting for a batch")
+
+
 @contextmanager
 def evaluating(trainer: object) -> Iterator[None]:
     """Around an evaluation in a training: a signal that is already there stops before it, others at once.
 
-    Every process of the training enters it.
+    What was trained since the last checkpoint is saved in both cases. Every process of the training enters
+    it.
     """
     if _active is None:
         yield
         return
     if _active.any_received():
         trainer.stop_with_checkpoint(_active)
-    with _active.at_iteration_end(waiting=False):
-        yield
+    save = trainer.prepared_checkpoint()
+    try:
+        with _active.at_iteration_end(waiting=False):
+            yield
+    except StoppedBySignal:
+        save()
+        _active.meet_after_saving()
+        raise _active.stopped(
+            f"stopped at once, in an evaluation; --resume goes on after iteration {trainer.storage.iter}"
+        ) from None
 
 
 @contextmanager
@@ -209,23 +276,83 @@ def passed_on(process_ids: list[int]) -> Iterator[StopSignals]:
         with received.at_iteration_end():
             received.handle(number)
 
-    with _handler(pass_on):
+    with _handler(pass_on, children=process_ids):
         yield received
 
 
 @contextmanager
-def _handler(function: Callable[[int, object], None]) -> Iterator[None]:
+def held_back() -> Iterator[None]:
+    """Inside, signals wait, also in the processes that are started there, until those call `let_through`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_STATUS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def let_through() -> None:
+    """In a process that was started inside `held_back`: from here on Ctrl-C ends it, without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_STATUS)
+
+
+@contextmanager
+def _handler(
+    function: Callable[[int, object], None],
+    noticed: Callable[[int], None] = lambda number: None,
+    children: Sequence[int] = (),
+) -> Iterator[None]:
+    """Inside, `function` handles signals; a repeated one ends this process and its children.
+
+    Args:
+        noticed: called in another thread as soon as a signal arrives for the first time.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python has handlers in the main thread only.
         return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    watch = threading.Thread(target=_watch, args=(reader, noticed, children), daemon=True)
+    watch.start()
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     before = {number: signal.signal(number, function) for number in EXIT_STATUS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(wakeup)
+        # Processes that were forked meanwhile keep the pipe open: there is no end of file to wait for.
+        os.write(writer, _END)
+        watch.join()
+        os.close(writer)
+        os.close(reader)
+
+
+def _watch(reader: int, noticed: Callable[[int], None], children: Sequence[int]) -> None:
+    """Sees each signal when it arrives; Python's handler waits for what the main thread computes."""
+    first: dict[int, float] = {}
+    while True:
+        arrived = os.read(reader, 64)
+        now = time.monotonic()
+        for number in arrived:
+            if number == _END[0]:
+                return
+            if number not in EXIT_STATUS:
+                continue
+            if number not in first:
+                first[number] = now
+                noticed(number)
+            elif now - first[number] > SECONDS_OF_ONE_REQUEST[number]:
+                for child in children:
+                    with suppress(ProcessLookupError):
+                        os.kill(child, number)
+                # Not `signal.signal`, which the main thread alone may call.
+                ctypes.pythonapi.PyOS_setsig(number, None)
+                os.kill(os.getpid(), number)
 
 
 def _stronger(one: int | None, other: int | None) -> int | None:
-    """SIGTERM counts more than SIGUSR2: a job that is cancelled after its time was up shall not go on."""
-    return signal.SIGTERM if signal.SIGTERM in (one, other) else one or other
+    """The signal that counts more: a job that is cancelled after its time was up shall not go on."""
+    by_strength = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+    return next((number for number in by_strength if number in (one, other)), None)

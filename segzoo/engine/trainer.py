@@ -4,7 +4,7 @@ import importlib
 import logging
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import nn
 
 from segzoo.checkpoint import SegzooCheckpointer
 from segzoo.data import build_train_loader
+from segzoo.data.handover import ended_workers_explained
 from segzoo.data.labelled import holds_targets
 from segzoo.errors import InputError
 from segzoo.modeling.protocols import uses_tta
@@ -36,6 +37,7 @@ from segzoo.solver import (
     load_optimizer_state,
 )
 
+from .best import closing_lines, read_best
 from .distributed import distributed, sync_batch_norm_on_cpu, unwrapped
 from .evaluate import check_best_metric, check_evaluation, evaluate
 from .hooks import CheckpointHook, EvaluationHook, LearningRateHook, WriterHook
@@ -57,7 +59,7 @@ from .recording import (
 )
 from .self_description import describe_checkpoint
 from .setup import classes_metadata
-from .signals import StopHook, StopSignals, evaluating, iterating
+from .signals import StopHook, StopSignals, evaluating, iterating, stop_while_waiting
 from .skipped import SkippedFilesHook
 from .train_step import TrainStep
 from .unlabelled import UnlabelledHook
@@ -239,22 +241,47 @@ class Trainer(TrainerBase):
     def train(self) -> None:
         """Trains up to SOLVER.MAX_ITER, or until the evaluation hook stops it, and saves model_final.pth.
 
-        A finished training whose final evaluation is missing is evaluated. Inside `stop_on_signals()` SIGUSR2
-        and SIGTERM end it early, with a checkpoint.
+        A finished training whose final evaluation is missing is evaluated. Inside `stop_on_signals()`
+        SIGUSR2, SIGTERM and SIGINT end it early, with a checkpoint.
 
         Raises:
-            InputError: another training writes into OUTPUT_DIR, or it cannot be written, as on a full disk;
-                the checkpoints before are good.
+            InputError: another training writes into OUTPUT_DIR, or has left checkpoints there with which this
+                one does not go on; or it cannot be written, as on a full disk; the checkpoints before are
+                good.
         """
+        self._check_output_dir()
         if self.start_iter >= self.max_iter:
             logger.info("Checkpoint already at MAX_ITER=%d; nothing to train.", self.max_iter)
             if not self._owes_ending():
+                self._tell_the_end()
                 return
             logger.info("Making up for what comes after the last iteration.")
         if self.cfg.DATASETS.TEST:
             self.check_test(self.cfg)
-        with claimed(self.cfg.OUTPUT_DIR), writing_explained(self.cfg.OUTPUT_DIR):
+        folder, workers = self.cfg.OUTPUT_DIR, self.cfg.DATALOADER.NUM_WORKERS
+        with claimed(folder), writing_explained(folder), ended_workers_explained(workers):
             self._train()
+        self._tell_the_end()
+
+    def _tell_the_end(self) -> None:
+        """Says what the training has come to, where its files are, and what to do with them."""
+        if not comm.is_main_process():
+            return
+        best = read_best(self.cfg.OUTPUT_DIR, self.cfg.TEST.BEST_METRIC)
+        for line in closing_lines(self.cfg.OUTPUT_DIR, self.iter, best, bool(self.cfg.DATASETS.TEST)):
+            logger.info("%s", line)
+
+    def _check_output_dir(self) -> None:
+        folder = self.cfg.OUTPUT_DIR
+        if not folder:
+            raise InputError(
+                "OUTPUT_DIR is empty; name a folder, or have segzoo.engine.default_setup(cfg) choose one"
+            )
+        if self.start_iter == 0 and any(comm.all_gather(self.checkpointer.has_checkpoint())):
+            raise InputError(
+                f"OUTPUT_DIR {folder} holds the checkpoints of another training; go on with it by "
+                "trainer.resume_or_load(resume=True), or choose another OUTPUT_DIR"
+            )
 
     def _train(self) -> None:
         self._begin()
@@ -296,6 +323,10 @@ class Trainer(TrainerBase):
             self._recorder.flush()
         super().after_step()
 
+    def latest_losses(self) -> dict[str, float]:
+        """What this process has recorded last: losses, "data_time" in seconds, and "iteration"."""
+        return dict(self._recorder.latest)
+
     def stop(self, reason: str) -> None:
         """Ends the training after the current iteration; called by a hook, in every process."""
         self._stop_reason = reason
@@ -310,15 +341,39 @@ class Trainer(TrainerBase):
             self.save_checkpoint(f"model_{self.storage.iter:07d}")
         # Who started the processes may end those that are left as soon as one has gone.
         comm.synchronize()
-        raise signals.stopped(f"stopped after iteration {self.storage.iter}; --resume goes on from there")
+        raise signals.stopped(
+            f"stopped after iteration {self.storage.iter}; --resume goes on from there, "
+            f"{self.checkpointer.get_checkpoint_file()}"
+        )
+
+    def prepared_checkpoint(self) -> Callable[[], None]:
+        """What saves the iteration that has just ended, later and without the other processes.
+
+        Every process calls this, and may call what it returns; nothing is trained in between. What is saved
+        already is not saved again.
+        """
+        if self._saved_at == self.storage.iter:
+            return lambda: None
+        name = f"model_{self.storage.iter:07d}"
+        if self.cfg.SOLVER.SHARD_OPTIMIZER and comm.get_world_size() > 1:
+            # Its state is spread over the processes.
+            self.save_checkpoint(name)
+            return lambda: None
+        self._recorder.flush()
+        random_states = comm.gather(capture_random_state())
+        return lambda: self._write_checkpoint(name, random_states)
 
     def save_checkpoint(self, name: str) -> None:
         """Saves OUTPUT_DIR/<name>.pth with all that resuming needs; every process has to call it."""
         self._recorder.flush()
         random_states = comm.gather(capture_random_state())
         gather_optimizer_state(self.optimizer)
+        self._write_checkpoint(name, random_states)
+
+    def _write_checkpoint(self, name: str, random_states: list[dict]) -> None:
         self.checkpointer.save(name, iteration=self.storage.iter, random_states=random_states)
-        self._saved_at = self.storage.iter
+        if not name.endswith("_best"):  # from which no run goes on
+            self._saved_at = self.storage.iter
 
     def state_dict(self) -> dict:
         """Everything beside the weights, the iteration and the random states, as plain data and tensors."""
@@ -357,6 +412,10 @@ class Trainer(TrainerBase):
             self.skipped = getattr(loader, "skipped", {})
             data = getattr(loader, "dataset", None)
             self.num_images = len(data) if hasattr(data, "__len__") else None
+            # Through a weak reference: the trainer owns its loader.
+            trainer = weakref.proxy(self)
+            if hasattr(loader, "while_waiting"):
+                loader.while_waiting = lambda seconds: stop_while_waiting(trainer, seconds)
             self._batches = iter(loader)
         if comm.is_main_process():
             self.past_metrics = continue_metrics(self._metrics_file, self.start_iter)

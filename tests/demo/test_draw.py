@@ -146,7 +146,11 @@ def test_the_loss_curve_adds_up_layers_and_ignores_evaluation_lines(tmp_path):
     ]
     file = tmp_path / "metrics.json"
     file.write_text("\n".join(json.dumps(line) for line in lines))
-    assert _read_losses(file) == {"loss_ce": [(19, 3.0)], "loss_dice": [(19, 0.5)], "total_loss": [(19, 3.5)]}
+    assert _read_losses(file) == {
+        "loss_ce (2 layers)": [(19, 3.0)],
+        "loss_dice": [(19, 0.5)],
+        "total_loss": [(19, 3.5)],
+    }
     draw_loss_curve(file, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     file.write_text(json.dumps({"iteration": 1, "lr": 0.1}))

@@ -1,14 +1,17 @@
 #!/usr/bin/env python
-"""Kills trainings at random moments, resumes them, and compares what they leave with an uninterrupted one.
+"""Kills and stops trainings at random moments, resumes them, and compares what they leave with a whole one.
 
-Half of the moments are calls of a function, Python's or compiled, at which a process kills itself: any
-between two steps of setting up, training, evaluating, and writing checkpoints, the same ones with the same
-seed; half of these are before or after one by which a checkpoint, or the name of the last one, comes onto the
-disk: opening, writing, flushing, renaming a file. The other moments are times, by the clock of the parent:
-also in the middle of a call.
+A third by SIGKILL, a third by SIGTERM, a third by SIGINT (Ctrl-C). Half of the moments are calls of a
+function, Python's or compiled, at which a process sends itself the signal: any between two steps of setting
+up, training, evaluating, and writing checkpoints, the same ones with the same seed; half of these are
+before or after one by which a checkpoint, or the name of the last one, comes onto the disk: opening,
+writing, flushing, renaming a file. The other moments are times, by the clock of the parent: also in the
+middle of a call.
 
 After each training: weights, optimizer and all else in the checkpoints are bitwise those of the uninterrupted
 run, metrics.json and TensorBoard have each line and event once, and no checkpoint was ever found damaged.
+After each end: SIGTERM and SIGINT have lost no iteration and have said how to go on; SIGKILL has lost no more
+than there are between two checkpoints.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import time
 import traceback
 from collections import Counter
 from pathlib import Path
+from typing import NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(Path(__file__).parent)]
@@ -33,9 +37,12 @@ from toy_training import TIMES, ToyTrainer, metrics, run_toy, toy_cfg  # noqa: E
 
 import segzoo.engine.setup as setup  # noqa: E402
 from segzoo.checkpoint import writing  # noqa: E402
+from segzoo.engine.signals import EXIT_STATUS, StoppedBySignal, held_back, stop_on_signals  # noqa: E402
 
 ITERATIONS = 24
+PERIOD = 3
 KEPT = 2
+NUMBERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 class ScoredTrainer(ToyTrainer):
@@ -46,11 +53,21 @@ class ScoredTrainer(ToyTrainer):
         torch.rand(3)
         return {"sem_seg": {"mIoU": 1000 * model.head.weight.sum().item() % 7}}
 
+    def run_step(self):
+        super().run_step()
+        with steps_file(self.cfg.OUTPUT_DIR).open("a") as file:
+            file.write(f"{self.iter}\n")
+
+
+def steps_file(folder: str | Path) -> Path:
+    """Where a training writes each iteration down that it has done since it was started."""
+    return Path(folder).with_suffix(".steps")
+
 
 def train(folder: Path) -> None:
     changes = {
         "SOLVER__MAX_ITER": ITERATIONS,
-        "SOLVER__CHECKPOINT_PERIOD": 3,
+        "SOLVER__CHECKPOINT_PERIOD": PERIOD,
         "SOLVER__CHECKPOINT_KEEP": KEPT,
         "SOLVER__LOG_PERIOD": 2,
         "MODEL__MASK_FORMER__DROPOUT": 0.1,
@@ -62,7 +79,7 @@ def train(folder: Path) -> None:
 
 
 class Calls:
-    """Counts the calls of functions in this thread; kills this process at one of them.
+    """Counts the calls of functions in this thread; sends this process a signal at one of them.
 
     Attributes:
         calls: of functions, and returns from them.
@@ -71,11 +88,12 @@ class Calls:
 
     FILE_STEPS = ("open", "write", "flush", "fsync", "close", "replace", "unlink", "truncate", "rename")
 
-    def __init__(self, kill_at: int = 0, counted: str = "calls"):
+    def __init__(self, kill_at: int = 0, counted: str = "calls", number: int = signal.SIGKILL):
         self.calls = 0
         self.file_steps = 0
         self._kill_at = kill_at
         self._counted = counted
+        self._number = number
         self._depth = 0
 
     def __enter__(self):
@@ -103,14 +121,20 @@ class Calls:
         elif self._counted == "file_steps":
             return
         if self._kill_at and self._kill_at == getattr(self, self._counted):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._number)
 
 
 def start(folder: Path, calls: Calls, report: Path | None = None) -> int:
     """Forks a process that trains, or goes on with it; returns its number."""
-    child = os.fork()
-    if child:
-        return child
+    steps_file(folder).unlink(missing_ok=True)
+    with held_back():
+        child = os.fork()
+        if not child:
+            _run(folder, calls, report)
+    return child
+
+
+def _run(folder: Path, calls: Calls, report: Path | None) -> NoReturn:
     status = 1
     try:
         output = os.open(folder.with_suffix(".out"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -119,11 +143,17 @@ def start(folder: Path, calls: Calls, report: Path | None = None) -> int:
         torch.set_num_threads(1)
         # It starts programs to ask for their versions; half of the time would go there.
         setup.collect_env_info = lambda: "not collected"
-        with calls:
-            train(folder)
+        with stop_on_signals():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_STATUS)
+            with calls:
+                train(folder)
+            signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_STATUS)  # too late
         if report:
             report.write_text(f"{calls.calls} {calls.file_steps}")
         status = 0
+    except StoppedBySignal as stopped:
+        status = stopped.exit_status
+        print(stopped)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -133,8 +163,42 @@ def start(folder: Path, calls: Calls, report: Path | None = None) -> int:
 
 
 def ended(child: int) -> int:
-    """Waits; 0, or -9 where the process was killed."""
+    """Waits; 0, -9 where the process was killed, or the status of one that was stopped."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def lost_iterations(folder: Path) -> int:
+    """How many iterations a training that has ended early has to do again."""
+    file = steps_file(folder)
+    if not file.exists():
+        return 0
+    last = int(file.read_text().splitlines()[-1])
+    try:
+        name = (folder / "last_checkpoint").read_text()
+        saved = torch.load(folder / name, weights_only=True)["iteration"]
+    except FileNotFoundError:
+        saved = -1
+    return last - saved
+
+
+def check_end(folder: Path, status: int, number: int) -> int:
+    """What an end by a signal has left; returns how many iterations are lost.
+
+    Raises:
+        AssertionError: too many, or nothing was said.
+    """
+    lost = lost_iterations(folder)
+    said = folder.with_suffix(".out").read_text()
+    if number == signal.SIGKILL:
+        assert status == -number, said
+        assert lost <= PERIOD, f"{lost} iterations are lost after SIGKILL in {folder}"
+        return lost
+    assert status == EXIT_STATUS[number], said
+    last = said.splitlines()[-1]
+    assert last.startswith(f"{signal.Signals(number).name}: stopped"), last
+    assert "--resume goes on" in last, last
+    assert lost == 0, f"{lost} iterations are lost after {last!r}"
+    return lost
 
 
 def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -169,9 +233,11 @@ def compare(folder: Path, whole: Path) -> None:
     Raises:
         AssertionError: something differs; the message says what.
     """
-    names = {path.name for path in whole.glob("*.pth")}
-    assert {path.name for path in folder.glob("*.pth")} == names, f"checkpoints in {folder}"
-    for name in sorted(names):
+    found, expected = ({path.name for path in where.glob("*.pth")} for where in (folder, whole))
+    # That of an iteration at which a training was stopped may be among the last ones, too.
+    assert len(found) == len(expected), f"checkpoints in {folder}: {found}"
+    assert {"model_final.pth", "model_best.pth"} <= found
+    for name in sorted(found & expected):
         first, second = (torch.load(path / name, weights_only=True) for path in (folder, whole))
         assert_equal(first, second, name)
     assert metrics(folder) == metrics(whole), f"metrics.json in {folder}"
@@ -184,7 +250,8 @@ def compare(folder: Path, whole: Path) -> None:
 
 
 def kill_many(kills: int, seed: int, folder: Path, say=lambda text: None) -> Counter:
-    """Returns how many processes were killed in which way: "calls", "file_steps" (see the top) or "clock".
+    """Returns how many processes have ended in which way: "calls", "file_steps" (see the top) or "clock"; by
+    which signal: "SIGKILL", "SIGTERM", "SIGINT"; and how many iterations were "lost" in all.
 
     Raises:
         AssertionError: a training could not be resumed, or its result is another one.
@@ -199,26 +266,28 @@ def kill_many(kills: int, seed: int, folder: Path, say=lambda text: None) -> Cou
     say(f"uninterrupted: {seconds:.2f} s, {totals}")
 
     done: Counter = Counter()
-    training = 0
-    while done.total() < kills:
+    training = ends = 0
+    while ends < kills:
         training += 1
         cut = folder / f"cut_{training}"
         while True:
-            enough = done.total() >= kills
+            enough = ends >= kills
             way = "end" if enough else chosen.choice((*totals, "clock", "clock"))
             # Early enough that a training is killed several times.
-            part = chosen.uniform(0.02, 0.6)
-            child = start(cut, Calls(int(part * totals[way]), way) if way in totals else Calls())
+            part, number = chosen.uniform(0.02, 0.6), chosen.choice(NUMBERS)
+            child = start(cut, Calls(int(part * totals[way]), way, number) if way in totals else Calls())
             if way == "clock":
                 time.sleep(part * seconds)
-                os.kill(child, signal.SIGKILL)
+                os.kill(child, number)
             status = ended(child)
             if status == 0:
                 break
-            assert status == -signal.SIGKILL, cut.with_suffix(".out").read_text()
+            done["lost"] += check_end(cut, status, number)
             done[way] += 1
+            done[signal.Signals(number).name] += 1
+            ends += 1
         compare(cut, whole)
-        say(f"training {training}: equal to the uninterrupted one; {done.total()} kills so far")
+        say(f"training {training}: equal to the uninterrupted one; {ends} ends so far")
         shutil.rmtree(cut)
     return done
 
@@ -237,8 +306,13 @@ def main(arguments: list[str] | None = None) -> int:
     ways = (
         f"{done['calls']} at any call, {done['file_steps']} at steps of writing, {done['clock']} by the clock"
     )
+    numbers = ", ".join(
+        f"{done[signal.Signals(number).name]} {signal.Signals(number).name}" for number in NUMBERS
+    )
     print(
-        f"{done.total()} kills: {ways}; every training was resumed, with the result of the uninterrupted one"
+        f"{args.kills} kills: {numbers}; {ways}; every training was resumed, with the result of the "
+        f"uninterrupted one; SIGTERM and SIGINT lost nothing, SIGKILL {done['lost']} iterations in all, at "
+        f"most {PERIOD} each"
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, then --resume: nothing is corrupt, doubled or missing; the result is equal."""
+"""SIGKILL, SIGTERM, SIGINT at random moments, then --resume: nothing is corrupt, doubled, or missing."""
 
 import kill_many
 import warm

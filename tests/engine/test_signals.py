@@ -1,5 +1,6 @@
-"""SIGUSR2 and SIGTERM: the iteration is finished and saved, and a resumed run is the uninterrupted one."""
+"""SIGUSR2, SIGTERM, Ctrl-C: an iteration is finished and saved; a resumed run is the uninterrupted one."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -54,7 +55,9 @@ def assert_saved(folder, iteration):
     return checkpoint
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR2, 75), (signal.SIGTERM, 79)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGUSR2, 75), (signal.SIGTERM, 79), (signal.SIGINT, 130)]
+)
 @pytest.mark.parametrize("iteration", [0, 3, 5])  # 3: has a periodic checkpoint anyway
 def test_a_stopped_training_resumes_to_the_result_it_would_have_had(tmp_path, number, status, iteration):
     cfg = toy_cfg(tmp_path / "stopped", MODEL__MASK_FORMER__DROPOUT=0.1)
@@ -100,6 +103,21 @@ def test_a_signal_during_an_evaluation_ends_it_at_once(tmp_path):
     run_toy(cfg, resume=True)
     found = {line["iteration"]: line["sem_seg/mIoU"] for line in metrics(tmp_path) if "sem_seg/mIoU" in line}
     assert found == {3: 1.0, 7: 2.0, 9: 3.0}
+
+
+def test_a_signal_in_an_evaluation_loses_no_iteration(tmp_path):
+    """The evaluation after iteration 5 comes between two checkpoints."""
+    changes = {"DATASETS__TEST": ("toy_val",), "TEST__EVAL_PERIOD": 6, "MODEL__MASK_FORMER__DROPOUT": 0.1}
+    cfg = toy_cfg(tmp_path / "cut", **changes)
+    with pytest.raises(StoppedBySignal, match=r"^SIGINT: stopped at once, in an evaluation; .* iteration 5$"):
+        run_signalled(cfg, -1, signal.SIGINT, scores=scores_with_signal(signal.SIGINT, [1.0]))
+    assert_saved(tmp_path / "cut", 5)
+    ToyTrainer.scores = iter([1.0, 2.0])
+    assert run_toy(cfg, resume=True).start_iter == 6
+    ToyTrainer.scores = iter([1.0, 2.0])
+    run_toy(toy_cfg(tmp_path / "whole", **changes))
+    assert_same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 
 
 def run_of_two(folder):
@@ -172,9 +190,103 @@ def test_the_same_signal_again_ends_the_process_at_once(tmp_path):
     assert process.wait(20) == -signal.SIGTERM
 
 
+def test_a_second_ctrl_c_ends_a_process_that_computes_for_long_at_once():
+    script = (
+        "import ctypes\n"
+        "from segzoo.engine.signals import stop_on_signals\n"
+        "with stop_on_signals() as signals, signals.at_iteration_end():\n"
+        "    print('ready', flush=True)\n"
+        "    for _ in range(3): ctypes.CDLL(None).sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.7)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == -signal.SIGINT
+    said = process.stderr.read()
+    assert said.count("finishing the iteration, then saving; once more ends it at once") == 1
+    assert "Traceback" not in said
+
+
+def test_in_another_thread_a_training_goes_without_handlers(tmp_path):
+    handler, problems = signal.getsignal(signal.SIGINT), []
+
+    def train():
+        try:
+            run_signalled(toy_cfg(tmp_path), -1, signal.SIGINT)
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join(60)
+    assert not problems
+    assert (tmp_path / "model_final.pth").exists()
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_without_stop_on_signals_ctrl_c_is_what_python_makes_of_it(tmp_path):
+    trainer = type("T", (ToyTrainer,), {"build_hooks": hooks_with(Signaller(5, signal.SIGINT, 0))})
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(toy_cfg(tmp_path), trainer_class=trainer)
+    assert_saved(tmp_path, 3)
+
+
+def hooks_with(hook):
+    return lambda trainer: [hook, *ToyTrainer.build_hooks(trainer)]
+
+
+class Stuck(ToyTrainer):
+    """Its loader, like segzoo's, tells that it waits; from iteration `at` on no batch comes."""
+
+    at = 6
+
+    @classmethod
+    def build_train_loader(cls, cfg, start_iteration):
+        class Loader:
+            while_waiting = staticmethod(lambda seconds: None)
+
+            def __iter__(self):
+                batches = ToyTrainer.build_train_loader(cfg, start_iteration)
+                for iteration in itertools.count(start_iteration):
+                    if iteration == cls.at:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        for seconds in range(100):
+                            self.while_waiting(seconds)
+                        raise AssertionError("nothing ended the training")
+                    yield next(batches)
+
+        return Loader()
+
+
+@pytest.mark.parametrize(("at", "saved"), [(6, 5), (0, None)])
+def test_a_signal_ends_a_training_that_waits_for_a_batch(tmp_path, at, saved):
+    cfg = toy_cfg(tmp_path / "stuck", MODEL__MASK_FORMER__DROPOUT=0.1)
+    message = "stopped while waiting for a batch" if saved is None else f"stopped after iteration {saved};"
+    with pytest.raises(StoppedBySignal, match=message), stop_on_signals():
+        run_toy(cfg, trainer_class=type("S", (Stuck,), {"at": at}))
+    if saved is None:
+        assert not (tmp_path / "stuck" / "last_checkpoint").exists()
+        return
+    assert_saved(tmp_path / "stuck", saved)
+    run_toy(cfg, resume=True)
+    run_toy(toy_cfg(tmp_path / "whole", MODEL__MASK_FORMER__DROPOUT=0.1))
+    assert_same_weights(weights(tmp_path / "stuck"), weights(tmp_path / "whole"))
+    assert metrics(tmp_path / "stuck") == metrics(tmp_path / "whole")
+
+
 def test_a_cancelled_job_does_not_go_on_although_its_time_was_up_before():
     with stop_on_signals() as signals, signals.at_iteration_end():
-        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2):
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             os.kill(os.getpid(), number)
     assert signals.stopped("").signal == signal.SIGTERM
 
@@ -194,8 +306,8 @@ def test_data_loading_processes_outlive_the_signals_of_a_scheduler():
         batches = iter(torch.utils.data.DataLoader(ProcessIds(), num_workers=1, prefetch_factor=1))
         worker = int(next(batches))
         assert worker != os.getpid()
-        os.kill(worker, signal.SIGUSR2)
-        os.kill(worker, signal.SIGTERM)
+        for number in EXIT_STATUS:
+            os.kill(worker, number)
         assert [int(other) for other in batches] == [worker] * 19
     deadline = time.monotonic() + 20
     while worker in {child.pid for child in multiprocessing.active_children()}:

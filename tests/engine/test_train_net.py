@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -108,7 +110,7 @@ def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit):
         train_net.parse_arguments(["--help"])
     text = capsys.readouterr().out
-    assert "--eval-only MODEL.WEIGHTS" in text
+    assert "--eval-only --weights" in text
     assert "KEY VALUE" in text
 
 
@@ -149,6 +151,18 @@ def test_a_job_trains_evaluates_and_leaves_what_detectron2_users_expect(job):
     assert {"sem_seg/mIoU", "panoptic_seg/PQ", "entity_seg/AP"} <= lines[1].keys()
     log = (out / "log.txt").read_text()
     assert "copypaste: Task: panoptic_seg" in log
+
+
+def test_the_command_at_the_end_evaluates_the_best_model_beside_it(job, monkeypatch):
+    log = (job / "out" / "log.txt").read_text()
+    (command,) = re.findall(r"To evaluate: python tools/train_net\.py (.*)", log)
+    monkeypatch.chdir(job)
+    before = (job / "out" / "inference" / "results.json").read_bytes()
+    assert train_net.main(shlex.split(command)) == 0
+    document = json.loads((job / "out" / "eval-model_best-1" / "inference" / "results.json").read_text())
+    best = json.loads((job / "out" / "best.json").read_text())
+    assert document["results"]["shapes_val"]["panoptic_seg"]["PQ"] == pytest.approx(best["value"], abs=1e-9)
+    assert (job / "out" / "inference" / "results.json").read_bytes() == before
 
 
 def test_tensorboard_shows_images_with_ground_truth_and_prediction_at_each_evaluation(job):

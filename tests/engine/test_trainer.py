@@ -90,8 +90,18 @@ def test_resuming_says_when_there_is_nothing_to_resume_or_to_train(tmp_path):
     assert len(metrics(tmp_path)) == 10
 
 
-def test_a_new_run_in_the_same_folder_keeps_the_old_metrics_aside(tmp_path):
+def test_a_new_run_in_the_same_folder_is_refused_where_there_are_checkpoints(tmp_path):
     run_toy(toy_cfg(tmp_path, SOLVER__MAX_ITER=3))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*model*")}
+    with pytest.raises(InputError, match=r"OUTPUT_DIR .* holds the checkpoints of another training; go on"):
+        run_toy(toy_cfg(tmp_path, SOLVER__MAX_ITER=2))
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*model*")} == before
+    assert len(metrics(tmp_path)) == 3
+
+
+def test_the_records_of_a_run_without_a_checkpoint_are_kept_aside(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(toy_cfg(tmp_path), trainer_class=type("Early", (InterruptedTrainer,), {"at": 2}))
     run_toy(toy_cfg(tmp_path, SOLVER__MAX_ITER=2))
     assert len(metrics(tmp_path)) == 2
     assert len((tmp_path / "metrics_1.json").read_text().splitlines()) == 3

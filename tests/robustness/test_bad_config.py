@@ -117,7 +117,7 @@ def roads(tmp_path):
 @pytest.mark.parametrize(("key", "value", "message"), VALUES, ids=lambda value: str(value)[:40])
 def test_a_wrong_value_is_one_line(refusal, roads, key, value, message):
     # The same key given last wins.
-    line = refusal("train_net", "--config-file", LEAF, *roads, "OUTPUT_DIR", "{output}", key, value)
+    line = refusal("train_net", "--config-file", LEAF, *roads, "OUTPUT_DIR", "{output}/run", key, value)
     assert message in line
 
 
@@ -149,7 +149,7 @@ def test_a_wrong_config_file_is_one_line(refusal, tmp_path, name):
     if isinstance(content, str):
         content = content.replace("{folder}", str(folder)).encode()
     (folder / "config.yaml").write_bytes(content)
-    line = refusal("train_net", "--config-file", folder / "config.yaml", "OUTPUT_DIR", "{output}")
+    line = refusal("train_net", "--config-file", folder / "config.yaml", "OUTPUT_DIR", "{output}/run")
     assert message in line
     assert not (folder / "executed").exists()
 

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 from tqdm import tqdm
 
 from segzoo.data import LabelReader
 from segzoo.data.panoptic_files import measure_segments
+from segzoo.data.workers import as_worker
 from segzoo.errors import InputError
 
 from . import painting
@@ -135,7 +135,7 @@ def convert_all(jobs: Sequence[Job], converter: Converter, workers: int, split: 
     if workers < 1:
         yield from progress(map(converter, jobs))
         return
-    with multiprocessing.Pool(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    with multiprocessing.Pool(workers, initializer=as_worker) as pool:
         yield from progress(pool.imap(converter, jobs, chunksize=4))
 
 

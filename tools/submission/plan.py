@@ -12,6 +12,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 import train_net
 from command_line import weights_in
 
+from segzoo.engine.run_folder import holds_training, move_aside
 from segzoo.errors import InputError
 from segzoo.model_zoo.configs import find_config
 
@@ -67,6 +68,20 @@ def freeze(run: Run, snapshot: Path) -> None:
         run.arguments += ["DATASETS.FILES", str(frozen_datasets(snapshot, cfg.DATASETS.FILES))]
 
 
+def make_room(run: Run) -> str:
+    """Does what --overwrite asks for, once: a run that is requeued must not move itself out of the way.
+
+    Returns:
+        What was done, "" for nothing.
+    """
+    if "--overwrite" not in run.arguments:
+        return ""
+    run.arguments.remove("--overwrite")
+    if not holds_training(run.output):
+        return ""
+    return f"--overwrite: the training that was in {run.output} is now {move_aside(Path(run.output))}"
+
+
 def _plan(
     index: int,
     words: list[str],
@@ -88,9 +103,10 @@ def _plan(
     name = _name(args, pairs, {run.name for run in before})
     output = Path(cfg.OUTPUT_DIR).absolute() if "OUTPUT_DIR" in args.opts[::2] else job_dir / "output"
     output = output / name if array else output
-    if not (args.resume or args.eval_only) and (output / "last_checkpoint").exists():
+    if not (args.resume or args.overwrite or args.eval_only) and holds_training(output):
         raise InputError(
-            f"OUTPUT_DIR {output} holds a training; add --resume to go on with it, or choose another folder"
+            f"OUTPUT_DIR {output} holds a training; add --resume to go on with it, --overwrite to move it to "
+            f"{output.name}.old-<n>, or choose another folder"
         )
     return Run(
         index,

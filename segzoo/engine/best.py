@@ -1,0 +1,91 @@
+"""The best model of a training: its score, where it is kept, and what comes next."""
+
+import json
+import logging
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segzoo.checkpoint import read_checkpoint
+from segzoo.errors import InputError
+from segzoo.evaluation.files import write_text_atomically
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "model_best.pth"
+FILE = "best.json"
+
+
+class Best(NamedTuple):
+    """The score by which a model was kept, and the iteration after which it had that."""
+
+    metric: str
+    value: float
+    iteration: int
+
+
+def write_best(folder: str | Path, best: Best, scores: Mapping[str, float]) -> None:
+    """Writes OUTPUT_DIR/best.json, for people and scripts.
+
+    Args:
+        scores: all results of that evaluation, {"sem_seg/mIoU": 48.3, ...}; those that are NaN become null.
+    """
+    finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
+    document = {**best._asdict(), "checkpoint": CHECKPOINT, "scores": finite}
+    write_text_atomically(Path(folder, FILE), json.dumps(document, indent=2) + "\n")
+
+
+def best_is_written(folder: str | Path, best: Best) -> bool:
+    """Whether best.json says so: a process may have been killed between model_best.pth and that."""
+    try:
+        document = json.loads(Path(folder, FILE).read_text(encoding="utf-8"))
+        return (document["iteration"], document["value"]) == (best.iteration, best.value)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_best(folder: str | Path, metric: str) -> Best | None:
+    """The score of the model in OUTPUT_DIR/model_best.pth, as that file itself tells; None if there is none.
+
+    Not from best.json, nor from metrics.json: a process may have been killed before it wrote them.
+    """
+    file = Path(folder, CHECKPOINT)
+    if not metric or not file.is_file():
+        return None
+    try:
+        rest: Mapping[str, Any] = read_checkpoint(file).rest
+        value, _ = rest["trainer"]["latest_scalars"][metric]
+        return Best(metric, float(value), int(rest["iteration"]))
+    except (InputError, OSError, KeyError, TypeError, ValueError) as error:
+        logger.warning("%s does not tell its %s (%s): it will be replaced", file, metric, error)
+        return None
+
+
+def closing_lines(folder: str | Path, iterations: int, best: Best | None, evaluated: bool) -> list[str]:
+    """What is said at the end of a training: its best score, its files, and commands that take them further.
+
+    Args:
+        folder: OUTPUT_DIR.
+        iterations: that were trained.
+        evaluated: whether there are datasets to evaluate on.
+    """
+    folder = Path(folder)
+    score = f"; best {best.metric} {best.value:.4f}, after iteration {best.iteration}" if best else ""
+    weights = folder / (CHECKPOINT if best else "model_final.pth")
+    names = ["model_final.pth", CHECKPOINT, FILE, "metrics.json", "inference/results.json"]
+    there = ", ".join(name for name in names if (folder / name).is_file())
+    model = shlex.quote(str(weights))
+    commands = {
+        "evaluate": f"train_net.py --eval-only --weights {model}",
+        "draw": f"demo.py --weights {model} --input IMAGE --output drawn",
+        "export": f"export_model.py --weights {model} --output model.pt2",
+    }
+    if not evaluated:
+        commands.pop("evaluate")
+    return [
+        f"Finished after {iterations} iterations{score}",
+        f"Files in {folder}: {there}",
+        *(f"To {what}: python tools/{command}" for what, command in commands.items()),
+    ]

@@ -1,0 +1,271 @@
+"""Which folder a run gets, and that what an earlier run has left is never written over.
+
+Without OUTPUT_DIR a training gets `output/<config>/<n>`. A folder that holds a training is taken to go on
+with it (--resume), or is moved out of the way (--overwrite); nothing is deleted.
+"""
+
+import glob
+import itertools
+import os
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from segzoo.errors import InputError
+
+from .output_folder import locked
+from .recording import read_metrics
+
+DEFAULT_ROOT = Path("output")
+_LAST = "last_checkpoint"
+_FINAL = "model_final.pth"
+
+
+def settle_output_dir(cfg: CfgNode, args: Namespace | None = None) -> list[str]:
+    """Chooses OUTPUT_DIR where there is none, and sees to it that no earlier run is lost. Changes `cfg`.
+
+    Every process calls it; the main process decides. Where --overwrite moves a folder in which MODEL.WEIGHTS
+    lie, these are followed.
+
+    Args:
+        cfg: not frozen.
+        args: the command line: `resume`, `overwrite`, `eval_only`, `shard`, `config_file` and `opts` count.
+            Without it a folder that is given is taken as it is: nobody has said what is wanted.
+
+    Returns:
+        What has been decided, lines for the log, which may not be there yet.
+
+    Raises:
+        InputError: the folder holds a training and neither flag is given; there is nothing to resume; or the
+            folder cannot be moved. In every process.
+    """
+    # All have to be here first: what is moved may still be read.
+    comm.synchronize()
+    problem, notes = "", []
+    folder = weights = ""
+    if comm.is_main_process():
+        try:
+            folder, weights = _settle(cfg, args, notes)
+        except InputError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"{error.filename}: {error.strerror}; choose an OUTPUT_DIR that can be written"
+    folder, weights, problem = comm.all_gather((folder, weights, problem))[0]
+    if problem:
+        raise InputError(problem)
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = folder, weights
+    return notes
+
+
+def holds_training(folder: str | Path) -> bool:
+    """Whether a training has left a checkpoint or a record there; a log or an evaluation alone is none."""
+    folder = Path(folder)
+    if (folder / _LAST).exists() or any(folder.glob("model_*.pth")):
+        return True
+    metrics = folder / "metrics.json"
+    return metrics.is_file() and metrics.stat().st_size > 0
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether a training has come to its end there, final evaluation included."""
+    folder = Path(folder)
+    try:
+        last = (folder / _LAST).read_text(encoding="utf-8").strip()
+        saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        evaluated = bool(saved["DATASETS"]["TEST"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return False
+    if last != _FINAL:
+        return False
+    lines = read_metrics(folder / "metrics.json")
+    newest = max((line["iteration"] for line in lines), default=-1)
+    names = {name for line in lines if line["iteration"] == newest for name in line}
+    return not evaluated or any("/" in name for name in names)
+
+
+def move_aside(folder: str | Path) -> Path:
+    """Renames a folder to `<folder>.old-<n>`, with the first n that is free, and returns its new path.
+
+    Where the folder is a link, what it leads to is renamed, and the link leads to a new, empty folder.
+
+    Raises:
+        InputError: another training writes there, it is in use as the current folder, or cannot be renamed.
+    """
+    folder = Path(os.path.realpath(folder))
+    here = Path(os.path.realpath(os.curdir))
+    if here.is_relative_to(folder):
+        raise InputError(
+            f"--overwrite: {folder} cannot be moved while the command runs in it; change to another folder"
+        )
+    with locked(folder):
+        for number in itertools.count(1):
+            aside = folder.with_name(f"{folder.name}.old-{number}")
+            if aside.exists() or aside.is_symlink():
+                continue
+            try:
+                os.rename(folder, aside)
+                folder.mkdir()
+            except OSError as error:
+                raise InputError(
+                    f"--overwrite: {folder} cannot be moved to {aside.name}: {error.strerror}; "
+                    "choose another OUTPUT_DIR"
+                ) from None
+            return aside
+    raise AssertionError("unreachable")
+
+
+def new_folder(parent: Path, prefix: str = "") -> Path:
+    """Makes `<parent>/<prefix><n>`, n one more than the highest there is; two at once get one each."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(max(_numbers(parent, prefix), default=0) + 1):
+        folder = parent / f"{prefix}{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
+
+
+def config_name(config_file: str | Path) -> str:
+    """The name of a configuration: its path below `configs`, or that of the file, without .yaml.
+
+    `configs/semantic/camvid/pspnet_r18.yaml` is `semantic/camvid/pspnet_r18`; `/home/me/roads.yaml` `roads`.
+    """
+    path = Path(config_file)
+    parts = path.with_suffix("").parts if path.suffix in (".yaml", ".yml") else path.parts
+    if "configs" in parts:
+        parts = parts[len(parts) - parts[::-1].index("configs") :]
+    elif path.suffix in (".yaml", ".yml") or path.is_absolute():
+        parts = parts[-1:]
+    return "/".join(part for part in parts if part not in (os.sep, "..", ".")) or "run"
+
+
+def _settle(cfg: CfgNode, args: Namespace | None, notes: list[str]) -> tuple[str, str]:
+    """OUTPUT_DIR and MODEL.WEIGHTS; in the main process."""
+    resume, overwrite, eval_only = (
+        bool(getattr(args, name, False)) for name in ("resume", "overwrite", "eval_only")
+    )
+    name = config_name(getattr(args, "config_file", "") or "run")
+    weights = cfg.MODEL.WEIGHTS
+    if eval_only:
+        return _of_evaluation(cfg, args, name, notes)
+    if not cfg.OUTPUT_DIR:
+        folder = _newest_unfinished(name, notes) if resume else new_folder(DEFAULT_ROOT / name)
+        return str(folder), weights
+    folder = Path(cfg.OUTPUT_DIR)
+    if args is None or resume or not holds_training(folder):
+        return str(folder), weights
+    if not overwrite:
+        raise InputError(
+            f"OUTPUT_DIR {folder} holds a training ({_standing(folder)}); add --resume to go on with it, "
+            f"--overwrite to start anew (it is then moved to {folder.name}.old-<n>), or choose another "
+            "OUTPUT_DIR"
+        )
+    before = Path(os.path.realpath(folder))
+    aside = move_aside(folder)
+    notes.append(f"--overwrite: the training that was in {folder} is now {aside}")
+    if weights and "://" not in weights:
+        real = Path(os.path.realpath(weights))
+        if real.is_relative_to(before):
+            weights = str(aside / real.relative_to(before))
+            notes.append(f"MODEL.WEIGHTS has moved with it: {weights}")
+    return str(folder), weights
+
+
+def _of_evaluation(cfg: CfgNode, args: Namespace | None, name: str, notes: list[str]) -> tuple[str, str]:
+    """Beside the weights, so that the results of a training and its configuration stay as they are."""
+    resume, sharded = (bool(getattr(args, flag, "")) for flag in ("resume", "shard"))
+    if cfg.OUTPUT_DIR and not _of_saved_config(cfg, args):
+        return cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS
+    weights = cfg.MODEL.WEIGHTS
+    if resume:
+        run = Path(cfg.OUTPUT_DIR) if cfg.OUTPUT_DIR else _newest_with_checkpoint(name)
+        weights = str(run / _last_checkpoint(run))
+        notes.append(f"--resume: evaluating {weights}")
+    if not weights:
+        # Said by whoever wants to load them.
+        return cfg.OUTPUT_DIR or str(DEFAULT_ROOT / name), weights
+    stem = Path(weights).stem
+    if "://" not in weights and Path(weights).is_file():
+        beside, prefix = Path(weights).parent, f"eval-{stem}-"
+        if os.access(beside, os.W_OK):
+            # Shards meet in one folder.
+            return str(beside / prefix[:-1] if sharded else new_folder(beside, prefix)), weights
+        notes.append(f"{beside} cannot be written: the results go to another folder")
+    root = DEFAULT_ROOT / name
+    return str(root / f"eval-{stem}" if sharded else new_folder(root, "eval-")), weights
+
+
+def _of_saved_config(cfg: CfgNode, args: Namespace | None) -> bool:
+    """Whether the command names the config.yaml of a run, which alone says what OUTPUT_DIR was."""
+    if "OUTPUT_DIR" in (getattr(args, "opts", None) or ())[::2]:
+        return False
+    file = Path(getattr(args, "config_file", "") or "")
+    return file.name == "config.yaml" and holds_training(file.parent) and file.is_file()
+
+
+def _runs(name: str) -> Iterator[Path]:
+    """The trainings of a configuration in its default folder, the newest first."""
+    parent = DEFAULT_ROOT / name
+    for number in sorted(_numbers(parent), reverse=True):
+        if holds_training(parent / str(number)):
+            yield parent / str(number)
+
+
+def _newest_unfinished(name: str, notes: list[str]) -> Path:
+    finished = None
+    for folder in _runs(name):
+        if not is_finished(folder):
+            notes.append(f"--resume: going on with {folder} ({_standing(folder)})")
+            return folder
+        finished = finished or folder
+    remedy = "leave --resume out to start one, or name its OUTPUT_DIR"
+    if finished:
+        remedy = (
+            f"the newest, {finished}, is finished; leave --resume out to start another, or train it further "
+            f"with OUTPUT_DIR {finished} and a higher SOLVER.MAX_ITER"
+        )
+    elif holds_training(DEFAULT_ROOT):
+        remedy += f" ({DEFAULT_ROOT} itself holds one: OUTPUT_DIR {DEFAULT_ROOT})"
+    raise InputError(
+        f"--resume without OUTPUT_DIR: no unfinished training of {name} in {DEFAULT_ROOT / name}; {remedy}"
+    )
+
+
+def _newest_with_checkpoint(name: str) -> Path:
+    for folder in _runs(name):
+        if _last_checkpoint(folder):
+            return folder
+    raise InputError(
+        f"--eval-only --resume without OUTPUT_DIR: no training of {name} with a checkpoint in "
+        f"{DEFAULT_ROOT / name}; give its OUTPUT_DIR, or MODEL.WEIGHTS in place of --resume"
+    )
+
+
+def _last_checkpoint(folder: Path) -> str:
+    try:
+        return (folder / _LAST).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _standing(folder: Path) -> str:
+    """How far a training has come, in words."""
+    last = _last_checkpoint(folder)
+    checkpoint = f"last checkpoint {last}" if last else "no checkpoint"
+    if is_finished(folder):
+        return f"finished, {checkpoint}"
+    newest = max((line["iteration"] for line in read_metrics(folder / "metrics.json")), default=None)
+    return f"unfinished, {checkpoint}" + ("" if newest is None else f", records up to iteration {newest}")
+
+
+def _numbers(parent: Path, prefix: str = "") -> Iterator[int]:
+    for path in parent.glob(f"{glob.escape(prefix)}*"):
+        rest = path.name[len(prefix) :]
+        if rest.isascii() and rest.isdigit():
+            yield int(rest)

@@ -1,0 +1,186 @@
+"""Batches that data-loading processes cannot hand over end a job in one line, not by waiting for ever."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from segzoo.data import handover
+from segzoo.data.handover import Parcel, hand_over, limits, received
+from segzoo.data.workers import as_worker
+from segzoo.errors import InputError
+
+# Seconds between two looks: fewer than in trainings.
+PAUSE = 0.4
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Images(Dataset):
+    """Items are tensors; some are not made as expected."""
+
+    def __init__(self, size=10, odd=None, what=None):
+        self.size, self.odd, self.what = size, odd, what
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        if index == self.odd:
+            self.what()
+        return {"image": torch.full((3, 5, 7), index, dtype=torch.uint8), "name": f"{index}.png"}
+
+
+def loader(dataset, workers=1, batch_size=2):
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=hand_over,
+        timeout=PAUSE if workers else 0,
+        worker_init_fn=as_worker,
+    )
+
+
+def indices(batches):
+    return [int(item["image"].unique()) for batch in batches for item in batch]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_arrive_complete_and_in_order(workers):
+    batches = list(received(loader(Images(), workers), while_waiting=lambda seconds: None))
+    assert indices(batches) == list(range(10))
+    assert [item["name"] for item in batches[1]] == ["2.png", "3.png"]
+
+
+def test_a_slow_batch_is_waited_for():
+    seen = []
+    slow = Images(4, 2, lambda: time.sleep(2.5 * PAUSE))
+    assert indices(received(loader(slow), seen.append)) == [0, 1, 2, 3]
+    assert len(seen) >= 2
+    assert seen == sorted(seen)
+
+
+def test_who_waits_can_be_told_to_stop():
+    class Stop(BaseException):
+        pass
+
+    def stop(seconds):
+        raise Stop
+
+    with pytest.raises(Stop):
+        list(received(loader(Images(4, 0, lambda: time.sleep(60))), stop))
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (
+            RuntimeError("unable to allocate shared memory(shm) for file </t>: No space left on device (28)"),
+            "shm",
+        ),
+        (OSError(24, "Too many open files"), "files"),
+        (RuntimeError("received 0 items of ancdata"), "files"),
+    ],
+)
+def test_what_a_worker_cannot_hand_over_ends_in_one_line(monkeypatch, error, what):
+    def fail(batch):
+        raise error
+
+    # Not the class itself, which the message about the failure needs, too.
+    monkeypatch.setattr(handover, "ForkingPickler", SimpleNamespace(dumps=fail))
+    (failure,) = next(received(loader(Images()), lambda seconds: None))
+    expected = {
+        "shm": r"no shared memory left \(/dev/shm: .* MiB free, ulimit -n: \d+\); enlarge /dev/shm ",
+        "files": r"too many open files \(/dev/shm: .*, ulimit -n: \d+\); raise the limit \(ulimit -n ",
+    }
+    assert re.match(
+        rf"a batch cannot be handed over by a data-loading process: {expected[what]}", failure.message
+    )
+    assert failure.message.endswith("lower DATALOADER.NUM_WORKERS (now 1; 0 needs none)")
+
+
+def test_other_errors_of_a_worker_stay_what_they_are():
+    def fail():
+        raise RuntimeError("No space left on device")  # of a dataset, which has a traceback
+
+    with pytest.raises(RuntimeError, match="Caught RuntimeError in DataLoader worker"):
+        list(received(loader(Images(4, 0, fail)), lambda seconds: None))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (
+            signal.SIGKILL,
+            r"a data-loading process was killed \(SIGKILL\), which the system does when memory runs",
+        ),
+        (signal.SIGSEGV, "a data-loading process was ended"),
+    ],
+)
+def test_a_worker_that_is_gone_is_explained(number, message):
+    with pytest.raises(InputError, match=message):
+        list(received(loader(Images(8, 4, lambda: os.kill(os.getpid(), number))), lambda seconds: None))
+
+
+def test_workers_that_hang_are_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(handover, "IDLE", PAUSE)
+    with pytest.raises(
+        InputError, match=r"no batch for .* minutes, in which the 1 data-loading processes did n"
+    ):
+        list(received(loader(Images(4, 2, lambda: time.sleep(60))), lambda seconds: None))
+
+
+def compute_for(seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_workers_that_compute_are_waited_for(monkeypatch):
+    monkeypatch.setattr(handover, "IDLE", 2.0)
+    busy = Images(4, 2, lambda: compute_for(3.0))
+    assert indices(received(loader(busy), lambda seconds: None)) == [0, 1, 2, 3]
+
+
+def test_the_limits_are_those_of_this_process():
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    found = re.fullmatch(r"/dev/shm: ([\d.]+) of ([\d.]+) MiB free, ulimit -n: (\d+)", limits())
+    assert int(found[3]) == limit
+    assert 0 <= float(found[1]) <= float(found[2])
+
+
+def test_a_real_small_shared_memory_ends_a_loader_in_one_line():
+    script = (
+        "mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "
+        f'{sys.executable} -c "import sys; sys.path[:0] = [{str(REPOSITORY)!r}]; import segzoo; '
+        "from segzoo.data import handover as h; import torch; "
+        "from torch.utils.data import DataLoader as D; "
+        "d = D([torch.zeros(1 << 21)] * 4, num_workers=1, collate_fn=h.hand_over, timeout=2); "
+        'print(next(h.received(d, lambda s: None))[0].message)"'
+    )
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=120)
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip("a small /dev/shm cannot be mounted here")
+    assert "no shared memory left (/dev/shm: " in done.stdout, done.stderr
+    assert " of 1.0 MiB free" in done.stdout
+
+
+def test_a_parcel_is_small():
+    """The pixels are in shared memory, not in the message."""
+
+    class Looking(Images):
+        pass
+
+    batches = iter(loader(Looking()))
+    parcel = next(batches)
+    assert isinstance(parcel, Parcel)
+    assert len(parcel.content) < 2000

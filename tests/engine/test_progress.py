@@ -1,0 +1,210 @@
+"""What a training shows while it goes on and when it ends; what it does when its folder is removed."""
+
+import itertools
+import json
+import logging
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from toy_training import ToyTrainer, metrics, run_toy, toy_cfg
+
+from segzoo.engine import hooks
+from segzoo.engine.recording import LossRecorder, ProgressPrinter, fitted, loss_terms
+from segzoo.engine.setup import _ScreenFormatter
+
+LAYERS = [f"loss_{kind}{layer}" for kind in ("ce", "dice") for layer in ("", "_0", "_1", "_2")]
+
+
+def test_terms_have_the_number_of_their_layers():
+    names = [
+        "lr",
+        "loss_ce",
+        "total_loss",
+        "loss_dice",
+        "loss_ce_0",
+        "val/loss_x",
+        "loss_dice_0",
+        "loss_ce_1",
+    ]
+    assert loss_terms([*names, "loss_aux"]) == {
+        "loss_ce (3 layers)": ["loss_ce", "loss_ce_0", "loss_ce_1"],
+        "loss_dice (2 layers)": ["loss_dice", "loss_dice_0"],
+        "loss_aux": ["loss_aux"],
+    }
+
+
+@pytest.mark.parametrize("iterations", [1, 7, 50])
+def test_the_terms_of_a_line_add_up_to_the_total(caplog, iterations):
+    generator = torch.Generator().manual_seed(iterations)
+    totals = []
+    with EventStorage(0) as storage, caplog.at_level(logging.INFO):
+        recorder = LossRecorder(storage, period=20)
+        for iteration in range(iterations):
+            storage.iter = iteration
+            losses = {name: 10 * torch.rand((), generator=generator).item() for name in LAYERS}
+            if iteration % 3 == 0:  # not every batch has it
+                losses["loss_rare"] = 5.0
+            totals.append(sum(losses.values()))
+            recorder.add(iteration, losses, data_time=0.0)
+        ProgressPrinter(100).write()
+    (line,) = (record.getMessage() for record in caplog.records)
+    found = {name: float(value) for name, value in re.findall(r"(\w*loss[\w ()]*): ([\d.]+)", line)}
+    total = found.pop("total_loss")
+    assert found.keys() == {"loss_ce (4 layers)", "loss_dice (4 layers)", "loss_rare"}
+    expected = sum(totals[-20:]) / len(totals[-20:])
+    assert total == pytest.approx(expected, rel=1e-3)
+    # Each is rounded to four digits.
+    assert sum(found.values()) == pytest.approx(total, rel=2e-3)
+
+
+FIELDS = (
+    "eta: 0:01:24",
+    "iter: 19/400",
+    "total_loss: 3.003",
+    "loss_ce (10 layers): 2.124",
+    "loss_dice (10 layers): 0.8789",
+    "time: 0.4323",
+    "data_time: 0.2412 (data-bound)",
+    "compute_time: 0.1911",
+    "img/s: 18.4",
+    "lr: 0.0019973",
+    "max_mem: 781M",
+)
+
+
+@pytest.mark.parametrize("width", [30, 40, 63, 80, 100, 132, 500])
+def test_a_line_fits_its_terminal(width):
+    lines = fitted(FIELDS, width)
+    assert all(len(line) <= width for line in lines)
+    shown = "  ".join(lines).split("  ")
+    assert [field for field in FIELDS if field in shown] == shown
+    # These stay, whatever the width.
+    assert {field for field in FIELDS if "loss" in field or "iter" in field or "bound" in field} <= set(shown)
+    if width == 500:
+        assert shown == list(FIELDS)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_only_terminals_get_shorter_lines(monkeypatch, terminal):
+    monkeypatch.setenv("COLUMNS", "80")
+    record = logging.LogRecord("segzoo", logging.INFO, "", 0, "%s", ("  ".join(FIELDS),), None)
+    record.fields = FIELDS
+    text = re.sub(r"\x1b\[\d+m", "", _ScreenFormatter(terminal).format(record))
+    if terminal:
+        assert all(len(line) <= 80 for line in text.splitlines())
+        assert text.splitlines()[1].startswith(" " * len("[01/01 00:00:00] "))
+    else:
+        assert text.endswith(f"] {'  '.join(FIELDS)}")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first"),
+    [(30.0, 0), (3.0, 2), (0.7, 11), (0.4, None), (0.001, None)],  # None: the usual one comes in time
+)
+def test_a_line_appears_within_ten_seconds_of_the_first_iteration(tmp_path, monkeypatch, seconds, first):
+    clock = itertools.count(1000.0, seconds)
+
+    class Slow(ToyTrainer):
+        now = 1000.0
+
+        def run_step(self):
+            super().run_step()
+            Slow.now = next(clock) + seconds
+
+    monkeypatch.setattr(hooks, "time", SimpleNamespace(monotonic=lambda: Slow.now))
+    run_toy(toy_cfg(tmp_path, SOLVER__MAX_ITER=25, SOLVER__LOG_PERIOD=20), trainer_class=Slow)
+    log = (tmp_path / "log.txt").read_text()
+    shown = [int(found) for found in re.findall(r"iter: (\d+)/25", log)]
+    assert shown == [*([] if first is None else [first]), 19, 24]
+    assert (shown[0] * seconds) <= 10
+    # The records are as ever.
+    assert [line["iteration"] for line in metrics(tmp_path)] == [19, 24]
+
+
+def scored(folder, scores, resume=False, trainer_class=ToyTrainer, **changes):
+    cfg = toy_cfg(
+        folder,
+        DATASETS__TEST=("toy_val",),
+        TEST__EVAL_PERIOD=2,
+        TEST__BEST_METRIC="sem_seg/mIoU",
+        **changes,
+    )
+    return run_toy(cfg, resume, type("Scored", (trainer_class,), {"scores": iter(scores)}))
+
+
+def best_of(folder):
+    """The iteration of the model that is kept, and what best.json says of its score."""
+    document = json.loads((folder / "best.json").read_text())
+    assert document["scores"]["sem_seg/mIoU"] == document["value"]
+    assert (document["metric"], document["checkpoint"]) == ("sem_seg/mIoU", "model_best.pth")
+    iteration = torch.load(folder / "model_best.pth", weights_only=True)["iteration"]
+    assert document["iteration"] == iteration
+    return iteration, document["value"]
+
+
+class Died(BaseException):
+    pass
+
+
+class Dying(ToyTrainer):
+    def after_step(self):
+        super().after_step()
+        if self.iter == 6:
+            raise Died
+
+
+@pytest.mark.parametrize(
+    "lost", [(), ("metrics.json",), ("metrics.json", "best.json"), ("model_0000003.pth",)]
+)
+def test_the_best_score_outlives_the_run(tmp_path, lost):
+    with pytest.raises(Died):
+        scored(tmp_path, [10.0, 20.0, 72.3], trainer_class=Dying)
+    assert best_of(tmp_path) == (5, 72.3)
+    for name in lost:
+        (tmp_path / name).unlink()
+    # The run goes on from iteration 3 (or from the best one, the only one that is left).
+    again = [11.1, 30.0, 40.0] if "model_0000003.pth" not in lost else [30.0, 40.0]
+    # Without records the evaluation after the checkpoint counts as missing.
+    again = [20.0, *again] if "metrics.json" in lost else again
+    scored(tmp_path, again, resume=True)
+    assert best_of(tmp_path) == (5, 72.3)
+    assert (tmp_path / "log.txt").read_text().count("is the best so far") == 3
+    scored(tmp_path, [80.0, 90.0], resume=True, SOLVER__MAX_ITER=14, SOLVER__CHECKPOINT_PERIOD=100)
+    assert best_of(tmp_path) == (13, 90.0)
+
+
+def test_the_end_says_what_has_come_out_and_what_comes_next(tmp_path, capsys):
+    scored(tmp_path, [10.0, 30.0, 20.0, 25.0, 28.0])
+    said = capsys.readouterr().out
+    assert "Finished after 10 iterations; best sem_seg/mIoU 30.0000, after iteration 3" in said
+    assert f"Files in {tmp_path}: model_final.pth, model_best.pth, best.json, metrics.json" in said
+    (command,) = re.findall(r"To evaluate: python tools/train_net\.py (.*)", said)
+    assert command == f"--eval-only --weights {tmp_path}/model_best.pth"
+
+
+@pytest.mark.parametrize("what", ["all", "records"])
+def test_a_training_outlives_the_removal_of_its_folder(tmp_path, what, caplog):
+    folder = tmp_path / "out"
+
+    class Removed(ToyTrainer):
+        def before_step(self):
+            super().before_step()
+            if self.iter == 5:
+                if what == "all":
+                    shutil.rmtree(folder)
+                else:
+                    (folder / "metrics.json").unlink()
+
+    run_toy(toy_cfg(folder), trainer_class=Removed)
+    assert [line["iteration"] for line in metrics(folder)] == list(range(5, 10))
+    assert {"model_0000007.pth", "model_final.pth", "last_checkpoint", "config.yaml"} <= {
+        path.name for path in folder.iterdir()
+    }
+    log = (folder / "log.txt").read_text()
+    assert log.count(f"OUTPUT_DIR {folder} was removed during the training and is made anew") == 1
+    assert "Finished after 10 iterations" in log
+    assert any(folder.glob("events.*"))
