@@ -28,7 +28,9 @@ class ImageQuality:
     matched: list[tuple[int, float]] = field(default_factory=list)  # class and IoU of each true positive
     missed: list[int] = field(default_factory=list)  # class of each false negative
     spurious: list[int] = field(default_factory=list)  # class of each false positive
-    stated: list[str] = field(default_factory=list)  # areas that a JSON says otherwise than the PNG
+    # Areas that a JSON says otherwise than the PNG, a line for each: of the ground truth, of the prediction.
+    stated: list[str] = field(default_factory=list)
+    predicted_stated: list[str] = field(default_factory=list)
     annotation: dict | None = None  # for predictions.json
 
 
@@ -75,7 +77,10 @@ class PanopticEvaluator(BackgroundEvaluator):
                 "categories": self._categories(),
             }
             files.write_text_atomically(self.output_dir / f"{files.PANOPTIC_NAME}.json", json.dumps(document))
-        self._report_stated([line for quality in merged for line in quality.stated])
+        source = self.metadata.get("panoptic_json", self.dataset_name)
+        _report_stated([line for quality in merged for line in quality.stated], source)
+        predicted = [line for quality in merged for line in quality.predicted_stated]
+        _report_stated(predicted, f"{self.dataset_name}, predictions")
         self.class_sums = ClassSums(len(self.class_names))
         for quality in merged:
             self.class_sums.add(quality)
@@ -106,15 +111,6 @@ class PanopticEvaluator(BackgroundEvaluator):
                 f"{measure}-{name}": 100 * value for measure, value in zip(_MEASURES, values, strict=True)
             }
         return metrics
-
-    def _report_stated(self, stated: list[str]) -> None:
-        if stated:
-            source = self.metadata.get("panoptic_json", self.dataset_name)
-            message = (
-                f"{source}: the areas of {len(stated)} segments are not those of the PNGs, first "
-                f"{stated[0]}; the pixels of the PNGs count"
-            )
-            log_first_n(logging.WARNING, message, name=__name__, key="message")
 
     def _dataset_segments(self, segments: list[dict]) -> list[dict]:
         dataset_id = self.metadata.contiguous_id_to_dataset_id
@@ -201,10 +197,8 @@ def image_quality(file_name: str, ground_truth: SegmentMap, prediction: SegmentM
     predicted = {segment["id"]: segment for segment in prediction.segments}
     true_ids, predicted_ids = list(row), list(column)
     quality = ImageQuality(
-        stated=[
-            *_stated(file_name, "segment", ground_truth.segments, true_area, row),
-            *_stated(file_name, "predicted segment", prediction.segments, predicted_area, column),
-        ]
+        stated=_stated(file_name, ground_truth.segments, true_area, row),
+        predicted_stated=_stated(file_name, prediction.segments, predicted_area, column),
     )
     matched_true, matched_predicted = set(), set()
     # Pairs in ascending order of (true id, predicted id): the order of panopticapi's sums.
@@ -240,9 +234,17 @@ def image_quality(file_name: str, ground_truth: SegmentMap, prediction: SegmentM
     return quality
 
 
-def _stated(
-    file_name: str, kind: str, segments: list[dict], areas: np.ndarray, position: dict[int, int]
-) -> list[str]:
+def _report_stated(stated: list[str], source: str) -> None:
+    """Says once in a process what the JSON of `source` says otherwise."""
+    if stated:
+        message = (
+            f"{source}: the areas of {len(stated)} segments are not those of the PNGs, first {stated[0]}; "
+            "the pixels of the PNGs count"
+        )
+        log_first_n(logging.WARNING, message, name=__name__, key="message")
+
+
+def _stated(file_name: str, segments: list[dict], areas: np.ndarray, position: dict[int, int]) -> list[str]:
     """A line for each area of a JSON that is not what the map has, with both."""
     lines = []
     for segment in segments:
@@ -252,7 +254,7 @@ def _stated(
         if isinstance(stated, bool) or stated != measured:
             differing.append((segment["id"], shown(stated), measured))
         lines += [
-            f"{file_name}, {kind} {segment_id}: area {found}, measured {pixels}"
+            f"{file_name}, segment {segment_id}: area {found}, measured {pixels}"
             for segment_id, found, pixels in differing
         ]
     return lines
