@@ -30,7 +30,6 @@ from .sampling import (
     TrainingSamples,
     build_training_sampler,
 )
-from .trainable import check_trainable
 from .workers import as_worker
 
 logger = logging.getLogger(__name__)
@@ -229,7 +228,6 @@ def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
     if not records:
         raise InputError(f"DATASETS.TRAIN {tuple(names)} has no images")
     check_labelled(records, cfg.TASK, readers[0].is_thing, names)
-    check_trainable(records, cfg.TASK, names, readers[0].dataset.path.name)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         count, records = len(records), [record for record in records if _has_annotation(record)]
         if not records:

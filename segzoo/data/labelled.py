@@ -42,11 +42,13 @@ def check_labelled(
         is_crowd = np.array([one["iscrowd"] for one in segments], dtype=bool)
         if (GROUPS[task](Segments(classes, is_crowd), is_thing).of_segment >= 0).any():
             return
-    count = sum(len(record.get("segments_info", record.get("annotations"))) for record in records)
+    found = [one for record in records for one in record.get("segments_info", record.get("annotations"))]
+    remedy = "`python tools/check_dataset.py` on the dataset's file says what to change"
+    if found and all(one["iscrowd"] for one in found):
+        remedy = "if they are single objects, set crowd: instances in the dataset's YAML"
     raise InputError(
-        f"DATASETS.TRAIN {tuple(names)}: none of {len(records)} images has a {TARGETS[task]} (of {count} in "
-        "their JSON), so that there is nothing to learn; `python tools/check_dataset.py` on the dataset's "
-        "file says what to change"
+        f"DATASETS.TRAIN {tuple(names)}: {len(records)} images without any {TARGETS[task]} (of {len(found)} "
+        f"in their JSON), so that there is nothing to learn; {remedy}"
     )
 
 

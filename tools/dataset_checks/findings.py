@@ -116,8 +116,9 @@ def of_missing_split(dataset: DatasetFile, name: str, error: InputError) -> list
     optional = name in dataset.without_labels
     message = str(error).removeprefix(f"{name}: ")
     text = f"not there, and only needed for submissions ({message})" if optional else message
+    # The message says so in words.
     options = (Option(error.keys),) if isinstance(error, RemediedError) else ()
-    return [Finding(not optional, name, text, as_text(options, dataset.path.name), options=options)]
+    return [Finding(not optional, name, text, options=options)]
 
 
 def of_split(split: CheckedSplit) -> list[Finding]:
