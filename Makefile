@@ -1,4 +1,4 @@
-# make quickstart | test | lint | bench | venv | doctor
+# make quickstart | test | versions | lint | bench | venv | doctor
 #
 # The environment .venv is made on first use. To use one that you have, which is then not changed:
 #     PYTHON=/path/to/python make test
@@ -16,7 +16,7 @@ endif
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: quickstart test lint bench doctor venv environment-given
+.PHONY: quickstart test versions lint bench doctor venv environment-given
 
 quickstart: $(ENVIRONMENT)
 	$(PYTHON) tools/quickstart.py $(ARGS)
@@ -24,6 +24,10 @@ quickstart: $(ENVIRONMENT)
 # Two processes of one thread each: tiny tensors gain nothing from threads inside an operator.
 test: $(ENVIRONMENT)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 $(ARGS)
+
+# A fast part of the tests with the oldest and the newest libraries that setup.py allows.
+versions: $(ENVIRONMENT)
+	$(PYTHON) tools/try_versions.py $(or $(ARGS),oldest newest)
 
 lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check .

@@ -13,11 +13,8 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Rounds of GNU's OpenMP, some microseconds: more would burn what another process needs, and with none at
-# all every small operator waits for the system to wake its threads.
-SPIN_COUNT = "1000"
 # The environment variables that this module may set.
-OPENMP_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+OPENMP_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 # omp_pause_hard of OpenMP 5.0: threads and all else that can be made anew is given up.
 PAUSE_HARD = 2
 
@@ -29,9 +26,7 @@ def let_threads_rest(environment: MutableMapping[str, str] = os.environ) -> None
     thread takes the processor from the one that it waits for, and a training all but stops. What the user
     has set stays. For the start of a program: it has no effect once torch is imported.
     """
-    if "OMP_WAIT_POLICY" not in environment:
-        environment["OMP_WAIT_POLICY"] = "passive"
-        environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
     # OpenMP itself looks at the processors, but not at the share of them that a container may use.
     if free_processors() < _bound_processors():
         environment.setdefault("OMP_NUM_THREADS", str(free_processors()))

@@ -58,12 +58,15 @@ TARGET_NEEDS = {
     },
     "lint": {"ruff": "ruff"},
 }
+TARGET_NEEDS["versions"] = TARGET_NEEDS["test"]
 OPTIONAL = {
     "panopticapi": ("panopticapi-lite", "panopticapi's own evaluation, and the tests"),
     "transformers": ("transformers", "the tests"),
     "faster_coco_eval": ("faster-coco-eval", "faster mask AP"),
     "cityscapesscripts": ("cityscapesscripts", "the tests"),
 }
+# In the environment of `make venv` it has segzoo imported in time.
+STARTUP = "segzoo_startup"
 INSTALL_DETECTRON2 = "run `python tools/install_detectron2.py` (INSTALL.md)"
 
 
@@ -164,7 +167,8 @@ def check_libraries() -> Iterator[Item]:
         "detectron2": compat.detectron2_has_ops,
     }.items():
         imported = importlib.import_module(module)
-        text = f"{version(module)}, {with_or_without[has_ops()]}, at {Path(imported.__file__).parent}"
+        order = "" if has_ops() or STARTUP in sys.modules else f", so import segzoo before {module}"
+        text = f"{version(module)}, {with_or_without[has_ops()]}{order}, at {Path(imported.__file__).parent}"
         yield Item("ok", module, text)
     for module in REQUIRED:
         if module not in ("torch", "torchvision", "detectron2", *missing):

@@ -169,7 +169,7 @@ def test_a_given_python_without_detectron2_is_refused_in_one_line(tmp_path):
     assert "tools/install_detectron2.py" in lines[0]
 
 
-def test_ci_runs_the_linter_and_the_test_command_of_the_readme():
-    commands = (ROOT / ".ci" / "run").read_text().splitlines()[-2:]
-    assert commands == ["make lint", "make test"]
+def test_ci_runs_the_linter_the_test_command_of_the_readme_and_the_bounds_of_setup():
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()[-3:]
+    assert commands == ["make lint", "make test", "make versions"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

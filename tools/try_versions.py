@@ -1,0 +1,168 @@
+#!/usr/bin/env python
+"""Runs a fast part of the tests with the oldest and with the newest libraries that setup.py allows.
+
+    python tools/try_versions.py oldest newest     # what CI runs
+    python tools/try_versions.py oldest-torch      # torch and torchvision too; 3 GB to download
+
+    environment   its own packages                        borrowed from the environment that runs this file
+    oldest        all of setup.py at their lower bounds   torch, torchvision, Detectron2 and its needs, pytest
+    newest        all of setup.py at their newest         the same
+    oldest-torch  as oldest, and torch and torchvision    Detectron2 and its needs, pytest
+
+Each is made anew in .build/versions/. The exit status is 0 if all tests passed, 1 if some failed, and 2 if an
+environment could not be made: it was not tested then.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / ".build" / "versions"
+ENVIRONMENTS = ("oldest", "newest", "oldest-torch")
+TORCH = ("torch", "torchvision")
+# Installed with Detectron2, which needs them in versions of its own.
+WITH_DETECTRON2 = ("fvcore", "iopath")
+# Need torch, which is borrowed: installed alone, since pip does not see what is borrowed.
+ON_TORCH = ("timm",)
+# Labels, encodings, the mapper and its augmentations; evaluators; timm's backbones; drawing; small trainings.
+# None of them needs transformers, which itself needs newer libraries than setup.py's lower bounds.
+TESTS = (
+    *(f"tests/data/test_{name}.py" for name in ("pixels", "label_reading", "encodings", "mapper")),
+    *(f"tests/data/test_{name}.py" for name in ("augmentation", "target_functions", "panoptic_datasets")),
+    *(
+        f"tests/evaluation/test_{name}_evaluator.py"
+        for name in ("semantic", "panoptic", "instance", "entity")
+    ),
+    "tests/modeling/test_timm_backbone.py",
+    "tests/demo/test_draw.py",
+    "tests/demo/test_make_shapes.py",
+    "tests/engine/test_trainer.py",
+    "tests/engine/test_instance_training.py",
+    "tests/foundation/test_compat.py",
+)
+
+
+class NotBuiltError(Exception):
+    """Why an environment could not be made, in one line."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("environments", nargs="+", choices=ENVIRONMENTS)
+    outcomes = {name: outcome(name) for name in parser.parse_args().environments}
+    for name, (status, text) in outcomes.items():
+        print(f"{name:<13} {text}", file=sys.stderr if status else sys.stdout)
+    return max(status for status, _ in outcomes.values())
+
+
+def outcome(name: str) -> tuple[int, str]:
+    """Makes an environment and runs the tests in it: exit status, and what there is to say."""
+    started = time.monotonic()
+    try:
+        python = build(name, wanted(name, requirements()))
+    except NotBuiltError as error:
+        return 2, f"NOT TESTED: {error}"
+    failed = run_tests(python)
+    return failed, f"{'FAILED' if failed else 'passed'} after {time.monotonic() - started:.0f} s"
+
+
+def requirements() -> dict[str, str]:
+    """setup.py's requirements, {name: specifier}, e.g. {"numpy": ">=1.24"}."""
+    (listed,) = re.findall(r"^REQUIRED = \[\n(.*?)^\]", (ROOT / "setup.py").read_text(), re.M | re.S)
+    return dict(re.findall(r'^ *"([\w-]+)([^"]*)",$', listed, re.M))
+
+
+def wanted(name: str, allowed: Mapping[str, str]) -> dict[str, str]:
+    """What pip is to install into an environment, {name: specifier}."""
+    borrowed = WITH_DETECTRON2 if name == "oldest-torch" else (*WITH_DETECTRON2, *TORCH)
+    own = {package: specifier for package, specifier in allowed.items() if package not in borrowed}
+    if name == "newest":
+        return own
+    return {package: specifier.replace(">=", "==").split(",")[0] for package, specifier in own.items()}
+
+
+def build(name: str, packages: Mapping[str, str]) -> Path:
+    """Makes the environment; returns its interpreter.
+
+    Raises:
+        NotBuiltError: pip has no such versions, they do not fit together, or others are found.
+    """
+    folder = FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin" / "python"
+    needs = {package: f"{package}{specifier}" for package, specifier in packages.items()}
+    print(f"{name}: installing", *needs.values(), flush=True)
+    alone = [] if name == "oldest-torch" else [needs.pop(package) for package in ON_TORCH]
+    install(python, list(needs.values()))
+    install(python, alone, "--no-deps")
+    borrow(python)
+    found = installed_versions(python, list(packages))
+    print(f"{name}: found", *(f"{package} {version}" for package, version in found.items()), flush=True)
+    wrong = [
+        package
+        for package, specifier in packages.items()
+        if specifier.startswith("==") and not same_version(found[package], specifier[2:])
+    ]
+    if wrong:
+        raise NotBuiltError(f"{', '.join(wrong)}: another version than the lower bound is imported")
+    return python
+
+
+def install(python: Path, what: Sequence[str], *options: str) -> None:
+    """Runs pip for another interpreter. Wheels only: nothing of an age that has to be compiled."""
+    if not what:
+        return
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "-qq", "--no-input"]
+    result = subprocess.run(
+        [*command, "--disable-pip-version-check", "--only-binary", ":all:", *options, *what],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        raise NotBuiltError(f"pip: {(lines or ['no message'])[-1]}")
+
+
+def borrow(python: Path) -> None:
+    """Has the environment find what it has not in that of this interpreter, start-up files included."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    own = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    lender = sysconfig.get_path("purelib")
+    Path(own, "borrowed.pth").write_text(f"import site; site.addsitedir({lender!r})\n")
+
+
+def installed_versions(python: Path, packages: Sequence[str]) -> dict[str, str]:
+    code = "import json, sys; from importlib.metadata import version as v; "
+    code += "print(json.dumps({name: v(name) for name in sys.argv[1:]}))"
+    result = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
+    return json.loads(result.stdout)
+
+
+def same_version(one: str, other: str) -> bool:
+    """1.24 and 1.24.0 are the same, as are 2.4.0 and 2.4.0+cpu."""
+    shorten = re.compile(r"(\.0)*(\+.*)?$")
+    return shorten.sub("", one) == shorten.sub("", other)
+
+
+def run_tests(python: Path) -> int:
+    """0 if all passed, else 1; a test file that is not there is a failure too."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [python, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", *TESTS]
+    return int(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
