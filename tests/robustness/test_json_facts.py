@@ -26,8 +26,8 @@ HEIGHT, WIDTH = 24, 32
 # In place of any value: of another type, or one that no such field can have. ABSENT takes the key away.
 ABSENT = object()
 WRONG = [
-    *(ABSENT, None, True, False, 0, -1, 2, 1.0, 2.5, float("nan"), float("inf"), 10**12, 10**400),
-    *("", "1", "no", "wide", [], [1], [[]], [None], {}, {"id": 1}),
+    *(ABSENT, None, True, 0, -1, 1.0, 2.5, float("nan"), float("inf"), 10**400),
+    *("", "1", "no", [], [[1]], {}),
 ]
 
 
@@ -198,8 +198,8 @@ def test_every_wrong_value_in_an_instances_json_is_one_line_or_harmless(pets_fol
                 for name, (labels, masks, _) in found.items():
                     assert np.array_equal(labels, right[name][0])
                     assert all(map(np.array_equal, masks, right[name][1]))
-    assert refused > 200
-    assert taken > 100
+    assert refused > 100
+    assert taken > 80
 
 
 @pytest.mark.parametrize("value", [ABSENT, None, 0, -5, float("nan"), float("inf"), 10**400, "300", [], True])
@@ -342,8 +342,8 @@ def test_every_wrong_value_in_a_panoptic_json_is_one_line_or_harmless(street_fol
             if path[-1] in ("area", "bbox") or "bbox" in path:
                 assert np.array_equal(found[0], right[0])
                 assert found[1] == right[1]
-    assert refused > 200
-    assert taken > 100
+    assert refused > 100
+    assert taken > 80
 
 
 @pytest.mark.parametrize("isthing", ["no", 2, -1, 0.5])
@@ -429,3 +429,64 @@ def test_every_wrong_value_in_a_file_of_predictions_is_one_line_or_harmless(
             elif path[-1] in ("area", "bbox") or "bbox" in path:
                 assert found == best
     assert refused > 50
+
+
+def notes(tool, file):
+    answer = tool("check_dataset", file, "--workers", "0")
+    return [line for line in answer.out if "areas or boxes" in line]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("area", 300, "annotation 2: area 300, measured 100"),
+        ("area", 20.5, "annotation 2: area 20.5, measured 100"),
+        # Corners in place of sides; parts of the image's sides.
+        ("bbox", [4, 4, 28, 28], "annotation 2: bbox [4, 4, 28, 28], measured [4, 4, 10, 10]"),
+        ("bbox", [0.1, 0.1, 0.3, 0.3], "annotation 2: bbox [0.1, 0.1, 0.3, 0.3], measured"),
+        ("area", 51, ""),
+        ("area", 195, ""),
+        ("bbox", [3, 3, 12, 12], ""),
+        ("area", None, ""),
+        ("bbox", "", ""),
+    ],
+)
+def test_the_checker_names_facts_that_are_wrong_by_more_than_a_factor_of_two(
+    tool, pets_folder, key, value, said
+):
+    write(pets_folder, "pets.json", changed(instances_json(), ("annotations", 1, key), value))
+    found = notes(tool, pets_folder / "pets.yaml")
+    if not said:
+        assert not found
+        return
+    (line,) = found
+    assert "1 areas or boxes that are not those of the masks, by more than a factor of two, first" in line
+    assert f"b.png: {said}" in line
+    # As the line says.
+    assert "leave the keys out, and they are measured" in line
+    write(pets_folder, "pets.json", changed(instances_json(), ("annotations", 1, key), ABSENT))
+    assert not notes(tool, pets_folder / "pets.yaml")
+
+
+@pytest.mark.parametrize(("value", "is_named"), [(0, True), (None, True), (28, True), (8, False)])
+def test_the_checker_names_segments_of_another_area_than_the_png(tool, street_folder, value, is_named):
+    facts = panoptic_json()
+    segments = facts["annotations"][0]["segments_info"]
+    for segment in segments:
+        rows, columns = np.nonzero(segment["id"] == STREET_IDS)
+        box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        segment["bbox"] = [int(side) for side in box]
+    segments[0]["area"] = value  # it has 7 pixels
+    write(street_folder, "panoptic.json", facts)
+    found = notes(tool, street_folder / "street.yaml")
+    assert len(found) == is_named
+    if is_named:
+        assert f"a.jpg: segment 70000: area {json.dumps(value)}, measured 7" in found[0]
+
+
+def test_small_polygons_differ_along_their_outline():
+    """A triangle of four pixels has an area of two: no program is wrong."""
+    from segzoo.data.stated import _compared
+
+    assert not list(_compared({"area": 2.0, "bbox": [1, 1, 2, 2]}, 4, [1, 1, 2, 2], "a", slack=4))
+    assert list(_compared({"area": 2.0 - 1e-9, "bbox": [1, 1, 2, 2]}, 4, [1, 1, 2, 2], "a", slack=0))

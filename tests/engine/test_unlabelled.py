@@ -1,0 +1,148 @@
+"""Trainings on nothing labelled: warned of, ended in time, and never with a best model."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from toy_training import ToyTrainer, run_toy, toy_cfg, toy_image
+
+from segzoo.data.labelled import check_labelled, holds_targets
+from segzoo.errors import InputError
+
+IMAGES = 30
+
+
+class Data:
+    """What a loader of segzoo offers beside its batches."""
+
+    def __init__(self, labelled):
+        self.labelled, self.dataset = labelled, range(IMAGES)
+
+    def __iter__(self):
+        index = 0
+        while True:
+            batch = []
+            for _ in range(4):
+                found = self.labelled(index % IMAGES, index)
+                classes = torch.zeros(int(found), dtype=torch.int64)
+                batch.append({**toy_image(index), "segment_classes": classes})
+                index += 1
+            yield batch
+
+
+def run(folder, labelled, iterations, **changes):
+    class Trainer(ToyTrainer):
+        @classmethod
+        def build_train_loader(cls, cfg, start_iteration):
+            return Data(labelled)
+
+    period = {"SOLVER__LOG_PERIOD": 50, "SOLVER__CHECKPOINT_PERIOD": 0}
+    return run_toy(toy_cfg(folder, SOLVER__MAX_ITER=iterations, **period, **changes), trainer_class=Trainer)
+
+
+def said(folder):
+    lines = (folder / "log.txt").read_text().splitlines()
+    return [line for line in lines if "no labelled pixel" in line and "WARNING" in line]
+
+
+def test_it_is_said_after_ten_iterations_and_ends_after_a_hundred(tmp_path):
+    with pytest.raises(InputError) as error:
+        run(tmp_path, lambda image, index: False, 150)
+    assert "no labelled pixel in the 400 images of 100 iterations" in str(error.value)
+    assert "tools/check_dataset.py" in str(error.value)
+    (line,) = said(tmp_path)
+    assert "DATASETS.TRAIN ('toy_train',): no labelled pixel in the 40 images of 10 iterations" in line
+    assert "the training ends after 100 such iterations" in line
+
+
+def test_a_short_training_is_warned_of(tmp_path):
+    run(tmp_path, lambda image, index: False, 3)
+    assert len(said(tmp_path)) == 1
+    assert "12 images of 3 iterations" in said(tmp_path)[0]
+
+
+@pytest.mark.parametrize("image", [0, 17])
+def test_one_labelled_image_among_many_is_enough(tmp_path, image):
+    run(tmp_path, lambda one, index: one == image, 110)
+    assert not said(tmp_path)
+
+
+def test_a_labelled_image_that_comes_late_lets_the_training_go_on(tmp_path):
+    """Random crops miss it for a hundred iterations less one."""
+    run(tmp_path, lambda image, index: index == 395, 105)
+    assert len(said(tmp_path)) == 1
+
+
+def test_a_large_set_is_seen_twice_before_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(Data, "__iter__", lambda self: iter(()))
+    trainer = ToyTrainer(toy_cfg(tmp_path, SOLVER__MAX_ITER=5000))
+    (hook,) = (hook for hook in trainer._hooks if type(hook).__name__ == "UnlabelledHook")
+    trainer.num_images = 1001
+    hook.before_train()
+    assert hook._stop_at == math.ceil(2 * 1001 / 4)
+    trainer.num_images = None
+    hook.before_train()
+    assert hook._stop_at is None
+
+
+def test_batches_of_another_mapper_count_as_labelled():
+    assert holds_targets([{"image": 0}])
+    assert not holds_targets([{"segment_classes": torch.zeros(0)}] * 2)
+    assert holds_targets([{"segment_classes": torch.zeros(0)}, {"segment_classes": torch.zeros(1)}])
+
+
+THINGS = np.array([True, False])
+
+
+@pytest.mark.parametrize(
+    ("task", "segments", "message"),
+    [
+        ("instance", [(0, 1), (0, 1)], "2 images without any instance that is no crowd (of 2 in"),
+        ("instance", [(1, 0)], "2 images without any instance that is no crowd (of 1 in"),
+        ("instance", [], "(of 0 in their JSON), so that there is nothing to learn"),
+        ("panoptic", [(0, 1), (1, 1)], "2 images without any segment that is no crowd"),
+        ("entity", [(1, 1)], "2 images without any segment that is no crowd"),
+        ("instance", [(0, 1), (0, 0)], ""),
+        ("panoptic", [(1, 0)], ""),
+        ("entity", [(1, 0)], ""),
+        ("semantic", [], ""),
+    ],
+)
+def test_a_json_of_nothing_to_learn_stops_before_the_training(task, segments, message):
+    listed = [{"category_id": category, "iscrowd": crowd} for category, crowd in segments]
+    records = [{"annotations": []}, {"annotations": listed}]
+    if not message:
+        check_labelled(records, task, THINGS, ["pets"])
+        return
+    with pytest.raises(InputError) as error:
+        check_labelled(records, task, THINGS, ["pets"])
+    assert message in str(error.value)
+    # Semantic labels are in files, which are not opened to find out.
+    check_labelled([*records, {"sem_seg_file_name": "a.png"}], task, THINGS, ["pets"])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_score_is_never_the_best(tmp_path, value):
+    scores = iter([value, value, 20.0, value, 10.0])
+    cfg = toy_cfg(
+        tmp_path, DATASETS__TEST=("toy_val",), TEST__EVAL_PERIOD=2, TEST__BEST_METRIC="sem_seg/mIoU"
+    )
+    run_toy(cfg, trainer_class=type("Scored", (ToyTrainer,), {"scores": scores}))
+    text = (tmp_path / "log.txt").read_text()
+    assert text.count("is the best so far") == 1
+    assert text.count("which is no score: no best model is kept of it") == 3
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 5
+
+
+def test_without_any_score_there_is_no_best_model_but_patience_ends(tmp_path):
+    cfg = toy_cfg(
+        tmp_path,
+        DATASETS__TEST=("toy_val",),
+        TEST__EVAL_PERIOD=2,
+        TEST__BEST_METRIC="sem_seg/mIoU",
+        TEST__EARLY_STOP_PATIENCE=2,
+    )
+    trainer = run_toy(cfg, trainer_class=type("Scored", (ToyTrainer,), {"scores": iter([math.nan] * 5)}))
+    assert not (tmp_path / "model_best.pth").exists()
+    assert trainer.iter == 6
