@@ -382,6 +382,14 @@ class BinaryEncoding(IndexEncoding):
         background, foreground = self.space.classes
         return {0: background, 1: foreground, 255: foreground}
 
+    def _unknown(self, unknown: np.ndarray, pixels: int) -> str:
+        background, foreground = self.space.classes
+        return (
+            f"values {some(unknown)} are none of 0, 1 and 255 ({pixels} pixels); say in {self.space.source} "
+            "what they are: encoding: {type: index, values: "
+            f"{{<value>: {background}, <value>: {foreground}}}}}"
+        )
+
 
 class RGBEncoding(Encoding):
     """An RGB image whose colours are classes.

@@ -237,6 +237,7 @@ AMBIGUOUS = {
         ("background", "crack", "stain"),
         [("255 is 'background'", {255: 0, 1: 1, 2: 2})],
     ),
+    "values that may count from 1": ([1, 2], NAMES, [("1 is 'road'", {1: 0, 2: 1})]),
     "1 and 255": ([1, 255], TWO, [("255 is 'background'", {255: 0, 1: 1})]),
     "values in no pattern": (
         [3, 17, 20],
@@ -270,13 +271,43 @@ def test_where_files_do_not_tell_each_option_says_what_has_to_be_true(tmp_path, 
 
 @pytest.mark.parametrize(
     ("values", "classes"),
-    [([0, 1, 2], NAMES), ([0, 1, 2, 255], NAMES), ([0, 1], NAMES), ([0, 1], TWO), ([1, 2], NAMES)],
+    [([0, 1, 2], NAMES), ([0, 1, 2, 255], NAMES), ([0, 1], NAMES), ([0, 1], TWO)],
 )
 def test_good_labels_need_no_remedy(tmp_path, capsys, values, classes):
     path = write(tmp_path, draw(values), in_values({value: value for value in values}), classes=classes)
     status, findings = check(capsys, path)
     assert status == 0
     assert not any(finding["options"] for finding in findings)
+
+
+def smoothed(labels, path):
+    """An RGB mask that was made smaller and larger again, with a palette."""
+    image = Image.fromarray(np.array(COLORS, np.uint8)[labels]).resize((WIDTH // 2, HEIGHT // 2))
+    image.resize((WIDTH, HEIGHT), Image.BILINEAR).quantize(32).save(path)
+
+
+def noisy(labels, path):
+    noise = np.random.default_rng(0).integers(-3, 4, (HEIGHT, WIDTH, 3))
+    colors = np.array(COLORS)[labels] + noise
+    Image.fromarray(np.clip(colors, 0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("store", "facts", "remedy"),
+    [
+        (smoothed, {}, "palettes differ from file to file"),
+        (noisy, {"classes": COLORED, "encoding": "rgb"}, "so many colors come from smoothing or lossy"),
+        (in_colors(BY_COLOR), {}, "give each class in roads.yaml its color, of [70, 130, 180], "),
+        (in_values({0: 1, 1: 2}), {"classes": TWO, "encoding": "binary"}, "set encoding: {type: index, off"),
+    ],
+)
+def test_where_keys_alone_do_not_help_words_say_what_to_do(tmp_path, capsys, store, facts, remedy):
+    labels = draw([0, 1]) if facts.get("encoding") == "binary" else draw([0, 1, 2])
+    labels = {stem: np.where(np.arange(WIDTH) < 20, one.max(), one) for stem, one in labels.items()}
+    status, findings = check(capsys, write(tmp_path, labels, store, **facts))
+    (finding,) = [one for one in findings if one["is_problem"]]
+    assert status == 1
+    assert finding["remedy"].startswith(remedy)
 
 
 def test_palettes_that_differ_without_colors_in_the_yaml_are_a_problem(tmp_path, capsys):

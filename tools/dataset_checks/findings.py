@@ -37,7 +37,16 @@ from segzoo.data.templates import match
 from segzoo.errors import InputError
 
 from .annotations import of_annotations
-from .remedies import Files, Option, as_text, differing, mask_per_class, options_for
+from .remedies import (
+    Files,
+    Option,
+    as_text,
+    counting_from_1,
+    differing,
+    in_words,
+    mask_per_class,
+    options_for,
+)
 
 # Of 255: where no pixel of a split reaches this, nobody can see anything.
 DARK = 32
@@ -55,8 +64,6 @@ REMEDIES = {
     WRONG_LABEL: "choose another encoding, or export these files again",
     PALETTE: "if the colors are right, set encoding: rgb, if the indices are, encoding: palette",
 }
-# Of colors, which have no place in label_map.
-UNKNOWN_COLOR = "list each under encoding.colors, with its class, or under encoding.void"
 WRONG_ANNOTATION = "correct these annotations, or export the JSON again"
 # How label files are read, which other keys may change.
 OF_ENCODING = (UNKNOWN_LABEL, WRONG_LABEL, PALETTE)
@@ -138,7 +145,8 @@ def of_split(split: CheckedSplit) -> list[Finding]:
         return found
     if report.pixels.any():
         found += _classes(split, options)
-    is_said = bool(options) and any(finding.options == options for finding in found)
+    said = set(split.report.problems) & set(OF_ENCODING)
+    is_said = bool(said) or (bool(options) and any(finding.options == options for finding in found))
     return [
         *found,
         *(() if is_said or files is None else _misread(split, files, options)),
@@ -156,10 +164,7 @@ def _misread(split: CheckedSplit, files: Files, options: tuple[Option, ...]) -> 
         text = "palettes differ from file to file: the same indices are drawn in different colors"
     else:
         return []
-    remedy = as_text(options, split.dataset.path.name) or (
-        f"if the colors are the labels, give each class its color in {split.dataset.path.name} and set "
-        "encoding: rgb; if the indices are, set encoding: palette"
-    )
+    remedy = as_text(options, split.dataset.path.name) or in_words(files, ()).partition(": ")[2]
     return [Finding(True, split.name, text, remedy, options=options)]
 
 
@@ -256,12 +261,15 @@ def _lone_label_files(split: CheckedSplit) -> list[str]:
 
 def _broken_files(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
     found, source = [], split.dataset.path.name
-    remedies = dict(REMEDIES)
-    files = split.files()
+    remedies, files = dict(REMEDIES), split.files()
+    for kind in (UNKNOWN_LABEL, PALETTE):
+        remedies[kind] += f" in {source}"
     if files is None:
         remedies[WRONG_LABEL] = WRONG_ANNOTATION
-    elif files.encoding.name == "rgb":
-        remedies[UNKNOWN_LABEL] = UNKNOWN_COLOR
+    else:
+        unknown = list(unknown_labels(split.report.problems.get(UNKNOWN_LABEL, ())))
+        words = in_words(files, unknown)
+        remedies |= dict.fromkeys((UNKNOWN_LABEL, WRONG_LABEL), words) if words else {}
     for kind, problems in split.report.problems.items():
         messages = tuple(problem.message for problem in problems)
         several = f"{len(problems):,} images" if len(problems) > 1 else "1 image"
@@ -276,10 +284,9 @@ def _broken_files(split: CheckedSplit, options: tuple[Option, ...]) -> list[Find
         if kind == UNKNOWN_LABEL:
             counts = [f"{label} in {count:,}" for label, count in unknown_labels(problems).items()]
             text += f" ({', '.join(counts[:8])}{', ...' if len(counts) > 8 else ''} files)"
-        remedy = remedies[kind] + (f" in {source}" if kind in (UNKNOWN_LABEL, PALETTE) else "")
         fitting = options if kind in OF_ENCODING and files is not None else ()
         fitting = (Option({"exif": "ignore"}),) if kind == TURNED else fitting
-        remedy = as_text(fitting, source) or remedy
+        remedy = as_text(fitting, source) or remedies[kind]
         found.append(Finding(True, split.name, text, remedy, messages, fitting))
     return found
 
@@ -354,7 +361,9 @@ def _classes(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
     if report.absent:
         text = f"{len(report.absent)} of {len(names)} classes do not occur"
         remedy = f"if they should, compare encoding and classes in {source} with the files"
-        found.append(Finding(False, split.name, text, remedy))
+        from_1 = counting_from_1(split.files()) if 0 in report.absent and not options else ()
+        remedy += f"; {as_text(from_1, source)}" if from_1 else ""
+        found.append(Finding(False, split.name, text, remedy, options=from_1))
     share = void / report.pixels.sum()
     # What no instance covers is background, and learned as such.
     if share > 0.5 and not any("annotations" in record for record in split.records):

@@ -15,6 +15,7 @@ from segzoo.data import DatasetFile
 from segzoo.data.class_files import CLASS_FIELD, BinaryFilesEncoding
 from segzoo.data.encodings import Encoding, IndexEncoding
 from segzoo.data.layouts import match
+from segzoo.data.messages import some
 from segzoo.data.palettes import PaletteCheck
 from segzoo.data.stored import StoredSummary
 
@@ -167,6 +168,42 @@ def by_color(files: Files) -> tuple[Option, ...]:
     if len(others) <= LISTED:
         return (Option({"encoding": {"type": "rgb", "void": [list(color) for color in others]}}),)
     return (Option({"encoding": {"type": "rgb", "others": "void"}}),)
+
+
+def counting_from_1(files: Files | None) -> tuple[Option, ...]:
+    """Where the first class and the value 0 do not occur, as neither does in masks that count from 1."""
+    if files is None or not isinstance(files.encoding, IndexEncoding) or 0 in files.stored.values:
+        return ()
+    if not files.stored.values or files.encoding.given or not files.encoding.counts_from_0:
+        return ()
+    return (Option({"encoding": {"type": "index", "offset": -1}}, f"1 is {files.names[0]!r}"),)
+
+
+def in_words(files: Files, unknown: Sequence[Any]) -> str:
+    """What to do about labels of no class, or files of another kind, where no key is sure to help; or "".
+
+    Args:
+        unknown: the values or colors that are no class.
+    """
+    stored, source = files.stored, files.dataset.path.name
+    if files.encoding.name == "rgb":
+        if len(unknown) > LISTED:
+            return (
+                "so many colors come from smoothing or lossy compression; export the files again as PNG, "
+                f"without either, or set others: void under encoding in {source}"
+            )
+        return f"list each under encoding.colors, with its class, or under encoding.void in {source}"
+    if isinstance(files.encoding, IndexEncoding) and differing(stored):
+        return (
+            "palettes differ from file to file: if the colors are the labels, give each class its color in "
+            f"{source} and set encoding: rgb; if the indices are, set encoding: palette"
+        )
+    if stored.pictures:
+        return "these are pictures, or were compressed with losses; find the files with the labels"
+    if stored.colors and not stored.values:
+        shown = some((list(color) for color, _ in stored.colors.most_common()), LISTED)
+        return f"give each class in {source} its color, of {shown}, and set encoding: rgb"
+    return ""
 
 
 def contradicting(files: Files) -> dict[int, tuple[int, int]]:
