@@ -128,13 +128,13 @@ def _try_layout(
         return FoundLayout(index, root)
     if layout.list_file is not None and not split_list(layout, root, fields)[0].is_file():
         if not any(match(root, layout.images, fields)):
-            return 0, f"no images {root / fill(layout.images, fields)}"
+            return 0, _no_images(root, layout.images, fields)
         return 1, f"no list {split_list(layout, root, fields)[0]}"
     class_of: dict[str, int] = {}
     labels_of = _label_finder(layout, root, fields, class_of) if has_labels else lambda found: ()
     images = list(_list_images(layout, root, fields, split, labels_of))
     if not images:
-        return 0, f"no images {root / fill(layout.images, fields)}"
+        return 0, _no_images(root, layout.images, fields)
     if layout.list_file is not None:
         paths = [image.path for image in images]
         if not existing_files(paths):
@@ -149,7 +149,11 @@ def _try_layout(
     there = existing_files(label for image in images for label in image.labels)
     missing = [image for image in images if not there.issuperset(image.labels)]
     if len(missing) == len(images):
-        return 1, f"{len(images)} images like {images[0].path}, but no label like {images[0].labels[0]}"
+        other = _other_suffix(root, "labels", layout.labels, {**fields, "stem": images[0].image_id})
+        return (
+            1,
+            f"{len(images)} images like {images[0].path}, but no label like {images[0].labels[0]}{other}",
+        )
     if missing:
         plural = "s lack their labels" if len(missing) > 1 else " lacks its labels"
         raise InputError(
@@ -157,6 +161,19 @@ def _try_layout(
             f"{missing[0].labels[0]}); add them, or name the images to use in a text file under the key list"
         )
     return FoundLayout(index, root, tuple(images), class_of)
+
+
+def _no_images(root: Path, template: str, fields: Mapping[str, str]) -> str:
+    return f"no images {root / fill(template, fields)}{_other_suffix(root, 'images', template, fields)}"
+
+
+def _other_suffix(root: Path, key: str, template: str, fields: Mapping[str, str]) -> str:
+    """The remedy where a template fits files but for their suffix, as a.JPG; "" where there are none."""
+    stem, dot, suffix = template.rpartition(".")
+    if not dot or "{" in suffix or "/" in suffix or suffix == "*":
+        return ""
+    path = next((path for path, _ in match(root, f"{stem}.*", fields)), None)
+    return "" if path is None else f" (but {path}: let {key} end in .* for any suffix)"
 
 
 def _label_finder(

@@ -180,6 +180,17 @@ def test_dataset_and_configuration_files_are_read_in_any_encoding(tmp_path, enco
     assert f"{tmp_path}/läufe" == load_config(tmp_path / "config.yaml").OUTPUT_DIR
 
 
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_where_all_files_have_another_suffix_the_remedy_is_any_suffix(tmp_path, folder):
+    file = write_roads(tmp_path, LABELS)
+    (tmp_path / folder / "train/a.png").rename(tmp_path / folder / "train/a.PNG")
+    key = "images" if folder == "images" else "labels"
+    with pytest.raises(InputError, match=rf"\(but .*/{folder}/train/a.PNG: let {key} end in \.\* for any"):
+        load(file)
+    facts = {**ROADS, key: f"{folder}/{{split}}/{{stem}}.*"}
+    assert len(load(write_yaml(tmp_path, facts))[0]) == 1
+
+
 def test_a_file_that_is_no_text_is_no_traceback(tmp_path):
     for content in (b"\xff\xfe\x00", b"\x00\x01", b"\x81\x8d\xff", b""):
         (tmp_path / "a.txt").write_bytes(content)

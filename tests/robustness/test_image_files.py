@@ -150,12 +150,13 @@ def gray_roads(folder, brightest_of, **facts):
     return write_yaml(folder, {**ROADS, "splits": splits, **facts})
 
 
-def test_equal_values_become_equal_in_all_images_of_a_dataset(tmp_path, caplog):
-    """Its darkest split alone would be of 8 bits."""
-    file = gray_roads(tmp_path, {"train": [200, 3000], "val": [100, 255]})
-    register_dataset_file(file)
+@pytest.mark.parametrize("bright", ["train", "val"])
+def test_equal_values_become_equal_in_all_images_of_a_dataset(tmp_path, caplog, bright):
+    """Its darkest split, which is read first, would be of 8 bits alone."""
+    values = {"train": [100, 255], "val": [100, 255], bright: [200, 3000]}
+    register_dataset_file(gray_roads(tmp_path, values))
     with caplog.at_level(logging.WARNING):
-        for split in ("roads_val", "roads_train"):
+        for split in sorted(("roads_val", "roads_train"), key=lambda name: bright in name):
             for record in DatasetCatalog.get(split):
                 values = np.asarray(Image.open(record["file_name"]))
                 assert np.array_equal(gray_of(load_image(record)), values >> 4)
@@ -361,6 +362,13 @@ def test_smaller_copies_after_the_first_page_of_a_tiff_are_passed_over(tmp_path,
     with Image.open(tmp_path / "a.tif") as image:
         assert image.n_frames == 2
     assert np.array_equal(read_image(str(tmp_path / "a.tif")), pixels)
+
+
+def test_a_smaller_page_of_other_proportions_is_a_page(tmp_path):
+    more = [Image.fromarray(picture(20, 20))]
+    Image.fromarray(picture(40, 60)).save(tmp_path / "a.tif", save_all=True, append_images=more)
+    with pytest.raises(InputError, match=r"a.tif: is a TIFF of 2 pages"):
+        read_image(str(tmp_path / "a.tif"))
 
 
 def test_a_photo_of_a_phone_in_two_parts_is_read(tmp_path):
