@@ -37,7 +37,8 @@ EXTRAS = {
     "test": [
         "h5py>=3.10",
         "hypothesis>=6.100",
-        "panopticapi-lite==0.2.0",
+        # Declares numpy < 2, of which Python 3.13 has no wheels, but works with it; see INSTALL.md.
+        "panopticapi-lite==0.2.0; python_version < '3.13'",
         "pytest>=8",
         "pytest-xdist>=3.5",
         "transformers>=4.51",
