@@ -16,6 +16,13 @@ logger = logging.getLogger(__name__)
 
 # What the config decides: a resumed run takes these from its own config, not from the checkpoint.
 STATE_KEYS_OF_CONFIG = ("lr", "initial_lr", "weight_decay", "momentum", "nesterov", "betas", "eps")
+# Decays of kinds of parameters, with the values that say nothing.
+_DECAY_BY_KIND = {
+    "WEIGHT_DECAY_NORM": 0.0,
+    "WEIGHT_DECAY_EMBED": 0.0,
+    "WEIGHT_DECAY_HEAD_NORM": None,
+    "WEIGHT_DECAY_BIAS": None,
+}
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -25,7 +32,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     updates those (Rajbhandari et al. 2020, ZeRO stage 1); the weights become the same.
 
     Raises:
-        InputError: an unknown SOLVER.OPTIMIZER or a malformed SOLVER.LR_MULTIPLIERS.
+        InputError: an unknown SOLVER.OPTIMIZER, a malformed SOLVER.LR_MULTIPLIERS, a decay without effect.
     """
     solver = cfg.SOLVER
     groups = parameter_groups(
@@ -36,7 +43,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         weight_decay_head_norm=solver.WEIGHT_DECAY_HEAD_NORM,
-        weight_decay_by_name=[tuple(pair) for pair in solver.WEIGHT_DECAY_BY_NAME],
+        weight_decay_by_name=_decay_by_name(solver),
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         lr_multipliers=_lr_multipliers(cfg, model),
     )
@@ -114,6 +121,18 @@ def _numbered(groups: list[dict]) -> list[dict]:
         numbered.append({**group, "params": list(range(start, stop))})
         start = stop
     return numbered
+
+
+def _decay_by_name(solver: CfgNode) -> list[tuple[str, float | None]]:
+    pairs = [tuple(pair) for pair in solver.WEIGHT_DECAY_BY_NAME]
+    if any(not expression for expression, _ in pairs):
+        for key, unset in _DECAY_BY_KIND.items():
+            if solver[key] != unset:
+                raise InputError(
+                    f"SOLVER.{key} {solver[key]} has no effect here: SOLVER.WEIGHT_DECAY_BY_NAME decides for "
+                    'every parameter; change that, or set SOLVER.WEIGHT_DECAY_BY_NAME "[]"'
+                )
+    return pairs
 
 
 def _lr_multipliers(cfg: CfgNode, model: torch.nn.Module) -> dict[str, float]:

@@ -201,6 +201,19 @@ def test_an_expression_that_decides_nothing_is_said(caplog):
     assert "WEIGHT_DECAY_BY_NAME: 'nrom' decides for no trainable parameter" in caplog.text
 
 
+@pytest.mark.parametrize("key", ["WEIGHT_DECAY_NORM", "WEIGHT_DECAY_HEAD_NORM", "WEIGHT_DECAY_BIAS"])
+def test_a_decay_by_kind_where_names_decide_is_refused_with_its_remedy(key):
+    name = "semantic/ade20k/segformer_mit_b0"
+    with pytest.raises(InputError, match=rf"SOLVER\.{key} 0.5 has no effect .*BY_NAME \"\[\]\""):
+        build_optimizer(load_config(name, [f"SOLVER.{key}", 0.5]), Toy())
+    cfg = load_config(name, [f"SOLVER.{key}", 0.5, "SOLVER.WEIGHT_DECAY_BY_NAME", "[]"])
+    groups = build_optimizer(cfg, Toy()).param_groups
+    decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
+    assert (decay["backbone.norm.weight"] == 0.5) == (key == "WEIGHT_DECAY_NORM")
+    assert (decay["head.bias"] == 0.5) == (key == "WEIGHT_DECAY_BIAS")
+    assert decay["head.weight"] == 0.01
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
