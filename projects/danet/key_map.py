@@ -1,7 +1,17 @@
-"""The names of weights in mmsegmentation's files of DANet."""
+"""The names of weights in mmsegmentation's and in pytorch-cv's files of DANet."""
+
+import torch
+from torch import Tensor
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET
+from segzoo.checkpoint.layouts import (
+    MMSEG_CLASSIFIER,
+    MMSEG_FCN_AUXILIARY,
+    MMSEG_RESNET,
+    PYTORCH_CV_AUXILIARY,
+    PYTORCH_CV_JPU,
+    PYTORCH_CV_RESNET,
+)
 
 MMSEG_DANET = KeyMap(
     name="mmsegmentation DANet",
@@ -26,4 +36,38 @@ MMSEG_DANET = KeyMap(
     ),
 )
 
+
+def as_scalar(gamma: Tensor, shape: torch.Size) -> Tensor | None:
+    """A vector of one number as that number."""
+    return gamma.reshape(shape) if gamma.numel() == shape.numel() == 1 else None
+
+
+# One classifier, of the sum: the two of the branches serve training only.
+PYTORCH_CV_DANET = KeyMap(
+    name="pytorch-cv DANet",
+    recognise=(r"^base1\.0\.weight$", r"^head\.sa\.query_conv\.weight$", r"^head\.conv8\.1\.weight$"),
+    rules=(
+        *PYTORCH_CV_RESNET,
+        *PYTORCH_CV_JPU,
+        *PYTORCH_CV_AUXILIARY,
+        (r"^head\.conv5a\.0\.", "sem_seg_head.position_in."),
+        (r"^head\.conv5a\.1\.", "sem_seg_head.position_in.norm."),
+        (r"^head\.conv5c\.0\.", "sem_seg_head.channel_in."),
+        (r"^head\.conv5c\.1\.", "sem_seg_head.channel_in.norm."),
+        (r"^head\.conv51\.0\.", "sem_seg_head.position_out."),
+        (r"^head\.conv51\.1\.", "sem_seg_head.position_out.norm."),
+        (r"^head\.conv52\.0\.", "sem_seg_head.channel_out."),
+        (r"^head\.conv52\.1\.", "sem_seg_head.channel_out.norm."),
+        (r"^head\.sa\.(query|key|value)_conv\.", r"sem_seg_head.position_attention.\1."),
+        (r"^head\.sa\.gamma$", "sem_seg_head.position_attention.gamma"),
+        (r"^head\.sc\.gamma$", "sem_seg_head.channel_attention.gamma"),
+        (r"^head\.conv8\.1\.", "sem_seg_head.predictor."),
+    ),
+    extras=(r"^auxlayer\.",),
+    training_only=(r"^sem_seg_head\.(position|channel)_predictor\.(weight|bias)$",),
+    classifier=MMSEG_DANET.classifier,
+    resize=((r"_attention\.gamma$", as_scalar),),
+)
+
 register_key_map(MMSEG_DANET)
+register_key_map(PYTORCH_CV_DANET)

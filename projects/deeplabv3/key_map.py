@@ -1,7 +1,16 @@
-"""The names of DeepLabV3's weights in the files of torchvision and of mmsegmentation."""
+"""The names of DeepLabV3's weights in the files of torchvision, of mmsegmentation, and of pytorch-cv."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET, TORCHVISION_RESNET
+from segzoo.checkpoint.layouts import (
+    MMSEG_CLASSIFIER,
+    MMSEG_FCN_AUXILIARY,
+    MMSEG_RESNET,
+    PYTORCH_CV_AUXILIARY,
+    PYTORCH_CV_CLASSIFIER,
+    PYTORCH_CV_JPU,
+    PYTORCH_CV_RESNET,
+    TORCHVISION_RESNET,
+)
 
 TORCHVISION_DEEPLABV3 = KeyMap(
     name="torchvision DeepLabV3",
@@ -49,5 +58,28 @@ MMSEG_DEEPLABV3 = KeyMap(
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )
 
+# With JPU or a dilated backbone.
+PYTORCH_CV_DEEPLABV3 = KeyMap(
+    name="pytorch-cv DeepLabV3",
+    recognise=(r"^base1\.0\.weight$", r"^head\.aspp\.b4\.gap\.1\.weight$"),
+    rules=(
+        *PYTORCH_CV_RESNET,
+        *PYTORCH_CV_JPU,
+        *PYTORCH_CV_AUXILIARY,
+        *PYTORCH_CV_CLASSIFIER,
+        (r"^head\.aspp\.b4\.gap\.1\.", "sem_seg_head.aspp.pooling."),
+        (r"^head\.aspp\.b4\.gap\.2\.", "sem_seg_head.aspp.pooling.norm."),
+        (r"^head\.aspp\.b(\d)\.0\.", r"sem_seg_head.aspp.convs.\1."),
+        (r"^head\.aspp\.b(\d)\.1\.", r"sem_seg_head.aspp.convs.\1.norm."),
+        (r"^head\.aspp\.project\.0\.", "sem_seg_head.projection."),
+        (r"^head\.aspp\.project\.1\.", "sem_seg_head.projection.norm."),
+        (r"^head\.block\.0\.", "sem_seg_head.convs.0."),
+        (r"^head\.block\.1\.", "sem_seg_head.convs.0.norm."),
+    ),
+    extras=(r"^auxlayer\.",),
+    classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
+)
+
 register_key_map(TORCHVISION_DEEPLABV3)
 register_key_map(MMSEG_DEEPLABV3)
+register_key_map(PYTORCH_CV_DEEPLABV3)

@@ -1,7 +1,16 @@
-"""The names of FCN's weights in the files of torchvision and of mmsegmentation."""
+"""The names of FCN's weights in the files of torchvision, of mmsegmentation, and of pytorch-cv."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET, TORCHVISION_RESNET
+from segzoo.checkpoint.layouts import (
+    MMSEG_CLASSIFIER,
+    MMSEG_FCN_AUXILIARY,
+    MMSEG_RESNET,
+    PYTORCH_CV_AUXILIARY,
+    PYTORCH_CV_CLASSIFIER,
+    PYTORCH_CV_JPU,
+    PYTORCH_CV_RESNET,
+    TORCHVISION_RESNET,
+)
 
 TORCHVISION_FCN = KeyMap(
     name="torchvision FCN",
@@ -44,5 +53,22 @@ MMSEG_FCN = KeyMap(
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )
 
+# With JPU or a dilated backbone.
+PYTORCH_CV_FCN = KeyMap(
+    name="pytorch-cv FCN",
+    recognise=(r"^base1\.0\.weight$", r"^head\.block\.4\.weight$", r"!^head\.(?!block\.)"),
+    rules=(
+        *PYTORCH_CV_RESNET,
+        *PYTORCH_CV_JPU,
+        *PYTORCH_CV_AUXILIARY,
+        *PYTORCH_CV_CLASSIFIER,
+        (r"^head\.block\.0\.", "sem_seg_head.convs.0."),
+        (r"^head\.block\.1\.", "sem_seg_head.convs.0.norm."),
+    ),
+    extras=(r"^auxlayer\.",),
+    classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
+)
+
 register_key_map(TORCHVISION_FCN)
 register_key_map(MMSEG_FCN)
+register_key_map(PYTORCH_CV_FCN)

@@ -1,10 +1,14 @@
-"""The names of PSPNet's weights in the files of semseg and of mmsegmentation."""
+"""The names of PSPNet's weights in the files of semseg, of mmsegmentation, and of pytorch-cv."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.layouts import (
     MMSEG_CLASSIFIER,
     MMSEG_FCN_AUXILIARY,
     MMSEG_RESNET,
+    PYTORCH_CV_AUXILIARY,
+    PYTORCH_CV_CLASSIFIER,
+    PYTORCH_CV_JPU,
+    PYTORCH_CV_RESNET,
     SEMSEG_CLASSIFIERS,
     SEMSEG_RESNET,
 )
@@ -42,5 +46,30 @@ MMSEG_PSPNET = KeyMap(
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )
 
+# With JPU or a dilated backbone.
+PYTORCH_CV_PSPNET = KeyMap(
+    name="pytorch-cv PSPNet",
+    recognise=(r"^base1\.0\.weight$", r"^head\.psp\.conv1\.0\.weight$"),
+    rules=(
+        *PYTORCH_CV_RESNET,
+        *PYTORCH_CV_JPU,
+        *PYTORCH_CV_AUXILIARY,
+        *PYTORCH_CV_CLASSIFIER,
+        *(
+            (rf"^head\.psp\.conv{index + 1}\.0\.", f"sem_seg_head.pooling.projections.{index}.")
+            for index in range(4)
+        ),
+        *(
+            (rf"^head\.psp\.conv{index + 1}\.1\.", f"sem_seg_head.pooling.projections.{index}.norm.")
+            for index in range(4)
+        ),
+        (r"^head\.block\.0\.", "sem_seg_head.bottleneck."),
+        (r"^head\.block\.1\.", "sem_seg_head.bottleneck.norm."),
+    ),
+    extras=(r"^auxlayer\.",),
+    classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
+)
+
 register_key_map(SEMSEG_PSPNET)
 register_key_map(MMSEG_PSPNET)
+register_key_map(PYTORCH_CV_PSPNET)

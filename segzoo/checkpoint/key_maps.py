@@ -25,6 +25,7 @@ class KeyMap:
         rules: (regex, replacement) pairs; each is applied in turn, with `re.sub`, to every key of the file.
         extras: regexes of the file's keys that are not to be loaded, by design (before renaming).
         absent: regexes of the model's keys that such a file lacks, by design, and that keep their value.
+        training_only: the same of keys that predictions do not depend on.
         prefix: put before every renamed key if the model has keys that start with it. A layout with the
             prefix `backbone.` holds a backbone only: the rest of the model keeps its initial values.
         classifier: regexes of the model's keys with one row per class; they are reported as re-initialised
@@ -44,6 +45,7 @@ class KeyMap:
     rules: tuple[tuple[str, str], ...] = ()
     extras: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    training_only: tuple[str, ...] = ()
     prefix: str = ""
     classifier: tuple[str, ...] = ()
     queries: tuple[str, ...] = ()
@@ -209,6 +211,14 @@ _BUILT_IN = (
         extras=_RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
+    # pytorch-cv's resnet50_v1s and resnet101_v1s.
+    KeyMap(
+        name="pytorch-cv ImageNet ResNet",
+        recognise=(r"^features\.0\.weight$", r"^features\.10\.0\.conv1\.weight$"),
+        rules=layouts.PYTORCH_CV_IMAGENET,
+        extras=_RESNET_CLASSIFIER,
+        prefix="backbone.",
+    ),
     # OpenMMLab's classifiers (resnet50_v1c-2cccc1ad.pth, ...), with or without `backbone.` in front.
     KeyMap(
         name="OpenMMLab ImageNet ResNet",
@@ -276,7 +286,8 @@ def register_key_map(key_map: KeyMap) -> None:
     """
     if _registered.get(key_map.name, key_map) != key_map:
         raise ValueError(f"a different key map named {key_map.name!r} is already registered")
-    patterns = (*key_map.recognise, *key_map.extras, *key_map.absent, *key_map.classifier, *key_map.queries)
+    patterns = (*key_map.recognise, *key_map.extras, *key_map.absent, *key_map.training_only)
+    patterns += (*key_map.classifier, *key_map.queries)
     joined = (pattern for patterns, _ in key_map.joins for pattern in patterns)
     paired = (pair[0] for pair in (*key_map.rules, *key_map.splits, *key_map.transforms))
     for pattern in (*patterns, *paired, *joined):

@@ -38,6 +38,8 @@ class LoadReport:
         reinitialised: the model's keys that keep their initial values, as is to be expected: the classifier
             or the queries of a fine-tune, everything but the backbone after an ImageNet file. Such a model
             must not be evaluated.
+        training_only: the model's keys that keep their initial values because such a file lacks them, and
+            that predictions do not depend on.
         other_numbers: of what the file has another number than the model: "133 classes -> 5".
         mismatched: (model key, shape in the file, shape in the model).
         missing: the model's keys that the file lacks without a reason.
@@ -54,6 +56,7 @@ class LoadReport:
     renamed: dict[str, str] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
     reinitialised: list[str] = field(default_factory=list)
+    training_only: list[str] = field(default_factory=list)
     other_numbers: list[str] = field(default_factory=list)
     mismatched: list[Mismatch] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -65,7 +68,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every weight of the model came from the file."""
+        """Whether every weight that predictions depend on came from the file."""
         return not (self.reinitialised or self.missing)
 
     def require_complete(
@@ -126,6 +129,7 @@ class LoadReport:
             ("renamed", len(self.renamed), _first([f"{old} -> {new}" for old, new in self.renamed.items()])),
             ("interpolated", len(self.resized), _first(self.resized)),
             ("re-initialised", len(self.reinitialised), _modules(self.reinitialised)),
+            ("for training only, initial", len(self.training_only), _modules(self.training_only)),
             ("other shape", len(self.mismatched), _first(shapes)),
             ("missing", len(self.missing), _modules(self.missing)),
             ("unexpected", len(self.unexpected), _modules(self.unexpected)),
@@ -387,6 +391,8 @@ def _sort_missing(
             continue
         if not key.startswith(prefix) or _matches(key, classifier):
             report.reinitialised.append(key)
+        elif _matches(key, key_map.training_only):
+            report.training_only.append(key)
         elif not _matches(key, key_map.absent):
             report.missing.append(key)
         elif key in parameters:

@@ -1,4 +1,4 @@
-"""OCNet and the JPU neck from their descriptions, in plain PyTorch, with the names of pytorch-cv's files."""
+"""pytorch-cv's networks from their descriptions, in plain PyTorch, with the names of its published files."""
 
 import torch
 from torch import Tensor, nn
@@ -103,41 +103,180 @@ class JPU(nn.Module):
         return torch.cat([getattr(self, f"dilation{index}")(joined) for index in (1, 2, 3, 4)], 1)
 
 
-class OCNet(nn.Module):
-    """ResNet-50-v1s, JPU, OCNet and an auxiliary classifier; normalised images to logits.
+class Network(nn.Module):
+    """ResNet-v1s (stem 64, 64, 128), in the three parts of pytorch-cv, and an auxiliary classifier.
 
     Args:
-        kind: "base" or "asp".
+        num_classes: of the classifiers.
+        blocks: of the four stages.
+        jpu: make a map of stride 8 from the last three; else dilate layer3 and layer4 instead of striding.
     """
 
-    def __init__(self, kind: str, num_classes: int):
+    def __init__(self, num_classes: int, blocks: tuple[int, ...] = (3, 4, 6, 3), jpu: bool = True):
         super().__init__()
         from torchvision.models.resnet import Bottleneck, ResNet
 
-        network = ResNet(Bottleneck, [3, 4, 6, 3])
-        network.inplanes = 128
-        layer1 = network._make_layer(Bottleneck, 64, 3)
+        network = ResNet(Bottleneck, list(blocks), replace_stride_with_dilation=[False, not jpu, not jpu])
+        # Made before the other stages: they count their channels from the one before.
+        network.inplanes, network.dilation = 128, 1
+        layer1 = network._make_layer(Bottleneck, 64, blocks[0])
         stem = []
         for in_channels, channels, stride in ((3, 64, 2), (64, 64, 1), (64, 128, 1)):
             convolution = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
             stem += [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
         self.base1 = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1), layer1, *network.layer2)
         self.base2, self.base3 = network.layer3, network.layer4
-        self.JPU = JPU()
-        if kind == "base":
-            self.context = nn.Sequential(*block(2048, 512, 3, bias=True), Base(512))
-        else:
-            self.context = nn.Sequential(ASP(2048, 512))
-        self.cls = nn.Conv2d(512, num_classes, 1)
+        if jpu:
+            self.JPU = JPU()
         self.auxlayer = nn.Module()
         self.auxlayer.block = nn.Sequential(
             *block(1024, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, num_classes, 1)
         )
 
-    def forward(self, image: Tensor) -> Tensor:
+    def features(self, image: Tensor) -> Tensor:
+        """The map of stride 8 that the head takes."""
         c3 = self.base1(image)
         c4 = self.base2(c3)
-        return self.cls(self.context(self.JPU(c3, c4, self.base3(c4))))
+        c5 = self.base3(c4)
+        return self.JPU(c3, c4, c5) if hasattr(self, "JPU") else c5
 
     def auxiliary(self, image: Tensor) -> Tensor:
         return self.auxlayer.block(self.base2(self.base1(image)))
+
+
+class HeadNetwork(Network):
+    """A network whose head has that name."""
+
+    def __init__(self, head: nn.Module, num_classes: int, **options):
+        super().__init__(num_classes, **options)
+        self.head = head
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.features(image))
+
+
+class OCNet(Network):
+    """
+    Args:
+        kind: "base" or "asp".
+    """
+
+    def __init__(self, kind: str, num_classes: int, **options):
+        super().__init__(num_classes, **options)
+        if kind == "base":
+            self.context = nn.Sequential(*block(2048, 512, 3, bias=True), Base(512))
+        else:
+            self.context = nn.Sequential(ASP(2048, 512))
+        self.cls = nn.Conv2d(512, num_classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.cls(self.context(self.features(image)))
+
+
+def classifier(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        *block(in_channels, channels, 3), nn.Dropout(0.1), nn.Conv2d(channels, num_classes, 1)
+    )
+
+
+class FCNHead(nn.Module):
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.block = classifier(2048, 512, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class PSPHead(nn.Module):
+    def __init__(self, num_classes: int, bins: tuple[int, ...] = (1, 2, 3, 4)):
+        super().__init__()
+        self.bins = bins
+        self.psp = nn.Module()
+        for index in range(len(bins)):
+            setattr(self.psp, f"conv{index + 1}", block(2048, 512, 1))
+        self.block = classifier(4096, 512, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = [x]
+        for index, side in enumerate(self.bins):
+            projection = getattr(self.psp, f"conv{index + 1}")
+            joined.append(enlarge(projection(F.adaptive_avg_pool2d(x, side)), x))
+        return self.block(torch.cat(joined, 1))
+
+
+class DeepLabV3Head(nn.Module):
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.aspp = nn.Module()
+        self.aspp.b0 = block(2048, 256, 1)
+        for index, dilation in enumerate((12, 24, 36)):
+            setattr(self.aspp, f"b{index + 1}", block(2048, 256, 3, dilation))
+        self.aspp.b4 = nn.Module()
+        self.aspp.b4.gap = nn.Sequential(nn.AdaptiveAvgPool2d(1), *block(2048, 256, 1))
+        self.aspp.project = nn.Sequential(*block(5 * 256, 256, 1), nn.Dropout(0.5))
+        self.block = classifier(256, 256, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = [getattr(self.aspp, f"b{index}")(x) for index in range(4)]
+        branches.append(self.aspp.b4.gap(x).expand_as(branches[0]))
+        return self.block(self.aspp.project(torch.cat(branches, 1)))
+
+
+class PositionAttention(nn.Module):
+    """The weights of a pixel's value sum to one over the pixels that ask, dimension 1 of (query, key)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.query_conv = nn.Conv2d(channels, channels // 8, 1)
+        self.key_conv = nn.Conv2d(channels, channels // 8, 1)
+        self.value_conv = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            convolution(x).flatten(2) for convolution in (self.query_conv, self.key_conv, self.value_conv)
+        )
+        weights = torch.einsum("ndq,ndk->nqk", query, key).softmax(dim=1)
+        return self.gamma * torch.einsum("nqk,nck->ncq", weights, value).view_as(x) + x
+
+
+class ChannelAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)
+        likeness = torch.einsum("ncp,ndp->ncd", pixels, pixels)
+        weights = (likeness.max(dim=2, keepdim=True)[0] - likeness).softmax(dim=2)
+        return self.gamma * torch.einsum("ncd,ndp->ncp", weights, pixels).view_as(x) + x
+
+
+class DANetHead(nn.Module):
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.conv5a, self.conv5c = block(2048, 512, 3), block(2048, 512, 3)
+        self.sa, self.sc = PositionAttention(512), ChannelAttention()
+        self.conv51, self.conv52 = block(512, 512, 3), block(512, 512, 3)
+        self.conv8 = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(512, num_classes, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        position = self.conv51(self.sa(self.conv5a(x)))
+        channel = self.conv52(self.sc(self.conv5c(x)))
+        return self.conv8(position + channel)
+
+
+class Classifier(nn.Module):
+    """ResNet-v1s for ImageNet, all layers but the last in one sequence."""
+
+    def __init__(self, blocks: tuple[int, ...] = (3, 4, 6, 3)):
+        super().__init__()
+        network = Network(2, blocks, jpu=True)
+        stem, stages = list(network.base1)[:10], list(network.base1)[10:]
+        layers = [stages[0], nn.Sequential(*stages[1:]), network.base2, network.base3]
+        self.features = nn.Sequential(*stem, *layers, nn.AdaptiveAvgPool2d(1))
+        self.fc = nn.Linear(2048, 1000)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.fc(self.features(image).flatten(1))
