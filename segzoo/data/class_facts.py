@@ -63,8 +63,7 @@ def register_described(about: Mapping[str, Any], source: str) -> str:
     MetadataCatalog.get(name).set(
         **class_facts(classes),
         ignore_label=about.get("ignore_label", 255),
-        # JSON, as of a .safetensors file, makes texts of numbers.
-        label_map={int(value): index for value, index in (about.get("label_map") or {}).items()},
+        label_map=dict(about.get("label_map") or {}),
         evaluator_type=about.get("evaluator_type") or _EVALUATORS.get(about.get("task", ""), "panoptic"),
         flip_pairs=[tuple(pair) for pair in about.get("flip_pairs") or ()],
         dataset_file=about.get("dataset_file", ""),

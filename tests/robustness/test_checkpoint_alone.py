@@ -144,7 +144,7 @@ def test_a_checkpoint_knows_no_machine(run):
     saved = yaml.safe_load(read_checkpoint(run / "model_best.pth").description["config"])
     assert saved["MODEL"]["DEVICE"] == "cuda"
     assert saved["MODEL"]["WEIGHTS"] == ""
-    assert saved["OUTPUT_DIR"] == "./output"
+    assert saved["OUTPUT_DIR"] == ""
 
 
 def test_two_checkpoints_of_one_name_do_not_disturb_each_other(run, tmp_path):
