@@ -51,7 +51,7 @@ def _cgroup_shares(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) 
         own: the kernel's list of this process's groups, `hierarchy:controllers:path` a line.
     """
     with contextlib.suppress(OSError):
-        for line in own.read_text().splitlines():
+        for line in own.read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
                 continue
@@ -67,9 +67,11 @@ def _cgroup_shares(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) 
 def _limit(group: Path) -> Iterator[float]:
     """The microseconds of processor time a period, in periods, that a group may use; none without a limit."""
     if (group / "cpu.max").is_file():
-        quota, period = (group / "cpu.max").read_text().split()
+        quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
     else:
-        quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        quota, period = (
+            (group / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
+        )
     if quota != "max" and int(quota) > 0:
         yield int(quota) / int(period)
 
@@ -99,7 +101,7 @@ def _give_threads_up() -> bool:
     """Ends the idle threads of every loaded GNU OpenMP. False if one is too old for that."""
     if "torch" not in sys.modules or sys.platform != "linux":
         return True
-    with open("/proc/self/maps") as maps:
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         files = {line.rstrip("\n").split(maxsplit=5)[-1] for line in maps if "libgomp" in line}
     loaded = [file for file in files if Path(file).name.startswith("libgomp")]
     try:

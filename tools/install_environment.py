@@ -215,7 +215,7 @@ def install_startup() -> None:
     """Lets torchvision and Detectron2 be imported there before segzoo, as a notebook's first cell does."""
     packages = Path(python_output("import sysconfig; print(sysconfig.get_path('purelib'))"))
     shutil.copy(STARTUP, packages)
-    (packages / f"{STARTUP.stem}.pth").write_text(f"import {STARTUP.stem}\n")
+    (packages / f"{STARTUP.stem}.pth").write_text(f"import {STARTUP.stem}\n", encoding="utf-8")
 
 
 def answers(url: str) -> bool:

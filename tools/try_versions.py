@@ -79,7 +79,9 @@ def outcome(name: str) -> tuple[int, str]:
 
 def requirements() -> dict[str, str]:
     """setup.py's requirements, {name: specifier}, e.g. {"numpy": ">=1.24"}."""
-    (listed,) = re.findall(r"^REQUIRED = \[\n(.*?)^\]", (ROOT / "setup.py").read_text(), re.M | re.S)
+    (listed,) = re.findall(
+        r"^REQUIRED = \[\n(.*?)^\]", (ROOT / "setup.py").read_text(encoding="utf-8"), re.M | re.S
+    )
     return dict(re.findall(r'^ *"([\w-]+)([^"]*)",$', listed, re.M))
 
 
@@ -141,7 +143,7 @@ def borrow(python: Path) -> None:
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     own = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     lender = sysconfig.get_path("purelib")
-    Path(own, "borrowed.pth").write_text(f"import site; site.addsitedir({lender!r})\n")
+    Path(own, "borrowed.pth").write_text(f"import site; site.addsitedir({lender!r})\n", encoding="utf-8")
 
 
 def installed_versions(python: Path, packages: Sequence[str]) -> dict[str, str]:
