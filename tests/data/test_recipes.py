@@ -280,9 +280,10 @@ def test_a_protocol_gets_images_as_they_are():
 class Toy(nn.Module):
     def __init__(self):
         super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        # Recipes of mmsegmentation know the norms of a backbone by their names.
+        self.backbone = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 1), "norm": nn.BatchNorm2d(4)})
         self.neck = nn.Conv2d(4, 4, 1)
-        self.sem_seg_head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.sem_seg_head = nn.ModuleDict({"conv": nn.Conv2d(4, 4, 1), "norm": nn.BatchNorm2d(4)})
         self.auxiliary_head = nn.Conv2d(4, 4, 1)
 
 
@@ -298,7 +299,8 @@ def leaf(tmp_path, dataset, recipe, *others):
 SETTINGS = [
     ("ade20k_semseg", "recipe_a_semseg", (0.01, 1e-4, 1e-4), (0.1, 1e-4, 1e-4)),
     ("voc_2012_gluon_short", "recipe_b_gluon", (0.004, 1e-4, 1e-4), (0.04, 1e-4, 1e-4)),
-    ("ade20k_gluon_long", "recipe_c_gluon", (0.01, 1e-4, 1e-4), (0.01, 1e-4, 1e-4)),
+    # As --lr 0.01 on 4 GPUs with a decay of 1e-4, per mean gradient.
+    ("ade20k_gluon_long", "recipe_c_gluon", (0.0025, 4e-4, 4e-4), (0.025, 4e-4, 4e-4)),
     ("ade20k_segformer", "recipe_d_segformer", (6e-5, 0.01, 0.0), (6e-4, 0.01, 0.01)),
     ("ade20k_mmseg", "recipe_d_upernet", (6e-5, 0.01, 0.0), (6e-5, 0.01, 0.01)),
 ]
@@ -316,7 +318,7 @@ def test_every_part_learns_at_its_rate(tmp_path, dataset, recipe, backbone, othe
     assert sorted(found) == sorted(name for name, _ in model.named_parameters())
     for name, (lr, decay) in found.items():
         expected = backbone if name.startswith("backbone.") else others
-        norm = name.split(".")[1] == "1"
+        norm = name.split(".")[1] == "norm"
         assert lr == pytest.approx(expected[0]), name
         assert decay == pytest.approx(expected[2] if norm else expected[1]), name
 
@@ -326,7 +328,7 @@ def test_every_part_learns_at_its_rate(tmp_path, dataset, recipe, backbone, othe
     [
         ("ade20k_semseg", "recipe_a_semseg", 0.4),
         ("voc_2012_gluon_short", "recipe_b_gluon", 0.5),
-        ("ade20k_gluon_long", "recipe_c_gluon", 0.5),
+        ("ade20k_gluon_long", "recipe_c_gluon", 1.0),
     ],
 )
 def test_the_auxiliary_loss_has_the_recipes_weight(tmp_path, dataset, recipe, weight):
