@@ -21,14 +21,13 @@ def quietly(main: Callable[[], int]) -> int:
     """
     allow_any_character()
     try:
-        try:
-            return main()
-        finally:
-            flush_outputs()
+        return main()
     except BrokenPipeError:
         if not silence_closed_pipes():
             raise  # another pipe
         return CLOSED_PIPE_STATUS
+    finally:
+        flush_outputs()
 
 
 class ScreenHandler(logging.StreamHandler):

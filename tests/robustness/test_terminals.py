@@ -1,0 +1,139 @@
+"""Output to terminals of any encoding, and to readers that go away."""
+
+import io
+import logging
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from command_line import explained
+
+from segzoo.engine.setup import setup_logging
+from segzoo.terminal import ScreenHandler, allow_any_character, quietly
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "stra\u00dfe \u6c7d\u8f66"
+
+
+@contextmanager
+def closed_pipe():
+    """Inside, the standard output is one that nobody reads. (pytest sets its own after fixtures.)"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    before = sys.stdout
+    with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+        sys.stdout = pipe
+        try:
+            yield pipe
+        finally:
+            sys.stdout = before
+
+
+def stream(encoding, errors="strict"):
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors)
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+@pytest.mark.parametrize(("encoding", "written"), [("ascii", b"stra\\xdfe \\u6c7d\\u8f66"), ("cp1252", None)])
+def test_characters_that_a_terminal_lacks_are_replaced(monkeypatch, encoding, errors, written):
+    terminal = stream(encoding, errors)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert explained(lambda arguments: print(NAME) or 0)([]) == 0
+    found = terminal.buffer.getvalue().strip()
+    assert found == (written or NAME[:6].encode("cp1252") + rb" \u6c7d\u8f66")
+
+
+def test_utf_8_is_left_alone(monkeypatch):
+    terminal = stream("utf-8", "surrogateescape")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    allow_any_character()
+    print(NAME, "odd \udcff name", flush=True)
+    assert terminal.buffer.getvalue().strip() == NAME.encode() + b" odd \xff name"
+
+
+def test_the_log_of_a_training_goes_to_any_terminal_and_as_utf_8_to_its_file(monkeypatch, tmp_path):
+    terminal = stream("ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    setup_logging(tmp_path)
+    try:
+        logging.getLogger("segzoo.test").info("class %s", NAME)
+        assert rb"class stra\xdfe" in terminal.buffer.getvalue()
+        assert f"class {NAME}" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+    finally:
+        monkeypatch.undo()
+        setup_logging(None)
+
+
+def test_a_reader_that_goes_away_ends_a_tool_without_a_word(capfd):
+    @explained
+    def main(arguments):
+        for _ in range(10000):
+            print("a line of which many fill the buffer")
+        return 0
+
+    with closed_pipe() as pipe:
+        assert main([]) == 128 + 13
+        # What is left at the end of the process goes nowhere, too.
+        pipe.write("end")
+        pipe.flush()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_help_that_nobody_reads_is_no_error(capfd):
+    def main():
+        print("usage")
+        raise SystemExit(0)
+
+    with closed_pipe(), pytest.raises(SystemExit):
+        quietly(main)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_result_that_nobody_reads_keeps_its_status(capfd):
+    with closed_pipe():
+        assert explained(lambda arguments: print("1 problem") or 1)([]) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_training_goes_on_when_nobody_reads_its_log(capfd):
+    logger = logging.getLogger("segzoo.test_of_closed_pipes")
+    logger.propagate = False
+    with closed_pipe() as pipe:
+        logger.addHandler(ScreenHandler(pipe))
+        for _ in range(3):
+            logger.warning("iter: 19")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_errors_of_a_log_are_reported(capfd):
+    logger = logging.getLogger("segzoo.test_of_errors")
+    logger.propagate = False
+    logger.addHandler(ScreenHandler(sys.stdout))
+    logger.warning("%d", "no number")
+    assert "Logging error" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("tool", ["tools/doctor.py", "datasets/make_shapes.py"])
+def test_tools_that_run_without_segzoo_are_quiet_too(tool, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / tool), "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 0
+
+
+def test_no_tool_is_started_in_another_way():
+    """Parts of tools have no `__main__`; the installer of the environment is started by `make`."""
+    files = [*ROOT.glob("tools/*.py"), *ROOT.glob("datasets/*.py")]
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in files}
+    commands = {name: text for name, text in texts.items() if '__name__ == "__main__"' in text}
+    noisy = {name for name, text in commands.items() if "@explained" not in text and "quietly" not in text}
+    assert noisy == {"install_environment"}
+    assert len(commands) > 25
