@@ -58,6 +58,15 @@ _BELOW_1 = Rule("expected a number from 0 to below 1", lambda value: 0 <= value 
 _POSITIVE = Rule("expected a finite number above 0", lambda value: 0 < value < math.inf)
 _PAIR = Rule("expected (lowest, highest)", _pair)
 _POSITIVE_PAIR = Rule("expected (lowest, highest), both above 0", lambda value: _pair(value) and value[0] > 0)
+_COUNTS = Rule(
+    "expected one or more numbers of at least 1",
+    lambda value: len(value) > 0 and all(_whole(number) and number > 0 for number in value),
+)
+_ODD = Rule("expected an odd number of at least 1", lambda value: value > 0 and value % 2 == 1)
+_HEIGHT_AND_WIDTH = Rule(
+    "expected (height, width) of at least 1, or () where it follows from others",
+    lambda value: len(value) in (0, 2) and all(_whole(side) and side > 0 for side in value),
+)
 _SIDES = Rule(
     "expected one or more sizes in pixels",
     lambda value: len(value) > 0 and all(_whole(side) and side > 0 for side in value),
@@ -73,6 +82,11 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "INPUT": "BASE_SIZE LSJ_SIZE",
         "MODEL.SEM_SEG_HEAD": "CONVS_DIM MASK_DIM LOSS.ZOOM_FACTOR LOSS.OHEM_KEEP_FRACTION",
         "MODEL.AUX_HEAD": "CONVS_DIM",
+        "MODEL.BISENET": "CONTEXT_CHANNELS FUSION_CHANNELS FUSION_REDUCTION AUX_CONVS_DIM",
+        "MODEL.CCNET": "RECURRENCE",
+        "MODEL.DEEPLABV3PLUS": "FINE_CHANNELS",
+        "MODEL.JPU": "CONVS_DIM",
+        "MODEL.PSANET": "SHRINK_FACTOR",
         "MODEL.MASK_FORMER": "HIDDEN_DIM NUM_OBJECT_QUERIES NHEADS DIM_FEEDFORWARD DEC_LAYERS "
         "DEFORMABLE_POINTS DEFORMABLE_FEEDFORWARD OVERSAMPLE_RATIO",
     },
@@ -85,11 +99,38 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "MODEL.AUX_HEAD": "NUM_CONVS",
         "MODEL.MASK_FORMER": "SIZE_DIVISIBILITY TRAIN_NUM_POINTS",
         "MODEL.BACKBONE": "FREEZE_AT",
+        "MODEL.BOUNDARY_RELAXED": "RADIUS",
+        "MODEL.PSANET": "PROJECTION_PADDING",
     },
+    _COUNTS: {
+        "MODEL.DEEPLABV3": "DILATIONS",
+        "MODEL.DEEPLABV3PLUS": "DILATIONS",
+        "MODEL.JPU": "DILATIONS",
+        "MODEL.PSPNET": "BINS",
+        "MODEL.UPERNET": "BINS",
+    },
+    _ODD: {"INPUT": "BLUR_KERNEL", "MODEL.DEEPLABV3": "PROJECTION_KERNEL"},
+    _HEIGHT_AND_WIDTH: {"MODEL.PSANET": "MASK_SIZE"},
+    Rule(
+        "expected four numbers of at least 1",
+        lambda value: len(value) == 4 and all(_whole(number) and number > 0 for number in value),
+    ): {"MODEL.BISENET": "SPATIAL_CHANNELS"},
+    Rule("expected a number from 0 to 255", lambda value: 0 <= value <= 255): {"INPUT": "PAD_VALUE"},
+    Rule("expected (lowest, highest), both at least 0", lambda value: _pair(value) and value[0] >= 0): {
+        "INPUT": "BLUR_RADIUS"
+    },
+    Rule(
+        "expected iterations in rising order",
+        lambda value: all(_whole(step) and step >= 0 for step in value) and list(value) == sorted(value),
+    ): {"SOLVER": "STEPS"},
+    _choice(4, 8, 16, 32): {"MODEL.BACKBONE": "OUTPUT_STRIDE"},
     _AMOUNT: {
         "SOLVER": "BASE_LR WEIGHT_DECAY BACKBONE_MULTIPLIER HEAD_MULTIPLIER POLY_LR_POWER "
-        "POLY_LR_CONSTANT_ENDING GAMMA",
+        "POLY_LR_CONSTANT_ENDING GAMMA BIAS_LR_FACTOR",
         "MODEL.AUX_HEAD": "LOSS_WEIGHT",
+        "MODEL.BISENET": "AUX_LOSS_WEIGHT",
+        "MODEL.BOUNDARY_RELAXED": "CLASS_WEIGHT_BOUND",
+        "MODEL.DANET": "BRANCH_LOSS_WEIGHT",
         "MODEL.MASK_FORMER": "CLASS_WEIGHT MASK_WEIGHT DICE_WEIGHT NO_OBJECT_WEIGHT",
     },
     _AMOUNT_OR_NONE: {
@@ -112,6 +153,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "SOLVER": "MOMENTUM",
         "MODEL.SEM_SEG_HEAD": "DROPOUT",
         "MODEL.AUX_HEAD": "DROPOUT",
+        "MODEL.DEEPLABV3": "PROJECTION_DROPOUT",
         "MODEL.MASK_FORMER": "DROPOUT",
     },
     _PAIR: {"INPUT": "ROTATION"},
