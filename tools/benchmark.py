@@ -4,7 +4,7 @@
     python tools/benchmark.py list
     python tools/benchmark.py evaluation --threads 1 --repeat 9 --json benchmark.json
     python tools/benchmark.py all
-    python tools/benchmark.py throughput --help      images per second of the zoo's models, without a peer
+    python tools/benchmark.py throughput --help   # images per second of the zoo's models, without a peer
 
 A ratio is the peer's median time over segzoo's; [low-high] is the range of the ratios of the single pairs,
 which shows how far the machine can be trusted at the moment. On one with other work `--clock cpu` counts the

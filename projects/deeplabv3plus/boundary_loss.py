@@ -60,9 +60,9 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
         node = cfg.MODEL.BOUNDARY_RELAXED
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         for label in node.STRICT_CLASSES:
-            if not 0 <= label < num_classes:
+            if not isinstance(label, int) or not 0 <= label < num_classes:
                 raise InputError(
-                    f"MODEL.BOUNDARY_RELAXED.STRICT_CLASSES has {label}, expected indices in "
+                    f"MODEL.BOUNDARY_RELAXED.STRICT_CLASSES has {label!r}, expected indices in "
                     f"[0, {num_classes}), those of the dataset's classes"
                 )
         return {

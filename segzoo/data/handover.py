@@ -195,7 +195,9 @@ class _Watch:
         for process_id in self._process_ids:
             try:
                 # The name, in brackets, may hold anything.
-                fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+                fields = (
+                    Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                )
             except OSError:
                 return 0.0
             if fields[0] == "D":  # waits for a disk

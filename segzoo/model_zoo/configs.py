@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shlex
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,13 +152,19 @@ def complete_config(cfg: CfgNode) -> CfgNode:
 
 
 def _import(module: str) -> None:
+    folder = os.getcwd()
+    if folder not in sys.path:
+        # Where a script is started is not on Python's path, but where a user's own module mostly lies.
+        sys.path.append(folder)
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         # A module that it imports in turn may be the one that is missing.
         if not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise InputError(f"IMPORTS: no module {module}; add its folder to PYTHONPATH or install it") from None
+        raise InputError(
+            f"IMPORTS: no module {module} in this folder or on PYTHONPATH; add its folder to that"
+        ) from None
 
 
 def _take_from_dataset(cfg: CfgNode, name: str) -> None:

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from data_trees import write_roads
+from detectron2.modeling import META_ARCH_REGISTRY
 
+from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
 
 LEAF = "semantic/camvid/maskformer_r18"
@@ -169,6 +172,37 @@ def test_a_wrong_config_file_is_one_line(refusal, tmp_path, name):
     line = refusal("train_net", "--config-file", folder / "config.yaml", "OUTPUT_DIR", "{output}/run")
     assert message in line
     assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("leaf", "key", "value", "message"),
+    [
+        (
+            "semantic/ade20k/psanet_r50_v1s_100ep",
+            "MODEL.SEM_SEG_HEAD.IN_FEATURES",
+            "()",
+            "is empty; expected",
+        ),
+        (
+            "semantic/ade20k/psanet_r50_v1s_100ep",
+            "MODEL.SEM_SEG_HEAD.IN_FEATURES",
+            "(0,)",
+            "has 0, but there",
+        ),
+        (
+            "semantic/cityscapes/deeplabv3plus_wrn38",
+            "MODEL.BOUNDARY_RELAXED.STRICT_CLASSES",
+            "('a',)",
+            "STRICT_CLASSES has 'a', expected indices in",
+        ),
+    ],
+)
+def test_a_wrong_value_of_a_method_is_explained(leaf, key, value, message):
+    """Built without memory for the weights."""
+    cfg = load_config(leaf, [key, value])
+    with torch.device("meta"), pytest.raises(InputError) as error:
+        META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    assert message in str(error.value)
 
 
 def test_odd_values_that_are_legal_are_taken(tmp_path):

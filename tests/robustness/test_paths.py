@@ -53,10 +53,10 @@ def test_every_path_of_a_configuration_may_begin_at_home(home, tmp_path):
 
 
 def test_the_listed_keys_are_all_changed(home):
-    cfg = load_config(LEAF, ["MODEL.WEIGHTS", "a.pth"])
+    cfg = load_config(LEAF, ["MODEL.WEIGHTS", "a.pth", "OUTPUT_DIR", "o"])
     cfg.DATASETS.FILES = ["b.yaml", "c.yaml"]
     map_paths(cfg, lambda path: f"/x/{path}")
-    assert (cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR) == ("/x/a.pth", "/x/./output")
+    assert (cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR) == ("/x/a.pth", "/x/o")
     assert cfg.DATASETS.FILES == ["/x/b.yaml", "/x/c.yaml"]
     assert {"OUTPUT_DIR", "MODEL.WEIGHTS", "DATASETS.FILES"} <= set(PATH_KEYS)
 

@@ -130,10 +130,10 @@ def test_tools_that_run_without_segzoo_are_quiet_too(tool, tmp_path):
 
 
 def test_no_tool_is_started_in_another_way():
-    """Parts of tools have no `__main__`; the installer of the environment is started by `make`."""
+    """Parts of tools have no `__main__`; the two that are not quiet are started by `make` and CI."""
     files = [*ROOT.glob("tools/*.py"), *ROOT.glob("datasets/*.py")]
     texts = {file.stem: file.read_text(encoding="utf-8") for file in files}
     commands = {name: text for name, text in texts.items() if '__name__ == "__main__"' in text}
     noisy = {name for name, text in commands.items() if "@explained" not in text and "quietly" not in text}
-    assert noisy == {"install_environment"}
+    assert noisy == {"install_environment", "try_versions"}
     assert len(commands) > 25

@@ -73,6 +73,8 @@ class PixelHead(nn.Module):
     def from_config(cls, cfg, input_shape: Mapping[str, ShapeSpec]) -> dict:
         """The arguments shared by all heads; a subclass adds its own."""
         node = cfg.MODEL.SEM_SEG_HEAD
+        # Subclasses look them up in their own `from_config`.
+        check_in_features("MODEL.SEM_SEG_HEAD.IN_FEATURES", node.IN_FEATURES, input_shape)
         return {
             "input_shape": input_shape,
             "in_features": tuple(node.IN_FEATURES),
