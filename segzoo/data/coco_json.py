@@ -91,9 +91,9 @@ def read_images(facts: Mapping[str, Any], json_file: str) -> dict[Any, dict[str,
     records, without = [], []
     for number, image in enumerate(facts["images"], 1):
         image_id, file_name = image.get("id"), image.get("file_name")
-        described = f"image {shown(image_id)}" if "id" in image else f"the image {number} of the list"
         for key in ("id", "file_name"):
             if key not in image:
+                described = f"image {shown(image_id)}" if key != "id" else f"the image {number} of the list"
                 raise InputError(f"{json_file}: {described} lacks {key!r}; COCO's format has it")
         if not isinstance(image_id, str):
             image_id = as_whole(image_id)
@@ -104,7 +104,8 @@ def read_images(facts: Mapping[str, Any], json_file: str) -> dict[Any, dict[str,
             )
         if not isinstance(file_name, str) or not file_name:
             raise InputError(
-                f"{json_file}: {described} has the file_name {shown(file_name)}; expected the name of a file"
+                f"{json_file}: image {shown(image_id)} has the file_name {shown(file_name)}; expected the "
+                "name of a file"
             )
         record = {"file_name": file_name, "image_id": image_id}
         for key in ("height", "width"):

@@ -71,7 +71,8 @@ def instance_dicts(
     for annotation in facts["annotations"]:
         index = index_of[find_category(annotation)]
         record = of_image[find_image(annotation)]
-        if not isinstance(annotation.get("segmentation"), list | str | Mapping):
+        segmentation = annotation.get("segmentation")
+        if not isinstance(segmentation, (list, str, dict)):
             raise InputError(
                 f"{_described(annotation, json_file)} has no segmentation; instance segmentation needs a "
                 "mask (polygons or RLE) for every object"
@@ -81,11 +82,11 @@ def instance_dicts(
         if type(crowd) is not int or crowd not in (0, 1):
             crowd = read_flag(crowd, "iscrowd", _described(annotation, json_file))
         annotation["iscrowd"] = crowd
-        if isinstance(annotation["segmentation"], list | str):
-            if not is_plain(annotation["segmentation"]):
+        if not isinstance(segmentation, dict):
+            if not is_plain(segmentation):
                 converted += 1
-                example = example or (annotation.get("id"), shown(annotation["segmentation"]))
-            polygons = read_polygons(annotation["segmentation"], partial(_described, annotation, json_file))
+                example = example or (annotation.get("id"), shown(segmentation))
+            polygons = read_polygons(segmentation, partial(_described, annotation, json_file))
             polygons = list(filter(is_triangle, polygons))
             if not polygons:
                 degenerate += index != ignore_label
