@@ -92,6 +92,8 @@ def _plan(
 ) -> Run:
     words = [part for word in words for part in _separated(word)]
     args = train_net.parse_arguments(words)
+    if args.data:
+        words = _as_overrides(words, args.opts)
     for name, value in OF_THE_JOB.items():
         if getattr(args, name) != value:
             flag = f"--{name.replace('_', '-')}"
@@ -119,9 +121,17 @@ def _plan(
 
 
 def _separated(word: str) -> list[str]:
-    """--config-file=a.yaml as two words."""
+    """--config-file=a.yaml and --data=b.yaml as two words."""
     flag, equals, value = word.partition("=")
-    return [flag, value] if flag == "--config-file" and equals else [word]
+    return [flag, value] if flag in ("--config-file", "--data") and equals else [word]
+
+
+def _as_overrides(words: list[str], opts: Sequence[str]) -> list[str]:
+    """The words with the keys that --data stands for in its place: a job reads a copy of the dataset file."""
+    position = words.index("--data")
+    last = dict(zip(opts[::2], opts[1::2], strict=True))
+    pairs = [(key, last[key]) for key in last if key.startswith("DATASETS.")]
+    return [*words[:position], *words[position + 2 :], *itertools.chain(*pairs)]
 
 
 def _name(args: argparse.Namespace, pairs: Sequence[tuple[str, str]], taken: set[str]) -> str:

@@ -1,0 +1,77 @@
+"""--data: which splits of a dataset file are for what, and what that is in a configuration."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segzoo.data import read_dataset_file
+from segzoo.data.roles import test_split as split_to_test_on
+from segzoo.data.roles import training_split
+from segzoo.errors import InputError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+
+FACTS = {"images": "{split}/{stem}.jpg", "labels": "{split}_labels/{stem}.png", "classes": ["a", "b"]}
+
+
+def dataset(folder, **more):
+    file = folder / "roads.yaml"
+    file.write_text(yaml.safe_dump({**FACTS, **more}), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("splits", "train", "test"),
+    [
+        ({"x_train": "a", "x_val": "b", "x_test": "c"}, "x_train", "x_val"),
+        ({"x_train": "a", "x_trainval": "b", "x_test": "c"}, "x_train", "x_test"),
+        ({"x_one": "training", "x_two": "validation"}, "x_one", "x_two"),
+        ({"x_all": "a"}, "x_all", "x_all"),
+        ({"x_train": "a", "x_train_again": "a", "x_val": "b"}, "x_train", "x_val"),
+    ],
+)
+def test_roles_follow_from_names(tmp_path, splits, train, test):
+    facts = read_dataset_file(dataset(tmp_path, splits=splits))
+    assert (training_split(facts), split_to_test_on(facts)) == (train, test)
+
+
+def test_what_does_not_follow_is_asked_for(tmp_path):
+    facts = read_dataset_file(dataset(tmp_path, splits={"x_train_a": "a", "x_train_b": "b"}))
+    with pytest.raises(InputError, match="x_train_a, x_train_b could be meant; say which"):
+        training_split(facts)
+    with pytest.raises(InputError, match="its splits are x_train_a, x_train_b; say which"):
+        split_to_test_on(facts)
+
+
+def test_data_stands_for_the_keys_of_a_configuration(tmp_path):
+    import train_net
+
+    from segzoo.model_zoo import load_config
+
+    file = dataset(tmp_path, splits={"roles_train": "train", "roles_val": "val"})
+    words = ["--config-file", "semantic/camvid/maskformer_r18", "--data"]
+    for data in (file, tmp_path):
+        args = train_net.parse_arguments([*words, str(data), "SEED", "3"])
+        cfg = load_config(args.config_file, args.opts)
+        assert tuple(cfg.DATASETS.TRAIN) == ("roles_train",)
+        assert tuple(cfg.DATASETS.TEST) == ("roles_val",)
+        assert (cfg.SEED, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (3, 2)
+    # What is given stays; the name of one split is enough.
+    args = train_net.parse_arguments([*words, str(file), "DATASETS.TEST", "()"])
+    assert tuple(load_config(args.config_file, args.opts).DATASETS.TEST) == ()
+    args = train_net.parse_arguments([*words, "voc_2012_sem_seg_val"])
+    assert load_config(args.config_file, args.opts).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 21
+
+
+def test_a_job_reads_a_copy_of_the_dataset_file(tmp_path):
+    from submission.plan import freeze, plan_runs
+
+    file = dataset(tmp_path, splits={"job_train": "train", "job_val": "val"})
+    words = ["--config-file", "semantic/camvid/maskformer_r18", f"--data={file}", "SEED", "1"]
+    (run,) = plan_runs(words, [], [], tmp_path / "job")
+    assert "--data" not in run.arguments
+    freeze(run, tmp_path / "snapshot")
+    assert run.arguments[-2] == "DATASETS.FILES"
+    assert str(tmp_path / "snapshot") in run.arguments[-1]
