@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data._utils import signal_handling
 
 from segzoo.errors import InputError
 
 from .sampling import Failure
+from .workers import out_of_reach
 
 # Seconds between two looks at what else may have happened.
 LOOK_UP = 2
@@ -69,13 +71,25 @@ def received(loader: DataLoader, while_waiting: Callable[[float], None]) -> Iter
     if not loader.num_workers:
         yield from loader
         return
-    with _explained(loader.num_workers):
+    with _explained(loader.num_workers), out_of_reach():
         batches = iter(loader)
+    try:
+        yield from _watched(batches, loader.num_workers, while_waiting)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        _end(batches)
+        raise
+
+
+def _watched(
+    batches: Iterator[Any], workers: int, while_waiting: Callable[[float], None]
+) -> Iterator[list[Any]]:
     watch = _Watch([worker.pid for worker in getattr(batches, "_workers", ())])
     since = time.monotonic()
     while True:
         try:
-            with _explained(loader.num_workers):
+            with _explained(workers):
                 batch = next(batches)
                 batch = _opened(batch) if isinstance(batch, Parcel) else batch
         except StopIteration:
@@ -86,7 +100,7 @@ def received(loader: DataLoader, while_waiting: Callable[[float], None]) -> Iter
             while_waiting(time.monotonic() - since)
             if watch.idle_for() > IDLE:
                 raise InputError(
-                    f"no batch for {IDLE / 60:.0f} minutes, in which the {loader.num_workers} data-loading "
+                    f"no batch for {IDLE / 60:.0f} minutes, in which the {workers} data-loading "
                     f"processes did nothing ({limits()}); DATALOADER.NUM_WORKERS 0 loads in the main process "
                     "and shows what they wait for"
                 ) from None
@@ -94,6 +108,16 @@ def received(loader: DataLoader, while_waiting: Callable[[float], None]) -> Iter
         yield batch
         watch.reset()
         since = time.monotonic()
+
+
+def _end(batches: Any) -> None:
+    """Ends the workers by force: one that hangs would be waited for at the end of this process."""
+    with contextlib.suppress(AttributeError):
+        # torch would report that they have ended.
+        signal_handling._remove_worker_pids(id(batches))
+        batches._worker_pids_set = False
+    for worker in getattr(batches, "_workers", ()):
+        worker.kill()
 
 
 def _opened(parcel: Parcel) -> list[Any]:

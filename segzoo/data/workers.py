@@ -1,9 +1,15 @@
-"""What every process does first that works for another one: loads images, inspects or converts files."""
+"""What a process does first that works for another one, and what is done for it before it starts."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 import cv2
+
+# Ctrl-C, and what schedulers send to all processes of a job: one that dies of it would be the job's end.
+_FOR_THE_JOB = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)}
 
 
 def as_worker(*_: object) -> None:
@@ -16,3 +22,21 @@ def as_worker(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Workers are the parallelism; OpenCV's own threads would contend with them.
     cv2.setNumThreads(0)
+
+
+@contextlib.contextmanager
+def out_of_reach() -> Iterator[None]:
+    """Inside, processes are started that none of the signals to a whole job reaches.
+
+    From their first moment on: one that is not forked imports for seconds before it calls anything.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # It would be started with the first of them, and lets signals through when it has been.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_JOB)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -3,7 +3,6 @@
 Works without a GPU too: N processes on the CPU then talk through gloo.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -22,13 +21,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
+from segzoo.data.workers import out_of_reach
 from segzoo.errors import InputError
 from segzoo.threads import OPENMP_SETTINGS, free_processors, let_threads_rest
 
 from .lost import LostProcessError, lost_processes_explained
 from .network import interface_towards
 from .nonfinite import NonFiniteLossError
-from .signals import StoppedBySignal, held_back, let_through, passed_on
+from .signals import StoppedBySignal, adopted, let_through, passed_on
 
 logger = logging.getLogger(__name__)
 
@@ -212,13 +212,14 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
         let_threads_rest()
         signals = None
         try:
-            with contextlib.ExitStack() as stack:
+            process_ids: list[int] = []
+            with passed_on(process_ids) as signals:
                 # Ctrl-C reaches the children, too, who would not know yet what to do.
-                with held_back():
+                with out_of_reach():
                     children = mp.start_processes(
                         _child, arguments, nprocs=len(places), start_method="spawn", join=False
                     )
-                    signals = stack.enter_context(passed_on(children.pids()))
+                adopted(process_ids, children.pids(), signals)
                 while not children.join():
                     pass
             _raise_cause(_read_reports(Path(error_folder)))
@@ -228,7 +229,9 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
             # Otherwise it was to end them that the others have been told to stop.
             _raise_cause(reports, LostProcessError, *(() if told_to_stop else (StoppedBySignal,)))
             if told_to_stop and hasattr(failure, "signal_name"):
-                raise signals.stopped("stopped while starting; there was nothing to save") from None
+                stopped = signals.stopped("stopped while starting; there was nothing to save")
+                logger.info("%s", stopped)
+                raise stopped from None
             rank = places[failure.error_index].rank
             if getattr(failure, "signal_name", None) == signal.Signals.SIGKILL.name:
                 raise LostProcessError(

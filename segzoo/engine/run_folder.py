@@ -151,13 +151,13 @@ def _settle(cfg: CfgNode, args: Namespace | None, notes: list[str]) -> tuple[str
         bool(getattr(args, name, False)) for name in ("resume", "overwrite", "eval_only")
     )
     name = config_name(getattr(args, "config_file", "") or "run")
-    weights = cfg.MODEL.WEIGHTS
+    weights, output_dir = cfg.MODEL.WEIGHTS, _folder_of_saved_config(args) or cfg.OUTPUT_DIR
     if eval_only:
         return _of_evaluation(cfg, args, name, notes)
-    if not cfg.OUTPUT_DIR:
+    if not output_dir:
         folder = _newest_unfinished(name, notes) if resume else new_folder(DEFAULT_ROOT / name)
         return str(folder), weights
-    folder = Path(cfg.OUTPUT_DIR)
+    folder = Path(output_dir)
     if args is None or resume or not holds_training(folder):
         return str(folder), weights
     if not overwrite:
@@ -180,11 +180,12 @@ def _settle(cfg: CfgNode, args: Namespace | None, notes: list[str]) -> tuple[str
 def _of_evaluation(cfg: CfgNode, args: Namespace | None, name: str, notes: list[str]) -> tuple[str, str]:
     """Beside the weights, so that the results of a training and its configuration stay as they are."""
     resume, sharded = (bool(getattr(args, flag, "")) for flag in ("resume", "shard"))
-    if cfg.OUTPUT_DIR and not _of_saved_config(cfg, args):
+    saved_run = _folder_of_saved_config(args)
+    if cfg.OUTPUT_DIR and not saved_run:
         return cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS
     weights = cfg.MODEL.WEIGHTS
     if resume:
-        run = Path(cfg.OUTPUT_DIR) if cfg.OUTPUT_DIR else _newest_with_checkpoint(name)
+        run = Path(saved_run) if saved_run else _newest_with_checkpoint(name)
         weights = str(run / _last_checkpoint(run))
         notes.append(f"--resume: evaluating {weights}")
     if not weights:
@@ -201,12 +202,16 @@ def _of_evaluation(cfg: CfgNode, args: Namespace | None, name: str, notes: list[
     return str(root / f"eval-{stem}" if sharded else new_folder(root, "eval-")), weights
 
 
-def _of_saved_config(cfg: CfgNode, args: Namespace | None) -> bool:
-    """Whether the command names the config.yaml of a run, which alone says what OUTPUT_DIR was."""
+def _folder_of_saved_config(args: Namespace | None) -> str:
+    """The folder of the run whose config.yaml the command names, unless it gives another OUTPUT_DIR; else "".
+
+    What the file itself says is where the folder was when the run was started; it may have been moved.
+    """
     if "OUTPUT_DIR" in (getattr(args, "opts", None) or ())[::2]:
-        return False
+        return ""
     file = Path(getattr(args, "config_file", "") or "")
-    return file.name == "config.yaml" and holds_training(file.parent) and file.is_file()
+    is_saved = file.name == "config.yaml" and file.is_file() and holds_training(file.parent)
+    return str(file.parent) if is_saved else ""
 
 
 def _runs(name: str) -> Iterator[Path]:

@@ -264,15 +264,15 @@ def evaluating(trainer: object) -> Iterator[None]:
 
 @contextmanager
 def passed_on(process_ids: list[int]) -> Iterator[StopSignals]:
-    """Inside, signals that this process receives go to its children; a repeated one ends this process too."""
+    """Inside, signals that this process receives go to its children; a repeated one ends this process too.
+
+    Args:
+        process_ids: of the children; more of them may be added inside, by `adopted`.
+    """
     received = StopSignals()
 
     def pass_on(number: int, frame: object) -> None:
-        for process_id in process_ids:
-            try:
-                os.kill(process_id, number)
-            except ProcessLookupError:
-                continue
+        _send(number, process_ids)
         with received.at_iteration_end():
             received.handle(number)
 
@@ -280,18 +280,21 @@ def passed_on(process_ids: list[int]) -> Iterator[StopSignals]:
         yield received
 
 
-@contextmanager
-def held_back() -> Iterator[None]:
-    """Inside, signals wait, also in the processes that are started there, until those call `let_through`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_STATUS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _send(number: int, process_ids: Sequence[int]) -> None:
+    for process_id in process_ids:
+        with suppress(ProcessLookupError):
+            os.kill(process_id, number)
+
+
+def adopted(process_ids: list[int], new: Sequence[int], signals: StopSignals) -> None:
+    """Adds children inside `passed_on`; a signal that came while they were started goes to them now."""
+    process_ids += new
+    if signals.received is not None:
+        _send(signals.received, new)
 
 
 def let_through() -> None:
-    """In a process that was started inside `held_back`: from here on Ctrl-C ends it, without a traceback."""
+    """In a process that was started `out_of_reach`: from here on Ctrl-C ends it, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_STATUS)
 
@@ -344,9 +347,7 @@ def _watch(reader: int, noticed: Callable[[int], None], children: Sequence[int])
                 first[number] = now
                 noticed(number)
             elif now - first[number] > SECONDS_OF_ONE_REQUEST[number]:
-                for child in children:
-                    with suppress(ProcessLookupError):
-                        os.kill(child, number)
+                _send(number, children)
                 # Not `signal.signal`, which the main thread alone may call.
                 ctypes.pythonapi.PyOS_setsig(number, None)
                 os.kill(os.getpid(), number)

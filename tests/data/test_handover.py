@@ -1,5 +1,6 @@
 """Batches that data-loading processes cannot hand over end a job in one line, not by waiting for ever."""
 
+import multiprocessing
 import os
 import re
 import resource
@@ -67,17 +68,6 @@ def test_a_slow_batch_is_waited_for():
     assert indices(received(loader(slow), seen.append)) == [0, 1, 2, 3]
     assert len(seen) >= 2
     assert seen == sorted(seen)
-
-
-def test_who_waits_can_be_told_to_stop():
-    class Stop(BaseException):
-        pass
-
-    def stop(seconds):
-        raise Stop
-
-    with pytest.raises(Stop):
-        list(received(loader(Images(4, 0, lambda: time.sleep(60))), stop))
 
 
 @pytest.mark.parametrize(
@@ -184,3 +174,38 @@ def test_a_parcel_is_small():
     parcel = next(batches)
     assert isinstance(parcel, Parcel)
     assert len(parcel.content) < 2000
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_no_signal_to_the_whole_job_reaches_a_worker(method):
+    batches = received(
+        DataLoader(
+            Images(6),
+            num_workers=1,
+            collate_fn=hand_over,
+            timeout=PAUSE,
+            multiprocessing_context=method,
+            prefetch_factor=1,
+        ),
+        lambda seconds: None,
+    )
+    (first,) = next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        os.kill(worker.pid, number)
+    assert indices([[first], *batches]) == list(range(6))
+
+
+def test_a_worker_that_hangs_does_not_outlive_the_error():
+    class Stop(BaseException):
+        pass
+
+    def stop(seconds):
+        raise Stop
+
+    with pytest.raises(Stop):
+        list(received(loader(Images(4, 0, lambda: time.sleep(60))), stop))
+    until = time.monotonic() + 10
+    while multiprocessing.active_children():
+        assert time.monotonic() < until
+        time.sleep(0.05)

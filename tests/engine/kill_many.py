@@ -37,7 +37,8 @@ from toy_training import TIMES, ToyTrainer, metrics, run_toy, toy_cfg  # noqa: E
 
 import segzoo.engine.setup as setup  # noqa: E402
 from segzoo.checkpoint import writing  # noqa: E402
-from segzoo.engine.signals import EXIT_STATUS, StoppedBySignal, held_back, stop_on_signals  # noqa: E402
+from segzoo.data.workers import out_of_reach  # noqa: E402
+from segzoo.engine.signals import EXIT_STATUS, StoppedBySignal, stop_on_signals  # noqa: E402
 
 ITERATIONS = 24
 PERIOD = 3
@@ -127,7 +128,7 @@ class Calls:
 def start(folder: Path, calls: Calls, report: Path | None = None) -> int:
     """Forks a process that trains, or goes on with it; returns its number."""
     steps_file(folder).unlink(missing_ok=True)
-    with held_back():
+    with out_of_reach():
         child = os.fork()
         if not child:
             _run(folder, calls, report)

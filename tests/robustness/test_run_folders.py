@@ -282,3 +282,16 @@ def test_weights_in_a_folder_of_somebody_else_are_evaluated_elsewhere(tmp_path):
         assert settled(weights=folder / "model_final.pth", eval_only=True)[0] == DEFAULT / "eval-1"
     finally:
         folder.chmod(0o755)
+
+
+def test_the_configuration_of_a_run_that_was_moved_leads_to_that_run(tmp_path):
+    folder = leave_training(tmp_path / "run.old-1", "model_0000003.pth", 3)
+    leave_training(tmp_path / "run", "model_0000005.pth", 5)
+    # The file says where the folder was.
+    cfg = toy_cfg(tmp_path / "run")
+    args = argparse.Namespace(config_file=str(folder / "config.yaml"), opts=[], resume=True)
+    default_setup(cfg, args)
+    assert Path(cfg.OUTPUT_DIR) == folder
+    args = argparse.Namespace(config_file=str(folder / "config.yaml"), opts=[])
+    with pytest.raises(InputError, match=r"run\.old-1 holds a training"):
+        default_setup(toy_cfg(tmp_path / "run"), args)
