@@ -441,7 +441,12 @@ class Trainer(TrainerBase):
         last = self.start_iter - 1
         lines = [line for line in self.past_metrics if line["iteration"] == last]
         wanted, complete = self._last_line(lines)
-        if last < 0 or not self._latest_scalars or complete == wanted:
+        if last < 0 or not self._latest_scalars:
+            return
+        if not wanted:
+            # TensorBoard may have it still: a run was killed after it was taken out of metrics.json.
+            self._first_record = last
+        if complete == wanted:
             return
         self._first_record, self.owes_line = last, wanted
         self.past_metrics = drop_metrics(self._metrics_file, last)

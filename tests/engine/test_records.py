@@ -212,3 +212,32 @@ def test_a_line_without_its_evaluation_is_replaced(tmp_path, period):
     for name in ("total_loss", "sem_seg/mIoU"):
         steps = [line["iteration"] for line in expected if name in line]
         assert [event.step for event in events(tmp_path / "cut").Scalars(name)] == steps
+
+
+def test_an_event_whose_line_was_taken_out_before_a_kill_is_hidden(tmp_path):
+    """A stopped run writes a line that none owes; the next one is killed when it has cleaned metrics.json."""
+
+    class Stopped(ToyTrainer):
+        def after_step(self):
+            super().after_step()
+            if self.iter == 4:
+                self.save_checkpoint("model_0000004")
+                raise Killed  # and writes what it has
+
+    class KilledAtOnce(ToyTrainer):
+        def build_writers(self):
+            raise Killed
+
+        def after_train(self):
+            """As little as a killed process does."""
+
+    changes = {"SOLVER__LOG_PERIOD": 2}
+    for trainer, resume in ((Stopped, False), (KilledAtOnce, True)):
+        with pytest.raises(Killed):
+            run_toy(toy_cfg(tmp_path / "cut", **changes), resume, trainer)
+    run_toy(toy_cfg(tmp_path / "cut", **changes), resume=True)
+    run_toy(toy_cfg(tmp_path / "whole", **changes))
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    for name in ("total_loss", "lr"):
+        found, whole = (events(tmp_path / folder).Scalars(name) for folder in ("cut", "whole"))
+        assert [event.step for event in found] == [event.step for event in whole]
