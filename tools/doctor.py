@@ -80,10 +80,15 @@ class Item(NamedTuple):
         return f"{self.status:<4}  {self.name:<18} {self.text}{'; ' if self.remedy else ''}{self.remedy}"
 
 
+class CommandLine(argparse.ArgumentParser):
+    """A parser whose complaints are a line, as those of the other tools, whose own needs segzoo."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", metavar="FILE", help="also check that this configuration can be run")
     parser.add_argument("--data", metavar="FILE", help="with --config-file: a dataset YAML to run it with")
     parser.add_argument("--needs", nargs="*", metavar="TARGET", help="only say what `make TARGET` lacks here")
@@ -98,8 +103,12 @@ def main() -> int:
     if arguments.needs is not None:
         return report_needs(arguments.needs)
     if (arguments.opts or arguments.data) and not arguments.config_file:
-        given = " ".join(arguments.opts) or f"--data {arguments.data}"
-        parser.error(f"KEY VALUE overrides and --data need a --config-file; found {given}")
+        if arguments.data:
+            parser.error(
+                "--data goes with --config-file, which says what model to run; for the dataset alone run "
+                f"python tools/check_dataset.py {arguments.data}"
+            )
+        parser.error(f"KEY VALUE overrides need a --config-file; found {' '.join(arguments.opts)}")
 
     failed = False
     checks: list[Callable[[], Iterable[Item]]] = [
