@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from .class_files import CLASS_FIELD, BinaryFilesEncoding, check_names
 from .dataset_file import DatasetFile, Layout, is_builtin
 from .list_files import read_list, split_list
 from .messages import some
-from .templates import existing_files, fill, match, without_open_fields
+from .templates import existing_files, fields_of, fill, match, without_open_fields
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,10 @@ def _try_layout(
     there = existing_files(label for image in images for label in image.labels)
     missing = [image for image in images if not there.issuperset(image.labels)]
     if len(missing) == len(images):
-        other = _other_suffix(root, "labels", layout.labels, {**fields, "stem": images[0].image_id})
+        of_first = {**fields, "stem": images[0].image_id}
+        other = _underscores(root, layout.labels, of_first) or _other_suffix(
+            root, "labels", layout.labels, of_first
+        )
         return (
             1,
             f"{len(images)} images like {images[0].path}, but no label like {images[0].labels[0]}{other}",
@@ -173,7 +176,22 @@ def _other_suffix(root: Path, key: str, template: str, fields: Mapping[str, str]
     if not dot or "{" in suffix or "/" in suffix or suffix == "*":
         return ""
     path = next((path for path, _ in match(root, f"{stem}.*", fields)), None)
-    return "" if path is None else f" (but {path}: let {key} end in .* for any suffix)"
+    return (
+        ""
+        if path is None or path.endswith(f".{suffix}")
+        else f" (but {path}: let {key} end in .* for any suffix)"
+    )
+
+
+def _underscores(root: Path, labels: str, fields: Mapping[str, str]) -> str:
+    """The remedy where a `*` of `labels` fits files but for a `_`; "" where there are none."""
+    if labels.removesuffix(".*").count("*") != 1 or "{" in fill(labels, fields):
+        return ""
+    before, _, after = labels.partition("*")
+    for path, found in match(root, f"{before}{{rest}}{after}", fields):
+        several = "_".join("*" * (found["rest"].count("_") + 1))
+        return f" (but {path}: a * stands for a text without _, so set labels: {before}{several}{after})"
+    return ""
 
 
 def _label_finder(
@@ -192,9 +210,12 @@ def _label_finder(
     names = [name for name in re.findall(r"{(\w+)}", fill(template, fields)) if name != CLASS_FIELD]
     files: dict[tuple[str, ...], list[str]] = {}
     patterns = {CLASS_FIELD: layout.encoding.pattern} if per_class else {}
+    images = {_key(found, names) for _, found in match(root, layout.images, fields)} if not one_of else set()
     # One pass over the folder, whose order is that of the names.
     for path, found in match(root, template, fields, patterns):
-        files.setdefault(tuple(found[name] for name in names), []).append(path)
+        if images and _key(found, names) not in images:
+            found = _of_shorter_stem(path, found, root, template, fields, names, images)
+        files.setdefault(_key(found, names), []).append(path)
         if per_class:
             class_of[path] = layout.encoding.class_of(found[CLASS_FIELD])
     if per_class:
@@ -204,12 +225,43 @@ def _label_finder(
 
     def find(found: Mapping[str, str]) -> tuple[str, ...]:
         expected = str(root / fill(template, {**fields, **found}))
-        paths = files.get(tuple(found[name] for name in names), [expected])
+        paths = files.get(_key(found, names), [expected])
         if one_of and len(paths) > 1:
             raise InputError(f"{paths[0]} and {paths[1]} are labels of one image; keep one of them")
         return tuple(paths)
 
     return find
+
+
+def _key(found: Mapping[str, str], names: Iterable[str]) -> tuple[str | None, ...]:
+    return tuple(found.get(name) for name in names)
+
+
+def _of_shorter_stem(
+    path: str,
+    found: Mapping[str, str],
+    root: Path,
+    template: str,
+    fields: Mapping[str, str],
+    names: Sequence[str],
+    images: Container[tuple[str | None, ...]],
+) -> Mapping[str, str]:
+    """The fields of a label file whose `{stem}`, as long as it may be, is that of no image.
+
+    `{stem}-*.png` fits 00-car-0.png with the stems 00-car and 00: the longest that an image has is meant.
+
+    Args:
+        found: with the longest; returned where none is of an image.
+        names: of the fields that make a key.
+        images: keys of all images.
+    """
+    stem = found.get("stem", "")
+    for end in range(len(stem) - 1, 0, -1):
+        if _key({**found, "stem": stem[:end]}, names) in images:
+            fitting = fields_of(path, root, template, {**fields, "stem": stem[:end]})
+            if fitting is not None:
+                return {**fitting, "stem": stem[:end]}
+    return found
 
 
 def finds_images_by_id(layout: Layout) -> bool:

@@ -167,3 +167,28 @@ def test_wrong_files_are_named(tmp_path, masks, message):
 def test_contradicting_keys_are_refused(tmp_path, facts, message):
     with pytest.raises(InputError, match=message):
         read_dataset_file(write_yaml(tmp_path, {**BASE, **facts}))
+
+
+def test_files_of_several_objects_belong_to_the_image_with_the_longest_fitting_stem(tmp_path):
+    """`{stem}-*` fits a-b-car-0.png with the stems a-b-car, a-b and a; an image is called a-b."""
+    values = {"a-car-0": 1, "a-car-1": 2, "a-b-car-0": 2, "a-b-c": 1}
+    for stem in ("a", "a-b"):
+        write_masks(tmp_path, stem, {})
+    for column, (name, value) in enumerate(values.items()):
+        labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+        labels[:, column] = value
+        save(tmp_path / f"masks/{name}.png", labels)
+    found = read(tmp_path, labels="masks/{stem}-*.png")
+    assert found["a"][0].tolist()[:5] == [1, 2, 0, 0, 0]
+    assert found["a-b"][0].tolist()[:5] == [0, 0, 2, 1, 0]
+
+
+def test_names_with_underscores_get_the_template_that_fits_them(tmp_path):
+    labels = random_labels()
+    write_masks(tmp_path, "00", {"car_0": labels}, "masks/{stem}_{name}.png")
+    with pytest.raises(
+        InputError, match=r"a \* stands for a text without _, so set labels: (\S+)\)"
+    ) as error:
+        read(tmp_path, labels="masks/{stem}_*.png")
+    template = str(error.value).partition("set labels: ")[2].partition(")")[0]
+    assert (read(tmp_path, labels=template)["00"] == labels).all()
