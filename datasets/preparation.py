@@ -29,9 +29,9 @@ from segzoo.data import read_dataset_file
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.formats import LabelReader
 from segzoo.data.layouts import FoundLayout, find_layout
-from segzoo.data.text_files import read_text
 from segzoo.errors import InputError
 from segzoo.paths import user_path
+from segzoo.text_files import read_text
 
 # The scripts have the command line of the tools.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))

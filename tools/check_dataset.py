@@ -15,9 +15,11 @@ The exit status is 0 if all is well, 1 if problems were found, 2 if the command 
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from dataset_checks.findings import (
     as_json,
     of_missing_split,
     of_split,
+    of_warnings,
 )
 from dataset_checks.text import describe_split, finding_lines
 from detectron2.data import DatasetCatalog
@@ -132,6 +135,22 @@ def check_split(
     return CheckedSplit(split, reader.dataset, records, report)
 
 
+@contextmanager
+def warnings_of(package: str) -> Iterator[list[logging.LogRecord]]:
+    """Collects what a package warns of, which would come out between the lines of the report."""
+    found: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = found.append
+    logger = logging.getLogger(package)
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
+
+
 def check(args: argparse.Namespace) -> tuple[list[CheckedSplit], list[Finding]]:
     """Checks the splits; prints each as soon as it is done, unless JSON is wanted.
 
@@ -143,16 +162,19 @@ def check(args: argparse.Namespace) -> tuple[list[CheckedSplit], list[Finding]]:
     records: dict[str, Sequence[Mapping[str, Any]]] = {}
     checked: list[CheckedSplit] = []
     findings: list[Finding] = []
+    said: dict[str, list[Finding]] = {}
     for name in names:
-        try:
-            records[name] = DatasetCatalog.get(name)
-        except InputError as error:
-            findings += of_missing_split(label_reader(name).dataset, name, error)
-            say(f"\n{name}", *finding_lines(findings[-1:]))
+        with warnings_of("segzoo") as warnings:
+            try:
+                records[name] = DatasetCatalog.get(name)
+            except InputError as error:
+                findings += of_missing_split(label_reader(name).dataset, name, error)
+                say(f"\n{name}", *finding_lines(findings[-1:]))
+        said[name] = of_warnings(name, warnings)
     with_digest = args.hash or sum(map(len, records.values())) <= HASHED_BY_DEFAULT
     for name in records:
         checked.append(check_split(name, records[name], args.workers, with_digest))
-        found = of_split(checked[-1])
+        found = [*said[name], *of_split(checked[-1])]
         say(describe_split(checked[-1]), *finding_lines(found))
         if args.output:
             path = write_contact_sheet(checked[-1], Path(args.output), args.number)

@@ -14,6 +14,7 @@ import yaml
 
 from segzoo.errors import InputError
 from segzoo.paths import expand_home, is_same_file, user_path
+from segzoo.text_files import read_text
 
 from .class_files import CLASS_FIELD, BinaryFilesEncoding
 from .class_lists import read_class_list
@@ -27,7 +28,6 @@ from .encodings import (
     is_color,
 )
 from .messages import did_you_mean, some
-from .text_files import read_text
 
 # Of the built-in datasets. A checkout or package may be reached through links: see `is_builtin`.
 CATALOG = Path(__file__).parent / "catalog"

@@ -17,7 +17,13 @@ from segzoo.json_values import is_box, is_positive, shown
 
 from .dataset_file import DatasetFile
 from .encodings import Encoding, InstanceIdEncoding, Regions
-from .image_files import BrokenFileError, opened_image, opened_labels, stored_orientation
+from .image_files import (
+    QUARTER_TURNS,
+    BrokenFileError,
+    opened_image,
+    opened_labels,
+    stored_orientation,
+)
 from .images import TurnedError, WrongSizeError, load_image, read_image, wrong_size
 from .instances import Overlaps, annotation_rle, paint, split_overlaps
 from .messages import some
@@ -167,17 +173,32 @@ class LabelReader:
         """A label file in a format that keeps values, which lies on its image as that is read."""
         as_stored = self.dataset.exif == "ignore"
         with opened_labels(file_name, as_stored) as (image, orientation):
-            # Few programs write one for labels, but a copy of the image's own says that both lie as stored.
-            if (
-                orientation > 1
-                and not as_stored
-                and stored_orientation(dataset_dict.get("file_name", "")) > 1
-            ):
-                raise TurnedError(
-                    f"{file_name}: has an EXIF orientation as its image has, but labels are read without "
-                    f"it; if both lie on each other as stored, set exif: ignore in {self.dataset.path.name}"
-                )
+            if orientation > 1 and not as_stored:
+                self._check_turned_labels(file_name, image, orientation, dataset_dict)
             yield image
+
+    def _check_turned_labels(
+        self, file_name: str, image: Image.Image, orientation: int, dataset_dict: Mapping[str, Any]
+    ) -> None:
+        """Refuses a label file with an EXIF orientation, unless it fits its image only without it.
+
+        Raises:
+            WrongSizeError: TurnedError, where it may be right to read image and labels as stored.
+        """
+        size = dataset_dict.get("width"), dataset_dict.get("height")
+        # A copy of the image's own says that both lie as stored.
+        is_copy = stored_orientation(dataset_dict.get("file_name", "")) > 1
+        if not is_copy and orientation in QUARTER_TURNS and image.size == size != size[::-1]:
+            return
+        found = f"{file_name}: has {'an' if is_copy else 'the'} EXIF orientation "
+        found += "as its image has" if is_copy else f"{orientation}, which its image has not"
+        found += ", but labels are read without it; "
+        if not is_copy and orientation in QUARTER_TURNS and image.size == size[::-1] != size:
+            raise WrongSizeError(f"{found}turned by it they fit the image: save them so, without EXIF")
+        remedy = f"if both lie on each other as stored, set exif: ignore in {self.dataset.path.name}"
+        if not is_copy:
+            remedy += ", else save them turned, without EXIF"
+        raise TurnedError(found + remedy)
 
     def encoding_of(self, dataset_dict: Mapping[str, Any]) -> Encoding | None:
         """How the semantic label files of an image store classes; None where there are none."""

@@ -35,7 +35,7 @@ UNKNOWN_LABEL = "labels that are no class"
 WRONG_LABEL = "wrong label file"
 PALETTE = "palettes that draw classes in the colors of others"
 LOSSY_LABEL = "labels in a lossy format"
-TURNED = "labels that lie on the image as it is stored, before its EXIF orientation turns it"
+TURNED = "EXIF orientations of images and labels that do not go together"
 UNSUITABLE = "files that are whole, but not read as they are"
 # Not an error of a file: training passes over it without harm, or use.
 ALL_VOID = "nothing labelled"

@@ -16,6 +16,7 @@ from pycocotools import mask as mask_tools
 from ..coco_masks import mask_rle, stated_size
 from ..errors import InputError
 from ..json_values import Ids, shown
+from ..text_files import read_text
 from . import files
 
 _RESULT_KEYS = {
@@ -58,7 +59,7 @@ def load_instances(text_file: Path) -> tuple[np.ndarray, list[int], list[float]]
         InputError: a line or a mask that cannot be read, or masks of several sizes.
     """
     masks, class_ids, scores = [], [], []
-    for number, line in enumerate(text_file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(text_file).splitlines(), 1):
         words = line.rsplit(maxsplit=2)
         try:
             mask_file, class_id, score = words[0], int(float(words[1])), float(words[2])

@@ -19,9 +19,9 @@ import segzoo
 import segzoo.projects
 from segzoo.config import add_segzoo_config
 from segzoo.data import register_dataset_file
-from segzoo.data.text_files import decode_text, read_text
 from segzoo.errors import InputError, did_you_mean
 from segzoo.paths import is_same_file, user_path
+from segzoo.text_files import decode_text, read_text
 
 from .config_paths import expand_homes
 from .config_values import check_values

@@ -22,6 +22,8 @@ import segzoo.data  # noqa: F401  registers Cityscapes
 from segzoo.errors import InputError
 from segzoo.evaluation import Protocol, build_evaluator, write_results
 from segzoo.evaluation.cityscapes_ap import average_precision
+from segzoo.evaluation.files import save_mask
+from segzoo.evaluation.instance_files import load_instances
 from segzoo.evaluation.saved import rescore
 
 VAL, TEST = "cityscapes_fine_instance_seg_val", "cityscapes_fine_instance_seg_test"
@@ -320,3 +322,13 @@ def test_instance_labels_are_scored_by_class_too(root):
     assert evaluator.evaluate()["sem_seg"]["mIoU"] == pytest.approx(100)
     with pytest.raises(InputError, match="cannot score 'panoptic'; expected some of instance, semantic"):
         build_evaluator(VAL, ["panoptic"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_prediction_lists_may_have_any_encoding(tmp_path, encoding):
+    mask = np.eye(3, dtype=bool)
+    save_mask(tmp_path / "masks/stra\u00dfe 1.png", mask)
+    (tmp_path / "a.txt").write_text("masks/stra\u00dfe 1.png 26 0.5\r\n", encoding=encoding, newline="")
+    masks, class_ids, scores = load_instances(tmp_path / "a.txt")
+    assert np.array_equal(masks, mask[None])
+    assert (class_ids, scores) == ([26], [0.5])

@@ -16,6 +16,7 @@ ANYWHERE = {
     "segzoo.coco_masks",
     "segzoo.paths",
     "segzoo.terminal",
+    "segzoo.text_files",
     "segzoo.threads",
     "segzoo.compat",
 }
@@ -26,6 +27,7 @@ MAY_IMPORT = {
     "segzoo.coco_masks": set(),
     "segzoo.paths": set(),
     "segzoo.terminal": set(),
+    "segzoo.text_files": set(),
     "segzoo.threads": set(),
     # compat hands torchvision the RoIAlign of layers, on its first call.
     "segzoo.compat": {"segzoo.layers.roi_align"},

@@ -427,3 +427,32 @@ def test_a_predictor_reads_files_in_the_range_of_its_checkpoint(tmp_path):
         save(tmp_path / "a.png", gray_ramp(255))
         predictor(tmp_path / "a.png")
         assert np.array_equal(gray_of(seen[0]), gray_ramp(255) >> (4 if saved else 0))
+
+
+def test_check_dataset_says_each_thing_once_and_nothing_beside_its_report(tmp_path, tool):
+    values = gray_ramp(1000)
+    file = write_roads(tmp_path, LABELS)
+    save(tmp_path / "images/train/a.png", values)
+    answer = tool("check_dataset", file, "--workers", 0)
+    assert not answer.err
+    assert len([line for line in answer.out if "1023" in line]) == 1
+
+
+def test_check_dataset_reports_what_reading_the_json_warns_of(tmp_path, tool):
+    corners = [1, 1, 3, 1, 3, 3]
+    annotations = [
+        {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [corners], "area": -4, "iscrowd": 0}
+    ]
+    save(tmp_path / "images/a.png", picture(4, 6))
+    facts = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 6}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "pets.json").write_text(json.dumps(facts))
+    pets = {"splits": {"pets_x": "x"}, "images": "images", "instances": "pets.json", "classes": ["cat"]}
+    answer = tool("check_dataset", write_yaml(tmp_path, pets, "pets.yaml"), "--workers", 0, "--json")
+    assert not answer.err
+    (finding,) = json.loads("\n".join(answer.out))["findings"]
+    assert "1 have no usable area and 1 have no usable bbox" in finding["text"]
+    assert not finding["is_problem"]

@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pytest
-from data_trees import load, picture, save, write_roads
+import yaml
+from data_trees import load, picture, save, write_roads, write_yaml
 from PIL import Image
 
 from segzoo.data import read_image
+from segzoo.errors import InputError
 
 RED, GREEN = (250, 10, 20), (10, 240, 30)
 
@@ -105,14 +107,45 @@ def test_an_image_is_turned_as_exif_says_and_its_labels_lie_on_it(tmp_path, orie
     assert np.array_equal(found, labels)
 
 
-def test_an_orientation_in_a_label_file_is_not_applied(tmp_path):
+def save_turned(file, labels, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(labels).save(file, exif=exif)
+
+
+def test_an_orientation_in_a_label_file_that_only_fits_without_it_is_not_applied(tmp_path):
     labels = np.arange(8).reshape(2, 4).astype(np.uint8) % 5
     file = write_roads(tmp_path, labels)
-    exif = Image.Exif()
-    exif[274] = 6
-    Image.fromarray(labels).save(tmp_path / "masks/train/a.png", exif=exif)
+    save_turned(tmp_path / "masks/train/a.png", labels, 6)
     records, metadata = load(file)
     assert np.array_equal(metadata.load_sem_seg({**records[0], "height": 2, "width": 4}), labels)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_a_label_file_that_is_to_be_turned_beside_an_upright_image_has_two_remedies(tmp_path, orientation):
+    labels = np.arange(8).reshape(2, 4).astype(np.uint8) % 5
+    file = write_roads(tmp_path, labels)
+    save_turned(tmp_path / "masks/train/a.png", labels, orientation)
+    (record,), metadata = load(file)
+    record = {**record, "height": 2, "width": 4}
+    found = (
+        rf"the EXIF orientation {orientation}, which its image has not.*set exif: ignore in roads.yaml, else"
+    )
+    with pytest.raises(InputError, match=found):
+        metadata.load_sem_seg(record)
+    (record,), metadata = load(write_yaml(tmp_path, {**yaml.safe_load(file.read_text()), "exif": "ignore"}))
+    assert np.array_equal(metadata.load_sem_seg({**record, "height": 2, "width": 4}), labels)
+
+
+def test_a_label_file_that_fits_its_image_only_turned_has_to_be_saved_so(tmp_path):
+    labels = np.arange(8).reshape(4, 2).astype(np.uint8) % 5
+    file = write_roads(tmp_path, np.zeros((2, 4), np.uint8))
+    save_turned(tmp_path / "masks/train/a.png", labels, 6)
+    (record,), metadata = load(file)
+    with pytest.raises(InputError, match="turned by it they fit the image: save them so, without EXIF"):
+        metadata.load_sem_seg({**record, "height": 2, "width": 4})
+    save(tmp_path / "masks/train/a.png", np.rot90(labels, -1))
+    assert np.array_equal(metadata.load_sem_seg(record), np.rot90(labels, -1))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 Letters: K classes.
 """
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.data import MetadataCatalog
 
-from segzoo.data import DatasetFile, PixelRange
+from segzoo.data import DatasetFile, PixelRange, dataset_range
 from segzoo.data.dataset_file import is_builtin
 from segzoo.data.encodings import IndexEncoding
 from segzoo.data.inspection import (
@@ -126,6 +127,12 @@ def of_missing_split(dataset: DatasetFile, name: str, error: InputError) -> list
     # The message says so in words.
     options = (Option(error.keys),) if isinstance(error, RemediedError) else ()
     return [Finding(not optional, name, text, options=options)]
+
+
+def of_warnings(name: str, warnings: Sequence[logging.LogRecord]) -> list[Finding]:
+    """What was said while a split was found; of the range of its images, `of_split` says more."""
+    told = (one for one in warnings if one.name != dataset_range.__name__)
+    return [Finding(False, name, message) for message in dict.fromkeys(one.getMessage() for one in told)]
 
 
 def of_split(split: CheckedSplit) -> list[Finding]:
