@@ -221,8 +221,7 @@ def assert_equal(found: object, expected: object, where: str) -> None:
         for key in timeless:
             assert_equal(found[key], expected[key], f"{where}/{key}")
     elif isinstance(expected, list | tuple):
-        differences = [entry for entry in (*found, *expected) if entry not in found or entry not in expected]
-        assert len(found) == len(expected), f"{where}: {differences}"
+        assert len(found) == len(expected), f"{where}: {found} instead of {expected}"
         for index, value in enumerate(expected):
             assert_equal(found[index], value, f"{where}/{index}")
     else:
