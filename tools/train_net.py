@@ -21,7 +21,7 @@ from segzoo.engine import NonFiniteLossError, Trainer, default_setup, evaluate, 
 from segzoo.engine.evaluate import check_evaluation
 from segzoo.engine.launch import place_from_environment
 from segzoo.engine.lost import LostProcessError
-from segzoo.engine.setup import setup_logging
+from segzoo.engine.setup import setup_logging, take_trained_range
 from segzoo.engine.shards import Shard, check_shards, evaluate_shard
 from segzoo.engine.signals import StoppedBySignal, StopSignals, stop_on_signals
 from segzoo.errors import InputError
@@ -192,6 +192,7 @@ def evaluate_only(cfg, args: argparse.Namespace) -> dict:
         )
     checkpointer.load(weights, checkpointables=[])
     checkpointer.report.require_complete("--eval-only")
+    take_trained_range(cfg, checkpointer.report.description)
     if shard:
         results = evaluate_shard(cfg, model, shard, weights=weights)
     else:

@@ -6,7 +6,7 @@ from .class_facts import register_described
 from .dataset_file import DatasetFile, read_dataset_file
 from .dataset_range import training_range
 from .formats import LabelReader
-from .images import load_image, read_image, rgb_pixels
+from .images import load_image, read_image, reading_facts, rgb_pixels
 from .mapper import SegmentationMapper
 from .pixel_range import PixelRange
 from .register import label_reader, register_builtin, register_dataset_file
@@ -24,6 +24,7 @@ __all__ = [
     "load_image",
     "read_dataset_file",
     "read_image",
+    "reading_facts",
     "register_builtin",
     "register_dataset_file",
     "register_described",

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, DatasetFromList, MetadataCatalog
 from detectron2.data.samplers import InferenceSampler
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.utils import comm
+from detectron2.utils.logger import log_first_n
 from torch.utils.data import DataLoader
 
 from segzoo.errors import InputError
@@ -18,6 +19,7 @@ from segzoo.errors import InputError
 from .augmentation import build_test_augmentations
 from .formats import check_labels
 from .handover import LOOK_UP, hand_over, received
+from .images import range_remark
 from .labelled import check_labelled
 from .mapper import SegmentationMapper
 from .register import label_reader
@@ -175,6 +177,7 @@ def build_test_loader(
     if not records:
         raise InputError(f"DATASETS.TEST: {dataset_name} has no images")
     skips = skips_broken(cfg)
+    _say_range(dataset_name, records, cfg)
     samples = EvaluationSamples(
         DatasetFromList(records, copy=False),
         mapper or SegmentationMapper(cfg, False),
@@ -224,9 +227,12 @@ def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
                 f"DATASETS.TRAIN: {name} has other classes than {names[0]}; "
                 "map both to the same with label_map"
             )
-    records = [record for name in names for record in DatasetCatalog.get(name)]
+    of_names = [DatasetCatalog.get(name) for name in names]
+    records = [record for of_name in of_names for record in of_name]
     if not records:
         raise InputError(f"DATASETS.TRAIN {tuple(names)} has no images")
+    for name, of_name in zip(names, of_names, strict=True):
+        _say_range(name, of_name, cfg)
     check_labelled(records, cfg.TASK, readers[0].is_thing, names)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         count, records = len(records), [record for record in records if _has_annotation(record)]
@@ -237,6 +243,13 @@ def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
             )
     logger.info("Training on %d images of %s", len(records), ", ".join(reader.split for reader in readers))
     return records
+
+
+def _say_range(name: str, records: Sequence[Mapping[str, Any]], cfg: CfgNode) -> None:
+    """Says once where INPUT.IMAGE_RANGE replaces the range that the dataset's images ask for."""
+    remark = range_remark(records[0], cfg.INPUT.IMAGE_RANGE) if records else ""
+    if remark:
+        log_first_n(logging.WARNING, f"{name}: {remark}", key="message", name=__name__)
 
 
 def _has_annotation(record: Mapping[str, Any]) -> bool:

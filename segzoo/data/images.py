@@ -113,11 +113,52 @@ def load_image(
 
 def load_reading(record: Mapping[str, Any], configured: Sequence[float] = ()) -> Reading:
     """As `load_image`, in RGB, and what EXIF says."""
-    pixel_range = PixelRange(*record["image_range"]) if "image_range" in record else None
-    # Equal to what was found out, it comes from there, and larger values stay an error.
-    if configured and (pixel_range is None or (pixel_range.source and pixel_range[:2] != tuple(configured))):
-        pixel_range = PixelRange(*configured)
+    pixel_range, _ = _ranges(record, configured)
     return _read(record["file_name"], pixel_range, record.get("exif") != "ignore")
+
+
+def _ranges(
+    record: Mapping[str, Any], configured: Sequence[float]
+) -> tuple[PixelRange | None, PixelRange | None]:
+    """The range that counts for an image, and that of its dataset, given or found out."""
+    own = PixelRange(*record["image_range"]) if "image_range" in record else None
+    # Equal to what was found out, it comes from there, and larger values stay an error.
+    if configured and (own is None or (own.source and own[:2] != tuple(configured))):
+        return PixelRange(*configured), own
+    return own, own
+
+
+def reading_facts(record: Mapping[str, Any], configured: Sequence[float] = ()) -> dict[str, Any]:
+    """How the images of a dataset are read, where that is not the usual way: what changes their pixels.
+
+    Args:
+        record: one of its dataset dicts.
+        configured: as of `load_image`.
+
+    Returns:
+        `image_range`, [lowest, highest], where it has an effect on what was seen of its images; `exif`,
+        "ignore" where orientations are not applied.
+    """
+    used, own = _ranges(record, configured)
+    facts: dict[str, Any] = {}
+    # Without one of its own, nothing of more than 8 bits was found in the dataset.
+    if used is not None and (own is not None or used.high <= 255):
+        facts["image_range"] = list(used[:2])
+    if record.get("exif") == "ignore":
+        facts["exif"] = "ignore"
+    return facts
+
+
+def range_remark(record: Mapping[str, Any], configured: Sequence[float]) -> str:
+    """Which range counts, where that of the configuration replaces what was found out; "" elsewhere."""
+    used, own = _ranges(record, configured)
+    if own is None or used is own:
+        return ""
+    return (
+        f"images of more than 8 bits are read with {used.low:g} as black and {used.high:g} as white, the "
+        f"INPUT.IMAGE_RANGE of the configuration or checkpoint; alone, they would get {own.low:g} and "
+        f"{own.high:g}; image_range in {own.source} counts before both"
+    )
 
 
 def check_annotated_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from segzoo.checkpoint.files import file_hash, local_file
-from segzoo.data import build_test_loader
+from segzoo.data import build_test_loader, reading_facts
 from segzoo.data.handover import ended_workers_explained
 from segzoo.errors import InputError
 from segzoo.evaluation import (
@@ -106,9 +106,10 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
     Raises:
         InputError: a dataset cannot be scored for a task of TEST.TASKS, or its labels are wrong.
     """
-    results, images, speed, skipped = {}, {}, {}, {}
+    results, images, speed, skipped, reading = {}, {}, {}, {}, {}
     for name in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, name)
+        reading[name] = reading_facts(loader.dataset.records[0], cfg.INPUT.IMAGE_RANGE)
         evaluator = build_evaluator(
             name,
             cfg.TEST.TASKS,
@@ -125,7 +126,12 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
     if not comm.is_main_process():
         return {}
     facts = protocol_facts(cfg, weights, iteration) | resizing_facts(cfg, model)
-    facts |= {"datasets": images, **speed_facts(speed), **skipped_facts(skipped, images)}
+    facts |= {
+        "datasets": images,
+        "image_reading": reading,
+        **speed_facts(speed),
+        **skipped_facts(skipped, images),
+    }
     return report(cfg, results, facts)
 
 

@@ -98,6 +98,12 @@ class Predictor:
             report.require_complete("Predictor", "its predictions would mean nothing")
             trained_range = (report.description or {}).get("image_range", ())
             self.image_range = self.image_range or tuple(trained_range)
+        if self.image_range:
+            logger.info(
+                "Predictor: picture files of more than 8 bits are read with %g as black and %g as white, the "
+                "range of the configuration or the training",
+                *self.image_range,
+            )
         self.model.eval()
         if cfg is not None:
             self.model = _under_protocol(cfg, self.model, self.metadata)

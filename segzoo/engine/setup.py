@@ -6,7 +6,7 @@ import random
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,15 @@ class _ScreenFormatter(logging.Formatter):
 
     def _paint(self, text: str, color: str) -> str:
         return colored(text, color, force_color=True) if self._coloured else text
+
+
+def take_trained_range(cfg: CfgNode, description: Mapping[str, Any] | None) -> None:
+    """Sets an empty INPUT.IMAGE_RANGE to the one that a checkpoint's self-description has, if any."""
+    trained = (description or {}).get("image_range", ())
+    if trained and not cfg.INPUT.IMAGE_RANGE:
+        cfg.defrost()
+        cfg.INPUT.IMAGE_RANGE = tuple(trained)
+        cfg.freeze()
 
 
 def describe(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
-from segzoo.data import build_test_loader
+from segzoo.data import build_test_loader, reading_facts
 from segzoo.errors import InputError
 from segzoo.evaluation import EVALUATORS, SemanticEvaluator
 from segzoo.evaluation.files import write_text_atomically
@@ -173,6 +173,9 @@ def evaluate_shard(cfg: CfgNode, model: nn.Module, shard: Shard, *, weights: str
         }
     # Not a fact of the shards, so that those begun before it was recorded go on.
     facts |= resizing_facts(cfg, model)
+    facts["image_reading"] = {
+        name: reading_facts(DatasetCatalog.get(name)[0], cfg.INPUT.IMAGE_RANGE) for name in states
+    }
     facts = {**facts, "datasets": images, **speed_facts(speed), **skipped_facts(skipped, images)}
     return report(cfg, results, facts)
 

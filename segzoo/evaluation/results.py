@@ -39,6 +39,9 @@ class Protocol:
         class_averaging: what mIoU averages: "valid" | "ground_truth" | "all".
         semantic_resizing: what is stretched to the size of the image to get semantic labels: "scores" of the
             classes, or "masks", of which scores are computed then; None if not known, and without labels.
+        image_reading: {dataset name: how its images are read, where not as usual}: "image_range", the values
+            that become black and white, and "exif", "ignore" where orientations are not applied; None if
+            not known.
         weights: file or URL; weights_sha256: hash of the file, "" for random weights.
     """
 
@@ -52,6 +55,7 @@ class Protocol:
     averaging: Mapping | None = None
     class_averaging: str = "valid"
     semantic_resizing: str | None = None
+    image_reading: Mapping[str, Mapping] | None = None
     weights: str = ""
     weights_sha256: str = ""
 
@@ -73,8 +77,9 @@ def write_results(
     from .. import __version__
 
     facts = asdict(protocol) if isinstance(protocol, Protocol) else dict(protocol)
-    # Protocols that were stored with predictions before it was recorded lack it.
+    # Protocols that were stored with predictions before these were recorded lack them.
     facts.setdefault("semantic_resizing", _semantic_resizing(facts))
+    facts.setdefault("image_reading", None)
     missing = [key for key in Protocol.__dataclass_fields__ if key not in facts]
     if missing:
         expected = ", ".join(Protocol.__dataclass_fields__)
@@ -147,9 +152,32 @@ def compare_results(first: str | Path | Mapping, second: str | Path | Mapping) -
         counts = [protocol["datasets"].get(name) for protocol in (one, other)]
         if counts[0] != counts[1]:
             raise InputError(f"not comparable: {name} was scored on {counts[0]} and on {counts[1]} images")
+        _check_reading(name, [(protocol.get("image_reading") or {}).get(name) for protocol in (one, other)])
         left, right = (_flat(document["results"][name]) for document in documents)
         table[name] = {key: (left[key], right[key]) for key in left if key in right}
     return table
+
+
+def _check_reading(name: str, reading: Sequence[Mapping | None]) -> None:
+    """Refuses to compare results of images that were read in two ways; warns where one is not known.
+
+    Args:
+        reading: `image_reading` of the dataset in both protocols.
+    """
+    if None in reading:
+        # Before it was recorded, almost all images were read as usual.
+        if any(reading):
+            unknown = "first" if reading[0] is None else "second"
+            said = json.dumps(next(filter(None, reading)))
+            logger.warning(
+                "image_reading of %s is unknown of the %s result, %s of the other", name, unknown, said
+            )
+    elif reading[0] != reading[1]:
+        raise InputError(
+            f"not comparable: image_reading of {name} is {json.dumps(reading[0])} in the first result and "
+            f"{json.dumps(reading[1])} in the second; evaluate both with one INPUT.IMAGE_RANGE, and one "
+            "image_range and exif of the dataset's YAML"
+        )
 
 
 def _semantic_resizing(protocol: Mapping) -> str | None:

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import itertools
 import json
 import math
 import re
@@ -253,3 +254,37 @@ def test_the_printed_example_of_getting_started_works(tmp_path, monkeypatch, cap
     assert evaluate_predictions.main(score) == 0
     found = re.search(r"(\d+) of (\d+) numbers equal those stored", capsys.readouterr().out)
     assert found[1] == found[2]
+
+
+def read_as(folder, reading):
+    protocol = replace(PROTOCOL, image_reading=reading, semantic_resizing="scores")
+    return load_results(write_results(folder, RESULTS, protocol))
+
+
+def test_results_of_images_that_were_read_in_two_ways_are_not_compared(tmp_path, caplog):
+    ways = [{}, {"image_range": [0, 4095]}, {"image_range": [0, 1023]}, {"exif": "ignore"}]
+    results = [read_as(tmp_path / str(index), {"roads_val": way}) for index, way in enumerate(ways)]
+    for first, second in itertools.product(results, repeat=2):
+        if first is second:
+            assert compare_results(first, second)
+        else:
+            with pytest.raises(InputError, match="image_reading of roads_val is "):
+                compare_results(first, second)
+    # What other datasets were read like does not matter.
+    other = read_as(tmp_path / "other", {"roads_val": {}, "x": {"exif": "ignore"}})
+    assert compare_results(results[0], other)
+    assert not caplog.messages
+
+
+def test_results_of_before_the_reading_was_recorded_are_compared(tmp_path, caplog):
+    usual, ranged = (
+        read_as(tmp_path / str(way), {"roads_val": way}) for way in ({}, {"image_range": [0, 9]})
+    )
+    before = old(usual, "image_reading")
+    assert compare_results(before, usual)
+    assert compare_results(before, before)
+    assert not caplog.messages
+    assert compare_results(before, ranged)
+    assert "image_reading of roads_val is unknown of the first result" in caplog.text
+    rewritten = load_results(write_results(tmp_path / "again", RESULTS, before["protocol"]))
+    assert rewritten["protocol"]["image_reading"] is None

@@ -19,9 +19,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image, TiffImagePlugin, features
 from toy_training import toy_cfg
 
-from segzoo.data import PixelRange, SegmentationMapper, load_image, read_image, register_dataset_file
+from segzoo.data import (
+    PixelRange,
+    SegmentationMapper,
+    build_test_loader,
+    load_image,
+    read_image,
+    reading_facts,
+    register_dataset_file,
+)
 from segzoo.engine import Predictor, Trainer, default_setup, describe
 from segzoo.engine.picture_inputs import as_rgb
+from segzoo.engine.setup import take_trained_range
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
 
@@ -456,3 +465,56 @@ def test_check_dataset_reports_what_reading_the_json_warns_of(tmp_path, tool):
     (finding,) = json.loads("\n".join(answer.out))["findings"]
     assert "1 have no usable area and 1 have no usable bbox" in finding["text"]
     assert not finding["is_problem"]
+
+
+@pytest.mark.parametrize(
+    ("values", "facts", "configured", "expected"),
+    [
+        ([255], {"image_range": [0, 4095]}, (), {"image_range": [0, 4095]}),
+        ([1000], {}, (), {"image_range": [0, 1023]}),
+        ([1000], {}, (0, 4095), {"image_range": [0, 4095]}),
+        ([1000], {"image_range": [0, 2047]}, (0, 4095), {"image_range": [0, 2047]}),
+        ([1000], {"exif": "ignore"}, (), {"image_range": [0, 1023], "exif": "ignore"}),
+        # Of 8 bits, which a range of more does not change.
+        (None, {}, (0, 4095), {}),
+        (None, {}, (0, 127), {"image_range": [0, 127]}),
+        (None, {"exif": "ignore"}, (), {"exif": "ignore"}),
+    ],
+)
+def test_what_is_told_of_the_reading_of_images_is_what_changes_their_pixels(
+    tmp_path, values, facts, configured, expected
+):
+    deep = gray_roads(tmp_path, {"train": values or [255]}, **facts)
+    if values is None:
+        save(tmp_path / "images/train/0.png", gray_ramp(255).astype(np.uint8))
+    (record,), _ = load(deep)
+    assert reading_facts(record, configured) == expected
+    shown = gray_of(load_image(record, configured=configured))
+    usual = gray_of(load_image({"file_name": record["file_name"]}))
+    if not expected:
+        assert np.array_equal(shown, usual)
+    _low, high = expected.get("image_range", (0, 255))
+    stored = gray_ramp((values or [255])[0])
+    scale = (lambda v: v * 256 // (high + 1)) if high >= 255 else (lambda v: np.round(v * 255 / high))
+    assert np.array_equal(shown, np.clip(scale(stored.astype(float)), 0, 255).astype(np.uint8))
+
+
+def test_the_range_of_a_checkpoint_in_place_of_the_images_own_is_said_once(tmp_path, caplog):
+    register_dataset_file(gray_roads(tmp_path / "data", {"train": [1000], "val": [1000]}))
+    cfg = toy_cfg(tmp_path / "run", DATASETS__TRAIN=("roads_train",), DATASETS__TEST=("roads_val",))
+    cfg.INPUT.IMAGE_RANGE = ()
+    caplog.set_level(logging.WARNING)
+    take_trained_range(cfg, {"image_range": [0, 4095]})
+    assert tuple(cfg.INPUT.IMAGE_RANGE) == (0, 4095)
+    take_trained_range(cfg, {"image_range": [0, 255]})  # given already
+    assert tuple(cfg.INPUT.IMAGE_RANGE) == (0, 4095)
+    for _ in range(2):
+        build_test_loader(cfg, "roads_val")
+    (line,) = [line for line in caplog.messages if "INPUT.IMAGE_RANGE" in line]
+    assert line.startswith("roads_val: images of more than 8 bits are read with 0 as black and 4095 as white")
+    assert "alone, they would get 0 and 1023; image_range in roads.yaml counts before both" in line
+    caplog.clear()
+    file = gray_roads(tmp_path / "data", {"train": [1000], "val": [1000]}, image_range=[0, 1023])
+    register_dataset_file(file)
+    build_test_loader(cfg, "roads_val")
+    assert not caplog.messages
