@@ -163,7 +163,9 @@ def _products(rows: Tensor, table: Tensor, outer: Tensor) -> Tensor:
     with torch.enable_grad():
         # The gradient of a weighted sum by its weights is what is wanted, and reads every row once.
         ones = outer.new_ones(rows.shape, requires_grad=True)
-        total = F.embedding_bag(rows, table.detach(), per_sample_weights=ones, mode="sum")
+        # torch 2.4 fails unless the table can have a gradient too; none is computed.
+        table = table.detach().requires_grad_()
+        total = F.embedding_bag(rows, table, per_sample_weights=ones, mode="sum")
         products = torch.autograd.grad(total, ones, outer)[0]
     return products.T.contiguous().unflatten(0, (4, -1))
 
