@@ -3,6 +3,7 @@
 Letters: H, W pixels.
 """
 
+import ast
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ _FARTHEST = 10**6
 # Of five bits: a run length has no more after the first.
 _GROUPS = 8
 # What is raised where something else stands in the place of a list, a number or a key.
-_UNREADABLE = (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError)
+_UNREADABLE = (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError, SyntaxError)
 
 
 def mask_rle(segmentation: Any, size: tuple[int, int], described: str) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def mask_rle(segmentation: Any, size: tuple[int, int], described: str) -> dict[s
             for polygon in segmentation:
                 _check_coordinates(polygon, described)
             return mask_tools.merge(mask_tools.frPyObjects(segmentation, height, width))
-        found, counts = tuple(segmentation["size"]), segmentation["counts"]
+        found, counts = stated_size(segmentation, described), _without_quotes(segmentation["counts"])
         if found != size:
             raise InputError(
                 f"{described} has run lengths of {found[1]}x{found[0]}, but its image is {width}x{height}; "
@@ -62,7 +63,26 @@ def mask_rle(segmentation: Any, size: tuple[int, int], described: str) -> dict[s
     except InputError:
         raise
     except _UNREADABLE as error:
-        raise InputError(f"{described}: its segmentation cannot be read ({error!r})") from None
+        raise _unreadable(error, described) from None
+
+
+def _without_quotes(counts: Any) -> Any:
+    """What Python's texts of bytes, "b'...'", and of lists, "[1, 2]", stand for; anything else as it is.
+
+    Programs write these that hand pycocotools' bytes, or numpy's arrays, to `str`. COCO's own text has no
+    quotes, brackets or spaces.
+    """
+    if isinstance(counts, str) and (counts[:2] in ("b'", 'b"') or counts[:1] == "["):
+        return ast.literal_eval(counts if "," in counts else ",".join(counts.split()))
+    return counts
+
+
+def _unreadable(error: Exception, described: str) -> InputError:
+    problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    return InputError(
+        f"{described}: its segmentation cannot be read ({problem}); write it as polygons, or as COCO's run "
+        "lengths"
+    )
 
 
 def _check_coordinates(polygon: Any, described: str) -> None:
@@ -109,7 +129,7 @@ def stated_size(segmentation: Any, described: str) -> tuple[int, int]:
     try:
         sides = tuple(map(as_whole, segmentation["size"]))
     except _UNREADABLE as error:
-        raise InputError(f"{described}: its segmentation cannot be read ({error!r})") from None
+        raise _unreadable(error, described) from None
     if len(sides) != 2 or not all(side is not None and 0 <= side <= _FARTHEST for side in sides):
         raise InputError(
             f"{described} has run lengths of the size {shown(segmentation['size'])}; expected [height, "

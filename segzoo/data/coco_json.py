@@ -15,6 +15,7 @@ from detectron2.utils.logger import log_first_n
 
 from segzoo.errors import InputError
 from segzoo.json_values import as_whole, shown
+from segzoo.text_files import decode_text
 
 from .image_size import image_size
 from .messages import check_different
@@ -33,9 +34,16 @@ def read_coco_json(json_file: str | Path, kind: str) -> dict[str, list[dict[str,
         InputError: it cannot be read, or has another format.
     """
     try:
-        facts = json.loads(Path(json_file).read_bytes())
+        facts = _parsed(Path(json_file).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{json_file}: cannot be read as JSON ({error}); download it again") from None
+        raise InputError(
+            f"{json_file}: cannot be read as JSON ({error}); correct it there, or export or download it again"
+        ) from None
+    other = _format_of(facts)
+    if other:
+        raise InputError(
+            f"{json_file}: is of {other}; expected COCO's {kind} format: export it as COCO, or convert it"
+        )
     if not isinstance(facts, dict):
         raise InputError(
             f"{json_file}: holds {_kind_of(facts)}; expected COCO's {kind} format, "
@@ -58,6 +66,41 @@ def read_coco_json(json_file: str | Path, kind: str) -> dict[str, list[dict[str,
             "annotations, and its PNGs under panoptic"
         )
     return facts
+
+
+def _parsed(content: bytes) -> Any:
+    """The value of a JSON in UTF-8 or another encoding of text files.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not content.strip():
+        raise ValueError("it is empty")
+    if content.startswith(b"\x1f\x8b"):
+        raise ValueError("it is packed with gzip; unpack it")
+    try:
+        return json.loads(content)
+    except UnicodeDecodeError:
+        return json.loads(decode_text(content))
+
+
+def _format_of(facts: Any) -> str:
+    """The annotation tool whose own format it is, by its keys; "" for COCO's and unknown ones."""
+    first = facts[0] if isinstance(facts, list) and facts else None
+    if isinstance(first, dict) and "data" in first and first.keys() & {"annotations", "completions"}:
+        return "Label Studio's own format"
+    if not isinstance(facts, dict) or "images" in facts:
+        return ""
+    if {"shapes", "imagePath"} <= facts.keys():
+        return "labelme's own format, of one image"
+    if {"objects", "size"} <= facts.keys():
+        return "Supervisely's own format, of one image"
+    if facts.get("type") == "FeatureCollection":
+        return "the format GeoJSON"
+    files = facts.get("_via_img_metadata", facts)
+    values = list(files.values()) if isinstance(files, dict) else []
+    is_via = bool(values) and all(isinstance(one, dict) and "regions" in one for one in values)
+    return "the VGG Image Annotator's own format" if is_via else ""
 
 
 @contextmanager

@@ -368,7 +368,8 @@ class LabelReader:
             )
         file_name = dataset_dict["pan_seg_file_name"]
         with self._opened(file_name, dataset_dict) as image:
-            if image.mode not in ("RGB", "RGBA"):
+            # Optimizers of PNGs write a palette where there are few colors; its colors are the ids.
+            if image.mode not in ("RGB", "RGBA", "P"):
                 raise InputError(
                     f"{file_name}: a panoptic PNG holds segment ids as RGB, found mode {image.mode}; "
                     "write R + 256 G + 65536 B = id"
@@ -449,9 +450,13 @@ def _to_indices(
     areas = np.bincount(indices.ravel(), minlength=count + 1)
     if areas[0] != np.count_nonzero(codes == 0):
         unlisted = np.unique(codes[(indices == 0) & (codes != 0)])
+        remedy = "PNG and JSON have to be of one export"
+        reversed_ids = (unlisted & 255) << 16 | unlisted & 0xFF00 | unlisted >> 16
+        if np.isin(reversed_ids, listed).all():
+            remedy = "with red and blue exchanged they are: write the PNG as RGB, where OpenCV takes BGR"
         raise InputError(
             f"{file_name}: segment ids {some(unlisted)} are not in the segments_info of the panoptic JSON; "
-            "PNG and JSON have to be of one export"
+            f"{remedy}"
         )
     empty = np.flatnonzero(areas[1 : count + 1] == 0)
     if len(empty):

@@ -44,6 +44,10 @@ _SAMPLE_KINDS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex 
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
 
 
+# Brands of HEIF, as phones write it.
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
 class BrokenFileError(InputError):
     """A file that is missing or is no image."""
 
@@ -84,9 +88,9 @@ def opened_file(file_name: str) -> Iterator[tuple[Image.Image, BinaryIO]]:
                 f"{file_name}: is a TIFF of {tiff}, which Pillow cannot read; save three bands of 8 or 16 "
                 "bits (RGB) as an image, one as labels"
             ) from None
-        raise BrokenFileError(
-            f"{file_name}: cannot be read as an image ({_why(error, file_name)}); replace the file"
-        ) from None
+        why = _why(error, file_name)
+        remedy = "convert it to JPEG or PNG" if "HEIF" in why else "replace the file"
+        raise BrokenFileError(f"{file_name}: cannot be read as an image ({why}); {remedy}") from None
 
 
 @contextmanager
@@ -112,7 +116,8 @@ def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Ima
         The image, and the EXIF orientation that it has and that was not applied: 1 (upright) to 8.
 
     Raises:
-        LossyLabelsError: the format changes values. See also `opened_file`.
+        LossyLabelsError: the format changes values.
+        UnsuitableFileError: an animation. See also `opened_file`.
     """
     with opened_file(file_name) as (image, file):
         lossy = lossy_format(image, file)
@@ -120,6 +125,12 @@ def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Ima
             raise LossyLabelsError(
                 f"{file_name}: holds labels as {lossy}, a lossy format that changes values; export them "
                 "again from their source as PNG (a converted file keeps the damage)"
+            )
+        frames = 1 if image.format == "TIFF" else getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise UnsuitableFileError(
+                f"{file_name}: holds labels as an animation of {frames} frames, of which one would be read; "
+                "save each as a file of its own"
             )
         is_tiff = image.format == "TIFF"
         image, orientation = loaded(image, turned=is_tiff and not as_stored)
@@ -253,6 +264,8 @@ def _why(error: Exception, file_name: str) -> str:
     if isinstance(error, UnidentifiedImageError):
         with PathManager.open(file_name, "rb") as file:
             head = file.read(12)
+        if head[4:8] == b"ftyp" and head[8:12] in _HEIF:
+            return "it is HEIF/HEIC, which Pillow does not know"
         return f"no known format, it begins with {head!r}" if head else "it is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()

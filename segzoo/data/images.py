@@ -198,8 +198,11 @@ def wrong_size(
     )
 
 
-def brightest_value(file_name: str) -> int | None:
-    """The largest value of an image file of more than 8 bits a channel; None for another, or a broken one."""
+def extreme_values(file_name: str) -> tuple[int, int] | None:
+    """The smallest and largest value of an image file of more than 8 bits a channel; None for another.
+
+    Also for one that is broken.
+    """
     try:
         with opened_file(file_name) as (image, file):
             is_deep_color = _is_deep_color(image)
@@ -207,7 +210,7 @@ def brightest_value(file_name: str) -> int | None:
                 return None
             image.load()
             pixels = _decoded(file) if is_deep_color else np.asarray(image)
-            return None if pixels is None else int(pixels.max())
+            return None if pixels is None else (int(pixels.min()), int(pixels.max()))
     except InputError:
         return None
 
@@ -222,13 +225,16 @@ def has_more_than_8_bits(file_name: str) -> bool:
 
 
 def range_of_files(file_names: Iterable[str], source: str) -> PixelRange | None:
-    """The range that fits all of some image files; None where none has more than 8 bits.
+    """The range that fits all of some image files; None where none has more than 8 bits, or some are below 0.
 
     Args:
         source: the dataset YAML that they belong to.
     """
-    brightest = [value for value in map(brightest_value, file_names) if value is not None]
-    return fitting_range(max(brightest), source) if brightest else None
+    extremes = [values for values in map(extreme_values, file_names) if values is not None]
+    # Which of signed values, as of CT scans, is to be black nobody can tell: see `_gray`.
+    if not extremes or min(low for low, _ in extremes) < 0:
+        return None
+    return fitting_range(max(high for _, high in extremes), source)
 
 
 def _is_deep_color(image: Image.Image) -> bool:
@@ -256,9 +262,9 @@ def _gray(pixels: np.ndarray, pixel_range: PixelRange | None, file_name: str) ->
             )
         if pixels.min() < 0 or pixels.max() >= 1 << 16:
             raise InputError(
-                f"{file_name}: gray values go from {pixels.min()} to {pixels.max()}, expected 16 bits at "
-                "most; say which become black and white with image_range in its dataset YAML, or with "
-                "INPUT.IMAGE_RANGE"
+                f"{file_name}: gray values go from {pixels.min()} to {pixels.max()}, expected 0 to 65535 at "
+                "most; say which become black and white, as image_range: "
+                f"[{pixels.min()}, {pixels.max()}], in its dataset YAML, or with INPUT.IMAGE_RANGE"
             )
         pixel_range = _own_range(int(pixels.max()), file_name)
     return to_8_bits(pixels, pixel_range, file_name)

@@ -231,10 +231,11 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     _update_metadata(split, json_file=json_file)
     facts = read_coco_json(json_file, "instances")
     with explained_shape(json_file, "instances"):
-        index_of = _category_indices(dataset, facts["categories"], json_file, needs_isthing=False)
+        categories = _without_groups(dataset, facts)
+        index_of = _category_indices(dataset, categories, json_file, needs_isthing=False)
         images = read_images(facts, json_file)
         dicts = instance_dicts(facts, images, index_of, dataset.space.ignore_label, json_file)
-    ids = _json_ids(dataset, facts["categories"], index_of)
+    ids = _json_ids(dataset, categories, index_of)
     things = {ids[index]: index for index, entry in enumerate(dataset.classes) if entry.isthing}
     _update_metadata(split, contiguous_id_to_dataset_id=ids, thing_dataset_id_to_contiguous_id=things)
     for record in dicts:
@@ -257,6 +258,24 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     if dataset.crowds_are_instances:
         _make_instances(annotation for record in dicts for annotation in record["annotations"])
     return dicts
+
+
+def _without_groups(dataset: DatasetFile, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The categories of a JSON but those that only group others, as Roboflow writes them.
+
+    Such a one is no class, has no annotation, and is the supercategory of another.
+    """
+    known = {*dataset.space.classes, *dataset.space.label_map}
+    groups = {str(one.get("supercategory")) for one in facts["categories"]}
+    used = {str(one.get("category_id")) for one in facts["annotations"]}
+    return [
+        one
+        for one in facts["categories"]
+        if one.get("name") in known
+        or str(one.get("name")) not in groups
+        or str(one.get("id")) in used
+        or one.get("supercategory") == one.get("name")
+    ]
 
 
 def _make_instances(segments: Iterable[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"),
     *(".gif", ".jfif", ".jp2", ".avif", ".pgm", ".ppm"),
+    *(".heic", ".heif"),  # which Pillow does not read by itself: that is said of each, instead of missing it
 )
 
 
@@ -56,10 +57,26 @@ def _match_parts(
         if fitting is None or entry.name.startswith("."):
             continue
         merged = {**found, **fitting.groupdict()}
-        if rest and entry.is_dir():
+        if rest and _is_dir(entry):
             yield from _match_parts(Path(entry.path), rest, merged, patterns)
-        elif not rest and entry.is_file():
+        elif not rest and _is_file_or_lost(entry):
             yield entry.path, merged
+
+
+def _is_dir(entry: os.DirEntry) -> bool:
+    """Whether it is a folder, or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file_or_lost(entry: os.DirEntry) -> bool:
+    """Whether it is a file, or a link to one or to nothing: who reads it says so, instead of missing it."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:
+        return True
 
 
 def fields_of(path: str, root: Path, template: str, fields: Mapping[str, str]) -> dict[str, str] | None:

@@ -248,13 +248,17 @@ def test_labels_in_a_lossy_format_are_refused_whatever_they_hold(tmp_path, kind,
 
 
 @pytest.mark.parametrize("frames", [1, 2])
-def test_labels_in_lossless_webp_are_read(tmp_path, frames):
+def test_labels_in_lossless_webp_are_read_but_no_animations(tmp_path, frames):
     pixels = np.repeat(LABELS[:, :, None], 3, axis=2)
     records, metadata = load(write_roads(tmp_path, LABELS, encoding={"type": "index", "channel": 0}))
     more = {"save_all": True, "append_images": [Image.fromarray(pixels // 2)]} if frames == 2 else {}
     content = encoded(pixels, "WEBP", lossless=True, exif=b"Exif\x00\x00II*\x00" + bytes(8), **more)
     (tmp_path / "masks/train/a.png").write_bytes(content)
-    assert np.array_equal(metadata.load_sem_seg(records[0]), LABELS)
+    if frames == 1:
+        assert np.array_equal(metadata.load_sem_seg(records[0]), LABELS)
+        return
+    with pytest.raises(InputError, match="an animation of 2 frames"):
+        metadata.load_sem_seg(records[0])
 
 
 def test_check_dataset_says_that_labels_are_lossy(tmp_path, tool):
