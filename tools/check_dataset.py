@@ -28,16 +28,11 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 # isort: split
 from command_line import CommandLine, explained, path_value, whole_number
 from dataset_argument import given_splits
+from dataset_checks.checked import CheckedSplit, Finding
 from dataset_checks.contact_sheet import write_contact_sheet
-from dataset_checks.findings import (
-    CheckedSplit,
-    Finding,
-    across_splits,
-    as_json,
-    of_missing_split,
-    of_split,
-    of_warnings,
-)
+from dataset_checks.findings import of_missing_split, of_split, of_warnings
+from dataset_checks.report import as_json
+from dataset_checks.splits import across_splits
 from dataset_checks.text import describe_split, finding_lines
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm

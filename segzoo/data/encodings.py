@@ -369,18 +369,24 @@ class PaletteEncoding(IndexEncoding):
 class BinaryEncoding(IndexEncoding):
     """A mask of 0 and 255 (or 0 and 1): the first and the second of two classes.
 
-    Option: `channel`, as of `index`.
+    Options: `channel`, as of `index`; `threshold` is the smallest value of the second class, for masks that
+    have soft edges.
     """
 
     name = "binary"
-    options = ("channel",)
+    options = ("channel", "threshold")
     modes = ("L", "P", "1", "LA", "F")
 
     def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
         if len(self.space.classes) != 2:
             raise self._fail(f"needs two classes (background first), found {len(self.space.classes)}")
         background, foreground = self.space.classes
-        return {0: background, 1: foreground, 255: foreground}
+        if "threshold" not in options:
+            return {0: background, 1: foreground, 255: foreground}
+        threshold = options["threshold"]
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold <= 255:
+            raise self._fail(f"threshold is {threshold!r}; it is a number above 0, at most 255")
+        return {value: background if value < threshold else foreground for value in range(256)}
 
     def _unknown(self, unknown: np.ndarray, pixels: int) -> str:
         background, foreground = self.space.classes

@@ -27,12 +27,14 @@ class StoredLabels(NamedTuple):
         values: values that occur: of gray and palette images, and of RGB ones with three equal channels.
         palette: {value that occurs: its color} of a palette image.
         colors: {color: pixels} of RGB images that the encoding cannot read; empty if there are too many.
+        transparent: pixels that nobody sees, of an image with others.
     """
 
     mode: str
     values: tuple[int, ...] = ()
     palette: tuple[tuple[int, Color], ...] = ()
     colors: tuple[tuple[Color, int], ...] = ()
+    transparent: int = 0
 
 
 @dataclass
@@ -46,6 +48,7 @@ class StoredSummary:
         palettes: {{(value, color)} of those that occur: files}.
         colors: {color: pixels}.
         pictures: RGB files with more colors than are counted.
+        transparent: as in `StoredLabels`, of all files.
     """
 
     files: int = 0
@@ -54,9 +57,11 @@ class StoredSummary:
     palettes: Counter = field(default_factory=Counter)
     colors: Counter = field(default_factory=Counter)
     pictures: int = 0
+    transparent: int = 0
 
     def add(self, one: StoredLabels) -> None:
         self.files += 1
+        self.transparent += one.transparent
         self.modes[one.mode] += 1
         self.values.update(one.values)
         if one.palette:
@@ -70,7 +75,7 @@ def observer(encoding: Encoding | None, found: list[StoredLabels]) -> Callable[[
     reads_colors = encoding is not None and "RGB" in encoding.modes
 
     def observe(image: Image.Image) -> None:
-        found.append(_look_at(image, reads_colors))
+        found.append(_look_at(image, reads_colors)._replace(transparent=_transparent(image)))
 
     return observe
 
@@ -94,6 +99,18 @@ def _look_at(image: Image.Image, reads_colors: bool) -> StoredLabels:
         if mode in ("L", "1", "LA", "F", *GRAY_16_BIT)
         else StoredLabels(mode)
     )
+
+
+def _transparent(image: Image.Image) -> int:
+    """Pixels whose alpha is 0; 0 where all are: then it is no mark of some of them."""
+    if image.mode in ("LA", "RGBA"):
+        alpha = np.asarray(image)[:, :, -1]
+    elif image.mode in ("L", "P") and "transparency" in image.info:
+        alpha = np.asarray(image.convert("RGBA"))[:, :, 3]
+    else:
+        return 0
+    count = int(np.count_nonzero(alpha == 0))
+    return count if count < alpha.size else 0
 
 
 def _values(pixels: np.ndarray) -> tuple[int, ...]:

@@ -136,7 +136,7 @@ def test_every_kind_of_damage_is_found_with_its_files_and_a_remedy(tmp_path, run
         assert name in found[text]["files"][0]
     notes = [finding for finding in report["findings"] if not finding["is_problem"]]
     assert [note["text"] for note in notes] == [
-        f"1 label files belong to no image of the split, first {tmp_path}/masks/train/lone.png",
+        f"1 label file belongs to no image of the split, first {tmp_path}/masks/train/lone.png",
         "1 image: nothing labelled",
     ]
     assert "images/train/void.png" in notes[1]["files"][0]
@@ -188,7 +188,7 @@ def test_an_image_of_training_in_validation_is_found_by_name_and_by_content(tmp_
     assert [Path(pair.split(" = ")[1]).name for pair in problem["files"]] == ["b.png", "c.png"]
     assert all(Path(pair.split(" = ")[0]).name == "b.png" for pair in problem["files"])
     notes = [finding["text"] for finding in report["findings"] if not finding["is_problem"]]
-    assert notes == ["1 of the images are copies of others in the split, first c.png of b.png"]
+    assert notes == ["1 image is a copy of another in the split, first c.png of b.png"]
 
 
 def test_large_sets_are_hashed_on_request_only(tmp_path, tool, run, monkeypatch):

@@ -9,73 +9,27 @@ import check_dataset
 import numpy as np
 import pytest
 import yaml
+from checked_trees import (
+    COLORED,
+    COLORS,
+    HEIGHT,
+    NAMES,
+    VOID,
+    WIDTH,
+    apply,
+    check,
+    draw,
+    labels_of,
+    options_of,
+    write,
+    write_facts,
+)
 from data_trees import picture, save
 from detectron2.data import DatasetCatalog
 from PIL import Image
 from pycocotools import mask as mask_tools
 
 from segzoo.data import label_reader
-
-HEIGHT, WIDTH = 24, 32
-VOID = 255
-NAMES = ("road", "car", "sky")
-COLORS = ((128, 64, 128), (0, 0, 142), (70, 130, 180))
-COLORED = [{"name": name, "color": list(color)} for name, color in zip(NAMES, COLORS, strict=True)]
-
-
-def check(capsys, path):
-    """Exit status of check_dataset, and its findings."""
-    status = check_dataset.main([str(path), "--json", "--workers", "0"])
-    return status, json.loads(capsys.readouterr().out)["findings"]
-
-
-def labels_of(path, split="x_train"):
-    """{image id: (H, W) labels} as training reads them."""
-    reader = label_reader(split)
-    return {record["image_id"]: reader.load_sem_seg(record) for record in DatasetCatalog.get(split)}
-
-
-def draw(values, images=3):
-    """Random maps {stem: (H, W)}, each with all of the values, in unlike numbers of pixels."""
-    found = {}
-    for number in range(images):
-        random = np.random.default_rng(number)
-        labels = random.choice(values, (HEIGHT, WIDTH), p=random.dirichlet(np.full(len(values), 4.0)))
-        labels.flat[: len(values)] = values
-        found[f"{number:02d}"] = labels
-    return found
-
-
-def write(folder, truth, store, labels="masks/{stem}.png", classes=NAMES, **facts):
-    """A dataset whose label files are what `store(labels, path)` writes of the truth."""
-    (folder / "masks").mkdir(parents=True)
-    for number, (stem, one) in enumerate(truth.items()):
-        save(folder / f"images/{stem}.png", picture(HEIGHT, WIDTH, number))
-        store(one, folder / f"masks/{stem}.png")
-    facts = {
-        "splits": {"x_train": "x"},
-        "images": "images/{stem}.png",
-        "labels": labels,
-        "classes": list(classes),
-        **facts,
-    }
-    return write_facts(folder, facts)
-
-
-def write_facts(folder, facts):
-    path = folder / "roads.yaml"
-    path.write_text(yaml.safe_dump(facts))
-    return path
-
-
-def apply(path, keys):
-    write_facts(path.parent, yaml.safe_load(path.read_text()) | keys)
-
-
-def options_of(findings):
-    """The options of the first finding that has some."""
-    options = next(finding["options"] for finding in findings if finding["options"])
-    return [(option["if"], yaml.safe_load(option["set"])) for option in options]
 
 
 def in_values(table, dtype=np.uint8):

@@ -1,8 +1,12 @@
 """What the coordinates of a JSON's polygons say of the images that they are for."""
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
 
 # Programs round to the next pixel, or count from 1; more than that lies outside.
 _PIXELS, _PART = 2, 0.01
@@ -19,12 +23,12 @@ class Remark(NamedTuple):
 
 
 def of_annotations(records: Sequence[Mapping[str, Any]]) -> list[Remark]:
-    """Polygons that reach beyond their images, or fill a corner of them only: those of another resolution.
+    """Polygons that reach beyond their images, or fill a corner of them only, and those within others.
 
     Args:
         records: dataset dicts, of which those with polygons are looked at.
     """
-    outside, images, total, first, farthest = 0, 0, 0, "", 0.0
+    outside, images, total, holes, first, farthest = 0, 0, 0, 0, "", 0.0
     for record in records:
         width, height = record.get("width", 0), record.get("height", 0)
         found = 0
@@ -42,16 +46,38 @@ def of_annotations(records: Sequence[Mapping[str, Any]]) -> list[Remark]:
                     f"annotation {annotation.get('id')} of {Path(record['file_name']).name}, x {left:g} to "
                     f"{right:g}, y {top:g} to {bottom:g} in {width}x{height}"
                 )
+            holes += _has_hole(polygons)
         images += found > 0
         total += found
     remedy = "export annotations and images in one resolution, and coordinates in pixels"
+    remarks = []
+    if holes:
+        several = f"{holes:,} of {total:,} instances have" if holes > 1 else f"1 of {total:,} instances has"
+        remarks = [
+            Remark(
+                False,
+                f"{several} a polygon within another one; COCO's polygons have no holes: they are filled",
+                "export masks with holes as run lengths (RLE)",
+            )
+        ]
     if outside:
         text = f"{outside:,} of {total:,} instances reach beyond their image (first: {first})"
-        return [Remark(outside > _MANY * total, text, remedy)]
+        return [*remarks, Remark(outside > _MANY * total, text, remedy)]
     if images >= _IMAGES and farthest <= 0.5:
         text = f"all {total:,} instances lie in the upper left quarter of their images, up to {farthest:.0%}"
-        return [Remark(True, text, remedy)]
-    return []
+        return [*remarks, Remark(True, text, remedy)]
+    return remarks
+
+
+def _has_hole(polygons: Sequence[Sequence[float]]) -> bool:
+    """Whether all corners of a polygon lie within another one."""
+    if len(polygons) < 2:
+        return False
+    shapes = [np.asarray(polygon, dtype=np.float32).reshape(-1, 2) for polygon in polygons]
+    return any(
+        all(cv2.pointPolygonTest(outer, tuple(corner.tolist()), False) > 0 for corner in inner)
+        for outer, inner in permutations(shapes, 2)
+    )
 
 
 def _bounds(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:

@@ -16,7 +16,7 @@ from segzoo.engine.draw import draw_panoptic, draw_semantic
 from segzoo.engine.figures import enlarge, legend, stack, strip
 from segzoo.errors import InputError
 
-from .findings import CheckedSplit
+from .checked import CheckedSplit
 
 HEIGHT = 240
 WIDTH = 2000

@@ -23,6 +23,8 @@ from segzoo.data.stored import StoredSummary
 LISTED = 8
 # Of the pixels, this part at least has colors of classes where a file holds colors of classes.
 MOST = 0.5
+# From here on a pixel of a mask with soft edges is inside.
+SOFT_EDGE = 128
 # Formats of bits: values that stand for void unless something else is said.
 VOID_VALUE = 255
 
@@ -254,6 +256,11 @@ def _by_value(files: Files) -> Iterator[Option]:
     if values == {0, VOID_VALUE} and count == 2:
         yield Option({"encoding": {"type": "binary", **channel} if channel else "binary"})
         return
+    if count == 2 and {0, VOID_VALUE} <= values and len(values) > LISTED:
+        # Scaled with smoothing.
+        keys = {"type": "binary", "threshold": SOFT_EDGE, **channel}
+        yield Option({"encoding": keys}, "they are masks with soft edges")
+        return
     if inner <= set(range(count)):
         # The values fit: only the kind of file, or the encoding, is another one.
         fits_not = any(not encoding.known[value] for value in inner) if encoding.name == "id" else False
@@ -290,6 +297,11 @@ def _counted(
             yield _listed(sorted(inner), names, channel, f"0 is {names[0]!r}")
         else:
             yield from_1
+        return
+    if inner == set(range(1, count + 2)) and count > 1:
+        # As trimaps have it: one more than there are classes, mostly the last, of pixels nobody is sure of.
+        keys = {"type": "index", "offset": -1, "void": [count + 1], **channel}
+        yield Option({"encoding": keys}, f"1 is {names[0]!r} and {count + 1} unlabelled")
         return
     for candidate in (inner, values):
         ordered = sorted(candidate)

@@ -8,7 +8,10 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
-from .findings import EXAMPLES, CheckedSplit, Finding
+from .checked import CheckedSplit, Finding
+
+# Files named in one finding; the report in JSON names all.
+EXAMPLES = 5
 
 # Sizes shown one by one, and absent classes by name.
 SIZES, ABSENT = 4, 40

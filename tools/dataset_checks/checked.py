@@ -1,0 +1,63 @@
+"""A split whose files were all read, and what is to be said of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from segzoo.data import DatasetFile
+from segzoo.data.inspection import (
+    SplitReport,
+)
+
+from .remedies import (
+    Files,
+    Option,
+)
+
+
+class Finding(NamedTuple):
+    """One thing to know.
+
+    Attributes:
+        is_problem: False for a note, which does not fail the check.
+        split: registered name.
+        text, remedy: one line each.
+        files: messages that name the files, all of them.
+        options: what the remedy writes into the YAML, where that is all there is to do: one of these.
+    """
+
+    is_problem: bool
+    split: str
+    text: str
+    remedy: str = ""
+    files: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+
+
+class CheckedSplit(NamedTuple):
+    """A split whose files were all read."""
+
+    name: str
+    dataset: DatasetFile
+    records: Sequence[Mapping[str, Any]]
+    report: SplitReport
+
+    @property
+    def has_labels(self) -> bool:
+        return self.name not in self.dataset.without_labels
+
+    def files(self) -> Files | None:
+        """Its semantic label files, where it has such."""
+        layout = self.records[0]["layout"] if self.records else 0
+        encoding = self.dataset.layouts[layout].encoding
+        if encoding is None or not self.has_labels or not self.report.stored.files:
+            return None
+        return Files(self.dataset, self.name, layout, encoding, self.report.stored)
+
+    def label_files(self) -> set[str]:
+        """All label files of the split."""
+        found: set[str] = set()
+        for record in self.records:
+            for key in ("sem_seg_file_name", "pan_seg_file_name"):
+                names = record.get(key, ())
+                found.update([names] if isinstance(names, str) else names)
+        return found

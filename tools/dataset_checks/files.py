@@ -1,0 +1,106 @@
+"""Files that are missing, not used, or the same."""
+
+import os
+import re
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+
+from segzoo.data.messages import some
+from segzoo.data.templates import match
+
+from .checked import CheckedSplit, Finding
+
+
+def of_files(split: CheckedSplit) -> list[Finding]:
+    """What the names of the files say, and equal images."""
+    found, published = [], split.dataset.image_counts.get(split.name)
+    if published not in (None, split.report.images):
+        remedy = (
+            "complete the copy" if split.report.images < published else "remove what does not belong here"
+        )
+        text = f"{split.report.images:,} images, but {published:,} were published"
+        found.append(Finding(True, split.name, text, f"{remedy}; numbers on it cannot be compared"))
+    if not split.records:
+        text, remedy = "no images", "compare the list, or the JSON, with what should be there"
+        found.append(Finding(True, split.name, text, remedy))
+    lone = _lone_images(split)
+    if lone:
+        text = f"{len(lone):,} image files are not used, for suffixes that images lacks: {some(lone, 1)}"
+        source = split.dataset.path.name
+        remedy = f"give images in {source} the suffix .* if they belong to the split"
+        found.append(Finding(False, split.name, text, remedy, tuple(lone)))
+    lone = _lone_label_files(split)
+    if lone:
+        several = f"{len(lone):,} label files belong" if len(lone) > 1 else "1 label file belongs"
+        text = f"{several} to no image of the split, first {min(lone)}"
+        found.append(Finding(False, split.name, text, "add the images, if they should be used", tuple(lone)))
+    return [*found, *_shared_labels(split), *_copies(split)]
+
+
+def _copies(split: CheckedSplit) -> list[Finding]:
+    copies = [files for files in split.report.files_of.values() if len(files) > 1]
+    if not copies:
+        return []
+    number = sum(map(len, copies)) - len(copies)
+    several = (
+        f"{number:,} of the images are copies of others" if number > 1 else "1 image is a copy of another"
+    )
+    first = f"{os.path.basename(copies[0][1])} of {os.path.basename(copies[0][0])}"
+    listed = tuple(" = ".join(files) for files in copies)
+    return [Finding(False, split.name, f"{several} in the split, first {first}", "keep one of each", listed)]
+
+
+def _shared_labels(split: CheckedSplit) -> list[Finding]:
+    """Label files of several images, as of masks/a.png where `images` has a folder that `labels` lacks."""
+    images_of: dict[str, list[str]] = {}
+    for record in split.records:
+        names = record.get("sem_seg_file_name", ())
+        for name in [names] if isinstance(names, str) else names:
+            images_of.setdefault(name, []).append(record["file_name"])
+    shared = {name: images for name, images in images_of.items() if len(images) > 1}
+    if not shared:
+        return []
+    name, images = next(iter(shared.items()))
+    several = f"{len(shared):,} label files are" if len(shared) > 1 else "1 label file is"
+    text = f"{several} that of more than one image, first {name} of {some(images, 2)}"
+    layout = split.dataset.layouts[split.records[0]["layout"]]
+    fields = [field for field in re.findall(r"{\w+}", layout.images) if field not in (layout.labels or "")]
+    remedy = "if each image has labels of its own, name them "
+    remedy += f"with {some(fields)} in labels of {split.dataset.path.name}" if fields else "in the list"
+    listed = tuple(f"{name}: {', '.join(images)}" for name, images in shared.items())
+    return [Finding(False, split.name, text, remedy, listed)]
+
+
+def _lone_images(split: CheckedSplit) -> list[str]:
+    """Image files that `images` does not fit for their suffix alone, as a.JPG beside a.jpg."""
+    layout = split.dataset.layouts[split.records[0]["layout"]] if split.records else None
+    suffix = Path(layout.images).suffix if layout is not None else ""
+    if layout is None or layout.list_file is not None or suffix in ("", ".*") or "{" in suffix:
+        return []
+    root, fields = Path(MetadataCatalog.get(split.name).dataset_root), split.dataset.splits[split.name]
+    used = {record["file_name"] for record in split.records}
+    # Labels may lie beside their images.
+    stems = {os.path.splitext(name)[0] for name in used | split.label_files()}
+    found = match(root, f"{layout.images.removesuffix(suffix)}.*", fields)
+    return sorted(path for path, _ in found if path not in used and os.path.splitext(path)[0] not in stems)
+
+
+def _lone_label_files(split: CheckedSplit) -> list[str]:
+    """Files beside the label files, of their kind, that are not used. With a list, others are expected."""
+    layout = split.dataset.layouts[split.records[0]["layout"]] if split.records else None
+    if layout is None or layout.list_file is not None:
+        return []
+    used = split.label_files()
+    suffixes = {Path(name).suffix for name in used}
+    beside = (entry for folder in {os.path.dirname(name) for name in used} for entry in os.scandir(folder))
+    # Several splits may lie in one folder, and two encodings may: only names of the same pattern count.
+    ending = os.path.basename(layout.labels or "").rpartition("}")[2]
+    return sorted(
+        entry.path
+        for entry in beside
+        if entry.path not in used
+        and not entry.name.startswith(".")
+        and Path(entry.name).suffix in suffixes
+        and entry.name.endswith(ending if "*" not in ending else "")
+    )

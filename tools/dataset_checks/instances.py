@@ -1,0 +1,62 @@
+"""What segments and instances say."""
+
+import numpy as np
+
+from segzoo.data.dataset_file import is_builtin
+from segzoo.data.inspection import (
+    WRONG_FACTS,
+)
+from segzoo.data.messages import some
+
+from .annotations import of_annotations
+from .checked import CheckedSplit, Finding
+from .remedies import (
+    Option,
+    as_text,
+)
+
+
+def of_instances(split: CheckedSplit) -> list[Finding]:
+    """What the segments and instances say."""
+    report, names, source = split.report, split.dataset.space.classes, split.dataset.path.name
+    found = [
+        Finding(one.is_problem, split.name, one.text, one.remedy) for one in of_annotations(split.records)
+    ]
+    if report.segments is None:
+        return found
+    if report.empty and report.pixels[:-1].any():
+        text = f"{report.empty:,} of {report.segments.sum():,} instances have no pixel in their image"
+        remedy = "training passes over them, and evaluation counts them as missed; correct or remove them"
+        found.append(Finding(report.empty > 0.1 * report.segments.sum(), split.name, text, remedy))
+    is_thing = [entry.isthing for entry in split.dataset.classes]
+    things, crowds = report.segments * is_thing, report.crowds * is_thing
+    only = np.flatnonzero((things > 0) & (crowds == things))
+    if not len(only):
+        return found
+    options, remedy = (Option({"crowd": "instances"}),), ""
+    if any("sem_seg_file_name" in record and "pan_seg_file_name" not in record for record in split.records):
+        options, remedy = (
+            (),
+            "give each instance a number of its own: 1000 times the id of its class, and more",
+        )
+    if crowds.sum() == things.sum():
+        text = f"all {things.sum():,} instances are crowds (groups), which are neither trained nor scored"
+        is_problem = True
+    else:
+        listed = some((repr(names[index]) for index in only), 8)
+        text = f"only crowds (groups), which are neither trained nor scored, are there of {listed}"
+        is_problem = not is_builtin(split.dataset.path)
+    remedy = remedy or f"if they are objects, {as_text(options, source)}"
+    return [*found, Finding(is_problem, split.name, text, remedy, options=options)]
+
+
+def of_wrong_facts(split: CheckedSplit, messages: tuple[str, ...]) -> Finding:
+    text = f"{len(messages):,} {WRONG_FACTS}, by more than a factor of two, first {messages[0]}"
+    if any("annotations" in record for record in split.records):
+        remedy = (
+            "APs, APm and APl sort by the area of the JSON, as pycocotools does: write those of the masks, "
+            "or leave the keys out, and they are measured"
+        )
+    else:
+        remedy = "they are measured here, but other programs divide by them: write the pixels of the PNGs"
+    return Finding(False, split.name, text, remedy, messages)

@@ -1,0 +1,35 @@
+"""What two splits share."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from segzoo.data.inspection import (
+    shared_images,
+)
+
+from .checked import CheckedSplit, Finding
+
+
+def across_splits(splits: Sequence[CheckedSplit]) -> list[Finding]:
+    """Images that are in two splits."""
+    found = []
+    for first, second in combinations(splits, 2):
+        pairs = shared_images(first.records, second.records, (first.report.files_of, second.report.files_of))
+        if not pairs:
+            continue
+        text = f"{len(pairs):,} images are in both {first.name} and {second.name}, first {pairs[0][1]}"
+        meant = _may_overlap(first.name, second.name)
+        remedy = "" if meant else "remove them from one: scores on images that were trained on are worthless"
+        files = tuple(f"{one} = {other}" for one, other in pairs)
+        found.append(Finding(not meant, second.name, text, remedy, files))
+    return found
+
+
+def _may_overlap(first: str, second: str) -> bool:
+    """Whether two splits are meant to share images, as train and trainval are; never with a test set."""
+    names = (first, second)
+    # One of two: where both say it, it belongs to the dataset's name.
+    if sum("test" in name.split("_") for name in names) == 1:
+        return False
+    trains = ["train" in name for name in names]
+    return any("trainval" in name for name in names) or all(trains)
