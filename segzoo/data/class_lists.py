@@ -1,6 +1,7 @@
 """Lists of classes as other programs write them: names line by line, with colors where they have some."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ _LABEL_MAP = re.compile(r"(?P<name>.+?):(?:(?P<color>\d{1,3},\s*\d{1,3},\s*\d{1,
 _WITH_COLOR = re.compile(r".+?:\d{1,3},\s*\d{1,3},\s*\d{1,3}(:.*)?")
 # class_dict.csv of CamVid's copies and of many competitions.
 _CSV_HEADER = re.compile(r"\s*name\s*,\s*r\s*,\s*g\s*,\s*b\s*", re.IGNORECASE)
+# _classes.csv of Roboflow, and other tables of numbers and names; the numbers alone tell, too: "0 road".
+_NUMBERED_HEADER = re.compile(
+    r"(pixel[ _]?value|value|id|index|label)\s*[,;\t]\s*(class|name|label|category)([ _]?name)?",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(r"(?P<number>\d{1,5})\s*[,;:\t ]\s*(?P<name>.*\S)")
 # labelme's first line, which stands for 255 in its masks.
 _IGNORED = "__ignore__"
 
 
 def read_class_list(path: Path) -> list[dict[str, Any]]:
-    """The classes of a text file, as a dataset's YAML has them: `name`, and `color` where there is one.
+    """The classes of a text file, as a dataset's YAML has them: `name`, and `color` or `id` if there is one.
 
     Args:
-        path: a name per line; CVAT's `labelmap.txt` (name:r,g,b:parts:actions); or a CSV of name,r,g,b.
+        path: a name per line; CVAT's `labelmap.txt` (name:r,g,b:parts:actions); a CSV of name,r,g,b; or
+            numbers and names, as Roboflow's `_classes.csv`.
 
     Raises:
         InputError: it cannot be read, is empty, or has a line of another form.
@@ -29,6 +37,10 @@ def read_class_list(path: Path) -> list[dict[str, Any]]:
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
     if numbered and _CSV_HEADER.fullmatch(numbered[0][1]):
         classes = [_of_csv(line, number, path) for number, line in numbered[1:]]
+    elif numbered and _NUMBERED_HEADER.fullmatch(numbered[0][1]):
+        classes = _of_numbers(numbered[1:], path)
+    elif len(numbered) > 1 and all(_NUMBERED.fullmatch(line) for _, line in numbered):
+        classes = _of_numbers(numbered, path)
     elif any(_WITH_COLOR.fullmatch(line) for _, line in numbered):
         classes = [_of_label_map(line, number, path) for number, line in numbered]
     else:
@@ -43,6 +55,24 @@ def _of_csv(line: str, number: int, path: Path) -> dict[str, Any]:
     if len(color) != 3 or not all(map(str.isdigit, color)):
         raise InputError(f"{path}: line {number} is {line!r}, expected name,r,g,b")
     return {"name": name, "color": [int(part) for part in color]}
+
+
+def _of_numbers(numbered: Sequence[tuple[int, str]], path: Path) -> list[dict[str, Any]]:
+    """Classes in the order of their numbers, which are their ids where they do not count from 0."""
+    names: dict[int, str] = {}
+    for number, line in numbered:
+        found = _NUMBERED.fullmatch(line)
+        if found is None:
+            raise InputError(
+                f"{path}: line {number} is {line!r}, expected the number of a class and its name"
+            )
+        if names.setdefault(int(found["number"]), found["name"]) != found["name"]:
+            raise InputError(
+                f"{path}: line {number} gives {found['number']} to two classes; each has its own"
+            )
+    if list(names) == list(range(len(names))):
+        return [{"name": name} for name in names.values()]
+    return [{"name": name, "id": value} for value, name in sorted(names.items())]
 
 
 def _of_label_map(line: str, number: int, path: Path) -> dict[str, Any]:

@@ -366,6 +366,14 @@ def _read_classes(
 ) -> tuple[DatasetClass, ...]:
     """`all_things`: of instances, where the `background` alone is no thing."""
     listed = facts.get("classes")
+    if isinstance(listed, Mapping):
+        # As YOLO's files have names: {0: road, 1: car}.
+        if list(listed) != list(range(len(listed))):
+            raise InputError(
+                f"{path.name}: classes is a mapping of {some(map(repr, listed))}; write a list of names, or "
+                "of {name: ..., id: ...} where the numbers in the files do not count from 0"
+            )
+        listed = list(listed.values())
     if not isinstance(listed, list) or not listed:
         raise InputError(
             f"{path.name}: lacks classes, a list of names, the name of a dataset that has them, or a text "

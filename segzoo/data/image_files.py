@@ -44,6 +44,18 @@ _SAMPLE_KINDS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex 
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
 
 
+# What people have labels in that are no images, by their first bytes.
+_NO_IMAGES = {
+    b"\x93NUMPY": "an array of NumPy",
+    b"PK\x03\x04": "a zip archive, or an array of NumPy (.npz)",
+    b"MATLAB": "a file of MATLAB",
+    b"\x89HDF": "an HDF5 file, as MATLAB writes",
+    b"{": "JSON",
+    b"[": "JSON",
+    b"<?xml": "XML",
+    b"<annotation": "XML",
+    b"0 ": "text, as of YOLO",
+}
 # Brands of HEIF, as phones write it.
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -89,7 +101,11 @@ def opened_file(file_name: str) -> Iterator[tuple[Image.Image, BinaryIO]]:
                 "bits (RGB) as an image, one as labels"
             ) from None
         why = _why(error, file_name)
-        remedy = "convert it to JPEG or PNG" if "HEIF" in why else "replace the file"
+        remedy = "replace the file"
+        if "HEIF" in why:
+            remedy = "convert it to JPEG or PNG"
+        elif why.startswith("it is ") and why != "it is empty":
+            remedy = "convert it to an image"
         raise BrokenFileError(f"{file_name}: cannot be read as an image ({why}); {remedy}") from None
 
 
@@ -266,6 +282,9 @@ def _why(error: Exception, file_name: str) -> str:
             head = file.read(12)
         if head[4:8] == b"ftyp" and head[8:12] in _HEIF:
             return "it is HEIF/HEIC, which Pillow does not know"
+        for start, name in _NO_IMAGES.items():
+            if head.startswith(start):
+                return f"it is {name}"
         return f"no known format, it begins with {head!r}" if head else "it is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()

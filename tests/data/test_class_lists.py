@@ -64,3 +64,49 @@ def test_cvats_masks_are_read_by_the_colors_of_its_labelmap(tmp_path):
     register_dataset_file(write_yaml(tmp_path, {**BASE, "classes": "labelmap.txt", "encoding": "rgb"}))
     (record,) = DatasetCatalog.get("x")
     assert (label_reader("x").load_sem_seg(record) == labels).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Pixel Value, Class\n0, unlabeled\n1, 3 wheeler\n2, sky, clear\n",  # Roboflow
+        "id,name\n0,unlabeled\n1,3 wheeler\n2,sky, clear\n",
+        "0: unlabeled\n1: 3 wheeler\n2: sky, clear\n",
+        "0 unlabeled\n1 3 wheeler\n2 sky, clear\n",
+        "0\tunlabeled\n1\t3 wheeler\n2\tsky, clear\n",
+    ],
+)
+def test_numbers_before_names_are_no_part_of_them(tmp_path, text):
+    found = [("unlabeled", None), ("3 wheeler", None), ("sky, clear", None)]
+    assert classes_of(tmp_path, text, "_classes.csv") == found
+
+
+def test_numbers_that_do_not_count_from_0_are_ids(tmp_path):
+    (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n24, car\n7, road\n")
+    facts = {**BASE, "classes": "_classes.csv", "encoding": "id"}
+    labels = np.array([[7, 24], [24, 7]], np.uint8)
+    save(tmp_path / "images/a.png", picture(2, 2))
+    save(tmp_path / "masks/a.png", labels)
+    register_dataset_file(write_yaml(tmp_path, facts))
+    (record,) = DatasetCatalog.get("x")
+    assert label_reader("x").dataset.space.classes == ("road", "car")
+    assert (label_reader("x").load_sem_seg(record) == (labels == 24)).all()
+
+
+@pytest.mark.parametrize("text", ["id,name\n0,road\ncar\n", "id,name\n0,road\n0,car\n"])
+def test_a_wrong_line_of_a_numbered_list_is_named(tmp_path, text):
+    with pytest.raises(InputError, match=r"_classes\.csv: line 3 "):
+        classes_of(tmp_path, text, "_classes.csv")
+
+
+def test_names_that_begin_with_digits_are_names(tmp_path):
+    assert classes_of(tmp_path, "2 wheeler\ncar\n") == [("2 wheeler", None), ("car", None)]
+
+
+def test_classes_may_be_a_mapping_from_0_as_of_yolo(tmp_path):
+    listed = {0: "road", 1: "car"}
+    dataset = read_dataset_file(write_yaml(tmp_path, {**BASE, "classes": listed}))
+    assert dataset.space.classes == ("road", "car")
+    for wrong in ({1: "road", 2: "car"}, {"road": 0, "car": 1}):
+        with pytest.raises(InputError, match=r"classes is a mapping of .*; write a list of names"):
+            read_dataset_file(write_yaml(tmp_path, {**BASE, "classes": wrong}))

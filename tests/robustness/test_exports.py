@@ -217,3 +217,22 @@ def test_links_that_lead_nowhere_are_named_and_those_in_circles_are_no_folders(t
     assert len(records) == 2
     with pytest.raises(InputError, match=r"x/b.png: does not exist; restore the file"):
         read_image(records[1]["file_name"])
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"\x93NUMPY\x01\x00v\x00", "it is an array of NumPy"),
+        (b"MATLAB 5.0 MAT-file", "it is a file of MATLAB"),
+        (b'{"shapes": []}', "it is JSON"),
+        (b"<annotation>", "it is XML"),
+        (b"0 0.1 0.1 0.5 0.1\n", "it is text, as of YOLO"),
+    ],
+)
+def test_labels_that_are_no_images_are_told_what_they_are(tmp_path, content, found):
+    (record,), metadata = load(write_roads(tmp_path, LABELS))
+    (tmp_path / "masks/train/a.png").write_bytes(content)
+    with pytest.raises(
+        InputError, match=rf"a.png: cannot be read as an image \({found}\); convert it to an image"
+    ):
+        metadata.load_sem_seg(record)

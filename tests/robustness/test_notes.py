@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 from checked_trees import (
+    COLORED,
+    COLORS,
     HEIGHT,
+    NAMES,
     VOID,
     WIDTH,
     apply,
@@ -115,3 +118,22 @@ def test_polygons_within_others_are_noted_as_holes_that_are_filled(tmp_path, cap
     pets = {"splits": {"x_train": "x"}, "images": "images", "instances": "pets.json", "classes": ["cat"]}
     notes = notes_of(capsys, write_facts(tmp_path, pets), "holes")
     assert len(notes) == (inner == "inside")
+
+
+def test_colors_with_red_and_blue_exchanged_are_told(tmp_path, capsys):
+    """OpenCV writes arrays as BGR."""
+    truth = draw([0, 1, 2])
+
+    def store(labels, path):
+        save(path, np.array(COLORS, np.uint8)[labels][:, :, ::-1])
+
+    path = write(tmp_path, truth, store, classes=COLORED, encoding="rgb")
+    status, findings = check(capsys, path)
+    assert status == 1
+    (finding,) = findings
+    assert finding["remedy"].startswith("with red and blue exchanged these are colors of classes")
+    listed = {name: [list(color[::-1])] for name, color in zip(NAMES, COLORS, strict=True)}
+    apply(path, {"encoding": {"type": "rgb", "colors": listed}})
+    assert check(capsys, path)[0] == 0
+    found = labels_of(path)
+    assert all(np.array_equal(found[stem], one) for stem, one in truth.items())

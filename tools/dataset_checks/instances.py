@@ -51,7 +51,10 @@ def of_instances(split: CheckedSplit) -> list[Finding]:
 
 
 def of_wrong_facts(split: CheckedSplit, messages: tuple[str, ...]) -> Finding:
-    text = f"{len(messages):,} {WRONG_FACTS}, by more than a factor of two, first {messages[0]}"
+    which = (
+        f"{len(messages):,} {WRONG_FACTS}" if len(messages) > 1 else "1 area or box is not that of its mask"
+    )
+    text = f"{which}, by more than a factor of two, first {messages[0]}"
     if any("annotations" in record for record in split.records):
         remedy = (
             "APs, APm and APl sort by the area of the JSON, as pycocotools does: write those of the masks, "

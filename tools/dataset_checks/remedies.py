@@ -194,6 +194,11 @@ def in_words(files: Files, unknown: Sequence[Any]) -> str:
                 "so many colors come from smoothing or lossy compression; export the files again as PNG, "
                 f"without either, or set others: void under encoding in {source}"
             )
+        if unknown and all(color[::-1] in files.given_colors for color in unknown):
+            return (
+                "with red and blue exchanged these are colors of classes: write the files again as RGB, "
+                f"where OpenCV takes BGR, or list these under encoding.colors in {source}"
+            )
         return f"list each under encoding.colors, with its class, or under encoding.void in {source}"
     if isinstance(files.encoding, IndexEncoding) and differing(stored):
         return (
