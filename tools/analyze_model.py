@@ -6,14 +6,13 @@ python tools/analyze_model.py --config-file my.yaml --size 512 1024
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import EXIT_STATUS, CommandLine, explained, name_or_path
+from command_line import EXIT_STATUS, CommandLine, end, explained, name_or_path
 from tabulate import tabulate
 
 from segzoo import model_zoo
@@ -132,4 +131,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -21,13 +21,12 @@ import gc
 import json
 import platform
 import statistics
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from command_line import CommandLine, explained, path_value, whole_number
+from command_line import CommandLine, end, explained, path_value, whole_number
 
 # isort: split
 import torch
@@ -197,4 +196,4 @@ def machine(threads: int) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

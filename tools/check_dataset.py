@@ -26,7 +26,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained, path_value, whole_number
+from command_line import CommandLine, end, explained, path_value, whole_number
 from dataset_argument import given_splits
 from dataset_checks.checked import CheckedSplit, Finding
 from dataset_checks.contact_sheet import write_contact_sheet
@@ -201,4 +201,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import quiet_interrupts  # noqa: F401  before the libraries, whose import takes seconds
+# Before the libraries, whose import takes seconds.
+from quiet_interrupts import INTERRUPTED
+from quiet_interrupts import end as end
 
 from segzoo.errors import InputError, did_you_mean
 from segzoo.paths import expand_home
@@ -22,9 +24,6 @@ from segzoo.threads import let_threads_rest
 let_threads_rest()
 
 Main = Callable[[Sequence[str]], int]
-
-# As a shell reports a program that SIGINT has ended.
-INTERRUPTED = 128 + 2
 
 A_DATASET = "a dataset YAML, the folder that it lies in, or the name of a built-in dataset or split"
 EXIT_STATUS = "exit status: 0 done, 2 wrong input"

@@ -5,13 +5,12 @@
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import EXIT_STATUS, CommandLine, explained, name_or_path, path_value
+from command_line import EXIT_STATUS, CommandLine, end, explained, name_or_path, path_value
 from detectron2.modeling import build_model
 
 from segzoo import model_zoo
@@ -79,4 +78,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -19,6 +19,7 @@ from pathlib import Path
 from command_line import (
     CommandLine,
     check_model,
+    end,
     explained,
     name_or_path,
     path_value,
@@ -375,4 +376,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

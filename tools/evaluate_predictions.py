@@ -17,7 +17,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import EXIT_STATUS, CommandLine, explained, name_or_path, path_value
+from command_line import EXIT_STATUS, CommandLine, end, explained, name_or_path, path_value
 from dataset_argument import splits_of, tested_splits
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -119,4 +119,4 @@ def _compare_with_stored(dataset: str, stored: Mapping[str, Any], path: Path) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

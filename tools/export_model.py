@@ -20,13 +20,12 @@ Semantic, panoptic, instance and entity results are made of the outputs of an im
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import EXIT_STATUS, CommandLine, check_model, explained, path_value, whole_number
+from command_line import EXIT_STATUS, CommandLine, check_model, end, explained, path_value, whole_number
 from detectron2.data import MetadataCatalog
 
 from segzoo import model_zoo
@@ -93,4 +92,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -16,7 +16,7 @@ from pathlib import Path
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import EXIT_STATUS, CommandLine, explained
+from command_line import EXIT_STATUS, CommandLine, end, explained
 
 from segzoo.errors import InputError, did_you_mean
 from segzoo.model_zoo.configs import zoo_name
@@ -112,4 +112,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

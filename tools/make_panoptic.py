@@ -42,7 +42,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, explained, name_or_path, path_value, whole_number
+from command_line import CommandLine, end, explained, name_or_path, path_value, whole_number
 from dataset_argument import given_splits
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_conversion.conversion import Converter, convert_all, make_jobs, report
@@ -277,4 +277,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

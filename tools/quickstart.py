@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import EXIT_STATUS, CommandLine, explained, path_value, whole_number
+from command_line import EXIT_STATUS, CommandLine, end, explained, path_value, whole_number
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
@@ -245,4 +245,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

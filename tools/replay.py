@@ -9,13 +9,12 @@ full single precision with --fp32.
 
 import argparse
 import math
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from command_line import EXIT_STATUS, CommandLine, explained, name_or_path
+from command_line import EXIT_STATUS, CommandLine, end, explained, name_or_path
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
@@ -208,4 +207,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import CommandLine, explained, path_value
+from command_line import CommandLine, end, explained, path_value
 
 from segzoo.errors import InputError
 
@@ -323,4 +323,4 @@ def job_folder_of(options: argparse.Namespace) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -12,7 +12,7 @@ from pathlib import Path
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, check_model, explained, whole_number
+from command_line import CommandLine, check_model, end, explained, whole_number
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -21,6 +21,7 @@ from segzoo.engine import NonFiniteLossError, Trainer, default_setup, evaluate, 
 from segzoo.engine.evaluate import check_evaluation
 from segzoo.engine.launch import place_from_environment
 from segzoo.engine.lost import LostProcessError
+from segzoo.engine.run_folder import removed_where_unused
 from segzoo.engine.setup import setup_logging, take_trained_range
 from segzoo.engine.shards import Shard, check_shards, evaluate_shard
 from segzoo.engine.signals import StoppedBySignal, StopSignals, stop_on_signals
@@ -59,8 +60,10 @@ exit status:
   0   done
   1   the loss was not finite, another process was lost, or an error with a traceback
   2   wrong input, or a disk or folder that cannot be written, explained in one line
-  75  stopped by SIGUSR2, 79 by SIGTERM, 130 by SIGINT (Ctrl-C): the iteration was finished and saved,
-      --resume goes on; the same signal once more, a moment later, ends it at once, unsaved
+  75  stopped by SIGUSR2, 79 by SIGTERM, 130 by SIGINT (Ctrl-C), 129 by SIGHUP (its terminal was closed):
+      the iteration was finished and saved, --resume goes on; the same signal once more, a moment later,
+      ends it at once, unsaved. Ctrl-C also ends the shell's loop or script that a training runs in; with
+      nohup a training outlives its terminal.
 """
 
 
@@ -122,7 +125,9 @@ def run(args: argparse.Namespace) -> dict:
     """What each process does; returns the evaluation results (main process) or {}."""
     with stop_on_signals() as signals:
         signals.advice = "nothing had begun"
-        return train_or_evaluate(args, signals)
+        cfg = configuration(args)
+        with removed_where_unused(cfg):
+            return train_or_evaluate(cfg, args, signals)
 
 
 def configuration(args: argparse.Namespace) -> CfgNode:
@@ -132,18 +137,19 @@ def configuration(args: argparse.Namespace) -> CfgNode:
     return load_config(args.config_file, args.opts)
 
 
-def train_or_evaluate(args: argparse.Namespace, signals: StopSignals) -> dict:
-    cfg = configuration(args)
+def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, signals: StopSignals) -> dict:
     default_setup(cfg, args)
     if args.eval_only:
         signals.advice = "nothing of the evaluation is kept"
         if args.shard:
             signals.advice = "the same command goes on with the shard"
         return evaluate_only(cfg, args)
-    signals.advice = StopSignals().advice
-    signals.resume_command = resume_command(args, cfg.OUTPUT_DIR)
+    if not args.resume:
+        signals.advice = "nothing was trained yet"
     trainer = Trainer(cfg, trust_checkpoint=args.trust_checkpoint)
     trainer.resume_or_load(resume=args.resume)
+    signals.advice = StopSignals().advice
+    signals.resume_command = resume_command(args, cfg.OUTPUT_DIR)
     trainer.train()
     return {}
 
@@ -219,4 +225,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

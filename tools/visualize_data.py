@@ -9,7 +9,6 @@ Writes a PNG per image, the picture beside its labels, and all of them small in 
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 
 # isort: split
 import numpy as np
-from command_line import EXIT_STATUS, CommandLine, explained, name_or_path, path_value, whole_number
+from command_line import EXIT_STATUS, CommandLine, end, explained, name_or_path, path_value, whole_number
 from dataset_argument import data_overrides, given_splits, splits_of
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
@@ -153,4 +152,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

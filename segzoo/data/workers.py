@@ -8,8 +8,9 @@ from multiprocessing import resource_tracker
 
 import cv2
 
-# Ctrl-C, and what schedulers send to all processes of a job: one that dies of it would be the job's end.
-_FOR_THE_JOB = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)}
+# What terminals and schedulers send to all processes of a job: one that dies of it would be the job's end.
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR2", "SIGHUP")
+_FOR_THE_JOB = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
 
 
 def as_worker(*_: object) -> None:

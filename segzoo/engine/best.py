@@ -72,7 +72,7 @@ def closing_lines(folder: str | Path, iterations: int, best: Best | None, evalua
         evaluated: whether there are datasets to evaluate on.
     """
     folder = Path(folder)
-    score = f"; best {best.metric} {best.value:.4f}, after iteration {best.iteration}" if best else ""
+    score = f"; best {best.metric} {best.value:.4f}, at iteration {best.iteration}" if best else ""
     weights = folder / (CHECKPOINT if best else "model_final.pth")
     names = ["model_final.pth", CHECKPOINT, FILE, "metrics.json", "inference/results.json"]
     there = ", ".join(name for name in names if (folder / name).is_file())

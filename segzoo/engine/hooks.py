@@ -97,9 +97,10 @@ class EvaluationHook(HookBase):
             write_best(folder, self.best, {self._metric: self.best.value})
         if self.owed(past):
             done = self.trainer.start_iter
-            self.trainer.storage.iter = done - 1
+            # A model_best.pth of it is the one that the uninterrupted run would have saved.
+            self.trainer.iter = self.trainer.storage.iter = done - 1
             self._run()
-            self.trainer.storage.iter = done
+            self.trainer.iter = self.trainer.storage.iter = done
 
     def after_step(self) -> None:
         if self.due(self.trainer.iter + 1):
@@ -227,9 +228,9 @@ class WriterHook(HookBase):
         folder = Path(self.trainer.cfg.OUTPUT_DIR)
         if (folder / "metrics.json").exists():
             return
+        self.trainer.keep_claim()
         for writer in self._writers:
             writer.close()
-        folder.mkdir(parents=True, exist_ok=True)
         write_text_atomically(folder / "config.yaml", saved_config(self.trainer.cfg))
         self._writers = self.trainer.build_writers()
         logger.warning(

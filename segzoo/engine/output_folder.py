@@ -29,26 +29,51 @@ _PATIENCE = 120.0
 logger = logging.getLogger(__name__)
 
 
+class Claim:
+    """That a folder is this training's: a lock, which the main process holds until the end of `claimed`."""
+
+    def __init__(self, folder: Path, locks: contextlib.ExitStack):
+        self._folder = folder
+        self._locks = locks
+        self._file = locks.enter_context(locked(folder))
+
+    def renew(self) -> None:
+        """Locks the folder again if it, or the file in it, was removed and perhaps made anew since.
+
+        Raises:
+            InputError: another training has claimed it meanwhile, or it cannot be written.
+        """
+        # Not by opening it: to close a file of one's own gives the lock on it back.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._folder / LOCK_FILE), os.fstat(self._file)):
+                return
+        self._locks.close()
+        self._file = self._locks.enter_context(locked(self._folder))
+
+
 @contextlib.contextmanager
-def claimed(folder: str | Path) -> Iterator[None]:
+def claimed(folder: str | Path) -> Iterator[Claim | None]:
     """Inside, no other training can claim the folder. Every process of the training enters it.
 
     Where the file system knows no locks, nothing is claimed.
 
+    Yields:
+        In the main process, what is claimed.
+
     Raises:
         InputError: another training has claimed it, or it cannot be written; in every process.
     """
-    with contextlib.ExitStack() as stack:
-        problem = ""
+    with contextlib.ExitStack() as locks:
+        problem, claim = "", None
         if comm.is_main_process():
             try:
-                stack.enter_context(locked(Path(folder)))
+                claim = Claim(Path(folder), locks)
             except InputError as error:
                 problem = str(error)
         problem = comm.all_gather(problem)[0]
         if problem:
             raise InputError(problem)
-        yield
+        yield claim
 
 
 @contextlib.contextmanager
@@ -72,8 +97,8 @@ def writing_explained(folder: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Inside, this process alone has claimed the folder, which is made; see `claimed`."""
+def locked(folder: Path) -> Iterator[int]:
+    """Inside, this process alone has claimed the folder, which is made; yields the lock file."""
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +112,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise InputError(f"OUTPUT_DIR {cannot_write(folder, error)}") from None
         # The file stays when this ends: who finds it then may have it open already.
-        yield
+        yield lock_file
 
 
 def _lock(lock_file: int) -> bool:

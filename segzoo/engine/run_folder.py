@@ -4,9 +4,11 @@ Without OUTPUT_DIR a training gets `output/<config>/<n>`. A folder that holds a 
 with it (--resume), or is moved out of the way (--overwrite); nothing is deleted.
 """
 
+import contextlib
 import glob
 import itertools
 import os
+import re
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +19,16 @@ from detectron2.utils import comm
 
 from segzoo.errors import InputError
 
-from .output_folder import locked
+from .output_folder import LOCK_FILE, locked
 from .recording import read_metrics
+from .signals import StoppedBySignal
 
 DEFAULT_ROOT = Path("output")
 _LAST = "last_checkpoint"
 _FINAL = "model_final.pth"
+_LEFT_BY_A_START = re.compile(
+    rf"log\.txt(\.rank\d+)?|config\.yaml|metrics\.json|events\.out\.tfevents\..*|{re.escape(LOCK_FILE)}"
+)
 
 
 def settle_output_dir(cfg: CfgNode, args: Namespace | None = None) -> list[str]:
@@ -59,6 +65,35 @@ def settle_output_dir(cfg: CfgNode, args: Namespace | None = None) -> list[str]:
         raise InputError(problem)
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = folder, weights
     return notes
+
+
+@contextlib.contextmanager
+def removed_where_unused(cfg: CfgNode) -> Iterator[None]:
+    """Inside, a run starts. A folder chosen for it is removed where it ends with nothing but its log written.
+
+    That is what a mistyped command leaves. What ends in another way than by a line has its log kept.
+
+    Args:
+        cfg: whose OUTPUT_DIR, if it is empty, is chosen inside.
+    """
+    was_given = bool(cfg.OUTPUT_DIR)
+    try:
+        yield
+    except (InputError, StoppedBySignal):
+        if not was_given and cfg.OUTPUT_DIR and comm.is_main_process():
+            _remove_unused(Path(cfg.OUTPUT_DIR))
+        raise
+
+
+def _remove_unused(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        files = list(folder.iterdir())
+        if all(file.is_file() and _LEFT_BY_A_START.fullmatch(file.name) for file in files) and not (
+            holds_training(folder)
+        ):
+            for file in files:
+                file.unlink()
+            folder.rmdir()
 
 
 def holds_training(folder: str | Path) -> bool:

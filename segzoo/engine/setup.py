@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import random
 import shutil
 import sys
@@ -65,6 +66,8 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
             with claimed(output_dir):
                 pass  # Only asked: the trainer claims it. Nothing has been written yet.
         setup_logging(output_dir, rank)
+    except FileExistsError:
+        raise InputError(f"OUTPUT_DIR {output_dir}: {_in_its_place(output_dir)}") from None
     except OSError as error:
         raise InputError(
             f"OUTPUT_DIR {output_dir}: {error.strerror}; choose a folder that can be written"
@@ -98,6 +101,13 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
         logger.info(
             "segzoo %s on %s%s; results in %s", segzoo.__version__, cfg.MODEL.DEVICE, processes, output_dir
         )
+
+
+def _in_its_place(folder: Path) -> str:
+    """What is there where a folder cannot be made, and what to do."""
+    if folder.is_symlink() and not folder.exists():
+        return f"a link to {os.readlink(folder)}, which does not exist; make it, or choose another OUTPUT_DIR"
+    return "a file, not a folder; choose another OUTPUT_DIR"
 
 
 def resolve_device(cfg: CfgNode) -> str:

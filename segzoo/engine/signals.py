@@ -1,4 +1,5 @@
-"""Ending a job by SIGUSR2 (its time is up), SIGTERM (it is cancelled) or SIGINT (Ctrl-C) with nothing lost.
+"""Ending a job with nothing lost: by SIGUSR2 (its time is up), SIGTERM (it is cancelled), SIGINT (Ctrl-C), or
+SIGHUP (its terminal is closed, the connection to another machine broken); under nohup the last has no effect.
 
 Between `stop_on_signals()` and its end a signal does this:
 
@@ -26,12 +27,14 @@ from detectron2.utils import comm
 logger = logging.getLogger(__name__)
 
 # Exit status of a job that was stopped. 75 is sysexits' EX_TEMPFAIL, "try again"; 79 is the first number that
-# sysexits leaves free; 130 is what a shell says of Ctrl-C. A repeated signal gives the shell's 128 + number.
-EXIT_STATUS = {signal.SIGUSR2: 75, signal.SIGTERM: 79, signal.SIGINT: 130}
+# sysexits leaves free; 129 and 130 are what a shell says of SIGHUP and SIGINT. A repeated signal gives the
+# shell's 128 + number.
+EXIT_STATUS = {signal.SIGUSR2: 75, signal.SIGTERM: 79, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 # One request can arrive twice: by the process group, and by a parent that passes it on. Schedulers repeat
-# theirs; whoever presses Ctrl-C twice means it.
-SECONDS_OF_ONE_REQUEST = {signal.SIGUSR2: 2.0, signal.SIGTERM: 2.0, signal.SIGINT: 0.5}
+# theirs; whoever presses Ctrl-C twice means it. The end of a terminal is told by the system and by the shell,
+# and nobody is there any more who could mean it.
+SECONDS_OF_ONE_REQUEST = {signal.SIGUSR2: 2.0, signal.SIGTERM: 2.0, signal.SIGINT: 0.5, signal.SIGHUP: 600.0}
 # For which a training that is to end waits for its next batch, to finish the iteration.
 SECONDS_FOR_A_BATCH = 5.0
 # For which processes that have nothing to do any more wait for the one that saves.
@@ -179,7 +182,7 @@ def active() -> StopSignals | None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopSignals]:
-    """Inside, SIGUSR2, SIGTERM and SIGINT end a training with a checkpoint; no effect but in a main thread.
+    """Inside, signals end a training with a checkpoint, see the top; no effect but in a main thread.
 
     Raises:
         StoppedBySignal: inside, after the checkpoint.
@@ -318,7 +321,9 @@ def _handler(
     watch = threading.Thread(target=_watch, args=(reader, noticed, children), daemon=True)
     watch.start()
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    before = {number: signal.signal(number, function) for number in EXIT_STATUS}
+    # Whoever starts a job by nohup wants it to go on.
+    ignored = {number for number in (signal.SIGHUP,) if signal.getsignal(number) == signal.SIG_IGN}
+    before = {number: signal.signal(number, function) for number in EXIT_STATUS.keys() - ignored}
     try:
         yield
     finally:
@@ -355,5 +360,5 @@ def _watch(reader: int, noticed: Callable[[int], None], children: Sequence[int])
 
 def _stronger(one: int | None, other: int | None) -> int | None:
     """The signal that counts more: a job that is cancelled after its time was up shall not go on."""
-    by_strength = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+    by_strength = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
     return next((number for number in by_strength if number in (one, other)), None)

@@ -42,7 +42,7 @@ from .distributed import distributed, sync_batch_norm_on_cpu, unwrapped
 from .evaluate import check_best_metric, check_evaluation, evaluate
 from .hooks import CheckpointHook, EvaluationHook, LearningRateHook, WriterHook
 from .nonfinite import NonFiniteLossError, save_nonfinite_capsule
-from .output_folder import claimed, writing_explained
+from .output_folder import Claim, claimed, writing_explained
 from .random_state import capture_random_state, restore_random_state
 from .recording import (
     LossRecorder,
@@ -116,6 +116,7 @@ class Trainer(TrainerBase):
         self.skipped: dict[str, int] = {}
         self.num_images: int | None = None
         self.saw_targets = False
+        self._claim: Claim | None = None
         self._stop_reason = ""
         self._saved_at: int | None = None
         self._random_states: list[dict] = []
@@ -242,7 +243,7 @@ class Trainer(TrainerBase):
         """Trains up to SOLVER.MAX_ITER, or until the evaluation hook stops it, and saves model_final.pth.
 
         A finished training whose final evaluation is missing is evaluated. Inside `stop_on_signals()`
-        SIGUSR2, SIGTERM and SIGINT end it early, with a checkpoint.
+        signals end it early, with a checkpoint.
 
         Raises:
             InputError: another training writes into OUTPUT_DIR, or has left checkpoints there with which this
@@ -259,9 +260,19 @@ class Trainer(TrainerBase):
         if self.cfg.DATASETS.TEST:
             self.check_test(self.cfg)
         folder, workers = self.cfg.OUTPUT_DIR, self.cfg.DATALOADER.NUM_WORKERS
-        with claimed(folder), writing_explained(folder), ended_workers_explained(workers):
+        with claimed(folder) as claim, writing_explained(folder), ended_workers_explained(workers):
+            self._claim = claim
             self._train()
         self._tell_the_end()
+
+    def keep_claim(self) -> None:
+        """Sees to it that OUTPUT_DIR, where it was removed and made anew, is this training's again.
+
+        Raises:
+            InputError: it is another one's.
+        """
+        if self._claim is not None:
+            self._claim.renew()
 
     def _tell_the_end(self) -> None:
         """Says what the training has come to, where its files are, and what to do with them."""
@@ -371,6 +382,7 @@ class Trainer(TrainerBase):
         self._write_checkpoint(name, random_states)
 
     def _write_checkpoint(self, name: str, random_states: list[dict]) -> None:
+        self.keep_claim()
         self.checkpointer.save(name, iteration=self.storage.iter, random_states=random_states)
         if not name.endswith("_best"):  # from which no run goes on
             self._saved_at = self.storage.iter

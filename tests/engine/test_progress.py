@@ -180,7 +180,7 @@ def test_the_best_score_outlives_the_run(tmp_path, lost):
 def test_the_end_says_what_has_come_out_and_what_comes_next(tmp_path, capsys):
     scored(tmp_path, [10.0, 30.0, 20.0, 25.0, 28.0])
     said = capsys.readouterr().out
-    assert "Finished after 10 iterations; best sem_seg/mIoU 30.0000, after iteration 3" in said
+    assert "Finished after 10 iterations; best sem_seg/mIoU 30.0000, at iteration 3" in said
     assert f"Files in {tmp_path}: model_final.pth, model_best.pth, best.json, metrics.json" in said
     (command,) = re.findall(r"To evaluate: python tools/train_net\.py (.*)", said)
     assert command == f"--eval-only --weights {tmp_path}/model_best.pth"

@@ -1,6 +1,7 @@
 """Two trainings on one machine at once: no ports, files or folders in common."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -122,3 +123,36 @@ def test_where_there_are_no_locks_nothing_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "lockf", no_locks)
     with claimed(tmp_path), claimed(tmp_path):
         pass
+
+
+def try_to_claim(folder: Path) -> None:
+    with claimed(folder):
+        pass
+
+
+def test_a_folder_that_is_made_anew_is_claimed_again(tmp_path):
+    with claimed(tmp_path / "out") as claim:
+        claim.renew()
+        shutil.rmtree(tmp_path / "out")
+        claim.renew()
+        assert warm.start(tmp_path / "output", try_to_claim, tmp_path / "out").status() == 2
+    assert warm.start(tmp_path / "output", try_to_claim, tmp_path / "out").status() == 0
+
+
+def test_a_folder_that_was_made_anew_by_another_training_is_left_to_that(tmp_path):
+    """Or its lock file was deleted, as the message advises for a training that is believed to be dead."""
+    folder = tmp_path / "out"
+    cfg = toy_cfg(folder)
+
+    class Replaced(ToyTrainer):
+        def before_step(self):
+            super().before_step()
+            if self.iter == 2:
+                shutil.rmtree(folder)
+                self.other = warm.start(tmp_path / "output", hold, folder, 60)
+                self.other.wait_for(folder / "held")
+
+    with pytest.raises(InputError, match=r"another training writes there \(process \d+"):
+        run_toy(cfg, trainer_class=Replaced)
+    assert not list(folder.glob("*.pth"))
+    assert not (folder / "config.yaml").exists()

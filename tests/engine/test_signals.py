@@ -56,7 +56,8 @@ def assert_saved(folder, iteration):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGUSR2, 75), (signal.SIGTERM, 79), (signal.SIGINT, 130)]
+    ("number", "status"),
+    [(signal.SIGUSR2, 75), (signal.SIGTERM, 79), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
 )
 @pytest.mark.parametrize("iteration", [0, 3, 5])  # 3: has a periodic checkpoint anyway
 def test_a_stopped_training_resumes_to_the_result_it_would_have_had(tmp_path, number, status, iteration):
@@ -215,6 +216,34 @@ def test_a_second_ctrl_c_ends_a_process_that_computes_for_long_at_once():
     said = process.stderr.read()
     assert said.count("finishing the iteration, then saving; once more ends it at once") == 1
     assert "Traceback" not in said
+
+
+def test_under_nohup_a_training_goes_on(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run_signalled(toy_cfg(tmp_path), 3, signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (tmp_path / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize(("status", "found"), [(130, -signal.SIGINT), (79, 79), (0, 0)])
+def test_a_tool_that_ctrl_c_has_ended_dies_of_it_for_the_shell(status, found):
+    """A shell ends its loop over several trainings only then; it shows 130 in both cases."""
+    script = (
+        "import atexit, quiet_interrupts\n"
+        "atexit.register(print, 'cleaned up')\n"
+        "print('said')\n"
+        f"quiet_interrupts.end({status})\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "tools")},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (found, "said\ncleaned up\n", "")
 
 
 def test_in_another_thread_a_training_goes_without_handlers(tmp_path):

@@ -109,12 +109,13 @@ def _call(output_file: str, function: Callable, arguments: tuple, environment: d
             raise OSError(ctypes.get_errno(), f"setns {namespace}")
 
     @explained(also={NonFiniteLossError: 1, LostProcessError: 1})
-    def main(values: list) -> int:
-        function(*values)
+    def main(words: list[str]) -> int:
+        function(*arguments)
         return 0
 
     try:
-        sys.exit(main(arguments))
+        # Of `as_command` they are words of a command line, and --debug may be among them.
+        sys.exit(main([word for word in arguments if isinstance(word, str)]))
     except StoppedBySignal as stopped:
         sys.exit(stopped.exit_status)
 

@@ -4,6 +4,7 @@ import argparse
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,15 @@ import pytest
 from toy_training import run_toy, toy_cfg
 
 from segzoo.engine import default_setup
-from segzoo.engine.run_folder import config_name, holds_training, is_finished, move_aside, new_folder
+from segzoo.engine.run_folder import (
+    config_name,
+    holds_training,
+    is_finished,
+    move_aside,
+    new_folder,
+    removed_where_unused,
+)
+from segzoo.engine.signals import StoppedBySignal
 from segzoo.errors import InputError
 
 CONFIG = "configs/semantic/shapes/pspnet_r18_quarter.yaml"
@@ -75,6 +84,47 @@ def test_a_run_without_output_dir_gets_the_next_number():
     assert settled(config="/some/roads.yaml")[0] == Path("output/roads/1")
     # An OUTPUT_DIR of one's own stays.
     assert settled("mine")[0] == Path("mine")
+
+
+def fail(cfg, end, kept=None):
+    """Starts a run that ends at once; returns what was in its folder."""
+
+    def start():
+        with removed_where_unused(cfg):
+            default_setup(cfg, argparse.Namespace(config_file=CONFIG, opts=[]))
+            if kept:
+                Path(cfg.OUTPUT_DIR, kept).touch()
+            before.update(content(Path(cfg.OUTPUT_DIR)))
+            raise end
+
+    before = {}
+    with pytest.raises(type(end)):
+        start()
+    return before
+
+
+@pytest.mark.parametrize("end", [InputError("wrong"), StoppedBySignal("stopped", signal.SIGINT)])
+def test_a_start_that_fails_leaves_no_numbered_folder(end):
+    settled()
+    before = fail(toy_cfg(""), end)
+    assert {Path("log.txt"), Path("config.yaml")} <= before.keys()
+    assert [path.name for path in DEFAULT.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "end"),
+    [
+        ("", "model_0000001.pth", InputError),
+        ("", "notes.txt", InputError),
+        ("", None, RuntimeError),  # its log has the traceback
+        ("mine", None, InputError),
+    ],
+)
+def test_a_start_that_fails_removes_nothing_else(given, kept, end):
+    cfg = toy_cfg(given)
+    before = fail(cfg, end("wrong"), kept)
+    assert content(Path(cfg.OUTPUT_DIR)) == before
+    assert Path("log.txt") in before
 
 
 def claim_folders(parent, queue):
@@ -149,6 +199,19 @@ def test_overwrite_of_a_link_keeps_the_link_and_its_disk(tmp_path):
     assert (tmp_path / "link").is_symlink()
     assert list((tmp_path / "link").iterdir()) == []
     assert holds_training(tmp_path / "disk" / "run.old-1")
+
+
+def test_a_link_to_nowhere_and_a_file_are_refused_as_what_they_are():
+    Path("link").symlink_to("nowhere")
+    Path("file").touch()
+    with pytest.raises(
+        InputError, match=r"^OUTPUT_DIR link: a link to \S*nowhere, which does not exist; make it"
+    ):
+        settled("link")
+    Path("nowhere").mkdir()
+    assert settled("link")[0] == Path("link")
+    with pytest.raises(InputError, match=r"^OUTPUT_DIR file: a file, not a folder; choose another"):
+        settled("file")
 
 
 def test_overwrite_does_not_move_the_folder_it_runs_in(tmp_path, monkeypatch):
