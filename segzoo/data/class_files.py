@@ -98,10 +98,10 @@ class BinaryFilesEncoding(Encoding):
         is_small = pixels.dtype == np.uint8
         values = np.flatnonzero(count_values(pixels)) if is_small else np.unique(pixels)
         if np.count_nonzero(values) > 1:
+            remedy = self.with_option("threshold", int(values[-1]) // 2 + 1)
             raise InputError(
                 f"{file_name}: has the values {some(values, 4)}, expected the mask of one class: 0 and one "
-                f"other; set encoding: {{type: {self.name}, threshold: {int(values[-1]) // 2 + 1}}} if it is "
-                "one with soft edges"
+                f"other; set encoding: {remedy} if it is one with soft edges"
             )
 
     def compose(self, masks: Iterable[tuple[int, np.ndarray]], size: tuple[int, int]) -> np.ndarray:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 from detectron2.utils.logger import log_first_n
 from PIL import Image
 
@@ -119,6 +120,11 @@ class Encoding:
         Of labels that `label_map` merges, the one that has the class's own name is taken.
         """
         return None
+
+    def with_option(self, key: str, value: Any) -> str:
+        """What to write into the YAML for this encoding with one more option, for messages."""
+        facts = {"type": self.name, **self.given, key: value}
+        return yaml.safe_dump(facts, default_flow_style=True, width=10**6, sort_keys=False).strip()
 
     def _fail(self, problem: str) -> InputError:
         return InputError(f"{self.space.source}: encoding {self.name}: {problem}")

@@ -389,7 +389,7 @@ class LabelReader:
                 problem += " with three equal channels"
                 remedy = "save one of them"
                 if "channel" in encoding.options:
-                    remedy = f"set encoding: {{type: {encoding.name}, channel: 0}} to read one of them"
+                    remedy = f"set encoding: {encoding.with_option('channel', 0)} to read one of them"
                 return f"{problem}, but {source} says encoding {encoding.name}; {remedy}"
             return (
                 f"{problem}, but {source} says encoding {encoding.name}; give its colours with encoding: rgb"

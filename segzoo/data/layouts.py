@@ -304,4 +304,7 @@ def check_exist(paths: Iterable[str], split: str, what: str) -> None:
     there = existing_files(paths)
     missing = [path for path in paths if path not in there]
     if missing:
-        raise InputError(f"{split}: {len(missing)} of {len(paths)} {what} do not exist: {some(missing, 1)}")
+        raise InputError(
+            f"{split}: {len(missing)} of {len(paths)} {what} do not exist: {some(missing, 1)}; add the "
+            "files, or correct what names them"
+        )

@@ -13,6 +13,11 @@ from .dataset_file import Layout
 from .file_names import files_below, log_found, match_names
 from .templates import IMAGE_SUFFIXES, existing_files, fields_of, fill, folder_of
 
+# The first line of a CSV of images and labels.
+_HEADER = re.compile(
+    r"(image|img|file|path|name|input)\w*\s*[,;\t]\s*(mask|label|annotation|seg|target|gt)\w*", re.IGNORECASE
+)
+
 
 class ListedImage(NamedTuple):
     """An image of a list, its {stem}, and its label files: the list's, or what they should be called."""
@@ -87,8 +92,13 @@ def read_list(
 
 
 def _read_lines(list_file: Path, chosen: slice) -> Iterator[_Line]:
-    numbered = enumerate(read_text(list_file).split("\n"), 1)
-    for number, line in [(number, line.strip()) for number, line in numbered if line.strip()][chosen]:
+    numbered = enumerate(map(str.strip, read_text(list_file).split("\n")), 1)
+    filled = [(number, line) for number, line in numbered if line]
+    if filled and _HEADER.fullmatch(filled[0][1]):
+        filled = filled[1:]
+    if not filled[chosen]:
+        raise InputError(f"{list_file}: lists no images; write a line for each, or remove the key list")
+    for number, line in filled[chosen]:
         words = _words(line)
         paths = [word for word in words if _is_image_name(word)]
         if len(words) > 2 and len(paths) > 1:

@@ -196,7 +196,7 @@ def test_a_file_that_is_no_text_is_no_traceback(tmp_path):
         (tmp_path / "a.txt").write_bytes(content)
         read_text(tmp_path / "a.txt")
         write_roads(tmp_path, LABELS)
-        with pytest.raises(InputError, match=r"roads_train: "):
+        with pytest.raises(InputError, match=r"roads_train: |a.txt: lists no images"):
             load(write_yaml(tmp_path, {**ROADS, "list": "a.txt"}))
 
 
@@ -312,3 +312,20 @@ def test_images_of_another_suffix_are_noted_and_the_remedy_adds_them(tmp_path, t
     file = write_yaml(tmp_path, {**ROADS, "images": "images/{split}/{stem}.*"})
     assert len(load(file)[0]) == 3
     assert not [line for line in tool("check_dataset", file, "--workers", 0).out if "not used" in line]
+
+
+@pytest.mark.parametrize("header", ["image,mask", "Image_Path, Label_Path", "filename\tannotation"])
+def test_the_header_of_a_csv_is_no_image(tmp_path, header):
+    file = write_roads(tmp_path, LABELS, list="train.csv")
+    (tmp_path / "train.csv").write_text(f"{header}\nimages/train/a.png,masks/train/a.png\n")
+    (record,), _ = load(file)
+    assert record["file_name"] == str(tmp_path / "images/train/a.png")
+    assert record["sem_seg_file_name"] == str(tmp_path / "masks/train/a.png")
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "image,mask\n"])
+def test_an_empty_list_is_one_line(tmp_path, text):
+    file = write_roads(tmp_path, LABELS, list="train.csv")
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(InputError, match=r"train.csv: lists no images; write a line for each, or remove"):
+        load(file)

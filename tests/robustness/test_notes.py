@@ -1,9 +1,11 @@
 """What check_dataset notes of labels that can be read, and proposes for those of other habits."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+import yaml
 from checked_trees import (
     COLORED,
     COLORS,
@@ -23,6 +25,8 @@ from checked_trees import (
 from data_trees import picture, save
 from PIL import Image
 from pycocotools import mask as mask_tools
+
+from segzoo.errors import InputError
 
 
 def store_gray(labels, path):
@@ -137,3 +141,38 @@ def test_colors_with_red_and_blue_exchanged_are_told(tmp_path, capsys):
     assert check(capsys, path)[0] == 0
     found = labels_of(path)
     assert all(np.array_equal(found[stem], one) for stem, one in truth.items())
+
+
+def test_an_image_that_is_listed_twice_is_noted_as_that(tmp_path, capsys):
+    truth = draw([0, 1, 2], images=2)
+    path = write(tmp_path, truth, store_gray, list="x.txt")
+    (tmp_path / "x.txt").write_text("00\n01\n00\n")
+    ((text, _),) = notes_of(capsys, path, "")
+    assert text.startswith(f"1 image is listed more than once, first {tmp_path}/images/00.png")
+
+
+def soft_mask_of_car(labels, path):
+    outside = np.arange(labels.size).reshape(labels.shape) % 90
+    save(path.with_name(f"{path.stem}-car.png"), np.where(labels, 200, outside).astype(np.uint8))
+
+
+def from_1_in_rgb(labels, path):
+    save(path, np.repeat((labels + 1).astype(np.uint8)[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("store", "labels", "encoding"),
+    [
+        (soft_mask_of_car, "masks/{stem}-{class}.png", {"type": "binary_files", "rest": "road"}),
+        (from_1_in_rgb, "masks/{stem}.png", {"type": "index", "offset": -1}),
+    ],
+)
+def test_the_remedy_of_an_error_keeps_the_other_options(tmp_path, capsys, store, labels, encoding):
+    truth = draw([0, 1], images=1)
+    path = write(tmp_path, truth, store, labels=labels, encoding=encoding)
+    assert check(capsys, path)[0] == 1
+    with pytest.raises(InputError) as error:
+        labels_of(path)
+    apply(path, yaml.safe_load(re.search(r"set (encoding: {.*})", str(error.value))[1]))
+    assert check(capsys, path)[0] == 0
+    assert np.array_equal(labels_of(path)["00"], truth["00"])

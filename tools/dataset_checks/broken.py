@@ -35,7 +35,7 @@ REMEDIES = {
     LOSSY_LABEL: "export them again as PNG from where they were drawn; converting them keeps the damage",
     TURNED: "set exif: ignore in the dataset's YAML, so that images are not turned",
     UNSUITABLE: "do what the lines below say",
-    WRONG_LABEL: "choose another encoding, or export these files again",
+    WRONG_LABEL: "do what the lines below say, choose another encoding, or export these files again",
     PALETTE: "if the colors are right, set encoding: rgb, if the indices are, encoding: palette",
 }
 WRONG_ANNOTATION = "correct these annotations, or export the JSON again"

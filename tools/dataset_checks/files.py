@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
@@ -35,11 +36,23 @@ def of_files(split: CheckedSplit) -> list[Finding]:
         several = f"{len(lone):,} label files belong" if len(lone) > 1 else "1 label file belongs"
         text = f"{several} to no image of the split, first {min(lone)}"
         found.append(Finding(False, split.name, text, "add the images, if they should be used", tuple(lone)))
-    return [*found, *_shared_labels(split), *_copies(split)]
+    return [*found, *_repeated(split), *_shared_labels(split), *_copies(split)]
+
+
+def _repeated(split: CheckedSplit) -> list[Finding]:
+    """Images that a list names more than once."""
+    times = Counter(record["file_name"] for record in split.records)
+    repeated = [name for name, count in times.items() if count > 1]
+    if not repeated:
+        return []
+    several = f"{len(repeated):,} images are" if len(repeated) > 1 else "1 image is"
+    text = f"{several} listed more than once, first {repeated[0]}, and trained on and scored as often"
+    return [Finding(False, split.name, text, "list each once, unless that is meant", tuple(repeated))]
 
 
 def _copies(split: CheckedSplit) -> list[Finding]:
-    copies = [files for files in split.report.files_of.values() if len(files) > 1]
+    distinct = (list(dict.fromkeys(files)) for files in split.report.files_of.values())
+    copies = [files for files in distinct if len(files) > 1]
     if not copies:
         return []
     number = sum(map(len, copies)) - len(copies)
@@ -53,11 +66,11 @@ def _copies(split: CheckedSplit) -> list[Finding]:
 
 def _shared_labels(split: CheckedSplit) -> list[Finding]:
     """Label files of several images, as of masks/a.png where `images` has a folder that `labels` lacks."""
-    images_of: dict[str, list[str]] = {}
+    images_of: dict[str, dict[str, None]] = {}
     for record in split.records:
         names = record.get("sem_seg_file_name", ())
         for name in [names] if isinstance(names, str) else names:
-            images_of.setdefault(name, []).append(record["file_name"])
+            images_of.setdefault(name, {})[record["file_name"]] = None
     shared = {name: images for name, images in images_of.items() if len(images) > 1}
     if not shared:
         return []
