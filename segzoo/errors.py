@@ -12,6 +12,9 @@ class InputError(ValueError):
 
 
 def did_you_mean(word: object, choices: Iterable[object]) -> str:
-    """'; did you mean sky?' when one of `choices` is close to `word`, else ''."""
-    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    """'; did you mean sky?' when one of `choices` is close to `word`, in whatever case, else ''."""
+    spelled: dict[str, str] = {}
+    for choice in map(str, choices):
+        spelled.setdefault(choice.lower(), choice)
+    close = difflib.get_close_matches(str(word).lower(), spelled, n=1, cutoff=0.6)
+    return f"; did you mean {spelled[close[0]]}?" if close else ""

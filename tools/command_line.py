@@ -181,7 +181,8 @@ class CommandLine(argparse.ArgumentParser):
             if self.data_is_overrides and parsed.data:
                 from dataset_argument import data_overrides
 
-                parsed.opts += data_overrides(parsed.data, parsed.opts)
+                # Before the others, of which the last may lack its value.
+                parsed.opts = [*data_overrides(parsed.data, parsed.opts), *parsed.opts]
             if getattr(parsed, "weights", None):
                 parsed.opts = _with_weights(parsed.opts, parsed.weights)
         return parsed
@@ -249,7 +250,7 @@ def _with_weights(overrides: Sequence[str], weights: str) -> list[str]:
     other = weights_in(overrides)
     if other not in ("", weights):
         raise InputError(f"--weights {weights} and MODEL.WEIGHTS {other} are two checkpoints; give one")
-    return [*overrides, "MODEL.WEIGHTS", weights]
+    return ["MODEL.WEIGHTS", weights, *overrides]
 
 
 def explained(

@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
+from segzoo.checkpoint import local_file
 from segzoo.engine import NonFiniteLossError, Trainer, default_setup, evaluate, launch, resolve_device
 from segzoo.engine.evaluate import check_evaluation
 from segzoo.engine.launch import place_from_environment
@@ -213,8 +214,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool; returns its exit status, see --help."""
     args = parse_arguments(arguments)
     setup_logging(None)
-    # Here a wrong config is reported once, before any process is started.
-    device = resolve_device(configuration(args))
+    # Here a wrong config is reported once, before any process is started, and a file that is not there before
+    # a folder is made for the run.
+    cfg = configuration(args)
+    device = resolve_device(cfg)
+    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not args.resume:
+        local_file(cfg.MODEL.WEIGHTS)
     try:
         launch(
             run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,), device=device

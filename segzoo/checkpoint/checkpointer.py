@@ -14,7 +14,7 @@ from torch import nn
 from segzoo.errors import InputError
 
 from .description import compare_description
-from .finite import NonFiniteWeightsError
+from .finite import NonFiniteWeightsError, check_finite_optimizer
 from .load import LoadReport, load_state, open_checkpoint
 from .reading import CheckpointFile, DamagedFileError, read_checkpoint
 from .writing import cannot_write, remove_stale, save_checkpoint, size_in_memory, write_atomically
@@ -200,6 +200,9 @@ class SegzooCheckpointer(Checkpointer):
 
     def _apply(self, file: CheckpointFile, name: str, checkpointables: list[str] | None) -> dict[str, Any]:
         resuming = checkpointables is None
+        if resuming:
+            for state in filter(None, map(file.rest.get, self.checkpointables)):
+                check_finite_optimizer(state.get("optimizer", {}), name)
         self.report = load_state(self.model, file, name=name, allow_other_classes=not resuming)
         self.report.log()
         self.report.differences = compare_description(file.description, self.description)

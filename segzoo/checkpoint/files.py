@@ -1,6 +1,7 @@
 """From a path or URL to a verified file on this machine."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from urllib.parse import urlparse
@@ -33,6 +34,8 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "") -> Path:
         InputError: no such file, no download, or another hash than the name or `md5_prefix` says.
     """
     source, _ = split_choice(str(path_or_url))
+    if not source.strip() or source == ".":  # as Path("") says
+        raise InputError("the path of the checkpoint is empty; give a file (.pth, .pkl or .safetensors)")
     remote = "://" in source
     try:
         file = Path(PathManager.get_local_path(source)) if remote else user_path(source)
@@ -41,8 +44,8 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "") -> Path:
         raise InputError(
             f"{source}: download failed ({reason}); fetch it by other means and set MODEL.WEIGHTS to the file"
         ) from None
-    if not file.is_file():
-        found = "is a folder" if file.is_dir() else "does not exist"
+    if not os.path.isfile(file):  # a Path's own raises for a name that is too long
+        found = "is a folder" if os.path.isdir(file) else "does not exist"
         inside = sorted(path.name for suffix in _SUFFIXES for path in file.glob(f"*{suffix}"))
         held = f", such as {file / inside[0]}" if inside else ""
         raise InputError(f"{source}: {found}; expected a checkpoint file (.pth, .pkl or .safetensors){held}")

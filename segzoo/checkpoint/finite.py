@@ -1,6 +1,7 @@
 """Weights that are no numbers: of a training that diverged, or of a conversion to half precision."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from segzoo.errors import InputError
 
 
 class NonFiniteWeightsError(InputError):
-    """A weight is NaN or infinite."""
+    """A weight, or what an optimizer remembers of one, is NaN or infinite."""
 
 
 def check_finite(new: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> None:
@@ -34,6 +35,35 @@ def check_finite(new: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str
         f"{first.numel()} values): a training diverged, or numbers were too large for half precision; take "
         "an earlier checkpoint, or convert the file again"
     )
+
+
+def check_finite_optimizer(state: Mapping[str, Any], path: str) -> None:
+    """The same for the state of an optimizer: moments that are not finite spoil the weights in one step.
+
+    Args:
+        state: the optimizer's `state_dict()`. path: the file's.
+
+    Raises:
+        NonFiniteWeightsError: naming the first parameter.
+    """
+    names = _parameter_names(state)
+    for index, moments in state.get("state", {}).items():
+        for kind, value in moments.items() if isinstance(moments, Mapping) else ():
+            if isinstance(value, Tensor) and not _is_finite(value, value):
+                name = names.get(index, f"parameter {index}")
+                raise NonFiniteWeightsError(
+                    f"{path}: its optimizer's {kind} of {name} is not finite: a training diverged; take an "
+                    "earlier checkpoint"
+                )
+
+
+def _parameter_names(state: Mapping[str, Any]) -> dict[int, str]:
+    """By number; segzoo's optimizers store them."""
+    return {
+        index: name
+        for group in state.get("param_groups", ())
+        for index, name in zip(group.get("params", ()), group.get("names", ()), strict=False)
+    }
 
 
 def _is_finite(value: Tensor, own: Tensor) -> bool:

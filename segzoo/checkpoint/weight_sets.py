@@ -3,6 +3,7 @@
 A training script may save several sets of weights in one file: the model's and their moving average (EMA).
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,8 @@ _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpo
 def split_choice(source: str) -> tuple[str, str]:
     """The path or address, and which set of weights in it is meant: `model.pth#ema` -> "model.pth", "ema"."""
     path, mark, choice = source.rpartition("#")
-    if not mark or "/" in choice or ("://" not in source and user_path(source).exists()):
+    is_path = "/" in choice or choice.endswith((".pth", ".pkl", ".safetensors"))
+    if not mark or is_path or ("://" not in source and os.path.exists(user_path(source))):
         return source, ""
     return path, choice
 

@@ -167,6 +167,32 @@ def loaded(image: Image.Image, turned: bool) -> tuple[Image.Image, int]:
     return (image.transpose(_TURNS[turn]) if turn > 1 else image), orientation
 
 
+def load_unmapped(image: Image.Image) -> None:
+    """Decodes, in place, an image that was opened elsewhere.
+
+    Pillow maps an uncompressed file that was opened by its name into memory. It takes the width for the
+    height then in a TIFF that has to be turned by 90 degrees, and tears the rows of pixels.
+
+    Raises:
+        InputError: this has happened already.
+    """
+    name = getattr(image, "filename", "")
+    if image.format != "TIFF" or not name:
+        image.load()
+        return
+    is_torn = getattr(image, "map", None) is not None and image.width != image.height
+    if is_torn and stored_orientation(name) in QUARTER_TURNS:
+        raise InputError(
+            f"{name}: Pillow has torn its rows in loading it (a TIFF without compression, turned by 90 "
+            "degrees); give its path, or the image before it is loaded"
+        )
+    image.filename = ""  # without a name nothing is mapped
+    try:
+        image.load()
+    finally:
+        image.filename = name
+
+
 def lossy_format(image: Image.Image, file: BinaryIO) -> str | None:
     """The name of the format of an opened image, not yet loaded, where it changes values; else None."""
     if image.format == "WEBP":

@@ -92,6 +92,8 @@ def _in_8_bits(image: Image.Image, pixel_range: PixelRange | None, file_name: st
     """(H, W, 3) uint8 of a loaded image."""
     if image.mode in GRAY_16_BIT or image.mode == "F":
         return np.repeat(_gray(np.asarray(image), pixel_range, file_name)[:, :, None], 3, axis=2)
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # of RGB Pillow warns, in two lines
     pixels = np.array(image.convert("RGB"))
     if pixel_range is not None and pixel_range.high <= 255 and pixel_range[:2] != (0, 255):
         pixels = to_8_bits(pixels, pixel_range, file_name)

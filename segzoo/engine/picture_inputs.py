@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor, uint8
+from torch import Tensor, strided, uint8
 
 from segzoo.data import PixelRange, read_image, rgb_pixels
-from segzoo.data.image_files import BROKEN
+from segzoo.data.image_files import BROKEN, load_unmapped
 from segzoo.errors import InputError
 from segzoo.paths import user_path
 
@@ -98,7 +98,7 @@ def _of_file(path: str | os.PathLike, name: str, pixel_range: PixelRange | None)
     if "://" in text:
         raise InputError(f"{text}: an address, not a file; download it, and give the file")
     file = user_path(text)
-    if file.is_dir():
+    if os.path.isdir(file):  # a Path's own raises for a name that is too long
         raise InputError(f"{text}: a folder; give its files: sorted(Path({text!r}).glob('*.jpg'))")
     return read_image(str(file), "RGB", pixel_range)
 
@@ -106,12 +106,16 @@ def _of_file(path: str | os.PathLike, name: str, pixel_range: PixelRange | None)
 def _of_pil(image: Image.Image, name: str, pixel_range: PixelRange | None) -> np.ndarray:
     try:
         # First: Pillow turns a TIFF in loading it, and forgets its orientation then.
-        image.load()
+        load_unmapped(image)
+    except InputError:
+        raise
     except (*BROKEN, AssertionError, AttributeError) as error:  # the last two of a file that is closed
         reason = " ".join(str(error).split()) or "its file is closed"
         raise InputError(
             f"{name}: the PIL image cannot be loaded ({reason}); open its file again, and leave it open"
         ) from None
+    if image.mode == "La":  # gray times alpha, which Pillow converts to this one only
+        image = image.convert("LA")
     return _not_empty(rgb_pixels(image, name, pixel_range), name)
 
 
@@ -136,7 +140,9 @@ def _of_array(array: np.ndarray, color: str | None, name: str) -> np.ndarray:
 
 
 def _to_8_bits(array: np.ndarray) -> str:
-    if array.dtype == bool or array.dtype.kind not in "fiu" or not array.size:
+    if array.dtype == bool:
+        return "; make them of False and True: array.astype(np.uint8) * 255"
+    if array.dtype.kind not in "fiu" or not array.size:
         return ""
     if array.dtype.kind == "f" and array.max() <= 1:
         return "; make them of values from 0 to 1: (array * 255).round().astype(np.uint8)"
@@ -154,6 +160,9 @@ def _of_tensor(tensor: Tensor, name: str) -> np.ndarray:
         if tensor.ndim == 3 and tensor.shape[2] in (1, 3, 4):
             remedy = "; permute it: tensor.permute(2, 0, 1)[:3]"
         raise InputError(f"{found}, expected (3, H, W) in RGB{remedy}")
+    if tensor.is_meta or tensor.layout != strided:
+        remedy = "one with values, not on the device meta" if tensor.is_meta else "tensor.to_dense()"
+        raise InputError(f"{found}, {tensor.layout}, expected a dense tensor: {remedy}")
     pixels = _not_empty(tensor.detach().cpu().permute(1, 2, 0).numpy(), name)
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 

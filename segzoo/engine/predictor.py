@@ -18,6 +18,7 @@ from torch import nn
 from segzoo.checkpoint import compare_description, load_checkpoint
 from segzoo.data import build_test_augmentations
 from segzoo.errors import InputError
+from segzoo.model_zoo.configs import is_config_name
 from segzoo.model_zoo.from_checkpoint import checkpoint_config
 from segzoo.modeling.protocols import build_inference_protocol, build_protocol_model
 
@@ -87,6 +88,11 @@ class Predictor:
             self.model = Trainer.build_model(cfg)
             if not weights:
                 logger.warning("Predictor: no weights given, the model's are random; set MODEL.WEIGHTS")
+        elif not isinstance(model, nn.Module):
+            raise InputError(
+                f"Predictor: found {type(model).__name__}; expected the path of a checkpoint, a "
+                "configuration, or a built model"
+            )
         else:
             default_batch_size, default_augmentations = 1, []
             self.image_range = ()
@@ -162,7 +168,7 @@ class Predictor:
 
 
 def _config_of(checkpoint: str | Path, weights: str | Path | None, trust: bool) -> CfgNode:
-    if str(checkpoint).endswith((".yaml", ".yml")):
+    if str(checkpoint).endswith((".yaml", ".yml")) or is_config_name(checkpoint):
         raise InputError(f"Predictor: {checkpoint} is a configuration; give load_config({str(checkpoint)!r})")
     if weights:
         raise InputError(

@@ -251,12 +251,17 @@ def find_config(path: str | Path) -> Path:
     """
     root, given = config_root(), user_path(path)
     for candidate in (given, root / given, root / f"{path}.yaml", root.parent / given):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # a Path's own raises for a name that is too long
             return candidate
     names = [str(file.relative_to(root))[: -len(".yaml")] for file in root.rglob("*.yaml")]
     wanted = str(path).removeprefix("configs/").removesuffix(".yaml")
-    found = "is a folder; give one of its files" if given.is_dir() else "does not exist"
+    found = "is a folder; give one of its files" if os.path.isdir(given) else "does not exist"
     raise InputError(f"config file {path} {found}{_did_you_mean(wanted, names)}")
+
+
+def is_config_name(name: str | Path) -> bool:
+    """Whether it names a configuration below `configs/` without `.yaml`, and no file of the user's."""
+    return os.path.isfile(config_root() / f"{name}.yaml") and not os.path.exists(user_path(name))
 
 
 def zoo_name(path: str | Path) -> str:
@@ -362,9 +367,9 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if joined is not None:
         key, _, value = joined.partition("=")
         raise InputError(f"{joined}: overrides come as KEY VALUE pairs; write {key} {shlex.quote(value)}")
-    if len(overrides) % 2:
-        raise InputError(f"overrides come as KEY VALUE pairs, but {overrides[-1]!r} has no value")
     known = dict(_flatten(cfg))
+    if len(overrides) % 2:
+        raise InputError(f"overrides come as KEY VALUE pairs, but {_unpaired(overrides, known)}")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in known:
             remedy = "; give one of its keys" if any(name.startswith(f"{key}.") for name in known) else ""
@@ -374,6 +379,15 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         except (ValueError, AssertionError) as error:
             text = _explained_type(error)
             raise InputError(text if text.startswith(key) else f"{key}: {text}") from None
+
+
+def _unpaired(overrides: Sequence[str], known: Collection[str]) -> str:
+    """What is wrong with an odd number of overrides."""
+    index = next((index for index in range(0, len(overrides), 2) if overrides[index] not in known), -1)
+    if index <= 0:
+        return f"{overrides[-1]!r} has no value"
+    before = " ".join(overrides[index - 2 : index])
+    return f"{overrides[index]!r} after {before} is no key; give every key one value, with spaces in quotes"
 
 
 def _check_keys(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
@@ -430,5 +444,5 @@ def _did_you_mean(key: str, choices: Iterable[str]) -> str:
         return explain_version_key(key)
     if key in _UNREAD:  # Not every release of Detectron2 has all of them.
         return f"; {_UNREAD[key]}"
-    habit = _HABITS.get(key.rsplit(".", 1)[-1])
+    habit = _HABITS.get(key.rsplit(".", 1)[-1].upper())
     return f"; did you mean {habit}?" if habit else did_you_mean(key, choices)

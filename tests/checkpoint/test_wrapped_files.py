@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from segzoo.checkpoint import load_checkpoint
+from segzoo.checkpoint import SegzooCheckpointer, load_checkpoint
 from segzoo.errors import InputError
 
 
@@ -209,3 +209,48 @@ def test_what_is_not_loaded_may_be_anything(tmp_path, source):
     weights = {f"net.{key}": value for key, value in source.state_dict().items()}
     weights["loss.weight"] = torch.tensor([float("nan")])
     assert_loads(tmp_path, weights, source.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["momentum_buffer", "exp_avg_sq"])
+def test_an_optimizer_that_holds_no_numbers_is_refused_in_resuming(tmp_path, kind):
+    class State:
+        """A trainer."""
+
+        def state_dict(self):
+            moments = {0: {"step": 3, kind: torch.ones(4)}, 1: {"step": 3, kind: torch.ones(16)}}
+            moments[1][kind][5] = float("nan")
+            return {
+                "optimizer": {"state": moments, "param_groups": [{"params": [0, 1], "names": ["a", "b.c"]}]}
+            }
+
+        def load_state_dict(self, state):
+            raise AssertionError("was loaded")
+
+    model = Network()
+    checkpointer = SegzooCheckpointer(model, str(tmp_path), trainer=State())
+    checkpointer.save("model_0000009")
+    SegzooCheckpointer(model, str(tmp_path)).save("model_0000004")
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(
+        InputError,
+        match=rf"^--resume: .*model_0000009.pth: its optimizer's {kind} of b.c is not finite: .*; "
+        r"--resume does so where model_0000009.pth is deleted$",
+    ):
+        checkpointer.resume_or_load("")
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
+    # As the weights of a fine-tune or an evaluation it is as good as any.
+    assert SegzooCheckpointer(Network(), trainer=State()).load(tmp_path / "model_0000009.pth", []) is not None
+    # The remedy.
+    (tmp_path / "model_0000009.pth").unlink()
+    checkpointer.resume_or_load("")
+
+
+def test_a_number_sign_in_a_name_is_no_choice(tmp_path, source):
+    folder = tmp_path / "run #1"
+    folder.mkdir()
+    torch.save({"model": source.state_dict(), "ema": Network().state_dict()}, folder / "best#2.pth")
+    load_checkpoint(Network(), folder / "best#2.pth")
+    load_checkpoint(Network(), f"{folder}/best#2.pth#ema")
+    with pytest.raises(InputError, match=r"run #1/best#3\.pth: does not exist"):
+        load_checkpoint(Network(), folder / "best#3.pth")

@@ -102,6 +102,22 @@ def test_weights_that_do_not_fill_the_model_are_refused(weights, tmp_path):
         Predictor(load_config(CONFIG, OVERRIDES), path)
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("", "the path of the checkpoint is empty; give a file"),
+        (CONFIG, r"is a configuration; give load_config\("),
+        ("semantic/camvid/maskformer_r18", r"is a configuration; give load_config\('semantic/camvid/mask"),
+        ("x" * 5000 + ".pth", r"x\.pth: does not exist"),
+        (None, "Predictor: found NoneType; expected the path of a checkpoint, a configuration, or a built"),
+        (b"model.pth", "Predictor: found bytes; expected"),
+    ],
+)
+def test_what_is_no_model_is_one_line(model, message):
+    with pytest.raises(InputError, match=message):
+        Predictor(model)
+
+
 def test_a_missing_and_a_broken_file_are_named(make_predictor, tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.jpg"):
         make_predictor()(tmp_path / "nowhere.jpg")

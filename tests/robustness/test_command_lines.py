@@ -73,6 +73,19 @@ LINES = [
         "SEED=3: overrides come as KEY VALUE pairs; write SEED 3",
     ),
     ("train_net", ["--config-file", LEAF, "--opts", "SEED"], "but 'SEED' has no value"),
+    ("train_net", ["--config-file", LEAF, "--weights", "{file}", "SEED"], "but 'SEED' has no value"),
+    ("train_net", ["--config-file", LEAF, "--data", "{street}", "SEED"], "but 'SEED' has no value"),
+    (
+        "train_net",
+        ["--config-file", LEAF, "SEED", "1", "MODEL.WEIGHTS", "my", "weights.pth"],
+        "but 'weights.pth' after MODEL.WEIGHTS my is no key; give every key one value, with spaces in quotes",
+    ),
+    ("train_net", ["--config-file", LEAF, "model.weights", "a"], "did you mean MODEL.WEIGHTS?"),
+    (
+        "train_net",
+        ["--config-file", LEAF, "--eval-only", "--weights", "none.pth"],
+        "error: none.pth: does not exist; expected a checkpoint file",
+    ),
     (
         "train_net",
         ["--config-file", LEAF, "--num-gpus", "-1"],
