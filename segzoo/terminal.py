@@ -19,6 +19,7 @@ def quietly(main: Callable[[], int]) -> int:
 
     This file needs nothing but Python's own library: some tools run where segzoo cannot be imported.
     """
+    open_missing()
     allow_any_character()
     try:
         return main()
@@ -36,6 +37,22 @@ class ScreenHandler(logging.StreamHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in `logging`
         if not (isinstance(sys.exc_info()[1], OSError) and silence_closed_pipes()):
             super().handleError(record)
+
+
+def open_missing() -> None:
+    """Send standard outputs that the program was started without (`>&-`, `2>&-`) to nowhere.
+
+    Libraries write to them, and the first file that is opened would take their numbers, with all that is
+    written to them.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the smallest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  until the end
 
 
 def allow_any_character() -> None:

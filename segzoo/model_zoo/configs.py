@@ -314,7 +314,7 @@ def _merge_file(cfg: CfgNode, file: Path) -> None:
 
 def _merge(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
     drop_version_defaults(loaded, cfg)
-    check_version_values(loaded, cfg, source)
+    check_version_values(loaded, cfg, source, _UNREAD)
     _check_keys(cfg, loaded, source)
     try:
         cfg.merge_from_other_cfg(loaded)

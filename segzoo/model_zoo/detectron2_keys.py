@@ -4,6 +4,7 @@ A configuration that is saved with one is read with the other: a key that only o
 while it is at its default, and is left out.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from detectron2 import __version__
@@ -60,9 +61,15 @@ def explain_version_key(key: str) -> str:
     )
 
 
-def check_version_values(cfg: CfgNode, known: CfgNode, source: str) -> None:
-    """Raises InputError for a key that is not at its default and that this Detectron2 lacks."""
-    for key in VERSION_KEYS:
+def check_version_values(
+    cfg: CfgNode, known: CfgNode, source: str, explained: Collection[str] = ()
+) -> None:
+    """Raises InputError for a key that is not at its default and that this Detectron2 lacks.
+
+    Args:
+        explained: keys that are not looked at, since another Detectron2 is no remedy for them.
+    """
+    for key in VERSION_KEYS.keys() - set(explained):
         *path, leaf = key.split(".")
         node = _section(cfg, path)
         if node is not None and leaf in node and leaf not in (_section(known, path) or ()):

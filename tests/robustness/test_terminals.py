@@ -18,6 +18,21 @@ ROOT = Path(__file__).resolve().parents[2]
 NAME = "stra\u00dfe \u6c7d\u8f66"
 
 
+def test_a_program_without_outputs_runs_and_keeps_its_files(tmp_path):
+    """Its first file gets neither the number nor the words of the standard error."""
+    program = (
+        "import os, sys; from segzoo.terminal import quietly\n"
+        f"def main():\n    with open({str(tmp_path / 'a')!r}, 'w') as file:\n"
+        "        os.write(2, b'of a library'); sys.stderr.write('x'); print('x'); file.write('mine')\n"
+        "    return 3\n"
+        "sys.exit(quietly(main))"
+    )
+    command = 'exec "$0" -c "$1" <&- >&- 2>&-'
+    done = subprocess.run(["bash", "-c", command, sys.executable, program], cwd=ROOT, check=False)
+    assert done.returncode == 3
+    assert (tmp_path / "a").read_text() == "mine"
+
+
 @contextmanager
 def closed_pipe():
     """Inside, the standard output is one that nobody reads. (pytest sets its own after fixtures.)"""
