@@ -61,9 +61,7 @@ def explain_version_key(key: str) -> str:
     )
 
 
-def check_version_values(
-    cfg: CfgNode, known: CfgNode, source: str, explained: Collection[str] = ()
-) -> None:
+def check_version_values(cfg: CfgNode, known: CfgNode, source: str, explained: Collection[str] = ()) -> None:
     """Raises InputError for a key that is not at its default and that this Detectron2 lacks.
 
     Args:

@@ -88,9 +88,9 @@ class Separable(nn.Module):
 
 
 class JPU(nn.Module):
-    def __init__(self, channels: int = 512):
+    def __init__(self, width: int = 64, channels: int = 512):
         super().__init__()
-        for stage, in_channels in ((5, 2048), (4, 1024), (3, 512)):
+        for stage, in_channels in ((5, 32 * width), (4, 16 * width), (3, 8 * width)):
             setattr(self, f"conv{stage}", block(in_channels, channels, 3))
         for index, dilation in enumerate((1, 2, 4, 8)):
             separable = Separable(3 * channels, channels, dilation)
@@ -104,33 +104,43 @@ class JPU(nn.Module):
 
 
 class Network(nn.Module):
-    """ResNet-v1s (stem 64, 64, 128), in the three parts of pytorch-cv, and an auxiliary classifier.
+    """ResNet-v1s, in the three parts of pytorch-cv, and an auxiliary classifier.
 
     Args:
         num_classes: of the classifiers.
         blocks: of the four stages.
         jpu: make a map of stride 8 from the last three; else dilate layer3 and layer4 instead of striding.
+        width: channels in the blocks of layer1, and of the stem's first two convolutions; its last has twice
+            as many. The files have 64.
     """
 
-    def __init__(self, num_classes: int, blocks: tuple[int, ...] = (3, 4, 6, 3), jpu: bool = True):
+    def __init__(
+        self,
+        num_classes: int,
+        blocks: tuple[int, ...] = (3, 4, 6, 3),
+        jpu: bool = True,
+        width: int = 64,
+    ):
         super().__init__()
         from torchvision.models.resnet import Bottleneck, ResNet
 
-        network = ResNet(Bottleneck, list(blocks), replace_stride_with_dilation=[False, not jpu, not jpu])
-        # Made before the other stages: they count their channels from the one before.
-        network.inplanes, network.dilation = 128, 1
-        layer1 = network._make_layer(Bottleneck, 64, blocks[0])
+        network = ResNet(Bottleneck, [1, 1, 1, 1])
+        network.inplanes, network.dilation = 2 * width, 1
+        layer1 = network._make_layer(Bottleneck, width, blocks[0])
+        layer2 = network._make_layer(Bottleneck, 2 * width, blocks[1], stride=2)
+        layer3 = network._make_layer(Bottleneck, 4 * width, blocks[2], stride=2, dilate=not jpu)
+        layer4 = network._make_layer(Bottleneck, 8 * width, blocks[3], stride=2, dilate=not jpu)
         stem = []
-        for in_channels, channels, stride in ((3, 64, 2), (64, 64, 1), (64, 128, 1)):
+        for in_channels, channels, stride in ((3, width, 2), (width, width, 1), (width, 2 * width, 1)):
             convolution = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
             stem += [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
-        self.base1 = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1), layer1, *network.layer2)
-        self.base2, self.base3 = network.layer3, network.layer4
+        self.base1 = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1), layer1, *layer2)
+        self.base2, self.base3 = layer3, layer4
         if jpu:
-            self.JPU = JPU()
+            self.JPU = JPU(width)
         self.auxlayer = nn.Module()
         self.auxlayer.block = nn.Sequential(
-            *block(1024, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, num_classes, 1)
+            *block(16 * width, 256, 3), nn.Dropout(0.1), nn.Conv2d(256, num_classes, 1)
         )
 
     def features(self, image: Tensor) -> Tensor:
@@ -158,16 +168,16 @@ class HeadNetwork(Network):
 class OCNet(Network):
     """
     Args:
-        kind: "base" or "asp".
+        kind: "base" or "asp". channels: of the head.
     """
 
-    def __init__(self, kind: str, num_classes: int, **options):
+    def __init__(self, kind: str, num_classes: int, channels: int = 512, **options):
         super().__init__(num_classes, **options)
         if kind == "base":
-            self.context = nn.Sequential(*block(2048, 512, 3, bias=True), Base(512))
+            self.context = nn.Sequential(*block(2048, channels, 3, bias=True), Base(channels))
         else:
-            self.context = nn.Sequential(ASP(2048, 512))
-        self.cls = nn.Conv2d(512, num_classes, 1)
+            self.context = nn.Sequential(ASP(2048, channels))
+        self.cls = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.cls(self.context(self.features(image)))
@@ -180,22 +190,28 @@ def classifier(in_channels: int, channels: int, num_classes: int) -> nn.Sequenti
 
 
 class FCNHead(nn.Module):
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, channels: int = 512):
         super().__init__()
-        self.block = classifier(2048, 512, num_classes)
+        self.block = classifier(2048, channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block(x)
 
 
 class PSPHead(nn.Module):
-    def __init__(self, num_classes: int, bins: tuple[int, ...] = (1, 2, 3, 4)):
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 512,
+        in_channels: int = 2048,
+        bins: tuple[int, ...] = (1, 2, 3, 4),
+    ):
         super().__init__()
         self.bins = bins
         self.psp = nn.Module()
         for index in range(len(bins)):
-            setattr(self.psp, f"conv{index + 1}", block(2048, 512, 1))
-        self.block = classifier(4096, 512, num_classes)
+            setattr(self.psp, f"conv{index + 1}", block(in_channels, channels, 1))
+        self.block = classifier(in_channels + len(bins) * channels, channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         joined = [x]
@@ -206,16 +222,16 @@ class PSPHead(nn.Module):
 
 
 class DeepLabV3Head(nn.Module):
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, channels: int = 256):
         super().__init__()
         self.aspp = nn.Module()
-        self.aspp.b0 = block(2048, 256, 1)
+        self.aspp.b0 = block(2048, channels, 1)
         for index, dilation in enumerate((12, 24, 36)):
-            setattr(self.aspp, f"b{index + 1}", block(2048, 256, 3, dilation))
+            setattr(self.aspp, f"b{index + 1}", block(2048, channels, 3, dilation))
         self.aspp.b4 = nn.Module()
-        self.aspp.b4.gap = nn.Sequential(nn.AdaptiveAvgPool2d(1), *block(2048, 256, 1))
-        self.aspp.project = nn.Sequential(*block(5 * 256, 256, 1), nn.Dropout(0.5))
-        self.block = classifier(256, 256, num_classes)
+        self.aspp.b4.gap = nn.Sequential(nn.AdaptiveAvgPool2d(1), *block(2048, channels, 1))
+        self.aspp.project = nn.Sequential(*block(5 * channels, channels, 1), nn.Dropout(0.5))
+        self.block = classifier(channels, channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         branches = [getattr(self.aspp, f"b{index}")(x) for index in range(4)]
@@ -254,12 +270,12 @@ class ChannelAttention(nn.Module):
 
 
 class DANetHead(nn.Module):
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, channels: int = 512):
         super().__init__()
-        self.conv5a, self.conv5c = block(2048, 512, 3), block(2048, 512, 3)
-        self.sa, self.sc = PositionAttention(512), ChannelAttention()
-        self.conv51, self.conv52 = block(512, 512, 3), block(512, 512, 3)
-        self.conv8 = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(512, num_classes, 1))
+        self.conv5a, self.conv5c = block(2048, channels, 3), block(2048, channels, 3)
+        self.sa, self.sc = PositionAttention(channels), ChannelAttention()
+        self.conv51, self.conv52 = block(channels, channels, 3), block(channels, channels, 3)
+        self.conv8 = nn.Sequential(nn.Dropout(0.1), nn.Conv2d(channels, num_classes, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         position = self.conv51(self.sa(self.conv5a(x)))
@@ -270,13 +286,13 @@ class DANetHead(nn.Module):
 class Classifier(nn.Module):
     """ResNet-v1s for ImageNet, all layers but the last in one sequence."""
 
-    def __init__(self, blocks: tuple[int, ...] = (3, 4, 6, 3)):
+    def __init__(self, blocks: tuple[int, ...] = (3, 4, 6, 3), width: int = 64):
         super().__init__()
-        network = Network(2, blocks, jpu=True)
+        network = Network(2, blocks, width=width)
         stem, stages = list(network.base1)[:10], list(network.base1)[10:]
         layers = [stages[0], nn.Sequential(*stages[1:]), network.base2, network.base3]
         self.features = nn.Sequential(*stem, *layers, nn.AdaptiveAvgPool2d(1))
-        self.fc = nn.Linear(2048, 1000)
+        self.fc = nn.Linear(32 * width, 1000)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.fc(self.features(image).flatten(1))
