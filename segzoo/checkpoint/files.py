@@ -46,7 +46,8 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "") -> Path:
         ) from None
     if not os.path.isfile(file):  # a Path's own raises for a name that is too long
         found = "is a folder" if os.path.isdir(file) else "does not exist"
-        inside = sorted(path.name for suffix in _SUFFIXES for path in file.glob(f"*{suffix}"))
+        files = file.iterdir() if os.path.isdir(file) else ()
+        inside = sorted(path.name for path in files if path.suffix in _SUFFIXES)
         held = f", such as {file / inside[0]}" if inside else ""
         raise InputError(f"{source}: {found}; expected a checkpoint file (.pth, .pkl or .safetensors){held}")
     _check_hash(file, source, remote, md5_prefix)

@@ -44,7 +44,11 @@ def register_described(about: Mapping[str, Any], source: str) -> str:
     Returns:
         The registered name. Registering another checkpoint of the same name replaces it; metadata that is in
         use stays as it is.
+
+    Raises:
+        InputError: it says nothing of its classes, or of another number of them than of colors and the like.
     """
+    _check_described(about, source)
     dataset = about.get("dataset") or "classes"
     name = f"{dataset} of {source}"
     count = len(about["classes"])
@@ -70,6 +74,18 @@ def register_described(about: Mapping[str, Any], source: str) -> str:
         described_as=dataset,
     )
     return name
+
+
+def _check_described(about: Mapping[str, Any], source: str) -> None:
+    classes = about.get("classes")
+    if not isinstance(classes, list | tuple) or not classes:
+        raise InputError(f"{source}: does not say which classes it was trained for; give --config-file FILE")
+    for key in ("contiguous_id_to_dataset_id", "colors", "isthing"):
+        count = len(about.get(key) or classes)
+        if count != len(classes):
+            raise InputError(
+                f"{source}: names {len(classes)} classes, but has {count} {key}; give --config-file FILE"
+            )
 
 
 _EVALUATORS = {"semantic": "sem_seg", "instance": "coco_instances"}

@@ -113,6 +113,8 @@ class Predictor:
         self.model.eval()
         if cfg is not None:
             self.model = _under_protocol(cfg, self.model, self.metadata)
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"Predictor: batch_size {batch_size}; expected at least 1")
         self.batch_size = batch_size or default_batch_size
         self._augmentations = T.AugmentationList(
             default_augmentations if augmentations is None else augmentations

@@ -118,6 +118,12 @@ def test_what_is_no_model_is_one_line(model, message):
         Predictor(model)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_nothing_is_refused(make_predictor, batch_size):
+    with pytest.raises(InputError, match=f"Predictor: batch_size {batch_size}; expected at least 1"):
+        make_predictor(batch_size=batch_size)
+
+
 def test_a_missing_and_a_broken_file_are_named(make_predictor, tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.jpg"):
         make_predictor()(tmp_path / "nowhere.jpg")

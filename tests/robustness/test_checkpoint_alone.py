@@ -62,6 +62,22 @@ def test_a_predictor_needs_the_file_only(elsewhere, expected):
     assert len(set(predictor.metadata.colors)) == len(classes)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": None}, "does not say which classes it was trained for; give --config-file FILE"),
+        ({"classes": "road"}, "does not say which classes it was trained for; give --config-file FILE"),
+        ({"classes": ["road"]}, "names 1 classes, but has 5 .*; give --config-file FILE"),
+    ],
+)
+def test_a_checkpoint_that_contradicts_itself_is_one_line(elsewhere, change, message):
+    content = torch.load("model_best.pth", weights_only=True)
+    content["segzoo"].update(change)
+    torch.save(content, "changed.pth")
+    with pytest.raises(InputError, match=f"^changed.pth: {message}$"):
+        Predictor("changed.pth")
+
+
 def test_the_demo_needs_the_file_only(elsewhere, tool):
     from PIL import Image
 

@@ -84,7 +84,7 @@ LINES = [
     (
         "train_net",
         ["--config-file", LEAF, "--eval-only", "--weights", "none.pth"],
-        "error: none.pth: does not exist; expected a checkpoint file",
+        "none.pth: does not exist; expected a checkpoint file",
     ),
     (
         "train_net",
