@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Hashable, Iterable
+from math import isfinite
 from typing import Any
 
 from segzoo.errors import InputError
@@ -68,14 +69,17 @@ def read_flag(value: Any, key: str, described: str) -> int:
 def is_positive(value: Any) -> bool:
     """Whether it is a finite number above 0; true and false are none."""
     # An int that no float can hold is not finite.
-    return _is_number(value) and 0 < value <= _LARGEST
+    return (type(value) is float or _is_number(value)) and 0 < value <= _LARGEST
 
 
 def is_box(value: Any) -> bool:
     """Whether it is [x, y, width, height] in finite numbers, width and height above 0."""
-    if not isinstance(value, list | tuple) or len(value) != 4:
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
         return False
     x, y, width, height = value
+    # Nearly all are four floats, whose sum is finite: COCO has a million of them.
+    if type(x) is type(y) is type(width) is type(height) is float and isfinite(x + y + width + height):
+        return width > 0 and height > 0
     if not (_is_number(x) and _is_number(y) and is_positive(width) and is_positive(height)):
         return False
     return -_LARGEST <= x <= _LARGEST and -_LARGEST <= y <= _LARGEST

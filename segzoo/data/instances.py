@@ -19,7 +19,7 @@ from segzoo.errors import InputError
 from segzoo.json_values import Ids, is_box, is_positive, read_flag, shown
 
 from .messages import some
-from .polygons import is_plain, is_triangle, read_polygons
+from .polygons import are_ready, is_plain, is_triangle, read_polygons
 
 
 class Overlaps(NamedTuple):
@@ -66,43 +66,41 @@ def instance_dicts(
     )
     records = [{**record, "annotations": []} for record in images.values()]
     of_image = {record["image_id"]: record for record in records}
-    degenerate, unusable, first = 0, Counter(), ""
-    converted, example = 0, ()
+    degenerate, converted, example = 0, 0, ()
+    unusable: list[_Unusable] = []
+    mode = BoxMode.XYWH_ABS
     for annotation in facts["annotations"]:
-        index = index_of[find_category(annotation)]
-        record = of_image[find_image(annotation)]
-        segmentation = annotation.get("segmentation")
-        if not isinstance(segmentation, (list, str, dict)):
-            raise InputError(
-                f"{_described(annotation, json_file)} has no segmentation; instance segmentation needs a "
-                "mask (polygons or RLE) for every object"
-            )
-        annotation["category_id"] = index
-        crowd = annotation.get("iscrowd", 0)
+        get = annotation.get
+        # COCO has a million of them: what is as its format says is read without a call.
+        image_id, category_id, crowd = get("image_id"), get("category_id"), get("iscrowd", 0)
+        if type(image_id) is not int or image_id not in of_image:
+            image_id = find_image(annotation)
+        if type(category_id) is not int or category_id not in index_of:
+            category_id = find_category(annotation)
         if type(crowd) is not int or crowd not in (0, 1):
             crowd = read_flag(crowd, "iscrowd", _described(annotation, json_file))
+        annotation["category_id"] = index = index_of[category_id]
         annotation["iscrowd"] = crowd
-        if not isinstance(segmentation, dict):
+        segmentation = get("segmentation")
+        if not are_ready(segmentation) and not isinstance(segmentation, dict):
             if not is_plain(segmentation):
                 converted += 1
-                example = example or (annotation.get("id"), shown(segmentation))
-            polygons = read_polygons(segmentation, partial(_described, annotation, json_file))
-            polygons = list(filter(is_triangle, polygons))
+                example = example or (get("id"), shown(segmentation))
+            polygons = _read_triangles(annotation, json_file)
             if not polygons:
                 degenerate += index != ignore_label
                 continue
             annotation["segmentation"] = polygons
         if index == ignore_label:
-            record.setdefault("void_annotations", []).append(annotation)
+            of_image[image_id].setdefault("void_annotations", []).append(annotation)
             continue
-        for key, is_usable in (("area", is_positive), ("bbox", is_box)):
-            if not is_usable(annotation.get(key)):
-                found = shown(annotation.pop(key)) if key in annotation else "missing"
-                unusable[key] += 1
-                first = first or f"annotation {shown(annotation.get('id'))}, {key} {found}"
-        if "bbox" in annotation:
-            annotation["bbox_mode"] = BoxMode.XYWH_ABS
-        record["annotations"].append(annotation)
+        if not is_positive(get("area")):
+            unusable.append(_take_away(annotation, "area"))
+        if is_box(get("bbox")):
+            annotation["bbox_mode"] = mode
+        else:
+            unusable.append(_take_away(annotation, "bbox"))
+        of_image[image_id]["annotations"].append(annotation)
     if degenerate and not any(record["annotations"] for record in records):
         raise InputError(
             f"{json_file}: none of its {degenerate} annotations has a polygon of three points; segmentation "
@@ -118,13 +116,38 @@ def instance_dicts(
         message = f"{json_file}: {degenerate} annotations without a polygon of three points left out"
         log_first_n(logging.WARNING, message, key="message")
     if unusable:
-        counts = " and ".join(f"{count} have no usable {key}" for key, count in unusable.items())
+        counts = Counter(one.key for one in unusable).items()
+        first = unusable[0]
         message = (
-            f"{json_file}: of {len(facts['annotations'])} annotations {counts} (first: {first}): measured "
-            "from their masks"
+            f"{json_file}: of {len(facts['annotations'])} annotations "
+            f"{' and '.join(f'{count} have no usable {key}' for key, count in counts)} (first: annotation "
+            f"{shown(first.annotation_id)}, {first.key} {first.found}): measured from their masks"
         )
         log_first_n(logging.WARNING, message, key="message")
     return sorted(records, key=lambda record: _sort_key(record["image_id"]))
+
+
+class _Unusable(NamedTuple):
+    annotation_id: Any
+    key: str
+    found: str
+
+
+def _take_away(annotation: dict[str, Any], key: str) -> _Unusable:
+    found = shown(annotation.pop(key)) if key in annotation else "missing"
+    return _Unusable(annotation.get("id"), key, found)
+
+
+def _read_triangles(annotation: Mapping[str, Any], json_file: str) -> list[list[float]]:
+    """The polygons of three points or more, as COCO writes them."""
+    segmentation = annotation.get("segmentation")
+    if not isinstance(segmentation, (list, str)):
+        raise InputError(
+            f"{_described(annotation, json_file)} has no segmentation; instance segmentation needs a mask "
+            "(polygons or RLE) for every object"
+        )
+    polygons = read_polygons(segmentation, partial(_described, annotation, json_file))
+    return list(filter(is_triangle, polygons))
 
 
 def _described(annotation: Mapping[str, Any], json_file: str) -> str:
@@ -143,17 +166,15 @@ def _finder(
     what = {"image_id": "is of image", "category_id": "has the category"}[key]
 
     def find(annotation: Mapping[str, Any]) -> Any:
-        value = annotation.get(key)
-        # Almost all are, and COCO has a million of them.
-        if type(value) is int and value in listed:
-            return value
         if key not in annotation:
             raise InputError(
                 f"{_described(annotation, json_file)} lacks {key!r}; COCO's instances format has it"
             )
-        found = ids.find(value)
+        found = ids.find(annotation[key])
         if found is None:
-            raise InputError(f"{_described(annotation, json_file)} {what} {shown(value)}, {problem}")
+            raise InputError(
+                f"{_described(annotation, json_file)} {what} {shown(annotation[key])}, {problem}"
+            )
         return found
 
     return find

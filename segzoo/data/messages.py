@@ -16,7 +16,9 @@ def some(items: Iterable[object], most: int = 5) -> str:
 
 def check_different(ids: Iterable[object], json_file: str, what: str) -> None:
     """Raises InputError if two of the ids are equal: `what` is said of them, as in "images have the id"."""
-    seen = set()
+    ids, seen = list(ids), set()
+    if len(set(ids)) == len(ids):
+        return
     for one in ids:
         if one in seen:
             raise InputError(f"{json_file}: two {what} {one}; each has to have its own")

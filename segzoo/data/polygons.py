@@ -14,6 +14,7 @@ from segzoo.json_values import shown
 
 from .messages import RemediedError
 
+_NUMBERS = (float, int)
 # Coordinates of the smallest polygon, a triangle. pycocotools takes four numbers for a box.
 _TRIANGLE = 6
 # No object is smaller than this in every direction, in pixels; a relative coordinate is at most 1.
@@ -49,7 +50,7 @@ def is_plain(segmentation: Any) -> bool:
     """Whether these are polygons as COCO writes them, by the first coordinate of each."""
     if not isinstance(segmentation, list):
         return False
-    is_flat = all(isinstance(one, list) and (not one or type(one[0]) in (float, int)) for one in segmentation)
+    is_flat = all(isinstance(one, list) and (not one or type(one[0]) in _NUMBERS) for one in segmentation)
     # Three pairs of numbers or more: polygons of one point each make no sense, points of one polygon do.
     return is_flat and not (len(segmentation) > 2 and all(len(one) == 2 for one in segmentation))
 
@@ -57,6 +58,16 @@ def is_plain(segmentation: Any) -> bool:
 def is_triangle(polygon: Sequence[float]) -> bool:
     """Whether there are three points."""
     return len(polygon) >= _TRIANGLE
+
+
+def are_ready(segmentation: Any) -> bool:
+    """Whether `read_polygons` gives these back as they are, and each has three points or more."""
+    if type(segmentation) is not list:
+        return False
+    for one in segmentation:
+        if type(one) is not list or len(one) < _TRIANGLE or len(one) % 2 or type(one[0]) not in _NUMBERS:
+            return False
+    return bool(segmentation)
 
 
 def _converted(polygons: Any, describe: Callable[[], str]) -> Iterator[list[float]]:

@@ -4,8 +4,9 @@ import gc
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -38,9 +39,16 @@ _registered: dict[str, Path] = {}
 
 def register_builtin() -> None:
     """Registers the datasets of the catalog; those that are registered already stay."""
-    for file in sorted(CATALOG.glob("*.yaml")):
-        if file.resolve() not in _registered.values():
+    known = set(_registered.values())
+    for file, path in _resolved(CATALOG).items():
+        if path not in known:
             register_dataset_file(file)
+
+
+@cache  # every configuration that is read asks for it
+def _resolved(folder: Path) -> dict[Path, Path]:
+    """{YAML of the folder: its path without links}"""
+    return {file: file.resolve() for file in sorted(folder.glob("*.yaml"))}
 
 
 def register_dataset_file(name: str | Path) -> list[str]:
@@ -322,28 +330,32 @@ def _panoptic_dicts(
     image_ids, categories = Ids(images), Ids(index_of)
     ignore_label = dataset.space.ignore_label
     is_thing = {index: entry.isthing for index, entry in enumerate(dataset.classes)}
+    is_thing.setdefault(ignore_label, False)
     dicts = []
     for number, annotation in enumerate(facts["annotations"], 1):
-        for key, kind in (("image_id", object), ("file_name", str), ("segments_info", list)):
-            if not isinstance(annotation.get(key), kind) or key not in annotation:
-                found = f"has the {key} {shown(annotation[key])}" if key in annotation else f"lacks {key!r}"
-                raise InputError(
-                    f"{json_file}: annotation {number} of the list (image "
-                    f"{shown(annotation.get('image_id'))}) {found}; COCO's panoptic format has image_id, "
-                    "file_name (of the PNG) and segments_info (a list)"
-                )
-        png = annotation["file_name"]
-        record = images.get(image_ids.find(annotation["image_id"]))
+        image_id, png = annotation.get("image_id"), annotation.get("file_name")
+        segments, void = annotation.get("segments_info"), []
+        if not (isinstance(png, str) and isinstance(segments, list) and "image_id" in annotation):
+            _refuse_annotation(annotation, number, json_file)
+        if type(image_id) is not int or image_id not in images:
+            image_id = image_ids.find(image_id)
+        record = images.get(image_id)
         if record is None:
             raise InputError(
                 f"{json_file}: annotation {png} is of image {shown(annotation['image_id'])}, which is not in "
                 "images; the file has to list both"
             )
-        segments, void = annotation["segments_info"], []
         for segment in segments:
-            category = _check_segment(segment, index_of, categories, f"of {png}", json_file)
+            # COCO has a million of them: what is as its format says is read without a call.
+            try:
+                segment_id, category, crowd = segment["id"], segment["category_id"], segment["iscrowd"]
+                is_plain = type(segment_id) is type(category) is type(crowd) is int
+            except (KeyError, TypeError):
+                is_plain = False
+            if not (is_plain and category in index_of and crowd in (0, 1)):
+                category = _check_segment(segment, index_of, categories, f"of {png}", json_file)
             segment["category_id"] = index = index_of[category]
-            segment["isthing"] = is_thing.get(index, False)
+            segment["isthing"] = is_thing[index]
             if index == ignore_label:
                 void.append(segment["id"])
         record = {**record, "pan_seg_file_name": png, "segments_info": segments}
@@ -353,6 +365,17 @@ def _panoptic_dicts(
         dicts.append(record)
     check_different((record["image_id"] for record in dicts), json_file, "annotations are of image")
     return dicts
+
+
+def _refuse_annotation(annotation: Mapping[str, Any], number: int, json_file: str) -> NoReturn:
+    for key, kind in (("image_id", object), ("file_name", str), ("segments_info", list)):
+        if key not in annotation or not isinstance(annotation[key], kind):
+            found = f"has the {key} {shown(annotation[key])}" if key in annotation else f"lacks {key!r}"
+            break
+    raise InputError(
+        f"{json_file}: annotation {number} of the list (image {shown(annotation.get('image_id'))}) {found}; "
+        "COCO's panoptic format has image_id, file_name (of the PNG) and segments_info (a list)"
+    )
 
 
 def _check_segment(
@@ -376,8 +399,7 @@ def _check_segment(
         )
     segment["id"] = segment_id
     described = f"{json_file}: segment {segment_id} {of_png}"
-    if type(category) is not int or category not in index_of:
-        category = categories.find(category)
+    category = categories.find(category)
     if category is None:
         raise InputError(
             f"{described} has the category {shown(segment['category_id'])}, which is not among its "

@@ -346,6 +346,27 @@ def test_every_wrong_value_in_a_panoptic_json_is_one_line_or_harmless(street_fol
     assert taken > 80
 
 
+@pytest.mark.parametrize("form", [str, float, lambda value: f" {value}.0"])
+@pytest.mark.parametrize("of_lists", [False, True])
+def test_ids_of_segments_in_another_form_are_the_same_ids(street_folder, form, of_lists):
+    """`of_lists`: the lists of images and categories have the other form, or what refers to them."""
+    facts = panoptic_json()
+    write(street_folder, "panoptic.json", facts)
+    right = read_street(street_folder)
+    (annotation,) = facts["annotations"]
+    if of_lists:
+        changes = [(one, "id") for one in (*facts["images"], *facts["categories"])]
+    else:
+        changes = [(annotation, "image_id")]
+        changes += [(one, key) for one in annotation["segments_info"] for key in ("id", "category_id")]
+    for row, key in changes:
+        row[key] = form(row[key])
+    write(street_folder, "panoptic.json", facts)
+    found = read_street(street_folder)
+    assert np.array_equal(found[0], right[0])
+    assert found[1:] == right[1:]
+
+
 @pytest.mark.parametrize("isthing", ["no", 2, -1, 0.5])
 def test_isthing_of_another_kind_is_refused(street_folder, isthing):
     write(street_folder, "panoptic.json", changed(panoptic_json(), ("categories", 1, "isthing"), isthing))
