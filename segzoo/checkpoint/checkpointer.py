@@ -201,8 +201,9 @@ class SegzooCheckpointer(Checkpointer):
     def _apply(self, file: CheckpointFile, name: str, checkpointables: list[str] | None) -> dict[str, Any]:
         resuming = checkpointables is None
         if resuming:
-            for state in filter(None, map(file.rest.get, self.checkpointables)):
-                check_finite_optimizer(state.get("optimizer", {}), name)
+            for state in map(file.rest.get, self.checkpointables):
+                if isinstance(state, Mapping) and isinstance(state.get("optimizer"), Mapping):
+                    check_finite_optimizer(state["optimizer"], name)
         self.report = load_state(self.model, file, name=name, allow_other_classes=not resuming)
         self.report.log()
         self.report.differences = compare_description(file.description, self.description)
@@ -214,10 +215,22 @@ class SegzooCheckpointer(Checkpointer):
             )
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key in file.rest:
-                self.checkpointables[key].load_state_dict(file.rest.pop(key))
+                self._restore(key, file.rest.pop(key), name)
             else:
                 logger.warning("%s holds no %s; it starts anew", name, key)
         return file.rest
+
+    def _restore(self, key: str, state: Any, name: str) -> None:
+        try:
+            self.checkpointables[key].load_state_dict(state)
+        except InputError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = " ".join(f"{type(error).__name__} {error}".split())
+            raise InputError(
+                f"{name}: what it holds of the {key} does not fit ({reason}), as where another program wrote "
+                f"it; start from its weights, without --resume: MODEL.WEIGHTS {name}, and another OUTPUT_DIR"
+            ) from error
 
     def _remove_old(self, folder: Path, newest: str) -> None:
         if self.keep > 0:

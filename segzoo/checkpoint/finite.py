@@ -49,7 +49,7 @@ def check_finite_optimizer(state: Mapping[str, Any], path: str) -> None:
     names = _parameter_names(state)
     for index, moments in state.get("state", {}).items():
         for kind, value in moments.items() if isinstance(moments, Mapping) else ():
-            if isinstance(value, Tensor) and not _is_finite(value, value):
+            if isinstance(value, Tensor) and not _all_finite(value):
                 name = names.get(index, f"parameter {index}")
                 raise NonFiniteWeightsError(
                     f"{path}: its optimizer's {kind} of {name} is not finite: a training diverged; take an "
@@ -71,11 +71,12 @@ def _is_finite(value: Tensor, own: Tensor) -> bool:
         return True
     narrower = torch.finfo(own.dtype).max < torch.finfo(value.dtype).max
     value = value.to(own.dtype) if narrower else value
+    # The model's own infinities are fine: the same, in the same place.
+    return _all_finite(value) or bool((value.isfinite() | (value == own.to(value.device, value.dtype))).all())
+
+
+def _all_finite(value: Tensor) -> bool:
     # A sum is finite if all its terms are and it does not overflow, and it is cheaper than a mask.
     if value.dtype in (torch.float32, torch.float64) and bool(value.sum().isfinite()):
         return True
-    finite = value.isfinite()
-    if bool(finite.all()):
-        return True
-    # The model's own infinities: the same, in the same place.
-    return bool((finite | (value == own.to(value.device, value.dtype))).all())
+    return bool(value.isfinite().all())

@@ -81,6 +81,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """
     # Not state_dict(): a sharded optimizer has one only where its shares were gathered.
     current_groups = _numbered(optimizer.param_groups)
+    if _has_betas(state["param_groups"]) != _has_betas(current_groups) and state["state"]:
+        logger.warning(
+            "optimizer state: the checkpoint's is of another optimizer than %s, whose moments start afresh",
+            type(optimizer).__name__,
+        )
+        return
     if not all("names" in group for group in state["param_groups"]):
         restored = {**state, "param_groups": [dict(group) for group in state["param_groups"]]}
     else:
@@ -111,6 +117,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
         for group, configured in zip(restored["param_groups"], current_groups, strict=True):
             group.update({key: configured[key] for key in STATE_KEYS_OF_CONFIG if key in configured})
     optimizer.load_state_dict(restored)
+
+
+def _has_betas(groups: list[dict]) -> bool:
+    """Whether the groups are those of Adam, else of SGD: neither can use the moments of the other."""
+    return any("betas" in group for group in groups)
 
 
 def _numbered(groups: list[dict]) -> list[dict]:

@@ -211,14 +211,15 @@ def test_what_is_not_loaded_may_be_anything(tmp_path, source):
     assert_loads(tmp_path, weights, source.state_dict())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", ["momentum_buffer", "exp_avg_sq"])
-def test_an_optimizer_that_holds_no_numbers_is_refused_in_resuming(tmp_path, kind):
+def test_an_optimizer_that_holds_no_numbers_is_refused_in_resuming(tmp_path, kind, value):
     class State:
         """A trainer."""
 
         def state_dict(self):
             moments = {0: {"step": 3, kind: torch.ones(4)}, 1: {"step": 3, kind: torch.ones(16)}}
-            moments[1][kind][5] = float("nan")
+            moments[1][kind][5] = value
             return {
                 "optimizer": {"state": moments, "param_groups": [{"params": [0, 1], "names": ["a", "b.c"]}]}
             }
@@ -254,3 +255,27 @@ def test_a_number_sign_in_a_name_is_no_choice(tmp_path, source):
     load_checkpoint(Network(), f"{folder}/best#2.pth#ema")
     with pytest.raises(InputError, match=r"run #1/best#3\.pth: does not exist"):
         load_checkpoint(Network(), folder / "best#3.pth")
+
+
+@pytest.mark.parametrize("state", [{"iteration": 3, "hooks": {}, "_trainer": {}}, "text", {"optimizer": []}])
+def test_what_another_program_saved_of_its_training_is_one_line(tmp_path, state):
+    """The first is as Detectron2's trainer saves it."""
+
+    class State:
+        def state_dict(self):
+            return state
+
+        def load_state_dict(self, state):
+            return state["optimizer"]["state"]
+
+    checkpointer = SegzooCheckpointer(Network(), str(tmp_path), trainer=State())
+    checkpointer.save("model_final")
+    with pytest.raises(
+        InputError,
+        match=r"model_final.pth: what it holds of the trainer does not fit .*; start from its weights",
+    ):
+        checkpointer.resume_or_load("")
+    # The remedy.
+    SegzooCheckpointer(Network(), str(tmp_path / "new"), trainer=State()).resume_or_load(
+        str(tmp_path / "model_final.pth")
+    )

@@ -144,6 +144,30 @@ def test_optimizer_state_is_restored_by_name_under_other_groups_and_settings():
             torch.testing.assert_close(other.state[parameter]["exp_avg"], moments[name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    "kinds", [(torch.optim.SGD, torch.optim.AdamW), (torch.optim.AdamW, torch.optim.SGD)]
+)
+def test_the_state_of_another_optimizer_starts_afresh(kinds, named, caplog):
+    def stepped(kind):
+        model = Toy()
+        groups = parameter_groups(model, base_lr=0.1, weight_decay=0.0) if named else model.parameters()
+        optimizer = kind(groups, lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+        return model, optimizer
+
+    def step(model, optimizer):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+
+    old, new = stepped(kinds[0]), stepped(kinds[1])
+    step(*old)
+    load_optimizer_state(new[1], old[1].state_dict())
+    assert "of another optimizer than" in caplog.text
+    assert not new[1].state
+    step(*new)  # which needs what a new one has
+
+
 @pytest.mark.parametrize("name", ["semantic/ade20k/maskformer_r50", "panoptic/coco/maskformer_swin_tiny"])
 def test_the_recipes_groups_hold_every_parameter_of_the_model_once(name):
     from detectron2.modeling import build_model
