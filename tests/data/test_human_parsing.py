@@ -390,8 +390,7 @@ def test_the_split_of_atr_is_written_and_read(datasets_folder, monkeypatch, caps
     # A list that is cut off would be read as a smaller split.
     monkeypatch.setattr(Path, "write_text", interrupted)
     written = (base / "segzoo_split/train.txt").read_text()
-    with pytest.raises(KeyboardInterrupt):
-        module.main(["--allow-incomplete"])
+    assert module.main(["--allow-incomplete"]) == 130  # as a shell has it of a program that SIGINT has ended
     assert {file.name for file in (base / "segzoo_split").iterdir()} == {
         f"{name}.txt" for name in ("train", "val", "test", "unused")
     }
