@@ -54,7 +54,7 @@ def to_8_bits(pixels: np.ndarray, pixel_range: PixelRange, file_name: str) -> np
         InputError: a value outside a range that was not given.
     """
     low, high, source = pixel_range
-    if source and pixels.min() < 0:
+    if source and pixels.dtype.kind != "u" and pixels.min() < 0:
         raise InputError(
             f"{file_name}: has the value {pixels.min()}, but other images of {source} have none below 0; set "
             f"image_range: [{pixels.min()}, {high}] in {source}"

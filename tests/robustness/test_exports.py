@@ -11,7 +11,8 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 from pycocotools import mask as rle
 
-from segzoo.data import load_image, read_image
+from segzoo.data import PixelRange, load_image, read_image
+from segzoo.data.pixel_range import to_8_bits
 from segzoo.errors import InputError
 
 HEIGHT, WIDTH = 12, 16
@@ -236,3 +237,14 @@ def test_labels_that_are_no_images_are_told_what_they_are(tmp_path, content, fou
         InputError, match=rf"a.png: cannot be read as an image \({found}\); convert it to an image"
     ):
         metadata.load_sem_seg(record)
+
+
+def test_a_value_below_0_that_the_sample_did_not_have_is_one_line(tmp_path):
+    values = np.array([[-7, 0, 500]], np.int32)
+    with pytest.raises(
+        InputError, match=r"a.tif: has the value -7, .*image_range: \[-7, 1023\] in roads.yaml"
+    ):
+        to_8_bits(values, PixelRange(0, 1023, "roads.yaml"), "a.tif")
+    assert to_8_bits(values, PixelRange(-7, 1023), "a.tif").tolist() == [
+        [0, 7 * 256 // 1031, 507 * 256 // 1031]
+    ]
