@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import random
 import shutil
@@ -51,9 +52,15 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
         args: the command line, for log.txt, and for what is to be done with an earlier run in OUTPUT_DIR.
 
     Raises:
-        InputError: OUTPUT_DIR cannot be written, another training writes there, or it holds one that is
-            neither to be resumed nor to be moved away; or MODEL.DEVICE does not exist.
+        InputError: a process that a script has started runs the script once more; OUTPUT_DIR cannot be
+            written, another training writes there, or it holds one that is neither to be resumed nor to be
+            moved away; or MODEL.DEVICE does not exist.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise InputError(
+            "the script that trains is run once more by a process that it has started (data loading by "
+            'spawn or forkserver); put what starts the training below `if __name__ == "__main__":`'
+        )
     rank = comm.get_rank()
     eval_only = getattr(args, "eval_only", False)
     cfg.defrost()
@@ -138,7 +145,7 @@ def resolve_device(cfg: CfgNode) -> str:
 def setup_logging(output_dir: Path | None, rank: int = 0) -> None:
     """Sends the log to the screen (rank 0) and to OUTPUT_DIR/log.txt, instead of where it went before."""
     handlers: list[logging.Handler] = []
-    if rank == 0:
+    if rank == 0 and sys.stdout is not None:  # closed, as by >&-
         allow_any_character()
         screen = ScreenHandler(sys.stdout)
         screen.setLevel(logging.INFO)

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import NoReturn
 
 import torch.distributed as dist
@@ -37,8 +36,12 @@ EXIT_STATUS = {signal.SIGUSR2: 75, signal.SIGTERM: 79, signal.SIGINT: 130, signa
 SECONDS_OF_ONE_REQUEST = {signal.SIGUSR2: 2.0, signal.SIGTERM: 2.0, signal.SIGINT: 0.5, signal.SIGHUP: 600.0}
 # For which a training that is to end waits for its next batch, to finish the iteration.
 SECONDS_FOR_A_BATCH = 5.0
-# For which processes that have nothing to do any more wait for the one that saves.
-SECONDS_FOR_SAVING = timedelta(seconds=60)
+# For which processes that have nothing to do any more wait for the one that saves: until it begins, and until
+# it is done.
+SECONDS_UNTIL_SAVING = 3.0
+SECONDS_FOR_SAVING = 60.0
+# Between two looks at whether another process has been told to end, in an evaluation.
+SECONDS_BETWEEN_LOOKS = 0.5
 _AT_CTRL_C = b"\nCtrl-C: finishing the iteration, then saving; once more ends it at once, unsaved\n"
 # No signal has this number.
 _END = b"\0"
@@ -78,7 +81,7 @@ class StopSignals:
         self.resume_command = ""
         self._owner = os.getpid()
         self._waiting_for_iteration = False
-        self._raised = False
+        self._raised = self._noticed = self._saves_alone = False
         self._last_iteration: int | None = None
         self._key = f"segzoo/stop/{next(_numbers)}"
 
@@ -121,17 +124,77 @@ class StopSignals:
                 self.received = _stronger(self.received, number)
         return self._last_iteration is not None and iteration >= self._last_iteration
 
-    def meet_after_saving(self) -> None:
-        """Has the other processes wait for the main one, which saves alone; they may be anywhere."""
-        if comm.get_world_size() == 1:
+    @contextmanager
+    def told_by_others(self) -> Iterator[None]:
+        """Inside, a signal that another process announces by `save_alone` arrives in this one, too."""
+        if comm.get_world_size() == 1 or threading.current_thread() is not threading.main_thread():
+            yield
             return
-        store, key = dist.distributed_c10d._get_default_store(), f"{self._key}/saved"
-        if comm.is_main_process():
-            store.set(key, "")
-        else:
-            # The main process itself may not have received the signal.
-            with suppress(RuntimeError):
-                store.wait([key], SECONDS_FOR_SAVING)
+        store, ended = dist.distributed_c10d._get_default_store(), threading.Event()
+
+        def look() -> None:
+            with suppress(RuntimeError):  # The store is gone, and the main process with it.
+                while not ended.wait(SECONDS_BETWEEN_LOOKS):
+                    if store.check([self._told_key]):
+                        number, self._saves_alone = int(store.get(self._told_key)), True
+                        # Otherwise this one would seem to be a repeated one.
+                        if not (self._noticed or ended.is_set()):
+                            signal.pthread_kill(threading.main_thread().ident, number)
+                        return
+
+        watch = threading.Thread(target=look, daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watch.join(2 * SECONDS_BETWEEN_LOOKS)
+
+    def is_told(self) -> bool:
+        """Whether this process has received a signal, or another one has announced its own: `save_alone`."""
+        if self.received is None and comm.get_world_size() > 1:
+            store = dist.distributed_c10d._get_default_store()
+            with suppress(RuntimeError):  # The store is gone.
+                if store.check([self._told_key]):
+                    self.received = int(store.get(self._told_key))
+        return self.received is not None
+
+    def save_alone(self, save: Callable[[], None]) -> None:
+        """Has the main process save while the others, which may be anywhere, wait for it.
+
+        Each calls it in the end: the first one tells the others, see `told_by_others`.
+        """
+        if comm.get_world_size() == 1:
+            save()
+            return
+        self._saves_alone = True
+        store = dist.distributed_c10d._get_default_store()
+        begun, done = f"{self._key}/saving", f"{self._key}/saved"
+        # The store is gone with the main process.
+        with suppress(RuntimeError):
+            store.set(self._told_key, str(int(self.received)))
+            if not comm.is_main_process():
+                # It may be waiting for a message of this process, and learns at its end that none will come.
+                _wait_until(lambda: store.check([begun]), SECONDS_UNTIL_SAVING)
+                if store.check([begun]):
+                    _wait_until(lambda: store.check([done]), SECONDS_FOR_SAVING)
+                return
+            store.set(begun, "")
+        save()
+        with suppress(RuntimeError):
+            store.set(done, "")
+        self._saves_alone = False
+
+    def spares(self, number: int) -> bool:
+        """Whether a repeated signal ends nothing just now.
+
+        Who has started the processes sends SIGTERM to the others as soon as one has gone.
+        """
+        return number == signal.SIGTERM and self._saves_alone
+
+    @property
+    def _told_key(self) -> str:
+        return f"{self._key}/told"
 
     def any_received(self) -> bool:
         """Whether any process has received a signal; a collective operation."""
@@ -146,6 +209,7 @@ class StopSignals:
 
     def noticed(self, number: int) -> None:
         """Tells whoever has pressed Ctrl-C what happens now, from whichever thread."""
+        self._noticed = True
         if number == signal.SIGINT and self._waiting_for_iteration and comm.is_main_process():
             # Not through the log: what the main thread does with it just now must not be disturbed.
             with suppress(OSError):
@@ -190,7 +254,7 @@ def stop_on_signals() -> Iterator[StopSignals]:
     global _active
     before, _active = _active, StopSignals()
     try:
-        with _handler(_active.handle, _active.noticed):
+        with _handler(_active.handle, _active.noticed, spares=_active.spares):
             yield _active
     except StoppedBySignal as stopped:
         logger.info("%s", stopped)
@@ -255,11 +319,13 @@ def evaluating(trainer: object) -> Iterator[None]:
         trainer.stop_with_checkpoint(_active)
     save = trainer.prepared_checkpoint()
     try:
-        with _active.at_iteration_end(waiting=False):
+        with _active.at_iteration_end(waiting=False), _active.told_by_others():
             yield
-    except StoppedBySignal:
-        save()
-        _active.meet_after_saving()
+    except (StoppedBySignal, RuntimeError):
+        # A RuntimeError: another process, of which a message was expected, has been stopped and is gone.
+        if not _active.is_told():
+            raise
+        _active.save_alone(save)
         raise _active.stopped(
             f"stopped at once, in an evaluation; --resume goes on after iteration {trainer.storage.iter}"
         ) from None
@@ -307,18 +373,20 @@ def _handler(
     function: Callable[[int, object], None],
     noticed: Callable[[int], None] = lambda number: None,
     children: Sequence[int] = (),
+    spares: Callable[[int], bool] = lambda number: False,
 ) -> Iterator[None]:
     """Inside, `function` handles signals; a repeated one ends this process and its children.
 
     Args:
         noticed: called in another thread as soon as a signal arrives for the first time.
+        spares: asked there whether a repeated one ends nothing just now.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python has handlers in the main thread only.
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    watch = threading.Thread(target=_watch, args=(reader, noticed, children), daemon=True)
+    watch = threading.Thread(target=_watch, args=(reader, noticed, children, spares), daemon=True)
     watch.start()
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     # Whoever starts a job by nohup wants it to go on.
@@ -337,7 +405,12 @@ def _handler(
         os.close(reader)
 
 
-def _watch(reader: int, noticed: Callable[[int], None], children: Sequence[int]) -> None:
+def _watch(
+    reader: int,
+    noticed: Callable[[int], None],
+    children: Sequence[int],
+    spares: Callable[[int], bool],
+) -> None:
     """Sees each signal when it arrives; Python's handler waits for what the main thread computes."""
     first: dict[int, float] = {}
     while True:
@@ -351,11 +424,17 @@ def _watch(reader: int, noticed: Callable[[int], None], children: Sequence[int])
             if number not in first:
                 first[number] = now
                 noticed(number)
-            elif now - first[number] > SECONDS_OF_ONE_REQUEST[number]:
+            elif now - first[number] > SECONDS_OF_ONE_REQUEST[number] and not spares(number):
                 _send(number, children)
                 # Not `signal.signal`, which the main thread alone may call.
                 ctypes.pythonapi.PyOS_setsig(number, None)
                 os.kill(os.getpid(), number)
+
+
+def _wait_until(happened: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not happened() and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _stronger(one: int | None, other: int | None) -> int | None:

@@ -1,14 +1,13 @@
 """Batches that data-loading processes cannot hand over end a job in one line, not by waiting for ever."""
 
+import ctypes
 import multiprocessing
 import os
 import re
 import resource
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from segzoo.data import handover
 from segzoo.data.handover import Parcel, hand_over, limits, received
-from segzoo.data.workers import as_worker
+from segzoo.data.workers import as_worker, out_of_reach
 from segzoo.errors import InputError
 
 # Seconds between two looks: fewer than in trainings.
 PAUSE = 0.4
-REPOSITORY = Path(__file__).resolve().parents[2]
+_CLONE_NEWNS = 0x20000
 
 
 class Images(Dataset):
@@ -148,20 +147,30 @@ def test_the_limits_are_those_of_this_process():
     assert 0 <= float(found[1]) <= float(found[2])
 
 
+def with_small_shared_memory(queue) -> None:
+    """In a process of its own, which sees a /dev/shm of one MiB: a batch that is larger."""
+    refused = ctypes.CDLL(None).unshare(_CLONE_NEWNS)
+    for mount in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", "size=1m", "none", "/dev/shm"]):
+        refused = refused or subprocess.run(["mount", *mount], capture_output=True).returncode
+    if refused:
+        queue.put("refused")
+        return
+    large = DataLoader([torch.zeros(1 << 21)] * 2, num_workers=1, collate_fn=hand_over, timeout=PAUSE)
+    queue.put(next(received(large, lambda seconds: None))[0].message)
+
+
 def test_a_real_small_shared_memory_ends_a_loader_in_one_line():
-    script = (
-        "mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "
-        f'{sys.executable} -c "import sys; sys.path[:0] = [{str(REPOSITORY)!r}]; import segzoo; '
-        "from segzoo.data import handover as h; import torch; "
-        "from torch.utils.data import DataLoader as D; "
-        "d = D([torch.zeros(1 << 21)] * 4, num_workers=1, collate_fn=h.hand_over, timeout=2); "
-        'print(next(h.received(d, lambda s: None))[0].message)"'
-    )
-    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=120)
-    if "unshare" in done.stderr or "mount" in done.stderr:
+    context = multiprocessing.get_context("fork")
+    # Its locks are made here, where there is room.
+    queue = context.Queue()
+    process = context.Process(target=with_small_shared_memory, args=(queue,))
+    process.start()
+    said = queue.get(timeout=60)
+    process.join()
+    if said == "refused":
         pytest.skip("a small /dev/shm cannot be mounted here")
-    assert "no shared memory left (/dev/shm: " in done.stdout, done.stderr
-    assert " of 1.0 MiB free" in done.stdout
+    assert "no shared memory left (/dev/shm: " in said
+    assert " of 1.0 MiB free" in said
 
 
 def test_a_parcel_is_small():
@@ -176,15 +185,14 @@ def test_a_parcel_is_small():
     assert len(parcel.content) < 2000
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_no_signal_to_the_whole_job_reaches_a_worker(method):
+def test_no_signal_to_the_whole_job_reaches_a_worker():
     batches = received(
         DataLoader(
             Images(6),
             num_workers=1,
             collate_fn=hand_over,
             timeout=PAUSE,
-            multiprocessing_context=method,
+            multiprocessing_context="fork",
             prefetch_factor=1,
         ),
         lambda seconds: None,
@@ -194,6 +202,17 @@ def test_no_signal_to_the_whole_job_reaches_a_worker(method):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         os.kill(worker.pid, number)
     assert indices([[first], *batches]) == list(range(6))
+
+
+def test_a_process_that_is_not_forked_is_out_of_reach_from_the_start():
+    """The loader above, where it spawns its workers: these import for seconds before they do anything."""
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.1,))
+    with out_of_reach():
+        process.start()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
+        os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_a_worker_that_hangs_does_not_outlive_the_error():

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import multiprocessing
 import random
 
 import numpy as np
@@ -90,3 +91,20 @@ def test_restored_generators_draw_the_same_numbers_again():
     with preserved_random_state():
         inside = draw()
     assert draw() == inside
+
+
+def test_without_a_standard_output_there_is_the_file_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)  # as Python has it after `>&-`
+    default_setup(toy_cfg(tmp_path))
+    logging.getLogger("segzoo.anything").warning("careful")
+    assert "careful" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_script_that_a_spawned_process_runs_once_more_is_told_so(tmp_path, monkeypatch):
+    # What multiprocessing has there while it imports the script.
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(
+        InputError, match=r"^the script that trains is run once more by a process .* __name__"
+    ):
+        default_setup(toy_cfg(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

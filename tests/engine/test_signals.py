@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from toy_training import ToyTrainer, assert_same_weights, metrics, run_toy, toy_cfg, weights
@@ -135,6 +136,40 @@ def test_a_signal_that_reaches_one_process_stops_all_after_the_same_iteration(tm
     for name, last in (("training", 3), ("evaluation_due", 2)):
         assert len(assert_saved(tmp_path / name, last)["random_states"]) == 2
         assert not any("sem_seg/mIoU" in line for line in metrics(tmp_path / name))
+
+
+class StoppedInEvaluation(ToyTrainer):
+    """Process `which` alone gets a signal in its evaluation; the other computes, or waits for a message."""
+
+    which, waits = 1, False
+
+    @classmethod
+    def test(cls, cfg, model):
+        if comm.get_rank() == cls.which:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        elif cls.waits:
+            comm.all_gather(None)
+        else:
+            time.sleep(60)
+
+
+def run_stopped_in_evaluation(folder, which, waits):
+    trainer = type("T", (StoppedInEvaluation,), {"which": which, "waits": waits})
+    # Between two checkpoints.
+    cfg = toy_cfg(folder, DATASETS__TEST=("toy_val",), TEST__EVAL_PERIOD=6)
+    with stop_on_signals():
+        run_toy(cfg, False, trainer)
+
+
+@pytest.mark.parametrize(("which", "waits"), [(1, False), (1, True), (0, False), (0, True)])
+def test_a_signal_to_one_process_in_an_evaluation_loses_no_iteration(tmp_path, which, waits):
+    job = (run_stopped_in_evaluation, 2, 1, 0, "auto", (tmp_path / "out", which, waits))
+    process = warm.start(tmp_path / "output", warm.launch_by_forking, *job)
+    assert process.status() == EXIT_STATUS[signal.SIGTERM], process.output
+    assert "SIGTERM: stopped at once, in an evaluation; --resume goes on after iteration 5" in process.output
+    assert "Traceback" not in process.output
+    assert len(assert_saved(tmp_path / "out", 5)["random_states"]) == 2
 
 
 class Slow(ToyTrainer):
