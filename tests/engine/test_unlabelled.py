@@ -1,13 +1,16 @@
 """Trainings on nothing labelled: warned of, ended in time, and never with a best model."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from detectron2.utils import comm
 from toy_training import ToyTrainer, run_toy, toy_cfg, toy_image
 
 from segzoo.data.labelled import check_labelled, holds_targets
+from segzoo.engine.unlabelled import UnlabelledHook
 from segzoo.errors import InputError
 
 IMAGES = 30
@@ -84,6 +87,31 @@ def test_a_large_set_is_seen_twice_before_it_ends(tmp_path, monkeypatch):
     trainer.num_images = None
     hook.before_train()
     assert hook._stop_at is None
+
+
+def steps_until_it_ends(start):
+    """Steps of a training from iteration `start` on, at most 150, of a process that sees nothing labelled."""
+    hook = UnlabelledHook("semantic", ["toy_train"], 4)
+    hook.trainer = SimpleNamespace(max_iter=5000, start_iter=start, num_images=IMAGES, saw_targets=False)
+    hook.before_train()
+    for step in range(150):
+        hook.trainer.iter = start + step
+        try:
+            hook.after_step()
+        except InputError:
+            return step + 1
+    return None
+
+
+def test_a_resumed_training_is_given_a_hundred_iterations_of_its_own():
+    assert steps_until_it_ends(0) == 100
+    assert steps_until_it_ends(95) == 100
+    assert steps_until_it_ends(900) == 100
+
+
+def test_what_one_process_sees_lets_all_go_on(monkeypatch):
+    monkeypatch.setattr(comm, "all_gather", lambda seen: [seen, True])
+    assert steps_until_it_ends(0) is None
 
 
 def test_batches_of_another_mapper_count_as_labelled():
