@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+import os
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,5 +89,11 @@ def closing_lines(folder: str | Path, iterations: int, best: Best | None, evalua
     return [
         f"Finished after {iterations} iterations{score}",
         f"Files in {folder}: {there}",
-        *(f"To {what}: python tools/{command}" for what, command in commands.items()),
+        *(f"To {what}: python {_tools()}{command}" for what, command in commands.items()),
     ]
+
+
+def _tools() -> str:
+    """The folder of the tools, as the command line that is running names it."""
+    folder = Path(sys.argv[0]).parent
+    return shlex.quote(f"{folder if (folder / 'export_model.py').is_file() else 'tools'}{os.sep}")

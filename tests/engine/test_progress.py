@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from segzoo.engine import hooks
 from segzoo.engine.recording import LossRecorder, ProgressPrinter, fitted, loss_terms
 from segzoo.engine.setup import _ScreenFormatter
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 LAYERS = [f"loss_{kind}{layer}" for kind in ("ce", "dice") for layer in ("", "_0", "_1", "_2")]
 
 
@@ -177,13 +179,19 @@ def test_the_best_score_outlives_the_run(tmp_path, lost):
     assert best_of(tmp_path) == (13, 90.0)
 
 
-def test_the_end_says_what_has_come_out_and_what_comes_next(tmp_path, capsys):
+def test_the_end_says_what_has_come_out_and_what_comes_next(tmp_path, capsys, monkeypatch):
     scored(tmp_path, [10.0, 30.0, 20.0, 25.0, 28.0])
     said = capsys.readouterr().out
     assert "Finished after 10 iterations; best sem_seg/mIoU 30.0000, at iteration 3" in said
     assert f"Files in {tmp_path}: model_final.pth, model_best.pth, best.json, metrics.json" in said
     (command,) = re.findall(r"To evaluate: python tools/train_net\.py (.*)", said)
     assert command == f"--eval-only --weights {tmp_path}/model_best.pth"
+    # Started from another folder, the commands work there, too.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(REPOSITORY / "tools" / "train_net.py")])
+    scored(tmp_path / "other", [10.0] * 5)
+    (tool,) = re.findall(r"To evaluate: python (.*) --eval-only", capsys.readouterr().out)
+    assert Path(tool).is_file()
 
 
 @pytest.mark.parametrize("what", ["all", "records"])
