@@ -97,9 +97,13 @@ def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any]) 
     missing = [file for file in cfg.DATASETS.FILES if not _is_there(file)]
     names = ", ".join(cfg.DATASETS.TEST) or about.get("dataset", "")
     if missing:
+        files = ",".join(
+            '"FILE"' if file in missing else f'"{file}"' for file in map(str, cfg.DATASETS.FILES)
+        )
+        do, they = ("do", "they are") if len(missing) > 1 else ("does", "it is")
         raise InputError(
-            f"{weights} is tested on {names}, but {missing[0]} does not exist here; say where it is now: "
-            f"DATASETS.FILES '[\"FILE\"]'"
+            f"{weights} is tested on {names}, but {' and '.join(missing)} {do} not exist here; say where "
+            f"{they} now: DATASETS.FILES '[{files}]'"
         )
     if cfg.DATASETS.FILES:
         return

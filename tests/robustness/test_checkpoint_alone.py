@@ -100,6 +100,19 @@ def test_other_tools_need_the_file_only(elsewhere, tool, expected):
     assert answer.status == 0, answer.err
 
 
+def test_evaluation_names_all_datasets_that_are_missing_and_keeps_the_others(elsewhere, refusal):
+    content = torch.load("model_best.pth", weights_only=True)
+    config = yaml.safe_load(content["segzoo"]["config"])
+    config["DATASETS"]["FILES"] = ["/gone/a.yaml", "camvid", "/gone/b.yaml"]
+    content["segzoo"]["config"] = yaml.safe_dump(config)
+    torch.save(content, "several.pth")
+    line = refusal("train_net", "--eval-only", "--weights", "several.pth", "OUTPUT_DIR", "evaluated")
+    assert line.endswith(
+        "/gone/a.yaml and /gone/b.yaml do not exist here; say where they are now: "
+        'DATASETS.FILES \'["FILE","camvid","FILE"]\''
+    )
+
+
 def test_evaluation_asks_for_the_dataset_and_takes_it_where_it_is(elsewhere, refusal, tool):
     given = ["--eval-only", "--weights", "model_best.pth", "OUTPUT_DIR", "evaluated"]
     line = refusal("train_net", *given)
