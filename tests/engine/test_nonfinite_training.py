@@ -12,10 +12,10 @@ import pytest
 import replay
 import torch
 import train_net
-from detectron2.config import get_cfg
 
 from segzoo.engine.nonfinite import save_nonfinite_capsule
 from segzoo.model_zoo import load_config
+from segzoo.model_zoo.configs import new_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PANOPTIC = "panoptic/shapes/mask2former_r18_quarter"
@@ -104,7 +104,7 @@ def test_of_a_large_batch_the_line_names_the_first_images_and_counts_the_others(
         random_state={},
         model=torch.nn.Linear(1, 1),
         learning_rates=[0.1, 0.1],
-        cfg=get_cfg(),
+        cfg=new_config(),
     )
     assert message == (
         f"non-finite loss at iteration 7: batch and state saved to {tmp_path}/nonfinite_7_rank1.pth "
