@@ -99,11 +99,14 @@ def test_results_of_scores_that_were_resized_in_two_ways_are_not_compared(tmp_pa
     assert compare_results(first, first)["roads_val"]["sem_seg/mIoU"] == (61.5, 61.5)
 
 
-def test_results_of_no_semantic_labels_do_not_depend_on_it(tmp_path):
+def test_results_of_no_semantic_labels_do_not_depend_on_it(tmp_path, caplog):
     only_panoptic = {"roads_val": {"panoptic_seg": {"PQ": 41.0}}}
     first = result(tmp_path / "a", ["panoptic"], None, only_panoptic)
     second = result(tmp_path / "b", ["semantic", "panoptic"], "masks")
     assert compare_results(first, second)["roads_val"] == {"panoptic_seg/PQ": (41.0, 40.25)}
+    other = result(tmp_path / "c", ["semantic", "panoptic"], "scores", only_panoptic)
+    assert compare_results(other, second)["roads_val"] == {"panoptic_seg/PQ": (41.0, 40.25)}
+    assert not caplog.text
 
 
 def old(document, *keys):
