@@ -402,6 +402,14 @@ def test_sizes_are_those_of_the_turned_image(tmp_path):
         assert metadata.load_sem_seg(record).shape == (HEIGHT, WIDTH)
 
 
+@pytest.mark.parametrize("key", ["height", "width"])
+@pytest.mark.parametrize("side", [0, -1, 10**7, True, None])
+def test_sizes_that_no_image_has_are_those_of_the_file(pets_folder, key, side):
+    write(pets_folder, "pets.json", changed(instances_json(), ("images", 0, key), side))
+    (record, _), _ = load(pets_folder / "pets.yaml")
+    assert (record["height"], record["width"]) == (HEIGHT, WIDTH)
+
+
 def test_files_with_sizes_are_not_opened(pets_folder, monkeypatch):
     write(pets_folder, "pets.json", instances_json())
     monkeypatch.setattr(coco_json, "image_size", lambda *names: pytest.fail("opened"))
