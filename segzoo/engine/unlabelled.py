@@ -11,7 +11,7 @@ from segzoo.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Iterations after which it is said, and before which it never ends a training.
+# Iterations after which it is said, and before which it ends a training only when that is over anyway.
 WARN_AFTER, STOP_AFTER = 10, 100
 # Every image is seen so often before: a random crop may miss what is labelled in it.
 _PASSES = 2
@@ -39,6 +39,9 @@ class UnlabelledHook(HookBase):
         images = self.trainer.num_images
         epochs = None if images is None else -(-_PASSES * images // self._batch)
         self._stop_at = None if epochs is None else max(STOP_AFTER, epochs)
+        if epochs is not None and epochs <= left:
+            # What ends without having learned anything has not succeeded.
+            self._stop_at = min(self._stop_at, left)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1 - self.trainer.start_iter

@@ -59,6 +59,12 @@ def test_it_is_said_after_ten_iterations_and_ends_after_a_hundred(tmp_path):
     assert "the training ends after 100 such iterations" in line
 
 
+def test_a_short_training_that_saw_all_images_twice_does_not_succeed(tmp_path):
+    with pytest.raises(InputError, match="no labelled pixel in the 60 images of 15 iterations"):
+        run(tmp_path, lambda image, index: False, 15)
+    assert (tmp_path / "model_final.pth").is_file()
+
+
 def test_a_short_training_is_warned_of(tmp_path):
     run(tmp_path, lambda image, index: False, 3)
     assert len(said(tmp_path)) == 1
