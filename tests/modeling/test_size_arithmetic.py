@@ -298,3 +298,22 @@ def test_logits_of_the_baselines_are_enlarged_four_times_and_cut():
         resized = torch.nn.functional.interpolate(expected, (90, 100), mode="bilinear", align_corners=False)
         result = model([{"image": image, "height": 90, "width": 100}])[0]["sem_seg"]
         torch.testing.assert_close(result, resized[0], rtol=1e-5, atol=1e-5)
+
+
+def test_scores_of_the_baselines_cover_the_image_where_the_backbone_rounds_down():
+    """ConvNeXt gives 11 x 17 logits of 45 x 70 pixels: four times as many are 44 x 68."""
+    from segzoo.model_zoo import load_config
+
+    backbone = ["MODEL.BACKBONE.NAME", "TimmBackbone", "MODEL.BACKBONE.VARIANT", "test_convnext"]
+    options = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *backbone]
+    cfg = load_config("semantic/ade20k/per_pixel_baseline_r50", options)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    image = torch.randint(0, 256, (3, 45, 70)).float()
+    with torch.no_grad():
+        logits = model.raw_outputs([{"image": image}])["sem_seg_logits"]
+        assert logits.shape[-2:] == (11, 17)
+        expected = torch.nn.functional.interpolate(logits, (45, 70), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(model.score_maps(image[None]), expected, rtol=1e-5, atol=1e-5)
+        result = model([{"image": image}])[0]["sem_seg"]
+        torch.testing.assert_close(result, expected[0], rtol=1e-5, atol=1e-5)

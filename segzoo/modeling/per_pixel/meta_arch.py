@@ -217,7 +217,11 @@ class PerPixelSegmentor(nn.Module):
     def _full_size(self, logits: Tensor, padded_size: Sequence[int]) -> Sequence[int]:
         """The size to which logits are resized before they are cut to the image."""
         factor = self.sem_seg_head.enlargement
-        return padded_size if factor is None else tuple(factor * side for side in logits.shape[-2:])
+        if factor is None:
+            return padded_size
+        # A backbone that rounds down, or has no level so fine, leaves less than the image: that is stretched.
+        enlarged = (factor * side for side in logits.shape[-2:])
+        return tuple(max(sides) for sides in zip(enlarged, padded_size, strict=True))
 
     def _features(self, batch: Tensor) -> dict[str, Tensor]:
         self.sem_seg_head.check_crop(*batch.shape[-2:])
