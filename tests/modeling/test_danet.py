@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from modeling_helpers import random_image, shake
 from pixel_model_helpers import load_published, normalised, pixel_model
 from pixel_peers import R50_V1C, TINY, mmseg_logits, mmseg_model, worst_difference
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segzoo.errors import InputError
 from segzoo.layers import pixel_attention as module
 from segzoo.layers.pixel_attention import pixel_attention
+from segzoo.model_zoo import load_config
 from segzoo.projects.danet.attention import ChannelAttention, PositionAttention
 
 SMALL = (
@@ -176,3 +178,15 @@ def test_the_presets_differ_in_the_axis_of_the_softmax():
     with pytest.raises(InputError, match=r"MODEL.DANET.POSITION_SOFTMAX 'rows': expected keys or queries"):
         pixel_model("danet", 3, *SMALL, "MODEL.DANET.POSITION_SOFTMAX", "rows")
     assert isinstance(pixel_model("danet_mmseg", 3, *SMALL).auxiliary_head, nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("name", "probabilities"),
+    [("danet_r50_v1s_240ep", set()), ("danet_r101_v1s_240ep", set()), ("danet_jpu_r101_v1s", {0.1})],
+)
+def test_nothing_is_dropped_in_gluoncvs_recipe(name, probabilities):
+    cfg = load_config(f"semantic/cityscapes/{name}", ["MODEL.DEVICE", "meta"])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    dropouts = [module for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
+    assert {dropout.p for dropout in dropouts if dropout.p} == probabilities
