@@ -17,6 +17,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 OPENMP_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 # omp_pause_hard of OpenMP 5.0: threads and all else that can be made anew is given up.
 PAUSE_HARD = 2
+# The number that let_threads_rest has set here, where the user had set none.
+_own_numbers: list[str] = []
 
 
 def let_threads_rest(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -28,8 +30,27 @@ def let_threads_rest(environment: MutableMapping[str, str] = os.environ) -> None
     """
     environment.setdefault("OMP_WAIT_POLICY", "passive")
     # OpenMP itself looks at the processors, but not at the share of them that a container may use.
-    if free_processors() < _bound_processors():
-        environment.setdefault("OMP_NUM_THREADS", str(free_processors()))
+    if free_processors() < _bound_processors() and "OMP_NUM_THREADS" not in environment:
+        environment["OMP_NUM_THREADS"] = str(free_processors())
+        if environment is os.environ:
+            _own_numbers.append(environment["OMP_NUM_THREADS"])
+
+
+@contextlib.contextmanager
+def number_left_to_user() -> Iterator[None]:
+    """Leaves OMP_NUM_THREADS inside as the user has set it, or unset where let_threads_rest has chosen it.
+
+    What it chose is the share of this process; one that is started inside has another.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    if before not in _own_numbers:
+        yield
+        return
+    del os.environ["OMP_NUM_THREADS"]
+    try:
+        yield
+    finally:
+        os.environ["OMP_NUM_THREADS"] = before
 
 
 def free_processors() -> int:
@@ -98,13 +119,13 @@ def survive_forks() -> None:
 
 
 def _give_threads_up() -> bool:
-    """Ends the idle threads of every loaded GNU OpenMP. False if one is too old for that."""
+    """Ends the idle threads of every loaded GNU OpenMP. False if one cannot: is too old, or not found."""
     if "torch" not in sys.modules or sys.platform != "linux":
         return True
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-        files = {line.rstrip("\n").split(maxsplit=5)[-1] for line in maps if "libgomp" in line}
-    loaded = [file for file in files if Path(file).name.startswith("libgomp")]
     try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            files = {line.rstrip("\n").split(maxsplit=5)[-1] for line in maps if "libgomp" in line}
+        loaded = [file for file in files if Path(file).name.startswith("libgomp")]
         # Refused within a parallel region only, from which nothing forks.
         return all(ctypes.CDLL(path).omp_pause_resource_all(PAUSE_HARD) == 0 for path in loaded)
     except (OSError, AttributeError):

@@ -129,19 +129,29 @@ def install(python: Path, what: Sequence[str], *options: str) -> None:
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "-qq", "--no-input"]
     result = subprocess.run(
         [*command, "--disable-pip-version-check", "--only-binary", ":all:", *options, *what],
+        env=alone(),
         capture_output=True,
         text=True,
         check=False,
     )
     if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-        raise NotBuiltError(f"pip: {(lines or ['no message'])[-1]}")
+        lines = result.stderr.strip().splitlines() or ["no message"]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        raise NotBuiltError(f"pip: {(errors or lines)[-1]}")
+
+
+def alone() -> dict[str, str]:
+    """The user's environment, less what makes pip or Python see other packages than the tests do."""
+    others = ("PYTHONPATH", "PYTHONHOME", "PIP_CONSTRAINT", "PIP_TARGET", "PIP_PREFIX")
+    own = {name: value for name, value in os.environ.items() if name not in others}
+    return {**own, "PIP_USER": "0"}
 
 
 def borrow(python: Path) -> None:
     """Has the environment find what it has not in that of this interpreter, start-up files included."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    own = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    result = subprocess.run([python, "-c", code], env=alone(), capture_output=True, text=True, check=True)
+    own = result.stdout.strip()
     lender = sysconfig.get_path("purelib")
     Path(own, "borrowed.pth").write_text(f"import site; site.addsitedir({lender!r})\n", encoding="utf-8")
 
@@ -149,7 +159,8 @@ def borrow(python: Path) -> None:
 def installed_versions(python: Path, packages: Sequence[str]) -> dict[str, str]:
     code = "import json, sys; from importlib.metadata import version as v; "
     code += "print(json.dumps({name: v(name) for name in sys.argv[1:]}))"
-    result = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
+    command = [python, "-c", code, *packages]
+    result = subprocess.run(command, env=alone(), capture_output=True, text=True, check=True)
     return json.loads(result.stdout)
 
 
@@ -161,7 +172,7 @@ def same_version(one: str, other: str) -> bool:
 
 def run_tests(python: Path) -> int:
     """0 if all passed, else 1; a test file that is not there is a failure too."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**alone(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [python, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", *TESTS]
     return int(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode != 0)
 

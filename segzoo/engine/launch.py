@@ -23,7 +23,7 @@ from detectron2.utils import comm
 
 from segzoo.data.workers import out_of_reach
 from segzoo.errors import InputError
-from segzoo.threads import OPENMP_SETTINGS, free_processors, let_threads_rest
+from segzoo.threads import OPENMP_SETTINGS, free_processors, let_threads_rest, number_left_to_user
 
 from .lost import LostProcessError, lost_processes_explained
 from .network import interface_towards
@@ -201,12 +201,13 @@ def _check_numbers(num_gpus: int, num_machines: int, machine_rank: int, dist_url
 def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
     """Runs one child for each of `places` and waits; an explained error of a child is raised again here."""
     threads = max(1, free_processors() // len(places))
-    with tempfile.TemporaryDirectory(prefix="segzoo_launch_") as error_folder:
-        arguments = (main, args, places, dist_url, store_port, on_gpu, timeout, error_folder, threads)
+    with tempfile.TemporaryDirectory(prefix="segzoo_launch_") as error_folder, number_left_to_user():
+        arguments = (main, args, places, dist_url, store_port, on_gpu, timeout, error_folder)
         # Its remarks on which process it ends would stand before the one line that explains why.
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         added = [name for name in OPENMP_SETTINGS if name not in os.environ]
-        # OpenMP reads them when the child starts; together the children shall use each core once.
+        # OpenMP reads them when the child starts; together the children shall use each core once, unless the
+        # user says otherwise.
         if not os.environ.get("OMP_NUM_THREADS"):
             os.environ["OMP_NUM_THREADS"] = str(threads)
         let_threads_rest()
@@ -267,10 +268,8 @@ def _raise_cause(reports: Mapping[int, BaseException], *effects: type[BaseExcept
             raise end from None
 
 
-def _child(index, main, args, places, dist_url, store_port, on_gpu, timeout, error_folder, threads) -> None:
+def _child(index, main, args, places, dist_url, store_port, on_gpu, timeout, error_folder) -> None:
     let_through()
-    if not on_gpu:
-        torch.set_num_threads(threads)
     place = places[index]
     store = None
     if store_port is not None:

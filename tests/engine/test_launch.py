@@ -1,5 +1,8 @@
 """Processes: how many, who is who, one result whatever their number, and none left behind by a failure."""
 
+import importlib
+import os
+import types
 from datetime import timedelta
 
 import pytest
@@ -7,6 +10,7 @@ import torch
 import warm
 from toy_training import fail_in_rank_one, metrics, run_toy, run_toys, toy_cfg, weights
 
+from segzoo import threads
 from segzoo.engine import launch
 from segzoo.engine.launch import ProcessPlace, _rendezvous_from_environment, place_from_environment
 from segzoo.errors import InputError
@@ -211,3 +215,27 @@ def test_the_meeting_point_differs_between_jobs_and_steps():
     assert len(urls) == 100
     assert all(u.startswith("tcp://n1:") and 15000 <= int(u.rpartition(":")[2]) < 30000 for u in urls)
     assert _rendezvous_from_environment({"MASTER_ADDR": "a", "MASTER_PORT": "1"}) == "env://"
+
+
+@pytest.mark.parametrize(("user", "each"), [(None, "2"), ("3", "3")])
+def test_processes_share_the_processors_of_a_container_unless_the_user_says_otherwise(
+    monkeypatch, user, each
+):
+    monkeypatch.setattr(threads, "_bound_processors", lambda: 64)
+    monkeypatch.setattr(threads, "_cgroup_shares", lambda: iter([8.0]))
+    monkeypatch.setattr(threads, "_own_numbers", [])
+    monkeypatch.setenv("OMP_NUM_THREADS", user or "1")
+    if not user:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    threads.let_threads_rest()  # as each tool does
+    seen = []
+
+    def start(*_, **__):
+        seen.append(os.environ["OMP_NUM_THREADS"])
+        return types.SimpleNamespace(pids=list, join=lambda: True)
+
+    module = importlib.import_module("segzoo.engine.launch")
+    monkeypatch.setattr(module.mp, "start_processes", start)
+    launch(print, 4, device="cpu")
+    assert seen == [each]
+    assert os.environ["OMP_NUM_THREADS"] == (user or "8")

@@ -73,6 +73,21 @@ class TestSettings:
         monkeypatch.setattr(threads, "_cgroup_shares", lambda: iter([]))
         assert "OMP_NUM_THREADS" not in _set_for({})
 
+    def test_processes_with_other_processors_do_not_inherit_the_number(self, monkeypatch):
+        """That of a container or login node; what the user has set they do inherit."""
+        monkeypatch.setattr(threads, "_bound_processors", lambda: 64)
+        monkeypatch.setattr(threads, "_cgroup_shares", lambda: iter([8.0]))
+        monkeypatch.setattr(threads, "_own_numbers", [])
+        monkeypatch.setenv("OMP_NUM_THREADS", "5")
+        threads.let_threads_rest()
+        with threads.number_left_to_user():
+            assert os.environ["OMP_NUM_THREADS"] == "5"
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        threads.let_threads_rest()
+        with threads.number_left_to_user():
+            assert "OMP_NUM_THREADS" not in os.environ
+        assert os.environ["OMP_NUM_THREADS"] == "8"
+
     @pytest.mark.parametrize("tool", TOOLS, ids=lambda file: file.stem)
     def test_every_tool_sets_them_before_it_imports_torch(self, tool):
         """command_line does so; of segzoo only the package may come before it, which imports no torch."""

@@ -43,7 +43,8 @@ def test_the_tests_are_there(tool):
             "ERROR: No matching distribution found for numpy==1.24\n",
             "No matching distribution found for numpy",
         ),
-        ("killed\n", "pip: no message"),
+        ("python: No module named pip\n", "pip: python: No module named pip"),
+        ("", "pip: no message"),
     ],
 )
 def test_an_environment_that_cannot_be_made_is_no_success(tool, monkeypatch, capsys, said, reason):
@@ -56,6 +57,30 @@ def test_an_environment_that_cannot_be_made_is_no_success(tool, monkeypatch, cap
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[:3] for line in lines] == [[name, "NOT", "TESTED:"] for name in ("oldest", "newest")]
     assert all(reason in line for line in lines)
+
+
+def test_pip_and_the_tests_see_the_same_packages(tool, monkeypatch, tmp_path):
+    """A package on PYTHONPATH would count as installed for pip, and be hidden from the tests."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "module"))
+    monkeypatch.setenv("PIP_CONSTRAINT", str(tmp_path / "constraints.txt"))
+    monkeypatch.setenv("PIP_USER", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://example.org/simple")
+    environments = {}
+
+    def run(command, env=None, **_):
+        name = next(word for word in ("venv", "pip", "pytest", "-c") if word in command)
+        environments[name] = env
+        return subprocess.CompletedProcess(command, 0, '{"numpy": "1.24.0"}', "")
+
+    monkeypatch.setattr(tool.subprocess, "run", run)
+    monkeypatch.setattr(tool, "ON_TORCH", ())
+    monkeypatch.setattr(tool, "borrow", lambda *_: None)
+    tool.run_tests(tool.build("oldest", {"numpy": "==1.24"}))
+    assert [environments[name].get("PYTHONPATH") for name in ("pip", "-c")] == [None, None]
+    assert environments["pytest"]["PYTHONPATH"] == str(ROOT)
+    assert environments["pip"]["PIP_INDEX_URL"] == "https://example.org/simple"
+    assert environments["pip"]["PIP_USER"] == "0"
+    assert "PIP_CONSTRAINT" not in environments["pip"]
 
 
 def test_failing_tests_fail(tool, monkeypatch, capsys):

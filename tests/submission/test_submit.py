@@ -1,5 +1,7 @@
 """tools/submit.py without SLURM: options, scripts, snapshots, requeueing, and the table of how runs stand."""
 
+import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -7,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 import submit  # noqa: E402  it stands in tools/
 import train_net  # noqa: E402
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
+from submission import executors  # noqa: E402
 from submission.files import Job, Run, State, read_state, state_file, write_job, write_state  # noqa: E402
 from submission.job import TrainingJob  # noqa: E402
 from submission.plan import freeze, plan_runs  # noqa: E402
@@ -26,6 +30,7 @@ from submission.slurm import SlurmState, parse_sacct, parse_scontrol, slurm_stat
 from submission.snapshot import take_snapshot  # noqa: E402
 from submission.status import standings, table  # noqa: E402
 
+from segzoo import threads  # noqa: E402
 from segzoo.data import register  # noqa: E402
 from segzoo.engine.lost import LostProcessError  # noqa: E402
 from segzoo.errors import InputError  # noqa: E402
@@ -161,6 +166,32 @@ def test_the_script_asks_for_what_the_options_say(tmp_path, monkeypatch, capsys)
 def test_sizes_are_taken_as_slurm_takes_them(size):
     options, _ = submit.parse_arguments(["--mem", size, "--", "x"])
     assert options.mem == size
+
+
+def test_a_job_does_not_get_the_number_of_threads_of_the_login_node(tmp_path, monkeypatch):
+    """sbatch hands over the environment, in which the tool has limited its own threads."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(threads, "_own_numbers", [])
+    monkeypatch.setattr(threads, "_bound_processors", lambda: 64)
+    monkeypatch.setattr(threads, "_cgroup_shares", lambda: iter([2.0]))
+    threads.let_threads_rest()
+    seen = []
+
+    class Executor:
+        @contextlib.contextmanager
+        def batch(self):
+            yield
+            seen.append(os.environ.get("OMP_NUM_THREADS"))  # where submitit runs sbatch
+
+        def submit(self, task):
+            return types.SimpleNamespace(job_id=12)
+
+    monkeypatch.setattr(executors, "_slurm", lambda *_: Executor())
+    options = argparse.Namespace(cluster="slurm", requeues=0)
+    run = Run(index=0, name="one", arguments=[], output=str(tmp_path))
+    executors.submit(options, tmp_path, [run])
+    assert (seen, os.environ["OMP_NUM_THREADS"], run.job_id) == ([None], "2", "12")
 
 
 def test_jobs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from submitit import LocalExecutor, SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from segzoo.errors import InputError
+from segzoo.threads import number_left_to_user
 
 from .files import Run, log_folder
 from .job import TrainingJob
@@ -59,8 +60,14 @@ def submit(options: argparse.Namespace, folder: Path, runs: Sequence[Run]) -> No
         processes = options.tasks_per_node or options.gpus_per_node or 1
     tasks = [TrainingJob(folder, run, options.requeues, processes) for run in runs]
     try:
-        # submitit prints what sbatch says against a job; it comes in the message, too.
-        with _undisturbed_by_ctrl_c(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
+        # The job gets this environment, but other processors. submitit prints what sbatch says against a job;
+        # it comes in the message, too.
+        with (
+            _undisturbed_by_ctrl_c(),
+            number_left_to_user(),
+            contextlib.redirect_stderr(io.StringIO()),
+            executor.batch(),
+        ):
             jobs = [executor.submit(task) for task in tasks]
     except (FailedJobError, FailedSubmissionError) as error:
         raise InputError(f"sbatch refuses the job: {_reason(str(error))}") from None
