@@ -20,7 +20,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,8 @@ TORCH = ("torch", "torchvision")
 WITH_DETECTRON2 = ("fvcore", "iopath")
 # Need torch, which is borrowed: installed alone, since pip does not see what is borrowed.
 ON_TORCH = ("timm",)
+# What is borrowed must be there, too.
+BORROWED = (*TORCH, "detectron2", "pytest", "pytest-xdist")
 # Labels, encodings, the mapper and its augmentations; evaluators; timm's backbones; drawing; small trainings.
 # None of them needs transformers, which itself needs newer libraries than setup.py's lower bounds.
 TESTS = (
@@ -98,7 +99,7 @@ def build(name: str, packages: Mapping[str, str]) -> Path:
     """Makes the environment; returns its interpreter.
 
     Raises:
-        NotBuiltError: pip has no such versions, they do not fit together, or others are found.
+        NotBuiltError: pip has no such versions, they do not fit together, or others or none are found.
     """
     folder = FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -110,7 +111,9 @@ def build(name: str, packages: Mapping[str, str]) -> Path:
     install(python, list(needs.values()))
     install(python, alone, "--no-deps")
     borrow(python)
-    found = installed_versions(python, list(packages))
+    found = installed_versions(python, list(dict.fromkeys([*packages, *BORROWED])))
+    if missing := [package for package, version in found.items() if version is None]:
+        raise NotBuiltError(f"{', '.join(missing)}: not found beside {sys.executable}, which lends it")
     print(f"{name}: found", *(f"{package} {version}" for package, version in found.items()), flush=True)
     wrong = [
         package
@@ -148,17 +151,28 @@ def alone() -> dict[str, str]:
 
 
 def borrow(python: Path) -> None:
-    """Has the environment find what it has not in that of this interpreter, start-up files included."""
+    """Has the environment find what it has not where this interpreter finds it, start-up files included."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     result = subprocess.run([python, "-c", code], env=alone(), capture_output=True, text=True, check=True)
     own = result.stdout.strip()
-    lender = sysconfig.get_path("purelib")
-    Path(own, "borrowed.pth").write_text(f"import site; site.addsitedir({lender!r})\n", encoding="utf-8")
+    # More than one where the interpreter itself borrows, from the system or the user's folder.
+    lenders = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    lines = [f"import site; site.addsitedir({lender!r})\n" for lender in lenders]
+    Path(own, "borrowed.pth").write_text("".join(lines), encoding="utf-8")
 
 
-def installed_versions(python: Path, packages: Sequence[str]) -> dict[str, str]:
-    code = "import json, sys; from importlib.metadata import version as v; "
-    code += "print(json.dumps({name: v(name) for name in sys.argv[1:]}))"
+def installed_versions(python: Path, packages: Sequence[str]) -> dict[str, str | None]:
+    """The version that the environment finds of each package, None of those that it does not find."""
+    code = """
+import importlib.metadata, json, sys
+found = dict.fromkeys(sys.argv[1:])
+for name in found:
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
     command = [python, "-c", code, *packages]
     result = subprocess.run(command, env=alone(), capture_output=True, text=True, check=True)
     return json.loads(result.stdout)

@@ -58,6 +58,18 @@ def test_a_forked_process_runs_operators_when_its_parent_has_run_some(given_up):
     assert run_python(FORK.format(given_up=given_up)).split() == [threads_of_child, "True", "2"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is looked up on Linux")
+def test_threads_are_not_given_up_where_what_is_loaded_cannot_be_looked_up(monkeypatch):
+    """As in a sandbox without /proc. The child has one thread then."""
+
+    def refuse(*_, **__):
+        raise FileNotFoundError("/proc/self/maps")
+
+    monkeypatch.setitem(sys.modules, "torch", object())
+    monkeypatch.setattr(threads, "open", refuse, raising=False)
+    assert threads._give_threads_up() is False
+
+
 class TestSettings:
     def test_threads_sleep_unless_the_user_has_said_how_they_wait(self):
         given = {}

@@ -68,7 +68,7 @@ def test_pip_and_the_tests_see_the_same_packages(tool, monkeypatch, tmp_path):
     environments = {}
 
     def run(command, env=None, **_):
-        name = next(word for word in ("venv", "pip", "pytest", "-c") if word in command)
+        name = next(word for word in ("-c", "venv", "pip", "pytest") if word in command)
         environments[name] = env
         return subprocess.CompletedProcess(command, 0, '{"numpy": "1.24.0"}', "")
 
@@ -81,6 +81,22 @@ def test_pip_and_the_tests_see_the_same_packages(tool, monkeypatch, tmp_path):
     assert environments["pip"]["PIP_INDEX_URL"] == "https://example.org/simple"
     assert environments["pip"]["PIP_USER"] == "0"
     assert "PIP_CONSTRAINT" not in environments["pip"]
+
+
+def test_an_environment_borrows_wherever_the_interpreter_finds_packages(tool, monkeypatch, tmp_path):
+    """As one with --system-site-packages; what is nowhere is no failure of the tests, which did not run."""
+    lenders = [tmp_path / name / "site-packages" for name in ("own", "system")]
+    for lender, package in zip(lenders, ("torch", "detectron2"), strict=True):
+        (lender / f"{package}-1.5.dist-info").mkdir(parents=True)
+        (lender / f"{package}-1.5.dist-info" / "METADATA").write_text(f"Name: {package}\nVersion: 1.5\n")
+    monkeypatch.setattr(tool.sys, "path", [*map(str, lenders), str(tmp_path)])
+    monkeypatch.setattr(tool, "install", lambda *_: None)
+    monkeypatch.setattr(tool, "ON_TORCH", ())
+    with pytest.raises(tool.NotBuiltError, match=r"^torchvision, pytest, pytest-xdist: not found"):
+        tool.build("oldest", {})
+    monkeypatch.setattr(tool, "BORROWED", ("torch", "detectron2"))
+    python = tool.build("oldest", {})
+    assert tool.installed_versions(python, ["torch", "detectron2"]) == {"torch": "1.5", "detectron2": "1.5"}
 
 
 def test_failing_tests_fail(tool, monkeypatch, capsys):
