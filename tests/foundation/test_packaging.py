@@ -141,7 +141,7 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 @needs_make
-@pytest.mark.parametrize("target", ["quickstart", "test", "lint", "bench"])
+@pytest.mark.parametrize("target", ["quickstart", "test", "versions", "lint", "bench"])
 def test_every_target_makes_the_environment_first(target):
     lines = [line for line in make("-n", target).stdout.splitlines() if not line.startswith("make")]
     assert lines[0].endswith("tools/install_environment.py")
