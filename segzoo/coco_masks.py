@@ -69,10 +69,13 @@ def mask_rle(segmentation: Any, size: tuple[int, int], described: str) -> dict[s
 def _without_quotes(counts: Any) -> Any:
     """What Python's texts of bytes, "b'...'", and of lists, "[1, 2]", stand for; anything else as it is.
 
-    Programs write these that hand pycocotools' bytes, or numpy's arrays, to `str`. COCO's own text has no
-    quotes, brackets or spaces.
+    Programs write these that hand pycocotools' bytes, or numpy's arrays, to `str`. COCO's own text may begin
+    with a bracket, but has no quotes, commas or spaces.
     """
-    if isinstance(counts, str) and (counts[:2] in ("b'", 'b"') or counts[:1] == "["):
+    if not isinstance(counts, str):
+        return counts
+    is_list = counts[:1] == "[" and ("," in counts or len(counts.split()) > 1)
+    if is_list or counts[:2] in ("b'", 'b"'):
         return ast.literal_eval(counts if "," in counts else ",".join(counts.split()))
     return counts
 

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,20 @@ import segzoo  # noqa: F401  makes the installed libraries work together before 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What the tools share stands beside them.
 sys.path.insert(0, str(REPOSITORY / "tools"))
+# As in segzoo.engine.setup, whose import not every test needs.
+LOGGED_PACKAGES = ("segzoo", "detectron2", "fvcore")
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_a_test_before() -> None:
+    """Takes away what logs to a captured screen that has been closed with its test."""
+    for name in LOGGED_PACKAGES:
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            if getattr(getattr(handler, "stream", None), "closed", False):
+                logger.removeHandler(handler)
+        if not logger.handlers:
+            logger.propagate = True
 
 
 @pytest.fixture(scope="session")

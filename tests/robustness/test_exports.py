@@ -69,6 +69,16 @@ def test_run_lengths_are_read_however_python_wrote_them(tmp_path, counts, as_siz
     assert np.array_equal(drawn(write_pets(tmp_path, {"size": size, "counts": counts})), MASK)
 
 
+def test_compressed_run_lengths_may_begin_with_a_bracket(tmp_path):
+    mask = np.zeros(HEIGHT * WIDTH, np.uint8)
+    mask[43:50] = 1  # 43 = 11 + 32 * 1: the characters 48 + 32 + 11, "[", and 48 + 1, "1"
+    mask = np.asfortranarray(mask.reshape(HEIGHT, WIDTH, order="F"))
+    counts = rle.encode(mask)["counts"].decode()
+    assert counts.startswith("[1")
+    segmentation = {"size": [HEIGHT, WIDTH], "counts": counts}
+    assert np.array_equal(drawn(write_pets(tmp_path, segmentation)), mask)
+
+
 @pytest.mark.parametrize(
     ("segmentation", "found"),
     [
