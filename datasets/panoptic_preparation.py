@@ -6,7 +6,6 @@ with the files that it has, and the JSON describes what the files hold, not what
 
 import json
 import multiprocessing
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.panoptic_files import measure_segments
 from segzoo.data.register import load_split
+from segzoo.data.workers import as_worker
 from segzoo.errors import InputError
 from segzoo.evaluation.files import load_ids
 
@@ -72,7 +72,7 @@ def write_split(
     if workers <= 1:
         described = list(progress(map(read, images)))
     else:
-        with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        with multiprocessing.Pool(workers, initializer=as_worker) as pool:
             described = list(progress(pool.imap(read, images, chunksize=16)))
     document = {
         "images": [image for image, _ in described],

@@ -8,7 +8,6 @@ read.
 import argparse
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from segzoo.data import read_dataset_file
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.formats import LabelReader
 from segzoo.data.layouts import FoundLayout, find_layout
+from segzoo.data.workers import as_worker
 from segzoo.errors import InputError
 from segzoo.paths import user_path
 from segzoo.text_files import read_text
@@ -36,7 +36,7 @@ from segzoo.text_files import read_text
 # The scripts have the command line of the tools.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 
-from command_line import CommandLine, explained, path_value, whole_number
+from command_line import CommandLine, explained, path_value
 
 __all__ = ["CommandLine", "explained", "path_value"]
 
@@ -57,9 +57,7 @@ def parser(description: str, root: str) -> CommandLine:
         metavar="DIR",
         help=f"folder {root}; default: below $DETECTRON2_DATASETS (./datasets)",
     )
-    made.add_argument(
-        "--workers", type=whole_number(0), default=os.cpu_count(), help="processes (default: one per core)"
-    )
+    made.add_workers()
     made.add_argument("--check", action="store_true", help="write nothing; count what is there")
     return made
 
@@ -164,7 +162,7 @@ def convert_files(
     if workers <= 1 or len(todo) <= 1:
         problems = _messages(map(one, todo), title, len(todo))
     else:
-        with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        with multiprocessing.Pool(workers, initializer=as_worker) as pool:
             problems = _messages(pool.imap_unordered(one, todo, chunksize=chunk), title, len(todo))
     for problem in problems:
         print(problem, file=sys.stderr)

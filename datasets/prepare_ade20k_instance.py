@@ -13,7 +13,6 @@ written when its split is complete.
 import argparse
 import json
 import multiprocessing
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from segzoo.data import read_dataset_file
 from segzoo.data.panoptic_files import measure_segments
+from segzoo.data.workers import as_worker
 from segzoo.errors import InputError
 from segzoo.evaluation.instance import encode_mask
 
@@ -61,7 +61,7 @@ def described_files(files: Sequence[Path], category_ids: Sequence[int], workers:
     if workers <= 1:
         yield from map(one, files)
         return
-    with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with multiprocessing.Pool(workers, initializer=as_worker) as pool:
         yield from pool.imap(one, files, chunksize=16)
 
 

@@ -12,8 +12,6 @@ can be interrupted and started again: finished files stay, and no file is ever h
 
 import argparse
 import multiprocessing
-import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,6 +28,7 @@ from preparation import CommandLine, explained, save_labels
 from tqdm import tqdm
 
 from segzoo.data import LabelReader, label_reader
+from segzoo.data.workers import as_worker
 from segzoo.errors import InputError
 
 SPLITS = ("coco_2017_train_panoptic", "coco_2017_val_panoptic")
@@ -78,7 +77,7 @@ def prepare(split: str, args: argparse.Namespace) -> bool:
         if args.semantic:
             target = Path(metadata.image_root).parent / f"panoptic_semseg_{Path(metadata.image_root).name}"
         check = partial(check_labels, reader=reader, target=target)
-        with multiprocessing.Pool(args.workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        with multiprocessing.Pool(args.workers, initializer=as_worker) as pool:
             results = pool.imap_unordered(check, records, chunksize=32)
             problems = [one for one in tqdm(results, split, len(records), unit="file") if one]
         for problem in problems:
@@ -97,9 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--semantic", action="store_true", help="write semantic label PNGs; implies --labels")
     parser.add_argument("--statistics", action="store_true", help="count segments and entities")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
-    )
+    parser.add_workers(least=1)
     args = parser.parse_args(arguments)
     complete = True
     for split in args.splits:

@@ -14,7 +14,6 @@ train2017.partial.
 import argparse
 import json
 import multiprocessing
-import signal
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -40,6 +39,7 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from segzoo.data import read_dataset_file
+from segzoo.data.workers import as_worker
 from segzoo.errors import InputError
 
 # COCO's category of each of VOC's classes, from background on: aeroplane is airplane (5), and so on.
@@ -109,7 +109,7 @@ def select(images: list[Instances], workers: int, title: str) -> list[Instances]
     """The images that count."""
     if workers <= 1 or len(images) <= 1:
         return [image for image in tqdm(images, title, unit="image") if has_enough(image)]
-    with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with multiprocessing.Pool(workers, initializer=as_worker) as pool:
         enough = tqdm(pool.imap(has_enough, images, chunksize=64), title, len(images), unit="image")
         return [image for image, one in zip(images, enough, strict=True) if one]
 

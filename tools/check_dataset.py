@@ -16,7 +16,6 @@ The exit status is 0 if all is well, 1 if problems were found, 2 if the command 
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,12 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--output", type=path_value, metavar="DIR", help="folder for the pictures and report.json"
     )
     parser.add_argument("--number", type=whole_number(1), default=12, help="examples in a picture (12)")
-    parser.add_argument(
-        "--workers",
-        type=whole_number(0),
-        default=os.cpu_count(),
-        help="processes; 0: none but this (one per core)",
-    )
+    parser.add_workers()
     parser.add_argument(
         "--hash",
         action="store_true",

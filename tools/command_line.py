@@ -18,7 +18,7 @@ from quiet_interrupts import end as end
 from segzoo.errors import InputError, did_you_mean
 from segzoo.paths import expand_home
 from segzoo.terminal import quietly
-from segzoo.threads import let_threads_rest
+from segzoo.threads import free_processors, let_threads_rest
 
 # Here, because every tool imports this module, and before it imports torch.
 let_threads_rest()
@@ -148,6 +148,17 @@ class CommandLine(argparse.ArgumentParser):
         self.add_argument("dataset", type=name_or_path, nargs="?", help=A_DATASET)
         self.add_argument("--data", type=name_or_path, metavar="FILE", help="the same")
         self.add_config()
+
+    def add_workers(self, least: int = 0) -> None:
+        """For tools that work in several processes."""
+        alone = "" if least else "; 0: none but this"
+        self.add_argument(
+            "--workers",
+            type=whole_number(least),
+            default=free_processors(),
+            metavar="NUMBER",
+            help=f"processes{alone} (one per core)",
+        )
 
     def add_overrides(self, *, data_is_overrides: bool = False) -> None:
         """For tools that read a configuration: pairs of keys and values come last. To be called last.

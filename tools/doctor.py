@@ -15,6 +15,7 @@ import importlib.util
 import io
 import os
 import platform
+import resource
 import runpy
 import shutil
 import sys
@@ -226,13 +227,11 @@ def check_limits() -> Iterator[Item]:
             yield Item("warn", "/dev/shm", f"{text}; batches go through it", remedy)
         else:
             yield Item("ok", "/dev/shm", text)
-    with contextlib.suppress(ImportError):  # Windows
-        resource = importlib.import_module("resource")
-        limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
-        status, remedy = "ok", ""
-        if 0 <= limit < 1024:
-            status, remedy = "warn", f"ulimit -n {max(limit, min(highest, 65536))}"
-        yield Item(status, "open files", f"ulimit -n: {limit if limit >= 0 else 'unlimited'}", remedy)
+    limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    status, remedy = "ok", ""
+    if 0 <= limit < 1024:
+        status, remedy = "warn", f"ulimit -n {max(limit, min(highest, 65536))}"
+    yield Item(status, "open files", f"ulimit -n: {limit if limit >= 0 else 'unlimited'}", remedy)
 
 
 def check_datasets() -> Iterator[Item]:

@@ -42,7 +42,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import CommandLine, end, explained, name_or_path, path_value, whole_number
+from command_line import CommandLine, end, explained, name_or_path, path_value
 from dataset_argument import given_splits
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_conversion.conversion import Converter, convert_all, make_jobs, report
@@ -103,12 +103,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="values of the PNGs that are no instance (0); VOC has 0 255",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; count and report")
-    parser.add_argument(
-        "--workers",
-        type=whole_number(0),
-        default=os.cpu_count(),
-        help="processes; 0: none but this (one per core)",
-    )
+    parser.add_workers()
     parser.add_overrides()
     parsed = parser.parse_args(arguments)
     wrong = [one for one in parsed.rename if "=" not in one]

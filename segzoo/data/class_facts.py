@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.errors import InputError
 
-from .dataset_file import DatasetClass, generated_color
+from .dataset_classes import DatasetClass, generated_color
 
 # Of what a checkpoint says about its dataset, beside the classes' names, colors and isthing.
 DATASET_FACTS = ("evaluator_type", "flip_pairs", "contiguous_id_to_dataset_id", "dataset_file")

@@ -3,7 +3,6 @@
 Letters: K classes.
 """
 
-import colorsys
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,73 +15,23 @@ from segzoo.errors import InputError
 from segzoo.paths import expand_home, is_same_file, user_path
 from segzoo.text_files import read_text
 
-from .class_files import CLASS_FIELD, BinaryFilesEncoding
 from .class_lists import read_class_list
-from .encodings import (
-    VOID,
-    Encoding,
-    IndexEncoding,
-    InstanceIdEncoding,
-    LabelSpace,
-    build_encoding,
-    is_color,
-)
-from .messages import did_you_mean, some
+from .dataset_classes import DatasetClass, read_background, read_classes
+from .dataset_layouts import LAYOUT_KEYS, Layout, read_layouts
+from .encodings import VOID, InstanceIdEncoding, LabelSpace
+from .messages import check_keys, did_you_mean, some
 
 # Of the built-in datasets. A checkout or package may be reached through links: see `is_builtin`.
 CATALOG = Path(__file__).parent / "catalog"
 
-# Templates of paths. `root` is a path, too, or a list of them.
-PATH_KEYS = ("images", "labels", "list", "panoptic", "annotations", "instances")
-LAYOUT_KEYS = ("root", "encoding", *PATH_KEYS)
 DATASET_KEYS = (
     *("name", "about", "splits", "image_counts", "classes", "label_map", "flip_pairs", "evaluator"),
     *("background", "crowd", "coordinates", "image_range", "exif", "without_labels", "prepare", "layouts"),
     *LAYOUT_KEYS,
 )
-CLASS_KEYS = ("name", "id", "color", "isthing")
 # Whether EXIF orientations turn images: their labels lie on what a viewer shows, or on the pixels as stored.
 EXIF = ("apply", "ignore")
 EVALUATORS = ("sem_seg", "panoptic", "coco_instances", "cityscapes_instances")
-
-
-@dataclass(frozen=True)
-class DatasetClass:
-    """A class: its number in files that have ids, display colour, and whether it has instances.
-
-    `color_is_given` tells a colour of the YAML, which files may hold, from a generated one.
-    """
-
-    name: str
-    id: int
-    color: tuple[int, int, int]
-    isthing: bool
-    color_is_given: bool
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One way in which the files may lie. Paths are templates, relative to a root: see `layouts.py`.
-
-    Attributes:
-        roots: folders to try, relative to the folder of datasets.
-        images: image files; with `annotations` or `instances`, the folder of the images that it names; with
-            `annotations` also image files by their `{image_id}`.
-        labels: semantic label file of an image, or None; decoded by `encoding`. With `*`, several files.
-        list_file: text file with the images of the split, or None: all that are there. `[a:b]` after it
-            takes some of its lines.
-        panoptic, annotations: folder of panoptic PNGs and their COCO JSON, or both None.
-        instances: COCO JSON of instances, which may overlap, or None; goes with `images` only.
-    """
-
-    roots: tuple[str, ...]
-    images: str
-    labels: str | None
-    encoding: Encoding | None
-    list_file: str | None
-    panoptic: str | None
-    annotations: str | None
-    instances: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,16 +121,16 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
     """
     path = find_dataset_file(name)
     facts = _load_yaml(path)
-    _check_keys(facts, DATASET_KEYS, path.name)
+    check_keys(facts, DATASET_KEYS, path.name)
     facts = _with_borrowed_classes(facts, path)
     has_instances = _has_instances(facts)
-    background = _read_background(facts, has_instances, path)
-    classes = _read_classes(facts, path, has_instances, background)
+    background = read_background(facts, has_instances, path)
+    classes = read_classes(facts, path, has_instances, background)
     space = _read_label_space(facts, classes, path)
     splits = _read_splits(facts, path)
     without_labels = _read_without_labels(facts, splits, path)
     fields = set().union(*splits.values())
-    layouts = _read_layouts(
+    layouts = read_layouts(
         facts,
         space,
         classes,
@@ -199,7 +148,7 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
             "add a class 'background'"
         )
     counts = facts.get("image_counts", {})
-    _check_keys(counts, splits, f"{path.name}: image_counts", " of unknown split")
+    check_keys(counts, splits, f"{path.name}: image_counts", " of unknown split")
     return DatasetFile(
         path=path,
         name=str(facts.get("name", path.stem)),
@@ -277,13 +226,6 @@ def _check_evaluator(evaluator: Any, default: str, path: Path, has_background: b
     raise InputError(f"{path.name}: evaluator {evaluator!r} is one of {', '.join(EVALUATORS)}{needs}")
 
 
-def generated_color(index: int) -> tuple[int, int, int]:
-    """A display colour for a class that is given none: eight in a row differ in hue, rows in tone."""
-    hue = index * 0.61803398875 % 1
-    saturation, value = ((0.75, 0.95), (0.45, 0.75), (0.9, 0.6), (0.4, 1.0))[index // 8 % 4]
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
-
-
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path)
@@ -308,16 +250,6 @@ def _as_written(splits: Mapping[Any, Any], text: str) -> Mapping[Any, Any]:
     return yaml.load(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))["splits"]
 
 
-def _check_keys(facts: Any, known: Any, where: str, unknown: str = ": unknown key") -> None:
-    if not isinstance(facts, Mapping):
-        raise InputError(f"{where}: {facts!r} is not a mapping of keys to values")
-    for key in facts:
-        if key not in known:
-            raise InputError(
-                f"{where}{unknown} {key}{did_you_mean(key, known) or '; known: ' + some(known, 30)}"
-            )
-
-
 def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> dict[str, Any]:
     """The facts with the classes, and flip pairs, of the dataset or text file that `classes` may name."""
     name = facts.get("classes")
@@ -338,91 +270,6 @@ def _has_instances(facts: Mapping[str, Any]) -> bool:
     layouts = facts.get("layouts")
     entries = [entry for entry in layouts if isinstance(entry, Mapping)] if isinstance(layouts, list) else []
     return "instances" in facts or any("instances" in entry for entry in entries)
-
-
-def _read_background(facts: Mapping[str, Any], has_instances: bool, path: Path) -> str | None:
-    """The name of the class of what no instance covers, where there is one."""
-    name, listed = facts.get("background"), facts.get("classes")
-    if name is None:
-        return None
-    if not has_instances:
-        raise InputError(
-            f"{path.name}: background goes with instances, and names the class of what they do not cover; "
-            "remove it"
-        )
-    names = [one.get("name") if isinstance(one, Mapping) else one for one in listed or ()]
-    if isinstance(listed, list) and name not in names:
-        raise InputError(
-            f"{path.name}: background is {name!r}, which is not among the classes"
-            f"{did_you_mean(name, names)}; add it to classes, in the place that its index shall have"
-        )
-    if len(names) == 1:
-        raise InputError(f"{path.name}: the background {name!r} is the only class; add those of instances")
-    return name
-
-
-def _read_classes(
-    facts: Mapping[str, Any], path: Path, all_things: bool, background: str | None
-) -> tuple[DatasetClass, ...]:
-    """`all_things`: of instances, where the `background` alone is no thing."""
-    listed = facts.get("classes")
-    if isinstance(listed, Mapping):
-        # As YOLO's files have names: {0: road, 1: car}.
-        if list(listed) != list(range(len(listed))):
-            raise InputError(
-                f"{path.name}: classes is a mapping of {some(map(repr, listed))}; write a list of names, or "
-                "of {name: ..., id: ...} where the numbers in the files do not count from 0"
-            )
-        listed = list(listed.values())
-    if not isinstance(listed, list) or not listed:
-        raise InputError(
-            f"{path.name}: lacks classes, a list of names, the name of a dataset that has them, or a text "
-            "file of names"
-        )
-    classes = []
-    for index, entry in enumerate(listed):
-        entry = dict(entry) if isinstance(entry, dict) else {"name": entry}
-        _check_keys(entry, CLASS_KEYS, f"{path.name}: class {index}")
-        if entry.get("isthing", 0) is None:
-            del entry["isthing"]
-        if entry.get("name") == background and background is not None:
-            if entry.setdefault("isthing", False):
-                raise InputError(
-                    f"{path.name}: class {background!r} has isthing {entry['isthing']!r}, but it is the "
-                    "background, which has no instances; leave isthing out"
-                )
-        elif all_things and not entry.setdefault("isthing", True):
-            raise InputError(
-                f"{path.name}: class {entry.get('name')!r} has isthing false, but the key instances is for "
-                "classes with instances; leave isthing out, or the class, or name it under background"
-            )
-        classes.append(_read_class(index, entry, path))
-    for what in ("name", "id"):
-        seen: set[Any] = set()
-        for entry in classes:
-            value = getattr(entry, what)
-            if value in seen:
-                raise InputError(f"{path.name}: two classes have the {what} {value!r}; each needs its own")
-            seen.add(value)
-    return tuple(classes)
-
-
-def _read_class(index: int, entry: Mapping[str, Any], path: Path) -> DatasetClass:
-    name = entry.get("name")
-    if not isinstance(name, str) or not name:
-        raise InputError(f"{path.name}: class {index} has the name {name!r}; write a text, quoted if need be")
-    if name == VOID:
-        raise InputError(f"{path.name}: class {index} is called void, which stands for no class; rename it")
-    class_id, color, isthing = entry.get("id", index), entry.get("color"), entry.get("isthing", False)
-    if not isinstance(class_id, int) or isinstance(class_id, bool) or class_id < 0:
-        raise InputError(f"{path.name}: class {name!r} has the id {class_id!r}; it is a number from 0")
-    if color is not None and not is_color(color):
-        raise InputError(f"{path.name}: class {name!r} has the color {color!r}; it is [r, g, b] in 0..255")
-    if isthing not in (True, False):
-        raise InputError(f"{path.name}: class {name!r} has isthing {isthing!r}; write true or false")
-    shown = (0, 0, 0) if name == "background" else generated_color(index)
-    shown = shown if color is None else tuple(color)
-    return DatasetClass(name, class_id, shown, bool(isthing), color_is_given=color is not None)
 
 
 def _read_label_space(facts: Mapping[str, Any], classes: tuple[DatasetClass, ...], path: Path) -> LabelSpace:
@@ -459,155 +306,8 @@ def _read_without_labels(facts: Mapping[str, Any], splits: Mapping[str, Any], pa
     names = facts.get("without_labels") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path.name}: without_labels is {names!r}; it is a list of names under splits")
-    _check_keys(dict.fromkeys(names), splits, f"{path.name}: without_labels", " has the unknown split")
+    check_keys(dict.fromkeys(names), splits, f"{path.name}: without_labels", " has the unknown split")
     return frozenset(names)
-
-
-def _read_layouts(
-    facts: Mapping[str, Any],
-    space: LabelSpace,
-    classes: tuple[DatasetClass, ...],
-    fields: set[str],
-    needs_labels: bool,
-    stops_at_palettes: bool,
-) -> tuple[Layout, ...]:
-    """`fields` are the template fields that the splits give; `needs_labels`: some split has labels.
-
-    Palettes of built-in datasets are known to be no more than a way to look at them.
-    """
-    source = space.source
-    shared = {key: facts[key] for key in LAYOUT_KEYS if key in facts}
-    listed = facts.get("layouts", [{}])
-    if not isinstance(listed, list) or not listed:
-        raise InputError(f"{source}: layouts is a list of mappings, found {listed!r}")
-    layouts = []
-    for entry in listed:
-        _check_keys(entry, LAYOUT_KEYS, f"{source}: layouts")
-        merged = {**shared, **entry}
-        _check_layout(merged, fields, source, needs_labels)
-        per_class = _is_per_class(merged, fields)
-        encoding = merged.get("encoding", BinaryFilesEncoding.name if per_class else IndexEncoding.name)
-        colors = {one.name: one.color for one in classes if one.color_is_given}
-        encoding = build_encoding(encoding, space, colors, stops_at_palettes) if "labels" in merged else None
-        roots = merged.get("root", ".")
-        paths = {key: expand_home(merged[key]) for key in PATH_KEYS if key in merged}
-        layouts.append(
-            Layout(
-                roots=tuple(map(expand_home, (roots,) if isinstance(roots, str) else roots)),
-                images=paths["images"],
-                labels=paths.get("labels"),
-                encoding=encoding,
-                list_file=paths.get("list"),
-                panoptic=paths.get("panoptic"),
-                annotations=paths.get("annotations"),
-                instances=paths.get("instances"),
-            )
-        )
-    if len({layout.panoptic is None for layout in layouts}) > 1:
-        raise InputError(f"{source}: either all layouts have panoptic and annotations, or none")
-    if len({layout.instances is None for layout in layouts}) > 1:
-        raise InputError(f"{source}: either all layouts have instances, or none")
-    if len({isinstance(layout.encoding, InstanceIdEncoding) for layout in layouts}) > 1:
-        raise InputError(f"{source}: either all layouts have the encoding instance_id, or none")
-    _check_label_map(space, layouts)
-    return tuple(layouts)
-
-
-def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs_labels: bool) -> None:
-    for key in PATH_KEYS:
-        if key in facts and not isinstance(facts[key], str):
-            raise InputError(f"{source}: {key} is {facts[key]!r}; it is a path")
-        if "\\" in facts.get(key, "") or re.match("[A-Za-z]:/", facts.get(key, "")):
-            raise InputError(
-                f"{source}: {key} {facts[key]!r} is a path of Windows; write / between folders, and paths as "
-                "they are on this machine"
-            )
-    if "images" not in facts:
-        raise InputError(f"{source}: lacks images, the path of the image files")
-    roots = facts.get("root", ".")
-    if not isinstance(roots, str) and not (
-        isinstance(roots, list) and roots and all(isinstance(root, str) for root in roots)
-    ):
-        raise InputError(f"{source}: root is {roots!r}; it is a folder or a list of folders")
-    others = [key for key in ("labels", "list", "panoptic", "annotations") if key in facts]
-    if "instances" in facts and others:
-        raise InputError(
-            f"{source}: {others[0]} does not go with instances, a JSON with the images and all their masks; "
-            "remove one of the keys"
-        )
-    if "panoptic" in facts and "list" in facts:
-        raise InputError(
-            f"{source}: list does not go with panoptic, whose annotations list the images; remove it"
-        )
-    if "panoptic" in facts and "*" in facts.get("labels", ""):
-        raise InputError(f"{source}: labels with * does not go with panoptic; name one file per image")
-    if ("panoptic" in facts) != ("annotations" in facts):
-        raise InputError(f"{source}: panoptic (folder of PNGs) and annotations (JSON) go together")
-    if not {"panoptic", "labels", "instances"} & set(facts) and needs_labels:
-        raise InputError(
-            f"{source}: lacks labels, the path of an image's label file (or panoptic, or instances)"
-        )
-    _check_per_class(facts, fields, source)
-    found = set(re.findall(r"{(\w+)}", facts["images"]))
-    if "panoptic" not in facts and "instances" not in facts and not found - fields:
-        raise InputError(
-            f"{source}: images {facts['images']!r} is one file; name what varies: images/{{stem}}.jpg"
-        )
-    jsons_and_folders = dict.fromkeys(("panoptic", "annotations", "instances"), fields)
-    in_labels = found | fields | {"stem", CLASS_FIELD}
-    for key, known in {"labels": in_labels, **jsons_and_folders}.items():
-        for field in re.findall(r"{(\w+)}", facts.get(key, "")):
-            if field not in known:
-                raise InputError(
-                    f"{source}: {key} {facts[key]!r} has the unknown {{{field}}}{did_you_mean(field, known)}"
-                )
-
-
-def _is_per_class(facts: Mapping[str, Any], fields: set[str]) -> bool:
-    """Whether `{class}` of `labels` is the class of a file, and no field of the images or the splits."""
-    field = f"{{{CLASS_FIELD}}}"
-    return field in facts.get("labels", "") and field not in facts["images"] and CLASS_FIELD not in fields
-
-
-def _check_per_class(facts: Mapping[str, Any], fields: set[str], source: str) -> None:
-    """`{class}` and the encoding of a mask per class go together."""
-    encoding = facts.get("encoding")
-    if isinstance(encoding, list) and BinaryFilesEncoding.name in map(_encoding_type, encoding):
-        raise InputError(f"{source}: encoding {BinaryFilesEncoding.name} goes with no other; list only that")
-    is_chosen = _encoding_type(encoding) == BinaryFilesEncoding.name
-    per_class = _is_per_class(facts, fields)
-    if is_chosen and not per_class:
-        raise InputError(
-            f"{source}: encoding {BinaryFilesEncoding.name} is for a mask per class; name the class in "
-            "labels, as in masks/{stem}-{class}.png"
-        )
-    if per_class and encoding is not None and not is_chosen:
-        raise InputError(
-            f"{source}: labels with {{{CLASS_FIELD}}} are a mask per class; set encoding: "
-            f"{BinaryFilesEncoding.name}, or leave it out"
-        )
-    if per_class and "panoptic" in facts:
-        raise InputError(
-            f"{source}: labels with {{{CLASS_FIELD}}} does not go with panoptic; name one file per image"
-        )
-
-
-def _encoding_type(encoding: Any) -> Any:
-    return encoding.get("type") if isinstance(encoding, Mapping) else encoding
-
-
-def _check_label_map(space: LabelSpace, layouts: list[Layout]) -> None:
-    """Finds sources of the map that no file can hold. A panoptic JSON has its own: see `register.py`."""
-    if any(layout.panoptic or layout.instances for layout in layouts):
-        return
-    known = set().union(*(layout.encoding.labels for layout in layouts if layout.encoding))
-    for label in space.label_map:
-        if label not in known:
-            names = [name for name in known if isinstance(name, str)]
-            raise InputError(
-                f"{space.source}: label_map source {label!r} is not a label of the files"
-                f"{did_you_mean(label, names)}; name them under encoding.values"
-            )
 
 
 def _read_flip_pairs(facts: Mapping[str, Any], space: LabelSpace) -> tuple[tuple[int, int], ...]:

@@ -10,6 +10,7 @@ import errno
 import os
 import pickle
 import re
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -196,10 +197,7 @@ def limits() -> str:
     with contextlib.suppress(OSError):
         usage = shutil.disk_usage(_SHARED_MEMORY)
         facts.append(f"{_SHARED_MEMORY}: {usage.free / 2**20:.1f} of {usage.total / 2**20:.1f} MiB free")
-    with contextlib.suppress(ImportError):  # Windows
-        import resource
-
-        facts.append(f"ulimit -n: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}")
+    facts.append(f"ulimit -n: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}")
     return ", ".join(facts)
 
 

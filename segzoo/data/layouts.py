@@ -10,7 +10,8 @@ from segzoo.errors import InputError
 from segzoo.paths import is_same_file, user_path
 
 from .class_files import CLASS_FIELD, BinaryFilesEncoding, check_names
-from .dataset_file import DatasetFile, Layout, is_builtin
+from .dataset_file import DatasetFile, is_builtin
+from .dataset_layouts import Layout
 from .list_files import read_list, split_list
 from .messages import some
 from .templates import existing_files, fields_of, fill, match, without_open_fields

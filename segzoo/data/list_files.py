@@ -9,7 +9,7 @@ from typing import NamedTuple
 from segzoo.errors import InputError
 from segzoo.text_files import read_text
 
-from .dataset_file import Layout
+from .dataset_layouts import Layout
 from .file_names import files_below, log_found, match_names
 from .templates import IMAGE_SUFFIXES, existing_files, fields_of, fill, folder_of
 

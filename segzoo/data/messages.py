@@ -5,7 +5,7 @@ from typing import Any
 
 from segzoo.errors import InputError, did_you_mean
 
-__all__ = ["check_different", "did_you_mean", "some"]
+__all__ = ["check_different", "check_keys", "did_you_mean", "some"]
 
 
 def some(items: Iterable[object], most: int = 5) -> str:
@@ -23,6 +23,17 @@ def check_different(ids: Iterable[object], json_file: str, what: str) -> None:
         if one in seen:
             raise InputError(f"{json_file}: two {what} {one}; each has to have its own")
         seen.add(one)
+
+
+def check_keys(facts: Any, known: Any, where: str, unknown: str = ": unknown key") -> None:
+    """Raises InputError if `facts`, which stand at `where` in a YAML, have a key that is not known."""
+    if not isinstance(facts, Mapping):
+        raise InputError(f"{where}: {facts!r} is not a mapping of keys to values")
+    for key in facts:
+        if key not in known:
+            raise InputError(
+                f"{where}{unknown} {key}{did_you_mean(key, known) or '; known: ' + some(known, 30)}"
+            )
 
 
 class RemediedError(InputError):

@@ -15,7 +15,8 @@ from segzoo.json_values import Ids, as_whole, read_flag, shown
 
 from .class_facts import class_facts
 from .coco_json import explained_shape, read_coco_json, read_images, read_missing_sizes
-from .dataset_file import CATALOG, DatasetFile, Layout, is_builtin, read_dataset_file
+from .dataset_file import CATALOG, DatasetFile, is_builtin, read_dataset_file
+from .dataset_layouts import Layout
 from .dataset_range import dataset_range, forget_range
 from .encodings import VOID, InstanceIdEncoding
 from .file_names import find_named_files

@@ -9,8 +9,7 @@ from multiprocessing import resource_tracker
 import cv2
 
 # What terminals and schedulers send to all processes of a job: one that dies of it would be the job's end.
-_NAMES = ("SIGINT", "SIGTERM", "SIGUSR2", "SIGHUP")
-_FOR_THE_JOB = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
+JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP}
 
 
 def as_worker(*_: object) -> None:
@@ -31,12 +30,9 @@ def out_of_reach() -> Iterator[None]:
 
     From their first moment on: one that is not forked imports for seconds before it calls anything.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
     # It would be started with the first of them, and lets signals through when it has been.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_JOB)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
     try:
         yield
     finally:

@@ -88,7 +88,7 @@ def test_vocs_own_palette_is_no_contradiction_where_classes_use_some_of_its_colo
 
 
 def test_colors_that_nobody_gave_contradict_nothing(tmp_path):
-    from segzoo.data.dataset_file import generated_color
+    from segzoo.data.dataset_classes import generated_color
 
     write_palette(tmp_path, LABELS, [generated_color(index) for index in (1, 2, 0)])
     assert (read(tmp_path, classes=["road", "car", "sky"]) == LABELS).all()

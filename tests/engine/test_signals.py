@@ -18,6 +18,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from toy_training import ToyTrainer, assert_same_weights, metrics, run_toy, toy_cfg, weights
 
+from segzoo.data.workers import JOB_SIGNALS
 from segzoo.engine import launch
 from segzoo.engine.signals import EXIT_STATUS, StoppedBySignal, stop_on_signals
 
@@ -377,3 +378,7 @@ def test_data_loading_processes_outlive_the_signals_of_a_scheduler():
     while worker in {child.pid for child in multiprocessing.active_children()}:
         assert time.monotonic() < deadline, "the loader's process is still there"
         time.sleep(0.05)
+
+
+def test_workers_are_out_of_reach_of_every_signal_that_ends_a_job():
+    assert set(EXIT_STATUS) == JOB_SIGNALS

@@ -1,0 +1,120 @@
+"""The classes of a dataset YAML: names, numbers, colors, things and stuff, and a background."""
+
+import colorsys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segzoo.errors import InputError
+
+from .encodings import VOID, is_color
+from .messages import check_keys, did_you_mean, some
+
+CLASS_KEYS = ("name", "id", "color", "isthing")
+
+
+@dataclass(frozen=True)
+class DatasetClass:
+    """A class: its number in files that have ids, display colour, and whether it has instances.
+
+    `color_is_given` tells a colour of the YAML, which files may hold, from a generated one.
+    """
+
+    name: str
+    id: int
+    color: tuple[int, int, int]
+    isthing: bool
+    color_is_given: bool
+
+
+def read_background(facts: Mapping[str, Any], has_instances: bool, path: Path) -> str | None:
+    """The name of the class of what no instance covers, where there is one."""
+    name, listed = facts.get("background"), facts.get("classes")
+    if name is None:
+        return None
+    if not has_instances:
+        raise InputError(
+            f"{path.name}: background goes with instances, and names the class of what they do not cover; "
+            "remove it"
+        )
+    names = [one.get("name") if isinstance(one, Mapping) else one for one in listed or ()]
+    if isinstance(listed, list) and name not in names:
+        raise InputError(
+            f"{path.name}: background is {name!r}, which is not among the classes"
+            f"{did_you_mean(name, names)}; add it to classes, in the place that its index shall have"
+        )
+    if len(names) == 1:
+        raise InputError(f"{path.name}: the background {name!r} is the only class; add those of instances")
+    return name
+
+
+def read_classes(
+    facts: Mapping[str, Any], path: Path, all_things: bool, background: str | None
+) -> tuple[DatasetClass, ...]:
+    """`all_things`: of instances, where the `background` alone is no thing."""
+    listed = facts.get("classes")
+    if isinstance(listed, Mapping):
+        # As YOLO's files have names: {0: road, 1: car}.
+        if list(listed) != list(range(len(listed))):
+            raise InputError(
+                f"{path.name}: classes is a mapping of {some(map(repr, listed))}; write a list of names, or "
+                "of {name: ..., id: ...} where the numbers in the files do not count from 0"
+            )
+        listed = list(listed.values())
+    if not isinstance(listed, list) or not listed:
+        raise InputError(
+            f"{path.name}: lacks classes, a list of names, the name of a dataset that has them, or a text "
+            "file of names"
+        )
+    classes = []
+    for index, entry in enumerate(listed):
+        entry = dict(entry) if isinstance(entry, dict) else {"name": entry}
+        check_keys(entry, CLASS_KEYS, f"{path.name}: class {index}")
+        if entry.get("isthing", 0) is None:
+            del entry["isthing"]
+        if entry.get("name") == background and background is not None:
+            if entry.setdefault("isthing", False):
+                raise InputError(
+                    f"{path.name}: class {background!r} has isthing {entry['isthing']!r}, but it is the "
+                    "background, which has no instances; leave isthing out"
+                )
+        elif all_things and not entry.setdefault("isthing", True):
+            raise InputError(
+                f"{path.name}: class {entry.get('name')!r} has isthing false, but the key instances is for "
+                "classes with instances; leave isthing out, or the class, or name it under background"
+            )
+        classes.append(_read_class(index, entry, path))
+    for what in ("name", "id"):
+        seen: set[Any] = set()
+        for entry in classes:
+            value = getattr(entry, what)
+            if value in seen:
+                raise InputError(f"{path.name}: two classes have the {what} {value!r}; each needs its own")
+            seen.add(value)
+    return tuple(classes)
+
+
+def _read_class(index: int, entry: Mapping[str, Any], path: Path) -> DatasetClass:
+    name = entry.get("name")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{path.name}: class {index} has the name {name!r}; write a text, quoted if need be")
+    if name == VOID:
+        raise InputError(f"{path.name}: class {index} is called void, which stands for no class; rename it")
+    class_id, color, isthing = entry.get("id", index), entry.get("color"), entry.get("isthing", False)
+    if not isinstance(class_id, int) or isinstance(class_id, bool) or class_id < 0:
+        raise InputError(f"{path.name}: class {name!r} has the id {class_id!r}; it is a number from 0")
+    if color is not None and not is_color(color):
+        raise InputError(f"{path.name}: class {name!r} has the color {color!r}; it is [r, g, b] in 0..255")
+    if isthing not in (True, False):
+        raise InputError(f"{path.name}: class {name!r} has isthing {isthing!r}; write true or false")
+    shown = (0, 0, 0) if name == "background" else generated_color(index)
+    shown = shown if color is None else tuple(color)
+    return DatasetClass(name, class_id, shown, bool(isthing), color_is_given=color is not None)
+
+
+def generated_color(index: int) -> tuple[int, int, int]:
+    """A display colour for a class that is given none: eight in a row differ in hue, rows in tone."""
+    hue = index * 0.61803398875 % 1
+    saturation, value = ((0.75, 0.95), (0.45, 0.75), (0.9, 0.6), (0.4, 1.0))[index // 8 % 4]
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
