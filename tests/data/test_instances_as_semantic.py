@@ -1,7 +1,6 @@
 """A JSON of instances as semantic labels: `background` in a dataset file, against pycocotools' masks."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +177,6 @@ def test_without_the_key_the_error_says_what_to_write_and_that_works(tmp_path):
 
 def test_a_training_and_its_evaluation_run(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY / "tools"))
-    sys.modules.pop("train_net", None)
     import train_net
 
     path = write_pets(tmp_path)
