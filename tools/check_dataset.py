@@ -26,7 +26,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 
 # isort: split
 from command_line import CommandLine, end, explained, path_value, whole_number
-from dataset_argument import given_splits
+from dataset_argument import given_splits, splits_of
 from dataset_checks.checked import CheckedSplit, Finding
 from dataset_checks.contact_sheet import write_contact_sheet
 from dataset_checks.findings import of_missing_split, of_split, of_warnings
@@ -36,7 +36,7 @@ from dataset_checks.text import describe_split, finding_lines
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from segzoo.data import label_reader, register_dataset_file
+from segzoo.data import label_reader
 from segzoo.data.inspection import ImageReport, SplitReport, inspect_records
 from segzoo.errors import InputError
 
@@ -71,14 +71,10 @@ def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
     Raises:
         InputError: no such dataset or split, or a wrong YAML.
     """
-    if not name.endswith((".yaml", ".yml")) and name in DatasetCatalog:
-        if chosen:
-            raise InputError(
-                f"--split {chosen[0]}: {name} is a split itself; give its dataset, or no --split"
-            )
-        return [label_reader(name).split]
-    names = register_dataset_file(name)
+    names = splits_of(name)
     dataset = label_reader(names[0]).dataset
+    if chosen and names == [name]:
+        raise InputError(f"--split {chosen[0]}: {name} is a split itself; give its dataset, or no --split")
     for split in chosen or ():
         if split not in names:
             raise InputError(f"--split {split}: {dataset.path.name} has {', '.join(names)}")

@@ -8,7 +8,8 @@
 roads.yaml describes the semantic labels, as datasets/README.md says; its thing classes have isthing: true.
 The instances come from a COCO JSON (polygons or run lengths, iscrowd), from one PNG for an image whose values
 number the instances (0: none), or from one PNG for each instance (0: not of it). Paths are relative to the
-dataset's root, else to the current folder; {split} and {stem} stand for what they do in roads.yaml.
+dataset's root, else to the current folder; {split} and {stem} stand for what they do in roads.yaml. A JSON
+that roads.yaml itself names under instances is read by the keys there, as in training.
 
 Writes, beside the dataset or into --output:
     panoptic/roads_train/*.png           segment ids as R + 256 G + 65536 B, 0 is void
@@ -43,17 +44,18 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 
 # isort: split
 from command_line import CommandLine, end, explained, name_or_path, path_value
-from dataset_argument import given_splits
+from dataset_argument import given_splits, splits_of
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panoptic_conversion.conversion import Converter, convert_all, make_jobs, report
-from panoptic_conversion.instances import InstancesOfSplit, find_coco, find_pngs
+from panoptic_conversion.instances import InstancesOfSplit, find_coco, find_pngs, of_records
 from panoptic_conversion.output import folder_in_yaml, other_splits, save_json, save_yaml
 from panoptic_conversion.painting import Rules
 
-from segzoo.data import DatasetFile, label_reader, register_dataset_file
+from segzoo.data import DatasetFile, label_reader
 from segzoo.data.panoptic_files import panoptic_categories
 from segzoo.data.templates import fill, match
 from segzoo.errors import InputError
+from segzoo.paths import is_same_file
 
 
 class BrokenImagesError(InputError):
@@ -118,7 +120,7 @@ def find_splits(args: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
     Raises:
         InputError: no such dataset or split, or nothing to do with it.
     """
-    names = register_dataset_file(args.dataset) if args.dataset else given_splits(args)
+    names = splits_of(args.dataset) if args.dataset else given_splits(args)
     if not names:
         raise InputError("DATASETS: the configuration has no dataset; give a dataset YAML")
     dataset = label_reader(names[0]).dataset
@@ -158,6 +160,12 @@ def find_instances(
             raise InputError(
                 f"--instances: neither {' nor '.join(map(str, candidates))} exists; check the path"
             )
+        if "annotations" in records[0] and is_same_file(json_file, MetadataCatalog.get(split).json_file):
+            if args.rename:
+                raise InputError(
+                    f"--rename: {json_file} holds the labels of {dataset.path.name}; write label_map there"
+                )
+            return of_records(records, dataset)
         renamed = dict(one.rsplit("=", 1) for one in args.rename)
         return find_coco(json_file, files, dataset, renamed)
     template = args.instance_masks

@@ -86,7 +86,7 @@ def instance_dicts(
             if not is_plain(segmentation):
                 converted += 1
                 example = example or (get("id"), shown(segmentation))
-            polygons = _read_triangles(annotation, json_file)
+            polygons = read_triangles(annotation, json_file)
             if not polygons:
                 degenerate += index != ignore_label
                 continue
@@ -138,8 +138,12 @@ def _take_away(annotation: dict[str, Any], key: str) -> _Unusable:
     return _Unusable(annotation.get("id"), key, found)
 
 
-def _read_triangles(annotation: Mapping[str, Any], json_file: str) -> list[list[float]]:
-    """The polygons of three points or more, as COCO writes them."""
+def read_triangles(annotation: Mapping[str, Any], json_file: str) -> list[list[float]]:
+    """The polygons of an annotation that have three points or more, as COCO writes them.
+
+    Raises:
+        InputError: it has no polygons, or some that cannot be read.
+    """
     segmentation = annotation.get("segmentation")
     if not isinstance(segmentation, (list, str)):
         raise InputError(

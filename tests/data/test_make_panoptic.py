@@ -293,6 +293,96 @@ def test_a_png_for_each_instance(tmp_path, tool, template):
     assert things == [[(0, 6), (2, 5), (7, 4)], [(0, 6), (2, 5), (3, 2), (7, 6)]]
 
 
+# --------------------------------------------------------------------- The JSON that is the dataset's labels
+
+# A cat and a dog in 4 rows of 8 pixels: of such sides, every part is an exact number.
+CAT, DOG = box(0, 1, 3, 4, (4, 8)), box(1, 5, 4, 7, (4, 8))
+CAT_POLYGON, DOG_POLYGON = [1, 0, 4, 0, 4, 3, 1, 3], [5, 1, 7, 1, 7, 4, 5, 4]
+PETS = {
+    "splits": {"pets_train": "train"},
+    "images": "images",
+    "instances": "instances_{split}.json",
+    "classes": ["background", "cat", "dog"],
+    "background": "background",
+}
+
+
+def write_pets(folder, form=lambda polygon: [polygon], crowd=0, more=(), **facts):
+    """Two animals as polygons in a form."""
+    save(folder / "images/a.png", picture(4, 8))
+    annotations = [(5, 1, form(CAT_POLYGON), crowd), (5, 2, form(DOG_POLYGON), crowd), *more]
+    image = {"id": 5, "file_name": "a.png", "height": 4, "width": 8}
+    write_instances(folder / "instances_train.json", [image], annotations, (("cat", 1), ("dog", 2)))
+    return write_yaml(folder, {**PETS, **facts}, "pets.yaml")
+
+
+def as_points(polygon):
+    return [[[x, y] for x, y in zip(polygon[::2], polygon[1::2], strict=True)]]
+
+
+def as_parts(polygon):
+    return [[value / (8, 4)[index % 2] for index, value in enumerate(polygon)]]
+
+
+@pytest.mark.parametrize(
+    ("written", "dog"),
+    [
+        ({}, "dog"),
+        ({"form": as_points}, "dog"),
+        ({"form": as_parts, "coordinates": "relative"}, "dog"),
+        ({"crowd": 1, "crowd_key": "instances"}, "dog"),
+        ({"more": [(5, 1, [[1, 2, 3, 4]], 0)]}, "dog"),
+        ({"label_map": {2: "cat"}, "classes": ["background", "cat"]}, "cat"),
+        ({"label_map": {"dog": "void"}, "classes": ["background", "cat"]}, None),
+    ],
+)
+def test_the_labels_of_a_dataset_are_read_by_all_of_its_keys(tmp_path, tool, written, dog):
+    written = {**written}
+    crowd_key = written.pop("crowd_key", None)
+    file = write_pets(tmp_path, **written)
+    if crowd_key:
+        file.write_text(f"{file.read_text()}crowd: {crowd_key}\n")
+    assert tool(file, "--instances", "instances_{split}.json") == 0
+    expected = {("background", 0): [~CAT & ~DOG], ("cat", 0): [CAT]}
+    if dog:
+        expected.setdefault((dog, 0), []).append(DOG)
+    # The larger one comes first in both.
+    assert_masks(result(tmp_path, "pets_train")[1], expected)
+    # What was written needs none of the keys.
+    (name,) = register_dataset_file(tmp_path / "pets_panoptic.yaml")
+    _, segments = MetadataCatalog.get(name).load_panoptic(DatasetCatalog.get(name)[0])
+    assert [one["iscrowd"] for one in segments] == [0] * len(segments)
+
+
+def test_void_annotations_of_a_dataset_are_counted_and_categories_are_mapped_in_its_yaml(
+    tmp_path, tool, capsys
+):
+    file = write_pets(tmp_path, label_map={"dog": "void"}, classes=["background", "cat"])
+    assert tool(file, "--instances", "instances_{split}.json") == 0
+    assert "1 annotations of void, not used" in capsys.readouterr().out
+    assert tool(file, "--instances", "instances_{split}.json", "--rename", "cat=void") == 2
+    error = capsys.readouterr().err
+    assert "instances_train.json holds the labels of pets.yaml; write label_map there" in error
+
+
+@pytest.mark.parametrize("form", [as_points, lambda polygon: [[str(one) for one in polygon], [1, 2, 3, 4]]])
+def test_polygons_of_another_json_are_read_as_those_of_datasets(tmp_path, tool, capsys, form):
+    file = write_roads(tmp_path, {"a": LABELS})
+    annotations = [(55, 1, form([0, 1, 2, 1, 2, 3, 0, 3]), 0), (55, 1, [[0, 0, 3, 3]], 0)]
+    write_instances(tmp_path / "i.json", [IMAGE], annotations)
+    assert tool(file, "--instances", "i.json") == 0
+    assert "1 annotations without a polygon of three points, not used" in capsys.readouterr().out
+    assert_masks({0: result(tmp_path)[1]["car", 0]}, {0: [CARS[0]]})
+
+
+def test_a_split_may_be_given_as_check_dataset_takes_it(tmp_path, tool, capsys):
+    register_dataset_file(write_pets(tmp_path))
+    assert tool("pets_train", "--instances", "instances_{split}.json") == 0
+    assert (tmp_path / "pets_panoptic.yaml").is_file()
+    assert tool("camvid_val", "--instances", "i.json") == 2
+    assert "camvid.yaml: no class has instances" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------------- Round trips
 
 
@@ -508,7 +598,13 @@ SMALL = {"size": [2, 2], "counts": [0, 4]}
         ((55, 9, SMALL, 0), IMAGE, 2, "annotation 10 has the category 9, which is not among its categories"),
         ((55, 4, SMALL, 0), IMAGE, 2, "category 4 'cart' is no class of roads.yaml; did you mean car?"),
         ((55, 1, SMALL, 0), IMAGE, 1, "annotation 10 has run lengths of 2x2, but its image is 6x4"),
-        ((55, 1, [[0, 1, 2]], 0), IMAGE, 1, "annotation 10: a polygon is a list of x, y, ..."),
+        ((55, 1, [[0, 1, 2]], 0), IMAGE, 2, "annotation 10 has a polygon of 3 coordinates, an x without its"),
+        (
+            (55, 1, [[0.1, 0.1, 0.9, 0.1, 0.9, 0.8]], 0),
+            IMAGE,
+            2,
+            "in 0..1, but its images are larger (first a.png, 6x4), expected pixels; multiply them by width",
+        ),
         (
             (55, 1, {"size": [4, 6], "counts": [3]}, 0),
             IMAGE,

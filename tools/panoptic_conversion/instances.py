@@ -20,8 +20,10 @@ from segzoo.data.coco_json import explained_shape, read_coco_json, read_images
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.file_names import match_names
 from segzoo.data.formats import opened_labels
-from segzoo.data.messages import did_you_mean
+from segzoo.data.instances import read_triangles
+from segzoo.data.messages import RemediedError, did_you_mean
 from segzoo.data.pixels import rgb_codes
+from segzoo.data.polygons import check_polygons
 from segzoo.errors import InputError
 from segzoo.json_values import Ids, as_whole, is_id, read_flag, shown
 
@@ -66,6 +68,24 @@ class InstancesOfSplit:
     ids: dict[str, Any] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     passed_over: Counter = field(default_factory=Counter)
+
+
+def of_records(records: Sequence[Mapping[str, Any]], dataset: DatasetFile) -> InstancesOfSplit:
+    """The annotations of a split whose labels they are, as training reads them."""
+    result = InstancesOfSplit({})
+    for record in records:
+        file, listed = record["file_name"], []
+        for one in record["annotations"]:
+            if dataset.classes[one["category_id"]].isthing:
+                crowd = bool(one["iscrowd"])
+                listed.append(CocoAnnotation(one.get("id"), one["category_id"], one["segmentation"], crowd))
+            else:
+                result.passed_over["of stuff classes"] += 1
+        result.of_image[file], result.ids[file] = listed, record["image_id"]
+        void = len(record.get("void_annotations", ()))
+        if void:
+            result.passed_over["of void"] += void
+    return result
 
 
 def find_coco(
@@ -133,10 +153,32 @@ def _annotations_by_file(
         elif not segmentation:
             result.passed_over["without a mask"] += 1
         else:
+            if not isinstance(segmentation, dict):
+                segmentation = read_triangles(annotation, str(json_file))
+            if not segmentation:
+                result.passed_over["without a polygon of three points"] += 1
+                continue
             crowd = bool(read_flag(annotation.get("iscrowd"), "iscrowd", described))
             one = CocoAnnotation(annotation.get("id"), index, segmentation, crowd)
             result.of_image[file_of[image_id]].append(one)
+    _check_polygons(result, images, json_file)
     return result
+
+
+def _check_polygons(
+    instances: InstancesOfSplit, images: Mapping[Any, Mapping[str, Any]], json_file: Path
+) -> None:
+    """Finds files whose polygons are all wrong in one way: see `check_polygons`."""
+    listed = [
+        {**images[instances.ids[file]], "annotations": [one._asdict() for one in annotations]}
+        for file, annotations in instances.of_image.items()
+    ]
+    try:
+        check_polygons(listed, str(json_file))
+    except RemediedError as error:
+        # Its remedy is for the JSON that a dataset file names.
+        problem = str(error).partition(";")[0]
+        raise InputError(f"{problem}; multiply them by width and height") from None
 
 
 def _category_id(category: Mapping[str, Any], json_file: Path) -> int:
@@ -249,22 +291,14 @@ def decode_coco(annotations: Sequence[CocoAnnotation], height: int, width: int) 
     return [
         Instance(
             f"annotation {one.annotation_id}",
-            _decode_mask(one.segmentation, height, width, f"annotation {one.annotation_id}"),
+            coco_mask.decode(
+                mask_rle(one.segmentation, (height, width), f"annotation {one.annotation_id}")
+            ).astype(bool),
             one.class_index,
             one.is_crowd,
         )
         for one in annotations
     ]
-
-
-def _decode_mask(segmentation: Any, height: int, width: int, name: str) -> np.ndarray:
-    """(H, W) bool of polygons, or of run lengths, compressed or not."""
-    is_list = isinstance(segmentation, list)
-    if is_list and not all(
-        isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0 for one in segmentation
-    ):
-        raise InputError(f"{name}: a polygon is a list of x, y, ... of three points or more; export it again")
-    return coco_mask.decode(mask_rle(segmentation, (height, width), name)).astype(bool)
 
 
 def decode_pngs(
