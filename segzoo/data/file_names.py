@@ -113,9 +113,13 @@ def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def files_below(folder: str) -> Iterator[str]:
-    """The files of a folder and of its folders, without hidden ones."""
-    return islice(_walk(folder), _MOST_FILES)
+def files_below(folder: str, taken: Iterable[str]) -> Iterator[str]:
+    """The files of a folder and of its folders, without hidden ones and those that are `taken`.
+
+    A folder may be written as `x/../y`.
+    """
+    known = {os.path.normpath(path) for path in taken}
+    return (path for path in islice(_walk(folder), _MOST_FILES) if os.path.normpath(path) not in known)
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -145,9 +149,7 @@ def find_named_files(names: Sequence[str], folder: str, split: str, what: str, r
     missing = [index for index, path in enumerate(paths) if path not in there]
     if not missing:
         return paths
-    taken = {os.path.normpath(path) for path in there}
-    free = (path for path in files_below(folder) if path not in taken)
-    matched = match_names((names[index] for index in missing), free, folder)
+    matched = match_names((names[index] for index in missing), files_below(folder, there), folder)
     log_found(matched.files, folder, split, what)
     lost = [index for index in missing if names[index] not in matched.files]
     if lost:

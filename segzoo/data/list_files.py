@@ -172,7 +172,7 @@ def _found(
                 found.setdefault(missing[name], str(path))
     lost = {name: path for name, path in missing.items() if path not in found}
     if lost:
-        free = (path for path in files_below(str(folder)) if path not in there)
+        free = files_below(str(folder), (*there, *found.values()))
         matched = _matched(lost, list(free), str(folder))
         log_found(matched, str(folder), *whose)
         found |= {lost[name]: path for name, path in matched.items()}

@@ -112,6 +112,22 @@ def test_a_name_that_leaves_a_choice_or_has_no_file_is_one_line(tmp_path, names,
     assert message.replace("{}", str(tmp_path)) in str(caught.value)
 
 
+@pytest.mark.parametrize("facts", [{"root": "../data"}, {"images": "../data/images"}])
+def test_a_file_is_of_one_name_however_its_folder_is_written(tmp_path, facts):
+    data = write_pets(tmp_path / "data", ["z.png", "y\\z.png"], ["z.png"])
+    keys = {**yaml.safe_load(data.read_text()), "instances": "../data/pets.json", **facts}
+    with pytest.raises(InputError, match=r"1 of 2 images do not exist: .*y\\z\.png; no file"):
+        load(write_yaml(tmp_path / "configs", keys, "pets.yaml"))
+
+
+@pytest.mark.parametrize("name", ["a", "../train/a", "images/train/a.png", "images/train/../train/a.png"])
+def test_a_file_is_of_one_name_of_a_list(tmp_path, name):
+    write_roads(tmp_path, LABELS)
+    (tmp_path / "list.txt").write_text(f"{name}\ny\\a.png\n")
+    with pytest.raises(InputError, match=r"1 of 2 listed images do not exist: .*y\\a\.png"):
+        load(write_yaml(tmp_path, {**ROADS, "list": "list.txt"}))
+
+
 def test_the_remedy_for_names_without_files_is_the_right_folder(tmp_path):
     file = write_pets(tmp_path, ["sub/z.png"], ["a.png"])
     save(tmp_path / "pictures/sub/z.png", picture(4, 6))
