@@ -11,6 +11,8 @@ from .messages import some
 # The first group with a split counts. trainval holds the images of val.
 _TRAINING = (("train", "training"), ("trainval",))
 _TESTING = (("val", "valid", "validation", "dev"), ("test", "testing", "eval"))
+# trainval in other spellings: train_val, train-validation.
+_TRAINVAL = re.compile(r"(?<![a-z])train(?:ing)?[^a-z]+(?:val|valid|validation|dev)(?![a-z])")
 
 
 def training_split(dataset: DatasetFile) -> str:
@@ -49,4 +51,5 @@ def _find(dataset: DatasetFile, groups: Sequence[Sequence[str]], key: str) -> st
 
 
 def _words(*texts: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", " ".join(texts).lower()))
+    joined = (_TRAINVAL.sub("trainval", text.lower()) for text in texts)
+    return set(re.findall(r"[a-z]+", " ".join(joined)))

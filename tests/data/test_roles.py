@@ -27,6 +27,9 @@ def dataset(folder, **more):
     [
         ({"x_train": "a", "x_val": "b", "x_test": "c"}, "x_train", "x_val"),
         ({"x_train": "a", "x_trainval": "b", "x_test": "c"}, "x_train", "x_test"),
+        ({"q_train_val": "a", "q_test": "b"}, "q_train_val", "q_test"),
+        ({"q_train": "a", "q_train-validation": "b", "q_test": "c"}, "q_train", "q_test"),
+        ({"q_a": "Train_Val", "q_b": "test"}, "q_a", "q_b"),
         ({"x_one": "training", "x_two": "validation"}, "x_one", "x_two"),
         ({"x_all": "a"}, "x_all", "x_all"),
         ({"x_train": "a", "x_train_again": "a", "x_val": "b"}, "x_train", "x_val"),
