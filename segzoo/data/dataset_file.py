@@ -18,7 +18,7 @@ from segzoo.text_files import read_text
 from .class_lists import read_class_list
 from .dataset_classes import DatasetClass, read_background, read_classes
 from .dataset_layouts import LAYOUT_KEYS, Layout, read_layouts
-from .encodings import VOID, InstanceIdEncoding, LabelSpace
+from .encodings import VOID, IdEncoding, IndexEncoding, InstanceIdEncoding, LabelSpace
 from .messages import check_keys, did_you_mean, some
 
 # Of the built-in datasets. A checkout or package may be reached through links: see `is_builtin`.
@@ -122,7 +122,7 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
     path = find_dataset_file(name)
     facts = _load_yaml(path)
     check_keys(facts, DATASET_KEYS, path.name)
-    facts = _with_borrowed_classes(facts, path)
+    facts, default_encoding = _with_borrowed_classes(facts, path)
     has_instances = _has_instances(facts)
     background = read_background(facts, has_instances, path)
     classes = read_classes(facts, path, has_instances, background)
@@ -137,6 +137,7 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
         fields,
         needs_labels=without_labels < set(splits),
         stops_at_palettes=not is_builtin(path),
+        default_encoding=default_encoding,
     )
     is_panoptic = layouts[0].panoptic is not None
     default = _default_evaluator(layouts[0])
@@ -250,19 +251,25 @@ def _as_written(splits: Mapping[Any, Any], text: str) -> Mapping[Any, Any]:
     return yaml.load(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))["splits"]
 
 
-def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The facts with the classes, and flip pairs, of the dataset or text file that `classes` may name."""
+def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
+    """The facts with the classes, and flip pairs, of the dataset or text file that `classes` may name.
+
+    Returns:
+        The facts, and the encoding of label files where they say none: numbers of a text file are values.
+    """
     name = facts.get("classes")
     if not isinstance(name, str):
-        return facts
+        return facts, IndexEncoding.name
     beside = path.parent / expand_home(name)
     if is_same_file(beside, path):
         raise InputError(f"{path.name}: classes names the file itself; list the classes")
     if beside.is_file() and beside.suffix.lower() not in (".yaml", ".yml"):
-        return {**facts, "classes": read_class_list(beside)}
+        listed = read_class_list(beside)
+        has_ids = any("id" in entry for entry in listed)
+        return {**facts, "classes": listed}, (IdEncoding if has_ids else IndexEncoding).name
     lender = _load_yaml(find_dataset_file(beside if beside.is_file() else name))
     borrowed = {key: lender[key] for key in ("classes", "flip_pairs") if key in lender}
-    return {**borrowed, **facts, "classes": borrowed.get("classes")}
+    return {**borrowed, **facts, "classes": borrowed.get("classes")}, IndexEncoding.name
 
 
 def _has_instances(facts: Mapping[str, Any]) -> bool:

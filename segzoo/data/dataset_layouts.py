@@ -10,7 +10,7 @@ from segzoo.paths import expand_home
 
 from .class_files import CLASS_FIELD, BinaryFilesEncoding
 from .dataset_classes import DatasetClass
-from .encodings import Encoding, IndexEncoding, InstanceIdEncoding, LabelSpace, build_encoding
+from .encodings import Encoding, InstanceIdEncoding, LabelSpace, build_encoding
 from .messages import check_keys, did_you_mean
 
 # Templates of paths. `root` is a path, too, or a list of them.
@@ -50,10 +50,12 @@ def read_layouts(
     fields: set[str],
     needs_labels: bool,
     stops_at_palettes: bool,
+    default_encoding: str,
 ) -> tuple[Layout, ...]:
     """`fields` are the template fields that the splits give; `needs_labels`: some split has labels.
 
-    Palettes of built-in datasets are known to be no more than a way to look at them.
+    Palettes of built-in datasets are known to be no more than a way to look at them. `default_encoding` is
+    that of label files with all classes.
     """
     source = space.source
     shared = {key: facts[key] for key in LAYOUT_KEYS if key in facts}
@@ -66,7 +68,7 @@ def read_layouts(
         merged = {**shared, **entry}
         _check_layout(merged, fields, source, needs_labels)
         per_class = _is_per_class(merged, fields)
-        encoding = merged.get("encoding", BinaryFilesEncoding.name if per_class else IndexEncoding.name)
+        encoding = merged.get("encoding", BinaryFilesEncoding.name if per_class else default_encoding)
         colors = {one.name: one.color for one in classes if one.color_is_given}
         encoding = build_encoding(encoding, space, colors, stops_at_palettes) if "labels" in merged else None
         roots = merged.get("root", ".")

@@ -83,7 +83,7 @@ def test_numbers_before_names_are_no_part_of_them(tmp_path, text):
 
 def test_numbers_that_do_not_count_from_0_are_ids(tmp_path):
     (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n24, car\n7, road\n")
-    facts = {**BASE, "classes": "_classes.csv", "encoding": "id"}
+    facts = {**BASE, "classes": "_classes.csv"}
     labels = np.array([[7, 24], [24, 7]], np.uint8)
     save(tmp_path / "images/a.png", picture(2, 2))
     save(tmp_path / "masks/a.png", labels)
@@ -91,6 +91,13 @@ def test_numbers_that_do_not_count_from_0_are_ids(tmp_path):
     (record,) = DatasetCatalog.get("x")
     assert label_reader("x").dataset.space.classes == ("road", "car")
     assert (label_reader("x").load_sem_seg(record) == (labels == 24)).all()
+    # What the YAML says counts, and lists that are numbered from 0 change nothing.
+    dataset = read_dataset_file(write_yaml(tmp_path, {**facts, "encoding": "index"}))
+    assert dataset.layouts[0].encoding.name == "index"
+    per_class = {**facts, "labels": "masks/{stem}-{class}.png"}
+    assert read_dataset_file(write_yaml(tmp_path, per_class)).layouts[0].encoding.name == "binary_files"
+    (tmp_path / "_classes.csv").write_text("0 car\n1 road\n")
+    assert read_dataset_file(write_yaml(tmp_path, facts)).layouts[0].encoding.name == "index"
 
 
 @pytest.mark.parametrize("text", ["id,name\n0,road\ncar\n", "id,name\n0,road\n0,car\n"])
