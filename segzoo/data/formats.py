@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_tools
-from scipy import ndimage
 
 from segzoo.errors import InputError
 from segzoo.json_values import is_box, is_positive, shown
@@ -210,7 +209,7 @@ class LabelReader:
         Returns:
             (H, W) int32 segment ids, 0 for void, and a dict for each segment with `id`, `category_id` (class
             index), `isthing`, `iscrowd`, `area`, its pixels, and, where the JSON says another area or none,
-            `stated_areas`, a list of `StatedArea`. The JSON's box is left out: see `measure_segments`.
+            `stated_areas`, a list of `StatedArea`. The JSON's box is left out.
 
         Raises:
             InputError: not a panoptic dataset, or a missing, broken or wrong file.
@@ -226,15 +225,6 @@ class LabelReader:
         table = np.zeros(len(segments_info) + 2, dtype=np.int32)
         merged = _merge_stuff(segments_info, table)
         return table[indices], merged
-
-    def measure_segments(self, dataset_dict: Mapping[str, Any]) -> list[tuple[int, list[int]]]:
-        """The area, in pixels, and the box [x, y, width, height] of each segment of a panoptic JSON."""
-        _, indices, areas = self._read_panoptic(dataset_dict)
-        boxes = [
-            [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
-            for rows, columns in ndimage.find_objects(indices, len(areas))[: len(areas)]
-        ]
-        return list(zip(areas.tolist(), boxes, strict=True))
 
     def load_index_map(self, dataset_dict: Mapping[str, Any], semantic: bool = False) -> IndexMap:
         """The annotation in the form that training augments: see `IndexMap`.

@@ -18,7 +18,7 @@ import numpy as np
 from segzoo.errors import InputError
 
 from .encodings import UnknownLabelError
-from .formats import LabelReader
+from .formats import IndexMap, LabelReader
 from .image_files import BrokenFileError, LossyLabelsError, UnsuitableFileError
 from .images import TurnedError, WrongSizeError, check_annotated_size, load_reading
 from .palettes import PaletteError
@@ -207,23 +207,27 @@ def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: b
     reader = copy(reader)
     reader.observe = observer(reader.encoding_of(record), stored)
     try:
-        counted = _count(record, reader)
+        counted, index_map = _count(record, reader)
     except InputError as error:
         problem = Problem(_KINDS.get(type(error), WRONG_LABEL), str(error), getattr(error, "labels", ()))
         return report._replace(stored=tuple(stored), problems=(problem,))
-    problems = [Problem(WRONG_FACTS, line) for line in wrong_facts(record, reader)]
+    problems = [Problem(WRONG_FACTS, line) for line in wrong_facts(record, reader, index_map)]
     if not counted["pixels"][:-1].any():
         problems.append(Problem(ALL_VOID, f"{file_name}: all of its pixels are void"))
     return report._replace(**counted, stored=tuple(stored), problems=tuple(problems))
 
 
-def _count(record: Mapping[str, Any], reader: LabelReader) -> dict[str, Any]:
-    """`pixels`, and for labels with segments `segments`, `crowds` and `empty`: see `ImageReport`.
+def _count(record: Mapping[str, Any], reader: LabelReader) -> tuple[dict[str, Any], IndexMap | None]:
+    """What the labels of an image hold.
+
+    Returns:
+        `pixels`, and for labels with segments `segments`, `crowds` and `empty`: see `ImageReport`. The
+        segments, or None.
 
     Raises:
         InputError: the labels cannot be read.
     """
-    num_classes, counts = len(reader.is_thing), {}
+    num_classes, counts, index_map = len(reader.is_thing), {}, None
     if "pan_seg_file_name" in record or "annotations" in record or reader.encodes_instances(record):
         index_map = reader.load_index_map(record)
         classes, is_crowd = index_map.segments
@@ -239,7 +243,7 @@ def _count(record: Mapping[str, Any], reader: LabelReader) -> dict[str, Any]:
     else:
         labels = reader.load_sem_seg(record)
     pixels = count_values(labels)
-    return {"pixels": np.append(pixels[:num_classes], pixels[reader.ignore_label]), **counts}
+    return {"pixels": np.append(pixels[:num_classes], pixels[reader.ignore_label]), **counts}, index_map
 
 
 def file_digest(file_name: str) -> str:

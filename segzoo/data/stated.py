@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pycocotools import mask as mask_tools
+from scipy import ndimage
 
 from segzoo.json_values import is_box, is_positive, shown
 
-from .formats import LabelReader
+from .formats import IndexMap, LabelReader
+from .pixels import count_values
 
 # A fact is wrong that is more than so many times too large or too small.
 FACTOR = 2
@@ -15,19 +17,22 @@ FACTOR = 2
 _EDGE = 2
 
 
-def wrong_facts(record: Mapping[str, Any], reader: LabelReader) -> list[str]:
+def wrong_facts(record: Mapping[str, Any], reader: LabelReader, index_map: IndexMap | None) -> list[str]:
     """A line for each annotation of an image whose `area` or `bbox` differs by more than a factor of two.
 
     Missing ones are measured by who needs them and are not named here; nor are those of an instances JSON
     that are no positive numbers, which its reader leaves out with a warning.
+
+    Args:
+        index_map: of the image, where it has segments: see `LabelReader.load_index_map`.
 
     Raises:
         InputError: the labels cannot be read.
     """
     if "annotations" in record:
         return list(_of_instances(record, reader))
-    if "pan_seg_file_name" in record:
-        return list(_of_segments(record, reader))
+    if "pan_seg_file_name" in record and index_map is not None:
+        return list(_of_segments(record, index_map))
     return []
 
 
@@ -41,9 +46,12 @@ def _of_instances(record: Mapping[str, Any], reader: LabelReader) -> Iterator[st
         yield from _compared(annotation, float(mask_tools.area(code)), box, described, outline)
 
 
-def _of_segments(record: Mapping[str, Any], reader: LabelReader) -> Iterator[str]:
-    measured = reader.measure_segments(record)
-    for segment, (area, box) in zip(record["segments_info"], measured, strict=True):
+def _of_segments(record: Mapping[str, Any], index_map: IndexMap) -> Iterator[str]:
+    listed, indices = record["segments_info"], index_map.indices
+    areas = count_values(indices)[1 : len(listed) + 1].tolist()
+    windows = ndimage.find_objects(indices, len(listed))[: len(listed)]
+    for segment, area, (rows, columns) in zip(listed, areas, windows, strict=True):
+        box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
         yield from _compared(segment, area, box, f"{record['file_name']}: segment {segment['id']}")
 
 

@@ -19,6 +19,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from segzoo.data import SegmentationMapper, coco_json, read_image
+from segzoo.data.inspection import inspect_image
 from segzoo.errors import InputError
 from segzoo.evaluation import InstanceEvaluator, PanopticEvaluator
 from segzoo.evaluation.saved import rescore
@@ -223,13 +224,12 @@ def test_areas_that_are_no_positive_numbers_are_measured_and_said_once(pets_fold
         assert [one[3] for one in found[name][2]] == [tuple(rle.toBbox(code)) for code in codes]
     lines = [line for line in caplog.messages if "no usable area" in line]
     said = "missing" if value is ABSENT else json.dumps(value)[:60]
-    if lines:  # the same line of another parameter is not said again
-        assert len(lines) == 1
-        assert (
-            "of 3 annotations 3 have no usable area and 3 have no usable bbox (first: annotation 1, area"
-            in lines[0]
-        )
-        assert said in lines[0]
+    assert len(lines) == 1
+    assert (
+        "of 3 annotations 3 have no usable area and 3 have no usable bbox (first: annotation 1, area"
+        in lines[0]
+    )
+    assert said in lines[0]
 
 
 @pytest.mark.parametrize("key", ["id", "image_id", "category_id"])
@@ -512,6 +512,20 @@ def test_the_checker_names_segments_of_another_area_than_the_png(tool, street_fo
     assert len(found) == is_named
     if is_named:
         assert f"a.jpg: segment 70000: area {json.dumps(value)}, measured 7" in found[0]
+
+
+def test_the_checker_reads_each_panoptic_png_once(street_folder, monkeypatch):
+    write(street_folder, "panoptic.json", panoptic_json())
+    (record, *_), metadata = load(street_folder / "street.yaml")
+    opened, pillow_open = [], Image.open
+
+    def counted(file):
+        opened.append(file.name)
+        return pillow_open(file)
+
+    monkeypatch.setattr(Image, "open", counted)
+    assert inspect_image(record, metadata.label_reader).segments.sum() == len(STREET_SEGMENTS)
+    assert sorted(opened) == sorted([record["file_name"], record["pan_seg_file_name"]])
 
 
 def test_small_polygons_differ_along_their_outline():
