@@ -26,7 +26,7 @@ from .layouts import FoundLayout, check_exist, find_layout, finds_images_by_id, 
 from .messages import check_different, did_you_mean, some
 from .palettes import PaletteCheck
 from .polygons import check_polygons, scale_relative
-from .templates import fill, match
+from .templates import fill, folder_of, match
 
 # In place of an evaluator: what evaluators and their messages call a split of images without labels.
 NO_GROUND_TRUTH = "no_ground_truth"
@@ -158,7 +158,7 @@ def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
 
 def _load_records(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
     layout, fields = dataset.layouts[found.index], dataset.splits[split]
-    image_root = found.root / fill(layout.images, fields).split("{")[0].removesuffix(".*")
+    image_root = folder_of(found.root, layout.images, fields)
     file_labels = layout.encoding.file_values() if layout.encoding is not None else None
     _update_metadata(split, dataset_root=str(found.root), image_root=str(image_root), file_labels=file_labels)
     if layout.panoptic is not None and split not in dataset.without_labels:
@@ -200,9 +200,7 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     with explained_shape(json_file, "panoptic"):
         index_of = _category_indices(dataset, facts["categories"], json_file)
         dicts = _panoptic_dicts(dataset, facts, index_of, json_file)
-    remedy = (
-        f"set images in {dataset.path.name} to the folder that file_name is relative to, or add the files"
-    )
+    remedy = _ADD_FILES.format("images", dataset.path.name)
     by_id = _images_by_id(layout, found.root, fields)
     of_images: list[dict[str, str]] = [{} for _ in dicts]
     if by_id is None:
@@ -252,9 +250,7 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
             # Nobody looks at them.
             record.pop("void_annotations", None)
         record.update(dataset=split, layout=found.index)
-    remedy = (
-        f"set images in {dataset.path.name} to the folder that file_name is relative to, or add the files"
-    )
+    remedy = _ADD_FILES.format("images", dataset.path.name)
     names = [record["file_name"] for record in dicts]
     for record, file in zip(dicts, find_named_files(names, image_root, split, "images", remedy), strict=True):
         record["file_name"] = file

@@ -29,6 +29,18 @@ def test_fields_match_parts_of_names_and_fill_the_labels(tmp_path):
     assert records[2]["sem_seg_file_name"].endswith("gtFine/train/ulm/ulm_000002_gtFine_labelIds.png")
 
 
+@pytest.mark.parametrize(
+    ("images", "folder"),
+    [("m/img_{stem}.png", "m"), ("{split}/{stem}.*", "train"), ("m/{area}_x/{stem}.png", "m")],
+)
+def test_the_root_of_the_images_is_a_folder(tmp_path, images, folder):
+    for template in (images, "labels/{stem}.png"):
+        path = template.replace("{split}", "train").replace("{stem}", "a").replace("{area}", "b")
+        save(tmp_path / path.replace(".*", ".png"), LABELS)
+    _, metadata = load(write_yaml(tmp_path, {**ROADS, "images": images, "labels": "labels/{stem}.png"}))
+    assert metadata.image_root == str(tmp_path / folder)
+
+
 def test_any_suffix_stands_for_images_only(tmp_path):
     for name in ("a.jpg", "b.PNG", "notes.txt", ".hidden.png", "c.d.jpeg"):
         (tmp_path / name).write_bytes(b"")

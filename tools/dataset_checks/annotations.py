@@ -1,12 +1,13 @@
 """What the coordinates of a JSON's polygons say of the images that they are for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+
+from .checked import CheckedSplit, Finding
 
 # Programs round to the next pixel, or count from 1; more than that lies outside.
 _PIXELS, _PART = 2, 0.01
@@ -16,20 +17,10 @@ _MANY = 0.05
 _IMAGES = 10
 
 
-class Remark(NamedTuple):
-    is_problem: bool
-    text: str
-    remedy: str
-
-
-def of_annotations(records: Sequence[Mapping[str, Any]]) -> list[Remark]:
-    """Polygons that reach beyond their images, or fill a corner of them only, and those within others.
-
-    Args:
-        records: dataset dicts, of which those with polygons are looked at.
-    """
+def of_annotations(split: CheckedSplit) -> list[Finding]:
+    """Polygons that reach beyond their images, or fill a corner of them only, and those within others."""
     outside, images, total, holes, first, farthest = 0, 0, 0, 0, "", 0.0
-    for record in records:
+    for record in split.records:
         width, height = record.get("width", 0), record.get("height", 0)
         found = 0
         for annotation in record.get("annotations", ()):
@@ -50,23 +41,24 @@ def of_annotations(records: Sequence[Mapping[str, Any]]) -> list[Remark]:
         images += found > 0
         total += found
     remedy = "export annotations and images in one resolution, and coordinates in pixels"
-    remarks = []
+    findings = []
     if holes:
         several = f"{holes:,} of {total:,} instances have" if holes > 1 else f"1 of {total:,} instances has"
-        remarks = [
-            Remark(
+        findings = [
+            Finding(
                 False,
+                split.name,
                 f"{several} a polygon within another one; COCO's polygons have no holes: they are filled",
                 "export masks with holes as run lengths (RLE)",
             )
         ]
     if outside:
         text = f"{outside:,} of {total:,} instances reach beyond their image (first: {first})"
-        return [*remarks, Remark(outside > _MANY * total, text, remedy)]
+        return [*findings, Finding(outside > _MANY * total, split.name, text, remedy)]
     if images >= _IMAGES and farthest <= 0.5:
         text = f"all {total:,} instances lie in the upper left quarter of their images, up to {farthest:.0%}"
-        return [*remarks, Remark(True, text, remedy)]
-    return remarks
+        return [*findings, Finding(True, split.name, text, remedy)]
+    return findings
 
 
 def _has_hole(polygons: Sequence[Sequence[float]]) -> bool:

@@ -19,9 +19,7 @@ from .remedies import (
 def of_instances(split: CheckedSplit) -> list[Finding]:
     """What the segments and instances say."""
     report, names, source = split.report, split.dataset.space.classes, split.dataset.path.name
-    found = [
-        Finding(one.is_problem, split.name, one.text, one.remedy) for one in of_annotations(split.records)
-    ]
+    found = of_annotations(split)
     if report.segments is None:
         return found
     if report.empty and report.pixels[:-1].any():
