@@ -1,6 +1,6 @@
 """Checkpoints: reading any official file, mapping its keys, saving segzoo's own."""
 
-from .checkpointer import SegzooCheckpointer
+from .checkpointer import SegzooCheckpointer, last_checkpoint
 from .description import compare_description
 from .files import local_file
 from .key_maps import KeyMap, key_maps, register_key_map
@@ -19,6 +19,7 @@ __all__ = [
     "SegzooCheckpointer",
     "compare_description",
     "key_maps",
+    "last_checkpoint",
     "load_checkpoint",
     "load_state",
     "local_file",

@@ -101,7 +101,7 @@ class SegzooCheckpointer(Checkpointer):
                 self._remove_old(folder, file.name)
         except OSError as error:
             reason = cannot_write(file, error, size_in_memory(content))
-            last = self._tagged_name()
+            last = last_checkpoint(folder)
             left = f"--resume goes on from {last}" if last else "there is no earlier checkpoint"
             raise InputError(f"{reason}; {left}") from None
 
@@ -167,25 +167,17 @@ class SegzooCheckpointer(Checkpointer):
         return super().has_checkpoint() or any(_by_age(Path(self.save_dir), periodic_only=False))
 
     def get_checkpoint_file(self) -> str:
-        """The path of the checkpoint that `last_checkpoint` names; "" where it names none."""
-        name = self._tagged_name()
+        """The path of the last checkpoint in `save_dir`, not yet read; "" where there is none."""
+        name = last_checkpoint(self.save_dir) if self.save_dir else ""
         return str(Path(self.save_dir, name)) if name else ""
-
-    def _tagged_name(self) -> str:
-        """What `last_checkpoint` says; "" where it is not there, or is no name of a file."""
-        try:
-            name = Path(self.save_dir, _LAST).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            return ""
-        return name if name.isprintable() else ""
 
     def _newest_readable(self) -> CheckpointFile | None:
         """The tagged checkpoint or, where it is damaged, the newest of all that can be read."""
         folder = Path(self.save_dir)
         candidates = _by_age(folder, periodic_only=False)[::-1]
-        tagged = self.get_checkpoint_file()
-        if tagged:
-            candidates = [Path(tagged), *(file for file in candidates if file != Path(tagged))]
+        name = _tagged_name(folder)
+        if name:
+            candidates = [folder / name, *(file for file in candidates if file != folder / name)]
         elif super().has_checkpoint():
             logger.warning("--resume: %s does not name a file; taking the newest checkpoint", folder / _LAST)
         for candidate in candidates:
@@ -237,6 +229,24 @@ class SegzooCheckpointer(Checkpointer):
             for file in _by_age(folder, periodic_only=True)[: -self.keep]:
                 if file.name != newest:
                     file.unlink(missing_ok=True)
+
+
+def last_checkpoint(folder: str | Path) -> str:
+    """The name of a folder's checkpoint that `last_checkpoint` names; "" where the folder holds none.
+
+    It is the newest one where `last_checkpoint` names none: a job may end between writing the two.
+    """
+    files = _by_age(Path(folder), periodic_only=False)
+    return _tagged_name(Path(folder)) or (files[-1].name if files else "")
+
+
+def _tagged_name(folder: Path) -> str:
+    """What `last_checkpoint` says; "" where it is not there, or is no name of a file."""
+    try:
+        name = (folder / _LAST).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return name if name.isprintable() else ""
 
 
 def _by_age(folder: Path, *, periodic_only: bool) -> list[Path]:

@@ -17,6 +17,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from segzoo.checkpoint import last_checkpoint
 from segzoo.errors import InputError
 
 from .output_folder import LOCK_FILE, locked
@@ -109,12 +110,11 @@ def is_finished(folder: str | Path) -> bool:
     """Whether a training has come to its end there, final evaluation included."""
     folder = Path(folder)
     try:
-        last = (folder / _LAST).read_text(encoding="utf-8").strip()
         saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         evaluated = bool(saved["DATASETS"]["TEST"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return False
-    if last != _FINAL:
+    if last_checkpoint(folder) != _FINAL:
         return False
     lines = read_metrics(folder / "metrics.json")
     newest = max((line["iteration"] for line in lines), default=-1)
@@ -221,7 +221,7 @@ def _of_evaluation(cfg: CfgNode, args: Namespace | None, name: str, notes: list[
     weights = cfg.MODEL.WEIGHTS
     if resume:
         run = Path(saved_run) if saved_run else _newest_with_checkpoint(name)
-        weights = str(run / _last_checkpoint(run))
+        weights = str(run / last_checkpoint(run))
         notes.append(f"--resume: evaluating {weights}")
     if not weights:
         # Said by whoever wants to load them.
@@ -279,7 +279,7 @@ def _newest_unfinished(name: str, notes: list[str]) -> Path:
 
 def _newest_with_checkpoint(name: str) -> Path:
     for folder in _runs(name):
-        if _last_checkpoint(folder):
+        if last_checkpoint(folder):
             return folder
     raise InputError(
         f"--eval-only --resume without OUTPUT_DIR: no training of {name} with a checkpoint in "
@@ -287,16 +287,9 @@ def _newest_with_checkpoint(name: str) -> Path:
     )
 
 
-def _last_checkpoint(folder: Path) -> str:
-    try:
-        return (folder / _LAST).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
 def _standing(folder: Path) -> str:
     """How far a training has come, in words."""
-    last = _last_checkpoint(folder)
+    last = last_checkpoint(folder)
     checkpoint = f"last checkpoint {last}" if last else "no checkpoint"
     if is_finished(folder):
         return f"finished, {checkpoint}"

@@ -85,6 +85,27 @@ def test_resume_without_a_last_checkpoint_says_where_it_starts(tmp_path, caplog)
     assert f"--resume: no last_checkpoint in {tmp_path}; starting from random weights" in caplog.text
 
 
+def test_a_checkpoint_that_is_not_named_yet_is_the_last_one(tmp_path, monkeypatch):
+    """As where a job is killed between writing the two."""
+    checkpointer = training(tmp_path)[3]
+    assert not checkpointer.has_checkpoint()
+    assert checkpointer.get_checkpoint_file() == ""
+    for time, iteration in enumerate((9, 4)):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        os.utime(tmp_path / f"model_{iteration:07d}.pth", (time, time))
+    (tmp_path / "last_checkpoint").unlink()
+    assert checkpointer.has_checkpoint()
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000004.pth")
+    assert checkpointer.resume_or_load("", resume=True) == {"iteration": 4}
+    # The other one, where it is named.
+    checkpointer.tag_last_checkpoint("model_0000009.pth")
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000009.pth")
+    # Without a folder there is none, whatever the current one holds.
+    monkeypatch.chdir(tmp_path)
+    assert not SegzooCheckpointer(Model()).has_checkpoint()
+    assert SegzooCheckpointer(Model()).get_checkpoint_file() == ""
+
+
 @pytest.mark.parametrize("damage", ["truncated", "zeros", "empty", "flipped bit", "deleted"])
 def test_damaged_newest_checkpoint_falls_back_on_the_one_before(tmp_path, caplog, damage):
     model, optimizer, scheduler, checkpointer = training(tmp_path)

@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -290,3 +291,17 @@ def test_a_resumed_job_equals_the_uninterrupted_one(job, tmp_path):
     )
     for name, weight in first.items():
         assert torch.equal(weight, second[name]), name
+
+
+def test_a_job_killed_before_it_named_its_checkpoint_is_resumed_and_evaluated(job, tmp_path):
+    output = ("OUTPUT_DIR", str(tmp_path))
+    shutil.copy(job / "out" / "model_0000001.pth", tmp_path)
+    assert run(job, "--resume", *output, "DATASETS.TEST", "()") == 0
+    assert "Training from iteration 2 to 4" in (tmp_path / "log.txt").read_text()
+    (tmp_path / "last_checkpoint").unlink()
+    assert run(job, "--resume", "--eval-only", *output) == 0
+    expected, found = (
+        json.loads((folder / "inference" / "results.json").read_text())["results"]["shapes_val"]
+        for folder in (job / "out", tmp_path)
+    )
+    assert found["panoptic_seg"]["PQ"] == pytest.approx(expected["panoptic_seg"]["PQ"], abs=1e-9)

@@ -258,6 +258,15 @@ def test_resume_without_output_dir_takes_the_newest_unfinished_run(capsys):
     )
 
 
+def test_a_run_killed_before_it_named_its_checkpoint_is_the_one_that_is_meant():
+    folder = leave_training(DEFAULT / "2", "model_0000003.pth", 3)
+    (folder / "last_checkpoint").unlink()
+    assert settled(resume=True, eval_only=True)[1] == str(folder / "model_0000003.pth")
+    assert not is_finished(folder)
+    (folder / "model_0000003.pth").rename(folder / "model_final.pth")
+    assert is_finished(folder)
+
+
 def test_resume_without_output_dir_and_without_a_run_says_what_to_do():
     with pytest.raises(InputError, match=r"no unfinished training of .*; leave --resume out to start"):
         settled(resume=True)
