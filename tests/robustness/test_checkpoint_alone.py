@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from data_trees import picture, write_roads
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from test_bad_checkpoints import CONFIG
 
 from segzoo.checkpoint import read_checkpoint, save_checkpoint
@@ -42,9 +43,18 @@ def expected(run):
     return Predictor(cfg)(PICTURE, color="RGB")["sem_seg"]
 
 
+def forget_the_run() -> None:
+    """Unregisters its dataset and the classes of its checkpoints: a new process knows none of them."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        for name in list(catalog):
+            if name.startswith("roads_") or " of " in name:
+                catalog.pop(name)
+
+
 @pytest.fixture
 def elsewhere(run, expected, tmp_path, monkeypatch):
     """Another folder with checkpoint and config.yaml, on a machine that has nothing else of the run."""
+    forget_the_run()
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     for name in ("model_best.pth", "config.yaml"):
@@ -125,6 +135,7 @@ def test_evaluation_asks_for_the_dataset_and_takes_it_where_it_is(elsewhere, ref
     assert answer.status == 0, answer.err
     assert (elsewhere / "evaluated/inference/results.json").is_file()
     # Where the evaluation was written, its configuration is complete.
+    forget_the_run()
     assert tuple(load_config("evaluated/config.yaml").DATASETS.TEST) == ("roads_train",)
 
 
