@@ -44,7 +44,7 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.FORMAT = "RGB"
     # Values [low, high] of images of more than 8 bits that become 0 and 255, as (0, 4095) for 12 bits, where
     # the dataset's YAML has no image_range. (): by the brightest pixel, of the dataset, else of the file; a
-    # training takes it from its first dataset with such images, and saves it here.
+    # training takes that of its datasets with such images, where they agree, and saves it here.
     cfg.INPUT.IMAGE_RANGE = ()
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]
     cfg.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]

@@ -48,13 +48,12 @@ def dataset_range(dataset: DatasetFile, file_names: Sequence[str] | None = None)
 
 
 def training_range(names: Sequence[str]) -> tuple[float, ...]:
-    """The `dataset_range`, (lowest, highest), of the first registered dataset that has one; else ()."""
-    for name in names:
-        reader = MetadataCatalog.get(name).get("label_reader")
-        found = dataset_range(reader.dataset) if reader is not None else None
-        if found is not None:
-            return tuple(found[:2])
-    return ()
+    """The `dataset_range`, (lowest, highest), of those datasets that have one; () where these differ."""
+    readers = [MetadataCatalog.get(name).get("label_reader") for name in names]
+    ranges = [dataset_range(reader.dataset) for reader in readers if reader is not None]
+    found = {tuple(one[:2]) for one in ranges if one is not None}
+    # Ranges that differ are of images of different depth: each dataset keeps its own.
+    return found.pop() if len(found) == 1 else ()
 
 
 def forget_range(dataset: DatasetFile) -> None:

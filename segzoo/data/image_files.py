@@ -40,9 +40,9 @@ _LOSSY_IN_TIFF = {"jpeg": "JPEG", "tiff_jpeg": "JPEG", "webp": "WebP"}
 
 _TIFF_HEADS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 277, 339
+_PLANAR_CONFIGURATION = 284
 _SAMPLE_KINDS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
-
 
 # What people have labels in that are no images, by their first bytes.
 _NO_IMAGES = {
@@ -78,11 +78,13 @@ def opened_file(file_name: str) -> Iterator[tuple[Image.Image, BinaryIO]]:
 
     Raises:
         BrokenFileError: the file is missing or cannot be decoded, then or in the body of the `with`.
-        UnsuitableFileError: it is a TIFF of several pages, or of bands or numbers that Pillow does not read.
+        UnsuitableFileError: it is a TIFF of several pages, or of bands or numbers that Pillow does not read,
+            or reads wrong.
     """
     try:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
             _check_pages(image, file_name)
+            _check_planes(image, file_name)
             yield image, file
     except InputError:
         raise
@@ -133,7 +135,7 @@ def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Ima
 
     Raises:
         LossyLabelsError: the format changes values.
-        UnsuitableFileError: an animation. See also `opened_file`.
+        UnsuitableFileError: an animation, or 16 bits in several channels. See also `opened_file`.
     """
     with opened_file(file_name) as (image, file):
         lossy = lossy_format(image, file)
@@ -147,6 +149,11 @@ def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Ima
             raise UnsuitableFileError(
                 f"{file_name}: holds labels as an animation of {frames} frames, of which one would be read; "
                 "save each as a file of its own"
+            )
+        if is_deep_color(image):
+            raise UnsuitableFileError(
+                f"{file_name}: holds labels in 16 bits of several channels, of which 8 would be read; "
+                "save one channel of 8 or 16 bits (of colors, as of panoptic labels, three of 8)"
             )
         is_tiff = image.format == "TIFF"
         image, orientation = loaded(image, turned=is_tiff and not as_stored)
@@ -219,14 +226,58 @@ def _is_lossless_webp(file: BinaryIO) -> bool:
         file.seek(position)
 
 
+def is_deep_color(image: Image.Image) -> bool:
+    """Whether an image that is opened but not loaded has 16 bits in several channels: Pillow will keep 8."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    if image.format == "JPEG2000":
+        return _bits_of_jpeg_2000(image.fp) == 16  # it keeps the upper 8 of any number of bits
+    if image.format == "PPM":
+        return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in image.tile)
+    return any(";16" in str(tile[3]) for tile in image.tile)
+
+
+def _bits_of_jpeg_2000(file: BinaryIO) -> int | None:
+    """Bits of a channel, by the first header; None without one. Leaves the file where it was."""
+    position = file.tell()
+    file.seek(0)
+    head = file.read(1024)
+    file.seek(position)
+    for start, offset in ((b"ihdr", 14), (b"\xff\x4f\xff\x51", 42)):
+        place = head.find(start)
+        if place >= 0 and place + offset < len(head):
+            return (head[place + offset] & 127) + 1
+    return None
+
+
 def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation of an image: 1 (upright) to 8. A TIFF that is loaded has none."""
     # Whatever cannot be parsed does not turn an image.
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        if image.format == "PNG" and image.tile and not _may_have_late_exif(image.fp):
+            # That of Pillow's class for PNG decodes the pixels, to see whether something follows them.
+            found = Image.Image.getexif(image).get(ORIENTATION, 1)
+        else:
+            found = image.getexif().get(ORIENTATION, 1)
     except BROKEN:
         return 1
     return found if found in range(1, 9) else 1
+
+
+def _may_have_late_exif(file: BinaryIO) -> bool:
+    """Whether EXIF data or text follows the pixels of a PNG file; leaves the file where it was."""
+    position = file.tell()
+    try:
+        file.seek(8)
+        is_late = False
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            if is_late and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            is_late = is_late or head[4:] == b"IDAT"
+            file.seek(int.from_bytes(head[:4], "big") + 4, 1)
+        return False
+    finally:
+        file.seek(position)
 
 
 def stored_orientation(file_name: str) -> int:
@@ -270,6 +321,21 @@ def _check_pages(image: Image.Image, file_name: str) -> None:
             f"{file_name}: is a TIFF of {pages} pages, of which one would be read; save each page that is an "
             "image (or the bands together, as RGB) as a file of its own"
         )
+
+
+def _check_planes(image: Image.Image, file_name: str) -> None:
+    """Refuses a TIFF whose bands lie one behind the other, where Pillow takes their bytes for its pixels."""
+    if image.format != "TIFF" or max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) <= 8:
+        return
+    if image.tag_v2.get(_PLANAR_CONFIGURATION) == 2 and any(len(_raw_mode(tile)) == 1 for tile in image.tile):
+        raise UnsuitableFileError(
+            f"{file_name}: is a TIFF of {_tiff_content(file_name)}, one band behind the other, which Pillow "
+            "reads wrong; save it with interleaved bands (planarconfig contig)"
+        )
+
+
+def _raw_mode(tile: tuple) -> str:
+    return tile[3] if isinstance(tile[3], str) else tile[3][0]
 
 
 def _is_reduced(image: Image.Image, size: tuple[int, int]) -> bool:

@@ -15,7 +15,14 @@ from PIL import Image
 from segzoo.errors import InputError
 
 from .encodings import GRAY_16_BIT
-from .image_files import QUARTER_TURNS, loaded, opened_file, stored_orientation, without_orientation
+from .image_files import (
+    QUARTER_TURNS,
+    is_deep_color,
+    loaded,
+    opened_file,
+    stored_orientation,
+    without_orientation,
+)
 from .pixel_range import FULL_16_BITS, PixelRange, fitting_range, to_8_bits
 
 # An image that reaches this value when it keeps its upper 8 bits uses 15 bits or 16.
@@ -74,10 +81,10 @@ def read_image(
 def _read(file_name: str, pixel_range: PixelRange | None, turned: bool) -> Reading:
     """See `read_image`; the order of the channels is RGB."""
     with opened_file(file_name) as (image, file):
-        is_deep_color = _is_deep_color(image)
+        is_deep, kind = is_deep_color(image), image.format
         image, orientation = loaded(image, turned)
-        if is_deep_color:
-            pixels = _deep_color(image, file, orientation if turned else 1, pixel_range, file_name)
+        if is_deep:
+            pixels = _deep_color(image, kind, file, orientation if turned else 1, pixel_range, file_name)
         else:
             pixels = _in_8_bits(image, pixel_range, file_name)
     return Reading(pixels, orientation)
@@ -95,7 +102,7 @@ def _in_8_bits(image: Image.Image, pixel_range: PixelRange | None, file_name: st
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # of RGB Pillow warns, in two lines
     pixels = np.array(image.convert("RGB"))
-    if pixel_range is not None and pixel_range.high <= 255 and pixel_range[:2] != (0, 255):
+    if pixel_range is not None and pixel_range.is_of_8_bits and pixel_range[:2] != (0, 255):
         pixels = to_8_bits(pixels, pixel_range, file_name)
     return pixels
 
@@ -144,7 +151,7 @@ def reading_facts(record: Mapping[str, Any], configured: Sequence[float] = ()) -
     used, own = _ranges(record, configured)
     facts: dict[str, Any] = {}
     # Without one of its own, nothing of more than 8 bits was found in the dataset.
-    if used is not None and (own is not None or used.high <= 255):
+    if used is not None and (own is not None or used.is_of_8_bits):
         facts["image_range"] = list(used[:2])
     if record.get("exif") == "ignore":
         facts["exif"] = "ignore"
@@ -207,11 +214,11 @@ def extreme_values(file_name: str) -> tuple[int, int] | None:
     """
     try:
         with opened_file(file_name) as (image, file):
-            is_deep_color = _is_deep_color(image)
-            if image.mode not in GRAY_16_BIT and not is_deep_color:
+            is_deep = is_deep_color(image)
+            if image.mode not in GRAY_16_BIT and not is_deep:
                 return None
             image.load()
-            pixels = _decoded(file) if is_deep_color else np.asarray(image)
+            pixels = _decoded(file) if is_deep else np.asarray(image)
             return None if pixels is None else (int(pixels.min()), int(pixels.max()))
     except InputError:
         return None
@@ -221,27 +228,25 @@ def has_more_than_8_bits(file_name: str) -> bool:
     """Whether an image file has integers of more than 8 bits; False for one that cannot be read."""
     try:
         with opened_file(file_name) as (image, _):
-            return image.mode in GRAY_16_BIT or _is_deep_color(image)
+            return image.mode in GRAY_16_BIT or is_deep_color(image)
     except InputError:
         return False
 
 
 def range_of_files(file_names: Iterable[str], source: str) -> PixelRange | None:
-    """The range that fits all of some image files; None where none has more than 8 bits, or some are below 0.
+    """The range that fits all of some image files.
+
+    None where none has more than 8 bits, or some values are below 0 or above 65535.
 
     Args:
         source: the dataset YAML that they belong to.
     """
     extremes = [values for values in map(extreme_values, file_names) if values is not None]
-    # Which of signed values, as of CT scans, is to be black nobody can tell: see `_gray`.
-    if not extremes or min(low for low, _ in extremes) < 0:
+    if not extremes:
         return None
-    return fitting_range(max(high for _, high in extremes), source)
-
-
-def _is_deep_color(image: Image.Image) -> bool:
-    """Whether an image that is opened but not loaded has 16 bits a channel, of which Pillow will keep 8."""
-    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
+    lowest, highest = min(low for low, _ in extremes), max(high for _, high in extremes)
+    # Of signed values, as of CT scans, nobody knows which is black; of 32 bits, which is white: see `_gray`.
+    return None if lowest < 0 or highest > FULL_16_BITS.high else fitting_range(highest, source)
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -285,20 +290,39 @@ def _own_range(brightest: int, file_name: str) -> PixelRange:
 
 
 def _deep_color(
-    image: Image.Image, file: BinaryIO, turn: int, pixel_range: PixelRange | None, file_name: str
+    image: Image.Image,
+    kind: str | None,
+    file: BinaryIO,
+    turn: int,
+    pixel_range: PixelRange | None,
+    file_name: str,
 ) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image of 16 bits a channel, of which Pillow has loaded the upper 8."""
+    """(H, W, 3) uint8 RGB of an image of 16 bits a channel, of which Pillow has loaded the upper 8.
+
+    Args:
+        kind: Pillow's name of the format.
+    """
     upper = np.array(image.convert("RGB"))
-    if pixel_range == FULL_16_BITS or (pixel_range is None and upper.max() >= _BRIGHT):
+    if (pixel_range is not None and pixel_range[:2] == FULL_16_BITS[:2]) or (
+        pixel_range is None and upper.max() >= _BRIGHT
+    ):
         return upper
     stored = _decoded(file)
     if stored is not None:
         deep = _turned(stored, turn)
-        if np.array_equal(deep >> 8, upper):
+        if _is_same_picture(deep, upper, kind):
             return to_8_bits(deep, pixel_range or _own_range(int(deep.max()), file_name), file_name)
     raise InputError(
         f"{file_name}: its 16 bits a channel cannot be read, only the upper 8; convert it to 8 bits"
     )
+
+
+def _is_same_picture(deep: np.ndarray, upper: np.ndarray, kind: str | None) -> bool:
+    """Whether 16 bits and 8, as two decoders give them, are of the same pixels."""
+    if kind == "PPM":
+        return True  # not compressed; Pillow spreads it by the largest value that its header says
+    difference = cv2.absdiff((deep >> 8).astype(np.uint8), upper).max()
+    return difference <= (1 if kind == "JPEG2000" else 0)  # which is rounded
 
 
 def _decoded(file: BinaryIO) -> np.ndarray | None:

@@ -29,6 +29,11 @@ class PixelRange(NamedTuple):
     high: float
     source: str = ""
 
+    @property
+    def is_of_8_bits(self) -> bool:
+        """Whether it lies within 0..255: only then it changes images of 8 bits."""
+        return self.low >= 0 and self.high <= 255
+
 
 FULL_16_BITS = PixelRange(0, 65535)
 
@@ -60,9 +65,11 @@ def to_8_bits(pixels: np.ndarray, pixel_range: PixelRange, file_name: str) -> np
             f"image_range: [{pixels.min()}, {high}] in {source}"
         )
     if source and pixels.max() > high:
+        largest = int(pixels.max())
+        white = max(largest, int(fitting_range(largest).high))
         raise InputError(
             f"{file_name}: has the value {pixels.max()}, but other images of {source} have none above "
-            f"{high}; set image_range: [0, {int(fitting_range(int(pixels.max())).high)}] in {source}"
+            f"{high}; set image_range: [0, {white}] in {source}"
         )
     if pixels.dtype == np.uint8 or pixels.dtype == np.uint16:
         return look_up(_table(low, high), pixels)

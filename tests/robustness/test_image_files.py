@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from data_trees import ROADS, load, picture, save, write_roads, write_street, write_yaml
+from data_trees import load, picture, save, write_roads, write_street, write_yaml
+from deep_files import LABELS, gray_of, gray_ramp, gray_roads
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image, TiffImagePlugin, features
 from toy_training import toy_cfg
@@ -33,19 +34,6 @@ from segzoo.engine.picture_inputs import as_rgb
 from segzoo.engine.setup import take_trained_range
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
-
-LABELS = (np.arange(24).reshape(4, 6) % 5).astype(np.uint8)
-
-
-def gray_ramp(brightest):
-    """(4, 6) whole numbers from 0 to `brightest`."""
-    return np.linspace(0, brightest, 24).astype(np.uint16).reshape(4, 6)
-
-
-def gray_of(pixels):
-    """The one channel of an image whose channels are equal."""
-    assert (pixels == pixels[:, :, :1]).all()
-    return pixels[:, :, 0]
 
 
 def write_gray(file, values, suffix):
@@ -147,16 +135,6 @@ def test_floating_point_pixels_need_a_range_and_are_read_with_it(tmp_path):
         read_image(str(tmp_path / "a.tif"))
     found = gray_of(read_image(str(tmp_path / "a.tif"), pixel_range=PixelRange(0, 1)))
     assert found[0].tolist() == [0, 64, 128, 255, 255, 0]
-
-
-def gray_roads(folder, brightest_of, **facts):
-    """Splits roads_<name> of 16-bit images with these brightest values, and labels."""
-    for name, values in brightest_of.items():
-        for index, brightest in enumerate(values):
-            save(folder / f"images/{name}/{index}.png", gray_ramp(brightest))
-            save(folder / f"masks/{name}/{index}.png", LABELS)
-    splits = {f"roads_{name}": name for name in brightest_of}
-    return write_yaml(folder, {**ROADS, "splits": splits, **facts})
 
 
 @pytest.mark.parametrize("bright", ["train", "val"])
