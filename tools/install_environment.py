@@ -10,6 +10,7 @@ Environment variables:
     DETECTRON2=auto|github|pypi|compiled      where Detectron2 comes from (tools/install_detectron2.py)
 """
 
+import argparse
 import fcntl
 import hashlib
 import os
@@ -53,6 +54,9 @@ class InstallError(Exception):
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     try:
         if sys.version_info < OLDEST_PYTHON:
             found = ".".join(map(str, sys.version_info[:3]))

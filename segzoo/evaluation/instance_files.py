@@ -23,7 +23,7 @@ _RESULT_KEYS = {
     "image_id": int | float | str,
     "category_id": int | float | str,
     "score": int | float,
-    "segmentation": Mapping | list,
+    "segmentation": Mapping,  # run lengths: predictions are no polygons
 }
 _MASK_FOLDER = "masks"
 
@@ -106,7 +106,7 @@ def load_coco_results(json_file: Path, image_ids: Sequence[int | str]) -> Mappin
         if wrong:
             raise InputError(
                 f"{json_file}: entry {number} has the {wrong[0]} {shown(entry[wrong[0]])}; expected that of "
-                "COCO's results"
+                "COCO's results" + (", run lengths" if wrong[0] == "segmentation" else "")
             )
         if not abs(entry["score"]) <= sys.float_info.max:
             raise InputError(

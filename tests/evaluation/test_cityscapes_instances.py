@@ -212,6 +212,15 @@ def test_scores_of_hand_made_images(root, name):
     assert street.evaluate()["AP50"] == pytest.approx(expected)
 
 
+def test_images_in_which_no_instance_counts_are_said_to_have_no_ap(root, caplog):
+    ids = np.full(SIZE, 7, np.uint16)
+    ids[rectangle(0, 0, 3, 3)] = 26001  # 9 pixels
+    street = Street(root, num_images=0)
+    street.add("ulm_000000_000019", ids, [CAR], [26], [0.9])
+    assert np.isnan(street.evaluate()["AP"])
+    assert "no instance of its 1 images counts, so that there is no AP" in caplog.text
+
+
 def test_average_precision_against_a_loop_over_scores():
     random = np.random.default_rng(0)
     for _ in range(50):

@@ -146,6 +146,9 @@ def test_overlapping_instances_are_cut_by_score_counted_and_reported(tmp_path, c
 def test_an_entity_without_a_finite_score_is_refused(tmp_path):
     data = PanopticData(tmp_path / "data", num_images=1)
     ids = np.ones(data.ground_truths[0][0].shape, np.int32)
-    for segment in ({"id": 1}, {"id": 1, "score": float("nan")}):
+    for segment in (
+        {"id": 1},
+        *({"id": 1, "score": score} for score in (float("nan"), "high", None, 10**400)),
+    ):
         with pytest.raises(InputError, match=r"0000.jpg: entity 1 has score"):
             EntityEvaluator(data.name).process(data.dataset_dicts, [{"entity_seg": (ids, [segment])}])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_data import PanopticData
+from PIL import Image
 
 from segzoo.errors import InputError
 from segzoo.evaluation import Protocol, build_evaluator, files, load_results, write_results
@@ -77,6 +78,10 @@ def test_missing_and_broken_predictions_are_named(saved):
         InputError, match=r"predictions.json: \d+.png has category_id 1, expected the category"
     ):
         rescore(data.name, folder, ["panoptic"])
+    twice = {**document, "annotations": [*document["annotations"], document["annotations"][0]]}
+    (folder / "predictions.json").write_text(json.dumps(twice))
+    with pytest.raises(InputError, match=r"two annotations are of image \d+; keep one of them"):
+        rescore(data.name, folder, ["panoptic"])
     del document["annotations"][3]
     (folder / "predictions.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match="1 of 7 images are missing, first image_id 103"):
@@ -136,3 +141,11 @@ def test_an_interrupted_write_leaves_the_old_prediction_and_nothing_else(tmp_pat
         files.save_labels(file, np.zeros((2, 3), np.uint8))
     assert files.load_labels(file).all()
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF"])
+def test_predictions_in_other_formats_are_refused_whatever_they_are_called(tmp_path, kind):
+    file = tmp_path / "0000.png"
+    Image.new("L", (8, 6), 3).save(file, format=kind)
+    with pytest.raises(InputError, match=f"0000.png: is a {kind} file, expected PNG"):
+        files.load_labels(file)

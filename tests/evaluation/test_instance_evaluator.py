@@ -269,7 +269,9 @@ WRONG_RESULTS = {
     r"entry 1 has the category_id \{\}; expected that of COCO's": changed(category_id={}),
     'entry 1 has the segmentation "x"; expected that of COCO': changed(segmentation="x"),
     r"image \d+ has the class id 3, expected the ids of": changed(category_id=3),
-    r"a mask of image \d+: its segmentation cannot be read": changed(segmentation=[[0, 0, 5, 0, 5, 5]]),
+    r"entry 1 has the segmentation \[\[0.*; expected that of COCO's results, run lengths": changed(
+        segmentation=[[0, 0, 5, 0, 5, 5]]
+    ),
     r"the predicted masks are 150 x 120 but the image is 120 x 150": lambda results: [
         one.update(segmentation={"size": [150, 120], "counts": [18000]}) for one in results
     ],
