@@ -98,10 +98,14 @@ class _StoreOnce(argparse._StoreAction):
 
 
 class CommandLine(argparse.ArgumentParser):
-    """A parser with --debug, whose own complaints are a line too. They end the tool with status 2."""
+    """A parser with --debug, whose own complaints are a line too. They end the tool with status 2.
+
+    Flags are given in full.
+    """
 
     def __init__(self, **options) -> None:
-        super().__init__(**options)
+        # The tools look for flags in their words, to pass them on or to take them out.
+        super().__init__(allow_abbrev=False, **options)
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
         self.has_dataset = self.has_overrides = self.data_is_overrides = False
@@ -287,7 +291,7 @@ def explained(
             return main(arguments)
         except (*statuses, OSError, KeyboardInterrupt) as error:
             line, found = _line_and_status(error, statuses)
-            if line is None or asks_for_debug(arguments):
+            if line is None or "--debug" in arguments:
                 raise
             print(f"error: {' '.join(line.split())}", file=sys.stderr)
             return found
@@ -298,11 +302,6 @@ def explained(
         return quietly(lambda: in_lines(arguments))
 
     return wrapped
-
-
-def asks_for_debug(arguments: Sequence[str]) -> bool:
-    """Whether --debug, or what argparse takes for it, is among the arguments."""
-    return any("--debug".startswith(word) and len(word) > len("--de") for word in arguments)
 
 
 def _line_and_status(error: BaseException, statuses: Mapping[type[Exception], int]) -> tuple[str | None, int]:

@@ -61,7 +61,6 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
         "       %(prog)s --status JOBDIR [--watch]",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     size = parser.add_argument_group("what a run gets")
     size.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (default 1)")
@@ -231,8 +230,8 @@ def run(options: argparse.Namespace, words: list[str], command: list[str]) -> in
         count, commit = take_snapshot(folder / "snapshot")
         for one in runs:
             freeze(one, folder / "snapshot")
-            if done := make_room(one):
-                print(done)
+        for done in make_room(runs):
+            print(done)
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         job = Job(options.cluster, now, command, os.getcwd(), commit, runs)
         if options.cluster == "debug":

@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -75,13 +75,13 @@ def removed_where_unused(cfg: CfgNode) -> Iterator[None]:
     That is what a mistyped command leaves. What ends in another way than by a line has its log kept.
 
     Args:
-        cfg: whose OUTPUT_DIR, if it is empty, is chosen inside.
+        cfg: whose OUTPUT_DIR, if it is empty or that of the run whose configuration it is, is chosen inside.
     """
-    was_given = bool(cfg.OUTPUT_DIR)
+    given = cfg.OUTPUT_DIR and Path(cfg.OUTPUT_DIR)
     try:
         yield
     except (InputError, StoppedBySignal):
-        if not was_given and cfg.OUTPUT_DIR and comm.is_main_process():
+        if cfg.OUTPUT_DIR and Path(cfg.OUTPUT_DIR) != given and comm.is_main_process():
             _remove_unused(Path(cfg.OUTPUT_DIR))
         raise
 
@@ -120,6 +120,39 @@ def is_finished(folder: str | Path) -> bool:
     newest = max((line["iteration"] for line in lines), default=-1)
     names = {name for line in lines if line["iteration"] == newest for name in line}
     return not evaluated or any("/" in name for name in names)
+
+
+def make_way(folder: str | Path, weights: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Does what --overwrite asks for: moves a training out of the way, and finds weights that lay in it.
+
+    Args:
+        folder: OUTPUT_DIR.
+        weights: MODEL.WEIGHTS of the runs that begin; paths, URLs, or "".
+
+    Returns:
+        The same weights where they are now, and what has been done, in lines.
+
+    Raises:
+        InputError: see `move_aside`.
+    """
+    before = Path(os.path.realpath(folder))
+    aside = move_aside(folder)
+    followed = [_followed(path, before, aside) for path in weights]
+    notes = [f"--overwrite: the training that was in {folder} is now {aside}"]
+    moved = dict.fromkeys(now for now, path in zip(followed, weights, strict=True) if now != path)
+    return followed, [*notes, *(f"MODEL.WEIGHTS has moved with it: {now}" for now in moved)]
+
+
+def _followed(weights: str, before: Path, aside: Path) -> str:
+    """Where weights are after the folder `before`, a real path, was renamed to `aside`."""
+    if not weights or "://" in weights:
+        return weights
+    # A file in the folder may be a link to elsewhere, and one elsewhere a link to here.
+    by_folder = Path(os.path.realpath(Path(weights).parent), Path(weights).name)
+    for real in (by_folder, Path(os.path.realpath(weights))):
+        if real.is_relative_to(before):
+            return str(aside / real.relative_to(before))
+    return weights
 
 
 def move_aside(folder: str | Path) -> Path:
@@ -201,14 +234,8 @@ def _settle(cfg: CfgNode, args: Namespace | None, notes: list[str]) -> tuple[str
             f"--overwrite to start anew (it is then moved to {folder.name}.old-<n>), or choose another "
             "OUTPUT_DIR"
         )
-    before = Path(os.path.realpath(folder))
-    aside = move_aside(folder)
-    notes.append(f"--overwrite: the training that was in {folder} is now {aside}")
-    if weights and "://" not in weights:
-        real = Path(os.path.realpath(weights))
-        if real.is_relative_to(before):
-            weights = str(aside / real.relative_to(before))
-            notes.append(f"MODEL.WEIGHTS has moved with it: {weights}")
+    (weights,), said = make_way(folder, [weights])
+    notes += said
     return str(folder), weights
 
 
@@ -221,7 +248,13 @@ def _of_evaluation(cfg: CfgNode, args: Namespace | None, name: str, notes: list[
     weights = cfg.MODEL.WEIGHTS
     if resume:
         run = Path(saved_run) if saved_run else _newest_with_checkpoint(name)
-        weights = str(run / last_checkpoint(run))
+        last = last_checkpoint(run)
+        if not last:
+            raise InputError(
+                f"--eval-only --resume: no checkpoint in {run}; train on with --resume alone, or "
+                "give MODEL.WEIGHTS in place of --resume"
+            )
+        weights = str(run / last)
         notes.append(f"--resume: evaluating {weights}")
     if not weights:
         # Said by whoever wants to load them.

@@ -16,6 +16,7 @@ from segzoo.engine.run_folder import (
     config_name,
     holds_training,
     is_finished,
+    make_way,
     move_aside,
     new_folder,
     removed_where_unused,
@@ -86,12 +87,12 @@ def test_a_run_without_output_dir_gets_the_next_number():
     assert settled("mine")[0] == Path("mine")
 
 
-def fail(cfg, end, kept=None):
+def fail(cfg, end, kept=None, config=CONFIG, **flags):
     """Starts a run that ends at once; returns what was in its folder."""
 
     def start():
         with removed_where_unused(cfg):
-            default_setup(cfg, argparse.Namespace(config_file=CONFIG, opts=[]))
+            default_setup(cfg, argparse.Namespace(config_file=config, opts=[], **flags))
             if kept:
                 Path(cfg.OUTPUT_DIR, kept).touch()
             before.update(content(Path(cfg.OUTPUT_DIR)))
@@ -111,6 +112,19 @@ def test_a_start_that_fails_leaves_no_numbered_folder(end):
     assert [path.name for path in DEFAULT.iterdir()] == ["1"]
 
 
+@pytest.mark.parametrize("said", ["run", "run/", "where/it/was"])
+def test_a_failed_evaluation_with_the_configuration_of_a_run_leaves_the_run_as_it_was(said):
+    """That configuration has an OUTPUT_DIR, which is not the one of the evaluation."""
+    folder = leave_training(Path("run"))
+    before = content(folder)
+    cfg = toy_cfg(said, MODEL__WEIGHTS=str(folder / "model_final.pth"))
+    written = fail(cfg, InputError("wrong"), config="run/config.yaml", eval_only=True)
+    assert Path("log.txt") in written
+    assert Path(cfg.OUTPUT_DIR) == folder / "eval-model_final-1"
+    assert not Path(cfg.OUTPUT_DIR).exists()
+    assert content(folder) == before
+
+
 @pytest.mark.parametrize(
     ("given", "kept", "end"),
     [
@@ -118,6 +132,7 @@ def test_a_start_that_fails_leaves_no_numbered_folder(end):
         ("", "notes.txt", InputError),
         ("", None, RuntimeError),  # its log has the traceback
         ("mine", None, InputError),
+        ("./mine/", None, InputError),
     ],
 )
 def test_a_start_that_fails_removes_nothing_else(given, kept, end):
@@ -190,6 +205,29 @@ def test_overwrite_follows_weights_that_move_with_the_folder(tmp_path):
     assert output_dir == folder
     assert Path(weights) == tmp_path / "run.old-1" / "model_final.pth"
     assert Path(weights).read_bytes() == b"weights"
+
+
+def test_overwrite_follows_links_to_and_from_the_folder(tmp_path):
+    folder = leave_training(tmp_path / "run")
+    (tmp_path / "elsewhere.pth").write_bytes(b"elsewhere")
+    (folder / "link.pth").symlink_to(tmp_path / "elsewhere.pth")
+    (tmp_path / "best.pth").symlink_to(folder / "model_final.pth")
+    given = [
+        folder / "link.pth",
+        tmp_path / "best.pth",
+        tmp_path / "elsewhere.pth",
+        "https://a.org/b.pkl",
+        "",
+    ]
+    found, notes = make_way(folder, [str(path) for path in given])
+    aside = tmp_path / "run.old-1"
+    assert found == [str(aside / "link.pth"), str(aside / "model_final.pth"), *map(str, given[2:])]
+    assert [Path(path).read_bytes() for path in found[:3]] == [b"elsewhere", b"weights", b"elsewhere"]
+    assert notes == [
+        f"--overwrite: the training that was in {folder} is now {aside}",
+        f"MODEL.WEIGHTS has moved with it: {aside / 'link.pth'}",
+        f"MODEL.WEIGHTS has moved with it: {aside / 'model_final.pth'}",
+    ]
 
 
 def test_overwrite_of_a_link_keeps_the_link_and_its_disk(tmp_path):
@@ -336,6 +374,17 @@ def test_an_evaluation_of_an_address_gets_a_folder_of_its_own(tmp_path):
         DEFAULT / "4" / "eval-model_0000003-1",
         DEFAULT / "4" / "model_0000003.pth",
     )
+
+
+def test_resuming_an_evaluation_without_a_checkpoint_says_what_to_do():
+    folder = leave_training(Path("run"), last="")
+    with pytest.raises(InputError, match=r"^--eval-only --resume: no checkpoint in run; .* MODEL\.WEIGHTS"):
+        settled(config="run/config.yaml", eval_only=True, resume=True)
+    # The remedies.
+    assert settled(config="run/config.yaml", resume=True)[0] == folder
+    (folder / "mine.pth").touch()
+    weights = folder / "mine.pth"
+    assert settled(weights=weights, config="run/config.yaml", eval_only=True)[0] == folder / "eval-mine-1"
 
 
 def test_an_evaluation_into_the_folder_of_a_training_keeps_its_configuration(tmp_path):

@@ -25,7 +25,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from submission import executors  # noqa: E402
 from submission.files import Job, Run, State, read_state, state_file, write_job, write_state  # noqa: E402
 from submission.job import TrainingJob  # noqa: E402
-from submission.plan import freeze, plan_runs  # noqa: E402
+from submission.plan import freeze, make_room, plan_runs  # noqa: E402
 from submission.slurm import SlurmState, parse_sacct, parse_scontrol, slurm_states  # noqa: E402
 from submission.snapshot import take_snapshot  # noqa: E402
 from submission.status import standings, table  # noqa: E402
@@ -232,6 +232,50 @@ def test_configurations_and_values_are_combined(tmp_path):
     (run,) = plan_runs([*words, "OUTPUT_DIR", str(tmp_path / "mine")], configs[1:], [], tmp_path / "job")
     assert run.output == str(tmp_path / "mine")
     assert run.metric == "sem_seg/mIoU"
+
+
+def leave_training(folder):
+    folder.mkdir(parents=True)
+    for name in ("model_final.pth", "last_checkpoint"):
+        (folder / name).write_text("model_final.pth")
+
+
+def weights_of(run):
+    args = train_net.parse_arguments(run.arguments)
+    assert not args.overwrite
+    return Path(load_config(args.config_file, args.opts).MODEL.WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--weights", "{}"], ["--weights={}"], ["MODEL.WEIGHTS", "{}"], ["--opts", "MODEL.WEIGHTS", "{}"]],
+)
+def test_overwriting_moves_the_training_once_and_the_weights_are_followed(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    leave_training(tmp_path / "run")
+    flags = ["--config-file", CONFIG, "--overwrite"]
+    words = [*flags, *(word.format("run/model_final.pth") for word in given), "OUTPUT_DIR", "run"]
+    (run,) = plan_runs(words, [], [], tmp_path / "job")
+    aside = tmp_path / "run.old-1"
+    assert list(make_room([run])) == [
+        f"--overwrite: the training that was in {tmp_path / 'run'} is now {aside}",
+        f"MODEL.WEIGHTS has moved with it: {aside / 'model_final.pth'}",
+    ]
+    assert weights_of(run) == aside / "model_final.pth"
+    assert weights_of(run).is_file()
+    # A run that is requeued, or planned from these words, moves nothing.
+    assert list(make_room([run])) == []
+
+
+def test_weights_in_the_folder_of_another_run_of_an_array_are_followed(tmp_path):
+    first = tmp_path / "runs" / "pspnet_r18_quarter,SEED=1"
+    leave_training(first)
+    words = ["--config-file", CONFIG, "--overwrite", "--weights", str(first / "model_final.pth")]
+    runs = plan_runs(
+        [*words, "OUTPUT_DIR", str(tmp_path / "runs")], [], [["SEED", "2", "1"]], tmp_path / "job"
+    )
+    assert len(list(make_room(runs))) == 2
+    assert [weights_of(run) for run in runs] == [Path(f"{first}.old-1", "model_final.pth")] * 2
 
 
 def write_files(root, names):

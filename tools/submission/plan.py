@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
@@ -12,7 +12,7 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 import train_net
 from command_line import weights_in
 
-from segzoo.engine.run_folder import holds_training, move_aside
+from segzoo.engine.run_folder import holds_training, make_way
 from segzoo.errors import InputError
 from segzoo.model_zoo.configs import find_config
 
@@ -68,18 +68,26 @@ def freeze(run: Run, snapshot: Path) -> None:
         run.arguments += ["DATASETS.FILES", str(frozen_datasets(snapshot, cfg.DATASETS.FILES))]
 
 
-def make_room(run: Run) -> str:
+def make_room(runs: Sequence[Run]) -> Iterator[str]:
     """Does what --overwrite asks for, once: a run that is requeued must not move itself out of the way.
 
-    Returns:
-        What was done, "" for nothing.
+    Yields:
+        What has been done, line by line.
     """
-    if "--overwrite" not in run.arguments:
-        return ""
-    run.arguments.remove("--overwrite")
-    if not holds_training(run.output):
-        return ""
-    return f"--overwrite: the training that was in {run.output} is now {move_aside(Path(run.output))}"
+    overwriting = [run for run in runs if "--overwrite" in run.arguments]
+    given = [
+        train_net.configuration(train_net.parse_arguments(run.arguments)).MODEL.WEIGHTS for run in overwriting
+    ]
+    weights = given
+    for run in overwriting:
+        run.arguments[:] = [word for word in run.arguments if word != "--overwrite"]
+        if holds_training(run.output):
+            # Those of one run may lie in the folder of another.
+            weights, notes = make_way(run.output, weights)
+            yield from notes
+    for run, before, now in zip(overwriting, given, weights, strict=True):
+        if now != before:
+            run.arguments[:] = [*_without_flag(run.arguments, "--weights"), "MODEL.WEIGHTS", now]
 
 
 def _plan(
@@ -121,17 +129,22 @@ def _plan(
 
 
 def _separated(word: str) -> list[str]:
-    """--config-file=a.yaml and --data=b.yaml as two words."""
+    """--config-file=a.yaml, --data=b.yaml and --weights=c.pth as two words."""
     flag, equals, value = word.partition("=")
-    return [flag, value] if flag in ("--config-file", "--data") and equals else [word]
+    return [flag, value] if flag in ("--config-file", "--data", "--weights") and equals else [word]
 
 
 def _as_overrides(words: list[str], opts: Sequence[str]) -> list[str]:
     """The words with the keys that --data stands for in its place: a job reads a copy of the dataset file."""
-    position = words.index("--data")
     last = dict(zip(opts[::2], opts[1::2], strict=True))
     pairs = [(key, last[key]) for key in last if key.startswith("DATASETS.")]
-    return [*words[:position], *words[position + 2 :], *itertools.chain(*pairs)]
+    return [*_without_flag(words, "--data"), *itertools.chain(*pairs)]
+
+
+def _without_flag(words: Sequence[str], flag: str) -> list[str]:
+    """The words but for a flag and its value, however often it is there."""
+    before = ["", *words]
+    return [word for word, last in zip(words, before, strict=False) if flag not in (word, last)]
 
 
 def _name(args: argparse.Namespace, pairs: Sequence[tuple[str, str]], taken: set[str]) -> str:
