@@ -166,7 +166,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     ): {"INPUT": "CROP_SIZE"},
     Rule(
         "expected (lowest, highest) of the pixel values, or ()",
-        lambda value: not value or (_pair(value) and value[0] < value[1]),
+        lambda value: len(value) == 0 or (_pair(value) and value[0] < value[1]),
     ): {"INPUT": "IMAGE_RANGE"},
     Rule(
         "expected finite numbers of at least 0",
@@ -209,6 +209,18 @@ def _by_key(groups: Mapping[Rule, Mapping[str, str]]) -> Iterator[tuple[str, Rul
 RULES: dict[str, Rule] = dict(_by_key(_GROUPS))
 
 
+def may_be_none(key: str) -> bool:
+    """Whether None is a value of a key."""
+    return key in RULES and _holds(RULES[key], None)
+
+
+def _holds(rule: Rule, value: Any) -> bool:
+    try:
+        return rule.holds(value)
+    except (TypeError, ValueError):
+        return False
+
+
 def check_values(cfg: CfgNode) -> None:
     """Finds a key with a value that it cannot have.
 
@@ -219,11 +231,7 @@ def check_values(cfg: CfgNode) -> None:
         value: Any = cfg
         for part in key.split("."):
             value = value[part]
-        try:
-            fine = rule.holds(value)
-        except (TypeError, ValueError):
-            fine = False
-        if not fine:
+        if not _holds(rule, value):
             choices = rule.expected.removeprefix("expected ").split(" or ") if isinstance(value, str) else ()
             raise InputError(f"{key} {value!r}: {rule.expected}{did_you_mean(value, choices)}")
     node = cfg.MODEL.MASK_FORMER

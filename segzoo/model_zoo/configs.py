@@ -24,7 +24,7 @@ from segzoo.paths import is_same_file, user_path
 from segzoo.text_files import decode_text, read_text
 
 from .config_paths import expand_homes
-from .config_values import check_values
+from .config_values import check_values, may_be_none
 from .detectron2_keys import check_version_values, drop_version_defaults, explain_version_key
 
 TASKS = ("semantic", "panoptic", "entity", "instance")
@@ -122,7 +122,7 @@ def _with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
     expand_homes(cfg)
     _refuse_unread(cfg)
     for key, value in _flatten(cfg):
-        if value is None and defaults.get(key) is not None:
+        if value is None and defaults.get(key) is not None and not may_be_none(key):
             raise InputError(
                 f"{key} has no value; give it one such as {defaults[key]!r}, or leave the key out"
             )

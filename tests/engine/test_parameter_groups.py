@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+import yaml
 from detectron2.config import get_cfg
 from torch import nn
 
 from segzoo.config import add_segzoo_config
 from segzoo.errors import InputError
+from segzoo.model_zoo.configs import read_config
 from segzoo.solver import build_optimizer, load_optimizer_state, parameter_groups
 from segzoo.solver.parameter_groups import check_groups
 
@@ -109,6 +111,30 @@ def test_the_config_names_the_optimizer_and_its_groups(cfg):
     optimizer = build_optimizer(cfg, Toy())
     assert type(optimizer) is torch.optim.SGD
     assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
+@pytest.mark.parametrize("given", ["on the command line", "in a file"])
+def test_none_is_the_decay_of_all_others(given, tmp_path):
+    file = tmp_path / "config.yaml"
+    values = {"WEIGHT_DECAY": 0.5, "WEIGHT_DECAY_NORM": None, "WEIGHT_DECAY_EMBED": None}
+    words = [str(word) for name, value in values.items() for word in (f"SOLVER.{name}", value)]
+    if given == "in a file":
+        file.write_text(yaml.safe_dump({"SOLVER": values}))
+        words = []
+    else:
+        file.write_text("{}")
+    cfg = read_config(file, words)
+    found = settings(build_optimizer(cfg, Toy()).param_groups)
+    assert {decay for _, decay in found.values()} == {0.5}
+    # As a run saves its configuration.
+    file.write_text(cfg.dump())
+    assert read_config(file).SOLVER == cfg.SOLVER
+    del values["WEIGHT_DECAY_NORM"]
+    file.write_text(yaml.safe_dump({"SOLVER": values}))
+    found = settings(build_optimizer(read_config(file), Toy()).param_groups)
+    assert {name for name, (_, decay) in found.items() if decay == 0.0} == {
+        *("backbone.1.weight", "backbone.1.bias", "head.norm.weight", "head.norm.bias")
+    }
 
 
 def test_unknown_optimizers_and_malformed_multipliers_are_input_errors(cfg):

@@ -20,6 +20,8 @@ VALUES = [
         "SOLVER.IMS_PER_BATCH is 16.5 (float); expected a whole number, such",
     ),
     ("SOLVER.IMS_PER_BATCH", "None", "SOLVER.IMS_PER_BATCH has no value; give it one such as 16"),
+    ("SOLVER.WEIGHT_DECAY", "None", "SOLVER.WEIGHT_DECAY has no value; give it one such as 0.0001"),
+    ("INPUT.IMAGE_RANGE", "None", "INPUT.IMAGE_RANGE has no value; give it one such as ()"),
     ("SOLVER.ACCUMULATE", "3", "SOLVER.IMS_PER_BATCH 16 is not divisible by 1 workers x SOLVER.ACCUMULATE 3"),
     ("SOLVER.MAX_ITER", "-5", "SOLVER.MAX_ITER -5: expected at least 0"),
     ("SOLVER.MAX_ITER", "many", "SOLVER.MAX_ITER is many (str); expected a whole number, such as"),
