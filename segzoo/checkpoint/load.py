@@ -214,10 +214,8 @@ def load_state(
             f"{report.path}: none of its {len(file.weights)} weights ({_first(list(file.weights), 3)}) "
             f"has a place in the model ({_first(list(own), 3)}); {_remedy(report)}"
         )
-    # The buffers of losses and metrics; what is more than that is missed somewhere, or another model's.
-    count, share = _MOST_OUTSIDE
-    few = len(outside) <= max(count, share * len(file.weights))
-    (report.extras if few and not report.missing else report.unexpected).extend(outside)
+    # Buffers of losses and metrics, another network; or what is missing, under a name that nobody knows.
+    (report.unexpected if report.missing else report.extras).extend(outside)
     if strict:
         _raise_on_problems(report)
     check_finite(new, own, report.path)
@@ -225,10 +223,6 @@ def load_state(
     with torch.no_grad():
         model.load_state_dict(new, strict=False)
     return report
-
-
-# How many of a file's weights may stand beside the model, where the model has a prefix, and what share.
-_MOST_OUTSIDE = 8, 0.1
 
 
 def _under_prefix(

@@ -48,8 +48,8 @@ def take_weights(
     """Takes one set of weights out of what a file holds.
 
     Args:
-        path: for messages. content: the file's. choice: name of the set to take, or of the module in it that
-            is the model; "" for the first in the order above.
+        path: for messages. content: the file's. choice: name of the set to take, or its first part, or of the
+            module in the usual set that is the model; "" for the first in the order above.
 
     Returns:
         The weights by name, without wrappers; all else of `content`; the names of the sets in the file, the
@@ -63,9 +63,9 @@ def take_weights(
         raise InputError(_no_weights(path, content))
     names = list(sets)
     inner = ""
-    if choice in sets:
-        name = choice
-    else:
+    # "ema" is meant where the file has "ema.module".
+    name = next((found for found in names if choice in (found, found.partition(".")[0])), None)
+    if name is None:
         usual = [found for found in names if found.partition(".")[0] in ("", *_NAMES)]
         if not usual and len(names) > 1:
             raise InputError(

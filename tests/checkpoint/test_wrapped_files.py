@@ -95,6 +95,27 @@ def test_what_stands_beside_the_model_is_named(tmp_path, source, caplog):
     )
 
 
+def with_teacher(model: nn.Module) -> dict[str, Tensor]:
+    """As of a module that trains `net` beside a larger network."""
+    weights = {f"net.{key}": value for key, value in model.state_dict().items()}
+    return weights | {f"teacher.blocks.{index}.weight": torch.zeros(2, 2) for index in range(60)}
+
+
+def test_another_network_beside_the_model_is_left_out_and_named(tmp_path, source, caplog):
+    caplog.set_level(logging.INFO, logger="segzoo")
+    report = assert_loads(tmp_path, {"state_dict": with_teacher(source)}, source.state_dict())
+    assert len(report.extras) == 60
+    assert "left out 60 weights (teacher.blocks.0.weight, " in caplog.text
+
+
+def test_another_network_beside_a_part_of_the_model_does_not_fit(tmp_path, source):
+    weights = {key: value for key, value in with_teacher(source).items() if "predictor" not in key}
+    with pytest.raises(
+        InputError, match=r"the file lacks 2 weights \(predictor.*no place for 60 weights \(teacher.blocks"
+    ):
+        assert_loads(tmp_path, weights, {})
+
+
 # What is in the file; which is taken; how the other one is asked for.
 SETS = {
     "timm": (("state_dict", "state_dict_ema"), "#state_dict_ema"),
@@ -121,6 +142,25 @@ def test_of_several_sets_the_usual_one_is_taken_and_said(tmp_path, source, name,
     ]
     assert any(report.notes[0] in record.getMessage() for record in caplog.records)
     assert_loads(tmp_path, content, shifted(weights), choice)
+
+
+@pytest.mark.parametrize(
+    ("usual", "other", "key"),
+    [
+        ("model", "ema", "module"),
+        ("model", "ema", "state_dict"),
+        ("state_dict", "average", "model"),
+        ("student", "teacher", "module"),
+    ],
+)
+def test_a_set_one_level_deeper_is_asked_for_by_its_first_name(tmp_path, source, usual, other, key):
+    weights = source.state_dict()
+    content = {other: {key: shifted(weights), "decay": 0.9}, usual: weights}
+    if usual == "student":
+        content[usual] = {key: weights}
+    for choice in (f"#{other}", f"#{other}.{key}"):
+        assert_loads(tmp_path, content, shifted(weights), choice)
+    assert_loads(tmp_path, content, weights, f"#{usual}")
 
 
 def test_two_models_in_one_state_dict_are_told_apart_by_their_prefix(tmp_path, source):
