@@ -8,9 +8,7 @@ from segzoo.checkpoint.layouts import (
     MMSEG_CLASSIFIER,
     MMSEG_FCN_AUXILIARY,
     MMSEG_RESNET,
-    PYTORCH_CV_AUXILIARY,
-    PYTORCH_CV_JPU,
-    PYTORCH_CV_RESNET,
+    PYTORCH_CV_MODEL,
 )
 
 MMSEG_DANET = KeyMap(
@@ -47,9 +45,7 @@ PYTORCH_CV_DANET = KeyMap(
     name="pytorch-cv DANet",
     recognise=(r"^base1\.0\.weight$", r"^head\.sa\.query_conv\.weight$", r"^head\.conv8\.1\.weight$"),
     rules=(
-        *PYTORCH_CV_RESNET,
-        *PYTORCH_CV_JPU,
-        *PYTORCH_CV_AUXILIARY,
+        *PYTORCH_CV_MODEL,
         (r"^head\.conv5a\.0\.", "sem_seg_head.position_in."),
         (r"^head\.conv5a\.1\.", "sem_seg_head.position_in.norm."),
         (r"^head\.conv5c\.0\.", "sem_seg_head.channel_in."),

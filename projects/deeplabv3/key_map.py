@@ -5,10 +5,8 @@ from segzoo.checkpoint.layouts import (
     MMSEG_CLASSIFIER,
     MMSEG_FCN_AUXILIARY,
     MMSEG_RESNET,
-    PYTORCH_CV_AUXILIARY,
     PYTORCH_CV_CLASSIFIER,
-    PYTORCH_CV_JPU,
-    PYTORCH_CV_RESNET,
+    PYTORCH_CV_MODEL,
     TORCHVISION_RESNET,
 )
 
@@ -63,9 +61,7 @@ PYTORCH_CV_DEEPLABV3 = KeyMap(
     name="pytorch-cv DeepLabV3",
     recognise=(r"^base1\.0\.weight$", r"^head\.aspp\.b4\.gap\.1\.weight$"),
     rules=(
-        *PYTORCH_CV_RESNET,
-        *PYTORCH_CV_JPU,
-        *PYTORCH_CV_AUXILIARY,
+        *PYTORCH_CV_MODEL,
         *PYTORCH_CV_CLASSIFIER,
         (r"^head\.aspp\.b4\.gap\.1\.", "sem_seg_head.aspp.pooling."),
         (r"^head\.aspp\.b4\.gap\.2\.", "sem_seg_head.aspp.pooling.norm."),

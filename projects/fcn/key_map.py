@@ -5,10 +5,8 @@ from segzoo.checkpoint.layouts import (
     MMSEG_CLASSIFIER,
     MMSEG_FCN_AUXILIARY,
     MMSEG_RESNET,
-    PYTORCH_CV_AUXILIARY,
     PYTORCH_CV_CLASSIFIER,
-    PYTORCH_CV_JPU,
-    PYTORCH_CV_RESNET,
+    PYTORCH_CV_MODEL,
     TORCHVISION_RESNET,
 )
 
@@ -58,9 +56,7 @@ PYTORCH_CV_FCN = KeyMap(
     name="pytorch-cv FCN",
     recognise=(r"^base1\.0\.weight$", r"^head\.block\.4\.weight$", r"!^head\.(?!block\.)"),
     rules=(
-        *PYTORCH_CV_RESNET,
-        *PYTORCH_CV_JPU,
-        *PYTORCH_CV_AUXILIARY,
+        *PYTORCH_CV_MODEL,
         *PYTORCH_CV_CLASSIFIER,
         (r"^head\.block\.0\.", "sem_seg_head.convs.0."),
         (r"^head\.block\.1\.", "sem_seg_head.convs.0.norm."),

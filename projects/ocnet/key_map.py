@@ -1,7 +1,7 @@
 """The names of weights in pytorch-cv's files of OCNet."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import PYTORCH_CV_AUXILIARY, PYTORCH_CV_JPU, PYTORCH_CV_RESNET
+from segzoo.checkpoint.layouts import PYTORCH_CV_MODEL
 
 # `f_query` is `f_key`, under a second name.
 _ATTENTION = (
@@ -19,9 +19,7 @@ PYTORCH_CV_BASE = KeyMap(
     name="pytorch-cv OCNet-Base",
     recognise=(r"^base1\.0\.weight$", r"^context\.3\.stages\.0\.f_key\.0\.weight$"),
     rules=(
-        *PYTORCH_CV_RESNET,
-        *PYTORCH_CV_JPU,
-        *PYTORCH_CV_AUXILIARY,
+        *PYTORCH_CV_MODEL,
         (r"^cls\.", "sem_seg_head.predictor."),
         (r"^context\.0\.", "sem_seg_head.reduce."),
         (r"^context\.1\.", "sem_seg_head.reduce.norm."),
@@ -37,9 +35,7 @@ PYTORCH_CV_ASP = KeyMap(
     name="pytorch-cv OCNet-ASP",
     recognise=(r"^base1\.0\.weight$", r"^context\.0\.context\.3\.stages\.0\.f_key\.0\.weight$"),
     rules=(
-        *PYTORCH_CV_RESNET,
-        *PYTORCH_CV_JPU,
-        *PYTORCH_CV_AUXILIARY,
+        *PYTORCH_CV_MODEL,
         (r"^cls\.", "sem_seg_head.predictor."),
         (r"^context\.0\.context\.0\.", "sem_seg_head.reduce."),
         (r"^context\.0\.context\.1\.", "sem_seg_head.reduce.norm."),

@@ -5,10 +5,8 @@ from segzoo.checkpoint.layouts import (
     MMSEG_CLASSIFIER,
     MMSEG_FCN_AUXILIARY,
     MMSEG_RESNET,
-    PYTORCH_CV_AUXILIARY,
     PYTORCH_CV_CLASSIFIER,
-    PYTORCH_CV_JPU,
-    PYTORCH_CV_RESNET,
+    PYTORCH_CV_MODEL,
     SEMSEG_CLASSIFIERS,
     SEMSEG_RESNET,
 )
@@ -51,9 +49,7 @@ PYTORCH_CV_PSPNET = KeyMap(
     name="pytorch-cv PSPNet",
     recognise=(r"^base1\.0\.weight$", r"^head\.psp\.conv1\.0\.weight$"),
     rules=(
-        *PYTORCH_CV_RESNET,
-        *PYTORCH_CV_JPU,
-        *PYTORCH_CV_AUXILIARY,
+        *PYTORCH_CV_MODEL,
         *PYTORCH_CV_CLASSIFIER,
         *(
             (rf"^head\.psp\.conv{index + 1}\.0\.", f"sem_seg_head.pooling.projections.{index}.")

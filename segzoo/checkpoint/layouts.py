@@ -105,23 +105,17 @@ MMSEG_CLASSIFIER: Rules = ((r"^decode_head\.conv_seg\.", "sem_seg_head.predictor
 
 # pytorch-cv's models cut the backbone into `base1` (the stem, layer1, and the blocks of layer2 one by one: 4,
 # or 8 of ResNet-152), `base2` and `base3` (the blocks of layer3 and of layer4).
-PYTORCH_CV_RESNET: Rules = (
-    (r"^base1\.0\.", "backbone.stem.conv1."),
-    (r"^base1\.1\.", "backbone.stem.conv1.norm."),
-    (r"^base1\.3\.", "backbone.stem.conv2."),
-    (r"^base1\.4\.", "backbone.stem.conv2.norm."),
-    (r"^base1\.6\.", "backbone.stem.conv3."),
-    (r"^base1\.7\.", "backbone.stem.conv3.norm."),
-    (r"^base1\.10\.(?=\d)", "backbone.res2."),
-    *((rf"^base1\.{11 + block}\.", f"backbone.res3.{block}.") for block in range(8)),
-    (r"^base2\.", "backbone.res4."),
-    (r"^base3\.", "backbone.res5."),
-    (r"^(backbone\.res\d\.\d+)\.bn(\d)\.", r"\1.conv\2.norm."),
-    (r"^(backbone\.res\d\.\d+)\.downsample\.0\.", r"\1.shortcut."),
-    (r"^(backbone\.res\d\.\d+)\.downsample\.1\.", r"\1.shortcut.norm."),
+_PYTORCH_CV_RESNET: Rules = (
+    (r"^base1\.(?=[0-7]\.)", "backbone.stem."),
+    (r"^base1\.10\.", "backbone.layer1."),
+    *((rf"^base1\.{11 + block}\.", f"backbone.layer2.{block}.") for block in range(8)),
+    (r"^base2\.", "backbone.layer3."),
+    (r"^base3\.", "backbone.layer4."),
+    *_SEQUENTIAL_STEM,
+    *_STAGES,
 )
 # ... and its JPU, which joins its maps coarsest first.
-PYTORCH_CV_JPU: Rules = (
+_PYTORCH_CV_JPU: Rules = (
     (r"^JPU\.conv([345])\.0\.", r"neck.reduce.res\1."),
     (r"^JPU\.conv([345])\.1\.", r"neck.reduce.res\1.norm."),
     *((rf"^JPU\.dilation{index + 1}\.0\.conv1\.", f"neck.dilated.{index}.0.") for index in range(4)),
@@ -130,11 +124,14 @@ PYTORCH_CV_JPU: Rules = (
     *((rf"^JPU\.dilation{index + 1}\.1\.", f"neck.dilated.{index}.1.norm.") for index in range(4)),
 )
 # The auxiliary FCNHead of its models.
-PYTORCH_CV_AUXILIARY: Rules = (
+_PYTORCH_CV_AUXILIARY: Rules = (
     (r"^auxlayer\.block\.0\.", "auxiliary_head.convs.0."),
     (r"^auxlayer\.block\.1\.", "auxiliary_head.convs.0.norm."),
     (r"^auxlayer\.block\.4\.", "auxiliary_head.predictor."),
 )
+
+# What all its models have beside their heads.
+PYTORCH_CV_MODEL: Rules = (*_PYTORCH_CV_RESNET, *_PYTORCH_CV_JPU, *_PYTORCH_CV_AUXILIARY)
 
 # The classifier of a head of pytorch-cv's, below a 3 x 3 convolution: `head.block`.
 PYTORCH_CV_CLASSIFIER: Rules = ((r"^head\.block\.4\.", "sem_seg_head.predictor."),)
