@@ -45,7 +45,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_data()
     parser.add_argument("--output", type=path_value, required=True, metavar="FILE", help=".pt2 file to write")
     parser.add_argument(
-        "--size", nargs=2, type=int, required=True, metavar=("HEIGHT", "WIDTH"), help="of the images"
+        "--size",
+        nargs=2,
+        type=whole_number(1),
+        required=True,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images",
     )
     parser.add_argument(
         "--batch-size", type=whole_number(1), default=1, help="images run together (default 1)"
@@ -63,10 +68,6 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--output {output}: the extension is {output.suffix!r}; expected .pt2")
     if output.exists():
         raise InputError(f"--output {output} exists; delete it or choose another name")
-    if min(*size, args.batch_size) < 1:
-        raise InputError(
-            f"--size {size[0]} {size[1]}, --batch-size {args.batch_size}: expected at least 1 each"
-        )
     cfg = model_zoo.model_config(args.config_file, args.opts, trust=args.trust_checkpoint)
     cfg.MODEL.DEVICE = resolve_device(cfg)
     if not cfg.MODEL.WEIGHTS:

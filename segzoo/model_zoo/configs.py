@@ -313,7 +313,7 @@ def _merge_file(cfg: CfgNode, file: Path) -> None:
 
 
 def _merge(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
-    drop_version_defaults(loaded, cfg)
+    drop_version_defaults(loaded)
     check_version_values(loaded, cfg, source, _UNREAD)
     _check_keys(cfg, loaded, source)
     try:

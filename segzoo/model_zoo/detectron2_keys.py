@@ -26,19 +26,12 @@ VERSION_KEYS: dict[str, Any] = {
 }
 
 
-def drop_version_defaults(cfg: CfgNode, known: CfgNode | None = None) -> None:
-    """Removes those of the keys above that are at their default, in place; of `known`'s keys, none.
-
-    Args:
-        cfg: a configuration, whole or a part of one.
-        known: all keys of the Detectron2 that is installed; None removes whatever is at its default.
-    """
+def drop_version_defaults(cfg: CfgNode) -> None:
+    """Removes those of the keys above that are at their default from a configuration, whole or in part."""
     for key, default in VERSION_KEYS.items():
         *path, leaf = key.split(".")
         node = _section(cfg, path)
-        if node is None or leaf not in node or (known is not None and leaf in (_section(known, path) or ())):
-            continue
-        if node[leaf] == default and isinstance(node[leaf], bool) == isinstance(default, bool):
+        if node is not None and leaf in node and node[leaf] == default:
             del node[leaf]
             _drop_empty(cfg, path)
 

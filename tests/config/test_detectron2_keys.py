@@ -128,6 +128,16 @@ def test_an_override_of_such_a_key_is_one_line(v06):
         load_config(NAME, ["DATALOADER.REPEAT_SQRT", "True"])
 
 
+@pytest.mark.parametrize("release", ["main", "v06"])
+def test_a_key_that_nothing_reads_has_the_same_remedy_in_every_release(request, tmp_path, release):
+    request.getfixturevalue(release)
+    remedy = "; SOLVER.POLY_LR_CONSTANT_ENDING is the lowest factor of the learning rate"
+    with pytest.raises(InputError, match=remedy):
+        load_config(write(tmp_path / "config.yaml", {"SOLVER.BASE_LR_END": 0.1}))
+    with pytest.raises(InputError, match=remedy):
+        load_config(NAME, ["SOLVER.BASE_LR_END", "0.1"])
+
+
 def test_an_unknown_key_of_no_release_is_as_before(v06, tmp_path):
     with pytest.raises(InputError, match=r"NUM_WORKER; did you mean DATALOADER.NUM_WORKERS"):
         load_config(write(tmp_path / "config.yaml", {"DATALOADER.NUM_WORKER": 1}))

@@ -139,6 +139,29 @@ def test_evaluation_asks_for_the_dataset_and_takes_it_where_it_is(elsewhere, ref
     assert tuple(load_config("evaluated/config.yaml").DATASETS.TEST) == ("roads_train",)
 
 
+def test_evaluation_asks_for_a_dataset_that_the_script_of_a_training_registered(elsewhere, refusal, tool):
+    content = torch.load("model_best.pth", weights_only=True)
+    config = yaml.safe_load(content["segzoo"]["config"])
+    config["DATASETS"]["FILES"] = []
+    content["segzoo"]["config"] = yaml.safe_dump(config)
+    torch.save(content, "script.pth")
+    given = ["--eval-only", "--weights", "script.pth", "OUTPUT_DIR", "evaluated"]
+    assert refusal("train_net", *given) == (
+        "script.pth is tested on roads_train, which is not registered; name the file that describes it: "
+        "DATASETS.FILES '[\"FILE\"]'"
+    )
+    # The remedy, and a module that does what the script did.
+    moved = elsewhere.parent / "gone/data/roads.yaml"
+    answer = tool("train_net", *given, "DATASETS.FILES", f'["{moved}"]')
+    assert answer.status == 0, answer.err
+    forget_the_run()
+    (elsewhere / "registers_roads.py").write_text(
+        f"from segzoo.data import register_dataset_file\nregister_dataset_file({str(moved)!r})\n"
+    )
+    answer = tool("train_net", *given, "IMPORTS", '["registers_roads"]')
+    assert answer.status == 0, answer.err
+
+
 def test_evaluation_finds_the_dataset_from_any_folder(run, tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = tool("train_net", "--eval-only", "MODEL.WEIGHTS", run / "model_best.pth", "OUTPUT_DIR", "out")

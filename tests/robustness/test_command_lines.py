@@ -222,6 +222,8 @@ LINES = [
     ("analyze_model", ["semantic/camvid/maskformer_r81"], "did you mean semantic/camvid/maskformer_r18?"),
     ("analyze_model", [LEAF, "--size", "0", "5"], "--size 0 5: expected a height and a width of at least 1"),
     ("analyze_model", [LEAF, "--opts", "SEED", "x"], "SEED is x (str); expected a whole number, such as -1"),
+    ("export_model", ["--output", "a.pt2", "--size", "0", "64"], "argument --size: 0: expected at least 1"),
+    ("export_model", ["--batch-size", "0"], "argument --batch-size: 0: expected at least 1"),
     (
         "convert_checkpoint",
         ["--input", "a.pth"],
