@@ -36,6 +36,7 @@ from preparation import (
 )
 
 from segzoo.data import read_dataset_file
+from segzoo.data.palettes import viewing_palette
 from segzoo.errors import InputError
 
 LABELS, LISTS = "SegmentationClassAug", "ImageSets/Segmentation"
@@ -45,15 +46,6 @@ SBD_FOLDERS = (
 )
 TRAIN, VAL = ("voc_2012_sem_seg_train_aug", "voc_2012_sem_seg_train"), "voc_2012_sem_seg_val"
 CLASSES = 21
-
-
-def voc_palette() -> list[tuple[int, int, int]]:
-    """VOC's 256 colours: three bits of the index at a time are the next bits of red, green and blue."""
-    colors = []
-    for index in range(256):
-        bits = [[index >> (3 * place + channel) & 1 for place in range(8)] for channel in range(3)]
-        colors.append(tuple(sum(bit << (7 - place) for place, bit in enumerate(one)) for one in bits))
-    return colors
 
 
 def find_sbd(given: str | None) -> Path:
@@ -97,7 +89,7 @@ def prepare(args: argparse.Namespace) -> bool:
         sources.update({name: root / "SegmentationClass" / f"{name}.png" for name in train})
         names = sorted(sources.keys() - set(val))
         jobs = {f"{name}.png": sources[name] for name in names}
-        make = partial(convert, palette=voc_palette())
+        make = partial(convert, palette=viewing_palette(256).tolist())
         if not fill_folder(root / LABELS, jobs, make, args.workers, "train_aug"):
             return False
         save_lines(names, root / LISTS / "train_aug.txt")

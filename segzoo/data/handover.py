@@ -36,8 +36,12 @@ _TIMED_OUT = "DataLoader timed out"
 _WORKER_ENDED = re.compile(
     r"^DataLoader worker \(pid.*\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)"
 )
+_NO_FILES_AT_ALL = re.compile(r"Too many open files in system")
 _NO_FILES = re.compile(r"Too many open files|received \d+ items of ancdata")
 _NO_MEMORY = re.compile(r"shared memory|\bshm\b|No space left on device|Bus error")
+# Of a batch, in a RuntimeError of torch; an OSError says it of a process that cannot be started.
+_NO_MAPPING = re.compile(r"Cannot allocate memory")
+_USED_UP = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class Parcel(NamedTuple):
@@ -159,16 +163,26 @@ def _explained(workers: int) -> Iterator[None]:
 def cannot_hand_over(error: Exception, workers: int) -> str | None:
     """What is wrong with the way from `workers` processes, in one line; None for an error of another kind."""
     message = " ".join(str(error).split())
-    used_up = getattr(error, "errno", None) in (errno.ENOSPC, errno.EMFILE, errno.EAGAIN)
+    used_up = getattr(error, "errno", None) in _USED_UP
     # That of a file has its name, and what a dataset raises in a worker a traceback: both are other matters.
     if message.startswith("Caught ") or (isinstance(error, OSError) and (error.filename or not used_up)):
         return None
     ended = _WORKER_ENDED.search(message)
     fewer = f"lower DATALOADER.NUM_WORKERS (now {workers}; 0 needs none)"
+    if _NO_FILES_AT_ALL.search(message):
+        return (
+            "a batch cannot be handed over by a data-loading process: too many open files on the whole "
+            f"machine (/proc/sys/fs/file-nr); end other programs, or {fewer}"
+        )
     if _NO_FILES.search(message):
         return (
             f"a batch cannot be handed over by a data-loading process: too many open files ({limits()}); "
             f"raise the limit (ulimit -n 65536), or {fewer}"
+        )
+    if _NO_MAPPING.search(message) and not isinstance(error, OSError):
+        return (
+            f"a batch cannot be handed over by a data-loading process: no memory left ({limits()}); "
+            f"{fewer}, or give the job more memory"
         )
     if _NO_MEMORY.search(message):
         return (
@@ -223,8 +237,8 @@ class _Watch:
             except OSError:
                 return 0.0
             if fields[0] == "D":  # waits for a disk
-                ticks = self._ticks + os.sysconf("SC_CLK_TCK")
-                break
+                self._since = time.monotonic()
+                return 0.0
             ticks += int(fields[11]) + int(fields[12])
         # They look up now and then themselves.
         if ticks - self._ticks > 0.1 * os.sysconf("SC_CLK_TCK"):

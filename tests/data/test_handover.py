@@ -1,6 +1,7 @@
 """Batches that data-loading processes cannot hand over end a job in one line, not by waiting for ever."""
 
 import ctypes
+import errno
 import multiprocessing
 import os
 import re
@@ -76,7 +77,9 @@ def test_a_slow_batch_is_waited_for():
             RuntimeError("unable to allocate shared memory(shm) for file </t>: No space left on device (28)"),
             "shm",
         ),
+        (RuntimeError("unable to mmap 8 bytes from file </torch_1>: Cannot allocate memory (12)"), "memory"),
         (OSError(24, "Too many open files"), "files"),
+        (OSError(23, "Too many open files in system"), "all files"),
         (RuntimeError("received 0 items of ancdata"), "files"),
     ],
 )
@@ -89,12 +92,41 @@ def test_what_a_worker_cannot_hand_over_ends_in_one_line(monkeypatch, error, wha
     (failure,) = next(received(loader(Images()), lambda seconds: None))
     expected = {
         "shm": r"no shared memory left \(/dev/shm: .* MiB free, ulimit -n: \d+\); enlarge /dev/shm ",
+        "memory": r"no memory left \(/dev/shm: .*, ulimit -n: \d+\); lower ",
+        "all files": r"too many open files on the whole machine \(/proc/sys/fs/file-nr\); end other ",
         "files": r"too many open files \(/dev/shm: .*, ulimit -n: \d+\); raise the limit \(ulimit -n ",
     }
     assert re.match(
         rf"a batch cannot be handed over by a data-loading process: {expected[what]}", failure.message
     )
-    assert failure.message.endswith("lower DATALOADER.NUM_WORKERS (now 1; 0 needs none)")
+    assert "lower DATALOADER.NUM_WORKERS (now 1; 0 needs none)" in failure.message
+
+
+def test_a_process_that_cannot_be_forked_for_want_of_memory_is_one_line(monkeypatch):
+    def fail():
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(os, "fork", fail)
+    batches = received(loader(Images()), lambda seconds: None)
+    with pytest.raises(InputError, match=r"cannot be started: Cannot allocate memory .*; lower DATA"):
+        next(batches)
+
+
+def test_a_worker_that_waited_for_a_disk_may_compute_afterwards(monkeypatch):
+    now, stat = [0.0], ["D", 5000]
+    monkeypatch.setattr(handover, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(
+        handover.Path, "read_text", lambda *_, **__: f"1 (py) {stat[0]} {'0 ' * 10}{stat[1]} 0 0"
+    )
+    watch = handover._Watch([1])
+    for state, ticks in (("D", 0), ("R", 2 * os.sysconf("SC_CLK_TCK"))):
+        stat[0] = state
+        for _ in range(200):
+            now[0] += 2
+            stat[1] += ticks
+            assert watch.idle_for() == 0
+    now[0] += 2
+    assert watch.idle_for() == 2  # and does nothing since
 
 
 def test_other_errors_of_a_worker_stay_what_they_are():
@@ -175,12 +207,7 @@ def test_a_real_small_shared_memory_ends_a_loader_in_one_line():
 
 def test_a_parcel_is_small():
     """The pixels are in shared memory, not in the message."""
-
-    class Looking(Images):
-        pass
-
-    batches = iter(loader(Looking()))
-    parcel = next(batches)
+    parcel = next(iter(loader([{"image": torch.zeros((3, 64, 64), dtype=torch.uint8)}] * 2)))
     assert isinstance(parcel, Parcel)
     assert len(parcel.content) < 2000
 
