@@ -17,7 +17,6 @@ import argparse
 import logging
 import math
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from segzoo.commands import shell_command
 from segzoo.engine import Trainer, default_setup
 from segzoo.engine.draw import draw_entity, draw_panoptic, segments
 from segzoo.engine.figures import draw_loss_curve, enlarge, legend, stack, strip
@@ -44,6 +44,7 @@ from segzoo.engine.run_folder import holds_training, is_finished, move_aside
 from segzoo.engine.signals import StoppedBySignal, stop_on_signals
 from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
+from segzoo.model_zoo.saved_config import saved_config
 
 EXAMPLES = f"""
 examples:
@@ -110,7 +111,7 @@ def make_room(cfg) -> bool:
 def _same_training(config_file: Path, cfg) -> bool:
     try:
         before = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-        now = yaml.safe_load(cfg.dump())
+        now = yaml.safe_load(saved_config(cfg))
         parts = ("MODEL", "SOLVER", "INPUT")
         return all(_without_device(before[part]) == _without_device(now[part]) for part in parts)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
@@ -224,7 +225,7 @@ def run(arguments: argparse.Namespace) -> None:
     default_setup(cfg)
     with stop_on_signals() as signals:
         signals.advice = "started again, the quickstart goes on from its last checkpoint, if there is one"
-        signals.resume_command = shlex.join(["python", *sys.argv])
+        signals.resume_command = shell_command(*sys.argv)
         model, results = train(cfg, resume)
     pictures = draw_predictions(cfg, model, arguments.output)
     draw_loss_curve(arguments.output / "metrics.json", arguments.output / "loss.png")

@@ -6,7 +6,6 @@ import datetime
 import itertools
 import os
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from command_line import CommandLine, end, explained, path_value
 
+from segzoo.commands import shell_command
 from segzoo.errors import InputError
 
 EXAMPLES = """
@@ -222,7 +222,7 @@ def run(options: argparse.Namespace, words: list[str], command: list[str]) -> in
         if options.cluster == "slurm":
             print(sbatch_script(options, folder, runs))
         for one in runs:
-            print(f"# {one.name}: python tools/train_net.py {shlex.join(one.arguments)}")
+            print(f"# {one.name}: {shell_command('tools/train_net.py', *one.arguments)}")
         return 0
     made = not folder.exists()
     log_folder(folder).mkdir(parents=True)
@@ -290,10 +290,10 @@ def summary(options: argparse.Namespace, folder: Path, runs: Sequence, snapshot:
     for one in runs:
         parts += [f"  {one.name}", f"    log     {log_file(folder, one)}", f"    output  {one.output}"]
     near = folder.is_relative_to(Path.cwd())
-    shown = shlex.quote(str(folder.relative_to(Path.cwd()) if near else folder))
+    status = shell_command("tools/submit.py", "--status", folder.relative_to(Path.cwd()) if near else folder)
     parts += [
-        f"  status  python tools/submit.py --status {shown}",
-        f"  follow  python tools/submit.py --status {shown} --watch",
+        f"  status  {status}",
+        f"  follow  {status} --watch",
         f"  cancel  {cancel}",
     ]
     return "\n".join(parts)

@@ -4,7 +4,6 @@
 import argparse
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from segzoo.checkpoint import local_file
+from segzoo.commands import python
 from segzoo.engine import NonFiniteLossError, Trainer, default_setup, evaluate, launch, resolve_device
 from segzoo.engine.evaluate import check_evaluation
 from segzoo.engine.launch import place_from_environment
@@ -173,9 +173,7 @@ def started_by() -> list[str]:
     if place_from_environment(os.environ) is not None:
         # Each of them was started by a command that this process does not see.
         return ["...", script]
-    found = shutil.which("python")
-    python = "python" if found and os.path.samefile(found, sys.executable) else sys.executable
-    return [python, script]
+    return [python(), script]
 
 
 def evaluate_only(cfg, args: argparse.Namespace) -> dict:

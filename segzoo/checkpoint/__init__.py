@@ -5,7 +5,7 @@ from .description import compare_description
 from .files import local_file
 from .key_maps import KeyMap, key_maps, register_key_map
 from .load import LoadReport, load_checkpoint, load_state, open_checkpoint
-from .reading import CheckpointFile, DamagedFileError, read_checkpoint, read_description
+from .reading import CheckpointFile, DamagedFileError, read_checkpoint, read_description, read_rest
 from .transformer_layouts import register_transformer_layouts
 from .writing import save_checkpoint
 
@@ -26,6 +26,7 @@ __all__ = [
     "open_checkpoint",
     "read_checkpoint",
     "read_description",
+    "read_rest",
     "register_key_map",
     "save_checkpoint",
 ]

@@ -85,7 +85,23 @@ def read_description(path: str | Path, trust: bool = False) -> dict[str, Any] | 
 
     Arguments and errors as `read_checkpoint`.
     """
-    path = Path(path)
+    about = _without_weights(Path(path), trust).get("segzoo")
+    return about if isinstance(about, dict) else None
+
+
+def read_rest(path: str | Path, trust: bool = False) -> dict[str, Any]:
+    """What a checkpoint of segzoo holds beside its weights, which are not read where the format allows.
+
+    Tensors in it, as the optimizer's, are read from the file when they are used.
+
+    Arguments and errors as `read_checkpoint`.
+    """
+    rest = _without_weights(Path(path), trust)
+    return {key: value for key, value in rest.items() if key not in ("model", "segzoo")}
+
+
+def _without_weights(path: Path, trust: bool) -> dict[str, Any]:
+    """The content of a file whose tensors stay in it until they are used; {} where it is no dictionary."""
     with path.open("rb") as stream:
         is_zip = stream.read(4) == b"PK\x03\x04"
     content = None
@@ -94,8 +110,7 @@ def read_description(path: str | Path, trust: bool = False) -> dict[str, Any] | 
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if content is None:
         content = _parse(path, trust)
-    about = content.get("segzoo") if isinstance(content, dict) else None
-    return about if isinstance(about, dict) else None
+    return content if isinstance(content, dict) else {}
 
 
 # ---------------------------------------------------------------------------------------------------------

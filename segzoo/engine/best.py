@@ -3,14 +3,13 @@
 import json
 import logging
 import math
-import os
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from segzoo.checkpoint import read_checkpoint
+from segzoo.checkpoint import read_rest
+from segzoo.commands import shell_command
 from segzoo.errors import InputError
 from segzoo.evaluation.files import write_text_atomically
 
@@ -57,7 +56,7 @@ def read_best(folder: str | Path, metric: str) -> Best | None:
     if not metric or not file.is_file():
         return None
     try:
-        rest: Mapping[str, Any] = read_checkpoint(file).rest
+        rest = read_rest(file)
         value, _ = rest["trainer"]["latest_scalars"][metric]
         return Best(metric, float(value), int(rest["iteration"]))
     except (InputError, OSError, KeyError, TypeError, ValueError) as error:
@@ -78,22 +77,24 @@ def closing_lines(folder: str | Path, iterations: int, best: Best | None, evalua
     weights = folder / (CHECKPOINT if best else "model_final.pth")
     names = ["model_final.pth", CHECKPOINT, FILE, "metrics.json", "inference/results.json"]
     there = ", ".join(name for name in names if (folder / name).is_file())
-    model = shlex.quote(str(weights))
     commands = {
-        "evaluate": f"train_net.py --eval-only --weights {model}",
-        "draw": f"demo.py --weights {model} --input IMAGE --output drawn",
-        "export": f"export_model.py --weights {model} --output model.pt2",
+        "evaluate": ("train_net.py", "--eval-only", "--weights", weights),
+        "draw": ("demo.py", "--weights", weights, "--input", "IMAGE", "--output", "drawn"),
+        "export": ("export_model.py", "--weights", weights, "--output", "model.pt2"),
     }
     if not evaluated:
         commands.pop("evaluate")
     return [
         f"Finished after {iterations} iterations{score}",
         f"Files in {folder}: {there}",
-        *(f"To {what}: python {_tools()}{command}" for what, command in commands.items()),
+        *(
+            f"To {what}: {shell_command(_tools() / tool, *words)}"
+            for what, (tool, *words) in commands.items()
+        ),
     ]
 
 
-def _tools() -> str:
+def _tools() -> Path:
     """The folder of the tools, as the command line that is running names it."""
     folder = Path(sys.argv[0]).parent
-    return shlex.quote(f"{folder if (folder / 'export_model.py').is_file() else 'tools'}{os.sep}")
+    return folder if (folder / "export_model.py").is_file() else Path("tools")

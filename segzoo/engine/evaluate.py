@@ -26,6 +26,7 @@ from segzoo.evaluation import (
     printed_metrics,
     write_results,
 )
+from segzoo.evaluation.files import put_aside
 from segzoo.evaluation.results import RESULTS_FILE
 from segzoo.modeling.protocols import (
     InferenceProtocol,
@@ -336,11 +337,7 @@ def _keep_other_results(path: Path, protocol: Mapping) -> None:
         before = None
     if not path.is_file() or (before is not None and _without_speed(before) == _without_speed(protocol)):
         return
-    number = 1
-    while (aside := path.with_name(f"{path.stem}_{number}.json")).exists():
-        number += 1
-    path.rename(aside)
-    logger.info("%s of another evaluation is now %s", path, aside.name)
+    put_aside(path, "another evaluation")
 
 
 def _without_speed(protocol: Mapping) -> dict:

@@ -3,7 +3,6 @@
 Pictures are RGB arrays (H, W, 3) uint8.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from PIL import Image, ImageDraw
 from segzoo.errors import InputError
 
 from .draw import font, text_size
-from .recording import loss_terms
+from .recording import loss_terms, read_metrics
 
 
 def legend(
@@ -122,8 +121,7 @@ def draw_loss_curve(metrics_file: str | Path, output: str | Path) -> None:
 def _read_losses(metrics_file: Path) -> dict[str, list[tuple[int, float]]]:
     """{term: [(iteration, value), ...]}, terms as `loss_terms` names them."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    for line in metrics_file.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in read_metrics(metrics_file):
         sums = {term: sum(record[name] for name in names) for term, names in loss_terms(record).items()}
         if "total_loss" in record:
             sums["total_loss"] = record["total_loss"]

@@ -21,7 +21,7 @@ from segzoo.model_zoo.saved_config import saved_config
 
 from .best import Best, best_is_written, read_best, write_best
 from .random_state import preserved_random_state
-from .recording import DataWaitWarning, log_fields, loss_fields, put_speed
+from .recording import DataWaitWarning, has_results, log_fields, loss_fields, put_speed
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +89,10 @@ class EvaluationHook(HookBase):
         self.best: Best | None = None
 
     def before_train(self) -> None:
-        past = comm.all_gather(self.trainer.past_metrics)[0]
-        self._values = [_comparable(line[self._metric]) for line in past if self._metric in line]
         folder = self.trainer.cfg.OUTPUT_DIR
-        self.best = read_best(folder, self._metric)
+        best = read_best(folder, self._metric) if comm.is_main_process() else None
+        past, self.best = comm.all_gather((self.trainer.past_metrics, best))[0]
+        self._values = [_comparable(line[self._metric]) for line in past if self._metric in line]
         if self.best and comm.is_main_process() and not best_is_written(folder, self.best):
             write_best(folder, self.best, {self._metric: self.best.value})
         if self.owed(past):
@@ -115,7 +115,7 @@ class EvaluationHook(HookBase):
         done = self.trainer.start_iter
         if done == 0 or not self.due(done):
             return False
-        return not any("/" in name for line in past if line["iteration"] == done - 1 for name in line)
+        return not has_results(past, done - 1)
 
     def due(self, done: int) -> bool:
         """Whether there is an evaluation after so many iterations."""
@@ -136,7 +136,7 @@ class EvaluationHook(HookBase):
             available = ", ".join(sorted(scalars)) or "none"
             raise InputError(f"TEST.BEST_METRIC {self._metric!r} is not reported; available: {available}")
         value = scalars[self._metric]
-        best = max([*self._values, self.best.value if self.best else -math.inf], default=-math.inf)
+        best = max([*self._values, self.best.value if self.best else -math.inf])
         self._values.append(_comparable(value))
         since_best = len(self._values) - 1 - self._values.index(max(self._values))
         if not math.isfinite(value):
@@ -153,9 +153,9 @@ class EvaluationHook(HookBase):
             self.trainer.stop(f"{self._metric} has not improved in {since_best} evaluations")
 
     def _when(self, evaluations: int) -> str:
-        if evaluations and (self.best is None or self.best.iteration < self.trainer.storage.iter):
-            return f"{evaluations} evaluations ago"
-        return f"after iteration {self.best.iteration} of the run before" if self.best else "before"
+        if self.best and not (evaluations and self.best.iteration < self.trainer.storage.iter):
+            return f"after iteration {self.best.iteration} of the run before"
+        return f"{evaluations} evaluations ago"
 
 
 def _comparable(value: float) -> float:
@@ -176,12 +176,15 @@ class WriterHook(HookBase):
         self._images = images_per_iteration
         self._data_wait = DataWaitWarning(loading_workers)
         self._writers: Sequence[EventWriter] = ()
+        self._keeps_metrics = False
         self._evaluated_at: int | None = None
         self._silent = True
         self._last_end = self._first_end = 0.0
 
     def before_train(self) -> None:
         self._writers = self.trainer.build_writers() if comm.is_main_process() else ()
+        # A subclass of the trainer may have other writers.
+        self._keeps_metrics = self._metrics_file.exists()
         self._write_if(self.trainer.owes_line, self.trainer.start_iter - 1)
         self._silent, self._last_end = bool(self._writers), time.monotonic()
 
@@ -198,6 +201,10 @@ class WriterHook(HookBase):
     def due(self, done: int) -> bool:
         """Whether there is a line after so many iterations, evaluation or not."""
         return done % self._period == 0 or done == self.trainer.max_iter
+
+    @property
+    def _metrics_file(self) -> Path:
+        return Path(self.trainer.cfg.OUTPUT_DIR, "metrics.json")
 
     def _write_if(self, due: bool, iteration: int) -> None:
         if not due and self.trainer.evaluated_at == self._evaluated_at:
@@ -225,9 +232,9 @@ class WriterHook(HookBase):
         self._last_end = now
 
     def _restore_files(self) -> None:
-        folder = Path(self.trainer.cfg.OUTPUT_DIR)
-        if (folder / "metrics.json").exists():
+        if not self._keeps_metrics or self._metrics_file.exists():
             return
+        folder = self._metrics_file.parent
         self.trainer.keep_claim()
         for writer in self._writers:
             writer.close()

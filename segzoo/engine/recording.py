@@ -14,6 +14,7 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWriter, get_event_storage
 
+from segzoo.evaluation.files import put_aside
 from segzoo.threads import free_processors
 
 logger = logging.getLogger(__name__)
@@ -253,11 +254,7 @@ def continue_metrics(path: Path, start_iteration: int) -> list[dict]:
     if not path.is_file() or path.stat().st_size == 0:
         return []
     if start_iteration == 0:
-        number = 1
-        while (aside := path.with_name(f"{path.stem}_{number}.json")).exists():
-            number += 1
-        path.rename(aside)
-        logger.info("%s of an earlier run is now %s", path, aside.name)
+        put_aside(path, "an earlier run")
         return []
     return drop_metrics(path, start_iteration)
 
@@ -298,6 +295,11 @@ def read_metrics(path: Path) -> list[dict]:
         if isinstance(line, dict) and "iteration" in line:
             lines.append(line)
     return lines
+
+
+def has_results(lines: Iterable[Mapping], iteration: int) -> bool:
+    """Whether lines of metrics.json hold results of an evaluation after an iteration, as sem_seg/mIoU."""
+    return any("/" in name for line in lines if line["iteration"] == iteration for name in line)
 
 
 def recent_scalars(storage: EventStorage) -> dict[str, list[list[float]]]:

@@ -21,7 +21,7 @@ from segzoo.checkpoint import last_checkpoint
 from segzoo.errors import InputError
 
 from .output_folder import LOCK_FILE, locked
-from .recording import read_metrics
+from .recording import has_results, read_metrics
 from .signals import StoppedBySignal
 
 DEFAULT_ROOT = Path("output")
@@ -118,8 +118,7 @@ def is_finished(folder: str | Path) -> bool:
         return False
     lines = read_metrics(folder / "metrics.json")
     newest = max((line["iteration"] for line in lines), default=-1)
-    names = {name for line in lines if line["iteration"] == newest for name in line}
-    return not evaluated or any("/" in name for name in names)
+    return not evaluated or has_results(lines, newest)
 
 
 def make_way(folder: str | Path, weights: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -147,12 +146,9 @@ def _followed(weights: str, before: Path, aside: Path) -> str:
     """Where weights are after the folder `before`, a real path, was renamed to `aside`."""
     if not weights or "://" in weights:
         return weights
-    # A file in the folder may be a link to elsewhere, and one elsewhere a link to here.
-    by_folder = Path(os.path.realpath(Path(weights).parent), Path(weights).name)
-    for real in (by_folder, Path(os.path.realpath(weights))):
-        if real.is_relative_to(before):
-            return str(aside / real.relative_to(before))
-    return weights
+    # What was a link in the folder is none any more, one elsewhere that leads there still is.
+    real = Path(os.path.realpath(weights))
+    return str(aside / real.relative_to(before)) if real.is_relative_to(before) else weights
 
 
 def move_aside(folder: str | Path) -> Path:

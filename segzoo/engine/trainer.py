@@ -50,6 +50,7 @@ from .recording import (
     TensorBoardWriter,
     continue_metrics,
     drop_metrics,
+    has_results,
     latest_scalars,
     let_event_files_sort,
     read_metrics,
@@ -470,11 +471,10 @@ class Trainer(TrainerBase):
             lines: those of metrics.json of this iteration.
         """
         done = self.start_iter
-        names = {name for line in lines for name in line}
         if any(isinstance(hook, EvaluationHook) and hook.due(done) for hook in self._hooks):
-            return True, any("/" in name for name in names)
+            return True, has_results(lines, done - 1)
         wanted = any(isinstance(hook, WriterHook) and hook.due(done) for hook in self._hooks)
-        return wanted, "total_loss" in names
+        return wanted, any("total_loss" in line for line in lines)
 
     @property
     def _metrics_file(self) -> Path:

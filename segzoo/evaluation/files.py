@@ -3,6 +3,7 @@
 Letters: H W pixels.
 """
 
+import logging
 import os
 import struct
 import tempfile
@@ -14,6 +15,8 @@ from PIL import Image
 
 from ..errors import InputError
 from .histogram import ids_from_rgb
+
+logger = logging.getLogger(__name__)
 
 # Folders and files below the evaluator's output_dir. The panoptic pair is named as Detectron2 names the
 # JSON and as panopticapi looks for the folder: predictions.json and predictions/.
@@ -129,6 +132,19 @@ def write_text_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def put_aside(path: Path, whose: str) -> None:
+    """Renames a file to `<stem>_<n><suffix>`, with the first n that is free, and says so in the log.
+
+    Args:
+        whose: "an earlier run", or who else has written it.
+    """
+    number = 1
+    while (aside := path.with_name(f"{path.stem}_{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(aside)
+    logger.info("%s of %s is now %s", path, whose, aside.name)
 
 
 def _save_png(path: Path, image: Image.Image) -> None:

@@ -145,7 +145,8 @@ def test_the_loss_curve_adds_up_layers_and_ignores_evaluation_lines(tmp_path):
         {"iteration": 39, "sem_seg/loss_like": 7.0},
     ]
     file = tmp_path / "metrics.json"
-    file.write_text("\n".join(json.dumps(line) for line in lines))
+    # The last line was cut by a kill.
+    file.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"iteration": 5')
     assert _read_losses(file) == {
         "loss_ce (2 layers)": [(19, 3.0)],
         "loss_dice": [(19, 0.5)],

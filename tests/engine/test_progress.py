@@ -10,10 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from toy_training import ToyTrainer, metrics, run_toy, toy_cfg
 
+from segzoo.commands import python
 from segzoo.engine import hooks
+from segzoo.engine.best import Best, read_best
+from segzoo.engine.hooks import EvaluationHook
 from segzoo.engine.recording import LossRecorder, ProgressPrinter, fitted, loss_terms
 from segzoo.engine.setup import _ScreenFormatter
 
@@ -184,14 +188,42 @@ def test_the_end_says_what_has_come_out_and_what_comes_next(tmp_path, capsys, mo
     said = capsys.readouterr().out
     assert "Finished after 10 iterations; best sem_seg/mIoU 30.0000, at iteration 3" in said
     assert f"Files in {tmp_path}: model_final.pth, model_best.pth, best.json, metrics.json" in said
-    (command,) = re.findall(r"To evaluate: python tools/train_net\.py (.*)", said)
-    assert command == f"--eval-only --weights {tmp_path}/model_best.pth"
+    (command,) = re.findall(r"To evaluate: (.*)", said)
+    assert command == f"{python()} tools/train_net.py --eval-only --weights {tmp_path}/model_best.pth"
     # Started from another folder, the commands work there, too.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(REPOSITORY / "tools" / "train_net.py")])
     scored(tmp_path / "other", [10.0] * 5)
-    (tool,) = re.findall(r"To evaluate: python (.*) --eval-only", capsys.readouterr().out)
+    (tool,) = re.findall(r"To evaluate: \S+ (.*) --eval-only", capsys.readouterr().out)
     assert Path(tool).is_file()
+
+
+def test_a_trainer_that_keeps_no_metrics_is_not_told_that_its_folder_is_gone(tmp_path):
+    class Silent(ToyTrainer):
+        def build_writers(self):
+            return [ProgressPrinter(self.max_iter)]
+
+    run_toy(toy_cfg(tmp_path), trainer_class=Silent)
+    assert "was removed" not in (tmp_path / "log.txt").read_text()
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_the_best_score_is_read_without_the_weights_and_by_one_process(tmp_path, monkeypatch):
+    scored(tmp_path, [10.0, 30.0, 20.0, 25.0, 28.0])
+
+    def whole(*_):
+        raise AssertionError("read whole")
+
+    monkeypatch.setattr("segzoo.checkpoint.reading._parse", whole)
+    assert read_best(tmp_path, "sem_seg/mIoU") == ("sem_seg/mIoU", 30.0, 3)
+    # Of another process.
+    hook = EvaluationHook(2, dict, "sem_seg/mIoU")
+    hook.trainer = SimpleNamespace(past_metrics=[], cfg=toy_cfg(tmp_path), start_iter=0)
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    monkeypatch.setattr("segzoo.engine.hooks.read_best", whole)
+    monkeypatch.setattr(comm, "all_gather", lambda mine: [([], Best("sem_seg/mIoU", 30.0, 3)), mine])
+    hook.before_train()
+    assert hook.best == ("sem_seg/mIoU", 30.0, 3)
 
 
 @pytest.mark.parametrize("what", ["all", "records"])

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from detectron2.utils import comm
 from toy_training import ToyTrainer, metrics, run_toy, toy_cfg, weights
 
 from segzoo.engine.output_folder import claimed
+from segzoo.engine.run_folder import move_aside, settle_output_dir
 from segzoo.errors import InputError
 
 
@@ -90,6 +92,50 @@ def hold(folder: Path, seconds: float) -> None:
     with claimed(folder):
         (folder / "held").touch()
         time.sleep(seconds)
+
+
+def test_a_folder_in_which_a_training_writes_is_not_moved(tmp_path):
+    folder = tmp_path / "run"
+    holder = warm.start(tmp_path / "output", hold, folder, 60)
+    holder.wait_for(folder / "held")
+    with pytest.raises(InputError, match=r"another training writes there \(process \d+"):
+        move_aside(folder)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "output"}
+    assert (folder / "held").exists()
+    holder.process.kill()
+    holder.status()
+    assert move_aside(folder) == tmp_path / "run.old-1"
+
+
+def settle(folder: Path, output_dir: str) -> None:
+    """What one of two processes has for OUTPUT_DIR and weights after the set-up."""
+    os.chdir(folder)
+    cfg = toy_cfg(output_dir, MODEL__WEIGHTS="run/model_final.pth")
+    args = Namespace(config_file="roads.yaml", opts=[], overwrite=True)
+    settle_output_dir(cfg, args)
+    (folder / f"process{comm.get_rank()}").write_text(f"{cfg.OUTPUT_DIR} {cfg.MODEL.WEIGHTS}")
+
+
+def settle_in_two_processes(folder: Path, output_dir: str) -> None:
+    warm.launch_by_forking(settle, 2, args=(folder, output_dir))
+
+
+@pytest.mark.parametrize(
+    ("given", "settled", "left"),
+    [
+        ("", "output/roads/1 run/model_final.pth", {"run", "output"}),
+        ("run", "run {}/run.old-1/model_final.pth", {"run", "run.old-1"}),
+    ],
+)
+def test_one_process_chooses_the_folder_for_all(tmp_path, given, settled, left):
+    folder = tmp_path / "here"
+    (folder / "run").mkdir(parents=True)
+    (folder / "run" / "model_final.pth").touch()
+    process = warm.start(tmp_path / "log", settle_in_two_processes, folder, given)
+    assert process.status() == 0, process.output
+    assert [(folder / f"process{rank}").read_text() for rank in range(2)] == [settled.format(folder)] * 2
+    assert {path.name for path in folder.iterdir()} == {"process0", "process1", *left}
+    assert [path.name for path in folder.glob("output/roads/*")] == ["1"] * (not given)
 
 
 @pytest.mark.parametrize(("seconds", "patience"), [(1.0, 30.0), (30.0, 0.3)])

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from toy_training import ToyTrainer, assert_same_weights, metrics, run_toy, toy_cfg, weights
 
 from segzoo.data.workers import JOB_SIGNALS
-from segzoo.engine import launch
+from segzoo.engine import launch, signals
 from segzoo.engine.signals import EXIT_STATUS, StoppedBySignal, stop_on_signals
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -170,6 +170,35 @@ def test_a_signal_to_one_process_in_an_evaluation_loses_no_iteration(tmp_path, w
     assert process.status() == EXIT_STATUS[signal.SIGTERM], process.output
     assert "SIGTERM: stopped at once, in an evaluation; --resume goes on after iteration 5" in process.output
     assert "Traceback" not in process.output
+    assert len(assert_saved(tmp_path / "out", 5)["random_states"]) == 2
+
+
+class SignalledInSaving(StoppedInEvaluation):
+    """The same signal once more, as from whoever has started the processes, while process 0 saves."""
+
+    def prepared_checkpoint(self):
+        save = super().prepared_checkpoint()
+
+        def interrupted_save():
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+            save()
+
+        return interrupted_save
+
+
+def run_signalled_in_saving(folder):
+    signals.SECONDS_OF_ONE_REQUEST[signal.SIGTERM] = 0.05
+    cfg = toy_cfg(folder, DATASETS__TEST=("toy_val",), TEST__EVAL_PERIOD=6)
+    with stop_on_signals():
+        run_toy(cfg, False, type("T", (SignalledInSaving,), {"which": 0, "waits": False}))
+
+
+def test_a_repeated_signal_to_the_process_that_saves_for_all_loses_nothing(tmp_path):
+    job = (run_signalled_in_saving, 2, 1, 0, "auto", (tmp_path / "out",))
+    process = warm.start(tmp_path / "output", warm.launch_by_forking, *job)
+    assert process.status() == EXIT_STATUS[signal.SIGTERM], process.output
     assert len(assert_saved(tmp_path / "out", 5)["random_states"]) == 2
 
 

@@ -156,7 +156,7 @@ def test_a_job_trains_evaluates_and_leaves_what_detectron2_users_expect(job):
 
 def test_the_command_at_the_end_evaluates_the_best_model_beside_it(job, monkeypatch):
     log = (job / "out" / "log.txt").read_text()
-    (command,) = re.findall(r"To evaluate: python tools/train_net\.py (.*)", log)
+    (command,) = re.findall(r"To evaluate: \S+ tools/train_net\.py (.*)", log)
     monkeypatch.chdir(job)
     before = (job / "out" / "inference" / "results.json").read_bytes()
     assert train_net.main(shlex.split(command)) == 0

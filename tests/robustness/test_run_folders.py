@@ -23,6 +23,9 @@ from segzoo.engine.run_folder import (
 )
 from segzoo.engine.signals import StoppedBySignal
 from segzoo.errors import InputError
+from segzoo.model_zoo import load_config
+from segzoo.model_zoo.detectron2_keys import VERSION_KEYS
+from segzoo.model_zoo.saved_config import saved_config
 
 CONFIG = "configs/semantic/shapes/pspnet_r18_quarter.yaml"
 DEFAULT = Path("output/semantic/shapes/pspnet_r18_quarter")
@@ -146,7 +149,9 @@ def claim_folders(parent, queue):
     queue.put([str(new_folder(Path(parent))) for _ in range(20)])
 
 
-def test_runs_that_start_together_get_folders_of_their_own(tmp_path):
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path, monkeypatch):
+    # Each has looked at the folder before the others made theirs, every time.
+    monkeypatch.setattr("segzoo.engine.run_folder._numbers", lambda *_: iter(()))
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     workers = [context.Process(target=claim_folders, args=(tmp_path / "runs", queue)) for _ in range(3)]
@@ -315,6 +320,28 @@ def test_resume_without_output_dir_and_without_a_run_says_what_to_do():
     leave_training(DEFAULT / "3")
     with pytest.raises(InputError, match=rf"{DEFAULT}/3, is finished; .*SOLVER\.MAX_ITER"):
         settled(resume=True)
+
+
+@pytest.mark.parametrize("key", [None, *VERSION_KEYS])
+def test_an_interrupted_quickstart_goes_on(tmp_path, capsys, key):
+    """Also with a path that the saved configuration has in full, and keys of another Detectron2."""
+    import quickstart  # takes its time
+
+    cfg = load_config(quickstart.CONFIG, ["MODEL.WEIGHTS", "some/weights.pth"])
+    cfg.OUTPUT_DIR = str(tmp_path / "run")
+    if key:
+        *path, leaf = key.split(".")
+        node = cfg
+        for name in path:
+            node = node[name]
+        node[leaf] = VERSION_KEYS[key]
+    leave_training(tmp_path / "run", "model_0000003.pth", 3)
+    (tmp_path / "run" / "config.yaml").write_text(saved_config(cfg))
+    assert quickstart.make_room(cfg)
+    assert "Going on with the quickstart" in capsys.readouterr().out
+    cfg.SOLVER.MAX_ITER += 1
+    assert not quickstart.make_room(cfg)
+    assert holds_training(tmp_path / "run.old-1")
 
 
 def test_a_training_whose_final_evaluation_is_missing_is_not_finished(tmp_path):

@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+from segzoo.commands import shell_command
+
 from .files import Run, log_file
 from .status import OPEN, standings, table
 
@@ -49,7 +51,8 @@ def watch(folder: Path) -> int:
             if time.monotonic() - asked >= SECONDS_BETWEEN_QUESTIONS:
                 lines, asked = standings(folder), time.monotonic()
     except KeyboardInterrupt:
-        print(f"\nthe job goes on; python tools/submit.py --status {folder} --watch follows it again")
+        again = shell_command("tools/submit.py", "--status", folder, "--watch")
+        print(f"\nthe job goes on; {again} follows it again")
         return 0
     for reader in readers:
         reader.show(all_of_it=True)
