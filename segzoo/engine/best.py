@@ -80,7 +80,10 @@ def closing_lines(folder: str | Path, iterations: int, best: Best | None, evalua
     commands = {
         "evaluate": ("train_net.py", "--eval-only", "--weights", weights),
         "draw": ("demo.py", "--weights", weights, "--input", "IMAGE", "--output", "drawn"),
-        "export": ("export_model.py", "--weights", weights, "--output", "model.pt2"),
+        "export": (
+            "export_model.py",
+            *("--weights", weights, "--size", "HEIGHT", "WIDTH", "--output", "model.pt2"),
+        ),
     }
     if not evaluated:
         commands.pop("evaluate")

@@ -1,9 +1,11 @@
 """What a training shows while it goes on and when it ends; what it does when its folder is removed."""
 
+import importlib
 import itertools
 import json
 import logging
 import re
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,6 +192,14 @@ def test_the_end_says_what_has_come_out_and_what_comes_next(tmp_path, capsys, mo
     assert f"Files in {tmp_path}: model_final.pth, model_best.pth, best.json, metrics.json" in said
     (command,) = re.findall(r"To evaluate: (.*)", said)
     assert command == f"{python()} tools/train_net.py --eval-only --weights {tmp_path}/model_best.pth"
+    # Each is a complete command line of its tool, once the user has filled in the words in capitals.
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tools"))
+    commands = dict(re.findall(r"To (\w+): \S+ tools/(.*)", said))
+    assert set(commands) == {"evaluate", "draw", "export"}
+    for tool, *words in map(shlex.split, commands.values()):
+        words = [{"HEIGHT": "64", "WIDTH": "96"}.get(word, word) for word in words]
+        arguments = importlib.import_module(tool.removesuffix(".py")).parse_arguments(words)
+        assert f"{tmp_path}/model_best.pth" in (arguments.weights, *arguments.opts)
     # Started from another folder, the commands work there, too.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(REPOSITORY / "tools" / "train_net.py")])
