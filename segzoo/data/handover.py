@@ -12,8 +12,10 @@ import pickle
 import re
 import resource
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,11 +92,12 @@ def received(loader: DataLoader, while_waiting: Callable[[float], None]) -> Iter
 def _watched(
     batches: Iterator[Any], workers: int, while_waiting: Callable[[float], None]
 ) -> Iterator[list[Any]]:
-    watch = _Watch([worker.pid for worker in getattr(batches, "_workers", ())])
+    processes = getattr(batches, "_workers", ())
+    watch = _Watch([process.pid for process in processes])
     since = time.monotonic()
     while True:
         try:
-            with _explained(workers):
+            with _explained(workers, processes):
                 batch = next(batches)
                 batch = _opened(batch) if isinstance(batch, Parcel) else batch
         except StopIteration:
@@ -150,14 +153,25 @@ def ended_workers_explained(workers: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(workers: int) -> Iterator[None]:
+def _explained(workers: int, processes: Sequence[BaseProcess] = ()) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:
-        reason = cannot_hand_over(error, workers)
+        reason = cannot_hand_over(_with_signal(error, processes), workers)
         if reason is None:
             raise
         raise InputError(reason) from None
+
+
+def _with_signal(error: Exception, processes: Sequence[BaseProcess]) -> Exception:
+    """Add the signal that has ended a worker where torch does not tell it, as it may see the end first."""
+    ended = _WORKER_ENDED.search(str(error))
+    if ended and not ended[1]:
+        for process in processes:
+            if (process.exitcode or 0) < 0:
+                name = signal.strsignal(-process.exitcode)
+                return RuntimeError(f"DataLoader worker (pid {process.pid}) is killed by signal: {name}")
+    return error
 
 
 def cannot_hand_over(error: Exception, workers: int) -> str | None:

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import time
+import types
 from types import SimpleNamespace
 
 import pytest
@@ -150,6 +151,17 @@ def test_other_errors_of_a_worker_stay_what_they_are():
 def test_a_worker_that_is_gone_is_explained(number, message):
     with pytest.raises(InputError, match=message):
         list(received(loader(Images(8, 4, lambda: os.kill(os.getpid(), number))), lambda seconds: None))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"), [(-9, r"killed \(SIGKILL\)"), (-11, "ended by Seg"), (3, "ended \\(")]
+)
+def test_the_signal_is_told_where_torch_sees_the_end_first(code, message):
+    """Its own words are then the same for every end; which of two places sees it is chance."""
+    processes = [types.SimpleNamespace(pid=4, exitcode=None), types.SimpleNamespace(pid=5, exitcode=code)]
+    with pytest.raises(InputError, match=f"a data-loading process was {message}"):
+        with handover._explained(2, processes):
+            raise RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
 
 
 def test_workers_that_hang_are_not_waited_for_for_ever(monkeypatch):
