@@ -1,8 +1,10 @@
 """Fixtures shared by all tests."""
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,29 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 LOGGED_PACKAGES = ("segzoo", "detectron2", "fvcore")
 
 
+@contextlib.contextmanager
+def log_kept_as_it_is() -> Iterator[None]:
+    """Undoes what `setup_logging` does inside: handlers, levels, and that nothing reaches the root."""
+    loggers = [logging.getLogger(name) for name in LOGGED_PACKAGES]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagates) in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagates
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _log_of_a_module() -> Iterator[None]:
+    with log_kept_as_it_is():
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _no_log_of_a_test_before() -> None:
-    """Takes away what logs to a captured screen that has been closed with its test."""
+def _log_of_a_test() -> Iterator[None]:
+    # What a fixture of the module has set up may log to a captured screen that has been closed since.
     for name in LOGGED_PACKAGES:
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):
@@ -26,6 +48,8 @@ def _no_log_of_a_test_before() -> None:
                 logger.removeHandler(handler)
         if not logger.handlers:
             logger.propagate = True
+    with log_kept_as_it_is():
+        yield
 
 
 @pytest.fixture(scope="session")
