@@ -25,7 +25,7 @@ quickstart: $(ENVIRONMENT)
 test: $(ENVIRONMENT)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 $(ARGS)
 
-# A fast part of the tests with the oldest and the newest libraries that setup.py allows.
+# A fast part of the tests with the oldest and the newest libraries that pyproject.toml allows.
 versions: $(ENVIRONMENT)
 	$(PYTHON) tools/try_versions.py $(or $(ARGS),oldest newest)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segzoo.data.formats import opened_labels
-from segzoo.errors import InputError
+from segzoo.data.label_reader import opened_labels
+from segzoo.utils.errors import InputError
 
 FOLDERS = {"train": "training", "val": "validation"}
 THINGS = 100

@@ -553,5 +553,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     # By its path: this script needs neither segzoo nor torch.
-    terminal = Path(__file__).resolve().parent.parent / "segzoo" / "terminal.py"
+    terminal = Path(__file__).resolve().parent.parent / "segzoo" / "utils" / "terminal.py"
     sys.exit(runpy.run_path(str(terminal))["quietly"](main))

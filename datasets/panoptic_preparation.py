@@ -21,8 +21,8 @@ from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.panoptic_files import measure_segments
 from segzoo.data.register import load_split
 from segzoo.data.workers import as_worker
-from segzoo.errors import InputError
-from segzoo.evaluation.files import load_ids
+from segzoo.evaluation.prediction_io import load_ids
+from segzoo.utils.errors import InputError
 
 
 class Image(NamedTuple):

@@ -9,14 +9,14 @@ import argparse
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+from segzoo.utils.files import written_whole
 
 # isort: split
 import numpy as np
@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from segzoo.data import read_dataset_file
 from segzoo.data.dataset_file import DatasetFile
-from segzoo.data.formats import LabelReader
+from segzoo.data.label_reader import LabelReader
 from segzoo.data.layouts import FoundLayout, find_layout
 from segzoo.data.workers import as_worker
-from segzoo.errors import InputError
-from segzoo.paths import user_path
-from segzoo.text_files import read_text
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import user_path
+from segzoo.utils.text_files import read_text
 
 # The scripts have the command line of the tools.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
@@ -115,18 +115,6 @@ def read_mat(file: Path, key: str) -> np.ndarray:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{file}: has no readable {key} ({reason}); unpack the archive again") from None
-
-
-@contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `target` when that has succeeded."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        yield unfinished
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def save_labels(labels: np.ndarray, target: Path, palette: Sequence[Sequence[int]] | None = None) -> None:

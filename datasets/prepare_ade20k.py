@@ -18,8 +18,8 @@ import numpy as np
 from preparation import at_root, check_splits, explained, fill_folder, find_root, parser, run, save_labels
 
 from segzoo.data import read_dataset_file
-from segzoo.data.formats import opened_labels
-from segzoo.errors import InputError
+from segzoo.data.label_reader import opened_labels
+from segzoo.utils.errors import InputError
 
 SPLITS = ("training", "validation")
 CLASSES = 150

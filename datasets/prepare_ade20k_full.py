@@ -25,8 +25,8 @@ from PIL import Image
 from preparation import at_root, check_splits, explained, fill_folder, find_root, parser, run, written_whole
 
 from segzoo.data import read_dataset_file
-from segzoo.data.formats import opened_image, opened_labels
-from segzoo.errors import InputError
+from segzoo.data.label_reader import opened_image, opened_labels
+from segzoo.utils.errors import InputError
 
 INDEX, VOID, MOST_SIDE = "index_ade20k.pkl", 65535, 512
 # Red is 10 times the upper part of the id, green the lower part.

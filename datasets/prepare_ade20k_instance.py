@@ -29,8 +29,8 @@ from tqdm import tqdm
 from segzoo.data import read_dataset_file
 from segzoo.data.panoptic_files import measure_segments
 from segzoo.data.workers import as_worker
-from segzoo.errors import InputError
 from segzoo.evaluation.instance import encode_mask
+from segzoo.utils.errors import InputError
 
 Described = tuple[dict[str, Any], list[dict[str, Any]]]
 

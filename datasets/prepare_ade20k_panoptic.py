@@ -27,8 +27,8 @@ import numpy as np
 
 from segzoo.data import read_dataset_file
 from segzoo.data.panoptic_files import panoptic_categories
-from segzoo.errors import InputError
-from segzoo.evaluation.files import save_ids
+from segzoo.evaluation.prediction_io import save_ids
+from segzoo.utils.errors import InputError
 
 CLASSES = 150
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from preparation import CommandLine, explained, find_root, path_value, run, save_lines
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 SEED = "segzoo atr 0"
 # In this order: a small test set is the last that one wants to see changed.

@@ -27,10 +27,10 @@ import numpy as np
 
 from segzoo.data import read_dataset_file
 from segzoo.data.encodings import INSTANCES
-from segzoo.data.formats import opened_labels
+from segzoo.data.label_reader import opened_labels
 from segzoo.data.panoptic_files import panoptic_categories
-from segzoo.errors import InputError
-from segzoo.evaluation.files import save_ids
+from segzoo.evaluation.prediction_io import save_ids
+from segzoo.utils.errors import InputError
 
 SPLITS = ("train", "val")
 SOURCE, TARGET = "_gtFine_instanceIds.png", "_gtFine_panoptic.png"

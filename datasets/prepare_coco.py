@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from segzoo.data import LabelReader, label_reader
 from segzoo.data.workers import as_worker
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 SPLITS = ("coco_2017_train_panoptic", "coco_2017_val_panoptic")
 

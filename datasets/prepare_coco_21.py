@@ -40,7 +40,7 @@ from tqdm import tqdm
 
 from segzoo.data import read_dataset_file
 from segzoo.data.workers import as_worker
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 # COCO's category of each of VOC's classes, from background on: aeroplane is airplane (5), and so on.
 CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)

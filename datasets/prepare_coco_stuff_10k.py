@@ -33,7 +33,7 @@ from preparation import (
 )
 
 from segzoo.data import read_dataset_file
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 SPLITS, VOID = ("train", "test"), 255
 # HDF5 begins here, or behind a block that the application keeps for itself: Matlab's header of 512 bytes.

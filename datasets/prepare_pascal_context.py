@@ -41,7 +41,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from segzoo.data import read_dataset_file
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 JSON, MAT_FOLDERS = "trainval_merged.json", ("trainval", "../trainval", "pascal-context/trainval")
 LABELS, LISTS = "SegmentationClassContext", "ImageSets/SegmentationContext"

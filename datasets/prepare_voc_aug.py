@@ -37,7 +37,7 @@ from preparation import (
 
 from segzoo.data import read_dataset_file
 from segzoo.data.palettes import viewing_palette
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 LABELS, LISTS = "SegmentationClassAug", "ImageSets/Segmentation"
 SBD_FOLDERS = (

@@ -23,7 +23,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from .threads import survive_forks
+from segzoo.utils.threads import survive_forks
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,12 @@ from command_line import EXIT_STATUS, CommandLine, end, explained, name_or_path
 from tabulate import tabulate
 
 from segzoo import model_zoo
-from segzoo.errors import InputError
-from segzoo.model_zoo.analysis import Complexity, analyze_config
-from segzoo.model_zoo.configs import zoo_name
+from segzoo.config.files import zoo_name
+from segzoo.engine.analysis import Complexity, analyze_config
 from segzoo.model_zoo.measure import counted_size
-from segzoo.model_zoo.official import WeightsInfo, known_models
+from segzoo.model_zoo.records import WeightsInfo
+from segzoo.model_zoo.registry import known_models
+from segzoo.utils.errors import InputError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -34,7 +34,7 @@ from benchmark_cases import Case, load_cases, throughput
 from tabulate import tabulate
 
 import segzoo
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 MEBIBYTE = 1 << 20
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

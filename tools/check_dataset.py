@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from segzoo.data import label_reader
 from segzoo.data.inspection import ImageReport, SplitReport, inspect_records
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 # With this many images, hashing all of them does not take long.
 HASHED_BY_DEFAULT = 5000

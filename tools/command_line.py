@@ -15,10 +15,11 @@ from pathlib import Path
 from quiet_interrupts import INTERRUPTED
 from quiet_interrupts import end as end
 
-from segzoo.errors import InputError, did_you_mean
-from segzoo.paths import expand_home
-from segzoo.terminal import quietly
-from segzoo.threads import free_processors, let_threads_rest
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import expand_home
+from segzoo.utils.terminal import quietly
+from segzoo.utils.text import did_you_mean
+from segzoo.utils.threads import free_processors, let_threads_rest
 
 # Here, because every tool imports this module, and before it imports torch.
 let_threads_rest()
@@ -241,7 +242,7 @@ def _is_override(word: str) -> bool:
 @functools.cache
 def _sections() -> dict[str, bool]:
     """What the keys of a configuration begin with, and whether something has to follow."""
-    from segzoo.model_zoo.configs import new_config  # takes its time, and only some tools have overrides
+    from segzoo.config.load import new_config  # takes its time, and only some tools have overrides
 
     return {name: isinstance(value, dict) for name, value in new_config().items()}
 

@@ -13,11 +13,10 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 from command_line import EXIT_STATUS, CommandLine, end, explained, name_or_path, path_value
 from detectron2.modeling import build_model
 
-from segzoo import model_zoo
 from segzoo.checkpoint import compare_description, load_checkpoint, save_checkpoint
-from segzoo.engine.self_description import describe_checkpoint
-from segzoo.engine.setup import classes_metadata
-from segzoo.errors import InputError
+from segzoo.engine.model_config import model_config
+from segzoo.engine.model_description import classes_metadata, describe_checkpoint
+from segzoo.utils.errors import InputError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         )
     if output.exists():
         raise InputError(f"--output {output} exists; delete it or choose another name")
-    cfg = model_zoo.model_config(args.config_file, args.opts, weights=args.input, trust=args.trust_checkpoint)
+    cfg = model_config(args.config_file, args.opts, weights=args.input, trust=args.trust_checkpoint)
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)
     report = load_checkpoint(model, args.input, trust=args.trust_checkpoint)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog
 
+from segzoo.config.load import read_config
 from segzoo.data import label_reader, register_dataset_file
 from segzoo.data.roles import test_split, training_split
-from segzoo.model_zoo.configs import read_config
 
 
 def splits_of(data: str) -> list[str]:

@@ -39,12 +39,13 @@ from demo_parts.outputs import VideoFile, write_picture
 from demo_parts.window import show, why_no_window
 from tqdm import tqdm
 
-from segzoo.engine.draw import Tracks, draw_result, segments, semantic_labels
-from segzoo.engine.picture_inputs import as_rgb
+from segzoo.engine.model_config import model_config
 from segzoo.engine.predictor import Predictor
-from segzoo.errors import InputError
-from segzoo.evaluation.files import save_ids, save_labels, write_text_atomically
-from segzoo.model_zoo import model_config
+from segzoo.engine.predictor_inputs import as_rgb
+from segzoo.evaluation.prediction_io import save_ids, save_labels
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
+from segzoo.visualization.draw import Tracks, draw_result, segments, semantic_labels
 
 EXIT_STATUS = "exit status: 0 done, 1 some of the inputs could not be read or drawn, 2 wrong input"
 TASKS = ("semantic", "panoptic", "entity", "instance")
@@ -241,7 +242,7 @@ class Demo:
         """Writes the panoptic JSON and reports; returns the exit status."""
         if self._annotations:
             text = json.dumps({"annotations": self._annotations})
-            write_text_atomically(self.output / "labels" / f"{self.task}.json", text)
+            write_text(self.output / "labels" / f"{self.task}.json", text)
         if self._written:
             print(f"Results are in {self.output}")
         for failure in self.failures:

@@ -281,7 +281,7 @@ def describe_split(layout: Any, expected: int | None) -> str:
 
 
 def check_config(config_file: str, overrides: list[str], data: str | None = None) -> Iterator[Item]:
-    errors = importlib.import_module("segzoo.errors")
+    errors = importlib.import_module("segzoo.utils.errors")
     model_zoo = importlib.import_module("segzoo.model_zoo")
     try:
         if data:
@@ -337,4 +337,4 @@ def one_line(error: Exception) -> str:
 
 if __name__ == "__main__":
     # Not imported: segzoo itself may be what cannot be.
-    sys.exit(runpy.run_path(str(ROOT / "segzoo" / "terminal.py"))["quietly"](main))
+    sys.exit(runpy.run_path(str(ROOT / "segzoo" / "utils" / "terminal.py"))["quietly"](main))

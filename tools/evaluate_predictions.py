@@ -23,10 +23,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.data import label_reader
 from segzoo.data.roles import test_split
-from segzoo.errors import InputError, did_you_mean
 from segzoo.evaluation import CLASS_AVERAGING, compare_results
-from segzoo.evaluation.saved import rescore, stored_results
-from segzoo.terminal import ScreenHandler
+from segzoo.evaluation.rescore import rescore, stored_results
+from segzoo.utils.errors import InputError
+from segzoo.utils.terminal import ScreenHandler
+from segzoo.utils.text import did_you_mean
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

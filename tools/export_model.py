@@ -28,12 +28,12 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 from command_line import EXIT_STATUS, CommandLine, check_model, end, explained, path_value, whole_number
 from detectron2.data import MetadataCatalog
 
-from segzoo import model_zoo
 from segzoo.checkpoint import compare_description, load_checkpoint
 from segzoo.engine import Trainer, resolve_device
-from segzoo.engine.export import describe_program, export_program, save_program
-from segzoo.engine.setup import classes_dataset, describe
-from segzoo.errors import InputError
+from segzoo.engine.model_config import model_config
+from segzoo.engine.model_description import classes_dataset, describe
+from segzoo.export.torch_export import describe_program, export_program, save_program
+from segzoo.utils.errors import InputError
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--output {output}: the extension is {output.suffix!r}; expected .pt2")
     if output.exists():
         raise InputError(f"--output {output} exists; delete it or choose another name")
-    cfg = model_zoo.model_config(args.config_file, args.opts, trust=args.trust_checkpoint)
+    cfg = model_config(args.config_file, args.opts, trust=args.trust_checkpoint)
     cfg.MODEL.DEVICE = resolve_device(cfg)
     if not cfg.MODEL.WEIGHTS:
         raise InputError("export_model: MODEL.WEIGHTS is empty; give a checkpoint: --weights FILE")

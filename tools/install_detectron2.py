@@ -228,5 +228,5 @@ def installed_version() -> str:
 
 
 if __name__ == "__main__":
-    terminal = Path(__file__).resolve().parent.parent / "segzoo" / "terminal.py"
+    terminal = Path(__file__).resolve().parent.parent / "segzoo" / "utils" / "terminal.py"
     sys.exit(runpy.run_path(str(terminal))["quietly"](main))

@@ -33,16 +33,16 @@ PEERS = ROOT / "requirements" / "peers.txt"
 STARTUP = ROOT / "tools" / "segzoo_startup.py"
 # What the environment depends on; a change of any of them brings it up to date.
 INPUTS = [
-    *(CONSTRAINTS, PEERS, STARTUP, ROOT / "setup.py", ROOT / "tools" / "install_detectron2.py"),
+    *(CONSTRAINTS, PEERS, STARTUP, ROOT / "pyproject.toml", ROOT / "tools" / "install_detectron2.py"),
     Path(__file__).resolve(),
 ]
 
 OLDEST_PYTHON = (3, 10)
-# The version that the constraints were made for; others get the newest versions that setup.py allows.
+# The version that the constraints were made for; others get the newest versions that pyproject.toml allows.
 PINNED_PYTHON = (3, 11)
 TORCH_VERSION = "2.13.0"
 TORCHVISION_VERSION = "0.28.0"
-# For the tests. It declares an older numpy than it works with, so setup.py cannot require it everywhere.
+# For the tests. It declares an older numpy than it works with, so it cannot be a requirement everywhere.
 PANOPTICAPI = "panopticapi-lite==0.2.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SECONDS_TO_ANSWER = 5

@@ -18,11 +18,12 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 # isort: split
 from command_line import EXIT_STATUS, CommandLine, end, explained
 
-from segzoo.errors import InputError, did_you_mean
-from segzoo.model_zoo.configs import zoo_name
+from segzoo.config.files import zoo_name
 from segzoo.model_zoo.measure import count, rounded, write_reproduced
-from segzoo.model_zoo.official import TABLES, known_models, sections
+from segzoo.model_zoo.registry import TABLES, known_models, sections
 from segzoo.model_zoo.tables import render
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "MODEL_ZOO.md"
 
@@ -100,7 +101,7 @@ def measure(names: Sequence[str], missing: bool) -> int:
 
 def names_in(file: Path) -> list[str]:
     """The rows of a table."""
-    from segzoo.model_zoo.reading import read_table
+    from segzoo.model_zoo.table_reader import read_table
 
     return [info.name for section in read_table(file) for info in section.models]
 

@@ -54,8 +54,8 @@ from panoptic_conversion.painting import Rules
 from segzoo.data import DatasetFile, label_reader
 from segzoo.data.panoptic_files import panoptic_categories
 from segzoo.data.templates import fill, match
-from segzoo.errors import InputError
-from segzoo.paths import is_same_file
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import is_same_file
 
 
 class BrokenImagesError(InputError):

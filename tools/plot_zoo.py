@@ -33,10 +33,12 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator
 from matplotlib.transforms import Bbox
 
-from segzoo.errors import InputError, did_you_mean
 from segzoo.model_zoo import load_config
 from segzoo.model_zoo.measure import count, usual_size
-from segzoo.model_zoo.official import WeightsInfo, known_models, sections
+from segzoo.model_zoo.records import WeightsInfo
+from segzoo.model_zoo.registry import known_models, sections
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
 
 # Told apart without colour vision, too: near the palette of Okabe and Ito, and a marker for each method.
 COLOURS = (

@@ -34,17 +34,18 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from segzoo.commands import shell_command
 from segzoo.engine import Trainer, default_setup
-from segzoo.engine.draw import draw_entity, draw_panoptic, segments
-from segzoo.engine.figures import draw_loss_curve, enlarge, legend, stack, strip
-from segzoo.engine.picture_inputs import as_rgb
+from segzoo.engine.distributed.signals import StoppedBySignal, stop_on_signals
+from segzoo.engine.metrics_log import read_metrics
 from segzoo.engine.predictor import Predictor
+from segzoo.engine.predictor_inputs import as_rgb
 from segzoo.engine.run_folder import holds_training, is_finished, move_aside
-from segzoo.engine.signals import StoppedBySignal, stop_on_signals
-from segzoo.errors import InputError
+from segzoo.engine.saved_config import saved_config
 from segzoo.model_zoo import load_config
-from segzoo.model_zoo.saved_config import saved_config
+from segzoo.utils.commands import shell_command
+from segzoo.utils.errors import InputError
+from segzoo.visualization.draw import draw_entity, draw_panoptic, segments
+from segzoo.visualization.panels import draw_loss_curve, enlarge, legend, stack, strip
 
 EXAMPLES = f"""
 examples:
@@ -228,7 +229,7 @@ def run(arguments: argparse.Namespace) -> None:
         signals.resume_command = shell_command(*sys.argv)
         model, results = train(cfg, resume)
     pictures = draw_predictions(cfg, model, arguments.output)
-    draw_loss_curve(arguments.output / "metrics.json", arguments.output / "loss.png")
+    draw_loss_curve(read_metrics(arguments.output / "metrics.json"), arguments.output / "loss.png")
     minutes = (time.perf_counter() - started) / 60
     print(f"\nShapes, {arguments.val} validation pictures, after {minutes:.1f} minutes in all:\n")
     print(results_table(results))

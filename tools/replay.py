@@ -25,11 +25,11 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from segzoo import model_zoo
-from segzoo.checkpoint.reading import read_checkpoint
-from segzoo.engine.random_state import restore_random_state
+from segzoo.checkpoint.reader import read_checkpoint
+from segzoo.engine.rng_state import restore_random_state
 from segzoo.engine.train_step import amp_dtype
 from segzoo.engine.trainer import Trainer
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 NEEDED = ("iteration", "batch", "random_state", "config")
 # A batch is there, classes are counted: the dataset, which another machine may lack, is not looked for.

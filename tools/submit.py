@@ -13,8 +13,8 @@ from pathlib import Path
 
 from command_line import CommandLine, end, explained, path_value
 
-from segzoo.commands import shell_command
-from segzoo.errors import InputError
+from segzoo.utils.commands import shell_command
+from segzoo.utils.errors import InputError
 
 EXAMPLES = """
 examples:

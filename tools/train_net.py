@@ -17,17 +17,19 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from segzoo.checkpoint import local_file
-from segzoo.commands import python
 from segzoo.engine import NonFiniteLossError, Trainer, default_setup, evaluate, launch, resolve_device
-from segzoo.engine.evaluate import check_evaluation
-from segzoo.engine.launch import place_from_environment
-from segzoo.engine.lost import LostProcessError
+from segzoo.engine.distributed.launch import place_from_environment
+from segzoo.engine.distributed.peer_failure import LostProcessError
+from segzoo.engine.distributed.signals import StoppedBySignal, StopSignals, stop_on_signals
+from segzoo.engine.evaluation_loop import check_evaluation
+from segzoo.engine.model_config import model_config
+from segzoo.engine.model_description import take_trained_range
 from segzoo.engine.run_folder import removed_where_unused
-from segzoo.engine.setup import setup_logging, take_trained_range
 from segzoo.engine.shards import Shard, check_shards, evaluate_shard
-from segzoo.engine.signals import StoppedBySignal, StopSignals, stop_on_signals
-from segzoo.errors import InputError
-from segzoo.model_zoo import load_config, model_config
+from segzoo.model_zoo import load_config
+from segzoo.utils.commands import python
+from segzoo.utils.errors import InputError
+from segzoo.utils.logging import setup_logging
 
 EXAMPLES = """
 examples:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Runs a fast part of the tests with the oldest and with the newest libraries that setup.py allows.
+"""Runs a fast part of the tests with the oldest and with the newest libraries that pyproject.toml allows.
 
     python tools/try_versions.py oldest newest     # what CI runs
     python tools/try_versions.py oldest-torch      # torch and torchvision too; 3 GB to download
 
     environment   its own packages                        borrowed from the environment that runs this file
-    oldest        all of setup.py at their lower bounds   torch, torchvision, Detectron2 and its needs, pytest
-    newest        all of setup.py at their newest         the same
+    oldest        the requirements at their lower bounds  torch, torchvision, Detectron2 and its needs, pytest
+    newest        the requirements at their newest        the same
     oldest-torch  as oldest, and torch and torchvision    Detectron2 and its needs, pytest
 
 Each is made anew in .build/versions/. The exit status is 0 if all tests passed, 1 if some failed, and 2 if an
@@ -35,7 +35,7 @@ ON_TORCH = ("timm",)
 # What is borrowed must be there, too.
 BORROWED = (*TORCH, "detectron2", "pytest", "pytest-xdist")
 # Labels, encodings, the mapper and its augmentations; evaluators; timm's backbones; drawing; small trainings.
-# None of them needs transformers, which itself needs newer libraries than setup.py's lower bounds.
+# None of them needs transformers, which itself needs newer libraries than pyproject.toml's lower bounds.
 TESTS = (
     *(f"tests/data/test_{name}.py" for name in ("pixels", "label_reading", "encodings", "mapper")),
     *(f"tests/data/test_{name}.py" for name in ("augmentation", "target_functions", "panoptic_datasets")),
@@ -79,10 +79,9 @@ def outcome(name: str) -> tuple[int, str]:
 
 
 def requirements() -> dict[str, str]:
-    """setup.py's requirements, {name: specifier}, e.g. {"numpy": ">=1.24"}."""
-    (listed,) = re.findall(
-        r"^REQUIRED = \[\n(.*?)^\]", (ROOT / "setup.py").read_text(encoding="utf-8"), re.M | re.S
-    )
+    """The package's requirements, {name: specifier}, e.g. {"numpy": ">=1.24"}."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^dependencies = \[\n(.*?)^\]", project, re.M | re.S)
     return dict(re.findall(r'^ *"([\w-]+)([^"]*)",$', listed, re.M))
 
 

@@ -24,10 +24,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from segzoo.data import build_train_loader, label_reader, load_image
-from segzoo.engine.draw import draw_entity, draw_instances, draw_panoptic, draw_semantic
-from segzoo.engine.figures import stack, strip
-from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
+from segzoo.visualization.draw import draw_entity, draw_instances, draw_panoptic, draw_semantic
+from segzoo.visualization.panels import stack, strip
 
 SHEET_HEIGHT = 200
 SHEET_COLUMNS = 3

@@ -2,9 +2,12 @@
 
 from detectron2.config import CfgNode
 
+from segzoo.config import register_config
 
-def add_bisenet_config(cfg: CfgNode) -> CfgNode:
-    """Adds MODEL.BISENET, in place, and returns `cfg`."""
+
+@register_config
+def add_bisenet_config(cfg: CfgNode) -> None:
+    """Adds MODEL.BISENET, in place."""
     cfg.MODEL.BISENET = node = CfgNode()
     # The four convolutions of the spatial path, and everything in the context path.
     node.SPATIAL_CHANNELS = (64, 64, 64, 128)
@@ -21,4 +24,3 @@ def add_bisenet_config(cfg: CfgNode) -> CfgNode:
     # Of the auxiliary classifiers on the two refined maps: channels before each, and weight of each loss.
     node.AUX_CONVS_DIM = 256
     node.AUX_LOSS_WEIGHT = 1.0
-    return cfg

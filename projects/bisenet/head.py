@@ -7,9 +7,9 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
 from segzoo.modeling.per_pixel import PixelHead
 from segzoo.modeling.per_pixel.pooling import check_batch_norm
+from segzoo.utils.errors import InputError
 
 from .paths import AttentionRefinement, FeatureFusion, SpatialPath
 

@@ -1,7 +1,7 @@
 """The names of weights in mmsegmentation's files of BiSeNetV1, whose backbone is all but the classifiers."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import MMSEG_CLASSIFIER, MMSEG_RESNET
+from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER, MMSEG_RESNET
 
 MMSEG_BISENET = KeyMap(
     name="mmsegmentation BiSeNetV1",

@@ -2,10 +2,12 @@
 
 from detectron2.config import CfgNode
 
+from segzoo.config import register_config
 
-def add_ccnet_config(cfg: CfgNode) -> CfgNode:
-    """Adds MODEL.CCNET, in place, and returns `cfg`."""
+
+@register_config
+def add_ccnet_config(cfg: CfgNode) -> None:
+    """Adds MODEL.CCNET, in place."""
     cfg.MODEL.CCNET = CfgNode()
     # Passes of the one criss-cross attention. Two let every pixel reach every other; pytorch-cv has one.
     cfg.MODEL.CCNET.RECURRENCE = 2
-    return cfg

@@ -8,7 +8,7 @@ Letters: N images, H W pixels of the feature map, D channels of query and key, C
 import torch
 from torch import Tensor, nn
 
-from segzoo.layers.autocast import autocast_type, without_autocast
+from segzoo.layers.runtime import autocast_type, without_autocast
 
 # The backward pass works on these shares of the channels, large enough for fast products of matrices, ...
 _SLICES = 4

@@ -7,8 +7,8 @@ from detectron2.config import configurable
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor
 
-from segzoo.errors import InputError
 from segzoo.modeling.per_pixel import PixelHead
+from segzoo.utils.errors import InputError
 
 from .criss_cross_attention import CrissCrossAttention
 

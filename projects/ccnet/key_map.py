@@ -1,7 +1,7 @@
 """The names of weights in mmsegmentation's files of CCNet."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET
+from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET
 
 MMSEG_CCNET = KeyMap(
     name="mmsegmentation CCNet",

@@ -6,8 +6,8 @@ Letters: N images, C channels, D channels of query and key, h w pixels of the fe
 import torch
 from torch import Tensor, nn
 
-from segzoo.layers.autocast import without_autocast
 from segzoo.layers.pixel_attention import pixel_attention
+from segzoo.layers.runtime import without_autocast
 
 
 class PositionAttention(nn.Module):

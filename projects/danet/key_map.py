@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import (
+from segzoo.checkpoint.rules_cnn import (
     MMSEG_CLASSIFIER,
     MMSEG_FCN_AUXILIARY,
     MMSEG_RESNET,

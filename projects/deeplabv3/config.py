@@ -2,7 +2,10 @@
 
 from detectron2.config import CfgNode as CN
 
+from segzoo.config import register_config
 
+
+@register_config
 def add_deeplabv3_config(cfg: CN) -> None:
     """Adds MODEL.DEEPLABV3 to `cfg`, in place."""
     cfg.MODEL.DEEPLABV3 = CN()

@@ -11,9 +11,9 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
 from segzoo.modeling.per_pixel.losses import PixelLoss
 from segzoo.modeling.registry import PIXEL_LOSS_REGISTRY
+from segzoo.utils.errors import InputError
 
 
 @PIXEL_LOSS_REGISTRY.register()

@@ -1,7 +1,7 @@
 """The names of DeepLabV3+'s weights in the files of mmsegmentation and in NVIDIA's of VPLR."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET, WIDE_RESNET38
+from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET, WIDE_RESNET38
 
 MMSEG_DEEPLABV3PLUS = KeyMap(
     name="mmsegmentation DeepLabV3+",

@@ -2,9 +2,12 @@
 
 from detectron2.config import CfgNode
 
+from segzoo.config import register_config
 
-def add_jpu_config(cfg: CfgNode) -> CfgNode:
-    """Adds MODEL.JPU, in place, and returns `cfg`. Norm and resizing are those of MODEL.SEM_SEG_HEAD."""
+
+@register_config
+def add_jpu_config(cfg: CfgNode) -> None:
+    """Adds MODEL.JPU, in place. Norm and resizing are those of MODEL.SEM_SEG_HEAD."""
     cfg.MODEL.JPU = CfgNode()
     cfg.MODEL.JPU.CONVS_DIM = 512
     # One separable 3 x 3 convolution for each; their outputs together replace res5.
@@ -12,4 +15,3 @@ def add_jpu_config(cfg: CfgNode) -> CfgNode:
     # How res3, res4 and res5 are joined: coarsest first in FastFCN and pytorch-cv, finest first in
     # mmsegmentation. It matters for published weights only.
     cfg.MODEL.JPU.COARSEST_FIRST = True
-    return cfg

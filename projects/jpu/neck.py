@@ -10,10 +10,10 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from segzoo.errors import InputError
 from segzoo.layers import conv_norm_act
 from segzoo.modeling.per_pixel.head import resize
 from segzoo.modeling.registry import NECK_REGISTRY
+from segzoo.utils.errors import InputError
 
 # The maps that are joined, with their strides.
 _STRIDES = {"res3": 8, "res4": 16, "res5": 32}

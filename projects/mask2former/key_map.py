@@ -5,7 +5,7 @@ early version of the method did.
 """
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.transformer_layouts import HF_SWIN, HF_SWIN_JOINS
+from segzoo.checkpoint.rules_transformer import HF_SWIN, HF_SWIN_JOINS
 
 _CLASSIFIER = (r"(^|\.)predictor\.class_embed\.(weight|bias)$",)
 _QUERIES = (r"(^|\.)predictor\.query_(feat|embed)\.weight$",)

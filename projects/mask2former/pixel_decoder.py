@@ -14,17 +14,17 @@ from detectron2.layers import ShapeSpec
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
-from segzoo.errors import InputError
 from segzoo.layers import Conv2d, FeedForward, sine_position_encoding
-from segzoo.layers.autocast import without_autocast
 from segzoo.layers.conv import norm_layer
 from segzoo.layers.deformable_attention import DeformableAttention
+from segzoo.layers.runtime import without_autocast
 from segzoo.modeling.mask_classification.fpn_pixel_decoder import (
     NUM_SCALES,
     PixelDecoderOutput,
     pyramid_convolution,
 )
 from segzoo.modeling.registry import PIXEL_DECODER_REGISTRY
+from segzoo.utils.errors import InputError
 
 
 class DeformableEncoderLayer(FeedForward):

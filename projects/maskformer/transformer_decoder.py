@@ -9,10 +9,10 @@ from detectron2.config import configurable
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
 
-from segzoo.errors import InputError
 from segzoo.layers import MLP, Conv2d, FeedForward, Linear, MultiheadAttention, sine_position_encoding
 from segzoo.modeling.mask_classification.head import mask_outputs
 from segzoo.modeling.registry import TRANSFORMER_DECODER_REGISTRY
+from segzoo.utils.errors import InputError
 
 
 class DecoderLayer(FeedForward):

@@ -1,7 +1,7 @@
 """The names of weights in pytorch-cv's files of OCNet."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import PYTORCH_CV_MODEL
+from segzoo.checkpoint.rules_cnn import PYTORCH_CV_MODEL
 
 # `f_query` is `f_key`, under a second name.
 _ATTENTION = (

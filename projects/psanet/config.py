@@ -2,7 +2,10 @@
 
 from detectron2.config import CfgNode as CN
 
+from segzoo.config import register_config
 
+
+@register_config
 def add_psanet_config(cfg: CN) -> None:
     """Adds MODEL.PSANET to `cfg`, in place."""
     cfg.MODEL.PSANET = CN()

@@ -2,7 +2,10 @@
 
 from detectron2.config import CfgNode as CN
 
+from segzoo.config import register_config
 
+
+@register_config
 def add_pspnet_config(cfg: CN) -> None:
     """Adds MODEL.PSPNET to `cfg`, in place."""
     cfg.MODEL.PSPNET = CN()

@@ -6,8 +6,8 @@ from detectron2.config import configurable
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor
 
-from segzoo.errors import InputError
 from segzoo.modeling.per_pixel import PixelHead, PyramidPooling
+from segzoo.utils.errors import InputError
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

@@ -1,7 +1,7 @@
 """The names of PSPNet's weights in the files of semseg, of mmsegmentation, and of pytorch-cv."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import (
+from segzoo.checkpoint.rules_cnn import (
     MMSEG_CLASSIFIER,
     MMSEG_FCN_AUXILIARY,
     MMSEG_RESNET,

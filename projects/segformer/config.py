@@ -2,8 +2,11 @@
 
 from detectron2.config import CfgNode as CN
 
+from segzoo.config import register_config
 
-def add_segformer_config(cfg: CN) -> CN:
+
+@register_config
+def add_segformer_config(cfg: CN) -> None:
     """Adds MODEL.SEGFORMER to `cfg`, in place, and returns it."""
     cfg.MODEL.SEGFORMER = CN()
     # How a level is brought to the head's channels, and the order in which levels are joined:
@@ -13,4 +16,3 @@ def add_segformer_config(cfg: CN) -> CN:
     # Fuse the levels before they are resized, which is the same sum for a fraction of the operations. False
     # computes in the published order: for counting operations as the paper does.
     cfg.MODEL.SEGFORMER.FUSE_AT_LEVEL = True
-    return cfg

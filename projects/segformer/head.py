@@ -12,9 +12,9 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
 from segzoo.layers import Linear, linear
 from segzoo.modeling.per_pixel import PixelHead
+from segzoo.utils.errors import InputError
 
 PROJECTIONS = ("linear", "conv")
 

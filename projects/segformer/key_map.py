@@ -1,8 +1,8 @@
 """The names of weights in the published files of SegFormer, by code base."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import MMSEG_CLASSIFIER
-from segzoo.checkpoint.transformer_layouts import (
+from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER
+from segzoo.checkpoint.rules_transformer import (
     HF_MIT,
     HF_MIT_JOINS,
     MMSEG_MIT,

@@ -2,10 +2,12 @@
 
 from detectron2.config import CfgNode as CN
 
+from segzoo.config import register_config
 
-def add_upernet_config(cfg: CN) -> CN:
+
+@register_config
+def add_upernet_config(cfg: CN) -> None:
     """Adds MODEL.UPERNET to `cfg`, in place, and returns it."""
     cfg.MODEL.UPERNET = CN()
     # Sides of the grids over which the coarsest level is averaged.
     cfg.MODEL.UPERNET.BINS = (1, 2, 3, 6)
-    return cfg

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from segzoo.checkpoint import KeyMap, register_key_map
-from segzoo.checkpoint.layouts import MMSEG_RESNET
-from segzoo.checkpoint.transformer_layouts import HF_SWIN, HF_SWIN_JOINS
+from segzoo.checkpoint.rules_cnn import MMSEG_RESNET
+from segzoo.checkpoint.rules_transformer import HF_SWIN, HF_SWIN_JOINS
 
 _CLASSIFIER = (r"(^|\.)predictor\.(weight|bias)$",)
 

@@ -1,13 +1,13 @@
 """Checkpoints: reading any official file, mapping its keys, saving segzoo's own."""
 
+from .atomic_save import save_checkpoint
 from .checkpointer import SegzooCheckpointer, last_checkpoint
-from .description import compare_description
-from .files import local_file
+from .compatibility import compare_description
+from .download import local_file
 from .key_maps import KeyMap, key_maps, register_key_map
 from .load import LoadReport, load_checkpoint, load_state, open_checkpoint
-from .reading import CheckpointFile, DamagedFileError, read_checkpoint, read_description, read_rest
-from .transformer_layouts import register_transformer_layouts
-from .writing import save_checkpoint
+from .reader import CheckpointFile, DamagedFileError, read_checkpoint, read_description, read_rest
+from .rules_transformer import register_transformer_layouts
 
 register_transformer_layouts()
 

@@ -11,13 +11,14 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import cannot_write, remove_stale, write_atomically
 
-from .description import compare_description
+from .atomic_save import save_checkpoint, size_in_memory
+from .compatibility import compare_description
 from .finite import NonFiniteWeightsError, check_finite_optimizer
 from .load import LoadReport, load_state, open_checkpoint
-from .reading import CheckpointFile, DamagedFileError, read_checkpoint
-from .writing import cannot_write, remove_stale, save_checkpoint, size_in_memory, write_atomically
+from .reader import CheckpointFile, DamagedFileError, read_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 class NonFiniteWeightsError(InputError):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import layouts
+from . import rules_cnn
 
 # A weight of another shape than the model's -> the weight in the model's shape, or None if that can't be.
 Resize = Callable[[Tensor, torch.Size], Tensor | None]
@@ -192,7 +192,7 @@ _BUILT_IN = (
     KeyMap(
         name="torchvision ResNet",
         recognise=(r"^conv1\.weight$", r"^bn1\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
-        rules=layouts.TORCHVISION_RESNET,
+        rules=rules_cnn.TORCHVISION_RESNET,
         extras=_RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
@@ -200,14 +200,14 @@ _BUILT_IN = (
     KeyMap(
         name="timm ResNet with a deep stem",
         recognise=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
-        rules=layouts.TIMM_DEEP_STEM_RESNET,
+        rules=rules_cnn.TIMM_DEEP_STEM_RESNET,
         extras=_RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
     KeyMap(
         name="timm ResNet v1d",
         recognise=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", r"\.downsample\.2\."),
-        rules=(*layouts.POOLED_SHORTCUT, *layouts.TIMM_DEEP_STEM_RESNET),
+        rules=(*rules_cnn.POOLED_SHORTCUT, *rules_cnn.TIMM_DEEP_STEM_RESNET),
         extras=_RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
@@ -215,7 +215,7 @@ _BUILT_IN = (
     KeyMap(
         name="pytorch-cv ImageNet ResNet",
         recognise=(r"^features\.0\.weight$", r"^features\.10\.0\.conv1\.weight$"),
-        rules=layouts.PYTORCH_CV_IMAGENET,
+        rules=rules_cnn.PYTORCH_CV_IMAGENET,
         extras=_RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
@@ -223,14 +223,14 @@ _BUILT_IN = (
     KeyMap(
         name="OpenMMLab ImageNet ResNet",
         recognise=(r"^(backbone\.)?(stem\.0|conv1)\.weight$", r"^(backbone\.)?layer1\.0\.conv1\.", _NO_POOL),
-        rules=((r"^backbone\.", ""), *layouts.MMSEG_RESNET),
+        rules=((r"^backbone\.", ""), *rules_cnn.MMSEG_RESNET),
         extras=(*_RESNET_CLASSIFIER, r"^head\.fc\."),
         prefix="backbone.",
     ),
     KeyMap(
         name="OpenMMLab ImageNet ResNet v1d",
         recognise=(r"^(backbone\.)?stem\.0\.weight$", r"^(backbone\.)?layer\d\.0\.downsample\.2\."),
-        rules=((r"^backbone\.", ""), *layouts.POOLED_SHORTCUT, *layouts.MMSEG_RESNET),
+        rules=((r"^backbone\.", ""), *rules_cnn.POOLED_SHORTCUT, *rules_cnn.MMSEG_RESNET),
         extras=(*_RESNET_CLASSIFIER, r"^head\.fc\."),
         prefix="backbone.",
     ),
@@ -238,7 +238,7 @@ _BUILT_IN = (
     KeyMap(
         name="WideResNet38 ImageNet",
         recognise=(r"^mod1\.conv1\.weight$", r"^mod7\.block1\.convs\.conv3\.weight$"),
-        rules=(*layouts.WIDE_RESNET38, (r"^backbone\.", "")),
+        rules=(*rules_cnn.WIDE_RESNET38, (r"^backbone\.", "")),
         extras=(r"^bn_out\.", r"^classifier\.fc\."),
         prefix="backbone.",
     ),
@@ -246,7 +246,7 @@ _BUILT_IN = (
     KeyMap(
         name="ConvNeXt ImageNet",
         recognise=(r"^downsample_layers\.0\.0\.weight$", r"^stages\.0\.0\.dwconv\.weight$"),
-        rules=layouts.CONVNEXT,
+        rules=rules_cnn.CONVNEXT,
         extras=(r"^head\.", r"^norm\."),
         prefix="backbone.",
     ),

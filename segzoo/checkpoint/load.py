@@ -11,13 +11,13 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
-from .files import local_file
+from .download import local_file
 from .finite import check_finite
 from .key_maps import DERIVED, NATIVE, KeyMap, key_maps
 from .prefixes import find_prefix
-from .reading import CheckpointFile, read_checkpoint
+from .reader import CheckpointFile, read_checkpoint
 from .weight_sets import split_choice
 
 logger = logging.getLogger(__name__)

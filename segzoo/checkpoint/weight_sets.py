@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segzoo.errors import InputError, did_you_mean
-from segzoo.paths import user_path
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import user_path
+from segzoo.utils.text import did_you_mean
 
 # Where code bases put the weights, in the order in which they are taken: Detectron2 and most; Lightning and
 # mmcv; pycls; DeepSpeed; Caffe2. Averages come last: which weights a script evaluates is its own choice.

@@ -1,12 +1,12 @@
 """Datasets as YAML files, and the way from their files to a model's input."""
 
-from .augmentation import build_test_augmentations, build_train_augmentations
+from .augmentation.build import build_test_augmentations, build_train_augmentations
 from .build import build_test_loader, build_train_loader
 from .class_facts import register_described
 from .dataset_file import DatasetFile, read_dataset_file
 from .dataset_range import training_range
-from .formats import LabelReader
 from .images import load_image, read_image, reading_facts, rgb_pixels
+from .label_reader import LabelReader
 from .mapper import SegmentationMapper
 from .pixel_range import PixelRange
 from .register import label_reader, register_builtin, register_dataset_file

@@ -14,12 +14,12 @@ from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 from torch.utils.data import DataLoader
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
-from .augmentation import build_test_augmentations
-from .formats import check_labels
+from .augmentation.build import build_test_augmentations
 from .handover import LOOK_UP, hand_over, received
 from .images import range_remark
+from .label_reader import check_labels
 from .labelled import check_labelled
 from .mapper import SegmentationMapper
 from .register import label_reader

@@ -5,7 +5,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from .dataset_classes import DatasetClass, generated_color
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean, some
 
 from .encodings import ENCODINGS, GRAY_16_BIT, VOID, Encoding, LabelSpace
-from .messages import did_you_mean, some
-from .pixels import count_values
+from .label_ops import count_values
 
 # The field of a template that says of which class a file is.
 CLASS_FIELD = "class"

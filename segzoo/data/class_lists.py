@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segzoo.errors import InputError
-from segzoo.text_files import read_text
+from segzoo.utils.errors import InputError
+from segzoo.utils.text_files import read_text
 
 # labelmap.txt of CVAT and Datumaro, "name:r,g,b:parts:actions", with empty fields where there is none.
 _LABEL_MAP = re.compile(r"(?P<name>.+?):(?:(?P<color>\d{1,3},\s*\d{1,3},\s*\d{1,3}))?(?::[^:]*){0,2}")

@@ -13,12 +13,12 @@ from typing import Any
 
 from detectron2.utils.logger import log_first_n
 
-from segzoo.errors import InputError
-from segzoo.json_values import as_whole, shown
-from segzoo.text_files import decode_text
+from segzoo.utils.errors import InputError
+from segzoo.utils.json_values import as_whole, shown
+from segzoo.utils.text_files import decode_text
 
+from .checks import check_different
 from .image_size import image_size
-from .messages import check_different
 
 # Pixels: no side of an image is longer.
 _LONGEST = 10**6

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean, some
 
+from .checks import check_keys
 from .encodings import VOID, is_color
-from .messages import check_keys, did_you_mean, some
 
 CLASS_KEYS = ("name", "id", "color", "isthing")
 

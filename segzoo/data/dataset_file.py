@@ -11,15 +11,16 @@ from typing import Any
 
 import yaml
 
-from segzoo.errors import InputError
-from segzoo.paths import expand_home, is_same_file, user_path
-from segzoo.text_files import read_text
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import expand_home, is_same_file, user_path
+from segzoo.utils.text import did_you_mean, some
+from segzoo.utils.text_files import read_text
 
+from .checks import check_keys
 from .class_lists import read_class_list
 from .dataset_classes import DatasetClass, read_background, read_classes
 from .dataset_layouts import LAYOUT_KEYS, Layout, read_layouts
 from .encodings import VOID, IdEncoding, IndexEncoding, InstanceIdEncoding, LabelSpace
-from .messages import check_keys, did_you_mean, some
 
 # Of the built-in datasets. A checkout or package may be reached through links: see `is_builtin`.
 CATALOG = Path(__file__).parent / "catalog"

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segzoo.errors import InputError
-from segzoo.paths import expand_home
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import expand_home
+from segzoo.utils.text import did_you_mean
 
+from .checks import check_keys
 from .class_files import CLASS_FIELD, BinaryFilesEncoding
 from .dataset_classes import DatasetClass
 from .encodings import Encoding, InstanceIdEncoding, LabelSpace, build_encoding
-from .messages import check_keys, did_you_mean
 
 # Templates of paths. `root` is a path, too, or a list of them.
 PATH_KEYS = ("images", "labels", "list", "panoptic", "annotations", "instances")

@@ -16,11 +16,11 @@ import yaml
 from detectron2.utils.logger import log_first_n
 from PIL import Image
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean, some
 
-from .messages import did_you_mean, some
+from .label_ops import count_values, look_up, rgb_codes
 from .palettes import PaletteCheck
-from .pixels import count_values, look_up, rgb_codes
 
 # In place of a class name: pixels that are neither trained on nor scored.
 VOID = "void"

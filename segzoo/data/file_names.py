@@ -17,9 +17,9 @@ from urllib.parse import unquote, unquote_plus
 
 from detectron2.utils.logger import log_first_n
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import some
 
-from .messages import some
 from .templates import existing_files
 
 # Files below a folder that are looked at: more are no folder of images, but a disk.

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from .sampling import Failure
 from .workers import out_of_reach

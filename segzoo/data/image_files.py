@@ -9,7 +9,7 @@ from typing import BinaryIO
 from detectron2.utils.file_io import PathManager
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 # Pillow warns of large images in two lines each, and refuses those of twice that size: see `opened_image`.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)

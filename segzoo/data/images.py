@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.utils.logger import log_first_n
 from PIL import Image
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from .encodings import GRAY_16_BIT
 from .image_files import (

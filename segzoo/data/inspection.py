@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from .encodings import UnknownLabelError
-from .formats import IndexMap, LabelReader
 from .image_files import BrokenFileError, LossyLabelsError, UnsuitableFileError
 from .images import TurnedError, WrongSizeError, check_annotated_size, load_reading
+from .label_ops import count_values
+from .label_reader import IndexMap, LabelReader
 from .palettes import PaletteError
-from .pixels import count_values
 from .stated import wrong_facts
 from .stored import StoredLabels, StoredSummary, observer
 from .workers import as_worker

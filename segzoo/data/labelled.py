@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
-from .formats import Segments
+from .label_reader import Segments
 from .targets import GROUPS
 
 # What is missing where a task finds no target.

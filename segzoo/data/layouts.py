@@ -6,14 +6,14 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segzoo.errors import InputError
-from segzoo.paths import is_same_file, user_path
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import is_same_file, user_path
+from segzoo.utils.text import some
 
 from .class_files import CLASS_FIELD, BinaryFilesEncoding, check_names
 from .dataset_file import DatasetFile, is_builtin
 from .dataset_layouts import Layout
 from .list_files import read_list, split_list
-from .messages import some
 from .templates import existing_files, fields_of, fill, match, without_open_fields
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from segzoo.errors import InputError
-from segzoo.text_files import read_text
+from segzoo.utils.errors import InputError
+from segzoo.utils.text_files import read_text
 
 from .dataset_layouts import Layout
 from .file_names import files_below, log_found, match_names

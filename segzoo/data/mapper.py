@@ -11,15 +11,15 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
 
-from .augmentation import AugmentationInput, build_test_augmentations, build_train_augmentations
-from .formats import IndexMap, LabelReader
+from .augmentation.build import AugmentationInput, build_test_augmentations, build_train_augmentations
+from .augmentation.transforms import count_flips
 from .images import check_annotated_size, load_image
-from .messages import did_you_mean
+from .label_reader import IndexMap, LabelReader
 from .register import label_reader
 from .targets import GROUPS, build_mask_targets, build_targets
-from .transforms import count_flips
 
 # Of a dataset dict, what training replaces by targets.
 _ANNOTATION_KEYS = (

@@ -14,9 +14,8 @@ import numpy as np
 from detectron2.utils.logger import log_first_n
 from PIL import Image
 
-from segzoo.errors import InputError
-
-from .messages import some
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import some
 
 Color = tuple[int, int, int]
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
-from .pixels import look_up
+from .label_ops import look_up
 
 # The largest values of 8, 10, 12, 14 and 16 bits.
 _LARGEST = (255, 1023, 4095, 16383, 65535)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from segzoo.errors import InputError
-from segzoo.json_values import shown
+from segzoo.utils.errors import InputError
+from segzoo.utils.json_values import shown
 
-from .messages import RemediedError
+from .checks import RemediedError
 
 _NUMBERS = (float, int)
 # Coordinates of the smallest polygon, a triangle. pycocotools takes four numbers for a box.

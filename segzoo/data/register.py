@@ -10,20 +10,21 @@ from typing import Any, NoReturn
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from segzoo.errors import InputError
-from segzoo.json_values import Ids, as_whole, read_flag, shown
+from segzoo.utils.errors import InputError
+from segzoo.utils.json_values import Ids, as_whole, read_flag, shown
+from segzoo.utils.text import did_you_mean, some
 
+from .checks import check_different
 from .class_facts import class_facts
+from .coco_instances import instance_dicts
 from .coco_json import explained_shape, read_coco_json, read_images, read_missing_sizes
 from .dataset_file import CATALOG, DatasetFile, is_builtin, read_dataset_file
 from .dataset_layouts import Layout
 from .dataset_range import dataset_range, forget_range
 from .encodings import VOID, InstanceIdEncoding
 from .file_names import find_named_files
-from .formats import LabelReader
-from .instances import instance_dicts
+from .label_reader import LabelReader
 from .layouts import FoundLayout, check_exist, find_layout, finds_images_by_id, has_several_labels
-from .messages import check_different, did_you_mean, some
 from .palettes import PaletteCheck
 from .polygons import check_polygons, scale_relative
 from .templates import fill, folder_of, match

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Sequence
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import some
 
 from .dataset_file import DatasetFile
-from .messages import some
 
 # The first group with a split counts. trainval holds the images of val.
 _TRAINING = (("train", "training"), ("trainval",))

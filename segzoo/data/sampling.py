@@ -22,7 +22,7 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 # How many other images are tried, each once, in place of one that cannot be read.
 REPLACEMENTS = 1000

@@ -6,10 +6,10 @@ from typing import Any
 from pycocotools import mask as mask_tools
 from scipy import ndimage
 
-from segzoo.json_values import is_box, is_positive, shown
+from segzoo.utils.json_values import is_box, is_positive, shown
 
-from .formats import IndexMap, LabelReader
-from .pixels import count_values
+from .label_ops import count_values
+from .label_reader import IndexMap, LabelReader
 
 # A fact is wrong that is more than so many times too large or too small.
 FACTOR = 2

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from .encodings import GRAY_16_BIT, Encoding
+from .label_ops import count_values, rgb_codes
 from .palettes import Color, palette_colors
-from .pixels import count_values, rgb_codes
 
 # Files with more different colors are pictures, or were compressed with losses.
 MOST_COLORS = 256

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .formats import IndexMap, Segments
-from .pixels import count_values, look_up
+from .label_ops import count_values, look_up
+from .label_reader import IndexMap, Segments
 
 
 class Targets(NamedTuple):

@@ -1,9 +1,10 @@
 """Training, evaluation and prediction: what drives a model."""
 
-from .evaluate import evaluate, run_inference
-from .launch import launch
-from .nonfinite import NonFiniteLossError
-from .setup import default_setup, describe, resolve_device
+from .distributed.launch import launch
+from .evaluation_loop import evaluate, run_inference
+from .model_description import describe
+from .nonfinite_dump import NonFiniteLossError
+from .setup import default_setup, resolve_device
 from .train_step import TrainStep
 from .trainer import Trainer
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segzoo.checkpoint import read_rest
-from segzoo.commands import shell_command
-from segzoo.errors import InputError
-from segzoo.evaluation.files import write_text_atomically
+from segzoo.utils.commands import shell_command
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def write_best(folder: str | Path, best: Best, scores: Mapping[str, float]) -> N
     """
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     document = {**best._asdict(), "checkpoint": CHECKPOINT, "scores": finite}
-    write_text_atomically(Path(folder, FILE), json.dumps(document, indent=2) + "\n")
+    write_text(Path(folder, FILE), json.dumps(document, indent=2) + "\n")
 
 
 def best_is_written(folder: str | Path, best: Best) -> bool:

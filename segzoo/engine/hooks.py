@@ -15,13 +15,15 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
-from segzoo.errors import InputError
-from segzoo.evaluation.files import write_text_atomically
-from segzoo.model_zoo.saved_config import saved_config
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
+from segzoo.utils.logging import log_fields
 
 from .best import Best, best_is_written, read_best, write_best
-from .random_state import preserved_random_state
-from .recording import DataWaitWarning, has_results, log_fields, loss_fields, put_speed
+from .metrics_log import has_results
+from .progress import DataWaitWarning, loss_fields, put_speed
+from .rng_state import preserved_random_state
+from .saved_config import saved_config
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +230,7 @@ class WriterHook(HookBase):
             seconds, waited = now - self._last_end, losses.pop("data_time")
             fields = [f"iter: {losses.pop('iteration')}/{self.trainer.max_iter}", *loss_fields(losses)]
             fields += [f"time: {seconds:.4f}", f"data_time: {waited:.4f}"]
-            log_fields(fields + ["(process 0)"] * (comm.get_world_size() > 1))
+            log_fields(logger, fields + ["(process 0)"] * (comm.get_world_size() > 1))
         self._last_end = now
 
     def _restore_files(self) -> None:
@@ -238,7 +240,7 @@ class WriterHook(HookBase):
         self.trainer.keep_claim()
         for writer in self._writers:
             writer.close()
-        write_text_atomically(folder / "config.yaml", saved_config(self.trainer.cfg))
+        write_text(folder / "config.yaml", saved_config(self.trainer.cfg))
         self._writers = self.trainer.build_writers()
         logger.warning(
             "OUTPUT_DIR %s was removed during the training and is made anew; what it held is gone, records "

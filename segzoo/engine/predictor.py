@@ -16,14 +16,15 @@ from detectron2.data import transforms as T
 from torch import nn
 
 from segzoo.checkpoint import compare_description, load_checkpoint
+from segzoo.config.files import is_config_name
 from segzoo.data import build_test_augmentations
-from segzoo.errors import InputError
-from segzoo.model_zoo.configs import is_config_name
-from segzoo.model_zoo.from_checkpoint import checkpoint_config
 from segzoo.modeling.protocols import build_inference_protocol, build_protocol_model
+from segzoo.utils.errors import InputError
 
-from .picture_inputs import Picture, as_rgb, pictures_in, rgb_pictures
-from .setup import classes_metadata, describe, resolve_device
+from .model_config import checkpoint_config
+from .model_description import classes_metadata, describe
+from .predictor_inputs import Picture, as_rgb, pictures_in, rgb_pictures
+from .setup import resolve_device
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)

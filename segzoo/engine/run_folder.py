@@ -18,11 +18,11 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from segzoo.checkpoint import last_checkpoint
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
-from .output_folder import LOCK_FILE, locked
-from .recording import has_results, read_metrics
-from .signals import StoppedBySignal
+from .distributed.signals import StoppedBySignal
+from .metrics_log import has_results, read_metrics
+from .output_lock import LOCK_FILE, locked
 
 DEFAULT_ROOT = Path("output")
 _LAST = "last_checkpoint"

@@ -1,36 +1,28 @@
 """What a job does before it builds anything: folder, log, device, seed, and what its checkpoints will say."""
 
-import contextlib
 import logging
 import multiprocessing
 import os
 import random
-import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
-from termcolor import colored
 
 import segzoo
 from segzoo.data import training_range
-from segzoo.errors import InputError
-from segzoo.evaluation.files import write_text_atomically
-from segzoo.model_zoo.saved_config import saved_config
-from segzoo.terminal import ScreenHandler, allow_any_character
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
+from segzoo.utils.logging import setup_logging
 
-from .output_folder import claimed
-from .random_state import seed_everything
-from .recording import fitted
+from .output_lock import claimed
+from .rng_state import seed_everything
 from .run_folder import holds_training, settle_output_dir
+from .saved_config import saved_config
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +95,7 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
         # The configuration of a training stays beside it, whatever it is tested with.
         beside_training = eval_only and holds_training(output_dir)
         config_folder = output_dir / "inference" if beside_training else output_dir
-        write_text_atomically(config_folder / "config.yaml", saved_config(cfg))
+        write_text(config_folder / "config.yaml", saved_config(cfg))
         processes = f", {comm.get_world_size()} processes" if comm.get_world_size() > 1 else ""
         logger.info(
             "segzoo %s on %s%s; results in %s", segzoo.__version__, cfg.MODEL.DEVICE, processes, output_dir
@@ -140,135 +132,3 @@ def resolve_device(cfg: CfgNode) -> str:
             f"MODEL.DEVICE {name}: {visible} GPUs visible; use MODEL.DEVICE cpu or a lower number"
         )
     return name
-
-
-def setup_logging(output_dir: Path | None, rank: int = 0) -> None:
-    """Sends the log to the screen (rank 0) and to OUTPUT_DIR/log.txt, instead of where it went before."""
-    handlers: list[logging.Handler] = []
-    if rank == 0 and sys.stdout is not None:  # closed, as by >&-
-        allow_any_character()
-        screen = ScreenHandler(sys.stdout)
-        screen.setLevel(logging.INFO)
-        screen.addFilter(lambda record: record.levelno > logging.INFO or record.name != QUIET_ON_SCREEN)
-        screen.setFormatter(_ScreenFormatter(sys.stdout.isatty()))
-        handlers.append(screen)
-    if output_dir is not None:
-        name = "log.txt" if rank == 0 else f"log.txt.rank{rank}"
-        file = _LogFile(output_dir / name, encoding="utf-8", errors="backslashreplace")
-        file.setFormatter(
-            logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
-        )
-        handlers.append(file)
-    for package in LOGGED_PACKAGES:
-        package_logger = logging.getLogger(package)
-        package_logger.setLevel(logging.DEBUG)
-        package_logger.propagate = False
-        for old in list(package_logger.handlers):
-            package_logger.removeHandler(old)
-            old.close()
-        for handler in handlers:
-            package_logger.addHandler(handler)
-
-
-class _LogFile(WatchedFileHandler):
-    """Silent where the disk is full: metrics.json and checkpoints are what a training ends for.
-
-    It goes on in a new file where its own was removed.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):  # the folder was removed, too
-            super().emit(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in `logging`
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)
-
-
-class _ScreenFormatter(logging.Formatter):
-    """Short lines: time and message, and the level where it is a warning or worse.
-
-    On a terminal they are coloured, and lines of fields fit its width.
-    """
-
-    def __init__(self, coloured: bool):
-        super().__init__("%(message)s", datefmt="%m/%d %H:%M:%S")
-        self._coloured = coloured
-
-    def format(self, record: logging.LogRecord) -> str:
-        parts = [self._paint(f"[{self.formatTime(record, self.datefmt)}]", "green")]
-        if record.levelno >= logging.WARNING:
-            parts.append(self._paint(record.levelname, "red"))
-        message = super().format(record)
-        if self._coloured and hasattr(record, "fields"):
-            indent = " " * len(f"[{self.formatTime(record, self.datefmt)}] ")
-            width = shutil.get_terminal_size().columns - len(indent)
-            message = f"\n{indent}".join(fitted(record.fields, width))
-        return " ".join([*parts, message])
-
-    def _paint(self, text: str, color: str) -> str:
-        return colored(text, color, force_color=True) if self._coloured else text
-
-
-def take_trained_range(cfg: CfgNode, description: Mapping[str, Any] | None) -> None:
-    """Sets an empty INPUT.IMAGE_RANGE to the one that a checkpoint's self-description has, if any."""
-    trained = (description or {}).get("image_range", ())
-    if trained and not cfg.INPUT.IMAGE_RANGE:
-        cfg.defrost()
-        cfg.INPUT.IMAGE_RANGE = tuple(trained)
-        cfg.freeze()
-
-
-def describe(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
-    """What a checkpoint says about itself under the key "segzoo": what prediction needs beside the weights.
-
-    Args:
-        metadata: of the dataset whose classes the model predicts; see `segzoo.data`.
-
-    Returns:
-        Strings, numbers, lists and dicts only: version, task, dataset, classes, colors, isthing,
-        ignore_label, label_map, image_format, image_range, pixel_mean, pixel_std.
-    """
-    return {
-        "version": segzoo.__version__,
-        "task": cfg.TASK,
-        "dataset": metadata.get("described_as") or metadata.get("name", ""),
-        "classes": plain(metadata.get("classes", [])),
-        "colors": plain(metadata.get("colors", [])),
-        "isthing": plain(metadata.get("isthing", [])),
-        "ignore_label": int(metadata.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)),
-        "label_map": plain(metadata.get("label_map", {})),
-        "image_format": cfg.INPUT.FORMAT,
-        "image_range": plain(cfg.INPUT.IMAGE_RANGE),
-        "pixel_mean": [float(value) for value in cfg.MODEL.PIXEL_MEAN],
-        "pixel_std": [float(value) for value in cfg.MODEL.PIXEL_STD],
-    }
-
-
-def classes_metadata(cfg: CfgNode) -> Metadata:
-    """Of the dataset whose classes the model predicts.
-
-    Raises:
-        InputError: none is configured.
-    """
-    name = classes_dataset(cfg)
-    if not name:
-        raise InputError(
-            "DATASETS: TRAIN, TEST and CLASSES_FROM are empty, so the classes are unknown; name a dataset"
-        )
-    return MetadataCatalog.get(name)
-
-
-def classes_dataset(cfg: CfgNode) -> str:
-    """The dataset whose classes the model predicts, "" if none is configured."""
-    names: Sequence[str] = (cfg.DATASETS.CLASSES_FROM, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    return next((name for name in names if name), "")
-
-
-def plain(value: Any) -> Any:
-    """Returns tuples as lists and numpy numbers as Python's, all the way down."""
-    if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value.item() if hasattr(value, "item") else value

@@ -21,11 +21,11 @@ from detectron2.utils import comm
 from torch import nn
 
 from segzoo.data import build_test_loader, reading_facts
-from segzoo.errors import InputError
 from segzoo.evaluation import EVALUATORS, SemanticEvaluator
-from segzoo.evaluation.files import write_text_atomically
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
 
-from .evaluate import (
+from .evaluation_loop import (
     dataset_folder,
     evaluation_mode,
     evaluator_options,
@@ -37,8 +37,8 @@ from .evaluate import (
     speed_facts,
     tested_model,
 )
-from .recording import Stopwatch
-from .skipped import skipped_facts
+from .progress import Stopwatch
+from .skipped_files import skipped_facts
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class ShardState:
             "skipped": self.skipped,
             "matrix": entries,
         }
-        write_text_atomically(path, json.dumps(document))
+        write_text(path, json.dumps(document))
 
     @classmethod
     def load(cls, path: Path) -> "ShardState":

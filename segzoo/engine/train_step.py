@@ -10,11 +10,11 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segzoo.errors import InputError
 from segzoo.solver import build_gradient_clipper
 from segzoo.solver.clipping import GradientClipper
+from segzoo.utils.errors import InputError
 
-from .random_state import capture_random_state
+from .rng_state import capture_random_state
 
 Batch = list[dict[str, Any]]
 # Called when a loss or the gradient is not finite, with the reason, the losses (empty where the model itself

@@ -26,7 +26,6 @@ from segzoo.checkpoint import SegzooCheckpointer
 from segzoo.data import build_train_loader
 from segzoo.data.handover import ended_workers_explained
 from segzoo.data.labelled import holds_targets
-from segzoo.errors import InputError
 from segzoo.modeling.protocols import uses_tta
 from segzoo.modeling.registry import registered
 from segzoo.solver import (
@@ -36,17 +35,15 @@ from segzoo.solver import (
     gather_optimizer_state,
     load_optimizer_state,
 )
+from segzoo.utils.errors import InputError
 
 from .best import closing_lines, read_best
-from .distributed import distributed, sync_batch_norm_on_cpu, unwrapped
-from .evaluate import check_best_metric, check_evaluation, evaluate
+from .distributed.data_parallel import distributed, sync_batch_norm_on_cpu, unwrapped
+from .distributed.signals import StopHook, StopSignals, evaluating, iterating, stop_while_waiting
+from .evaluation_loop import check_best_metric, check_evaluation, evaluate
 from .hooks import CheckpointHook, EvaluationHook, LearningRateHook, WriterHook
-from .nonfinite import NonFiniteLossError, save_nonfinite_capsule
-from .output_folder import Claim, claimed, writing_explained
-from .random_state import capture_random_state, restore_random_state
-from .recording import (
+from .metrics_log import (
     LossRecorder,
-    ProgressPrinter,
     TensorBoardWriter,
     continue_metrics,
     drop_metrics,
@@ -58,10 +55,12 @@ from .recording import (
     restore_latest_scalars,
     restore_recent_scalars,
 )
-from .self_description import describe_checkpoint
-from .setup import classes_metadata
-from .signals import StopHook, StopSignals, evaluating, iterating, stop_while_waiting
-from .skipped import SkippedFilesHook
+from .model_description import classes_metadata, describe_checkpoint
+from .nonfinite_dump import NonFiniteLossError, save_nonfinite_capsule
+from .output_lock import Claim, claimed, writing_explained
+from .progress import ProgressPrinter
+from .rng_state import capture_random_state, restore_random_state
+from .skipped_files import SkippedFilesHook
 from .train_step import TrainStep
 from .unlabelled import UnlabelledHook
 
@@ -157,7 +156,7 @@ class Trainer(TrainerBase):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module) -> dict:
-        """Evaluates the model in training on DATASETS.TEST, on one scale; see `segzoo.engine.evaluate`."""
+        """Evaluate the model in training on DATASETS.TEST, on one scale; see `engine.evaluation_loop`."""
         cfg = cfg.clone()
         cfg.defrost()
         cfg.TEST.AUG.ENABLED = False
@@ -172,7 +171,7 @@ class Trainer(TrainerBase):
         results = evaluate(cfg, model, iteration=storage.iter)
         if cfg.TEST.NUM_PICTURES and comm.is_main_process():
             # Needs drawing libraries, which a training without evaluation does not.
-            from .pictures import put_pictures
+            from .tensorboard_images import put_pictures
 
             put_pictures(cfg, model, storage)
         return results
@@ -182,7 +181,7 @@ class Trainer(TrainerBase):
         """Raises before the first iteration what would end `test`; whoever replaces that replaces this too.
 
         Raises:
-            InputError: see `check_evaluation` and `check_best_metric` in `segzoo.engine.evaluate`.
+            InputError: see `check_evaluation` and `check_best_metric` in `segzoo.engine.evaluation_loop`.
         """
         try:
             check_evaluation(cfg)

@@ -7,7 +7,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from segzoo.data.labelled import TARGETS
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,9 @@
 
 import itertools
 import logging
+import math
 from collections import deque
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +14,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from tabulate import tabulate
 
-from ..errors import InputError
+from segzoo.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -235,3 +238,20 @@ def held_bytes(prediction: Any) -> int:
 
 def _size(array: np.ndarray) -> str:
     return " x ".join(str(side) for side in array.shape)
+
+
+def class_table(names: Sequence[str], columns: Sequence[str], rows: Iterable[Sequence[float]]) -> str:
+    """A pipe table of the classes that have numbers, and a line that counts those that do not.
+
+    Args:
+        names: of the K classes.
+        columns: what the numbers are.
+        rows: K rows of len(columns) numbers; a class that does not occur has NaN in all.
+    """
+    present = [
+        [name, *row] for name, row in zip(names, rows, strict=True) if not all(math.isnan(v) for v in row)
+    ]
+    table = tabulate(present, ["class", *columns], tablefmt="pipe", floatfmt=".2f")
+    absent = len(names) - len(present)
+    note = f"\n({absent} classes that do not occur are left out)" if absent else ""
+    return table + note

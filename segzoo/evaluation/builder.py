@@ -7,12 +7,13 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 
-from ..errors import InputError
+from segzoo.utils.errors import InputError
+
 from .base import BackgroundEvaluator
 from .cityscapes_instance import CityscapesInstanceEvaluator, InstanceWriter
 from .entity import EntityEvaluator
 from .instance import InstanceEvaluator
-from .instance_task import InstanceTaskEvaluator
+from .instance_base import InstanceTaskEvaluator
 from .panoptic import PanopticEvaluator
 from .prediction_writer import PredictionWriter
 from .semantic import SemanticEvaluator

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import files
+from . import prediction_io
+from .base import class_table
 from .cityscapes_ap import Matches, class_precisions, join_matches, match_instances
-from .class_table import class_table
+from .instance_base import InstanceTaskEvaluator, Prediction, check_mask_size
 from .instance_files import save_instances
-from .instance_task import InstanceTaskEvaluator, Prediction, check_mask_size
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
         As InstanceTaskEvaluator.
     """
 
-    saved_as = files.CITYSCAPES_FOLDER
+    saved_as = prediction_io.CITYSCAPES_FOLDER
 
     def score(self, dataset_dict: dict, prediction: Prediction) -> Matches:
         regions = self.metadata.load_regions(dataset_dict)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from segzoo.utils.errors import InputError
 
 PYCOCOTOOLS, FASTER = "pycocotools", "faster_coco_eval"
 

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from ..errors import InputError
-from . import files
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
+
+from . import prediction_io
 from .average_precision import ImageMatches, accumulate, match_image, summarize
 from .base import BackgroundEvaluator, check_same_size, to_numpy
 from .segments import SegmentMap, image_entry, overlap, take_segment_map
@@ -78,7 +80,7 @@ class EntityEvaluator(BackgroundEvaluator):
         annotation = None
         if self.save_predictions:
             png = f"{self.prediction_names[file_name]}.png"
-            files.save_ids(self.output_dir / files.ENTITY_NAME / png, entities.ids)
+            prediction_io.save_ids(self.output_dir / prediction_io.ENTITY_NAME / png, entities.ids)
             segments = [
                 {"id": int(entity["id"]), "category_id": 1, "score": float(entity["score"])}
                 for entity in entities.segments
@@ -90,7 +92,7 @@ class EntityEvaluator(BackgroundEvaluator):
         if self.save_predictions:
             categories = [{"id": 1, "name": "entity", "isthing": 1}]
             document = {"annotations": [record.annotation for record in merged], "categories": categories}
-            files.write_text_atomically(self.output_dir / f"{files.ENTITY_NAME}.json", json.dumps(document))
+            write_text(self.output_dir / f"{prediction_io.ENTITY_NAME}.json", json.dumps(document))
         self._report_overlaps(merged)
         # COCOeval goes through the images by ascending id; equal scores keep that order.
         ordered = sorted(merged, key=image_order)

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_tools
 
-from . import files
+from segzoo.utils.files import write_text
+
+from . import prediction_io
 from .average_precision import summarize
-from .base import to_numpy
-from .class_table import class_table
+from .base import class_table, to_numpy
 from .coco_engine import evaluate_masks, installed_engine
 from .entity import image_order
-from .instance_task import InstanceTaskEvaluator, Prediction, check_mask_size
-from .run_lengths import run_lengths
+from .instance_base import InstanceTaskEvaluator, Prediction, check_mask_size
+from .rle import run_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class InstanceEvaluator(InstanceTaskEvaluator):
             the faster one that is installed.
     """
 
-    saved_as = f"{files.INSTANCE_NAME}.json"
+    saved_as = f"{prediction_io.INSTANCE_NAME}.json"
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         records = sorted(merged, key=image_order)
         if self.save_predictions:
             document = [entry for record in records for entry in self._results(record)]
-            files.write_text_atomically(self.output_dir / self.saved_as, json.dumps(document))
+            write_text(self.output_dir / self.saved_as, json.dumps(document))
         truths, detections = (
             [
                 {**entry, "image_id": number}

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_tools
 
-from ..coco_masks import mask_rle, stated_size
-from ..errors import InputError
-from ..json_values import Ids, shown
-from ..text_files import read_text
-from . import files
+from segzoo.utils.coco_masks import mask_rle, stated_size
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
+from segzoo.utils.json_values import Ids, shown
+from segzoo.utils.text_files import read_text
+
+from . import prediction_io
 
 _RESULT_KEYS = {
     "image_id": int | float | str,
@@ -44,9 +46,9 @@ def save_instances(
     lines = []
     for number, (mask, class_id, score) in enumerate(zip(masks, class_ids, scores, strict=True)):
         mask_file = f"{_MASK_FOLDER}/{text_file.stem}_{number:03d}.png"
-        files.save_mask(text_file.parent / mask_file, mask)
+        prediction_io.save_mask(text_file.parent / mask_file, mask)
         lines.append(f"{mask_file} {int(class_id)} {float(score)!r}\n")
-    files.write_text_atomically(text_file, "".join(lines))
+    write_text(text_file, "".join(lines))
 
 
 def load_instances(text_file: Path) -> tuple[np.ndarray, list[int], list[float]]:
@@ -68,7 +70,7 @@ def load_instances(text_file: Path) -> tuple[np.ndarray, list[int], list[float]]
                 f"{text_file}: line {number} is {line!r}, expected the path of a mask, the id of its class "
                 "and its confidence"
             ) from None
-        masks.append(files.load_mask(text_file.parent / mask_file))
+        masks.append(prediction_io.load_mask(text_file.parent / mask_file))
         if masks[-1].shape != masks[0].shape:
             raise InputError(
                 f"{text_file}: its masks have several sizes, as {masks[0].shape} and {masks[-1].shape} "

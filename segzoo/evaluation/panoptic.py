@@ -11,11 +11,12 @@ import numpy as np
 from detectron2.utils.logger import log_first_n
 from tabulate import tabulate
 
-from ..errors import InputError
-from ..json_values import shown
-from . import files
-from .base import BackgroundEvaluator, check_same_size
-from .class_table import class_table
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
+from segzoo.utils.json_values import shown
+
+from . import prediction_io
+from .base import BackgroundEvaluator, check_same_size, class_table
 from .segments import SegmentMap, image_entry, overlap, take_segment_map
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class PanopticEvaluator(BackgroundEvaluator):
         quality = image_quality(file_name, ground_truth, prediction)
         if self.save_predictions:
             png = f"{self.prediction_names[file_name]}.png"
-            files.save_ids(self.output_dir / files.PANOPTIC_NAME / png, prediction.ids)
+            prediction_io.save_ids(self.output_dir / prediction_io.PANOPTIC_NAME / png, prediction.ids)
             quality.annotation = image_entry(dataset_dict, png, self._dataset_segments(prediction.segments))
         return quality
 
@@ -76,7 +77,7 @@ class PanopticEvaluator(BackgroundEvaluator):
                 "annotations": [quality.annotation for quality in merged],
                 "categories": self._categories(),
             }
-            files.write_text_atomically(self.output_dir / f"{files.PANOPTIC_NAME}.json", json.dumps(document))
+            write_text(self.output_dir / f"{prediction_io.PANOPTIC_NAME}.json", json.dumps(document))
         source = self.metadata.get("panoptic_json", self.dataset_name)
         _report_stated([line for quality in merged for line in quality.stated], source)
         predicted = [line for quality in merged for line in quality.predicted_stated]

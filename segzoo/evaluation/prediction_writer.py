@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import InputError
-from . import files
+from segzoo.utils.errors import InputError
+
+from . import prediction_io
 from .histogram import argmax_labels
 from .semantic import SemanticEvaluator
 
@@ -47,7 +48,7 @@ class PredictionWriter(SemanticEvaluator):
             logger.warning(
                 "%s has no ground truth: its predictions are written to %s, and nothing is scored",
                 dataset_name,
-                self.output_dir / files.SUBMISSION_FOLDER,
+                self.output_dir / prediction_io.SUBMISSION_FOLDER,
             )
 
     def score(self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor) -> tuple[np.ndarray, list]:
@@ -55,8 +56,8 @@ class PredictionWriter(SemanticEvaluator):
         if self.save_predictions:
             self.save(dataset_dict["file_name"], labels)
             name = self.prediction_names[dataset_dict["file_name"]]
-            path = self.output_dir / files.SUBMISSION_FOLDER / f"{name}.png"
-            files.save_file_labels(path, labels, self.file_labels, self.metadata.colors)
+            path = self.output_dir / prediction_io.SUBMISSION_FOLDER / f"{name}.png"
+            prediction_io.save_file_labels(path, labels, self.file_labels, self.metadata.colors)
         return np.zeros_like(self.confusion_matrix), []
 
     def summarize(self, merged: tuple[np.ndarray, list]) -> dict:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..errors import InputError
-from .files import write_text_atomically
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
 
 RESULTS_FILE = "results.json"
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def write_results(
         "results": results,
     }
     path = Path(output_dir) / RESULTS_FILE
-    write_text_atomically(path, json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n")
     return path
 
 

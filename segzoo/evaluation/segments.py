@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..errors import InputError
+from segzoo.utils.errors import InputError
+
 from .base import to_numpy
 from .histogram import pair_histogram
 

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from ..errors import InputError
-from . import files
-from .base import BackgroundEvaluator, check_same_size, to_numpy
-from .class_table import class_table
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
+
+from . import prediction_io
+from .base import BackgroundEvaluator, check_same_size, class_table, to_numpy
 from .histogram import argmax_labels, label_dtype, label_histogram
 
 logger = logging.getLogger(__name__)
@@ -105,8 +106,10 @@ class SemanticEvaluator(BackgroundEvaluator):
     def save(self, file_name: str, labels: np.ndarray) -> None:
         """Writes a prediction, (H, W) class indices, as index PNG and in the classes' colours."""
         name = f"{self.prediction_names[file_name]}.png"
-        files.save_labels(self.output_dir / files.LABEL_FOLDER / name, labels)
-        files.save_colors(self.output_dir / files.COLOR_FOLDER / name, labels, self.metadata.colors)
+        prediction_io.save_labels(self.output_dir / prediction_io.LABEL_FOLDER / name, labels)
+        prediction_io.save_colors(
+            self.output_dir / prediction_io.COLOR_FOLDER / name, labels, self.metadata.colors
+        )
 
     def keep(self, file_name: str, record: tuple[np.ndarray, list]) -> None:
         table, annotations = record
@@ -139,10 +142,10 @@ class SemanticEvaluator(BackgroundEvaluator):
         self._log(metrics, per_class)
         if self.output_dir is not None:
             path = self.output_dir / "sem_seg_confusion.csv"
-            files.write_text_atomically(path, confusion_csv(self.confusion_matrix, self.class_names))
+            write_text(path, confusion_csv(self.confusion_matrix, self.class_names))
         if self.save_json:
             path = self.output_dir / "sem_seg_predictions.json"
-            files.write_text_atomically(path, json.dumps(annotations))
+            write_text(path, json.dumps(annotations))
         for measure, values in per_class.items():
             metrics |= {
                 f"{measure}-{name}": value for name, value in zip(self.class_names, values, strict=True)

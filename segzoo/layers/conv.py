@@ -9,7 +9,8 @@ from detectron2.layers import get_norm
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
 
-from segzoo.errors import InputError, did_you_mean
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
 
 from .linear_layer import onednn_applies
 

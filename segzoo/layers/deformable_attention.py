@@ -12,11 +12,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .autocast import without_autocast
 from .deformable_rows import SampleRows
 from .deformable_sampling import SampleByTriton, Sizes, present_form, sample_levels_on_grids
 from .linear_layer import Linear
-from .transfer import transferred
+from .runtime import transferred, without_autocast
 
 
 class DeformableAttention(nn.Module):

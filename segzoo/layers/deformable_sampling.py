@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from .deformable_rows import SampleRows
 

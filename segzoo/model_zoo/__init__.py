@@ -1,9 +1,8 @@
 """The model zoo: from a name to a configuration, a model, its official weights and its published numbers."""
 
-from .configs import load_config
-from .from_checkpoint import model_config
-from .official import Published, WeightsInfo, official_weights
-from .zoo import get, get_config, list_models
+from .api import get, get_config, list_models, load_config
+from .records import Published, WeightsInfo
+from .registry import official_weights
 
 __all__ = [
     "Published",
@@ -12,6 +11,5 @@ __all__ = [
     "get_config",
     "list_models",
     "load_config",
-    "model_config",
     "official_weights",
 ]

@@ -3,7 +3,6 @@
 A table is edited line by line: its comments, its order and all that its authors wrote stay as they are.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,14 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from segzoo.errors import InputError, did_you_mean
+from segzoo.engine.analysis import Complexity, analyze_config
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
+from segzoo.utils.text import did_you_mean
 
-from .analysis import Complexity, analyze_config
-from .configs import load_config
-from .official import Measured, WeightsInfo, known_models
+from . import load_config
+from .records import Measured, WeightsInfo
+from .registry import known_models
 
 # Datasets whose papers count a whole test image and not the training crop.
 _TEST_SIZES = {"cityscapes": (1024, 2048), "mapillary_vistas": (1024, 2048)}
@@ -84,9 +86,7 @@ def write_reproduced(file: Path, name: str, measured: Measured) -> bool:
     _row_of(expected, name)["reproduced"] = yaml.safe_load(_one_line(measured))
     if yaml.safe_load(edited) != expected:
         raise InputError(f"{file}: {name}: reproduced cannot be set by editing one line; write it by hand")
-    temporary = file.with_suffix(".yaml.new")
-    temporary.write_text(edited, encoding="utf-8")
-    os.replace(temporary, file)
+    write_text(file, edited)
     return True
 
 

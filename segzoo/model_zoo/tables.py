@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
-from .official import Section, WeightsInfo, sections
+from .records import Section, WeightsInfo
+from .registry import sections
 
 _INTRODUCTION = """# Model zoo
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from detectron2.layers import ShapeSpec
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 def check_in_features(key: str, names: Sequence[str], input_shape: Mapping[str, ShapeSpec]) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 from detectron2.utils.registry import Registry
 
-from segzoo.errors import InputError, did_you_mean
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
 
 NECK_REGISTRY = Registry("NECK")
 NECK_REGISTRY.__doc__ = """

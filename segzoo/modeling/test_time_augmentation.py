@@ -11,7 +11,7 @@ from detectron2.modeling import DatasetMapperTTA
 from fvcore.transforms import HFlipTransform
 from torch import Tensor, nn
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 class SemanticTTA(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from detectron2.config import CfgNode
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 GradientClipper = Callable[[Iterable[torch.nn.Parameter]], torch.Tensor]
 

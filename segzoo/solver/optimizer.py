@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from .parameter_groups import parameter_groups
 

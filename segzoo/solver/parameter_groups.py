@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from detectron2.config import CfgNode
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 Factor = Callable[[int], float]
 

@@ -11,9 +11,9 @@ from fvcore.common.checkpoint import PeriodicCheckpointer
 from torch import nn
 
 import segzoo.checkpoint.checkpointer as checkpointer_module
-import segzoo.checkpoint.writing as writing
 from segzoo.checkpoint import KeyMap, SegzooCheckpointer, read_checkpoint, register_key_map, save_checkpoint
-from segzoo.errors import InputError
+from segzoo.utils import files
+from segzoo.utils.errors import InputError
 
 register_key_map(KeyMap("test: classifier", (r"!.",), classifier=(r"^classifier\.",)))
 
@@ -152,7 +152,7 @@ def test_crash_while_saving_leaves_the_previous_file_and_no_other(tmp_path, monk
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing.os, moment, crash)
+        patch.setattr(files.os, moment, crash)
         with pytest.raises(InputError, match="No space left"):
             checkpointer.save("model_final", iteration=2)
     assert (tmp_path / "model_final.pth").read_bytes() == before
@@ -165,11 +165,11 @@ def test_killed_process_leaves_the_previous_file_and_the_next_save_cleans_up(tmp
     checkpointer.save("model_0000001", iteration=1)
     pid = os.fork()
     if pid == 0:  # the child dies between writing and renaming, without any clean-up
-        writing.os.replace = lambda *_: os._exit(9)
+        files.os.replace = lambda *_: os._exit(9)
         checkpointer.save("model_0000003", iteration=3)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-    assert names(tmp_path) == [".model_0000003.pth.writing", "last_checkpoint", "model_0000001.pth"]
+    assert names(tmp_path) == [f".model_0000003.{pid}.writing.pth", "last_checkpoint", "model_0000001.pth"]
     again = training(tmp_path)[3]
     assert again.resume_or_load("", resume=True) == {"iteration": 1}
     again.save("model_0000005", iteration=5)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from segzoo.checkpoint import DamagedFileError, SegzooCheckpointer, read_checkpoint
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 CONTENT = {"best": 0.25, "names": ["sky", "road"], "momentum": torch.arange(6.0)}
 

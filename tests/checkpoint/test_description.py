@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from segzoo.checkpoint import SegzooCheckpointer, compare_description
-from segzoo.checkpoint import files as files_module
-from segzoo.errors import InputError
+from segzoo.checkpoint import download as files_module
+from segzoo.utils.errors import InputError
 
 OURS = {"classes": ["road", "sky"], "image_format": "RGB", "pixel_mean": [1.0, 2.0, 3.0]}
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from segzoo.checkpoint import SegzooCheckpointer, load_checkpoint
 from segzoo.engine import Trainer
-from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = {

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from segzoo.checkpoint import KeyMap, key_maps, load_checkpoint, register_key_map, save_checkpoint
-from segzoo.errors import InputError
 from segzoo.projects.mask2former import key_map as mask2former_key_map  # noqa: F401
 from segzoo.projects.maskformer import key_map as maskformer_key_map  # noqa: F401
+from segzoo.utils.errors import InputError
 
 
 def tree(shapes: dict[str, tuple[int, ...]]) -> nn.Module:

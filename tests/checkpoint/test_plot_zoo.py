@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from segzoo.model_zoo.official import known_models
+from segzoo.model_zoo.registry import known_models
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 NAME = "semantic/camvid/segformer_mit_b0"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segzoo.checkpoint import DamagedFileError, read_checkpoint, save_checkpoint
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 @pytest.fixture

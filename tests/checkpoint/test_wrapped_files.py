@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from segzoo.checkpoint import SegzooCheckpointer, load_checkpoint
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 class Network(nn.Module):

@@ -6,9 +6,9 @@ Every number and link here is typed from the sources' own tables (fractions as f
 import pytest
 
 from segzoo import model_zoo
-from segzoo.errors import InputError
-from segzoo.model_zoo.analysis import analyze
-from segzoo.model_zoo.official import known_models, sections
+from segzoo.engine.analysis import analyze
+from segzoo.model_zoo.registry import known_models, sections
+from segzoo.utils.errors import InputError
 
 METHODS = {"FCN", "PSPNet", "PSANet", "DeepLabV3", "DeepLabV3+", "DANet", "CCNet", "OCNet", "BiSeNet"}
 

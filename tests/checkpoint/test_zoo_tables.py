@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from segzoo import model_zoo
-from segzoo.errors import InputError
-from segzoo.model_zoo import official, tables
-from segzoo.model_zoo.configs import load_config
+from segzoo.model_zoo import load_config, registry, tables
 from segzoo.model_zoo.measure import counted_size, write_reproduced
-from segzoo.model_zoo.official import Measured, known_models, sections
-from segzoo.model_zoo.reading import read_table
+from segzoo.model_zoo.records import Measured
+from segzoo.model_zoo.registry import known_models, sections
+from segzoo.model_zoo.table_reader import read_table
 from segzoo.model_zoo.tables import render
+from segzoo.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "semantic/camvid/segformer_mit_b0"
@@ -62,7 +62,7 @@ def table(tmp_path: Path, *replacements: tuple[str, str]) -> Path:
     return file
 
 
-def read(file: Path) -> dict[str, official.WeightsInfo]:
+def read(file: Path) -> dict[str, registry.WeightsInfo]:
     return {info.name: info for section in read_table(file) for info in section.models}
 
 
@@ -77,7 +77,7 @@ def load_tool(name: str) -> ModuleType:
 def small_zoo(tmp_path, monkeypatch) -> Path:
     """The zoo has only TABLE, in a repository of its own."""
     file = table(tmp_path)
-    monkeypatch.setattr(official, "TABLES", tmp_path)
+    monkeypatch.setattr(registry, "TABLES", tmp_path)
     known_models.cache_clear()
     sections.cache_clear()
     yield file
@@ -301,7 +301,7 @@ def test_every_model_has_its_commands_in_the_document():
 
 def test_tables_are_written_one_line_a_key():
     """What --measure can edit."""
-    for file in official.TABLES.glob("*.yaml"):
+    for file in registry.TABLES.glob("*.yaml"):
         names = [name for part in yaml.safe_load(file.read_text())["sections"] for name in part["models"]]
         lines = [line.split("#")[0].strip() for line in file.read_text().splitlines()]
         assert [name for name in names if f"{name}:" not in lines] == []

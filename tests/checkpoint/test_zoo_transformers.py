@@ -5,9 +5,9 @@ import torch
 from detectron2.modeling import build_model
 
 from segzoo import model_zoo
-from segzoo.errors import InputError
-from segzoo.model_zoo.official import known_models, sections
+from segzoo.model_zoo.registry import known_models, sections
 from segzoo.model_zoo.tables import render
+from segzoo.utils.errors import InputError
 
 # mIoU at one scale and at several with flip (None: not published), by dataset and leaf.
 MIOU = {

@@ -10,11 +10,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from segzoo.engine.evaluate import check_best_metric
-from segzoo.errors import InputError
-from segzoo.model_zoo.configs import load_config
+from segzoo.engine.evaluation_loop import check_best_metric
+from segzoo.model_zoo import load_config
 from segzoo.modeling.protocols import build_inference_protocol
 from segzoo.solver import build_optimizer
+from segzoo.utils.errors import InputError
 
 IMAGES = {
     "semantic/ade20k": 20210,

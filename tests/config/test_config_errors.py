@@ -4,8 +4,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.engine import Trainer
-from segzoo.errors import InputError
-from segzoo.model_zoo.configs import load_config
+from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
 
 LEAF = "semantic/camvid/maskformer_r18"
 

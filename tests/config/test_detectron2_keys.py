@@ -4,10 +4,10 @@ import pytest
 import yaml
 from detectron2.config import get_cfg
 
-import segzoo.model_zoo.configs as configs
-from segzoo.errors import InputError
+import segzoo.config.load as configs
+from segzoo.engine.saved_config import saved_config
 from segzoo.model_zoo import load_config
-from segzoo.model_zoo.saved_config import saved_config
+from segzoo.utils.errors import InputError
 
 NAME = "semantic/shapes/pspnet_r18_quarter"
 # What Detectron2's main branch (2026) has beside v0.6's keys, typed from its defaults.py.

@@ -21,7 +21,8 @@ sys.path[:0] = [str(REPOSITORY / "tools"), str(REPOSITORY / "datasets")]
 
 import train_net  # noqa: E402
 
-from segzoo.model_zoo.configs import load_config, new_config  # noqa: E402
+from segzoo.config.load import new_config  # noqa: E402
+from segzoo.model_zoo import load_config  # noqa: E402
 from segzoo.modeling.protocols.build import TTA_NAME  # noqa: E402
 from segzoo.modeling.protocols.presets import PRESETS  # noqa: E402
 

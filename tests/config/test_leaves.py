@@ -4,7 +4,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from segzoo.model_zoo.configs import config_root, load_config
+from segzoo.config.files import config_root
+from segzoo.model_zoo import load_config
 
 LEAVES = sorted(
     str(file.relative_to(config_root()).with_suffix(""))

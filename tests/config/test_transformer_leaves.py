@@ -6,7 +6,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from segzoo.model_zoo.configs import config_root, load_config
+from segzoo.config.files import config_root
+from segzoo.model_zoo import load_config
 from segzoo.modeling.protocols import build_inference_protocol
 from segzoo.solver import build_optimizer
 

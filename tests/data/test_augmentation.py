@@ -9,9 +9,9 @@ from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
-from segzoo.config import add_segzoo_config
-from segzoo.data import augmentation
-from segzoo.data.augmentation import (
+from segzoo.config.defaults import add_segzoo_config
+from segzoo.data.augmentation import build
+from segzoo.data.augmentation.build import (
     AugmentationInput,
     CategoryCappedCrop,
     ColorJitter,
@@ -20,9 +20,9 @@ from segzoo.data.augmentation import (
     build_test_augmentations,
     build_train_augmentations,
 )
-from segzoo.data.formats import IndexMap, Segments
-from segzoo.data.transforms import ColorJitterTransform, apply_to_indices, count_flips
-from segzoo.errors import InputError
+from segzoo.data.augmentation.transforms import ColorJitterTransform, apply_to_indices, count_flips
+from segzoo.data.label_reader import IndexMap, Segments
+from segzoo.utils.errors import InputError
 
 
 def index_map_of(indices, count=200):
@@ -284,7 +284,7 @@ def test_thin_images_can_be_trained_on(family, size):
 def test_other_images_are_resized_as_detectron2_does(name, seed):
     arguments = {"ResizeShortestEdge": ([30, 70], 90), "ResizeScale": (0.1, 2.0, 64, 80)}[name]
     resized = []
-    for module in (augmentation, T):
+    for module in (build, T):
         np.random.seed(seed)
         augmented = AugmentationInput(picture(40, 60))
         getattr(module, name)(*arguments)(augmented)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from segzoo.data import read_dataset_file, register_builtin
 from segzoo.data.dataset_file import CATALOG
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 # Colours of CamVid by their names, and the class of each (Brostow et al.; grouped as SegNet's 11 classes).
 CAMVID_COLOURS = {

@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from segzoo.data import label_reader, read_dataset_file, register_dataset_file
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 HEIGHT, WIDTH = 12, 16
 BASE = {

@@ -6,7 +6,7 @@ from data_trees import picture, save, write_yaml
 from detectron2.data import DatasetCatalog
 
 from segzoo.data import label_reader, read_dataset_file, register_dataset_file
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 BASE = {"splits": {"x": "x"}, "images": "images/{stem}.png", "labels": "masks/{stem}.png"}
 CVAT = """# label:color_rgb:parts:actions

@@ -23,7 +23,7 @@ from data_trees import (
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.data import read_dataset_file, register_dataset_file
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 LABELS = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from segzoo.data import handover
 from segzoo.data.handover import Parcel, hand_over, limits, received
 from segzoo.data.workers import as_worker, out_of_reach
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 # Seconds between two looks: fewer than in trainings.
 PAUSE = 0.4

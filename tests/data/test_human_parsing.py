@@ -15,8 +15,8 @@ from PIL import Image
 from segzoo import model_zoo
 from segzoo.data import SegmentationMapper, label_reader, read_dataset_file
 from segzoo.data.mapper import swap_classes
-from segzoo.errors import InputError
 from segzoo.evaluation import build_evaluator
+from segzoo.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

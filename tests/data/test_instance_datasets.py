@@ -23,7 +23,7 @@ from segzoo.data import read_dataset_file
 from segzoo.data.encodings import UnknownLabelError
 from segzoo.data.mapper import SegmentationMapper
 from segzoo.data.register import label_reader
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 # Classes 2 and 3 are things, 5 is void. Road, sky, two cars, a group of cars, a person, a group of persons;
 # void, and a numbered object of a void class.

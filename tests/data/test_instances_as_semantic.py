@@ -13,9 +13,9 @@ from pycocotools.coco import COCO
 
 from segzoo.data import SegmentationMapper, label_reader
 from segzoo.data.inspection import inspect_image
-from segzoo.errors import InputError
 from segzoo.evaluation import build_evaluator
-from segzoo.model_zoo.configs import load_config
+from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 48, 64

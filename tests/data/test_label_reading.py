@@ -19,7 +19,7 @@ from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
 from segzoo.data import read_image
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 LABELS = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)
 

@@ -5,7 +5,7 @@ import pytest
 from data_trees import ROADS, load, picture, save, write_roads, write_yaml
 
 from segzoo.data.templates import match
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 LABELS = np.array([[0, 1], [2, 3]], dtype=np.uint8)
 

@@ -9,9 +9,9 @@ from data_trees import ROADS, picture, save, write_yaml
 from detectron2.config import get_cfg
 from detectron2.utils import comm
 
-from segzoo.config import add_segzoo_config
+from segzoo.config.defaults import add_segzoo_config
 from segzoo.data import build_test_loader, build_train_loader, register_dataset_file
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 IMAGES = 10
 

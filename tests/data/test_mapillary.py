@@ -10,7 +10,7 @@ from data_trees import picture, save, write_panoptic
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.data import read_dataset_file
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 # The labels of config_v1.2.json in their order, by hand: a + marks those with instances.
 LABELS = """

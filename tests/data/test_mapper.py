@@ -19,9 +19,9 @@ from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from PIL import Image
 
-from segzoo.config import add_segzoo_config
+from segzoo.config.defaults import add_segzoo_config
 from segzoo.data import SegmentationMapper, label_reader
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 LABELS = np.array([[0, 1, 2, 4], [3, 4, 255, 2]], dtype=np.uint8)
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from segzoo.data import label_reader, register_dataset_file
 from segzoo.data.palettes import PaletteError, viewing_palette
-from segzoo.errors import InputError
-from segzoo.evaluation.files import load_labels
+from segzoo.evaluation.prediction_io import load_labels
+from segzoo.utils.errors import InputError
 
 CLASSES = [
     {"name": "road", "color": [128, 64, 128]},

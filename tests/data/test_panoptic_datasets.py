@@ -25,7 +25,7 @@ from PIL import Image
 
 from segzoo.data import read_dataset_file
 from segzoo.data.panoptic_files import measure_segments
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 def segment_ids(file: Path) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segzoo.data.pixels import count_values, look_up
+from segzoo.data.label_ops import count_values, look_up
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -10,8 +10,8 @@ from detectron2.data import DatasetCatalog
 from pycocotools import mask as mask_tools
 
 from segzoo.data import label_reader, register_dataset_file
-from segzoo.data.messages import RemediedError
-from segzoo.errors import InputError
+from segzoo.data.checks import RemediedError
+from segzoo.utils.errors import InputError
 
 HEIGHT, WIDTH = 40, 50
 SQUARE = [5, 6, 25, 6, 25, 30, 5, 30]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from segzoo import model_zoo
 from segzoo.data import SegmentationMapper, build_train_loader, label_reader, register_dataset_file
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 NAMES = ["road", "building", "sky", "car", "person"]
 COLORS = [(128, 64, 128), (70, 70, 70), (70, 130, 180), (0, 0, 142), (220, 20, 60)]

@@ -11,21 +11,28 @@ from detectron2.data import transforms as T
 from PIL import Image
 from torch import nn
 
-from segzoo.config import add_segzoo_config
+from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.files import config_root
 from segzoo.data import build_test_augmentations
-from segzoo.data.augmentation import AugmentationInput, PadTo, build_train_augmentations
-from segzoo.data.formats import IndexMap, Segments
-from segzoo.data.recipe_policies import GaussianBlur, RandomRotation, RescaleImage, ResizeEdge, ResizeWithin
-from segzoo.data.transforms import (
+from segzoo.data.augmentation.build import AugmentationInput, PadTo, build_train_augmentations
+from segzoo.data.augmentation.recipes import (
+    GaussianBlur,
+    RandomRotation,
+    RescaleImage,
+    ResizeEdge,
+    ResizeWithin,
+)
+from segzoo.data.augmentation.transforms import (
     GaussianBlurTransform,
     OpenCVResizeTransform,
     RotateInPlaceTransform,
     apply_to_indices,
     count_flips,
 )
-from segzoo.errors import InputError
-from segzoo.model_zoo.configs import config_root, load_config
+from segzoo.data.label_reader import IndexMap, Segments
+from segzoo.model_zoo import load_config
 from segzoo.solver import build_lr_scheduler, build_optimizer
+from segzoo.utils.errors import InputError
 
 FAMILIES = ("semseg", "gluon_short", "gluon_long", "segformer")
 RECIPES = {

@@ -9,7 +9,7 @@ import yaml
 from segzoo.data import read_dataset_file
 from segzoo.data.roles import test_split as split_to_test_on
 from segzoo.data.roles import training_split
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 

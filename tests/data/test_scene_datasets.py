@@ -12,7 +12,7 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, COCO_CA
 from PIL import Image
 
 from segzoo.data import read_dataset_file
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 VOID = 255
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 VOID = 255

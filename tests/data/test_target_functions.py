@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segzoo.data.formats import IndexMap, Segments
+from segzoo.data.label_reader import IndexMap, Segments
 from segzoo.data.targets import GROUPS, build_targets
 
 # Classes: 0 road (stuff), 1 car, 2 sky (stuff), 3 person.

@@ -217,15 +217,16 @@ def test_a_picture_too_large_for_a_jpeg_becomes_a_png(tmp_path):
 
 
 def test_a_disk_that_is_full_leaves_no_half_of_a_picture(run, files, tmp_path, capsys, monkeypatch):
-    write = Path.write_bytes
+    whole = outputs.write_atomically
 
-    def full(path, data):
-        if "b.jpg" in path.name:
-            write(path, data[:9])
+    def full(path, write, **options):
+        def part(stream):
+            stream.write(b"a few")
             raise OSError(28, "No space left on device", str(path))
-        return write(path, data)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+        whole(path, part if path.name == "b.jpg" else write, **options)
+
+    monkeypatch.setattr(outputs, "write_atomically", full)
     assert run("--input", str(files)) == 2
     assert "No space left on device; free some space" in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jpg"]

@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from segzoo.engine.draw import (
+from segzoo.engine.metrics_log import read_metrics
+from segzoo.utils.errors import InputError
+from segzoo.visualization import panels
+from segzoo.visualization.draw import (
     Tracks,
     distinct_colour,
     draw_entity,
@@ -13,8 +16,7 @@ from segzoo.engine.draw import (
     draw_panoptic,
     draw_semantic,
 )
-from segzoo.engine.figures import draw_loss_curve, legend, strip
-from segzoo.errors import InputError
+from segzoo.visualization.panels import draw_loss_curve, legend, strip
 
 CLASSES = ("disk", "square", "stripes")
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -138,8 +140,6 @@ def test_a_legend_wraps_and_shows_every_colour():
 
 
 def test_the_loss_curve_adds_up_layers_and_ignores_evaluation_lines(tmp_path):
-    from segzoo.engine.figures import _read_losses
-
     lines = [
         {"iteration": 19, "loss_ce": 1.0, "loss_ce_0": 2.0, "loss_dice": 0.5, "total_loss": 3.5, "lr": 0.1},
         {"iteration": 39, "sem_seg/loss_like": 7.0},
@@ -147,13 +147,13 @@ def test_the_loss_curve_adds_up_layers_and_ignores_evaluation_lines(tmp_path):
     file = tmp_path / "metrics.json"
     # The last line was cut by a kill.
     file.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"iteration": 5')
-    assert _read_losses(file) == {
+    assert panels._losses(read_metrics(file)) == {
         "loss_ce (2 layers)": [(19, 3.0)],
         "loss_dice": [(19, 0.5)],
         "total_loss": [(19, 3.5)],
     }
-    draw_loss_curve(file, tmp_path / "loss.png")
+    draw_loss_curve(read_metrics(file), tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     file.write_text(json.dumps({"iteration": 1, "lr": 0.1}))
-    with pytest.raises(InputError, match="holds no losses"):
-        draw_loss_curve(file, tmp_path / "loss.png")
+    with pytest.raises(InputError, match="hold no losses"):
+        draw_loss_curve(read_metrics(file), tmp_path / "loss.png")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from segzoo.engine.picture_inputs import as_rgb, pictures_in, rgb_pictures
-from segzoo.errors import InputError
+from segzoo.engine.predictor_inputs import as_rgb, pictures_in, rgb_pictures
+from segzoo.utils.errors import InputError
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from demo_helpers import CONFIG, OVERRIDES
 
 from segzoo.data import SegmentationMapper
 from segzoo.engine import Predictor
-from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
 
 # Batches of other sizes add in another order: float32 rounding, amplified by random weights.
 TOLERANCE = 1e-3

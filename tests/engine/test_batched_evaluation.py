@@ -11,7 +11,7 @@ from PIL import Image
 from segzoo.data import build_test_loader
 from segzoo.data.sampling import AlikeBatches
 from segzoo.engine import Trainer, evaluate
-from segzoo.engine.evaluate import evaluation_advice, label_maps, shares
+from segzoo.engine.evaluation_loop import evaluation_advice, label_maps, shares
 from segzoo.evaluation import load_results
 from segzoo.model_zoo import load_config
 
@@ -178,8 +178,8 @@ def test_shares_are_of_the_wall_time():
     ],
 )
 def test_an_evaluation_that_waits_says_what_to_change(cfg, seconds, advice, monkeypatch):
-    monkeypatch.setattr("segzoo.threads._bound_processors", lambda: 16)
-    monkeypatch.setattr("segzoo.threads._cgroup_shares", lambda: [])
+    monkeypatch.setattr("segzoo.utils.threads._bound_processors", lambda: 16)
+    monkeypatch.setattr("segzoo.utils.threads._cgroup_shares", lambda: [])
     found = evaluation_advice(cfg, dict(zip(("data", "compute", "scoring"), seconds, strict=True)), 150)
     assert len(found) == len(advice)
     for text, pattern in zip(found, advice, strict=True):

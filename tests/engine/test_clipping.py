@@ -4,9 +4,9 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
-from segzoo.config import add_segzoo_config
-from segzoo.errors import InputError
+from segzoo.config.defaults import add_segzoo_config
 from segzoo.solver import build_gradient_clipper
+from segzoo.utils.errors import InputError
 
 
 def clipped(kind, limit, *gradients):

@@ -12,10 +12,10 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from torch import nn
 
-from segzoo.config import add_segzoo_config
-from segzoo.errors import InputError
+from segzoo.config.defaults import add_segzoo_config
 from segzoo.model_zoo import load_config
 from segzoo.solver import build_optimizer, load_optimizer_state, parameter_groups
+from segzoo.utils.errors import InputError
 
 Settings = dict[str, tuple[float, float]]
 

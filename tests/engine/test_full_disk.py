@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy_training import ToyTrainer, assert_same_weights, metrics, run_toy, toy_cfg, weights
 
 from segzoo.checkpoint import SegzooCheckpointer, read_checkpoint
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 CHANGES = {"MODEL__MASK_FORMER__DROPOUT": 0.1}
 
@@ -70,7 +70,8 @@ def filling(disk, left: int, at: int) -> type[ToyTrainer]:
             16384,
             4,
             r"^.*/out/model_0000007\.pth cannot be written: No space left on device \(about 0\.0 MiB needed, "
-            r"0\.0 MiB free\); free some space; --resume goes on from model_0000003\.pth$",
+            r"0\.0 MiB free\); free some space, or choose another folder; "
+            r"--resume goes on from model_0000003\.pth$",
         ),
     ],
 )
@@ -102,12 +103,15 @@ def test_a_disk_that_takes_nothing_is_refused_before_anything_is_done(disk, how)
     if how == "full":
         (disk / "out").mkdir()
         fill(disk, 0)
-        message = r"^OUTPUT_DIR .*/out cannot be written: No space left on device .*; free some space$"
+        message = (
+            r"^OUTPUT_DIR .*/out cannot be written: No space left on device .*; free some space, or choose "
+            "another folder$"
+        )
     else:
         run_toy(toy_cfg(disk / "out", SOLVER__MAX_ITER=4))
         make_read_only(disk)
         message = (
-            r"^OUTPUT_DIR .*/out cannot be written: Read-only file system .*; make the folder writable, or "
+            r"^OUTPUT_DIR .*/out cannot be written: Read-only file system .*; make it writable, or "
             "choose another one$"
         )
     before = {path: path.read_bytes() for path in (disk / "out").iterdir()}
@@ -146,8 +150,8 @@ def test_a_folder_of_somebody_else_is_refused_in_one_line(tmp_path):
         started = warm.start(tmp_path / "output", train_as_nobody, toy_cfg(folder))
         assert started.status() == 2, started.output
         assert re.fullmatch(
-            rf"error: OUTPUT_DIR {folder} cannot be written: Permission denied \([\d.]+ MiB free\); make the "
-            r"folder writable, or choose another one\n",
+            rf"error: OUTPUT_DIR {folder} cannot be written: Permission denied \([\d.]+ MiB free\); make "
+            r"it writable, or choose another one\n",
             started.output,
         )
         assert not list(folder.iterdir())

@@ -22,10 +22,10 @@ import visualize_data  # noqa: E402
 
 from segzoo.data import build_train_loader  # noqa: E402
 from segzoo.engine import Trainer  # noqa: E402
-from segzoo.engine.evaluate import evaluate  # noqa: E402
-from segzoo.errors import InputError  # noqa: E402
+from segzoo.engine.evaluation_loop import evaluate  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
 from segzoo.solver import build_optimizer  # noqa: E402
+from segzoo.utils.errors import InputError  # noqa: E402
 
 SIDE = 64
 DATASET = """

@@ -10,10 +10,14 @@ import torch
 import warm
 from toy_training import fail_in_rank_one, metrics, run_toy, run_toys, toy_cfg, weights
 
-from segzoo import threads
 from segzoo.engine import launch
-from segzoo.engine.launch import ProcessPlace, _rendezvous_from_environment, place_from_environment
-from segzoo.errors import InputError
+from segzoo.engine.distributed.launch import (
+    ProcessPlace,
+    _rendezvous_from_environment,
+    place_from_environment,
+)
+from segzoo.utils import threads
+from segzoo.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +238,7 @@ def test_processes_share_the_processors_of_a_container_unless_the_user_says_othe
         seen.append(os.environ["OMP_NUM_THREADS"])
         return types.SimpleNamespace(pids=list, join=lambda: True)
 
-    module = importlib.import_module("segzoo.engine.launch")
+    module = importlib.import_module("segzoo.engine.distributed.launch")
     monkeypatch.setattr(module.mp, "start_processes", start)
     launch(print, 4, device="cpu")
     assert seen == [each]

@@ -9,10 +9,10 @@ import pytest
 import warm
 from toy_training import ToyTrainer, run_toy, toy_cfg
 
-from segzoo.engine.launch import launch
-from segzoo.engine.lost import LostProcessError, lost_processes_explained
-from segzoo.engine.signals import stop_on_signals
-from segzoo.errors import InputError
+from segzoo.engine.distributed.launch import launch
+from segzoo.engine.distributed.peer_failure import LostProcessError, lost_processes_explained
+from segzoo.engine.distributed.signals import stop_on_signals
+from segzoo.utils.errors import InputError
 
 IN_TIME = 60
 LOST = re.compile(

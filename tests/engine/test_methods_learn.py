@@ -15,14 +15,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
+from segzoo.config.files import config_root
 from segzoo.data import build_train_loader
 from segzoo.engine import Trainer
-from segzoo.engine.evaluate import evaluate
-from segzoo.errors import InputError
+from segzoo.engine.evaluation_loop import evaluate
 from segzoo.model_zoo import load_config
-from segzoo.model_zoo.configs import config_root
 from segzoo.modeling.backbones import mit, swin, wide_resnet
 from segzoo.solver import build_optimizer
+from segzoo.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASES = config_root() / "_base_"

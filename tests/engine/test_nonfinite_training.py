@@ -13,9 +13,9 @@ import replay
 import torch
 import train_net
 
-from segzoo.engine.nonfinite import save_nonfinite_capsule
+from segzoo.config.load import new_config
+from segzoo.engine.nonfinite_dump import save_nonfinite_capsule
 from segzoo.model_zoo import load_config
-from segzoo.model_zoo.configs import new_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PANOPTIC = "panoptic/shapes/mask2former_r18_quarter"

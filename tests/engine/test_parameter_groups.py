@@ -6,11 +6,11 @@ import yaml
 from detectron2.config import get_cfg
 from torch import nn
 
-from segzoo.config import add_segzoo_config
-from segzoo.errors import InputError
-from segzoo.model_zoo.configs import read_config
+from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.load import read_config
 from segzoo.solver import build_optimizer, load_optimizer_state, parameter_groups
 from segzoo.solver.parameter_groups import check_groups
+from segzoo.utils.errors import InputError
 
 
 class Toy(nn.Module):

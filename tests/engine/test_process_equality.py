@@ -10,10 +10,10 @@ import torch
 from panopticapi.utils import rgb2id
 from PIL import Image
 
+from segzoo.config.files import config_root
 from segzoo.engine import Trainer, default_setup, launch
-from segzoo.engine.evaluate import evaluate
+from segzoo.engine.evaluation_loop import evaluate
 from segzoo.model_zoo import load_config
-from segzoo.model_zoo.configs import config_root
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEEDS = (1, 2, 3)

@@ -16,12 +16,14 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from toy_training import ToyTrainer, metrics, run_toy, toy_cfg
 
-from segzoo.commands import python
 from segzoo.engine import hooks
 from segzoo.engine.best import Best, read_best
 from segzoo.engine.hooks import EvaluationHook
-from segzoo.engine.recording import LossRecorder, ProgressPrinter, fitted, loss_terms
-from segzoo.engine.setup import _ScreenFormatter
+from segzoo.engine.metrics_log import LossRecorder
+from segzoo.engine.progress import ProgressPrinter
+from segzoo.utils.commands import python
+from segzoo.utils.logging import _ScreenFormatter, fitted
+from segzoo.utils.loss_names import loss_terms
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAYERS = [f"loss_{kind}{layer}" for kind in ("ce", "dice") for layer in ("", "_0", "_1", "_2")]
@@ -224,7 +226,7 @@ def test_the_best_score_is_read_without_the_weights_and_by_one_process(tmp_path,
     def whole(*_):
         raise AssertionError("read whole")
 
-    monkeypatch.setattr("segzoo.checkpoint.reading._parse", whole)
+    monkeypatch.setattr("segzoo.checkpoint.reader._parse", whole)
     assert read_best(tmp_path, "sem_seg/mIoU") == ("sem_seg/mIoU", 30.0, 3)
     # Of another process.
     hook = EvaluationHook(2, dict, "sem_seg/mIoU")

@@ -9,7 +9,8 @@ from detectron2.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_training import ToyTrainer, metrics, run_toy, toy_cfg
 
-from segzoo.engine.recording import DataWaitWarning, LossRecorder, TensorBoardWriter, recent_times
+from segzoo.engine.metrics_log import LossRecorder, TensorBoardWriter
+from segzoo.engine.progress import DataWaitWarning, recent_times
 
 LINE = re.compile(
     r"eta: (?P<eta>\d+:\d\d:\d\d)  iter: (?P<iteration>\d+)/(?P<max_iter>\d+)  .*"
@@ -82,8 +83,8 @@ def test_events_are_on_disk_as_soon_as_they_are_written(tmp_path):
     ],
 )
 def test_waiting_for_data_is_said_once(shares, warnings, caplog, monkeypatch):
-    monkeypatch.setattr("segzoo.threads._bound_processors", lambda: 16)
-    monkeypatch.setattr("segzoo.threads._cgroup_shares", lambda: [])
+    monkeypatch.setattr("segzoo.utils.threads._bound_processors", lambda: 16)
+    monkeypatch.setattr("segzoo.utils.threads._cgroup_shares", lambda: [])
     warning = DataWaitWarning(workers=2)
     with EventStorage(0) as storage, caplog.at_level(logging.WARNING):
         warning.check(storage)  # nothing is known yet

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from segzoo.engine.nonfinite import save_nonfinite_capsule
-from segzoo.engine.random_state import capture_random_state
+from segzoo.engine.nonfinite_dump import save_nonfinite_capsule
+from segzoo.engine.rng_state import capture_random_state
 from segzoo.engine.trainer import Trainer
 from segzoo.model_zoo import load_config
 

@@ -8,9 +8,9 @@ from detectron2.config import get_cfg
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.solver import build_lr_scheduler as build_detectron2_scheduler
 
-from segzoo.config import add_segzoo_config
-from segzoo.errors import InputError
+from segzoo.config.defaults import add_segzoo_config
 from segzoo.solver import build_lr_scheduler
+from segzoo.utils.errors import InputError
 
 
 def make_cfg(**solver):

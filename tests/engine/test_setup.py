@@ -12,8 +12,8 @@ from detectron2.data import MetadataCatalog
 from toy_training import toy_cfg
 
 from segzoo.engine import default_setup, describe, resolve_device
-from segzoo.engine.random_state import capture_random_state, preserved_random_state, restore_random_state
-from segzoo.errors import InputError
+from segzoo.engine.rng_state import capture_random_state, preserved_random_state, restore_random_state
+from segzoo.utils.errors import InputError
 
 
 def draw():

@@ -19,12 +19,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.modeling import META_ARCH_REGISTRY  # noqa: E402
 
 from segzoo.engine import evaluate  # noqa: E402
-from segzoo.engine.evaluate import check_evaluation, protocol_facts  # noqa: E402
+from segzoo.engine.evaluation_loop import check_evaluation, protocol_facts  # noqa: E402
 from segzoo.engine.shards import Shard, evaluate_shard  # noqa: E402
-from segzoo.errors import InputError  # noqa: E402
 from segzoo.evaluation import compare_results, load_results  # noqa: E402
 from segzoo.evaluation.semantic import semantic_metrics  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
+from segzoo.utils.errors import InputError  # noqa: E402
 
 IMAGES = 11
 CONFIG = """

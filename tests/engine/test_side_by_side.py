@@ -12,9 +12,9 @@ import warm
 from detectron2.utils import comm
 from toy_training import ToyTrainer, metrics, run_toy, toy_cfg, weights
 
-from segzoo.engine.output_folder import claimed
+from segzoo.engine.output_lock import claimed
 from segzoo.engine.run_folder import move_aside, settle_output_dir
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 class WaitingTrainer(ToyTrainer):
@@ -145,7 +145,7 @@ def test_the_lock_of_another_machine_which_may_have_failed_is_waited_for(
     first = warm.start(tmp_path / "output", hold, tmp_path, seconds)
     first.wait_for(tmp_path / "held")
     monkeypatch.setattr("socket.gethostname", lambda: "another")
-    monkeypatch.setattr("segzoo.engine.output_folder._PATIENCE", patience)
+    monkeypatch.setattr("segzoo.engine.output_lock._PATIENCE", patience)
     if patience > seconds:
         with claimed(tmp_path):
             assert first.status() == 0

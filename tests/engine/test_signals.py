@@ -19,8 +19,9 @@ from detectron2.utils import comm
 from toy_training import ToyTrainer, assert_same_weights, metrics, run_toy, toy_cfg, weights
 
 from segzoo.data.workers import JOB_SIGNALS
-from segzoo.engine import launch, signals
-from segzoo.engine.signals import EXIT_STATUS, StoppedBySignal, stop_on_signals
+from segzoo.engine import launch
+from segzoo.engine.distributed import signals
+from segzoo.engine.distributed.signals import EXIT_STATUS, StoppedBySignal, stop_on_signals
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -235,7 +236,7 @@ def test_the_parent_passes_a_signal_on_to_its_processes(tmp_path):
 
 def test_the_same_signal_again_ends_the_process_at_once(tmp_path):
     script = (
-        "from segzoo.engine.signals import *; import time, signal\n"
+        "from segzoo.engine.distributed.signals import *; import time, signal\n"
         "with stop_on_signals() as signals, signals.at_iteration_end():\n"
         "    print('ready', flush=True)\n"
         "    while signals.received is None: time.sleep(0.01)\n"
@@ -259,7 +260,7 @@ def test_the_same_signal_again_ends_the_process_at_once(tmp_path):
 def test_a_second_ctrl_c_ends_a_process_that_computes_for_long_at_once():
     script = (
         "import ctypes\n"
-        "from segzoo.engine.signals import stop_on_signals\n"
+        "from segzoo.engine.distributed.signals import stop_on_signals\n"
         "with stop_on_signals() as signals, signals.at_iteration_end():\n"
         "    print('ready', flush=True)\n"
         "    for _ in range(3): ctypes.CDLL(None).sleep(60)\n"

@@ -20,9 +20,9 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import train_net  # noqa: E402  it stands in tools/
 
-from segzoo.engine.evaluate import protocol_facts  # noqa: E402
-from segzoo.errors import InputError  # noqa: E402
+from segzoo.engine.evaluation_loop import protocol_facts  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
+from segzoo.utils.errors import InputError  # noqa: E402
 
 CONFIG = """
 TASK: panoptic

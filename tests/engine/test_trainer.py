@@ -17,9 +17,9 @@ from toy_training import (
 )
 
 from segzoo.engine import NonFiniteLossError
-from segzoo.engine.distributed import sync_batch_norm_on_cpu
-from segzoo.engine.random_state import restore_random_state
-from segzoo.errors import InputError
+from segzoo.engine.distributed.data_parallel import sync_batch_norm_on_cpu
+from segzoo.engine.rng_state import restore_random_state
+from segzoo.utils.errors import InputError
 
 
 class Interrupt(HookBase):

@@ -11,7 +11,7 @@ from toy_training import ToyTrainer, run_toy, toy_cfg, toy_image
 
 from segzoo.data.labelled import check_labelled, holds_targets
 from segzoo.engine.unlabelled import UnlabelledHook
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 IMAGES = 30
 

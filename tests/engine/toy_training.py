@@ -16,7 +16,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from segzoo.config import add_segzoo_config
+from segzoo.config.defaults import add_segzoo_config
 from segzoo.engine import Trainer, default_setup
 
 CLASSES = ["sky", "road", "tree", "car"]

@@ -95,8 +95,8 @@ def _call(output_file: str, function: Callable, arguments: tuple, environment: d
     from command_line import explained
 
     from segzoo.engine import NonFiniteLossError
-    from segzoo.engine.lost import LostProcessError
-    from segzoo.engine.signals import StoppedBySignal
+    from segzoo.engine.distributed.peer_failure import LostProcessError
+    from segzoo.engine.distributed.signals import StoppedBySignal
 
     output = os.open(output_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -132,7 +132,7 @@ def launch_by_forking(*arguments: object, **options: object) -> None:
     """`launch` on the CPU, whose children are forks of this process."""
     from segzoo.engine import launch
 
-    module = sys.modules["segzoo.engine.launch"]
+    module = sys.modules["segzoo.engine.distributed.launch"]
     start_processes = module.mp.start_processes
 
     @functools.wraps(start_processes)

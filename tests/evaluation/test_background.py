@@ -9,10 +9,10 @@ import torch
 from evaluation_data import PanopticData
 from pycocotools import mask as mask_tools
 
-from segzoo.engine.evaluate import run_inference
-from segzoo.errors import InputError
+from segzoo.engine.evaluation_loop import run_inference
 from segzoo.evaluation import EntityEvaluator, PanopticEvaluator, base
-from segzoo.evaluation.run_lengths import run_lengths
+from segzoo.evaluation.rle import run_lengths
+from segzoo.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

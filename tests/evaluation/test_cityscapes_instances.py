@@ -19,12 +19,12 @@ from detectron2.utils import comm
 from PIL import Image
 
 import segzoo.data  # noqa: F401  registers Cityscapes
-from segzoo.errors import InputError
 from segzoo.evaluation import Protocol, build_evaluator, write_results
 from segzoo.evaluation.cityscapes_ap import average_precision
-from segzoo.evaluation.files import save_mask
 from segzoo.evaluation.instance_files import load_instances
-from segzoo.evaluation.saved import rescore
+from segzoo.evaluation.prediction_io import save_mask
+from segzoo.evaluation.rescore import rescore
+from segzoo.utils.errors import InputError
 
 VAL, TEST = "cityscapes_fine_instance_seg_val", "cityscapes_fine_instance_seg_test"
 SIZE = (96, 160)

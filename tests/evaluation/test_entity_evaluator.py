@@ -12,10 +12,10 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segzoo.errors import InputError
 from segzoo.evaluation import EntityEvaluator
 from segzoo.evaluation.average_precision import accumulate, match_image
 from segzoo.evaluation.entity import resolve_overlaps
+from segzoo.utils.errors import InputError
 
 
 def encode(mask):

@@ -8,9 +8,10 @@ import pytest
 from evaluation_data import PanopticData
 from PIL import Image
 
-from segzoo.errors import InputError
-from segzoo.evaluation import Protocol, build_evaluator, files, load_results, write_results
-from segzoo.evaluation.saved import rescore
+from segzoo.evaluation import Protocol, build_evaluator, load_results, prediction_io, write_results
+from segzoo.evaluation.rescore import rescore
+from segzoo.utils import files
+from segzoo.utils.errors import InputError
 
 TASKS = {"semantic": "sem_seg_labels", "panoptic": "panoptic_seg", "entity": "entity_seg"}
 
@@ -131,15 +132,15 @@ def test_a_prediction_that_is_cut_off_is_named(saved, name, task):
 
 def test_an_interrupted_write_leaves_the_old_prediction_and_nothing_else(tmp_path, monkeypatch):
     file = tmp_path / "a.png"
-    files.save_labels(file, np.ones((2, 3), np.uint8))
+    prediction_io.save_labels(file, np.ones((2, 3), np.uint8))
 
     def stop(*paths):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(files.os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
-        files.save_labels(file, np.zeros((2, 3), np.uint8))
-    assert files.load_labels(file).all()
+        prediction_io.save_labels(file, np.zeros((2, 3), np.uint8))
+    assert prediction_io.load_labels(file).all()
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -148,4 +149,4 @@ def test_predictions_in_other_formats_are_refused_whatever_they_are_called(tmp_p
     file = tmp_path / "0000.png"
     Image.new("L", (8, 6), 3).save(file, format=kind)
     with pytest.raises(InputError, match=f"0000.png: is a {kind} file, expected PNG"):
-        files.load_labels(file)
+        prediction_io.load_labels(file)

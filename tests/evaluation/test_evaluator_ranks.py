@@ -6,9 +6,9 @@ import pytest
 from detectron2.utils import comm
 from evaluation_data import PanopticData
 
-from segzoo.errors import InputError
 from segzoo.evaluation import build_evaluator
 from segzoo.evaluation.base import prediction_names
+from segzoo.utils.errors import InputError
 
 TASKS = {"semantic": "sem_seg_labels", "panoptic": "panoptic_seg", "entity": "entity_seg"}
 

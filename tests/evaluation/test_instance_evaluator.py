@@ -20,9 +20,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from segzoo.data import register, register_dataset_file
-from segzoo.errors import InputError
 from segzoo.evaluation import InstanceEvaluator, build_evaluator
-from segzoo.evaluation.saved import rescore
+from segzoo.evaluation.rescore import rescore
+from segzoo.utils.errors import InputError
 
 SIZE = (120, 150)
 # Ids with a gap, in another order than the classes.

@@ -19,8 +19,7 @@ from detectron2.structures import Instances
 from evaluation_data import PanopticData
 from test_panoptic_evaluator import panopticapi_result
 
-from segzoo.engine.evaluate import report, resizing_facts
-from segzoo.errors import InputError
+from segzoo.engine.evaluation_loop import report, resizing_facts
 from segzoo.evaluation import (
     EntityEvaluator,
     InstanceEvaluator,
@@ -28,15 +27,16 @@ from segzoo.evaluation import (
     Protocol,
     SemanticEvaluator,
     compare_results,
-    files,
     load_results,
+    prediction_io,
     printed_metrics,
     write_results,
 )
-from segzoo.evaluation.saved import rescore
+from segzoo.evaluation.rescore import rescore
 from segzoo.evaluation.semantic import semantic_metrics
 from segzoo.modeling.mask_classification.meta_arch import MaskFormer
 from segzoo.modeling.per_pixel.meta_arch import PerPixelSegmentor
+from segzoo.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AREAS = [0, -3, float("nan"), float("inf"), None, "300", True, [1], 4, 10**400]
@@ -172,7 +172,7 @@ def unlabelled(tmp_path, crowd):
     for record in data.dataset_dicts:
         record["segments_info"] = [{**one, "iscrowd": 1} for one in record["segments_info"]] if crowd else []
         labels = np.full((record["height"], record["width"]), 255, np.uint8)
-        files.save_labels(Path(record["sem_seg_file_name"]), labels)
+        prediction_io.save_labels(Path(record["sem_seg_file_name"]), labels)
     return data
 
 
@@ -218,11 +218,11 @@ def roads_predictions(tmp_path):
 def test_a_prediction_without_a_class_is_named_by_its_file_and_the_remedy_works(roads_predictions):
     data, folder, right = roads_predictions
     file = folder / "sem_seg/0000.png"
-    labels = files.load_labels(file)
+    labels = prediction_io.load_labels(file)
     undecided = labels.copy()
     undecided[:2, :3] = 255
     undecided[3, 0] = 9
-    files.save_labels(file, undecided)
+    prediction_io.save_labels(file, undecided)
     with pytest.raises(InputError) as error:
         rescore(data.name, folder)
     line = str(error.value)
@@ -230,7 +230,7 @@ def test_a_prediction_without_a_class_is_named_by_its_file_and_the_remedy_works(
         f"{file}: label 9 (1 pixels) is outside [0, 7); a prediction has a class in every pixel"
     )
     assert "write the best class where there is no decision" in line
-    files.save_labels(file, labels)
+    prediction_io.save_labels(file, labels)
     assert rescore(data.name, folder)[0]["sem_seg"]["mIoU"] == right["mIoU"]
 
 

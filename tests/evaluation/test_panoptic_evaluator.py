@@ -10,10 +10,10 @@ import torch
 from evaluation_data import PanopticData, write_rgb_ids
 from panopticapi.evaluation import pq_compute_single_core
 
-from segzoo.errors import InputError
 from segzoo.evaluation import PanopticEvaluator
 from segzoo.evaluation.panoptic import image_quality
 from segzoo.evaluation.segments import SegmentMap
+from segzoo.utils.errors import InputError
 
 
 def panopticapi_result(data, folder):

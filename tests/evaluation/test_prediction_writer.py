@@ -7,9 +7,9 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from segzoo.data import register_builtin
-from segzoo.errors import InputError
 from segzoo.evaluation import build_evaluator
-from segzoo.evaluation.saved import rescore
+from segzoo.evaluation.rescore import rescore
+from segzoo.utils.errors import InputError
 
 SPLIT = "cityscapes_sem_seg_test"
 NAME = "berlin/berlin_000000_000019_leftImg8bit"

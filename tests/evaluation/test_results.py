@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from segzoo import __version__
-from segzoo.errors import InputError
 from segzoo.evaluation import Protocol, compare_results, load_results, write_results
-from segzoo.evaluation.files import write_text_atomically
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
 
 PROTOCOL = Protocol(
     datasets={"roads_val": 12},
@@ -91,13 +91,13 @@ def test_results_without_a_common_dataset_or_no_results_at_all(tmp_path):
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    write_text_atomically(path, "old")
+    write_text(path, "old")
 
     def full_disk(descriptor):
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space left"):
-        write_text_atomically(path, "new")
+        write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -10,9 +10,9 @@ from detectron2.evaluation import SemSegEvaluator
 from evaluation_data import PanopticData
 from PIL import Image
 
-from segzoo.errors import InputError
 from segzoo.evaluation import SemanticEvaluator
 from segzoo.evaluation.semantic import semantic_metrics
+from segzoo.utils.errors import InputError
 
 
 @pytest.fixture

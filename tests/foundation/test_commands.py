@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from segzoo.commands import shell_command
+from segzoo.utils.commands import shell_command
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,19 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -26,8 +33,10 @@ def wheel(tmp_path_factory) -> set[str]:
     """The files of the wheel, built from a copy of what is packaged, so that the source tree stays clean."""
     pytest.importorskip("setuptools", minversion="77.0.3")
     copy = tmp_path_factory.mktemp("source")
-    for name in ("segzoo", "projects", "configs", "setup.py", "pyproject.toml", "LICENSE", "NOTICE"):
-        (copy / name).symlink_to(ROOT / name)
+    for name in ("segzoo", "projects", "configs"):
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, copy)
     result = run_setup("-q", "bdist_wheel", "--dist-dir", str(copy / "out"), cwd=copy)
     assert result.returncode == 0, result.stderr
     (file,) = (copy / "out").glob("*.whl")
@@ -64,18 +73,14 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def packaging() -> dict[str, object]:
-    """The names of setup.py, without what it calls at its end."""
-    namespace: dict[str, object] = {}
-    text = (ROOT / "setup.py").read_text().split("\nsetup(")[0]
-    exec(compile(text.replace("__file__", repr(str(ROOT / "setup.py"))), "setup.py", "exec"), namespace)
-    return namespace
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def declared() -> list[Requirement]:
-    """What `make` installs: the requirements of setup.py and of its extras test and lint."""
-    extras = packaging()["EXTRAS"]
-    return [Requirement(line) for line in (*packaging()["REQUIRED"], *extras["test"], *extras["lint"])]
+    """What `make` installs: the requirements of the package and of its extras test and lint."""
+    extras = project()["optional-dependencies"]
+    return [Requirement(line) for line in (*project()["dependencies"], *extras["test"], *extras["lint"])]
 
 
 # Those whose module has another name than the package.
@@ -88,13 +93,17 @@ def test_every_package_of_an_extra_is_used_and_every_extra_is_documented():
     code = "\n".join(file.read_text() for folder in folders for file in ROOT.glob(f"{folder}/**/*.py"))
     make, install = (ROOT / "Makefile").read_text(), (ROOT / "INSTALL.md").read_text()
     commands = {"ruff": "-m ruff ", "xdist": "pytest -n "}
-    for extra, needs in packaging()["EXTRAS"].items():
+    extras = project()["optional-dependencies"]
+    extras.pop("all")  # other extras
+    for extra, needs in extras.items():
         for name in (Requirement(need).name for need in needs):
             module = MODULES.get(name, name.replace("-", "_"))
             imported = re.search(rf"^ *(import|from) {module}\b", code, flags=re.MULTILINE)
             assert imported or commands.get(module, "no command") in make, (extra, name)
     promised = set(re.findall(r'"\.\[(.+?)\]"', install))
-    assert {extra for names in promised for extra in names.split(",")} <= set(packaging()["EXTRAS"])
+    assert {extra for names in promised for extra in names.split(",")} <= set(
+        project()["optional-dependencies"]
+    )
 
 
 def test_every_declared_requirement_is_pinned_to_a_version_that_it_allows():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segzoo import threads
+from segzoo.utils import threads
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOOLS = sorted(file for file in ROOT.glob("tools/*.py") if "from command_line import" in file.read_text())
@@ -29,7 +29,7 @@ def run_python(code: str, **settings: str) -> str:
 FORK = """
 import os, signal
 import segzoo, torch
-from segzoo import threads
+from segzoo.utils import threads
 
 if not {given_up}:
     threads._give_threads_up = lambda: False

@@ -20,7 +20,8 @@ def tool(monkeypatch, tmp_path):
 
 
 def test_every_bound_of_setup_is_tried(tool):
-    lines = (ROOT / "setup.py").read_text().split("REQUIRED = [")[1].split("]")[0].splitlines()
+    project = (ROOT / "pyproject.toml").read_text()
+    lines = project.split("\ndependencies = [")[1].split("\n]")[0].splitlines()
     needs = {need.name: need for need in (Requirement(line.strip(' ",')) for line in lines if line.strip())}
     oldest = tool.wanted("oldest", tool.requirements())
     assert needs.keys() - oldest.keys() == {"torch", "torchvision", "fvcore", "iopath"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segzoo.modeling.mask_classification.targets import SegmentTargets
+from segzoo.modeling.mask_classification.criterion.target_masks import SegmentTargets
 
 BENCHMARK_CASES = Path(__file__).resolve().parents[2] / "tools" / "benchmark_cases"
 

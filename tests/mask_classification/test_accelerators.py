@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segzoo.layers.transfer import transferred
-from segzoo.modeling.mask_classification import postprocess
-from segzoo.modeling.mask_classification.criterion import SetCriterion
-from segzoo.modeling.mask_classification.matcher import HungarianMatcher
+from segzoo.layers.runtime import transferred
+from segzoo.modeling.mask_classification.criterion.matcher import HungarianMatcher
+from segzoo.modeling.mask_classification.criterion.set_criterion import SetCriterion
+from segzoo.modeling.mask_classification.postprocess import inference
 
 # Not there on Apple's devices, or an error on CUDA devices under torch.use_deterministic_algorithms(True).
 REFUSED = ("aten::segment_reduce", "aten::nll_loss2d_forward", "aten::cumsum", "aten::put_", "aten::histc")
@@ -50,7 +50,7 @@ def test_results_need_nothing_that_a_device_lacks(name):
     logits, masks = torch.randn(12, 6, generator=generator) * 4, torch.randn(12, 16, 20, generator=generator)
     options = {"is_thing": (True, False, True, False, False)} if name == "panoptic" else {}
     with Demands() as demands:
-        getattr(postprocess, name)(logits, masks, *SIZES, **options)
+        getattr(inference, name)(logits, masks, *SIZES, **options)
     assert demands.found == set()
 
 

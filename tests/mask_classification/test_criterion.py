@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher, MaskFormerLoss
 
-from segzoo.modeling.mask_classification.criterion import SetCriterion
-from segzoo.modeling.mask_classification.criterion_dense import DenseLoss
-from segzoo.modeling.mask_classification.criterion_points import PointLoss
-from segzoo.modeling.mask_classification.criterion_rows import MatchedMasks
-from segzoo.modeling.mask_classification.mask_predictions import MaskPredictions
-from segzoo.modeling.mask_classification.matcher import HungarianMatcher
-from segzoo.modeling.mask_classification.points import RandomPoints
-from segzoo.modeling.mask_classification.targets import SegmentTargets
+from segzoo.modeling.mask_classification.criterion.dense_loss import DenseLoss
+from segzoo.modeling.mask_classification.criterion.mask_predictions import MaskPredictions
+from segzoo.modeling.mask_classification.criterion.matched_masks import MatchedMasks
+from segzoo.modeling.mask_classification.criterion.matcher import HungarianMatcher
+from segzoo.modeling.mask_classification.criterion.point_loss import PointLoss
+from segzoo.modeling.mask_classification.criterion.point_sampling import RandomPoints
+from segzoo.modeling.mask_classification.criterion.set_criterion import SetCriterion
+from segzoo.modeling.mask_classification.criterion.target_masks import SegmentTargets
 
 WEIGHTS = (2.0, 20.0, 3.0)
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher
 
-from segzoo.modeling.mask_classification.mask_predictions import MaskPredictions
-from segzoo.modeling.mask_classification.matcher import HungarianMatcher, NonFiniteCostError
-from segzoo.modeling.mask_classification.points import RandomPoints
+from segzoo.modeling.mask_classification.criterion.mask_predictions import MaskPredictions
+from segzoo.modeling.mask_classification.criterion.matcher import HungarianMatcher, NonFiniteCostError
+from segzoo.modeling.mask_classification.criterion.point_sampling import RandomPoints
 
 WEIGHTS = (1.0, 20.0, 1.0)
 

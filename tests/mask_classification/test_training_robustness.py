@@ -15,10 +15,10 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "data"))
 
 from data_trees import STREET, STREET_CATEGORIES, forget, write_panoptic, write_yaml
 
+from segzoo.config.files import config_root
 from segzoo.data.mapper import SegmentationMapper
 from segzoo.engine import Trainer
 from segzoo.model_zoo import load_config
-from segzoo.model_zoo.configs import config_root
 
 SIDE, CROP = 64, 40
 ROAD, CAR, SKY, PERSON = (one["id"] for one in STREET_CATEGORIES)

@@ -3,13 +3,11 @@
 import re
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-import segzoo.modeling
-import segzoo.projects
-from segzoo.config import add_segzoo_config
+from segzoo.config.load import new_config
 
 SMALL = [
     *("MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r18_half"),
@@ -32,7 +30,7 @@ MASKED_ATTENTION = [
 
 def make_config(num_classes: int, *overrides: object) -> CfgNode:
     """MaskFormer on the CPU for so many classes, with alternating keys and values in `overrides`."""
-    cfg = segzoo.projects.add_projects_config(add_segzoo_config(get_cfg()))
+    cfg = new_config()
     cfg.merge_from_list(
         ["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead"]
     )

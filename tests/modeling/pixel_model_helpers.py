@@ -3,22 +3,20 @@
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import segzoo.modeling
-import segzoo.projects
 from segzoo.checkpoint import LoadReport, load_checkpoint
-from segzoo.config import add_segzoo_config
+from segzoo.config.load import new_config
 
 METHODS = Path(__file__).parents[2] / "configs" / "_base_" / "methods"
 
 
 def pixel_config(method: str, num_classes: int, *overrides: object) -> CfgNode:
     """The method's file, for so many classes on the CPU, with alternating keys and values in `overrides`."""
-    cfg = segzoo.projects.add_projects_config(add_segzoo_config(get_cfg()))
+    cfg = new_config()
     cfg.merge_from_other_cfg(CfgNode(cfg.load_yaml_with_base(str(METHODS / f"{method}.yaml"))))
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", num_classes, *overrides])
     return cfg

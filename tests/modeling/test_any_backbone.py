@@ -8,10 +8,10 @@ import torch
 import yaml
 from modeling_helpers import random_image
 
+from segzoo.config.files import config_root
 from segzoo.engine import Trainer
-from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
-from segzoo.model_zoo.configs import config_root
+from segzoo.utils.errors import InputError
 
 NUM_CLASSES = 3
 NARROW = {

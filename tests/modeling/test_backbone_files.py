@@ -8,7 +8,7 @@ from modeling_helpers import relative_difference, shake
 from torch import nn
 
 from segzoo.checkpoint import load_checkpoint
-from segzoo.checkpoint.layouts import (
+from segzoo.checkpoint.rules_cnn import (
     MMSEG_CLASSIFIER,
     MMSEG_FCN_AUXILIARY,
     MMSEG_RESNET,

@@ -8,7 +8,7 @@ from pixel_model_helpers import load_published, normalised, pixel_model
 from pixel_peers import TINY, worst_difference
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 R18 = ("MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r18_v1b")
 R50 = ("MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r50_v1b")

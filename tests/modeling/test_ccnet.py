@@ -8,8 +8,8 @@ from pixel_model_helpers import load_published, pixel_model
 from pixel_peers import R50_V1C, TINY, mmseg_logits, mmseg_model, worst_difference
 from torch import nn
 
-from segzoo.errors import InputError
 from segzoo.projects.ccnet.criss_cross_attention import CrissCrossAttention
+from segzoo.utils.errors import InputError
 
 SMALL = (
     *TINY,

@@ -20,9 +20,9 @@ from modeling_helpers import (
 from segzoo import model_zoo
 from segzoo.checkpoint import save_checkpoint
 from segzoo.engine import Trainer
-from segzoo.engine.export import Network, export_program, save_program
-from segzoo.errors import InputError
-from segzoo.modeling.mask_classification import postprocess
+from segzoo.export.torch_export import Network, export_program, save_program
+from segzoo.modeling.mask_classification.postprocess import inference
+from segzoo.utils.errors import InputError
 
 DEFORMABLE = [
     *MASKED_ATTENTION,
@@ -152,7 +152,7 @@ def check_panoptic(model, outputs: dict, facts: dict, images: list, size: tuple[
     with torch.no_grad():
         expected = model([{"image": image} for image in images])
         for index, result in enumerate(expected):
-            segments, infos = postprocess.panoptic(
+            segments, infos = inference.panoptic(
                 outputs["pred_logits"][index],
                 outputs["pred_masks"][index],
                 tuple(facts["input"]["padded_size"]),

@@ -9,11 +9,11 @@ from pixel_peers import R50_V1C, TINY, mmseg_logits, mmseg_model, worst_differen
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segzoo.errors import InputError
 from segzoo.layers import pixel_attention as module
 from segzoo.layers.pixel_attention import pixel_attention
 from segzoo.model_zoo import load_config
 from segzoo.projects.danet.attention import ChannelAttention, PositionAttention
+from segzoo.utils.errors import InputError
 
 SMALL = (
     *TINY,

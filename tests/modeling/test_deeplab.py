@@ -15,8 +15,8 @@ from test_wide_resnet import SMALL, published_features, published_weights
 from torch import nn
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
 from segzoo.modeling.backbones import wide_resnet
+from segzoo.utils.errors import InputError
 
 
 def test_files_of_torchvision_load_as_published_and_predict_the_same(tmp_path):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from deformable_inputs import SIZES, make_inputs
 
-from segzoo.errors import InputError
 from segzoo.layers import deformable_sampling
 from segzoo.layers.deformable_attention import sample_levels
 from segzoo.layers.deformable_sampling import SampleByTriton, choose_form, sample_levels_on_grids
+from segzoo.utils.errors import InputError
 
 LOGGER = deformable_sampling.logger.name
 

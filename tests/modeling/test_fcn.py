@@ -7,7 +7,7 @@ from pixel_model_helpers import load_published, pixel_model
 from pixel_peers import R50, R50_V1C, TINY, mmseg_logits, mmseg_model, patchy_image, worst_difference
 
 from segzoo.checkpoint import load_checkpoint
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 def torchvision_model(num_classes, auxiliary=True):

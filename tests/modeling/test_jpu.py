@@ -10,8 +10,8 @@ from peers import build_mmseg
 from pixel_model_helpers import METHODS, load_published, pixel_config
 from pixel_peers import R50_V1C, TINY, worst_difference
 
-from segzoo.errors import InputError
 from segzoo.projects.jpu import JPU
+from segzoo.utils.errors import InputError
 
 SMALL = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 16, "MODEL.SEM_SEG_HEAD.NORM", "BN", "MODEL.BACKBONE.NORM", "BN")
 # The methods that the neck takes the place of dilation for, by the name of their head.

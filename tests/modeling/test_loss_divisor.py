@@ -10,10 +10,10 @@ from pixel_model_helpers import pixel_model
 from pixel_peers import TINY
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
 from segzoo.modeling.per_pixel.losses import CrossEntropy, OHEMCrossEntropy
 from segzoo.projects.deeplabv3plus.boundary_loss import BoundaryRelaxedCrossEntropy
+from segzoo.utils.errors import InputError
 
 IGNORE = 255
 CLASSES = 4

@@ -16,7 +16,7 @@ from modeling_helpers import (
     shake,
 )
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 NUM_CLASSES = 3
 METHODS = {

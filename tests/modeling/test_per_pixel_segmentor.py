@@ -9,9 +9,9 @@ from pixel_peers import TINY
 from torch import nn
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
 from segzoo.modeling.per_pixel import PerPixelSegmentor, PixelHead
 from segzoo.modeling.per_pixel.losses import CrossEntropy
+from segzoo.utils.errors import InputError
 
 # No batch norm over the batch: an image's losses do not depend on its neighbours.
 NORMS = ("MODEL.BACKBONE.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN")

@@ -7,9 +7,9 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
 from segzoo.modeling.per_pixel.losses import CrossEntropy, OHEMCrossEntropy
 from segzoo.projects.deeplabv3plus.boundary_loss import BoundaryRelaxedCrossEntropy
+from segzoo.utils.errors import InputError
 
 IGNORE = 255
 K = 4

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
-from segzoo.model_zoo.configs import new_config
+from segzoo.config.load import new_config
 from segzoo.modeling.per_pixel import PerPixelSegmentor, PixelHead
 from segzoo.modeling.protocols import (
     PRESETS,
@@ -27,6 +26,7 @@ from segzoo.modeling.protocols import (
     resize,
 )
 from segzoo.modeling.test_time_augmentation import SemanticTTA
+from segzoo.utils.errors import InputError
 
 CLASSES = 5
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)

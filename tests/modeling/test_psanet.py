@@ -15,9 +15,9 @@ from semseg_reference import SemsegNetwork, block
 from torch import nn
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
 from segzoo.projects.psanet.attention import compact_attention, offset_attention
 from segzoo.projects.psanet.head import mask_size
+from segzoo.utils.errors import InputError
 
 SMALL = (*TINY, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8)
 

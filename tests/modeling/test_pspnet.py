@@ -15,7 +15,7 @@ from semseg_reference import SemsegNetwork
 from torch import nn
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 NARROW = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 8)
 

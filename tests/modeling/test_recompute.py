@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from segzoo.layers.recompute import recomputed
+from segzoo.layers.runtime import recomputed
 from segzoo.modeling.backbones.resnet import VARIANTS, ResNetBackbone
 from segzoo.modeling.backbones.timm_backbone import TimmBackbone
 from segzoo.modeling.backbones.wide_resnet import WideResNetBackbone, WideResNetVariant

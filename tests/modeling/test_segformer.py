@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from segzoo.checkpoint import load_checkpoint
-from segzoo.errors import InputError
 from segzoo.projects.segformer import SegFormerHead
+from segzoo.utils.errors import InputError
 
 # What random transformers move by under an input noise of one part in a million.
 FLOOR = 2e-5

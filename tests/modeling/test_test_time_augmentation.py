@@ -6,9 +6,9 @@ from detectron2.modeling import DatasetMapperTTA
 from torch import nn
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
-from segzoo.model_zoo.configs import new_config
+from segzoo.config.load import new_config
 from segzoo.modeling.test_time_augmentation import SemanticTTA
+from segzoo.utils.errors import InputError
 
 
 class BrightnessScores(nn.Module):

@@ -11,7 +11,7 @@ from modeling_helpers import make_config, relative_difference, shake
 from torch import nn
 
 from segzoo.checkpoint import load_checkpoint
-from segzoo.engine.distributed import sync_batch_norm_on_cpu
+from segzoo.engine.distributed.data_parallel import sync_batch_norm_on_cpu
 from segzoo.modeling.backbones.timm_backbone import TimmBackbone
 
 timm = pytest.importorskip("timm")

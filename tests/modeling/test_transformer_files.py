@@ -5,16 +5,16 @@ import torch
 from torch import nn
 
 from segzoo.checkpoint import KeyMap, load_checkpoint, register_key_map
-from segzoo.checkpoint.transformer_layouts import (
+from segzoo.checkpoint.rules_transformer import (
     HF_MIT,
     MMSEG_MIT,
     TIMM_PVT_V2,
     drop_unit_kernel,
     resize_position_grid,
 )
-from segzoo.errors import InputError
 from segzoo.modeling.backbones.cswin import CSWinTransformer, CSWinVariant
 from segzoo.modeling.backbones.mit import MixTransformer, PyramidVariant
+from segzoo.utils.errors import InputError
 
 MIT = PyramidVariant((8, 16, 40, 64), (1, 1, 1, 1))
 

@@ -7,8 +7,8 @@ import yaml
 from data_trees import write_roads
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
 
 LEAF = "semantic/camvid/maskformer_r18"
 

@@ -13,8 +13,9 @@ from test_bad_checkpoints import CONFIG
 
 from segzoo.checkpoint import read_checkpoint, save_checkpoint
 from segzoo.engine import Predictor, Trainer, default_setup
-from segzoo.errors import InputError
-from segzoo.model_zoo import load_config, model_config
+from segzoo.engine.model_config import model_config
+from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
 
 PICTURE = picture(32, 32)
 

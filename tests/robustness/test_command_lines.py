@@ -12,7 +12,7 @@ import warm
 from command_line import explained
 from data_trees import write_roads, write_street
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 LEAF = "semantic/camvid/maskformer_r18"
@@ -406,7 +406,7 @@ def test_real_processes_end_with_one_line_and_with_debug_a_traceback(tmp_path):
     end = ended("visualize_data", "--debug", *wrong, folder=tmp_path)
     assert end.status == 1
     assert "Traceback" in end.err
-    assert end.err.splitlines()[-1].startswith("segzoo.errors.InputError: dataset file none.yaml")
+    assert end.err.splitlines()[-1].startswith("segzoo.utils.errors.InputError: dataset file none.yaml")
 
 
 def test_a_training_that_meets_a_wrong_file_in_a_worker_says_one_line(tmp_path):

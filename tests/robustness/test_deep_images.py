@@ -26,7 +26,7 @@ from segzoo.data.image_size import image_size
 from segzoo.data.images import range_of_files
 from segzoo.data.pixel_range import to_8_bits
 from segzoo.engine import default_setup
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 def random_color(values, dtype=np.uint16, size=(48, 64)):

@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 
 from segzoo.data import PixelRange, load_image, read_image
 from segzoo.data.pixel_range import to_8_bits
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 HEIGHT, WIDTH = 12, 16
 MASK = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")

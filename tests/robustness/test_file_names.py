@@ -13,9 +13,9 @@ from detectron2.data import DatasetCatalog
 
 from segzoo.data import register_dataset_file
 from segzoo.data.file_names import match_names
-from segzoo.errors import InputError
 from segzoo.model_zoo import load_config
-from segzoo.text_files import read_text
+from segzoo.utils.errors import InputError
+from segzoo.utils.text_files import read_text
 
 LABELS = (np.arange(24).reshape(4, 6) % 5).astype(np.uint8)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segzoo.data import read_image
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 LABELS = (np.arange(35).reshape(5, 7) % 5).astype(np.uint8)
 BOUNDED = settings(

@@ -30,10 +30,10 @@ from segzoo.data import (
     register_dataset_file,
 )
 from segzoo.engine import Predictor, Trainer, default_setup, describe
-from segzoo.engine.picture_inputs import as_rgb
-from segzoo.engine.setup import take_trained_range
-from segzoo.errors import InputError
+from segzoo.engine.model_description import take_trained_range
+from segzoo.engine.predictor_inputs import as_rgb
 from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
 
 
 def write_gray(file, values, suffix):

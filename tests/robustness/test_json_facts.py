@@ -20,9 +20,9 @@ from pycocotools.coco import COCO
 
 from segzoo.data import SegmentationMapper, coco_json, read_image
 from segzoo.data.inspection import inspect_image
-from segzoo.errors import InputError
 from segzoo.evaluation import InstanceEvaluator, PanopticEvaluator
-from segzoo.evaluation.saved import rescore
+from segzoo.evaluation.rescore import rescore
+from segzoo.utils.errors import InputError
 
 HEIGHT, WIDTH = 24, 32
 # In place of any value: of another type, or one that no such field can have. ABSENT takes the key away.

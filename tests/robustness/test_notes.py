@@ -26,7 +26,7 @@ from data_trees import picture, save
 from PIL import Image
 from pycocotools import mask as mask_tools
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 def store_gray(labels, path):

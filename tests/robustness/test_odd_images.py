@@ -11,7 +11,7 @@ from data_trees import load, picture, save, write_roads, write_yaml
 from PIL import Image
 
 from segzoo.data import image_files, read_image
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 RED, GREEN = (250, 10, 20), (10, 240, 30)
 

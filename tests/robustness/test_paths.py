@@ -10,15 +10,15 @@ import pytest
 from data_trees import write_roads
 from detectron2.data import DatasetCatalog
 
-from segzoo.checkpoint.files import local_file
+from segzoo.checkpoint.download import local_file
+from segzoo.config.files import find_config, zoo_name
+from segzoo.config.paths import PATH_KEYS, map_paths
 from segzoo.data import register_dataset_file
 from segzoo.data.dataset_file import CATALOG, find_dataset_file, read_dataset_file
-from segzoo.engine.output_folder import writing_explained
-from segzoo.errors import InputError
+from segzoo.engine.output_lock import writing_explained
 from segzoo.model_zoo import load_config
-from segzoo.model_zoo.config_paths import PATH_KEYS, map_paths
-from segzoo.model_zoo.configs import find_config, zoo_name
-from segzoo.paths import user_path
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import user_path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEAF = "semantic/camvid/maskformer_r18"

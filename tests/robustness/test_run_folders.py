@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from toy_training import run_toy, toy_cfg
 
+from segzoo.config.version_keys import VERSION_KEYS
 from segzoo.engine import default_setup
+from segzoo.engine.distributed.signals import StoppedBySignal
 from segzoo.engine.run_folder import (
     config_name,
     holds_training,
@@ -21,11 +23,9 @@ from segzoo.engine.run_folder import (
     new_folder,
     removed_where_unused,
 )
-from segzoo.engine.signals import StoppedBySignal
-from segzoo.errors import InputError
+from segzoo.engine.saved_config import saved_config
 from segzoo.model_zoo import load_config
-from segzoo.model_zoo.detectron2_keys import VERSION_KEYS
-from segzoo.model_zoo.saved_config import saved_config
+from segzoo.utils.errors import InputError
 
 CONFIG = "configs/semantic/shapes/pspnet_r18_quarter.yaml"
 DEFAULT = Path("output/semantic/shapes/pspnet_r18_quarter")

@@ -10,10 +10,10 @@ from data_trees import ROADS, picture, save, write_yaml
 from segzoo.data import build_test_loader, build_train_loader, register_dataset_file
 from segzoo.engine import Trainer, default_setup, evaluate
 from segzoo.engine.shards import Shard, evaluate_shard
-from segzoo.errors import InputError
+from segzoo.evaluation.rescore import rescore
 from segzoo.evaluation.results import load_results
-from segzoo.evaluation.saved import rescore
 from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
 
 IMAGES = 8
 # One is no image, one has a label that is no class, one is of another size than its image.

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from command_line import explained
 
-from segzoo.engine.setup import setup_logging
-from segzoo.terminal import ScreenHandler, allow_any_character, quietly
+from segzoo.utils.logging import setup_logging
+from segzoo.utils.terminal import ScreenHandler, allow_any_character, quietly
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "stra\u00dfe \u6c7d\u8f66"
@@ -21,7 +21,7 @@ NAME = "stra\u00dfe \u6c7d\u8f66"
 def test_a_program_without_outputs_runs_and_keeps_its_files(tmp_path):
     """Its first file gets neither the number nor the words of the standard error."""
     program = (
-        "import os, sys; from segzoo.terminal import quietly\n"
+        "import os, sys; from segzoo.utils.terminal import quietly\n"
         f"def main():\n    with open({str(tmp_path / 'a')!r}, 'w') as file:\n"
         "        os.write(2, b'of a library'); sys.stderr.write('x'); print('x'); file.write('mine')\n"
         "    return 3\n"

@@ -30,11 +30,11 @@ from submission.slurm import SlurmState, parse_sacct, parse_scontrol, slurm_stat
 from submission.snapshot import take_snapshot  # noqa: E402
 from submission.status import standings, table  # noqa: E402
 
-from segzoo import threads  # noqa: E402
 from segzoo.data import register  # noqa: E402
-from segzoo.engine.lost import LostProcessError  # noqa: E402
-from segzoo.errors import InputError  # noqa: E402
+from segzoo.engine.distributed.peer_failure import LostProcessError  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
+from segzoo.utils import threads  # noqa: E402
+from segzoo.utils.errors import InputError  # noqa: E402
 
 CONFIG = "semantic/shapes/pspnet_r18_quarter"
 

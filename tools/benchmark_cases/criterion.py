@@ -6,11 +6,11 @@ Letters: L layers, N images, Q queries, K classes, C channels.
 import numpy as np
 import torch
 
-from segzoo.modeling.mask_classification.criterion import SetCriterion
-from segzoo.modeling.mask_classification.mask_predictions import MaskPredictions
-from segzoo.modeling.mask_classification.matcher import HungarianMatcher
-from segzoo.modeling.mask_classification.points import RandomPoints
-from segzoo.modeling.mask_classification.targets import SegmentTargets
+from segzoo.modeling.mask_classification.criterion.mask_predictions import MaskPredictions
+from segzoo.modeling.mask_classification.criterion.matcher import HungarianMatcher
+from segzoo.modeling.mask_classification.criterion.point_sampling import RandomPoints
+from segzoo.modeling.mask_classification.criterion.set_criterion import SetCriterion
+from segzoo.modeling.mask_classification.criterion.target_masks import SegmentTargets
 
 from . import Case, Pair, scenes, straightforward_criterion
 

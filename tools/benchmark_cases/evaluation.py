@@ -18,7 +18,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segzoo.evaluation import PanopticEvaluator, SemanticEvaluator, files
+from segzoo.evaluation import PanopticEvaluator, SemanticEvaluator, prediction_io
 from segzoo.evaluation.average_precision import accumulate
 from segzoo.evaluation.entity import entity_matches
 from segzoo.evaluation.panoptic import ClassSums, image_quality
@@ -77,7 +77,7 @@ def _panoptic_files(folder: Path) -> dict:
         truth, predicted = scenes.panoptic_scene(rng, 480, 640)
         annotations = []
         for kind, (ids, segments) in (("truth", truth), ("predicted", predicted)):
-            files.save_ids(folder / kind / f"{index:04d}.png", ids)
+            prediction_io.save_ids(folder / kind / f"{index:04d}.png", ids)
             numbered = [{**segment, "category_id": segment["category_id"] + 1} for segment in segments]
             annotations.append(
                 {"image_id": index, "file_name": f"{index:04d}.png", "segments_info": numbered}
@@ -118,7 +118,7 @@ def panoptic_from_png() -> Pair:
         sums = ClassSums(len(made["categories"]))
         for (truth, predicted), (true_map, predicted_map) in zip(made["pairs"], made["images"], strict=True):
             maps = [
-                SegmentMap(files.load_ids(folder / kind / annotation["file_name"]), segments)
+                SegmentMap(prediction_io.load_ids(folder / kind / annotation["file_name"]), segments)
                 for kind, annotation, (_, segments) in (
                     ("truth", truth, true_map),
                     ("predicted", predicted, predicted_map),
@@ -155,7 +155,7 @@ def panoptic_end_to_end() -> Pair:
         stuff_dataset_id_to_contiguous_id=numbers,
         panoptic_json=str(folder / "truth.json"),
         panoptic_root=str(folder / "truth"),
-        load_panoptic=lambda entry: (files.load_ids(entry["png"]), entry["info"]),
+        load_panoptic=lambda entry: (prediction_io.load_ids(entry["png"]), entry["info"]),
     )
     maps = [(torch.from_numpy(ids), segments) for _, (ids, segments) in made["images"]]
 

@@ -31,8 +31,8 @@ from torch import nn
 
 from segzoo.data import build_test_loader, register_dataset_file
 from segzoo.engine import Trainer
-from segzoo.engine.evaluate import evaluate, label_maps
-from segzoo.evaluation import build_evaluator, files, load_results
+from segzoo.engine.evaluation_loop import evaluate, label_maps
+from segzoo.evaluation import build_evaluator, load_results, prediction_io
 from segzoo.model_zoo import load_config
 
 from . import Case, Pair, scenes
@@ -75,7 +75,7 @@ def write_dataset(folder: Path, number: int) -> tuple[str, dict[str, Guess]]:
         picture = folder / "images" / f"{index:04d}.jpg"
         write_picture(rng, picture, ids)
         guesses[str(picture)] = make_guess(rng, *prediction)
-        files.save_ids(folder / "panoptic" / f"{index:04d}.png", ids)
+        prediction_io.save_ids(folder / "panoptic" / f"{index:04d}.png", ids)
         numbered = [{**one, "category_id": one["category_id"] + 1} for one in segments]
         facts = {"file_name": f"{index:04d}.png", "image_id": index, "segments_info": numbered}
         annotations.append(facts)
@@ -204,7 +204,7 @@ def register_for_detectron2(name: str, folder: Path) -> str:
         images.append({"id": record["image_id"], **size})
         ids, segments = metadata.load_panoptic(record)
         png = folder / "semantic" / f"{record['image_id']:04d}.png"
-        files.save_labels(png, metadata.load_sem_seg(record))
+        prediction_io.save_labels(png, metadata.load_sem_seg(record))
         entries.append({**record, "sem_seg_file_name": str(png)})
         for segment in segments:
             if segment["isthing"]:

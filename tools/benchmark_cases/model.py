@@ -13,14 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-import segzoo.modeling
-import segzoo.projects
 from segzoo.checkpoint import load_checkpoint
-from segzoo.config import add_segzoo_config
+from segzoo.config.load import new_config
 
 from . import Case, Pair
 
@@ -36,7 +34,7 @@ def segformer(variant: str, size: int, peer: str) -> Pair:
     """SegFormer with MiT of that variant on one image of size x size."""
     torch.manual_seed(0)
     network, published, overrides = {"transformers": _transformers, "mmseg": _mmsegmentation}[peer](variant)
-    cfg = segzoo.projects.add_projects_config(add_segzoo_config(get_cfg()))
+    cfg = new_config()
     cfg.merge_from_other_cfg(CfgNode(cfg.load_yaml_with_base(str(METHODS / "segformer.yaml"))))
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", NUM_CLASSES])
     cfg.merge_from_list(

@@ -15,8 +15,9 @@ import torch
 from detectron2.config import CfgNode
 from torch.nn import functional as F
 
+from segzoo.config.files import config_root
+from segzoo.config.load import new_config
 from segzoo.engine import Trainer
-from segzoo.model_zoo.configs import config_root, new_config
 from segzoo.modeling.per_pixel import PerPixelSegmentor
 from segzoo.modeling.protocols import PRESETS, ProtocolSegmentor
 

@@ -9,7 +9,6 @@ record replaces the one of the same model in FILE.json and keeps the others; too
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import time
@@ -25,10 +24,11 @@ from torch import nn
 
 import segzoo
 from segzoo import model_zoo
-from segzoo.errors import InputError
-from segzoo.model_zoo.configs import zoo_name
+from segzoo.config.files import zoo_name
 from segzoo.model_zoo.measure import counted_size
-from segzoo.model_zoo.official import known_models
+from segzoo.model_zoo.registry import known_models
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -160,8 +160,5 @@ def add_record(file: Path, record: dict[str, Any]) -> None:
         return any(other.get(key) != record[key] for key in keys)
 
     records = [other for other in read_records(file) if differs(other)] + [record]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".new")
     lines = ",\n".join("  " + json.dumps(item) for item in records)
-    temporary.write_text(f'{{"measurements": [\n{lines}\n]}}\n', encoding="utf-8")
-    os.replace(temporary, file)
+    write_text(file, f'{{"measurements": [\n{lines}\n]}}\n')

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segzoo import model_zoo
-from segzoo.modeling.mask_classification import criterion as criterion_module
+from segzoo.modeling.mask_classification.criterion import set_criterion as criterion_module
 
 from . import Case, Pair, scenes, straightforward_criterion
 from .criterion import NUM_POINTS, POINT_WEIGHTS, OwnPoints

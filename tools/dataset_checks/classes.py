@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from segzoo.data.messages import some
+from segzoo.utils.text import some
 
 from .checked import CheckedSplit, Finding
 from .remedies import (

@@ -12,9 +12,9 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from segzoo.data import label_reader, load_image
-from segzoo.engine.draw import draw_panoptic, draw_semantic
-from segzoo.engine.figures import enlarge, legend, stack, strip
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
+from segzoo.visualization.draw import draw_panoptic, draw_semantic
+from segzoo.visualization.panels import enlarge, legend, stack, strip
 
 from .checked import CheckedSplit
 

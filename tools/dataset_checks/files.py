@@ -7,8 +7,8 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
-from segzoo.data.messages import some
 from segzoo.data.templates import match
+from segzoo.utils.text import some
 
 from .checked import CheckedSplit, Finding
 

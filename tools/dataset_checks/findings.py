@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 
 from segzoo.data import DatasetFile, dataset_range
-from segzoo.data.messages import RemediedError
-from segzoo.errors import InputError
+from segzoo.data.checks import RemediedError
+from segzoo.utils.errors import InputError
 
 from .broken import OF_ENCODING, of_broken_files, of_misread_files
 from .checked import CheckedSplit, Finding

@@ -6,7 +6,7 @@ from segzoo.data.dataset_file import is_builtin
 from segzoo.data.inspection import (
     WRONG_FACTS,
 )
-from segzoo.data.messages import some
+from segzoo.utils.text import some
 
 from .annotations import of_annotations
 from .checked import CheckedSplit, Finding

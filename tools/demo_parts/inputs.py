@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from segzoo.errors import InputError
-from segzoo.paths import is_same_file, user_path
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import is_same_file, user_path
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")

@@ -3,15 +3,15 @@
 Letters: H, W pixels.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from segzoo.errors import InputError
-from segzoo.paths import is_same_file
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_atomically
+from segzoo.utils.paths import is_same_file
 
 # Of a side; libjpeg refuses more.
 LARGEST_JPEG = 65500
@@ -41,13 +41,7 @@ def write_picture(path: Path, rgb: np.ndarray, inputs: Sequence[Path] = ()) -> P
         raise InputError(f"{path}: cannot be encoded ({' '.join(error.err.split())})") from None
     if not fine:
         raise InputError(f"{path}: cannot be encoded at {rgb.shape[1]}x{rgb.shape[0]}; resize the picture")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(encoded.tobytes())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    write_atomically(path, lambda stream: stream.write(encoded.tobytes()), durable=False)
     return path
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from segzoo.data import LabelReader
 from segzoo.data.panoptic_files import measure_segments
 from segzoo.data.workers import as_worker
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from . import painting
 from .instances import InstancesOfSplit, decode_coco, decode_pngs

@@ -15,17 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from segzoo.coco_masks import mask_rle
+from segzoo.data.checks import RemediedError
+from segzoo.data.coco_instances import read_triangles
 from segzoo.data.coco_json import explained_shape, read_coco_json, read_images
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.file_names import match_names
-from segzoo.data.formats import opened_labels
-from segzoo.data.instances import read_triangles
-from segzoo.data.messages import RemediedError, did_you_mean
-from segzoo.data.pixels import rgb_codes
+from segzoo.data.label_ops import rgb_codes
+from segzoo.data.label_reader import opened_labels
 from segzoo.data.polygons import check_polygons
-from segzoo.errors import InputError
-from segzoo.json_values import Ids, as_whole, is_id, read_flag, shown
+from segzoo.utils.coco_masks import mask_rle
+from segzoo.utils.errors import InputError
+from segzoo.utils.json_values import Ids, as_whole, is_id, read_flag, shown
+from segzoo.utils.text import did_you_mean
 
 
 class Instance(NamedTuple):

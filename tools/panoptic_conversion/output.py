@@ -13,8 +13,9 @@ import numpy as np
 import yaml
 
 from segzoo.data.dataset_file import DatasetFile
-from segzoo.errors import InputError
-from segzoo.evaluation.files import load_ids, save_ids, write_text_atomically
+from segzoo.evaluation.prediction_io import load_ids, save_ids
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
 
 MARK = "# Written by tools/make_panoptic.py"
 
@@ -33,7 +34,7 @@ def save_png(path: Path, ids: np.ndarray) -> None:
 def save_text(path: Path, text: str) -> None:
     """Writes a text file, unless it is there."""
     if not path.is_file() or path.read_bytes() != text.encode():
-        write_text_atomically(path, text)
+        write_text(path, text)
 
 
 def save_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from submitit import LocalExecutor, SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from segzoo.errors import InputError
-from segzoo.threads import number_left_to_user
+from segzoo.utils.errors import InputError
+from segzoo.utils.threads import number_left_to_user
 
 from .files import Run, log_folder
 from .job import TrainingJob

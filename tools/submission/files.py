@@ -1,13 +1,13 @@
 """The files of a job folder: what was submitted (job.json), and how each run stands (state/<index>.json)."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
 
 
 @dataclass
@@ -119,7 +119,4 @@ def read_state(path: Path) -> State:
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, json.dumps(document, indent=1), durable=False)

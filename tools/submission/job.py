@@ -90,8 +90,8 @@ class TrainingJob:
     def _failed(self, error: Exception, start: int) -> int:
         """Shows an error and keeps one line of it, whichever task it is in; returns the exit status."""
         from segzoo.engine import NonFiniteLossError
-        from segzoo.engine.lost import LostProcessError
-        from segzoo.errors import InputError
+        from segzoo.engine.distributed.peer_failure import LostProcessError
+        from segzoo.utils.errors import InputError
 
         if isinstance(error, InputError | NonFiniteLossError):
             print(f"error: {error}", file=sys.stderr)

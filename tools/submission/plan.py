@@ -12,9 +12,9 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 import train_net
 from command_line import weights_in
 
+from segzoo.config.files import find_config
 from segzoo.engine.run_folder import holds_training, make_way
-from segzoo.errors import InputError
-from segzoo.model_zoo.configs import find_config
+from segzoo.utils.errors import InputError
 
 from .files import Run
 from .snapshot import frozen_config, frozen_datasets

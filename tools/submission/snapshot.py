@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from segzoo.errors import InputError
-from segzoo.model_zoo.configs import read_with_bases
-from segzoo.paths import user_path
+from segzoo.config.files import read_with_bases
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import user_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +38,7 @@ def take_snapshot(target: Path, root: Path = ROOT) -> tuple[int, str]:
     else:
         commit, tracked, untracked = "", [], [str(path.relative_to(root)) for path in _walk(root)]
     files = [name for name in tracked if _fits(root / name, MAX_BYTES_TRACKED)]
+    files += [name for name in tracked if _is_inner_link(root / name, root)]
     files += [
         name
         for name in untracked
@@ -48,7 +49,8 @@ def take_snapshot(target: Path, root: Path = ROOT) -> tuple[int, str]:
     for name in files:
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / name, copy)
+        # Links to folders of the code stay links, as segzoo/projects is one.
+        shutil.copy2(root / name, copy, follow_symlinks=not _is_inner_link(root / name, root))
     return len(files), commit
 
 
@@ -114,12 +116,18 @@ def _git(root: Path, *arguments: str) -> str:
 def _walk(root: Path) -> Iterator[Path]:
     for folder, names, files in os.walk(root):
         names[:] = [name for name in names if not name.startswith(".") and name not in NO_CODE]
-        for name in files:
-            yield Path(folder, name)
+        for name in (*files, *names):
+            if name in files or _is_inner_link(Path(folder, name), root):
+                yield Path(folder, name)
 
 
 def _fits(file: Path, limit: int) -> bool:
     return file.is_file() and file.stat().st_size <= limit
+
+
+def _is_inner_link(path: Path, root: Path) -> bool:
+    """Return whether it is a link to a folder of the same code."""
+    return path.is_symlink() and path.is_dir() and path.resolve().is_relative_to(root.resolve())
 
 
 def _in_job_folder(root: Path, name: Path) -> bool:

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from segzoo.commands import shell_command
+from segzoo.utils.commands import shell_command
 
 from .files import Run, log_file
 from .status import OPEN, standings, table

@@ -1,6 +1,6 @@
 """The keys of MODEL.BACKBONE that backbones read alike."""
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 
 def build_options(cfg, features: tuple[str, ...]) -> dict:

@@ -13,8 +13,9 @@ from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 
-from segzoo.errors import InputError, did_you_mean
-from segzoo.layers.recompute import recomputed
+from segzoo.layers.runtime import recomputed
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
 
 from .options import build_options
 from .residual_blocks import DeepStem, ResidualBlock

@@ -10,7 +10,7 @@ from detectron2.modeling import Backbone
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from .options import build_options
 

@@ -19,9 +19,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from segzoo.errors import InputError
 from segzoo.layers import DropPath, Linear
 from segzoo.layers.conv import fast_layout
+from segzoo.utils.errors import InputError
 
 from .options import build_options
 

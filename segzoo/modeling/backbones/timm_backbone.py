@@ -22,7 +22,8 @@ from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segzoo.errors import InputError, did_you_mean
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
 
 from .options import build_options
 

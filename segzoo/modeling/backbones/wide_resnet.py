@@ -17,9 +17,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
 
-from segzoo.errors import InputError
 from segzoo.layers.conv import norm_layer
-from segzoo.layers.recompute import recomputed
+from segzoo.layers.runtime import recomputed
+from segzoo.utils.errors import InputError
 
 from .options import build_options
 

@@ -12,9 +12,9 @@ from detectron2.layers import ShapeSpec
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
 
-from segzoo.errors import InputError
 from segzoo.layers import Conv2d, TransformerEncoder, sine_position_encoding
 from segzoo.layers.conv import norm_layer
+from segzoo.utils.errors import InputError
 
 from ..registry import PIXEL_DECODER_REGISTRY
 

@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from ..features import check_in_features
 from ..registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY, registered

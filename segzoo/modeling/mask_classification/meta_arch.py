@@ -21,15 +21,15 @@ from detectron2.modeling import (
 from detectron2.structures import ImageList
 from torch import nn
 
-from segzoo.errors import InputError
 from segzoo.layers.conv import fast_layout
-from segzoo.layers.transfer import transferred
+from segzoo.layers.runtime import transferred
+from segzoo.utils.errors import InputError
 
 from ..registry import registered
-from . import postprocess
-from .criterion import SetCriterion
-from .matcher import HungarianMatcher
-from .targets import targets_from_inputs
+from .criterion.matcher import HungarianMatcher
+from .criterion.set_criterion import SetCriterion
+from .criterion.target_masks import targets_from_inputs
+from .postprocess import inference
 
 TASKS = ("semantic", "panoptic", "instance", "entity")
 
@@ -231,7 +231,7 @@ class MaskFormer(nn.Module):
         size = tuple(images.shape[-2:])
         sizes = (self._padded_size(images), size, size)
         scores = [
-            postprocess.semantic_scores(logits.float(), masks.float(), *sizes, resize_scores=True)
+            inference.semantic_scores(logits.float(), masks.float(), *sizes, resize_scores=True)
             for logits, masks in zip(outputs["pred_logits"], outputs["pred_masks"], strict=True)
         ]
         return torch.stack(scores)
@@ -255,15 +255,15 @@ class MaskFormer(nn.Module):
         if "semantic" in self.tasks:
             resize_scores = self.semantic_resizing == "scores"
             if self.sem_seg_output == "labels":
-                result["sem_seg_labels"] = postprocess.semantic_labels(
+                result["sem_seg_labels"] = inference.semantic_labels(
                     logits, masks, *sizes, resize_scores=resize_scores
                 )
             else:
-                result["sem_seg"] = postprocess.semantic_scores(
+                result["sem_seg"] = inference.semantic_scores(
                     logits, masks, *sizes, resize_scores=resize_scores
                 )
         if "panoptic" in self.tasks:
-            result["panoptic_seg"] = postprocess.panoptic(
+            result["panoptic_seg"] = inference.panoptic(
                 logits,
                 masks,
                 *sizes,
@@ -273,7 +273,7 @@ class MaskFormer(nn.Module):
                 confident_pixels_only=self.confident_pixels_only,
             )
         if "instance" in self.tasks:
-            result["instances"] = postprocess.instances(
+            result["instances"] = inference.instances(
                 logits,
                 masks,
                 *sizes,
@@ -281,7 +281,7 @@ class MaskFormer(nn.Module):
                 max_instances=self.detections_per_image,
             )
         if "entity" in self.tasks:
-            result["entity_seg"] = postprocess.entities(
+            result["entity_seg"] = inference.entities(
                 logits,
                 masks,
                 *sizes,

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, ShapeSpec
 from torch import Tensor, nn
 
-from segzoo.errors import InputError
 from segzoo.layers import conv_norm_act
+from segzoo.utils.errors import InputError
 
 from ..features import check_in_features
 

@@ -10,9 +10,9 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segzoo.errors import InputError
+from segzoo.layers.runtime import mean_over_processes
+from segzoo.utils.errors import InputError
 
-from ..distributed import mean_over_workers
 from ..registry import PIXEL_LOSS_REGISTRY
 from .head import resize
 
@@ -131,7 +131,7 @@ class CrossEntropy(PixelLoss):
             weight = counted.sum()
         else:
             weight = self.class_weights[labels[counted]].sum()
-        return total / mean_over_workers(weight, logits.device).clamp(min=1e-12)
+        return total / mean_over_processes(weight, logits.device).clamp(min=1e-12)
 
 
 @PIXEL_LOSS_REGISTRY.register()
@@ -185,4 +185,4 @@ class OHEMCrossEntropy(PixelLoss):
         losses, labels = losses[kept], labels[kept]
         weights = torch.ones_like(losses) if self.class_weights is None else self.class_weights[labels]
         weight = weights.sum() if weight_of_all is None else weight_of_all
-        return (losses * weights).sum() / mean_over_workers(weight, logits.device).clamp(min=1e-12)
+        return (losses * weights).sum() / mean_over_processes(weight, logits.device).clamp(min=1e-12)

@@ -19,7 +19,7 @@ from detectron2.modeling import (
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from ..features import check_in_features
 from ..registry import NECK_REGISTRY, PIXEL_LOSS_REGISTRY, registered

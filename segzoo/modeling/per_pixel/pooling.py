@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from .head import resize
 

@@ -7,7 +7,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
-from segzoo.errors import InputError, did_you_mean
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
 
 from ..test_time_augmentation import SemanticTTA
 from . import presets

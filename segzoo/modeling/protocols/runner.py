@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from segzoo.errors import InputError
+from segzoo.utils.errors import InputError
 
 from ..per_pixel import PerPixelSegmentor
 from .presets import InferenceProtocol

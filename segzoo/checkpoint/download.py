@@ -1,0 +1,85 @@
+"""From a path or URL to a verified file on this machine."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlparse
+
+import detectron2.checkpoint  # noqa: F401  registers catalog:// with the path manager
+from detectron2.utils.file_io import PathManager
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import user_path
+
+from .weight_sets import split_choice
+
+# Names that carry the first hex digits of the file's hash, as their publishers write them.
+_MD5_IN_NAME = re.compile(r"model_final_([0-9a-f]{6})\.pkl$")
+_SHA256_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
+_SUFFIXES = (".pth", ".pkl", ".safetensors")
+_SHA256_HOST = "download.pytorch.org"
+
+
+def local_file(path_or_url: str | Path, md5_prefix: str = "") -> Path:
+    """The local file of a checkpoint, downloaded once into iopath's cache if it is remote, hash checked.
+
+    Args:
+        path_or_url: a path (`~` is the home folder), `https://...`, `detectron2://...` or `catalog://...`;
+            what follows a `#`, as `split_choice` says, is no part of it.
+        md5_prefix: first hex digits of the expected md5; by default those in the name of a
+            `model_final_<six hex digits>.pkl`, which is how Detectron2, MaskFormer and Mask2Former publish.
+
+    Raises:
+        InputError: no such file, no download, or another hash than the name or `md5_prefix` says.
+    """
+    source, _ = split_choice(str(path_or_url))
+    if not source.strip() or source == ".":  # as Path("") says
+        raise InputError("the path of the checkpoint is empty; give a file (.pth, .pkl or .safetensors)")
+    remote = "://" in source
+    try:
+        file = Path(PathManager.get_local_path(source)) if remote else user_path(source)
+    except Exception as error:  # urllib, socket, lock and catalogue errors have no common class
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{source}: download failed ({reason}); fetch it by other means and set MODEL.WEIGHTS to the file"
+        ) from None
+    if not os.path.isfile(file):  # a Path's own raises for a name that is too long
+        found = "is a folder" if os.path.isdir(file) else "does not exist"
+        files = file.iterdir() if os.path.isdir(file) else ()
+        inside = sorted(path.name for path in files if path.suffix in _SUFFIXES)
+        held = f", such as {file / inside[0]}" if inside else ""
+        raise InputError(f"{source}: {found}; expected a checkpoint file (.pth, .pkl or .safetensors){held}")
+    _check_hash(file, source, remote, md5_prefix)
+    return file
+
+
+def file_hash(file: Path, algorithm: str = "md5") -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.new(algorithm)
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_hash(file: Path, source: str, remote: bool, md5_prefix: str) -> None:
+    algorithm, expected = "md5", md5_prefix
+    published = urlparse(source).path if remote else source  # without a query such as ?download=1
+    if not expected and (match := _MD5_IN_NAME.search(published)):
+        expected = match.group(1)
+    elif (
+        not expected
+        and urlparse(source).hostname == _SHA256_HOST
+        and (match := _SHA256_IN_NAME.search(published))
+    ):
+        algorithm, expected = "sha256", match.group(1)
+    if not expected:
+        return
+    found = file_hash(file, algorithm)
+    if not found.startswith(expected):
+        remedy = f"delete {file} and try again" if remote else "download it again"
+        raise InputError(
+            f"{source}: {algorithm} starts with {found[: len(expected)]}, expected {expected}; "
+            f"the file is damaged or not the published one: {remedy}"
+        )

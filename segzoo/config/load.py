@@ -1,0 +1,260 @@
+"""From a YAML file and `KEY VALUE` overrides to a complete, checked configuration."""
+
+import re
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
+
+from .defaults import add_segzoo_config
+from .extensions import add_registered_config, import_extensions
+from .files import find_config, in_circle, read_with_bases
+from .paths import expand_homes
+from .rules import check_values, may_be_none
+from .version_keys import check_version_values, drop_version_defaults, explain_version_key
+
+# What people write from habit, by the last part of the key.
+_HABITS = {
+    "VAL": "DATASETS.TEST",
+    "VALIDATION": "DATASETS.TEST",
+    "BATCH_SIZE": "SOLVER.IMS_PER_BATCH",
+    "LR": "SOLVER.BASE_LR",
+    "EPOCHS": "SOLVER.MAX_ITER",
+    "ITERATIONS": "SOLVER.MAX_ITER",
+    "RESUME": "(the flag) --resume",
+    "OUTPUT": "OUTPUT_DIR",
+}
+
+# Detectron2's keys that nothing here reads, with what does their work; they must stay at their defaults.
+_UNREAD = {
+    "INPUT.RANDOM_FLIP": "INPUT.FLIP_PROB is the flip's probability, 0 for none",
+    "INPUT.CROP.ENABLED": "INPUT.CROP_SIZE crops, or INPUT.DETR_CROP_SIZE with INPUT.AUGMENTATION detr",
+    "INPUT.CROP.TYPE": "INPUT.CROP_SIZE is absolute, INPUT.DETR_CROP_SIZE an absolute range",
+    "INPUT.CROP.SIZE": "INPUT.CROP_SIZE is (height, width) in pixels, INPUT.DETR_CROP_SIZE a range of pixels",
+    "SOLVER.BASE_LR_END": "SOLVER.POLY_LR_CONSTANT_ENDING is the lowest factor of the learning rate",
+    "TEST.PRECISE_BN.ENABLED": "running statistics are evaluated as trained; leave the key out",
+    "VIS_PERIOD": (
+        "TEST.NUM_PICTURES draws predictions into TensorBoard at every evaluation; "
+        "tools/visualize_data.py shows training inputs"
+    ),
+}
+
+
+def new_config() -> CfgNode:
+    """Return Detectron2's defaults with segzoo's keys, those of every project and of what was imported."""
+    cfg = add_segzoo_config(get_cfg())
+    add_registered_config(cfg)
+    return cfg
+
+
+def read_config(path: str | Path | None, overrides: Sequence[str] = ()) -> CfgNode:
+    """Read a configuration file, import the modules of its IMPORTS, and check keys and values.
+
+    Nothing is registered or derived from a dataset.
+
+    Args:
+        path: a YAML file, or a name below `configs/` without `.yaml`: `semantic/camvid/maskformer_r18`; None:
+            the defaults.
+        overrides: alternating keys and values, as on a command line: `["SOLVER.MAX_ITER", "10"]`.
+
+    Raises:
+        InputError: file not found, unknown key, wrong type or value.
+    """
+    if path is None:
+        return _configuration(CfgNode(), "", overrides)
+    file = find_config(path)
+    return _configuration(_read_file(file), str(file), overrides)
+
+
+def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """As `read_config`, of the text of a saved configuration.
+
+    Args:
+        source: what holds it, for errors.
+
+    Raises:
+        InputError: as `read_config`.
+    """
+    try:
+        loaded = CfgNode.load_cfg(text)
+    except Exception as error:  # YAML errors come in many classes
+        raise InputError(f"{source}: not a valid YAML config: {' '.join(str(error).split())}") from None
+    return _configuration(loaded, source, overrides)
+
+
+def _configuration(loaded: CfgNode, source: str, overrides: Sequence[str]) -> CfgNode:
+    # Before any key is checked: these modules may bring keys.
+    import_extensions(_imports(loaded, source, overrides))
+    cfg = new_config()
+    _merge(cfg, loaded, source)
+    return _with_overrides(cfg, overrides)
+
+
+def _imports(loaded: CfgNode, source: str, overrides: Sequence[str]) -> list[str]:
+    """The modules of IMPORTS, by the rules of all keys: the last override wins."""
+    cfg = CfgNode({"IMPORTS": add_segzoo_config(get_cfg()).IMPORTS})
+    if "IMPORTS" in loaded:
+        _merge(cfg, CfgNode({"IMPORTS": loaded.IMPORTS}), source)
+    given = [value for key, value in zip(overrides[::2], overrides[1::2], strict=False) if key == "IMPORTS"]
+    if given:
+        _merge_overrides(cfg, ["IMPORTS", given[-1]])
+    return cfg.IMPORTS
+
+
+def _with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
+    defaults = dict(_flatten(new_config()))
+    _merge_overrides(cfg, overrides)
+    expand_homes(cfg)
+    _refuse_unread(cfg)
+    for key, value in _flatten(cfg):
+        if value is None and defaults.get(key) is not None and not may_be_none(key):
+            raise InputError(
+                f"{key} has no value; give it one such as {defaults[key]!r}, or leave the key out"
+            )
+    check_values(cfg)
+    return cfg
+
+
+def _refuse_unread(cfg: CfgNode) -> None:
+    defaults = dict(_flatten(get_cfg()))
+    for key, value in _flatten(cfg):
+        if key in _UNREAD and value != defaults[key]:
+            raise InputError(f"{key} {value!r} has no effect in segzoo; {_UNREAD[key]}")
+
+
+def _read_file(file: Path) -> CfgNode:
+    try:
+        return CfgNode(read_with_bases(file))
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: _BASE_ {error.filename} does not exist (relative to the file)") from None
+    except RecursionError:
+        raise InputError(
+            f"{file}: {in_circle(file.resolve())} is among its own _BASE_ files; take it out there"
+        ) from None
+    except Exception as error:  # YAML errors come in many classes
+        reason = " ".join(str(error).split())
+        if isinstance(error, TypeError | AttributeError):
+            reason = "it holds no keys with values"
+        raise InputError(f"{file}: not a valid YAML config: {reason}") from None
+
+
+def _merge(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
+    drop_version_defaults(loaded)
+    check_version_values(loaded, cfg, source, _UNREAD)
+    _check_keys(cfg, loaded, source)
+    try:
+        cfg.merge_from_other_cfg(loaded)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{source}: {_explained_type(error)}") from None
+
+
+_WRONG_TYPE = re.compile(
+    r"Type mismatch \(<class '(\w+)'> vs. <class '([\w.]+)'>\) "
+    r"with values \((.*) vs. (.*)\) for config key: ([\w.]+)"
+)
+_KEY_AND_VALUE = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*=")
+_TYPE_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "str": "a text",
+    "tuple": "a list",
+    "list": "a list",
+    "CfgNode": "a section with keys",
+}
+
+
+def _explained_type(error: Exception) -> str:
+    """What yacs says of a value of another type than the key's default."""
+    text = " ".join(str(error).split())
+    match = _WRONG_TYPE.fullmatch(text)
+    if match is None:
+        return text
+    wanted, found, default, value, key = match.groups()
+    expected = _TYPE_NAMES.get(wanted, wanted)
+    return f"{key} is {value} ({found}); expected {expected}, such as {default or repr('')}"
+
+
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    joined = next((word for word in overrides[::2] if _KEY_AND_VALUE.match(str(word))), None)
+    if joined is not None:
+        key, _, value = joined.partition("=")
+        raise InputError(f"{joined}: overrides come as KEY VALUE pairs; write {key} {shlex.quote(value)}")
+    known = dict(_flatten(cfg))
+    if len(overrides) % 2:
+        raise InputError(f"overrides come as KEY VALUE pairs, but {_unpaired(overrides, known)}")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if key not in known:
+            remedy = "; give one of its keys" if any(name.startswith(f"{key}.") for name in known) else ""
+            raise InputError(f"unknown key {key}{remedy or _did_you_mean(key, known)}")
+        try:
+            cfg.merge_from_list([key, _as_float_where_wanted(known[key], value)])
+        except (ValueError, AssertionError) as error:
+            text = _explained_type(error)
+            raise InputError(text if text.startswith(key) else f"{key}: {text}") from None
+
+
+def _unpaired(overrides: Sequence[str], known: Collection[str]) -> str:
+    """What is wrong with an odd number of overrides."""
+    index = next((index for index in range(0, len(overrides), 2) if overrides[index] not in known), -1)
+    if index <= 0:
+        return f"{overrides[-1]!r} has no value"
+    before = " ".join(overrides[index - 2 : index])
+    return f"{overrides[index]!r} after {before} is no key; give every key one value, with spaces in quotes"
+
+
+def _check_keys(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
+    known = dict(_flatten(cfg))
+    sections = {key.rsplit(".", count)[0] for key in known for count in range(1, key.count(".") + 1)}
+    for key, value in list(_flatten(loaded)):
+        if key in sections or (key not in known and not _inside_free_section(cfg, key)):
+            raise InputError(f"{source}: unknown key {key}{_did_you_mean(key, known)}")
+        if key in known:
+            *path, leaf = key.split(".")
+            node = loaded
+            for part in path:
+                node = node[part]
+            node[leaf] = _as_float_where_wanted(known[key], value)
+
+
+def _inside_free_section(cfg: CfgNode, key: str) -> bool:
+    node: Any = cfg
+    for part in key.split(".")[:-1]:
+        node = node.get(part) if isinstance(node, CfgNode) else None
+        if node is None:
+            return False
+        if node.is_new_allowed():
+            return True
+    return False
+
+
+def _as_float_where_wanted(default: Any, value: Any) -> Any:
+    """`1` is a fine learning rate; yacs alone would insist on `1.0`."""
+    if not isinstance(default, float):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _flatten(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _did_you_mean(key: str, choices: Iterable[str]) -> str:
+    if explain_version_key(key) and key not in _UNREAD:
+        return explain_version_key(key)
+    if key in _UNREAD:  # Not every release of Detectron2 has all of them.
+        return f"; {_UNREAD[key]}"
+    habit = _HABITS.get(key.rsplit(".", 1)[-1].upper())
+    return f"; did you mean {habit}?" if habit else did_you_mean(key, choices)

@@ -1,0 +1,248 @@
+"""The values that keys of the configuration may have, and the message for one that they may not.
+
+Names (of datasets, of parts of a model) are checked where they are looked up.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
+
+
+class Rule(NamedTuple):
+    """What is expected, in words, and whether a value is that; a TypeError or ValueError counts as no."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def _at_least(lowest: int) -> Rule:
+    return Rule(f"expected at least {lowest}", lambda value: value >= lowest)
+
+
+def _choice(*choices: Any) -> Rule:
+    return Rule(f"expected {' or '.join(map(str, choices))}", lambda value: value in choices)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _pair(value: Any) -> bool:
+    low, high = value
+    return math.isfinite(low) and math.isfinite(high) and low <= high
+
+
+def _decay_by_name(pair: Any) -> bool:
+    expression, decay = pair
+    try:
+        re.compile(expression)
+    except re.error:
+        return False
+    return decay is None or (not isinstance(decay, bool) and 0 <= decay < math.inf)
+
+
+_COUNT = _at_least(1)
+_FROM_0 = _at_least(0)
+_AMOUNT = Rule("expected a finite number of at least 0", lambda value: 0 <= value < math.inf)
+_AMOUNT_OR_NONE = Rule(
+    "expected None or a finite number of at least 0",
+    lambda value: value is None or 0 <= value < math.inf,
+)
+_SHARE = Rule("expected a number from 0 to 1", lambda value: 0 <= value <= 1)
+_BELOW_1 = Rule("expected a number from 0 to below 1", lambda value: 0 <= value < 1)
+_POSITIVE = Rule("expected a finite number above 0", lambda value: 0 < value < math.inf)
+_PAIR = Rule("expected (lowest, highest)", _pair)
+_POSITIVE_PAIR = Rule("expected (lowest, highest), both above 0", lambda value: _pair(value) and value[0] > 0)
+_COUNTS = Rule(
+    "expected one or more numbers of at least 1",
+    lambda value: len(value) > 0 and all(_whole(number) and number > 0 for number in value),
+)
+_ODD = Rule("expected an odd number of at least 1", lambda value: value > 0 and value % 2 == 1)
+_HEIGHT_AND_WIDTH = Rule(
+    "expected (height, width) of at least 1, or () where it follows from others",
+    lambda value: len(value) in (0, 2) and all(_whole(side) and side > 0 for side in value),
+)
+_SIDES = Rule(
+    "expected one or more sizes in pixels",
+    lambda value: len(value) > 0 and all(_whole(side) and side > 0 for side in value),
+)
+
+# Detectron2's own, of no use today but legal.
+_NAIVE_NORMS = ("naiveSyncBN", "naiveSyncBN_N")
+
+_GROUPS: dict[Rule, dict[str, str]] = {
+    _COUNT: {
+        "SOLVER": "IMS_PER_BATCH ACCUMULATE LOG_PERIOD",
+        "TEST": "IMS_PER_BATCH DETECTIONS_PER_IMAGE SHARD_PERIOD",
+        "INPUT": "BASE_SIZE LSJ_SIZE",
+        "MODEL.SEM_SEG_HEAD": "CONVS_DIM MASK_DIM LOSS.ZOOM_FACTOR LOSS.OHEM_KEEP_FRACTION",
+        "MODEL.AUX_HEAD": "CONVS_DIM",
+        "MODEL.BISENET": "CONTEXT_CHANNELS FUSION_CHANNELS AUX_CONVS_DIM",
+        "MODEL.CCNET": "RECURRENCE",
+        "MODEL.DEEPLABV3PLUS": "FINE_CHANNELS",
+        "MODEL.JPU": "CONVS_DIM",
+        "MODEL.PSANET": "SHRINK_FACTOR",
+        "MODEL.MASK_FORMER": "HIDDEN_DIM NUM_OBJECT_QUERIES NHEADS DIM_FEEDFORWARD DEC_LAYERS "
+        "DEFORMABLE_POINTS DEFORMABLE_FEEDFORWARD OVERSAMPLE_RATIO",
+    },
+    _FROM_0: {
+        "DATALOADER": "NUM_WORKERS",
+        "SOLVER": "MAX_ITER CHECKPOINT_KEEP CHECKPOINT_PERIOD WARMUP_ITERS",
+        "TEST": "EVAL_PERIOD EARLY_STOP_PATIENCE INFERENCE.WINDOW_BATCH SCORING_THREADS NUM_PICTURES",
+        "INPUT": "MIN_SIZE_TEST MAX_SIZE_TEST MAX_SIZE_TRAIN",
+        "MODEL.SEM_SEG_HEAD": "NUM_CLASSES NUM_CONVS TRANSFORMER_ENC_LAYERS SIZE_DIVISIBILITY",
+        "MODEL.AUX_HEAD": "NUM_CONVS",
+        "MODEL.BISENET": "FUSION_REDUCTION",
+        "MODEL.MASK_FORMER": "SIZE_DIVISIBILITY TRAIN_NUM_POINTS",
+        "MODEL.BACKBONE": "FREEZE_AT",
+        "MODEL.BOUNDARY_RELAXED": "RADIUS",
+        "MODEL.PSANET": "PROJECTION_PADDING",
+    },
+    _COUNTS: {
+        "MODEL.DEEPLABV3": "DILATIONS",
+        "MODEL.DEEPLABV3PLUS": "DILATIONS",
+        "MODEL.JPU": "DILATIONS",
+        "MODEL.PSPNET": "BINS",
+        "MODEL.UPERNET": "BINS",
+    },
+    _ODD: {"INPUT": "BLUR_KERNEL", "MODEL.DEEPLABV3": "PROJECTION_KERNEL"},
+    _HEIGHT_AND_WIDTH: {"MODEL.PSANET": "MASK_SIZE"},
+    Rule(
+        "expected four numbers of at least 1",
+        lambda value: len(value) == 4 and all(_whole(number) and number > 0 for number in value),
+    ): {"MODEL.BISENET": "SPATIAL_CHANNELS"},
+    Rule("expected a number from 0 to 255", lambda value: 0 <= value <= 255): {"INPUT": "PAD_VALUE"},
+    Rule("expected (lowest, highest), both at least 0", lambda value: _pair(value) and value[0] >= 0): {
+        "INPUT": "BLUR_RADIUS"
+    },
+    Rule(
+        "expected iterations in rising order",
+        lambda value: all(_whole(step) and step >= 0 for step in value) and list(value) == sorted(value),
+    ): {"SOLVER": "STEPS"},
+    _choice(4, 8, 16, 32): {"MODEL.BACKBONE": "OUTPUT_STRIDE"},
+    _AMOUNT: {
+        "SOLVER": "BASE_LR WEIGHT_DECAY BACKBONE_MULTIPLIER HEAD_MULTIPLIER POLY_LR_POWER "
+        "POLY_LR_CONSTANT_ENDING GAMMA BIAS_LR_FACTOR",
+        "MODEL.AUX_HEAD": "LOSS_WEIGHT",
+        "MODEL.BISENET": "AUX_LOSS_WEIGHT",
+        "MODEL.BOUNDARY_RELAXED": "CLASS_WEIGHT_BOUND",
+        "MODEL.DANET": "BRANCH_LOSS_WEIGHT",
+        "MODEL.MASK_FORMER": "CLASS_WEIGHT MASK_WEIGHT DICE_WEIGHT NO_OBJECT_WEIGHT",
+    },
+    _AMOUNT_OR_NONE: {
+        "SOLVER": "WEIGHT_DECAY_NORM WEIGHT_DECAY_EMBED WEIGHT_DECAY_HEAD_NORM WEIGHT_DECAY_BIAS",
+    },
+    Rule(
+        "expected pairs of a regular expression and a weight decay of at least 0, or None for "
+        'SOLVER.WEIGHT_DECAY, e.g. [["norm", 0.0]]',
+        lambda value: all(_decay_by_name(pair) for pair in value),
+    ): {"SOLVER": "WEIGHT_DECAY_BY_NAME"},
+    _POSITIVE: {"SOLVER.CLIP_GRADIENTS": "CLIP_VALUE"},
+    _SHARE: {
+        "INPUT": "FLIP_PROB ROTATION_PROB BLUR_PROB CROP_SINGLE_CATEGORY_MAX",
+        "SOLVER": "WARMUP_FACTOR",
+        "TEST": "ENTITY_SCORE_THRESHOLD",
+        "MODEL.SEM_SEG_HEAD": "LOSS.OHEM_THRESHOLD",
+        "MODEL.MASK_FORMER": "IMPORTANCE_SAMPLE_RATIO TEST.OBJECT_MASK_THRESHOLD TEST.OVERLAP_THRESHOLD",
+    },
+    _BELOW_1: {
+        "SOLVER": "MOMENTUM",
+        "MODEL.SEM_SEG_HEAD": "DROPOUT",
+        "MODEL.AUX_HEAD": "DROPOUT",
+        "MODEL.DEEPLABV3": "PROJECTION_DROPOUT",
+        "MODEL.MASK_FORMER": "DROPOUT",
+    },
+    _PAIR: {"INPUT": "ROTATION"},
+    _POSITIVE_PAIR: {"INPUT": "SCALE_RANGE LSJ_SCALE DETR_CROP_SIZE"},
+    _SIDES: {"INPUT": "MIN_SIZE_TRAIN DETR_CROP_SHORT_EDGE", "TEST": "AUG.MIN_SIZES"},
+    Rule(
+        "expected (height, width) of at least 1, or () for no crop",
+        lambda value: len(value) in (0, 2) and all(_whole(side) and side > 0 for side in value),
+    ): {"INPUT": "CROP_SIZE"},
+    Rule(
+        "expected (lowest, highest) of the pixel values, or ()",
+        lambda value: len(value) == 0 or (_pair(value) and value[0] < value[1]),
+    ): {"INPUT": "IMAGE_RANGE"},
+    Rule(
+        "expected finite numbers of at least 0",
+        lambda value: all(0 <= number < math.inf for number in value),
+    ): {"MODEL": "SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS"},
+    Rule(
+        "expected three numbers",
+        lambda value: len(value) == 3 and all(math.isfinite(number) for number in value),
+    ): {"MODEL": "PIXEL_MEAN"},
+    Rule(
+        "expected three numbers above 0",
+        lambda value: len(value) == 3 and all(0 < number < math.inf for number in value),
+    ): {"MODEL": "PIXEL_STD"},
+    Rule(
+        "expected cpu, cuda, or cuda:1 for one of several GPUs",
+        # meta: shapes without numbers, to look at a model; a job refuses it.
+        lambda value: re.fullmatch(r"(cpu|mps|meta|cuda|xpu|npu)(:\d+)?", value) is not None,
+    ): {"MODEL": "DEVICE"},
+    Rule(
+        "expected BN, SyncBN, FrozenBN, GN or LN",
+        lambda value: value in ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", *_NAIVE_NORMS),
+    ): {"MODEL": "BACKBONE.NORM SEM_SEG_HEAD.NORM"},
+    _choice("stop", "skip"): {"DATALOADER": "ON_ERROR"},
+    _choice("RGB", "BGR"): {"INPUT": "FORMAT"},
+    _choice("choice", "range"): {"INPUT": "MIN_SIZE_TRAIN_SAMPLING"},
+    _choice("float16", "bfloat16"): {"SOLVER": "AMP.DTYPE"},
+    _choice("channel", "element"): {"MODEL.SEM_SEG_HEAD": "DROPOUT_KIND"},
+    _choice("valid", "all"): {"MODEL.SEM_SEG_HEAD": "LOSS.AVERAGE_OVER"},
+    _choice("focal", "bce"): {"MODEL.MASK_FORMER": "MASK_LOSS"},
+    _choice("nearest", "bilinear"): {"MODEL.SEM_SEG_HEAD": "TOP_DOWN_UPSAMPLE"},
+}
+
+
+def _by_key(groups: Mapping[Rule, Mapping[str, str]]) -> Iterator[tuple[str, Rule]]:
+    for rule, sections in groups.items():
+        for section, names in sections.items():
+            yield from ((f"{section}.{name}", rule) for name in names.split())
+
+
+RULES: dict[str, Rule] = dict(_by_key(_GROUPS))
+
+
+def may_be_none(key: str) -> bool:
+    """Whether None is a value of a key."""
+    return key in RULES and _holds(RULES[key], None)
+
+
+def _holds(rule: Rule, value: Any) -> bool:
+    try:
+        return rule.holds(value)
+    except (TypeError, ValueError):
+        return False
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Finds a key with a value that it cannot have.
+
+    Raises:
+        InputError: for the first one.
+    """
+    for key, rule in RULES.items():
+        value: Any = cfg
+        for part in key.split("."):
+            value = value[part]
+        if not _holds(rule, value):
+            choices = rule.expected.removeprefix("expected ").split(" or ") if isinstance(value, str) else ()
+            raise InputError(f"{key} {value!r}: {rule.expected}{did_you_mean(value, choices)}")
+    node = cfg.MODEL.MASK_FORMER
+    if node.HIDDEN_DIM % 4:
+        raise InputError(
+            f"MODEL.MASK_FORMER.HIDDEN_DIM {node.HIDDEN_DIM}: expected a multiple of 4, for the sines and "
+            "cosines of x and y in the position encoding"
+        )
+    if node.HIDDEN_DIM % node.NHEADS:
+        raise InputError(
+            f"MODEL.MASK_FORMER.NHEADS {node.NHEADS}: expected a divisor of MODEL.MASK_FORMER.HIDDEN_DIM "
+            f"{node.HIDDEN_DIM}"
+        )

@@ -1,0 +1,73 @@
+"""Keys that one release of Detectron2 has and another lacks.
+
+A configuration that is saved with one is read with the other: a key that only one of them has says nothing
+while it is at its default, and is left out.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+from detectron2 import __version__
+from detectron2.config import CfgNode
+
+from segzoo.utils.errors import InputError
+
+# Of Detectron2's main branch in 2026; v0.6 has none of them, and main all of v0.6's.
+VERSION_KEYS: dict[str, Any] = {
+    "DATALOADER.REPEAT_SQRT": True,
+    "FLOAT32_PRECISION": "",
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": 50,
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False,
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False,
+    "SOLVER.BASE_LR_END": 0.0,
+    "SOLVER.NUM_DECAYS": 3,
+    "SOLVER.RESCALE_INTERVAL": False,
+}
+
+
+def drop_version_defaults(cfg: CfgNode) -> None:
+    """Removes those of the keys above that are at their default from a configuration, whole or in part."""
+    for key, default in VERSION_KEYS.items():
+        *path, leaf = key.split(".")
+        node = _section(cfg, path)
+        if node is not None and leaf in node and node[leaf] == default:
+            del node[leaf]
+            _drop_empty(cfg, path)
+
+
+def _drop_empty(cfg: CfgNode, path: list[str]) -> None:
+    """Removes a section that holds nothing any more, and so on up."""
+    for depth in range(len(path), 0, -1):
+        if _section(cfg, path[:depth]):
+            return
+        del _section(cfg, path[: depth - 1])[path[depth - 1]]
+
+
+def explain_version_key(key: str) -> str:
+    """For a key that only another release has, the remedy; else ""."""
+    if key not in VERSION_KEYS:
+        return ""
+    return (
+        f"; the Detectron2 that is installed ({__version__}) lacks it: leave it out, which means "
+        f"{VERSION_KEYS[key]!r}, or install another Detectron2 (INSTALL.md)"
+    )
+
+
+def check_version_values(cfg: CfgNode, known: CfgNode, source: str, explained: Collection[str] = ()) -> None:
+    """Raises InputError for a key that is not at its default and that this Detectron2 lacks.
+
+    Args:
+        explained: keys that are not looked at, since another Detectron2 is no remedy for them.
+    """
+    for key in VERSION_KEYS.keys() - set(explained):
+        *path, leaf = key.split(".")
+        node = _section(cfg, path)
+        if node is not None and leaf in node and leaf not in (_section(known, path) or ()):
+            raise InputError(f"{source}: {key} {node[leaf]!r} cannot be set{explain_version_key(key)}")
+
+
+def _section(cfg: CfgNode, path: list[str]) -> CfgNode | None:
+    for part in path:
+        cfg = cfg.get(part) if isinstance(cfg, dict) else None
+    return cfg if isinstance(cfg, dict) else None

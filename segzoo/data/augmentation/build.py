@@ -1,0 +1,197 @@
+"""Training augmentations: families, each a list of small policies that the keys of INPUT describe.
+
+A family is a recipe's order of steps; the policies stand in policies.py (any recipe) and
+recipe_policies.py (semseg, GluonCV, SegFormer).
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
+
+from .policies import (
+    AugmentationInput,
+    CategoryCappedCrop,
+    ColorJitter,
+    EitherOf,
+    FixedCrop,
+    PadTo,
+    ResizeScale,
+    ResizeShortestEdge,
+)
+from .recipes import GaussianBlur, RandomRotation, RescaleImage, ResizeEdge, ResizeWithin
+from .transforms import PadValue
+
+__all__ = [
+    "FAMILIES",
+    "AugmentationInput",
+    "CategoryCappedCrop",
+    "ColorJitter",
+    "EitherOf",
+    "FixedCrop",
+    "PadTo",
+    "ResizeScale",
+    "ResizeShortestEdge",
+    "build_test_augmentations",
+    "build_train_augmentations",
+]
+
+
+def semantic_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
+    """Resize by short edge, crop with a cap on one category, colour jitter, flip, padding to the crop's size.
+
+    The training of MaskFormer's semantic models (recipe family E).
+    """
+    augmentations: list[T.Augmentation] = [_resize(cfg)]
+    if cfg.INPUT.CROP_SIZE:
+        crop = CategoryCappedCrop(cfg.INPUT.CROP_SIZE, cfg.INPUT.CROP_SINGLE_CATEGORY_MAX, ignore_label)
+        augmentations.append(crop)
+    augmentations += [*_color(cfg), T.RandomFlip(cfg.INPUT.FLIP_PROB)]
+    if cfg.INPUT.CROP_SIZE and cfg.INPUT.PAD_TO_CROP:
+        augmentations.append(PadTo(cfg.INPUT.CROP_SIZE, _pad_value(cfg)))
+    return augmentations
+
+
+def lsj_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
+    """Large-scale jitter (arXiv:2012.07177): flip, resize by a wide range, crop and pad to a square."""
+    side = cfg.INPUT.LSJ_SIZE
+    return [
+        T.RandomFlip(cfg.INPUT.FLIP_PROB),
+        ResizeScale(*cfg.INPUT.LSJ_SCALE, side, side),
+        FixedCrop((side, side)),
+        *_color(cfg),
+        PadTo((side, side), _pad_value(cfg)),
+    ]
+
+
+def detr_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
+    """Flip, then a resize by short edge; half of the time a smaller resize and a crop come before it.
+
+    The training of DETR (arXiv:2005.12872) and of MaskFormer's panoptic models (recipe family F).
+    """
+    crop = [
+        ResizeShortestEdge(list(cfg.INPUT.DETR_CROP_SHORT_EDGE), sample_style="choice"),
+        T.RandomCrop("absolute_range", tuple(cfg.INPUT.DETR_CROP_SIZE)),
+    ]
+    return [
+        T.RandomFlip(cfg.INPUT.FLIP_PROB),
+        EitherOf([_resize(cfg)], [*crop, _resize(cfg)]),
+        *_color(cfg),
+    ]
+
+
+def semseg_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
+    """Resize by a factor, rotate, blur, flip, crop with padding all around.
+
+    The training of semseg's PSPNet and PSANet (recipe family A).
+    """
+    keys = cfg.INPUT
+    return [
+        RescaleImage(keys.SCALE_RANGE),
+        T.RandomApply(RandomRotation(keys.ROTATION, tuple(cfg.MODEL.PIXEL_MEAN)), keys.ROTATION_PROB),
+        T.RandomApply(GaussianBlur(kernel=keys.BLUR_KERNEL), keys.BLUR_PROB),
+        T.RandomFlip(keys.FLIP_PROB),
+        PadTo(_crop_size(cfg), _pad_value(cfg), centered=True),
+        CategoryCappedCrop(_crop_size(cfg), keys.CROP_SINGLE_CATEGORY_MAX, ignore_label),
+    ]
+
+
+def gluon_augmentations(cfg: CfgNode, ignore_label: int, edge: str) -> list[T.Augmentation]:
+    """Flip, resize one edge to a random length, crop with padding at the right and the bottom, blur.
+
+    The training of GluonCV and what follows it (recipe families B, by the short edge, and C, by the long).
+    """
+    keys = cfg.INPUT
+    return [
+        T.RandomFlip(keys.FLIP_PROB),
+        ResizeEdge(keys.BASE_SIZE, keys.SCALE_RANGE, edge),
+        PadTo(_crop_size(cfg), _pad_value(cfg)),
+        CategoryCappedCrop(_crop_size(cfg), keys.CROP_SINGLE_CATEGORY_MAX, ignore_label),
+        T.RandomApply(GaussianBlur(sigma=keys.BLUR_RADIUS), keys.BLUR_PROB),
+    ]
+
+
+def segformer_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
+    """Resize to fit into a random box, crop with a cap on one category, flip, colour jitter, padding.
+
+    The training of SegFormer (arXiv:2105.15203) and of MMSegmentation (recipe family D).
+    """
+    keys = cfg.INPUT
+    return [
+        ResizeWithin((keys.MAX_SIZE_TRAIN, keys.BASE_SIZE), keys.SCALE_RANGE),
+        CategoryCappedCrop(_crop_size(cfg), keys.CROP_SINGLE_CATEGORY_MAX, ignore_label),
+        T.RandomFlip(keys.FLIP_PROB),
+        *_color(cfg),
+        PadTo(_crop_size(cfg), _pad_value(cfg)),
+    ]
+
+
+FAMILIES: dict[str, Callable[[CfgNode, int], list[T.Augmentation]]] = {
+    "semantic": semantic_augmentations,
+    "lsj": lsj_augmentations,
+    "detr": detr_augmentations,
+    "semseg": semseg_augmentations,
+    "gluon_short": partial(gluon_augmentations, edge="short"),
+    "gluon_long": partial(gluon_augmentations, edge="long"),
+    "segformer": segformer_augmentations,
+}
+
+
+def build_train_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
+    """The augmentations of INPUT.AUGMENTATION.
+
+    Raises:
+        InputError: unknown family.
+    """
+    family = cfg.INPUT.AUGMENTATION
+    if family not in FAMILIES:
+        raise InputError(
+            f"INPUT.AUGMENTATION {family!r} is unknown{did_you_mean(family, FAMILIES)}; "
+            f"known: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[family](cfg, ignore_label)
+
+
+def build_test_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    """The resize of evaluation: short edge INPUT.MIN_SIZE_TEST (0: none), long edge at most MAX_SIZE_TEST.
+
+    Nothing for a TEST.PROTOCOL that resizes by itself.
+    """
+    if cfg.INPUT.MIN_SIZE_TEST == 0 or cfg.TEST.PROTOCOL not in ("", "maskformer_tta"):
+        return []
+    return [ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST or _no_limit())]
+
+
+def _no_limit() -> int:
+    return 1 << 30
+
+
+def _resize(cfg: CfgNode) -> T.Augmentation:
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
+    style = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if style == "range" and len(sizes) == 1:
+        sizes *= 2
+    return ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN or _no_limit(), style)
+
+
+def _color(cfg: CfgNode) -> list[T.Augmentation]:
+    return [ColorJitter(cfg.INPUT.FORMAT)] if cfg.INPUT.COLOR_AUG else []
+
+
+def _crop_size(cfg: CfgNode) -> tuple[int, int]:
+    size = tuple(cfg.INPUT.CROP_SIZE)
+    if len(size) != 2:
+        raise InputError(
+            f"INPUT.CROP_SIZE {list(size)}: INPUT.AUGMENTATION {cfg.INPUT.AUGMENTATION} needs (height, width)"
+        )
+    return size
+
+
+def _pad_value(cfg: CfgNode) -> PadValue:
+    """What images are padded with: 8 bits, so that the mean is rounded."""
+    return tuple(cfg.MODEL.PIXEL_MEAN) if cfg.INPUT.PAD_WITH_MEAN else cfg.INPUT.PAD_VALUE

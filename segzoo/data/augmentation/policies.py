@@ -1,0 +1,177 @@
+"""Policies that draw transforms for any recipe, in Detectron2's framework.
+
+They see an `AugmentationInput`: `image` and the class map `sem_seg`, as Detectron2's own augmentations expect
+them. Whatever is drawn at random comes from numpy's global generator; `sampling.py` seeds it per sample.
+
+Letters: H, W pixels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data import transforms as T
+from fvcore.transforms.transform import CropTransform, NoOpTransform, Transform
+
+from ..label_ops import count_values
+from ..label_reader import IndexMap, class_map
+from .transforms import ColorJitterTransform, PadTransform, PadValue, apply_to_indices, at_least_one_pixel
+
+
+class AugmentationInput(T.AugInput):
+    """What augmentations look at and transform: the image and its index map.
+
+    Args:
+        image: (H, W, 3) uint8.
+        index_map: the annotation, or None.
+        ignore_label: of void in `sem_seg`.
+    """
+
+    def __init__(self, image: np.ndarray, index_map: IndexMap | None = None, ignore_label: int = 255) -> None:
+        self.image = image
+        self.index_map = index_map
+        self.ignore_label = ignore_label
+        self.boxes = None
+
+    @property
+    def sem_seg(self) -> np.ndarray | None:
+        """(H, W) class of every pixel, uint8, or uint16 where the ignore label needs it."""
+        if self.index_map is None:
+            return None
+        return class_map(self.index_map, self.ignore_label, np.min_scalar_type(self.ignore_label))
+
+    def transform(self, tfm: Transform) -> None:
+        """Applies a transform to the image and the index map."""
+        self.image = tfm.apply_image(self.image)
+        if self.index_map is not None:
+            indices = apply_to_indices(tfm, self.index_map.indices)
+            self.index_map = self.index_map._replace(indices=indices)
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, but a very thin image keeps one pixel where rounding would leave none."""
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return at_least_one_pixel(super().get_transform(image))
+
+
+class ResizeScale(T.ResizeScale):
+    """Detectron2's, but a very thin image keeps one pixel where rounding would leave none."""
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return at_least_one_pixel(super().get_transform(image))
+
+
+class PadTo(T.Augmentation):
+    """Pads a smaller image to `size` (height, width); a larger one stays.
+
+    Args:
+        pad_value: of the image, one number or one per channel; labels are padded with void.
+        centered: at all sides instead of at the right and the bottom; an odd pixel goes there.
+    """
+
+    def __init__(self, size: Sequence[int], pad_value: PadValue = 128, centered: bool = False) -> None:
+        super().__init__()
+        self.size, self.pad_value, self.centered = tuple(size), pad_value, centered
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        height, width = (
+            max(0, wanted - there) for wanted, there in zip(self.size, image.shape, strict=False)
+        )
+        if not height and not width:
+            return NoOpTransform()
+        top, left = (height // 2, width // 2) if self.centered else (0, 0)
+        return PadTransform(width - left, height - top, self.pad_value, left, top)
+
+
+class CategoryCappedCrop(T.RandomCrop):
+    """Random crop that is redrawn, 10 times at most, while one category has too large a share of it.
+
+    Detectron2's RandomCrop_CategoryAreaConstraint with the same draws, counting pixels by histogram.
+
+    Args:
+        size: (height, width) in pixels; a smaller image is not cropped along that side.
+        max_share: largest share of one category among the pixels that are not void; 1 for any.
+        ignore_label: void in `sem_seg`.
+    """
+
+    tries = 10
+
+    def __init__(self, size: Sequence[int], max_share: float = 1.0, ignore_label: int = 255) -> None:
+        super().__init__("absolute", tuple(size))
+        self.size, self.max_share, self.ignore_label = tuple(size), max_share, ignore_label
+        # Without a cap the class map is not needed, and so not made.
+        self.input_args = ("image", "sem_seg") if max_share < 1.0 else ("image",)
+
+    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray | None = None) -> Transform:
+        if sem_seg is None:
+            return super().get_transform(image)
+        for _ in range(self.tries):
+            crop = super().get_transform(image)
+            counts = count_values(crop.apply_segmentation(sem_seg))
+            counts[self.ignore_label] = 0
+            if np.count_nonzero(counts) > 1 and counts.max() < counts.sum() * self.max_share:
+                break
+        return crop
+
+
+class FixedCrop(T.Augmentation):
+    """Crops to `size` (height, width) at a random place along the diagonal, as large-scale jitter does.
+
+    Where Detectron2's FixedSizeCrop also pads, `PadTo` does it here, so that padded labels are void.
+    """
+
+    def __init__(self, size: Sequence[int]) -> None:
+        super().__init__()
+        self.size = tuple(size)
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        spare = np.maximum(np.subtract(image.shape[:2], self.size), 0)
+        top, left = np.round(spare * np.random.uniform(0.0, 1.0)).astype(int)
+        return CropTransform(int(left), int(top), self.size[1], self.size[0])
+
+
+class EitherOf(T.Augmentation):
+    """One of two lists of augmentations, each half of the time."""
+
+    def __init__(self, first: Sequence[T.Augmentation], second: Sequence[T.Augmentation]) -> None:
+        super().__init__()
+        self.first, self.second = T.AugmentationList(first), T.AugmentationList(second)
+
+    def __call__(self, aug_input: T.AugInput) -> Transform:
+        return (self.first if np.random.rand() > 0.5 else self.second)(aug_input)
+
+
+class ColorJitter(T.Augmentation):
+    """The colour jitter of SSD (arXiv:1512.02325): each of four changes is made half of the time.
+
+    Args:
+        image_format: "RGB" or "BGR".
+        brightness: largest offset, of 255.
+        contrast, saturation: range of the factor.
+        hue: largest offset, in units of 2 degrees.
+    """
+
+    def __init__(
+        self,
+        image_format: str,
+        brightness: float = 32.0,
+        contrast: tuple[float, float] = (0.5, 1.5),
+        saturation: tuple[float, float] = (0.5, 1.5),
+        hue: int = 18,
+    ) -> None:
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        made = np.random.randint(2, size=5).astype(bool)
+        brightness = np.random.uniform(-self.brightness, self.brightness)
+        contrast, saturation = np.random.uniform(*self.contrast), np.random.uniform(*self.saturation)
+        hue = np.random.randint(-self.hue, self.hue + 1)
+        return ColorJitterTransform(
+            self.image_format,
+            brightness if made[0] else None,
+            contrast if made[1] else None,
+            saturation if made[2] else None,
+            hue if made[3] else None,
+            contrast_first=bool(made[4]),
+        )

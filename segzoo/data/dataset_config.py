@@ -1,0 +1,111 @@
+"""What a configuration takes from its datasets: number of classes, ignored label, tasks they can score."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.tasks import TASKS
+from segzoo.utils.text import did_you_mean
+
+from .register import register_dataset_file
+
+
+def complete_config(cfg: CfgNode) -> CfgNode:
+    """Register `DATASETS.FILES` and fill in what follows from the dataset. Changes and returns `cfg`.
+
+    Raises:
+        InputError: an unknown task or dataset, or a contradiction between the configuration and a dataset.
+    """
+    for dataset_file in cfg.DATASETS.FILES:
+        register_dataset_file(dataset_file)
+    _check_choice("TASK", cfg.TASK, TASKS)
+    cfg.TEST.TASKS = tuple(cfg.TEST.TASKS) or (cfg.TASK,)
+    for task in cfg.TEST.TASKS:
+        _check_choice("TEST.TASKS", task, TASKS)
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            _check_choice(f"DATASETS.{key}", name, DatasetCatalog.list())
+    name = cfg.DATASETS.CLASSES_FROM or next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), "")
+    if name:
+        _check_choice("DATASETS.CLASSES_FROM", name, DatasetCatalog.list())
+        _take_from_dataset(cfg, name)
+        _check_datasets(cfg, name)
+    return cfg
+
+
+def _take_from_dataset(cfg: CfgNode, name: str) -> None:
+    metadata = _segzoo_metadata(name)
+    if cfg.TASK != "semantic" and metadata.evaluator_type == "sem_seg":
+        raise InputError(
+            f"TASK {cfg.TASK} needs panoptic ground truth, but {name} has semantic labels; use TASK semantic"
+        )
+    is_semantic = cfg.TASK == "semantic"
+    has_classes = is_semantic and metadata.get("background") is not None
+    if metadata.evaluator_type == "coco_instances" and cfg.TASK != "instance" and not has_classes:
+        file = Path(metadata.get("dataset_file", "its YAML file")).name
+        background = f"add a class for what no instance covers to classes in {file} and name it there: "
+        remedy = f"{background}background: NAME" if is_semantic else "make them with tools/make_panoptic.py"
+        raise InputError(
+            f"TASK {cfg.TASK} needs {'semantic or ' * is_semantic}panoptic ground truth, but {name} has "
+            f"instances; use TASK instance, or {remedy}"
+        )
+    head = cfg.MODEL.SEM_SEG_HEAD
+    expected = {"entity": 1, "instance": len(metadata.thing_classes)}.get(cfg.TASK, len(metadata.classes))
+    if head.NUM_CLASSES not in (0, expected):
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES={head.NUM_CLASSES} but {name} has {expected} ({cfg.TASK}); "
+            "leave the key out, or name another dataset in DATASETS.CLASSES_FROM"
+        )
+    head.NUM_CLASSES = expected
+    head.IGNORE_VALUE = metadata.ignore_label
+
+
+def _segzoo_metadata(name: str) -> Metadata:
+    metadata = MetadataCatalog.get(name)
+    if not hasattr(metadata, "classes") or not hasattr(metadata, "evaluator_type"):
+        raise InputError(
+            f"DATASETS: {name} is a Detectron2 dataset without the class facts segzoo needs; "
+            "describe it in a YAML file and list that in DATASETS.FILES"
+        )
+    return metadata
+
+
+def _check_datasets(cfg: CfgNode, classes_from: str) -> None:
+    """Every dataset has the classes that the model predicts, and ground truth for what is asked of it."""
+    expected = MetadataCatalog.get(classes_from)
+    # Entities have no class: a model that is scored for them alone may be tested on any segments.
+    test = () if tuple(cfg.TEST.TASKS) == ("entity",) else cfg.DATASETS.TEST
+    # Stuff is no instance: a panoptic model may be tested on the instances of its things.
+    tested = "thing_classes" if tuple(cfg.TEST.TASKS) == ("instance",) else "classes"
+    for key, names, kind in (("TRAIN", cfg.DATASETS.TRAIN, "classes"), ("TEST", test, tested)):
+        for name in names:
+            found, wanted = (list(one.get(kind, ())) for one in (_segzoo_metadata(name), expected))
+            if found != wanted:
+                raise InputError(
+                    f"DATASETS.{key}: {name} has other classes than {classes_from} "
+                    f"({_first_difference(found, wanted)}); map both to the same with label_map in their "
+                    f"YAML files, or choose another DATASETS.CLASSES_FROM or DATASETS.{key}"
+                )
+    for name in cfg.DATASETS.TEST:
+        panoptic = [task for task in cfg.TEST.TASKS if task != "semantic"]
+        if panoptic and _segzoo_metadata(name).evaluator_type == "sem_seg":
+            raise InputError(
+                f"TEST.TASKS {panoptic[0]} needs panoptic ground truth, but {name} has semantic labels; "
+                "choose another DATASETS.TEST, or TEST.TASKS \"('semantic',)\""
+            )
+
+
+def _first_difference(found: list[str], expected: list[str]) -> str:
+    if len(found) != len(expected):
+        return f"{len(found)} instead of {len(expected)}"
+    index = next(i for i, (one, other) in enumerate(zip(found, expected, strict=True)) if one != other)
+    return f"class {index} is {found[index]!r} instead of {expected[index]!r}"
+
+
+def _check_choice(key: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        listed = f"; known: {', '.join(choices)}" if len(choices) < 8 else ""
+        raise InputError(f"{key} {value!r} is unknown{did_you_mean(value, choices)}{listed}")

@@ -1,0 +1,515 @@
+"""Reading images, semantic labels and panoptic labels; every file is checked on the way.
+
+Letters: H, W pixels; S segments of an image; K classes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_tools
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.json_values import is_box, is_positive, shown
+from segzoo.utils.text import some
+
+from .coco_instances import Overlaps, annotation_rle, paint, split_overlaps
+from .dataset_file import DatasetFile
+from .encodings import Encoding, InstanceIdEncoding, Regions
+from .image_files import QUARTER_TURNS, BrokenFileError, opened_image, opened_labels, stored_orientation
+from .images import TurnedError, WrongSizeError, load_image, read_image, wrong_size
+from .label_ops import look_up, rgb_codes
+
+__all__ = [
+    "BrokenFileError",
+    "IndexMap",
+    "LabelReader",
+    "Segments",
+    "WrongSizeError",
+    "check_labels",
+    "class_map",
+    "opened_image",
+    "opened_labels",
+    "read_image",
+]
+
+
+class Segments(NamedTuple):
+    """The segments of one image.
+
+    Attributes:
+        classes: (S,) int64 contiguous class of each.
+        is_crowd: (S,) bool, whether it stands for a group whose members are not told apart.
+    """
+
+    classes: np.ndarray
+    is_crowd: np.ndarray
+
+
+class IndexMap(NamedTuple):
+    """Which segment covers which pixel, in the smallest integers that do.
+
+    Attributes:
+        indices: (H, W) uint8 or uint16: s + 1 where segment s is, 0 for void.
+        segments: what the S segments are. For semantic labels: one per class of the dataset, present or not.
+        members: None, or, for segments that overlap, (A + 1, S) bool: index a stands for pixels that are
+            covered by exactly the segments of row a. Row 0 has none.
+    """
+
+    indices: np.ndarray
+    segments: Segments
+    members: np.ndarray | None = None
+
+
+class LabelReader:
+    """Reads the annotations of one registered split. Plain data inside: it can be sent to other processes.
+
+    Args:
+        dataset: the facts.
+        split: the registered name.
+    """
+
+    def __init__(self, dataset: DatasetFile, split: str) -> None:
+        self.dataset = dataset
+        self.split = split
+        self.ignore_label = dataset.space.ignore_label
+        self.is_thing = np.array([entry.isthing for entry in dataset.classes], dtype=bool)
+        # Sees each semantic label file as it is stored.
+        self.observe: Callable[[Image.Image], None] | None = None
+
+    def load_sem_seg(self, dataset_dict: Mapping[str, Any]) -> np.ndarray:
+        """The class of every pixel, from the semantic label file, else from the panoptic one.
+
+        Args:
+            dataset_dict: of the split; see `register.py`.
+
+        Returns:
+            (H, W) uint8 (uint16 for more than 255 classes): class index, or the dataset's ignore label.
+            Crowd segments count as their class. Of instances that overlap, the first of the JSON counts;
+            where the dataset has a background, that is what no instance covers, and crowds lie below
+            instances. Of several label files, the first in which a pixel is not of the first class, the
+            background, decides.
+
+        Raises:
+            InputError: missing, broken or wrong file, or a split without labels.
+        """
+        file_names = dataset_dict.get("sem_seg_file_name")
+        if self.dataset.background is not None and "annotations" in dataset_dict:
+            return self._painted(dataset_dict, self.dataset.background)
+        if file_names is None:
+            return self.class_map(self.load_index_map(dataset_dict))
+        if isinstance(file_names, str):
+            return self._read_labels(file_names, dataset_dict)
+        if "label_classes" in dataset_dict:
+            return self._compose_labels(file_names, dataset_dict)
+        merged = self._read_labels(file_names[0], dataset_dict)
+        for file_name in file_names[1:]:
+            labels = self._read_labels(file_name, dataset_dict)
+            if labels.shape != merged.shape:
+                raise WrongSizeError(
+                    f"{file_name}: is {_side_by_side(labels)}, but {file_names[0]} of the same image is "
+                    f"{_side_by_side(merged)}; replace the wrong one"
+                )
+            np.copyto(merged, labels, where=merged == 0)
+        return merged
+
+    def _painted(self, dataset_dict: Mapping[str, Any], background: int) -> np.ndarray:
+        """Instances over crowds over annotations of no class, which are void, over the background."""
+        labels = np.full(self._image_size(dataset_dict), background, dtype=self.dataset.space.dtype)
+        annotations = dataset_dict["annotations"]
+        layers = [
+            dataset_dict.get("void_annotations", ()),
+            [one for one in annotations if one["iscrowd"]],
+            [one for one in annotations if not one["iscrowd"]],
+        ]
+        for layer in layers:
+            paint(labels, self._rles(dataset_dict, layer), [one["category_id"] for one in layer])
+        return labels
+
+    def _read_labels(self, file_name: str, dataset_dict: Mapping[str, Any]) -> np.ndarray:
+        with self._opened_labels(file_name, dataset_dict) as (image, encoding):
+            labels = encoding.decode(image, file_name)
+        _check_size(file_name, labels, dataset_dict)
+        return labels
+
+    def _compose_labels(self, file_names: Sequence[str], dataset_dict: Mapping[str, Any]) -> np.ndarray:
+        """One map from a mask per class."""
+        masks = []
+        for file_name, index in zip(file_names, dataset_dict["label_classes"], strict=True):
+            with self._opened_labels(file_name, dataset_dict) as (image, encoding):
+                masks.append((index, encoding.inside(image, file_name)))
+            _check_size(file_name, masks[-1][1], dataset_dict)
+            if masks[-1][1].shape != masks[0][1].shape:
+                raise WrongSizeError(
+                    f"{file_name}: is {_side_by_side(masks[-1][1])}, but {file_names[0]} of the same image "
+                    f"is {_side_by_side(masks[0][1])}; replace the wrong one"
+                )
+        return encoding.compose(masks, masks[0][1].shape)
+
+    @contextmanager
+    def _opened_labels(
+        self, file_name: str, dataset_dict: Mapping[str, Any]
+    ) -> Iterator[tuple[Image.Image, Encoding]]:
+        """A label file, and the encoding that can read it."""
+        encoding = self.encoding_of(dataset_dict)
+        with self._opened(file_name, dataset_dict) as image:
+            if self.observe is not None:
+                self.observe(image)
+            if image.mode not in encoding.modes:
+                raise InputError(f"{file_name}: {self._wrong_mode(image, encoding)}")
+            yield image, encoding
+
+    @contextmanager
+    def _opened(self, file_name: str, dataset_dict: Mapping[str, Any]) -> Iterator[Image.Image]:
+        """A label file in a format that keeps values, which lies on its image as that is read."""
+        as_stored = self.dataset.exif == "ignore"
+        with opened_labels(file_name, as_stored) as (image, orientation):
+            if orientation > 1 and not as_stored:
+                self._check_turned_labels(file_name, image, orientation, dataset_dict)
+            yield image
+
+    def _check_turned_labels(
+        self, file_name: str, image: Image.Image, orientation: int, dataset_dict: Mapping[str, Any]
+    ) -> None:
+        """Refuses a label file with an EXIF orientation, unless it fits its image only without it.
+
+        Raises:
+            WrongSizeError: TurnedError, where it may be right to read image and labels as stored.
+        """
+        size = dataset_dict.get("width"), dataset_dict.get("height")
+        # A copy of the image's own says that both lie as stored.
+        is_copy = stored_orientation(dataset_dict.get("file_name", "")) > 1
+        if not is_copy and orientation in QUARTER_TURNS and image.size == size != size[::-1]:
+            return
+        found = f"{file_name}: has {'an' if is_copy else 'the'} EXIF orientation "
+        found += "as its image has" if is_copy else f"{orientation}, which its image has not"
+        found += ", but labels are read without it; "
+        if not is_copy and orientation in QUARTER_TURNS and image.size == size[::-1] != size:
+            raise WrongSizeError(f"{found}turned by it they fit the image: save them so, without EXIF")
+        remedy = f"if both lie on each other as stored, set exif: ignore in {self.dataset.path.name}"
+        if not is_copy:
+            remedy += ", else save them turned, without EXIF"
+        raise TurnedError(found + remedy)
+
+    def encoding_of(self, dataset_dict: Mapping[str, Any]) -> Encoding | None:
+        """How the semantic label files of an image store classes; None where there are none."""
+        return self.dataset.layouts[dataset_dict.get("layout", 0)].encoding
+
+    def load_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """The segments of the image.
+
+        Returns:
+            (H, W) int32 segment ids, 0 for void, and a dict for each segment with `id`, `category_id` (class
+            index), `isthing`, `iscrowd`, `area`, its pixels, and, where the JSON says another area or none,
+            `stated_areas`, a list of `StatedArea`. The JSON's box is left out.
+
+        Raises:
+            InputError: not a panoptic dataset, or a missing, broken or wrong file.
+        """
+        codes, indices, areas = self._read_panoptic(dataset_dict)
+        listed = dataset_dict["segments_info"]
+        segments_info = [_measured(one, area) for one, area in zip(listed, areas.tolist(), strict=True)]
+        ids = codes.astype(np.int32)
+        if dataset_dict.get("void_segments"):
+            ids[indices > len(segments_info)] = 0
+        if not self.dataset.space.label_map:
+            return ids, segments_info
+        table = np.zeros(len(segments_info) + 2, dtype=np.int32)
+        merged = _merge_stuff(segments_info, table)
+        return table[indices], merged
+
+    def load_index_map(self, dataset_dict: Mapping[str, Any], semantic: bool = False) -> IndexMap:
+        """The annotation in the form that training augments: see `IndexMap`.
+
+        Args:
+            semantic: classes are enough; saves reading instances where there is a semantic label file.
+
+        Raises:
+            InputError: as above, and where instances are asked of semantic labels.
+        """
+        has_background = self.dataset.background is not None and "annotations" in dataset_dict
+        if semantic and ("sem_seg_file_name" in dataset_dict or has_background):
+            # Void is the largest value: one more makes it 0, and class k the segment k.
+            classes = np.arange(len(self.is_thing))
+            return IndexMap(
+                self.load_sem_seg(dataset_dict) + self.dataset.space.dtype(1),
+                Segments(classes, np.zeros(len(classes), dtype=bool)),
+            )
+        if "annotations" in dataset_dict:
+            return self._overlapping_index_map(dataset_dict)
+        if "pan_seg_file_name" not in dataset_dict and self.encodes_instances(dataset_dict):
+            return self._numbered_index_map(self.load_regions(dataset_dict))
+        _, indices, _ = self._read_panoptic(dataset_dict)
+        segments_info = dataset_dict["segments_info"]
+        if dataset_dict.get("void_segments"):
+            indices[indices > len(segments_info)] = 0
+        return IndexMap(
+            indices,
+            Segments(
+                np.array([segment["category_id"] for segment in segments_info], dtype=np.int64),
+                np.array([segment["iscrowd"] for segment in segments_info], dtype=bool),
+            ),
+        )
+
+    def load_regions(self, dataset_dict: Mapping[str, Any]) -> Regions:
+        """What a label file with the encoding `instance_id` holds, void included: see `Regions`.
+
+        Raises:
+            InputError: missing, broken or wrong file, or another encoding.
+        """
+        if not self.encodes_instances(dataset_dict):
+            raise InputError(
+                f"{self.split}: has no instances in its label files; they need the encoding instance_id in "
+                f"{self.dataset.path.name}"
+            )
+        file_name = dataset_dict["sem_seg_file_name"]
+        with self._opened_labels(file_name, dataset_dict) as (image, encoding):
+            regions = encoding.regions(image, file_name)
+        _check_size(file_name, regions.indices, dataset_dict)
+        return regions
+
+    def encodes_instances(self, dataset_dict: Mapping[str, Any]) -> bool:
+        """Whether the semantic label files number instances."""
+        if "sem_seg_file_name" not in dataset_dict:
+            return False
+        return isinstance(self.encoding_of(dataset_dict), InstanceIdEncoding)
+
+    def _numbered_index_map(self, regions: Regions) -> IndexMap:
+        """Every region but the void ones is a segment; one of a thing class without a number is a crowd."""
+        kept = regions.classes != self.ignore_label
+        table = np.zeros(np.iinfo(regions.indices.dtype).max + 1, dtype=np.uint16)
+        table[: len(kept)] = np.cumsum(kept) * kept
+        if np.count_nonzero(kept) <= 255:
+            table = table.astype(np.uint8)
+        classes = regions.classes[kept]
+        is_crowd = self.is_thing[classes] & ~regions.is_instance[kept]
+        return IndexMap(look_up(table, regions.indices), Segments(classes, is_crowd))
+
+    def load_instances(self, dataset_dict: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The instances of an image of a COCO JSON, as pycocotools takes ground truth.
+
+        Returns:
+            A dict for each, with `category_id` (class index), `iscrowd`, `area` and `bbox` (the JSON's where
+            they are finite and positive, else of the mask) and `segmentation` (compressed RLE).
+
+        Raises:
+            InputError: a mask that cannot be decoded.
+        """
+        if "annotations" not in dataset_dict:
+            raise InputError(f"{self.split}: has no instances; they need the key instances in its YAML file")
+        instances, annotations = [], dataset_dict["annotations"]
+        for annotation, code in zip(annotations, self._rles(dataset_dict, annotations), strict=True):
+            facts = {key: annotation[key] for key in ("category_id", "iscrowd")}
+            area, box = annotation.get("area"), annotation.get("bbox")
+            facts["area"] = area if is_positive(area) else float(mask_tools.area(code))
+            facts["bbox"] = box if is_box(box) else mask_tools.toBbox(code).tolist()
+            instances.append({**facts, "segmentation": code})
+        return instances
+
+    def _rles(
+        self, dataset_dict: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        size, name = self._image_size(dataset_dict), dataset_dict["file_name"]
+        return [annotation_rle(annotation, size, name) for annotation in annotations]
+
+    @staticmethod
+    def _image_size(dataset_dict: Mapping[str, Any]) -> tuple[int, int]:
+        if "height" in dataset_dict and "width" in dataset_dict:
+            return dataset_dict["height"], dataset_dict["width"]
+        # Its header could not be read: that is said here.
+        return load_image(dataset_dict).shape[:2]
+
+    def _overlapping_index_map(self, dataset_dict: Mapping[str, Any]) -> IndexMap:
+        annotations = dataset_dict["annotations"]
+        rles = self._rles(dataset_dict, annotations)
+        overlaps: Overlaps = split_overlaps(rles, self._image_size(dataset_dict), dataset_dict["file_name"])
+        segments = Segments(
+            np.array([one["category_id"] for one in annotations], dtype=np.int64),
+            np.array([one["iscrowd"] for one in annotations], dtype=bool),
+        )
+        return IndexMap(overlaps.indices, segments, overlaps.members)
+
+    def class_map(self, index_map: IndexMap) -> np.ndarray:
+        """(H, W) uint8 or uint16: the class of each pixel's segment, or the ignore label."""
+        return class_map(index_map, self.ignore_label, self.dataset.space.dtype)
+
+    def _read_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(H, W) uint32 ids, (H, W) uint8 or uint16: position in segments_info + 1, S + 1 for void; areas.
+
+        The areas are (S,) int64, the pixels of each segment.
+        """
+        if self.split in self.dataset.without_labels:
+            raise InputError(
+                f"{self.split}: has no ground truth, only images; it serves for inference and submission, "
+                "neither for training nor for evaluation"
+            )
+        if "pan_seg_file_name" not in dataset_dict:
+            raise InputError(
+                f"{self.split}: has semantic labels only; entity, instance and panoptic tasks need the keys "
+                f"panoptic and annotations in {self.dataset.path.name}"
+            )
+        file_name = dataset_dict["pan_seg_file_name"]
+        with self._opened(file_name, dataset_dict) as image:
+            # Optimizers of PNGs write a palette where there are few colors; its colors are the ids.
+            if image.mode not in ("RGB", "RGBA", "P"):
+                raise InputError(
+                    f"{file_name}: a panoptic PNG holds segment ids as RGB, found mode {image.mode}; "
+                    "write R + 256 G + 65536 B = id"
+                )
+            codes = rgb_codes(image)
+        _check_size(file_name, codes, dataset_dict)
+        segment_ids = [segment["id"] for segment in dataset_dict["segments_info"]]
+        indices, areas = _to_indices(codes, segment_ids, dataset_dict.get("void_segments", ()), file_name)
+        return codes, indices, areas
+
+    def _wrong_mode(self, image: Image.Image, encoding: Any) -> str:
+        source = self.dataset.path.name
+        if image.mode in ("RGB", "RGBA"):
+            problem = f"is a colour picture ({image.mode})"
+            bands = np.asarray(image)[:, :, :3]
+            if (bands == bands[:, :, :1]).all():
+                problem += " with three equal channels"
+                remedy = "save one of them"
+                if "channel" in encoding.options:
+                    remedy = f"set encoding: {encoding.with_option('channel', 0)} to read one of them"
+                return f"{problem}, but {source} says encoding {encoding.name}; {remedy}"
+            return (
+                f"{problem}, but {source} says encoding {encoding.name}; give its colours with encoding: rgb"
+            )
+        return (
+            f"has the mode {image.mode}, but {source} says encoding {encoding.name}, which reads "
+            f"{some(dict.fromkeys(encoding.modes), 12)}; choose another encoding"
+        )
+
+
+def check_labels(reader: LabelReader, tasks: Sequence[str], dataset_dict: Mapping[str, Any]) -> None:
+    """Reads an image's labels as scoring the tasks will.
+
+    Raises:
+        InputError: they cannot be.
+    """
+    if "semantic" in tasks:
+        reader.load_sem_seg(dataset_dict)
+    if set(tasks) - {"semantic"}:
+        reader.load_index_map(dataset_dict)
+
+
+def class_map(index_map: IndexMap, ignore_label: int, dtype: type) -> np.ndarray:
+    """(H, W) `dtype`: the class of each pixel's segment; `ignore_label` for void and unknown indices."""
+    indices, segments, members = index_map
+    table = np.full(np.iinfo(indices.dtype).max + 1, ignore_label, dtype=dtype)
+    if members is None:
+        table[1 : len(segments.classes) + 1] = segments.classes
+    elif len(segments.classes):
+        # Of the segments that cover a pixel the first one decides.
+        table[1 : len(members)] = segments.classes[members[1:].argmax(axis=1)]
+    return look_up(table, indices)
+
+
+def _to_indices(
+    codes: np.ndarray, segment_ids: Sequence[int], void_ids: Sequence[int], file_name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W): position + 1 of each pixel's id in `segment_ids`, S + 1 for `void_ids`, 0 for id 0; (S,) areas.
+
+    Raises:
+        InputError: an id of the PNG is not listed, or a listed one has no pixel.
+    """
+    count = len(segment_ids)
+    listed = (*segment_ids, *void_ids)
+    wrong = [repr(one) for one in listed if not isinstance(one, int) or not 0 < one < 1 << 24]
+    if wrong:
+        raise InputError(f"{file_name}: the panoptic JSON has segment ids {some(wrong)}; expected 1..2**24-1")
+    if len(set(listed)) < len(listed):
+        twice = some(sorted({one for one in listed if listed.count(one) > 1}))
+        raise InputError(
+            f"{file_name}: the panoptic JSON lists the segment ids {twice} twice; each segment has its own"
+        )
+    # Zero pages of this table are never touched, so that its 16 million entries cost next to nothing.
+    table = np.zeros(1 << 24, dtype=np.uint8 if count < 255 else np.uint16)
+    table[list(void_ids)] = count + 1
+    table[list(segment_ids)] = np.arange(1, count + 1)
+    indices = table[codes]
+    areas = np.bincount(indices.ravel(), minlength=count + 1)
+    if areas[0] != np.count_nonzero(codes == 0):
+        unlisted = np.unique(codes[(indices == 0) & (codes != 0)])
+        remedy = "PNG and JSON have to be of one export"
+        reversed_ids = (unlisted & 255) << 16 | unlisted & 0xFF00 | unlisted >> 16
+        if np.isin(reversed_ids, listed).all():
+            remedy = "with red and blue exchanged they are: write the PNG as RGB, where OpenCV takes BGR"
+        raise InputError(
+            f"{file_name}: segment ids {some(unlisted)} are not in the segments_info of the panoptic JSON; "
+            f"{remedy}"
+        )
+    empty = np.flatnonzero(areas[1 : count + 1] == 0)
+    if len(empty):
+        raise InputError(
+            f"{file_name}: no pixel has the segment ids {some(segment_ids[index] for index in empty)}, which "
+            "the panoptic JSON lists; PNG and JSON have to be of one export"
+        )
+    return indices, areas[1 : count + 1]
+
+
+class StatedArea(NamedTuple):
+    """What a panoptic JSON says of a segment's area, where that is not what its PNG has.
+
+    Attributes:
+        segment_id: of the segment.
+        found: as the JSON has it, or "missing".
+        measured: pixels.
+    """
+
+    segment_id: int
+    found: str
+    measured: int
+
+
+def _measured(segment: Mapping[str, Any], area: int) -> dict[str, Any]:
+    """The segment with the area that its PNG has."""
+    measured = {key: value for key, value in segment.items() if key != "bbox"}
+    measured["area"] = area
+    stated = segment.get("area")
+    if isinstance(stated, bool) or stated != area:
+        found = shown(stated) if "area" in segment else "missing"
+        measured["stated_areas"] = [StatedArea(segment["id"], found, area)]
+    return measured
+
+
+def _merge_stuff(segments_info: Sequence[Mapping[str, Any]], table: np.ndarray) -> list[dict[str, Any]]:
+    """One segment per stuff class, where label_map has made one class of several.
+
+    Args:
+        table: (S + 2,) filled in place with the new id of each position + 1.
+    """
+    merged: list[dict[str, Any]] = []
+    of_class: dict[int, dict[str, Any]] = {}
+    for position, segment in enumerate(segments_info, 1):
+        is_stuff = not segment["isthing"] and not segment["iscrowd"]
+        first = of_class.get(segment["category_id"]) if is_stuff else None
+        if first is None:
+            first = dict(segment)
+            merged.append(first)
+            if is_stuff:
+                of_class[segment["category_id"]] = first
+        else:
+            first["area"] += segment["area"]
+            stated = [*first.get("stated_areas", ()), *segment.get("stated_areas", ())]
+            if stated:
+                first["stated_areas"] = stated
+        table[position] = first["id"]
+    return merged
+
+
+def _check_size(file_name: str, labels: np.ndarray, dataset_dict: Mapping[str, Any]) -> None:
+    if "height" in dataset_dict and labels.shape != (dataset_dict["height"], dataset_dict["width"]):
+        raise wrong_size(
+            f"{file_name}: is {_side_by_side(labels)}, but its image {dataset_dict['file_name']} is "
+            f"{dataset_dict['width']}x{dataset_dict['height']}; ",
+            "image and labels have to match pixel by pixel",
+            *(dataset_dict, labels.shape, (dataset_dict["height"], dataset_dict["width"])),
+        )
+
+
+def _side_by_side(labels: np.ndarray) -> str:
+    return f"{labels.shape[1]}x{labels.shape[0]}"

@@ -1,0 +1,1 @@
+"""Several processes: launching, signals, failures of peers, data parallelism."""

@@ -1,0 +1,123 @@
+"""The configuration of a model that is to be run: a file's, or the one that its checkpoint holds.
+
+A checkpoint of segzoo opens alone: it has its configuration, classes, colors and things with it, and nothing
+of the run that wrote it has to be there: neither its folder nor its dataset.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from segzoo.checkpoint import local_file, read_description
+from segzoo.config.load import parse_config, read_config
+from segzoo.data import register_described
+from segzoo.data.dataset_config import complete_config
+from segzoo.data.dataset_file import find_dataset_file
+from segzoo.utils.errors import InputError
+
+_KEY = "MODEL.WEIGHTS"
+
+
+def model_config(
+    config_file: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    weights: str | Path = "",
+    evaluates: bool = False,
+    trust: bool = False,
+) -> CfgNode:
+    """The complete configuration of a model that is to be run with its weights.
+
+    Args:
+        config_file: a YAML file or a name below `configs/`; "" or None for the one that the weights hold.
+        overrides: alternating keys and values.
+        weights: path or URL of the checkpoint; "" for MODEL.WEIGHTS.
+        evaluates: whether the datasets of DATASETS.TEST are needed. Else a dataset whose YAML is not there is
+            replaced by the classes that the checkpoint knows.
+        trust: execute pickled code in the file, where it holds more than weights.
+
+    Raises:
+        InputError: as `load_config`; no weights and no configuration, or weights that hold none.
+    """
+    if weights:
+        overrides = [*overrides, _KEY, str(weights)]
+    if config_file:
+        return _of_file(config_file, overrides, evaluates, trust)
+    given = [value for key, value in zip(overrides[::2], overrides[1::2], strict=False) if key == _KEY]
+    if not given or not given[-1]:
+        raise InputError(
+            "there is neither a configuration nor a checkpoint that holds one; give --config-file FILE, or "
+            "--weights FILE, a checkpoint of segzoo"
+        )
+    return checkpoint_config(given[-1], overrides, evaluates=evaluates, trust=trust)
+
+
+def checkpoint_config(
+    weights: str | Path, overrides: Sequence[str] = (), *, evaluates: bool = False, trust: bool = False
+) -> CfgNode:
+    """The complete configuration that a checkpoint of segzoo holds; its classes are registered.
+
+    Arguments and errors as `model_config`.
+    """
+    file = local_file(weights)
+    about = read_description(file, trust)
+    if about is None or "config" not in about:
+        whose = "it is not segzoo's" if about is None else f"segzoo {about.get('version', '')} wrote none"
+        raise InputError(
+            f"{weights} holds no configuration ({whose}); give the one that it was trained with: "
+            "--config-file FILE, or Predictor(load_config(FILE), weights)"
+        )
+    cfg = parse_config(about["config"], str(weights), overrides)
+    cfg.MODEL.WEIGHTS = str(weights)
+    cfg.DATASETS.TRAIN = ()
+    cfg.DATASETS.CLASSES_FROM = register_described(about, file.name)
+    if evaluates:
+        _require_datasets(cfg, weights, about)
+    else:
+        cfg.DATASETS.TEST = cfg.DATASETS.FILES = ()
+    return complete_config(cfg)
+
+
+def _of_file(config_file: str | Path, overrides: Sequence[str], evaluates: bool, trust: bool) -> CfgNode:
+    cfg = read_config(config_file, overrides)
+    missing = [file for file in cfg.DATASETS.FILES if not _is_there(file)]
+    if missing and cfg.MODEL.WEIGHTS and not evaluates:
+        file = local_file(cfg.MODEL.WEIGHTS)
+        about = read_description(file, trust)
+        if about and about.get("classes"):
+            cfg.DATASETS.CLASSES_FROM = register_described(about, file.name)
+            cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = cfg.DATASETS.FILES = ()
+    return complete_config(cfg)
+
+
+def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any]) -> None:
+    missing = [file for file in cfg.DATASETS.FILES if not _is_there(file)]
+    names = ", ".join(cfg.DATASETS.TEST) or about.get("dataset", "")
+    if missing:
+        files = ",".join(
+            '"FILE"' if file in missing else f'"{file}"' for file in map(str, cfg.DATASETS.FILES)
+        )
+        do, they = ("do", "they are") if len(missing) > 1 else ("does", "it is")
+        raise InputError(
+            f"{weights} is tested on {names}, but {' and '.join(missing)} {do} not exist here; say where "
+            f"{they} now: DATASETS.FILES '[{files}]'"
+        )
+    if cfg.DATASETS.FILES:
+        return
+    unknown = [name for name in cfg.DATASETS.TEST if name not in DatasetCatalog]
+    if unknown and not cfg.IMPORTS:
+        raise InputError(
+            f"{weights} is tested on {unknown[0]}, which is not registered; name the file that describes it: "
+            f"DATASETS.FILES '[\"FILE\"]'"
+        )
+
+
+def _is_there(file: str) -> bool:
+    try:
+        find_dataset_file(file)
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,91 @@
+"""What a checkpoint says about itself: enough to run its model anywhere, without the run that wrote it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import Metadata, MetadataCatalog
+
+import segzoo
+from segzoo.config.load import new_config
+from segzoo.data.class_facts import DATASET_FACTS
+from segzoo.utils.errors import InputError
+
+from .saved_config import config_in_checkpoint
+
+
+def describe_checkpoint(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
+    """What stands under the key "segzoo": `describe`, facts of the dataset, and the whole configuration.
+
+    Args:
+        metadata: of the dataset whose classes the model predicts; see `segzoo.data`.
+
+    Returns:
+        Strings, numbers, lists and dicts only.
+    """
+    facts = {key: plain(metadata.get(key)) for key in DATASET_FACTS if metadata.get(key) is not None}
+    return {**describe(cfg, metadata), **facts, "config": config_in_checkpoint(cfg, new_config())}
+
+
+def take_trained_range(cfg: CfgNode, description: Mapping[str, Any] | None) -> None:
+    """Sets an empty INPUT.IMAGE_RANGE to the one that a checkpoint's self-description has, if any."""
+    trained = (description or {}).get("image_range", ())
+    if trained and not cfg.INPUT.IMAGE_RANGE:
+        cfg.defrost()
+        cfg.INPUT.IMAGE_RANGE = tuple(trained)
+        cfg.freeze()
+
+
+def describe(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
+    """What a checkpoint says about itself under the key "segzoo": what prediction needs beside the weights.
+
+    Args:
+        metadata: of the dataset whose classes the model predicts; see `segzoo.data`.
+
+    Returns:
+        Strings, numbers, lists and dicts only: version, task, dataset, classes, colors, isthing,
+        ignore_label, label_map, image_format, image_range, pixel_mean, pixel_std.
+    """
+    return {
+        "version": segzoo.__version__,
+        "task": cfg.TASK,
+        "dataset": metadata.get("described_as") or metadata.get("name", ""),
+        "classes": plain(metadata.get("classes", [])),
+        "colors": plain(metadata.get("colors", [])),
+        "isthing": plain(metadata.get("isthing", [])),
+        "ignore_label": int(metadata.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)),
+        "label_map": plain(metadata.get("label_map", {})),
+        "image_format": cfg.INPUT.FORMAT,
+        "image_range": plain(cfg.INPUT.IMAGE_RANGE),
+        "pixel_mean": [float(value) for value in cfg.MODEL.PIXEL_MEAN],
+        "pixel_std": [float(value) for value in cfg.MODEL.PIXEL_STD],
+    }
+
+
+def classes_metadata(cfg: CfgNode) -> Metadata:
+    """Of the dataset whose classes the model predicts.
+
+    Raises:
+        InputError: none is configured.
+    """
+    name = classes_dataset(cfg)
+    if not name:
+        raise InputError(
+            "DATASETS: TRAIN, TEST and CLASSES_FROM are empty, so the classes are unknown; name a dataset"
+        )
+    return MetadataCatalog.get(name)
+
+
+def classes_dataset(cfg: CfgNode) -> str:
+    """The dataset whose classes the model predicts, "" if none is configured."""
+    names: Sequence[str] = (cfg.DATASETS.CLASSES_FROM, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    return next((name for name in names if name), "")
+
+
+def plain(value: Any) -> Any:
+    """Returns tuples as lists and numpy numbers as Python's, all the way down."""
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if hasattr(value, "item") else value

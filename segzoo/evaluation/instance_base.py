@@ -1,0 +1,104 @@
+"""What the evaluators of instances share: a model's instances, checked.
+
+Letters: n predicted instances of an image, H W pixels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from segzoo.utils.errors import InputError
+
+from .base import BackgroundEvaluator, to_numpy
+
+_FIELDS = ("pred_masks", "scores", "pred_classes")
+
+
+class Prediction(NamedTuple):
+    """masks: (n, H, W) bool; scores: (n,) float64; classes: (n,) int64 indices of the dataset's classes."""
+
+    masks: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+
+class InstanceTaskEvaluator(BackgroundEvaluator):
+    """Takes `instances`, Detectron2's Instances with `pred_masks` (n, H, W), `scores` and `pred_classes`.
+
+    Args:
+        As BackgroundEvaluator.
+        model_classes: names of the classes that `pred_classes` counts; None: the dataset's thing classes.
+    """
+
+    task_key = "segm"
+    #: The file or folder that `save_predictions` writes.
+    saved_as = ""
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | Path | None = None,
+        *,
+        model_classes: Sequence[str] | None = None,
+        **options,
+    ):
+        super().__init__(dataset_name, output_dir, **options)
+        self.things = np.flatnonzero(self.metadata.isthing)
+        if model_classes is None:
+            model_classes = [self.class_names[index] for index in self.things]
+        self.model_classes = list(model_classes)
+        index_of = {name: index for index, name in enumerate(self.class_names)}
+        # Of a model that knows more classes than the dataset, -1 for those that the dataset lacks.
+        self.predicted_classes = np.array([index_of.get(name, -1) for name in self.model_classes])
+        if not len(self.things):
+            raise InputError(
+                f"TEST.TASKS: {dataset_name} has no thing classes, so no instances; mark classes with "
+                "isthing: true in its YAML file, or leave the task instance out"
+            )
+
+    def take(self, output: dict, file_name: str) -> Prediction:
+        if "instances" not in output:
+            raise InputError(
+                f"{file_name}: the model returned {', '.join(output) or 'nothing'}, expected instances; "
+                "add the task instance to TEST.TASKS"
+            )
+        instances = output["instances"]
+        missing = [field for field in _FIELDS if not instances.has(field)]
+        if missing:
+            raise InputError(f"{file_name}: the predicted instances lack {missing[0]}")
+        masks, scores, classes = (to_numpy(instances.get(field)) for field in _FIELDS)
+        if masks.ndim != 3 or len(masks) != len(scores) or len(scores) != len(classes):
+            raise InputError(
+                f"{file_name}: pred_masks {masks.shape}, scores {scores.shape} and pred_classes "
+                f"{classes.shape} do not fit; expected (n, H, W), (n,) and (n,)"
+            )
+        if not np.isfinite(scores).all():
+            raise InputError(f"{file_name}: an instance has the score {scores[~np.isfinite(scores)][0]}")
+        number = len(self.predicted_classes)
+        wrong = classes[(classes < 0) | (classes >= number)]
+        if len(wrong):
+            raise InputError(
+                f"{file_name}: an instance has the class {wrong[0]}, expected one of [0, {number})"
+            )
+        indices = self.predicted_classes[classes.astype(np.int64)]
+        if (indices < 0).any():
+            name = self.model_classes[int(classes[indices < 0][0])]
+            raise InputError(
+                f"{file_name}: an instance has the class {name!r}, which {self.dataset_name} does not have"
+            )
+        return Prediction(masks, scores.astype(np.float64), indices)
+
+
+def check_mask_size(masks: np.ndarray, size: tuple[int, ...], file_name: str) -> None:
+    """Raises InputError unless (n, H, W) masks have the (height, width) of their image; none always have."""
+    if len(masks) and masks.shape[1:] != size:
+        raise InputError(
+            f"{file_name}: the predicted masks are {_size(masks.shape[1:])} but the image is {_size(size)} "
+            "(height x width); predictions must have the size of the original image"
+        )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(side) for side in shape)

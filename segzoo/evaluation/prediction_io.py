@@ -1,0 +1,135 @@
+"""Predictions on disk: index, colour and id PNGs, and text files that are never half written.
+
+Letters: H W pixels.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import written_whole
+
+from .histogram import ids_from_rgb
+
+# Folders and files below the evaluator's output_dir. The panoptic pair is named as Detectron2 names the
+# JSON and as panopticapi looks for the folder: predictions.json and predictions/.
+LABEL_FOLDER = "sem_seg"
+COLOR_FOLDER = "sem_seg_color"
+SUBMISSION_FOLDER = "submission"
+PANOPTIC_NAME = "predictions"
+ENTITY_NAME = "entity_predictions"
+INSTANCE_NAME = "coco_instances_results"
+CITYSCAPES_FOLDER = "cityscapes_instances"
+# What Pillow raises for files that are not, or no longer, images.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_FAST = 1  # zlib level: label maps compress well at any
+
+
+def save_labels(path: Path, labels: np.ndarray) -> None:
+    """Writes an (H, W) uint8 or uint16 map as an index PNG of 8 or 16 bits."""
+    _save_png(path, Image.fromarray(labels))
+
+
+def load_labels(path: Path, check_palette: Callable[..., None] | None = None) -> np.ndarray:
+    """Reads an index PNG, with or without a palette: (H, W) uint8 or uint16.
+
+    Args:
+        path: the file; its values are class indices.
+        check_palette: of the dataset's metadata: raises InputError where a palette draws classes in the
+            colors of others.
+    """
+    image = _open(path)
+    labels = np.asarray(image)
+    if image.mode == "P" and check_palette is not None:
+        present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist()
+        remedy = "save the indices of the classes, without a palette or with their own colors"
+        check_palette(image, dict(zip(present, present, strict=True)), str(path), remedy)
+    if labels.ndim != 2:
+        raise InputError(f"{path}: found {labels.shape[2]} channels, expected an index PNG with one")
+    return labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
+
+
+def save_colors(path: Path, labels: np.ndarray, colors: list[tuple[int, int, int]]) -> None:
+    """Writes an (H, W) label map in the classes' colours, as a palette PNG where 256 colours are enough."""
+    table = np.asarray(colors, np.uint8)
+    if len(table) <= 256:
+        image = Image.fromarray(labels.astype(np.uint8))
+        image.putpalette(table.tobytes())
+    else:
+        image = Image.fromarray(table[labels])
+    _save_png(path, image)
+
+
+def save_file_labels(
+    path: Path, labels: np.ndarray, values: Sequence[int] | None, colors: Sequence[Sequence[int]]
+) -> None:
+    """Writes an (H, W) map of class indices as an index PNG with the values that a dataset's own files have.
+
+    Args:
+        values: (K,) what a file holds for each class, below 2**16; None for the class indices.
+        colors: (K,) of the classes, (r, g, b): the palette, where the values have 8 bits.
+    """
+    table = np.arange(len(colors)) if values is None else np.asarray(values)
+    if table.max() > 255:
+        return save_labels(path, table.astype(np.uint16)[labels])
+    image = Image.fromarray(table.astype(np.uint8)[labels])
+    palette = np.zeros((256, 3), np.uint8)
+    palette[table] = colors
+    image.putpalette(palette.tobytes())
+    return _save_png(path, image)
+
+
+def save_ids(path: Path, ids: np.ndarray) -> None:
+    """Writes an (H, W) map of ids below 2**24 as a COCO panoptic PNG: R + 256 G + 65536 B."""
+    if ids.size and (ids.min() < 0 or ids.max() >= 1 << 24):
+        raise InputError(
+            f"{path}: segment ids {ids.min()} .. {ids.max()} do not fit a panoptic PNG, [0, 2**24)"
+        )
+    rgb = np.ascontiguousarray(ids, "<i4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
+    _save_png(path, Image.fromarray(np.ascontiguousarray(rgb)))
+
+
+def load_ids(path: Path) -> np.ndarray:
+    """Reads a COCO panoptic PNG: (H, W) int32 ids."""
+    image = _open(path)
+    rgb = np.asarray(image)
+    if rgb.ndim != 3 or rgb.shape[2] < 3 or rgb.dtype != np.uint8:
+        raise InputError(f"{path}: found a {image.mode} image, expected an RGB panoptic PNG")
+    return ids_from_rgb(rgb[..., :3])
+
+
+def save_mask(path: Path, mask: np.ndarray) -> None:
+    """Writes an (H, W) mask as a PNG of one bit a pixel."""
+    _save_png(path, Image.fromarray(np.ascontiguousarray(mask, dtype=bool)))
+
+
+def load_mask(path: Path) -> np.ndarray:
+    """Reads a mask, of which all but 0 (black) is inside: (H, W) bool."""
+    return np.asarray(_open(path).convert("L")) != 0
+
+
+def _save_png(path: Path, image: Image.Image) -> None:
+    with written_whole(path, durable=False) as temporary:
+        image.save(temporary, format="PNG", compress_level=_FAST)
+
+
+def _open(path: Path) -> Image.Image:
+    """The picture, decoded: a file that is cut off is found here."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+        # Lossy formats change values, whatever the file is called.
+        if image.format != "PNG":
+            raise InputError(f"{path}: is a {image.format} file, expected PNG; save the predictions as PNG")
+        return image
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; was the prediction of this image saved?") from None
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: cannot be read as an image ({reason}); save it again") from None

@@ -1,0 +1,253 @@
+"""Scoring a folder of saved predictions, with no model: the same evaluators on what `save_predictions` wrote.
+
+Panoptic, entity and instance predictions may come from anywhere: COCO panoptic format, a PNG folder beside a
+JSON; COCO's results JSON; Cityscapes' text files and masks.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.json_values import Ids, as_whole, shown
+
+from . import prediction_io
+from .base import prediction_names
+from .builder import build_evaluator, find_evaluator
+from .instance_base import InstanceTaskEvaluator
+from .instance_files import decode_entries, load_coco_results, load_instances
+from .results import RESULTS_FILE, Protocol, load_results, write_results
+from .segments import SegmentMap
+
+_FOLDERS = {
+    "semantic": prediction_io.LABEL_FOLDER,
+    "panoptic": prediction_io.PANOPTIC_NAME,
+    "entity": prediction_io.ENTITY_NAME,
+}
+_FROM_FILES = "unknown: predictions from files"
+
+
+def rescore(
+    dataset_name: str,
+    folder: str | Path,
+    tasks: tuple[str, ...] | list[str] = (),
+    output_dir: str | Path | None = None,
+    class_averaging: str = "valid",
+) -> tuple[dict, Path]:
+    """Scores the predictions of every image of a dataset.
+
+    Args:
+        folder: the `output_dir` that an evaluator wrote with `save_predictions`.
+        tasks: default: those of which `folder` has predictions.
+        output_dir: where results.json goes; default `folder`/rescored, so that nothing is overwritten.
+
+    Returns:
+        The results {"sem_seg": {...}, ...} and the path of results.json, which holds the protocol stored in
+        `folder` or, for predictions of other programs, says that it is unknown.
+
+    Raises:
+        InputError: a prediction is missing, unreadable or does not fit its image or the dataset.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a folder; expected the one that TEST.SAVE_PREDICTIONS wrote to")
+    output_dir = folder / "rescored" if output_dir is None else Path(output_dir)
+    evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
+    if evaluator_type == "no_ground_truth":
+        raise InputError(f"{dataset_name}: has no ground truth, only images: there is nothing to score")
+    names = _saved_names(dataset_name)
+    tasks = tasks or [task for task, name in names.items() if (folder / name).exists()]
+    if not tasks:
+        raise InputError(f"{folder}: no predictions found, expected one of {', '.join(names.values())}")
+    stored = _stored_protocol(folder)
+    # Of images that an evaluation with DATALOADER.ON_ERROR skip passed over there are no predictions.
+    skipped = stored.get("skipped", {}).get(dataset_name, {})
+    entries = [entry for entry in DatasetCatalog.get(dataset_name) if entry["file_name"] not in skipped]
+    results = {}
+    for task in tasks:
+        evaluator = build_evaluator(
+            dataset_name,
+            [task],
+            output_dir,
+            class_averaging=class_averaging,
+            model_classes=MetadataCatalog.get(dataset_name).classes,  # files number all of them
+            distributed=False,
+        )
+        for entry, output in saved_outputs(folder, task, dataset_name, entries):
+            evaluator.process([entry], [output])
+        results |= evaluator.evaluate()
+    protocol = {
+        **stored,
+        "datasets": {dataset_name: len(entries)},
+        "class_averaging": class_averaging,
+    }
+    return results, write_results(output_dir, {dataset_name: results}, protocol)
+
+
+def _saved_names(dataset_name: str) -> dict[str, str]:
+    """{task that can be scored: the file or folder of its predictions}."""
+    names = {task: name for task, name in _FOLDERS.items() if find_evaluator(dataset_name, task) is not None}
+    evaluator = find_evaluator(dataset_name, "instance")
+    if evaluator is not None and issubclass(evaluator, InstanceTaskEvaluator):
+        names["instance"] = evaluator.saved_as
+    return names
+
+
+def saved_outputs(
+    folder: Path, task: str, dataset_name: str, entries: list[dict]
+) -> Iterator[tuple[dict, dict]]:
+    """Yields each dataset dict with its saved prediction, in the form of a model's output."""
+    if task == "semantic":
+        num_classes = len(MetadataCatalog.get(dataset_name).classes)
+        names = prediction_names(entries)
+        paths = [
+            folder / prediction_io.LABEL_FOLDER / f"{names[entry['file_name']]}.png" for entry in entries
+        ]
+        _require(paths, entries)
+        check_palette = MetadataCatalog.get(dataset_name).get("check_palette")
+        for entry, path in zip(entries, paths, strict=True):
+            labels = prediction_io.load_labels(path, check_palette)
+            _check_labels(labels, num_classes, path)
+            yield entry, {"sem_seg_labels": labels}
+        return
+    if task == "instance":
+        path = folder / _saved_names(dataset_name)[task]
+        read = _coco_instances if path.suffix == ".json" else _text_instances
+        yield from read(path, dataset_name, entries)
+        return
+    json_path = folder / f"{_FOLDERS[task]}.json"
+    annotations = _load_annotations(json_path, entries)
+    paths = [folder / _FOLDERS[task] / annotation["file_name"] for annotation in annotations]
+    _require(paths, entries)
+    key = f"{task}_seg"
+    contiguous = _class_indices(dataset_name) if task == "panoptic" else {1: 0}
+    categories = Ids(contiguous)
+    for entry, annotation, path in zip(entries, annotations, paths, strict=True):
+        described = f"{json_path}: {annotation['file_name']}"
+        segments = []
+        for segment in annotation["segments_info"]:
+            segment_id = as_whole(segment.get("id")) if isinstance(segment, dict) else None
+            if segment_id is None or not 0 < segment_id < 1 << 24:
+                raise InputError(
+                    f"{described} has the segment {shown(segment)}; expected one with its id, 1..2**24-1"
+                )
+            category = categories.find(segment.get("category_id"))
+            if category is None:
+                raise InputError(
+                    f"{described} has category_id {shown(segment.get('category_id'))}, expected the category "
+                    f"ids of {dataset_name} (segment {segment_id})"
+                )
+            segments.append({**segment, "id": segment_id, "category_id": contiguous[category]})
+        yield entry, {key: SegmentMap(prediction_io.load_ids(path), segments)}
+
+
+def _check_labels(labels: np.ndarray, num_classes: int, path: Path) -> None:
+    """Raises InputError for a prediction that is not a class in every pixel."""
+    if not labels.size or labels.max() < num_classes:
+        return
+    wrong, pixels = np.unique(labels[labels >= num_classes], return_counts=True)
+    raise InputError(
+        f"{path}: label {wrong[0]} ({pixels[0]} pixels) is outside [0, {num_classes}); a prediction has a "
+        "class in every pixel, as its index in the dataset's classes: write the best class where there is no "
+        "decision (void pixels of the ground truth do not count anyway), and indices for other values"
+    )
+
+
+def _text_instances(folder: Path, dataset_name: str, entries: list[dict]) -> Iterator[tuple[dict, dict]]:
+    names = prediction_names(entries)
+    paths = [folder / f"{names[entry['file_name']]}.txt" for entry in entries]
+    _require(paths, entries)
+    for entry, path in zip(entries, paths, strict=True):
+        yield entry, _as_output(*load_instances(path), str(path), dataset_name)
+
+
+def _coco_instances(path: Path, dataset_name: str, entries: list[dict]) -> Iterator[tuple[dict, dict]]:
+    of_image = load_coco_results(path, [entry["image_id"] for entry in entries])
+    for entry in entries:
+        found = of_image.get(entry["image_id"], [])
+        class_ids, scores = ([one[key] for one in found] for key in ("category_id", "score"))
+        where = f"{path}: image {entry['image_id']!r}"
+        yield entry, _as_output(decode_entries(found, path), class_ids, scores, where, dataset_name)
+
+
+def _as_output(masks: np.ndarray, class_ids: list, scores: list, where: str, dataset_name: str) -> dict:
+    """A model's output of instances whose classes have the ids of the dataset's files."""
+    indices = _class_indices(dataset_name)
+    ids = Ids(indices)
+    found = [ids.find(one) for one in class_ids]
+    if None in found:
+        unknown = class_ids[found.index(None)]
+        raise InputError(f"{where} has the class id {shown(unknown)}, expected the ids of {dataset_name}")
+    instances = Instances(masks.shape[1:], pred_masks=masks, scores=np.asarray(scores, np.float64))
+    instances.pred_classes = np.array([indices[one] for one in found], np.int64)
+    return {"instances": instances}
+
+
+def _class_indices(dataset_name: str) -> dict[int, int]:
+    """{id of the dataset's files: class index}."""
+    numbers = MetadataCatalog.get(dataset_name).contiguous_id_to_dataset_id
+    return {number: index for index, number in enumerate(numbers)}
+
+
+def _load_annotations(json_path: Path, entries: list[dict]) -> list[dict]:
+    """The annotation of each image, in the order of `entries`."""
+    try:
+        facts = json.loads(json_path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{json_path}: not found; expected it beside the folder {json_path.stem}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{json_path}: not a JSON file ({error}); save the predictions again") from None
+    annotations = facts.get("annotations") if isinstance(facts, dict) else None
+    if not isinstance(annotations, list):
+        raise InputError(f"{json_path}: lacks the list 'annotations' of COCO's panoptic format")
+    ids, by_image = Ids(entry["image_id"] for entry in entries), {}
+    kinds = {"image_id": str | int | float, "file_name": str, "segments_info": list}
+    for number, annotation in enumerate(annotations, 1):
+        for key, kind in kinds.items():
+            if not isinstance(annotation, dict) or not isinstance(annotation.get(key), kind):
+                found = shown(annotation.get(key) if isinstance(annotation, dict) else annotation)
+                raise InputError(
+                    f"{json_path}: annotation {number} of the list has the {key} {found}; expected that of "
+                    "COCO's panoptic format"
+                )
+        image_id = ids.find(annotation["image_id"])
+        if image_id is not None and by_image.setdefault(image_id, annotation) is not annotation:
+            raise InputError(f"{json_path}: two annotations are of image {shown(image_id)}; keep one of them")
+    missing = [entry for entry in entries if entry["image_id"] not in by_image]
+    if missing:
+        raise InputError(
+            f"{json_path}: {len(missing)} of {len(entries)} images are missing, first image_id "
+            f"{missing[0]['image_id']} ({missing[0]['file_name']})"
+        )
+    return [by_image[entry["image_id"]] for entry in entries]
+
+
+def _require(paths: list[Path], entries: list[dict]) -> None:
+    missing = [index for index, path in enumerate(paths) if not path.is_file()]
+    if missing:
+        first = missing[0]
+        raise InputError(
+            f"{paths[first]}: not found, the prediction of {entries[first]['file_name']} "
+            f"({len(missing)} of {len(paths)} are missing); save all with TEST.SAVE_PREDICTIONS True"
+        )
+
+
+def stored_results(folder: str | Path) -> dict | None:
+    """The results.json that belongs to a folder of predictions, or None; see `load_results`."""
+    folder = Path(folder).resolve()
+    for candidate in (folder, folder.parent):  # several datasets have a folder each below the results
+        if (candidate / RESULTS_FILE).is_file():
+            return load_results(candidate)
+    return None
+
+
+def _stored_protocol(folder: Path) -> dict:
+    stored = stored_results(folder)
+    if stored is not None:
+        return stored["protocol"]
+    unknown = Protocol(datasets={}, input_size=_FROM_FILES, weights=_FROM_FILES)
+    return {name: getattr(unknown, name) for name in Protocol.__dataclass_fields__}

@@ -1,0 +1,1 @@
+"""Models outside Python: torch.export, with a check against the model."""

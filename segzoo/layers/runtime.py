@@ -1,0 +1,62 @@
+"""How a network runs: copies to the device, precision, recomputed activations, means over processes."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def transferred(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor.to(device)`, during which the program goes on where that is safe: on CUDA devices.
+
+    Apple's would read the tensor later, when its memory may hold something else.
+    """
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """A context in which operations keep the types of their inputs, on any device, also on `meta`."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def autocast_type(device: torch.device) -> torch.dtype | None:
+    """What automatic mixed precision casts to on this device; None where it is off."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return None
+
+
+def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """`block(x)`, of which only `x` is kept. Its batch norms average over each batch once, not twice."""
+    return checkpoint(
+        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), without_averaging(block))
+    )
+
+
+@contextmanager
+def without_averaging(network: nn.Module) -> Iterator[None]:
+    """Batch norms in training leave their running averages alone; what they return is the same."""
+    norms = [(module, module.momentum) for module in network.modules() if isinstance(module, _BatchNorm)]
+    for norm, _ in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
+
+
+@torch.no_grad()
+def mean_over_processes(count: float | Tensor, device: torch.device) -> Tensor:
+    """The mean of a number over all processes, as a float scalar on `device`."""
+    # For a copy of the number the program would have to wait; an addition takes it along.
+    mean = torch.zeros((), dtype=torch.float32, device=device).add_(count)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(mean)
+        mean = mean / torch.distributed.get_world_size()
+    return mean

@@ -1,0 +1,57 @@
+"""What is known about published weights: the tables of `weights/*.yaml` by the name of the configuration."""
+
+import functools
+from pathlib import Path
+
+from segzoo.utils.errors import InputError
+
+from .records import Section, WeightsInfo
+from .table_reader import read_table
+
+TABLES = Path(__file__).parent / "weights"
+
+
+def official_weights(name: str) -> WeightsInfo:
+    """The official weights of a configuration.
+
+    Raises:
+        InputError: the zoo knows no official weights for it, or no link that a program can follow.
+    """
+    info = known_models().get(name)
+    if info is not None and info.url:
+        return info
+    place = (info.page or info.folder) if info else ""
+    if place:
+        raise InputError(
+            f"{name} has no direct link to its official weights; download them from {place} and give the path"
+        )
+    reason = f" ({info.note})" if info and info.note else ""
+    raise InputError(
+        f"{name} has no official weights{reason}; give a path or URL, or None for random weights"
+    )
+
+
+@functools.cache
+def known_models() -> dict[str, WeightsInfo]:
+    """All models of the tables, with and without official weights, by configuration name.
+
+    Raises:
+        InputError: a table is not valid, or two rows have one name.
+    """
+    models: dict[str, WeightsInfo] = {}
+    for section in sections():
+        for info in section.models:
+            if info.name in models:
+                raise InputError(f"{TABLES}: {info.name} has two rows; a configuration has one")
+            models[info.name] = info
+    return models
+
+
+@functools.cache
+def sections() -> tuple[Section, ...]:
+    """The tables, in alphabetical order of their files.
+
+    Raises:
+        InputError: a table is not valid.
+    """
+    return tuple(section for file in sorted(TABLES.glob("*.yaml")) for section in read_table(file))

@@ -1,0 +1,221 @@
+"""The tables of `weights/*.yaml`, read and checked: what is wrong in one is one line that names the key."""
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
+
+from .records import Measured, Published, Section, WeightsInfo
+
+_MD5_IN_NAME = re.compile(r"_([0-9a-f]{6})\.pkl$")
+
+# What holds for all models of a file, unless a section or a row restates it.
+_SOURCE = {
+    "method": str,
+    "paper": str,
+    "repository": str,
+    "code_licence": str,
+    "weights_licence": str,
+    "url_prefix": str,
+    "folder": str,
+    "size": tuple,
+    "gflops_size": tuple,
+    "count_with": list,
+    "only_official": dict,
+}
+_FILE = {**_SOURCE, "readme": str, "evaluate_with": dict, "sections": list}
+_FILE_REQUIRED = ("method", "paper", "repository", "readme", "weights_licence", "sections")
+_SECTION = {
+    **_SOURCE,
+    "title": str,
+    "source": str,
+    "metrics": dict,
+    "evaluate_with": dict,
+    "models": dict,
+}
+_SECTION_REQUIRED = ("title", "metrics", "models")
+_ROW = {
+    **_SOURCE,
+    "backbone": str,
+    "pretraining": str,
+    "schedule": str,
+    "params": float,
+    "gflops": float,
+    "official_code": dict,
+    "reproduced": dict,
+    "model_id": str,
+    "file": str,
+    "url": str,
+    "page": str,
+    "log": str,
+    "md5": str,
+    "sha256": str,
+    "note": str,
+}
+_ROW_REQUIRED = ("backbone", "pretraining", "schedule")
+_MEASURED = {"params": float, "gflops": float, "size": tuple, "metrics": dict}
+_MEASURED_REQUIRED = ("params", "gflops", "size")
+
+_KINDS = {
+    str: "a text",
+    float: "a number",
+    tuple: "[height, width]",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def read_table(file: Path) -> Iterator[Section]:
+    """The sections of a table.
+
+    Raises:
+        InputError: not YAML, a key that is missing, unknown or of another type, a name that is there twice.
+    """
+    try:
+        table = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    _check(table, _FILE, _FILE_REQUIRED, f"{file}")
+    for index, section in enumerate(table["sections"]):
+        yield _section(file, table, index, section)
+
+
+def _section(file: Path, table: dict[str, Any], index: int, section: Any) -> Section:
+    title = section.get("title", index) if isinstance(section, dict) else index
+    where = f"{file}: section {title}"
+    _check(section, _SECTION, _SECTION_REQUIRED, where)
+    metrics = section["metrics"]
+    for metric, protocol in metrics.items():
+        if not isinstance(protocol, str) or not protocol.strip():
+            raise InputError(
+                f"{where}: metrics: {metric} has no protocol; say in a sentence how it is measured"
+            )
+    shared = {key: value for key, value in {**table, **section}.items() if key in _SOURCE}
+    models = []
+    for name, row in section["models"].items():
+        _check(row, {**_ROW, **dict.fromkeys(metrics, float)}, _ROW_REQUIRED, f"{file}: {name}")
+        models.append(_info(f"{file}: {name}", {**shared, **row}, metrics, name))
+    if len({info.name.rsplit("/", 1)[0] for info in models}) != 1:
+        raise InputError(
+            f"{where}: its models are of several tasks or datasets, or none; make a section of each"
+        )
+    links = {"paper": shared["paper"], "repository": shared["repository"], "readme": table["readme"]}
+    return Section(
+        method=shared["method"],
+        source=section.get("source", ""),
+        links=links,
+        folder=shared.get("folder", ""),
+        code_licence=shared.get("code_licence", ""),
+        title=section["title"],
+        metrics=metrics,
+        evaluate_with=_overrides(where, {**table, **section}.get("evaluate_with", {}), metrics),
+        models=tuple(models),
+    )
+
+
+def _overrides(where: str, found: dict[str, Any], metrics: dict[str, str]) -> dict[str, list[str]]:
+    for metric, pairs in found.items():
+        if not isinstance(pairs, list) or len(pairs) % 2:
+            raise InputError(
+                f"{where}: evaluate_with: {metric} is {pairs!r}; expected a list [KEY, VALUE, ...]"
+            )
+    return {metric: [str(item) for item in found[metric]] for metric in metrics if metric in found}
+
+
+def _info(where: str, row: dict[str, Any], metrics: dict[str, str], name: str) -> WeightsInfo:
+    if "file" in row and "url" in row:
+        raise InputError(f"{where}: has file and url; give one of them")
+    file = row.get("file", "")
+    url = row.get("url_prefix", "") + file if file else row.get("url", "")
+    if url and not re.match(r"https?://", url):
+        raise InputError(f"{where}: {url} is not a web address; set url_prefix, or url in the place of file")
+    md5 = _MD5_IN_NAME.search(file)
+    published = [
+        Published(metric, float(row[metric]), protocol)
+        for metric, protocol in metrics.items()
+        if metric in row
+    ]
+    return WeightsInfo(
+        name=name,
+        method=row["method"],
+        backbone=row["backbone"],
+        pretraining=row["pretraining"],
+        schedule=row["schedule"],
+        url=url,
+        page=row.get("page", ""),
+        folder=row.get("folder", ""),
+        log=row.get("log", ""),
+        md5_prefix=row.get("md5", md5.group(1) if md5 else ""),
+        sha256_prefix=row.get("sha256", ""),
+        licence=row["weights_licence"],
+        code_licence=row.get("code_licence", ""),
+        paper=row["paper"],
+        repository=row["repository"],
+        published=tuple(published),
+        params=row.get("params"),
+        gflops=row.get("gflops"),
+        gflops_size=_size(row.get("gflops_size")),
+        size=_size(row.get("size")),
+        count_with=tuple(row.get("count_with", ())),
+        only_official=_only_official(row.get("only_official") or {}, where),
+        model_id=row.get("model_id", ""),
+        note=row.get("note", ""),
+        official_code=_measured(row.get("official_code"), f"{where}: official_code"),
+        reproduced=_measured(row.get("reproduced"), f"{where}: reproduced"),
+    )
+
+
+def _measured(row: dict[str, Any] | None, where: str) -> Measured | None:
+    if row is None:
+        return None
+    _check(row, _MEASURED, _MEASURED_REQUIRED, where)
+    return Measured(row["params"], row["gflops"], tuple(row["size"]), row.get("metrics", {}))
+
+
+def _only_official(found: dict[str, Any], where: str) -> dict[str, int]:
+    for key, count in found.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InputError(f"{where}: only_official: {key} is {count!r}; expected a number of parameters")
+    return dict(found)
+
+
+def _size(value: list[int] | None) -> tuple[int, int] | None:
+    return None if value is None else (value[0], value[1])
+
+
+def _check(found: Any, known: dict[str, type], required: Collection[str], where: str) -> None:
+    """Keys and types of a mapping; None stands for "not published" and fits any key that is not required."""
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: expected a mapping with {', '.join(required)}, found {found!r}")
+    for key in required:
+        if found.get(key) is None:
+            raise InputError(f"{where}: {key} is missing")
+    for key, value in found.items():
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key}{did_you_mean(key, known)}")
+        if value is not None and not _fits(value, known[key]):
+            raise InputError(f"{where}: {key} is {value!r}; expected {_KINDS[known[key]]}")
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is tuple:
+        return isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value)
+    return isinstance(value, kind)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's own loader lets the second of two equal keys win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)

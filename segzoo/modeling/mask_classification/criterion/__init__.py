@@ -1,0 +1,1 @@
+"""The loss of mask classification: matching, targets and loss terms."""

@@ -1,0 +1,132 @@
+"""Mask logits of all decoder layers, formed only where they are needed.
+
+A decoder hands over either finished masks or their factors: one embedding per query and features per pixel,
+whose dot products the masks are. In the factored form only the pixels, rows or points asked for are ever
+computed.
+
+Letters: L layers, N images, Q queries, C channels, h w pixels of a mask, m rows (some queries of some
+layers), P points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .point_sampling import corners
+
+# Rows of an image's masks: (layer, (queries,) int64) pairs, one after the other.
+Rows = list[tuple[int, Tensor]]
+
+
+class MaskPredictions:
+    """Read access to the masks of L layers, without gradient, and gradients for what they are made of.
+
+    Args:
+        layers: L tensors, each (N, Q, h, w) float mask logits; with `features`, each (N, Q, C) mask
+            embeddings.
+        features: (N, C, h, w) float, shared by all layers, whose masks are
+            einsum("nqc,nchw->nqhw", layer, features).
+
+    All results are float32, or float64 where the predictions are.
+
+    Attributes:
+        factors: what the masks are made of, with gradient: the L masks, or the embeddings (N, L, Q, C) and
+            the features.
+    """
+
+    def __init__(self, layers: list[Tensor], features: Tensor | None = None):
+        masks = layers[0] if features is None else features
+        self.num_layers = len(layers)
+        self.num_images, self.num_queries = layers[0].shape[:2]
+        self.size: tuple[int, int] = (masks.shape[-2], masks.shape[-1])
+        self.device = masks.device
+        self.dtype = torch.float64 if masks.dtype == torch.float64 else torch.float32
+        self.is_factored = features is not None
+        if self.is_factored:
+            self.factors = (torch.stack(layers, 1).to(self.dtype), features)
+            self._embeddings = self.factors[0].detach()
+        else:
+            self.factors = tuple(layers)
+        self._latest: tuple[int, Tensor] | None = None
+
+    @classmethod
+    def from_outputs(cls, outputs: Mapping) -> MaskPredictions:
+        """Takes the outputs that `SetCriterion.forward` describes; the main prediction is the last layer."""
+        layers = [*outputs.get("aux_outputs", ()), outputs]
+        if "pred_masks" in outputs:
+            return cls([layer["pred_masks"] for layer in layers])
+        return cls([layer["mask_embed"] for layer in layers], outputs["mask_features"])
+
+    def pixels(self, image: int, start: int, stop: int) -> Tensor:
+        """(L * Q, stop - start) logits of a range of pixels of the flattened masks."""
+        if self.is_factored:
+            return self._embeddings[image].flatten(0, 1) @ self._features(image)[:, start:stop]
+        rows = [layer[image].detach().flatten(1)[:, start:stop] for layer in self.factors]
+        return torch.cat(rows).to(self.dtype)
+
+    def rows(self, image: int, rows: Rows) -> Tensor:
+        """(m, h, w) logits."""
+        if self.is_factored:
+            logits = self._embeddings_of(image, rows) @ self._features(image)
+            return logits.unflatten(1, self.size)
+        return torch.cat([self.factors[layer][image].detach()[index] for layer, index in rows]).to(self.dtype)
+
+    def at_points(self, image: int) -> Callable[[int, Tensor], Tensor]:
+        """A function of layer and points (P, 2), as for `corners`, to logits (Q, P) there."""
+        if not self.is_factored:
+            return lambda layer, points: self._masks_at_points(image, layer, points)
+        # Sampling is linear, so it commutes with the dot product: C samples instead of Q whole masks. A
+        # sample is the weighted sum of four rows of a table of pixels.
+        table = self._features(image).t().contiguous()
+
+        def sampled(layer: int, points: Tensor) -> Tensor:
+            pixels, shares = zip(*corners(points, self.size), strict=True)
+            indices, weights = torch.stack(pixels, -1), torch.stack(shares, -1)
+            features = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
+            return (features @ self._embeddings[image, layer].t()).t()
+
+        return sampled
+
+    def new_gradients(self, needed: Sequence[bool]) -> list[Tensor | None]:
+        """Zeros like the factors, float32 or float64; None for those that need no gradient."""
+        dtypes = [self.dtype if self.is_factored else factor.dtype for factor in self.factors]
+        return [
+            torch.zeros_like(factor, dtype=dtype, memory_format=torch.contiguous_format) if need else None
+            for factor, dtype, need in zip(self.factors, dtypes, needed, strict=True)
+        ]
+
+    def add_gradient(self, gradients: list[Tensor | None], image: int, rows: Rows, upstream: Tensor) -> None:
+        """Adds the gradient of the factors, given that of `rows`, (m, h, w). No row may be added twice."""
+        counts = [len(index) for _, index in rows]
+        if not self.is_factored:
+            for (layer, index), part in zip(rows, upstream.split(counts), strict=True):
+                if gradients[layer] is not None:
+                    gradients[layer][image, index] = part.to(gradients[layer].dtype)
+            return
+        upstream = upstream.flatten(1)
+        embeddings, features = gradients
+        if features is not None:
+            features[image].flatten(1).addmm_(self._embeddings_of(image, rows).t(), upstream)
+        if embeddings is not None:
+            parts = (upstream @ self._features(image).t()).split(counts)
+            for (layer, index), part in zip(rows, parts, strict=True):
+                embeddings[image, layer, index] = part
+
+    def _embeddings_of(self, image: int, rows: Rows) -> Tensor:
+        """(m, C)"""
+        return torch.cat([self._embeddings[image, layer, index] for layer, index in rows])
+
+    def _features(self, image: int) -> Tensor:
+        """(C, h * w); those of the latest image are held where they had to be converted."""
+        if self._latest is None or self._latest[0] != image:
+            self._latest = image, self.factors[1][image].detach().to(self.dtype).flatten(1)
+        return self._latest[1]
+
+    def _masks_at_points(self, image: int, layer: int, points: Tensor) -> Tensor:
+        masks = self.factors[layer][image].detach().flatten(1)
+        places = corners(points, self.size)
+        return sum(masks.index_select(1, index).to(self.dtype) * weight for index, weight in places)

@@ -1,0 +1,1 @@
+"""Results of mask classification: semantic, panoptic, instance and entity segmentation."""

@@ -1,0 +1,77 @@
+"""Where masks are positive, how sure they are there, and their boxes.
+
+Letters: n queries, T tiles, k queries of a tile, r c pixels of a tile, H W pixels of the result, m rows asked
+    for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..bilinear import MaskResizer
+from .tiled_masks import Tile, TiledMasks
+
+
+class BinaryMasks:
+    """The pixels of stretched masks with a logit > 0; only tiles that have such pixels are held.
+
+    Args:
+        masks: (Q, h, w) float mask logits.
+        queries: (n,) int64, those wanted; whose mask holds NaN or infinity has no pixel.
+        resizer: from the masks' size to the result's.
+
+    Attributes:
+        size: (H, W)
+        quality: (n,) float32 mean sigmoid(mask) over the mask's pixels, 0 where it has none.
+        boxes: (n, 4) float32 x0 y0 x1 y1 with exclusive maxima, zeros where it has none.
+    """
+
+    def __init__(self, masks: Tensor, queries: Tensor, resizer: MaskResizer):
+        self.size = resizer.output_size
+        self._device = masks.device
+        count = len(queries)
+        self._pieces: list[tuple[Tile, Tensor, Tensor]] = []
+        height, width = self.size
+        in_row = torch.zeros((count, height), dtype=torch.bool, device=self._device)
+        in_column = torch.zeros((count, width), dtype=torch.bool, device=self._device)
+        sums = torch.zeros((2, count), device=self._device)
+        if count:
+            tiled = TiledMasks(masks, queries, resizer)
+            for tile, rows, planes in tiled.chosen(tiled.upper > 0):
+                inside = planes > 0
+                self._pieces.append((tile, rows, inside))
+                in_row[rows, tile.rows] |= inside.any(2)
+                in_column[rows, tile.columns] |= inside.any(1)
+                probability = planes.sigmoid_().mul_(inside).sum((1, 2))
+                sums[:, rows] += torch.stack((probability, inside.sum((1, 2))))
+        self.quality = sums[0] / (sums[1] + 1e-6)
+        self.boxes = _boxes(in_row, in_column)
+
+    def planes(self, rows: Tensor) -> Tensor:
+        """(m, H, W) bool, of the queries rows (m,) int64: each of [0, n), and some maybe repeatedly."""
+        planes = torch.zeros((len(rows), *self.size), dtype=torch.bool, device=self._device)
+        first: dict[int, int] = {}
+        repeated = []
+        for index, row in enumerate(rows.tolist()):
+            if first.setdefault(row, index) != index:
+                repeated.append((index, first[row]))
+        place = torch.zeros(len(self.quality), dtype=torch.int64)
+        place[list(first)] = torch.tensor(list(first.values()), dtype=torch.int64)
+        place = place.to(self._device)
+        for tile, own, inside in self._pieces:
+            planes[:, tile.rows, tile.columns][place[own]] = inside
+        for index, other in repeated:
+            planes[index] = planes[other]
+        return planes
+
+
+def _boxes(in_row: Tensor, in_column: Tensor) -> Tensor:
+    """(n, 4) from (n, H) and (n, W) bool, whether a row and a column has a pixel of the mask."""
+    sides = []
+    for flags in (in_column, in_row):
+        # argmax gives the first of equals.
+        first = flags.byte().argmax(1)
+        last = flags.shape[1] - flags.flip(1).byte().argmax(1)
+        sides.append(torch.stack((first, last * flags.any(1))))
+    return torch.stack((sides[0][0], sides[1][0], sides[0][1], sides[1][1]), 1).float()

@@ -1,0 +1,121 @@
+"""Masks at the size of the result, a tile at a time, and only those that matter there.
+
+A stretched mask never leaves the range of the few source pixels that it is made of. These bounds, cheap at
+the network's resolution, say of most masks what they are all over a tile; the others alone are stretched.
+
+Letters: n queries, h w pixels of a mask, H W pixels of the result, T tiles, k queries chosen in a tile, r c
+    pixels of a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from segzoo.layers.runtime import without_autocast
+
+from ..bilinear import MaskResizer
+
+# On a CPU a tile of a dozen masks stays in the cache; a GPU wants long vectors and few of them.
+_TILE_SIZE = {"cpu": (50, 128)}
+_LARGE_TILE_SIZE = (256, 512)
+
+
+class Tile(NamedTuple):
+    """A rectangle of the result, as slices, and the rectangle of source pixels on which it stands."""
+
+    rows: slice
+    columns: slice
+    source_rows: slice
+    source_columns: slice
+
+    @property
+    def pixels(self) -> int:
+        return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
+
+
+class TiledMasks:
+    """The masks of some queries, stretched as `MaskResizer` does but for rounding.
+
+    Args:
+        masks: (Q, h, w) float mask logits; kept as they are, not copied.
+        queries: (n,) int64, those that take part.
+        resizer: from the masks' size to the result's.
+
+    Attributes:
+        tiles: T of them, row by row.
+        lower, upper: (T, n) float32, between which the logits of a tile lie, rounding included. A query whose
+            mask holds NaN or infinity has -infinity everywhere.
+        pixels: (T,) int64 pixels of each tile.
+    """
+
+    def __init__(self, masks: Tensor, queries: Tensor, resizer: MaskResizer):
+        self._masks, self._queries = masks, queries
+        self._row_weights, self._column_weights = resizer.weights(masks)
+        self.tiles = _tiles(resizer, tuple(masks.shape[-2:]), masks.device)
+        self.pixels = torch.tensor([tile.pixels for tile in self.tiles], device=masks.device)
+        lower, upper = self._extremes()
+        # Wide enough also for products of TensorFloat-32, where those are allowed.
+        slack = 2e-3 * torch.maximum(lower.abs(), upper.abs()) + 1e-6
+        finite = slack.isfinite().all(0)
+        self.lower = torch.where(finite, lower - slack, -torch.inf)
+        self.upper = torch.where(finite, upper + slack, -torch.inf)
+
+    def chosen(self, wanted: Tensor) -> Iterator[tuple[Tile, Tensor, Tensor]]:
+        """Yields the tiles where somebody is wanted.
+
+        Args:
+            wanted: (T, n) bool.
+
+        Yields:
+            tile: where.
+            rows: (k,) int64 in [0, n), ascending, who is wanted there.
+            planes: (k, r, c) float32 logits, a new tensor.
+        """
+        # One copy from the device for all tiles.
+        tiles, rows = wanted.nonzero().cpu().unbind(1)
+        counts = torch.bincount(tiles, minlength=len(self.tiles)).tolist()
+        for tile, own in zip(self.tiles, rows.to(wanted.device).split(counts), strict=True):
+            if len(own):
+                yield tile, own, self._stretched(tile, self._queries[own])
+
+    def _stretched(self, tile: Tile, queries: Tensor) -> Tensor:
+        source = self._masks[:, tile.source_rows, tile.source_columns][queries].float()
+        with without_autocast(source.device):
+            across = source @ self._column_weights[tile.columns, tile.source_columns].t()
+            return self._row_weights[tile.rows, tile.source_rows] @ across
+
+    def _extremes(self) -> tuple[Tensor, Tensor]:
+        """(T, n) least and (T, n) largest source pixel of each tile."""
+        lower, upper = [], []
+        for index, tile in enumerate(self.tiles):
+            if index == 0 or tile.source_rows != self.tiles[index - 1].source_rows:
+                band = self._masks[:, tile.source_rows][self._queries].float()
+                low, high = band.amin(1), band.amax(1)
+            lower.append(low[:, tile.source_columns].amin(1))
+            upper.append(high[:, tile.source_columns].amax(1))
+        return torch.stack(lower), torch.stack(upper)
+
+
+def _tiles(resizer: MaskResizer, mask_size: tuple[int, int], device: torch.device) -> list[Tile]:
+    """All tiles of the result, row by row."""
+    ranges = []
+    for axis, step in enumerate(_TILE_SIZE.get(device.type, _LARGE_TILE_SIZE)):
+        length = resizer.output_size[axis]
+        ranges.append(
+            [
+                (
+                    slice(start, min(start + step, length)),
+                    slice(*resizer.source_range(start, min(start + step, length), axis, mask_size[axis])),
+                )
+                for start in range(0, length, step)
+            ]
+        )
+    return [
+        Tile(rows, columns, source_rows, source_columns)
+        for rows, source_rows in ranges[0]
+        for columns, source_columns in ranges[1]
+    ]

@@ -1,0 +1,1 @@
+"""What every part of segzoo may use: errors, text, files, paths, processes."""

@@ -1,0 +1,19 @@
+"""Parts of messages."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(word: object, choices: Iterable[object]) -> str:
+    """Return "; did you mean sky?" when one of `choices` is close to `word`, ignoring case, else ""."""
+    spelled: dict[str, str] = {}
+    for choice in map(str, choices):
+        spelled.setdefault(choice.lower(), choice)
+    close = difflib.get_close_matches(str(word).lower(), spelled, n=1, cutoff=0.6)
+    return f"; did you mean {spelled[close[0]]}?" if close else ""
+
+
+def some(items: Iterable[object], most: int = 5) -> str:
+    """Return the items separated by commas, cut after `most` of them."""
+    items = list(items)
+    return ", ".join(str(item) for item in items[:most]) + (", ..." if len(items) > most else "")

@@ -1,0 +1,1 @@
+"""Drawing of labels, segments and scalar curves."""
