@@ -193,6 +193,8 @@ def _add_mask_classification_keys(cfg: CN) -> None:
     node.DEFORMABLE_FEATURES = ("res3", "res4", "res5")
     node.DEFORMABLE_POINTS = 4
     node.DEFORMABLE_FEEDFORWARD = 1024
+    # SetCriterion | ... (registry CRITERION)
+    node.CRITERION_NAME = "SetCriterion"
     # Matcher and criterion: weights of the class, mask (focal or binary cross-entropy) and dice terms.
     node.MASK_LOSS = "focal"  # focal (MaskFormer) | bce (Mask2Former)
     node.CLASS_WEIGHT = 1.0

@@ -5,6 +5,7 @@ Importing it fills the registries.
 
 from . import backbones, mask_classification, per_pixel
 from .registry import (
+    CRITERION_REGISTRY,
     NECK_REGISTRY,
     PIXEL_DECODER_REGISTRY,
     PIXEL_LOSS_REGISTRY,
@@ -12,6 +13,7 @@ from .registry import (
 )
 
 __all__ = [
+    "CRITERION_REGISTRY",
     "NECK_REGISTRY",
     "PIXEL_DECODER_REGISTRY",
     "PIXEL_LOSS_REGISTRY",

@@ -40,7 +40,17 @@ Modules that turn queries and feature maps into a class and a mask embedding per
 
 Called with `(cfg, in_channels)`: the channels of the feature map the queries attend to, or a list, one entry
 per level, where they attend to several. `forward(x, mask_features)` returns the outputs that `MaskFormerHead`
-describes. See mask_classification/head.py.
+describes. A decoder that needs images, targets or tasks says so in its attribute `wants`, see
+mask_classification/context.py.
+"""
+
+CRITERION_REGISTRY = Registry("CRITERION")
+CRITERION_REGISTRY.__doc__ = """
+Losses of mask classification, by the name that MODEL.MASK_FORMER.CRITERION_NAME gives.
+
+Called with `cfg`. `forward(outputs, targets)` takes the outputs that `MaskFormerHead` describes and one
+`SegmentTargets` for each image, and returns weighted scalar losses by name. See
+mask_classification/criterion.
 """
 
 

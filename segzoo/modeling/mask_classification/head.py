@@ -13,6 +13,7 @@ from segzoo.utils.errors import InputError
 
 from ..features import check_in_features
 from ..registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY, registered
+from .context import BatchContext, wanted
 
 # What MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE may name besides a feature of the backbone, and which field of
 # the pixel decoder's output it is.
@@ -44,6 +45,9 @@ class MaskFormerHead(nn.Module):
         mask_embed:    (N, Q, C) float
         mask_features: (N, C, h, w) float; the masks are einsum("nqc,nchw->nqhw", mask_embed, mask_features)
         aux_outputs:   list of dicts with these three keys, the predictions before the last, first layer first
+    A decoder may add outputs of its own, to each of these dicts, for loss terms and matching costs that read
+    them, and in training
+        losses: scalar losses by name, already weighted, that are added to the criterion's.
     """
 
     @configurable
@@ -60,6 +64,8 @@ class MaskFormerHead(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
         self.transformer_in_feature = transformer_in_feature
+        # Names of what `forward` needs of a `BatchContext`.
+        self.wants = wanted(predictor)
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -81,14 +87,21 @@ class MaskFormerHead(nn.Module):
             "transformer_in_feature": feature,
         }
 
-    def forward(self, features: dict[str, torch.Tensor]) -> dict:
-        """features: the backbone's maps by name, (N, C, h, w) float. Returns the outputs described above."""
+    def forward(self, features: dict[str, torch.Tensor], context: BatchContext | None = None) -> dict:
+        """Return the outputs described above.
+
+        Args:
+            features: the backbone's maps by name, (N, C, h, w) float.
+            context: where the decoder wants something of it.
+        """
         decoded = self.pixel_decoder(features)
         if self.transformer_in_feature in _PIXEL_DECODER_FEATURES:
             x = getattr(decoded, _PIXEL_DECODER_FEATURES[self.transformer_in_feature])
         else:
             x = features[self.transformer_in_feature]
-        return self.predictor(x, decoded.mask_features)
+        return self.predictor(
+            x, decoded.mask_features, **{name: getattr(context, name) for name in self.wants}
+        )
 
 
 def mask_outputs(

@@ -26,9 +26,8 @@ from segzoo.layers.runtime import transferred
 from segzoo.utils.errors import InputError
 
 from ..registry import registered
-from .criterion.matcher import HungarianMatcher
-from .criterion.set_criterion import SetCriterion
-from .criterion.target_masks import targets_from_inputs
+from .context import BatchContext, with_head_losses
+from .criterion import build_criterion
 from .postprocess import inference
 
 TASKS = ("semantic", "panoptic", "instance", "entity")
@@ -173,9 +172,9 @@ class MaskFormer(nn.Module):
         images = self._normalised(batched_inputs)
         if self.training:
             batch = ImageList.from_tensors(images, self.size_divisibility)
-            outputs = self._outputs(batch.tensor)
-            targets = targets_from_inputs(batched_inputs, tuple(batch.tensor.shape[-2:]), self.device)
-            return self.criterion(outputs, targets)
+            context = BatchContext(batch.tensor, batch.image_sizes, self.tasks, batched_inputs, training=True)
+            outputs = self._outputs(batch.tensor, context)
+            return with_head_losses(self.criterion(outputs, context.targets), outputs)
 
         groups = defaultdict(list)
         for index, image in enumerate(images):
@@ -183,7 +182,9 @@ class MaskFormer(nn.Module):
         results = [{}] * len(images)
         for indices in groups.values():
             batch = ImageList.from_tensors([images[index] for index in indices], self.size_divisibility)
-            outputs = self._outputs(batch.tensor)
+            group = [batched_inputs[index] for index in indices]
+            context = BatchContext(batch.tensor, batch.image_sizes, self.tasks, group)
+            outputs = self._outputs(batch.tensor, context)
             predictions = zip(indices, outputs["pred_logits"], outputs["pred_masks"], strict=True)
             for index, logits, masks in predictions:
                 image_size = tuple(images[index].shape[-2:])
@@ -204,7 +205,8 @@ class MaskFormer(nn.Module):
             pred_masks: (N, Q, h, w) float logits over the padded image.
         """
         batch = ImageList.from_tensors(self._normalised(batched_inputs), self.size_divisibility)
-        return self._outputs(batch.tensor)
+        context = BatchContext(batch.tensor, batch.image_sizes, self.tasks, batched_inputs)
+        return self._outputs(batch.tensor, context)
 
     def batch_outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """`raw_outputs` of images of one size, as tensors throughout: the part to export or compile.
@@ -216,7 +218,7 @@ class MaskFormer(nn.Module):
         height, width = images.shape[-2:]
         padding = (0, padded_size[1] - width, 0, padded_size[0] - height)
         batch = nn.functional.pad((images.to(self.device) - self.pixel_mean) / self.pixel_std, padding)
-        return self._outputs(batch)
+        return self._outputs(batch, BatchContext(batch, tasks=self.tasks))
 
     def score_maps(self, images: torch.Tensor) -> torch.Tensor:
         """Semantic scores of images of one size, at that size. The model has to be in eval mode.
@@ -240,8 +242,11 @@ class MaskFormer(nn.Module):
         images = [transferred(inputs["image"], self.device) for inputs in batched_inputs]
         return [(image - self.pixel_mean) / self.pixel_std for image in images]
 
-    def _outputs(self, batch: torch.Tensor) -> dict:
-        return self.sem_seg_head(self.backbone(fast_layout(batch)))
+    def _outputs(self, batch: torch.Tensor, context: BatchContext) -> dict:
+        features = self.backbone(fast_layout(batch))
+        if getattr(self.sem_seg_head, "wants", ()):
+            return self.sem_seg_head(features, context)
+        return self.sem_seg_head(features)
 
     def _padded_size(self, image: torch.Tensor) -> tuple[int, ...]:
         multiple = max(self.size_divisibility, 1)
@@ -289,26 +294,6 @@ class MaskFormer(nn.Module):
                 max_entities=self.detections_per_image,
             )
         return result
-
-
-def build_criterion(cfg) -> SetCriterion:
-    """The matcher and criterion of MODEL.MASK_FORMER."""
-    node = cfg.MODEL.MASK_FORMER
-    shared = {
-        "class_weight": node.CLASS_WEIGHT,
-        "mask_weight": node.MASK_WEIGHT,
-        "dice_weight": node.DICE_WEIGHT,
-        "mask_loss": node.MASK_LOSS,
-        "num_points": node.TRAIN_NUM_POINTS,
-    }
-    return SetCriterion(
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        matcher=HungarianMatcher(**shared),
-        no_object_weight=node.NO_OBJECT_WEIGHT,
-        oversample_ratio=node.OVERSAMPLE_RATIO,
-        importance_sample_ratio=node.IMPORTANCE_SAMPLE_RATIO,
-        **shared,
-    )
 
 
 def build_thing_flags(cfg) -> tuple[bool, ...]:

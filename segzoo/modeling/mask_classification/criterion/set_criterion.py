@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed
 import torch.nn.functional as F
+from detectron2.config import configurable
 from torch import Tensor, nn
 
 from segzoo.layers.runtime import mean_over_processes, without_autocast
 from segzoo.utils.errors import InputError
 
+from ...registry import CRITERION_REGISTRY
 from .dense_loss import DenseLoss
 from .mask_predictions import MaskPredictions
 from .matched_masks import MatchedMasks
@@ -27,6 +29,7 @@ from .point_sampling import RandomPoints
 from .target_masks import SegmentTargets
 
 
+@CRITERION_REGISTRY.register()
 class SetCriterion(nn.Module):
     """Matches the queries of each layer with the segments and computes the weighted losses.
 
@@ -44,6 +47,7 @@ class SetCriterion(nn.Module):
     Holds no parameters and no buffers, so nothing of it is in a checkpoint.
     """
 
+    @configurable
     def __init__(
         self,
         num_classes: int,
@@ -74,6 +78,25 @@ class SetCriterion(nn.Module):
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
         self.chunk_elements = chunk_elements
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.MODEL.MASK_FORMER
+        shared = {
+            "class_weight": node.CLASS_WEIGHT,
+            "mask_weight": node.MASK_WEIGHT,
+            "dice_weight": node.DICE_WEIGHT,
+            "mask_loss": node.MASK_LOSS,
+            "num_points": node.TRAIN_NUM_POINTS,
+        }
+        return {
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "matcher": HungarianMatcher(**shared),
+            "no_object_weight": node.NO_OBJECT_WEIGHT,
+            "oversample_ratio": node.OVERSAMPLE_RATIO,
+            "importance_sample_ratio": node.IMPORTANCE_SAMPLE_RATIO,
+            **shared,
+        }
 
     def forward(
         self,

@@ -1,0 +1,11 @@
+"""The criterion that a configuration names."""
+
+from torch import nn
+
+from ...registry import CRITERION_REGISTRY, registered
+
+
+def build_criterion(cfg) -> nn.Module:
+    """Build the criterion of MODEL.MASK_FORMER.CRITERION_NAME."""
+    name = cfg.MODEL.MASK_FORMER.CRITERION_NAME
+    return registered(CRITERION_REGISTRY, "MODEL.MASK_FORMER.CRITERION_NAME", name)(cfg)
