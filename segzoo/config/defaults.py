@@ -261,6 +261,11 @@ def _add_solver_keys(cfg: CN) -> None:
 def _add_test_keys(cfg: CN) -> None:
     # What the network is asked for in evaluation: semantic, panoptic, entity, instance; () means (TASK,).
     cfg.TEST.TASKS = ()
+    # Evaluators beside the standard ones, by the names they are registered under: "boundary" (boundary AP,
+    # boundary PQ, mean boundary IoU); see `segzoo.evaluation.register_evaluator`.
+    cfg.TEST.EVALUATORS = ()
+    # Width of a boundary as a share of the image's diagonal; 0: the published one, 0.02, of Cityscapes 0.005.
+    cfg.TEST.BOUNDARY_DILATION = 0.0
     # Images per batch of a process. Results do not depend on it: only images of like size run together.
     cfg.TEST.IMS_PER_BATCH = 1
     # Threads that score each task while the model computes; 0: scored in between.

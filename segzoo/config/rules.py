@@ -153,11 +153,16 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     },
     _BELOW_1: {
         "SOLVER": "MOMENTUM",
+        "TEST": "BOUNDARY_DILATION",
         "MODEL.SEM_SEG_HEAD": "DROPOUT",
         "MODEL.AUX_HEAD": "DROPOUT",
         "MODEL.DEEPLABV3": "PROJECTION_DROPOUT",
         "MODEL.MASK_FORMER": "DROPOUT",
     },
+    Rule(
+        "expected different names, such as ('boundary',)",
+        lambda value: all(isinstance(name, str) and name for name in value) and len(set(value)) == len(value),
+    ): {"TEST": "EVALUATORS"},
     _PAIR: {"INPUT": "ROTATION"},
     _POSITIVE_PAIR: {"INPUT": "SCALE_RANGE LSJ_SCALE DETR_CROP_SIZE"},
     _SIDES: {"INPUT": "MIN_SIZE_TRAIN DETR_CROP_SHORT_EDGE", "TEST": "AUG.MIN_SIZES"},

@@ -13,6 +13,7 @@ import yaml
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import expand_home, is_same_file, user_path
+from segzoo.utils.tasks import EVALUATOR_TYPES
 from segzoo.utils.text import did_you_mean, some
 from segzoo.utils.text_files import read_text
 
@@ -32,7 +33,13 @@ DATASET_KEYS = (
 )
 # Whether EXIF orientations turn images: their labels lie on what a viewer shows, or on the pixels as stored.
 EXIF = ("apply", "ignore")
-EVALUATORS = ("sem_seg", "panoptic", "coco_instances", "cityscapes_instances")
+# The keys that a dataset with an evaluator needs.
+_NEEDS = {
+    "panoptic": "the keys panoptic and annotations",
+    "coco_instances": "the key instances",
+    "cityscapes_instances": "labels with the encoding instance_id",
+    "sem_seg": "the key labels (or panoptic, or instances with background)",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class DatasetFile:
         classes: (K,) in the order of the class indices.
         space: names, label map and ignore label.
         flip_pairs: class indices that a horizontal flip swaps.
-        evaluator: one of `EVALUATORS`.
+        evaluator: one of `EVALUATOR_TYPES`, those that a private package registers among them.
         image_counts: {registered name: published number of images}, where known.
         without_labels: registered names of splits that have images only.
         prepare: command that makes what the download lacks, or "".
@@ -219,13 +226,12 @@ def _check_evaluator(evaluator: Any, default: str, path: Path, has_background: b
     by_class = default in ("panoptic", "cityscapes_instances") or has_background
     if evaluator == default or (evaluator == "sem_seg" and by_class):
         return
-    needs = {
-        "panoptic": " and needs the keys panoptic and annotations",
-        "coco_instances": " and needs the key instances",
-        "cityscapes_instances": " and needs labels with the encoding instance_id",
-        "sem_seg": " and needs the key labels (or panoptic, or instances with background)",
-    }.get(evaluator, "")
-    raise InputError(f"{path.name}: evaluator {evaluator!r} is one of {', '.join(EVALUATORS)}{needs}")
+    # What another one needs is known to whoever registered it.
+    if evaluator in EVALUATOR_TYPES and evaluator not in _NEEDS:
+        return
+    known = evaluator in EVALUATOR_TYPES
+    remedy = f" and needs {_NEEDS[evaluator]}" if known else did_you_mean(evaluator, EVALUATOR_TYPES)
+    raise InputError(f"{path.name}: evaluator {evaluator!r} is one of {', '.join(EVALUATOR_TYPES)}{remedy}")
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.json_values import Ids, as_whole, read_flag, shown
+from segzoo.utils.tasks import NO_GROUND_TRUTH
 from segzoo.utils.text import did_you_mean, some
 
 from .checks import check_different
@@ -28,9 +29,6 @@ from .layouts import FoundLayout, check_exist, find_layout, finds_images_by_id, 
 from .palettes import PaletteCheck
 from .polygons import check_polygons, scale_relative
 from .templates import fill, folder_of, match
-
-# In place of an evaluator: what evaluators and their messages call a split of images without labels.
-NO_GROUND_TRUTH = "no_ground_truth"
 
 # The remedy for files that a JSON names and that are not there.
 _ADD_FILES = "set {} in {} to the folder that file_name is relative to, or add the files"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, print_csv_format
 from detectron2.utils import comm
 from torch import nn
 
@@ -19,8 +19,9 @@ from segzoo.checkpoint.download import file_hash, local_file
 from segzoo.data import build_test_loader, reading_facts
 from segzoo.data.handover import ended_workers_explained
 from segzoo.evaluation import (
-    EVALUATORS,
+    EvaluationOptions,
     build_evaluator,
+    find_evaluators,
     load_results,
     printed_metrics,
     write_results,
@@ -66,7 +67,7 @@ def check_evaluation(cfg: CfgNode) -> None:
     if not cfg.DATASETS.TEST:
         raise InputError("DATASETS.TEST is empty; name the datasets to evaluate on")
     for name in cfg.DATASETS.TEST:
-        build_evaluator(name, cfg.TEST.TASKS)
+        build_evaluator(name, cfg.TEST.TASKS, names=cfg.TEST.EVALUATORS)
         if not DatasetCatalog.get(name):
             raise InputError(f"DATASETS.TEST: {name} has no images")
 
@@ -79,10 +80,10 @@ def check_best_metric(cfg: CfgNode) -> None:
     """
     metric, keys = cfg.TEST.BEST_METRIC, set()
     for name in cfg.DATASETS.TEST:
-        kind = MetadataCatalog.get(name).evaluator_type
         # With several datasets a metric's name begins with the dataset's.
         prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
-        keys.update(f"{prefix}{EVALUATORS[kind, task].task_key}/" for task in cfg.TEST.TASKS)
+        evaluators = find_evaluators(name, cfg.TEST.TASKS, cfg.TEST.EVALUATORS)
+        keys.update(f"{prefix}{evaluator.task_key}/" for evaluator in evaluators)
     if metric and not metric.startswith(tuple(keys)):
         raise InputError(
             f"TEST.BEST_METRIC {metric!r} is not reported for TEST.TASKS {tuple(cfg.TEST.TASKS)}; "
@@ -112,13 +113,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
     for name in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, name)
         reading[name] = reading_facts(loader.dataset.records[0], cfg.INPUT.IMAGE_RANGE)
-        evaluator = build_evaluator(
-            name,
-            cfg.TEST.TASKS,
-            dataset_folder(cfg, name),
-            model_classes=instance_classes(cfg),
-            **evaluator_options(cfg),
-        )
+        evaluator = build_evaluators(cfg, name)
         tested = tested_model(cfg, model, name)
         with label_maps(tested), ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
             results[name], images[name], speed[name] = run_inference(tested, loader, evaluator)
@@ -308,14 +303,19 @@ def tested_model(cfg: CfgNode, model: nn.Module, dataset_name: str) -> nn.Module
     return build_protocol_model(cfg, model, flip_pairs)
 
 
-def evaluator_options(cfg: CfgNode) -> dict:
-    """What `build_evaluator` needs to know of the configuration beside dataset, tasks and folder."""
+def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
+    """Build the evaluators of a test dataset, for TEST.TASKS and TEST.EVALUATORS."""
     protocol = build_inference_protocol(cfg)
-    return {
-        "save_predictions": cfg.TEST.SAVE_PREDICTIONS,
-        "workers": cfg.TEST.SCORING_THREADS,
-        "transform_labels": None if protocol is None else label_cropper(protocol),
-    }
+    options = EvaluationOptions(
+        save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+        transform_labels=None if protocol is None else label_cropper(protocol),
+        model_classes=instance_classes(cfg),
+        boundary_dilation=cfg.TEST.BOUNDARY_DILATION or None,
+        workers=cfg.TEST.SCORING_THREADS,
+        config=cfg,
+    )
+    folder = dataset_folder(cfg, dataset_name)
+    return build_evaluator(dataset_name, cfg.TEST.TASKS, folder, options, names=cfg.TEST.EVALUATORS)
 
 
 def instance_classes(cfg: CfgNode) -> list[str]:

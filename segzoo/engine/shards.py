@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from torch import nn
 
 from segzoo.data import build_test_loader, reading_facts
-from segzoo.evaluation import EVALUATORS, SemanticEvaluator
+from segzoo.evaluation import SemanticEvaluator
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
 
 from .evaluation_loop import (
-    dataset_folder,
+    build_evaluators,
     evaluation_mode,
-    evaluator_options,
     given_up_on_error,
     inference_folder,
     protocol_facts,
@@ -272,8 +271,7 @@ def _check_facts(path: Path, found: Mapping, expected: Mapping) -> None:
 
 
 def _evaluator(cfg: CfgNode, name: str) -> SemanticEvaluator:
-    kind = MetadataCatalog.get(name).evaluator_type
-    return EVALUATORS[kind, "semantic"](name, dataset_folder(cfg, name), **evaluator_options(cfg))
+    return build_evaluators(cfg, name)._evaluators[0]
 
 
 def _path(cfg: CfgNode, shard: Shard, name: str) -> Path:

@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from segzoo.utils.errors import InputError
+
+from .options import EvaluationOptions
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,22 @@ class BackgroundEvaluator(DatasetEvaluator):
         self._pool: ThreadPoolExecutor | None = None
         self.reset()
 
+    @classmethod
+    def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
+        """Return the constructor's keyword arguments; a subclass with arguments of its own adds them."""
+        return {
+            "save_predictions": options.save_predictions,
+            "workers": options.workers,
+            "distributed": options.distributed,
+        }
+
+    def protocol(self) -> Mapping[str, Any]:
+        """Return what can change these numbers and is this evaluator's own, as JSON has it; {} for nothing.
+
+        results.json keeps it, and `compare_results` refuses numbers whose evaluators differ in it.
+        """
+        return {}
+
     def reset(self) -> None:
         self._close(wait=False)
         self._pending: deque[Waiting] = deque()
@@ -134,8 +152,11 @@ class BackgroundEvaluator(DatasetEvaluator):
         """What this rank sends to the main process."""
         return self.records
 
-    def merge(self, parts: list) -> list:
-        """Joins the ranks' records: each image once, in the dataset's order. Sets `image_count`."""
+    def merge(self, parts: Iterable) -> list:
+        """Joins the records of ranks or shards: each image once, in the dataset's order.
+
+        Sets `image_count`. `parts` is gone through once: those of shards are read from files meanwhile.
+        """
         records: dict[str, Any] = {}
         for file_name, record in itertools.chain(*parts):
             records.setdefault(file_name, record)

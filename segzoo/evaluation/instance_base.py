@@ -5,13 +5,14 @@ Letters: n predicted instances of an image, H W pixels.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from segzoo.utils.errors import InputError
 
 from .base import BackgroundEvaluator, to_numpy
+from .options import EvaluationOptions
 
 _FIELDS = ("pred_masks", "scores", "pred_classes")
 
@@ -57,6 +58,10 @@ class InstanceTaskEvaluator(BackgroundEvaluator):
                 f"TEST.TASKS: {dataset_name} has no thing classes, so no instances; mark classes with "
                 "isthing: true in its YAML file, or leave the task instance out"
             )
+
+    @classmethod
+    def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
+        return {**super().from_options(options), "model_classes": options.model_classes}
 
     def take(self, output: dict, file_name: str) -> Prediction:
         if "instances" not in output:

@@ -14,12 +14,14 @@ from detectron2.structures import Instances
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.json_values import Ids, as_whole, shown
+from segzoo.utils.tasks import NO_GROUND_TRUTH
 
 from . import prediction_io
 from .base import prediction_names
-from .builder import build_evaluator, find_evaluator
+from .builder import build_evaluator
 from .instance_base import InstanceTaskEvaluator
 from .instance_files import decode_entries, load_coco_results, load_instances
+from .registry import find_evaluator
 from .results import RESULTS_FILE, Protocol, load_results, write_results
 from .segments import SegmentMap
 
@@ -57,7 +59,7 @@ def rescore(
         raise InputError(f"{folder}: not a folder; expected the one that TEST.SAVE_PREDICTIONS wrote to")
     output_dir = folder / "rescored" if output_dir is None else Path(output_dir)
     evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
-    if evaluator_type == "no_ground_truth":
+    if evaluator_type == NO_GROUND_TRUTH:
         raise InputError(f"{dataset_name}: has no ground truth, only images: there is nothing to score")
     names = _saved_names(dataset_name)
     tasks = tasks or [task for task, name in names.items() if (folder / name).exists()]

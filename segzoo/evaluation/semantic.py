@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from segzoo.utils.files import write_text
 from . import prediction_io
 from .base import BackgroundEvaluator, check_same_size, class_table, to_numpy
 from .histogram import argmax_labels, label_dtype, label_histogram
+from .options import EvaluationOptions
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,15 @@ class SemanticEvaluator(BackgroundEvaluator):
         self.transform_labels = transform_labels
         super().__init__(dataset_name, output_dir, **options)
         self.ignore_label = self.metadata.ignore_label
+
+    @classmethod
+    def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
+        return {
+            **super().from_options(options),
+            "class_averaging": options.class_averaging,
+            "save_json": options.save_json,
+            "transform_labels": options.transform_labels,
+        }
 
     def reset(self) -> None:
         super().reset()
@@ -119,14 +129,16 @@ class SemanticEvaluator(BackgroundEvaluator):
     def partial(self) -> tuple[np.ndarray, list]:
         return self.confusion_matrix, self.records
 
-    def merge(self, parts: list[tuple[np.ndarray, list]]) -> tuple[np.ndarray, list]:
-        records = [record for _, part in parts for record in part]
+    def merge(self, parts: Iterable[tuple[np.ndarray, list]]) -> tuple[np.ndarray, list]:
+        matrix, records = np.zeros_like(self.confusion_matrix), []
+        for part, part_records in parts:
+            matrix += part
+            records += part_records
         self.image_count = len(records)
         if len({file_name for file_name, _ in records}) < len(records):
             raise InputError(
                 f"{self.dataset_name}: two ranks scored the same image; use Detectron2's InferenceSampler"
             )
-        matrix = np.sum([matrix for matrix, _ in parts], axis=0)
         return matrix, [annotation for _, annotations in records for annotation in annotations]
 
     def summarize(self, merged: tuple[np.ndarray, list]) -> dict:
