@@ -2,10 +2,23 @@
 
 from detectron2.config import CfgNode
 
-from segzoo.config import register_config
+from segzoo.config import AMOUNT, COUNT, COUNTS, Rule, at_least, register_config
 
 
-@register_config
+def _four_counts(value) -> bool:
+    return len(value) == 4 and COUNTS.allows(value)
+
+
+@register_config(
+    rules={
+        "MODEL.BISENET.SPATIAL_CHANNELS": Rule("expected four numbers of at least 1", _four_counts),
+        "MODEL.BISENET.CONTEXT_CHANNELS": COUNT,
+        "MODEL.BISENET.FUSION_CHANNELS": COUNT,
+        "MODEL.BISENET.FUSION_REDUCTION": at_least(0),
+        "MODEL.BISENET.AUX_CONVS_DIM": COUNT,
+        "MODEL.BISENET.AUX_LOSS_WEIGHT": AMOUNT,
+    }
+)
 def add_bisenet_config(cfg: CfgNode) -> None:
     """Adds MODEL.BISENET, in place."""
     cfg.MODEL.BISENET = node = CfgNode()

@@ -2,10 +2,10 @@
 
 from detectron2.config import CfgNode
 
-from segzoo.config import register_config
+from segzoo.config import COUNT, register_config
 
 
-@register_config
+@register_config(rules={"MODEL.CCNET.RECURRENCE": COUNT})
 def add_ccnet_config(cfg: CfgNode) -> None:
     """Adds MODEL.CCNET, in place."""
     cfg.MODEL.CCNET = CfgNode()

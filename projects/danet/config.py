@@ -2,10 +2,10 @@
 
 from detectron2.config import CfgNode
 
-from segzoo.config import register_config
+from segzoo.config import AMOUNT, register_config
 
 
-@register_config
+@register_config(rules={"MODEL.DANET.BRANCH_LOSS_WEIGHT": AMOUNT})
 def add_danet_config(cfg: CfgNode) -> None:
     """Adds MODEL.DANET, in place."""
     cfg.MODEL.DANET = CfgNode()

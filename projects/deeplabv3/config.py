@@ -2,10 +2,16 @@
 
 from detectron2.config import CfgNode as CN
 
-from segzoo.config import register_config
+from segzoo.config import BELOW_1, COUNTS, ODD, register_config
 
 
-@register_config
+@register_config(
+    rules={
+        "MODEL.DEEPLABV3.DILATIONS": COUNTS,
+        "MODEL.DEEPLABV3.PROJECTION_KERNEL": ODD,
+        "MODEL.DEEPLABV3.PROJECTION_DROPOUT": BELOW_1,
+    }
+)
 def add_deeplabv3_config(cfg: CN) -> None:
     """Adds MODEL.DEEPLABV3 to `cfg`, in place."""
     cfg.MODEL.DEEPLABV3 = CN()

@@ -2,10 +2,17 @@
 
 from detectron2.config import CfgNode as CN
 
-from segzoo.config import register_config
+from segzoo.config import AMOUNT, COUNT, COUNTS, at_least, register_config
 
 
-@register_config
+@register_config(
+    rules={
+        "MODEL.DEEPLABV3PLUS.DILATIONS": COUNTS,
+        "MODEL.DEEPLABV3PLUS.FINE_CHANNELS": COUNT,
+        "MODEL.BOUNDARY_RELAXED.RADIUS": at_least(0),
+        "MODEL.BOUNDARY_RELAXED.CLASS_WEIGHT_BOUND": AMOUNT,
+    }
+)
 def add_deeplabv3plus_config(cfg: CN) -> None:
     """Adds MODEL.DEEPLABV3PLUS and MODEL.BOUNDARY_RELAXED to `cfg`, in place."""
     cfg.MODEL.DEEPLABV3PLUS = CN()

@@ -2,10 +2,10 @@
 
 from detectron2.config import CfgNode
 
-from segzoo.config import register_config
+from segzoo.config import COUNT, COUNTS, register_config
 
 
-@register_config
+@register_config(rules={"MODEL.JPU.CONVS_DIM": COUNT, "MODEL.JPU.DILATIONS": COUNTS})
 def add_jpu_config(cfg: CfgNode) -> None:
     """Adds MODEL.JPU, in place. Norm and resizing are those of MODEL.SEM_SEG_HEAD."""
     cfg.MODEL.JPU = CfgNode()

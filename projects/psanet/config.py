@@ -2,10 +2,19 @@
 
 from detectron2.config import CfgNode as CN
 
-from segzoo.config import register_config
+from segzoo.config import COUNT, COUNTS, Rule, at_least, register_config
 
 
-@register_config
+@register_config(
+    rules={
+        "MODEL.PSANET.MASK_SIZE": Rule(
+            "expected (height, width) of at least 1, or () where it follows from others",
+            lambda value: len(value) in (0, 2) and all(COUNTS.allows([side]) for side in value),
+        ),
+        "MODEL.PSANET.SHRINK_FACTOR": COUNT,
+        "MODEL.PSANET.PROJECTION_PADDING": at_least(0),
+    }
+)
 def add_psanet_config(cfg: CN) -> None:
     """Adds MODEL.PSANET to `cfg`, in place."""
     cfg.MODEL.PSANET = CN()

@@ -2,10 +2,10 @@
 
 from detectron2.config import CfgNode as CN
 
-from segzoo.config import register_config
+from segzoo.config import COUNTS, register_config
 
 
-@register_config
+@register_config(rules={"MODEL.PSPNET.BINS": COUNTS})
 def add_pspnet_config(cfg: CN) -> None:
     """Adds MODEL.PSPNET to `cfg`, in place."""
     cfg.MODEL.PSPNET = CN()

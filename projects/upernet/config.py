@@ -2,10 +2,10 @@
 
 from detectron2.config import CfgNode as CN
 
-from segzoo.config import register_config
+from segzoo.config import COUNTS, register_config
 
 
-@register_config
+@register_config(rules={"MODEL.UPERNET.BINS": COUNTS})
 def add_upernet_config(cfg: CN) -> None:
     """Adds MODEL.UPERNET to `cfg`, in place, and returns it."""
     cfg.MODEL.UPERNET = CN()

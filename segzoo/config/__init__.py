@@ -1,5 +1,35 @@
 """Configuration: the keys, how files and overrides become one configuration, and what values are allowed."""
 
 from .extensions import register_config
+from .rule_types import (
+    AMOUNT,
+    AMOUNT_OR_NONE,
+    BELOW_1,
+    COUNT,
+    COUNTS,
+    ODD,
+    POSITIVE,
+    POSITIVE_RANGE,
+    RANGE,
+    SHARE,
+    Rule,
+    at_least,
+    one_of,
+)
 
-__all__ = ["register_config"]
+__all__ = [
+    "AMOUNT",
+    "AMOUNT_OR_NONE",
+    "BELOW_1",
+    "COUNT",
+    "COUNTS",
+    "ODD",
+    "POSITIVE",
+    "POSITIVE_RANGE",
+    "RANGE",
+    "SHARE",
+    "Rule",
+    "at_least",
+    "one_of",
+    "register_config",
+]

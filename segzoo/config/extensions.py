@@ -3,34 +3,110 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, overload
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
+
+from .defaults import add_segzoo_config
+from .keys import drop_key, find_section, flatten
+from .rule_types import Rule
 
 AddConfig = Callable[[CfgNode], object]
 
 # The methods of this package register their keys as a private package does, when they are imported.
 PROJECTS = "segzoo.projects"
 
-_added: dict[str, AddConfig] = {}
+
+class Extension(NamedTuple):
+    """Keys that a module has registered.
+
+    Attributes:
+        add: adds them with their defaults to a configuration, in place.
+        rules: {key: what its value may be}.
+    """
+
+    add: AddConfig
+    rules: Mapping[str, Rule]
 
 
-def register_config(add: AddConfig) -> AddConfig:
+_registered: dict[str, Extension] = {}
+
+
+@overload
+def register_config(add: AddConfig, *, rules: Mapping[str, Rule] | None = None) -> AddConfig: ...
+
+
+@overload
+def register_config(*, rules: Mapping[str, Rule]) -> Callable[[AddConfig], AddConfig]: ...
+
+
+def register_config(add=None, *, rules=None):
     """Let `add(cfg)` add keys with their defaults, in place, to every new configuration; a decorator.
 
     A function of the same module and name, as of a module that is imported again, replaces the earlier one.
+
+    Args:
+        rules: {key with its sections, "MODEL.UNET.DEPTH": what its value may be}, of `segzoo.config`'s
+            `at_least`, `one_of`, `COUNT` and others, or a `Rule` of your own.
     """
-    _added[f"{add.__module__}.{add.__qualname__}"] = add
+    if add is None:
+        return lambda function: register_config(function, rules=rules)
+    _registered[f"{add.__module__}.{add.__qualname__}"] = Extension(add, dict(rules or {}))
     return add
 
 
 def add_registered_config(cfg: CfgNode) -> None:
-    """Add the keys of all projects and imported modules, in the order in which they were registered."""
+    """Add the keys of all projects and imported modules, in the order in which they were registered.
+
+    Raises:
+        InputError: a rule is registered for a key that does not exist.
+    """
     importlib.import_module(PROJECTS)
-    for add in _added.values():
-        add(cfg)
+    for extension in _registered.values():
+        extension.add(cfg)
+    known = {key for key, _ in flatten(cfg)}
+    for name, extension in _registered.items():
+        for key in extension.rules.keys() - known:
+            raise InputError(f"{name} registers a rule for {key}, which is no key{did_you_mean(key, known)}")
+
+
+def registered_rules() -> Iterator[tuple[str, Rule]]:
+    """Yield the keys of all projects and imported modules that have a rule, and the rule."""
+    for extension in _registered.values():
+        yield from extension.rules.items()
+
+
+def drop_foreign_defaults(cfg: CfgNode) -> None:
+    """Remove the keys at their defaults that come from modules which `cfg` does not import, in place.
+
+    Another configuration of the same process has imported those modules. A saved configuration without such
+    keys says the same, and is valid where the modules are not there.
+    """
+    packages = {_package(module) for module in (PROJECTS, *cfg.IMPORTS)}
+    own = [one for one in _registered.values() if _package(one.add.__module__) in packages]
+    if len(own) == len(_registered):
+        return
+    needed = {key for key, _ in flatten(_defaults(own))}
+    for key, default in flatten(_defaults(_registered.values())):
+        *path, leaf = key.split(".")
+        node = find_section(cfg, path)
+        if key not in needed and node is not None and leaf in node and node[leaf] == default:
+            drop_key(cfg, key)
+
+
+def _defaults(extensions: Iterable[Extension]) -> CfgNode:
+    cfg = add_segzoo_config(get_cfg())
+    for extension in extensions:
+        extension.add(cfg)
+    return cfg
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def import_extensions(modules: Iterable[str]) -> None:

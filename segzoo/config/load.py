@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from segzoo.utils.text import did_you_mean
 from .defaults import add_segzoo_config
 from .extensions import add_registered_config, import_extensions
 from .files import find_config, in_circle, read_with_bases
+from .keys import flatten
 from .paths import expand_homes
 from .rules import check_values, may_be_none
 from .version_keys import check_version_values, drop_version_defaults, explain_version_key
@@ -107,11 +108,11 @@ def _imports(loaded: CfgNode, source: str, overrides: Sequence[str]) -> list[str
 
 
 def _with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
-    defaults = dict(_flatten(new_config()))
+    defaults = dict(flatten(new_config()))
     _merge_overrides(cfg, overrides)
     expand_homes(cfg)
     _refuse_unread(cfg)
-    for key, value in _flatten(cfg):
+    for key, value in flatten(cfg):
         if value is None and defaults.get(key) is not None and not may_be_none(key):
             raise InputError(
                 f"{key} has no value; give it one such as {defaults[key]!r}, or leave the key out"
@@ -121,8 +122,8 @@ def _with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
 
 
 def _refuse_unread(cfg: CfgNode) -> None:
-    defaults = dict(_flatten(get_cfg()))
-    for key, value in _flatten(cfg):
+    defaults = dict(flatten(get_cfg()))
+    for key, value in flatten(cfg):
         if key in _UNREAD and value != defaults[key]:
             raise InputError(f"{key} {value!r} has no effect in segzoo; {_UNREAD[key]}")
 
@@ -185,7 +186,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if joined is not None:
         key, _, value = joined.partition("=")
         raise InputError(f"{joined}: overrides come as KEY VALUE pairs; write {key} {shlex.quote(value)}")
-    known = dict(_flatten(cfg))
+    known = dict(flatten(cfg))
     if len(overrides) % 2:
         raise InputError(f"overrides come as KEY VALUE pairs, but {_unpaired(overrides, known)}")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
@@ -209,9 +210,9 @@ def _unpaired(overrides: Sequence[str], known: Collection[str]) -> str:
 
 
 def _check_keys(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
-    known = dict(_flatten(cfg))
+    known = dict(flatten(cfg))
     sections = {key.rsplit(".", count)[0] for key in known for count in range(1, key.count(".") + 1)}
-    for key, value in list(_flatten(loaded)):
+    for key, value in list(flatten(loaded)):
         if key in sections or (key not in known and not _inside_free_section(cfg, key)):
             raise InputError(f"{source}: unknown key {key}{_did_you_mean(key, known)}")
         if key in known:
@@ -241,14 +242,6 @@ def _as_float_where_wanted(default: Any, value: Any) -> Any:
         return float(value)
     except (TypeError, ValueError):
         return value
-
-
-def _flatten(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _did_you_mean(key: str, choices: Iterable[str]) -> str:

@@ -1,41 +1,36 @@
 """The values that keys of the configuration may have, and the message for one that they may not.
 
-Names (of datasets, of parts of a model) are checked where they are looked up.
+Those of a method's own keys stand in its `config.py`, see `register_config`. Names (of datasets, of parts
+of a model) are checked where they are looked up.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from detectron2.config import CfgNode
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-
-class Rule(NamedTuple):
-    """What is expected, in words, and whether a value is that; a TypeError or ValueError counts as no."""
-
-    expected: str
-    holds: Callable[[Any], bool]
-
-
-def _at_least(lowest: int) -> Rule:
-    return Rule(f"expected at least {lowest}", lambda value: value >= lowest)
-
-
-def _choice(*choices: Any) -> Rule:
-    return Rule(f"expected {' or '.join(map(str, choices))}", lambda value: value in choices)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _pair(value: Any) -> bool:
-    low, high = value
-    return math.isfinite(low) and math.isfinite(high) and low <= high
+from .extensions import registered_rules
+from .rule_types import (
+    AMOUNT,
+    AMOUNT_OR_NONE,
+    BELOW_1,
+    COUNT,
+    ODD,
+    POSITIVE,
+    POSITIVE_RANGE,
+    RANGE,
+    SHARE,
+    Rule,
+    at_least,
+    is_range,
+    is_whole,
+    one_of,
+)
 
 
 def _decay_by_name(pair: Any) -> bool:
@@ -47,47 +42,22 @@ def _decay_by_name(pair: Any) -> bool:
     return decay is None or (not isinstance(decay, bool) and 0 <= decay < math.inf)
 
 
-_COUNT = _at_least(1)
-_FROM_0 = _at_least(0)
-_AMOUNT = Rule("expected a finite number of at least 0", lambda value: 0 <= value < math.inf)
-_AMOUNT_OR_NONE = Rule(
-    "expected None or a finite number of at least 0",
-    lambda value: value is None or 0 <= value < math.inf,
-)
-_SHARE = Rule("expected a number from 0 to 1", lambda value: 0 <= value <= 1)
-_BELOW_1 = Rule("expected a number from 0 to below 1", lambda value: 0 <= value < 1)
-_POSITIVE = Rule("expected a finite number above 0", lambda value: 0 < value < math.inf)
-_PAIR = Rule("expected (lowest, highest)", _pair)
-_POSITIVE_PAIR = Rule("expected (lowest, highest), both above 0", lambda value: _pair(value) and value[0] > 0)
-_COUNTS = Rule(
-    "expected one or more numbers of at least 1",
-    lambda value: len(value) > 0 and all(_whole(number) and number > 0 for number in value),
-)
-_ODD = Rule("expected an odd number of at least 1", lambda value: value > 0 and value % 2 == 1)
-_HEIGHT_AND_WIDTH = Rule(
-    "expected (height, width) of at least 1, or () where it follows from others",
-    lambda value: len(value) in (0, 2) and all(_whole(side) and side > 0 for side in value),
-)
+_FROM_0 = at_least(0)
 _SIDES = Rule(
     "expected one or more sizes in pixels",
-    lambda value: len(value) > 0 and all(_whole(side) and side > 0 for side in value),
+    lambda value: len(value) > 0 and all(is_whole(side) and side > 0 for side in value),
 )
 
 # Detectron2's own, of no use today but legal.
 _NAIVE_NORMS = ("naiveSyncBN", "naiveSyncBN_N")
 
 _GROUPS: dict[Rule, dict[str, str]] = {
-    _COUNT: {
+    COUNT: {
         "SOLVER": "IMS_PER_BATCH ACCUMULATE LOG_PERIOD",
         "TEST": "IMS_PER_BATCH DETECTIONS_PER_IMAGE SHARD_PERIOD",
         "INPUT": "BASE_SIZE LSJ_SIZE",
         "MODEL.SEM_SEG_HEAD": "CONVS_DIM MASK_DIM LOSS.ZOOM_FACTOR LOSS.OHEM_KEEP_FRACTION",
         "MODEL.AUX_HEAD": "CONVS_DIM",
-        "MODEL.BISENET": "CONTEXT_CHANNELS FUSION_CHANNELS AUX_CONVS_DIM",
-        "MODEL.CCNET": "RECURRENCE",
-        "MODEL.DEEPLABV3PLUS": "FINE_CHANNELS",
-        "MODEL.JPU": "CONVS_DIM",
-        "MODEL.PSANET": "SHRINK_FACTOR",
         "MODEL.MASK_FORMER": "HIDDEN_DIM NUM_OBJECT_QUERIES NHEADS DIM_FEEDFORWARD DEC_LAYERS "
         "DEFORMABLE_POINTS DEFORMABLE_FEEDFORWARD OVERSAMPLE_RATIO",
     },
@@ -98,44 +68,26 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "INPUT": "MIN_SIZE_TEST MAX_SIZE_TEST MAX_SIZE_TRAIN",
         "MODEL.SEM_SEG_HEAD": "NUM_CLASSES NUM_CONVS TRANSFORMER_ENC_LAYERS SIZE_DIVISIBILITY",
         "MODEL.AUX_HEAD": "NUM_CONVS",
-        "MODEL.BISENET": "FUSION_REDUCTION",
         "MODEL.MASK_FORMER": "SIZE_DIVISIBILITY TRAIN_NUM_POINTS",
         "MODEL.BACKBONE": "FREEZE_AT",
-        "MODEL.BOUNDARY_RELAXED": "RADIUS",
-        "MODEL.PSANET": "PROJECTION_PADDING",
     },
-    _COUNTS: {
-        "MODEL.DEEPLABV3": "DILATIONS",
-        "MODEL.DEEPLABV3PLUS": "DILATIONS",
-        "MODEL.JPU": "DILATIONS",
-        "MODEL.PSPNET": "BINS",
-        "MODEL.UPERNET": "BINS",
-    },
-    _ODD: {"INPUT": "BLUR_KERNEL", "MODEL.DEEPLABV3": "PROJECTION_KERNEL"},
-    _HEIGHT_AND_WIDTH: {"MODEL.PSANET": "MASK_SIZE"},
-    Rule(
-        "expected four numbers of at least 1",
-        lambda value: len(value) == 4 and all(_whole(number) and number > 0 for number in value),
-    ): {"MODEL.BISENET": "SPATIAL_CHANNELS"},
+    ODD: {"INPUT": "BLUR_KERNEL"},
     Rule("expected a number from 0 to 255", lambda value: 0 <= value <= 255): {"INPUT": "PAD_VALUE"},
-    Rule("expected (lowest, highest), both at least 0", lambda value: _pair(value) and value[0] >= 0): {
+    Rule("expected (lowest, highest), both at least 0", lambda value: is_range(value) and value[0] >= 0): {
         "INPUT": "BLUR_RADIUS"
     },
     Rule(
         "expected iterations in rising order",
-        lambda value: all(_whole(step) and step >= 0 for step in value) and list(value) == sorted(value),
+        lambda value: all(is_whole(step) and step >= 0 for step in value) and list(value) == sorted(value),
     ): {"SOLVER": "STEPS"},
-    _choice(4, 8, 16, 32): {"MODEL.BACKBONE": "OUTPUT_STRIDE"},
-    _AMOUNT: {
+    one_of(4, 8, 16, 32): {"MODEL.BACKBONE": "OUTPUT_STRIDE"},
+    AMOUNT: {
         "SOLVER": "BASE_LR WEIGHT_DECAY BACKBONE_MULTIPLIER HEAD_MULTIPLIER POLY_LR_POWER "
         "POLY_LR_CONSTANT_ENDING GAMMA BIAS_LR_FACTOR",
         "MODEL.AUX_HEAD": "LOSS_WEIGHT",
-        "MODEL.BISENET": "AUX_LOSS_WEIGHT",
-        "MODEL.BOUNDARY_RELAXED": "CLASS_WEIGHT_BOUND",
-        "MODEL.DANET": "BRANCH_LOSS_WEIGHT",
         "MODEL.MASK_FORMER": "CLASS_WEIGHT MASK_WEIGHT DICE_WEIGHT NO_OBJECT_WEIGHT",
     },
-    _AMOUNT_OR_NONE: {
+    AMOUNT_OR_NONE: {
         "SOLVER": "WEIGHT_DECAY_NORM WEIGHT_DECAY_EMBED WEIGHT_DECAY_HEAD_NORM WEIGHT_DECAY_BIAS",
     },
     Rule(
@@ -143,36 +95,35 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         'SOLVER.WEIGHT_DECAY, e.g. [["norm", 0.0]]',
         lambda value: all(_decay_by_name(pair) for pair in value),
     ): {"SOLVER": "WEIGHT_DECAY_BY_NAME"},
-    _POSITIVE: {"SOLVER.CLIP_GRADIENTS": "CLIP_VALUE"},
-    _SHARE: {
+    POSITIVE: {"SOLVER.CLIP_GRADIENTS": "CLIP_VALUE"},
+    SHARE: {
         "INPUT": "FLIP_PROB ROTATION_PROB BLUR_PROB CROP_SINGLE_CATEGORY_MAX",
         "SOLVER": "WARMUP_FACTOR",
         "TEST": "ENTITY_SCORE_THRESHOLD",
         "MODEL.SEM_SEG_HEAD": "LOSS.OHEM_THRESHOLD",
         "MODEL.MASK_FORMER": "IMPORTANCE_SAMPLE_RATIO TEST.OBJECT_MASK_THRESHOLD TEST.OVERLAP_THRESHOLD",
     },
-    _BELOW_1: {
+    BELOW_1: {
         "SOLVER": "MOMENTUM",
         "TEST": "BOUNDARY_DILATION",
         "MODEL.SEM_SEG_HEAD": "DROPOUT",
         "MODEL.AUX_HEAD": "DROPOUT",
-        "MODEL.DEEPLABV3": "PROJECTION_DROPOUT",
         "MODEL.MASK_FORMER": "DROPOUT",
     },
     Rule(
         "expected different names, such as ('boundary',)",
         lambda value: all(isinstance(name, str) and name for name in value) and len(set(value)) == len(value),
     ): {"TEST": "EVALUATORS"},
-    _PAIR: {"INPUT": "ROTATION"},
-    _POSITIVE_PAIR: {"INPUT": "SCALE_RANGE LSJ_SCALE DETR_CROP_SIZE"},
+    RANGE: {"INPUT": "ROTATION"},
+    POSITIVE_RANGE: {"INPUT": "SCALE_RANGE LSJ_SCALE DETR_CROP_SIZE"},
     _SIDES: {"INPUT": "MIN_SIZE_TRAIN DETR_CROP_SHORT_EDGE", "TEST": "AUG.MIN_SIZES"},
     Rule(
         "expected (height, width) of at least 1, or () for no crop",
-        lambda value: len(value) in (0, 2) and all(_whole(side) and side > 0 for side in value),
+        lambda value: len(value) in (0, 2) and all(is_whole(side) and side > 0 for side in value),
     ): {"INPUT": "CROP_SIZE"},
     Rule(
         "expected (lowest, highest) of the pixel values, or ()",
-        lambda value: len(value) == 0 or (_pair(value) and value[0] < value[1]),
+        lambda value: len(value) == 0 or (is_range(value) and value[0] < value[1]),
     ): {"INPUT": "IMAGE_RANGE"},
     Rule(
         "expected finite numbers of at least 0",
@@ -195,14 +146,14 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "expected BN, SyncBN, FrozenBN, GN or LN",
         lambda value: value in ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", *_NAIVE_NORMS),
     ): {"MODEL": "BACKBONE.NORM SEM_SEG_HEAD.NORM"},
-    _choice("stop", "skip"): {"DATALOADER": "ON_ERROR"},
-    _choice("RGB", "BGR"): {"INPUT": "FORMAT"},
-    _choice("choice", "range"): {"INPUT": "MIN_SIZE_TRAIN_SAMPLING"},
-    _choice("float16", "bfloat16"): {"SOLVER": "AMP.DTYPE"},
-    _choice("channel", "element"): {"MODEL.SEM_SEG_HEAD": "DROPOUT_KIND"},
-    _choice("valid", "all"): {"MODEL.SEM_SEG_HEAD": "LOSS.AVERAGE_OVER"},
-    _choice("focal", "bce"): {"MODEL.MASK_FORMER": "MASK_LOSS"},
-    _choice("nearest", "bilinear"): {"MODEL.SEM_SEG_HEAD": "TOP_DOWN_UPSAMPLE"},
+    one_of("stop", "skip"): {"DATALOADER": "ON_ERROR"},
+    one_of("RGB", "BGR"): {"INPUT": "FORMAT"},
+    one_of("choice", "range"): {"INPUT": "MIN_SIZE_TRAIN_SAMPLING"},
+    one_of("float16", "bfloat16"): {"SOLVER": "AMP.DTYPE"},
+    one_of("channel", "element"): {"MODEL.SEM_SEG_HEAD": "DROPOUT_KIND"},
+    one_of("valid", "all"): {"MODEL.SEM_SEG_HEAD": "LOSS.AVERAGE_OVER"},
+    one_of("focal", "bce"): {"MODEL.MASK_FORMER": "MASK_LOSS"},
+    one_of("nearest", "bilinear"): {"MODEL.SEM_SEG_HEAD": "TOP_DOWN_UPSAMPLE"},
 }
 
 
@@ -217,14 +168,13 @@ RULES: dict[str, Rule] = dict(_by_key(_GROUPS))
 
 def may_be_none(key: str) -> bool:
     """Whether None is a value of a key."""
-    return key in RULES and _holds(RULES[key], None)
+    rules = [rule for name, rule in _all_rules() if name == key]
+    return bool(rules) and all(rule.allows(None) for rule in rules)
 
 
-def _holds(rule: Rule, value: Any) -> bool:
-    try:
-        return rule.holds(value)
-    except (TypeError, ValueError):
-        return False
+def _all_rules() -> Iterator[tuple[str, Rule]]:
+    yield from RULES.items()
+    yield from registered_rules()
 
 
 def check_values(cfg: CfgNode) -> None:
@@ -233,11 +183,11 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         InputError: for the first one.
     """
-    for key, rule in RULES.items():
+    for key, rule in _all_rules():
         value: Any = cfg
         for part in key.split("."):
             value = value[part]
-        if not _holds(rule, value):
+        if not rule.allows(value):
             choices = rule.expected.removeprefix("expected ").split(" or ") if isinstance(value, str) else ()
             raise InputError(f"{key} {value!r}: {rule.expected}{did_you_mean(value, choices)}")
     node = cfg.MODEL.MASK_FORMER

@@ -12,6 +12,8 @@ from detectron2.config import CfgNode
 
 from segzoo.utils.errors import InputError
 
+from .keys import drop_key, find_section
+
 # Of Detectron2's main branch in 2026; v0.6 has none of them, and main all of v0.6's.
 VERSION_KEYS: dict[str, Any] = {
     "DATALOADER.REPEAT_SQRT": True,
@@ -30,18 +32,9 @@ def drop_version_defaults(cfg: CfgNode) -> None:
     """Removes those of the keys above that are at their default from a configuration, whole or in part."""
     for key, default in VERSION_KEYS.items():
         *path, leaf = key.split(".")
-        node = _section(cfg, path)
+        node = find_section(cfg, path)
         if node is not None and leaf in node and node[leaf] == default:
-            del node[leaf]
-            _drop_empty(cfg, path)
-
-
-def _drop_empty(cfg: CfgNode, path: list[str]) -> None:
-    """Removes a section that holds nothing any more, and so on up."""
-    for depth in range(len(path), 0, -1):
-        if _section(cfg, path[:depth]):
-            return
-        del _section(cfg, path[: depth - 1])[path[depth - 1]]
+            drop_key(cfg, key)
 
 
 def explain_version_key(key: str) -> str:
@@ -62,12 +55,6 @@ def check_version_values(cfg: CfgNode, known: CfgNode, source: str, explained: C
     """
     for key in VERSION_KEYS.keys() - set(explained):
         *path, leaf = key.split(".")
-        node = _section(cfg, path)
-        if node is not None and leaf in node and leaf not in (_section(known, path) or ()):
+        node = find_section(cfg, path)
+        if node is not None and leaf in node and leaf not in (find_section(known, path) or ()):
             raise InputError(f"{source}: {key} {node[leaf]!r} cannot be set{explain_version_key(key)}")
-
-
-def _section(cfg: CfgNode, path: list[str]) -> CfgNode | None:
-    for part in path:
-        cfg = cfg.get(part) if isinstance(cfg, dict) else None
-    return cfg if isinstance(cfg, dict) else None

@@ -9,6 +9,7 @@ import os
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from segzoo.config.extensions import drop_foreign_defaults
 from segzoo.config.paths import map_paths
 from segzoo.config.version_keys import drop_version_defaults
 from segzoo.data.dataset_file import find_dataset_file, is_builtin
@@ -38,6 +39,7 @@ def _portable(cfg: CfgNode) -> CfgNode:
         for name, path in zip(cfg.DATASETS.FILES, saved.DATASETS.FILES, strict=True)
     )
     drop_version_defaults(saved)
+    drop_foreign_defaults(saved)
     # The classes of a checkpoint are registered for as long as the process runs.
     name = saved.DATASETS.CLASSES_FROM
     if name in MetadataCatalog and MetadataCatalog.get(name).get("described_as"):

@@ -1,11 +1,17 @@
 """segzoo's own registries, beside Detectron2's META_ARCH, BACKBONE and SEM_SEG_HEADS."""
 
-from typing import Any
-
 from detectron2.utils.registry import Registry
 
-from segzoo.utils.errors import InputError
-from segzoo.utils.text import did_you_mean
+from segzoo.utils.registries import registered
+
+__all__ = [
+    "CRITERION_REGISTRY",
+    "NECK_REGISTRY",
+    "PIXEL_DECODER_REGISTRY",
+    "PIXEL_LOSS_REGISTRY",
+    "TRANSFORMER_DECODER_REGISTRY",
+    "registered",
+]
 
 NECK_REGISTRY = Registry("NECK")
 NECK_REGISTRY.__doc__ = """
@@ -52,15 +58,3 @@ Called with `cfg`. `forward(outputs, targets)` takes the outputs that `MaskForme
 `SegmentTargets` for each image, and returns weighted scalar losses by name. See
 mask_classification/criterion.
 """
-
-
-def registered(registry: Registry, key: str, name: str) -> Any:
-    """What is registered as `name`, the value of the configuration's `key`.
-
-    Raises:
-        InputError: nothing is.
-    """
-    if name not in registry:
-        known = sorted(known for known, _ in registry)
-        raise InputError(f"{key} {name!r} is unknown{did_you_mean(name, known)}; known: {', '.join(known)}")
-    return registry.get(name)

@@ -1,0 +1,32 @@
+"""Keys of a configuration by their full name, sections included: "MODEL.BACKBONE.NAME"."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+
+
+def flatten(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each key, after `prefix`, and its value; an empty section is a value."""
+    for key, value in node.items():
+        if isinstance(value, CfgNode) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def find_section(cfg: CfgNode, path: Sequence[str]) -> CfgNode | None:
+    """Return the section at the end of a path of names, None where there is none."""
+    for part in path:
+        cfg = cfg.get(part) if isinstance(cfg, dict) else None
+    return cfg if isinstance(cfg, dict) else None
+
+
+def drop_key(cfg: CfgNode, key: str) -> None:
+    """Remove a key that exists, and the sections that hold nothing any more, in place."""
+    *path, leaf = key.split(".")
+    del find_section(cfg, path)[leaf]
+    for depth in range(len(path), 0, -1):
+        if find_section(cfg, path[:depth]):
+            return
+        del find_section(cfg, path[: depth - 1])[path[depth - 1]]
