@@ -11,24 +11,20 @@ its own in `segzoo.engine`; what differs in reading checkpoints, in `segzoo.chec
 
 import functools
 import importlib
-import importlib.abc
 import importlib.util
 import logging
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from importlib.machinery import ModuleSpec
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from segzoo.utils.import_hooks import Around, around_import
 from segzoo.utils.threads import survive_forks
 
 logger = logging.getLogger(__name__)
-
-# Runs around the import of a module: up to `yield` before its code is executed, from there on afterwards.
-Patch = Callable[[types.ModuleType], AbstractContextManager[None]]
 
 DETECTRON2_SOURCE = (
     "git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833"
@@ -251,7 +247,7 @@ def _with_bounded_roi_align(module: types.ModuleType) -> Iterator[None]:
     module._roi_align = roi_align
 
 
-PATCHES: dict[str, Patch] = {
+PATCHES: dict[str, Around] = {
     "detectron2.layers.rotated_boxes": _without_compiled_operators,
     "detectron2.layers.deform_conv": _without_compiled_operators,
     "detectron2.layers.roi_align_rotated": _without_compiled_operators,
@@ -271,37 +267,12 @@ PATCHES: dict[str, Patch] = {
 }
 
 
-class _Patcher(importlib.abc.MetaPathFinder):
-    """Finds the modules of `PATCHES` as the other finders would, and wraps the execution of their code."""
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name not in PATCHES:
-            return None
-        others = (finder for finder in sys.meta_path if not isinstance(finder, _Patcher))
-        specs = (finder.find_spec(name, path, target) for finder in others if hasattr(finder, "find_spec"))
-        spec = next((spec for spec in specs if spec is not None), None)
-        if spec is not None and spec.loader is not None:
-            # On the instance, so that everything else that a loader offers stays as it is.
-            spec.loader.exec_module = functools.partial(_execute_patched, spec.loader.exec_module)
-        return spec
-
-
-def _execute_patched(execute: Callable[[types.ModuleType], None], module: types.ModuleType) -> None:
-    with PATCHES[module.__name__](module):
-        execute(module)
-
-
 def _install() -> None:
     """Patches what has been imported, and arranges for the rest. Once a process."""
-    if any(isinstance(finder, _Patcher) for finder in sys.meta_path):
-        return
     if importlib.util.find_spec("detectron2") is None:
         raise ModuleNotFoundError(NO_DETECTRON2, name="detectron2")
-    sys.meta_path.insert(0, _Patcher())
     for name, patch in PATCHES.items():
-        if name in sys.modules:
-            with patch(sys.modules[name]):
-                pass
+        around_import(name, patch)
     # Raised by v0.6's anchor generator and DeepLab on every start; nothing that a user could change.
     warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
     survive_forks()

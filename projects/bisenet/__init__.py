@@ -1,7 +1,14 @@
 """BiSeNet: a path for detail beside one for context (Yu et al., ECCV 2018)."""
 
-from . import key_map
+from typing import TYPE_CHECKING
+
+from segzoo.utils.lazy_exports import lazy_exports
+
 from .config import add_bisenet_config
-from .head import BiSeNetHead
+
+if TYPE_CHECKING:
+    from . import key_map
+    from .head import BiSeNetHead
 
 __all__ = ["BiSeNetHead", "add_bisenet_config", "key_map"]
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -1,7 +1,14 @@
 """DeepLabV3, atrous spatial pyramid pooling (Chen et al., 2017)."""
 
-from . import key_map
+from typing import TYPE_CHECKING
+
+from segzoo.utils.lazy_exports import lazy_exports
+
 from .config import add_deeplabv3_config
-from .head import ASPPHead
+
+if TYPE_CHECKING:
+    from . import key_map
+    from .head import ASPPHead
 
 __all__ = ["ASPPHead", "add_deeplabv3_config", "key_map"]
+__getattr__, __dir__ = lazy_exports(__name__)

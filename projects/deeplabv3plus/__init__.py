@@ -1,9 +1,15 @@
 """DeepLabV3+ (Chen et al., ECCV 2018), and with relaxed boundaries, VPLR (Zhu et al., CVPR 2019)."""
 
-from . import key_map
-from .boundary_loss import BoundaryRelaxedCrossEntropy
+from typing import TYPE_CHECKING
+
+from segzoo.utils.lazy_exports import lazy_exports
+
 from .config import add_deeplabv3plus_config
-from .head import ASPPDecoderHead, VPLRHead
+
+if TYPE_CHECKING:
+    from . import key_map
+    from .boundary_loss import BoundaryRelaxedCrossEntropy
+    from .head import ASPPDecoderHead, VPLRHead
 
 __all__ = [
     "ASPPDecoderHead",
@@ -12,3 +18,4 @@ __all__ = [
     "add_deeplabv3plus_config",
     "key_map",
 ]
+__getattr__, __dir__ = lazy_exports(__name__)

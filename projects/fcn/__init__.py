@@ -1,5 +1,11 @@
 """FCN, fully convolutional networks (Long et al., CVPR 2015). The head is the shared `FCNHead`."""
 
-from . import key_map
+from typing import TYPE_CHECKING
+
+from segzoo.utils.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from . import key_map
 
 __all__ = ["key_map"]
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -1,7 +1,13 @@
 """Mask2Former, masked attention for any segmentation task (Cheng et al., CVPR 2022)."""
 
-from . import key_map
-from .pixel_decoder import MSDeformAttnPixelDecoder
-from .transformer_decoder import MultiScaleMaskedTransformerDecoder
+from typing import TYPE_CHECKING
+
+from segzoo.utils.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from . import key_map
+    from .pixel_decoder import MSDeformAttnPixelDecoder
+    from .transformer_decoder import MultiScaleMaskedTransformerDecoder
 
 __all__ = ["MSDeformAttnPixelDecoder", "MultiScaleMaskedTransformerDecoder", "key_map"]
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -1,6 +1,12 @@
 """MaskFormer, segmentation as a set of masks with a class each (Cheng et al., NeurIPS 2021)."""
 
-from . import key_map
-from .transformer_decoder import MaskFormerTransformerDecoder
+from typing import TYPE_CHECKING
+
+from segzoo.utils.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from . import key_map
+    from .transformer_decoder import MaskFormerTransformerDecoder
 
 __all__ = ["MaskFormerTransformerDecoder", "key_map"]
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -1,7 +1,14 @@
 """PSPNet, the pyramid scene parsing network (Zhao et al., CVPR 2017)."""
 
-from . import key_map
+from typing import TYPE_CHECKING
+
+from segzoo.utils.lazy_exports import lazy_exports
+
 from .config import add_pspnet_config
-from .head import PSPHead
+
+if TYPE_CHECKING:
+    from . import key_map
+    from .head import PSPHead
 
 __all__ = ["PSPHead", "add_pspnet_config", "key_map"]
+__getattr__, __dir__ = lazy_exports(__name__)

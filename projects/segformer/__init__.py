@@ -1,7 +1,14 @@
 """SegFormer: a pyramid transformer under a head of linear layers only (Xie et al., NeurIPS 2021)."""
 
-from . import key_map
+from typing import TYPE_CHECKING
+
+from segzoo.utils.lazy_exports import lazy_exports
+
 from .config import add_segformer_config
-from .head import SegFormerHead
+
+if TYPE_CHECKING:
+    from . import key_map
+    from .head import SegFormerHead
 
 __all__ = ["SegFormerHead", "add_segformer_config", "key_map"]
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segzoo.utils.methods import load_methods
+
 from . import rules_cnn
 
 # A weight of another shape than the model's -> the weight in the model's shape, or None if that can't be.
@@ -302,4 +304,5 @@ def register_key_map(key_map: KeyMap) -> None:
 
 def key_maps() -> tuple[KeyMap, ...]:
     """All known layouts, the model's own first, then in the order of registration."""
+    load_methods()
     return tuple(_registered.values())

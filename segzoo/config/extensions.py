@@ -9,6 +9,7 @@ from typing import NamedTuple, overload
 from detectron2.config import CfgNode, get_cfg
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.methods import PROJECTS
 from segzoo.utils.text import did_you_mean
 
 from .defaults import add_segzoo_config
@@ -16,9 +17,6 @@ from .keys import drop_key, find_section, flatten
 from .rule_types import Rule
 
 AddConfig = Callable[[CfgNode], object]
-
-# The methods of this package register their keys as a private package does, when they are imported.
-PROJECTS = "segzoo.projects"
 
 
 class Extension(NamedTuple):

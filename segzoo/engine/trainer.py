@@ -1,6 +1,5 @@
 """The training loop and everything it consists of, put together from the config."""
 
-import importlib
 import logging
 import time
 import weakref
@@ -131,7 +130,6 @@ class Trainer(TrainerBase):
         Raises:
             InputError: no such architecture.
         """
-        importlib.import_module("segzoo.projects")
         registered(META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE)
         model = build_model(cfg)
         if torch.device(cfg.MODEL.DEVICE).type == "cpu":

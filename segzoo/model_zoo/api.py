@@ -8,7 +8,6 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-import segzoo.projects  # noqa: F401  fills the registries
 from segzoo.checkpoint import load_checkpoint, local_file
 from segzoo.checkpoint.download import file_hash
 from segzoo.config.files import config_root

@@ -1,7 +1,6 @@
 """segzoo's own registries, beside Detectron2's META_ARCH, BACKBONE and SEM_SEG_HEADS."""
 
-from detectron2.utils.registry import Registry
-
+from segzoo.utils.filled_registry import FilledRegistry as Registry
 from segzoo.utils.registries import registered
 
 __all__ = [

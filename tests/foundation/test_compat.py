@@ -54,7 +54,6 @@ def test_modules_imported_before_segzoo_are_patched_too():
         Image.LINEAR = Image.BILINEAR    # so that v0.6 gets as far as an old Pillow would let it
         import sys, types
         from segzoo import compat
-        sys.meta_path = [finder for finder in sys.meta_path if not isinstance(finder, compat._Patcher)]
         module = types.ModuleType("detectron2.utils.visualizer")
         module.np = None
         sys.modules["detectron2.utils.visualizer"] = module
