@@ -1,322 +1,36 @@
-"""What the tools' command lines share: flags, overrides at the end, and errors of one line."""
+"""What the tools of this folder share with the commands of segzoo; to be imported before torch."""
 
-import argparse
-import errno
-import functools
-import itertools
-import math
-import os
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from segzoo.cli.errors import report_errors as explained
+from segzoo.cli.interrupts import end, report_early_interrupts
+from segzoo.cli.parser import (
+    EXIT_STATUS,
+    EXIT_STATUS_OF_CHECKS,
+    CommandLine,
+    check_model,
+    name_or_path,
+    path_value,
+    share,
+    weights_in,
+    whole_number,
+)
+from segzoo.utils.commands import is_started_by_script
+from segzoo.utils.threads import let_threads_rest
 
-# Before the libraries, whose import takes seconds.
-from quiet_interrupts import INTERRUPTED
-from quiet_interrupts import end as end
+__all__ = [
+    "EXIT_STATUS",
+    "EXIT_STATUS_OF_CHECKS",
+    "CommandLine",
+    "check_model",
+    "end",
+    "explained",
+    "name_or_path",
+    "path_value",
+    "share",
+    "weights_in",
+    "whole_number",
+]
 
-from segzoo.utils.errors import InputError
-from segzoo.utils.paths import expand_home
-from segzoo.utils.terminal import quietly
-from segzoo.utils.text import did_you_mean
-from segzoo.utils.threads import free_processors, let_threads_rest
-
-# Here, because every tool imports this module, and before it imports torch.
 let_threads_rest()
-
-Main = Callable[[Sequence[str]], int]
-
-A_DATASET = "a dataset YAML, the folder that it lies in, or the name of a built-in dataset or split"
-EXIT_STATUS = "exit status: 0 done, 2 wrong input"
-EXIT_STATUS_OF_CHECKS = "exit status: 0 done, 1 problems were found, 2 wrong input"
-
-# Of files and folders that the system does not let the tool use; what is to be done about it.
-REMEDIES = {
-    errno.ENOSPC: "free some space, or choose another folder",
-    errno.EDQUOT: "free some space, or choose another folder",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: "change its permissions, or choose another one",
-    errno.EPERM: "change its permissions, or choose another one",
-    errno.ENOTDIR: "a folder is needed in that place",
-    errno.EISDIR: "a file is needed in that place",
-    errno.EEXIST: "choose another name",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ELOOP: "its links lead to each other; remove them",
-}
-
-# SOLVER.MAX_ITER, SEED; people also write SOLVER.MAX_ITER=10.
-_KEY = re.compile(r"([A-Z][A-Z0-9_]*)(\.[A-Z0-9_]+)*(=.*)?", re.DOTALL)
-
-
-def name_or_path(text: str) -> str:
-    """The type of arguments that are a path or a name: not empty, and with `~` expanded."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty; give a path")
-    return expand_home(text)
-
-
-def path_value(text: str) -> Path:
-    """The type of arguments that are a path."""
-    return Path(name_or_path(text))
-
-
-def whole_number(least: int) -> Callable[[str], int]:
-    """The type of arguments that count something, from `least`."""
-
-    def convert(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number}: expected at least {least}")
-        return number
-
-    return convert
-
-
-def share(text: str) -> float:
-    """The type of arguments from 0 to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
-    return number
-
-
-class _StoreOnce(argparse._StoreAction):
-    """Stores a value, and refuses another one for the same flag, which would silently win."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        given = vars(namespace).setdefault("_given", {})
-        if option_string and given.setdefault(self.dest, values) != values:
-            parser.error(
-                f"{option_string} is given twice, with {given[self.dest]} and {values}; give it once"
-            )
-        super().__call__(parser, namespace, values, option_string)
-
-
-class CommandLine(argparse.ArgumentParser):
-    """A parser with --debug, whose own complaints are a line too. They end the tool with status 2.
-
-    Flags are given in full.
-    """
-
-    def __init__(self, **options) -> None:
-        # The tools look for flags in their words, to pass them on or to take them out.
-        super().__init__(allow_abbrev=False, **options)
-        self.register("action", None, _StoreOnce)
-        self.register("action", "store", _StoreOnce)
-        self.has_dataset = self.has_overrides = self.data_is_overrides = False
-        self.add_argument("--debug", action="store_true", help="show where an error was raised")
-
-    def add_trust(self) -> None:
-        """For tools that read weights."""
-        self.add_argument(
-            "--trust-checkpoint", action="store_true", help="execute code that a checkpoint file contains"
-        )
-
-    def add_config(self, *, required: bool = False, default: str | None = None) -> None:
-        """For tools that read a configuration."""
-        self.add_argument(
-            "--config-file",
-            type=name_or_path,
-            required=required,
-            default=default,
-            metavar="FILE",
-            help="a YAML file, or a name under configs/" + (f" (default {default})" if default else ""),
-        )
-
-    def add_weights(self) -> None:
-        """For tools that run a model."""
-        self.add_argument(
-            "--weights",
-            type=name_or_path,
-            metavar="FILE",
-            help="MODEL.WEIGHTS: a checkpoint, path or URL; one of segzoo's needs no --config-file",
-        )
-
-    def add_data(self) -> None:
-        """For tools that read a dataset."""
-        self.add_argument(
-            "--data",
-            type=name_or_path,
-            metavar="FILE",
-            help=A_DATASET,
-        )
-
-    def add_dataset(self) -> None:
-        """For tools about a dataset alone: a name, --data, or the datasets of a configuration."""
-        self.has_dataset = True
-        self.add_argument("dataset", type=name_or_path, nargs="?", help=A_DATASET)
-        self.add_argument("--data", type=name_or_path, metavar="FILE", help="the same")
-        self.add_config()
-
-    def add_workers(self, least: int = 0) -> None:
-        """For tools that work in several processes."""
-        alone = "" if least else "; 0: none but this"
-        self.add_argument(
-            "--workers",
-            type=whole_number(least),
-            default=free_processors(),
-            metavar="NUMBER",
-            help=f"processes{alone} (one per core)",
-        )
-
-    def add_overrides(self, *, data_is_overrides: bool = False) -> None:
-        """For tools that read a configuration: pairs of keys and values come last. To be called last.
-
-        They are found by their form, so that they may follow flags and names that take any number of words;
-        what else is left over, is taken for them where a tool has no names.
-
-        Args:
-            data_is_overrides: --data, too, becomes overrides: of DATASETS.FILES, TRAIN and TEST.
-        """
-        self.has_overrides, self.data_is_overrides = True, data_is_overrides
-        about = "overrides of the configuration, come last; --opts before them changes nothing"
-        if any(not action.option_strings for action in self._actions):
-            self.add_argument_group("KEY VALUE ...", about)
-        else:
-            self.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=about)
-
-    def parse_args(self, args=None, namespace=None):
-        words = list(sys.argv[1:] if args is None else args)
-        start = self._start_of_overrides(words) if self.has_overrides else len(words)
-        parsed = super().parse_args(words[:start], namespace)
-        if self.has_dataset:
-            self._check_dataset(parsed, is_configured=start < len(words))
-        vars(parsed).pop("_given", None)
-        if self.has_overrides:
-            found = [*(getattr(parsed, "opts", None) or ()), *words[start:]]
-            parsed.opts = [word for word in found if word != "--opts"]
-            flags = [word for word in parsed.opts if word.startswith("--")]
-            if flags:
-                raise InputError(f"Move {flags[0]} before KEY VALUE overrides.")
-            if self.data_is_overrides and parsed.data:
-                from dataset_argument import data_overrides
-
-                # Before the others, of which the last may lack its value.
-                parsed.opts = [*data_overrides(parsed.data, parsed.opts), *parsed.opts]
-            if getattr(parsed, "weights", None):
-                parsed.opts = _with_weights(parsed.opts, parsed.weights)
-        return parsed
-
-    def _check_dataset(self, parsed: argparse.Namespace, is_configured: bool) -> None:
-        if parsed.dataset and parsed.data not in (None, parsed.dataset):
-            self.error(f"--data {parsed.data} and {parsed.dataset} are two datasets; give one")
-        parsed.dataset = parsed.dataset or parsed.data
-        if not (parsed.dataset or parsed.config_file or is_configured):
-            self.error("the dataset is missing; give a dataset YAML, or the name of a built-in dataset")
-
-    def _start_of_overrides(self, words: Sequence[str]) -> int:
-        for index, word in enumerate(words):
-            if word == "--opts":
-                return index
-            action = self._option_string_actions.get(words[index - 1]) if index else None
-            is_value = action is not None and action.nargs is None
-            if not is_value and _is_override(word):
-                return index
-        return len(words)
-
-    def error(self, message: str) -> None:
-        _, unknown, words = message.partition("unrecognized arguments: ")
-        first = words.split(" ")[0]
-        if unknown and first.startswith("--"):
-            message += did_you_mean(first.partition("=")[0], self._option_string_actions)
-        elif unknown and _KEY.fullmatch(first):
-            message += f"; {self.prog} reads no configuration that KEY VALUE could override"
-        self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
-
-
-def _is_override(word: str) -> bool:
-    """Whether a word looks like a key of the configuration, spelled right or not, and is no file."""
-    match = _KEY.fullmatch(word)
-    if match is None or os.path.exists(word):
-        return False
-    has_keys = _sections().get(match[1])
-    return has_keys is not None and has_keys == bool(match[2])
-
-
-@functools.cache
-def _sections() -> dict[str, bool]:
-    """What the keys of a configuration begin with, and whether something has to follow."""
-    from segzoo.config.load import new_config  # takes its time, and only some tools have overrides
-
-    return {name: isinstance(value, dict) for name, value in new_config().items()}
-
-
-def weights_in(overrides: Sequence[str]) -> str:
-    """The MODEL.WEIGHTS among KEY VALUE overrides; "" if it is not there."""
-    given = [value for key, value in itertools.pairwise(overrides) if key == "MODEL.WEIGHTS"]
-    return given[-1] if given else ""
-
-
-def check_model(parsed: argparse.Namespace) -> None:
-    """Raises InputError where neither a configuration nor a checkpoint, which may hold one, is given."""
-    if not parsed.config_file and not weights_in(parsed.opts):
-        raise InputError(
-            "--config-file is missing; give a YAML file or a name under configs/, or with --weights FILE a "
-            "checkpoint of segzoo, which holds its configuration"
-        )
-
-
-def _with_weights(overrides: Sequence[str], weights: str) -> list[str]:
-    other = weights_in(overrides)
-    if other not in ("", weights):
-        raise InputError(f"--weights {weights} and MODEL.WEIGHTS {other} are two checkpoints; give one")
-    return ["MODEL.WEIGHTS", weights, *overrides]
-
-
-def explained(
-    main: Main | None = None, *, status: int = 2, also: Mapping[type[Exception], int] | None = None
-) -> Callable:
-    """Makes a tool's `main(arguments) -> status` print a wrong input in one line, and nothing else of it.
-
-    What the system refuses (a full disk, a folder that cannot be written) is such a line, too, and so is
-    Ctrl-C, with status 130. With --debug among the arguments errors are raised. A closed pipe, as after
-    `| head`, ends the tool without a word, and a terminal may have any encoding.
-
-    Args:
-        main: to be decorated. It is called with the arguments of the command line where there are none.
-        status: what it returns for a wrong input.
-        also: {exceptions of no wrong input whose message is the whole explanation: status}.
-    """
-    if main is None:
-        return functools.partial(explained, status=status, also=also)
-    statuses = {InputError: status, **(also or {})}
-
-    def in_lines(arguments: Sequence[str]) -> int:
-        try:
-            return main(arguments)
-        except (*statuses, OSError, KeyboardInterrupt) as error:
-            line, found = _line_and_status(error, statuses)
-            if line is None or "--debug" in arguments:
-                raise
-            print(f"error: {' '.join(line.split())}", file=sys.stderr)
-            return found
-
-    @functools.wraps(main)
-    def wrapped(arguments: Sequence[str] | None = None) -> int:
-        arguments = list(sys.argv[1:] if arguments is None else arguments)
-        return quietly(lambda: in_lines(arguments))
-
-    return wrapped
-
-
-def _line_and_status(error: BaseException, statuses: Mapping[type[Exception], int]) -> tuple[str | None, int]:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", INTERRUPTED
-    for kind, found in statuses.items():
-        if isinstance(error, kind):
-            return str(error), found
-    return of_the_system(error), statuses[InputError]
-
-
-def of_the_system(error: OSError) -> str | None:
-    """What is wrong with a file or folder; None for an error of another kind."""
-    if error.errno not in REMEDIES:
-        return None
-    where = f"{error.filename}: " if error.filename is not None else ""
-    return f"{where}{error.strerror}; {REMEDIES[error.errno]}"
+# Not where a tool is a module of another program.
+if is_started_by_script():
+    report_early_interrupts()

@@ -3,13 +3,12 @@
 import json
 import logging
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from segzoo.checkpoint import read_rest
-from segzoo.utils.commands import shell_command
+from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
 
@@ -77,27 +76,16 @@ def closing_lines(folder: str | Path, iterations: int, best: Best | None, evalua
     weights = folder / (CHECKPOINT if best else "model_final.pth")
     names = ["model_final.pth", CHECKPOINT, FILE, "metrics.json", "inference/results.json"]
     there = ", ".join(name for name in names if (folder / name).is_file())
+    size = ("--size", "HEIGHT", "WIDTH", "--output", "model.pt2")
     commands = {
-        "evaluate": ("train_net.py", "--eval-only", "--weights", weights),
-        "draw": ("demo.py", "--weights", weights, "--input", "IMAGE", "--output", "drawn"),
-        "export": (
-            "export_model.py",
-            *("--weights", weights, "--size", "HEIGHT", "WIDTH", "--output", "model.pt2"),
-        ),
+        "evaluate": command_line("evaluate", "--weights", weights),
+        "draw": command_line("predict", "--weights", weights, "--input", "IMAGE", "--output", "drawn"),
+        "export": command_line("export", "--weights", weights, *size),
     }
     if not evaluated:
         commands.pop("evaluate")
     return [
         f"Finished after {iterations} iterations{score}",
         f"Files in {folder}: {there}",
-        *(
-            f"To {what}: {shell_command(_tools() / tool, *words)}"
-            for what, (tool, *words) in commands.items()
-        ),
+        *(f"To {what}: {line}" for what, line in commands.items()),
     ]
-
-
-def _tools() -> Path:
-    """The folder of the tools, as the command line that is running names it."""
-    folder = Path(sys.argv[0]).parent
-    return folder if (folder / "export_model.py").is_file() else Path("tools")

@@ -19,6 +19,9 @@ _LISTED = 8
 class NonFiniteLossError(FloatingPointError):
     """The loss or its gradient is not finite; the message says when, why, and where the state is saved."""
 
+    # Of the process: the message is the whole explanation.
+    exit_status = 1
+
 
 def save_nonfinite_capsule(
     output_dir: str,

@@ -49,22 +49,21 @@ def test_what_does_not_follow_is_asked_for(tmp_path):
 
 
 def test_data_stands_for_the_keys_of_a_configuration(tmp_path):
-    import train_net
-
+    from segzoo.cli.train import build_parser
     from segzoo.model_zoo import load_config
 
     file = dataset(tmp_path, splits={"roles_train": "train", "roles_val": "val"})
     words = ["--config-file", "semantic/camvid/maskformer_r18", "--data"]
     for data in (file, tmp_path):
-        args = train_net.parse_arguments([*words, str(data), "SEED", "3"])
+        args = build_parser().parse_args([*words, str(data), "SEED", "3"])
         cfg = load_config(args.config_file, args.opts)
         assert tuple(cfg.DATASETS.TRAIN) == ("roles_train",)
         assert tuple(cfg.DATASETS.TEST) == ("roles_val",)
         assert (cfg.SEED, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (3, 2)
     # What is given stays; the name of one split is enough.
-    args = train_net.parse_arguments([*words, str(file), "DATASETS.TEST", "()"])
+    args = build_parser().parse_args([*words, str(file), "DATASETS.TEST", "()"])
     assert tuple(load_config(args.config_file, args.opts).DATASETS.TEST) == ()
-    args = train_net.parse_arguments([*words, "voc_2012_sem_seg_val"])
+    args = build_parser().parse_args([*words, "voc_2012_sem_seg_val"])
     assert load_config(args.config_file, args.opts).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 21
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import replay
 import torch
-import train_net
 
+from segzoo.cli.train import main as segzoo_train
 from segzoo.config.load import new_config
+from segzoo.engine import NonFiniteLossError, Trainer
 from segzoo.engine.nonfinite_dump import save_nonfinite_capsule
 from segzoo.model_zoo import load_config
 
@@ -65,7 +66,7 @@ def shapes(tmp_path_factory):
 def train(name: str, rate: str, more: list[str], folder: Path, capsys) -> str:
     """Trains until it stops; returns the one line that says why."""
     overrides = [*SHORT, *more, "SOLVER.BASE_LR", rate, "OUTPUT_DIR", str(folder)]
-    assert train_net.main(["--config-file", name, *overrides]) == 1
+    assert segzoo_train(["--config-file", name, *overrides]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error
@@ -162,10 +163,10 @@ def test_what_goes_otherwise_this_time_is_said(shapes, tmp_path, capsys):
 @pytest.mark.parametrize("broken", ["class_embed.bias", "mask_embed.layers.2.bias"])
 def test_weights_that_are_not_finite_are_named(shapes, tmp_path, capsys, broken, value):
     cfg = load_config(PANOPTIC, [*SHORT, "OUTPUT_DIR", str(tmp_path)])
-    trainer = train_net.Trainer(cfg)
+    trainer = Trainer(cfg)
     with torch.no_grad():
         dict(trainer.model.named_parameters())[f"sem_seg_head.predictor.{broken}"][1] = value
-    with pytest.raises(train_net.NonFiniteLossError) as error:
+    with pytest.raises(NonFiniteLossError) as error:
         trainer.train()
     assert f"1 weights were non-finite already, first sem_seg_head.predictor.{broken}" in str(error.value)
     lines = dict(replay.replay(replay.read_capsule(str(tmp_path / "nonfinite_0.pth"))))

@@ -1,6 +1,5 @@
 """What a training shows while it goes on and when it ends; what it does when its folder is removed."""
 
-import importlib
 import itertools
 import json
 import logging
@@ -16,12 +15,13 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from toy_training import ToyTrainer, metrics, run_toy, toy_cfg
 
+from segzoo.cli.commands import COMMANDS
+from segzoo.cli.main import load
 from segzoo.engine import hooks
 from segzoo.engine.best import Best, read_best
 from segzoo.engine.hooks import EvaluationHook
 from segzoo.engine.metrics_log import LossRecorder
 from segzoo.engine.progress import ProgressPrinter
-from segzoo.utils.commands import python
 from segzoo.utils.logging import _ScreenFormatter, fitted
 from segzoo.utils.loss_names import loss_terms
 
@@ -193,16 +193,15 @@ def test_the_end_says_what_has_come_out_and_what_comes_next(tmp_path, capsys, mo
     assert "Finished after 10 iterations; best sem_seg/mIoU 30.0000, at iteration 3" in said
     assert f"Files in {tmp_path}: model_final.pth, model_best.pth, best.json, metrics.json" in said
     (command,) = re.findall(r"To evaluate: (.*)", said)
-    assert command == f"{python()} tools/train_net.py --eval-only --weights {tmp_path}/model_best.pth"
-    # Each is a complete command line of its tool, once the user has filled in the words in capitals.
-    monkeypatch.syspath_prepend(str(REPOSITORY / "tools"))
-    commands = dict(re.findall(r"To (\w+): \S+ tools/(.*)", said))
+    assert command == f"segzoo evaluate --weights {tmp_path}/model_best.pth"
+    # Each is a complete command line, once the user has filled in the words in capitals.
+    commands = dict(re.findall(r"To (\w+): segzoo (.*)", said))
     assert set(commands) == {"evaluate", "draw", "export"}
-    for tool, *words in map(shlex.split, commands.values()):
+    for name, *words in (line for line in map(shlex.split, commands.values()) if line[0] in COMMANDS):
         words = [{"HEIGHT": "64", "WIDTH": "96"}.get(word, word) for word in words]
-        arguments = importlib.import_module(tool.removesuffix(".py")).parse_arguments(words)
+        arguments = load(name).build_parser().parse_args(words)
         assert f"{tmp_path}/model_best.pth" in (arguments.weights, *arguments.opts)
-    # Started from another folder, the commands work there, too.
+    # A script is followed by scripts; started from another folder, they are found there, too.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(REPOSITORY / "tools" / "train_net.py")])
     scored(tmp_path / "other", [10.0] * 5)

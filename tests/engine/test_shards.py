@@ -18,6 +18,7 @@ import train_net  # noqa: E402  it stands in tools/
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.modeling import META_ARCH_REGISTRY  # noqa: E402
 
+from segzoo.cli.train import build_parser  # noqa: E402
 from segzoo.engine import evaluate  # noqa: E402
 from segzoo.engine.evaluation_loop import check_evaluation, protocol_facts  # noqa: E402
 from segzoo.engine.shards import Shard, evaluate_shard  # noqa: E402
@@ -180,8 +181,8 @@ def test_a_shard_is_i_of_n(text):
 
 def test_the_command_line_splits_tests_only(shapes):
     with pytest.raises(InputError, match="--shard splits a test, not a training; add --eval-only"):
-        train_net.parse_arguments(["--config-file", "a.yaml", "--shard", "1/2"])
-    arguments = train_net.parse_arguments(["--config-file", "a.yaml", "--eval-only", "--shard", "1/2"])
+        build_parser().parse_args(["--config-file", "a.yaml", "--shard", "1/2"])
+    arguments = build_parser().parse_args(["--config-file", "a.yaml", "--eval-only", "--shard", "1/2"])
     assert Shard.parse(arguments.shard) == Shard(1, 2)
 
 

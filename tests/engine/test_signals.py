@@ -298,14 +298,15 @@ def test_under_nohup_a_training_goes_on(tmp_path):
 def test_a_tool_that_ctrl_c_has_ended_dies_of_it_for_the_shell(status, found):
     """A shell ends its loop over several trainings only then; it shows 130 in both cases."""
     script = (
-        "import atexit, quiet_interrupts\n"
+        "import atexit\n"
+        "from segzoo.cli.interrupts import end\n"
         "atexit.register(print, 'cleaned up')\n"
         "print('said')\n"
-        f"quiet_interrupts.end({status})\n"
+        f"end({status})\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "tools")},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
     )

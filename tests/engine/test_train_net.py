@@ -20,6 +20,8 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import train_net  # noqa: E402  it stands in tools/
 
+from segzoo.cli import evaluate  # noqa: E402
+from segzoo.cli.train import build_parser  # noqa: E402
 from segzoo.engine.evaluation_loop import protocol_facts  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
 from segzoo.utils.errors import InputError  # noqa: E402
@@ -83,7 +85,7 @@ SEED: 1
 )
 def test_wrong_command_lines_say_what_to_do(arguments, message):
     with pytest.raises(InputError) as error:
-        train_net.parse_arguments(arguments)
+        build_parser().parse_args(arguments)
     assert str(error.value) == message
 
 
@@ -91,7 +93,7 @@ def test_detectron2s_flags_are_read():
     words = (
         "--config-file a.yaml --num-gpus 8 --num-machines 2 --machine-rank 1 --dist-url tcp://a:1 --resume"
     )
-    args = train_net.parse_arguments([*words.split(), "--eval-only", "MODEL.DEVICE", "cpu", "SEED", "-1"])
+    args = build_parser().parse_args([*words.split(), "--eval-only", "MODEL.DEVICE", "cpu", "SEED", "-1"])
     assert (args.config_file, args.num_gpus, args.num_machines, args.machine_rank) == ("a.yaml", 8, 2, 1)
     assert (args.dist_url, args.resume, args.eval_only) == ("tcp://a:1", True, True)
     assert args.opts == ["MODEL.DEVICE", "cpu", "SEED", "-1"]
@@ -109,7 +111,7 @@ def test_wrong_input_is_one_line_and_status_2_and_a_traceback_only_with_debug(ca
 
 def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit):
-        train_net.parse_arguments(["--help"])
+        build_parser().parse_args(["--help"])
     text = capsys.readouterr().out
     assert "--eval-only --weights" in text
     assert "KEY VALUE" in text
@@ -156,10 +158,10 @@ def test_a_job_trains_evaluates_and_leaves_what_detectron2_users_expect(job):
 
 def test_the_command_at_the_end_evaluates_the_best_model_beside_it(job, monkeypatch):
     log = (job / "out" / "log.txt").read_text()
-    (command,) = re.findall(r"To evaluate: \S+ tools/train_net\.py (.*)", log)
+    (command,) = re.findall("To evaluate: segzoo evaluate (.*)", log)
     monkeypatch.chdir(job)
     before = (job / "out" / "inference" / "results.json").read_bytes()
-    assert train_net.main(shlex.split(command)) == 0
+    assert evaluate.main(shlex.split(command)) == 0
     document = json.loads((job / "out" / "eval-model_best-1" / "inference" / "results.json").read_text())
     best = json.loads((job / "out" / "best.json").read_text())
     assert document["results"]["shapes_val"]["panoptic_seg"]["PQ"] == pytest.approx(best["value"], abs=1e-9)

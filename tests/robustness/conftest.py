@@ -14,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 
 from data_trees import datasets_folder  # noqa: F401  a fixture of every test
 
+from segzoo.cli.commands import COMMANDS
+from segzoo.cli.main import load
+
 # What a finished training has left in its folder.
 SENTINELS = {
     "model_final.pth": b"weights",
@@ -45,10 +48,10 @@ def output(tmp_path):
 
 @pytest.fixture
 def tool(capsys) -> Callable[..., Answer]:
-    """Runs a tool's `main`: tool("demo", "--input", ...)."""
+    """Runs the `main` of a script in tools/ or of a sub-command: tool("train_net", "--input", ...)."""
 
     def run(name: str, *arguments: object) -> Answer:
-        main = importlib.import_module(name).main
+        main = (load(name) if name in COMMANDS else importlib.import_module(name)).main
         capsys.readouterr()
         try:
             status = main([str(argument) for argument in arguments])

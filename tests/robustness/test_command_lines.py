@@ -5,14 +5,17 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import command_line
 import numpy as np
 import pytest
 import warm
-from command_line import explained
 from data_trees import write_roads, write_street
 
+from segzoo.cli import main
+from segzoo.cli.commands import COMMANDS, OF_SCRIPTS
+from segzoo.cli.errors import report_errors
+from segzoo.cli.parser import CommandLine
 from segzoo.utils.errors import InputError
+from segzoo.utils.files import REMEDIES
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 LEAF = "semantic/camvid/maskformer_r18"
@@ -185,8 +188,8 @@ LINES = [
     ),
     (
         "evaluate_predictions",
-        ["--dataset", "camvid_val"],
-        "the following arguments are required: --predictions; see ",
+        [],
+        "there is nothing to evaluate; give --config-file and --weights, or --weights with a checkpoint of",
     ),
     (
         "evaluate_predictions",
@@ -335,8 +338,26 @@ def test_every_tool_takes_its_arguments_alike():
     files.pop("command_line")
     assert not [name for name, text in files.items() if "ArgumentParser(" in text]
     tools = {name for name, text in files.items() if "CommandLine(" in text}
-    assert {name for name, _, _ in LINES} <= tools
+    scripts = {name for name, text in files.items() if "run_script(" in text}
+    assert {name for name, _, _ in LINES} <= tools | scripts | set(COMMANDS)
     assert all("@explained" in files[name] for name in tools)
+    assert scripts == set(OF_SCRIPTS) & set(files) - tools
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_the_options_of_all_and_teaches(name, capsys):
+    module = main.load(name)
+    parser = module.build_parser()
+    assert isinstance(parser, CommandLine)
+    with pytest.raises(SystemExit) as end:
+        module.main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: segzoo {name} ")
+    assert "--debug" in text
+    assert text.count(f"segzoo {name} ") > 2, "no examples"
+    # Options of a command have types whose complaints say what was expected.
+    assert "%(" not in text
 
 
 @pytest.mark.parametrize(
@@ -351,13 +372,13 @@ def test_every_tool_takes_its_arguments_alike():
         (
             PermissionError(13, "Permission denied", "out"),
             2,
-            "error: out: Permission denied; change its permissions",
+            "error: out: Permission denied; make it writable",
         ),
         (ArithmeticError("diverged"), 1, "error: diverged\n"),
     ],
 )
 def test_errors_with_an_explanation_are_a_line_or_with_debug_a_traceback(capsys, error, status, said):
-    @explained(also={ArithmeticError: 1})
+    @report_errors(also={ArithmeticError: 1})
     def main(arguments):
         raise error
 
@@ -371,13 +392,13 @@ def test_errors_with_an_explanation_are_a_line_or_with_debug_a_traceback(capsys,
     "error", [KeyError("a"), OSError(5, "Input/output error"), BrokenPipeError(32, "pipe")]
 )
 def test_other_errors_keep_their_traceback(error):
-    @explained
+    @report_errors
     def main(arguments):
         raise error
 
     with pytest.raises(type(error)):
         main([])
-    assert set(command_line.REMEDIES).isdisjoint({5, 32})
+    assert set(REMEDIES).isdisjoint({5, 32})
 
 
 class End(NamedTuple):

@@ -3,14 +3,15 @@
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import explained
 
+from segzoo.cli.errors import report_errors
 from segzoo.utils.logging import setup_logging
 from segzoo.utils.terminal import ScreenHandler, allow_any_character, quietly
 
@@ -56,7 +57,7 @@ def stream(encoding, errors="strict"):
 def test_characters_that_a_terminal_lacks_are_replaced(monkeypatch, encoding, errors, written):
     terminal = stream(encoding, errors)
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert explained(lambda arguments: print(NAME) or 0)([]) == 0
+    assert report_errors(lambda arguments: print(NAME) or 0)([]) == 0
     found = terminal.buffer.getvalue().strip()
     assert found == (written or NAME[:6].encode("cp1252") + rb" \u6c7d\u8f66")
 
@@ -83,7 +84,7 @@ def test_the_log_of_a_training_goes_to_any_terminal_and_as_utf_8_to_its_file(mon
 
 
 def test_a_reader_that_goes_away_ends_a_tool_without_a_word(capfd):
-    @explained
+    @report_errors
     def main(arguments):
         for _ in range(10000):
             print("a line of which many fill the buffer")
@@ -109,7 +110,7 @@ def test_a_help_that_nobody_reads_is_no_error(capfd):
 
 def test_a_result_that_nobody_reads_keeps_its_status(capfd):
     with closed_pipe():
-        assert explained(lambda arguments: print("1 problem") or 1)([]) == 1
+        assert report_errors(lambda arguments: print("1 problem") or 1)([]) == 1
     assert capfd.readouterr() == ("", "")
 
 
@@ -149,6 +150,6 @@ def test_no_tool_is_started_in_another_way():
     files = [*ROOT.glob("tools/*.py"), *ROOT.glob("datasets/*.py")]
     texts = {file.stem: file.read_text(encoding="utf-8") for file in files}
     commands = {name: text for name, text in texts.items() if '__name__ == "__main__"' in text}
-    noisy = {name for name, text in commands.items() if "@explained" not in text and "quietly" not in text}
+    noisy = {name for name, text in commands.items() if not re.search("@explained|quietly|run_script", text)}
     assert noisy == {"install_environment", "try_versions"}
     assert len(commands) > 25

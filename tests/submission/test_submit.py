@@ -20,7 +20,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import submit  # noqa: E402  it stands in tools/
-import train_net  # noqa: E402
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from submission import executors  # noqa: E402
 from submission.files import Job, Run, State, read_state, state_file, write_job, write_state  # noqa: E402
@@ -30,6 +29,8 @@ from submission.slurm import SlurmState, parse_sacct, parse_scontrol, slurm_stat
 from submission.snapshot import take_snapshot  # noqa: E402
 from submission.status import standings, table  # noqa: E402
 
+from segzoo.cli import train  # noqa: E402
+from segzoo.cli.train import build_parser  # noqa: E402
 from segzoo.data import register  # noqa: E402
 from segzoo.engine.distributed.peer_failure import LostProcessError  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
@@ -224,7 +225,7 @@ def test_configurations_and_values_are_combined(tmp_path):
         "other,SEED=2,NORM=BN",
     ]
     for run in runs:
-        args = train_net.parse_arguments(run.arguments)
+        args = build_parser().parse_args(run.arguments)
         cfg = load_config(args.config_file, args.opts)
         assert args.resume
         assert cfg.OUTPUT_DIR == run.output == str(tmp_path / "job" / "output" / run.name)
@@ -241,7 +242,7 @@ def leave_training(folder):
 
 
 def weights_of(run):
-    args = train_net.parse_arguments(run.arguments)
+    args = build_parser().parse_args(run.arguments)
     assert not args.overwrite
     return Path(load_config(args.config_file, args.opts).MODEL.WEIGHTS)
 
@@ -331,7 +332,7 @@ def test_a_job_does_not_see_later_edits_of_its_configuration(tmp_path, monkeypat
     Path("base.yaml").write_text("SEED: 6\n")
     Path("roads.yaml").write_text("gone")
     forget("roads_of_a_job")
-    args = train_net.parse_arguments(run.arguments)
+    args = build_parser().parse_args(run.arguments)
     after = load_config(args.config_file, args.opts)
     (record,) = DatasetCatalog.get("roads_of_a_job")
     assert Path(record["file_name"]).samefile(tmp_path / "roads" / "images" / "a.png")
@@ -359,7 +360,7 @@ def call(folder, monkeypatch, status, requeues=1, **environment):
             raise status
         return status
 
-    monkeypatch.setattr(train_net, "main", main)
+    monkeypatch.setattr(train, "main", main)
     local = {f"SUBMITIT_{k}": v for k, v in (("EXECUTOR", "local"), ("LOCAL_JOB_ID", "1"))}
     for name, value in (local | {"SUBMITIT_LOCAL_GLOBALID": "0"} | environment).items():
         monkeypatch.setenv(name, value)
@@ -447,7 +448,7 @@ def test_the_cause_is_shown_and_not_what_the_other_tasks_say_of_it(tmp_path, mon
 def test_debug_runs_here_and_now(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
     seen = []
-    monkeypatch.setattr(train_net, "main", lambda arguments: seen.append(arguments) or 0)
+    monkeypatch.setattr(train, "main", lambda arguments: seen.append(arguments) or 0)
     folder = tmp_path / "job"
     assert submit.main(["--cluster", "debug", "--job-dir", str(folder), "--", "--config-file", CONFIG]) == 0
     assert str(folder / "snapshot" / "configs" / f"{CONFIG}.yaml") in seen[0]

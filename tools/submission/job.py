@@ -45,7 +45,7 @@ class TrainingJob:
 
     def run(self) -> int:
         """Runs train_net, requeues what was stopped because its time was up, and returns the exit status."""
-        import train_net
+        from segzoo.cli import train
 
         main_task = task() == 0
         path = state_file(self._folder, self._run.index)
@@ -62,7 +62,7 @@ class TrainingJob:
             write_state(path, state)
             self._forget_errors_but_of(again)
         try:
-            status = train_net.main(arguments)
+            status = train.main(arguments)
         except Exception as error:
             status = self._failed(error, again)
             state.phase, state.error = "failed", one_line(error)

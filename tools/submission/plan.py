@@ -9,9 +9,9 @@ from pathlib import Path
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-import train_net
-from command_line import weights_in
-
+from segzoo.cli.parser import weights_in
+from segzoo.cli.train import build_parser
+from segzoo.cli.training import configuration
 from segzoo.config.files import find_config
 from segzoo.engine.run_folder import holds_training, make_way
 from segzoo.utils.errors import InputError
@@ -59,8 +59,8 @@ def plan_runs(
 
 def freeze(run: Run, snapshot: Path) -> None:
     """Makes a run read its configuration, and the files of its datasets, from the snapshot."""
-    args = train_net.parse_arguments(run.arguments)
-    cfg = train_net.configuration(args)
+    args = build_parser().parse_args(run.arguments)
+    cfg = configuration(args)
     if args.config_file:  # else the weights hold it
         position = run.arguments.index("--config-file") + 1
         run.arguments[position] = frozen_config(snapshot, find_config(args.config_file))
@@ -75,9 +75,7 @@ def make_room(runs: Sequence[Run]) -> Iterator[str]:
         What has been done, line by line.
     """
     overwriting = [run for run in runs if "--overwrite" in run.arguments]
-    given = [
-        train_net.configuration(train_net.parse_arguments(run.arguments)).MODEL.WEIGHTS for run in overwriting
-    ]
+    given = [configuration(build_parser().parse_args(run.arguments)).MODEL.WEIGHTS for run in overwriting]
     weights = given
     for run in overwriting:
         run.arguments[:] = [word for word in run.arguments if word != "--overwrite"]
@@ -99,7 +97,7 @@ def _plan(
     array: bool,
 ) -> Run:
     words = [part for word in words for part in _separated(word)]
-    args = train_net.parse_arguments(words)
+    args = build_parser().parse_args(words)
     if args.data:
         words = _as_overrides(words, args.opts)
     for name, value in OF_THE_JOB.items():
@@ -109,7 +107,7 @@ def _plan(
                 f"{flag} after --: the job says how many processes there are; use --nodes and --gpus-per-node"
                 " (or --tasks-per-node) before --"
             )
-    cfg = train_net.configuration(args)
+    cfg = configuration(args)
     name = _name(args, pairs, {run.name for run in before})
     output = Path(cfg.OUTPUT_DIR).absolute() if "OUTPUT_DIR" in args.opts[::2] else job_dir / "output"
     output = output / name if array else output

@@ -10,6 +10,9 @@ import torch.distributed as dist
 class LostProcessError(RuntimeError):
     """Another process of the job has ended, or cannot be reached; the message says which, and what to do."""
 
+    # Of the process: the message is the whole explanation.
+    exit_status = 1
+
 
 # What gloo, NCCL and the store say of a connection that another process has closed, or that is silent.
 _LOST = re.compile(

@@ -1,11 +1,10 @@
-"""Imported first by the tools: Ctrl-C while the libraries are imported, for seconds, is a line, too."""
+"""Ctrl-C is a line, while the libraries are imported, for seconds, too; and it ends the user's shell loop."""
 
 import atexit
 import contextlib
 import os
 import signal
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
@@ -13,9 +12,9 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def end(status: int) -> NoReturn:
-    """Ends this process with an exit status; one that Ctrl-C has ended dies of SIGINT.
+    """End this process with an exit status; one that Ctrl-C has ended dies of SIGINT.
 
-    A shell shows status 130 for it, and only so ends the loop or the script that has started the tool.
+    A shell shows status 130 for it, and only so ends the loop or the script that has started the command.
     """
     if status == INTERRUPTED and os.name == "posix":
         atexit._run_exitfuncs()
@@ -28,14 +27,14 @@ def end(status: int) -> NoReturn:
     sys.exit(status)
 
 
+def report_early_interrupts() -> None:
+    """Make Ctrl-C a line where no command catches it yet. For the entry of a program only."""
+    sys.excepthook = _report
+
+
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt) and "--debug" not in sys.argv:
         print("error: interrupted", file=sys.stderr, flush=True)
         end(INTERRUPTED)
     else:
         sys.__excepthook__(kind, error, trace)
-
-
-# Not where a tool is a module of another program.
-if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent:
-    sys.excepthook = _report

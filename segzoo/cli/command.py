@@ -1,0 +1,25 @@
+"""Makes a command of the function that builds its parser and the one that does the work."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from segzoo.utils.threads import let_threads_rest
+
+from .errors import Main, report_errors
+from .parser import CommandLine
+
+
+def command(build_parser: Callable[[], CommandLine], run: Callable[[argparse.Namespace], int]) -> Main:
+    """Return `main(arguments) -> exit status`: parses, runs, and reports errors in one line.
+
+    Called with None, `main` takes the words of the command line.
+    """
+
+    @report_errors
+    def main(arguments: Sequence[str]) -> int:
+        parsed = build_parser().parse_args(arguments)
+        # Before `run` imports torch.
+        let_threads_rest()
+        return run(parsed)
+
+    return main

@@ -1,0 +1,30 @@
+"""The sub-commands of `segzoo`, in the order in which help lists them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from segzoo.utils.commands import SCRIPTS
+
+
+class Command(NamedTuple):
+    """A sub-command: the module of `segzoo.cli` that it is, and one line of help."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "train": Command("train", "train a model, on one or many GPUs or on the CPU"),
+    "evaluate": Command("evaluate", "compute the metrics of a checkpoint, or of predictions that were saved"),
+}
+
+# What is typed from habit, and what to say of it.
+ELSEWHERE = {
+    "demo": "segzoo predict draws a model's predictions on images and videos",
+}
+
+# The sub-command that does what a script of that name does.
+OF_SCRIPTS = {
+    "evaluate_predictions": "evaluate --predictions",
+    **{Path(script).stem: name for name, (script, *options) in SCRIPTS.items() if not options},
+}

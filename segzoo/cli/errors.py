@@ -1,0 +1,70 @@
+"""Errors of a user's making in one line, with an exit status."""
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import REMEDIES
+from segzoo.utils.terminal import quietly
+
+from .interrupts import INTERRUPTED
+
+Main = Callable[[Sequence[str]], int]
+
+
+def report_errors(
+    main: Main | None = None, *, status: int = 2, also: Mapping[type[Exception], int] | None = None
+) -> Callable:
+    """Make a command's `main(arguments) -> status` print a wrong input in one line, and nothing else of it.
+
+    What the system refuses (a full disk, a folder that cannot be written) is such a line, too, and so is
+    Ctrl-C, with status 130, and any exception with an attribute `exit_status`. With --debug among the
+    arguments errors are raised. A closed pipe, as after `| head`, ends the command without a word, and a
+    terminal may have any encoding.
+
+    Args:
+        main: to be decorated. It is called with the arguments of the command line where there are none.
+        status: what it returns for a wrong input.
+        also: {exceptions whose message is the whole explanation: status}.
+    """
+    if main is None:
+        return functools.partial(report_errors, status=status, also=also)
+    statuses = {InputError: status, **(also or {})}
+
+    def in_lines(arguments: Sequence[str]) -> int:
+        try:
+            return main(arguments)
+        except (Exception, KeyboardInterrupt) as error:
+            line, found = _line_and_status(error, statuses)
+            if line is None or "--debug" in arguments:
+                raise
+            print(f"error: {' '.join(line.split())}", file=sys.stderr)
+            return found
+
+    @functools.wraps(main)
+    def wrapped(arguments: Sequence[str] | None = None) -> int:
+        arguments = list(sys.argv[1:] if arguments is None else arguments)
+        return quietly(lambda: in_lines(arguments))
+
+    return wrapped
+
+
+def _line_and_status(error: BaseException, statuses: Mapping[type[Exception], int]) -> tuple[str | None, int]:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    for kind, found in statuses.items():
+        if isinstance(error, kind):
+            return str(error), found
+    if isinstance(error, OSError):
+        return describe_os_error(error), statuses[InputError]
+    found = getattr(error, "exit_status", None)
+    return (None, 1) if found is None else (str(error), found)
+
+
+def describe_os_error(error: OSError) -> str | None:
+    """Return what is wrong with a file or folder; None for an error of another kind."""
+    if error.errno not in REMEDIES:
+        return None
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror}; {REMEDIES[error.errno]}"

@@ -1,0 +1,117 @@
+"""`segzoo evaluate`: metrics of a checkpoint, or of predictions that were saved."""
+
+import argparse
+import functools
+
+from segzoo.utils.errors import InputError
+
+from .command import command
+from .parser import CommandLine, name_or_path, path_value, take_data, weights_in
+from .train import add_processes, add_shard
+
+EXAMPLES = """
+examples:
+  a published checkpoint:
+    %(prog)s --config-file semantic/ade20k/maskformer_swin_tiny --weights model_final_8657a5.pkl
+  a checkpoint of segzoo, which holds its configuration; on 8 GPUs:
+    %(prog)s --weights output/street/model_best.pth --num-gpus 8
+  with another protocol, and with the predictions kept:
+    %(prog)s --weights model_best.pth TEST.PROTOCOL segformer_ms TEST.SAVE_PREDICTIONS True
+  in four jobs, in any order; each resumes where it stopped, the last to finish merges:
+    %(prog)s --weights model_best.pth --shard 1/4
+  predictions that were saved, again, without a model:
+    %(prog)s --data camvid_val --predictions output/inference
+
+A checkpoint is tested on DATASETS.TEST. Results go to OUTPUT_DIR/inference, without OUTPUT_DIR to a new
+folder beside the checkpoint. With --predictions they go to FOLDER/rescored, or to --output: the tables are
+printed, and results.json holds the protocol under which the predictions were made.
+
+exit status: 0 done, 2 wrong input
+"""
+# Options of one of the two ways to evaluate, which mean nothing in the other.
+OF_PREDICTIONS = ("dataset", "tasks", "dataset_file", "output")
+OF_MODELS = ("weights", "shard", "resume", "num_gpus", "num_machines")
+
+
+def build_parser() -> CommandLine:
+    parser = CommandLine(
+        "evaluate",
+        description="Compute the metrics of a checkpoint, or of predictions that were saved.",
+        epilog=EXAMPLES,
+    )
+    parser.add_config()
+    parser.add_weights()
+    parser.add_trust()
+    parser.add_data()
+    add_shard(parser)
+    parser.group("evaluation").add_argument(
+        "--resume", action="store_true", help="evaluate the last checkpoint in OUTPUT_DIR"
+    )
+    add_processes(parser)
+    saved = parser.group("predictions that were saved (TEST.SAVE_PREDICTIONS True)")
+    saved.add_argument(
+        "--predictions",
+        type=path_value,
+        metavar="FOLDER",
+        help="the folder with sem_seg/, predictions/ and predictions.json, entity_predictions/ and "
+        "entity_predictions.json, coco_instances_results.json, or cityscapes_instances/; usually "
+        "OUTPUT_DIR/inference",
+    )
+    saved.add_argument(
+        "--dataset", metavar="NAME", help="which split, as ade20k_sem_seg_val; default: the one to test on"
+    )
+    saved.add_argument(
+        "--tasks",
+        nargs="+",
+        default=[],
+        metavar="TASK",
+        help="semantic, panoptic, entity, instance; default: all found",
+    )
+    saved.add_argument(
+        "--dataset-file",
+        type=name_or_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the same as --data; may be repeated",
+    )
+    saved.add_argument(
+        "--class-averaging",
+        choices=("valid", "ground_truth", "all"),
+        default="valid",
+        help="the classes that a mean is taken over (valid)",
+    )
+    saved.add_argument("--output", type=path_value, metavar="FOLDER", help="where results.json goes")
+    parser.add_overrides()
+    parser.add_check(functools.partial(check_arguments, parser))
+    return parser
+
+
+def check_arguments(parser: CommandLine, parsed: argparse.Namespace) -> None:
+    """Raise InputError where there is nothing to evaluate, or an option has no meaning with the others."""
+    for name in OF_MODELS if parsed.predictions else OF_PREDICTIONS:
+        if getattr(parsed, name) != parser.get_default(name):
+            why = "runs a model, --predictions does not" if parsed.predictions else "goes with --predictions"
+            raise InputError(f"--{name.replace('_', '-')} {why}; leave one of them out")
+    if parsed.predictions:
+        return
+    take_data(parsed)
+    if not parsed.config_file and not weights_in(parsed.opts):
+        raise InputError(
+            "there is nothing to evaluate; give --config-file and --weights, or --weights with a checkpoint "
+            "of segzoo, or --predictions FOLDER"
+        )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.predictions:
+        from .saved_predictions import score
+
+        return score(arguments)
+    from .training import train_or_evaluate
+
+    arguments.eval_only, arguments.overwrite = True, False
+    return train_or_evaluate(arguments)
+
+
+main = command(build_parser, run)
