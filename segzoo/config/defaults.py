@@ -217,7 +217,8 @@ def _add_mask_classification_keys(cfg: CN) -> None:
 
 
 def _add_solver_keys(cfg: CN) -> None:
-    cfg.SOLVER.OPTIMIZER = "AdamW"  # AdamW | SGD
+    # AdamW | SGD | ... (registry OPTIMIZER), in upper or lower case
+    cfg.SOLVER.OPTIMIZER = "AdamW"
     cfg.SOLVER.BASE_LR = 0.0001
     cfg.SOLVER.WEIGHT_DECAY = 0.0001
     # Weight decay of norm layers; None: WEIGHT_DECAY.
@@ -234,7 +235,13 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.HEAD_MULTIPLIER = 1.0
     # Learning-rate factors by parameter-name prefix, longest match wins: [["sem_seg_head", 10.0], ...]
     cfg.SOLVER.LR_MULTIPLIERS = []
-    # WarmupPolyLR | WarmupMultiStepLR | WarmupCosineLR
+    # Learning-rate factors by regular expression: the first that is found in a parameter's name decides, and
+    # not the three keys above: [["sampling_offsets|reference_points", 0.1]].
+    cfg.SOLVER.LR_MULTIPLIERS_BY_NAME = []
+    # Layer-wise decay (BEiT, MAE): parameters of the backbone have the factor LAYER_DECAY^n besides, n the
+    # layers from their own to the end: L + 1 for the embedding of a transformer of L blocks, 1 for its last.
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # WarmupPolyLR | WarmupMultiStepLR | WarmupCosineLR | ... (registry LR_SCHEDULER)
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0

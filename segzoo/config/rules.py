@@ -42,6 +42,10 @@ def _decay_by_name(pair: Any) -> bool:
     return decay is None or (not isinstance(decay, bool) and 0 <= decay < math.inf)
 
 
+def _factor_by_name(pair: Any) -> bool:
+    return _decay_by_name(pair) and pair[1] is not None
+
+
 _FROM_0 = at_least(0)
 _SIDES = Rule(
     "expected one or more sizes in pixels",
@@ -95,6 +99,11 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         'SOLVER.WEIGHT_DECAY, e.g. [["norm", 0.0]]',
         lambda value: all(_decay_by_name(pair) for pair in value),
     ): {"SOLVER": "WEIGHT_DECAY_BY_NAME"},
+    Rule(
+        'expected pairs of a regular expression and a factor of at least 0, e.g. [["sampling_offsets", 0.1]]',
+        lambda value: all(_factor_by_name(pair) for pair in value),
+    ): {"SOLVER": "LR_MULTIPLIERS_BY_NAME"},
+    Rule("expected a number above 0 and at most 1", lambda value: 0 < value <= 1): {"SOLVER": "LAYER_DECAY"},
     POSITIVE: {"SOLVER.CLIP_GRADIENTS": "CLIP_VALUE"},
     SHARE: {
         "INPUT": "FLIP_PROB ROTATION_PROB BLUR_PROB CROP_SINGLE_CATEGORY_MAX",

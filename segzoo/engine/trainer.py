@@ -33,6 +33,7 @@ from segzoo.solver import (
     build_optimizer,
     gather_optimizer_state,
     load_optimizer_state,
+    optimizer_name,
 )
 from segzoo.utils.errors import InputError
 
@@ -390,6 +391,7 @@ class Trainer(TrainerBase):
         return {
             **super().state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "optimizer_name": optimizer_name(self.optimizer),
             "scheduler": self.scheduler.state_dict(),
             **self.train_step.state_dict(),
             "seed": self.cfg.SEED,
@@ -400,7 +402,8 @@ class Trainer(TrainerBase):
     def load_state_dict(self, state_dict: dict) -> None:
         """Restores `state_dict()`; learning rates and weight decay follow the config of this run."""
         super().load_state_dict(state_dict)
-        load_optimizer_state(self.optimizer, state_dict["optimizer"])
+        written_by = state_dict.get("optimizer_name", "")
+        load_optimizer_state(self.optimizer, state_dict["optimizer"], written_by)
         self.scheduler.load_state_dict(state_dict.get("scheduler", {"iteration": self.iter + 1}))
         if "grad_scaler" in state_dict:
             self.train_step.load_state_dict(state_dict)

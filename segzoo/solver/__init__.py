@@ -1,16 +1,23 @@
 """Optimizers with checked parameter groups, gradient clipping, and learning-rate schedules by iteration."""
 
 from .clipping import build_gradient_clipper
-from .optimizer import build_optimizer, gather_optimizer_state, load_optimizer_state
+from .optimizer import build_optimizer, find_optimizer
+from .optimizer_state import gather_optimizer_state, load_optimizer_state, optimizer_name
 from .parameter_groups import parameter_groups
-from .schedules import ScheduledLR, build_lr_scheduler
+from .registry import LR_SCHEDULER_REGISTRY, OPTIMIZER_REGISTRY
+from .schedules import ScheduledLR, build_lr_scheduler, learning_rate_factor
 
 __all__ = [
+    "LR_SCHEDULER_REGISTRY",
+    "OPTIMIZER_REGISTRY",
     "ScheduledLR",
     "build_gradient_clipper",
     "build_lr_scheduler",
     "build_optimizer",
+    "find_optimizer",
     "gather_optimizer_state",
+    "learning_rate_factor",
     "load_optimizer_state",
+    "optimizer_name",
     "parameter_groups",
 ]

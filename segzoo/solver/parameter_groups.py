@@ -1,14 +1,16 @@
 """Which learning rate and weight decay each parameter gets.
 
 Rules, the later one wins: the base values; a bias (Detectron2's BIAS keys); the kind of the owning module
-(norm, embedding); the weight decay of the first regular expression found in the name; the learning-rate
-factor of the longest matching name prefix. Parameters of equal settings share a group: a handful of groups
-lets the optimizer update hundreds of tensors with one call.
+(norm, embedding); the weight decay of the first regular expression found in the name. The learning rate is
+multiplied by the factor of the longest matching name prefix, or of the first regular expression found in the
+name, which goes before; and by the layer-wise decay. Parameters of equal settings share a group: a handful of
+groups lets the optimizer update hundreds of tensors with one call.
 """
 
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -35,6 +37,9 @@ def parameter_groups(
     weight_decay_by_name: Sequence[tuple[str, float | None]] = (),
     bias_lr_factor: float = 1.0,
     lr_multipliers: Mapping[str, float] | None = None,
+    lr_multipliers_by_name: Sequence[tuple[str, float]] = (),
+    layer_decay: float = 1.0,
+    schedules: Sequence[str] = (),
 ) -> list[dict]:
     """Sorts every trainable parameter of `model` into exactly one group of equal settings.
 
@@ -48,20 +53,26 @@ def parameter_groups(
         bias_lr_factor: factor on the learning rate of biases outside normalisation layers.
         lr_multipliers: name prefix (whole name parts: "backbone" matches "backbone.stem") to learning-rate
             factor; the longest matching prefix counts alone, factors do not multiply.
+        lr_multipliers_by_name: pairs of a regular expression and a learning-rate factor; the first that is
+            found in a parameter's name decides, and not `lr_multipliers`.
+        layer_decay: the learning rate is also multiplied by layer_decay^(layers from the parameter's to the
+            end of the backbone), which parts of the model tell by `layer_depths()`.
+        schedules: name prefixes of parameters that have a schedule of their own, and so groups.
 
     Returns:
-        Groups for a torch optimizer, each with "params", their "names", "lr" and "weight_decay", in order of
-        first appearance in the model.
+        Groups for a torch optimizer, each with "params", their "names", "lr" and "weight_decay", and
+        "schedule" where one of `schedules` matches, in order of first appearance in the model.
 
     Raises:
-        InputError: a prefix matches no trainable parameter.
+        InputError: a prefix or expression of learning rates matches no trainable parameter, or no part of the
+            model has `layer_depths()`.
         RuntimeError: the groups do not hold every trainable parameter exactly once.
     """
     multipliers = dict(lr_multipliers or {})
-    groups: dict[tuple[float, float], dict] = {}
+    groups: dict[tuple[float, float, str], dict] = {}
     unmatched = set(multipliers)
-    by_name = [(re.compile(expression), decay) for expression, decay in weight_decay_by_name]
-    unfound = {expression.pattern for expression, _ in by_name}
+    decays, factors = FirstFound(weight_decay_by_name), FirstFound(lr_multipliers_by_name)
+    layers_after = _layers_after(model, layer_decay) if layer_decay != 1.0 else {}
     for name, parameter, owner in _named_trainable_parameters(model):
         lr, decay = base_lr, weight_decay
         last_part = name.rpartition(".")[2]
@@ -74,16 +85,19 @@ def parameter_groups(
         elif last_part == "bias":
             lr = base_lr * bias_lr_factor
             decay = weight_decay if weight_decay_bias is None else weight_decay_bias
-        for expression, named_decay in by_name:
-            if expression.search(name):
-                decay = weight_decay if named_decay is None else named_decay
-                unfound.discard(expression.pattern)
-                break
+        if decays.find(name):
+            decay = weight_decay if decays.found is None else decays.found
         matching = [prefix for prefix in multipliers if _is_prefix(prefix, name)]
         unmatched.difference_update(matching)
-        if matching:
+        if factors.find(name):
+            lr *= factors.found
+        elif matching:
             lr *= multipliers[max(matching, key=len)]
-        group = groups.setdefault((lr, decay), {"params": [], "names": [], "lr": lr, "weight_decay": decay})
+        if name in layers_after:
+            lr *= layer_decay ** layers_after[name]
+        schedule = max((prefix for prefix in schedules if _is_prefix(prefix, name)), key=len, default="")
+        settings = {"lr": lr, "weight_decay": decay, **({"schedule": schedule} if schedule else {})}
+        group = groups.setdefault((lr, decay, schedule), {"params": [], "names": [], **settings})
         group["params"].append(parameter)
         group["names"].append(name)
     if unmatched:
@@ -92,11 +106,59 @@ def parameter_groups(
             f"SOLVER.LR_MULTIPLIERS: no trainable parameter is named {' or '.join(sorted(unmatched))}...; "
             f"the model's parts are {children}"
         )
-    for pattern in sorted(unfound):
+    for pattern in decays.unused:
         logger.warning("SOLVER.WEIGHT_DECAY_BY_NAME: %r decides for no trainable parameter", pattern)
+    if factors.unused:
+        raise InputError(
+            f"SOLVER.LR_MULTIPLIERS_BY_NAME: {factors.unused[0]!r} decides for no trainable parameter: it "
+            "is in none of their names, or expressions before it are; correct it, or leave it out"
+        )
     result = list(groups.values())
     check_groups(model, result)
     return result
+
+
+class FirstFound:
+    """Pairs of a regular expression and a value, of which the first found in a name decides.
+
+    Attributes:
+        found: the value for the name that `find` was last true for.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        self._pairs = [(re.compile(expression), value) for expression, value in pairs]
+        self._unused = [expression for expression, _ in pairs]
+        self.found: Any = None
+
+    def find(self, name: str) -> bool:
+        """Whether any is found in the name."""
+        for expression, value in self._pairs:
+            if expression.search(name):
+                self.found = value
+                self._unused = [pattern for pattern in self._unused if pattern != expression.pattern]
+                return True
+        return False
+
+    @property
+    def unused(self) -> list[str]:
+        """The expressions that have decided for no name."""
+        return self._unused
+
+
+def _layers_after(model: nn.Module, layer_decay: float) -> dict[str, int]:
+    """{name of a parameter: layers from its own to the end}, of the parts with `layer_depths()`."""
+    layers: dict[str, int] = {}
+    for module_name, module in model.named_modules():
+        prefix = f"{module_name}." if module_name else ""
+        if hasattr(module, "layer_depths") and not any(name.startswith(prefix) for name in layers):
+            depths, total = module.layer_depths()
+            layers |= {f"{prefix}{name}": total - depth for name, depth in depths.items()}
+    if not layers:
+        raise InputError(
+            f"SOLVER.LAYER_DECAY {layer_decay}: no part of the model has layer_depths(), which says how deep "
+            "its parameters are; set it to 1.0, or choose another MODEL.BACKBONE"
+        )
+    return layers
 
 
 def check_groups(model: nn.Module, groups: Iterable[Mapping]) -> None:

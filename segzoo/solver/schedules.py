@@ -6,14 +6,20 @@ Nothing accumulates, so a resumed run needs only t and follows its own config ex
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from detectron2.config import CfgNode
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.registries import registered
 
+from .registry import LR_SCHEDULER_REGISTRY
+
+#: Of the iteration: what learning rates are multiplied by.
 Factor = Callable[[int], float]
+#: One factor for all parameters, or {prefix of their names: factor}, with "" for the rest.
+Schedule = Factor | Mapping[str, Factor]
 
 
 def warmup_factor(iteration: int, iterations: int, factor: float, method: str = "linear") -> float:
@@ -42,19 +48,27 @@ def cosine_factor(iteration: int, max_iter: int) -> float:
 
 
 class ScheduledLR(torch.optim.lr_scheduler.LRScheduler):
-    """Sets each group's learning rate to its configured value times `factor(t)`.
+    """Sets each group's learning rate to its configured value times the schedule's factor at t.
 
     `step()` goes to the next iteration. The state is t alone; loading it also sets the learning rates, from
     the values configured now, so that a changed SOLVER.BASE_LR takes effect on resuming.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, factor: Factor):
-        self.factor = factor
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule):
+        """
+        Args:
+            optimizer: made by `build_optimizer`.
+            schedule: one factor for all groups, or one for each name prefix that their "schedule" may have.
+        """
+        self.factors = schedule if isinstance(schedule, Mapping) else {"": schedule}
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        factor = self.factor(self.last_epoch)
-        return [base_lr * factor for base_lr in self.base_lrs]
+        factors = {prefix: factor(self.last_epoch) for prefix, factor in self.factors.items()}
+        return [
+            base_lr * factors[group.get("schedule", "")]
+            for base_lr, group in zip(self.base_lrs, self.optimizer.param_groups, strict=True)
+        ]
 
     def state_dict(self) -> dict:
         return {"iteration": self.last_epoch}
@@ -70,41 +84,38 @@ class ScheduledLR(torch.optim.lr_scheduler.LRScheduler):
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> ScheduledLR:
     """Builds the schedule that SOLVER.LR_SCHEDULER_NAME names.
 
-    - WarmupPolyLR: warm-up(t) x poly(t), the constant ending only after the warm-up.
-    - WarmupMultiStepLR, WarmupCosineLR: as in Detectron2, the warm-up goes on a straight line from f to the
-      schedule's value at t = w.
-
     Raises:
-        InputError: an unknown name or warm-up method, or SOLVER.STEPS that do not ascend.
+        InputError: see `learning_rate_factor`.
     """
     return ScheduledLR(optimizer, learning_rate_factor(cfg))
 
 
-def learning_rate_factor(cfg: CfgNode) -> Factor:
-    """The factor on the learning rates as a function of the iteration; see `build_lr_scheduler`."""
+def learning_rate_factor(cfg: CfgNode) -> Schedule:
+    """The factor on the learning rates as a function of the iteration, or several by name prefix.
+
+    Raises:
+        InputError: an unknown name or warm-up method, no iterations, or SOLVER.STEPS that do not ascend.
+    """
     solver = cfg.SOLVER
+    build = registered(LR_SCHEDULER_REGISTRY, "SOLVER.LR_SCHEDULER_NAME", solver.LR_SCHEDULER_NAME)
     if solver.WARMUP_METHOD not in ("linear", "constant"):
         raise InputError(
             f"SOLVER.WARMUP_METHOD: {solver.WARMUP_METHOD!r} is not known; choose linear or constant"
         )
-    max_iter = solver.MAX_ITER
-    if max_iter <= 0:
-        raise InputError(f"SOLVER.MAX_ITER: {max_iter} is not a positive number of iterations")
-    if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
-        return _warm_poly(cfg)
-    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
-        if list(solver.STEPS) != sorted(solver.STEPS):
-            raise InputError(f"SOLVER.STEPS: {tuple(solver.STEPS)} do not ascend")
-        return _after_warmup(cfg, lambda iteration: step_factor(iteration, solver.STEPS, solver.GAMMA))
-    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
-        return _after_warmup(cfg, lambda iteration: cosine_factor(iteration, max_iter))
-    raise InputError(
-        f"SOLVER.LR_SCHEDULER_NAME: {solver.LR_SCHEDULER_NAME!r} is not known; "
-        "choose WarmupPolyLR, WarmupMultiStepLR or WarmupCosineLR"
-    )
+    if solver.MAX_ITER <= 0:
+        raise InputError(f"SOLVER.MAX_ITER: {solver.MAX_ITER} is not a positive number of iterations")
+    schedule = build(cfg)
+    if isinstance(schedule, Mapping) and "" not in schedule:
+        raise InputError(
+            f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME!r}: it has factors for "
+            f'{", ".join(schedule)} only; add that of all other parameters under the prefix ""'
+        )
+    return schedule
 
 
-def _warm_poly(cfg: CfgNode) -> Factor:
+@LR_SCHEDULER_REGISTRY.register(name="WarmupPolyLR")
+def warmup_poly(cfg: CfgNode) -> Factor:
+    """warm-up(t) x poly(t), the constant ending only after the warm-up."""
     solver = cfg.SOLVER
 
     def factor(iteration: int) -> float:
@@ -118,7 +129,23 @@ def _warm_poly(cfg: CfgNode) -> Factor:
     return factor
 
 
-def _after_warmup(cfg: CfgNode, schedule: Factor) -> Factor:
+@LR_SCHEDULER_REGISTRY.register(name="WarmupMultiStepLR")
+def warmup_multi_step(cfg: CfgNode) -> Factor:
+    """As in Detectron2: after a straight line to it, GAMMA^k after k of the STEPS."""
+    solver = cfg.SOLVER
+    if list(solver.STEPS) != sorted(solver.STEPS):
+        raise InputError(f"SOLVER.STEPS: {tuple(solver.STEPS)} do not ascend")
+    return after_warmup(cfg, lambda iteration: step_factor(iteration, solver.STEPS, solver.GAMMA))
+
+
+@LR_SCHEDULER_REGISTRY.register(name="WarmupCosineLR")
+def warmup_cosine(cfg: CfgNode) -> Factor:
+    """As in Detectron2: after a straight line to it, half a cosine from 1 to 0."""
+    return after_warmup(cfg, lambda iteration: cosine_factor(iteration, cfg.SOLVER.MAX_ITER))
+
+
+def after_warmup(cfg: CfgNode, schedule: Factor) -> Factor:
+    """A straight line from f x schedule(0) to the schedule's value at t = w, then the schedule."""
     solver = cfg.SOLVER
     start = solver.WARMUP_FACTOR * schedule(0)
 

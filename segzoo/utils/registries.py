@@ -1,10 +1,36 @@
-"""Looking a name of the configuration up in a registry."""
+"""Registries of functions under names of their own, and looking a name of the configuration up."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
+
+from fvcore.common.registry import Registry
 
 from .errors import InputError
 from .text import did_you_mean
+
+
+class NamedRegistry(Registry):
+    """Detectron2's registry, whose entries may have another name than the function or class."""
+
+    def register(self, obj: Any = None, *, name: str = "") -> Any:
+        """Register a function or class; as a call, or as a decorator with or without arguments.
+
+        One of the same module and name, as of a module that is imported again, replaces the earlier one.
+
+        Args:
+            name: by which it is found; "": its `__name__`.
+        """
+        if obj is None:
+            return lambda decorated: self.register(decorated, name=name)
+        name = name or obj.__name__
+        if _identity(self._obj_map.get(name)) == _identity(obj):
+            del self._obj_map[name]
+        self._do_register(name, obj)
+        return obj
+
+
+def _identity(obj: Any) -> tuple[str, str]:
+    return getattr(obj, "__module__", ""), getattr(obj, "__qualname__", "")
 
 
 def registered(registry: Iterable[tuple[str, Any]], key: str, name: str, *, ignore_case: bool = False) -> Any:
@@ -29,5 +55,5 @@ def registered(registry: Iterable[tuple[str, Any]], key: str, name: str, *, igno
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """Return the end of a message: that `name` is unknown, the nearest of the known ones, and all of them."""
-    known: Sequence[str] = sorted(known)
+    known = sorted(known)
     return f"{name!r} is unknown{did_you_mean(name, known)}; known: {', '.join(known)}"

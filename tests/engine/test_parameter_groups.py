@@ -139,7 +139,7 @@ def test_none_is_the_decay_of_all_others(given, tmp_path):
 
 def test_unknown_optimizers_and_malformed_multipliers_are_input_errors(cfg):
     cfg.SOLVER.OPTIMIZER = "LAMB"
-    with pytest.raises(InputError, match=r"SOLVER.OPTIMIZER: 'LAMB' is not known; choose AdamW or SGD"):
+    with pytest.raises(InputError, match=r"SOLVER.OPTIMIZER 'LAMB' is unknown; known: AdamW, SGD"):
         build_optimizer(cfg, Toy())
     cfg.SOLVER.OPTIMIZER, cfg.SOLVER.LR_MULTIPLIERS = "SGD", ["head", 10.0]
     with pytest.raises(InputError, match=r"SOLVER.LR_MULTIPLIERS: 'head' is not a pair"):

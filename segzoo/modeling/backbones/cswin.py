@@ -19,6 +19,7 @@ from torch import nn
 
 from segzoo.layers import DropPath, Linear
 
+from .layer_depths import LayerDepths, number_layers
 from .staged import FEATURES, StagedBackbone, at_least, drop_path_rates, init_linear
 
 # The smallest side that the embedding's kernel, with its padding, fits into.
@@ -208,6 +209,20 @@ class CSWinTransformer(StagedBackbone):
                 self.add_module(f"norm{index + 1}", nn.LayerNorm(channels[index]))
         self.apply(init_linear)
         self.freeze(parts, freeze_at)
+
+    def layer_depths(self) -> LayerDepths:
+        """Embedding, blocks; a downsampling with the block before it. Output norms are of no layer."""
+
+        def place(name: str) -> tuple[int, ...] | None:
+            part, block, *_ = name.split(".")
+            if part == "stage1_conv_embed":
+                return (0,)
+            if part.startswith("merge"):
+                stage = part.removeprefix("merge")
+                return int(stage), len(getattr(self, f"stage{stage}")) - 1
+            return (int(part.removeprefix("stage")), int(block)) if part.startswith("stage") else None
+
+        return number_layers(self, place)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""

@@ -12,6 +12,7 @@ Shapes: N images, H W size of a feature map, C channels, L keys.
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from torch import nn
 
 from segzoo.layers import DropPath, Linear
 
+from .layer_depths import LayerDepths, number_layers
 from .staged import FEATURES, StagedBackbone, drop_path_rates, init_linear
 
 # Of the norms in blocks and after stages. The norms after convolutions have PyTorch's default.
@@ -197,6 +199,20 @@ class PyramidTransformer(StagedBackbone):
             in_channels = channels
         self.apply(_init_weights)
         self.freeze(parts, freeze_at)
+
+    def layer_depths(self) -> LayerDepths:
+        """Embeddings with the first block of their stage, norms with the last."""
+
+        def place(name: str) -> tuple[int, ...]:
+            kind, stage = re.match(r"([a-z_]+)(\d)", name).groups()
+            index, last = int(stage), len(getattr(self, f"block{stage}")) - 1
+            if kind == "block":
+                return index, int(name.split(".")[1])
+            if kind == "norm":
+                return index, last
+            return (index, 0) if index > 1 else (0,)
+
+        return number_layers(self, place)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""

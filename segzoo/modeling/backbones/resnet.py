@@ -17,6 +17,7 @@ from segzoo.layers.runtime import recomputed
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
+from .layer_depths import LayerDepths, number_layers
 from .options import build_options
 from .residual_blocks import DeepStem, ResidualBlock
 
@@ -154,6 +155,15 @@ class ResNetBackbone(ResNet):
             if name in self._out_features:
                 outputs[name] = x
         return outputs
+
+    def layer_depths(self) -> LayerDepths:
+        """The stem, then the blocks of all stages."""
+
+        def place(name: str) -> tuple[int, ...]:
+            part, block, *_ = name.split(".")
+            return (0,) if part == "stem" else (int(part.removeprefix("res")), int(block))
+
+        return number_layers(self, place)
 
     def train(self, mode: bool = True):
         """Frozen stages stay in eval mode, so that stochastic depth does not disturb them."""

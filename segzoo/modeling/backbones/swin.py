@@ -23,6 +23,7 @@ from segzoo.layers import DropPath, Linear
 from segzoo.layers.conv import fast_layout
 from segzoo.utils.errors import InputError
 
+from .layer_depths import LayerDepths, number_layers
 from .options import build_options
 
 # Published models block attention across the seam of a shifted map by adding this instead of minus infinity.
@@ -273,6 +274,19 @@ class SwinTransformer(Backbone):
             name: ShapeSpec(channels=self.channels[index], stride=4 * 2**index)
             for name, index in self.out_indices.items()
         }
+
+    def layer_depths(self) -> LayerDepths:
+        """Patch embedding, blocks; a downsampling with the block before it. Output norms are of no layer."""
+
+        def place(name: str) -> tuple[int, ...] | None:
+            part, *rest = name.split(".")
+            if part == "layers":
+                stage = int(rest[0])
+                last = len(self.layers[stage].blocks) - 1
+                return 1 + stage, int(rest[2]) if rest[1] == "blocks" else last
+            return (0,) if part == "patch_embed" else None
+
+        return number_layers(self, place)
 
     def train(self, mode: bool = True):
         """Frozen stages stay in eval mode, so that stochastic depth does not disturb them."""

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import inspect
 import math
+import re
 from typing import Any, NamedTuple
 
 import timm
@@ -19,12 +20,14 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
+from .layer_depths import LayerDepths
 from .options import build_options
 
 # The name of a feature map by the stride that it has where nothing is dilated.
@@ -164,6 +167,28 @@ class TimmBackbone(Backbone):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return dict(self._shapes)
+
+    def layer_depths(self) -> LayerDepths:
+        """Depths by timm's own table of the model's layers; a norm after the last block is of no layer.
+
+        Raises:
+            InputError: timm has no such table for the model.
+        """
+        matcher = getattr(self.network, "group_matcher", None)
+        if matcher is None:
+            raise InputError(
+                f"layer-wise decay: timm {timm.__version__} does not say which layers {self.variant} has; "
+                "do without it, or choose another model"
+            )
+        layers = group_parameters(self.network, matcher(coarse=False), reverse=True)
+        total = 1 + max(layers.values())
+        return LayerDepths(
+            {
+                f"network.{name}": total if re.match(r"(fc_)?norm\.", name) else layer
+                for name, layer in layers.items()
+            },
+            total,
+        )
 
     def train(self, mode: bool = True):
         """Frozen stages stay in eval mode, so that batch norm and stochastic depth do not disturb them."""

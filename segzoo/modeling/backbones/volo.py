@@ -17,6 +17,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from timm.models.volo import Downsample, Outlooker, PatchEmbed, Transformer
 from torch import nn
 
+from .layer_depths import LayerDepths, number_layers
 from .staged import FEATURES, StagedBackbone, at_least, drop_path_rates, init_linear
 
 
@@ -122,6 +123,17 @@ class VOLO(StagedBackbone):
                 self.add_module(f"upsample_{name}", upsample)
         self.apply(init_linear)
         self.freeze(parts, freeze_at)
+
+    def layer_depths(self) -> LayerDepths:
+        """Embedding, blocks; downsampling and position embedding with the block after them."""
+
+        def place(name: str) -> tuple[int, ...] | None:
+            part, *rest = name.split(".")
+            if part == "network":
+                return (2, 0) if rest[0] == "1" else (int(rest[0]), int(rest[1]))
+            return {"patch_embed": (-1,), "pos_embed": (2, 0)}.get(part)
+
+        return number_layers(self, place)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""

@@ -6,6 +6,7 @@ are raw sums. Parameter names follow the published files: `mod1` to `mod7`, `blo
 Letters: N images, C channels, H W size of the image, h w size of a map.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from segzoo.layers.conv import norm_layer
 from segzoo.layers.runtime import recomputed
 from segzoo.utils.errors import InputError
 
+from .layer_depths import LayerDepths, number_layers
 from .options import build_options
 
 
@@ -223,6 +225,15 @@ class WideResNetBackbone(Backbone):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return dict(self._shapes)
+
+    def layer_depths(self) -> LayerDepths:
+        """The first convolution, then the blocks of all modules."""
+
+        def place(name: str) -> tuple[int, ...]:
+            # mod1.weight, mod2.block1.conv1.weight, ...
+            return tuple(int(number) for number in re.findall(r"(?:mod|block)(\d+)", name))
+
+        return number_layers(self, place)
 
     def train(self, mode: bool = True):
         """Frozen modules stay in eval mode, so that batch norm and dropout do not disturb them."""
