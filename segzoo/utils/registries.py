@@ -33,11 +33,11 @@ def _identity(obj: Any) -> tuple[str, str]:
     return getattr(obj, "__module__", ""), getattr(obj, "__qualname__", "")
 
 
-def registered(registry: Iterable[tuple[str, Any]], key: str, name: str, *, ignore_case: bool = False) -> Any:
+def registered(registry: Registry, key: str, name: str, *, ignore_case: bool = False) -> Any:
     """Return what is registered as `name`, the value of the configuration's `key`.
 
     Args:
-        registry: of Detectron2 or fvcore; pairs of a name and what has it.
+        registry: of Detectron2 or of segzoo.
         key: for the message.
         name: to look up.
         ignore_case: accept the name in upper and lower case alike.
@@ -45,12 +45,13 @@ def registered(registry: Iterable[tuple[str, Any]], key: str, name: str, *, igno
     Raises:
         InputError: nothing is.
     """
-    entries = dict(registry)
-    if ignore_case and name not in entries:
-        name = next((known for known in entries if known.lower() == name.lower()), name)
-    if name not in entries:
-        raise InputError(f"{key} {unknown_name(name, entries)}")
-    return entries[name]
+    if name not in registry:
+        known = [entry for entry, _ in registry]
+        alike = [entry for entry in known if entry.lower() == name.lower()] if ignore_case else []
+        if not alike:
+            raise InputError(f"{key} {unknown_name(name, known)}")
+        name = alike[0]
+    return registry.get(name)
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:

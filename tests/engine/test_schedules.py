@@ -106,7 +106,10 @@ def test_a_restored_schedule_continues_with_the_base_rate_configured_now():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"LR_SCHEDULER_NAME": "OneCycle"}, "SOLVER.LR_SCHEDULER_NAME 'OneCycle' is unknown; known: WarmupCosineLR"),
+        (
+            {"LR_SCHEDULER_NAME": "WarmupPolyLr"},
+            "'WarmupPolyLr' is unknown; did you mean WarmupPolyLR.; known",
+        ),
         ({"WARMUP_METHOD": "exp"}, "SOLVER.WARMUP_METHOD: 'exp' is not known"),
         (
             {"LR_SCHEDULER_NAME": "WarmupMultiStepLR", "STEPS": (9, 3)},
