@@ -82,7 +82,7 @@ def add_shard(parser: CommandLine) -> None:
         "--shard",
         default="",
         metavar="I/N",
-        help="test the I-th of N parts of the test set, 1/N to N/N; semantic task",
+        help="test the I-th of N parts of the test set, 1/N to N/N",
     )
 
 

@@ -109,7 +109,7 @@ def evaluate_only(cfg, args: argparse.Namespace) -> dict:
     shard = Shard.parse(args.shard) if args.shard else None
     check_evaluation(cfg)
     if shard:
-        check_shards(cfg)
+        check_shards()
     model = Trainer.build_model(cfg)
     checkpointer = Trainer.build_checkpointer(cfg, model, trust=args.trust_checkpoint)
     resuming = args.resume and checkpointer.has_checkpoint()

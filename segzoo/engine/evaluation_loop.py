@@ -4,7 +4,7 @@ import datetime
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from segzoo.checkpoint.download import file_hash, local_file
 from segzoo.data import build_test_loader, reading_facts
 from segzoo.data.handover import ended_workers_explained
 from segzoo.evaluation import (
+    BackgroundEvaluator,
     EvaluationOptions,
     build_evaluator,
     find_evaluators,
@@ -91,7 +92,14 @@ def check_best_metric(cfg: CfgNode) -> None:
         )
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: int | None = None) -> dict:
+def evaluate(
+    cfg: CfgNode,
+    model: nn.Module,
+    *,
+    weights: str = "",
+    iteration: int | None = None,
+    evaluators: Callable[[CfgNode, str], DatasetEvaluators] | None = None,
+) -> dict:
     """Evaluates `model` on every dataset of DATASETS.TEST and writes OUTPUT_DIR/inference/results.json.
 
     Every process has to call it. Modules are in eval mode meanwhile and then as they were.
@@ -101,6 +109,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
             TEST.AUG) says.
         weights: path or URL of what the model has loaded, for the protocol; "" if from no file.
         iteration: of the training in OUTPUT_DIR that the model is in, for the protocol; instead of `weights`.
+        evaluators: in place of `build_evaluators`.
 
     Returns:
         In the main process {task: {metric: value}}, or {dataset: {task: {metric: value}}} for several
@@ -109,11 +118,12 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
     Raises:
         InputError: a dataset cannot be scored for a task of TEST.TASKS, or its labels are wrong.
     """
-    results, images, speed, skipped, reading = {}, {}, {}, {}, {}
+    results, images, speed, skipped, reading, scored_by = {}, {}, {}, {}, {}, {}
     for name in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, name)
         reading[name] = reading_facts(loader.dataset.records[0], cfg.INPUT.IMAGE_RANGE)
-        evaluator = build_evaluators(cfg, name)
+        evaluator = (evaluators or build_evaluators)(cfg, name)
+        scored_by[name] = evaluator_protocols(evaluator._evaluators)
         tested = tested_model(cfg, model, name)
         with label_maps(tested), ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
             results[name], images[name], speed[name] = run_inference(tested, loader, evaluator)
@@ -126,6 +136,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, *, weights: str = "", iteration: in
     facts |= {
         "datasets": images,
         "image_reading": reading,
+        "evaluators": scored_by,
         **speed_facts(speed),
         **skipped_facts(skipped, images),
     }
@@ -169,7 +180,29 @@ def run_inference(
         seconds per image that this process spent on "data", "compute" and "scoring".
     """
     evaluator.reset()
-    stopwatch = Stopwatch()
+    stopwatch, started = Stopwatch(), time.perf_counter()
+    done = feed(model, loader, evaluator, stopwatch)
+    with given_up_on_error(evaluator):
+        check_some_left(loader, done)
+        results = evaluator.evaluate() or {}
+    stopwatch.lap("scoring")
+    images = sum(comm.all_gather(done))
+    taken = time.perf_counter() - started
+    speed = {part: spent / max(done, 1) for part, spent in stopwatch.seconds.items()}
+    logger.info(
+        "Evaluated %d images in %s, %.4g images/s: %s of the wall time",
+        images,
+        datetime.timedelta(seconds=int(taken)),
+        images / max(taken, 1e-9),
+        ", ".join(f"{part} {percent:.1f} %" for part, percent in shares(speed).items()),
+    )
+    return results, images, speed
+
+
+def feed(
+    model: nn.Module, loader: Iterable[list[dict]], evaluator: DatasetEvaluator, stopwatch: Stopwatch
+) -> int:
+    """Do the loop of `run_inference`, up to the last batch; returns the number of this process's images."""
     done, shown, batches = 0, time.perf_counter(), len(loader)
     started = shown
     with given_up_on_error(evaluator), evaluation_mode(model), torch.no_grad():
@@ -191,21 +224,7 @@ def run_inference(
                 log_fields(
                     logger, [f"Evaluating {done}/{total} images", f"eta: {left}", *_split(stopwatch, done)]
                 )
-    with given_up_on_error(evaluator):
-        check_some_left(loader, done)
-        results = evaluator.evaluate() or {}
-    stopwatch.lap("scoring")
-    images = sum(comm.all_gather(done))
-    taken = time.perf_counter() - started
-    speed = {part: spent / max(done, 1) for part, spent in stopwatch.seconds.items()}
-    logger.info(
-        "Evaluated %d images in %s, %.4g images/s: %s of the wall time",
-        images,
-        datetime.timedelta(seconds=int(taken)),
-        images / max(taken, 1e-9),
-        ", ".join(f"{part} {percent:.1f} %" for part, percent in shares(speed).items()),
-    )
-    return results, images, speed
+    return done
 
 
 def shares(speed: Mapping[str, float]) -> dict[str, float]:
@@ -316,6 +335,15 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
     )
     folder = dataset_folder(cfg, dataset_name)
     return build_evaluator(dataset_name, cfg.TEST.TASKS, folder, options, names=cfg.TEST.EVALUATORS)
+
+
+def evaluator_protocols(evaluators: Iterable[DatasetEvaluator]) -> dict[str, dict]:
+    """Return {key of the result: what can change its numbers} of those evaluators that say so."""
+    return {
+        one.task_key: dict(one.protocol())
+        for one in evaluators
+        if isinstance(one, BackgroundEvaluator) and one.protocol()
+    }
 
 
 def instance_classes(cfg: CfgNode) -> list[str]:

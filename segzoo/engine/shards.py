@@ -1,35 +1,33 @@
-"""Testing in shards: independent jobs score a part of the test set each, can be killed, and are merged.
+"""Evaluation in shards: independent jobs score a part of the test set each, can be killed, and are merged.
 
-A shard keeps what it has scored in OUTPUT_DIR/inference/shards/<dataset>/<i>_of_<n>.json: a confusion matrix
-and the images in it. Started again, it goes on after them. The job that finds all shards complete writes the
-results that a single job would have written.
+A shard keeps what it has scored in the folder OUTPUT_DIR/inference/shards/<dataset>/<i>_of_<n>: what its
+evaluators would send to the main process (`BackgroundEvaluator.partial`). Started again, it goes on after it.
+The job that finds all shards complete merges the parts as those of several processes, and writes the results
+that a single job would have written.
 """
 
 import json
 import logging
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
 
 from segzoo.data import build_test_loader, reading_facts
-from segzoo.evaluation import SemanticEvaluator
+from segzoo.data.handover import ended_workers_explained
+from segzoo.evaluation import BackgroundEvaluator
 from segzoo.utils.errors import InputError
-from segzoo.utils.files import write_text
 
 from .evaluation_loop import (
     build_evaluators,
-    evaluation_mode,
-    given_up_on_error,
+    evaluator_protocols,
+    feed,
     inference_folder,
+    label_maps,
     protocol_facts,
     report,
     resizing_facts,
@@ -37,97 +35,54 @@ from .evaluation_loop import (
     tested_model,
 )
 from .progress import Stopwatch
+from .shard_files import Part, Shard, ShardFiles
 from .skipped_files import skipped_facts
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "shards"
+
+class _Saver(DatasetEvaluator):
+    """Hands images to the evaluators, and every `period` images moves what they have scored to a file."""
+
+    def __init__(
+        self,
+        evaluators: list[BackgroundEvaluator],
+        write: Callable[[Part], None],
+        facts: dict[str, Any],
+        period: int,
+    ):
+        self.stopwatch = Stopwatch()
+        self._evaluators, self._write, self._facts, self._period = evaluators, write, facts, period
+        self._images: list[str] = []
+        self._counted: dict[str, float] = {}
+
+    def reset(self) -> None:
+        for one in self._evaluators:
+            one.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        for one in self._evaluators:
+            one.process(inputs, outputs)
+        self._images += [entry["file_name"] for entry in inputs]
+        if len(self._images) >= self._period:
+            self.save({})
+
+    def save(self, skipped: Mapping[str, str]) -> None:
+        """Save what has been scored since the last time, and forget it."""
+        if not self._images and not skipped:
+            return
+        for one in self._evaluators:
+            one.flush()
+        self.stopwatch.lap("scoring")
+        seconds = {part: spent - self._counted.get(part, 0) for part, spent in self.stopwatch.seconds.items()}
+        scored = {one.task_key: one.partial() for one in self._evaluators}
+        self._write(Part(self._facts, self._images, dict(skipped), seconds, scored))
+        self._images, self._counted = [], dict(self.stopwatch.seconds)
+        self.reset()
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The `index`-th of `count` parts of a test set, counted from 1."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Reads "i/n".
-
-        Raises:
-            InputError: not of that form, or not 1 <= i <= n.
-        """
-        match = re.fullmatch(r"(\d+)/(\d+)", text)
-        if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise InputError(f"--shard {text}: expected i/n with 1 <= i <= n, such as 1/4, 2/4, 3/4 and 4/4")
-        return cls(int(match[1]), int(match[2]))
-
-    def part(self, records: Sequence[Mapping]) -> list[Mapping]:
-        """A run of consecutive records; the shards' parts are equally long, but for one record."""
-        bounds = [len(records) * index // self.count for index in (self.index - 1, self.index)]
-        return list(records[slice(*bounds)])
-
-
-@dataclass
-class ShardState:
-    """What a shard has scored so far.
-
-    Attributes:
-        facts: how; a shard goes on, and is merged, only where they agree.
-        total: images of the shard.
-        matrix: (K + 1, K + 1) int64, the confusion matrix of `SemanticEvaluator`.
-        images: file names, in order.
-        skipped: {file name: what is wrong} of those that DATALOADER.ON_ERROR skip passed over.
-        seconds: spent on "data", "compute" and "scoring".
-    """
-
-    facts: dict[str, Any]
-    total: int
-    matrix: np.ndarray
-    images: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def complete(self) -> bool:
-        return len(self.images) + len(self.skipped) == self.total
-
-    def save(self, path: Path) -> None:
-        rows, columns = np.nonzero(self.matrix)
-        entries = np.stack([rows, columns, self.matrix[rows, columns]], 1).tolist()
-        document = {
-            "facts": self.facts,
-            "total": self.total,
-            "classes": len(self.matrix) - 1,
-            "seconds": self.seconds,
-            "images": self.images,
-            "skipped": self.skipped,
-            "matrix": entries,
-        }
-        write_text(path, json.dumps(document))
-
-    @classmethod
-    def load(cls, path: Path) -> "ShardState":
-        """Raises InputError for a file that is not one of these."""
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            matrix = np.zeros((document["classes"] + 1,) * 2, np.int64)
-            for row, column, count in document["matrix"]:
-                matrix[row, column] = count
-            keys = ("images", "skipped", "seconds")
-            return cls(document["facts"], document["total"], matrix, **{key: document[key] for key in keys})
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise InputError(f"{path}: not the state of a shard ({error}); delete it") from None
-
-
-def check_shards(cfg: CfgNode) -> None:
-    """Raises InputError where a test cannot be split into shards."""
-    if tuple(cfg.TEST.TASKS) != ("semantic",):
-        raise InputError(
-            f"--shard supports the semantic task only, but TEST.TASKS is {tuple(cfg.TEST.TASKS)}; set "
-            "TEST.TASKS \"('semantic',)\", or use --num-gpus, which splits every task"
-        )
+def check_shards() -> None:
+    """Raise InputError where a test cannot be split into shards."""
     if comm.get_world_size() > 1:
         raise InputError(
             f"--shard runs in one process, found {comm.get_world_size()}; start a shard for each GPU, "
@@ -135,144 +90,123 @@ def check_shards(cfg: CfgNode) -> None:
         )
 
 
-def evaluate_shard(cfg: CfgNode, model: nn.Module, shard: Shard, *, weights: str = "") -> dict:
-    """Scores one shard of every dataset of DATASETS.TEST, going on where it was interrupted.
+def evaluate_shard(
+    cfg: CfgNode,
+    model: nn.Module,
+    shard: Shard,
+    *,
+    weights: str = "",
+    evaluators: Callable[[CfgNode, str], DatasetEvaluators] | None = None,
+) -> dict:
+    """Score one shard of every dataset of DATASETS.TEST, going on where it was interrupted.
 
     Args:
-        model: as for `evaluate`.
+        model, evaluators: as for `evaluate`.
         weights: path or URL of what the model has loaded.
 
     Returns:
         What `evaluate` returns once all shards are complete, and {} before.
 
     Raises:
-        InputError: as `evaluate`; tasks other than semantic; several processes; or OUTPUT_DIR holds shards of
-            another test.
+        InputError: as `evaluate`; several processes; or OUTPUT_DIR holds shards of another test.
     """
-    check_shards(cfg)
-    facts = json.loads(json.dumps(protocol_facts(cfg, weights, None)))
-    states = {}
+    check_shards()
+    facts = protocol_facts(cfg, weights, None)
+    scored_by, results, images, skipped, speed = {}, {}, {}, {}, {}
     for name in cfg.DATASETS.TEST:
-        _run(cfg, model, shard, name, facts)
-        states[name] = _complete_states(cfg, shard, name, facts)
-    if not all(states.values()):
+        built = _background((evaluators or build_evaluators)(cfg, name))
+        scored_by[name] = evaluator_protocols(built)
+        how = {**facts, "evaluators": scored_by[name], "save_predictions": cfg.TEST.SAVE_PREDICTIONS}
+        modules = {Part.__module__, *(type(one).__module__ for one in built)}
+        files = ShardFiles(inference_folder(cfg) / "shards" / name, json.loads(json.dumps(how)), modules)
+        _score(cfg, model, shard, name, built, files)
+        shards = _complete_shards(shard.count, name, files)
+        if shards:
+            results[name] = _merge(built, files, shards)
+            images[name] = built[0].image_count
+            skipped[name], speed[name] = _totals(files, shards, images[name])
+    if len(results) < len(cfg.DATASETS.TEST):
         return {}
-    results, images, speed, skipped = {}, {}, {}, {}
-    for name, parts in states.items():
-        evaluator = _evaluator(cfg, name)
-        tables = [(state.matrix, [(image, []) for image in state.images]) for state in parts]
-        results[name] = {evaluator.task_key: evaluator.summarize(evaluator.merge(tables))}
-        images[name] = evaluator.image_count
-        skipped[name] = {file: message for state in parts for file, message in state.skipped.items()}
-        if not images[name]:
-            raise InputError(f"{name}: none of its images can be used; {next(iter(skipped[name].values()))}")
-        speed[name] = {
-            key: sum(state.seconds.get(key, 0.0) for state in parts) / images[name]
-            for key in ("data", "compute", "scoring")
-        }
-    # Not a fact of the shards, so that those begun before it was recorded go on.
     facts |= resizing_facts(cfg, model)
     facts["image_reading"] = {
-        name: reading_facts(DatasetCatalog.get(name)[0], cfg.INPUT.IMAGE_RANGE) for name in states
+        name: reading_facts(DatasetCatalog.get(name)[0], cfg.INPUT.IMAGE_RANGE) for name in results
     }
+    facts["evaluators"] = scored_by
     facts = {**facts, "datasets": images, **speed_facts(speed), **skipped_facts(skipped, images)}
     return report(cfg, results, facts)
 
 
-def _run(cfg: CfgNode, model: nn.Module, shard: Shard, name: str, facts: dict) -> None:
-    """Scores what is left of a shard of a dataset."""
-    records = shard.part(DatasetCatalog.get(name))
-    evaluator = _evaluator(cfg, name)
-    path = _path(cfg, shard, name)
-    state = ShardState(facts, len(records), np.zeros_like(evaluator.confusion_matrix))
-    if path.exists():
-        state = ShardState.load(path)
-        _check_facts(path, state.facts, facts)
-        done = {*state.images, *state.skipped}
-        if state.total != len(records) or not done <= {record["file_name"] for record in records}:
-            raise InputError(f"{path}: was made with other images of {name}; delete {path.parent}")
-        records = [record for record in records if record["file_name"] not in done]
-    logger.info(
-        "Shard %d/%d of %s: %d of %d images are done",
-        shard.index,
-        shard.count,
-        name,
-        len(state.images),
-        state.total,
-    )
-    state.save(path)
-    tested = tested_model(cfg, model, name)
-    period = max(cfg.TEST.SHARD_PERIOD, 1)
-    if not records:
-        return
-    stopwatch, before, unsaved = Stopwatch(), dict(state.seconds), 0
-    with given_up_on_error(evaluator), evaluation_mode(tested), torch.no_grad():
-        loader = build_test_loader(cfg, name, dataset=records)
-        for inputs in loader:
-            stopwatch.lap("data")
-            outputs = tested(inputs)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            stopwatch.lap("compute")
-            evaluator.process(inputs, outputs)
-            stopwatch.lap("scoring")
-            unsaved += len(inputs)
-            if unsaved >= period:
-                _keep(evaluator, state, stopwatch, before, path)
-                unsaved = 0
-    state.skipped |= loader.skipped_images
-    if unsaved or loader.skipped_images:
-        _keep(evaluator, state, stopwatch, before, path)
-
-
-def _keep(
-    evaluator: SemanticEvaluator,
-    state: ShardState,
-    stopwatch: Stopwatch,
-    before: Mapping[str, float],
-    path: Path,
-) -> None:
-    """Moves what the evaluator has scored to the state, and saves that."""
-    evaluator.flush()
-    state.matrix += evaluator.confusion_matrix
-    state.images += [file_name for file_name, _ in evaluator.records]
-    evaluator.confusion_matrix[:] = 0
-    evaluator.records.clear()
-    stopwatch.lap("scoring")
-    state.seconds = {key: before.get(key, 0.0) + spent for key, spent in stopwatch.seconds.items()}
-    state.save(path)
-    logger.info("%s: %d of %d images are done", path.stem, len(state.images), state.total)
-
-
-def _complete_states(cfg: CfgNode, shard: Shard, name: str, facts: dict) -> list[ShardState]:
-    """The states of all shards of a dataset; [] while any is missing or unfinished."""
-    states, open_shards = [], []
-    for index in range(1, shard.count + 1):
-        path = _path(cfg, Shard(index, shard.count), name)
-        state = ShardState.load(path) if path.exists() else None
-        if state is None or not state.complete:
-            open_shards.append(f"{index}/{shard.count}")
-            continue
-        _check_facts(path, state.facts, facts)
-        states.append(state)
-    if open_shards:
-        logger.info("Not yet complete on %s: shards %s", name, ", ".join(open_shards))
-        return []
-    return states
-
-
-def _check_facts(path: Path, found: Mapping, expected: Mapping) -> None:
-    for key in expected:
-        if found.get(key) != expected[key]:
+def _background(evaluators: DatasetEvaluators) -> list[BackgroundEvaluator]:
+    for one in evaluators._evaluators:
+        if not isinstance(one, BackgroundEvaluator):
             raise InputError(
-                f"{path}: was made with {key} {json.dumps(found.get(key))}, now it is "
-                f"{json.dumps(expected[key])}; delete the folder to test anew, or choose another OUTPUT_DIR"
+                f"--shard: {type(one).__name__} has no `partial` and `merge`; make it a subclass of "
+                "BackgroundEvaluator, or use --num-gpus, which splits every test"
             )
+    return list(evaluators._evaluators)
 
 
-def _evaluator(cfg: CfgNode, name: str) -> SemanticEvaluator:
-    return build_evaluators(cfg, name)._evaluators[0]
+def _score(
+    cfg: CfgNode,
+    model: nn.Module,
+    shard: Shard,
+    name: str,
+    evaluators: list[BackgroundEvaluator],
+    files: ShardFiles,
+) -> None:
+    """Score what is left of a shard of a dataset."""
+    records, done = shard.part(DatasetCatalog.get(name)), files.done(shard)
+    positions = {record["file_name"]: index for index, record in enumerate(records)}
+    if not done <= positions.keys():
+        raise InputError(f"{files.path(shard)}: was made with other images of {name}; delete {files.folder}")
+    old = files.path(shard).with_suffix(".json")
+    if old.exists() and not done:
+        logger.warning("%s is of an earlier version and is not read: the shard begins anew", old)
+    logger.info("Shard %s of %s: %d of %d images are done", shard, name, len(done), len(records))
+    left = [record for record in records if record["file_name"] not in done]
+    if not left:
+        return
+
+    def write(part: Part) -> None:
+        files.write(shard, min(positions[name] for name in (*part.images, *part.skipped)), part)
+
+    saver = _Saver(evaluators, write, files.facts, max(cfg.TEST.SHARD_PERIOD, 1))
+    tested = tested_model(cfg, model, name)
+    loader = build_test_loader(cfg, name, dataset=left)
+    with label_maps(tested), ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
+        feed(tested, loader, saver, saver.stopwatch)
+        saver.save(loader.skipped_images)
 
 
-def _path(cfg: CfgNode, shard: Shard, name: str) -> Path:
-    return Path(inference_folder(cfg), FOLDER, name, f"{shard.index}_of_{shard.count}.json")
+def _complete_shards(count: int, name: str, files: ShardFiles) -> list[Shard]:
+    """Return all shards of a dataset, or [] while any is unfinished."""
+    shards = [Shard(index, count) for index in range(1, count + 1)]
+    records = DatasetCatalog.get(name)
+    unfinished = [
+        one for one in shards if files.done(one) != {record["file_name"] for record in one.part(records)}
+    ]
+    if unfinished:
+        logger.info("Not yet complete on %s: shards %s", name, ", ".join(map(str, unfinished)))
+    return [] if unfinished else shards
+
+
+def _merge(evaluators: list[BackgroundEvaluator], files: ShardFiles, shards: list[Shard]) -> dict[str, dict]:
+    """Return what `evaluate` of the evaluators returns, {task_key: {metric: value}}."""
+    results = {}
+    for one in evaluators:
+        # Each goes through the files by itself: the parts of all would need much memory.
+        merged = one.merge(part.scored[one.task_key] for part in files.read(*shards))
+        if not one.image_count:
+            message = next(file for part in files.read(*shards) for file in part.skipped.values())
+            raise InputError(f"{one.dataset_name}: none of its images can be used; {message}")
+        results[one.task_key] = one.summarize(merged)
+    return results
+
+
+def _totals(files: ShardFiles, shards: list[Shard], images: int) -> tuple[dict[str, str], dict[str, float]]:
+    """Return the images that were skipped and why, and the seconds per image, of all shards."""
+    skipped, seconds = {}, dict.fromkeys(("data", "compute", "scoring"), 0.0)
+    for part in files.read(*shards):
+        skipped |= part.skipped
+        seconds = {key: spent + part.seconds.get(key, 0.0) for key, spent in seconds.items()}
+    return skipped, {key: spent / images for key, spent in seconds.items()}

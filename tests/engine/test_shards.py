@@ -1,14 +1,17 @@
 """Testing in shards gives the numbers of one run, however often interrupted; protocols in evaluation."""
 
 import json
+import pickle
 import runpy
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from torch import nn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -17,6 +20,7 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 import train_net  # noqa: E402  it stands in tools/
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.modeling import META_ARCH_REGISTRY  # noqa: E402
+from detectron2.structures import Instances  # noqa: E402
 
 from segzoo.cli.train import build_parser  # noqa: E402
 from segzoo.engine import evaluate  # noqa: E402
@@ -153,24 +157,111 @@ def test_shards_of_another_test_are_not_mixed_in(shapes, tmp_path):
     evaluate_shard(cfg, model, Shard(1, 2))
     cfg, model = job(shapes, tmp_path, "TEST.PROTOCOL", "gluon_testval")
     for index in (1, 2):
-        with pytest.raises(InputError, match=r"1_of_2.json: was made with preset \"\", now it is"):
+        with pytest.raises(InputError, match=r"\.part: was made with preset \"\", now it is"):
             evaluate_shard(cfg, model, Shard(index, 2))
 
 
-def test_a_damaged_state_is_named(shapes, tmp_path):
+@pytest.mark.parametrize("data", [b"{", zlib.compress(b"\x80"), zlib.compress(pickle.dumps(runpy.run_path))])
+def test_a_damaged_part_is_named_and_its_images_are_scored_again_without_it(shapes, tmp_path, data):
     cfg, model = job(shapes, tmp_path)
-    path = tmp_path / "inference/shards/shapes_val/1_of_1.json"
-    path.parent.mkdir(parents=True)
-    path.write_text('{"facts": ')
-    with pytest.raises(InputError, match=r"1_of_1\.json: not the state of a shard"):
+    whole = evaluate_shard(cfg, model, Shard(1, 1))
+    path = min((tmp_path / "inference/shards/shapes_val/1_of_1").glob("*.part"))
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"1_of_1/{path.name}: not a part of a shard .*; delete it"):
         evaluate_shard(cfg, model, Shard(1, 1))
+    path.unlink()
+    model.seen = 0
+    assert evaluate_shard(cfg, model, Shard(1, 1)) == whole
+    assert model.seen in (1, 2)  # the last part has one image
 
 
-def test_shards_are_for_the_semantic_task(shapes, tmp_path):
+def test_a_shard_of_before_is_told_of_and_begins_anew(shapes, tmp_path, caplog):
     cfg, model = job(shapes, tmp_path)
-    cfg.TEST.TASKS = ("semantic", "panoptic")
-    with pytest.raises(InputError, match="--shard supports the semantic task only"):
-        evaluate_shard(cfg, model, Shard(1, 1))
+    folder = tmp_path / "inference/shards/shapes_val"
+    folder.mkdir(parents=True)
+    (folder / "1_of_1.json").write_text('{"facts": {}, "total": 11}')
+    assert evaluate_shard(cfg, model, Shard(1, 1))
+    assert "1_of_1.json is of an earlier version and is not read" in caplog.text
+    assert model.seen == IMAGES
+
+
+class Components(nn.Module):
+    """Answers all tasks with connected parts of like brightness; stops before image `fail_at`."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.fail_at = 0, None
+
+    def forward(self, batched_inputs):
+        return [self.answer(inputs) for inputs in batched_inputs]
+
+    def answer(self, inputs):
+        if self.seen == self.fail_at:
+            raise KeyboardInterrupt
+        self.seen += 1
+        gray = inputs["image"].float().mean(0).numpy()
+        shades = (gray // 52).astype(np.int64)
+        ids = np.zeros(gray.shape, np.int32)
+        for shade in np.unique(shades):
+            parts, _ = ndimage.label(shades == shade)
+            ids += np.where(parts > 0, parts + ids.max(), 0).astype(np.int32)
+        kept = [number for number, count in enumerate(np.bincount(ids.ravel())) if count > 20]
+        ids[~np.isin(ids, kept)] = 0
+        segments = [
+            {"id": number, "category_id": number % 11, "isthing": True, "score": (number % 7 + 1) / 7}
+            for number in kept
+            if number
+        ]
+        masks = np.stack([ids == one["id"] for one in segments])
+        instances = Instances(gray.shape, pred_masks=torch.from_numpy(masks))
+        instances.scores = torch.tensor([one["score"] for one in segments])
+        instances.pred_classes = torch.tensor([one["category_id"] % 6 for one in segments])
+        return {
+            "sem_seg_labels": torch.from_numpy(ids.astype(np.uint8) % 11),
+            "panoptic_seg": (torch.from_numpy(ids), segments),
+            "entity_seg": (torch.from_numpy(ids), segments),
+            "instances": instances,
+        }
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_all_tasks_are_merged_to_the_bit(shapes, tmp_path, saves):
+    tasks = ["TEST.TASKS", '("semantic", "panoptic", "entity", "instance")']
+    tasks += ["TASK", "panoptic", "TEST.SAVE_PREDICTIONS", str(saves)]
+    cfg, _ = job(shapes, tmp_path / "whole", *tasks)
+    whole = evaluate(cfg, Components())
+    assert set(whole) == {"sem_seg", "panoptic_seg", "entity_seg", "segm"}
+    assert min(whole["panoptic_seg"]["PQ"], whole["entity_seg"]["AP"], whole["segm"]["AP50"]) > 0
+    for index, fail_at in ((3, None), (1, 2), (2, None), (1, None)):
+        cfg, _ = job(shapes, tmp_path / "sharded", *tasks)
+        model = Components()
+        model.fail_at = fail_at
+        if fail_at is None:
+            found = evaluate_shard(cfg, model, Shard(index, 3))
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                evaluate_shard(cfg, model, Shard(index, 3))
+    assert model.seen == 1  # of three images two were kept
+    assert repr(found) == repr(dict(whole))  # repr: NaN equals NaN, floats to the bit
+    assert outcome(tmp_path / "sharded") == outcome(tmp_path / "whole")
+    written = [
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file() and path.suffix != ".part" and path.name not in ("results.json", "log.txt")
+        }
+        for name in ("whole", "sharded")
+    ]
+    assert written[0] == written[1]
+    assert (Path("inference/predictions.json") in written[0]) == saves
+
+
+def test_shards_with_and_without_predictions_are_not_mixed(shapes, tmp_path):
+    cfg, model = job(shapes, tmp_path)
+    evaluate_shard(cfg, model, Shard(1, 2))
+    cfg, model = job(shapes, tmp_path, "TEST.SAVE_PREDICTIONS", "True")
+    with pytest.raises(InputError, match="was made with save_predictions false, now it is true"):
+        evaluate_shard(cfg, model, Shard(2, 2))
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4"])
