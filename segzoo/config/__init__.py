@@ -1,21 +1,26 @@
 """Configuration: the keys, how files and overrides become one configuration, and what values are allowed."""
 
-from .extensions import register_config
-from .rule_types import (
-    AMOUNT,
-    AMOUNT_OR_NONE,
-    BELOW_1,
-    COUNT,
-    COUNTS,
-    ODD,
-    POSITIVE,
-    POSITIVE_RANGE,
-    RANGE,
-    SHARE,
-    Rule,
-    at_least,
-    one_of,
-)
+from typing import TYPE_CHECKING
+
+from segzoo.utils.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from .extensions import register_config
+    from .rule_types import (
+        AMOUNT,
+        AMOUNT_OR_NONE,
+        BELOW_1,
+        COUNT,
+        COUNTS,
+        ODD,
+        POSITIVE,
+        POSITIVE_RANGE,
+        RANGE,
+        SHARE,
+        Rule,
+        at_least,
+        one_of,
+    )
 
 __all__ = [
     "AMOUNT",
@@ -33,3 +38,4 @@ __all__ = [
     "one_of",
     "register_config",
 ]
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -1,19 +1,12 @@
-"""Configuration files: where they are, and reading one with its `_BASE_` files."""
+"""Configuration files: where they are, and their names."""
 
-import io
 import os
 from pathlib import Path
-from typing import Any
-
-import yaml
-from detectron2.config import CfgNode
-from detectron2.utils.file_io import PathManager
 
 import segzoo
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import is_same_file, user_path
 from segzoo.utils.text import did_you_mean
-from segzoo.utils.text_files import decode_text, read_text
 
 
 def config_root() -> Path:
@@ -50,40 +43,3 @@ def zoo_name(path: str | Path) -> str:
     name = "/".join(Path(path).parts[-3:]).removesuffix(".yaml")
     ours, given = config_root() / f"{name}.yaml", user_path(path)
     return name if ours.is_file() and (not given.is_file() or is_same_file(given, ours)) else str(path)
-
-
-class _FileReader(CfgNode):
-    """Reads files in any encoding that they may have, and those that a link leads to with their own bases."""
-
-    @classmethod
-    def _open_cfg(cls, filename: str) -> Any:
-        with PathManager.open(filename, "rb") as file:
-            return io.StringIO(decode_text(file.read()))
-
-    @classmethod
-    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        try:
-            return super().load_yaml_with_base(filename, allow_unsafe)
-        except FileNotFoundError:
-            # Bases are relative to the link, else to the file that it leads to.
-            if not os.path.islink(filename):
-                raise
-            return cls.load_yaml_with_base(os.path.realpath(filename), allow_unsafe)
-
-
-def read_with_bases(file: Path) -> dict[str, Any]:
-    """The keys and values of a configuration file and its `_BASE_` files, not yet checked."""
-    return _FileReader.load_yaml_with_base(str(file))
-
-
-def in_circle(file: Path, above: tuple[Path, ...] = ()) -> Path | None:
-    """A file that is among its own bases."""
-    if file in above:
-        return file
-    bases = yaml.safe_load(read_text(file)).get("_BASE_", [])
-    folder = file.parent
-    circles = (
-        in_circle((folder / user_path(base)).resolve(), (*above, file))
-        for base in ([bases] if isinstance(bases, str) else bases)
-    )
-    return next(filter(None, circles), None)

@@ -11,9 +11,10 @@ from detectron2.config import CfgNode, get_cfg
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
+from .bases import in_circle, read_with_bases
 from .defaults import add_segzoo_config
 from .extensions import add_registered_config, import_extensions
-from .files import find_config, in_circle, read_with_bases
+from .files import find_config
 from .keys import flatten
 from .paths import expand_homes
 from .rules import check_values, may_be_none

@@ -1,8 +1,15 @@
 """The model zoo: from a name to a configuration, a model, its official weights and its published numbers."""
 
-from .api import get, get_config, list_models, load_config
-from .records import Published, WeightsInfo
-from .registry import official_weights
+from typing import TYPE_CHECKING
+
+from segzoo.utils.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from .api import get
+    from .configs import get_config, load_config
+    from .names import list_models
+    from .records import Published, WeightsInfo
+    from .registry import official_weights
 
 __all__ = [
     "Published",
@@ -13,3 +20,4 @@ __all__ = [
     "load_config",
     "official_weights",
 ]
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -1,73 +1,18 @@
-"""Names of configurations, and models built from them."""
+"""Models of the zoo."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
 from segzoo.checkpoint import load_checkpoint, local_file
 from segzoo.checkpoint.download import file_hash
-from segzoo.config.files import config_root
-from segzoo.config.load import read_config
-from segzoo.data.dataset_config import complete_config
 from segzoo.utils.errors import InputError
 
+from .configs import get_config
 from .records import WeightsInfo
 from .registry import official_weights
-
-
-def list_models(task: str | None = None, dataset: str | None = None, method: str | None = None) -> list[str]:
-    """Names of the zoo's configurations, sorted: paths below `configs/` without `.yaml`.
-
-    Args:
-        task: semantic | panoptic | entity | instance.
-        dataset: as in the path: ade20k, coco, camvid, ...
-        method: as the file name starts: maskformer, pspnet, pspnet_jpu, ...
-    """
-    names = []
-    root = config_root()
-    for file in root.rglob("*.yaml"):
-        name = file.relative_to(root).with_suffix("").as_posix()
-        parts = name.split("/")
-        if parts[0] == "_base_" or len(parts) != 3:
-            continue
-        if (
-            task in (None, parts[0])
-            and dataset in (None, parts[1])
-            and (method is None or f"{parts[2]}_".startswith(f"{method}_"))
-        ):
-            names.append(name)
-    return sorted(names)
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Read a configuration file and complete it.
-
-    Args:
-        path: a YAML file, or a name below `configs/` without `.yaml`: `semantic/camvid/maskformer_r18`.
-        overrides: alternating keys and values, as on a command line: `["SOLVER.MAX_ITER", "10"]`.
-
-    Returns:
-        The configuration, with the datasets of `DATASETS.FILES` registered and the values that follow from
-        the dataset filled in. It is not frozen.
-
-    Raises:
-        InputError: file not found, unknown key, wrong type or value, unknown dataset, contradiction with the
-            dataset.
-    """
-    return complete_config(read_config(path, overrides))
-
-
-def get_config(name: str) -> CfgNode:
-    """The complete configuration of a model of the zoo.
-
-    Raises:
-        InputError: no such model.
-    """
-    return load_config(name)
 
 
 def get(name: str, weights: str | Path | None = None, device: str = "cpu") -> nn.Module:

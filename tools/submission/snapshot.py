@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from segzoo.config.files import read_with_bases
+from segzoo.config.bases import read_with_bases
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import user_path
 
