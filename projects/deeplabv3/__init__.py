@@ -9,6 +9,7 @@ from .config import add_deeplabv3_config
 if TYPE_CHECKING:
     from . import key_map
     from .head import ASPPHead
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = ["ASPPHead", "add_deeplabv3_config", "key_map"]
-__getattr__, __dir__ = lazy_exports(__name__)

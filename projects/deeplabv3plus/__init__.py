@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from . import key_map
     from .boundary_loss import BoundaryRelaxedCrossEntropy
     from .head import ASPPDecoderHead, VPLRHead
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = [
     "ASPPDecoderHead",
@@ -18,4 +20,3 @@ __all__ = [
     "add_deeplabv3plus_config",
     "key_map",
 ]
-__getattr__, __dir__ = lazy_exports(__name__)

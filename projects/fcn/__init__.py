@@ -6,6 +6,7 @@ from segzoo.utils.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from . import key_map
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = ["key_map"]
-__getattr__, __dir__ = lazy_exports(__name__)

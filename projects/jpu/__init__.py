@@ -9,6 +9,7 @@ from .config import add_jpu_config
 if TYPE_CHECKING:
     from . import key_map
     from .neck import JPU
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = ["JPU", "add_jpu_config", "key_map"]
-__getattr__, __dir__ = lazy_exports(__name__)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from . import key_map
     from .pixel_decoder import MSDeformAttnPixelDecoder
     from .transformer_decoder import MultiScaleMaskedTransformerDecoder
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = ["MSDeformAttnPixelDecoder", "MultiScaleMaskedTransformerDecoder", "key_map"]
-__getattr__, __dir__ = lazy_exports(__name__)

@@ -7,6 +7,7 @@ from segzoo.utils.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from . import key_map
     from .head import PerPixelBaselineHead, PerPixelBaselinePlusHead
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = ["PerPixelBaselineHead", "PerPixelBaselinePlusHead", "key_map"]
-__getattr__, __dir__ = lazy_exports(__name__)

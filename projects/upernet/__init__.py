@@ -9,6 +9,7 @@ from .config import add_upernet_config
 if TYPE_CHECKING:
     from . import key_map
     from .head import UPerNetHead
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = ["UPerNetHead", "add_upernet_config", "key_map"]
-__getattr__, __dir__ = lazy_exports(__name__)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         at_least,
         one_of,
     )
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = [
     "AMOUNT",
@@ -38,4 +40,3 @@ __all__ = [
     "one_of",
     "register_config",
 ]
-__getattr__, __dir__ = lazy_exports(__name__)

@@ -1,15 +1,25 @@
 """Datasets as YAML files, and the way from their files to a model's input."""
 
-from .augmentation.build import build_test_augmentations, build_train_augmentations
-from .build import build_test_loader, build_train_loader
-from .class_facts import register_described
-from .dataset_file import DatasetFile, read_dataset_file
-from .dataset_range import training_range
-from .images import load_image, read_image, reading_facts, rgb_pixels
-from .label_reader import LabelReader
-from .mapper import SegmentationMapper
-from .pixel_range import PixelRange
+from typing import TYPE_CHECKING
+
+from segzoo.utils.import_hooks import after_import
+from segzoo.utils.lazy_exports import lazy_exports
+
+# Not lazily: `label_reader` is a module, too.
 from .register import label_reader, register_builtin, register_dataset_file
+
+if TYPE_CHECKING:
+    from .augmentation.build import build_test_augmentations, build_train_augmentations
+    from .build import build_test_loader, build_train_loader
+    from .class_facts import register_described
+    from .dataset_file import DatasetFile, read_dataset_file
+    from .dataset_range import training_range
+    from .images import load_image, read_image, reading_facts, rgb_pixels
+    from .label_reader import LabelReader
+    from .mapper import SegmentationMapper
+    from .pixel_range import PixelRange
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = [
     "DatasetFile",
@@ -32,4 +42,4 @@ __all__ = [
     "training_range",
 ]
 
-register_builtin()
+after_import("detectron2.data", register_builtin)

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
 from segzoo.utils.errors import InputError
 
+from . import catalogs
 from .dataset_classes import DatasetClass, generated_color
 
 # Of what a checkpoint says about its dataset, beside the classes' names, colors and isthing.
@@ -60,11 +59,7 @@ def register_described(about: Mapping[str, Any], source: str) -> str:
         DatasetClass(str(one), int(number), tuple(color), bool(thing), color_is_given=True)
         for one, number, color, thing in entries
     ]
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if name in catalog:
-            catalog.pop(name)
-    DatasetCatalog.register(name, lambda: _no_images(name))
-    MetadataCatalog.get(name).set(
+    metadata = dict(
         **class_facts(classes),
         ignore_label=about.get("ignore_label", 255),
         label_map=dict(about.get("label_map") or {}),
@@ -73,6 +68,7 @@ def register_described(about: Mapping[str, Any], source: str) -> str:
         dataset_file=about.get("dataset_file", ""),
         described_as=dataset,
     )
+    catalogs.register(name, lambda: _no_images(name), metadata)
     return name
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.structures import BoxMode
 from detectron2.utils.logger import log_first_n
 from pycocotools import mask as mask_tools
 
@@ -68,6 +67,8 @@ def instance_dicts(
     of_image = {record["image_id"]: record for record in records}
     degenerate, converted, example = 0, 0, ()
     unusable: list[_Unusable] = []
+    from detectron2.structures import BoxMode  # not above: it imports torchvision
+
     mode = BoxMode.XYWH_ABS
     for annotation in facts["annotations"]:
         get = annotation.get

@@ -1,16 +1,16 @@
 """What a configuration takes from its datasets: number of classes, ignored label, tasks they can score."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 from segzoo.utils.text import did_you_mean
 
-from .register import register_dataset_file
+from .register import dataset_metadata, register_dataset_file
 
 
 def complete_config(cfg: CfgNode) -> CfgNode:
@@ -27,10 +27,10 @@ def complete_config(cfg: CfgNode) -> CfgNode:
         _check_choice("TEST.TASKS", task, TASKS)
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
-            _check_choice(f"DATASETS.{key}", name, DatasetCatalog.list())
+            _check_dataset(f"DATASETS.{key}", name)
     name = cfg.DATASETS.CLASSES_FROM or next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), "")
     if name:
-        _check_choice("DATASETS.CLASSES_FROM", name, DatasetCatalog.list())
+        _check_dataset("DATASETS.CLASSES_FROM", name)
         _take_from_dataset(cfg, name)
         _check_datasets(cfg, name)
     return cfg
@@ -38,13 +38,14 @@ def complete_config(cfg: CfgNode) -> CfgNode:
 
 def _take_from_dataset(cfg: CfgNode, name: str) -> None:
     metadata = _segzoo_metadata(name)
-    if cfg.TASK != "semantic" and metadata.evaluator_type == "sem_seg":
+    evaluator_type, classes = metadata["evaluator_type"], metadata["classes"]
+    if cfg.TASK != "semantic" and evaluator_type == "sem_seg":
         raise InputError(
             f"TASK {cfg.TASK} needs panoptic ground truth, but {name} has semantic labels; use TASK semantic"
         )
     is_semantic = cfg.TASK == "semantic"
     has_classes = is_semantic and metadata.get("background") is not None
-    if metadata.evaluator_type == "coco_instances" and cfg.TASK != "instance" and not has_classes:
+    if evaluator_type == "coco_instances" and cfg.TASK != "instance" and not has_classes:
         file = Path(metadata.get("dataset_file", "its YAML file")).name
         background = f"add a class for what no instance covers to classes in {file} and name it there: "
         remedy = f"{background}background: NAME" if is_semantic else "make them with tools/make_panoptic.py"
@@ -53,19 +54,19 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
             f"instances; use TASK instance, or {remedy}"
         )
     head = cfg.MODEL.SEM_SEG_HEAD
-    expected = {"entity": 1, "instance": len(metadata.thing_classes)}.get(cfg.TASK, len(metadata.classes))
+    expected = {"entity": 1, "instance": len(metadata["thing_classes"])}.get(cfg.TASK, len(classes))
     if head.NUM_CLASSES not in (0, expected):
         raise InputError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES={head.NUM_CLASSES} but {name} has {expected} ({cfg.TASK}); "
             "leave the key out, or name another dataset in DATASETS.CLASSES_FROM"
         )
     head.NUM_CLASSES = expected
-    head.IGNORE_VALUE = metadata.ignore_label
+    head.IGNORE_VALUE = metadata["ignore_label"]
 
 
-def _segzoo_metadata(name: str) -> Metadata:
-    metadata = MetadataCatalog.get(name)
-    if not hasattr(metadata, "classes") or not hasattr(metadata, "evaluator_type"):
+def _segzoo_metadata(name: str) -> Mapping[str, Any]:
+    metadata = dataset_metadata(name)
+    if "classes" not in metadata or "evaluator_type" not in metadata:
         raise InputError(
             f"DATASETS: {name} is a Detectron2 dataset without the class facts segzoo needs; "
             "describe it in a YAML file and list that in DATASETS.FILES"
@@ -75,7 +76,7 @@ def _segzoo_metadata(name: str) -> Metadata:
 
 def _check_datasets(cfg: CfgNode, classes_from: str) -> None:
     """Every dataset has the classes that the model predicts, and ground truth for what is asked of it."""
-    expected = MetadataCatalog.get(classes_from)
+    expected = dataset_metadata(classes_from)
     # Entities have no class: a model that is scored for them alone may be tested on any segments.
     test = () if tuple(cfg.TEST.TASKS) == ("entity",) else cfg.DATASETS.TEST
     # Stuff is no instance: a panoptic model may be tested on the instances of its things.
@@ -91,7 +92,7 @@ def _check_datasets(cfg: CfgNode, classes_from: str) -> None:
                 )
     for name in cfg.DATASETS.TEST:
         panoptic = [task for task in cfg.TEST.TASKS if task != "semantic"]
-        if panoptic and _segzoo_metadata(name).evaluator_type == "sem_seg":
+        if panoptic and _segzoo_metadata(name)["evaluator_type"] == "sem_seg":
             raise InputError(
                 f"TEST.TASKS {panoptic[0]} needs panoptic ground truth, but {name} has semantic labels; "
                 "choose another DATASETS.TEST, or TEST.TASKS \"('semantic',)\""
@@ -103,6 +104,13 @@ def _first_difference(found: list[str], expected: list[str]) -> str:
         return f"{len(found)} instead of {len(expected)}"
     index = next(i for i, (one, other) in enumerate(zip(found, expected, strict=True)) if one != other)
     return f"class {index} is {found[index]!r} instead of {expected[index]!r}"
+
+
+def _check_dataset(key: str, name: str) -> None:
+    if not dataset_metadata(name):
+        from detectron2.data import DatasetCatalog  # its import takes longer than all the rest
+
+        _check_choice(key, name, DatasetCatalog.list())
 
 
 def _check_choice(key: str, value: str, choices: Collection[str]) -> None:

@@ -179,6 +179,11 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
     )
 
 
+def read_split_names(path: Path) -> list[str]:
+    """Return the names of the splits of a dataset YAML, of which nothing else is checked."""
+    return list(_load_yaml(path).get("splits") or ())
+
+
 def _read_choice(
     facts: Mapping[str, Any], key: str, values: tuple[str, str], layout: Layout, path: Path
 ) -> bool:

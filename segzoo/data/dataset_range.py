@@ -6,7 +6,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 
 from .dataset_file import DatasetFile, is_builtin
 from .images import has_more_than_8_bits, range_of_files
@@ -49,6 +48,8 @@ def dataset_range(dataset: DatasetFile, file_names: Sequence[str] | None = None)
 
 def training_range(names: Sequence[str]) -> tuple[float, ...]:
     """The `dataset_range`, (lowest, highest), of those datasets that have one; () where these differ."""
+    from detectron2.data import MetadataCatalog  # not above: it takes long, and configurations do without
+
     readers = [MetadataCatalog.get(name).get("label_reader") for name in names]
     ranges = [dataset_range(reader.dataset) for reader in readers if reader is not None]
     found = {tuple(one[:2]) for one in ranges if one is not None}

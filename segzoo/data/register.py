@@ -8,18 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
 from segzoo.utils.errors import InputError
 from segzoo.utils.json_values import Ids, as_whole, read_flag, shown
 from segzoo.utils.tasks import NO_GROUND_TRUTH
 from segzoo.utils.text import did_you_mean, some
 
+from . import catalogs
 from .checks import check_different
 from .class_facts import class_facts
 from .coco_instances import instance_dicts
 from .coco_json import explained_shape, read_coco_json, read_images, read_missing_sizes
-from .dataset_file import CATALOG, DatasetFile, is_builtin, read_dataset_file
+from .dataset_file import CATALOG, DatasetFile, is_builtin, read_dataset_file, read_split_names
 from .dataset_layouts import Layout
 from .dataset_range import dataset_range, forget_range
 from .encodings import VOID, InstanceIdEncoding
@@ -40,15 +39,29 @@ _registered: dict[str, Path] = {}
 def register_builtin() -> None:
     """Registers the datasets of the catalog; those that are registered already stay."""
     known = set(_registered.values())
-    for file, path in _resolved(CATALOG).items():
-        if path not in known:
+    for file in dict.fromkeys(_builtin_files().values()):
+        if file not in known:
             register_dataset_file(file)
 
 
-@cache  # every configuration that is read asks for it
-def _resolved(folder: Path) -> dict[Path, Path]:
-    """{YAML of the folder: its path without links}"""
-    return {file: file.resolve() for file in sorted(folder.glob("*.yaml"))}
+@cache
+def _builtin_files() -> dict[str, Path]:
+    """{split of a built-in dataset: its YAML, without links}"""
+    files = [file.resolve() for file in sorted(CATALOG.glob("*.yaml"))]
+    return {split: file for file in files for split in read_split_names(file)}
+
+
+def dataset_metadata(name: str) -> Mapping[str, Any]:
+    """Return what is known of a dataset, by the names that MetadataCatalog has for it.
+
+    Unlike MetadataCatalog this does without `detectron2.data` for datasets that segzoo registers.
+
+    Returns:
+        {} where no dataset is registered by this name.
+    """
+    if not catalogs.is_registered(name) and name in _builtin_files():
+        register_dataset_file(_builtin_files()[name])
+    return catalogs.find_metadata(name)
 
 
 def register_dataset_file(name: str | Path) -> list[str]:
@@ -69,18 +82,23 @@ def register_dataset_file(name: str | Path) -> list[str]:
     dataset = read_dataset_file(name)
     path = dataset.path.resolve()
     for split in dataset.splits:
-        taken_by = _registered.get(split)
+        taken_by = _registered.get(split) or _builtin_files().get(split)
         # The same file may lie elsewhere by now.
         if taken_by is not None and taken_by != path and taken_by.is_file():
             where = "is built in" if is_builtin(taken_by) else f"is registered by {taken_by}"
             raise InputError(f"{dataset.path.name}: {split!r} {where}; register under a new name")
-        if taken_by is None and split in DatasetCatalog and not is_builtin(path):
-            raise InputError(f"{dataset.path.name}: {split!r} is built in; register under a new name")
+        if taken_by is None and catalogs.is_registered(split) and not is_builtin(path):
+            raise InputError(_is_taken(dataset, split))
     forget_range(dataset)
     for split in dataset.splits:
-        _register(dataset, split)
+        is_new = split not in _registered and not is_builtin(path)
+        _register(dataset, split, taken=_is_taken(dataset, split) if is_new else "")
         _registered[split] = path
     return list(dataset.splits)
+
+
+def _is_taken(dataset: DatasetFile, split: str) -> str:
+    return f"{dataset.path.name}: {split!r} is built in; register under a new name"
 
 
 def label_reader(name: str) -> LabelReader:
@@ -89,21 +107,18 @@ def label_reader(name: str) -> LabelReader:
     Raises:
         InputError: the dataset does not come from a dataset YAML.
     """
-    if name not in _registered:
+    if name not in _registered and name not in _builtin_files():
+        known = {**_registered, **_builtin_files()}
         raise InputError(
-            f"DATASETS: {name!r} is not registered from a dataset YAML{did_you_mean(name, _registered)}; "
+            f"DATASETS: {name!r} is not registered from a dataset YAML{did_you_mean(name, known)}; "
             "describe it in one and list that in DATASETS.FILES"
         )
-    return MetadataCatalog.get(name).label_reader
+    return dataset_metadata(name)["label_reader"]
 
 
-def _register(dataset: DatasetFile, split: str) -> None:
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if split in catalog:
-            catalog.pop(split)
-    DatasetCatalog.register(split, lambda: load_split(dataset, split))
+def _register(dataset: DatasetFile, split: str, taken: str) -> None:
     reader = LabelReader(dataset, split)
-    metadata = MetadataCatalog.get(split).set(
+    metadata = dict(
         **class_facts(dataset.classes),
         ignore_label=dataset.space.ignore_label,
         background=dataset.background,
@@ -121,11 +136,12 @@ def _register(dataset: DatasetFile, split: str) -> None:
         load_sem_seg=reader.load_sem_seg,
     )
     if dataset.layouts[0].panoptic is not None:
-        metadata.load_panoptic = reader.load_panoptic
+        metadata["load_panoptic"] = reader.load_panoptic
     if dataset.layouts[0].instances is not None:
-        metadata.load_instances = reader.load_instances
+        metadata["load_instances"] = reader.load_instances
     if isinstance(dataset.layouts[0].encoding, InstanceIdEncoding):
-        metadata.load_regions = reader.load_regions
+        metadata["load_regions"] = reader.load_regions
+    catalogs.register(split, lambda: load_split(dataset, split), metadata, taken)
 
 
 def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
@@ -491,4 +507,6 @@ def _collector_paused() -> Iterator[None]:
 
 def _update_metadata(split: str, **values: Any) -> None:
     """Sets what is known once data is found; unlike Metadata.set, also when the data has moved."""
+    from detectron2.data import MetadataCatalog  # here, as in `catalogs`
+
     MetadataCatalog.get(split).__dict__.update(values)

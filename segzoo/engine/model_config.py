@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 
 from segzoo.checkpoint import local_file, read_description
 from segzoo.config.load import parse_config, read_config
 from segzoo.data import register_described
 from segzoo.data.dataset_config import complete_config
 from segzoo.data.dataset_file import find_dataset_file
+from segzoo.data.register import dataset_metadata
 from segzoo.utils.errors import InputError
 
 _KEY = "MODEL.WEIGHTS"
@@ -107,7 +107,7 @@ def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any]) 
         )
     if cfg.DATASETS.FILES:
         return
-    unknown = [name for name in cfg.DATASETS.TEST if name not in DatasetCatalog]
+    unknown = [name for name in cfg.DATASETS.TEST if not dataset_metadata(name)]
     if unknown and not cfg.IMPORTS:
         raise InputError(
             f"{weights} is tested on {unknown[0]}, which is not registered; name the file that describes it: "

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .names import list_models
     from .records import Published, WeightsInfo
     from .registry import official_weights
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = [
     "Published",
@@ -20,4 +22,3 @@ __all__ = [
     "load_config",
     "official_weights",
 ]
-__getattr__, __dir__ = lazy_exports(__name__)

@@ -9,9 +9,10 @@ Such an `__init__.py` imports them for editors and type checkers only:
     if TYPE_CHECKING:
         from . import key_map
         from .head import PSPHead
+    else:
+        __getattr__, __dir__ = lazy_exports(__name__)
 
     __all__ = ["PSPHead", "key_map"]
-    __getattr__, __dir__ = lazy_exports(__name__)
 
 Nothing stands twice, since those import statements are read from the file itself. An exported name must not
 be that of a module of the package: importing the module would put it in the place of the name.
@@ -35,7 +36,7 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
 
     @functools.cache
     def sources() -> dict[str, tuple[str, str]]:
-        return dict(_imports(package))
+        return dict(deferred_imports(package))
 
     def get(name: str) -> Any:
         if name.startswith("__") or name not in sources():
@@ -54,7 +55,7 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
     return get, names
 
 
-def _imports(package: str):
+def deferred_imports(package: str):
     """Yield (name, (module, attribute)) of the block; the attribute is "" where the name is a module's."""
     spec = sys.modules[package].__spec__
     tree = ast.parse(spec.loader.get_source(package))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from segzoo.utils import import_hooks
-from segzoo.utils.lazy_exports import lazy_exports
+from segzoo.utils.lazy_exports import deferred_imports, lazy_exports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -37,6 +37,88 @@ print(json.dumps([early, found, "SwinTransformer" in dict(BACKBONE_REGISTRY)]))
     assert fresh(code) == [False, "segzoo.projects.pspnet.head", True]
 
 
+def test_names_of_the_zoo_are_listed_without_torch():
+    code = """
+from segzoo.config.files import find_config
+from segzoo.model_zoo import list_models, official_weights
+from segzoo.utils.errors import InputError
+try:
+    find_config("semantic/camvid/maskformer_r17")
+except InputError as error:
+    line = str(error)
+counts = [len(list_models()) > 100, official_weights("panoptic/coco/maskformer_r50").url[:8], line[-46:]]
+heavy = {"torch", "numpy", "detectron2", "PIL", "cv2"}
+print(json.dumps([*counts, sorted(heavy & set(sys.modules))]))
+"""
+    assert fresh(code) == [True, "https://", "; did you mean semantic/camvid/maskformer_r18?"[-46:], []]
+
+
+# What takes long to import beside torch, and no configuration needs.
+HEAVY = (
+    "detectron2.data",
+    "detectron2.modeling",
+    "matplotlib",
+    "numba",
+    "scipy",
+    "segzoo.checkpoint",
+    "segzoo.data.build",
+    "segzoo.engine",
+    "segzoo.evaluation",
+    "segzoo.layers",
+    "segzoo.modeling",
+    "segzoo.solver",
+    "timm",
+    "torchvision",
+    "transformers",
+)
+
+
+def test_configurations_are_read_without_models_and_their_datasets_reach_detectron2(tmp_path):
+    """Datasets are known before Detectron2's catalogs are imported, and stand there when they are."""
+    classes = "classes: [{name: road, color: [1, 2, 3]}, {name: rest, color: [4, 5, 6]}]"
+    layout = "root: .\nimages: 'x/{stem}.png'\nlabels: 'y/{stem}.png'\nencoding: {type: index}"
+    for file, split in (("mine", "mine_val"), ("taken", "lvis_v1_val")):
+        text = f"name: {file}\nsplits: {{{split}: {{}}}}\n{layout}\n{classes}\n"
+        (tmp_path / f"{file}.yaml").write_text(text)
+    code = f"""
+from segzoo.data import register_dataset_file
+from segzoo.model_zoo import get_config, load_config
+from segzoo.utils.errors import InputError
+
+lines = []
+def refused(function):
+    try:
+        function()
+    except InputError as error:
+        lines.append(str(error))
+
+cfg = get_config("semantic/camvid/maskformer_r18")
+refused(lambda: load_config("semantic/camvid/maskformer_r18", ["SOLVER.BASE_RL", "1"]))
+split = ["DATASETS.TRAIN", "()", "DATASETS.TEST", "('mine_val',)"]
+own = load_config("semantic/camvid/maskformer_r18", ["DATASETS.FILES", "['{tmp_path}/mine.yaml']", *split])
+register_dataset_file("{tmp_path}/taken.yaml")
+heavy = sorted({set(HEAVY)!r} & set(sys.modules))
+
+def catalogs():
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    return DatasetCatalog, MetadataCatalog
+
+refused(catalogs)
+datasets, metadata = catalogs()
+found = [metadata.get(name).classes[0] for name in ("camvid_val", "mine_val", "ade20k_sem_seg_val")]
+sizes = [one.MODEL.SEM_SEG_HEAD.NUM_CLASSES for one in (cfg, own)]
+print(json.dumps([sizes, heavy, lines, found, "lvis_v1_val" in datasets, "mine_val" in datasets]))
+"""
+    sizes, heavy, lines, found, detectron2_s_own, mine = fresh(code)
+    assert (sizes, heavy, found) == ([11, 2], [], ["sky", "road", "wall"])
+    assert lines == [
+        "unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?",
+        "taken.yaml: 'lvis_v1_val' is built in; register under a new name",
+    ]
+    assert detectron2_s_own
+    assert mine
+
+
 class TestLazyExports:
     @pytest.fixture
     def package(self, tmp_path, monkeypatch):
@@ -48,8 +130,9 @@ class TestLazyExports:
             "if TYPE_CHECKING:\n"
             "    from . import part\n"
             "    from .other import VALUE as RENAMED, function\n"
+            "else:\n"
+            "    __getattr__, __dir__ = lazy_exports(__name__)\n"
             "__all__ = ['RENAMED', 'function', 'part']\n"
-            "__getattr__, __dir__ = lazy_exports(__name__)\n"
         )
         (folder / "part.py").write_text("")
         (folder / "other.py").write_text("VALUE = 3\ndef function(): return 4\n")
@@ -93,9 +176,10 @@ def lazy_packages() -> list[str]:
 def test_every_exported_name_exists_and_none_hides_behind_a_module(package):
     module = importlib.import_module(package)
     for name in module.__all__:
-        value = getattr(module, name)
-        is_module = importlib.util.find_spec(f"{package}.{name}") is not None
-        assert isinstance(value, types.ModuleType) == is_module, f"{package}.{name}"
+        assert getattr(module, name) is not None
+    for name, (_, attribute) in deferred_imports(package):
+        assert name in module.__all__
+        assert (importlib.util.find_spec(f"{package}.{name}") is None) == bool(attribute), name
 
 
 class TestHooks:
