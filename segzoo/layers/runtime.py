@@ -1,6 +1,6 @@
 """How a network runs: copies to the device, precision, recomputed activations, means over processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -51,12 +51,18 @@ def without_averaging(network: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-@torch.no_grad()
 def mean_over_processes(count: float | Tensor, device: torch.device) -> Tensor:
     """The mean of a number over all processes, as a float scalar on `device`."""
-    # For a copy of the number the program would have to wait; an addition takes it along.
-    mean = torch.zeros((), dtype=torch.float32, device=device).add_(count)
+    return means_over_processes([count], device)[0]
+
+
+@torch.no_grad()
+def means_over_processes(counts: Sequence[float | Tensor], device: torch.device) -> Tensor:
+    """Return the mean of each of n numbers over all processes, (n,) float on `device`, by one exchange."""
+    # For a copy of the numbers the program would have to wait; an addition takes them along.
+    scalars = [torch.zeros((), dtype=torch.float32, device=device).add_(count) for count in counts]
+    means = torch.stack(scalars)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(mean)
-        mean = mean / torch.distributed.get_world_size()
-    return mean
+        torch.distributed.all_reduce(means)
+        means = means / torch.distributed.get_world_size()
+    return means

@@ -6,6 +6,8 @@ Importing it fills the registries.
 from . import backbones, mask_classification, per_pixel
 from .registry import (
     CRITERION_REGISTRY,
+    LOSS_TERM_REGISTRY,
+    MATCHING_COST_REGISTRY,
     NECK_REGISTRY,
     PIXEL_DECODER_REGISTRY,
     PIXEL_LOSS_REGISTRY,
@@ -14,6 +16,8 @@ from .registry import (
 
 __all__ = [
     "CRITERION_REGISTRY",
+    "LOSS_TERM_REGISTRY",
+    "MATCHING_COST_REGISTRY",
     "NECK_REGISTRY",
     "PIXEL_DECODER_REGISTRY",
     "PIXEL_LOSS_REGISTRY",

@@ -5,6 +5,8 @@ from segzoo.utils.registries import registered
 
 __all__ = [
     "CRITERION_REGISTRY",
+    "LOSS_TERM_REGISTRY",
+    "MATCHING_COST_REGISTRY",
     "NECK_REGISTRY",
     "PIXEL_DECODER_REGISTRY",
     "PIXEL_LOSS_REGISTRY",
@@ -56,4 +58,18 @@ Losses of mask classification, by the name that MODEL.MASK_FORMER.CRITERION_NAME
 Called with `cfg`. `forward(outputs, targets)` takes the outputs that `MaskFormerHead` describes and one
 `SegmentTargets` for each image, and returns weighted scalar losses by name. See
 mask_classification/criterion.
+"""
+
+LOSS_TERM_REGISTRY = Registry("LOSS_TERM")
+LOSS_TERM_REGISTRY.__doc__ = """
+Terms of a criterion of mask classification, by the names in MODEL.MASK_FORMER.LOSS_TERMS.
+
+Called with `cfg`; a `LossTerm`. See mask_classification/criterion/terms.py.
+"""
+
+MATCHING_COST_REGISTRY = Registry("MATCHING_COST")
+MATCHING_COST_REGISTRY.__doc__ = """
+Costs by which queries are matched with segments, by the names in MODEL.MASK_FORMER.MATCHING_COSTS.
+
+Called with `cfg`; a `QueryCost` or a `PixelCost`. See mask_classification/criterion/costs.py.
 """

@@ -1,4 +1,4 @@
-"""Small scenes, and the plain formulations that the benchmarks also compare with, loaded from tools/."""
+"""Small scenes, and plain formulations: of losses here, of the rest those that benchmarks compare with."""
 
 import importlib.util
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segzoo.modeling.mask_classification.criterion.target_masks import SegmentTargets
+from segzoo.modeling.mask_classification.criterion import SegmentTargets
 
 BENCHMARK_CASES = Path(__file__).resolve().parents[2] / "tools" / "benchmark_cases"
 
@@ -20,8 +20,8 @@ def _load(name: str):
 
 
 @pytest.fixture(scope="session")
-def plain_criterion():
-    return _load("straightforward_criterion")
+def plain_matcher():
+    return _load("straightforward_matcher").StraightforwardMatcher
 
 
 @pytest.fixture(scope="session")

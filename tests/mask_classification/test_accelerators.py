@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from criterion_reference import make_criterion
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segzoo.layers.runtime import transferred
-from segzoo.modeling.mask_classification.criterion.matcher import HungarianMatcher
-from segzoo.modeling.mask_classification.criterion.set_criterion import SetCriterion
 from segzoo.modeling.mask_classification.postprocess import inference
 
 # Not there on Apple's devices, or an error on CUDA devices under torch.use_deterministic_algorithms(True).
@@ -37,8 +36,7 @@ class Demands(TorchDispatchMode):
 @pytest.mark.parametrize("num_points", [0, 40])
 def test_losses_and_gradients_need_nothing_that_a_device_lacks(make_scene, mask_loss, num_points):
     scene = make_scene()
-    same = {"mask_loss": mask_loss, "num_points": num_points}
-    criterion = SetCriterion(5, HungarianMatcher(*WEIGHTS, **same), 0.1, *WEIGHTS, **same)
+    criterion = make_criterion(WEIGHTS, mask_loss, num_points)
     with Demands() as demands:
         sum(criterion(scene.outputs, scene.targets).values()).backward()
     assert demands.found == set()
@@ -65,12 +63,12 @@ def test_only_copies_to_cuda_devices_are_not_waited_for(device, expected):
     assert transferred(Recorder(), device) == (device, expected)
 
 
-def test_workers_exchange_two_numbers_a_step_whatever_the_number_of_layers(make_scene, monkeypatch):
+def test_processes_exchange_three_counts_once_a_step_whatever_the_number_of_layers(make_scene, monkeypatch):
     sent = []
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: sent.append(float(tensor)))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: sent.append(tensor.tolist()))
     scene = make_scene(layers=4)
-    SetCriterion(5, HungarianMatcher(*WEIGHTS), 0.1, *WEIGHTS)(scene.outputs, scene.targets)
+    make_criterion(WEIGHTS)(scene.outputs, scene.targets)
     segments, queries = 3 + 5, 2 * scene.num_queries
-    assert sent == pytest.approx([segments, segments + 0.1 * (queries - segments)])
+    assert sent == [[segments, segments, queries - segments]]

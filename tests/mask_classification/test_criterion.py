@@ -3,34 +3,40 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from criterion_reference import (
+    OwnPoints,
+    make_criterion,
+    make_matcher,
+    mask_and_dice,
+    reference_losses,
+)
 from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher, MaskFormerLoss
 
+from segzoo.modeling.mask_classification.criterion import (
+    ClassTerm,
+    FusedSetCriterion,
+    RandomPoints,
+    SegmentTargets,
+    SetCriterion,
+    UncertainPoints,
+)
 from segzoo.modeling.mask_classification.criterion.dense_loss import DenseLoss
 from segzoo.modeling.mask_classification.criterion.mask_predictions import MaskPredictions
 from segzoo.modeling.mask_classification.criterion.matched_masks import MatchedMasks
-from segzoo.modeling.mask_classification.criterion.matcher import HungarianMatcher
-from segzoo.modeling.mask_classification.criterion.point_loss import PointLoss
-from segzoo.modeling.mask_classification.criterion.point_sampling import RandomPoints
-from segzoo.modeling.mask_classification.criterion.set_criterion import SetCriterion
-from segzoo.modeling.mask_classification.criterion.target_masks import SegmentTargets
 
 WEIGHTS = (2.0, 20.0, 3.0)
-
-
-def make_criterion(mask_loss="focal", num_points=0, **options):
-    matcher = HungarianMatcher(*WEIGHTS, mask_loss=mask_loss, num_points=num_points)
-    return SetCriterion(5, matcher, 0.1, *WEIGHTS, mask_loss=mask_loss, num_points=num_points, **options)
+KINDS = (FusedSetCriterion, SetCriterion)
 
 
 def gradients(losses, leaves):
     return torch.autograd.grad(sum(losses.values()), leaves)
 
 
-def losses_of_rows(loss, logits, target, segments):
+def dense_losses(loss, logits, target, segments, weights=(1.0, 1.0)):
     """Sums of the mask and the dice losses of logits (M, h, w), compared with segments (M,)."""
     matches = [[(torch.arange(len(logits)), segments)]]
     matched = MatchedMasks(MaskPredictions([logits[None]]), [target], matches)
-    return matched.losses(loss, torch.tensor(1.0))
+    return matched.losses(loss, weights, torch.tensor(1.0))[:, 0]
 
 
 def assert_same(losses, expected, tolerance=1e-6):
@@ -52,23 +58,24 @@ def assert_same_gradients(found, expected):
     [((32, 40), (3, 5)), ((31, 37), (2, 0)), ((32, 40), (40, 4)), ((6, 7), (1, 1)), ((1, 40), (1, 2))],
 )
 def test_losses_and_gradients_equal_the_plain_formulation(
-    make_scene, plain_criterion, mask_loss, size, num_segments
+    make_scene, plain_matcher, mask_loss, size, num_segments
 ):
     scene = make_scene(size=size, num_segments=num_segments)
-    classes = [target.classes for target in scene.targets]
-    expected, _ = plain_criterion.criterion(scene.outputs, classes, scene.planes(), WEIGHTS, 0.1, mask_loss)
+    expected = reference_losses(scene, WEIGHTS, mask_loss, plain_matcher)
     expected_gradients = gradients(expected, scene.leaves)
-    for chunk_elements in (1, 4000, None):
-        criterion = make_criterion(mask_loss, chunk_elements=chunk_elements)
-        losses = criterion(scene.outputs, scene.targets)
-        assert_same(losses, expected)
-        assert_same_gradients(gradients(losses, scene.leaves), expected_gradients)
-    losses = criterion(scene.outputs_with_masks, scene.targets)
-    assert_same(losses, expected)
-    assert_same_gradients(gradients(losses, scene.leaves), expected_gradients)
+    criteria = [
+        make_criterion(mask_loss=mask_loss, chunk_elements=chunk_elements)
+        for chunk_elements in (1, 4000, None)
+    ]
+    for criterion in (*criteria, make_criterion(mask_loss=mask_loss, kind=SetCriterion)):
+        for outputs in (scene.outputs, scene.outputs_with_masks):
+            losses = criterion(outputs, scene.targets)
+            assert_same(losses, expected)
+            assert_same_gradients(gradients(losses, scene.leaves), expected_gradients)
 
 
-def test_losses_equal_transformers(make_scene):
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_equal_transformers(make_scene, kind):
     scene = make_scene()
     outputs = scene.outputs_with_masks
     weights = {"loss_cross_entropy": WEIGHTS[0], "loss_mask": WEIGHTS[1], "loss_dice": WEIGHTS[2]}
@@ -83,7 +90,7 @@ def test_losses_equal_transformers(make_scene):
             for layer in outputs["aux_outputs"]
         ],
     )
-    losses = make_criterion()(scene.outputs, scene.targets)
+    losses = make_criterion(kind=kind)(scene.outputs, scene.targets)
     assert len(losses) == len(expected) == 9
     for suffix in ("", "_0", "_1"):
         for name, their_name in (("ce", "cross_entropy"), ("mask", "mask"), ("dice", "dice")):
@@ -96,17 +103,20 @@ def test_losses_equal_transformers(make_scene):
 def test_dense_gradient_is_the_numerical_one(make_scene, mask_loss, as_planes):
     scene = make_scene(size=(9, 12), mask_size=(3, 4), num_segments=(3,))
     target = (scene.targets_as_planes() if as_planes else scene.targets)[0]
-    loss = DenseLoss(mask_loss, 2.0, 3.0, chunk_elements=200)
+    loss = DenseLoss(mask_loss, chunk_elements=200)
     logits = scene.random(4, 3, 4, dtype=torch.float64).mul(3).requires_grad_()
     segments = torch.tensor([2, 0, 1, 0])
-    assert torch.autograd.gradcheck(lambda x: losses_of_rows(loss, x, target, segments), (logits,), atol=1e-7)
+
+    def losses(x):
+        return dense_losses(loss, x, target, segments, weights=(2.0, 3.0))
+
+    assert torch.autograd.gradcheck(losses, (logits,), atol=1e-7)
 
 
-def test_a_loss_used_alone_or_weighted_anew_has_its_own_gradient(make_scene, plain_criterion):
+def test_a_loss_used_alone_or_weighted_anew_has_its_own_gradient(make_scene, plain_matcher):
     scene = make_scene()
     losses = make_criterion()(scene.outputs, scene.targets)
-    classes = [target.classes for target in scene.targets]
-    expected, _ = plain_criterion.criterion(scene.outputs, classes, scene.planes(), WEIGHTS, 0.1, "focal")
+    expected = reference_losses(scene, WEIGHTS, "focal", plain_matcher)
     for factors in ({"loss_mask": 1.0}, {"loss_dice_0": 2.0}, {"loss_mask_1": 0.5, "loss_dice_1": 3.0}):
         ours, theirs = (
             torch.autograd.grad(
@@ -119,35 +129,34 @@ def test_a_loss_used_alone_or_weighted_anew_has_its_own_gradient(make_scene, pla
         assert_same_gradients(ours, theirs)
 
 
-def test_extreme_logits_stay_finite_and_exact(plain_criterion):
+def test_extreme_logits_stay_finite_and_exact():
     logits = (
         torch.tensor([-300.0, -90.0, -20.0, 0.0, 20.0, 90.0, 300.0]).repeat(2, 1)[:, None].requires_grad_()
     )
     target = SegmentTargets(
         torch.zeros(1, dtype=torch.int64), segment_map=torch.tensor([[0, -1, 0, -1, 0, -1, 0]])
     )
-    loss = DenseLoss("focal", 1.0, 1.0, 100)
-    mask, dice = losses_of_rows(loss, logits, target, torch.tensor([0, 0]))
-    expected = plain_criterion.mask_and_dice_loss(
-        logits.flatten(1), (target.segment_map == 0).float().expand(2, 7), "focal"
-    )
-    torch.testing.assert_close((mask.sum(), dice.sum()), expected)
-    found = torch.autograd.grad(mask.sum() + dice.sum(), logits)[0]
+    loss = DenseLoss("focal", 100)
+    mask, dice = dense_losses(loss, logits, target, torch.tensor([0, 0]))
+    expected = mask_and_dice(logits.flatten(1), (target.segment_map == 0).float().expand(2, 7), "focal")
+    torch.testing.assert_close((mask, dice), expected)
+    found = torch.autograd.grad(mask + dice, logits)[0]
     torch.testing.assert_close(found, torch.autograd.grad(sum(expected), logits)[0], atol=1e-7, rtol=1e-5)
 
 
 def test_the_class_loss_is_zero_where_no_query_has_a_weight(make_scene):
     scene = make_scene()
     nothing = SegmentTargets(torch.zeros(0, dtype=torch.int64), masks=torch.zeros(0, 32, 40) > 0)
-    criterion = make_criterion()
-    criterion.no_object_weight = 0.0
-    losses = criterion(scene.outputs, [nothing, nothing])
+    losses = make_criterion(no_object_weight=0.0)(scene.outputs, [nothing, nothing])
     assert losses["loss_ce"] == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_points", [0, 30])
 @pytest.mark.parametrize("empty", ["no segments", "no pixels"])
-def test_images_without_objects_give_finite_losses_and_zero_mask_gradients(make_scene, num_points, empty):
+def test_images_without_objects_give_finite_losses_and_zero_mask_gradients(
+    make_scene, num_points, empty, kind
+):
     scene = make_scene()
     nothing = torch.full((32, 40), -1, dtype=torch.int16)
     classes = torch.zeros(0, dtype=torch.int64)
@@ -158,7 +167,7 @@ def test_images_without_objects_give_finite_losses_and_zero_mask_gradients(make_
     if empty == "no pixels":
         scene.targets[1].segment_map[:] = -1
         targets[1] = scene.targets[1]
-    losses = make_criterion(num_points=num_points)(scene.outputs, targets)
+    losses = make_criterion(num_points=num_points, kind=kind)(scene.outputs, targets)
     assert all(value.isfinite() for value in losses.values())
     sum(losses.values()).backward()
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in scene.leaves)
@@ -183,16 +192,18 @@ def test_overlapping_planes_give_the_losses_of_the_map(make_scene):
     assert_same_gradients(gradients(from_planes, scene.leaves), gradients(losses, scene.leaves))
 
 
-def test_planes_that_overlap_equal_the_plain_formulation(make_scene, plain_criterion):
+def test_planes_that_overlap_equal_the_plain_formulation(make_scene, plain_matcher):
     scene = make_scene(num_segments=(4,))
     planes = torch.rand(4, 32, 40, generator=scene.generator) > 0.5
     targets = [SegmentTargets(scene.targets[0].classes, masks=planes)]
-    losses = make_criterion()(scene.outputs, targets)
-    expected, _ = plain_criterion.criterion(
-        scene.outputs, [targets[0].classes], [planes.float()], WEIGHTS, 0.1, "focal"
-    )
-    assert_same(losses, expected)
-    assert_same_gradients(gradients(losses, scene.leaves), gradients(expected, scene.leaves))
+    expected = reference_losses(scene, WEIGHTS, "focal", plain_matcher, planes=targets)
+    for kind in KINDS:
+        losses = make_criterion(kind=kind)(scene.outputs, targets)
+        assert_same(losses, expected)
+        assert_same_gradients(
+            gradients(losses, scene.leaves),
+            torch.autograd.grad(sum(expected.values()), scene.leaves, retain_graph=True),
+        )
 
 
 @pytest.mark.parametrize("num_points", [0, 50])
@@ -271,39 +282,20 @@ def test_workers_with_one_image_each_learn_what_one_worker_learns_from_both(make
 
 
 @pytest.mark.parametrize("mask_loss", ["focal", "bce"])
-def test_point_losses_equal_the_plain_ones_on_the_sampled_values(plain_criterion, mask_loss):
-    logits, membership = torch.randn(4, 60) * 3, (torch.rand(4, 60) > 0.5).float()
-    loss = PointLoss(mask_loss, 1.0, 1.0, 60, 3.0, 0.75)
-    mask, dice = loss.losses(logits, membership)
-    expected = plain_criterion.mask_and_dice_loss(logits, membership, mask_loss)
-    torch.testing.assert_close((mask.sum(), dice.sum()), expected)
-
-
-class OwnPoints(RandomPoints):
-    """Points of each mask drawn by themselves, so that chunks do not matter."""
-
-    def for_losses(self, image, start, stop, count, like):
-        draw = super().for_losses
-        return torch.cat([draw(image, row, row + 1, count, like) for row in range(start, stop)])
-
-
-@pytest.mark.parametrize("mask_loss", ["focal", "bce"])
 @pytest.mark.parametrize("as_planes", [False, True])
 @pytest.mark.parametrize(
     ("size", "num_segments"), [((32, 40), (3, 5)), ((31, 37), (2, 0)), ((32, 40), (40, 4)), ((1, 40), (1, 2))]
 )
 def test_point_losses_and_gradients_equal_the_plain_formulation(
-    make_scene, plain_criterion, mask_loss, size, num_segments, as_planes
+    make_scene, plain_matcher, mask_loss, size, num_segments, as_planes
 ):
     scene = make_scene(size=size, num_segments=num_segments, dtype=torch.float64)
-    classes = [target.classes for target in scene.targets]
-    planes = [planes.double() for planes in scene.planes()]
-    where = plain_criterion.Points(OwnPoints(seed=5), 64)
-    expected, _ = plain_criterion.criterion(scene.outputs, classes, planes, WEIGHTS, 0.1, mask_loss, where)
+    expected = reference_losses(scene, WEIGHTS, mask_loss, plain_matcher, num_points=64, seed=5)
     expected_gradients = gradients(expected, scene.leaves)
     targets = scene.targets_as_planes() if as_planes else scene.targets
-    for chunk_elements in (1, 900, None):
-        criterion = make_criterion(mask_loss, num_points=64, chunk_elements=chunk_elements)
+    shared = {"mask_loss": mask_loss, "num_points": 64}
+    criteria = [make_criterion(**shared, chunk_elements=chunk_elements) for chunk_elements in (1, 900, None)]
+    for criterion in (*criteria, make_criterion(**shared, kind=SetCriterion)):
         for outputs in (scene.outputs, scene.outputs_with_masks):
             losses = criterion(outputs, targets, OwnPoints(seed=5))
             # Numbers of masks and of weights are shared in float32.
@@ -312,13 +304,10 @@ def test_point_losses_and_gradients_equal_the_plain_formulation(
                 torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-12)
 
 
-def test_a_point_loss_weighted_anew_has_its_own_gradient_on_the_same_points(make_scene, plain_criterion):
+def test_a_point_loss_weighted_anew_has_its_own_gradient_on_the_same_points(make_scene, plain_matcher):
     scene = make_scene(dtype=torch.float64)
-    classes = [target.classes for target in scene.targets]
-    planes = [planes.double() for planes in scene.planes()]
-    where = plain_criterion.Points(OwnPoints(seed=5), 64)
-    expected, _ = plain_criterion.criterion(scene.outputs, classes, planes, WEIGHTS, 0.1, "bce", where)
-    losses = make_criterion("bce", num_points=64)(scene.outputs, scene.targets, OwnPoints(seed=5))
+    expected = reference_losses(scene, WEIGHTS, "bce", plain_matcher, num_points=64, seed=5)
+    losses = make_criterion(mask_loss="bce", num_points=64)(scene.outputs, scene.targets, OwnPoints(seed=5))
     ours, theirs = (
         torch.autograd.grad(values["loss_mask_1"] * 0.5 + values["loss_dice"] * 3, scene.features)[0]
         for values in (losses, expected)
@@ -328,7 +317,7 @@ def test_a_point_loss_weighted_anew_has_its_own_gradient_on_the_same_points(make
 
 def test_a_seed_repeats_the_points(make_scene):
     scene = make_scene()
-    criterion = make_criterion("bce", num_points=40)
+    criterion = make_criterion(mask_loss="bce", num_points=40)
     losses = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
@@ -343,7 +332,7 @@ def test_hundreds_of_segments_take_the_memory_of_a_chunk(make_scene):
     for layer in scene.layers:
         layer["pred_logits"] = scene.random(1, queries, 6).requires_grad_()
         layer["mask_embed"] = scene.random(1, queries, scene.channels).requires_grad_()
-    criterion = make_criterion("bce", num_points=64, chunk_elements=2**13)
+    criterion = make_criterion(mask_loss="bce", num_points=64, chunk_elements=2**13)
     criterion.matcher.chunk_elements = 2**13
     with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
         sum(criterion(scene.outputs, scene.targets).values()).backward()
@@ -358,8 +347,8 @@ def test_hundreds_of_segments_take_the_memory_of_a_chunk(make_scene):
 
 def test_points_are_drawn_where_masks_are_uncertain():
     ramp = torch.linspace(-4, 4, 64).expand(2, 64, 64).clone()
-    loss = PointLoss("bce", 1.0, 1.0, 1000, 3.0, 0.75)
-    points = loss.uncertain_points(ramp)
+    comparison = UncertainPoints(1000)
+    points = comparison.choose(ramp, RandomPoints().for_losses(0, 0, 2, comparison.num_drawn, ramp))
     assert points.shape == (2, 1000, 2)
     assert points.min() >= 0
     assert points.max() <= 1
@@ -372,9 +361,11 @@ def test_points_are_drawn_where_masks_are_uncertain():
 
 def test_point_losses_approach_the_dense_ones_without_importance_sampling(make_scene):
     scene = make_scene(size=(64, 80), mask_size=(32, 40))
-    dense = make_criterion("bce")(scene.outputs, scene.targets)
-    criterion = make_criterion("bce", num_points=0, importance_sample_ratio=0.0)
-    criterion.num_points = 20000
+    dense = make_criterion(mask_loss="bce")(scene.outputs, scene.targets)
+    matcher = make_matcher(WEIGHTS, "bce")
+    criterion = make_criterion(
+        mask_loss="bce", num_points=20000, importance_sample_ratio=0.0, matcher=matcher
+    )
     torch.manual_seed(0)
     sampled = criterion(scene.outputs, scene.targets)
     for name in dense:
@@ -383,7 +374,7 @@ def test_point_losses_approach_the_dense_ones_without_importance_sampling(make_s
 
 def test_point_gradients_reach_the_factors(make_scene):
     scene = make_scene()
-    losses = make_criterion("bce", num_points=100)(scene.outputs, scene.targets)
+    losses = make_criterion(mask_loss="bce", num_points=100)(scene.outputs, scene.targets)
     sum(losses.values()).backward()
     assert all(leaf.grad.abs().max() > 0 for leaf in scene.leaves)
 
@@ -398,7 +389,7 @@ def test_class_loss_weights_unmatched_queries_by_hand():
     masks = torch.full((1, 3, 2, 2), -5.0)
     masks[0, 0] = 5.0
     target = SegmentTargets(torch.tensor([1]), segment_map=torch.zeros(2, 2, dtype=torch.int16))
-    criterion = SetCriterion(2, HungarianMatcher(), no_object_weight=0.1)
+    criterion = SetCriterion([ClassTerm(2, no_object_weight=0.1)], make_matcher((1.0, 20.0, 1.0)))
     losses = criterion({"pred_logits": logits, "pred_masks": masks}, [target])
     matched = -F.log_softmax(torch.tensor([0.0, 2.0, 0.0]), 0)[1]
     unmatched = torch.tensor(3.0).log()

@@ -3,11 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from criterion_reference import make_matcher
 from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher
 
-from segzoo.modeling.mask_classification.criterion.mask_predictions import MaskPredictions
-from segzoo.modeling.mask_classification.criterion.matcher import HungarianMatcher, NonFiniteCostError
-from segzoo.modeling.mask_classification.criterion.point_sampling import RandomPoints
+from segzoo.modeling.mask_classification.criterion import (
+    DecoderOutputs,
+    MaskCost,
+    NonFiniteCostError,
+    RandomPoints,
+)
 
 WEIGHTS = (1.0, 20.0, 1.0)
 
@@ -18,23 +22,14 @@ def as_lists(matches):
 
 @pytest.mark.parametrize("mask_loss", ["focal", "bce"])
 @pytest.mark.parametrize("num_segments", [(3, 5), (0, 9), (40, 1)])
-def test_pairs_equal_the_plain_formulation(make_scene, plain_criterion, mask_loss, num_segments):
-    scene = make_scene(num_segments=num_segments)
-    matcher = HungarianMatcher(*WEIGHTS, mask_loss=mask_loss)
-    for index, layer in enumerate(plain_criterion.all_layers(scene.outputs)):
-        expected = []
-        for image, target in enumerate(scene.targets):
-            logits, masks, planes = (
-                layer["pred_logits"][image],
-                layer["pred_masks"][image],
-                scene.planes()[image],
-            )
-            values = plain_criterion.AllPixels().to_match(image, index, masks, planes)
-            with torch.no_grad():
-                expected.append(plain_criterion.match(logits, *values, target.classes, WEIGHTS, mask_loss))
-        factored = {**scene.layers[index], "mask_features": scene.features}
-        assert as_lists(matcher(factored, scene.targets)) == as_lists(expected)
-        assert as_lists(matcher(layer, scene.targets)) == as_lists(expected)
+@pytest.mark.parametrize("num_points", [0, 40])
+def test_pairs_equal_the_plain_formulation(make_scene, plain_matcher, mask_loss, num_segments, num_points):
+    scene = make_scene(num_segments=num_segments, dtype=torch.float64)
+    matcher = make_matcher(WEIGHTS, mask_loss, num_points)
+    plain = plain_matcher(WEIGHTS, mask_loss, num_points)
+    for outputs in map(DecoderOutputs, (scene.outputs, scene.outputs_with_masks)):
+        found, expected = (one(outputs, scene.targets, RandomPoints(seed=3)) for one in (matcher, plain))
+        assert [as_lists(layer) for layer in found] == [as_lists(layer) for layer in expected]
 
 
 def test_pairs_equal_transformers(make_scene):
@@ -47,7 +42,8 @@ def test_pairs_equal_transformers(make_scene):
         scene.planes(),
         [target.classes for target in scene.targets],
     )
-    assert as_lists(HungarianMatcher(*WEIGHTS)(outputs, scene.targets)) == as_lists(expected)
+    found = make_matcher(WEIGHTS)(DecoderOutputs(outputs), scene.targets)
+    assert as_lists(found[-1]) == as_lists(expected)
 
 
 @pytest.mark.parametrize("num_points", [0, 400])
@@ -60,16 +56,16 @@ def test_perfect_masks_are_matched_with_their_own_segments(make_scene, num_point
     outputs = {"pred_logits": torch.zeros(1, 9, 6), "pred_masks": masks}
     target = scene.targets[1]
     for mask_loss in ("focal", "bce"):
-        matcher = HungarianMatcher(*WEIGHTS, mask_loss=mask_loss, num_points=num_points)
-        ((queries, segments),) = matcher(outputs, [target])
+        matcher = make_matcher(WEIGHTS, mask_loss, num_points)
+        (((queries, segments),),) = matcher(DecoderOutputs(outputs), [target])
         assert order[segments].tolist() == queries.tolist()
 
 
 def test_point_samples_of_factors_equal_those_of_masks(make_scene):
     scene = make_scene()
     points = torch.rand(50, 2)
-    factored = MaskPredictions.from_outputs(scene.outputs)
-    finished = MaskPredictions.from_outputs(scene.outputs_with_masks)
+    factored = DecoderOutputs(scene.outputs).masks
+    finished = DecoderOutputs(scene.outputs_with_masks).masks
     for image, layer in ((0, 0), (1, 2)):
         masks = scene.outputs_with_masks["aux_outputs"][0]["pred_masks"] if layer == 0 else None
         masks = scene.outputs_with_masks["pred_masks"] if masks is None else masks
@@ -80,20 +76,20 @@ def test_point_samples_of_factors_equal_those_of_masks(make_scene):
 
 def test_overlapping_planes_give_the_pairs_of_the_map(make_scene):
     scene = make_scene()
-    matcher = HungarianMatcher(*WEIGHTS)
-    assert as_lists(matcher(scene.outputs, scene.targets_as_planes())) == as_lists(
-        matcher(scene.outputs, scene.targets)
+    matcher, outputs = make_matcher(WEIGHTS), DecoderOutputs(scene.outputs)
+    from_planes, from_map = (
+        matcher(outputs, targets) for targets in (scene.targets_as_planes(), scene.targets)
     )
+    assert [as_lists(layer) for layer in from_planes] == [as_lists(layer) for layer in from_map]
 
 
 @pytest.mark.parametrize("num_points", [0, 300])
 def test_chunks_do_not_change_the_costs(make_scene, num_points):
     scene = make_scene()
-    predictions = MaskPredictions.from_outputs(scene.outputs)
-    logits = [layer["pred_logits"] for layer in scene.layers]
+    outputs = DecoderOutputs(scene.outputs)
     whole, pieces = (
-        HungarianMatcher(*WEIGHTS, num_points=num_points, chunk_elements=size)._costs(
-            logits, predictions, 1, scene.targets[1], RandomPoints(seed=4)
+        make_matcher(WEIGHTS, num_points=num_points, chunk_elements=size).total_costs(
+            outputs, 1, scene.targets[1], RandomPoints(seed=4)
         )
         for size in (10**6, 500)
     )
@@ -109,8 +105,9 @@ def test_permuting_queries_permutes_the_pairs(make_scene):
         "mask_embed": outputs["mask_embed"][:, order],
         "mask_features": outputs["mask_features"],
     }
-    matcher = HungarianMatcher(*WEIGHTS)
-    pairs = zip(matcher(outputs, scene.targets), matcher(permuted, scene.targets), strict=True)
+    matcher = make_matcher(WEIGHTS)
+    found, moved = (matcher(DecoderOutputs(one), scene.targets)[0] for one in (outputs, permuted))
+    pairs = zip(found, moved, strict=True)
     for (queries, segments), (moved_queries, moved_segments) in pairs:
         expected = set(zip(queries.tolist(), segments.tolist(), strict=True))
         assert set(zip(order[moved_queries].tolist(), moved_segments.tolist(), strict=True)) == expected
@@ -118,16 +115,13 @@ def test_permuting_queries_permutes_the_pairs(make_scene):
 
 def test_bfloat16_predictions_under_autocast_are_costed_in_float32(make_scene):
     scene = make_scene()
-    halves = [{key: value.bfloat16() for key, value in layer.items()} for layer in scene.layers]
-    features = scene.features.bfloat16()
-    logits = [layer["pred_logits"] for layer in halves]
-    embeddings = [layer["mask_embed"] for layer in halves]
-    matcher = HungarianMatcher(*WEIGHTS)
+    halves = {key: value.bfloat16() for key, value in scene.outputs.items() if key != "aux_outputs"}
+    exact = {key: value.float() for key, value in halves.items()}
+    matcher = make_matcher(WEIGHTS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        matches = matcher.match_layers(logits, MaskPredictions(embeddings, features), scene.targets)
-    exact = MaskPredictions([embedding.float() for embedding in embeddings], features.float())
-    expected = matcher.match_layers([layer.float() for layer in logits], exact, scene.targets)
-    assert [as_lists(layer) for layer in matches] == [as_lists(layer) for layer in expected]
+        found = matcher(DecoderOutputs(halves), scene.targets)
+    expected = matcher(DecoderOutputs(exact), scene.targets)
+    assert [as_lists(layer) for layer in found] == [as_lists(layer) for layer in expected]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -136,12 +130,11 @@ def test_non_finite_predictions_name_image_and_layer(make_scene, value, key):
     scene = make_scene()
     with torch.no_grad():
         scene.layers[1][key][1, 4] = value
-    logits = [layer["pred_logits"] for layer in scene.layers]
     with pytest.raises(NonFiniteCostError, match="image 1 of the batch at layer 1 of 3") as error:
-        HungarianMatcher().match_layers(logits, MaskPredictions.from_outputs(scene.outputs), scene.targets)
+        make_matcher(WEIGHTS)(DecoderOutputs(scene.outputs), scene.targets)
     assert (error.value.image, error.value.layer) == (1, 1)
 
 
 def test_unknown_mask_loss_is_refused():
     with pytest.raises(ValueError, match="focal, bce"):
-        HungarianMatcher(mask_loss="lovasz")
+        MaskCost(mask_loss="lovasz")

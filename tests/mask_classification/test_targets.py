@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segzoo.modeling.mask_classification.criterion.target_masks import SegmentTargets, targets_from_inputs
+from segzoo.modeling.mask_classification.criterion import SegmentTargets, targets_from_inputs
 
 
 @pytest.fixture

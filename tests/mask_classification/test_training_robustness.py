@@ -201,15 +201,15 @@ class Dtypes(TorchDispatchMode):
 def test_matching_costs_are_computed_in_float32_under_autocast(make_job, monkeypatch, method):
     job = make_job(method, "panoptic")
     matcher = job.model.criterion.matcher
-    original, dtypes = matcher.match_layers, Dtypes()
+    original, dtypes = matcher.forward, Dtypes()
     seen = set()
 
-    def watched(logits, *rest, **named):
-        seen.add(logits[0].dtype)
+    def watched(outputs, *rest, **named):
+        seen.add(outputs.layers[0]["pred_logits"].dtype)
         with dtypes:
-            return original(logits, *rest, **named)
+            return original(outputs, *rest, **named)
 
-    monkeypatch.setattr(matcher, "match_layers", watched)
+    monkeypatch.setattr(matcher, "forward", watched)
     with torch.autocast("cpu", torch.bfloat16):
         losses = job.model(job.batch("usual", "many"))
     assert seen == {torch.bfloat16}  # what the network hands over

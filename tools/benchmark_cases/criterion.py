@@ -1,18 +1,31 @@
-"""Matching and losses, forward and backward, against the plain formulation of `straightforward_criterion`.
+"""Matching and losses, forward and backward, against the plain `SetCriterion` with a matcher as plain.
 
-Letters: L layers, N images, Q queries, K classes, C channels.
+Shape shorthand: L layers, N images, Q queries, K classes, C channels.
 """
+
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from segzoo.modeling.mask_classification.criterion.mask_predictions import MaskPredictions
-from segzoo.modeling.mask_classification.criterion.matcher import HungarianMatcher
-from segzoo.modeling.mask_classification.criterion.point_sampling import RandomPoints
-from segzoo.modeling.mask_classification.criterion.set_criterion import SetCriterion
-from segzoo.modeling.mask_classification.criterion.target_masks import SegmentTargets
+from segzoo.modeling.mask_classification.criterion import (
+    ClassCost,
+    ClassTerm,
+    DecoderOutputs,
+    DiceCost,
+    DiceTerm,
+    FusedSetCriterion,
+    HungarianMatcher,
+    MaskCost,
+    MaskTerm,
+    RandomPoints,
+    SegmentTargets,
+    SetCriterion,
+    UncertainPoints,
+)
 
-from . import Case, Pair, scenes, straightforward_criterion
+from . import Case, Pair, scenes
+from .straightforward_matcher import StraightforwardMatcher
 
 NUM_IMAGES, NUM_QUERIES, NUM_CLASSES, CHANNELS = 2, 100, 133, 256
 WEIGHTS = (1.0, 20.0, 1.0)
@@ -66,15 +79,44 @@ class OwnPoints(RandomPoints):
 
 
 class GivenPoints(OwnPoints):
-    """The points that the peer has chosen for its losses, by image and layer."""
+    """The points that the peer has chosen for its losses, (M, P, 2) of each layer and image."""
 
-    def __init__(self, seed: int, chosen: dict):
+    def __init__(self, seed: int, chosen: list[torch.Tensor]):
         super().__init__(seed)
         self.chosen = chosen
 
     def for_losses(self, image, start, stop, count, like):
-        layers = sorted(layer for number, layer in self.chosen if number == image)
-        return torch.cat([self.chosen[image, layer] for layer in layers])[start:stop]
+        return torch.cat(self.chosen[image::NUM_IMAGES])[start:stop]
+
+
+@dataclass(frozen=True)
+class RecordedPoints(UncertainPoints):
+    """Keeps the points of a run, layer by layer and image by image."""
+
+    chosen: list[torch.Tensor] = field(default_factory=list)
+
+    def choose(self, logits, drawn):
+        self.chosen.append(super().choose(logits, drawn))
+        return self.chosen[-1]
+
+
+def terms(weights: tuple[float, ...], mask_loss: str) -> list:
+    class_weight, mask_weight, dice_weight = weights
+    return [ClassTerm(NUM_CLASSES, class_weight), MaskTerm(mask_weight, mask_loss), DiceTerm(dice_weight)]
+
+
+def fused(weights: tuple[float, ...], mask_loss: str, comparison: UncertainPoints | None = None):
+    """The criterion as a configuration builds it."""
+    class_weight, mask_weight, dice_weight = weights
+    costs = [ClassCost(class_weight), MaskCost(mask_weight, mask_loss), DiceCost(dice_weight)]
+    matcher = HungarianMatcher(costs, comparison.num_points if comparison else 0)
+    return FusedSetCriterion(terms(weights, mask_loss), matcher, comparison)
+
+
+def plain(weights: tuple[float, ...], mask_loss: str, comparison: UncertainPoints | None = None):
+    """Its peer."""
+    matcher = StraightforwardMatcher(weights, mask_loss, comparison.num_points if comparison else 0)
+    return SetCriterion(terms(weights, mask_loss), matcher, comparison)
 
 
 def on_points(counts: tuple[int, ...], factored: bool) -> Pair:
@@ -83,68 +125,54 @@ def on_points(counts: tuple[int, ...], factored: bool) -> Pair:
     The peer's points are drawn from the same seeds. Rounding may choose another of two equally uncertain
     points, so gradients are compared in one more run, on the points that the peer has chosen.
     """
-    size = 1024
-    outputs, leaves = predictions(size, NUM_LAYERS, factored)
-    targets = segments(size, counts)
-    options = {"mask_loss": "bce", "num_points": NUM_POINTS}
-    criterion = SetCriterion(
-        NUM_CLASSES, HungarianMatcher(*POINT_WEIGHTS, **options), 0.1, *POINT_WEIGHTS, **options
-    )
+    outputs, leaves = predictions(1024, NUM_LAYERS, factored)
+    targets = segments(1024, counts)
+    criterion = fused(POINT_WEIGHTS, "bce", UncertainPoints(NUM_POINTS))
 
-    def ours(points: RandomPoints | None = None):
-        return _with_gradients(criterion(outputs, targets, points or OwnPoints(seed=1)), leaves)
+    def ours():
+        return _with_gradients(criterion(outputs, targets, OwnPoints(seed=1)), leaves)
 
     def theirs():
-        where = straightforward_criterion.Points(OwnPoints(seed=1), NUM_POINTS)
-        planes = [straightforward_criterion.planes(target.segment_map, len(target)) for target in targets]
-        classes = [target.classes for target in targets]
-        losses, pairs = straightforward_criterion.criterion(
-            outputs, classes, planes, POINT_WEIGHTS, 0.1, "bce", where
-        )
-        return *_with_gradients(losses, leaves), pairs, where.chosen
+        where = RecordedPoints(NUM_POINTS)
+        peer = plain(POINT_WEIGHTS, "bce", where)
+        return *_with_gradients(peer(outputs, targets, OwnPoints(seed=1)), leaves), peer.matcher, where.chosen
 
     def compare(result: tuple, expected: tuple) -> str:
-        *expected, pairs, chosen = expected
-        importance, criterion.importance_sample_ratio = criterion.importance_sample_ratio, 0.0
-        same_points = _compare(ours(GivenPoints(1, chosen)), expected)
-        criterion.importance_sample_ratio = importance
-        same = _same_pairs(criterion.matcher, outputs, targets, pairs)
+        *expected, matcher, chosen = expected
+        on_given = fused(POINT_WEIGHTS, "bce", UncertainPoints(NUM_POINTS, importance_sample_ratio=0.0))
+        # Matching draws its points from the seed, whatever the losses are given.
+        losses = on_given(outputs, targets, GivenPoints(1, chosen))
+        same_points = _compare(_with_gradients(losses, leaves), expected)
+        same, pairs = _same_pairs(criterion.matcher, matcher, outputs, targets)
         own_points = _largest_difference(result[1], expected[1])
-        verdict = f"{same}/{len(pairs)} assignments, {same_points} (own points {own_points:.0e})"
-        return verdict if same == len(pairs) else f"DIFFERENT: {verdict}"
+        verdict = f"{same}/{pairs} assignments, {same_points} (own points {own_points:.0e})"
+        return verdict if same == pairs else f"DIFFERENT: {verdict}"
 
     return Pair(ours, theirs, compare)
 
 
-def _same_pairs(matcher: HungarianMatcher, outputs: dict, targets: list, pairs: list) -> int:
-    """How many of the peer's assignments, layer by layer and image by image, are also segzoo's."""
-    logits = [layer["pred_logits"] for layer in (*outputs["aux_outputs"], outputs)]
-    matches = matcher.match_layers(logits, MaskPredictions.from_outputs(outputs), targets, OwnPoints(seed=1))
-    ours = [pair for layer in matches for pair in layer]
-    return sum(
-        all(torch.equal(one, other) for one, other in zip(own, their, strict=True))
-        for own, their in zip(ours, pairs, strict=True)
+def _same_pairs(matcher, peer, outputs: dict, targets: list) -> tuple[int, int]:
+    """The number of assignments, of layers and images, that both matchers share, and of all."""
+    ours, theirs = (
+        [pair for layer in one(DecoderOutputs(outputs), targets, OwnPoints(seed=1)) for pair in layer]
+        for one in (matcher, peer)
     )
+    same = sum(
+        all(torch.equal(one, other) for one, other in zip(own, their, strict=True))
+        for own, their in zip(ours, theirs, strict=True)
+    )
+    return same, len(theirs)
 
 
 def dense(mask_loss: str, size: int, num_layers: int, num_segments: tuple[int, ...], factored: bool) -> Pair:
     """MaskFormer's criterion: losses and gradients of all predictions."""
     outputs, leaves = predictions(size, num_layers, factored)
     targets = segments(size, num_segments)
-    criterion = SetCriterion(
-        NUM_CLASSES, HungarianMatcher(*WEIGHTS, mask_loss), 0.1, *WEIGHTS, mask_loss=mask_loss
-    )
 
-    def ours():
-        return _with_gradients(criterion(outputs, targets), leaves)
+    def side(criterion: SetCriterion):
+        return lambda: _with_gradients(criterion(outputs, targets), leaves)
 
-    def theirs():
-        planes = [straightforward_criterion.planes(target.segment_map, len(target)) for target in targets]
-        classes = [target.classes for target in targets]
-        losses, _ = straightforward_criterion.criterion(outputs, classes, planes, WEIGHTS, 0.1, mask_loss)
-        return _with_gradients(losses, leaves)
-
-    return Pair(ours, theirs, _compare)
+    return Pair(side(fused(WEIGHTS, mask_loss)), side(plain(WEIGHTS, mask_loss)), _compare)
 
 
 def _with_gradients(losses: dict, leaves: list[torch.Tensor]) -> tuple[dict, tuple]:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from segzoo import model_zoo
-from segzoo.modeling.mask_classification.criterion import set_criterion as criterion_module
+from segzoo.modeling.mask_classification.criterion import UncertainPoints, targets_from_inputs
 
-from . import Case, Pair, scenes, straightforward_criterion
-from .criterion import NUM_POINTS, POINT_WEIGHTS, OwnPoints
+from . import Case, Pair, scenes
+from .criterion import NUM_POINTS, POINT_WEIGHTS, OwnPoints, plain
 from .mask2former import PEERS, transformers_pair
 from .straightforward_mask2former import straightforward
+from .straightforward_matcher import planes
 
 NUM_SEGMENTS, NUM_CLASSES = 12, 133
 # Relative differences. Over nine layers rounding moves a mask's edge, and with it which points are uncertain.
@@ -39,14 +40,13 @@ def batch(size: int) -> list[dict]:
 
 def labels(inputs: dict) -> tuple[Tensor, Tensor]:
     """(S, H, W) float planes and (S,) classes."""
-    planes = straightforward_criterion.planes(inputs["segment_map"], NUM_SEGMENTS)
-    return planes, inputs["segment_classes"]
+    return planes(inputs["segment_map"], NUM_SEGMENTS), inputs["segment_classes"]
 
 
 def beside_transformers(backbone: str, size: int) -> Pair:
     model, network = transformers_pair(backbone)
     inputs = batch(size)
-    planes, classes = labels(inputs[0])
+    segment_planes, classes = labels(inputs[0])
     encoder = network.train().model.pixel_level_module.encoder.eval()
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -54,7 +54,7 @@ def beside_transformers(backbone: str, size: int) -> Pair:
 
     def theirs() -> Tensor:
         pixels = ((inputs[0]["image"] - model.pixel_mean) / model.pixel_std)[None]
-        return network(pixels, mask_labels=[planes], class_labels=[classes]).loss
+        return network(pixels, mask_labels=[segment_planes], class_labels=[classes]).loss
 
     return pair(model, inputs, theirs, network, "transformers")
 
@@ -63,16 +63,14 @@ def beside_the_straightforward(backbone: str, size: int) -> Pair:
     torch.manual_seed(0)
     model = model_zoo.get(f"panoptic/coco/mask2former_{backbone}", weights=None, device="cpu")
     inputs = batch(size)
-    planes, classes = labels(inputs[0])
+    targets = targets_from_inputs(inputs, (size, size), "cpu")
+    criterion = plain(POINT_WEIGHTS, "bce", UncertainPoints(NUM_POINTS))
 
     def theirs() -> Tensor:
         pixels = ((inputs[0]["image"] - model.pixel_mean) / model.pixel_std)[None]
         with straightforward(model):
             outputs = model.sem_seg_head(model.backbone(pixels))
-        where = straightforward_criterion.Points(OwnPoints(seed=1), NUM_POINTS)
-        losses, _ = straightforward_criterion.criterion(
-            outputs, [classes], [planes], POINT_WEIGHTS, 0.1, "bce", where
-        )
+        losses = criterion(outputs, targets, OwnPoints(seed=1))
         return sum(losses.values())
 
     return pair(model, inputs, theirs, model, "straightforward")
@@ -87,7 +85,7 @@ def pair(
     model.backbone.eval()
 
     def ours() -> tuple[Tensor, list[Tensor]]:
-        with mock.patch.object(criterion_module, "RandomPoints", return_value=OwnPoints(seed=1)):
+        with mock.patch.object(model.criterion, "new_points", return_value=OwnPoints(seed=1)):
             return step(model, sum(model(inputs).values()))
 
     def compare(result: tuple, expected: tuple) -> str:

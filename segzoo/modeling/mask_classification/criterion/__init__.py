@@ -1,19 +1,43 @@
-"""The loss of mask classification: matching, targets and loss terms."""
+"""The loss of mask classification: matching queries with segments, and terms over the matched pairs.
+
+`SetCriterion` is the loss as it is read and extended: terms (`LossTerm`), a matcher with costs (`QueryCost`,
+`PixelCost`), a comparison of masks. `FusedSetCriterion` gives the same numbers faster.
+"""
 
 from .build import build_criterion
-from .mask_predictions import MaskPredictions
+from .comparison import AllPixels, UncertainPoints
+from .costs import ClassCost, ComparedPixels, DiceCost, MaskCost, PixelCost, QueryCost
+from .decoder_outputs import DecoderOutputs
+from .fused_criterion import FusedSetCriterion
+from .matched_layer import MatchedLayer
 from .matcher import HungarianMatcher, NonFiniteCostError
 from .point_sampling import RandomPoints
 from .set_criterion import SetCriterion
 from .target_masks import SegmentTargets, targets_from_inputs
+from .terms import ClassTerm, DiceTerm, LossTerm, MaskTerm, joined
 
 __all__ = [
+    "AllPixels",
+    "ClassCost",
+    "ClassTerm",
+    "ComparedPixels",
+    "DecoderOutputs",
+    "DiceCost",
+    "DiceTerm",
+    "FusedSetCriterion",
     "HungarianMatcher",
-    "MaskPredictions",
+    "LossTerm",
+    "MaskCost",
+    "MaskTerm",
+    "MatchedLayer",
     "NonFiniteCostError",
+    "PixelCost",
+    "QueryCost",
     "RandomPoints",
     "SegmentTargets",
     "SetCriterion",
+    "UncertainPoints",
     "build_criterion",
+    "joined",
     "targets_from_inputs",
 ]

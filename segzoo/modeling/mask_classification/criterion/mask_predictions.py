@@ -1,16 +1,16 @@
 """Mask logits of all decoder layers, formed only where they are needed.
 
 A decoder hands over either finished masks or their factors: one embedding per query and features per pixel,
-whose dot products the masks are. In the factored form only the pixels, rows or points asked for are ever
+whose dot products the masks are. In the factored form only the masks, pixels or points asked for are ever
 computed.
 
-Letters: L layers, N images, Q queries, C channels, h w pixels of a mask, m rows (some queries of some
-layers), P points.
+Shape shorthand: L layers, N images, Q queries, C channels, h w pixels of a mask, m masks (some queries of
+some layers), P points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .point_sampling import corners
 
-# Rows of an image's masks: (layer, (queries,) int64) pairs, one after the other.
-Rows = list[tuple[int, Tensor]]
+# Some masks of an image: (layer, (queries,) int64) pairs, one after the other.
+LayerQueries = list[tuple[int, Tensor]]
 
 
 class MaskPredictions:
@@ -53,34 +53,27 @@ class MaskPredictions:
             self.factors = tuple(layers)
         self._latest: tuple[int, Tensor] | None = None
 
-    @classmethod
-    def from_outputs(cls, outputs: Mapping) -> MaskPredictions:
-        """Takes the outputs that `SetCriterion.forward` describes; the main prediction is the last layer."""
-        layers = [*outputs.get("aux_outputs", ()), outputs]
-        if "pred_masks" in outputs:
-            return cls([layer["pred_masks"] for layer in layers])
-        return cls([layer["mask_embed"] for layer in layers], outputs["mask_features"])
-
     def pixels(self, image: int, start: int, stop: int) -> Tensor:
         """(L * Q, stop - start) logits of a range of pixels of the flattened masks."""
         if self.is_factored:
             return self._embeddings[image].flatten(0, 1) @ self._features(image)[:, start:stop]
-        rows = [layer[image].detach().flatten(1)[:, start:stop] for layer in self.factors]
-        return torch.cat(rows).to(self.dtype)
+        masks = [layer[image].detach().flatten(1)[:, start:stop] for layer in self.factors]
+        return torch.cat(masks).to(self.dtype)
 
-    def rows(self, image: int, rows: Rows) -> Tensor:
-        """(m, h, w) logits."""
+    def logits(self, image: int, queries: LayerQueries) -> Tensor:
+        """(m, h, w) logits of some masks."""
         if self.is_factored:
-            logits = self._embeddings_of(image, rows) @ self._features(image)
+            logits = self._embeddings_of(image, queries) @ self._features(image)
             return logits.unflatten(1, self.size)
-        return torch.cat([self.factors[layer][image].detach()[index] for layer, index in rows]).to(self.dtype)
+        masks = [self.factors[layer][image].detach()[index] for layer, index in queries]
+        return torch.cat(masks).to(self.dtype)
 
     def at_points(self, image: int) -> Callable[[int, Tensor], Tensor]:
         """A function of layer and points (P, 2), as for `corners`, to logits (Q, P) there."""
         if not self.is_factored:
             return lambda layer, points: self._masks_at_points(image, layer, points)
         # Sampling is linear, so it commutes with the dot product: C samples instead of Q whole masks. A
-        # sample is the weighted sum of four rows of a table of pixels.
+        # sample is the weighted sum of four pixels, rows of a table.
         table = self._features(image).t().contiguous()
 
         def sampled(layer: int, points: Tensor) -> Tensor:
@@ -99,26 +92,28 @@ class MaskPredictions:
             for factor, dtype, need in zip(self.factors, dtypes, needed, strict=True)
         ]
 
-    def add_gradient(self, gradients: list[Tensor | None], image: int, rows: Rows, upstream: Tensor) -> None:
-        """Adds the gradient of the factors, given that of `rows`, (m, h, w). No row may be added twice."""
-        counts = [len(index) for _, index in rows]
+    def add_gradient(
+        self, gradients: list[Tensor | None], image: int, queries: LayerQueries, upstream: Tensor
+    ) -> None:
+        """Add the gradient of the factors, given that of `logits`, (m, h, w). No mask may be added twice."""
+        counts = [len(index) for _, index in queries]
         if not self.is_factored:
-            for (layer, index), part in zip(rows, upstream.split(counts), strict=True):
+            for (layer, index), part in zip(queries, upstream.split(counts), strict=True):
                 if gradients[layer] is not None:
                     gradients[layer][image, index] = part.to(gradients[layer].dtype)
             return
         upstream = upstream.flatten(1)
         embeddings, features = gradients
         if features is not None:
-            features[image].flatten(1).addmm_(self._embeddings_of(image, rows).t(), upstream)
+            features[image].flatten(1).addmm_(self._embeddings_of(image, queries).t(), upstream)
         if embeddings is not None:
             parts = (upstream @ self._features(image).t()).split(counts)
-            for (layer, index), part in zip(rows, parts, strict=True):
+            for (layer, index), part in zip(queries, parts, strict=True):
                 embeddings[image, layer, index] = part
 
-    def _embeddings_of(self, image: int, rows: Rows) -> Tensor:
+    def _embeddings_of(self, image: int, queries: LayerQueries) -> Tensor:
         """(m, C)"""
-        return torch.cat([self._embeddings[image, layer, index] for layer, index in rows])
+        return torch.cat([self._embeddings[image, layer, index] for layer, index in queries])
 
     def _features(self, image: int) -> Tensor:
         """(C, h * w); those of the latest image are held where they had to be converted."""

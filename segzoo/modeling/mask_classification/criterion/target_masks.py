@@ -2,13 +2,13 @@
 
 Segments that do not overlap stay one small-integer map; a binary plane per segment is never stored for them.
 
-Letters: S segments of an image, H W pixels of the padded image, P points, M rows (matched masks).
+Shape shorthand: S segments of an image, H W pixels of the padded image, P points, M segments asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ class SegmentTargets:
         segment_map: (H, W) int16, the index in [0, S) of the segment that covers a pixel, -1 where there is
             none (void, crowd, padding).
         masks: (S, H, W) bool, instead of `segment_map`, for segments that may overlap.
+        extras: other targets by name, such as `boxes`, for terms and costs that read them.
 
     Raises:
         ValueError: both or none of `segment_map` and `masks` given, or `masks` without one plane per class.
@@ -36,6 +37,7 @@ class SegmentTargets:
     classes: Tensor
     segment_map: Tensor | None = None
     masks: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self):
         if (self.segment_map is None) == (self.masks is None):
@@ -60,6 +62,7 @@ class SegmentTargets:
             transferred(self.classes, device),
             None if self.segment_map is None else transferred(self.segment_map, device),
             None if self.masks is None else transferred(self.masks, device),
+            {name: transferred(value, device) for name, value in self.extras.items()},
         )
 
     def resize_nearest(self, size: tuple[int, int]) -> SegmentTargets:
@@ -83,6 +86,12 @@ class SegmentTargets:
         # Column 0 takes the pixels of no segment and is cut off.
         columns = labels.new_zeros((len(labels), len(self) + 1), dtype=dtype)
         return columns.scatter_(1, labels[:, None] + 1, 1)[:, 1:]
+
+    def planes(self, segments: Tensor) -> Tensor:
+        """(M, H, W) bool masks of some segments, (M,) int64 in [0, S)."""
+        if self.masks is not None:
+            return self.masks[segments]
+        return self.segment_map == segments[:, None, None]
 
     def pixel_lists(self) -> tuple[Tensor, list[int]]:
         """The pixels of every segment, one segment after the other.
@@ -132,7 +141,7 @@ def targets_from_inputs(
 
     Args:
         batched_inputs: dicts with `segment_classes` (S,) int64, and `segment_map` (H, W) int16 or
-            `segment_masks` (S, H, W) bool.
+            `segment_masks` (S, H, W) bool; any other tensor `segment_<name>` becomes `extras["<name>"]`.
         padded_size: (height, width) of the batch's tensor; added rows and columns belong to no segment.
         device: where the targets are to be.
 
@@ -157,8 +166,19 @@ def targets_from_inputs(
         padding = (0, padded_size[1] - width, 0, padded_size[0] - height)
         classes = inputs["segment_classes"].long()
         if "segment_map" in inputs:
-            target = SegmentTargets(classes, segment_map=F.pad(labels.to(torch.int16), padding, value=-1))
+            padded = {"segment_map": F.pad(labels.to(torch.int16), padding, value=-1)}
         else:
-            target = SegmentTargets(classes, masks=F.pad(labels.bool(), padding, value=False))
+            padded = {"masks": F.pad(labels.bool(), padding, value=False)}
+        target = SegmentTargets(classes, **padded, extras=_extras(inputs))
         targets.append(target.to(device))
     return targets
+
+
+def _extras(inputs: dict) -> dict[str, Tensor]:
+    prefix = "segment_"
+    standard = ("segment_classes", "segment_map", "segment_masks")
+    return {
+        key.removeprefix(prefix): value
+        for key, value in inputs.items()
+        if key.startswith(prefix) and key not in standard and isinstance(value, Tensor)
+    }

@@ -1,0 +1,75 @@
+"""`SetCriterion` in the memory of a few masks, and several times as fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.config import configurable
+from torch import Tensor
+
+from ...registry import CRITERION_REGISTRY
+from .comparison import AllPixels, Comparison, UncertainPoints
+from .decoder_outputs import DecoderOutputs
+from .dense_loss import DenseLoss
+from .matched_layer import MatchedLayer
+from .matched_masks import MaskLoss, MatchedMasks
+from .matcher import HungarianMatcher
+from .point_loss import PointLoss
+from .point_sampling import RandomPoints
+from .set_criterion import SetCriterion
+from .terms import DiceTerm, LossTerm, MaskTerm, joined
+
+
+@CRITERION_REGISTRY.register()
+class FusedSetCriterion(SetCriterion):
+    """Gives the losses and gradients of `SetCriterion`, those of matched masks some masks at a time.
+
+    `MaskTerm` and `DiceTerm` are computed together, forward and backward in one, where both are among the
+    terms (and are no subclasses) and masks are compared on `AllPixels` or `UncertainPoints`. All other terms
+    are computed as in `SetCriterion`.
+
+    Args:
+        terms, matcher, comparison: see `SetCriterion`.
+        chunk_elements: number of pixels of resized masks, or of coordinates of points, in memory at a time at
+            most (at least one mask is); None: chosen by device.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        terms: Sequence[LossTerm],
+        matcher: HungarianMatcher,
+        comparison: Comparison | None = None,
+        chunk_elements: int | None = None,
+    ):
+        super().__init__(terms=terms, matcher=matcher, comparison=comparison)
+        self.chunk_elements = chunk_elements
+
+    @property
+    def fused_terms(self) -> tuple[MaskTerm, DiceTerm] | None:
+        """The two terms that are computed together; None: all are computed as in `SetCriterion`."""
+        mask, dice = ([term for term in self.terms if type(term) is kind] for kind in (MaskTerm, DiceTerm))
+        if len(mask) == len(dice) == 1 and type(self.comparison) in (AllPixels, UncertainPoints):
+            return mask[0], dice[0]
+        return None
+
+    def layer_losses(self, outputs: DecoderOutputs, layers: list[MatchedLayer]) -> list[dict[str, Tensor]]:
+        """See `SetCriterion`."""
+        fused = self.fused_terms
+        if fused is None:
+            return super().layer_losses(outputs, layers)
+        matched = MatchedMasks(outputs.masks, layers[0].targets, [layer.matches for layer in layers])
+        loss = self._mask_loss(fused[0].mask_loss, outputs, layers[0].points)
+        sums = matched.losses(loss, [term.weight for term in fused], layers[0].num_masks)
+        losses = []
+        for layer, of_layer in zip(layers, sums.unbind(1), strict=True):
+            known = {term: {term.name: value} for term, value in zip(fused, of_layer, strict=True)}
+            losses.append(joined(known[term] if term in known else term(layer) for term in self.terms))
+        return losses
+
+    def _mask_loss(self, mask_loss: str, outputs: DecoderOutputs, points: RandomPoints) -> MaskLoss:
+        # On a CPU a chunk stays in the cache; a GPU wants long vectors.
+        chunk_elements = self.chunk_elements or (2**19 if outputs.device.type == "cpu" else 2**24)
+        if isinstance(self.comparison, UncertainPoints):
+            return PointLoss(mask_loss, self.comparison, chunk_elements, points)
+        return DenseLoss(mask_loss, chunk_elements)

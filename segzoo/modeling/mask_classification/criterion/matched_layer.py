@@ -1,0 +1,137 @@
+"""What a loss term reads: the predictions of one decoder layer and the segments matched with them.
+
+Shape shorthand: N images, Q queries, K classes, M matched masks of the batch, h w pixels of a mask, P pixels
+or points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from segzoo.layers.runtime import means_over_processes
+
+from .comparison import Comparison, DrawPoints
+from .decoder_outputs import mask_logits
+from .matcher import Matches
+from .point_sampling import RandomPoints
+from .target_masks import SegmentTargets
+
+
+class Counts(NamedTuple):
+    """Numbers by which sums are divided: means over processes, so that N processes learn what one learns from
+    their batches together.
+
+    Attributes:
+        masks: float scalar, number of segments of the batch, at least 1.
+        matched, unmatched: float scalars, number of queries of a layer with and without a segment.
+    """
+
+    masks: Tensor
+    matched: Tensor
+    unmatched: Tensor
+
+    @classmethod
+    def of(cls, num_masks: int, matches: Matches, logits: Tensor) -> Counts:
+        """Count the queries of a layer with class logits (N, Q, K + 1); one exchange between processes."""
+        matched = sum(len(queries) for queries, _ in matches)
+        unmatched = logits.shape[0] * logits.shape[1] - matched
+        masks, *queries = means_over_processes([num_masks, matched, unmatched], logits.device)
+        return cls(masks.clamp(min=1), *queries)
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedLayer:
+    """The predictions of one decoder layer beside the ground truth.
+
+    Attributes:
+        outputs: all that the decoder returned for this layer, by name, `pred_logits` among them.
+        targets: ground truth of N images.
+        matches: N pairs (query_indices, segment_indices).
+        counts: what sums are divided by.
+        index, num_layers: of this layer among all, first layer first; the last is the main prediction.
+        dtype: float32 or float64, in which losses are computed.
+        comparison: which pixels or points of masks are compared.
+        points: where random points come from.
+    """
+
+    outputs: Mapping
+    targets: Sequence[SegmentTargets]
+    matches: Matches
+    counts: Counts
+    index: int
+    num_layers: int
+    dtype: torch.dtype
+    comparison: Comparison
+    points: RandomPoints
+
+    @property
+    def is_last(self) -> bool:
+        return self.index == self.num_layers - 1
+
+    @property
+    def num_masks(self) -> Tensor:
+        """Float scalar: what sums over matched masks are divided by."""
+        return self.counts.masks
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, Q, K + 1) class logits, the last for no object."""
+        return self.outputs["pred_logits"].to(self.dtype)
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """(N, Q, h, w) mask logits of all queries."""
+        return mask_logits(self.outputs).to(self.dtype)
+
+    @cached_property
+    def compared(self) -> tuple[Tensor, Tensor]:
+        """(M, P) logits of all matched masks, and (M, P) membership in their segments, in [0, 1].
+
+        All terms compare the same points.
+        """
+        logits, memberships = [], []
+        for image, (queries, segments) in enumerate(self.matches):
+            masks = self.masks[image, queries]
+            if len(queries):
+                own = self.comparison(masks, self.targets[image], segments, self._draw(image, masks))
+                logits.append(own[0])
+                memberships.append(own[1])
+        if not logits:
+            nothing = self.masks[0, :0].flatten(1)
+            return nothing, nothing.detach()
+        return torch.cat(logits), torch.cat(memberships)
+
+    def matched(self, values: Tensor) -> Tensor:
+        """Return the rows of (N, Q, ...) values that belong to matched queries, (M, ...), image by image."""
+        return torch.cat([values[image, queries] for image, (queries, _) in enumerate(self.matches)])
+
+    def matched_extra(self, name: str) -> Tensor:
+        """Return the extra target of this name of the matched segments, (M, ...), image by image."""
+        return torch.cat(
+            [
+                target.extras[name][segments]
+                for target, (_, segments) in zip(self.targets, self.matches, strict=True)
+            ]
+        )
+
+    def with_queries(self, outputs: Mapping, matches: Matches) -> MatchedLayer:
+        """Return other queries whose segments are known, such as those of denoising, for any term.
+
+        Args:
+            outputs: by name, as those of a layer.
+            matches: N pairs (query_indices, segment_indices); losses are divided by their number.
+        """
+        number = sum(len(queries) for queries, _ in matches)
+        counts = Counts.of(number, matches, outputs["pred_logits"])
+        return replace(self, outputs=outputs, matches=matches, counts=counts)
+
+    def _draw(self, image: int, like: Tensor) -> DrawPoints:
+        # Matched masks of an image are numbered layer by layer.
+        start = self.index * len(like)
+        return lambda count: self.points.for_losses(image, start, start + len(like), count, like.detach())

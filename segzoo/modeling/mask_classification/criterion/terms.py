@@ -1,0 +1,156 @@
+"""Summands of the loss of mask classification (MaskFormer §3.3-3.4, Mask2Former §3.3, DETR §3.1).
+
+A term of one's own is a subclass of `LossTerm`, registered by name:
+
+    @LOSS_TERM_REGISTRY.register()
+    class BoxTerm(LossTerm):
+        @configurable
+        def __init__(self, weight: float = 5.0): ...
+
+        def forward(self, layer):
+            boxes = layer.matched(layer.outputs["pred_boxes"])
+            distances = (boxes - layer.matched_extra("boxes")).abs()
+            return {"loss_bbox": self.weight * distances.sum() / layer.num_masks}
+
+and MODEL.MASK_FORMER.LOSS_TERMS ("ClassTerm", "MaskTerm", "DiceTerm", "BoxTerm").
+
+Shape shorthand: N images, Q queries, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from torch import Tensor, nn
+
+from ...registry import LOSS_TERM_REGISTRY, registered
+from .matched_layer import MatchedLayer
+from .pixel_losses import check_mask_loss, dice_losses, mask_losses
+
+
+class LossTerm(nn.Module):
+    """Base class of terms.
+
+    Parameters of a term are trained, and stored in checkpoints as `criterion.terms.<i>.<name>`.
+    """
+
+    def forward(self, layer: MatchedLayer) -> dict[str, Tensor]:
+        """Return weighted scalar losses by name, of one decoder layer.
+
+        The criterion calls it for every layer and appends `_<i>` to the names at all but the last. Where a
+        layer has none of these losses, an empty dict is returned. Autocast is off.
+        """
+        raise NotImplementedError
+
+
+def joined(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Join losses by name.
+
+    Raises:
+        ValueError: two parts have a loss of one name.
+    """
+    losses: dict[str, Tensor] = {}
+    for part in parts:
+        twice = sorted(losses.keys() & part.keys())
+        if twice:
+            raise ValueError(f"two losses are named {', '.join(twice)}; give one of them another name")
+        losses.update(part)
+    return losses
+
+
+def build_terms(cfg) -> list[LossTerm]:
+    """Build the terms that MODEL.MASK_FORMER.LOSS_TERMS names."""
+    key = "MODEL.MASK_FORMER.LOSS_TERMS"
+    return [registered(LOSS_TERM_REGISTRY, key, name)(cfg) for name in cfg.MODEL.MASK_FORMER.LOSS_TERMS]
+
+
+@LOSS_TERM_REGISTRY.register()
+class ClassTerm(LossTerm):
+    """`loss_ce`: cross-entropy of all queries; those without a segment are to predict "no object"."""
+
+    @configurable
+    def __init__(self, num_classes: int, weight: float = 1.0, no_object_weight: float = 0.1):
+        """
+        Args:
+            num_classes: K, without "no object", which is index K of the class logits.
+            weight: factor of the loss.
+            no_object_weight: weight of queries without a segment in the cross-entropy, a weighted mean.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.weight = weight
+        self.no_object_weight = no_object_weight
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.MODEL.MASK_FORMER
+        return {
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "weight": node.CLASS_WEIGHT,
+            "no_object_weight": node.NO_OBJECT_WEIGHT,
+        }
+
+    def forward(self, layer: MatchedLayer) -> dict[str, Tensor]:
+        logits = layer.logits
+        classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
+        for image, (queries, segments) in enumerate(layer.matches):
+            classes[image, queries] = layer.targets[image].classes[segments]
+        weights = logits.new_ones(self.num_classes + 1)
+        weights[-1] = self.no_object_weight
+        # As a matrix: for maps of logits CUDA has no sum that repeats to the last bit.
+        total = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weights, reduction="sum")
+        total_weight = layer.counts.matched + self.no_object_weight * layer.counts.unmatched
+        # No weight at all, without segments and with no_object_weight 0: the loss is 0, not 0 / 0.
+        return {"loss_ce": self.weight * total / total_weight.clamp(min=1e-12)}
+
+
+@LOSS_TERM_REGISTRY.register()
+class MaskTerm(LossTerm):
+    """`loss_mask`: focal loss or binary cross-entropy of matched masks, averaged over pixels."""
+
+    name = "loss_mask"
+
+    @configurable
+    def __init__(self, weight: float = 20.0, mask_loss: str = "focal"):
+        """
+        Args:
+            weight: factor of the loss.
+            mask_loss: "focal" (sigmoid focal loss, alpha 0.25, gamma 2) or "bce".
+        """
+        super().__init__()
+        check_mask_loss(mask_loss)
+        self.weight = weight
+        self.mask_loss = mask_loss
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.MODEL.MASK_FORMER
+        return {"weight": node.MASK_WEIGHT, "mask_loss": node.MASK_LOSS}
+
+    def forward(self, layer: MatchedLayer) -> dict[str, Tensor]:
+        losses = mask_losses(*layer.compared, self.mask_loss)
+        return {self.name: self.weight * losses.sum() / layer.num_masks}
+
+
+@LOSS_TERM_REGISTRY.register()
+class DiceTerm(LossTerm):
+    """`loss_dice`: dice loss of matched masks."""
+
+    name = "loss_dice"
+
+    @configurable
+    def __init__(self, weight: float = 1.0):
+        """weight: factor of the loss."""
+        super().__init__()
+        self.weight = weight
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        return {"weight": cfg.MODEL.MASK_FORMER.DICE_WEIGHT}
+
+    def forward(self, layer: MatchedLayer) -> dict[str, Tensor]:
+        losses = dice_losses(*layer.compared)
+        return {self.name: self.weight * losses.sum() / layer.num_masks}
