@@ -75,6 +75,14 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "MODEL.MASK_FORMER": "SIZE_DIVISIBILITY TRAIN_NUM_POINTS",
         "MODEL.BACKBONE": "FREEZE_AT",
     },
+    Rule(
+        "expected one or more names, each of them once",
+        lambda value: (
+            not isinstance(value, str)
+            and 0 < len(value) == len(set(value))
+            and all(isinstance(name, str) for name in value)
+        ),
+    ): {"MODEL.MASK_FORMER": "LOSS_TERMS MATCHING_COSTS"},
     ODD: {"INPUT": "BLUR_KERNEL"},
     Rule("expected a number from 0 to 255", lambda value: 0 <= value <= 255): {"INPUT": "PAD_VALUE"},
     Rule("expected (lowest, highest), both at least 0", lambda value: is_range(value) and value[0] >= 0): {

@@ -154,9 +154,21 @@ def test_classes_and_ignore_label_come_from_the_dataset():
         ("MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead"),
         ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPNPixelDecoder"),
         ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MaskFormerTransformerDecoder"),
+        ("MODEL.MASK_FORMER.CRITERION_NAME", "SetCriterion"),
     ],
 )
 def test_an_unknown_part_of_the_model_suggests_the_nearest(key, known):
     cfg = load_config(LEAF, [key, known + "s", "MODEL.DEVICE", "cpu"])
     with pytest.raises(InputError, match=f"{key} '{known}s' is unknown; did you mean {known}"):
         Trainer.build_model(cfg)
+
+
+@pytest.mark.parametrize(("key", "kind"), [("LOSS_TERMS", "Term"), ("MATCHING_COSTS", "Cost")])
+def test_names_of_loss_terms_and_costs_are_checked(key, kind):
+    key = f"MODEL.MASK_FORMER.{key}"
+    cfg = load_config(LEAF, [key, f"('Class{kind}', 'Mask{kind}s')", "MODEL.DEVICE", "cpu"])
+    with pytest.raises(InputError, match=f"{key} 'Mask{kind}s' is unknown; did you mean Mask{kind}"):
+        Trainer.build_model(cfg)
+    for value in ("()", f"('Class{kind}', 'Class{kind}')"):
+        with pytest.raises(InputError, match=rf"{key} \(.*\): expected one or more names, each of them once"):
+            load_config(LEAF, [key, value])
