@@ -119,6 +119,8 @@ class Demo:
         self.classes = classes
         self.colors = colors
         self.task = task
+        # Scores of 150 classes at full size are 150 pictures.
+        self.wanted = {"tasks": (task,), "semantic": "labels"}
         self.threshold = threshold
         self.output = output
         self.save_labels = labels
@@ -162,7 +164,7 @@ class Demo:
     def _results(self, pictures: list[np.ndarray]) -> list[dict | None]:
         """The predictions; None for a picture that does not fit into memory by itself."""
         try:
-            return self.predictor(pictures, color="RGB")
+            return self.predictor(pictures, color="RGB", **self.wanted)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -200,7 +202,7 @@ class Demo:
         video, tracks, done, stopped = None, Tracks(), 0, False
         try:
             for rgb, result in tqdm(
-                self.predictor.stream(frames(), color="BGR"),
+                self.predictor.stream(frames(), color="BGR", **self.wanted),
                 desc=name,
                 total=count if count > 0 else None,
                 unit="frame",
@@ -339,8 +341,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--save-labels: instances may overlap, so there is no label map of them")
     cfg.TEST.TASKS = (task,)
     predictor = Predictor(cfg, trust=trust)
-    if hasattr(predictor.model, "sem_seg_output"):
-        predictor.model.sem_seg_output = "labels"  # scores of 150 classes at full size are 150 pictures
     metadata = predictor.metadata
     # A model trained on instances knows the things only.
     classes, colors = (

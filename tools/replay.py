@@ -29,6 +29,7 @@ from segzoo.checkpoint.reader import read_checkpoint
 from segzoo.engine.rng_state import restore_random_state
 from segzoo.engine.train_step import amp_dtype
 from segzoo.engine.trainer import Trainer
+from segzoo.modeling import as_segmentor
 from segzoo.utils.errors import InputError
 
 NEEDED = ("iteration", "batch", "random_state", "config")
@@ -137,6 +138,7 @@ def replay(
     dtype = None if fp32 else amp_dtype(cfg)
     watcher = FirstNonFinite(model)
     restore_random_state(capsule["random_state"])
+    as_segmentor(model).set_progress(capsule["iteration"], cfg.SOLVER.MAX_ITER)
     lines = [("precision", str(dtype or torch.float32).removeprefix("torch."))]
     recorded = capsule.get("losses", {})
     try:

@@ -11,7 +11,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from segzoo.layers import conv_norm_act
-from segzoo.modeling.per_pixel.head import resize
+from segzoo.layers.resize import resize
 from segzoo.modeling.registry import NECK_REGISTRY
 from segzoo.utils.errors import InputError
 

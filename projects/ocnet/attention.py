@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segzoo.layers import conv_norm_act
 from segzoo.layers.pixel_attention import pixel_attention
-from segzoo.modeling.per_pixel.head import resize
+from segzoo.layers.resize import resize
 
 
 class ObjectContext(nn.Module):

@@ -11,8 +11,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from segzoo.layers import conv_norm_act
+from segzoo.layers.resize import resize
 from segzoo.modeling.per_pixel import PixelHead
-from segzoo.modeling.per_pixel.head import resize
 from segzoo.utils.errors import InputError
 
 from .attention import DIRECTIONS, compact_attention, offset_attention

@@ -218,6 +218,9 @@ def _add_mask_classification_keys(cfg: CN) -> None:
     # Panoptic: of the pixels it won, a segment takes those where its mask's probability is at least one half
     # (Mask2Former); otherwise all of them (MaskFormer).
     node.TEST.CONFIDENT_PIXELS_ONLY = False
+    # Semantic: what is resized to the size of the image: scores of the classes, or the masks that make them.
+    # "": as the published models were evaluated, scores for TASK semantic and masks for the others.
+    node.TEST.SEMANTIC_RESIZING = ""  # scores | masks
 
 
 def _add_solver_keys(cfg: CN) -> None:

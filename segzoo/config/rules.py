@@ -170,6 +170,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     one_of("channel", "element"): {"MODEL.SEM_SEG_HEAD": "DROPOUT_KIND"},
     one_of("valid", "all"): {"MODEL.SEM_SEG_HEAD": "LOSS.AVERAGE_OVER"},
     one_of("focal", "bce"): {"MODEL.MASK_FORMER": "MASK_LOSS"},
+    one_of("", "scores", "masks"): {"MODEL.MASK_FORMER": "TEST.SEMANTIC_RESIZING"},
     one_of("nearest", "bilinear"): {"MODEL.SEM_SEG_HEAD": "TOP_DOWN_UPSAMPLE"},
 }
 

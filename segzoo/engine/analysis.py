@@ -18,6 +18,8 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segzoo.modeling import as_segmentor
+
 _aten = torch.ops.aten
 
 
@@ -53,14 +55,15 @@ def analyze(model: nn.Module, size: tuple[int, int]) -> Complexity:
     fixed), bilinear resizing 4, nearest and average pooling 1; other element-wise operations count nothing.
 
     Args:
-        model: a meta-architecture with `raw_outputs`, on any device; it is neither run nor changed.
+        model: a `Segmentor`, or a meta-architecture with `raw_outputs`, on any device; it is neither run nor
+            changed.
         size: height and width of the image; the model may pad it.
     """
     network = without_data(model).eval()
     image = torch.empty((3, *size), dtype=torch.uint8, device="meta")
     parts = _parts(network)
     with torch.no_grad(), _Count() as count, _named_calls(network, parts, count.stack):
-        network.raw_outputs([{"image": image, "height": size[0], "width": size[1]}])
+        as_segmentor(network).raw_outputs([{"image": image, "height": size[0], "width": size[1]}])
     params = {part: _parameter_count(network.get_submodule(part)) for part in parts}
     flops = {part: float(count.flops[part]) for part in parts}
     return Complexity(

@@ -4,7 +4,7 @@ import datetime
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,10 +30,10 @@ from segzoo.evaluation import (
 from segzoo.evaluation.results import RESULTS_FILE
 from segzoo.modeling.protocols import (
     InferenceProtocol,
+    MapAveraging,
     build_inference_protocol,
     build_protocol_model,
     label_cropper,
-    uses_tta,
 )
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import put_aside
@@ -125,8 +125,10 @@ def evaluate(
         evaluator = (evaluators or build_evaluators)(cfg, name)
         scored_by[name] = evaluator_protocols(evaluator._evaluators)
         tested = tested_model(cfg, model, name)
-        with label_maps(tested), ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
-            results[name], images[name], speed[name] = run_inference(tested, loader, evaluator)
+        with ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
+            results[name], images[name], speed[name] = run_inference(
+                tested, loader, evaluator, tasks=cfg.TEST.TASKS
+            )
         skipped[name] = skipped_images(loader)
         for advice in evaluation_advice(cfg, speed[name], images[name] // comm.get_world_size()):
             logger.warning("%s", advice)
@@ -165,7 +167,11 @@ def report(cfg: CfgNode, results: dict, protocol: dict) -> dict:
 
 
 def run_inference(
-    model: nn.Module, loader: Iterable[list[dict]], evaluator: DatasetEvaluator
+    model: nn.Module,
+    loader: Iterable[list[dict]],
+    evaluator: DatasetEvaluator,
+    *,
+    tasks: Sequence[str] | None = None,
 ) -> tuple[dict, int, dict[str, float]]:
     """Feeds a loader's batches through a model into an evaluator, with a progress line every few seconds.
 
@@ -173,7 +179,10 @@ def run_inference(
     what is told of them is how long the model had to wait.
 
     Args:
+        model: as `tested_model` returns it.
         loader: of this process's share of the images; has a length.
+        tasks: the results that the evaluator scores; None: those that the model gives unasked. Of semantic
+            results the best class of each pixel is scored, not the scores of all.
 
     Returns:
         The evaluator's results ({} but in the main process), the number of images over all processes, and the
@@ -181,7 +190,7 @@ def run_inference(
     """
     evaluator.reset()
     stopwatch, started = Stopwatch(), time.perf_counter()
-    done = feed(model, loader, evaluator, stopwatch)
+    done = feed(model, loader, evaluator, stopwatch, tasks=tasks)
     with given_up_on_error(evaluator):
         check_some_left(loader, done)
         results = evaluator.evaluate() or {}
@@ -200,7 +209,12 @@ def run_inference(
 
 
 def feed(
-    model: nn.Module, loader: Iterable[list[dict]], evaluator: DatasetEvaluator, stopwatch: Stopwatch
+    model: nn.Module,
+    loader: Iterable[list[dict]],
+    evaluator: DatasetEvaluator,
+    stopwatch: Stopwatch,
+    *,
+    tasks: Sequence[str] | None = None,
 ) -> int:
     """Do the loop of `run_inference`, up to the last batch; returns the number of this process's images."""
     done, shown, batches = 0, time.perf_counter(), len(loader)
@@ -208,7 +222,7 @@ def feed(
     with given_up_on_error(evaluator), evaluation_mode(model), torch.no_grad():
         for index, inputs in enumerate(loader, start=1):
             stopwatch.lap("data")
-            outputs = model(inputs)
+            outputs = model(inputs, tasks=tasks, semantic="labels")
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             stopwatch.lap("compute")
@@ -294,20 +308,6 @@ def given_up_on_error(evaluator: DatasetEvaluator) -> Iterator[None]:
     except BaseException:  # Ctrl-C among them
         evaluator.reset()
         raise
-
-
-@contextmanager
-def label_maps(model: nn.Module) -> Iterator[None]:
-    """Makes a model that can return the best class per pixel, instead of scores of all: that is scored."""
-    before = getattr(model, "sem_seg_output", None)
-    if before is None:
-        yield
-        return
-    model.sem_seg_output = "labels"
-    try:
-        yield
-    finally:
-        model.sem_seg_output = before
 
 
 def _split(stopwatch: Stopwatch, images: int) -> list[str]:
@@ -397,7 +397,7 @@ def protocol_facts(cfg: CfgNode, weights: str, iteration: int | None) -> dict:
     protocol = build_inference_protocol(cfg)
     return {
         "preset": cfg.TEST.PROTOCOL,
-        **(_plain_inference(cfg) if protocol is None else _protocol_inference(protocol)),
+        **_inference(cfg, protocol),
         "class_averaging": "valid",
         **weights_facts,
         "tasks": list(cfg.TEST.TASKS),
@@ -405,36 +405,49 @@ def protocol_facts(cfg: CfgNode, weights: str, iteration: int | None) -> dict:
     }
 
 
+def _inference(cfg: CfgNode, protocol: InferenceProtocol | MapAveraging | None) -> dict:
+    if protocol is None:
+        return _plain_inference(cfg)
+    if isinstance(protocol, MapAveraging):
+        return _averaging_inference(cfg, protocol)
+    return _protocol_inference(protocol)
+
+
 def resizing_facts(cfg: CfgNode, model: nn.Module) -> dict:
-    """What the model stretches to the image's size for semantic labels; None where it does not say."""
+    """What the model resizes to the image's size for semantic labels; None where it does not say."""
     is_semantic = "semantic" in cfg.TEST.TASKS
-    return {"semantic_resizing": getattr(model, "semantic_resizing", None) if is_semantic else None}
+    return {"semantic_resizing": build_protocol_model(cfg, model).semantic_resizing if is_semantic else None}
 
 
 def _plain_inference(cfg: CfgNode) -> dict:
-    """Of a model's own forward pass, and of SemanticTTA."""
-    short_edge, augmented = cfg.INPUT.MIN_SIZE_TEST, cfg.TEST.AUG
+    """How a model's own forward pass is made."""
+    short_edge = cfg.INPUT.MIN_SIZE_TEST
     input_size = "original"
     if short_edge:
         input_size = {"short_edge": short_edge, "long_edge_max": cfg.INPUT.MAX_SIZE_TEST}
-    scales = [1.0]
-    if uses_tta(cfg.TEST):
-        sizes = list(augmented.MIN_SIZES)
-        # Of images in their original size the copies' sizes are known, but no common factor.
-        scales = [size / short_edge for size in sizes] if short_edge else []
-        input_size = {
-            "resized_from": input_size,
-            "short_edges": sizes,
-            "long_edge_max": augmented.MAX_SIZE,
-        }
     return {
         "input_size": input_size,
-        "scales": scales,
-        "flip": bool(uses_tta(cfg.TEST) and augmented.FLIP),
+        "scales": [1.0],
+        "flip": False,
         "crop": None,
         "stride": None,
         "mode": "whole",
         "averaging": None,
+    }
+
+
+def _averaging_inference(cfg: CfgNode, protocol: MapAveraging) -> dict:
+    plain, short_edge = _plain_inference(cfg), cfg.INPUT.MIN_SIZE_TEST
+    edges = list(protocol.short_edges)
+    return plain | {
+        "input_size": {
+            "resized_from": plain["input_size"],
+            "short_edges": edges,
+            "long_edge_max": protocol.long_edge_max,
+        },
+        # Of images in their original size the copies' sizes are known, but no common factor.
+        "scales": [edge / short_edge for edge in edges] if short_edge else [],
+        "flip": protocol.flip,
     }
 
 

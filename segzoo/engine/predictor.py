@@ -18,7 +18,12 @@ from torch import nn
 from segzoo.checkpoint import compare_description, load_checkpoint
 from segzoo.config.files import is_config_name
 from segzoo.data import build_test_augmentations
-from segzoo.modeling.protocols import build_inference_protocol, build_protocol_model
+from segzoo.modeling import as_segmentor
+from segzoo.modeling.protocols import (
+    build_inference_protocol,
+    build_protocol_model,
+    build_single_scale_config,
+)
 from segzoo.utils.errors import InputError
 
 from .model_config import checkpoint_config
@@ -42,7 +47,7 @@ class Predictor:
     at one scale; results come back at the picture's own size, on the model's device.
 
     Attributes:
-        model: in eval mode.
+        model: the meta-architecture, in eval mode.
         metadata: of the dataset whose classes the model predicts (`classes`, `colors`, `isthing`, ...), or
             None when it was made from a bare module.
         image_range: values of picture files of more than 8 bits that become 0 and 255: INPUT.IMAGE_RANGE,
@@ -112,8 +117,8 @@ class Predictor:
                 *self.image_range,
             )
         self.model.eval()
-        if cfg is not None:
-            self.model = _under_protocol(cfg, self.model, self.metadata)
+        self._segmentor = as_segmentor(self.model, input_format=None if cfg is None else cfg.INPUT.FORMAT)
+        self._tested = self._segmentor if cfg is None else _under_protocol(cfg, self.model, self.metadata)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"Predictor: batch_size {batch_size}; expected at least 1")
         self.batch_size = batch_size or default_batch_size
@@ -121,7 +126,14 @@ class Predictor:
             default_augmentations if augmentations is None else augmentations
         )
 
-    def __call__(self, pictures: Picture | Iterable[Picture], color: str | None = None) -> dict | list[dict]:
+    def __call__(
+        self,
+        pictures: Picture | Iterable[Picture],
+        color: str | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+        semantic: str = "scores",
+    ) -> dict | list[dict]:
         """Predicts.
 
         Args:
@@ -129,9 +141,12 @@ class Predictor:
                 an image file, PIL image, (3, H, W) uint8 tensor in RGB, (H, W, 3) uint8 array. An array or
                 tensor of four dimensions is a batch of them.
             color: channel order of arrays, "RGB" or "BGR" (OpenCV's); an array is refused without it.
+            tasks: the results wanted, of "semantic", "panoptic", "instance" and "entity"; None: those of
+                TEST.TASKS.
+            semantic: "scores" of every class, or "labels", which take far less memory.
 
         Returns:
-            For one picture, a dict with the model's tasks: `sem_seg` (K, H, W) float scores or
+            For one picture, a dict with the results of the tasks: `sem_seg` (K, H, W) float scores or
             `sem_seg_labels` (H, W) integer; `panoptic_seg` and `entity_seg` ((H, W) int32 ids, 0 is none,
             list of segment dicts); `instances`. For a list, a list of dicts.
 
@@ -139,11 +154,17 @@ class Predictor:
             InputError: a file cannot be read, something is no picture, or an array comes without `color`.
         """
         if pictures_in(pictures) is None:
-            return self._predict([as_rgb(pictures, color, image_range=self.image_range)])[0]
-        return [result for _, result in self.stream(pictures, color)]
+            rgb = as_rgb(pictures, color, image_range=self.image_range)
+            return self._predict([rgb], tasks, semantic)[0]
+        return [result for _, result in self.stream(pictures, color, tasks=tasks, semantic=semantic)]
 
     def stream(
-        self, pictures: Iterable[Picture], color: str | None = None
+        self,
+        pictures: Iterable[Picture],
+        color: str | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+        semantic: str = "scores",
     ) -> Iterator[tuple[np.ndarray, dict]]:
         """Predicts while reading, holding no more than a batch: for long lists and videos.
 
@@ -155,16 +176,19 @@ class Predictor:
         several = pictures_in(pictures)
         remaining = rgb_pictures([pictures] if several is None else several, color, self.image_range)
         while chunk := list(islice(remaining, self.batch_size)):
-            yield from zip(chunk, self._predict(chunk), strict=True)
+            yield from zip(chunk, self._predict(chunk, tasks, semantic), strict=True)
 
     @torch.inference_mode()
-    def _predict(self, rgb_pictures: list[np.ndarray]) -> list[dict]:
-        return self.model([self._to_input(picture) for picture in rgb_pictures])
+    def _predict(
+        self, rgb_pictures: list[np.ndarray], tasks: Sequence[str] | None, semantic: str
+    ) -> list[dict]:
+        inputs = [self._to_input(picture) for picture in rgb_pictures]
+        return self._tested(inputs, tasks=tasks, semantic=semantic)
 
     def _to_input(self, rgb: np.ndarray) -> dict:
         """A picture as the test mapper would hand it to the model."""
         height, width = rgb.shape[:2]
-        augmented = T.AugInput(rgb if self.model.input_format == "RGB" else rgb[..., ::-1])
+        augmented = T.AugInput(rgb if self._segmentor.input_format == "RGB" else rgb[..., ::-1])
         self._augmentations(augmented)
         image = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         return {"image": image, "height": height, "width": width}
@@ -182,11 +206,9 @@ def _config_of(checkpoint: str | Path, weights: str | Path | None, trust: bool) 
 
 def _under_protocol(cfg: CfgNode, model: nn.Module, metadata: Metadata | None) -> nn.Module:
     """The model as TEST.PROTOCOL runs it on whole pictures; averages over scales are left to evaluation."""
+    cfg = build_single_scale_config(cfg)
     protocol = build_inference_protocol(cfg)
-    if protocol is None:
-        return model
-    if protocol.mode == "center_crop":
-        logger.info("TEST.PROTOCOL %s scores a centre crop; whole pictures are predicted here", protocol.name)
-        return model
-    cfg.TEST.INFERENCE.SCALES = [1.0]
+    if protocol is not None and protocol.mode == "center_crop":
+        logger.info("TEST.PROTOCOL %s scores a center crop; whole pictures are predicted here", protocol.name)
+        return as_segmentor(model, input_format=cfg.INPUT.FORMAT)
     return build_protocol_model(cfg, model, metadata.get("flip_pairs", ()) if metadata else ())

@@ -27,7 +27,6 @@ from .evaluation_loop import (
     evaluator_protocols,
     feed,
     inference_folder,
-    label_maps,
     protocol_facts,
     report,
     resizing_facts,
@@ -173,8 +172,8 @@ def _score(
     saver = _Saver(evaluators, write, files.facts, max(cfg.TEST.SHARD_PERIOD, 1))
     tested = tested_model(cfg, model, name)
     loader = build_test_loader(cfg, name, dataset=left)
-    with label_maps(tested), ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
-        feed(tested, loader, saver, saver.stopwatch)
+    with ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
+        feed(tested, loader, saver, saver.stopwatch, tasks=cfg.TEST.TASKS)
         saver.save(loader.skipped_images)
 
 

@@ -17,11 +17,12 @@ from pycocotools import mask as mask_tools
 from torch import nn
 
 from segzoo.data import SegmentationMapper, load_image
+from segzoo.modeling import as_segmentor
 from segzoo.modeling.protocols import build_inference_protocol
 from segzoo.visualization.draw import draw_entity, draw_instances, draw_panoptic, draw_result, draw_semantic
 from segzoo.visualization.panels import stack, strip
 
-from .evaluation_loop import evaluation_mode, label_maps, tested_model
+from .evaluation_loop import evaluation_mode, tested_model
 from .model_description import classes_metadata
 
 logger = logging.getLogger(__name__)
@@ -57,11 +58,11 @@ def prediction_pictures(cfg: CfgNode, model: nn.Module) -> Iterator[tuple[str, n
     protocol = build_inference_protocol(cfg)
     # A centre crop has no place in a picture of the whole image.
     cropped = protocol is not None and protocol.mode == "center_crop"
-    tested = model if cropped else tested_model(cfg, model, name)
+    tested = as_segmentor(model) if cropped else tested_model(cfg, model, name)
     for index in np.unique(indices.astype(int)):
         inputs = mapper(records[index])
-        with evaluation_mode(tested), label_maps(tested), torch.no_grad():
-            (result,) = tested([inputs])
+        with evaluation_mode(tested), torch.no_grad():
+            (result,) = tested([inputs], tasks=cfg.TEST.TASKS, semantic="labels")
         yield Path(inputs["file_name"]).stem, draw_row_per_task(cfg, name, inputs, result)
 
 

@@ -25,7 +25,8 @@ from segzoo.checkpoint import SegzooCheckpointer
 from segzoo.data import build_train_loader
 from segzoo.data.handover import ended_workers_explained
 from segzoo.data.labelled import holds_targets
-from segzoo.modeling.protocols import uses_tta
+from segzoo.modeling import as_segmentor
+from segzoo.modeling.protocols import build_single_scale_config
 from segzoo.modeling.registry import registered
 from segzoo.solver import (
     ScheduledLR,
@@ -103,6 +104,7 @@ class Trainer(TrainerBase):
         logger.debug("Model:\n%s", model)
         self.optimizer = build_optimizer(self.cfg, model)
         self.scheduler: ScheduledLR = build_lr_scheduler(self.cfg, self.optimizer)
+        self._segmentor = as_segmentor(model)
         self.model = distributed(model, self.cfg.MODEL.DEVICE)
         self.train_step = TrainStep.from_config(self.cfg, self.model, self.optimizer, self._stop_at_nonfinite)
         self.checkpointer = self.build_checkpointer(
@@ -156,13 +158,7 @@ class Trainer(TrainerBase):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module) -> dict:
         """Evaluate the model in training on DATASETS.TEST, on one scale; see `engine.evaluation_loop`."""
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.TEST.AUG.ENABLED = False
-        if uses_tta(cfg.TEST):
-            cfg.TEST.PROTOCOL = ""
-        elif cfg.TEST.PROTOCOL:
-            cfg.TEST.INFERENCE.SCALES = [1.0]
+        cfg = build_single_scale_config(cfg)
         try:
             storage = get_event_storage()
         except AssertionError:  # Called by itself, after a training.
@@ -183,7 +179,7 @@ class Trainer(TrainerBase):
             InputError: see `check_evaluation` and `check_best_metric` in `segzoo.engine.evaluation_loop`.
         """
         try:
-            check_evaluation(cfg)
+            check_evaluation(build_single_scale_config(cfg))
         except InputError as error:
             raise InputError(f'{error} (DATASETS.TEST "()" trains without evaluation)') from None
         check_best_metric(cfg)
@@ -325,6 +321,7 @@ class Trainer(TrainerBase):
         micro_batches = [next(self._batches) for _ in range(self.cfg.SOLVER.ACCUMULATE)]
         data_time = time.perf_counter() - started
         self.saw_targets = self.saw_targets or any(map(holds_targets, micro_batches))
+        self._segmentor.set_progress(self.iter, self.max_iter)
         losses = self.train_step(micro_batches)
         self._recorder.add(self.iter, losses, data_time)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from segzoo.engine.model_description import classes_dataset, describe
+from segzoo.modeling import as_segmentor
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import written_whole
 
@@ -33,7 +34,7 @@ class Network(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model = model
+        self.model = as_segmentor(model)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return self.model.batch_outputs(images)
@@ -44,8 +45,8 @@ def export_program(model: nn.Module, size: tuple[int, int], batch_size: int = 1)
     """Traces a model, which has to be in eval mode, for one size of images.
 
     Args:
-        model: a meta-architecture with `batch_outputs`.
-        size: (H, W), any; normalising and padding are part of the program.
+        model: a meta-architecture, a `Segmentor` or one with `raw_outputs`.
+        size: (H, W), any; normalizing and padding are part of the program.
         batch_size: N.
     """
     return torch.export.export(Network(model), (_noise(model, size, batch_size),))
@@ -74,7 +75,7 @@ def save_program(
         torch.export.save(program, unfinished, extra_files={DESCRIPTION: json.dumps(description, indent=1)})
         shape = description["input"]["shape"]
         images = _noise(model, tuple(shape[2:]), shape[0])
-        expected = model.batch_outputs(images)
+        expected = as_segmentor(model).batch_outputs(images)
         outputs = torch.export.load(unfinished).module()(images)
         differences = {name: _difference(outputs[name], expected[name]) for name in expected}
         for name, difference in differences.items():
@@ -97,15 +98,15 @@ def describe_program(
     models.
     """
     images = _noise(model, size, batch_size)
-    multiple = max(model.size_divisibility, 1)
-    outputs = model.batch_outputs(images)
+    segmentor = as_segmentor(model, input_format=cfg.INPUT.FORMAT)
+    outputs = segmentor.batch_outputs(images)
     return {
         **describe(cfg, MetadataCatalog.get(classes_dataset(cfg))),
         "input": {
             "shape": list(images.shape),
             "range": [0, 255],
-            "channels": model.input_format,
-            "padded_size": [side + -side % multiple for side in size],
+            "channels": segmentor.input_format,
+            "padded_size": list(segmentor.padded_size(size)),
         },
         "outputs": {name: list(output.shape) for name, output in outputs.items()},
         "postprocess": _postprocessing(cfg) if "pred_masks" in outputs else {},
@@ -124,7 +125,7 @@ def _postprocessing(cfg: CfgNode) -> dict[str, Any]:
 def _noise(model: nn.Module, size: tuple[int, int], batch_size: int) -> Tensor:
     """(N, 3, H, W) float pixels, the same in every call."""
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(batch_size, 3, *size, generator=generator).mul_(255).to(model.device)
+    return torch.rand(batch_size, 3, *size, generator=generator).mul_(255).to(as_segmentor(model).device)
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:

@@ -4,6 +4,7 @@ Importing it fills the registries.
 """
 
 from . import backbones, mask_classification, per_pixel
+from .plain_model import as_segmentor
 from .registry import (
     CRITERION_REGISTRY,
     LOSS_TERM_REGISTRY,
@@ -13,6 +14,7 @@ from .registry import (
     PIXEL_LOSS_REGISTRY,
     TRANSFORMER_DECODER_REGISTRY,
 )
+from .segmentor import Batch, DenseScores, Segmentor, Sizes
 
 __all__ = [
     "CRITERION_REGISTRY",
@@ -22,6 +24,11 @@ __all__ = [
     "PIXEL_DECODER_REGISTRY",
     "PIXEL_LOSS_REGISTRY",
     "TRANSFORMER_DECODER_REGISTRY",
+    "Batch",
+    "DenseScores",
+    "Segmentor",
+    "Sizes",
+    "as_segmentor",
     "backbones",
     "mask_classification",
     "per_pixel",

@@ -235,10 +235,10 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_picture(run, files, tmp_path, c
 def test_what_does_not_fit_into_memory_is_one_failure(run, files, tmp_path, capsys, monkeypatch):
     predict = demo.Predictor._predict
 
-    def small_only(predictor, pictures):
+    def small_only(predictor, pictures, *asked):
         if len(pictures) > 1 or pictures[0].shape[0] == 150:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return predict(predictor, pictures)
+        return predict(predictor, pictures, *asked)
 
     monkeypatch.setattr(demo.Predictor, "_predict", small_only)
     assert run("--input", str(files)) == 1

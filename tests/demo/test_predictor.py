@@ -144,8 +144,8 @@ def test_pictures_run_under_the_test_protocol_at_one_scale(pictures):
     sizes = ("TEST.INFERENCE.BASE_SIZE", "80", "TEST.INFERENCE.CROP_SIZE", "[65, 65]")
     predictor = Predictor(load_config(CONFIG, (*OVERRIDES, *overrides, *sizes)))
     windows = []
-    score_maps = predictor.model.model.score_maps
-    predictor.model.model.score_maps = lambda images: windows.append(images.shape) or score_maps(images)
+    dense_scores = predictor.model.dense_scores
+    predictor.model.dense_scores = lambda images: windows.append(images.shape) or dense_scores(images)
     assert predictor(pictures[0], color="BGR")["sem_seg"].shape == (11, 96, 128)
     # 60 x 80 pixels at the base size, padded to 65 x 80: two windows, each with its mirror image.
     assert sum(shape[0] for shape in windows) == 4

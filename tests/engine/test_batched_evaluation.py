@@ -11,7 +11,7 @@ from PIL import Image
 from segzoo.data import build_test_loader
 from segzoo.data.sampling import AlikeBatches
 from segzoo.engine import Trainer, evaluate
-from segzoo.engine.evaluation_loop import evaluation_advice, label_maps, shares
+from segzoo.engine.evaluation_loop import evaluation_advice, shares
 from segzoo.evaluation import load_results
 from segzoo.model_zoo import load_config
 
@@ -119,15 +119,6 @@ def test_results_do_not_depend_on_the_batch_and_carry_the_shares_of_the_time(cfg
         {f"{task}/{key}": value for task in one for key, value in one[task].items()} for one in results
     )
     assert first == pytest.approx(second, abs=0.2, nan_ok=True)
-    assert model.sem_seg_output == "scores"
-
-
-def test_label_maps_are_asked_for_and_scores_come_back(model):
-    with label_maps(model):
-        assert model.sem_seg_output == "labels"
-    assert model.sem_seg_output == "scores"
-    with label_maps(torch.nn.Identity()) as nothing:
-        assert nothing is None
 
 
 def test_batches_hold_images_of_one_padded_size_while_there_are_enough(cfg):

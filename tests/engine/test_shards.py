@@ -29,6 +29,7 @@ from segzoo.engine.shards import Shard, evaluate_shard  # noqa: E402
 from segzoo.evaluation import compare_results, load_results  # noqa: E402
 from segzoo.evaluation.semantic import semantic_metrics  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
+from segzoo.modeling import Segmentor  # noqa: E402
 from segzoo.utils.errors import InputError  # noqa: E402
 
 IMAGES = 11
@@ -49,31 +50,27 @@ TEST:
 
 
 @META_ARCH_REGISTRY.register()
-class ShadesSegmentor(nn.Module):
-    """Scores by the colour of a pixel and its neighbours; stops before image `fail_at`."""
-
-    score_kind = "logits"
-    input_format = "RGB"
+class ShadesSegmentor(Segmentor):
+    """Scores by the color of a pixel and its neighbors; stops before image `fail_at`."""
 
     def __init__(self, cfg):
-        super().__init__()
-        self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        super().__init__(backbone=None, num_classes=classes, pixel_mean=(128.0,) * 3, pixel_std=(64.0,) * 3)
         generator = torch.Generator().manual_seed(0)
         self.weight = nn.Parameter(torch.randn(self.num_classes, 3, 3, 3, generator=generator))
         self.seen, self.fail_at = 0, None
-        self.register_buffer("pixel_mean", torch.full((3, 1, 1), 128.0), persistent=False)
 
-    def score_maps(self, images):
-        return nn.functional.conv2d(images / 64 - 2, self.weight, padding=1)
+    def network(self, batch):
+        if self.seen == self.fail_at:
+            raise KeyboardInterrupt
+        self.seen += 1
+        return {"logits": nn.functional.conv2d(batch.images, self.weight, padding=1)}
 
-    def forward(self, batched_inputs):
-        results = []
-        for inputs in batched_inputs:
-            if self.seen == self.fail_at:
-                raise KeyboardInterrupt
-            self.seen += 1
-            results.append({"sem_seg": self.score_maps(inputs["image"][None].float())[0]})
-        return results
+    def postprocess(self, outputs, sizes, *, tasks, semantic):
+        scores = outputs["logits"]
+        if semantic == "scores":
+            return [{"sem_seg": one} for one in scores]
+        return [{"sem_seg_labels": one} for one in scores.argmax(1)]
 
 
 @pytest.fixture(scope="module", autouse=True)

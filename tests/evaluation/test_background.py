@@ -79,7 +79,7 @@ def test_what_waits_is_not_scored_when_an_error_ends_the_evaluation(data, error)
     evaluator, taken = Blocked(data.name, workers=1), []
 
     class Failing(torch.nn.Module):
-        def forward(self, inputs):
+        def forward(self, inputs, **asked):
             if len(taken) == 10:
                 raise error("stop")
             taken.append(inputs)

@@ -19,6 +19,7 @@ from detectron2.structures import Instances
 from evaluation_data import PanopticData
 from test_panoptic_evaluator import panopticapi_result
 
+from segzoo.config.load import new_config
 from segzoo.engine.evaluation_loop import report, resizing_facts
 from segzoo.evaluation import (
     EntityEvaluator,
@@ -34,8 +35,7 @@ from segzoo.evaluation import (
 )
 from segzoo.evaluation.rescore import rescore
 from segzoo.evaluation.semantic import semantic_metrics
-from segzoo.modeling.mask_classification.meta_arch import MaskFormer
-from segzoo.modeling.per_pixel.meta_arch import PerPixelSegmentor
+from segzoo.modeling import Segmentor
 from segzoo.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -135,16 +135,30 @@ def test_results_of_before_are_read_by_their_tasks_or_said_to_be_unknown(tmp_pat
     )
 
 
-@pytest.mark.parametrize(
-    ("tasks", "expected"),
-    [(("semantic",), "scores"), (("semantic", "panoptic"), "masks"), (("panoptic",), None)],
-)
-def test_a_mask_classifier_says_what_it_stretches(tasks, expected):
-    """test_semantic_only_models_stretch_scores_and_all_others_masks shows that it does so."""
-    resizing = MaskFormer.semantic_resizing.fget(SimpleNamespace(tasks=tasks))
-    cfg = SimpleNamespace(TEST=SimpleNamespace(TASKS=tasks))
-    assert resizing_facts(cfg, SimpleNamespace(semantic_resizing=resizing)) == {"semantic_resizing": expected}
-    assert PerPixelSegmentor.semantic_resizing == "scores"
+def segmentor_that_resizes(what):
+    model = Segmentor(backbone=None, num_classes=3, pixel_mean=(0.0,) * 3, pixel_std=(1.0,) * 3)
+    model.semantic_resizing = what
+    return model
+
+
+@pytest.mark.parametrize("resizing", ["scores", "masks"])
+def test_results_say_what_was_resized_for_semantic_labels(resizing):
+    model = segmentor_that_resizes(resizing)
+    cfg = new_config()
+    for tasks, expected in (
+        (("semantic",), resizing),
+        (("semantic", "panoptic"), resizing),
+        (("panoptic",), None),
+    ):
+        cfg.TEST.TASKS = tasks
+        assert resizing_facts(cfg, model) == {"semantic_resizing": expected}
+    cfg.TEST.TASKS = ("semantic",)
+    # Finished maps are averaged; the other protocols resize scores themselves.
+    cfg.TEST.PROTOCOL = "maskformer_tta"
+    assert resizing_facts(cfg, model) == {"semantic_resizing": resizing}
+    cfg.TEST.PROTOCOL = "gluon_testval"
+    assert resizing_facts(cfg, model) == {"semantic_resizing": "scores"}
+    cfg.TEST.PROTOCOL = ""
     assert resizing_facts(cfg, torch.nn.Linear(1, 1)) == {"semantic_resizing": None}
 
 

@@ -21,6 +21,7 @@ from segzoo import model_zoo
 from segzoo.checkpoint import save_checkpoint
 from segzoo.engine import Trainer
 from segzoo.export.torch_export import Network, export_program, save_program
+from segzoo.modeling import Segmentor
 from segzoo.modeling.mask_classification.postprocess import inference
 from segzoo.utils.errors import InputError
 
@@ -165,17 +166,15 @@ def check_panoptic(model, outputs: dict, facts: dict, images: list, size: tuple[
             assert len(infos) == len(result["panoptic_seg"][1])
 
 
-class Logarithm(torch.nn.Module):
+class Logarithm(Segmentor):
     """Stands for a model; the logarithm of a negative number is none."""
 
-    device = torch.device("cpu")
-
     def __init__(self, offset: float):
-        super().__init__()
+        super().__init__(backbone=None, num_classes=1, pixel_mean=(0.0,) * 3, pixel_std=(1.0,) * 3)
         self.offset = torch.nn.Parameter(torch.tensor(offset))
 
-    def batch_outputs(self, images):
-        mean = images.mean((1, 2, 3))
+    def network(self, batch):
+        mean = batch.images.mean((1, 2, 3))
         return {"pred_logits": mean, "pred_masks": (mean + self.offset).log()}
 
 

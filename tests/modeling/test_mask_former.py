@@ -136,31 +136,40 @@ def test_semantic_labels_are_the_argmax_of_the_scores():
     inputs = [{"image": random_image(40, 33), "height": 80, "width": 50}]
     with torch.no_grad():
         scores = model(inputs)[0]["sem_seg"]
-        model.sem_seg_output = "labels"
-        result = model(inputs)[0]
+        result = model(inputs, semantic="labels")[0]
     assert set(result) == {"sem_seg_labels"}
     assert torch.equal(result["sem_seg_labels"].long(), scores.argmax(0))
 
 
 @pytest.mark.parametrize("tasks", [("semantic",), ("semantic", "panoptic")])
-def test_semantic_only_models_stretch_scores_and_all_others_masks(tasks):
-    """As the published models were evaluated."""
-    overrides = ("TEST.TASKS", tasks, "DATASETS.CLASSES_FROM", "model_test")
-    model = small_model(METHODS["fpn"], *overrides).eval()
+@pytest.mark.parametrize(
+    ("task", "key", "resized"),
+    [
+        ("semantic", "", "scores"),
+        ("panoptic", "", "masks"),
+        ("semantic", "masks", "masks"),
+        ("panoptic", "scores", "scores"),
+    ],
+)
+def test_the_task_trained_for_and_no_other_asked_for_says_what_is_resized(task, key, resized, tasks):
+    """As the published models were evaluated: semantic ones by scores, the others by masks."""
+    overrides = ("TASK", task, "DATASETS.CLASSES_FROM", "model_test")
+    model = small_model(METHODS["fpn"], *overrides, "MODEL.MASK_FORMER.TEST.SEMANTIC_RESIZING", key).eval()
     inputs = [{"image": random_image(40, 33), "height": 90, "width": 50}]
+    assert model.semantic_resizing == resized
     with torch.no_grad():
-        actual = model(inputs)[0]["sem_seg"]
+        actual = model(inputs, tasks=tasks)[0]["sem_seg"]
         raw = model.raw_outputs(inputs)
 
     def stretch(planes, size):
         return F.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0]
 
     masks = stretch(raw["pred_masks"][0], (64, 64))[:, :40, :33]
-    if tasks != ("semantic",):
+    if resized == "masks":
         masks = stretch(masks, (90, 50))
     class_scores = raw["pred_logits"][0].softmax(-1)[:, :NUM_CLASSES]
     expected = torch.einsum("qk,qhw->khw", class_scores, masks.sigmoid())
-    if tasks == ("semantic",):
+    if resized == "scores":
         expected = stretch(expected, (90, 50))
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 

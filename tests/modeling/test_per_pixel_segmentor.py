@@ -109,23 +109,23 @@ def test_labels_are_the_argmax_of_the_scores(size):
     inputs = [{"image": random_image(61, 83), **wanted}]
     with torch.no_grad():
         scores = model(inputs)[0]["sem_seg"]
-        model.sem_seg_output = "labels"
-        labels = model(inputs)[0]["sem_seg_labels"]
+        labels = model(inputs, semantic="labels")[0]["sem_seg_labels"]
     assert scores.shape[-2:] == (size or (61, 83))
     assert len(labels.unique()) > 1
     assert torch.equal(labels.long(), scores.argmax(dim=0))
 
 
-def test_an_unknown_kind_of_output_is_an_error():
-    with pytest.raises(InputError, match="expected 'scores' or 'labels'"):
-        PerPixelSegmentor(
-            backbone=nn.Identity(),
-            sem_seg_head=nn.Identity(),
-            loss=nn.Identity(),
-            pixel_mean=(0.0,),
-            pixel_std=(1.0,),
-            sem_seg_output="probabilities",
-        )
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"semantic": "probabilities"}, "semantic='probabilities': expected 'scores' or 'labels'"),
+        ({"tasks": ("panoptic",)}, "TEST.TASKS 'panoptic': PerPixelSegmentor gives semantic only"),
+        ({"tasks": ("depth",)}, "TEST.TASKS 'depth': expected some of semantic, panoptic"),
+    ],
+)
+def test_what_a_model_does_not_give_is_an_error(asked, message):
+    with pytest.raises(InputError, match=message):
+        fcn().eval()([{"image": random_image(64, 64)}], **asked)
 
 
 def test_the_losses_are_cross_entropies_at_the_size_of_the_padded_batch():

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from detectron2.modeling import DatasetMapperTTA
 from torch import nn
 from torch.nn import functional as F
 
 from segzoo.config.load import new_config
-from segzoo.modeling.test_time_augmentation import SemanticTTA
+from segzoo.modeling import as_segmentor
+from segzoo.modeling.protocols import MapAveraging, SemanticTTA, build_protocol_model
 from segzoo.utils.errors import InputError
 
 
@@ -40,15 +40,19 @@ def image_input(size=(24, 32)):
     return {"image": ramp, "height": size[0], "width": size[1]}
 
 
+def averaged(model, edges, long_edge_max, **options):
+    return SemanticTTA(as_segmentor(model), MapAveraging(tuple(edges), long_edge_max, True), **options)
+
+
 def test_a_mirrored_copy_is_mirrored_back():
-    tta = SemanticTTA(BrightnessScores(), mapper=DatasetMapperTTA([24], 64, True))
+    tta = averaged(BrightnessScores(), [24], 64)
     inputs = image_input()
     scores = tta([inputs])[0]["sem_seg"]
     torch.testing.assert_close(scores[0], inputs["image"][0].float(), atol=1.5, rtol=0)
 
 
 def test_scales_average_to_the_same_map_for_a_model_that_follows_the_image():
-    tta = SemanticTTA(BrightnessScores(), mapper=DatasetMapperTTA([12, 24, 48], 96, True))
+    tta = averaged(BrightnessScores(), [12, 24, 48], 96)
     inputs = image_input()
     scores = tta([inputs])[0]["sem_seg"]
     assert scores.shape == (2, 24, 32)
@@ -57,24 +61,35 @@ def test_scales_average_to_the_same_map_for_a_model_that_follows_the_image():
 
 
 def test_left_and_right_classes_trade_places_in_the_mirrored_copy():
-    mapper = DatasetMapperTTA([24], 64, True)
-    swapped = SemanticTTA(LeftArmEverywhere(), mapper=mapper, flip_pairs=[(1, 2)])([image_input()])[0][
-        "sem_seg"
-    ]
-    plain = SemanticTTA(LeftArmEverywhere(), mapper=mapper)([image_input()])[0]["sem_seg"]
+    swapped = averaged(LeftArmEverywhere(), [24], 64, flip_pairs=[(1, 2)])([image_input()])[0]["sem_seg"]
+    plain = averaged(LeftArmEverywhere(), [24], 64)([image_input()])[0]["sem_seg"]
     assert swapped[1, 0, 0] == 1
     assert plain[1, 0, 0] == 0.5
 
 
 def test_a_panoptic_config_is_refused_by_name():
     cfg = new_config()
+    cfg.TEST.AUG.ENABLED = True
     cfg.TEST.TASKS = ("panoptic", "semantic")
     with pytest.raises(InputError, match=r"TEST\.AUG supports the semantic task only"):
-        SemanticTTA(cfg, BrightnessScores())
+        build_protocol_model(cfg, BrightnessScores())
 
 
-def test_a_model_that_returns_labels_is_refused():
-    model = BrightnessScores()
-    model.sem_seg_output = "labels"
-    with pytest.raises(InputError, match="sem_seg_output"):
-        SemanticTTA(model, mapper=DatasetMapperTTA([24], 64, True))
+def test_labels_are_the_classes_of_the_largest_average():
+    tta = averaged(BrightnessScores(), [12, 24], 64)
+    scores = tta([image_input()])[0]["sem_seg"]
+    result = tta([image_input()], semantic="labels")[0]
+    assert set(result) == {"sem_seg_labels"}
+    assert torch.equal(result["sem_seg_labels"].long(), scores.argmax(0))
+
+
+def test_both_spellings_are_one_protocol():
+    old, new = new_config(), new_config()
+    old.TEST.AUG.ENABLED, new.TEST.PROTOCOL = True, "maskformer_tta"
+    for cfg in (old, new):
+        cfg.TEST.TASKS = ("semantic",)
+        cfg.TEST.AUG.MIN_SIZES = (24, 36)
+    built = [build_protocol_model(cfg, BrightnessScores()) for cfg in (old, new)]
+    assert built[0].protocol == built[1].protocol
+    results = [model([image_input()])[0]["sem_seg"] for model in built]
+    assert torch.equal(*results)

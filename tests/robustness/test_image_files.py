@@ -414,7 +414,7 @@ def test_a_predictor_reads_files_in_the_range_of_its_checkpoint(tmp_path):
         predictor = Predictor(cfg, weights=tmp_path / "model.pth")
         assert predictor.image_range == expected
         seen = []
-        predictor._predict = lambda pictures, seen=seen: seen.extend(pictures) or [{}]
+        predictor._predict = lambda pictures, *asked, seen=seen: seen.extend(pictures) or [{}]
         save(tmp_path / "a.png", gray_ramp(255))
         predictor(tmp_path / "a.png")
         assert np.array_equal(gray_of(seen[0]), gray_ramp(255) >> (4 if saved else 0))

@@ -13,8 +13,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,9 +30,10 @@ from torch import nn
 
 from segzoo.data import build_test_loader, register_dataset_file
 from segzoo.engine import Trainer
-from segzoo.engine.evaluation_loop import evaluate, label_maps
+from segzoo.engine.evaluation_loop import evaluate
 from segzoo.evaluation import build_evaluator, load_results, prediction_io
 from segzoo.model_zoo import load_config
+from segzoo.modeling import Batch
 
 from . import Case, Pair, scenes
 
@@ -128,53 +128,31 @@ def write_picture(rng: np.random.Generator, path: Path, ids: np.ndarray) -> None
 
 
 class GoodHead(nn.Module):
-    """Computes a head's outputs, and hands over the guesses for the images in `next` in their place."""
+    """Computes a head's outputs, and hands over the guesses for the images of the batch in their place."""
+
+    wants = ("inputs",)
 
     def __init__(self, head: nn.Module, guesses: Mapping[str, Guess]):
         super().__init__()
         self.head, self.guesses = head, guesses
-        self.next: Sequence[str] = ()
 
-    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def forward(self, features: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
         outputs = self.head(features)
+        guesses = [self.guesses[inputs["file_name"]] for inputs in batch.inputs]
         masks = torch.full_like(outputs["pred_masks"], -7.0)
         numbers = torch.arange(QUERIES, dtype=torch.uint8)[:, None, None]
-        for planes, guess in zip(masks, (self.guesses[name] for name in self.next), strict=True):
+        for planes, guess in zip(masks, guesses, strict=True):
             height, width = guess.regions.shape
             inside = (guess.regions == numbers) | (guess.fragments == numbers)
             planes[:, :height, :width] += 14.0 * inside
-        logits = torch.stack([self.guesses[name].logits for name in self.next])
+        logits = torch.stack([guess.logits for guess in guesses])
         return {**outputs, "pred_masks": masks, "pred_logits": logits}
 
 
-class KnowingModel(nn.Module):
-    """A MaskFormer that predicts the guesses, at the cost of its own predictions."""
-
-    def __init__(self, model: nn.Module, guesses: Mapping[str, Guess]):
-        super().__init__()
-        self.model = model
-        self.head = model.sem_seg_head = GoodHead(model.sem_seg_head, guesses)
-
-    @property
-    def sem_seg_output(self) -> str:
-        return self.model.sem_seg_output
-
-    @sem_seg_output.setter
-    def sem_seg_output(self, value: str) -> None:
-        self.model.sem_seg_output = value
-
-    def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        # The head sees no names: run the images of a size, as the model itself would, one size at a time.
-        groups = defaultdict(list)
-        for index, inputs in enumerate(batched_inputs):
-            groups[tuple(inputs["image"].shape)].append(index)
-        results: list[dict] = [{}] * len(batched_inputs)
-        for indices in groups.values():
-            group = [batched_inputs[index] for index in indices]
-            self.head.next = [inputs["file_name"] for inputs in group]
-            for index, result in zip(indices, self.model(group), strict=True):
-                results[index] = result
-        return results
+def knowing(model: nn.Module, guesses: Mapping[str, Guess]) -> nn.Module:
+    """The MaskFormer, which predicts the guesses from now on, at the cost of its own predictions."""
+    model.sem_seg_head = GoodHead(model.sem_seg_head, guesses)
+    return model
 
 
 def configuration(name: str, folder: Path) -> CfgNode:
@@ -242,8 +220,8 @@ def register_for_detectron2(name: str, folder: Path) -> str:
 def scoring_rate(cfg: CfgNode, model: nn.Module, name: str) -> float:
     """Images per second that the evaluators score when predictions are there at once."""
     loader = itertools.islice(build_test_loader(cfg, name), SCORED_ALONE // BATCH)
-    with torch.no_grad(), label_maps(model):
-        predicted = [(inputs, model(inputs)) for inputs in loader]
+    with torch.no_grad():
+        predicted = [(inputs, model(inputs, tasks=TASKS, semantic="labels")) for inputs in loader]
     classes = MetadataCatalog.get(name).classes
     evaluator = build_evaluator(name, TASKS, model_classes=classes, workers=cfg.TEST.SCORING_THREADS)
     rates = []
@@ -264,7 +242,7 @@ def whole_run() -> Pair:
     peer_name = register_for_detectron2(name, folder)
     cfg = configuration(name, folder)
     torch.manual_seed(0)
-    model = KnowingModel(Trainer.build_model(cfg), guesses).eval()
+    model = knowing(Trainer.build_model(cfg), guesses).eval()
     alone = scoring_rate(cfg, model, name)
 
     def segzoo_run(keep=temporary) -> dict:

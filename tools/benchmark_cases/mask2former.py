@@ -123,7 +123,7 @@ def beside_the_straightforward(backbone: str, size: tuple[int, int], task: str) 
         logits, masks = outputs()
         arguments = (logits[0], masks[0], padded_size, size, size)
         if task == "semantic":
-            return straightforward_postprocess.semantic_scores(*arguments, resize_scores=True).argmax(0)
+            return straightforward_postprocess.semantic_scores(*arguments, resize_scores=False).argmax(0)
         return straightforward_postprocess.panoptic(
             *arguments,
             model.is_thing,
@@ -140,12 +140,11 @@ def beside_the_straightforward(backbone: str, size: tuple[int, int], task: str) 
 
 def segzoo_run(model: nn.Module, size: tuple[int, int], task: str) -> tuple[Tensor, Callable, Callable]:
     """An image, what makes its map, and what gives the network's outputs for it."""
-    model.tasks, model.sem_seg_output = (task,), "labels"
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
 
     @torch.inference_mode()
     def run() -> Tensor:
-        result = model([{"image": image}])[0]
+        result = model([{"image": image}], tasks=(task,), semantic="labels")[0]
         return result["sem_seg_labels"] if task == "semantic" else result["panoptic_seg"][0]
 
     @torch.inference_mode()

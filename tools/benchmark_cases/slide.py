@@ -97,11 +97,11 @@ def same_labels(ours: np.ndarray, theirs: np.ndarray) -> str:
 def pair(preset: str, num_classes: int, crop: int, stride: int, peer, **facts) -> Pair:
     model, pixels = segformer(num_classes), picture()
     protocol = replace(PRESETS[preset], crop_size=(crop, crop), **facts)
-    segmentor = ProtocolSegmentor(model, protocol, sem_seg_output="labels")
+    segmentor = ProtocolSegmentor(model, protocol)
     image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
     def ours() -> np.ndarray:
-        return segmentor([{"image": image}])[0]["sem_seg_labels"].numpy()
+        return segmentor([{"image": image}], semantic="labels")[0]["sem_seg_labels"].numpy()
 
     return Pair(ours, partial(peer, model, pixels, crop, stride), same_labels)
 

@@ -1,68 +1,22 @@
-"""What a transformer decoder may ask for beside feature maps.
+"""What a transformer decoder may ask for beside feature maps, and losses that a head computes itself.
 
-Shape shorthand: N images, H W size of the padded images.
+A decoder that needs more than feature maps names it in its attribute `wants`, and its `forward` receives it
+by keyword, as it is in `segzoo.modeling.segmentor.Batch`:
+
+    class TaskConditionedDecoder(nn.Module):
+        wants = ("images", "tasks")
+
+        def forward(self, x, mask_features, images, tasks): ...
+
+Nothing is computed for a decoder that wants nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-
-from .criterion import SegmentTargets, targets_from_inputs
-
-
-class BatchContext:
-    """The batch that a head works on.
-
-    A decoder that needs more than feature maps names it in its attribute `wants`, and its `forward` receives
-    it by keyword:
-
-        class TaskConditionedDecoder(nn.Module):
-            wants = ("images", "tasks")
-
-            def forward(self, x, mask_features, images, tasks): ...
-
-    Nothing is computed for a decoder that wants nothing.
-
-    Attributes:
-        images: (N, 3, H, W) float, normalized and padded: what the backbone receives.
-        image_sizes: N pairs (height, width) of the images without padding; those of `images` where none were
-            given.
-        tasks: the results asked for, of "semantic", "panoptic", "instance", "entity".
-        inputs: the mapper's dict of each image, with whatever a mapper adds to it; () where images come
-            without (export).
-        training: whether there are targets.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        image_sizes: Sequence[tuple[int, int]] = (),
-        tasks: Sequence[str] = (),
-        inputs: Sequence[dict] = (),
-        training: bool = False,
-    ):
-        self.images = images
-        self._image_sizes = image_sizes
-        self.tasks = tuple(tasks)
-        self.inputs = inputs
-        self.training = training
-
-    @property
-    def image_sizes(self) -> list[tuple[int, int]]:
-        return list(self._image_sizes) or [(self.images.shape[-2], self.images.shape[-1])] * len(self.images)
-
-    @cached_property
-    def targets(self) -> list[SegmentTargets] | None:
-        """The ground truth of each image, on the device of the images; None outside of training."""
-        if not self.training:
-            return None
-        size = (self.images.shape[-2], self.images.shape[-1])
-        return targets_from_inputs(self.inputs, size, self.images.device)
-
 
 # What `wants` may name.
 OFFERED = ("images", "image_sizes", "tasks", "inputs", "targets")
@@ -72,7 +26,7 @@ def wanted(module: torch.nn.Module) -> tuple[str, ...]:
     """Return what a decoder names in `wants`; () without that attribute.
 
     Raises:
-        ValueError: it names what `BatchContext` does not offer.
+        ValueError: it names what `Batch` does not offer.
     """
     names: Iterable[str] = getattr(module, "wants", ())
     for name in names:

@@ -13,7 +13,8 @@ from segzoo.utils.errors import InputError
 
 from ..features import check_in_features
 from ..registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY, registered
-from .context import BatchContext, wanted
+from ..segmentor import Batch
+from .context import wanted
 
 # What MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE may name besides a feature of the backbone, and which field of
 # the pixel decoder's output it is.
@@ -64,7 +65,7 @@ class MaskFormerHead(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
         self.transformer_in_feature = transformer_in_feature
-        # Names of what `forward` needs of a `BatchContext`.
+        # Names of what `forward` needs of a `Batch`.
         self.wants = wanted(predictor)
 
     @classmethod
@@ -87,7 +88,7 @@ class MaskFormerHead(nn.Module):
             "transformer_in_feature": feature,
         }
 
-    def forward(self, features: dict[str, torch.Tensor], context: BatchContext | None = None) -> dict:
+    def forward(self, features: dict[str, torch.Tensor], context: Batch | None = None) -> dict:
         """Return the outputs described above.
 
         Args:

@@ -5,11 +5,11 @@ Letters: N images, K classes, C channels, h w pixels of a feature map, H W pixel
 
 from collections.abc import Mapping, Sequence
 
-import torch.nn.functional as F
 from detectron2.layers import Conv2d, ShapeSpec
 from torch import Tensor, nn
 
 from segzoo.layers import conv_norm_act
+from segzoo.layers.resize import resize
 from segzoo.utils.errors import InputError
 
 from ..features import check_in_features
@@ -117,10 +117,3 @@ class PixelHead(nn.Module):
     def in_channels(self, name: str) -> int:
         """Channels of one of the head's feature maps."""
         return self.input_shape[name].channels
-
-
-def resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """(N, C, h, w) -> (N, C, *size), bilinear; the maps themselves if they have that size."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -10,11 +10,11 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segzoo.layers.resize import resize
 from segzoo.layers.runtime import mean_over_processes
 from segzoo.utils.errors import InputError
 
 from ..registry import PIXEL_LOSS_REGISTRY
-from .head import resize
 
 # Whose number a sum of losses is divided by: see `PixelLoss`.
 AVERAGES = ("valid", "all")

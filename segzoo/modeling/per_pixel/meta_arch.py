@@ -1,97 +1,67 @@
-"""The meta-architecture of per-pixel methods: backbone, neck, head, and what is around them.
+"""The meta-architecture of per-pixel methods: backbone, neck, head.
 
 Letters: N images, K classes, H W size of the (padded) input, h w size of the head's feature map.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-import torch
 from detectron2.config import configurable
-from detectron2.modeling import (
-    BACKBONE_REGISTRY,
-    META_ARCH_REGISTRY,
-    SEM_SEG_HEADS_REGISTRY,
-    Backbone,
-    build_backbone,
-    build_sem_seg_head,
-)
-from detectron2.structures import ImageList
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
 from torch import Tensor, nn
 
+from segzoo.layers.resize import resize
 from segzoo.utils.errors import InputError
 
 from ..features import check_in_features
+from ..labels import best_class
 from ..registry import NECK_REGISTRY, PIXEL_LOSS_REGISTRY, registered
-from .head import PixelHead, resize
+from ..segmentor import Batch, DenseScores, Segmentor, Sizes
+from .head import PixelHead
 
 # Classes whose scores are at full size together while labels are made of them.
 _CLASSES_AT_ONCE = 8
 
 
 @META_ARCH_REGISTRY.register()
-class PerPixelSegmentor(nn.Module):
+class PerPixelSegmentor(Segmentor):
     """Gives every pixel a score for each class."""
 
-    # What `score_maps` and the head return; a test protocol applies the softmax itself.
-    score_kind = "logits"
-    # What is stretched to the size of the image; see MaskFormer.
     semantic_resizing = "scores"
 
     @configurable
     def __init__(
         self,
         *,
-        backbone: Backbone,
+        backbone: nn.Module,
         sem_seg_head: PixelHead,
         loss: nn.Module,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
         neck: nn.Module | None = None,
         auxiliary_head: PixelHead | None = None,
         loss_weight: float = 1.0,
         auxiliary_loss_weight: float = 0.4,
-        input_format: str = "RGB",
-        size_divisibility: int = 0,
         ignore_label: int = 255,
-        sem_seg_output: str = "scores",
+        **shared: Any,
     ):
         """
         Args:
             backbone: images to feature maps by name.
             sem_seg_head: feature maps to logits.
             loss: (N, K, h, w) logits and (N, H, W) labels to a scalar; see `losses`.
-            pixel_mean, pixel_std: per channel, in the order of `input_format`.
             neck: feature maps to feature maps, or None.
             auxiliary_head: a second head, supervised like the first in training; or None.
             loss_weight, auxiliary_loss_weight: of the two heads.
-            input_format: "RGB" or "BGR", the channel order that the model expects.
-            size_divisibility: after normalisation images are padded with zeros to a multiple of this; 0: only
-                to the largest of the batch.
             ignore_label: of pixels that do not count, and of the padding.
-            sem_seg_output: "scores" of every class, or "labels", the best class only, which takes far less
-                memory. May be changed later by setting the attribute.
-
-        Raises:
-            InputError: unknown `sem_seg_output`.
+            shared: pixel_mean, pixel_std, input_format, size_divisibility, tasks, see `Segmentor`.
         """
-        super().__init__()
-        if sem_seg_output not in ("scores", "labels"):
-            raise InputError(f"sem_seg_output {sem_seg_output!r}: expected 'scores' or 'labels'")
-        self.backbone = backbone
+        super().__init__(backbone=backbone, num_classes=sem_seg_head.num_classes, **shared)
         self.neck = neck
         self.sem_seg_head = sem_seg_head
         self.auxiliary_head = auxiliary_head
         self.loss = loss
         self.loss_weight = loss_weight
         self.auxiliary_loss_weight = auxiliary_loss_weight
-        self.num_classes = sem_seg_head.num_classes
-        self.input_format = input_format
-        self.size_divisibility = size_divisibility
         self.ignore_label = ignore_label
-        self.sem_seg_output = sem_seg_output
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -100,193 +70,111 @@ class PerPixelSegmentor(nn.Module):
                 f"PerPixelSegmentor is for TASK semantic; found TASK {cfg.TASK}, TEST.TASKS "
                 f"{tuple(cfg.TEST.TASKS)}; set TEST.TASKS \"('semantic',)\" and a semantic dataset"
             )
-        registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
-        backbone = build_backbone(cfg)
+        shared = super().from_config(cfg)
+        backbone = shared["backbone"]
         neck = build_neck(cfg, backbone.output_shape())
         shape = neck.output_shape() if neck is not None else backbone.output_shape()
         check_pixel_head("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME)
         return {
-            "backbone": backbone,
+            **shared,
             "neck": neck,
             "sem_seg_head": build_sem_seg_head(cfg, shape),
             "auxiliary_head": build_auxiliary_head(cfg, shape),
             "loss": build_pixel_loss(cfg),
             "loss_weight": cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT,
             "auxiliary_loss_weight": cfg.MODEL.AUX_HEAD.LOSS_WEIGHT,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "input_format": cfg.INPUT.FORMAT,
             "size_divisibility": cfg.MODEL.SEM_SEG_HEAD.SIZE_DIVISIBILITY,
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
-
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
 
     @property
     def align_corners(self) -> bool:
         """How the logits are resized."""
         return self.sem_seg_head.align_corners
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Computes losses in training mode, predictions in eval mode.
-
-        Args:
-            batched_inputs: one dict per image:
-                image: (3, H, W) uint8 or float in [0, 255], any size, channels ordered as `input_format`.
-                height, width: size wanted for the predictions; the image's own where missing.
-                sem_seg: in training, (H, W) int64 labels in [0, K) or `ignore_label`.
-
-        Returns:
-            In training: weighted scalar losses by name.
-            In eval mode: for each image, at the size wanted, {"sem_seg": (K, H, W) float logits} or
-            {"sem_seg_labels": (H, W) integer classes in [0, K)}. Images run together only where they are
-            padded to the same size, so that a prediction does not depend on what else is in the batch.
-        """
-        images = [self._normalised(inputs["image"]) for inputs in batched_inputs]
-        if self.training:
-            batch = ImageList.from_tensors(images, self.size_divisibility).tensor
-            labels = [inputs["sem_seg"].to(self.device) for inputs in batched_inputs]
-            for inputs, image, label in zip(batched_inputs, images, labels, strict=True):
-                size = tuple(image.shape[-2:])
-                if label.shape != size:
-                    raise InputError(
-                        f"{inputs.get('file_name', 'an image')}: labels of {tuple(label.shape)} pixels "
-                        f"beside an image of {size}; both have to go through the same augmentation"
-                    )
-            labels = ImageList.from_tensors(labels, self.size_divisibility, self.ignore_label).tensor
-            return self._losses(batch, labels)
-
-        groups = defaultdict(list)
-        for index, image in enumerate(images):
-            groups[self._padded_size(image)].append(index)
-        results = [{}] * len(images)
-        for padded_size, indices in groups.items():
-            batch = ImageList.from_tensors([images[index] for index in indices], self.size_divisibility)
-            for index, logits in zip(indices, self._logits(batch.tensor), strict=True):
-                inputs, image_size = batched_inputs[index], tuple(images[index].shape[-2:])
-                output_size = (inputs.get("height", image_size[0]), inputs.get("width", image_size[1]))
-                results[index] = self._postprocess(logits.float(), padded_size, image_size, output_size)
-        return results
-
-    def raw_outputs(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        """The head's logits before any resizing. The model has to be in eval mode.
-
-        Args:
-            batched_inputs: as for `forward`; smaller images are padded to the largest.
+    def network(self, batch: Batch) -> dict[str, Any]:
+        """The heads' logits.
 
         Returns:
             sem_seg_logits: (N, K, h, w) float
+            In training also
+            supervised: the head's further logits by name, (N, K, h, w) each
+            auxiliary_logits: (N, K, h, w) float of the auxiliary head, where there is one
         """
-        images = [self._normalised(inputs["image"]) for inputs in batched_inputs]
-        return {"sem_seg_logits": self._logits(ImageList.from_tensors(images, self.size_divisibility).tensor)}
+        self.sem_seg_head.check_crop(*batch.padded_size)
+        features = self.backbone(batch.images)
+        if self.neck is not None:
+            features = self.neck(features)
+        features = {**features, "image": batch.images}
+        logits = dict(self.sem_seg_head(features))
+        outputs: dict[str, Any] = {"sem_seg_logits": logits.pop("logits")}
+        if self.training:
+            outputs["supervised"] = logits
+            if self.auxiliary_head is not None:
+                outputs["auxiliary_logits"] = self.auxiliary_head(features)["logits"]
+        return outputs
 
-    def batch_outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """`raw_outputs` of images of one size, as tensors throughout: the part to export or compile.
+    def prepare_targets(self, batch: Batch) -> Tensor:
+        """`sem_seg` of the inputs, (H, W) int64 labels in [0, K) or `ignore_label`, as one (N, H, W) tensor.
 
-        Args:
-            images: (N, 3, H, W) float in [0, 255], channels ordered as `input_format`.
+        Raises:
+            InputError: labels of another size than their image.
         """
-        padded_size = self._padded_size(images)
-        height, width = images.shape[-2:]
-        padding = (0, padded_size[1] - width, 0, padded_size[0] - height)
-        return {"sem_seg_logits": self._logits(nn.functional.pad(self._normalised(images), padding))}
+        labels = [inputs["sem_seg"].to(self.device) for inputs in batch.inputs]
+        for inputs, size, label in zip(batch.inputs, batch.image_sizes, labels, strict=True):
+            if label.shape != size:
+                raise InputError(
+                    f"{inputs.get('file_name', 'an image')}: labels of {tuple(label.shape)} pixels "
+                    f"beside an image of {tuple(size)}; both have to go through the same augmentation"
+                )
+        return self.pad(labels, self.ignore_label)
 
-    def score_maps(self, images: Tensor) -> Tensor:
-        """The logits of images of one size, at that size. The model has to be in eval mode.
+    def losses(self, outputs: dict[str, Any], targets: Tensor) -> dict[str, Tensor]:
+        losses = {"loss_sem_seg": self.loss_weight * self.loss(outputs["sem_seg_logits"], targets)}
+        for name, logits in outputs["supervised"].items():
+            weight = self.loss_weight * self.sem_seg_head.loss_weights.get(name, 1.0)
+            losses[f"loss_sem_seg_{name}"] = weight * self.loss(logits, targets)
+        if "auxiliary_logits" in outputs:
+            loss = self.loss(outputs["auxiliary_logits"], targets)
+            losses["loss_sem_seg_auxiliary"] = self.auxiliary_loss_weight * loss
+        return losses
 
-        Args:
-            images: (N, 3, H, W) float in [0, 255], channels ordered as `input_format`.
+    def postprocess(
+        self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
+    ) -> list[dict[str, Tensor]]:
+        """Logits resized to the input, cut to the image, resized to the output size."""
+        results: list[dict[str, Tensor]] = []
+        for logits, one in zip(outputs["sem_seg_logits"], sizes, strict=True):
+            if not tasks:
+                results.append({})
+            elif semantic == "scores":
+                results.append({"sem_seg": self._resized(logits.float(), one)})
+            else:
+                parts = logits.float().split(_CLASSES_AT_ONCE)
+                results.append({"sem_seg_labels": best_class(self._resized(part, one) for part in parts)})
+        return results
 
-        Returns:
-            (N, K, H, W) float32
-        """
+    def dense_scores(self, images: Tensor) -> DenseScores:
+        """The logits and the size to which they are resized."""
         logits = self.batch_outputs(images)["sem_seg_logits"]
         height, width = images.shape[-2:]
-        size = self._full_size(logits, self._padded_size(images))
-        return resize(logits.float(), size, self.align_corners)[..., :height, :width]
+        size = self._full_size(logits, self.padded_size((height, width)))
+        return DenseScores(logits, size, self.align_corners)
 
-    def _normalised(self, image: Tensor) -> Tensor:
-        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
-
-    def _padded_size(self, image: Tensor) -> tuple[int, int]:
-        multiple = max(self.size_divisibility, 1)
-        return tuple(side + -side % multiple for side in image.shape[-2:])
-
-    def _full_size(self, logits: Tensor, padded_size: Sequence[int]) -> Sequence[int]:
+    def _full_size(self, logits: Tensor, padded_size: tuple[int, int]) -> tuple[int, int]:
         """The size to which logits are resized before they are cut to the image."""
         factor = self.sem_seg_head.enlargement
         if factor is None:
             return padded_size
-        # A backbone that rounds down, or has no level so fine, leaves less than the image: that is stretched.
-        enlarged = (factor * side for side in logits.shape[-2:])
-        return tuple(max(sides) for sides in zip(enlarged, padded_size, strict=True))
+        # A backbone that rounds down, or has no level so fine, leaves less than the image: that is resized.
+        height, width = logits.shape[-2:]
+        return max(factor * height, padded_size[0]), max(factor * width, padded_size[1])
 
-    def _features(self, batch: Tensor) -> dict[str, Tensor]:
-        self.sem_seg_head.check_crop(*batch.shape[-2:])
-        features = self.backbone(batch)
-        if self.neck is not None:
-            features = self.neck(features)
-        return {**features, "image": batch}
-
-    def _logits(self, batch: Tensor) -> Tensor:
-        return self.sem_seg_head(self._features(batch))["logits"]
-
-    def _losses(self, batch: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        features = self._features(batch)
-        losses = {}
-        for name, logits in self.sem_seg_head(features).items():
-            weight = self.loss_weight * self.sem_seg_head.loss_weights.get(name, 1.0)
-            suffix = "" if name == "logits" else f"_{name}"
-            losses[f"loss_sem_seg{suffix}"] = weight * self.loss(logits, labels)
-        if self.auxiliary_head is not None:
-            logits = self.auxiliary_head(features)["logits"]
-            losses["loss_sem_seg_auxiliary"] = self.auxiliary_loss_weight * self.loss(logits, labels)
-        return losses
-
-    def _postprocess(
-        self,
-        logits: Tensor,
-        padded_size: Sequence[int],
-        image_size: Sequence[int],
-        output_size: Sequence[int],
-    ) -> dict[str, Tensor]:
-        """(K, h, w) logits of one image to its result: resized to the input, cut to the image, resized."""
-
-        def to_output(planes: Tensor) -> Tensor:
-            planes = resize(planes[None], self._full_size(planes, padded_size), self.align_corners)
-            planes = planes[..., : image_size[0], : image_size[1]]
-            return resize(planes, output_size, self.align_corners)[0]
-
-        if self.sem_seg_output == "scores":
-            return {"sem_seg": to_output(logits)}
-        return {"sem_seg_labels": best_class(to_output(part) for part in logits.split(_CLASSES_AT_ONCE))}
-
-
-def best_class(parts: Iterator[Tensor]) -> Tensor:
-    """The class of the highest score in each pixel, the first of equals.
-
-    Args:
-        parts: (k, H, W) scores of some classes each, in the order of the classes.
-
-    Returns:
-        (H, W) int16 class indices.
-    """
-    best_score = best = None
-    offset = 0
-    for part in parts:
-        # On a CPU max is faster than argmax over the first dimension, with the same result.
-        score, index = part.max(dim=0)
-        index = index.to(torch.int16) + offset
-        if best is None:
-            best_score, best = score, index
-        else:
-            better = score > best_score
-            best = torch.where(better, index, best)
-            best_score = torch.where(better, score, best_score)
-        offset += len(part)
-    return best
+    def _resized(self, logits: Tensor, sizes: Sizes) -> Tensor:
+        """(k, h, w) logits of some classes to (k, *sizes.output)."""
+        planes = resize(logits[None], self._full_size(logits, sizes.padded), self.align_corners)
+        planes = planes[..., : sizes.image[0], : sizes.image[1]]
+        return resize(planes, sizes.output, self.align_corners)[0]
 
 
 def build_neck(cfg, input_shape: dict) -> nn.Module | None:

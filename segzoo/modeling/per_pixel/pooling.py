@@ -6,9 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from segzoo.layers.resize import resize
 from segzoo.utils.errors import InputError
-
-from .head import resize
 
 
 def project_average(x: Tensor, side: int, projection: Conv2d, align_corners: bool) -> Tensor:

@@ -1,6 +1,12 @@
 """Test protocols: how the scores of an image are made of a model's, as the field's code bases do it."""
 
-from .build import TTA_NAME, build_inference_protocol, build_protocol_model, uses_tta
+from .build import (
+    TTA_NAME,
+    build_inference_protocol,
+    build_protocol_model,
+    build_single_scale_config,
+)
+from .map_averaging import MapAveraging, SemanticTTA
 from .presets import PRESETS, InferenceProtocol
 from .runner import ProtocolSegmentor, label_cropper
 
@@ -8,9 +14,11 @@ __all__ = [
     "PRESETS",
     "TTA_NAME",
     "InferenceProtocol",
+    "MapAveraging",
     "ProtocolSegmentor",
+    "SemanticTTA",
     "build_inference_protocol",
     "build_protocol_model",
+    "build_single_scale_config",
     "label_cropper",
-    "uses_tta",
 ]

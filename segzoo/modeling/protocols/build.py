@@ -10,13 +10,14 @@ from torch import nn
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-from ..test_time_augmentation import SemanticTTA
+from ..plain_model import as_segmentor
 from . import presets
+from .map_averaging import MapAveraging, SemanticTTA
 from .presets import PRESETS, InferenceProtocol
-from .runner import ProtocolSegmentor
+from .runner import ProtocolSegmentor, check_semantic_only
 
-#: The protocol of SemanticTTA, with the sizes of TEST.AUG.
-TTA_NAME = "maskformer_tta"
+#: The protocol of `SemanticTTA`, with the sizes of TEST.AUG; TEST.AUG.ENABLED True is another spelling of it.
+TTA_NAME = MapAveraging.name
 
 _CHOICES = {
     "mode": presets.MODES,
@@ -32,13 +33,8 @@ _PAIRS = ("crop_size", "stride")
 _KINDS = {int: "a positive whole number", float: "a positive number", bool: "True or False"}
 
 
-def uses_tta(test: CfgNode) -> bool:
-    """Whether predictions are averaged by `SemanticTTA`, as the section TEST says."""
-    return test.PROTOCOL == TTA_NAME or (not test.PROTOCOL and test.AUG.ENABLED)
-
-
-def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | None:
-    """The complete protocol; None where the model's own forward pass, or SemanticTTA, is asked for.
+def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging | None:
+    """The complete protocol; None where the model's own forward pass is asked for.
 
     Raises:
         InputError: unknown preset, a value of the wrong kind, or one that the protocol needs and lacks; also
@@ -56,7 +52,7 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | None:
                 f"TEST.INFERENCE.{next(iter(given)).upper()} has no effect with TEST.PROTOCOL {name!r}; "
                 f"name a preset: {', '.join(PRESETS)}"
             )
-        return None
+        return _build_averaging(cfg)
     if name not in PRESETS:
         known = (*PRESETS, TTA_NAME)
         raise InputError(
@@ -67,11 +63,7 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | None:
             f"TEST.AUG.ENABLED True and TEST.PROTOCOL {name} exclude each other; "
             f"use TEST.PROTOCOL {TTA_NAME}, or TEST.AUG.ENABLED False"
         )
-    if tuple(cfg.TEST.TASKS) != ("semantic",):
-        raise InputError(
-            f"TEST.PROTOCOL {name} is for the semantic task, but TEST.TASKS is {tuple(cfg.TEST.TASKS)}; "
-            'set TEST.PROTOCOL "" or TEST.TASKS "(\'semantic\',)"'
-        )
+    check_semantic_only(f"TEST.PROTOCOL {name}", cfg.TEST.TASKS)
     if "stride_fraction" in given:
         if "stride" in given:
             raise InputError(
@@ -87,17 +79,56 @@ def build_protocol_model(
 ) -> nn.Module:
     """The model under TEST.PROTOCOL (or TEST.AUG): what is called in the model's place.
 
+    Args:
+        model: a meta-architecture, a `Segmentor` or not.
+        flip_pairs: classes that trade places in a mirrored image.
+
+    Returns:
+        What is called as a `Segmentor` is, `model([...], tasks=..., semantic=...)`, and has its
+        `semantic_resizing`; the model itself where it is a Segmentor and its own forward pass is asked for.
+
     Raises:
         InputError: see `build_inference_protocol`.
     """
-    if uses_tta(cfg.TEST):
-        return SemanticTTA(cfg, model, flip_pairs=flip_pairs)
     protocol = build_inference_protocol(cfg)
-    if protocol is None:
-        return model
-    return ProtocolSegmentor(
-        model, protocol, flip_pairs=flip_pairs, window_batch=cfg.TEST.INFERENCE.WINDOW_BATCH
+    segmentor = as_segmentor(
+        model,
+        input_format=cfg.INPUT.FORMAT,
+        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
     )
+    if protocol is None:
+        return segmentor
+    if isinstance(protocol, MapAveraging):
+        return SemanticTTA(segmentor, protocol, flip_pairs=flip_pairs)
+    return ProtocolSegmentor(
+        segmentor, protocol, flip_pairs=flip_pairs, window_batch=cfg.TEST.INFERENCE.WINDOW_BATCH
+    )
+
+
+def build_single_scale_config(cfg: CfgNode) -> CfgNode:
+    """A copy of a configuration whose TEST.PROTOCOL tests one scale; that of `maskformer_tta` is none."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.AUG.ENABLED = False
+    if cfg.TEST.PROTOCOL == TTA_NAME:
+        cfg.TEST.PROTOCOL = ""
+    if cfg.TEST.PROTOCOL:
+        cfg.TEST.INFERENCE.SCALES = [1.0]
+    return cfg
+
+
+def _build_averaging(cfg: CfgNode) -> MapAveraging | None:
+    if cfg.TEST.PROTOCOL != TTA_NAME and not cfg.TEST.AUG.ENABLED:
+        return None
+    spelling = f"TEST.PROTOCOL {TTA_NAME}" if cfg.TEST.PROTOCOL else "TEST.AUG"
+    if tuple(cfg.TEST.TASKS) != ("semantic",):
+        raise InputError(
+            f"{spelling} supports the semantic task only, but TEST.TASKS is {tuple(cfg.TEST.TASKS)}; "
+            "set TEST.AUG.ENABLED False or TEST.TASKS \"('semantic',)\""
+        )
+    sizes = cfg.TEST.AUG
+    return MapAveraging(tuple(sizes.MIN_SIZES), sizes.MAX_SIZE, sizes.FLIP)
 
 
 def _given(inference: CfgNode) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segzoo.utils.errors import InputError
 
-from ..per_pixel import PerPixelSegmentor
+from ..segmentor import Segmentor, check_semantic
 from .presets import InferenceProtocol
 from .resize import copy_size, resize_image, resize_labels, rounded_up, score_bands
 from .windows import coverage, tiled_size, window_corners
@@ -29,68 +29,60 @@ class ProtocolSegmentor(nn.Module):
     """A semantic model under a test protocol.
 
     Args:
-        model: offers `score_maps`: (N, 3, h, w) float in [0, 255] -> (N, K, h, w) float, logits or, where
-            its `score_kind` is "probabilities", scores to be averaged as they are; `num_classes`, and
-            `pixel_mean` for protocols that pad with it. Always in eval mode here.
+        model: gives the task "semantic". Always in eval mode here.
         protocol: complete; see `build_inference_protocol`.
         flip_pairs: classes that trade places in a mirrored image, such as left and right arm.
         window_batch: windows that run together; 0: as many as bounded memory allows, on a CPU one.
-        sem_seg_output: "scores" or "labels"; may be changed later by setting the attribute.
 
     Raises:
-        InputError: the model has no `score_maps`, or `sem_seg_output` is unknown.
+        InputError: the model does not give the task "semantic".
     """
+
+    #: See `Segmentor`: scores are resized, whatever the model would resize by itself.
+    semantic_resizing = "scores"
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Segmentor,
         protocol: InferenceProtocol,
         *,
         flip_pairs: Sequence[tuple[int, int]] = (),
         window_batch: int = 0,
-        sem_seg_output: str | None = None,
     ):
         super().__init__()
-        if not callable(getattr(model, "score_maps", None)):
-            raise InputError(
-                f"TEST.PROTOCOL {protocol.name}: {type(model).__name__} has no score_maps; "
-                'use a semantic model, or TEST.PROTOCOL ""'
-            )
+        model.check_tasks(("semantic",))
         self.model = model
         self.protocol = protocol
         self.flip_pairs = tuple(tuple(pair) for pair in flip_pairs)
         self.window_batch = window_batch
-        self.sem_seg_output = sem_seg_output or getattr(model, "sem_seg_output", "scores")
-        if self.sem_seg_output not in ("scores", "labels"):
-            raise InputError(f"sem_seg_output {self.sem_seg_output!r}: expected 'scores' or 'labels'")
-
-    @property
-    def input_format(self) -> str:
-        return getattr(self.model, "input_format", "RGB")
-
-    @property
-    def num_classes(self) -> int:
-        return self.model.num_classes
 
     @torch.no_grad()
-    def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
+    def forward(
+        self, batched_inputs: list[dict], *, tasks: Sequence[str] | None = None, semantic: str = "scores"
+    ) -> list[dict[str, Tensor]]:
         """Tests images one by one.
 
         Args:
             batched_inputs: one dict per image: `image` (3, H, W) uint8 or float in [0, 255] at its own size;
                 `height`, `width` wanted for the result, the image's own where missing.
+            tasks, semantic: see `Segmentor.forward`.
 
         Returns:
             For each image {"sem_seg": (K, H, W) float32} or {"sem_seg_labels": (H, W) int16 classes in
             [0, K)}, at the size wanted; in mode "center_crop" of the crop, at its size.
+
+        Raises:
+            InputError: another task than "semantic" is asked for.
         """
+        check_semantic_only(f"TEST.PROTOCOL {self.protocol.name}", tasks)
+        check_semantic(semantic)
         results = []
         for inputs in batched_inputs:
             image = inputs["image"]
             size = int(inputs.get("height", image.shape[-2])), int(inputs.get("width", image.shape[-1]))
             if self.protocol.mode == "center_crop":
                 size = self.protocol.crop_size
-            if self.sem_seg_output == "scores":
+            if semantic == "scores":
                 results.append({"sem_seg": self._scores(image, size)})
             else:
                 results.append({"sem_seg_labels": self._labels(image, size)})
@@ -135,7 +127,7 @@ class ProtocolSegmentor(nn.Module):
     ) -> Iterator[tuple[int, int, Tensor]]:
         """Bands of a copy's scores at the original size, as they are averaged with those of other copies."""
         for start, stop, band in score_bands(canvas, size, self.protocol.align_corners):
-            if self.protocol.softmax == "copy" and self._has_logits():
+            if self.protocol.softmax == "copy" and self.model.score_kind == "logits":
                 softmax_(band, 0)
             yield start, stop, self._unflip(band) if mirrored else band
 
@@ -157,7 +149,7 @@ class ProtocolSegmentor(nn.Module):
             size = copy_size(protocol, tuple(image.shape[-2:]), scale)
             copy = resize_image(image, size, protocol.interpolation)
             copy = resize_image(copy, rounded_up(size, protocol.round_to), protocol.interpolation)
-            copy = copy.to(self._device(copy)).float()
+            copy = copy.to(self.model.device).float()
             if protocol.mode == "center_crop":
                 copy = copy[(slice(None), *center_crop(tuple(copy.shape[-2:]), protocol.crop_size))]
             yield self._copy_scores(copy), False
@@ -188,7 +180,7 @@ class ProtocolSegmentor(nn.Module):
             top, left = ((want - side) // 2 for want, side in zip(wanted, size, strict=True))
         padded = copy.new_zeros((len(copy), *wanted))
         if protocol.pad_value == "mean":
-            padded += self.model.pixel_mean.to(padded).view(-1, 1, 1)
+            padded += self.model.pixel_mean.to(padded)
         padded[:, top : top + size[0], left : left + size[1]] = copy
         return padded, top, left
 
@@ -215,7 +207,7 @@ class ProtocolSegmentor(nn.Module):
         def crop(top: int, left: int) -> Tensor:
             return image[:, top : top + window[0], left : left + window[1]]
 
-        if self._resizes_by_bands(image):
+        if image.device.type == "cpu" and not self.window_batch:
             for top, left in corners:
                 for start, scores in self._window_bands(crop(top, left)):
                     yield top + start, left, scores
@@ -230,55 +222,47 @@ class ProtocolSegmentor(nn.Module):
 
     def _window_scores(self, crops: Tensor) -> Tensor:
         """(N, 3, h, w) float -> (N, K, h, w) float32, which may be changed in place."""
-        protocol = self.protocol
-        count, flip = len(crops), protocol.flip and not self._flips_copies()
-        if flip:
-            crops = torch.cat([crops, crops.flip(-1)])
-        scores = self.model.score_maps(crops).float()
-        if protocol.softmax == "window" and self._has_logits():
-            softmax_(scores, 1)
-        if flip:
-            mirrored = self._unflip(scores[count:])
-            scores = scores[:count].add_(mirrored)
-            if protocol.softmax == "pair" and self._has_logits():
-                softmax_(scores, 1)
-            else:
-                scores.mul_(0.5)
-        elif protocol.softmax == "pair" and self._has_logits():
-            softmax_(scores, 1)
-        return scores
+        if not self._flips_windows():
+            return self._combined([self.model.score_maps(crops).float()], 1)
+        scores = self.model.score_maps(torch.cat([crops, crops.flip(-1)])).float()
+        return self._combined(list(scores.split(len(crops))), 1)
 
     def _window_bands(self, crop: Tensor) -> Iterator[tuple[int, Tensor]]:
         """What `_window_scores` does for one window, (3, h, w), by bands: yields (start, (K, rows, w)).
 
-        The head's logits are enlarged, turned into probabilities and added while they are in the cache. Views
-        run one after the other: on a CPU a batch is slower than its parts.
+        Scores are enlarged, turned into probabilities and added while they are in the cache. Views run one
+        after
+        the other: on a CPU a batch is slower than its parts.
         """
-        size = tuple(crop.shape[-2:])
-        padded_size = rounded_up(size, max(self.model.size_divisibility, 1))
-        views = [crop, crop.flip(-1)] if self.protocol.flip and not self._flips_copies() else [crop]
+        height, width = crop.shape[-2:]
         bands = []
-        for view in views:
-            logits = self.model.raw_outputs([{"image": view}])["sem_seg_logits"][0].float()
-            bands.append(score_bands(logits, padded_size, self.model.align_corners))
+        for view in [crop, crop.flip(-1)] if self._flips_windows() else [crop]:
+            scores, size, align_corners = self.model.dense_scores(view[None])
+            bands.append(score_bands(scores[0].float(), size, align_corners))
         for parts in zip(*bands, strict=True):
             start = parts[0][0]
-            if start >= size[0]:  # the rest is the padding's
+            if start >= height:  # the rest is the padding's
                 return
-            scores = [band[:, : size[0] - start, : size[1]] for _, _, band in parts]
-            if self.protocol.softmax == "window":
-                scores = [softmax_(one, 0) for one in scores]
-            total = scores[0] if len(views) == 1 else scores[0].add_(self._unflip(scores[1]))
-            if self.protocol.softmax == "pair":
-                softmax_(total, 0)
-            elif len(views) == 2:
-                total.mul_(0.5)
-            yield start, total
+            yield start, self._combined([band[:, : height - start, :width] for _, _, band in parts], 0)
 
-    def _resizes_by_bands(self, image: Tensor) -> bool:
-        """Whether the model's score maps are its head's logits, resized, so that `_window_bands` is right."""
-        known = getattr(type(self.model), "score_maps", None) is PerPixelSegmentor.score_maps
-        return known and image.device.type == "cpu" and not self.window_batch
+    def _combined(self, views: list[Tensor], dim: int) -> Tensor:
+        """The average of the scores of windows and, where there are two views, of their mirror images.
+
+        Args:
+            views: (..., K, h, w) float32 each, changed in place.
+            dim: of the classes.
+        """
+        has_logits = self.model.score_kind == "logits"
+        if self.protocol.softmax == "window" and has_logits:
+            views = [softmax_(scores, dim) for scores in views]
+        total = views[0] if len(views) == 1 else views[0].add_(self._unflip(views[1]))
+        if self.protocol.softmax == "pair" and has_logits:
+            return softmax_(total, dim)
+        return total if len(views) == 1 else total.mul_(0.5)
+
+    def _flips_windows(self) -> bool:
+        """Whether a window and its mirror image are averaged before the windows of a copy are."""
+        return self.protocol.flip and not self._flips_copies()
 
     def _unflip(self, scores: Tensor) -> Tensor:
         """(..., K, h, w) scores of a mirror image to those of the image; paired classes trade places."""
@@ -290,17 +274,19 @@ class ProtocolSegmentor(nn.Module):
             order[one], order[other] = other, one
         return scores.index_select(-3, torch.tensor(order, device=scores.device))
 
-    def _has_logits(self) -> bool:
-        return getattr(self.model, "score_kind", "logits") == "logits"
-
     def _affordable(self, window: Size, device: torch.device) -> int:
-        views = 2 if self.protocol.flip and not self._flips_copies() else 1
-        window_bytes = 4 * views * self.num_classes * window[0] * window[1]
+        views = 2 if self._flips_windows() else 1
+        window_bytes = 4 * views * self.model.num_classes * window[0] * window[1]
         return max(_BATCH_BYTES.get(device.type, 1 << 31) // window_bytes, 1)
 
-    def _device(self, image: Tensor) -> torch.device:
-        parameter = next(self.model.parameters(), None)
-        return image.device if parameter is None else parameter.device
+
+def check_semantic_only(name: str, tasks: Sequence[str] | None) -> None:
+    """Raises InputError, naming the protocol, for other tasks than the semantic one."""
+    if tasks is not None and tuple(tasks) != ("semantic",):
+        raise InputError(
+            f"{name} is for the semantic task, but TEST.TASKS is {tuple(tasks)}; "
+            'set TEST.PROTOCOL "" or TEST.TASKS "(\'semantic\',)"'
+        )
 
 
 def softmax_(logits: Tensor, dim: int) -> Tensor:

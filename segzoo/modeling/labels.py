@@ -1,0 +1,31 @@
+"""Labels of scores."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def best_class(parts: Iterable[Tensor]) -> Tensor:
+    """The class of the highest score in each pixel, the first of equals.
+
+    Args:
+        parts: (k, H, W) scores of some classes each, in the order of the classes.
+
+    Returns:
+        (H, W) int16 class indices.
+    """
+    best_score = best = None
+    offset = 0
+    for part in parts:
+        # On a CPU max is faster than argmax over the first dimension, with the same result.
+        score, index = part.max(dim=0)
+        index = index.to(torch.int16) + offset
+        if best is None:
+            best_score, best = score, index
+        else:
+            better = score > best_score
+            best = torch.where(better, index, best)
+            best_score = torch.where(better, score, best_score)
+        offset += len(part)
+    return best

@@ -1,0 +1,114 @@
+"""Models that know nothing of segzoo under its contract."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.tasks import TASKS
+
+from .labels import best_class
+from .segmentor import DenseScores, Segmentor, check_semantic
+
+
+def as_segmentor(
+    model: nn.Module,
+    *,
+    input_format: str | None = None,
+    num_classes: int | None = None,
+    pixel_mean: Sequence[float] | None = None,
+) -> Segmentor:
+    """The model itself where it is a `Segmentor`, otherwise a `PlainModel` around it.
+
+    Args:
+        model: a meta-architecture.
+        input_format, num_classes, pixel_mean: of a model that is not a Segmentor, where it does not say.
+    """
+    if isinstance(model, Segmentor):
+        return model
+    return PlainModel(model, input_format=input_format, num_classes=num_classes, pixel_mean=pixel_mean)
+
+
+class PlainModel(Segmentor):
+    """A model with Detectron2's interface: losses in training, a list of result dicts in eval mode.
+
+    The attributes that Detectron2's meta-architectures have (`input_format`, `num_classes`, `pixel_mean`) are
+    read from the model where it has them. It returns what it returns: tasks cannot be asked for, labels are
+    made of its scores. `raw_outputs` and what uses it (export, counting operations) need a method of that
+    name.
+    """
+
+    supported_tasks = TASKS
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        input_format: str | None = None,
+        num_classes: int | None = None,
+        pixel_mean: Sequence[float] | None = None,
+    ):
+        """
+        Args:
+            model: `forward(batched_inputs)` as Detectron2 has it.
+            input_format: "RGB" (the default) or "BGR".
+            num_classes: K; 1 where nothing is known, it only decides how many windows run together.
+            pixel_mean: per channel, with which a test protocol pads; default: 0.
+        """
+        mean = getattr(model, "pixel_mean", [0.0] * 3 if pixel_mean is None else pixel_mean)
+        super().__init__(
+            backbone=None,
+            num_classes=getattr(model, "num_classes", num_classes or 1),
+            pixel_mean=torch.as_tensor(mean).detach().flatten().tolist(),
+            pixel_std=[1.0] * 3,
+            input_format=getattr(model, "input_format", input_format or "RGB"),
+        )
+        self.model = model
+
+    @property
+    def device(self) -> torch.device:
+        tensor = next(self.model.parameters(), next(self.model.buffers(), None))
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def forward(
+        self, batched_inputs: list[dict], *, tasks: Sequence[str] | None = None, semantic: str = "scores"
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+        check_semantic(semantic)
+        results = self.model(batched_inputs)
+        if self.model.training or semantic == "scores":
+            return results
+        return [_with_labels(result) for result in results]
+
+    def raw_outputs(self, batched_inputs: list[dict]) -> dict[str, Any]:
+        """Raises InputError where the model has no `raw_outputs`."""
+        if not callable(getattr(self.model, "raw_outputs", None)):
+            raise InputError(
+                f"{type(self.model).__name__} has no raw_outputs, so its network cannot be told from its "
+                "post-processing; derive it from segzoo.modeling.Segmentor"
+            )
+        return self.model.raw_outputs(batched_inputs)
+
+    def batch_outputs(self, images: Tensor) -> dict[str, Tensor]:
+        outputs = self.raw_outputs([{"image": image} for image in images])
+        return {name: output for name, output in outputs.items() if isinstance(output, Tensor)}
+
+    def dense_scores(self, images: Tensor) -> DenseScores:
+        """`sem_seg` of the model's results."""
+        height, width = images.shape[-2:]
+        results = self.model([{"image": image, "height": height, "width": width} for image in images])
+        if "sem_seg" not in results[0]:
+            raise InputError(
+                f"{type(self.model).__name__} gives no sem_seg, found {', '.join(results[0])}; use a "
+                'semantic model, or TEST.PROTOCOL ""'
+            )
+        return DenseScores(torch.stack([result["sem_seg"] for result in results]), (height, width), False)
+
+
+def _with_labels(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with the best class of each pixel in the place of scores."""
+    if "sem_seg" not in result:
+        return result
+    others = {name: value for name, value in result.items() if name != "sem_seg"}
+    return {**others, "sem_seg_labels": best_class([result["sem_seg"]])}
