@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,15 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from segzoo.utils.paths import user_path
-from segzoo.utils.text_files import decode_text, read_text
+from segzoo.utils.paths import is_below, user_path
+from segzoo.utils.text_files import decode_text
+
+from .arithmetic import write_out
+from .files import config_root
+
+
+def _text(data: bytes) -> str:
+    return write_out(decode_text(data))
 
 
 class _FileReader(CfgNode):
@@ -19,7 +27,7 @@ class _FileReader(CfgNode):
     @classmethod
     def _open_cfg(cls, filename: str) -> Any:
         with PathManager.open(filename, "rb") as file:
-            return io.StringIO(decode_text(file.read()))
+            return io.StringIO(_text(file.read()))
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
@@ -41,10 +49,16 @@ def in_circle(file: Path, above: tuple[Path, ...] = ()) -> Path | None:
     """A file that is among its own bases."""
     if file in above:
         return file
-    bases = yaml.safe_load(read_text(file)).get("_BASE_", [])
-    folder = file.parent
-    circles = (
-        in_circle((folder / user_path(base)).resolve(), (*above, file))
-        for base in ([bases] if isinstance(bases, str) else bases)
-    )
+    circles = (in_circle(base, (*above, file)) for base in _bases(file))
     return next(filter(None, circles), None)
+
+
+def is_on_zoo(file: Path) -> bool:
+    """Whether a configuration file lies below `configs/`, or one of its bases does."""
+    return is_below(file, config_root()) or any(map(is_on_zoo, _bases(file)))
+
+
+def _bases(file: Path) -> Iterator[Path]:
+    bases = yaml.safe_load(_text(file.read_bytes())).get("_BASE_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        yield (file.parent / user_path(base)).resolve()

@@ -1,6 +1,6 @@
 """Keys of a configuration by their full name, sections included: "MODEL.BACKBONE.NAME"."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -13,6 +13,18 @@ def flatten(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def nest(values: Mapping[str, Any]) -> CfgNode:
+    """Return the configuration with these values by full key, the inverse of `flatten`."""
+    cfg = CfgNode()
+    for key, value in values.items():
+        *path, leaf = key.split(".")
+        node = cfg
+        for part in path:
+            node = node.setdefault(part, CfgNode())
+        node[leaf] = value
+    return cfg
 
 
 def find_section(cfg: CfgNode, path: Sequence[str]) -> CfgNode | None:

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,18 @@ from detectron2.config import CfgNode, get_cfg
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-from .bases import in_circle, read_with_bases
+from .bases import in_circle, is_on_zoo, read_with_bases
 from .defaults import add_segzoo_config
 from .extensions import add_registered_config, import_extensions
 from .files import find_config
 from .keys import flatten
 from .paths import expand_homes
+from .renamed.apply import converted, from_whole_file, is_saved, take_single_keys
+from .renamed.heads import DEC_LAYERS
+from .renamed.row import equal
+from .renamed.table import CONVERTED
+from .renamed.translate import check_decoder_layers, is_theirs, spelled_here
+from .renamed.unread import UNREAD, why_unread
 from .rules import check_values, may_be_none
 from .version_keys import check_version_values, drop_version_defaults, explain_version_key
 
@@ -30,20 +36,6 @@ _HABITS = {
     "ITERATIONS": "SOLVER.MAX_ITER",
     "RESUME": "(the flag) --resume",
     "OUTPUT": "OUTPUT_DIR",
-}
-
-# Detectron2's keys that nothing here reads, with what does their work; they must stay at their defaults.
-_UNREAD = {
-    "INPUT.RANDOM_FLIP": "INPUT.FLIP_PROB is the flip's probability, 0 for none",
-    "INPUT.CROP.ENABLED": "INPUT.CROP_SIZE crops, or INPUT.DETR_CROP_SIZE with INPUT.AUGMENTATION detr",
-    "INPUT.CROP.TYPE": "INPUT.CROP_SIZE is absolute, INPUT.DETR_CROP_SIZE an absolute range",
-    "INPUT.CROP.SIZE": "INPUT.CROP_SIZE is (height, width) in pixels, INPUT.DETR_CROP_SIZE a range of pixels",
-    "SOLVER.BASE_LR_END": "SOLVER.POLY_LR_CONSTANT_ENDING is the lowest factor of the learning rate",
-    "TEST.PRECISE_BN.ENABLED": "running statistics are evaluated as trained; leave the key out",
-    "VIS_PERIOD": (
-        "TEST.NUM_PICTURES draws predictions into TensorBoard at every evaluation; "
-        "tools/visualize_data.py shows training inputs"
-    ),
 }
 
 
@@ -70,7 +62,7 @@ def read_config(path: str | Path | None, overrides: Sequence[str] = ()) -> CfgNo
     if path is None:
         return _configuration(CfgNode(), "", overrides)
     file = find_config(path)
-    return _configuration(_read_file(file), str(file), overrides)
+    return _configuration(_read_file(file), str(file), overrides, lambda: is_on_zoo(file.resolve()))
 
 
 def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> CfgNode:
@@ -89,12 +81,19 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> CfgNo
     return _configuration(loaded, source, overrides)
 
 
-def _configuration(loaded: CfgNode, source: str, overrides: Sequence[str]) -> CfgNode:
+def _configuration(
+    loaded: CfgNode, source: str, overrides: Sequence[str], on_zoo: Callable[[], bool] = lambda: True
+) -> CfgNode:
     # Before any key is checked: these modules may bring keys.
     import_extensions(_imports(loaded, source, overrides))
     cfg = new_config()
+    loaded, overrides = from_whole_file(loaded, overrides, cfg, source, on_zoo)
+    saved = is_saved(loaded)  # what this package wrote is taken as it is
+    renamed = {} if saved else take_single_keys(loaded, cfg)
     _merge(cfg, loaded, source)
-    return _with_overrides(cfg, overrides)
+    if renamed:
+        _merge(cfg, converted(renamed, cfg, source), source)
+    return _with_overrides(cfg, overrides, dict(flatten(cfg if saved else get_cfg())))
 
 
 def _imports(loaded: CfgNode, source: str, overrides: Sequence[str]) -> list[str]:
@@ -108,25 +107,21 @@ def _imports(loaded: CfgNode, source: str, overrides: Sequence[str]) -> list[str
     return cfg.IMPORTS
 
 
-def _with_overrides(cfg: CfgNode, overrides: Sequence[str]) -> CfgNode:
+def _with_overrides(cfg: CfgNode, overrides: Sequence[str], unread: Mapping[str, Any]) -> CfgNode:
+    """`unread`: the values at which keys that nothing reads are accepted."""
     defaults = dict(flatten(new_config()))
     _merge_overrides(cfg, overrides)
     expand_homes(cfg)
-    _refuse_unread(cfg)
-    for key, value in flatten(cfg):
+    values = dict(flatten(cfg))
+    for key, value in values.items():
+        if key in unread and not equal(value, unread[key]) and (remedy := why_unread(key, values)):
+            raise InputError(f"{key} {value!r} has no effect in segzoo; {remedy}")
         if value is None and defaults.get(key) is not None and not may_be_none(key):
             raise InputError(
                 f"{key} has no value; give it one such as {defaults[key]!r}, or leave the key out"
             )
     check_values(cfg)
     return cfg
-
-
-def _refuse_unread(cfg: CfgNode) -> None:
-    defaults = dict(flatten(get_cfg()))
-    for key, value in flatten(cfg):
-        if key in _UNREAD and value != defaults[key]:
-            raise InputError(f"{key} {value!r} has no effect in segzoo; {_UNREAD[key]}")
 
 
 def _read_file(file: Path) -> CfgNode:
@@ -147,7 +142,7 @@ def _read_file(file: Path) -> CfgNode:
 
 def _merge(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
     drop_version_defaults(loaded)
-    check_version_values(loaded, cfg, source, _UNREAD)
+    check_version_values(loaded, cfg, source, UNREAD)
     _check_keys(cfg, loaded, source)
     try:
         cfg.merge_from_other_cfg(loaded)
@@ -189,16 +184,31 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         raise InputError(f"{joined}: overrides come as KEY VALUE pairs; write {key} {shlex.quote(value)}")
     known = dict(flatten(cfg))
     if len(overrides) % 2:
-        raise InputError(f"overrides come as KEY VALUE pairs, but {_unpaired(overrides, known)}")
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        raise InputError(
+            f"overrides come as KEY VALUE pairs, but {_unpaired(overrides, {*known, *CONVERTED})}"
+        )
+    pairs = list(zip(overrides[::2], overrides[1::2], strict=True))
+    backbone = {**known, **dict(pairs)}.get("MODEL.BACKBONE.NAME")
+    renamed = {key: value for key, value in pairs if is_theirs(key, known, backbone)}
+    for key, value in pairs:
+        if key in renamed:
+            continue
         if key not in known:
             remedy = "; give one of its keys" if any(name.startswith(f"{key}.") for name in known) else ""
             raise InputError(f"unknown key {key}{remedy or _did_you_mean(key, known)}")
         try:
-            cfg.merge_from_list([key, _as_float_where_wanted(known[key], value)])
+            cfg.merge_from_list([key, _as_float_where_wanted(known[key], spelled_here(key, value))])
         except (ValueError, AssertionError) as error:
             text = _explained_type(error)
             raise InputError(text if text.startswith(key) else f"{key}: {text}") from None
+    if any(key == DEC_LAYERS for key, _ in pairs):
+        check_decoder_layers(known, cfg)
+    if renamed:
+        changes = converted(renamed, cfg, "")
+        for key, _ in flatten(changes):
+            if key in dict(pairs):
+                raise InputError(f"{key} and {', '.join(renamed)} are the same here; leave one of them out")
+        _merge(cfg, changes, ", ".join(renamed))
 
 
 def _unpaired(overrides: Sequence[str], known: Collection[str]) -> str:
@@ -246,9 +256,9 @@ def _as_float_where_wanted(default: Any, value: Any) -> Any:
 
 
 def _did_you_mean(key: str, choices: Iterable[str]) -> str:
-    if explain_version_key(key) and key not in _UNREAD:
+    if explain_version_key(key) and key not in UNREAD:
         return explain_version_key(key)
-    if key in _UNREAD:  # Not every release of Detectron2 has all of them.
-        return f"; {_UNREAD[key]}"
+    if key in UNREAD:  # Not every release of Detectron2 has all of them.
+        return f"; {UNREAD[key]}"
     habit = _HABITS.get(key.rsplit(".", 1)[-1].upper())
-    return f"; did you mean {habit}?" if habit else did_you_mean(key, choices)
+    return f"; did you mean {habit}?" if habit else did_you_mean(key, [*choices, *CONVERTED])

@@ -190,6 +190,10 @@ def may_be_none(key: str) -> bool:
     return bool(rules) and all(rule.allows(None) for rule in rules)
 
 
+# Detectron2's default, in the order of its INPUT.FORMAT.
+_IMAGENET_MEAN_BGR = [103.53, 116.28, 123.675]
+
+
 def _all_rules() -> Iterator[tuple[str, Rule]]:
     yield from RULES.items()
     yield from registered_rules()
@@ -218,4 +222,9 @@ def check_values(cfg: CfgNode) -> None:
         raise InputError(
             f"MODEL.MASK_FORMER.NHEADS {node.NHEADS}: expected a divisor of MODEL.MASK_FORMER.HIDDEN_DIM "
             f"{node.HIDDEN_DIM}"
+        )
+    if cfg.INPUT.FORMAT == "RGB" and list(cfg.MODEL.PIXEL_MEAN) == _IMAGENET_MEAN_BGR:
+        raise InputError(
+            f"MODEL.PIXEL_MEAN {list(cfg.MODEL.PIXEL_MEAN)}: that is BGR and INPUT.FORMAT is RGB; give "
+            f"{_IMAGENET_MEAN_BGR[::-1]}, or INPUT.FORMAT BGR for weights of BGR images"
         )

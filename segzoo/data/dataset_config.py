@@ -6,6 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from segzoo.config.renamed.training import DATASETS as DATASETS_HERE
 from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 from segzoo.utils.text import did_you_mean
@@ -67,9 +68,11 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
 def _segzoo_metadata(name: str) -> Mapping[str, Any]:
     metadata = dataset_metadata(name)
     if "classes" not in metadata or "evaluator_type" not in metadata:
+        remedy = "describe it in a YAML file and list that in DATASETS.FILES"
+        if name in DATASETS_HERE:
+            remedy = f"{DATASETS_HERE[name]} is the same dataset here"
         raise InputError(
-            f"DATASETS: {name} is a Detectron2 dataset without the class facts segzoo needs; "
-            "describe it in a YAML file and list that in DATASETS.FILES"
+            f"DATASETS: {name} is a Detectron2 dataset without the class facts segzoo needs; {remedy}"
         )
     return metadata
 

@@ -1,0 +1,1 @@
+"""Keys of Detectron2, MaskFormer and Mask2Former that are others here."""

@@ -1,0 +1,274 @@
+"""MODEL.RESNETS and MODEL.SWIN: the sizes of a backbone, which have names here."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .row import Convert, Row, Scene, equal, fixed, nothing, refuse
+
+# The backbones of this package, all of which read MODEL.BACKBONE and nothing of MODEL.RESNETS.
+# fmt: off
+OUR_BACKBONES = (
+    "CSWinTransformer", "MixTransformer", "PyramidVisionTransformerV2", "ResNetBackbone", "SwinTransformer",
+    "TimmBackbone", "VOLO", "WideResNetBackbone",
+)
+# fmt: on
+
+# Theirs that have the same network here; Detectron2's first one works here as it is, too.
+NAMES = {
+    "build_resnet_backbone": "ResNetBackbone",
+    "build_resnet_deeplab_backbone": "ResNetBackbone",
+    "D2SwinTransformer": "SwinTransformer",
+}
+
+_DEPTHS = (18, 34, 50, 101, 152)
+
+# Channels, blocks and heads of each stage, side of a window. A test holds them equal to the models'.
+SWIN_VARIANTS = {
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7),
+    "base_384": (128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
+    "large": (192, (2, 2, 18, 2), (6, 12, 24, 48), 7),
+    "large_384": (192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
+}
+_SWIN_SIZES = [f"MODEL.SWIN.{name}" for name in ("EMBED_DIM", "DEPTHS", "NUM_HEADS", "WINDOW_SIZE")]
+
+_NAME, _VARIANT = "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.VARIANT"
+
+
+def _name(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    name = given[_NAME]
+    if name not in NAMES and name not in OUR_BACKBONES:
+        refuse(_NAME, name, f"has no counterpart here; known: {', '.join(OUR_BACKBONES)}")
+    return {_NAME: NAMES.get(name, name)}
+
+
+def _belongs(given: Mapping[str, Any], scene: Scene, name: str) -> bool:
+    """Whether keys of a backbone are for the one that is used. A whole file has those of others, too."""
+    used = scene.ours[_NAME]
+    if used == name or scene.whole:
+        return used == name
+    key, value = next(iter(given.items()))
+    refuse(key, value, f"is a key of {name} and has no effect on {used}; set {_NAME} {name}")
+
+
+def _depth(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    key = "MODEL.RESNETS.DEPTH"
+    if key not in given or not _belongs(given, scene, "ResNetBackbone"):
+        return {}
+    depth, variant = given[key], scene.ours[_VARIANT]
+    if scene.whole:
+        is_deeplab = given[_NAME] == "build_resnet_deeplab_backbone"
+        variant = _deeplab_variant(given) if is_deeplab else f"r{depth}"
+    else:
+        match = re.fullmatch(r"r\d+(_v1[bcds])?", variant)
+        if match is None:
+            refuse(key, depth, f"has no effect on {_VARIANT} {variant}; set {_VARIANT} r{depth}")
+        variant = f"r{depth}{match[1] or ''}"
+    if depth not in _DEPTHS:
+        known = ", ".join(map(str, _DEPTHS))
+        refuse(key, depth, f"is no {_VARIANT} of ResNetBackbone; known depths: {known}")
+    return {_VARIANT: variant}
+
+
+def _deeplab_variant(given: Mapping[str, Any]) -> str:
+    for name, value in (
+        ("DEPTH", 101),
+        ("STEM_TYPE", "deeplab"),
+        ("STEM_OUT_CHANNELS", 128),
+        ("RES5_MULTI_GRID", (1, 2, 4)),
+    ):
+        key = f"MODEL.RESNETS.{name}"
+        if not equal(given[key], value):
+            refuse(key, given[key], f"has no counterpart for build_resnet_deeplab_backbone; {value!r} has")
+    return "r101c"
+
+
+def _stem(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    """Convert what a stem is when it is given alone; in a whole file it counts for DeepLab's only."""
+    if not scene.whole and _belongs(given, scene, "ResNetBackbone"):
+        plain = {"STEM_TYPE": "basic", "STEM_OUT_CHANNELS": 64, "RES5_MULTI_GRID": (1, 1, 1)}
+        for key, value in given.items():
+            if not equal(value, plain[key.rsplit(".", 1)[-1]]):
+                refuse(key, value, f"has no effect here; {_VARIANT} r101c is DeepLab's ResNet-101")
+    return {}
+
+
+def _renamed(backbone: str, here: str) -> Convert:
+    """Return the conversion of one key of a backbone with another name and the same meaning."""
+
+    def convert(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+        (value,) = given.values()
+        return {here: value} if _belongs(given, scene, backbone) else {}
+
+    return convert
+
+
+_STRIDES = {(1, 1): 32, (1, 2): 16, (2, 4): 8}
+
+
+def _dilation(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    if not _belongs(given, scene, "ResNetBackbone"):
+        return {}
+    key = "MODEL.RESNETS.RES5_DILATION"
+    pair = given.get("MODEL.RESNETS.RES4_DILATION", 1), given.get(key, 1)
+    if pair not in _STRIDES:
+        refuse(key, pair[1], "has no effect here; set MODEL.BACKBONE.OUTPUT_STRIDE 16 or 8")
+    return {"MODEL.BACKBONE.OUTPUT_STRIDE": _STRIDES[pair]}
+
+
+def _stride_in_1x1(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    ((key, value),) = given.items()
+    if _belongs(given, scene, "ResNetBackbone") and value and scene.ours[_VARIANT] not in ("r18", "r34"):
+        refuse(
+            key,
+            value,
+            "has no counterpart: ResNetBackbone strides in its 3x3 convolutions, as torchvision's weights "
+            "need; take those with False, or set MODEL.BACKBONE.NAME build_resnet_backbone",
+        )
+    return {}
+
+
+def _resnet_shape(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    if not _belongs(given, scene, "ResNetBackbone"):
+        return {}
+    narrow = scene.ours[_VARIANT] in ("r18", "r34")
+    plain = {
+        "NUM_GROUPS": 1,
+        "WIDTH_PER_GROUP": 64,
+        "RES2_OUT_CHANNELS": 64 if narrow else 256,
+        "DEFORM_ON_PER_STAGE": (False,) * 4,
+    }
+    for key, value in given.items():
+        expected = plain.get(key.rsplit(".", 1)[-1], value)  # the other DEFORM keys say nothing alone
+        if not equal(value, expected):
+            refuse(
+                key,
+                value,
+                "has no counterpart in ResNetBackbone; with MODEL.BACKBONE.NAME build_resnet_backbone "
+                "Detectron2's own backbone reads it",
+            )
+    return {}
+
+
+def _swin_variant(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    if not _belongs(given, scene, "SwinTransformer"):
+        return {}
+    found = [
+        name
+        for name, sizes in SWIN_VARIANTS.items()
+        if all(equal(given[key], size) for key, size in zip(_SWIN_SIZES, sizes, strict=True) if key in given)
+    ]
+    if scene.ours[_VARIANT] in found:
+        return {}
+    if len(found) != 1:
+        key, value = next(iter(given.items()))
+        choices = " or ".join(found or SWIN_VARIANTS)
+        refuse(key, value, f"has no effect alone; set MODEL.BACKBONE.VARIANT {choices}")
+    return {_VARIANT: found[0]}
+
+
+def _swin_fixed(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    if not _belongs(given, scene, "SwinTransformer"):
+        return {}
+    expected = {
+        "PATCH_SIZE": 4,
+        "MLP_RATIO": 4.0,
+        "QKV_BIAS": True,
+        "QK_SCALE": None,
+        "DROP_RATE": 0.0,
+        "ATTN_DROP_RATE": 0.0,
+        "APE": False,
+        "PATCH_NORM": True,
+    }
+    for key, value in given.items():
+        fixed(expected[key.rsplit(".", 1)[-1]], "has no counterpart in SwinTransformer; leave it out")(
+            {key: value}, scene
+        )
+    return {}
+
+
+RESNET_ROWS = (
+    Row(
+        "MODEL.BACKBONE.NAME",
+        "`MODEL.BACKBONE.NAME`",
+        "in their files `build_resnet_backbone` and `build_resnet_deeplab_backbone` are `ResNetBackbone`, "
+        "`D2SwinTransformer` is `SwinTransformer`",
+        _name,
+    ),
+    Row(
+        "MODEL.RESNETS.DEPTH MODEL.BACKBONE.NAME MODEL.RESNETS.STEM_TYPE MODEL.RESNETS.STEM_OUT_CHANNELS "
+        "MODEL.RESNETS.RES5_MULTI_GRID",
+        "`MODEL.BACKBONE.VARIANT r101`",
+        "`r101c` for DeepLab's",
+        _depth,
+    ),
+    Row(
+        "MODEL.RESNETS.STEM_TYPE MODEL.RESNETS.STEM_OUT_CHANNELS MODEL.RESNETS.RES5_MULTI_GRID",
+        "`MODEL.BACKBONE.VARIANT`",
+        "`r101c` has DeepLab's stem and dilations",
+        _stem,
+    ),
+    Row(
+        "MODEL.RESNETS.NORM",
+        "`MODEL.BACKBONE.NORM`",
+        "",
+        _renamed("ResNetBackbone", "MODEL.BACKBONE.NORM"),
+    ),
+    Row(
+        "MODEL.RESNETS.OUT_FEATURES",
+        "`MODEL.BACKBONE.OUT_FEATURES`",
+        "",
+        _renamed("ResNetBackbone", "MODEL.BACKBONE.OUT_FEATURES"),
+    ),
+    Row(
+        "MODEL.RESNETS.RES4_DILATION MODEL.RESNETS.RES5_DILATION",
+        "`MODEL.BACKBONE.OUTPUT_STRIDE`",
+        "1 and 1: 32; 1 and 2: 16; 2 and 4: 8",
+        _dilation,
+    ),
+    Row("MODEL.RESNETS.STRIDE_IN_1X1", "", "`False` only, as torchvision's weights need", _stride_in_1x1),
+    Row(
+        "MODEL.RESNETS.NUM_GROUPS MODEL.RESNETS.WIDTH_PER_GROUP MODEL.RESNETS.RES2_OUT_CHANNELS "
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE MODEL.RESNETS.DEFORM_MODULATED MODEL.RESNETS.DEFORM_NUM_GROUPS",
+        "",
+        "Detectron2's own backbone, `MODEL.BACKBONE.NAME build_resnet_backbone`, reads them",
+        _resnet_shape,
+    ),
+)
+
+SWIN_ROWS = (
+    Row(
+        " ".join(_SWIN_SIZES),
+        "`MODEL.BACKBONE.VARIANT base_384`",
+        "tiny, small, base, base_384, large, large_384: the one with these sizes; _384 has windows of 12",
+        _swin_variant,
+    ),
+    Row(
+        "MODEL.SWIN.DROP_PATH_RATE",
+        "`MODEL.BACKBONE.DROP_PATH_RATE`",
+        "",
+        _renamed("SwinTransformer", "MODEL.BACKBONE.DROP_PATH_RATE"),
+    ),
+    Row(
+        "MODEL.SWIN.OUT_FEATURES",
+        "`MODEL.BACKBONE.OUT_FEATURES`",
+        "",
+        _renamed("SwinTransformer", "MODEL.BACKBONE.OUT_FEATURES"),
+    ),
+    Row(
+        "MODEL.SWIN.USE_CHECKPOINT",
+        "`MODEL.BACKBONE.CHECKPOINT`",
+        "",
+        _renamed("SwinTransformer", "MODEL.BACKBONE.CHECKPOINT"),
+    ),
+    Row(
+        "MODEL.SWIN.PATCH_SIZE MODEL.SWIN.MLP_RATIO MODEL.SWIN.QKV_BIAS MODEL.SWIN.QK_SCALE "
+        "MODEL.SWIN.DROP_RATE MODEL.SWIN.ATTN_DROP_RATE MODEL.SWIN.APE MODEL.SWIN.PATCH_NORM",
+        "",
+        "their defaults only",
+        _swin_fixed,
+    ),
+    Row("MODEL.SWIN.PRETRAIN_IMG_SIZE", "", "has no effect there, either, without `APE`", nothing),
+)

@@ -1,0 +1,233 @@
+"""Meta-architectures, heads, pixel decoders, transformer decoders and their losses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .row import Row, Scene, fixed, nothing, refuse, same
+
+_ARCHITECTURE, _HEAD = "MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD.NAME"
+OUR_ARCHITECTURES = ("MaskFormer", "PerPixelSegmentor")
+# Of their code, by which a file of theirs is known.
+OTHER_ARCHITECTURES = (
+    "GeneralizedRCNN",
+    "PanopticDeepLab",
+    "PanopticFPN",
+    "ProposalNetwork",
+    "RetinaNet",
+    "SemanticSegmentor",
+    "TensorMask",
+    "VideoMaskFormer",
+)
+_PER_PIXEL_HEADS = ("PerPixelBaselineHead", "PerPixelBaselinePlusHead")
+
+_PIXEL_DECODER = "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
+_PIXEL_DECODERS = ("FPNPixelDecoder", "TransformerFPNPixelDecoder", "MSDeformAttnPixelDecoder")
+DECODER = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
+MASKED_DECODER = "MultiScaleMaskedTransformerDecoder"
+_DECODERS = ("MaskFormerTransformerDecoder", MASKED_DECODER)
+DEC_LAYERS = "MODEL.MASK_FORMER.DEC_LAYERS"
+
+# What has no counterpart, in a word.
+_ELSEWHERE = {
+    "GeneralizedRCNN": "a two-stage detector",
+    "ProposalNetwork": "a region proposal network",
+    "RetinaNet": "a detector of boxes",
+    "PanopticDeepLab": "Panoptic-DeepLab",
+    "PanopticFPN": "Panoptic FPN",
+    "TensorMask": "TensorMask",
+    "VideoMaskFormer": "a model of videos",
+}
+_PER_PIXEL = f"known: {', '.join(_PER_PIXEL_HEADS)}"
+_NEAREST = {
+    "DeepLabV3Head": "nearest is configs/_base_/methods/deeplabv3.yaml",
+    "DeepLabV3PlusHead": "nearest is configs/_base_/methods/deeplabv3plus.yaml",
+}
+
+
+def _architecture(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    name, head = given[_ARCHITECTURE], given[_HEAD]
+    if name in _ELSEWHERE:
+        refuse(
+            _ARCHITECTURE,
+            name,
+            f"has no counterpart here: it is {_ELSEWHERE[name]}; train it with its authors' train_net.py",
+        )
+    if name in ("SemanticSegmentor", "PerPixelSegmentor"):
+        if head not in _PER_PIXEL_HEADS:
+            refuse(_HEAD, head, f"has no counterpart here; {_NEAREST.get(head, _PER_PIXEL)}")
+        return {_ARCHITECTURE: "PerPixelSegmentor", _HEAD: head, "MODEL.SEM_SEG_HEAD.DROPOUT": 0.0}
+    if name != "MaskFormer":
+        refuse(_ARCHITECTURE, name, "has no counterpart here; known: MaskFormer, SemanticSegmentor")
+    if head != "MaskFormerHead":
+        refuse(_HEAD, head, "has no counterpart with MODEL.META_ARCHITECTURE MaskFormer; MaskFormerHead has")
+    return {_ARCHITECTURE: name, _HEAD: head}
+
+
+def _pixel_decoder(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    name = _among(given, _PIXEL_DECODERS)
+    upsampling = "bilinear" if name == "MSDeformAttnPixelDecoder" else "nearest"
+    result = {_PIXEL_DECODER: name, "MODEL.SEM_SEG_HEAD.TOP_DOWN_UPSAMPLE": upsampling}
+    if name == "FPNPixelDecoder":  # it has none, whatever a base of the file says
+        result["MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS"] = 0
+    return result
+
+
+def _decoder(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    return {DECODER: _among(given, _DECODERS)}
+
+
+def _among(given: Mapping[str, Any], known: tuple[str, ...]) -> str:
+    """Return the name that is given, in its spelling here."""
+    ((key, value),) = given.items()
+    if value not in known:
+        refuse(key, value, f"has no counterpart here; known: {', '.join(known)}")
+    return value
+
+
+def _num_heads(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    ((key, value),) = given.items()
+    shared = scene.ours["MODEL.MASK_FORMER.NHEADS"]
+    if value != shared and scene.ours[_PIXEL_DECODER] == "MSDeformAttnPixelDecoder":
+        refuse(
+            key,
+            value,
+            f"has no key of its own: the encoder has as many as the decoder, {shared}; set "
+            "MODEL.MASK_FORMER.NHEADS for both",
+        )
+    return {}
+
+
+def _decoder_layers(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    ((key, value),) = given.items()
+    if scene.ours[DECODER] != MASKED_DECODER or scene.ours[_ARCHITECTURE] != "MaskFormer":
+        return {key: value}
+    if value < 2:
+        refuse(key, value, "counts the prediction before the first layer there; expected at least 2")
+    return {key: value - 1}
+
+
+def _padding(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    ((key, value),) = given.items()
+    if value < 0:  # that of the backbone
+        value = 32 if scene.ours["MODEL.BACKBONE.NAME"] == "SwinTransformer" else 0
+    return {key: value}
+
+
+ARCHITECTURE_ROW = Row(
+    f"{_ARCHITECTURE} {_HEAD}",
+    "`MODEL.META_ARCHITECTURE`, `MODEL.SEM_SEG_HEAD.NAME`",
+    "`SemanticSegmentor` with MaskFormer's per-pixel heads is `PerPixelSegmentor`; detectors and models of "
+    "videos have no counterpart",
+    _architecture,
+)
+
+
+def _instead(remedy: str):
+    """Return the conversion of a key that is to be written otherwise. In a whole file no model reads it."""
+
+    def convert(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+        if not scene.whole:
+            key, value = next(iter(given.items()))
+            refuse(key, value, f"has no effect here; {remedy}")
+        return {}
+
+    return convert
+
+
+HEAD_ROWS = (
+    Row(
+        _PIXEL_DECODER,
+        f"`{_PIXEL_DECODER}`",
+        "`BasePixelDecoder` is `FPNPixelDecoder`, `TransformerEncoderPixelDecoder` is "
+        "`TransformerFPNPixelDecoder`",
+        _pixel_decoder,
+    ),
+    Row(
+        DECODER,
+        f"`{DECODER}`",
+        "`StandardTransformerDecoder` is `MaskFormerTransformerDecoder`",
+        _decoder,
+    ),
+    Row(
+        DEC_LAYERS,
+        f"`{DEC_LAYERS} 9`",
+        "one less than in Mask2Former with its own decoder, since it counts the prediction before the first "
+        "layer, too; the same as in MaskFormer",
+        _decoder_layers,
+    ),
+    Row(
+        "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES",
+        "`MODEL.MASK_FORMER.DEFORMABLE_FEATURES`",
+        "",
+        same("MODEL.MASK_FORMER.DEFORMABLE_FEATURES"),
+    ),
+    Row(
+        "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS",
+        "`MODEL.MASK_FORMER.DEFORMABLE_POINTS`",
+        "",
+        same("MODEL.MASK_FORMER.DEFORMABLE_POINTS"),
+    ),
+    Row(
+        "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS",
+        "`MODEL.MASK_FORMER.NHEADS`",
+        "one number for both",
+        _num_heads,
+    ),
+    Row(
+        "MODEL.MASK_FORMER.ENC_LAYERS",
+        "",
+        "0 only; `MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS` with `TransformerFPNPixelDecoder` encodes res5",
+        fixed(
+            0,
+            "has no counterpart; MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME TransformerFPNPixelDecoder with "
+            "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS encodes res5",
+        ),
+    ),
+    Row(
+        "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
+        "`MODEL.MASK_FORMER.SIZE_DIVISIBILITY`",
+        "-1 is 0 with a ResNet and 32 with Swin",
+        _padding,
+    ),
+    Row("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "", "follows from the dataset", nothing),
+    Row("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "", "4 only", fixed(4, "has no counterpart here; 4 has")),
+    Row(
+        "MODEL.SEM_SEG_HEAD.LOSS_TYPE",
+        "`MODEL.SEM_SEG_HEAD.LOSS.NAME`",
+        "of Detectron2's DeepLab, as the following; `hard_pixel_mining`: `OHEMCrossEntropy`, whose selection "
+        "is another, hence not translated",
+        _instead("MODEL.SEM_SEG_HEAD.LOSS.NAME is CrossEntropy or OHEMCrossEntropy"),
+    ),
+    Row(
+        "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS",
+        "`MODEL.DEEPLABV3.DILATIONS`, `MODEL.DEEPLABV3PLUS.DILATIONS`",
+        "not translated",
+        _instead("set MODEL.DEEPLABV3.DILATIONS or MODEL.DEEPLABV3PLUS.DILATIONS"),
+    ),
+    Row(
+        "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS",
+        "`MODEL.SEM_SEG_HEAD.CONVS_DIM`",
+        "not translated",
+        _instead("set MODEL.SEM_SEG_HEAD.CONVS_DIM"),
+    ),
+    Row(
+        "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT",
+        "`MODEL.DEEPLABV3.PROJECTION_DROPOUT`",
+        "not translated",
+        _instead("set MODEL.DEEPLABV3.PROJECTION_DROPOUT"),
+    ),
+    Row(
+        "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS",
+        "`MODEL.DEEPLABV3PLUS.FINE_CHANNELS`",
+        "not translated",
+        _instead("set MODEL.DEEPLABV3PLUS.FINE_CHANNELS"),
+    ),
+    Row(
+        "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV",
+        "",
+        "the head of `configs/_base_/methods/deeplabv3plus.yaml` takes res2 and has full convolutions",
+        _instead(
+            "leave it out: MODEL.SEM_SEG_HEAD.NAME ASPPDecoderHead takes res2 and has full convolutions"
+        ),
+    ),
+)

@@ -1,0 +1,244 @@
+"""Datasets, weights, training images and tests: what MaskFormer and Mask2Former add to Detectron2's keys."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from segzoo.utils.paths import expand_home
+
+from .row import Row, Scene, nothing, refuse, same
+
+
+class _Mapper(NamedTuple):
+    task: str
+    augmentation: str
+
+
+_MAPPER_KEY = "INPUT.DATASET_MAPPER_NAME"
+_MAPPERS = {
+    "mask_former_semantic": _Mapper("semantic", "semantic"),
+    "mask_former_panoptic": _Mapper("panoptic", "semantic"),
+    "mask_former_instance": _Mapper("instance", "semantic"),
+    "detr_panoptic": _Mapper("panoptic", "detr"),
+    "coco_panoptic_lsj": _Mapper("panoptic", "lsj"),
+    "coco_instance_lsj": _Mapper("instance", "lsj"),
+}
+
+# Names of datasets that have another name here.
+DATASETS = {
+    "coco_2017_train": "coco_2017_train_instances",
+    "coco_2017_val": "coco_2017_val_instances",
+    "coco_2017_train_panoptic_with_sem_seg": "coco_2017_train_panoptic",
+    "coco_2017_val_panoptic_with_sem_seg": "coco_2017_val_panoptic",
+    "cityscapes_fine_sem_seg_train": "cityscapes_sem_seg_train",
+    "cityscapes_fine_sem_seg_val": "cityscapes_sem_seg_val",
+    "cityscapes_fine_sem_seg_test": "cityscapes_sem_seg_test",
+}
+
+_WEIGHTS = "MODEL.WEIGHTS"
+_SWIN_URL = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+# Files that users of theirs convert by hand, and the published ones that they are made of.
+WEIGHTS = {
+    "R-101.pkl": "detectron2://ImageNetPretrained/torchvision/R-101.pkl",
+    **{
+        f"{name}.pkl": f"{_SWIN_URL}{name}.pth"
+        for name in (
+            "swin_tiny_patch4_window7_224",
+            "swin_small_patch4_window7_224",
+            "swin_base_patch4_window12_384",
+            "swin_base_patch4_window12_384_22k",
+            "swin_large_patch4_window12_384_22k",
+        )
+    },
+}
+
+# A value that has another spelling here, and none that means anything else.
+VALUES = {
+    "MODEL.BACKBONE.NAME": {"D2SwinTransformer": "SwinTransformer"},
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": {
+        "BasePixelDecoder": "FPNPixelDecoder",
+        "TransformerEncoderPixelDecoder": "TransformerFPNPixelDecoder",
+    },
+    "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": {
+        "StandardTransformerDecoder": "MaskFormerTransformerDecoder"
+    },
+    "SOLVER.OPTIMIZER": {"ADAMW": "AdamW"},
+}
+
+
+def _mapper(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    name = given[_MAPPER_KEY]
+    if name not in _MAPPERS:
+        refuse(_MAPPER_KEY, name, f"has no counterpart here; known: {', '.join(_MAPPERS)}")
+    mapper = _MAPPERS[name]
+    result: dict[str, Any] = {"TASK": mapper.task, "INPUT.AUGMENTATION": mapper.augmentation}
+    if not scene.whole and scene.ours["TASK"] != mapper.task:
+        result["TEST.TASKS"] = (mapper.task,)
+    return result
+
+
+def _names(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    return {key: tuple(DATASETS.get(name, name) for name in names) for key, names in given.items()}
+
+
+def _weights(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    ((key, value),) = given.items()
+    return {key: value if os.path.isfile(expand_home(value)) else WEIGHTS.get(value, value)}
+
+
+def _filter_empty(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    # Theirs looks at the annotations of instances; records of semantic and panoptic labels have none.
+    return {key: value and scene.ours["TASK"] == "instance" for key, value in given.items()}
+
+
+def _crop(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    family = scene.ours["INPUT.AUGMENTATION"]
+    enabled, kind, size = (given[f"INPUT.CROP.{name}"] for name in ("ENABLED", "TYPE", "SIZE"))
+    wanted = {"semantic": "absolute", "detr": "absolute_range"}.get(family)
+    if wanted is None or (family == "semantic" and not enabled):
+        return {"INPUT.CROP_SIZE": ()}
+    if not enabled:
+        refuse(
+            "INPUT.CROP.ENABLED",
+            enabled,
+            "has no counterpart: INPUT.AUGMENTATION detr crops half of the time",
+        )
+    if kind != wanted:
+        refuse("INPUT.CROP.TYPE", kind, f"has no counterpart with INPUT.AUGMENTATION {family}; {wanted} has")
+    return {"INPUT.CROP_SIZE" if family == "semantic" else "INPUT.DETR_CROP_SIZE": tuple(size)}
+
+
+def _padding(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    ((key, value),) = given.items()
+    if scene.whole and scene.ours["INPUT.AUGMENTATION"] != "semantic":
+        return {}  # the other mappers do not read it
+    if value <= 0:
+        return {"INPUT.PAD_TO_CROP": False}
+    crop = tuple(scene.ours["INPUT.CROP_SIZE"])
+    if crop != (value, value):
+        refuse(key, value, f"has no counterpart: training images are padded to INPUT.CROP_SIZE {crop}")
+    return {"INPUT.PAD_TO_CROP": True}
+
+
+def _scale(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    low, high = scene.ours["INPUT.LSJ_SCALE"]
+    return {"INPUT.LSJ_SCALE": (given.get("INPUT.MIN_SCALE", low), given.get("INPUT.MAX_SCALE", high))}
+
+
+def _flip(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    ((key, value),) = given.items()
+    if value == "none" and scene.ours["INPUT.AUGMENTATION"] == "lsj":
+        return {"INPUT.FLIP_PROB": 0.0}
+    if value not in ("none", "horizontal"):
+        refuse(key, value, "has no counterpart: images are flipped from left to right only")
+    return {"INPUT.FLIP_PROB": 0.5}  # the other mappers flip whatever the key says
+
+
+_FLAGS = {f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON": task for task in ("panoptic", "semantic", "instance")}
+
+
+def _tasks(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    task = scene.ours["TASK"]
+    if scene.whole and task != "panoptic":
+        return {"TEST.TASKS": (task,)}  # the others are computed there and evaluated by nothing
+    if scene.whole:
+        asked = set() if "MODEL.MASK_FORMER.TEST.SEMANTIC_ON" in given else {"semantic"}
+    else:
+        asked = set(scene.ours["TEST.TASKS"] or (task,))
+    for key, value in given.items():
+        if value:
+            asked.add(_FLAGS[key])
+        else:
+            asked.discard(_FLAGS[key])
+    if not asked:
+        key = next(iter(given))
+        refuse(key, given[key], f"leaves no task for the test; set TEST.TASKS \"('{task}',)\"")
+    order = [*_FLAGS.values(), "entity"]
+    return {"TEST.TASKS": tuple(sorted(asked, key=order.index))}
+
+
+def _resize_first(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    ((key, value),) = given.items()
+    if value and tuple(scene.ours["TEST.TASKS"] or (scene.ours["TASK"],)) == ("semantic",):
+        refuse(key, value, "has no counterpart: with the semantic task alone, scores are resized, not masks")
+    return {}
+
+
+TASK_ROWS = (
+    Row(
+        _MAPPER_KEY,
+        "`TASK`, `INPUT.AUGMENTATION`",
+        "`mask_former_semantic`: semantic, semantic; `..._panoptic`: panoptic, semantic; `..._instance`: "
+        "instance, semantic; `detr_panoptic`: panoptic, detr; `coco_panoptic_lsj`: panoptic, lsj; "
+        "`coco_instance_lsj`: instance, lsj",
+        _mapper,
+    ),
+    Row(
+        "DATASETS.TRAIN DATASETS.TEST",
+        "`DATASETS.TRAIN`, `DATASETS.TEST`",
+        "in their files `coco_2017_train` is `coco_2017_train_instances`, `cityscapes_fine_sem_seg_train` is "
+        "`cityscapes_sem_seg_train`, `..._panoptic_with_sem_seg` is `..._panoptic`",
+        _names,
+    ),
+)
+
+INPUT_ROWS = (
+    Row(
+        "INPUT.CROP.ENABLED INPUT.CROP.TYPE INPUT.CROP.SIZE",
+        "`INPUT.CROP_SIZE`",
+        "`INPUT.DETR_CROP_SIZE` with `INPUT.AUGMENTATION detr`",
+        _crop,
+    ),
+    Row(
+        "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA",
+        "`INPUT.CROP_SINGLE_CATEGORY_MAX`",
+        "",
+        same("INPUT.CROP_SINGLE_CATEGORY_MAX"),
+    ),
+    Row("INPUT.COLOR_AUG_SSD", "`INPUT.COLOR_AUG`", "", same("INPUT.COLOR_AUG")),
+    Row(
+        "INPUT.SIZE_DIVISIBILITY",
+        "`INPUT.PAD_TO_CROP`",
+        "`True` where it is the side of the crop, `False` for -1",
+        _padding,
+    ),
+    Row("INPUT.RANDOM_FLIP", "`INPUT.FLIP_PROB`", "0.5 for `horizontal`, 0.0 for `none`", _flip),
+    Row("INPUT.IMAGE_SIZE", "`INPUT.LSJ_SIZE`", "", same("INPUT.LSJ_SIZE")),
+    Row("INPUT.MIN_SCALE INPUT.MAX_SCALE", "`INPUT.LSJ_SCALE`", "both in one", _scale),
+    Row("INPUT.MASK_FORMAT", "", "without effect: masks are label maps from the file to the loss", nothing),
+    Row(
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
+        "`DATALOADER.FILTER_EMPTY_ANNOTATIONS`",
+        "of every task here, of instances there: in their files it counts with `TASK instance` only",
+        _filter_empty,
+    ),
+    Row(
+        "DATALOADER.ASPECT_RATIO_GROUPING",
+        "",
+        "`False` only: a batch depends on seed and iteration alone",
+        nothing,
+    ),
+)
+
+TEST_ROWS = (
+    Row(
+        " ".join(_FLAGS),
+        "`TEST.TASKS \"('panoptic', 'semantic')\"`",
+        "with the instance and semantic tasks of their files the task alone",
+        _tasks,
+    ),
+    Row(
+        "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE",
+        "",
+        "`False` with the semantic task alone; with others masks are resized first, as there",
+        _resize_first,
+    ),
+)
+
+WEIGHTS_ROW = Row(
+    _WEIGHTS,
+    "`MODEL.WEIGHTS`",
+    "`.pkl` and `.pth` as published; `R-101.pkl` and `swin_*.pkl` of their files are the published weights "
+    "that they are made of",
+    _weights,
+)

@@ -1,0 +1,81 @@
+"""Detectron2's keys that would have no effect here, each with what does its work."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .backbones import OUR_BACKBONES
+from .heads import OUR_ARCHITECTURES
+
+# Read by nothing here, whatever the model.
+UNREAD = {
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": "no model here takes proposals from files",
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": "no model here takes proposals from files",
+    "DATASETS.PROPOSAL_FILES_TEST": "no model here takes proposals from files",
+    "DATASETS.PROPOSAL_FILES_TRAIN": "no model here takes proposals from files",
+    "INPUT.RANDOM_FLIP": "INPUT.FLIP_PROB is the flip's probability, 0 for none",
+    "INPUT.CROP.ENABLED": "INPUT.CROP_SIZE crops, or INPUT.DETR_CROP_SIZE with INPUT.AUGMENTATION detr",
+    "INPUT.CROP.TYPE": "INPUT.CROP_SIZE is absolute, INPUT.DETR_CROP_SIZE an absolute range",
+    "INPUT.CROP.SIZE": "INPUT.CROP_SIZE is (height, width) in pixels, INPUT.DETR_CROP_SIZE a range of pixels",
+    "MODEL.LOAD_PROPOSALS": "no model here takes proposals from files",
+    "SOLVER.BASE_LR_END": "SOLVER.POLY_LR_CONSTANT_ENDING is the lowest factor of the learning rate",
+    "SOLVER.REFERENCE_WORLD_SIZE": (
+        "SOLVER.IMS_PER_BATCH and SOLVER.BASE_LR are those of all GPUs, however many there are"
+    ),
+    "TEST.EXPECTED_RESULTS": "the metrics are in OUTPUT_DIR/inference/results.json",
+    "TEST.KEYPOINT_OKS_SIGMAS": "no model here predicts keypoints",
+    "TEST.PRECISE_BN.ENABLED": "running statistics are evaluated as trained; leave the key out",
+    "VIS_PERIOD": (
+        "TEST.NUM_PICTURES draws predictions into TensorBoard at every evaluation; "
+        "tools/visualize_data.py shows training inputs"
+    ),
+}
+
+_DETECTOR = "it belongs to Detectron2's detectors, and MODEL.META_ARCHITECTURE is {architecture}"
+_CLASSES = "the classes follow from the dataset, DATASETS.TRAIN"
+# Read by Detectron2's own models and by none here: sections, which end in a dot, and keys.
+_OF_DETECTORS = {
+    "MODEL.ROI_HEADS.NUM_CLASSES": _CLASSES,
+    "MODEL.RETINANET.NUM_CLASSES": _CLASSES,
+    "MODEL.MASK_ON": "TEST.TASKS says what is predicted",
+    "MODEL.KEYPOINT_ON": "no model here predicts keypoints",
+    "INPUT.MASK_FORMAT": "masks are label maps from the file to the loss",
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": "masks are predicted at a quarter of the image's size",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD drops queries",
+    "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH": "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD does its work",
+    "MODEL.PROPOSAL_GENERATOR.": _DETECTOR,
+    "MODEL.ANCHOR_GENERATOR.": _DETECTOR,
+    "MODEL.RPN.": _DETECTOR,
+    "MODEL.ROI_HEADS.": _DETECTOR,
+    "MODEL.ROI_BOX_HEAD.": _DETECTOR,
+    "MODEL.ROI_BOX_CASCADE_HEAD.": _DETECTOR,
+    "MODEL.ROI_MASK_HEAD.": _DETECTOR,
+    "MODEL.ROI_KEYPOINT_HEAD.": _DETECTOR,
+    "MODEL.PANOPTIC_FPN.": _DETECTOR,
+    "MODEL.RETINANET.": _DETECTOR,
+}
+_OF_BACKBONES = {
+    "MODEL.FPN.": "{backbone} has no FPN; MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is the pyramid",
+    "MODEL.RESNETS.DEPTH": "set MODEL.BACKBONE.VARIANT, such as r101",
+    "MODEL.RESNETS.NORM": "set MODEL.BACKBONE.NORM",
+    "MODEL.RESNETS.": "{backbone} has MODEL.BACKBONE.VARIANT, NORM and OUTPUT_STRIDE",
+}
+
+
+def why_unread(key: str, cfg: Mapping[str, Any]) -> str:
+    """Return what to do instead of setting a key without effect on a configuration; "" if it may have one.
+
+    Args:
+        cfg: the values of the configuration, by full key.
+    """
+    if key in UNREAD:
+        return UNREAD[key]
+    if cfg["IMPORTS"]:  # what is imported may read any key
+        return ""
+    architecture, backbone = cfg["MODEL.META_ARCHITECTURE"], cfg["MODEL.BACKBONE.NAME"]
+    tables = [_OF_DETECTORS] if architecture in OUR_ARCHITECTURES else []
+    tables += [_OF_BACKBONES] if backbone in OUR_BACKBONES else []
+    for table in tables:
+        for name, remedy in table.items():
+            if key == name or (name.endswith(".") and key.startswith(name)):
+                return remedy.format(architecture=architecture, backbone=backbone)
+    return ""

@@ -1,0 +1,280 @@
+"""Configuration files of MaskFormer and Mask2Former load as they are, and give what the zoo's leaf gives."""
+
+import pytest
+import yaml
+from detectron2.config import get_cfg
+from their_files import FILES, MASK2FORMER, MASKFORMER, RESNET, data, head, nested, write_their_file
+
+from segzoo.config.arithmetic import write_out
+from segzoo.config.keys import flatten
+from segzoo.config.renamed.origins import MASK2FORMER as MASK2FORMER_CODE
+from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
+
+# Keys of the leaf that their files do not have: model_best.pth has no counterpart there.
+NOT_THEIRS = {"TEST.BEST_METRIC"}
+# Without effect on that model or training, and other there.
+WITHOUT_EFFECT = {
+    "panoptic/coco/mask2former_r50": {"INPUT.MIN_SIZE_TRAIN"},
+    "panoptic/coco/mask2former_swin_large_in21k_100ep": {"INPUT.MIN_SIZE_TRAIN"},
+    "semantic/ade20k/per_pixel_baseline_plus_r50": {"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"},
+}
+
+
+def as_lists(value):
+    return [as_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def differences(cfg, other):
+    one, two = dict(flatten(cfg)), dict(flatten(other))
+    assert one.keys() == two.keys()
+    return {key: (one[key], two[key]) for key in one if as_lists(one[key]) != as_lists(two[key])}
+
+
+@pytest.mark.parametrize("leaf", FILES)
+def test_a_file_of_theirs_is_the_leaf(leaf, tmp_path):
+    cfg = load_config(write_their_file(tmp_path / "theirs.yaml", *FILES[leaf]))
+    different = differences(cfg, load_config(leaf))
+    assert not different.keys() - NOT_THEIRS - WITHOUT_EFFECT.get(leaf, set()), different
+
+
+def test_what_they_save_is_the_leaf_too(tmp_path):
+    """Their config.yaml has every key, defaults of detectors and of unused backbones included."""
+    leaf = "panoptic/coco/mask2former_r50"
+    complete = {**dict(flatten(get_cfg())), **MASK2FORMER_CODE.keys}
+    for part in FILES[leaf]:
+        complete |= part
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(nested(as_plain(complete))))
+    cfg = load_config(tmp_path / "config.yaml", ["OUTPUT_DIR", ""])
+    assert differences(cfg, load_config(leaf)).keys() <= NOT_THEIRS | WITHOUT_EFFECT[leaf]
+
+
+def as_plain(values):
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def test_bases_of_theirs_are_joined_first(tmp_path):
+    *parts, last = FILES["semantic/ade20k/mask2former_r101"]
+    write_their_file(tmp_path / "Base.yaml", *parts)
+    file = write_their_file(tmp_path / "theirs.yaml", last, base="Base.yaml")
+    assert (
+        differences(load_config(file), load_config("semantic/ade20k/mask2former_r101")).keys() <= NOT_THEIRS
+    )
+
+
+def test_defaults_are_those_of_their_code(tmp_path):
+    """A file says what differs from Detectron2's and MaskFormer's defaults, which are others than here."""
+    file = write_their_file(
+        tmp_path / "theirs.yaml",
+        {key: value for key, value in RESNET.items() if not key.startswith(("MODEL.PIXEL", "INPUT.FORMAT"))},
+        head(150),
+        MASKFORMER,
+        data("ade20k_sem_seg_{}", "mask_former_semantic"),
+    )
+    cfg = load_config(file)
+    assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN) == ("BGR", [103.53, 116.28, 123.675])
+    assert cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
+    assert (cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.STEPS) == ("WarmupMultiStepLR", (30000,))
+    assert (cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR) == (1000, 0.001)
+    assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BACKBONE_MULTIPLIER) == ("AdamW", 0.1)
+    assert not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
+    assert (cfg.INPUT.CROP_SIZE, cfg.INPUT.COLOR_AUG) == ((), False)
+    assert cfg.MODEL.MASK_FORMER.MASK_LOSS == "focal"
+
+
+def test_overrides_speak_the_language_of_their_file(tmp_path):
+    leaf = "panoptic/coco/mask2former_r50"
+    file = write_their_file(tmp_path / "theirs.yaml", *FILES[leaf])
+    words = {
+        "MODEL.MASK_FORMER.DEC_LAYERS": "7",
+        "MODEL.RESNETS.DEPTH": "101",
+        "INPUT.RANDOM_FLIP": "none",
+        "SOLVER.IMS_PER_BATCH": "8",
+        "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": "False",
+        "TEST.IMS_PER_BATCH": "2",
+    }
+    changed = differences(
+        load_config(file, [word for pair in words.items() for word in pair]), load_config(file)
+    )
+    assert {key: new for key, (new, _) in changed.items()} == {
+        "MODEL.MASK_FORMER.DEC_LAYERS": 6,
+        "MODEL.BACKBONE.VARIANT": "r101",
+        "INPUT.FLIP_PROB": 0.0,
+        "SOLVER.IMS_PER_BATCH": 8,
+        "TEST.TASKS": ("panoptic",),
+        "TEST.IMS_PER_BATCH": 2,
+    }
+
+
+def test_decoder_layers_are_mask2formers_count_only_in_its_decoder(tmp_path):
+    parts = FILES["panoptic/coco/mask2former_r50"]
+    plain = {
+        "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder",
+        "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "transformer_encoder",
+    }
+    cfg = load_config(write_their_file(tmp_path / "masked.yaml", *parts))
+    assert cfg.MODEL.MASK_FORMER.DEC_LAYERS == 9
+    cfg = load_config(write_their_file(tmp_path / "plain.yaml", *parts, plain))
+    assert cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME == "MaskFormerTransformerDecoder"
+    assert cfg.MODEL.MASK_FORMER.DEC_LAYERS == 10
+
+
+def test_local_weights_come_first(tmp_path, monkeypatch):
+    parts = FILES["semantic/ade20k/mask2former_r101"]
+    monkeypatch.chdir(tmp_path)
+    file = write_their_file(tmp_path / "theirs.yaml", *parts)
+    assert load_config(file).MODEL.WEIGHTS.startswith("detectron2://")
+    (tmp_path / "R-101.pkl").touch()
+    assert load_config(file).MODEL.WEIGHTS == "R-101.pkl"
+
+
+# Their file, what is changed in it, and what the line says.
+WITHOUT_COUNTERPART = {
+    "video": ({"MODEL.META_ARCHITECTURE": "VideoMaskFormer"}, "'VideoMaskFormer' has no counterpart here"),
+    "another model": ({"MODEL.META_ARCHITECTURE": "MaskFormer3D"}, "'MaskFormer3D' has no counterpart here"),
+    "mapper": ({"INPUT.DATASET_MAPPER_NAME": "mask_former_depth"}, "'mask_former_depth' has no counterpart"),
+    "backbone": (
+        {"MODEL.BACKBONE.NAME": "D2FocalNet"},
+        "MODEL.BACKBONE.NAME 'D2FocalNet' has no counterpart",
+    ),
+    "stride": ({"MODEL.RESNETS.STRIDE_IN_1X1": True}, "MODEL.RESNETS.STRIDE_IN_1X1 True has no counterpart"),
+    "groups": ({"MODEL.RESNETS.NUM_GROUPS": 32}, "MODEL.RESNETS.NUM_GROUPS 32 has no counterpart"),
+    "encoder": ({"MODEL.MASK_FORMER.ENC_LAYERS": 6}, "MODEL.MASK_FORMER.ENC_LAYERS 6 has no counterpart"),
+    "padding": ({"INPUT.SIZE_DIVISIBILITY": 640}, "padded to INPUT.CROP_SIZE (512, 512)"),
+    "crop": ({"INPUT.CROP.TYPE": "relative"}, "INPUT.CROP.TYPE 'relative' has no counterpart"),
+    "heads": (
+        {"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 4},
+        "set MODEL.MASK_FORMER.NHEADS for both",
+    ),
+    "swin": (
+        {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM": 97},
+        "MODEL.SWIN.EMBED_DIM 97 has no effect alone; set MODEL.BACKBONE.VARIANT",
+    ),
+    "unknown key": ({"MODEL.MASK_FORMER.TEST.TASK": "semantic"}, "unknown key MODEL.MASK_FORMER.TEST.TASK"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_COUNTERPART)
+def test_what_has_no_counterpart_is_one_line(name, tmp_path):
+    change, message = WITHOUT_COUNTERPART[name]
+    file = write_their_file(tmp_path / "theirs.yaml", *FILES["semantic/ade20k/mask2former_r101"], change)
+    with pytest.raises(InputError) as caught:
+        load_config(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.MASK_ON": True}, "it is a two-stage detector"),
+        ({"MODEL.META_ARCHITECTURE": "RetinaNet"}, "it is a detector of boxes"),
+        ({"MODEL.META_ARCHITECTURE": "PanopticFPN"}, "it is Panoptic FPN"),
+        ({"MODEL.META_ARCHITECTURE": "SemanticSegmentor"}, "'SemSegFPNHead' has no counterpart here"),
+        (
+            {
+                "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+                "MODEL.SEM_SEG_HEAD.NAME": "DeepLabV3PlusHead",
+                "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS": [6, 12, 18],
+            },
+            "nearest is configs/_base_/methods/deeplabv3plus.yaml",
+        ),
+        ({"INPUT.DATASET_MAPPER_NAME": "coco_panoptic_lsj"}, "it is a base of other files"),
+    ],
+)
+def test_files_of_detectron2_say_what_has_no_counterpart(values, message, tmp_path):
+    with pytest.raises(InputError) as caught:
+        load_config(write_their_file(tmp_path / "theirs.yaml", values))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_detectron2s_own_models_are_built_where_a_file_of_this_package_names_them(tmp_path):
+    values = {"TASK": "instance", "MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.MASK_ON": True}
+    cfg = load_config(write_their_file(tmp_path / "ours.yaml", values))
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_ON) == ("GeneralizedRCNN", True)
+
+
+def test_what_this_package_saves_is_never_converted(tmp_path):
+    leaf = "panoptic/coco/mask2former_r50"
+    cfg = load_config(leaf)
+    # What an earlier version accepted without effect.
+    cfg.MODEL.RESNETS.DEPTH = 101
+    cfg.MODEL.RPN.NMS_THRESH = 0.5
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    assert not differences(load_config(tmp_path / "config.yaml"), cfg)
+    with pytest.raises(InputError, match=r"MODEL.RPN.NMS_THRESH 0.6 has no effect"):
+        load_config(tmp_path / "config.yaml", ["MODEL.RPN.NMS_THRESH", "0.6"])
+
+
+def test_single_keys_over_the_zoo_change_its_leaf(tmp_path):
+    leaf = "panoptic/coco/mask2former_swin_tiny"
+    values = {
+        "MODEL.SWIN.DROP_PATH_RATE": 0.1,
+        "INPUT.IMAGE_SIZE": 640,
+        "MODEL.MASK_FORMER.DEC_LAYERS": 6,
+        "SOLVER.OPTIMIZER": "ADAMW",
+    }
+    from segzoo.config.files import find_config
+
+    file = write_their_file(tmp_path / "mine.yaml", values, base=str(find_config(leaf)))
+    changed = differences(load_config(file), load_config(leaf))
+    assert {key: new for key, (new, _) in changed.items()} == {
+        "MODEL.BACKBONE.DROP_PATH_RATE": 0.1,
+        "INPUT.LSJ_SIZE": 640,
+        "MODEL.MASK_FORMER.DEC_LAYERS": 6,
+    }
+    file = write_their_file(tmp_path / "mine.yaml", {"MODEL.SWIN.APE": True}, base=str(find_config(leaf)))
+    with pytest.raises(InputError, match=r"mine.yaml: MODEL.SWIN.APE True has no counterpart"):
+        load_config(file)
+
+
+def test_their_keys_beside_ours_are_single_keys(tmp_path):
+    values = {"TASK": "panoptic", "MODEL.META_ARCHITECTURE": "MaskFormer", "INPUT.COLOR_AUG_SSD": True}
+    cfg = load_config(write_their_file(tmp_path / "ours.yaml", values))
+    assert (cfg.INPUT.COLOR_AUG, cfg.INPUT.FORMAT) == (True, "RGB")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "[int(x * 0.1 * 512) for x in range(5, 21)]",
+        "[int(x*0.1*640) for x in range(5, 16)]",
+        "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]",
+        "[round(640 / x) - 1 for x in (1, 2, 3)]",
+    ],
+)
+def test_computed_lists_are_what_python_computes(expression):
+    text = write_out(f'INPUT:\n  SIZES: !!python/object/apply:eval ["{expression}"]  # a comment\n')
+    assert yaml.safe_load(text)["INPUT"]["SIZES"] == eval(expression)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "__import__('pathlib').Path('proof').touch()",
+        "[x for x in open('secret')]",
+        "(1).__class__",
+        "10 ** 10 ** 10",
+        "[x for x in range(10 ** 9)]",
+        "[1 / x for x in range(3)]",
+        "[x for x in",
+    ],
+)
+def test_nothing_else_is_computed(expression, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_text("secret")
+    file = tmp_path / "theirs.yaml"
+    file.write_text(f'INPUT:\n  MIN_SIZE_TRAIN: !!python/object/apply:eval ["{expression}"]\n')
+    with pytest.raises(InputError, match="not a valid YAML config"):
+        load_config(file)
+    assert not (tmp_path / "proof").exists()
+
+
+def test_every_key_of_their_files_is_known_there():
+    """A slip in these tests would make a key of theirs one that nobody has."""
+    keys = {**dict(flatten(get_cfg())), **MASK2FORMER_CODE.keys}
+    assert MASK2FORMER.keys() <= keys.keys()
+    for parts in FILES.values():
+        assert not {key for part in parts for key in part} - keys.keys()
