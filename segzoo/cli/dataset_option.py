@@ -3,11 +3,11 @@
 import argparse
 from collections.abc import Sequence
 
-from detectron2.data import DatasetCatalog
-
 from segzoo.config.load import read_config
 from segzoo.data import label_reader, register_dataset_file
+from segzoo.data.register import is_split
 from segzoo.data.roles import test_split, training_split
+from segzoo.utils.errors import InputError
 
 
 def splits_of(data: str) -> list[str]:
@@ -16,9 +16,18 @@ def splits_of(data: str) -> list[str]:
     Raises:
         InputError: there is no such dataset, or its YAML is wrong.
     """
-    if not data.endswith((".yaml", ".yml")) and data in DatasetCatalog:
+    is_file = data.endswith((".yaml", ".yml"))
+    if not is_file and is_split(data):
         return [data]
-    return register_dataset_file(data)
+    try:
+        return register_dataset_file(data)
+    except InputError:
+        # Asked last, since its import takes long.
+        from detectron2.data import DatasetCatalog
+
+        if is_file or data not in DatasetCatalog:
+            raise
+        return [data]
 
 
 def given_splits(args: argparse.Namespace, *also: str | None) -> list[str]:

@@ -1,29 +1,11 @@
-"""What `segzoo train` and `segzoo evaluate` do, in one process or several."""
+"""What `segzoo train` and `segzoo evaluate` do, up to the start of the processes."""
 
 import argparse
-import os
-import shlex
-import sys
 
-import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
-
-# isort: split
 from detectron2.config import CfgNode
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
 
-from segzoo.checkpoint import local_file
-from segzoo.engine import Trainer, default_setup, evaluate, launch, resolve_device
-from segzoo.engine.distributed.launch import place_from_environment
-from segzoo.engine.distributed.signals import StoppedBySignal, StopSignals, stop_on_signals
-from segzoo.engine.evaluation_loop import check_evaluation
 from segzoo.engine.model_config import model_config
-from segzoo.engine.model_description import take_trained_range
-from segzoo.engine.run_folder import removed_where_unused
-from segzoo.engine.shards import Shard, check_shards, evaluate_shard
 from segzoo.model_zoo import load_config
-from segzoo.utils.commands import is_started_by_script, program, python
-from segzoo.utils.errors import InputError
 from segzoo.utils.logging import setup_logging
 
 
@@ -33,6 +15,14 @@ def train_or_evaluate(args: argparse.Namespace) -> int:
     # Here a wrong config is reported once, before any process is started, and a file that is not there before
     # a folder is made for the run.
     cfg = configuration(args)
+
+    # Not above: a wrong key of the configuration is told without waiting for all that training needs.
+    from segzoo.checkpoint import local_file
+    from segzoo.engine import launch, resolve_device
+    from segzoo.engine.distributed.signals import StoppedBySignal
+
+    from .training_process import run
+
     device = resolve_device(cfg)
     if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not args.resume:
         local_file(cfg.MODEL.WEIGHTS)
@@ -45,86 +35,8 @@ def train_or_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def run(args: argparse.Namespace) -> dict:
-    """Do what each process does; return the evaluation results (main process) or {}."""
-    with stop_on_signals() as signals:
-        signals.advice = "nothing had begun"
-        cfg = configuration(args)
-        with removed_where_unused(cfg):
-            return _train_or_evaluate(cfg, args, signals)
-
-
 def configuration(args: argparse.Namespace) -> CfgNode:
     """The complete configuration: the file's, or the one that the checkpoint to be evaluated holds."""
     if args.eval_only:
         return model_config(args.config_file, args.opts, evaluates=True, trust=args.trust_checkpoint)
     return load_config(args.config_file, args.opts)
-
-
-def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, signals: StopSignals) -> dict:
-    default_setup(cfg, args)
-    if args.eval_only:
-        signals.advice = "nothing of the evaluation is kept"
-        if args.shard:
-            signals.advice = "the same command goes on with the shard"
-        return evaluate_only(cfg, args)
-    if not args.resume:
-        signals.advice = "nothing was trained yet"
-    trainer = Trainer(cfg, trust_checkpoint=args.trust_checkpoint)
-    trainer.resume_or_load(resume=args.resume)
-    signals.advice = StopSignals().advice
-    signals.resume_command = resume_command(args, cfg.OUTPUT_DIR)
-    trainer.train()
-    return {}
-
-
-def resume_command(args: argparse.Namespace, output_dir: str) -> str:
-    """What to type to go on with a training, in the same folder; "" where a scheduler starts it again."""
-    if "SUBMITIT_EXECUTOR" in os.environ:
-        return ""
-    words = ["--resume", *(word for word in args.words if word not in ("--resume", "--overwrite"))]
-    if "OUTPUT_DIR" not in args.opts[::2]:
-        words += ["OUTPUT_DIR", output_dir]
-    return f"{started_by()} {shlex.join(words)}"
-
-
-def started_by() -> str:
-    """Return the beginning of the command line, up to the words of the command."""
-    words = [sys.argv[0]] if is_started_by_script() else ["-m", "segzoo", "train"]
-    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("GROUP_WORLD_SIZE") == "1":
-        return shlex.join(["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], *words])
-    if place_from_environment(os.environ) is not None:
-        # Each of them was started by a command that this process does not see.
-        return shlex.join(["...", *words])
-    return shlex.join([python(), *words]) if is_started_by_script() else f"{program()} train"
-
-
-def evaluate_only(cfg, args: argparse.Namespace) -> dict:
-    """Evaluates MODEL.WEIGHTS, or with --resume the last checkpoint in OUTPUT_DIR.
-
-    Raises:
-        InputError: there are no weights, or they do not fill the whole model; or DATASETS.TEST cannot be
-            evaluated.
-    """
-    shard = Shard.parse(args.shard) if args.shard else None
-    check_evaluation(cfg)
-    if shard:
-        check_shards()
-    model = Trainer.build_model(cfg)
-    checkpointer = Trainer.build_checkpointer(cfg, model, trust=args.trust_checkpoint)
-    resuming = args.resume and checkpointer.has_checkpoint()
-    weights = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
-    if not weights:
-        raise InputError(
-            "--eval-only: MODEL.WEIGHTS is empty; give a checkpoint, or --resume for OUTPUT_DIR's last"
-        )
-    checkpointer.load(weights, checkpointables=[])
-    checkpointer.report.require_complete("--eval-only")
-    take_trained_range(cfg, checkpointer.report.description)
-    if shard:
-        results = evaluate_shard(cfg, model, shard, weights=weights)
-    else:
-        results = evaluate(cfg, model, weights=weights)
-    if results and comm.is_main_process():
-        verify_results(cfg, results)
-    return results

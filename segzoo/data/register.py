@@ -51,6 +51,11 @@ def _builtin_files() -> dict[str, Path]:
     return {split: file for file in files for split in read_split_names(file)}
 
 
+def is_split(name: str) -> bool:
+    """Return whether it is a split that segzoo has registered or, once it is imported, Detectron2."""
+    return catalogs.is_registered(name) or name in _builtin_files()
+
+
 def dataset_metadata(name: str) -> Mapping[str, Any]:
     """Return what is known of a dataset, by the names that MetadataCatalog has for it.
 

@@ -53,6 +53,38 @@ print(json.dumps([*counts, sorted(heavy & set(sys.modules))]))
     assert fresh(code) == [True, "https://", "; did you mean semantic/camvid/maskformer_r18?"[-46:], []]
 
 
+def test_help_and_wrong_options_of_every_command_come_without_torch():
+    """Nothing but the standard library and segzoo's own light modules: no third party's."""
+    code = """
+import contextlib, importlib, io
+from segzoo.cli.commands import COMMANDS
+from segzoo.cli.main import main
+
+def run(*words):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main(words)
+        except SystemExit as ended:
+            status = ended.code
+    return status, out.getvalue(), err.getvalue()
+
+results = {"overview": run("--help")[1], "unknown": run("trian")[2]}
+for name in COMMANDS:
+    status, text, _ = run(name, "--help")
+    wrong, _, line = run(name, "--no-such-flag")
+    results[name] = [status, text.startswith("usage: "), wrong, line.count("\\n"), "--no-such-flag" in line]
+heavy = {"torch", "numpy", "detectron2", "PIL", "cv2", "yaml"}
+print(json.dumps([results, sorted(heavy & set(sys.modules))]))
+"""
+    results, heavy = fresh(code)
+    assert heavy == []
+    assert "train" in results.pop("overview")
+    assert "did you mean train?" in results.pop("unknown")
+    assert len(results) > 1
+    assert {name: found for name, found in results.items() if found != [0, True, 2, 1, True]} == {}
+
+
 # What takes long to import beside torch, and no configuration needs.
 HEAVY = (
     "detectron2.data",
@@ -60,9 +92,9 @@ HEAVY = (
     "matplotlib",
     "numba",
     "scipy",
-    "segzoo.checkpoint",
+    "segzoo.engine.evaluation_loop",
     "segzoo.data.build",
-    "segzoo.engine",
+    "segzoo.engine.trainer",
     "segzoo.evaluation",
     "segzoo.layers",
     "segzoo.modeling",
@@ -81,6 +113,8 @@ def test_configurations_are_read_without_models_and_their_datasets_reach_detectr
         text = f"name: {file}\nsplits: {{{split}: {{}}}}\n{layout}\n{classes}\n"
         (tmp_path / f"{file}.yaml").write_text(text)
     code = f"""
+import contextlib, io
+from segzoo.cli.main import main
 from segzoo.data import register_dataset_file
 from segzoo.model_zoo import get_config, load_config
 from segzoo.utils.errors import InputError
@@ -97,6 +131,10 @@ refused(lambda: load_config("semantic/camvid/maskformer_r18", ["SOLVER.BASE_RL",
 split = ["DATASETS.TRAIN", "()", "DATASETS.TEST", "('mine_val',)"]
 own = load_config("semantic/camvid/maskformer_r18", ["DATASETS.FILES", "['{tmp_path}/mine.yaml']", *split])
 register_dataset_file("{tmp_path}/taken.yaml")
+for command in (["train"], ["evaluate", "--weights", "x.pth"]):
+    with contextlib.redirect_stderr(io.StringIO()) as screen:
+        words = ["--config-file", "semantic/camvid/maskformer_r18", "--data", "camvid", "SOLVER.BASE_RL", "1"]
+        lines.append([main([*command, *words]), screen.getvalue()])
 heavy = sorted({set(HEAVY)!r} & set(sys.modules))
 
 def catalogs():
@@ -113,6 +151,8 @@ print(json.dumps([sizes, heavy, lines, found, "lvis_v1_val" in datasets, "mine_v
     assert (sizes, heavy, found) == ([11, 2], [], ["sky", "road", "wall"])
     assert lines == [
         "unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?",
+        [2, "error: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?\n"],
+        [2, "error: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?\n"],
         "taken.yaml: 'lvis_v1_val' is built in; register under a new name",
     ]
     assert detectron2_s_own
