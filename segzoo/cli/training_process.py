@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from segzoo.engine import Trainer, default_setup, evaluate
+from segzoo.engine import default_setup, find_trainer
 from segzoo.engine.distributed.launch import place_from_environment
 from segzoo.engine.distributed.signals import StopSignals, stop_on_signals
 from segzoo.engine.evaluation_loop import check_evaluation
@@ -43,7 +43,7 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, signals: StopSign
         return evaluate_only(cfg, args)
     if not args.resume:
         signals.advice = "nothing was trained yet"
-    trainer = Trainer(cfg, trust_checkpoint=args.trust_checkpoint)
+    trainer = find_trainer(cfg)(cfg, trust_checkpoint=args.trust_checkpoint)
     trainer.resume_or_load(resume=args.resume)
     signals.advice = StopSignals().advice
     signals.resume_command = resume_command(args, cfg.OUTPUT_DIR)
@@ -80,11 +80,12 @@ def evaluate_only(cfg, args: argparse.Namespace) -> dict:
             evaluated.
     """
     shard = Shard.parse(args.shard) if args.shard else None
-    check_evaluation(cfg)
+    trainer = find_trainer(cfg)
+    check_evaluation(cfg, trainer)
     if shard:
         check_shards()
-    model = Trainer.build_model(cfg)
-    checkpointer = Trainer.build_checkpointer(cfg, model, trust=args.trust_checkpoint)
+    model = trainer.build_model(cfg)
+    checkpointer = trainer.build_checkpointer(cfg, model, trust=args.trust_checkpoint)
     resuming = args.resume and checkpointer.has_checkpoint()
     weights = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
     if not weights:
@@ -95,9 +96,9 @@ def evaluate_only(cfg, args: argparse.Namespace) -> dict:
     checkpointer.report.require_complete("--eval-only")
     take_trained_range(cfg, checkpointer.report.description)
     if shard:
-        results = evaluate_shard(cfg, model, shard, weights=weights)
+        results = evaluate_shard(cfg, model, shard, weights=weights, trainer=trainer)
     else:
-        results = evaluate(cfg, model, weights=weights)
+        results = trainer.evaluate(cfg, model, weights=weights)
     if results and comm.is_main_process():
         verify_results(cfg, results)
     return results

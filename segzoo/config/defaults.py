@@ -13,6 +13,8 @@ def add_segzoo_config(cfg: CN) -> CN:
     cfg.TASK = "semantic"
     # Python modules to import first, so that what they register (backbones, methods, ...) can be named here.
     cfg.IMPORTS = ()
+    # Trainer | ... (registry TRAINER): the class that trains, and builds what is needed for evaluation.
+    cfg.TRAINER = "Trainer"
     # Where a run writes; empty: output/<config>/<n>, and for an evaluation a folder beside the weights.
     cfg.OUTPUT_DIR = ""
 

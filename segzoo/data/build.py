@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from segzoo.utils.errors import InputError
 
 from .augmentation.build import build_test_augmentations
+from .batch_size import images_per_pass
 from .handover import LOOK_UP, hand_over, received
 from .images import range_remark
 from .label_reader import check_labels
@@ -124,13 +125,7 @@ def build_train_loader(
         InputError: impossible batch size, missing data, datasets of different classes. In iteration also for
             a broken file, with DATALOADER.ON_ERROR stop.
     """
-    workers, accumulate = comm.get_world_size(), cfg.SOLVER.ACCUMULATE
-    batch_size, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, workers * accumulate)
-    if rest or batch_size < 1:
-        passes = f" x SOLVER.ACCUMULATE {accumulate}" if accumulate > 1 else ""
-        raise InputError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not divisible by {workers} workers{passes}"
-        )
+    batch_size = images_per_pass(cfg, comm.get_world_size())
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         raise InputError(
             "DATALOADER.ASPECT_RATIO_GROUPING True is not supported: a batch would depend on more than "
@@ -146,7 +141,7 @@ def build_train_loader(
         seed=seed,
         skip_broken=skips,
     )
-    batches = PositionedBatches(sampler, batch_size, start_iteration * accumulate)
+    batches = PositionedBatches(sampler, batch_size, start_iteration * cfg.SOLVER.ACCUMULATE)
     return Loader(_torch_loader(cfg, samples, batch_sampler=batches))
 
 

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from .setup import default_setup, resolve_device
     from .train_step import TrainStep
     from .trainer import Trainer
+    from .trainer_registry import TRAINER_REGISTRY, find_trainer
 else:
     __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = [
+    "TRAINER_REGISTRY",
     "NonFiniteLossError",
     "Predictor",
     "TrainStep",
@@ -24,6 +26,7 @@ __all__ = [
     "default_setup",
     "describe",
     "evaluate",
+    "find_trainer",
     "launch",
     "resolve_device",
     "run_inference",

@@ -4,7 +4,7 @@ import datetime
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,13 +16,12 @@ from detectron2.utils import comm
 from torch import nn
 
 from segzoo.checkpoint.download import file_hash, local_file
-from segzoo.data import build_test_loader, reading_facts
+from segzoo.data import reading_facts
 from segzoo.data.handover import ended_workers_explained
 from segzoo.evaluation import (
     BackgroundEvaluator,
     EvaluationOptions,
     build_evaluator,
-    find_evaluators,
     load_results,
     printed_metrics,
     write_results,
@@ -43,6 +42,7 @@ from segzoo.utils.threads import free_processors
 from .model_description import classes_metadata
 from .progress import Stopwatch, more_workers
 from .skipped_files import check_some_left, skipped_facts, skipped_images
+from .trainer_registry import find_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,11 @@ WAITING_PERCENT = 25.0
 WAITING_SECONDS = 10.0
 
 
-def check_evaluation(cfg: CfgNode) -> None:
+def check_evaluation(cfg: CfgNode, trainer: type | None = None) -> None:
     """Finds what would end an evaluation on DATASETS.TEST, without a model.
+
+    Args:
+        trainer: as for `evaluate`.
 
     Raises:
         InputError: no or unreadable test datasets, one that cannot be scored for a task of TEST.TASKS, or a
@@ -68,13 +71,18 @@ def check_evaluation(cfg: CfgNode) -> None:
     if not cfg.DATASETS.TEST:
         raise InputError("DATASETS.TEST is empty; name the datasets to evaluate on")
     for name in cfg.DATASETS.TEST:
-        build_evaluator(name, cfg.TEST.TASKS, names=cfg.TEST.EVALUATORS)
+        trained_evaluators(cfg, name, trainer)
         if not DatasetCatalog.get(name):
             raise InputError(f"DATASETS.TEST: {name} has no images")
 
 
-def check_best_metric(cfg: CfgNode) -> None:
+def check_best_metric(cfg: CfgNode, trainer: type | None = None) -> None:
     """Finds out before a training whether its evaluations can report TEST.BEST_METRIC.
+
+    What an evaluator without `task_key` reports is not known beforehand.
+
+    Args:
+        trainer: as for `evaluate`.
 
     Raises:
         InputError: it belongs to a task that TEST.TASKS does not ask for.
@@ -83,8 +91,11 @@ def check_best_metric(cfg: CfgNode) -> None:
     for name in cfg.DATASETS.TEST:
         # With several datasets a metric's name begins with the dataset's.
         prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
-        evaluators = find_evaluators(name, cfg.TEST.TASKS, cfg.TEST.EVALUATORS)
-        keys.update(f"{prefix}{evaluator.task_key}/" for evaluator in evaluators)
+        for evaluator in trained_evaluators(cfg, name, trainer)._evaluators:
+            task_key = getattr(evaluator, "task_key", "")
+            if not task_key:
+                return
+            keys.add(f"{prefix}{task_key}/")
     if metric and not metric.startswith(tuple(keys)):
         raise InputError(
             f"TEST.BEST_METRIC {metric!r} is not reported for TEST.TASKS {tuple(cfg.TEST.TASKS)}; "
@@ -98,7 +109,7 @@ def evaluate(
     *,
     weights: str = "",
     iteration: int | None = None,
-    evaluators: Callable[[CfgNode, str], DatasetEvaluators] | None = None,
+    trainer: type | None = None,
 ) -> dict:
     """Evaluates `model` on every dataset of DATASETS.TEST and writes OUTPUT_DIR/inference/results.json.
 
@@ -109,7 +120,7 @@ def evaluate(
             TEST.AUG) says.
         weights: path or URL of what the model has loaded, for the protocol; "" if from no file.
         iteration: of the training in OUTPUT_DIR that the model is in, for the protocol; instead of `weights`.
-        evaluators: in place of `build_evaluators`.
+        trainer: the subclass of Trainer that builds loaders and evaluators; None: the one that TRAINER names.
 
     Returns:
         In the main process {task: {metric: value}}, or {dataset: {task: {metric: value}}} for several
@@ -119,10 +130,11 @@ def evaluate(
         InputError: a dataset cannot be scored for a task of TEST.TASKS, or its labels are wrong.
     """
     results, images, speed, skipped, reading, scored_by = {}, {}, {}, {}, {}, {}
+    trainer = trainer or find_trainer(cfg)
     for name in cfg.DATASETS.TEST:
-        loader = build_test_loader(cfg, name)
+        loader = trainer.build_test_loader(cfg, name)
         reading[name] = reading_facts(loader.dataset.records[0], cfg.INPUT.IMAGE_RANGE)
-        evaluator = (evaluators or build_evaluators)(cfg, name)
+        evaluator = trained_evaluators(cfg, name, trainer)
         scored_by[name] = evaluator_protocols(evaluator._evaluators)
         tested = tested_model(cfg, model, name)
         with ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
@@ -335,6 +347,12 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
     )
     folder = dataset_folder(cfg, dataset_name)
     return build_evaluator(dataset_name, cfg.TEST.TASKS, folder, options, names=cfg.TEST.EVALUATORS)
+
+
+def trained_evaluators(cfg: CfgNode, dataset_name: str, trainer: type | None = None) -> DatasetEvaluators:
+    """Build the evaluators of a test dataset as the trainer says, see `evaluate`."""
+    built = (trainer or find_trainer(cfg)).build_evaluator(cfg, dataset_name)
+    return built if isinstance(built, DatasetEvaluators) else DatasetEvaluators([built])
 
 
 def evaluator_protocols(evaluators: Iterable[DatasetEvaluator]) -> dict[str, dict]:

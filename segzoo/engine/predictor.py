@@ -30,7 +30,7 @@ from .model_config import checkpoint_config
 from .model_description import classes_metadata, describe
 from .predictor_inputs import Picture, as_rgb, pictures_in, rgb_pictures
 from .setup import resolve_device
-from .trainer import Trainer
+from .trainer_registry import find_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Predictor:
             weights = weights or cfg.MODEL.WEIGHTS
             self.metadata = classes_metadata(cfg)
             ours = describe(cfg, self.metadata)
-            self.model = Trainer.build_model(cfg)
+            self.model = find_trainer(cfg).build_model(cfg)
             if not weights:
                 logger.warning("Predictor: no weights given, the model's are random; set MODEL.WEIGHTS")
         elif not isinstance(model, nn.Module):

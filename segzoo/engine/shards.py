@@ -17,13 +17,12 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
 
-from segzoo.data import build_test_loader, reading_facts
+from segzoo.data import reading_facts
 from segzoo.data.handover import ended_workers_explained
 from segzoo.evaluation import BackgroundEvaluator
 from segzoo.utils.errors import InputError
 
 from .evaluation_loop import (
-    build_evaluators,
     evaluator_protocols,
     feed,
     inference_folder,
@@ -32,10 +31,12 @@ from .evaluation_loop import (
     resizing_facts,
     speed_facts,
     tested_model,
+    trained_evaluators,
 )
 from .progress import Stopwatch
 from .shard_files import Part, Shard, ShardFiles
 from .skipped_files import skipped_facts
+from .trainer_registry import find_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +96,12 @@ def evaluate_shard(
     shard: Shard,
     *,
     weights: str = "",
-    evaluators: Callable[[CfgNode, str], DatasetEvaluators] | None = None,
+    trainer: type | None = None,
 ) -> dict:
     """Score one shard of every dataset of DATASETS.TEST, going on where it was interrupted.
 
     Args:
-        model, evaluators: as for `evaluate`.
+        model, trainer: as for `evaluate`.
         weights: path or URL of what the model has loaded.
 
     Returns:
@@ -110,15 +111,16 @@ def evaluate_shard(
         InputError: as `evaluate`; several processes; or OUTPUT_DIR holds shards of another test.
     """
     check_shards()
+    trainer = trainer or find_trainer(cfg)
     facts = protocol_facts(cfg, weights, None)
     scored_by, results, images, skipped, speed = {}, {}, {}, {}, {}
     for name in cfg.DATASETS.TEST:
-        built = _background((evaluators or build_evaluators)(cfg, name))
+        built = _background(trained_evaluators(cfg, name, trainer))
         scored_by[name] = evaluator_protocols(built)
         how = {**facts, "evaluators": scored_by[name], "save_predictions": cfg.TEST.SAVE_PREDICTIONS}
         modules = {Part.__module__, *(type(one).__module__ for one in built)}
         files = ShardFiles(inference_folder(cfg) / "shards" / name, json.loads(json.dumps(how)), modules)
-        _score(cfg, model, shard, name, built, files)
+        _score(cfg, model, shard, name, trainer, built, files)
         shards = _complete_shards(shard.count, name, files)
         if shards:
             results[name] = _merge(built, files, shards)
@@ -150,6 +152,7 @@ def _score(
     model: nn.Module,
     shard: Shard,
     name: str,
+    trainer: type,
     evaluators: list[BackgroundEvaluator],
     files: ShardFiles,
 ) -> None:
@@ -171,7 +174,7 @@ def _score(
 
     saver = _Saver(evaluators, write, files.facts, max(cfg.TEST.SHARD_PERIOD, 1))
     tested = tested_model(cfg, model, name)
-    loader = build_test_loader(cfg, name, dataset=left)
+    loader = trainer.build_test_loader(cfg, name, dataset=left)
     with ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
         feed(tested, loader, saver, saver.stopwatch, tasks=cfg.TEST.TASKS)
         saver.save(loader.skipped_images)

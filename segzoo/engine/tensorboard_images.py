@@ -4,7 +4,7 @@ Pictures are RGB arrays (H, W, 3) uint8. H W: size of an image.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,31 @@ from .model_description import classes_metadata
 
 logger = logging.getLogger(__name__)
 
+Mapper = Callable[[Mapping[str, Any]], dict[str, Any]]
+
 # Of one picture in a row, in pixels; larger images are shrunk.
 MAX_HEIGHT = 320
 # Entities and instances of a lower score are not drawn.
 MIN_SCORE = 0.5
 
 
-def put_pictures(cfg: CfgNode, model: nn.Module, storage: EventStorage) -> None:
+def put_pictures(cfg: CfgNode, model: nn.Module, storage: EventStorage, mapper: Mapper | None = None) -> None:
     """Hands `prediction_pictures` over for TensorBoard; what fails is logged, and ends no training."""
     try:
-        for name, picture in prediction_pictures(cfg, model):
+        for name, picture in prediction_pictures(cfg, model, mapper):
             storage.put_image(f"predictions/{name}", picture.transpose(2, 0, 1))
     except Exception as error:
         logger.warning("TEST.NUM_PICTURES: no pictures, %s: %s", type(error).__name__, error)
         logger.debug("Where it happened:", exc_info=True)
 
 
-def prediction_pictures(cfg: CfgNode, model: nn.Module) -> Iterator[tuple[str, np.ndarray]]:
+def prediction_pictures(
+    cfg: CfgNode, model: nn.Module, mapper: Mapper | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Runs a model on TEST.NUM_PICTURES images of the first test set, always the same ones.
+
+    Args:
+        mapper: of a dataset dict to the model's input; None: the standard one for evaluation.
 
     Yields:
         A name for the image, and a picture with a row for each of TEST.TASKS: image, ground truth (where the
@@ -54,7 +61,7 @@ def prediction_pictures(cfg: CfgNode, model: nn.Module) -> Iterator[tuple[str, n
     records = DatasetCatalog.get(name)
     # Spread over the whole set: neighbours are often frames of one video.
     indices = np.linspace(0, len(records) - 1, min(cfg.TEST.NUM_PICTURES, len(records)))
-    mapper = SegmentationMapper(cfg, False)
+    mapper = mapper or SegmentationMapper(cfg, False)
     protocol = build_inference_protocol(cfg)
     # A centre crop has no place in a picture of the whole image.
     cropped = protocol is not None and protocol.mode == "center_crop"

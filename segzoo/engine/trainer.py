@@ -3,7 +3,7 @@
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import IterationTimer
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 from detectron2.utils.events import (
@@ -22,17 +23,19 @@ from detectron2.utils.events import (
 from torch import nn
 
 from segzoo.checkpoint import SegzooCheckpointer
-from segzoo.data import build_train_loader
+from segzoo.data import SegmentationMapper, build_test_loader, build_train_loader
+from segzoo.data.batch_size import images_per_pass
 from segzoo.data.handover import ended_workers_explained
 from segzoo.data.labelled import holds_targets
 from segzoo.modeling import as_segmentor
 from segzoo.modeling.protocols import build_single_scale_config
 from segzoo.modeling.registry import registered
 from segzoo.solver import (
-    ScheduledLR,
     build_lr_scheduler,
     build_optimizer,
+    find_optimizer,
     gather_optimizer_state,
+    learning_rate_factor,
     load_optimizer_state,
     optimizer_name,
 )
@@ -41,7 +44,7 @@ from segzoo.utils.errors import InputError
 from .best import closing_lines, read_best
 from .distributed.data_parallel import distributed, sync_batch_norm_on_cpu, unwrapped
 from .distributed.signals import StopHook, StopSignals, evaluating, iterating, stop_while_waiting
-from .evaluation_loop import check_best_metric, check_evaluation, evaluate
+from .evaluation_loop import build_evaluators, check_best_metric, check_evaluation, evaluate
 from .hooks import CheckpointHook, EvaluationHook, LearningRateHook, WriterHook
 from .metrics_log import (
     LossRecorder,
@@ -63,18 +66,20 @@ from .progress import ProgressPrinter
 from .rng_state import capture_random_state, restore_random_state
 from .skipped_files import SkippedFilesHook
 from .train_step import TrainStep
+from .trainer_registry import TRAINER_REGISTRY
 from .unlabelled import UnlabelledHook
 
 logger = logging.getLogger(__name__)
 
 
+@TRAINER_REGISTRY.register()
 class Trainer(TrainerBase):
     """Trains the configured model; hooks do everything beside the training step.
 
     Use: `trainer = Trainer(cfg); trainer.resume_or_load(resume=args.resume); trainer.train()`. A subclass
-    may replace any of the `build_` methods, and `register_hooks` takes any Detectron2 hook. A resumed run
-    continues as if it had not been interrupted: weights, optimizer, schedule, data order, random generators
-    and metrics.
+    may replace any of the `build_` methods; registered in TRAINER_REGISTRY and named by TRAINER, it is what
+    every command uses. `register_hooks` takes any Detectron2 hook. A resumed run continues as if it
+    had not been interrupted: weights, optimizer, schedule, data order, random generators and metrics.
 
     Attributes:
         model: the model, wrapped in DistributedDataParallel if there are several processes.
@@ -100,10 +105,11 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()).clone()
         _check_numbers(self.cfg, comm.get_world_size())
+        self._check_solver()
         model = self.build_model(self.cfg)
         logger.debug("Model:\n%s", model)
-        self.optimizer = build_optimizer(self.cfg, model)
-        self.scheduler: ScheduledLR = build_lr_scheduler(self.cfg, self.optimizer)
+        self.optimizer = self.build_optimizer(self.cfg, model)
+        self.scheduler = self.build_lr_scheduler(self.cfg, self.optimizer)
         self._segmentor = as_segmentor(model)
         self.model = distributed(model, self.cfg.MODEL.DEVICE)
         self.train_step = TrainStep.from_config(self.cfg, self.model, self.optimizer, self._stop_at_nonfinite)
@@ -151,9 +157,48 @@ class Trainer(TrainerBase):
         )
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, start_iteration: int) -> Iterable[list[dict]]:
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer that SOLVER names; see `segzoo.solver`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule that SOLVER names; it is stepped after every iteration."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_mapper(cls, cfg: CfgNode, is_train: bool) -> Callable[[dict], dict]:
+        """What turns a dataset dict into a model's input, for training with augmentation and targets."""
+        return SegmentationMapper(cfg, is_train)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict]]:
         """This process's endless micro-batches, SOLVER.ACCUMULATE of them to an iteration."""
-        return build_train_loader(cfg, start_iteration=start_iteration)
+        return build_train_loader(cfg, start_iteration=start_iteration, mapper=cls.build_mapper(cfg, True))
+
+    @classmethod
+    def build_test_loader(
+        cls, cfg: CfgNode, dataset_name: str, dataset: Sequence[dict] | None = None
+    ) -> Iterable[list[dict]]:
+        """This process's share of a test set, or of the given dataset dicts of it; with a length."""
+        return build_test_loader(cfg, dataset_name, mapper=cls.build_mapper(cfg, False), dataset=dataset)
+
+    @classmethod
+    def build_evaluators(cls, cfg: CfgNode, dataset_name: str) -> list[DatasetEvaluator]:
+        """What scores predictions on a test set; each returns results under keys of its own."""
+        return list(build_evaluators(cfg, dataset_name)._evaluators)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """`build_evaluators` as one evaluator, by Detectron2's name."""
+        return DatasetEvaluators(list(cls.build_evaluators(cfg, dataset_name)))
+
+    @classmethod
+    def evaluate(cls, cfg: CfgNode, model: nn.Module, **options: Any) -> dict:
+        """`segzoo.engine.evaluate` with the loader and evaluators of this class."""
+        return evaluate(cfg, model, trainer=cls, **options)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module) -> dict:
@@ -162,13 +207,13 @@ class Trainer(TrainerBase):
         try:
             storage = get_event_storage()
         except AssertionError:  # Called by itself, after a training.
-            return evaluate(cfg, model)
-        results = evaluate(cfg, model, iteration=storage.iter)
+            return cls.evaluate(cfg, model)
+        results = cls.evaluate(cfg, model, iteration=storage.iter)
         if cfg.TEST.NUM_PICTURES and comm.is_main_process():
             # Needs drawing libraries, which a training without evaluation does not.
             from .tensorboard_images import put_pictures
 
-            put_pictures(cfg, model, storage)
+            put_pictures(cfg, model, storage, cls.build_mapper(cfg, False))
         return results
 
     @classmethod
@@ -179,10 +224,17 @@ class Trainer(TrainerBase):
             InputError: see `check_evaluation` and `check_best_metric` in `segzoo.engine.evaluation_loop`.
         """
         try:
-            check_evaluation(build_single_scale_config(cfg))
+            check_evaluation(build_single_scale_config(cfg), cls)
         except InputError as error:
             raise InputError(f'{error} (DATASETS.TEST "()" trains without evaluation)') from None
-        check_best_metric(cfg)
+        check_best_metric(cfg, cls)
+
+    def _check_solver(self) -> None:
+        """Raises InputError for names that the standard methods do not know, before the model is built."""
+        if _is_standard(self.build_optimizer, Trainer.build_optimizer):
+            find_optimizer(self.cfg)
+        if _is_standard(self.build_lr_scheduler, Trainer.build_lr_scheduler):
+            learning_rate_factor(self.cfg)
 
     def build_hooks(self) -> list[HookBase]:
         """In order: timer, learning rate, checkpoints, signals, evaluation (of a test set), writers."""
@@ -511,10 +563,9 @@ def _check_numbers(cfg: CfgNode, world_size: int) -> None:
             f"TEST.EARLY_STOP_PATIENCE {cfg.TEST.EARLY_STOP_PATIENCE} without TEST.BEST_METRIC: "
             "name the metric that has to improve, or set the patience to 0"
         )
-    batch, accumulate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE
-    passes = f" x SOLVER.ACCUMULATE {accumulate}" if accumulate != 1 else ""
-    if batch < 1 or accumulate < 1 or batch % (world_size * accumulate):
-        raise InputError(
-            f"SOLVER.IMS_PER_BATCH {batch} is not divisible by {world_size} workers{passes}; "
-            "it counts the images of one update over all workers"
-        )
+    images_per_pass(cfg, world_size)
+
+
+def _is_standard(method: Any, standard: Any) -> bool:
+    """Whether a class method is that of `Trainer`, and no subclass has replaced it."""
+    return getattr(method, "__func__", method) is standard.__func__

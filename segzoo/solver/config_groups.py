@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from segzoo.utils.errors import InputError
 
 from .parameter_groups import parameter_groups
+from .registry import LR_SCHEDULER_REGISTRY
 from .schedules import learning_rate_factor
 
 # Decays of kinds of parameters, with the values that say nothing.
@@ -46,6 +47,8 @@ def groups_from_config(cfg: CfgNode, model: torch.nn.Module) -> list[dict]:
 
 def _schedule_prefixes(cfg: CfgNode) -> tuple[str, ...]:
     """Name prefixes of the parameters that have a schedule of their own."""
+    if cfg.SOLVER.LR_SCHEDULER_NAME not in LR_SCHEDULER_REGISTRY:
+        return ()  # Somebody else builds the schedule.
     schedule = learning_rate_factor(cfg)
     return tuple(filter(None, schedule)) if isinstance(schedule, Mapping) else ()
 

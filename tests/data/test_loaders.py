@@ -131,9 +131,9 @@ def test_loading_leaves_the_random_generators_of_training_alone(cfg):
 @pytest.mark.parametrize(
     ("batch", "accumulate", "world_size", "message"),
     [
-        (16, 1, 3, "SOLVER.IMS_PER_BATCH 16 is not divisible by 3 workers"),
-        (6, 4, 1, "SOLVER.IMS_PER_BATCH 6 is not divisible by 1 workers x SOLVER.ACCUMULATE 4"),
-        (0, 1, 1, "SOLVER.IMS_PER_BATCH 0 is not divisible by 1 workers"),
+        (16, 1, 3, "SOLVER.IMS_PER_BATCH 16 is not divisible by 3 processes"),
+        (6, 4, 1, "SOLVER.IMS_PER_BATCH 6 is not divisible by 1 process x SOLVER.ACCUMULATE 4"),
+        (0, 1, 1, "SOLVER.IMS_PER_BATCH 0 is not divisible by 1 process"),
     ],
 )
 def test_an_impossible_batch_is_explained(cfg, monkeypatch, batch, accumulate, world_size, message):
@@ -141,7 +141,7 @@ def test_an_impossible_batch_is_explained(cfg, monkeypatch, batch, accumulate, w
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE = batch, accumulate
     with pytest.raises(InputError) as caught:
         build_train_loader(cfg)
-    assert str(caught.value) == message
+    assert str(caught.value) == f"{message}; it counts the images of one update over all processes"
 
 
 def break_labels(tmp_path, *numbers):

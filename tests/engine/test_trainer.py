@@ -232,7 +232,7 @@ def test_a_non_finite_loss_leaves_a_capsule_that_gives_the_same_loss_again(tmp_p
 
 def test_batches_that_do_not_divide_are_input_errors(tmp_path):
     with pytest.raises(
-        InputError, match=r"IMS_PER_BATCH 4 is not divisible by 1 workers x SOLVER\.ACCUMULATE 3"
+        InputError, match=r"IMS_PER_BATCH 4 is not divisible by 1 process x SOLVER\.ACCUMULATE 3"
     ):
         ToyTrainer(toy_cfg(tmp_path, SOLVER__ACCUMULATE=3))
 

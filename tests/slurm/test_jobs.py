@@ -128,7 +128,7 @@ def test_an_array_runs_in_two_tasks_each_and_says_which_run_failed_and_why(slurm
     assert bad.state == "failed"
     assert submit.main(["--status", str(folder)]) == 0
     table = capsys.readouterr().out
-    assert "failed: SOLVER.IMS_PER_BATCH 5 is not divisible by 2 workers" in table
+    assert "failed: SOLVER.IMS_PER_BATCH 5 is not divisible by 2 processes" in table
     for run, state in ((0, "COMPLETED"), (1, "FAILED")):
         wait_until(lambda: f"JobState={state}" in job_of(slurm, f"{job}_{run}"), folder)  # noqa: B023
 
