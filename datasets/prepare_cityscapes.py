@@ -1,46 +1,7 @@
 #!/usr/bin/env python
-"""Checks a copy of Cityscapes and, on request, writes the label files that other projects read.
+"""`segzoo prepare cityscapes`, as Detectron2 calls such scripts."""
 
-    python datasets/prepare_cityscapes.py --check             # is everything there?
-    python datasets/prepare_cityscapes.py                     # write *_gtFine_labelTrainIds.png
-
-segzoo reads leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip as they unpack and needs no
-preparation. The files that are written, beside the *_labelIds.png of train and val, hold the classes 0..18
-and 255 for void, as those of cityscapesScripts. Can be interrupted and started again: finished files stay,
-none is ever half written.
-"""
-
-import argparse
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from preparation import at_root, check_splits, explained, export_class_indices, find_root, parser, run
-
-from segzoo.data import read_dataset_file
-
-SPLITS = ("cityscapes_sem_seg_train", "cityscapes_sem_seg_val")
-SOURCE, TARGET = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
-
-
-def train_id_file(image: str, label: str) -> Path:
-    """The file beside the one with the 34 ids."""
-    return Path(label.removesuffix(SOURCE).removesuffix(TARGET) + TARGET)
-
-
-def prepare(args: argparse.Namespace) -> bool:
-    root = find_root("cityscapes", args.root, "gtFine", "unpack gtFine_trainvaltest.zip there")
-    dataset = at_root(read_dataset_file("cityscapes"), root)
-    aliases = [split for split in dataset.splits if "_fine_" in split]
-    if args.check:
-        return check_splits(dataset, skip=aliases)[1]
-    return export_class_indices(dataset, SPLITS, train_id_file, args.workers)
-
-
-@explained
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run(prepare, parser(__doc__, "cityscapes, with leftImg8bit/ and gtFine/").parse_args(arguments))
-
+from segzoo.cli.script import run_script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script("prepare", "cityscapes")

@@ -17,7 +17,6 @@ import argparse
 import logging
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.engine import Trainer, default_setup
 from segzoo.engine.distributed.signals import StoppedBySignal, stop_on_signals
 from segzoo.engine.metrics_log import read_metrics
@@ -43,7 +43,7 @@ from segzoo.engine.run_folder import holds_training, is_finished, move_aside
 from segzoo.engine.saved_config import saved_config
 from segzoo.model_zoo import load_config
 from segzoo.utils.commands import shell_command
-from segzoo.utils.errors import InputError
+from segzoo.utils.paths import user_path
 from segzoo.visualization.draw import draw_entity, draw_panoptic, segments
 from segzoo.visualization.panels import draw_loss_curve, enlarge, legend, stack, strip
 
@@ -89,12 +89,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def generate(train: int, val: int) -> None:
     """Makes the dataset where its YAML file expects it, unless it is there."""
     os.environ.setdefault("DETECTRON2_DATASETS", str(REPOSITORY / "datasets"))
-    tool = REPOSITORY / "datasets" / "make_shapes.py"
-    finished = subprocess.run(
-        [sys.executable, str(tool), "--train", str(train), "--val", str(val)], check=False
-    )
-    if finished.returncode:
-        raise InputError("the dataset was not made; see above")
+    root = user_path(os.environ["DETECTRON2_DATASETS"]) / "shapes"
+    make_shapes(root, train, val, workers=min(os.cpu_count() or 1, 8), progress=True)
+    print(f"Shapes is in {root}")
 
 
 def make_room(cfg) -> bool:

@@ -16,6 +16,10 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train", "train a model, on one or many GPUs or on the CPU"),
     "evaluate": Command("evaluate", "compute the metrics of a checkpoint, or of predictions that were saved"),
+    "check-data": Command("check_data", "read every file of a dataset as training does, count, and draw"),
+    "visualize-data": Command("visualize_data", "draw labels, or what training sees after augmentation"),
+    "convert-data": Command("convert_data", "make labels in a format that segzoo trains on"),
+    "prepare": Command("prepare", "make what a built-in dataset's download lacks; show where to get it"),
 }
 
 # What is typed from habit, and what to say of it.

@@ -8,7 +8,7 @@ from .commands import COMMANDS, OF_SCRIPTS
 from .interrupts import end, report_early_interrupts
 
 # Those of Detectron2's habit, which are here to stay.
-KEPT = ("train", "predict", "submit")
+KEPT = ("train", "predict", "submit", "prepare")
 
 
 def run_script(name: str, *words: str) -> None:

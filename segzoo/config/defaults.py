@@ -30,7 +30,7 @@ def add_segzoo_config(cfg: CN) -> CN:
 
 
 def _add_dataset_keys(cfg: CN) -> None:
-    # Dataset YAML files to register beside the built-in ones (see datasets/README.md).
+    # Dataset YAML files to register beside the built-in ones; `segzoo check-data --keys` explains them.
     cfg.DATASETS.FILES = ()
     # The dataset whose classes the model predicts; empty: the first of TRAIN, else of TEST.
     cfg.DATASETS.CLASSES_FROM = ""

@@ -49,7 +49,11 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
     if evaluator_type == "coco_instances" and cfg.TASK != "instance" and not has_classes:
         file = Path(metadata.get("dataset_file", "its YAML file")).name
         background = f"add a class for what no instance covers to classes in {file} and name it there: "
-        remedy = f"{background}background: NAME" if is_semantic else "make them with tools/make_panoptic.py"
+        remedy = (
+            f"{background}background: NAME"
+            if is_semantic
+            else "make them with `segzoo convert-data panoptic`"
+        )
         raise InputError(
             f"TASK {cfg.TASK} needs {'semantic or ' * is_semantic}panoptic ground truth, but {name} has "
             f"instances; use TASK instance, or {remedy}"

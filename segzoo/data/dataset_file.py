@@ -1,4 +1,4 @@
-"""The dataset YAML: what a dataset is, checked when it is read. datasets/README.md explains every key.
+"""The dataset YAML: what a dataset is, checked when it is read. `segzoo check-data --keys` explains the keys.
 
 Letters: K classes.
 """
@@ -249,7 +249,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a valid YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(facts, dict):
-        raise InputError(f"{path}: holds no keys; datasets/README.md shows a dataset file")
+        raise InputError(f"{path}: holds no keys; `segzoo check-data --keys` shows a dataset file")
     return facts
 
 

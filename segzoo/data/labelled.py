@@ -43,7 +43,7 @@ def check_labelled(
         if (GROUPS[task](Segments(classes, is_crowd), is_thing).of_segment >= 0).any():
             return
     found = [one for record in records for one in record.get("segments_info", record.get("annotations"))]
-    remedy = "`python tools/check_dataset.py` on the dataset's file says what to change"
+    remedy = "`segzoo check-data` on the dataset's file says what to change"
     if found and all(one["iscrowd"] for one in found):
         remedy = "if they are single objects, set crowd: instances in the dataset's YAML"
     raise InputError(

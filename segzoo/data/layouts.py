@@ -80,10 +80,13 @@ def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
         raise InputError(
             f"{split}: {problem}; run `{dataset.prepare}`: it makes that, or says what to unpack"
         )
+    expected = f"one of the layouts in {dataset.path.name} says"
+    if is_builtin(dataset.path):
+        expected = f"`segzoo prepare {dataset.path.stem} --help` shows"
     raise InputError(
         f"{split}: {problem}; set DETECTRON2_DATASETS (now {dataset_folders(dataset)[-1]}) to the folder "
-        f"that holds it, or arrange the files as one of the layouts in {dataset.path.name} says"
-        + (f"; run `{dataset.prepare}` if it is there but not prepared" if dataset.prepare else "")
+        f"that holds it, or arrange the files as {expected}"
+        + (f"; run `{dataset.prepare}`, which makes what the download lacks" if dataset.prepare else "")
     )
 
 

@@ -54,7 +54,7 @@ class UnlabelledHook(HookBase):
             f"DATASETS.TRAIN {self._names}: no {self._what} in the {done * self._batch} images of "
             f"{done} iterations, so that nothing is learned from them"
         )
-        advice = "`python tools/check_dataset.py` on the dataset's file says what its labels hold"
+        advice = "`segzoo check-data` on the dataset's file says what its labels hold"
         if done == self._stop_at:
             raise InputError(f"{found}; {advice}; compare it with encoding, classes and label_map there")
         end = "" if self._stop_at is None else f"; the training ends after {self._stop_at} such iterations"

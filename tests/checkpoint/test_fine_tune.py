@@ -3,7 +3,6 @@
 import logging
 import pickle
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from modeling_helpers import MASKED_ATTENTION, SMALL, make_model
 from torch import nn
 
 from segzoo.checkpoint import SegzooCheckpointer, load_checkpoint
+from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.engine import Trainer
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
@@ -118,7 +118,6 @@ def test_the_same_numbers_say_nothing(tmp_path, caplog):
 
 def test_eval_only_refuses_a_model_that_is_still_to_be_fine_tuned(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
     make_shapes(tmp_path / "shapes", train=1, val=1, size=64, workers=0)
     name = "panoptic/shapes/mask2former_r18_quarter"
     cfg = load_config(name, ["DATASETS.TRAIN", "()", "DATASETS.TEST", "()", "TEST.TASKS", "('semantic',)"])

@@ -1,13 +1,13 @@
 """What the documents show works: worked examples train and evaluate, commands, keys and names are there."""
 
 import ast
+import functools
 import importlib
 import json
 import re
 import shlex
 import shutil
 import sys
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,9 @@ sys.path[:0] = [str(REPOSITORY / "tools"), str(REPOSITORY / "datasets")]
 
 import train_net  # noqa: E402
 
+from segzoo.cli.commands import COMMANDS  # noqa: E402
+from segzoo.cli.main import load  # noqa: E402
+from segzoo.cli.prepare import build_dataset_parser  # noqa: E402
 from segzoo.config.load import new_config  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
 from segzoo.modeling.protocols.build import TTA_NAME  # noqa: E402
@@ -31,11 +34,13 @@ METHODS = sorted(REPOSITORY.glob("projects/*/README.md"))
 DOCUMENTS += [file.relative_to(REPOSITORY).as_posix() for file in METHODS]
 TEXTS = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 TOOLS = sorted([*REPOSITORY.glob("tools/*.py"), *REPOSITORY.glob("datasets/*.py")])
+SUBCOMMANDS = sorted((REPOSITORY / "segzoo" / "cli").rglob("*.py"))
 EXAMPLE = re.compile(r"```(?:yaml|python)\n# file: (\S+)\n(.*?)```", re.DOTALL)
 EXAMPLES = dict(EXAMPLE.findall(TEXTS["GETTING_STARTED.md"]))
 CONFIGS = sorted(Path(name).stem for name in EXAMPLES if name.startswith("configs/"))
 # A command in a block of a page, or the first words of a table's cell.
-COMMAND = re.compile(r"(?:^ *|`)(python (?:tools|datasets)/\w+\.py[^`\n]*)", re.MULTILINE)
+PROGRAM = rf"(?:python (?:tools|datasets)/\w+\.py|segzoo (?:{'|'.join(COMMANDS)})\b)"
+COMMAND = re.compile(rf"(?:^ *|`)({PROGRAM}[^`\n]*)", re.MULTILINE)
 KEY = re.compile(r"\b((?:MODEL|SOLVER|INPUT|TEST|DATASETS|DATALOADER)(?:\.[A-Z0-9_]+)+)\b")
 # Named by a page because there is no such key here.
 FOREIGN_KEYS = {"DATASETS.VAL", "DATASETS.ROOT", "INPUT.RANDOM_FLIP"}
@@ -88,12 +93,11 @@ def test_there_are_examples():
     assert len(CONFIGS) >= 5
 
 
-@cache
+@functools.cache
 def flags_of(tool: str) -> set[str]:
-    """The flags that a tool's source adds, by itself or by what scripts of datasets/ share."""
-    shared = ("datasets/preparation.py", "tools/command_line.py")
-    files = [REPOSITORY / name for name in (tool, *shared)]
-    sources = "".join(file.read_text() for file in files)
+    """The flags that a tool's source adds, by itself or by what tools share."""
+    shared = "segzoo/cli/parser.py"
+    sources = "".join((REPOSITORY / name).read_text() for name in (tool, shared))
     return {"--help", *re.findall(r"\"(--[a-z][a-z-]+)\"", sources)}
 
 
@@ -105,13 +109,15 @@ def help_of(tool: Path) -> str:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             parts = [part for part in ast.walk(node.value) if isinstance(part, ast.Constant)]
             found += [str(part.value) for part in parts if node.targets[0].id == "EXAMPLES"]
-    return "\n".join(found).replace("%(prog)s", f"python {tool.relative_to(REPOSITORY)}")
+    of_module = {command.module: name for name, command in COMMANDS.items()}
+    program = f"segzoo {of_module[tool.stem]}" if tool in SUBCOMMANDS and tool.stem in of_module else ""
+    return "\n".join(found).replace("%(prog)s", program or f"python {tool.relative_to(REPOSITORY)}")
 
 
 def commands() -> list[str]:
     """The commands of all documents, with lines that end in a backslash joined."""
     found = []
-    for text in [*TEXTS.values(), *map(help_of, TOOLS)]:
+    for text in [*TEXTS.values(), *map(help_of, [*TOOLS, *SUBCOMMANDS])]:
         found += COMMAND.findall(re.sub(r" *\\\n *", " ", text))
     return sorted({re.sub(r"\s+#.*", "", command).strip() for command in found})
 
@@ -120,8 +126,11 @@ def commands() -> list[str]:
 def test_a_command_has_a_tool_its_flags_its_configuration_and_its_keys(command, workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     words = shlex.split(command)
-    assert (REPOSITORY / words[1]).is_file()
-    check_flags(words)
+    subcommand = words[1:] if words[0] == "segzoo" else run_by(REPOSITORY / words[1])
+    if subcommand:
+        check_words(subcommand if words[0] == "segzoo" else [*subcommand, *words[2:]])
+    else:
+        check_flags(words)
     if "--config-file" not in words[:-1] or "DATASETS.FILES" in words or "--data" in words:
         return  # Files that a user has still to write cannot be read.
     position = words.index("--config-file") + 1
@@ -130,7 +139,35 @@ def test_a_command_has_a_tool_its_flags_its_configuration_and_its_keys(command, 
         return  # Any configuration.
     starts = [index for index, word in enumerate(rest) if KEY.fullmatch(word) or word == "OUTPUT_DIR"]
     overrides = rest[min(starts, default=len(rest)) :]
-    assert load_config(config if Path(config).is_file() else REPOSITORY / config, overrides)
+    assert load_config(config, overrides)
+
+
+def run_by(script: Path) -> list[str]:
+    """The words of the sub-command of segzoo that a script stands for; none for a tool of its own."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "run_script":
+            return [argument.value for argument in node.args]
+    return []
+
+
+def check_words(words: list[str]) -> None:
+    """The sub-command's parser takes the words; names in capitals stand for any."""
+    name, rest = words[0], words[1:]
+    build_parser = load(name).build_parser
+    if name == "prepare" and rest and not rest[0].startswith("-"):
+        name, rest = rest[0], rest[1:]
+        if name.isupper():
+            return
+        build_parser = functools.partial(build_dataset_parser, name)
+    elif name == "convert-data" and rest and not rest[0].startswith("-"):
+        build_parser = importlib.import_module(f"segzoo.cli.convert_data.{rest[0]}").build_parser
+        rest = rest[1:]
+    # Dataset files that are yet to be written; an option that is spoken of.
+    if "--data" in rest or all(word.startswith("--") for word in rest):
+        flags = {word for word in rest if re.fullmatch(r"--[a-z][a-z-]+", word)}
+        assert flags <= build_parser()._option_string_actions.keys()
+    else:
+        build_parser().parse_args(rest)  # or it exits
 
 
 def check_flags(words: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""tools/check_dataset.py finds what is wrong with a copy, names files and remedies, and counts right."""
+"""`segzoo check-data` finds what is wrong with a copy, names files and remedies, and counts right."""
 
 import json
 import os
@@ -10,17 +10,12 @@ import pytest
 from data_trees import ROADS, STREET_IDS, picture, save, write_street, write_yaml
 from PIL import Image
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+from segzoo.cli import check_data
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    import check_dataset
-
-    yield check_dataset
-    for name in [name for name in sys.modules if name.split(".")[0] in ("check_dataset", "dataset_checks")]:
-        del sys.modules[name]
+def tool():
+    return check_data
 
 
 @pytest.fixture
@@ -192,7 +187,7 @@ def test_an_image_of_training_in_validation_is_found_by_name_and_by_content(tmp_
 
 
 def test_large_sets_are_hashed_on_request_only(tmp_path, tool, run, monkeypatch):
-    monkeypatch.setattr(tool, "HASHED_BY_DEFAULT", 3)
+    monkeypatch.setattr("segzoo.cli.check_data.check.HASHED_BY_DEFAULT", 3)
     write_labels(tmp_path, GOOD)
     write_labels(tmp_path, {"z": [[0, 1, 2]]}, "val")  # the picture of a, under another name
     file = write_yaml(tmp_path, TWO)
@@ -350,7 +345,7 @@ def test_a_picture_of_broken_files_only_is_left_out(tmp_path, tool, capsys):
 def test_a_reader_that_goes_away_ends_the_check_without_a_traceback(tmp_path, tool, monkeypatch, capfd):
     write_labels(tmp_path, GOOD)
     arguments = [str(write_yaml(tmp_path, ROADS)), "--workers", "0"]
-    monkeypatch.setattr(sys, "argv", ["check_dataset.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["segzoo", *arguments])
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:

@@ -1,9 +1,6 @@
-"""The scripts for datasets: what they write, that they can be repeated, how they explain what is missing."""
+"""The commands for datasets: what they write, that they can be repeated, how they explain what is missing."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,23 +9,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Gives a script as a module."""
-    monkeypatch.syspath_prepend(str(REPOSITORY / "datasets"))
-    return lambda path: load_script(path, monkeypatch)
-
-
-def load_script(path, monkeypatch):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, REPOSITORY / path)
-    module = importlib.util.module_from_spec(spec)
-    # Worker processes look functions up by module and name.
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+from segzoo.cli import visualize_data
+from segzoo.cli.prepare import ade20k as ade20k_command
 
 
 @pytest.fixture
@@ -42,37 +24,35 @@ def ade20k(datasets_folder):
     return root
 
 
-def test_ade20k_labels_are_shifted_once_and_finished_files_stay(script, ade20k, capsys):
-    main = script("datasets/prepare_ade20k.py").main
+def test_ade20k_labels_are_shifted_once_and_finished_files_stay(prepare, ade20k, capsys):
     # Not the published number of images: what is there is written, and the exit status says so.
-    assert main(["--workers", "1"]) == 1
+    assert prepare("ade20k") == 1
     assert "ade20k_sem_seg_train: 3 images, published: 20210" in capsys.readouterr().out
     target = ade20k / "annotations_detectron2/training/1.png"
     assert np.array(Image.open(target)).tolist() == [[255, 0, 1, 149]] * 3
     written = target.stat().st_mtime_ns
     (ade20k / "annotations_detectron2/training/2.png").unlink()
-    assert main(["--workers", "1", "--root", str(ade20k)]) == 1
+    assert prepare("ade20k", "--root", ade20k) == 1
     assert target.stat().st_mtime_ns == written
     names = sorted(file.name for file in target.parent.iterdir())
     assert names == ["0.png", "1.png", "2.png"]
 
 
-def test_ade20k_labels_out_of_range_are_named_and_not_written(script, ade20k, capsys):
+def test_ade20k_labels_out_of_range_are_named_and_not_written(prepare, ade20k, capsys):
     save(ade20k / "annotations/training/1.png", np.full((3, 4), 255, dtype=np.uint8))
-    assert script("datasets/prepare_ade20k.py").main(["--workers", "1"]) == 1
+    assert prepare("ade20k") == 1
     assert "1.png: label 255 is outside [0, 150]; is it converted already?" in capsys.readouterr().err
     # An incomplete folder would be read in place of the complete annotations/.
     assert not (ade20k / "annotations_detectron2/training").exists()
     (ade20k / "annotations/training/1.png").unlink()
     save(ade20k / "annotations/training/1.png", np.full((3, 4), 5, dtype=np.uint8))
-    assert script("datasets/prepare_ade20k.py").main(["--workers", "1"]) == 1
+    assert prepare("ade20k") == 1
     assert len(list((ade20k / "annotations_detectron2/training").iterdir())) == 3
     assert not list((ade20k / "annotations_detectron2").glob("*.partial"))
 
 
-def test_an_interrupted_conversion_of_ade20k_is_not_read_and_goes_on(script, ade20k, monkeypatch):
-    module = script("datasets/prepare_ade20k.py")
-    whole = module.save_labels
+def test_an_interrupted_conversion_of_ade20k_is_not_read_and_goes_on(prepare, ade20k, monkeypatch):
+    whole = ade20k_command.save_labels
 
     def interrupted(labels, target):
         if target.name == "1.png":
@@ -80,22 +60,22 @@ def test_an_interrupted_conversion_of_ade20k_is_not_read_and_goes_on(script, ade
         whole(labels, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "save_labels", interrupted)
-        assert module.main(["--workers", "1"]) == 128 + 2
+        patched.setattr(ade20k_command, "save_labels", interrupted)
+        assert prepare("ade20k") == 128 + 2
     folder = ade20k / "annotations_detectron2/training"
     assert not folder.exists()
     first = folder.with_name("training.partial") / "0.png"
     written = first.stat().st_mtime_ns
     (first.parent / ".1.png.77").touch()
     assert len(DatasetCatalog.get("ade20k_sem_seg_train")) == 3  # of annotations/
-    assert module.main(["--workers", "1"]) == 1
+    assert prepare("ade20k") == 1
     assert sorted(file.name for file in folder.iterdir()) == ["0.png", "1.png", "2.png"]
     assert (folder / "0.png").stat().st_mtime_ns == written
     assert not first.parent.exists()
 
 
-def test_a_missing_ade20k_is_explained(script, datasets_folder, capsys):
-    assert script("datasets/prepare_ade20k.py").main([]) == 2
+def test_a_missing_ade20k_is_explained(prepare, datasets_folder, capsys):
+    assert prepare("ade20k") == 2
     assert "no annotations/ in" in capsys.readouterr().err
 
 
@@ -117,9 +97,9 @@ def coco(datasets_folder, tmp_path):
     return root
 
 
-def test_coco_is_checked_counted_and_its_semantic_labels_written(script, coco, capsys):
+def test_coco_is_checked_counted_and_its_semantic_labels_written(prepare, coco, capsys):
     arguments = ["--splits", "coco_2017_val_panoptic", "--statistics", "--semantic", "--workers", "1"]
-    assert script("datasets/prepare_coco.py").main(arguments) == 1
+    assert prepare("coco_panoptic", *arguments) == 1
     printed = capsys.readouterr().out
     assert "coco_2017_val_panoptic: 1 images, published: 5000" in printed
     assert "3 segments, 1 of them crowds" in printed
@@ -128,29 +108,29 @@ def test_coco_is_checked_counted_and_its_semantic_labels_written(script, coco, c
     assert written.tolist() == [[0, 132], [2, 255]]
 
 
-def test_a_contradiction_in_coco_is_named(script, coco, capsys):
+def test_a_contradiction_in_coco_is_named(prepare, coco, capsys):
     file = coco / "annotations/panoptic_val2017.json"
     facts = json.loads(file.read_text())
     del facts["annotations"][0]["segments_info"][0]
     file.write_text(json.dumps(facts))
-    script("datasets/prepare_coco.py").main(
-        ["--splits", "coco_2017_val_panoptic", "--labels", "--workers", "1"]
-    )
+    prepare("coco_panoptic", "--splits", "coco_2017_val_panoptic", "--labels")
     assert "a.png: segment ids 1000 are not in the segments_info" in capsys.readouterr().err
 
 
-def test_a_missing_coco_is_explained(script, capsys):
-    assert script("datasets/prepare_coco.py").main(["--splits", "coco_2017_val_panoptic"]) == 1
+def test_a_missing_coco_is_explained(prepare, capsys):
+    assert prepare("coco_panoptic", "--splits", "coco_2017_val_panoptic") == 1
     assert "set DETECTRON2_DATASETS" in capsys.readouterr().err
 
 
-def test_annotations_are_drawn_with_the_colours_of_their_classes(script, tmp_path):
+def test_annotations_are_drawn_with_the_colours_of_their_classes(tmp_path):
     labels = np.repeat(np.repeat(np.array([[0, 255]], dtype=np.uint8), 30, 0), 20, 1)
     colour = {"name": "road", "color": [250, 0, 0]}
     file = write_roads(tmp_path, labels, classes=[colour, *ROADS["classes"][1:]])
     save(tmp_path / "images/train/a.png", np.full((30, 40, 3), 100, dtype=np.uint8))
-    main = script("tools/visualize_data.py").main
-    assert main(["--dataset-file", str(file), "--output", str(tmp_path / "out"), "--number", "3"]) == 0
+    assert (
+        visualize_data.main(["--dataset-file", str(file), "--output", str(tmp_path / "out"), "--number", "3"])
+        == 0
+    )
     drawn = np.array(Image.open(tmp_path / "out/roads_train_a.png")).astype(int)
     assert (tmp_path / "out/sheet.png").is_file()
     # Picture and drawing side by side: road is tinted red, void is the picture itself.
@@ -160,7 +140,7 @@ def test_annotations_are_drawn_with_the_colours_of_their_classes(script, tmp_pat
 
 
 @pytest.mark.parametrize("task", ["panoptic", "entity", "instance", "semantic"])
-def test_what_the_mapper_yields_is_drawn_for_every_task(script, tmp_path, task):
+def test_what_the_mapper_yields_is_drawn_for_every_task(tmp_path, task):
     file = write_street(tmp_path)
     arguments = [
         "--config-file",
@@ -171,8 +151,7 @@ def test_what_the_mapper_yields_is_drawn_for_every_task(script, tmp_path, task):
         "2",
     ]
     options = ["TASK", task, "INPUT.MIN_SIZE_TRAIN", "(40,)", "INPUT.MAX_SIZE_TRAIN", "80"]
-    main = script("tools/visualize_data.py").main
-    assert main([*arguments, "--output", str(tmp_path / "out"), "--opts", *options]) == 0
+    assert visualize_data.main([*arguments, "--output", str(tmp_path / "out"), "--opts", *options]) == 0
     names = sorted(picture.name for picture in (tmp_path / "out").iterdir())
     assert names == ["0000_a.png", "0001_a.png", "sheet.png"]
 
@@ -186,15 +165,15 @@ def test_what_the_mapper_yields_is_drawn_for_every_task(script, tmp_path, task):
         (["--data", "camvid_vol"], "dataset file camvid_vol does not exist; did you mean camvid?"),
     ],
 )
-def test_wrong_flags_are_explained(script, tmp_path, capsys, arguments, message):
-    assert script("tools/visualize_data.py").main([*arguments, "--output", str(tmp_path / "out")]) == 2
+def test_wrong_flags_are_explained(tmp_path, capsys, arguments, message):
+    assert visualize_data.main([*arguments, "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_split_without_labels_has_nothing_to_draw(script, datasets_folder, tmp_path, capsys):
+def test_a_split_without_labels_has_nothing_to_draw(datasets_folder, tmp_path, capsys):
     save(datasets_folder / "VOC2012/JPEGImages/a.jpg", picture(4, 4))
     (datasets_folder / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
     (datasets_folder / "VOC2012/ImageSets/Segmentation/test.txt").write_text("a\n")
     arguments = ["--dataset", "voc_2012_sem_seg_test", "--output", str(tmp_path / "out")]
-    assert script("tools/visualize_data.py").main(arguments) == 2
+    assert visualize_data.main(arguments) == 2
     assert "nothing to draw: the dataset has no images with labels" in capsys.readouterr().err

@@ -1,8 +1,6 @@
 """Human parsing: LIP, CIHP, ATR, MHP v1 and v2, in the formats and folders of their authors."""
 
-import importlib.util
 import itertools
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,8 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from segzoo import model_zoo
+from segzoo.cli import prepare
+from segzoo.cli.prepare import atr
 from segzoo.data import SegmentationMapper, label_reader, read_dataset_file
 from segzoo.data.mapper import swap_classes
 from segzoo.evaluation import build_evaluator
@@ -333,19 +333,9 @@ def test_mhp_v1_splits_its_list_without_losing_an_image(datasets_folder):
     assert len(parts["val"]) == 1000
 
 
-def load_prepare_atr(monkeypatch):
-    monkeypatch.syspath_prepend(str(REPOSITORY / "datasets"))
-    spec = importlib.util.spec_from_file_location("prepare_atr", REPOSITORY / "datasets/prepare_atr.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_split_of_atr_has_the_published_sizes_and_never_changes(monkeypatch):
-    module = load_prepare_atr(monkeypatch)
+def test_the_split_of_atr_has_the_published_sizes_and_never_changes():
     stems = [f"dataset10k_{number}" for number in range(1, 17707)]
-    lists = module.split_names(reversed(stems), module.SIZES)
+    lists = atr.split_names(reversed(stems), atr.SIZES)
     assert {name: len(names) for name, names in lists.items()} == {
         "test": 1000,
         "val": 700,
@@ -354,7 +344,7 @@ def test_the_split_of_atr_has_the_published_sizes_and_never_changes(monkeypatch)
     }
     assert sorted(itertools.chain(*lists.values())) == sorted(stems)
     # By `printf 'segzoo atr 0/dataset10k_%d' 1 | sha256sum`, for 1 to 8, sorted by hand.
-    few = module.split_names(stems[:8], {"test": 2, "val": 2, "train": 3})
+    few = atr.split_names(stems[:8], {"test": 2, "val": 2, "train": 3})
     assert {name: [int(stem.split("_")[1]) for stem in names] for name, names in few.items()} == {
         "test": [4, 8],
         "val": [1, 6],
@@ -370,17 +360,16 @@ def interrupted(file, text, **options):
 
 
 def test_the_split_of_atr_is_written_and_read(datasets_folder, monkeypatch, capsys):
-    module = load_prepare_atr(monkeypatch)
     base = datasets_folder / "ATR/humanparsing"
     for number in range(1, 8):
         save(base / f"JPEGImages/997_{number}.jpg", picture(2, 2))
         save(base / f"SegmentationClassAug/997_{number}.png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(InputError, match=r"no list .*train.txt; run `python datasets/prepare_atr.py`"):
+    with pytest.raises(InputError, match=r"no list .*train.txt; run `segzoo prepare atr`"):
         DatasetCatalog.get("atr_train")
-    assert module.main([]) == 2
+    assert prepare.main(["atr"]) == 2
     assert "has 7 images, the published set 17706" in capsys.readouterr().err
-    monkeypatch.setattr(module, "SIZES", {"test": 2, "val": 1, "train": 3})
-    assert module.main(["--allow-incomplete"]) == 0
+    monkeypatch.setattr(atr, "SIZES", {"test": 2, "val": 1, "train": 3})
+    assert prepare.main(["atr", "--allow-incomplete"]) == 0
     found = {
         name: [one["image_id"] for one in DatasetCatalog.get(f"atr_{name}")]
         for name in ("train", "val", "test")
@@ -390,15 +379,16 @@ def test_the_split_of_atr_is_written_and_read(datasets_folder, monkeypatch, caps
     # A list that is cut off would be read as a smaller split.
     monkeypatch.setattr(Path, "write_text", interrupted)
     written = (base / "segzoo_split/train.txt").read_text()
-    assert module.main(["--allow-incomplete"]) == 130  # as a shell has it of a program that SIGINT has ended
+    # As a shell has it of a program that SIGINT has ended.
+    assert prepare.main(["atr", "--allow-incomplete"]) == 130
     assert {file.name for file in (base / "segzoo_split").iterdir()} == {
         f"{name}.txt" for name in ("train", "val", "test", "unused")
     }
     assert (base / "segzoo_split/train.txt").read_text() == written
     (base / "SegmentationClassAug/997_7.png").unlink()
-    assert module.main(["--allow-incomplete"]) == 2
+    assert prepare.main(["atr", "--allow-incomplete"]) == 2
     assert "1 names of JPEGImages are not in SegmentationClassAug, first 997_7" in capsys.readouterr().err
-    assert module.main(["--root", str(datasets_folder)]) == 2
+    assert prepare.main(["atr", "--root", str(datasets_folder)]) == 2
     assert "no JPEGImages/ in" in capsys.readouterr().err
 
 

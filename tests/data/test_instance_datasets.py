@@ -1,4 +1,4 @@
-"""Cityscapes and ADE20K instances: their facts, what is read of them, and what ADE20K's script writes."""
+"""Cityscapes and ADE20K instances: their facts, what is read of them, and what `segzoo prepare` writes."""
 
 import json
 
@@ -192,12 +192,11 @@ def test_ade20k_instances_have_the_things_of_the_panoptic_labels():
     assert metadata.evaluator_type == "coco_instances"
 
 
-def test_ade20k_instances_are_written_in_cocos_format_and_read(script, datasets_folder, capsys):
+def test_ade20k_instances_are_written_in_cocos_format_and_read(prepare, datasets_folder, capsys):
     root = write_ade20k(datasets_folder)
-    prepare = script("prepare_ade20k_instance").main
-    with pytest.raises(InputError, match=r"run `python datasets/prepare_ade20k_instance.py`"):
+    with pytest.raises(InputError, match=r"run `segzoo prepare ade20k_instance`"):
         DatasetCatalog.get("ade20k_instance_val")
-    assert prepare(["--workers", "1"]) == 1  # not the published number of images
+    assert prepare("ade20k_instance") == 1  # not the published number of images
     assert "ade20k_instance_val: 2 images, published: 2000" in capsys.readouterr().out
     coco = COCO(str(root / "ade20k_instance_val.json"))
     capsys.readouterr()
@@ -221,16 +220,16 @@ def test_ade20k_instances_are_written_in_cocos_format_and_read(script, datasets_
             box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
             assert annotation["bbox"] == [int(side) for side in box]
             assert annotation["iscrowd"] == 0
-    assert prepare([]) == 1
+    assert prepare("ade20k_instance") == 1
     assert "ade20k_instance_val.json is there" in capsys.readouterr().out
 
 
-def test_every_category_of_ade20k_becomes_its_class(script, datasets_folder):
+def test_every_category_of_ade20k_becomes_its_class(prepare, datasets_folder):
     root = write_ade20k(datasets_folder)
     numbers = np.arange(1, 101, dtype=np.uint8).reshape(10, 10)
     save(root / "annotations_instance/training/ADE_train_00000001.png", np.dstack([numbers] * 3))
     save(root / "images/training/ADE_train_00000001.jpg", picture(10, 10))
-    script("prepare_ade20k_instance").main(["--workers", "1"])
+    prepare("ade20k_instance")
     record = DatasetCatalog.get("ade20k_instance_train")[0]
     assert [one["category_id"] for one in record["annotations"]] == list(range(100))
 
@@ -256,17 +255,17 @@ def test_mask2formers_json_of_ade20k_is_read(datasets_folder):
     assert MetadataCatalog.get("ade20k_instance_val").contiguous_id_to_dataset_id == ids
 
 
-def test_a_wrong_file_of_ade20k_is_named_and_its_split_not_written(script, datasets_folder, capsys):
+def test_a_wrong_file_of_ade20k_is_named_and_its_split_not_written(prepare, datasets_folder, capsys):
     root = write_ade20k(datasets_folder)
     bad = root / "annotations_instance/training/ADE_train_00000002.png"
     Image.fromarray(np.full((4, 6, 3), 101, np.uint8)).save(bad)
-    assert script("prepare_ade20k_instance").main(["--workers", "1"]) == 1
+    assert prepare("ade20k_instance") == 1
     assert f"{bad}: category 101 of an instance is outside [1, 100]" in capsys.readouterr().err
     assert not (root / "ade20k_instance_train.json").exists()
     assert (root / "ade20k_instance_val.json").exists()
     assert not [file for file in root.iterdir() if file.name.startswith(".")]
 
 
-def test_ade20k_without_instances_is_explained(script, datasets_folder, capsys):
-    assert script("prepare_ade20k_instance").main([]) == 2
+def test_ade20k_without_instances_is_explained(prepare, datasets_folder, capsys):
+    assert prepare("ade20k_instance") == 2
     assert "unpack annotations_instance.tar" in capsys.readouterr().err

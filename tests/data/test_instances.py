@@ -13,12 +13,12 @@ from detectron2.data.datasets.coco import load_coco_json
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from segzoo.cli.check_data.inspection import inspect_image
 from segzoo.data import SegmentationMapper, label_reader
 from segzoo.data.augmentation.build import ColorJitter, FixedCrop, PadTo, ResizeScale
 from segzoo.data.augmentation.transforms import RotateInPlaceTransform
 from segzoo.data.build import _has_annotation
 from segzoo.data.coco_instances import split_overlaps
-from segzoo.data.inspection import inspect_image
 from segzoo.utils.coco_masks import parse_run_lengths
 from segzoo.utils.errors import InputError
 

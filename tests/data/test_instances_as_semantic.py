@@ -11,8 +11,8 @@ from detectron2.data import MetadataCatalog
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from segzoo.cli.check_data.inspection import inspect_image
 from segzoo.data import SegmentationMapper, label_reader
-from segzoo.data.inspection import inspect_image
 from segzoo.evaluation import build_evaluator
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError

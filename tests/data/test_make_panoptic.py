@@ -1,8 +1,6 @@
-"""tools/make_panoptic.py: semantic labels and instances become the panoptic labels that the rules say."""
+"""`segzoo convert-data panoptic`: semantic labels and instances become panoptic labels by the rules."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from segzoo import model_zoo
+from segzoo.cli import convert_data
+from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.data import (
     SegmentationMapper,
     build_train_loader,
@@ -23,7 +23,6 @@ from segzoo.data import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TOOLS = REPOSITORY / "tools"
 
 CLASSES = [
     {"name": "road", "color": [128, 64, 128]},
@@ -51,16 +50,9 @@ LABELS = np.array(
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    """The tool's exit status for these arguments, without processes."""
-    monkeypatch.syspath_prepend(str(TOOLS))
-    import make_panoptic
-
-    yield lambda *arguments: make_panoptic.main([*map(str, arguments), "--workers", "0"])
-    for name in [
-        name for name in sys.modules if name.split(".")[0] in ("make_panoptic", "panoptic_conversion")
-    ]:
-        del sys.modules[name]
+def tool():
+    """The command's exit status for these arguments, without processes."""
+    return lambda *arguments: convert_data.main(["panoptic", *map(str, arguments), "--workers", "0"])
 
 
 def write_roads(folder, labels, **facts):
@@ -375,7 +367,7 @@ def test_polygons_of_another_json_are_read_as_those_of_datasets(tmp_path, tool, 
     assert_masks({0: result(tmp_path)[1]["car", 0]}, {0: [CARS[0]]})
 
 
-def test_a_split_may_be_given_as_check_dataset_takes_it(tmp_path, tool, capsys):
+def test_a_split_may_be_given_as_check_data_takes_it(tmp_path, tool, capsys):
     register_dataset_file(write_pets(tmp_path))
     assert tool("pets_train", "--instances", "instances_{split}.json") == 0
     assert (tmp_path / "pets_panoptic.yaml").is_file()
@@ -464,7 +456,6 @@ def _annotations(file):
 
 
 def test_shapes_survive_the_round_trip(tmp_path, datasets_folder, tool, capsys):
-    make_shapes = runpy.run_path(str(REPOSITORY / "datasets/make_shapes.py"))["make_shapes"]
     make_shapes(datasets_folder / "shapes", train=16, val=1, size=64, seed=3, workers=0)
     infos = [one for record in DatasetCatalog.get("shapes_train") for one in record["segments_info"]]
     assert any(one["iscrowd"] for one in infos)  # otherwise less is tested
@@ -561,12 +552,9 @@ def test_several_processes_write_the_same(tmp_path, tool):
         save(tmp_path / f"numbers/{stem}.png", CARS[0].astype(np.uint8))
     texts = []
     for workers in ("0", "2"):
-        # The last of two equal options counts.
-        import make_panoptic
-
         output = tmp_path / workers
         arguments = [str(file), "--instance-masks", "numbers/{stem}.png", "--output", str(output)]
-        assert make_panoptic.main([*arguments, "--workers", workers]) == 0
+        assert convert_data.main(["panoptic", *arguments, "--workers", workers]) == 0
         files = sorted(path for path in output.rglob("*") if path.suffix in (".png", ".json"))
         texts.append([(path.relative_to(output), path.read_bytes()) for path in files])
     assert len(texts[0]) == 22

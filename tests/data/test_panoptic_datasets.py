@@ -1,4 +1,4 @@
-"""Cityscapes and ADE20K panoptic: their facts, what their scripts write, and that it is read as it is."""
+"""Cityscapes and ADE20K panoptic: their facts, what `segzoo prepare` writes, and that it is read as it is."""
 
 import importlib
 import json
@@ -23,8 +23,9 @@ from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, CIT
 from panopticapi.utils import rgb2id
 from PIL import Image
 
+from segzoo.cli.panoptic_files import measure_segments
+from segzoo.cli.prepare import ade20k_panoptic
 from segzoo.data import read_dataset_file
-from segzoo.data.panoptic_files import measure_segments
 from segzoo.utils.errors import InputError
 
 
@@ -80,9 +81,9 @@ def cityscapes(datasets_folder):
     return root
 
 
-def test_cityscapes_panoptic_labels_are_written_by_the_rules_and_read(script, cityscapes, capsys):
+def test_cityscapes_panoptic_labels_are_written_by_the_rules_and_read(prepare, cityscapes, capsys):
     # Not the published number of images: what is there is written, and the exit status says so.
-    assert script("prepare_cityscapes_panoptic").main(["--workers", "1"]) == 1
+    assert prepare("cityscapes_panoptic") == 1
     assert "cityscapes_fine_panoptic_train: 2 images, published: 2975" in capsys.readouterr().out
     first, second = DatasetCatalog.get("cityscapes_fine_panoptic_train")
     assert first["image_id"] == "aachen_000000_000019"
@@ -109,7 +110,7 @@ def test_cityscapes_panoptic_labels_are_written_by_the_rules_and_read(script, ci
 
 @pytest.mark.parametrize("arguments", [{}, {"useTrainId": True}], ids=["ids", "train ids"])
 def test_cityscapes_panoptic_labels_are_those_of_cityscapesscripts(
-    script, cityscapes, tmp_path, monkeypatch, arguments
+    prepare, cityscapes, tmp_path, monkeypatch, arguments
 ):
     pytest.importorskip("cityscapesscripts.helpers.labels")
     # Of this module only a printing function is used, and it needs pyquaternion.
@@ -119,7 +120,7 @@ def test_cityscapes_panoptic_labels_are_those_of_cityscapesscripts(
     theirs, suffix = tmp_path / "theirs", "_trainId" if arguments else ""
     theirs.mkdir()
     peer.convert2panoptic(str(cityscapes / "gtFine"), str(theirs), setNames=["train", "val"], **arguments)
-    script("prepare_cityscapes_panoptic").main(["--workers", "1"])
+    prepare("cityscapes_panoptic")
     for split in ("train", "val"):
         name = f"cityscapes_panoptic_{split}"
         files = sorted(file.name for file in (theirs / f"{name}{suffix}").iterdir())
@@ -143,44 +144,43 @@ def test_cityscapes_panoptic_labels_are_those_of_cityscapesscripts(
     assert [record["segments_info"] for record in records] == ours
 
 
-def test_cityscapes_is_converted_once_and_completed(script, cityscapes, capsys):
-    main = script("prepare_cityscapes_panoptic").main
-    main(["--workers", "1"])
+def test_cityscapes_is_converted_once_and_completed(prepare, cityscapes, capsys):
+    prepare("cityscapes_panoptic")
     folder = cityscapes / "gtFine/cityscapes_panoptic_train"
     files = sorted(folder.iterdir())
     stamps = [file.stat().st_mtime_ns for file in files]
     before = (cityscapes / "gtFine/cityscapes_panoptic_train.json").read_text()
     files[0].unlink()
-    main(["--workers", "1"])
+    prepare("cityscapes_panoptic")
     assert files[1].stat().st_mtime_ns == stamps[1]
     assert sorted(folder.iterdir()) == files
     assert (cityscapes / "gtFine/cityscapes_panoptic_train.json").read_text() == before
     assert not list((cityscapes / "gtFine").glob("*.partial"))
-    assert main(["--check"]) == 1
+    assert prepare("cityscapes_panoptic", "--check") == 1
     assert "cityscapes_fine_panoptic_val: 1 images, published: 500" in capsys.readouterr().out
 
 
-def test_a_broken_cityscapes_file_is_named_and_its_split_not_published(script, cityscapes, capsys):
+def test_a_broken_cityscapes_file_is_named_and_its_split_not_published(prepare, cityscapes, capsys):
     bad = cityscapes / "gtFine/train/ulm/ulm_000000_000000_gtFine_instanceIds.png"
     save(bad, np.full((4, 6), 40, dtype=np.uint8))
-    assert script("prepare_cityscapes_panoptic").main(["--workers", "1"]) == 1
+    assert prepare("cityscapes_panoptic") == 1
     assert f"{bad}: ids go from 40 to 40, expected those of 34 classes" in capsys.readouterr().err
     assert not (cityscapes / "gtFine/cityscapes_panoptic_train.json").exists()
-    with pytest.raises(InputError, match=r"run `python datasets/prepare_cityscapes_panoptic\.py`"):
+    with pytest.raises(InputError, match=r"run `segzoo prepare cityscapes_panoptic`"):
         DatasetCatalog.get("cityscapes_fine_panoptic_train")
     assert len(DatasetCatalog.get("cityscapes_fine_panoptic_val")) == 1
 
 
-def test_a_missing_image_of_cityscapes_is_named(script, cityscapes):
-    script("prepare_cityscapes_panoptic").main(["--workers", "1"])
+def test_a_missing_image_of_cityscapes_is_named(prepare, cityscapes):
+    prepare("cityscapes_panoptic")
     image = cityscapes / "leftImg8bit/train/ulm/ulm_000000_000000_leftImg8bit.png"
     image.unlink()
     with pytest.raises(InputError, match=r"1 of 2 images do not exist: .*ulm_000000_000000_leftImg8bit.png"):
         DatasetCatalog.get("cityscapes_fine_panoptic_train")
 
 
-def test_a_missing_cityscapes_is_explained(script, datasets_folder, capsys):
-    assert script("prepare_cityscapes_panoptic").main([]) == 2
+def test_a_missing_cityscapes_is_explained(prepare, datasets_folder, capsys):
+    assert prepare("cityscapes_panoptic") == 2
     assert "no gtFine in" in capsys.readouterr().err
 
 
@@ -219,8 +219,8 @@ def painted_by_hand(labels, categories, numbers):
     return {key: mask for key, mask in masks.items() if mask.any()}
 
 
-def test_ade20k_panoptic_labels_are_painted_by_the_rules_and_read(script, ade20k, capsys):
-    assert script("prepare_ade20k_panoptic").main(["--workers", "1"]) == 1
+def test_ade20k_panoptic_labels_are_painted_by_the_rules_and_read(prepare, ade20k, capsys):
+    assert prepare("ade20k_panoptic") == 1
     assert "ade20k_panoptic_val: 2 images, published: 2000" in capsys.readouterr().out
     expected = painted_by_hand(ADE_LABELS, ADE_CATEGORIES, ADE_NUMBERS)
     # Wall (under a person), floor (under the bed), bed, two persons; sky is covered, flag has no instance.
@@ -241,13 +241,13 @@ def test_ade20k_panoptic_labels_are_painted_by_the_rules_and_read(script, ade20k
         assert np.array_equal(metadata.load_sem_seg(records[0]), ADE_LABELS - np.uint8(1))
 
 
-def test_every_category_of_ade20k_becomes_its_label(script, ade20k):
+def test_every_category_of_ade20k_becomes_its_label(prepare, ade20k):
     name = "ADE_train_00000001"
     categories = np.arange(1, 101, dtype=np.uint8).reshape(10, 10)
     save(ade20k / f"annotations/training/{name}.png", np.zeros_like(categories))
     save(ade20k / f"annotations_instance/training/{name}.png", np.dstack([categories] * 3))
     save(ade20k / f"images/training/{name}.jpg", picture(10, 10))
-    script("prepare_ade20k_panoptic").main(["--workers", "1"])
+    prepare("ade20k_panoptic")
     record = DatasetCatalog.get("ade20k_panoptic_train")[0]
     segments = record["segments_info"]
     assert {one["bbox"][1] * 10 + one["bbox"][0] + 1: one["category_id"] + 1 for one in segments} == (
@@ -297,22 +297,21 @@ def test_ade20k_labels_as_other_projects_have_them_are_read(datasets_folder, tmp
         ),
     ],
 )
-def test_wrong_files_of_ade20k_are_named(script, ade20k, capsys, kind, pixels, message):
+def test_wrong_files_of_ade20k_are_named(prepare, ade20k, capsys, kind, pixels, message):
     save(ade20k / f"{kind}/training/ADE_train_00000002.png", pixels)
-    assert script("prepare_ade20k_panoptic").main(["--workers", "1"]) == 1
+    assert prepare("ade20k_panoptic") == 1
     assert capsys.readouterr().err.count("ADE_train_00000002.png") >= 1
     folder = ade20k / "ade20k_panoptic_train"
     assert not folder.exists()
     assert (folder.with_name("ade20k_panoptic_train.partial") / "ADE_train_00000001.png").exists()
-    module = script("prepare_ade20k_panoptic")
     files = tuple(
         ade20k / f"{one}/training/ADE_train_00000002.png" for one in ("annotations", "annotations_instance")
     )
     is_thing = np.array([index in LABEL_OF_CATEGORY.values() for index in range(151)])
     with pytest.raises(InputError, match=message):
-        module.convert(files, ade20k / "x.png", is_thing)
+        ade20k_panoptic.convert(files, ade20k / "x.png", is_thing)
 
 
-def test_ade20k_without_instances_is_explained(script, datasets_folder, capsys):
-    assert script("prepare_ade20k_panoptic").main([]) == 2
+def test_ade20k_without_instances_is_explained(prepare, datasets_folder, capsys):
+    assert prepare("ade20k_panoptic") == 2
     assert "annotations_instance.tar" in capsys.readouterr().err

@@ -444,16 +444,16 @@ def test_a_label_out_of_range_names_the_file(datasets_folder, split, image, labe
 
 
 @pytest.mark.parametrize(
-    ("split", "folder", "script"),
+    ("split", "folder", "name"),
     [
-        ("voc_2012_sem_seg_train_aug", "VOC2012", "prepare_voc_aug"),
-        ("pascal_context_59_sem_seg_val", "VOC2010", "prepare_pascal_context"),
-        ("coco_2017_train_stuff_10k_sem_seg", "coco_stuff_10k", "prepare_coco_stuff_10k"),
-        ("coco_2017_train_21_sem_seg", "coco", "prepare_coco_21"),
-        ("ade20k_full_sem_seg_train", "ADE20K_2021_17_01", "prepare_ade20k_full"),
+        ("voc_2012_sem_seg_train_aug", "VOC2012", "voc_2012"),
+        ("pascal_context_59_sem_seg_val", "VOC2010", "pascal_context"),
+        ("coco_2017_train_stuff_10k_sem_seg", "coco_stuff_10k", "coco_stuff_10k"),
+        ("coco_2017_train_21_sem_seg", "coco", "coco_21"),
+        ("ade20k_full_sem_seg_train", "ADE20K_2021_17_01", "ade20k_full"),
     ],
 )
-def test_what_a_script_has_to_make_is_said(datasets_folder, split, folder, script):
+def test_what_has_to_be_made_is_said(datasets_folder, split, folder, name):
     (datasets_folder / folder).mkdir()
-    with pytest.raises(InputError, match=f"run `python datasets/{script}.py`"):
+    with pytest.raises(InputError, match=f"run `segzoo prepare {name}`"):
         DatasetCatalog.get(split)

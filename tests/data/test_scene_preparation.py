@@ -1,6 +1,5 @@
-"""The scripts that prepare scene datasets, on tiny trees in the formats of the downloads."""
+"""`segzoo prepare` on scene datasets, on tiny trees in the formats of the downloads."""
 
-import importlib
 import json
 import pickle
 import sys
@@ -16,21 +15,11 @@ from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.files import written_whole
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 VOID = 255
 VOC_COLORS = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Runs a script with arguments and returns its exit status."""
-    monkeypatch.syspath_prepend(str(DATASETS))
-
-    def run(name, *arguments):
-        return importlib.import_module(name).main(["--workers", "1", *arguments])
-
-    return run
 
 
 def pixels(file):
@@ -79,8 +68,8 @@ def voc(datasets_folder):
     return root
 
 
-def test_augmented_voc_has_no_image_of_val_and_keeps_vocs_own_labels(script, voc, capsys):
-    assert script("prepare_voc_aug") == 1
+def test_augmented_voc_has_no_image_of_val_and_keeps_vocs_own_labels(prepare, voc, capsys):
+    assert prepare("voc_2012") == 1
     assert "voc_2012_sem_seg_train_aug: 3 images, published: 10582" in capsys.readouterr().out
     found = load("voc_2012_sem_seg_train_aug")
     assert found.keys() == {"both", "sbd_1", "sbd_2"}
@@ -91,29 +80,29 @@ def test_augmented_voc_has_no_image_of_val_and_keeps_vocs_own_labels(script, voc
     assert not (voc / "SegmentationClassAug.partial").exists()
 
 
-def test_augmented_voc_has_vocs_palette(script, voc):
-    script("prepare_voc_aug")
+def test_augmented_voc_has_vocs_palette(prepare, voc):
+    prepare("voc_2012")
     image = Image.open(voc / "SegmentationClassAug/sbd_1.png")
     assert image.mode == "P"
     palette = np.array(image.getpalette()).reshape(-1, 3)
     assert {index: tuple(palette[index].tolist()) for index in VOC_COLORS} == VOC_COLORS
 
 
-def test_augmented_voc_is_written_once(script, voc):
-    script("prepare_voc_aug")
+def test_augmented_voc_is_written_once(prepare, voc):
+    prepare("voc_2012")
     file = voc / "SegmentationClassAug/sbd_1.png"
     written = file.stat().st_mtime_ns
     (voc / "SegmentationClassAug/sbd_2.png").unlink()
-    script("prepare_voc_aug")
+    prepare("voc_2012")
     assert file.stat().st_mtime_ns == written
     assert (voc / "SegmentationClassAug/sbd_2.png").is_file()
 
 
-def test_a_broken_file_of_sbd_is_named_and_nothing_half_done_is_read(script, voc, datasets_folder, capsys):
+def test_a_broken_file_of_sbd_is_named_and_nothing_half_done_is_read(prepare, voc, datasets_folder, capsys):
     folder = datasets_folder / "benchmark_RELEASE/dataset"
     (folder / "cls/sbd_1.mat").write_bytes(b"<html>404</html>" * 100)
     write_sbd(folder, "sbd_2", np.array([[21]], dtype=np.uint8))
-    assert script("prepare_voc_aug") == 1
+    assert prepare("voc_2012") == 1
     errors = capsys.readouterr().err
     assert "sbd_1.mat: has no readable GTcls" in errors
     assert "sbd_2.mat: label 21 is outside [0, 21)" in errors
@@ -121,24 +110,24 @@ def test_a_broken_file_of_sbd_is_named_and_nothing_half_done_is_read(script, voc
     assert not (voc / "ImageSets/Segmentation/train_aug.txt").exists()
     for name in ("sbd_1", "sbd_2"):
         write_sbd(folder, name, np.zeros((2, 3), dtype=np.uint8))
-    script("prepare_voc_aug")
+    prepare("voc_2012")
     assert load("voc_2012_sem_seg_train_aug").keys() == {"both", "sbd_1", "sbd_2"}
 
 
-def test_training_on_val_is_found(script, voc, capsys):
-    script("prepare_voc_aug")
+def test_training_on_val_is_found(prepare, voc, capsys):
+    prepare("voc_2012")
     (voc / "SegmentationClassAug/val.png").write_bytes((voc / "SegmentationClass/val.png").read_bytes())
     write_list(voc / "ImageSets/Segmentation/train_aug.txt", "both", "val")
-    assert script("prepare_voc_aug", "--check") == 2
+    assert prepare("voc_2012", "--check") == 2
     assert "train_aug: 1 of its images are in VOC val, first val.jpg" in capsys.readouterr().err
 
 
-def test_a_missing_voc_or_sbd_is_explained(script, voc, datasets_folder, capsys):
+def test_a_missing_voc_or_sbd_is_explained(prepare, voc, datasets_folder, capsys):
     (datasets_folder / "benchmark_RELEASE").rename(datasets_folder / "elsewhere")
-    assert script("prepare_voc_aug") == 2
+    assert prepare("voc_2012") == 2
     assert "unpack SBD's benchmark.tgz there or give --sbd" in capsys.readouterr().err
-    assert script("prepare_voc_aug", "--sbd", str(datasets_folder / "elsewhere/dataset")) == 1
-    assert script("prepare_voc_aug", "--root", str(datasets_folder)) == 2
+    assert prepare("voc_2012", "--sbd", str(datasets_folder / "elsewhere/dataset")) == 1
+    assert prepare("voc_2012", "--root", str(datasets_folder)) == 2
     assert f"no ImageSets/Segmentation/val.txt in {datasets_folder};" in capsys.readouterr().err
 
 
@@ -160,13 +149,13 @@ def context(datasets_folder):
     return root
 
 
-def test_every_label_of_the_authors_context_files(script, context, capsys):
+def test_every_label_of_the_authors_context_files(prepare, context, capsys):
     native = np.arange(460, dtype=np.uint16)[None]
     for name in ("2008_000001", "2008_000002", "2008_000003"):
         write_mat(context / f"trainval/{name}.mat", {"LabelMap": native})
     write_list(context / "ImageSets/Main/train.txt", "2008_000001", "2008_000002")
     write_list(context / "ImageSets/Main/val.txt", "2008_000003")
-    assert script("prepare_pascal_context") == 1
+    assert prepare("pascal_context") == 1
     assert "pascal_context_59_sem_seg_train: 2 images, published: 4996 or 4998" in capsys.readouterr().out
     expected = [CONTEXT_NATIVE.index(label) + 1 if label in CONTEXT_NATIVE else 0 for label in range(460)]
     assert pixels(context / "SegmentationClassContext/2008_000001.png").tolist() == [expected]
@@ -198,12 +187,12 @@ def write_context_json(root, sizes, regions):
     )
 
 
-def test_the_merged_json_of_context(script, context):
+def test_the_merged_json_of_context(prepare, context):
     labels = np.repeat([0, 284, 420, 3], [100, 200, 100, 60])[None]
     sizes = {"2008_000001": ("train", 1, 460), "2008_000003": ("val", 1, 460), "test": ("test", 9, 9)}
     regions = [("2008_000001", label, labels == label) for label in (284, 420, 3)]
     write_context_json(context, sizes, regions)
-    assert script("prepare_pascal_context") == 1
+    assert prepare("pascal_context") == 1
     # person is the 37th of the classes in alphabetical order, tree the 53rd; 3 is not among the 59.
     expected = np.repeat([0, 37, 53, 0], [100, 200, 100, 60])
     assert pixels(context / "SegmentationClassContext/2008_000001.png")[0].tolist() == expected.tolist()
@@ -212,19 +201,19 @@ def test_the_merged_json_of_context(script, context):
     assert load("pascal_context_59_sem_seg_val")["2008_000003"].tolist() == [[VOID] * 460]
 
 
-def test_a_mask_of_another_size_is_named(script, context, capsys):
+def test_a_mask_of_another_size_is_named(prepare, context, capsys):
     write_context_json(
         context, {"2008_000001": ("train", 1, 460)}, [("2008_000001", 2, np.ones((2, 2), dtype=bool))]
     )
-    assert script("prepare_pascal_context") == 1
+    assert prepare("pascal_context") == 1
     assert "2008_000001: is 460x1, but a mask has the size [2, 2]" in capsys.readouterr().err
 
 
-def test_missing_annotations_of_context_are_explained(script, context, capsys):
-    assert script("prepare_pascal_context") == 2
+def test_missing_annotations_of_context_are_explained(prepare, context, capsys):
+    assert prepare("pascal_context") == 2
     assert "neither trainval_merged.json nor *.mat in" in capsys.readouterr().err
     (context / "trainval_merged.json").write_text("{}")
-    assert script("prepare_pascal_context") == 2
+    assert prepare("pascal_context") == 2
     assert "lacks 'images'" in capsys.readouterr().err
 
 
@@ -244,34 +233,34 @@ def stuff_10k(datasets_folder):
     return root
 
 
-def test_every_label_of_coco_stuff_10k_v1_1(script, stuff_10k, capsys):
+def test_every_label_of_coco_stuff_10k_v1_1(prepare, stuff_10k, capsys):
     stored = np.array([[0, *COCO_STUFF_IDS]] * 2, dtype=np.int64)
     for split in ("train", "test"):
         write_mat(stuff_10k / f"annotations/COCO_{split}.mat", {"S": stored})
-    assert script("prepare_coco_stuff_10k") == 1
+    assert prepare("coco_stuff_10k") == 1
     assert "coco_2017_test_stuff_10k_sem_seg: 1 images, published: 1000" in capsys.readouterr().out
     for split in ("train", "test"):
         (labels,) = load(f"coco_2017_{split}_stuff_10k_sem_seg").values()
         assert labels.tolist() == [[VOID, *range(171)]] * 2
 
 
-def test_every_label_of_coco_stuff_10k_v1_0(script, stuff_10k):
+def test_every_label_of_coco_stuff_10k_v1_0(prepare, stuff_10k):
     h5py = pytest.importorskip("h5py")
     for split in ("train", "test"):
         # Matlab 7.3: a header of 512 bytes, and columns first.
         with h5py.File(stuff_10k / f"annotations/COCO_{split}.mat", "w", userblock_size=512) as file:
             file["S"] = np.array([range(1, 173)] * 2, dtype=np.float64).T
-    script("prepare_coco_stuff_10k")
+    prepare("coco_stuff_10k")
     (labels,) = load("coco_2017_train_stuff_10k_sem_seg").values()
     assert labels.tolist() == [[VOID, *range(171)]] * 2
 
 
-def test_hdf5_without_h5py_says_what_to_install(script, stuff_10k, monkeypatch, capsys):
+def test_hdf5_without_h5py_says_what_to_install(prepare, stuff_10k, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "h5py", None)
     for split in ("train", "test"):
         header = b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n" + bytes(99)
         (stuff_10k / f"annotations/COCO_{split}.mat").write_bytes(header)
-    assert script("prepare_coco_stuff_10k") == 1
+    assert prepare("coco_stuff_10k") == 1
     errors = capsys.readouterr().err
     assert "COCO_train.mat: is HDF5 (COCO-Stuff 10k v1.0); pip install h5py" in errors
 
@@ -284,10 +273,10 @@ def test_hdf5_without_h5py_says_what_to_install(script, stuff_10k, monkeypatch, 
         (np.full((172, 2), 1), "has the shape (172, 2), its image is 172x2"),
     ],
 )
-def test_wrong_labels_of_coco_stuff_10k_are_named(script, stuff_10k, capsys, stored, message):
+def test_wrong_labels_of_coco_stuff_10k_are_named(prepare, stuff_10k, capsys, stored, message):
     for split in ("train", "test"):
         write_mat(stuff_10k / f"annotations/COCO_{split}.mat", {"S": stored})
-    assert script("prepare_coco_stuff_10k") == 1
+    assert prepare("coco_stuff_10k") == 1
     assert f"COCO_train.mat: {message}" in capsys.readouterr().err
     assert not (stuff_10k / "annotations_detectron2/train").exists()
 
@@ -327,11 +316,11 @@ def write_instances(datasets_folder, images):
         file.write_text(json.dumps(facts))
 
 
-def test_every_category_of_coco_21(script, datasets_folder):
+def test_every_category_of_coco_21(prepare, datasets_folder):
     ids = {one["name"]: one["id"] for one in COCO_CATEGORIES if one["isthing"]}
     stripes = [(number, box(0, 10 * row, 12, 10 * row + 10)) for row, number in enumerate(ids.values())]
     write_instances(datasets_folder, {"a": (800, 12, stripes)})
-    script("prepare_coco_21")
+    prepare("coco_21")
     (labels,) = load("coco_2017_train_21_sem_seg").values()
     classes = MetadataCatalog.get("coco_2017_train_21_sem_seg").classes
     of_category = {ids[COCO_NAMES.get(name, name)]: index for index, name in enumerate(classes) if index}
@@ -340,7 +329,7 @@ def test_every_category_of_coco_21(script, datasets_folder):
     assert labels[5::10, 6].tolist() == expected
 
 
-def test_the_first_instance_wins_and_other_categories_hide_nothing(script, datasets_folder):
+def test_the_first_instance_wins_and_other_categories_hide_nothing(prepare, datasets_folder):
     crowd = np.zeros((60, 80), dtype=np.uint8)
     crowd[50:, :] = 1
     lengths = [
@@ -354,7 +343,7 @@ def test_the_first_instance_wins_and_other_categories_hide_nothing(script, datas
         (1, runs),
     ]
     write_instances(datasets_folder, {"a": (60, 80, instances)})
-    script("prepare_coco_21")
+    prepare("coco_21")
     (labels,) = load("coco_2017_val_21_sem_seg").values()
     expected = np.zeros((60, 80), dtype=np.uint8)
     expected[20:40, 20:60] = 15
@@ -363,7 +352,7 @@ def test_the_first_instance_wins_and_other_categories_hide_nothing(script, datas
     assert np.array_equal(labels, expected)
 
 
-def test_images_with_at_most_a_thousand_labelled_pixels_are_left_out(script, datasets_folder, capsys):
+def test_images_with_at_most_a_thousand_labelled_pixels_are_left_out(prepare, datasets_folder, capsys):
     images = {
         "enough": (40, 40, [(1, box(0, 0, 40, 26))]),
         "thousand": (40, 40, [(1, box(0, 0, 40, 25))]),
@@ -371,15 +360,15 @@ def test_images_with_at_most_a_thousand_labelled_pixels_are_left_out(script, dat
         "none": (40, 40, []),
     }
     write_instances(datasets_folder, images)
-    assert script("prepare_coco_21") == 0
+    assert prepare("coco_21") == 0
     assert load("coco_2017_train_21_sem_seg").keys() == {"enough"}
     assert "coco_2017_train_21_sem_seg: 1 images" in capsys.readouterr().out
 
 
-def test_a_wrong_json_of_coco_is_explained(script, datasets_folder, capsys):
+def test_a_wrong_json_of_coco_is_explained(prepare, datasets_folder, capsys):
     write_instances(datasets_folder, {})
     (datasets_folder / "coco/annotations/instances_train2017.json").write_text('{"images": []}')
-    assert script("prepare_coco_21") == 2
+    assert prepare("coco_21") == 2
     assert "instances_train2017.json: lacks 'annotations'" in capsys.readouterr().err
 
 
@@ -405,11 +394,11 @@ def write_release(datasets_folder, images):
         pickle.dump(index, file)
 
 
-def test_every_id_of_ade20k_full(script, datasets_folder, capsys):
+def test_every_id_of_ade20k_full(prepare, datasets_folder, capsys):
     classes = MetadataCatalog.get("ade20k_full_sem_seg_val").contiguous_id_to_dataset_id
     ids = np.arange(3690)
     write_release(datasets_folder, {"ADE_train_1": [ids], "ADE_val_1": [ids], "ADE_frame_1": [ids]})
-    assert script("prepare_ade20k_full") == 1
+    assert prepare("ade20k_full") == 1
     assert "ade20k_full_sem_seg_train: 2 images, published: 25574" in capsys.readouterr().out
     assert load("ade20k_full_sem_seg_train").keys() == {"ADE_train_1", "ADE_frame_1"}
     (labels,) = load("ade20k_full_sem_seg_val").values()
@@ -421,12 +410,12 @@ def test_every_id_of_ade20k_full(script, datasets_folder, capsys):
     ("height", "width", "expected"),
     [(600, 1030, (512, 879)), (1030, 600, (879, 512)), (512, 900, (512, 900)), (700, 700, (512, 512))],
 )
-def test_the_shorter_side_of_ade20k_full_is_512_at_most(script, datasets_folder, height, width, expected):
+def test_the_shorter_side_of_ade20k_full_is_512_at_most(prepare, datasets_folder, height, width, expected):
     ids = np.zeros((height, width), dtype=int)
     ids[:, : width // 2] = 2978
     ids[0] = 312
     write_release(datasets_folder, {"ADE_val_1": ids})
-    script("prepare_ade20k_full")
+    prepare("ade20k_full")
     (record,) = DatasetCatalog.get("ade20k_full_sem_seg_val")
     labels = MetadataCatalog.get("ade20k_full_sem_seg_val").load_sem_seg(record)
     assert labels.shape == expected
@@ -436,45 +425,45 @@ def test_the_shorter_side_of_ade20k_full_is_512_at_most(script, datasets_folder,
     assert abs((labels == 0).mean() - 0.5) < 0.01
 
 
-def test_an_index_of_ade20k_that_would_run_code_is_refused(script, datasets_folder, capsys):
+def test_an_index_of_ade20k_that_would_run_code_is_refused(prepare, datasets_folder, capsys):
     write_release(datasets_folder, {"ADE_val_1": [[0]]})
     file = datasets_folder / "ADE20K_2021_17_01/index_ade20k.pkl"
     file.write_bytes(pickle.dumps({"filename": print}))
-    assert script("prepare_ade20k_full") == 2
+    assert prepare("ade20k_full") == 2
     assert "it holds a builtins.print, which is not read" in capsys.readouterr().err
     file.unlink()
-    assert script("prepare_ade20k_full") == 2
+    assert prepare("ade20k_full") == 2
     assert "index_ade20k.pkl: does not exist" in capsys.readouterr().err
 
 
-def test_a_missing_label_image_of_ade20k_is_named(script, datasets_folder, capsys):
+def test_a_missing_label_image_of_ade20k_is_named(prepare, datasets_folder, capsys):
     write_release(datasets_folder, {"ADE_val_1": [[0]]})
     next(datasets_folder.rglob("*_seg.png")).unlink()
-    assert script("prepare_ade20k_full") == 1
+    assert prepare("ade20k_full") == 1
     assert "ADE_val_1_seg.png: does not exist" in capsys.readouterr().err
 
 
 # --- labels for other projects
 
 
-def test_cityscapes_train_ids_are_written_beside_the_ids(script, datasets_folder, capsys):
+def test_cityscapes_train_ids_are_written_beside_the_ids(prepare, datasets_folder, capsys):
     root = datasets_folder / "cityscapes"
     for split in ("train", "val"):
         save(root / f"leftImg8bit/{split}/ulm/a_leftImg8bit.png", picture(1, 4))
         label = np.array([[0, 7, 33, 29]], dtype=np.uint8)
         save(root / f"gtFine/{split}/ulm/a_gtFine_labelIds.png", label)
-    assert script("prepare_cityscapes") == 0
+    assert prepare("cityscapes") == 0
     written = root / "gtFine/val/ulm/a_gtFine_labelTrainIds.png"
     assert pixels(written).tolist() == [[255, 0, 18, 255]]
     capsys.readouterr()
-    assert script("prepare_cityscapes", "--check") == 1
+    assert prepare("cityscapes", "--check") == 1
     printed = capsys.readouterr()
     assert "cityscapes_sem_seg_val: 1 images, published: 500" in printed.out
     assert "cityscapes_sem_seg_test: no images" in printed.err
     # Where the ids are gone, the written files are read, and there is nothing to do.
     (root / "gtFine/val/ulm/a_gtFine_labelIds.png").unlink()
     assert load("cityscapes_sem_seg_val")["a_leftImg8bit"].tolist() == [[255, 0, 18, 255]]
-    assert script("prepare_cityscapes") == 0
+    assert prepare("cityscapes") == 0
 
 
 @pytest.mark.parametrize(
@@ -484,37 +473,24 @@ def test_cityscapes_train_ids_are_written_beside_the_ids(script, datasets_folder
         (("--label-train-ids",), "stuffthingmaps/{}2017/1_labelTrainIds.png"),
     ],
 )
-def test_coco_stuff_indices_are_written(script, datasets_folder, option, target):
+def test_coco_stuff_indices_are_written(prepare, datasets_folder, option, target):
     root = datasets_folder / "coco"
     for split in ("train", "val"):
         save(root / f"{split}2017/1.jpg", picture(1, 4))
         save(root / f"stuffthingmaps/{split}2017/1.png", np.array([[0, 12, 181, 255]], dtype=np.uint8))
-    assert script("prepare_coco_stuff", *option) == 0
+    assert prepare("coco_stuff", *option) == 0
     for split in ("train", "val"):
         assert pixels(root / target.format(split)).tolist() == [[0, 11, 170, 255]]
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in DATASETS.glob("prepare_*.py")))
-def test_every_script_has_help(name, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(DATASETS))
-    with pytest.raises(SystemExit) as caught:
-        importlib.import_module(name).main(["--help"])
-    assert caught.value.code == 0
-    assert f"python datasets/{name}.py" in capsys.readouterr().out
-
-
-def test_several_processes_write_what_one_does(voc, monkeypatch):
-    monkeypatch.syspath_prepend(str(DATASETS))
-    assert importlib.import_module("prepare_voc_aug").main(["--workers", "2"]) == 1
+def test_several_processes_write_what_one_does(prepare, voc):
+    assert prepare("voc_2012", "--workers", "2") == 1
     assert load("voc_2012_sem_seg_train_aug").keys() == {"both", "sbd_1", "sbd_2"}
 
 
-def test_a_file_that_fails_leaves_nothing(monkeypatch, datasets_folder):
-    monkeypatch.syspath_prepend(str(DATASETS))
-    preparation = importlib.import_module("preparation")
-
+def test_a_file_that_fails_leaves_nothing(datasets_folder):
     def write_half():
-        with preparation.written_whole(datasets_folder / "a.png") as file:
+        with written_whole(datasets_folder / "a.png") as file:
             file.write_bytes(b"half")
             raise InputError("broken")
 

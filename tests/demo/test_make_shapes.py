@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from demo_helpers import load_tool
 from PIL import Image
 
-generator = load_tool("datasets/make_shapes.py")
+from segzoo.cli.prepare import shapes as generator
+from segzoo.utils.errors import InputError
+
 TRAIN, VAL = 24, 12
 
 
@@ -174,13 +175,13 @@ def test_an_interrupted_run_leaves_no_dataset_behind(tmp_path, monkeypatch):
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match=r"holds no shapes\.json"):
+    with pytest.raises(InputError, match=r"holds no shapes\.json"):
         generator.make_shapes(tmp_path, train=2, val=1)
     assert (tmp_path / "holiday.jpg").read_bytes() == b"mine"
 
 
 def test_impossible_arguments_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="train 0"):
+    with pytest.raises(InputError, match="train 0"):
         generator.make_shapes(tmp_path / "a", train=0, val=1)
-    with pytest.raises(ValueError, match="size 8"):
+    with pytest.raises(InputError, match="size 8"):
         generator.make_shapes(tmp_path / "a", train=1, val=1, size=8)

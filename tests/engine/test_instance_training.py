@@ -1,7 +1,6 @@
 """Instance segmentation from a COCO JSON and from panoptic labels: training, evaluation, saved results."""
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from pycocotools.cocoeval import COCOeval
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
-import check_dataset  # noqa: E402  they stand in tools/
-import train_net  # noqa: E402
-import visualize_data  # noqa: E402
+import train_net  # noqa: E402  it stands in tools/
 
+from segzoo.cli import check_data, visualize_data  # noqa: E402
+from segzoo.cli.prepare.shapes import make_shapes  # noqa: E402
 from segzoo.data import build_train_loader  # noqa: E402
 from segzoo.engine import Trainer  # noqa: E402
 from segzoo.engine.evaluation_loop import evaluate  # noqa: E402
@@ -137,7 +136,7 @@ def test_what_training_sees_can_be_drawn(job, tmp_path):
 
 def test_the_dataset_can_be_checked(job, tmp_path, capsys):
     arguments = [str(job / "boxes.yaml"), "--workers", "0", "--output", str(tmp_path)]
-    assert check_dataset.main(arguments) == 1  # the empty images of both splits are equal
+    assert check_data.main(arguments) == 1  # the empty images of both splits are equal
     text = capsys.readouterr().out
     count = len(json.loads((job / "instances_val.json").read_text())["annotations"])
     assert f"labels   instances of {job}/instances_val.json" in text
@@ -170,7 +169,6 @@ def train(cfg, steps):
 
 def test_shapes_are_learned_as_instances(job, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
     make_shapes(tmp_path / "shapes", train=2, val=1, size=SIDE, workers=0)
     overrides = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_train',)"]
     overrides += ["INPUT.LSJ_SCALE", "(1.0, 1.0)", "INPUT.FLIP_PROB", "0.0", "OUTPUT_DIR", str(tmp_path)]

@@ -6,7 +6,6 @@ as jpu.yaml does, is tried on top of one. Networks are made small; nothing else 
 
 import math
 import re
-import runpy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
+from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.config.files import config_root
 from segzoo.data import build_train_loader
 from segzoo.engine import Trainer
@@ -74,7 +74,6 @@ def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("methods")
     patch = pytest.MonkeyPatch()
     patch.setenv("DETECTRON2_DATASETS", str(folder))
-    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
     make_shapes(folder / "shapes", train=IMAGES, val=2, size=SIDES[0], workers=0)
     for table, name, variant in SMALL_VARIANTS:
         patch.setitem(table, name, variant)

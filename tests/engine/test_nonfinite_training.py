@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import replay
 import torch
 
+from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.cli.train import main as segzoo_train
 from segzoo.config.load import new_config
 from segzoo.engine import NonFiniteLossError, Trainer
@@ -53,9 +53,7 @@ def shapes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("datasets")
     before = os.environ.get("DETECTRON2_DATASETS")
     os.environ["DETECTRON2_DATASETS"] = str(folder)
-    runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"](
-        folder / "shapes", train=4, val=1, size=64, workers=0
-    )
+    make_shapes(folder / "shapes", train=4, val=1, size=64, workers=0)
     yield folder
     if before is None:
         del os.environ["DETECTRON2_DATASETS"]

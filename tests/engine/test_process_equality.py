@@ -1,7 +1,6 @@
 """Two processes equal one with the same total batch: losses, weights, and results of an evaluation."""
 
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from panopticapi.utils import rgb2id
 from PIL import Image
 
+from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.config.files import config_root
 from segzoo.engine import Trainer, default_setup, launch
 from segzoo.engine.evaluation_loop import evaluate
@@ -87,7 +87,6 @@ def train_and_test(folder: Path) -> None:
 def folders(tmp_path_factory):
     """The folders of one process and of two."""
     root = tmp_path_factory.mktemp("equality")
-    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
     make_shapes(root / "shapes", train=12, val=IMAGES, size=64, workers=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(root))

@@ -22,6 +22,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.modeling import META_ARCH_REGISTRY  # noqa: E402
 from detectron2.structures import Instances  # noqa: E402
 
+from segzoo.cli.prepare.shapes import make_shapes  # noqa: E402
 from segzoo.cli.train import build_parser  # noqa: E402
 from segzoo.engine import evaluate  # noqa: E402
 from segzoo.engine.evaluation_loop import check_evaluation, protocol_facts  # noqa: E402
@@ -78,7 +79,6 @@ def shapes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shapes")
     patch = pytest.MonkeyPatch()
     patch.setenv("DETECTRON2_DATASETS", str(folder))
-    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
     make_shapes(folder / "shapes", train=1, val=IMAGES, size=48, workers=0)
     (folder / "test.yaml").write_text(CONFIG)
     yield folder / "test.yaml"

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import runpy
 import shlex
 import shutil
 import sys
@@ -21,6 +20,7 @@ sys.path.insert(0, str(REPOSITORY / "tools"))
 import train_net  # noqa: E402  it stands in tools/
 
 from segzoo.cli import evaluate  # noqa: E402
+from segzoo.cli.prepare.shapes import make_shapes  # noqa: E402
 from segzoo.cli.train import build_parser  # noqa: E402
 from segzoo.engine.evaluation_loop import protocol_facts  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
@@ -123,7 +123,6 @@ def job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("job")
     patch = pytest.MonkeyPatch()
     patch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))
-    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
     make_shapes(folder / "datasets" / "shapes", train=8, val=3, size=64, workers=0)
     (folder / "shapes.yaml").write_text(CONFIG)
     assert run(folder, "OUTPUT_DIR", str(folder / "out")) == 0

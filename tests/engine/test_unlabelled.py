@@ -53,7 +53,7 @@ def test_it_is_said_after_ten_iterations_and_ends_after_a_hundred(tmp_path):
     with pytest.raises(InputError) as error:
         run(tmp_path, lambda image, index: False, 150)
     assert "no labelled pixel in the 400 images of 100 iterations" in str(error.value)
-    assert "tools/check_dataset.py" in str(error.value)
+    assert "segzoo check-data" in str(error.value)
     (line,) = said(tmp_path)
     assert "DATASETS.TRAIN ('toy_train',): no labelled pixel in the 40 images of 10 iterations" in line
     assert "the training ends after 100 such iterations" in line

@@ -37,6 +37,9 @@ def wheel(tmp_path_factory) -> set[str]:
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, copy)
+    # What the link segzoo/cli/datasets.md leads to.
+    (copy / "datasets").mkdir()
+    shutil.copy(ROOT / "datasets" / "README.md", copy / "datasets")
     result = run_setup("-q", "bdist_wheel", "--dist-dir", str(copy / "out"), cwd=copy)
     assert result.returncode == 0, result.stderr
     (file,) = (copy / "out").glob("*.whl")
@@ -57,6 +60,10 @@ def test_wheel_has_all_configurations_and_data_tables(wheel):
     yaml |= {f"segzoo/{file.relative_to(ROOT)}" for file in ROOT.glob("configs/**/*.yaml")}
     assert yaml
     assert yaml <= wheel
+
+
+def test_wheel_has_the_page_on_datasets(wheel):
+    assert "segzoo/cli/datasets.md" in wheel
 
 
 def test_wheel_has_licence_and_notice(wheel):

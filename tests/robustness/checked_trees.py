@@ -1,13 +1,13 @@
-"""Small datasets in which something is wrong, and what check_dataset says of them."""
+"""Small datasets in which something is wrong, and what `segzoo check-data` says of them."""
 
 import json
 
-import check_dataset
 import numpy as np
 import yaml
 from data_trees import picture, save
 from detectron2.data import DatasetCatalog
 
+from segzoo.cli import check_data
 from segzoo.data import label_reader
 
 HEIGHT, WIDTH = 24, 32
@@ -18,8 +18,8 @@ COLORED = [{"name": name, "color": list(color)} for name, color in zip(NAMES, CO
 
 
 def check(capsys, path):
-    """Exit status of check_dataset, and its findings."""
-    status = check_dataset.main([str(path), "--json", "--workers", "0"])
+    """Exit status of `segzoo check-data`, and its findings."""
+    status = check_data.main([str(path), "--json", "--workers", "0"])
     return status, json.loads(capsys.readouterr().out)["findings"]
 
 

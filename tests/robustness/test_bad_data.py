@@ -16,8 +16,8 @@ LABELS = np.array([[0, 1, 2, 3], [3, 4, 255, 0]], dtype=np.uint8)
 
 @pytest.fixture
 def drawing_fails(refusal):
-    """What visualize_data says of a dataset file."""
-    return lambda file: refusal("visualize_data", "--dataset-file", file, "--output", "{output}")
+    """What `segzoo visualize-data` says of a dataset file."""
+    return lambda file: refusal("visualize-data", "--dataset-file", file, "--output", "{output}")
 
 
 def without(*keys):
@@ -71,7 +71,7 @@ def test_a_wrong_dataset_file_is_one_line(drawing_fails, tmp_path, name):
     ("text", "message"),
     [
         ("classes: [road", "roads.yaml: not a valid YAML file: while parsing"),
-        ("", "roads.yaml: holds no keys; datasets/README.md shows a dataset file"),
+        ("", "roads.yaml: holds no keys; `segzoo check-data --keys` shows a dataset file"),
         ("- road\n", "roads.yaml: holds no keys"),
         (
             "name: !!python/object/apply:os.getcwd []",
@@ -342,7 +342,7 @@ def test_facts_that_can_be_measured_need_not_be_right(tool, tmp_path):
     for segment in facts["annotations"][0]["segments_info"]:
         segment.update(area=1, bbox=[0, 0, 0, 0])
     (tmp_path / "panoptic.json").write_text(json.dumps(facts))
-    assert tool("visualize_data", "--dataset-file", file, "--output", tmp_path / "drawn").status == 0
+    assert tool("visualize-data", "--dataset-file", file, "--output", tmp_path / "drawn").status == 0
 
 
 INSTANCE_JSONS = {
@@ -408,7 +408,7 @@ def test_a_wrong_instances_json_is_one_line(refusal, tmp_path, name):
     facts = json.loads((tmp_path / "instances.json").read_text())
     spoil(facts)
     (tmp_path / "instances.json").write_text(json.dumps(facts))
-    line = refusal("visualize_data", "--dataset-file", file, "--output", "{output}")
+    line = refusal("visualize-data", "--dataset-file", file, "--output", "{output}")
     assert message in line
 
 

@@ -422,8 +422,9 @@ def test_real_processes_end_with_one_line_and_with_debug_a_traceback(tmp_path):
     wrong = ("--dataset-file", "none.yaml", "--output", "out")
     end = ended("visualize_data", *wrong, folder=tmp_path)
     assert (end.status, end.out) == (2, "")
-    assert end.err.startswith("error: dataset file none.yaml does not exist")
-    assert end.err.count("\n") == 1
+    new_name, line = end.err.splitlines()
+    assert new_name == "visualize_data.py is now called `segzoo visualize-data`"
+    assert line.startswith("error: dataset file none.yaml does not exist")
     end = ended("visualize_data", "--debug", *wrong, folder=tmp_path)
     assert end.status == 1
     assert "Traceback" in end.err

@@ -81,10 +81,10 @@ def test_bands_of_16_bits_one_behind_the_other_are_refused(tmp_path, order, tile
     assert np.array_equal(read_image(str(file)), random_color(1 << 8, np.uint8))
 
 
-def test_check_dataset_names_a_tiff_of_separate_bands(tmp_path, tool):
+def test_check_data_names_a_tiff_of_separate_bands(tmp_path, tool):
     file = write_roads(tmp_path, LABELS)
     (tmp_path / "images/train/a.png").write_bytes(planar_tiff(random_color(1 << 16, size=(4, 6))))
-    answer = tool("check_dataset", file, "--workers", 0)
+    answer = tool("check-data", file, "--workers", 0)
     assert answer.status == 1
     assert any("save it with interleaved bands" in line for line in answer.out)
 

@@ -321,13 +321,13 @@ def test_images_of_another_suffix_are_noted_and_the_remedy_adds_them(tmp_path, t
     for folder, name in (("images", "b.PNG"), ("images", "c.jpg"), ("masks", "b.png"), ("masks", "c.png")):
         source = tmp_path / folder / "train/a.png"
         shutil.copy(source, tmp_path / folder / "train" / name)
-    answer = tool("check_dataset", file, "--workers", 0)
+    answer = tool("check-data", file, "--workers", 0)
     (line,) = [line for line in answer.out if "image files are not used" in line]
     assert "2 image files" in line
     assert "give images in roads.yaml the suffix .*" in line
     file = write_yaml(tmp_path, {**ROADS, "images": "images/{split}/{stem}.*"})
     assert len(load(file)[0]) == 3
-    assert not [line for line in tool("check_dataset", file, "--workers", 0).out if "not used" in line]
+    assert not [line for line in tool("check-data", file, "--workers", 0).out if "not used" in line]
 
 
 @pytest.mark.parametrize("header", ["image,mask", "Image_Path, Label_Path", "filename\tannotation"])

@@ -183,13 +183,13 @@ def test_dark_images_are_a_problem_and_the_remedy_brightens_them(tmp_path, tool,
         file = gray_roads(tmp_path, {"train": [4095]}, image_range=[0, 65535])
     else:
         save(tmp_path / "images/train/0.png", gray_ramp(15).astype(np.uint8))
-    answer = tool("check_dataset", file, "--workers", 0)
+    answer = tool("check-data", file, "--workers", 0)
     (line,) = [line for line in answer.out if "PROBLEM" in line]
     assert "almost black: the brightest pixel of the split is 15 of 255" in line
     remedy = yaml.safe_load(line.partition("set ")[2].partition(" in roads")[0])
     (record,), _ = load(write_yaml(tmp_path, {**yaml.safe_load(file.read_text()), **remedy}))
     assert load_image(record).max() == 255
-    assert tool("check_dataset", file, "--workers", 0).status == 0
+    assert tool("check-data", file, "--workers", 0).status == 0
 
 
 def encoded(pixels, kind, **options):
@@ -239,10 +239,10 @@ def test_labels_in_lossless_webp_are_read_but_no_animations(tmp_path, frames):
         metadata.load_sem_seg(records[0])
 
 
-def test_check_dataset_says_that_labels_are_lossy(tmp_path, tool):
+def test_check_data_says_that_labels_are_lossy(tmp_path, tool):
     file = write_roads(tmp_path, LABELS)
     (tmp_path / "masks/train/a.png").write_bytes(LOSSY["JPEG"](LABELS))
-    answer = tool("check_dataset", file, "--workers", 0)
+    answer = tool("check-data", file, "--workers", 0)
     assert answer.status == 1
     assert any("1 image: labels in a lossy format; export them again as PNG" in line for line in answer.out)
 
@@ -266,7 +266,7 @@ def write_turned(folder, orientation, label_orientation=1, suffix=".png", **fact
 @pytest.mark.parametrize("orientation", [2, 3, 5, 6, 7, 8])
 def test_the_remedy_for_labels_on_stored_pixels_puts_them_there(tmp_path, tool, orientation, suffix):
     file, stored = write_turned(tmp_path, orientation, suffix=suffix)
-    answer = tool("check_dataset", file, "--workers", 0)
+    answer = tool("check-data", file, "--workers", 0)
     lines = [line for line in answer.out if "EXIF orientation" in line]
     assert (
         f"1 image has an EXIF orientation ({orientation} in 1), which is applied; labels are taken"
@@ -285,7 +285,7 @@ def test_the_remedy_for_labels_on_stored_pixels_puts_them_there(tmp_path, tool, 
     assert np.array_equal(labels, LABELS)
     if suffix != ".webp":
         assert np.array_equal(image, stored)
-    answer = tool("check_dataset", file, "--workers", 0)
+    answer = tool("check-data", file, "--workers", 0)
     assert answer.status == 0
     assert not [line for line in answer.out if "EXIF" in line]
 
@@ -306,7 +306,10 @@ def test_panoptic_labels_made_of_a_dataset_read_its_images_alike(tmp_path, tool)
     file, stored = write_turned(tmp_path, 6, classes=classes, exif="ignore", image_range=[0, 127])
     save(tmp_path / "masks/train/a.png", (LABELS == 1).astype(np.uint8))
     save(tmp_path / "cars/a.png", (LABELS == 1).astype(np.uint8))
-    assert tool("make_panoptic", file, "--instance-masks", "cars/{stem}.png", "--workers", 0).status == 0
+    assert (
+        tool("convert-data", "panoptic", file, "--instance-masks", "cars/{stem}.png", "--workers", 0).status
+        == 0
+    )
     records, _ = load(tmp_path / "roads_panoptic.yaml")
     assert np.array_equal(load_image(records[0]), np.round(np.minimum(stored, 127) * (255 / 127)))
 
@@ -420,16 +423,16 @@ def test_a_predictor_reads_files_in_the_range_of_its_checkpoint(tmp_path):
         assert np.array_equal(gray_of(seen[0]), gray_ramp(255) >> (4 if saved else 0))
 
 
-def test_check_dataset_says_each_thing_once_and_nothing_beside_its_report(tmp_path, tool):
+def test_check_data_says_each_thing_once_and_nothing_beside_its_report(tmp_path, tool):
     values = gray_ramp(1000)
     file = write_roads(tmp_path, LABELS)
     save(tmp_path / "images/train/a.png", values)
-    answer = tool("check_dataset", file, "--workers", 0)
+    answer = tool("check-data", file, "--workers", 0)
     assert not answer.err
     assert len([line for line in answer.out if "1023" in line]) == 1
 
 
-def test_check_dataset_reports_what_reading_the_json_warns_of(tmp_path, tool):
+def test_check_data_reports_what_reading_the_json_warns_of(tmp_path, tool):
     corners = [1, 1, 3, 1, 3, 3]
     annotations = [
         {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [corners], "area": -4, "iscrowd": 0}
@@ -442,7 +445,7 @@ def test_check_dataset_reports_what_reading_the_json_warns_of(tmp_path, tool):
     }
     (tmp_path / "pets.json").write_text(json.dumps(facts))
     pets = {"splits": {"pets_x": "x"}, "images": "images", "instances": "pets.json", "classes": ["cat"]}
-    answer = tool("check_dataset", write_yaml(tmp_path, pets, "pets.yaml"), "--workers", 0, "--json")
+    answer = tool("check-data", write_yaml(tmp_path, pets, "pets.yaml"), "--workers", 0, "--json")
     assert not answer.err
     (finding,) = json.loads("\n".join(answer.out))["findings"]
     assert "1 have no usable area and 1 have no usable bbox" in finding["text"]

@@ -18,8 +18,8 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from segzoo.cli.check_data.inspection import inspect_image
 from segzoo.data import SegmentationMapper, coco_json, read_image
-from segzoo.data.inspection import inspect_image
 from segzoo.evaluation import InstanceEvaluator, PanopticEvaluator
 from segzoo.evaluation.rescore import rescore
 from segzoo.utils.errors import InputError
@@ -462,7 +462,7 @@ def test_every_wrong_value_in_a_file_of_predictions_is_one_line_or_harmless(
 
 
 def notes(tool, file):
-    answer = tool("check_dataset", file, "--workers", "0")
+    answer = tool("check-data", file, "--workers", "0")
     return [line for line in answer.out if re.search("areas? or box", line)]
 
 
@@ -530,7 +530,7 @@ def test_the_checker_reads_each_panoptic_png_once(street_folder, monkeypatch):
 
 def test_small_polygons_differ_along_their_outline():
     """A triangle of four pixels has an area of two: no program is wrong."""
-    from segzoo.data.stated import _compared
+    from segzoo.cli.check_data.stated import _compared
 
     assert not list(_compared({"area": 2.0, "bbox": [1, 1, 2, 2]}, 4, [1, 1, 2, 2], "a", slack=4))
     assert list(_compared({"area": 2.0 - 1e-9, "bbox": [1, 1, 2, 2]}, 4, [1, 1, 2, 2], "a", slack=0))

@@ -1,4 +1,4 @@
-"""What check_dataset notes of labels that can be read, and proposes for those of other habits."""
+"""What `segzoo check-data` notes of labels that can be read, and proposes for those of other habits."""
 
 import json
 import re

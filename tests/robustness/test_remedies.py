@@ -1,11 +1,10 @@
-"""Each remedy that check_dataset proposes is written into the YAML: the labels are then the true ones.
+"""Each remedy that `segzoo check-data` proposes is written into the YAML: the labels are then the true ones.
 
 The truth is what the test has drawn; the check then says that all is well.
 """
 
 import json
 
-import check_dataset
 import numpy as np
 import pytest
 import yaml
@@ -29,6 +28,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 from pycocotools import mask as mask_tools
 
+from segzoo.cli import check_data
 from segzoo.data import label_reader
 
 
@@ -436,7 +436,7 @@ def test_a_json_without_an_instance_is_a_problem(tmp_path, capsys):
 def test_the_text_of_a_finding_has_the_keys_as_yaml(tmp_path, capsys):
     truth, store, facts = CASES["steps from 10, 0 unlabelled"]
     path = write(tmp_path, truth, store, **facts)
-    assert check_dataset.main([str(path), "--workers", "0"]) == 1
+    assert check_data.main([str(path), "--workers", "0"]) == 1
     printed = capsys.readouterr().out
     expected = "set encoding: {type: index, values: {10: road, 20: car, 30: sky}, void: [0]} in roads.yaml"
     assert expected in printed

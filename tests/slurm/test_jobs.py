@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import sys
@@ -23,6 +22,8 @@ import submit  # noqa: E402  they stand in tools/
 import train_net  # noqa: E402
 from submission.status import OPEN, standings  # noqa: E402
 
+from segzoo.cli.prepare.shapes import make_shapes  # noqa: E402
+
 ITERATIONS = 24
 WORDS = ["--config-file", "semantic/shapes/pspnet_r18_quarter", "SOLVER.MAX_ITER", str(ITERATIONS)]
 WORDS += ["SOLVER.IMS_PER_BATCH", "4", "SOLVER.LOG_PERIOD", "1", "MODEL.DEVICE", "cpu"]
@@ -36,7 +37,6 @@ def slurm(tmp_path_factory):
     if reason := why_not():
         pytest.skip(reason)
     data = tmp_path_factory.mktemp("data")
-    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
     make_shapes(data / "shapes", train=8, val=3, size=64, workers=0)
     # Not in pytest's folder: munge wants folders that others can enter, and a short path.
     folder = Path(tempfile.mkdtemp(prefix="segzoo_slurm_"))

@@ -26,7 +26,7 @@ UNREAD = {
     "TEST.PRECISE_BN.ENABLED": "running statistics are evaluated as trained; leave the key out",
     "VIS_PERIOD": (
         "TEST.NUM_PICTURES draws predictions into TensorBoard at every evaluation; "
-        "tools/visualize_data.py shows training inputs"
+        "`segzoo visualize-data` shows training inputs"
     ),
 }
 

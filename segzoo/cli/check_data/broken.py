@@ -1,7 +1,9 @@
 """Files that cannot be read as the dataset's YAML says, with what to do about each kind."""
 
 from segzoo.data.encodings import IndexEncoding
-from segzoo.data.inspection import (
+
+from .checked import CheckedSplit, Finding
+from .inspection import (
     ALL_VOID,
     LOSSY_LABEL,
     PALETTE,
@@ -15,8 +17,6 @@ from segzoo.data.inspection import (
     WRONG_SIZE,
     unknown_labels,
 )
-
-from .checked import CheckedSplit, Finding
 from .instances import of_wrong_facts
 from .remedies import (
     Files,

@@ -12,17 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from preparation import Convert, at_root, fill_folder, written_whole
-
-# isort: split
 from tqdm import tqdm
 
+from segzoo.cli.panoptic_files import measure_segments
 from segzoo.data.dataset_file import DatasetFile
-from segzoo.data.panoptic_files import measure_segments
 from segzoo.data.register import load_split
 from segzoo.data.workers import as_worker
 from segzoo.evaluation.prediction_io import load_ids
 from segzoo.utils.errors import InputError
+
+from .common import Convert, at_root, fill_folder, written_whole
 
 
 class Image(NamedTuple):

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from segzoo.cli.panoptic_files import measure_segments
 from segzoo.data import LabelReader
-from segzoo.data.panoptic_files import measure_segments
 from segzoo.data.workers import as_worker
 from segzoo.utils.errors import InputError
 

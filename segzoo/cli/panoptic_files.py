@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .dataset_file import DatasetFile
+from segzoo.data.dataset_file import DatasetFile
 
 
 def measure_segments(ids: np.ndarray) -> dict[int, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Examples of a split in one picture: images beside their labels, and what the colours mean.
+"""Examples of a split in one picture: images beside their labels, and what the colors mean.
 
 Letters: H, W pixels; K classes.
 """
@@ -46,7 +46,7 @@ def write_contact_sheet(split: CheckedSplit, folder: Path, number: int) -> Path 
     if split.has_labels:
         metadata = MetadataCatalog.get(split.name)
         order = sorted(present)
-        names = [*(metadata.classes[index] for index in order), "void: not coloured"]
+        names = [*(metadata.classes[index] for index in order), "void: not colored"]
         colors = [*(metadata.colors[index] for index in order), (255, 255, 255)]
         rows.append(legend(names, colors, max(row.shape[1] for row in rows)))
     path = folder / f"{split.name}.png"

@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from segzoo.data.encodings import UnknownLabelError
+from segzoo.data.image_files import BrokenFileError, LossyLabelsError, UnsuitableFileError
+from segzoo.data.images import TurnedError, WrongSizeError, check_annotated_size, load_reading
+from segzoo.data.label_ops import count_values
+from segzoo.data.label_reader import IndexMap, LabelReader
+from segzoo.data.palettes import PaletteError
+from segzoo.data.workers import as_worker
 from segzoo.utils.errors import InputError
 
-from .encodings import UnknownLabelError
-from .image_files import BrokenFileError, LossyLabelsError, UnsuitableFileError
-from .images import TurnedError, WrongSizeError, check_annotated_size, load_reading
-from .label_ops import count_values
-from .label_reader import IndexMap, LabelReader
-from .palettes import PaletteError
 from .stated import wrong_facts
 from .stored import StoredLabels, StoredSummary, observer
-from .workers import as_worker
 
 # What can be wrong with an image or its labels.
 UNREADABLE_IMAGE = "unreadable image"
@@ -61,7 +61,7 @@ class Problem(NamedTuple):
     Attributes:
         kind: one of the constants above.
         message: one line that names the file and the remedy.
-        labels: the values or colours that are no class, for `UNKNOWN_LABEL`.
+        labels: the values or colors that are no class, for `UNKNOWN_LABEL`.
     """
 
     kind: str
@@ -289,5 +289,5 @@ def _same_bytes(first: str, second: str) -> bool:
 
 
 def unknown_labels(problems: Iterable[Problem]) -> dict[Any, int]:
-    """{value or colour that is no class: in how many files}, the most frequent first."""
+    """{value or color that is no class: in how many files}, the most frequent first."""
     return dict(Counter(label for problem in problems for label in problem.labels).most_common())

@@ -1,11 +1,10 @@
-"""What the preparation scripts share: the command line, finding a dataset, writing files whole, counting.
+"""What preparations share: finding a dataset, writing files whole, counting.
 
 A file is written under another name and renamed, and a folder gets its name when it is complete: an
-interrupted script can be started again, keeps what it has, and leaves nothing half written where it would be
-read.
+interrupted preparation can be started again, keeps what it has, and leaves nothing half written where it
+would be read.
 """
 
-import argparse
 import multiprocessing
 import os
 import sys
@@ -15,10 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
-from segzoo.utils.files import written_whole
-
-# isort: split
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
@@ -30,44 +25,12 @@ from segzoo.data.label_reader import LabelReader
 from segzoo.data.layouts import FoundLayout, find_layout
 from segzoo.data.workers import as_worker
 from segzoo.utils.errors import InputError
+from segzoo.utils.files import written_whole
 from segzoo.utils.paths import user_path
 from segzoo.utils.text_files import read_text
 
-# The scripts have the command line of the tools.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
-
-from command_line import CommandLine, explained, path_value
-
-__all__ = ["CommandLine", "explained", "path_value"]
-
 # Writes the file of a job, or raises InputError.
 Convert = Callable[[Any, Path], None]
-
-
-def parser(description: str, root: str) -> CommandLine:
-    """The options of every script; `root` says what the dataset's folder is called."""
-    made = CommandLine(
-        description=description,
-        epilog="exit status: 0 the dataset is complete, 1 something is missing, 2 nothing can be done",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument(
-        "--root",
-        type=path_value,
-        metavar="DIR",
-        help=f"folder {root}; default: below $DETECTRON2_DATASETS (./datasets)",
-    )
-    made.add_workers()
-    made.add_argument("--check", action="store_true", help="write nothing; count what is there")
-    return made
-
-
-def run(steps: Callable[[argparse.Namespace], bool], args: argparse.Namespace) -> int:
-    """Runs a script's steps; exit status 0: complete, 1: something is missing (2, by `explained`: no way)."""
-    complete = steps(args)
-    if not complete:
-        print("the dataset is not complete; what is there can be used", file=sys.stderr)
-    return 0 if complete else 1
 
 
 def datasets_folder() -> Path:
@@ -118,11 +81,12 @@ def read_mat(file: Path, key: str) -> np.ndarray:
 
 
 def save_labels(labels: np.ndarray, target: Path, palette: Sequence[Sequence[int]] | None = None) -> None:
-    """Writes (H, W) uint8 labels as a PNG, with a palette of colours if given."""
+    """Writes (H, W) uint8 labels as a PNG, with a palette of colors if given."""
     image = Image.fromarray(labels)
     if palette is not None:
         image.putpalette([part for color in palette for part in color])
-    with written_whole(target) as file:
+    # There are thousands; one that a power cut loses is made again.
+    with written_whole(target, durable=False) as file:
         image.save(file, format="PNG")
 
 

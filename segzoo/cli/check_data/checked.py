@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from segzoo.data import DatasetFile
-from segzoo.data.inspection import (
+
+from .inspection import (
     SplitReport,
 )
-
 from .remedies import (
     Files,
     Option,

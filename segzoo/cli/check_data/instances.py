@@ -3,13 +3,13 @@
 import numpy as np
 
 from segzoo.data.dataset_file import is_builtin
-from segzoo.data.inspection import (
-    WRONG_FACTS,
-)
 from segzoo.utils.text import some
 
 from .annotations import of_annotations
 from .checked import CheckedSplit, Finding
+from .inspection import (
+    WRONG_FACTS,
+)
 from .remedies import (
     Option,
     as_text,

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from segzoo.data.inspection import (
+from .checked import CheckedSplit, Finding
+from .inspection import (
     shared_images,
 )
-
-from .checked import CheckedSplit, Finding
 
 
 def across_splits(splits: Sequence[CheckedSplit]) -> list[Finding]:

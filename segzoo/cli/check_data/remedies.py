@@ -16,8 +16,9 @@ from segzoo.data.class_files import CLASS_FIELD, BinaryFilesEncoding
 from segzoo.data.encodings import Encoding, IndexEncoding
 from segzoo.data.layouts import match
 from segzoo.data.palettes import PaletteCheck
-from segzoo.data.stored import StoredSummary
 from segzoo.utils.text import some
+
+from .stored import StoredSummary
 
 # Colors of no class that are listed one by one.
 LISTED = 8

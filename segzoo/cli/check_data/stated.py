@@ -6,10 +6,9 @@ from typing import Any
 from pycocotools import mask as mask_tools
 from scipy import ndimage
 
+from segzoo.data.label_ops import count_values
+from segzoo.data.label_reader import IndexMap, LabelReader
 from segzoo.utils.json_values import is_box, is_positive, shown
-
-from .label_ops import count_values
-from .label_reader import IndexMap, LabelReader
 
 # A fact is wrong that is more than so many times too large or too small.
 FACTOR = 2

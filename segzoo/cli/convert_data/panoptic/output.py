@@ -1,4 +1,4 @@
-"""What tools/make_panoptic.py writes. Files that would not change are not touched.
+"""What `segzoo convert-data panoptic` writes. Files that would not change are not touched.
 
 Letters: H, W pixels.
 """
@@ -17,7 +17,9 @@ from segzoo.evaluation.prediction_io import load_ids, save_ids
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
 
-MARK = "# Written by tools/make_panoptic.py"
+MARK = "# Written by segzoo convert-data panoptic"
+# That of earlier versions, whose files are continued, too.
+_EARLIER_MARK = "# Written by tools/make_panoptic.py"
 
 
 def save_png(path: Path, ids: np.ndarray) -> None:
@@ -51,7 +53,7 @@ def other_splits(path: Path, dataset: DatasetFile) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     text = path.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith(MARK):
+    if not text.startswith((MARK, _EARLIER_MARK)):
         raise InputError(f"{path}: exists and is not of this tool; choose another name with --name")
     facts = yaml.safe_load(text)
     # Labels of other classes are of an older state of the dataset.

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .encodings import GRAY_16_BIT, Encoding
-from .label_ops import count_values, rgb_codes
-from .palettes import Color, palette_colors
+from segzoo.data.encodings import GRAY_16_BIT, Encoding
+from segzoo.data.label_ops import count_values, rgb_codes
+from segzoo.data.palettes import Color, palette_colors
 
 # Files with more different colors are pictures, or were compressed with losses.
 MOST_COLORS = 256

@@ -17,7 +17,7 @@ def read_labels(file: Path, channels: int) -> np.ndarray:
     """(H, W) or (H, W, 3) uint8.
 
     Raises:
-        InputError: missing or broken file, or another kind of picture.
+        InputError: missing or broken file, or another kind of image.
     """
     with opened_labels(str(file)) as (image, _):
         pixels = np.asarray(image)

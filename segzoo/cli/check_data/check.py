@@ -1,0 +1,157 @@
+"""Reads all files of the splits of a dataset, and says what was found."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from detectron2.data import DatasetCatalog
+from tqdm import tqdm
+
+from segzoo.cli.dataset_option import given_splits, splits_of
+from segzoo.data import label_reader
+from segzoo.utils.errors import InputError
+from segzoo.utils.files import write_text
+
+from . import HASHED_BY_DEFAULT
+from .checked import CheckedSplit, Finding
+from .contact_sheet import write_contact_sheet
+from .findings import of_missing_split, of_split, of_warnings
+from .inspection import ImageReport, SplitReport, inspect_records
+from .report import as_json
+from .splits import across_splits
+from .text import describe_split, finding_lines
+
+
+def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
+    """The names of a dataset's splits to check; of several names of the same images, the first.
+
+    Raises:
+        InputError: no such dataset or split, or a wrong YAML.
+    """
+    names = splits_of(name)
+    dataset = label_reader(names[0]).dataset
+    if chosen and names == [name]:
+        raise InputError(f"--split {chosen[0]}: {name} is a split itself; give its dataset, or no --split")
+    for split in chosen or ():
+        if split not in names:
+            raise InputError(f"--split {split}: {dataset.path.name} has {', '.join(names)}")
+    if chosen:
+        return list(dict.fromkeys(chosen))
+    distinct = {tuple(sorted(dataset.splits[split].items())): split for split in reversed(names)}
+    return [split for split in names if split in distinct.values()]
+
+
+def of_configuration(arguments: argparse.Namespace) -> list[str]:
+    """The names of the splits that a configuration trains and tests on.
+
+    Raises:
+        InputError: it has none, or not the ones that are chosen.
+    """
+    names = given_splits(arguments)
+    missing = [split for split in arguments.split or () if split not in names]
+    if missing or not names:
+        what = f"--split {missing[0]}" if missing else "DATASETS"
+        raise InputError(f"{what}: the configuration has {', '.join(names) or 'no dataset'}")
+    for name in names:
+        label_reader(name)  # of a dataset YAML
+    return [name for name in names if name in (arguments.split or names)]
+
+
+def with_progress(reports: Iterator[ImageReport], split: str, total: int) -> Iterator[ImageReport]:
+    """Shows the way and the time left; seldom where it goes to a file."""
+    seconds = 0.2 if sys.stderr.isatty() else 30.0
+    pace = {"mininterval": seconds, "maxinterval": seconds, "delay": seconds}
+    return tqdm(reports, split, total, unit="image", leave=False, **pace)
+
+
+def check_split(
+    split: str, records: Sequence[Mapping[str, Any]], workers: int, with_digest: bool
+) -> CheckedSplit:
+    """Reads all files of a split."""
+    reader = label_reader(split)
+    report = SplitReport(len(reader.is_thing))
+    # Starting a process takes longer than reading a few files.
+    reports = inspect_records(records, reader, min(workers, len(records) // 8), with_digest)
+    for image in with_progress(reports, split, len(records)):
+        report.add(image)
+    return CheckedSplit(split, reader.dataset, records, report)
+
+
+@contextmanager
+def warnings_of(package: str) -> Iterator[list[logging.LogRecord]]:
+    """Collects what a package warns of, which would come out between the lines of the report."""
+    found: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = found.append
+    logger = logging.getLogger(package)
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
+
+
+def check(arguments: argparse.Namespace) -> tuple[list[CheckedSplit], list[Finding]]:
+    """Checks the splits; prints each as soon as it is done, unless JSON is wanted.
+
+    Raises:
+        InputError: no such dataset or split.
+    """
+    names = (
+        find_splits(arguments.dataset, arguments.split) if arguments.dataset else of_configuration(arguments)
+    )
+    say = (lambda *lines: None) if arguments.json else (lambda *lines: print(*lines, sep="\n"))
+    records: dict[str, Sequence[Mapping[str, Any]]] = {}
+    checked: list[CheckedSplit] = []
+    findings: list[Finding] = []
+    said: dict[str, list[Finding]] = {}
+    for name in names:
+        with warnings_of("segzoo") as warnings:
+            try:
+                records[name] = DatasetCatalog.get(name)
+            except InputError as error:
+                findings += of_missing_split(label_reader(name).dataset, name, error)
+                say(f"\n{name}", *finding_lines(findings[-1:]))
+        said[name] = of_warnings(name, warnings)
+    with_digest = arguments.hash or sum(map(len, records.values())) <= HASHED_BY_DEFAULT
+    for name in records:
+        checked.append(check_split(name, records[name], arguments.workers, with_digest))
+        found = [*said[name], *of_split(checked[-1])]
+        say(describe_split(checked[-1]), *finding_lines(found))
+        if arguments.output:
+            path = write_contact_sheet(checked[-1], arguments.output, arguments.number)
+            say(f"  examples in {path}" if path else "  no examples: no file could be read")
+        findings += found
+    shared = across_splits(checked)
+    if shared:
+        say("\nbetween splits", *finding_lines(shared))
+    return checked, findings + shared
+
+
+def check_data(arguments: argparse.Namespace) -> int:
+    """Check, print and write the report; return the exit status, 1 where there are problems.
+
+    Raises:
+        InputError: no such dataset or split.
+    """
+    title = arguments.dataset or arguments.config_file or "DATASETS"
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    checked, findings = check(arguments)
+    report = json.dumps(as_json(title, checked, findings), indent=1)
+    if arguments.output:
+        write_text(arguments.output / "report.json", report + "\n")
+    problems = sum(finding.is_problem for finding in findings)
+    if arguments.json:
+        print(report)
+    else:
+        several = "" if problems == 1 else "s"
+        verdict = f"{problems} problem{several}, see above" if problems else "all is well"
+        print(f"\n{title}: {verdict}")
+    return 1 if problems else 0

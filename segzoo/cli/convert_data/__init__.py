@@ -1,0 +1,51 @@
+"""Convert labels into a format that segzoo trains on.
+
+    segzoo convert-data panoptic --help
+    segzoo convert-data panoptic roads.yaml --instances instances_{split}.json
+
+Many formats need no conversion: `segzoo check-data --keys` shows which labels a dataset's YAML can describe.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from segzoo.cli.command import command
+from segzoo.cli.parser import EXIT_STATUS, CommandLine
+from segzoo.utils.commands import command_line
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
+
+# One module each, with a line of help.
+CONVERSIONS = {"panoptic": "panoptic labels, of semantic labels and instances"}
+
+
+def build_parser() -> CommandLine:
+    """Return the command line without a conversion."""
+    listed = "\n".join(f"  {name}  {about}" for name, about in CONVERSIONS.items())
+    epilog = f"conversions:\n{listed}\n\n{EXIT_STATUS}"
+    parser = CommandLine("convert-data", description=__doc__, epilog=epilog)
+    parser.add_argument("conversion", nargs="?", help="one of those below; its options come after it")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Refuse what is not a conversion.
+
+    Raises:
+        InputError: always.
+    """
+    known = f"; known: {', '.join(CONVERSIONS)}; see `{command_line('convert-data', '--help')}`"
+    if arguments.conversion is None:
+        raise InputError(f"the conversion is missing{known}")
+    close = did_you_mean(arguments.conversion, CONVERSIONS)
+    raise InputError(f"unknown conversion {arguments.conversion}{close or known}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `segzoo convert-data`; return the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in CONVERSIONS:
+        return importlib.import_module(f".{words[0]}", __name__).main(words[1:])
+    return command(build_parser, run)(words)

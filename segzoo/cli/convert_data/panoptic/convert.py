@@ -1,0 +1,189 @@
+"""Converts the splits of a dataset, and writes the dataset YAML of the panoptic labels."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from segzoo.cli.dataset_option import given_splits, splits_of
+from segzoo.cli.panoptic_files import panoptic_categories
+from segzoo.data import DatasetFile, label_reader
+from segzoo.data.templates import fill, match
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import is_same_file
+
+from .conversion import Converter, convert_all, make_jobs, report
+from .instances import InstancesOfSplit, find_coco, find_pngs, of_records
+from .output import folder_in_yaml, other_splits, save_json, save_yaml
+from .painting import Rules
+
+
+class BrokenImagesError(InputError):
+    """Images of a split could not be converted."""
+
+
+def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
+    """The dataset, and the splits to convert.
+
+    Raises:
+        InputError: no such dataset or split, or nothing to do with it.
+    """
+    names = splits_of(arguments.dataset) if arguments.dataset else given_splits(arguments)
+    if not names:
+        raise InputError("DATASETS: the configuration has no dataset; give a dataset YAML")
+    dataset = label_reader(names[0]).dataset
+    if dataset.layouts[0].panoptic is not None:
+        raise InputError(f"{dataset.path.name}: has panoptic labels; give a YAML of semantic labels")
+    if dataset.layouts[0].instances is not None and dataset.background is None:
+        print(
+            f"{dataset.path.name}: what no instance covers becomes void; to make it a class, add one to "
+            "classes and name it: background: NAME"
+        )
+    if not any(one.isthing for one in dataset.classes):
+        raise InputError(
+            f"{dataset.path.name}: no class has instances; write those that do as "
+            "{name: ..., isthing: true}"
+        )
+    for split in arguments.splits or ():
+        if split not in names:
+            raise InputError(f"--splits {split}: {dataset.path.name} has {', '.join(names)}")
+    labelled = [split for split in names if split not in dataset.without_labels]
+    splits = list(dict.fromkeys(arguments.splits or labelled))
+    if not splits:
+        raise InputError(f"{dataset.path.name}: none of its splits has labels; see its key without_labels")
+    return dataset, splits
+
+
+def find_instances(
+    arguments: argparse.Namespace, dataset: DatasetFile, split: str, records: Sequence[Mapping[str, Any]]
+) -> InstancesOfSplit:
+    """Where the instances of a split's images are described."""
+    root, fields = Path(MetadataCatalog.get(split).dataset_root), dataset.splits[split]
+    files = [record["file_name"] for record in records]
+    if arguments.instances is not None:
+        file = fill(arguments.instances, fields)
+        candidates = [root / file, Path(file)]
+        json_file = next((one for one in candidates if one.is_file()), None)
+        if json_file is None:
+            raise InputError(
+                f"--instances: neither {' nor '.join(map(str, candidates))} exists; check the path"
+            )
+        if "annotations" in records[0] and is_same_file(json_file, MetadataCatalog.get(split).json_file):
+            if arguments.rename:
+                raise InputError(
+                    f"--rename: {json_file} holds the labels of {dataset.path.name}; write label_map there"
+                )
+            return of_records(records, dataset)
+        renamed = dict(one.rsplit("=", 1) for one in arguments.rename)
+        return find_coco(json_file, files, dataset, renamed)
+    template = arguments.instance_masks
+    # The text of {stem}, and of other fields, in the path of each image.
+    found = dict(match(root, dataset.layouts[records[0]["layout"]].images, fields))
+    patterns = {
+        file: fill(template, {"stem": Path(file).stem, **fields, **found.get(file, {})}) for file in files
+    }
+    if len(set(patterns.values())) < len(patterns):
+        raise InputError(
+            f"--instance-masks {template}: is the same for several images; write {{stem}} into it"
+        )
+    if "{" in patterns[files[0]]:
+        raise InputError(
+            f"--instance-masks: {patterns[files[0]]} has an unknown field; known: stem and those of images"
+        )
+    return find_pngs(patterns, (str(root), ""))
+
+
+def convert_split(
+    arguments: argparse.Namespace, dataset: DatasetFile, split: str
+) -> tuple[Path, dict[str, str]]:
+    """Converts a split; returns the folder of the output and what the YAML says about the split.
+
+    Raises:
+        InputError: it is not there, or has wrong files, which were printed.
+    """
+    records = DatasetCatalog.get(split)
+    reader = label_reader(split)
+    folder = Path(os.path.commonpath([os.path.dirname(os.path.abspath(one["file_name"])) for one in records]))
+    output = Path(os.path.abspath(arguments.output or MetadataCatalog.get(split).dataset_root))
+    if not arguments.check:
+        other_splits(yaml_path(arguments, dataset, output), dataset)  # before the work: is the name free?
+    instances = find_instances(arguments, dataset, split, records)
+    jobs = make_jobs(instances, records, folder)
+    converter = Converter(
+        reader,
+        Rules(reader.is_thing, reader.ignore_label, arguments.order, arguments.uncovered),
+        None if arguments.check else output / "panoptic" / split,
+        pngs=arguments.instances is None,
+        is_binary="*" in (arguments.instance_masks or ""),
+        no_instance=tuple(arguments.no_instance),
+    )
+    json_file = output / "panoptic" / f"{split}.json"
+    # While PNGs change, no JSON may speak of them; it comes back untouched if nothing has changed.
+    previous = json_file.with_name(f".{json_file.name}.previous")
+    if json_file.is_file() and not arguments.check:
+        os.replace(json_file, previous)
+    done = list(convert_all(jobs, converter, arguments.workers, split))
+    problems = [one.problem for one in done if one.problem]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    report(split, jobs, done, instances)
+    if problems:
+        raise BrokenImagesError(
+            f"{split}: {len(problems)} of {len(jobs)} images are wrong, see above; repair them"
+        )
+    if not arguments.check:
+        document = {
+            "info": {"description": f"{split}, panoptic, of {dataset.path.name}"},
+            "images": [one.image for one in done],
+            "annotations": [one.annotation for one in done],
+            "categories": panoptic_categories(dataset),
+        }
+        counts = {
+            job.file_name: {key: count for key, count in one.counts.items() if count}
+            for job, one in zip(jobs, done, strict=True)
+        }
+        facts = {
+            "order": arguments.order,
+            "uncovered": arguments.uncovered,
+            "total": dict(sum((one.counts for one in done), Counter())),
+            "passed_over": dict(instances.passed_over),
+            "images": {name: count for name, count in counts.items() if count},
+        }
+        save_json(json_file.with_suffix(".report.json"), facts)
+        if previous.is_file():
+            os.replace(previous, json_file)
+        save_json(json_file, document)
+    return output, {"images": folder_in_yaml(folder, output), "name": split}
+
+
+def yaml_path(arguments: argparse.Namespace, dataset: DatasetFile, output: Path) -> Path:
+    return output / f"{arguments.name or f'{dataset.name}_panoptic'}.yaml"
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Converts the splits and writes the YAML; returns the exit status."""
+    dataset, splits = find_splits(arguments)
+    errors: list[InputError] = []
+    for split in splits:
+        try:
+            output, fields = convert_split(arguments, dataset, split)
+        except InputError as error:
+            print(error, file=sys.stderr)
+            errors.append(error)
+            continue
+        if arguments.check:
+            continue
+        # After each split, so that what is done can be used.
+        file = yaml_path(arguments, dataset, output)
+        written = {**other_splits(file, dataset), f"{split}_panoptic": fields}
+        save_yaml(file, dataset, written, f"{dataset.name}, panoptic")
+        print(f"  written: {file}, with {split}_panoptic")
+    nothing_done = len(errors) == len(splits) and not any(
+        isinstance(one, BrokenImagesError) for one in errors
+    )
+    return 2 if nothing_done else min(len(errors), 1)

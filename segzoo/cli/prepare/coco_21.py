@@ -1,0 +1,117 @@
+"""Makes label files with VOC's 21 classes from COCO's instances, for training before VOC.
+
+    segzoo prepare coco_21
+    segzoo prepare coco_21 --check                # count
+
+Reads coco/annotations/instances_{train,val}2017.json and writes coco/coco_21_labels/{train,val}2017/*.png,
+palette images of 0..20, and coco/coco_21_labels/{train,val}2017.txt. As in GluonCV: where instances overlap,
+the one that the JSON has first wins; other categories are background; images count that have more than 1,000
+labelled pixels. Can be interrupted and started again; until a split is complete, its folder is called
+train2017.partial.
+"""
+
+import argparse
+import json
+import multiprocessing
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+from segzoo.data import read_dataset_file
+from segzoo.data.workers import as_worker
+from segzoo.utils.errors import InputError
+
+from .common import at_root, check_splits, fill_folder, find_root, save_labels, save_lines
+
+# COCO's category of each of VOC's classes, from background on: aeroplane is airplane (5), and so on.
+CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
+LEAST_PIXELS = 1000
+FOLDER, SPLITS = "coco_21_labels", ("train2017", "val2017")
+
+
+class Instances(NamedTuple):
+    """An image of the JSON, and its instances of the 20 classes: (class, COCO's segmentation), in order."""
+
+    stem: str
+    height: int
+    width: int
+    instances: list[tuple[int, Any]]
+
+
+def paint(image: Instances) -> np.ndarray:
+    """(H, W) uint8 classes; the first instance of a pixel wins."""
+    labels = np.zeros((image.height, image.width), dtype=np.uint8)
+    for index, segmentation in image.instances:
+        labels[(labels == 0) & decode(segmentation, image)] = index
+    return labels
+
+
+def decode(segmentation: Any, image: Instances) -> np.ndarray:
+    """(H, W) bool: polygons, or the run lengths of a crowd."""
+    try:
+        encoded = coco_mask.frPyObjects(segmentation, image.height, image.width)
+        mask = coco_mask.decode(encoded)
+    except Exception as error:  # of pycocotools' C code, which has its own ideas of exceptions
+        raise InputError(f"{image.stem}: an instance has a broken segmentation ({error})") from None
+    return mask.reshape(image.height, image.width, -1).any(axis=2)
+
+
+def convert(image: Instances, target: Path, palette: Sequence[Sequence[int]]) -> None:
+    """Writes one label file."""
+    save_labels(paint(image), target, palette)
+
+
+def has_enough(image: Instances) -> bool:
+    """Whether the image counts."""
+    return np.count_nonzero(paint(image)) > LEAST_PIXELS
+
+
+def read_instances(file: Path) -> list[Instances]:
+    """The images that have an instance of the classes."""
+    try:
+        facts = json.loads(file.read_bytes())
+        found = defaultdict(list)
+        for one in facts["annotations"]:
+            if one["category_id"] in CATEGORIES:
+                index = CATEGORIES.index(one["category_id"])
+                found[one["image_id"]].append((index, one["segmentation"]))
+        return [
+            Instances(Path(one["file_name"]).stem, one["height"], one["width"], found[one["id"]])
+            for one in facts["images"]
+            if one["id"] in found
+        ]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error}); download it again") from None
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{file}: lacks {error}; it is not an instances file of COCO") from None
+
+
+def select(images: list[Instances], workers: int, title: str) -> list[Instances]:
+    """The images that count."""
+    if workers <= 1 or len(images) <= 1:
+        return [image for image in tqdm(images, title, unit="image") if has_enough(image)]
+    with multiprocessing.Pool(workers, initializer=as_worker) as pool:
+        enough = tqdm(pool.imap(has_enough, images, chunksize=64), title, len(images), unit="image")
+        return [image for image, one in zip(images, enough, strict=True) if one]
+
+
+def prepare(arguments: argparse.Namespace) -> bool:
+    """Writes labels and lists; returns whether all could be made."""
+    root = find_root("coco_21", arguments.root, "annotations", "unpack annotations_trainval2017.zip there")
+    dataset, complete = read_dataset_file("coco_21"), True
+    make = partial(convert, palette=[entry.color for entry in dataset.classes])
+    for split in () if arguments.check else SPLITS:
+        images = read_instances(root / f"annotations/instances_{split}.json")
+        images = select(images, arguments.workers, f"{split}: counting pixels")
+        jobs = {f"{image.stem}.png": image for image in images}
+        if fill_folder(root / FOLDER / split, jobs, make, arguments.workers, split):
+            save_lines(sorted(image.stem for image in images), root / FOLDER / f"{split}.txt")
+        else:
+            complete = False
+    return check_splits(at_root(dataset, root))[1] and complete

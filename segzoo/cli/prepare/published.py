@@ -1,0 +1,20 @@
+"""Count the images of a copy of DATASET; there is nothing to prepare.
+
+    segzoo prepare DATASET
+    segzoo prepare DATASET --root /data/copy
+
+segzoo reads the files as they unpack. `segzoo check-data DATASET` reads them all.
+"""
+
+import argparse
+
+from segzoo.data import read_dataset_file
+
+from .common import at_root, check_splits
+
+
+def prepare(arguments: argparse.Namespace) -> bool:
+    """Print how many images each split has; return whether the published ones are there."""
+    dataset = at_root(read_dataset_file(arguments.dataset), arguments.root)
+    optional = sorted(dataset.without_labels)
+    return check_splits(dataset, skip=optional)[1]
