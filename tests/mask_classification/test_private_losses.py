@@ -1,0 +1,240 @@
+"""A package outside the tree: a loss term, a matching cost, a decoder with outputs and losses, a criterion."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "data"))
+
+from data_trees import forget, write_street
+from test_training_robustness import NARROW
+
+from segzoo.config.files import config_root
+from segzoo.engine import Trainer, default_setup
+from segzoo.model_zoo import load_config
+from segzoo.modeling import CRITERION_REGISTRY
+from segzoo.modeling.mask_classification.criterion import DecoderOutputs, FusedSetCriterion, SegmentTargets
+
+PACKAGE = '''
+"""Boxes beside masks, as detection transformers have them, and a count of segments."""
+
+import torch
+from detectron2.config import CfgNode as CN
+from detectron2.config import configurable
+from torch import nn
+
+from segzoo.config import register_config
+from segzoo.modeling import (
+    CRITERION_REGISTRY,
+    LOSS_TERM_REGISTRY,
+    MATCHING_COST_REGISTRY,
+    TRANSFORMER_DECODER_REGISTRY,
+)
+from segzoo.modeling.mask_classification.criterion import FusedSetCriterion, LossTerm, QueryCost
+from segzoo.projects.maskformer.transformer_decoder import MaskFormerTransformerDecoder
+
+SEEN = []
+
+
+@register_config
+def add_box_config(cfg):
+    cfg.MODEL.PRIVATE_BOXES = CN()
+    cfg.MODEL.PRIVATE_BOXES.WEIGHT = 5.0
+
+
+def boxes(target):
+    """(S, 4) x0 y0 x1 y1 of the segments, in units of the image's sides."""
+    planes = target.planes(torch.arange(len(target), device=target.classes.device))
+    ends = []
+    for axis in (1, 2):
+        inside = planes.any(axis).float()
+        places = torch.arange(inside.shape[1], device=inside.device)
+        last = (inside * (places + 1)).amax(1)
+        first = len(places) - (inside * (len(places) - places)).amax(1)
+        ends.append(torch.stack((first, last), 1) / len(places))
+    return torch.stack((ends[0][:, 0], ends[1][:, 0], ends[0][:, 1], ends[1][:, 1]), 1)
+
+
+@MATCHING_COST_REGISTRY.register()
+class BoxCost(QueryCost):
+    @configurable
+    def __init__(self, weight):
+        self.weight = weight
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"weight": cfg.MODEL.PRIVATE_BOXES.WEIGHT}
+
+    def costs(self, outputs, image, target):
+        return torch.cdist(outputs.stacked("pred_boxes", image), boxes(target), p=1)
+
+
+@LOSS_TERM_REGISTRY.register()
+class BoxTerm(LossTerm):
+    @configurable
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+        self.scale = nn.Parameter(torch.ones(()))
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"weight": cfg.MODEL.PRIVATE_BOXES.WEIGHT}
+
+    def forward(self, layer):
+        found = layer.matched(layer.outputs["pred_boxes"])
+        wanted = torch.cat(
+            [boxes(target)[segments] for target, (_, segments) in zip(layer.targets, layer.matches)]
+        )
+        losses = {"loss_bbox": self.weight * self.scale * (found - wanted).abs().sum() / layer.num_masks}
+        if layer.is_last:
+            losses["loss_scale"] = (self.scale - 1.5).square()
+        return losses
+
+
+@TRANSFORMER_DECODER_REGISTRY.register()
+class BoxDecoder(MaskFormerTransformerDecoder):
+    wants = ("images", "targets", "tasks")
+
+    @configurable
+    def __init__(self, *, mask_dim, **options):
+        super().__init__(mask_dim=mask_dim, **options)
+        self.box_embed = nn.Linear(mask_dim, 4)
+        self.count = nn.Linear(3, 1)
+
+    def forward(self, x, mask_features, images, targets, tasks):
+        outputs = super().forward(x, mask_features)
+        SEEN.append((tuple(images.shape), targets and [len(target) for target in targets], tasks))
+        if targets is not None:
+            for layer in (outputs, *outputs["aux_outputs"]):
+                layer["pred_boxes"] = self.box_embed(layer["mask_embed"]).sigmoid()
+            number = torch.tensor([[len(target)] for target in targets], device=images.device)
+            outputs["losses"] = {"loss_count": 0.1 * (self.count(images.mean((2, 3))) - number).abs().mean()}
+        return outputs
+
+
+@CRITERION_REGISTRY.register()
+class HalvedCriterion(FusedSetCriterion):
+    def forward(self, *arguments):
+        return {name: loss / 2 for name, loss in super().forward(*arguments).items()}
+'''
+STANDARD = {"TERMS": ("ClassTerm", "MaskTerm", "DiceTerm"), "COSTS": ("ClassCost", "MaskCost", "DiceCost")}
+
+
+@pytest.fixture
+def private_boxes(tmp_path, monkeypatch):
+    """The package, and a dataset; the module as it is after the configuration imported it."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "private_boxes.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(str(tmp_path / "package"))
+    monkeypatch.chdir(tmp_path)
+    write_street(tmp_path / "street")
+    yield tmp_path
+    forget(["street_train"])
+
+
+def configuration(folder, *overrides):
+    changes = {
+        "_BASE_": str(config_root() / "_base_/methods/maskformer.yaml"),
+        "IMPORTS": ["private_boxes"],
+        "MODEL": {
+            "MASK_FORMER": {
+                "TRANSFORMER_DECODER_NAME": "BoxDecoder",
+                "LOSS_TERMS": [*STANDARD["TERMS"], "BoxTerm"],
+                "MATCHING_COSTS": [*STANDARD["COSTS"], "BoxCost"],
+            },
+            "PRIVATE_BOXES": {"WEIGHT": 3.0},
+        },
+    }
+    (folder / "boxes.yaml").write_text(yaml.safe_dump(changes))
+    keys = NARROW | {
+        "TASK": "panoptic",
+        "DATASETS.FILES": f"('{folder / 'street' / 'street.yaml'}',)",
+        "DATASETS.TRAIN": "('street_train',)",
+        "SOLVER.IMS_PER_BATCH": 2,
+        "SOLVER.MAX_ITER": 2,
+        "SOLVER.LOG_PERIOD": 1,
+        "DATALOADER.NUM_WORKERS": 0,
+        "OUTPUT_DIR": str(folder / "run"),
+    }
+    return load_config(
+        folder / "boxes.yaml", [str(part) for pair in keys.items() for part in pair] + list(overrides)
+    )
+
+
+def test_its_parts_train_in_the_standard_model(private_boxes):
+    cfg = configuration(private_boxes)
+    default_setup(cfg)
+    torch.manual_seed(0)
+    trainer = Trainer(cfg)
+    model = trainer.model
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer.train()
+
+    # Masks are still compared by the fast form.
+    assert type(model.criterion) is FusedSetCriterion
+    assert model.criterion.fused_terms is not None
+    for name in ("sem_seg_head.predictor.box_embed.weight", "sem_seg_head.predictor.count.weight"):
+        assert not torch.equal(dict(model.named_parameters())[name], before[name])
+    # A term's own parameter is trained and stored.
+    scale = torch.load("run/model_final.pth", weights_only=True)["model"]["criterion.terms.3.scale"]
+    assert scale != 1.0
+
+    lines = [json.loads(line) for line in Path("run/metrics.json").read_text().splitlines()]
+    layers = ["", "_0"]  # two decoder layers
+    expected = {f"loss_{name}{layer}" for name in ("ce", "mask", "dice", "bbox") for layer in layers}
+    assert {key for key in lines[-1] if key.startswith("loss_")} == expected | {"loss_scale", "loss_count"}
+    assert lines[-1]["total_loss"] == pytest.approx(
+        sum(value for key, value in lines[-1].items() if key.startswith("loss_")), rel=1e-5
+    )
+    # The decoder saw the padded batch and the segments in training; in evaluation there are no targets.
+    import private_boxes as package
+
+    shape, counts, tasks = package.SEEN[-1]
+    assert shape[:2] == (2, 3)
+    assert shape[2] % 32 == shape[3] % 32 == 0
+    assert all(count > 0 for count in counts)
+    assert tasks == ("panoptic",)
+    model.eval()
+    with torch.no_grad():
+        model([{"image": torch.zeros(3, 40, 50)}])
+    assert package.SEEN[-1] == ((1, 3, 64, 64), None, ("panoptic",))
+
+
+def test_its_cost_decides_the_matching(private_boxes):
+    cfg = configuration(private_boxes, "MODEL.PRIVATE_BOXES.WEIGHT", "1000.0")
+    model = Trainer.build_model(cfg)
+    segment_map = torch.full((8, 8), -1, dtype=torch.int16)
+    segment_map[:4, :4], segment_map[6:, 4:] = 0, 1
+    target = SegmentTargets(torch.tensor([0, 1]), segment_map=segment_map)
+    torch.manual_seed(0)
+    boxes = torch.rand(1, 5, 4)
+    boxes[0, 3] = torch.tensor([0.0, 0.0, 0.5, 0.5])
+    boxes[0, 1] = torch.tensor([0.5, 0.75, 1.0, 1.0])
+    outputs = {
+        "pred_logits": torch.randn(1, 5, 5),
+        "pred_masks": torch.randn(1, 5, 2, 2),
+        "pred_boxes": boxes,
+    }
+    (((queries, segments),),) = model.criterion.matcher(DecoderOutputs(outputs), [target])
+    assert dict(zip(segments.tolist(), queries.tolist(), strict=True)) == {0: 3, 1: 1}
+    assert model.criterion(outputs, [target])["loss_bbox"].item() == pytest.approx(0.0, abs=1e-4)
+
+
+def test_its_criterion_replaces_the_standard_one(private_boxes):
+    losses = {}
+    for name in ("FusedSetCriterion", "HalvedCriterion"):
+        cfg = configuration(private_boxes, "MODEL.MASK_FORMER.CRITERION_NAME", name)
+        criterion = Trainer.build_model(cfg).criterion
+        assert type(criterion) is CRITERION_REGISTRY.get(name)
+        torch.manual_seed(0)
+        outputs = {"pred_logits": torch.randn(1, 5, 5), "pred_masks": torch.randn(1, 5, 2, 2)}
+        outputs["pred_boxes"] = torch.rand(1, 5, 4)
+        target = SegmentTargets(torch.tensor([0]), segment_map=torch.zeros(8, 8, dtype=torch.int16))
+        losses[name] = criterion(outputs, [target])
+    for name, loss in losses["FusedSetCriterion"].items():
+        torch.testing.assert_close(losses["HalvedCriterion"][name] * 2, loss)
