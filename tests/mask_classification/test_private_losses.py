@@ -1,4 +1,4 @@
-"""A package outside the tree: a loss term, a matching cost, a decoder with outputs and losses, a criterion."""
+"""A package outside the tree: a loss term, a matching cost, a decoder with outputs and losses, criteria."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What a transformer decoder may ask for beside feature maps, and losses that a head computes itself.
+"""What a transformer decoder may ask for beside feature maps.
 
 A decoder that needs more than feature maps names it in its attribute `wants`, and its `forward` receives it
 by keyword, as it is in `segzoo.modeling.segmentor.Batch`:
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
 # What `wants` may name.
 OFFERED = ("images", "image_sizes", "tasks", "inputs", "targets")
@@ -35,18 +34,3 @@ def wanted(module: torch.nn.Module) -> tuple[str, ...]:
                 f"{type(module).__name__}.wants names {name!r}; expected some of {', '.join(OFFERED)}"
             )
     return tuple(names)
-
-
-def with_head_losses(losses: dict[str, Tensor], outputs: dict) -> dict[str, Tensor]:
-    """Join the criterion's losses and those that the head returned in `outputs["losses"]`.
-
-    Raises:
-        ValueError: both have a loss of one name.
-    """
-    own = outputs.get("losses", {})
-    twice = sorted(losses.keys() & own.keys())
-    if twice:
-        raise ValueError(
-            f"the head returned {', '.join(twice)}, a loss that the criterion computes; give it another name"
-        )
-    return {**losses, **own}

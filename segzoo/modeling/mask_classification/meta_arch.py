@@ -18,8 +18,7 @@ from segzoo.utils.tasks import TASKS
 
 from ..registry import registered
 from ..segmentor import Batch, Segmentor, Sizes
-from .context import with_head_losses
-from .criterion import SegmentTargets, build_criterion, targets_from_inputs
+from .criterion import SegmentTargets, build_criterion, joined, targets_from_inputs
 from .postprocess import inference
 
 
@@ -125,7 +124,7 @@ class MaskFormer(Segmentor):
         return targets_from_inputs(batch.inputs, batch.padded_size, self.device)
 
     def losses(self, outputs: dict[str, Any], targets: list[SegmentTargets]) -> dict[str, Tensor]:
-        return with_head_losses(self.criterion(outputs, targets), outputs)
+        return joined((self.criterion(outputs, targets), outputs.get("losses", {})))
 
     def postprocess(
         self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
