@@ -16,10 +16,16 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train", "train a model, on one or many GPUs or on the CPU"),
     "evaluate": Command("evaluate", "compute the metrics of a checkpoint, or of predictions that were saved"),
+    "predict": Command("predict", "draw a model's predictions on images and videos"),
+    "submit": Command("submit", "submit trainings and evaluations to SLURM, and show their status"),
     "check-data": Command("check_data", "read every file of a dataset as training does, count, and draw"),
     "visualize-data": Command("visualize_data", "draw labels, or what training sees after augmentation"),
     "convert-data": Command("convert_data", "make labels in a format that segzoo trains on"),
     "prepare": Command("prepare", "make what a built-in dataset's download lacks; show where to get it"),
+    "export": Command("export", "write a model as one file that runs without segzoo"),
+    "convert-checkpoint": Command("convert_checkpoint", "turn any checkpoint into a self-describing one"),
+    "analyze": Command("analyze", "count parameters and GFLOPs, beside the published ones"),
+    "replay": Command("replay", "run the batch again that ended a training with a loss that is not finite"),
 }
 
 # What is typed from habit, and what to say of it.

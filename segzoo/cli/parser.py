@@ -93,7 +93,7 @@ class CommandLine(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
-        self.has_dataset = self.has_overrides = self.data_is_overrides = False
+        self.has_dataset = self.has_overrides = self.data_is_overrides = self.has_rest = False
         self.checks: list[Callable[[argparse.Namespace], None]] = []
         self.add_argument("--debug", action="store_true", help="show where an error was raised")
 
@@ -177,8 +177,14 @@ class CommandLine(argparse.ArgumentParser):
         else:
             self.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=about)
 
+    def add_rest(self) -> None:
+        """For commands that take the words of another one after `--`, as `rest`; None without `--`."""
+        self.has_rest = True
+
     def parse_args(self, args=None, namespace=None):
-        words = list(sys.argv[1:] if args is None else args)
+        given = list(sys.argv[1:] if args is None else args)
+        end = given.index("--") if self.has_rest and "--" in given else len(given)
+        words = given[:end]
         start = self._start_of_overrides(words) if self.has_overrides else len(words)
         parsed = super().parse_args(words[:start], namespace)
         if self.has_dataset:
@@ -194,7 +200,9 @@ class CommandLine(argparse.ArgumentParser):
                 take_data(parsed)
             if getattr(parsed, "weights", None):
                 parsed.opts = _with_weights(parsed.opts, parsed.weights)
-        parsed.words = words
+        parsed.words = given
+        if self.has_rest:
+            parsed.rest = given[end + 1 :] if end < len(given) else None
         for check in self.checks:
             check(parsed)
         return parsed

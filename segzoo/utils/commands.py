@@ -53,6 +53,11 @@ def program() -> str:
     return "segzoo"
 
 
+def is_source_tree(root: Path = SOURCE_TREE) -> bool:
+    """Return whether a folder that holds the package is a source tree, not one of installed packages."""
+    return (root / "pyproject.toml").is_file()
+
+
 def is_started_by_script() -> bool:
     """Return whether this process runs a script in tools/ or datasets/ of the source tree."""
     folders = (SOURCE_TREE / "tools", SOURCE_TREE / "datasets")

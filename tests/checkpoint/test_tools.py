@@ -1,26 +1,17 @@
-"""tools/analyze_model.py and tools/convert_checkpoint.py, run in this process."""
+"""`segzoo analyze` and `segzoo convert-checkpoint`, run in this process."""
 
-import importlib.util
 import json
 import pickle
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 from segzoo import model_zoo
 from segzoo.checkpoint import read_checkpoint
+from segzoo.cli import analysis, analyze, convert_checkpoint
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 CONFIG = "semantic/camvid/maskformer_r18"
-
-
-def load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +29,7 @@ def test_converted_file_is_native_and_describes_itself(tmp_path, official_file, 
     source, weights = official_file
     output = tmp_path / f"converted{suffix}"
     arguments = ["--config-file", CONFIG, "--input", str(source), "--output", str(output)]
-    assert load_tool("convert_checkpoint").main(arguments) == 0
+    assert convert_checkpoint.main(arguments) == 0
     assert "read as MaskFormer" in capsys.readouterr().out
     file = read_checkpoint(output)
     assert all(torch.equal(file.weights[key], value) for key, value in weights.items())
@@ -49,7 +40,7 @@ def test_converted_file_is_native_and_describes_itself(tmp_path, official_file, 
 
 def test_conversion_neither_overwrites_nor_fills_gaps_with_random_values(tmp_path, official_file, capsys):
     source, _ = official_file
-    convert = load_tool("convert_checkpoint").main
+    convert = convert_checkpoint.main
     output = tmp_path / "x.pth"
     output.touch()
     assert convert(["--config-file", CONFIG, "--input", str(source), "--output", str(output)]) == 2
@@ -67,8 +58,7 @@ def test_conversion_neither_overwrites_nor_fills_gaps_with_random_values(tmp_pat
 
 
 def test_analysis_prints_parts_total_and_json(capsys):
-    analyze = load_tool("analyze_model").main
-    assert analyze([f"configs/{CONFIG}.yaml", "--size", "64", "96", "--json"]) == 0
+    assert analyze.main([f"configs/{CONFIG}.yaml", "--size", "64", "96", "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)
     model = model_zoo.get(CONFIG)
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -81,7 +71,7 @@ def test_analysis_prints_parts_total_and_json(capsys):
 
 
 def test_deviations_from_published_numbers_are_printed_in_percent():
-    show = load_tool("analyze_model").show
+    show = analysis.show
     known = {"params_M": 42, "gflops": None}
     text = show(
         {"name": "x", "size": [512, 512], "params_M": 44.1, "gflops": 3.0, "parts": {}, "paper": known}
@@ -91,13 +81,13 @@ def test_deviations_from_published_numbers_are_printed_in_percent():
 
 
 def test_unknown_model_is_one_line_and_status_2(capsys):
-    assert load_tool("analyze_model").main(["semantic/camvid/maskfrmer_r18"]) == 2
+    assert analyze.main(["semantic/camvid/maskfrmer_r18"]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert "did you mean semantic/camvid/maskformer_r18" in captured.err
 
 
 def test_an_impossible_image_size_is_one_line_and_status_2(capsys):
-    assert load_tool("analyze_model").main([CONFIG, "--size", "0", "64"]) == 2
+    assert analyze.main([CONFIG, "--size", "0", "64"]) == 2
     message = "error: --size 0 64: expected a height and a width of at least 1\n"
     assert capsys.readouterr().err == message

@@ -68,7 +68,7 @@ def test_data_stands_for_the_keys_of_a_configuration(tmp_path):
 
 
 def test_a_job_reads_a_copy_of_the_dataset_file(tmp_path):
-    from submission.plan import freeze, plan_runs
+    from segzoo.cli.submission.plan import freeze, plan_runs
 
     file = dataset(tmp_path, splits={"job_train": "train", "job_val": "val"})
     words = ["--config-file", "semantic/camvid/maskformer_r18", f"--data={file}", "SEED", "1"]

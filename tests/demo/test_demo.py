@@ -1,4 +1,4 @@
-"""tools/demo.py from its command line to its files, with a small random model."""
+"""`segzoo predict` from its command line to its files, with a small random model."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
-from demo_helpers import CONFIG, OVERRIDES, load_tool
-from demo_parts import outputs, window
+from demo_helpers import CONFIG, OVERRIDES
 from PIL import Image
 
-demo = load_tool("tools/demo.py")
+from segzoo.cli import predict
+from segzoo.cli.prediction import outputs, runner, window
+from segzoo.cli.prediction.inputs import find_inputs, name_results
 
 
 class Ended(NamedTuple):
@@ -24,7 +25,7 @@ class Ended(NamedTuple):
 def run(weights, tmp_path):
     def run_demo(*arguments: str) -> int:
         output = ["--output", str(tmp_path / "out")]
-        return demo.main(
+        return predict.main(
             ["--config-file", CONFIG, *output, *arguments, "--opts", *OVERRIDES, "MODEL.WEIGHTS", weights]
         )
 
@@ -151,7 +152,7 @@ def test_without_output_and_display_it_says_so(files, weights, capsys, monkeypat
     reasons = {"NONE": "this OpenCV is built without windows", "QT5": "has no display"}
     for kind, reason in reasons.items():
         monkeypatch.setattr(cv2, "getBuildInformation", lambda kind=kind: f"  GUI:      {kind}\n")
-        assert demo.main(["--config-file", CONFIG, "--webcam"]) == 2
+        assert predict.main(["--config-file", CONFIG, "--webcam"]) == 2
         line = capsys.readouterr().err
         assert reason in line
         assert "give --output DIR" in line
@@ -163,7 +164,7 @@ def test_without_output_and_display_it_says_so(files, weights, capsys, monkeypat
     assert "namedWindow" in tried[0][2]
     monkeypatch.setattr(window.subprocess, "run", lambda words, **_: Ended(0))
     assert window.why_no_window() == ""
-    assert demo.main(["--config-file", CONFIG, "--input", str(files), "--save-labels"]) == 2
+    assert predict.main(["--config-file", CONFIG, "--input", str(files), "--save-labels"]) == 2
     assert "--save-labels needs --output" in capsys.readouterr().err
 
 
@@ -178,11 +179,11 @@ def test_inputs_are_never_overwritten(run, tmp_path, pictures, capsys):
 
 
 def test_names_differ_in_more_than_case():
-    assert demo.name_results([Path("x/A.png"), Path("y/a.png")]) == ["A", "a_2"]
-    assert demo.name_results([Path("a.png"), Path("a_2.png"), Path("a.tif")]) == ["a", "a_2", "a_3"]
+    assert name_results([Path("x/A.png"), Path("y/a.png")]) == ["A", "a_2"]
+    assert name_results([Path("a.png"), Path("a_2.png"), Path("a.tif")]) == ["a", "a_2", "a_3"]
     # With --save-labels, the frames of a video have a name each.
     pictures, videos = [Path("clip_000003.png")], [Path("clip.mp4"), Path("clip.avi")]
-    assert demo.name_results(pictures, videos) == ["clip_000003", "clip_2", "clip_3"]
+    assert name_results(pictures, videos) == ["clip_000003", "clip_2", "clip_3"]
 
 
 def test_pictures_that_cannot_be_drawn_are_reported_and_the_others_are_drawn(run, files, tmp_path, capsys):
@@ -200,7 +201,7 @@ def test_pictures_that_cannot_be_drawn_are_reported_and_the_others_are_drawn(run
     assert len(errors) == len(wrong)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.jpg", "c.jpg"]
     # Found in their folder, such names are no pictures.
-    assert {path.name for path in demo.find_inputs([str(files)])[0]}.isdisjoint({"folder.jpg", "loop.png"})
+    assert {path.name for path in find_inputs([str(files)])[0]}.isdisjoint({"folder.jpg", "loop.png"})
 
 
 def test_a_picture_too_large_for_a_jpeg_becomes_a_png(tmp_path):
@@ -233,21 +234,21 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_picture(run, files, tmp_path, c
 
 
 def test_what_does_not_fit_into_memory_is_one_failure(run, files, tmp_path, capsys, monkeypatch):
-    predict = demo.Predictor._predict
+    predict = runner.Predictor._predict
 
     def small_only(predictor, pictures, *asked):
         if len(pictures) > 1 or pictures[0].shape[0] == 150:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         return predict(predictor, pictures, *asked)
 
-    monkeypatch.setattr(demo.Predictor, "_predict", small_only)
+    monkeypatch.setattr(runner.Predictor, "_predict", small_only)
     assert run("--input", str(files)) == 1
     assert "b.png: 100x150 needs more memory than is free" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "c.jpg"]
 
 
 def test_no_camera_is_said(capsys, tmp_path):
-    assert demo.main(["--config-file", CONFIG, "--webcam", "97", "--output", str(tmp_path / "o")]) == 2
+    assert predict.main(["--config-file", CONFIG, "--webcam", "97", "--output", str(tmp_path / "o")]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: --webcam: no camera found (number 97); give another number, or a file with --video-input"
     ]
@@ -291,35 +292,35 @@ def test_a_truncated_video_is_a_failure(run, tmp_path, capsys, monkeypatch):
             return 40.0 if key == cv2.CAP_PROP_FRAME_COUNT else self.capture.get(key)
 
     open_capture = cv2.VideoCapture
-    monkeypatch.setattr(demo.cv2, "VideoCapture", Longer)
+    monkeypatch.setattr(runner.cv2, "VideoCapture", Longer)
     assert run("--input", source) == 1
     assert "read 2 of 40 frames" in capsys.readouterr().err
 
 
 def test_junk_is_skipped_in_a_glob_and_reported_in_a_list(files, capsys):
     (files / "notes.txt").write_text("")
-    assert [path.stem for path in demo.find_inputs([str(files / "*")])[0]] == ["a", "b", "c"]
+    assert [path.stem for path in find_inputs([str(files / "*")])[0]] == ["a", "b", "c"]
     assert "skipped 1 files" in capsys.readouterr().out
-    found, _, failures = demo.find_inputs([str(files / "notes.txt"), str(files / "a.png")])
+    found, _, failures = find_inputs([str(files / "notes.txt"), str(files / "a.png")])
     assert [path.stem for path in found] == ["a"]
     assert "unknown kind of file" in failures[0]
 
 
 def test_empty_weights_are_refused(files, tmp_path, capsys):
     arguments = ["--config-file", CONFIG, "--input", str(files), "--output", str(tmp_path / "o"), "--opts"]
-    assert demo.main([*arguments, *OVERRIDES, "MODEL.WEIGHTS", ""]) == 2
+    assert predict.main([*arguments, *OVERRIDES, "MODEL.WEIGHTS", ""]) == 2
     assert "MODEL.WEIGHTS is empty" in capsys.readouterr().err
 
 
 def test_what_is_done_before_a_crash_is_listed(run, files, tmp_path, monkeypatch):
-    write = demo.write_picture
+    write = runner.write_picture
 
     def fail_on_the_second(path, drawn, inputs):
         if path.stem == "b":
             raise RuntimeError("disk")
         return write(path, drawn, inputs)
 
-    monkeypatch.setattr(demo, "write_picture", fail_on_the_second)
+    monkeypatch.setattr(runner, "write_picture", fail_on_the_second)
     with pytest.raises(RuntimeError, match="disk"):
         run("--input", str(files), "--save-labels")
     annotations = json.loads((tmp_path / "out" / "labels" / "panoptic.json").read_text())["annotations"]

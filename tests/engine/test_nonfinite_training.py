@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import replay
 import torch
 
+from segzoo.cli import nonfinite_replay as replay
 from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.cli.train import main as segzoo_train
 from segzoo.config.load import new_config
@@ -146,7 +146,7 @@ def test_a_new_process_sees_the_same_without_the_dataset_and_from_another_folder
 def test_what_goes_otherwise_this_time_is_said(shapes, tmp_path, capsys):
     train(PANOPTIC, "1e10", [], tmp_path, capsys)
     capsule = replay.read_capsule(str(next(tmp_path.glob("nonfinite_*.pth"))))
-    model = replay.Trainer.build_model(load_config(PANOPTIC, ["MODEL.DEVICE", "cpu"]))
+    model = Trainer.build_model(load_config(PANOPTIC, ["MODEL.DEVICE", "cpu"]))
     healthy = dict(replay.replay({**capsule, "model": model.state_dict()}))
     assert healthy["as in the training"].startswith("no")
     assert healthy["non-finite gradients"] == "none"

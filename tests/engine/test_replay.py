@@ -1,24 +1,14 @@
 """A training that stopped can be seen again: the same losses, and the layer that broke them."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
+from segzoo.cli.nonfinite_replay import read_capsule, replay
+from segzoo.cli.replay import main
 from segzoo.engine.nonfinite_dump import save_nonfinite_capsule
 from segzoo.engine.rng_state import capture_random_state
 from segzoo.engine.trainer import Trainer
 from segzoo.model_zoo import load_config
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "replay.py"
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location("replay", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -62,14 +52,13 @@ def stopped(tmp_path):
 
 def test_the_losses_of_the_capsule_come_again_dropout_included(stopped, capsys):
     path, losses = stopped()
-    tool = load_tool()
-    lines = dict(tool.replay(tool.read_capsule(path)))
+    lines = dict(replay(read_capsule(path)))
     assert set(losses) <= set(lines)
     for name, value in losses.items():
         again, before = lines[name].removesuffix(")").split(" (then: ")
         assert float(again) == float(before) == pytest.approx(value, rel=1e-5)
     assert lines["first non-finite output"] == lines["non-finite gradients"] == "none"
-    assert tool.main([path]) == 0
+    assert main([path]) == 0
     shown = capsys.readouterr().out
     assert "a.png" in shown
     assert "0.01, 0.1" in shown
@@ -81,17 +70,15 @@ def test_the_first_module_that_breaks_is_named(stopped):
             model.backbone.res4[1].conv1.weight.fill_(torch.finfo(torch.float32).max)
 
     path, _ = stopped(overflow)
-    tool = load_tool()
-    lines = dict(tool.replay(tool.read_capsule(path)))
+    lines = dict(replay(read_capsule(path)))
     # The norm is a module inside the convolution, whose product is what overflows.
     assert lines["first non-finite output"].startswith("backbone.res4.1.conv1")
     assert "its inputs are not finite either" in lines["first non-finite output"]
 
 
 def test_another_file_is_refused_in_one_line(tmp_path, capsys):
-    tool = load_tool()
     torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "model.pth")
-    assert tool.main([str(tmp_path / "model.pth")]) == 2
+    assert main([str(tmp_path / "model.pth")]) == 2
     assert "lacks iteration, batch, random_state, config" in capsys.readouterr().err
-    assert tool.main([str(tmp_path / "none.pth")]) == 2
+    assert main([str(tmp_path / "none.pth")]) == 2
     assert "none.pth: does not exist" in capsys.readouterr().err

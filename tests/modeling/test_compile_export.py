@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 
-import export_model
 import pytest
 import torch
 from modeling_helpers import (
@@ -19,6 +18,7 @@ from modeling_helpers import (
 
 from segzoo import model_zoo
 from segzoo.checkpoint import save_checkpoint
+from segzoo.cli import export
 from segzoo.engine import Trainer
 from segzoo.export.torch_export import Network, export_program, save_program
 from segzoo.modeling import Segmentor
@@ -125,7 +125,7 @@ def test_an_exported_file_gives_the_raw_outputs_and_says_what_they_are(job, tmp_
     file = tmp_path / "new" / "model.pt2"
     size = (50, 70)
     arguments = ["--config-file", name, "--output", str(file), "--size", "50", "70", "--batch-size", "2"]
-    assert export_model.main([*arguments, *overrides]) == 0
+    assert export.main([*arguments, *overrides]) == 0
     assert "read back and run" in capsys.readouterr().out
     assert [one.name for one in file.parent.iterdir()] == ["model.pt2"]
     extra = {"segzoo.json": ""}
@@ -199,7 +199,7 @@ def test_a_program_that_computes_something_else_or_no_numbers_is_not_kept(tmp_pa
 def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, capsys, change, message):
     output = str(tmp_path / change.get("--output", "model.pt2"))
     arguments = ["--config-file", SEMANTIC, "--output", output, "--size", "64", "64"]
-    assert export_model.main([*arguments, "--opts", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]) == 2
+    assert export.main([*arguments, "--opts", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""tools/submit.py on a real SLURM: arrays of several tasks, the end of a job's time, cancelling, failing."""
+"""`segzoo submit` on a real SLURM: arrays of several tasks, the end of a job's time, cancelling, failing."""
 
 import contextlib
 import json
@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,15 +14,11 @@ import pytest
 import torch
 from slurm_on_loopback import LoopbackSlurm, why_not
 
+from segzoo.cli import submit, train
+from segzoo.cli.prepare.shapes import make_shapes
+from segzoo.cli.submission.status import OPEN, standings
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tools"))
-
-import submit  # noqa: E402  they stand in tools/
-import train_net  # noqa: E402
-from submission.status import OPEN, standings  # noqa: E402
-
-from segzoo.cli.prepare.shapes import make_shapes  # noqa: E402
-
 ITERATIONS = 24
 WORDS = ["--config-file", "semantic/shapes/pspnet_r18_quarter", "SOLVER.MAX_ITER", str(ITERATIONS)]
 WORDS += ["SOLVER.IMS_PER_BATCH", "4", "SOLVER.LOG_PERIOD", "1", "MODEL.DEVICE", "cpu"]
@@ -93,7 +88,7 @@ def job_of(slurm, job_id):
 
 
 def train_here(folder, *words):
-    assert train_net.main([*words, *WORDS, "OUTPUT_DIR", str(folder)]) == 0
+    assert train.main([*words, *WORDS, "OUTPUT_DIR", str(folder)]) == 0
     return torch.load(folder / "model_final.pth", weights_only=True)["model"]
 
 

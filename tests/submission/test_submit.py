@@ -1,4 +1,4 @@
-"""tools/submit.py without SLURM: options, scripts, snapshots, requeueing, and the table of how runs stand."""
+"""`segzoo submit` without SLURM: options, scripts, snapshots, requeueing, and the table of how runs stand."""
 
 import argparse
 import contextlib
@@ -8,35 +8,30 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import types
 from pathlib import Path
 
 import pytest
 import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from segzoo.cli import submit, train
+from segzoo.cli.submission import executors
+from segzoo.cli.submission.files import Job, Run, State, read_state, state_file, write_job, write_state
+from segzoo.cli.submission.job import TrainingJob
+from segzoo.cli.submission.plan import freeze, make_room, plan_runs
+from segzoo.cli.submission.slurm import SlurmState, parse_sacct, parse_scontrol, slurm_states
+from segzoo.cli.submission.snapshot import take_snapshot
+from segzoo.cli.submission.status import standings, table
+from segzoo.cli.train import build_parser
+from segzoo.data import register
+from segzoo.engine.distributed.peer_failure import LostProcessError
+from segzoo.model_zoo import load_config
+from segzoo.utils import threads
+from segzoo.utils.errors import InputError
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tools"))
-
-import submit  # noqa: E402  it stands in tools/
-from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
-from submission import executors  # noqa: E402
-from submission.files import Job, Run, State, read_state, state_file, write_job, write_state  # noqa: E402
-from submission.job import TrainingJob  # noqa: E402
-from submission.plan import freeze, make_room, plan_runs  # noqa: E402
-from submission.slurm import SlurmState, parse_sacct, parse_scontrol, slurm_states  # noqa: E402
-from submission.snapshot import take_snapshot  # noqa: E402
-from submission.status import standings, table  # noqa: E402
-
-from segzoo.cli import train  # noqa: E402
-from segzoo.cli.train import build_parser  # noqa: E402
-from segzoo.data import register  # noqa: E402
-from segzoo.engine.distributed.peer_failure import LostProcessError  # noqa: E402
-from segzoo.model_zoo import load_config  # noqa: E402
-from segzoo.utils import threads  # noqa: E402
-from segzoo.utils.errors import InputError  # noqa: E402
-
 CONFIG = "semantic/shapes/pspnet_r18_quarter"
 
 
@@ -75,8 +70,8 @@ def test_times_are_read_as_slurm_reads_them(text, expected):
         (["--cluster", "debug", "--sweep", "SEED", "1", "--", "x"], "leave out --array and --sweep"),
         (["--cluster", "pbs", "--", "x"], "invalid choice: 'pbs'"),
         (["--gpu", "8", "--", "x"], "unrecognized arguments: --gpu 8; see"),
-        (["--nodes", "2"], "-- and train_net's arguments are missing"),
-        (["--nodes", "2", "--"], "-- and train_net's arguments are missing"),
+        (["--nodes", "2"], "-- and the options of the training are missing"),
+        (["--nodes", "2", "--"], "-- and the options of the training are missing"),
         (["--", "SEED", "1"], "--config-file is missing"),
         (["--array", CONFIG, "--", "SEED"], "overrides come as KEY VALUE pairs"),
         (["--", "--config-file", "no/such"], "config file no/such does not exist"),
@@ -159,13 +154,13 @@ def test_the_script_asks_for_what_the_options_say(tmp_path, monkeypatch, capsys)
     assert {key: found.get(key) for key in expected} == expected
     (srun,) = re.findall(r"^srun .*$", script, re.MULTILINE)
     assert "--cpus-per-task=6" in srun
-    assert str(tmp_path / "j" / "snapshot" / "tools" / "submission" / "start.py") in srun
+    assert str(tmp_path / "j" / "snapshot" / executors.START) in srun
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", ["0", "64g", "1000"])
 def test_sizes_are_taken_as_slurm_takes_them(size):
-    options, _ = submit.parse_arguments(["--mem", size, "--", "x"])
+    options = submit.build_parser().parse_args(["--mem", size, "--", "x"])
     assert options.mem == size
 
 
@@ -197,7 +192,7 @@ def test_a_job_does_not_get_the_number_of_threads_of_the_login_node(tmp_path, mo
 
 def test_jobs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options, _ = submit.parse_arguments(["--name", "a", "--", "x"])
+    options = submit.build_parser().parse_args(["--name", "a", "--", "x"])
 
     class Clock(datetime.datetime):
         @classmethod
@@ -292,7 +287,7 @@ def copied(folder):
 def test_a_snapshot_has_the_code_but_neither_ignored_nor_big_files(tmp_path):
     root = tmp_path / "code"
     tracked = {"tools/a.py", "logo.png", "tracked_big.json", ".gitignore"}
-    new = {"new.py", "configs/new.yaml"}
+    new = {"new.py", "pyproject.toml", "configs/new.yaml"}
     left_out = {"photo.jpg", "new_big.json", "output/b.py", "jobs/1/job.json", "jobs/1/snapshot/a.py"}
     write_files(root, tracked)
     (root / ".gitignore").write_text("output/\n")

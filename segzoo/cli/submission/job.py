@@ -1,4 +1,4 @@
-"""What runs in each task of a job: train_net, and what is to be done when it has ended."""
+"""What runs in each task of a job: `segzoo train`, and what is to be done when it has ended."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 from .files import Run, State, read_state, state_file, write_state
 from .slurm import takes_back
 
-# train_net's exit status when it was stopped by SIGUSR2, and by SIGTERM.
+# The exit status of a training when it was stopped by SIGUSR2, and by SIGTERM.
 TIME_IS_UP = 75
 CANCELLED = 79
 
@@ -21,7 +21,7 @@ CANCELLED = 79
 class TrainingJob:
     """A run of a job as submitit pickles it; each task calls it, at each start of the job.
 
-    It ends the process with train_net's exit status: submitit's result files are not used, `state/` is.
+    It ends the process with the exit status of the training. Results are in `state/`, not in submitit's.
     """
 
     def __init__(self, folder: Path, run: Run, requeues: int, processes: int = 1):
@@ -29,7 +29,7 @@ class TrainingJob:
         Args:
             folder: the job's, absolute.
             requeues: how often the run may requeue itself.
-            processes: that train_net starts itself; 1 where there is a task for each.
+            processes: that the training starts itself; 1 where there is a task for each.
         """
         self._folder = folder
         self._run = run
@@ -40,12 +40,12 @@ class TrainingJob:
         sys.exit(self.run())
 
     def checkpoint(self) -> DelayedSubmission:
-        """For submitit: what is requeued by a signal that arrives before train_net waits for any."""
+        """For submitit: what is requeued by a signal that arrives before the training waits for any."""
         return DelayedSubmission(self)
 
     def run(self) -> int:
-        """Runs train_net, requeues what was stopped because its time was up, and returns the exit status."""
-        from segzoo.cli import train
+        """Train, requeue what was stopped because its time was up, and return the exit status."""
+        from .. import train
 
         main_task = task() == 0
         path = state_file(self._folder, self._run.index)
@@ -145,7 +145,7 @@ def one_line(error: Exception) -> str:
     text = str(error).strip().splitlines() or [""]
     if type(error).__name__ in ("InputError", "NonFiniteLossError"):
         return " ".join(text)
-    # An error of a process that train_net has started ends with that process's own.
+    # An error of a process that the training has started ends with that process's own.
     return (
         text[-1] if type(error).__name__ == "ProcessRaisedException" else f"{type(error).__name__}: {text[0]}"
     )

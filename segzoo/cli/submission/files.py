@@ -17,7 +17,7 @@ class Run:
     Attributes:
         index: of its row, from 0; in an array also SLURM's.
         name: unique in the job.
-        arguments: train_net's.
+        arguments: those of `segzoo train`.
         output: OUTPUT_DIR, absolute.
         max_iter: iterations of the training; 0 for an evaluation.
         metric: TEST.BEST_METRIC, "" for none.
@@ -35,7 +35,7 @@ class Run:
 
 @dataclass
 class Job:
-    """What `tools/submit.py` has submitted.
+    """What `segzoo submit` has submitted.
 
     Attributes:
         cluster: slurm, local or debug.

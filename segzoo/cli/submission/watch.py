@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from segzoo.utils.commands import shell_command
+from segzoo.utils.commands import command_line
 
 from .files import Run, log_file
 from .status import OPEN, standings, table
@@ -51,7 +51,7 @@ def watch(folder: Path) -> int:
             if time.monotonic() - asked >= SECONDS_BETWEEN_QUESTIONS:
                 lines, asked = standings(folder), time.monotonic()
     except KeyboardInterrupt:
-        again = shell_command("tools/submit.py", "--status", folder, "--watch")
+        again = command_line("submit", "--status", folder, "--watch")
         print(f"\nthe job goes on; {again} follows it again")
         return 0
     for reader in readers:

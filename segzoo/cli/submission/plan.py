@@ -9,13 +9,13 @@ from pathlib import Path
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from segzoo.cli.parser import weights_in
-from segzoo.cli.train import build_parser
-from segzoo.cli.training import configuration
 from segzoo.config.files import find_config
 from segzoo.engine.run_folder import holds_training, make_way
 from segzoo.utils.errors import InputError
 
+from ..parser import weights_in
+from ..train import build_parser
+from ..training import configuration
 from .files import Run
 from .snapshot import frozen_config, frozen_datasets
 
@@ -29,7 +29,7 @@ def plan_runs(
     """The runs of a job: every configuration with every combination of swept values.
 
     Args:
-        words: train_net's arguments.
+        words: arguments of `segzoo train`.
         configs: take the place of --config-file.
         sweeps: lists of a key and its values.
         job_dir: absolute; results go below it where there is no OUTPUT_DIR. In an array each run has a folder
@@ -39,7 +39,7 @@ def plan_runs(
         Runs whose arguments still name the configuration files of the user.
 
     Raises:
-        InputError: whatever train_net would say of the arguments; an OUTPUT_DIR that holds a training.
+        InputError: whatever `segzoo train` would say of the arguments; an OUTPUT_DIR that holds a training.
     """
     if configs and "--config-file" in words:
         raise InputError("--array names the configurations; leave out --config-file after --")

@@ -19,6 +19,9 @@ from segzoo.utils.threads import number_left_to_user
 from .files import Run, log_folder
 from .job import TrainingJob
 
+# What each node starts, in the snapshot of the code.
+START = Path("segzoo", "cli", "submission", "start.py")
+
 
 class ScriptWriter(SlurmExecutor):
     """Writes the script where there is no SLURM, too."""
@@ -30,7 +33,7 @@ class ScriptWriter(SlurmExecutor):
 
 def command_of(snapshot: Path) -> str:
     """What submitit takes for the Python: the one that runs here, on the snapshot's code."""
-    return shlex.join([sys.executable, "-u", str(snapshot / "tools" / "submission" / "start.py")])
+    return shlex.join([sys.executable, "-u", str(snapshot / START)])
 
 
 def sbatch_script(options: argparse.Namespace, folder: Path, runs: Sequence[Run]) -> str:

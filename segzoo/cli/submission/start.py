@@ -7,14 +7,13 @@ import os
 import sys
 from pathlib import Path
 
-TOOLS = Path(__file__).resolve().parents[1]
+SNAPSHOT = Path(__file__).resolve().parents[3]
 
 
 def main() -> None:
-    code = [str(TOOLS.parent), str(TOOLS)]
     # In place of this file's folder, which is no place to import from; also for processes started from here.
-    sys.path[:1] = code
-    os.environ["PYTHONPATH"] = os.pathsep.join([*code, *filter(None, [os.environ.get("PYTHONPATH")])])
+    sys.path[0] = str(SNAPSHOT)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(SNAPSHOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     from submitit.core.submission import submitit_main
 
     # Of submitit's own command line (-m submitit.core._submit FOLDER) the folder counts.

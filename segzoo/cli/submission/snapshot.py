@@ -9,10 +9,12 @@ from pathlib import Path
 import yaml
 
 from segzoo.config.bases import read_with_bases
+from segzoo.utils.commands import SOURCE_TREE, is_source_tree
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import user_path
 
-ROOT = Path(__file__).resolve().parents[2]
+# Of the source tree, or where the package is installed.
+ROOT = SOURCE_TREE
 
 # A file that git does not know is copied if it is code or configuration, and small.
 SUFFIXES = {".py", ".yaml", ".yml", ".json", ".toml", ".cfg", ".txt", ".sh"}
@@ -25,7 +27,9 @@ SUBMITTED = "submitted"
 
 
 def take_snapshot(target: Path, root: Path = ROOT) -> tuple[int, str]:
-    """Copies the code into `target`: what git lists, and what is neither ignored nor big.
+    """Copy the code into `target`: what git lists, and what is neither ignored nor big.
+
+    Of an installed package its own files are copied.
 
     Returns:
         The number of files, and the commit ("" without git; with a "+" if files differ from it).
@@ -36,7 +40,8 @@ def take_snapshot(target: Path, root: Path = ROOT) -> tuple[int, str]:
         untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard").split("\0")
         commit += "+" if _git(root, "status", "--porcelain").strip() else ""
     else:
-        commit, tracked, untracked = "", [], [str(path.relative_to(root)) for path in _walk(root)]
+        package = root if is_source_tree(root) else root / "segzoo"
+        commit, tracked, untracked = "", [], [str(path.relative_to(root)) for path in _walk(package)]
     files = [name for name in tracked if _fits(root / name, MAX_BYTES_TRACKED)]
     files += [name for name in tracked if _is_inner_link(root / name, root)]
     files += [

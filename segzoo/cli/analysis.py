@@ -1,0 +1,92 @@
+"""Parameters and GFLOPs of models as tables or JSON."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+from tabulate import tabulate
+
+from segzoo import model_zoo
+from segzoo.config.files import zoo_name
+from segzoo.engine.analysis import Complexity, analyze_config
+from segzoo.model_zoo.measure import counted_size
+from segzoo.model_zoo.records import WeightsInfo
+from segzoo.model_zoo.registry import known_models
+from segzoo.utils.errors import InputError
+
+
+def measure(name: str, overrides: Sequence[str], size: Sequence[int] | None) -> dict[str, Any]:
+    """Builds a model without weights, and counts as the zoo's tables do."""
+    info = known_models().get(zoo_name(name))
+    count_with = [str(item) for item in info.count_with] if info else []
+    cfg = model_zoo.load_config(name, [*count_with, *overrides])
+    complexity = analyze_config(cfg, tuple(size) if size else counted_size(cfg, info))
+    return as_dict(name, complexity, info)
+
+
+def as_dict(name: str, complexity: Complexity, info: WeightsInfo | None) -> dict[str, Any]:
+    """The result in millions of parameters and 10^9 multiply-adds, beside what is known."""
+    result: dict[str, Any] = {
+        "name": name,
+        "size": list(complexity.size),
+        "params_M": round(complexity.total_params / 1e6, 3),
+        "gflops": round(complexity.total_flops / 1e9, 2),
+        "parts": {
+            part: {
+                "params_M": round(complexity.params.get(part, 0) / 1e6, 3),
+                "gflops": round(complexity.flops.get(part, 0) / 1e9, 2),
+            }
+            for part in {**complexity.params, **complexity.flops}
+        },
+    }
+    if info:
+        result["paper"] = {"params_M": info.params, "gflops": info.gflops}
+        if (official := info.official_code) and official.size == complexity.size:
+            result["official_code"] = {"params_M": official.params, "gflops": official.gflops}
+        if info.only_official:
+            result["only_official"] = {key: round(n / 1e6, 3) for key, n in info.only_official.items()}
+    return result
+
+
+def show(result: dict[str, Any]) -> str:
+    """A result as a table with deviations in percent."""
+    height, width = result["size"]
+    rows = [(part, values["params_M"], values["gflops"]) for part, values in result["parts"].items()]
+    rows.append(("total", result["params_M"], result["gflops"]))
+    for module, millions in result.get("only_official", {}).items():
+        rows.append((f"only in the official code: {module}", millions, "-"))
+    for key, title in (("official_code", "official code, same size"), ("paper", "paper")):
+        known = result.get(key)
+        if known:
+            rows.append(
+                (title, *(with_deviation(result[unit], known[unit]) for unit in ("params_M", "gflops")))
+            )
+    table = tabulate(rows, ["", "parameters, M", f"GFLOPs @ {height}x{width}"], "pipe", disable_numparse=True)
+    return f"{result['name']}\n{table}\n"
+
+
+def with_deviation(found: float, known: float | None) -> str:
+    return "-" if known is None else f"{known} ({100 * (found / known - 1):+.1f} %)"
+
+
+def analyze(args: argparse.Namespace) -> int:
+    """Print parameters and GFLOPs of the named models; return the exit status."""
+    names = [*args.names, *args.config_file]
+    if args.all:
+        names += [name for name, info in known_models().items() if info.published]
+    if not names:
+        raise InputError("no model given; name one of model_zoo.list_models(), or use --config-file or --all")
+    if args.size and min(args.size) < 1:
+        raise InputError(f"--size {args.size[0]} {args.size[1]}: expected a height and a width of at least 1")
+    results = []
+    for name in names:
+        results.append(measure(name, args.opts, args.size))
+        if not args.json:
+            print(show(results[-1]))
+    if args.json:
+        print(json.dumps(results, indent=2))
+    return 0

@@ -1,0 +1,60 @@
+"""`segzoo analyze`: parameters and GFLOPs of models, part by part, beside the published ones."""
+
+import argparse
+
+from .command import command
+from .parser import CommandLine, name_or_path
+
+EXAMPLES = """
+examples:
+  two models of the zoo:
+    %(prog)s semantic/ade20k/maskformer_swin_tiny panoptic/coco/maskformer_r50
+  a configuration of your own, at another size:
+    %(prog)s --config-file my.yaml --size 512 1024
+  with another backbone, for a script:
+    %(prog)s semantic/ade20k/pspnet_r50_v1s_100ep --json MODEL.BACKBONE.VARIANT r101
+
+exit status: 0 done, 2 wrong input
+"""
+
+
+def build_parser() -> CommandLine:
+    parser = CommandLine(
+        "analyze",
+        description="Count parameters and GFLOPs of models, part by part, beside the published ones.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("names", nargs="*", help="models of the zoo; see model_zoo.list_models()")
+    models = parser.group("model")
+    models.add_argument(
+        "--config-file",
+        type=name_or_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a YAML file, or a name under configs/; may be repeated",
+    )
+    models.add_argument(
+        "--all", action="store_true", help="every model of the zoo that has a published number"
+    )
+    parser.add_data()
+    counting = parser.group("counting")
+    counting.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="image size; default: the published one's",
+    )
+    counting.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_overrides(data_is_overrides=True)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from .analysis import analyze
+
+    return analyze(arguments)
+
+
+main = command(build_parser, run)

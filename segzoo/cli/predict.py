@@ -1,0 +1,85 @@
+"""`segzoo predict`: draws a model's predictions on images and videos."""
+
+import argparse
+
+from segzoo.utils.tasks import TASKS
+
+from .command import command
+from .parser import CommandLine, check_model, name_or_path, path_value, share, whole_number
+
+EXAMPLES = """
+examples:
+  a checkpoint of segzoo, which holds its configuration:
+    %(prog)s --weights output/street/model_best.pth --input a.jpg folder/ --output out/
+  a published checkpoint, on images and videos:
+    %(prog)s --config-file panoptic/coco/maskformer_r50 --weights model_final_6f60dc.pkl \\
+        --input a.jpg folder/ 'more/*.png' clip.mp4 --output out/
+  label maps, too, of another task that the model can answer:
+    %(prog)s --weights model_best.pth --task semantic --save-labels --input folder/ --output out/
+  a camera, in a window:
+    %(prog)s --weights model_best.pth --webcam
+
+Images keep their names, as JPEG; a video becomes an .mp4 of the same frame rate.
+
+exit status: 0 done, 1 some of the inputs could not be read or drawn, 2 wrong input
+"""
+
+
+def build_parser() -> CommandLine:
+    parser = CommandLine(
+        "predict", description="Draw a model's predictions on images and videos.", epilog=EXAMPLES
+    )
+    parser.add_config()
+    parser.add_weights()
+    parser.add_trust()
+    parser.group("model").add_argument(
+        "--random-weights", action="store_true", help="run without any weights, to try the command only"
+    )
+    parser.add_data()
+    source = parser.group("input, one of").add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--input",
+        type=name_or_path,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="images, folders, globs, video files",
+    )
+    source.add_argument(
+        "--video-input", type=name_or_path, metavar="FILE", help="a video file, or an address OpenCV can open"
+    )
+    source.add_argument(
+        "--webcam",
+        type=whole_number(0),
+        nargs="?",
+        const=0,
+        metavar="NUMBER",
+        help="a camera (the first one is 0, the default), until q is pressed",
+    )
+    result = parser.group("output")
+    result.add_argument(
+        "--output", type=path_value, metavar="DIR", help="folder for results; without it they are shown"
+    )
+    result.add_argument("--task", choices=TASKS, help="what to draw; default: the model's task")
+    result.add_argument(
+        "--confidence-threshold",
+        type=share,
+        default=0.5,
+        metavar="SCORE",
+        help="segments of a lower score are not drawn (0.5)",
+    )
+    result.add_argument(
+        "--save-labels", action="store_true", help="write label maps and ids as PNG and JSON to DIR/labels"
+    )
+    parser.add_overrides(data_is_overrides=True)
+    parser.add_check(check_model)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from .prediction.runner import draw_predictions
+
+    return draw_predictions(arguments)
+
+
+main = command(build_parser, run)

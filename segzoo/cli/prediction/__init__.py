@@ -1,0 +1,1 @@
+"""Parts of `segzoo predict`: finding inputs, drawing predictions, writing or showing the results."""
