@@ -22,6 +22,8 @@ NAMES = {
 }
 
 _DEPTHS = (18, 34, 50, 101, 152)
+_BASIC_STEM = {"STEM_TYPE": "basic", "STEM_OUT_CHANNELS": 64, "RES5_MULTI_GRID": (1, 1, 1)}
+_DEEPLAB = {"DEPTH": 101, "STEM_TYPE": "deeplab", "STEM_OUT_CHANNELS": 128, "RES5_MULTI_GRID": (1, 2, 4)}
 
 # Channels, blocks and heads of each stage, side of a window. A test holds them equal to the models'.
 SWIN_VARIANTS = {
@@ -34,14 +36,7 @@ SWIN_VARIANTS = {
 }
 _SWIN_SIZES = [f"MODEL.SWIN.{name}" for name in ("EMBED_DIM", "DEPTHS", "NUM_HEADS", "WINDOW_SIZE")]
 
-_NAME, _VARIANT = "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.VARIANT"
-
-
-def _name(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    name = given[_NAME]
-    if name not in NAMES and name not in OUR_BACKBONES:
-        refuse(_NAME, name, f"has no counterpart here; known: {', '.join(OUR_BACKBONES)}")
-    return {_NAME: NAMES.get(name, name)}
+_NAME, _VARIANT, _DEPTH = "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.VARIANT", "MODEL.RESNETS.DEPTH"
 
 
 def _belongs(given: Mapping[str, Any], scene: Scene, name: str) -> bool:
@@ -53,46 +48,45 @@ def _belongs(given: Mapping[str, Any], scene: Scene, name: str) -> bool:
     refuse(key, value, f"is a key of {name} and has no effect on {used}; set {_NAME} {name}")
 
 
-def _depth(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    key = "MODEL.RESNETS.DEPTH"
-    if key not in given or not _belongs(given, scene, "ResNetBackbone"):
-        return {}
-    depth, variant = given[key], scene.ours[_VARIANT]
+def _resnet(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     if scene.whole:
-        is_deeplab = given[_NAME] == "build_resnet_deeplab_backbone"
-        variant = _deeplab_variant(given) if is_deeplab else f"r{depth}"
-    else:
-        match = re.fullmatch(r"r\d+(_v1[bcds])?", variant)
-        if match is None:
-            refuse(key, depth, f"has no effect on {_VARIANT} {variant}; set {_VARIANT} r{depth}")
-        variant = f"r{depth}{match[1] or ''}"
+        return _whole_backbone(given)
+    if not _belongs(given, scene, "ResNetBackbone"):
+        return {}
+    for name, plain in _BASIC_STEM.items():
+        key = f"MODEL.RESNETS.{name}"
+        if key in given and not equal(given[key], plain):
+            refuse(key, given[key], f"has no effect here; {_VARIANT} r101c is DeepLab's ResNet-101")
+    if _DEPTH not in given:
+        return {}
+    variant = scene.ours[_VARIANT]
+    match = re.fullmatch(r"r\d+(_v1[bcds])?", variant)
+    if match is None:
+        refuse(_DEPTH, given[_DEPTH], f"has no effect on {_VARIANT} {variant}; set {_VARIANT} by its name")
+    return {_VARIANT: _variant(given[_DEPTH]) + (match[1] or "")}
+
+
+def _whole_backbone(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = given[_NAME]
+    if name not in NAMES and name not in OUR_BACKBONES:
+        refuse(_NAME, name, f"has no counterpart here; known: {', '.join(OUR_BACKBONES)}")
+    result = {_NAME: NAMES.get(name, name)}
+    if name == "build_resnet_deeplab_backbone":
+        for part, value in _DEEPLAB.items():
+            key = f"MODEL.RESNETS.{part}"
+            if not equal(given[key], value):
+                refuse(key, given[key], f"has no counterpart for {name}; {value!r} has")
+        result[_VARIANT] = "r101c"
+    elif NAMES.get(name, name) == "ResNetBackbone":  # whose stem is the basic one, whatever the file says
+        result[_VARIANT] = _variant(given[_DEPTH])
+    return result
+
+
+def _variant(depth: int) -> str:
     if depth not in _DEPTHS:
         known = ", ".join(map(str, _DEPTHS))
-        refuse(key, depth, f"is no {_VARIANT} of ResNetBackbone; known depths: {known}")
-    return {_VARIANT: variant}
-
-
-def _deeplab_variant(given: Mapping[str, Any]) -> str:
-    for name, value in (
-        ("DEPTH", 101),
-        ("STEM_TYPE", "deeplab"),
-        ("STEM_OUT_CHANNELS", 128),
-        ("RES5_MULTI_GRID", (1, 2, 4)),
-    ):
-        key = f"MODEL.RESNETS.{name}"
-        if not equal(given[key], value):
-            refuse(key, given[key], f"has no counterpart for build_resnet_deeplab_backbone; {value!r} has")
-    return "r101c"
-
-
-def _stem(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    """Convert what a stem is when it is given alone; in a whole file it counts for DeepLab's only."""
-    if not scene.whole and _belongs(given, scene, "ResNetBackbone"):
-        plain = {"STEM_TYPE": "basic", "STEM_OUT_CHANNELS": 64, "RES5_MULTI_GRID": (1, 1, 1)}
-        for key, value in given.items():
-            if not equal(value, plain[key.rsplit(".", 1)[-1]]):
-                refuse(key, value, f"has no effect here; {_VARIANT} r101c is DeepLab's ResNet-101")
-    return {}
+        refuse(_DEPTH, depth, f"is no {_VARIANT} of ResNetBackbone; known depths: {known}")
+    return f"r{depth}"
 
 
 def _renamed(backbone: str, here: str) -> Convert:
@@ -191,24 +185,13 @@ def _swin_fixed(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
 
 RESNET_ROWS = (
     Row(
-        "MODEL.BACKBONE.NAME",
-        "`MODEL.BACKBONE.NAME`",
-        "in their files `build_resnet_backbone` and `build_resnet_deeplab_backbone` are `ResNetBackbone`, "
-        "`D2SwinTransformer` is `SwinTransformer`",
-        _name,
-    ),
-    Row(
-        "MODEL.RESNETS.DEPTH MODEL.BACKBONE.NAME MODEL.RESNETS.STEM_TYPE MODEL.RESNETS.STEM_OUT_CHANNELS "
+        "MODEL.BACKBONE.NAME MODEL.RESNETS.DEPTH MODEL.RESNETS.STEM_TYPE MODEL.RESNETS.STEM_OUT_CHANNELS "
         "MODEL.RESNETS.RES5_MULTI_GRID",
-        "`MODEL.BACKBONE.VARIANT r101`",
-        "`r101c` for DeepLab's",
-        _depth,
-    ),
-    Row(
-        "MODEL.RESNETS.STEM_TYPE MODEL.RESNETS.STEM_OUT_CHANNELS MODEL.RESNETS.RES5_MULTI_GRID",
-        "`MODEL.BACKBONE.VARIANT`",
-        "`r101c` has DeepLab's stem and dilations",
-        _stem,
+        "`MODEL.BACKBONE.NAME`, `MODEL.BACKBONE.VARIANT r101`",
+        "in their files `build_resnet_backbone` is `ResNetBackbone`, `D2SwinTransformer` is "
+        "`SwinTransformer`, and `build_resnet_deeplab_backbone` with depth 101 is `ResNetBackbone` with the "
+        "variant `r101c`",
+        _resnet,
     ),
     Row(
         "MODEL.RESNETS.NORM",

@@ -224,7 +224,7 @@ TEST_ROWS = (
     Row(
         " ".join(_FLAGS),
         "`TEST.TASKS \"('panoptic', 'semantic')\"`",
-        "with the instance and semantic tasks of their files the task alone",
+        "in files whose mapper is one of semantic or instance labels: that task alone",
         _tasks,
     ),
     Row(
