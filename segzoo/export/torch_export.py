@@ -48,8 +48,18 @@ def export_program(model: nn.Module, size: tuple[int, int], batch_size: int = 1)
         model: a meta-architecture, a `Segmentor` or one with `raw_outputs`.
         size: (H, W), any; normalizing and padding are part of the program.
         batch_size: N.
+
+    Raises:
+        InputError: what the model does depends on values of tensors.
     """
-    return torch.export.export(Network(model), (_noise(model, size, batch_size),))
+    try:
+        return torch.export.export(Network(model), (_noise(model, size, batch_size),))
+    except RuntimeError as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(
+            f"{type(model).__name__} cannot be traced ({reason}); no shape may depend on values of "
+            "tensors: derive it from segzoo.modeling.Segmentor, which pads without"
+        ) from error
 
 
 @torch.no_grad()

@@ -1,0 +1,75 @@
+"""Every registered meta-architecture, the documented example and a plain model do what a model has to do."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import plain_method  # noqa: F401  registers its model
+import pytest
+from detectron2.modeling import META_ARCH_REGISTRY
+from model_tester import SIDE, ModelTester
+
+import segzoo.modeling  # noqa: F401  registers its meta-architectures
+from segzoo.export.torch_export import export_program
+from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCUMENTED = "DocumentedLastFeatureClassifier"
+
+
+def architectures() -> list[str]:
+    """The meta-architectures of segzoo and its projects."""
+    importlib.import_module("segzoo.projects")
+    return sorted(name for name, cls in META_ARCH_REGISTRY if cls.__module__.startswith("segzoo."))
+
+
+class TestRegistered(ModelTester):
+    @pytest.fixture(scope="class", params=architectures())
+    def architecture_name(self, request):
+        return request.param
+
+
+def test_architectures_are_found():
+    assert {"MaskFormer", "PerPixelSegmentor"} <= set(architectures())
+
+
+class OnPSPNetsLeaf(ModelTester):
+    """The data and the schedule of a leaf, with another model."""
+
+    def config(self, architecture, overrides):
+        head = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.AUX_HEAD.NAME", ""]
+        return load_config("semantic/shapes/pspnet_r18_quarter", [*overrides, *head])
+
+
+class TestPlainModel(OnPSPNetsLeaf):
+    """Written for Detectron2, without a line for segzoo."""
+
+    architecture = "PlainLastFeatureClassifier"
+
+    def test_the_exported_program_computes_the_raw_outputs(self, job):
+        """Detectron2's padding goes through tensors."""
+        with pytest.raises(InputError, match=r"PlainLast\w+ cannot be traced .* derive it from .*Segmentor"):
+            export_program(job.model.eval(), (SIDE, 80))
+
+
+class TestDocumentedExample(OnPSPNetsLeaf):
+    """GETTING_STARTED.md's "Your own method"."""
+
+    architecture = DOCUMENTED
+
+    @pytest.fixture(scope="class", autouse=True)
+    def documented(self, tmp_path_factory):
+        pages = [REPOSITORY / "GETTING_STARTED.md", *sorted((REPOSITORY / "docs").glob("**/*.md"))]
+        text = "\n".join(page.read_text(encoding="utf-8") for page in pages if page.is_file())
+        (example,) = re.findall(r"```python\n# file: my_method\.py\n(.*?)```", text, re.DOTALL)
+        folder = tmp_path_factory.mktemp("documented")
+        # Under a name of its own: the documents' own test registers the other.
+        (folder / "documented_method.py").write_text(example.replace("LastFeatureClassifier", DOCUMENTED))
+        if DOCUMENTED not in META_ARCH_REGISTRY:
+            patch = pytest.MonkeyPatch()
+            patch.syspath_prepend(str(folder))
+            importlib.import_module("documented_method")
+            patch.undo()
+        assert "documented_method" in sys.modules
