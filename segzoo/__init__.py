@@ -1,9 +1,41 @@
-"""segzoo: semantic, panoptic and entity segmentation on Detectron2, one code base and model zoo."""
+"""segzoo: semantic, panoptic, instance and entity segmentation on Detectron2, one code base and model zoo."""
 
-from . import compat  # noqa: F401  first: makes the installed library versions work together
+from typing import TYPE_CHECKING
+
+from . import compat  # first: makes the installed library versions work together
 from .utils.import_hooks import after_import
+from .utils.lazy_exports import lazy_exports
 from .utils.methods import fill_detectron2_registries
 
+if TYPE_CHECKING:
+    from . import (
+        checkpoint,
+        config,
+        data,
+        engine,
+        evaluation,
+        export,
+        model_zoo,
+        modeling,
+        solver,
+        visualization,
+    )
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
+
 __version__ = "0.1.0"
+__all__ = [
+    "checkpoint",
+    "compat",
+    "config",
+    "data",
+    "engine",
+    "evaluation",
+    "export",
+    "model_zoo",
+    "modeling",
+    "solver",
+    "visualization",
+]
 
 after_import("detectron2.modeling", fill_detectron2_registries)

@@ -6,10 +6,11 @@ from typing import Any
 from fvcore.common.registry import Registry
 
 from .errors import InputError
+from .filled_registry import FilledRegistry
 from .text import did_you_mean
 
 
-class NamedRegistry(Registry):
+class NamedRegistry(FilledRegistry):
     """Detectron2's registry, whose entries may have another name than the function or class."""
 
     def register(self, obj: Any = None, *, name: str = "") -> Any:

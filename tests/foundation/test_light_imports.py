@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from segzoo import compat
 from segzoo.utils import import_hooks
 from segzoo.utils.lazy_exports import deferred_imports, lazy_exports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def fresh(code: str) -> list:
+def fresh(code: str, *flags: str) -> list:
     """What code that prints JSON prints in a new process, where nothing is imported yet."""
-    command = [sys.executable, "-c", f"import json, sys\n{code}"]
+    command = [sys.executable, *flags, "-c", f"import json, sys\n{code}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
@@ -73,7 +74,7 @@ results = {"overview": run("--help")[1], "unknown": run("trian")[2]}
 for name in COMMANDS:
     status, text, _ = run(name, "--help")
     wrong, _, line = run(name, "--no-such-flag")
-    results[name] = [status, text.startswith("usage: "), wrong, line.count("\\n"), "--no-such-flag" in line]
+    results[name] = [status, text.startswith("usage: "), wrong, line.count("\\n"), line.startswith("error: ")]
 heavy = {"torch", "numpy", "detectron2", "PIL", "cv2", "yaml"}
 print(json.dumps([results, sorted(heavy & set(sys.modules))]))
 """
@@ -157,6 +158,24 @@ print(json.dumps([sizes, heavy, lines, found, "lvis_v1_val" in datasets, "mine_v
     ]
     assert detectron2_s_own
     assert mine
+
+
+def test_libraries_may_be_imported_before_segzoo():
+    """Without the start-up file of `make venv`, which would import segzoo.compat first."""
+    # A torchvision whose operators do not load cannot be imported so.
+    others = ", timm, torchvision" if compat.torchvision_has_ops() else ""
+    folders = [str(ROOT), str(Path(importlib.util.find_spec("torch").origin).parent.parent)]
+    code = f"""
+sys.path[:0] = {folders!r}
+import detectron2.config{others}
+late = not any(name.startswith("segzoo") for name in sys.modules)
+import segzoo
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+import segzoo.data
+print(json.dumps([late, "MaskFormer" in META_ARCH_REGISTRY, MetadataCatalog.get("camvid_val").classes[0]]))
+"""
+    assert fresh(code, "-S") == [True, True, "sky"]
 
 
 class TestLazyExports:
