@@ -6,7 +6,7 @@ import functools
 from segzoo.utils.errors import InputError
 
 from .command import command
-from .parser import CommandLine, name_or_path, path_value, take_data, weights_in
+from .parser import CommandLine, name_or_path, path_value, share, take_data, weights_in
 from .train import add_processes, add_shard
 
 EXAMPLES = """
@@ -19,8 +19,10 @@ examples:
     %(prog)s --weights model_best.pth TEST.PROTOCOL segformer_ms TEST.SAVE_PREDICTIONS True
   in four jobs, in any order; each resumes where it stopped, the last to finish merges:
     %(prog)s --weights model_best.pth --shard 1/4
+  with boundary AP, boundary PQ and boundary IoU beside the usual numbers:
+    %(prog)s --weights model_best.pth TEST.EVALUATORS "('boundary',)"
   predictions that were saved, again, without a model:
-    %(prog)s --data camvid_val --predictions output/inference
+    %(prog)s --data camvid_val --predictions output/inference --evaluators boundary
 
 A checkpoint is tested on DATASETS.TEST. Results go to OUTPUT_DIR/inference, without OUTPUT_DIR to a new
 folder beside the checkpoint. With --predictions they go to FOLDER/rescored, or to --output: the tables are
@@ -29,7 +31,7 @@ printed, and results.json holds the protocol under which the predictions were ma
 exit status: 0 done, 2 wrong input
 """
 # Options of one of the two ways to evaluate, which mean nothing in the other.
-OF_PREDICTIONS = ("dataset", "tasks", "dataset_file", "output")
+OF_PREDICTIONS = ("dataset", "tasks", "dataset_file", "output", "evaluators", "boundary_dilation")
 OF_MODELS = ("weights", "shard", "resume", "num_gpus", "num_machines")
 
 
@@ -80,6 +82,19 @@ def build_parser() -> CommandLine:
         choices=("valid", "ground_truth", "all"),
         default="valid",
         help="the classes that a mean is taken over (valid)",
+    )
+    saved.add_argument(
+        "--evaluators",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="evaluators beside the standard ones: boundary (for a model: TEST.EVALUATORS)",
+    )
+    saved.add_argument(
+        "--boundary-dilation",
+        type=share,
+        metavar="SHARE",
+        help="width of boundaries as a share of the image's diagonal (0.02, of Cityscapes 0.005)",
     )
     saved.add_argument("--output", type=path_value, metavar="FOLDER", help="where results.json goes")
     parser.add_overrides()

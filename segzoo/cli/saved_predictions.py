@@ -28,7 +28,15 @@ def score(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ScreenHandler(sys.stdout)])
     dataset = chosen_split(options)
     stored = stored_results(options.predictions)  # before --output may replace it
-    _, results = rescore(dataset, options.predictions, options.tasks, options.output, options.class_averaging)
+    _, results = rescore(
+        dataset,
+        options.predictions,
+        options.tasks,
+        options.output,
+        options.class_averaging,
+        evaluators=options.evaluators,
+        boundary_dilation=options.boundary_dilation,
+    )
     print(f"written to {results}")
     if stored is not None:
         _compare_with_stored(dataset, stored, results)

@@ -28,8 +28,8 @@ CATALOG = Path(__file__).parent / "catalog"
 
 DATASET_KEYS = (
     *("name", "about", "splits", "image_counts", "classes", "label_map", "flip_pairs", "evaluator"),
-    *("background", "crowd", "coordinates", "image_range", "exif", "without_labels", "prepare", "layouts"),
-    *LAYOUT_KEYS,
+    *("boundary_dilation", "background", "crowd", "coordinates", "image_range", "exif", "without_labels"),
+    *("prepare", "layouts", *LAYOUT_KEYS),
 )
 # Whether EXIF orientations turn images: their labels lie on what a viewer shows, or on the pixels as stored.
 EXIF = ("apply", "ignore")
@@ -54,6 +54,7 @@ class DatasetFile:
         space: names, label map and ignore label.
         flip_pairs: class indices that a horizontal flip swaps.
         evaluator: one of `EVALUATOR_TYPES`, those that a private package registers among them.
+        boundary_dilation: width of boundaries as a share of the diagonal, for evaluators of them, or None.
         image_counts: {registered name: published number of images}, where known.
         without_labels: registered names of splits that have images only.
         prepare: command that makes what the download lacks, or "".
@@ -82,6 +83,7 @@ class DatasetFile:
     has_relative_coordinates: bool = False
     image_range: tuple[float, float] | None = None
     exif: str = "apply"
+    boundary_dilation: float | None = None
 
 
 def is_builtin(path: Path) -> bool:
@@ -176,6 +178,7 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
         has_relative_coordinates=_read_choice(facts, "coordinates", ("pixels", "relative"), layouts[0], path),
         image_range=_read_image_range(facts, path),
         exif=_read_exif(facts, path),
+        boundary_dilation=_read_boundary_dilation(facts, path),
     )
 
 
@@ -216,6 +219,16 @@ def _read_exif(facts: Mapping[str, Any], path: Path) -> str:
             "turned by its EXIF orientation) or ignore (on the pixels as stored)"
         )
     return exif
+
+
+def _read_boundary_dilation(facts: Mapping[str, Any], path: Path) -> float | None:
+    given = facts.get("boundary_dilation")
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if given is None or (is_number and 0 < given < 1):
+        return given
+    raise InputError(
+        f"{path.name}: boundary_dilation is {given!r}; it is a share of the image's diagonal, as 0.02"
+    )
 
 
 def _default_evaluator(layout: Layout) -> str:

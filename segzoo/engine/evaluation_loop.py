@@ -19,9 +19,9 @@ from segzoo.checkpoint.download import file_hash, local_file
 from segzoo.data import reading_facts
 from segzoo.data.handover import ended_workers_explained
 from segzoo.evaluation import (
-    BackgroundEvaluator,
     EvaluationOptions,
     build_evaluator,
+    evaluator_protocols,
     load_results,
     printed_metrics,
     write_results,
@@ -135,7 +135,7 @@ def evaluate(
         loader = trainer.build_test_loader(cfg, name)
         reading[name] = reading_facts(loader.dataset.records[0], cfg.INPUT.IMAGE_RANGE)
         evaluator = trained_evaluators(cfg, name, trainer)
-        scored_by[name] = evaluator_protocols(evaluator._evaluators)
+        scored_by[name] = evaluator_protocols(evaluator)
         tested = tested_model(cfg, model, name)
         with ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
             results[name], images[name], speed[name] = run_inference(
@@ -353,15 +353,6 @@ def trained_evaluators(cfg: CfgNode, dataset_name: str, trainer: type | None = N
     """Build the evaluators of a test dataset as the trainer says, see `evaluate`."""
     built = (trainer or find_trainer(cfg)).build_evaluator(cfg, dataset_name)
     return built if isinstance(built, DatasetEvaluators) else DatasetEvaluators([built])
-
-
-def evaluator_protocols(evaluators: Iterable[DatasetEvaluator]) -> dict[str, dict]:
-    """Return {key of the result: what can change its numbers} of those evaluators that say so."""
-    return {
-        one.task_key: dict(one.protocol())
-        for one in evaluators
-        if isinstance(one, BackgroundEvaluator) and one.protocol()
-    }
 
 
 def instance_classes(cfg: CfgNode) -> list[str]:

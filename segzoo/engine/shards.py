@@ -19,11 +19,10 @@ from torch import nn
 
 from segzoo.data import reading_facts
 from segzoo.data.handover import ended_workers_explained
-from segzoo.evaluation import BackgroundEvaluator
+from segzoo.evaluation import BackgroundEvaluator, evaluator_protocols
 from segzoo.utils.errors import InputError
 
 from .evaluation_loop import (
-    evaluator_protocols,
     feed,
     inference_folder,
     protocol_facts,
@@ -115,9 +114,13 @@ def evaluate_shard(
     facts = protocol_facts(cfg, weights, None)
     scored_by, results, images, skipped, speed = {}, {}, {}, {}, {}
     for name in cfg.DATASETS.TEST:
-        built = _background(trained_evaluators(cfg, name, trainer))
-        scored_by[name] = evaluator_protocols(built)
-        how = {**facts, "evaluators": scored_by[name], "save_predictions": cfg.TEST.SAVE_PREDICTIONS}
+        evaluators = trained_evaluators(cfg, name, trainer)
+        scored_by[name], built = evaluator_protocols(evaluators), _background(evaluators)
+        how = facts | {
+            "scores": [one.task_key for one in built],
+            "evaluators": scored_by[name],
+            "save_predictions": cfg.TEST.SAVE_PREDICTIONS,
+        }
         modules = {Part.__module__, *(type(one).__module__ for one in built)}
         files = ShardFiles(inference_folder(cfg) / "shards" / name, json.loads(json.dumps(how)), modules)
         _score(cfg, model, shard, name, trainer, built, files)

@@ -5,7 +5,7 @@ together with how they were made.
 """
 
 from .base import BackgroundEvaluator
-from .builder import build_evaluator
+from .builder import build_evaluator, evaluator_protocols
 from .cityscapes_instance import CityscapesInstanceEvaluator
 from .entity import EntityEvaluator
 from .instance import InstanceEvaluator
@@ -27,6 +27,7 @@ __all__ = [
     "SemanticEvaluator",
     "build_evaluator",
     "compare_results",
+    "evaluator_protocols",
     "find_evaluators",
     "load_results",
     "printed_metrics",

@@ -30,13 +30,18 @@ class ImageMatches(NamedTuple):
 
 
 def match_image(
-    intersections: np.ndarray, segment_areas: np.ndarray, detection_areas: np.ndarray, scores: np.ndarray
+    intersections: np.ndarray,
+    segment_areas: np.ndarray,
+    detection_areas: np.ndarray,
+    scores: np.ndarray,
+    most: np.ndarray | None = None,
 ) -> ImageMatches:
     """Assigns detections to true segments greedily, best score first, for every threshold and area range.
 
     Args:
         intersections: (G, D) pixels; segment_areas: (G,) pixels; detection_areas: (D,) pixels.
         scores: (D,) floats. Of equal scores the first detection goes first.
+        most: (G, D) floats that the IoU of a pair does not exceed; None for no bound.
     """
     order = np.argsort(-scores, kind="stable")[: DETECTION_LIMITS[-1]]
     scores, detection_areas, intersections = scores[order], detection_areas[order], intersections[:, order]
@@ -44,6 +49,10 @@ def match_image(
     union = segment_areas[:, None] + detection_areas[None, :] - intersections
     detection, segment = np.nonzero((intersections >= IOU_THRESHOLDS[0] * union).T)
     iou = intersections[segment, detection] / union[segment, detection]
+    if most is not None:
+        iou = np.minimum(iou, most[:, order][segment, detection])
+        kept = iou >= IOU_THRESHOLDS[0]
+        detection, segment, iou = detection[kept], segment[kept], iou[kept]
 
     shape = (len(AREA_RANGES), len(IOU_THRESHOLDS), len(scores))
     matched, ignored = np.zeros(shape, bool), np.zeros(shape, bool)

@@ -10,6 +10,14 @@ from detectron2.evaluation import DatasetEvaluators
 from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import NO_GROUND_TRUTH
 
+from .base import BackgroundEvaluator
+from .boundary import (
+    BoundaryCityscapesEvaluator,
+    BoundaryEntityEvaluator,
+    BoundaryInstanceEvaluator,
+    BoundaryPanopticEvaluator,
+    BoundarySemanticEvaluator,
+)
 from .cityscapes_instance import CityscapesInstanceEvaluator, InstanceWriter
 from .entity import EntityEvaluator
 from .instance import InstanceEvaluator
@@ -31,6 +39,15 @@ register_evaluator("cityscapes_instances", "instance", CityscapesInstanceEvaluat
 register_evaluator("cityscapes_instances", "semantic", SemanticEvaluator)
 register_evaluator(NO_GROUND_TRUTH, "semantic", PredictionWriter)
 register_evaluator(NO_GROUND_TRUTH, "instance", InstanceWriter)
+
+# Beside them: TEST.EVALUATORS ("boundary",).
+register_evaluator("panoptic", "panoptic", BoundaryPanopticEvaluator, name="boundary")
+register_evaluator("panoptic", "entity", BoundaryEntityEvaluator, name="boundary")
+register_evaluator("panoptic", "instance", BoundaryInstanceEvaluator, name="boundary")
+register_evaluator("coco_instances", "instance", BoundaryInstanceEvaluator, name="boundary")
+register_evaluator("cityscapes_instances", "instance", BoundaryCityscapesEvaluator, name="boundary")
+for _type in ("sem_seg", "panoptic", "coco_instances", "cityscapes_instances"):
+    register_evaluator(_type, "semantic", BoundarySemanticEvaluator, name="boundary")
 
 
 def build_evaluator(
@@ -69,3 +86,12 @@ def build_evaluator(
     if not evaluators:
         raise InputError(f"TEST.TASKS is empty: nothing to evaluate on {dataset_name}")
     return DatasetEvaluators(evaluators)
+
+
+def evaluator_protocols(evaluators: DatasetEvaluators) -> dict[str, dict[str, Any]]:
+    """Return {key of the result: what can change its numbers} of those evaluators that say so."""
+    return {
+        one.task_key: dict(one.protocol())
+        for one in evaluators._evaluators
+        if isinstance(one, BackgroundEvaluator) and one.protocol()
+    }

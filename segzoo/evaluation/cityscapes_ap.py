@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from .boundaries import map_boundaries, mask_boundary
+
 IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 # Smaller true instances are neither missed nor found, in pixels.
 MIN_AREA = 100
@@ -41,6 +43,7 @@ class Matches(NamedTuple):
         classes, scores, areas, void_areas: (n,) of the predictions that have a pixel; void_areas counts those
             that lie on void.
         pairs: (P, 3) int64: prediction, true region of the same class, and how many pixels they share, > 0.
+        ious: (P,) float64, of the pairs.
     """
 
     truth_classes: np.ndarray
@@ -51,6 +54,7 @@ class Matches(NamedTuple):
     areas: np.ndarray
     void_areas: np.ndarray
     pairs: np.ndarray
+    ious: np.ndarray
 
 
 def match_instances(
@@ -60,6 +64,7 @@ def match_instances(
     regions: Regions,
     is_thing: Sequence[bool],
     ignore_label: int,
+    boundary: int | None = None,
 ) -> Matches:
     """Measures an image's predictions against its ground truth, one mask at a time.
 
@@ -67,6 +72,8 @@ def match_instances(
         masks: (n, H, W) bool.
         scores, classes: (n,).
         is_thing: (K,) by class index.
+        boundary: width in pixels, where a pair's IoU is that of its boundaries if that is less; a pair whose
+            boundaries do not meet is none.
     """
     number = len(regions.classes)
     all_areas = np.bincount(regions.indices.ravel(), minlength=number)
@@ -74,13 +81,21 @@ def match_instances(
     truth = np.flatnonzero(np.append(is_thing, False)[np.minimum(regions.classes, len(is_thing))])
     position = np.full(number, -1)
     position[truth] = np.arange(len(truth))
-    kept, areas, void_areas, pairs = [], [], [], []
+    kept, areas, void_areas, pairs, ious = [], [], [], [], []
+    edges = None if boundary is None else map_boundaries(regions.indices, boundary)
+    edge_areas = None if edges is None else np.bincount(regions.indices[edges], minlength=number)
     for index, (mask, category) in enumerate(zip(masks, classes, strict=True)):
         covered = _covered(mask, regions.indices, number)
         if not covered.any():
             continue
-        shared = np.flatnonzero((covered > 0) & (regions.classes == category) & (position >= 0))
+        iou = covered / (all_areas + covered.sum() - covered)
+        if boundary is not None:
+            edge = mask_boundary(np.asarray(mask, bool), boundary)
+            met = _covered(edge & edges, regions.indices, number)
+            iou = np.minimum(iou, met / (edge_areas + np.count_nonzero(edge) - met))
+        shared = np.flatnonzero((iou > 0) & (regions.classes == category) & (position >= 0))
         pairs.append(np.stack([np.full(len(shared), len(kept)), position[shared], covered[shared]], axis=1))
+        ious.append(iou[shared])
         kept.append(index)
         areas.append(covered.sum())
         void_areas.append(covered[is_void].sum())
@@ -93,6 +108,7 @@ def match_instances(
         areas=np.array(areas, np.int64),
         void_areas=np.array(void_areas, np.int64),
         pairs=np.concatenate([np.zeros((0, 3), np.int64), *pairs]),
+        ious=np.concatenate([np.zeros(0), *ious]),
     )
 
 
@@ -126,8 +142,9 @@ def class_precisions(matches: Matches, category: int) -> np.ndarray:
     predicted = matches.classes == category
     if not counts.any():
         return np.full(len(IOU_THRESHOLDS), np.nan)
-    prediction, truth, shared = matches.pairs[predicted[matches.pairs[:, 0]]].T
-    overlap = shared / (matches.truth_areas[truth] + matches.areas[prediction] - shared)
+    chosen = predicted[matches.pairs[:, 0]]
+    prediction, truth, shared = matches.pairs[chosen].T
+    overlap = matches.ious[chosen]
     # A small group counts for both reasons, as in the official script.
     reasons = matches.truth_is_group.astype(np.int64) + is_small
     ignored = matches.void_areas + np.bincount(prediction, shared * reasons[truth], len(predicted))

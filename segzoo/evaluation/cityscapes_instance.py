@@ -4,13 +4,15 @@ Letters: K classes, n predicted instances of an image.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from . import prediction_io
 from .base import class_table
-from .cityscapes_ap import Matches, class_precisions, join_matches, match_instances
+from .cityscapes_ap import Matches, Regions, class_precisions, join_matches, match_instances
 from .instance_base import InstanceTaskEvaluator, Prediction, check_mask_size
 from .instance_files import save_instances
 
@@ -31,14 +33,23 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
     """
 
     saved_as = prediction_io.CITYSCAPES_FOLDER
+    title = "Instance AP"
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {"rules": "Cityscapes"}
 
     def score(self, dataset_dict: dict, prediction: Prediction) -> Matches:
         regions = self.metadata.load_regions(dataset_dict)
         check_mask_size(prediction.masks, regions.indices.shape, dataset_dict["file_name"])
         if self.save_predictions:
             self.save(dataset_dict["file_name"], prediction)
+        return self.match(prediction, regions)
+
+    def match(self, prediction: Prediction, regions: Regions, boundary: int | None = None) -> Matches:
+        """Return the matches of an image; see `match_instances`."""
+        meta = self.metadata
         return match_instances(
-            *prediction, regions, is_thing=self.metadata.isthing, ignore_label=self.metadata.ignore_label
+            *prediction, regions, is_thing=meta.isthing, ignore_label=meta.ignore_label, boundary=boundary
         )
 
     def save(self, file_name: str, prediction: Prediction) -> None:
@@ -63,7 +74,7 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
             )
         rows = [(100 * float(np.mean(row)), 100 * float(row[0])) for row in precisions]
         table = class_table(names, ["AP", "AP50"], rows)
-        logger.info(f"Instance AP on {self.dataset_name}, {self.image_count} images, per class:\n{table}")
+        logger.info(f"{self.title} on {self.dataset_name}, {self.image_count} images, per class:\n{table}")
         metrics = {"AP": 100 * _mean(precisions), "AP50": 100 * _mean(precisions[:, 0])}
         for column, metric in enumerate(("AP", "AP50")):
             metrics |= {f"{metric}-{name}": row[column] for name, row in zip(names, rows, strict=True)}
@@ -81,6 +92,9 @@ class InstanceWriter(CityscapesInstanceEvaluator):
     """
 
     task_key = "instance_predictions"
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {}
 
     def __init__(self, dataset_name: str, output_dir: str | Path | None = None, **options):
         super().__init__(dataset_name, output_dir, **{**options, "save_predictions": output_dir is not None})

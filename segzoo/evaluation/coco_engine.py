@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ def evaluate_masks(
     sizes: Sequence[tuple[int, int]],
     categories: Sequence[int],
     engine: str = PYCOCOTOOLS,
+    ious: Mapping[tuple[int, int], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Runs COCOeval (iouType "segm", its own parameters) over all images.
 
@@ -41,6 +42,9 @@ def evaluate_masks(
         sizes: (height, width) of the images 1, 2, ...
         categories: (K,) ascending category ids.
         engine: "pycocotools" or "faster_coco_eval".
+        ious: {(image_id, category_id): (D, G)} in place of those of the masks, of detections by descending
+            score, at most 100, and of truths; where there is none, nothing matches. Then detections have an
+            `area`, and no `segmentation` is needed.
 
     Returns:
         precision (T, R, K, A, M) and recall (T, K, A, M), -1 where no true segment counts.
@@ -55,7 +59,8 @@ def evaluate_masks(
     # Ids start at 1: COCOeval takes a match with the true segment 0 for none.
     true_segments = [{**truth, "id": number} for number, truth in enumerate(truths, 1)]
     predicted = [
-        {**one, "id": number, "iscrowd": 0, "area": float(mask_area(one["segmentation"]))}
+        {"area": float(mask_area(one["segmentation"])) if ious is None else 0.0}
+        | {**one, "id": number, "iscrowd": 0}
         for number, one in enumerate(detections, 1)
     ]
     # Both tell of their progress: one prints, the other logs.
@@ -71,6 +76,10 @@ def evaluate_masks(
             dataset.createIndex()
             datasets.append(dataset)
         result = evaluation(*datasets, "segm")
+        if ious is not None:
+            # Boxes and masks differ in the computation of IoUs only, which these replace.
+            result = evaluation(*datasets, "bbox")
+            result.computeIoU = lambda image, category: ious.get((image, category), [])
         # Without a segment of a class COCO's own list would leave the class out.
         result.params.catIds = list(categories)
         result.params.imgIds = [image["id"] for image in images]

@@ -18,7 +18,7 @@ from segzoo.utils.files import write_text
 from . import prediction_io
 from .average_precision import ImageMatches, accumulate, match_image, summarize
 from .base import BackgroundEvaluator, check_same_size, to_numpy
-from .segments import SegmentMap, image_entry, overlap, take_segment_map
+from .segments import SegmentMap, boundary_overlap, image_entry, overlap, take_segment_map
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class EntityEvaluator(BackgroundEvaluator):
     """
 
     task_key = "entity_seg"
+    title = "Entity AP (class-agnostic)"
 
     def take(self, output: dict, file_name: str) -> tuple[SegmentMap, int]:
         num_overlapping = 0
@@ -76,7 +77,7 @@ class EntityEvaluator(BackgroundEvaluator):
         file_name = dataset_dict["file_name"]
         ground_truth = SegmentMap(*self.metadata.load_panoptic(dataset_dict))
         check_same_size(file_name, entities.ids, ground_truth.ids)
-        matches = entity_matches(file_name, ground_truth, entities)
+        matches = self.match(file_name, ground_truth, entities)
         annotation = None
         if self.save_predictions:
             png = f"{self.prediction_names[file_name]}.png"
@@ -87,6 +88,9 @@ class EntityEvaluator(BackgroundEvaluator):
             ]
             annotation = image_entry(dataset_dict, png, segments)
         return EntityRecord(dataset_dict["image_id"], matches, num_overlapping, annotation)
+
+    def match(self, file_name: str, ground_truth: SegmentMap, entities: SegmentMap) -> ImageMatches:
+        return entity_matches(file_name, ground_truth, entities)
 
     def summarize(self, merged: list[EntityRecord]) -> dict:
         if self.save_predictions:
@@ -105,7 +109,7 @@ class EntityEvaluator(BackgroundEvaluator):
                 self.image_count,
             )
         table = tabulate([metrics.values()], list(metrics), tablefmt="pipe", floatfmt=".3f")
-        logger.info(f"Entity AP (class-agnostic) on {self.dataset_name}, {self.image_count} images:\n{table}")
+        logger.info(f"{self.title} on {self.dataset_name}, {self.image_count} images:\n{table}")
         return metrics
 
     def _report_overlaps(self, records: list[EntityRecord]) -> None:
@@ -119,16 +123,30 @@ class EntityEvaluator(BackgroundEvaluator):
             logger.info(f"Non-overlap of entities: holds on all {len(records)} images")
 
 
-def entity_matches(file_name: str, ground_truth: SegmentMap, entities: SegmentMap) -> ImageMatches:
-    """Matches the entities of one image; raises InputError where the id map and its list disagree."""
-    counts, row, column = overlap(file_name, ground_truth, entities)
+def entity_matches(
+    file_name: str, ground_truth: SegmentMap, entities: SegmentMap, boundary: int | None = None
+) -> ImageMatches:
+    """Match the entities of one image.
+
+    Args:
+        boundary: width in pixels, where a pair's IoU is that of its boundaries if that is less.
+
+    Raises:
+        InputError: the id map and its list disagree.
+    """
+    shared = overlap(file_name, ground_truth, entities)
+    counts, row, column = shared
     rows = [row[segment["id"]] for segment in ground_truth.segments if not segment["iscrowd"]]
     columns = [column[entity["id"]] for entity in entities.segments]
     scores = np.array([float(entity["score"]) for entity in entities.segments])
+    places = np.ix_(rows, columns)
+    most = None
+    if boundary is not None:
+        edges = boundary_overlap(ground_truth, entities, shared, boundary)
+        union = edges.sum(axis=1)[rows][:, None] + edges.sum(axis=0)[columns] - edges[places]
+        most = edges[places] / union
     # Areas are of whole masks: predicted pixels on crowd and unlabelled ones belong to them.
-    return match_image(
-        counts[np.ix_(rows, columns)], counts.sum(axis=1)[rows], counts.sum(axis=0)[columns], scores
-    )
+    return match_image(counts[places], counts.sum(axis=1)[rows], counts.sum(axis=0)[columns], scores, most)
 
 
 def resolve_overlaps(

@@ -17,7 +17,7 @@ _ARGMAX_BLOCK = 4096
 
 
 @lru_cache(maxsize=1)
-def _kernels():
+def compiled_kernels():
     """Returns the compiled loops, or None where numba is missing or does not fit the installed numpy."""
     try:
         from . import kernels
@@ -38,7 +38,7 @@ def argmax_labels(scores: torch.Tensor) -> np.ndarray:
     """
     num_classes, height, width = scores.shape
     dtype = label_dtype(num_classes)
-    compiled = _kernels()
+    compiled = compiled_kernels()
     if compiled is None or scores.device.type != "cpu":
         # torch can do little with uint16: leave the device as int32.
         labels = scores.argmax(dim=0).to(torch.uint8 if dtype == np.uint8 else torch.int32)
@@ -78,7 +78,7 @@ def label_histogram(
         column_of[ignore_label] = num_classes
     rows, columns = prediction.reshape(-1), ground_truth.reshape(-1)
     table = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    compiled = _kernels()
+    compiled = compiled_kernels()
     if compiled is not None:
         invalid = compiled.count_labels(rows, columns, column_of, table[:num_classes])
     else:
@@ -115,7 +115,7 @@ def pair_histogram(
     first, second = (np.ascontiguousarray(id_map, np.int32).reshape(-1) for id_map in (first, second))
     first_ids, second_ids = np.asarray(first_ids, np.int32), np.asarray(second_ids, np.int32)
     table = np.zeros((len(first_ids) + 1, len(second_ids) + 1), np.int64)
-    compiled = _kernels()
+    compiled = compiled_kernels()
     if compiled is not None:
         compiled.count_pairs(first, second, first_ids, second_ids, table)
         return table
@@ -134,7 +134,7 @@ def _positions(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
 def ids_from_rgb(rgb: np.ndarray) -> np.ndarray:
     """The segment ids of a COCO panoptic PNG: R + 256 G + 65536 B. (H, W, 3) uint8 -> (H, W) int32."""
     height, width, _ = rgb.shape
-    compiled = _kernels()
+    compiled = compiled_kernels()
     if compiled is None:
         return rgb[..., 0] + rgb[..., 1].astype(np.int32) * 256 + rgb[..., 2].astype(np.int32) * 65536
     ids = np.empty(height * width, np.int32)

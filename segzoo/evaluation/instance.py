@@ -5,8 +5,9 @@ Letters: n predicted instances of an image, K classes, H W pixels.
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     """
 
     saved_as = f"{prediction_io.INSTANCE_NAME}.json"
+    title = "Instance AP"
 
     def __init__(
         self,
@@ -65,8 +67,11 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         super().__init__(dataset_name, output_dir, **options)
         self.engine = engine or installed_engine()
 
+    def protocol(self) -> Mapping[str, Any]:
+        return {"rules": "COCO"}
+
     def score(self, dataset_dict: dict, prediction: Prediction) -> InstanceRecord:
-        truths, size = self._ground_truth(dataset_dict)
+        truths, size = self.ground_truth(dataset_dict)
         check_mask_size(prediction.masks, size, dataset_dict["file_name"])
         detections = [
             {"category_id": int(category), "score": float(value), "segmentation": encode_mask(mask)}
@@ -99,8 +104,9 @@ class InstanceEvaluator(InstanceTaskEvaluator):
                 self.dataset_name,
                 what,
             )
+        ious = self.ious(records)
         self.precision, self.recall = evaluate_masks(
-            truths, detections, [record.size for record in records], categories, self.engine
+            truths, detections, [record.size for record in records], categories, self.engine, ious
         )
         metrics = summarize(self.precision, self.recall)
         per_class = [
@@ -110,12 +116,16 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         names = [self.class_names[category] for category in categories]
         table = class_table(names, ["AP"], [[value] for value in per_class])
         logger.info(
-            f"Instance AP on {self.dataset_name}, {self.image_count} images, by {self.engine}, per class:"
+            f"{self.title} on {self.dataset_name}, {self.image_count} images, by {self.engine}, per class:"
             f"\n{table}"
         )
         return {**metrics, **{f"AP-{name}": value for name, value in zip(names, per_class, strict=True)}}
 
-    def _ground_truth(self, dataset_dict: dict) -> tuple[list[dict], tuple[int, int]]:
+    def ious(self, records: list[InstanceRecord]) -> Mapping[tuple[int, int], np.ndarray] | None:
+        """Return what takes the place of the masks' IoUs, see `evaluate_masks`; None for those."""
+        return None
+
+    def ground_truth(self, dataset_dict: dict) -> tuple[list[dict], tuple[int, int]]:
         """The image's true instances as COCOeval takes them, and its (height, width)."""
         load_instances = self.metadata.get("load_instances")
         if load_instances is not None:

@@ -132,3 +132,43 @@ def ids_from_rgb(rgb, ids):
     """ids[p] = R + 256 G + 65536 B. rgb: (P, 3) uint8; ids: (P,) int32, written."""
     for p in range(ids.size):
         ids[p] = np.int32(rgb[p, 0]) | (np.int32(rgb[p, 1]) << 8) | (np.int32(rgb[p, 2]) << 16)
+
+
+@_compiled
+def near_others(ids, width, sideways, last, near):
+    """near[r, c] = whether another id, or the outside of the map, is at most `width` rows and columns away.
+
+    ids: (H, W) integers; sideways: (H, W) bool and last: (W,) int64, scratch; near: (H, W) bool, written.
+    """
+    height, columns = ids.shape
+    # Along each row: `width` pixels at both ends of each run of equal ids.
+    for r in range(height):
+        start = 0
+        for c in range(1, columns + 1):
+            if c < columns and ids[r, c] == ids[r, c - 1]:
+                continue
+            left = min(start + width, c)
+            right = max(c - width, left)
+            sideways[r, start:left] = True
+            sideways[r, left:right] = False
+            sideways[r, right:c] = True
+            start = c
+    # Along the columns: `width` pixels from those, from other ids and from the outside. `last` is the row of
+    # the nearest of them, above on the way down and below on the way up.
+    last[:] = -1
+    for r in range(height):
+        for c in range(columns):
+            if sideways[r, c]:
+                last[c] = r
+            elif r > 0 and ids[r, c] != ids[r - 1, c]:
+                last[c] = r - 1
+            near[r, c] = r - last[c] <= width
+    last[:] = height
+    for r in range(height - 1, -1, -1):
+        for c in range(columns):
+            if sideways[r, c]:
+                last[c] = r
+            elif r < height - 1 and ids[r, c] != ids[r + 1, c]:
+                last[c] = r + 1
+            if last[c] - r <= width:
+                near[r, c] = True

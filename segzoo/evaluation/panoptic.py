@@ -17,7 +17,7 @@ from segzoo.utils.json_values import shown
 
 from . import prediction_io
 from .base import BackgroundEvaluator, check_same_size, class_table
-from .segments import SegmentMap, image_entry, overlap, take_segment_map
+from .segments import SegmentMap, boundary_overlap, image_entry, overlap, take_segment_map
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class PanopticEvaluator(BackgroundEvaluator):
     """
 
     task_key = "panoptic_seg"
+    title = "Panoptic quality"
 
     def take(self, output: dict, file_name: str) -> SegmentMap:
         prediction = take_segment_map(output["panoptic_seg"], file_name)
@@ -64,12 +65,15 @@ class PanopticEvaluator(BackgroundEvaluator):
         file_name = dataset_dict["file_name"]
         ground_truth = SegmentMap(*self.metadata.load_panoptic(dataset_dict))
         check_same_size(file_name, prediction.ids, ground_truth.ids)
-        quality = image_quality(file_name, ground_truth, prediction)
+        quality = self.match(file_name, ground_truth, prediction)
         if self.save_predictions:
             png = f"{self.prediction_names[file_name]}.png"
             prediction_io.save_ids(self.output_dir / prediction_io.PANOPTIC_NAME / png, prediction.ids)
             quality.annotation = image_entry(dataset_dict, png, self._dataset_segments(prediction.segments))
         return quality
+
+    def match(self, file_name: str, ground_truth: SegmentMap, prediction: SegmentMap) -> ImageQuality:
+        return image_quality(file_name, ground_truth, prediction)
 
     def summarize(self, merged: list[ImageQuality]) -> dict:
         if self.save_predictions:
@@ -103,10 +107,8 @@ class PanopticEvaluator(BackgroundEvaluator):
         table = tabulate(rows, ["", "PQ", "SQ", "RQ", "#classes"], tablefmt="pipe", floatfmt=".3f")
         percent = [[100 * value for value in values] for values in per_class]
         classes = class_table(self.class_names, ["PQ", "SQ", "RQ"], percent)
-        logger.info(
-            f"Panoptic quality on {self.dataset_name}, {self.image_count} images, per class:\n{classes}"
-        )
-        logger.info(f"Panoptic quality on {self.dataset_name}:\n{table}")
+        logger.info(f"{self.title} on {self.dataset_name}, {self.image_count} images, per class:\n{classes}")
+        logger.info(f"{self.title} on {self.dataset_name}:\n{table}")
         for name, values in zip(self.class_names, per_class, strict=True):
             metrics |= {
                 f"{measure}-{name}": 100 * value for measure, value in zip(_MEASURES, values, strict=True)
@@ -182,7 +184,9 @@ class ClassSums:
         return iou / weight, iou / tp if tp else 0.0, tp / weight
 
 
-def image_quality(file_name: str, ground_truth: SegmentMap, prediction: SegmentMap) -> ImageQuality:
+def image_quality(
+    file_name: str, ground_truth: SegmentMap, prediction: SegmentMap, boundary: int | None = None
+) -> ImageQuality:
     """Matches the segments of one image.
 
     Args:
@@ -190,10 +194,14 @@ def image_quality(file_name: str, ground_truth: SegmentMap, prediction: SegmentM
         ground_truth: segments with id, category_id, iscrowd; `area`, or `stated_areas` as `load_panoptic` of
             a dataset has them, are compared with the pixels.
         prediction: segments with id and category_id; an `area` is compared, too.
+        boundary: width in pixels, where a pair's IoU is that of its boundaries if that is less.
     """
     shared = overlap(file_name, ground_truth, prediction)
     counts, row, column = shared
     true_area, predicted_area = counts.sum(axis=1), counts.sum(axis=0)
+    if boundary is not None:
+        edges = boundary_overlap(ground_truth, prediction, shared, boundary)
+        true_edge, predicted_edge = edges.sum(axis=1), edges.sum(axis=0)
     true = {segment["id"]: segment for segment in ground_truth.segments}
     predicted = {segment["id"]: segment for segment in prediction.segments}
     true_ids, predicted_ids = list(row), list(column)
@@ -209,6 +217,8 @@ def image_quality(file_name: str, ground_truth: SegmentMap, prediction: SegmentM
         if true_segment["iscrowd"] or category != predicted_segment["category_id"]:
             continue
         iou = counts[i, j] / (predicted_area[j] + true_area[i] - counts[i, j] - counts[0, j])
+        if boundary is not None:
+            iou = min(iou, edges[i, j] / (predicted_edge[j] + true_edge[i] - edges[i, j] - edges[0, j]))
         if iou > 0.5:
             quality.matched.append((category, float(iou)))
             matched_true.add(true_ids[i])

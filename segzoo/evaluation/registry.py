@@ -74,6 +74,11 @@ def find_evaluator(dataset_name: str, task: str) -> type[BackgroundEvaluator] | 
     return found[0].evaluator if found else None
 
 
+def names_beside(dataset_name: str, task: str) -> set[str]:
+    """Return the names of the evaluators that can run beside the standard one of a task."""
+    return {one.name for one in _registered(dataset_name, task)} - {""}
+
+
 def find_evaluators(
     dataset_name: str, tasks: Iterable[str], names: Iterable[str] = ()
 ) -> list[type[BackgroundEvaluator]]:

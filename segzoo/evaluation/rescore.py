@@ -5,7 +5,7 @@ JSON; COCO's results JSON; Cityscapes' text files and masks.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ from segzoo.utils.tasks import NO_GROUND_TRUTH
 
 from . import prediction_io
 from .base import prediction_names
-from .builder import build_evaluator
+from .builder import build_evaluator, evaluator_protocols
 from .instance_base import InstanceTaskEvaluator
 from .instance_files import decode_entries, load_coco_results, load_instances
-from .registry import find_evaluator
+from .registry import find_evaluator, find_evaluators, names_beside
 from .results import RESULTS_FILE, Protocol, load_results, write_results
 from .segments import SegmentMap
 
@@ -39,6 +39,9 @@ def rescore(
     tasks: tuple[str, ...] | list[str] = (),
     output_dir: str | Path | None = None,
     class_averaging: str = "valid",
+    *,
+    evaluators: Sequence[str] = (),
+    boundary_dilation: float | None = None,
 ) -> tuple[dict, Path]:
     """Scores the predictions of every image of a dataset.
 
@@ -46,6 +49,8 @@ def rescore(
         folder: the `output_dir` that an evaluator wrote with `save_predictions`.
         tasks: default: those of which `folder` has predictions.
         output_dir: where results.json goes; default `folder`/rescored, so that nothing is overwritten.
+        class_averaging, boundary_dilation: see EvaluationOptions.
+        evaluators: names of those that run beside the standard ones, as TEST.EVALUATORS has them.
 
     Returns:
         The results {"sem_seg": {...}, ...} and the path of results.json, which holds the protocol stored in
@@ -69,24 +74,30 @@ def rescore(
     # Of images that an evaluation with DATALOADER.ON_ERROR skip passed over there are no predictions.
     skipped = stored.get("skipped", {}).get(dataset_name, {})
     entries = [entry for entry in DatasetCatalog.get(dataset_name) if entry["file_name"] not in skipped]
-    results = {}
+    find_evaluators(dataset_name, tasks, evaluators)
+    results, said = {}, {}
     for task in tasks:
         evaluator = build_evaluator(
             dataset_name,
             [task],
             output_dir,
+            names=[name for name in evaluators if name in names_beside(dataset_name, task)],
             class_averaging=class_averaging,
+            boundary_dilation=boundary_dilation,
             model_classes=MetadataCatalog.get(dataset_name).classes,  # files number all of them
             distributed=False,
         )
         for entry, output in saved_outputs(folder, task, dataset_name, entries):
             evaluator.process([entry], [output])
         results |= evaluator.evaluate()
+        said |= evaluator_protocols(evaluator)
     protocol = {
         **stored,
         "datasets": {dataset_name: len(entries)},
         "class_averaging": class_averaging,
     }
+    if said:
+        protocol["evaluators"] = {dataset_name: said}
     return results, write_results(output_dir, {dataset_name: results}, protocol)
 
 

@@ -15,6 +15,7 @@ RESULTS_FILE = "results.json"
 logger = logging.getLogger(__name__)
 
 #: Keys of a protocol that must agree for two numbers to be comparable, the last of semantic labels only.
+#: `image_reading` and `evaluators` of a dataset are compared, too, where both results have them.
 COMPARED_KEYS = (
     *("scales", "flip", "mode", "crop", "stride", "input_size", "averaging", "class_averaging"),
     "semantic_resizing",
@@ -42,6 +43,8 @@ class Protocol:
         image_reading: {dataset name: how its images are read, where not as usual}: "image_range", the values
             that become black and white, and "exif", "ignore" where orientations are not applied; None if
             not known.
+        evaluators: {dataset name: {key of the result: what else can change its numbers}}, as evaluators say
+            it; None if not known.
         weights: file or URL; weights_sha256: hash of the file, "" for random weights.
     """
 
@@ -56,6 +59,7 @@ class Protocol:
     class_averaging: str = "valid"
     semantic_resizing: str | None = None
     image_reading: Mapping[str, Mapping] | None = None
+    evaluators: Mapping[str, Mapping[str, Mapping]] | None = None
     weights: str = ""
     weights_sha256: str = ""
 
@@ -80,6 +84,7 @@ def write_results(
     # Protocols that were stored with predictions before these were recorded lack them.
     facts.setdefault("semantic_resizing", _semantic_resizing(facts))
     facts.setdefault("image_reading", None)
+    facts.setdefault("evaluators", None)
     missing = [key for key in Protocol.__dataclass_fields__ if key not in facts]
     if missing:
         expected = ", ".join(Protocol.__dataclass_fields__)
@@ -153,6 +158,7 @@ def compare_results(first: str | Path | Mapping, second: str | Path | Mapping) -
         if counts[0] != counts[1]:
             raise InputError(f"not comparable: {name} was scored on {counts[0]} and on {counts[1]} images")
         _check_reading(name, [(protocol.get("image_reading") or {}).get(name) for protocol in (one, other)])
+        _check_evaluators(name, documents)
         left, right = (_flat(document["results"][name]) for document in documents)
         table[name] = {key: (left[key], right[key]) for key in left if key in right}
     return table
@@ -178,6 +184,19 @@ def _check_reading(name: str, reading: Sequence[Mapping | None]) -> None:
             f"{json.dumps(reading[1])} in the second; evaluate both with one INPUT.IMAGE_RANGE, and one "
             "image_range and exif of the dataset's YAML"
         )
+
+
+def _check_evaluators(name: str, documents: Sequence[Mapping]) -> None:
+    """Refuse numbers of a dataset whose evaluators differ in what they say of themselves."""
+    one, other = ((document["protocol"].get("evaluators") or {}).get(name, {}) for document in documents)
+    scored = [document["results"][name].keys() for document in documents]
+    for task_key in scored[0] & scored[1] & one.keys() & other.keys():
+        values = [_without_nan(said[task_key]) for said in (one, other)]
+        if values[0] != values[1]:
+            raise InputError(
+                f"not comparable: {task_key} of {name} is made with {json.dumps(values[0])} in the first "
+                f"result and {json.dumps(values[1])} in the second; evaluate both in the same way"
+            )
 
 
 def _semantic_resizing(protocol: Mapping) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from segzoo.utils.errors import InputError
 
 from .base import to_numpy
+from .boundaries import map_boundaries
 from .histogram import pair_histogram
 
 
@@ -68,6 +69,27 @@ def overlap(file_name: str, ground_truth: SegmentMap, prediction: SegmentMap) ->
         {segment_id: index for index, segment_id in enumerate(true_ids)},
         {segment_id: index for index, segment_id in enumerate(predicted_ids)},
     )
+
+
+def boundary_overlap(
+    ground_truth: SegmentMap, prediction: SegmentMap, shared: Overlap, width: int
+) -> np.ndarray:
+    """Count the pixels that the boundaries of each true and each predicted segment share.
+
+    Id 0 is void and none as a whole, not its boundary.
+
+    Args:
+        shared: what `overlap` returned.
+        width: of the boundaries, in pixels.
+
+    Returns:
+        int64, as `shared.counts`; its last row and column are the pixels within segments.
+    """
+    edges = []
+    for ids in (ground_truth.ids, prediction.ids):
+        ids = np.asarray(ids, np.int32)
+        edges.append(np.where(map_boundaries(ids, width) | (ids == 0), ids, -1))
+    return pair_histogram(*edges, np.array(list(shared.row)), np.array(list(shared.column)))
 
 
 def image_entry(dataset_dict: dict, png: Path | str, segments: list[dict]) -> dict:

@@ -100,11 +100,7 @@ class SemanticEvaluator(BackgroundEvaluator):
 
     def score(self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor) -> tuple[np.ndarray, list]:
         file_name = dataset_dict["file_name"]
-        labels = argmax_labels(prediction) if isinstance(prediction, torch.Tensor) else prediction
-        ground_truth = np.asarray(self.metadata.load_sem_seg(dataset_dict))
-        if self.transform_labels is not None:
-            ground_truth = np.ascontiguousarray(self.transform_labels(ground_truth))
-        check_same_size(file_name, labels, ground_truth)
+        labels, ground_truth = self.labels_and_truth(dataset_dict, prediction)
         try:
             table = label_histogram(labels, ground_truth, len(self.class_names), self.ignore_label)
         except ValueError as error:
@@ -112,6 +108,17 @@ class SemanticEvaluator(BackgroundEvaluator):
         if self.save_predictions:
             self.save(file_name, labels)
         return table, self._encode(labels, file_name) if self.save_json else []
+
+    def labels_and_truth(
+        self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `take` returned as class indices, and the ground truth of these pixels: (H, W) each."""
+        labels = argmax_labels(prediction) if isinstance(prediction, torch.Tensor) else prediction
+        ground_truth = np.asarray(self.metadata.load_sem_seg(dataset_dict))
+        if self.transform_labels is not None:
+            ground_truth = np.ascontiguousarray(self.transform_labels(ground_truth))
+        check_same_size(dataset_dict["file_name"], labels, ground_truth)
+        return labels, ground_truth
 
     def save(self, file_name: str, labels: np.ndarray) -> None:
         """Writes a prediction, (H, W) class indices, as index PNG and in the classes' colours."""

@@ -224,10 +224,11 @@ class Components(nn.Module):
 @pytest.mark.parametrize("saves", [False, True])
 def test_all_tasks_are_merged_to_the_bit(shapes, tmp_path, saves):
     tasks = ["TEST.TASKS", '("semantic", "panoptic", "entity", "instance")']
-    tasks += ["TASK", "panoptic", "TEST.SAVE_PREDICTIONS", str(saves)]
+    tasks += ["TASK", "panoptic", "TEST.SAVE_PREDICTIONS", str(saves), "TEST.EVALUATORS", "('boundary',)"]
     cfg, _ = job(shapes, tmp_path / "whole", *tasks)
     whole = evaluate(cfg, Components())
-    assert set(whole) == {"sem_seg", "panoptic_seg", "entity_seg", "segm"}
+    standard = ("sem_seg", "panoptic_seg", "entity_seg", "segm")
+    assert set(whole) == {*standard, *(f"boundary_{key}" for key in standard)}
     assert min(whole["panoptic_seg"]["PQ"], whole["entity_seg"]["AP"], whole["segm"]["AP50"]) > 0
     for index, fail_at in ((3, None), (1, 2), (2, None), (1, None)):
         cfg, _ = job(shapes, tmp_path / "sharded", *tasks)
@@ -251,6 +252,14 @@ def test_all_tasks_are_merged_to_the_bit(shapes, tmp_path, saves):
     ]
     assert written[0] == written[1]
     assert (Path("inference/predictions.json") in written[0]) == saves
+
+
+def test_shards_of_other_evaluators_are_not_mixed(shapes, tmp_path):
+    cfg, model = job(shapes, tmp_path)
+    evaluate_shard(cfg, model, Shard(1, 2))
+    cfg, model = job(shapes, tmp_path, "TEST.EVALUATORS", "('boundary',)")
+    with pytest.raises(InputError, match=r'made with scores \["sem_seg"\], now it is \["sem_seg", "boundary'):
+        evaluate_shard(cfg, model, Shard(2, 2))
 
 
 def test_shards_with_and_without_predictions_are_not_mixed(shapes, tmp_path):

@@ -13,10 +13,10 @@ from segzoo.evaluation import histogram
 def path(request, monkeypatch):
     """Runs every test on both paths; without numba the compiled one is the same as numpy's."""
     if request.param == "numpy":
-        monkeypatch.setattr(histogram, "_kernels", lambda: None)
+        monkeypatch.setattr(histogram, "compiled_kernels", lambda: None)
     else:
         pytest.importorskip("numba")
-        assert histogram._kernels() is not None
+        assert histogram.compiled_kernels() is not None
     return request.param
 
 

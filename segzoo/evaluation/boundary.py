@@ -1,0 +1,224 @@
+"""Boundary IoU beside the standard numbers: TEST.EVALUATORS ("boundary",).
+
+Boundary AP and boundary PQ are those of Cheng et al., "Boundary IoU: Improving Object-Centric Image
+Segmentation Evaluation", CVPR 2021: everything is as in AP and PQ, but the IoU of a pair of masks is that of
+their boundaries where that is less. Semantic maps have no published counterpart; see
+`BoundarySemanticEvaluator`.
+
+Letters: K classes, D detections and G true instances of an image, H W pixels.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pycocotools import mask as mask_tools
+
+from segzoo.utils.errors import InputError
+
+from .average_precision import DETECTION_LIMITS, ImageMatches
+from .base import BackgroundEvaluator, class_table
+from .boundaries import DILATION, boundary_width, map_boundaries, mask_boundary
+from .cityscapes_ap import Matches, Regions
+from .cityscapes_instance import CityscapesInstanceEvaluator
+from .entity import EntityEvaluator, entity_matches
+from .histogram import label_dtype, label_histogram
+from .instance import InstanceEvaluator, encode_mask
+from .instance_base import Prediction, check_mask_size
+from .options import EvaluationOptions
+from .panoptic import ImageQuality, PanopticEvaluator, image_quality
+from .segments import SegmentMap
+from .semantic import SemanticEvaluator
+
+logger = logging.getLogger(__name__)
+
+
+class BoundaryEvaluator(BackgroundEvaluator):
+    """What the evaluators of boundaries add to those of masks: the width, and their name in the log.
+
+    They write no predictions: the standard evaluators, which run beside them, do.
+
+    Args:
+        dilation: width of a boundary as a share of the image's diagonal, in (0, 1); None: that of the dataset
+            (`boundary_dilation` of its YAML file), or 0.02.
+        options: of the evaluator of masks.
+    """
+
+    title = ""
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | Path | None = None,
+        *,
+        dilation: float | None = None,
+        **options: Any,
+    ):
+        super().__init__(dataset_name, output_dir, **options)
+        if dilation is None:
+            dilation = self.metadata.get("boundary_dilation") or DILATION
+        if not 0 < dilation < 1:
+            raise InputError(f"dilation {dilation}: expected a share of the diagonal above 0 and below 1")
+        self.dilation = float(dilation)
+        self.title = f"{type(self).title} ({100 * self.dilation:g} % of the diagonal)"
+
+    @classmethod
+    def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
+        silent = {"save_predictions": False, "dilation": options.boundary_dilation}
+        return {**super().from_options(options), **silent}
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {**super().protocol(), "boundary_dilation": self.dilation}
+
+    def width(self, size: tuple[int, ...]) -> int:
+        """Return the width in pixels for an image of (height, width)."""
+        return boundary_width(size, self.dilation)
+
+
+class BoundaryPanopticEvaluator(BoundaryEvaluator, PanopticEvaluator):
+    """Boundary PQ, SQ and RQ of `panoptic_seg`, as PanopticEvaluator reports PQ, SQ and RQ.
+
+    Void is taken out of the union of boundaries as of that of masks, and which predictions are passed over is
+    decided by masks.
+    """
+
+    task_key = "boundary_panoptic_seg"
+    title = "Boundary panoptic quality"
+
+    def match(self, file_name: str, ground_truth: SegmentMap, prediction: SegmentMap) -> ImageQuality:
+        return image_quality(file_name, ground_truth, prediction, self.width(ground_truth.ids.shape))
+
+
+class BoundaryEntityEvaluator(BoundaryEvaluator, EntityEvaluator):
+    """Class-agnostic boundary AP of `entity_seg`, as EntityEvaluator reports AP."""
+
+    task_key = "boundary_entity_seg"
+    title = "Boundary entity AP (class-agnostic)"
+
+    def match(self, file_name: str, ground_truth: SegmentMap, entities: SegmentMap) -> ImageMatches:
+        return entity_matches(file_name, ground_truth, entities, self.width(ground_truth.ids.shape))
+
+
+class BoundaryCityscapesEvaluator(BoundaryEvaluator, CityscapesInstanceEvaluator):
+    """Boundary AP of `instances` by the rules of Cityscapes."""
+
+    task_key = "boundary_segm"
+    title = "Boundary instance AP"
+
+    def match(self, prediction: Prediction, regions: Regions, boundary: int | None = None) -> Matches:
+        return super().match(prediction, regions, self.width(regions.indices.shape))
+
+
+class BoundaryRecord(NamedTuple):
+    """One image: dicts as COCOeval takes them, without masks, and {category: (D, G) IoUs of its pairs}."""
+
+    image_id: int | str
+    size: tuple[int, int]
+    truths: list[dict]
+    detections: list[dict]
+    ious: dict[int, np.ndarray]
+
+
+class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
+    """Boundary AP of `instances` by COCO's rules, as InstanceEvaluator reports AP.
+
+    The sizes of APs, APm and APl are areas of masks; a crowd is compared by masks. Only the IoUs of pairs are
+    kept, no masks.
+    """
+
+    task_key = "boundary_segm"
+    title = "Boundary instance AP"
+
+    def score(self, dataset_dict: dict, prediction: Prediction) -> BoundaryRecord:
+        truths, size = self.ground_truth(dataset_dict)
+        check_mask_size(prediction.masks, size, dataset_dict["file_name"])
+        width, ious = self.width(size), {}
+        codes = [encode_mask(mask) for mask in prediction.masks]
+        for category in np.intersect1d(prediction.classes, [truth["category_id"] for truth in truths]):
+            (chosen,) = np.nonzero(prediction.classes == category)
+            order = np.argsort(-prediction.scores[chosen], kind="stable")[: DETECTION_LIMITS[-1]]
+            chosen = chosen[order]
+            of_class = [truth for truth in truths if truth["category_id"] == category]
+            is_crowd = np.array([truth["iscrowd"] for truth in of_class], bool)
+            masks = [truth["segmentation"] for truth in of_class]
+            iou = np.array(mask_tools.iou([codes[index] for index in chosen], masks, is_crowd.tolist()))
+            edges = [
+                encode_mask(mask_boundary(np.asarray(prediction.masks[index], bool), width))
+                for index in chosen
+            ]
+            true_edges = [encode_mask(mask_boundary(mask_tools.decode(mask) > 0, width)) for mask in masks]
+            edge_iou = np.array(mask_tools.iou(edges, true_edges, is_crowd.tolist()))
+            iou[:, ~is_crowd] = np.minimum(iou, edge_iou)[:, ~is_crowd]
+            ious[int(category)] = iou
+        detections = [
+            {"category_id": int(category), "score": float(value), "area": float(mask_tools.area(code))}
+            for code, value, category in zip(codes, prediction.scores, prediction.classes, strict=True)
+        ]
+        light = [{key: value for key, value in truth.items() if key != "segmentation"} for truth in truths]
+        return BoundaryRecord(dataset_dict["image_id"], size, light, detections, ious)
+
+    def ious(self, records: list[BoundaryRecord]) -> Mapping[tuple[int, int], np.ndarray]:
+        return {
+            (number, category): iou
+            for number, record in enumerate(records, 1)
+            for category, iou in record.ious.items()
+        }
+
+
+class BoundarySemanticEvaluator(BoundaryEvaluator, SemanticEvaluator):
+    """The mean over classes of the IoU of the boundaries of semantic maps.
+
+    No paper defines it. The pixels of a class are one mask in each image; intersections and unions of its
+    boundaries in prediction and ground truth are summed over the images, as those of masks are for mIoU.
+    Ignored pixels are left out: they belong to no class, in the prediction neither. The mean is over the
+    classes that have a boundary in ground truth or prediction.
+
+    "mIoU" and `IoU-<class>` in percent; NaN for a class without a boundary. After `evaluate`, row K of the
+    (K + 1, K + 1) `confusion_matrix` counts the pixels on no predicted boundary, column K those on no true.
+    """
+
+    task_key = "boundary_sem_seg"
+    title = "Boundary IoU of semantic maps"
+
+    @classmethod
+    def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
+        return {**super().from_options(options), "save_json": False}
+
+    def protocol(self) -> Mapping[str, Any]:
+        definition = "boundary pixels of a class, summed over the images; no published definition"
+        return {**super().protocol(), "definition": definition}
+
+    def score(self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor) -> tuple[np.ndarray, list]:
+        labels, ground_truth = self.labels_and_truth(dataset_dict, prediction)
+        none = len(self.class_names)
+        is_ignored = ground_truth == self.ignore_label
+        edges = []
+        for one in (labels, ground_truth):
+            classes = np.where(is_ignored, none, one).astype(np.int32)
+            is_edge = map_boundaries(classes, self.width(classes.shape)) & ~is_ignored
+            edges.append(np.where(is_edge, classes, none).astype(label_dtype(none + 2)))
+        try:
+            # Class `none` counts as one more class, and the ignore label is a value that does not occur.
+            table = label_histogram(*edges, none + 1, none + 1)
+        except ValueError as error:
+            raise InputError(f"{dataset_dict['file_name']}: {error}") from None
+        return table[:-1, :-1], []
+
+    def summarize(self, merged: tuple[np.ndarray, list]) -> dict:
+        self.confusion_matrix, _ = merged
+        shared = self.confusion_matrix.diagonal()[:-1]
+        union = self.confusion_matrix.sum(axis=0)[:-1] + self.confusion_matrix.sum(axis=1)[:-1] - shared
+        iou = np.full(len(shared), np.nan)
+        np.divide(100 * shared, union, out=iou, where=union > 0)
+        mean = float(np.nanmean(iou)) if (union > 0).any() else float("nan")
+        table = class_table(self.class_names, ["IoU"], [[value] for value in iou])
+        logger.info(
+            f"{self.title} on {self.dataset_name}, {self.image_count} images, ignored pixels left out "
+            f"(there is no published definition), per class:\n{table}\nmIoU of boundaries: {mean:.3f}"
+        )
+        return {"mIoU": mean} | {
+            f"IoU-{name}": float(value) for name, value in zip(self.class_names, iou, strict=True)
+        }
