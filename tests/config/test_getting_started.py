@@ -25,6 +25,7 @@ from segzoo.cli.commands import COMMANDS  # noqa: E402
 from segzoo.cli.main import load  # noqa: E402
 from segzoo.cli.prepare import build_dataset_parser  # noqa: E402
 from segzoo.config.load import new_config  # noqa: E402
+from segzoo.config.renamed.table import CONVERTED  # noqa: E402
 from segzoo.model_zoo import load_config  # noqa: E402
 from segzoo.modeling.protocols.build import TTA_NAME  # noqa: E402
 from segzoo.modeling.protocols.presets import PRESETS  # noqa: E402
@@ -43,7 +44,7 @@ PROGRAM = rf"(?:python (?:tools|datasets)/\w+\.py|segzoo (?:{'|'.join(COMMANDS)}
 COMMAND = re.compile(rf"(?:^ *|`)({PROGRAM}[^`\n]*)", re.MULTILINE)
 KEY = re.compile(r"\b((?:MODEL|SOLVER|INPUT|TEST|DATASETS|DATALOADER)(?:\.[A-Z0-9_]+)+)\b")
 # Named by a page because there is no such key here.
-FOREIGN_KEYS = {"DATASETS.VAL", "DATASETS.ROOT", "INPUT.RANDOM_FLIP"}
+FOREIGN_KEYS = {"DATASETS.VAL", "DATASETS.ROOT", *CONVERTED}
 
 
 def draw_roads(folder, count):
