@@ -11,8 +11,10 @@ its own in `segzoo.engine`; what differs in reading checkpoints, in `segzoo.chec
 
 import functools
 import importlib
+import importlib.abc
 import importlib.util
 import logging
+import re
 import sys
 import types
 import warnings
@@ -267,10 +269,23 @@ PATCHES: dict[str, Around] = {
 }
 
 
+class _WithoutDetectron2(importlib.abc.MetaPathFinder):
+    """Where Detectron2 is missing: `segzoo doctor` and `--help` work, all else says how to get it."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any, target: Any = None) -> None:
+        if re.match(r"segzoo\.(?!(utils|cli|compat|__main__)\b)", name):
+            error = ModuleNotFoundError(NO_DETECTRON2, name="detectron2")
+            # Of a command: the message is the whole explanation.
+            error.exit_status = 2
+            raise error
+
+
 def _install() -> None:
     """Patches what has been imported, and arranges for the rest. Once a process."""
     if importlib.util.find_spec("detectron2") is None:
-        raise ModuleNotFoundError(NO_DETECTRON2, name="detectron2")
+        sys.meta_path.insert(0, _WithoutDetectron2())
+        return
     for name, patch in PATCHES.items():
         around_import(name, patch)
     # Raised by v0.6's anchor generator and DeepLab on every start; nothing that a user could change.

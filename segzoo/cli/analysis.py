@@ -5,9 +5,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
-
-# isort: split
 from tabulate import tabulate
 
 from segzoo import model_zoo

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": Command("export", "write a model as one file that runs without segzoo"),
     "convert-checkpoint": Command("convert_checkpoint", "turn any checkpoint into a self-describing one"),
     "analyze": Command("analyze", "count parameters and GFLOPs, beside the published ones"),
+    "doctor": Command("doctor", "check the installation, the datasets and a configuration"),
     "replay": Command("replay", "run the batch again that ended a training with a loss that is not finite"),
 }
 

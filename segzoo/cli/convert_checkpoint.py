@@ -47,9 +47,6 @@ def build_parser() -> CommandLine:
 
 
 def run(args: argparse.Namespace) -> int:
-    import segzoo.compat  # noqa: F401  before Detectron2: makes the installed library versions work together
-
-    # isort: split
     from detectron2.modeling import build_model
 
     from segzoo.checkpoint import compare_description, load_checkpoint, save_checkpoint

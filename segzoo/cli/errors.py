@@ -4,6 +4,8 @@ import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from segzoo.compat import NO_DETECTRON2
+from segzoo.utils.commands import program
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import REMEDIES
 from segzoo.utils.terminal import quietly
@@ -56,10 +58,22 @@ def _line_and_status(error: BaseException, statuses: Mapping[type[Exception], in
     for kind, found in statuses.items():
         if isinstance(error, kind):
             return str(error), found
+    if isinstance(error, ModuleNotFoundError) and (line := describe_missing_module(error)):
+        return line, statuses[InputError]
     if isinstance(error, OSError):
         return describe_os_error(error), statuses[InputError]
     found = getattr(error, "exit_status", None)
     return (None, 1) if found is None else (str(error), found)
+
+
+def describe_missing_module(error: ModuleNotFoundError) -> str | None:
+    """Return what to install; None for a module of segzoo itself, which is no matter of installing."""
+    name = (error.name or "").partition(".")[0]
+    if name in ("", "segzoo"):
+        return None
+    if name == "detectron2":
+        return NO_DETECTRON2
+    return f"the package {name} is not installed; `{program()} doctor` says what is missing, and the remedy"
 
 
 def describe_os_error(error: OSError) -> str | None:

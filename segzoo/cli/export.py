@@ -63,9 +63,6 @@ def build_parser() -> CommandLine:
 
 
 def run(args: argparse.Namespace) -> int:
-    import segzoo.compat  # noqa: F401  before Detectron2: makes the installed library versions work together
-
-    # isort: split
     from detectron2.data import MetadataCatalog
 
     from segzoo.checkpoint import compare_description, load_checkpoint

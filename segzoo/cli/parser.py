@@ -1,7 +1,6 @@
 """The grammar that all commands share: options, and KEY VALUE overrides at the end."""
 
 import argparse
-import functools
 import itertools
 import math
 import os
@@ -20,6 +19,13 @@ A_DATASET = "a dataset YAML, the folder that it lies in, or the name of a built-
 EXIT_STATUS = "exit status: 0 done, 2 wrong input"
 EXIT_STATUS_OF_CHECKS = "exit status: 0 done, 1 problems were found, 2 wrong input"
 
+# What the keys of a configuration begin with, and the keys that are complete with that: known here, because
+# the configuration takes its time to import.
+SECTIONS = {"MODEL", "INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST", "GLOBAL"}
+KEYS = {
+    *("VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "FLOAT32_PRECISION", "VIS_PERIOD"),
+    *("TASK", "IMPORTS", "TRAINER"),
+}
 # SOLVER.MAX_ITER, SEED; people also write SOLVER.MAX_ITER=10.
 _KEY = re.compile(r"([A-Z][A-Z0-9_]*)(\.[A-Z0-9_]+)*(=.*)?", re.DOTALL)
 
@@ -94,6 +100,7 @@ class CommandLine(argparse.ArgumentParser):
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
         self.has_dataset = self.has_overrides = self.data_is_overrides = self.has_rest = False
+        self._words: Sequence[str] = ()
         self.checks: list[Callable[[argparse.Namespace], None]] = []
         self.add_argument("--debug", action="store_true", help="show where an error was raised")
 
@@ -186,6 +193,7 @@ class CommandLine(argparse.ArgumentParser):
         end = given.index("--") if self.has_rest and "--" in given else len(given)
         words = given[:end]
         start = self._start_of_overrides(words) if self.has_overrides else len(words)
+        self._words = words[:start]
         parsed = super().parse_args(words[:start], namespace)
         if self.has_dataset:
             self._check_dataset(parsed, is_configured=start < len(words))
@@ -214,6 +222,10 @@ class CommandLine(argparse.ArgumentParser):
         if not (parsed.dataset or parsed.config_file or is_configured):
             self.error("the dataset is missing; give a dataset YAML, or the name of a built-in dataset")
 
+    def _unknown_flags(self) -> list[str]:
+        flags = [word for word in self._words if word.startswith("--")]
+        return [flag for flag in flags if flag.partition("=")[0] not in self._option_string_actions]
+
     def _start_of_overrides(self, words: Sequence[str]) -> int:
         for index, word in enumerate(words):
             if word == "--opts":
@@ -225,6 +237,9 @@ class CommandLine(argparse.ArgumentParser):
         return len(words)
 
     def error(self, message: str) -> None:
+        if " required" in message and (wrong := self._unknown_flags()):
+            # argparse looks at them last, but a misspelled flag may be what is missing.
+            message = f"unrecognized arguments: {' '.join(wrong)}"
         _, unknown, words = message.partition("unrecognized arguments: ")
         first = words.split(" ")[0]
         if unknown and first.startswith("--"):
@@ -239,16 +254,7 @@ def _is_override(word: str) -> bool:
     match = _KEY.fullmatch(word)
     if match is None or os.path.exists(word):
         return False
-    has_keys = _sections().get(match[1])
-    return has_keys is not None and has_keys == bool(match[2])
-
-
-@functools.cache
-def _sections() -> dict[str, bool]:
-    """What the keys of a configuration begin with, and whether something has to follow."""
-    from segzoo.config.load import new_config  # takes its time, and only some commands have overrides
-
-    return {name: isinstance(value, dict) for name, value in new_config().items()}
+    return match[1] in SECTIONS if match[2] else match[1] in KEYS
 
 
 def take_data(parsed: argparse.Namespace) -> None:

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
-
-# isort: split
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.data import label_reader

@@ -7,8 +7,8 @@ from pathlib import Path
 from .commands import COMMANDS, OF_SCRIPTS
 from .interrupts import end, report_early_interrupts
 
-# Those of Detectron2's habit, which are here to stay.
-KEPT = ("train", "predict", "submit", "prepare")
+# Those of Detectron2's habit, and the one that needs no installation: they are here to stay.
+KEPT = ("train", "predict", "submit", "prepare", "doctor")
 
 
 def run_script(name: str, *words: str) -> None:

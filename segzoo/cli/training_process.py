@@ -5,9 +5,6 @@ import os
 import shlex
 import sys
 
-import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
-
-# isort: split
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm

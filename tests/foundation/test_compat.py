@@ -68,10 +68,16 @@ def test_a_missing_detectron2_is_explained_in_one_line():
         import importlib.util
         found = importlib.util.find_spec
         importlib.util.find_spec = lambda name, *rest: None if name == "detectron2" else found(name, *rest)
-        import segzoo
+        import segzoo.cli.main
+        from segzoo.cli.main import main
+        assert main(["--help"]) == 0
+        assert main(["train", "--config-file", "semantic/camvid/maskformer_r18"]) == 2
+        import segzoo.model_zoo
     """
     result = run_python(code)
-    assert result.stderr.strip().splitlines()[-1] == f"ModuleNotFoundError: {compat.NO_DETECTRON2}"
+    said = result.stderr.strip().splitlines()
+    assert said[0] == f"error: {compat.NO_DETECTRON2}"
+    assert said[-1] == f"ModuleNotFoundError: {compat.NO_DETECTRON2}"
 
 
 def test_the_remedy_for_a_missing_detectron2_holds_for_an_installed_package():

@@ -13,7 +13,8 @@ from data_trees import write_roads, write_street
 from segzoo.cli import main
 from segzoo.cli.commands import COMMANDS, OF_SCRIPTS
 from segzoo.cli.errors import report_errors
-from segzoo.cli.parser import CommandLine
+from segzoo.cli.parser import KEYS, SECTIONS, CommandLine
+from segzoo.config.load import new_config
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import REMEDIES
 
@@ -342,6 +343,12 @@ def test_every_tool_takes_its_arguments_alike():
     assert {name for name, _, _ in LINES} <= tools | scripts | set(COMMANDS)
     assert all("@explained" in files[name] for name in tools)
     assert scripts == set(OF_SCRIPTS) & set(files) - tools
+
+
+def test_the_parser_knows_what_keys_begin_with():
+    config = new_config()
+    assert {name for name, value in config.items() if isinstance(value, dict)} == SECTIONS
+    assert set(config) - SECTIONS <= KEYS
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -7,9 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
-
-# isort: split
 import cv2
 import numpy as np
 import torch

@@ -6,9 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
-
-# isort: split
 from segzoo.config.files import find_config
 from segzoo.engine.run_folder import holds_training, make_way
 from segzoo.utils.errors import InputError

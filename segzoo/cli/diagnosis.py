@@ -1,0 +1,317 @@
+"""Checks of an installation, its datasets and a configuration.
+
+Imports nothing but Python's own library until a check needs it: any library may be missing or broken.
+"""
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import platform
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segzoo.utils.commands import is_source_tree
+
+REQUIRED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "detectron2": "detectron2",
+    "fvcore": "fvcore",
+    "iopath": "iopath",
+    "matplotlib": "matplotlib",
+    "numba": "numba",
+    "numpy": "numpy",
+    "cv2": "opencv-python-headless",
+    "PIL": "Pillow",
+    "pycocotools": "pycocotools",
+    "yaml": "PyYAML",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "submitit": "submitit",
+    "tabulate": "tabulate",
+    "tensorboard": "tensorboard",
+    "termcolor": "termcolor",
+    "timm": "timm",
+    "tqdm": "tqdm",
+}
+# What a `make` target needs beside the required modules.
+TARGET_NEEDS = {
+    "test": {
+        "pytest": "pytest",
+        "xdist": "pytest-xdist",
+        "hypothesis": "hypothesis",
+        "panopticapi": "panopticapi-lite",
+        "transformers": "transformers",
+    },
+    "lint": {"ruff": "ruff"},
+}
+TARGET_NEEDS["versions"] = TARGET_NEEDS["test"]
+OPTIONAL = {
+    "panopticapi": ("panopticapi-lite", "panopticapi's own evaluation, and the tests"),
+    "transformers": ("transformers", "the tests"),
+    "faster_coco_eval": ("faster-coco-eval", "faster mask AP"),
+    "cityscapesscripts": ("cityscapesscripts", "the tests"),
+}
+# In the environment of `make venv` it has segzoo imported in time.
+STARTUP = "segzoo_startup"
+
+
+class Item(NamedTuple):
+    status: str  # ok | warn | FAIL
+    name: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status:<4}  {self.name:<18} {self.text}{'; ' if self.remedy else ''}{self.remedy}"
+
+
+def diagnose(config_file: str | None, overrides: list[str], data: str | None) -> int:
+    """Print a line for each item; return 1 if one of them FAILed, else 0.
+
+    Args:
+        config_file: also checked; None for no configuration.
+        overrides: those of the configuration, alternating keys and values.
+        data: a dataset to run the configuration with; None for its own.
+    """
+    failed = print_items(check_libraries)
+    failed |= print_items(check_optional)
+    failed |= print_items(check_limits)
+    if failed:
+        print(Item("warn", "datasets", "not looked at", "install what FAILed first"))
+    else:
+        failed |= print_items(check_datasets)
+        if config_file:
+            failed |= print_items(lambda: check_config(config_file, overrides, data))
+    print("something FAILed, see above" if failed else "ready")
+    return int(failed)
+
+
+def print_items(check: Callable[[], Iterable[Item]]) -> bool:
+    """Print what a check finds; return whether something FAILed."""
+    failed = False
+    for item in guarded(check):
+        print(item, flush=True)
+        failed |= item.status == "FAIL"
+    return failed
+
+
+def guarded(check: Callable[[], Iterable[Item]]) -> Iterator[Item]:
+    """A check that breaks off is itself a finding, and the others still run."""
+    try:
+        yield from check()
+    except Exception as error:  # whatever a broken installation raises
+        yield Item("FAIL", "check", one_line(error), "see INSTALL.md, troubleshooting")
+
+
+def report_needs(targets: list[str]) -> int:
+    """One line if this Python cannot run the targets, for `PYTHON=... make`."""
+    needs = dict(REQUIRED)
+    for target in targets:
+        needs.update(TARGET_NEEDS.get(target, {}))
+    missing = [name for module, name in needs.items() if not importlib.util.find_spec(module)]
+    if not missing:
+        return 0
+    packages = " ".join(name for name in missing if name != "detectron2")
+    remedies = [f"{sys.executable} -m pip install {packages}"] if packages else []
+    if "detectron2" in missing:
+        remedies.append(f"{sys.executable} tools/install_detectron2.py")
+    print(
+        f"{sys.executable} lacks {', '.join(missing)}; install with `{' && '.join(remedies)}`, "
+        "or leave PYTHON out to have make build its own .venv",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def check_libraries() -> Iterator[Item]:
+    found = platform.python_version()
+    yield Item("ok", "python", f"{found} at {sys.executable}")
+    missing = [module for module in REQUIRED if not importlib.util.find_spec(module)]
+    for module in missing:
+        remedy = how_to_install_detectron2() if module == "detectron2" else f"pip install {REQUIRED[module]}"
+        yield Item("FAIL", module, "not installed", remedy)
+    if "torch" not in missing:
+        yield check_torch()
+    if {"torch", "torchvision", "detectron2"} & set(missing):
+        return
+    compat = importlib.import_module("segzoo.compat")
+    with_or_without = {True: "with compiled operators", False: "without compiled operators (not needed)"}
+    for module, has_ops in {
+        "torchvision": compat.torchvision_has_ops,
+        "detectron2": compat.detectron2_has_ops,
+    }.items():
+        imported = importlib.import_module(module)
+        order = "" if has_ops() or STARTUP in sys.modules else f", so import segzoo before {module}"
+        text = f"{version(module)}, {with_or_without[has_ops()]}{order}, at {Path(imported.__file__).parent}"
+        yield Item("ok", module, text)
+    for module in REQUIRED:
+        if module not in ("torch", "torchvision", "detectron2", *missing):
+            yield check_import(module, REQUIRED[module])
+
+
+def how_to_install_detectron2() -> str:
+    if is_source_tree():
+        return "run `python tools/install_detectron2.py` (INSTALL.md)"
+    return importlib.import_module("segzoo.compat").COMPILE_DETECTRON2
+
+
+def install_cuda() -> str:
+    return "TORCH=cuda make venv" if is_source_tree() else "pip install a CUDA build of torch (pytorch.org)"
+
+
+def check_torch() -> Item:
+    torch = importlib.import_module("torch")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Item("ok", "torch", f"{torch.__version__}, {len(names)} GPU: {', '.join(sorted(set(names)))}")
+    text = f"{torch.__version__}, no GPU"
+    if not Path("/proc/driver/nvidia/version").exists():
+        return Item("ok", "torch", f"{text}, {torch.get_num_threads()} threads")
+    if torch.version.cuda is None:
+        return Item("warn", "torch", f"{text}, although there is an NVIDIA driver", install_cuda())
+    remedy = "compare nvidia-smi's CUDA version, and check CUDA_VISIBLE_DEVICES"
+    return Item("warn", "torch", f"{text} usable by its CUDA {torch.version.cuda}", remedy)
+
+
+def check_import(module: str, name: str) -> Item:
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a broken installation raises
+        return Item(
+            "FAIL", module, f"does not import: {one_line(error)}", f"pip install --force-reinstall {name}"
+        )
+    return Item("ok", module, version(module))
+
+
+def check_optional() -> Iterator[Item]:
+    for module, (name, purpose) in OPTIONAL.items():
+        if importlib.util.find_spec(module):
+            yield Item("ok", module, f"{version(module)}, for {purpose}")
+        else:
+            yield Item("ok", module, f"not installed; only for {purpose}: pip install {name}")
+
+
+def check_limits() -> Iterator[Item]:
+    """What batches use up on their way from data-loading processes."""
+    with contextlib.suppress(OSError):
+        memory = shutil.disk_usage("/dev/shm")
+        text = f"{memory.total / 2**20:.0f} MiB, {memory.free / 2**20:.0f} MiB free"
+        if memory.free < 1 << 30:
+            remedy = "docker run --shm-size 8g (or --ipc host), or train with DATALOADER.NUM_WORKERS 0"
+            yield Item("warn", "/dev/shm", f"{text}; batches go through it", remedy)
+        else:
+            yield Item("ok", "/dev/shm", text)
+    limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    status, remedy = "ok", ""
+    if 0 <= limit < 1024:
+        status, remedy = "warn", f"ulimit -n {max(limit, min(highest, 65536))}"
+    yield Item(status, "open files", f"ulimit -n: {limit if limit >= 0 else 'unlimited'}", remedy)
+
+
+def check_datasets() -> Iterator[Item]:
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    how = (
+        "DETECTRON2_DATASETS" if "DETECTRON2_DATASETS" in os.environ else "the default of DETECTRON2_DATASETS"
+    )
+    if not root.is_dir():
+        remedy = "export DETECTRON2_DATASETS=/folder/of/datasets (datasets/README.md shows what is expected)"
+        yield Item("warn", "datasets", f"no folder {root.absolute()} ({how})", remedy)
+        return
+    yield Item("ok", "datasets", f"{root.absolute()} ({how})")
+    catalog = importlib.import_module("segzoo.data.dataset_file").CATALOG
+    for file in sorted(catalog.glob("*.yaml")):
+        yield from check_dataset(file)
+
+
+def check_dataset(file: Path) -> Iterator[Item]:
+    """A line for each split that is there; one for all if none is."""
+    layouts = importlib.import_module("segzoo.data.layouts")
+    dataset = importlib.import_module("segzoo.data").read_dataset_file(file)
+    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    for split in dataset.splits:
+        try:
+            layout = layouts.find_layout(dataset, split)
+        except ValueError as error:
+            if split not in dataset.without_labels:  # those are for submissions only
+                problems[split] = one_line(error)
+        else:
+            found[split] = describe_split(layout, dataset.image_counts.get(split))
+    if not found:
+        yield Item("ok", f"  {dataset.name}", "not there")
+        return
+    for split, text in found.items():
+        yield Item("warn" if "expected" in text else "ok", f"  {split}", text)
+    for split, problem in problems.items():
+        yield Item("warn", f"  {split}", problem)
+
+
+def describe_split(layout: Any, expected: int | None) -> str:
+    if not layout.images:
+        return f"in {layout.root}"
+    count = len(layout.images)
+    text = f"{count} images in {layout.root}"
+    return text if expected in (None, count) else f"{text}, expected {expected}"
+
+
+def check_config(config_file: str, overrides: list[str], data: str | None = None) -> Iterator[Item]:
+    errors = importlib.import_module("segzoo.utils.errors")
+    model_zoo = importlib.import_module("segzoo.model_zoo")
+    try:
+        if data:
+            overrides += importlib.import_module("segzoo.cli.dataset_option").data_overrides(data, overrides)
+        cfg = model_zoo.load_config(config_file, overrides)
+    except errors.InputError as error:
+        yield Item("FAIL", "config", one_line(error))
+        return
+    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    yield Item("ok", "config", f"{cfg.MODEL.META_ARCHITECTURE}, task {cfg.TASK}, {classes} classes")
+    catalog = importlib.import_module("detectron2.data").DatasetCatalog
+    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        try:
+            yield Item("ok", f"  {name}", f"{len(catalog.get(name))} images")
+        except (errors.InputError, OSError) as error:
+            yield Item("FAIL", f"  {name}", one_line(error))
+    yield check_weights(cfg.MODEL.WEIGHTS)
+    yield check_model(cfg)
+
+
+def check_weights(weights: str) -> Item:
+    if not weights:
+        return Item("ok", "  weights", "none: training starts from random numbers")
+    if "://" in weights:
+        return Item("ok", "  weights", f"{weights} (downloaded when needed; not looked for now)")
+    if Path(weights).is_file():
+        return Item("ok", "  weights", f"{weights}, {Path(weights).stat().st_size / 1e6:.1f} MB")
+    return Item("FAIL", "  weights", f"no file {weights}", "give MODEL.WEIGHTS a file, a URL, or ''")
+
+
+def check_model(cfg: Any) -> Item:
+    """Builds the model without memory for its weights."""
+    torch = importlib.import_module("torch")
+    build_model = importlib.import_module("detectron2.modeling").META_ARCH_REGISTRY.get
+    with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
+        model = build_model(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Item("ok", "  model", f"builds, {parameters / 1e6:.1f} M parameters")
+
+
+def version(module: str) -> str:
+    imported = importlib.import_module(module)
+    found = getattr(imported, "__version__", None)
+    if found is None:
+        names = importlib.metadata.packages_distributions().get(module, [])
+        found = importlib.metadata.version(names[0]) if names else "version unknown"
+    return str(found)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
