@@ -44,6 +44,9 @@ def _add_dataset_keys(cfg: CN) -> None:
 
 def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.FORMAT = "RGB"
+    # What the mapper gives a model to learn from: segments (map or masks of the targets, and their classes),
+    # boxes, instances (Detectron2's Instances), sem_seg, ... (registry TARGETS); (): what the model asks for.
+    cfg.INPUT.TARGETS = ()
     # Values [low, high] of images of more than 8 bits that become 0 and 255, as (0, 4095) for 12 bits, where
     # the dataset's YAML has no image_range. (): by the brightest pixel, of the dataset, else of the file; a
     # training takes that of its datasets with such images, where they agree, and saves it here.

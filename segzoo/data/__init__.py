@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from .label_reader import LabelReader
     from .mapper import SegmentationMapper
     from .pixel_range import PixelRange
+    from .targets import register_task
+    from .training_targets import TARGETS_REGISTRY, AugmentedLabels
 else:
     __getattr__, __dir__ = lazy_exports(__name__)
 
 __all__ = [
+    "TARGETS_REGISTRY",
+    "AugmentedLabels",
     "DatasetFile",
     "LabelReader",
     "PixelRange",
@@ -38,6 +42,7 @@ __all__ = [
     "register_builtin",
     "register_dataset_file",
     "register_described",
+    "register_task",
     "rgb_pixels",
     "training_range",
 ]

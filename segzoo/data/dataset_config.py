@@ -12,6 +12,11 @@ from segzoo.utils.tasks import TASKS
 from segzoo.utils.text import did_you_mean
 
 from .register import dataset_metadata, register_dataset_file
+from .wanted_targets import wanted_targets
+
+# Sections of Detectron2's heads that predict a class for each box.
+_DETECTION_HEADS = {"FCOS", "RETINANET", "ROI_HEADS"}
+_COCO_CLASSES = 80
 
 
 def complete_config(cfg: CfgNode) -> CfgNode:
@@ -40,7 +45,7 @@ def complete_config(cfg: CfgNode) -> CfgNode:
 def _take_from_dataset(cfg: CfgNode, name: str) -> None:
     metadata = _segzoo_metadata(name)
     evaluator_type, classes = metadata["evaluator_type"], metadata["classes"]
-    if cfg.TASK != "semantic" and evaluator_type == "sem_seg":
+    if not TASKS[cfg.TASK].from_classes and evaluator_type == "sem_seg":
         raise InputError(
             f"TASK {cfg.TASK} needs panoptic ground truth, but {name} has semantic labels; use TASK semantic"
         )
@@ -59,7 +64,8 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
             f"instances; use TASK instance, or {remedy}"
         )
     head = cfg.MODEL.SEM_SEG_HEAD
-    expected = {"entity": 1, "instance": len(metadata["thing_classes"])}.get(cfg.TASK, len(classes))
+    counts = {"all": len(classes), "things": len(metadata["thing_classes"]), "one": 1}
+    expected = counts[TASKS[cfg.TASK].classes]
     if head.NUM_CLASSES not in (0, expected):
         raise InputError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES={head.NUM_CLASSES} but {name} has {expected} ({cfg.TASK}); "
@@ -67,6 +73,20 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
         )
     head.NUM_CLASSES = expected
     head.IGNORE_VALUE = metadata["ignore_label"]
+    if "instances" in wanted_targets(cfg):
+        for section in sorted(_DETECTION_HEADS & cfg.MODEL.keys()):
+            _set_class_count(cfg, section, expected, name)
+
+
+def _set_class_count(cfg: CfgNode, section: str, expected: int, dataset: str) -> None:
+    """Sets the number of classes of a head of Detectron2, whose default is that of COCO."""
+    node = cfg.MODEL[section]
+    if node.NUM_CLASSES not in (_COCO_CLASSES, expected):
+        raise InputError(
+            f"MODEL.{section}.NUM_CLASSES {node.NUM_CLASSES} but {dataset} has {expected} ({cfg.TASK}); "
+            "leave the key out"
+        )
+    node.NUM_CLASSES = expected
 
 
 def _segzoo_metadata(name: str) -> Mapping[str, Any]:

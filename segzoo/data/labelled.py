@@ -6,17 +6,10 @@ from typing import Any
 import numpy as np
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.tasks import TASKS
 
 from .label_reader import Segments
 from .targets import GROUPS
-
-# What is missing where a task finds no target.
-TARGETS = {
-    "semantic": "labelled pixel",
-    "panoptic": "segment that is no crowd",
-    "entity": "segment that is no crowd",
-    "instance": "instance that is no crowd",
-}
 
 
 def check_labelled(
@@ -32,7 +25,7 @@ def check_labelled(
     Raises:
         InputError: there is none.
     """
-    if task == "semantic":
+    if TASKS[task].from_classes:
         return
     for record in records:
         segments = record.get("segments_info", record.get("annotations"))
@@ -46,8 +39,9 @@ def check_labelled(
     remedy = "`segzoo check-data` on the dataset's file says what to change"
     if found and all(one["iscrowd"] for one in found):
         remedy = "if they are single objects, set crowd: instances in the dataset's YAML"
+    target = TASKS[task].target
     raise InputError(
-        f"DATASETS.TRAIN {tuple(names)}: {len(records)} images without any {TARGETS[task]} (of {len(found)} "
+        f"DATASETS.TRAIN {tuple(names)}: {len(records)} images without any {target} (of {len(found)} "
         f"in their JSON), so that there is nothing to learn; {remedy}"
     )
 
@@ -56,6 +50,11 @@ def holds_targets(batch: Iterable[Mapping[str, Any]]) -> bool:
     """Whether an image of a batch of mapped dicts has a target; those of another mapper count as if.
 
     Args:
-        batch: of `SegmentationMapper`, with `segment_classes`.
+        batch: of `SegmentationMapper`, with `segment_classes` or `instances`.
     """
-    return any("segment_classes" not in sample or len(sample["segment_classes"]) > 0 for sample in batch)
+    return any(map(_holds_target, batch))
+
+
+def _holds_target(sample: Mapping[str, Any]) -> bool:
+    counted = [sample[key] for key in ("segment_classes", "instances") if key in sample]
+    return any(len(one) > 0 for one in counted) or not counted

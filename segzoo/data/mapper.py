@@ -12,6 +12,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.registries import registered
+from segzoo.utils.tasks import TASKS
 from segzoo.utils.text import did_you_mean
 
 from .augmentation.build import AugmentationInput, build_test_augmentations, build_train_augmentations
@@ -19,7 +21,9 @@ from .augmentation.transforms import count_flips
 from .images import check_annotated_size, load_image
 from .label_reader import IndexMap, LabelReader
 from .register import label_reader
-from .targets import GROUPS, build_mask_targets, build_targets
+from .targets import GROUPS
+from .training_targets import TARGETS_REGISTRY, AugmentedLabels
+from .wanted_targets import STANDARD, wanted_targets
 
 # Of a dataset dict, what training replaces by targets.
 _ANNOTATION_KEYS = (
@@ -33,7 +37,8 @@ class SegmentationMapper:
 
     Args:
         is_train: with augmentation and targets, or for evaluation.
-        task: semantic, panoptic, entity or instance: picks the targets.
+        task: semantic, panoptic, entity or instance, ... : picks what of an image is a target.
+        targets: what a model is given of them, names of TARGETS_REGISTRY.
         augmentations: Detectron2 augmentations; they see `image` and `sem_seg`, the class map.
         image_format: "RGB" or "BGR".
         image_range: values of images of more than 8 bits that become 0 and 255, where the dataset does not
@@ -51,11 +56,13 @@ class SegmentationMapper:
         image_format: str = "RGB",
         image_range: Sequence[float] = (),
         readers: Mapping[str, LabelReader] | None = None,
+        targets: Sequence[str] = STANDARD,
     ) -> None:
         if task not in GROUPS:
             raise InputError(
                 f"TASK {task!r} is unknown{did_you_mean(task, GROUPS)}; known: {', '.join(GROUPS)}"
             )
+        self.add_targets = [registered(TARGETS_REGISTRY, "INPUT.TARGETS", name) for name in targets]
         self.is_train = is_train
         self.task = task
         self.augmentations = T.AugmentationList(augmentations)
@@ -83,6 +90,7 @@ class SegmentationMapper:
             "image_format": cfg.INPUT.FORMAT,
             "image_range": cfg.INPUT.IMAGE_RANGE,
             "readers": readers,
+            "targets": wanted_targets(cfg) if is_train else STANDARD,
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,10 +101,10 @@ class SegmentationMapper:
 
         Returns:
             The dataset dict with `image` (3, H, W) uint8 and `height`, `width` of the original; in training
-            its label files and segments are replaced by the targets: `segment_map` (H, W) int16 and
-            `segment_classes` (S,) int64 (see `Targets`), or `segment_masks` (S, H, W) bool in place of the
-            map where the annotation's instances may overlap (see `MaskTargets`); and for the semantic task
-            `sem_seg` (H, W) int64, class index or the dataset's ignore label.
+            its label files and segments are replaced by the targets: the standard ones are `segment_map`
+            (H, W) int16 and `segment_classes` (S,) int64 (see `Targets`), or `segment_masks` (S, H, W) bool
+            in place of the map where the annotation's instances may overlap (see `MaskTargets`); and for the
+            semantic task `sem_seg` (H, W) int64, class index or the dataset's ignore label.
 
         Raises:
             InputError: a missing, broken or wrong file.
@@ -116,7 +124,7 @@ class SegmentationMapper:
 
     def _add_targets(self, record: dict[str, Any], image: np.ndarray) -> None:
         reader = self.readers[record["dataset"]]
-        index_map = reader.load_index_map(record, semantic=self.task == "semantic")
+        index_map = reader.load_index_map(record, semantic=TASKS[self.task].from_classes)
         augmented = AugmentationInput(image, index_map, reader.ignore_label)
         transforms = self.augmentations(augmented)
         index_map = augmented.index_map
@@ -124,15 +132,9 @@ class SegmentationMapper:
             index_map = swap_classes(index_map, reader.dataset.flip_pairs)
         record["image"] = _to_tensor(augmented.image)
         groups = GROUPS[self.task](index_map.segments, reader.is_thing)
-        if index_map.members is None:
-            targets = build_targets(index_map, groups)
-            record["segment_map"] = torch.from_numpy(targets.segment_map)
-        else:
-            targets = build_mask_targets(index_map, groups)
-            record["segment_masks"] = torch.from_numpy(targets.masks)
-        record["segment_classes"] = torch.from_numpy(targets.classes)
-        if self.task == "semantic":
-            record["sem_seg"] = torch.from_numpy(reader.class_map(index_map).astype(np.int64))
+        labels = AugmentedLabels(self.task, index_map, groups, reader.class_map)
+        for add in self.add_targets:
+            record.update(add(labels))
         for key in _ANNOTATION_KEYS:
             record.pop(key, None)
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from segzoo.utils.tasks import TASKS, Task
+
 from .label_ops import count_values, look_up
 from .label_reader import IndexMap, Segments
 
@@ -84,12 +86,40 @@ def instance_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
     return _group_by(keys, among_things[segments.classes], kept)
 
 
-GROUPS: dict[str, Callable[[Segments, np.ndarray], Groups]] = {
+Grouping = Callable[[Segments, np.ndarray], Groups]
+
+#: {task: the segments of an image and whether each class is a thing, (K,) bool, to the groups}.
+GROUPS: dict[str, Grouping] = {
     "semantic": semantic_groups,
     "panoptic": panoptic_groups,
     "entity": entity_groups,
     "instance": instance_groups,
 }
+
+
+def register_task(
+    name: str,
+    grouping: Grouping,
+    *,
+    classes: str = "all",
+    target: str = "segment",
+    from_classes: bool = False,
+) -> None:
+    """Add a task, a value of TASK: what of an image is a target; one of the same name is replaced.
+
+    Args:
+        grouping: as `panoptic_groups` and the others above.
+        classes: the classes that a model predicts: "all" of the dataset, its "things", or "one" for all.
+        target: what an image without targets lacks, for messages.
+        from_classes: whether labels of pixels are enough, and no segments are needed.
+
+    Raises:
+        ValueError: `classes` is none of these.
+    """
+    if classes not in ("all", "things", "one"):
+        raise ValueError(f"register_task: classes {classes!r}; expected all, things or one")
+    TASKS[name] = Task(classes, target, from_classes)
+    GROUPS[name] = grouping
 
 
 def build_targets(index_map: IndexMap, groups: Groups) -> Targets:

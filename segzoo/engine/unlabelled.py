@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from segzoo.data.labelled import TARGETS
 from segzoo.utils.errors import InputError
+from segzoo.utils.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class UnlabelledHook(HookBase):
     """
 
     def __init__(self, task: str, names: Sequence[str], images_per_iteration: int):
-        self._what = TARGETS[task]
+        self._what = TASKS[task].target
         self._names = tuple(names)
         self._batch = images_per_iteration
         self._is_settled = False

@@ -4,7 +4,7 @@ Letters: N images, K classes, H W size of an image, h w size of a network's outp
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -125,6 +125,8 @@ class Segmentor(nn.Module):
 
     Attributes:
         supported_tasks: of `TASKS`, what `postprocess` can give.
+        mapper_targets: what the mapper is to add to the dicts of training images, names of its registry
+            TARGETS; INPUT.TARGETS goes before.
         score_kind: "logits" or "probabilities": what `dense_scores` holds. A test protocol applies its
             softmax to logits only.
         semantic_resizing: what is resized to the output size for the task "semantic": "scores" of classes or
@@ -138,7 +140,8 @@ class Segmentor(nn.Module):
         device: where images are moved to.
     """
 
-    supported_tasks: tuple[str, ...] = ("semantic",)
+    supported_tasks: Collection[str] = ("semantic",)
+    mapper_targets: tuple[str, ...] = ("segments",)
     score_kind = "logits"
     semantic_resizing: str | None = None
 
@@ -170,7 +173,7 @@ class Segmentor(nn.Module):
             InputError: a task that the family does not support.
         """
         super().__init__()
-        self.tasks = tuple(tasks or self.supported_tasks[:1])
+        self.tasks = tuple(tasks or list(self.supported_tasks)[:1])
         # A subclass whose check needs attributes of its own calls it when they are set.
         Segmentor.check_tasks(self, self.tasks)
         self.num_classes = num_classes

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from segzoo.layers.conv import fast_layout
 from segzoo.utils.errors import InputError
-from segzoo.utils.tasks import TASKS
 
 from ..registry import registered
 from ..segmentor import Batch, Segmentor, Sizes
@@ -26,7 +25,7 @@ from .postprocess import inference
 class MaskFormer(Segmentor):
     """Predicts a set of masks, each with one class, and turns it into what each task asks for."""
 
-    supported_tasks = TASKS
+    supported_tasks = ("semantic", "panoptic", "instance", "entity")
     score_kind = "probabilities"
 
     @configurable

@@ -1,0 +1,108 @@
+"""What a model is given to learn from an image, by name: pure functions of its augmented labels.
+
+Letters: H, W pixels; S target segments; K classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import BitMasks, Boxes, Instances
+from scipy.ndimage import find_objects
+
+from segzoo.utils.registries import NamedRegistry
+
+from .label_reader import IndexMap
+from .targets import Groups, MaskTargets, Targets, build_mask_targets, build_targets
+
+TARGETS_REGISTRY = NamedRegistry("TARGETS")
+TARGETS_REGISTRY.__doc__ = """
+What the mapper adds to the dict of a training image, by the names that INPUT.TARGETS, or the attribute
+`mapper_targets` of a meta-architecture, lists.
+
+Called with `AugmentedLabels`; returns entries of the dict, tensors or other things that can be pickled.
+"""
+
+
+@dataclass(frozen=True)
+class AugmentedLabels:
+    """The labels of an image after augmentation, and what is made of them for the task.
+
+    Attributes:
+        task: TASK.
+        index_map: which segment covers which pixel.
+        groups: which segments form a target of the task together.
+        class_map_of: an index map to (H, W) class indices, the dataset's ignore label where there is none.
+    """
+
+    task: str
+    index_map: IndexMap
+    groups: Groups
+    class_map_of: Callable[[IndexMap], np.ndarray]
+
+    @cached_property
+    def segments(self) -> Targets | MaskTargets:
+        """The S targets as a map of indices, or as masks where segments may overlap."""
+        if self.index_map.members is None:
+            return build_targets(self.index_map, self.groups)
+        return build_mask_targets(self.index_map, self.groups)
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """(S, H, W) bool."""
+        segments = self.segments
+        if isinstance(segments, MaskTargets):
+            return segments.masks
+        numbers = np.arange(len(segments.classes), dtype=segments.segment_map.dtype)
+        return segments.segment_map == numbers[:, None, None]
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """(S, 4) float32: left, top, right, bottom edges in pixels, so that right - left is the width."""
+        segments = self.segments
+        if isinstance(segments, MaskTargets):
+            found = [find_objects(mask.view(np.uint8))[0] for mask in segments.masks]
+        else:
+            found = find_objects(segments.segment_map + 1, len(segments.classes))
+        edges = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in found]
+        return np.array(edges, dtype=np.float32).reshape(-1, 4)
+
+
+@TARGETS_REGISTRY.register(name="segments")
+def add_segments(labels: AugmentedLabels) -> dict[str, Any]:
+    """`segment_map` (H, W) int16 or `segment_masks` (S, H, W) bool, `segment_classes` (S,) int64.
+
+    See `Targets` and `MaskTargets`; and `sem_seg` for the task semantic.
+    """
+    segments = labels.segments
+    overlap = isinstance(segments, MaskTargets)
+    entries = {
+        "segment_masks" if overlap else "segment_map": torch.from_numpy(segments[0]),
+        "segment_classes": torch.from_numpy(segments.classes),
+    }
+    return {**entries, **(add_sem_seg(labels) if labels.task == "semantic" else {})}
+
+
+@TARGETS_REGISTRY.register(name="sem_seg")
+def add_sem_seg(labels: AugmentedLabels) -> dict[str, Any]:
+    """`sem_seg` (H, W) int64: class index or the dataset's ignore label."""
+    return {"sem_seg": torch.from_numpy(labels.class_map_of(labels.index_map).astype(np.int64))}
+
+
+@TARGETS_REGISTRY.register(name="boxes")
+def add_boxes(labels: AugmentedLabels) -> dict[str, Any]:
+    """`segment_boxes` (S, 4) float32: left, top, right, bottom edges of the targets in pixels."""
+    return {"segment_boxes": torch.from_numpy(labels.boxes)}
+
+
+@TARGETS_REGISTRY.register(name="instances")
+def add_instances(labels: AugmentedLabels) -> dict[str, Any]:
+    """`instances`: Detectron2's Instances with `gt_boxes`, `gt_classes` and `gt_masks` of the S targets."""
+    instances = Instances(labels.index_map.indices.shape)
+    instances.gt_boxes = Boxes(torch.from_numpy(labels.boxes))
+    instances.gt_classes = torch.from_numpy(labels.segments.classes)
+    instances.gt_masks = BitMasks(torch.from_numpy(labels.masks))
+    return {"instances": instances}

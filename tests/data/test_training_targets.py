@@ -1,0 +1,115 @@
+"""Boxes and Detectron2's Instances are made of the same index maps as every other target."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks
+
+from segzoo.config.load import new_config
+from segzoo.data import SegmentationMapper
+from segzoo.data.label_reader import IndexMap, Segments
+from segzoo.data.targets import GROUPS
+from segzoo.data.training_targets import TARGETS_REGISTRY, AugmentedLabels
+from segzoo.data.wanted_targets import wanted_targets
+from segzoo.utils.errors import InputError
+
+# Segments 1 to 4; 2 is in two parts, 4 a crowd. Classes 0 and 1 are things, 2 is stuff.
+INDICES = np.array(
+    [
+        [0, 1, 1, 0, 2],
+        [0, 1, 3, 3, 0],
+        [4, 4, 3, 3, 2],
+    ],
+    dtype=np.uint8,
+)
+SEGMENTS = Segments(np.array([1, 0, 2, 1]), np.array([False, False, False, True]))
+IS_THING = np.array([True, True, False])
+
+
+def labels_of(task, index_map):
+    groups = GROUPS[task](index_map.segments, IS_THING)
+    return AugmentedLabels(task, index_map, groups, lambda index_map: index_map.indices)
+
+
+def targets_of(name, task, index_map):
+    return TARGETS_REGISTRY.get(name)(labels_of(task, index_map))
+
+
+def test_boxes_hold_all_pixels_of_a_target_and_no_more():
+    found = targets_of("boxes", "panoptic", IndexMap(INDICES, SEGMENTS))["segment_boxes"]
+    # Left, top, right, bottom: one pixel is one wide.
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[1, 0, 3, 2], [4, 0, 5, 3], [2, 1, 4, 3]]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_instances_are_detectron2s_of_the_things(overlap):
+    index_map = IndexMap(INDICES, SEGMENTS)
+    if overlap:
+        # Index 3 stands for pixels that segments 1 and 2 share here, and segment 3 has none.
+        members = np.zeros((5, 4), dtype=bool)
+        members[1, 0] = members[2, 1] = members[3, 0] = members[3, 1] = members[4, 3] = True
+        index_map = index_map._replace(members=members)
+    masks = [(INDICES == 1) | (overlap & (INDICES == 3)), (INDICES == 2) | (overlap & (INDICES == 3))]
+    found = targets_of("instances", "instance", index_map)["instances"]
+    assert found.image_size == (3, 5)
+    assert found.gt_classes.tolist() == [1, 0]
+    assert np.array_equal(found.gt_masks.tensor.numpy(), masks)
+    peer = BitMasks(torch.from_numpy(np.stack(masks))).get_bounding_boxes()
+    assert torch.equal(found.gt_boxes.tensor, peer.tensor)
+
+
+@pytest.mark.parametrize("name", ["boxes", "instances"])
+def test_an_image_may_have_none(name):
+    found = targets_of(name, "instance", IndexMap(np.zeros((3, 5), np.uint8), SEGMENTS))
+    if name == "boxes":
+        assert found["segment_boxes"].shape == (0, 4)
+    else:
+        assert (len(found["instances"]), found["instances"].gt_masks.tensor.shape) == (0, (0, 3, 5))
+
+
+def test_boxes_follow_the_segments_through_augmentation():
+    """The mapper: boxes are those of the flipped and cropped map, in the order of the classes."""
+
+    class Reader:
+        ignore_label = 255
+        is_thing = IS_THING
+        dataset = type("Dataset", (), {"flip_pairs": ()})
+
+        def load_index_map(self, record, semantic):
+            return IndexMap(INDICES.repeat(2, 0).repeat(2, 1), SEGMENTS)
+
+        def class_map(self, index_map):
+            return index_map.indices
+
+    mapper = SegmentationMapper(
+        True,
+        task="instance",
+        augmentations=[T.CropTransform(2, 0, 8, 6), T.HFlipTransform(8)],
+        readers={"toy": Reader()},
+        targets=("segments", "boxes"),
+    )
+    record = {"dataset": "toy", "image": np.zeros((6, 10, 3), np.uint8)}
+    mapper._add_targets(record, record["image"])
+    assert record["segment_classes"].tolist() == [1, 0]
+    for number, box in enumerate(record["segment_boxes"].int().tolist()):
+        rows, columns = np.nonzero(record["segment_map"].numpy() == number)
+        assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert record["segment_boxes"][1].tolist() == [0, 0, 2, 6]
+
+
+def test_a_model_gets_what_it_or_the_configuration_asks_for():
+    cfg = new_config()
+    assert cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    assert wanted_targets(cfg) == ("segments",)  # a class map has no instances
+    cfg.TASK = "instance"
+    assert wanted_targets(cfg) == ("segments", "instances")
+    cfg.MODEL.META_ARCHITECTURE = "MaskFormer"
+    assert wanted_targets(cfg) == ("segments",)
+    cfg.INPUT.TARGETS = ("segments", "boxes")
+    assert wanted_targets(cfg) == ("segments", "boxes")
+    with pytest.raises(
+        InputError, match=r"INPUT\.TARGETS 'box' is unknown; did you mean boxes\?; known: boxes, "
+    ):
+        SegmentationMapper(True, task="instance", augmentations=[], targets=("box",))

@@ -1,0 +1,118 @@
+"""A private package: written by a test outside the tree, found through IMPORTS, forgotten afterwards."""
+
+import runpy
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
+
+# isort: split
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+
+from segzoo.config import extensions
+from segzoo.data import TARGETS_REGISTRY
+from segzoo.data.targets import GROUPS
+from segzoo.engine import TRAINER_REGISTRY
+from segzoo.modeling import registry
+from segzoo.solver import LR_SCHEDULER_REGISTRY, OPTIMIZER_REGISTRY
+from segzoo.utils.methods import load_methods
+from segzoo.utils.tasks import TASKS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REGISTRIES = [
+    *(BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, TARGETS_REGISTRY, TRAINER_REGISTRY),
+    *(LR_SCHEDULER_REGISTRY, OPTIMIZER_REGISTRY, registry.NECK_REGISTRY, registry.PIXEL_DECODER_REGISTRY),
+    *(registry.TRANSFORMER_DECODER_REGISTRY, registry.PIXEL_LOSS_REGISTRY),
+]
+# A small network that trains on the generated dataset in tenths of a second.
+SMALL = """
+TASK: semantic
+DATASETS: {TRAIN: ["shapes_train"], TEST: ["shapes_val"]}
+MODEL:
+  META_ARCHITECTURE: PerPixelSegmentor
+  DEVICE: cpu
+  BACKBONE: {NAME: ResNetBackbone, VARIANT: r18_quarter, NORM: BN}
+  SEM_SEG_HEAD: {NAME: FCNHead, IN_FEATURES: ["res5"], CONVS_DIM: 16, NORM: BN}
+INPUT: {MIN_SIZE_TRAIN: [48], CROP_SIZE: [48, 48], MIN_SIZE_TEST: 48, MAX_SIZE_TEST: 48}
+SOLVER: {IMS_PER_BATCH: 2, MAX_ITER: 2, BASE_LR: 0.01, LOG_PERIOD: 1}
+DATALOADER: {NUM_WORKERS: 0}
+TEST: {NUM_PICTURES: 0, SCORING_THREADS: 0}
+SEED: 1
+"""
+
+
+class Package:
+    """Writes modules into a folder that is on Python's path.
+
+    Attributes:
+        folder: where the package and the user's configurations lie; the current folder.
+        name: of the package, to be listed in IMPORTS.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name = folder, name
+
+    def write(self, text: str, module: str = "__init__") -> None:
+        file = self.folder / self.name / f"{module}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(textwrap.dedent(text))
+
+    def config(self, text: str = "", base: str = SMALL, imports: bool = True) -> Path:
+        """A configuration with the package in its IMPORTS, and `text` in place of what `base` says."""
+        (self.folder / "base.yaml").write_text(base)
+        file = self.folder / "config.yaml"
+        line = f'IMPORTS: ["{self.name}"]\n' if imports else ""
+        file.write_text(f"_BASE_: base.yaml\n{line}{textwrap.dedent(text)}")
+        return file
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch, request):
+    """An empty `Package`; what it registers is gone after the test."""
+    load_methods()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    for one in REGISTRIES:
+        monkeypatch.setattr(one, "_obj_map", dict(one._obj_map))
+    monkeypatch.setattr(extensions, "_registered", dict(extensions._registered))
+    for table in (GROUPS, TASKS):
+        for key in table:
+            monkeypatch.setitem(table, key, table[key])
+    known = {id(table): set(table) for table in (GROUPS, TASKS)}
+    name = "private_" + "".join(c if c.isalnum() else "_" for c in request.node.name).strip("_")
+    yield Package(tmp_path, name)
+    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+        del sys.modules[module]
+    for table in (GROUPS, TASKS):
+        for key in set(table) - known[id(table)]:
+            del table[key]
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """The folder of a tiny generated dataset, shapes_train and shapes_val."""
+    folder = tmp_path_factory.mktemp("datasets")
+    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
+    make_shapes(folder / "shapes", train=4, val=2, size=48, workers=0)
+    return folder
+
+
+@pytest.fixture
+def train(shapes, monkeypatch, tmp_path):
+    """Trains a configuration file as the command does, with KEY VALUE pairs; returns OUTPUT_DIR."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
+
+    def run(config: Path, *words: str) -> Path:
+        from segzoo.cli.train import main
+
+        output = tmp_path / "output"
+        flags = [word for word in words if word.startswith("--")]
+        pairs = [word for word in words if not word.startswith("--")]
+        arguments = ["--debug", *flags, "--config-file", str(config), *pairs]
+        assert main([*arguments, "OUTPUT_DIR", str(output)]) == 0
+        return output
+
+    return run
