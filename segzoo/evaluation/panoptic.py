@@ -92,7 +92,7 @@ class PanopticEvaluator(BackgroundEvaluator):
         if not self.class_sums.truths():
             logger.warning(
                 "%s: none of its %d images has a segment that is no crowd, so that there is no panoptic "
-                "quality; `python tools/check_dataset.py` shows what its labels hold",
+                "quality; `segzoo check-data` shows what its labels hold",
                 self.dataset_name,
                 self.image_count,
             )

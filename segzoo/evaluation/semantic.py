@@ -152,8 +152,8 @@ class SemanticEvaluator(BackgroundEvaluator):
         self.confusion_matrix, annotations = merged
         if not self.confusion_matrix[:, :-1].any():
             logger.warning(
-                "%s: none of its %d images has a labelled pixel, so that there is no mIoU; `python "
-                "tools/check_dataset.py` shows what its labels hold",
+                "%s: none of its %d images has a labelled pixel, so that there is no mIoU; "
+                "`segzoo check-data` shows what its labels hold",
                 self.dataset_name,
                 self.image_count,
             )

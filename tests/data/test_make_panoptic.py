@@ -689,7 +689,7 @@ def test_what_cannot_be_done_is_said_in_a_line(tmp_path, tool, capsys):
         file, "--instances", "i.json", "--splits", "nope"
     )
     (tmp_path / "mine.yaml").write_text("mine: 1\n")
-    assert "mine.yaml: exists and is not of this tool" in message(
+    assert "mine.yaml: exists and was not written by this command" in message(
         file, "--instances", "i.json", "--name", "mine"
     )
     assert (tmp_path / "mine.yaml").read_text() == "mine: 1\n"

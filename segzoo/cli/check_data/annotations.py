@@ -18,7 +18,7 @@ _IMAGES = 10
 
 
 def of_annotations(split: CheckedSplit) -> list[Finding]:
-    """Polygons that reach beyond their images, or fill a corner of them only, and those within others."""
+    """Return findings on polygons beyond their images, in a corner of them only, and within others."""
     outside, images, total, holes, first, farthest = 0, 0, 0, 0, "", 0.0
     for record in split.records:
         width, height = record.get("width", 0), record.get("height", 0)
@@ -62,7 +62,7 @@ def of_annotations(split: CheckedSplit) -> list[Finding]:
 
 
 def _has_hole(polygons: Sequence[Sequence[float]]) -> bool:
-    """Whether all corners of a polygon lie within another one."""
+    """Return whether all corners of a polygon lie within another one."""
     if len(polygons) < 2:
         return False
     shapes = [np.asarray(polygon, dtype=np.float32).reshape(-1, 2) for polygon in polygons]
@@ -73,7 +73,7 @@ def _has_hole(polygons: Sequence[Sequence[float]]) -> bool:
 
 
 def _bounds(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
-    """The box around polygons: left, top, right, bottom."""
+    """Return the box around polygons: left, top, right, bottom."""
     xs = [x for polygon in polygons for x in polygon[::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
     return min(xs), min(ys), max(xs), max(ys)

@@ -44,7 +44,7 @@ OF_ENCODING = (UNKNOWN_LABEL, WRONG_LABEL, PALETTE)
 
 
 def of_broken_files(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
-    """A finding for each kind of problem. `options`: what fits the label files better."""
+    """Return a finding for each kind of problem. `options`: what fits the label files better."""
     found, source = [], split.dataset.path.name
     remedies, files = dict(REMEDIES), split.files()
     for kind in (UNKNOWN_LABEL, PALETTE):
@@ -79,7 +79,7 @@ def of_broken_files(split: CheckedSplit, options: tuple[Option, ...]) -> list[Fi
 
 
 def of_misread_files(split: CheckedSplit, files: Files, options: tuple[Option, ...]) -> list[Finding]:
-    """Files that every encoding would read without an error, though they mean something else."""
+    """Return files that every encoding would read without an error, though they mean something else."""
     if files.encoding.name == "palette":
         return []  # said so
     if mask_per_class(files):

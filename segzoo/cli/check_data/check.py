@@ -1,4 +1,4 @@
-"""Reads all files of the splits of a dataset, and says what was found."""
+"""Read all files of the splits of a dataset, and report what was found."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ from .text import describe_split, finding_lines
 
 
 def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
-    """The names of a dataset's splits to check; of several names of the same images, the first.
+    """Return the names of a dataset's splits to check; of several names of the same images, the first.
 
     Raises:
         InputError: no such dataset or split, or a wrong YAML.
@@ -46,7 +46,7 @@ def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
 
 
 def of_configuration(arguments: argparse.Namespace) -> list[str]:
-    """The names of the splits that a configuration trains and tests on.
+    """Return the names of the splits that a configuration trains and tests on.
 
     Raises:
         InputError: it has none, or not the ones that are chosen.
@@ -62,7 +62,7 @@ def of_configuration(arguments: argparse.Namespace) -> list[str]:
 
 
 def with_progress(reports: Iterator[ImageReport], split: str, total: int) -> Iterator[ImageReport]:
-    """Shows the way and the time left; seldom where it goes to a file."""
+    """Yield the reports with a progress bar, redrawn seldom where it goes to a file."""
     seconds = 0.2 if sys.stderr.isatty() else 30.0
     pace = {"mininterval": seconds, "maxinterval": seconds, "delay": seconds}
     return tqdm(reports, split, total, unit="image", leave=False, **pace)
@@ -71,7 +71,7 @@ def with_progress(reports: Iterator[ImageReport], split: str, total: int) -> Ite
 def check_split(
     split: str, records: Sequence[Mapping[str, Any]], workers: int, with_digest: bool
 ) -> CheckedSplit:
-    """Reads all files of a split."""
+    """Read all files of a split."""
     reader = label_reader(split)
     report = SplitReport(len(reader.is_thing))
     # Starting a process takes longer than reading a few files.
@@ -83,7 +83,7 @@ def check_split(
 
 @contextmanager
 def warnings_of(package: str) -> Iterator[list[logging.LogRecord]]:
-    """Collects what a package warns of, which would come out between the lines of the report."""
+    """Collect what a package warns of, which would come out between the lines of the report."""
     found: list[logging.LogRecord] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = found.append
@@ -98,7 +98,7 @@ def warnings_of(package: str) -> Iterator[list[logging.LogRecord]]:
 
 
 def check(arguments: argparse.Namespace) -> tuple[list[CheckedSplit], list[Finding]]:
-    """Checks the splits; prints each as soon as it is done, unless JSON is wanted.
+    """Check the splits; print each as soon as it is done, unless JSON is wanted.
 
     Raises:
         InputError: no such dataset or split.

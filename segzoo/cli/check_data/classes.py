@@ -13,7 +13,7 @@ from .remedies import (
 
 
 def of_classes(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
-    """What the histogram of the classes says. `options`: what fits the label files better."""
+    """Return findings on the histogram of the classes. `options`: what fits the label files better."""
     report, names = split.report, split.dataset.space.classes
     present = np.flatnonzero(report.pixels[:-1])
     void = report.pixels[-1]

@@ -1,4 +1,4 @@
-"""Examples of a split in one picture: images beside their labels, and what the colors mean.
+"""Examples of a split in one image: images beside their labels, and what the colors mean.
 
 Letters: H, W pixels; K classes.
 """
@@ -20,13 +20,13 @@ from .checked import CheckedSplit
 
 HEIGHT = 240
 WIDTH = 2000
-# Narrower pictures would be all height, wider ones all width.
+# Narrower tiles would be all height, wider ones all width.
 LONGEST = 3.0
 GAP = 10
 
 
 def write_contact_sheet(split: CheckedSplit, folder: Path, number: int) -> Path | None:
-    """Draws examples, spread over the split, into folder/<split>.png; None if no file can be drawn."""
+    """Draw examples, spread over the split, into folder/<split>.png; return None if no file can be drawn."""
     records = split.records
     chosen = np.unique(np.linspace(0, len(records) - 1, min(number, len(records))).astype(int))
     tiles, present = [], set()
@@ -36,10 +36,10 @@ def write_contact_sheet(split: CheckedSplit, folder: Path, number: int) -> Path 
         except InputError:
             continue  # the table says so
         present |= classes
-        pictures = [image, drawn] if split.has_labels else [image]
+        panels = [image, drawn] if split.has_labels else [image]
         name = Path(records[index]["file_name"]).stem
-        titles = [name if len(name) <= 28 else f"...{name[-26:]}", ""][: len(pictures)]
-        tiles.append(strip(pictures, titles, HEIGHT, gap=2))
+        titles = [name if len(name) <= 28 else f"...{name[-26:]}", ""][: len(panels)]
+        tiles.append(strip(panels, titles, HEIGHT, gap=2))
     if not tiles:
         return None
     rows = _in_rows(tiles)
@@ -55,7 +55,7 @@ def write_contact_sheet(split: CheckedSplit, folder: Path, number: int) -> Path 
 
 
 def _draw(record: Mapping[str, Any], split: CheckedSplit) -> tuple[np.ndarray, np.ndarray, set[int]]:
-    """(H, W, 3) image and drawing of it, at the height of a tile, and the classes in it."""
+    """Return (H, W, 3) image and drawing of it, at the height of a tile, and the classes in it."""
     reader, metadata = label_reader(split.name), MetadataCatalog.get(split.name)
     image = load_image(record)
     height, width = image.shape[:2]
@@ -78,7 +78,7 @@ def _draw(record: Mapping[str, Any], split: CheckedSplit) -> tuple[np.ndarray, n
 
 
 def _in_rows(tiles: list[np.ndarray]) -> list[np.ndarray]:
-    """Tiles side by side, in rows of at most WIDTH pixels."""
+    """Return tiles side by side, in rows of at most WIDTH pixels."""
     rows, row, width = [], [], 0
     for tile in tiles:
         if row and width + GAP + tile.shape[1] > WIDTH:

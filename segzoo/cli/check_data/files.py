@@ -14,7 +14,7 @@ from .checked import CheckedSplit, Finding
 
 
 def of_files(split: CheckedSplit) -> list[Finding]:
-    """What the names of the files say, and equal images."""
+    """Return findings on the names of the files, and on equal images."""
     found, published = [], split.dataset.image_counts.get(split.name)
     if published not in (None, split.report.images):
         remedy = (
@@ -40,7 +40,7 @@ def of_files(split: CheckedSplit) -> list[Finding]:
 
 
 def _repeated(split: CheckedSplit) -> list[Finding]:
-    """Images that a list names more than once."""
+    """Find images that a list names more than once."""
     times = Counter(record["file_name"] for record in split.records)
     repeated = [name for name, count in times.items() if count > 1]
     if not repeated:
@@ -65,7 +65,7 @@ def _copies(split: CheckedSplit) -> list[Finding]:
 
 
 def _shared_labels(split: CheckedSplit) -> list[Finding]:
-    """Label files of several images, as of masks/a.png where `images` has a folder that `labels` lacks."""
+    """Find label files of several images: masks/a.png where `images` has a folder that `labels` lacks."""
     images_of: dict[str, dict[str, None]] = {}
     for record in split.records:
         names = record.get("sem_seg_file_name", ())
@@ -86,7 +86,7 @@ def _shared_labels(split: CheckedSplit) -> list[Finding]:
 
 
 def _lone_images(split: CheckedSplit) -> list[str]:
-    """Image files that `images` does not fit for their suffix alone, as a.JPG beside a.jpg."""
+    """Return image files that `images` does not fit for their suffix alone, as a.JPG beside a.jpg."""
     layout = split.dataset.layouts[split.records[0]["layout"]] if split.records else None
     suffix = Path(layout.images).suffix if layout is not None else ""
     if layout is None or layout.list_file is not None or suffix in ("", ".*") or "{" in suffix:
@@ -100,7 +100,7 @@ def _lone_images(split: CheckedSplit) -> list[str]:
 
 
 def _lone_label_files(split: CheckedSplit) -> list[str]:
-    """Files beside the label files, of their kind, that are not used. With a list, others are expected."""
+    """Return unused files beside the label files, of their kind. With a list, others are expected."""
     layout = split.dataset.layouts[split.records[0]["layout"]] if split.records else None
     if layout is None or layout.list_file is not None:
         return []

@@ -1,4 +1,4 @@
-"""What is to be said about a checked split: problems, which fail the check, and notes, which do not."""
+"""The findings on a checked split: problems, which fail the check, and notes, which do not."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from .remedies import (
 
 
 def of_missing_split(dataset: DatasetFile, name: str, error: InputError) -> list[Finding]:
-    """A split that is not there, or cannot be read; one without labels is not needed to train."""
+    """Return the finding on a split that is not there, or cannot be read; without labels it is optional."""
     optional = name in dataset.without_labels
     message = str(error).removeprefix(f"{name}: ")
     text = f"not there, and only needed for submissions ({message})" if optional else message
@@ -30,13 +30,13 @@ def of_missing_split(dataset: DatasetFile, name: str, error: InputError) -> list
 
 
 def of_warnings(name: str, warnings: Sequence[logging.LogRecord]) -> list[Finding]:
-    """What was said while a split was found; of the range of its images, `of_split` says more."""
+    """Return the warnings while a split was found; on the range of its images, `of_split` says more."""
     told = (one for one in warnings if one.name != dataset_range.__name__)
     return [Finding(False, name, message) for message in dict.fromkeys(one.getMessage() for one in told)]
 
 
 def of_split(split: CheckedSplit) -> list[Finding]:
-    """All that is to be said about one split."""
+    """Return all findings on one split."""
     report, files = split.report, split.files()
     options = options_for(files) if files is not None else ()
     found = [*of_files(split), *of_broken_files(split, options), *of_images(split)]

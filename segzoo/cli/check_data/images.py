@@ -16,7 +16,7 @@ DARK = 32
 
 
 def of_images(split: CheckedSplit) -> list[Finding]:
-    """What the images look like once they are read: turned, or dark."""
+    """Return findings on the images as they are read: turned, or dark."""
     found, report, source = [], split.report, split.dataset.path.name
     if report.orientations and split.dataset.exif == "apply":
         files = tuple(chain.from_iterable(report.orientations.values()))

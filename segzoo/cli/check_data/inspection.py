@@ -163,7 +163,7 @@ class SplitReport:
 def inspect_records(
     records: Sequence[Mapping[str, Any]], reader: LabelReader, workers: int = 0, with_digest: bool = False
 ) -> Iterator[ImageReport]:
-    """Reads every image of a split and its labels, as training does.
+    """Read every image of a split and its labels, as training does.
 
     Args:
         records: the split's dataset dicts.
@@ -182,7 +182,7 @@ def inspect_records(
 
 
 def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: bool = False) -> ImageReport:
-    """Reads one image and its labels; what is wrong is reported, not raised."""
+    """Read one image and its labels; what is wrong is reported, not raised."""
     file_name = record["file_name"]
     try:
         pixels, orientation = load_reading(record)
@@ -218,7 +218,7 @@ def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: b
 
 
 def _count(record: Mapping[str, Any], reader: LabelReader) -> tuple[dict[str, Any], IndexMap | None]:
-    """What the labels of an image hold.
+    """Return what the labels of an image hold.
 
     Returns:
         `pixels`, and for labels with segments `segments`, `crowds` and `empty`: see `ImageReport`. The
@@ -247,7 +247,7 @@ def _count(record: Mapping[str, Any], reader: LabelReader) -> tuple[dict[str, An
 
 
 def file_digest(file_name: str) -> str:
-    """A hash of a file's bytes."""
+    """Return a hash of a file's bytes."""
     return hashlib.blake2b(Path(file_name).read_bytes(), digest_size=16).hexdigest()
 
 
@@ -256,7 +256,7 @@ def shared_images(
     second: Sequence[Mapping[str, Any]],
     digests: tuple[Mapping[str, Sequence[str]], Mapping[str, Sequence[str]]] = ({}, {}),
 ) -> list[tuple[str, str]]:
-    """Images that two splits share: the same file, or one of the same name or bytes with equal bytes.
+    """Return images that two splits share: the same file, or one of the same name or bytes with equal bytes.
 
     Many datasets count the images of each split from 1, so that a name alone says nothing.
 
@@ -289,5 +289,5 @@ def _same_bytes(first: str, second: str) -> bool:
 
 
 def unknown_labels(problems: Iterable[Problem]) -> dict[Any, int]:
-    """{value or color that is no class: in how many files}, the most frequent first."""
+    """Return {value or color that is no class: in how many files}, the most frequent first."""
     return dict(Counter(label for problem in problems for label in problem.labels).most_common())

@@ -17,7 +17,7 @@ from .remedies import (
 
 
 def of_instances(split: CheckedSplit) -> list[Finding]:
-    """What the segments and instances say."""
+    """Return findings on segments and instances."""
     report, names, source = split.report, split.dataset.space.classes, split.dataset.path.name
     found = of_annotations(split)
     if report.segments is None:

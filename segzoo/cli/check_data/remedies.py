@@ -42,7 +42,7 @@ class Option(NamedTuple):
     meaning: str = ""
 
     def as_yaml(self) -> str:
-        """The keys in a line: {key: value, ...}."""
+        """Return the keys in a line: {key: value, ...}."""
         return yaml.safe_dump(dict(self.keys), default_flow_style=True, width=10**6, sort_keys=False).strip()
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Option(NamedTuple):
 
 
 def as_text(options: Sequence[Option], source: str) -> str:
-    """The options in one line, or ""."""
+    """Return the options in one line, or ""."""
     return f"{'; '.join(map(str, options))} in {source}" if options else ""
 
 
@@ -84,18 +84,18 @@ class Files(NamedTuple):
 
 
 def options_for(files: Files) -> tuple[Option, ...]:
-    """What fits the files better than what the YAML says; () where that cannot be told."""
+    """Return what fits the files better than what the YAML says; () where that cannot be told."""
     stored = files.stored
     for options in (mask_per_class(files), by_color(files)):
         if options:
             return options
-    if not stored.values or sum(stored.colors.values()) or stored.pictures:
+    if not stored.values or sum(stored.colors.values()) or stored.photos:
         return ()
     return tuple(_by_value(files))
 
 
 def mask_per_class(files: Files) -> tuple[Option, ...]:
-    """Where label files are called after classes and hold two values: they are a mask per class."""
+    """Return options for label files that are called after classes and hold two values: a mask per class."""
     values = set(files.stored.values)
     if isinstance(files.encoding, BinaryFilesEncoding) or len(values) > 2 or not values or max(values) == 0:
         return ()
@@ -124,7 +124,7 @@ def mask_per_class(files: Files) -> tuple[Option, ...]:
 
 
 def _rests(without: Sequence[str]) -> list[tuple[str, str]]:
-    """(what pixels in no mask are, and what has to be true) by the classes that have no files."""
+    """Return (what pixels in no mask are, and what has to be true) by the classes that have no files."""
     background = list(filter(_is_background, without))
     if background or len(without) == 1:
         return [((background or without)[0], "")]
@@ -136,7 +136,7 @@ def _is_background(name: str) -> bool:
 
 
 def _per_class_templates(labels: str, encoding: BinaryFilesEncoding) -> Iterator[str]:
-    """Templates with `{class}` in place of a `*`, or of the name of a class."""
+    """Yield templates with `{class}` in place of a `*`, or of the name of a class."""
     field = f"{{{CLASS_FIELD}}}"
     parts = labels.removesuffix(".*").split("*")
     suffix = ".*" if labels.endswith(".*") else ""
@@ -150,13 +150,13 @@ def _per_class_templates(labels: str, encoding: BinaryFilesEncoding) -> Iterator
 
 
 def by_color(files: Files) -> tuple[Option, ...]:
-    """RGB files, or palettes that contradict each other or the classes: their colors count."""
+    """Return options for RGB files, and for palettes that contradict each other or the classes."""
     stored, given = files.stored, files.given_colors
     if files.encoding.name == "rgb":
         return ()
     if stored.palettes and (contradicting(files) or differing(stored)):
         colors = {color for palette in stored.palettes for _, color in palette}
-    elif stored.colors and not stored.pictures and not stored.values:
+    elif stored.colors and not stored.photos and not stored.values:
         colors = set(stored.colors)
         known = sum(count for color, count in stored.colors.items() if color in given)
         if known < MOST * sum(stored.colors.values()):
@@ -174,7 +174,7 @@ def by_color(files: Files) -> tuple[Option, ...]:
 
 
 def counting_from_1(files: Files | None) -> tuple[Option, ...]:
-    """Where the first class and the value 0 do not occur, as neither does in masks that count from 1."""
+    """Return the option for masks that count from 1, where the first class and the value 0 do not occur."""
     if files is None or not isinstance(files.encoding, IndexEncoding) or 0 in files.stored.values:
         return ()
     if not files.stored.values or files.encoding.given or not files.encoding.counts_from_0:
@@ -183,7 +183,7 @@ def counting_from_1(files: Files | None) -> tuple[Option, ...]:
 
 
 def in_words(files: Files, unknown: Sequence[Any]) -> str:
-    """What to do about labels of no class, or files of another kind, where no key is sure to help; or "".
+    """Return advice on labels of no class, or files of another kind, where no key is sure to help; or "".
 
     Args:
         unknown: the values or colors that are no class.
@@ -206,8 +206,8 @@ def in_words(files: Files, unknown: Sequence[Any]) -> str:
             "palettes differ from file to file: if the colors are the labels, give each class its color in "
             f"{source} and set encoding: rgb; if the indices are, set encoding: palette"
         )
-    if stored.pictures:
-        return "these are pictures, or were compressed with losses; find the files with the labels"
+    if stored.photos:
+        return "these are photos, or were compressed with losses; find the files with the labels"
     if stored.colors and not stored.values:
         shown = some((list(color) for color, _ in stored.colors.most_common()), LISTED)
         return f"give each class in {source} its color, of {shown}, and set encoding: rgb"
@@ -215,7 +215,7 @@ def in_words(files: Files, unknown: Sequence[Any]) -> str:
 
 
 def contradicting(files: Files) -> dict[int, tuple[int, int]]:
-    """{index: (its class, the class whose color it has)} of the palettes of the files."""
+    """Return {index: (its class, the class whose color it has)} of the palettes of the files."""
     encoding, classes = files.encoding, files.dataset.classes
     if not isinstance(encoding, IndexEncoding):
         return {}
@@ -230,7 +230,7 @@ def contradicting(files: Files) -> dict[int, tuple[int, int]]:
 
 
 def differing(stored: StoredSummary) -> bool:
-    """Whether files draw an index in different colors, which other files have at other indices.
+    """Return whether files draw an index in different colors, which other files have at other indices.
 
     Palettes of random colors differ, too, but do not share colors.
     """
@@ -247,7 +247,7 @@ def differing(stored: StoredSummary) -> bool:
 
 
 def _by_value(files: Files) -> Iterator[Option]:
-    """Gray and palette files, or RGB ones with equal channels, by the values that occur."""
+    """Yield options by the values of gray and palette files, and of RGB ones with equal channels."""
     encoding, names = files.encoding, files.names
     plain = {key for key, _ in encoding.given.items()} <= {"channel"}
     if not plain or encoding.name not in ("index", "palette", "binary", "rgb", "id"):
@@ -289,7 +289,7 @@ def _by_value(files: Files) -> Iterator[Option]:
 def _counted(
     values: set[int], inner: set[int], names: Sequence[str], channel: Mapping[str, Any]
 ) -> Iterator[Option]:
-    """Values that count the classes from 1, or in steps.
+    """Yield options for values that count the classes from 1, or in steps.
 
     Args:
         values: all that occur; `inner` without 255.
@@ -344,6 +344,6 @@ def _listed(values: Sequence[int], names: Sequence[str], channel: Mapping[str, A
 
 
 def _is_even(values: Sequence[int]) -> bool:
-    """Whether ascending values differ by one step, but for rounding."""
+    """Return whether ascending values differ by one step, but for rounding."""
     steps = [after - before for before, after in pairwise(values)]
     return bool(steps) and max(steps) - min(steps) <= 1

@@ -7,7 +7,7 @@ from .checked import CheckedSplit, Finding
 
 
 def as_json(name: str, splits: Sequence[CheckedSplit], findings: Sequence[Finding]) -> dict[str, Any]:
-    """The whole report as plain data."""
+    """Return the whole report as plain data."""
     return {
         "dataset": name,
         "problems": sum(finding.is_problem for finding in findings),

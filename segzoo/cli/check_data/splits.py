@@ -10,7 +10,7 @@ from .inspection import (
 
 
 def across_splits(splits: Sequence[CheckedSplit]) -> list[Finding]:
-    """Images that are in two splits."""
+    """Return images that are in two splits."""
     found = []
     for first, second in combinations(splits, 2):
         pairs = shared_images(first.records, second.records, (first.report.files_of, second.report.files_of))
@@ -25,7 +25,7 @@ def across_splits(splits: Sequence[CheckedSplit]) -> list[Finding]:
 
 
 def _may_overlap(first: str, second: str) -> bool:
-    """Whether two splits are meant to share images, as train and trainval are; never with a test set."""
+    """Return whether two splits may share images, as train and trainval do; never with a test set."""
     names = (first, second)
     # One of two: where both say it, it belongs to the dataset's name.
     if sum("test" in name.split("_") for name in names) == 1:

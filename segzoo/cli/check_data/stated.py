@@ -17,7 +17,7 @@ _EDGE = 2
 
 
 def wrong_facts(record: Mapping[str, Any], reader: LabelReader, index_map: IndexMap | None) -> list[str]:
-    """A line for each annotation of an image whose `area` or `bbox` differs by more than a factor of two.
+    """Return a line for each annotation whose `area` or `bbox` differs by more than a factor of two.
 
     Missing ones are measured by who needs them and are not named here; nor are those of an instances JSON
     that are no positive numbers, which its reader leaves out with a warning.
@@ -57,7 +57,7 @@ def _of_segments(record: Mapping[str, Any], index_map: IndexMap) -> Iterator[str
 def _compared(
     facts: Mapping[str, Any], area: float, box: Sequence[float], described: str, slack: float = 0
 ) -> Iterator[str]:
-    """Lines on the facts that differ.
+    """Return lines on the facts that differ.
 
     Args:
         slack: pixels by which an area may differ in any case.
@@ -73,7 +73,7 @@ def _compared(
 
 
 def _far_apart(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two boxes [x, y, width, height] have less than half of their union in common."""
+    """Return whether two boxes [x, y, width, height] have less than half of their union in common."""
     edges = [(left, top, left + width, top + height) for left, top, width, height in (one, other)]
     if all(abs(a - b) <= _EDGE for a, b in zip(*edges, strict=True)):
         return False

@@ -15,7 +15,7 @@ from segzoo.data.encodings import GRAY_16_BIT, Encoding
 from segzoo.data.label_ops import count_values, rgb_codes
 from segzoo.data.palettes import Color, palette_colors
 
-# Files with more different colors are pictures, or were compressed with losses.
+# Files with more different colors are photos, or were compressed with losses.
 MOST_COLORS = 256
 
 
@@ -47,7 +47,7 @@ class StoredSummary:
         values: {value: files that have it}.
         palettes: {{(value, color)} of those that occur: files}.
         colors: {color: pixels}.
-        pictures: RGB files with more colors than are counted.
+        photos: RGB files with more colors than are counted.
         transparent: as in `StoredLabels`, of all files.
     """
 
@@ -56,7 +56,7 @@ class StoredSummary:
     values: Counter = field(default_factory=Counter)
     palettes: Counter = field(default_factory=Counter)
     colors: Counter = field(default_factory=Counter)
-    pictures: int = 0
+    photos: int = 0
     transparent: int = 0
 
     def add(self, one: StoredLabels) -> None:
@@ -67,11 +67,11 @@ class StoredSummary:
         if one.palette:
             self.palettes[one.palette] += 1
         self.colors.update(dict(one.colors))
-        self.pictures += not one.values and not one.colors and one.mode in ("RGB", "RGBA")
+        self.photos += not one.values and not one.colors and one.mode in ("RGB", "RGBA")
 
 
 def observer(encoding: Encoding | None, found: list[StoredLabels]) -> Callable[[Image.Image], None]:
-    """A function that looks at label files and appends to `found`; for `LabelReader.observe`."""
+    """Return a function that looks at label files and appends to `found`; for `LabelReader.observe`."""
     reads_colors = encoding is not None and "RGB" in encoding.modes
 
     def observe(image: Image.Image) -> None:
@@ -102,7 +102,7 @@ def _look_at(image: Image.Image, reads_colors: bool) -> StoredLabels:
 
 
 def _transparent(image: Image.Image) -> int:
-    """Pixels whose alpha is 0; 0 where all are: then it is no mark of some of them."""
+    """Return the number of pixels whose alpha is 0; 0 where all are: then it is no mark of some of them."""
     if image.mode in ("LA", "RGBA"):
         alpha = np.asarray(image)[:, :, -1]
     elif image.mode in ("L", "P") and "transparency" in image.info:
@@ -114,7 +114,7 @@ def _transparent(image: Image.Image) -> int:
 
 
 def _values(pixels: np.ndarray) -> tuple[int, ...]:
-    """The values that occur; () where they are no labels."""
+    """Return the values that occur; () where they are no labels."""
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
     if pixels.dtype == np.uint8:

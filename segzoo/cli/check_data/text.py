@@ -18,7 +18,7 @@ SIZES, ABSENT = 4, 40
 
 
 def describe_split(split: CheckedSplit) -> str:
-    """A few lines on where the split was found and what it holds, and a table of its classes."""
+    """Return a few lines on where the split was found and what it holds, and a table of its classes."""
     lines = [f"\n{split.name}", *_where(split), *_how_many(split)]
     if split.report.pixels.any():
         lines += ["", *(f"  {line}" for line in _class_table(split).splitlines())]
@@ -95,7 +95,7 @@ def _class_table(split: CheckedSplit) -> str:
 
 
 def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """Lines for the terminal, with the first files of each."""
+    """Return lines for the terminal, with the first files of each."""
     for finding in findings:
         mark = "PROBLEM" if finding.is_problem else "note   "
         yield f"  {mark}  {finding.text}" + (f"; {finding.remedy}" if finding.remedy else "")

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _listed() -> str:
-    """The datasets, what is made of each."""
+    """Return the datasets, what is made of each."""
     rows = [(name, entry.about, entry.makes or "-") for name, entry in PREPARATIONS.items()]
     rows = [("NAME", "DATASET", "WHAT IS MADE"), *rows]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))

@@ -24,7 +24,7 @@ CLASSES = 150
 
 
 def convert(source: Path, target: Path) -> None:
-    """Writes one label file."""
+    """Write one label file."""
     with opened_labels(str(source)) as (image, _):
         if image.mode not in ("L", "P"):
             raise InputError(f"{source}: has the mode {image.mode}, expected gray labels of 8 bits")
@@ -38,7 +38,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
-    """Writes the labels; returns whether all images of the published set are there."""
+    """Write the labels; return whether all images of the published set are there."""
     root = find_root("ade20k", arguments.root, "annotations/", "unpack ADEChallengeData2016.zip there")
     complete = True
     for split in () if arguments.check else SPLITS:

@@ -1,4 +1,4 @@
-"""Reading annotations_instance/ of ADE20K, for the scripts that make labels from it."""
+"""Reading annotations_instance/ of ADE20K, for the commands that make labels from it."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ REMEDY = "unpack annotations_instance.tar of the challenge of 2017 in ADEChallen
 
 
 def read_labels(file: Path, channels: int) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8.
+    """Read (H, W) or (H, W, 3) uint8.
 
     Raises:
         InputError: missing or broken file, or another kind of image.
@@ -31,7 +31,7 @@ def read_labels(file: Path, channels: int) -> np.ndarray:
 
 
 def read_instances(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Categories 1..100 (red) and numbers of the instances (green, 0 for none) of an image.
+    """Read categories 1..100 (red) and numbers of the instances (green, 0 for none) of an image.
 
     Returns:
         Two (H, W) int64. A category may be there without an instance; an instance has one category.

@@ -49,7 +49,7 @@ class NumbersOnly(pickle.Unpickler):
 
 
 def read_index(file: Path) -> dict[str, list[tuple[str, str]]]:
-    """{"training" or "validation": [(folder, file name)]}; folders begin with the release's name."""
+    """Return {"training" or "validation": [(folder, file name)]}; folders begin with the release's name."""
     try:
         with file.open("rb") as opened:
             index = NumbersOnly(opened).load()
@@ -68,7 +68,7 @@ def read_index(file: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def shrunk_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width after shrinking the shorter side to 512."""
+    """Return height and width after shrinking the shorter side to 512."""
     if min(height, width) <= MOST_SIDE:
         return height, width
     if width >= height:
@@ -85,7 +85,7 @@ def resized(pixels: np.ndarray, interpolation: int) -> np.ndarray:
 
 
 def write_image(source: Path, target: Path) -> None:
-    """Writes one image."""
+    """Write one image."""
     with opened_image(str(source)) as image:
         pixels = np.asarray(image)
     with written_whole(target, durable=False) as file:
@@ -93,7 +93,7 @@ def write_image(source: Path, target: Path) -> None:
 
 
 def write_labels(source: Path, target: Path, table: np.ndarray) -> None:
-    """Writes the labels of one image, read from the PNG beside it."""
+    """Write the labels of one image, read from the PNG beside it."""
     label_file = source.with_name(f"{source.stem}_seg.png")
     with opened_labels(str(label_file)) as (image, _):
         if image.mode not in ("RGB", "RGBA"):
@@ -106,20 +106,20 @@ def write_labels(source: Path, target: Path, table: np.ndarray) -> None:
 
 
 def label_table(ids: Sequence[int]) -> np.ndarray:
-    """(6656,) uint16: class index of every id, 65535 for others."""
+    """Return (6656,) uint16: class index of every id, 65535 for others."""
     table = np.full(IDS, VOID, dtype=np.uint16)
     table[list(ids)] = np.arange(len(ids))
     return table
 
 
 def jobs_of(pairs: Sequence[tuple[str, str]], root: Path, suffix: str) -> Mapping[str, Path]:
-    """{file to write: its image in the release}. The index counts folders from the release's parent."""
+    """Return {file to write: its image}. The index counts folders from the release's parent."""
     sources = [root / Path(folder).relative_to(Path(folder).parts[0]) / name for folder, name in pairs]
     return {f"{source.stem}{suffix}": source for source in sources}
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
-    """Writes images and labels; returns whether all of the published set are there."""
+    """Write images and labels; return whether all of the published set are there."""
     root = find_root("ade20k_full", arguments.root, "images", "unpack ADE20K_2021_17_01.zip there")
     dataset = read_dataset_file("ade20k_full")
     complete = True

@@ -34,7 +34,7 @@ Described = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def describe(file: Path, category_ids: Sequence[int]) -> Described | str:
-    """The entries of an image under `images` and `annotations`, or why there are none.
+    """Return the entries of an image under `images` and `annotations`, or why there are none.
 
     Args:
         file: its PNG of instances.
@@ -54,7 +54,7 @@ def describe(file: Path, category_ids: Sequence[int]) -> Described | str:
 
 
 def described_files(files: Sequence[Path], category_ids: Sequence[int], workers: int) -> Iterator[Any]:
-    """`describe` of each file, in order, in several processes."""
+    """Yield `describe` of each file, in order, in several processes."""
     one = partial(describe, category_ids=category_ids)
     if workers <= 1:
         yield from map(one, files)
@@ -64,7 +64,7 @@ def described_files(files: Sequence[Path], category_ids: Sequence[int], workers:
 
 
 def write_split(root: Path, split: str, dataset: Any, workers: int) -> bool:
-    """Writes the JSON of a split if it is not there; returns whether it is complete."""
+    """Write the JSON of a split if it is not there; return whether it is complete."""
     target = root / f"ade20k_instance_{split}.json"
     if target.is_file():
         print(f"{split}: {target} is there")

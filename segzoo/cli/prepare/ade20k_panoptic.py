@@ -31,7 +31,7 @@ CLASSES = 150
 
 
 def convert(source: tuple[Path, Path], target: Path, is_thing: np.ndarray) -> None:
-    """Writes the panoptic PNG of an image: stuff of the semantic labels, and instances over it.
+    """Write the panoptic PNG of an image: stuff of the semantic labels, and instances over it.
 
     Args:
         source: semantic labels, 0 for void and 1..150; and instances: red is the category, 1..100, green the
@@ -55,12 +55,12 @@ def convert(source: tuple[Path, Path], target: Path, is_thing: np.ndarray) -> No
 
 
 def decode(segment_id: int) -> tuple[int, bool]:
-    """The category of an id, which counts from 0; there are no crowds."""
+    """Return the category of an id, which counts from 0; there are no crowds."""
     return (segment_id // INSTANCES if segment_id >= INSTANCES else segment_id) - 1, False
 
 
 def find_images(root: Path, folder: str) -> list[Image]:
-    """The images of a split, by name."""
+    """Return the images of a split, by name."""
     kinds = ("annotations", "annotations_instance")
     stems = sorted(file.stem for file in (root / "images" / folder).glob("*.jpg"))
     return [

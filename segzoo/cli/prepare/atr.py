@@ -26,7 +26,7 @@ IMAGES = 17706
 
 
 def read_stems(root: Path) -> list[str]:
-    """The names of the images, without suffix.
+    """Return the names of the images, without suffix.
 
     Raises:
         InputError: an image has no label, or a label no image.
@@ -45,7 +45,7 @@ def read_stems(root: Path) -> list[str]:
 
 
 def split_names(stems: Iterable[str], sizes: Mapping[str, int]) -> dict[str, list[str]]:
-    """Deals the names out, a split at a time; those left over are "unused". Each list is sorted."""
+    """Deal the names out, a split at a time; those left over are "unused". Each list is sorted."""
     ordered = sorted(stems, key=lambda stem: hashlib.sha256(f"{SEED}/{stem}".encode()).digest())
     lists, start = {}, 0
     for name, size in sizes.items():

@@ -21,7 +21,7 @@ SOURCE, TARGET = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
 def train_id_file(image: str, label: str) -> Path:
-    """The file beside the one with the 34 ids."""
+    """Return the file beside the one with the 34 ids."""
     return Path(label.removesuffix(SOURCE).removesuffix(TARGET) + TARGET)
 
 

@@ -46,7 +46,7 @@ GROUPS = {
 
 
 def convert(source: Path, target: Path, classes: Sequence[int]) -> None:
-    """Writes the panoptic PNG of an image: its instance ids, without those of void classes.
+    """Write the panoptic PNG of an image: its instance ids, without those of void classes.
 
     Args:
         classes: ids of the classes that count.
@@ -68,14 +68,14 @@ def convert(source: Path, target: Path, classes: Sequence[int]) -> None:
 
 
 def decode(segment_id: int, things: frozenset[int]) -> tuple[int, bool]:
-    """The class of an id, and whether it is a crowd: a thing class without the number of an instance."""
+    """Return the class of an id, and whether it is a crowd: a thing class without an instance number."""
     if segment_id >= INSTANCES:
         return segment_id // INSTANCES, False
     return segment_id, segment_id in things
 
 
 def find_images(root: Path, split: str) -> list[Image]:
-    """The images of a split, in the order of the names of cities and files."""
+    """Return the images of a split, in the order of the names of cities and files."""
     images = []
     for file in sorted((root / "gtFine" / split).glob(f"*/*{SOURCE}"), key=str):
         stem = file.name.removesuffix(SOURCE)
@@ -86,7 +86,7 @@ def find_images(root: Path, split: str) -> list[Image]:
 
 
 def categories() -> list[dict[str, Any]]:
-    """As cityscapesScripts writes them."""
+    """Return the categories as cityscapesScripts writes them."""
     group_of = {name: group for group, names in GROUPS.items() for name in names}
     listed = panoptic_categories(read_dataset_file("cityscapes_panoptic"))
     return [{**one, "supercategory": group_of[one["name"]]} for one in listed]

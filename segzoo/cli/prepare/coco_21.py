@@ -45,7 +45,7 @@ class Instances(NamedTuple):
 
 
 def paint(image: Instances) -> np.ndarray:
-    """(H, W) uint8 classes; the first instance of a pixel wins."""
+    """Return (H, W) uint8 classes; the first instance of a pixel wins."""
     labels = np.zeros((image.height, image.width), dtype=np.uint8)
     for index, segmentation in image.instances:
         labels[(labels == 0) & decode(segmentation, image)] = index
@@ -53,7 +53,7 @@ def paint(image: Instances) -> np.ndarray:
 
 
 def decode(segmentation: Any, image: Instances) -> np.ndarray:
-    """(H, W) bool: polygons, or the run lengths of a crowd."""
+    """Return (H, W) bool: polygons, or the run lengths of a crowd."""
     try:
         encoded = coco_mask.frPyObjects(segmentation, image.height, image.width)
         mask = coco_mask.decode(encoded)
@@ -63,17 +63,17 @@ def decode(segmentation: Any, image: Instances) -> np.ndarray:
 
 
 def convert(image: Instances, target: Path, palette: Sequence[Sequence[int]]) -> None:
-    """Writes one label file."""
+    """Write one label file."""
     save_labels(paint(image), target, palette)
 
 
 def has_enough(image: Instances) -> bool:
-    """Whether the image counts."""
+    """Return whether the image counts."""
     return np.count_nonzero(paint(image)) > LEAST_PIXELS
 
 
 def read_instances(file: Path) -> list[Instances]:
-    """The images that have an instance of the classes."""
+    """Return the images that have an instance of the classes."""
     try:
         facts = json.loads(file.read_bytes())
         found = defaultdict(list)
@@ -93,7 +93,7 @@ def read_instances(file: Path) -> list[Instances]:
 
 
 def select(images: list[Instances], workers: int, title: str) -> list[Instances]:
-    """The images that count."""
+    """Return the images that count."""
     if workers <= 1 or len(images) <= 1:
         return [image for image in tqdm(images, title, unit="image") if has_enough(image)]
     with multiprocessing.Pool(workers, initializer=as_worker) as pool:
@@ -102,7 +102,7 @@ def select(images: list[Instances], workers: int, title: str) -> list[Instances]
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
-    """Writes labels and lists; returns whether all could be made."""
+    """Write labels and lists; return whether all could be made."""
     root = find_root("coco_21", arguments.root, "annotations", "unpack annotations_trainval2017.zip there")
     dataset, complete = read_dataset_file("coco_21"), True
     make = partial(convert, palette=[entry.color for entry in dataset.classes])

@@ -30,7 +30,7 @@ from .common import save_labels
 
 
 def check_labels(record: Mapping[str, Any], reader: LabelReader, target: Path | None) -> str | None:
-    """Reads one panoptic PNG; writes its classes to `target` if given. Returns a message if it is wrong."""
+    """Read one panoptic PNG; write its classes to `target` if given. Return a message if it is wrong."""
     file = target / Path(record["pan_seg_file_name"]).name if target else None
     if file is not None and file.exists():
         return None
@@ -44,7 +44,7 @@ def check_labels(record: Mapping[str, Any], reader: LabelReader, target: Path | 
 
 
 def print_statistics(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
-    """Segments, crowds and entities of a split."""
+    """Print the numbers of segments, crowds and entities of a split."""
     segments = [segment for record in records for segment in record["segments_info"]]
     crowds = sum(bool(segment["iscrowd"]) for segment in segments)
     entities = [sum(not one["iscrowd"] for one in record["segments_info"]) for record in records]

@@ -20,13 +20,13 @@ FOLDER, SUFFIX = "stuffthingmaps_detectron2", "_labelTrainIds.png"
 
 
 def in_detectron2_folder(image: str, label: str) -> Path:
-    """Beside the folder of labels that has one folder for each split."""
+    """Return the file in a folder beside the folder of labels that has one folder for each split."""
     split = Path(label).parent
     return split.parent.parent / FOLDER / split.name / f"{Path(image).stem}.png"
 
 
 def beside_label(image: str, label: str) -> Path:
-    """The file that mmsegmentation's script makes of a label file."""
+    """Return the file that mmsegmentation's script makes of a label file."""
     return Path(label).with_name(Path(image).stem + SUFFIX)
 
 

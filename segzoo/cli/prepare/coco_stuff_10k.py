@@ -29,7 +29,7 @@ HDF5_SIGNATURE, HDF5_STARTS = b"\x89HDF\r\n\x1a\n", (0, 512, 1024, 2048)
 
 
 def dense_table(classes: int) -> np.ndarray:
-    """(256,) int32 of v1.0: 1 is unlabeled, 2.. the classes; -1 for what does not occur."""
+    """Return (256,) int32 of v1.0: 1 is unlabeled, 2.. the classes; -1 for what does not occur."""
     table = np.full(256, -1, dtype=np.int32)
     table[1] = VOID
     table[2 : classes + 2] = np.arange(classes)
@@ -37,7 +37,7 @@ def dense_table(classes: int) -> np.ndarray:
 
 
 def sparse_table(ids: Sequence[int]) -> np.ndarray:
-    """(256,) int32 of v1.1: 0 is unlabeled, others are COCO's ids; -1 for what does not occur."""
+    """Return (256,) int32 of v1.1: 0 is unlabeled, others are COCO's ids; -1 for what does not occur."""
     table = np.full(256, -1, dtype=np.int32)
     table[0] = VOID
     table[list(ids)] = np.arange(len(ids))
@@ -45,14 +45,14 @@ def sparse_table(ids: Sequence[int]) -> np.ndarray:
 
 
 def is_hdf5(file: Path) -> bool:
-    """Whether it has HDF5's signature."""
+    """Return whether it has HDF5's signature."""
     with file.open("rb") as opened:
         start = opened.read(HDF5_STARTS[-1] + len(HDF5_SIGNATURE))
     return any(start[offset:].startswith(HDF5_SIGNATURE) for offset in HDF5_STARTS)
 
 
 def read_hdf5(file: Path) -> np.ndarray:
-    """(H, W) the variable S. Matlab's columns are HDF5's rows: it has to be turned."""
+    """Read (H, W) the variable S. Matlab's columns are HDF5's rows: it has to be turned."""
     try:
         import h5py
     except ImportError:
@@ -65,7 +65,7 @@ def read_hdf5(file: Path) -> np.ndarray:
 
 
 def convert(name: str, target: Path, root: Path, ids: Sequence[int]) -> None:
-    """Writes one label file, of the size of its image."""
+    """Write one label file, of the size of its image."""
     source, image = root / f"annotations/{name}.mat", root / f"images/{name}.jpg"
     for file in (source, image):
         if not file.is_file():
@@ -87,7 +87,7 @@ def convert(name: str, target: Path, root: Path, ids: Sequence[int]) -> None:
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
-    """Writes the labels; returns whether all images of the published set are there."""
+    """Write the labels; return whether all images of the published set are there."""
     root = find_root("coco_stuff_10k", arguments.root, "imageLists", "unpack cocostuff-10k-v1.1.zip there")
     dataset = read_dataset_file("coco_stuff_10k")
     complete = True

@@ -34,12 +34,12 @@ Convert = Callable[[Any, Path], None]
 
 
 def datasets_folder() -> Path:
-    """$DETECTRON2_DATASETS, by default ./datasets."""
+    """Return $DETECTRON2_DATASETS, by default ./datasets."""
     return user_path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 def find_root(dataset: str, given: str | Path | None, needs: str, remedy: str) -> Path:
-    """The folder of a dataset that holds the file or folder `needs`.
+    """Return the folder of a dataset that holds the file or folder `needs`.
 
     Args:
         dataset: name of its YAML, which says where it may lie.
@@ -58,7 +58,7 @@ def find_root(dataset: str, given: str | Path | None, needs: str, remedy: str) -
 
 
 def read_lines(file: Path, remedy: str) -> list[str]:
-    """The lines of a text file that are not empty, stripped."""
+    """Return the lines of a text file that are not empty, stripped."""
     try:
         lines = read_text(file).split("\n")
     except OSError:
@@ -67,7 +67,7 @@ def read_lines(file: Path, remedy: str) -> list[str]:
 
 
 def read_mat(file: Path, key: str) -> np.ndarray:
-    """A variable of a Matlab file of version 7 or older: an array; of objects where it has structures.
+    """Return a variable of a Matlab file of version 7 or older: an array; of objects where it has structures.
 
     Raises:
         InputError: not such a file, or it has no such variable.
@@ -81,7 +81,7 @@ def read_mat(file: Path, key: str) -> np.ndarray:
 
 
 def save_labels(labels: np.ndarray, target: Path, palette: Sequence[Sequence[int]] | None = None) -> None:
-    """Writes (H, W) uint8 labels as a PNG, with a palette of colors if given."""
+    """Write (H, W) uint8 labels as a PNG, with a palette of colors if given."""
     image = Image.fromarray(labels)
     if palette is not None:
         image.putpalette([part for color in palette for part in color])
@@ -91,7 +91,7 @@ def save_labels(labels: np.ndarray, target: Path, palette: Sequence[Sequence[int
 
 
 def save_lines(lines: Sequence[str], target: Path) -> None:
-    """Writes a text file."""
+    """Write a text file."""
     with written_whole(target) as file:
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -99,7 +99,7 @@ def save_lines(lines: Sequence[str], target: Path) -> None:
 def convert_files(
     jobs: Mapping[Path, Any], convert: Convert, workers: int, title: str, chunk: int = 16
 ) -> list[str]:
-    """Writes the files that are not there yet, in several processes, and prints why others cannot be written.
+    """Write the files that are not there yet, in several processes, and print why others cannot be written.
 
     Args:
         jobs: {file to write: what `convert` makes it from}.
@@ -134,7 +134,7 @@ def _convert_one(task: tuple[Any, Path], convert: Convert) -> str | None:
 
 
 def fill_folder(folder: Path, jobs: Mapping[str, Any], convert: Convert, workers: int, title: str) -> bool:
-    """Makes a folder of files, which has its name once it is complete; other files in it stay.
+    """Make a folder of files, which has its name once it is complete; other files in it stay.
 
     Args:
         jobs: {file name: what `convert` makes it from}.
@@ -165,7 +165,7 @@ def fill_folder(folder: Path, jobs: Mapping[str, Any], convert: Convert, workers
 
 
 def at_root(dataset: DatasetFile, root: Path | str | None) -> DatasetFile:
-    """The dataset, to be found below this root only, if there is one."""
+    """Return the dataset, to be found below this root only, if there is one."""
     if root is None:
         return dataset
     here = (str(Path(root).resolve()),)
@@ -175,7 +175,7 @@ def at_root(dataset: DatasetFile, root: Path | str | None) -> DatasetFile:
 def check_splits(
     dataset: DatasetFile, skip: Sequence[str] = (), also: Mapping[str, int] | None = None
 ) -> tuple[dict[str, FoundLayout], bool]:
-    """Prints how many images each split has, and how many were published.
+    """Print how many images each split has, and how many were published.
 
     Args:
         skip: splits that are not asked for.
@@ -205,7 +205,7 @@ def check_splits(
 def export_class_indices(
     dataset: DatasetFile, splits: Sequence[str], target: Callable[[str, str], Path], workers: int
 ) -> bool:
-    """Writes labels as segzoo reads them, class indices and 255 for void, for other projects.
+    """Write labels as segzoo reads them, class indices and 255 for void, for other projects.
 
     Args:
         splits: registered names.

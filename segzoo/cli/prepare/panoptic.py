@@ -1,7 +1,7 @@
-"""What the scripts for panoptic labels share: a folder of PNGs first, then the JSON, which is read off them.
+"""What preparations of panoptic labels share: a folder of PNGs first, then the JSON, which is read off them.
 
-In these PNGs an id tells the category and whether the segment is a crowd. So an interrupted script can go on
-with the files that it has, and the JSON describes what the files hold, not what they were made from.
+In these PNGs an id tells the category and whether the segment is a crowd. So an interrupted preparation can
+go on with the files that it has, and the JSON describes what the files hold, not what they were made from.
 """
 
 import json
@@ -53,7 +53,7 @@ def write_split(
     workers: int,
     title: str,
 ) -> bool:
-    """Writes the panoptic PNGs of a split into `folder`, and `<folder>.json` beside it.
+    """Write the panoptic PNGs of a split into `folder`, and `<folder>.json` beside it.
 
     Returns:
         Whether they are complete; if not, messages have said what to repair.
@@ -86,7 +86,7 @@ def write_split(
 
 
 def describe(image: Image, folder: Path, decode: Decode) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The entries of an image under `images` and `annotations`."""
+    """Return the entries of an image under `images` and `annotations`."""
     ids = load_ids(folder / image.png)
     height, width = ids.shape
     segments = []
@@ -99,7 +99,7 @@ def describe(image: Image, folder: Path, decode: Decode) -> tuple[dict[str, Any]
 
 
 def count_splits(dataset: DatasetFile, root: Path) -> bool:
-    """Prints how many images each split has; returns whether all are there, in the published number."""
+    """Print how many images each split has; return whether all are there, in the published number."""
     complete = True
     dataset = at_root(dataset, root)
     for split in dataset.splits:

@@ -54,7 +54,7 @@ class Regions(NamedTuple):
 
 
 def label_table() -> np.ndarray:
-    """(460,) uint8: 1..59 for the native labels of the classes, 0 for others."""
+    """Return (460,) uint8: 1..59 for the native labels of the classes, 0 for others."""
     table = np.zeros(NATIVE_LABELS + 1, dtype=np.uint8)
     for number, entry in enumerate(read_dataset_file("pascal_context").classes, 1):
         table[entry.id] = number
@@ -62,7 +62,7 @@ def label_table() -> np.ndarray:
 
 
 def convert(source: Regions | Path, target: Path, table: np.ndarray, palette: Sequence[int]) -> None:
-    """Writes one label file."""
+    """Write one label file."""
     if isinstance(source, Path):
         name, native = str(source), read_mat(source, "LabelMap")
     else:
@@ -73,7 +73,7 @@ def convert(source: Regions | Path, target: Path, table: np.ndarray, palette: Se
 
 
 def paint(regions: Regions) -> np.ndarray:
-    """(H, W) native labels. Regions of the JSON do not overlap."""
+    """Paint (H, W) native labels. Regions of the JSON do not overlap."""
     native = np.zeros((regions.height, regions.width), dtype=np.int64)
     for label, encoded in regions.masks:
         if list(encoded["size"]) != [regions.height, regions.width]:
@@ -86,7 +86,7 @@ def paint(regions: Regions) -> np.ndarray:
 
 
 def read_annotations(file: Path) -> dict[str, dict[str, Regions]]:
-    """{"train" or "val": {image name: its regions}}."""
+    """Read {"train" or "val": {image name: its regions}}."""
     try:
         facts = json.loads(file.read_bytes())
         images = {one["image_id"]: one for one in facts["images"] if one["phase"] in ("train", "val")}
@@ -105,7 +105,7 @@ def read_annotations(file: Path) -> dict[str, dict[str, Regions]]:
 
 
 def read_folder(root: Path, folder: Path) -> dict[str, dict[str, Path]]:
-    """{"train" or "val": {image name: its .mat file}}, of the images in VOC 2010's lists."""
+    """Return {"train" or "val": {image name: its .mat file}}, of the images in VOC 2010's lists."""
     lists = {
         split: read_lines(root / f"ImageSets/Main/{split}.txt", "unpack VOCtrainval_03-May-2010.tar again")
         for split in ("train", "val")
@@ -117,7 +117,7 @@ def read_folder(root: Path, folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def find_annotations(root: Path, given: str | None) -> Path:
-    """The JSON, or the folder of .mat files."""
+    """Return the JSON, or the folder of .mat files."""
     candidates = [Path(given)] if given else [root / name for name in (JSON, *MAT_FOLDERS)]
     for candidate in candidates:
         if candidate.is_file() or any(candidate.glob("*.mat")):
@@ -126,7 +126,7 @@ def find_annotations(root: Path, given: str | None) -> Path:
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
-    """Writes labels and lists; returns whether all images of one of the published sets are there."""
+    """Write labels and lists; return whether all images of one of the published sets are there."""
     root = find_root(
         "pascal_context", arguments.root, "JPEGImages", "unpack VOCtrainval_03-May-2010.tar there"
     )

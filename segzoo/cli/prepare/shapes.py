@@ -117,7 +117,7 @@ OUTLINES = {
 
 
 def _polygon_distance(x: np.ndarray, y: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Signed distance of a grid of points to a closed polygon; negative inside.
+    """Return the signed distance of a grid of points to a closed polygon; negative inside.
 
     Args:
         x: (w,) columns. y: (h, 1) rows. corners: (M, 2) as (x, y).
@@ -151,7 +151,7 @@ class Stamp(NamedTuple):
 
 
 def make_stamp(name: str, center: tuple[float, float], radius: float, angle: float, size: int) -> Stamp:
-    """The outline of a thing on a square image.
+    """Return the outline of a thing on a square image.
 
     Args:
         name: one of THINGS. center: (x, y) in pixels. radius: of the circle around it. angle: radians.
@@ -177,7 +177,7 @@ def make_stamp(name: str, center: tuple[float, float], radius: float, angle: flo
 
 
 def _color(rng: np.random.Generator, hue: float | None = None) -> np.ndarray:
-    """(3,) RGB in [0, 255]: any color, or one whose hue (a turn is 1) is near `hue`."""
+    """Return (3,) RGB in [0, 255]: any color, or one whose hue (a turn is 1) is near `hue`."""
     if hue is None:
         return rng.uniform(25, 230, size=3)
     hue += rng.normal(0, HUE_SPREAD)
@@ -190,7 +190,7 @@ def _color(rng: np.random.Generator, hue: float | None = None) -> np.ndarray:
 def _distinct_color(
     rng: np.random.Generator, others: list[np.ndarray], gap: float, hue: float | None = None
 ) -> np.ndarray:
-    """A color at least `gap` away (Euclidean, RGB) from all `others`, or the farthest of 20 tries."""
+    """Return a color at least `gap` away (Euclidean, RGB) from all `others`, or the farthest of 20 tries."""
     best, best_gap = np.zeros(3), -1.0
     for _ in range(20):
         color = _color(rng, hue)
@@ -203,7 +203,7 @@ def _distinct_color(
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cell: float) -> np.ndarray:
-    """(size, size) float32, smooth noise with features of about `cell` pixels and unit deviation."""
+    """Return (size, size) float32, smooth noise with features of about `cell` pixels and unit deviation."""
     coarse = max(round(size / cell) + 2, 3)
     noise = rng.standard_normal((coarse, coarse), dtype=np.float32)
     noise = cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
@@ -211,7 +211,7 @@ def _smooth_noise(rng: np.random.Generator, size: int, cell: float) -> np.ndarra
 
 
 def texture_pattern(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The share of the second color at every pixel, (size, size) float32 in [0, 1], for one of TEXTURES."""
+    """Return the share of the second color, (size, size) float32 in [0, 1], for one of TEXTURES."""
     scale = size / 128
     angle = rng.normal(TEXTURE_ANGLE, ANGLE_SPREAD)
     period = rng.uniform(8, 11) * scale
@@ -238,7 +238,7 @@ def texture_pattern(name: str, size: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _paint_regions(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, list[Segment]]:
-    """Splits the image by the nearest of a few warped centers and fills each part with a texture."""
+    """Split the image by the nearest of a few warped centers and fill each part with a texture."""
     count = int(rng.integers(2, 5))
     names = [TEXTURES[index] for index in rng.integers(len(TEXTURES), size=count)]
     centers = rng.uniform(0.05, 0.95, size=(count, 2)) * size
@@ -267,7 +267,7 @@ def _paint_regions(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.
 
 
 def _blend(image: np.ndarray, color: np.ndarray, stamp: Stamp) -> None:
-    """Paints where the distance is negative, with an edge one pixel wide. `color`: (3,) or (h, w, 3)."""
+    """Paint where the distance is negative, with an edge one pixel wide. `color`: (3,) or (h, w, 3)."""
     opacity = np.clip(0.5 - stamp.distance, 0.0, 1.0)[..., None]
     image[stamp.window] += (color - image[stamp.window]) * opacity
 
@@ -275,7 +275,7 @@ def _blend(image: np.ndarray, color: np.ndarray, stamp: Stamp) -> None:
 def _paint_things(
     rng: np.random.Generator, image: np.ndarray, index_map: np.ndarray, segments: list[Segment]
 ) -> None:
-    """Places up to six shapes, in place; a later one hides an earlier one, but never too much of it."""
+    """Place up to six shapes, in place; a later one hides an earlier one, but never too much of it."""
     size = len(image)
     least_pixels = MIN_VISIBLE_PIXELS * (size / 128) ** 2
     first = len(segments)
@@ -314,7 +314,7 @@ def _paint_things(
 def _place(
     rng: np.random.Generator, centers: list[tuple[float, float]], radius: float, size: int
 ) -> tuple[float, float]:
-    """(x, y) anywhere in the image, or next to an earlier shape: overlaps are the interesting case."""
+    """Return (x, y) anywhere in the image, or next to an earlier shape: overlaps are the interesting case."""
     if not centers or rng.random() > 0.4:
         return tuple(rng.uniform(0.06, 0.94, size=2) * size)
     x, y = centers[int(rng.integers(len(centers)))]
@@ -325,7 +325,7 @@ def _place(
 def _paint_swarm(
     rng: np.random.Generator, image: np.ndarray, index_map: np.ndarray, segments: list[Segment]
 ) -> None:
-    """Specks too small and too many to be told apart, annotated as one crowd of disks."""
+    """Paint specks too small and too many to be told apart, annotated as one crowd of disks."""
     size = len(image)
     color = _color(rng)
     middle = rng.uniform(0.2, 0.8, size=2) * size
@@ -338,7 +338,7 @@ def _paint_swarm(
 
 
 def _paint_glare(rng: np.random.Generator, image: np.ndarray, index_map: np.ndarray) -> None:
-    """A soft white glare, in place: where it outshines the scene, nobody can say what is there (void)."""
+    """Paint a soft white glare, in place; where it outshines the scene, pixels are void."""
     size = len(image)
     left, top = rng.uniform(0.1, 0.9, size=2) * size
     spread = rng.uniform(5, 9) * size / 128
@@ -349,7 +349,7 @@ def _paint_glare(rng: np.random.Generator, image: np.ndarray, index_map: np.ndar
 
 
 def make_scene(seed: int, split: str, number: int, size: int = 128) -> Scene:
-    """Draws one scene; the result depends on nothing but the arguments.
+    """Draw one scene; the result depends on nothing but the arguments.
 
     Every segment that is returned has at least one visible pixel.
     """
@@ -378,7 +378,7 @@ def make_scene(seed: int, split: str, number: int, size: int = 128) -> Scene:
 
 
 def _unique_ids(rng: np.random.Generator, count: int) -> np.ndarray:
-    """`count` different segment ids in [1, 2^24), so that all three bytes of the PNG are used."""
+    """Return `count` different segment ids in [1, 2^24), so that all three bytes of the PNG are used."""
     ids: list[int] = []
     while len(ids) < count:
         candidate = int(rng.integers(1, 1 << 24))
@@ -393,7 +393,7 @@ def _write_image(path: Path, image: np.ndarray, *options: int) -> None:
 
 
 def _write_scene(number: int, folder: Path, split: str, size: int, seed: int) -> dict:
-    """Writes the three files of a scene and returns its annotation."""
+    """Write the three files of a scene and return its annotation."""
     scene = make_scene(seed, split, number, size)
     name = f"{number:06d}"
     ids = _unique_ids(np.random.default_rng([seed, SPLITS.index(split), number, 1]), len(scene.segments))
@@ -461,7 +461,7 @@ def _write_split(
 
 
 def _is_complete(folder: Path, recipe: dict) -> bool:
-    """Whether `folder` holds every file of a dataset made from `recipe`."""
+    """Return whether `folder` holds every file of a dataset made from `recipe`."""
     stamp = folder / STAMP
     if not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8")) != recipe:
         return False
@@ -483,7 +483,7 @@ def make_shapes(
     workers: int = 1,
     progress: bool = False,
 ) -> Path:
-    """Writes the dataset into the folder `root`, unless it is already there, complete and up to date.
+    """Write the dataset into the folder `root`, unless it is already there, complete and up to date.
 
     Files are written beside `root` and moved into place when all of them are there, so an interrupted run
     leaves nothing behind that looks like a dataset. A dataset that was made with other arguments, or by
@@ -530,7 +530,7 @@ def make_shapes(
 
 
 def _datasets_folder() -> Path:
-    """Where the built-in datasets are looked for. Not `common`'s, whose module takes seconds to import."""
+    """Return where built-in datasets are looked for; `common` has it, but takes seconds to import."""
     return user_path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 

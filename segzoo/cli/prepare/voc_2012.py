@@ -44,7 +44,7 @@ CLASSES = 21
 
 
 def find_sbd(given: str | None) -> Path:
-    """The folder cls/ of SBD."""
+    """Return the folder cls/ of SBD."""
     candidates = [Path(given)] if given else [datasets_folder() / folder for folder in SBD_FOLDERS]
     for candidate in candidates:
         for folder in (candidate / "cls", candidate):
@@ -56,7 +56,7 @@ def find_sbd(given: str | None) -> Path:
 
 
 def convert(source: Path, target: Path, palette: Sequence[Sequence[int]]) -> None:
-    """Writes one label file, from SBD's .mat or as a copy of VOC's PNG."""
+    """Write one label file, from SBD's .mat or as a copy of VOC's PNG."""
     if source.suffix == ".png":
         if not source.is_file():
             raise InputError(f"{source}: does not exist; unpack VOCtrainval_11-May-2012.tar again")
@@ -72,7 +72,7 @@ def convert(source: Path, target: Path, palette: Sequence[Sequence[int]]) -> Non
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
-    """Writes the labels and the list; returns whether all images of the published set are there."""
+    """Write the labels and the list; return whether all images of the published set are there."""
     root = find_root(
         "voc_2012", arguments.root, f"{LISTS}/val.txt", "unpack VOCtrainval_11-May-2012.tar there"
     )
@@ -94,7 +94,7 @@ def prepare(arguments: argparse.Namespace) -> bool:
 
 
 def check(root: Path) -> bool:
-    """Counts, and looks for images of val in the sets to train on."""
+    """Count, and look for images of val in the sets to train on."""
     dataset = at_root(read_dataset_file("voc_2012"), root)
     found, complete = check_splits(dataset, skip=sorted(dataset.without_labels))
     names = {split: {Path(image.path).name for image in layout.images} for split, layout in found.items()}

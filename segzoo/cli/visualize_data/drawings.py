@@ -22,7 +22,7 @@ SHEET_COLUMNS = 3
 
 
 def training_samples(arguments: argparse.Namespace) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """What the mapper yields: a name, the augmented image and its drawing, both (H, W, 3) uint8 RGB."""
+    """Yield a name, the image of the mapper and its drawing, both (H, W, 3) uint8 RGB."""
     # Workers would read ahead of the few images wanted. A broken file shall be seen, not passed over.
     fixed = ["DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.ACCUMULATE", "1"]
     data = arguments.dataset or arguments.data or arguments.dataset_file
@@ -64,7 +64,7 @@ def _draw_targets(image: np.ndarray, sample: Mapping[str, Any], task: str, metad
 
 
 def annotated_images(arguments: argparse.Namespace) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The files as they are: a name, the image and its drawing, both (H, W, 3) uint8 RGB."""
+    """Yield a name, the image as it is on disk and its drawing, both (H, W, 3) uint8 RGB."""
     names = given_splits(arguments, arguments.dataset_file)
     if arguments.dataset:
         names = [arguments.dataset]

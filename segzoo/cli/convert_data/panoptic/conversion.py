@@ -100,7 +100,7 @@ class Converter:
 
 
 def make_jobs(instances: InstancesOfSplit, records: Sequence[Mapping[str, Any]], folder: Path) -> list[Job]:
-    """The images of a split; those in no JSON are numbered from 1, past the ids of those that are."""
+    """Return the images of a split; those in no JSON are numbered from 1, past the ids of those that are."""
     numbers = [one for one in instances.ids.values() if isinstance(one, int)]
     number = max(numbers, default=0)
     jobs, seen = [], {}
@@ -126,7 +126,7 @@ def make_jobs(instances: InstancesOfSplit, records: Sequence[Mapping[str, Any]],
 
 
 def convert_all(jobs: Sequence[Job], converter: Converter, workers: int, split: str) -> Iterator[Converted]:
-    """Converts the images, in order."""
+    """Convert the images, in order."""
     seconds = 0.2 if sys.stderr.isatty() else 30.0
     pace = {"mininterval": seconds, "maxinterval": seconds, "delay": seconds, "leave": False}
     progress = partial(tqdm, desc=split, total=len(jobs), unit="image", **pace)
@@ -140,7 +140,7 @@ def convert_all(jobs: Sequence[Job], converter: Converter, workers: int, split: 
 
 
 def report(split: str, jobs: Sequence[Job], done: Sequence[Converted], instances: InstancesOfSplit) -> None:
-    """Prints what was found, and the worst images."""
+    """Print what was found, and the worst images."""
     segments = [segment for one in done if not one.problem for segment in one.annotation["segments_info"]]
     crowds = sum(segment["iscrowd"] for segment in segments)
     print(f"{split}: {len(jobs)} images, {len(segments)} segments, {crowds} of them crowds")

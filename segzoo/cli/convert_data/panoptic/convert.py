@@ -1,4 +1,4 @@
-"""Converts the splits of a dataset, and writes the dataset YAML of the panoptic labels."""
+"""Convert the splits of a dataset, and write the dataset YAML of the panoptic labels."""
 
 import argparse
 import os
@@ -28,7 +28,7 @@ class BrokenImagesError(InputError):
 
 
 def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
-    """The dataset, and the splits to convert.
+    """Return the dataset, and the splits to convert.
 
     Raises:
         InputError: no such dataset or split, or nothing to do with it.
@@ -62,7 +62,7 @@ def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
 def find_instances(
     arguments: argparse.Namespace, dataset: DatasetFile, split: str, records: Sequence[Mapping[str, Any]]
 ) -> InstancesOfSplit:
-    """Where the instances of a split's images are described."""
+    """Return where the instances of a split's images are described."""
     root, fields = Path(MetadataCatalog.get(split).dataset_root), dataset.splits[split]
     files = [record["file_name"] for record in records]
     if arguments.instances is not None:
@@ -101,7 +101,7 @@ def find_instances(
 def convert_split(
     arguments: argparse.Namespace, dataset: DatasetFile, split: str
 ) -> tuple[Path, dict[str, str]]:
-    """Converts a split; returns the folder of the output and what the YAML says about the split.
+    """Convert a split; return the folder of the output and what the YAML says about the split.
 
     Raises:
         InputError: it is not there, or has wrong files, which were printed.
@@ -166,7 +166,7 @@ def yaml_path(arguments: argparse.Namespace, dataset: DatasetFile, output: Path)
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Converts the splits and writes the YAML; returns the exit status."""
+    """Convert the splits and write the YAML; return the exit status."""
     dataset, splits = find_splits(arguments)
     errors: list[InputError] = []
     for split in splits:

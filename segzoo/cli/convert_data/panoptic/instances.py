@@ -72,7 +72,7 @@ class InstancesOfSplit:
 
 
 def of_records(records: Sequence[Mapping[str, Any]], dataset: DatasetFile) -> InstancesOfSplit:
-    """The annotations of a split whose labels they are, as training reads them."""
+    """Return the annotations of a split whose labels they are, as training reads them."""
     result = InstancesOfSplit({})
     for record in records:
         file, listed = record["file_name"], []
@@ -92,7 +92,7 @@ def of_records(records: Sequence[Mapping[str, Any]], dataset: DatasetFile) -> In
 def find_coco(
     json_file: Path, files: Sequence[str], dataset: DatasetFile, renamed: Mapping[str, str]
 ) -> InstancesOfSplit:
-    """The annotations of a split's images in a COCO instances JSON, which may have other images, too.
+    """Return the annotations of a split's images in a COCO instances JSON, which may have other images, too.
 
     Args:
         files: the images.
@@ -115,7 +115,7 @@ def _annotations_by_file(
     dataset: DatasetFile,
     renamed: Mapping[str, str],
 ) -> InstancesOfSplit:
-    """`images`: {id: record}, see `read_images`."""
+    """Return what `find_coco` returns. `images`: {id: record}, see `read_images`."""
     found = _match_images(list(images.values()), files, json_file)
     result = InstancesOfSplit({file: [] for file in found})
     image_ids = Ids(images)
@@ -169,7 +169,7 @@ def _annotations_by_file(
 def _check_polygons(
     instances: InstancesOfSplit, images: Mapping[Any, Mapping[str, Any]], json_file: Path
 ) -> None:
-    """Finds files whose polygons are all wrong in one way: see `check_polygons`."""
+    """Find files whose polygons are all wrong in one way: see `check_polygons`."""
     listed = [
         {**images[instances.ids[file]], "annotations": [one._asdict() for one in annotations]}
         for file, annotations in instances.of_image.items()
@@ -195,7 +195,7 @@ def _category_id(category: Mapping[str, Any], json_file: Path) -> int:
 def _class_of(
     category: Any, names: Mapping[Any, str], dataset: DatasetFile, renamed: Mapping[str, str], json_file: Path
 ) -> int | None:
-    """The class index of a category, None for void."""
+    """Return the class index of a category, None for void."""
     name = renamed.get(names[category], names[category])
     try:
         index = dataset.space.index(name)
@@ -211,7 +211,7 @@ def _class_of(
 def _match_images(
     images: Sequence[Mapping[str, Any]], files: Sequence[str], json_file: Path
 ) -> dict[str, Mapping[str, Any]]:
-    """{image file: entry of the JSON}, by the ends of their paths, see `match_names`; then by their stems."""
+    """Return {image file: entry of the JSON}, by the ends of paths, see `match_names`; then by stems."""
     by_name = {image["file_name"]: image for image in images}
     folder = os.path.commonpath([os.path.dirname(file) for file in files])
     matched = match_names(by_name, files, folder)
@@ -241,7 +241,7 @@ def _match_images(
 
 
 def find_pngs(patterns: Mapping[str, str], roots: Sequence[str]) -> InstancesOfSplit:
-    """The PNGs with the instances of each image.
+    """Return the PNGs with the instances of each image.
 
     Args:
         patterns: {image file: path of its PNG; a `*` in the last part of it stands for any text}.
@@ -262,7 +262,7 @@ def find_pngs(patterns: Mapping[str, str], roots: Sequence[str]) -> InstancesOfS
 
 
 def _files_of(patterns: Mapping[str, str]) -> dict[str, str]:
-    """{PNG: the image that it is of}."""
+    """Return {PNG: the image that it is of}."""
     names: dict[str, list[str]] = {}
     owner: dict[str, tuple[int, str]] = {}
     for file, pattern in patterns.items():
@@ -284,7 +284,7 @@ def _files_of(patterns: Mapping[str, str]) -> dict[str, str]:
 
 
 def decode_coco(annotations: Sequence[CocoAnnotation], height: int, width: int) -> list[Instance]:
-    """The instances of an image of this size.
+    """Return the instances of an image of this size.
 
     Raises:
         InputError: a mask is wrong, or of another size.
@@ -305,7 +305,7 @@ def decode_coco(annotations: Sequence[CocoAnnotation], height: int, width: int) 
 def decode_pngs(
     files: Sequence[str], shape: tuple[int, int], is_binary: bool, no_instance: Sequence[int]
 ) -> list[Instance]:
-    """The instances in PNGs of an image of this shape (H, W); their classes are not known.
+    """Return the instances in PNGs of an image of this shape (H, W); their classes are not known.
 
     Args:
         is_binary: everything but 0 is one instance, otherwise every value is one.

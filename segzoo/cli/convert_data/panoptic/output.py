@@ -23,7 +23,7 @@ _EARLIER_MARK = "# Written by tools/make_panoptic.py"
 
 
 def save_png(path: Path, ids: np.ndarray) -> None:
-    """Writes an (H, W) id map as a panoptic PNG, unless it is there."""
+    """Write an (H, W) id map as a panoptic PNG, unless it is there."""
     if path.is_file():
         try:
             if np.array_equal(load_ids(path), ids):
@@ -34,34 +34,36 @@ def save_png(path: Path, ids: np.ndarray) -> None:
 
 
 def save_text(path: Path, text: str) -> None:
-    """Writes a text file, unless it is there."""
+    """Write a text file, unless it is there."""
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 
 
 def save_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes a JSON file, unless it is there."""
+    """Write a JSON file, unless it is there."""
     save_text(path, json.dumps(document) + "\n")
 
 
 def other_splits(path: Path, dataset: DatasetFile) -> dict[str, dict[str, str]]:
-    """The splits of the YAML that this tool wrote there before.
+    """Return the splits of the YAML that this command wrote there before.
 
     Raises:
-        InputError: the file is not of this tool, or of other classes.
+        InputError: the file was not written by this command, or of other classes.
     """
     if not path.exists():
         return {}
     text = path.read_text(encoding="utf-8", errors="replace")
     if not text.startswith((MARK, _EARLIER_MARK)):
-        raise InputError(f"{path}: exists and is not of this tool; choose another name with --name")
+        raise InputError(
+            f"{path}: exists and was not written by this command; choose another name with --name"
+        )
     facts = yaml.safe_load(text)
     # Labels of other classes are of an older state of the dataset.
     return dict(facts["splits"]) if facts["classes"] == _classes(dataset) else {}
 
 
 def save_yaml(path: Path, dataset: DatasetFile, splits: Mapping[str, Mapping[str, str]], about: str) -> None:
-    """Writes the dataset YAML of the panoptic labels.
+    """Write the dataset YAML of the panoptic labels.
 
     Args:
         dataset: that of the semantic labels.
@@ -88,7 +90,7 @@ def save_yaml(path: Path, dataset: DatasetFile, splits: Mapping[str, Mapping[str
 
 
 def folder_in_yaml(folder: Path, output: Path) -> str:
-    """A folder as the YAML in `output` names it: relative if it lies below, so that both can be moved."""
+    """Return a folder as the YAML in `output` names it: relative if below it, so that both can be moved."""
     relative = os.path.relpath(folder, output)
     return str(folder) if relative.startswith("..") else relative
 

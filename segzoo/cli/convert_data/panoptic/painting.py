@@ -60,7 +60,7 @@ class Painted(NamedTuple):
 
 
 def paint(labels: np.ndarray, instances: Sequence[Instance], rules: Rules) -> Painted:
-    """Instances on top, crowds below them, what the class map says below these.
+    """Paint instances on top, crowds below them, and what the class map says below these.
 
     Args:
         labels: (H, W) class indices, or the ignore label.
@@ -104,7 +104,7 @@ def paint(labels: np.ndarray, instances: Sequence[Instance], rules: Rules) -> Pa
 
 
 def _class_below(instance: Instance, labels: np.ndarray, rules: Rules) -> int | None:
-    """The instance's class, else the thing class of most of its pixels; None if none of them has one."""
+    """Return the instance's class, else the thing class of most of its pixels; None without any."""
     if instance.class_index is not None:
         return instance.class_index
     pixels = np.bincount(labels[instance.mask], minlength=len(rules.is_thing))[: len(rules.is_thing)]
@@ -113,7 +113,7 @@ def _class_below(instance: Instance, labels: np.ndarray, rules: Rules) -> int | 
 
 
 def _stack(instances: Sequence[Instance], shape: tuple[int, int], order: str, counts: Counter) -> np.ndarray:
-    """(H, W) position + 1 of the instance on top of each pixel, 0 where there is none."""
+    """Return (H, W) position + 1 of the instance on top of each pixel, 0 where there is none."""
     owner = np.zeros(shape, dtype=np.int32)
     areas = [int(one.mask.sum()) if order == "area" else 0 for one in instances]
     # From the bottom up; of equals, the later one is lower.
@@ -132,7 +132,7 @@ def _stack(instances: Sequence[Instance], shape: tuple[int, int], order: str, co
 def _compare(
     labels: np.ndarray, owner: np.ndarray, classes: Sequence[int], rules: Rules, counts: Counter
 ) -> None:
-    """Counts where the classes of visible instances are not those of the class map."""
+    """Count where the classes of visible instances are not those of the class map."""
     labels_each = rules.ignore_label + 1
     codes = owner[owner > 0] * np.int64(labels_each) + labels[owner > 0]
     pixels = np.bincount(codes)
