@@ -17,11 +17,12 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 
 # isort: split
 from command_line import EXIT_STATUS, CommandLine, end, explained
+from zoo_maintenance.editing import write_reproduced
+from zoo_maintenance.tables import render
 
 from segzoo.config.files import zoo_name
-from segzoo.model_zoo.measure import count, rounded, write_reproduced
+from segzoo.model_zoo.measure import count, rounded
 from segzoo.model_zoo.registry import TABLES, known_models, sections
-from segzoo.model_zoo.tables import render
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 

@@ -8,14 +8,16 @@ from types import ModuleType
 
 import pytest
 import yaml
+from zoo_maintenance import tables
+from zoo_maintenance.editing import write_reproduced
+from zoo_maintenance.tables import render
 
 from segzoo import model_zoo
-from segzoo.model_zoo import load_config, registry, tables
-from segzoo.model_zoo.measure import counted_size, write_reproduced
+from segzoo.model_zoo import load_config, registry
+from segzoo.model_zoo.measure import counted_size
 from segzoo.model_zoo.records import Measured
 from segzoo.model_zoo.registry import known_models, sections
 from segzoo.model_zoo.table_reader import read_table
-from segzoo.model_zoo.tables import render
 from segzoo.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from zoo_maintenance.tables import render
 
 from segzoo import model_zoo
 from segzoo.model_zoo.registry import known_models, sections
-from segzoo.model_zoo.tables import render
 from segzoo.utils.errors import InputError
 
 # mIoU at one scale and at several with flip (None: not published), by dataset and leaf.

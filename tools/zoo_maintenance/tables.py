@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from segzoo.model_zoo.records import Section, WeightsInfo
+from segzoo.model_zoo.registry import sections
 from segzoo.utils.errors import InputError
-
-from .records import Section, WeightsInfo
-from .registry import sections
 
 _INTRODUCTION = """# Model zoo
 
