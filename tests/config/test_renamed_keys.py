@@ -81,6 +81,11 @@ def changes(leaf, *overrides):
             {"TEST.TASKS": ("panoptic", "semantic", "instance")},
         ),
         (
+            MASKFORMER,
+            "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE True",
+            {"MODEL.MASK_FORMER.TEST.SEMANTIC_RESIZING": "masks"},
+        ),
+        (
             MASK2FORMER,
             "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES ['res4','res5']",
             {"MODEL.MASK_FORMER.DEFORMABLE_FEATURES": ("res4", "res5")},
@@ -200,7 +205,6 @@ REFUSED = [
     (MASK2FORMER, "MODEL.ROI_HEADS.NUM_CLASSES 5", "the classes follow from the dataset, DATASETS.TRAIN", ""),
     (MASK2FORMER, "MODEL.RPN.NMS_THRESH 0.5", "and MODEL.META_ARCHITECTURE is MaskFormer", ""),
     (MASK2FORMER, "MODEL.FPN.OUT_CHANNELS 128", "ResNetBackbone has no FPN", ""),
-    (MASK2FORMER, "SOLVER.REFERENCE_WORLD_SIZE 8", "are those of all GPUs", ""),
     (
         MASK2FORMER,
         "MODEL.PIXEL_MEAN [103.53,116.28,123.675]",
@@ -299,7 +303,13 @@ def test_names_of_this_package_are_those_of_the_registries():
 
 
 # Read by Detectron2's code, which this package calls, or of no meaning.
-READ_ELSEWHERE = {"VERSION", "GLOBAL.HACK", "TEST.PRECISE_BN.NUM_ITER", "FLOAT32_PRECISION"}
+READ_ELSEWHERE = {
+    "VERSION",
+    "GLOBAL.HACK",
+    "SOLVER.REFERENCE_WORLD_SIZE",  # DefaultTrainer.auto_scale_workers
+    "TEST.PRECISE_BN.NUM_ITER",
+    "FLOAT32_PRECISION",
+}
 
 
 def test_every_key_of_detectron2_is_read_or_refused():

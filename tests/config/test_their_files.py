@@ -119,6 +119,28 @@ def test_decoder_layers_are_mask2formers_count_only_in_its_decoder(tmp_path):
     assert cfg.MODEL.MASK_FORMER.DEC_LAYERS == 10
 
 
+@pytest.mark.parametrize(
+    ("leaf", "first", "panoptic", "instance", "expected"),
+    [
+        ("semantic/ade20k/mask2former_r101", False, False, False, ""),  # scores, as the task has it
+        ("semantic/ade20k/mask2former_r101", True, False, False, "masks"),
+        ("semantic/ade20k/mask2former_r101", False, True, False, "masks"),
+        ("panoptic/coco/mask2former_r50", False, True, False, ""),  # masks, as the task has it
+        ("panoptic/coco/mask2former_r50", False, False, False, "scores"),
+        ("panoptic/coco/mask2former_r50", False, False, True, ""),
+    ],
+)
+def test_what_is_resized_follows_from_three_keys(leaf, first, panoptic, instance, expected, tmp_path):
+    section = "MODEL.MASK_FORMER.TEST."
+    keys = {
+        f"{section}SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": first,
+        f"{section}PANOPTIC_ON": panoptic,
+        f"{section}INSTANCE_ON": instance,
+    }
+    cfg = load_config(write_their_file(tmp_path / "theirs.yaml", *FILES[leaf], keys))
+    assert expected == cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_RESIZING
+
+
 def test_local_weights_come_first(tmp_path, monkeypatch):
     parts = FILES["semantic/ade20k/mask2former_r101"]
     monkeypatch.chdir(tmp_path)

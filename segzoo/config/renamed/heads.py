@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .row import Row, Scene, fixed, nothing, refuse, same
+from .row import Convert, Row, Scene, fixed, nothing, refuse, same
 
 _ARCHITECTURE, _HEAD = "MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD.NAME"
 OUR_ARCHITECTURES = ("MaskFormer", "PerPixelSegmentor")
@@ -122,7 +122,7 @@ ARCHITECTURE_ROW = Row(
 )
 
 
-def _instead(remedy: str):
+def _instead(remedy: str) -> Convert:
     """Return the conversion of a key that is to be written otherwise. In a whole file no model reads it."""
 
     def convert(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:

@@ -137,31 +137,51 @@ def _flip(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
 _FLAGS = {f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON": task for task in ("panoptic", "semantic", "instance")}
 
 
-def _tasks(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    task = scene.ours["TASK"]
-    if scene.whole and task != "panoptic":
-        return {"TEST.TASKS": (task,)}  # the others are computed there and evaluated by nothing
+_RESIZED_FIRST = "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE"
+_RESIZING = "MODEL.MASK_FORMER.TEST.SEMANTIC_RESIZING"
+
+
+def _tests(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    flags = {key: value for key, value in given.items() if key != _RESIZED_FIRST}
     if scene.whole:
-        asked = set() if "MODEL.MASK_FORMER.TEST.SEMANTIC_ON" in given else {"semantic"}
-    else:
-        asked = set(scene.ours["TEST.TASKS"] or (task,))
-    for key, value in given.items():
+        return {"TEST.TASKS": _whole_tasks(flags, scene.ours["TASK"]), _RESIZING: _resizing(given, scene)}
+    result: dict[str, Any] = {}
+    if flags:
+        result["TEST.TASKS"] = _changed_tasks(flags, scene)
+    if _RESIZED_FIRST in given:
+        result[_RESIZING] = "masks" if given[_RESIZED_FIRST] else ""
+    return result
+
+
+def _whole_tasks(flags: Mapping[str, Any], task: str) -> tuple[str, ...]:
+    if task != "panoptic":
+        return (task,)  # the others are computed there and evaluated by nothing
+    always = () if "MODEL.MASK_FORMER.TEST.SEMANTIC_ON" in flags else ("semantic",)
+    return tuple(name for key, name in _FLAGS.items() if flags.get(key) or name in always)
+
+
+def _changed_tasks(flags: Mapping[str, Any], scene: Scene) -> tuple[str, ...]:
+    asked = set(scene.ours["TEST.TASKS"] or (scene.ours["TASK"],))
+    for key, value in flags.items():
         if value:
             asked.add(_FLAGS[key])
         else:
             asked.discard(_FLAGS[key])
     if not asked:
-        key = next(iter(given))
-        refuse(key, given[key], f"leaves no task for the test; set TEST.TASKS \"('{task}',)\"")
+        key = next(iter(flags))
+        task = scene.ours["TASK"]
+        refuse(key, flags[key], f"leaves no task for the test; set TEST.TASKS \"('{task}',)\"")
     order = [*_FLAGS.values(), "entity"]
-    return {"TEST.TASKS": tuple(sorted(asked, key=order.index))}
+    return tuple(sorted(asked, key=order.index))
 
 
-def _resize_first(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    ((key, value),) = given.items()
-    if value and tuple(scene.ours["TEST.TASKS"] or (scene.ours["TASK"],)) == ("semantic",):
-        refuse(key, value, "has no counterpart: with the semantic task alone, scores are resized, not masks")
-    return {}
+def _resizing(given: Mapping[str, Any], scene: Scene) -> str:
+    """Return what is resized in a whole file: masks if one of three keys says so, whatever the task."""
+    asks = (_RESIZED_FIRST, "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "MODEL.MASK_FORMER.TEST.INSTANCE_ON")
+    masks = any(given.get(key) for key in asks)
+    if masks == (scene.ours["TASK"] != "semantic"):
+        return ""  # as the task has it
+    return "masks" if masks else "scores"
 
 
 TASK_ROWS = (
@@ -222,16 +242,11 @@ INPUT_ROWS = (
 
 TEST_ROWS = (
     Row(
-        " ".join(_FLAGS),
-        "`TEST.TASKS \"('panoptic', 'semantic')\"`",
-        "in files whose mapper is one of semantic or instance labels: that task alone",
-        _tasks,
-    ),
-    Row(
-        "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE",
-        "",
-        "`False` with the semantic task alone; with others masks are resized first, as there",
-        _resize_first,
+        f"{' '.join(_FLAGS)} {_RESIZED_FIRST}",
+        f"`TEST.TASKS \"('panoptic', 'semantic')\"`, `{_RESIZING}`",
+        "in files whose mapper is one of semantic or instance labels: that task alone; the last is `masks` "
+        "where masks are resized before they become scores of classes",
+        _tests,
     ),
 )
 

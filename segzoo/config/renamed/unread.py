@@ -18,9 +18,6 @@ UNREAD = {
     "INPUT.CROP.SIZE": "INPUT.CROP_SIZE is (height, width) in pixels, INPUT.DETR_CROP_SIZE a range of pixels",
     "MODEL.LOAD_PROPOSALS": "no model here takes proposals from files",
     "SOLVER.BASE_LR_END": "SOLVER.POLY_LR_CONSTANT_ENDING is the lowest factor of the learning rate",
-    "SOLVER.REFERENCE_WORLD_SIZE": (
-        "SOLVER.IMS_PER_BATCH and SOLVER.BASE_LR are those of all GPUs, however many there are"
-    ),
     "TEST.EXPECTED_RESULTS": "the metrics are in OUTPUT_DIR/inference/results.json",
     "TEST.KEYPOINT_OKS_SIGMAS": "no model here predicts keypoints",
     "TEST.PRECISE_BN.ENABLED": "running statistics are evaluated as trained; leave the key out",
