@@ -129,6 +129,8 @@ class Segmentor(nn.Module):
             TARGETS; INPUT.TARGETS goes before.
         score_kind: "logits" or "probabilities": what `dense_scores` holds. A test protocol applies its
             softmax to logits only.
+        coarse_scores: whether `dense_scores` is a map smaller than the image, which test protocols resize in
+            bands; False: it has the size of the image.
         semantic_resizing: what is resized to the output size for the task "semantic": "scores" of classes or
             "masks"; None where the family does not say. It is recorded with results.
         backbone: feature extractor, None where the family has none of its own. SOLVER.BACKBONE_MULTIPLIER
@@ -143,6 +145,7 @@ class Segmentor(nn.Module):
     supported_tasks: Collection[str] = ("semantic",)
     mapper_targets: tuple[str, ...] = ("segments",)
     score_kind = "logits"
+    coarse_scores = False
     semantic_resizing: str | None = None
 
     pixel_mean: Tensor
@@ -341,7 +344,7 @@ class Segmentor(nn.Module):
     def dense_scores(self, images: Tensor) -> DenseScores:
         """Semantic scores of images of one size. The model has to be in eval mode.
 
-        A family whose scores are a small map, resized, returns that map: protocols resize it in bands.
+        A family whose scores are a small map, resized, returns that map and sets `coarse_scores`.
 
         Args:
             images: (N, 3, H, W) float in [0, 255], channels ordered as `input_format`.

@@ -27,6 +27,7 @@ _CLASSES_AT_ONCE = 8
 class PerPixelSegmentor(Segmentor):
     """Gives every pixel a score for each class."""
 
+    coarse_scores = True
     semantic_resizing = "scores"
 
     @configurable

@@ -207,7 +207,7 @@ class ProtocolSegmentor(nn.Module):
         def crop(top: int, left: int) -> Tensor:
             return image[:, top : top + window[0], left : left + window[1]]
 
-        if image.device.type == "cpu" and not self.window_batch:
+        if self.model.coarse_scores and image.device.type == "cpu" and not self.window_batch:
             for top, left in corners:
                 for start, scores in self._window_bands(crop(top, left)):
                     yield top + start, left, scores
