@@ -1,6 +1,7 @@
 """The layers of DESIGN: which part of segzoo may import which, read from the import statements."""
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,11 @@ CHECKPOINT_RULES = {"segzoo.checkpoint.rules_cnn", "segzoo.checkpoint.rules_tran
 DETECTRON2_FOR = {
     "segzoo.config": {"detectron2.config", "detectron2.utils.file_io"},
     "segzoo.layers": {"detectron2.layers"},
+}
+# Packages whose modules are their own affair: others take what `__init__` names.
+CLOSED = {
+    "segzoo.modeling.mask_classification.criterion",
+    "segzoo.modeling.mask_classification.postprocess",
 }
 NOWHERE = {"mmcv", "mmseg", "mmengine", "mmdet", "tools", "tests", "datasets"}
 CFG_FUNCTIONS = re.compile(r"_?(from_config|build_\w+|add_\w*config)")
@@ -146,6 +152,33 @@ def test_every_part_has_a_place_in_the_layers():
 
 def test_imports_respect_the_layers():
     assert [line for file in source_files() for line in violations(file)] == []
+
+
+def reaches_inside(importer: str, entry: Import) -> bool:
+    """Whether an import from outside takes what a closed package does not export."""
+    for package in CLOSED:
+        if is_in(importer, package) or not is_in(entry.module, package):
+            continue
+        names = importlib.import_module(package).__all__
+        return entry.module != package or entry.name not in names
+    return False
+
+
+def test_closed_packages_are_used_by_the_names_they_export():
+    found = [
+        f"{file.relative_to(ROOT)}:{entry.line}"
+        for file in source_files()
+        for entry in imports(file)
+        if reaches_inside(module_name(file), entry)
+    ]
+    assert found == []
+    criterion = "segzoo.modeling.mask_classification.criterion"
+    assert reaches_inside("segzoo.projects.unet.head", Import(1, f"{criterion}.dense_loss", "DenseLoss"))
+    assert reaches_inside("segzoo.projects.unet.head", Import(1, criterion, "dense_loss"))
+    assert not reaches_inside("segzoo.projects.unet.head", Import(1, criterion, "LossTerm"))
+    assert not reaches_inside(
+        f"{criterion}.fused_criterion", Import(1, f"{criterion}.dense_loss", "DenseLoss")
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from criterion_reference import make_criterion
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segzoo.layers.runtime import transferred
-from segzoo.modeling.mask_classification.postprocess import inference
+from segzoo.modeling.mask_classification import postprocess
 
 # Not there on Apple's devices, or an error on CUDA devices under torch.use_deterministic_algorithms(True).
 REFUSED = ("aten::segment_reduce", "aten::nll_loss2d_forward", "aten::cumsum", "aten::put_", "aten::histc")
@@ -48,7 +48,7 @@ def test_results_need_nothing_that_a_device_lacks(name):
     logits, masks = torch.randn(12, 6, generator=generator) * 4, torch.randn(12, 16, 20, generator=generator)
     options = {"is_thing": (True, False, True, False, False)} if name == "panoptic" else {}
     with Demands() as demands:
-        getattr(inference, name)(logits, masks, *SIZES, **options)
+        getattr(postprocess, name)(logits, masks, *SIZES, **options)
     assert demands.found == set()
 
 

@@ -1,10 +1,10 @@
-"""Stretching by rows and its transpose agree with `F.interpolate` and its backward pass, for any sizes."""
+"""Resizing by rows and its transpose agree with `F.interpolate` and its backward pass, for any sizes."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from segzoo.modeling.mask_classification.bilinear import MaskResizer, shrink_transposed
+from segzoo.modeling.mask_classification.bilinear import MaskResizer, resize_transposed
 
 SIZES = [
     ((8, 10), (32, 40)),
@@ -20,9 +20,9 @@ SIZES = [
 def test_transpose_equals_the_backward_pass_of_interpolation(small, large):
     planes = torch.randn(3, *small, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(3, *large, dtype=torch.float64)
-    stretched = F.interpolate(planes[None], size=large, mode="bilinear", align_corners=False)[0]
-    (expected,) = torch.autograd.grad(stretched, planes, upstream)
-    torch.testing.assert_close(shrink_transposed(upstream, small), expected)
+    resized = F.interpolate(planes[None], size=large, mode="bilinear", align_corners=False)[0]
+    (expected,) = torch.autograd.grad(resized, planes, upstream)
+    torch.testing.assert_close(resize_transposed(upstream, small), expected)
 
 
 @pytest.mark.parametrize(

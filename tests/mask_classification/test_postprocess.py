@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from segzoo.modeling.mask_classification import postprocess
 from segzoo.modeling.mask_classification.bilinear import MaskResizer
 from segzoo.modeling.mask_classification.postprocess import inference, tiled_masks
-from segzoo.modeling.mask_classification.postprocess.panoptic_fusion import Contest
+from segzoo.modeling.mask_classification.postprocess.panoptic_fusion import PixelAssignment
 from segzoo.modeling.mask_classification.postprocess.tiled_masks import TiledMasks
 
 SIZES = [
@@ -43,9 +44,9 @@ def perfect_prediction(ids, categories, num_classes=5):
 def test_semantic_scores_and_labels_equal_the_plain_ones(plain_postprocess, sizes, resize_scores):
     logits, masks = prediction()
     expected = plain_postprocess.semantic_scores(logits, masks, *sizes, resize_scores)
-    scores = inference.semantic_scores(logits, masks, *sizes, resize_scores)
+    scores = postprocess.semantic_scores(logits, masks, *sizes, resize_scores)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
-    labels = inference.semantic_labels(logits, masks, *sizes, resize_scores)
+    labels = postprocess.semantic_labels(logits, masks, *sizes, resize_scores)
     assert labels.dtype == torch.uint8
     assert torch.equal(labels.long(), expected.argmax(0))
 
@@ -53,7 +54,7 @@ def test_semantic_scores_and_labels_equal_the_plain_ones(plain_postprocess, size
 def test_semantic_labels_in_many_bands_equal_those_in_one(monkeypatch):
     logits, masks = prediction(size=(200, 40))
     sizes = ((800, 160), (790, 150), (1100, 210))
-    whole = inference.semantic_scores(logits, masks, *sizes)
+    whole = postprocess.semantic_scores(logits, masks, *sizes)
     rows = []
     bands = inference.MaskResizer.bands
 
@@ -63,7 +64,7 @@ def test_semantic_labels_in_many_bands_equal_those_in_one(monkeypatch):
             yield start, stop, band
 
     monkeypatch.setattr(inference.MaskResizer, "bands", small_bands)
-    assert torch.equal(inference.semantic_labels(logits, masks, *sizes).long(), whole.argmax(0))
+    assert torch.equal(postprocess.semantic_labels(logits, masks, *sizes).long(), whole.argmax(0))
     assert len(rows) == 158
 
 
@@ -71,7 +72,7 @@ def test_labels_beyond_a_byte_and_ties_take_the_first_class():
     logits = torch.zeros(2, 301)
     logits[0, 280] = logits[0, 299] = 9.0
     masks = torch.tensor([[[9.0]], [[-9.0]]])
-    labels = inference.semantic_labels(logits, masks, (4, 4), (4, 4), (4, 4))
+    labels = postprocess.semantic_labels(logits, masks, (4, 4), (4, 4), (4, 4))
     assert labels.dtype == torch.int16
     assert (labels == 280).all()
 
@@ -79,9 +80,9 @@ def test_labels_beyond_a_byte_and_ties_take_the_first_class():
 def test_semantic_results_under_autocast_are_those_without():
     logits, masks = prediction()
     sizes = SIZES[2]
-    expected = inference.semantic_scores(logits, masks, *sizes)
+    expected = postprocess.semantic_scores(logits, masks, *sizes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(inference.semantic_scores(logits, masks, *sizes), expected)
+        assert torch.equal(postprocess.semantic_scores(logits, masks, *sizes), expected)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -89,7 +90,7 @@ def test_semantic_results_under_autocast_are_those_without():
 def test_panoptic_equals_the_plain_formulation(plain_postprocess, sizes, confident_only):
     for seed in range(4):
         logits, masks = prediction(seed=seed, num_queries=20)
-        ids, info = inference.panoptic(logits, masks, *sizes, IS_THING, 0.6, 0.5, confident_only)
+        ids, info = postprocess.panoptic(logits, masks, *sizes, IS_THING, 0.6, 0.5, confident_only)
         arguments = (logits, masks, *sizes, IS_THING, 0.6, 0.5, confident_only)
         expected_ids, expected = plain_postprocess.panoptic(*arguments)
         assert ids.dtype == torch.int32
@@ -106,7 +107,7 @@ def test_perfect_predictions_reach_pq_100():
     categories = [0, 0, 1, 3]
     logits, masks = perfect_prediction(ids, categories)
     size = (24, 32)
-    found, info = inference.panoptic(logits, masks, size, size, size, IS_THING, confident_pixels_only=True)
+    found, info = postprocess.panoptic(logits, masks, size, size, size, IS_THING, confident_pixels_only=True)
     assert torch.equal(found.long(), ids)
     assert [segment["category_id"] for segment in info] == categories
     assert [segment["isthing"] for segment in info] == [True, True, False, False]
@@ -118,7 +119,7 @@ def test_stuff_of_one_class_is_merged_and_things_are_not():
     for category, count in ((1, 1), (0, 4)):
         logits, masks = perfect_prediction(ids, [category] * 4)
         logits[0, category] = 6.0
-        found, info = inference.panoptic(logits, masks, size, size, size, IS_THING)
+        found, info = postprocess.panoptic(logits, masks, size, size, size, IS_THING)
         assert len(info) == count
         assert len(found.unique()) == count
         assert max(segment["score"] for segment in info) > 0.9999
@@ -131,11 +132,11 @@ def test_a_segment_that_lost_most_of_its_mask_is_dropped():
     masks[1, :, :5] = 20.0
     logits[0, 0] = 3.0  # query 0 covers everything with a lower score and keeps half of it
     size = (10, 10)
-    found, info = inference.panoptic(logits, masks, size, size, size, IS_THING, 0.5, 0.6)
+    found, info = postprocess.panoptic(logits, masks, size, size, size, IS_THING, 0.5, 0.6)
     assert [segment["category_id"] for segment in info] == [2]
     assert (found[:, :5] == 1).all()
     assert (found[:, 5:] == 0).all()
-    _, both = inference.panoptic(logits, masks, size, size, size, IS_THING, 0.5, 0.4)
+    _, both = postprocess.panoptic(logits, masks, size, size, size, IS_THING, 0.5, 0.4)
     assert len(both) == 2
 
 
@@ -143,14 +144,14 @@ def test_no_kept_query_gives_empty_results():
     logits, masks = prediction()
     logits[:, -1] = 99.0
     sizes = SIZES[2]
-    ids, info = inference.panoptic(logits, masks, *sizes, IS_THING)
+    ids, info = postprocess.panoptic(logits, masks, *sizes, IS_THING)
     assert ids.shape == sizes[2]
     assert not ids.any()
     assert info == []
-    ids, info = inference.entities(logits, masks, *sizes)
+    ids, info = postprocess.entities(logits, masks, *sizes)
     assert not ids.any()
     assert info == []
-    found = inference.instances(logits, masks, *sizes, is_thing=[False] * 5)
+    found = postprocess.instances(logits, masks, *sizes, is_thing=[False] * 5)
     assert len(found) == 0
     assert found.pred_masks.shape == (0, *sizes[2])
 
@@ -158,7 +159,7 @@ def test_no_kept_query_gives_empty_results():
 @pytest.mark.parametrize("sizes", SIZES)
 def test_instances_equal_the_plain_formulation(plain_postprocess, sizes):
     logits, masks = prediction()
-    found = inference.instances(logits, masks, *sizes, 20)
+    found = postprocess.instances(logits, masks, *sizes, 20)
     binary, scores, classes = plain_postprocess.instances(logits, masks, *sizes, 20)
     order = scores.argsort(descending=True, stable=True)
     assert torch.equal(found.pred_masks, binary[order])
@@ -172,8 +173,8 @@ def test_instances_equal_the_plain_formulation(plain_postprocess, sizes):
 
 def test_instances_of_a_panoptic_model_are_things():
     logits, masks = prediction(confidence=1.0)
-    everything = inference.instances(logits, masks, *SIZES[0], 20)
-    things = inference.instances(logits, masks, *SIZES[0], 20, IS_THING)
+    everything = postprocess.instances(logits, masks, *SIZES[0], 20)
+    things = postprocess.instances(logits, masks, *SIZES[0], 20, IS_THING)
     expected = [category for category in everything.pred_classes.tolist() if IS_THING[category]]
     assert things.pred_classes.tolist() == expected
     assert 0 < len(things) < 20
@@ -182,7 +183,7 @@ def test_instances_of_a_panoptic_model_are_things():
 @pytest.mark.parametrize("sizes", SIZES)
 def test_entities_are_what_the_definition_says(plain_postprocess, sizes):
     logits, masks = prediction(confidence=2.0)
-    ids, info = inference.entities(logits, masks, *sizes)
+    ids, info = postprocess.entities(logits, masks, *sizes)
     scores = 1 - logits.softmax(-1)[:, -1]
     full = plain_postprocess.full_size_masks(masks, *sizes).sigmoid()
     winner = (scores[:, None, None] * full).argmax(0)
@@ -202,17 +203,17 @@ def test_entities_are_what_the_definition_says(plain_postprocess, sizes):
 
 def test_entity_thresholds_drop_and_the_best_are_kept():
     logits, masks = prediction(num_queries=40, confidence=2.0)
-    _, everything = inference.entities(logits, masks, *SIZES[0])
-    ids, best = inference.entities(logits, masks, *SIZES[0], max_entities=3)
+    _, everything = postprocess.entities(logits, masks, *SIZES[0])
+    ids, best = postprocess.entities(logits, masks, *SIZES[0], max_entities=3)
     assert best == everything[:3]
     assert ids.max() == 3
     kept = 1 - logits.softmax(-1)[:, -1] > 0.7
     assert 0 < kept.sum() < 40
-    ids, above = inference.entities(logits, masks, *SIZES[0], score_threshold=0.7)
-    expected_ids, expected = inference.entities(logits[kept], masks[kept], *SIZES[0])
+    ids, above = postprocess.entities(logits, masks, *SIZES[0], score_threshold=0.7)
+    expected_ids, expected = postprocess.entities(logits[kept], masks[kept], *SIZES[0])
     assert above == [entity for entity in expected if entity["score"] > 0.7]
     assert torch.equal(ids, expected_ids * (expected_ids <= len(above)))
-    _, whole = inference.entities(logits, masks, *SIZES[0], overlap_threshold=0.1)
+    _, whole = postprocess.entities(logits, masks, *SIZES[0], overlap_threshold=0.1)
     assert 0 < len(whole) < len(everything)
 
 
@@ -221,7 +222,7 @@ def test_the_order_of_queries_does_not_change_which_pixels_belong_together(name)
     logits, masks = prediction(num_queries=20)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
     options = {"is_thing": IS_THING} if name == "panoptic" else {}
-    function = getattr(inference, name)
+    function = getattr(postprocess, name)
     first = function(logits, masks, *SIZES[2], **options)
     second = function(logits[order], masks[order], *SIZES[2], **options)
     if name == "semantic_labels":
@@ -237,7 +238,7 @@ def test_inputs_are_left_as_they_were(name):
     before = logits.clone(), masks.clone()
     options = {"is_thing": IS_THING} if name == "panoptic" else {}
     size = tuple(masks.shape[-2:])
-    getattr(inference, name)(logits, masks, size, size, size, **options)
+    getattr(postprocess, name)(logits, masks, size, size, size, **options)
     assert torch.equal(logits, before[0])
     assert torch.equal(masks, before[1])
 
@@ -265,11 +266,11 @@ def test_tiles_put_together_equal_the_plain_formulation(
     sizes = ((200, 264), (197, 260), output_size)
     for confident_only in (False, True):
         arguments = (logits, masks, *sizes, IS_THING, 0.4, 0.05, confident_only)
-        ids, info = inference.panoptic(*arguments)
+        ids, info = postprocess.panoptic(*arguments)
         expected_ids, expected = plain_postprocess.panoptic(*arguments)
         assert torch.equal(ids, expected_ids)
         assert [(segment["id"], segment["category_id"]) for segment in info] == expected != []
-    found = inference.instances(logits, masks, *sizes, 20)
+    found = postprocess.instances(logits, masks, *sizes, 20)
     binary, scores, _ = plain_postprocess.instances(logits, masks, *sizes, 20)
     order = scores.argsort(descending=True, stable=True)
     assert torch.equal(found.pred_masks, binary[order])
@@ -281,26 +282,26 @@ def test_of_equal_queries_the_first_wins_and_saturated_ones_compete():
     logits[:, 0] = 5
     size = (20, 30)
     masks = torch.full((4, *size), 80.0)
-    ids, info = inference.panoptic(logits, masks, size, size, size, IS_THING)
+    ids, info = postprocess.panoptic(logits, masks, size, size, size, IS_THING)
     assert ids.eq(1).all()
     assert len(info) == 1
     logits[2, 0] = 9  # as sure of its mask, but surer of its class
     masks[3] = -200.0
-    contest = Contest(
+    pixels = PixelAssignment(
         masks, torch.arange(4), logits.softmax(-1).max(-1).values, MaskResizer(size, size, size), False
     )
-    assert contest.winner.eq(3).all()
-    assert contest.areas()[1] == [600, 600, 600, 0]
+    assert pixels.winner.eq(3).all()
+    assert pixels.areas()[1] == [600, 600, 600, 0]
 
 
-def test_bounds_of_tiles_hold_for_the_stretched_masks(tiled_prediction):
+def test_bounds_of_tiles_hold_for_the_resized_masks(tiled_prediction):
     _, masks = tiled_prediction
     resizer = MaskResizer((200, 264), (197, 260), (333, 410))
     tiled = TiledMasks(masks, torch.arange(30), resizer)
     whole = resizer(masks)
-    everybody = torch.ones_like(tiled.lower, dtype=torch.bool)
+    all_queries = torch.ones_like(tiled.lower, dtype=torch.bool)
     count = 0
-    for index, (tile, _, planes) in enumerate(tiled.chosen(everybody)):
+    for index, (tile, _, planes) in enumerate(tiled.select(all_queries)):
         expected = whole[:, tile.rows, tile.columns]
         torch.testing.assert_close(planes, expected, rtol=1e-5, atol=1e-5)
         assert (expected >= tiled.lower[index, :, None, None]).all()
@@ -311,11 +312,11 @@ def test_bounds_of_tiles_hold_for_the_stretched_masks(tiled_prediction):
 
 def test_panoptic_and_instance_results_under_autocast_are_those_without(tiled_prediction):
     sizes = ((200, 264), (197, 260), (197, 260))
-    expected = inference.panoptic(*tiled_prediction, *sizes, IS_THING)
-    expected_instances = inference.instances(*tiled_prediction, *sizes)
+    expected = postprocess.panoptic(*tiled_prediction, *sizes, IS_THING)
+    expected_instances = postprocess.instances(*tiled_prediction, *sizes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = inference.panoptic(*tiled_prediction, *sizes, IS_THING)
-        instances = inference.instances(*tiled_prediction, *sizes)
+        found = postprocess.panoptic(*tiled_prediction, *sizes, IS_THING)
+        instances = postprocess.instances(*tiled_prediction, *sizes)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(instances.pred_masks, expected_instances.pred_masks)
 
@@ -324,7 +325,7 @@ def test_nan_masks_win_no_pixel_and_disturb_no_other():
     logits, masks = prediction()
     masks[0] = float("nan")
     logits[0] = torch.tensor([30.0, 0, 0, 0, 0, 0])
-    found = inference.panoptic(logits, masks, *SIZES[0], IS_THING)
-    expected = inference.panoptic(logits[1:], masks[1:], *SIZES[0], IS_THING)
+    found = postprocess.panoptic(logits, masks, *SIZES[0], IS_THING)
+    expected = postprocess.panoptic(logits[1:], masks[1:], *SIZES[0], IS_THING)
     assert torch.equal(found[0], expected[0])
     assert found[1] == expected[1] != []

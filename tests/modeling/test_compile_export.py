@@ -22,7 +22,7 @@ from segzoo.cli import export
 from segzoo.engine import Trainer
 from segzoo.export.torch_export import Network, export_program, save_program
 from segzoo.modeling import Segmentor
-from segzoo.modeling.mask_classification.postprocess import inference
+from segzoo.modeling.mask_classification import postprocess
 from segzoo.utils.errors import InputError
 
 DEFORMABLE = [
@@ -153,7 +153,7 @@ def check_panoptic(model, outputs: dict, facts: dict, images: list, size: tuple[
     with torch.no_grad():
         expected = model([{"image": image} for image in images])
         for index, result in enumerate(expected):
-            segments, infos = inference.panoptic(
+            segments, infos = postprocess.panoptic(
                 outputs["pred_logits"][index],
                 outputs["pred_masks"][index],
                 tuple(facts["input"]["padded_size"]),

@@ -6,7 +6,7 @@ Letters: Q queries, K classes, h w pixels of a mask.
 import numpy as np
 import torch
 
-from segzoo.modeling.mask_classification.postprocess import inference
+from segzoo.modeling.mask_classification import postprocess
 
 from . import Case, Pair, scenes, straightforward_postprocess
 
@@ -39,7 +39,7 @@ def panoptic(kept: int) -> Pair:
         return torch.equal(ours[0], theirs[0]) and segments == theirs[1] and len(segments) > 1
 
     return Pair(
-        lambda: inference.panoptic(*arguments),
+        lambda: postprocess.panoptic(*arguments),
         lambda: straightforward_postprocess.panoptic(*arguments),
         compare,
     )
@@ -50,7 +50,7 @@ def semantic(num_classes: int, padded: tuple[int, int], image: tuple[int, int], 
     logits /= 8  # uncertain, so that neighbouring classes are close to each other
     arguments = (logits, masks, padded, image, image, resize_scores)
     return Pair(
-        lambda: inference.semantic_labels(*arguments),
+        lambda: postprocess.semantic_labels(*arguments),
         lambda: straightforward_postprocess.semantic_scores(*arguments).argmax(0),
         lambda ours, theirs: int((ours != theirs).sum()) == 0 or f"{int((ours != theirs).sum())} px differ",
     )
@@ -68,7 +68,7 @@ def instances(kept: int) -> Pair:
         )
 
     return Pair(
-        lambda: inference.instances(*arguments),
+        lambda: postprocess.instances(*arguments),
         lambda: straightforward_postprocess.instances(*arguments),
         compare,
     )

@@ -1,10 +1,10 @@
-"""Bilinear stretching (align_corners=False) by rows, and its transpose, with the weights of `F.interpolate`.
+"""Bilinear resizing (align_corners=False) by rows, and its transpose, with the weights of `F.interpolate`.
 
-Stretching is separable: along each axis it is a product with a matrix that has two entries a row. Ranges of
+Resizing is separable: along each axis it is a product with a matrix that has two entries a row. Ranges of
 rows of the result therefore need only a few rows of the source, and the gradient is a product with the
 transposed matrices.
 
-Letters: M planes, h w pixels of the source, H W pixels of the stretched planes.
+Shape shorthand: M planes, h w pixels of the source, H W pixels of the resized planes.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 _BAND_ROWS = 8
 
 
-def stretch(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(M, h, w) -> (M, H, W) as `F.interpolate` does; the planes themselves where nothing changes."""
+def resize_planes(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (M, h, w) to (M, H, W) as `F.interpolate` does; the planes themselves where nothing changes."""
     if planes.shape[-2:] == size:
         return planes
     return F.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def stretching_matrix(source: int, target: int, like: Tensor) -> Tensor:
-    """(target, source) matrix that stretches a column of pixels, of the dtype and device of `like`."""
+def resize_matrix(source: int, target: int, like: Tensor) -> Tensor:
+    """Return the (target, source) matrix that resizes a column, of the dtype and device of `like`."""
     unit_columns = torch.eye(source, dtype=like.dtype, device=like.device)
-    return stretch(unit_columns[None], (target, source))[0]
+    return resize_planes(unit_columns[None], (target, source))[0]
 
 
 def source_rows(start: int, stop: int, source: int, target: int) -> tuple[int, int]:
-    """The range of source rows on which target rows [start, stop) stand, a spare row on each side."""
+    """Return the range of source rows that target rows [start, stop) are made of, one more on each side."""
     scale = source / target
     first = int((start + 0.5) * scale - 0.5) - 1
     last = int((stop - 0.5) * scale - 0.5) + 3
@@ -38,34 +38,34 @@ def source_rows(start: int, stop: int, source: int, target: int) -> tuple[int, i
 
 
 def target_rows(start: int, stop: int, source: int, target: int) -> tuple[int, int]:
-    """The range of target rows that stand on source rows [start, stop), a spare row on each side."""
+    """Return the range of target rows that source rows [start, stop) contribute to, one more on each side."""
     scale = target / source
     first = int((start - 0.5) * scale - 0.5) - 1
     last = int((stop + 0.5) * scale - 0.5) + 3
     return max(first, 0), min(last, target)
 
 
-def shrink_transposed(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """The transpose of `stretch`, which its gradient is: (M, H, W) -> (M, h, w) = `size`.
+def resize_transposed(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the transpose of `resize_planes`, its gradient: (M, H, W) -> (M, h, w), h w = `size`.
 
     On a CPU several times faster than the backward pass of `F.interpolate`, and deterministic everywhere.
     """
     height, width = planes.shape[-2:]
-    rows = stretching_matrix(size[0], height, planes)
-    columns = stretching_matrix(size[1], width, planes)
-    shrunk = planes.new_empty((len(planes), size[0], width))
-    # The matrix is a band: only the rows that a few neighbouring results stand on are multiplied.
+    rows = resize_matrix(size[0], height, planes)
+    columns = resize_matrix(size[1], width, planes)
+    result = planes.new_empty((len(planes), size[0], width))
+    # The matrix is a band: only the rows that contribute to a few neighboring results are multiplied.
     for start in range(0, size[0], _BAND_ROWS):
         stop = min(start + _BAND_ROWS, size[0])
         first, last = target_rows(start, stop, size[0], height)
-        shrunk[:, start:stop] = rows[first:last, start:stop].t() @ planes[:, first:last]
-    return shrunk @ columns
+        result[:, start:stop] = rows[first:last, start:stop].t() @ planes[:, first:last]
+    return result @ columns
 
 
 class MaskResizer:
     """Takes masks from the network's resolution to the original image's.
 
-    1. stretch to the padded input, 2. cut off the padding, 3. stretch to the output. A step that would change
+    1. resize to the padded input, 2. cut off the padding, 3. resize to the output. A step that would change
     nothing is left out; the result is the same to the bit.
 
     Args:
@@ -83,52 +83,55 @@ class MaskResizer:
 
     def __call__(self, masks: Tensor) -> Tensor:
         """(M, h, w) float32 -> (M, H, W), H W the output size."""
-        return stretch(self.to_image(masks), self.output_size)
+        return resize_planes(self.to_image(masks), self.output_size)
 
     def to_image(self, masks: Tensor) -> Tensor:
         """(M, h, w) float32 -> (M, height, width) of the image: steps 1 and 2."""
-        return stretch(masks, self.padded_size)[:, : self.image_size[0], : self.image_size[1]]
+        return resize_planes(masks, self.padded_size)[:, : self.image_size[0], : self.image_size[1]]
 
     def weights(self, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """All steps as a product: float32 matrices (H, h) and (W, w), `rows @ mask @ columns.t()`."""
+        """Return all steps as a product: float32 matrices (H, h) and (W, w), `rows @ mask @ columns.t()`."""
         matrices = []
         for axis, source in enumerate(masks.shape[-2:]):
             unit_columns = torch.eye(source, device=masks.device)[None]
-            padded = stretch(unit_columns, (self.padded_size[axis], source))
+            padded = resize_planes(unit_columns, (self.padded_size[axis], source))
             image = padded[:, : self.image_size[axis]]
-            matrices.append(stretch(image, (self.output_size[axis], source))[0])
+            matrices.append(resize_planes(image, (self.output_size[axis], source))[0])
         return matrices[0], matrices[1]
 
     def source_range(self, start: int, stop: int, axis: int, source: int) -> tuple[int, int]:
-        """The mask's rows (axis 0) or columns (1), of so many, on which [start, stop) of the output stand."""
+        """Return the range of the mask's rows (axis 0) or columns (1) that [start, stop) of the output needs.
+
+        source: number of the mask's rows or columns.
+        """
         if self.image_size[axis] != self.output_size[axis]:
             start, stop = source_rows(start, stop, self.image_size[axis], self.output_size[axis])
         return source_rows(start, stop, source, self.padded_size[axis])
 
     def bands(self, masks: Tensor, rows: int, at_image_size=lambda planes: planes):
-        """Yields (start, stop, planes (M', stop - start, W)): the output, so many rows at a time.
+        """Yield (start, stop, planes (M', stop - start, W)): the output, some rows at a time.
 
         Args:
             masks: (M, h, w) float32.
-            rows: rows of a band.
+            rows: number of rows of a band.
             at_image_size: applied between steps 2 and 3 to (M, r, width) rows; may change the number of
                 planes.
         """
         source_height, padded_height = masks.shape[1], self.padded_size[0]
         image_height, output_height = self.image_size[0], self.output_size[0]
-        to_padded = stretching_matrix(source_height, padded_height, masks)
-        to_output = stretching_matrix(image_height, output_height, masks)
+        to_padded = resize_matrix(source_height, padded_height, masks)
+        to_output = resize_matrix(image_height, output_height, masks)
         for start in range(0, output_height, rows):
             stop = min(start + rows, output_height)
             top, bottom = source_rows(start, stop, image_height, output_height)
             if image_height == output_height:
                 top, bottom = start, stop
             first, last = source_rows(top, bottom, source_height, padded_height)
-            # Across first, since there are fewer rows yet; then down, as interpolation itself nests them.
-            planes = stretch(masks[:, first:last], (last - first, self.padded_size[1]))
+            # Columns first, while there are fewer rows; then rows, in the order of interpolation itself.
+            planes = resize_planes(masks[:, first:last], (last - first, self.padded_size[1]))
             planes = to_padded[top:bottom, first:last] @ planes[..., : self.image_size[1]]
             planes = at_image_size(planes)
-            planes = stretch(planes, (bottom - top, self.output_size[1]))
+            planes = resize_planes(planes, (bottom - top, self.output_size[1]))
             if image_height != output_height:
                 planes = to_output[start:stop, top:bottom] @ planes
             yield start, stop, planes

@@ -17,8 +17,8 @@ from segzoo.utils.errors import InputError
 
 from ..registry import registered
 from ..segmentor import Batch, Segmentor, Sizes
+from . import postprocess
 from .criterion import SegmentTargets, build_criterion, joined, targets_from_inputs
-from .postprocess import inference
 
 
 @META_ARCH_REGISTRY.register()
@@ -141,12 +141,12 @@ class MaskFormer(Segmentor):
         results: dict[str, Any] = {}
         if "semantic" in tasks:
             name, function = {
-                "scores": ("sem_seg", inference.semantic_scores),
-                "labels": ("sem_seg_labels", inference.semantic_labels),
+                "scores": ("sem_seg", postprocess.semantic_scores),
+                "labels": ("sem_seg_labels", postprocess.semantic_labels),
             }[semantic]
             results[name] = function(logits, masks, *sizes, resize_scores=self.semantic_resizing == "scores")
         if "panoptic" in tasks:
-            results["panoptic_seg"] = inference.panoptic(
+            results["panoptic_seg"] = postprocess.panoptic(
                 logits,
                 masks,
                 *sizes,
@@ -156,7 +156,7 @@ class MaskFormer(Segmentor):
                 confident_pixels_only=self.confident_pixels_only,
             )
         if "instance" in tasks:
-            results["instances"] = inference.instances(
+            results["instances"] = postprocess.instances(
                 logits,
                 masks,
                 *sizes,
@@ -164,7 +164,7 @@ class MaskFormer(Segmentor):
                 max_instances=self.detections_per_image,
             )
         if "entity" in tasks:
-            results["entity_seg"] = inference.entities(
+            results["entity_seg"] = postprocess.entities(
                 logits,
                 masks,
                 *sizes,

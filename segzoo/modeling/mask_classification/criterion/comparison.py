@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bilinear import stretch
+from ..bilinear import resize_planes
 from .target_masks import SegmentTargets
 
 # (M, count, 2) random points (x, y) in [0, 1) for some masks, given the count.
@@ -37,7 +37,7 @@ class AllPixels:
             (M, P) logits and (M, P) membership in [0, 1], P = H * W.
         """
         membership = target.planes(segments).to(masks.dtype)
-        return stretch(masks, target.size).flatten(1), membership.flatten(1)
+        return resize_planes(masks, target.size).flatten(1), membership.flatten(1)
 
 
 @dataclass(frozen=True)

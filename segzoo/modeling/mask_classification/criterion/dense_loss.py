@@ -21,7 +21,7 @@ from torch import Tensor
 
 from segzoo.layers.runtime import transferred
 
-from ..bilinear import shrink_transposed, stretch
+from ..bilinear import resize_planes, resize_transposed
 from .matched_masks import ChunkLosses, ImageLoss, MaskChunk
 from .pixel_losses import FOCAL_ALPHA
 from .target_masks import SegmentTargets
@@ -70,7 +70,7 @@ class _DenseImageLoss:
                 logits[part], own, None if scales is None else scales[:, part]
             )
             if derivative is not None:
-                gradient[part] = shrink_transposed(
+                gradient[part] = resize_transposed(
                     derivative.unflatten(1, self.size), tuple(logits.shape[-2:])
                 )
         return ChunkLosses(values, gradient)
@@ -82,7 +82,7 @@ class _DenseImageLoss:
         and its loss inside is that of -x. Setting p and l to 0 inside removes those pixels from all sums
         and derivatives of the outside, without cancellation.
         """
-        upsampled = stretch(logits, self.size).flatten(1).contiguous()
+        upsampled = resize_planes(logits, self.size).flatten(1).contiguous()
         own_logits = upsampled.view(-1)[own.index]
         miss, own_loss = torch.sigmoid(-own_logits), F.softplus(-own_logits)  # 1 - p, and l of -x
         p, outside_loss = upsampled.sigmoid(), F.softplus(upsampled)

@@ -1,7 +1,7 @@
-"""Where masks are positive, how sure they are there, and their boxes.
+"""Masks as booleans, their mean probabilities and their boxes.
 
-Letters: n queries, T tiles, k queries of a tile, r c pixels of a tile, H W pixels of the result, m rows asked
-    for.
+Shape shorthand: n queries, k queries of a tile, r c pixels of a tile, H W pixels of the result, m masks asked
+for.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from .tiled_masks import Tile, TiledMasks
 
 
 class BinaryMasks:
-    """The pixels of stretched masks with a logit > 0; only tiles that have such pixels are held.
+    """The pixels of resized masks with a logit > 0; only tiles that have such pixels are held.
 
     Args:
         masks: (Q, h, w) float mask logits.
-        queries: (n,) int64, those wanted; whose mask holds NaN or infinity has no pixel.
+        queries: (n,) int64, those selected; a mask that holds NaN or infinity has no pixel.
         resizer: from the masks' size to the result's.
 
     Attributes:
@@ -38,24 +38,28 @@ class BinaryMasks:
         sums = torch.zeros((2, count), device=self._device)
         if count:
             tiled = TiledMasks(masks, queries, resizer)
-            for tile, rows, planes in tiled.chosen(tiled.upper > 0):
+            for tile, selected, planes in tiled.select(tiled.upper > 0):
                 inside = planes > 0
-                self._pieces.append((tile, rows, inside))
-                in_row[rows, tile.rows] |= inside.any(2)
-                in_column[rows, tile.columns] |= inside.any(1)
+                self._pieces.append((tile, selected, inside))
+                in_row[selected, tile.rows] |= inside.any(2)
+                in_column[selected, tile.columns] |= inside.any(1)
                 probability = planes.sigmoid_().mul_(inside).sum((1, 2))
-                sums[:, rows] += torch.stack((probability, inside.sum((1, 2))))
+                sums[:, selected] += torch.stack((probability, inside.sum((1, 2))))
         self.quality = sums[0] / (sums[1] + 1e-6)
         self.boxes = _boxes(in_row, in_column)
 
-    def planes(self, rows: Tensor) -> Tensor:
-        """(m, H, W) bool, of the queries rows (m,) int64: each of [0, n), and some maybe repeatedly."""
-        planes = torch.zeros((len(rows), *self.size), dtype=torch.bool, device=self._device)
+    def planes(self, selected: Tensor) -> Tensor:
+        """Return the masks of some of the n queries, (m, H, W) bool.
+
+        Args:
+            selected: (m,) int64, each of [0, n), every one of them at least once.
+        """
+        planes = torch.zeros((len(selected), *self.size), dtype=torch.bool, device=self._device)
         first: dict[int, int] = {}
         repeated = []
-        for index, row in enumerate(rows.tolist()):
-            if first.setdefault(row, index) != index:
-                repeated.append((index, first[row]))
+        for index, query in enumerate(selected.tolist()):
+            if first.setdefault(query, index) != index:
+                repeated.append((index, first[query]))
         place = torch.zeros(len(self.quality), dtype=torch.int64)
         place[list(first)] = torch.tensor(list(first.values()), dtype=torch.int64)
         place = place.to(self._device)
@@ -67,10 +71,10 @@ class BinaryMasks:
 
 
 def _boxes(in_row: Tensor, in_column: Tensor) -> Tensor:
-    """(n, 4) from (n, H) and (n, W) bool, whether a row and a column has a pixel of the mask."""
+    """Return (n, 4) from (n, H) and (n, W) bool: whether a row and a column has a pixel of the mask."""
     sides = []
     for flags in (in_column, in_row):
-        # argmax gives the first of equals.
+        # argmax gives the first of several.
         first = flags.byte().argmax(1)
         last = flags.shape[1] - flags.flip(1).byte().argmax(1)
         sides.append(torch.stack((first, last * flags.any(1))))

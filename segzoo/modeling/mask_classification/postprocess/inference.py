@@ -4,13 +4,13 @@ Queries that cannot appear are dropped first, and masks are brought to full size
 time, where they matter. Sources: MaskFormer §3.4, Mask2Former §4 (instances), EntitySeg §3
 (entities).
 
-Letters: Q queries, K classes without no-object, h w pixels of a mask, H W pixels of the output.
+Shape shorthand: Q queries, K classes without no-object, h w pixels of a mask, H W pixels of the output.
 
 Every function takes
     logits: (Q, K+1) float class logits, the last for no object.
     masks: (Q, h, w) float mask logits.
     padded_size, image_size, output_size: (height, width) of the network's input, of the image in its upper
-        left corner, and of the result, (H, W). Masks are stretched to the first, cut to the second, stretched
+        left corner, and of the result, (H, W). Masks are resized to the first, cut to the second, resized
         to the third.
 """
 
@@ -26,7 +26,7 @@ from segzoo.layers.runtime import without_autocast
 
 from ..bilinear import MaskResizer
 from .binary_masks import BinaryMasks
-from .panoptic_fusion import Contest
+from .panoptic_fusion import PixelAssignment
 
 Size = tuple[int, int]
 
@@ -39,10 +39,10 @@ def semantic_scores(
     output_size: Size,
     resize_scores: bool = False,
 ) -> Tensor:
-    """Class scores per pixel: sum over queries of p(class) * sigmoid(mask).
+    """Return class scores per pixel: sum over queries of p(class) * sigmoid(mask).
 
     Args:
-        resize_scores: compute scores at image size and stretch those, instead of the mask logits. The
+        resize_scores: compute scores at image size and resize those, instead of the mask logits. The
             published semantic models were evaluated so.
 
     Returns:
@@ -64,8 +64,9 @@ def semantic_labels(
     output_size: Size,
     resize_scores: bool = False,
 ) -> Tensor:
-    """The argmax of `semantic_scores` over classes (the first of equals), which are never in memory as a
-    whole.
+    """Return the argmax of `semantic_scores` over classes (ties go to the first).
+
+    The scores are never in memory as a whole.
 
     Returns:
         (H, W) class indices in [0, K), uint8, or int16 where K > 255.
@@ -91,8 +92,7 @@ def panoptic(
     overlap_threshold: float = 0.8,
     confident_pixels_only: bool = False,
 ) -> tuple[Tensor, list[dict]]:
-    """Every pixel goes to the kept query of largest score * sigmoid(mask); segments that lost too much are
-    dropped.
+    """Give every pixel to the kept query of largest score * sigmoid(mask); drop segments that lost too much.
 
     Args:
         is_thing: K flags. Segments of one stuff class are merged.
@@ -111,10 +111,10 @@ def panoptic(
     scores, classes = logits.float().softmax(-1).max(-1)
     kept = ((classes != logits.shape[1] - 1) & (scores > object_mask_threshold)).nonzero()[:, 0]
     resizer = MaskResizer(padded_size, image_size, output_size)
-    contest = Contest(masks, kept, scores[kept], resizer, confident_pixels_only)
+    pixels = PixelAssignment(masks, kept, scores[kept], resizer, confident_pixels_only)
     lookup, segments_info, stuff_segments = [0], [], {}
     for score, category, area, mask_area, painted in zip(
-        scores[kept].tolist(), classes[kept].tolist(), *contest.areas(), strict=True
+        scores[kept].tolist(), classes[kept].tolist(), *pixels.areas(), strict=True
     ):
         lookup.append(0)
         if min(area, mask_area, painted) == 0 or area / mask_area < overlap_threshold:
@@ -128,7 +128,7 @@ def panoptic(
                 stuff_segments[category] = segment
         segment["score"] = max(segment["score"], score)
         lookup[-1] = segment["id"]
-    return contest.paint(lookup), segments_info
+    return pixels.paint(lookup), segments_info
 
 
 def entities(
@@ -141,16 +141,15 @@ def entities(
     max_entities: int = 100,
     overlap_threshold: float = 0.0,
 ) -> tuple[Tensor, list[dict]]:
-    """Class-agnostic segments that do not overlap, each with a score to rank it by.
+    """Return class-agnostic segments that do not overlap, each with a score to rank it by.
 
     A query's score is its probability of being an object, 1 - p(no object). A pixel goes to the query of
     largest score * sigmoid(mask), if that mask's probability is at least 0.5. The final score is the query's
     times the mean mask probability over the pixels it has won. Stuff is not merged.
 
     Args:
-        score_threshold: queries whose score is not above this take no part, and entities whose final score is
-            not are dropped.
-        max_entities: the best so many are kept.
+        score_threshold: queries and entities whose score is not above this are dropped.
+        max_entities: number of entities kept at most, the best.
         overlap_threshold: as in `panoptic`; 0 keeps every entity that is visible at all.
 
     Returns:
@@ -163,20 +162,20 @@ def entities(
     classes = probabilities[:, :-1].argmax(-1).tolist()
     kept = (scores > score_threshold).nonzero()[:, 0]
     resizer = MaskResizer(padded_size, image_size, output_size)
-    contest = Contest(masks, kept, scores[kept], resizer, with_probability=True)
-    final_scores = (scores[kept] * contest.mean_probabilities()).tolist()
+    pixels = PixelAssignment(masks, kept, scores[kept], resizer, with_probability=True)
+    final_scores = (scores[kept] * pixels.mean_probabilities()).tolist()
     candidates = []
-    for row, (query, score, area, mask_area, painted) in enumerate(
-        zip(kept.tolist(), final_scores, *contest.areas(), strict=True)
+    for index, (query, score, area, mask_area, painted) in enumerate(
+        zip(kept.tolist(), final_scores, *pixels.areas(), strict=True)
     ):
         if painted > 0 and score > score_threshold and area / mask_area >= overlap_threshold:
-            candidates.append((score, row, classes[query]))
+            candidates.append((score, index, classes[query]))
     candidates.sort(key=lambda candidate: -candidate[0])
     lookup, info = [0] * (len(kept) + 1), []
-    for score, row, category in candidates[:max_entities]:
+    for score, index, category in candidates[:max_entities]:
         info.append({"id": len(info) + 1, "score": score, "category_id": category})
-        lookup[row + 1] = len(info)
-    return contest.paint(lookup), info
+        lookup[index + 1] = len(info)
+    return pixels.paint(lookup), info
 
 
 def instances(
@@ -188,7 +187,7 @@ def instances(
     max_instances: int = 100,
     is_thing: Sequence[bool] | None = None,
 ) -> Instances:
-    """The best pairs of query and class; masks may overlap and one query may appear with several classes.
+    """Return the best pairs of query and class; masks may overlap, a query may appear with several classes.
 
     Args:
         max_instances: pairs considered.
@@ -210,24 +209,24 @@ def instances(
         things = torch.as_tensor(is_thing, dtype=torch.bool, device=logits.device)[classes]
         pair_scores, queries, classes = pair_scores[things], queries[things], classes[things]
 
-    shown, row_of_pair = queries.unique(return_inverse=True)
+    shown, mask_of_pair = queries.unique(return_inverse=True)
     binary = BinaryMasks(masks, shown, MaskResizer(padded_size, image_size, output_size))
-    scores = pair_scores * binary.quality[row_of_pair]
+    scores = pair_scores * binary.quality[mask_of_pair]
     order = scores.argsort(descending=True, stable=True)
-    rows = row_of_pair[order]
+    ranked = mask_of_pair[order]
     return Instances(
         binary.size,
-        pred_masks=binary.planes(rows),
+        pred_masks=binary.planes(ranked),
         scores=scores[order],
         pred_classes=classes[order],
-        pred_boxes=Boxes(binary.boxes[rows]),
+        pred_boxes=Boxes(binary.boxes[ranked]),
     )
 
 
 def _semantic_bands(
     logits: Tensor, masks: Tensor, resizer: MaskResizer, resize_scores: bool
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Yields (start, stop, scores (K, stop - start, W)), some rows at a time."""
+    """Yield (start, stop, scores (K, stop - start, W)), some rows at a time."""
     class_weights = logits.float().softmax(-1)[:, :-1].t()  # (K, Q)
 
     def scores(planes: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Masks at the size of the result, a tile at a time, and only those that matter there.
 
-A stretched mask never leaves the range of the few source pixels that it is made of. These bounds, cheap at
-the network's resolution, say of most masks what they are all over a tile; the others alone are stretched.
+A resized mask never leaves the range of the few source pixels that it is made of. These bounds, cheap at the
+network's resolution, decide for most masks whether they are positive all over a tile; only the others are
+resized.
 
-Letters: n queries, h w pixels of a mask, H W pixels of the result, T tiles, k queries chosen in a tile, r c
-    pixels of a tile.
+Shape shorthand: n queries, h w pixels of a mask, H W pixels of the result, T tiles, k queries selected in a
+tile, r c pixels of a tile.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _LARGE_TILE_SIZE = (256, 512)
 
 
 class Tile(NamedTuple):
-    """A rectangle of the result, as slices, and the rectangle of source pixels on which it stands."""
+    """A rectangle of the result, as slices, and the rectangle of source pixels that it is made of."""
 
     rows: slice
     columns: slice
@@ -38,17 +39,17 @@ class Tile(NamedTuple):
 
 
 class TiledMasks:
-    """The masks of some queries, stretched as `MaskResizer` does but for rounding.
+    """The masks of some queries, resized as `MaskResizer` does but for rounding.
 
     Args:
         masks: (Q, h, w) float mask logits; kept as they are, not copied.
-        queries: (n,) int64, those that take part.
+        queries: (n,) int64, those considered.
         resizer: from the masks' size to the result's.
 
     Attributes:
-        tiles: T of them, row by row.
-        lower, upper: (T, n) float32, between which the logits of a tile lie, rounding included. A query whose
-            mask holds NaN or infinity has -infinity everywhere.
+        tiles: T tiles, from left to right, then from top to bottom.
+        lower, upper: (T, n) float32, bounds of the logits in a tile, rounding included. A query whose mask
+            holds NaN or infinity has -infinity everywhere.
         pixels: (T,) int64 pixels of each tile.
     """
 
@@ -64,32 +65,32 @@ class TiledMasks:
         self.lower = torch.where(finite, lower - slack, -torch.inf)
         self.upper = torch.where(finite, upper + slack, -torch.inf)
 
-    def chosen(self, wanted: Tensor) -> Iterator[tuple[Tile, Tensor, Tensor]]:
-        """Yields the tiles where somebody is wanted.
+    def select(self, flags: Tensor) -> Iterator[tuple[Tile, Tensor, Tensor]]:
+        """Yield each tile with at least one selected query.
 
         Args:
-            wanted: (T, n) bool.
+            flags: (T, n) bool.
 
         Yields:
             tile: where.
-            rows: (k,) int64 in [0, n), ascending, who is wanted there.
+            selected: (k,) int64 in [0, n), ascending, the queries selected there.
             planes: (k, r, c) float32 logits, a new tensor.
         """
         # One copy from the device for all tiles.
-        tiles, rows = wanted.nonzero().cpu().unbind(1)
+        tiles, queries = flags.nonzero().cpu().unbind(1)
         counts = torch.bincount(tiles, minlength=len(self.tiles)).tolist()
-        for tile, own in zip(self.tiles, rows.to(wanted.device).split(counts), strict=True):
-            if len(own):
-                yield tile, own, self._stretched(tile, self._queries[own])
+        for tile, selected in zip(self.tiles, queries.to(flags.device).split(counts), strict=True):
+            if len(selected):
+                yield tile, selected, self._resized(tile, self._queries[selected])
 
-    def _stretched(self, tile: Tile, queries: Tensor) -> Tensor:
+    def _resized(self, tile: Tile, queries: Tensor) -> Tensor:
         source = self._masks[:, tile.source_rows, tile.source_columns][queries].float()
         with without_autocast(source.device):
             across = source @ self._column_weights[tile.columns, tile.source_columns].t()
             return self._row_weights[tile.rows, tile.source_rows] @ across
 
     def _extremes(self) -> tuple[Tensor, Tensor]:
-        """(T, n) least and (T, n) largest source pixel of each tile."""
+        """Return the (T, n) least and (T, n) largest source pixel of each tile."""
         lower, upper = [], []
         for index, tile in enumerate(self.tiles):
             if index == 0 or tile.source_rows != self.tiles[index - 1].source_rows:
@@ -101,7 +102,7 @@ class TiledMasks:
 
 
 def _tiles(resizer: MaskResizer, mask_size: tuple[int, int], device: torch.device) -> list[Tile]:
-    """All tiles of the result, row by row."""
+    """Return all tiles of the result."""
     ranges = []
     for axis, step in enumerate(_TILE_SIZE.get(device.type, _LARGE_TILE_SIZE)):
         length = resizer.output_size[axis]
