@@ -15,7 +15,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 from segzoo.config import extensions
 from segzoo.data import TARGETS_REGISTRY
 from segzoo.data.targets import GROUPS
-from segzoo.engine import TRAINER_REGISTRY
+from segzoo.engine import TRAINER_REGISTRY, Trainer
 from segzoo.modeling import registry
 from segzoo.solver import LR_SCHEDULER_REGISTRY, OPTIMIZER_REGISTRY
 from segzoo.utils.methods import load_methods
@@ -73,6 +73,7 @@ class Package:
 def package(tmp_path, monkeypatch, request):
     """An empty `Package`; what it registers is gone after the test."""
     load_methods()
+    assert Trainer.__name__ in TRAINER_REGISTRY  # as of here nothing of segzoo is registered any more
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     for one in REGISTRIES:
