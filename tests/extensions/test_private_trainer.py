@@ -1,0 +1,172 @@
+"""A Trainer named by the configuration: each of its build methods takes effect, in every command."""
+
+import json
+
+import pytest
+import torch
+
+from segzoo.engine import Predictor, Trainer, evaluate, find_trainer
+from segzoo.model_zoo import load_config
+
+CONFIG = "TRAINER: Mine\nMODEL: {META_ARCHITECTURE: PerPixelSegmentor}\nSOLVER: {MAX_ITER: 2}"
+TRAINER = """
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from segzoo.engine import TRAINER_REGISTRY, Trainer
+
+calls = []
+
+
+class Counting(DatasetEvaluator):
+    def reset(self):
+        self.images = 0
+
+    def process(self, inputs, outputs):
+        self.images += len(inputs)
+
+    def evaluate(self):
+        return {"counted": {"images": float(self.images)}}
+
+
+@TRAINER_REGISTRY.register()
+class Mine(Trainer):
+    @classmethod
+    def build_model(cls, cfg):
+        model = super().build_model(cfg)
+        model.is_mine = True
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return torch.optim.Adagrad(model.parameters(), lr=0.5)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
+
+    @classmethod
+    def build_mapper(cls, cfg, is_train):
+        mapper = super().build_mapper(cfg, is_train)
+
+        def black(record):
+            calls.append(is_train)
+            mapped = mapper(record)
+            mapped["image"] = torch.zeros_like(mapped["image"])
+            return mapped
+
+        return black
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name, dataset=None):
+        calls.append(dataset_name)
+        return super().build_test_loader(cfg, dataset_name, dataset)
+
+    @classmethod
+    def build_evaluators(cls, cfg, dataset_name):
+        return [*super().build_evaluators(cfg, dataset_name), Counting()]
+"""
+
+
+def calls_of(package):
+    return __import__(package.name).calls
+
+
+def test_training_takes_optimizer_schedule_mapper_and_evaluators_from_it(package, train):
+    package.write(TRAINER)
+    # Names that the standard methods do not know are its own business.
+    output = train(package.config(CONFIG), "SOLVER.OPTIMIZER", "Whatever", "SOLVER.LR_SCHEDULER_NAME", "Mine")
+    records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    assert [record["lr"] for record in records] == pytest.approx([0.5, 0.05])
+    assert records[-1]["counted/images"] == 2.0
+    assert "sem_seg/mIoU" in records[-1]
+    calls = calls_of(package)
+    assert calls.count(True) == 4  # two iterations of two images
+    assert calls.count(False) == 2
+    assert calls.count("shapes_val") == 1
+    state = torch.load(output / "model_final.pth", weights_only=True)["trainer"]
+    assert state["optimizer_name"] == "Adagrad"
+
+
+@pytest.mark.parametrize("command", ["train --eval-only", "evaluate"])
+def test_evaluation_takes_loader_and_evaluators_from_it(package, train, command):
+    from segzoo.cli import evaluate as command_of_evaluation
+
+    package.write(TRAINER)
+    config = package.config(CONFIG)
+    weights = str(train(config, "DATASETS.TEST", "()") / "model_final.pth")
+    output = package.folder / "evaluated"
+    calls_of(package).clear()
+    words = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(output)]
+    if command == "evaluate":
+        assert command_of_evaluation.main(["--config-file", str(config), *words]) == 0
+    else:
+        from segzoo.cli import train as command_of_training
+
+        assert command_of_training.main(["--config-file", str(config), "--eval-only", *words]) == 0
+    results = json.loads((output / "inference" / "results.json").read_text())["results"]["shapes_val"]
+    assert results["counted"] == {"images": 2.0}
+    assert calls_of(package) == ["shapes_val", False, False]
+
+
+def test_python_takes_it_from_the_configuration(package, shapes, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
+    package.write(TRAINER)
+    cfg = load_config(package.config(CONFIG))
+    cfg.OUTPUT_DIR = str(package.folder)
+    assert find_trainer(cfg).__name__ == "Mine"
+    predictor = Predictor(cfg)
+    assert predictor.model.is_mine
+    assert evaluate(cfg, predictor.model)["counted"] == {"images": 2.0}
+    # A subclass that is not registered uses its own methods all the same.
+    cfg.TRAINER = "Trainer"
+
+    class Unregistered(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name):
+            """Detectron2's name and signature."""
+            return __import__(package.name).Counting()
+
+    cfg.SOLVER.MAX_ITER, cfg.OUTPUT_DIR = 1, str(package.folder / "run")
+    trainer = Unregistered(cfg)
+    trainer.train()
+    assert json.loads((package.folder / "run/inference/results.json").read_text())["results"] == {
+        "shapes_val": {"counted": {"images": 2.0}}
+    }
+
+
+def test_pictures_of_the_training_are_what_the_mapper_made(package, train, monkeypatch):
+    package.write(TRAINER)
+    seen = []
+    from segzoo.engine import tensorboard_images
+
+    draw = tensorboard_images.draw_row_per_task
+
+    def watched(cfg, name, inputs, result):
+        seen.append(int(inputs["image"].max()))
+        return draw(cfg, name, inputs, result)
+
+    monkeypatch.setattr(tensorboard_images, "draw_row_per_task", watched)
+    train(package.config(CONFIG), "TEST.NUM_PICTURES", "1")
+    assert seen == [0]
+
+
+EXACT = """
+from segzoo.engine import TRAINER_REGISTRY, Trainer
+
+
+@TRAINER_REGISTRY.register()
+class Exact(Trainer):
+    @classmethod
+    def build_train_loader(cls, cfg, start_iteration=0):
+        for batch in super().build_train_loader(cfg, start_iteration):
+            yield batch[:1]
+"""
+
+
+def test_the_training_loader_and_a_resumed_run(package, train):
+    package.write(EXACT)
+    config = package.config(CONFIG.replace("Mine", "Exact"))
+    output = train(config, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")
+    train(config, "--resume", "SOLVER.MAX_ITER", "3", "DATASETS.TEST", "()")
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [0, 1, 2]
