@@ -247,9 +247,15 @@ def _check_evaluator(evaluator: Any, default: str, path: Path, has_background: b
     # What another one needs is known to whoever registered it.
     if evaluator in EVALUATOR_TYPES and evaluator not in _NEEDS:
         return
-    known = evaluator in EVALUATOR_TYPES
-    remedy = f" and needs {_NEEDS[evaluator]}" if known else did_you_mean(evaluator, EVALUATOR_TYPES)
-    raise InputError(f"{path.name}: evaluator {evaluator!r} is one of {', '.join(EVALUATOR_TYPES)}{remedy}")
+    known = ", ".join(EVALUATOR_TYPES)
+    if evaluator in EVALUATOR_TYPES:
+        raise InputError(
+            f"{path.name}: evaluator {evaluator!r} is one of {known} and needs {_NEEDS[evaluator]}"
+        )
+    raise InputError(
+        f"{path.name}: evaluator {evaluator!r} is unknown; expected one of {known}, or what a module of "
+        f"IMPORTS registers{did_you_mean(evaluator, EVALUATOR_TYPES)}"
+    )
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
