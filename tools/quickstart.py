@@ -34,7 +34,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from segzoo.cli.prepare.shapes import make_shapes
-from segzoo.engine import Trainer, default_setup
+from segzoo.engine import default_setup, find_trainer
 from segzoo.engine.distributed.signals import StoppedBySignal, stop_on_signals
 from segzoo.engine.metrics_log import read_metrics
 from segzoo.engine.predictor import Predictor
@@ -121,14 +121,14 @@ def _without_device(part: dict) -> dict:
 
 
 def train(cfg, resume: bool = False) -> tuple[torch.nn.Module, dict[str, dict[str, float]]]:
-    """Trains with the library's own Trainer, from random weights or from an interrupted run's.
+    """Trains with the configuration's Trainer, from random weights or from an interrupted run's.
 
     Returns:
         The model, and what the evaluation after the last iteration found: {task: {metric: value}}.
     """
     results: dict[str, dict[str, float]] = {}
 
-    class QuickstartTrainer(Trainer):
+    class QuickstartTrainer(find_trainer(cfg)):
         @classmethod
         def test(cls, cfg, model):
             results.clear()

@@ -317,10 +317,15 @@ _NUMPY_FUNCTIONS = {
 
 def numpy_allowed() -> contextlib.AbstractContextManager[Any]:
     """Lets `torch.load(weights_only=True)` read numpy arrays and scalars."""
+    return globals_allowed(*_NUMPY_FUNCTIONS.values(), *_NUMPY_TYPES)
+
+
+def globals_allowed(*objects: Any) -> contextlib.AbstractContextManager[Any]:
+    """Lets `torch.load(weights_only=True)` read what is made by these classes and functions."""
     safe_globals = getattr(torch.serialization, "safe_globals", None)
     if safe_globals is None:  # torch < 2.5: such files need --trust-checkpoint
         return contextlib.nullcontext()
-    return safe_globals([*_NUMPY_FUNCTIONS.values(), *_NUMPY_TYPES])
+    return safe_globals(list(objects))
 
 
 class _ForbiddenGlobalError(Exception):

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from detectron2.data import MetadataCatalog
 
     from segzoo.checkpoint import compare_description, load_checkpoint
-    from segzoo.engine import Trainer, resolve_device
+    from segzoo.engine import find_trainer, resolve_device
     from segzoo.engine.model_config import model_config
     from segzoo.engine.model_description import classes_dataset, describe
     from segzoo.export.torch_export import describe_program, export_program, save_program
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     cfg.MODEL.DEVICE = resolve_device(cfg)
     if not cfg.MODEL.WEIGHTS:
         raise InputError("export: MODEL.WEIGHTS is empty; give a checkpoint: --weights FILE")
-    model = Trainer.build_model(cfg).eval()
+    model = find_trainer(cfg).build_model(cfg).eval()
     report = load_checkpoint(model, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
     ours = describe(cfg, MetadataCatalog.get(classes_dataset(cfg)))
     report.differences = compare_description(report.description, ours)

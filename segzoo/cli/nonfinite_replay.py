@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.structures import BitMasks, Boxes, Instances
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from segzoo import model_zoo
-from segzoo.checkpoint.reader import read_checkpoint
+from segzoo.checkpoint.reader import globals_allowed, read_checkpoint
 from segzoo.engine.rng_state import restore_random_state
 from segzoo.engine.train_step import amp_dtype
-from segzoo.engine.trainer import Trainer
+from segzoo.engine.trainer_registry import find_trainer
 from segzoo.modeling import as_segmentor
 from segzoo.utils.errors import InputError
 
@@ -36,7 +37,8 @@ def read_capsule(path: str, trust: bool = False) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: does not exist; a training that stops names the file in its last line")
-    file = read_checkpoint(path, trust=trust)
+    with globals_allowed(BitMasks, Boxes, Instances):  # targets of detectors
+        file = read_checkpoint(path, trust=trust)
     missing = [key for key in NEEDED if key not in file.rest]
     if missing:
         raise InputError(
@@ -57,7 +59,7 @@ def rebuild(capsule: dict[str, Any], device: str, overrides: Sequence[str] = ())
         cfg = model_zoo.load_config(
             file.name, [*WITHOUT_DATASET, *(["MODEL.DEVICE", device] if device else []), *overrides]
         )
-    model = Trainer.build_model(cfg).train()
+    model = find_trainer(cfg).build_model(cfg).train()
     fit = model.load_state_dict(capsule["model"], strict=False)
     if fit.missing_keys or fit.unexpected_keys:
         found = [*fit.missing_keys, *fit.unexpected_keys]

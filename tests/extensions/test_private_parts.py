@@ -322,3 +322,16 @@ def test_mask2formers_spelling_of_adamw_is_the_same_optimizer(package, train):
     output = train(package.config("DATASETS: {TEST: []}\nSOLVER: {OPTIMIZER: ADAMW}", imports=False))
     state = torch.load(output / "model_final.pth", weights_only=True)["trainer"]
     assert state["optimizer_name"] == "AdamW"
+
+
+def test_the_batch_of_a_mask_r_cnn_whose_loss_is_not_finite_can_be_replayed(package, train):
+    """Its targets are objects of Detectron2, which files of weights may not hold."""
+    from segzoo.cli.nonfinite_replay import read_capsule
+    from segzoo.engine import NonFiniteLossError
+
+    with pytest.raises(NonFiniteLossError):
+        train(package.config(MASK_RCNN, imports=False), "SOLVER.BASE_LR", "1e30", "SOLVER.MAX_ITER", "9")
+    (file,) = (package.folder / "output").glob("nonfinite_*.pth")
+    instances = read_capsule(str(file))["batch"][0]["instances"]
+    assert instances.gt_masks.tensor.shape[1:] == instances.image_size
+    assert len(instances.gt_boxes) == len(instances.gt_classes)

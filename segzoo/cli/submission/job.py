@@ -1,6 +1,7 @@
 """What runs in each task of a job: `segzoo train`, and what is to be done when it has ended."""
 
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -10,12 +11,14 @@ import submitit
 from submitit.core.utils import DelayedSubmission
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
+from segzoo.utils.exit_status import EXIT_STATUS
+
 from .files import Run, State, read_state, state_file, write_state
 from .slurm import takes_back
 
-# The exit status of a training when it was stopped by SIGUSR2, and by SIGTERM.
-TIME_IS_UP = 75
-CANCELLED = 79
+# The exit status of a training that was stopped.
+TIME_IS_UP = EXIT_STATUS[signal.SIGUSR2]
+CANCELLED = EXIT_STATUS[signal.SIGTERM]
 
 
 class TrainingJob:

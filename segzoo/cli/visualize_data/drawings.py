@@ -11,7 +11,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from segzoo.cli.dataset_option import data_overrides, given_splits, splits_of
-from segzoo.data import build_train_loader, label_reader, load_image
+from segzoo.data import label_reader, load_image
+from segzoo.engine.trainer_registry import find_trainer
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
 from segzoo.visualization.draw import draw_entity, draw_instances, draw_panoptic, draw_semantic
@@ -32,7 +33,9 @@ def training_samples(arguments: argparse.Namespace) -> Iterator[tuple[str, np.nd
     cfg = load_config(arguments.config_file, [*arguments.opts, *more, *fixed])
     if cfg.SEED < 0:
         cfg.SEED = 0
-    for number, (sample,) in zip(range(arguments.number), build_train_loader(cfg), strict=False):
+    cfg.INPUT.TARGETS = ("segments",)  # whatever else the model is given
+    loader = find_trainer(cfg).build_train_loader(cfg)
+    for number, (sample,) in zip(range(arguments.number), loader, strict=False):
         image = sample["image"].permute(1, 2, 0).numpy()
         image = np.ascontiguousarray(image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1])
         metadata = MetadataCatalog.get(sample["dataset"])

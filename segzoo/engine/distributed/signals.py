@@ -23,12 +23,9 @@ import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-logger = logging.getLogger(__name__)
+from segzoo.utils.exit_status import EXIT_STATUS
 
-# Exit status of a job that was stopped. 75 is sysexits' EX_TEMPFAIL, "try again"; 79 is the first number that
-# sysexits leaves free; 129 and 130 are what a shell says of SIGHUP and SIGINT. A repeated signal gives the
-# shell's 128 + number.
-EXIT_STATUS = {signal.SIGUSR2: 75, signal.SIGTERM: 79, signal.SIGINT: 130, signal.SIGHUP: 129}
+logger = logging.getLogger(__name__)
 
 # One request can arrive twice: by the process group, and by a parent that passes it on. Schedulers repeat
 # theirs; whoever presses Ctrl-C twice means it. The end of a terminal is told by the system and by the shell,
