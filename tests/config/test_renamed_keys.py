@@ -105,8 +105,8 @@ def changes(leaf, *overrides):
         # Detectron2's own model with its own keys, and what a private package reads.
         (
             MASK2FORMER,
-            "MODEL.META_ARCHITECTURE RetinaNet MODEL.RETINANET.NUM_CONVS 2",
-            {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.RETINANET.NUM_CONVS": 2},
+            "MODEL.META_ARCHITECTURE SemanticSegmentor MODEL.RETINANET.NUM_CONVS 2",
+            {"MODEL.META_ARCHITECTURE": "SemanticSegmentor", "MODEL.RETINANET.NUM_CONVS": 2},
         ),
         (
             MASK2FORMER,

@@ -6,8 +6,10 @@ from detectron2.config import get_cfg
 from their_files import FILES, MASK2FORMER, MASKFORMER, RESNET, data, head, nested, write_their_file
 
 from segzoo.config.arithmetic import write_out
+from segzoo.config.files import find_config
 from segzoo.config.keys import flatten
 from segzoo.config.renamed.origins import MASK2FORMER as MASK2FORMER_CODE
+from segzoo.config.renamed.table import CONVERTED
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
 
@@ -238,8 +240,6 @@ def test_single_keys_over_the_zoo_change_its_leaf(tmp_path):
         "MODEL.MASK_FORMER.DEC_LAYERS": 6,
         "SOLVER.OPTIMIZER": "ADAMW",
     }
-    from segzoo.config.files import find_config
-
     file = write_their_file(tmp_path / "mine.yaml", values, base=str(find_config(leaf)))
     changed = differences(load_config(file), load_config(leaf))
     assert {key: new for key, (new, _) in changed.items()} == {
@@ -252,10 +252,32 @@ def test_single_keys_over_the_zoo_change_its_leaf(tmp_path):
         load_config(file)
 
 
-def test_their_keys_beside_ours_are_single_keys(tmp_path):
-    values = {"TASK": "panoptic", "MODEL.META_ARCHITECTURE": "MaskFormer", "INPUT.COLOR_AUG_SSD": True}
-    cfg = load_config(write_their_file(tmp_path / "ours.yaml", values))
-    assert (cfg.INPUT.COLOR_AUG, cfg.INPUT.FORMAT) == (True, "RGB")
+def test_keys_of_both_that_say_what_the_model_is_are_refused(tmp_path):
+    """What the others mean is not known then: DEC_LAYERS 10 would be 10 layers or 9."""
+    parts = FILES["panoptic/coco/mask2former_r50"]
+    file = write_their_file(tmp_path / "both.yaml", *parts, {"TASK": "entity"})
+    with pytest.raises(InputError, match=r"both.yaml: .* is a key of another code base, TASK one of this"):
+        load_config(file)
+    assert load_config(write_their_file(file, *parts)).TASK == "panoptic"
+    ours = {"TASK": "panoptic", "MODEL.META_ARCHITECTURE": "MaskFormer"}
+    file = write_their_file(tmp_path / "both.yaml", ours, {"INPUT.COLOR_AUG_SSD": True})
+    with pytest.raises(InputError, match=r"INPUT.COLOR_AUG for INPUT.COLOR_AUG_SSD$"):
+        load_config(file)
+    assert load_config(write_their_file(file, ours, {"INPUT.COLOR_AUG": True})).INPUT.COLOR_AUG
+
+
+def test_other_keys_of_this_package_count_in_a_file_of_theirs(tmp_path):
+    leaf = "panoptic/coco/mask2former_r50"
+    ours = {"TEST.TASKS": "('panoptic',)", "TEST.IMS_PER_BATCH": 4, "INPUT.LSJ_SIZE": 640}
+    file = write_their_file(tmp_path / "theirs.yaml", *FILES[leaf], ours)
+    different = differences(load_config(file), load_config(leaf))
+    assert {
+        key: new for key, (new, _) in different.items() if key not in NOT_THEIRS | WITHOUT_EFFECT[leaf]
+    } == {
+        "TEST.TASKS": ("panoptic",),
+        "TEST.IMS_PER_BATCH": 4,
+        "INPUT.LSJ_SIZE": 640,
+    }
 
 
 @pytest.mark.parametrize(
@@ -300,3 +322,8 @@ def test_every_key_of_their_files_is_known_there():
     assert MASK2FORMER.keys() <= keys.keys()
     for parts in FILES.values():
         assert not {key for part in parts for key in part} - keys.keys()
+
+
+def test_every_key_that_they_add_is_known():
+    known = dict(flatten(load_config("panoptic/coco/mask2former_r50")))
+    assert not MASK2FORMER_CODE.keys.keys() - known.keys() - CONVERTED

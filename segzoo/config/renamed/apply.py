@@ -35,7 +35,10 @@ def from_whole_file(
         InputError: something in a file of theirs has no counterpart.
     """
     values, defaults = dict(flatten(loaded)), dict(flatten(known))
-    origin = find_origin(values, defaults, on_zoo)
+    try:
+        origin = find_origin(values, defaults, on_zoo)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     if origin is None:
         return loaded, overrides
     rest: list[str] = []

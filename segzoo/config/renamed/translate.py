@@ -23,7 +23,7 @@ from .training import VALUES
 
 logger = logging.getLogger(__name__)
 
-# Keys with which a file speaks of a model or a training in the language of this package.
+# Keys of this package that say what a model or a training is; a file has these or those of another code base.
 _OURS = ("TASK", "INPUT.AUGMENTATION", "MODEL.BACKBONE.VARIANT", "MODEL.MASK_FORMER.MASK_LOSS")
 _ADDED = frozenset(MASK2FORMER.keys)
 
@@ -35,12 +35,24 @@ def find_origin(loaded: Mapping[str, Any], known: Iterable[str], on_zoo: Callabl
         loaded: the values of the file and its bases, by full key.
         known: the keys here.
         on_zoo: whether a configuration of the zoo is among the bases.
+
+    Raises:
+        InputError: it has keys of both, and what the others mean is not known.
     """
     theirs = (loaded.keys() - set(known)) & _ADDED
-    if not theirs and loaded.get("MODEL.META_ARCHITECTURE") not in OTHER_ARCHITECTURES:
+    ours = [key for key in _OURS if key in loaded]
+    if not theirs and (ours or loaded.get("MODEL.META_ARCHITECTURE") not in OTHER_ARCHITECTURES):
         return None
-    if any(key in loaded for key in _OURS) or on_zoo():
+    if on_zoo():
         return None
+    if ours:
+        row = next(row for row in ROWS if theirs & set(row.keys))
+        key = next(key for key in row.keys if key in theirs)
+        remedy = row.here.replace("`", "") or "nothing"
+        raise InputError(
+            f"{key} is a key of another code base, {ours[0]} one of this; leave {ours[0]} and the like out "
+            f"for a file of theirs, or write what their keys are here (COMING_FROM.md), {remedy} for {key}"
+        )
     if theirs & MASK2FORMER_KEYS or "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME" in loaded:
         return MASK2FORMER
     # RESNETS.STEM_TYPE and the like are DeepLab's own, which both others have, too.
@@ -79,7 +91,8 @@ def translate_file(
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     logger.info("%s is read as a file of %s; see COMING_FROM.md for its keys", source, origin.name)
-    return result | {key: value for key, value in loaded.items() if key not in {*defaults, *known}}
+    # Keys of this package count as they are, and those that nobody knows are refused later.
+    return result | {key: value for key, value in loaded.items() if key not in known}
 
 
 def is_theirs(key: str, known: Collection[str], backbone: str) -> bool:
