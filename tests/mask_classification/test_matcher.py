@@ -8,8 +8,10 @@ from transformers.models.maskformer.modeling_maskformer import MaskFormerHungari
 
 from segzoo.modeling.mask_classification.criterion import (
     DecoderOutputs,
+    HungarianMatcher,
     MaskCost,
     NonFiniteCostError,
+    QueryCost,
     RandomPoints,
 )
 
@@ -138,3 +140,24 @@ def test_non_finite_predictions_name_image_and_layer(make_scene, value, key):
 def test_unknown_mask_loss_is_refused():
     with pytest.raises(ValueError, match="focal, bce"):
         MaskCost(mask_loss="lovasz")
+
+
+class OneLayerCost(QueryCost):
+    """Forgets that there are several layers."""
+
+    weight = 1.0
+
+    def costs(self, outputs, image, target):
+        return outputs.stacked("pred_logits", image)[-1][:, target.classes]
+
+
+def test_costs_of_another_shape_or_kind_are_refused(make_scene):
+    scene = make_scene()
+    matcher = HungarianMatcher([MaskCost(), OneLayerCost()])
+    message = r"OneLayerCost gave costs of shape \(9, 3\); expected .* \(3, 9, 3\)"
+    with pytest.raises(ValueError, match=message):
+        matcher(DecoderOutputs(scene.outputs), scene.targets)
+    with pytest.raises(
+        TypeError, match="function is no matching cost: derive it from QueryCost or PixelCost"
+    ):
+        HungarianMatcher([lambda *arguments: 0.0])

@@ -49,7 +49,14 @@ class DenseLoss:
 
 @dataclass
 class _DenseImageLoss:
-    """Attributes: own_pixels: (area,) int64 of each segment, into the flattened target; the rest as given."""
+    """The losses of masks of one image.
+
+    Attributes:
+        formula: of the mask loss.
+        chunk_elements: see `DenseLoss`.
+        size: (H, W)
+        own_pixels: the pixels of each segment, (area,) int64 into the flattened target.
+    """
 
     formula: type[_Focal] | type[_CrossEntropy]
     chunk_elements: int

@@ -53,7 +53,7 @@ class HungarianMatcher(nn.Module):
     """Assigns to each segment the query that predicts it at least total cost, every query at most once.
 
     Args:
-        costs: their weighted sum is minimized.
+        costs: `QueryCost` and `PixelCost`, whose weighted sum is minimized.
         num_points: compare masks on this number of random points, the same for all masks of an image and
             layer (Mask2Former); 0: on all pixels of the predictions' resolution (MaskFormer).
         chunk_elements: number of mask logits formed at a time at most; None: chosen by device.
@@ -62,6 +62,11 @@ class HungarianMatcher(nn.Module):
     @configurable
     def __init__(self, costs: Sequence[MatchingCost], num_points: int = 0, chunk_elements: int | None = None):
         super().__init__()
+        for cost in costs:
+            if not isinstance(cost, QueryCost | PixelCost):
+                raise TypeError(
+                    f"{type(cost).__name__} is no matching cost: derive it from QueryCost or PixelCost"
+                )
         self.costs = list(costs)
         self.num_points = num_points
         self.chunk_elements = chunk_elements
@@ -118,7 +123,13 @@ class HungarianMatcher(nn.Module):
             if isinstance(cost, QueryCost):
                 values = cost.costs(outputs, image, target)
             else:
-                values = next(pixel_costs).view(shape)
+                values = next(pixel_costs).unflatten(0, shape[:2])
+            # A smaller shape would be added to all layers or queries without a word.
+            if values.shape != total.shape:
+                raise ValueError(
+                    f"{type(cost).__name__} gave costs of shape {tuple(values.shape)}; expected (layers, "
+                    f"queries, segments), {shape}"
+                )
             total += cost.weight * values
         return total
 
