@@ -3,17 +3,18 @@
 import argparse
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from segzoo import model_zoo
 from segzoo.config.files import zoo_name
-from segzoo.engine.analysis import Complexity, analyze_config
-from segzoo.model_zoo.measure import counted_size
 from segzoo.model_zoo.records import WeightsInfo
 from segzoo.model_zoo.registry import known_models
 from segzoo.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from segzoo.engine.analysis import Complexity
 
 
 def measure(name: str, overrides: Sequence[str], size: Sequence[int] | None) -> dict[str, Any]:
@@ -21,11 +22,16 @@ def measure(name: str, overrides: Sequence[str], size: Sequence[int] | None) -> 
     info = known_models().get(zoo_name(name))
     count_with = [str(item) for item in info.count_with] if info else []
     cfg = model_zoo.load_config(name, [*count_with, *overrides])
+
+    # Not above: a wrong key is told without waiting for models.
+    from segzoo.engine.analysis import analyze_config
+    from segzoo.model_zoo.measure import counted_size
+
     complexity = analyze_config(cfg, tuple(size) if size else counted_size(cfg, info))
     return as_dict(name, complexity, info)
 
 
-def as_dict(name: str, complexity: Complexity, info: WeightsInfo | None) -> dict[str, Any]:
+def as_dict(name: str, complexity: "Complexity", info: WeightsInfo | None) -> dict[str, Any]:
     """The result in millions of parameters and 10^9 multiply-adds, beside what is known."""
     result: dict[str, Any] = {
         "name": name,

@@ -47,11 +47,7 @@ def build_parser() -> CommandLine:
 
 
 def run(args: argparse.Namespace) -> int:
-    from detectron2.modeling import build_model
-
-    from segzoo.checkpoint import compare_description, load_checkpoint, save_checkpoint
     from segzoo.engine.model_config import model_config
-    from segzoo.engine.model_description import classes_metadata, describe_checkpoint
 
     output = args.output
     if output.suffix not in (".pth", ".safetensors"):
@@ -61,6 +57,13 @@ def run(args: argparse.Namespace) -> int:
     if output.exists():
         raise InputError(f"--output {output} exists; delete it or choose another name")
     cfg = model_config(args.config_file, args.opts, weights=args.input, trust=args.trust_checkpoint)
+
+    # Not above: a wrong key is told without waiting for models.
+    from detectron2.modeling import build_model
+
+    from segzoo.checkpoint import compare_description, load_checkpoint, save_checkpoint
+    from segzoo.engine.model_description import classes_metadata, describe_checkpoint
+
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)
     report = load_checkpoint(model, args.input, trust=args.trust_checkpoint)

@@ -63,13 +63,7 @@ def build_parser() -> CommandLine:
 
 
 def run(args: argparse.Namespace) -> int:
-    from detectron2.data import MetadataCatalog
-
-    from segzoo.checkpoint import compare_description, load_checkpoint
-    from segzoo.engine import find_trainer, resolve_device
     from segzoo.engine.model_config import model_config
-    from segzoo.engine.model_description import classes_dataset, describe
-    from segzoo.export.torch_export import describe_program, export_program, save_program
 
     output, size = args.output, tuple(args.size)
     if output.suffix != ".pt2":
@@ -77,6 +71,15 @@ def run(args: argparse.Namespace) -> int:
     if output.exists():
         raise InputError(f"--output {output} exists; delete it or choose another name")
     cfg = model_config(args.config_file, args.opts, trust=args.trust_checkpoint)
+
+    # Not above: a wrong key is told without waiting for models.
+    from detectron2.data import MetadataCatalog
+
+    from segzoo.checkpoint import compare_description, load_checkpoint
+    from segzoo.engine import find_trainer, resolve_device
+    from segzoo.engine.model_description import classes_dataset, describe
+    from segzoo.export.torch_export import describe_program, export_program, save_program
+
     cfg.MODEL.DEVICE = resolve_device(cfg)
     if not cfg.MODEL.WEIGHTS:
         raise InputError("export: MODEL.WEIGHTS is empty; give a checkpoint: --weights FILE")

@@ -77,9 +77,14 @@ def build_parser() -> CommandLine:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from segzoo.engine.model_config import model_config
+
+    # First: a wrong key is told without waiting for models.
+    cfg = model_config(arguments.config_file, arguments.opts, trust=arguments.trust_checkpoint)
+
     from .prediction.runner import draw_predictions
 
-    return draw_predictions(arguments)
+    return draw_predictions(arguments, cfg)
 
 
 main = command(build_parser, run)

@@ -106,6 +106,19 @@ HEAVY = (
 )
 
 
+# Those that read a configuration, with what they need.
+COMMANDS_OF_MODELS = (
+    "train --data camvid",
+    "evaluate --weights x.pth",
+    "predict --weights x.pth --input x.jpg --output x",
+    "check-data",
+    "visualize-data --output x",
+    "export --weights x.pth --size 64 64 --output x.pt2",
+    "convert-checkpoint --input x.pth --output y.pth",
+    "analyze",
+)
+
+
 def test_configurations_are_read_without_models_and_their_datasets_reach_detectron2(tmp_path):
     """Datasets are known before Detectron2's catalogs are imported, and stand there when they are."""
     classes = "classes: [{name: road, color: [1, 2, 3]}, {name: rest, color: [4, 5, 6]}]"
@@ -132,10 +145,10 @@ refused(lambda: load_config("semantic/camvid/maskformer_r18", ["SOLVER.BASE_RL",
 split = ["DATASETS.TRAIN", "()", "DATASETS.TEST", "('mine_val',)"]
 own = load_config("semantic/camvid/maskformer_r18", ["DATASETS.FILES", "['{tmp_path}/mine.yaml']", *split])
 register_dataset_file("{tmp_path}/taken.yaml")
-for command in (["train"], ["evaluate", "--weights", "x.pth"]):
+for command in {list(COMMANDS_OF_MODELS)!r}:
     with contextlib.redirect_stderr(io.StringIO()) as screen:
-        words = ["--config-file", "semantic/camvid/maskformer_r18", "--data", "camvid", "SOLVER.BASE_RL", "1"]
-        lines.append([main([*command, *words]), screen.getvalue()])
+        words = ["--config-file", "semantic/camvid/maskformer_r18", "SOLVER.BASE_RL", "1"]
+        lines.append([main([*command.split(), *words]), screen.getvalue()])
 heavy = sorted({set(HEAVY)!r} & set(sys.modules))
 
 def catalogs():
@@ -152,8 +165,7 @@ print(json.dumps([sizes, heavy, lines, found, "lvis_v1_val" in datasets, "mine_v
     assert (sizes, heavy, found) == ([11, 2], [], ["sky", "road", "wall"])
     assert lines == [
         "unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?",
-        [2, "error: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?\n"],
-        [2, "error: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?\n"],
+        *[[2, "error: unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?\n"]] * len(COMMANDS_OF_MODELS),
         "taken.yaml: 'lvis_v1_val' is built in; register under a new name",
     ]
     assert detectron2_s_own

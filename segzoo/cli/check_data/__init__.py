@@ -60,9 +60,13 @@ def build_parser() -> CommandLine:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the dataset; return the exit status."""
+    from .chosen import chosen_splits
+
+    names = chosen_splits(arguments)
+
     from .check import check_data
 
-    return check_data(arguments)
+    return check_data(arguments, names)
 
 
 main = command(build_parser, run)

@@ -11,7 +11,6 @@ from typing import Any
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from segzoo.cli.dataset_option import given_splits, splits_of
 from segzoo.data import label_reader
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
@@ -24,41 +23,6 @@ from .inspection import ImageReport, SplitReport, inspect_records
 from .report import as_json
 from .splits import across_splits
 from .text import describe_split, finding_lines
-
-
-def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
-    """Return the names of a dataset's splits to check; of several names of the same images, the first.
-
-    Raises:
-        InputError: no such dataset or split, or a wrong YAML.
-    """
-    names = splits_of(name)
-    dataset = label_reader(names[0]).dataset
-    if chosen and names == [name]:
-        raise InputError(f"--split {chosen[0]}: {name} is a split itself; give its dataset, or no --split")
-    for split in chosen or ():
-        if split not in names:
-            raise InputError(f"--split {split}: {dataset.path.name} has {', '.join(names)}")
-    if chosen:
-        return list(dict.fromkeys(chosen))
-    distinct = {tuple(sorted(dataset.splits[split].items())): split for split in reversed(names)}
-    return [split for split in names if split in distinct.values()]
-
-
-def of_configuration(arguments: argparse.Namespace) -> list[str]:
-    """Return the names of the splits that a configuration trains and tests on.
-
-    Raises:
-        InputError: it has none, or not the ones that are chosen.
-    """
-    names = given_splits(arguments)
-    missing = [split for split in arguments.split or () if split not in names]
-    if missing or not names:
-        what = f"--split {missing[0]}" if missing else "DATASETS"
-        raise InputError(f"{what}: the configuration has {', '.join(names) or 'no dataset'}")
-    for name in names:
-        label_reader(name)  # of a dataset YAML
-    return [name for name in names if name in (arguments.split or names)]
 
 
 def with_progress(reports: Iterator[ImageReport], split: str, total: int) -> Iterator[ImageReport]:
@@ -97,15 +61,8 @@ def warnings_of(package: str) -> Iterator[list[logging.LogRecord]]:
         logger.propagate = propagates
 
 
-def check(arguments: argparse.Namespace) -> tuple[list[CheckedSplit], list[Finding]]:
-    """Check the splits; print each as soon as it is done, unless JSON is wanted.
-
-    Raises:
-        InputError: no such dataset or split.
-    """
-    names = (
-        find_splits(arguments.dataset, arguments.split) if arguments.dataset else of_configuration(arguments)
-    )
+def check(arguments: argparse.Namespace, names: Sequence[str]) -> tuple[list[CheckedSplit], list[Finding]]:
+    """Check the splits; print each as soon as it is done, unless JSON is wanted."""
     say = (lambda *lines: None) if arguments.json else (lambda *lines: print(*lines, sep="\n"))
     records: dict[str, Sequence[Mapping[str, Any]]] = {}
     checked: list[CheckedSplit] = []
@@ -134,16 +91,12 @@ def check(arguments: argparse.Namespace) -> tuple[list[CheckedSplit], list[Findi
     return checked, findings + shared
 
 
-def check_data(arguments: argparse.Namespace) -> int:
-    """Check, print and write the report; return the exit status, 1 where there are problems.
-
-    Raises:
-        InputError: no such dataset or split.
-    """
+def check_data(arguments: argparse.Namespace, names: Sequence[str]) -> int:
+    """Check the named splits, print and write the report; return the exit status, 1 with problems."""
     title = arguments.dataset or arguments.config_file or "DATASETS"
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
-    checked, findings = check(arguments)
+    checked, findings = check(arguments, names)
     report = json.dumps(as_json(title, checked, findings), indent=1)
     if arguments.output:
         write_text(arguments.output / "report.json", report + "\n")

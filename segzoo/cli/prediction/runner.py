@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from tqdm import tqdm
 
-from segzoo.engine.model_config import model_config
 from segzoo.engine.predictor import Predictor
 from segzoo.engine.predictor_inputs import as_rgb
 from segzoo.evaluation.prediction_io import save_ids, save_labels
@@ -225,8 +225,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-def draw_predictions(arguments: argparse.Namespace) -> int:
-    """Predict and draw all inputs; return the exit status."""
+def draw_predictions(arguments: argparse.Namespace, cfg: CfgNode) -> int:
+    """Predict and draw all inputs; return the exit status.
+
+    Args:
+        cfg: the complete configuration of the model; changed.
+    """
     pictures, videos, failures = find_inputs(arguments.input) if arguments.input else ([], [], [])
     if arguments.video_input:
         videos = [Path(arguments.video_input)]
@@ -254,8 +258,6 @@ def draw_predictions(arguments: argparse.Namespace) -> int:
     given = weights_in(arguments.opts)
     if arguments.random_weights and given:
         raise InputError(f"--random-weights and the weights {given} contradict each other; give one of them")
-    trust = arguments.trust_checkpoint
-    cfg = model_config(arguments.config_file, arguments.opts, trust=trust)
     if arguments.random_weights:  # not those either that a training would start from
         cfg.MODEL.WEIGHTS = ""
     elif not cfg.MODEL.WEIGHTS:
@@ -266,7 +268,7 @@ def draw_predictions(arguments: argparse.Namespace) -> int:
     if arguments.save_labels and task == "instance":
         raise InputError("--save-labels: instances may overlap, so there is no label map of them")
     cfg.TEST.TASKS = (task,)
-    predictor = Predictor(cfg, trust=trust)
+    predictor = Predictor(cfg, trust=arguments.trust_checkpoint)
     metadata = predictor.metadata
     # A model trained on instances knows the things only.
     classes, colors = (

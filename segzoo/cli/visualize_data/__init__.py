@@ -46,9 +46,13 @@ def _choose_source(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw; return the exit status."""
+    from .chosen import annotated_splits, training_config
+
+    chosen = (training_config if arguments.source == "mapper" else annotated_splits)(arguments)
+
     from .drawings import draw
 
-    draw(arguments)
+    draw(arguments, chosen)
     return 0
 
 

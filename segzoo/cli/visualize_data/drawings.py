@@ -1,19 +1,18 @@
 """Draws training samples, or the files of a dataset, with their labels."""
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from segzoo.cli.dataset_option import data_overrides, given_splits, splits_of
 from segzoo.data import label_reader, load_image
 from segzoo.engine.trainer_registry import find_trainer
-from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
 from segzoo.visualization.draw import draw_entity, draw_instances, draw_panoptic, draw_semantic
 from segzoo.visualization.panels import stack, strip
@@ -22,25 +21,16 @@ SHEET_HEIGHT = 200
 SHEET_COLUMNS = 3
 
 
-def training_samples(arguments: argparse.Namespace) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def training_samples(cfg: CfgNode, number: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield a name, the image of the mapper and its drawing, both (H, W, 3) uint8 RGB."""
-    # Workers would read ahead of the few images wanted. A broken file shall be seen, not passed over.
-    fixed = ["DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.ACCUMULATE", "1"]
-    data = arguments.dataset or arguments.data or arguments.dataset_file
-    if arguments.dataset_file or arguments.data:
-        splits_of(arguments.dataset_file or arguments.data)  # may register what --dataset names
-    more = data_overrides(data, arguments.opts) if data else []
-    cfg = load_config(arguments.config_file, [*arguments.opts, *more, *fixed])
-    if cfg.SEED < 0:
-        cfg.SEED = 0
     cfg.INPUT.TARGETS = ("segments",)  # whatever else the model is given
     loader = find_trainer(cfg).build_train_loader(cfg)
-    for number, (sample,) in zip(range(arguments.number), loader, strict=False):
+    for index, (sample,) in zip(range(number), loader, strict=False):
         image = sample["image"].permute(1, 2, 0).numpy()
         image = np.ascontiguousarray(image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1])
         metadata = MetadataCatalog.get(sample["dataset"])
         drawn = _draw_targets(image, sample, cfg.TASK, metadata)
-        yield f"{number:04d}_{Path(sample['file_name']).stem}", image, drawn
+        yield f"{index:04d}_{Path(sample['file_name']).stem}", image, drawn
 
 
 def _draw_targets(image: np.ndarray, sample: Mapping[str, Any], task: str, metadata: Any) -> np.ndarray:
@@ -66,22 +56,15 @@ def _draw_targets(image: np.ndarray, sample: Mapping[str, Any], task: str, metad
     return draw_panoptic(image, ids, info, metadata.classes, metadata.colors)
 
 
-def annotated_images(arguments: argparse.Namespace) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def annotated_images(names: Sequence[str], number: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield a name, the image as it is on disk and its drawing, both (H, W, 3) uint8 RGB."""
-    names = given_splits(arguments, arguments.dataset_file)
-    if arguments.dataset:
-        names = [arguments.dataset]
-    if not names:
-        raise InputError(
-            "the dataset is missing; give --data with a dataset YAML or a name, or --config-file"
-        )
     for name in names:
         reader, metadata = label_reader(name), MetadataCatalog.get(name)
         if name in reader.dataset.without_labels:
             continue
         records = DatasetCatalog.get(name)
         # Spread over the whole set: neighbours are often frames of one video.
-        chosen = np.unique(np.linspace(0, len(records) - 1, min(arguments.number, len(records))).astype(int))
+        chosen = np.unique(np.linspace(0, len(records) - 1, min(number, len(records))).astype(int))
         for index in chosen:
             record = records[index]
             image = load_image(record)
@@ -94,17 +77,20 @@ def annotated_images(arguments: argparse.Namespace) -> Iterator[tuple[str, np.nd
             yield f"{name}_{Path(record['file_name']).stem}", image, drawn
 
 
-def draw(arguments: argparse.Namespace) -> None:
+def draw(arguments: argparse.Namespace, chosen: CfgNode | Sequence[str]) -> None:
     """Write the drawings.
 
+    Args:
+        chosen: a configuration, whose training samples are drawn, or names of splits, whose files are.
+
     Raises:
-        InputError: no such dataset or split, or no labels to draw.
+        InputError: there are no labels to draw.
     """
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    source = training_samples(arguments) if arguments.source == "mapper" else annotated_images(arguments)
+    draws = training_samples if arguments.source == "mapper" else annotated_images
     small = []
-    for name, image, drawn in tqdm(source, unit="image", leave=False, delay=1):
+    for name, image, drawn in tqdm(draws(chosen, arguments.number), unit="image", leave=False, delay=1):
         Image.fromarray(strip([image, drawn], [name, arguments.source])).save(output / f"{name}.png")
         small.append(strip([image, drawn], [name[-24:], ""], SHEET_HEIGHT, gap=2))
     if not small:

@@ -1,0 +1,44 @@
+"""What is drawn, found out before what draws it is imported."""
+
+import argparse
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+
+from segzoo.cli.dataset_option import data_overrides, given_splits, splits_of
+from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
+
+
+def training_config(arguments: argparse.Namespace) -> CfgNode:
+    """Return the configuration whose training samples are drawn, one at a time.
+
+    Raises:
+        InputError: as `load_config`, or no such dataset.
+    """
+    # Workers would read ahead of the few images wanted. A broken file shall be seen, not passed over.
+    fixed = ["DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.ACCUMULATE", "1"]
+    data = arguments.dataset or arguments.data or arguments.dataset_file
+    if arguments.dataset_file or arguments.data:
+        splits_of(arguments.dataset_file or arguments.data)  # may register what --dataset names
+    more = data_overrides(data, arguments.opts) if data else []
+    cfg = load_config(arguments.config_file, [*arguments.opts, *more, *fixed])
+    if cfg.SEED < 0:
+        cfg.SEED = 0
+    return cfg
+
+
+def annotated_splits(arguments: argparse.Namespace) -> Sequence[str]:
+    """Return the names of the splits whose files are drawn.
+
+    Raises:
+        InputError: no such dataset, or none is given.
+    """
+    names = given_splits(arguments, arguments.dataset_file)
+    if arguments.dataset:
+        return [arguments.dataset]
+    if not names:
+        raise InputError(
+            "the dataset is missing; give --data with a dataset YAML or a name, or --config-file"
+        )
+    return names
