@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from segzoo.engine.model_description import classes_dataset, describe
-from segzoo.modeling import as_segmentor
+from segzoo.modeling import Segmentor, as_segmentor
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import written_whole
 
@@ -119,14 +119,15 @@ def describe_program(
             "padded_size": list(segmentor.padded_size(size)),
         },
         "outputs": {name: list(output.shape) for name, output in outputs.items()},
-        "postprocess": _postprocessing(cfg) if "pred_masks" in outputs else {},
+        "postprocess": _postprocessing(cfg, segmentor) if "pred_masks" in outputs else {},
     }
 
 
-def _postprocessing(cfg: CfgNode) -> dict[str, Any]:
+def _postprocessing(cfg: CfgNode, segmentor: Segmentor) -> dict[str, Any]:
     return {
         "tasks": list(cfg.TEST.TASKS) or [cfg.TASK],
         **{key.lower(): value for key, value in cfg.MODEL.MASK_FORMER.TEST.items()},
+        "semantic_resizing": segmentor.semantic_resizing,
         "entity_score_threshold": cfg.TEST.ENTITY_SCORE_THRESHOLD,
         "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
     }

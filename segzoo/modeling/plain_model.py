@@ -57,15 +57,17 @@ class PlainModel(Segmentor):
             num_classes: K; 1 where nothing is known, it only decides how many windows run together.
             pixel_mean: per channel, with which a test protocol pads; default: 0.
         """
-        mean = getattr(model, "pixel_mean", [0.0] * 3 if pixel_mean is None else pixel_mean)
         super().__init__(
             backbone=None,
             num_classes=getattr(model, "num_classes", num_classes or 1),
-            pixel_mean=torch.as_tensor(mean).detach().flatten().tolist(),
+            pixel_mean=[0.0] * 3 if pixel_mean is None else pixel_mean,
             pixel_std=[1.0] * 3,
             input_format=getattr(model, "input_format", input_format or "RGB"),
         )
         self.model = model
+        if isinstance(mean := getattr(model, "pixel_mean", None), Tensor):
+            # Its values are not read: the model may be on the meta device.
+            self.pixel_mean = mean.detach().view(-1, 1, 1)
 
     @property
     def device(self) -> torch.device:

@@ -144,6 +144,8 @@ def test_an_exported_file_gives_the_raw_outputs_and_says_what_they_are(job, tmp_
     else:
         assert facts["postprocess"]["tasks"] == list(model.tasks)
         assert facts["postprocess"]["detections_per_image"] == model.detections_per_image
+        # As its own forward pass does it, whatever the configuration leaves open.
+        assert facts["postprocess"]["semantic_resizing"] == model.semantic_resizing == "masks"
         check_panoptic(model, outputs, facts, images, size)
 
 
