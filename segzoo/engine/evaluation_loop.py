@@ -342,6 +342,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         transform_labels=None if protocol is None else label_cropper(protocol),
         model_classes=instance_classes(cfg),
         boundary_dilation=cfg.TEST.BOUNDARY_DILATION or None,
+        detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         workers=cfg.TEST.SCORING_THREADS,
         config=cfg,
     )

@@ -136,26 +136,14 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
         truths, size = self.ground_truth(dataset_dict)
         check_mask_size(prediction.masks, size, dataset_dict["file_name"])
         width, ious = self.width(size), {}
-        codes = [encode_mask(mask) for mask in prediction.masks]
         for category in np.intersect1d(prediction.classes, [truth["category_id"] for truth in truths]):
             (chosen,) = np.nonzero(prediction.classes == category)
             order = np.argsort(-prediction.scores[chosen], kind="stable")[: DETECTION_LIMITS[-1]]
-            chosen = chosen[order]
             of_class = [truth for truth in truths if truth["category_id"] == category]
-            is_crowd = np.array([truth["iscrowd"] for truth in of_class], bool)
-            masks = [truth["segmentation"] for truth in of_class]
-            iou = np.array(mask_tools.iou([codes[index] for index in chosen], masks, is_crowd.tolist()))
-            edges = [
-                encode_mask(mask_boundary(np.asarray(prediction.masks[index], bool), width))
-                for index in chosen
-            ]
-            true_edges = [encode_mask(mask_boundary(mask_tools.decode(mask) > 0, width)) for mask in masks]
-            edge_iou = np.array(mask_tools.iou(edges, true_edges, is_crowd.tolist()))
-            iou[:, ~is_crowd] = np.minimum(iou, edge_iou)[:, ~is_crowd]
-            ious[int(category)] = iou
+            ious[int(category)] = _lesser_ious(prediction.masks[chosen[order]], of_class, width)
         detections = [
-            {"category_id": int(category), "score": float(value), "area": float(mask_tools.area(code))}
-            for code, value, category in zip(codes, prediction.scores, prediction.classes, strict=True)
+            {"category_id": int(category), "score": float(value), "area": float(np.count_nonzero(mask))}
+            for mask, value, category in zip(*prediction, strict=True)
         ]
         light = [{key: value for key, value in truth.items() if key != "segmentation"} for truth in truths]
         return BoundaryRecord(dataset_dict["image_id"], size, light, detections, ious)
@@ -166,6 +154,17 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
             for number, record in enumerate(records, 1)
             for category, iou in record.ious.items()
         }
+
+
+def _lesser_ious(masks: np.ndarray, truths: list[dict], width: int) -> np.ndarray:
+    """Return the (D, G) lesser of mask IoU and boundary IoU; of a crowd, the mask's share that lies on it."""
+    is_crowd = [int(truth["iscrowd"]) for truth in truths]
+    true_masks = [truth["segmentation"] for truth in truths]
+    edges = [encode_mask(mask_boundary(np.asarray(mask, bool), width)) for mask in masks]
+    true_edges = [encode_mask(mask_boundary(mask_tools.decode(mask) > 0, width)) for mask in true_masks]
+    iou = np.array(mask_tools.iou([encode_mask(mask) for mask in masks], true_masks, is_crowd))
+    of_edges = np.array(mask_tools.iou(edges, true_edges, is_crowd))
+    return np.where(np.array(is_crowd, bool), iou, np.minimum(iou, of_edges))
 
 
 class BoundarySemanticEvaluator(BoundaryEvaluator, SemanticEvaluator):

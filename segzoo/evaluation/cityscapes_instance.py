@@ -34,9 +34,7 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
 
     saved_as = prediction_io.CITYSCAPES_FOLDER
     title = "Instance AP"
-
-    def protocol(self) -> Mapping[str, Any]:
-        return {"rules": "Cityscapes"}
+    rules = "Cityscapes"
 
     def score(self, dataset_dict: dict, prediction: Prediction) -> Matches:
         regions = self.metadata.load_regions(dataset_dict)

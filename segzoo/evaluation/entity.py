@@ -6,6 +6,8 @@ Letters: S segments of an image, H W pixels.
 import json
 import logging
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from segzoo.utils.files import write_text
 from . import prediction_io
 from .average_precision import ImageMatches, accumulate, match_image, summarize
 from .base import BackgroundEvaluator, check_same_size, to_numpy
+from .options import EvaluationOptions
 from .segments import SegmentMap, boundary_overlap, image_entry, overlap, take_segment_map
 
 logger = logging.getLogger(__name__)
@@ -45,10 +48,33 @@ class EntityEvaluator(BackgroundEvaluator):
 
     `save_predictions` writes `entity_predictions/<name>.png` and `entity_predictions.json` as a COCO panoptic
     pair with scores.
+
+    Args:
+        As BackgroundEvaluator.
+        detections_per_image: most entities that the model predicts, for the protocol; None: not known.
     """
 
     task_key = "entity_seg"
     title = "Entity AP (class-agnostic)"
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | Path | None = None,
+        *,
+        detections_per_image: int | None = None,
+        **options,
+    ):
+        super().__init__(dataset_name, output_dir, **options)
+        self.detections_per_image = detections_per_image
+
+    @classmethod
+    def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
+        return {**super().from_options(options), "detections_per_image": options.detections_per_image}
+
+    def protocol(self) -> Mapping[str, Any]:
+        limit = self.detections_per_image
+        return {} if limit is None else {"detections_per_image": limit}
 
     def take(self, output: dict, file_name: str) -> tuple[SegmentMap, int]:
         num_overlapping = 0

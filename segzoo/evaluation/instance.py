@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ class InstanceEvaluator(InstanceTaskEvaluator):
 
     saved_as = f"{prediction_io.INSTANCE_NAME}.json"
     title = "Instance AP"
+    rules = "COCO"
 
     def __init__(
         self,
@@ -66,9 +67,6 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     ):
         super().__init__(dataset_name, output_dir, **options)
         self.engine = engine or installed_engine()
-
-    def protocol(self) -> Mapping[str, Any]:
-        return {"rules": "COCO"}
 
     def score(self, dataset_dict: dict, prediction: Prediction) -> InstanceRecord:
         truths, size = self.ground_truth(dataset_dict)

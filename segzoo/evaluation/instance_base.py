@@ -3,7 +3,7 @@
 Letters: n predicted instances of an image, H W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +31,12 @@ class InstanceTaskEvaluator(BackgroundEvaluator):
     Args:
         As BackgroundEvaluator.
         model_classes: names of the classes that `pred_classes` counts; None: the dataset's thing classes.
+        detections_per_image: most instances that the model predicts, for the protocol; None: not known.
     """
 
     task_key = "segm"
+    #: Whose rules make the numbers.
+    rules = ""
     #: The file or folder that `save_predictions` writes.
     saved_as = ""
 
@@ -43,9 +46,11 @@ class InstanceTaskEvaluator(BackgroundEvaluator):
         output_dir: str | Path | None = None,
         *,
         model_classes: Sequence[str] | None = None,
+        detections_per_image: int | None = None,
         **options,
     ):
         super().__init__(dataset_name, output_dir, **options)
+        self.detections_per_image = detections_per_image
         self.things = np.flatnonzero(self.metadata.isthing)
         if model_classes is None:
             model_classes = [self.class_names[index] for index in self.things]
@@ -61,7 +66,15 @@ class InstanceTaskEvaluator(BackgroundEvaluator):
 
     @classmethod
     def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
-        return {**super().from_options(options), "model_classes": options.model_classes}
+        return {
+            **super().from_options(options),
+            "model_classes": options.model_classes,
+            "detections_per_image": options.detections_per_image,
+        }
+
+    def protocol(self) -> Mapping[str, Any]:
+        limit = self.detections_per_image
+        return {"rules": self.rules} | ({} if limit is None else {"detections_per_image": limit})
 
     def take(self, output: dict, file_name: str) -> Prediction:
         if "instances" not in output:

@@ -20,6 +20,8 @@ class EvaluationOptions:
             classes of the dataset, as those of a model that was trained for the task instance.
         boundary_dilation: width of a boundary as a share of the image's diagonal (TEST.BOUNDARY_DILATION);
             None: the published one of the dataset.
+        detections_per_image: most instances or entities that the model predicts, for the protocol
+            (TEST.DETECTIONS_PER_IMAGE); None: not known.
         workers: scoring threads of each evaluator; 0 scores in the caller's thread.
         distributed: gather from all ranks.
         config: the whole configuration, for the keys of an evaluator from outside; None without one.
@@ -31,6 +33,7 @@ class EvaluationOptions:
     transform_labels: Callable[[np.ndarray], np.ndarray] | None = None
     model_classes: Sequence[str] | None = None
     boundary_dilation: float | None = None
+    detections_per_image: int | None = None
     workers: int = 2
     distributed: bool = True
     config: CfgNode | None = None

@@ -97,6 +97,8 @@ def rescore(
         "class_averaging": class_averaging,
     }
     if said:
+        before = (stored.get("evaluators") or {}).get(dataset_name, {})
+        said = {key: {**before.get(key, {}), **facts} for key, facts in said.items()}
         protocol["evaluators"] = {dataset_name: said}
     return results, write_results(output_dir, {dataset_name: results}, protocol)
 

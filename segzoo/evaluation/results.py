@@ -190,13 +190,15 @@ def _check_evaluators(name: str, documents: Sequence[Mapping]) -> None:
     """Refuse numbers of a dataset whose evaluators differ in what they say of themselves."""
     one, other = ((document["protocol"].get("evaluators") or {}).get(name, {}) for document in documents)
     scored = [document["results"][name].keys() for document in documents]
-    for task_key in scored[0] & scored[1] & one.keys() & other.keys():
-        values = [_without_nan(said[task_key]) for said in (one, other)]
-        if values[0] != values[1]:
-            raise InputError(
-                f"not comparable: {task_key} of {name} is made with {json.dumps(values[0])} in the first "
-                f"result and {json.dumps(values[1])} in the second; evaluate both in the same way"
-            )
+    for task_key in sorted(scored[0] & scored[1] & one.keys() & other.keys()):
+        # What one of them does not say is not known: predictions from files tell nothing of their model.
+        for key in sorted(one[task_key].keys() & other[task_key].keys()):
+            values = [_without_nan(said[task_key][key]) for said in (one, other)]
+            if values[0] != values[1]:
+                raise InputError(
+                    f"not comparable: {task_key} of {name} has {key} {json.dumps(values[0])} in the first "
+                    f"result and {json.dumps(values[1])} in the second; evaluate both in the same way"
+                )
 
 
 def _semantic_resizing(protocol: Mapping) -> str | None:

@@ -15,7 +15,14 @@ from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
 import segzoo.data  # noqa: F401  registers Cityscapes
-from segzoo.evaluation import Protocol, boundaries, build_evaluator, compare_results, write_results
+from segzoo.evaluation import (
+    Protocol,
+    boundaries,
+    build_evaluator,
+    compare_results,
+    evaluator_protocols,
+    write_results,
+)
 from segzoo.evaluation.boundaries import boundary_width, map_boundaries, mask_boundary
 from segzoo.evaluation.boundary import BoundaryCityscapesEvaluator, BoundaryInstanceEvaluator
 from segzoo.evaluation.rescore import rescore
@@ -375,13 +382,30 @@ def test_the_width_is_the_datasets_or_the_published_one_and_results_say_so(tmp_p
         results[name] = data.evaluate("instance", output, boundary_dilation=None)
         said = {"boundary_segm": evaluator.protocol()}
         write_results(tmp_path / name, {"x": results[name]}, Protocol(**facts, evaluators={"x": said}))
-    with pytest.raises(InputError, match=r'boundary_segm of x is made with .*"boundary_dilation": 0.02'):
+    with pytest.raises(InputError, match=r"boundary_segm of x has boundary_dilation 0.02 in the first"):
         compare_results(tmp_path / "a", tmp_path / "b")
     # A result without the number, or that does not say how it is made, is compared in the others.
     write_results(tmp_path / "c", {"x": {"segm": results["b"]["segm"]}}, Protocol(**facts))
     assert compare_results(tmp_path / "a", tmp_path / "c")["x"]["segm/AP"] == (100, 100)
     with pytest.raises(InputError, match=r"dilation 1.5: expected a share of the diagonal"):
         BoundaryCityscapesEvaluator(data.name, dilation=1.5)
+
+
+def test_as_many_detections_are_compared_as_far_as_they_are_known(tmp_path, make_square):
+    data = make_square("panoptic")
+    for limit in (None, 50, 100):
+        evaluators = build_evaluator(data.name, ["entity", "instance"], detections_per_image=limit)
+        said = evaluator_protocols(evaluators)
+        assert [one.get("detections_per_image") for one in (said.get("entity_seg", {}), said["segm"])] == [
+            limit,
+            limit,
+        ]
+        facts = Protocol(datasets={"x": 1}, input_size="original", evaluators={"x": said})
+        scores = {"entity_seg": {"AP": 1.0}, "segm": {"AP": 2.0}}
+        write_results(tmp_path / str(limit), {"x": scores}, facts)
+    assert len(compare_results(tmp_path / "None", tmp_path / "50")["x"]) == 2
+    with pytest.raises(InputError, match="entity_seg of x has detections_per_image 50 in the first"):
+        compare_results(tmp_path / "50", tmp_path / "100")
 
 
 def test_cityscapes_boundaries_are_a_quarter_as_wide():

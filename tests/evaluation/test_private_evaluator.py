@@ -164,7 +164,7 @@ def test_a_kind_of_ground_truth_and_a_name_of_a_package(roads, tmp_path):
         assert results(tmp_path / f"lane{lane}")["lane"]["recall"] == pytest.approx(
             100 * np.mean(there == lane)
         )
-    with pytest.raises(InputError, match=r'lane of roads_of_evaluators is made with {"lane_class": 0}'):
+    with pytest.raises(InputError, match="lane of roads_of_evaluators has lane_class 0 in the first"):
         compare_results(tmp_path / "lane0/inference", tmp_path / "lane1/inference")
 
 
