@@ -79,6 +79,19 @@ def test_a_misspelt_dataset_is_recognized(capsys):
     assert "did you mean panoptic?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        *((split, name) for name, facts in FACTS.items() for split in facts["splits"]),
+        ("roads.yaml", "check-data roads.yaml"),
+    ],
+)
+def test_what_is_no_name_of_a_dataset_leads_to_the_right_command(name, remedy, capsys):
+    assert prepare.main([name]) == 2
+    error = capsys.readouterr().err
+    assert re.search(rf"`.*\b{re.escape(remedy)}`", error), error
+
+
 def test_the_catalog_and_the_page_name_commands_that_there_are():
     rows = [line for line in README.splitlines() if line.startswith("| [`")]
     for name, facts in FACTS.items():
@@ -128,6 +141,8 @@ def test_the_page_explains_every_key_of_a_dataset_file(capsys):
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert {key for key in DATASET_KEYS if f"`{key}`" not in text} == set()
+    assert "](#" not in text
+    assert "**" not in text
 
 
 def test_the_remedy_for_an_empty_dataset_file_shows_one_that_works(tmp_path, datasets_folder, capsys):

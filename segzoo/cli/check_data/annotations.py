@@ -17,7 +17,7 @@ _MANY = 0.05
 _IMAGES = 10
 
 
-def of_annotations(split: CheckedSplit) -> list[Finding]:
+def annotation_findings(split: CheckedSplit) -> list[Finding]:
     """Return findings on polygons beyond their images, in a corner of them only, and within others."""
     outside, images, total, holes, first, farthest = 0, 0, 0, 0, "", 0.0
     for record in split.records:

@@ -17,7 +17,7 @@ from .inspection import (
     WRONG_SIZE,
     unknown_labels,
 )
-from .instances import of_wrong_facts
+from .instances import wrong_facts_finding
 from .remedies import (
     Files,
     Option,
@@ -43,7 +43,7 @@ WRONG_ANNOTATION = "correct these annotations, or export the JSON again"
 OF_ENCODING = (UNKNOWN_LABEL, WRONG_LABEL, PALETTE)
 
 
-def of_broken_files(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
+def broken_file_findings(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
     """Return a finding for each kind of problem. `options`: what fits the label files better."""
     found, source = [], split.dataset.path.name
     remedies, files = dict(REMEDIES), split.files()
@@ -65,7 +65,7 @@ def of_broken_files(split: CheckedSplit, options: tuple[Option, ...]) -> list[Fi
             found.append(Finding(False, split.name, f"{several}: {kind}", remedy, messages))
             continue
         if kind == WRONG_FACTS:
-            found.append(of_wrong_facts(split, messages))
+            found.append(wrong_facts_finding(split, messages))
             continue
         text = f"{several}: {kind}"
         if kind == UNKNOWN_LABEL:
@@ -78,7 +78,7 @@ def of_broken_files(split: CheckedSplit, options: tuple[Option, ...]) -> list[Fi
     return found
 
 
-def of_misread_files(split: CheckedSplit, files: Files, options: tuple[Option, ...]) -> list[Finding]:
+def misread_file_findings(split: CheckedSplit, files: Files, options: tuple[Option, ...]) -> list[Finding]:
     """Return files that every encoding would read without an error, though they mean something else."""
     if files.encoding.name == "palette":
         return []  # said so

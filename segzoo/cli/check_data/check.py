@@ -18,10 +18,10 @@ from segzoo.utils.files import write_text
 from . import HASHED_BY_DEFAULT
 from .checked import CheckedSplit, Finding
 from .contact_sheet import write_contact_sheet
-from .findings import of_missing_split, of_split, of_warnings
+from .findings import missing_split_findings, split_findings, warning_findings
 from .inspection import ImageReport, SplitReport, inspect_records
 from .report import as_json
-from .splits import across_splits
+from .splits import shared_image_findings
 from .text import describe_split, finding_lines
 
 
@@ -73,19 +73,19 @@ def check(arguments: argparse.Namespace, names: Sequence[str]) -> tuple[list[Che
             try:
                 records[name] = DatasetCatalog.get(name)
             except InputError as error:
-                findings += of_missing_split(label_reader(name).dataset, name, error)
+                findings += missing_split_findings(label_reader(name).dataset, name, error)
                 say(f"\n{name}", *finding_lines(findings[-1:]))
-        said[name] = of_warnings(name, warnings)
+        said[name] = warning_findings(name, warnings)
     with_digest = arguments.hash or sum(map(len, records.values())) <= HASHED_BY_DEFAULT
     for name in records:
         checked.append(check_split(name, records[name], arguments.workers, with_digest))
-        found = [*said[name], *of_split(checked[-1])]
+        found = [*said[name], *split_findings(checked[-1])]
         say(describe_split(checked[-1]), *finding_lines(found))
         if arguments.output:
             path = write_contact_sheet(checked[-1], arguments.output, arguments.number)
             say(f"  examples in {path}" if path else "  no examples: no file could be read")
         findings += found
-    shared = across_splits(checked)
+    shared = shared_image_findings(checked)
     if shared:
         say("\nbetween splits", *finding_lines(shared))
     return checked, findings + shared

@@ -16,7 +16,7 @@ def chosen_splits(arguments: argparse.Namespace) -> list[str]:
     """
     if arguments.dataset:
         return find_splits(arguments.dataset, arguments.split)
-    return of_configuration(arguments)
+    return configured_splits(arguments)
 
 
 def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
@@ -38,7 +38,7 @@ def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
     return [split for split in names if split in distinct.values()]
 
 
-def of_configuration(arguments: argparse.Namespace) -> list[str]:
+def configured_splits(arguments: argparse.Namespace) -> list[str]:
     """Return the names of the splits that a configuration trains and tests on.
 
     Raises:

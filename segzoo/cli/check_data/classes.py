@@ -12,7 +12,7 @@ from .remedies import (
 )
 
 
-def of_classes(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
+def class_findings(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
     """Return findings on the histogram of the classes. `options`: what fits the label files better."""
     report, names = split.report, split.dataset.space.classes
     present = np.flatnonzero(report.pixels[:-1])

@@ -13,7 +13,7 @@ from segzoo.utils.text import some
 from .checked import CheckedSplit, Finding
 
 
-def of_files(split: CheckedSplit) -> list[Finding]:
+def file_findings(split: CheckedSplit) -> list[Finding]:
     """Return findings on the names of the files, and on equal images."""
     found, published = [], split.dataset.image_counts.get(split.name)
     if published not in (None, split.report.images):

@@ -7,19 +7,19 @@ from segzoo.data import DatasetFile, dataset_range
 from segzoo.data.checks import RemediedError
 from segzoo.utils.errors import InputError
 
-from .broken import OF_ENCODING, of_broken_files, of_misread_files
+from .broken import OF_ENCODING, broken_file_findings, misread_file_findings
 from .checked import CheckedSplit, Finding
-from .classes import of_classes
-from .files import of_files
-from .images import of_images
-from .instances import of_instances
+from .classes import class_findings
+from .files import file_findings
+from .images import image_findings
+from .instances import instance_findings
 from .remedies import (
     Option,
     options_for,
 )
 
 
-def of_missing_split(dataset: DatasetFile, name: str, error: InputError) -> list[Finding]:
+def missing_split_findings(dataset: DatasetFile, name: str, error: InputError) -> list[Finding]:
     """Return the finding on a split that is not there, or cannot be read; without labels it is optional."""
     optional = name in dataset.without_labels
     message = str(error).removeprefix(f"{name}: ")
@@ -29,25 +29,25 @@ def of_missing_split(dataset: DatasetFile, name: str, error: InputError) -> list
     return [Finding(not optional, name, text, options=options)]
 
 
-def of_warnings(name: str, warnings: Sequence[logging.LogRecord]) -> list[Finding]:
-    """Return the warnings while a split was found; on the range of its images, `of_split` says more."""
+def warning_findings(name: str, warnings: Sequence[logging.LogRecord]) -> list[Finding]:
+    """Return the warnings while a split was found; on the range of its images, `split_findings` says more."""
     told = (one for one in warnings if one.name != dataset_range.__name__)
     return [Finding(False, name, message) for message in dict.fromkeys(one.getMessage() for one in told)]
 
 
-def of_split(split: CheckedSplit) -> list[Finding]:
+def split_findings(split: CheckedSplit) -> list[Finding]:
     """Return all findings on one split."""
     report, files = split.report, split.files()
     options = options_for(files) if files is not None else ()
-    found = [*of_files(split), *of_broken_files(split, options), *of_images(split)]
+    found = [*file_findings(split), *broken_file_findings(split, options), *image_findings(split)]
     if not split.has_labels:
         return found
     if report.pixels.any():
-        found += of_classes(split, options)
+        found += class_findings(split, options)
     said = set(split.report.problems) & set(OF_ENCODING)
     is_said = bool(said) or (bool(options) and any(finding.options == options for finding in found))
     return [
         *found,
-        *(() if is_said or files is None else of_misread_files(split, files, options)),
-        *of_instances(split),
+        *(() if is_said or files is None else misread_file_findings(split, files, options)),
+        *instance_findings(split),
     ]

@@ -15,7 +15,7 @@ from .remedies import (
 DARK = 32
 
 
-def of_images(split: CheckedSplit) -> list[Finding]:
+def image_findings(split: CheckedSplit) -> list[Finding]:
     """Return findings on the images as they are read: turned, or dark."""
     found, report, source = [], split.report, split.dataset.path.name
     if report.orientations and split.dataset.exif == "apply":

@@ -5,7 +5,7 @@ import numpy as np
 from segzoo.data.dataset_file import is_builtin
 from segzoo.utils.text import some
 
-from .annotations import of_annotations
+from .annotations import annotation_findings
 from .checked import CheckedSplit, Finding
 from .inspection import (
     WRONG_FACTS,
@@ -16,10 +16,10 @@ from .remedies import (
 )
 
 
-def of_instances(split: CheckedSplit) -> list[Finding]:
+def instance_findings(split: CheckedSplit) -> list[Finding]:
     """Return findings on segments and instances."""
     report, names, source = split.report, split.dataset.space.classes, split.dataset.path.name
-    found = of_annotations(split)
+    found = annotation_findings(split)
     if report.segments is None:
         return found
     if report.empty and report.pixels[:-1].any():
@@ -48,7 +48,7 @@ def of_instances(split: CheckedSplit) -> list[Finding]:
     return [*found, Finding(is_problem, split.name, text, remedy, options=options)]
 
 
-def of_wrong_facts(split: CheckedSplit, messages: tuple[str, ...]) -> Finding:
+def wrong_facts_finding(split: CheckedSplit, messages: tuple[str, ...]) -> Finding:
     which = (
         f"{len(messages):,} {WRONG_FACTS}" if len(messages) > 1 else "1 area or box is not that of its mask"
     )

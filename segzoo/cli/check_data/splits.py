@@ -9,7 +9,7 @@ from .inspection import (
 )
 
 
-def across_splits(splits: Sequence[CheckedSplit]) -> list[Finding]:
+def shared_image_findings(splits: Sequence[CheckedSplit]) -> list[Finding]:
     """Return images that are in two splits."""
     found = []
     for first, second in combinations(splits, 2):

@@ -46,8 +46,15 @@ def run(arguments: argparse.Namespace) -> int:
     see = f"`{command_line('prepare', '--list')}` lists all"
     if arguments.dataset is None:
         raise InputError(f"the dataset is missing; {see}")
-    close = did_you_mean(arguments.dataset, [*PREPARATIONS, *SYNONYMS])
-    raise InputError(f"there is no dataset {arguments.dataset} to prepare{close or ';'} {see}")
+    name = arguments.dataset
+    if name.endswith((".yaml", ".yml")):
+        read = command_line("check-data", name)
+        raise InputError(f"{name}: a dataset of your own needs no preparation; `{read}` reads all of it")
+    dataset = table.dataset_of(name)
+    if dataset:
+        raise InputError(f"{name} is a split; run `{command_line('prepare', dataset)}`")
+    close = did_you_mean(name, [*PREPARATIONS, *SYNONYMS])
+    raise InputError(f"there is no dataset {name} to prepare{close or ';'} {see}")
 
 
 def build_dataset_parser(name: str) -> CommandLine:

@@ -12,7 +12,6 @@ interrupted and started again; until a split is complete, its folder ends in .pa
 """
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from segzoo.utils.errors import InputError
 
 from .ade20k_annotations import FOLDERS, INSTANCES, REMEDY, read_instances, read_labels
 from .common import find_root
-from .panoptic import Image, count_splits, write_split
+from .panoptic import Image, PanopticSplit, count_splits, write_splits
 
 CLASSES = 150
 
@@ -77,20 +76,15 @@ def prepare(arguments: argparse.Namespace) -> bool:
     if arguments.check:
         return count_splits(dataset, root)
     is_thing = np.array([False, *(one.isthing for one in dataset.classes)])
-    complete = True
-    for split, folder in FOLDERS.items():
-        images = find_images(root, folder)
-        if not images:
-            print(f"{split}: no images {root}/images/{folder}/*.jpg", file=sys.stderr)
-            complete = False
-            continue
-        complete &= write_split(
-            root / f"ade20k_panoptic_{split}",
-            images,
-            partial(convert, is_thing=is_thing),
-            decode,
-            panoptic_categories(dataset),
-            arguments.workers,
+    splits = [
+        PanopticSplit(
             split,
+            root / f"ade20k_panoptic_{split}",
+            find_images(root, folder),
+            f"images {root}/images/{folder}/*.jpg",
         )
+        for split, folder in FOLDERS.items()
+    ]
+    make, categories = partial(convert, is_thing=is_thing), panoptic_categories(dataset)
+    complete = write_splits(splits, make, decode, categories, arguments.workers)
     return count_splits(dataset, root) and complete

@@ -12,7 +12,6 @@ ends in .partial.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from segzoo.evaluation.prediction_io import save_ids
 from segzoo.utils.errors import InputError
 
 from .common import find_root
-from .panoptic import Image, count_splits, write_split
+from .panoptic import Image, PanopticSplit, count_splits, write_splits
 
 SPLITS = ("train", "val")
 SOURCE, TARGET = "_gtFine_instanceIds.png", "_gtFine_panoptic.png"
@@ -99,20 +98,15 @@ def prepare(arguments: argparse.Namespace) -> bool:
         return count_splits(dataset, root)
     classes = [one.id for one in dataset.classes]
     things = frozenset(one.id for one in dataset.classes if one.isthing)
-    complete = True
-    for split in SPLITS:
-        images = find_images(root, split)
-        if not images:
-            print(f"{split}: no {root}/gtFine/{split}/*/*{SOURCE}", file=sys.stderr)
-            complete = False
-            continue
-        complete &= write_split(
-            root / f"gtFine/cityscapes_panoptic_{split}",
-            images,
-            partial(convert, classes=classes),
-            partial(decode, things=things),
-            categories(),
-            arguments.workers,
+    splits = [
+        PanopticSplit(
             split,
+            root / f"gtFine/cityscapes_panoptic_{split}",
+            find_images(root, split),
+            f"{root}/gtFine/{split}/*/*{SOURCE}",
         )
+        for split in SPLITS
+    ]
+    make, read = partial(convert, classes=classes), partial(decode, things=things)
+    complete = write_splits(splits, make, read, categories(), arguments.workers)
     return count_splits(dataset, root) and complete

@@ -7,7 +7,7 @@ go on with the files that it has, and the JSON describes what the files hold, no
 import json
 import multiprocessing
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,8 +40,44 @@ class Image(NamedTuple):
     source: Any
 
 
+class PanopticSplit(NamedTuple):
+    """A split to be written.
+
+    Attributes:
+        name: for messages.
+        folder: of the PNGs; the JSON is `<folder>.json`.
+        images: what it consists of.
+        source: where images were looked for.
+    """
+
+    name: str
+    folder: Path
+    images: Sequence[Image]
+    source: str
+
+
 # From a segment's id to its category's id, and whether it is a crowd.
 Decode = Callable[[int], tuple[int, bool]]
+
+
+def write_splits(
+    splits: Iterable[PanopticSplit],
+    convert: Convert,
+    decode: Decode,
+    categories: Sequence[Mapping[str, Any]],
+    workers: int,
+) -> bool:
+    """Write the panoptic labels of splits; return whether all are complete, see `write_split`."""
+    complete = True
+    for split in splits:
+        if not split.images:
+            print(f"{split.name}: no {split.source}", file=sys.stderr)
+            complete = False
+            continue
+        complete &= write_split(
+            split.folder, split.images, convert, decode, categories, workers, title=split.name
+        )
+    return complete
 
 
 def write_split(

@@ -4,13 +4,17 @@ Nothing here imports what does the work, which takes seconds (torch, Detectron2)
 """
 
 import ast
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+import segzoo
 from segzoo.cli.parser import CommandLine, path_value, whole_number
+from segzoo.utils.text_files import read_text
 
+CATALOG = Path(segzoo.__file__).parent / "data" / "catalog"
 EXIT_STATUS = "exit status: 0 the dataset is complete, 1 something is missing, 2 nothing can be done"
 
 
@@ -227,6 +231,14 @@ PREPARATIONS = {
 
 # As the scripts of datasets/ have called them.
 SYNONYMS = {"coco": "coco_panoptic", "voc": "voc_2012", "voc_aug": "voc_2012"}
+
+
+def dataset_of(split: str) -> str:
+    """Return the built-in dataset that has a split of that name, or ""."""
+    # Not parsed as YAML: some files are long.
+    line = re.compile(rf"(?<![\w-]){re.escape(split)}:")
+    found = (file.stem for file in sorted(CATALOG.glob("*.yaml")) if line.search(read_text(file)))
+    return next(found, "")
 
 
 def description(name: str) -> str:

@@ -18,7 +18,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.paths import is_same_file
 
 from .conversion import Converter, convert_all, make_jobs, report
-from .instances import InstancesOfSplit, find_coco, find_pngs, of_records
+from .instances import InstancesOfSplit, find_coco, find_pngs, instances_of_records
 from .output import folder_in_yaml, other_splits, save_json, save_yaml
 from .painting import Rules
 
@@ -78,7 +78,7 @@ def find_instances(
                 raise InputError(
                     f"--rename: {json_file} holds the labels of {dataset.path.name}; write label_map there"
                 )
-            return of_records(records, dataset)
+            return instances_of_records(records, dataset)
         renamed = dict(one.rsplit("=", 1) for one in arguments.rename)
         return find_coco(json_file, files, dataset, renamed)
     template = arguments.instance_masks

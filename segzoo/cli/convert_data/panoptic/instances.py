@@ -71,7 +71,7 @@ class InstancesOfSplit:
     passed_over: Counter = field(default_factory=Counter)
 
 
-def of_records(records: Sequence[Mapping[str, Any]], dataset: DatasetFile) -> InstancesOfSplit:
+def instances_of_records(records: Sequence[Mapping[str, Any]], dataset: DatasetFile) -> InstancesOfSplit:
     """Return the annotations of a split whose labels they are, as training reads them."""
     result = InstancesOfSplit({})
     for record in records:
