@@ -8,6 +8,7 @@ from .key_maps import KeyMap, key_maps, register_key_map
 from .load import LoadReport, load_checkpoint, load_state, open_checkpoint
 from .reader import CheckpointFile, DamagedFileError, read_checkpoint, read_description, read_rest
 from .rules_transformer import register_transformer_layouts
+from .untrained import require_loaded
 
 register_transformer_layouts()
 
@@ -28,5 +29,6 @@ __all__ = [
     "read_description",
     "read_rest",
     "register_key_map",
+    "require_loaded",
     "save_checkpoint",
 ]

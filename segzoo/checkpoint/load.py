@@ -18,6 +18,7 @@ from .finite import check_finite
 from .key_maps import DERIVED, NATIVE, KeyMap, key_maps
 from .prefixes import find_prefix
 from .reader import CheckpointFile, read_checkpoint
+from .untrained import remember_load
 from .weight_sets import split_choice
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class LoadReport:
         return not (self.reinitialised or self.missing)
 
     def require_complete(
-        self, action: str = "--eval-only", consequence: str = "refusing to report metrics"
+        self, action: str = "evaluation", consequence: str = "refusing to report metrics"
     ) -> None:
         """Raises InputError unless every weight was loaded, for a model of the same classes and input.
 
@@ -222,6 +223,7 @@ def load_state(
     report.other_numbers = _other_numbers(report, getattr(model, "num_classes", None))
     with torch.no_grad():
         model.load_state_dict(new, strict=False)
+    remember_load(model, report)
     return report
 
 

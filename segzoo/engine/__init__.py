@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from segzoo.utils.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from .checkpoint_evaluation import evaluate_checkpoint
     from .distributed.launch import launch
     from .evaluation_loop import evaluate, run_inference
     from .model_description import describe
@@ -26,6 +27,7 @@ __all__ = [
     "default_setup",
     "describe",
     "evaluate",
+    "evaluate_checkpoint",
     "find_trainer",
     "launch",
     "resolve_device",

@@ -15,6 +15,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, print_csv
 from detectron2.utils import comm
 from torch import nn
 
+from segzoo.checkpoint import require_loaded
 from segzoo.checkpoint.download import file_hash, local_file
 from segzoo.data import reading_facts
 from segzoo.data.handover import ended_workers_explained
@@ -127,8 +128,11 @@ def evaluate(
         datasets; {} in the others.
 
     Raises:
-        InputError: a dataset cannot be scored for a task of TEST.TASKS, or its labels are wrong.
+        InputError: a dataset cannot be scored for a task of TEST.TASKS, or its labels are wrong; or the model
+            is as a checkpoint left it that does not fill it, or is of other classes.
     """
+    if iteration is None:
+        require_loaded(model)
     results, images, speed, skipped, reading, scored_by = {}, {}, {}, {}, {}, {}
     trainer = trainer or find_trainer(cfg)
     for name in cfg.DATASETS.TEST:

@@ -17,6 +17,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
 
+from segzoo.checkpoint import require_loaded
 from segzoo.data import reading_facts
 from segzoo.data.handover import ended_workers_explained
 from segzoo.evaluation import BackgroundEvaluator, evaluator_protocols
@@ -109,6 +110,7 @@ def evaluate_shard(
     Raises:
         InputError: as `evaluate`; several processes; or OUTPUT_DIR holds shards of another test.
     """
+    require_loaded(model)
     check_shards()
     trainer = trainer or find_trainer(cfg)
     facts = protocol_facts(cfg, weights, None)

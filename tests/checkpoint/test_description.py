@@ -33,7 +33,7 @@ def test_evaluation_of_other_classes_is_refused_and_fine_tuning_warned(tmp_path,
     other = SegzooCheckpointer(nn.Linear(2, 2), description=OURS | {"classes": ["sky", "road"]})
     other.load(str(tmp_path / "a.pth"), checkpointables=[])
     assert "class 0: 'road' vs 'sky'" in caplog.text
-    with pytest.raises(InputError, match=r"--eval-only: .*class 0: 'road' vs 'sky'.*refusing to report"):
+    with pytest.raises(InputError, match=r"evaluation: .*class 0: 'road' vs 'sky'.*refusing to report"):
         other.report.require_complete()
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from segzoo.checkpoint import SegzooCheckpointer, load_checkpoint
 from segzoo.cli.prepare.shapes import make_shapes
-from segzoo.engine import Trainer
+from segzoo.engine import Trainer, evaluate
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
 
@@ -91,7 +91,7 @@ def test_all_but_classes_and_other_queries_stay_and_a_line_says_which(
     if num_queries != 7:
         shapes |= {f"{key} (7, 32) -> ({num_queries}, 32)" for key in QUERIES[method]}
     assert all(shape in lines[0] for shape in shapes)
-    with pytest.raises(InputError, match=r"--eval-only: .* not loaded \(\d+ rows in .*refusing to report"):
+    with pytest.raises(InputError, match=r"evaluation: .* not loaded \(\d+ rows in .*refusing to report"):
         checkpointer.report.require_complete()
 
 
@@ -126,5 +126,38 @@ def test_eval_only_refuses_a_model_that_is_still_to_be_fine_tuned(tmp_path, monk
     overrides = ["MODEL.WEIGHTS", str(file), "OUTPUT_DIR", str(tmp_path / "out")]
     assert train_net.main(["--config-file", name, "--eval-only", *overrides]) == 2
     error = capsys.readouterr().err
-    assert re.search(r"--eval-only: class head not loaded \(134 rows .*, \d+ in the model", error)
+    assert re.search(r"evaluation: class head not loaded \(134 rows .*, \d+ in the model", error)
     assert not (tmp_path / "out" / "inference" / "results.json").exists()
+
+
+def test_evaluation_from_python_refuses_it_too_until_it_has_been_trained(tmp_path, monkeypatch):
+    """As Detectron2's users write it: build, load, evaluate, with nothing that looks at a report."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    make_shapes(tmp_path / "shapes", train=1, val=1, size=64, workers=0)
+    name = "semantic/shapes/pspnet_r18_quarter"
+    cfg = load_config(name, ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "out")])
+    model = Trainer.build_model(cfg).eval()
+    # A head of other classes, as after another dataset; and a whole model.
+    weights = {key: value for key, value in model.state_dict().items() if "predictor" not in key}
+    classifier = {key: value for key, value in model.state_dict().items() if "predictor" in key}
+    assert {len(value) for value in classifier.values()} == {11}
+    torch.save({"model": weights | {key: value[:5] for key, value in classifier.items()}}, tmp_path / "5.pth")
+    torch.save({"model": weights | classifier}, tmp_path / "11.pth")
+
+    load_checkpoint(model, tmp_path / "5.pth")
+    for again in range(2):  # predicting fills nothing
+        with pytest.raises(InputError, match=r"evaluation: class head not loaded \(5 rows in .*, 11 in the"):
+            evaluate(cfg, model)
+        with torch.no_grad():
+            model([{"image": torch.zeros(3, 64, 64 + 32 * again)}])
+    assert not (tmp_path / "out").exists()
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    sum(parameter.sum() for parameter in model.parameters()).backward()
+    optimizer.step()
+    assert "mIoU" in evaluate(cfg, model)["sem_seg"]
+    load_checkpoint(model, tmp_path / "5.pth")
+    with pytest.raises(InputError, match="class head not loaded"):
+        evaluate(cfg, model)
+    load_checkpoint(model, tmp_path / "11.pth")
+    assert "mIoU" in evaluate(cfg, model)["sem_seg"]

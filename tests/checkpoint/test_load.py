@@ -286,7 +286,7 @@ def test_classifier_of_another_number_of_classes_is_reinitialised_and_refused_fo
     assert_loaded(model, {key: value for key, value in official.items() if key not in classifier})
     assert (classifier[0], (151, 8), (6, 8)) in report.mismatched
     with pytest.raises(
-        InputError, match=r"--eval-only: class head not loaded \(151 .* 6 .*refusing to report"
+        InputError, match=r"evaluation: class head not loaded \(151 .* 6 .*refusing to report"
     ):
         report.require_complete()
 

@@ -277,7 +277,7 @@ def test_evaluating_without_a_loaded_head_is_refused(job, tmp_path, capsys):
 
 def test_evaluating_without_weights_is_an_input_error(job, tmp_path, capsys):
     assert run(job, "--eval-only", "OUTPUT_DIR", str(tmp_path)) == 2
-    assert "--eval-only: MODEL.WEIGHTS is empty" in capsys.readouterr().err
+    assert "evaluation: MODEL.WEIGHTS is empty" in capsys.readouterr().err
 
 
 def test_a_resumed_job_equals_the_uninterrupted_one(job, tmp_path):

@@ -1,0 +1,54 @@
+"""From a configuration and a checkpoint to metrics."""
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from segzoo.utils.errors import InputError
+
+from .evaluation_loop import check_evaluation
+from .model_description import take_trained_range
+from .shards import Shard, check_shards, evaluate_shard
+from .trainer_registry import find_trainer
+
+
+def evaluate_checkpoint(
+    cfg: CfgNode, *, resume: bool = False, shard: Shard | None = None, trust: bool = False
+) -> dict:
+    """Build the model, load MODEL.WEIGHTS and evaluate on DATASETS.TEST; every process has to call it.
+
+    Args:
+        cfg: complete, as `load_config` returns it.
+        resume: take the last checkpoint in OUTPUT_DIR, where there is one, instead of MODEL.WEIGHTS.
+        shard: the part of the test set to work on; None for all of it.
+        trust: execute pickled code in the file, where it holds more than weights.
+
+    Returns:
+        As `evaluate`; for a shard {} until the last one is there.
+
+    Raises:
+        InputError: there are no weights, they do not fill the whole model, or they are of other classes; or
+            DATASETS.TEST cannot be evaluated.
+    """
+    trainer = find_trainer(cfg)
+    check_evaluation(cfg, trainer)
+    if shard:
+        check_shards()
+    model = trainer.build_model(cfg)
+    checkpointer = trainer.build_checkpointer(cfg, model, trust=trust)
+    resuming = resume and checkpointer.has_checkpoint()
+    weights = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
+    if not weights:
+        raise InputError(
+            "evaluation: MODEL.WEIGHTS is empty; give a checkpoint, or --resume for OUTPUT_DIR's last"
+        )
+    checkpointer.load(weights, checkpointables=[])
+    checkpointer.report.require_complete()
+    take_trained_range(cfg, checkpointer.report.description)
+    if shard:
+        results = evaluate_shard(cfg, model, shard, weights=weights, trainer=trainer)
+    else:
+        results = trainer.evaluate(cfg, model, weights=weights)
+    if results and comm.is_main_process():
+        verify_results(cfg, results)
+    return results
