@@ -308,7 +308,12 @@ def _choose_map(keys: Collection[str], own: Collection[str]) -> tuple[KeyMap, in
 
 def _prefix(key_map: KeyMap, own: Iterable[str]) -> str:
     """The map's prefix; none if the model is itself the part that the prefix stands for."""
-    return key_map.prefix if any(key.startswith(key_map.prefix) for key in own) else ""
+    own = list(own)
+    # Detectron2's backbones with an FPN have the network below it.
+    for prefix in (f"{key_map.prefix}bottom_up.", key_map.prefix):
+        if key_map.prefix and any(key.startswith(prefix) for key in own):
+            return prefix
+    return ""
 
 
 def _place(

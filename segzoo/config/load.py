@@ -1,5 +1,6 @@
 """From a YAML file and `KEY VALUE` overrides to a complete, checked configuration."""
 
+import difflib
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -261,4 +262,11 @@ def _did_you_mean(key: str, choices: Iterable[str]) -> str:
     if key in UNREAD:  # Not every release of Detectron2 has all of them.
         return f"; {UNREAD[key]}"
     habit = _HABITS.get(key.rsplit(".", 1)[-1].upper())
-    return f"; did you mean {habit}?" if habit else did_you_mean(key, [*choices, *CONVERTED])
+    if habit:
+        return f"; did you mean {habit}?"
+    # Keys of a section are alike by its name alone: their own names count.
+    by_name: dict[str, list[str]] = {}
+    for choice in (*choices, *CONVERTED):
+        by_name.setdefault(choice.rsplit(".", 1)[-1], []).append(choice)
+    alike = difflib.get_close_matches(key.rsplit(".", 1)[-1].upper(), by_name, n=10)
+    return did_you_mean(key, [choice for name in alike for choice in by_name[name]])

@@ -233,6 +233,12 @@ REFUSED = [
 ]
 
 
+def test_a_section_in_common_is_no_likeness():
+    """A wrong hint is worse than none."""
+    with pytest.raises(InputError, match=r"unknown key INPUT.POINT_SUP$"):
+        load_config(MASK2FORMER, ["INPUT.POINT_SUP", "True"])
+
+
 @pytest.mark.parametrize(("leaf", "overrides", "message", "remedy"), REFUSED)
 def test_a_key_that_means_something_else_is_refused(leaf, overrides, message, remedy):
     with pytest.raises(InputError) as caught:

@@ -192,7 +192,14 @@ def test_what_has_no_counterpart_is_one_line(name, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.MASK_ON": True}, "it is a two-stage detector"),
+        (
+            {"MODEL.META_ARCHITECTURE": "GeneralizedRCNN"},
+            "MODEL.MASK_ON False has no counterpart here: the model",
+        ),
+        (
+            {"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.KEYPOINT_ON": True},
+            "MODEL.KEYPOINT_ON True has no counterpart here",
+        ),
         ({"MODEL.META_ARCHITECTURE": "RetinaNet"}, "it is a detector of boxes"),
         ({"MODEL.META_ARCHITECTURE": "PanopticFPN"}, "it is Panoptic FPN"),
         ({"MODEL.META_ARCHITECTURE": "SemanticSegmentor"}, "'SemSegFPNHead' has no counterpart here"),
@@ -212,6 +219,46 @@ def test_files_of_detectron2_say_what_has_no_counterpart(values, message, tmp_pa
         load_config(write_their_file(tmp_path / "theirs.yaml", values))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mask_rcnn_of_detectron2_keeps_its_keys_and_its_defaults(tmp_path):
+    values = {
+        "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+        "MODEL.MASK_ON": True,
+        "MODEL.WEIGHTS": "model_final.pkl",
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.RESNETS.DEPTH": 101,
+        "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+        "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+        "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+        "DATASETS.TRAIN": "('coco_2017_train',)",
+        "DATASETS.TEST": "('coco_2017_val',)",
+        "INPUT.MIN_SIZE_TRAIN": "(640, 800)",
+        "SOLVER.BASE_LR": 0.02,
+        "SOLVER.STEPS": "(60000, 80000)",
+        "SOLVER.MAX_ITER": 90000,
+        "VERSION": 2,
+    }
+    file = write_their_file(tmp_path / "mask_rcnn.yaml", values)
+    detectron2 = get_cfg()
+    detectron2.merge_from_file(str(file))
+    theirs, cfg = dict(flatten(detectron2)), dict(flatten(load_config(file)))
+    # Besides, what they have without effect on the model, and what follows from the dataset.
+    others = {
+        "OUTPUT_DIR": "",
+        "DATASETS.TRAIN": ("coco_2017_train_instances",),
+        "DATASETS.TEST": ("coco_2017_val_instances",),
+        "DATALOADER.ASPECT_RATIO_GROUPING": False,
+    }
+    different = {key for key in theirs if as_lists(theirs[key]) != as_lists(cfg[key])}
+    different = {key for key in different if not key.startswith("MODEL.SEM_SEG_HEAD.")}
+    assert {key: cfg[key] for key in different} == others
+    here = ("TASK", "INPUT.AUGMENTATION", "INPUT.CROP_SIZE", "INPUT.FLIP_PROB", "SOLVER.OPTIMIZER")
+    assert [cfg[key] for key in here] == ["instance", "semantic", (), 0.5, "SGD"]
+    assert load_config(file, ["INPUT.RANDOM_FLIP", "none"]).INPUT.FLIP_PROB == 0.0
+    with pytest.raises(InputError, match=r"Detectron2 crops before it resizes"):
+        load_config(file, ["INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "absolute"])
 
 
 def test_detectron2s_own_models_are_built_where_a_file_of_this_package_names_them(tmp_path):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .heads import DETECTOR
 from .row import Convert, Row, Scene, equal, fixed, nothing, refuse
 
 # The backbones of this package, all of which read MODEL.BACKBONE and nothing of MODEL.RESNETS.
@@ -49,6 +50,8 @@ def _belongs(given: Mapping[str, Any], scene: Scene, name: str) -> bool:
 
 
 def _resnet(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    if scene.whole and scene.ours["MODEL.META_ARCHITECTURE"] == DETECTOR:
+        return {_NAME: given[_NAME]}
     if scene.whole:
         return _whole_backbone(given)
     if not _belongs(given, scene, "ResNetBackbone"):

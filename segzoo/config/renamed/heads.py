@@ -6,10 +6,12 @@ from typing import Any
 from .row import Convert, Row, Scene, fixed, nothing, refuse, same
 
 _ARCHITECTURE, _HEAD = "MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD.NAME"
+# Detectron2's, which has no other name here.
+DETECTOR = "GeneralizedRCNN"
 OUR_ARCHITECTURES = ("MaskFormer", "PerPixelSegmentor")
 # Of their code, by which a file of theirs is known.
 OTHER_ARCHITECTURES = (
-    "GeneralizedRCNN",
+    DETECTOR,
     "PanopticDeepLab",
     "PanopticFPN",
     "ProposalNetwork",
@@ -29,7 +31,6 @@ DEC_LAYERS = "MODEL.MASK_FORMER.DEC_LAYERS"
 
 # What has no counterpart, in a word.
 _ELSEWHERE = {
-    "GeneralizedRCNN": "a two-stage detector",
     "ProposalNetwork": "a region proposal network",
     "RetinaNet": "a detector of boxes",
     "PanopticDeepLab": "Panoptic-DeepLab",
@@ -37,6 +38,7 @@ _ELSEWHERE = {
     "TensorMask": "TensorMask",
     "VideoMaskFormer": "a model of videos",
 }
+_AUTHORS = "train it with its authors' train_net.py"
 _PER_PIXEL = f"known: {', '.join(_PER_PIXEL_HEADS)}"
 _NEAREST = {
     "DeepLabV3Head": "nearest is configs/_base_/methods/deeplabv3.yaml",
@@ -46,12 +48,10 @@ _NEAREST = {
 
 def _architecture(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     name, head = given[_ARCHITECTURE], given[_HEAD]
+    if name == DETECTOR:
+        return _mask_rcnn(given)
     if name in _ELSEWHERE:
-        refuse(
-            _ARCHITECTURE,
-            name,
-            f"has no counterpart here: it is {_ELSEWHERE[name]}; train it with its authors' train_net.py",
-        )
+        refuse(_ARCHITECTURE, name, f"has no counterpart here: it is {_ELSEWHERE[name]}; {_AUTHORS}")
     if name in ("SemanticSegmentor", "PerPixelSegmentor"):
         if head not in _PER_PIXEL_HEADS:
             refuse(_HEAD, head, f"has no counterpart here; {_NEAREST.get(head, _PER_PIXEL)}")
@@ -61,6 +61,26 @@ def _architecture(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     if head != "MaskFormerHead":
         refuse(_HEAD, head, "has no counterpart with MODEL.META_ARCHITECTURE MaskFormer; MaskFormerHead has")
     return {_ARCHITECTURE: name, _HEAD: head}
+
+
+def _mask_rcnn(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Convert Detectron2's own Mask R-CNN: it is built, trained and evaluated here with its own keys."""
+    for key, expected, what in (
+        ("MODEL.LOAD_PROPOSALS", False, "takes proposals from files"),
+        ("MODEL.KEYPOINT_ON", False, "predicts keypoints"),
+        ("MODEL.MASK_ON", True, "predicts boxes only"),
+    ):
+        if given[key] != expected:
+            refuse(key, given[key], f"has no counterpart here: the model {what}; {_AUTHORS}")
+    return {
+        _ARCHITECTURE: DETECTOR,
+        "MODEL.MASK_ON": True,
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 0,  # it has no such head
+        "TASK": "instance",
+        "TEST.TASKS": ("instance",),
+        "INPUT.AUGMENTATION": "semantic",
+        "INPUT.COLOR_AUG": False,
+    }
 
 
 def _pixel_decoder(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
@@ -114,10 +134,11 @@ def _padding(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
 
 
 ARCHITECTURE_ROW = Row(
-    f"{_ARCHITECTURE} {_HEAD}",
+    f"{_ARCHITECTURE} {_HEAD} MODEL.MASK_ON MODEL.KEYPOINT_ON MODEL.LOAD_PROPOSALS",
     "`MODEL.META_ARCHITECTURE`, `MODEL.SEM_SEG_HEAD.NAME`",
-    "`SemanticSegmentor` with MaskFormer's per-pixel heads is `PerPixelSegmentor`; detectors and models of "
-    "videos have no counterpart",
+    "`SemanticSegmentor` with MaskFormer's per-pixel heads is `PerPixelSegmentor`; files of "
+    "`GeneralizedRCNN` with `MODEL.MASK_ON` keep their keys and have `TASK instance`; detectors of boxes or "
+    "keypoints and models of videos have no counterpart",
     _architecture,
 )
 

@@ -102,7 +102,7 @@ class Origin(NamedTuple):
     constants: Mapping[str, Any]
 
 
-DETECTRON2 = Origin("Detectron2", _DEEPLAB, {})
+DETECTRON2 = Origin("Detectron2", _DEEPLAB, {"SOLVER.OPTIMIZER": "SGD", "SOLVER.WEIGHT_DECAY_EMBED": None})
 MASKFORMER = Origin(
     "MaskFormer",
     {**_DEEPLAB, **_MASK_FORMER},

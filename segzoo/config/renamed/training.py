@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from segzoo.utils.paths import expand_home
 
+from .heads import DETECTOR
 from .row import Row, Scene, nothing, refuse, same
 
 
@@ -97,11 +98,13 @@ def _crop(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     wanted = {"semantic": "absolute", "detr": "absolute_range"}.get(family)
     if wanted is None or (family == "semantic" and not enabled):
         return {"INPUT.CROP_SIZE": ()}
+    if scene.ours["MODEL.META_ARCHITECTURE"] == DETECTOR:
+        refuse("INPUT.CROP.ENABLED", enabled, "has no counterpart: Detectron2 crops before it resizes")
     if not enabled:
         refuse(
             "INPUT.CROP.ENABLED",
             enabled,
-            "has no counterpart: INPUT.AUGMENTATION detr crops half of the time",
+            "has no counterpart: INPUT.AUGMENTATION detr crops",
         )
     if kind != wanted:
         refuse("INPUT.CROP.TYPE", kind, f"has no counterpart with INPUT.AUGMENTATION {family}; {wanted} has")
@@ -127,7 +130,8 @@ def _scale(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
 
 def _flip(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     ((key, value),) = given.items()
-    if value == "none" and scene.ours["INPUT.AUGMENTATION"] == "lsj":
+    obeyed = scene.ours["MODEL.META_ARCHITECTURE"] == DETECTOR or scene.ours["INPUT.AUGMENTATION"] == "lsj"
+    if value == "none" and obeyed:
         return {"INPUT.FLIP_PROB": 0.0}
     if value not in ("none", "horizontal"):
         refuse(key, value, "has no counterpart: images are flipped from left to right only")
@@ -225,7 +229,12 @@ INPUT_ROWS = (
     Row("INPUT.RANDOM_FLIP", "`INPUT.FLIP_PROB`", "0.5 for `horizontal`, 0.0 for `none`", _flip),
     Row("INPUT.IMAGE_SIZE", "`INPUT.LSJ_SIZE`", "", same("INPUT.LSJ_SIZE")),
     Row("INPUT.MIN_SCALE INPUT.MAX_SCALE", "`INPUT.LSJ_SCALE`", "both in one", _scale),
-    Row("INPUT.MASK_FORMAT", "", "without effect: masks are label maps from the file to the loss", nothing),
+    Row(
+        "INPUT.MASK_FORMAT",
+        "",
+        "without effect: masks are label maps, also for Detectron2's own Mask R-CNN",
+        nothing,
+    ),
     Row(
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
         "`DATALOADER.FILTER_EMPTY_ANNOTATIONS`",

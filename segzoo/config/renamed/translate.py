@@ -90,6 +90,8 @@ def translate_file(
                 result |= row.convert(given, Scene({**defaults, **result}, whole=True))
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+    if result["MODEL.BACKBONE.NAME"] not in OUR_BACKBONES:  # Detectron2's own backbone reads its own keys
+        result |= {key: theirs[key] for key in defaults if key.startswith("MODEL.RESNETS.")}
     logger.info("%s is read as a file of %s; see COMING_FROM.md for its keys", source, origin.name)
     # Keys of this package count as they are, and those that nobody knows are refused later.
     return result | {key: value for key, value in loaded.items() if key not in known}
