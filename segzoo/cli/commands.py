@@ -15,6 +15,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train", "train a model, on one or many GPUs or on the CPU"),
+    "config": Command("config", "print a configuration, where each value comes from, or how two differ"),
     "evaluate": Command("evaluate", "compute the metrics of a checkpoint, or of predictions that were saved"),
     "predict": Command("predict", "draw a model's predictions on images and videos"),
     "submit": Command("submit", "submit trainings and evaluations to SLURM, and show their status"),

@@ -231,7 +231,10 @@ class CommandLine(argparse.ArgumentParser):
             if word == "--opts":
                 return index
             action = self._option_string_actions.get(words[index - 1]) if index else None
-            is_value = action is not None and action.nargs is None
+            # A flag that may have a value has it where the rest would not be pairs without it.
+            is_value = action is not None and (
+                action.nargs is None or (action.nargs == "?" and (len(words) - index) % 2 == 1)
+            )
             if not is_value and _is_override(word):
                 return index
         return len(words)

@@ -1,64 +1,112 @@
 """Reading a configuration file with its `_BASE_` files."""
 
-import io
+import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from segzoo.utils.paths import is_below, user_path
+from segzoo.utils.errors import InputError
+from segzoo.utils.paths import is_below
 from segzoo.utils.text_files import decode_text
 
 from .arithmetic import write_out
 from .files import config_root
+from .former_bases import Base, is_former, present_bases
+
+logger = logging.getLogger(__name__)
 
 
-def _text(data: bytes) -> str:
-    return write_out(decode_text(data))
+class Layer(NamedTuple):
+    """What one source says itself: a file without its bases, or keys that stand in no file.
 
+    Attributes:
+        source: path of the file.
+        keys: nested keys and values.
+        text: of the file; "" if there is none.
+    """
 
-class _FileReader(CfgNode):
-    """Reads files in any encoding that they may have, and those that a link leads to with their own bases."""
-
-    @classmethod
-    def _open_cfg(cls, filename: str) -> Any:
-        with PathManager.open(filename, "rb") as file:
-            return io.StringIO(_text(file.read()))
-
-    @classmethod
-    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        try:
-            return super().load_yaml_with_base(filename, allow_unsafe)
-        except FileNotFoundError:
-            # Bases are relative to the link, else to the file that it leads to.
-            if not os.path.islink(filename):
-                raise
-            return cls.load_yaml_with_base(os.path.realpath(filename), allow_unsafe)
+    source: str
+    keys: dict[str, Any]
+    text: str = ""
 
 
 def read_with_bases(file: Path) -> dict[str, Any]:
-    """The keys and values of a configuration file and its `_BASE_` files, not yet checked."""
-    return _FileReader.load_yaml_with_base(str(file))
+    """Return the keys and values of a configuration file and its `_BASE_` files, not yet checked.
+
+    Raises:
+        FileNotFoundError, InputError, TypeError, yaml.YAMLError: as `read_layers`.
+    """
+    merged: dict[str, Any] = {}
+    for layer in read_layers(file):
+        _merge(layer.keys, merged)
+    return merged
 
 
-def in_circle(file: Path, above: tuple[Path, ...] = ()) -> Path | None:
-    """A file that is among its own bases."""
-    if file in above:
-        return file
-    circles = (in_circle(base, (*above, file)) for base in _bases(file))
-    return next(filter(None, circles), None)
+def read_layers(file: str | Path, above: tuple[str, ...] = ()) -> list[Layer]:
+    """Return what a file and its `_BASE_` files say, those that win last.
+
+    Args:
+        file: a path, or an address that Detectron2's `PathManager` opens.
+        above: the files that have it among their bases.
+
+    Raises:
+        FileNotFoundError: a base does not exist.
+        InputError: a file is among its own bases.
+        TypeError: a file holds no keys with values.
+        yaml.YAMLError: a file is no YAML.
+    """
+    name = str(file)
+    place = os.path.realpath(name)
+    if place in above:
+        raise InputError(f"{above[0]}: {place} is among its own _BASE_ files; take it out there")
+    try:
+        return _layers_of(name, (*above, place))
+    except FileNotFoundError:
+        # Bases are relative to the link, else to the file that it leads to.
+        if not os.path.islink(name):
+            raise
+        return _layers_of(place, (*above, place))
 
 
 def is_on_zoo(file: Path) -> bool:
-    """Whether a configuration file lies below `configs/`, or one of its bases does."""
-    return is_below(file, config_root()) or any(map(is_on_zoo, _bases(file)))
+    """Tell whether a configuration file lies below `configs/`, or one of its bases does."""
+    return any(is_below(Path(layer.source).resolve(), config_root()) for layer in read_layers(file))
 
 
-def _bases(file: Path) -> Iterator[Path]:
-    bases = yaml.safe_load(_text(file.read_bytes())).get("_BASE_", [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        yield (file.parent / user_path(base)).resolve()
+def _layers_of(name: str, above: tuple[str, ...]) -> list[Layer]:
+    with PathManager.open(name, "rb") as stream:
+        text = write_out(decode_text(stream.read()))
+    keys = yaml.safe_load(text)
+    if not isinstance(keys, dict):
+        raise TypeError(f"{name} holds no keys with values")
+    listed = keys.pop("_BASE_", [])
+    bases: list[Base] = [listed] if isinstance(listed, str) else list(listed)
+    if is_former(bases):
+        bases, changes = present_bases(bases)
+        logger.warning("%s: its _BASE_ files are those of version 0.1: %s", name, "; ".join(changes))
+    layers = []
+    for base in bases:
+        if isinstance(base, dict):
+            layers.append(Layer(f"{name}, base files of version 0.1", base))
+        else:
+            layers += read_layers(_beside(name, base), above)
+    return [*layers, Layer(name, keys, text)]
+
+
+def _beside(name: str, base: str) -> str:
+    base = os.path.expanduser(base)
+    return base if "://" in base else os.path.join(os.path.dirname(name), base)
+
+
+def _merge(keys: dict[str, Any], merged: dict[str, Any]) -> None:
+    for key, value in keys.items():
+        if isinstance(value, dict):
+            section = merged.setdefault(key, {})
+            if not isinstance(section, dict):
+                raise TypeError(f"{key} is a value in one file and has keys in another")
+            _merge(value, section)
+        else:
+            merged[key] = value

@@ -72,6 +72,12 @@ def add_registered_config(cfg: CfgNode) -> None:
             raise InputError(f"{name} registers a rule for {key}, which is no key{did_you_mean(key, known)}")
 
 
+def registered_extensions() -> list[Extension]:
+    """Return what all projects and imported modules have registered, in that order."""
+    importlib.import_module(PROJECTS)
+    return list(_registered.values())
+
+
 def registered_rules() -> Iterator[tuple[str, Rule]]:
     """Yield the keys of all projects and imported modules that have a rule, and the rule."""
     for extension in _registered.values():

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-from .bases import in_circle, is_on_zoo, read_with_bases
+from .bases import is_on_zoo, read_with_bases
 from .defaults import add_segzoo_config
 from .extensions import add_registered_config, import_extensions
 from .files import find_config
@@ -130,10 +130,8 @@ def _read_file(file: Path) -> CfgNode:
         return CfgNode(read_with_bases(file))
     except FileNotFoundError as error:
         raise InputError(f"{file}: _BASE_ {error.filename} does not exist (relative to the file)") from None
-    except RecursionError:
-        raise InputError(
-            f"{file}: {in_circle(file.resolve())} is among its own _BASE_ files; take it out there"
-        ) from None
+    except InputError:
+        raise
     except Exception as error:  # YAML errors come in many classes
         reason = " ".join(str(error).split())
         if isinstance(error, TypeError | AttributeError):

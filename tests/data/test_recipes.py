@@ -35,20 +35,12 @@ from segzoo.solver import build_lr_scheduler, build_optimizer
 from segzoo.utils.errors import InputError
 
 FAMILIES = ("semseg", "gluon_short", "gluon_long", "segformer")
-RECIPES = {
-    "semseg": "recipe_a_semseg",
-    "gluon_short": "recipe_b_gluon",
-    "gluon_long": "recipe_c_gluon",
-    "segformer": "recipe_d_segformer",
-}
+RECIPES = {"semseg": "semseg", "gluon_short": "pytorch_cv", "gluon_long": "gluoncv", "segformer": "upernet"}
 
 
 def config(family, **keys):
     cfg = add_segzoo_config(get_cfg())
-    recipe = yaml.safe_load((config_root() / f"_base_/schedules/{RECIPES[family]}.yaml").read_text())
-    base = recipe.get("_BASE_")
-    if base:
-        recipe = yaml.safe_load((config_root() / "_base_/schedules" / base).read_text())
+    recipe = yaml.safe_load((config_root() / f"_base_/recipes/{RECIPES[family]}/recipe.yaml").read_text())
     for key, value in {**recipe["INPUT"], "CROP_SIZE": [40, 48], "BASE_SIZE": 60, **keys}.items():
         cfg.INPUT[key] = value
     return cfg
@@ -296,7 +288,7 @@ class Toy(nn.Module):
 
 def leaf(tmp_path, dataset, recipe, *others):
     path = tmp_path / "leaf.yaml"
-    names = [f"datasets/{dataset}", *others, f"schedules/{recipe}"]
+    names = [f"datasets/{dataset}", *others, f"recipes/{recipe}/{dataset}"]
     bases = [str(config_root() / "_base_" / f"{name}.yaml") for name in names]
     path.write_text(yaml.safe_dump({"_BASE_": bases}))
     return load_config(path)
@@ -304,12 +296,12 @@ def leaf(tmp_path, dataset, recipe, *others):
 
 # Of each part: learning rate, decay of weights, decay of norms.
 SETTINGS = [
-    ("ade20k_semseg", "recipe_a_semseg", (0.01, 1e-4, 1e-4), (0.1, 1e-4, 1e-4)),
-    ("voc_2012_gluon_short", "recipe_b_gluon", (0.004, 1e-4, 1e-4), (0.04, 1e-4, 1e-4)),
+    ("ade20k", "semseg", (0.01, 1e-4, 1e-4), (0.1, 1e-4, 1e-4)),
+    ("voc_2012", "pytorch_cv", (0.004, 1e-4, 1e-4), (0.04, 1e-4, 1e-4)),
     # As --lr 0.01 on 4 GPUs with a decay of 1e-4, per mean gradient.
-    ("ade20k_gluon_long", "recipe_c_gluon", (0.0025, 4e-4, 4e-4), (0.025, 4e-4, 4e-4)),
-    ("ade20k_segformer", "recipe_d_segformer", (6e-5, 0.01, 0.0), (6e-4, 0.01, 0.01)),
-    ("ade20k_mmseg", "recipe_d_upernet", (6e-5, 0.01, 0.0), (6e-5, 0.01, 0.01)),
+    ("ade20k", "gluoncv", (0.0025, 4e-4, 4e-4), (0.025, 4e-4, 4e-4)),
+    ("ade20k", "segformer", (6e-5, 0.01, 0.0), (6e-4, 0.01, 0.01)),
+    ("ade20k", "upernet", (6e-5, 0.01, 0.0), (6e-5, 0.01, 0.01)),
 ]
 
 
@@ -333,9 +325,9 @@ def test_every_part_learns_at_its_rate(tmp_path, dataset, recipe, backbone, othe
 @pytest.mark.parametrize(
     ("dataset", "recipe", "weight"),
     [
-        ("ade20k_semseg", "recipe_a_semseg", 0.4),
-        ("voc_2012_gluon_short", "recipe_b_gluon", 0.5),
-        ("ade20k_gluon_long", "recipe_c_gluon", 1.0),
+        ("ade20k", "semseg", 0.4),
+        ("voc_2012", "pytorch_cv", 0.5),
+        ("ade20k", "gluoncv", 1.0),
     ],
 )
 def test_the_auxiliary_loss_has_the_recipes_weight(tmp_path, dataset, recipe, weight):
@@ -355,13 +347,13 @@ def rates_at(cfg, iterations):
 
 
 def test_learning_rates_fall_as_the_recipes_say(tmp_path):
-    found = rates_at(leaf(tmp_path, "ade20k_semseg", "recipe_a_semseg"), [0, 1263, 63150])
+    found = rates_at(leaf(tmp_path, "ade20k", "semseg"), [0, 1263, 63150])
     assert found == pytest.approx([0.01, 0.01 * (1 - 1 / 100) ** 0.9, 0.01 * 0.5**0.9])
-    cfg = leaf(tmp_path, "ade20k_segformer", "recipe_d_segformer")
+    cfg = leaf(tmp_path, "ade20k", "segformer")
     # MMCV: poly x (1 - (1 - t / 1500) (1 - 1e-6)) in the warm-up.
     expected = [6e-5 * 1e-6, 6e-5 * (1 - 750 / 160000) * (1 - 0.5 * (1 - 1e-6)), 6e-5 * 0.5, 0.0]
     assert rates_at(cfg, [0, 750, 80000, 160000]) == pytest.approx(expected, abs=1e-15)
-    cfg = leaf(tmp_path, "cityscapes_gluon_short", "recipe_b_gluon")
+    cfg = leaf(tmp_path, "cityscapes", "pytorch_cv")
     assert rates_at(cfg, [0])[0] == pytest.approx(0.04 * 0.01)
     assert rates_at(cfg, [5520])[0] == pytest.approx(0.04 * 0.5**0.9)
 
@@ -369,21 +361,20 @@ def test_learning_rates_fall_as_the_recipes_say(tmp_path):
 @pytest.mark.parametrize(
     ("dataset", "recipe", "epochs", "images"),
     [
-        ("ade20k_semseg", "recipe_a_semseg", 100, 20210),
-        ("voc_2012_semseg", "recipe_a_semseg", 50, 10582),
-        ("cityscapes_semseg", "recipe_a_semseg", 200, 2975),
-        ("voc_2012_gluon_short", "recipe_b_gluon", 50, 10582),
-        ("pascal_context_gluon_short", "recipe_b_gluon", 80, 4996),
-        ("cityscapes_gluon_short", "recipe_b_gluon", 120, 2975),
-        ("ade20k_gluon_short", "recipe_b_gluon", 160, 20210),
-        ("ade20k_gluon_long", "recipe_c_gluon", 120, 20210),
-        ("coco_21_gluon_long", "recipe_c_gluon", 30, 118287),
+        ("ade20k", "semseg", 100, 20210),
+        ("voc_2012", "semseg", 50, 10582),
+        ("cityscapes", "semseg", 200, 2975),
+        ("voc_2012", "pytorch_cv", 50, 10582),
+        ("pascal_context", "pytorch_cv", 80, 4996),
+        ("cityscapes", "pytorch_cv", 120, 2975),
+        ("ade20k", "gluoncv", 120, 20210),
+        ("coco_21", "gluoncv", 30, 118287),
     ],
 )
 def test_iterations_are_epochs_without_the_last_partial_batch(tmp_path, dataset, recipe, epochs, images):
     cfg = leaf(tmp_path, dataset, recipe)
     per_epoch = images // cfg.SOLVER.IMS_PER_BATCH
     assert epochs * per_epoch == cfg.SOLVER.MAX_ITER
-    if recipe == "recipe_a_semseg":
+    if recipe == "semseg":
         assert per_epoch == cfg.SOLVER.CHECKPOINT_PERIOD
         assert all((side - 1) % 8 == 0 for side in cfg.INPUT.CROP_SIZE)

@@ -43,6 +43,7 @@ CONVOLUTIONAL = ("ResNetBackbone", "r18_quarter")
 NATURAL_BACKBONES = {
     "segformer": ("MixTransformer", "small"),
     "upernet": ("SwinTransformer", "small"),
+    "deeplabv3plus_vplr": ("WideResNetBackbone", "wrn38"),
 }
 # Small variants under names that methods or NATURAL_BACKBONES use.
 SMALL_VARIANTS = (

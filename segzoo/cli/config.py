@@ -1,0 +1,131 @@
+"""`segzoo config`: prints a configuration, where its values come from, or how it differs from another."""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from segzoo.utils.errors import InputError
+from segzoo.utils.text import did_you_mean
+
+from .command import command
+from .parser import EXIT_STATUS, CommandLine, name_or_path
+
+EXAMPLES = f"""
+examples:
+  the whole configuration, as YAML that can be trained with:
+    %(prog)s panoptic/coco/mask2former_r50
+  what differs from the defaults only:
+    %(prog)s panoptic/coco/mask2former_r50 --changed
+  where each value comes from: file and line, override, dataset:
+    %(prog)s semantic/ade20k/segformer_mit_b0 --origin SOLVER.BASE_LR 1e-4
+  all that set one key, or a section, and in which order:
+    %(prog)s semantic/ade20k/segformer_mit_b0 --origin SOLVER.BASE_LR
+  how two configurations differ:
+    %(prog)s semantic/ade20k/pspnet_r50_v1s_100ep --diff semantic/ade20k/psanet_r50_v1s_100ep
+
+NAME is a name under configs/, or a YAML file. KEY VALUE pairs come last.
+
+{EXIT_STATUS}
+"""
+
+
+def build_parser() -> CommandLine:
+    """Return the parser of the command."""
+    parser = CommandLine(
+        "config",
+        description="Print a complete configuration, with what follows from its dataset.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument(
+        "name", type=name_or_path, nargs="?", metavar="NAME", help="name or file of a configuration"
+    )
+    parser.add_config()
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--changed", action="store_true", help="only values that differ from the defaults")
+    what.add_argument(
+        "--origin",
+        nargs="?",
+        const="",
+        metavar="KEY",
+        help="where each value comes from; of a key or section: all that set it, the last one wins",
+    )
+    what.add_argument("--diff", type=name_or_path, metavar="OTHER", help="the values in which OTHER differs")
+    parser.add_data()
+    parser.add_overrides(data_is_overrides=True)
+    parser.add_check(_check)
+    return parser
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    if parsed.name and parsed.config_file and parsed.name != parsed.config_file:
+        raise InputError(f"{parsed.name} and --config-file {parsed.config_file} are two; give one")
+    parsed.name = parsed.name or parsed.config_file
+    if not parsed.name:
+        raise InputError("NAME is missing; give a name under configs/, or a YAML file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what was asked for."""
+    from segzoo.config.keys import flatten
+    from segzoo.config.load import new_config
+    from segzoo.config.origins import find_origins
+    from segzoo.model_zoo import load_config
+
+    cfg = load_config(arguments.name, arguments.opts)
+    if arguments.diff:
+        other = load_config(arguments.diff, arguments.opts)
+        for line in _differences(dict(flatten(cfg)), dict(flatten(other)), arguments.name, arguments.diff):
+            print(line)
+    elif arguments.origin is not None:
+        for line in _origins(find_origins(arguments.name, arguments.opts, cfg), arguments.origin):
+            print(line)
+    elif arguments.changed:
+        defaults = dict(flatten(new_config()))
+        for key, value in sorted(flatten(cfg)):
+            if key not in defaults or defaults[key] != value:
+                print(f"{key}: {value!r}")
+    else:
+        print(cfg.dump(), end="")
+    return 0
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], *names: str) -> Iterator[str]:
+    keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    if not keys:
+        yield f"{names[0]} and {names[1]} have the same values"
+        return
+    rows = [("", *names), *((key, _shown(one, key), _shown(other, key)) for key in keys)]
+    yield from _aligned(rows)
+
+
+def _shown(keys: Mapping[str, Any], key: str) -> str:
+    return repr(keys[key]) if key in keys else "(no such key)"
+
+
+def _origins(origins: Mapping[str, Sequence[Any]], wanted: str) -> Iterator[str]:
+    if not wanted:
+        yield from _aligned(
+            [(key, repr(found[-1].value), found[-1].source) for key, found in sorted(origins.items())]
+        )
+        return
+    keys = sorted(key for key in origins if key == wanted or key.startswith(f"{wanted}."))
+    if not keys:
+        raise InputError(f"unknown key {wanted}{did_you_mean(wanted, origins)}")
+    rows = []
+    for key in keys:
+        # The value first, then what it replaced.
+        for index, origin in enumerate(reversed(origins[key])):
+            rows.append((key if index == 0 else "", repr(origin.value), origin.source))
+    yield from _aligned(rows)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Columns as wide as their cells, up to a limit beyond which a cell pushes the next one on."""
+    limit = 44
+    widths = [min(limit, max(len(row[column]) for row in rows)) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        yield "  ".join([*cells, row[-1]]).rstrip()
+
+
+main = command(build_parser, run)
