@@ -28,6 +28,7 @@ from segzoo.evaluation import (
     write_results,
 )
 from segzoo.evaluation.results import RESULTS_FILE
+from segzoo.modeling import SegmentationModel, as_segmentation_model
 from segzoo.modeling.protocols import (
     InferenceProtocol,
     MapAveraging,
@@ -195,7 +196,7 @@ def run_inference(
     what is told of them is how long the model had to wait.
 
     Args:
-        model: as `tested_model` returns it.
+        model: a meta-architecture, or one under a test protocol as `tested_model` returns it.
         loader: of this process's share of the images; has a length.
         tasks: the results that the evaluator scores; None: those that the model gives unasked. Of semantic
             results the best class of each pixel is scored, not the scores of all.
@@ -233,6 +234,7 @@ def feed(
     tasks: Sequence[str] | None = None,
 ) -> int:
     """Do the loop of `run_inference`, up to the last batch; returns the number of this process's images."""
+    model = as_segmentation_model(model)
     done, shown, batches = 0, time.perf_counter(), len(loader)
     started = shown
     with given_up_on_error(evaluator), evaluation_mode(model), torch.no_grad():
@@ -332,7 +334,7 @@ def _split(stopwatch: Stopwatch, images: int) -> list[str]:
     return [f"{speed:.4g} images/s", f"per image: {seconds}"]
 
 
-def tested_model(cfg: CfgNode, model: nn.Module, dataset_name: str) -> nn.Module:
+def tested_model(cfg: CfgNode, model: nn.Module, dataset_name: str) -> SegmentationModel:
     """The model as TEST.PROTOCOL (or TEST.AUG) runs it on a dataset."""
     flip_pairs = MetadataCatalog.get(dataset_name).get("flip_pairs", ())
     return build_protocol_model(cfg, model, flip_pairs)

@@ -18,7 +18,7 @@ from torch import nn
 from segzoo.checkpoint import compare_description, load_checkpoint
 from segzoo.config.files import is_config_name
 from segzoo.data import build_test_augmentations
-from segzoo.modeling import as_segmentor
+from segzoo.modeling import SegmentationModel, as_segmentation_model, as_segmentor
 from segzoo.modeling.protocols import (
     build_inference_protocol,
     build_protocol_model,
@@ -117,8 +117,10 @@ class Predictor:
                 *self.image_range,
             )
         self.model.eval()
-        self._segmentor = as_segmentor(self.model, input_format=None if cfg is None else cfg.INPUT.FORMAT)
-        self._tested = self._segmentor if cfg is None else _under_protocol(cfg, self.model, self.metadata)
+        if cfg is None:
+            self._tested = as_segmentation_model(self.model)
+        else:
+            self._tested = _under_protocol(cfg, self.model, self.metadata)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"Predictor: batch_size {batch_size}; expected at least 1")
         self.batch_size = batch_size or default_batch_size
@@ -188,7 +190,7 @@ class Predictor:
     def _to_input(self, rgb: np.ndarray) -> dict:
         """A picture as the test mapper would hand it to the model."""
         height, width = rgb.shape[:2]
-        augmented = T.AugInput(rgb if self._segmentor.input_format == "RGB" else rgb[..., ::-1])
+        augmented = T.AugInput(rgb if self._tested.input_format == "RGB" else rgb[..., ::-1])
         self._augmentations(augmented)
         image = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         return {"image": image, "height": height, "width": width}
@@ -204,7 +206,7 @@ def _config_of(checkpoint: str | Path, weights: str | Path | None, trust: bool) 
     return checkpoint_config(checkpoint, trust=trust)
 
 
-def _under_protocol(cfg: CfgNode, model: nn.Module, metadata: Metadata | None) -> nn.Module:
+def _under_protocol(cfg: CfgNode, model: nn.Module, metadata: Metadata | None) -> SegmentationModel:
     """The model as TEST.PROTOCOL runs it on whole pictures; averages over scales are left to evaluation."""
     cfg = build_single_scale_config(cfg)
     protocol = build_inference_protocol(cfg)

@@ -4,7 +4,7 @@ Importing it fills the registries.
 """
 
 from . import backbones, mask_classification, per_pixel
-from .plain_model import as_segmentor
+from .plain_model import as_segmentation_model, as_segmentor
 from .registry import (
     CRITERION_REGISTRY,
     LOSS_TERM_REGISTRY,
@@ -14,7 +14,7 @@ from .registry import (
     PIXEL_LOSS_REGISTRY,
     TRANSFORMER_DECODER_REGISTRY,
 )
-from .segmentor import Batch, DenseScores, Segmentor, Sizes
+from .segmentor import Batch, DenseScores, SegmentationModel, Segmentor, Sizes
 
 __all__ = [
     "CRITERION_REGISTRY",
@@ -26,8 +26,10 @@ __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",
     "Batch",
     "DenseScores",
+    "SegmentationModel",
     "Segmentor",
     "Sizes",
+    "as_segmentation_model",
     "as_segmentor",
     "backbones",
     "mask_classification",

@@ -10,7 +10,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 
 from .labels import best_class
-from .segmentor import DenseScores, Segmentor, check_semantic
+from .segmentor import DenseScores, SegmentationModel, Segmentor, check_semantic
 
 
 def as_segmentor(
@@ -29,6 +29,11 @@ def as_segmentor(
     if isinstance(model, Segmentor):
         return model
     return PlainModel(model, input_format=input_format, num_classes=num_classes, pixel_mean=pixel_mean)
+
+
+def as_segmentation_model(model: nn.Module, **options: Any) -> SegmentationModel:
+    """`as_segmentor`, but for models under a test protocol, which stay as they are."""
+    return model if isinstance(model, SegmentationModel) else as_segmentor(model, **options)
 
 
 class PlainModel(Segmentor):

@@ -89,7 +89,19 @@ class DenseScores(NamedTuple):
     align_corners: bool
 
 
-class Segmentor(nn.Module):
+class SegmentationModel(nn.Module):
+    """What is called as `Segmentor.forward` says: a `Segmentor`, or one under a test protocol.
+
+    Attributes:
+        input_format: "RGB" or "BGR", the channel order that it expects.
+        semantic_resizing: see `Segmentor`.
+    """
+
+    semantic_resizing: str | None = None
+    input_format: str
+
+
+class Segmentor(SegmentationModel):
     """Base class of every model: normalizes, pads and batches images, and calls what a family defines.
 
     **What a family defines** (`PerPixelSegmentor` and `MaskFormer` are the examples to read):
@@ -146,7 +158,6 @@ class Segmentor(nn.Module):
     mapper_targets: tuple[str, ...] = ("segments",)
     score_kind = "logits"
     coarse_scores = False
-    semantic_resizing: str | None = None
 
     pixel_mean: Tensor
     pixel_std: Tensor

@@ -79,11 +79,11 @@ def test_what_waits_is_not_scored_when_an_error_ends_the_evaluation(data, error)
     evaluator, taken = Blocked(data.name, workers=1), []
 
     class Failing(torch.nn.Module):
-        def forward(self, inputs, **asked):
+        def forward(self, inputs):
             if len(taken) == 10:
                 raise error("stop")
             taken.append(inputs)
-            return [torch.zeros(4)]
+            return [{"sem_seg": torch.zeros(2, 4, 4)}]
 
     with pytest.raises(error):
         run_inference(Failing(), [[one] for one in data.dataset_dicts], evaluator)

@@ -1,5 +1,6 @@
 """What the base class promises a family: targets inside the network, the iteration, a canvas of its own."""
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import configurable
@@ -7,10 +8,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from segzoo.engine import Trainer
+from segzoo.engine import Predictor, Trainer
 from segzoo.export.torch_export import export_program
 from segzoo.model_zoo import load_config
-from segzoo.modeling import Batch, Segmentor, as_segmentor
+from segzoo.modeling import Batch, Segmentor, as_segmentation_model, as_segmentor
 from segzoo.modeling.protocols import build_protocol_model
 from segzoo.utils.errors import InputError
 
@@ -281,3 +282,15 @@ def test_protocols_need_nothing_but_the_post_processing_of_a_family(tmp_path):
     with torch.no_grad():
         expected = model(inputs)[0]["sem_seg"].softmax(0)
         torch.testing.assert_close(build_protocol_model(cfg, model)(inputs)[0]["sem_seg"], expected)
+
+
+def test_a_model_under_a_protocol_keeps_its_order_of_channels(tmp_path):
+    cfg = annealed(tmp_path, "TEST.PROTOCOL", "gluon_testval", "INPUT.FORMAT", "BGR")
+    model = Trainer.build_model(cfg).eval()
+    tested = build_protocol_model(cfg, model)
+    assert as_segmentation_model(tested) is tested
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    bgr = torch.from_numpy(pixels[..., ::-1].transpose(2, 0, 1).copy())
+    with torch.no_grad():
+        expected = model([{"image": bgr}])[0]["sem_seg"].softmax(0)
+    torch.testing.assert_close(Predictor(tested)(pixels, color="RGB")["sem_seg"], expected)

@@ -11,10 +11,12 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
 from ..plain_model import as_segmentor
+from ..segmentor import SegmentationModel
 from . import presets
 from .map_averaging import MapAveraging, SemanticTTA
 from .presets import PRESETS, InferenceProtocol
-from .runner import ProtocolSegmentor, check_semantic_only
+from .protocol_model import check_semantic_only
+from .runner import ProtocolSegmentor
 
 #: The protocol of `SemanticTTA`, with the sizes of TEST.AUG; TEST.AUG.ENABLED True is another spelling of it.
 TTA_NAME = MapAveraging.name
@@ -76,7 +78,7 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging |
 
 def build_protocol_model(
     cfg: CfgNode, model: nn.Module, flip_pairs: Sequence[tuple[int, int]] = ()
-) -> nn.Module:
+) -> SegmentationModel:
     """The model under TEST.PROTOCOL (or TEST.AUG): what is called in the model's place.
 
     Args:
@@ -84,8 +86,7 @@ def build_protocol_model(
         flip_pairs: classes that trade places in a mirrored image.
 
     Returns:
-        What is called as a `Segmentor` is, `model([...], tasks=..., semantic=...)`, and has its
-        `semantic_resizing`; the model itself where it is a Segmentor and its own forward pass is asked for.
+        The model itself where it is a Segmentor and its own forward pass is asked for.
 
     Raises:
         InputError: see `build_inference_protocol`.

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from detectron2.modeling import DatasetMapperTTA
 from fvcore.transforms import HFlipTransform
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..labels import best_class
-from ..segmentor import Segmentor, check_semantic
-from .runner import check_semantic_only
+from ..segmentor import Segmentor
+from .protocol_model import ProtocolModel
 
 
 @dataclass(frozen=True)
@@ -35,57 +34,34 @@ class MapAveraging:
     flip: bool
 
 
-class SemanticTTA(nn.Module):
+class SemanticTTA(ProtocolModel):
     """Averages the finished semantic score maps of a model over resized and flipped copies of an image.
 
     The copies are made as Detectron2's `DatasetMapperTTA` does.
-
-    Args:
-        model: gives the task "semantic".
-        protocol: which copies there are.
-        flip_pairs: classes that trade places in a mirrored image, such as left and right arm.
-
-    Raises:
-        InputError: the model does not give the task "semantic".
     """
 
     def __init__(
         self, model: Segmentor, protocol: MapAveraging, *, flip_pairs: Sequence[tuple[int, int]] = ()
     ):
-        super().__init__()
-        model.check_tasks(("semantic",))
-        self.model = model
-        self.protocol = protocol
+        """
+        Args:
+            model, flip_pairs: see `ProtocolModel`.
+            protocol: which copies there are.
+
+        Raises:
+            InputError: the model does not give the task "semantic".
+        """
+        super().__init__(model, protocol, flip_pairs)
         self.mapper = DatasetMapperTTA(list(protocol.short_edges), protocol.long_edge_max, protocol.flip)
-        self.flip_pairs = flip_pairs
 
     @property
     def semantic_resizing(self) -> str | None:
-        """See `Segmentor`: of the maps that are averaged."""
+        """That of the maps that are averaged."""
         return self.model.semantic_resizing
 
-    @torch.no_grad()
-    def forward(
-        self, batched_inputs: list[dict], *, tasks: Sequence[str] | None = None, semantic: str = "scores"
-    ) -> list[dict[str, Tensor]]:
-        """Tests images one by one.
-
-        Args:
-            batched_inputs: Detectron2's list of inputs: `image`, `height`, `width`.
-            tasks, semantic: see `Segmentor.forward`.
-
-        Returns:
-            For each image {"sem_seg": (K, H, W) float} or {"sem_seg_labels": (H, W) int16 classes in [0, K)}.
-
-        Raises:
-            InputError: another task than "semantic" is asked for.
-        """
-        check_semantic_only(f"TEST.PROTOCOL {self.protocol.name}", tasks)
-        check_semantic(semantic)
-        averages = map(self._average, batched_inputs)
-        if semantic == "labels":
-            return [{"sem_seg_labels": best_class([scores])} for scores in averages]
-        return [{"sem_seg": scores} for scores in averages]
+    def test(self, inputs: dict, semantic: str) -> Tensor:
+        scores = self._average(inputs)
+        return scores if semantic == "scores" else best_class([scores])
 
     def _average(self, inputs: dict) -> Tensor:
         augmented = self.mapper(inputs)

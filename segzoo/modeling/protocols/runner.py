@@ -10,12 +10,11 @@ Letters: N windows of a batch, K classes, H W size of the original image, h w si
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from segzoo.utils.errors import InputError
-
-from ..segmentor import Segmentor, check_semantic
+from ..segmentor import Segmentor
 from .presets import InferenceProtocol
+from .protocol_model import ProtocolModel
 from .resize import copy_size, resize_image, resize_labels, rounded_up, score_bands
 from .windows import coverage, tiled_size, window_corners
 
@@ -25,20 +24,10 @@ Size = tuple[int, int]
 _BATCH_BYTES = {"cpu": 0, "cuda": 1 << 31}
 
 
-class ProtocolSegmentor(nn.Module):
-    """A semantic model under a test protocol.
+class ProtocolSegmentor(ProtocolModel):
+    """A semantic model under one of the presets, or a variation of it."""
 
-    Args:
-        model: gives the task "semantic". Always in eval mode here.
-        protocol: complete; see `build_inference_protocol`.
-        flip_pairs: classes that trade places in a mirrored image, such as left and right arm.
-        window_batch: windows that run together; 0: as many as bounded memory allows, on a CPU one.
-
-    Raises:
-        InputError: the model does not give the task "semantic".
-    """
-
-    #: See `Segmentor`: scores are resized, whatever the model would resize by itself.
+    #: Scores are resized, whatever the model would resize by itself.
     semantic_resizing = "scores"
 
     def __init__(
@@ -49,44 +38,25 @@ class ProtocolSegmentor(nn.Module):
         flip_pairs: Sequence[tuple[int, int]] = (),
         window_batch: int = 0,
     ):
-        super().__init__()
-        model.check_tasks(("semantic",))
-        self.model = model
-        self.protocol = protocol
-        self.flip_pairs = tuple(tuple(pair) for pair in flip_pairs)
-        self.window_batch = window_batch
-
-    @torch.no_grad()
-    def forward(
-        self, batched_inputs: list[dict], *, tasks: Sequence[str] | None = None, semantic: str = "scores"
-    ) -> list[dict[str, Tensor]]:
-        """Tests images one by one.
-
+        """
         Args:
-            batched_inputs: one dict per image: `image` (3, H, W) uint8 or float in [0, 255] at its own size;
-                `height`, `width` wanted for the result, the image's own where missing.
-            tasks, semantic: see `Segmentor.forward`.
-
-        Returns:
-            For each image {"sem_seg": (K, H, W) float32} or {"sem_seg_labels": (H, W) int16 classes in
-            [0, K)}, at the size wanted; in mode "center_crop" of the crop, at its size.
+            model, flip_pairs: see `ProtocolModel`.
+            protocol: complete; see `build_inference_protocol`.
+            window_batch: windows that run together; 0: as many as bounded memory allows, on a CPU one.
 
         Raises:
-            InputError: another task than "semantic" is asked for.
+            InputError: the model does not give the task "semantic".
         """
-        check_semantic_only(f"TEST.PROTOCOL {self.protocol.name}", tasks)
-        check_semantic(semantic)
-        results = []
-        for inputs in batched_inputs:
-            image = inputs["image"]
-            size = int(inputs.get("height", image.shape[-2])), int(inputs.get("width", image.shape[-1]))
-            if self.protocol.mode == "center_crop":
-                size = self.protocol.crop_size
-            if semantic == "scores":
-                results.append({"sem_seg": self._scores(image, size)})
-            else:
-                results.append({"sem_seg_labels": self._labels(image, size)})
-        return results
+        super().__init__(model, protocol, flip_pairs)
+        self.window_batch = window_batch
+
+    def test(self, inputs: dict, semantic: str) -> Tensor:
+        """The result of one image, in mode "center_crop" of the crop."""
+        image = inputs["image"]
+        size = int(inputs.get("height", image.shape[-2])), int(inputs.get("width", image.shape[-1]))
+        if self.protocol.mode == "center_crop":
+            size = self.protocol.crop_size
+        return self._scores(image, size) if semantic == "scores" else self._labels(image, size)
 
     # From bands to results.
 
@@ -278,15 +248,6 @@ class ProtocolSegmentor(nn.Module):
         views = 2 if self._flips_windows() else 1
         window_bytes = 4 * views * self.model.num_classes * window[0] * window[1]
         return max(_BATCH_BYTES.get(device.type, 1 << 31) // window_bytes, 1)
-
-
-def check_semantic_only(name: str, tasks: Sequence[str] | None) -> None:
-    """Raises InputError, naming the protocol, for other tasks than the semantic one."""
-    if tasks is not None and tuple(tasks) != ("semantic",):
-        raise InputError(
-            f"{name} is for the semantic task, but TEST.TASKS is {tuple(tasks)}; "
-            'set TEST.PROTOCOL "" or TEST.TASKS "(\'semantic\',)"'
-        )
 
 
 def softmax_(logits: Tensor, dim: int) -> Tensor:

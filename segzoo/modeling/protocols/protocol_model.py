@@ -1,0 +1,69 @@
+"""What all test protocols share: a semantic model that is tested image by image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segzoo.utils.errors import InputError
+
+from ..segmentor import SegmentationModel, Segmentor, check_semantic
+
+
+class ProtocolModel(SegmentationModel):
+    """A model under a test protocol. A subclass defines `test`.
+
+    Attributes:
+        model: gives the task "semantic". Always in eval mode here.
+        protocol: has a `name`.
+        flip_pairs: classes that trade places in a mirrored image, such as left and right arm.
+    """
+
+    def __init__(self, model: Segmentor, protocol: Any, flip_pairs: Sequence[tuple[int, int]] = ()):
+        """Raises InputError where the model does not give the task "semantic"."""
+        super().__init__()
+        model.check_tasks(("semantic",))
+        self.model = model
+        self.protocol = protocol
+        self.flip_pairs = tuple(tuple(pair) for pair in flip_pairs)
+
+    @property
+    def input_format(self) -> str:
+        return self.model.input_format
+
+    @torch.no_grad()
+    def forward(
+        self, batched_inputs: list[dict], *, tasks: Sequence[str] | None = None, semantic: str = "scores"
+    ) -> list[dict[str, Tensor]]:
+        """Tests images one by one.
+
+        Args:
+            batched_inputs: one dict per image: `image` (3, H, W) uint8 or float in [0, 255] at its own size;
+                `height`, `width` wanted for the result, the image's own where missing.
+            tasks, semantic: see `Segmentor.forward`.
+
+        Returns:
+            For each image {"sem_seg": (K, H, W) float32} or {"sem_seg_labels": (H, W) int16 classes in
+            [0, K)}, at the size wanted.
+
+        Raises:
+            InputError: another task than "semantic" is asked for.
+        """
+        check_semantic_only(f"TEST.PROTOCOL {self.protocol.name}", tasks)
+        check_semantic(semantic)
+        name = "sem_seg" if semantic == "scores" else "sem_seg_labels"
+        return [{name: self.test(inputs, semantic)} for inputs in batched_inputs]
+
+    def test(self, inputs: dict, semantic: str) -> Tensor:
+        """The scores or the labels of one image."""
+        raise NotImplementedError
+
+
+def check_semantic_only(name: str, tasks: Sequence[str] | None) -> None:
+    """Raises InputError, naming the protocol, for other tasks than the semantic one."""
+    if tasks is not None and tuple(tasks) != ("semantic",):
+        raise InputError(
+            f"{name} is for the semantic task, but TEST.TASKS is {tuple(tasks)}; "
+            'set TEST.PROTOCOL "" or TEST.TASKS "(\'semantic\',)"'
+        )
