@@ -8,7 +8,7 @@ from segzoo.compat import NO_DETECTRON2
 from segzoo.utils.commands import program
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import REMEDIES
-from segzoo.utils.terminal import quietly
+from segzoo.utils.terminal import REFUSED_OUTPUT_STATUS, quietly, report_refused_outputs
 
 from .interrupts import INTERRUPTED
 
@@ -38,6 +38,8 @@ def report_errors(
         try:
             return main(arguments)
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, OSError) and error.filename is None and report_refused_outputs():
+                return REFUSED_OUTPUT_STATUS
             line, found = _line_and_status(error, statuses)
             if line is None or "--debug" in arguments:
                 raise

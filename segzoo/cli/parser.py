@@ -222,6 +222,10 @@ class CommandLine(argparse.ArgumentParser):
         if not (parsed.dataset or parsed.config_file or is_configured):
             self.error("the dataset is missing; give a dataset YAML, or the name of a built-in dataset")
 
+    def print_help(self, file=None) -> None:
+        # argparse's own hides that it cannot be written.
+        (file or sys.stdout).write(self.format_help())
+
     def _unknown_flags(self) -> list[str]:
         flags = [word for word in self._words if word.startswith("--")]
         return [flag for flag in flags if flag.partition("=")[0] not in self._option_string_actions]

@@ -12,10 +12,14 @@ from typing import TextIO
 
 # As a shell reports a program that SIGPIPE has ended.
 CLOSED_PIPE_STATUS = 128 + 13
+# As for every file that cannot be written.
+REFUSED_OUTPUT_STATUS = 2
 
 
 def quietly(main: Callable[[], int]) -> int:
     """Run a program and return its exit status; end it without a word where nobody reads its output any more.
+
+    An output that cannot be written, as on a full disk, is one line, and ends the program with status 2.
 
     This file needs nothing but Python's own library: some tools run where segzoo cannot be imported.
     """
@@ -27,15 +31,25 @@ def quietly(main: Callable[[], int]) -> int:
         if not silence_closed_pipes():
             raise  # another pipe
         return CLOSED_PIPE_STATUS
+    except OSError as error:
+        if error.filename is not None or not report_refused_outputs():
+            raise  # another file
+        return REFUSED_OUTPUT_STATUS
     finally:
+        # Whatever the program ends with, --help too: an exit status of 0 would hide the loss.
+        if report_refused_outputs():
+            sys.exit(REFUSED_OUTPUT_STATUS)
         flush_outputs()
 
 
 class ScreenHandler(logging.StreamHandler):
-    """A log on the screen. A training goes on, without a word, when nobody reads it any more."""
+    """A log on the screen. A training goes on when nobody reads it any more, or when it cannot be written."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in `logging`
-        if not (isinstance(sys.exc_info()[1], OSError) and silence_closed_pipes()):
+        refused = isinstance(sys.exc_info()[1], OSError) and (
+            silence_closed_pipes() or report_refused_outputs()
+        )
+        if not refused:
             super().handleError(record)
 
 
@@ -68,13 +82,36 @@ def silence_closed_pipes() -> bool:
     """Send standard outputs that nobody reads any more to nowhere; return whether there were any."""
     closed = [stream for stream in _outputs() if _is_closed_pipe(stream)]
     for stream in closed:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-        # What waits in the buffer goes there, too; at the end of the process it would be an error again.
-        with contextlib.suppress(OSError):
-            stream.flush()
+        _send_to_nowhere(stream)
     return bool(closed)
+
+
+def report_refused_outputs() -> bool:
+    """Say which standard outputs cannot be written and send them to nowhere; return whether one was."""
+    refused = False
+    for stream in _outputs():
+        try:
+            stream.flush()
+        except OSError as error:
+            if _means_closed(error):
+                continue
+            _send_to_nowhere(stream)
+            refused = True
+            name = "output" if stream is sys.stdout else "error"
+            line = (
+                f"error: the standard {name} cannot be written: {error.strerror}; free some space, or send it"
+            )
+            print(f"{line} elsewhere", file=sys.stderr, flush=True)
+    return refused
+
+
+def _send_to_nowhere(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    # What waits in the buffer goes there, too; at the end of the process it would be an error again.
+    with contextlib.suppress(OSError):
+        stream.flush()
 
 
 def flush_outputs() -> None:

@@ -98,6 +98,61 @@ def test_a_reader_that_goes_away_ends_a_tool_without_a_word(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+
+
+@needs_full
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["analyze", "--help"],
+        ["--version"],
+        ["doctor"],
+        ["prepare", "--list"],
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_on_a_full_disk_is_one_line(words, unbuffered):
+    """Buffered it is written when the program ends, unbuffered by each `print`."""
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-S", "-m", "segzoo", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "No space left on device; free some space" in done.stderr
+    assert ("the standard output cannot be written" in done.stderr) == (not unbuffered)
+    assert done.stderr.count("\n") == 1
+
+
+@needs_full
+def test_a_training_goes_on_when_its_log_cannot_be_shown(capfd):
+    logger = logging.getLogger("segzoo.test_of_full_disks")
+    logger.propagate = False
+    before = sys.stdout
+    with FULL.open("w") as full:
+        sys.stdout = full
+        try:
+            logger.addHandler(ScreenHandler(full))
+            for _ in range(3):
+                logger.warning("iter: 19")
+        finally:
+            sys.stdout = before
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: the standard output cannot be written")
+    assert said.err.count("\n") == 1
+
+
 def test_a_help_that_nobody_reads_is_no_error(capfd):
     def main():
         print("usage")
