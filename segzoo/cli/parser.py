@@ -1,6 +1,7 @@
 """The grammar that all commands share: options, and KEY VALUE overrides at the end."""
 
 import argparse
+import contextlib
 import itertools
 import math
 import os
@@ -223,8 +224,9 @@ class CommandLine(argparse.ArgumentParser):
             self.error("the dataset is missing; give a dataset YAML, or the name of a built-in dataset")
 
     def print_help(self, file=None) -> None:
-        # argparse's own hides that it cannot be written.
-        (file or sys.stdout).write(self.format_help())
+        # argparse's own hides that it cannot be written; a reader that goes away is no error.
+        with contextlib.suppress(BrokenPipeError):
+            (file or sys.stdout).write(self.format_help())
 
     def _unknown_flags(self) -> list[str]:
         flags = [word for word in self._words if word.startswith("--")]
