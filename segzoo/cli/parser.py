@@ -158,15 +158,14 @@ class CommandLine(argparse.ArgumentParser):
         self.group("data").add_argument("--data", type=name_or_path, metavar="FILE", help="the same")
         self.add_config()
 
-    def add_workers(self, least: int = 0) -> None:
+    def add_workers(self) -> None:
         """For commands that work in several processes."""
-        alone = "" if least else "; 0: none but this"
         self.add_argument(
             "--workers",
-            type=whole_number(least),
+            type=whole_number(0),
             default=free_processors(),
             metavar="NUMBER",
-            help=f"processes{alone} (one per core)",
+            help="processes (one per core); 0 and 1: none but this",
         )
 
     def add_overrides(self, *, data_is_overrides: bool = False) -> None:

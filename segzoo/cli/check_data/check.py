@@ -3,14 +3,14 @@
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from detectron2.data import DatasetCatalog
-from tqdm import tqdm
 
+from segzoo.cli.parallel import map_files
 from segzoo.data import label_reader
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
@@ -19,17 +19,10 @@ from . import HASHED_BY_DEFAULT
 from .checked import CheckedSplit, Finding
 from .contact_sheet import write_contact_sheet
 from .findings import missing_split_findings, split_findings, warning_findings
-from .inspection import ImageReport, SplitReport, inspect_records
+from .inspection import SplitReport, inspect_image
 from .report import as_json
 from .splits import shared_image_findings
 from .text import describe_split, finding_lines
-
-
-def with_progress(reports: Iterator[ImageReport], split: str, total: int) -> Iterator[ImageReport]:
-    """Yield the reports with a progress bar, redrawn seldom where it goes to a file."""
-    seconds = 0.2 if sys.stderr.isatty() else 30.0
-    pace = {"mininterval": seconds, "maxinterval": seconds, "delay": seconds}
-    return tqdm(reports, split, total, unit="image", leave=False, **pace)
 
 
 def check_split(
@@ -38,9 +31,8 @@ def check_split(
     """Read all files of a split."""
     reader = label_reader(split)
     report = SplitReport(len(reader.is_thing))
-    # Starting a process takes longer than reading a few files.
-    reports = inspect_records(records, reader, min(workers, len(records) // 8), with_digest)
-    for image in with_progress(reports, split, len(records)):
+    inspect = partial(inspect_image, reader=reader, with_digest=with_digest)
+    for image in map_files(inspect, records, workers, split, least=8):
         report.add(image)
     return CheckedSplit(split, reader.dataset, records, report)
 

@@ -4,12 +4,10 @@ Letters: H, W pixels; K classes.
 """
 
 import hashlib
-import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +19,6 @@ from segzoo.data.images import TurnedError, WrongSizeError, check_annotated_size
 from segzoo.data.label_ops import count_values
 from segzoo.data.label_reader import IndexMap, LabelReader
 from segzoo.data.palettes import PaletteError
-from segzoo.data.workers import as_worker
 from segzoo.utils.errors import InputError
 
 from .stated import wrong_facts
@@ -158,27 +155,6 @@ class SplitReport:
     def absent(self) -> list[int]:
         """Classes without a pixel."""
         return np.flatnonzero(self.pixels[:-1] == 0).tolist()
-
-
-def inspect_records(
-    records: Sequence[Mapping[str, Any]], reader: LabelReader, workers: int = 0, with_digest: bool = False
-) -> Iterator[ImageReport]:
-    """Read every image of a split and its labels, as training does.
-
-    Args:
-        records: the split's dataset dicts.
-        workers: processes; 0 reads in this one.
-        with_digest: also hash the image files.
-
-    Yields:
-        A report per image, in order.
-    """
-    inspect = partial(inspect_image, reader=reader, with_digest=with_digest)
-    if workers < 1:
-        yield from map(inspect, records)
-        return
-    with multiprocessing.Pool(workers, initializer=as_worker) as pool:
-        yield from pool.imap(inspect, records, chunksize=4)
 
 
 def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: bool = False) -> ImageReport:

@@ -11,18 +11,15 @@ written when its split is complete.
 
 import argparse
 import json
-import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from segzoo.cli.panoptic_files import measure_segments
+from segzoo.cli.parallel import map_files
 from segzoo.data import read_dataset_file
-from segzoo.data.workers import as_worker
 from segzoo.evaluation.instance import encode_mask
 from segzoo.utils.errors import InputError
 
@@ -53,16 +50,6 @@ def describe(file: Path, category_ids: Sequence[int]) -> Described | str:
     return {"id": file.stem, "file_name": f"{file.stem}.jpg", "width": width, "height": height}, annotations
 
 
-def described_files(files: Sequence[Path], category_ids: Sequence[int], workers: int) -> Iterator[Any]:
-    """Yield `describe` of each file, in order, in several processes."""
-    one = partial(describe, category_ids=category_ids)
-    if workers <= 1:
-        yield from map(one, files)
-        return
-    with multiprocessing.Pool(workers, initializer=as_worker) as pool:
-        yield from pool.imap(one, files, chunksize=16)
-
-
 def write_split(root: Path, split: str, dataset: Any, workers: int) -> bool:
     """Write the JSON of a split if it is not there; return whether it is complete."""
     target = root / f"ade20k_instance_{split}.json"
@@ -74,8 +61,8 @@ def write_split(root: Path, split: str, dataset: Any, workers: int) -> bool:
         print(f"{split}: no images {root}/images/{FOLDERS[split]}/*.jpg", file=sys.stderr)
         return False
     files = [root / "annotations_instance" / FOLDERS[split] / f"{stem}.png" for stem in stems]
-    results = described_files(files, [one.id for one in dataset.classes], workers)
-    found = list(tqdm(results, split, len(files), unit="file"))
+    read = partial(describe, category_ids=[one.id for one in dataset.classes])
+    found = list(map_files(read, files, workers, split, unit="file", chunk=16))
     problems = [one for one in found if isinstance(one, str)]
     for problem in problems:
         print(problem, file=sys.stderr)

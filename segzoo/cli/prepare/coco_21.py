@@ -12,7 +12,6 @@ train2017.partial.
 
 import argparse
 import json
-import multiprocessing
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -21,10 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
+from segzoo.cli.parallel import map_files
 from segzoo.data import read_dataset_file
-from segzoo.data.workers import as_worker
 from segzoo.utils.errors import InputError
 
 from .common import at_root, check_splits, fill_folder, find_root, save_labels, save_lines
@@ -94,11 +92,8 @@ def read_instances(file: Path) -> list[Instances]:
 
 def select(images: list[Instances], workers: int, title: str) -> list[Instances]:
     """Return the images that count."""
-    if workers <= 1 or len(images) <= 1:
-        return [image for image in tqdm(images, title, unit="image") if has_enough(image)]
-    with multiprocessing.Pool(workers, initializer=as_worker) as pool:
-        enough = tqdm(pool.imap(has_enough, images, chunksize=64), title, len(images), unit="image")
-        return [image for image, one in zip(images, enough, strict=True) if one]
+    enough = map_files(has_enough, images, workers, title, chunk=64)
+    return [image for image, one in zip(images, enough, strict=True) if one]
 
 
 def prepare(arguments: argparse.Namespace) -> bool:

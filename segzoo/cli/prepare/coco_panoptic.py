@@ -10,7 +10,6 @@ can be interrupted and started again: finished files stay, and no file is ever h
 """
 
 import argparse
-import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,9 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tqdm import tqdm
 
+from segzoo.cli.parallel import map_files
 from segzoo.data import LabelReader, label_reader
-from segzoo.data.workers import as_worker
 from segzoo.utils.errors import InputError
 
 from .common import save_labels
@@ -84,9 +82,8 @@ def check_split(split: str, arguments: argparse.Namespace) -> bool:
         if arguments.semantic:
             target = Path(metadata.image_root).parent / f"panoptic_semseg_{Path(metadata.image_root).name}"
         check = partial(check_labels, reader=reader, target=target)
-        with multiprocessing.Pool(arguments.workers, initializer=as_worker) as pool:
-            results = pool.imap_unordered(check, records, chunksize=32)
-            problems = [one for one in tqdm(results, split, len(records), unit="file") if one]
+        results = map_files(check, records, arguments.workers, split, unit="file", chunk=32)
+        problems = [one for one in results if one]
         for problem in problems:
             print(problem, file=sys.stderr)
         if target is not None:

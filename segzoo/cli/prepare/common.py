@@ -5,7 +5,6 @@ interrupted preparation can be started again, keeps what it has, and leaves noth
 would be read.
 """
 
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
-from tqdm import tqdm
 
+from segzoo.cli.parallel import map_files
 from segzoo.data import read_dataset_file
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.label_reader import LabelReader
 from segzoo.data.layouts import FoundLayout, find_layout
-from segzoo.data.workers import as_worker
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import written_whole
 from segzoo.utils.paths import user_path
@@ -96,9 +94,7 @@ def save_lines(lines: Sequence[str], target: Path) -> None:
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def convert_files(
-    jobs: Mapping[Path, Any], convert: Convert, workers: int, title: str, chunk: int = 16
-) -> list[str]:
+def convert_files(jobs: Mapping[Path, Any], convert: Convert, workers: int, title: str) -> list[str]:
     """Write the files that are not there yet, in several processes, and print why others cannot be written.
 
     Args:
@@ -111,18 +107,10 @@ def convert_files(
     """
     todo = [(job, target) for target, job in jobs.items() if not target.exists()]
     one = partial(_convert_one, convert=convert)
-    if workers <= 1 or len(todo) <= 1:
-        problems = _messages(map(one, todo), title, len(todo))
-    else:
-        with multiprocessing.Pool(workers, initializer=as_worker) as pool:
-            problems = _messages(pool.imap_unordered(one, todo, chunksize=chunk), title, len(todo))
+    problems = [text for text in map_files(one, todo, workers, title, unit="file", chunk=16) if text]
     for problem in problems:
         print(problem, file=sys.stderr)
     return problems
-
-
-def _messages(results: Any, title: str, total: int) -> list[str]:
-    return [one for one in tqdm(results, title, total, unit="file") if one]
 
 
 def _convert_one(task: tuple[Any, Path], convert: Convert) -> str | None:

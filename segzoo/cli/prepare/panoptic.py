@@ -5,19 +5,16 @@ go on with the files that it has, and the JSON describes what the files hold, no
 """
 
 import json
-import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from segzoo.cli.panoptic_files import measure_segments
+from segzoo.cli.parallel import map_files
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.register import load_split
-from segzoo.data.workers import as_worker
 from segzoo.evaluation.prediction_io import load_ids
 from segzoo.utils.errors import InputError
 
@@ -103,12 +100,7 @@ def write_split(
     if had_all:
         return True
     read = partial(describe, folder=folder, decode=decode)
-    progress = partial(tqdm, desc=f"{title}, JSON", total=len(images), unit="file")
-    if workers <= 1:
-        described = list(progress(map(read, images)))
-    else:
-        with multiprocessing.Pool(workers, initializer=as_worker) as pool:
-            described = list(progress(pool.imap(read, images, chunksize=16)))
+    described = list(map_files(read, images, workers, f"{title}, JSON", unit="file", chunk=16))
     document = {
         "images": [image for image, _ in described],
         "annotations": [annotation for _, annotation in described],

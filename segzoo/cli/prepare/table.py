@@ -70,7 +70,7 @@ def _coco_panoptic(parser: CommandLine) -> None:
     )
     parser.add_argument("--semantic", action="store_true", help="write semantic label PNGs; implies --labels")
     parser.add_argument("--statistics", action="store_true", help="count segments and entities")
-    parser.add_workers(least=1)
+    parser.add_workers()
 
 
 def _atr(parser: CommandLine) -> None:

@@ -1,20 +1,14 @@
 """Converting images, one by one or in several processes, and saying what was found."""
 
-import multiprocessing
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from segzoo.cli.panoptic_files import measure_segments
 from segzoo.data import LabelReader
-from segzoo.data.workers import as_worker
 from segzoo.utils.errors import InputError
 
 from . import painting
@@ -123,20 +117,6 @@ def make_jobs(instances: InstancesOfSplit, records: Sequence[Mapping[str, Any]],
             )
         )
     return jobs
-
-
-def convert_all(jobs: Sequence[Job], converter: Converter, workers: int, split: str) -> Iterator[Converted]:
-    """Convert the images, in order."""
-    seconds = 0.2 if sys.stderr.isatty() else 30.0
-    pace = {"mininterval": seconds, "maxinterval": seconds, "delay": seconds, "leave": False}
-    progress = partial(tqdm, desc=split, total=len(jobs), unit="image", **pace)
-    # Starting a process takes longer than converting a few images.
-    workers = min(workers, len(jobs) // 8)
-    if workers < 1:
-        yield from progress(map(converter, jobs))
-        return
-    with multiprocessing.Pool(workers, initializer=as_worker) as pool:
-        yield from progress(pool.imap(converter, jobs, chunksize=4))
 
 
 def report(split: str, jobs: Sequence[Job], done: Sequence[Converted], instances: InstancesOfSplit) -> None:

@@ -12,12 +12,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.cli.dataset_option import given_splits, splits_of
 from segzoo.cli.panoptic_files import panoptic_categories
+from segzoo.cli.parallel import map_files
 from segzoo.data import DatasetFile, label_reader
 from segzoo.data.templates import fill, match
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import is_same_file
 
-from .conversion import Converter, convert_all, make_jobs, report
+from .conversion import Converter, make_jobs, report
 from .instances import InstancesOfSplit, find_coco, find_pngs, instances_of_records
 from .output import folder_in_yaml, other_splits, save_json, save_yaml
 from .painting import Rules
@@ -127,7 +128,8 @@ def convert_split(
     previous = json_file.with_name(f".{json_file.name}.previous")
     if json_file.is_file() and not arguments.check:
         os.replace(json_file, previous)
-    done = list(convert_all(jobs, converter, arguments.workers, split))
+    # Starting a process takes longer than converting a few images.
+    done = list(map_files(converter, jobs, arguments.workers, split, least=8))
     problems = [one.problem for one in done if one.problem]
     for problem in problems:
         print(problem, file=sys.stderr)
