@@ -2,6 +2,7 @@
 
 import argparse
 
+from segzoo.utils.dataset_names import classes_dataset
 from segzoo.utils.errors import InputError
 
 from .command import command
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     from segzoo.checkpoint import compare_description, load_checkpoint
     from segzoo.engine import find_trainer, resolve_device
-    from segzoo.engine.model_description import classes_dataset, describe
+    from segzoo.engine.model_description import describe
     from segzoo.export.torch_export import describe_program, export_program, save_program
 
     cfg.MODEL.DEVICE = resolve_device(cfg)

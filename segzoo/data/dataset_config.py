@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from segzoo.config.renamed.training import DATASETS as DATASETS_HERE
+from segzoo.utils.dataset_names import classes_dataset
 from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 from segzoo.utils.text import did_you_mean
@@ -34,7 +35,7 @@ def complete_config(cfg: CfgNode) -> CfgNode:
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             _check_dataset(f"DATASETS.{key}", name)
-    name = cfg.DATASETS.CLASSES_FROM or next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), "")
+    name = classes_dataset(cfg)
     if name:
         _check_dataset("DATASETS.CLASSES_FROM", name)
         _take_from_dataset(cfg, name)

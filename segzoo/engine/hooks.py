@@ -46,7 +46,13 @@ class CheckpointHook(HookBase):
 
 
 class LearningRateHook(LRScheduler):
-    """Steps the schedule; records "lr", that of most parameters, and of different ones "lr_x<factor>"."""
+    """Steps the schedule; records "lr", that of most parameters, and of different ones "lr_x<factor>".
+
+    Of many, as with a rate for each layer, the lowest and the highest are recorded. Parameters with a
+    schedule of their own have "lr_<name prefix>_x<factor>".
+    """
+
+    MOST = 8
 
     def __init__(self, base_lr: float):
         super().__init__()
@@ -56,7 +62,10 @@ class LearningRateHook(LRScheduler):
         rates = {}
         for group in self.trainer.optimizer.param_groups:
             multiplier = group.get("initial_lr", group["lr"]) / self._base_lr
-            rates[f"lr_x{multiplier:.4g}"] = group["lr"]
+            prefix = f"{group['schedule']}_" if group.get("schedule") else ""
+            rates[f"lr_{prefix}x{multiplier:.4g}"] = group["lr"]
+        if len(rates) > self.MOST:
+            rates = {name: rates[name] for name in (min(rates, key=rates.get), max(rates, key=rates.get))}
         if len(rates) > 1:
             self.trainer.storage.put_scalars(**rates, smoothing_hint=False)
         super().after_step()

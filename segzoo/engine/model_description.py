@@ -1,6 +1,6 @@
 """What a checkpoint says about itself: enough to run its model anywhere, without the run that wrote it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -9,6 +9,7 @@ from detectron2.data import Metadata, MetadataCatalog
 import segzoo
 from segzoo.config.load import new_config
 from segzoo.data.class_facts import DATASET_FACTS
+from segzoo.utils.dataset_names import classes_dataset
 from segzoo.utils.errors import InputError
 
 from .saved_config import config_in_checkpoint
@@ -74,12 +75,6 @@ def classes_metadata(cfg: CfgNode) -> Metadata:
             "DATASETS: TRAIN, TEST and CLASSES_FROM are empty, so the classes are unknown; name a dataset"
         )
     return MetadataCatalog.get(name)
-
-
-def classes_dataset(cfg: CfgNode) -> str:
-    """The dataset whose classes the model predicts, "" if none is configured."""
-    names: Sequence[str] = (cfg.DATASETS.CLASSES_FROM, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    return next((name for name in names if name), "")
 
 
 def plain(value: Any) -> Any:

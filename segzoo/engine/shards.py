@@ -36,7 +36,7 @@ from .evaluation_loop import (
 from .progress import Stopwatch
 from .shard_files import Part, Shard, ShardFiles
 from .skipped_files import skipped_facts
-from .trainer_registry import find_trainer
+from .trainer_registry import TrainerClass, find_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def evaluate_shard(
     shard: Shard,
     *,
     weights: str = "",
-    trainer: type | None = None,
+    trainer: TrainerClass | None = None,
 ) -> dict:
     """Score one shard of every dataset of DATASETS.TEST, going on where it was interrupted.
 
@@ -157,7 +157,7 @@ def _score(
     model: nn.Module,
     shard: Shard,
     name: str,
-    trainer: type,
+    trainer: TrainerClass,
     evaluators: list[BackgroundEvaluator],
     files: ShardFiles,
 ) -> None:

@@ -9,6 +9,8 @@ from segzoo.utils.registries import NamedRegistry, registered
 if TYPE_CHECKING:
     from .trainer import Trainer
 
+TrainerClass = type["Trainer"]
+
 TRAINER_REGISTRY = NamedRegistry("TRAINER")
 TRAINER_REGISTRY.__doc__ = """
 Subclasses of `segzoo.engine.Trainer`, by the name that TRAINER gives.
@@ -18,7 +20,7 @@ Whatever runs a configuration builds its parts by the class methods of its train
 """
 
 
-def find_trainer(cfg: CfgNode) -> type["Trainer"]:
+def find_trainer(cfg: CfgNode) -> TrainerClass:
     """Return the class that TRAINER names.
 
     Raises:

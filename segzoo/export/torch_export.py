@@ -13,8 +13,9 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from segzoo.engine.model_description import classes_dataset, describe
+from segzoo.engine.model_description import describe
 from segzoo.modeling import Segmentor, as_segmentor
+from segzoo.utils.dataset_names import classes_dataset
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import written_whole
 

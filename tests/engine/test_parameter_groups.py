@@ -1,14 +1,18 @@
 """Every trainable parameter is in exactly one group, with the settings that the rules give it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import yaml
 from detectron2.config import get_cfg
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from segzoo.config.defaults import add_segzoo_config
 from segzoo.config.load import read_config
-from segzoo.solver import build_optimizer, load_optimizer_state, parameter_groups
+from segzoo.engine.hooks import LearningRateHook
+from segzoo.solver import build_optimizer, load_optimizer_state, optimizer_name, parameter_groups
 from segzoo.solver.parameter_groups import check_groups
 from segzoo.utils.errors import InputError
 
@@ -192,6 +196,31 @@ def test_the_state_of_another_optimizer_starts_afresh(kinds, named, caplog):
     assert "of another optimizer than" in caplog.text
     assert not new[1].state
     step(*new)  # which needs what a new one has
+
+
+def test_moments_of_two_optimizers_with_the_same_options_are_told_apart_by_name(caplog):
+    """Neither SGD nor Adagrad has betas, and neither can use what the other keeps."""
+    model = Toy()
+    groups = parameter_groups(model, base_lr=0.1, weight_decay=0.0)
+    old, new = torch.optim.Adagrad(groups), torch.optim.SGD(groups, momentum=0.9)
+    state = old.state_dict()
+    assert state["state"]
+    load_optimizer_state(new, state, optimizer_name(old))
+    assert "of another optimizer than SGD" in caplog.text
+    assert not new.state
+
+
+def test_rates_of_every_layer_are_recorded_as_the_lowest_and_the_highest():
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(20)]
+    optimizer = torch.optim.SGD([{"params": [p], "lr": 0.9**n} for n, p in enumerate(parameters)], lr=1.0)
+    hook = LearningRateHook(1.0)
+    hook.trainer = SimpleNamespace(
+        optimizer=optimizer, storage=EventStorage(), scheduler=SimpleNamespace(step=lambda: None)
+    )
+    hook.before_train()
+    hook.after_step()
+    recorded = {name for name in hook.trainer.storage.latest() if name.startswith("lr_x")}
+    assert recorded == {"lr_x1", f"lr_x{0.9**19:.4g}"}
 
 
 @pytest.mark.parametrize("name", ["semantic/ade20k/maskformer_r50", "panoptic/coco/maskformer_swin_tiny"])

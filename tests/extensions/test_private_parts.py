@@ -286,6 +286,8 @@ def test_optimizer_and_schedule(package, train, schedule):
     if schedule == "Halving":
         assert rates == pytest.approx([0.01, 0.005, 0.0025])
         return
+    first = records(output)[0]
+    assert (first["lr_backbone_x1"], first["lr_x1"]) == (0.0, 0.01)
     of_part = {group.get("schedule", ""): group["lr"] for group in groups}
     assert of_part == pytest.approx({"backbone": 0.01, "": 0.01 / 8})
     for group in groups:

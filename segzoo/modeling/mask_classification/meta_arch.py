@@ -13,7 +13,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, buil
 from torch import Tensor, nn
 
 from segzoo.layers.conv import fast_layout
+from segzoo.utils.dataset_names import classes_dataset
 from segzoo.utils.errors import InputError
+from segzoo.utils.tasks import TASKS
 
 from ..registry import registered
 from ..segmentor import Batch, Segmentor, Sizes
@@ -176,7 +178,7 @@ class MaskFormer(Segmentor):
 
 def build_thing_flags(cfg) -> tuple[bool, ...]:
     """Which of the model's classes are things; () where its classes are not those of the dataset."""
-    name = cfg.DATASETS.CLASSES_FROM or next(iter((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)), "")
-    if not name or cfg.TASK in ("instance", "entity"):
+    name = classes_dataset(cfg)
+    if not name or TASKS[cfg.TASK].classes != "all":
         return ()
     return tuple(MetadataCatalog.get(name).get("isthing", ()))
