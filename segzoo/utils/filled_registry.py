@@ -5,6 +5,7 @@ from typing import Any
 
 from fvcore.common.registry import Registry
 
+from .errors import InputError
 from .methods import load_methods
 
 
@@ -29,6 +30,15 @@ class FilledRegistry(Registry):
         return super().__repr__()
 
     __str__ = __repr__
+
+    def _do_register(self, name: str, obj: Any) -> None:
+        other = self._obj_map.get(name)
+        if other is not None:
+            raise InputError(
+                f"{name} is registered as one of {self._name} by {other.__module__} and by {obj.__module__}; "
+                "give one of them another name"
+            )
+        super()._do_register(name, obj)
 
     def _look_for(self, name: str) -> None:
         if not super().__contains__(name):

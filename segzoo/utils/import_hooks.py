@@ -47,7 +47,9 @@ class _Finder(importlib.abc.MetaPathFinder):
         spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
             # On the instance, so that everything else that a loader offers stays as it is.
-            spec.loader.exec_module = functools.partial(_execute, spec.loader.exec_module)
+            spec.loader.exec_module = functools.partial(  # type: ignore[method-assign]
+                _execute, spec.loader.exec_module
+            )
         return spec
 
 

@@ -22,8 +22,9 @@ import ast
 import functools
 import importlib
 import importlib.util
+import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -55,14 +56,13 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
     return get, names
 
 
-def deferred_imports(package: str):
+def deferred_imports(package: str) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield (name, (module, attribute)) of the block; the attribute is "" where the name is a module's."""
-    spec = sys.modules[package].__spec__
-    tree = ast.parse(spec.loader.get_source(package))
+    tree = ast.parse(pkgutil.get_data(package, "__init__.py") or b"")
     blocks = [node.body for node in tree.body if isinstance(node, ast.If) and _is_type_checking(node.test)]
     for node in (node for block in blocks for node in block):
         if not isinstance(node, ast.ImportFrom):
-            raise SyntaxError(f"{spec.origin}:{node.lineno}: expected `from MODULE import NAME`")
+            raise SyntaxError(f"{package}, line {node.lineno}: expected `from MODULE import NAME`")
         module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
         for alias in node.names:
             is_module = node.module is None

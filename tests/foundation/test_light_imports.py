@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 import types
@@ -11,6 +12,8 @@ import pytest
 
 from segzoo import compat
 from segzoo.utils import import_hooks
+from segzoo.utils.errors import InputError
+from segzoo.utils.filled_registry import FilledRegistry
 from segzoo.utils.lazy_exports import deferred_imports, lazy_exports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -111,6 +114,7 @@ COMMANDS_OF_MODELS = (
     "train --data camvid",
     "evaluate --weights x.pth",
     "predict --weights x.pth --input x.jpg --output x",
+    "submit --cluster local --",
     "check-data",
     "visualize-data --output x",
     "export --weights x.pth --size 64 64 --output x.pt2",
@@ -190,6 +194,18 @@ print(json.dumps([late, "MaskFormer" in META_ARCH_REGISTRY, MetadataCatalog.get(
     assert fresh(code, "-S") == [True, True, "sky"]
 
 
+def test_two_parts_of_one_name_are_named_with_their_modules():
+    registry = FilledRegistry("THING")
+    registry.register(type("Part", (), {"__module__": "segzoo.projects.a.head"}))
+    with pytest.raises(InputError) as error:
+        registry.register(type("Part", (), {"__module__": "my_head"}))
+    assert str(error.value) == (
+        "Part is registered as one of THING by segzoo.projects.a.head and by my_head; "
+        "give one of them another name"
+    )
+    assert registry.get("Part").__module__ == "segzoo.projects.a.head"
+
+
 class TestLazyExports:
     @pytest.fixture
     def package(self, tmp_path, monkeypatch):
@@ -227,8 +243,8 @@ class TestLazyExports:
 
     def test_only_imports_of_names_may_stand_in_the_block(self, package, monkeypatch):
         source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import os\n"
-        monkeypatch.setattr(package.__spec__.loader, "get_source", lambda name: source, raising=False)
-        with pytest.raises(SyntaxError, match=r"__init__\.py:3: expected `from MODULE import NAME`"):
+        monkeypatch.setattr(pkgutil, "get_data", lambda package, name: source.encode())
+        with pytest.raises(SyntaxError, match="lazy_one, line 3: expected `from MODULE import NAME`"):
             lazy_exports("lazy_one")[0]("os")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from segzoo.config.files import find_config
-from segzoo.engine.run_folder import holds_training, make_way
 from segzoo.utils.errors import InputError
 
 from ..parser import weights_in
@@ -71,6 +70,8 @@ def make_room(runs: Sequence[Run]) -> Iterator[str]:
     Yields:
         What has been done, line by line.
     """
+    from segzoo.engine.run_folder import holds_training, make_way
+
     overwriting = [run for run in runs if "--overwrite" in run.arguments]
     given = [configuration(build_parser().parse_args(run.arguments)).MODEL.WEIGHTS for run in overwriting]
     weights = given
@@ -105,6 +106,10 @@ def _plan(
                 " (or --tasks-per-node) before --"
             )
     cfg = configuration(args)
+
+    # Not above: a wrong key is told without waiting for the parts of a training.
+    from segzoo.engine.run_folder import holds_training
+
     name = _name(args, pairs, {run.name for run in before})
     output = Path(cfg.OUTPUT_DIR).absolute() if "OUTPUT_DIR" in args.opts[::2] else job_dir / "output"
     output = output / name if array else output
