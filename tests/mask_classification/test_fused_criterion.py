@@ -112,7 +112,7 @@ class AreaTerm(LossTerm):
     """The mean probability of matched masks: a loss that the fused form does not know."""
 
     def forward(self, layer):
-        return {"loss_area": layer.compared[0].sigmoid().mean()}
+        return {"loss_area": layer.compared.probability.mean()}
 
 
 @pytest.mark.parametrize("num_points", [0, 30])

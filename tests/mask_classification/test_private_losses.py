@@ -47,16 +47,9 @@ def add_box_config(cfg):
 
 
 def boxes(target):
-    """(S, 4) x0 y0 x1 y1 of the segments, in units of the image's sides."""
-    planes = target.planes(torch.arange(len(target), device=target.classes.device))
-    ends = []
-    for axis in (1, 2):
-        inside = planes.any(axis).float()
-        places = torch.arange(inside.shape[1], device=inside.device)
-        last = (inside * (places + 1)).amax(1)
-        first = len(places) - (inside * (len(places) - places)).amax(1)
-        ends.append(torch.stack((first, last), 1) / len(places))
-    return torch.stack((ends[0][:, 0], ends[1][:, 0], ends[0][:, 1], ends[1][:, 1]), 1)
+    """(S, 4) left, top, right, bottom of the segments, in units of the padded image's sides."""
+    height, width = target.size
+    return target.extras["boxes"] / torch.tensor([width, height] * 2, device=target.classes.device)
 
 
 @MATCHING_COST_REGISTRY.register()
@@ -90,6 +83,7 @@ class BoxTerm(LossTerm):
         wanted = torch.cat(
             [boxes(target)[segments] for target, (_, segments) in zip(layer.targets, layer.matches)]
         )
+        assert torch.equal(layer.matched_extra("boxes").isfinite(), wanted.isfinite())
         losses = {"loss_bbox": self.weight * self.scale * (found - wanted).abs().sum() / layer.num_masks}
         if layer.is_last:
             losses["loss_scale"] = (self.scale - 1.5).square()
@@ -141,6 +135,7 @@ def configuration(folder, *overrides):
     changes = {
         "_BASE_": str(config_root() / "_base_/methods/maskformer.yaml"),
         "IMPORTS": ["private_boxes"],
+        "INPUT": {"TARGETS": ["segments", "boxes"]},
         "MODEL": {
             "MASK_FORMER": {
                 "TRANSFORMER_DECODER_NAME": "BoxDecoder",
@@ -210,7 +205,8 @@ def test_its_cost_decides_the_matching(private_boxes):
     model = Trainer.build_model(cfg)
     segment_map = torch.full((8, 8), -1, dtype=torch.int16)
     segment_map[:4, :4], segment_map[6:, 4:] = 0, 1
-    target = SegmentTargets(torch.tensor([0, 1]), segment_map=segment_map)
+    edges = torch.tensor([[0.0, 0, 4, 4], [4, 6, 8, 8]])
+    target = SegmentTargets(torch.tensor([0, 1]), segment_map=segment_map, extras={"boxes": edges})
     torch.manual_seed(0)
     boxes = torch.rand(1, 5, 4)
     boxes[0, 3] = torch.tensor([0.0, 0.0, 0.5, 0.5])
@@ -234,7 +230,10 @@ def test_its_criterion_replaces_the_standard_one(private_boxes):
         torch.manual_seed(0)
         outputs = {"pred_logits": torch.randn(1, 5, 5), "pred_masks": torch.randn(1, 5, 2, 2)}
         outputs["pred_boxes"] = torch.rand(1, 5, 4)
-        target = SegmentTargets(torch.tensor([0]), segment_map=torch.zeros(8, 8, dtype=torch.int16))
+        extras = {"boxes": torch.tensor([[0.0, 0, 8, 8]])}
+        target = SegmentTargets(
+            torch.tensor([0]), segment_map=torch.zeros(8, 8, dtype=torch.int16), extras=extras
+        )
         losses[name] = criterion(outputs, [target])
     for name, loss in losses["FusedSetCriterion"].items():
         torch.testing.assert_close(losses["HalvedCriterion"][name] * 2, loss)

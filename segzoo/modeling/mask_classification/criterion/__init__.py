@@ -6,11 +6,12 @@
 
 from .build import build_criterion
 from .comparison import AllPixels, UncertainPoints
-from .costs import ClassCost, ComparedPixels, DiceCost, MaskCost, PixelCost, QueryCost
+from .costs import ClassCost, DiceCost, MaskCost, PixelCost, QueryCost
 from .decoder_outputs import DecoderOutputs
 from .fused_criterion import FusedSetCriterion
 from .matched_layer import MatchedLayer
 from .matcher import HungarianMatcher, NonFiniteCostError
+from .pixel_losses import ComparedPixels
 from .point_sampling import RandomPoints
 from .set_criterion import SetCriterion
 from .target_masks import SegmentTargets, targets_from_inputs

@@ -18,15 +18,13 @@ pixels or points.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import Tensor
 
 from ...registry import MATCHING_COST_REGISTRY
 from .decoder_outputs import DecoderOutputs
-from .pixel_losses import FOCAL_ALPHA, check_mask_loss
+from .pixel_losses import FOCAL_ALPHA, ComparedPixels, check_mask_loss
 from .target_masks import SegmentTargets
 
 
@@ -62,30 +60,16 @@ class PixelCost(MatchingCost):
     """
 
     def sums(self, pixels: ComparedPixels) -> tuple[Tensor, ...]:
-        """Return sums over a group of pixels, each (R, S), or of a shape that broadcasts to it."""
+        """Return sums over a group of pixels, each (R, S), or of a shape that broadcasts to it.
+
+        Args:
+            pixels: logits (R, P) and membership (P, S).
+        """
         raise NotImplementedError
 
     def combine(self, sums: tuple[Tensor, ...], num_pixels: int) -> Tensor:
         """Return the costs without weight, (R, S), from the sums over all pixels."""
         raise NotImplementedError
-
-
-class ComparedPixels:
-    """Mask logits and segments on a group of pixels (or points).
-
-    Attributes:
-        logits: (R, P) float.
-        membership: (P, S) float in [0, 1].
-        probability: (R, P), the sigmoid of the logits.
-    """
-
-    def __init__(self, logits: Tensor, membership: Tensor):
-        self.logits = logits
-        self.membership = membership
-
-    @cached_property
-    def probability(self) -> Tensor:
-        return self.logits.sigmoid()
 
 
 @MATCHING_COST_REGISTRY.register()

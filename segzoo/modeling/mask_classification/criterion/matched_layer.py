@@ -19,6 +19,7 @@ from segzoo.layers.runtime import means_over_processes
 from .comparison import Comparison, DrawPoints
 from .decoder_outputs import mask_logits
 from .matcher import Matches
+from .pixel_losses import ComparedPixels
 from .point_sampling import RandomPoints
 from .target_masks import SegmentTargets
 
@@ -90,11 +91,8 @@ class MatchedLayer:
         return mask_logits(self.outputs).to(self.dtype)
 
     @cached_property
-    def compared(self) -> tuple[Tensor, Tensor]:
-        """(M, P) logits of all matched masks, and (M, P) membership in their segments, in [0, 1].
-
-        All terms compare the same points.
-        """
+    def compared(self) -> ComparedPixels:
+        """All matched masks, (M, P) logits, and (M, P) membership in their segments, on the same points."""
         logits, memberships = [], []
         for image, (queries, segments) in enumerate(self.matches):
             masks = self.masks[image, queries]
@@ -104,8 +102,8 @@ class MatchedLayer:
                 memberships.append(own[1])
         if not logits:
             nothing = self.masks[0, :0].flatten(1)
-            return nothing, nothing.detach()
-        return torch.cat(logits), torch.cat(memberships)
+            return ComparedPixels(nothing, nothing.detach())
+        return ComparedPixels(torch.cat(logits), torch.cat(memberships))
 
     def matched(self, values: Tensor) -> Tensor:
         """Return the rows of (N, Q, ...) values that belong to matched queries, (M, ...), image by image."""

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from segzoo.layers.runtime import transferred, without_autocast
 
 from ...registry import MATCHING_COST_REGISTRY, registered
-from .costs import ComparedPixels, MatchingCost, PixelCost, QueryCost
+from .costs import MatchingCost, PixelCost, QueryCost
 from .decoder_outputs import DecoderOutputs
+from .pixel_losses import ComparedPixels
 from .point_sampling import RandomPoints
 from .target_masks import SegmentTargets
 

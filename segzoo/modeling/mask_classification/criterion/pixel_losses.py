@@ -1,10 +1,13 @@
 """Losses of mask logits against a membership in a segment, the same in matching costs and loss terms.
 
-Shape shorthand: M masks, P pixels or points.
+Shape shorthand: M masks, S segments of an image, P pixels or points.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,30 +21,47 @@ def check_mask_loss(mask_loss: str) -> None:
         raise ValueError(f"mask_loss {mask_loss!r} is unknown; use one of {', '.join(MASK_LOSSES)}")
 
 
-def mask_losses(logits: Tensor, membership: Tensor, mask_loss: str) -> Tensor:
+class ComparedPixels:
+    """Mask logits and segments on some pixels or points.
+
+    Attributes:
+        logits: (M, P) float.
+        membership: float in [0, 1]: (M, P), of each mask in its segment, for losses; (P, S), of each pixel in
+            all segments, for matching costs.
+        probability: (M, P), the sigmoid of the logits.
+    """
+
+    def __init__(self, logits: Tensor, membership: Tensor):
+        self.logits = logits
+        self.membership = membership
+
+    @cached_property
+    def probability(self) -> Tensor:
+        return self.logits.sigmoid()
+
+
+def mask_losses(masks: ComparedPixels, mask_loss: str) -> Tensor:
     """Return the mean focal loss or binary cross-entropy of each mask, (M,).
 
     Args:
-        logits: (M, P) float.
-        membership: (M, P) float in [0, 1].
+        masks: M masks, each with its segment.
         mask_loss: "focal" (sigmoid focal loss, alpha 0.25, gamma 2) or "bce".
     """
-    losses = F.binary_cross_entropy_with_logits(logits, membership, reduction="none")
+    membership = masks.membership
+    losses = F.binary_cross_entropy_with_logits(masks.logits, membership, reduction="none")
     if mask_loss == "focal":
-        probability = logits.sigmoid()
-        miss = probability * (1 - membership) + (1 - probability) * membership
-        balance = FOCAL_ALPHA * membership + (1 - FOCAL_ALPHA) * (1 - membership)
-        losses = losses * balance * miss.square()
+        # p (1 - t) + (1 - p) t
+        miss = torch.addcmul(membership, masks.probability, 1 - 2 * membership)
+        balance = (2 * FOCAL_ALPHA - 1) * membership + (1 - FOCAL_ALPHA)
+        losses = losses * miss.square() * balance
     return losses.mean(1)
 
 
-def dice_losses(logits: Tensor, membership: Tensor) -> Tensor:
-    """Return 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) of each mask, (M,), with p = sigmoid(logits).
+def dice_losses(masks: ComparedPixels) -> Tensor:
+    """Return 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) of each mask, (M,): p probability, t membership.
 
     Args:
-        logits: (M, P) float.
-        membership: t, (M, P) float in [0, 1].
+        masks: M masks, each with its segment.
     """
-    probability = logits.sigmoid()
-    overlap = (probability * membership).sum(1)
-    return 1 - (2 * overlap + 1) / (probability.sum(1) + membership.sum(1) + 1)
+    overlap = (masks.probability * masks.membership).sum(1)
+    return 1 - (2 * overlap + 1) / (masks.probability.sum(1) + masks.membership.sum(1) + 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .comparison import UncertainPoints
 from .matched_masks import ChunkLosses, ImageLoss, MaskChunk
-from .pixel_losses import dice_losses, mask_losses
+from .pixel_losses import ComparedPixels, dice_losses, mask_losses
 from .point_sampling import RandomPoints, corners, sample, sample_transposed
 from .target_masks import SegmentTargets
 
@@ -70,5 +70,5 @@ class _PointImageLoss:
 
     def _losses(self, logits: Tensor, membership: Tensor) -> Tensor:
         """Return the mask and dice losses, (2, m), of logits (m, P) against membership (m, P)."""
-        losses = mask_losses(logits, membership, self.loss.mask_loss), dice_losses(logits, membership)
-        return torch.stack(losses)
+        masks = ComparedPixels(logits, membership)
+        return torch.stack((mask_losses(masks, self.loss.mask_loss), dice_losses(masks)))

@@ -131,7 +131,7 @@ class MaskTerm(LossTerm):
         return {"weight": node.MASK_WEIGHT, "mask_loss": node.MASK_LOSS}
 
     def forward(self, layer: MatchedLayer) -> dict[str, Tensor]:
-        losses = mask_losses(*layer.compared, self.mask_loss)
+        losses = mask_losses(layer.compared, self.mask_loss)
         return {self.name: self.weight * losses.sum() / layer.num_masks}
 
 
@@ -152,5 +152,5 @@ class DiceTerm(LossTerm):
         return {"weight": cfg.MODEL.MASK_FORMER.DICE_WEIGHT}
 
     def forward(self, layer: MatchedLayer) -> dict[str, Tensor]:
-        losses = dice_losses(*layer.compared)
+        losses = dice_losses(layer.compared)
         return {self.name: self.weight * losses.sum() / layer.num_masks}
