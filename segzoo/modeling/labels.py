@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def best_class(parts: Iterable[Tensor]) -> Tensor:
-    """The class of the highest score in each pixel, the first of equals.
+    """Return the class of the highest score in each pixel, the first of equals.
 
     Args:
         parts: (k, H, W) scores of some classes each, in the order of the classes.

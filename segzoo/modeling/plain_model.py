@@ -20,7 +20,7 @@ def as_segmentor(
     num_classes: int | None = None,
     pixel_mean: Sequence[float] | None = None,
 ) -> Segmentor:
-    """The model itself where it is a `Segmentor`, otherwise a `PlainModel` around it.
+    """Return the model itself where it is a `Segmentor`, otherwise a `PlainModel` around it.
 
     Args:
         model: a meta-architecture.
@@ -32,7 +32,7 @@ def as_segmentor(
 
 
 def as_segmentation_model(model: nn.Module, **options: Any) -> SegmentationModel:
-    """`as_segmentor`, but for models under a test protocol, which stay as they are."""
+    """Do as `as_segmentor` does, and leave models under a test protocol as they are."""
     return model if isinstance(model, SegmentationModel) else as_segmentor(model, **options)
 
 
@@ -89,7 +89,7 @@ class PlainModel(Segmentor):
         return [_with_labels(result) for result in results]
 
     def raw_outputs(self, batched_inputs: list[dict]) -> dict[str, Any]:
-        """Raises InputError where the model has no `raw_outputs`."""
+        """Return those of the model; raises InputError where it has no `raw_outputs`."""
         if not callable(getattr(self.model, "raw_outputs", None)):
             raise InputError(
                 f"{type(self.model).__name__} has no raw_outputs, so its network cannot be told from its "
@@ -102,7 +102,7 @@ class PlainModel(Segmentor):
         return {name: output for name, output in outputs.items() if isinstance(output, Tensor)}
 
     def dense_scores(self, images: Tensor) -> DenseScores:
-        """`sem_seg` of the model's results."""
+        """Return `sem_seg` of the model's results."""
         height, width = images.shape[-2:]
         results = self.model([{"image": image, "height": height, "width": width} for image in images])
         if "sem_seg" not in results[0]:

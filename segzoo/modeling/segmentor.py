@@ -4,9 +4,8 @@ Letters: N images, K classes, H W size of an image, h w size of a network's outp
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,75 +17,10 @@ from segzoo.layers.runtime import transferred
 from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 
+from .batch import Batch, DenseScores, Size, Sizes, size_of
 from .registry import registered
 
 SEMANTIC_RESULTS = ("scores", "labels")
-
-Size = tuple[int, int]
-
-
-class Sizes(NamedTuple):
-    """(height, width) of an image on its way through a model.
-
-    Attributes:
-        padded: of the network's input, in whose upper left corner the image is.
-        image: of the image as it was given to the model.
-        output: wanted for the result.
-    """
-
-    padded: Size
-    image: Size
-    output: Size
-
-
-class Batch:
-    """Images that run together, and what is known of them.
-
-    Attributes:
-        images: (N, 3, H, W) float, normalized and padded: what the backbone receives.
-        image_sizes: N pairs (height, width) of the images without padding.
-        tasks: the results asked for; in training, those of the model.
-        inputs: the mapper's dict of each image, with whatever a mapper adds to it; () where images come
-            without (export, windows of a test protocol).
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        image_sizes: Sequence[Size],
-        tasks: Sequence[str],
-        inputs: Sequence[dict] = (),
-        prepare_targets: "Callable[[Batch], Any] | None" = None,
-    ):
-        self.images = images
-        self.image_sizes = list(image_sizes)
-        self.tasks = tuple(tasks)
-        self.inputs = inputs
-        self._prepare_targets = prepare_targets
-
-    @property
-    def padded_size(self) -> Size:
-        """(H, W)"""
-        return _size(self.images)
-
-    @cached_property
-    def targets(self) -> Any:
-        """The ground truth as `Segmentor.prepare_targets` gives it; None outside of training."""
-        return None if self._prepare_targets is None else self._prepare_targets(self)
-
-
-class DenseScores(NamedTuple):
-    """Class scores of a batch before the last resize.
-
-    Attributes:
-        scores: (N, K, h, w) float.
-        size: (height, width) to which the scores are resized, bilinearly, before they are cut to the image.
-        align_corners: of that resize.
-    """
-
-    scores: Tensor
-    size: Size
-    align_corners: bool
 
 
 class SegmentationModel(nn.Module):
@@ -199,7 +133,7 @@ class Segmentor(SegmentationModel):
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
-        """The arguments that all families share, the backbone built; a family adds its own."""
+        """Build the arguments that all families share, the backbone among them; a family adds its own."""
         registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
         return {
             "backbone": build_backbone(cfg),
@@ -212,7 +146,7 @@ class Segmentor(SegmentationModel):
     # What a family defines.
 
     def network(self, batch: Batch) -> dict[str, Any]:
-        """Runs the network.
+        """Run the network.
 
         Returns:
             Outputs by name: what `losses` needs in training, what `postprocess` needs in eval mode.
@@ -220,17 +154,17 @@ class Segmentor(SegmentationModel):
         raise NotImplementedError
 
     def prepare_targets(self, batch: Batch) -> Any:
-        """Brings the mapper's targets in `batch.inputs` to the device, padded like the images."""
+        """Bring the mapper's targets in `batch.inputs` to the device, padded like the images."""
         raise NotImplementedError
 
     def losses(self, outputs: dict[str, Any], targets: Any) -> dict[str, Tensor]:
-        """Weighted scalar losses by name of the outputs of `network` in training."""
+        """Compute weighted scalar losses by name from the outputs of `network` in training."""
         raise NotImplementedError
 
     def postprocess(
         self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
     ) -> list[dict[str, Any]]:
-        """Makes results of the outputs of `network` in eval mode.
+        """Make results of the outputs of `network` in eval mode.
 
         Args:
             outputs: of N images.
@@ -243,10 +177,10 @@ class Segmentor(SegmentationModel):
         raise NotImplementedError
 
     def set_progress(self, iteration: int, max_iter: int) -> None:
-        """Is told before each training iteration its number, from 0 over all runs, and how many there are."""
+        """Take note of the next training iteration, counted from 0 over all runs, and of their number."""
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
-        """Raises InputError unless the model can give all of these tasks."""
+        """Raise InputError unless the model can give all of these tasks."""
         for task in tasks:
             if task not in TASKS:
                 raise InputError(f"TEST.TASKS {task!r}: expected some of {', '.join(TASKS)}")
@@ -256,19 +190,19 @@ class Segmentor(SegmentationModel):
                 )
 
     def padded_size(self, size: Size) -> Size:
-        """(height, width) to which an image of this size is padded where it runs alone."""
+        """Return (height, width) to which an image of this size is padded where it runs alone."""
         multiple = max(self.size_divisibility, 1)
         height, width = size
         return height + -height % multiple, width + -width % multiple
 
     def pad(self, images: Sequence[Tensor], value: float = 0) -> Tensor:
-        """Normalized images, (3, h, w) each, or labels to a batch of the largest padded size.
+        """Pad normalized images, or labels, to the largest padded size among them.
 
         Args:
             images: (..., h, w) each.
             value: of the rows and columns that are added below and on the right.
         """
-        sizes = [_size(image) for image in images]
+        sizes = [size_of(image) for image in images]
         height, width = (max(sides) for sides in zip(*map(self.padded_size, sizes), strict=True))
         padded = [
             F.pad(image, (0, width - w, 0, height - h), value=value)
@@ -285,7 +219,7 @@ class Segmentor(SegmentationModel):
     def forward(
         self, batched_inputs: list[dict], *, tasks: Sequence[str] | None = None, semantic: str = "scores"
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
-        """Computes losses in training mode, predictions in eval mode.
+        """Compute losses in training mode, predictions in eval mode.
 
         Args:
             batched_inputs: one dict per image:
@@ -320,7 +254,7 @@ class Segmentor(SegmentationModel):
         check_semantic(semantic)
         groups = defaultdict(list)
         for index, image in enumerate(images):
-            groups[self.padded_size(_size(image))].append(index)
+            groups[self.padded_size(size_of(image))].append(index)
         results: list[dict[str, Any]] = [{}] * len(images)
         for indices in groups.values():
             group = [batched_inputs[index] for index in indices]
@@ -335,7 +269,7 @@ class Segmentor(SegmentationModel):
         return results
 
     def raw_outputs(self, batched_inputs: list[dict]) -> dict[str, Any]:
-        """The outputs of `network` before post-processing. The model has to be in eval mode.
+        """Return the outputs of `network` before post-processing. The model has to be in eval mode.
 
         Args:
             batched_inputs: as for `forward`; smaller images are padded to the largest.
@@ -344,7 +278,7 @@ class Segmentor(SegmentationModel):
         return self.network(self._batch(images, self.tasks, batched_inputs))
 
     def batch_outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """`raw_outputs` of images of one size, tensors only: the part to export or compile.
+        """Return the raw outputs of images of one size, tensors only: the part to export or compile.
 
         Args:
             images: (N, 3, H, W) float in [0, 255], channels ordered as `input_format`.
@@ -353,21 +287,21 @@ class Segmentor(SegmentationModel):
         return {name: output for name, output in outputs.items() if isinstance(output, Tensor)}
 
     def dense_scores(self, images: Tensor) -> DenseScores:
-        """Semantic scores of images of one size. The model has to be in eval mode.
+        """Return semantic scores of images of one size. The model has to be in eval mode.
 
         A family whose scores are a small map, resized, returns that map and sets `coarse_scores`.
 
         Args:
             images: (N, 3, H, W) float in [0, 255], channels ordered as `input_format`.
         """
-        tasks, size = ("semantic",), _size(images)
+        tasks, size = ("semantic",), size_of(images)
         batch = self._batch(self._normalized(images).unbind(), tasks)
         sizes = [Sizes(batch.padded_size, size, size)] * len(images)
         results = self.postprocess(self.network(batch), sizes, tasks=tasks, semantic="scores")
         return DenseScores(torch.stack([result["sem_seg"] for result in results]), size, False)
 
     def score_maps(self, images: Tensor) -> Tensor:
-        """`dense_scores` at the size of the images: (N, 3, H, W) -> (N, K, H, W) float32."""
+        """Return `dense_scores` at the size of the images: (N, 3, H, W) -> (N, K, H, W) float32."""
         scores, size, align_corners = self.dense_scores(images)
         height, width = images.shape[-2:]
         return resize(scores.float(), size, align_corners)[..., :height, :width]
@@ -378,16 +312,10 @@ class Segmentor(SegmentationModel):
     def _batch(
         self, images: Sequence[Tensor], tasks: Sequence[str], inputs: Sequence[dict] = (), **targets: Any
     ) -> Batch:
-        return Batch(self.pad(images), [_size(image) for image in images], tasks, inputs, **targets)
+        return Batch(self.pad(images), [size_of(image) for image in images], tasks, inputs, **targets)
 
 
 def check_semantic(semantic: str) -> None:
-    """Raises InputError unless `semantic` says what to give for the task "semantic"."""
+    """Raise InputError unless `semantic` says what to give for the task "semantic"."""
     if semantic not in SEMANTIC_RESULTS:
         raise InputError(f"semantic={semantic!r}: expected {' or '.join(map(repr, SEMANTIC_RESULTS))}")
-
-
-def _size(image: Tensor) -> Size:
-    """(height, width)"""
-    height, width = image.shape[-2:]
-    return height, width

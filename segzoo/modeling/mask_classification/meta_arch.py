@@ -114,14 +114,14 @@ class MaskFormer(Segmentor):
             )
 
     def network(self, batch: Batch) -> dict[str, Any]:
-        """The outputs of `MaskFormerHead`."""
+        """Return the outputs of `MaskFormerHead`."""
         features = self.backbone(fast_layout(batch.images))
         if getattr(self.sem_seg_head, "wants", ()):
             return self.sem_seg_head(features, batch)
         return self.sem_seg_head(features)
 
     def prepare_targets(self, batch: Batch) -> list[SegmentTargets]:
-        """segment_map (or segment_masks) and segment_classes of the inputs, see `targets_from_inputs`."""
+        """Bring segment_map (or segment_masks) and segment_classes over; see `targets_from_inputs`."""
         return targets_from_inputs(batch.inputs, batch.padded_size, self.device)
 
     def losses(self, outputs: dict[str, Any], targets: list[SegmentTargets]) -> dict[str, Tensor]:

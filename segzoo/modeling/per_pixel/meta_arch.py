@@ -94,7 +94,7 @@ class PerPixelSegmentor(Segmentor):
         return self.sem_seg_head.align_corners
 
     def network(self, batch: Batch) -> dict[str, Any]:
-        """The heads' logits.
+        """Return the heads' logits.
 
         Returns:
             sem_seg_logits: (N, K, h, w) float
@@ -116,7 +116,7 @@ class PerPixelSegmentor(Segmentor):
         return outputs
 
     def prepare_targets(self, batch: Batch) -> Tensor:
-        """`sem_seg` of the inputs, (H, W) int64 labels in [0, K) or `ignore_label`, as one (N, H, W) tensor.
+        """Stack `sem_seg` of the inputs, (H, W) int64 in [0, K) or `ignore_label`, to an (N, H, W) tensor.
 
         Raises:
             InputError: labels of another size than their image.
@@ -131,6 +131,7 @@ class PerPixelSegmentor(Segmentor):
         return self.pad(labels, self.ignore_label)
 
     def losses(self, outputs: dict[str, Any], targets: Tensor) -> dict[str, Tensor]:
+        """Compute `loss` of each output that is supervised."""
         losses = {"loss_sem_seg": self.loss_weight * self.loss(outputs["sem_seg_logits"], targets)}
         for name, logits in outputs["supervised"].items():
             weight = self.loss_weight * self.sem_seg_head.loss_weights.get(name, 1.0)
@@ -143,7 +144,7 @@ class PerPixelSegmentor(Segmentor):
     def postprocess(
         self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
     ) -> list[dict[str, Tensor]]:
-        """Logits resized to the input, cut to the image, resized to the output size."""
+        """Resize logits to the input, cut them to the image, and resize them to the output size."""
         results: list[dict[str, Tensor]] = []
         for logits, one in zip(outputs["sem_seg_logits"], sizes, strict=True):
             if not tasks:
@@ -156,7 +157,7 @@ class PerPixelSegmentor(Segmentor):
         return results
 
     def dense_scores(self, images: Tensor) -> DenseScores:
-        """The logits and the size to which they are resized."""
+        """Return the logits, and the size to which they are resized."""
         logits = self.batch_outputs(images)["sem_seg_logits"]
         height, width = images.shape[-2:]
         size = self._full_size(logits, self.padded_size((height, width)))

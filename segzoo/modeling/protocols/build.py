@@ -36,7 +36,7 @@ _KINDS = {int: "a positive whole number", float: "a positive number", bool: "Tru
 
 
 def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging | None:
-    """The complete protocol; None where the model's own forward pass is asked for.
+    """Build the complete protocol; None where the model's own forward pass is asked for.
 
     Raises:
         InputError: unknown preset, a value of the wrong kind, or one that the protocol needs and lacks; also
@@ -79,7 +79,7 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging |
 def build_protocol_model(
     cfg: CfgNode, model: nn.Module, flip_pairs: Sequence[tuple[int, int]] = ()
 ) -> SegmentationModel:
-    """The model under TEST.PROTOCOL (or TEST.AUG): what is called in the model's place.
+    """Build the model under TEST.PROTOCOL (or TEST.AUG): what is called in the model's place.
 
     Args:
         model: a meta-architecture, a `Segmentor` or not.
@@ -108,7 +108,7 @@ def build_protocol_model(
 
 
 def build_single_scale_config(cfg: CfgNode) -> CfgNode:
-    """A copy of a configuration whose TEST.PROTOCOL tests one scale; that of `maskformer_tta` is none."""
+    """Copy a configuration so that TEST.PROTOCOL tests one scale; that of `maskformer_tta` is none."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.TEST.AUG.ENABLED = False

@@ -21,7 +21,7 @@ class ProtocolModel(SegmentationModel):
     """
 
     def __init__(self, model: Segmentor, protocol: Any, flip_pairs: Sequence[tuple[int, int]] = ()):
-        """Raises InputError where the model does not give the task "semantic"."""
+        """Raise InputError where the model does not give the task "semantic"."""
         super().__init__()
         model.check_tasks(("semantic",))
         self.model = model
@@ -36,7 +36,7 @@ class ProtocolModel(SegmentationModel):
     def forward(
         self, batched_inputs: list[dict], *, tasks: Sequence[str] | None = None, semantic: str = "scores"
     ) -> list[dict[str, Tensor]]:
-        """Tests images one by one.
+        """Test images one by one.
 
         Args:
             batched_inputs: one dict per image: `image` (3, H, W) uint8 or float in [0, 255] at its own size;
@@ -56,12 +56,12 @@ class ProtocolModel(SegmentationModel):
         return [{name: self.test(inputs, semantic)} for inputs in batched_inputs]
 
     def test(self, inputs: dict, semantic: str) -> Tensor:
-        """The scores or the labels of one image."""
+        """Return the scores or the labels of one image."""
         raise NotImplementedError
 
 
 def check_semantic_only(name: str, tasks: Sequence[str] | None) -> None:
-    """Raises InputError, naming the protocol, for other tasks than the semantic one."""
+    """Raise InputError, naming the protocol, for other tasks than the semantic one."""
     if tasks is not None and tuple(tasks) != ("semantic",):
         raise InputError(
             f"{name} is for the semantic task, but TEST.TASKS is {tuple(tasks)}; "

@@ -51,7 +51,7 @@ class ProtocolSegmentor(ProtocolModel):
         self.window_batch = window_batch
 
     def test(self, inputs: dict, semantic: str) -> Tensor:
-        """The result of one image, in mode "center_crop" of the crop."""
+        """Return the result of one image, in mode "center_crop" of the crop."""
         image = inputs["image"]
         size = int(inputs.get("height", image.shape[-2])), int(inputs.get("width", image.shape[-1]))
         if self.protocol.mode == "center_crop":
