@@ -15,7 +15,6 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train", "train a model, on one or many GPUs or on the CPU"),
-    "config": Command("config", "print a configuration, where each value comes from, or how two differ"),
     "evaluate": Command("evaluate", "compute the metrics of a checkpoint, or of predictions that were saved"),
     "predict": Command("predict", "draw a model's predictions on images and videos"),
     "submit": Command("submit", "submit trainings and evaluations to SLURM, and show their status"),
@@ -28,6 +27,8 @@ COMMANDS = {
     "analyze": Command("analyze", "count parameters and GFLOPs, beside the published ones"),
     "doctor": Command("doctor", "check the installation, the datasets and a configuration"),
     "replay": Command("replay", "run the batch again that ended a training with a loss that is not finite"),
+    "zoo": Command("zoo", "list the models, show one, download its official weights"),
+    "config": Command("config", "print a configuration, where each value comes from, or how two differ"),
 }
 
 # What is typed from habit, and what to say of it.

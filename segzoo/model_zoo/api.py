@@ -6,12 +6,11 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from segzoo.checkpoint import load_checkpoint, local_file
-from segzoo.checkpoint.download import file_hash
+from segzoo.checkpoint import load_checkpoint
 from segzoo.utils.errors import InputError
 
 from .configs import get_config
-from .records import WeightsInfo
+from .official import download_weights
 from .registry import official_weights
 
 
@@ -31,25 +30,15 @@ def get(name: str, weights: str | Path | None = None, device: str = "cpu") -> nn
     cfg.MODEL.WEIGHTS = ""
     md5_prefix = ""
     if weights == "official":
+        download_weights(name)  # checks the published hash
         info = official_weights(name)
         weights, md5_prefix = info.url, info.md5_prefix
-        if info.sha256_prefix:
-            _check_sha256(local_file(info.url), info)
     if device != "cpu":
         _check_device(device)
     model = build_model(cfg).eval()
     if weights:
         load_checkpoint(model, weights, md5_prefix=md5_prefix).require_complete(f"model_zoo.get({name!r})")
     return model
-
-
-def _check_sha256(file: Path, info: WeightsInfo) -> None:
-    found = file_hash(file, "sha256")
-    if not found.startswith(info.sha256_prefix):
-        raise InputError(
-            f"{info.url}: sha256 starts with {found[: len(info.sha256_prefix)]}, expected "
-            f"{info.sha256_prefix}; the file is damaged or not the published one: delete {file} and try again"
-        )
 
 
 def _check_device(device: str) -> None:

@@ -1,0 +1,220 @@
+"""`segzoo zoo`: lists the models of the zoo, shows one, downloads its official weights."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from segzoo.utils.commands import command_line
+from segzoo.utils.errors import InputError
+from segzoo.utils.tasks import TASKS
+from segzoo.utils.text import did_you_mean
+
+from .command import command
+from .parser import EXIT_STATUS, CommandLine
+
+if TYPE_CHECKING:
+    from segzoo.model_zoo.search import Entry
+
+EXAMPLES = f"""
+examples:
+  all models of a task on a dataset, the most accurate first:
+    %(prog)s --task semantic --dataset ade20k
+  by words of their names, up to a size, with weights under a license:
+    %(prog)s segformer b2
+    %(prog)s --task panoptic --max-params 50
+    %(prog)s --license mit
+  all that is known about one, and the commands that train, test and use it:
+    %(prog)s panoptic/coco/mask2former_r50
+  its official weights, into the cache; prints the file:
+    %(prog)s panoptic/coco/mask2former_r50 --download
+
+Accuracies are those that the authors publish, in percent; the page of a model says how each was measured, and
+only those that were measured alike can be compared. Parameters are in millions, as segzoo counts them.
+WEIGHTS is link for a file that --download gets, page for one that a browser has to fetch. Weights belong to
+their authors: mind their license, which is not segzoo's.
+
+{EXIT_STATUS}
+"""
+
+
+def build_parser() -> CommandLine:
+    """Return the parser of the command."""
+    parser = CommandLine(
+        "zoo", description="List the models of the zoo, show one, or download its weights.", epilog=EXAMPLES
+    )
+    parser.add_argument(
+        "search", nargs="*", metavar="NAME | WORD", help="a model's name, or words to search for"
+    )
+    which = parser.group("which models")
+    which.add_argument("--task", choices=sorted(TASKS), help="only of this task")
+    which.add_argument(
+        "--dataset", metavar="NAME", help="only trained on this dataset, as in names: ade20k, coco"
+    )
+    which.add_argument(
+        "--license", "--licence", metavar="TEXT", help="only weights whose license contains this"
+    )
+    which.add_argument("--max-params", type=float, metavar="M", help="only with at most M million parameters")
+    which.add_argument(
+        "--with-weights", action="store_true", help="only with official weights that --download gets"
+    )
+    what = parser.group("what is done")
+    what.add_argument(
+        "--download", action="store_true", help="download the official weights of the model NAME"
+    )
+    what.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List, show or download.
+
+    Raises:
+        InputError: no such model, dataset or license.
+    """
+    from segzoo.model_zoo.search import all_entries, find_models
+
+    entries = all_entries()
+    names = {entry.name: entry for entry in entries}
+    name = (
+        arguments.search[0].removeprefix("configs/").removesuffix(".yaml")
+        if len(arguments.search) == 1
+        else ""
+    )
+    if name in names:
+        return _download(name) if arguments.download else _show(names[name], arguments.json)
+    if "/" in name or arguments.download:
+        given = " ".join(arguments.search)
+        raise InputError(f"the zoo has no model {given or '(none is named)'}{did_you_mean(name, names)}")
+    datasets = sorted({entry.name.split("/")[1] for entry in entries})
+    if arguments.dataset and arguments.dataset not in datasets:
+        hint = did_you_mean(arguments.dataset, datasets) or f"; expected one of {', '.join(datasets)}"
+        raise InputError(f"--dataset {arguments.dataset}: no model of the zoo was trained on it{hint}")
+    found = find_models(
+        entries,
+        task=arguments.task or "",
+        dataset=arguments.dataset or "",
+        text=" ".join(arguments.search),
+        license=arguments.license or "",
+        max_params=arguments.max_params,
+        with_weights=arguments.with_weights,
+    )
+    if not found:
+        licenses = sorted({entry.info.licence for entry in entries if entry.info})
+        listed = f"; licenses are: {'; '.join(licenses)}" if arguments.license else ""
+        raise InputError(f"no model of the zoo meets all of that{listed}")
+    found.sort(key=lambda entry: (*entry.name.split("/")[:2], -(entry.value or 0), entry.name))
+    if arguments.json:
+        print(json.dumps([_facts(entry) for entry in found], indent=1))
+    else:
+        for line in _table(found):
+            print(line)
+    return 0
+
+
+def _table(found: Sequence["Entry"]) -> Iterator[str]:
+    rows = [("NAME", "METRIC", "%", "PARAMS", "WEIGHTS", "LICENSE OF THE WEIGHTS")]
+    for entry in found:
+        license = entry.info.licence if entry.info and entry.weights != "none" else "-"
+        rows.append(
+            (
+                entry.name,
+                entry.metric or "-",
+                _number(entry.value, 1),
+                _number(entry.params, 1),
+                entry.weights,
+                license,
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        yield "  ".join(
+            cell.rjust(width) if column in (2, 3) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, [*widths, 0], strict=True))
+        ).rstrip()
+    yield ""
+    count = f"{len(found)} models" if len(found) > 1 else "1 model"
+    yield f"{count}; accuracies as published. `{command_line('zoo', 'NAME')}` shows one of them."
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _show(entry: "Entry", as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(_facts(entry), indent=1))
+        return 0
+    for name, text in _described(entry):
+        print(f"{name:<14}{text}")
+    print()
+    for line in _commands(entry):
+        print(line)
+    return 0
+
+
+def _described(entry: "Entry") -> Iterator[tuple[str, str]]:
+    info = entry.info
+    yield "model", entry.name
+    if info is None:
+        yield "published", "nothing: a configuration of segzoo's own"
+        return
+    yield "method", f"{info.method}, {info.backbone}"
+    yield "data", f"{entry.title}; pre-training: {info.pretraining}"
+    yield "schedule", info.schedule
+    for index, published in enumerate(info.published):
+        name = "published" if index == 0 else ""
+        yield name, f"{published.metric} {published.value:g} %, {published.protocol}"
+    for metric, value in info.reproduced.metrics.items() if info.reproduced else ():
+        yield "reproduced", f"{metric} {value:g} %"
+    if info.reproduced:
+        height, width = info.reproduced.size
+        yield (
+            "counted",
+            f"{info.reproduced.params} M parameters, {info.reproduced.gflops} GFLOPs at {height}x{width}",
+        )
+    if info.params is not None or info.gflops is not None:
+        numbers = [f"{info.params:g} M parameters"] * (info.params is not None)
+        numbers += [f"{info.gflops:g} GFLOPs"] * (info.gflops is not None)
+        yield "paper says", ", ".join(numbers)
+    place = info.url or info.page or info.folder
+    yield "weights", place or "none published"
+    if place:
+        yield "license", info.licence
+    if info.note:
+        yield "note", info.note
+    yield "paper", info.paper
+    yield "code", f"{info.repository}{f' ({info.code_licence})' if info.code_licence else ''}"
+
+
+def _commands(entry: "Entry") -> Iterator[str]:
+    yield "train it:"
+    yield f"  {command_line('train', '--config-file', entry.name)}"
+    yield "see its configuration, and where each value comes from:"
+    yield f"  {command_line('config', entry.name, '--origin')}"
+    if entry.weights == "none" or entry.info is None:
+        return
+    weights = entry.info.url or "DOWNLOADED_FILE"
+    yield "evaluate the official weights:"
+    yield f"  {command_line('evaluate', '--config-file', entry.name, '--weights', weights)}"
+    yield "use them on images of yours:"
+    files = ("--input", "photos/", "--output", "out/")
+    yield f"  {command_line('predict', '--config-file', entry.name, *files, '--weights', weights)}"
+
+
+def _download(name: str) -> int:
+    # Imports torch, which the list does not need.
+    from segzoo.model_zoo.official import download_weights
+
+    print(download_weights(name))
+    return 0
+
+
+def _facts(entry: "Entry") -> dict[str, Any]:
+    """All that is known about a model, for --json."""
+    about = asdict(entry.info) if entry.info else {}
+    return {"name": entry.name, "title": entry.title, "metric": entry.metric, "value": entry.value} | about
+
+
+main = command(build_parser, run)

@@ -1,0 +1,94 @@
+"""Finding models of the zoo by what they are for, how large they are and how their weights are licensed."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .names import list_models
+from .records import WeightsInfo
+from .registry import known_models, sections
+
+
+class Entry(NamedTuple):
+    """A model of the zoo as a list shows it.
+
+    Attributes:
+        name: of the configuration.
+        info: its row in the tables; None for a model without one.
+        title: dataset and task in words; "" without a row.
+        metric: the first metric of its table; "" without a row.
+    """
+
+    name: str
+    info: WeightsInfo | None = None
+    title: str = ""
+    metric: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """The published value of `metric` in percent."""
+        return self.info.value(self.metric) if self.info else None
+
+    @property
+    def params(self) -> float | None:
+        """Parameters in millions: counted by segzoo, else as published."""
+        if self.info is None:
+            return None
+        return self.info.reproduced.params if self.info.reproduced else self.info.params
+
+    @property
+    def weights(self) -> str:
+        """How the official weights are had: link | page | none; a page is for a browser."""
+        if self.info is None:
+            return "none"
+        return "link" if self.info.url else "page" if self.info.page or self.info.folder else "none"
+
+
+def all_entries() -> list[Entry]:
+    """Return all models of the zoo, in the order of their names."""
+    titles = {
+        info.name: (section.title, next(iter(section.metrics), ""))
+        for section in sections()
+        for info in section.models
+    }
+    known = known_models()
+    return [Entry(name, known.get(name), *titles.get(name, ("", ""))) for name in list_models()]
+
+
+def find_models(
+    entries: Iterable[Entry],
+    *,
+    task: str = "",
+    dataset: str = "",
+    text: str = "",
+    license: str = "",
+    max_params: float | None = None,
+    with_weights: bool = False,
+) -> list[Entry]:
+    """Return the models that meet all conditions; an empty one is none.
+
+    Args:
+        entries: those to choose from.
+        task: semantic | panoptic | instance | entity.
+        dataset: as in names: ade20k, coco, ...
+        text: words that the name, method or backbone contain, in any case.
+        license: what the license of the weights contains, in any case.
+        max_params: millions of parameters; models that were not counted are left out.
+        with_weights: only those with official weights that a program can download.
+    """
+    words = text.lower().split()
+
+    def meets(entry: Entry) -> bool:
+        own_task, own_dataset, _ = entry.name.split("/")
+        searched = (
+            entry.name if entry.info is None else f"{entry.name} {entry.info.method} {entry.info.backbone}"
+        )
+        return (
+            task in ("", own_task)
+            and dataset in ("", own_dataset)
+            and all(word in searched.lower() for word in words)
+            and (not license or (entry.info is not None and license.lower() in entry.info.licence.lower()))
+            and (max_params is None or (entry.params is not None and entry.params <= max_params))
+            and (not with_weights or entry.weights == "link")
+        )
+
+    return [entry for entry in entries if meets(entry)]
