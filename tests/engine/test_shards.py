@@ -158,7 +158,17 @@ def test_shards_of_another_test_are_not_mixed_in(shapes, tmp_path):
             evaluate_shard(cfg, model, Shard(index, 2))
 
 
-@pytest.mark.parametrize("data", [b"{", zlib.compress(b"\x80"), zlib.compress(pickle.dumps(runpy.run_path))])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{",
+        zlib.compress(b"\x80"),
+        # No data: a function, also of segzoo itself, and a class of another package.
+        zlib.compress(pickle.dumps(runpy.run_path)),
+        zlib.compress(pickle.dumps(evaluate)),
+        zlib.compress(pickle.dumps(Path)),
+    ],
+)
 def test_a_damaged_part_is_named_and_its_images_are_scored_again_without_it(shapes, tmp_path, data):
     cfg, model = job(shapes, tmp_path)
     whole = evaluate_shard(cfg, model, Shard(1, 1))

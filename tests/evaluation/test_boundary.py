@@ -303,55 +303,83 @@ class Overlapping:
             for mask, category, crowd in self.truths[entry["image_id"]]
         ]
 
-    def peer(self):
-        """COCOeval with IoUs of whole maps, written down as the definition has them."""
 
-        def annotations(images, with_scores):
-            number = 0
-            for index, masks in enumerate(images):
-                for mask, category, value in masks:
-                    number += 1
-                    fact = {"score": value} if with_scores else {"iscrowd": value}
-                    one = {"id": number, "image_id": index, "category_id": category, "iscrowd": 0}
-                    yield {**one, **fact, "area": float(mask.sum()), "mask": mask}
+def peer(truths, detections):
+    """The twelve numbers of COCOeval with IoUs of whole maps, written down as the definition has them.
 
-        datasets = []
-        for images, with_scores in ((self.truths, False), (self.detections, True)):
-            dataset = COCO()
-            dataset.dataset = {
-                "images": [{"id": index} for index in range(len(images))],
-                "categories": [{"id": 0}, {"id": 1}],
-                "annotations": list(annotations(images, with_scores)),
-            }
-            datasets.append(dataset)
+    Args:
+        truths, detections: of each image, (mask, category, crowd flag) and (mask, category, score).
+    """
 
-        class Peer(COCOeval):
-            def computeIoU(self, image, category):  # noqa: N802  its name in pycocotools
-                truths, found = self._gts[image, category], self._dts[image, category]
-                found = sorted(found, key=lambda one: -one["score"])[:100]
-                return np.array(
+    def annotations(images, with_scores):
+        number = 0
+        for index, masks in enumerate(images):
+            for mask, category, value in masks:
+                number += 1
+                fact = {"score": value} if with_scores else {"iscrowd": value}
+                one = {"id": number, "image_id": index, "category_id": category, "iscrowd": 0}
+                yield {**one, **fact, "area": float(mask.sum()), "mask": mask}
+
+    datasets = []
+    for images, with_scores in ((truths, False), (detections, True)):
+        dataset = COCO()
+        dataset.dataset = {
+            "images": [{"id": index} for index in range(len(images))],
+            "categories": [{"id": 0}, {"id": 1}],
+            "annotations": list(annotations(images, with_scores)),
+        }
+        datasets.append(dataset)
+
+    class Peer(COCOeval):
+        def computeIoU(self, image, category):  # noqa: N802  its name in pycocotools
+            of_class, found = self._gts[image, category], self._dts[image, category]
+            found = sorted(found, key=lambda one: -one["score"])[:100]
+            return np.array(
+                [
                     [
-                        [
-                            np.count_nonzero(one["mask"] & true["mask"]) / one["area"]
-                            if true["iscrowd"]
-                            else min(
-                                iou(one["mask"], true["mask"]),
-                                iou(naive_boundary(one["mask"]), naive_boundary(true["mask"])),
-                            )
-                            for true in truths
-                        ]
-                        for one in found
+                        np.count_nonzero(one["mask"] & true["mask"]) / one["area"]
+                        if true["iscrowd"]
+                        else min(
+                            iou(one["mask"], true["mask"]),
+                            iou(naive_boundary(one["mask"]), naive_boundary(true["mask"])),
+                        )
+                        for true in of_class
                     ]
-                )
+                    for one in found
+                ]
+            )
 
-        with contextlib.redirect_stdout(io.StringIO()):
-            for dataset in datasets:
-                dataset.createIndex()
-            evaluation = Peer(*datasets, "bbox")
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        return evaluation.stats
+    with contextlib.redirect_stdout(io.StringIO()):
+        for dataset in datasets:
+            dataset.createIndex()
+        evaluation = Peer(*datasets, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return np.where(evaluation.stats < 0, np.nan, 100 * evaluation.stats).tolist()
+
+
+NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_entity_ap_is_that_of_cocoeval_with_the_lesser_iou(tmp_path, seed):
+    data = PanopticData(tmp_path / "data", seed=seed)
+    evaluator = build_evaluator(data.name, ["entity"], names=["boundary"], boundary_dilation=DILATION)
+    evaluator.process(data.dataset_dicts, data.outputs("entity_seg"))
+    metrics = evaluator.evaluate()["boundary_entity_seg"]
+    order = sorted(range(len(data.dataset_dicts)), key=lambda index: data.dataset_dicts[index]["image_id"])
+    truths = [
+        [(ids == one["id"], 0, 0) for one in segments if not one["iscrowd"]]
+        for ids, segments in (data.ground_truths[index] for index in order)
+    ]
+    detections = [
+        [(ids == one["id"], 0, one["score"]) for one in segments]
+        for ids, segments in (data.predictions[index] for index in order)
+    ]
+    expected = peer(truths, detections)
+    assert [metrics[name] for name in NAMES] == pytest.approx(expected, nan_ok=True, abs=1e-10)
+    assert 0 < metrics["AP"] < 60
 
 
 @pytest.mark.parametrize("engine", ["pycocotools", "faster_coco_eval"])
@@ -361,9 +389,8 @@ def test_average_precision_is_that_of_cocoeval_with_the_lesser_iou(engine):
     evaluator = BoundaryInstanceEvaluator(data.name, dilation=DILATION, engine=engine)
     evaluator.process(data.entries, data.outputs)
     metrics = evaluator.evaluate()["boundary_segm"]
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-    expected = np.where(data.peer() < 0, np.nan, 100 * data.peer())
-    assert [metrics[name] for name in names] == pytest.approx(expected.tolist(), nan_ok=True, abs=1e-10)
+    expected = peer(data.truths, data.detections)
+    assert [metrics[name] for name in NAMES] == pytest.approx(expected, nan_ok=True, abs=1e-10)
     assert 0 < metrics["AP"] < 60
     # No masks are kept.
     assert not any("segmentation" in one for _, record in evaluator.records for one in record.truths)
@@ -423,6 +450,8 @@ def test_saved_predictions_are_scored_again_with_boundaries(tmp_path):
         data.name, list(tasks), tmp_path / "out", names=["boundary"], save_predictions=True
     )
     evaluator.process(data.dataset_dicts, [one | other for one, other in zip(*outputs, strict=True)])
+    # The standard ones save.
+    assert [one.save_predictions for one in evaluator._evaluators] == [True, False, True, False]
     found = evaluator.evaluate()
     again, path = rescore(data.name, tmp_path / "out", evaluators=["boundary"])
     assert repr(again) == repr(dict(found))
