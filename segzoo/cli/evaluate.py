@@ -11,7 +11,9 @@ from .train import add_processes, add_shard
 
 EXAMPLES = """
 examples:
-  a published checkpoint:
+  a model of the zoo with its authors' weights, which are downloaded:
+    %(prog)s --model semantic/ade20k/maskformer_swin_tiny
+  a checkpoint as published:
     %(prog)s --config-file semantic/ade20k/maskformer_swin_tiny --weights model_final_8657a5.pkl
   a checkpoint of segzoo, which holds its configuration; on 8 GPUs:
     %(prog)s --weights output/street/model_best.pth --num-gpus 8
@@ -32,7 +34,7 @@ exit status: 0 done, 2 wrong input
 """
 # Options of one of the two ways to evaluate, which mean nothing in the other.
 OF_PREDICTIONS = ("dataset", "tasks", "dataset_file", "output", "evaluators", "boundary_dilation")
-OF_MODELS = ("weights", "shard", "resume", "num_gpus", "num_machines")
+OF_MODELS = ("model", "weights", "shard", "resume", "num_gpus", "num_machines")
 
 
 def build_parser() -> CommandLine:
@@ -41,9 +43,7 @@ def build_parser() -> CommandLine:
         description="Compute the metrics of a checkpoint, or of predictions that were saved.",
         epilog=EXAMPLES,
     )
-    parser.add_config()
-    parser.add_weights()
-    parser.add_trust()
+    parser.add_model()
     parser.add_data()
     add_shard(parser)
     parser.group("evaluation").add_argument(
@@ -113,8 +113,8 @@ def check_arguments(parser: CommandLine, parsed: argparse.Namespace) -> None:
     take_data(parsed)
     if not parsed.config_file and not weights_in(parsed.opts):
         raise InputError(
-            "there is nothing to evaluate; give --config-file and --weights, or --weights with a checkpoint "
-            "of segzoo, or --predictions FOLDER"
+            "there is nothing to evaluate; give --model, or --config-file and --weights, or --predictions "
+            "FOLDER for predictions that were saved"
         )
 
 

@@ -39,9 +39,7 @@ def build_parser() -> CommandLine:
         description="Write a model as a torch.export program, one file for images of one size.",
         epilog=EXAMPLES,
     )
-    parser.add_config()
-    parser.add_weights()
-    parser.add_trust()
+    parser.add_model()
     parser.add_data()
     program = parser.group("program")
     program.add_argument(

@@ -101,6 +101,7 @@ class CommandLine(argparse.ArgumentParser):
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
         self.has_dataset = self.has_overrides = self.data_is_overrides = self.has_rest = False
+        self.trains = False
         self._words: Sequence[str] = ()
         self.checks: list[Callable[[argparse.Namespace], None]] = []
         self.add_argument("--debug", action="store_true", help="show where an error was raised")
@@ -129,25 +130,40 @@ class CommandLine(argparse.ArgumentParser):
             type=name_or_path,
             required=required,
             default=default,
-            metavar="FILE",
+            metavar="NAME|FILE",
             help="a YAML file, or a name under configs/" + (f" (default {default})" if default else ""),
         )
 
-    def add_weights(self) -> None:
-        """For commands that run a model."""
+    def add_model(self, *, trains: bool = False) -> None:
+        """For commands that run a model: its configuration and weights, by whichever name.
+
+        Args:
+            trains: --model names a configuration only, and brings no weights.
+        """
+        self.trains = trains
+        brings = "a name under configs/ or a YAML file" if trains else "a name of the zoo or a checkpoint"
+        what = "the same as --config-file" if trains else "with the authors' weights where they are linked"
+        self.group("model").add_argument(
+            "--model",
+            type=name_or_path,
+            metavar="NAME" if trains else "NAME|CHECKPOINT",
+            help=f"{brings}: {what}",
+        )
+        self.add_config()
         self.group("model").add_argument(
             "--weights",
             type=name_or_path,
             metavar="FILE",
             help="MODEL.WEIGHTS: a checkpoint, path or URL; one of segzoo's needs no --config-file",
         )
+        self.add_trust()
 
     def add_data(self) -> None:
         """For commands that read a dataset."""
         self.group("data").add_argument(
             "--data",
             type=name_or_path,
-            metavar="FILE",
+            metavar="FILE|FOLDER",
             help=A_DATASET,
         )
 
@@ -204,6 +220,10 @@ class CommandLine(argparse.ArgumentParser):
             flags = [word for word in parsed.opts if word.startswith("--")]
             if flags:
                 raise InputError(f"Move {flags[0]} before KEY VALUE overrides.")
+            if getattr(parsed, "model", None):
+                from .model_option import take_model
+
+                take_model(parsed, self.trains)
             if self.data_is_overrides:
                 take_data(parsed)
             if getattr(parsed, "weights", None):
@@ -284,8 +304,8 @@ def check_model(parsed: argparse.Namespace) -> None:
     """Raises InputError where neither a configuration nor a checkpoint, which may hold one, is given."""
     if not parsed.config_file and not weights_in(parsed.opts):
         raise InputError(
-            "--config-file is missing; give a YAML file or a name under configs/, or with --weights FILE a "
-            "checkpoint of segzoo, which holds its configuration"
+            "--config-file is missing; give a YAML file or a name under configs/, or with --model or "
+            "--weights a checkpoint of segzoo, which holds its configuration"
         )
 
 

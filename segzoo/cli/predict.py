@@ -11,7 +11,9 @@ EXAMPLES = """
 examples:
   a checkpoint of segzoo, which holds its configuration:
     %(prog)s --weights output/street/model_best.pth --input a.jpg folder/ --output out/
-  a published checkpoint, on images and videos:
+  a model of the zoo with its authors' weights, which are downloaded:
+    %(prog)s --model panoptic/coco/maskformer_r50 --input a.jpg --output out/
+  a checkpoint as published, on images and videos:
     %(prog)s --config-file panoptic/coco/maskformer_r50 --weights model_final_6f60dc.pkl \\
         --input a.jpg folder/ 'more/*.png' clip.mp4 --output out/
   label maps, too, of another task that the model can answer:
@@ -29,9 +31,7 @@ def build_parser() -> CommandLine:
     parser = CommandLine(
         "predict", description="Draw a model's predictions on images and videos.", epilog=EXAMPLES
     )
-    parser.add_config()
-    parser.add_weights()
-    parser.add_trust()
+    parser.add_model()
     parser.group("model").add_argument(
         "--random-weights", action="store_true", help="run without any weights, to try the command only"
     )

@@ -53,9 +53,7 @@ def build_parser() -> CommandLine:
         description="Train any model, and evaluate it, on one or many GPUs or on the CPU.",
         epilog=EXAMPLES,
     )
-    parser.add_config()
-    parser.add_weights()
-    parser.add_trust()
+    parser.add_model(trains=True)
     parser.add_data()
     training = parser.group("training")
     training.add_argument(

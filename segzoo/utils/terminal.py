@@ -98,10 +98,8 @@ def report_refused_outputs() -> bool:
             _send_to_nowhere(stream)
             refused = True
             name = "output" if stream is sys.stdout else "error"
-            line = (
-                f"error: the standard {name} cannot be written: {error.strerror}; free some space, or send it"
-            )
-            print(f"{line} elsewhere", file=sys.stderr, flush=True)
+            reason = f"{error.strerror}; free some space, or send it elsewhere"
+            sys.stderr.write(f"error: the standard {name} cannot be written: {reason}\n")
     return refused
 
 

@@ -37,8 +37,9 @@ def plan_runs(
     Raises:
         InputError: whatever `segzoo train` would say of the arguments; an OUTPUT_DIR that holds a training.
     """
-    if configs and "--config-file" in words:
-        raise InputError("--array names the configurations; leave out --config-file after --")
+    for flag in ("--config-file", "--model"):
+        if configs and flag in words:
+            raise InputError(f"--array names the configurations; leave out {flag} after --")
     for key, *values in sweeps:
         if not values:
             raise InputError(
@@ -96,6 +97,9 @@ def _plan(
 ) -> Run:
     words = [part for word in words for part in _separated(word)]
     args = build_parser().parse_args(words)
+    if args.model:
+        named = ["--config-file", args.config_file] if args.config_file else ["--weights", args.weights]
+        words = [*named, *_without_flag(words, "--model")]
     if args.data:
         words = _as_overrides(words, args.opts)
     for name, value in OF_THE_JOB.items():
@@ -129,9 +133,9 @@ def _plan(
 
 
 def _separated(word: str) -> list[str]:
-    """--config-file=a.yaml, --data=b.yaml and --weights=c.pth as two words."""
+    """--config-file=a.yaml, --model=a, --data=b.yaml and --weights=c.pth as two words."""
     flag, equals, value = word.partition("=")
-    return [flag, value] if flag in ("--config-file", "--data", "--weights") and equals else [word]
+    return [flag, value] if flag in ("--config-file", "--model", "--data", "--weights") and equals else [word]
 
 
 def _as_overrides(words: list[str], opts: Sequence[str]) -> list[str]:

@@ -1,0 +1,67 @@
+"""How commands are told of a model: --model, and the configuration and weights that it stands for."""
+
+import argparse
+import os
+from pathlib import PurePath
+
+from segzoo.config.files import find_config, zoo_name
+from segzoo.model_zoo.registry import known_models
+from segzoo.utils.errors import InputError
+
+from .parser import weights_in
+
+CONFIGURATIONS = (".yaml", ".yml")
+# Files of weights, as the zoo's authors publish them and as segzoo writes them.
+CHECKPOINTS = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".params", ".npz", ".tar")
+
+
+def take_model(parsed: argparse.Namespace, trains: bool = False) -> None:
+    """Turn --model into --config-file and, where it names a checkpoint or has official weights, --weights.
+
+    Args:
+        parsed: what was parsed; `model` is not None.
+        trains: a configuration's own MODEL.WEIGHTS, from which its training starts, stay.
+
+    Raises:
+        InputError: --config-file is given, too; there is no such model; a training is to take its
+            configuration from a checkpoint; or no weights are given, and the authors link to none.
+    """
+    model = parsed.model
+    if parsed.config_file:
+        raise InputError(f"--model {model} and --config-file {parsed.config_file} are two models; give one")
+    given = parsed.weights or weights_in(parsed.opts)
+    if _is_checkpoint(model):
+        if trains:
+            raise InputError(
+                f"--model {model} is a checkpoint; a training starts from one with --config-file NAME "
+                f"--weights {model}"
+            )
+        if given not in (None, "", model):
+            raise InputError(f"--model {model} and the weights {given} are two checkpoints; give one")
+        parsed.weights = model
+        return
+    find_config(model)
+    parsed.config_file = model
+    if not (trains or given or getattr(parsed, "random_weights", False) or getattr(parsed, "resume", False)):
+        parsed.weights = _official(model)
+
+
+def _is_checkpoint(model: str) -> bool:
+    """Whether it is a file of weights or an address of one, and not a configuration."""
+    suffix = PurePath(model.partition("#")[0]).suffix.lower()
+    if suffix in CONFIGURATIONS:
+        return False
+    return "://" in model or suffix in CHECKPOINTS or os.path.isfile(model)
+
+
+def _official(model: str) -> str:
+    info = known_models().get(zoo_name(model))
+    if info is not None and info.url:
+        return info.url
+    place = (info.page or info.folder) if info else ""
+    if place:
+        raise InputError(
+            f"--model {model}: its official weights have no direct link; download them from {place} and give "
+            "the file: --weights FILE"
+        )
+    raise InputError(f"--model {model} has no official weights; give a checkpoint: --weights FILE")

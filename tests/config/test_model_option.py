@@ -1,0 +1,58 @@
+"""--model: which configuration and which weights a name or a file stands for."""
+
+import pytest
+
+from segzoo.cli import evaluate, export, predict, train
+from segzoo.cli.parser import weights_in
+from segzoo.cli.submission.plan import plan_runs
+from segzoo.utils.errors import InputError
+
+PUBLISHED = "panoptic/coco/maskformer_r50"
+URL = "https://dl.fbaipublicfiles.com/maskformer/panoptic-coco/maskformer_panoptic_R50_bs64_554k/model_final_6f60dc.pkl"
+NEEDED = {
+    evaluate: [],
+    predict: ["--input", "a.jpg"],
+    export: ["--size", "64", "64", "--output", "a.pt2"],
+}
+
+
+def parsed(module, *words):
+    return module.build_parser().parse_args([*NEEDED.get(module, ()), *words])
+
+
+@pytest.mark.parametrize("module", NEEDED, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("name", [PUBLISHED, f"configs/{PUBLISHED}.yaml"])
+def test_a_name_of_the_zoo_brings_its_official_weights_unless_others_are_given(module, name):
+    found = parsed(module, "--model", name, "SEED", "3")
+    assert (found.config_file, weights_in(found.opts), found.opts[-2:]) == (name, URL, ["SEED", "3"])
+    for words in (["--weights", "mine.pth"], ["MODEL.WEIGHTS", "mine.pth"]):
+        assert weights_in(parsed(module, "--model", name, *words).opts) == "mine.pth"
+
+
+@pytest.mark.parametrize("file", ["street.pth", "https://host/street", "model.safetensors#ema", "nameless"])
+def test_a_checkpoint_brings_its_own_configuration(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nameless").touch()
+    for module in NEEDED:
+        found = parsed(module, "--model", file)
+        assert (found.config_file, weights_in(found.opts)) == (None, file)
+
+
+def test_a_training_takes_a_configuration_and_starts_from_its_own_weights():
+    found = parsed(train, "--model", PUBLISHED)
+    assert (found.config_file, found.opts) == (PUBLISHED, [])
+    with pytest.raises(InputError, match="a training starts from one with --config-file NAME"):
+        parsed(train, "--model", "a.pth")
+
+
+def test_no_weights_are_downloaded_for_a_model_without_any(tmp_path):
+    assert weights_in(parsed(predict, "--random-weights", "--model", PUBLISHED).opts) == ""
+    assert weights_in(parsed(evaluate, "--resume", "--model", PUBLISHED).opts) == ""
+
+
+def test_a_job_reads_a_copy_of_the_configuration_that_model_names(tmp_path):
+    (run,) = plan_runs(["--model=semantic/shapes/pspnet_r18_quarter", "SEED", "1"], [], [], tmp_path / "job")
+    assert run.arguments[:2] == ["--config-file", "semantic/shapes/pspnet_r18_quarter"]
+    assert not [word for word in run.arguments if word.startswith("--model")]
+    with pytest.raises(InputError, match="leave out --model after --"):
+        plan_runs(["--model", PUBLISHED], [PUBLISHED], [], tmp_path / "job")
