@@ -17,11 +17,20 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
-    ast.Pow: operator.pow,
+    ast.Pow: lambda base, exponent: float(base) ** exponent,
 }
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"float": float, "int": int, "range": range, "round": round}
 # Larger numbers and longer lists are no sizes of images or anchors.
-_LARGEST = 10**6
+_LARGEST, _LONGEST = 10**6, 1000
+
+
+def _range(*arguments: Any) -> range:
+    numbers = range(*arguments)
+    if len(numbers) > _LONGEST:
+        raise ValueError(f"more than {_LONGEST} numbers")
+    return numbers
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"float": float, "int": int, "range": _range, "round": round}
 
 
 def write_out(text: str) -> str:

@@ -188,6 +188,7 @@ def _add_mask_classification_keys(cfg: CN) -> None:
     node.NUM_OBJECT_QUERIES = 100
     node.NHEADS = 8
     node.DIM_FEEDFORWARD = 2048
+    # Layers of the transformer decoder. Mask2Former's own key of this name is one more.
     node.DEC_LAYERS = 6
     node.DROPOUT = 0.1
     node.PRE_NORM = False

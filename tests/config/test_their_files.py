@@ -349,6 +349,8 @@ def test_computed_lists_are_what_python_computes(expression):
         "(1).__class__",
         "10 ** 10 ** 10",
         "[x for x in range(10 ** 9)]",
+        "[x for x in range(100000)]",
+        "[10 ** 5 * [x] for x in range(9)]",
         "[1 / x for x in range(3)]",
         "[x for x in",
     ],
