@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes MODEL_ZOO.md from the tables of `segzoo/model_zoo/weights/`, and counts what the tables lack.
+"""Writes MODEL_ZOO.md and docs/zoo/ from the tables of `segzoo/model_zoo/weights/`; counts what they lack.
 
 python tools/make_model_zoo.py
 python tools/make_model_zoo.py --check
@@ -10,15 +10,15 @@ python tools/make_model_zoo.py --measure semantic/ade20k/maskformer_swin_tiny
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
 from command_line import EXIT_STATUS, CommandLine, end, explained
+from zoo_maintenance.documents import INDEX, PAGES, documents
 from zoo_maintenance.editing import write_reproduced
-from zoo_maintenance.tables import render
 
 from segzoo.config.files import zoo_name
 from segzoo.model_zoo.measure import count, rounded
@@ -26,7 +26,7 @@ from segzoo.model_zoo.registry import TABLES, known_models, sections
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "MODEL_ZOO.md"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,7 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--missing", action="store_true", help="with --measure: those not yet counted")
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit status 1 if MODEL_ZOO.md is out of date"
+        "--check", action="store_true", help="write nothing; exit status 1 if a document is out of date"
     )
     return parser.parse_args(arguments)
 
@@ -54,16 +54,35 @@ def run(args: argparse.Namespace) -> int:
     if args.check and args.measure is not None:
         raise InputError("--check writes nothing, but --measure does; give one of them")
     failed = 0 if args.measure is None else measure(args.measure, args.missing)
-    text = render(DOCUMENT.parent)
+    texts = documents(ROOT)
+    stale = out_of_date(texts)
     if args.check:
-        if DOCUMENT.is_file() and DOCUMENT.read_text(encoding="utf-8") == text:
-            print(f"{DOCUMENT.name} is up to date")
-            return 0
-        print(f"{DOCUMENT.name} is out of date: run python tools/make_model_zoo.py", file=sys.stderr)
-        return 1
-    DOCUMENT.write_text(text, encoding="utf-8")
-    print(f"{DOCUMENT.name} written: {len(known_models())} models")
+        for name in stale:
+            print(f"{name} is out of date: run python tools/make_model_zoo.py", file=sys.stderr)
+        print(f"{len(texts) - len(stale)} of {len(texts)} documents are up to date")
+        return 1 if stale else 0
+    for name in stale:
+        file = ROOT / name
+        if name in texts:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(texts[name], encoding="utf-8")
+        else:
+            file.unlink()
+    print(
+        f"{INDEX} and {len(texts) - 1} pages in {PAGES}/: {len(known_models())} models, {len(stale)} changed"
+    )
     return 2 if failed else 0
+
+
+def out_of_date(texts: Mapping[str, str]) -> list[str]:
+    """Return the documents that are not there, hold another text, or are no longer made."""
+    left = {str(file.relative_to(ROOT)) for file in (ROOT / PAGES).glob("*.md")} - texts.keys()
+    stale = [
+        name
+        for name, text in texts.items()
+        if not (ROOT / name).is_file() or (ROOT / name).read_text(encoding="utf-8") != text
+    ]
+    return [*stale, *sorted(left)]
 
 
 def measure(names: Sequence[str], missing: bool) -> int:

@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 import yaml
 from zoo_maintenance import tables
+from zoo_maintenance.documents import INDEX, OVERVIEW_ROWS, PAGES, documents
 from zoo_maintenance.editing import write_reproduced
-from zoo_maintenance.tables import render
 
 from segzoo import model_zoo
 from segzoo.model_zoo import load_config, registry
@@ -202,7 +202,7 @@ def test_measure_counts_the_missing_rows_at_their_sizes(small_zoo, monkeypatch, 
     known_models.cache_clear()
     sections.cache_clear()
     tool = load_tool("make_model_zoo")
-    monkeypatch.setattr(tool, "DOCUMENT", small_zoo.parent / "MODEL_ZOO.md")
+    monkeypatch.setattr(tool, "ROOT", small_zoo.parent)
     monkeypatch.setattr(tool, "TABLES", small_zoo.parent)
     assert tool.main(["--measure", "--missing"]) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith(f"1/2 {NAME}: 3.72 M")
@@ -212,7 +212,7 @@ def test_measure_counts_the_missing_rows_at_their_sizes(small_zoo, monkeypatch, 
     model = model_zoo.get(NAME)
     parameters = sum(value.numel() for value in model.parameters())
     assert reproduced[NAME].params == pytest.approx(parameters / 1e6, abs=0.006)
-    assert "3.72" in (small_zoo.parent / "MODEL_ZOO.md").read_text()
+    assert "3.72" in (small_zoo.parent / PAGES / "camvid_semantic.md").read_text()
 
     assert tool.main(["--measure", "--missing"]) == 0
     assert NAME not in capsys.readouterr().out
@@ -220,17 +220,27 @@ def test_measure_counts_the_missing_rows_at_their_sizes(small_zoo, monkeypatch, 
     assert f"did you mean {NAME}?" in capsys.readouterr().err
 
 
-def test_check_says_whether_the_document_is_up_to_date(small_zoo, monkeypatch, capsys):
+def test_check_says_which_documents_are_out_of_date(small_zoo, monkeypatch, capsys):
     tool = load_tool("make_model_zoo")
-    document = small_zoo.parent / "MODEL_ZOO.md"
-    monkeypatch.setattr(tool, "DOCUMENT", document)
+    root = small_zoo.parent
+    monkeypatch.setattr(tool, "ROOT", root)
     assert tool.main(["--check"]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capsys.readouterr().err.count("\n") == 2
     assert tool.main([]) == 0
     assert tool.main(["--check"]) == 0
-    document.write_text(document.read_text() + "by hand\n")
+    page, former = root / PAGES / "camvid_semantic.md", root / PAGES / "former_semantic.md"
+    page.write_text(page.read_text() + "\nby hand\n")
+    former.write_text("of a dataset that is gone\n")
+    capsys.readouterr()
     assert tool.main(["--check"]) == 1
-    assert document.read_text().endswith("by hand\n")
+    assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == [
+        f"{PAGES}/camvid_semantic.md",
+        f"{PAGES}/former_semantic.md",
+    ]
+    assert page.read_text().endswith("by hand\n")
+    assert tool.main([]) == 0
+    assert not former.exists()
+    assert not page.read_text().endswith("\nby hand\n")
 
 
 def test_size_to_count_at_is_the_stated_one_or_usual_for_the_dataset():
@@ -249,7 +259,7 @@ def test_size_to_count_at_is_the_stated_one_or_usual_for_the_dataset():
     [(None, 1, "-"), (44.5, 1, "44.5"), (41.89, 1, "41.89"), (46, 1, "46.0"), (42, 0, "42"), (3.8, 0, "3.8")],
 )
 def test_numbers_are_shown_as_published(value, digits, text):
-    assert tables._number(value, digits) == text
+    assert tables.number_text(value, digits) == text
 
 
 def document_tables(text: str) -> list[list[str]]:
@@ -258,47 +268,78 @@ def document_tables(text: str) -> list[list[str]]:
     return [block.splitlines() for block in blocks]
 
 
-def test_committed_model_zoo_document_is_the_one_made_from_the_tables():
-    assert (REPOSITORY / "MODEL_ZOO.md").read_text(encoding="utf-8") == render(REPOSITORY), (
-        "run python tools/make_model_zoo.py"
-    )
+@pytest.fixture(scope="module")
+def texts():
+    return documents(REPOSITORY)
 
 
-def test_document_has_whole_tables_with_attributed_numbers_and_working_links():
-    text = render(REPOSITORY)
+def test_committed_documents_are_those_made_from_the_tables(texts):
+    files = {INDEX, *(f"{PAGES}/{file.name}" for file in (REPOSITORY / PAGES).glob("*.md"))}
+    assert files == texts.keys()
+    stale = [name for name, text in texts.items() if (REPOSITORY / name).read_text(encoding="utf-8") != text]
+    assert stale == [], "run python tools/make_model_zoo.py"
+
+
+def test_the_index_is_short_and_says_first_whose_the_accuracies_are(texts):
+    text = texts[INDEX]
+    assert text.count("\n") <= 150
+    assert "Accuracies are the authors'" in text.split("\n\n")[1]
+    reproduced = sum(bool(info.reproduced and info.reproduced.metrics) for info in known_models().values())
+    claim = "none has been reproduced" if not reproduced else f"{reproduced} of {len(known_models())} have"
+    assert claim in text.split("\n\n")[1]
+
+
+def test_pages_have_whole_tables_with_attributed_numbers_and_working_links(texts):
     rows = 0
-    for lines in document_tables(text):
-        cells = [line.count("|") for line in lines]
-        assert len(set(cells)) == 1, lines[0]
-        if lines[0].startswith("| model "):
-            rows += len(lines) - 2
-            numbers = [cell.strip() for cell in lines[0].strip("|").split("|")][4:-2]
-            assert all(cell.endswith((", paper", ", quoted", ", reproduced")) for cell in numbers), numbers
+    for name, text in texts.items():
+        for lines in document_tables(text):
+            cells = [line.count("|") for line in lines]
+            assert len(set(cells)) == 1, lines[0]
+            if lines[0].startswith("| model | backbone | pre-training |"):
+                rows += len(lines) - 2
+                numbers = [cell.strip() for cell in lines[0].strip("|").split("|")][4:-2]
+                assert all(cell.endswith((", paper", ", quoted", ", reproduced")) for cell in numbers), (
+                    numbers
+                )
+        folder = (REPOSITORY / name).parent
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+            assert (folder / target).resolve().is_file(), target
     assert rows == len(known_models())
-    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", text):
-        assert (REPOSITORY / target).is_file(), target
 
 
-def test_index_leads_to_every_section():
-    text = render(REPOSITORY)
-    slugs: list[str] = []
-    for line in re.findall(r"^#{2,3} (.+)$", text, flags=re.MULTILINE):  # as GitHub names headings
-        slug = "".join(c for c in line.lower() if c.isalnum() or c in "-_ ").replace(" ", "-")
-        count = sum(re.fullmatch(re.escape(slug) + r"(-\d+)?", other) is not None for other in slugs)
-        slugs.append(f"{slug}-{count}" if slug in slugs else slug)
-    targets = re.findall(r"\]\(#([^)]+)\)", text)
-    assert set(targets) <= set(slugs)
-    assert set(slugs) - set(targets) == {"by-dataset", "by-method"}
+def test_the_first_table_of_a_page_fits_on_a_screen_and_has_every_method(texts):
+    for name in texts.keys() - {INDEX}:
+        first, *others = document_tables(texts[name])
+        shown = {line.split("[")[1].split("]")[0] for line in first[2:]}
+        assert 0 < len(shown) <= OVERVIEW_ROWS
+        assert texts[name][: texts[name].index(first[-1])].count("\n") <= OVERVIEW_ROWS + 12
+        for lines in others:
+            assert shown & {line.split("[")[1].split("]")[0] for line in lines[2:]}, lines[2]
+        models = sum(len(lines) - 2 for lines in others)
+        assert len(shown) == min(models, OVERVIEW_ROWS)
 
 
-def test_every_model_has_its_commands_in_the_document():
-    text = render(REPOSITORY)
-    for name, info in known_models().items():
-        config = f"--config-file configs/{name}.yaml"
-        assert f"python tools/train_net.py --num-gpus 8 {config}\n" in text
-        if info.url:
-            evaluation = f"--eval-only {config} \\\n    MODEL.WEIGHTS {info.url}\n"
-            assert evaluation in text
+def test_links_lead_to_headings(texts):
+    slugs: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        own = slugs.setdefault(name, [])
+        for line in re.findall(r"^#{2,3} (.+)$", text, flags=re.MULTILINE):  # as GitHub names headings
+            slug = "".join(c for c in line.lower() if c.isalnum() or c in "-_ ").replace(" ", "-")
+            count = sum(re.fullmatch(re.escape(slug) + r"(-\d+)?", other) is not None for other in own)
+            own.append(f"{slug}-{count}" if slug in own else slug)
+    for target in re.findall(r"\]\((docs/zoo/[^)]+)\)", texts[INDEX]):
+        page, _, slug = target.partition("#")
+        assert not slug or slug in slugs[page], target
+    for name in texts.keys() - {INDEX}:
+        own = re.findall(r"\]\(#([^)]+)\)", texts[name])
+        assert set(own) <= set(slugs[name])
+        assert f"{PAGES}/{name.split('/')[-1]}" in texts[INDEX]
+
+
+def test_a_page_has_its_commands_once(texts):
+    for name in texts.keys() - {INDEX}:
+        for command in ("train", "evaluate", "predict", "zoo"):
+            assert texts[name].count(f"segzoo {command} ") == 1
 
 
 def test_tables_are_written_one_line_a_key():
