@@ -8,7 +8,6 @@ Letters: H W pixels.
 
 import math
 
-import cv2
 import numpy as np
 
 from .histogram import compiled_kernels
@@ -40,6 +39,8 @@ def map_boundaries(ids: np.ndarray, width: int) -> np.ndarray:
         last = np.empty(ids.shape[1], np.int64)
         compiled.near_others(np.ascontiguousarray(ids), width, sideways, last, near)
         return near
+    import cv2
+
     near = np.ones(ids.shape, bool)
     inner = np.s_[width : ids.shape[0] - width, width : ids.shape[1] - width]
     if near[inner].size:

@@ -123,7 +123,7 @@ class EntityEvaluator(BackgroundEvaluator):
             categories = [{"id": 1, "name": "entity", "isthing": 1}]
             document = {"annotations": [record.annotation for record in merged], "categories": categories}
             write_text(self.output_dir / f"{prediction_io.ENTITY_NAME}.json", json.dumps(document))
-        self._report_overlaps(merged)
+        self.report_overlaps(merged)
         # COCOeval goes through the images by ascending id; equal scores keep that order.
         ordered = sorted(merged, key=image_order)
         self.precision, self.recall = accumulate([record.matches for record in ordered])
@@ -138,7 +138,8 @@ class EntityEvaluator(BackgroundEvaluator):
         logger.info(f"{self.title} on {self.dataset_name}, {self.image_count} images:\n{table}")
         return metrics
 
-    def _report_overlaps(self, records: list[EntityRecord]) -> None:
+    def report_overlaps(self, records: list[EntityRecord]) -> None:
+        """Log how many masks were cut because they overlapped others."""
         changed = [record.num_overlapping for record in records if record.num_overlapping]
         if changed:
             logger.warning(
