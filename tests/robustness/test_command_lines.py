@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import re
+import runpy
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -387,6 +390,34 @@ def test_every_command_has_the_options_of_all_and_teaches(name, capsys):
     assert text.count(f"segzoo {name} ") > 2, "no examples"
     # Options of a command have types whose complaints say what was expected.
     assert "%(" not in text
+
+
+SCRIPTS = [
+    file
+    for folder in ("tools", "datasets")
+    for file in sorted((TOOLS.parent / folder).glob("*.py"))
+    if "run_script(" in file.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: file.stem)
+def test_a_script_of_an_earlier_name_runs_the_command_and_names_it(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script), "--no-such-flag"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    assert end.value.code == 2
+    *before, line = capsys.readouterr().err.splitlines()
+    assert "--no-such-flag" in line
+    kept = {"train_net", "demo", "submit", "doctor"}
+    if script.stem in kept or script.parent.name == "datasets":
+        assert before == []
+    else:
+        (note,) = before
+        name, command = re.fullmatch(r"(\w+\.py) is now called `segzoo ([\w -]+)`", note).groups()
+        assert name == script.name
+        assert command.split()[0] in COMMANDS
 
 
 @pytest.mark.parametrize(
