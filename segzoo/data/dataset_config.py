@@ -70,7 +70,7 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
     if head.NUM_CLASSES not in (0, expected):
         raise InputError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES={head.NUM_CLASSES} but {name} has {expected} ({cfg.TASK}); "
-            "leave the key out, or name another dataset in DATASETS.CLASSES_FROM"
+            "leave the key out or set it to 0, or name another dataset in DATASETS.CLASSES_FROM"
         )
     head.NUM_CLASSES = expected
     head.IGNORE_VALUE = metadata["ignore_label"]

@@ -313,6 +313,20 @@ def test_keys_of_both_that_say_what_the_model_is_are_refused(tmp_path):
     assert load_config(write_their_file(file, ours, {"INPUT.COLOR_AUG": True})).INPUT.COLOR_AUG
 
 
+def test_a_file_of_theirs_is_trained_on_another_dataset_and_task(tmp_path):
+    file = write_their_file(tmp_path / "theirs.yaml", *FILES["panoptic/coco/mask2former_r50"])
+    words = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)", "DATASETS.FILES"]
+    words += ["('shapes',)", "TASK", "entity", "TEST.TASKS", "('entity',)"]
+    with pytest.raises(InputError, match=r"NUM_CLASSES=133 but shapes_train has 1 .* or set it to 0"):
+        load_config(file, words)
+    cfg = load_config(file, [*words, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "0"])
+    assert (cfg.TASK, cfg.DATASETS.TRAIN, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (
+        "entity",
+        ("shapes_train",),
+        1,
+    )
+
+
 def test_other_keys_of_this_package_count_in_a_file_of_theirs(tmp_path):
     leaf = "panoptic/coco/mask2former_r50"
     ours = {"TEST.TASKS": "('panoptic',)", "TEST.IMS_PER_BATCH": 4, "INPUT.LSJ_SIZE": 640}
