@@ -43,7 +43,7 @@ from segzoo.engine.run_folder import holds_training, is_finished, move_aside
 from segzoo.engine.saved_config import saved_config
 from segzoo.model_zoo import load_config
 from segzoo.utils.commands import shell_command
-from segzoo.utils.paths import user_path
+from segzoo.utils.paths import datasets_folder
 from segzoo.visualization.draw import draw_entity, draw_panoptic, segments
 from segzoo.visualization.panels import draw_loss_curve, enlarge, legend, stack, strip
 
@@ -89,7 +89,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def generate(train: int, val: int) -> None:
     """Makes the dataset where its YAML file expects it, unless it is there."""
     os.environ.setdefault("DETECTRON2_DATASETS", str(REPOSITORY / "datasets"))
-    root = user_path(os.environ["DETECTRON2_DATASETS"]) / "shapes"
+    root = datasets_folder() / "shapes"
     make_shapes(root, train, val, workers=min(os.cpu_count() or 1, 8), progress=True)
     print(f"Shapes is in {root}")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segzoo.utils.commands import is_source_tree
+from segzoo.utils.paths import datasets_folder
 
 REQUIRED = {
     "torch": "torch",
@@ -217,12 +218,12 @@ def check_limits() -> Iterator[Item]:
 
 
 def check_datasets() -> Iterator[Item]:
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    root = datasets_folder()
     how = (
         "DETECTRON2_DATASETS" if "DETECTRON2_DATASETS" in os.environ else "the default of DETECTRON2_DATASETS"
     )
     if not root.is_dir():
-        remedy = "export DETECTRON2_DATASETS=/folder/of/datasets (datasets/README.md shows what is expected)"
+        remedy = "export DETECTRON2_DATASETS=/folder/of/datasets (`segzoo prepare --list` names them)"
         yield Item("warn", "datasets", f"no folder {root.absolute()} ({how})", remedy)
         return
     yield Item("ok", "datasets", f"{root.absolute()} ({how})")

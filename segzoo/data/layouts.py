@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segzoo.utils.errors import InputError
-from segzoo.utils.paths import is_same_file, user_path
+from segzoo.utils.paths import datasets_folder, is_same_file
 from segzoo.utils.text import some
 
 from .class_files import CLASS_FIELD, BinaryFilesEncoding, check_names
@@ -49,7 +49,7 @@ def dataset_folders(dataset: DatasetFile) -> list[Path]:
     $DETECTRON2_DATASETS (default ./datasets), and before it the folder of a user's own YAML, and the folder
     that it lies in if that path is a link.
     """
-    shared = user_path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    shared = datasets_folder()
     if is_builtin(dataset.path):
         return [shared]
     folders = [dataset.path.parent, dataset.path.resolve().parent]

@@ -17,6 +17,11 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     return Path(expand_home(os.fspath(path)))
 
 
+def datasets_folder() -> Path:
+    """Return the folder that built-in datasets lie in: $DETECTRON2_DATASETS, by default ./datasets."""
+    return user_path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
     """Return whether two paths lead to one file or folder, through links or not; False if one is missing."""
     try:

@@ -76,7 +76,9 @@ def test_an_interrupted_conversion_of_ade20k_is_not_read_and_goes_on(prepare, ad
 
 def test_a_missing_ade20k_is_explained(prepare, datasets_folder, capsys):
     assert prepare("ade20k") == 2
-    assert "no annotations/ in" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "no annotations/ in" in error
+    assert error.endswith("prepare ade20k --help` shows where to get it\n")
 
 
 @pytest.fixture

@@ -22,18 +22,14 @@ from segzoo.data import read_dataset_file
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.label_reader import LabelReader
 from segzoo.data.layouts import FoundLayout, find_layout
+from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import written_whole
-from segzoo.utils.paths import user_path
+from segzoo.utils.paths import datasets_folder
 from segzoo.utils.text_files import read_text
 
 # Writes the file of a job, or raises InputError.
 Convert = Callable[[Any, Path], None]
-
-
-def datasets_folder() -> Path:
-    """Return $DETECTRON2_DATASETS, by default ./datasets."""
-    return user_path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 def find_root(dataset: str, given: str | Path | None, needs: str, remedy: str) -> Path:
@@ -52,7 +48,11 @@ def find_root(dataset: str, given: str | Path | None, needs: str, remedy: str) -
     for candidate in candidates:
         if (candidate / needs).exists():
             return candidate
-    raise InputError(f"no {needs} in {' or '.join(map(str, candidates))}; {remedy}, or give --root")
+    guide = command_line("prepare", dataset, "--help")
+    raise InputError(
+        f"no {needs} in {' or '.join(map(str, candidates))}; {remedy}, or give --root; `{guide}` shows where "
+        "to get it"
+    )
 
 
 def read_lines(file: Path, remedy: str) -> list[str]:

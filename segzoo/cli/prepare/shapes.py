@@ -42,7 +42,7 @@ import numpy as np
 
 from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
-from segzoo.utils.paths import is_same_file, user_path
+from segzoo.utils.paths import datasets_folder, is_same_file
 
 # (id in the JSON, name, is it a thing). Ids have gaps, as COCO's have: a class index is not an id.
 CATEGORIES = (
@@ -529,18 +529,13 @@ def make_shapes(
     return root
 
 
-def _datasets_folder() -> Path:
-    """Return where built-in datasets are looked for; `common` has it, but takes seconds to import."""
-    return user_path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-
-
 def prepare(arguments: argparse.Namespace) -> bool:
     """Write the dataset, and say where it is and what can be done with it.
 
     Raises:
         InputError: the folder holds something else.
     """
-    root = arguments.root or _datasets_folder() / "shapes"
+    root = arguments.root or datasets_folder() / "shapes"
     started = time.perf_counter()
     make_shapes(
         root, arguments.train, arguments.val, arguments.size, arguments.seed, arguments.workers, progress=True
@@ -550,7 +545,7 @@ def prepare(arguments: argparse.Namespace) -> bool:
     if folder.name != "shapes":
         print(f"the built-in dataset shapes is {folder.parent / 'shapes'}: rename the folder to train on it")
         return True
-    is_found = is_same_file(folder.parent, _datasets_folder())
+    is_found = is_same_file(folder.parent, datasets_folder())
     if is_found and "DETECTRON2_DATASETS" not in os.environ:
         print(f"next, in {Path.cwd()}, where ./datasets is:")
     else:

@@ -20,11 +20,11 @@ from pathlib import Path
 from segzoo.data import read_dataset_file
 from segzoo.data.palettes import viewing_palette
 from segzoo.utils.errors import InputError
+from segzoo.utils.paths import datasets_folder
 
 from .common import (
     at_root,
     check_splits,
-    datasets_folder,
     fill_folder,
     find_root,
     read_lines,
