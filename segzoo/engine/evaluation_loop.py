@@ -138,7 +138,9 @@ def evaluate(
     trainer = trainer or find_trainer(cfg)
     for name in cfg.DATASETS.TEST:
         loader = trainer.build_test_loader(cfg, name)
-        reading[name] = reading_facts(loader.dataset.records[0], cfg.INPUT.IMAGE_RANGE)
+        # A loader of another kind does not tell.
+        records = getattr(getattr(loader, "dataset", None), "records", None) or DatasetCatalog.get(name)
+        reading[name] = reading_facts(records[0], cfg.INPUT.IMAGE_RANGE)
         evaluator = trained_evaluators(cfg, name, trainer)
         scored_by[name] = evaluator_protocols(evaluator)
         tested = tested_model(cfg, model, name)

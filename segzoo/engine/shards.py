@@ -182,7 +182,7 @@ def _score(
     loader = trainer.build_test_loader(cfg, name, dataset=left)
     with ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
         feed(tested, loader, saver, saver.stopwatch, tasks=cfg.TEST.TASKS)
-        saver.save(loader.skipped_images)
+        saver.save(getattr(loader, "skipped_images", {}))
 
 
 def _complete_shards(count: int, name: str, files: ShardFiles) -> list[Shard]:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from segzoo.cli.train import main as train_command
 from segzoo.engine import Predictor, Trainer, evaluate, find_trainer
 from segzoo.model_zoo import load_config
 
@@ -148,6 +149,33 @@ def test_pictures_of_the_training_are_what_the_mapper_made(package, train, monke
     monkeypatch.setattr(tensorboard_images, "draw_row_per_task", watched)
     train(package.config(CONFIG), "TEST.NUM_PICTURES", "1")
     assert seen == [0]
+
+
+PLAIN = """
+from detectron2.data import DatasetCatalog
+from segzoo.engine import TRAINER_REGISTRY, Trainer
+
+
+@TRAINER_REGISTRY.register()
+class Plain(Trainer):
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name, dataset=None):
+        mapper = cls.build_mapper(cfg, False)
+        return [[mapper(record)] for record in dataset or DatasetCatalog.get(dataset_name)]
+"""
+
+
+def test_a_loader_is_any_sequence_of_batches(package, train):
+    package.write(PLAIN)
+    config = package.config(CONFIG.replace("Mine", "Plain"))
+    output = train(config)
+    expected = json.loads((output / "inference" / "results.json").read_text())["results"]["shapes_val"]
+    words = ["--eval-only", "--weights", str(output / "model_final.pth")]
+    for part in ("1/2", "2/2"):
+        command = ["--config-file", str(config), *words, "--shard", part, "TRAINER", "Plain"]
+        assert train_command(["--debug", *command, "OUTPUT_DIR", str(package.folder / "shards")]) == 0
+    found = json.loads((package.folder / "shards/inference/results.json").read_text())["results"]
+    assert found["shapes_val"]["sem_seg"] == expected["sem_seg"]
 
 
 EXACT = """
