@@ -12,6 +12,14 @@ from segzoo.utils.tasks import TASKS
 from .labels import best_class
 from .segmentor import DenseScores, SegmentationModel, Segmentor, check_semantic
 
+# The names of results in Detectron2's dicts, by task.
+_NAMES = {
+    "semantic": ("sem_seg", "sem_seg_labels"),
+    "panoptic": ("panoptic_seg",),
+    "instance": ("instances",),
+    "entity": ("entity_seg",),
+}
+
 
 def as_segmentor(
     model: nn.Module,
@@ -40,9 +48,9 @@ class PlainModel(Segmentor):
     """A model with Detectron2's interface: losses in training, a list of result dicts in eval mode.
 
     The attributes that Detectron2's meta-architectures have (`input_format`, `num_classes`, `pixel_mean`) are
-    read from the model where it has them. It returns what it returns: tasks cannot be asked for, labels are
-    made of its scores. `raw_outputs` and what uses it (export, counting operations) need a method of that
-    name.
+    read from the model where it has them. The results of the tasks asked for are kept of what it returns, and
+    labels are made of its scores. `raw_outputs` and what uses it (export, counting operations) need a method
+    of that name.
     """
 
     supported_tasks = TASKS
@@ -84,9 +92,25 @@ class PlainModel(Segmentor):
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
         check_semantic(semantic)
         results = self.model(batched_inputs)
-        if self.model.training or semantic == "scores":
+        if self.model.training:
             return results
-        return [_with_labels(result) for result in results]
+        if tasks is not None:
+            results = [self._asked_for(result, tasks) for result in results]
+        return results if semantic == "scores" else [_with_labels(result) for result in results]
+
+    def _asked_for(self, result: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+        """Keep what belongs to the tasks; raises InputError where one has no result."""
+        self.check_tasks(tasks)
+        kept = {}
+        for task in tasks:
+            found = {name: value for name, value in result.items() if name in _NAMES.get(task, result)}
+            if not found:
+                raise InputError(
+                    f"TEST.TASKS {task!r}: {type(self.model).__name__} gives {', '.join(result)} only; "
+                    "ask for the task that it is for"
+                )
+            kept |= found
+        return kept
 
     def raw_outputs(self, batched_inputs: list[dict]) -> dict[str, Any]:
         """Return those of the model; raises InputError where it has no `raw_outputs`."""

@@ -268,6 +268,10 @@ def test_a_model_of_detectron2_is_brought_under_the_contract_and_stays_itself():
     assert set(scores) == {"instances", "sem_seg"}
     assert set(labels) == {"instances", "sem_seg_labels"}
     assert labels["sem_seg_labels"].tolist() == [[0, 1, 2, 0]]
+    (alone,) = adapted([image(8, 8)], tasks=("instance",))
+    assert set(alone) == {"instances"}
+    with pytest.raises(InputError, match="'panoptic': Detector gives instances, sem_seg only"):
+        adapted([image(8, 8)], tasks=("panoptic",))
     assert set(model.state_dict()) == {"weight"}
     with pytest.raises(
         InputError, match=r"Detector has no raw_outputs.*derive it from segzoo\.modeling\.Segmentor"

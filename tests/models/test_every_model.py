@@ -21,7 +21,7 @@ DOCUMENTED = "DocumentedLastFeatureClassifier"
 
 def architectures() -> list[str]:
     """The meta-architectures of segzoo and its projects."""
-    importlib.import_module("segzoo.projects")
+    importlib.import_module("segzoo.projects").load_all()
     return sorted(name for name, cls in META_ARCH_REGISTRY if cls.__module__.startswith("segzoo."))
 
 
