@@ -5,8 +5,9 @@ from .checkpointer import SegzooCheckpointer, last_checkpoint
 from .compatibility import compare_description
 from .download import local_file
 from .key_maps import KeyMap, key_maps, register_key_map
-from .load import LoadReport, load_checkpoint, load_state, open_checkpoint
+from .load import load_checkpoint, load_state, open_checkpoint
 from .reader import CheckpointFile, DamagedFileError, read_checkpoint, read_description, read_rest
+from .report import CheckpointMismatchError, LoadReport
 from .rules_transformer import register_transformer_layouts
 from .untrained import require_loaded
 
@@ -14,6 +15,7 @@ register_transformer_layouts()
 
 __all__ = [
     "CheckpointFile",
+    "CheckpointMismatchError",
     "DamagedFileError",
     "KeyMap",
     "LoadReport",

@@ -17,8 +17,9 @@ from segzoo.utils.files import cannot_write, remove_stale, write_atomically
 from .atomic_save import save_checkpoint, size_in_memory
 from .compatibility import compare_description
 from .finite import NonFiniteWeightsError, check_finite_optimizer
-from .load import LoadReport, load_state, open_checkpoint
+from .load import load_state, open_checkpoint
 from .reader import CheckpointFile, DamagedFileError, read_checkpoint
+from .report import CheckpointMismatchError, LoadReport
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +198,11 @@ class SegzooCheckpointer(Checkpointer):
             for state in map(file.rest.get, self.checkpointables):
                 if isinstance(state, Mapping) and isinstance(state.get("optimizer"), Mapping):
                     check_finite_optimizer(state["optimizer"], name)
-        self.report = load_state(self.model, file, name=name, allow_other_classes=not resuming)
+        try:
+            self.report = load_state(self.model, file, name=name, allow_other_classes=not resuming)
+        except CheckpointMismatchError as error:
+            self.report = error.report
+            raise
         self.report.log()
         self.report.differences = compare_description(file.description, self.description)
         if self.report.complete and self.report.differences:

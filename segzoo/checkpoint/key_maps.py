@@ -1,7 +1,7 @@
 """How the parameters of other code bases are called: ordered (regex, replacement) rules, kept as data."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -306,3 +306,18 @@ def key_maps() -> tuple[KeyMap, ...]:
     """All known layouts, the model's own first, then in the order of registration."""
     load_methods()
     return tuple(_registered.values())
+
+
+def classifier_keys() -> tuple[str, ...]:
+    """Return the patterns of the model's keys that belong to a classifier, of all layouts."""
+    return tuple(pattern for known in key_maps() for pattern in known.classifier)
+
+
+def query_keys() -> tuple[str, ...]:
+    """Return the patterns of the model's keys that belong to object queries, of all layouts."""
+    return tuple(pattern for known in key_maps() for pattern in known.queries)
+
+
+def matches(key: str, patterns: Iterable[str]) -> bool:
+    """Tell whether one of some regular expressions is found in a key."""
+    return any(re.search(pattern, key) for pattern in patterns)

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 if TYPE_CHECKING:
-    from .load import LoadReport
+    from .report import LoadReport
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """From file to model: every rule of every layout, the report, and what is refused."""
 
 import hashlib
+import logging
 import pickle
 import re
 from pathlib import Path
@@ -15,7 +16,15 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from segzoo.checkpoint import KeyMap, key_maps, load_checkpoint, register_key_map, save_checkpoint
+from segzoo.checkpoint import (
+    CheckpointMismatchError,
+    KeyMap,
+    SegzooCheckpointer,
+    key_maps,
+    load_checkpoint,
+    register_key_map,
+    save_checkpoint,
+)
 from segzoo.projects.mask2former import key_map as mask2former_key_map  # noqa: F401
 from segzoo.projects.maskformer import key_map as maskformer_key_map  # noqa: F401
 from segzoo.utils.errors import InputError
@@ -329,6 +338,46 @@ def test_leftover_and_missing_weights_are_an_error_that_lists_ten_and_the_count(
     assert report.missing == ["sem_seg_head.predictor.query_embed.weight"]
     assert len(report.unexpected) == 12
     assert not report.complete
+
+
+def test_a_file_that_does_not_fit_shows_the_table_and_the_nearest_layouts_first(tmp_path, caplog):
+    official = randomised(maskformer())
+    lost = "sem_seg_head.predictor.query_embed.weight"
+    file = write(tmp_path / "x.pkl", {key: value for key, value in official.items() if key != lost})
+    with caplog.at_level(logging.ERROR), pytest.raises(CheckpointMismatchError) as error:
+        load_checkpoint(maskformer(), file)
+    report = error.value.report
+    assert report.missing == [lost]
+    assert len(report.loaded) == len(official) - 1
+    (text,) = [record.getMessage() for record in caplog.records]
+    rows = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in text.splitlines() if "|" in row}
+    assert rows["loaded"] == str(len(report.loaded))
+    assert rows["missing"] == "1"
+    assert "as " in text.splitlines()[-1]
+
+
+def test_the_nearest_layouts_are_those_that_place_most_of_the_file(tmp_path):
+    keys = ["patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight", "layers.1.downsample.norm.weight"]
+    weights = {key: torch.zeros(1) for key in [*keys, "foreign.weight"]}
+    # Where timm has the step between two stages in the second, the Swin repository has it in the first.
+    own = {f"backbone.{key}" for key in [*keys[:2], "layers.0.downsample.norm.weight"]}
+    with pytest.raises(CheckpointMismatchError) as error:
+        load_checkpoint(tree(dict.fromkeys(own, (1,))), write(tmp_path / "x.pth", weights))
+    assert error.value.report.source == "Swin ImageNet"
+    first, second = error.value.nearest
+    assert (first.name, first.explained, first.recognized) == ("timm Swin ImageNet", 3, False)
+    assert second.explained == 2
+
+
+def test_a_checkpointer_keeps_the_report_of_a_file_that_does_not_fit(tmp_path):
+    official = randomised(maskformer())
+    official["sem_seg_head.predictor.input_proj.weight"] = torch.zeros(9, 4, 1, 1)
+    checkpointer = SegzooCheckpointer(maskformer(), str(tmp_path))
+    with pytest.raises(CheckpointMismatchError):
+        checkpointer.load(str(write(tmp_path / "x.pkl", official)))
+    assert [key for key, _, _ in checkpointer.report.mismatched] == [
+        "sem_seg_head.predictor.input_proj.weight"
+    ]
 
 
 def test_incomplete_backbone_file_is_an_error(tmp_path):
