@@ -12,7 +12,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
 from segzoo.utils.errors import InputError
-from segzoo.utils.registries import registered
 from segzoo.utils.tasks import TASKS
 from segzoo.utils.text import did_you_mean
 
@@ -22,7 +21,7 @@ from .images import check_annotated_size, load_image
 from .label_reader import IndexMap, LabelReader
 from .register import label_reader
 from .targets import GROUPS
-from .training_targets import TARGETS_REGISTRY, AugmentedLabels
+from .training_targets import AugmentedLabels, find_targets
 from .wanted_targets import STANDARD, wanted_targets
 
 # Of a dataset dict, what training replaces by targets.
@@ -62,7 +61,7 @@ class SegmentationMapper:
             raise InputError(
                 f"TASK {task!r} is unknown{did_you_mean(task, GROUPS)}; known: {', '.join(GROUPS)}"
             )
-        self.add_targets = [registered(TARGETS_REGISTRY, "INPUT.TARGETS", name) for name in targets]
+        self.add_targets = find_targets(targets)
         self.is_train = is_train
         self.task = task
         self.augmentations = T.AugmentationList(augmentations)

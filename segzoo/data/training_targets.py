@@ -3,7 +3,7 @@
 Letters: H, W pixels; S target segments; K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 from scipy.ndimage import find_objects
 
-from segzoo.utils.registries import NamedRegistry
+from segzoo.utils.registries import NamedRegistry, registered
 
 from .label_reader import IndexMap
 from .targets import Groups, MaskTargets, Targets, build_mask_targets, build_targets
@@ -69,6 +69,18 @@ class AugmentedLabels:
             found = find_objects(segments.segment_map + 1, len(segments.classes))
         edges = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in found]
         return np.array(edges, dtype=np.float32).reshape(-1, 4)
+
+
+AddTargets = Callable[[AugmentedLabels], dict[str, Any]]
+
+
+def find_targets(names: Iterable[str]) -> list[AddTargets]:
+    """Return the functions that names of targets stand for.
+
+    Raises:
+        InputError: one is not registered.
+    """
+    return [registered(TARGETS_REGISTRY, "INPUT.TARGETS", name) for name in names]
 
 
 @TARGETS_REGISTRY.register(name="segments")

@@ -27,6 +27,8 @@ from segzoo.data import SegmentationMapper, build_test_loader, build_train_loade
 from segzoo.data.batch_size import images_per_pass
 from segzoo.data.handover import ended_workers_explained
 from segzoo.data.labelled import holds_targets
+from segzoo.data.training_targets import find_targets
+from segzoo.data.wanted_targets import wanted_targets
 from segzoo.modeling import as_segmentor
 from segzoo.modeling.protocols import build_single_scale_config
 from segzoo.modeling.registry import registered
@@ -105,7 +107,7 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()).clone()
         _check_numbers(self.cfg, comm.get_world_size())
-        self._check_solver()
+        self._check_names()
         model = self.build_model(self.cfg)
         logger.debug("Model:\n%s", model)
         self.optimizer = self.build_optimizer(self.cfg, model)
@@ -229,12 +231,14 @@ class Trainer(TrainerBase):
             raise InputError(f'{error} (DATASETS.TEST "()" trains without evaluation)') from None
         check_best_metric(cfg, cls)
 
-    def _check_solver(self) -> None:
+    def _check_names(self) -> None:
         """Raises InputError for names that the standard methods do not know, before the model is built."""
         if _is_standard(self.build_optimizer, Trainer.build_optimizer):
             find_optimizer(self.cfg)
         if _is_standard(self.build_lr_scheduler, Trainer.build_lr_scheduler):
             learning_rate_factor(self.cfg)
+        if _is_standard(self.build_mapper, Trainer.build_mapper):
+            find_targets(wanted_targets(self.cfg))
 
     def build_hooks(self) -> list[HookBase]:
         """In order: timer, learning rate, checkpoints, signals, evaluation (of a test set), writers."""

@@ -315,7 +315,7 @@ def test_a_misspelt_name_is_one_line_before_anything_is_built(
     package.write(SOLVER)
     output = package.folder / "out"
     arguments = ["--config-file", str(package.config()), key, value, "OUTPUT_DIR", str(output)]
-    monkeypatch.setattr("detectron2.modeling.build_model", None)
+    monkeypatch.setattr("segzoo.engine.trainer.build_model", None)
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
