@@ -18,7 +18,16 @@ def pixel_config(method: str, num_classes: int, *overrides: object) -> CfgNode:
     """The method's file, for so many classes on the CPU, with alternating keys and values in `overrides`."""
     cfg = new_config()
     cfg.merge_from_other_cfg(CfgNode(cfg.load_yaml_with_base(str(METHODS / f"{method}.yaml"))))
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", num_classes, *overrides])
+    # The norm is a fact of a backbone's file: those of the per-pixel leaves train theirs.
+    own = [
+        "MODEL.DEVICE",
+        "cpu",
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+        num_classes,
+        "MODEL.BACKBONE.NORM",
+        "SyncBN",
+    ]
+    cfg.merge_from_list([*own, *overrides])
     return cfg
 
 

@@ -94,7 +94,8 @@ class WideHead(nn.Module):
 
 def test_files_of_nvidia_load_as_published_and_predict_the_same(tmp_path, monkeypatch):
     monkeypatch.setitem(wide_resnet.VARIANTS, "narrow", SMALL)
-    model = pixel_model("deeplabv3plus_vplr", 19, "MODEL.BACKBONE.VARIANT", "narrow")
+    backbone = ("MODEL.BACKBONE.NAME", "WideResNetBackbone", "MODEL.BACKBONE.VARIANT", "narrow")
+    model = pixel_model("deeplabv3plus_vplr", 19, *backbone)
     backbone = {
         key: value
         for key, value in published_weights(SMALL).items()
