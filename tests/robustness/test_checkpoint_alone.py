@@ -257,7 +257,7 @@ def test_a_predictor_takes_one_checkpoint_and_no_configuration_file(run):
 def test_nothing_given_is_one_line(refusal, run):
     given = ["--input", "a.png", "--output", "out"]
     for line in (refusal("demo", *given), refusal("train_net", "--eval-only", "OUTPUT_DIR", "{output}")):
-        assert "or with --weights FILE a checkpoint of segzoo, which holds its configuration" in line
+        assert "or with --model or --weights a checkpoint of segzoo, which holds its configuration" in line
     two = ["--weights", "a.pth", "MODEL.WEIGHTS", "b.pth"]
     assert "are two checkpoints; give one" in refusal("train_net", "--eval-only", *two)
 
