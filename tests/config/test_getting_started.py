@@ -27,11 +27,20 @@ from segzoo.cli.prepare import build_dataset_parser  # noqa: E402
 from segzoo.config import extensions  # noqa: E402
 from segzoo.config.load import new_config  # noqa: E402
 from segzoo.config.renamed.table import CONVERTED  # noqa: E402
-from segzoo.model_zoo import load_config  # noqa: E402
+from segzoo.model_zoo import list_models, load_config  # noqa: E402
+from segzoo.model_zoo.registry import known_models  # noqa: E402
 from segzoo.modeling.protocols.build import TTA_NAME  # noqa: E402
 from segzoo.modeling.protocols.presets import PRESETS  # noqa: E402
 
-DOCUMENTS = ["README.md", "GETTING_STARTED.md", "COMING_FROM.md", "INSTALL.md", "datasets/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/methods.md",
+    "docs/speed.md",
+    "GETTING_STARTED.md",
+    "COMING_FROM.md",
+    "INSTALL.md",
+    "datasets/README.md",
+]
 METHODS = sorted(REPOSITORY.glob("projects/*/README.md"))
 DOCUMENTS += [file.relative_to(REPOSITORY).as_posix() for file in METHODS]
 TEXTS = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in DOCUMENTS}
@@ -220,9 +229,25 @@ def test_the_table_of_datasets_is_complete_and_has_the_published_counts():
             assert count is None or f"{count:,}" in rows[name]
 
 
-def test_the_readme_names_every_method_file():
+def test_the_page_of_methods_names_every_method_file():
     files = {file.stem for file in (REPOSITORY / "configs" / "_base_" / "methods").glob("*.yaml")}
-    assert files - set(re.findall(r"`(\w+)`", TEXTS["README.md"])) == set()
+    assert files - set(re.findall(r"`(\w+)`", TEXTS["docs/methods.md"])) == set()
+
+
+def test_the_readme_is_read_in_one_go_and_its_models_are_those_of_the_zoo():
+    assert TEXTS["README.md"].count("\n") <= 150
+    assert f"all {len(list_models())} configurations" in TEXTS["README.md"]
+    rows = re.findall(
+        r"^\| .* \| `(\w+/\w+/\w+)` \| (.+) \| (\d+) M \| (.+) \|$", TEXTS["README.md"], re.MULTILINE
+    )
+    assert len(rows) >= 5
+    for name, published, params, license in rows:
+        info = known_models()[name]
+        assert round(info.reproduced.params) == int(params)
+        assert license in (info.licence.removeprefix("NVIDIA, "), "none published")
+        if published != "not published":
+            metric, value = published.split()
+            assert info.value(metric) == float(value)
 
 
 def test_getting_started_names_every_test_protocol():
