@@ -33,7 +33,7 @@ COMMANDS = {
 
 # What is typed from habit, and what to say of it.
 ELSEWHERE = {
-    "demo": "segzoo predict draws a model's predictions on images and videos",
+    "demo": "use segzoo predict, which draws a model's predictions on images and videos",
 }
 
 # The sub-command that does what a script of that name does.

@@ -141,13 +141,12 @@ class CommandLine(argparse.ArgumentParser):
             trains: --model names a configuration only, and brings no weights.
         """
         self.trains = trains
-        brings = "a name under configs/ or a YAML file" if trains else "a name of the zoo or a checkpoint"
-        what = "the same as --config-file" if trains else "with the authors' weights where they are linked"
+        zoo = "a name of the zoo, with its authors' weights where they are linked, or a checkpoint"
         self.group("model").add_argument(
             "--model",
             type=name_or_path,
             metavar="NAME" if trains else "NAME|CHECKPOINT",
-            help=f"{brings}: {what}",
+            help="the same as --config-file" if trains else zoo,
         )
         self.add_config()
         self.group("model").add_argument(

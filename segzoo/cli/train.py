@@ -10,28 +10,26 @@ from .parser import CommandLine, check_model, whole_number
 EXAMPLES = """
 examples:
   train on 8 GPUs:
-    %(prog)s --num-gpus 8 --config-file configs/panoptic/coco/maskformer_swin_tiny.yaml
-  go on after an interruption:
+    %(prog)s --num-gpus 8 --config-file panoptic/coco/maskformer_swin_tiny
+  resume after an interruption:
     %(prog)s --num-gpus 8 --config-file ... --resume
+  your own images and masks, which roads.yaml describes (segzoo check-data --keys):
+    %(prog)s --config-file semantic/camvid/maskformer_r18 --data roads.yaml OUTPUT_DIR runs/roads
   on one GPU with the batch of eight, in eight passes:
     %(prog)s --config-file ... SOLVER.ACCUMULATE 8
-  evaluate a published checkpoint:
-    %(prog)s --config-file ... --eval-only --weights model_final_0b5f6c.pkl
-  evaluate a checkpoint of segzoo, which holds its configuration:
-    %(prog)s --eval-only --weights output/street/model_best.pth
-  the same in four jobs, in any order; each goes on where it was interrupted, the last one merges:
-    %(prog)s --config-file ... --eval-only --shard 1/4 MODEL.WEIGHTS ...
   two processes on a CPU:
     %(prog)s --num-gpus 2 --config-file ... MODEL.DEVICE cpu
   two machines (the same on both but for --machine-rank):
     %(prog)s --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT --config-file ...
+  evaluate instead (`segzoo evaluate` has more to offer):
+    %(prog)s --config-file ... --eval-only --weights model_final_0b5f6c.pkl
 
 KEY VALUE pairs override the config and come last. torchrun and srun start it too; their numbers of processes
 count. OUTPUT_DIR gets config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints and inference/.
 
 without OUTPUT_DIR:
   a training   writes to output/<config>/<n>, n = 1, 2, ...
-  --resume     goes on with the newest training of this configuration there that is not finished
+  --resume     continues the newest training of this configuration there that is not finished
   --eval-only  writes beside MODEL.WEIGHTS, to eval-<file>-<n>; for a URL to output/<config>/eval-<n>
 An OUTPUT_DIR that holds a training is refused unless --resume or --overwrite is given; nothing is deleted.
 
@@ -40,7 +38,7 @@ exit status:
   1   the loss was not finite, another process was lost, or an error with a traceback
   2   wrong input, or a disk or folder that cannot be written, explained in one line
   75  stopped by SIGUSR2, 79 by SIGTERM, 130 by SIGINT (Ctrl-C), 129 by SIGHUP (its terminal was closed):
-      the iteration was finished and saved, --resume goes on; the same signal once more, a moment later,
+      the iteration was finished and saved, --resume continues; the same signal once more, a moment later,
       ends it at once, unsaved. Ctrl-C also ends the shell's loop or script that a training runs in; with
       nohup a training outlives its terminal.
 """

@@ -8,7 +8,15 @@ import pytest
 from evaluation_data import PanopticData
 from PIL import Image
 
-from segzoo.evaluation import Protocol, build_evaluator, load_results, prediction_io, write_results
+from segzoo.cli.evaluate import build_parser
+from segzoo.evaluation import (
+    CLASS_AVERAGING,
+    Protocol,
+    build_evaluator,
+    load_results,
+    prediction_io,
+    write_results,
+)
 from segzoo.evaluation.rescore import rescore
 from segzoo.utils import files
 from segzoo.utils.errors import InputError
@@ -150,3 +158,12 @@ def test_predictions_in_other_formats_are_refused_whatever_they_are_called(tmp_p
     Image.new("L", (8, 6), 3).save(file, format=kind)
     with pytest.raises(InputError, match=f"0000.png: is a {kind} file, expected PNG"):
         prediction_io.load_labels(file)
+
+
+def test_the_command_offers_every_way_to_average():
+    """Its parser names them itself, since it imports no evaluator."""
+    for averaging in CLASS_AVERAGING:
+        words = ["--predictions", "inference", "--class-averaging", averaging]
+        assert build_parser().parse_args(words).class_averaging == averaging
+    choices = {action.dest: action.choices for action in build_parser()._actions}
+    assert set(choices["class_averaging"]) == set(CLASS_AVERAGING)
