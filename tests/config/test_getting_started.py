@@ -32,22 +32,16 @@ from segzoo.model_zoo.registry import known_models  # noqa: E402
 from segzoo.modeling.protocols.build import TTA_NAME  # noqa: E402
 from segzoo.modeling.protocols.presets import PRESETS  # noqa: E402
 
-DOCUMENTS = [
-    "README.md",
-    "docs/methods.md",
-    "docs/speed.md",
-    "GETTING_STARTED.md",
-    "COMING_FROM.md",
-    "INSTALL.md",
-    "datasets/README.md",
-]
+DOCUMENTS = ["README.md", "GETTING_STARTED.md", "COMING_FROM.md", "INSTALL.md", "datasets/README.md"]
+GUIDES = ["GETTING_STARTED.md", *(f"docs/{file.name}" for file in sorted(REPOSITORY.glob("docs/*.md")))]
+DOCUMENTS += GUIDES[1:]
 METHODS = sorted(REPOSITORY.glob("projects/*/README.md"))
 DOCUMENTS += [file.relative_to(REPOSITORY).as_posix() for file in METHODS]
 TEXTS = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 TOOLS = sorted([*REPOSITORY.glob("tools/*.py"), *REPOSITORY.glob("datasets/*.py")])
 SUBCOMMANDS = sorted((REPOSITORY / "segzoo" / "cli").rglob("*.py"))
 EXAMPLE = re.compile(r"```(?:yaml|python)\n# file: (\S+)\n(.*?)```", re.DOTALL)
-EXAMPLES = dict(EXAMPLE.findall(TEXTS["GETTING_STARTED.md"]))
+EXAMPLES = dict(found for name in GUIDES for found in EXAMPLE.findall(TEXTS[name]))
 CONFIGS = sorted(Path(name).stem for name in EXAMPLES if name.startswith("configs/"))
 # A command in a block of a page, or the first words of a table's cell.
 PROGRAM = rf"(?:python (?:tools|datasets)/\w+\.py|segzoo (?:{'|'.join(COMMANDS)})\b)"
@@ -250,7 +244,18 @@ def test_the_readme_is_read_in_one_go_and_its_models_are_those_of_the_zoo():
             assert info.value(metric) == float(value)
 
 
-def test_getting_started_names_every_test_protocol():
-    page = TEXTS["GETTING_STARTED.md"]
-    section = page[page.index("## Test protocols") : page.index("## From Python")]
-    assert {*PRESETS, TTA_NAME} - set(re.findall(r"`(\w+)`", section)) == set()
+def test_the_page_of_protocols_names_every_one():
+    assert {*PRESETS, TTA_NAME} - set(re.findall(r"`(\w+)`", TEXTS["docs/protocols.md"])) == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_to_files_and_headings(document):
+    folder = (REPOSITORY / document).parent
+    for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", TEXTS[document]):
+        path, _, anchor = target.partition("#")
+        file = (folder / path).resolve() if path else REPOSITORY / document
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#{1,4} (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, target

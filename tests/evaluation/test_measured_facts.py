@@ -258,8 +258,8 @@ def test_the_printed_example_of_getting_started_works(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     make_shapes.make_shapes(tmp_path / "shapes", train=2, val=2, size=64, seed=0, workers=0)
-    text = (REPOSITORY / "GETTING_STARTED.md").read_text()
-    section = text[text.index("**From files.**") : text.index("## From Python")]
+    text = (REPOSITORY / "docs" / "protocols.md").read_text()
+    section = text[text.index("**From files.**") :]
     block = section.split("```bash\n")[1].split("```")[0].replace("\\\n", " ")
     save, score = (shlex.split(line)[2:] for line in block.splitlines())
     config = save[save.index("--config-file") + 1]

@@ -21,7 +21,7 @@ from segzoo.utils import tasks
 from segzoo.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-GUIDE = (REPOSITORY / "GETTING_STARTED.md").read_text(encoding="utf-8")
+GUIDE = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
 # An evaluator of a kind of ground truth of its own, with a key of its own; and one that is asked for by name.
 PACKAGE = """
 from segzoo.config import register_config
