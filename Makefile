@@ -1,4 +1,4 @@
-# make quickstart | test | versions | lint | bench | venv | doctor
+# make quickstart | test | versions | lint | docs | bench | venv | doctor
 #
 # The environment .venv is made on first use. To use one that you have, which is then not changed:
 #     PYTHON=/path/to/python make test
@@ -16,7 +16,7 @@ endif
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: quickstart test versions lint bench doctor venv environment-given
+.PHONY: quickstart test versions lint docs bench doctor venv environment-given
 
 quickstart: $(ENVIRONMENT)
 	$(PYTHON) tools/quickstart.py $(ARGS)
@@ -32,6 +32,11 @@ versions: $(ENVIRONMENT)
 lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+# The API reference, from the docstrings: build/docs/index.html.
+docs: $(ENVIRONMENT)
+	$(PYTHON) -m pdoc -d google -o build/docs segzoo segzoo.layers segzoo.utils segzoo.projects
 
 bench: $(ENVIRONMENT)
 	$(PYTHON) tools/benchmark.py $(or $(ARGS),all)

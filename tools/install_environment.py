@@ -129,7 +129,7 @@ def build(choices: dict[str, str]) -> None:
         *constraint(),
         "--no-build-isolation",
         "-e",
-        f"{ROOT}[test,lint]",
+        f"{ROOT}[test,lint,docs]",
         why="segzoo's requirements",
     )
 

@@ -51,7 +51,14 @@ TARGET_NEEDS = {
         "panopticapi": "panopticapi-lite",
         "transformers": "transformers",
     },
-    "lint": {"ruff": "ruff"},
+    "lint": {
+        "ruff": "ruff",
+        "mypy": "mypy",
+        "yaml-stubs": "types-PyYAML",
+        "tabulate-stubs": "types-tabulate",
+        "tqdm-stubs": "types-tqdm",
+    },
+    "docs": {"pdoc": "pdoc"},
 }
 TARGET_NEEDS["versions"] = TARGET_NEEDS["test"]
 OPTIONAL = {

@@ -59,9 +59,9 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.BinOp() if type(node.op) in _OPERATORS:
             left, right = _value(node.left, names), _value(node.right, names)
             return _OPERATORS[type(node.op)](_number(left), _number(right))
-        case ast.Call(func=ast.Name()) if node.func.id in _FUNCTIONS and not node.keywords:
+        case ast.Call(func=ast.Name(id=called)) if called in _FUNCTIONS and not node.keywords:
             arguments = [_number(_value(item, names)) for item in node.args]
-            return _FUNCTIONS[node.func.id](*arguments)
+            return _FUNCTIONS[called](*arguments)
         case ast.ListComp(generators=[ast.comprehension(target=ast.Name(id=name), ifs=[]) as loop]):
             return [_value(node.elt, {**names, name: item}) for item in _value(loop.iter, names)]
     raise ValueError(f"no arithmetic: {ast.dump(node)}")

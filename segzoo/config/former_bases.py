@@ -88,7 +88,7 @@ _BESIDE: dict[str, list[Base]] = {
 }
 
 
-def is_former(bases: Sequence[str]) -> bool:
+def is_former(bases: Sequence[Base]) -> bool:
     """Tell whether base files are those of version 0.1: one is gone, or a dataset has no recipe beside it."""
     places = [_place(base) for base in bases]
     recipes = any("/_base_/recipes/" in f"/{base}" for base in bases)
@@ -99,7 +99,7 @@ def is_former(bases: Sequence[str]) -> bool:
     )
 
 
-def present_bases(bases: Sequence[str]) -> tuple[list[Base], list[str]]:
+def present_bases(bases: Sequence[Base]) -> tuple[list[Base], list[str]]:
     """Translate base files of version 0.1.
 
     Args:
@@ -117,6 +117,7 @@ def present_bases(bases: Sequence[str]) -> tuple[list[Base], list[str]]:
         if now is None:
             result.append(base)
             continue
+        assert isinstance(base, str)
         root = base[: base.rindex(f"{folder}/{name}")]
         result += [part if isinstance(part, dict) else f"{root}{part}.yaml" for part in now]
         files = [f"{part}.yaml" for part in now if isinstance(part, str)]
@@ -125,8 +126,10 @@ def present_bases(bases: Sequence[str]) -> tuple[list[Base], list[str]]:
     return result, changes
 
 
-def _place(base: str) -> tuple[str, str]:
+def _place(base: Base) -> tuple[str, str]:
     """Folder below `_base_` and name of a file there; ("", "") of others."""
+    if not isinstance(base, str):
+        return "", ""
     parts = PurePath(base).with_suffix("").parts
     return (parts[-2], parts[-1]) if len(parts) > 2 and parts[-3] == "_base_" else ("", "")
 

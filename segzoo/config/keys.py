@@ -34,11 +34,18 @@ def find_section(cfg: CfgNode, path: Sequence[str]) -> CfgNode | None:
     return cfg if isinstance(cfg, dict) else None
 
 
+def existing_section(cfg: CfgNode, path: Sequence[str]) -> CfgNode:
+    """Return the section at the end of a path of names, which exists."""
+    section = find_section(cfg, path)
+    assert section is not None, ".".join(path)
+    return section
+
+
 def drop_key(cfg: CfgNode, key: str) -> None:
     """Remove a key that exists, and the sections that hold nothing any more, in place."""
     *path, leaf = key.split(".")
-    del find_section(cfg, path)[leaf]
+    del existing_section(cfg, path)[leaf]
     for depth in range(len(path), 0, -1):
         if find_section(cfg, path[:depth]):
             return
-        del find_section(cfg, path[: depth - 1])[path[depth - 1]]
+        del existing_section(cfg, path[: depth - 1])[path[depth - 1]]

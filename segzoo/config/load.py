@@ -187,7 +187,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
             f"overrides come as KEY VALUE pairs, but {_unpaired(overrides, {*known, *CONVERTED})}"
         )
     pairs = list(zip(overrides[::2], overrides[1::2], strict=True))
-    backbone = {**known, **dict(pairs)}.get("MODEL.BACKBONE.NAME")
+    backbone = {**known, **dict(pairs)}.get("MODEL.BACKBONE.NAME", "")
     renamed = {key: value for key, value in pairs if is_theirs(key, known, backbone)}
     for key, value in pairs:
         if key in renamed:

@@ -1,6 +1,6 @@
 """Where each value of a configuration comes from: defaults, files with their lines, overrides."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ def _defaults() -> Iterator[tuple[str, Mapping[str, Any]]]:
     cfg = get_cfg()
     before = dict(flatten(cfg))
     yield "Detectron2's default", before
-    steps = [("segzoo's default", add_segzoo_config)]
+    steps: list[tuple[str, Callable[[CfgNode], object]]] = [("segzoo's default", add_segzoo_config)]
     steps += [(f"{extension.add.__module__}", extension.add) for extension in registered_extensions()]
     for source, add in steps:
         add(cfg)

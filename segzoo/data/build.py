@@ -201,10 +201,11 @@ def _label_check(cfg: CfgNode, dataset_name: str) -> Callable[[Mapping[str, Any]
 
 def _tested_size(cfg: CfgNode, record: Mapping[str, Any]) -> tuple[int, ...] | None:
     """About the size at which a model sees an image, (height, width) in steps of 32; None if not known."""
-    size = record.get("height"), record.get("width")
+    height, width = record.get("height"), record.get("width")
     # A wrong one of an annotation file is found when the image is read.
-    if not all(isinstance(side, int) and side > 0 for side in size):
+    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
         return None
+    size = height, width
     for resize in build_test_augmentations(cfg):
         size = ResizeShortestEdge.get_output_shape(*size, resize.short_edge_length[0], resize.max_size)
     return tuple(-(-side // _SIZE_STEP) for side in size)

@@ -55,8 +55,9 @@ class BinaryFilesEncoding(Encoding):
         ranked = [*([rest] if rest not in order else []), *order, *([VOID] if VOID not in order else [])]
         indices = [space.ignore_label if name == VOID else space.classes.index(name) for name in ranked]
         self.rank = {index: rank for rank, index in enumerate(indices)}
-        self.labels = {*space.classes, *(label for label in space.label_map if isinstance(label, str))}
-        self._known = {_plain(label): space.index(label) for label in self.labels}
+        self._names = {*space.classes, *(label for label in space.label_map if isinstance(label, str))}
+        self.labels = set(self._names)
+        self._known = {_plain(label): space.index(label) for label in self._names}
 
     def class_of(self, text: str) -> int | None:
         """The class index (or the ignore label) of a `{class}` in a file name; None if it is no label.
@@ -68,7 +69,7 @@ class BinaryFilesEncoding(Encoding):
     @property
     def pattern(self) -> str:
         """A regular expression for the texts that `class_of` knows."""
-        longest_first = sorted((label for label in self.labels), key=len, reverse=True)
+        longest_first = sorted(self._names, key=len, reverse=True)
         words = ([re.escape(word) for word in _SEPARATORS.split(label)] for label in longest_first)
         return "(?i:" + "|".join(r"[\s_-]*".join(parts) for parts in words) + ")"
 
@@ -111,7 +112,7 @@ class BinaryFilesEncoding(Encoding):
             masks: (class index or ignore label, (H, W) bool) of each file.
             size: (H, W).
         """
-        labels = np.full(size, self.rest, dtype=self.space.dtype)
+        labels: np.ndarray = np.full(size, self.rest, dtype=self.space.dtype)
         ranks = np.full(size, -1, dtype=np.int32)
         for index, mask in masks:
             on_top = mask & (ranks < self.rank[index])

@@ -65,7 +65,8 @@ def instance_dicts(
     )
     records = [{**record, "annotations": []} for record in images.values()]
     of_image = {record["image_id"]: record for record in records}
-    degenerate, converted, example = 0, 0, ()
+    degenerate, converted = 0, 0
+    example: tuple[Any, str] | None = None
     unusable: list[_Unusable] = []
     from detectron2.structures import BoxMode  # not above: it imports torchvision
 
@@ -107,7 +108,7 @@ def instance_dicts(
             f"{json_file}: none of its {degenerate} annotations has a polygon of three points; segmentation "
             "is a list of polygons [x, y, x, y, ...]: export them again"
         )
-    if converted:
+    if example is not None:
         message = (
             f"{json_file}: {converted} annotations have polygons in another form than COCO's (first: "
             f"annotation {shown(example[0])}, {example[1]}): read as the points of polygons"

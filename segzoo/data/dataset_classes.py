@@ -118,4 +118,5 @@ def generated_color(index: int) -> tuple[int, int, int]:
     """A display colour for a class that is given none: eight in a row differ in hue, rows in tone."""
     hue = index * 0.61803398875 % 1
     saturation, value = ((0.75, 0.95), (0.45, 0.75), (0.9, 0.6), (0.4, 1.0))[index // 8 % 4]
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+    return red, green, blue

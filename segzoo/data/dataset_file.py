@@ -299,7 +299,7 @@ def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> tuple[dict[str,
         has_ids = any("id" in entry for entry in listed)
         return {**facts, "classes": listed}, (IdEncoding if has_ids else IndexEncoding).name
     lender = _load_yaml(find_dataset_file(beside if beside.is_file() else name))
-    borrowed = {key: lender[key] for key in ("classes", "flip_pairs") if key in lender}
+    borrowed: dict[str, Any] = {key: lender[key] for key in ("classes", "flip_pairs") if key in lender}
     return {**borrowed, **facts, "classes": borrowed.get("classes")}, IndexEncoding.name
 
 

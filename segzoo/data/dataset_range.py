@@ -42,7 +42,7 @@ def dataset_range(dataset: DatasetFile, file_names: Sequence[str] | None = None)
         first = _spread(file_names) if file_names is not None else _sample(dataset)
         if not any(map(has_more_than_8_bits, first)):
             return None
-        _found[path] = _fitting(dataset, dict.fromkeys(chain(first, _sample(dataset))))
+        _found[path] = _fitting(dataset, list(dict.fromkeys(chain(first, _sample(dataset)))))
     return _found[path]
 
 

@@ -66,8 +66,8 @@ class LabelSpace:
         Raises:
             InputError: it belongs to no class.
         """
-        name = label if name is None else name
-        target = self.label_map.get(label, self.label_map.get(name, name))
+        name_of_label = label if name is None else name
+        target = self.label_map.get(label, self.label_map.get(name_of_label, name_of_label))
         if target == VOID:
             return self.ignore_label
         if target in self.classes:
@@ -149,8 +149,8 @@ class IndexEncoding(Encoding):
     """
 
     name = "index"
-    options = ("offset", "values", "void", "others", "channel")
-    modes = ("L", "P", "1", "LA", "F", *GRAY_16_BIT)
+    options: tuple[str, ...] = ("offset", "values", "void", "others", "channel")
+    modes: tuple[str, ...] = ("L", "P", "1", "LA", "F", *GRAY_16_BIT)
 
     def __init__(
         self, space: LabelSpace, options: Mapping[str, Any], palette_check: PaletteCheck | None = None
@@ -176,11 +176,11 @@ class IndexEncoding(Encoding):
             table[value] = space.index(value, name)
         for value in void:
             table[value] = space.ignore_label
-        for value, target in space.label_map.items():
-            if isinstance(value, int):
-                table[value] = space.index(value, target)
-                self.implicit_void &= value != space.ignore_label
-        self.table = np.where(table < 0, space.ignore_label, table).astype(space.dtype)
+        for label, target in space.label_map.items():
+            if isinstance(label, int):
+                table[label] = space.index(label, target)
+                self.implicit_void &= label != space.ignore_label
+        self.table: np.ndarray = np.where(table < 0, space.ignore_label, table).astype(space.dtype)
         self.known = table >= 0
         self.values = names
         self.labels = set(names.values()) | set(range(1 << 16))
@@ -240,8 +240,8 @@ class IndexEncoding(Encoding):
         value_of = {int(self.table[value]): int(value) for value in np.flatnonzero(self.known)[::-1]}
         own = {classes.index(name): value for value, name in self.values.items() if name in classes}
         value_of |= {index: value for index, value in own.items() if self.table[value] == index}
-        found = [value_of.get(index) for index in range(len(classes))]
-        return None if None in found else found
+        found = [value_of[index] for index in range(len(classes)) if index in value_of]
+        return found if len(found) == len(classes) else None
 
     @staticmethod
     def _as_16_bit(raw: np.ndarray, file_name: str) -> np.ndarray:
@@ -296,7 +296,7 @@ class IdEncoding(IndexEncoding):
     """As `index`, but the values are the `id`s of the classes; `offset` is added to a value to get the id."""
 
     name = "id"
-    options = ("offset", "void", "others", "channel")
+    options: tuple[str, ...] = ("offset", "void", "others", "channel")
 
     def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
         offset = self._offset(options)
@@ -513,10 +513,10 @@ def build_encoding(
     Raises:
         InputError: unknown encoding or option, impossible values, or a class that has no colour in any file.
     """
-    given = {space.classes.index(name): tuple(color) for name, color in colors.items()}
+    given = {space.classes.index(name): (color[0], color[1], color[2]) for name, color in colors.items()}
     palette_check = PaletteCheck(space.classes, given, space.source, stops_at_palettes)
     if isinstance(facts, list) and facts:
-        encoding = FirstFitting([_build_one(one, space, colors, palette_check) for one in facts])
+        encoding: Encoding = FirstFitting([_build_one(one, space, colors, palette_check) for one in facts])
     else:
         encoding = _build_one(facts, space, colors, palette_check)
     if encoding.without_labels:

@@ -168,8 +168,8 @@ def _with_signal(error: Exception, processes: Sequence[BaseProcess]) -> Exceptio
     ended = _WORKER_ENDED.search(str(error))
     if ended and not ended[1]:
         for process in processes:
-            if (process.exitcode or 0) < 0:
-                name = signal.strsignal(-process.exitcode)
+            if (status := process.exitcode or 0) < 0:
+                name = signal.strsignal(-status)
                 return RuntimeError(f"DataLoader worker (pid {process.pid}) is killed by signal: {name}")
     return error
 

@@ -4,10 +4,10 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from detectron2.utils.file_io import PathManager
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from segzoo.utils.errors import InputError
 
@@ -73,7 +73,7 @@ class LossyLabelsError(InputError):
 
 
 @contextmanager
-def opened_file(file_name: str) -> Iterator[tuple[Image.Image, BinaryIO]]:
+def opened_file(file_name: str) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
     """Opens an image file with Pillow, and reads its header only.
 
     Raises:
@@ -91,7 +91,7 @@ def opened_file(file_name: str) -> Iterator[tuple[Image.Image, BinaryIO]]:
     except FileNotFoundError:
         raise BrokenFileError(f"{file_name}: does not exist; restore the file") from None
     except Image.DecompressionBombError:
-        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise BrokenFileError(
             f"{file_name}: cannot be read as an image (more than {limit} million pixels); cut it into tiles"
         ) from None
@@ -112,7 +112,7 @@ def opened_file(file_name: str) -> Iterator[tuple[Image.Image, BinaryIO]]:
 
 
 @contextmanager
-def opened_image(file_name: str) -> Iterator[Image.Image]:
+def opened_image(file_name: str) -> Iterator[ImageFile.ImageFile]:
     """Opens and decodes an image file with Pillow.
 
     Raises:
@@ -156,8 +156,8 @@ def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Ima
                 "save one channel of 8 or 16 bits (of colors, as of panoptic labels, three of 8)"
             )
         is_tiff = image.format == "TIFF"
-        image, orientation = loaded(image, turned=is_tiff and not as_stored)
-        yield image, 1 if is_tiff else orientation
+        upright, orientation = loaded(image, turned=is_tiff and not as_stored)
+        yield upright, 1 if is_tiff else orientation
 
 
 def loaded(image: Image.Image, turned: bool) -> tuple[Image.Image, int]:
@@ -174,7 +174,7 @@ def loaded(image: Image.Image, turned: bool) -> tuple[Image.Image, int]:
     return (image.transpose(_TURNS[turn]) if turn > 1 else image), orientation
 
 
-def load_unmapped(image: Image.Image) -> None:
+def load_unmapped(image: Any) -> None:
     """Decodes, in place, an image that was opened elsewhere.
 
     Pillow maps an uncompressed file that was opened by its name into memory. It takes the width for the
@@ -200,7 +200,7 @@ def load_unmapped(image: Image.Image) -> None:
         image.filename = name
 
 
-def lossy_format(image: Image.Image, file: BinaryIO) -> str | None:
+def lossy_format(image: ImageFile.ImageFile, file: BinaryIO) -> str | None:
     """The name of the format of an opened image, not yet loaded, where it changes values; else None."""
     if image.format == "WEBP":
         return None if _is_lossless_webp(file) else "lossy WebP"
@@ -226,18 +226,18 @@ def _is_lossless_webp(file: BinaryIO) -> bool:
         file.seek(position)
 
 
-def is_deep_color(image: Image.Image) -> bool:
+def is_deep_color(image: ImageFile.ImageFile) -> bool:
     """Whether an image that is opened but not loaded has 16 bits in several channels: Pillow will keep 8."""
     if image.mode not in ("RGB", "RGBA", "LA"):
         return False
-    if image.format == "JPEG2000":
+    if image.format == "JPEG2000" and image.fp is not None:
         return _bits_of_jpeg_2000(image.fp) == 16  # it keeps the upper 8 of any number of bits
     if image.format == "PPM":
         return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in image.tile)
     return any(";16" in str(tile[3]) for tile in image.tile)
 
 
-def _bits_of_jpeg_2000(file: BinaryIO) -> int | None:
+def _bits_of_jpeg_2000(file: IO[bytes]) -> int | None:
     """Bits of a channel, by the first header; None without one. Leaves the file where it was."""
     position = file.tell()
     file.seek(0)
@@ -250,11 +250,11 @@ def _bits_of_jpeg_2000(file: BinaryIO) -> int | None:
     return None
 
 
-def orientation_of(image: Image.Image) -> int:
+def orientation_of(image: Any) -> int:
     """The EXIF orientation of an image: 1 (upright) to 8. A TIFF that is loaded has none."""
     # Whatever cannot be parsed does not turn an image.
     try:
-        if image.format == "PNG" and image.tile and not _may_have_late_exif(image.fp):
+        if image.format == "PNG" and image.tile and image.fp and not _may_have_late_exif(image.fp):
             # That of Pillow's class for PNG decodes the pixels, to see whether something follows them.
             found = Image.Image.getexif(image).get(ORIENTATION, 1)
         else:
@@ -264,7 +264,7 @@ def orientation_of(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def _may_have_late_exif(file: BinaryIO) -> bool:
+def _may_have_late_exif(file: IO[bytes]) -> bool:
     """Whether EXIF data or text follows the pixels of a PNG file; leaves the file where it was."""
     position = file.tell()
     try:
@@ -304,12 +304,17 @@ def without_orientation(content: bytearray) -> bytearray:
     return content
 
 
-def _check_pages(image: Image.Image, file_name: str) -> None:
+def as_tiff(image: ImageFile.ImageFile) -> TiffImagePlugin.TiffImageFile:
+    """The same image, whose format is TIFF, by the type that knows its tags."""
+    return cast(TiffImagePlugin.TiffImageFile, image)
+
+
+def _check_pages(image: ImageFile.ImageFile, file_name: str) -> None:
     """Refuses a TIFF of several pages: bands, slices, times. The first may be followed by smaller copies."""
-    if image.format != "TIFF" or image.n_frames == 1:
+    if image.format != "TIFF" or as_tiff(image).n_frames == 1:
         return
     pages, size = 1, image.size
-    for page in range(1, image.n_frames):
+    for page in range(1, as_tiff(image).n_frames):
         try:
             image.seek(page)
             pages += not _is_reduced(image, size)
@@ -323,11 +328,12 @@ def _check_pages(image: Image.Image, file_name: str) -> None:
         )
 
 
-def _check_planes(image: Image.Image, file_name: str) -> None:
+def _check_planes(image: ImageFile.ImageFile, file_name: str) -> None:
     """Refuses a TIFF whose bands lie one behind the other, where Pillow takes their bytes for its pixels."""
-    if image.format != "TIFF" or max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) <= 8:
+    if image.format != "TIFF" or max(as_tiff(image).tag_v2.get(_BITS_PER_SAMPLE, (1,))) <= 8:
         return
-    if image.tag_v2.get(_PLANAR_CONFIGURATION) == 2 and any(len(_raw_mode(tile)) == 1 for tile in image.tile):
+    is_planar = as_tiff(image).tag_v2.get(_PLANAR_CONFIGURATION) == 2
+    if is_planar and any(len(_raw_mode(tile)) == 1 for tile in image.tile):
         raise UnsuitableFileError(
             f"{file_name}: is a TIFF of {_tiff_content(file_name)}, one band behind the other, which Pillow "
             "reads wrong; save it with interleaved bands (planarconfig contig)"
@@ -338,9 +344,10 @@ def _raw_mode(tile: tuple) -> str:
     return tile[3] if isinstance(tile[3], str) else tile[3][0]
 
 
-def _is_reduced(image: Image.Image, size: tuple[int, int]) -> bool:
+def _is_reduced(image: ImageFile.ImageFile, size: tuple[int, int]) -> bool:
     """Whether the page is a smaller copy, or a mask, of one of `size` (W, H)."""
-    if image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 5 or image.tag_v2.get(_SUBFILE_TYPE) == 2:
+    tags = as_tiff(image).tag_v2
+    if tags.get(_NEW_SUBFILE_TYPE, 0) & 5 or tags.get(_SUBFILE_TYPE) == 2:
         return True
     (width, height), (full_width, full_height) = image.size, size
     # Of the same proportions, to a pixel.

@@ -82,11 +82,11 @@ def _read(file_name: str, pixel_range: PixelRange | None, turned: bool) -> Readi
     """See `read_image`; the order of the channels is RGB."""
     with opened_file(file_name) as (image, file):
         is_deep, kind = is_deep_color(image), image.format
-        image, orientation = loaded(image, turned)
+        picture, orientation = loaded(image, turned)
         if is_deep:
-            pixels = _deep_color(image, kind, file, orientation if turned else 1, pixel_range, file_name)
+            pixels = _deep_color(picture, kind, file, orientation if turned else 1, pixel_range, file_name)
         else:
-            pixels = _in_8_bits(image, pixel_range, file_name)
+            pixels = _in_8_bits(picture, pixel_range, file_name)
     return Reading(pixels, orientation)
 
 
@@ -133,7 +133,8 @@ def _ranges(
     own = PixelRange(*record["image_range"]) if "image_range" in record else None
     # Equal to what was found out, it comes from there, and larger values stay an error.
     if configured and (own is None or (own.source and own[:2] != tuple(configured))):
-        return PixelRange(*configured), own
+        low, high = configured
+        return PixelRange(low, high), own
     return own, own
 
 
@@ -161,7 +162,7 @@ def reading_facts(record: Mapping[str, Any], configured: Sequence[float] = ()) -
 def range_remark(record: Mapping[str, Any], configured: Sequence[float]) -> str:
     """Which range counts, where that of the configuration replaces what was found out; "" elsewhere."""
     used, own = _ranges(record, configured)
-    if own is None or used is own:
+    if own is None or used is None or used is own:
         return ""
     return (
         f"images of more than 8 bits are read with {used.low:g} as black and {used.high:g} as white, the "

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as mask_tools
 
@@ -15,6 +16,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.json_values import is_box, is_positive, shown
 from segzoo.utils.text import some
 
+from .class_files import BinaryFilesEncoding
 from .coco_instances import Overlaps, annotation_rle, paint, split_overlaps
 from .dataset_file import DatasetFile
 from .encodings import Encoding, InstanceIdEncoding, Regions
@@ -117,7 +119,9 @@ class LabelReader:
 
     def _painted(self, dataset_dict: Mapping[str, Any], background: int) -> np.ndarray:
         """Instances over crowds over annotations of no class, which are void, over the background."""
-        labels = np.full(self._image_size(dataset_dict), background, dtype=self.dataset.space.dtype)
+        labels: np.ndarray = np.full(
+            self._image_size(dataset_dict), background, dtype=self.dataset.space.dtype
+        )
         annotations = dataset_dict["annotations"]
         layers = [
             dataset_dict.get("void_annotations", ()),
@@ -139,6 +143,7 @@ class LabelReader:
         masks = []
         for file_name, index in zip(file_names, dataset_dict["label_classes"], strict=True):
             with self._opened_labels(file_name, dataset_dict) as (image, encoding):
+                assert isinstance(encoding, BinaryFilesEncoding)
                 masks.append((index, encoding.inside(image, file_name)))
             _check_size(file_name, masks[-1][1], dataset_dict)
             if masks[-1][1].shape != masks[0][1].shape:
@@ -146,7 +151,9 @@ class LabelReader:
                     f"{file_name}: is {_side_by_side(masks[-1][1])}, but {file_names[0]} of the same image "
                     f"is {_side_by_side(masks[0][1])}; replace the wrong one"
                 )
-        return encoding.compose(masks, masks[0][1].shape)
+        assert isinstance(encoding, BinaryFilesEncoding)
+        height, width = masks[0][1].shape
+        return encoding.compose(masks, (height, width))
 
     @contextmanager
     def _opened_labels(
@@ -154,6 +161,7 @@ class LabelReader:
     ) -> Iterator[tuple[Image.Image, Encoding]]:
         """A label file, and the encoding that can read it."""
         encoding = self.encoding_of(dataset_dict)
+        assert encoding is not None
         with self._opened(file_name, dataset_dict) as image:
             if self.observe is not None:
                 self.observe(image)
@@ -266,6 +274,7 @@ class LabelReader:
             )
         file_name = dataset_dict["sem_seg_file_name"]
         with self._opened_labels(file_name, dataset_dict) as (image, encoding):
+            assert isinstance(encoding, InstanceIdEncoding)
             regions = encoding.regions(image, file_name)
         _check_size(file_name, regions.indices, dataset_dict)
         return regions
@@ -319,7 +328,8 @@ class LabelReader:
         if "height" in dataset_dict and "width" in dataset_dict:
             return dataset_dict["height"], dataset_dict["width"]
         # Its header could not be read: that is said here.
-        return load_image(dataset_dict).shape[:2]
+        height, width = load_image(dataset_dict).shape[:2]
+        return height, width
 
     def _overlapping_index_map(self, dataset_dict: Mapping[str, Any]) -> IndexMap:
         annotations = dataset_dict["annotations"]
@@ -396,10 +406,10 @@ def check_labels(reader: LabelReader, tasks: Sequence[str], dataset_dict: Mappin
         reader.load_index_map(dataset_dict)
 
 
-def class_map(index_map: IndexMap, ignore_label: int, dtype: type) -> np.ndarray:
+def class_map(index_map: IndexMap, ignore_label: int, dtype: npt.DTypeLike) -> np.ndarray:
     """(H, W) `dtype`: the class of each pixel's segment; `ignore_label` for void and unknown indices."""
     indices, segments, members = index_map
-    table = np.full(np.iinfo(indices.dtype).max + 1, ignore_label, dtype=dtype)
+    table: np.ndarray = np.full(np.iinfo(indices.dtype).max + 1, ignore_label, dtype=dtype)
     if members is None:
         table[1 : len(segments.classes) + 1] = segments.classes
     elif len(segments.classes):
@@ -507,7 +517,9 @@ def _check_size(file_name: str, labels: np.ndarray, dataset_dict: Mapping[str, A
             f"{file_name}: is {_side_by_side(labels)}, but its image {dataset_dict['file_name']} is "
             f"{dataset_dict['width']}x{dataset_dict['height']}; ",
             "image and labels have to match pixel by pixel",
-            *(dataset_dict, labels.shape, (dataset_dict["height"], dataset_dict["width"])),
+            dataset_dict,
+            (labels.shape[0], labels.shape[1]),
+            (dataset_dict["height"], dataset_dict["width"]),
         )
 
 

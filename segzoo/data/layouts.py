@@ -119,14 +119,14 @@ def _try_layout(
     if listed_in_json and not has_labels:
         key = "image_id" if finds_images_by_id(layout) else "stem"
         template = layout.images if finds_images_by_id(layout) else f"{layout.images}/{{stem}}.*"
-        images = tuple(ImageFile(path, found[key]) for path, found in match(root, template, fields))
-        return FoundLayout(index, root, images) if images else (0, f"no images in {root / layout.images}")
+        by_stem = tuple(ImageFile(path, found[key]) for path, found in match(root, template, fields))
+        return FoundLayout(index, root, by_stem) if by_stem else (0, f"no images in {root / layout.images}")
     if listed_in_json:
-        templates = (layout.images, layout.instances)
+        templates = [layout.images, layout.instances]
         if layout.panoptic is not None:
-            templates = (layout.images, layout.annotations, layout.panoptic, layout.labels or layout.images)
-        for step, template in enumerate(templates):
-            path = root / without_open_fields(fill(template, fields))
+            templates = [layout.images, layout.annotations, layout.panoptic, layout.labels or layout.images]
+        for step, place in enumerate(one for one in templates if one is not None):
+            path = root / without_open_fields(fill(place, fields))
             if not path.exists():
                 return step, f"{path} does not exist"
         return FoundLayout(index, root)
@@ -154,9 +154,8 @@ def _try_layout(
     missing = [image for image in images if not there.issuperset(image.labels)]
     if len(missing) == len(images):
         of_first = {**fields, "stem": images[0].image_id}
-        other = _underscores(root, layout.labels, of_first) or _other_suffix(
-            root, "labels", layout.labels, of_first
-        )
+        labels = layout.labels or ""
+        other = _underscores(root, labels, of_first) or _other_suffix(root, "labels", labels, of_first)
         return (
             1,
             f"{len(images)} images like {images[0].path}, but no label like {images[0].labels[0]}{other}",
@@ -209,23 +208,25 @@ def _label_finder(
     template = layout.labels or ""
     if not has_several_labels(layout) and not template.endswith(".*"):
         return lambda found: (str(root / fill(template, {**fields, **found})),)
-    per_class = isinstance(layout.encoding, BinaryFilesEncoding)
+    per_class = layout.encoding if isinstance(layout.encoding, BinaryFilesEncoding) else None
     one_of = not has_several_labels(layout)
     names = [name for name in re.findall(r"{(\w+)}", fill(template, fields)) if name != CLASS_FIELD]
-    files: dict[tuple[str, ...], list[str]] = {}
-    patterns = {CLASS_FIELD: layout.encoding.pattern} if per_class else {}
+    files: dict[tuple[str | None, ...], list[str]] = {}
+    patterns = {CLASS_FIELD: per_class.pattern} if per_class else {}
     images = {_key(found, names) for _, found in match(root, layout.images, fields)} if not one_of else set()
     # One pass over the folder, whose order is that of the names.
+    found: Mapping[str, str]
     for path, found in match(root, template, fields, patterns):
         if images and _key(found, names) not in images:
             found = _of_shorter_stem(path, found, root, template, fields, names, images)
         files.setdefault(_key(found, names), []).append(path)
-        if per_class:
-            class_of[path] = layout.encoding.class_of(found[CLASS_FIELD])
+        # One that is no label is reported below.
+        if per_class and (index := per_class.class_of(found[CLASS_FIELD])) is not None:
+            class_of[path] = index
     if per_class:
         everything = match(root, template, fields)
         unknown = [(path, found[CLASS_FIELD]) for path, found in everything if path not in class_of]
-        check_names(unknown, layout.encoding.space)
+        check_names(unknown, per_class.space)
 
     def find(found: Mapping[str, str]) -> tuple[str, ...]:
         expected = str(root / fill(template, {**fields, **found}))

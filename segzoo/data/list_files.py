@@ -41,6 +41,7 @@ class _Line(NamedTuple):
 
 def split_list(layout: Layout, root: Path, fields: Mapping[str, str]) -> tuple[Path, slice]:
     """The list file, and which of its lines count: `train_list.txt[3000:4000]` or simply `train_list.txt`."""
+    assert layout.list_file is not None
     text = fill(layout.list_file, fields)
     ranged = re.fullmatch(r"(.+)\[(\d*):(\d*)\]", text)
     if ranged is None:

@@ -126,6 +126,7 @@ class SegmentationMapper:
         index_map = reader.load_index_map(record, semantic=TASKS[self.task].from_classes)
         augmented = AugmentationInput(image, index_map, reader.ignore_label)
         transforms = self.augmentations(augmented)
+        assert augmented.index_map is not None
         index_map = augmented.index_map
         if count_flips(transforms) % 2:
             index_map = swap_classes(index_map, reader.dataset.flip_pairs)

@@ -72,9 +72,9 @@ def are_ready(segmentation: Any) -> bool:
 
 def _converted(polygons: Any, describe: Callable[[], str]) -> Iterator[list[float]]:
     if isinstance(polygons, list) and all(_number(one) is not None for one in polygons):
-        yield [_number(one) for one in polygons]
+        yield [side for one in polygons if (side := _number(one)) is not None]
     elif isinstance(polygons, list) and all(_point(one) is not None for one in polygons):
-        yield [side for one in polygons for side in _point(one)]
+        yield [side for one in polygons for side in _point(one) or ()]
     elif isinstance(polygons, list) and all(_holds_one(_parsed(one)) for one in polygons):
         for polygon in polygons:
             yield from _converted(_parsed(polygon), describe)

@@ -213,7 +213,7 @@ def _classes_of(labels: Sequence[str], class_of: Mapping[str, int], split: str) 
 def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
     layout, fields = dataset.layouts[found.index], dataset.splits[split]
     image_root, json_file, png_root = (
-        str(found.root / fill(template, fields))
+        str(found.root / fill(template or "", fields))
         for template in (layout.images, layout.annotations, layout.panoptic)
     )
     _update_metadata(split, panoptic_json=json_file, panoptic_root=png_root)
@@ -253,7 +253,7 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
 def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
     layout, fields = dataset.layouts[found.index], dataset.splits[split]
     image_root, json_file = (
-        str(found.root / fill(template, fields)) for template in (layout.images, layout.instances)
+        str(found.root / fill(template or "", fields)) for template in (layout.images, layout.instances)
     )
     # Detectron2's name for it.
     _update_metadata(split, json_file=json_file)
@@ -310,7 +310,7 @@ def _make_instances(segments: Iterable[dict[str, Any]]) -> None:
 
 
 def _json_ids(
-    dataset: DatasetFile, categories: list[Mapping[str, Any]], index_of: Mapping[int, int]
+    dataset: DatasetFile, categories: list[dict[str, Any]], index_of: Mapping[int, int]
 ) -> list[int]:
     """The JSON's id of each class, with which predictions are saved.
 
@@ -428,7 +428,7 @@ def _check_segment(
 
 
 def _category_indices(
-    dataset: DatasetFile, categories: list[Mapping[str, Any]], json_file: str, needs_isthing: bool = True
+    dataset: DatasetFile, categories: list[dict[str, Any]], json_file: str, needs_isthing: bool = True
 ) -> dict[int, int]:
     """{category id of the JSON: class index, or the ignore label}, checked against the YAML's classes.
 

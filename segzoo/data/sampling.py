@@ -32,7 +32,7 @@ class Place(NamedTuple):
     """A place in the stream: its position, and the index of the image there."""
 
     position: int
-    index: int
+    index: int  # type: ignore[assignment]  # replaces tuple.index, which nobody calls
 
 
 class Failure(NamedTuple):

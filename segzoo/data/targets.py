@@ -147,6 +147,7 @@ def build_mask_targets(index_map: IndexMap, groups: Groups) -> MaskTargets:
     Planes exist from here on only; augmentation sees one map, however many segments overlap.
     """
     indices, _, members = index_map
+    assert members is not None
     count = len(groups.classes)
     in_group = np.zeros((len(members), count), dtype=bool)
     kept = np.flatnonzero(groups.of_segment >= 0)

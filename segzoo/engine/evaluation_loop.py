@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode
@@ -44,7 +45,10 @@ from segzoo.utils.threads import free_processors
 from .model_description import classes_metadata
 from .progress import Stopwatch, more_workers
 from .skipped_files import check_some_left, skipped_facts, skipped_images
-from .trainer_registry import TrainerClass, find_trainer
+from .trainer_registry import find_trainer
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ WAITING_PERCENT = 25.0
 WAITING_SECONDS = 10.0
 
 
-def check_evaluation(cfg: CfgNode, trainer: TrainerClass | None = None) -> None:
+def check_evaluation(cfg: CfgNode, trainer: "type[Trainer] | None" = None) -> None:
     """Finds what would end an evaluation on DATASETS.TEST, without a model.
 
     Args:
@@ -78,7 +82,7 @@ def check_evaluation(cfg: CfgNode, trainer: TrainerClass | None = None) -> None:
             raise InputError(f"DATASETS.TEST: {name} has no images")
 
 
-def check_best_metric(cfg: CfgNode, trainer: TrainerClass | None = None) -> None:
+def check_best_metric(cfg: CfgNode, trainer: "type[Trainer] | None" = None) -> None:
     """Finds out before a training whether its evaluations can report TEST.BEST_METRIC.
 
     What an evaluator without `task_key` reports is not known beforehand.
@@ -111,7 +115,7 @@ def evaluate(
     *,
     weights: str = "",
     iteration: int | None = None,
-    trainer: TrainerClass | None = None,
+    trainer: "type[Trainer] | None" = None,
 ) -> dict:
     """Evaluates `model` on every dataset of DATASETS.TEST and writes OUTPUT_DIR/inference/results.json.
 
@@ -359,7 +363,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
 
 
 def trained_evaluators(
-    cfg: CfgNode, dataset_name: str, trainer: TrainerClass | None = None
+    cfg: CfgNode, dataset_name: str, trainer: "type[Trainer] | None" = None
 ) -> DatasetEvaluators:
     """Build the evaluators of a test dataset as the trainer says, see `evaluate`."""
     built = (trainer or find_trainer(cfg)).build_evaluator(cfg, dataset_name)

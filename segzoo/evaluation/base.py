@@ -96,6 +96,12 @@ class BackgroundEvaluator(DatasetEvaluator):
         """
         return {}
 
+    @property
+    def folder(self) -> Path:
+        """Where files are written, of an evaluator that writes some."""
+        assert self.output_dir is not None
+        return self.output_dir
+
     def reset(self) -> None:
         self._close(wait=False)
         self._pending: deque[Waiting] = deque()
@@ -152,7 +158,7 @@ class BackgroundEvaluator(DatasetEvaluator):
         """What this rank sends to the main process."""
         return self.records
 
-    def merge(self, parts: Iterable) -> list:
+    def merge(self, parts: Iterable) -> Any:
         """Joins the records of ranks or shards: each image once, in the dataset's order.
 
         Sets `image_count`. `parts` is gone through once: those of shards are read from files meanwhile.

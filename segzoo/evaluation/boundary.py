@@ -135,7 +135,9 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
     task_key = "boundary_segm"
     title = "Boundary instance AP"
 
-    def score(self, dataset_dict: dict, prediction: Prediction) -> BoundaryRecord:
+    def score(  # type: ignore[override]  # the base keeps masks, of which nothing is left here
+        self, dataset_dict: dict, prediction: Prediction
+    ) -> BoundaryRecord:
         truths, size = self.ground_truth(dataset_dict)
         check_mask_size(prediction.masks, size, dataset_dict["file_name"])
         width, ious = self.width(size), {}
@@ -151,7 +153,9 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
         light = [{key: value for key, value in truth.items() if key != "segmentation"} for truth in truths]
         return BoundaryRecord(dataset_dict["image_id"], size, light, detections, ious)
 
-    def ious(self, records: list[BoundaryRecord]) -> Mapping[tuple[int, int], np.ndarray]:
+    def ious(  # type: ignore[override]  # those of `score`
+        self, records: list[BoundaryRecord]
+    ) -> Mapping[tuple[int, int], np.ndarray]:
         return {
             (number, category): iou
             for number, record in enumerate(records, 1)
@@ -197,14 +201,15 @@ class BoundarySemanticEvaluator(BoundaryEvaluator, SemanticEvaluator):
         labels, ground_truth = self.labels_and_truth(dataset_dict, prediction)
         none = len(self.class_names)
         is_ignored = ground_truth == self.ignore_label
-        edges = []
-        for one in (labels, ground_truth):
-            classes = np.where(is_ignored, none, one).astype(np.int32)
+
+        def edges(values: np.ndarray) -> np.ndarray:
+            classes = np.where(is_ignored, none, values).astype(np.int32)
             is_edge = map_boundaries(classes, self.width(classes.shape)) & ~is_ignored
-            edges.append(np.where(is_edge, classes, none).astype(label_dtype(none + 2)))
+            return np.where(is_edge, classes, none).astype(label_dtype(none + 2))
+
         try:
             # Class `none` counts as one more class, and the ignore label is a value that does not occur.
-            table = label_histogram(*edges, none + 1, none + 1)
+            table = label_histogram(edges(labels), edges(ground_truth), none + 1, none + 1)
         except ValueError as error:
             raise InputError(f"{dataset_dict['file_name']}: {error}") from None
         return table[:-1, :-1], []

@@ -81,7 +81,8 @@ def match_instances(
     truth = np.flatnonzero(np.append(is_thing, False)[np.minimum(regions.classes, len(is_thing))])
     position = np.full(number, -1)
     position[truth] = np.arange(len(truth))
-    kept, areas, void_areas, pairs, ious = [], [], [], [], []
+    kept: list[int] = []
+    areas, void_areas, pairs, ious = [], [], [], []
     edges = None if boundary is None else map_boundaries(regions.indices, boundary)
     edge_areas = None if edges is None else np.bincount(regions.indices[edges], minlength=number)
     for index, (mask, category) in enumerate(zip(masks, classes, strict=True)):
@@ -89,7 +90,7 @@ def match_instances(
         if not covered.any():
             continue
         iou = covered / (all_areas + covered.sum() - covered)
-        if boundary is not None:
+        if boundary is not None and edges is not None and edge_areas is not None:
             edge = mask_boundary(np.asarray(mask, bool), boundary)
             met = _covered(edge & edges, regions.indices, number)
             iou = np.minimum(iou, met / (edge_areas + np.count_nonzero(edge) - met))

@@ -54,7 +54,7 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
         """Writes the prediction of an image; see `save_instances`."""
         ids = np.asarray(self.metadata.contiguous_id_to_dataset_id)[prediction.classes]
         name = self.prediction_names[file_name]
-        save_instances(self.output_dir / self.saved_as, name, prediction.masks, ids, prediction.scores)
+        save_instances(self.folder / self.saved_as, name, prediction.masks, ids, prediction.scores)
 
     def summarize(self, merged: list[Matches]) -> dict:
         matches = join_matches(merged)
@@ -100,17 +100,17 @@ class InstanceWriter(CityscapesInstanceEvaluator):
             logger.warning(
                 "%s has no ground truth: its instances are written to %s, and nothing is scored",
                 dataset_name,
-                self.output_dir / self.saved_as,
+                self.folder / self.saved_as,
             )
 
-    def score(self, dataset_dict: dict, prediction: Prediction) -> None:
-        size = dataset_dict.get("height"), dataset_dict.get("width")
-        if None not in size:
-            check_mask_size(prediction.masks, size, dataset_dict["file_name"])
+    def score(self, dataset_dict: dict, prediction: Prediction) -> None:  # type: ignore[override]  # no record
+        height, width = dataset_dict.get("height"), dataset_dict.get("width")
+        if height is not None and width is not None:
+            check_mask_size(prediction.masks, (height, width), dataset_dict["file_name"])
         if self.save_predictions:
             self.save(dataset_dict["file_name"], prediction)
 
-    def summarize(self, merged: list[None]) -> dict:
+    def summarize(self, merged: list) -> dict:
         return {"images": self.image_count}
 
 

@@ -107,7 +107,7 @@ class EntityEvaluator(BackgroundEvaluator):
         annotation = None
         if self.save_predictions:
             png = f"{self.prediction_names[file_name]}.png"
-            prediction_io.save_ids(self.output_dir / prediction_io.ENTITY_NAME / png, entities.ids)
+            prediction_io.save_ids(self.folder / prediction_io.ENTITY_NAME / png, entities.ids)
             segments = [
                 {"id": int(entity["id"]), "category_id": 1, "score": float(entity["score"])}
                 for entity in entities.segments
@@ -122,7 +122,7 @@ class EntityEvaluator(BackgroundEvaluator):
         if self.save_predictions:
             categories = [{"id": 1, "name": "entity", "isthing": 1}]
             document = {"annotations": [record.annotation for record in merged], "categories": categories}
-            write_text(self.output_dir / f"{prediction_io.ENTITY_NAME}.json", json.dumps(document))
+            write_text(self.folder / f"{prediction_io.ENTITY_NAME}.json", json.dumps(document))
         self.report_overlaps(merged)
         # COCOeval goes through the images by ascending id; equal scores keep that order.
         ordered = sorted(merged, key=image_order)

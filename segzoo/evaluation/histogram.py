@@ -46,9 +46,9 @@ def argmax_labels(scores: torch.Tensor) -> np.ndarray:
     if scores.dtype not in (torch.float32, torch.float64):
         scores = scores.float()  # exact for the 16-bit types, which numpy does not all have
     planes = scores.detach().contiguous().numpy().reshape(num_classes, height * width)
-    labels = np.empty(height * width, dtype)
-    compiled.first_maximum(planes, np.empty(_ARGMAX_BLOCK, planes.dtype), labels)
-    return labels.reshape(height, width)
+    classes: np.ndarray = np.empty(height * width, dtype)
+    compiled.first_maximum(planes, np.empty(_ARGMAX_BLOCK, planes.dtype), classes)
+    return classes.reshape(height, width)
 
 
 def label_dtype(num_classes: int) -> type:

@@ -82,7 +82,7 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         records = sorted(merged, key=image_order)
         if self.save_predictions:
             document = [entry for record in records for entry in self._results(record)]
-            write_text(self.output_dir / self.saved_as, json.dumps(document))
+            write_text(self.folder / self.saved_as, json.dumps(document))
         truths, detections = (
             [
                 {**entry, "image_id": number}

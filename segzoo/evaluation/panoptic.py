@@ -68,7 +68,7 @@ class PanopticEvaluator(BackgroundEvaluator):
         quality = self.match(file_name, ground_truth, prediction)
         if self.save_predictions:
             png = f"{self.prediction_names[file_name]}.png"
-            prediction_io.save_ids(self.output_dir / prediction_io.PANOPTIC_NAME / png, prediction.ids)
+            prediction_io.save_ids(self.folder / prediction_io.PANOPTIC_NAME / png, prediction.ids)
             quality.annotation = image_entry(dataset_dict, png, self._dataset_segments(prediction.segments))
         return quality
 
@@ -81,7 +81,7 @@ class PanopticEvaluator(BackgroundEvaluator):
                 "annotations": [quality.annotation for quality in merged],
                 "categories": self._categories(),
             }
-            write_text(self.output_dir / f"{prediction_io.PANOPTIC_NAME}.json", json.dumps(document))
+            write_text(self.folder / f"{prediction_io.PANOPTIC_NAME}.json", json.dumps(document))
         source = self.metadata.get("panoptic_json", self.dataset_name)
         _report_stated([line for quality in merged for line in quality.stated], source)
         predicted = [line for quality in merged for line in quality.predicted_stated]
@@ -98,7 +98,8 @@ class PanopticEvaluator(BackgroundEvaluator):
             )
         isthing = np.asarray(self.metadata.isthing, bool)
         groups = {"All": (np.ones_like(isthing), ""), "Things": (isthing, "_th"), "Stuff": (~isthing, "_st")}
-        metrics, rows = {}, []
+        metrics: dict[str, float] = {}
+        rows = []
         per_class = self.class_sums.per_class()
         for group, (members, suffix) in groups.items():
             means, count = self.class_sums.average(members)
@@ -119,7 +120,10 @@ class PanopticEvaluator(BackgroundEvaluator):
         dataset_id = self.metadata.contiguous_id_to_dataset_id
         result = []
         for segment in segments:
-            entry = {"id": int(segment["id"]), "category_id": int(dataset_id[segment["category_id"]])}
+            entry: dict[str, int | float] = {
+                "id": int(segment["id"]),
+                "category_id": int(dataset_id[segment["category_id"]]),
+            }
             if "score" in segment:
                 entry["score"] = float(segment["score"])
             result.append(entry)

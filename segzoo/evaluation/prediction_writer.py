@@ -48,7 +48,7 @@ class PredictionWriter(SemanticEvaluator):
             logger.warning(
                 "%s has no ground truth: its predictions are written to %s, and nothing is scored",
                 dataset_name,
-                self.output_dir / prediction_io.SUBMISSION_FOLDER,
+                self.folder / prediction_io.SUBMISSION_FOLDER,
             )
 
     def score(self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor) -> tuple[np.ndarray, list]:
@@ -56,7 +56,7 @@ class PredictionWriter(SemanticEvaluator):
         if self.save_predictions:
             self.save(dataset_dict["file_name"], labels)
             name = self.prediction_names[dataset_dict["file_name"]]
-            path = self.output_dir / prediction_io.SUBMISSION_FOLDER / f"{name}.png"
+            path = self.folder / prediction_io.SUBMISSION_FOLDER / f"{name}.png"
             prediction_io.save_file_labels(path, labels, self.file_labels, self.metadata.colors)
         return np.zeros_like(self.confusion_matrix), []
 

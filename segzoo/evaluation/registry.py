@@ -43,7 +43,12 @@ def register_evaluator(
         ValueError: the task is unknown, or the first evaluator of a pair has a name.
     """
     if evaluator is None:
-        return lambda decorated: register_evaluator(evaluator_type, task, decorated, name=name)
+
+        def decorate(decorated: Evaluator) -> Evaluator:
+            register_evaluator(evaluator_type, task, decorated, name=name)
+            return decorated
+
+        return decorate
     if not (isinstance(evaluator, type) and issubclass(evaluator, BackgroundEvaluator)):
         raise TypeError(f"register_evaluator: {evaluator!r} is not a subclass of BackgroundEvaluator")
     if not evaluator.task_key:

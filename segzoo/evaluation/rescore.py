@@ -7,6 +7,7 @@ JSON; COCO's results JSON; Cityscapes' text files and masks.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -75,7 +76,8 @@ def rescore(
     skipped = stored.get("skipped", {}).get(dataset_name, {})
     entries = [entry for entry in DatasetCatalog.get(dataset_name) if entry["file_name"] not in skipped]
     find_evaluators(dataset_name, tasks, evaluators)
-    results, said = {}, {}
+    results: dict[str, dict] = {}
+    said: dict[str, Any] = {}
     for task in tasks:
         evaluator = build_evaluator(
             dataset_name,
@@ -219,7 +221,8 @@ def _load_annotations(json_path: Path, entries: list[dict]) -> list[dict]:
     annotations = facts.get("annotations") if isinstance(facts, dict) else None
     if not isinstance(annotations, list):
         raise InputError(f"{json_path}: lacks the list 'annotations' of COCO's panoptic format")
-    ids, by_image = Ids(entry["image_id"] for entry in entries), {}
+    ids = Ids(entry["image_id"] for entry in entries)
+    by_image: dict[Any, Any] = {}
     kinds = {"image_id": str | int | float, "file_name": str, "segments_info": list}
     for number, annotation in enumerate(annotations, 1):
         for key, kind in kinds.items():

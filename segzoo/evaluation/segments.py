@@ -85,11 +85,11 @@ def boundary_overlap(
     Returns:
         int64, as `shared.counts`; its last row and column are the pixels within segments.
     """
-    edges = []
-    for ids in (ground_truth.ids, prediction.ids):
-        ids = np.asarray(ids, np.int32)
-        edges.append(np.where(map_boundaries(ids, width) | (ids == 0), ids, -1))
-    return pair_histogram(*edges, np.array(list(shared.row)), np.array(list(shared.column)))
+    truth, predicted = (
+        np.where(map_boundaries(ids, width) | (ids == 0), ids, -1)
+        for ids in (np.asarray(one.ids, np.int32) for one in (ground_truth, prediction))
+    )
+    return pair_histogram(truth, predicted, np.array(list(shared.row)), np.array(list(shared.column)))
 
 
 def image_entry(dataset_dict: dict, png: Path | str, segments: list[dict]) -> dict:

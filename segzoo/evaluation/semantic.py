@@ -123,9 +123,9 @@ class SemanticEvaluator(BackgroundEvaluator):
     def save(self, file_name: str, labels: np.ndarray) -> None:
         """Writes a prediction, (H, W) class indices, as index PNG and in the classes' colours."""
         name = f"{self.prediction_names[file_name]}.png"
-        prediction_io.save_labels(self.output_dir / prediction_io.LABEL_FOLDER / name, labels)
+        prediction_io.save_labels(self.folder / prediction_io.LABEL_FOLDER / name, labels)
         prediction_io.save_colors(
-            self.output_dir / prediction_io.COLOR_FOLDER / name, labels, self.metadata.colors
+            self.folder / prediction_io.COLOR_FOLDER / name, labels, self.metadata.colors
         )
 
     def keep(self, file_name: str, record: tuple[np.ndarray, list]) -> None:
@@ -163,7 +163,7 @@ class SemanticEvaluator(BackgroundEvaluator):
             path = self.output_dir / "sem_seg_confusion.csv"
             write_text(path, confusion_csv(self.confusion_matrix, self.class_names))
         if self.save_json:
-            path = self.output_dir / "sem_seg_predictions.json"
+            path = self.folder / "sem_seg_predictions.json"
             write_text(path, json.dumps(annotations))
         for measure, values in per_class.items():
             metrics |= {
@@ -174,8 +174,8 @@ class SemanticEvaluator(BackgroundEvaluator):
     def _log(self, metrics: dict, per_class: dict) -> None:
         rows = zip(per_class["IoU"], per_class["Acc"], strict=True)
         classes = class_table(self.class_names, ["IoU", "Acc"], rows)
-        totals = printed_metrics(metrics)
-        totals = tabulate([totals.values()], list(totals), tablefmt="pipe", floatfmt=".3f")
+        printed = printed_metrics(metrics)
+        totals = tabulate([printed.values()], list(printed), tablefmt="pipe", floatfmt=".3f")
         logger.info(
             f"Semantic segmentation on {self.dataset_name}, {self.image_count} images, per class:\n{classes}"
         )

@@ -36,7 +36,8 @@ def build_gradient_clipper(cfg: CfgNode) -> GradientClipper | None:
 
     def clip_each_value(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
         parameters = list(parameters)
-        largest = torch.stack([parameter.grad.abs().max() for parameter in parameters]).max()
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        largest = torch.stack([grad.abs().max() for grad in grads]).max()
         torch.nn.utils.clip_grad_value_(parameters, limit)
         return largest
 

@@ -63,7 +63,7 @@ class ScheduledLR(torch.optim.lr_scheduler.LRScheduler):
         self.factors = schedule if isinstance(schedule, Mapping) else {"": schedule}
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | torch.Tensor]:
         factors = {prefix: factor(self.last_epoch) for prefix, factor in self.factors.items()}
         return [
             base_lr * factors[group.get("schedule", "")]

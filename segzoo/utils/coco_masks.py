@@ -48,9 +48,7 @@ def mask_rle(segmentation: Any, size: tuple[int, int], described: str) -> dict[s
             )
         is_compressed = isinstance(counts, str | bytes)
         # pycocotools computes wrong IoUs of wrong run lengths, or never ends.
-        runs = parse_run_lengths(counts) if is_compressed else [as_whole(run) for run in counts]
-        if None in runs:
-            raise ValueError(f"a run of {shown(counts[runs.index(None)])} pixels")
+        runs = parse_run_lengths(counts) if is_compressed else [_run(run) for run in counts]
         if min(runs, default=0) < 0:
             raise ValueError(f"a run of {min(runs)} pixels")
         if sum(runs) != height * width:
@@ -123,6 +121,13 @@ def parse_run_lengths(text: str | bytes) -> list[int]:
     return numbers.tolist()
 
 
+def _run(run: Any) -> int:
+    length = as_whole(run)
+    if length is None:
+        raise ValueError(f"a run of {shown(run)} pixels")
+    return length
+
+
 def stated_size(segmentation: Any, described: str) -> tuple[int, int]:
     """The (H, W) that run lengths say they are of.
 
@@ -130,12 +135,14 @@ def stated_size(segmentation: Any, described: str) -> tuple[int, int]:
         InputError: they do not, or say something that is none.
     """
     try:
-        sides = tuple(map(as_whole, segmentation["size"]))
+        sides = [as_whole(side) for side in segmentation["size"]]
     except _UNREADABLE as error:
         raise _unreadable(error, described) from None
-    if len(sides) != 2 or not all(side is not None and 0 <= side <= _FARTHEST for side in sides):
+    known = [side for side in sides if side is not None and 0 <= side <= _FARTHEST]
+    if len(sides) != 2 or len(known) != 2:
         raise InputError(
             f"{described} has run lengths of the size {shown(segmentation['size'])}; expected [height, "
             "width] in pixels"
         )
-    return sides
+    height, width = known
+    return height, width

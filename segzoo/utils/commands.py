@@ -67,7 +67,7 @@ def is_started_by_script() -> bool:
 def _finds_segzoo() -> bool:
     """Return whether a shell finds the command that belongs to the Python that is running now."""
     found = shutil.which("segzoo")
-    return bool(found) and os.path.samefile(Path(found).parent, Path(sys.executable).parent)
+    return found is not None and os.path.samefile(Path(found).parent, Path(sys.executable).parent)
 
 
 def shell_command(script: str | Path, *words: str | Path) -> str:

@@ -8,7 +8,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import TextIO, cast
 
 # As a shell reports a program that SIGPIPE has ended.
 CLOSED_PIPE_STATUS = 128 + 13
@@ -75,7 +75,7 @@ def allow_any_character() -> None:
         is_utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
         # On UTF-8 surrogateescape writes the odd bytes of a file name as they are.
         if stream.errors == "strict" or (stream.errors == "surrogateescape" and not is_utf8):
-            stream.reconfigure(errors="backslashreplace")
+            cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
 
 
 def silence_closed_pipes() -> bool:

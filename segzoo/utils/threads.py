@@ -106,7 +106,7 @@ def survive_forks() -> None:
     new ones when they need them. LLVM's and Intel's OpenMP do so themselves.
     """
     if hasattr(os, "register_at_fork"):
-        given_up = []
+        given_up: list[bool] = []
 
         def before() -> None:
             given_up[:] = [_give_threads_up()]

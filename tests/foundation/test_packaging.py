@@ -91,13 +91,21 @@ def project() -> dict[str, Any]:
 
 
 def declared() -> list[Requirement]:
-    """What `make` installs: the requirements of the package and of its extras test and lint."""
+    """What `make` installs: the requirements of the package and of its extras test, lint and docs."""
     extras = project()["optional-dependencies"]
-    return [Requirement(line) for line in (*project()["dependencies"], *extras["test"], *extras["lint"])]
+    listed = (
+        *project()["dependencies"],
+        *(line for name in ("test", "lint", "docs") for line in extras[name]),
+    )
+    return [Requirement(line) for line in listed]
 
 
 # Those whose module has another name than the package.
 MODULES = {"panopticapi-lite": "panopticapi", "pytest-xdist": "xdist"}
+
+
+def requirement_name(line: str) -> str:
+    return Requirement(line).name
 
 
 @pytest.mark.skipif(not (ROOT / "Makefile").is_file(), reason="not a source tree")
@@ -105,11 +113,12 @@ def test_every_package_of_an_extra_is_used_and_every_extra_is_documented():
     folders = ("segzoo", "projects", "tools", "tests", "datasets")
     code = "\n".join(file.read_text() for folder in folders for file in ROOT.glob(f"{folder}/**/*.py"))
     make, install = (ROOT / "Makefile").read_text(), (ROOT / "INSTALL.md").read_text()
-    commands = {"ruff": "-m ruff ", "xdist": "pytest -n "}
+    commands = {"ruff": "-m ruff ", "mypy": "-m mypy", "pdoc": "-m pdoc ", "xdist": "pytest -n "}
     extras = project()["optional-dependencies"]
     extras.pop("all")  # other extras
     for extra, needs in extras.items():
-        for name in (Requirement(need).name for need in needs):
+        # mypy reads stubs without an import.
+        for name in (name for name in map(requirement_name, needs) if not name.startswith("types-")):
             module = MODULES.get(name, name.replace("-", "_"))
             imported = re.search(rf"^ *(import|from) {module}\b", code, flags=re.MULTILINE)
             assert imported or commands.get(module, "no command") in make, (extra, name)
@@ -163,7 +172,7 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 @needs_make
-@pytest.mark.parametrize("target", ["quickstart", "test", "versions", "lint", "bench"])
+@pytest.mark.parametrize("target", ["quickstart", "test", "versions", "lint", "docs", "bench"])
 def test_every_target_makes_the_environment_first(target):
     lines = [line for line in make("-n", target).stdout.splitlines() if not line.startswith("make")]
     assert lines[0].endswith("tools/install_environment.py")

@@ -5,7 +5,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from segzoo.config.keys import drop_key, find_section, flatten, nest
+from segzoo.config.keys import drop_key, existing_section, flatten, nest
 from segzoo.utils.errors import InputError
 
 from .table import CONVERTED
@@ -62,7 +62,7 @@ def take_single_keys(loaded: CfgNode, known: CfgNode) -> dict[str, Any]:
     for key, value in values.items():
         if key not in taken and value != (spelled := spelled_here(key, value)):
             *path, leaf = key.split(".")
-            find_section(loaded, path)[leaf] = spelled
+            existing_section(loaded, path)[leaf] = spelled
     return taken
 
 

@@ -86,7 +86,7 @@ def _mask_rcnn(given: Mapping[str, Any]) -> Mapping[str, Any]:
 def _pixel_decoder(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     name = _among(given, _PIXEL_DECODERS)
     upsampling = "bilinear" if name == "MSDeformAttnPixelDecoder" else "nearest"
-    result = {_PIXEL_DECODER: name, "MODEL.SEM_SEG_HEAD.TOP_DOWN_UPSAMPLE": upsampling}
+    result: dict[str, Any] = {_PIXEL_DECODER: name, "MODEL.SEM_SEG_HEAD.TOP_DOWN_UPSAMPLE": upsampling}
     if name == "FPNPixelDecoder":  # it has none, whatever a base of the file says
         result["MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS"] = 0
     return result

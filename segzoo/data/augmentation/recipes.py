@@ -83,7 +83,8 @@ class RandomRotation(T.Augmentation):
         self.angles, self.pad_value = _ascending("INPUT.ROTATION", angles), tuple(pad_value)
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        return RotateInPlaceTransform(*image.shape[:2], np.random.uniform(*self.angles), self.pad_value)
+        height, width = image.shape[:2]
+        return RotateInPlaceTransform(height, width, np.random.uniform(*self.angles), self.pad_value)
 
 
 class GaussianBlur(T.Augmentation):
@@ -98,7 +99,7 @@ class GaussianBlur(T.Augmentation):
         super().__init__()
         if kernel and kernel % 2 == 0:
             raise InputError(f"INPUT.BLUR_KERNEL {kernel}: expected an odd number of pixels, or 0")
-        self.kernel, self.sigma = kernel, tuple(sigma)
+        self.kernel, self.sigma = kernel, (sigma[0], sigma[1])
 
     def get_transform(self, image: np.ndarray) -> Transform:
         return GaussianBlurTransform(self.kernel, np.random.uniform(*self.sigma))
@@ -107,4 +108,5 @@ class GaussianBlur(T.Augmentation):
 def _ascending(key: str, values: Sequence[float]) -> tuple[float, float]:
     if len(values) != 2 or values[0] > values[1]:
         raise InputError(f"{key} {tuple(values)}: expected (lowest, highest)")
-    return tuple(values)
+    lowest, highest = values
+    return lowest, highest

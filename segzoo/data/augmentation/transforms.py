@@ -53,7 +53,7 @@ class PadTransform(Transform):
     def __init__(self, right: int, bottom: int, pad_value: PadValue, left: int = 0, top: int = 0) -> None:
         super().__init__()
         self.right, self.bottom, self.left, self.top = right, bottom, left, top
-        self.pad_value = np.rint(pad_value)
+        self.pad_value: np.ndarray = np.rint(pad_value)
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         return self._pad(img, self.pad_value)
@@ -64,7 +64,7 @@ class PadTransform(Transform):
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords + np.asarray([self.left, self.top], coords.dtype)
 
-    def _pad(self, pixels: np.ndarray, value: PadValue) -> np.ndarray:
+    def _pad(self, pixels: np.ndarray, value: PadValue | np.ndarray) -> np.ndarray:
         height, width = pixels.shape[:2]
         shape = (self.top + height + self.bottom, self.left + width + self.right, *pixels.shape[2:])
         padded = np.empty(shape, dtype=pixels.dtype)
@@ -113,12 +113,12 @@ class RotateInPlaceTransform(Transform):
         return self._warp(img, cv2.INTER_LINEAR, self.pad_value)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return self._warp(segmentation, cv2.INTER_NEAREST, 0)
+        return self._warp(segmentation, cv2.INTER_NEAREST, (0,))
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return np.hstack([coords, np.ones((len(coords), 1))]) @ self.matrix.T
 
-    def _warp(self, pixels: np.ndarray, interpolation: int, value: float | tuple) -> np.ndarray:
+    def _warp(self, pixels: np.ndarray, interpolation: int, value: Sequence[float]) -> np.ndarray:
         return cv2.warpAffine(
             np.ascontiguousarray(pixels),
             self.matrix,
