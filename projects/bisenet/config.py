@@ -2,7 +2,7 @@
 
 from detectron2.config import CfgNode
 
-from segzoo.config import AMOUNT, COUNT, COUNTS, Rule, at_least, register_config
+from segzoo.config import AMOUNT, COUNT, COUNTS, Rule, at_least, one_of, register_config
 
 
 def _four_counts(value) -> bool:
@@ -15,6 +15,7 @@ def _four_counts(value) -> bool:
         "MODEL.BISENET.CONTEXT_CHANNELS": COUNT,
         "MODEL.BISENET.FUSION_CHANNELS": COUNT,
         "MODEL.BISENET.FUSION_REDUCTION": at_least(0),
+        "MODEL.BISENET.UPSAMPLE": one_of("bilinear", "nearest"),
         "MODEL.BISENET.AUX_CONVS_DIM": COUNT,
         "MODEL.BISENET.AUX_LOSS_WEIGHT": AMOUNT,
     }

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from detectron2.config import configurable
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segzoo.modeling.configured import configurable_by
 from segzoo.modeling.per_pixel import PixelHead
 from segzoo.modeling.per_pixel.pooling import check_batch_norm
-from segzoo.utils.errors import InputError
+from segzoo.utils.errors import ArgumentError, InputError
 
 from .paths import AttentionRefinement, FeatureFusion, SpatialPath
 
@@ -21,7 +21,7 @@ class BiSeNetHead(PixelHead):
     `in_features` are the maps of strides 16 and 32, in this order.
     """
 
-    @configurable
+    @configurable_by({"in_features": "MODEL.SEM_SEG_HEAD.IN_FEATURES"})
     def __init__(
         self,
         *,
@@ -52,12 +52,13 @@ class BiSeNetHead(PixelHead):
         super().__init__(**shared)
         strides = [self.input_shape[name].stride for name in self.in_features]
         if strides != [16, 32]:
-            raise InputError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES {list(self.in_features)} have strides {strides}, but "
-                "BiSeNet needs 16 and 32; set ['res4', 'res5'] and MODEL.BACKBONE.OUTPUT_STRIDE 32"
+            raise ArgumentError(
+                "in_features",
+                f" {list(self.in_features)} have strides {strides}, but BiSeNet needs 16 and 32; give it "
+                "['res4', 'res5'] of a backbone without dilation (output stride 32)",
             )
         if upsample not in ("bilinear", "nearest"):
-            raise InputError(f"MODEL.BISENET.UPSAMPLE {upsample!r}: expected bilinear or nearest")
+            raise InputError(f"upsample {upsample!r}: expected bilinear or nearest")
         self.upsample = upsample
         self.loss_weights = dict.fromkeys(self.in_features, auxiliary_loss_weight)
         channels = context_channels

@@ -32,7 +32,7 @@ class CCNetHead(PixelHead):
         """
         super().__init__(**shared)
         if recurrence < 1:
-            raise InputError(f"MODEL.CCNET.RECURRENCE {recurrence}: expected 1 or more")
+            raise InputError(f"recurrence {recurrence}: expected 1 or more")
         self.recurrence = recurrence
         in_channels = self.in_channels(self.in_features[-1])
         self.reduce = self.conv(in_channels, self.channels, 3)

@@ -2,10 +2,15 @@
 
 from detectron2.config import CfgNode
 
-from segzoo.config import AMOUNT, register_config
+from segzoo.config import AMOUNT, one_of, register_config
 
 
-@register_config(rules={"MODEL.DANET.BRANCH_LOSS_WEIGHT": AMOUNT})
+@register_config(
+    rules={
+        "MODEL.DANET.POSITION_SOFTMAX": one_of("keys", "queries"),
+        "MODEL.DANET.BRANCH_LOSS_WEIGHT": AMOUNT,
+    }
+)
 def add_danet_config(cfg: CfgNode) -> None:
     """Adds MODEL.DANET, in place."""
     cfg.MODEL.DANET = CfgNode()

@@ -32,7 +32,7 @@ class DANetHead(PixelHead):
         """
         super().__init__(**shared)
         if position_softmax not in ("keys", "queries"):
-            raise InputError(f"MODEL.DANET.POSITION_SOFTMAX {position_softmax!r}: expected keys or queries")
+            raise InputError(f"position_softmax {position_softmax!r}: expected keys or queries")
         self.loss_weights = {"position": branch_loss_weight, "channel": branch_loss_weight}
         in_channels, channels = self.in_channels(self.in_features[-1]), self.channels
         self.position_in = self.conv(in_channels, channels, 3)

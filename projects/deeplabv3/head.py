@@ -36,7 +36,7 @@ class ASPPHead(PixelHead):
         """
         super().__init__(**shared)
         if projection_kernel % 2 == 0:
-            raise InputError(f"MODEL.DEEPLABV3.PROJECTION_KERNEL {projection_kernel}: expected 1 or 3")
+            raise InputError(f"projection_kernel {projection_kernel}: expected 1 or 3")
         self.aspp = ASPP(
             self.in_channels(self.in_features[-1]),
             self.channels,

@@ -49,7 +49,7 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
         """
         super().__init__(**shared)
         if radius < 0:
-            raise InputError(f"MODEL.BOUNDARY_RELAXED.RADIUS {radius}: expected 0 or more")
+            raise InputError(f"radius {radius}: expected 0 or more")
         self.radius = radius
         self.strict_classes = tuple(strict_classes)
         self.class_weight_bound = class_weight_bound

@@ -6,14 +6,14 @@ Letters: N images, C channels, h w pixels of the map of stride 8.
 from collections.abc import Mapping, Sequence
 
 import torch
-from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from segzoo.layers import conv_norm_act
 from segzoo.layers.resize import resize
+from segzoo.modeling.configured import configurable_by
 from segzoo.modeling.registry import NECK_REGISTRY
-from segzoo.utils.errors import InputError
+from segzoo.utils.errors import ArgumentError
 
 # The maps that are joined, with their strides.
 _STRIDES = {"res3": 8, "res4": 16, "res5": 32}
@@ -26,7 +26,7 @@ class JPU(nn.Module):
     It takes the place of "res5". The other maps stay as they are.
     """
 
-    @configurable
+    @configurable_by({"input_shape": "MODEL.BACKBONE.OUT_FEATURES and OUTPUT_STRIDE"})
     def __init__(
         self,
         *,
@@ -52,14 +52,14 @@ class JPU(nn.Module):
         super().__init__()
         for name, stride in _STRIDES.items():
             if name not in input_shape:
-                raise InputError(
-                    f"MODEL.NECK.NAME JPU needs {name}, but the backbone gives {', '.join(input_shape)}; "
-                    "see MODEL.BACKBONE.OUT_FEATURES"
+                raise ArgumentError(
+                    "input_shape", f": a JPU needs {name}, but the backbone gives {', '.join(input_shape)}"
                 )
             if input_shape[name].stride != stride:
-                raise InputError(
-                    f"MODEL.NECK.NAME JPU takes the place of dilation: expected {name} of stride {stride}, "
-                    f"found {input_shape[name].stride}; set MODEL.BACKBONE.OUTPUT_STRIDE 32, or no neck"
+                raise ArgumentError(
+                    "input_shape",
+                    f": a JPU takes the place of dilation: expected {name} of stride {stride}, found "
+                    f"{input_shape[name].stride}; use a backbone of output stride 32, or no neck",
                 )
         self.input_shape = dict(input_shape)
         self.align_corners = align_corners

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
@@ -18,13 +17,14 @@ from segzoo.layers import Conv2d, FeedForward, sine_position_encoding
 from segzoo.layers.conv import norm_layer
 from segzoo.layers.deformable_attention import DeformableAttention
 from segzoo.layers.runtime import without_autocast
+from segzoo.modeling.configured import configurable_by
 from segzoo.modeling.mask_classification.fpn_pixel_decoder import (
     NUM_SCALES,
     PixelDecoderOutput,
     pyramid_convolution,
 )
 from segzoo.modeling.registry import PIXEL_DECODER_REGISTRY
-from segzoo.utils.errors import InputError
+from segzoo.utils.errors import ArgumentError
 
 
 class DeformableEncoderLayer(FeedForward):
@@ -96,7 +96,12 @@ class MSDeformAttnPixelDecoder(nn.Module):
     `adapter_<i>` and `layer_<i>` of the i-th level from the finest, `mask_features`.
     """
 
-    @configurable
+    @configurable_by(
+        {
+            "encoded_features": "MODEL.MASK_FORMER.DEFORMABLE_FEATURES",
+            "num_heads": "MODEL.MASK_FORMER.NHEADS",
+        }
+    )
     def __init__(
         self,
         *,
@@ -126,14 +131,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
         finest_first = sorted(input_shape, key=lambda name: input_shape[name].stride)
         encoded = [name for name in finest_first if name in encoded_features]
         if len(encoded) != len(encoded_features) or encoded != finest_first[-len(encoded) :]:
-            raise InputError(
-                f"MODEL.MASK_FORMER.DEFORMABLE_FEATURES {list(encoded_features)}: expected the coarsest of "
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES {finest_first}"
+            raise ArgumentError(
+                "encoded_features",
+                f" {list(encoded_features)}: expected the coarsest of the head's features {finest_first}",
             )
         if conv_dim % num_heads:
-            raise InputError(
-                f"MODEL.MASK_FORMER.NHEADS {num_heads}: expected a divisor of MODEL.SEM_SEG_HEAD.CONVS_DIM "
-                f"{conv_dim}"
+            raise ArgumentError(
+                "num_heads", f" {num_heads}: expected a divisor of the decoder's {conv_dim} channels"
             )
         self.encoded = encoded[::-1]
         self.lateral = finest_first[: -len(encoded)][::-1]

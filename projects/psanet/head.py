@@ -103,11 +103,6 @@ class PSAHead(PixelHead):
         node = cfg.MODEL.PSANET
         arguments = super().from_config(cfg, input_shape)
         size, crop_size = tuple(node.MASK_SIZE), ()
-        for key, sides in (("MODEL.PSANET.MASK_SIZE", size), ("INPUT.CROP_SIZE", tuple(cfg.INPUT.CROP_SIZE))):
-            if sides and (len(sides) != 2 or min(sides) < 1):
-                raise InputError(f"{key} {sides}: expected a height and a width, e.g. (59, 59)")
-        if node.SHRINK_FACTOR < 1:
-            raise InputError(f"MODEL.PSANET.SHRINK_FACTOR {node.SHRINK_FACTOR}: expected 1 or more")
         if not size:
             crop_size = tuple(cfg.INPUT.CROP_SIZE)
             if not crop_size:
@@ -116,7 +111,13 @@ class PSAHead(PixelHead):
                     "e.g. (465, 465), or MODEL.PSANET.MASK_SIZE"
                 )
             if arguments["align_corners"]:
-                check_aligned(*crop_size)
+                for side in crop_size:
+                    if (side - 1) % 8:
+                        below = (side - 1) // 8 * 8 + 1
+                        raise InputError(
+                            f"INPUT.CROP_SIZE {crop_size[0]} x {crop_size[1]}: {side} is not 8 k + 1, as "
+                            f"corner-aligned crops have to be; use {below} or {below + 8}"
+                        )
             stride = input_shape[arguments["in_features"][-1]].stride
             size = mask_size(crop_size, stride, node.SHRINK_FACTOR, node.COMPACT)
         return {
@@ -141,7 +142,7 @@ class PSAHead(PixelHead):
         size, align_corners = self._shrunk(*x.shape[-2:])
         if self.compact and size != self.mask_size:
             raise InputError(
-                f"PSANet's compact attention has MODEL.PSANET.MASK_SIZE {self.mask_size}, found a feature "
+                f"PSANet's compact attention has mask_size {self.mask_size}, found a feature "
                 f"map of {size} for this input; train and test with crops of one size"
             )
         branches = [getattr(self, direction)(x, size, align_corners) for direction in DIRECTIONS]
@@ -177,14 +178,3 @@ def mask_size(
     sides = [(side - 1) // shrink_factor + 1 for side in sides]
     height, width = sides if compact else [2 * side - 1 for side in sides]
     return height, width
-
-
-def check_aligned(height: int, width: int) -> None:
-    """Raises InputError unless both sides are 8 k + 1."""
-    for side in (height, width):
-        if (side - 1) % 8:
-            below = (side - 1) // 8 * 8 + 1
-            raise InputError(
-                f"INPUT.CROP_SIZE {height} x {width}: {side} is not 8 k + 1, as corner-aligned crops have to "
-                f"be; use {below} or {below + 8}"
-            )

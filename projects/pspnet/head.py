@@ -25,7 +25,7 @@ class PSPHead(PixelHead):
         """
         super().__init__(**shared)
         if any(side < 1 for side in bins):
-            raise InputError(f"MODEL.PSPNET.BINS {tuple(bins)}: expected sides of 1 or more")
+            raise InputError(f"bins {tuple(bins)}: expected sides of 1 or more")
         self.aligned_crops_only = aligned_crops_only
         in_channels = self.in_channels(self.in_features[-1])
         self.pooling = PyramidPooling(in_channels, self.channels, bins, self.norm, self.align_corners)
@@ -47,7 +47,7 @@ class PSPHead(PixelHead):
             if (side - 1) % 8:
                 below = (side - 1) // 8 * 8 + 1
                 raise InputError(
-                    "PSPNet with MODEL.PSPNET.ALIGNED_CROPS_ONLY takes inputs of 8 k + 1 pixels a side, "
+                    "PSPNet with aligned_crops_only takes inputs of 8 k + 1 pixels a side, "
                     f"found {height} x {width}; set INPUT.CROP_SIZE to {below} or {below + 8}, and test with "
                     "windows of that size (TEST.PROTOCOL semseg_ss)"
                 )

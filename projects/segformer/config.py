@@ -2,10 +2,10 @@
 
 from detectron2.config import CfgNode as CN
 
-from segzoo.config import register_config
+from segzoo.config import one_of, register_config
 
 
-@register_config
+@register_config(rules={"MODEL.SEGFORMER.PROJECTION": one_of("linear", "conv")})
 def add_segformer_config(cfg: CN) -> None:
     """Adds MODEL.SEGFORMER to `cfg`, in place, and returns it."""
     cfg.MODEL.SEGFORMER = CN()

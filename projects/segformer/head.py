@@ -34,7 +34,7 @@ class SegFormerHead(PixelHead):
     def __init__(self, *, projection: str = "linear", fuse_at_level: bool = True, **shared):
         """
         Args:
-            projection: "linear", or "conv" for a 1 x 1 convolution with norm and ReLU; see MODEL.SEGFORMER.
+            projection: "linear", or "conv" for a 1 x 1 convolution with norm and ReLU.
             fuse_at_level: fuse before resizing; False computes in the published order.
             shared: see `PixelHead`; `in_features` from the finest level to the coarsest.
 
@@ -44,7 +44,7 @@ class SegFormerHead(PixelHead):
         super().__init__(**shared)
         if projection not in PROJECTIONS:
             expected = " or ".join(PROJECTIONS)
-            raise InputError(f"MODEL.SEGFORMER.PROJECTION {projection!r}: expected {expected}")
+            raise InputError(f"projection {projection!r}: expected {expected}")
         self.fuse_at_level = fuse_at_level
         self.coarsest_first = projection == "linear"
         channels = [self.in_channels(name) for name in self.in_features]

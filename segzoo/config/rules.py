@@ -60,7 +60,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "SOLVER": "IMS_PER_BATCH ACCUMULATE LOG_PERIOD",
         "TEST": "IMS_PER_BATCH DETECTIONS_PER_IMAGE SHARD_PERIOD",
         "INPUT": "BASE_SIZE LSJ_SIZE",
-        "MODEL.SEM_SEG_HEAD": "CONVS_DIM MASK_DIM LOSS.ZOOM_FACTOR LOSS.OHEM_KEEP_FRACTION",
+        "MODEL.SEM_SEG_HEAD": "CONVS_DIM MASK_DIM LOSS.OHEM_KEEP_FRACTION",
         "MODEL.AUX_HEAD": "CONVS_DIM",
         "MODEL.MASK_FORMER": "HIDDEN_DIM NUM_OBJECT_QUERIES NHEADS DIM_FEEDFORWARD DEC_LAYERS "
         "DEFORMABLE_POINTS DEFORMABLE_FEEDFORWARD OVERSAMPLE_RATIO",
@@ -73,7 +73,6 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "MODEL.SEM_SEG_HEAD": "NUM_CLASSES NUM_CONVS TRANSFORMER_ENC_LAYERS SIZE_DIVISIBILITY",
         "MODEL.AUX_HEAD": "NUM_CONVS",
         "MODEL.MASK_FORMER": "SIZE_DIVISIBILITY TRAIN_NUM_POINTS",
-        "MODEL.BACKBONE": "FREEZE_AT",
     },
     Rule(
         "expected one or more names, each of them once",
@@ -92,6 +91,11 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "expected iterations in rising order",
         lambda value: all(is_whole(step) and step >= 0 for step in value) and list(value) == sorted(value),
     ): {"SOLVER": "STEPS"},
+    Rule(
+        "expected 0 (nothing), 1 (the stem), 2 (that and res2), ..., 5 (all)",
+        lambda value: value in range(6),
+    ): {"MODEL.BACKBONE": "FREEZE_AT"},
+    one_of(1, 2, 4, 8): {"MODEL.SEM_SEG_HEAD": "LOSS.ZOOM_FACTOR"},
     one_of(4, 8, 16, 32): {"MODEL.BACKBONE": "OUTPUT_STRIDE"},
     AMOUNT: {
         "SOLVER": "BASE_LR WEIGHT_DECAY BACKBONE_MULTIPLIER HEAD_MULTIPLIER POLY_LR_POWER "
@@ -124,6 +128,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "SOLVER": "MOMENTUM",
         "TEST": "BOUNDARY_DILATION",
         "MODEL.SEM_SEG_HEAD": "DROPOUT",
+        "MODEL.BACKBONE": "DROP_PATH_RATE",
         "MODEL.AUX_HEAD": "DROPOUT",
         "MODEL.MASK_FORMER": "DROPOUT",
     },

@@ -101,13 +101,10 @@ def norm_layer(norm: str | Callable[[int], nn.Module], channels: int) -> nn.Modu
     """
     if norm == "GN" and channels % _GROUPS:
         raise InputError(
-            f"NORM GN makes {_GROUPS} groups of channels, and a map with it has {channels}; give the "
-            f"backbone or the head another NORM, or widths in multiples of {_GROUPS}"
+            f"norm GN makes {_GROUPS} groups of channels, and a map with it has {channels}; give the "
+            f"backbone or the head another norm, or widths in multiples of {_GROUPS}"
         )
     try:
         return get_norm(norm, channels)
     except KeyError:
-        raise InputError(
-            f"NORM {norm!r} of MODEL.BACKBONE or MODEL.SEM_SEG_HEAD: expected {', '.join(NORMS)}"
-            f"{did_you_mean(norm, NORMS)}"
-        ) from None
+        raise InputError(f"norm {norm!r}: expected {', '.join(NORMS)}{did_you_mean(norm, NORMS)}") from None

@@ -106,8 +106,8 @@ class PlainModel(Segmentor):
             found = {name: value for name, value in result.items() if name in _NAMES.get(task, result)}
             if not found:
                 raise InputError(
-                    f"TEST.TASKS {task!r}: {type(self.model).__name__} gives {', '.join(result)} only; "
-                    "ask for the task that it is for"
+                    f"task {task!r}: {type(self.model).__name__} gives {', '.join(result)} only; "
+                    "ask for what it gives (TEST.TASKS)"
                 )
             kept |= found
         return kept

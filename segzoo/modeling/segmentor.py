@@ -183,10 +183,10 @@ class Segmentor(SegmentationModel):
         """Raise InputError unless the model can give all of these tasks."""
         for task in tasks:
             if task not in TASKS:
-                raise InputError(f"TEST.TASKS {task!r}: expected some of {', '.join(TASKS)}")
+                raise InputError(f"task {task!r}: expected some of {', '.join(TASKS)}")
             if task not in self.supported_tasks:
                 raise InputError(
-                    f"TEST.TASKS {task!r}: {type(self).__name__} gives {', '.join(self.supported_tasks)} only"
+                    f"task {task!r}: {type(self).__name__} gives {', '.join(self.supported_tasks)} only"
                 )
 
     def padded_size(self, size: Size) -> Size:

@@ -6,3 +6,20 @@ class InputError(ValueError):
 
     Commands print the message without a traceback and exit with status 2.
     """
+
+
+class ArgumentError(InputError):
+    """A wrong argument of a function or constructor.
+
+    Attributes:
+        argument: its name, with which the message begins.
+        problem: the rest of the message: what was found and what was expected.
+    """
+
+    def __init__(self, argument: str, problem: str):
+        super().__init__(f"{argument}{problem}")
+        self.argument = argument
+        self.problem = problem
+
+    def __reduce__(self):
+        return type(self), (self.argument, self.problem)

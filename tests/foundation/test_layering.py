@@ -48,6 +48,20 @@ CLOSED = {
     "segzoo.modeling.mask_classification.postprocess",
 }
 NOWHERE = {"mmcv", "mmseg", "mmengine", "mmdet", "tools", "tests", "datasets"}
+# Where an error may speak of configuration keys although no configuration is read: what is wrong shows when
+# the model runs, no argument of the caller's is at fault, and the remedy is a key.
+KEYS_AS_REMEDIES = {
+    # One image a process, and statistics over a batch.
+    "segzoo/modeling/per_pixel/pooling.py": {"SOLVER.IMS_PER_BATCH", "MODEL.SEM_SEG_HEAD.NORM"},
+    # Crops of a size that the loss or the head cannot take.
+    "segzoo/modeling/per_pixel/losses.py": {"INPUT.CROP_SIZE"},
+    "projects/pspnet/head.py": {"INPUT.CROP_SIZE", "TEST.PROTOCOL"},
+    "projects/psanet/head.py": {"INPUT.CROP_SIZE", "MODEL.PSANET.MASK_SIZE"},
+    # A dataset without things and stuff; a model of another package that lacks what is asked for.
+    "segzoo/modeling/mask_classification/meta_arch.py": {"DATASETS.CLASSES_FROM"},
+    "segzoo/modeling/plain_model.py": {"TEST.TASKS", "TEST.PROTOCOL"},
+}
+CONFIG_KEY = re.compile(r"\b(?:[A-Z][A-Z0-9_]+\.)+[A-Z][A-Z0-9_]+")
 CFG_FUNCTIONS = re.compile(r"_?(from_config|build_\w+|add_\w*config)")
 
 
@@ -253,3 +267,41 @@ def test_models_read_the_configuration_only_where_they_are_built():
     ]
     assert uses == []
     assert list(uses_of_cfg(ast.parse("def __init__(self, cfg):\n    self.size = cfg.SIZE"))) == [1, 2]
+
+
+def keys_in_errors(tree: ast.AST, raises: bool = False) -> Iterator[tuple[int, str]]:
+    """Lines and configuration keys of errors raised outside the functions that are there to read `cfg`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef) and CFG_FUNCTIONS.fullmatch(node.name):
+            continue
+        inside = raises or isinstance(node, ast.Raise)
+        if inside and isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from ((node.lineno, key) for key in CONFIG_KEY.findall(node.value))
+        yield from keys_in_errors(node, inside)
+
+
+def test_constructors_raise_about_their_own_arguments():
+    found = [
+        f"{name}:{line}: {key}"
+        for name, tree in (
+            (str(file.relative_to(ROOT)), ast.parse(file.read_text()))
+            for folder in ("segzoo/layers", "segzoo/modeling", "projects")
+            for file in sorted(ROOT.glob(f"{folder}/**/*.py"))
+        )
+        for line, key in keys_in_errors(tree)
+        if key not in KEYS_AS_REMEDIES.get(name, ())
+    ]
+    assert found == []
+
+
+def test_keys_are_seen_in_every_string_of_an_error():
+    code = """
+def check(size, norm):
+    if size:
+        raise InputError(f"MODEL.UNET.DEPTH {size}: {'see SOLVER.BASE_LR' if norm else norm} a.B or NORM")
+    return "MODEL.MASK_ON"
+
+def build_unet(cfg):
+    raise InputError("MODEL.UNET.WIDTH")
+"""
+    assert {key for _, key in keys_in_errors(ast.parse(code))} == {"MODEL.UNET.DEPTH", "SOLVER.BASE_LR"}

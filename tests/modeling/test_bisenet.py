@@ -170,5 +170,5 @@ def test_all_outputs_are_supervised_and_every_parameter_learns():
 def test_a_dilated_backbone_is_refused():
     with pytest.raises(InputError, match=r"have strides \[16, 16\], but BiSeNet needs 16 and 32"):
         pixel_model("bisenet", 3, *TINY, "MODEL.BACKBONE.OUTPUT_STRIDE", 16)
-    with pytest.raises(InputError, match=r"MODEL.BISENET.UPSAMPLE 'area': expected bilinear or nearest"):
+    with pytest.raises(InputError, match=r"upsample 'area': expected bilinear or nearest"):
         pixel_model("bisenet", 3, *TINY, *NARROW, "MODEL.BISENET.UPSAMPLE", "area")

@@ -153,5 +153,5 @@ def test_every_parameter_learns():
 def test_the_presets_differ_in_the_passes():
     assert pixel_model("ccnet", 3, *SMALL).sem_seg_head.recurrence == 2
     assert pixel_model("ccnet_pytorch_cv", 3, *SMALL).sem_seg_head.recurrence == 1
-    with pytest.raises(InputError, match=r"MODEL.CCNET.RECURRENCE 0: expected 1 or more"):
+    with pytest.raises(InputError, match=r"recurrence 0: expected 1 or more"):
         pixel_model("ccnet", 3, *SMALL, "MODEL.CCNET.RECURRENCE", 0)

@@ -175,7 +175,7 @@ def test_all_three_outputs_are_supervised_and_every_parameter_learns():
 def test_the_presets_differ_in_the_axis_of_the_softmax():
     assert not pixel_model("danet", 3, *SMALL).sem_seg_head.position_attention.normalise_queries
     assert pixel_model("danet_pytorch_cv", 3, *SMALL).sem_seg_head.position_attention.normalise_queries
-    with pytest.raises(InputError, match=r"MODEL.DANET.POSITION_SOFTMAX 'rows': expected keys or queries"):
+    with pytest.raises(InputError, match=r"position_softmax 'rows': expected keys or queries"):
         pixel_model("danet", 3, *SMALL, "MODEL.DANET.POSITION_SOFTMAX", "rows")
     assert isinstance(pixel_model("danet_mmseg", 3, *SMALL).auxiliary_head, nn.Module)
 

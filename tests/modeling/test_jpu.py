@@ -134,7 +134,7 @@ def test_the_order_of_the_maps_is_only_an_order_of_weights():
 
 
 def test_maps_that_do_not_fit_are_refused():
-    message = "takes the place of dilation: expected res4 of stride 16, found 8; set MODEL.BACKBONE.OUTPUT"
+    message = "^MODEL.BACKBONE.OUT_FEATURES and OUTPUT_STRIDE: a JPU .* expected res4 of stride 16, found 8"
     with pytest.raises(InputError, match=message):
         with_jpu("pspnet", 3, *TINY, *SMALL, "MODEL.BACKBONE.OUTPUT_STRIDE", 8)
     with pytest.raises(InputError, match="JPU needs res3, but the backbone gives res4, res5"):

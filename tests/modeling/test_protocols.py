@@ -417,7 +417,7 @@ def test_what_is_called_in_the_models_place():
     built = build_protocol_model(cfg, model)
     assert isinstance(built, ProtocolSegmentor)
     assert built.semantic_resizing == "scores"
-    with pytest.raises(InputError, match="PROTOCOL segformer is for the semantic task"):
+    with pytest.raises(InputError, match=r"tasks \('panoptic',\): the protocol segformer is for the sem"):
         built([], tasks=("panoptic",))
     cfg.TEST.TASKS = ("panoptic",)
     with pytest.raises(InputError, match="PROTOCOL segformer is for the semantic task"):

@@ -7,6 +7,7 @@ from pixel_model_helpers import (
     count_operations,
     count_parameters,
     load_published,
+    pixel_config,
     pixel_model,
     unallocated_model,
 )
@@ -15,6 +16,7 @@ from semseg_reference import SemsegNetwork, block
 from torch import nn
 from torch.nn import functional as F
 
+from segzoo.config.rules import check_values
 from segzoo.projects.psanet.attention import compact_attention, offset_attention
 from segzoo.projects.psanet.head import mask_size
 from segzoo.utils.errors import InputError
@@ -236,12 +238,12 @@ def test_every_weight_of_the_head_learns(compact):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("MODEL.PSANET.MASK_SIZE", (7,), r"MASK_SIZE \(7,\): expected a height and a width"),
-        ("MODEL.PSANET.MASK_SIZE", (0, 7), r"MASK_SIZE \(0, 7\): expected a height and a width"),
-        ("INPUT.CROP_SIZE", (65,), r"INPUT.CROP_SIZE \(65,\): expected a height and a width"),
-        ("MODEL.PSANET.SHRINK_FACTOR", 0, "SHRINK_FACTOR 0: expected 1 or more"),
+        ("MODEL.PSANET.MASK_SIZE", (7,), r"MASK_SIZE \(7,\): expected \(height, width\) of at least 1"),
+        ("MODEL.PSANET.MASK_SIZE", (0, 7), r"MASK_SIZE \(0, 7\): expected \(height, width\) of at least 1"),
+        ("INPUT.CROP_SIZE", (65,), r"INPUT.CROP_SIZE \(65,\): expected \(height, width\) of at least 1"),
+        ("MODEL.PSANET.SHRINK_FACTOR", 0, "SHRINK_FACTOR 0: expected at least 1"),
     ],
 )
 def test_sizes_that_are_none_are_named(key, value, message):
     with pytest.raises(InputError, match=message):
-        pixel_model("psanet", 3, *TINY, "INPUT.CROP_SIZE", (65, 65), key, value)
+        check_values(pixel_config("psanet", 3, *TINY, "INPUT.CROP_SIZE", (65, 65), key, value))

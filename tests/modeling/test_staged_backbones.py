@@ -188,5 +188,7 @@ def test_config_keys_reach_the_constructor(backbone_class, monkeypatch):
 
 
 def test_unknown_outputs_are_refused():
-    with pytest.raises(ValueError, match=r"OUT_FEATURES \['res6'\]: expected some of res2, res3, res4, res5"):
+    with pytest.raises(
+        ValueError, match=r"^out_features \['res6'\]: expected some of res2, res3, res4, res5"
+    ):
         MixTransformer(variant=PYRAMID, out_features=("res6",))

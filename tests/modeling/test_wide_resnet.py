@@ -218,10 +218,10 @@ def test_recomputing_activations_leaves_outputs_and_gradients_unchanged():
     ("key", "value", "message"),
     [
         ("VARIANT", "wrn40", "VARIANT 'wrn40' is not a WideResNetBackbone; choose one of wrn38"),
-        ("OUTPUT_STRIDE", 4, "OUTPUT_STRIDE 4: expected 8, 16 or 32"),
+        ("OUTPUT_STRIDE", 4, "^MODEL.BACKBONE.OUTPUT_STRIDE 4: expected 8, 16 or 32"),
         ("OUT_FEATURES", ("res6",), r"OUT_FEATURES \['res6'\]: expected some of res1, res2"),
         ("DROP_PATH_RATE", 0.1, "DROP_PATH_RATE 0.1: a WideResNetBackbone has no stochastic depth"),
-        ("NORM", "", "NORM '': expected FrozenBN, BN or SyncBN"),
+        ("NORM", "", "^MODEL.BACKBONE.NORM '': expected FrozenBN, BN or SyncBN"),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_key(key, value, message):

@@ -36,9 +36,7 @@ class StagedBackbone(Backbone):
         super().__init__()
         unknown = [name for name in out_features if name not in FEATURES]
         if unknown or not out_features:
-            raise InputError(
-                f"MODEL.BACKBONE.OUT_FEATURES {list(out_features)}: expected some of {', '.join(FEATURES)}"
-            )
+            raise InputError(f"out_features {list(out_features)}: expected some of {', '.join(FEATURES)}")
         self.channels = channels
         self.out_features = tuple(name for name in FEATURES if name in out_features)
         self.num_stages = 1 + max(FEATURES.index(name) for name in out_features)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
@@ -24,9 +23,10 @@ from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from segzoo.utils.errors import InputError
+from segzoo.utils.errors import ArgumentError, InputError
 from segzoo.utils.text import did_you_mean
 
+from ..configured import configurable_by
 from .layer_depths import LayerDepths
 from .options import build_options
 
@@ -44,6 +44,15 @@ def _freeze_norms(network: nn.Module) -> nn.Module:
     return freeze_batch_norm_2d(network)
 
 
+_KEYS = {
+    "variant": "MODEL.BACKBONE.VARIANT",
+    "norm": "MODEL.BACKBONE.NORM",
+    "output_stride": "MODEL.BACKBONE.OUTPUT_STRIDE",
+    "drop_path_rate": "MODEL.BACKBONE.DROP_PATH_RATE",
+    "out_features": "MODEL.BACKBONE.OUT_FEATURES",
+    "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
+    "recompute": "MODEL.BACKBONE.CHECKPOINT",
+}
 NORMS = {"BN": lambda network: network, "FrozenBN": _freeze_norms, "SyncBN": convert_sync_batchnorm}
 
 
@@ -57,7 +66,7 @@ class TimmBackbone(Backbone):
     map's side is the image's divided by the stride, rounded up; so are images that are too small for it.
     """
 
-    @configurable
+    @configurable_by(_KEYS)
     def __init__(
         self,
         *,
@@ -86,7 +95,7 @@ class TimmBackbone(Backbone):
         """
         super().__init__()
         if norm not in NORMS:
-            raise InputError(f"MODEL.BACKBONE.NORM {norm!r}: a TimmBackbone can have {', '.join(NORMS)}")
+            raise ArgumentError("norm", f" {norm!r}: a TimmBackbone can have {', '.join(NORMS)}")
         self.variant = variant
         plain = _create(variant, in_channels, {}, "meta")
         index_of = _index_by_name(plain)
@@ -97,9 +106,10 @@ class TimmBackbone(Backbone):
         missing = [name for name in out_features if name not in index_of]
         if missing:
             has = ", ".join(f"{name} (stride {strides[index]})" for name, index in index_of.items())
-            raise InputError(
-                f"MODEL.BACKBONE.OUT_FEATURES: {variant} has no {', '.join(missing)}; it has "
-                f"{has or f'maps of stride {max(strides)} only'}"
+            raise ArgumentError(
+                "out_features",
+                f": {variant} has no {', '.join(missing)}; it has "
+                f"{has or f'maps of stride {max(strides)} only'}",
             )
         self.index_of = {name: index for name, index in index_of.items() if name in out_features}
         self._shapes = {
@@ -139,8 +149,8 @@ class TimmBackbone(Backbone):
         only = self.sizes.only
         if only and (height, width) != only:
             raise InputError(
-                f"MODEL.BACKBONE.VARIANT {self.variant!r} takes images of {only[0]} x {only[1]} pixels only, "
-                f"not of {height} x {width}; choose another one"
+                f"{self.variant} of timm takes images of {only[0]} x {only[1]} pixels only, "
+                f"not of {height} x {width}; choose another model"
             )
         bottom, right = (self.sizes.padded(side) - side for side in (height, width))
         if bottom or right:
@@ -201,8 +211,8 @@ class TimmBackbone(Backbone):
         try:
             self.network.set_grad_checkpointing(True)
         except (AssertionError, NotImplementedError):
-            raise InputError(
-                f"MODEL.BACKBONE.CHECKPOINT True: {self.variant} cannot recompute activations; use False"
+            raise ArgumentError(
+                "recompute", f" True: {self.variant} cannot recompute activations; use False"
             ) from None
 
 
@@ -211,22 +221,25 @@ def _create(variant: str, in_channels: int, options: dict, device: str | None = 
     name = variant.split(".")[0]  # the tag of resnet50.a1_in1k says where weights come from
     if not timm.is_model(name):
         known = timm.list_models()
-        raise InputError(
-            f"MODEL.BACKBONE.VARIANT {variant!r} is not a model of timm {timm.__version__}"
-            f"{did_you_mean(name, known)}; timm.list_models() has all {len(known)}"
+        raise ArgumentError(
+            "variant",
+            f" {variant!r} is not a model of timm {timm.__version__}{did_you_mean(name, known)}; "
+            f"timm.list_models() has all {len(known)}",
         )
     try:
         with torch.device(device) if device else contextlib.nullcontext():
             model = timm.create_model(variant, pretrained=False, in_chans=in_channels, **options)
     except (AssertionError, NotImplementedError, ValueError) as error:
-        raise InputError(
-            f"MODEL.BACKBONE.VARIANT {variant!r}: timm {timm.__version__} cannot build it with {options}: "
-            f"{str(error) or type(error).__name__}"
+        raise ArgumentError(
+            "variant",
+            f" {variant!r}: timm {timm.__version__} cannot build it with {options}: "
+            f"{str(error) or type(error).__name__}",
         ) from None
     if not (hasattr(model, "forward_intermediates") and hasattr(model, "prune_intermediate_layers")):
-        raise InputError(
-            f"MODEL.BACKBONE.VARIANT {variant!r}: timm {timm.__version__} gives no feature maps of it; "
-            "choose another one, or install a newer timm"
+        raise ArgumentError(
+            "variant",
+            f" {variant!r}: timm {timm.__version__} gives no feature maps of it; choose another one, or "
+            "install a newer timm",
         )
     return model
 
@@ -238,15 +251,13 @@ def _options(variant: str, model: type[nn.Module], output_stride: int, drop_path
     if output_stride != 32:
         if "output_stride" not in accepted or output_stride not in (8, 16):
             possible = "8, 16 or 32" if "output_stride" in accepted else "32"
-            raise InputError(
-                f"MODEL.BACKBONE.OUTPUT_STRIDE {output_stride}: {variant} can only have {possible}"
-            )
+            raise ArgumentError("output_stride", f" {output_stride}: {variant} can only have {possible}")
         options["output_stride"] = output_stride
     if "drop_path_rate" in accepted:
         options["drop_path_rate"] = drop_path_rate
     elif drop_path_rate:
-        raise InputError(
-            f"MODEL.BACKBONE.DROP_PATH_RATE {drop_path_rate}: {variant} has no stochastic depth; use 0.0"
+        raise ArgumentError(
+            "drop_path_rate", f" {drop_path_rate}: {variant} has no stochastic depth; use 0.0"
         )
     # Of transformers: position embeddings are interpolated, masks of windows made, for every size of image.
     if "strict_img_size" in accepted:
@@ -333,9 +344,9 @@ def _input_sizes(variant: str, in_channels: int, options: tuple[tuple[str, Any],
         return InputSizes(multiple, multiple * (1 + least))
     if maps(*native) == [(-(-native[0] // stride), -(-native[1] // stride)) for stride in strides]:
         return InputSizes(1, 1, native)
-    raise InputError(
-        f"MODEL.BACKBONE.VARIANT {variant!r}: its maps are not of the image's size divided by {strides}; "
-        "choose another one"
+    raise ArgumentError(
+        "variant",
+        f" {variant!r}: its maps are not of the image's size divided by {strides}; choose another one",
     )
 
 
@@ -347,14 +358,14 @@ def _first_modules(
         return []
     stage = f"res{max(freeze_at, 2)}"
     if stage not in index_of:
-        raise InputError(
-            f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: {variant} has no {stage}, it has {', '.join(index_of)}"
+        raise ArgumentError(
+            "freeze_at", f" {freeze_at}: {variant} has no {stage}, it has {', '.join(index_of)}"
         )
     prefix = _infos(network)[index_of[stage]]["module"]
     modules = list(network.named_modules())
     inside = [place for place, (name, _) in enumerate(modules) if f"{name}.".startswith(f"{prefix}.")]
     if not inside:
-        raise InputError(f"MODEL.BACKBONE.FREEZE_AT {freeze_at}: {variant} has no stages to freeze; use 0")
+        raise ArgumentError("freeze_at", f" {freeze_at}: {variant} has no stages to freeze; use 0")
     end = inside[0] if freeze_at == 1 else inside[-1] + 1
     # A container that goes on after the stage is left out, but for the model: it may own position embeddings.
     unfrozen = [f"{name}." for name, _ in modules[end:]]

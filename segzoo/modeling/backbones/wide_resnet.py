@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from fvcore.nn.weight_init import c2_msra_fill
@@ -20,8 +19,9 @@ from torch import nn
 
 from segzoo.layers.conv import norm_layer
 from segzoo.layers.runtime import recomputed
-from segzoo.utils.errors import InputError
+from segzoo.utils.errors import ArgumentError, InputError
 
+from ..configured import configurable_by
 from .layer_depths import LayerDepths, number_layers
 from .options import build_options
 
@@ -114,7 +114,7 @@ class WideResNetBackbone(Backbone):
         "res5": mod7, 4096, 8 (32)
     """
 
-    @configurable
+    @configurable_by({"norm": "MODEL.BACKBONE.NORM", "output_stride": "MODEL.BACKBONE.OUTPUT_STRIDE"})
     def __init__(
         self,
         *,
@@ -141,13 +141,13 @@ class WideResNetBackbone(Backbone):
         """
         super().__init__()
         if output_stride not in (8, 16, 32):
-            raise InputError(f"MODEL.BACKBONE.OUTPUT_STRIDE {output_stride}: expected 8, 16 or 32")
+            raise ArgumentError("output_stride", f" {output_stride}: expected 8, 16 or 32")
         if not norm:
-            raise InputError(f"MODEL.BACKBONE.NORM {norm!r}: expected FrozenBN, BN or SyncBN")
+            raise ArgumentError("norm", f" {norm!r}: expected FrozenBN, BN or SyncBN")
         unknown = [name for name in out_features if name not in _OUTPUTS]
         if unknown:
             raise InputError(
-                f"MODEL.BACKBONE.OUT_FEATURES: a WideResNetBackbone has no {', '.join(unknown)}; "
+                f"out_features: a WideResNetBackbone has no {', '.join(unknown)}; "
                 f"it has {', '.join(_OUTPUTS)}"
             )
         self.recompute = recompute

@@ -65,9 +65,7 @@ class FPNPixelDecoder(nn.Module):
         """
         super().__init__()
         if upsample not in ("nearest", "bilinear"):
-            raise InputError(
-                f"MODEL.SEM_SEG_HEAD.TOP_DOWN_UPSAMPLE {upsample!r}: expected 'nearest' or 'bilinear'"
-            )
+            raise InputError(f"upsample {upsample!r}: expected 'nearest' or 'bilinear'")
         self.in_features = sorted(input_shape, key=lambda name: input_shape[name].stride)
         self.conv_dim = conv_dim
         self.upsample = {"mode": upsample} | ({"align_corners": False} if upsample == "bilinear" else {})

@@ -11,7 +11,7 @@ from torch import nn
 
 from segzoo.utils.errors import InputError
 
-from ..features import check_in_features
+from ..features import build_in_features
 from ..registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY, registered
 from ..segmentor import Batch
 from .context import wanted
@@ -71,7 +71,7 @@ class MaskFormerHead(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
         feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
-        check_in_features("MODEL.SEM_SEG_HEAD.IN_FEATURES", cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, input_shape)
+        build_in_features(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, input_shape)
         pixel_decoder = build_pixel_decoder(cfg, input_shape)
         offered = {name: shape.channels for name, shape in input_shape.items()}
         for name, field in _PIXEL_DECODER_FEATURES.items():

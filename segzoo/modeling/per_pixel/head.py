@@ -12,7 +12,7 @@ from segzoo.layers import conv_norm_act
 from segzoo.layers.resize import resize
 from segzoo.utils.errors import InputError
 
-from ..features import check_in_features
+from ..features import build_in_features, check_in_features
 
 DROPOUTS = {"channel": nn.Dropout2d, "element": nn.Dropout}
 
@@ -56,11 +56,11 @@ class PixelHead(nn.Module):
             InputError: no feature, or one that the backbone has not; a wrong probability or kind of dropout.
         """
         super().__init__()
-        check_in_features("MODEL.SEM_SEG_HEAD.IN_FEATURES", in_features, input_shape)
+        check_in_features(in_features, input_shape)
         if not 0 <= dropout <= 1:
-            raise InputError(f"a DROPOUT of {dropout} is no probability; expected 0 to 1")
+            raise InputError(f"dropout {dropout}: expected a probability from 0 to 1")
         if dropout_kind not in DROPOUTS:
-            raise InputError(f"MODEL.SEM_SEG_HEAD.DROPOUT_KIND {dropout_kind!r}: expected channel or element")
+            raise InputError(f"dropout_kind {dropout_kind!r}: expected channel or element")
         self.input_shape = {name: input_shape[name] for name in in_features}
         self.in_features = tuple(in_features)
         self.num_classes = num_classes
@@ -73,11 +73,10 @@ class PixelHead(nn.Module):
     def from_config(cls, cfg, input_shape: Mapping[str, ShapeSpec]) -> dict:
         """The arguments shared by all heads; a subclass adds its own."""
         node = cfg.MODEL.SEM_SEG_HEAD
-        # Subclasses look them up in their own `from_config`.
-        check_in_features("MODEL.SEM_SEG_HEAD.IN_FEATURES", node.IN_FEATURES, input_shape)
         return {
             "input_shape": input_shape,
-            "in_features": tuple(node.IN_FEATURES),
+            # Subclasses look them up in their own `from_config`.
+            "in_features": build_in_features(node.IN_FEATURES, input_shape),
             "num_classes": node.NUM_CLASSES,
             "channels": node.CONVS_DIM,
             "norm": node.NORM,

@@ -46,11 +46,9 @@ class PixelLoss(nn.Module):
     ):
         super().__init__()
         if average_over not in AVERAGES:
-            raise InputError(
-                f"MODEL.SEM_SEG_HEAD.LOSS.AVERAGE_OVER {average_over!r}: expected {' or '.join(AVERAGES)}"
-            )
+            raise InputError(f"average_over {average_over!r}: expected {' or '.join(AVERAGES)}")
         if zoom_factor not in (1, 2, 4, 8):
-            raise InputError(f"MODEL.SEM_SEG_HEAD.LOSS.ZOOM_FACTOR {zoom_factor}: expected 1, 2, 4 or 8")
+            raise InputError(f"zoom_factor {zoom_factor}: expected 1, 2, 4 or 8")
         self.ignore_label = ignore_label
         self.align_corners = align_corners
         self.zoom_factor = zoom_factor
@@ -102,8 +100,8 @@ class PixelLoss(nn.Module):
         height, width = labels.shape[-2:]
         if (height - 1) % 8 or (width - 1) % 8:
             raise InputError(
-                f"MODEL.SEM_SEG_HEAD.LOSS.ZOOM_FACTOR {self.zoom_factor} needs inputs of 8 k + 1 pixels a "
-                f"side, found {height} x {width}; set INPUT.CROP_SIZE accordingly"
+                f"zoom_factor {self.zoom_factor} needs inputs of 8 k + 1 pixels a side, found {height} x "
+                f"{width}; set INPUT.CROP_SIZE accordingly"
             )
         return labels[:, ::step, ::step]
 
@@ -151,13 +149,10 @@ class OHEMCrossEntropy(PixelLoss):
     def __init__(self, *, threshold: float = 0.7, keep_fraction: float = 16, **shared):
         super().__init__(**shared)
         if not 0 <= threshold <= 1:
-            raise InputError(
-                f"MODEL.SEM_SEG_HEAD.LOSS.OHEM_THRESHOLD {threshold} is no probability; expected 0 to 1"
-            )
+            raise InputError(f"threshold {threshold}: expected a probability from 0 to 1")
         if keep_fraction < 1:
             raise InputError(
-                f"MODEL.SEM_SEG_HEAD.LOSS.OHEM_KEEP_FRACTION {keep_fraction}: one pixel in so many is kept; "
-                "expected 1 or more"
+                f"keep_fraction {keep_fraction}: expected 1 or more; its inverse is the share of pixels kept"
             )
         self.threshold = threshold
         self.keep_fraction = keep_fraction

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segzoo.layers.resize import resize
 from segzoo.utils.errors import InputError
 
-from ..features import check_in_features
+from ..features import build_in_features
 from ..labels import best_class
 from ..registry import NECK_REGISTRY, PIXEL_LOSS_REGISTRY, registered
 from ..segmentor import Batch, DenseScores, Segmentor, Sizes
@@ -207,7 +207,7 @@ def build_auxiliary_head(cfg, input_shape: dict) -> nn.Module | None:
     if not node.NAME:
         return None
     check_pixel_head("MODEL.AUX_HEAD.NAME", node.NAME)
-    check_in_features("MODEL.AUX_HEAD.IN_FEATURES", node.IN_FEATURES, input_shape)
+    build_in_features(node.IN_FEATURES, input_shape, "MODEL.AUX_HEAD.IN_FEATURES")
     cfg = cfg.clone()
     cfg.defrost()
     for key, value in node.items():

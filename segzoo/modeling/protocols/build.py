@@ -15,7 +15,6 @@ from ..segmentor import SegmentationModel
 from . import presets
 from .map_averaging import MapAveraging, SemanticTTA
 from .presets import PRESETS, InferenceProtocol
-from .protocol_model import check_semantic_only
 from .runner import ProtocolSegmentor
 
 #: The protocol of `SemanticTTA`, with the sizes of TEST.AUG; TEST.AUG.ENABLED True is another spelling of it.
@@ -42,7 +41,7 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging |
         InputError: unknown preset, a value of the wrong kind, or one that the protocol needs and lacks; also
             for tasks other than semantic.
     """
-    name, given = cfg.TEST.PROTOCOL, _given(cfg.TEST.INFERENCE)
+    name, given = cfg.TEST.PROTOCOL, _build_given(cfg.TEST.INFERENCE)
     if cfg.TEST.INFERENCE.WINDOW_BATCH < 0:
         raise InputError(
             f"TEST.INFERENCE.WINDOW_BATCH {cfg.TEST.INFERENCE.WINDOW_BATCH}: expected a number of windows, "
@@ -65,7 +64,11 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging |
             f"TEST.AUG.ENABLED True and TEST.PROTOCOL {name} exclude each other; "
             f"use TEST.PROTOCOL {TTA_NAME}, or TEST.AUG.ENABLED False"
         )
-    check_semantic_only(f"TEST.PROTOCOL {name}", cfg.TEST.TASKS)
+    if tuple(cfg.TEST.TASKS) != ("semantic",):
+        raise InputError(
+            f"TEST.PROTOCOL {name} is for the semantic task, but TEST.TASKS is {tuple(cfg.TEST.TASKS)}; "
+            'set TEST.PROTOCOL "" or TEST.TASKS "(\'semantic\',)"'
+        )
     if "stride_fraction" in given:
         if "stride" in given:
             raise InputError(
@@ -73,7 +76,7 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging |
                 "exclude each other; set one of them to None"
             )
         given["stride"] = ()  # the preset's
-    return _complete(replace(PRESETS[name], **given))
+    return _build_complete(replace(PRESETS[name], **given))
 
 
 def build_protocol_model(
@@ -132,14 +135,14 @@ def _build_averaging(cfg: CfgNode) -> MapAveraging | None:
     return MapAveraging(tuple(sizes.MIN_SIZES), sizes.MAX_SIZE, sizes.FLIP)
 
 
-def _given(inference: CfgNode) -> dict[str, Any]:
+def _build_given(inference: CfgNode) -> dict[str, Any]:
     """The values of TEST.INFERENCE that are not None, by the protocol's own names."""
     names = [field.name for field in fields(InferenceProtocol) if field.name.upper() in inference]
     given = {name: inference[name.upper()] for name in names}
-    return {name: _checked(name, value) for name, value in given.items() if value is not None}
+    return {name: _build_value(name, value) for name, value in given.items() if value is not None}
 
 
-def _checked(name: str, value: Any) -> Any:
+def _build_value(name: str, value: Any) -> Any:
     key = f"TEST.INFERENCE.{name.upper()}"
     if name in _CHOICES:
         if value not in _CHOICES[name]:
@@ -163,7 +166,7 @@ def _checked(name: str, value: Any) -> Any:
     return value
 
 
-def _complete(protocol: InferenceProtocol) -> InferenceProtocol:
+def _build_complete(protocol: InferenceProtocol) -> InferenceProtocol:
     """Checks what a preset and its changes make together."""
     name = f"TEST.PROTOCOL {protocol.name}"
     if protocol.mode in ("slide", "center_crop") and not protocol.crop_size:

@@ -50,7 +50,11 @@ class ProtocolModel(SegmentationModel):
         Raises:
             InputError: another task than "semantic" is asked for.
         """
-        check_semantic_only(f"TEST.PROTOCOL {self.protocol.name}", tasks)
+        if tasks is not None and tuple(tasks) != ("semantic",):
+            raise InputError(
+                f"tasks {tuple(tasks)}: the protocol {self.protocol.name} is for the semantic task; expected "
+                "('semantic',)"
+            )
         check_semantic(semantic)
         name = "sem_seg" if semantic == "scores" else "sem_seg_labels"
         return [{name: self.test(inputs, semantic)} for inputs in batched_inputs]
@@ -58,12 +62,3 @@ class ProtocolModel(SegmentationModel):
     def test(self, inputs: dict, semantic: str) -> Tensor:
         """Return the scores or the labels of one image."""
         raise NotImplementedError
-
-
-def check_semantic_only(name: str, tasks: Sequence[str] | None) -> None:
-    """Raise InputError, naming the protocol, for other tasks than the semantic one."""
-    if tasks is not None and tuple(tasks) != ("semantic",):
-        raise InputError(
-            f"{name} is for the semantic task, but TEST.TASKS is {tuple(tasks)}; "
-            'set TEST.PROTOCOL "" or TEST.TASKS "(\'semantic\',)"'
-        )
