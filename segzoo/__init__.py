@@ -6,6 +6,7 @@ from . import compat  # first: makes the installed library versions work togethe
 from .utils.import_hooks import after_import
 from .utils.lazy_exports import lazy_exports
 from .utils.methods import fill_detectron2_registries
+from .utils.moved import find_moved_modules
 
 if TYPE_CHECKING:
     from . import (
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = lazy_exports(__name__)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "checkpoint",
     "compat",
@@ -38,4 +39,5 @@ __all__ = [
     "visualization",
 ]
 
+find_moved_modules()
 after_import("detectron2.modeling", fill_detectron2_registries)

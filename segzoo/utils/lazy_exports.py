@@ -27,6 +27,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .moved import MOVED
+
 
 def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of a package, for the imports of its `if TYPE_CHECKING:` block.
@@ -40,6 +42,8 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
         return dict(deferred_imports(package))
 
     def get(name: str) -> Any:
+        if f"{package}.{name}" in MOVED:
+            return importlib.import_module(f"{package}.{name}")
         if name.startswith("__") or name not in sources():
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, attribute = sources()[name]
