@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.events import EventStorage
 
 from segzoo.cli.prepare.shapes import make_shapes
@@ -52,6 +52,12 @@ SMALL_VARIANTS = (
     (wide_resnet.VARIANTS, "wrn38", wide_resnet.WideResNetVariant((1, 1, 1, 1, 1, 1), width=8)),
 )
 
+# Sections of Detectron2's own networks.
+DETECTRON2_SECTIONS = {key for key, value in get_cfg().MODEL.items() if isinstance(value, dict)} - {
+    "BACKBONE",
+    "SEM_SEG_HEAD",
+}
+
 # Gradients of weights are larger than this. A bias may have less: a softmax or a norm behind it takes
 # constants away, and rounding errors are left.
 ROUNDING = 1e-7
@@ -87,6 +93,8 @@ def smaller(section: CfgNode, prefix: str) -> list:
     limits = {"DEC_LAYERS": 2, "TRANSFORMER_ENC_LAYERS": 1, "NUM_OBJECT_QUERIES": 15, "TRAIN_NUM_POINTS": 256}
     overrides = []
     for key, value in section.items():
+        if prefix == "MODEL" and key in DETECTRON2_SECTIONS:
+            continue
         limit = CHANNELS if re.search(r"(DIM|CHANNELS|FEEDFORWARD)$", key) else limits.get(key)
         if isinstance(value, CfgNode):
             overrides += smaller(value, f"{prefix}.{key}")
@@ -99,7 +107,8 @@ def smaller(section: CfgNode, prefix: str) -> list:
 
 def method_config(method: str, folder: Path, side: int) -> CfgNode:
     """The method on the semantic view of Shapes, for inputs of side x side pixels."""
-    files = [BASES / "datasets" / "shapes_semantic.yaml", BASES / "methods" / f"{method}.yaml"]
+    files = [BASES / "datasets/shapes_semantic.yaml", BASES / f"methods/{method}.yaml"]
+    files.append(BASES / "recipes/segzoo/shapes.yaml")
     facts = CfgNode.load_yaml_with_base(str(files[1]))["MODEL"]
     if "META_ARCHITECTURE" not in facts:
         files.insert(1, BASES / "methods" / f"{CHANGED_METHOD}.yaml")
