@@ -16,7 +16,7 @@ def end(status: int) -> NoReturn:
 
     A shell shows status 130 for it, and only so ends the loop or the script that has started the command.
     """
-    if status == INTERRUPTED and os.name == "posix":
+    if status == INTERRUPTED:
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, AttributeError, ValueError):  # None, closed

@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import resource
 import time
 from collections.abc import Mapping
 
@@ -131,13 +132,9 @@ class DataWaitWarning:
 
 
 def peak_memory_mib() -> float:
-    """The most memory in use so far, in MiB: tensors on the GPU, or this process (0 where unknown)."""
+    """Return the most memory in use so far, in MiB: tensors on the GPU, or this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

@@ -1,7 +1,6 @@
 """The two standard outputs as they are: of any encoding, and perhaps closed by a reader."""
 
 import contextlib
-import errno
 import io
 import logging
 import os
@@ -92,9 +91,9 @@ def report_refused_outputs() -> bool:
     for stream in _outputs():
         try:
             stream.flush()
+        except BrokenPipeError:
+            continue
         except OSError as error:
-            if _means_closed(error):
-                continue
             _send_to_nowhere(stream)
             refused = True
             name = "output" if stream is sys.stdout else "error"
@@ -117,8 +116,8 @@ def flush_outputs() -> None:
     for stream in _outputs():
         try:
             stream.flush()
-        except OSError as error:
-            if not _means_closed(error) or not silence_closed_pipes():
+        except BrokenPipeError:
+            if not silence_closed_pipes():
                 raise
 
 
@@ -129,21 +128,10 @@ def _outputs() -> Iterator[TextIO]:
             yield stream
 
 
-def _means_closed(error: OSError) -> bool:
-    # Windows says EINVAL.
-    return isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)
-
-
 def _is_closed_pipe(stream: TextIO) -> bool:
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):
-        return False
-    if not hasattr(select, "poll"):
-        try:
-            stream.flush()
-        except OSError as error:
-            return _means_closed(error)
         return False
     poll = select.poll()
     poll.register(descriptor, 0)

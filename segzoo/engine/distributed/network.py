@@ -1,6 +1,7 @@
 """Which network interface reaches the other machines."""
 
 import contextlib
+import fcntl
 import socket
 import struct
 from urllib.parse import urlparse
@@ -32,11 +33,8 @@ def interface_towards(url: str) -> str | None:
 
 
 def _address(interface: str) -> str | None:
-    with contextlib.suppress(ImportError, OSError):
-        import fcntl  # Not on Windows.
-
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            request = struct.pack("256s", interface.encode()[:15])
-            answer = fcntl.ioctl(any_socket.fileno(), _SIOCGIFADDR, request)
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("256s", interface.encode()[:15])
+        answer = fcntl.ioctl(any_socket.fileno(), _SIOCGIFADDR, request)
         return socket.inet_ntoa(answer[20:24])
     return None
