@@ -1,6 +1,6 @@
 """The parts of BiSeNet (Yu et al., ECCV 2018, sections 3.1 to 3.3).
 
-Letters: N images, C channels, h w pixels of a feature map, H W pixels of the input.
+Shape shorthand: N images, C channels, h w pixels of a feature map, H W pixels of the input.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Every pixel attends to the pixels of its own row and column, itself counted once: H + W - 1 of them.
 
-Letters: N images, H W pixels of the feature map, D channels of query and key, C channels of the map.
+Shape shorthand: N images, H W pixels of the feature map, D channels of query and key, C channels of the map.
 """
 
 import torch

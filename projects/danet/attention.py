@@ -1,6 +1,6 @@
 """The two attentions of DANet (Fu et al., CVPR 2019, sections 3.2 and 3.3).
 
-Letters: N images, C channels, D channels of query and key, h w pixels of the feature map.
+Shape shorthand: N images, C channels, D channels of query and key, h w pixels of the feature map.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Cross-entropy with relaxed boundaries (Zhu et al., VPLR, CVPR 2019, section 3.3).
 
-Letters: K classes, H W pixels of an image.
+Shape shorthand: K classes, H W pixels of an image.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Joint pyramid upsampling (Wu et al., FastFCN, arXiv:1903.11816, section 3.3).
 
-Letters: N images, C channels, h w pixels of the map of stride 8.
+Shape shorthand: N images, C channels, h w pixels of the map of stride 8.
 """
 
 from collections.abc import Mapping, Sequence

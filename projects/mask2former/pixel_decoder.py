@@ -2,7 +2,8 @@
 
 Sources: Cheng et al. 2022, section 3.2.1 and appendix; Zhu et al., Deformable DETR, section 4.1.
 
-Letters: N images, C channels of the decoder, h w size of a level, S pixels of all encoded levels, L levels.
+Shape shorthand: N images, C channels of the decoder, h w size of a level, S pixels of all encoded levels, L
+levels.
 """
 
 from collections.abc import Sequence

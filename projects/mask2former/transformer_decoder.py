@@ -1,6 +1,6 @@
 """Mask2Former's transformer decoder with masked attention (Cheng et al. 2022, section 3.2).
 
-Shapes: N images, Q queries, K classes, L pixels of a level, C hidden channels, D channels of a mask
+Shape shorthand: N images, Q queries, K classes, L pixels of a level, C hidden channels, D channels of a mask
 embedding.
 """
 

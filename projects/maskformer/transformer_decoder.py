@@ -1,6 +1,6 @@
 """MaskFormer's transformer decoder (Cheng, Schwing, Kirillov 2021, section 3.3), which is DETR's.
 
-Shapes: N images, Q queries, K classes, L pixels attended to, C hidden channels, D channels of a mask
+Shape shorthand: N images, Q queries, K classes, L pixels attended to, C hidden channels, D channels of a mask
 embedding.
 """
 

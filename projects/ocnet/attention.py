@@ -1,6 +1,6 @@
 """The object context pooling of OCNet (Yuan and Wang, arXiv:1809.00916, section 3.2).
 
-Letters: N images, C channels, h w pixels of the feature map.
+Shape shorthand: N images, C channels, h w pixels of the feature map.
 """
 
 import torch.nn.functional as F

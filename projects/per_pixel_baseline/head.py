@@ -1,6 +1,6 @@
 """What MaskFormer compares itself with: its own parts, trained to classify pixels (section 4.1).
 
-Letters: N images, K classes, C channels of a pixel's embedding, h w size of the finest level.
+Shape shorthand: N images, K classes, C channels of a pixel's embedding, h w size of the finest level.
 """
 
 from collections.abc import Mapping

@@ -6,9 +6,9 @@ quarters lie outside, then the (h w) x (h w) matrix. Here each block of targets 
 it needs, as a matrix product with a window of the convolution's weights, and reads the matrix as a strided
 view of that. In the backward pass a block is computed again instead of being kept.
 
-Letters: N images, C channels of the positions, V channels of the values, h w the feature map, Mh Mw the map
-of offsets (2 h - 1 and 2 w - 1 where it reaches everywhere), S = h w sources, T targets of a block; B rows of
-positions weigh the places of Q rows.
+Shape shorthand: N images, C channels of the positions, V channels of the values, h w the feature map, Mh Mw
+the map of offsets (2 h - 1 and 2 w - 1 where it reaches everywhere), S = h w sources, T targets of a block; B
+rows of positions weigh the places of Q rows.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """The head of PSANet (Zhao et al., ECCV 2018).
 
-Letters: N images, C channels, K classes, h w the feature map, H W the input.
+Shape shorthand: N images, C channels, K classes, h w the feature map, H W the input.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """The head of SegFormer (Xie et al., NeurIPS 2021, section 3.2).
 
-Letters: N images, K classes, C channels of a level, E channels of the head, L levels, h w size of the finest
-level.
+Shape shorthand: N images, K classes, C channels of a level, E channels of the head, L levels, h w size of the
+finest level.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """The head of UPerNet (Xiao et al., ECCV 2018, section 3.1).
 
-Letters: N images, K classes, C channels of the head, h w size of the finest level.
+Shape shorthand: N images, K classes, C channels of the head, h w size of the finest level.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Making panoptic labels in COCO's format (https://cocodataset.org/#format-data, "Panoptic Segmentation").
 
-Letters: H, W pixels.
+Shape shorthand: H, W pixels.
 """
 
 from typing import Any

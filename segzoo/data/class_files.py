@@ -2,7 +2,7 @@
 
 The template of `labels` has the field `{class}`: `masks/{stem}-{class}.png`, `masks/{class}/{stem}.png`.
 
-Letters: H, W pixels; K classes.
+Shape shorthand: H, W pixels; K classes.
 """
 
 import re

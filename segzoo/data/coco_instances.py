@@ -1,6 +1,6 @@
 """Instances of COCO's format: the JSON to dataset dicts, masks to run lengths, overlaps to one map.
 
-Letters: H, W pixels; S instances of an image; A sets of instances that share pixels.
+Shape shorthand: H, W pixels; S instances of an image; A sets of instances that share pixels.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """The dataset YAML: what a dataset is, checked when it is read. `segzoo check-data --keys` explains the keys.
 
-Letters: K classes.
+Shape shorthand: K classes.
 """
 
 import re

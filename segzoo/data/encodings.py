@@ -2,7 +2,7 @@
 
 An encoding turns the pixels of one label file into class indices, and refuses what it does not know.
 
-Letters: H, W pixels; K classes.
+Shape shorthand: H, W pixels; K classes.
 """
 
 import logging

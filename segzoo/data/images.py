@@ -1,6 +1,6 @@
 """Reading pictures as three channels of 8 bits.
 
-Letters: H, W pixels.
+Shape shorthand: H, W pixels.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Arithmetic on label maps of 8 and 16 bits, in the fastest way there is for each.
 
-Letters: H, W pixels.
+Shape shorthand: H, W pixels.
 """
 
 import cv2

@@ -1,6 +1,6 @@
 """Reading images, semantic labels and panoptic labels; every file is checked on the way.
 
-Letters: H, W pixels; S segments of an image; K classes.
+Shape shorthand: H, W pixels; S segments of an image; K classes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """The one mapper of all tasks: read, augment image and index map together, turn the map into targets.
 
-Letters: H, W pixels; S target segments; K classes.
+Shape shorthand: H, W pixels; S target segments; K classes.
 """
 
 from collections.abc import Mapping, Sequence

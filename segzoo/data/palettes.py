@@ -3,7 +3,7 @@
 Programs that reduce an RGB mask to a palette (pngquant, GIMP, Pillow's quantize) number its colors anew in
 each file. The indices are then no labels, and only the colors tell what a pixel is.
 
-Letters: N entries of a palette.
+Shape shorthand: N entries of a palette.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Images of more than 8 bits as 8 bits: which value is black, and which white.
 
-Letters: H, W pixels.
+Shape shorthand: H, W pixels.
 """
 
 from functools import lru_cache

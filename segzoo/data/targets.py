@@ -2,7 +2,7 @@
 
 All of them only regroup segments in a small table; pixels are looked up once, at the very end.
 
-Letters: H, W pixels; S segments before, T target segments after; K classes.
+Shape shorthand: H, W pixels; S segments before, T target segments after; K classes.
 """
 
 from collections.abc import Callable

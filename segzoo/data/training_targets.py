@@ -1,6 +1,6 @@
 """What a model is given to learn from an image, by name: pure functions of its augmented labels.
 
-Letters: H, W pixels; S target segments; K classes.
+Shape shorthand: H, W pixels; S target segments; K classes.
 """
 
 from collections.abc import Callable, Iterable

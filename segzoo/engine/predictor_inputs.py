@@ -1,6 +1,6 @@
 """What may be given to a Predictor: files, Pillow images, tensors and arrays, one or many.
 
-Letters: H, W size of a picture; N pictures.
+Shape shorthand: H, W size of a picture; N pictures.
 """
 
 import os

@@ -1,8 +1,8 @@
 """COCO's average precision for one class of non-overlapping segments, from their intersections.
 
 The arrays are bitwise those of pycocotools' COCOeval (iouType "segm"): same matching, same ties, same sums.
-Letters: A area ranges, T IoU thresholds, R recall thresholds, M detection limits, D detections and G segments
-of an image.
+Shape shorthand: A area ranges, T IoU thresholds, R recall thresholds, M detection limits, D detections and G
+segments of an image.
 """
 
 from typing import NamedTuple

@@ -3,7 +3,7 @@
 The boundary of a mask is what its erosion takes away: the pixels of the mask that have a pixel outside of it,
 or the border of the image, at most `width` rows and columns away.
 
-Letters: H W pixels.
+Shape shorthand: H W pixels.
 """
 
 import math

@@ -5,7 +5,7 @@ Segmentation Evaluation", CVPR 2021: everything is as in AP and PQ, but the IoU 
 their boundaries where that is less. Semantic maps have no published counterpart; see
 `BoundarySemanticEvaluator`.
 
-Letters: K classes, D detections and G true instances of an image, H W pixels.
+Shape shorthand: K classes, D detections and G true instances of an image, H W pixels.
 """
 
 import logging

@@ -5,8 +5,8 @@ instance the most confident is, and the others are wrong. A prediction without s
 if it matches a group or a small instance, or lies on void, groups and small instances by more than the
 threshold's share. Precision is averaged over recall by steps, without interpolation.
 
-Letters: G true regions, n predictions, P overlapping pairs of both, R regions of a label file, T thresholds,
-H W pixels.
+Shape shorthand: G true regions, n predictions, P overlapping pairs of both, R regions of a label file, T
+thresholds, H W pixels.
 """
 
 from collections.abc import Sequence

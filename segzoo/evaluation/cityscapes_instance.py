@@ -1,6 +1,6 @@
 """Instances on Cityscapes, and on datasets whose label files number instances as Cityscapes' do.
 
-Letters: K classes, n predicted instances of an image.
+Shape shorthand: K classes, n predicted instances of an image.
 """
 
 import logging

@@ -3,7 +3,7 @@
 Both give the same arrays but for the last rounding; the second, written in C++, takes a fraction of the time
 and is used where it is installed.
 
-Letters: T IoU thresholds, R recall thresholds, K classes, A area ranges, M detection limits.
+Shape shorthand: T IoU thresholds, R recall thresholds, K classes, A area ranges, M detection limits.
 """
 
 import contextlib

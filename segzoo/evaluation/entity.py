@@ -1,6 +1,6 @@
 """Class-agnostic average precision of non-overlapping entities (Qi et al., Open World Entity Segmentation).
 
-Letters: S segments of an image, H W pixels.
+Shape shorthand: S segments of an image, H W pixels.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Joint histograms of a ground truth and a prediction: all that mIoU, PQ and entity AP need of the pixels.
 
 Each function runs compiled where numba is installed and else in numpy (torch for the argmax), with the same
-numbers. Letters: K classes, S segments of an image, H W pixels.
+numbers. Shape shorthand: K classes, S segments of an image, H W pixels.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Average precision of instance masks (Lin et al., Microsoft COCO, section 6; the rules of cocodataset.org).
 
-Letters: n predicted instances of an image, K classes, H W pixels.
+Shape shorthand: n predicted instances of an image, K classes, H W pixels.
 """
 
 import json

@@ -1,6 +1,6 @@
 """What the evaluators of instances share: a model's instances, checked.
 
-Letters: n predicted instances of an image, H W pixels.
+Shape shorthand: n predicted instances of an image, H W pixels.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Predicted instances on disk: Cityscapes' text and mask files, and COCO's results JSON.
 
-Letters: n predicted instances of an image, H W pixels.
+Shape shorthand: n predicted instances of an image, H W pixels.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Panoptic quality (Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4) from joint histograms.
 
-Letters: K classes, S segments of an image, H W pixels.
+Shape shorthand: K classes, S segments of an image, H W pixels.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Predictions on disk: index, colour and id PNGs, and text files that are never half written.
 
-Letters: H W pixels.
+Shape shorthand: H W pixels.
 """
 
 import struct

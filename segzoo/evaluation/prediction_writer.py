@@ -1,6 +1,6 @@
 """Predictions for images without ground truth, as a benchmark's server takes them.
 
-Letters: K classes, H W pixels.
+Shape shorthand: K classes, H W pixels.
 """
 
 import logging

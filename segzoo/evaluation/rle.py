@@ -2,7 +2,7 @@
 
 Almost all of it is spent where numpy releases the interpreter lock, beside a model that computes.
 
-Letters: H W pixels of a mask, n changes.
+Shape shorthand: H W pixels of a mask, n changes.
 """
 
 import numpy as np

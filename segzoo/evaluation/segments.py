@@ -1,6 +1,6 @@
 """The segments of an id map and how two maps overlap: the common ground of panoptic and entity scoring.
 
-Letters: S segments of an image, H W pixels.
+Shape shorthand: S segments of an image, H W pixels.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Semantic segmentation metrics from a confusion matrix: mIoU, mAcc, aAcc (pixAcc) and fwIoU.
 
-Letters: K classes, H W pixels.
+Shape shorthand: K classes, H W pixels.
 """
 
 import csv

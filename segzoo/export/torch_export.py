@@ -1,6 +1,6 @@
 """A model as a program of tensor operations: from pixels to the head's own outputs, without segzoo.
 
-Letters: N images, H W size of an image.
+Shape shorthand: N images, H W size of an image.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Multi-head attention on PyTorch's fused kernel.
 
-Shapes: N images, Q queries, L keys, C channels.
+Shape shorthand: N images, Q queries, L keys, C channels.
 """
 
 import torch

@@ -3,8 +3,8 @@
 Every query reads a few points of every level at fractional positions, and adds up what it reads. How that is
 computed depends on the device: `deformable_sampling` chooses.
 
-Letters: N images, Q queries, M heads, D channels of a head, L levels, P points of a level, S pixels of all
-levels.
+Shape shorthand: N images, Q queries, M heads, D channels of a head, L levels, P points of a level, S pixels
+of all levels.
 """
 
 import math

@@ -4,8 +4,8 @@ A table has a row per pixel of all levels, and rows of zeros around each level, 
 no case of its own. What there is to compute for each sample stands with the queries last: long rows are fast.
 Nothing as large as all rows that are read is ever in memory.
 
-Letters: N images, Q queries, M heads, D channels of a head, L levels, P points of a level, S pixels of all
-levels, R rows of the table.
+Shape shorthand: N images, Q queries, M heads, D channels of a head, L levels, P points of a level, S pixels
+of all levels, R rows of the table.
 """
 
 from collections.abc import Sequence

@@ -8,8 +8,8 @@
 For debugging there is an environment variable, SEGZOO_DEFORMABLE_ATTENTION: with "plain" kernels are never
 taken; with "triton" they are on every device, and their errors are raised.
 
-Letters: N images, Q queries, M heads, D channels of a head, L levels, P points of a level, S pixels of all
-levels.
+Shape shorthand: N images, Q queries, M heads, D channels of a head, L levels, P points of a level, S pixels
+of all levels.
 """
 
 import functools

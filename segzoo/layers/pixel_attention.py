@@ -1,7 +1,7 @@
 """Attention of all pixels of a map to all others, without their whole matrix of weights in memory.
 
-Letters: N images, P pixels that ask, Q pixels that are asked, D channels of query and key, C channels of the
-value.
+Shape shorthand: N images, P pixels that ask, Q pixels that are asked, D channels of query and key, C channels
+of the value.
 """
 
 from collections.abc import Callable

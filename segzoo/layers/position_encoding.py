@@ -1,6 +1,6 @@
 """Fixed position encoding of feature maps.
 
-Shapes: C channels, h w size of the map.
+Shape shorthand: C channels, h w size of the map.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The transformer encoder of DETR (Carion et al. 2020) over the pixels of a feature map.
 
-Shapes: N images, L pixels, C channels.
+Shape shorthand: N images, L pixels, C channels.
 """
 
 import torch

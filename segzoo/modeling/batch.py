@@ -1,6 +1,6 @@
 """What goes through a model: a batch of images, their sizes, and class scores before the last resize.
 
-Letters: N images, K classes, H W size of a padded image, h w size of a map of scores.
+Shape shorthand: N images, K classes, H W size of a padded image, h w size of a map of scores.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """The contract of a model, and the part of every model that does not depend on its method.
 
-Letters: N images, K classes, H W size of an image, h w size of a network's output.
+Shape shorthand: N images, K classes, H W size of an image, h w size of a network's output.
 """
 
 from collections import defaultdict

@@ -1,6 +1,6 @@
 """Masks of COCO's formats, checked before pycocotools sees them: it crashes on some that are wrong.
 
-Letters: H, W pixels.
+Shape shorthand: H, W pixels.
 """
 
 import ast

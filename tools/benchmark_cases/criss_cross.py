@@ -1,6 +1,6 @@
 """Recurrent criss-cross attention, forward and backward, against the plain formulation.
 
-Letters: N images, H W pixels of the feature map, D channels of query and key, C channels of the map.
+Shape shorthand: N images, H W pixels of the feature map, D channels of query and key, C channels of the map.
 """
 
 import torch

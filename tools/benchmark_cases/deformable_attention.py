@@ -5,7 +5,7 @@ count. How near the forward pass is to what memory allows stands in rows whose p
 bytes as the reading of every corner of every sample takes if no cache helps. A ratio of 0.5 is within twice
 that limit.
 
-Letters: N images, S pixels of all levels, M heads, D channels of a head, L levels, P points.
+Shape shorthand: N images, S pixels of all levels, M heads, D channels of a head, L levels, P points.
 """
 
 import time

@@ -4,7 +4,7 @@ Both sides run one model on the same dataset; what differs is the loop around it
 is computed for its time, and its outputs are replaced by those of a good model: from random weights nothing
 would be predicted, and nothing costs little to score.
 
-Letters: Q queries, K classes, h w a quarter of the image's sides.
+Shape shorthand: Q queries, K classes, h w a quarter of the image's sides.
 """
 
 import contextlib

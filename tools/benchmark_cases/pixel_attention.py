@@ -1,6 +1,6 @@
 """Attention of all pixels to all, forward and backward, against the plain formulation.
 
-Letters: N images, P pixels, D channels of query and key, C channels of the value.
+Shape shorthand: N images, P pixels, D channels of query and key, C channels of the value.
 """
 
 import torch

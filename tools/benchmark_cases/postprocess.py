@@ -1,6 +1,6 @@
 """From network outputs to results, against all masks formed at full size (`straightforward_postprocess`).
 
-Letters: Q queries, K classes, h w pixels of a mask.
+Shape shorthand: Q queries, K classes, h w pixels of a mask.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """PSANet's attention against the plain formulation: the whole map of offsets, a gather, a softmax, a product.
 
-Letters: N images, C channels, h w the feature map.
+Shape shorthand: N images, C channels, h w the feature map.
 """
 
 import torch

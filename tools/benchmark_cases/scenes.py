@@ -1,6 +1,6 @@
 """Synthetic label maps with compact regions, as photographs have them: noise would flatter nobody equally.
 
-Letters: K classes, S segments of an image, H W pixels.
+Shape shorthand: K classes, S segments of an image, H W pixels.
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@ It computes with the modules of a segzoo model, in the plain way: deformable att
 after each layer the classes, and the masks at the size of the finest map, which are then shrunk to the
 attention's; linear layers and convolutions as PyTorch does them.
 
-Letters: N images, Q queries, K classes, C channels, D channels of a mask embedding.
+Shape shorthand: N images, Q queries, K classes, C channels, D channels of a mask embedding.
 """
 
 from collections.abc import Iterator

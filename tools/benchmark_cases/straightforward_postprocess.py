@@ -2,7 +2,7 @@
 
 The tests compare segzoo's post-processing with it.
 
-Letters: Q queries, K classes, h w pixels of a mask, H W pixels of the output.
+Shape shorthand: Q queries, K classes, h w pixels of a mask, H W pixels of the output.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Examples of a split in one image: images beside their labels, and what the colors mean.
 
-Letters: H, W pixels; K classes.
+Shape shorthand: H, W pixels; K classes.
 """
 
 from collections.abc import Mapping

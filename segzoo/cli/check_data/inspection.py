@@ -1,6 +1,6 @@
 """What is in a copy of a dataset: every file is read by the readers of training, and counted.
 
-Letters: H, W pixels; K classes.
+Shape shorthand: H, W pixels; K classes.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """What to write into a dataset's YAML, judged by what its label files hold.
 
-Letters: K classes.
+Shape shorthand: K classes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Writing what was drawn: pictures as JPEG, or PNG where that has no room, and videos as MPEG-4.
 
-Letters: H, W pixels.
+Shape shorthand: H, W pixels.
 """
 
 from collections.abc import Sequence

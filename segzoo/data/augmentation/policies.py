@@ -3,7 +3,7 @@
 They see an `AugmentationInput`: `image` and the class map `sem_seg`, as Detectron2's own augmentations expect
 them. Whatever is drawn at random comes from numpy's global generator; `sampling.py` seeds it per sample.
 
-Letters: H, W pixels.
+Shape shorthand: H, W pixels.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Transforms that Detectron2 lacks, and transforming index maps.
 
-Letters: H, W pixels.
+Shape shorthand: H, W pixels.
 """
 
 from collections.abc import Sequence

@@ -5,8 +5,8 @@ stage attends to the whole map. Module names are those of the published files: t
 (`stage1_conv_embed.0`, `stage1.0.qkv`, `stage1.0.attns.0.get_v`, `merge1.conv`, ...) and those of the dense
 models, which add `norm1` to `norm4` on the outputs.
 
-Shapes: N images, H W size of a feature map, C channels, G heads of a branch, S stripes of a map, T tokens of
-a stripe.
+Shape shorthand: N images, H W size of a feature map, C channels, G heads of a branch, S stripes of a map, T
+tokens of a stripe.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ Module names are those of the published files: `patch_embed1.proj`, `block1.0.at
 Maps stay channels-last from one end to the other: linear layers and layer norms read them as they are, and a
 convolution sees the same memory as an (N, C, H, W) tensor of that memory format.
 
-Shapes: N images, H W size of a feature map, C channels, L keys.
+Shape shorthand: N images, H W size of a feature map, C channels, L keys.
 """
 
 import math

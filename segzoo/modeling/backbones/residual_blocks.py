@@ -1,6 +1,6 @@
 """The stem and the block of the residual networks after ResNet (He et al. 2015; He et al. 2018).
 
-Letters: N images, C channels, H W size of the input.
+Shape shorthand: N images, C channels, H W size of the input.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ those of the dense models built on it, which add `norm0` to `norm3` on the outpu
 timm's Swin is not used here: it rolls a feature map before padding it to whole windows, while the published
 dense models pad first, so the two differ wherever a side is no multiple of the window.
 
-Shapes: N images, H W size of a feature map, C channels, W' windows of a map, T tokens of a window.
+Shape shorthand: N images, H W size of a feature map, C channels, W' windows of a map, T tokens of a window.
 """
 
 from dataclasses import dataclass

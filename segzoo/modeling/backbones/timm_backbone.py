@@ -2,7 +2,7 @@
 
 The weights keep timm's names, below `network.`, so that timm's own files load (key map "timm").
 
-Letters: N images, C channels, H W size of the image, h w size of a map.
+Shape shorthand: N images, C channels, H W size of the image, h w size of a map.
 """
 
 import bisect

@@ -5,7 +5,7 @@ The layers that attend to a class token are left out. Module names are those of 
 outputs come out of two resolutions is this module's own choice: transposed convolutions `upsample_res2` and
 `upsample_res3`, which no published file has, and a max pool.
 
-Shapes: N images, H W size of a feature map, C channels.
+Shape shorthand: N images, H W size of a feature map, C channels.
 """
 
 from dataclasses import dataclass

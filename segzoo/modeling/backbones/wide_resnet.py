@@ -3,7 +3,7 @@
 Blocks are pre-activated (He et al. 2016): norm and ReLU stand before each convolution, and the maps handed on
 are raw sums. Parameter names follow the published files: `mod1` to `mod7`, `block1`, ...
 
-Letters: N images, C channels, H W size of the image, h w size of a map.
+Shape shorthand: N images, C channels, H W size of the image, h w size of a map.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Feature pyramid decoders that end in per-pixel embeddings at the finest level (MaskFormer, section 3.3).
 
-Shapes: N images, C channels, h w size of a level's feature map.
+Shape shorthand: N images, C channels, h w size of a level's feature map.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,7 @@
 """The head of mask classification: a pixel decoder, and a transformer decoder on top of it.
 
-Shapes: N images, Q queries, K classes, C channels of an embedding, h w size of the finest feature map.
+Shape shorthand: N images, Q queries, K classes, C channels of an embedding, h w size of the finest feature
+map.
 """
 
 import torch

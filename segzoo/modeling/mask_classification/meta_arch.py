@@ -1,7 +1,7 @@
 """The meta-architecture of mask classification, shared by MaskFormer, Mask2Former and their like.
 
-Shapes: N images, Q queries, K classes, H W size of an image, h w size of the mask logits (a quarter of the
-padded image).
+Shape shorthand: N images, Q queries, K classes, H W size of an image, h w size of the mask logits (a quarter
+of the padded image).
 """
 
 from collections.abc import Sequence

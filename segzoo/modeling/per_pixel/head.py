@@ -1,6 +1,6 @@
 """The base of every per-pixel head: a method writes its layers, everything around them stands here.
 
-Letters: N images, K classes, C channels, h w pixels of a feature map, H W pixels of the input.
+Shape shorthand: N images, K classes, C channels, h w pixels of a feature map, H W pixels of the input.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Losses on the class scores of pixels.
 
-Letters: N images, K classes, h w pixels of the logits, H W pixels of the input.
+Shape shorthand: N images, K classes, h w pixels of the logits, H W pixels of the input.
 """
 
 from collections.abc import Sequence

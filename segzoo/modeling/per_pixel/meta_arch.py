@@ -1,6 +1,6 @@
 """The meta-architecture of per-pixel methods: backbone, neck, head.
 
-Letters: N images, K classes, H W size of the (padded) input, h w size of the head's feature map.
+Shape shorthand: N images, K classes, H W size of the (padded) input, h w size of the head's feature map.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Sizes and resizing: an image to the copies that a protocol tests, and scores back to the image's size.
 
-Letters: K classes, H W size of the original image, h w size of a copy.
+Shape shorthand: K classes, H W size of the original image, h w size of a copy.
 """
 
 import math

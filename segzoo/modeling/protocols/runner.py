@@ -4,7 +4,7 @@ Memory: the scores of one copy of the image, (K, h, w) float32, and where severa
 scores are wanted, those of the image, (K, H, W); windows come on top in batches of bounded size, everything
 else goes by bands of rows. 150 classes at 1024 x 2048 are 1.2 GiB a map, 19 classes 152 MiB.
 
-Letters: N windows of a batch, K classes, H W size of the original image, h w size of a copy of it.
+Shape shorthand: N windows of a batch, K classes, H W size of the original image, h w size of a copy of it.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,6 +1,6 @@
 """Where the windows of a sliding-window test lie, and how often they cover each pixel.
 
-Letters: H W size of the image, h w size of a window.
+Shape shorthand: H W size of the image, h w size of a window.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The instances of an image, from a COCO JSON or from PNGs.
 
-Letters: H, W pixels.
+Shape shorthand: H, W pixels.
 """
 
 import bisect

@@ -1,6 +1,6 @@
 """What `segzoo convert-data panoptic` writes. Files that would not change are not touched.
 
-Letters: H, W pixels.
+Shape shorthand: H, W pixels.
 """
 
 import json

@@ -1,6 +1,6 @@
 """From a class map and instances to segments that share no pixel.
 
-Letters: H, W pixels; K classes.
+Shape shorthand: H, W pixels; K classes.
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
 """Points on which masks are compared, and bilinear samples there (`grid_sample`, align_corners=False).
 
-Letters: M maps, P points, m rows of a chunk.
+Shape shorthand: M maps, P points, m rows of a chunk.
 """
 
 from __future__ import annotations
