@@ -21,7 +21,7 @@ def _four_counts(value) -> bool:
     }
 )
 def add_bisenet_config(cfg: CfgNode) -> None:
-    """Adds MODEL.BISENET, in place."""
+    """Add MODEL.BISENET, in place."""
     cfg.MODEL.BISENET = node = CfgNode()
     # The four convolutions of the spatial path, and everything in the context path.
     node.SPATIAL_CHANNELS = (64, 64, 64, 128)

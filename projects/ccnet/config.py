@@ -7,7 +7,7 @@ from segzoo.config import COUNT, register_config
 
 @register_config(rules={"MODEL.CCNET.RECURRENCE": COUNT})
 def add_ccnet_config(cfg: CfgNode) -> None:
-    """Adds MODEL.CCNET, in place."""
+    """Add MODEL.CCNET, in place."""
     cfg.MODEL.CCNET = CfgNode()
     # Passes of the one criss-cross attention. Two let every pixel reach every other; pytorch-cv has one.
     cfg.MODEL.CCNET.RECURRENCE = 2

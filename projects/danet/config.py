@@ -12,7 +12,7 @@ from segzoo.config import AMOUNT, one_of, register_config
     }
 )
 def add_danet_config(cfg: CfgNode) -> None:
-    """Adds MODEL.DANET, in place."""
+    """Add MODEL.DANET, in place."""
     cfg.MODEL.DANET = CfgNode()
     # What the softmax of the position attention runs over: "keys" in the paper, "queries" in pytorch-cv.
     cfg.MODEL.DANET.POSITION_SOFTMAX = "keys"

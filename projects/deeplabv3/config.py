@@ -1,6 +1,6 @@
 """The configuration keys of DeepLabV3."""
 
-from detectron2.config import CfgNode as CN
+from detectron2.config import CfgNode
 
 from segzoo.config import BELOW_1, COUNTS, ODD, register_config
 
@@ -12,9 +12,9 @@ from segzoo.config import BELOW_1, COUNTS, ODD, register_config
         "MODEL.DEEPLABV3.PROJECTION_DROPOUT": BELOW_1,
     }
 )
-def add_deeplabv3_config(cfg: CN) -> None:
-    """Adds MODEL.DEEPLABV3 to `cfg`, in place."""
-    cfg.MODEL.DEEPLABV3 = CN()
+def add_deeplabv3_config(cfg: CfgNode) -> None:
+    """Add MODEL.DEEPLABV3, in place."""
+    cfg.MODEL.DEEPLABV3 = CfgNode()
     node = cfg.MODEL.DEEPLABV3
     # Dilations of the 3 x 3 convolutions of the pyramid; (6, 12, 18) at output stride 16.
     node.DILATIONS = (12, 24, 36)

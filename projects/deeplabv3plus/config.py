@@ -1,6 +1,6 @@
 """The configuration keys of DeepLabV3+ and of VPLR's loss."""
 
-from detectron2.config import CfgNode as CN
+from detectron2.config import CfgNode
 
 from segzoo.config import AMOUNT, COUNT, COUNTS, at_least, register_config
 
@@ -13,16 +13,16 @@ from segzoo.config import AMOUNT, COUNT, COUNTS, at_least, register_config
         "MODEL.BOUNDARY_RELAXED.CLASS_WEIGHT_BOUND": AMOUNT,
     }
 )
-def add_deeplabv3plus_config(cfg: CN) -> None:
-    """Adds MODEL.DEEPLABV3PLUS and MODEL.BOUNDARY_RELAXED to `cfg`, in place."""
-    cfg.MODEL.DEEPLABV3PLUS = CN()
+def add_deeplabv3plus_config(cfg: CfgNode) -> None:
+    """Add MODEL.DEEPLABV3PLUS and MODEL.BOUNDARY_RELAXED, in place."""
+    cfg.MODEL.DEEPLABV3PLUS = CfgNode()
     # Dilations of the 3 x 3 convolutions of the pyramid; (6, 12, 18) at output stride 16.
     cfg.MODEL.DEEPLABV3PLUS.DILATIONS = (12, 24, 36)
     # Channels to which the fine map, the first of SEM_SEG_HEAD.IN_FEATURES, is reduced.
     cfg.MODEL.DEEPLABV3PLUS.FINE_CHANNELS = 48
 
     # Of SEM_SEG_HEAD.LOSS.NAME BoundaryRelaxedCrossEntropy.
-    cfg.MODEL.BOUNDARY_RELAXED = CN()
+    cfg.MODEL.BOUNDARY_RELAXED = CfgNode()
     node = cfg.MODEL.BOUNDARY_RELAXED
     # Any class that occurs within this distance of a pixel, diagonals included, is right for it.
     node.RADIUS = 1

@@ -7,7 +7,7 @@ from segzoo.config import COUNT, COUNTS, register_config
 
 @register_config(rules={"MODEL.JPU.CONVS_DIM": COUNT, "MODEL.JPU.DILATIONS": COUNTS})
 def add_jpu_config(cfg: CfgNode) -> None:
-    """Adds MODEL.JPU, in place. Norm and resizing are those of MODEL.SEM_SEG_HEAD."""
+    """Add MODEL.JPU, in place. Norm and resizing are those of MODEL.SEM_SEG_HEAD."""
     cfg.MODEL.JPU = CfgNode()
     cfg.MODEL.JPU.CONVS_DIM = 512
     # One separable 3 x 3 convolution for each; their outputs together replace res5.

@@ -81,10 +81,7 @@ class PerPixelBaselinePlusHead(PixelHead):
             in_channels = pixel_decoder.output_channels["coarse"]
         else:
             in_channels = input_shape[feature].channels
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = shared["num_classes"]
-        decoder = build_transformer_decoder(cfg, in_channels)
+        decoder = build_transformer_decoder(cfg, in_channels, num_queries=shared["num_classes"])
         decoder.class_embed = nn.Identity()
         return {**shared, "pixel_decoder": pixel_decoder, "decoder": decoder, "decoder_feature": feature}
 

@@ -1,6 +1,6 @@
 """The configuration keys of PSANet."""
 
-from detectron2.config import CfgNode as CN
+from detectron2.config import CfgNode
 
 from segzoo.config import COUNT, COUNTS, Rule, at_least, register_config
 
@@ -15,9 +15,9 @@ from segzoo.config import COUNT, COUNTS, Rule, at_least, register_config
         "MODEL.PSANET.PROJECTION_PADDING": at_least(0),
     }
 )
-def add_psanet_config(cfg: CN) -> None:
-    """Adds MODEL.PSANET to `cfg`, in place."""
-    cfg.MODEL.PSANET = CN()
+def add_psanet_config(cfg: CfgNode) -> None:
+    """Add MODEL.PSANET, in place."""
+    cfg.MODEL.PSANET = CfgNode()
     # Size of the map of offsets, or of the shrunk feature map where compact. (): as INPUT.CROP_SIZE needs it,
     # and no other input size is accepted then.
     cfg.MODEL.PSANET.MASK_SIZE = ()

@@ -1,14 +1,14 @@
 """The configuration keys of PSPNet."""
 
-from detectron2.config import CfgNode as CN
+from detectron2.config import CfgNode
 
 from segzoo.config import COUNTS, register_config
 
 
 @register_config(rules={"MODEL.PSPNET.BINS": COUNTS})
-def add_pspnet_config(cfg: CN) -> None:
-    """Adds MODEL.PSPNET to `cfg`, in place."""
-    cfg.MODEL.PSPNET = CN()
+def add_pspnet_config(cfg: CfgNode) -> None:
+    """Add MODEL.PSPNET, in place."""
+    cfg.MODEL.PSPNET = CfgNode()
     # Sides of the grids that are averaged over.
     cfg.MODEL.PSPNET.BINS = (1, 2, 3, 6)
     # Accept only inputs of 8 k + 1 pixels a side, as semseg does: its weights expect aligned corners.

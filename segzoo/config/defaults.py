@@ -4,11 +4,18 @@ Detectron2's own keys keep their names and meaning; where a default suits segmen
 changed here and nowhere else. Keys of a single method are added by that method's `config.py`.
 """
 
-from detectron2.config import CfgNode as CN
+from detectron2.config import CfgNode, get_cfg
 
 
-def add_segzoo_config(cfg: CN) -> CN:
-    """Adds the keys shared by all methods to `cfg`, in place, and returns it."""
+def default_config() -> CfgNode:
+    """Return Detectron2's defaults with the keys shared by all methods."""
+    cfg = get_cfg()
+    add_segzoo_config(cfg)
+    return cfg
+
+
+def add_segzoo_config(cfg: CfgNode) -> None:
+    """Add the keys shared by all methods, in place."""
     # What the model is trained for: semantic | panoptic | entity | instance. Picks the mapper's targets.
     cfg.TASK = "semantic"
     # Python modules to import first, so that what they register (backbones, methods, ...) can be named here.
@@ -26,10 +33,9 @@ def add_segzoo_config(cfg: CN) -> CN:
     _add_mask_classification_keys(cfg)
     _add_solver_keys(cfg)
     _add_test_keys(cfg)
-    return cfg
 
 
-def _add_dataset_keys(cfg: CN) -> None:
+def _add_dataset_keys(cfg: CfgNode) -> None:
     # Dataset YAML files to register beside the built-in ones; `segzoo check-data --keys` explains them.
     cfg.DATASETS.FILES = ()
     # The dataset whose classes the model predicts; empty: the first of TRAIN, else of TEST.
@@ -42,7 +48,7 @@ def _add_dataset_keys(cfg: CN) -> None:
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
 
 
-def _add_input_keys(cfg: CN) -> None:
+def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.FORMAT = "RGB"
     # What the mapper gives a model to learn from: segments (map or masks of the targets, and their classes),
     # boxes, instances (Detectron2's Instances), sem_seg, ... (registry TARGETS); (): what the model asks for.
@@ -96,7 +102,7 @@ def _add_input_keys(cfg: CN) -> None:
     # images as they are), and INPUT.MAX_SIZE_TEST, the cap of the long edge. TEST.PROTOCOL resizes by itself.
 
 
-def _add_backbone_keys(cfg: CN) -> None:
+def _add_backbone_keys(cfg: CfgNode) -> None:
     # Which variant of the backbone NAME: "tiny", "r50", ... ; sizes stand in a table in the backbone's file.
     cfg.MODEL.BACKBONE.VARIANT = ""
     # Ratio of input to res5 size: 8 | 16 | 32 (dilated where the backbone can).
@@ -116,7 +122,7 @@ def _add_backbone_keys(cfg: CN) -> None:
     cfg.MODEL.BACKBONE.OUT_FEATURES = ("res2", "res3", "res4", "res5")
 
 
-def _add_head_keys(cfg: CN) -> None:
+def _add_head_keys(cfg: CfgNode) -> None:
     # 0: as many classes as the dataset has (the rule; a number is checked against the dataset).
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 0
     # Label of void pixels as the model sees it; label maps are converted to it when they are read.
@@ -133,7 +139,7 @@ def _add_head_keys(cfg: CN) -> None:
     cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS = 0
 
 
-def _add_per_pixel_keys(cfg: CN) -> None:
+def _add_per_pixel_keys(cfg: CfgNode) -> None:
     head = cfg.MODEL.SEM_SEG_HEAD
     # Inputs are zero-padded to a multiple of this after normalisation; 0: only to the largest of the batch.
     head.SIZE_DIVISIBILITY = 0
@@ -145,7 +151,7 @@ def _add_per_pixel_keys(cfg: CN) -> None:
     # Convolutions of an FCNHead, and whether its input joins their output before the classifier.
     head.NUM_CONVS = 1
     head.CONCAT_INPUT = False
-    head.LOSS = CN()
+    head.LOSS = CfgNode()
     # CrossEntropy | OHEMCrossEntropy | BoundaryRelaxedCrossEntropy (registry PIXEL_LOSS)
     head.LOSS.NAME = "CrossEntropy"
     # What the sum over the pixels is divided by: valid, those that count (semseg, pytorch-cv, torchvision,
@@ -161,11 +167,11 @@ def _add_per_pixel_keys(cfg: CN) -> None:
     head.LOSS.OHEM_KEEP_FRACTION = 16
 
     # Between backbone and head: JPU | ... (registry NECK); "" for none.
-    cfg.MODEL.NECK = CN()
+    cfg.MODEL.NECK = CfgNode()
     cfg.MODEL.NECK.NAME = ""
 
     # A second head that is supervised in training and not used afterwards; "" for none.
-    cfg.MODEL.AUX_HEAD = CN()
+    cfg.MODEL.AUX_HEAD = CfgNode()
     cfg.MODEL.AUX_HEAD.NAME = ""
     cfg.MODEL.AUX_HEAD.IN_FEATURES = ["res4"]
     cfg.MODEL.AUX_HEAD.CONVS_DIM = 256
@@ -175,8 +181,8 @@ def _add_per_pixel_keys(cfg: CN) -> None:
     cfg.MODEL.AUX_HEAD.LOSS_WEIGHT = 0.4
 
 
-def _add_mask_classification_keys(cfg: CN) -> None:
-    cfg.MODEL.MASK_FORMER = CN()
+def _add_mask_classification_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.MASK_FORMER = CfgNode()
     node = cfg.MODEL.MASK_FORMER
     # MaskFormerTransformerDecoder | MultiScaleMaskedTransformerDecoder | ... (registry TRANSFORMER_DECODER)
     node.TRANSFORMER_DECODER_NAME = "MaskFormerTransformerDecoder"
@@ -217,7 +223,7 @@ def _add_mask_classification_keys(cfg: CN) -> None:
     node.IMPORTANCE_SAMPLE_RATIO = 0.75
     # Inputs are zero-padded to a multiple of this after normalisation; 0: only to the largest of the batch.
     node.SIZE_DIVISIBILITY = 32
-    node.TEST = CN()
+    node.TEST = CfgNode()
     # Panoptic: a query below this score is dropped; a segment that keeps less of its mask than this is, too.
     node.TEST.OBJECT_MASK_THRESHOLD = 0.8
     node.TEST.OVERLAP_THRESHOLD = 0.8
@@ -229,7 +235,7 @@ def _add_mask_classification_keys(cfg: CN) -> None:
     node.TEST.SEMANTIC_RESIZING = ""  # scores | masks
 
 
-def _add_solver_keys(cfg: CN) -> None:
+def _add_solver_keys(cfg: CfgNode) -> None:
     # AdamW | SGD | ... (registry OPTIMIZER), in upper or lower case
     cfg.SOLVER.OPTIMIZER = "AdamW"
     cfg.SOLVER.BASE_LR = 0.0001
@@ -278,7 +284,7 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.CHECKPOINT_KEEP = 3
 
 
-def _add_test_keys(cfg: CN) -> None:
+def _add_test_keys(cfg: CfgNode) -> None:
     # What the network is asked for in evaluation: semantic, panoptic, entity, instance; () means (TASK,).
     cfg.TEST.TASKS = ()
     # Evaluators beside the standard ones, by the names they are registered under: "boundary" (boundary AP,
@@ -309,7 +315,7 @@ def _add_test_keys(cfg: CN) -> None:
     # (TEST.AUG's sizes); "": one forward pass at INPUT.MIN_SIZE_TEST.
     cfg.TEST.PROTOCOL = ""
     # What differs from the preset; None: as the preset has it.
-    node = cfg.TEST.INFERENCE = CN()
+    node = cfg.TEST.INFERENCE = CfgNode()
     node.MODE = None  # whole | slide | center_crop
     # none | long_edge | long_edge_up | short_edge | box: the side that is BASE_SIZE times the scale, with its
     # rounding; box: the largest that fits into MAX_SIZE x BASE_SIZE.

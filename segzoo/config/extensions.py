@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, overload
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.methods import PROJECTS
 from segzoo.utils.text import did_you_mean
 
-from .defaults import add_segzoo_config
+from .defaults import default_config
 from .keys import drop_key, find_section, flatten
 from .rule_types import Rule
 
@@ -103,7 +103,7 @@ def drop_foreign_defaults(cfg: CfgNode) -> None:
 
 
 def _defaults(extensions: Iterable[Extension]) -> CfgNode:
-    cfg = add_segzoo_config(get_cfg())
+    cfg = default_config()
     for extension in extensions:
         extension.add(cfg)
     return cfg

@@ -13,7 +13,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
 from .bases import is_on_zoo, read_with_bases
-from .defaults import add_segzoo_config
+from .defaults import default_config
 from .extensions import add_registered_config, import_extensions
 from .files import find_config
 from .keys import flatten
@@ -42,7 +42,7 @@ _HABITS = {
 
 def new_config() -> CfgNode:
     """Return Detectron2's defaults with segzoo's keys, those of every project and of what was imported."""
-    cfg = add_segzoo_config(get_cfg())
+    cfg = default_config()
     add_registered_config(cfg)
     return cfg
 
@@ -99,7 +99,7 @@ def _configuration(
 
 def _imports(loaded: CfgNode, source: str, overrides: Sequence[str]) -> list[str]:
     """The modules of IMPORTS, by the rules of all keys: the last override wins."""
-    cfg = CfgNode({"IMPORTS": add_segzoo_config(get_cfg()).IMPORTS})
+    cfg = CfgNode({"IMPORTS": default_config().IMPORTS})
     if "IMPORTS" in loaded:
         _merge(cfg, CfgNode({"IMPORTS": loaded.IMPORTS}), source)
     given = [value for key, value in zip(overrides[::2], overrides[1::2], strict=False) if key == "IMPORTS"]

@@ -5,11 +5,10 @@ import random
 import numpy as np
 import pytest
 from data_trees import picture
-from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
-from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.defaults import default_config
 from segzoo.data.augmentation import build
 from segzoo.data.augmentation.build import (
     AugmentationInput,
@@ -30,7 +29,7 @@ def index_map_of(indices, count=200):
 
 
 def config(**keys):
-    cfg = add_segzoo_config(get_cfg())
+    cfg = default_config()
     for key, value in keys.items():
         cfg.INPUT[key] = value
     return cfg

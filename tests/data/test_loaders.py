@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from data_trees import ROADS, picture, save, write_yaml
-from detectron2.config import get_cfg
 from detectron2.utils import comm
 
-from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.defaults import default_config
 from segzoo.data import build_test_loader, build_train_loader, register_dataset_file
 from segzoo.utils.errors import InputError
 
@@ -24,7 +23,7 @@ def cfg(tmp_path):
         labels = np.random.default_rng(number).integers(0, 5, (20, 30), dtype=np.uint8)
         save(tmp_path / f"masks/train/{number}.png", labels)
     register_dataset_file(write_yaml(tmp_path, ROADS))
-    cfg = add_segzoo_config(get_cfg())
+    cfg = default_config()
     cfg.SEED = 5
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("roads_train",)
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP_SIZE, cfg.INPUT.COLOR_AUG = (20, 25, 30), (16, 16), True

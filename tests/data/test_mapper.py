@@ -15,11 +15,10 @@ from data_trees import (
     write_street,
     write_yaml,
 )
-from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from PIL import Image
 
-from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.defaults import default_config
 from segzoo.data import SegmentationMapper, label_reader
 from segzoo.utils.errors import InputError
 
@@ -158,7 +157,7 @@ def test_an_unknown_task_is_explained():
 
 def test_the_configuration_makes_the_mapper(tmp_path):
     (record,), _ = load(write_roads(tmp_path, LABELS))
-    cfg = add_segzoo_config(get_cfg())
+    cfg = default_config()
     cfg.DATASETS.TRAIN = ("roads_train",)
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP_SIZE = (20,), (16, 24)
     sample = SegmentationMapper(cfg, True)(record)
@@ -168,7 +167,7 @@ def test_the_configuration_makes_the_mapper(tmp_path):
 
 
 def test_a_dataset_that_is_not_from_a_yaml_is_explained():
-    cfg = add_segzoo_config(get_cfg())
+    cfg = default_config()
     cfg.DATASETS.TRAIN = ("camvid_trian",)
     with pytest.raises(
         InputError, match=r"'camvid_trian' is not registered from a dataset YAML; did you mean"

@@ -6,12 +6,11 @@ import pytest
 import torch
 import yaml
 from data_trees import picture
-from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from PIL import Image
 from torch import nn
 
-from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.defaults import default_config
 from segzoo.config.files import config_root
 from segzoo.data import build_test_augmentations
 from segzoo.data.augmentation.build import AugmentationInput, PadTo, build_train_augmentations
@@ -39,7 +38,7 @@ RECIPES = {"semseg": "semseg", "gluon_short": "pytorch_cv", "gluon_long": "gluon
 
 
 def config(family, **keys):
-    cfg = add_segzoo_config(get_cfg())
+    cfg = default_config()
     recipe = yaml.safe_load((config_root() / f"_base_/recipes/{RECIPES[family]}/recipe.yaml").read_text())
     for key, value in {**recipe["INPUT"], "CROP_SIZE": [40, 48], "BASE_SIZE": 60, **keys}.items():
         cfg.INPUT[key] = value

@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 
-from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.defaults import default_config
 from segzoo.solver import build_gradient_clipper
 from segzoo.utils.errors import InputError
 
 
 def clipped(kind, limit, *gradients):
-    cfg = add_segzoo_config(get_cfg())
+    cfg = default_config()
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = kind
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = limit
@@ -49,6 +48,6 @@ def test_a_gradient_that_is_not_finite_shows_in_what_is_returned(kind, broken):
 
 
 def test_disabled_means_no_clipper_and_an_unknown_type_is_an_input_error():
-    assert build_gradient_clipper(add_segzoo_config(get_cfg())) is None
+    assert build_gradient_clipper(default_config()) is None
     with pytest.raises(InputError, match="CLIP_TYPE: 'total' is not known; choose full_model, norm, value"):
         clipped("total", 1.0, [1.0])

@@ -8,11 +8,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from torch import nn
 
-from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.defaults import default_config
 from segzoo.model_zoo import load_config
 from segzoo.solver import build_optimizer, load_optimizer_state, parameter_groups
 from segzoo.utils.errors import InputError
@@ -234,7 +233,7 @@ def test_a_training_of_the_former_rules_resumes_with_its_moments():
     """level_embed moves to another group and another number; its moments follow its name."""
 
     def optimizer(model: nn.Module, **options):
-        cfg = add_segzoo_config(get_cfg())
+        cfg = default_config()
         cfg.SOLVER.merge_from_list([item for pair in options.items() for item in pair])
         return build_optimizer(cfg, model)
 

@@ -5,11 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from detectron2.config import get_cfg
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.defaults import default_config
 from segzoo.config.load import read_config
 from segzoo.engine.hooks import LearningRateHook
 from segzoo.solver import build_optimizer, load_optimizer_state, optimizer_name, parameter_groups
@@ -34,7 +33,7 @@ def settings(groups):
 
 @pytest.fixture
 def cfg():
-    return add_segzoo_config(get_cfg())
+    return default_config()
 
 
 def test_settings_follow_the_kind_of_module_and_the_name():

@@ -4,17 +4,16 @@ import math
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.solver import build_lr_scheduler as build_detectron2_scheduler
 
-from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.defaults import default_config
 from segzoo.solver import build_lr_scheduler
 from segzoo.utils.errors import InputError
 
 
 def make_cfg(**solver):
-    cfg = add_segzoo_config(get_cfg())
+    cfg = default_config()
     for key, value in {"MAX_ITER": 20, "BASE_LR": 0.5, **solver}.items():
         cfg.SOLVER[key] = value
     return cfg

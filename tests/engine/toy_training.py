@@ -11,12 +11,12 @@ import segzoo  # noqa: F401  before Detectron2: makes the installed library vers
 # isort: split
 import numpy as np
 import torch
-from detectron2.config import configurable, get_cfg
+from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from segzoo.config.defaults import add_segzoo_config
+from segzoo.config.defaults import default_config
 from segzoo.engine import Trainer, default_setup
 
 CLASSES = ["sky", "road", "tree", "car"]
@@ -100,7 +100,7 @@ class ToyTrainer(Trainer):
 
 def toy_cfg(output_dir, **changes):
     """A config for ToyTrainer; keys with double underscores for dots: SOLVER__MAX_ITER=10."""
-    cfg = add_segzoo_config(get_cfg())
+    cfg = default_config()
     cfg.MODEL.META_ARCHITECTURE = "ToyPixelClassifier"
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.MASK_FORMER.DROPOUT = 0.0

@@ -23,7 +23,7 @@ PACKAGE = '''
 """Boxes beside masks, as detection transformers have them, and a count of segments."""
 
 import torch
-from detectron2.config import CfgNode as CN
+from detectron2.config import CfgNode
 from detectron2.config import configurable
 from torch import nn
 
@@ -42,7 +42,7 @@ SEEN = []
 
 @register_config
 def add_box_config(cfg):
-    cfg.MODEL.PRIVATE_BOXES = CN()
+    cfg.MODEL.PRIVATE_BOXES = CfgNode()
     cfg.MODEL.PRIVATE_BOXES.WEIGHT = 5.0
 
 

@@ -4,6 +4,8 @@ Shape shorthand: N images, Q queries, K classes, C channels of an embedding, h w
 map.
 """
 
+from typing import Any
+
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
@@ -28,11 +30,15 @@ def build_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
     return registered(PIXEL_DECODER_REGISTRY, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", name)(cfg, input_shape)
 
 
-def build_transformer_decoder(cfg, in_channels: int | list[int]) -> nn.Module:
-    """The transformer decoder named by MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
+def build_transformer_decoder(cfg, in_channels: int | list[int], **arguments: Any) -> nn.Module:
+    """Build the transformer decoder named by MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME.
+
+    Args:
+        arguments: in place of those that its `from_config` gives.
+    """
     name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
     key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
-    return registered(TRANSFORMER_DECODER_REGISTRY, key, name)(cfg, in_channels)
+    return registered(TRANSFORMER_DECODER_REGISTRY, key, name)(cfg, in_channels, **arguments)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

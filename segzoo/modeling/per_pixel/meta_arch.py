@@ -208,6 +208,7 @@ def build_auxiliary_head(cfg, input_shape: dict) -> nn.Module | None:
         return None
     check_pixel_head("MODEL.AUX_HEAD.NAME", node.NAME)
     build_in_features(node.IN_FEATURES, input_shape, "MODEL.AUX_HEAD.IN_FEATURES")
+    # A head's `from_config` derives more than its arguments from these keys: PSANet the size of its mask.
     cfg = cfg.clone()
     cfg.defrost()
     for key, value in node.items():
