@@ -67,7 +67,6 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
                 )
         return {
             **super().from_config(cfg),
-            "radius": node.RADIUS,
             "strict_classes": tuple(node.STRICT_CLASSES),
             "class_weight_bound": node.CLASS_WEIGHT_BOUND,
             "end_iteration": node.END_ITERATION,

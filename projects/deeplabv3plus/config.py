@@ -2,14 +2,13 @@
 
 from detectron2.config import CfgNode
 
-from segzoo.config import AMOUNT, COUNT, COUNTS, at_least, register_config
+from segzoo.config import AMOUNT, COUNT, COUNTS, register_config
 
 
 @register_config(
     rules={
         "MODEL.DEEPLABV3PLUS.DILATIONS": COUNTS,
         "MODEL.DEEPLABV3PLUS.FINE_CHANNELS": COUNT,
-        "MODEL.BOUNDARY_RELAXED.RADIUS": at_least(0),
         "MODEL.BOUNDARY_RELAXED.CLASS_WEIGHT_BOUND": AMOUNT,
     }
 )
@@ -24,8 +23,6 @@ def add_deeplabv3plus_config(cfg: CfgNode) -> None:
     # Of SEM_SEG_HEAD.LOSS.NAME BoundaryRelaxedCrossEntropy.
     cfg.MODEL.BOUNDARY_RELAXED = CfgNode()
     node = cfg.MODEL.BOUNDARY_RELAXED
-    # Any class that occurs within this distance of a pixel, diagonals included, is right for it.
-    node.RADIUS = 1
     # Indices of the classes whose own pixels are never relaxed. VPLR takes (5, 6, 7, 11, 12, 17, 18) of
     # Cityscapes: pole, traffic light, traffic sign, person, rider, motorcycle, bicycle.
     node.STRICT_CLASSES = ()

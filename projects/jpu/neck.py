@@ -41,7 +41,7 @@ class JPU(nn.Module):
         Args:
             input_shape: channels and stride of the backbone's maps.
             channels: of every convolution.
-            dilations: one separable 3 x 3 convolution for each.
+            dilations: one separable 3 x 3 convolution for each; their outputs together replace res5.
             norm: see `conv_norm_act`.
             align_corners: of the bilinear resizing.
             coarsest_first: res5 is the first of the joined maps instead of the last.
@@ -76,7 +76,6 @@ class JPU(nn.Module):
         return {
             "input_shape": input_shape,
             "channels": cfg.MODEL.JPU.CONVS_DIM,
-            "dilations": tuple(cfg.MODEL.JPU.DILATIONS),
             "norm": cfg.MODEL.SEM_SEG_HEAD.NORM,
             "align_corners": cfg.MODEL.SEM_SEG_HEAD.ALIGN_CORNERS,
             "coarsest_first": cfg.MODEL.JPU.COARSEST_FIRST,

@@ -95,7 +95,8 @@ def _add_input_keys(cfg: CfgNode) -> None:
     # Large-scale jitter: side of the square output, and the range of the resize factor.
     cfg.INPUT.LSJ_SIZE = 1024
     cfg.INPUT.LSJ_SCALE = (0.1, 2.0)
-    # DETR-style crop: short edges of the first resize, and the range of the crop's sides.
+    # DETR-style crop: short edges of the first resize, and the range of the crop's sides. The second is
+    # INPUT.CROP.SIZE in MaskFormer's files for COCO.
     cfg.INPUT.DETR_CROP_SHORT_EDGE = (400, 500, 600)
     cfg.INPUT.DETR_CROP_SIZE = (384, 600)
     # The resolution of evaluation has Detectron2's keys and values: INPUT.MIN_SIZE_TEST, the short edge (0:
@@ -189,6 +190,8 @@ def _add_mask_classification_keys(cfg: CfgNode) -> None:
     # What the transformer attends to: "res5" (backbone), "transformer_encoder" (the pixel decoder's encoded
     # coarsest level) or "multi_scale_pixel_decoder" (its levels res5, res4, res3; masked-attention decoders).
     node.TRANSFORMER_IN_FEATURE = "res5"
+    # Project that feature even where it has HIDDEN_DIM channels already. MaskFormer's and Mask2Former's files
+    # have this key and PRE_NORM, at False.
     node.ENFORCE_INPUT_PROJ = False
     node.HIDDEN_DIM = 256
     node.NUM_OBJECT_QUERIES = 100
@@ -197,11 +200,13 @@ def _add_mask_classification_keys(cfg: CfgNode) -> None:
     # Layers of the transformer decoder. Mask2Former's own key of this name is one more.
     node.DEC_LAYERS = 6
     node.DROPOUT = 0.1
+    # Layer norms before attention and feed-forward networks instead of after them.
     node.PRE_NORM = False
     # Supervise the prediction of every decoder layer.
     node.DEEP_SUPERVISION = True
     # MSDeformAttnPixelDecoder, which has SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS layers: the features it encodes,
-    # the points that a head reads in each of them, and the width of its feed-forward networks.
+    # the points that a head reads in each of them, and the width of its feed-forward networks. Mask2Former's
+    # DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES and _N_POINTS; files of its family have others.
     node.DEFORMABLE_FEATURES = ("res3", "res4", "res5")
     node.DEFORMABLE_POINTS = 4
     node.DEFORMABLE_FEEDFORWARD = 1024

@@ -24,6 +24,7 @@ from .renamed.row import equal
 from .renamed.table import CONVERTED
 from .renamed.translate import check_decoder_layers, is_theirs, spelled_here
 from .renamed.unread import UNREAD, why_unread
+from .retired_keys import drop_retired_keys, explain_retired_key
 from .rules import check_values, may_be_none
 from .version_keys import check_version_values, drop_version_defaults, explain_version_key
 
@@ -141,6 +142,7 @@ def _read_file(file: Path) -> CfgNode:
 
 def _merge(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
     drop_version_defaults(loaded)
+    drop_retired_keys(loaded, source)
     check_version_values(loaded, cfg, source, UNREAD)
     _check_keys(cfg, loaded, source)
     try:
@@ -255,6 +257,8 @@ def _as_float_where_wanted(default: Any, value: Any) -> Any:
 
 
 def _did_you_mean(key: str, choices: Iterable[str]) -> str:
+    if retired := explain_retired_key(key):
+        return retired
     if explain_version_key(key) and key not in UNREAD:
         return explain_version_key(key)
     if key in UNREAD:  # Not every release of Detectron2 has all of them.

@@ -1,6 +1,7 @@
 """A wrong configuration stops with one line that names the key and the remedy."""
 
 import pytest
+import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.engine import Trainer
@@ -172,3 +173,18 @@ def test_names_of_loss_terms_and_costs_are_checked(key, kind):
     for value in ("()", f"('Class{kind}', 'Class{kind}')"):
         with pytest.raises(InputError, match=rf"{key} \(.*\): expected one or more names, each of them once"):
             load_config(LEAF, [key, value])
+
+
+def test_a_saved_configuration_with_a_retired_key_loads(tmp_path):
+    sections = {"MODEL": {"JPU": {"DILATIONS": [1, 2, 4, 8]}, "BOUNDARY_RELAXED": {"RADIUS": 1}}}
+    text = load_config(LEAF).dump()
+    document, expected = yaml.safe_load(text), load_config(write(tmp_path, text))
+    for name, keys in sections["MODEL"].items():
+        document["MODEL"][name] |= keys
+    assert load_config(write(tmp_path, yaml.safe_dump(document))) == expected
+    by_hand = "MODEL:\n  JPU:\n    DILATIONS: (1, 2, 4, 8)\n"
+    assert "DILATIONS" not in load_config(write(tmp_path, by_hand)).MODEL.JPU
+    document["MODEL"]["JPU"]["DILATIONS"] = [1, 2]
+    message = r"config.yaml: MODEL.JPU.DILATIONS \[1, 2\] cannot be set; it is always \(1, 2, 4, 8\) now"
+    with pytest.raises(InputError, match=message):
+        load_config(write(tmp_path, yaml.safe_dump(document)))

@@ -6,7 +6,9 @@ import pytest
 import torch
 from modeling_helpers import relative_difference, shake
 
+from segzoo.config.load import new_config
 from segzoo.projects.mask2former.transformer_decoder import MultiScaleMaskedTransformerDecoder, attention_mask
+from segzoo.projects.maskformer.transformer_decoder import MaskFormerTransformerDecoder
 
 SIZES = [(2, 3), (5, 4), (9, 8)]
 RENAME = (
@@ -93,3 +95,21 @@ def test_attention_mask_opens_the_foreground_and_never_closes_every_pixel():
         [[True, True, True, True], [True, True, True, True]],  # the second query's mask is empty: all open
         [[True, False, False, True], [False, True, True, False]],
     ]
+
+
+@pytest.mark.parametrize(
+    ("decoder", "in_channels"),
+    [(MaskFormerTransformerDecoder, 256), (MultiScaleMaskedTransformerDecoder, [256, 256, 256])],
+)
+def test_keys_that_only_files_of_others_set_reach_the_decoders(decoder, in_channels):
+    cfg = new_config()
+    with torch.device("meta"):
+        plain = decoder(cfg, in_channels)
+        cfg.MODEL.MASK_FORMER.PRE_NORM = cfg.MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ = True
+        changed = decoder(cfg, in_channels)
+    added = dict(changed.named_parameters()).keys() - dict(plain.named_parameters()).keys()
+    assert added
+    assert all(name.startswith("input_proj.") for name in added)
+    modules = [module for module in changed.modules() if hasattr(module, "pre_norm")]
+    assert modules
+    assert all(module.pre_norm for module in modules)

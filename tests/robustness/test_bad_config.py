@@ -106,7 +106,7 @@ VALUES = [
     ("MODEL.SEM_SEG_HEAD.LOSS.ZOOM_FACTOR", "3", "LOSS.ZOOM_FACTOR 3: expected 1 or 2 or 4 or 8"),
     ("MODEL.SEM_SEG_HEAD.LOSS.OHEM_THRESHOLD", "70", "OHEM_THRESHOLD 70.0: expected a number from 0 to 1"),
     ("MODEL.CCNET.RECURRENCE", "0", "MODEL.CCNET.RECURRENCE 0: expected at least 1"),
-    ("MODEL.BOUNDARY_RELAXED.RADIUS", "-1", "MODEL.BOUNDARY_RELAXED.RADIUS -1: expected at least 0"),
+    ("MODEL.JPU.DILATIONS", "(1, 2)", "unknown key MODEL.JPU.DILATIONS; it is always (1, 2, 4, 8) now"),
     ("INPUT.BLUR_KERNEL", "4", "INPUT.BLUR_KERNEL 4: expected an odd number of at least 1"),
     ("INPUT.PAD_VALUE", "256", "INPUT.PAD_VALUE 256: expected a number from 0 to 255"),
     ("SOLVER.STEPS", "(9, 3)", "SOLVER.STEPS (9, 3): expected iterations in rising order"),
