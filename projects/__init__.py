@@ -5,24 +5,10 @@ fills the registries; a registry that is asked for a name calls it (`segzoo.util
 """
 
 import importlib
+import pkgutil
 
-METHODS = (
-    "bisenet",
-    "ccnet",
-    "danet",
-    "deeplabv3",
-    "deeplabv3plus",
-    "fcn",
-    "jpu",
-    "mask2former",
-    "maskformer",
-    "ocnet",
-    "per_pixel_baseline",
-    "psanet",
-    "pspnet",
-    "segformer",
-    "upernet",
-)
+# Every package of this folder is a method.
+METHODS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
 
 for _method in METHODS:
     importlib.import_module(f"{__name__}.{_method}")
