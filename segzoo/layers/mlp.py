@@ -1,4 +1,4 @@
-"""A stack of linear layers."""
+"""Stacks of linear layers."""
 
 from itertools import pairwise
 
@@ -27,3 +27,16 @@ class MLP(nn.Module):
         for layer in self.layers[:-1]:
             x = F.relu_(layer(x))
         return self.layers[-1](x)
+
+
+class TransformerMLP(nn.Module):
+    """Linear, GELU, linear; parameters have the names `fc1` and `fc2` of published vision transformers."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (..., C) float. Returns the same shape."""
+        return self.fc2(F.gelu(self.fc1(x)))

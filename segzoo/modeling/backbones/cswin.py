@@ -18,6 +18,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from torch import nn
 
 from segzoo.layers import DropPath, Linear
+from segzoo.layers.mlp import TransformerMLP
 
 from .layer_depths import LayerDepths, number_layers
 from .staged import FEATURES, StagedBackbone, at_least, drop_path_rates, init_linear
@@ -96,19 +97,6 @@ class StripeAttention(nn.Module):
         return x[:, top : top + height, left : left + width]
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, linear."""
-
-    def __init__(self, dim: int, hidden_dim: int):
-        super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
-        self.fc2 = Linear(hidden_dim, dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., C) float. Returns the same shape."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class CSWinBlock(nn.Module):
     """Attention in both directions and an MLP, each pre-norm with a residual (equation 8 of the paper)."""
 
@@ -125,7 +113,7 @@ class CSWinBlock(nn.Module):
         self.proj = Linear(dim, dim)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, 4 * dim)
+        self.mlp = TransformerMLP(dim, 4 * dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (N, H, W, C) float. Returns the same shape."""

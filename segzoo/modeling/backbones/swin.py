@@ -14,17 +14,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from segzoo.layers import DropPath, Linear
 from segzoo.layers.conv import fast_layout
-from segzoo.utils.errors import InputError
+from segzoo.layers.mlp import TransformerMLP
 
 from .layer_depths import LayerDepths, number_layers
-from .options import build_options
+from .staged import FEATURES, StagedBackbone, drop_path_rates, init_linear
 
 # Published models block attention across the seam of a shifted map by adding this instead of minus infinity.
 _SEAM_PENALTY = -100.0
@@ -85,19 +84,6 @@ class WindowAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).reshape(count, tokens, channels))
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, linear."""
-
-    def __init__(self, dim: int, hidden_dim: int):
-        super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
-        self.fc2 = Linear(hidden_dim, dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., C) float. Returns the same shape."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class SwinBlock(nn.Module):
     """(Shifted-)window attention and an MLP, each pre-norm with a residual (equation 3 of the paper)."""
 
@@ -109,7 +95,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(dim, num_heads, window_size)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, 4 * dim)
+        self.mlp = TransformerMLP(dim, 4 * dim)
 
     def forward(self, x: torch.Tensor, seam: torch.Tensor) -> torch.Tensor:
         """x: (N, H, W, C) float; seam: see `seam_penalty`, used by shifted blocks. Returns (N, H, W, C)."""
@@ -183,11 +169,13 @@ class PatchEmbed(nn.Module):
 
 
 @BACKBONE_REGISTRY.register()
-class SwinTransformer(Backbone):
+class SwinTransformer(StagedBackbone):
     """Swin Transformer with a layer norm on each output. Takes images of any size.
 
     Outputs "res2" to "res5" at strides 4, 8, 16 and 32, rounded up; channels double from one to the next.
     """
+
+    variants = VARIANTS
 
     @configurable
     def __init__(
@@ -196,7 +184,7 @@ class SwinTransformer(Backbone):
         variant: SwinVariant,
         in_channels: int = 3,
         drop_path_rate: float = 0.0,
-        out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
+        out_features: tuple[str, ...] = FEATURES,
         freeze_at: int = 0,
         recompute: bool = False,
     ):
@@ -210,70 +198,38 @@ class SwinTransformer(Backbone):
                 outputs always train.
             recompute: recompute the activations of blocks in the backward pass instead of keeping them.
         """
-        super().__init__()
-        names = ["res2", "res3", "res4", "res5"]
-        num_stages = 1 + max(names.index(name) for name in out_features)
-        self.recompute = recompute
-        self.freeze_at = freeze_at
-        self.out_indices = {name: index for index, name in enumerate(names) if name in out_features}
-        self.channels = [variant.embed_dim * 2**index for index in range(num_stages)]
+        channels = tuple(variant.embed_dim * 2**index for index in range(4))
+        super().__init__(channels, out_features, recompute)
         self.patch_embed = PatchEmbed(in_channels, variant.embed_dim)
-        last_block = sum(variant.depths) - 1
-        rates = iter([drop_path_rate * index / last_block for index in range(last_block + 1)])
+        rates = drop_path_rates(drop_path_rate, variant.depths)
         self.layers = nn.ModuleList(
             SwinStage(
-                self.channels[index],
+                channels[index],
                 variant.num_heads[index],
                 variant.window_size,
-                drop_path=[next(rates) for _ in range(variant.depths[index])],
-                downsample=index < num_stages - 1,
+                drop_path=rates[index],
+                downsample=index < self.num_stages - 1,
             )
-            for index in range(num_stages)
+            for index in range(self.num_stages)
         )
-        for index in self.out_indices.values():
-            self.add_module(f"norm{index}", nn.LayerNorm(self.channels[index]))
-        self.apply(_init_linear)
-        for module in self._frozen():
-            module.requires_grad_(False)
-
-    @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
-        node = cfg.MODEL.BACKBONE
-        if node.VARIANT not in VARIANTS:
-            raise InputError(
-                f"MODEL.BACKBONE.VARIANT {node.VARIANT!r} is not a SwinTransformer; "
-                f"choose one of {', '.join(VARIANTS)}"
-            )
-        if node.OUTPUT_STRIDE != 32:
-            raise InputError(
-                f"MODEL.BACKBONE.OUTPUT_STRIDE {node.OUTPUT_STRIDE}: a SwinTransformer has no dilation; "
-                "use 32"
-            )
-        return {
-            "variant": VARIANTS[node.VARIANT],
-            "in_channels": input_shape.channels,
-            **build_options(cfg, ("res2", "res3", "res4", "res5")),
-        }
+        for name in self.out_features:
+            index = FEATURES.index(name)
+            self.add_module(f"norm{index}", nn.LayerNorm(channels[index]))
+        self.apply(init_linear)
+        self.freeze([(part,) for part in (self.patch_embed, *self.layers)], freeze_at)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
         x = self.patch_embed(image)
         outputs = {}
-        names = {index: name for name, index in self.out_indices.items()}
         for index, stage in enumerate(self.layers):
             x = stage(x, self.recompute and self.training)
-            if index in names:
+            if FEATURES[index] in self.out_features:
                 normed = getattr(self, f"norm{index}")(x)
-                outputs[names[index]] = fast_layout(normed.permute(0, 3, 1, 2))
+                outputs[FEATURES[index]] = fast_layout(normed.permute(0, 3, 1, 2))
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return outputs
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {
-            name: ShapeSpec(channels=self.channels[index], stride=4 * 2**index)
-            for name, index in self.out_indices.items()
-        }
 
     def layer_depths(self) -> LayerDepths:
         """Patch embedding, blocks; a downsampling with the block before it. Output norms are of no layer."""
@@ -287,16 +243,6 @@ class SwinTransformer(Backbone):
             return (0,) if part == "patch_embed" else None
 
         return number_layers(self, place)
-
-    def train(self, mode: bool = True):
-        """Frozen stages stay in eval mode, so that stochastic depth does not disturb them."""
-        super().train(mode)
-        for module in self._frozen():
-            module.eval()
-        return self
-
-    def _frozen(self) -> list[nn.Module]:
-        return [self.patch_embed, *self.layers][: self.freeze_at]
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
@@ -336,10 +282,3 @@ def _relative_position_index(window_size: int) -> torch.Tensor:
     row_step = rows[:, None] - rows[None, :] + window_size - 1
     column_step = columns[:, None] - columns[None, :] + window_size - 1
     return row_step * (2 * window_size - 1) + column_step
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
