@@ -112,7 +112,8 @@ def let_event_files_sort(folder: Path) -> None:
     """Waits until a new TensorBoard file sorts after those in `folder`: their names count whole seconds.
 
     TensorBoard reads them in that order, and what a file says about its predecessors only then is understood.
-    A second at most: a clock that runs ahead elsewhere must not hold up a training.
+    It waits only where a training is resumed within a second of its last start, as in one Python process, and
+    a second at most: a clock that runs ahead elsewhere must not hold up a training.
     """
     seconds = [int(match[1]) for path in folder.glob("events.*") if (match := _EVENT_FILE.match(path.name))]
     newest, patience = max(seconds, default=0), time.monotonic() + 1.1

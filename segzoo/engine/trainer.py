@@ -501,7 +501,9 @@ class Trainer(TrainerBase):
     def _check_last_line(self) -> None:
         """Finds out whether the records of the checkpoint's iteration are as the checkpoint's run owed them.
 
-        They are written after the checkpoint. What is there of them otherwise is taken out.
+        They are written after the checkpoint, not before it: the line of an evaluation holds its results, and
+        an evaluation that fails must not cost what was trained; and hooks may put scalars until the last one,
+        before which Detectron2's users insert theirs. What is there of them otherwise is taken out.
         """
         self._first_record = self.start_iter
         last = self.start_iter - 1

@@ -10,6 +10,7 @@ from torch import nn
 
 from segzoo.modeling.backbones.cswin import CSWinTransformer, CSWinVariant
 from segzoo.modeling.backbones.mit import MixTransformer, PyramidVariant, PyramidVisionTransformerV2
+from segzoo.modeling.backbones.swin import SwinTransformer, SwinVariant
 from segzoo.modeling.backbones.volo import VOLO, VOLOVariant
 
 PYRAMID = PyramidVariant((8, 16, 40, 64), (1, 2, 1, 1))
@@ -18,6 +19,7 @@ SMALL = {
     PyramidVisionTransformerV2: PyramidVariant(PYRAMID.channels, PYRAMID.depths, mlp_ratios=(8, 8, 4, 4)),
     CSWinTransformer: CSWinVariant(16, (1, 2, 1, 1), (2, 4, 8, 16)),
     VOLO: VOLOVariant((1, 2, 1, 1), (16, 32), (2, 4), stem_dim=8),
+    SwinTransformer: SwinVariant(8, (1, 2, 1, 1), (1, 2, 2, 4), 4),
 }
 # The parts that freeze together: the stem, then the stages of res2 to res5.
 PYRAMID_PARTS = (
@@ -44,6 +46,7 @@ PARTS = {
         ("network.3.",),
         ("network.4.",),
     ),
+    SwinTransformer: (("patch_embed.",), *((f"layers.{index}.",) for index in range(4))),
 }
 ALL = pytest.mark.parametrize("backbone_class", list(SMALL))
 
@@ -76,7 +79,8 @@ def test_any_input_size_gives_maps_of_the_promised_channels(backbone_class):
             assert feature.shape[:2] == (2, shapes[name].channels)
             assert feature.numel() > 0
             assert feature.isfinite().all()
-            assert feature.is_contiguous()
+            formats = (torch.contiguous_format, torch.channels_last)
+            assert any(feature.is_contiguous(memory_format=form) for form in formats)
 
 
 @ALL
