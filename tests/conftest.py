@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,6 @@ import pytest
 import segzoo  # noqa: F401  makes the installed libraries work together before any of them is imported
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# What the tools share stands beside them.
-sys.path.insert(0, str(REPOSITORY / "tools"))
 # As in segzoo.engine.setup, whose import not every test needs.
 LOGGED_PACKAGES = ("segzoo", "detectron2", "fvcore")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import train_net
-from modeling_helpers import MASKED_ATTENTION, SMALL, make_model
 from torch import nn
 
 from segzoo.checkpoint import SegzooCheckpointer, load_checkpoint
@@ -16,6 +15,7 @@ from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.engine import Trainer, evaluate
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import MASKED_ATTENTION, SMALL, make_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = {

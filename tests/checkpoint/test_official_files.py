@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from modeling_helpers import (
+from torch import Tensor, nn
+
+from segzoo.checkpoint import SegzooCheckpointer, load_checkpoint
+from segzoo.projects.maskformer.key_map import MASKFORMER
+from tests.modeling.modeling_helpers import (
     SMALL,
     TRANSFORMER_PIXEL_DECODER,
     make_model,
@@ -15,10 +19,6 @@ from modeling_helpers import (
     relative_difference,
     shake,
 )
-from torch import Tensor, nn
-
-from segzoo.checkpoint import SegzooCheckpointer, load_checkpoint
-from segzoo.projects.maskformer.key_map import MASKFORMER
 
 NUM_CLASSES = 12
 SWIN = ["MODEL.BACKBONE.NAME", "SwinTransformer", "MODEL.BACKBONE.VARIANT", "tiny"]

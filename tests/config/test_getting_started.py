@@ -12,25 +12,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import train_net
 import yaml
 from detectron2.config import CfgNode
 from PIL import Image
 
+from segzoo.cli.commands import COMMANDS
+from segzoo.cli.main import load
+from segzoo.cli.prepare import build_dataset_parser
+from segzoo.config import extensions
+from segzoo.config.load import new_config
+from segzoo.config.renamed.table import CONVERTED
+from segzoo.model_zoo import load_config
+from segzoo.model_zoo.registry import known_models
+from segzoo.modeling.protocols.build import TTA_NAME
+from segzoo.modeling.protocols.presets import PRESETS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY / "tools"), str(REPOSITORY / "datasets")]
-
-import train_net  # noqa: E402
-
-from segzoo.cli.commands import COMMANDS  # noqa: E402
-from segzoo.cli.main import load  # noqa: E402
-from segzoo.cli.prepare import build_dataset_parser  # noqa: E402
-from segzoo.config import extensions  # noqa: E402
-from segzoo.config.load import new_config  # noqa: E402
-from segzoo.config.renamed.table import CONVERTED  # noqa: E402
-from segzoo.model_zoo import load_config  # noqa: E402
-from segzoo.model_zoo.registry import known_models  # noqa: E402
-from segzoo.modeling.protocols.build import TTA_NAME  # noqa: E402
-from segzoo.modeling.protocols.presets import PRESETS  # noqa: E402
 
 DOCUMENTS = ["README.md", "GETTING_STARTED.md", "COMING_FROM.md", "INSTALL.md", "datasets/README.md"]
 GUIDES = ["GETTING_STARTED.md", *(f"docs/{file.name}" for file in sorted(REPOSITORY.glob("docs/*.md")))]

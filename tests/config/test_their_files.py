@@ -3,7 +3,6 @@
 import pytest
 import yaml
 from detectron2.config import get_cfg
-from their_files import FILES, MASK2FORMER, MASKFORMER, RESNET, data, head, nested, write_their_file
 
 from segzoo.config.arithmetic import write_out
 from segzoo.config.files import find_config
@@ -12,6 +11,16 @@ from segzoo.config.renamed.origins import MASK2FORMER as MASK2FORMER_CODE
 from segzoo.config.renamed.table import CONVERTED
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.config.their_files import (
+    FILES,
+    MASK2FORMER,
+    MASKFORMER,
+    RESNET,
+    data,
+    head,
+    nested,
+    write_their_file,
+)
 
 # Keys of the leaf that their files do not have: model_best.pth has no counterpart there.
 NOT_THEIRS = {"TEST.BEST_METRIC"}

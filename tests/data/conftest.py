@@ -1,9 +1,9 @@
 """Every test starts with the built-in datasets only, and with its own folder of datasets."""
 
 import pytest
-from data_trees import datasets_folder  # noqa: F401  a fixture of every test
 
 from segzoo.cli import prepare as command
+from tests.data.data_trees import datasets_folder  # noqa: F401  a fixture of every test
 
 
 @pytest.fixture

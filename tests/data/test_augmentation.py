@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-from data_trees import picture
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
@@ -22,6 +21,7 @@ from segzoo.data.augmentation.build import (
 from segzoo.data.augmentation.transforms import ColorJitterTransform, apply_to_indices, count_flips
 from segzoo.data.label_reader import IndexMap, Segments
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture
 
 
 def index_map_of(indices, count=200):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import load, picture, save, write_panoptic, write_yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, COCO_CATEGORIES
 from panopticapi.utils import rgb2id
@@ -14,6 +13,7 @@ from PIL import Image
 from segzoo.data import read_dataset_file, register_builtin
 from segzoo.data.dataset_file import CATALOG
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import load, picture, save, write_panoptic, write_yaml
 
 # Colours of CamVid by their names, and the class of each (Brostow et al.; grouped as SegNet's 11 classes).
 CAMVID_COLOURS = {

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import ROADS, STREET_IDS, picture, save, write_street, write_yaml
 from PIL import Image
 
 from segzoo.cli import check_data
+from tests.data.data_trees import ROADS, STREET_IDS, picture, save, write_street, write_yaml
 
 
 @pytest.fixture

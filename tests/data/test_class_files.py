@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from data_trees import picture, save, write_yaml
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from segzoo.data import label_reader, read_dataset_file, register_dataset_file
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture, save, write_yaml
 
 HEIGHT, WIDTH = 12, 16
 BASE = {

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from data_trees import picture, save, write_yaml
 from detectron2.data import DatasetCatalog
 
 from segzoo.data import label_reader, read_dataset_file, register_dataset_file
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture, save, write_yaml
 
 BASE = {"splits": {"x": "x"}, "images": "images/{stem}.png", "labels": "masks/{stem}.png"}
 CVAT = """# label:color_rgb:parts:actions

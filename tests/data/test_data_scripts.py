@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from data_trees import ROADS, picture, save, write_panoptic, write_roads, write_street
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
 from segzoo.cli import visualize_data
 from segzoo.cli.prepare import ade20k as ade20k_command
+from tests.data.data_trees import ROADS, picture, save, write_panoptic, write_roads, write_street
 
 
 @pytest.fixture

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import (
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from segzoo.data import read_dataset_file, register_dataset_file
+from segzoo.utils.errors import InputError
+from tests.data.data_trees import (
     ROADS,
     STREET,
     STREET_CATEGORIES,
@@ -20,10 +24,6 @@ from data_trees import (
     write_street,
     write_yaml,
 )
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from segzoo.data import read_dataset_file, register_dataset_file
-from segzoo.utils.errors import InputError
 
 LABELS = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)
 

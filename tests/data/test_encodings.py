@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from data_trees import load, write_roads
 from PIL import Image
 
 from segzoo.data.encodings import LabelSpace, build_encoding
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import load, write_roads
 
 NAMES = ("road", "building", "sky", "car", "person")
 COLORS = [(128, 64, 128), (70, 70, 70), (70, 130, 180), (0, 0, 142), (220, 20, 60)]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import picture, save
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from PIL import Image
@@ -17,6 +16,7 @@ from segzoo.data import SegmentationMapper, label_reader, read_dataset_file
 from segzoo.data.mapper import swap_classes
 from segzoo.evaluation import build_evaluator
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -4,16 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from data_trees import (
-    ADE_CATEGORIES,
-    ADE_NUMBERS,
-    LABEL_OF_CATEGORY,
-    load,
-    picture,
-    save,
-    write_ade20k,
-    write_yaml,
-)
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, CITYSCAPES_CATEGORIES
 from PIL import Image
@@ -24,6 +14,16 @@ from segzoo.data.encodings import UnknownLabelError
 from segzoo.data.mapper import SegmentationMapper
 from segzoo.data.register import label_reader
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import (
+    ADE_CATEGORIES,
+    ADE_NUMBERS,
+    LABEL_OF_CATEGORY,
+    load,
+    picture,
+    save,
+    write_ade20k,
+    write_yaml,
+)
 
 # Classes 2 and 3 are things, 5 is void. Road, sky, two cars, a group of cars, a person, a group of persons;
 # void, and a numbered object of a void class.

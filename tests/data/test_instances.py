@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from data_trees import load, picture, save, write_panoptic, write_yaml
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
@@ -21,6 +20,7 @@ from segzoo.data.build import _has_annotation
 from segzoo.data.coco_instances import split_overlaps
 from segzoo.utils.coco_masks import parse_run_lengths
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import load, picture, save, write_panoptic, write_yaml
 
 HEIGHT, WIDTH = 40, 50
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}, {"id": 9, "name": "left ear"}]

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_trees import load, picture, save, write_yaml
 from detectron2.data import MetadataCatalog
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
@@ -16,6 +15,7 @@ from segzoo.data import SegmentationMapper, label_reader
 from segzoo.evaluation import build_evaluator
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import load, picture, save, write_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 48, 64

@@ -2,7 +2,12 @@
 
 import numpy as np
 import pytest
-from data_trees import (
+from detectron2.data.detection_utils import read_image as detectron2_read_image
+from PIL import Image
+
+from segzoo.data import read_image
+from segzoo.utils.errors import InputError
+from tests.data.data_trees import (
     ROADS,
     STREET,
     STREET_CATEGORIES,
@@ -15,11 +20,6 @@ from data_trees import (
     write_street,
     write_yaml,
 )
-from detectron2.data.detection_utils import read_image as detectron2_read_image
-from PIL import Image
-
-from segzoo.data import read_image
-from segzoo.utils.errors import InputError
 
 LABELS = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from data_trees import ROADS, load, picture, save, write_roads, write_yaml
 
 from segzoo.data.templates import match
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import ROADS, load, picture, save, write_roads, write_yaml
 
 LABELS = np.array([[0, 1], [2, 3]], dtype=np.uint8)
 

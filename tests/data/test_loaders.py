@@ -5,12 +5,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from data_trees import ROADS, picture, save, write_yaml
 from detectron2.utils import comm
 
 from segzoo.config.defaults import default_config
 from segzoo.data import build_test_loader, build_train_loader, register_dataset_file
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import ROADS, picture, save, write_yaml
 
 IMAGES = 10
 

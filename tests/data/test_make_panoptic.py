@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import forget, picture, save, write_yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.evaluation import pq_compute_single_core
 from PIL import Image
@@ -21,6 +20,7 @@ from segzoo.data import (
     read_dataset_file,
     register_dataset_file,
 )
+from tests.data.data_trees import forget, picture, save, write_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import picture, save, write_panoptic
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.data import read_dataset_file
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture, save, write_panoptic
 
 # The labels of config_v1.2.json in their order, by hand: a + marks those with instances.
 LABELS = """

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from data_trees import (
+from detectron2.data import transforms as T
+from PIL import Image
+
+from segzoo.config.defaults import default_config
+from segzoo.data import SegmentationMapper, label_reader
+from segzoo.utils.errors import InputError
+from tests.data.data_trees import (
     STREET,
     STREET_CATEGORIES,
     STREET_IDS,
@@ -15,12 +21,6 @@ from data_trees import (
     write_street,
     write_yaml,
 )
-from detectron2.data import transforms as T
-from PIL import Image
-
-from segzoo.config.defaults import default_config
-from segzoo.data import SegmentationMapper, label_reader
-from segzoo.utils.errors import InputError
 
 LABELS = np.array([[0, 1, 2, 4], [3, 4, 255, 2]], dtype=np.uint8)
 

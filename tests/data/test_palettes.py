@@ -4,7 +4,6 @@ import logging
 
 import numpy as np
 import pytest
-from data_trees import picture, save, write_yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
@@ -12,6 +11,7 @@ from segzoo.data import label_reader, register_dataset_file
 from segzoo.data.palettes import PaletteError, viewing_palette
 from segzoo.evaluation.prediction_io import load_labels
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture, save, write_yaml
 
 CLASSES = [
     {"name": "road", "color": [128, 64, 128]},

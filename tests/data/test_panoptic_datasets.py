@@ -8,16 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import (
-    ADE_CATEGORIES,
-    ADE_LABELS,
-    ADE_NUMBERS,
-    LABEL_OF_CATEGORY,
-    picture,
-    save,
-    write_ade20k,
-    write_panoptic,
-)
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, CITYSCAPES_CATEGORIES
 from panopticapi.utils import rgb2id
@@ -27,6 +17,16 @@ from segzoo.cli.panoptic_files import measure_segments
 from segzoo.cli.prepare import ade20k_panoptic
 from segzoo.data import read_dataset_file
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import (
+    ADE_CATEGORIES,
+    ADE_LABELS,
+    ADE_NUMBERS,
+    LABEL_OF_CATEGORY,
+    picture,
+    save,
+    write_ade20k,
+    write_panoptic,
+)
 
 
 def segment_ids(file: Path) -> np.ndarray:

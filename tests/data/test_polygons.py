@@ -5,13 +5,13 @@ import logging
 
 import numpy as np
 import pytest
-from data_trees import picture, save, write_yaml
 from detectron2.data import DatasetCatalog
 from pycocotools import mask as mask_tools
 
 from segzoo.data import label_reader, register_dataset_file
 from segzoo.data.checks import RemediedError
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture, save, write_yaml
 
 HEIGHT, WIDTH = 40, 50
 SQUARE = [5, 6, 25, 6, 25, 30, 5, 30]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from data_trees import picture, save
 from detectron2.data import DatasetCatalog
 
 from segzoo.cli import check_data, convert_data, dataset_guide, prepare
@@ -18,6 +17,7 @@ from segzoo.cli.prepare.table import PREPARATIONS, SYNONYMS
 from segzoo.data import register_dataset_file
 from segzoo.data.dataset_file import DATASET_KEYS
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CATALOG = {file.stem: file for file in (REPOSITORY / "segzoo/data/catalog").glob("*.yaml")}

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from data_trees import ROADS, load, picture, save, write_roads, write_yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from segzoo import model_zoo
 from segzoo.data import SegmentationMapper, build_train_loader, label_reader, register_dataset_file
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import ROADS, load, picture, save, write_roads, write_yaml
 
 NAMES = ["road", "building", "sky", "car", "person"]
 COLORS = [(128, 64, 128), (70, 70, 70), (70, 130, 180), (0, 0, 142), (220, 20, 60)]

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from data_trees import picture
 from detectron2.data import transforms as T
 from PIL import Image
 from torch import nn
@@ -32,6 +31,7 @@ from segzoo.data.label_reader import IndexMap, Segments
 from segzoo.model_zoo import load_config
 from segzoo.solver import build_lr_scheduler, build_optimizer
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture
 
 FAMILIES = ("semseg", "gluon_short", "gluon_long", "segformer")
 RECIPES = {"semseg": "semseg", "gluon_short": "pytorch_cv", "gluon_long": "gluoncv", "segformer": "upernet"}

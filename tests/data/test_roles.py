@@ -1,8 +1,5 @@
 """--data: which splits of a dataset file are for what, and what that is in a configuration."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -10,8 +7,6 @@ from segzoo.data import read_dataset_file
 from segzoo.data.roles import test_split as split_to_test_on
 from segzoo.data.roles import training_split
 from segzoo.utils.errors import InputError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 FACTS = {"images": "{split}/{stem}.jpg", "labels": "{split}_labels/{stem}.png", "classes": ["a", "b"]}
 

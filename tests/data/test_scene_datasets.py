@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import picture, save
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, COCO_CATEGORIES
 from PIL import Image
 
 from segzoo.data import read_dataset_file
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture, save
 
 VOID = 255
 

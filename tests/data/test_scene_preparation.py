@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import picture, save
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
@@ -16,6 +15,7 @@ from scipy.io import savemat
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import written_whole
+from tests.data.data_trees import picture, save
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 VOID = 255

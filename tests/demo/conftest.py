@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from demo_helpers import CONFIG, OVERRIDES
 
 from segzoo.engine import Predictor
 from segzoo.model_zoo import load_config
+from tests.demo.demo_helpers import CONFIG, OVERRIDES
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
-from demo_helpers import CONFIG, OVERRIDES
 from PIL import Image
 
 from segzoo.cli import predict
 from segzoo.cli.prediction import outputs, runner, window
 from segzoo.cli.prediction.inputs import find_inputs, name_results
+from tests.demo.demo_helpers import CONFIG, OVERRIDES
 
 
 class Ended(NamedTuple):

@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from demo_helpers import CONFIG, OVERRIDES
 
 from segzoo.data import SegmentationMapper
 from segzoo.engine import Predictor
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.demo.demo_helpers import CONFIG, OVERRIDES
 
 # Batches of other sizes add in another order: float32 rounding, amplified by random weights.
 TOLERANCE = 1e-3

@@ -28,17 +28,14 @@ from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY), str(Path(__file__).parent)]
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import torch  # noqa: E402
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
-from toy_training import TIMES, ToyTrainer, metrics, run_toy, toy_cfg  # noqa: E402
-
-import segzoo.engine.setup as setup  # noqa: E402
-from segzoo.checkpoint import atomic_save  # noqa: E402
-from segzoo.data.workers import out_of_reach  # noqa: E402
-from segzoo.engine.distributed.signals import EXIT_STATUS, StoppedBySignal, stop_on_signals  # noqa: E402
+import segzoo.engine.setup as setup
+from segzoo.checkpoint import atomic_save
+from segzoo.data.workers import out_of_reach
+from segzoo.engine.distributed.signals import EXIT_STATUS, StoppedBySignal, stop_on_signals
+from tests.engine.toy_training import TIMES, ToyTrainer, metrics, run_toy, toy_cfg
 
 ITERATIONS = 24
 PERIOD = 3

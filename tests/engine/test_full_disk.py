@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import warm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy_training import ToyTrainer, assert_same_weights, metrics, run_toy, toy_cfg, weights
 
 from segzoo.checkpoint import SegzooCheckpointer, read_checkpoint
 from segzoo.utils.errors import InputError
+from tests.engine import warm
+from tests.engine.toy_training import ToyTrainer, assert_same_weights, metrics, run_toy, toy_cfg, weights
 
 CHANGES = {"MODEL__MASK_FORMER__DROPOUT": 0.1}
 

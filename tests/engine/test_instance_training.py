@@ -1,30 +1,27 @@
 """Instance segmentation from a COCO JSON and from panoptic labels: training, evaluation, saved results."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import train_net
 from detectron2.utils.events import EventStorage
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from segzoo.cli import check_data, visualize_data
+from segzoo.cli.prepare.shapes import make_shapes
+from segzoo.data import build_train_loader
+from segzoo.engine import Trainer
+from segzoo.engine.evaluation_loop import evaluate
+from segzoo.model_zoo import load_config
+from segzoo.solver import build_optimizer
+from segzoo.utils.errors import InputError
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tools"))
-
-import train_net  # noqa: E402  it stands in tools/
-
-from segzoo.cli import check_data, visualize_data  # noqa: E402
-from segzoo.cli.prepare.shapes import make_shapes  # noqa: E402
-from segzoo.data import build_train_loader  # noqa: E402
-from segzoo.engine import Trainer  # noqa: E402
-from segzoo.engine.evaluation_loop import evaluate  # noqa: E402
-from segzoo.model_zoo import load_config  # noqa: E402
-from segzoo.solver import build_optimizer  # noqa: E402
-from segzoo.utils.errors import InputError  # noqa: E402
 
 SIDE = 64
 DATASET = """

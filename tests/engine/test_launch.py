@@ -7,8 +7,6 @@ from datetime import timedelta
 
 import pytest
 import torch
-import warm
-from toy_training import fail_in_rank_one, metrics, run_toy, run_toys, toy_cfg, weights
 
 from segzoo.engine import launch
 from segzoo.engine.distributed.launch import (
@@ -18,6 +16,8 @@ from segzoo.engine.distributed.launch import (
 )
 from segzoo.utils import threads
 from segzoo.utils.errors import InputError
+from tests.engine import warm
+from tests.engine.toy_training import fail_in_rank_one, metrics, run_toy, run_toys, toy_cfg, weights
 
 
 @pytest.fixture(scope="module")

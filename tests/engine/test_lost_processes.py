@@ -6,13 +6,13 @@ import signal
 import time
 
 import pytest
-import warm
-from toy_training import ToyTrainer, run_toy, toy_cfg
 
 from segzoo.engine.distributed.launch import launch
 from segzoo.engine.distributed.peer_failure import LostProcessError, lost_processes_explained
 from segzoo.engine.distributed.signals import stop_on_signals
 from segzoo.utils.errors import InputError
+from tests.engine import warm
+from tests.engine.toy_training import ToyTrainer, run_toy, toy_cfg
 
 IN_TIME = 60
 LOST = re.compile(

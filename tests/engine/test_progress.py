@@ -13,7 +13,6 @@ import pytest
 import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from toy_training import ToyTrainer, metrics, run_toy, toy_cfg
 
 from segzoo.cli.commands import COMMANDS
 from segzoo.cli.main import load
@@ -24,6 +23,7 @@ from segzoo.engine.metrics_log import LossRecorder
 from segzoo.engine.progress import ProgressPrinter
 from segzoo.utils.logging import _ScreenFormatter, fitted
 from segzoo.utils.loss_names import loss_terms
+from tests.engine.toy_training import ToyTrainer, metrics, run_toy, toy_cfg
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAYERS = [f"loss_{kind}{layer}" for kind in ("ce", "dice") for layer in ("", "_0", "_1", "_2")]

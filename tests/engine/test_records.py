@@ -7,10 +7,10 @@ import re
 import pytest
 from detectron2.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy_training import ToyTrainer, metrics, run_toy, toy_cfg
 
 from segzoo.engine.metrics_log import LossRecorder, TensorBoardWriter
 from segzoo.engine.progress import DataWaitWarning, recent_times
+from tests.engine.toy_training import ToyTrainer, metrics, run_toy, toy_cfg
 
 LINE = re.compile(
     r"eta: (?P<eta>\d+:\d\d:\d\d)  iter: (?P<iteration>\d+)/(?P<max_iter>\d+)  .*"

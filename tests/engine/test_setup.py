@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from toy_training import toy_cfg
 
 from segzoo.engine import default_setup, describe, resolve_device
 from segzoo.engine.rng_state import capture_random_state, preserved_random_state, restore_random_state
 from segzoo.utils.errors import InputError
+from tests.engine.toy_training import toy_cfg
 
 
 def draw():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.utils import comm
-from toy_training import assert_same_weights, metrics, run_toy, toy_cfg, weights
 
 from segzoo.engine import launch
+from tests.engine.toy_training import assert_same_weights, metrics, run_toy, toy_cfg, weights
 
 OPTIMIZERS = {"AdamW": {}, "SGD": {"SOLVER__MOMENTUM": 0.9}}
 

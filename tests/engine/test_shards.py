@@ -3,35 +3,30 @@
 import json
 import pickle
 import runpy
-import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import train_net
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Instances
 from PIL import Image
 from scipy import ndimage
 from torch import nn
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tools"))
-
-import train_net  # noqa: E402  it stands in tools/
-from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
-from detectron2.modeling import META_ARCH_REGISTRY  # noqa: E402
-from detectron2.structures import Instances  # noqa: E402
-
-from segzoo.cli.prepare.shapes import make_shapes  # noqa: E402
-from segzoo.cli.train import build_parser  # noqa: E402
-from segzoo.engine import evaluate  # noqa: E402
-from segzoo.engine.evaluation_loop import check_evaluation, protocol_facts  # noqa: E402
-from segzoo.engine.shards import Shard, evaluate_shard  # noqa: E402
-from segzoo.evaluation import compare_results, load_results  # noqa: E402
-from segzoo.evaluation.semantic import semantic_metrics  # noqa: E402
-from segzoo.model_zoo import load_config  # noqa: E402
-from segzoo.modeling import Segmentor  # noqa: E402
-from segzoo.utils.errors import InputError  # noqa: E402
+from segzoo.cli.prepare.shapes import make_shapes
+from segzoo.cli.train import build_parser
+from segzoo.engine import evaluate
+from segzoo.engine.evaluation_loop import check_evaluation, protocol_facts
+from segzoo.engine.shards import Shard, evaluate_shard
+from segzoo.evaluation import compare_results, load_results
+from segzoo.evaluation.semantic import semantic_metrics
+from segzoo.model_zoo import load_config
+from segzoo.modeling import Segmentor
+from segzoo.utils.errors import InputError
 
 IMAGES = 11
 CONFIG = """

@@ -8,13 +8,13 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-import warm
 from detectron2.utils import comm
-from toy_training import ToyTrainer, metrics, run_toy, toy_cfg, weights
 
 from segzoo.engine.output_lock import claimed
 from segzoo.engine.run_folder import move_aside, settle_output_dir
 from segzoo.utils.errors import InputError
+from tests.engine import warm
+from tests.engine.toy_training import ToyTrainer, metrics, run_toy, toy_cfg, weights
 
 
 class WaitingTrainer(ToyTrainer):

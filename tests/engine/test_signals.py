@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
-import warm
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from toy_training import ToyTrainer, assert_same_weights, metrics, run_toy, toy_cfg, weights
 
 from segzoo.data.workers import JOB_SIGNALS
 from segzoo.engine import launch
 from segzoo.engine.distributed import signals
 from segzoo.engine.distributed.signals import EXIT_STATUS, StoppedBySignal, stop_on_signals
+from tests.engine import warm
+from tests.engine.toy_training import ToyTrainer, assert_same_weights, metrics, run_toy, toy_cfg, weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

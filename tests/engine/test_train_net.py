@@ -5,26 +5,21 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import train_net
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tools"))
-
-import train_net  # noqa: E402  it stands in tools/
-
-from segzoo.cli import evaluate  # noqa: E402
-from segzoo.cli.prepare.shapes import make_shapes  # noqa: E402
-from segzoo.cli.train import build_parser  # noqa: E402
-from segzoo.engine.evaluation_loop import protocol_facts  # noqa: E402
-from segzoo.model_zoo import load_config  # noqa: E402
-from segzoo.utils.errors import InputError  # noqa: E402
+from segzoo.cli import evaluate
+from segzoo.cli.prepare.shapes import make_shapes
+from segzoo.cli.train import build_parser
+from segzoo.engine.evaluation_loop import protocol_facts
+from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
 
 CONFIG = """
 TASK: panoptic

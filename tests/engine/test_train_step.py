@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from toy_training import ToyPixelClassifier, toy_cfg, toy_image
 
 from segzoo.engine.train_step import TrainStep, amp_dtype
 from segzoo.solver import build_gradient_clipper
+from tests.engine.toy_training import ToyPixelClassifier, toy_cfg, toy_image
 
 
 @pytest.fixture

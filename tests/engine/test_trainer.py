@@ -6,7 +6,12 @@ import re
 import pytest
 import torch
 from detectron2.engine import HookBase
-from toy_training import (
+
+from segzoo.engine import NonFiniteLossError
+from segzoo.engine.distributed.data_parallel import sync_batch_norm_on_cpu
+from segzoo.engine.rng_state import restore_random_state
+from segzoo.utils.errors import InputError
+from tests.engine.toy_training import (
     ToyPixelClassifier,
     ToyTrainer,
     assert_same_weights,
@@ -15,11 +20,6 @@ from toy_training import (
     toy_cfg,
     weights,
 )
-
-from segzoo.engine import NonFiniteLossError
-from segzoo.engine.distributed.data_parallel import sync_batch_norm_on_cpu
-from segzoo.engine.rng_state import restore_random_state
-from segzoo.utils.errors import InputError
 
 
 class Interrupt(HookBase):

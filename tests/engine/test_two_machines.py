@@ -6,9 +6,10 @@ import uuid
 from collections.abc import Callable
 
 import pytest
-import warm
-from test_lost_processes import fail
-from toy_training import metrics, run_toy, run_toys, toy_cfg
+
+from tests.engine import warm
+from tests.engine.test_lost_processes import fail
+from tests.engine.toy_training import metrics, run_toy, run_toys, toy_cfg
 
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils import comm
-from toy_training import ToyTrainer, run_toy, toy_cfg, toy_image
 
 from segzoo.data.labelled import check_labelled, holds_targets
 from segzoo.engine.unlabelled import UnlabelledHook
 from segzoo.utils.errors import InputError
+from tests.engine.toy_training import ToyTrainer, run_toy, toy_cfg, toy_image
 
 IMAGES = 30
 

@@ -67,9 +67,11 @@ def start(
         namespace: that of the network, where it is not this process's.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["toy_training", "tensorboard.backend.event_processing.event_accumulator"])
+    context.set_forkserver_preload(
+        ["tests.engine.toy_training", "tensorboard.backend.event_processing.event_accumulator"]
+    )
     own = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
-    folders = (REPOSITORY, REPOSITORY / "tests" / "engine", REPOSITORY / "tools", own["PYTHONPATH"] or "")
+    folders = (REPOSITORY, REPOSITORY / "tools", own["PYTHONPATH"] or "")
     os.environ |= {"PYTHONPATH": os.pathsep.join(map(str, folders)), "OMP_NUM_THREADS": "1"}
     try:
         ensure_running()

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from evaluation_data import PanopticData
 from pycocotools import mask as mask_tools
 
 from segzoo.engine.evaluation_loop import run_inference
 from segzoo.evaluation import EntityEvaluator, PanopticEvaluator, base
 from segzoo.evaluation.rle import run_lengths
 from segzoo.utils.errors import InputError
+from tests.evaluation.evaluation_data import PanopticData
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
-from evaluation_data import IGNORE, PanopticData
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -27,6 +26,7 @@ from segzoo.evaluation.boundaries import boundary_width, map_boundaries, mask_bo
 from segzoo.evaluation.boundary import BoundaryCityscapesEvaluator, BoundaryInstanceEvaluator
 from segzoo.evaluation.rescore import rescore
 from segzoo.utils.errors import InputError
+from tests.evaluation.evaluation_data import IGNORE, PanopticData
 
 DILATION = 0.05
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Instances
-from evaluation_data import PanopticData
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -16,6 +15,7 @@ from segzoo.evaluation import EntityEvaluator
 from segzoo.evaluation.average_precision import accumulate, match_image
 from segzoo.evaluation.entity import resolve_overlaps
 from segzoo.utils.errors import InputError
+from tests.evaluation.evaluation_data import PanopticData
 
 
 def encode(mask):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_data import PanopticData
 from PIL import Image
 
 from segzoo.cli.evaluate import build_parser
@@ -20,6 +19,7 @@ from segzoo.evaluation import (
 from segzoo.evaluation.rescore import rescore
 from segzoo.utils import files
 from segzoo.utils.errors import InputError
+from tests.evaluation.evaluation_data import PanopticData
 
 TASKS = {"semantic": "sem_seg_labels", "panoptic": "panoptic_seg", "entity": "entity_seg"}
 

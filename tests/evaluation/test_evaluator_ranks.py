@@ -4,11 +4,11 @@ import pickle
 
 import pytest
 from detectron2.utils import comm
-from evaluation_data import PanopticData
 
 from segzoo.evaluation import build_evaluator
 from segzoo.evaluation.base import prediction_names
 from segzoo.utils.errors import InputError
+from tests.evaluation.evaluation_data import PanopticData
 
 TASKS = {"semantic": "sem_seg_labels", "panoptic": "panoptic_seg", "entity": "entity_seg"}
 

@@ -13,7 +13,6 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 from detectron2.utils import comm
-from evaluation_data import PanopticData, blobs
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
@@ -23,6 +22,7 @@ from segzoo.data import register, register_dataset_file
 from segzoo.evaluation import InstanceEvaluator, build_evaluator
 from segzoo.evaluation.rescore import rescore
 from segzoo.utils.errors import InputError
+from tests.evaluation.evaluation_data import PanopticData, blobs
 
 SIZE = (120, 150)
 # Ids with a gap, in another order than the classes.

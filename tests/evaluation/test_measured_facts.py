@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Instances
-from evaluation_data import PanopticData
-from test_panoptic_evaluator import panopticapi_result
 
 from segzoo.config.load import new_config
 from segzoo.engine.evaluation_loop import report, resizing_facts
@@ -37,6 +35,8 @@ from segzoo.evaluation.rescore import rescore
 from segzoo.evaluation.semantic import semantic_metrics
 from segzoo.modeling import Segmentor
 from segzoo.utils.errors import InputError
+from tests.evaluation.evaluation_data import PanopticData
+from tests.evaluation.test_panoptic_evaluator import panopticapi_result
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AREAS = [0, -3, float("nan"), float("inf"), None, "300", True, [1], 4, 10**400]

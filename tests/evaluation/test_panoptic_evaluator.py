@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from evaluation_data import PanopticData, write_rgb_ids
 from panopticapi.evaluation import pq_compute_single_core
 
 from segzoo.evaluation import PanopticEvaluator
 from segzoo.evaluation.panoptic import image_quality
 from segzoo.evaluation.segments import SegmentMap
 from segzoo.utils.errors import InputError
+from tests.evaluation.evaluation_data import PanopticData, write_rgb_ids
 
 
 def panopticapi_result(data, folder):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.evaluation import SemSegEvaluator
-from evaluation_data import PanopticData
 from PIL import Image
 
 from segzoo.evaluation import SemanticEvaluator
 from segzoo.evaluation.semantic import semantic_metrics
 from segzoo.utils.errors import InputError
+from tests.evaluation.evaluation_data import PanopticData
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from criterion_reference import make_criterion
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segzoo.layers.runtime import transferred
 from segzoo.modeling.mask_classification import postprocess
+from tests.mask_classification.criterion_reference import make_criterion
 
 # Not there on Apple's devices, or an error on CUDA devices under torch.use_deterministic_algorithms(True).
 REFUSED = ("aten::segment_reduce", "aten::nll_loss2d_forward", "aten::cumsum", "aten::put_", "aten::histc")

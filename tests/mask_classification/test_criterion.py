@@ -3,13 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from criterion_reference import (
-    OwnPoints,
-    make_criterion,
-    make_matcher,
-    mask_and_dice,
-    reference_losses,
-)
 from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher, MaskFormerLoss
 
 from segzoo.modeling.mask_classification.criterion import (
@@ -23,6 +16,13 @@ from segzoo.modeling.mask_classification.criterion import (
 from segzoo.modeling.mask_classification.criterion.dense_loss import DenseLoss
 from segzoo.modeling.mask_classification.criterion.mask_predictions import MaskPredictions
 from segzoo.modeling.mask_classification.criterion.matched_masks import MatchedMasks
+from tests.mask_classification.criterion_reference import (
+    OwnPoints,
+    make_criterion,
+    make_matcher,
+    mask_and_dice,
+    reference_losses,
+)
 
 WEIGHTS = (2.0, 20.0, 3.0)
 KINDS = (FusedSetCriterion, SetCriterion)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from criterion_reference import OwnPoints, make_criterion
 from torch import nn
 
 from segzoo.modeling.mask_classification.criterion import (
@@ -17,6 +16,7 @@ from segzoo.modeling.mask_classification.criterion import (
     SetCriterion,
     UncertainPoints,
 )
+from tests.mask_classification.criterion_reference import OwnPoints, make_criterion
 
 
 class Case:

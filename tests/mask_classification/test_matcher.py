@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from criterion_reference import make_matcher
 from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher
 
 from segzoo.modeling.mask_classification.criterion import (
@@ -14,6 +13,7 @@ from segzoo.modeling.mask_classification.criterion import (
     QueryCost,
     RandomPoints,
 )
+from tests.mask_classification.criterion_reference import make_matcher
 
 WEIGHTS = (1.0, 20.0, 1.0)
 

@@ -1,23 +1,19 @@
 """A package outside the tree: a loss term, a matching cost, a decoder with outputs and losses, criteria."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "data"))
-
-from data_trees import forget, write_street
-from test_training_robustness import NARROW
-
 from segzoo.config.files import config_root
 from segzoo.engine import Trainer, default_setup
 from segzoo.model_zoo import load_config
 from segzoo.modeling import CRITERION_REGISTRY
 from segzoo.modeling.mask_classification.criterion import DecoderOutputs, FusedSetCriterion, SegmentTargets
+from tests.data.data_trees import forget, write_street
+from tests.mask_classification.test_training_robustness import NARROW
 
 PACKAGE = '''
 """Boxes beside masks, as detection transformers have them, and a count of segments."""

@@ -1,6 +1,5 @@
 """Images that training has to survive, on the whole way from a file to a gradient: mapper, model, losses."""
 
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,14 +10,11 @@ import yaml
 from detectron2.data import DatasetCatalog
 from torch.utils._python_dispatch import TorchDispatchMode
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "data"))
-
-from data_trees import STREET, STREET_CATEGORIES, forget, write_panoptic, write_yaml
-
 from segzoo.config.files import config_root
 from segzoo.data.mapper import SegmentationMapper
 from segzoo.engine import Trainer
 from segzoo.model_zoo import load_config
+from tests.data.data_trees import STREET, STREET_CATEGORIES, forget, write_panoptic, write_yaml
 
 SIDE, CROP = 64, 40
 ROAD, CAR, SKY, PERSON = (one["id"] for one in STREET_CATEGORIES)

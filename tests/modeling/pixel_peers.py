@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import torch
-from modeling_helpers import relative_difference, shake
-from peers import build_mmseg
-from pixel_model_helpers import normalised
 from torch import Tensor, nn
+
+from tests.modeling.modeling_helpers import relative_difference, shake
+from tests.modeling.peers import build_mmseg
+from tests.modeling.pixel_model_helpers import normalised
 
 # A residual network that runs in milliseconds, and those of the published files.
 TINY = ("MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r18_quarter")

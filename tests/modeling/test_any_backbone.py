@@ -6,12 +6,12 @@ The methods are the published ones, made narrow; nothing but the backbone differ
 import pytest
 import torch
 import yaml
-from modeling_helpers import random_image
 
 from segzoo.config.files import config_root
 from segzoo.engine import Trainer
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import random_image
 
 NUM_CLASSES = 3
 NARROW = {

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from modeling_helpers import relative_difference, shake
 from torch import nn
 
 from segzoo.checkpoint import load_checkpoint
@@ -17,6 +16,7 @@ from segzoo.checkpoint.rules_cnn import (
     Rules,
 )
 from segzoo.modeling.backbones.resnet import ResNetBackbone, ResNetVariant
+from tests.modeling.modeling_helpers import relative_difference, shake
 
 SIZES = {
     "plain": ResNetVariant("bottleneck", (1, 1, 1, 1)),

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 from detectron2.modeling import build_backbone
-from modeling_helpers import make_config, shake
+
+from tests.modeling.modeling_helpers import make_config, shake
 
 BACKBONES = [("ResNetBackbone", "r18_half"), ("ResNetBackbone", "r50"), ("SwinTransformer", "tiny")]
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from modeling_helpers import random_image, shake
-from peers import build_mmseg
-from pixel_model_helpers import load_published, normalised, pixel_model
-from pixel_peers import TINY, worst_difference
 from torch.nn import functional as F
 
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import random_image, shake
+from tests.modeling.peers import build_mmseg
+from tests.modeling.pixel_model_helpers import load_published, normalised, pixel_model
+from tests.modeling.pixel_peers import TINY, worst_difference
 
 R18 = ("MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r18_v1b")
 R50 = ("MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r50_v1b")

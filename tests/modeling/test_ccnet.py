@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from modeling_helpers import random_image, relative_difference, shake
-from peers import mmseg_models
-from pixel_model_helpers import load_published, pixel_model
-from pixel_peers import R50_V1C, TINY, mmseg_logits, mmseg_model, worst_difference
 from torch import nn
 
 from segzoo.projects.ccnet.criss_cross_attention import CrissCrossAttention
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import random_image, relative_difference, shake
+from tests.modeling.peers import mmseg_models
+from tests.modeling.pixel_model_helpers import load_published, pixel_model
+from tests.modeling.pixel_peers import R50_V1C, TINY, mmseg_logits, mmseg_model, worst_difference
 
 SMALL = (
     *TINY,

@@ -6,15 +6,6 @@ import shutil
 
 import pytest
 import torch
-from modeling_helpers import (
-    MASKED_ATTENTION,
-    SMALL,
-    TRANSFORMER_PIXEL_DECODER,
-    make_model,
-    random_image,
-    relative_difference,
-    shake,
-)
 
 from segzoo import model_zoo
 from segzoo.checkpoint import save_checkpoint
@@ -24,6 +15,15 @@ from segzoo.export.torch_export import Network, export_program, save_program
 from segzoo.modeling import Segmentor
 from segzoo.modeling.mask_classification import postprocess
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import (
+    MASKED_ATTENTION,
+    SMALL,
+    TRANSFORMER_PIXEL_DECODER,
+    make_model,
+    random_image,
+    relative_difference,
+    shake,
+)
 
 DEFORMABLE = [
     *MASKED_ATTENTION,

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from modeling_helpers import relative_difference, shake
 from torch.utils.flop_counter import FlopCounterMode
 
 from segzoo.modeling.backbones.cswin import VARIANTS, CSWinTransformer, CSWinVariant
+from tests.modeling.modeling_helpers import relative_difference, shake
 
 SMALL = CSWinVariant(16, (1, 2, 2, 1), (2, 4, 8, 16), (1, 2, 3))
 # The classifier's head and final norm, and UPerNet of 150 classes with its auxiliary head.

@@ -3,9 +3,6 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from modeling_helpers import random_image, shake
-from pixel_model_helpers import load_published, normalised, pixel_model
-from pixel_peers import R50_V1C, TINY, mmseg_logits, mmseg_model, worst_difference
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,6 +11,9 @@ from segzoo.layers.pixel_attention import pixel_attention
 from segzoo.model_zoo import load_config
 from segzoo.projects.danet.attention import ChannelAttention, PositionAttention
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import random_image, shake
+from tests.modeling.pixel_model_helpers import load_published, normalised, pixel_model
+from tests.modeling.pixel_peers import R50_V1C, TINY, mmseg_logits, mmseg_model, worst_difference
 
 SMALL = (
     *TINY,

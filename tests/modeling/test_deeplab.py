@@ -2,21 +2,29 @@
 
 import pytest
 import torch
-from modeling_helpers import random_image, shake
-from pixel_model_helpers import (
+from torch import nn
+from torch.nn import functional as F
+
+from segzoo.modeling.backbones import wide_resnet
+from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import random_image, shake
+from tests.modeling.pixel_model_helpers import (
     count_operations,
     count_parameters,
     load_published,
     pixel_model,
     unallocated_model,
 )
-from pixel_peers import R50, R50_V1C, TINY, mmseg_logits, mmseg_model, patchy_image, worst_difference
-from test_wide_resnet import SMALL, published_features, published_weights
-from torch import nn
-from torch.nn import functional as F
-
-from segzoo.modeling.backbones import wide_resnet
-from segzoo.utils.errors import InputError
+from tests.modeling.pixel_peers import (
+    R50,
+    R50_V1C,
+    TINY,
+    mmseg_logits,
+    mmseg_model,
+    patchy_image,
+    worst_difference,
+)
+from tests.modeling.test_wide_resnet import SMALL, published_features, published_weights
 
 
 def test_files_of_torchvision_load_as_published_and_predict_the_same(tmp_path):

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from deformable_inputs import SIZES, make_inputs
 
 from segzoo.layers import deformable_sampling
 from segzoo.layers.deformable_attention import sample_levels
 from segzoo.layers.deformable_sampling import SampleByTriton, choose_form, sample_levels_on_grids
 from segzoo.utils.errors import InputError
+from tests.modeling.deformable_inputs import SIZES, make_inputs
 
 LOGGER = deformable_sampling.logger.name
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from deformable_inputs import SIZES, make_inputs, to_device
 
 from segzoo.layers import deformable_sampling
 from segzoo.layers.deformable_attention import DeformableAttention, sample_levels
 from segzoo.layers.deformable_sampling import SampleByTriton, sample_levels_on_grids
+from tests.modeling.deformable_inputs import SIZES, make_inputs, to_device
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 HAS_TRITON = importlib.util.find_spec("triton") is not None

@@ -2,12 +2,20 @@
 
 import pytest
 import torch
-from modeling_helpers import shake
-from pixel_model_helpers import load_published, pixel_model
-from pixel_peers import R50, R50_V1C, TINY, mmseg_logits, mmseg_model, patchy_image, worst_difference
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import shake
+from tests.modeling.pixel_model_helpers import load_published, pixel_model
+from tests.modeling.pixel_peers import (
+    R50,
+    R50_V1C,
+    TINY,
+    mmseg_logits,
+    mmseg_model,
+    patchy_image,
+    worst_difference,
+)
 
 
 def torchvision_model(num_classes, auxiliary=True):

@@ -5,13 +5,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
-from modeling_helpers import random_image, relative_difference, shake
-from peers import build_mmseg
-from pixel_model_helpers import METHODS, load_published, pixel_config
-from pixel_peers import R50_V1C, TINY, worst_difference
 
 from segzoo.projects.jpu import JPU
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import random_image, relative_difference, shake
+from tests.modeling.peers import build_mmseg
+from tests.modeling.pixel_model_helpers import METHODS, load_published, pixel_config
+from tests.modeling.pixel_peers import R50_V1C, TINY, worst_difference
 
 SMALL = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 16, "MODEL.SEM_SEG_HEAD.NORM", "BN", "MODEL.BACKBONE.NORM", "BN")
 # The methods that the neck takes the place of dilation for, by the name of their head.

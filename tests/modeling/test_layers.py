@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from modeling_helpers import shake
 from torch import nn
 
 from segzoo.layers import (
@@ -16,6 +15,7 @@ from segzoo.layers import (
     sine_position_encoding,
 )
 from segzoo.projects.maskformer.transformer_decoder import DecoderLayer
+from tests.modeling.modeling_helpers import shake
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -5,15 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peers import mmseg_models
-from pixel_model_helpers import pixel_model
-from pixel_peers import TINY
 from torch.nn import functional as F
 
 from segzoo.model_zoo import load_config
 from segzoo.modeling.per_pixel.losses import CrossEntropy, OHEMCrossEntropy
 from segzoo.projects.deeplabv3plus.boundary_loss import BoundaryRelaxedCrossEntropy
 from segzoo.utils.errors import InputError
+from tests.modeling.peers import mmseg_models
+from tests.modeling.pixel_model_helpers import pixel_model
+from tests.modeling.pixel_peers import TINY
 
 IGNORE = 255
 CLASSES = 4

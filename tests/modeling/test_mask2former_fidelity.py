@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from modeling_helpers import make_model, random_image, relative_difference, shake
 
 from segzoo.checkpoint import load_checkpoint
+from tests.modeling.modeling_helpers import make_model, random_image, relative_difference, shake
 
 transformers = pytest.importorskip("transformers")
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.data import MetadataCatalog
-from modeling_helpers import (
+
+from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import (
     MASKED_ATTENTION,
     SMALL,
     TRANSFORMER_PIXEL_DECODER,
@@ -15,8 +17,6 @@ from modeling_helpers import (
     relative_difference,
     shake,
 )
-
-from segzoo.utils.errors import InputError
 
 NUM_CLASSES = 3
 METHODS = {

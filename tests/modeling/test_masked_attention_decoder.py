@@ -4,11 +4,11 @@ import re
 
 import pytest
 import torch
-from modeling_helpers import relative_difference, shake
 
 from segzoo.config.load import new_config
 from segzoo.projects.mask2former.transformer_decoder import MultiScaleMaskedTransformerDecoder, attention_mask
 from segzoo.projects.maskformer.transformer_decoder import MaskFormerTransformerDecoder
+from tests.modeling.modeling_helpers import relative_difference, shake
 
 SIZES = [(2, 3), (5, 4), (9, 8)]
 RENAME = (

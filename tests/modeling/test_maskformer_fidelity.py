@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from modeling_helpers import make_model, published_names, random_image, relative_difference, shake
+
+from tests.modeling.modeling_helpers import (
+    make_model,
+    published_names,
+    random_image,
+    relative_difference,
+    shake,
+)
 
 transformers = pytest.importorskip("transformers")
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from modeling_helpers import relative_difference, shake
-from peers import mmseg_models
 from torch import nn
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.modeling.backbones.mit import MIT_VARIANTS, MixTransformer, PyramidVariant
+from tests.modeling.modeling_helpers import relative_difference, shake
+from tests.modeling.peers import mmseg_models
 
 SMALL = PyramidVariant((8, 16, 40, 64), (2, 1, 2, 1))
 SIZES = [(64, 96), (33, 47), (101, 64)]

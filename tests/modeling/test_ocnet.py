@@ -3,12 +3,12 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from modeling_helpers import random_image, shake
-from pixel_model_helpers import load_published, normalised, pixel_config, pixel_model
-from pixel_peers import R50_V1S, TINY, worst_difference
-from pytorch_cv_reference import OCNet
 
 from segzoo.projects.ocnet.attention import ObjectContext
+from tests.modeling.modeling_helpers import random_image, shake
+from tests.modeling.pixel_model_helpers import load_published, normalised, pixel_config, pixel_model
+from tests.modeling.pixel_peers import R50_V1S, TINY, worst_difference
+from tests.modeling.pytorch_cv_reference import OCNet
 
 SMALL = (
     *TINY,

@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from modeling_helpers import published_names, random_image, relative_difference, shake
-from pixel_model_helpers import (
+from torch import nn
+from torch.nn import functional as F
+
+from tests.modeling.modeling_helpers import published_names, random_image, relative_difference, shake
+from tests.modeling.pixel_model_helpers import (
     count_parameters,
     load_published,
     normalised,
     pixel_model,
     unallocated_model,
 )
-from torch import nn
-from torch.nn import functional as F
 
 NUM_CLASSES = 11
 R18 = ["MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r18"]

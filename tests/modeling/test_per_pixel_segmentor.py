@@ -3,15 +3,15 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from modeling_helpers import random_image
-from pixel_model_helpers import normalised, pixel_model
-from pixel_peers import TINY
 from torch import nn
 from torch.nn import functional as F
 
 from segzoo.modeling.per_pixel import PerPixelSegmentor, PixelHead
 from segzoo.modeling.per_pixel.losses import CrossEntropy
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import random_image
+from tests.modeling.pixel_model_helpers import normalised, pixel_model
+from tests.modeling.pixel_peers import TINY
 
 # No batch norm over the batch: an image's losses do not depend on its neighbours.
 NORMS = ("MODEL.BACKBONE.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from modeling_helpers import MASKED_ATTENTION, SMALL, make_model, shake
 from torch import nn
 
 from segzoo.layers import sine_position_encoding
 from segzoo.modeling.mask_classification import FPNPixelDecoder, TransformerFPNPixelDecoder
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import MASKED_ATTENTION, SMALL, make_model, shake
 
 SHAPES = {"res3": ShapeSpec(channels=1, stride=8), "res2": ShapeSpec(channels=1, stride=4)}
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from modeling_helpers import (
+
+from tests.modeling.modeling_helpers import (
     MASKED_ATTENTION,
     SMALL,
     TRANSFORMER_PIXEL_DECODER,

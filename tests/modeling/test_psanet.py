@@ -2,17 +2,6 @@
 
 import pytest
 import torch
-from modeling_helpers import random_image, relative_difference, shake
-from pixel_model_helpers import (
-    count_operations,
-    count_parameters,
-    load_published,
-    pixel_config,
-    pixel_model,
-    unallocated_model,
-)
-from pixel_peers import R50_V1C, R50_V1S, TINY, mmseg_logits, mmseg_model, patchy_image, worst_difference
-from semseg_reference import SemsegNetwork, block
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,6 +9,25 @@ from segzoo.config.rules import check_values
 from segzoo.projects.psanet.attention import compact_attention, offset_attention
 from segzoo.projects.psanet.head import mask_size
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import random_image, relative_difference, shake
+from tests.modeling.pixel_model_helpers import (
+    count_operations,
+    count_parameters,
+    load_published,
+    pixel_config,
+    pixel_model,
+    unallocated_model,
+)
+from tests.modeling.pixel_peers import (
+    R50_V1C,
+    R50_V1S,
+    TINY,
+    mmseg_logits,
+    mmseg_model,
+    patchy_image,
+    worst_difference,
+)
+from tests.modeling.semseg_reference import SemsegNetwork, block
 
 SMALL = (*TINY, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8)
 
@@ -184,7 +192,7 @@ class LoopingMask(nn.Module):
 
 def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(tmp_path, monkeypatch):
     pytest.importorskip("mmseg")
-    from peers import mmseg_models
+    from tests.modeling.peers import mmseg_models
 
     mmseg_models()
     # The compiled operator of the head.

@@ -2,20 +2,28 @@
 
 import pytest
 import torch
-from modeling_helpers import random_image, shake
-from pixel_model_helpers import (
+from torch import nn
+from torch.nn import functional as F
+
+from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import random_image, shake
+from tests.modeling.pixel_model_helpers import (
     count_operations,
     count_parameters,
     load_published,
     pixel_model,
     unallocated_model,
 )
-from pixel_peers import R50_V1C, R50_V1S, TINY, mmseg_logits, mmseg_model, patchy_image, worst_difference
-from semseg_reference import SemsegNetwork
-from torch import nn
-from torch.nn import functional as F
-
-from segzoo.utils.errors import InputError
+from tests.modeling.pixel_peers import (
+    R50_V1C,
+    R50_V1S,
+    TINY,
+    mmseg_logits,
+    mmseg_model,
+    patchy_image,
+    worst_difference,
+)
+from tests.modeling.semseg_reference import SemsegNetwork
 
 NARROW = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 8)
 

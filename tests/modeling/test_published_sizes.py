@@ -3,7 +3,8 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from modeling_helpers import TRANSFORMER_PIXEL_DECODER, make_config
+
+from tests.modeling.modeling_helpers import TRANSFORMER_PIXEL_DECODER, make_config
 
 R50 = ["MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r50"]
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from modeling_helpers import relative_difference, shake
 from torch import nn
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.modeling.backbones.mit import PVT_V2_VARIANTS, PyramidVariant, PyramidVisionTransformerV2
+from tests.modeling.modeling_helpers import relative_difference, shake
 
 timm = pytest.importorskip("timm")
 

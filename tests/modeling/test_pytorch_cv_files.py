@@ -5,15 +5,23 @@ import re
 import pytest
 import torch
 from detectron2.modeling import build_model
-from modeling_helpers import random_image, shake
-from pixel_model_helpers import load_published, normalised, pixel_config
-from pixel_peers import R50_V1S, worst_difference
-from pytorch_cv_reference import Classifier, DANetHead, DeepLabV3Head, FCNHead, HeadNetwork, OCNet, PSPHead
 from torch import nn
 
 from segzoo.checkpoint import key_maps, load_checkpoint
 from segzoo.model_zoo import load_config
 from segzoo.modeling.backbones.resnet import VARIANTS, ResNetVariant
+from tests.modeling.modeling_helpers import random_image, shake
+from tests.modeling.pixel_model_helpers import load_published, normalised, pixel_config
+from tests.modeling.pixel_peers import R50_V1S, worst_difference
+from tests.modeling.pytorch_cv_reference import (
+    Classifier,
+    DANetHead,
+    DeepLabV3Head,
+    FCNHead,
+    HeadNetwork,
+    OCNet,
+    PSPHead,
+)
 
 # The seven rows whose files are linked: their networks, with options of the backbone and of the head.
 ROWS = {

@@ -7,12 +7,12 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
-from modeling_helpers import make_config, relative_difference, shake
-from peers import mmseg_models
 from torch import nn
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.modeling.backbones.resnet import VARIANTS, ResNetBackbone, block_dilations
+from tests.modeling.modeling_helpers import make_config, relative_difference, shake
+from tests.modeling.peers import mmseg_models
 
 IMAGE_SIZES = [(65, 96), (47, 33)]
 

@@ -3,9 +3,15 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from modeling_helpers import random_image, relative_difference, shake
-from peers import build_mmseg
-from pixel_model_helpers import (
+from torch import nn
+from torch.nn import functional as F
+
+from segzoo.checkpoint import load_checkpoint
+from segzoo.projects.segformer import SegFormerHead
+from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import random_image, relative_difference, shake
+from tests.modeling.peers import build_mmseg
+from tests.modeling.pixel_model_helpers import (
     count_operations,
     count_parameters,
     load_published,
@@ -13,12 +19,6 @@ from pixel_model_helpers import (
     pixel_model,
     unallocated_model,
 )
-from torch import nn
-from torch.nn import functional as F
-
-from segzoo.checkpoint import load_checkpoint
-from segzoo.projects.segformer import SegFormerHead
-from segzoo.utils.errors import InputError
 
 # What random transformers move by under an input noise of one part in a million.
 FLOOR = 2e-5

@@ -10,10 +10,10 @@ import dataclasses
 import pytest
 import torch
 from detectron2.modeling import build_model
-from modeling_helpers import relative_difference, shake
 
 from segzoo.modeling.backbones import cswin, mit, resnet, swin, volo, wide_resnet
 from segzoo.modeling.backbones.timm_backbone import TimmBackbone
+from tests.modeling.modeling_helpers import relative_difference, shake
 
 FEATURES = ("res2", "res3", "res4", "res5")
 SIZES = [(250, 342), (97, 101), (64, 96), (33, 47), (31, 61)]

@@ -5,13 +5,13 @@ import itertools
 import pytest
 import torch
 from detectron2.modeling import build_backbone
-from modeling_helpers import make_config, shake
 from torch import nn
 
 from segzoo.modeling.backbones.cswin import CSWinTransformer, CSWinVariant
 from segzoo.modeling.backbones.mit import MixTransformer, PyramidVariant, PyramidVisionTransformerV2
 from segzoo.modeling.backbones.swin import SwinTransformer, SwinVariant
 from segzoo.modeling.backbones.volo import VOLO, VOLOVariant
+from tests.modeling.modeling_helpers import make_config, shake
 
 PYRAMID = PyramidVariant((8, 16, 40, 64), (1, 2, 1, 1))
 SMALL = {

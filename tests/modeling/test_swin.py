@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
-from modeling_helpers import published_names, relative_difference, shake
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.modeling.backbones.swin import VARIANTS, SwinTransformer, SwinVariant, seam_penalty
+from tests.modeling.modeling_helpers import published_names, relative_difference, shake
 
 SMALL = SwinVariant(embed_dim=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=7)
 

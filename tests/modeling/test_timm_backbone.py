@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
-from modeling_helpers import make_config, relative_difference, shake
 from torch import nn
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.engine.distributed.data_parallel import sync_batch_norm_on_cpu
 from segzoo.modeling.backbones.timm_backbone import TimmBackbone
 from segzoo.utils.errors import InputError
+from tests.modeling.modeling_helpers import make_config, relative_difference, shake
 
 timm = pytest.importorskip("timm")
 

@@ -4,9 +4,14 @@ import re
 
 import pytest
 import torch
-from modeling_helpers import published_names, random_image, relative_difference, shake
-from peers import build_mmseg
-from pixel_model_helpers import (
+from torch import nn
+
+from segzoo.modeling.backbones import swin
+from segzoo.modeling.backbones.swin import SwinVariant
+from segzoo.projects.upernet.key_map import reorder_merged_patches
+from tests.modeling.modeling_helpers import published_names, random_image, relative_difference, shake
+from tests.modeling.peers import build_mmseg
+from tests.modeling.pixel_model_helpers import (
     count_operations,
     count_parameters,
     load_published,
@@ -14,11 +19,6 @@ from pixel_model_helpers import (
     pixel_model,
     unallocated_model,
 )
-from torch import nn
-
-from segzoo.modeling.backbones import swin
-from segzoo.modeling.backbones.swin import SwinVariant
-from segzoo.projects.upernet.key_map import reorder_merged_patches
 
 # What random networks move by under an input noise of one part in a million: transformers, ResNets.
 FLOOR = 2e-5

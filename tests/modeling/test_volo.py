@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from modeling_helpers import relative_difference, shake
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.modeling.backbones.volo import VARIANTS, VOLO, VOLOVariant
+from tests.modeling.modeling_helpers import relative_difference, shake
 
 timm = pytest.importorskip("timm")
 

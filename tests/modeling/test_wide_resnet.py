@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
-from modeling_helpers import make_config, relative_difference, shake
 from torch import Tensor, nn
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.modeling.backbones.wide_resnet import VARIANTS, WideResNetBackbone, WideResNetVariant
+from tests.modeling.modeling_helpers import make_config, relative_difference, shake
 
 SMALL = WideResNetVariant((1, 2, 1, 2, 1, 1), width=4)
 ALL = ("res1", "res2", "res3", "res4", "res5")

@@ -5,15 +5,15 @@ import re
 import sys
 from pathlib import Path
 
-import plain_method  # noqa: F401  registers its model
 import pytest
 from detectron2.modeling import META_ARCH_REGISTRY
-from model_tester import SIDE, ModelTester
 
 import segzoo.modeling  # noqa: F401  registers its meta-architectures
 from segzoo.export.torch_export import export_program
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.models import plain_method  # noqa: F401  registers its model
+from tests.models.model_tester import SIDE, ModelTester
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTED = "DocumentedLastFeatureClassifier"

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import yaml
-from data_trees import picture, save
 from detectron2.data import DatasetCatalog
 
 from segzoo.cli import check_data
 from segzoo.data import label_reader
+from tests.data.data_trees import picture, save
 
 HEIGHT, WIDTH = 24, 32
 VOID = 255

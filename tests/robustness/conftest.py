@@ -1,21 +1,14 @@
 """The tools in this process: what they say of wrong input, and that they leave alone what was there."""
 
 import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-# Tiny datasets in the formats of the real ones; processes that start quickly.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
-
-from data_trees import datasets_folder  # noqa: F401  a fixture of every test
-
 from segzoo.cli.commands import COMMANDS
 from segzoo.cli.main import load
+from tests.data.data_trees import datasets_folder  # noqa: F401  a fixture of every test
 
 # What a finished training has left in its folder.
 SENTINELS = {

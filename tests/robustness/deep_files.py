@@ -1,7 +1,8 @@
 """Images of more than 8 bits, and datasets of them."""
 
 import numpy as np
-from data_trees import ROADS, save, write_yaml
+
+from tests.data.data_trees import ROADS, save, write_yaml
 
 LABELS = (np.arange(24).reshape(4, 6) % 5).astype(np.uint8)
 

@@ -9,12 +9,12 @@ import struct
 import numpy as np
 import pytest
 import torch
-from data_trees import write_roads
 from torch import nn
 
 from segzoo.checkpoint import save_checkpoint
 from segzoo.engine import Trainer
 from segzoo.model_zoo import load_config
+from tests.data.data_trees import write_roads
 
 CONFIG = """
 DATASETS:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from data_trees import write_roads
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import write_roads
 
 LEAF = "semantic/camvid/maskformer_r18"
 

@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from data_trees import ROADS, STREET_IDS, picture, save, write_roads, write_street, write_yaml
 from panopticapi.utils import id2rgb
 from PIL import Image
+
+from tests.data.data_trees import ROADS, STREET_IDS, picture, save, write_roads, write_street, write_yaml
 
 LABELS = np.array([[0, 1, 2, 3], [3, 4, 255, 0]], dtype=np.uint8)
 

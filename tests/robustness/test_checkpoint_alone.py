@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from data_trees import picture, write_roads
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from test_bad_checkpoints import CONFIG
 
 from segzoo.checkpoint import read_checkpoint, save_checkpoint
 from segzoo.engine import Predictor, Trainer, default_setup
 from segzoo.engine.model_config import model_config
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture, write_roads
+from tests.robustness.test_bad_checkpoints import CONFIG
 
 PICTURE = picture(32, 32)
 

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import warm
-from data_trees import write_roads, write_street
 
 from segzoo.cli import main
 from segzoo.cli.commands import COMMANDS, OF_SCRIPTS
@@ -20,6 +18,8 @@ from segzoo.cli.parser import KEYS, SECTIONS, CommandLine
 from segzoo.config.load import new_config
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import REMEDIES
+from tests.data.data_trees import write_roads, write_street
+from tests.engine import warm
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 LEAF = "semantic/camvid/maskformer_r18"

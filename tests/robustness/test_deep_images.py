@@ -9,11 +9,8 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from data_trees import load, picture, save, write_roads, write_street
-from deep_files import LABELS, gray_of, gray_ramp, gray_roads
 from detectron2.data import DatasetCatalog
 from PIL import Image, PngImagePlugin
-from toy_training import toy_cfg
 
 from segzoo.data import (
     PixelRange,
@@ -27,6 +24,9 @@ from segzoo.data.images import range_of_files
 from segzoo.data.pixel_range import to_8_bits
 from segzoo.engine import default_setup
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import load, picture, save, write_roads, write_street
+from tests.engine.toy_training import toy_cfg
+from tests.robustness.deep_files import LABELS, gray_of, gray_ramp, gray_roads
 
 
 def random_color(values, dtype=np.uint16, size=(48, 64)):

@@ -6,7 +6,6 @@ import os
 
 import numpy as np
 import pytest
-from data_trees import STREET_IDS, load, picture, save, write_roads, write_street, write_yaml
 from panopticapi.utils import id2rgb
 from PIL import Image
 from pycocotools import mask as rle
@@ -14,6 +13,7 @@ from pycocotools import mask as rle
 from segzoo.data import PixelRange, load_image, read_image
 from segzoo.data.pixel_range import to_8_bits
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import STREET_IDS, load, picture, save, write_roads, write_street, write_yaml
 
 HEIGHT, WIDTH = 12, 16
 MASK = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")

@@ -8,7 +8,6 @@ import unicodedata
 import numpy as np
 import pytest
 import yaml
-from data_trees import ROADS, STREET_IDS, load, picture, save, write_roads, write_street, write_yaml
 from detectron2.data import DatasetCatalog
 
 from segzoo.data import register_dataset_file
@@ -16,6 +15,16 @@ from segzoo.data.file_names import match_names
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
 from segzoo.utils.text_files import read_text
+from tests.data.data_trees import (
+    ROADS,
+    STREET_IDS,
+    load,
+    picture,
+    save,
+    write_roads,
+    write_street,
+    write_yaml,
+)
 
 LABELS = (np.arange(24).reshape(4, 6) % 5).astype(np.uint8)
 

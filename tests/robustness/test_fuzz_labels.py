@@ -8,13 +8,13 @@ import zlib
 
 import numpy as np
 import pytest
-from data_trees import STREET_IDS, load, write_roads, write_street
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from segzoo.data import read_image
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import STREET_IDS, load, write_roads, write_street
 
 LABELS = (np.arange(35).reshape(5, 7) % 5).astype(np.uint8)
 BOUNDED = settings(

@@ -14,11 +14,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from data_trees import load, picture, save, write_roads, write_street, write_yaml
-from deep_files import LABELS, gray_of, gray_ramp, gray_roads
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image, TiffImagePlugin, features
-from toy_training import toy_cfg
 
 from segzoo.data import (
     PixelRange,
@@ -34,6 +31,9 @@ from segzoo.engine.model_description import take_trained_range
 from segzoo.engine.predictor_inputs import as_rgb
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import load, picture, save, write_roads, write_street, write_yaml
+from tests.engine.toy_training import toy_cfg
+from tests.robustness.deep_files import LABELS, gray_of, gray_ramp, gray_roads
 
 
 def write_gray(file, values, suffix):

@@ -11,7 +11,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from data_trees import STREET, STREET_CATEGORIES, STREET_IDS, STREET_SEGMENTS, load, picture, save, write_yaml
 from detectron2.structures import Instances
 from panopticapi.utils import id2rgb
 from PIL import Image
@@ -23,6 +22,16 @@ from segzoo.data import SegmentationMapper, coco_json, read_image
 from segzoo.evaluation import InstanceEvaluator, PanopticEvaluator
 from segzoo.evaluation.rescore import rescore
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import (
+    STREET,
+    STREET_CATEGORIES,
+    STREET_IDS,
+    STREET_SEGMENTS,
+    load,
+    picture,
+    save,
+    write_yaml,
+)
 
 HEIGHT, WIDTH = 24, 32
 # In place of any value: of another type, or one that no such field can have. ABSENT takes the key away.

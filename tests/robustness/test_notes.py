@@ -6,7 +6,12 @@ import re
 import numpy as np
 import pytest
 import yaml
-from checked_trees import (
+from PIL import Image
+from pycocotools import mask as mask_tools
+
+from segzoo.utils.errors import InputError
+from tests.data.data_trees import picture, save
+from tests.robustness.checked_trees import (
     COLORED,
     COLORS,
     HEIGHT,
@@ -22,11 +27,6 @@ from checked_trees import (
     write,
     write_facts,
 )
-from data_trees import picture, save
-from PIL import Image
-from pycocotools import mask as mask_tools
-
-from segzoo.utils.errors import InputError
 
 
 def store_gray(labels, path):

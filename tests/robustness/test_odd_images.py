@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 import pytest
 import yaml
-from data_trees import load, picture, save, write_roads, write_yaml
 from PIL import Image
 
 from segzoo.data import image_files, read_image
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import load, picture, save, write_roads, write_yaml
 
 RED, GREEN = (250, 10, 20), (10, 240, 30)
 

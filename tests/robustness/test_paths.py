@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_trees import write_roads
 from detectron2.data import DatasetCatalog
 
 from segzoo.checkpoint.download import local_file
@@ -19,6 +18,7 @@ from segzoo.engine.output_lock import writing_explained
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import user_path
+from tests.data.data_trees import write_roads
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEAF = "semantic/camvid/maskformer_r18"

@@ -8,7 +8,14 @@ import json
 import numpy as np
 import pytest
 import yaml
-from checked_trees import (
+from detectron2.data import DatasetCatalog
+from PIL import Image
+from pycocotools import mask as mask_tools
+
+from segzoo.cli import check_data
+from segzoo.data import label_reader
+from tests.data.data_trees import picture, save
+from tests.robustness.checked_trees import (
     COLORED,
     COLORS,
     HEIGHT,
@@ -23,13 +30,6 @@ from checked_trees import (
     write,
     write_facts,
 )
-from data_trees import picture, save
-from detectron2.data import DatasetCatalog
-from PIL import Image
-from pycocotools import mask as mask_tools
-
-from segzoo.cli import check_data
-from segzoo.data import label_reader
 
 
 def in_values(table, dtype=np.uint8):

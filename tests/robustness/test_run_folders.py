@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from toy_training import run_toy, toy_cfg
 
 from segzoo.config.version_keys import VERSION_KEYS
 from segzoo.engine import default_setup
@@ -26,6 +25,7 @@ from segzoo.engine.run_folder import (
 from segzoo.engine.saved_config import saved_config
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.engine.toy_training import run_toy, toy_cfg
 
 CONFIG = "configs/semantic/shapes/pspnet_r18_quarter.yaml"
 DEFAULT = Path("output/semantic/shapes/pspnet_r18_quarter")
@@ -359,7 +359,7 @@ def test_a_real_training_is_finished_and_one_of_a_shorter_life_is_not(tmp_path):
     class Died(BaseException):
         pass
 
-    from toy_training import ToyTrainer
+    from tests.engine.toy_training import ToyTrainer
 
     class Dying(ToyTrainer):
         def after_step(self):

@@ -5,7 +5,6 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from data_trees import ROADS, picture, save, write_yaml
 
 from segzoo.data import build_test_loader, build_train_loader, register_dataset_file
 from segzoo.engine import Trainer, default_setup, evaluate
@@ -14,6 +13,7 @@ from segzoo.evaluation.rescore import rescore
 from segzoo.evaluation.results import load_results
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
+from tests.data.data_trees import ROADS, picture, save, write_yaml
 
 IMAGES = 8
 # One is no image, one has a label that is no class, one is of another size than its image.

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from slurm_on_loopback import LoopbackSlurm, why_not
 
 from segzoo.cli import submit, train
 from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.cli.submission.status import OPEN, standings
+from tests.slurm.slurm_on_loopback import LoopbackSlurm, why_not
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ITERATIONS = 24
