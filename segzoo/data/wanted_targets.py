@@ -4,33 +4,54 @@ import sys
 
 from detectron2.config import CfgNode
 
+from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 
 # What models have that do not say otherwise.
 STANDARD = ("segments",)
-# Detectron2's own meta-architectures, beside the standard ones, where the labels have segments.
+# Detectron2's own meta-architectures and classes derived from them, beside the standard ones, where the
+# labels have segments.
 _DETECTRON2 = {
     "FCOS": ("instances",),
     "GeneralizedRCNN": ("instances",),
-    "PanopticFPN": ("instances", "sem_seg"),
     "ProposalNetwork": ("instances",),
     "RetinaNet": ("instances",),
 }
+_PANOPTIC_FPN = "PanopticFPN"
 
 
 def wanted_targets(cfg: CfgNode) -> tuple[str, ...]:
     """Return the names of the targets: INPUT.TARGETS, else those that the meta-architecture asks for.
 
-    It does so by its attribute `mapper_targets`, where it is imported already.
+    It does so by its attribute `mapper_targets`, where it is imported already. A class that has none and is
+    derived from a detector of Detectron2 gets what that one gets.
+
+    Raises:
+        InputError: the model is PanopticFPN, whose labels segzoo does not make.
     """
+    name = cfg.MODEL.META_ARCHITECTURE
+    model = None if name in _DETECTRON2 else _registered(name)
+    asked_for = getattr(model, "mapper_targets", None)
+    names = [name, *(base.__name__ for base in getattr(model, "__mro__", ()))]
+    if asked_for is None and _PANOPTIC_FPN in names:
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE {name}: segzoo does not make the labels of {_PANOPTIC_FPN}, whose "
+            "semantic head numbers stuff from 1 and has 0 for all things; use MaskFormer, or GeneralizedRCNN "
+            "with TASK instance"
+        )
     if cfg.INPUT.TARGETS:
         return tuple(cfg.INPUT.TARGETS)
-    name = cfg.MODEL.META_ARCHITECTURE
-    if name in _DETECTRON2:
-        # GeneralizedRCNN is Detectron2's default: a configuration of data alone has it, too.
-        return STANDARD if TASKS[cfg.TASK].from_classes else (*STANDARD, *_DETECTRON2[name])
+    if asked_for is not None:
+        return tuple(asked_for)
+    known = next((_DETECTRON2[one] for one in names if one in _DETECTRON2), ())
+    # GeneralizedRCNN is Detectron2's default: a configuration of data alone has it, too.
+    return STANDARD if TASKS[cfg.TASK].from_classes else (*STANDARD, *known)
+
+
+def _registered(name: str) -> object:
+    """The meta-architecture of this name; None where it is unknown or not imported."""
     # Whoever reads a configuration need not wait for Detectron2's models.
     modeling = sys.modules.get("detectron2.modeling")
     if modeling is None or name not in modeling.META_ARCH_REGISTRY:
-        return STANDARD
-    return tuple(getattr(modeling.META_ARCH_REGISTRY.get(name), "mapper_targets", STANDARD))
+        return None
+    return modeling.META_ARCH_REGISTRY.get(name)

@@ -113,3 +113,47 @@ def test_a_model_gets_what_it_or_the_configuration_asks_for():
         InputError, match=r"INPUT\.TARGETS 'box' is unknown; did you mean boxes\?; known: boxes, "
     ):
         SegmentationMapper(True, task="instance", augmentations=[], targets=("box",))
+
+
+def test_a_class_derived_from_a_detector_gets_what_that_gets(monkeypatch):
+    from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+
+    class PrivateRCNN(GeneralizedRCNN):
+        pass
+
+    class PrivateBoxes(GeneralizedRCNN):
+        mapper_targets = ("boxes",)
+
+    for model in (PrivateRCNN, PrivateBoxes):
+        monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, model.__name__, model)
+    cfg = new_config()
+    cfg.TASK = "instance"
+    cfg.MODEL.META_ARCHITECTURE = "PrivateRCNN"
+    assert wanted_targets(cfg) == ("segments", "instances")
+    cfg.MODEL.META_ARCHITECTURE = "PrivateBoxes"
+    assert wanted_targets(cfg) == ("boxes",)
+    cfg.INPUT.TARGETS = ("sem_seg",)
+    assert wanted_targets(cfg) == ("sem_seg",)
+
+
+def test_panoptic_fpn_is_refused_until_a_class_says_what_it_learns_from(monkeypatch):
+    from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN
+
+    class PrivateFPN(PanopticFPN):
+        pass
+
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "PrivateFPN", PrivateFPN)
+    cfg = new_config()
+    cfg.TASK = "panoptic"
+    for name in ("PanopticFPN", "PrivateFPN"):
+        cfg.MODEL.META_ARCHITECTURE = name
+        for targets in ((), ("instances", "sem_seg")):
+            cfg.INPUT.TARGETS = targets
+            with pytest.raises(InputError, match=f"{name}: segzoo does not make the labels of PanopticFPN"):
+                wanted_targets(cfg)
+    cfg.INPUT.TARGETS = ()
+    PrivateFPN.mapper_targets = ("instances", "private_labels")
+    assert wanted_targets(cfg) == ("instances", "private_labels")
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"  # what the message advises
+    cfg.TASK = "instance"
+    assert wanted_targets(cfg) == ("segments", "instances")
