@@ -45,17 +45,18 @@ class NoFeatures(nn.Module):
         return {"res5": image}
 
 
-def transparent(size_divisibility=0, align_corners=False):
-    head = FirstChannels(
-        input_shape={"res5": ShapeSpec(channels=3, stride=1)},
-        in_features=("res5",),
-        num_classes=3,
-        channels=3,
-        align_corners=align_corners,
-    )
+def transparent(size_divisibility=0, align_corners=False, head=FirstChannels, with_auxiliary=False):
+    options = {
+        "input_shape": {"res5": ShapeSpec(channels=3, stride=1)},
+        "in_features": ("res5",),
+        "num_classes": 3,
+        "channels": 3,
+        "align_corners": align_corners,
+    }
     return PerPixelSegmentor(
         backbone=NoFeatures(),
-        sem_seg_head=head,
+        sem_seg_head=head(**options),
+        auxiliary_head=head(**options) if with_auxiliary else None,
         loss=CrossEntropy(align_corners=align_corners),
         pixel_mean=(1.0, 2.0, 3.0),
         pixel_std=(2.0, 2.0, 4.0),
@@ -243,3 +244,40 @@ def test_a_wrong_crop_stops_before_the_backbone_runs():
     model.backbone.forward = None
     with pytest.raises(InputError, match="found 64 x 83"):
         model(annotated())
+
+
+class PenalizedHead(FirstChannels):
+    """Gives a further output to supervise and, in training, a loss of its own."""
+
+    loss_name = "loss_mean"
+
+    def forward(self, features):
+        outputs = super().forward(features)
+        if self.training:
+            mean = features["image"].mean()
+            outputs |= {"again": outputs["logits"], "losses": {self.loss_name: 3 * mean}}
+        return outputs
+
+
+@pytest.mark.parametrize("with_auxiliary", [False, True])
+def test_losses_that_a_head_computed_are_added_to_those_of_its_logits(with_auxiliary):
+    model = transparent(head=PenalizedHead, with_auxiliary=with_auxiliary)
+    inputs = [{"image": random_image(16, 24), "sem_seg": torch.ones(16, 24, dtype=torch.int64)}]
+    losses = model(inputs)
+    mean, std = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 4.0])
+    expected = 3 * ((inputs[0]["image"].float().mean((1, 2)) - mean) / std).mean()
+    names = {"loss_sem_seg", "loss_sem_seg_again", "loss_mean"}
+    if with_auxiliary:
+        names |= {"loss_sem_seg_auxiliary", "loss_mean_auxiliary"}
+        torch.testing.assert_close(losses["loss_mean_auxiliary"], expected)
+    assert losses.keys() == names
+    torch.testing.assert_close(losses["loss_mean"], expected)
+    torch.testing.assert_close(losses["loss_sem_seg_again"], losses["loss_sem_seg"])
+    assert model.eval()(inputs)[0].keys() == {"sem_seg"}
+
+
+def test_a_head_may_not_call_its_loss_as_the_model_calls_one(monkeypatch):
+    monkeypatch.setattr(PenalizedHead, "loss_name", "loss_sem_seg")
+    inputs = [{"image": random_image(16, 24), "sem_seg": torch.ones(16, 24, dtype=torch.int64)}]
+    with pytest.raises(ValueError, match="two losses are named loss_sem_seg;"):
+        transparent(head=PenalizedHead)(inputs)

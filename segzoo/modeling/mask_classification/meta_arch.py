@@ -17,10 +17,11 @@ from segzoo.utils.dataset_names import classes_dataset
 from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 
+from ..losses import joined
 from ..registry import registered
 from ..segmentor import Batch, Segmentor, Sizes
 from . import postprocess
-from .criterion import SegmentTargets, build_criterion, joined, targets_from_inputs
+from .criterion import SegmentTargets, build_criterion, targets_from_inputs
 
 
 @META_ARCH_REGISTRY.register()

@@ -4,6 +4,7 @@ Shape shorthand: N images, K classes, C channels, h w pixels of a feature map, H
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from detectron2.layers import Conv2d, ShapeSpec
 from torch import Tensor, nn
@@ -85,12 +86,15 @@ class PixelHead(nn.Module):
             "align_corners": node.ALIGN_CORNERS,
         }
 
-    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Any]:
         """Feature maps, (N, C, h, w) each, and "image", the normalised input (N, 3, H, W), to logits.
 
         Returns:
-            logits: (N, K, h, w) float. In training further entries may follow, each supervised as an output
-            of its own with its weight in `loss_weights` (1 where it has none).
+            logits: (N, K, h, w) float.
+            In training further entries may follow:
+            losses: weighted scalar losses that the head computed itself, by name.
+            Any other: (N, K, h, w) float, supervised as an output of its own with its weight in
+            `loss_weights` (1 where it has none).
         """
         raise NotImplementedError
 

@@ -15,6 +15,7 @@ from segzoo.utils.errors import InputError
 
 from ..features import build_in_features
 from ..labels import best_class
+from ..losses import joined
 from ..registry import NECK_REGISTRY, PIXEL_LOSS_REGISTRY, registered
 from ..segmentor import Batch, DenseScores, Segmentor, Sizes
 from .head import PixelHead
@@ -101,6 +102,8 @@ class PerPixelSegmentor(Segmentor):
             In training also
             supervised: the head's further logits by name, (N, K, h, w) each
             auxiliary_logits: (N, K, h, w) float of the auxiliary head, where there is one
+            losses: weighted scalar losses that the heads computed, by name; those of the auxiliary head end
+                in `_auxiliary`
         """
         self.sem_seg_head.check_crop(*batch.padded_size)
         features = self.backbone(batch.images)
@@ -110,9 +113,14 @@ class PerPixelSegmentor(Segmentor):
         logits = dict(self.sem_seg_head(features))
         outputs: dict[str, Any] = {"sem_seg_logits": logits.pop("logits")}
         if self.training:
+            losses = logits.pop("losses", {})
             outputs["supervised"] = logits
             if self.auxiliary_head is not None:
-                outputs["auxiliary_logits"] = self.auxiliary_head(features)["logits"]
+                auxiliary = self.auxiliary_head(features)
+                outputs["auxiliary_logits"] = auxiliary["logits"]
+                own = {f"{name}_auxiliary": loss for name, loss in auxiliary.get("losses", {}).items()}
+                losses = joined((losses, own))
+            outputs["losses"] = losses
         return outputs
 
     def prepare_targets(self, batch: Batch) -> Tensor:
@@ -131,7 +139,11 @@ class PerPixelSegmentor(Segmentor):
         return self.pad(labels, self.ignore_label)
 
     def losses(self, outputs: dict[str, Any], targets: Tensor) -> dict[str, Tensor]:
-        """Compute `loss` of each output that is supervised."""
+        """Compute `loss` of each output that is supervised, and add the losses that the heads computed.
+
+        Raises:
+            ValueError: a head gave one of its losses the name of another.
+        """
         losses = {"loss_sem_seg": self.loss_weight * self.loss(outputs["sem_seg_logits"], targets)}
         for name, logits in outputs["supervised"].items():
             weight = self.loss_weight * self.sem_seg_head.loss_weights.get(name, 1.0)
@@ -139,7 +151,7 @@ class PerPixelSegmentor(Segmentor):
         if "auxiliary_logits" in outputs:
             loss = self.loss(outputs["auxiliary_logits"], targets)
             losses["loss_sem_seg_auxiliary"] = self.auxiliary_loss_weight * loss
-        return losses
+        return joined((losses, outputs["losses"]))
 
     def postprocess(
         self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str

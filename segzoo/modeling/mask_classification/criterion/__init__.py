@@ -15,7 +15,7 @@ from .pixel_losses import ComparedPixels
 from .point_sampling import RandomPoints
 from .set_criterion import SetCriterion
 from .target_masks import SegmentTargets, targets_from_inputs
-from .terms import ClassTerm, DiceTerm, LossTerm, MaskTerm, joined
+from .terms import ClassTerm, DiceTerm, LossTerm, MaskTerm
 
 __all__ = [
     "AllPixels",
@@ -39,6 +39,5 @@ __all__ = [
     "SetCriterion",
     "UncertainPoints",
     "build_criterion",
-    "joined",
     "targets_from_inputs",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from detectron2.config import configurable
 from torch import Tensor
 
+from ...losses import joined
 from ...registry import CRITERION_REGISTRY
 from .comparison import AllPixels, Comparison, UncertainPoints
 from .decoder_outputs import DecoderOutputs
@@ -17,7 +18,7 @@ from .matcher import HungarianMatcher
 from .point_loss import PointLoss
 from .point_sampling import RandomPoints
 from .set_criterion import SetCriterion
-from .terms import DiceTerm, LossTerm, MaskTerm, joined
+from .terms import DiceTerm, LossTerm, MaskTerm
 
 
 @CRITERION_REGISTRY.register()

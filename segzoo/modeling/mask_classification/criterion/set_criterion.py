@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from segzoo.layers.runtime import without_autocast
 
+from ...losses import joined
 from ...registry import CRITERION_REGISTRY
 from .comparison import AllPixels, Comparison, build_comparison
 from .decoder_outputs import DecoderOutputs
@@ -16,7 +17,7 @@ from .matched_layer import Counts, MatchedLayer
 from .matcher import HungarianMatcher, Matches
 from .point_sampling import RandomPoints
 from .target_masks import SegmentTargets
-from .terms import LossTerm, build_terms, joined
+from .terms import LossTerm, build_terms
 
 
 @CRITERION_REGISTRY.register()

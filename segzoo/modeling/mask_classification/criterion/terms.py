@@ -19,8 +19,6 @@ Shape shorthand: N images, Q queries, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -44,21 +42,6 @@ class LossTerm(nn.Module):
         layer has none of these losses, an empty dict is returned. Autocast is off.
         """
         raise NotImplementedError
-
-
-def joined(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Join losses by name.
-
-    Raises:
-        ValueError: two parts have a loss of one name.
-    """
-    losses: dict[str, Tensor] = {}
-    for part in parts:
-        twice = sorted(losses.keys() & part.keys())
-        if twice:
-            raise ValueError(f"two losses are named {', '.join(twice)}; give one of them another name")
-        losses.update(part)
-    return losses
 
 
 def build_terms(cfg) -> list[LossTerm]:
