@@ -153,6 +153,14 @@ def test_shards_of_another_test_are_not_mixed_in(shapes, tmp_path):
             evaluate_shard(cfg, model, Shard(index, 2))
 
 
+def call(module, name, *arguments):
+    """A pickle that calls what a module has under a name, dotted or not, with text."""
+    texts = [pickle.SHORT_BINUNICODE + bytes([len(one)]) + one.encode() for one in (module, name, *arguments)]
+    head, rest = texts[:2], texts[2:]
+    words = [*head, pickle.STACK_GLOBAL, pickle.MARK, *rest, pickle.TUPLE, pickle.REDUCE, pickle.STOP]
+    return b"\x80\x04" + b"".join(words)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -162,6 +170,13 @@ def test_shards_of_another_test_are_not_mixed_in(shapes, tmp_path):
         zlib.compress(pickle.dumps(runpy.run_path)),
         zlib.compress(pickle.dumps(evaluate)),
         zlib.compress(pickle.dumps(Path)),
+        # What a module of segzoo imports: by a dotted name, and by its own.
+        zlib.compress(call("segzoo.cli.submission.slurm", "subprocess.Popen", "true")),
+        zlib.compress(call("segzoo.engine.shard_files", "Path", "elsewhere")),
+        # A class of segzoo that is no record, and a call of what arrays are made of under another name.
+        zlib.compress(call("segzoo.utils.errors", "InputError", "text")),
+        zlib.compress(call("numpy.core.multiarray", "scalar.__class__", "text")),
+        zlib.compress(call("builtins", "eval", "1")),
     ],
 )
 def test_a_damaged_part_is_named_and_its_images_are_scored_again_without_it(shapes, tmp_path, data):
