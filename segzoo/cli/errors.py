@@ -14,11 +14,11 @@ from .interrupts import INTERRUPTED
 
 Main = Callable[[Sequence[str]], int]
 
+WRONG_INPUT = 2
 
-def report_errors(
-    main: Main | None = None, *, status: int = 2, also: Mapping[type[Exception], int] | None = None
-) -> Callable:
-    """Make a command's `main(arguments) -> status` print a wrong input in one line, and nothing else of it.
+
+def report_errors(main: Main | None = None, *, also: Mapping[type[Exception], int] | None = None) -> Callable:
+    """Make a command's `main(arguments) -> status` print a wrong input in one line, and end with status 2.
 
     What the system refuses (a full disk, a folder that cannot be written) is such a line, too, and so is
     Ctrl-C, with status 130, and any exception with an attribute `exit_status`. With --debug among the
@@ -27,12 +27,11 @@ def report_errors(
 
     Args:
         main: to be decorated. It is called with the arguments of the command line where there are none.
-        status: what it returns for a wrong input.
         also: {exceptions whose message is the whole explanation: status}.
     """
     if main is None:
-        return functools.partial(report_errors, status=status, also=also)
-    statuses = {InputError: status, **(also or {})}
+        return functools.partial(report_errors, also=also)
+    statuses = {InputError: WRONG_INPUT, **(also or {})}
 
     def in_lines(arguments: Sequence[str]) -> int:
         try:
@@ -61,9 +60,9 @@ def _line_and_status(error: BaseException, statuses: Mapping[type[Exception], in
         if isinstance(error, kind):
             return str(error), found
     if isinstance(error, ModuleNotFoundError) and (line := describe_missing_module(error)):
-        return line, statuses[InputError]
+        return line, WRONG_INPUT
     if isinstance(error, OSError):
-        return describe_os_error(error), statuses[InputError]
+        return describe_os_error(error), WRONG_INPUT
     found = getattr(error, "exit_status", None)
     return (None, 1) if found is None else (str(error), found)
 
