@@ -53,9 +53,11 @@ class Segmentor(SegmentationModel):
     - `padded_size` and `pad`: a multiple of `size_divisibility`, zeros after normalization. A method that
       needs a fixed canvas overrides both.
     - `set_progress(iteration, max_iter)`: called before every training iteration, resumed runs included; for
-      schedules inside the network such as mask annealing. What is kept of it goes into a buffer with
-      `persistent=False`, filled in place (then `torch.compile` does not recompile). Evaluation and export do
-      not depend on it: in eval mode the network behaves as after the last iteration.
+      schedules inside the network such as mask annealing. It calls the method of the same name of every
+      submodule that defines one (backbone, head, decoder, criterion, term of the loss, ...), so a part may
+      have a schedule of its own; a family that overrides it calls `super()`. What is kept of it goes into a
+      buffer with `persistent=False`, filled in place (then `torch.compile` does not recompile). Evaluation
+      and export do not depend on it: in eval mode the network behaves as after the last iteration.
     - `batch_outputs`: the tensors among the outputs of `network`, for export and compilation.
     - `dense_scores`: the class scores that test protocols average, taken from `postprocess`.
 
@@ -177,7 +179,17 @@ class Segmentor(SegmentationModel):
         raise NotImplementedError
 
     def set_progress(self, iteration: int, max_iter: int) -> None:
-        """Take note of the next training iteration, counted from 0 over all runs, and of their number."""
+        """Take note of the next training iteration, counted from 0 over all runs, and of their number.
+
+        Every submodule whose class defines `set_progress` is told, once.
+        """
+        told: set[nn.Module] = set()
+        for _, module in self.named_modules(told):
+            # Of the class: wrappers such as that of torch.compile pass on what they wrap.
+            if module is not self and hasattr(type(module), "set_progress"):
+                module.set_progress(iteration, max_iter)
+                if isinstance(module, Segmentor):
+                    told.update(module.modules())  # by that model
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         """Raise InputError unless the model can give all of these tasks."""

@@ -168,6 +168,7 @@ class AnnealedClassifier(Segmentor):
         return {**shared, "backbone": None, "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}
 
     def set_progress(self, iteration, max_iter):
+        super().set_progress(iteration, max_iter)
         self.mask_probability.fill_(1 - iteration / max_iter)
         self.seen.append((iteration, max_iter, self.mask_probability.item()))
 
@@ -298,3 +299,49 @@ def test_a_model_under_a_protocol_keeps_its_order_of_channels(tmp_path):
     with torch.no_grad():
         expected = model([{"image": bgr}])[0]["sem_seg"].softmax(0)
     torch.testing.assert_close(Predictor(tested)(pixels, color="RGB")["sem_seg"], expected)
+
+
+class Told(nn.Sequential):
+    """Keeps what it is told."""
+
+    def __init__(self, *parts):
+        super().__init__(*parts)
+        self.calls: list[tuple[int, int]] = []
+
+    def set_progress(self, iteration, max_iter):
+        self.calls.append((iteration, max_iter))
+
+
+def told_once(model: Segmentor, parts: list[Told]) -> bool:
+    model.set_progress(3, 8)
+    return all(part.calls == [(3, 8)] for part in parts)
+
+
+def test_every_part_with_a_schedule_is_told_the_iteration_once():
+    inner, shared = Told(), Told()
+    outer = Told(nn.Sequential(inner), shared)
+    model = Canvas()
+    model.decoder, model.again = nn.Sequential(outer), shared
+    assert told_once(model, [inner, shared, outer])
+
+
+def test_the_parts_of_a_model_within_a_model_are_told_once():
+    part = Told()
+    teacher, model = Canvas(), Canvas()
+    teacher.decoder, model.teacher, model.decoder = part, teacher, Told()
+    assert told_once(model, [part, model.decoder])
+
+
+def test_a_part_that_is_compiled_is_told_once():
+    part = Told(nn.Identity())
+    model = Canvas()
+    model.decoder = torch.compile(part)
+    assert told_once(model, [part])
+
+
+def test_a_model_of_detectron2_and_its_parts_are_told_the_iteration():
+    model = Detector()
+    model.roi_heads = Told()
+    assert told_once(as_segmentor(model), [model.roi_heads])
+    whole = Told(nn.Identity())
+    assert told_once(as_segmentor(whole), [whole])
