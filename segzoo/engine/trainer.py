@@ -40,6 +40,7 @@ from segzoo.solver import (
     learning_rate_factor,
     load_optimizer_state,
     optimizer_name,
+    restore_scheduled,
 )
 from segzoo.utils.errors import InputError
 
@@ -453,11 +454,15 @@ class Trainer(TrainerBase):
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restores `state_dict()`; learning rates and weight decay follow the config of this run."""
+        """Restores `state_dict()`; learning rates and weight decay follow the config of this run.
+
+        With a scheduler of torch's the learning rates go on from those of the checkpoint.
+        """
         super().load_state_dict(state_dict)
         written_by = state_dict.get("optimizer_name", "")
         load_optimizer_state(self.optimizer, state_dict["optimizer"], written_by)
         self.scheduler.load_state_dict(state_dict.get("scheduler", {"iteration": self.iter + 1}))
+        restore_scheduled(self.optimizer, state_dict["optimizer"], self.scheduler)
         if "grad_scaler" in state_dict:
             self.train_step.load_state_dict(state_dict)
         self._recent_scalars = state_dict.get("recent_scalars", {})

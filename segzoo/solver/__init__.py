@@ -2,7 +2,12 @@
 
 from .clipping import build_gradient_clipper
 from .optimizer import build_optimizer, find_optimizer
-from .optimizer_state import gather_optimizer_state, load_optimizer_state, optimizer_name
+from .optimizer_state import (
+    gather_optimizer_state,
+    load_optimizer_state,
+    optimizer_name,
+    restore_scheduled,
+)
 from .parameter_groups import parameter_groups
 from .registry import LR_SCHEDULER_REGISTRY, OPTIMIZER_REGISTRY
 from .schedules import ScheduledLR, build_lr_scheduler, learning_rate_factor
@@ -20,4 +25,5 @@ __all__ = [
     "load_optimizer_state",
     "optimizer_name",
     "parameter_groups",
+    "restore_scheduled",
 ]

@@ -5,6 +5,8 @@ import logging
 import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
+from .schedules import ScheduledLR
+
 logger = logging.getLogger(__name__)
 
 # What the config decides: a resumed run takes these from its own config, not from the checkpoint.
@@ -76,6 +78,25 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict, written_
         for group, configured in zip(restored["param_groups"], current_groups, strict=True):
             group.update({key: configured[key] for key in STATE_KEYS_OF_CONFIG if key in configured})
     optimizer.load_state_dict(restored)
+
+
+def restore_scheduled(
+    optimizer: torch.optim.Optimizer, state: dict, scheduler: torch.optim.lr_scheduler.LRScheduler
+) -> None:
+    """Sets what `scheduler` had set when `state` was saved, for one that goes on from its last values.
+
+    A `ScheduledLR` needs no such help. Most of torch's schedulers multiply the present learning rate, and
+    those with `cycle_momentum` go on from the momentum or betas.
+
+    Args:
+        optimizer: with the state loaded (`load_optimizer_state`).
+        state: an optimizer's `state_dict()`; groups in another number than now are left as they are.
+    """
+    if isinstance(scheduler, ScheduledLR) or len(state["param_groups"]) != len(optimizer.param_groups):
+        return
+    keys = ("lr", "momentum", "betas") if getattr(scheduler, "cycle_momentum", False) else ("lr",)
+    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        group.update({key: saved[key] for key in keys if key in saved and key in group})
 
 
 def _has_betas(groups: list[dict]) -> bool:

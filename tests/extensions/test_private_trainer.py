@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from detectron2.solver import LRMultiplier
+from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from segzoo.cli.train import main as train_command
 from segzoo.engine import Predictor, Trainer, evaluate, find_trainer
 from segzoo.model_zoo import load_config
+from segzoo.solver import load_optimizer_state, restore_scheduled
 
 CONFIG = "TRAINER: Mine\nMODEL: {META_ARCHITECTURE: PerPixelSegmentor}\nSOLVER: {MAX_ITER: 2}"
 TRAINER = """
@@ -198,3 +201,66 @@ def test_the_training_loader_and_a_resumed_run(package, train):
     train(config, "--resume", "SOLVER.MAX_ITER", "3", "DATASETS.TEST", "()")
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [0, 1, 2]
+
+
+HALVING = """
+import torch
+from segzoo.engine import TRAINER_REGISTRY, Trainer
+
+
+@TRAINER_REGISTRY.register()
+class Halving(Trainer):
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+"""
+
+
+def test_a_resumed_run_goes_on_with_the_rates_of_a_scheduler_of_torch(package, train):
+    package.write(HALVING)
+    config = package.config(CONFIG.replace("Mine", "Halving"))
+    output = train(config, "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()")
+    train(config, "--resume", "SOLVER.MAX_ITER", "4", "DATASETS.TEST", "()")
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    assert [line["lr"] for line in lines] == pytest.approx([0.01, 0.005, 0.0025, 0.00125])
+
+
+def one_cycle(optimizer):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.1, 0.2], total_steps=8)
+
+
+def cosine(optimizer):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8)
+
+
+def detectron2_steps(optimizer):
+    steps = MultiStepParamScheduler([1.0, 0.1, 0.01], num_updates=8, milestones=[2, 5])
+    return LRMultiplier(optimizer, steps, max_iter=8)
+
+
+@pytest.mark.parametrize("build", [one_cycle, cosine, detectron2_steps])
+def test_rates_and_momentum_after_loading_are_those_of_one_run(build):
+    def begin():
+        weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+        groups = [{"params": [one], "lr": lr} for one, lr in zip(weights, (0.1, 0.2), strict=True)]
+        optimizer = torch.optim.AdamW(groups)
+        return optimizer, build(optimizer)
+
+    def go(optimizer, scheduler, iterations):
+        rows = []
+        for _ in range(iterations):
+            rows += [[(group["lr"], *group["betas"]) for group in optimizer.param_groups]]
+            optimizer.step()
+            scheduler.step()
+        return rows
+
+    expected = go(*begin(), 8)
+    optimizer, scheduler = begin()
+    found = go(optimizer, scheduler, 3)
+    states = optimizer.state_dict(), scheduler.state_dict()
+    optimizer, scheduler = begin()
+    load_optimizer_state(optimizer, states[0], "AdamW")
+    scheduler.load_state_dict(states[1])
+    restore_scheduled(optimizer, states[0], scheduler)
+    found += go(optimizer, scheduler, 5)
+    assert torch.tensor(found).tolist() == torch.tensor(expected).tolist()
