@@ -12,6 +12,7 @@ from segzoo.engine import Trainer, default_setup
 from segzoo.model_zoo import load_config
 from segzoo.modeling import CRITERION_REGISTRY
 from segzoo.modeling.mask_classification.criterion import DecoderOutputs, FusedSetCriterion, SegmentTargets
+from segzoo.utils.errors import InputError
 from tests.data.data_trees import forget, write_street
 from tests.mask_classification.test_training_robustness import NARROW
 
@@ -194,6 +195,23 @@ def test_its_parts_train_in_the_standard_model(private_boxes):
     with torch.no_grad():
         model([{"image": torch.zeros(3, 40, 50)}])
     assert package.SEEN[-1] == ((1, 3, 64, 64), None, ("panoptic",))
+
+
+def test_a_target_that_is_not_made_is_named_with_the_key_that_makes_it(private_boxes):
+    one = ("SOLVER.MAX_ITER", "1", "INPUT.TARGETS")
+    trainer = Trainer(configuration(private_boxes, *one, "('segments',)"))
+    with pytest.raises(
+        InputError, match=r"^training images have no segment_boxes, .* \(found none\)"
+    ) as error:
+        trainer.train()
+    remedy = str(error.value).rpartition("INPUT.TARGETS: ")[2].strip('"')
+    Trainer(configuration(private_boxes, *one, remedy)).train()
+    target = SegmentTargets(
+        torch.tensor([0]), masks=torch.ones(1, 2, 2) > 0, extras={"areas": torch.tensor([4])}
+    )
+    assert target.to("cpu").extras["areas"].tolist() == [4]
+    with pytest.raises(InputError, match=r"segment_boxes.*\(found areas\)"):
+        target.to("cpu").extras["boxes"]
 
 
 def test_its_cost_decides_the_matching(private_boxes):

@@ -15,8 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segzoo.layers.runtime import transferred
+from segzoo.utils.errors import InputError
 
 from .point_sampling import corners
+
+
+class ExtraTargets(dict):
+    """Targets beside classes and masks, by name; a name that is missing is an `InputError`."""
+
+    def __missing__(self, name: str) -> Tensor:
+        found = f"found {', '.join(self)}" if self else "found none"
+        raise InputError(
+            f"training images have no segment_{name}, which a loss term or matching cost reads beside "
+            f"classes and masks ({found}); add what makes it to INPUT.TARGETS: \"('segments', '{name}')\""
+        )
 
 
 @dataclass
@@ -28,7 +40,8 @@ class SegmentTargets:
         segment_map: (H, W) int16, the index in [0, S) of the segment that covers a pixel, -1 where there is
             none (void, crowd, padding).
         masks: (S, H, W) bool, instead of `segment_map`, for segments that may overlap.
-        extras: other targets by name, such as `boxes`, for terms and costs that read them.
+        extras: other targets by name, such as `boxes`, for terms and costs that read them; an `InputError`
+            names one that is missing.
 
     Raises:
         ValueError: both or none of `segment_map` and `masks` given, or `masks` without one plane per class.
@@ -47,6 +60,7 @@ class SegmentTargets:
                 f"SegmentTargets: {len(self.masks)} masks for {len(self.classes)} classes; "
                 "give one mask per class"
             )
+        self.extras = ExtraTargets(self.extras)
 
     def __len__(self) -> int:
         return len(self.classes)
