@@ -10,7 +10,11 @@ from .methods import load_methods
 
 
 class FilledRegistry(Registry):
-    """fvcore's registry, in which names that it does not have yet are looked for among segzoo's methods."""
+    """fvcore's registry, in which names that it does not have yet are looked for among segzoo's methods.
+
+    What is registered again by the same module under its own name, as by a module that is imported again,
+    replaces the earlier one.
+    """
 
     def get(self, name: str) -> Any:
         """Return what is registered as `name`."""
@@ -33,7 +37,10 @@ class FilledRegistry(Registry):
 
     def _do_register(self, name: str, obj: Any) -> None:
         other = self._obj_map.get(name)
-        if other is not None:
+        if other is not None and _identity(other) == _identity(obj):
+            # A module that is imported again, as in a notebook, or after an import that failed.
+            del self._obj_map[name]
+        elif other is not None:
             raise InputError(
                 f"{name} is registered as one of {self._name} by {other.__module__} and by {obj.__module__}; "
                 "give one of them another name"
@@ -43,3 +50,9 @@ class FilledRegistry(Registry):
     def _look_for(self, name: str) -> None:
         if not super().__contains__(name):
             load_methods()
+
+
+def _identity(obj: Any) -> tuple[str, str]:
+    """Module and name; of what has no name of its own, such as a `functools.partial`, the very object."""
+    name = getattr(obj, "__qualname__", None)
+    return getattr(obj, "__module__", ""), str(id(obj)) if name is None else name

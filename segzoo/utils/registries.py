@@ -16,22 +16,13 @@ class NamedRegistry(FilledRegistry):
     def register(self, obj: Any = None, *, name: str = "") -> Any:
         """Register a function or class; as a call, or as a decorator with or without arguments.
 
-        One of the same module and name, as of a module that is imported again, replaces the earlier one.
-
         Args:
             name: by which it is found; "": its `__name__`.
         """
         if obj is None:
             return lambda decorated: self.register(decorated, name=name)
-        name = name or obj.__name__
-        if _identity(self._obj_map.get(name)) == _identity(obj):
-            del self._obj_map[name]
-        self._do_register(name, obj)
+        self._do_register(name or obj.__name__, obj)
         return obj
-
-
-def _identity(obj: Any) -> tuple[str, str]:
-    return getattr(obj, "__module__", ""), getattr(obj, "__qualname__", "")
 
 
 def registered(registry: Registry, key: str, name: str, *, ignore_case: bool = False) -> Any:

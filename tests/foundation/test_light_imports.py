@@ -1,5 +1,6 @@
 """What is imported when: reading names, keys and help imports no model, and models are found when needed."""
 
+import functools
 import importlib
 import json
 import pkgutil
@@ -15,6 +16,7 @@ from segzoo.utils import import_hooks
 from segzoo.utils.errors import InputError
 from segzoo.utils.filled_registry import FilledRegistry
 from segzoo.utils.lazy_exports import deferred_imports, lazy_exports
+from segzoo.utils.registries import NamedRegistry
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -204,6 +206,20 @@ def test_two_parts_of_one_name_are_named_with_their_modules():
         "give one of them another name"
     )
     assert registry.get("Part").__module__ == "segzoo.projects.a.head"
+
+
+def test_a_part_of_a_module_that_is_imported_again_replaces_the_earlier_one():
+    registry = FilledRegistry("THING")
+    first, second = (type("Part", (), {"__module__": "my_head"}) for _ in range(2))
+    registry.register(first)
+    registry.register(second)
+    assert registry.get("Part") is second
+    # Calls have no name of their own: two are two parts, even of one module.
+    registry = NamedRegistry("THING")
+    registry.register(functools.partial(int, base=2), name="parse")
+    with pytest.raises(InputError, match="parse is registered as one of THING by functools"):
+        registry.register(functools.partial(int, base=8), name="parse")
+    assert registry.get("parse")("10") == 2
 
 
 class TestLazyExports:
