@@ -50,7 +50,7 @@ class _DataUnpickler(pickle.Unpickler):
         # A module that is not imported yet stays so: importing it would run it. The name is looked up
         # without its dots, which lead through what a module imports to any other.
         if module.partition(".")[0] in self._packages and module in sys.modules:
-            found = vars(sys.modules[module]).get(name)
+            found: Any = vars(sys.modules[module]).get(name)
             if _is_record(found) and (found.__module__, found.__qualname__) == (module, name):
                 return found
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no data")
