@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 from detectron2.config import CfgNode
 
@@ -50,10 +50,20 @@ def register_config(add=None, *, rules=None):
     Args:
         rules: {key with its sections, "MODEL.UNET.DEPTH": what its value may be}, of `segzoo.config`'s
             `at_least`, `one_of`, `COUNT` and others, or a `Rule` of your own.
+
+    Raises:
+        InputError: `add` has no name of its own: a lambda, or an object such as a `functools.partial`.
     """
     if add is None:
         return lambda function: register_config(function, rules=rules)
-    _registered[f"{add.__module__}.{add.__qualname__}"] = Extension(add, dict(rules or {}))
+    name = getattr(add, "__qualname__", "<lambda>")
+    if name.endswith("<lambda>"):
+        found = type(add).__name__ if not hasattr(add, "__qualname__") else f"a lambda of {add.__module__}"
+        raise InputError(
+            f"register_config needs a function with a name, which tells it from others, found {found}; "
+            "define one with def"
+        )
+    _registered[f"{add.__module__}.{name}"] = Extension(add, dict(rules or {}))
     return add
 
 
@@ -61,15 +71,41 @@ def add_registered_config(cfg: CfgNode) -> None:
     """Add the keys of all projects and imported modules, in the order in which they were registered.
 
     Raises:
-        InputError: a rule is registered for a key that does not exist.
+        InputError: a rule is registered for a key that does not exist, or two packages add the same key with
+            different defaults.
     """
     importlib.import_module(PROJECTS)
+    added_by: dict[str, str] = {}
+    before = dict(flatten(cfg))
     for extension in _registered.values():
         extension.add(cfg)
+        after = dict(flatten(cfg))
+        module = extension.add.__module__
+        _check_kept(added_by, before, after, module)
+        for key, value in after.items():
+            # An empty section is there for others to fill.
+            if key not in before and not isinstance(value, CfgNode):
+                added_by[key] = module
+        before = after
     known = {key for key, _ in flatten(cfg)}
     for name, extension in _registered.items():
         for key in extension.rules.keys() - known:
             raise InputError(f"{name} registers a rule for {key}, which is no key{did_you_mean(key, known)}")
+
+
+def _check_kept(
+    added_by: Mapping[str, str], before: Mapping[str, Any], after: Mapping[str, Any], module: str
+) -> None:
+    """Raise InputError where `module` has changed or removed a key that another package added."""
+    for key, owner in added_by.items():
+        if _package(owner) == _package(module):
+            continue
+        kept = key in after and type(after[key]) is type(before[key]) and after[key] == before[key]
+        if not kept:
+            raise InputError(
+                f"{key} is added by {owner} and {'changed' if key in after else 'removed'} by {module}; "
+                "give one of them another name, or set the value in a YAML file"
+            )
 
 
 def registered_extensions() -> list[Extension]:

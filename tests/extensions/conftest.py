@@ -71,7 +71,7 @@ class Package:
 
 @pytest.fixture
 def package(tmp_path, monkeypatch, request):
-    """An empty `Package`; what it registers is gone after the test."""
+    """An empty `Package`; what it registers is gone after the test, as are modules named after it."""
     load_methods()
     assert Trainer.__name__ in TRAINER_REGISTRY  # as of here nothing of segzoo is registered any more
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -85,7 +85,7 @@ def package(tmp_path, monkeypatch, request):
     known = {id(table): set(table) for table in (GROUPS, TASKS)}
     name = "private_" + "".join(c if c.isalnum() else "_" for c in request.node.name).strip("_")
     yield Package(tmp_path, name)
-    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+    for module in [module for module in sys.modules if module.startswith(name)]:
         del sys.modules[module]
     for table in (GROUPS, TASKS):
         for key in set(table) - known[id(table)]:

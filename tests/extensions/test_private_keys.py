@@ -107,6 +107,49 @@ def test_a_rule_for_a_key_that_is_not_added_is_an_error(package):
         read_config(package.config())
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("register_config(lambda cfg: None)", "a lambda of private_"),
+        ("register_config(functools.partial(setattr, name='A', value=1))", "partial; define one with def"),
+    ],
+)
+def test_what_adds_keys_has_a_name(package, line, found):
+    package.write(f"import functools\nfrom segzoo.config import register_config\n{line}")
+    with pytest.raises(InputError, match=rf"needs a function with a name, .* found {found}"):
+        read_config(package.config())
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ("    cfg.MODEL.UNET.DEPTH = 5", "DEPTH is added by {0}.keys and changed by {1}"),
+        ("    cfg.MODEL.UNET.DEPTH = 4.0", "DEPTH is added by {0}.keys and changed by {1}"),
+        ("    cfg.MODEL.UNET = CfgNode({'WIDTH': 1})", "DEPTH is added by {0}.keys and removed by {1}"),
+        ("    cfg.MODEL.UNET.DEPTH = 4\n    cfg.MODEL.UNET.OTHER = 1", ""),
+        ("    cfg.MODEL.MASK_ON = True\n    cfg.MODEL.EMPTY.ONE = 1", ""),
+    ],
+)
+def test_two_packages_that_add_one_key_are_named(package, lines, what):
+    other = f"{package.name}_too"
+    package.write(KEYS + "    cfg.MODEL.EMPTY = CfgNode()\n", "keys")
+    package.write("from . import keys")
+    (package.folder / f"{other}.py").write_text(
+        "from detectron2.config import CfgNode\nfrom segzoo.config import register_config\n\n\n"
+        f"@register_config\ndef add(cfg):\n{lines}\n"
+    )
+    words = ["IMPORTS", f"('{package.name}', '{other}')"]
+    if not what:
+        assert read_config(package.config(), words).MODEL.UNET.DEPTH == 4
+        return
+    with pytest.raises(InputError) as caught:
+        read_config(package.config(), words)
+    assert str(caught.value) == (
+        f"MODEL.UNET.{what.format(package.name, other)}; "
+        "give one of them another name, or set the value in a YAML file"
+    )
+
+
 def test_a_configuration_is_saved_without_keys_of_modules_that_it_does_not_import(package):
     """So it is valid in a process that has never heard of them."""
     package.write(KEYS)
