@@ -137,6 +137,9 @@ DERIVED = (
     r"(^|\.)attn_mask$",
 )
 
+# Parameters of losses, on which predictions do not depend: any file may lack them, or hold those of others.
+OF_LOSSES = (r"^(criterion|loss)\.",)
+
 _RESNET_CLASSIFIER = (r"^(stem\.)?fc\.",)
 # What timm's models have after their last feature map.
 _TIMM_CLASSIFIER = (

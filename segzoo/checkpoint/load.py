@@ -13,7 +13,7 @@ from segzoo.utils.errors import InputError
 
 from .download import local_file
 from .finite import check_finite
-from .key_maps import DERIVED, NATIVE, KeyMap, classifier_keys, key_maps, matches, query_keys
+from .key_maps import DERIVED, NATIVE, OF_LOSSES, KeyMap, classifier_keys, key_maps, matches, query_keys
 from .prefixes import find_prefix
 from .reader import CheckpointFile, read_checkpoint
 from .report import CheckpointMismatchError, Layout, LoadReport, describe_problems, first, listed, remedy
@@ -78,7 +78,8 @@ def load_state(
 ) -> LoadReport:
     """Loads a checkpoint that has been read. Arguments, result and errors as `load_checkpoint`.
 
-    `allow_other_classes=False` makes another number of classes or queries an error, as in resuming.
+    `allow_other_classes=False` makes another number of classes or queries an error, as in resuming, and other
+    parameters of losses.
     """
     model = getattr(model, "module", model) if isinstance(model, _WRAPPERS) else model
     own = model.state_dict()
@@ -87,11 +88,13 @@ def load_state(
     key_map, _ = _choose_map(weights, own)
     report.source = key_map.name
     weights = key_map.regroup(weights)
-    names = _place(weights, own, key_map, report)
+    of_losses = OF_LOSSES if allow_other_classes else ()
+    names = _place(weights, own, key_map, of_losses, report)
     classifier = classifier_keys()
     may_differ = (*classifier, *query_keys()) if allow_other_classes else ()
-    new = _fit_shapes(names, weights, own, key_map, may_differ, report)
-    _sort_missing(model, own, new, key_map, classifier if allow_missing_classifier else (), report)
+    new = _fit_shapes(names, weights, own, key_map, may_differ, of_losses, report)
+    may_lack = classifier if allow_missing_classifier else ()
+    _sort_missing(model, own, new, key_map, may_lack, of_losses, report)
     if not report.loaded:
         _refuse(
             f"{report.path}: none of its {len(file.weights)} weights ({first(list(file.weights), 3)}) "
@@ -203,7 +206,11 @@ def _prefix(key_map: KeyMap, own: Iterable[str]) -> str:
 
 
 def _place(
-    weights: dict[str, Tensor], own: dict[str, Tensor], key_map: KeyMap, report: LoadReport
+    weights: dict[str, Tensor],
+    own: dict[str, Tensor],
+    key_map: KeyMap,
+    of_losses: tuple[str, ...],
+    report: LoadReport,
 ) -> dict[str, str]:
     """Model key -> file key; what has no place goes to the report's `extras` or `unexpected`."""
     prefix = _prefix(key_map, own)
@@ -216,7 +223,7 @@ def _place(
             )
         if target in own:
             placed[target] = key
-        elif matches(key, (*key_map.extras, *DERIVED)):
+        elif matches(key, (*key_map.extras, *DERIVED, *of_losses)):
             report.extras.append(key)
         else:
             report.unexpected.append(key)
@@ -229,6 +236,7 @@ def _fit_shapes(
     own: dict[str, Tensor],
     key_map: KeyMap,
     may_differ: tuple[str, ...],
+    of_losses: tuple[str, ...],
     report: LoadReport,
 ) -> dict[str, Tensor]:
     """The values to load, in the model's shapes; what is in `may_differ` may have another number of rows."""
@@ -239,6 +247,9 @@ def _fit_shapes(
         if value.shape != shape:
             in_file = tuple(value.shape)
             value = _resize(key, value, shape, key_map)
+            if value is None and matches(key, of_losses):
+                report.extras.append(file_key)
+                continue
             if value is not None:
                 if value.numel() != weights[file_key].numel():  # else it is laid out otherwise, no more
                     report.resized.append(key)
@@ -267,6 +278,7 @@ def _sort_missing(
     new: dict[str, Tensor],
     key_map: KeyMap,
     classifier: tuple[str, ...],
+    of_losses: tuple[str, ...],
     report: LoadReport,
 ) -> None:
     """Tells the model's keys that the file lacks by design, `classifier` too, from those it must have."""
@@ -278,7 +290,7 @@ def _sort_missing(
             continue
         if not key.startswith(prefix) or matches(key, classifier):
             report.reinitialised.append(key)
-        elif matches(key, key_map.training_only):
+        elif matches(key, (*key_map.training_only, *of_losses)):
             report.training_only.append(key)
         elif not matches(key, key_map.absent):
             report.missing.append(key)

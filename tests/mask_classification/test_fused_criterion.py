@@ -121,7 +121,7 @@ def test_a_term_of_ones_own_joins_the_fused_ones(make_scene, num_points):
     results = []
     for kind in (FusedSetCriterion, SetCriterion):
         criterion = make_criterion(num_points=num_points, kind=kind)
-        criterion.terms.append(AreaTerm())
+        criterion.terms["AreaTerm"] = AreaTerm()
         losses = criterion(scene.outputs, scene.targets, OwnPoints(seed=3))
         results.append((losses, gradients(losses, scene.leaves)))
     assert [name for name in results[0][0] if name.endswith("area")] == ["loss_area"]
@@ -159,7 +159,7 @@ def test_only_what_is_known_is_fused(make_scene):
 def test_two_losses_of_one_name_are_refused(make_scene):
     scene = make_scene()
     criterion = make_criterion()
-    criterion.terms.append(DiceTerm())
+    criterion.terms["again"] = DiceTerm()
     with pytest.raises(ValueError, match="two losses are named loss_dice"):
         criterion(scene.outputs, scene.targets)
 
@@ -190,7 +190,7 @@ def test_queries_with_known_segments_are_given_to_the_same_terms(make_scene):
     }
     matches = [(torch.arange(2 * count), torch.arange(count).repeat(2)) for count in counts]
     criterion = make_criterion()
-    criterion.terms.append(DenoisingTerm())
+    criterion.terms["DenoisingTerm"] = DenoisingTerm()
     losses = criterion({**outputs, "known": known, "known_matches": matches}, scene.targets)
     planes, dice, matched, unmatched = scene.planes(), 0.0, 0.0, 0.0
     log_probability = known["pred_logits"].log_softmax(-1)

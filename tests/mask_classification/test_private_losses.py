@@ -7,11 +7,18 @@ import pytest
 import torch
 import yaml
 
+from segzoo.checkpoint import SegzooCheckpointer, load_checkpoint
 from segzoo.config.files import config_root
 from segzoo.engine import Trainer, default_setup
 from segzoo.model_zoo import load_config
 from segzoo.modeling import CRITERION_REGISTRY
-from segzoo.modeling.mask_classification.criterion import DecoderOutputs, FusedSetCriterion, SegmentTargets
+from segzoo.modeling.mask_classification.criterion import (
+    DecoderOutputs,
+    DiceTerm,
+    FusedSetCriterion,
+    MaskTerm,
+    SegmentTargets,
+)
 from segzoo.utils.errors import InputError
 from tests.data.data_trees import forget, write_street
 from tests.mask_classification.test_training_robustness import NARROW
@@ -173,7 +180,7 @@ def test_its_parts_train_in_the_standard_model(private_boxes):
     for name in ("sem_seg_head.predictor.box_embed.weight", "sem_seg_head.predictor.count.weight"):
         assert not torch.equal(dict(model.named_parameters())[name], before[name])
     # A term's own parameter is trained and stored.
-    scale = torch.load("run/model_final.pth", weights_only=True)["model"]["criterion.terms.3.scale"]
+    scale = torch.load("run/model_final.pth", weights_only=True)["model"]["criterion.terms.BoxTerm.scale"]
     assert scale != 1.0
 
     lines = [json.loads(line) for line in Path("run/metrics.json").read_text().splitlines()]
@@ -251,3 +258,60 @@ def test_its_criterion_replaces_the_standard_one(private_boxes):
         losses[name] = criterion(outputs, [target])
     for name, loss in losses["FusedSetCriterion"].items():
         torch.testing.assert_close(losses["HalvedCriterion"][name] * 2, loss)
+
+
+def checkpoint_of(cfg, file):
+    torch.manual_seed(0)
+    model = Trainer.build_model(cfg)
+    torch.save({"model": model.state_dict()}, file)
+    return model
+
+
+def test_a_file_without_the_parameters_of_a_term_is_evaluated_and_fine_tuned_but_not_resumed(
+    private_boxes, tmp_path
+):
+    terms = f"{(*STANDARD['TERMS'],)}"
+    checkpoint_of(configuration(private_boxes, "MODEL.MASK_FORMER.LOSS_TERMS", terms), tmp_path / "a.pth")
+    model = Trainer.build_model(configuration(private_boxes))
+    checkpointer = SegzooCheckpointer(model)
+    checkpointer.load(str(tmp_path / "a.pth"), checkpointables=[])
+    assert checkpointer.report.training_only == ["criterion.terms.BoxTerm.scale"]
+    checkpointer.report.require_complete()
+    with pytest.raises(InputError, match=r"lacks criterion\.terms\.BoxTerm\.scale"):
+        checkpointer.load(str(tmp_path / "a.pth"))
+
+
+def test_the_parameters_of_other_terms_in_a_file_are_left_out(private_boxes, tmp_path):
+    saved = checkpoint_of(configuration(private_boxes), tmp_path / "b.pth")
+    terms = f"{(*STANDARD['TERMS'],)}"
+    model = Trainer.build_model(configuration(private_boxes, "MODEL.MASK_FORMER.LOSS_TERMS", terms))
+    report = load_checkpoint(model, tmp_path / "b.pth")
+    assert report.extras == ["criterion.terms.BoxTerm.scale"]
+    report.require_complete()
+    weight = "sem_seg_head.predictor.box_embed.weight"
+    assert torch.equal(model.state_dict()[weight], saved.state_dict()[weight])
+
+
+def test_parameters_of_terms_keep_their_names_in_another_order_and_may_have_another_shape(
+    private_boxes, tmp_path
+):
+    saved = checkpoint_of(configuration(private_boxes), tmp_path / "c.pth").state_dict()
+    terms = f"{('BoxTerm', *STANDARD['TERMS'])}"
+    cfg = configuration(private_boxes, "MODEL.MASK_FORMER.LOSS_TERMS", terms)
+    scale = "criterion.terms.BoxTerm.scale"
+    torch.save({"model": saved | {scale: torch.tensor(7.0)}}, tmp_path / "c.pth")
+    model = Trainer.build_model(cfg)
+    assert scale in load_checkpoint(model, tmp_path / "c.pth").loaded
+    assert model.state_dict()[scale] == 7
+    torch.save({"model": saved | {scale: torch.full((5,), 7.0)}}, tmp_path / "c.pth")
+    model = Trainer.build_model(cfg)
+    report = load_checkpoint(model, tmp_path / "c.pth")
+    assert report.training_only == report.extras == [scale]
+    assert model.state_dict()[scale] == 1
+
+
+def test_two_terms_of_one_class_are_both_kept():
+    first, second = (MaskTerm(weight) for weight in (1.0, 2.0))
+    criterion = FusedSetCriterion([first, DiceTerm(), second], matcher=None)
+    assert list(criterion.terms) == ["MaskTerm", "DiceTerm", "MaskTerm_2"]
+    assert criterion.terms["MaskTerm_2"] is second

@@ -49,7 +49,9 @@ class FusedSetCriterion(SetCriterion):
     @property
     def fused_terms(self) -> tuple[MaskTerm, DiceTerm] | None:
         """The two terms that are computed together; None: all are computed as in `SetCriterion`."""
-        mask, dice = ([term for term in self.terms if type(term) is kind] for kind in (MaskTerm, DiceTerm))
+        mask, dice = (
+            [term for term in self.terms.values() if type(term) is kind] for kind in (MaskTerm, DiceTerm)
+        )
         if len(mask) == len(dice) == 1 and type(self.comparison) in (AllPixels, UncertainPoints):
             return mask[0], dice[0]
         return None
@@ -65,7 +67,7 @@ class FusedSetCriterion(SetCriterion):
         losses = []
         for layer, of_layer in zip(layers, sums.unbind(1), strict=True):
             known = {term: {term.name: value} for term, value in zip(fused, of_layer, strict=True)}
-            losses.append(joined(known[term] if term in known else term(layer) for term in self.terms))
+            losses.append(joined(known[t] if t in known else t(layer) for t in self.terms.values()))
         return losses
 
     def _mask_loss(self, mask_loss: str, outputs: DecoderOutputs, points: RandomPoints) -> MaskLoss:

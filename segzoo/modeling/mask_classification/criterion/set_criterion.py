@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from detectron2.config import configurable
@@ -37,7 +38,7 @@ class SetCriterion(nn.Module):
         self, terms: Sequence[LossTerm], matcher: HungarianMatcher, comparison: Comparison | None = None
     ):
         super().__init__()
-        self.terms = nn.ModuleList(terms)
+        self.terms = nn.ModuleDict(_by_class(terms))
         self.matcher = matcher
         self.comparison = comparison or AllPixels()
 
@@ -94,7 +95,7 @@ class SetCriterion(nn.Module):
 
     def layer_losses(self, outputs: DecoderOutputs, layers: list[MatchedLayer]) -> list[dict[str, Tensor]]:
         """Return the losses of all terms by name, for each layer."""
-        return [joined(term(layer) for term in self.terms) for layer in layers]
+        return [joined(term(layer) for term in self.terms.values()) for layer in layers]
 
     def _matched_layers(
         self,
@@ -119,3 +120,14 @@ class SetCriterion(nn.Module):
             )
             for index, (layer, own) in enumerate(zip(outputs.layers, matches, strict=True))
         ]
+
+
+def _by_class(terms: Sequence[LossTerm]) -> dict[str, LossTerm]:
+    """The terms by the name of their class, from the second of a class on with its number."""
+    named: dict[str, LossTerm] = {}
+    seen: Counter[str] = Counter()
+    for term in terms:
+        name = type(term).__name__
+        seen[name] += 1
+        named[name if seen[name] == 1 else f"{name}_{seen[name]}"] = term
+    return named

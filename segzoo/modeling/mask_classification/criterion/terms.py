@@ -32,7 +32,9 @@ from .pixel_losses import check_mask_loss, dice_losses, mask_losses
 class LossTerm(nn.Module):
     """Base class of terms.
 
-    Parameters of a term are trained, and stored in checkpoints as `criterion.terms.<i>.<name>`.
+    Parameters of a term are trained, and stored in checkpoints as `criterion.terms.<class>.<name>`.
+    Predictions do not depend on them: a checkpoint without them, or with those of other terms, can be
+    evaluated and fine-tuned; only to resume a run, the terms have to be the same.
     """
 
     def forward(self, layer: MatchedLayer) -> dict[str, Tensor]:
