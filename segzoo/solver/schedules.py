@@ -59,8 +59,20 @@ class ScheduledLR(torch.optim.lr_scheduler.LRScheduler):
         Args:
             optimizer: made by `build_optimizer`.
             schedule: one factor for all groups, or one for each name prefix that their "schedule" may have.
+
+        Raises:
+            InputError: a prefix has no group, so that its factor would have no effect.
         """
         self.factors = schedule if isinstance(schedule, Mapping) else {"": schedule}
+        found = {group.get("schedule", "") for group in optimizer.param_groups}
+        for prefix in filter(None, self.factors):
+            if prefix not in found:
+                raise InputError(
+                    f"SOLVER.LR_SCHEDULER_NAME: the schedule's factor for {prefix!r} has no effect: no group "
+                    f'of the optimizer has "schedule": {prefix!r}; correct the prefix if no trainable '
+                    "parameter begins with it, and in a build_optimizer of your own make the groups with "
+                    f"segzoo.solver.parameter_groups(..., schedules=[{prefix!r}])"
+                )
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | torch.Tensor]:

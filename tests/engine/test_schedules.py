@@ -8,7 +8,7 @@ from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 from detectron2.solver import build_lr_scheduler as build_detectron2_scheduler
 
 from segzoo.config.defaults import default_config
-from segzoo.solver import build_lr_scheduler
+from segzoo.solver import ScheduledLR, build_lr_scheduler, parameter_groups
 from segzoo.utils.errors import InputError
 
 
@@ -120,3 +120,16 @@ def test_a_restored_schedule_continues_with_the_base_rate_configured_now():
 def test_impossible_settings_are_input_errors(changes, message):
     with pytest.raises(InputError, match=message):
         build_lr_scheduler(make_cfg(**changes), make_optimizer(0.5))
+
+
+def test_a_factor_for_a_prefix_without_a_group_is_an_input_error_and_the_remedy_works():
+    model = torch.nn.ModuleDict({"backbone": torch.nn.Linear(1, 1), "head": torch.nn.Linear(1, 1)})
+    schedule = {"backbone": lambda iteration: 0.0, "": lambda iteration: 1.0}
+    message = r"factor for 'backbone' has no effect: .*parameter_groups\(\.\.\., schedules=\['backbone'\]\)"
+    with pytest.raises(InputError, match=message):
+        ScheduledLR(torch.optim.SGD(model.parameters(), lr=0.5), schedule)
+    groups = parameter_groups(model, base_lr=0.5, weight_decay=0.0, schedules=["backbone"])
+    optimizer = torch.optim.SGD(groups, lr=0.5)
+    ScheduledLR(optimizer, schedule)
+    found = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+    assert found == {"backbone.weight": 0, "backbone.bias": 0, "head.weight": 0.5, "head.bias": 0.5}
