@@ -75,8 +75,12 @@ class ShardFiles:
     modules: set[str]
 
     def write(self, shard: Shard, position: int, part: Part) -> None:
-        """Save a part whose first image has a position in the shard."""
-        data = zlib.compress(pickle.dumps(part), 1)
+        """Save a part whose first image has a position in the shard.
+
+        Raises:
+            InputError: an evaluator's records are of classes that `read` refuses; nothing is written.
+        """
+        data = zlib.compress(self._pickled(part), 1)
         write_atomically(self.path(shard) / f"{position:08d}.part", lambda stream: stream.write(data))
 
     def read(self, *shards: Shard) -> Iterator[Part]:
@@ -100,6 +104,18 @@ class ShardFiles:
 
     def path(self, shard: Shard) -> Path:
         return self.folder / f"{shard.index}_of_{shard.count}"
+
+    def _pickled(self, part: Part) -> bytes:
+        for key, records in part.scored.items():
+            try:
+                unpickled(pickle.dumps(records), self.modules)
+            except (pickle.PickleError, AttributeError, TypeError) as error:
+                raise InputError(
+                    f"--shard: the records of the evaluator {key} cannot be kept in a file ({error}); let "
+                    "them be numbers, text, containers, numpy arrays, NamedTuples and dataclasses of its "
+                    "package, or use --num-gpus, which splits every test"
+                ) from None
+        return pickle.dumps(part)
 
     def _check(self, file: Path, found: Mapping) -> None:
         for key, expected in self.facts.items():

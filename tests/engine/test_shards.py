@@ -4,6 +4,9 @@ import json
 import pickle
 import runpy
 import zlib
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.cli.train import build_parser
 from segzoo.engine import evaluate
 from segzoo.engine.evaluation_loop import check_evaluation, protocol_facts
+from segzoo.engine.shard_files import Part, ShardFiles
 from segzoo.engine.shards import Shard, evaluate_shard
 from segzoo.evaluation import compare_results, load_results
 from segzoo.evaluation.semantic import semantic_metrics
@@ -190,6 +194,35 @@ def test_a_damaged_part_is_named_and_its_images_are_scored_again_without_it(shap
     model.seen = 0
     assert evaluate_shard(cfg, model, Shard(1, 1)) == whole
     assert model.seen in (1, 2)  # the last part has one image
+
+
+@dataclass
+class Scored:
+    first: int
+
+
+@pytest.mark.parametrize(
+    ("record", "found"),
+    [
+        (torch.ones(1), r"it holds torch\._utils\._rebuild_tensor_v2, which is no data"),
+        (Fraction(1, 2), r"it holds fractions\.Fraction, which is no data"),
+        (lambda: 0, "Can't pickle"),
+        (Counter("aab"), ""),
+        (Scored(2), ""),
+    ],
+    ids=["tensor", "Fraction", "function", "Counter", "dataclass"],
+)
+def test_records_that_cannot_be_read_back_are_refused_before_they_are_kept(tmp_path, record, found):
+    files = ShardFiles(tmp_path / "shards", {}, {Part.__module__, __name__})
+    shard, part = Shard(1, 1), Part({}, ["a"], {}, {}, {"sem_seg": [], "mine": [("a", record)]})
+    if found:
+        message = rf"--shard: the records of the evaluator mine cannot be kept in a file \({found}"
+        with pytest.raises(InputError, match=message):
+            files.write(shard, 0, part)
+        assert not files.folder.exists()
+        return
+    files.write(shard, 0, part)
+    assert list(files.read(shard)) == [part]
 
 
 def test_a_shard_of_before_is_told_of_and_begins_anew(shapes, tmp_path, caplog):
