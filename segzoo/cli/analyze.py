@@ -24,7 +24,7 @@ def build_parser() -> CommandLine:
         description="Count parameters and GFLOPs of models, part by part, beside the published ones.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("names", nargs="*", help="models of the zoo; see model_zoo.list_models()")
+    parser.add_argument("names", nargs="*", help="names that `segzoo zoo` lists")
     models = parser.group("model")
     models.add_argument(
         "--config-file",
@@ -32,7 +32,7 @@ def build_parser() -> CommandLine:
         action="append",
         default=[],
         metavar="FILE",
-        help="a YAML file, or a name under configs/; may be repeated",
+        help="a YAML file, or a name that `segzoo zoo` lists; may be repeated",
     )
     models.add_argument(
         "--all", action="store_true", help="every model of the zoo that has a published number"

@@ -23,7 +23,7 @@ examples:
   how two configurations differ:
     %(prog)s semantic/ade20k/pspnet_r50_v1s_100ep --diff semantic/ade20k/psanet_r50_v1s_100ep
 
-NAME is a name under configs/, or a YAML file. KEY VALUE pairs come last.
+NAME is one that `segzoo zoo` lists, or a YAML file. KEY VALUE pairs come last.
 
 {EXIT_STATUS}
 """
@@ -61,7 +61,7 @@ def _check(parsed: argparse.Namespace) -> None:
         raise InputError(f"{parsed.name} and --config-file {parsed.config_file} are two; give one")
     parsed.name = parsed.name or parsed.config_file
     if not parsed.name:
-        raise InputError("NAME is missing; give a name under configs/, or a YAML file")
+        raise InputError("NAME is missing; give one that `segzoo zoo` lists, or a YAML file")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -34,6 +34,15 @@ exit status: 0 done, 2 wrong input
 """
 # Options of one of the two ways to evaluate, which mean nothing in the other.
 OF_PREDICTIONS = ("dataset", "tasks", "dataset_file", "output", "evaluators", "boundary_dilation")
+# What does for a model what an option does for predictions.
+KEYS_OF_MODELS = {
+    "evaluators": "TEST.EVALUATORS",
+    "boundary_dilation": "TEST.BOUNDARY_DILATION",
+    "tasks": "TEST.TASKS",
+    "dataset": "DATASETS.TEST",
+    "dataset_file": "DATASETS.FILES",
+    "output": "OUTPUT_DIR",
+}
 OF_MODELS = ("model", "weights", "shard", "resume", "num_gpus", "num_machines")
 
 
@@ -106,8 +115,12 @@ def check_arguments(parser: CommandLine, parsed: argparse.Namespace) -> None:
     """Raise InputError where there is nothing to evaluate, or an option has no meaning with the others."""
     for name in OF_MODELS if parsed.predictions else OF_PREDICTIONS:
         if getattr(parsed, name) != parser.get_default(name):
-            why = "runs a model, --predictions does not" if parsed.predictions else "goes with --predictions"
-            raise InputError(f"--{name.replace('_', '-')} {why}; leave one of them out")
+            flag = f"--{name.replace('_', '-')}"
+            if parsed.predictions:
+                raise InputError(f"{flag} runs a model, --predictions does not; leave one of them out")
+            key = KEYS_OF_MODELS.get(name)
+            remedy = f"for a model set {key}" if key else "leave it out"
+            raise InputError(f"{flag} scores saved predictions, with --predictions FOLDER; {remedy}")
     if parsed.predictions:
         return
     take_data(parsed)

@@ -131,7 +131,8 @@ class CommandLine(argparse.ArgumentParser):
             required=required,
             default=default,
             metavar="NAME|FILE",
-            help="a YAML file, or a name under configs/" + (f" (default {default})" if default else ""),
+            help="a YAML file, or a name that `segzoo zoo` lists"
+            + (f" (default {default})" if default else ""),
         )
 
     def add_model(self, *, trains: bool = False) -> None:
@@ -153,7 +154,8 @@ class CommandLine(argparse.ArgumentParser):
             "--weights",
             type=name_or_path,
             metavar="FILE",
-            help="MODEL.WEIGHTS: a checkpoint, path or URL; one of segzoo's needs no --config-file",
+            help="MODEL.WEIGHTS: a checkpoint, path or URL"
+            + (", from which the training starts" if trains else "; one of segzoo's needs no --config-file"),
         )
         self.add_trust()
 
@@ -270,7 +272,9 @@ class CommandLine(argparse.ArgumentParser):
         _, unknown, words = message.partition("unrecognized arguments: ")
         first = words.split(" ")[0]
         if unknown and first.startswith("--"):
-            message += did_you_mean(first.partition("=")[0], self._option_string_actions)
+            # --help is near to any short flag.
+            flags = [flag for flag in self._option_string_actions if flag != "--help" or first[2:3] == "h"]
+            message += did_you_mean(first.partition("=")[0], flags)
         elif unknown and _KEY.fullmatch(first):
             message += f"; {self.prog} reads no configuration that KEY VALUE could override"
         self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
@@ -303,8 +307,8 @@ def check_model(parsed: argparse.Namespace) -> None:
     """Raises InputError where neither a configuration nor a checkpoint, which may hold one, is given."""
     if not parsed.config_file and not weights_in(parsed.opts):
         raise InputError(
-            "--config-file is missing; give a YAML file or a name under configs/, or with --model or "
-            "--weights a checkpoint of segzoo, which holds its configuration"
+            "--config-file is missing; give a YAML file or a name that `segzoo zoo` lists, or with --model "
+            "or --weights a checkpoint of segzoo, which holds its configuration"
         )
 
 

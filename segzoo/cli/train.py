@@ -111,7 +111,10 @@ def check_arguments(parsed: argparse.Namespace) -> None:
     if parsed.eval_only:
         check_model(parsed)
     elif not parsed.config_file:
-        raise InputError("--config-file is missing; give a YAML file or a name under configs/")
+        raise InputError(
+            "--config-file is missing; give a YAML file or a name that `segzoo zoo` lists; --weights is what "
+            "a training starts from"
+        )
     if parsed.shard and not parsed.eval_only:
         raise InputError("--shard splits a test, not a training; add --eval-only")
     if parsed.overwrite and (parsed.resume or parsed.eval_only):

@@ -86,7 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _download(name) if arguments.download else _show(names[name], arguments.json)
     if "/" in name or arguments.download:
         given = " ".join(arguments.search)
-        raise InputError(f"the zoo has no model {given or '(none is named)'}{did_you_mean(name, names)}")
+        if not given:
+            raise InputError("--download needs the NAME of a model; without it, all names are listed")
+        raise InputError(f"the zoo has no model {given}{did_you_mean(name, names)}")
     datasets = sorted({entry.name.split("/")[1] for entry in entries})
     if arguments.dataset and arguments.dataset not in datasets:
         hint = did_you_mean(arguments.dataset, datasets) or f"; expected one of {', '.join(datasets)}"

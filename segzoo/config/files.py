@@ -30,7 +30,8 @@ def find_config(path: str | Path) -> Path:
     names = [str(file.relative_to(root))[: -len(".yaml")] for file in root.rglob("*.yaml")]
     wanted = str(path).removeprefix("configs/").removesuffix(".yaml")
     found = "is a folder; give one of its files" if os.path.isdir(given) else "does not exist"
-    raise InputError(f"config file {path} {found}{did_you_mean(wanted, names)}")
+    hint = did_you_mean(wanted, names) or "; `segzoo zoo` lists the names"
+    raise InputError(f"config file {path} {found}{hint}")
 
 
 def is_config_name(name: str | Path) -> bool:

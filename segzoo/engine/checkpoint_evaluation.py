@@ -40,7 +40,8 @@ def evaluate_checkpoint(
     weights = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
     if not weights:
         raise InputError(
-            "evaluation: MODEL.WEIGHTS is empty; give a checkpoint, or --resume for OUTPUT_DIR's last"
+            "evaluation: MODEL.WEIGHTS is empty; give a checkpoint: --weights FILE, or --resume for the last "
+            "in OUTPUT_DIR"
         )
     checkpointer.load(weights, checkpointables=[])
     checkpointer.report.require_complete()

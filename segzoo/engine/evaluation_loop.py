@@ -71,11 +71,13 @@ def check_evaluation(cfg: CfgNode, trainer: "type[Trainer] | None" = None) -> No
     protocol = build_inference_protocol(cfg)
     if protocol is not None and protocol.mode == "center_crop" and cfg.TEST.SAVE_PREDICTIONS:
         raise InputError(
-            f"TEST.PROTOCOL {protocol.name} predicts a centre crop, which cannot be scored as the image's; "
+            f"TEST.PROTOCOL {protocol.name} predicts a center crop, which cannot be scored as the image's; "
             "set TEST.SAVE_PREDICTIONS False"
         )
     if not cfg.DATASETS.TEST:
-        raise InputError("DATASETS.TEST is empty; name the datasets to evaluate on")
+        raise InputError(
+            "DATASETS.TEST is empty; give the dataset to evaluate on: --data FILE|NAME, or DATASETS.TEST"
+        )
     for name in cfg.DATASETS.TEST:
         trained_evaluators(cfg, name, trainer)
         if not DatasetCatalog.get(name):

@@ -26,9 +26,7 @@ def official_weights(name: str) -> WeightsInfo:
             f"{name} has no direct link to its official weights; download them from {place} and give the path"
         )
     reason = f" ({info.note})" if info and info.note else ""
-    raise InputError(
-        f"{name} has no official weights{reason}; give a path or URL, or None for random weights"
-    )
+    raise InputError(f"{name} has no official weights{reason}; give a checkpoint of your own, path or URL")
 
 
 @functools.cache

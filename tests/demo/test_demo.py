@@ -134,7 +134,7 @@ def test_an_unreadable_video_is_reported(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nowhere.jpg", "no such file"), ("empty", "holds no pictures"), ("notes.txt", "unknown kind of file")],
+    [("nowhere.jpg", "no such file"), ("empty", "holds no images"), ("notes.txt", "unknown kind of file")],
 )
 def test_wrong_inputs_end_in_one_line(run, tmp_path, capsys, name, message):
     (tmp_path / "empty").mkdir()

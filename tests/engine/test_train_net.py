@@ -75,7 +75,11 @@ SEED: 1
             "Move --dist-url before KEY VALUE overrides.",
         ),
         (["--config-file", "a.yaml", "SEED", "1", "--resume"], "Move --resume before KEY VALUE overrides."),
-        (["--num-gpus", "1"], "--config-file is missing; give a YAML file or a name under configs/"),
+        (
+            ["--num-gpus", "1"],
+            "--config-file is missing; give a YAML file or a name that `segzoo zoo` lists; --weights is what "
+            "a training starts from",
+        ),
     ],
 )
 def test_wrong_command_lines_say_what_to_do(arguments, message):
@@ -240,7 +244,7 @@ def test_an_evaluation_that_cannot_succeed_stops_the_training_before_it_begins(
 
 def test_evaluating_on_no_dataset_is_an_input_error(job, tmp_path, capsys):
     assert run(job, "--eval-only", "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path)) == 2
-    assert "DATASETS.TEST is empty; name the datasets to evaluate on" in capsys.readouterr().err
+    assert "DATASETS.TEST is empty; give the dataset to evaluate on: --data" in capsys.readouterr().err
 
 
 def test_the_protocol_holds_the_sizes_of_test_time_augmentation():

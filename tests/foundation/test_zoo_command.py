@@ -128,7 +128,7 @@ def test_weights_that_only_a_browser_gets_name_the_page(capsys):
         (["panoptic/coco/mask2former_r5"], f"did you mean {NAME}?"),
         (["--dataset", "ade"], "did you mean ade20k?"),
         (["--license", "gpl"], "licenses are: CC BY-NC 4.0"),
-        (["--download"], "(none is named)"),
+        (["--download"], "--download needs the NAME of a model"),
         (["mask2former", "r50", "--download"], "the zoo has no model mask2former r50"),
         (["--max-params", "0.001"], "no model of the zoo meets all of that"),
     ],

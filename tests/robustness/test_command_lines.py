@@ -25,7 +25,7 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 LEAF = "semantic/camvid/maskformer_r18"
 
 LINES = [
-    ("train_net", [], "--config-file is missing; give a YAML file or a name under configs/"),
+    ("train_net", [], "--config-file is missing; give a YAML file or a name that `segzoo zoo` lists"),
     (
         "train_net",
         ["--config-file", "semantic/camvid/maskformer_r81"],
@@ -139,7 +139,7 @@ LINES = [
     (
         "demo",
         ["--config-file", LEAF, "--input", "{folder}", "--output", "{output}"],
-        "the folder holds no pictures",
+        "the folder holds no images",
     ),
     (
         "demo",
@@ -246,8 +246,12 @@ LINES = [
         ["--predictions", "{folder}", "--shard", "1/2"],
         "--shard runs a model, --predictions does not; leave one of them out",
     ),
-    ("evaluate", ["--weights", "a.pth", "--tasks", "semantic"], "--tasks goes with --predictions; leave"),
-    ("analyze_model", [], "no model given; name one of model_zoo.list_models()"),
+    (
+        "evaluate",
+        ["--weights", "a.pth", "--tasks", "semantic"],
+        "--tasks scores saved predictions, with --predictions FOLDER; for a model set TEST.TASKS",
+    ),
+    ("analyze_model", [], "no model given; give a name that `segzoo zoo` lists"),
     ("analyze_model", ["semantic/camvid/maskformer_r81"], "did you mean semantic/camvid/maskformer_r18?"),
     ("analyze_model", [LEAF, "--size", "0", "5"], "--size 0 5: expected a height and a width of at least 1"),
     ("analyze_model", [LEAF, "--opts", "SEED", "x"], "SEED is x (str); expected a whole number, such as -1"),

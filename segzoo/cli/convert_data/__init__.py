@@ -48,4 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in CONVERSIONS:
         return importlib.import_module(f".{words[0]}", __name__).main(words[1:])
+    if words and not words[0].startswith("-"):
+        words = words[:1]  # the others are options of a conversion that does not exist
     return command(build_parser, run)(words)

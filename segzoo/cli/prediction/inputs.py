@@ -41,7 +41,7 @@ def _matches(pattern: str) -> list[Path]:
         files = sorted(file for file in path.iterdir() if file.is_file())
         matches = [file for file in files if file.suffix.lower() in kinds]
         if not matches:
-            raise InputError(f"--input {pattern}: the folder holds no pictures ({' '.join(PICTURES)})")
+            raise InputError(f"--input {pattern}: the folder holds no images ({' '.join(PICTURES)})")
         return matches
     if path.is_file():
         if path.suffix.lower() not in kinds:
@@ -52,7 +52,7 @@ def _matches(pattern: str) -> list[Path]:
         raise InputError(f"--input {pattern}: no such file or folder")
     matches = [file for file in files if file.suffix.lower() in kinds]
     if not matches:
-        raise InputError(f"--input {pattern}: matches no pictures ({' '.join(kinds)})")
+        raise InputError(f"--input {pattern}: matches no images ({' '.join(kinds)})")
     if len(matches) < len(files):
         print(f"--input {pattern}: skipped {len(files) - len(matches)} files of other kinds")
     return matches

@@ -61,7 +61,7 @@ class Drawer:
         """Draws all that can be read; a failure is one of that picture."""
         size = self.predictor.batch_size
         sources = list(zip(paths, names, strict=True))
-        with tqdm(total=len(paths), desc="pictures", unit="picture", disable=not paths) as progress:
+        with tqdm(total=len(paths), desc="images", unit="image", disable=not paths) as progress:
             for start in range(0, len(sources), size):
                 for name, rgb, result in self._predict(sources[start : start + size]):
                     try:

@@ -543,8 +543,8 @@ def prepare(arguments: argparse.Namespace) -> bool:
     folder = Path(os.path.abspath(root))
     print(f"Shapes is in {folder} ({time.perf_counter() - started:.1f} s)")
     if folder.name != "shapes":
-        print(f"the built-in dataset shapes is {folder.parent / 'shapes'}: rename the folder to train on it")
-        return True
+        folder = folder.parent / "shapes"
+        print(f"the built-in dataset shapes is {folder}: rename the folder to train on it")
     is_found = is_same_file(folder.parent, datasets_folder())
     if is_found and "DETECTRON2_DATASETS" not in os.environ:
         print(f"next, in {Path.cwd()}, where ./datasets is:")
