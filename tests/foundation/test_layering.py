@@ -1,7 +1,7 @@
 """The layers of DESIGN: which part of segzoo may import which, read from the import statements."""
 
 import ast
-import importlib
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,9 +39,14 @@ PROJECT_MAY_IMPORT = {"segzoo.modeling", "segzoo.layers", "segzoo.config"}
 CHECKPOINT_NAMES_FOR_PROJECTS = {"KeyMap", "register_key_map"}
 CHECKPOINT_RULES = {"segzoo.checkpoint.rules_cnn", "segzoo.checkpoint.rules_transformer"}
 DETECTRON2_FOR = {
+    # Its models, whose registries are filled when they are imported.
+    "segzoo.utils": {"detectron2.modeling"},
     "segzoo.config": {"detectron2.config", "detectron2.utils.file_io"},
     "segzoo.layers": {"detectron2.layers"},
 }
+# Who imports segzoo.projects at run time, so that methods have registered themselves: who looks names up and
+# who collects keys.
+IMPORT_METHODS = {"segzoo.utils.methods", "segzoo.config.extensions"}
 # Packages whose modules are their own affair: others take what `__init__` names.
 CLOSED = {
     "segzoo.modeling.mask_classification.criterion",
@@ -84,8 +89,11 @@ def module_name(file: Path) -> str:
 
 
 def imports(file: Path) -> Iterator[Import]:
+    """Import statements, and calls of `import_module` with a name that is written down."""
     package = module_name(file) if file.name == "__init__.py" else module_name(file).rpartition(".")[0]
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    brought: dict[str, tuple[str, str]] = {}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(node.lineno, alias.name, None)
@@ -96,6 +104,41 @@ def imports(file: Path) -> Iterator[Import]:
                 module = f"{base}.{module}".rstrip(".")
             for alias in node.names:
                 yield Import(node.lineno, module, alias.name)
+                brought[alias.asname or alias.name] = (module, alias.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args and called_name(node) == "import_module":
+            argument = node.args[0]
+            name = constant_text(argument)
+            if isinstance(argument, ast.Name) and argument.id in brought:
+                name = constant_of_module(*brought[argument.id])
+            elif isinstance(argument, ast.Name):
+                name = constants_of(tree).get(argument.id)
+            if name is not None:
+                yield Import(node.lineno, importlib.util.resolve_name(name, package), None)
+
+
+def constants_of(tree: ast.Module) -> dict[str, str]:
+    """The texts that a module gives a name."""
+    return {
+        target.id: text
+        for node in tree.body
+        if isinstance(node, ast.Assign) and (text := constant_text(node.value)) is not None
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def constant_of_module(module: str, name: str) -> str | None:
+    source = ROOT / f"{module.replace('.', '/')}.py"
+    return constants_of(ast.parse(source.read_text())).get(name) if source.exists() else None
+
+
+def constant_text(node: ast.expr) -> str | None:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def called_name(call: ast.Call) -> str:
+    return getattr(call.func, "attr", "") or getattr(call.func, "id", "")
 
 
 def is_in(module: str, package: str) -> bool:
@@ -109,7 +152,8 @@ def part_of(module: str) -> str:
 
 def imported_modules(entry: Import) -> Iterator[str]:
     """`from segzoo import data` imports segzoo.data; `from segzoo import __version__`, segzoo."""
-    if entry.module in ("segzoo", "segzoo.projects") and entry.name and not entry.name.startswith("_"):
+    packages = ("detectron2", "segzoo", "segzoo.projects")
+    if entry.module in packages and entry.name and not entry.name.startswith("_"):
         yield f"{entry.module}.{entry.name}"
     else:
         yield entry.module
@@ -119,6 +163,8 @@ def may_import(importer: str, entry: Import, module: str) -> bool:
     part = part_of(importer)
     if module.split(".")[0] in NOWHERE:
         return False
+    if module == "segzoo.projects" and importer in IMPORT_METHODS:
+        return True
     if is_in(module, "detectron2"):
         allowed = DETECTRON2_FOR.get(part, {"detectron2"})
         # The package itself brings nothing but its version.
@@ -212,6 +258,9 @@ def test_closed_packages_are_used_by_the_names_they_export():
         ("segzoo.engine.trainer", Import(1, "segzoo.projects.maskformer", "Head"), False),
         ("segzoo.engine.trainer", Import(1, "segzoo.model_zoo", "get"), False),
         ("segzoo.solver.optimizer", Import(1, "mmcv", None), False),
+        ("segzoo.utils.methods", Import(1, "segzoo.projects", None), True),
+        ("segzoo.utils.files", Import(1, "segzoo.projects", None), False),
+        ("segzoo.utils.files", Import(1, "detectron2.structures", "Boxes"), False),
     ],
 )
 def test_the_rules_say_what_the_design_says(importer, statement, allowed):
@@ -229,6 +278,29 @@ def test_relative_imports_are_resolved(tmp_path, monkeypatch):
         "segzoo.modeling.registry",
         "segzoo.data.mapper",
         "d.e",
+    ]
+
+
+def test_imports_by_name_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    folder = tmp_path / "segzoo" / "layers"
+    folder.mkdir(parents=True)
+    (folder / "names.py").write_text('ABOVE = "segzoo.projects"\n')
+    file = folder / "resize.py"
+    file.write_text(
+        "import importlib\nfrom .names import ABOVE as METHODS\nfrom importlib import import_module\n"
+        'HERE = "segzoo.data"\n\n\ndef late(other):\n    import_module("segzoo.engine")\n'
+        "    import_module(HERE)\n    importlib.import_module(METHODS)\n"
+        '    import_module(".gelu", __package__)\n    import_module(other)\n'
+    )
+    assert [entry.module for entry in imports(file)][3:] == [
+        "segzoo.engine",
+        "segzoo.data",
+        "segzoo.projects",
+        "segzoo.layers.gelu",
+    ]
+    assert [line.partition(": ")[2] for line in violations(file)] == [
+        f"segzoo.layers may not import segzoo.{part}" for part in ("engine", "data", "projects")
     ]
 
 
