@@ -143,13 +143,21 @@ def evaluate_shard(
 
 
 def _background(evaluators: DatasetEvaluators) -> list[BackgroundEvaluator]:
+    """Return the evaluators, which can be merged and have each a key of their own."""
+    found: dict[str, BackgroundEvaluator] = {}
     for one in evaluators._evaluators:
         if not isinstance(one, BackgroundEvaluator):
             raise InputError(
                 f"--shard: {type(one).__name__} has no `partial` and `merge`; make it a subclass of "
                 "BackgroundEvaluator, or use --num-gpus, which splits every test"
             )
-    return list(evaluators._evaluators)
+        if one.task_key in found:
+            raise InputError(
+                f"evaluators {type(found[one.task_key]).__name__} and {type(one).__name__} both have the "
+                f"task_key {one.task_key!r}; give one of them another"
+            )
+        found[one.task_key] = one
+    return list(found.values())
 
 
 def _score(

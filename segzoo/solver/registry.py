@@ -17,5 +17,5 @@ Schedules of the learning rate, by the name that SOLVER.LR_SCHEDULER_NAME gives.
 
 Called with `cfg`. Returns a function of the iteration, 0 for the first, by which every learning rate is
 multiplied. Where parts of the model have other factors than the rest: {name prefix of parameters: function},
-the rest under "".
+the rest under "". It is called several times before a training, depends on `cfg` alone and changes nothing.
 """

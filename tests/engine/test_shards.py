@@ -22,7 +22,7 @@ from torch import nn
 
 from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.cli.train import build_parser
-from segzoo.engine import evaluate
+from segzoo.engine import Trainer, evaluate
 from segzoo.engine.evaluation_loop import check_evaluation, protocol_facts
 from segzoo.engine.shard_files import Part, ShardFiles
 from segzoo.engine.shards import Shard, evaluate_shard
@@ -321,6 +321,20 @@ def test_shards_with_and_without_predictions_are_not_mixed(shapes, tmp_path):
     cfg, model = job(shapes, tmp_path, "TEST.SAVE_PREDICTIONS", "True")
     with pytest.raises(InputError, match="was made with save_predictions false, now it is true"):
         evaluate_shard(cfg, model, Shard(2, 2))
+
+
+class Twice(Trainer):
+    @classmethod
+    def build_evaluators(cls, cfg, dataset_name):
+        return [*super().build_evaluators(cfg, dataset_name), *super().build_evaluators(cfg, dataset_name)]
+
+
+def test_two_evaluators_of_one_key_are_refused_before_anything_is_scored(shapes, tmp_path):
+    cfg, model = job(shapes, tmp_path)
+    message = "SemanticEvaluator and SemanticEvaluator both have the task_key 'sem_seg'; give one"
+    with pytest.raises(InputError, match=message):
+        evaluate_shard(cfg, model, Shard(1, 2), trainer=Twice)
+    assert model.seen == 0
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4"])
