@@ -4,10 +4,9 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 
@@ -18,6 +17,16 @@ logger = logging.getLogger(__name__)
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 # Scalars are smoothed by the median of this many iterations, as in Detectron2.
 WINDOW = 20
+
+
+def mean_losses(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Average losses by name over micro-batches or processes.
+
+    A loss that some have not, because nothing in their images needs it, is 0 there: the gradient, too, is a
+    mean over all.
+    """
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0.0) for part in parts) / len(parts) for name in names}
 
 
 class LossRecorder:
@@ -48,8 +57,8 @@ class LossRecorder:
         now = self._storage.iter
         for records in zip(*comm.gather(pending), strict=True):
             self._storage.iter = records[0]["iteration"]
-            names = [name for name in records[0] if name not in ("iteration", "data_time")]
-            means = {name: float(np.mean([record[name] for record in records])) for name in names}
+            means = mean_losses(records)
+            del means["iteration"], means["data_time"]
             self._storage.put_scalar("data_time", max(record["data_time"] for record in records))
             self._storage.put_scalar("total_loss", sum(means.values()))
             self._storage.put_scalars(**{name: mean for name, mean in means.items() if name != "total_loss"})

@@ -14,6 +14,7 @@ from segzoo.solver import build_gradient_clipper
 from segzoo.solver.clipping import GradientClipper
 from segzoo.utils.errors import InputError
 
+from .metrics_log import mean_losses
 from .rng_state import capture_random_state
 
 Batch = list[dict[str, Any]]
@@ -83,7 +84,7 @@ class TrainStep:
             micro_batches: what the model is given in turn; the gradients add up.
 
         Returns:
-            The losses by name, each the mean over the micro-batches, of this process.
+            The losses by name, each the mean over the micro-batches, of this process; see `mean_losses`.
 
         Raises:
             FloatingPointError: a loss or the gradient is not finite; the weights are those before this step.
@@ -100,7 +101,7 @@ class TrainStep:
                 total = sum(losses.values()) / len(micro_batches)
                 self.grad_scaler.scale(total).backward()
         values = [self._finite(*one_pass) for one_pass in passes]
-        losses = {name: sum(each[name] for each in values) / len(values) for name in values[0]}
+        losses = mean_losses(values)
         norm = self._clip()
         if norm is not None and not self.grad_scaler.is_enabled() and not math.isfinite(norm):
             batch = [image for micro_batch in micro_batches for image in micro_batch]

@@ -121,6 +121,21 @@ def test_the_wait_is_that_of_the_iterations_that_are_timed():
     assert recent_times(storage) == pytest.approx((90.5, 44.75))  # 80 to 99
 
 
+@pytest.mark.parametrize("with_loss", [0, 1])
+def test_a_loss_that_one_process_lacks_is_zero_there(monkeypatch, with_loss):
+    mine, other = ({"loss_all": 1.0}, {"loss_all": 4.0})
+    (mine, other)[with_loss]["loss_some"] = 5.0
+
+    def gather(pending):
+        return [pending, [{"iteration": 0, "data_time": 0.5, **other}]]
+
+    monkeypatch.setattr("segzoo.engine.metrics_log.comm.gather", gather)
+    with EventStorage(0) as storage:
+        LossRecorder(storage, period=1).add(0, mine, data_time=0.25)
+        latest = {name: value for name, (value, _) in storage.latest().items()}
+    assert latest == {"loss_all": 2.5, "loss_some": 2.5, "total_loss": 5.0, "data_time": 0.5}
+
+
 def test_an_evaluation_of_several_processes_between_two_lines_has_the_losses(tmp_path, monkeypatch):
     """Processes exchange losses every LOG_PERIOD iterations; the line of an evaluation comes in between."""
     changes = {"DATASETS__TEST": ("toy_val",), "TEST__EVAL_PERIOD": 5, "SOLVER__CHECKPOINT_PERIOD": 0}

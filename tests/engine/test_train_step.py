@@ -84,6 +84,27 @@ def test_a_non_finite_loss_stops_before_the_weights_change(model, batch):
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
 
 
+class SometimesTwoLosses(torch.nn.Linear):
+    """A loss that only some images have, as a term may that finds nothing to compare."""
+
+    def forward(self, batched_inputs):
+        value = batched_inputs[0]["value"] * self.weight.sum()
+        return {"loss_all": value} | ({"loss_some": 3 * value} if batched_inputs[0]["some"] else {})
+
+
+@pytest.mark.parametrize("some", [(True, False), (False, True)])
+def test_a_loss_that_one_micro_batch_lacks_is_zero_there(some):
+    model = SometimesTwoLosses(1, 1)
+    torch.nn.init.ones_(model.weight)
+    step = TrainStep(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    values = (2.0, 5.0)
+    losses = step([[{"value": value, "some": has}] for value, has in zip(values, some, strict=True)])
+    only = values[some.index(True)]
+    assert losses == pytest.approx({"loss_all": 3.5, "loss_some": 3 * only / 2})
+    # What is recorded is what the gradient, 1 - weight after the step, is made of.
+    assert 1 - model.weight.item() == pytest.approx(sum(losses.values()))
+
+
 @pytest.mark.parametrize("kind", ["full_model", "norm", "value"])
 def test_a_non_finite_gradient_of_a_finite_loss_stops_before_the_weights_change(model, batch, tmp_path, kind):
     cfg = toy_cfg(tmp_path, SOLVER__CLIP_GRADIENTS__ENABLED=True, SOLVER__CLIP_GRADIENTS__CLIP_TYPE=kind)

@@ -41,7 +41,7 @@ class LossTerm(nn.Module):
         """Return weighted scalar losses by name, of one decoder layer.
 
         The criterion calls it for every layer and appends `_<i>` to the names at all but the last. Where a
-        layer has none of these losses, an empty dict is returned. Autocast is off.
+        layer has none of these losses, an empty dict is returned, and 0 is recorded. Autocast is off.
         """
         raise NotImplementedError
 
