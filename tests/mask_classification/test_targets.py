@@ -42,6 +42,20 @@ def test_nearest_resize_equals_interpolation_of_the_planes(target, planes, size)
     assert torch.equal(planes.resize_nearest(size).masks.float(), expected)
 
 
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("as_planes", [False, True])
+def test_other_targets_of_the_segments_stay_when_they_are_resized(count, as_planes):
+    labels = {"masks": torch.ones(count, 4, 6, dtype=torch.bool)}
+    if not as_planes:
+        labels = {"segment_map": torch.full((4, 6), count - 1, dtype=torch.int16)}
+    boxes = torch.rand(count, 4)
+    target = SegmentTargets(torch.arange(count), **labels, extras={"boxes": boxes})
+    resized = target.resize_nearest((8, 3))
+    assert resized.size == (8, 3)
+    assert torch.equal(resized.extras["boxes"], boxes)
+    assert torch.equal(resized.classes, target.classes)
+
+
 def test_samples_equal_grid_sample_of_the_planes(target, planes):
     points = torch.rand(5, 200, 2) * 1.1 - 0.05  # some outside
     segments = torch.tensor([4, 0, 1, 2, 0])

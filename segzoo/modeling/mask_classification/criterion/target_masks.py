@@ -8,7 +8,7 @@ Shape shorthand: S segments of an image, H W pixels of the padded image, P point
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -80,17 +80,20 @@ class SegmentTargets:
         )
 
     def resize_nearest(self, size: tuple[int, int]) -> SegmentTargets:
-        """The same segments at another resolution, pixels chosen by PyTorch's "nearest" interpolation."""
+        """The same segments at another resolution, pixels chosen by PyTorch's "nearest" interpolation.
+
+        `extras` stay as they are.
+        """
         if size == self.size:
             return self
         if self.masks is None:
             # float32 holds every int16 exactly, and is what interpolation supports on every device.
             resized = F.interpolate(self.segment_map[None, None].float(), size=size, mode="nearest")[0, 0]
-            return SegmentTargets(self.classes, segment_map=resized.to(torch.int16))
+            return replace(self, segment_map=resized.to(torch.int16))
         if len(self) == 0:
-            return SegmentTargets(self.classes, masks=self.masks.new_zeros((0, *size)))
+            return replace(self, masks=self.masks.new_zeros((0, *size)))
         resized = F.interpolate(self.masks[None].to(torch.uint8), size=size, mode="nearest")[0]
-        return SegmentTargets(self.classes, masks=resized.bool())
+        return replace(self, masks=resized.bool())
 
     def one_hot(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Membership of the pixels [start, stop) of the flattened image: (stop - start, S) of 0 and 1."""
