@@ -135,14 +135,26 @@ class Segmentor(SegmentationModel):
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
-        """Build the arguments that all families share, the backbone among them; a family adds its own."""
+        """Build the arguments that all families share, the backbone among them; a family adds its own.
+
+        Raises:
+            InputError: the family does not support TASK, and TEST.TASKS names no other.
+        """
+        tasks = tuple(cfg.TEST.TASKS) or (cfg.TASK,)
+        if tasks == (cfg.TASK,) and cfg.TASK in TASKS and cfg.TASK not in cls.supported_tasks:
+            gives, classes = list(cls.supported_tasks), TASKS[cfg.TASK].classes
+            fitting = next((task for task in gives if TASKS[task].classes == classes), gives[0])
+            raise InputError(
+                f"TASK {cfg.TASK}: {cls.__name__} is trained for it, but gives {', '.join(gives)} only; say "
+                f"which of these results are asked for: TEST.TASKS \"('{fitting}',)\""
+            )
         registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
         return {
             "backbone": build_backbone(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
-            "tasks": tuple(cfg.TEST.TASKS) or (cfg.TASK,),
+            "tasks": tasks,
         }
 
     # What a family defines.

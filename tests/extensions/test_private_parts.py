@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 from segzoo.cli.train import main
 from segzoo.model_zoo import load_config
@@ -207,6 +209,16 @@ def test_a_task_of_its_own(package, shapes, monkeypatch):
         assert set(sample["segment_map"].unique().tolist()) <= {-1, 0}
     with pytest.raises(InputError, match="TASK 'first_thin' is unknown; did you mean first_thing"):
         load_config(package.config("TASK: first_thin\nDATASETS: {TEST: []}"))
+
+
+def test_a_model_is_trained_for_a_task_of_its_own(package, shapes, train):
+    package.write(TASK_OF_ITS_OWN + DECODERS)
+    text = MASKS.replace("TASK: panoptic", "TASK: first_thing\nDATASETS: {TEST: []}")
+    with pytest.raises(InputError, match="TASK first_thing: MaskFormer is trained for it") as refused:
+        build_model(load_config(package.config(text)))
+    key, value = re.search(r'(TEST\.TASKS) "(.*)"$', str(refused.value)).groups()
+    output = train(package.config(text), key, value)
+    assert {"loss_ce", "loss_mask", "loss_dice"} <= records(output)[0].keys()
 
 
 MASK_RCNN = """
