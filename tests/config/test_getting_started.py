@@ -20,13 +20,13 @@ from PIL import Image
 from segzoo.cli.commands import COMMANDS
 from segzoo.cli.main import load
 from segzoo.cli.prepare import build_dataset_parser
-from segzoo.config import extensions
 from segzoo.config.load import new_config
 from segzoo.config.renamed.table import CONVERTED
 from segzoo.model_zoo import load_config
 from segzoo.model_zoo.registry import known_models
 from segzoo.modeling.protocols.build import TTA_NAME
 from segzoo.modeling.protocols.presets import PRESETS
+from tests.registrations import forgotten
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -76,9 +76,8 @@ def workspace(tmp_path_factory):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     draw_roads(folder / "country_roads", 4)
-    registered = dict(extensions._registered)
-    yield folder
-    extensions._registered = registered
+    with forgotten():
+        yield folder
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -10,23 +10,9 @@ import pytest
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
-
-from segzoo.config import extensions
-from segzoo.data import TARGETS_REGISTRY
-from segzoo.data.targets import GROUPS
-from segzoo.engine import TRAINER_REGISTRY, Trainer
-from segzoo.modeling import registry
-from segzoo.solver import LR_SCHEDULER_REGISTRY, OPTIMIZER_REGISTRY
-from segzoo.utils.methods import load_methods
-from segzoo.utils.tasks import TASKS
+from tests.registrations import forgotten
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-REGISTRIES = [
-    *(BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, TARGETS_REGISTRY, TRAINER_REGISTRY),
-    *(LR_SCHEDULER_REGISTRY, OPTIMIZER_REGISTRY, registry.NECK_REGISTRY, registry.PIXEL_DECODER_REGISTRY),
-    *(registry.TRANSFORMER_DECODER_REGISTRY, registry.PIXEL_LOSS_REGISTRY),
-]
 # A small network that trains on the generated dataset in tenths of a second.
 SMALL = """
 TASK: semantic
@@ -72,24 +58,13 @@ class Package:
 @pytest.fixture
 def package(tmp_path, monkeypatch, request):
     """An empty `Package`; what it registers is gone after the test, as are modules named after it."""
-    load_methods()
-    assert Trainer.__name__ in TRAINER_REGISTRY  # as of here nothing of segzoo is registered any more
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
-    for one in REGISTRIES:
-        monkeypatch.setattr(one, "_obj_map", dict(one._obj_map))
-    monkeypatch.setattr(extensions, "_registered", dict(extensions._registered))
-    for table in (GROUPS, TASKS):
-        for key in table:
-            monkeypatch.setitem(table, key, table[key])
-    known = {id(table): set(table) for table in (GROUPS, TASKS)}
     name = "private_" + "".join(c if c.isalnum() else "_" for c in request.node.name).strip("_")
-    yield Package(tmp_path, name)
+    with forgotten():
+        yield Package(tmp_path, name)
     for module in [module for module in sys.modules if module.startswith(name)]:
         del sys.modules[module]
-    for table in (GROUPS, TASKS):
-        for key in set(table) - known[id(table)]:
-            del table[key]
 
 
 @pytest.fixture(scope="session")

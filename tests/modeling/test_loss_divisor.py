@@ -207,5 +207,5 @@ def test_each_configuration_has_the_meaning_of_its_source(name, average_over):
 def test_an_unknown_meaning_is_named():
     with pytest.raises(InputError, match=r"LOSS.AVERAGE_OVER 'vaild': expected valid or all.*did you mean"):
         load_config("semantic/ade20k/segformer_mit_b0", ["MODEL.SEM_SEG_HEAD.LOSS.AVERAGE_OVER", "vaild"])
-    with pytest.raises(InputError, match="AVERAGE_OVER 'some': expected valid or all"):
+    with pytest.raises(InputError, match="average_over 'some': expected valid or all"):
         CrossEntropy(average_over="some")
