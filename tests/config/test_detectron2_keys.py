@@ -4,6 +4,7 @@ import pytest
 import yaml
 from detectron2.config import get_cfg
 
+import segzoo.config.defaults as defaults
 import segzoo.config.load as configs
 from segzoo.engine.saved_config import saved_config
 from segzoo.model_zoo import load_config
@@ -38,14 +39,20 @@ def with_keys(values):
     return cfg
 
 
+def install(monkeypatch, keys):
+    """Lets the configuration find a Detectron2 that has these keys of VERSION_KEYS."""
+    for module in (configs, defaults):
+        monkeypatch.setattr(module, "get_cfg", lambda: with_keys(keys))
+
+
 @pytest.fixture
 def main(monkeypatch):
-    monkeypatch.setattr(configs, "get_cfg", lambda: with_keys(MAIN))
+    install(monkeypatch, MAIN)
 
 
 @pytest.fixture
 def v06(monkeypatch):
-    monkeypatch.setattr(configs, "get_cfg", lambda: with_keys({}))
+    install(monkeypatch, {})
 
 
 def flat(node, prefix=""):
@@ -82,7 +89,7 @@ def test_main_saves_what_v06_reads(main, tmp_path, monkeypatch):
     text = saved_config(load_config(NAME))
     assert not set(flat(yaml.safe_load(text))) & set(MAIN)
     (tmp_path / "config.yaml").write_text(text)
-    monkeypatch.setattr(configs, "get_cfg", lambda: with_keys({}))
+    install(monkeypatch, {})
     cfg = load_config(tmp_path / "config.yaml")
     assert yaml.safe_load(saved_config(cfg)) == yaml.safe_load(text)
 
@@ -90,7 +97,7 @@ def test_main_saves_what_v06_reads(main, tmp_path, monkeypatch):
 def test_v06_saves_what_main_reads(v06, tmp_path, monkeypatch):
     text = saved_config(load_config(NAME))
     (tmp_path / "config.yaml").write_text(text)
-    monkeypatch.setattr(configs, "get_cfg", lambda: with_keys(MAIN))
+    install(monkeypatch, MAIN)
     cfg = load_config(tmp_path / "config.yaml")
     assert cfg.DATALOADER.REPEAT_SQRT is True
     assert yaml.safe_load(saved_config(cfg)) == yaml.safe_load(text)
@@ -106,7 +113,7 @@ def test_other_values_are_saved_and_are_one_line_where_there_is_no_such_key(
     text = saved_config(load_config(NAME, [key, str(value)]))
     assert set(flat(yaml.safe_load(text))) & set(MAIN) == {key}
     (tmp_path / "config.yaml").write_text(text)
-    monkeypatch.setattr(configs, "get_cfg", lambda: with_keys({}))
+    install(monkeypatch, {})
     with pytest.raises(InputError) as caught:
         load_config(tmp_path / "config.yaml")
     line = str(caught.value)
