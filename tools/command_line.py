@@ -4,13 +4,8 @@ from segzoo.cli.errors import report_errors as explained
 from segzoo.cli.interrupts import end, report_early_interrupts
 from segzoo.cli.parser import (
     EXIT_STATUS,
-    EXIT_STATUS_OF_CHECKS,
     CommandLine,
-    check_model,
-    name_or_path,
     path_value,
-    share,
-    weights_in,
     whole_number,
 )
 from segzoo.utils.commands import is_started_by_script
@@ -18,15 +13,10 @@ from segzoo.utils.threads import let_threads_rest
 
 __all__ = [
     "EXIT_STATUS",
-    "EXIT_STATUS_OF_CHECKS",
     "CommandLine",
-    "check_model",
     "end",
     "explained",
-    "name_or_path",
     "path_value",
-    "share",
-    "weights_in",
     "whole_number",
 ]
 

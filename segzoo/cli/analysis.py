@@ -83,8 +83,6 @@ def analyze(args: argparse.Namespace) -> int:
         names += [name for name, info in known_models().items() if info.published]
     if not names:
         raise InputError("no model given; give a name that `segzoo zoo` lists, or use --config-file or --all")
-    if args.size and min(args.size) < 1:
-        raise InputError(f"--size {args.size[0]} {args.size[1]}: expected a height and a width of at least 1")
     results = []
     for name in names:
         results.append(measure(name, args.opts, args.size))

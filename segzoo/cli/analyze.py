@@ -3,7 +3,7 @@
 import argparse
 
 from .command import command
-from .parser import CommandLine, name_or_path
+from .parser import CommandLine, name_or_path, whole_number
 
 EXAMPLES = """
 examples:
@@ -42,7 +42,7 @@ def build_parser() -> CommandLine:
     counting.add_argument(
         "--size",
         nargs=2,
-        type=int,
+        type=whole_number(1),
         metavar=("HEIGHT", "WIDTH"),
         help="image size; default: the published one's",
     )

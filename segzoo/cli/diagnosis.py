@@ -275,7 +275,9 @@ def check_config(config_file: str, overrides: list[str], data: str | None = None
     model_zoo = importlib.import_module("segzoo.model_zoo")
     try:
         if data:
-            overrides += importlib.import_module("segzoo.cli.dataset_option").data_overrides(data, overrides)
+            option = importlib.import_module("segzoo.cli.dataset_option")
+            # Before the others, of which the last may lack its value.
+            overrides = [*option.data_overrides(data, overrides), *overrides]
         cfg = model_zoo.load_config(config_file, overrides)
     except errors.InputError as error:
         yield Item("FAIL", "config", one_line(error))

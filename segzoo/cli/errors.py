@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from segzoo.compat import NO_DETECTRON2
 from segzoo.utils.commands import program
@@ -17,7 +17,7 @@ Main = Callable[[Sequence[str]], int]
 WRONG_INPUT = 2
 
 
-def report_errors(main: Main | None = None, *, also: Mapping[type[Exception], int] | None = None) -> Callable:
+def report_errors(main: Main) -> Main:
     """Make a command's `main(arguments) -> status` print a wrong input in one line, and end with status 2.
 
     What the system refuses (a full disk, a folder that cannot be written) is such a line, too, and so is
@@ -27,11 +27,7 @@ def report_errors(main: Main | None = None, *, also: Mapping[type[Exception], in
 
     Args:
         main: to be decorated. It is called with the arguments of the command line where there are none.
-        also: {exceptions whose message is the whole explanation: status}.
     """
-    if main is None:
-        return functools.partial(report_errors, also=also)
-    statuses = {InputError: WRONG_INPUT, **(also or {})}
 
     def in_lines(arguments: Sequence[str]) -> int:
         try:
@@ -39,7 +35,7 @@ def report_errors(main: Main | None = None, *, also: Mapping[type[Exception], in
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, OSError) and error.filename is None and report_refused_outputs():
                 return REFUSED_OUTPUT_STATUS
-            line, found = _line_and_status(error, statuses)
+            line, found = _line_and_status(error)
             if line is None or "--debug" in arguments:
                 raise
             print(f"error: {' '.join(line.split())}", file=sys.stderr)
@@ -53,12 +49,11 @@ def report_errors(main: Main | None = None, *, also: Mapping[type[Exception], in
     return wrapped
 
 
-def _line_and_status(error: BaseException, statuses: Mapping[type[Exception], int]) -> tuple[str | None, int]:
+def _line_and_status(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
-    for kind, found in statuses.items():
-        if isinstance(error, kind):
-            return str(error), found
+    if isinstance(error, InputError):
+        return str(error), WRONG_INPUT
     if isinstance(error, ModuleNotFoundError) and (line := describe_missing_module(error)):
         return line, WRONG_INPUT
     if isinstance(error, OSError):

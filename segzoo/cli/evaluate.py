@@ -33,7 +33,9 @@ printed, and results.json holds the protocol under which the predictions were ma
 exit status: 0 done, 2 wrong input
 """
 # Options of one of the two ways to evaluate, which mean nothing in the other.
-OF_PREDICTIONS = ("dataset", "tasks", "dataset_file", "output", "evaluators", "boundary_dilation")
+OF_PREDICTIONS = (
+    *("dataset", "tasks", "dataset_file", "output", "evaluators", "boundary_dilation", "class_averaging"),
+)
 # What does for a model what an option does for predictions.
 KEYS_OF_MODELS = {
     "evaluators": "TEST.EVALUATORS",

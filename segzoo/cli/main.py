@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words[0] if words else "--help"
     if name == "help" and words[1:]:
-        name, words = words[1], [words[1], "--help"]
+        name, words = words[1], [*words[1:], "--help"]
     if name in ("-h", "--help", "help"):
         print(overview())
         return 0

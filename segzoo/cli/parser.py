@@ -27,6 +27,11 @@ KEYS = {
     *("VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "FLOAT32_PRECISION", "VIS_PERIOD"),
     *("TASK", "IMPORTS", "TRAINER"),
 }
+FILE_SUFFIXES = {
+    *("JPG", "JPEG", "PNG", "BMP", "TIF", "TIFF", "WEBP", "PPM", "GIF"),
+    *("MP4", "AVI", "MOV", "MKV", "WEBM", "M4V", "MPG", "MPEG"),
+    *("YAML", "YML", "JSON", "TXT", "PTH", "PT", "PT2", "PKL", "BIN", "SAFETENSORS"),
+}
 # SOLVER.MAX_ITER, SEED; people also write SOLVER.MAX_ITER=10.
 _KEY = re.compile(r"([A-Z][A-Z0-9_]*)(\.[A-Z0-9_]+)*(=.*)?", re.DOTALL)
 
@@ -123,12 +128,11 @@ class CommandLine(argparse.ArgumentParser):
             "--trust-checkpoint", action="store_true", help="execute code that a checkpoint file contains"
         )
 
-    def add_config(self, *, required: bool = False, default: str | None = None) -> None:
+    def add_config(self, *, default: str | None = None) -> None:
         """For commands that read a configuration."""
         self.group("model").add_argument(
             "--config-file",
             type=name_or_path,
-            required=required,
             default=default,
             metavar="NAME|FILE",
             help="a YAML file, or a name that `segzoo zoo` lists"
@@ -285,7 +289,10 @@ def _is_override(word: str) -> bool:
     match = _KEY.fullmatch(word)
     if match is None or os.path.exists(word):
         return False
-    return match[1] in SECTIONS if match[2] else match[1] in KEYS
+    if not match[2]:
+        return match[1] in KEYS
+    # A package may bring a section of its own; IMG.JPG is a file that is missing.
+    return match[1] in SECTIONS or match[2][1:] not in FILE_SUFFIXES
 
 
 def take_data(parsed: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
 
 from .command import command
-from .parser import CommandLine, path_value
+from .parser import CommandLine, path_value, whole_number
 
 EXAMPLES = """
 examples:
@@ -58,10 +58,14 @@ def build_parser() -> CommandLine:
         epilog=EXAMPLES,
     )
     size = parser.add_argument_group("resources of a run")
-    size.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (default 1)")
-    size.add_argument("--gpus-per-node", type=int, default=0, metavar="N", help="GPUs, and as many processes")
-    size.add_argument("--tasks-per-node", type=int, metavar="N", help="processes, on machines without GPUs")
-    size.add_argument("--cpus-per-task", type=int, metavar="N", help="cores of each process")
+    size.add_argument("--nodes", type=whole_number(1), default=1, metavar="N", help="machines (default 1)")
+    size.add_argument(
+        "--gpus-per-node", type=whole_number(0), default=0, metavar="N", help="GPUs, and as many processes"
+    )
+    size.add_argument(
+        "--tasks-per-node", type=whole_number(1), metavar="N", help="processes, on machines without GPUs"
+    )
+    size.add_argument("--cpus-per-task", type=whole_number(1), metavar="N", help="cores of each process")
     size.add_argument("--mem", metavar="SIZE", help="memory of each machine, as 64G; 0 for all of it")
     size.add_argument(
         "--time",
@@ -88,14 +92,14 @@ def build_parser() -> CommandLine:
     requeueing = parser.add_argument_group("requeueing")
     requeueing.add_argument(
         "--requeues",
-        type=int,
+        type=whole_number(0),
         default=3,
         metavar="N",
         help="how often a run may go back to the queue when its time is up (default 3)",
     )
     requeueing.add_argument(
         "--signal-delay",
-        type=int,
+        type=whole_number(1),
         default=120,
         metavar="SECONDS",
         help="how long before the end it is told to save a checkpoint (default 120)",
@@ -114,7 +118,7 @@ def build_parser() -> CommandLine:
     )
     arrays.add_argument(
         "--at-once",
-        type=int,
+        type=whole_number(1),
         default=256,
         metavar="N",
         help="runs of an array at a time, on SLURM (default 256)",
@@ -140,18 +144,6 @@ def check_options(options: argparse.Namespace) -> None:
             "segzoo submit [options] -- --config-file FILE"
         )
     options.rest = options.rest or []
-    for name, least in (
-        ("nodes", 1),
-        ("gpus_per_node", 0),
-        ("tasks_per_node", 1),
-        ("cpus_per_task", 1),
-        ("requeues", 0),
-        ("signal_delay", 1),
-        ("at_once", 1),
-    ):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
     if options.gpus_per_node and options.tasks_per_node not in (None, options.gpus_per_node):
         raise InputError(
             f"--tasks-per-node {options.tasks_per_node} with --gpus-per-node {options.gpus_per_node}: "

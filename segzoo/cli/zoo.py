@@ -73,15 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: no such model, dataset or license.
     """
+    from segzoo.config.files import zoo_name
     from segzoo.model_zoo.search import all_entries, find_models
 
     entries = all_entries()
     names = {entry.name: entry for entry in entries}
-    name = (
-        arguments.search[0].removeprefix("configs/").removesuffix(".yaml")
-        if len(arguments.search) == 1
-        else ""
-    )
+    name = zoo_name(arguments.search[0]) if len(arguments.search) == 1 else ""
     if name in names:
         return _download(name) if arguments.download else _show(names[name], arguments.json)
     if "/" in name or arguments.download:

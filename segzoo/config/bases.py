@@ -26,21 +26,25 @@ class Layer(NamedTuple):
         source: path of the file.
         keys: nested keys and values.
         text: of the file; "" if there is none.
+        note: what its user should know of its bases; "" for nothing.
     """
 
     source: str
     keys: dict[str, Any]
     text: str = ""
+    note: str = ""
 
 
 def read_with_bases(file: Path) -> dict[str, Any]:
-    """Return the keys and values of a configuration file and its `_BASE_` files, not yet checked.
+    """Return the keys and values of a configuration file and its `_BASE_` files, not yet checked; log notes.
 
     Raises:
         FileNotFoundError, InputError, TypeError, yaml.YAMLError: as `read_layers`.
     """
     merged: dict[str, Any] = {}
     for layer in read_layers(file):
+        if layer.note:
+            logger.warning("%s", layer.note)
         _merge(layer.keys, merged)
     return merged
 
@@ -84,16 +88,17 @@ def _layers_of(name: str, above: tuple[str, ...]) -> list[Layer]:
         raise TypeError(f"{name} holds no keys with values")
     listed = keys.pop("_BASE_", [])
     bases: list[Base] = [listed] if isinstance(listed, str) else list(listed)
+    note = ""
     if is_former(bases):
         bases, changes = present_bases(bases)
-        logger.warning("%s: its _BASE_ files are those of version 0.1: %s", name, "; ".join(changes))
+        note = f"{name}: its _BASE_ files are those of version 0.1: {'; '.join(changes)}"
     layers = []
     for base in bases:
         if isinstance(base, dict):
             layers.append(Layer(f"{name}, base files of version 0.1", base))
         else:
             layers += read_layers(_beside(name, base), above)
-    return [*layers, Layer(name, keys, text)]
+    return [*layers, Layer(name, keys, text, note)]
 
 
 def _beside(name: str, base: str) -> str:

@@ -105,17 +105,16 @@ def survive_forks() -> None:
     them for ever at the first parallel operator. So this process gives them up before it forks, and both make
     new ones when they need them. LLVM's and Intel's OpenMP do so themselves.
     """
-    if hasattr(os, "register_at_fork"):
-        given_up: list[bool] = []
+    given_up: list[bool] = []
 
-        def before() -> None:
-            given_up[:] = [_give_threads_up()]
+    def before() -> None:
+        given_up[:] = [_give_threads_up()]
 
-        def in_child() -> None:
-            if given_up == [False]:
-                sys.modules["torch"].set_num_threads(1)
+    def in_child() -> None:
+        if given_up == [False]:
+            sys.modules["torch"].set_num_threads(1)
 
-        os.register_at_fork(before=before, after_in_child=in_child)
+    os.register_at_fork(before=before, after_in_child=in_child)
 
 
 def _give_threads_up() -> bool:

@@ -9,6 +9,7 @@ import yaml
 from segzoo.config import former_bases
 from segzoo.config.bases import read_with_bases
 from segzoo.config.files import config_root
+from segzoo.config.origins import find_origins
 from segzoo.model_zoo import load_config
 
 BASES = config_root() / "_base_"
@@ -150,6 +151,14 @@ def test_base_files_of_version_0_1_are_read_as_they_were_meant(case, tmp_path, c
     (line,) = [record.getMessage() for record in caplog.records if "version 0.1" in record.getMessage()]
     for base in bases:
         assert (f"{base}.yaml is now " in line) is (base.startswith(("schedules/", "datasets/")))
+
+
+def test_the_line_about_former_base_files_comes_once(tmp_path, caplog):
+    file = tmp_path / "old.yaml"
+    bases = ["datasets/camvid", "backbones/r18", "methods/maskformer", "schedules/adamw_resnet"]
+    file.write_text(yaml.safe_dump({"_BASE_": [str(BASES / f"{base}.yaml") for base in bases]}))
+    find_origins(file)
+    assert caplog.text.count("version 0.1") == 1
 
 
 @pytest.mark.parametrize("leaf", ["semantic/camvid/maskformer_r18", "panoptic/coco/mask2former_r50"])

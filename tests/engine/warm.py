@@ -96,8 +96,6 @@ def _call(output_file: str, function: Callable, arguments: tuple, environment: d
     import torch
     from command_line import explained
 
-    from segzoo.engine import NonFiniteLossError
-    from segzoo.engine.distributed.peer_failure import LostProcessError
     from segzoo.engine.distributed.signals import StoppedBySignal
 
     output = os.open(output_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -110,7 +108,7 @@ def _call(output_file: str, function: Callable, arguments: tuple, environment: d
         if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), f"setns {namespace}")
 
-    @explained(also={NonFiniteLossError: 1, LostProcessError: 1})
+    @explained
     def main(words: list[str]) -> int:
         function(*arguments)
         return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from segzoo.cli.commands import COMMANDS
-from segzoo.cli.main import load
+from segzoo.cli.main import load, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,6 +44,16 @@ def test_the_page_that_help_prints_names_no_script():
         ("train", ["--config-file", "zzz"], "config file zzz does not exist; `segzoo zoo` lists the names"),
         ("analyze", ["--model", "x"], "unrecognized arguments: --model"),
         ("analyze", ["--hlep"], "did you mean --help?"),
+        (
+            "evaluate",
+            ["--weights", "w.pth", "--class-averaging", "all"],
+            "--class-averaging scores saved predictions, with --predictions FOLDER; leave it out",
+        ),
+        (
+            "visualize-data",
+            ["--config-file", "semantic/camvid/maskformer_r18", "--output", "o", "SOLVER.MAX_ITER"],
+            "'SOLVER.MAX_ITER' has no value",
+        ),
     ],
 )
 def test_a_wrong_command_line_leads_to_the_right_one(command, words, message, capsys, tmp_path, monkeypatch):
@@ -53,3 +63,18 @@ def test_a_wrong_command_line_leads_to_the_right_one(command, words, message, ca
     assert message in shown.err
     assert shown.err.count("\n") == 1
     assert "--model; did you mean" not in shown.err
+
+
+def test_a_section_of_a_package_of_ones_own_is_overridden_and_files_are_not():
+    parser = load("predict").build_parser()
+    words = ["--weights", "w.pth", "--output", "o", "--input", "A.JPG", "b.jpg", "MYNET.DEPTH", "3"]
+    parsed = parser.parse_args(words)
+    assert parsed.input == ["A.JPG", "b.jpg"]
+    assert parsed.opts[-2:] == ["MYNET.DEPTH", "3"]
+
+
+def test_help_of_a_dataset_is_that_of_its_preparation(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["help", "prepare", "ade20k"])
+    assert end.value.code == 0
+    assert "prepare ade20k" in capsys.readouterr().out

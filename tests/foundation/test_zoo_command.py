@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from segzoo.cli import zoo
+from segzoo.config.files import config_root
 from segzoo.model_zoo import list_models, official, registry
 from segzoo.model_zoo.registry import known_models
 
@@ -73,6 +74,7 @@ def test_json_has_what_the_tables_say(capsys):
 
 def test_the_page_of_a_model_has_its_numbers_its_license_and_commands(capsys):
     status, shown = run(capsys, f"configs/{NAME}.yaml")
+    assert run(capsys, str(config_root() / f"{NAME}.yaml"))[1].out == shown.out
     info = known_models()[NAME]
     assert status == 0
     for text in (f"PQ {info.value('PQ'):g} %", info.url, info.licence, f"{info.reproduced.params} M"):

@@ -16,6 +16,7 @@ from segzoo.cli.commands import COMMANDS, OF_SCRIPTS
 from segzoo.cli.errors import report_errors
 from segzoo.cli.parser import KEYS, SECTIONS, CommandLine
 from segzoo.config.load import new_config
+from segzoo.engine.nonfinite_dump import NonFiniteLossError
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import REMEDIES
 from tests.data.data_trees import write_roads, write_street
@@ -253,7 +254,7 @@ LINES = [
     ),
     ("analyze_model", [], "no model given; give a name that `segzoo zoo` lists"),
     ("analyze_model", ["semantic/camvid/maskformer_r81"], "did you mean semantic/camvid/maskformer_r18?"),
-    ("analyze_model", [LEAF, "--size", "0", "5"], "--size 0 5: expected a height and a width of at least 1"),
+    ("analyze_model", [LEAF, "--size", "0", "5"], "argument --size: 0: expected at least 1"),
     ("analyze_model", [LEAF, "--opts", "SEED", "x"], "SEED is x (str); expected a whole number, such as -1"),
     ("export_model", ["--output", "a.pt2", "--size", "0", "64"], "argument --size: 0: expected at least 1"),
     ("export_model", ["--batch-size", "0"], "argument --batch-size: 0: expected at least 1"),
@@ -438,11 +439,11 @@ def test_a_script_of_an_earlier_name_runs_the_command_and_names_it(script, monke
             2,
             "error: out: Permission denied; make it writable",
         ),
-        (ArithmeticError("diverged"), 1, "error: diverged\n"),
+        (NonFiniteLossError("diverged"), 1, "error: diverged\n"),
     ],
 )
 def test_errors_with_an_explanation_are_a_line_or_with_debug_a_traceback(capsys, error, status, said):
-    @report_errors(also={ArithmeticError: 1})
+    @report_errors
     def main(arguments):
         raise error
 

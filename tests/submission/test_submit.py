@@ -62,7 +62,7 @@ def test_times_are_read_as_slurm_reads_them(text, expected):
         (["--time", "0", "--", "x"], "--time 0: must be at least a minute"),
         (["--time", "2", "--", "x"], "--signal-delay 120 is not shorter than --time (2 min)"),
         (["--mem", "64 GB", "--", "x"], "--mem 64 GB: expected a number with K, M, G or T, as 64G"),
-        (["--nodes", "0", "--", "x"], "--nodes 0: must be at least 1"),
+        (["--nodes", "0", "--", "x"], "argument --nodes: 0: expected at least 1"),
         (["--nodes", "two", "--", "x"], "argument --nodes: invalid int value: 'two'"),
         (["--gpus-per-node", "8", "--tasks-per-node", "4", "--", "x"], "there is a process for each GPU"),
         (["--nodes", "2", "--cluster", "local", "--", "x"], "there is one machine here"),

@@ -23,6 +23,7 @@ from pycocotools import mask as coco_mask
 
 from segzoo.cli.parallel import map_files
 from segzoo.data import read_dataset_file
+from segzoo.utils.coco_masks import mask_rle
 from segzoo.utils.errors import InputError
 
 from .common import at_root, check_splits, fill_folder, find_root, save_labels, save_lines
@@ -52,12 +53,8 @@ def paint(image: Instances) -> np.ndarray:
 
 def decode(segmentation: Any, image: Instances) -> np.ndarray:
     """Return (H, W) bool: polygons, or the run lengths of a crowd."""
-    try:
-        encoded = coco_mask.frPyObjects(segmentation, image.height, image.width)
-        mask = coco_mask.decode(encoded)
-    except Exception as error:  # of pycocotools' C code, which has its own ideas of exceptions
-        raise InputError(f"{image.stem}: an instance has a broken segmentation ({error})") from None
-    return mask.reshape(image.height, image.width, -1).any(axis=2)
+    size = (image.height, image.width)
+    return coco_mask.decode(mask_rle(segmentation, size, f"{image.stem}: an instance")).astype(bool)
 
 
 def convert(image: Instances, target: Path, palette: Sequence[Sequence[int]]) -> None:

@@ -98,8 +98,7 @@ def _plan(
     words = [part for word in words for part in _separated(word)]
     args = build_parser().parse_args(words)
     if args.model:
-        named = ["--config-file", args.config_file] if args.config_file else ["--weights", args.weights]
-        words = [*named, *_without_flag(words, "--model")]
+        words = ["--config-file", args.config_file, *_without_flag(words, "--model")]
     if args.data:
         words = _as_overrides(words, args.opts)
     for name, value in OF_THE_JOB.items():

@@ -16,13 +16,13 @@ def training_config(arguments: argparse.Namespace) -> CfgNode:
     Raises:
         InputError: as `load_config`, or no such dataset.
     """
-    # Workers would read ahead of the few images wanted. A broken file shall be seen, not passed over.
-    fixed = ["DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.ACCUMULATE", "1"]
     data = arguments.dataset or arguments.data or arguments.dataset_file
     if arguments.dataset_file or arguments.data:
         splits_of(arguments.dataset_file or arguments.data)  # may register what --dataset names
     more = data_overrides(data, arguments.opts) if data else []
-    cfg = load_config(arguments.config_file, [*arguments.opts, *more, *fixed])
+    cfg = load_config(arguments.config_file, [*more, *arguments.opts])
+    # Workers would read ahead of the few images wanted. A broken file is to be seen, not skipped.
+    cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE = 0, 1, 1
     if cfg.SEED < 0:
         cfg.SEED = 0
     return cfg
