@@ -21,7 +21,7 @@ _SUFFIXES = (".pth", ".pkl", ".safetensors")
 _SHA256_HOST = "download.pytorch.org"
 
 
-def local_file(path_or_url: str | Path, md5_prefix: str = "") -> Path:
+def local_file(path_or_url: str | Path, md5_prefix: str = "", sha256_prefix: str = "") -> Path:
     """The local file of a checkpoint, downloaded once into iopath's cache if it is remote, hash checked.
 
     Args:
@@ -29,9 +29,10 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "") -> Path:
             what follows a `#`, as `split_choice` says, is no part of it.
         md5_prefix: first hex digits of the expected md5; by default those in the name of a
             `model_final_<six hex digits>.pkl`, which is how Detectron2, MaskFormer and Mask2Former publish.
+        sha256_prefix: the same of its sha256; by default those in the name of torchvision's files.
 
     Raises:
-        InputError: no such file, no download, or another hash than the name or `md5_prefix` says.
+        InputError: no such file, no download, or another hash than the name or a prefix says.
     """
     source, _ = split_choice(str(path_or_url))
     if not source.strip() or source == ".":  # as Path("") says
@@ -50,7 +51,7 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "") -> Path:
         inside = sorted(path.name for path in files if path.suffix in _SUFFIXES)
         held = f", such as {file / inside[0]}" if inside else ""
         raise InputError(f"{source}: {found}; expected a checkpoint file (.pth, .pkl or .safetensors){held}")
-    _check_hash(file, source, remote, md5_prefix)
+    _check_hash(file, source, remote, md5_prefix, sha256_prefix)
     return file
 
 
@@ -63,23 +64,20 @@ def file_hash(file: Path, algorithm: str = "md5") -> str:
     return digest.hexdigest()
 
 
-def _check_hash(file: Path, source: str, remote: bool, md5_prefix: str) -> None:
-    algorithm, expected = "md5", md5_prefix
+def _check_hash(file: Path, source: str, remote: bool, md5_prefix: str, sha256_prefix: str) -> None:
     published = urlparse(source).path if remote else source  # without a query such as ?download=1
-    if not expected and (match := _MD5_IN_NAME.search(published)):
-        expected = match.group(1)
-    elif (
-        not expected
-        and urlparse(source).hostname == _SHA256_HOST
-        and (match := _SHA256_IN_NAME.search(published))
-    ):
-        algorithm, expected = "sha256", match.group(1)
-    if not expected:
-        return
-    found = file_hash(file, algorithm)
-    if not found.startswith(expected):
-        remedy = f"delete {file} and try again" if remote else "download it again"
-        raise InputError(
-            f"{source}: {algorithm} starts with {found[: len(expected)]}, expected {expected}; "
-            f"the file is damaged or not the published one: {remedy}"
-        )
+    if not (md5_prefix or sha256_prefix):
+        if match := _MD5_IN_NAME.search(published):
+            md5_prefix = match.group(1)
+        elif urlparse(source).hostname == _SHA256_HOST and (match := _SHA256_IN_NAME.search(published)):
+            sha256_prefix = match.group(1)
+    for algorithm, expected in (("md5", md5_prefix), ("sha256", sha256_prefix)):
+        if not expected:
+            continue
+        found = file_hash(file, algorithm)
+        if not found.startswith(expected):
+            remedy = f"delete {file} and try again" if remote else "download it again"
+            raise InputError(
+                f"{source}: {algorithm} starts with {found[: len(expected)]}, expected {expected}; "
+                f"the file is damaged or not the published one: {remedy}"
+            )

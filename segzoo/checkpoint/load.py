@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.text import some
 
 from .download import local_file
 from .finite import check_finite
 from .key_maps import DERIVED, NATIVE, OF_LOSSES, KeyMap, classifier_keys, key_maps, matches, query_keys
 from .prefixes import find_prefix
 from .reader import CheckpointFile, read_checkpoint
-from .report import CheckpointMismatchError, Layout, LoadReport, describe_problems, first, listed, remedy
+from .report import CheckpointMismatchError, Layout, LoadReport, describe_problems, listed, remedy
 from .untrained import remember_load
 from .weight_sets import split_choice
 
@@ -30,7 +31,6 @@ def load_checkpoint(
     trust: bool = False,
     allow_missing_classifier: bool = False,
     strict: bool = True,
-    md5_prefix: str = "",
 ) -> LoadReport:
     """Loads an official or own checkpoint, as published, into a model.
 
@@ -41,7 +41,6 @@ def load_checkpoint(
         trust: execute the pickled code in the file, if it holds any.
         allow_missing_classifier: take a file without any classifier, too.
         strict: False only reports missing, unexpected and mismatched weights instead of raising.
-        md5_prefix: first hex digits of the file's md5, checked before reading.
 
     Returns:
         The report, which is logged as well.
@@ -53,7 +52,7 @@ def load_checkpoint(
             unchanged. Weights that do not fit raise `CheckpointMismatchError`, after the table of all weights
             and the nearest layouts were logged; it carries them.
     """
-    file = open_checkpoint(path_or_url, trust, md5_prefix)
+    file = open_checkpoint(path_or_url, trust)
     report = load_state(
         model, file, name=str(path_or_url), allow_missing_classifier=allow_missing_classifier, strict=strict
     )
@@ -61,10 +60,10 @@ def load_checkpoint(
     return report
 
 
-def open_checkpoint(path_or_url: str | Path, trust: bool = False, md5_prefix: str = "") -> CheckpointFile:
+def open_checkpoint(path_or_url: str | Path, trust: bool = False) -> CheckpointFile:
     """Finds, checks and reads a checkpoint. Arguments and errors as `load_checkpoint`."""
     _, choice = split_choice(str(path_or_url))
-    return read_checkpoint(local_file(path_or_url, md5_prefix), trust, choice=choice)
+    return read_checkpoint(local_file(path_or_url), trust, choice=choice)
 
 
 def load_state(
@@ -97,8 +96,8 @@ def load_state(
     _sort_missing(model, own, new, key_map, may_lack, of_losses, report)
     if not report.loaded:
         _refuse(
-            f"{report.path}: none of its {len(file.weights)} weights ({first(list(file.weights), 3)}) "
-            f"has a place in the model ({first(list(own), 3)}); {remedy(report)}",
+            f"{report.path}: none of its {len(file.weights)} weights ({some(file.weights, 3)}) "
+            f"has a place in the model ({some(own, 3)}); {remedy(report)}",
             report,
             weights,
             own,

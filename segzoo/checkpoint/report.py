@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.text import some
 
 from .key_maps import matches, query_keys
 
@@ -116,11 +117,11 @@ class LoadReport:
         shapes = [f"{key} {in_file} -> {in_model}" for key, in_file, in_model in self.mismatched]
         rows = [
             ("loaded", len(self.loaded), ""),
-            ("renamed", len(self.renamed), first([f"{old} -> {new}" for old, new in self.renamed.items()])),
-            ("interpolated", len(self.resized), first(self.resized)),
+            ("renamed", len(self.renamed), some([f"{old} -> {new}" for old, new in self.renamed.items()], 1)),
+            ("interpolated", len(self.resized), some(self.resized, 1)),
             ("re-initialised", len(self.reinitialised), modules_of(self.reinitialised)),
             ("for training only, initial", len(self.training_only), modules_of(self.training_only)),
-            ("other shape", len(self.mismatched), first(shapes)),
+            ("other shape", len(self.mismatched), some(shapes, 1)),
             ("missing", len(self.missing), modules_of(self.missing)),
             ("unexpected", len(self.unexpected), modules_of(self.unexpected)),
             ("not needed", len(self.extras), modules_of(self.extras)),
@@ -176,7 +177,7 @@ def describe_problems(report: LoadReport) -> str:
     ]
     problems = []
     if shapes:
-        problems.append(f"{len(shapes)} shapes differ: {first(shapes, 10, '; ')}")
+        problems.append(f"{len(shapes)} shapes differ: {some(shapes, 10, '; ')}")
     if report.missing:
         problems.append(f"the file lacks {listed(report.missing)}")
     if report.unexpected:
@@ -201,14 +202,9 @@ def remedy(report: LoadReport) -> str:
 
 def listed(keys: list[str]) -> str:
     """Return some weights in words: the name of one, or the number and the first ten."""
-    return f"{len(keys)} weights ({first(keys, 10)})" if len(keys) != 1 else keys[0]
-
-
-def first(items: list[str], count: int = 1, separator: str = ", ") -> str:
-    """Return the first items, and "..." where there are more."""
-    return separator.join(items[:count]) + (f"{separator}..." if len(items) > count else "")
+    return f"{len(keys)} weights ({some(keys, 10)})" if len(keys) != 1 else keys[0]
 
 
 def modules_of(keys: list[str]) -> str:
     """Return the modules that the keys belong to, at most three levels deep."""
-    return first(list(dict.fromkeys(".".join(key.split(".")[:3]) for key in keys)), 4)
+    return some(list(dict.fromkeys(".".join(key.split(".")[:3]) for key in keys)), 4)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import user_path
-from segzoo.utils.text import did_you_mean
+from segzoo.utils.text import did_you_mean, some
 
 # Where code bases put the weights, in the order in which they are taken: Detectron2 and most; Lightning and
 # mmcv; pycls; DeepSpeed; Caffe2. Averages come last: which weights a script evaluates is its own choice.
@@ -151,7 +151,7 @@ def _below(path: Path, tensors: dict[str, Tensor], module: str, names: list[str]
     if not found:
         modules = list(dict.fromkeys(key.partition(".")[0] for key in tensors if "." in key))
         choices = [*filter(None, names), *modules]
-        listed = ", ".join(choices[:8]) + (", ..." if len(choices) > 8 else "")
+        listed = some(choices, 8)
         raise InputError(
             f"{path}#{module}: the file holds no weights of that name{did_you_mean(module, choices)}; "
             f"expected one of {listed}, or nothing after the path"

@@ -67,8 +67,11 @@ def register_config(add=None, *, rules=None):
     return add
 
 
-def add_registered_config(cfg: CfgNode) -> None:
+def add_registered_config(cfg: CfgNode) -> dict[str, str]:
     """Add the keys of all projects and imported modules, in the order in which they were registered.
+
+    Returns:
+        The module that has added each key.
 
     Raises:
         InputError: a rule is registered for a key that does not exist, or two packages add the same key with
@@ -91,6 +94,7 @@ def add_registered_config(cfg: CfgNode) -> None:
     for name, extension in _registered.items():
         for key in extension.rules.keys() - known:
             raise InputError(f"{name} registers a rule for {key}, which is no key{did_you_mean(key, known)}")
+    return added_by
 
 
 def _check_kept(
@@ -127,22 +131,15 @@ def drop_foreign_defaults(cfg: CfgNode) -> None:
     keys says the same, and is valid where the modules are not there.
     """
     packages = {_package(module) for module in (PROJECTS, *cfg.IMPORTS)}
-    own = [one for one in _registered.values() if _package(one.add.__module__) in packages]
-    if len(own) == len(_registered):
-        return
-    needed = {key for key, _ in flatten(_defaults(own))}
-    for key, default in flatten(_defaults(_registered.values())):
+    defaults = default_config()
+    added_by = add_registered_config(defaults)
+    values = dict(flatten(defaults))
+    for key, module in added_by.items():
         *path, leaf = key.split(".")
         node = find_section(cfg, path)
-        if key not in needed and node is not None and leaf in node and node[leaf] == default:
+        is_default = node is not None and leaf in node and node[leaf] == values[key]
+        if is_default and _package(module) not in packages:
             drop_key(cfg, key)
-
-
-def _defaults(extensions: Iterable[Extension]) -> CfgNode:
-    cfg = default_config()
-    for extension in extensions:
-        extension.add(cfg)
-    return cfg
 
 
 def _package(module: str) -> str:

@@ -109,6 +109,7 @@ def present_bases(bases: Sequence[Base]) -> tuple[list[Base], list[str]]:
         Paths, and keys that no file has, in the order in which they are merged; and a line for each path that
         has changed: what to write instead.
     """
+    sizes: list[Base] = []
     result: list[Base] = []
     changes = []
     for base in bases:
@@ -119,11 +120,14 @@ def present_bases(bases: Sequence[Base]) -> tuple[list[Base], list[str]]:
             continue
         assert isinstance(base, str)
         root = base[: base.rindex(f"{folder}/{name}")]
-        result += [part if isinstance(part, dict) else f"{root}{part}.yaml" for part in now]
+        parts = [part if isinstance(part, dict) else f"{root}{part}.yaml" for part in now]
+        if folder == "datasets" and name in _SIZES:
+            sizes.append(parts.pop())  # a guess, which any other file of the list overrides
+        result += parts
         files = [f"{part}.yaml" for part in now if isinstance(part, str)]
         if files != [f"{folder}/{name}.yaml"]:
             changes.append(f"{folder}/{name}.yaml is now {' and '.join(files) or _keys(now[0])}")
-    return result, changes
+    return [*sizes, *result], changes
 
 
 def _place(base: Base) -> tuple[str, str]:

@@ -49,3 +49,15 @@ def drop_key(cfg: CfgNode, key: str) -> None:
         if find_section(cfg, path[:depth]):
             return
         del existing_section(cfg, path[: depth - 1])[path[depth - 1]]
+
+
+def decoded(value: Any) -> Any:
+    """Return the value that yacs makes of what a file or a command line has: `(1, 2)` is a tuple."""
+    return CfgNode._decode_cfg_value(value)
+
+
+def equal(value: Any, other: Any) -> bool:
+    """Tell whether two values are equal, however a list is written; True is not 1."""
+    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
+        return len(value) == len(other) and all(map(equal, value, other))
+    return value == other and isinstance(value, bool) == isinstance(other, bool)

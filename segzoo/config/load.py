@@ -16,11 +16,10 @@ from .bases import is_on_zoo, read_with_bases
 from .defaults import default_config
 from .extensions import add_registered_config, import_extensions
 from .files import find_config
-from .keys import flatten
+from .keys import equal, existing_section, flatten
 from .paths import expand_homes
 from .renamed.apply import converted, from_whole_file, is_saved, take_single_keys
 from .renamed.heads import DEC_LAYERS
-from .renamed.row import equal
 from .renamed.table import CONVERTED
 from .renamed.translate import check_decoder_layers, is_theirs, spelled_here
 from .renamed.unread import UNREAD, why_unread
@@ -229,10 +228,7 @@ def _check_keys(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
             raise InputError(f"{source}: unknown key {key}{_did_you_mean(key, known)}")
         if key in known:
             *path, leaf = key.split(".")
-            node = loaded
-            for part in path:
-                node = node[part]
-            node[leaf] = _as_float_where_wanted(known[key], value)
+            existing_section(loaded, path)[leaf] = _as_float_where_wanted(known[key], value)
 
 
 def _inside_free_section(cfg: CfgNode, key: str) -> bool:

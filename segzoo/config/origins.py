@@ -11,7 +11,7 @@ from .bases import read_layers
 from .defaults import add_segzoo_config
 from .extensions import registered_extensions
 from .files import config_root, find_config
-from .keys import flatten
+from .keys import decoded, equal, flatten
 from .load import read_config
 
 DERIVED = "follows from the dataset"
@@ -52,15 +52,15 @@ def find_origins(
         name = _shown(layer.source)
         for key, value in flatten(CfgNode(layer.keys)):
             _add(found, f"{name}:{lines[key]}" if key in lines else name, {key: value})
-    for key in overrides[::2]:
-        _add(found, "override", {key: read.get(key)})
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        _add(found, "override", {key: value})
     for key, value in read.items():
         # Written under another name, or in another form.
-        if not found[key] or not _equal(found[key][-1].value, value):
+        if not found[key] or not equal(found[key][-1].value, value):
             found[key].append(Origin("translated", value))
     for key, value in flatten(completed) if completed is not None else ():
         sources = found.setdefault(key, [])
-        if not sources or not _equal(sources[-1].value, value):
+        if not sources or not equal(sources[-1].value, value):
             sources.append(Origin(DERIVED, value))
     return found
 
@@ -80,7 +80,7 @@ def _defaults() -> Iterator[tuple[str, Mapping[str, Any]]]:
             {
                 key: value
                 for key, value in after.items()
-                if key not in before or not _equal(before[key], value)
+                if key not in before or not equal(before[key], value)
             },
         )
         before = after
@@ -89,19 +89,7 @@ def _defaults() -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _add(found: dict[str, list[Origin]], source: str, keys: Mapping[str, Any]) -> None:
     for key, value in keys.items():
         if key in found:
-            found[key].append(Origin(source, _decoded(value)))
-
-
-def _decoded(value: Any) -> Any:
-    """A value as yacs reads it: "(1, 2)" is a tuple."""
-    return CfgNode._decode_cfg_value(value)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Compare values of a configuration; lists and tuples of equal values are one."""
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return one == other and isinstance(one, bool) == isinstance(other, bool)
+            found[key].append(Origin(source, decoded(value)))
 
 
 def _lines(text: str) -> dict[str, int]:

@@ -6,6 +6,8 @@ from detectron2.config import CfgNode
 
 from segzoo.utils.paths import expand_home
 
+from .keys import existing_section
+
 # A text or a list of texts each. MODEL.WEIGHTS may also be a URL, an entry of DATASETS.FILES the name of a
 # built-in dataset.
 PATH_KEYS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "DATASETS.FILES")
@@ -14,10 +16,8 @@ PATH_KEYS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "DATASETS.FILES")
 def map_paths(cfg: CfgNode, change: Callable[[str], str]) -> None:
     """Replaces every path that is not empty by what `change` makes of it, in place."""
     for key in PATH_KEYS:
-        section, _, leaf = key.rpartition(".")
-        node = cfg
-        for part in filter(None, section.split(".")):
-            node = node[part]
+        *path, leaf = key.split(".")
+        node = existing_section(cfg, path)
         value = node[leaf]
         if isinstance(value, str):
             node[leaf] = change(value) if value else value

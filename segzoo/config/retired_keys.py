@@ -9,8 +9,7 @@ from detectron2.config import CfgNode
 
 from segzoo.utils.errors import InputError
 
-from .keys import drop_key, find_section
-from .renamed.row import equal
+from .keys import decoded, drop_key, equal, find_section
 
 
 class RetiredKey(NamedTuple):
@@ -48,7 +47,7 @@ def drop_retired_keys(cfg: CfgNode, source: str) -> None:
         node = find_section(cfg, path)
         if node is None or leaf not in node:
             continue
-        value = CfgNode._decode_cfg_value(node[leaf])
+        value = decoded(node[leaf])
         if not equal(value, retired.default):
             raise InputError(f"{source}: {key} {value!r} cannot be set{explain_retired_key(key)}")
         drop_key(cfg, key)

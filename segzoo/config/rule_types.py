@@ -31,7 +31,8 @@ def at_least(lowest: int) -> Rule:
 
 def one_of(*choices: Any) -> Rule:
     """Return the rule of a key with a fixed set of values; a misspelt one is told the nearest."""
-    return Rule(f"expected {' or '.join(map(str, choices))}", lambda value: value in choices)
+    named = " or ".join(str(choice) or '""' for choice in choices)
+    return Rule(f"expected {named}", lambda value: value in choices)
 
 
 def is_whole(value: Any) -> bool:

@@ -15,6 +15,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
 from .extensions import registered_rules
+from .keys import existing_section
 from .rule_types import (
     AMOUNT,
     AMOUNT_OR_NONE,
@@ -172,6 +173,8 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     one_of("RGB", "BGR"): {"INPUT": "FORMAT"},
     one_of("choice", "range"): {"INPUT": "MIN_SIZE_TRAIN_SAMPLING"},
     one_of("float16", "bfloat16"): {"SOLVER": "AMP.DTYPE"},
+    one_of("full_model", "norm", "value"): {"SOLVER.CLIP_GRADIENTS": "CLIP_TYPE"},
+    one_of("linear", "constant"): {"SOLVER": "WARMUP_METHOD"},
     one_of("channel", "element"): {"MODEL.SEM_SEG_HEAD": "DROPOUT_KIND"},
     one_of("valid", "all"): {"MODEL.SEM_SEG_HEAD": "LOSS.AVERAGE_OVER"},
     one_of("focal", "bce"): {"MODEL.MASK_FORMER": "MASK_LOSS"},
@@ -211,9 +214,8 @@ def check_values(cfg: CfgNode) -> None:
         InputError: for the first one.
     """
     for key, rule in _all_rules():
-        value: Any = cfg
-        for part in key.split("."):
-            value = value[part]
+        *path, leaf = key.split(".")
+        value: Any = existing_section(cfg, path)[leaf]
         if not rule.allows(value):
             choices = rule.expected.removeprefix("expected ").split(" or ") if isinstance(value, str) else ()
             raise InputError(f"{key} {value!r}: {rule.expected}{did_you_mean(value, choices)}")

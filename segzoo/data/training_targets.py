@@ -60,6 +60,11 @@ class AugmentedLabels:
         return segments.segment_map == numbers[:, None, None]
 
     @cached_property
+    def class_map(self) -> np.ndarray:
+        """(H, W) int64 class indices, the dataset's ignore label where there is none."""
+        return self.class_map_of(self.index_map).astype(np.int64)
+
+    @cached_property
     def boxes(self) -> np.ndarray:
         """(S, 4) float32: left, top, right, bottom edges in pixels, so that right - left is the width."""
         segments = self.segments
@@ -101,7 +106,7 @@ def add_segments(labels: AugmentedLabels) -> dict[str, Any]:
 @TARGETS_REGISTRY.register(name="sem_seg")
 def add_sem_seg(labels: AugmentedLabels) -> dict[str, Any]:
     """`sem_seg` (H, W) int64: class index or the dataset's ignore label."""
-    return {"sem_seg": torch.from_numpy(labels.class_map_of(labels.index_map).astype(np.int64))}
+    return {"sem_seg": torch.from_numpy(labels.class_map)}
 
 
 @TARGETS_REGISTRY.register(name="boxes")

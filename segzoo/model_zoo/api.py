@@ -11,7 +11,6 @@ from segzoo.utils.errors import InputError
 
 from .configs import get_config
 from .official import download_weights
-from .registry import official_weights
 
 
 def get(name: str, weights: str | Path | None = None, device: str = "cpu") -> nn.Module:
@@ -28,16 +27,13 @@ def get(name: str, weights: str | Path | None = None, device: str = "cpu") -> nn
     cfg = get_config(name)
     cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""
-    md5_prefix = ""
     if weights == "official":
-        download_weights(name)  # checks the published hash
-        info = official_weights(name)
-        weights, md5_prefix = info.url, info.md5_prefix
+        weights = download_weights(name)
     if device != "cpu":
         _check_device(device)
     model = build_model(cfg).eval()
     if weights:
-        load_checkpoint(model, weights, md5_prefix=md5_prefix).require_complete(f"model_zoo.get({name!r})")
+        load_checkpoint(model, weights).require_complete(f"model_zoo.get({name!r})")
     return model
 
 

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from segzoo.checkpoint.download import file_hash, local_file
-from segzoo.utils.errors import InputError
+from segzoo.checkpoint import local_file
 
 from .registry import official_weights
 
@@ -15,13 +14,4 @@ def download_weights(name: str) -> Path:
         InputError: no such model, no file that a program can download, no download, or another hash.
     """
     info = official_weights(name)
-    file = local_file(info.url, info.md5_prefix)
-    if info.sha256_prefix:
-        found = file_hash(file, "sha256")
-        if not found.startswith(info.sha256_prefix):
-            raise InputError(
-                f"{info.url}: sha256 starts with {found[: len(info.sha256_prefix)]}, expected "
-                f"{info.sha256_prefix}; the file is damaged or not the published one: delete {file} and try "
-                "again"
-            )
-    return file
+    return local_file(info.url, info.md5_prefix, info.sha256_prefix)

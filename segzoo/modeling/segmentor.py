@@ -196,12 +196,19 @@ class Segmentor(SegmentationModel):
         Every submodule whose class defines `set_progress` is told, once.
         """
         told: set[nn.Module] = set()
-        for _, module in self.named_modules(told):
+        left = list(self.children())
+        while left:
+            module = left.pop()
+            if module in told:
+                continue
+            told.add(module)
             # Of the class: wrappers such as that of torch.compile pass on what they wrap.
-            if module is not self and hasattr(type(module), "set_progress"):
+            if hasattr(type(module), "set_progress"):
                 module.set_progress(iteration, max_iter)
-                if isinstance(module, Segmentor):
-                    told.update(module.modules())  # by that model
+            if isinstance(module, Segmentor):
+                told.update(module.modules())  # by that model
+            else:
+                left.extend(module.children())
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         """Raise InputError unless the model can give all of these tasks."""

@@ -31,7 +31,11 @@ def build_gradient_clipper(cfg: CfgNode) -> GradientClipper | None:
         return torch.nn.utils.clip_grad_norm_(list(parameters), limit, norm_type)
 
     def clip_each_norm(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
-        norms = [torch.nn.utils.clip_grad_norm_(parameter, limit, norm_type) for parameter in parameters]
+        norms = [
+            torch.nn.utils.clip_grad_norm_(parameter, limit, norm_type)
+            for parameter in parameters
+            if parameter.grad is not None
+        ]
         return torch.stack(norms).max()
 
     def clip_each_value(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:

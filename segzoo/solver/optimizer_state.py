@@ -5,6 +5,8 @@ import logging
 import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
+from segzoo.utils.errors import InputError
+
 from .schedules import ScheduledLR
 
 logger = logging.getLogger(__name__)
@@ -90,10 +92,20 @@ def restore_scheduled(
 
     Args:
         optimizer: with the state loaded (`load_optimizer_state`).
-        state: an optimizer's `state_dict()`; groups in another number than now are left as they are.
+        state: an optimizer's `state_dict()`.
+
+    Raises:
+        InputError: it has another number of groups than now, whose rates nobody knows.
     """
-    if isinstance(scheduler, ScheduledLR) or len(state["param_groups"]) != len(optimizer.param_groups):
+    if isinstance(scheduler, ScheduledLR):
         return
+    before, now = len(state["param_groups"]), len(optimizer.param_groups)
+    if before != now:
+        raise InputError(
+            f"{type(scheduler).__name__} goes on from the learning rates of the checkpoint, which has "
+            f"{before} groups of parameters, now {now}; resume with the same groups, or use a schedule of "
+            "SOLVER.LR_SCHEDULER_NAME"
+        )
     keys = ("lr", "momentum", "betas") if getattr(scheduler, "cycle_momentum", False) else ("lr",)
     for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
         group.update({key: saved[key] for key in keys if key in saved and key in group})

@@ -13,7 +13,7 @@ def did_you_mean(word: object, choices: Iterable[object]) -> str:
     return f"; did you mean {spelled[close[0]]}?" if close else ""
 
 
-def some(items: Iterable[object], most: int = 5) -> str:
-    """Return the items separated by commas, cut after `most` of them."""
-    items = list(items)
-    return ", ".join(str(item) for item in items[:most]) + (", ..." if len(items) > most else "")
+def some(items: Iterable[object], most: int = 5, separator: str = ", ") -> str:
+    """Return the items with separators, cut after `most` of them."""
+    texts = [str(item) for item in items]
+    return separator.join(texts[:most]) + (f"{separator}..." if len(texts) > most else "")

@@ -15,9 +15,10 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from segzoo import model_zoo
+from segzoo.checkpoint import download
 from segzoo.config.files import config_root
 from segzoo.engine.analysis import analyze, analyze_config
-from segzoo.model_zoo import load_config, official
+from segzoo.model_zoo import load_config
 from segzoo.model_zoo.registry import known_models, sections
 from segzoo.utils.errors import InputError
 
@@ -364,7 +365,7 @@ def test_get_gives_an_evaluating_model_with_the_weights_of_a_file(tmp_path):
 def test_get_checks_a_published_sha256_before_reading(tmp_path, monkeypatch):
     name, info = next((name, info) for name, info in known_models().items() if info.sha256_prefix)
     (tmp_path / "other.pth").write_bytes(b"something else")
-    monkeypatch.setattr(official, "local_file", lambda *_: tmp_path / "other.pth")
+    monkeypatch.setattr(download.PathManager, "get_local_path", lambda _: str(tmp_path / "other.pth"))
     with pytest.raises(InputError, match=f"sha256 starts with [0-9a-f]+, expected {info.sha256_prefix}"):
         model_zoo.get(name, weights="official")
 

@@ -66,6 +66,12 @@ def test_overrides_and_what_follows_from_the_dataset_are_origins(capsys):
     assert shown.out.splitlines()[0].split()[1:] == ["19", "follows", "from", "the", "dataset"]
 
 
+def test_an_override_is_shown_as_it_was_given():
+    found = find_origins("panoptic/coco/mask2former_r50", ["MODEL.RESNETS.DEPTH", "101"])
+    assert ("override", 101) in found["MODEL.RESNETS.DEPTH"]
+    assert found["MODEL.BACKBONE.VARIANT"][-1] == ("translated", "r101")
+
+
 def test_keys_of_a_project_name_its_module():
     assert find_origins(LEAF)["MODEL.DANET.POSITION_SOFTMAX"][0].source == "segzoo.projects.danet.config"
 

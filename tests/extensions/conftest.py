@@ -1,6 +1,5 @@
 """A private package: written by a test outside the tree, found through IMPORTS, forgotten afterwards."""
 
-import runpy
 import sys
 import textwrap
 from pathlib import Path
@@ -10,9 +9,9 @@ import pytest
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
+from segzoo.cli.prepare.shapes import make_shapes
 from tests.registrations import forgotten
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 # A small network that trains on the generated dataset in tenths of a second.
 SMALL = """
 TASK: semantic
@@ -71,7 +70,6 @@ def package(tmp_path, monkeypatch, request):
 def shapes(tmp_path_factory):
     """The folder of a tiny generated dataset, shapes_train and shapes_val."""
     folder = tmp_path_factory.mktemp("datasets")
-    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
     make_shapes(folder / "shapes", train=4, val=2, size=48, workers=0)
     return folder
 

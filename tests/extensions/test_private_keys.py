@@ -162,6 +162,18 @@ def test_a_configuration_is_saved_without_keys_of_modules_that_it_does_not_impor
     assert "DEPTH: 4" in saved_config(read_config(package.config()))
 
 
+def test_a_section_that_another_package_fills_is_saved(package):
+    """One imports the other, so that only one is named in IMPORTS."""
+    other = f"{package.name}_other"
+    start = "from detectron2.config import CfgNode\nfrom segzoo.config import register_config\n"
+    section = "@register_config\ndef add_section(cfg):\n    cfg.MODEL.SHARED = CfgNode()\n"
+    (package.folder / f"{other}.py").write_text(start + section)
+    value = "@register_config\ndef add_value(cfg):\n    cfg.MODEL.SHARED.DEPTH = 4\n"
+    package.write(f"import {other}\n{start}{value}")
+    cfg = read_config(package.config("MODEL: {SHARED: {DEPTH: 3}}"))
+    assert "DEPTH: 3" in saved_config(cfg)
+
+
 def test_every_project_declares_the_rules_of_its_own_keys():
     sections = {key.split(".")[1] for key in rules.RULES if key.startswith("MODEL.")}
     shared = {"AUX_HEAD", "BACKBONE", "DEVICE", "MASK_FORMER", "PIXEL_MEAN", "PIXEL_STD", "SEM_SEG_HEAD"}

@@ -221,6 +221,12 @@ def test_a_model_is_trained_for_a_task_of_its_own(package, shapes, train):
     assert {"loss_ce", "loss_mask", "loss_dice"} <= records(output)[0].keys()
 
 
+def test_a_per_pixel_model_learns_from_labels_of_another_task(package, shapes, train):
+    file = package.config("TASK: panoptic\nDATASETS: {TEST: []}", imports=False)
+    output = train(file, "TEST.TASKS", "('semantic',)")
+    assert records(output)[0]["loss_sem_seg"] > 0
+
+
 MASK_RCNN = """
 TASK: instance
 MODEL:

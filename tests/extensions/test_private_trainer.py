@@ -11,6 +11,7 @@ from segzoo.cli.train import main as train_command
 from segzoo.engine import Predictor, Trainer, evaluate, find_trainer
 from segzoo.model_zoo import load_config
 from segzoo.solver import load_optimizer_state, restore_scheduled
+from segzoo.utils.errors import InputError
 
 CONFIG = "TRAINER: Mine\nMODEL: {META_ARCHITECTURE: PerPixelSegmentor}\nSOLVER: {MAX_ITER: 2}"
 TRAINER = """
@@ -264,3 +265,12 @@ def test_rates_and_momentum_after_loading_are_those_of_one_run(build):
     restore_scheduled(optimizer, states[0], scheduler)
     found += go(optimizer, scheduler, 5)
     assert torch.tensor(found).tolist() == torch.tensor(expected).tolist()
+
+
+def test_rates_of_other_groups_than_now_are_refused():
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    state = torch.optim.SGD([{"params": weights}], lr=0.01).state_dict()
+    now = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=0.01)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(now, 0.5)
+    with pytest.raises(InputError, match=r"ExponentialLR goes on from .* has 1 groups of parameters, now 2"):
+        restore_scheduled(now, state, scheduler)

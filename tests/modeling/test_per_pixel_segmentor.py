@@ -224,7 +224,7 @@ def test_the_zoom_factor_is_taken_from_the_configuration():
         ("MODEL.BACKBONE.OUT_FEATURES", [], "expected some of res2, res3, res4, res5"),
         ("MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS", (0.0,) * 12, "none below 0 and one above"),
         ("MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS", (1.0,) * 11 + (-1.0,), "none below 0 and one above"),
-        ("TASK", "panoptic", "PerPixelSegmentor is for TASK semantic"),
+        ("TASK", "panoptic", "TASK panoptic: PerPixelSegmentor is trained for it"),
     ],
 )
 def test_a_wrong_key_or_argument_is_named(key, value, message):

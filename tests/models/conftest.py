@@ -1,11 +1,8 @@
 """Generated data for all models of this folder."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from segzoo.cli.prepare.shapes import make_shapes
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +11,6 @@ def shapes_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     patch = pytest.MonkeyPatch()
     patch.setenv("DETECTRON2_DATASETS", str(folder))
-    make_shapes = runpy.run_path(str(REPOSITORY / "datasets" / "make_shapes.py"))["make_shapes"]
     make_shapes(folder / "shapes", train=4, val=2, size=64, workers=0)
     yield folder
     patch.undo()

@@ -85,10 +85,12 @@ class ModelTester:
     architecture: str
 
     @pytest.fixture(scope="class")
-    def architecture_name(self) -> str:
-        return self.architecture
+    @classmethod
+    def architecture_name(cls) -> str:
+        return cls.architecture
 
-    def config(self, architecture: str, overrides: list[str]) -> CfgNode:
+    @classmethod
+    def config(cls, architecture: str, overrides: list[str]) -> CfgNode:
         """The configuration of the model, for Shapes."""
         leaf = leaf_of(architecture)
         assert leaf is not None, (
@@ -98,10 +100,11 @@ class ModelTester:
         return load_config(leaf, overrides)
 
     @pytest.fixture(scope="class")
-    def job(self, architecture_name, shapes_folder, tmp_path_factory) -> Job:
+    @classmethod
+    def job(cls, architecture_name, shapes_folder, tmp_path_factory) -> Job:
         output = tmp_path_factory.mktemp(architecture_name)
         words = [word for pair in SMALL.items() for word in pair]
-        cfg = self.config(architecture_name, [*words, "OUTPUT_DIR", str(output)])
+        cfg = cls.config(architecture_name, [*words, "OUTPUT_DIR", str(output)])
         supported = as_segmentor(Trainer.build_model(cfg)).supported_tasks
         if cfg.TASK != "semantic":
             cfg.TEST.TASKS = tuple(supported)

@@ -27,7 +27,8 @@ def architectures() -> list[str]:
 
 class TestRegistered(ModelTester):
     @pytest.fixture(scope="class", params=architectures())
-    def architecture_name(self, request):
+    @classmethod
+    def architecture_name(cls, request):
         return request.param
 
 
@@ -38,7 +39,8 @@ def test_architectures_are_found():
 class OnPSPNetsLeaf(ModelTester):
     """The data and the schedule of a leaf, with another model."""
 
-    def config(self, architecture, overrides):
+    @classmethod
+    def config(cls, architecture, overrides):
         head = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.AUX_HEAD.NAME", ""]
         return load_config("semantic/shapes/pspnet_r18_quarter", [*overrides, *head])
 
@@ -60,7 +62,8 @@ class TestDocumentedExample(OnPSPNetsLeaf):
     architecture = DOCUMENTED
 
     @pytest.fixture(scope="class", autouse=True)
-    def documented(self, tmp_path_factory):
+    @classmethod
+    def documented(cls, tmp_path_factory):
         pages = [REPOSITORY / "GETTING_STARTED.md", *sorted((REPOSITORY / "docs").glob("**/*.md"))]
         text = "\n".join(page.read_text(encoding="utf-8") for page in pages if page.is_file())
         (example,) = re.findall(r"```python\n# file: my_method\.py\n(.*?)```", text, re.DOTALL)

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..keys import equal
 from .heads import DETECTOR
-from .row import Convert, Row, Scene, equal, fixed, nothing, refuse
+from .row import Convert, Row, Scene, fixed, nothing, refuse
 
 # The backbones of this package, all of which read MODEL.BACKBONE and nothing of MODEL.RESNETS.
 # fmt: off

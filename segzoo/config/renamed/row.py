@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from segzoo.utils.errors import InputError
 
+from ..keys import equal
+
 
 class Scene(NamedTuple):
     """What a conversion sees beside the keys that it converts.
@@ -74,10 +76,3 @@ def fixed(expected: Any, remedy: str) -> Convert:
 def nothing(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     """Convert keys whose value says nothing that has an effect."""
     return {}
-
-
-def equal(value: Any, other: Any) -> bool:
-    """Whether two values are equal, however a list is written."""
-    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
-        return len(value) == len(other) and all(map(equal, value, other))
-    return value == other

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 from segzoo.config.keys import flatten
 from segzoo.utils.errors import InputError
 
+from ..keys import decoded
 from .backbones import OUR_BACKBONES
 from .heads import DEC_LAYERS, DECODER, MASKED_DECODER, OTHER_ARCHITECTURES
 from .origins import DETECTRON2, MASK2FORMER, MASK2FORMER_KEYS, MASKFORMER, Origin
@@ -161,8 +162,3 @@ def check_decoder_layers(before: Mapping[str, Any], cfg: CfgNode) -> None:
         new,
         new + 1,
     )
-
-
-def decoded(value: Any) -> Any:
-    """Return the value that yacs makes of what a file or a command line has: `(1, 2)` is a tuple."""
-    return CfgNode._decode_cfg_value(value)

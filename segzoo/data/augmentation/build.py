@@ -44,7 +44,7 @@ __all__ = [
 def semantic_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     """Resize by short edge, crop with a cap on one category, colour jitter, flip, padding to the crop's size.
 
-    The training of MaskFormer's semantic models (recipe family E).
+    The training of MaskFormer's semantic models.
     """
     augmentations: list[T.Augmentation] = [_resize(cfg)]
     if cfg.INPUT.CROP_SIZE:
@@ -71,7 +71,7 @@ def lsj_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
 def detr_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     """Flip, then a resize by short edge; half of the time a smaller resize and a crop come before it.
 
-    The training of DETR (arXiv:2005.12872) and of MaskFormer's panoptic models (recipe family F).
+    The training of DETR (arXiv:2005.12872) and of MaskFormer's panoptic models.
     """
     crop = [
         ResizeShortestEdge(list(cfg.INPUT.DETR_CROP_SHORT_EDGE), sample_style="choice"),
@@ -87,7 +87,7 @@ def detr_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
 def semseg_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     """Resize by a factor, rotate, blur, flip, crop with padding all around.
 
-    The training of semseg's PSPNet and PSANet (recipe family A).
+    The training of semseg's PSPNet and PSANet.
     """
     keys = cfg.INPUT
     return [
@@ -103,7 +103,7 @@ def semseg_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation
 def gluon_augmentations(cfg: CfgNode, ignore_label: int, edge: str) -> list[T.Augmentation]:
     """Flip, resize one edge to a random length, crop with padding at the right and the bottom, blur.
 
-    The training of GluonCV and what follows it (recipe families B, by the short edge, and C, by the long).
+    The training of GluonCV and what follows it (pytorch-cv by the short edge, GluonCV by the long).
     """
     keys = cfg.INPUT
     return [
@@ -118,7 +118,7 @@ def gluon_augmentations(cfg: CfgNode, ignore_label: int, edge: str) -> list[T.Au
 def segformer_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     """Resize to fit into a random box, crop with a cap on one category, flip, colour jitter, padding.
 
-    The training of SegFormer (arXiv:2105.15203) and of MMSegmentation (recipe family D).
+    The training of SegFormer (arXiv:2105.15203) and of MMSegmentation.
     """
     keys = cfg.INPUT
     return [

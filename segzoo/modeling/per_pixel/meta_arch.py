@@ -28,6 +28,8 @@ _CLASSES_AT_ONCE = 8
 class PerPixelSegmentor(Segmentor):
     """Gives every pixel a score for each class."""
 
+    # It learns from sem_seg; segments tell whether an image has anything to learn.
+    mapper_targets = ("segments", "sem_seg")
     coarse_scores = True
     semantic_resizing = "scores"
 
@@ -67,11 +69,6 @@ class PerPixelSegmentor(Segmentor):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        if tuple(cfg.TEST.TASKS or (cfg.TASK,)) != ("semantic",):
-            raise InputError(
-                f"PerPixelSegmentor is for TASK semantic; found TASK {cfg.TASK}, TEST.TASKS "
-                f"{tuple(cfg.TEST.TASKS)}; set TEST.TASKS \"('semantic',)\" and a semantic dataset"
-            )
         shared = super().from_config(cfg)
         backbone = shared["backbone"]
         neck = build_neck(cfg, backbone.output_shape())

@@ -42,10 +42,6 @@ class DecoderOutputs:
         """Return an output of all layers for one image, (L, Q, ...), in `dtype`."""
         return torch.stack([layer[name][image] for layer in self.layers]).to(self.dtype)
 
-    def mask_logits(self, layer: int) -> Tensor:
-        """Form all masks of a layer, (N, Q, h, w), in `dtype`, with gradient."""
-        return mask_logits(self.layers[layer]).to(self.dtype)
-
 
 def mask_logits(layer: Mapping) -> Tensor:
     """Return the masks of a layer, (N, Q, h, w), formed from their factors where there are those instead."""
