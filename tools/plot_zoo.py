@@ -40,8 +40,8 @@ from segzoo.model_zoo.registry import known_models, sections
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-# Told apart without colour vision, too: near the palette of Okabe and Ito, and a marker for each method.
-COLOURS = (
+# Told apart without color vision, too: near the palette of Okabe and Ito, and a marker for each method.
+COLORS = (
     "#0072B2",
     "#D55E00",
     "#009E73",
@@ -279,15 +279,15 @@ def draw(points: Sequence[Point], x: str, metric: str, title: str, conditions: s
         zorder=1,
         label="Pareto front",
     )
-    colours: dict[str, str] = {}
+    colors: dict[str, str] = {}
     for index, series in enumerate(dict.fromkeys(point.series for point in points)):
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        colours[series] = colour
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+        colors[series] = color
         own = [point for point in points if point.series == series]
         for in21k, family in dict.fromkeys((point.in21k, point.family) for point in own):
             members = (point for point in own if (point.in21k, point.family) == (in21k, family))
             group = sorted(members, key=lambda point: point.x)
-            line = {"color": colour, "linewidth": 1.1, "linestyle": ":" if in21k else "-", "zorder": 2}
+            line = {"color": color, "linewidth": 1.1, "linestyle": ":" if in21k else "-", "zorder": 2}
             axes.plot([point.x for point in group], [point.y for point in group], **line)
             axes.plot(
                 [point.x for point in group],
@@ -295,11 +295,11 @@ def draw(points: Sequence[Point], x: str, metric: str, title: str, conditions: s
                 linestyle="",
                 marker=marker,
                 markersize=7,
-                color=colour,
-                markerfacecolor="white" if in21k else colour,
+                color=color,
+                markerfacecolor="white" if in21k else color,
                 zorder=3,
             )
-        axes.plot([], [], color=colour, marker=marker, markersize=7, linewidth=1.1, label=series)
+        axes.plot([], [], color=color, marker=marker, markersize=7, linewidth=1.1, label=series)
     if any(point.in21k for point in points):
         axes.plot(
             [], [], color="0.3", linestyle=":", marker="o", markerfacecolor="white", label="hollow: IN-21k"
@@ -307,7 +307,7 @@ def draw(points: Sequence[Point], x: str, metric: str, title: str, conditions: s
     _axes(axes, x, metric, title, conditions)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     figure.draw_without_rendering()
-    _label(axes, points, front, colours)
+    _label(axes, points, front, colors)
     return figure
 
 
@@ -331,20 +331,20 @@ def _axes(axes: Axes, x: str, metric: str, title: str, conditions: str) -> None:
 _PLACES = [(7, 3), (-7, 3), (7, -10), (-7, -10), (0, 8), (0, -15), (9, 9), (-9, 9), (9, -15), (-9, -15)]
 
 
-def _label(axes: Axes, points: Sequence[Point], front: Sequence[Point], colours: dict[str, str]) -> None:
+def _label(axes: Axes, points: Sequence[Point], front: Sequence[Point], colors: dict[str, str]) -> None:
     """Writes the backbones beside the points where there is room, those of the front first.
 
     No label stands on another or on a point, or nearer to another point than to its own.
     """
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
-    centres = {point.name: axes.transData.transform((point.x, point.y)) for point in points}
+    centers = {point.name: axes.transData.transform((point.x, point.y)) for point in points}
     radius = 5 * axes.figure.dpi / 72
     taken = [
-        Bbox.from_bounds(cx - radius, cy - radius, 2 * radius, 2 * radius) for cx, cy in centres.values()
+        Bbox.from_bounds(cx - radius, cy - radius, 2 * radius, 2 * radius) for cx, cy in centers.values()
     ]
     for point in sorted(points, key=lambda point: (point not in front, point.x)):
-        others = [centre for name, centre in centres.items() if name != point.name]
+        others = [center for name, center in centers.items() if name != point.name]
         for dx, dy in _PLACES:
             note = axes.annotate(
                 point.label,
@@ -353,23 +353,23 @@ def _label(axes: Axes, points: Sequence[Point], front: Sequence[Point], colours:
                 textcoords="offset points",
                 ha="left" if dx > 0 else "right" if dx < 0 else "center",
                 fontsize=7.5,
-                color=colours[point.series],
+                color=colors[point.series],
                 zorder=4,
                 path_effects=[withStroke(linewidth=2, foreground="white")],
             )
             box = note.get_window_extent(renderer)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            own = _distance(box, centres[point.name])
-            nearest = all(_distance(box, centre) > own for centre in others)
+            own = _distance(box, centers[point.name])
+            nearest = all(_distance(box, center) > own for center in others)
             if inside and nearest and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
             note.remove()
 
 
-def _distance(box: Bbox, centre: Sequence[float]) -> float:
+def _distance(box: Bbox, center: Sequence[float]) -> float:
     """From a place to the nearest edge of a box, in pixels."""
-    x, y = centre
+    x, y = center
     return math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
 
 

@@ -210,7 +210,7 @@ def _enlarged(array: np.ndarray, labels: bool = False) -> np.ndarray:
 
 
 def _write(path: Path, rgb: np.ndarray) -> None:
-    # A palette of 256 colours looks the same here and takes a third of the space.
+    # A palette of 256 colors looks the same here and takes a third of the space.
     Image.fromarray(rgb).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

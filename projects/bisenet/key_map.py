@@ -5,7 +5,7 @@ from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER, MMSEG_RESNET
 
 MMSEG_BISENET = KeyMap(
     name="mmsegmentation BiSeNetV1",
-    recognise=(r"^backbone\.context_path\.arm16\.", r"^backbone\.spatial_path\.layer1\."),
+    recognize=(r"^backbone\.context_path\.arm16\.", r"^backbone\.spatial_path\.layer1\."),
     rules=(
         (r"^backbone\.context_path\.backbone\.", "backbone."),
         (r"^backbone\.(?=context_path\.|spatial_path\.|ffm\.)", "sem_seg_head."),

@@ -5,7 +5,7 @@ from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, M
 
 MMSEG_CCNET = KeyMap(
     name="mmsegmentation CCNet",
-    recognise=(r"^decode_head\.cca\.query_conv\.",),
+    recognize=(r"^decode_head\.cca\.query_conv\.",),
     rules=(
         *MMSEG_RESNET,
         *MMSEG_FCN_AUXILIARY,

@@ -16,22 +16,22 @@ class PositionAttention(nn.Module):
     Args:
         channels: C.
         key_channels: D.
-        normalise_queries: the softmax runs over the pixels that ask instead of over those that are asked.
+        normalize_queries: the softmax runs over the pixels that ask instead of over those that are asked.
     """
 
-    def __init__(self, channels: int, key_channels: int, normalise_queries: bool = False):
+    def __init__(self, channels: int, key_channels: int, normalize_queries: bool = False):
         super().__init__()
         self.query = nn.Conv2d(channels, key_channels, 1)
         self.key = nn.Conv2d(channels, key_channels, 1)
         self.value = nn.Conv2d(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(()))
-        self.normalise_queries = normalise_queries
+        self.normalize_queries = normalize_queries
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) float -> (N, C, h, w)"""
         attended = pixel_attention(
             *(projection(x).flatten(2) for projection in (self.query, self.key, self.value)),
-            normalise_queries=self.normalise_queries,
+            normalize_queries=self.normalize_queries,
         )
         return self.gamma * attended.view_as(x) + x
 

@@ -37,7 +37,7 @@ class DANetHead(PixelHead):
         in_channels, channels = self.in_channels(self.in_features[-1]), self.channels
         self.position_in = self.conv(in_channels, channels, 3)
         self.position_attention = PositionAttention(
-            channels, channels // _KEY_REDUCTION, normalise_queries=position_softmax == "queries"
+            channels, channels // _KEY_REDUCTION, normalize_queries=position_softmax == "queries"
         )
         self.position_out = self.conv(channels, channels, 3)
         self.channel_in = self.conv(in_channels, channels, 3)

@@ -13,7 +13,7 @@ from segzoo.checkpoint.rules_cnn import (
 
 MMSEG_DANET = KeyMap(
     name="mmsegmentation DANet",
-    recognise=(r"^decode_head\.pam_in_conv\.", r"^decode_head\.cam_in_conv\."),
+    recognize=(r"^decode_head\.pam_in_conv\.", r"^decode_head\.cam_in_conv\."),
     rules=(
         *MMSEG_RESNET,
         *MMSEG_FCN_AUXILIARY,
@@ -43,7 +43,7 @@ def as_scalar(gamma: Tensor, shape: torch.Size) -> Tensor | None:
 # One classifier, of the sum: the two of the branches serve training only.
 PYTORCH_CV_DANET = KeyMap(
     name="pytorch-cv DANet",
-    recognise=(r"^base1\.0\.weight$", r"^head\.sa\.query_conv\.weight$", r"^head\.conv8\.1\.weight$"),
+    recognize=(r"^base1\.0\.weight$", r"^head\.sa\.query_conv\.weight$", r"^head\.conv8\.1\.weight$"),
     rules=(
         *PYTORCH_CV_MODEL,
         (r"^head\.conv5a\.0\.", "sem_seg_head.position_in."),

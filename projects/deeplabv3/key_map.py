@@ -12,7 +12,7 @@ from segzoo.checkpoint.rules_cnn import (
 
 TORCHVISION_DEEPLABV3 = KeyMap(
     name="torchvision DeepLabV3",
-    recognise=(r"^backbone\.layer1\.0\.conv1\.weight$", r"^classifier\.0\.convs\.4\.1\.weight$"),
+    recognize=(r"^backbone\.layer1\.0\.conv1\.weight$", r"^classifier\.0\.convs\.4\.1\.weight$"),
     rules=(
         *TORCHVISION_RESNET,
         (r"^classifier\.0\.convs\.4\.1\.", "sem_seg_head.aspp.pooling."),
@@ -36,7 +36,7 @@ TORCHVISION_DEEPLABV3 = KeyMap(
 
 MMSEG_DEEPLABV3 = KeyMap(
     name="mmsegmentation DeepLabV3",
-    recognise=(
+    recognize=(
         r"^backbone\.layer1\.0\.conv1\.weight$",
         r"^decode_head\.image_pool\.1\.conv\.weight$",
         r"^decode_head\.aspp_modules\.1\.conv\.weight$",
@@ -59,7 +59,7 @@ MMSEG_DEEPLABV3 = KeyMap(
 # With JPU or a dilated backbone.
 PYTORCH_CV_DEEPLABV3 = KeyMap(
     name="pytorch-cv DeepLabV3",
-    recognise=(r"^base1\.0\.weight$", r"^head\.aspp\.b4\.gap\.1\.weight$"),
+    recognize=(r"^base1\.0\.weight$", r"^head\.aspp\.b4\.gap\.1\.weight$"),
     rules=(
         *PYTORCH_CV_MODEL,
         *PYTORCH_CV_CLASSIFIER,

@@ -18,7 +18,7 @@ from segzoo.utils.errors import InputError
 
 @PIXEL_LOSS_REGISTRY.register()
 class BoundaryRelaxedCrossEntropy(PixelLoss):
-    """At a boundary every class of the neighbourhood is right: -log of the sum of their probabilities.
+    """At a boundary every class of the neighborhood is right: -log of the sum of their probabilities.
 
     The loss of a pixel is that, times the mean weight of its classes; that of an image their sum over the
     pixels that have a class, divided by the number of these + 1 (`average_over` "all": by the number of all
@@ -40,7 +40,7 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
     ):
         """
         Args:
-            radius: of the square neighbourhood of a pixel, 1 for 3 x 3.
+            radius: of the square neighborhood of a pixel, 1 for 3 x 3.
             strict_classes: classes whose own pixels have no other class.
             class_weight_bound: a class has weight 1 + this x (1 - its share of all classes of all pixels of
                 the image, void counted as one).
@@ -109,7 +109,7 @@ def classes_around(labels: Tensor, num_classes: int, radius: int, strict_classes
     Args:
         labels: (H, W) int64 in [0, K]; K is void, as is everything outside.
         num_classes: K.
-        radius: of the neighbourhood; 0: the pixel alone.
+        radius: of the neighborhood; 0: the pixel alone.
         strict_classes: a pixel of these has its own class alone.
 
     Returns:

@@ -5,7 +5,7 @@ from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, M
 
 MMSEG_DEEPLABV3PLUS = KeyMap(
     name="mmsegmentation DeepLabV3+",
-    recognise=(
+    recognize=(
         r"^backbone\.layer1\.0\.conv1\.weight$",
         r"^decode_head\.image_pool\.1\.conv\.weight$",
         r"^decode_head\.sep_bottleneck\.0\.",
@@ -29,7 +29,7 @@ MMSEG_DEEPLABV3PLUS = KeyMap(
 
 VPLR = KeyMap(
     name="NVIDIA DeepLabV3+ WideResNet38",
-    recognise=(
+    recognize=(
         r"^mod7\.block1\.convs\.conv1\.weight$",
         r"^aspp\.img_conv\.0\.weight$",
         r"^bot_fine\.weight$",

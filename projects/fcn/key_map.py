@@ -12,7 +12,7 @@ from segzoo.checkpoint.rules_cnn import (
 
 TORCHVISION_FCN = KeyMap(
     name="torchvision FCN",
-    recognise=(
+    recognize=(
         r"^backbone\.layer1\.0\.conv1\.weight$",
         r"^classifier\.0\.weight$",
         r"^classifier\.4\.weight$",
@@ -33,7 +33,7 @@ TORCHVISION_FCN = KeyMap(
 
 MMSEG_FCN = KeyMap(
     name="mmsegmentation FCN",
-    recognise=(
+    recognize=(
         r"^backbone\.layer1\.0\.conv1\.weight$",
         r"^decode_head\.convs\.0\.conv\.weight$",
         # Other heads of mmsegmentation have these convolutions and more.
@@ -54,7 +54,7 @@ MMSEG_FCN = KeyMap(
 # With JPU or a dilated backbone.
 PYTORCH_CV_FCN = KeyMap(
     name="pytorch-cv FCN",
-    recognise=(r"^base1\.0\.weight$", r"^head\.block\.4\.weight$", r"!^head\.(?!block\.)"),
+    recognize=(r"^base1\.0\.weight$", r"^head\.block\.4\.weight$", r"!^head\.(?!block\.)"),
     rules=(
         *PYTORCH_CV_MODEL,
         *PYTORCH_CV_CLASSIFIER,

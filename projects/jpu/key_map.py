@@ -28,14 +28,14 @@ _SHARED = {
 
 MMSEG_FASTFCN_PSPNET = KeyMap(
     name="mmsegmentation FastFCN with PSPNet",
-    recognise=(_NECK, r"^decode_head\.psp_modules\."),
+    recognize=(_NECK, r"^decode_head\.psp_modules\."),
     rules=(*_RULES, (r"^decode_head\.bottleneck\.", "sem_seg_head.bottleneck."), *_BLOCKS),
     **_SHARED,
 )
 
 MMSEG_FASTFCN_DEEPLABV3 = KeyMap(
     name="mmsegmentation FastFCN with DeepLabV3",
-    recognise=(_NECK, r"^decode_head\.image_pool\."),
+    recognize=(_NECK, r"^decode_head\.image_pool\."),
     rules=(*_RULES, (r"^decode_head\.bottleneck\.", "sem_seg_head.projection."), *_BLOCKS),
     **_SHARED,
 )

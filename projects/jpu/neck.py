@@ -95,7 +95,7 @@ class JPU(nn.Module):
 
 
 def _separable(in_channels: int, out_channels: int, dilation: int, norm: str) -> nn.Sequential:
-    """A dilated 3 x 3 convolution of every channel by itself, normalised, and a 1 x 1 convolution."""
+    """A dilated 3 x 3 convolution of every channel by itself, normalized, and a 1 x 1 convolution."""
     depthwise = conv_norm_act(
         in_channels, in_channels, 3, norm=norm, dilation=dilation, groups=in_channels, activation=False
     )

@@ -12,7 +12,7 @@ _QUERIES = (r"(^|\.)predictor\.query_(feat|embed)\.weight$",)
 
 MASK2FORMER = KeyMap(
     name="Mask2Former",
-    recognise=(r"^sem_seg_head\.predictor\.transformer_cross_attention_layers\.",),
+    recognize=(r"^sem_seg_head\.predictor\.transformer_cross_attention_layers\.",),
     rules=(
         (r"^sem_seg_head\.(?!(?:pixel_decoder|predictor)\.)", "sem_seg_head.pixel_decoder."),
         (r"\.predictor\.static_query\.", ".predictor.query_feat."),
@@ -56,7 +56,7 @@ _HF_DECODER = (
 
 HUGGING_FACE = KeyMap(
     name="Hugging Face Mask2Former",
-    recognise=(r"^model\.transformer_module\.queries_features\.", r"^model\.pixel_level_module\.decoder\."),
+    recognize=(r"^model\.transformer_module\.queries_features\.", r"^model\.pixel_level_module\.decoder\."),
     rules=(
         (r"^model\.pixel_level_module\.encoder\.", "backbone."),
         *HF_SWIN,

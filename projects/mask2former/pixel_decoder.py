@@ -80,7 +80,7 @@ class DeformableEncoder(nn.Module):
 
 
 def pixel_centers(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """(S, 2) x and y of every pixel's centre, in units of its level's width and height."""
+    """(S, 2) x and y of every pixel's center, in units of its level's width and height."""
     centers = []
     for height, width in sizes:
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height

@@ -9,7 +9,7 @@ from segzoo.checkpoint import KeyMap, register_key_map
 
 MASKFORMER = KeyMap(
     name="MaskFormer",
-    recognise=(
+    recognize=(
         r"^sem_seg_head\.predictor\.transformer\.decoder\.",
         r"^sem_seg_head\.(pixel_decoder\.)?mask_features\.",
     ),

@@ -63,7 +63,7 @@ class DecoderLayer(FeedForward):
 
 
 class TransformerDecoder(nn.Module):
-    """A stack of decoder layers; every layer's result is normalised by the same last layer norm."""
+    """A stack of decoder layers; every layer's result is normalized by the same last layer norm."""
 
     def __init__(
         self, dim: int, num_layers: int, num_heads: int, hidden_dim: int, dropout: float, pre_norm: bool

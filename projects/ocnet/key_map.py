@@ -17,7 +17,7 @@ _SHARED = {
 
 PYTORCH_CV_BASE = KeyMap(
     name="pytorch-cv OCNet-Base",
-    recognise=(r"^base1\.0\.weight$", r"^context\.3\.stages\.0\.f_key\.0\.weight$"),
+    recognize=(r"^base1\.0\.weight$", r"^context\.3\.stages\.0\.f_key\.0\.weight$"),
     rules=(
         *PYTORCH_CV_MODEL,
         (r"^cls\.", "sem_seg_head.predictor."),
@@ -33,7 +33,7 @@ PYTORCH_CV_BASE = KeyMap(
 
 PYTORCH_CV_ASP = KeyMap(
     name="pytorch-cv OCNet-ASP",
-    recognise=(r"^base1\.0\.weight$", r"^context\.0\.context\.3\.stages\.0\.f_key\.0\.weight$"),
+    recognize=(r"^base1\.0\.weight$", r"^context\.0\.context\.3\.stages\.0\.f_key\.0\.weight$"),
     rules=(
         *PYTORCH_CV_MODEL,
         (r"^cls\.", "sem_seg_head.predictor."),

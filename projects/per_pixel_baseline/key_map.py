@@ -10,7 +10,7 @@ _MASK_FEATURES = r"^sem_seg_head\.(pixel_decoder\.)?mask_features\."
 
 BASELINE = KeyMap(
     name="PerPixelBaseline",
-    recognise=(r"^sem_seg_head\.predictor\.weight$", _MASK_FEATURES),
+    recognize=(r"^sem_seg_head\.predictor\.weight$", _MASK_FEATURES),
     rules=(_PIXEL_DECODER,),
     classifier=(r"^sem_seg_head\.predictor\.(weight|bias)$",),
 )
@@ -18,7 +18,7 @@ BASELINE = KeyMap(
 # The transformer decoder is the classifier there; its queries stand for the classes.
 BASELINE_PLUS = KeyMap(
     name="PerPixelBaseline+",
-    recognise=(
+    recognize=(
         r"^sem_seg_head\.predictor\.transformer\.decoder\.",
         r"!^sem_seg_head\.predictor\.class_embed\.",
         _MASK_FEATURES,

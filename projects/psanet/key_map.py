@@ -11,7 +11,7 @@ from segzoo.checkpoint.rules_cnn import (
 
 SEMSEG_PSANET = KeyMap(
     name="semseg PSANet",
-    recognise=(r"^layer0\.0\.weight$", r"^psa\.attention\.3\.weight$", r"^cls\.4\.weight$"),
+    recognize=(r"^layer0\.0\.weight$", r"^psa\.attention\.3\.weight$", r"^cls\.4\.weight$"),
     rules=(
         *SEMSEG_RESNET,
         *SEMSEG_CLASSIFIERS,
@@ -28,7 +28,7 @@ SEMSEG_PSANET = KeyMap(
 
 MMSEG_PSANET = KeyMap(
     name="mmsegmentation PSANet",
-    recognise=(r"^decode_head\.attention_p\.1\.weight$", r"^decode_head\.conv_seg\.weight$"),
+    recognize=(r"^decode_head\.attention_p\.1\.weight$", r"^decode_head\.conv_seg\.weight$"),
     rules=(
         *MMSEG_RESNET,
         *MMSEG_FCN_AUXILIARY,

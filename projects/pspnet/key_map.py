@@ -13,7 +13,7 @@ from segzoo.checkpoint.rules_cnn import (
 
 SEMSEG_PSPNET = KeyMap(
     name="semseg PSPNet",
-    recognise=(r"^layer0\.0\.weight$", r"^ppm\.features\.0\.1\.weight$", r"^cls\.4\.weight$"),
+    recognize=(r"^layer0\.0\.weight$", r"^ppm\.features\.0\.1\.weight$", r"^cls\.4\.weight$"),
     rules=(
         *SEMSEG_RESNET,
         *SEMSEG_CLASSIFIERS,
@@ -26,7 +26,7 @@ SEMSEG_PSPNET = KeyMap(
 
 MMSEG_PSPNET = KeyMap(
     name="mmsegmentation PSPNet",
-    recognise=(
+    recognize=(
         r"^decode_head\.psp_modules\.0\.1\.conv\.weight$",
         r"^decode_head\.conv_seg\.weight$",
         r"!^decode_head\.lateral_convs\.",
@@ -47,7 +47,7 @@ MMSEG_PSPNET = KeyMap(
 # With JPU or a dilated backbone.
 PYTORCH_CV_PSPNET = KeyMap(
     name="pytorch-cv PSPNet",
-    recognise=(r"^base1\.0\.weight$", r"^head\.psp\.conv1\.0\.weight$"),
+    recognize=(r"^base1\.0\.weight$", r"^head\.psp\.conv1\.0\.weight$"),
     rules=(
         *PYTORCH_CV_MODEL,
         *PYTORCH_CV_CLASSIFIER,

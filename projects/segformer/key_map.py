@@ -16,7 +16,7 @@ _CLASSIFIER = (r"^sem_seg_head\.predictor\.(weight|bias)$",)
 # stands there unused beside the real one.
 NVLABS = KeyMap(
     name="SegFormer",
-    recognise=(r"^decode_head\.linear_c1\.proj\.weight$", r"^decode_head\.linear_pred\.weight$"),
+    recognize=(r"^decode_head\.linear_c1\.proj\.weight$", r"^decode_head\.linear_pred\.weight$"),
     rules=(
         *(
             (rf"^decode_head\.linear_c{level}\.proj\.", f"sem_seg_head.projections.{level - 1}.")
@@ -32,7 +32,7 @@ NVLABS = KeyMap(
 
 HUGGING_FACE = KeyMap(
     name="Hugging Face SegFormer",
-    recognise=(r"^segformer\.encoder\.", r"^decode_head\.linear_c\.0\.proj\.weight$"),
+    recognize=(r"^segformer\.encoder\.", r"^decode_head\.linear_c\.0\.proj\.weight$"),
     rules=(
         *HF_MIT,
         (r"^decode_head\.linear_c\.(\d)\.proj\.", r"sem_seg_head.projections.\1."),
@@ -47,7 +47,7 @@ HUGGING_FACE = KeyMap(
 # For MODEL.SEGFORMER.PROJECTION conv.
 MMSEGMENTATION = KeyMap(
     name="mmsegmentation SegFormer",
-    recognise=(r"^decode_head\.fusion_conv\.conv\.weight$", r"^backbone\.layers\.0\.0\.projection\.weight$"),
+    recognize=(r"^decode_head\.fusion_conv\.conv\.weight$", r"^backbone\.layers\.0\.0\.projection\.weight$"),
     rules=(
         *MMSEG_MIT,
         (r"^decode_head\.convs\.(\d)\.conv\.", r"sem_seg_head.projections.\1."),

@@ -36,18 +36,18 @@ def reorder_merged_patches(weight: Tensor) -> Tensor:
 
 
 # The official files of Swin and CSWin, whose backbones are named as here, and any other with that property.
-OFFICIAL = KeyMap(name="UPerNet", recognise=(_HEAD,), rules=_HEADS, classifier=_CLASSIFIER)
+OFFICIAL = KeyMap(name="UPerNet", recognize=(_HEAD,), rules=_HEADS, classifier=_CLASSIFIER)
 
 MMSEGMENTATION_RESNET = KeyMap(
     name="mmsegmentation UPerNet ResNet",
-    recognise=(_HEAD, r"^backbone\.layer1\.0\.conv1\.weight$"),
+    recognize=(_HEAD, r"^backbone\.layer1\.0\.conv1\.weight$"),
     rules=(*_HEADS, *MMSEG_RESNET),
     classifier=_CLASSIFIER,
 )
 
 MMSEGMENTATION_SWIN = KeyMap(
     name="mmsegmentation UPerNet Swin",
-    recognise=(_HEAD, r"^backbone\.stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight$"),
+    recognize=(_HEAD, r"^backbone\.stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight$"),
     rules=(
         *_HEADS,
         (r"^backbone\.patch_embed\.projection\.", "backbone.patch_embed.proj."),
@@ -62,7 +62,7 @@ MMSEGMENTATION_SWIN = KeyMap(
 
 HUGGING_FACE_SWIN = KeyMap(
     name="Hugging Face UperNet Swin",
-    recognise=(_HEAD, r"^backbone\.encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight$"),
+    recognize=(_HEAD, r"^backbone\.encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight$"),
     rules=(
         *_HEADS,
         *HF_SWIN,

@@ -40,7 +40,7 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "", sha256_prefix: str
     remote = "://" in source
     try:
         file = Path(PathManager.get_local_path(source)) if remote else user_path(source)
-    except Exception as error:  # urllib, socket, lock and catalogue errors have no common class
+    except Exception as error:  # urllib, socket, lock and catalog errors have no common class
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"{source}: download failed ({reason}); fetch it by other means and set MODEL.WEIGHTS to the file"

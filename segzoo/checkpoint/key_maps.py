@@ -22,7 +22,7 @@ class KeyMap:
 
     Attributes:
         name: what the layout is called in reports.
-        recognise: regexes; a file has this layout if each of them is found in at least one of its keys.
+        recognize: regexes; a file has this layout if each of them is found in at least one of its keys.
             A regex that starts with `!` must be found in none.
         rules: (regex, replacement) pairs; each is applied in turn, with `re.sub`, to every key of the file.
         extras: regexes of the file's keys that are not to be loaded, by design (before renaming).
@@ -30,7 +30,7 @@ class KeyMap:
         training_only: the same of keys that predictions do not depend on.
         prefix: put before every renamed key if the model has keys that start with it. A layout with the
             prefix `backbone.` holds a backbone only: the rest of the model keeps its initial values.
-        classifier: regexes of the model's keys with one row per class; they are reported as re-initialised
+        classifier: regexes of the model's keys with one row per class; they are reported as re-initialized
             where the file has another number of classes.
         queries: the same of keys with one row per object query.
         resize: (regex, function) pairs for model keys whose shape follows the input or window size.
@@ -43,7 +43,7 @@ class KeyMap:
     """
 
     name: str
-    recognise: tuple[str, ...]
+    recognize: tuple[str, ...]
     rules: tuple[tuple[str, str], ...] = ()
     extras: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class KeyMap:
 
     def fits(self, keys: Collection[str]) -> bool:
         """Whether a file with these keys has this layout."""
-        for pattern in self.recognise:
+        for pattern in self.recognize:
             wanted = not pattern.startswith("!")
             regex = re.compile(pattern.removeprefix("!"))
             if any(regex.search(key) for key in keys) != wanted:
@@ -160,21 +160,21 @@ _SWIN_IMAGENET = {
 }
 
 # The model's own names, also those of its own checkpoints.
-NATIVE = KeyMap(name="native", recognise=())
+NATIVE = KeyMap(name="native", recognize=())
 
 _BUILT_IN = (
     NATIVE,
     # Detectron2's ImageNetPretrained/torchvision/R-*.pkl and DeepLab/R-103.pkl.
     KeyMap(
         name="Detectron2 ImageNet ResNet",
-        recognise=(r"^stem\.conv1\.weight$", r"^res2\.0\.conv1\.weight$"),
+        recognize=(r"^stem\.conv1\.weight$", r"^res2\.0\.conv1\.weight$"),
         extras=_RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
     # ImageNetPretrained/MSRA/R-*.pkl: batch norm is folded into scale and offset; no running statistics.
     KeyMap(
         name="Caffe2 ImageNet ResNet",
-        recognise=(r"^conv1_w$", r"^res2_0_branch2a_w$"),
+        recognize=(r"^conv1_w$", r"^res2_0_branch2a_w$"),
         rules=(
             (r"^(res_)?conv1_", "stem.conv1_"),
             (r"^(res\d)_(\d+)_", r"\1.\2."),
@@ -196,7 +196,7 @@ _BUILT_IN = (
     # torchvision's and timm's plain ResNets, semseg's with its deep base (resnet50_v2.pth).
     KeyMap(
         name="torchvision ResNet",
-        recognise=(r"^conv1\.weight$", r"^bn1\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
+        recognize=(r"^conv1\.weight$", r"^bn1\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
         rules=rules_cnn.TORCHVISION_RESNET,
         extras=_RESNET_CLASSIFIER,
         prefix="backbone.",
@@ -204,14 +204,14 @@ _BUILT_IN = (
     # timm's v1c and v1s (GluonCV's weights) and, with the pool in the shortcuts, v1d.
     KeyMap(
         name="timm ResNet with a deep stem",
-        recognise=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
+        recognize=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
         rules=rules_cnn.TIMM_DEEP_STEM_RESNET,
         extras=_RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
     KeyMap(
         name="timm ResNet v1d",
-        recognise=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", r"\.downsample\.2\."),
+        recognize=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", r"\.downsample\.2\."),
         rules=(*rules_cnn.POOLED_SHORTCUT, *rules_cnn.TIMM_DEEP_STEM_RESNET),
         extras=_RESNET_CLASSIFIER,
         prefix="backbone.",
@@ -219,7 +219,7 @@ _BUILT_IN = (
     # pytorch-cv's resnet50_v1s and resnet101_v1s.
     KeyMap(
         name="pytorch-cv ImageNet ResNet",
-        recognise=(r"^features\.0\.weight$", r"^features\.10\.0\.conv1\.weight$"),
+        recognize=(r"^features\.0\.weight$", r"^features\.10\.0\.conv1\.weight$"),
         rules=rules_cnn.PYTORCH_CV_IMAGENET,
         extras=_RESNET_CLASSIFIER,
         prefix="backbone.",
@@ -227,14 +227,14 @@ _BUILT_IN = (
     # OpenMMLab's classifiers (resnet50_v1c-2cccc1ad.pth, ...), with or without `backbone.` in front.
     KeyMap(
         name="OpenMMLab ImageNet ResNet",
-        recognise=(r"^(backbone\.)?(stem\.0|conv1)\.weight$", r"^(backbone\.)?layer1\.0\.conv1\.", _NO_POOL),
+        recognize=(r"^(backbone\.)?(stem\.0|conv1)\.weight$", r"^(backbone\.)?layer1\.0\.conv1\.", _NO_POOL),
         rules=((r"^backbone\.", ""), *rules_cnn.MMSEG_RESNET),
         extras=(*_RESNET_CLASSIFIER, r"^head\.fc\."),
         prefix="backbone.",
     ),
     KeyMap(
         name="OpenMMLab ImageNet ResNet v1d",
-        recognise=(r"^(backbone\.)?stem\.0\.weight$", r"^(backbone\.)?layer\d\.0\.downsample\.2\."),
+        recognize=(r"^(backbone\.)?stem\.0\.weight$", r"^(backbone\.)?layer\d\.0\.downsample\.2\."),
         rules=((r"^backbone\.", ""), *rules_cnn.POOLED_SHORTCUT, *rules_cnn.MMSEG_RESNET),
         extras=(*_RESNET_CLASSIFIER, r"^head\.fc\."),
         prefix="backbone.",
@@ -242,7 +242,7 @@ _BUILT_IN = (
     # wider_resnet38.pth.tar of NVIDIA's semantic-segmentation.
     KeyMap(
         name="WideResNet38 ImageNet",
-        recognise=(r"^mod1\.conv1\.weight$", r"^mod7\.block1\.convs\.conv3\.weight$"),
+        recognize=(r"^mod1\.conv1\.weight$", r"^mod7\.block1\.convs\.conv3\.weight$"),
         rules=(*rules_cnn.WIDE_RESNET38, (r"^backbone\.", "")),
         extras=(r"^bn_out\.", r"^classifier\.fc\."),
         prefix="backbone.",
@@ -250,7 +250,7 @@ _BUILT_IN = (
     # facebookresearch's ConvNeXt (convnext_tiny_1k_224_ema.pth, ...) for timm's.
     KeyMap(
         name="ConvNeXt ImageNet",
-        recognise=(r"^downsample_layers\.0\.0\.weight$", r"^stages\.0\.0\.dwconv\.weight$"),
+        recognize=(r"^downsample_layers\.0\.0\.weight$", r"^stages\.0\.0\.dwconv\.weight$"),
         rules=rules_cnn.CONVNEXT,
         extras=(r"^head\.", r"^norm\."),
         prefix="backbone.",
@@ -258,7 +258,7 @@ _BUILT_IN = (
     # The file of any model of timm for a TimmBackbone; only such a model has a place for its names.
     KeyMap(
         name="timm",
-        recognise=(),
+        recognize=(),
         rules=((r"^(?!backbone\.)", "network."),),
         extras=_TIMM_CLASSIFIER,
         prefix="backbone.",
@@ -266,13 +266,13 @@ _BUILT_IN = (
     # swin_*_patch4_window*.pth of the Swin repository. Dense prediction norms each output: norm0..norm3.
     KeyMap(
         name="Swin ImageNet",
-        recognise=(*_SWIN, rf"!{_STAGE_STARTS_BY_MERGING}"),
+        recognize=(*_SWIN, rf"!{_STAGE_STARTS_BY_MERGING}"),
         **_SWIN_IMAGENET,
     ),
     # timm's, where the step between two stages is part of the second.
     KeyMap(
         name="timm Swin ImageNet",
-        recognise=(*_SWIN, _STAGE_STARTS_BY_MERGING),
+        recognize=(*_SWIN, _STAGE_STARTS_BY_MERGING),
         rules=tuple(
             (rf"^layers\.{stage}\.downsample\.", f"layers.{stage - 1}.downsample.") for stage in (1, 2, 3)
         ),
@@ -291,7 +291,7 @@ def register_key_map(key_map: KeyMap) -> None:
     """
     if _registered.get(key_map.name, key_map) != key_map:
         raise ValueError(f"a different key map named {key_map.name!r} is already registered")
-    patterns = (*key_map.recognise, *key_map.extras, *key_map.absent, *key_map.training_only)
+    patterns = (*key_map.recognize, *key_map.extras, *key_map.absent, *key_map.training_only)
     patterns += (*key_map.classifier, *key_map.queries)
     joined = (pattern for patterns, _ in key_map.joins for pattern in patterns)
     paired = (pair[0] for pair in (*key_map.rules, *key_map.splits, *key_map.transforms))

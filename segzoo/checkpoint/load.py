@@ -48,7 +48,7 @@ def load_checkpoint(
     Raises:
         InputError: not a readable checkpoint, another hash, or weights that do not fit: a leftover or missing
             key, or another shape, unless it is the classifier of another number of classes, or another number
-            of object queries (re-initialised); or a weight that is NaN or infinite. The model is then
+            of object queries (re-initialized); or a weight that is NaN or infinite. The model is then
             unchanged. Weights that do not fit raise `CheckpointMismatchError`, after the table of all weights
             and the nearest layouts were logged; it carries them.
     """
@@ -146,7 +146,7 @@ def _other_numbers(report: LoadReport, num_classes: int | None) -> list[str]:
     """ "133 classes -> 5" and the like; `num_classes` are the model's, None where it does not say."""
     found: dict[str, None] = {}
     for key, in_file, in_model in report.mismatched:
-        if key not in report.reinitialised:
+        if key not in report.reinitialized:
             continue
         if matches(key, query_keys()):
             found[f"{in_file[0]} queries -> {in_model[0]}"] = None
@@ -255,7 +255,7 @@ def _fit_shapes(
             else:
                 report.mismatched.append((key, in_file, tuple(shape)))
                 if in_file[1:] == tuple(shape[1:]) and matches(key, may_differ):
-                    report.reinitialised.append(key)
+                    report.reinitialized.append(key)
                 continue
         new[key] = value
         report.loaded.append(key)
@@ -288,10 +288,10 @@ def _sort_missing(
         if key in new or key in handled or matches(key, DERIVED):
             continue
         if not key.startswith(prefix) or matches(key, classifier):
-            report.reinitialised.append(key)
+            report.reinitialized.append(key)
         elif matches(key, (*key_map.training_only, *of_losses)):
             report.training_only.append(key)
         elif not matches(key, key_map.absent):
             report.missing.append(key)
         elif key in parameters:
-            report.reinitialised.append(key)
+            report.reinitialized.append(key)

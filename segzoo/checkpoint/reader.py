@@ -40,7 +40,7 @@ class CheckpointFile:
     Attributes:
         path: the local file.
         weights: parameters and buffers by the name they have in the file, on the CPU.
-        description: what a segzoo checkpoint says about itself (classes, colours, ...); else None.
+        description: what a segzoo checkpoint says about itself (classes, colors, ...); else None.
         rest: everything else at the top level of the file: optimizer, iteration, ...
         sets: names of the sets of weights in the file, the one that was taken first; see `take_weights`.
     """
@@ -58,7 +58,7 @@ def read_checkpoint(
     """Reads a local `.pth`, `.pkl` or `.safetensors` file as published by any code base.
 
     Args:
-        path: the file; its format is recognised by its first bytes.
+        path: the file; its format is recognized by its first bytes.
         trust: execute what the pickle in the file says, where it holds more than arrays and containers.
         verify: also compare the checksums that torch's zip format stores; torch.load itself does not.
         choice: which set of weights to take, where the file holds several; "" for the usual one.

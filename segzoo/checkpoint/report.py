@@ -22,11 +22,11 @@ class LoadReport:
 
     Attributes:
         path: the file, as it was asked for.
-        source: name of the layout that was recognised.
+        source: name of the layout that was recognized.
         loaded: the model's keys that now have the file's values.
         renamed: file key -> model key, for the loaded ones whose name differs.
         resized: the model's keys whose values were interpolated to the model's shape.
-        reinitialised: the model's keys that keep their initial values, as is to be expected: the classifier
+        reinitialized: the model's keys that keep their initial values, as is to be expected: the classifier
             or the queries of a fine-tune, everything but the backbone after an ImageNet file. Such a model
             must not be evaluated.
         training_only: the model's keys that keep their initial values because such a file lacks them, and
@@ -46,7 +46,7 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
-    reinitialised: list[str] = field(default_factory=list)
+    reinitialized: list[str] = field(default_factory=list)
     training_only: list[str] = field(default_factory=list)
     other_numbers: list[str] = field(default_factory=list)
     mismatched: list[Mismatch] = field(default_factory=list)
@@ -60,14 +60,14 @@ class LoadReport:
     @property
     def complete(self) -> bool:
         """Whether every weight that predictions depend on came from the file."""
-        return not (self.reinitialised or self.missing)
+        return not (self.reinitialized or self.missing)
 
     def require_complete(
         self, action: str = "evaluation", consequence: str = "refusing to report metrics"
     ) -> None:
         """Raises InputError unless every weight was loaded, for a model of the same classes and input.
 
-        Results of a random head, of other classes or of other colours mean nothing.
+        Results of a random head, of other classes or of other colors mean nothing.
 
         Args:
             action: what was to be done, the start of the message. consequence: its end.
@@ -80,13 +80,13 @@ class LoadReport:
                 )
             return
         for key, in_file, in_model in self.mismatched:
-            if key in self.reinitialised:
+            if key in self.reinitialized:
                 part = "object queries" if matches(key, query_keys()) else "class head"
                 raise InputError(
                     f"{action}: {part} not loaded ({in_file[0]} rows in {self.path}, {in_model[0]} in "
                     f"the model: {key}); {consequence}"
                 )
-        kept = self.reinitialised + self.missing
+        kept = self.reinitialized + self.missing
         remedy = ""
         if all(key.startswith("auxiliary_head.") for key in kept):
             remedy = '; the auxiliary head is for training only, leave it out: MODEL.AUX_HEAD.NAME ""'
@@ -103,11 +103,11 @@ class LoadReport:
         shapes = [
             f"{key} {in_file} -> {in_model}"
             for key, in_file, in_model in self.mismatched
-            if key in self.reinitialised
+            if key in self.reinitialized
         ]
         if shapes:
             logger.warning(
-                "%s: %s; re-initialised, all else is loaded: %s",
+                "%s: %s; re-initialized, all else is loaded: %s",
                 self.path,
                 ", ".join(self.other_numbers),
                 ", ".join(shapes),
@@ -119,7 +119,7 @@ class LoadReport:
             ("loaded", len(self.loaded), ""),
             ("renamed", len(self.renamed), some([f"{old} -> {new}" for old, new in self.renamed.items()], 1)),
             ("interpolated", len(self.resized), some(self.resized, 1)),
-            ("re-initialised", len(self.reinitialised), modules_of(self.reinitialised)),
+            ("re-initialized", len(self.reinitialized), modules_of(self.reinitialized)),
             ("for training only, initial", len(self.training_only), modules_of(self.training_only)),
             ("other shape", len(self.mismatched), some(shapes, 1)),
             ("missing", len(self.missing), modules_of(self.missing)),
@@ -173,7 +173,7 @@ def describe_problems(report: LoadReport) -> str:
     shapes = [
         f"{key} is {in_file} in the file, {in_model} in the model"
         for key, in_file, in_model in report.mismatched
-        if key not in report.reinitialised
+        if key not in report.reinitialized
     ]
     problems = []
     if shapes:

@@ -53,7 +53,7 @@ TIMM_DEEP_STEM_RESNET: Rules = (
 )
 
 # To stand before any of the above for v1d, where `downsample.0` is the average pool. A name alone does not
-# tell, elsewhere `downsample.1` is the norm. Such files are recognised by their `downsample.2`.
+# tell, elsewhere `downsample.1` is the norm. Such files are recognized by their `downsample.2`.
 POOLED_SHORTCUT: Rules = (
     (r"^((?:backbone\.)?layer[1-4]\.\d+)\.downsample\.2\.", r"\1.shortcut.norm."),
     (r"^((?:backbone\.)?layer[1-4]\.\d+)\.downsample\.1\.", r"\1.shortcut."),

@@ -101,13 +101,13 @@ LAYOUTS = (
     # mit_b*.pth and pvt_v2_b*.pth; files of the first PVT have position embeddings.
     KeyMap(
         name="MiT or PVTv2 ImageNet",
-        recognise=(r"^patch_embed1\.proj\.weight$", r"^block1\.0\.attn\.kv\.weight$", r"!^pos_embed"),
+        recognize=(r"^patch_embed1\.proj\.weight$", r"^block1\.0\.attn\.kv\.weight$", r"!^pos_embed"),
         extras=_CLASSIFIER,
         prefix="backbone.",
     ),
     KeyMap(
         name="mmsegmentation MiT ImageNet",
-        recognise=(r"^layers\.0\.0\.projection\.weight$", r"^layers\.0\.1\.0\.attn\.attn\.in_proj_weight$"),
+        recognize=(r"^layers\.0\.0\.projection\.weight$", r"^layers\.0\.1\.0\.attn\.attn\.in_proj_weight$"),
         rules=MMSEG_MIT,
         extras=_CLASSIFIER,
         prefix="backbone.",
@@ -116,7 +116,7 @@ LAYOUTS = (
     ),
     KeyMap(
         name="Hugging Face MiT ImageNet",
-        recognise=(
+        recognize=(
             r"^(segformer\.)?encoder\.block\.0\.0\.attention\.self\.query\.weight$",
             r"!^decode_head\.",
         ),
@@ -127,7 +127,7 @@ LAYOUTS = (
     ),
     KeyMap(
         name="timm PVTv2 ImageNet",
-        recognise=(r"^patch_embed\.proj\.weight$", r"^stages\.0\.blocks\.0\.attn\.kv\.weight$"),
+        recognize=(r"^patch_embed\.proj\.weight$", r"^stages\.0\.blocks\.0\.attn\.kv\.weight$"),
         rules=TIMM_PVT_V2,
         extras=_CLASSIFIER,
         prefix="backbone.",
@@ -135,7 +135,7 @@ LAYOUTS = (
     # cswin_*.pth. Dense prediction norms each output: norm1 to norm4.
     KeyMap(
         name="CSWin ImageNet",
-        recognise=(r"^stage1_conv_embed\.0\.weight$", r"^stage1\.0\.attns\.0\.get_v\.weight$"),
+        recognize=(r"^stage1_conv_embed\.0\.weight$", r"^stage1\.0\.attns\.0\.get_v\.weight$"),
         extras=(*_CLASSIFIER, r"^norm\."),
         absent=(r"^(backbone\.)?norm[1-4]\.(weight|bias)$",),
         prefix="backbone.",
@@ -143,7 +143,7 @@ LAYOUTS = (
     # d*_*.pth.tar, and timm's. Dense prediction drops the class token and upsamples two of its outputs.
     KeyMap(
         name="VOLO ImageNet",
-        recognise=(r"^network\.0\.0\.attn\.v\.weight$", r"^pos_embed$"),
+        recognize=(r"^network\.0\.0\.attn\.v\.weight$", r"^pos_embed$"),
         extras=(*_CLASSIFIER, r"^aux_head\.", r"^norm\.", r"^post_network\.", r"^cls_token$"),
         absent=(r"^(backbone\.)?upsample_res[23]\.(weight|bias)$",),
         prefix="backbone.",

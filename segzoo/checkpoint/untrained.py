@@ -51,5 +51,5 @@ def _versions(model: nn.Module, report: LoadReport) -> dict[str, int]:
     Optimizers write in place, which torch counts.
     """
     own = model.state_dict(keep_vars=True)
-    kept = [*report.reinitialised, *report.missing] or [name for name, _ in model.named_parameters()]
+    kept = [*report.reinitialized, *report.missing] or [name for name, _ in model.named_parameters()]
     return {name: own[name]._version for name in kept if name in own}

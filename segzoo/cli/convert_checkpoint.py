@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.allow_incomplete:
         report.require_complete("convert-checkpoint", "pass --allow-incomplete to convert it all the same")
     description = describe_checkpoint(cfg, classes_metadata(cfg))
-    # A file that says what it was trained for must not be relabelled as something else.
+    # A file that says what it was trained for must not be relabeled as something else.
     differences = compare_description(report.description, description)
     if differences:
         raise InputError(

@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         with_weights=arguments.with_weights,
     )
     if not found:
-        licenses = sorted({entry.info.licence for entry in entries if entry.info})
+        licenses = sorted({entry.info.license for entry in entries if entry.info})
         listed = f"; licenses are: {'; '.join(licenses)}" if arguments.license else ""
         raise InputError(f"no model of the zoo meets all of that{listed}")
     found.sort(key=lambda entry: (*entry.name.split("/")[:2], -(entry.value or 0), entry.name))
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _table(found: Sequence["Entry"]) -> Iterator[str]:
     rows = [("NAME", "METRIC", "%", "PARAMS", "WEIGHTS", "LICENSE OF THE WEIGHTS")]
     for entry in found:
-        license = entry.info.licence if entry.info and entry.weights != "none" else "-"
+        license = entry.info.license if entry.info and entry.weights != "none" else "-"
         rows.append(
             (
                 entry.name,
@@ -180,11 +180,11 @@ def _described(entry: "Entry") -> Iterator[tuple[str, str]]:
     place = info.url or info.page or info.folder
     yield "weights", place or "none published"
     if place:
-        yield "license", info.licence
+        yield "license", info.license
     if info.note:
         yield "note", info.note
     yield "paper", info.paper
-    yield "code", f"{info.repository}{f' ({info.code_licence})' if info.code_licence else ''}"
+    yield "code", f"{info.repository}{f' ({info.code_license})' if info.code_license else ''}"
 
 
 def _commands(entry: "Entry") -> Iterator[str]:

@@ -60,25 +60,25 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]
     cfg.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
     # The training augmentations by family:
-    #   semantic: resize by short edge -> category-capped crop -> colour -> flip -> pad
+    #   semantic: resize by short edge -> category-capped crop -> color -> flip -> pad
     #   lsj:      large-scale jitter: flip -> resize by U(LSJ_SCALE) of LSJ_SIZE -> fixed-size crop -> pad
     #   detr:     flip -> resize, half of the time with a crop and another resize
     #   semseg:      resize by U(SCALE_RANGE) -> rotate -> blur (BLUR_KERNEL) -> flip -> pad around, crop
     #   gluon_short: flip -> short edge in SCALE_RANGE x BASE_SIZE -> pad, crop -> blur (BLUR_RADIUS)
     #   gluon_long:  the same with the long edge
     #   segformer:   fit into MAX_SIZE_TRAIN x BASE_SIZE, times U(SCALE_RANGE) -> category-capped crop -> flip
-    #                -> colour -> pad
+    #                -> color -> pad
     cfg.INPUT.AUGMENTATION = "semantic"
     # Size (height, width) of the training crop in pixels; () for no crop (family "semantic" only).
     cfg.INPUT.CROP_SIZE = ()
     # A crop is redrawn, 10 times at most, while one category covers more than this share of its labels.
     cfg.INPUT.CROP_SINGLE_CATEGORY_MAX = 1.0
-    # Detectron2's SSD-like colour jitter: brightness, contrast, saturation, hue.
+    # Detectron2's SSD-like color jitter: brightness, contrast, saturation, hue.
     cfg.INPUT.COLOR_AUG = False
-    # Pad the training image (with PAD_VALUE, before normalisation) and labels (with ignore) to CROP_SIZE.
+    # Pad the training image (with PAD_VALUE, before normalization) and labels (with ignore) to CROP_SIZE.
     cfg.INPUT.PAD_TO_CROP = True
     cfg.INPUT.PAD_VALUE = 128
-    # Pad with MODEL.PIXEL_MEAN instead, which is 0 after normalisation. A rotation always does so.
+    # Pad with MODEL.PIXEL_MEAN instead, which is 0 after normalization. A rotation always does so.
     cfg.INPUT.PAD_WITH_MEAN = False
     # Families semseg, gluon_* and segformer: range of the random resize factor, and the side it applies to.
     cfg.INPUT.SCALE_RANGE = (0.5, 2.0)
@@ -142,7 +142,7 @@ def _add_head_keys(cfg: CfgNode) -> None:
 
 def _add_per_pixel_keys(cfg: CfgNode) -> None:
     head = cfg.MODEL.SEM_SEG_HEAD
-    # Inputs are zero-padded to a multiple of this after normalisation; 0: only to the largest of the batch.
+    # Inputs are zero-padded to a multiple of this after normalization; 0: only to the largest of the batch.
     head.SIZE_DIVISIBILITY = 0
     # Bilinear resizing with corner pixels aligned: True in semseg's and GluonCV's families, False elsewhere.
     head.ALIGN_CORNERS = False
@@ -226,7 +226,7 @@ def _add_mask_classification_keys(cfg: CfgNode) -> None:
     node.TRAIN_NUM_POINTS = 0
     node.OVERSAMPLE_RATIO = 3.0
     node.IMPORTANCE_SAMPLE_RATIO = 0.75
-    # Inputs are zero-padded to a multiple of this after normalisation; 0: only to the largest of the batch.
+    # Inputs are zero-padded to a multiple of this after normalization; 0: only to the largest of the batch.
     node.SIZE_DIVISIBILITY = 32
     node.TEST = CfgNode()
     # Panoptic: a query below this score is dropped; a segment that keeps less of its mask than this is, too.
@@ -272,7 +272,7 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.WARMUP_ITERS = 0
     cfg.SOLVER.WARMUP_FACTOR = 1.0
     # Forward-backward passes per optimizer step; IMS_PER_BATCH stays the images of one optimizer step. Losses
-    # are normalised within each pass (over its segments, its pixels), and the step takes their mean.
+    # are normalized within each pass (over its segments, its pixels), and the step takes their mean.
     cfg.SOLVER.ACCUMULATE = 1
     # Each of several processes keeps the optimizer moments of its share of the parameters (ZeRO stage 1), for
     # networks whose AdamW state is a burden. Weights and checkpoints are those of a run without it.
@@ -304,7 +304,7 @@ def _add_test_keys(cfg: CfgNode) -> None:
     # Images of the first test set that TensorBoard shows with ground truth and prediction at every evaluation
     # of a training; 0: none.
     cfg.TEST.NUM_PICTURES = 4
-    # Write predictions (index, colour and panoptic PNG, JSON) to OUTPUT_DIR/inference.
+    # Write predictions (index, color and panoptic PNG, JSON) to OUTPUT_DIR/inference.
     cfg.TEST.SAVE_PREDICTIONS = False
     # Metric by which model_best.pth is chosen, e.g. "sem_seg/mIoU", "panoptic_seg/PQ"; "" for none.
     cfg.TEST.BEST_METRIC = ""
@@ -331,7 +331,7 @@ def _add_test_keys(cfg: CfgNode) -> None:
     node.ROUND_TO = None
     # float | corners | opencv | pillow: how the image is resized.
     node.INTERPOLATION = None
-    # Of the window or centre crop: (height, width).
+    # Of the window or center crop: (height, width).
     node.CROP_SIZE = None
     # Of the window: (height, width) in pixels; or the fraction of the crop, rounded up or down.
     node.STRIDE = None

@@ -21,7 +21,7 @@ from .batch_size import images_per_pass
 from .handover import LOOK_UP, hand_over, received
 from .images import range_remark
 from .label_reader import check_labels
-from .labelled import check_labelled
+from .labeled import check_labeled
 from .mapper import SegmentationMapper
 from .register import label_reader
 from .sampling import (
@@ -229,7 +229,7 @@ def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
         raise InputError(f"DATASETS.TRAIN {tuple(names)} has no images")
     for name, of_name in zip(names, of_names, strict=True):
         _say_range(name, of_name, cfg)
-    check_labelled(records, cfg.TASK, readers[0].is_thing, names)
+    check_labeled(records, cfg.TASK, readers[0].is_thing, names)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         count, records = len(records), [record for record in records if _has_annotation(record)]
         if not records:

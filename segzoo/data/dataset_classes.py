@@ -17,9 +17,9 @@ CLASS_KEYS = ("name", "id", "color", "isthing")
 
 @dataclass(frozen=True)
 class DatasetClass:
-    """A class: its number in files that have ids, display colour, and whether it has instances.
+    """A class: its number in files that have ids, display color, and whether it has instances.
 
-    `color_is_given` tells a colour of the YAML, which files may hold, from a generated one.
+    `color_is_given` tells a color of the YAML, which files may hold, from a generated one.
     """
 
     name: str
@@ -115,7 +115,7 @@ def _read_class(index: int, entry: Mapping[str, Any], path: Path) -> DatasetClas
 
 
 def generated_color(index: int) -> tuple[int, int, int]:
-    """A display colour for a class that is given none: eight in a row differ in hue, rows in tone."""
+    """A display color for a class that is given none: eight in a row differ in hue, rows in tone."""
     hue = index * 0.61803398875 % 1
     saturation, value = ((0.75, 0.95), (0.45, 0.75), (0.9, 0.6), (0.4, 1.0))[index // 8 % 4]
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))

@@ -82,7 +82,7 @@ class UnknownLabelError(InputError):
     """A label file holds something that is no class.
 
     Attributes:
-        labels: the values, or colours (r, g, b), that it holds.
+        labels: the values, or colors (r, g, b), that it holds.
     """
 
     def __init__(self, message: str, labels: Iterable[Any]) -> None:
@@ -365,7 +365,7 @@ class InstanceIdEncoding(IdEncoding):
 
 
 class PaletteEncoding(IndexEncoding):
-    """As `index`, for files that have to be palette images: the index counts, not the colour."""
+    """As `index`, for files that have to be palette images: the index counts, not the color."""
 
     name = "palette"
     options = ("offset", "values", "void", "others")
@@ -404,11 +404,11 @@ class BinaryEncoding(IndexEncoding):
 
 
 class RGBEncoding(Encoding):
-    """An RGB image whose colours are classes.
+    """An RGB image whose colors are classes.
 
-    Options: `colors` is {class name: [[r, g, b], ...]}, by default the classes' own colours; an empty list
-    is for a class that no file has. `void` lists colours without a class; `others: void` makes every other
-    colour void, with a warning.
+    Options: `colors` is {class name: [[r, g, b], ...]}, by default the classes' own colors; an empty list
+    is for a class that no file has. `void` lists colors without a class; `others: void` makes every other
+    color void, with a warning.
     """
 
     name = "rgb"
@@ -426,17 +426,17 @@ class RGBEncoding(Encoding):
         for label, listed in [*by_label.items(), (VOID, options.get("void", []))]:
             index = space.ignore_label if label == VOID else space.index(label)
             if not isinstance(listed, list):
-                raise self._fail(f"{label!r}: {listed!r} is not a list of colours [[r, g, b], ...]")
+                raise self._fail(f"{label!r}: {listed!r} is not a list of colors [[r, g, b], ...]")
             for color in listed:
                 code = self._code(label, color)
                 if labels.setdefault(code, index) != index:
-                    raise self._fail(f"colour {list(color)} is given to {label!r} and to another class")
+                    raise self._fail(f"color {list(color)} is given to {label!r} and to another class")
         self.codes, self.indices = tuple(labels), tuple(labels.values())
         self.labels = set(by_label)
 
     def _code(self, label: str, color: Any) -> int:
         if not is_color(color):
-            raise self._fail(f"{label!r}: {color!r} is not a colour; write a list of [r, g, b] in 0..255")
+            raise self._fail(f"{label!r}: {color!r} is not a color; write a list of [r, g, b] in 0..255")
         return color[0] | color[1] << 8 | color[2] << 16
 
     def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
@@ -451,7 +451,7 @@ class RGBEncoding(Encoding):
 
     def _report(self, codes: np.ndarray, file_name: str) -> None:
         colors = [(code & 255, code >> 8 & 255, code >> 16) for code in np.unique(codes).tolist()]
-        found = f"{file_name}: {len(codes)} pixels have a colour of no class: {some(colors, 3)}"
+        found = f"{file_name}: {len(codes)} pixels have a color of no class: {some(colors, 3)}"
         if not self.others_are_void:
             raise UnknownLabelError(
                 f"{found}; list it under encoding.colors or encoding.void in {self.space.source}", colors
@@ -461,7 +461,7 @@ class RGBEncoding(Encoding):
 
 @lru_cache(maxsize=4)
 def _color_table(codes: tuple[int, ...], indices: tuple[int, ...]) -> np.ndarray:
-    """(2**24,) uint32 with class index + 1, 0 for other colours. Pages never touched take no memory."""
+    """(2**24,) uint32 with class index + 1, 0 for other colors. Pages never touched take no memory."""
     table = np.zeros(1 << 24, dtype=np.uint32)
     table[list(codes)] = np.asarray(indices, dtype=np.uint32) + 1
     return table
@@ -507,11 +507,11 @@ def build_encoding(
     Args:
         facts: a name, a mapping with the key `type` and options, or a list of such.
         space: the dataset's classes.
-        colors: {class name: the colour it is given}, which `rgb` takes when it is given no others.
+        colors: {class name: the color it is given}, which `rgb` takes when it is given no others.
         stops_at_palettes: whether a palette that contradicts the colors is an error, or only a warning.
 
     Raises:
-        InputError: unknown encoding or option, impossible values, or a class that has no colour in any file.
+        InputError: unknown encoding or option, impossible values, or a class that has no color in any file.
     """
     given = {space.classes.index(name): (color[0], color[1], color[2]) for name, color in colors.items()}
     palette_check = PaletteCheck(space.classes, given, space.source, stops_at_palettes)
@@ -522,7 +522,7 @@ def build_encoding(
     if encoding.without_labels:
         name = space.classes[min(encoding.without_labels)]
         raise InputError(
-            f"{space.source}: encoding {encoding.name}: class {name!r} has no colour; give it one under "
+            f"{space.source}: encoding {encoding.name}: class {name!r} has no color; give it one under "
             "color or encoding.colors ([] there if no file has it)"
         )
     return encoding

@@ -191,14 +191,14 @@ def check_annotated_size(record: Mapping[str, Any], size: tuple[int, int]) -> No
 
 
 def wrong_size(
-    found: str, remedy: str, record: Mapping[str, Any], labelled: tuple[int, int], size: tuple[int, int]
+    found: str, remedy: str, record: Mapping[str, Any], labeled: tuple[int, int], size: tuple[int, int]
 ) -> WrongSizeError:
     """The error of labels of another size, (H, W), than their image, or than that of a dataset dict.
 
     Args:
         found, remedy: the message. Where they fit the image as it is stored, the remedy is another one.
     """
-    orientation = stored_orientation(record["file_name"]) if labelled == size[::-1] else 1
+    orientation = stored_orientation(record["file_name"]) if labeled == size[::-1] else 1
     if orientation not in QUARTER_TURNS or record.get("exif") == "ignore":
         return WrongSizeError(found + remedy)
     return TurnedError(

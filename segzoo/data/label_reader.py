@@ -377,7 +377,7 @@ class LabelReader:
     def _wrong_mode(self, image: Image.Image, encoding: Any) -> str:
         source = self.dataset.path.name
         if image.mode in ("RGB", "RGBA"):
-            problem = f"is a colour picture ({image.mode})"
+            problem = f"is a color picture ({image.mode})"
             bands = np.asarray(image)[:, :, :3]
             if (bands == bands[:, :, :1]).all():
                 problem += " with three equal channels"
@@ -386,7 +386,7 @@ class LabelReader:
                     remedy = f"set encoding: {encoding.with_option('channel', 0)} to read one of them"
                 return f"{problem}, but {source} says encoding {encoding.name}; {remedy}"
             return (
-                f"{problem}, but {source} says encoding {encoding.name}; give its colours with encoding: rgb"
+                f"{problem}, but {source} says encoding {encoding.name}; give its colors with encoding: rgb"
             )
         return (
             f"has the mode {image.mode}, but {source} says encoding {encoding.name}, which reads "

@@ -12,7 +12,7 @@ from .label_reader import Segments
 from .targets import GROUPS
 
 
-def check_labelled(
+def check_labeled(
     records: Sequence[Mapping[str, Any]], task: str, is_thing: np.ndarray, names: Sequence[str]
 ) -> None:
     """Looks for a target of the task in what JSONs say of the images; label files are not opened.

@@ -91,7 +91,7 @@ def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
 
 
 def image_files(dataset: DatasetFile, split: str) -> list[str]:
-    """The image files of a split's first layout that has any, whether or not they are listed or labelled."""
+    """The image files of a split's first layout that has any, whether or not they are listed or labeled."""
     for layout in dataset.layouts:
         for root in _candidate_roots(dataset, layout):
             # With a JSON, `images` is their folder.

@@ -413,7 +413,7 @@ def _check_segment(
     if segment_id is None:
         raise InputError(
             f"{json_file}: a segment {of_png} has the id {shown(segment['id'])}; expected a whole number, "
-            "R + 256 G + 65536 B of its colour in the PNG"
+            "R + 256 G + 65536 B of its color in the PNG"
         )
     segment["id"] = segment_id
     described = f"{json_file}: segment {segment_id} {of_png}"

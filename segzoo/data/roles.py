@@ -33,10 +33,10 @@ def test_split(dataset: DatasetFile) -> str:
 
 
 def _find(dataset: DatasetFile, groups: Sequence[Sequence[str]], key: str) -> str:
-    labelled = [split for split in dataset.splits if split not in dataset.without_labels]
+    labeled = [split for split in dataset.splits if split not in dataset.without_labels]
     # Several names of the same images count once.
-    distinct = {tuple(sorted(dataset.splits[split].items())): split for split in reversed(labelled)}
-    splits = [split for split in labelled if split in distinct.values()]
+    distinct = {tuple(sorted(dataset.splits[split].items())): split for split in reversed(labeled)}
+    splits = [split for split in labeled if split in distinct.values()]
     fitting: list[str] = splits if len(splits) == 1 else []
     for words in groups:
         fitting = fitting or [split for split in splits if set(words) & _words(split)]

@@ -51,7 +51,7 @@ def analyze(model: nn.Module, size: tuple[int, int]) -> Complexity:
     """Counts parameters, and the multiply-adds from an image to `raw_outputs`, post-processing excluded.
 
     Convolutions, linear layers and matrix products count one for each multiply-add, attention's two products
-    included. As in fvcore, normalisation layers count 5 for each value (batch norm 2, its statistics being
+    included. As in fvcore, normalization layers count 5 for each value (batch norm 2, its statistics being
     fixed), bilinear resizing 4, nearest and average pooling 1; other element-wise operations count nothing.
 
     Args:

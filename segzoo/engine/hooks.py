@@ -170,7 +170,7 @@ class EvaluationHook(HookBase):
 
 
 def _comparable(value: float) -> float:
-    """The value; for NaN and infinities, as of nothing labelled, what is below all others."""
+    """The value; for NaN and infinities, as of nothing labeled, what is below all others."""
     return value if math.isfinite(value) else -math.inf
 
 

@@ -59,11 +59,11 @@ def prediction_pictures(
     """
     name = cfg.DATASETS.TEST[0]
     records = DatasetCatalog.get(name)
-    # Spread over the whole set: neighbours are often frames of one video.
+    # Spread over the whole set: neighbors are often frames of one video.
     indices = np.linspace(0, len(records) - 1, min(cfg.TEST.NUM_PICTURES, len(records)))
     mapper = mapper or SegmentationMapper(cfg, False)
     protocol = build_inference_protocol(cfg)
-    # A centre crop has no place in a picture of the whole image.
+    # A center crop has no place in a picture of the whole image.
     cropped = protocol is not None and protocol.mode == "center_crop"
     tested = as_segmentor(model) if cropped else tested_model(cfg, model, name)
     for index in np.unique(indices.astype(int)):

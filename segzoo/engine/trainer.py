@@ -26,7 +26,7 @@ from segzoo.checkpoint import SegzooCheckpointer
 from segzoo.data import SegmentationMapper, build_test_loader, build_train_loader
 from segzoo.data.batch_size import images_per_pass
 from segzoo.data.handover import ended_workers_explained
-from segzoo.data.labelled import holds_targets
+from segzoo.data.labeled import holds_targets
 from segzoo.data.training_targets import find_targets
 from segzoo.data.wanted_targets import wanted_targets
 from segzoo.modeling import as_segmentor
@@ -70,7 +70,7 @@ from .rng_state import capture_random_state, restore_random_state
 from .skipped_files import SkippedFilesHook
 from .train_step import TrainStep
 from .trainer_registry import TRAINER_REGISTRY
-from .unlabelled import UnlabelledHook
+from .unlabeled import UnlabeledHook
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ class Trainer(TrainerBase):
         cfg = self.cfg
         rates = LearningRateHook(cfg.SOLVER.BASE_LR)
         hooks = [IterationTimer(), rates, CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD), StopHook()]
-        hooks.append(UnlabelledHook(cfg.TASK, cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH))
+        hooks.append(UnlabeledHook(cfg.TASK, cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH))
         if cfg.DATASETS.TEST:
             # Through a weak reference: the trainer owns its hooks.
             trainer = weakref.proxy(self)

@@ -172,7 +172,7 @@ def _best_of_each(groups: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
 
 
 def average_precision(right: np.ndarray, wrong: np.ndarray, missed: int) -> float:
-    """The area under precision over recall, by steps whose width reaches half-way to both neighbours.
+    """The area under precision over recall, by steps whose width reaches half-way to both neighbors.
 
     Args:
         right, wrong: scores of the right and of the wrong predictions. Equal ones enter together.

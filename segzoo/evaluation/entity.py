@@ -41,7 +41,7 @@ class EntityEvaluator(BackgroundEvaluator):
     Every non-crowd segment of the panoptic ground truth is one entity of the only class; areas are mask
     areas. The numbers are those of pycocotools with all categories set to 1 (and ids that start at 1:
     COCOeval never counts a true segment with id 0 as matched). There is no crowd: a prediction on crowd or
-    unlabelled pixels is a false positive.
+    unlabeled pixels is a false positive.
 
     An id map cannot overlap. Masks of `instances` can: each pixel is given to the best-scoring mask, masks
     without a pixel left are dropped, and the log says how many masks that changed.
@@ -172,7 +172,7 @@ def entity_matches(
         edges = boundary_overlap(ground_truth, entities, shared, boundary)
         union = edges.sum(axis=1)[rows][:, None] + edges.sum(axis=0)[columns] - edges[places]
         most = edges[places] / union
-    # Areas are of whole masks: predicted pixels on crowd and unlabelled ones belong to them.
+    # Areas are of whole masks: predicted pixels on crowd and unlabeled ones belong to them.
     return match_image(counts[places], counts.sum(axis=1)[rows], counts.sum(axis=0)[columns], scores, most)
 
 

@@ -1,4 +1,4 @@
-"""Predictions on disk: index, colour and id PNGs, and text files that are never half written.
+"""Predictions on disk: index, color and id PNGs, and text files that are never half written.
 
 Shape shorthand: H W pixels.
 """
@@ -54,7 +54,7 @@ def load_labels(path: Path, check_palette: Callable[..., None] | None = None) ->
 
 
 def save_colors(path: Path, labels: np.ndarray, colors: list[tuple[int, int, int]]) -> None:
-    """Writes an (H, W) label map in the classes' colours, as a palette PNG where 256 colours are enough."""
+    """Writes an (H, W) label map in the classes' colors, as a palette PNG where 256 colors are enough."""
     table = np.asarray(colors, np.uint8)
     if len(table) <= 256:
         image = Image.fromarray(labels.astype(np.uint8))

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class PredictionWriter(SemanticEvaluator):
     """Takes the place of the evaluator of a split without labels: writes its predictions, scores nothing.
 
-    `submission/<name>.png` is an index PNG with the classes' colours as its palette; its values are those of
+    `submission/<name>.png` is an index PNG with the classes' colors as its palette; its values are those of
     the dataset's own label files (Cityscapes: 7 for road). `sem_seg/<name>.png` holds class indices as ever.
     The only "metric" is the number of images.
 

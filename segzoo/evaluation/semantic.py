@@ -121,7 +121,7 @@ class SemanticEvaluator(BackgroundEvaluator):
         return labels, ground_truth
 
     def save(self, file_name: str, labels: np.ndarray) -> None:
-        """Writes a prediction, (H, W) class indices, as index PNG and in the classes' colours."""
+        """Writes a prediction, (H, W) class indices, as index PNG and in the classes' colors."""
         name = f"{self.prediction_names[file_name]}.png"
         prediction_io.save_labels(self.folder / prediction_io.LABEL_FOLDER / name, labels)
         prediction_io.save_colors(
@@ -152,7 +152,7 @@ class SemanticEvaluator(BackgroundEvaluator):
         self.confusion_matrix, annotations = merged
         if not self.confusion_matrix[:, :-1].any():
             logger.warning(
-                "%s: none of its %d images has a labelled pixel, so that there is no mIoU; "
+                "%s: none of its %d images has a labeled pixel, so that there is no mIoU; "
                 "`segzoo check-data` shows what its labels hold",
                 self.dataset_name,
                 self.image_count,

@@ -102,7 +102,7 @@ def save_program(
 def describe_program(
     cfg: CfgNode, model: nn.Module, size: tuple[int, int], batch_size: int = 1
 ) -> dict[str, Any]:
-    """What a checkpoint says of itself (classes, colours, ...), and the program's `input` and `outputs`.
+    """What a checkpoint says of itself (classes, colors, ...), and the program's `input` and `outputs`.
 
     `padded_size` of the input is what the functions of `mask_classification.postprocess` ask for first;
     `postprocess` has the tasks, thresholds and numbers that the configuration gives them, nothing for other

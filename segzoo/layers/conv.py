@@ -1,4 +1,4 @@
-"""Convolutions, and the block that convolutional heads are made of: with normalisation and rectifier."""
+"""Convolutions, and the block that convolutional heads are made of: with normalization and rectifier."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from segzoo.utils.text import did_you_mean
 
 from .linear_layer import onednn_applies
 
-# The names of normalisations that both of Detectron2's versions have and users need.
+# The names of normalizations that both of Detectron2's versions have and users need.
 NORMS = ("BN", "SyncBN", "FrozenBN", "GN")
 # Of Detectron2's GN.
 _GROUPS = 32
@@ -61,9 +61,9 @@ def conv_norm_act(
     activation: bool = True,
     bias: bool | None = None,
 ) -> Conv2d:
-    """A convolution that keeps the size at stride 1, with normalisation and ReLU.
+    """A convolution that keeps the size at stride 1, with normalization and ReLU.
 
-    Its parameters are `weight`, and with normalisation `norm.weight`, ... Weights start as He et al. (2015)
+    Its parameters are `weight`, and with normalization `norm.weight`, ... Weights start as He et al. (2015)
     say.
 
     Args:
@@ -71,7 +71,7 @@ def conv_norm_act(
             odd.
         norm: see `norm_layer`.
         activation: end in a ReLU.
-        bias: of the convolution; None: only where there is no normalisation.
+        bias: of the convolution; None: only where there is no normalization.
     """
     convolution = Conv2d(
         in_channels,
@@ -90,7 +90,7 @@ def conv_norm_act(
 
 
 def norm_layer(norm: str | Callable[[int], nn.Module], channels: int) -> nn.Module | None:
-    """A normalisation as Detectron2's `get_norm` makes it.
+    """A normalization as Detectron2's `get_norm` makes it.
 
     Args:
         norm: BN | SyncBN | FrozenBN | GN, "" for none, or a function of the channels that makes it.

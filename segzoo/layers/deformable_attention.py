@@ -34,9 +34,9 @@ class DeformableAttention(nn.Module):
         self.attention_weights = Linear(dim, samples)
         self.value_proj = Linear(dim, dim)
         self.output_proj = Linear(dim, dim)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """At first each head looks in a direction of its own, its points 1, 2, ... P pixels away."""
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2.0 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)

@@ -81,7 +81,7 @@ def sample_gradients(
 
 
 def _with_equal_strides(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """The tensor, copied where it is expanded or has gaps, and an uninitialised one with its strides."""
+    """The tensor, copied where it is expanded or has gaps, and an uninitialized one with its strides."""
     other = torch.empty_like(tensor)
     return (tensor if other.stride() == tensor.stride() else torch.empty_like(other).copy_(tensor)), other
 

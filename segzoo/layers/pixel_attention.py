@@ -16,7 +16,7 @@ _PART_BYTES = 8 << 20
 
 
 def pixel_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0, *, normalise_queries: bool = False
+    query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0, *, normalize_queries: bool = False
 ) -> Tensor:
     """Sums of values, weighted by the softmax of `scale * query . key`.
 
@@ -29,12 +29,12 @@ def pixel_attention(
         key: (N, D, Q) float.
         value: (N, C, Q) float.
         scale: factor of the products.
-        normalise_queries: the softmax runs over the pixels that ask, instead of over those that are asked.
+        normalize_queries: the softmax runs over the pixels that ask, instead of over those that are asked.
 
     Returns:
         (N, C, P)
     """
-    if normalise_queries:
+    if normalize_queries:
         rows = _rows_at_once(query)
         parts = zip(key.split(rows, dim=-1), value.split(rows, dim=-1), strict=True)
         return sum(
@@ -47,10 +47,10 @@ def pixel_attention(
     return torch.cat([_recomputed(_attend, part, key, value, scale, -1) for part in parts], dim=-1)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, normalised: int) -> Tensor:
-    """Plain attention, with the softmax over dimension `normalised` of the (N, P, Q) weights."""
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, normalized: int) -> Tensor:
+    """Plain attention, with the softmax over dimension `normalized` of the (N, P, Q) weights."""
     weights = (query * scale if scale != 1 else query).transpose(1, 2) @ key
-    return value @ weights.softmax(dim=normalised).transpose(1, 2)
+    return value @ weights.softmax(dim=normalized).transpose(1, 2)
 
 
 def _rows_at_once(row: Tensor) -> int:

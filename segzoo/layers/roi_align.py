@@ -32,7 +32,7 @@ def roi_align(
         spatial_scale: feature pixels per input pixel.
         pooled_height, pooled_width: h and w.
         sampling_ratio: samples along a bin; at most 0 means as many as it has feature pixels, rounded up.
-        aligned: subtract half a pixel, so that pixel centres lie at .5 (Detectron2's "ROIAlignV2").
+        aligned: subtract half a pixel, so that pixel centers lie at .5 (Detectron2's "ROIAlignV2").
 
     Returns:
         (R, C, h, w) of the dtype of `features`.

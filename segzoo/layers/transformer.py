@@ -36,7 +36,7 @@ class TransformerEncoderLayer(FeedForward):
         num_heads: heads of the attention.
         hidden_dim: channels inside the feed-forward network.
         dropout: probability, for attention weights and for both branches.
-        pre_norm: normalise before each branch instead of after its residual.
+        pre_norm: normalize before each branch instead of after its residual.
     """
 
     def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float, pre_norm: bool):

@@ -45,8 +45,8 @@ class WeightsInfo:
         log: the authors' training log, "" if not published.
         md5_prefix: first hex digits of its md5, "" if not published.
         sha256_prefix: the same of its sha256.
-        licence: of the weights.
-        code_licence: of the authors' code, "" if not looked up.
+        license: of the weights.
+        code_license: of the authors' code, "" if not looked up.
         paper: address.
         repository: address of the code whose numbers these are.
         published: the metrics, each with its protocol.
@@ -74,8 +74,8 @@ class WeightsInfo:
     log: str
     md5_prefix: str
     sha256_prefix: str
-    licence: str
-    code_licence: str
+    license: str
+    code_license: str
     paper: str
     repository: str
     published: tuple[Published, ...]
@@ -114,7 +114,7 @@ class Section:
         source: short name of whose training it is, "" where there is one only.
         links: paper, repository and readme addresses by what they are.
         folder: web page of the folder that has the files, "" if none.
-        code_licence: of the authors' code, "" if not looked up.
+        code_license: of the authors' code, "" if not looked up.
         title: dataset and task.
         metrics: metric -> protocol, in the order of the columns.
         evaluate_with: metric -> KEY VALUE overrides that evaluate by its protocol, where the configuration's
@@ -126,7 +126,7 @@ class Section:
     source: str
     links: dict[str, str]
     folder: str
-    code_licence: str
+    code_license: str
     title: str
     metrics: dict[str, str]
     evaluate_with: dict[str, list[str]]

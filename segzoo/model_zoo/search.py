@@ -86,7 +86,7 @@ def find_models(
             task in ("", own_task)
             and dataset in ("", own_dataset)
             and all(word in searched.lower() for word in words)
-            and (not license or (entry.info is not None and license.lower() in entry.info.licence.lower()))
+            and (not license or (entry.info is not None and license.lower() in entry.info.license.lower()))
             and (max_params is None or (entry.params is not None and entry.params <= max_params))
             and (not with_weights or entry.weights == "link")
         )

@@ -19,8 +19,8 @@ _SOURCE = {
     "method": str,
     "paper": str,
     "repository": str,
-    "code_licence": str,
-    "weights_licence": str,
+    "code_license": str,
+    "weights_license": str,
     "url_prefix": str,
     "folder": str,
     "size": tuple,
@@ -29,7 +29,7 @@ _SOURCE = {
     "only_official": dict,
 }
 _FILE = {**_SOURCE, "readme": str, "evaluate_with": dict, "sections": list}
-_FILE_REQUIRED = ("method", "paper", "repository", "readme", "weights_licence", "sections")
+_FILE_REQUIRED = ("method", "paper", "repository", "readme", "weights_license", "sections")
 _SECTION = {
     **_SOURCE,
     "title": str,
@@ -110,7 +110,7 @@ def _section(file: Path, table: dict[str, Any], index: int, section: Any) -> Sec
         source=section.get("source", ""),
         links=links,
         folder=shared.get("folder", ""),
-        code_licence=shared.get("code_licence", ""),
+        code_license=shared.get("code_license", ""),
         title=section["title"],
         metrics=metrics,
         evaluate_with=_overrides(where, {**table, **section}.get("evaluate_with", {}), metrics),
@@ -152,8 +152,8 @@ def _info(where: str, row: dict[str, Any], metrics: dict[str, str], name: str) -
         log=row.get("log", ""),
         md5_prefix=row.get("md5", md5.group(1) if md5 else ""),
         sha256_prefix=row.get("sha256", ""),
-        licence=row["weights_licence"],
-        code_licence=row.get("code_licence", ""),
+        license=row["weights_license"],
+        code_license=row.get("code_license", ""),
         paper=row["paper"],
         repository=row["repository"],
         published=tuple(published),

@@ -45,12 +45,12 @@ def parameter_groups(
 
     Args:
         base_lr, weight_decay: of a parameter that no rule mentions.
-        weight_decay_norm, weight_decay_embed, weight_decay_bias: of normalisation layers, of embeddings and
-            position tables, and of biases outside normalisation layers; None means `weight_decay`.
-        weight_decay_head_norm: of normalisation layers outside "backbone"; None means `weight_decay_norm`.
+        weight_decay_norm, weight_decay_embed, weight_decay_bias: of normalization layers, of embeddings and
+            position tables, and of biases outside normalization layers; None means `weight_decay`.
+        weight_decay_head_norm: of normalization layers outside "backbone"; None means `weight_decay_norm`.
         weight_decay_by_name: pairs of a regular expression and a decay (None means `weight_decay`); the first
             that is found in a parameter's name decides, whatever kind of parameter it is.
-        bias_lr_factor: factor on the learning rate of biases outside normalisation layers.
+        bias_lr_factor: factor on the learning rate of biases outside normalization layers.
         lr_multipliers: name prefix (whole name parts: "backbone" matches "backbone.stem") to learning-rate
             factor; the longest matching prefix counts alone, factors do not multiply.
         lr_multipliers_by_name: pairs of a regular expression and a learning-rate factor; the first that is

@@ -65,26 +65,26 @@ class _LogFile(WatchedFileHandler):
 class _ScreenFormatter(logging.Formatter):
     """Short lines: time and message, and the level where it is a warning or worse.
 
-    On a terminal they are coloured, and lines of fields fit its width.
+    On a terminal they are colored, and lines of fields fit its width.
     """
 
-    def __init__(self, coloured: bool):
+    def __init__(self, colored: bool):
         super().__init__("%(message)s", datefmt="%m/%d %H:%M:%S")
-        self._coloured = coloured
+        self._colored = colored
 
     def format(self, record: logging.LogRecord) -> str:
         parts = [self._paint(f"[{self.formatTime(record, self.datefmt)}]", "green")]
         if record.levelno >= logging.WARNING:
             parts.append(self._paint(record.levelname, "red"))
         message = super().format(record)
-        if self._coloured and hasattr(record, "fields"):
+        if self._colored and hasattr(record, "fields"):
             indent = " " * len(f"[{self.formatTime(record, self.datefmt)}] ")
             width = shutil.get_terminal_size().columns - len(indent)
             message = f"\n{indent}".join(fitted(record.fields, width))
         return " ".join([*parts, message])
 
     def _paint(self, text: str, color: str) -> str:
-        return colored(text, color, force_color=True) if self._coloured else text
+        return colored(text, color, force_color=True) if self._colored else text
 
 
 def log_fields(logger: logging.Logger, fields: Sequence[str]) -> None:

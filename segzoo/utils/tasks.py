@@ -19,7 +19,7 @@ class Task(NamedTuple):
 
 #: By name, the values of TASK and TEST.TASKS. `segzoo.data.register_task` adds others.
 TASKS: dict[str, Task] = {
-    "semantic": Task("all", "labelled pixel", from_classes=True),
+    "semantic": Task("all", "labeled pixel", from_classes=True),
     "panoptic": Task("all", "segment that is no crowd"),
     "instance": Task("things", "instance that is no crowd"),
     "entity": Task("one", "segment that is no crowd"),

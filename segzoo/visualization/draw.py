@@ -1,4 +1,4 @@
-"""Drawing results on pictures: segments in colours, with outlines and names.
+"""Drawing results on pictures: segments in colors, with outlines and names.
 
 Everything takes and returns RGB arrays (H, W, 3) uint8; a drawn picture has the size of its input, and
 pixel (y, x) of the drawing shows pixel (y, x) of the label map. H W: picture; K: classes.
@@ -21,11 +21,11 @@ MIN_SIDE_FOR_NAMES = 200
 MIN_SHARE_FOR_NAME = 0.003
 
 
-# Colours -------------------------------------------------------------------------------------------------
+# Colors -------------------------------------------------------------------------------------------------
 
 
-def distinct_colour(index: int) -> tuple[int, int, int]:
-    """The colour of number `index` in an endless list of colours that differ from their neighbours."""
+def distinct_color(index: int) -> tuple[int, int, int]:
+    """The color of number `index` in an endless list of colors that differ from their neighbors."""
     hue = (0.08 + index * 0.61803398875) % 1.0  # steps of the golden ratio never come close to repeating
     saturation = (0.85, 0.6, 0.75)[index % 3]
     value = (0.95, 0.8, 1.0, 0.7)[index % 4]
@@ -33,14 +33,14 @@ def distinct_colour(index: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def shade(colour: Sequence[int], number: int) -> tuple[int, int, int]:
-    """A lighter or darker variation of a class's colour for its instance `number`; 0 is the colour itself."""
+def shade(color: Sequence[int], number: int) -> tuple[int, int, int]:
+    """A lighter or darker variation of a class's color for its instance `number`; 0 is the color itself."""
     towards, share = ((0, 0.0), (255, 0.35), (0, 0.3), (255, 0.6), (0, 0.5), (255, 0.2))[number % 6]
-    return tuple(round(value + (towards - value) * share) for value in colour)
+    return tuple(round(value + (towards - value) * share) for value in color)
 
 
 class Tracks:
-    """Numbers that stay with a segment from one video frame to the next, so that its colour stays, too.
+    """Numbers that stay with a segment from one video frame to the next, so that its color stays, too.
 
     A segment takes the number of the segment of the same class that it overlaps most in the frame before;
     every number is used once a frame, and a segment that overlaps none gets a new one.
@@ -111,7 +111,7 @@ def draw_result(
         image: (H, W, 3) uint8 RGB. result: a model's dict for it, with the key of `task` (RESULT_KEYS).
         task: "semantic", "panoptic", "entity" or "instance". classes, colors: of the model.
         confidence_threshold: segments and instances of a lower score are left out.
-        tracks: keeps colours steady through a video; handed in with every frame.
+        tracks: keeps colors steady through a video; handed in with every frame.
     Raises:
         KeyError: `result` has nothing for the task.
     """
@@ -153,11 +153,11 @@ def draw_semantic(
     colors: Sequence[Sequence[int]],
     names: bool = True,
 ) -> np.ndarray:
-    """Colours every pixel by its class.
+    """Colors every pixel by its class.
 
     Args:
-        image: (H, W, 3) uint8 RGB. labels: (H, W) integer in [0, K); anything else (ignore) stays uncoloured.
-        classes, colors: K names and RGB colours. names: write the class on each region.
+        image: (H, W, 3) uint8 RGB. labels: (H, W) integer in [0, K); anything else (ignore) stays uncolored.
+        classes, colors: K names and RGB colors. names: write the class on each region.
     Returns:
         (H, W, 3) uint8 RGB.
     """
@@ -178,7 +178,7 @@ def draw_panoptic(
     names: bool = True,
     tracks: Mapping[int, int] | None = None,
 ) -> np.ndarray:
-    """Colours every segment by its class, instances of a thing class in shades of it.
+    """Colors every segment by its class, instances of a thing class in shades of it.
 
     Args:
         image: (H, W, 3) uint8 RGB. ids: (H, W) integer segment ids, 0 is void.
@@ -186,7 +186,7 @@ def draw_panoptic(
         tracks: {id: number} from `Tracks`, to choose the shade; without it, instances are counted.
     """
     counted: dict[int, int] = {}
-    segment_colours, texts = {}, {}
+    segment_colors, texts = {}, {}
     for info in segments_info:
         class_index = info["category_id"]
         number = 0
@@ -195,9 +195,9 @@ def draw_panoptic(
             counted[class_index] = number + 1
             if tracks is not None:
                 number = tracks[info["id"]] % 12
-        segment_colours[info["id"]] = shade(colors[class_index], number)
+        segment_colors[info["id"]] = shade(colors[class_index], number)
         texts[info["id"]] = _with_score(classes[class_index], info)
-    return _paint_segments(image, ids, segment_colours, texts if names else {})
+    return _paint_segments(image, ids, segment_colors, texts if names else {})
 
 
 def draw_entity(
@@ -207,13 +207,13 @@ def draw_entity(
     names: bool = False,
     tracks: Mapping[int, int] | None = None,
 ) -> np.ndarray:
-    """Gives every entity a colour of its own; `names` writes the scores. Arguments as `draw_panoptic`."""
-    segment_colours, texts = {}, {}
+    """Gives every entity a color of its own; `names` writes the scores. Arguments as `draw_panoptic`."""
+    segment_colors, texts = {}, {}
     for index, info in enumerate(segments_info):
         number = index if tracks is None else tracks[info["id"]]
-        segment_colours[info["id"]] = distinct_colour(number)
+        segment_colors[info["id"]] = distinct_color(number)
         texts[info["id"]] = _with_score("", info)
-    return _paint_segments(image, ids, segment_colours, texts if names else {})
+    return _paint_segments(image, ids, segment_colors, texts if names else {})
 
 
 def draw_instances(
@@ -230,12 +230,12 @@ def draw_instances(
         image: (H, W, 3) uint8 RGB. masks: (M, H, W) bool. class_indices, scores: M each.
     """
     ids = np.zeros(image.shape[:2], dtype=np.int32)
-    segment_colours, texts = {}, {}
+    segment_colors, texts = {}, {}
     for number, index in enumerate(np.argsort(np.asarray(scores), kind="stable")):
         ids[masks[index]] = number + 1
-        segment_colours[number + 1] = distinct_colour(int(index))
+        segment_colors[number + 1] = distinct_color(int(index))
         texts[number + 1] = f"{classes[int(class_indices[index])]} {100 * float(scores[index]):.0f}%"
-    return _paint_segments(image, ids, segment_colours, texts if names else {})
+    return _paint_segments(image, ids, segment_colors, texts if names else {})
 
 
 def _with_score(name: str, info: Mapping) -> str:
@@ -245,16 +245,16 @@ def _with_score(name: str, info: Mapping) -> str:
 
 
 def _paint_segments(
-    image: np.ndarray, ids: np.ndarray, colours: Mapping[int, Sequence[int]], texts: Mapping[int, str]
+    image: np.ndarray, ids: np.ndarray, colors: Mapping[int, Sequence[int]], texts: Mapping[int, str]
 ) -> np.ndarray:
-    """`_paint` for any ids: they are renumbered, so that the colour table stays small."""
+    """`_paint` for any ids: they are renumbered, so that the color table stays small."""
     present, small = np.unique(ids, return_inverse=True)
     table = np.zeros((len(present) + 1, 3))
     small = small.reshape(ids.shape) + 1
     small_texts = {}
     for position, segment_id in enumerate(present.tolist()):
-        if segment_id in colours:
-            table[position + 1] = colours[segment_id]
+        if segment_id in colors:
+            table[position + 1] = colors[segment_id]
             small_texts[position + 1] = texts.get(segment_id, "")
         else:
             small[small == position + 1] = 0
@@ -265,10 +265,10 @@ def _paint(image: np.ndarray, ids: np.ndarray, table: np.ndarray, texts: Mapping
     """Blends table[ids] over `image` where ids > 0, outlines the segments and writes their names."""
     if image.shape[:2] != ids.shape:
         raise ValueError(f"image is {image.shape[:2]}, labels are {ids.shape}: draw at the image's own size")
-    colours = table.astype(np.uint8)[ids]
-    # Over a grey picture, colours look as in the legend.
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    drawn = cv2.addWeighted(grey, 1 - OPACITY, colours, OPACITY, 0)
+    colors = table.astype(np.uint8)[ids]
+    # Over a gray picture, colors look as in the legend.
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    drawn = cv2.addWeighted(gray, 1 - OPACITY, colors, OPACITY, 0)
     drawn[ids == 0] = image[ids == 0]
     edge = _outlines(ids)
     drawn[edge] = (0.35 * drawn[edge]).astype(np.uint8)

@@ -19,7 +19,7 @@ from .draw import font, text_size
 def legend(
     classes: Sequence[str], colors: Sequence[Sequence[int]], width: int, font_size: int = 16
 ) -> np.ndarray:
-    """Colour boxes with class names, in as many rows as `width` pixels need: (H, width, 3) uint8 RGB."""
+    """Color boxes with class names, in as many rows as `width` pixels need: (H, width, 3) uint8 RGB."""
     face, row_height, box = font(font_size), round(1.6 * font_size), font_size
     places, x, y = [], font_size // 2, 0
     for name in classes:
@@ -30,9 +30,9 @@ def legend(
         x += needed + font_size
     canvas = Image.new("RGB", (width, y + row_height + font_size // 2), "white")
     pen = ImageDraw.Draw(canvas)
-    for name, colour, (left, top) in zip(classes, colors, places, strict=True):
+    for name, color, (left, top) in zip(classes, colors, places, strict=True):
         top += font_size // 2
-        pen.rectangle((left, top, left + box, top + box), fill=tuple(colour), outline=(60, 60, 60))
+        pen.rectangle((left, top, left + box, top + box), fill=tuple(color), outline=(60, 60, 60))
         pen.text((left + box + font_size // 2, top - font_size // 6), name, font=face, fill=(20, 20, 20))
     return np.array(canvas)
 

@@ -220,11 +220,11 @@ def test_other_ranks_and_empty_folder_do_not_save(tmp_path):
     SegzooCheckpointer(Model()).save("model_final")
 
 
-def test_fine_tuning_reinitialises_the_classifier_but_resuming_never_does(tmp_path):
+def test_fine_tuning_reinitializes_the_classifier_but_resuming_never_does(tmp_path):
     training(tmp_path, classes=2)[3].save("model_final", iteration=1)
     tuned = training(tmp_path / "new", classes=5)[3]
     tuned.resume_or_load(str(tmp_path / "model_final.pth"), resume=False)
-    assert tuned.report.reinitialised == ["classifier.weight", "classifier.bias"]
+    assert tuned.report.reinitialized == ["classifier.weight", "classifier.bias"]
     with pytest.raises(InputError, match="classifier"):
         training(tmp_path, classes=5)[3].resume_or_load("", resume=True)
 

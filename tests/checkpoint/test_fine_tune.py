@@ -75,11 +75,11 @@ def test_all_but_classes_and_other_queries_stay_and_a_line_says_which(
     with caplog.at_level(logging.WARNING):
         checkpointer.resume_or_load(str(file), resume=False)
     expected = [*CLASSES, *(QUERIES[method] if num_queries != 7 else ())]
-    assert sorted(checkpointer.report.reinitialised) == sorted(expected)
+    assert sorted(checkpointer.report.reinitialized) == sorted(expected)
     for key, value in model.state_dict().items():
         source = before if key in expected else trained.state_dict()
         assert torch.equal(value, source[key]), key
-    lines = [record.getMessage() for record in caplog.records if "re-initialised" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "re-initialized" in record.getMessage()]
     assert len(lines) == 1
     assert "\n" not in lines[0]
     counts = "133 classes -> 5" + (f", 7 queries -> {num_queries}" if num_queries != 7 else "")

@@ -81,7 +81,7 @@ def write(file: Path, weights: dict[str, Tensor], **rest) -> Path:
     return file
 
 
-def randomised(model: nn.Module) -> dict[str, Tensor]:
+def randomized(model: nn.Module) -> dict[str, Tensor]:
     return {key: torch.randn(value.shape) for key, value in model.state_dict().items()}
 
 
@@ -98,7 +98,7 @@ def assert_loaded(model: nn.Module, expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("layout", ["old", "new", "mixed"])
 def test_every_published_maskformer_layout_loads_by_name(tmp_path, layout, suffix):
     model = maskformer()
-    new = randomised(model)
+    new = randomized(model)
     published = {}
     for index, (key, value) in enumerate(new.items()):
         shorten = layout == "old" or (layout == "mixed" and index % 2)
@@ -118,7 +118,7 @@ def test_every_published_maskformer_layout_loads_by_name(tmp_path, layout, suffi
 def test_mask2former_query_features_load_under_both_published_names(tmp_path, query):
     names = ("transformer_cross_attention_layers.0.norm.weight", "query_feat.weight", "query_embed.weight")
     model = tree({f"sem_seg_head.predictor.{name}": (3, 2) for name in names})
-    new = randomised(model)
+    new = randomized(model)
     published = {key.replace("query_feat", query): value for key, value in new.items()}
     load_checkpoint(model, write(tmp_path / "x.pkl", published))
     assert_loaded(model, new)
@@ -150,13 +150,13 @@ def with_backbone(backbone: nn.Module) -> nn.Module:
 def test_detectron2_imagenet_resnet_fills_the_backbone_and_reports_the_rest(tmp_path):
     model = with_backbone(resnet50())
     before = snapshot(model)
-    new = randomised(model.backbone)
+    new = randomized(model.backbone)
     published = {**new, "stem.fc.weight": torch.zeros(1000, 8), "stem.fc.bias": torch.zeros(1000)}
     report = load_checkpoint(model, write(tmp_path / "R-50.pkl", published, matching_heuristics=True))
     assert_loaded(model, {f"backbone.{key}": value for key, value in new.items()})
     head = [key for key in before if key.startswith("sem_seg_head.")]
     assert_loaded(model, {key: before[key] for key in head})
-    assert sorted(report.reinitialised) == sorted(head)
+    assert sorted(report.reinitialized) == sorted(head)
     assert sorted(report.extras) == ["stem.fc.bias", "stem.fc.weight"]
     with pytest.raises(InputError, match="refusing to report metrics"):
         report.require_complete()
@@ -164,7 +164,7 @@ def test_detectron2_imagenet_resnet_fills_the_backbone_and_reports_the_rest(tmp_
 
 def test_backbone_file_loads_into_a_bare_backbone(tmp_path):
     model = resnet50()
-    new = randomised(model)
+    new = randomized(model)
     assert load_checkpoint(model, write(tmp_path / "R-50.pkl", new)).complete
     assert_loaded(model, new)
 
@@ -185,7 +185,7 @@ def caffe2_name(key: str) -> str:
 
 def test_caffe2_imagenet_resnet_loads_and_keeps_neutral_statistics(tmp_path):
     model = resnet50()
-    new = {key: value for key, value in randomised(model).items() if "running" not in key}
+    new = {key: value for key, value in randomized(model).items() if "running" not in key}
     published = {caffe2_name(key): value for key, value in new.items()}
     published |= {"fc1000_w": torch.zeros(1000, 8), "fc1000_b": torch.zeros(1000), "conv1_b": torch.zeros(8)}
     published["conv1_w_momentum"] = torch.zeros(3)
@@ -240,7 +240,7 @@ def swin_file(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What the Swin repository publishes for such a backbone, and the values that `model` should get."""
     new = {
         key: value
-        for key, value in randomised(model).items()
+        for key, value in randomized(model).items()
         if key.startswith("backbone.") and "norm0" not in key
     }
     published = {key.removeprefix("backbone."): value for key, value in new.items()}
@@ -261,8 +261,8 @@ def test_swin_imagenet_file_fills_the_backbone_but_its_output_norms(tmp_path):
     report = load_checkpoint(model, write(tmp_path / "swin.pth", published))
     assert report.source == "Swin ImageNet"
     assert_loaded(model, new)
-    assert_loaded(model, {key: before[key] for key in report.reinitialised})
-    assert "backbone.norm0.weight" in report.reinitialised
+    assert_loaded(model, {key: before[key] for key in report.reinitialized})
+    assert "backbone.norm0.weight" in report.reinitialized
     assert len(report.extras) == 5
 
 
@@ -277,20 +277,20 @@ def test_swin_bias_table_of_another_window_is_interpolated_and_reported(tmp_path
     assert report.resized == [key]
     assert "interpolated" in str(report)
     resized = model.state_dict()[key].reshape(5, 5, 2)
-    # A ramp stays a ramp, about the same centre, in its own direction and no other.
+    # A ramp stays a ramp, about the same center, in its own direction and no other.
     assert torch.allclose(resized[2, 2], torch.tensor([1.0, 1.0]))
     assert torch.all(resized[1:, :, 0] > resized[:-1, :, 0])
     assert torch.allclose(resized[:, :1, 0].expand(5, 5), resized[:, :, 0], atol=1e-5)
     assert torch.allclose(resized[..., 0].T, resized[..., 1], atol=1e-5)
 
 
-def test_classifier_of_another_number_of_classes_is_reinitialised_and_refused_for_evaluation(tmp_path):
-    official = randomised(maskformer(classes=150))
+def test_classifier_of_another_number_of_classes_is_reinitialized_and_refused_for_evaluation(tmp_path):
+    official = randomized(maskformer(classes=150))
     model = maskformer(classes=5)
     before = snapshot(model)
     report = load_checkpoint(model, write(tmp_path / "x.pkl", official))
     classifier = [f"sem_seg_head.predictor.class_embed.{kind}" for kind in ("weight", "bias")]
-    assert report.reinitialised == classifier
+    assert report.reinitialized == classifier
     assert_loaded(model, {key: before[key] for key in classifier})
     assert_loaded(model, {key: value for key, value in official.items() if key not in classifier})
     assert (classifier[0], (151, 8), (6, 8)) in report.mismatched
@@ -301,7 +301,7 @@ def test_classifier_of_another_number_of_classes_is_reinitialised_and_refused_fo
 
 
 def test_classifier_of_another_width_is_an_error(tmp_path):
-    official = randomised(maskformer())
+    official = randomized(maskformer())
     official["sem_seg_head.predictor.class_embed.weight"] = torch.zeros(4, 16)
     with pytest.raises(
         InputError, match=r"class_embed\.weight is \(4, 16\) in the file, \(4, 8\) in the model"
@@ -310,7 +310,7 @@ def test_classifier_of_another_width_is_an_error(tmp_path):
 
 
 def test_other_shapes_are_listed_with_both_shapes_and_nothing_is_loaded(tmp_path):
-    official = randomised(maskformer())
+    official = randomized(maskformer())
     official["sem_seg_head.predictor.input_proj.weight"] = torch.zeros(9, 4, 1, 1)
     model = maskformer()
     before = snapshot(model)
@@ -320,7 +320,7 @@ def test_other_shapes_are_listed_with_both_shapes_and_nothing_is_loaded(tmp_path
 
 
 def test_leftover_and_missing_weights_are_an_error_that_lists_ten_and_the_count(tmp_path):
-    official = randomised(maskformer())
+    official = randomized(maskformer())
     del official["sem_seg_head.predictor.query_embed.weight"]
     official |= {f"backbone.layers.9.part{index:02d}": torch.zeros(1) for index in range(12)}
     model = maskformer()
@@ -341,7 +341,7 @@ def test_leftover_and_missing_weights_are_an_error_that_lists_ten_and_the_count(
 
 
 def test_a_file_that_does_not_fit_shows_the_table_and_the_nearest_layouts_first(tmp_path, caplog):
-    official = randomised(maskformer())
+    official = randomized(maskformer())
     lost = "sem_seg_head.predictor.query_embed.weight"
     file = write(tmp_path / "x.pkl", {key: value for key, value in official.items() if key != lost})
     with caplog.at_level(logging.ERROR), pytest.raises(CheckpointMismatchError) as error:
@@ -370,7 +370,7 @@ def test_the_nearest_layouts_are_those_that_place_most_of_the_file(tmp_path):
 
 
 def test_a_checkpointer_keeps_the_report_of_a_file_that_does_not_fit(tmp_path):
-    official = randomised(maskformer())
+    official = randomized(maskformer())
     official["sem_seg_head.predictor.input_proj.weight"] = torch.zeros(9, 4, 1, 1)
     checkpointer = SegzooCheckpointer(maskformer(), str(tmp_path))
     with pytest.raises(CheckpointMismatchError):
@@ -381,7 +381,7 @@ def test_a_checkpointer_keeps_the_report_of_a_file_that_does_not_fit(tmp_path):
 
 
 def test_incomplete_backbone_file_is_an_error(tmp_path):
-    new = randomised(resnet50())
+    new = randomized(resnet50())
     del new["res4.1.conv2.weight"]
     with pytest.raises(InputError, match=r"the file lacks backbone\.res4\.1\.conv2\.weight"):
         load_checkpoint(with_backbone(resnet50()), write(tmp_path / "R-50.pkl", new))
@@ -393,25 +393,25 @@ def test_file_of_another_architecture_is_refused_in_one_line(tmp_path):
 
 
 def test_missing_classifier_is_accepted_only_on_demand(tmp_path):
-    headless = {key: value for key, value in randomised(maskformer()).items() if "class_embed" not in key}
+    headless = {key: value for key, value in randomized(maskformer()).items() if "class_embed" not in key}
     file = write(tmp_path / "x.pth", headless)
     with pytest.raises(InputError, match="the file lacks 2 weights"):
         load_checkpoint(maskformer(), file)
     report = load_checkpoint(maskformer(), file, allow_missing_classifier=True)
-    assert len(report.reinitialised) == 2
+    assert len(report.reinitialized) == 2
 
 
 def test_report_table_counts_what_happened(tmp_path):
     official = {
-        key.replace(".pixel_decoder.", "."): value for key, value in randomised(maskformer(classes=7)).items()
+        key.replace(".pixel_decoder.", "."): value for key, value in randomized(maskformer(classes=7)).items()
     }
     table = str(load_checkpoint(maskformer(), write(tmp_path / "x.pkl", official)))
-    for row, count in (("loaded", 13), ("renamed", 6), ("re-initialised", 2), ("other shape", 2)):
+    for row, count in (("loaded", 13), ("renamed", 6), ("re-initialized", 2), ("other shape", 2)):
         assert re.search(rf"^\| {row} +\| +{count} \|", table, re.MULTILINE), table
 
 
 def test_two_weights_of_a_file_that_get_one_name_are_an_error(tmp_path):
-    official = randomised(maskformer())
+    official = randomized(maskformer())
     official["sem_seg_head.layer_4.weight"] = official["sem_seg_head.pixel_decoder.layer_4.weight"]
     with pytest.raises(InputError, match=r"are both sem_seg_head\.pixel_decoder\.layer_4\.weight"):
         load_checkpoint(maskformer(), write(tmp_path / "x.pkl", official))
@@ -431,7 +431,7 @@ def test_a_map_applies_its_rules_in_order_and_is_registered_once():
 
 @pytest.mark.parametrize("correct", [True, False])
 def test_md5_in_the_name_of_a_published_file_is_checked_before_reading(tmp_path, correct):
-    weights = randomised(maskformer())
+    weights = randomized(maskformer())
     content = write(tmp_path / "x.pkl", weights).read_bytes()
     prefix = hashlib.md5(content).hexdigest()[:6] if correct else "000000"
     file = tmp_path / f"model_final_{prefix}.pkl"
@@ -447,7 +447,7 @@ def test_md5_in_the_name_of_a_published_file_is_checked_before_reading(tmp_path,
 
 
 def test_urls_go_through_detectron2s_path_manager_and_its_cache(tmp_path, monkeypatch):
-    new = randomised(resnet50())
+    new = randomized(resnet50())
     file = write(tmp_path / "R-50.pkl", new)
     asked = []
     monkeypatch.setattr(PathManager, "get_local_path", lambda path: asked.append(path) or str(file))
@@ -458,7 +458,7 @@ def test_urls_go_through_detectron2s_path_manager_and_its_cache(tmp_path, monkey
 
 
 def test_sha256_in_the_name_is_checked_for_files_of_pytorch_org_and_no_others(tmp_path, monkeypatch):
-    file = write(tmp_path / "resnet-20240101.pth", randomised(resnet50()))
+    file = write(tmp_path / "resnet-20240101.pth", randomized(resnet50()))
     assert load_checkpoint(resnet50(), file).complete
     monkeypatch.setattr(PathManager, "get_local_path", lambda path: str(file))
     with pytest.raises(InputError, match=r"sha256 starts with [0-9a-f]{8}, expected 20240101"):
@@ -480,7 +480,7 @@ def test_failed_download_and_absent_file_name_the_address_in_one_line(tmp_path, 
 
 def test_half_precision_files_and_wrapped_models_load(tmp_path):
     model = nn.DataParallel(maskformer())
-    new = randomised(model.module)
+    new = randomized(model.module)
     save_checkpoint(tmp_path / "x.pth", {"model": {key: value.half() for key, value in new.items()}})
     assert load_checkpoint(model, tmp_path / "x.pth").complete
     assert_loaded(model.module, {key: value.half().float() for key, value in new.items()})

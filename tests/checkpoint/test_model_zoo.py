@@ -135,7 +135,7 @@ OFFICIAL = {
 
 
 @pytest.mark.parametrize("metric", OFFICIAL)
-def test_official_files_have_their_link_hash_licence_and_numbers(metric):
+def test_official_files_have_their_link_hash_license_and_numbers(metric):
     for name, (md5_prefix, value) in OFFICIAL[metric].items():
         info = model_zoo.official_weights(name)
         assert info.value(metric) == value, name
@@ -143,7 +143,7 @@ def test_official_files_have_their_link_hash_licence_and_numbers(metric):
         folder = "maskformer/mask2former/" if "mask2former" in name else "maskformer/"
         assert info.url.startswith(f"https://dl.fbaipublicfiles.com/{folder}")
         assert info.url.endswith(f"/model_final_{md5_prefix}.pkl")
-        assert info.licence == "CC BY-NC 4.0"
+        assert info.license == "CC BY-NC 4.0"
         assert re.fullmatch(r"\d{8}(_\d+)?", info.model_id)
 
 
@@ -153,9 +153,9 @@ def test_no_linked_row_of_these_methods_escapes_the_typed_table():
     assert linked == set().union(*OFFICIAL.values())
 
 
-def test_every_row_has_licence_protocols_and_a_link_or_a_reason():
+def test_every_row_has_license_protocols_and_a_link_or_a_reason():
     for name, info in known_models().items():
-        assert info.licence, name
+        assert info.license, name
         assert info.paper.startswith("http"), name
         assert info.repository.startswith("http"), name
         assert info.url or info.page or info.folder or info.note, f"{name}: no link and no note that says why"

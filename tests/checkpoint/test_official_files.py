@@ -107,7 +107,7 @@ def test_fine_tune_of_a_published_file_keeps_all_but_the_classifier(tmp_path):
     source = make_model(NUM_CLASSES, *SMALL)
     model = make_model(3, *SMALL, seed=1)
     report = load_checkpoint(model, publish(tmp_path, old_layout(source.state_dict())))
-    assert report.reinitialised == [
+    assert report.reinitialized == [
         f"sem_seg_head.predictor.class_embed.{kind}" for kind in ("weight", "bias")
     ]
 
@@ -127,7 +127,7 @@ def test_swin_imagenet_file_gives_a_real_model_the_backbone(tmp_path):
     report = load_checkpoint(model, tmp_path / "swin_tiny_patch4_window7_224.pth")
     loaded = model.backbone.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in backbone.items())
-    assert {key for key in report.reinitialised if key.startswith("backbone.")} == {
+    assert {key for key in report.reinitialized if key.startswith("backbone.")} == {
         f"backbone.{norm}.{kind}" for norm in prefixes for kind in ("weight", "bias")
     }
 

@@ -117,7 +117,7 @@ def test_semsegs_numbers_stand_under_their_real_protocols(dataset, model):
     assert "flip" in protocol(name, "mIoU flip")
     assert "six scales" in protocol(name, "mIoU ms")
     info = known_models()[f"semantic/{name}"]
-    assert (info.folder, info.url, info.code_licence, info.licence) == (
+    assert (info.folder, info.url, info.code_license, info.license) == (
         SEMSEG_FOLDER,
         "",
         "MIT",
@@ -152,7 +152,7 @@ def test_gluons_numbers_are_of_one_pass_over_the_whole_image(name):
     info = known_models()[f"semantic/{name}"]
     assert info.model_id == gluons_name
     assert info.log.endswith(f"/dmlc/web-data/master/gluoncv/logs/segmentation/{gluons_name}.log")
-    assert info.code_licence == "Apache-2.0"
+    assert info.code_license == "Apache-2.0"
     with pytest.raises(InputError, match=r"has no official weights \(the file is MXNet's"):
         model_zoo.official_weights(f"semantic/{name}")
 

@@ -29,7 +29,7 @@ method: Method
 paper: https://paper
 repository: https://code
 readme: projects/segformer/README.md
-weights_licence: MIT
+weights_license: MIT
 url_prefix: https://host/
 
 sections:
@@ -92,7 +92,7 @@ def test_row_has_link_hash_and_what_its_file_says_for_all(tmp_path):
     info = read(table(tmp_path))[NAME]
     assert info.url == "https://host/a/model_0123ab.pkl"
     assert info.md5_prefix == "0123ab"
-    assert (info.method, info.licence, info.params) == ("Method", "MIT", 3.8)
+    assert (info.method, info.license, info.params) == ("Method", "MIT", 3.8)
     assert info.value("mIoU") == 70.25
     assert info.value("PQ") is None
 
@@ -100,12 +100,12 @@ def test_row_has_link_hash_and_what_its_file_says_for_all(tmp_path):
 def test_sections_and_rows_restate_what_differs(tmp_path):
     section = (
         "    metrics:",
-        "    source: other\n    weights_licence: BSD\n    paper: https://p\n    metrics:",
+        "    source: other\n    weights_license: BSD\n    paper: https://p\n    metrics:",
     )
-    row = ("        backbone: MiT-B0", "        weights_licence: none\n        backbone: MiT-B0")
+    row = ("        backbone: MiT-B0", "        weights_license: none\n        backbone: MiT-B0")
     rows = read(table(tmp_path, section, row))
-    assert rows[NAME].licence == "none"
-    assert rows["semantic/camvid/maskformer_r18"].licence == "BSD"
+    assert rows[NAME].license == "none"
+    assert rows["semantic/camvid/maskformer_r18"].license == "BSD"
     assert {info.paper for info in rows.values()} == {"https://p"}
 
 
@@ -113,7 +113,7 @@ def test_sections_and_rows_restate_what_differs(tmp_path):
     ("old", "new", "message"),
     [
         ("paper: https://paper\n", "", "paper is missing"),
-        ("weights_licence: MIT", "weight_licence: MIT", "weights_licence is missing"),
+        ("weights_license: MIT", "weight_license: MIT", "weights_license is missing"),
         ("method: Method", "method: Method\nyear: 2021", "unknown key year"),
         (
             "    metrics:",

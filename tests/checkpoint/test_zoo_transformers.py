@@ -176,9 +176,9 @@ def test_direct_links(leaf):
     assert info.url == LINKS[leaf]
     if info.url.startswith(MASKFORMER):
         assert info.md5_prefix == info.url[-10:-4]
-        assert info.licence == "CC BY-NC 4.0"
+        assert info.license == "CC BY-NC 4.0"
     else:
-        assert info.licence == "MIT"
+        assert info.license == "MIT"
         assert info.log == info.url.removesuffix("pth") + "log.json"
 
 
@@ -188,7 +188,7 @@ def test_models_without_a_link_say_why():
     for name in unlinked:
         info = known_models()[name]
         if "/segformer" in name:
-            assert info.licence == "NVIDIA, research or evaluation only"
+            assert info.license == "NVIDIA, research or evaluation only"
         if "/segformer" in name and "coco_stuff" not in name:
             assert info.folder.startswith(
                 "https://drive.google.com/drive/folders/1GAku0G0iR9DsBxCbfENWMJ27c5lYUeQA"

@@ -62,8 +62,8 @@ def draw_roads(folder, count):
             label[horizon:] = 0
             label[horizon:, :verge] = 1
             label[0, 0] = 255
-            colours = np.array([[90, 90, 90], [40, 160, 40], [120, 180, 250]])[np.minimum(label, 2)]
-            image = np.clip(colours + generator.normal(0, 20, colours.shape), 0, 255).astype(np.uint8)
+            colors = np.array([[90, 90, 90], [40, 160, 40], [120, 180, 250]])[np.minimum(label, 2)]
+            image = np.clip(colors + generator.normal(0, 20, colors.shape), 0, 255).astype(np.uint8)
             Image.fromarray(image).save(folder / split / f"{index}.jpg")
             Image.fromarray(label).save(folder / f"{split}_labels" / f"{index}.png")
 
@@ -235,7 +235,7 @@ def test_the_readme_is_read_in_one_go_and_its_models_are_those_of_the_zoo():
     for name, published, params, license in rows:
         info = known_models()[name]
         assert round(info.reproduced.params) == int(params)
-        assert license in (info.licence.removeprefix("NVIDIA, "), "none published")
+        assert license in (info.license.removeprefix("NVIDIA, "), "none published")
         if published != "not published":
             metric, value = published.split()
             assert info.value(metric) == float(value)

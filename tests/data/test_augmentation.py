@@ -140,7 +140,7 @@ def test_the_fixed_crop_of_large_scale_jitter_draws_that_of_detectron2(seed):
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
 @pytest.mark.parametrize("seed", range(25))
-def test_colour_jitter_makes_the_pixels_of_detectron2_for_the_same_amounts(image_format, seed):
+def test_color_jitter_makes_the_pixels_of_detectron2_for_the_same_amounts(image_format, seed):
     image = picture(33, 21, seed)
     random.seed(seed)
     expected = ColorAugSSDTransform(image_format).apply_image(image.copy())
@@ -158,7 +158,7 @@ def test_colour_jitter_makes_the_pixels_of_detectron2_for_the_same_amounts(image
     assert np.array_equal(transform.apply_image(image), expected)
 
 
-def test_colour_jitter_makes_each_change_half_of_the_time_within_its_range():
+def test_color_jitter_makes_each_change_half_of_the_time_within_its_range():
     np.random.seed(0)
     drawn = [ColorJitter("RGB").get_transform(picture(2, 2)) for _ in range(2000)]
     ranges = {"brightness": (-32, 32), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-18, 18)}

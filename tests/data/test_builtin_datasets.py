@@ -15,8 +15,8 @@ from segzoo.data.dataset_file import CATALOG
 from segzoo.utils.errors import InputError
 from tests.data.data_trees import load, picture, save, write_panoptic, write_yaml
 
-# Colours of CamVid by their names, and the class of each (Brostow et al.; grouped as SegNet's 11 classes).
-CAMVID_COLOURS = {
+# Colors of CamVid by their names, and the class of each (Brostow et al.; grouped as SegNet's 11 classes).
+CAMVID_COLORS = {
     "sky": [(128, 128, 128)],
     "building": [(128, 0, 0), (0, 128, 64), (64, 192, 0), (64, 0, 64), (192, 0, 128)],
     "pole": [(192, 192, 128), (0, 0, 64)],
@@ -96,12 +96,12 @@ def test_camvid_index_labels(datasets_folder, root, suffix, split):
 
 
 @pytest.mark.parametrize("name", ["0001TP_006690_L.png", "0001TP_006690.png"])
-def test_camvid_colour_labels_every_colour(datasets_folder, name):
+def test_camvid_color_labels_every_color(datasets_folder, name):
     names = MetadataCatalog.get("camvid_train").classes
-    colours = [colour for listed in CAMVID_COLOURS.values() for colour in listed]
-    assert len(set(colours)) == 31
-    expected = [names.index(label) for label, listed in CAMVID_COLOURS.items() for _ in listed]
-    row = np.array([[*colours, (0, 0, 0), (1, 2, 3)]], dtype=np.uint8)
+    colors = [color for listed in CAMVID_COLORS.values() for color in listed]
+    assert len(set(colors)) == 31
+    expected = [names.index(label) for label, listed in CAMVID_COLORS.items() for _ in listed]
+    row = np.array([[*colors, (0, 0, 0), (1, 2, 3)]], dtype=np.uint8)
     save(datasets_folder / "CamVid/train/0001TP_006690.png", picture(1, 33))
     save(datasets_folder / "CamVid/train_labels" / name, row)
     assert load_labels("camvid_train")[0].tolist() == [[*expected, 255, 255]]

@@ -97,14 +97,14 @@ def test_every_kind_of_damage_is_found_with_its_files_and_a_remedy(tmp_path, run
         "size": [[0, 1]],
         "image": [[0]],
         "label": [[0]],
-        "colour": [[0]],
+        "color": [[0]],
     }
     write_labels(tmp_path, damaged)
     save(tmp_path / "masks/train/size.png", np.zeros((5, 4), np.uint8))
     file = tmp_path / "images/train/image.png"
     file.write_bytes(file.read_bytes()[:40])
     (tmp_path / "masks/train/label.png").write_text("<html>404</html>")
-    save(tmp_path / "masks/train/colour.png", np.array([[[1, 2, 3]]], np.uint8))
+    save(tmp_path / "masks/train/color.png", np.array([[[1, 2, 3]]], np.uint8))
     save(tmp_path / "masks/train/lone.png", np.zeros((1, 1), np.uint8))
     status, report = run(write_yaml(tmp_path, {**ROADS, "image_counts": {"roads_train": 12}}))
     assert status == 1
@@ -126,13 +126,13 @@ def test_every_kind_of_damage_is_found_with_its_files_and_a_remedy(tmp_path, run
         ("1 image: size of image and labels differs", "masks/train/size.png: is 4x5, but its image"),
         ("1 image: unreadable image", "images/train/image.png: cannot be read as an image"),
         ("1 image: unreadable label file", "masks/train/label.png: cannot be read as an image"),
-        ("1 image: wrong label file", "masks/train/colour.png: is a colour picture"),
+        ("1 image: wrong label file", "masks/train/color.png: is a color picture"),
     ):
         assert name in found[text]["files"][0]
     notes = [finding for finding in report["findings"] if not finding["is_problem"]]
     assert [note["text"] for note in notes] == [
         f"1 label file belongs to no image of the split, first {tmp_path}/masks/train/lone.png",
-        "1 image: nothing labelled",
+        "1 image: nothing labeled",
     ]
     assert "images/train/void.png" in notes[1]["files"][0]
 
@@ -307,7 +307,7 @@ def test_the_text_says_where_how_many_which_classes_and_what_to_do(tmp_path, too
     assert max(map(len, text.split("PROBLEM")[0].splitlines())) <= max(110, len(str(tmp_path)) + 50)
 
 
-def test_the_picture_shows_each_image_in_the_colours_of_its_legend(tmp_path, tool, capsys):
+def test_the_picture_shows_each_image_in_the_colors_of_its_legend(tmp_path, tool, capsys):
     colors = [(250, 10, 10), (10, 250, 10), (10, 10, 250)]
     classes = [{"name": f"class {index}", "color": list(color)} for index, color in enumerate(colors)]
     for stem, values in {"a": [[0, 1]], "b": [[255, 0]]}.items():
@@ -319,7 +319,7 @@ def test_the_picture_shows_each_image_in_the_colours_of_its_legend(tmp_path, too
     assert f"examples in {tmp_path}/out/roads_train.png" in capsys.readouterr().out
     drawn = np.array(Image.open(tmp_path / "out/roads_train.png")).astype(int)
     shades = {tuple(color) for color in np.unique(drawn.reshape(-1, 3), axis=0).tolist()}
-    # The legend has the classes that occur in their own colours; the tiles blend them over gray, 60 to 40.
+    # The legend has the classes that occur in their own colors; the tiles blend them over gray, 60 to 40.
     assert {colors[0], colors[1]} <= shades
     assert colors[2] not in shades
     for color in colors[:2]:

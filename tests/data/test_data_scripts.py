@@ -124,10 +124,10 @@ def test_a_missing_coco_is_explained(prepare, capsys):
     assert "set DETECTRON2_DATASETS" in capsys.readouterr().err
 
 
-def test_annotations_are_drawn_with_the_colours_of_their_classes(tmp_path):
+def test_annotations_are_drawn_with_the_colors_of_their_classes(tmp_path):
     labels = np.repeat(np.repeat(np.array([[0, 255]], dtype=np.uint8), 30, 0), 20, 1)
-    colour = {"name": "road", "color": [250, 0, 0]}
-    file = write_roads(tmp_path, labels, classes=[colour, *ROADS["classes"][1:]])
+    color = {"name": "road", "color": [250, 0, 0]}
+    file = write_roads(tmp_path, labels, classes=[color, *ROADS["classes"][1:]])
     save(tmp_path / "images/train/a.png", np.full((30, 40, 3), 100, dtype=np.uint8))
     assert (
         visualize_data.main(["--dataset-file", str(file), "--output", str(tmp_path / "out"), "--number", "3"])

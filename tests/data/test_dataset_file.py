@@ -45,8 +45,8 @@ def changed(facts, **changes):
         ({"classes": ["road", "void"]}, "class 1 is called void"),
         ({"classes": ["road", True]}, "class 1 has the name True; write a text, quoted if need be"),
         (
-            {"classes": ["road", {"name": "sky", "colour": [1, 2, 3]}]},
-            "unknown key colour; did you mean color?",
+            {"classes": ["road", {"name": "sky", "color": [1, 2, 3]}]},
+            "unknown key color; did you mean color?",
         ),
         ({"classes": ["road", {"name": "sky", "color": [1, 2, 300]}]}, "'sky' has the color [1, 2, 300]"),
         ({"classes": ["road", {"name": "sky", "id": "b"}]}, "'sky' has the id 'b'"),
@@ -81,7 +81,7 @@ def changed(facts, **changes):
             {"panoptic": "panoptic", "annotations": "panoptic.json", "list": "train.txt"},
             "list does not go with panoptic, whose annotations list the images; remove it",
         ),
-        ({"encoding": "rgb"}, "encoding rgb: class 'road' has no colour; give it one under color"),
+        ({"encoding": "rgb"}, "encoding rgb: class 'road' has no color; give it one under color"),
         ({"image_counts": 3}, "roads.yaml: image_counts: 3 is not a mapping of keys to values"),
         ({"layouts": [{"lables": "a"}]}, "layouts: unknown key lables; did you mean labels?"),
         (

@@ -68,7 +68,7 @@ def test_binary_masks_have_the_background_first():
     assert encoding.decode(one_bit, "a.png").tolist() == [[0, 1]]
 
 
-def test_a_palette_image_counts_by_its_index_not_its_colour():
+def test_a_palette_image_counts_by_its_index_not_its_color():
     image = Image.fromarray(np.array([[0, 1], [4, 255]], dtype=np.uint8))
     image.putpalette([9, 9, 9] * 256)
     for name in ("palette", "index"):
@@ -88,18 +88,18 @@ def test_sixteen_bits_hold_more_than_255_classes():
         encoding.decode(Image.fromarray(stored + np.uint16(1)), "a.tif")
 
 
-def test_colours_become_classes_and_unknown_ones_are_refused():
+def test_colors_become_classes_and_unknown_ones_are_refused():
     pixels = np.array([[*COLORS, (0, 0, 0)]], dtype=np.uint8)
     encoding = encoding_of({"type": "rgb", "void": [[0, 0, 0]]})
     assert encoding.decode(Image.fromarray(pixels), "a.png").tolist() == [[0, 1, 2, 3, 4, 255]]
     pixels[0, 0] = (1, 2, 3)
-    with pytest.raises(InputError, match=r"a.png: 1 pixels have a colour of no class: \(1, 2, 3\)"):
+    with pytest.raises(InputError, match=r"a.png: 1 pixels have a color of no class: \(1, 2, 3\)"):
         encoding.decode(Image.fromarray(pixels), "a.png")
     tolerant = encoding_of({"type": "rgb", "void": [[0, 0, 0]], "others": "void"})
     assert tolerant.decode(Image.fromarray(pixels), "a.png").tolist() == [[255, 1, 2, 3, 4, 255]]
 
 
-def test_several_colours_may_be_one_class_under_other_names():
+def test_several_colors_may_be_one_class_under_other_names():
     colors = {"asphalt": [[1, 2, 3], [3, 2, 1]], "sky": [[9, 9, 9]], "building": [], "car": [], "person": []}
     facts = {"type": "rgb", "colors": colors}
     encoding = encoding_of(facts, label_map={"asphalt": "road"})
@@ -113,7 +113,7 @@ def test_of_several_encodings_the_kind_of_file_picks_one():
     assert encoding.decode(Image.fromarray(np.array([[COLORS[4]]], dtype=np.uint8)), "a").tolist() == [[4]]
 
 
-def test_a_class_without_a_colour_is_fine_where_another_encoding_has_it():
+def test_a_class_without_a_color_is_fine_where_another_encoding_has_it():
     encoding = encoding_of(["index", {"type": "rgb", "colors": {"road": [[1, 2, 3]]}}])
     assert encoding.decode(Image.fromarray(np.array([[3]], dtype=np.uint8)), "a.png").tolist() == [[3]]
 
@@ -133,11 +133,11 @@ def test_a_class_without_a_colour_is_fine_where_another_encoding_has_it():
         ({"type": "index", "void": 3}, "void is 3; it is a list of numbers"),
         ({"type": "index", "others": "skip"}, "others is 'skip'; it is error or void"),
         ("binary", "needs two classes (background first), found 5"),
-        ({"type": "rgb", "colors": {"road": [[1, 2]]}}, "'road': [1, 2] is not a colour"),
-        ({"type": "rgb", "colors": {"road": None}}, "'road': None is not a list of colours"),
+        ({"type": "rgb", "colors": {"road": [[1, 2]]}}, "'road': [1, 2] is not a color"),
+        ({"type": "rgb", "colors": {"road": None}}, "'road': None is not a list of colors"),
         (
             {"type": "rgb", "colors": {"road": [[1, 2, 3]], "building": [[3, 2, 1]], "sky": []}},
-            "encoding rgb: class 'car' has no colour; give it one under color or encoding.colors",
+            "encoding rgb: class 'car' has no color; give it one under color or encoding.colors",
         ),
         (
             {"type": "rgb", "colors": {"road": [[1, 2, 3]], "sky": [[1, 2, 3]]}},

@@ -392,7 +392,7 @@ def test_the_split_of_atr_is_written_and_read(datasets_folder, monkeypatch, caps
     assert "no JPEGImages/ in" in capsys.readouterr().err
 
 
-def write_unlabelled(datasets_folder):
+def write_unlabeled(datasets_folder):
     """Images of the test sets of LIP, CIHP and MHP v2."""
     save(datasets_folder / "LIP/Testing_images/testing_images/1_2.jpg", picture(2, 3))
     save(datasets_folder / "CIHP/Testing/Images/0000001.jpg", picture(2, 3))
@@ -403,7 +403,7 @@ def write_unlabelled(datasets_folder):
 
 @pytest.mark.parametrize("name", ["lip_test", "cihp_test", "mhp_v2_test"])
 def test_a_test_set_without_labels_serves_inference_and_says_so_where_it_cannot_serve(datasets_folder, name):
-    write_unlabelled(datasets_folder)
+    write_unlabeled(datasets_folder)
     (record,) = DatasetCatalog.get(name)
     assert set(record) == {"file_name", "image_id", "dataset", "layout"}
     inference = SegmentationMapper(False, task="semantic", augmentations=[])

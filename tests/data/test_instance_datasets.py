@@ -122,7 +122,7 @@ def test_labels_of_other_kinds_are_refused(tmp_path):
         ):
             read(record)
     save(tmp_path / "ids/a.png", picture(3, 6))
-    with pytest.raises(InputError, match=r"is a colour picture .* but blocks.yaml says encoding instance_id"):
+    with pytest.raises(InputError, match=r"is a color picture .* but blocks.yaml says encoding instance_id"):
         metadata.load_regions(record)
     save(tmp_path / "ids/a.png", IDS[:2])
     with pytest.raises(InputError, match=r"is 6x2, but its image .* is 6x3"):

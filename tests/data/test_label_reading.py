@@ -138,9 +138,9 @@ TWO = ["background", "crack"]
         (
             np.stack([LABELS] * 3, 2),
             {},
-            "a.png: is a colour picture (RGB) with three equal channels, but roads",
+            "a.png: is a color picture (RGB) with three equal channels, but roads",
         ),
-        (picture(2, 3), {}, "a.png: is a colour picture (RGB), but roads.yaml says encoding index; give its"),
+        (picture(2, 3), {}, "a.png: is a color picture (RGB), but roads.yaml says encoding index; give its"),
         (LABELS, {"encoding": "palette"}, "a.png: has the mode L, but roads.yaml says encoding palette"),
         (
             LABELS,

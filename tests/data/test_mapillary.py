@@ -25,8 +25,8 @@ LABELS = """
 """
 MARKED = [" ".join(one.split()) for one in LABELS.split(",")]
 NAMES = [one.removeprefix("+") for one in MARKED]
-# Some colours of config_v1.2.json.
-COLOURS = {
+# Some colors of config_v1.2.json.
+COLORS = {
     0: (165, 42, 42),
     7: (128, 64, 255),
     13: (128, 64, 128),
@@ -40,18 +40,18 @@ COLOURS = {
 SPLITS = {"train": "training", "val": "validation"}
 
 
-def test_classes_things_colours_and_counts_are_those_of_version_1_2():
+def test_classes_things_colors_and_counts_are_those_of_version_1_2():
     dataset = read_dataset_file("mapillary_vistas")
     assert [entry.name for entry in dataset.classes] == NAMES
     assert [entry.isthing for entry in dataset.classes] == [one.startswith("+") for one in MARKED]
     assert sum(entry.isthing for entry in dataset.classes) == 37
     assert len(NAMES) - 37 == 28
-    assert {index: dataset.classes[index].color for index in COLOURS} == COLOURS
+    assert {index: dataset.classes[index].color for index in COLORS} == COLORS
     assert [entry.id for entry in dataset.classes] == list(range(1, 66))
     assert list(dataset.image_counts.values()) == [18000, 2000, 5000]
 
 
-def test_names_and_colours_agree_with_mmsegmentation():
+def test_names_and_colors_agree_with_mmsegmentation():
     spec = importlib.util.find_spec("mmseg")
     if spec is None:
         pytest.skip("mmsegmentation is not installed")

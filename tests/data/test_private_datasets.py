@@ -205,7 +205,7 @@ def test_a_split_without_labels_is_named_in_the_yaml(tmp_path):
         register_dataset_file(write_yaml(tmp_path, {**facts, "without_labels": "roads_new"}))
 
 
-def test_a_dataset_of_unlabelled_images_only_needs_no_labels_key(tmp_path):
+def test_a_dataset_of_unlabeled_images_only_needs_no_labels_key(tmp_path):
     save(tmp_path / "photos/1.jpg", picture(2, 2))
     facts = {"splits": {"photos": "x"}, "images": "photos/{stem}.jpg", "classes": "camvid"}
     records, metadata = load(write_yaml(tmp_path, {**facts, "without_labels": ["photos"]}, "photos.yaml"))
@@ -232,8 +232,8 @@ def test_a_wrong_channel_is_explained(tmp_path):
     facts = {"encoding": {"type": "index", "channel": "red"}}
     with pytest.raises(InputError, match=r"encoding index: channel is 'red'; it is 0 \(red\), 1 or 2"):
         load(write_roads(tmp_path, CLASSES, **facts))
-    # Colours are never taken for indices unless the YAML says so.
+    # Colors are never taken for indices unless the YAML says so.
     colors = np.dstack([CLASSES, CLASSES, CLASSES // 2])
     records, metadata = load(write_roads(tmp_path, colors))
-    with pytest.raises(InputError, match=r"a.png: is a colour picture \(RGB\), but .* encoding: rgb"):
+    with pytest.raises(InputError, match=r"a.png: is a color picture \(RGB\), but .* encoding: rgb"):
         metadata.load_sem_seg(records[0])

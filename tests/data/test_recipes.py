@@ -185,7 +185,7 @@ def test_images_are_resized_as_the_code_bases_do():
     transform = OpenCVResizeTransform(25, 90)
     expected = cv2.resize(image, (90, 25), interpolation=cv2.INTER_LINEAR)
     assert np.array_equal(transform.apply_image(image), expected)
-    # Labels under the centre of the new pixel: Pillow's rule, which Detectron2's resize has too.
+    # Labels under the center of the new pixel: Pillow's rule, which Detectron2's resize has too.
     expected = np.asarray(Image.fromarray(labels).resize((90, 25), Image.NEAREST))
     assert (transform.apply_segmentation(labels) == expected).mean() > 0.99
     large = labels.astype(np.uint16) * 300

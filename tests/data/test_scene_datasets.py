@@ -117,7 +117,7 @@ def test_the_test_set_of_cityscapes_needs_no_labels(datasets_folder):
     assert "sem_seg_file_name" not in record
 
 
-# VOC's colours by hand: https://host.robots.ox.ac.uk/pascal/VOC/voc2012/segexamples
+# VOC's colors by hand: https://host.robots.ox.ac.uk/pascal/VOC/voc2012/segexamples
 VOC_COLORS = {
     "background": (0, 0, 0),
     "aeroplane": (128, 0, 0),
@@ -131,7 +131,7 @@ VOC_COLORS = {
 }
 
 
-def test_classes_and_colours_of_voc():
+def test_classes_and_colors_of_voc():
     metadata = MetadataCatalog.get("voc_2012_sem_seg_val")
     assert len(metadata.classes) == 21
     assert metadata.classes[:3] == ["background", "aeroplane", "bicycle"]

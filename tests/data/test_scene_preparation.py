@@ -352,7 +352,7 @@ def test_the_first_instance_wins_and_other_categories_hide_nothing(prepare, data
     assert np.array_equal(labels, expected)
 
 
-def test_images_with_at_most_a_thousand_labelled_pixels_are_left_out(prepare, datasets_folder, capsys):
+def test_images_with_at_most_a_thousand_labeled_pixels_are_left_out(prepare, datasets_folder, capsys):
     images = {
         "enough": (40, 40, [(1, box(0, 0, 40, 26))]),
         "thousand": (40, 40, [(1, box(0, 0, 40, 25))]),
@@ -420,7 +420,7 @@ def test_the_shorter_side_of_ade20k_full_is_512_at_most(prepare, datasets_folder
     labels = MetadataCatalog.get("ade20k_full_sem_seg_val").load_sem_seg(record)
     assert labels.shape == expected
     assert Image.open(record["file_name"]).size == expected[::-1]
-    # Nearest neighbours: no new labels between wall and void.
+    # Nearest neighbors: no new labels between wall and void.
     assert set(np.unique(labels)) == {0, 1, 65535}
     assert abs((labels == 0).mean() - 0.5) < 0.01
 

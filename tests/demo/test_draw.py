@@ -1,4 +1,4 @@
-"""Drawing: pixels stay where they are, colours mean what the legend says and stay through a video."""
+"""Drawing: pixels stay where they are, colors mean what the legend says and stay through a video."""
 
 import json
 
@@ -10,7 +10,7 @@ from segzoo.utils.errors import InputError
 from segzoo.visualization import panels
 from segzoo.visualization.draw import (
     Tracks,
-    distinct_colour,
+    distinct_color,
     draw_entity,
     draw_instances,
     draw_panoptic,
@@ -20,25 +20,25 @@ from segzoo.visualization.panels import draw_loss_curve, legend, strip
 
 CLASSES = ("disk", "square", "stripes")
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
-GREY = np.full((40, 60, 3), 128, dtype=np.uint8)
+GRAY = np.full((40, 60, 3), 128, dtype=np.uint8)
 
 
 def dominant_channel(drawn: np.ndarray) -> np.ndarray:
-    """(H, W) index of the brightest channel, -1 where a pixel is grey."""
+    """(H, W) index of the brightest channel, -1 where a pixel is gray."""
     spread = drawn.max(axis=2).astype(int) - drawn.min(axis=2)
     return np.where(spread > 8, drawn.argmax(axis=2), -1)
 
 
-def test_semantic_colours_lie_on_the_labels_and_ignored_pixels_stay_as_they_were():
+def test_semantic_colors_lie_on_the_labels_and_ignored_pixels_stay_as_they_were():
     labels = np.random.default_rng(0).choice([0, 1, 2, 255], size=(40, 60))
-    drawn = draw_semantic(GREY, labels, CLASSES, COLORS)
-    assert drawn.shape == GREY.shape
+    drawn = draw_semantic(GRAY, labels, CLASSES, COLORS)
+    assert drawn.shape == GRAY.shape
     assert drawn.dtype == np.uint8
     assert np.array_equal(dominant_channel(drawn), np.where(labels == 255, -1, labels))
-    assert np.array_equal(drawn[labels == 255], GREY[labels == 255])
+    assert np.array_equal(drawn[labels == 255], GRAY[labels == 255])
 
 
-def test_panoptic_colours_lie_on_the_segments_whatever_their_ids():
+def test_panoptic_colors_lie_on_the_segments_whatever_their_ids():
     ids = np.zeros((40, 60), dtype=np.int32)
     ids[3:11, 5:20] = 70_000
     ids[20:31, 40:55] = 16_777_215
@@ -46,12 +46,12 @@ def test_panoptic_colours_lie_on_the_segments_whatever_their_ids():
         {"id": 70_000, "category_id": 0, "isthing": True},
         {"id": 16_777_215, "category_id": 2, "isthing": False},
     ]
-    drawn = draw_panoptic(GREY, ids, segments_info, CLASSES, COLORS)
+    drawn = draw_panoptic(GRAY, ids, segments_info, CLASSES, COLORS)
     expected = np.full(ids.shape, -1)
     expected[ids == 70_000] = 0
     expected[ids == 16_777_215] = 2
     assert np.array_equal(dominant_channel(drawn), expected)
-    assert np.array_equal(drawn[ids == 0], GREY[ids == 0])
+    assert np.array_equal(drawn[ids == 0], GRAY[ids == 0])
 
 
 def test_instances_of_a_class_differ_in_shade_only():
@@ -63,24 +63,24 @@ def test_instances_of_a_class_differ_in_shade_only():
     assert (dominant_channel(drawn) == 1).all()
 
 
-def test_entities_get_colours_of_their_own():
+def test_entities_get_colors_of_their_own():
     ids = np.arange(1, 7, dtype=np.int32).repeat(10)[None].repeat(40, axis=0)
     segments_info = [{"id": number, "score": 0.9, "category_id": 0} for number in range(1, 7)]
-    drawn = draw_entity(GREY, ids, segments_info)
+    drawn = draw_entity(GRAY, ids, segments_info)
     assert len({tuple(drawn[20, 10 * index + 5]) for index in range(6)}) == 6
 
 
 def test_overlapping_instances_show_the_surest_on_top():
     masks = np.zeros((2, 40, 60), dtype=bool)
     masks[0, 10:30, 10:30] = masks[1, 10:30, 20:40] = True
-    drawn = draw_instances(GREY, masks, [0, 1], [0.9, 0.6], CLASSES, names=False)
+    drawn = draw_instances(GRAY, masks, [0, 1], [0.9, 0.6], CLASSES, names=False)
     assert np.array_equal(drawn[20, 25], drawn[20, 15])
     assert not np.array_equal(drawn[20, 25], drawn[20, 35])
 
 
 def test_no_segments_leave_the_picture_alone():
-    assert np.array_equal(draw_panoptic(GREY, np.zeros((40, 60), np.int32), [], CLASSES, COLORS), GREY)
-    assert np.array_equal(draw_instances(GREY, np.zeros((0, 40, 60), bool), [], [], CLASSES), GREY)
+    assert np.array_equal(draw_panoptic(GRAY, np.zeros((40, 60), np.int32), [], CLASSES, COLORS), GRAY)
+    assert np.array_equal(draw_instances(GRAY, np.zeros((0, 40, 60), bool), [], [], CLASSES), GRAY)
 
 
 def test_names_are_written_on_large_pictures_only():
@@ -93,7 +93,7 @@ def test_names_are_written_on_large_pictures_only():
 
 def test_a_map_of_another_size_than_the_picture_is_refused():
     with pytest.raises(ValueError, match="image is"):
-        draw_semantic(GREY, np.zeros((20, 30), np.int64), CLASSES, COLORS)
+        draw_semantic(GRAY, np.zeros((20, 30), np.int64), CLASSES, COLORS)
 
 
 def test_numbers_follow_segments_from_frame_to_frame():
@@ -117,9 +117,9 @@ def test_numbers_follow_segments_from_frame_to_frame():
     assert changed_class[7] not in newcomer.values()
 
 
-def test_distinct_colours_are_distinct():
-    colours = np.array([distinct_colour(index) for index in range(12)], dtype=float)
-    distances = np.linalg.norm(colours[:, None] - colours[None], axis=2) + 1e3 * np.eye(12)
+def test_distinct_colors_are_distinct():
+    colors = np.array([distinct_color(index) for index in range(12)], dtype=float)
+    distances = np.linalg.norm(colors[:, None] - colors[None], axis=2) + 1e3 * np.eye(12)
     assert distances.min() > 20
 
 
@@ -132,11 +132,11 @@ def test_a_strip_shows_every_picture_at_one_height_under_its_title():
     assert drawn[:-50].min() < 100  # the titles
 
 
-def test_a_legend_wraps_and_shows_every_colour():
+def test_a_legend_wraps_and_shows_every_color():
     drawn = legend([f"a rather long class name {index}" for index in range(6)], [*COLORS, *COLORS], width=300)
     assert drawn.shape[1] == 300
-    for colour in COLORS:
-        assert (drawn == colour).all(axis=2).any()
+    for color in COLORS:
+        assert (drawn == color).all(axis=2).any()
 
 
 def test_the_loss_curve_adds_up_layers_and_ignores_evaluation_lines(tmp_path):

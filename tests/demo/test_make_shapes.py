@@ -127,25 +127,25 @@ def test_the_dataset_is_as_hard_as_promised():
     assert 0 < crowds < 30
 
 
-def test_colour_hints_at_the_class_but_does_not_tell_it():
-    """The best guess from a pixel's colour alone stays well below what a model has to reach."""
+def test_color_hints_at_the_class_but_does_not_tell_it():
+    """The best guess from a pixel's color alone stays well below what a model has to reach."""
 
     def pixels(numbers: range) -> tuple[np.ndarray, np.ndarray]:
-        colours, classes = [], []
+        colors, classes = [], []
         for number in numbers:
             scene = generator.make_scene(0, "train", number)
             table = np.array([segment.class_index for segment in scene.segments])
             inside = scene.index_map >= 0
-            colours.append((scene.image[inside] // 32).astype(np.int64) @ [1, 8, 64])
+            colors.append((scene.image[inside] // 32).astype(np.int64) @ [1, 8, 64])
             classes.append(table[scene.index_map[inside]])
-        return np.concatenate(colours), np.concatenate(classes)
+        return np.concatenate(colors), np.concatenate(classes)
 
     number_of_classes = len(generator.CATEGORIES)
-    colours, classes = pixels(range(1, 200))
-    votes = np.bincount(colours * number_of_classes + classes, minlength=512 * number_of_classes)
+    colors, classes = pixels(range(1, 200))
+    votes = np.bincount(colors * number_of_classes + classes, minlength=512 * number_of_classes)
     best = votes.reshape(512, number_of_classes).argmax(axis=1)
-    colours, classes = pixels(range(200, 260))
-    assert 0.5 < np.mean(best[colours] == classes) < 0.88
+    colors, classes = pixels(range(200, 260))
+    assert 0.5 < np.mean(best[colors] == classes) < 0.88
 
 
 def test_a_complete_dataset_is_kept_and_an_outdated_or_damaged_one_is_made_anew(shapes, tmp_path):

@@ -150,6 +150,6 @@ def test_pictures_run_under_the_test_protocol_at_one_scale(pictures):
     # 60 x 80 pixels at the base size, padded to 65 x 80: two windows, each with its mirror image.
     assert sum(shape[0] for shape in windows) == 4
     assert {tuple(shape[1:]) for shape in windows} == {(3, 65, 65)}
-    centre_crop = ("TEST.PROTOCOL", "gluon_val", "TEST.INFERENCE.CROP_SIZE", "[64, 64]")
-    predictor = Predictor(load_config(CONFIG, (*OVERRIDES, *overrides[2:], *centre_crop)))
+    center_crop = ("TEST.PROTOCOL", "gluon_val", "TEST.INFERENCE.CROP_SIZE", "[64, 64]")
+    predictor = Predictor(load_config(CONFIG, (*OVERRIDES, *overrides[2:], *center_crop)))
     assert predictor(pictures[0], color="BGR")["sem_seg"].shape == (11, 96, 128)

@@ -71,7 +71,7 @@ class Run(NamedTuple):
     optimizer: torch.optim.Optimizer
     losses: list[float]
     gradients: dict[str, float]
-    strangers: int  # tensors that the loss could be optimised by, but that are no parameters of the model
+    strangers: int  # tensors that the loss could be optimized by, but that are no parameters of the model
     results: dict  # of the evaluation afterwards
 
 
@@ -213,7 +213,7 @@ def test_all_that_learns_is_part_of_the_model(run):
     assert run.strangers == 0
 
 
-def test_every_trainable_parameter_is_optimised_once_and_heads_with_their_multiplier(run):
+def test_every_trainable_parameter_is_optimized_once_and_heads_with_their_multiplier(run):
     rates = {}
     for group in run.optimizer.param_groups:
         for parameter in group["params"]:

@@ -148,11 +148,11 @@ def test_an_evaluation_of_several_processes_between_two_lines_has_the_losses(tmp
 
 
 def exchanging(init):
-    def initialise(self, storage, period):
+    def initialize(self, storage, period):
         init(self, storage, period)
         self._period = period  # as with several processes
 
-    return initialise
+    return initialize
 
 
 class Killed(BaseException):

@@ -402,7 +402,7 @@ def test_val_and_testval_differ_and_are_reproducible(shapes, tmp_path):
     compare_results(tmp_path / "gluon_val0/inference", tmp_path / "gluon_val1/inference")
 
 
-def test_a_centre_crop_is_not_saved_as_a_prediction_of_the_image(shapes, tmp_path):
+def test_a_center_crop_is_not_saved_as_a_prediction_of_the_image(shapes, tmp_path):
     overrides = ["TEST.PROTOCOL", "gluon_val", "TEST.INFERENCE.CROP_SIZE", "40"]
     cfg, _ = job(shapes, tmp_path, *overrides, "TEST.SAVE_PREDICTIONS", "True")
     with pytest.raises(InputError, match="SAVE_PREDICTIONS False"):

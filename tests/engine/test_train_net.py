@@ -185,11 +185,11 @@ def test_tensorboard_shows_images_with_ground_truth_and_prediction_at_each_evalu
         assert picture.shape[1] == 3 * 64 + 2 * 8
         for row in rows:
             drawn = picture[row : row + 64, 72:136].astype(int)
-            # Ground truth is drawn in one colour a segment, over the grey image: hues agree inside of it.
+            # Ground truth is drawn in one color a segment, over the gray image: hues agree inside of it.
             assert not np.array_equal(drawn, image)
             inside = (truth == truth[32, 32]).all(-1)
-            grey = image @ np.array([0.299, 0.587, 0.114])
-            light = drawn[inside] - 0.4 * grey[inside][:, None]
+            gray = image @ np.array([0.299, 0.587, 0.114])
+            light = drawn[inside] - 0.4 * gray[inside][:, None]
             darkest = np.median(light, axis=0)
             assert (np.abs(light - darkest).max(1) < 3).mean() > 0.5
 

@@ -1,4 +1,4 @@
-"""A training that takes milliseconds: four-class pixels told by their colour, with or without randomness.
+"""A training that takes milliseconds: four-class pixels told by their color, with or without randomness.
 
 N images, K classes, H W pixels.
 """

@@ -21,10 +21,10 @@ def write_rgb_ids(path: Path, ids: np.ndarray) -> None:
 
 
 def blobs(rng: np.random.Generator, height: int, width: int, count: int) -> np.ndarray:
-    """(H, W) labels in [0, count): the nearest of random centres, so that segments are compact."""
-    centres = rng.random((count, 2)) * (height, width)
+    """(H, W) labels in [0, count): the nearest of random centers, so that segments are compact."""
+    centers = rng.random((count, 2)) * (height, width)
     rows, columns = np.mgrid[:height, :width]
-    distance = (rows[..., None] - centres[:, 0]) ** 2 + (columns[..., None] - centres[:, 1]) ** 2
+    distance = (rows[..., None] - centers[:, 0]) ** 2 + (columns[..., None] - centers[:, 1]) ** 2
     return distance.argmin(axis=-1)
 
 

@@ -198,7 +198,7 @@ HAND = {
 
 @pytest.mark.parametrize("name", HAND)
 def test_scores_of_hand_made_images(root, name):
-    """A step of the curve reaches half-way to its neighbours, and its two ends are recall 1 and 0.
+    """A step of the curve reaches half-way to its neighbors, and its two ends are recall 1 and 0.
 
     A surer error: recall 1, 0, 0 with precision 1/2, 0, 1, so that the first step, half as wide, counts.
     """

@@ -1,4 +1,4 @@
-"""What evaluations measure, record and say: areas, how scores were resized, that nothing is labelled."""
+"""What evaluations measure, record and say: areas, how scores were resized, that nothing is labeled."""
 
 import copy
 import importlib
@@ -180,7 +180,7 @@ def test_one_column_is_printed_for_averages_that_are_equal(tmp_path, monkeypatch
     assert set(load_results(tmp_path / "inference")["results"]["roads_val"]["sem_seg"]) == set(everywhere)
 
 
-def unlabelled(tmp_path, crowd):
+def unlabeled(tmp_path, crowd):
     """A dataset whose segments are all crowds, or not there; its semantic labels are void."""
     data = PanopticData(tmp_path / "data", num_images=3, seed=2)
     for record in data.dataset_dicts:
@@ -191,11 +191,11 @@ def unlabelled(tmp_path, crowd):
 
 
 @pytest.mark.parametrize("crowd", [True, False])
-def test_nothing_labelled_is_said_and_no_number_is_made_of_it(tmp_path, caplog, crowd):
-    data = unlabelled(tmp_path, crowd)
+def test_nothing_labeled_is_said_and_no_number_is_made_of_it(tmp_path, caplog, crowd):
+    data = unlabeled(tmp_path, crowd)
     semantic = scored(SemanticEvaluator, data, data.outputs("sem_seg_labels"))
     assert all(math.isnan(value) for value in semantic.values())
-    assert "none of its 3 images has a labelled pixel, so that there is no mIoU" in caplog.text
+    assert "none of its 3 images has a labeled pixel, so that there is no mIoU" in caplog.text
     entity = scored(EntityEvaluator, data, data.outputs("entity_seg"))
     assert math.isnan(entity["AP"])
     assert "none of its 3 images has a segment that is no crowd, so that there is no entity AP" in caplog.text

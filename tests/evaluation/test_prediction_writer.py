@@ -38,7 +38,7 @@ def test_a_submission_holds_the_ids_of_the_datasets_files(records, tmp_path):
     assert evaluator.evaluate() == {"predictions": {"images": 2}}
     with Image.open(tmp_path / f"out/submission/{NAME}.png") as image:
         assert np.asarray(image).tolist() == [IDS, IDS[::-1]]
-        assert np.asarray(image.convert("RGB"))[0, 0].tolist() == [128, 64, 128]  # the colour of road
+        assert np.asarray(image.convert("RGB"))[0, 0].tolist() == [128, 64, 128]  # the color of road
     with Image.open(tmp_path / f"out/sem_seg/{NAME}.png") as image:
         assert np.asarray(image).tolist() == labels.tolist()
     assert (

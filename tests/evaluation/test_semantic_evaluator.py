@@ -139,7 +139,7 @@ def test_a_repeated_image_counts_once_and_an_empty_run_is_refused(data):
         evaluator.evaluate()
 
 
-def test_saved_files_hold_the_labels_colours_matrix_and_json(data, tmp_path):
+def test_saved_files_hold_the_labels_colors_matrix_and_json(data, tmp_path):
     out = tmp_path / "inference"
     evaluator = SemanticEvaluator(data.name, out, save_predictions=True, save_json=True)
     outputs = data.outputs("sem_seg_labels")

@@ -72,17 +72,17 @@ def test_wheel_has_the_page_on_datasets(wheel):
     assert "segzoo/cli/datasets.md" in wheel
 
 
-def test_wheel_has_licence_and_notice(wheel):
+def test_wheel_has_license_and_notice(wheel):
     assert {Path(name).name for name in wheel if "dist-info/" in name} >= {"LICENSE", "NOTICE"}
 
 
 def pinned_versions() -> dict[str, str]:
     lines = (ROOT / "requirements" / "constraints.txt").read_text().splitlines()
     pins = [line.split("==") for line in lines if line and not line.startswith("#")]
-    return {normalised(name): version for name, version in pins}
+    return {normalized(name): version for name, version in pins}
 
 
-def normalised(name: str) -> str:
+def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -131,7 +131,7 @@ def test_every_package_of_an_extra_is_used_and_every_extra_is_documented():
 def test_every_declared_requirement_is_pinned_to_a_version_that_it_allows():
     pins = pinned_versions()
     wrong = [
-        str(need) for need in declared() if not need.specifier.contains(pins.get(normalised(need.name), "0"))
+        str(need) for need in declared() if not need.specifier.contains(pins.get(normalized(need.name), "0"))
     ]
     assert wrong == []
 

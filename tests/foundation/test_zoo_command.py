@@ -42,7 +42,7 @@ def test_without_words_all_models_are_listed_by_task_and_dataset_the_best_first(
     [
         (["--task", "panoptic"], lambda name, info: name.startswith("panoptic/")),
         (["--dataset", "cityscapes"], lambda name, info: name.split("/")[1] == "cityscapes"),
-        (["--license", "mit"], lambda name, info: info and "MIT" in info.licence),
+        (["--license", "mit"], lambda name, info: info and "MIT" in info.license),
         (["--with-weights"], lambda name, info: info and info.url),
         (
             ["--max-params", "30"],
@@ -77,7 +77,7 @@ def test_the_page_of_a_model_has_its_numbers_its_license_and_commands(capsys):
     assert run(capsys, str(config_root() / f"{NAME}.yaml"))[1].out == shown.out
     info = known_models()[NAME]
     assert status == 0
-    for text in (f"PQ {info.value('PQ'):g} %", info.url, info.licence, f"{info.reproduced.params} M"):
+    for text in (f"PQ {info.value('PQ'):g} %", info.url, info.license, f"{info.reproduced.params} M"):
         assert text in shown.out
     for command in ("train", "evaluate", "predict", "config"):
         assert f" {command} " in shown.out

@@ -250,9 +250,9 @@ def tiled_prediction(request):
     logits = torch.randn(30, 6, generator=generator) * 6
     masks = torch.randn(30, 50, 66, generator=generator) * 3
     if request.param == "regions":
-        centres = torch.rand(30, 2, generator=generator) * torch.tensor([50, 66])
+        centers = torch.rand(30, 2, generator=generator) * torch.tensor([50, 66])
         rows, columns = torch.meshgrid(torch.arange(50), torch.arange(66), indexing="ij")
-        distance = (rows - centres[:, :1, None]).square() + (columns - centres[:, 1:, None]).square()
+        distance = (rows - centers[:, :1, None]).square() + (columns - centers[:, 1:, None]).square()
         masks = 6 - distance.sqrt() * 1.7 + masks / 10
     return logits, masks
 

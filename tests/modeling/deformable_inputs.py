@@ -19,7 +19,7 @@ def make_inputs(
     """Value, locations and weights that require gradients; locations and weights are never of half precision.
 
     Args:
-        border: locations are on pixel centres, half-way between them, on and outside the border, or far away.
+        border: locations are on pixel centers, half-way between them, on and outside the border, or far away.
             Otherwise they are anywhere, a third outside.
     """
     generator = torch.Generator().manual_seed(0)

@@ -67,6 +67,6 @@ def load_published(model: nn.Module, state: dict[str, torch.Tensor], folder: Pat
     return report
 
 
-def normalised(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+def normalized(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
     """(3, H, W) uint8 -> (1, 3, H, W) float, what a peer takes."""
     return ((image - model.pixel_mean) / model.pixel_std)[None]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tests.modeling.modeling_helpers import relative_difference, shake
 from tests.modeling.peers import build_mmseg
-from tests.modeling.pixel_model_helpers import normalised
+from tests.modeling.pixel_model_helpers import normalized
 
 # A residual network that runs in milliseconds, and those of the published files.
 TINY = ("MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r18_quarter")
@@ -53,7 +53,7 @@ def mmseg_model(num_classes: int, head: str, seed: int = 0, **sizes: object) -> 
 
 
 def mmseg_logits(peer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The function from a normalised image to the logits of mmsegmentation's decode head."""
+    """The function from a normalized image to the logits of mmsegmentation's decode head."""
     return lambda image: peer.decode_head(peer.backbone(image))
 
 
@@ -73,5 +73,5 @@ def worst_difference(model: nn.Module, peer: Callable[[Tensor], Tensor], images:
     with torch.no_grad():
         for image in images:
             logits = model.raw_outputs([{"image": image}])["sem_seg_logits"]
-            differences.append(relative_difference(logits, peer(normalised(model, image))))
+            differences.append(relative_difference(logits, peer(normalized(model, image))))
     return max(differences)

@@ -81,7 +81,7 @@ def test_classifiers_of_every_code_base_fill_the_backbone(kind, names, source, t
     model = nn.ModuleDict({"backbone": ResNetBackbone(variant=SIZES[kind]), "head": nn.Linear(2, 2)})
     report = load_checkpoint(model, tmp_path / "classifier.pth")
     assert report.source == source
-    assert sorted(report.reinitialised) == ["head.bias", "head.weight"]
+    assert sorted(report.reinitialized) == ["head.bias", "head.weight"]
     assert not report.missing
     image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

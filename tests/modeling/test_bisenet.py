@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from segzoo.utils.errors import InputError
 from tests.modeling.modeling_helpers import random_image, shake
 from tests.modeling.peers import build_mmseg
-from tests.modeling.pixel_model_helpers import load_published, normalised, pixel_model
+from tests.modeling.pixel_model_helpers import load_published, normalized, pixel_model
 from tests.modeling.pixel_peers import TINY, worst_difference
 
 R18 = ("MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r18_v1b")
@@ -92,7 +92,7 @@ def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(method, 
     images = [random_image(64, 64), random_image(61, 83)]
     assert worst_difference(model, logits, images) < 1e-5
     # In training, with everything random switched off: the auxiliary outputs.
-    image = normalised(model, images[1])
+    image = normalized(model, images[1])
     head = model.sem_seg_head
     head.training = True
     with torch.no_grad():

@@ -29,9 +29,9 @@ class NaiveCSWin:
         self.variant = variant
 
     def norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        centred = x - x.mean(dim=-1, keepdim=True)
-        spread = (centred.pow(2).mean(dim=-1, keepdim=True) + 1e-5).sqrt()
-        return centred / spread * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
+        centered = x - x.mean(dim=-1, keepdim=True)
+        spread = (centered.pow(2).mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+        return centered / spread * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
 
     def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
         return x @ self.state[f"{name}.weight"].T + self.state[f"{name}.bias"]

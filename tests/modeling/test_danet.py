@@ -12,7 +12,7 @@ from segzoo.model_zoo import load_config
 from segzoo.projects.danet.attention import ChannelAttention, PositionAttention
 from segzoo.utils.errors import InputError
 from tests.modeling.modeling_helpers import random_image, shake
-from tests.modeling.pixel_model_helpers import load_published, normalised, pixel_model
+from tests.modeling.pixel_model_helpers import load_published, normalized, pixel_model
 from tests.modeling.pixel_peers import R50_V1C, TINY, mmseg_logits, mmseg_model, worst_difference
 
 SMALL = (
@@ -47,17 +47,17 @@ def plain_attention(query, key, value, scale, over):
 
 # 7 value channels take the partwise form, 5 PyTorch's kernel.
 @pytest.mark.parametrize("value_channels", [5, 7])
-@pytest.mark.parametrize("normalise_queries", [False, True])
+@pytest.mark.parametrize("normalize_queries", [False, True])
 def test_attention_and_its_gradients_are_those_of_the_definition(
-    value_channels, normalise_queries, monkeypatch
+    value_channels, normalize_queries, monkeypatch
 ):
     # Weights of two or three rows at a time.
     monkeypatch.setattr(module, "_PART_BYTES", 700)
     torch.manual_seed(0)
     shapes = (2, 5, 31), (2, 5, 17), (2, value_channels, 17)
     inputs = [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
-    actual = pixel_attention(*inputs, 0.3, normalise_queries=normalise_queries)
-    expected = plain_attention(*inputs, 0.3, over=1 if normalise_queries else 2)
+    actual = pixel_attention(*inputs, 0.3, normalize_queries=normalize_queries)
+    expected = plain_attention(*inputs, 0.3, over=1 if normalize_queries else 2)
     torch.testing.assert_close(actual, expected)
     direction = torch.randn_like(expected)
     torch.testing.assert_close(
@@ -65,20 +65,20 @@ def test_attention_and_its_gradients_are_those_of_the_definition(
     )
 
 
-@pytest.mark.parametrize("normalise_queries", [False, True])
-def test_the_weights_of_all_pairs_of_pixels_never_exist_together(normalise_queries, monkeypatch):
+@pytest.mark.parametrize("normalize_queries", [False, True])
+def test_the_weights_of_all_pairs_of_pixels_never_exist_together(normalize_queries, monkeypatch):
     monkeypatch.setattr(module, "_PART_BYTES", 1 << 18)
     pixels = 1024
     inputs = [torch.randn(1, channels, pixels, requires_grad=True) for channels in (4, 4, 8)]
     with LargestTensor() as largest:
-        pixel_attention(*inputs, normalise_queries=normalise_queries).sum().backward()
+        pixel_attention(*inputs, normalize_queries=normalize_queries).sum().backward()
     assert 0 < largest.elements <= pixels * pixels // 16
 
 
 @pytest.mark.parametrize("over", ["keys", "queries"])
 def test_position_attention_weights_values_and_adds_the_input(over):
     torch.manual_seed(0)
-    attention = PositionAttention(16, 2, normalise_queries=over == "queries").double()
+    attention = PositionAttention(16, 2, normalize_queries=over == "queries").double()
     x = torch.randn(2, 16, 3, 4, dtype=torch.double)
     torch.testing.assert_close(attention(x), x, rtol=0, atol=0)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(tmp_path
 
     assert worst_difference(model, fused, [random_image(72, 72), random_image(61, 83)]) < 1e-5
     # In training, with everything random switched off: the outputs of the branches.
-    image = normalised(model, random_image(72, 72))
+    image = normalized(model, random_image(72, 72))
     head = model.sem_seg_head
     head.training = True
     head.dropout.p = 0.0
@@ -173,8 +173,8 @@ def test_all_three_outputs_are_supervised_and_every_parameter_learns():
 
 
 def test_the_presets_differ_in_the_axis_of_the_softmax():
-    assert not pixel_model("danet", 3, *SMALL).sem_seg_head.position_attention.normalise_queries
-    assert pixel_model("danet_pytorch_cv", 3, *SMALL).sem_seg_head.position_attention.normalise_queries
+    assert not pixel_model("danet", 3, *SMALL).sem_seg_head.position_attention.normalize_queries
+    assert pixel_model("danet_pytorch_cv", 3, *SMALL).sem_seg_head.position_attention.normalize_queries
     with pytest.raises(InputError, match=r"position_softmax 'rows': expected keys or queries"):
         pixel_model("danet", 3, *SMALL, "MODEL.DANET.POSITION_SOFTMAX", "rows")
     assert isinstance(pixel_model("danet_mmseg", 3, *SMALL).auxiliary_head, nn.Module)

@@ -22,7 +22,7 @@ def make_inputs(dtype=torch.float64, images=2, queries=6, heads=2, points=3, cha
 
 
 def naive_sample(value, locations, weights):
-    """The definition, pixel by pixel: bilinear with pixel centres at halves, zeros outside."""
+    """The definition, pixel by pixel: bilinear with pixel centers at halves, zeros outside."""
     images, queries, heads, levels, _ = weights.shape
     starts = [sum(h * w for h, w in SIZES[:level]) for level in range(levels)]
     result = torch.zeros(images, queries, heads, value.shape[-1], dtype=value.dtype)

@@ -116,7 +116,7 @@ def test_sizes_that_fill_no_block(shape):
 
 
 @with_kernels
-def test_pixel_centres_borders_and_far_away():
+def test_pixel_centers_borders_and_far_away():
     assert_kernels_agree(make_inputs(border=True), 1e-14)
 
 

@@ -33,12 +33,12 @@ def test_files_of_torchvision_load_as_published_and_predict_the_same(tmp_path):
 
     # torchvision gives its logits at the size of the input.
     image = patchy_image(70, 93)
-    normalised = ((image - model.pixel_mean) / model.pixel_std)[None]
+    normalized = ((image - model.pixel_mean) / model.pixel_std)[None]
     with torch.no_grad():
-        expected = peer(normalised)["out"]
+        expected = peer(normalized)["out"]
         actual = model.eval().score_maps(image[None].float())
-        auxiliary = model.auxiliary_head(model.backbone(normalised))["logits"]
-        expected_auxiliary = peer.aux_classifier(peer.backbone(normalised)["aux"])
+        auxiliary = model.auxiliary_head(model.backbone(normalized))["logits"]
+        expected_auxiliary = peer.aux_classifier(peer.backbone(normalized)["aux"])
     assert actual.shape == (1, 21, 70, 93)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(auxiliary, expected_auxiliary, rtol=1e-4, atol=1e-4)
@@ -48,7 +48,7 @@ def test_file_and_model_may_have_an_auxiliary_classifier_or_not(tmp_path):
     torch.save(torchvision_model(5, auxiliary=False).state_dict(), tmp_path / "without.pth")
     report = load_checkpoint(pixel_model("fcn", 5, *R50), tmp_path / "without.pth")
     assert report.source == "torchvision FCN"
-    assert {key.split(".")[0] for key in report.reinitialised} == {"auxiliary_head"}
+    assert {key.split(".")[0] for key in report.reinitialized} == {"auxiliary_head"}
 
     torch.save(torchvision_model(5).state_dict(), tmp_path / "with.pth")
     report = load_checkpoint(pixel_model("fcn", 5, *R50, "MODEL.AUX_HEAD.NAME", ""), tmp_path / "with.pth")
@@ -61,7 +61,7 @@ def test_another_number_of_classes_gives_a_new_classifier_and_says_so(tmp_path):
     report = load_checkpoint(pixel_model("fcn", 6, *R50), tmp_path / "fcn.pth")
     heads = ("sem_seg_head", "auxiliary_head")
     expected = {f"{head}.predictor.{kind}" for head in heads for kind in ("weight", "bias")}
-    assert set(report.reinitialised) == expected
+    assert set(report.reinitialized) == expected
 
 
 def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(tmp_path):

@@ -78,7 +78,7 @@ def test_sine_position_encoding_has_the_hand_computed_values():
 
 
 def test_position_offset_shifts_the_coordinate():
-    # With an offset of -0.5 the centre of 4 columns is where 8 columns without offset have the odd ones.
+    # With an offset of -0.5 the center of 4 columns is where 8 columns without offset have the odd ones.
     shifted = sine_position_encoding(1, 4, channels=8, offset=-0.5)
     fine = sine_position_encoding(1, 8, channels=8)
     torch.testing.assert_close(shifted[4:, 0], fine[4:, 0, ::2], atol=1e-5, rtol=0)

@@ -95,8 +95,8 @@ def test_images_without_any_object_train(method):
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_padding_is_zero_after_normalisation_and_belongs_to_no_segment(method):
-    """Pixels of the mean colour without a label, added by hand, change no loss."""
+def test_padding_is_zero_after_normalization_and_belongs_to_no_segment(method):
+    """Pixels of the mean color without a label, added by hand, change no loss."""
     model = small_model(method, "MODEL.MASK_FORMER.DROPOUT", 0.0)
     inputs = training_input(30, 50, 2)
     image = model.pixel_mean.expand(3, 32, 64).clone()
@@ -234,7 +234,7 @@ def test_saved_weights_restore_the_same_predictions(method):
         assert torch.equal(model(inputs)[0]["sem_seg"], restored(inputs)[0]["sem_seg"])
 
 
-def test_state_holds_no_colour_constants_and_no_criterion(method):
+def test_state_holds_no_color_constants_and_no_criterion(method):
     keys = small_model(method).state_dict()
     assert {key.split(".")[0] for key in keys} == {"backbone", "sem_seg_head"}
 

@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 
 from segzoo.projects.ocnet.attention import ObjectContext
 from tests.modeling.modeling_helpers import random_image, shake
-from tests.modeling.pixel_model_helpers import load_published, normalised, pixel_config, pixel_model
+from tests.modeling.pixel_model_helpers import load_published, normalized, pixel_config, pixel_model
 from tests.modeling.pixel_peers import R50_V1S, TINY, worst_difference
 from tests.modeling.pytorch_cv_reference import OCNet
 
@@ -32,7 +32,7 @@ def test_files_of_ocnet_asp_load_as_published_and_predict_the_same(tmp_path):
     load_published(model, peer.state_dict(), tmp_path)
 
     assert worst_difference(model, peer, [random_image(64, 64), random_image(61, 83)]) < 1e-5
-    image = normalised(model, random_image(61, 83))
+    image = normalized(model, random_image(61, 83))
     with torch.no_grad():
         auxiliary = model.auxiliary_head(model.neck(model.backbone(image)))["logits"]
         torch.testing.assert_close(auxiliary, peer.auxiliary(image), rtol=1e-3, atol=1e-4)

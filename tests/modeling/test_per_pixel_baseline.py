@@ -9,7 +9,7 @@ from tests.modeling.modeling_helpers import published_names, random_image, relat
 from tests.modeling.pixel_model_helpers import (
     count_parameters,
     load_published,
-    normalised,
+    normalized,
     pixel_model,
     unallocated_model,
 )
@@ -62,7 +62,7 @@ def test_the_baseline_classifies_the_embeddings_of_an_independent_pixel_decoder(
         image = random_image(*size)
         with torch.no_grad():
             logits = model.raw_outputs([{"image": image}])["sem_seg_logits"]
-            embeddings = peer.model.pixel_level_module(normalised(model, image)).decoder_last_hidden_state
+            embeddings = peer.model.pixel_level_module(normalized(model, image)).decoder_last_hidden_state
             assert relative_difference(logits, F.conv2d(embeddings, weight, bias)) < FLOOR
 
 
@@ -75,7 +75,7 @@ def test_class_scores_of_baseline_plus_are_the_masks_of_an_independent_maskforme
         image = random_image(*size)
         with torch.no_grad():
             logits = model.raw_outputs([{"image": image}])["sem_seg_logits"]
-            assert relative_difference(logits, peer(normalised(model, image)).masks_queries_logits) < FLOOR
+            assert relative_difference(logits, peer(normalized(model, image)).masks_queries_logits) < FLOOR
 
 
 def test_every_decoder_layer_is_supervised_by_the_cross_entropy_of_its_masks(tmp_path):
@@ -93,7 +93,7 @@ def test_every_decoder_layer_is_supervised_by_the_cross_entropy_of_its_masks(tmp
     losses = model([{"image": image, "sem_seg": labels}])
     assert set(losses) == {"loss_sem_seg", *(f"loss_sem_seg_{layer}" for layer in range(5))}
     with torch.no_grad():
-        outputs = peer(normalised(model, image), output_hidden_states=True)
+        outputs = peer(normalized(model, image), output_hidden_states=True)
         embeddings = outputs.pixel_decoder_last_hidden_state
         hidden_states = outputs.transformer_decoder_hidden_states[-6:]
         for layer, hidden in enumerate(hidden_states):

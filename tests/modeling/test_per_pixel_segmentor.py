@@ -10,10 +10,10 @@ from segzoo.modeling.per_pixel import PerPixelSegmentor, PixelHead
 from segzoo.modeling.per_pixel.losses import CrossEntropy
 from segzoo.utils.errors import InputError
 from tests.modeling.modeling_helpers import random_image
-from tests.modeling.pixel_model_helpers import normalised, pixel_model
+from tests.modeling.pixel_model_helpers import normalized, pixel_model
 from tests.modeling.pixel_peers import TINY
 
-# No batch norm over the batch: an image's losses do not depend on its neighbours.
+# No batch norm over the batch: an image's losses do not depend on its neighbors.
 NORMS = ("MODEL.BACKBONE.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN")
 SMALL = (*TINY, *NORMS, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8, "MODEL.AUX_HEAD.CONVS_DIM", 8)
 SIZES = [(61, 83), (64, 64), (61, 83)]
@@ -138,7 +138,7 @@ def test_the_losses_are_cross_entropies_at_the_size_of_the_padded_batch():
     labels = torch.full((3, 64, 83), 255)
     for index, one in enumerate(inputs):
         height, width = one["sem_seg"].shape
-        images[index, :, :height, :width] = normalised(model, one["image"])[0]
+        images[index, :, :height, :width] = normalized(model, one["image"])[0]
         labels[index, :height, :width] = one["sem_seg"]
     losses = model(inputs)
     features = model.backbone(images)
@@ -198,7 +198,7 @@ def test_the_zoom_factor_is_taken_from_the_configuration():
     model = fcn(*no_dropout, "MODEL.SEM_SEG_HEAD.LOSS.ZOOM_FACTOR", 1)
     losses = model(inputs)
     # At 1 the logits of stride 8 are compared as they are.
-    logits = model.sem_seg_head(model.backbone(normalised(model, inputs[0]["image"])))["logits"]
+    logits = model.sem_seg_head(model.backbone(normalized(model, inputs[0]["image"])))["logits"]
     expected = F.cross_entropy(logits, inputs[0]["sem_seg"][None, ::8, ::8], ignore_index=255)
     assert losses["loss_sem_seg"].item() == pytest.approx(expected.item(), rel=1e-5)
 

@@ -18,7 +18,7 @@ K = 4
 def random_pixels(images=2, height=7, width=9, seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(images, K, height, width, generator=generator)
-    # Patches, so that a neighbourhood has one, two or three classes; some are void.
+    # Patches, so that a neighborhood has one, two or three classes; some are void.
     coarse = torch.randint(0, K + 1, (images, 1, -(-height // 3), -(-width // 3)), generator=generator)
     labels = F.interpolate(coarse.float(), scale_factor=3)[:, 0, :height, :width].long()
     return logits, labels.masked_fill(labels == K, IGNORE)
@@ -145,9 +145,9 @@ def relaxed_by_loops(logits, labels, strict=(), bound=1.0, radius=1, relaxed=Tru
                 reach = 0 if own in strict or not relaxed else radius
                 around = range(-reach, reach + 1)
                 sets[row, column] = {label_at(image, row + y, column + x) for y in around for x in around}
-                neighbours = [(row + y, column + x) for y, x in ((0, 1), (1, 0), (0, -1), (-1, 0))]
+                neighbors = [(row + y, column + x) for y, x in ((0, 1), (1, 0), (0, -1), (-1, 0))]
                 boundary[row, column] = any(
-                    label_at(image, y, x) != own for y, x in neighbours if 0 <= y < height and 0 <= x < width
+                    label_at(image, y, x) != own for y, x in neighbors if 0 <= y < height and 0 <= x < width
                 )
                 for label in sets[row, column]:
                     counts[label] += 2 if boundary[row, column] and not relaxed else 1

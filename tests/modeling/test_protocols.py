@@ -46,7 +46,7 @@ class Dense(Segmentor):
 
 
 class Patches(Dense):
-    """Scores that depend on a pixel's neighbours, on which side they are, and on where the input ends."""
+    """Scores that depend on a pixel's neighbors, on which side they are, and on where the input ends."""
 
     def __init__(self, score_kind="logits"):
         super().__init__()
@@ -245,7 +245,7 @@ def test_gluons_multi_scale_test_is_that_of_a_plain_loop(size):
 
 @pytest.mark.parametrize("size", [(50, 83), (83, 50), (41, 41), (200, 90)])
 @torch.no_grad()
-def test_the_centre_crop_is_that_of_pillow_and_labels_are_cropped_alike(size):
+def test_the_center_crop_is_that_of_pillow_and_labels_are_cropped_alike(size):
     model, pixels = Patches(), picture(*size)
     labels = np.random.default_rng(1).integers(0, 150, size, dtype=np.uint8)
     height, width = size
@@ -396,7 +396,7 @@ def test_a_configuration_changes_parts_of_a_preset():
         ({"PROTOCOL": "segformer", "SCALES": []}, "SCALES .*: expected a list of positive factors"),
         ({"PROTOCOL": "mmseg_slide", "CROP_SIZE": 64, "STRIDE": 65}, "larger than CROP_SIZE"),
         ({"PROTOCOL": "gluon_testval", "SCALES": [0.5, 1]}, "need a RESIZE other than none"),
-        ({"PROTOCOL": "gluon_val", "CROP_SIZE": [480, 400]}, "a centre crop is square"),
+        ({"PROTOCOL": "gluon_val", "CROP_SIZE": [480, 400]}, "a center crop is square"),
         ({"PROTOCOL": "gluon_val", "CROP_SIZE": 480, "ROUND_TO": 32}, "ROUND_TO 32 would stretch images"),
         ({"PROTOCOL": "mmseg_slide", "STRIDE": 60, "STRIDE_FRACTION": 0.5}, "exclude each other"),
         ({"PROTOCOL": "segformer", "TASKS": ("panoptic",)}, "TEST.TASKS is .'panoptic',."),

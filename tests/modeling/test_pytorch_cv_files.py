@@ -11,7 +11,7 @@ from segzoo.checkpoint import key_maps, load_checkpoint
 from segzoo.model_zoo import load_config
 from segzoo.modeling.backbones.resnet import VARIANTS, ResNetVariant
 from tests.modeling.modeling_helpers import random_image, shake
-from tests.modeling.pixel_model_helpers import load_published, normalised, pixel_config
+from tests.modeling.pixel_model_helpers import load_published, normalized, pixel_config
 from tests.modeling.pixel_peers import R50_V1S, worst_difference
 from tests.modeling.pytorch_cv_reference import (
     Classifier,
@@ -64,7 +64,7 @@ def test_every_weight_of_the_file_of_a_row_has_its_place_and_shape(name):
 def assert_same_outputs(model: nn.Module, peer: nn.Module) -> None:
     # 61 pixels are 8 of stride 8, 83 are 11.
     assert worst_difference(model, peer, [random_image(61, 83)]) < 1e-4
-    image = normalised(model, random_image(61, 83))
+    image = normalized(model, random_image(61, 83))
     with torch.no_grad():
         features = model.backbone(image)
         auxiliary = model.auxiliary_head(model.neck(features) if model.neck is not None else features)
@@ -121,7 +121,7 @@ def test_the_imagenet_file_fills_the_backbone(tmp_path, monkeypatch):
     report = load_checkpoint(model, tmp_path / "resnet50_v1s.pth")
     assert report.source == "pytorch-cv ImageNet ResNet"
     assert not report.unexpected
-    assert not [key for key in report.reinitialised if key.startswith("backbone.")]
+    assert not [key for key in report.reinitialized if key.startswith("backbone.")]
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = peer.features[:14](image)

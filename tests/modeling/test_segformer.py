@@ -15,7 +15,7 @@ from tests.modeling.pixel_model_helpers import (
     count_operations,
     count_parameters,
     load_published,
-    normalised,
+    normalized,
     pixel_model,
     unallocated_model,
 )
@@ -190,7 +190,7 @@ def test_raw_outputs_equal_those_of_transformers_from_files_of_both_layouts(vari
         image = random_image(*size)
         with torch.no_grad():
             logits = model.raw_outputs([{"image": image}])["sem_seg_logits"]
-            expected = peer(normalised(model, image)).logits
+            expected = peer(normalized(model, image)).logits
         assert relative_difference(logits, expected) < FLOOR
 
 
@@ -224,14 +224,14 @@ def test_raw_outputs_equal_those_of_mmsegmentation_from_its_files(tmp_path):
         image = random_image(*size)
         with torch.no_grad():
             logits = model.raw_outputs([{"image": image}])["sem_seg_logits"]
-            expected = peer(normalised(model, image), mode="tensor")
+            expected = peer(normalized(model, image), mode="tensor")
         assert relative_difference(logits, expected) < FLOOR
 
 
-def test_a_fine_tune_on_other_classes_reinitialises_the_classifier_alone(tmp_path):
+def test_a_fine_tune_on_other_classes_reinitializes_the_classifier_alone(tmp_path):
     state = nvlabs_names(published_by_hugging_face(hugging_face("b0", 150), tmp_path))
     model = pixel_model("segformer_b0_b1", 7, *MIT, "b0")
     torch.save({"state_dict": state}, tmp_path / "ade.pth")
     report = load_checkpoint(model, tmp_path / "ade.pth")
-    assert sorted(report.reinitialised) == ["sem_seg_head.predictor.bias", "sem_seg_head.predictor.weight"]
+    assert sorted(report.reinitialized) == ["sem_seg_head.predictor.bias", "sem_seg_head.predictor.weight"]
     assert not report.missing

@@ -79,7 +79,7 @@ def test_timm_imagenet_file_gives_timms_features(tmp_path):
     backbone = small_swin()
     report = load_checkpoint(backbone, tmp_path / "timm_swin.pth")
     assert report.source == "timm Swin ImageNet"
-    assert {key.split(".")[0] for key in report.reinitialised} == {"norm0", "norm1", "norm2", "norm3"}
+    assert {key.split(".")[0] for key in report.reinitialized} == {"norm0", "norm1", "norm2", "norm3"}
     image = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         features = backbone(image)

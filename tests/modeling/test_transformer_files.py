@@ -41,7 +41,7 @@ def test_official_mit_file_loads_whole_and_leaves_the_head_alone(tmp_path):
     report = load_checkpoint(model, tmp_path / "mit_b0.pth")
     assert report.source == "MiT or PVTv2 ImageNet"
     assert report.extras == ["head.weight", "head.bias"]
-    assert report.reinitialised == ["classifier.weight", "classifier.bias"]
+    assert report.reinitialized == ["classifier.weight", "classifier.bias"]
     for key, value in state.items():
         assert torch.equal(model.state_dict()[f"backbone.{key}"], value)
 
@@ -66,7 +66,7 @@ def test_official_cswin_file_loads_and_leaves_the_output_norms_at_their_start(tm
     assert report.source == "CSWin ImageNet"
     assert report.extras == ["norm.weight", "norm.bias", "head.weight"]
     norms = [f"backbone.norm{index}.{kind}" for index in range(1, 5) for kind in ("weight", "bias")]
-    assert report.reinitialised == [*norms, "classifier.weight", "classifier.bias"]
+    assert report.reinitialized == [*norms, "classifier.weight", "classifier.bias"]
     assert torch.equal(model.backbone.stage3[0].qkv.weight, state["stage3.0.qkv.weight"])
 
 
@@ -82,7 +82,7 @@ def test_published_dense_cswin_file_needs_no_renaming(tmp_path):
 def test_split_weights_are_cut_in_order_and_parts_of_one_name_are_joined():
     layout = KeyMap(
         name="splits",
-        recognise=(),
+        recognize=(),
         splits=((r"\.in_proj_(weight|bias)$", (r".q.\1", r".kv.\1", r".kv.\1")),),
     )
     weights = {"a.in_proj_weight": torch.arange(12).view(6, 2), "a.in_proj_bias": torch.arange(6)}
@@ -98,7 +98,7 @@ def test_split_weights_are_cut_in_order_and_parts_of_one_name_are_joined():
 
 
 def test_joined_weights_are_in_the_order_of_the_regexes_whatever_that_of_the_file():
-    layout = KeyMap(name="joins", recognise=(), joins=(((r"\.key\.", r"\.value\."), ".kv."),))
+    layout = KeyMap(name="joins", recognize=(), joins=(((r"\.key\.", r"\.value\."), ".kv."),))
     weights = {
         "0.value.bias": torch.tensor([3, 4]),
         "0.key.bias": torch.tensor([1, 2]),
@@ -112,7 +112,7 @@ def test_joined_weights_are_in_the_order_of_the_regexes_whatever_that_of_the_fil
 
 
 def test_a_weight_without_its_partner_is_an_error_that_names_it(tmp_path):
-    register_key_map(KeyMap(name="lonely", recognise=(r"^lonely\.",), joins=(((r"\.k$", r"\.v$"), ".kv"),)))
+    register_key_map(KeyMap(name="lonely", recognize=(r"^lonely\.",), joins=(((r"\.k$", r"\.v$"), ".kv"),)))
     model = nn.ModuleDict({"lonely": nn.ParameterDict({"kv": torch.zeros(4), "q": torch.zeros(2)})})
     torch.save({"lonely.k": torch.ones(2), "lonely.q": torch.ones(2)}, tmp_path / "lonely.pth")
     with pytest.raises(InputError, match=r"lacks lonely\.kv; the model has no place for lonely\.k"):
@@ -120,15 +120,15 @@ def test_a_weight_without_its_partner_is_an_error_that_names_it(tmp_path):
 
 
 def test_a_split_that_does_not_come_out_even_is_left_alone():
-    layout = KeyMap(name="uneven", recognise=(), splits=((r"^qkv$", ("q", "k", "v")),))
+    layout = KeyMap(name="uneven", recognize=(), splits=((r"^qkv$", ("q", "k", "v")),))
     assert list(layout.regroup({"qkv": torch.ones(4)})) == ["qkv"]
 
 
 def test_a_split_that_is_no_regex_is_refused():
     with pytest.raises(ValueError, match="is not a regular expression"):
-        register_key_map(KeyMap(name="broken", recognise=(), splits=(("(", ("a", "b")),)))
+        register_key_map(KeyMap(name="broken", recognize=(), splits=(("(", ("a", "b")),)))
     with pytest.raises(ValueError, match="is not a regular expression"):
-        register_key_map(KeyMap(name="broken", recognise=(), joins=((("a", "("), "b"),)))
+        register_key_map(KeyMap(name="broken", recognize=(), joins=((("a", "("), "b"),)))
 
 
 def test_reshaping_refuses_what_it_is_not_for():
@@ -154,4 +154,4 @@ def test_reshaping_refuses_what_it_is_not_for():
     ],
 )
 def test_names_of_other_code_bases_become_the_official_ones(rules, key, name):
-    assert KeyMap(name="", recognise=(), rules=rules).rename(key) == name
+    assert KeyMap(name="", recognize=(), rules=rules).rename(key) == name

@@ -15,7 +15,7 @@ from tests.modeling.pixel_model_helpers import (
     count_operations,
     count_parameters,
     load_published,
-    normalised,
+    normalized,
     pixel_model,
     unallocated_model,
 )
@@ -66,7 +66,7 @@ def both_heads(model: nn.Module, image: torch.Tensor) -> tuple[torch.Tensor, tor
     """The logits of the head and of the auxiliary head, for one image."""
     with torch.no_grad():
         logits = model.raw_outputs([{"image": image}])["sem_seg_logits"]
-        features = model.backbone(normalised(model, image))
+        features = model.backbone(normalized(model, image))
         return logits, model.auxiliary_head(features)["logits"]
 
 
@@ -75,7 +75,7 @@ def assert_equal_to_mmsegmentation(model: nn.Module, peer: nn.Module, floor: flo
         image = random_image(*size)
         logits, auxiliary = both_heads(model, image)
         with torch.no_grad():
-            features = peer.extract_feat(normalised(model, image))
+            features = peer.extract_feat(normalized(model, image))
             assert relative_difference(logits, peer.decode_head(features)) < floor
             assert relative_difference(auxiliary, peer.auxiliary_head(features)) < floor
 
@@ -136,7 +136,7 @@ def test_files_whose_backbone_has_the_names_of_the_model_load_beside_a_head_of_m
     image = random_image(70, 101)
     with torch.no_grad():
         logits = model.raw_outputs([{"image": image}])["sem_seg_logits"]
-        expected = peer.decode_head(list(backbone(normalised(model, image)).values()))
+        expected = peer.decode_head(list(backbone(normalized(model, image)).values()))
     assert relative_difference(logits, expected) < FLOOR
 
 
@@ -189,7 +189,7 @@ def test_raw_outputs_equal_those_of_transformers_from_files_of_both_layouts(layo
         image = random_image(*size)
         logits, auxiliary = both_heads(model, image)
         with torch.no_grad():
-            features = peer.backbone(normalised(model, image)).feature_maps
+            features = peer.backbone(normalized(model, image)).feature_maps
             assert relative_difference(logits, peer.decode_head(features)) < FLOOR
             assert relative_difference(auxiliary, peer.auxiliary_head(features)) < FLOOR
 

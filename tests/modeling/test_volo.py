@@ -52,7 +52,7 @@ def test_features_equal_those_of_timm_loaded_from_its_own_file(tmp_path):
     dropped = {key.split(".")[0] for key in report.extras}
     assert dropped == {"head", "aux_head", "norm", "post_network", "cls_token"}
     assert report.missing == report.unexpected == report.resized == []
-    assert sorted({key.rsplit(".", 1)[0] for key in report.reinitialised}) == [
+    assert sorted({key.rsplit(".", 1)[0] for key in report.reinitialized}) == [
         "backbone.upsample_res2",
         "backbone.upsample_res3",
     ]
@@ -83,9 +83,9 @@ def resized_bicubically(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tens
     def weights(before: int, after: int) -> torch.Tensor:
         matrix = torch.zeros(after, before)
         for index in range(after):
-            centre = (index + 0.5) * before / after - 0.5
-            for neighbour in range(int(centre // 1) - 1, int(centre // 1) + 3):
-                matrix[index, min(max(neighbour, 0), before - 1)] += kernel(centre - neighbour)
+            center = (index + 0.5) * before / after - 0.5
+            for neighbor in range(int(center // 1) - 1, int(center // 1) + 3):
+                matrix[index, min(max(neighbor, 0), before - 1)] += kernel(center - neighbor)
         return matrix
 
     rows, columns = weights(grid.shape[1], size[0]), weights(grid.shape[2], size[1])

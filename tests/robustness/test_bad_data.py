@@ -33,7 +33,7 @@ DATASET_FILES = {
     "class twice": ({"classes": ["road", "road"]}, "two classes have the name 'road'; each needs its own"),
     "one class": ({"classes": ["road"]}, "one class (road) with the rest ignored always scores 100"),
     "number as name": ({"classes": [1, 2]}, "class 0 has the name 1; write a text, quoted if need be"),
-    "colour": (
+    "color": (
         {"classes": [{"name": "a", "color": [0, 0, 300]}, "b"]},
         "class 'a' has the color [0, 0, 300]",
     ),
@@ -177,9 +177,9 @@ LABEL_FILES = {
     "several": (LABELS + np.uint8(3), "labels 5, 6, 7 are outside [0, 5)"),
     "size": (LABELS[:, :3], "is 3x2, but its image"),
     "transposed": (LABELS.T, "is 2x4, but its image"),
-    "colours": (
+    "colors": (
         picture(2, 4),
-        "is a colour picture (RGB), but roads.yaml says encoding index; give its colours",
+        "is a color picture (RGB), but roads.yaml says encoding index; give its colors",
     ),
     "gray as RGB": (
         np.stack([LABELS] * 3, 2),

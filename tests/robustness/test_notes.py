@@ -41,7 +41,7 @@ def test_a_trimap_is_read_from_1_without_its_last_value(tmp_path, capsys):
     status, findings = check(capsys, path)
     assert status == 1
     ((meaning, keys),) = options_of(findings)
-    assert meaning == "1 is 'pet' and 3 unlabelled"
+    assert meaning == "1 is 'pet' and 3 unlabeled"
     apply(path, keys)
     assert check(capsys, path)[0] == 0
     found = labels_of(path)

@@ -43,7 +43,7 @@ def test_an_alpha_channel_is_dropped_not_blended(tmp_path):
         assert np.array_equal(read_image(str(tmp_path / name)), pixels[:, :, :3])
 
 
-def test_a_palette_with_transparency_gives_its_colours(tmp_path):
+def test_a_palette_with_transparency_gives_its_colors(tmp_path):
     image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
     image.putpalette([*RED, *GREEN])
     image.save(tmp_path / "a.png", transparency=0)
@@ -60,7 +60,7 @@ def test_a_cmyk_jpeg_is_converted_as_pillow_does(tmp_path):
     assert np.abs(found.astype(int) - RED).max() < 8
 
 
-def test_sixteen_bits_of_colour_keep_the_upper_eight(tmp_path):
+def test_sixteen_bits_of_color_keep_the_upper_eight(tmp_path):
     import cv2
 
     deep = np.random.default_rng(0).integers(0, 1 << 16, (3, 5, 3), dtype=np.uint16)

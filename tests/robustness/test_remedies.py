@@ -89,7 +89,7 @@ WITH_BORDER = BY_COLOR | {VOID: (224, 224, 192)}
 TWO = ("background", "crack")
 WITH_IDS = [{"name": name, "id": number} for name, number in zip(NAMES, (7, 26, 23), strict=True)]
 CASES = {
-    "values from 1, 0 unlabelled": (draw([0, 1, 2, VOID]), in_values(FROM_1), {}),
+    "values from 1, 0 unlabeled": (draw([0, 1, 2, VOID]), in_values(FROM_1), {}),
     "values from 1": (draw([0, 1, 2]), in_values(FROM_1), {}),
     "values from 1, 255 void": (draw([0, 1, 2, VOID]), in_values({0: 1, 1: 2, 2: 3, VOID: 255}), {}),
     "values from 1, in three channels": (draw([0, 1, 2, VOID]), in_rgb_values(FROM_1), {}),
@@ -98,7 +98,7 @@ CASES = {
     "steps over 8 bits, three channels": (draw([0, 1, 2]), in_rgb_values({0: 0, 1: 127, 2: 255}), {}),
     "steps, and 255 void": (draw([0, 1, 2, VOID]), in_values({0: 0, 1: 50, 2: 100, VOID: 255}), {}),
     "steps from 10": (draw([0, 1, 2]), in_values({0: 10, 1: 20, 2: 30}), {}),
-    "steps from 10, 0 unlabelled": (draw([0, 1, 2, VOID]), in_values({VOID: 0, 0: 10, 1: 20, 2: 30}), {}),
+    "steps from 10, 0 unlabeled": (draw([0, 1, 2, VOID]), in_values({VOID: 0, 0: 10, 1: 20, 2: 30}), {}),
     "steps of 16 bits": (draw([0, 1, 2]), in_values({0: 0, 1: 1000, 2: 2000}, np.uint16), {}),
     "0 and 255": (draw([0, 1]), in_values({0: 0, 1: 255}), {"classes": TWO}),
     "0 and 255 in three channels": (draw([0, 1]), in_rgb_values({0: 0, 1: 255}), {"classes": TWO}),
@@ -171,7 +171,7 @@ AMBIGUOUS = {
     "a value left out": (
         [0, 2, 3],
         NAMES,
-        [("0 is unlabelled and 1 is 'road'", {0: VOID, 2: 1, 3: 2}), ("0 is 'road'", {0: 0, 2: 1, 3: 2})],
+        [("0 is unlabeled and 1 is 'road'", {0: VOID, 2: 1, 3: 2}), ("0 is 'road'", {0: 0, 2: 1, 3: 2})],
     ),
     "three values for two classes": (
         [0, 128, 255],
@@ -414,13 +414,13 @@ def test_coordinates_of_another_resolution_are_a_problem(tmp_path, capsys, chang
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_nothing_labelled_is_a_problem(tmp_path, capsys, value):
+def test_nothing_labeled_is_a_problem(tmp_path, capsys, value):
     facts = {"encoding": {"type": "index", "offset": -1}} if value == 0 else {}
     truth = {stem: np.full((HEIGHT, WIDTH), VOID) for stem in ("00", "01")}
     status, findings = check(capsys, write(tmp_path, truth, in_values({VOID: value}), **facts))
     (finding,) = [one for one in findings if one["is_problem"]]
     assert status == 1
-    assert finding["text"] == "nothing is labelled: no class has a pixel, all is void"
+    assert finding["text"] == "nothing is labeled: no class has a pixel, all is void"
     assert f"the files hold {value} only" in finding["remedy"]
 
 
@@ -434,7 +434,7 @@ def test_a_json_without_an_instance_is_a_problem(tmp_path, capsys):
 
 
 def test_the_text_of_a_finding_has_the_keys_as_yaml(tmp_path, capsys):
-    truth, store, facts = CASES["steps from 10, 0 unlabelled"]
+    truth, store, facts = CASES["steps from 10, 0 unlabeled"]
     path = write(tmp_path, truth, store, **facts)
     assert check_data.main([str(path), "--workers", "0"]) == 1
     printed = capsys.readouterr().out

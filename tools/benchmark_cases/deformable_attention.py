@@ -37,8 +37,8 @@ def every_pixel_reads(
     sizes = [(side // stride, side // stride) for stride in STRIDES]
     pixels = sum(height * width for height, width in sizes)
     value = torch.randn(1, pixels, HEADS, CHANNELS)
-    centres = torch.rand(1, pixels, 1, 1, 1, 2)
-    locations = centres + 0.05 * torch.randn(1, pixels, HEADS, len(sizes), POINTS, 2)
+    centers = torch.rand(1, pixels, 1, 1, 1, 2)
+    locations = centers + 0.05 * torch.randn(1, pixels, HEADS, len(sizes), POINTS, 2)
     # Not on the lines between pixels, where the gradient jumps and rounding decides on which side.
     scale = torch.tensor([(width, height) for height, width in sizes])[:, None]
     cells = locations * scale - 0.5

@@ -119,11 +119,11 @@ def make_guess(rng: np.random.Generator, ids: np.ndarray, segments: list[dict]) 
 
 
 def write_picture(rng: np.random.Generator, path: Path, ids: np.ndarray) -> None:
-    """A JPEG with a colour for each segment, shading and noise: as large a file as a photograph."""
-    colours = rng.integers(0, 256, (4096, 3))[ids % 4096].astype(np.float32)
+    """A JPEG with a color for each segment, shading and noise: as large a file as a photograph."""
+    colors = rng.integers(0, 256, (4096, 3))[ids % 4096].astype(np.float32)
     light = cv2.resize(rng.normal(0, 25, (12, 16)).astype(np.float32), ids.shape[::-1])[..., None]
     noise = rng.normal(0, 8, (*ids.shape, 1))
-    picture = np.clip(colours + light + noise, 0, 255).astype(np.uint8)
+    picture = np.clip(colors + light + noise, 0, 255).astype(np.uint8)
     Image.fromarray(picture).save(path, quality=92)
 
 

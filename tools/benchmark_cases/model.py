@@ -46,7 +46,7 @@ def segformer(variant: str, size: int, peer: str) -> Pair:
         load_checkpoint(model, Path(folder) / "published.pth").require_complete()
 
     image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
-    normalised = ((image - model.pixel_mean) / model.pixel_std)[None]
+    normalized = ((image - model.pixel_mean) / model.pixel_std)[None]
 
     @torch.inference_mode()
     def ours() -> torch.Tensor:
@@ -54,7 +54,7 @@ def segformer(variant: str, size: int, peer: str) -> Pair:
 
     @torch.inference_mode()
     def theirs() -> torch.Tensor:
-        return network(normalised)
+        return network(normalized)
 
     return Pair(ours, theirs, _compare)
 

@@ -20,7 +20,7 @@ def all_pixels(pixels: int, key_channels: int, channels: int, over_queries: bool
     scale = key_channels**-0.5
 
     def ours() -> tuple[Tensor, ...]:
-        attended = pixel_attention(*leaves, scale, normalise_queries=over_queries)
+        attended = pixel_attention(*leaves, scale, normalize_queries=over_queries)
         return attended, *torch.autograd.grad(attended, leaves, direction)
 
     def theirs() -> tuple[Tensor, ...]:

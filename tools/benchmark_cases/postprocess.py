@@ -47,7 +47,7 @@ def panoptic(kept: int) -> Pair:
 
 def semantic(num_classes: int, padded: tuple[int, int], image: tuple[int, int], resize_scores: bool) -> Pair:
     logits, masks = prediction(NUM_QUERIES, num_classes, padded[0] // 4, padded[1] // 4)
-    logits /= 8  # uncertain, so that neighbouring classes are close to each other
+    logits /= 8  # uncertain, so that neighboring classes are close to each other
     arguments = (logits, masks, padded, image, image, resize_scores)
     return Pair(
         lambda: postprocess.semantic_labels(*arguments),

@@ -16,7 +16,7 @@ THINGS, STUFF = 80, 53
 
 
 def regions(rng: np.random.Generator, height: int, width: int, count: int) -> np.ndarray:
-    """(H, W) int32 in [0, count): nearest of random centres, in coordinates bent by smooth noise."""
+    """(H, W) int32 in [0, count): nearest of random centers, in coordinates bent by smooth noise."""
     scale = 4
     small = (height // scale, width // scale)
     rows, columns = np.mgrid[: small[0], : small[1]].astype(np.float32)
@@ -27,10 +27,10 @@ def regions(rng: np.random.Generator, height: int, width: int, count: int) -> np
         )
         for axis in (rows, columns)
     )
-    centres = rng.random((count, 2)) * small
+    centers = rng.random((count, 2)) * small
     nearest = np.zeros(small, np.int32)
     best = np.full(small, np.inf, np.float32)
-    for index, (row, column) in enumerate(centres):
+    for index, (row, column) in enumerate(centers):
         distance = ((rows - row) ** 2 + (columns - column) ** 2) / rng.uniform(0.3, 3)
         closer = distance < best
         nearest[closer], best[closer] = index, distance[closer]

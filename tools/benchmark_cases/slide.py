@@ -37,7 +37,7 @@ def segformer(num_classes: int) -> PerPixelSegmentor:
 
 
 def picture() -> np.ndarray:
-    """(HEIGHT, WIDTH, 3) uint8: smooth patches of colour with some noise."""
+    """(HEIGHT, WIDTH, 3) uint8: smooth patches of color with some noise."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (16, 32, 3), dtype=np.uint8)
     smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.int16)

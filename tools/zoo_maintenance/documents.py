@@ -218,6 +218,6 @@ def _overview_table(rows: Sequence[tuple[Section, WeightsInfo]]) -> Iterator[str
             number_text(measured.params if measured else info.params),
             number_text(measured.gflops if measured else info.gflops, digits=0),
             weights_links(info).split(", ")[0],
-            info.licence if has_link(info) else "-",
+            info.license if has_link(info) else "-",
         ]
         yield "| " + " | ".join(cells) + " |"

@@ -23,8 +23,8 @@ def section_text(section: Section) -> str:
     """Return a table with its heading, sources, protocols and notes."""
     rows = section.models
     code = "official code" if not section.source else f"code of {section.source}"
-    licence = f" ({section.code_licence})" if section.code_licence else ""
-    links = f"[paper]({section.links['paper']}), [{code}]({section.links['repository']}){licence}"
+    license = f" ({section.code_license})" if section.code_license else ""
+    links = f"[paper]({section.links['paper']}), [{code}]({section.links['repository']}){license}"
     columns = _columns(section)
     text = [f"## {heading(section)}", "", f"{links}, [notes]({UP}{section.links['readme']})", ""]
     text += table_head(columns)
@@ -62,7 +62,7 @@ def _columns(section: Section) -> dict:
         "schedule": lambda info: info.schedule,
         **shown,
         "weights": weights_links,
-        "license of the weights": lambda info: info.licence if has_link(info) else "-",
+        "license of the weights": lambda info: info.license if has_link(info) else "-",
     }
 
 

@@ -61,7 +61,7 @@ def broken_file_findings(split: CheckedSplit, options: tuple[Option, ...]) -> li
         if kind == ALL_VOID:
             remedy = "training takes nothing from them; remove them from the list, or label them"
             if "annotations" in split.records[0]:
-                remedy = "training takes them for images without an object; remove those to be labelled yet"
+                remedy = "training takes them for images without an object; remove those to be labeled yet"
             found.append(Finding(False, split.name, f"{several}: {kind}", remedy, messages))
             continue
         if kind == WRONG_FACTS:

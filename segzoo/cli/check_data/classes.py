@@ -42,7 +42,7 @@ def class_findings(split: CheckedSplit, options: tuple[Option, ...]) -> list[Fin
     if report.stored.transparent:
         part = report.stored.transparent / report.pixels.sum()
         text = f"{part:.0%} of the pixels of label files are transparent, which is not looked at"
-        remedy = "if that means unlabelled, give these pixels a value of their own, such as 255"
+        remedy = "if that means unlabeled, give these pixels a value of their own, such as 255"
         found.append(Finding(False, split.name, text, remedy))
     share = void / report.pixels.sum()
     # What no instance covers is background, and learned as such.
@@ -62,7 +62,7 @@ def class_findings(split: CheckedSplit, options: tuple[Option, ...]) -> list[Fin
 def _nothing(split: CheckedSplit) -> str:
     segments = split.report.segments
     if segments is None:
-        return "nothing is labelled: no class has a pixel, all is void"
+        return "nothing is labeled: no class has a pixel, all is void"
     if not segments.sum():
         return "nothing is annotated: there is no instance in any image"
     return f"no class has a pixel: none of {segments.sum():,} instances or segments covers any"

@@ -35,7 +35,7 @@ LOSSY_LABEL = "labels in a lossy format"
 TURNED = "EXIF orientations of images and labels that do not go together"
 UNSUITABLE = "files that are whole, but not read as they are"
 # Not an error of a file: training passes over it without harm, or use.
-ALL_VOID = "nothing labelled"
+ALL_VOID = "nothing labeled"
 # Of one annotation each, and of no harm to training.
 WRONG_FACTS = "areas or boxes that are not those of the masks"
 
@@ -72,7 +72,7 @@ class ImageReport(NamedTuple):
     Attributes:
         file_name: the image.
         size: (width, height), or None where it cannot be read.
-        pixels: (K + 1,) int64: labelled pixels of each class, void at last; None where they cannot be read.
+        pixels: (K + 1,) int64: labeled pixels of each class, void at last; None where they cannot be read.
         segments: (K,) int64: panoptic segments, or instances, of each class, or None.
         crowds: (K,) int64: how many of these are crowds, or None.
         empty: how many segments have no pixel.

@@ -299,7 +299,7 @@ def _counted(
     if inner and max(inner) == count:
         if len(inner) == count and 0 in inner:
             # As many values as classes: one of them may have been skipped.
-            yield from_1._replace(meaning=f"0 is unlabelled and 1 is {names[0]!r}")
+            yield from_1._replace(meaning=f"0 is unlabeled and 1 is {names[0]!r}")
             yield _listed(sorted(inner), names, channel, f"0 is {names[0]!r}")
         else:
             yield from_1
@@ -307,7 +307,7 @@ def _counted(
     if inner == set(range(1, count + 2)) and count > 1:
         # As trimaps have it: one more than there are classes, mostly the last, of pixels nobody is sure of.
         keys = {"type": "index", "offset": -1, "void": [count + 1], **channel}
-        yield Option({"encoding": keys}, f"1 is {names[0]!r} and {count + 1} unlabelled")
+        yield Option({"encoding": keys}, f"1 is {names[0]!r} and {count + 1} unlabeled")
         return
     for candidate in (inner, values):
         ordered = sorted(candidate)
@@ -328,9 +328,9 @@ def _counted(
                 yield _listed(ordered[::-1], names, channel, f"{ordered[-1]} is {names[0]!r}")
             return
         if len(without_0) == count and _is_even([0, *without_0]):
-            unlabelled = _listed(without_0, names, channel, "")
-            unlabelled.keys["encoding"]["void"] = [0]
-            yield unlabelled
+            unlabeled = _listed(without_0, names, channel, "")
+            unlabeled.keys["encoding"]["void"] = [0]
+            yield unlabeled
             return
     for candidate in (inner, values):
         if len(candidate) == count:

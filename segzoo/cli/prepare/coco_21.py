@@ -6,7 +6,7 @@
 Reads coco/annotations/instances_{train,val}2017.json and writes coco/coco_21_labels/{train,val}2017/*.png,
 palette images of 0..20, and coco/coco_21_labels/{train,val}2017.txt. As in GluonCV: where instances overlap,
 the one that the JSON has first wins; other categories are background; images count that have more than 1,000
-labelled pixels. Can be interrupted and started again; until a split is complete, its folder is called
+labeled pixels. Can be interrupted and started again; until a split is complete, its folder is called
 train2017.partial.
 """
 

@@ -63,7 +63,7 @@ def annotated_images(names: Sequence[str], number: int) -> Iterator[tuple[str, n
         if name in reader.dataset.without_labels:
             continue
         records = DatasetCatalog.get(name)
-        # Spread over the whole set: neighbours are often frames of one video.
+        # Spread over the whole set: neighbors are often frames of one video.
         chosen = np.unique(np.linspace(0, len(records) - 1, min(number, len(records))).astype(int))
         for index in chosen:
             record = records[index]

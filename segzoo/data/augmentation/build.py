@@ -42,7 +42,7 @@ __all__ = [
 
 
 def semantic_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
-    """Resize by short edge, crop with a cap on one category, colour jitter, flip, padding to the crop's size.
+    """Resize by short edge, crop with a cap on one category, color jitter, flip, padding to the crop's size.
 
     The training of MaskFormer's semantic models.
     """
@@ -116,7 +116,7 @@ def gluon_augmentations(cfg: CfgNode, ignore_label: int, edge: str) -> list[T.Au
 
 
 def segformer_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
-    """Resize to fit into a random box, crop with a cap on one category, flip, colour jitter, padding.
+    """Resize to fit into a random box, crop with a cap on one category, flip, color jitter, padding.
 
     The training of SegFormer (arXiv:2105.15203) and of MMSegmentation.
     """

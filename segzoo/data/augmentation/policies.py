@@ -142,7 +142,7 @@ class EitherOf(T.Augmentation):
 
 
 class ColorJitter(T.Augmentation):
-    """The colour jitter of SSD (arXiv:1512.02325): each of four changes is made half of the time.
+    """The color jitter of SSD (arXiv:1512.02325): each of four changes is made half of the time.
 
     Args:
         image_format: "RGB" or "BGR".

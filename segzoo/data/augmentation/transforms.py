@@ -76,7 +76,7 @@ class PadTransform(Transform):
 class OpenCVResizeTransform(Transform):
     """Resizes as OpenCV does: bilinear without a wider support where it shrinks, and so without smoothing.
 
-    Labels take the pixel under the centre of the new one, as in Detectron2's resize (semseg and
+    Labels take the pixel under the center of the new one, as in Detectron2's resize (semseg and
     MMSegmentation take the one under its upper left corner, half a pixel off the image).
     """
 

@@ -215,7 +215,7 @@ class PyramidTransformer(StagedBackbone):
         return number_layers(self, place)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
+        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
         x = image.permute(0, 2, 3, 1)
         outputs = {}
         for index in range(self.num_stages):

@@ -145,7 +145,7 @@ class ResNetBackbone(ResNet):
         }
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
+        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
         recompute = self.recompute and self.training
         x = self.stem(image)
         outputs = {}

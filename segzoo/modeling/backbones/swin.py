@@ -219,7 +219,7 @@ class SwinTransformer(StagedBackbone):
         self.freeze([(part,) for part in (self.patch_embed, *self.layers)], freeze_at)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
+        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
         x = self.patch_embed(image)
         outputs = {}
         for index, stage in enumerate(self.layers):
@@ -259,7 +259,7 @@ def seam_penalty(height: int, width: int, window_size: int, device: torch.device
         device: where the result is made.
 
     Returns:
-        (W', 1, T, T) float32: 0 where two tokens of a window were neighbours before the shift, else -100.
+        (W', 1, T, T) float32: 0 where two tokens of a window were neighbors before the shift, else -100.
     """
 
     def regions(length: int) -> torch.Tensor:

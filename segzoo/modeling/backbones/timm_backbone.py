@@ -140,7 +140,7 @@ class TimmBackbone(Backbone):
         }
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalised. Returns the feature maps by name, (N, C, h, w).
+        """image: (N, 3, H, W) float, normalized. Returns the feature maps by name, (N, C, h, w).
 
         Raises:
             InputError: the model takes one size of images only, and this is another.

@@ -136,7 +136,7 @@ class VOLO(StagedBackbone):
         return number_layers(self, place)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
+        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
         image = at_least(image, _LEAST_SIDE)
         x = self.patch_embed(image).permute(0, 2, 3, 1)
         outputs = {}

@@ -209,7 +209,7 @@ class WideResNetBackbone(Backbone):
         }
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalised, any size. Returns the feature maps by name, (N, C, h, w)."""
+        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
         recompute = self.recompute and self.training
         x = self.mod1(image)
         maps = {}

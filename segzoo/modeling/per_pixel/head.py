@@ -87,7 +87,7 @@ class PixelHead(nn.Module):
         }
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Feature maps, (N, C, h, w) each, and "image", the normalised input (N, 3, H, W), to logits.
+        """Feature maps, (N, C, h, w) each, and "image", the normalized input (N, 3, H, W), to logits.
 
         Returns:
             logits: (N, K, h, w) float.
@@ -102,7 +102,7 @@ class PixelHead(nn.Module):
         """Raises InputError if the head cannot take inputs of this size, saying which it can."""
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 1, **options) -> Conv2d:
-        """`conv_norm_act` with the head's normalisation."""
+        """`conv_norm_act` with the head's normalization."""
         return conv_norm_act(in_channels, out_channels, kernel_size, **{"norm": self.norm, **options})
 
     def classifier(self, in_channels: int, bias: bool = True) -> Conv2d:

@@ -34,7 +34,7 @@ def project_average(x: Tensor, side: int, projection: Conv2d, align_corners: boo
 
 
 def check_batch_norm(maps: Tensor, convolution: Conv2d) -> None:
-    """Makes sure that the batch norm after a convolution of pooled maps has something to normalise over.
+    """Makes sure that the batch norm after a convolution of pooled maps has something to normalize over.
 
     Args:
         maps: (N, C, h, w) of this process, which keep their size in `convolution`.

@@ -174,7 +174,7 @@ def _build_complete(protocol: InferenceProtocol) -> InferenceProtocol:
     if protocol.mode == "center_crop":
         short = min(protocol.crop_size)
         if protocol.crop_size != (short, short) or protocol.flip or len(protocol.scales) > 1:
-            raise InputError(f"{name}: a centre crop is square, of one scale and not flipped")
+            raise InputError(f"{name}: a center crop is square, of one scale and not flipped")
         if protocol.round_to > 1:
             raise InputError(
                 f"{name}: TEST.INFERENCE.ROUND_TO {protocol.round_to} would stretch images but not their "
@@ -183,7 +183,7 @@ def _build_complete(protocol: InferenceProtocol) -> InferenceProtocol:
         protocol = replace(protocol, base_size=protocol.base_size or short)
         if protocol.base_size < short or protocol.resize != "short_edge" or protocol.scales != (1.0,):
             raise InputError(
-                f"{name}: a centre crop of {short} pixels needs RESIZE short_edge, SCALES [1.0] and a "
+                f"{name}: a center crop of {short} pixels needs RESIZE short_edge, SCALES [1.0] and a "
                 f"BASE_SIZE of at least {short}, found {protocol.resize}, {list(protocol.scales)} and "
                 f"{protocol.base_size}"
             )

@@ -37,7 +37,7 @@ class InferenceProtocol:
         interpolation: of the image. "float": bilinear in floats; "corners": the same with corner pixels
             aligned; "opencv": bilinear in 8 bits; "pillow": bilinear in 8 bits, with a wider support where
             it shrinks.
-        crop_size: (height, width) of the window or of the centre crop; () as for `base_size`.
+        crop_size: (height, width) of the window or of the center crop; () as for `base_size`.
         stride: (height, width) of the window's step; () for `stride_fraction` of the crop, rounded "up" or
             "down" (`stride_rounding`).
         last_window: "clamped" to the image's border, or "padded" where it reaches over it.
@@ -109,7 +109,7 @@ _PRESETS = (
     _semseg("semseg_ms", _SIX_SCALES, "semseg's multi-scale column"),
     InferenceProtocol(
         name="gluon_val",
-        published="pytorch-cv's `val (crop)` column: a centre crop, its labels cropped in the same way",
+        published="pytorch-cv's `val (crop)` column: a center crop, its labels cropped in the same way",
         mode="center_crop",
         resize="short_edge",
         interpolation="pillow",

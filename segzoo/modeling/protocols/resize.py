@@ -74,13 +74,13 @@ def resize_image(image: Tensor, size: Size, interpolation: str) -> Tensor:
 
 
 def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
-    """(h, w) integers of any type to `size`: each pixel takes the value under its centre, as Pillow does."""
+    """(h, w) integers of any type to `size`: each pixel takes the value under its center, as Pillow does."""
     chosen = []
     for source, target in zip(labels.shape, size, strict=True):
         step = source / target
-        # Pillow adds up steps; where a centre falls between two pixels, the rounding of the sum decides.
-        centres = np.cumsum(np.r_[0.5 * step, np.full(target - 1, step)])
-        chosen.append(np.minimum(centres.astype(np.int64), source - 1))
+        # Pillow adds up steps; where a center falls between two pixels, the rounding of the sum decides.
+        centers = np.cumsum(np.r_[0.5 * step, np.full(target - 1, step)])
+        chosen.append(np.minimum(centers.astype(np.int64), source - 1))
     return labels[chosen[0][:, None], chosen[1]]
 
 
@@ -102,7 +102,7 @@ def score_bands(
         elements = _BAND_ELEMENTS.get(scores.device.type, 2**26)
         rows = max(elements // (num_classes * max(width, size[1])), 1)
     if height != size[0]:
-        upper, lower, weight = _neighbours(height, size[0], align_corners, scores.device)
+        upper, lower, weight = _neighbors(height, size[0], align_corners, scores.device)
     for start in range(0, size[0], rows):
         stop = min(start + rows, size[0])
         if height == size[0]:
@@ -126,7 +126,7 @@ def _stretch_width(planes: Tensor, width: int, align_corners: bool) -> Tensor:
     return F.interpolate(planes[None], size, mode="bilinear", align_corners=align_corners)[0]
 
 
-def _neighbours(
+def _neighbors(
     source: int, target: int, align_corners: bool, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The two source rows of every target row, and the weight of the second, as F.interpolate has them."""

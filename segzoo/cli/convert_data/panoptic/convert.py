@@ -53,8 +53,8 @@ def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
     for split in arguments.splits or ():
         if split not in names:
             raise InputError(f"--splits {split}: {dataset.path.name} has {', '.join(names)}")
-    labelled = [split for split in names if split not in dataset.without_labels]
-    splits = list(dict.fromkeys(arguments.splits or labelled))
+    labeled = [split for split in names if split not in dataset.without_labels]
+    splits = list(dict.fromkeys(arguments.splits or labeled))
     if not splits:
         raise InputError(f"{dataset.path.name}: none of its splits has labels; see its key without_labels")
     return dataset, splits

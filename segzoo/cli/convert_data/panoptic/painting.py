@@ -136,14 +136,14 @@ def _compare(
     labels_each = rules.ignore_label + 1
     codes = owner[owner > 0] * np.int64(labels_each) + labels[owner > 0]
     pixels = np.bincount(codes)
-    wrong, labelled = Counter(), Counter()
+    wrong, labeled = Counter(), Counter()
     for code in np.flatnonzero(pixels).tolist():
         (number, label), count = divmod(code, labels_each), int(pixels[code])
         if label == rules.ignore_label:
             counts[ON_VOID] += count
             continue
-        labelled[number] += count
+        labeled[number] += count
         if label != classes[number - 1]:
             counts[OTHER_CLASS] += count
             wrong[number] += count
-    counts[CONTRADICTED] = sum(2 * wrong[number] > labelled[number] for number in labelled)
+    counts[CONTRADICTED] = sum(2 * wrong[number] > labeled[number] for number in labeled)

@@ -49,20 +49,20 @@ def corners(points: Tensor, size: tuple[int, int]) -> list[tuple[Tensor, Tensor]
         outside of the map has weight 0.
     """
     height, width = size
-    across = _neighbours(points[..., 0] * width - 0.5, width, step=1)
-    down = _neighbours(points[..., 1] * height - 0.5, height, step=width)
+    across = _neighbors(points[..., 0] * width - 0.5, width, step=1)
+    down = _neighbors(points[..., 1] * height - 0.5, height, step=width)
     return [(row + column, tall * wide) for row, tall in down for column, wide in across]
 
 
-def _neighbours(position: Tensor, length: int, step: int) -> list[tuple[Tensor, Tensor]]:
+def _neighbors(position: Tensor, length: int, step: int) -> list[tuple[Tensor, Tensor]]:
     """The pixels before and after a position on a line of so many, as index times `step`, and weights."""
     first = position.floor()
     share = position - first
-    neighbours = []
+    neighbors = []
     for index, weight in ((first, 1 - share), (first + 1, share)):
         inside = index.clamp(0, length - 1)
-        neighbours.append((inside.long().mul_(step), weight * (inside == index)))
-    return neighbours
+        neighbors.append((inside.long().mul_(step), weight * (inside == index)))
+    return neighbors
 
 
 def sample(maps: Tensor, places: list[tuple[Tensor, Tensor]]) -> Tensor:

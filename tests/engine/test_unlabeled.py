@@ -1,4 +1,4 @@
-"""Trainings on nothing labelled: warned of, ended in time, and never with a best model."""
+"""Trainings on nothing labeled: warned of, ended in time, and never with a best model."""
 
 import math
 from types import SimpleNamespace
@@ -8,8 +8,8 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from segzoo.data.labelled import check_labelled, holds_targets
-from segzoo.engine.unlabelled import UnlabelledHook
+from segzoo.data.labeled import check_labeled, holds_targets
+from segzoo.engine.unlabeled import UnlabeledHook
 from segzoo.utils.errors import InputError
 from tests.engine.toy_training import ToyTrainer, run_toy, toy_cfg, toy_image
 
@@ -19,26 +19,26 @@ IMAGES = 30
 class Data:
     """What a loader of segzoo offers beside its batches."""
 
-    def __init__(self, labelled):
-        self.labelled, self.dataset = labelled, range(IMAGES)
+    def __init__(self, labeled):
+        self.labeled, self.dataset = labeled, range(IMAGES)
 
     def __iter__(self):
         index = 0
         while True:
             batch = []
             for _ in range(4):
-                found = self.labelled(index % IMAGES, index)
+                found = self.labeled(index % IMAGES, index)
                 classes = torch.zeros(int(found), dtype=torch.int64)
                 batch.append({**toy_image(index), "segment_classes": classes})
                 index += 1
             yield batch
 
 
-def run(folder, labelled, iterations, **changes):
+def run(folder, labeled, iterations, **changes):
     class Trainer(ToyTrainer):
         @classmethod
         def build_train_loader(cls, cfg, start_iteration):
-            return Data(labelled)
+            return Data(labeled)
 
     period = {"SOLVER__LOG_PERIOD": 50, "SOLVER__CHECKPOINT_PERIOD": 0}
     return run_toy(toy_cfg(folder, SOLVER__MAX_ITER=iterations, **period, **changes), trainer_class=Trainer)
@@ -46,21 +46,21 @@ def run(folder, labelled, iterations, **changes):
 
 def said(folder):
     lines = (folder / "log.txt").read_text().splitlines()
-    return [line for line in lines if "no labelled pixel" in line and "WARNING" in line]
+    return [line for line in lines if "no labeled pixel" in line and "WARNING" in line]
 
 
 def test_it_is_said_after_ten_iterations_and_ends_after_a_hundred(tmp_path):
     with pytest.raises(InputError) as error:
         run(tmp_path, lambda image, index: False, 150)
-    assert "no labelled pixel in the 400 images of 100 iterations" in str(error.value)
+    assert "no labeled pixel in the 400 images of 100 iterations" in str(error.value)
     assert "segzoo check-data" in str(error.value)
     (line,) = said(tmp_path)
-    assert "DATASETS.TRAIN ('toy_train',): no labelled pixel in the 40 images of 10 iterations" in line
+    assert "DATASETS.TRAIN ('toy_train',): no labeled pixel in the 40 images of 10 iterations" in line
     assert "the training ends after 100 such iterations" in line
 
 
 def test_a_short_training_that_saw_all_images_twice_does_not_succeed(tmp_path):
-    with pytest.raises(InputError, match="no labelled pixel in the 60 images of 15 iterations"):
+    with pytest.raises(InputError, match="no labeled pixel in the 60 images of 15 iterations"):
         run(tmp_path, lambda image, index: False, 15)
     assert (tmp_path / "model_final.pth").is_file()
 
@@ -72,12 +72,12 @@ def test_a_short_training_is_warned_of(tmp_path):
 
 
 @pytest.mark.parametrize("image", [0, 17])
-def test_one_labelled_image_among_many_is_enough(tmp_path, image):
+def test_one_labeled_image_among_many_is_enough(tmp_path, image):
     run(tmp_path, lambda one, index: one == image, 110)
     assert not said(tmp_path)
 
 
-def test_a_labelled_image_that_comes_late_lets_the_training_go_on(tmp_path):
+def test_a_labeled_image_that_comes_late_lets_the_training_go_on(tmp_path):
     """Random crops miss it for a hundred iterations less one."""
     run(tmp_path, lambda image, index: index == 395, 105)
     assert len(said(tmp_path)) == 1
@@ -86,7 +86,7 @@ def test_a_labelled_image_that_comes_late_lets_the_training_go_on(tmp_path):
 def test_a_large_set_is_seen_twice_before_it_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(Data, "__iter__", lambda self: iter(()))
     trainer = ToyTrainer(toy_cfg(tmp_path, SOLVER__MAX_ITER=5000))
-    (hook,) = (hook for hook in trainer._hooks if type(hook).__name__ == "UnlabelledHook")
+    (hook,) = (hook for hook in trainer._hooks if type(hook).__name__ == "UnlabeledHook")
     trainer.num_images = 1001
     hook.before_train()
     assert hook._stop_at == math.ceil(2 * 1001 / 4)
@@ -96,8 +96,8 @@ def test_a_large_set_is_seen_twice_before_it_ends(tmp_path, monkeypatch):
 
 
 def steps_until_it_ends(start):
-    """Steps of a training from iteration `start` on, at most 150, of a process that sees nothing labelled."""
-    hook = UnlabelledHook("semantic", ["toy_train"], 4)
+    """Steps of a training from iteration `start` on, at most 150, of a process that sees nothing labeled."""
+    hook = UnlabeledHook("semantic", ["toy_train"], 4)
     hook.trainer = SimpleNamespace(max_iter=5000, start_iter=start, num_images=IMAGES, saw_targets=False)
     hook.before_train()
     for step in range(150):
@@ -120,7 +120,7 @@ def test_what_one_process_sees_lets_all_go_on(monkeypatch):
     assert steps_until_it_ends(0) is None
 
 
-def test_batches_of_another_mapper_count_as_labelled():
+def test_batches_of_another_mapper_count_as_labeled():
     assert holds_targets([{"image": 0}])
     assert not holds_targets([{"segment_classes": torch.zeros(0)}] * 2)
     assert holds_targets([{"segment_classes": torch.zeros(0)}, {"segment_classes": torch.zeros(1)}])
@@ -147,13 +147,13 @@ def test_a_json_of_nothing_to_learn_stops_before_the_training(task, segments, me
     listed = [{"category_id": category, "iscrowd": crowd} for category, crowd in segments]
     records = [{"annotations": []}, {"annotations": listed}]
     if not message:
-        check_labelled(records, task, THINGS, ["pets"])
+        check_labeled(records, task, THINGS, ["pets"])
         return
     with pytest.raises(InputError) as error:
-        check_labelled(records, task, THINGS, ["pets"])
+        check_labeled(records, task, THINGS, ["pets"])
     assert message in str(error.value)
     # Semantic labels are in files, which are not opened to find out.
-    check_labelled([*records, {"sem_seg_file_name": "a.png"}], task, THINGS, ["pets"])
+    check_labeled([*records, {"sem_seg_file_name": "a.png"}], task, THINGS, ["pets"])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -1,4 +1,4 @@
-"""A training that sees nothing labelled learns nothing: that is said early, and ends it in time."""
+"""A training that sees nothing labeled learns nothing: that is said early, and ends it in time."""
 
 import logging
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 
 # Iterations after which it is said, and before which it ends a training only when that is over anyway.
 WARN_AFTER, STOP_AFTER = 10, 100
-# Every image is seen so often before: a random crop may miss what is labelled in it.
+# Every image is seen so often before: a random crop may miss what is labeled in it.
 _PASSES = 2
 
 
-class UnlabelledHook(HookBase):
+class UnlabeledHook(HookBase):
     """Watches `trainer.saw_targets` until it is true in any process.
 
     Args:
