@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"no model of the zoo meets all of that{listed}")
     found.sort(key=lambda entry: (*entry.name.split("/")[:2], -(entry.value or 0), entry.name))
     if arguments.json:
-        print(json.dumps([_facts(entry) for entry in found], indent=1))
+        print(json.dumps([_as_json(entry) for entry in found], indent=1))
     else:
         for line in _table(found):
             print(line)
@@ -143,7 +143,7 @@ def _number(value: float | None, digits: int) -> str:
 
 def _show(entry: "Entry", as_json: bool) -> int:
     if as_json:
-        print(json.dumps(_facts(entry), indent=1))
+        print(json.dumps(_as_json(entry), indent=1))
         return 0
     for name, text in _described(entry):
         print(f"{name:<14}{text}")
@@ -210,7 +210,7 @@ def _download(name: str) -> int:
     return 0
 
 
-def _facts(entry: "Entry") -> dict[str, Any]:
+def _as_json(entry: "Entry") -> dict[str, Any]:
     """All that is known about a model, for --json."""
     about = asdict(entry.info) if entry.info else {}
     return {"name": entry.name, "title": entry.title, "metric": entry.metric, "value": entry.value} | about

@@ -11,10 +11,10 @@ from .register import label_reader, register_builtin, register_dataset_file
 if TYPE_CHECKING:
     from .augmentation.build import build_test_augmentations, build_train_augmentations
     from .build import build_test_loader, build_train_loader
-    from .class_facts import register_described
+    from .class_metadata import register_described
     from .dataset_file import DatasetFile, read_dataset_file
     from .dataset_range import training_range
-    from .images import load_image, read_image, reading_facts, rgb_pixels
+    from .images import describe_reading, load_image, read_image, rgb_pixels
     from .label_reader import LabelReader
     from .mapper import SegmentationMapper
     from .pixel_range import PixelRange
@@ -34,11 +34,11 @@ __all__ = [
     "build_test_loader",
     "build_train_augmentations",
     "build_train_loader",
+    "describe_reading",
     "label_reader",
     "load_image",
     "read_dataset_file",
     "read_image",
-    "reading_facts",
     "register_builtin",
     "register_dataset_file",
     "register_described",

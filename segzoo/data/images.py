@@ -138,7 +138,7 @@ def _ranges(
     return own, own
 
 
-def reading_facts(record: Mapping[str, Any], configured: Sequence[float] = ()) -> dict[str, Any]:
+def describe_reading(record: Mapping[str, Any], configured: Sequence[float] = ()) -> dict[str, Any]:
     """How the images of a dataset are read, where that is not the usual way: what changes their pixels.
 
     Args:

@@ -15,7 +15,7 @@ from segzoo.utils.text import did_you_mean, some
 
 from . import catalogs
 from .checks import check_different
-from .class_facts import class_facts
+from .class_metadata import class_metadata
 from .coco_instances import instance_dicts
 from .coco_json import explained_shape, read_coco_json, read_images, read_missing_sizes
 from .dataset_file import CATALOG, DatasetFile, is_builtin, read_dataset_file, read_split_names
@@ -124,7 +124,7 @@ def label_reader(name: str) -> LabelReader:
 def _register(dataset: DatasetFile, split: str, taken: str) -> None:
     reader = LabelReader(dataset, split)
     metadata = dict(
-        **class_facts(dataset.classes),
+        **class_metadata(dataset.classes),
         ignore_label=dataset.space.ignore_label,
         background=dataset.background,
         evaluator_type=NO_GROUND_TRUTH if split in dataset.without_labels else dataset.evaluator,

@@ -18,7 +18,7 @@ from torch import nn
 
 from segzoo.checkpoint import require_loaded
 from segzoo.checkpoint.download import file_hash, local_file
-from segzoo.data import reading_facts
+from segzoo.data import describe_reading
 from segzoo.data.handover import ended_workers_explained
 from segzoo.evaluation import (
     EvaluationOptions,
@@ -44,7 +44,7 @@ from segzoo.utils.threads import free_processors
 
 from .model_description import classes_metadata
 from .progress import Stopwatch, more_workers
-from .skipped_files import check_some_left, skipped_facts, skipped_images
+from .skipped_files import check_some_left, describe_skipped, skipped_images
 from .trainer_registry import find_trainer
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def evaluate(
         loader = trainer.build_test_loader(cfg, name)
         # A loader of another kind does not tell.
         records = getattr(getattr(loader, "dataset", None), "records", None) or DatasetCatalog.get(name)
-        reading[name] = reading_facts(records[0], cfg.INPUT.IMAGE_RANGE)
+        reading[name] = describe_reading(records[0], cfg.INPUT.IMAGE_RANGE)
         evaluator = trained_evaluators(cfg, name, trainer)
         scored_by[name] = evaluator_protocols(evaluator)
         tested = tested_model(cfg, model, name)
@@ -159,13 +159,13 @@ def evaluate(
             logger.warning("%s", advice)
     if not comm.is_main_process():
         return {}
-    facts = protocol_facts(cfg, weights, iteration) | resizing_facts(cfg, model)
+    facts = describe_protocol(cfg, weights, iteration) | describe_resizing(cfg, model)
     facts |= {
         "datasets": images,
         "image_reading": reading,
         "evaluators": scored_by,
-        **speed_facts(speed),
-        **skipped_facts(skipped, images),
+        **describe_speed(speed),
+        **describe_skipped(skipped, images),
     }
     return report(cfg, results, facts)
 
@@ -273,7 +273,7 @@ def shares(speed: Mapping[str, float]) -> dict[str, float]:
     return {part: 100 * seconds / max(total, 1e-9) for part, seconds in speed.items()}
 
 
-def speed_facts(speed: Mapping[str, Mapping[str, float]]) -> dict:
+def describe_speed(speed: Mapping[str, Mapping[str, float]]) -> dict:
     """For results.json, of {dataset: seconds per image of "data", "compute" and "scoring"}.
 
     "data" and "scoring" count what the model waited for, not what ran beside it.
@@ -409,23 +409,23 @@ def dataset_folder(cfg: CfgNode, name: str) -> Path:
     return folder / name if len(cfg.DATASETS.TEST) > 1 else folder
 
 
-def protocol_facts(cfg: CfgNode, weights: str, iteration: int | None) -> dict:
+def describe_protocol(cfg: CfgNode, weights: str, iteration: int | None) -> dict:
     """How the numbers are made, without the datasets; see `segzoo.evaluation.Protocol`."""
     if iteration is not None:
-        weights_facts = {
+        weights_entry = {
             "weights": f"{cfg.OUTPUT_DIR}/model at iteration {iteration}",
             "weights_sha256": "",
             "iteration": iteration,
         }
     else:
         sha256 = file_hash(local_file(weights), "sha256") if weights else ""
-        weights_facts = {"weights": weights, "weights_sha256": sha256}
+        weights_entry = {"weights": weights, "weights_sha256": sha256}
     protocol = build_inference_protocol(cfg)
     return {
         "preset": cfg.TEST.PROTOCOL,
         **_inference(cfg, protocol),
         "class_averaging": "valid",
-        **weights_facts,
+        **weights_entry,
         "tasks": list(cfg.TEST.TASKS),
         "processes": comm.get_world_size(),
     }
@@ -439,7 +439,7 @@ def _inference(cfg: CfgNode, protocol: InferenceProtocol | MapAveraging | None) 
     return _protocol_inference(protocol)
 
 
-def resizing_facts(cfg: CfgNode, model: nn.Module) -> dict:
+def describe_resizing(cfg: CfgNode, model: nn.Module) -> dict:
     """What the model resizes to the image's size for semantic labels; None where it does not say."""
     is_semantic = "semantic" in cfg.TEST.TASKS
     return {"semantic_resizing": build_protocol_model(cfg, model).semantic_resizing if is_semantic else None}

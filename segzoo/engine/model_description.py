@@ -8,7 +8,7 @@ from detectron2.data import Metadata, MetadataCatalog
 
 import segzoo
 from segzoo.config.load import new_config
-from segzoo.data.class_facts import DATASET_FACTS
+from segzoo.data.class_metadata import DATASET_METADATA
 from segzoo.utils.dataset_names import classes_dataset
 from segzoo.utils.errors import InputError
 
@@ -24,7 +24,7 @@ def describe_checkpoint(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
     Returns:
         Strings, numbers, lists and dicts only.
     """
-    facts = {key: plain(metadata.get(key)) for key in DATASET_FACTS if metadata.get(key) is not None}
+    facts = {key: plain(metadata.get(key)) for key in DATASET_METADATA if metadata.get(key) is not None}
     return {**describe(cfg, metadata), **facts, "config": config_in_checkpoint(cfg, new_config())}
 
 

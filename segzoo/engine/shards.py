@@ -18,24 +18,24 @@ from detectron2.utils import comm
 from torch import nn
 
 from segzoo.checkpoint import require_loaded
-from segzoo.data import reading_facts
+from segzoo.data import describe_reading
 from segzoo.data.handover import ended_workers_explained
 from segzoo.evaluation import BackgroundEvaluator, evaluator_protocols
 from segzoo.utils.errors import InputError
 
 from .evaluation_loop import (
+    describe_protocol,
+    describe_resizing,
+    describe_speed,
     feed,
     inference_folder,
-    protocol_facts,
     report,
-    resizing_facts,
-    speed_facts,
     tested_model,
     trained_evaluators,
 )
 from .progress import Stopwatch
 from .shard_files import Part, Shard, ShardFiles
-from .skipped_files import skipped_facts
+from .skipped_files import describe_skipped
 from .trainer_registry import TrainerClass, find_trainer
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def evaluate_shard(
     require_loaded(model)
     check_shards()
     trainer = trainer or find_trainer(cfg)
-    facts = protocol_facts(cfg, weights, None)
+    facts = describe_protocol(cfg, weights, None)
     scored_by, results, images, skipped, speed = {}, {}, {}, {}, {}
     for name in cfg.DATASETS.TEST:
         evaluators = trained_evaluators(cfg, name, trainer)
@@ -133,12 +133,12 @@ def evaluate_shard(
             skipped[name], speed[name] = _totals(files, shards, images[name])
     if len(results) < len(cfg.DATASETS.TEST):
         return {}
-    facts |= resizing_facts(cfg, model)
+    facts |= describe_resizing(cfg, model)
     facts["image_reading"] = {
-        name: reading_facts(DatasetCatalog.get(name)[0], cfg.INPUT.IMAGE_RANGE) for name in results
+        name: describe_reading(DatasetCatalog.get(name)[0], cfg.INPUT.IMAGE_RANGE) for name in results
     }
     facts["evaluators"] = scored_by
-    facts = {**facts, "datasets": images, **speed_facts(speed), **skipped_facts(skipped, images)}
+    facts = {**facts, "datasets": images, **describe_speed(speed), **describe_skipped(skipped, images)}
     return report(cfg, results, facts)
 
 

@@ -86,7 +86,7 @@ def skipped_images(loader: Any) -> dict[str, str]:
     return dict(sorted((file, message) for part in parts for file, message in part.items()))
 
 
-def skipped_facts(skipped: Mapping[str, Mapping[str, str]], images: Mapping[str, int]) -> dict:
+def describe_skipped(skipped: Mapping[str, Mapping[str, str]], images: Mapping[str, int]) -> dict:
     """For results.json, of the images that were passed over; said aloud, as the numbers are not comparable.
 
     Args:

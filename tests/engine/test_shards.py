@@ -23,7 +23,7 @@ from torch import nn
 from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.cli.train import build_parser
 from segzoo.engine import Trainer, evaluate
-from segzoo.engine.evaluation_loop import check_evaluation, protocol_facts
+from segzoo.engine.evaluation_loop import check_evaluation, describe_protocol
 from segzoo.engine.shard_files import Part, ShardFiles
 from segzoo.engine.shards import Shard, evaluate_shard
 from segzoo.evaluation import compare_results, load_results
@@ -426,4 +426,4 @@ def test_results_say_under_which_protocol_they_were_made(shapes, tmp_path):
         "pad_value": "mean",
         "last_window": "clamped",
     }
-    assert json.loads(json.dumps(protocol_facts(cfg, "", None))).items() <= protocol.items()
+    assert json.loads(json.dumps(describe_protocol(cfg, "", None))).items() <= protocol.items()

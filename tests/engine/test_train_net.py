@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from segzoo.cli import evaluate
 from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.cli.train import build_parser
-from segzoo.engine.evaluation_loop import protocol_facts
+from segzoo.engine.evaluation_loop import describe_protocol
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
 
@@ -252,14 +252,14 @@ def test_the_protocol_holds_the_sizes_of_test_time_augmentation():
         "semantic/camvid/maskformer_r18",
         ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(100, 200)", "INPUT.MIN_SIZE_TEST", "0"],
     )
-    protocol = protocol_facts(cfg, "", None)
+    protocol = describe_protocol(cfg, "", None)
     sizes = {"resized_from": "original", "short_edges": [100, 200], "long_edge_max": cfg.TEST.AUG.MAX_SIZE}
     assert protocol["input_size"] == sizes
     assert protocol["flip"] is True
     cfg.INPUT.MIN_SIZE_TEST = 100
-    assert protocol_facts(cfg, "", None)["scales"] == [1.0, 2.0]
+    assert describe_protocol(cfg, "", None)["scales"] == [1.0, 2.0]
     cfg.TEST.AUG.ENABLED = False
-    assert protocol_facts(cfg, "", None)["scales"] == [1.0]
+    assert describe_protocol(cfg, "", None)["scales"] == [1.0]
 
 
 def test_evaluating_without_a_loaded_head_is_refused(job, tmp_path, capsys):

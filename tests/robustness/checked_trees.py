@@ -53,17 +53,17 @@ def write(folder, truth, store, labels="masks/{stem}.png", classes=NAMES, **fact
         "classes": list(classes),
         **facts,
     }
-    return write_facts(folder, facts)
+    return write_dataset_yaml(folder, facts)
 
 
-def write_facts(folder, facts):
+def write_dataset_yaml(folder, facts):
     path = folder / "roads.yaml"
     path.write_text(yaml.safe_dump(facts))
     return path
 
 
 def apply(path, keys):
-    write_facts(path.parent, yaml.safe_load(path.read_text()) | keys)
+    write_dataset_yaml(path.parent, yaml.safe_load(path.read_text()) | keys)
 
 
 def options_of(findings):

@@ -392,13 +392,13 @@ def write_instances(folder_):
         "categories": [{"id": 1, "name": "car"}],
     }
     (folder_ / "instances.json").write_text(json.dumps(facts))
-    yaml_facts = {
+    dataset = {
         "splits": {"cars_train": "train"},
         "images": "images",
         "instances": "instances.json",
         "classes": ["car"],
     }
-    (folder_ / "cars.yaml").write_text(yaml.safe_dump(yaml_facts))
+    (folder_ / "cars.yaml").write_text(yaml.safe_dump(dataset))
     return folder_ / "cars.yaml"
 
 

@@ -14,9 +14,9 @@ from PIL import Image, PngImagePlugin
 
 from segzoo.data import (
     PixelRange,
+    describe_reading,
     load_image,
     read_image,
-    reading_facts,
     register_dataset_file,
 )
 from segzoo.data.image_size import image_size
@@ -227,9 +227,9 @@ def test_a_range_with_values_below_0_does_not_change_8_bits(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     record = {"file_name": str(tmp_path / "a.png")}
     assert np.array_equal(gray_of(load_image(record, configured=(-160, 240))), pixels)
-    assert reading_facts(record, (-160, 240)) == {}
+    assert describe_reading(record, (-160, 240)) == {}
     assert gray_of(load_image(record, configured=(0, 240)))[0].tolist() == [0, 42, 255, 255]
-    assert reading_facts(record, (0, 240)) == {"image_range": [0, 240]}
+    assert describe_reading(record, (0, 240)) == {"image_range": [0, 240]}
 
 
 def test_a_dataset_file_that_is_registered_again_has_its_images_looked_at_again(tmp_path):

@@ -21,9 +21,9 @@ from segzoo.data import (
     PixelRange,
     SegmentationMapper,
     build_test_loader,
+    describe_reading,
     load_image,
     read_image,
-    reading_facts,
     register_dataset_file,
 )
 from segzoo.engine import Predictor, Trainer, default_setup, describe
@@ -473,7 +473,7 @@ def test_what_is_told_of_the_reading_of_images_is_what_changes_their_pixels(
     if values is None:
         save(tmp_path / "images/train/0.png", gray_ramp(255).astype(np.uint8))
     (record,), _ = load(deep)
-    assert reading_facts(record, configured) == expected
+    assert describe_reading(record, configured) == expected
     shown = gray_of(load_image(record, configured=configured))
     usual = gray_of(load_image({"file_name": record["file_name"]}))
     if not expected:

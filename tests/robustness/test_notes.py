@@ -25,7 +25,7 @@ from tests.robustness.checked_trees import (
     notes_of,
     options_of,
     write,
-    write_facts,
+    write_dataset_yaml,
 )
 
 
@@ -120,7 +120,7 @@ def test_polygons_within_others_are_noted_as_holes_that_are_filled(tmp_path, cap
     }
     (tmp_path / "pets.json").write_text(json.dumps(facts))
     pets = {"splits": {"x_train": "x"}, "images": "images", "instances": "pets.json", "classes": ["cat"]}
-    notes = notes_of(capsys, write_facts(tmp_path, pets), "holes")
+    notes = notes_of(capsys, write_dataset_yaml(tmp_path, pets), "holes")
     assert len(notes) == (inner == "inside")
 
 

@@ -28,7 +28,7 @@ from tests.robustness.checked_trees import (
     labels_of,
     options_of,
     write,
-    write_facts,
+    write_dataset_yaml,
 )
 
 
@@ -209,12 +209,12 @@ def test_where_files_do_not_tell_each_option_says_what_has_to_be_true(tmp_path, 
         stored = {stem: np.where(np.arange(HEIGHT)[:, None] < 20, 255, one) for stem, one in stored.items()}
     path = write(tmp_path, stored, lambda one, file: Image.fromarray(one.astype(np.uint8)).save(file))
     facts = yaml.safe_load(path.read_text()) | {"classes": list(classes)}
-    write_facts(tmp_path, facts)
+    write_dataset_yaml(tmp_path, facts)
     _, findings = check(capsys, path)
     options = options_of(findings)
     assert [meaning for meaning, _ in options] == [meaning for meaning, _ in meanings]
     for (_, keys), (_, table) in zip(options, meanings, strict=True):
-        write_facts(tmp_path, facts | keys)
+        write_dataset_yaml(tmp_path, facts | keys)
         status, _ = check(capsys, path)
         assert status == 0
         found = labels_of(path)
@@ -298,7 +298,7 @@ def test_real_masks_that_lost_their_indices_are_repaired_by_the_remedy(sample_da
     }
     # Folders outside of the YAML's are reached by a link.
     (tmp_path / "images").symlink_to(source / "JPEGImages")
-    path = write_facts(tmp_path, facts | {"images": "images/{stem}.jpg"})
+    path = write_dataset_yaml(tmp_path, facts | {"images": "images/{stem}.jpg"})
     status, findings = check(capsys, path)
     assert status == 1
     ((_, keys),) = options_of(findings)
@@ -318,7 +318,7 @@ def test_real_masks_as_published_are_no_problem(sample_data, tmp_path, capsys):
         "labels": "masks/{stem}.png",
         "classes": "voc_2012",
     }
-    assert check(capsys, write_facts(tmp_path, facts))[0] == 0
+    assert check(capsys, write_dataset_yaml(tmp_path, facts))[0] == 0
 
 
 BOXES = {1: (4, 3, 16, 15), 2: (18, 6, 28, 20)}
@@ -341,7 +341,7 @@ def write_pets(folder, change=lambda annotation: None, classes=("cat", "dog"), i
             change(facts["annotations"][-1])
     (folder / "instances.json").write_text(json.dumps(facts))
     keys = {"splits": {"x_train": "x"}, "images": "images", "instances": "instances.json"}
-    return write_facts(folder, {**keys, "classes": list(classes)})
+    return write_dataset_yaml(folder, {**keys, "classes": list(classes)})
 
 
 def true_pets():

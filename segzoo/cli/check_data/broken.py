@@ -12,12 +12,12 @@ from .inspection import (
     UNREADABLE_IMAGE,
     UNREADABLE_LABEL,
     UNSUITABLE,
-    WRONG_FACTS,
+    WRONG_GEOMETRY,
     WRONG_LABEL,
     WRONG_SIZE,
     unknown_labels,
 )
-from .instances import wrong_facts_finding
+from .instances import geometry_finding
 from .remedies import (
     Files,
     Option,
@@ -64,8 +64,8 @@ def broken_file_findings(split: CheckedSplit, options: tuple[Option, ...]) -> li
                 remedy = "training takes them for images without an object; remove those to be labeled yet"
             found.append(Finding(False, split.name, f"{several}: {kind}", remedy, messages))
             continue
-        if kind == WRONG_FACTS:
-            found.append(wrong_facts_finding(split, messages))
+        if kind == WRONG_GEOMETRY:
+            found.append(geometry_finding(split, messages))
             continue
         text = f"{several}: {kind}"
         if kind == UNKNOWN_LABEL:

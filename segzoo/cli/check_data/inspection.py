@@ -21,7 +21,7 @@ from segzoo.data.label_reader import IndexMap, LabelReader
 from segzoo.data.palettes import PaletteError
 from segzoo.utils.errors import InputError
 
-from .stated import wrong_facts
+from .stated import wrong_geometry
 from .stored import StoredLabels, StoredSummary, observer
 
 # What can be wrong with an image or its labels.
@@ -37,7 +37,7 @@ UNSUITABLE = "files that are whole, but not read as they are"
 # Not an error of a file: training passes over it without harm, or use.
 ALL_VOID = "nothing labeled"
 # Of one annotation each, and of no harm to training.
-WRONG_FACTS = "areas or boxes that are not those of the masks"
+WRONG_GEOMETRY = "areas or boxes that are not those of the masks"
 
 
 # The kind of each error of labels; of others, `WRONG_LABEL`.
@@ -187,7 +187,7 @@ def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: b
     except InputError as error:
         problem = Problem(_KINDS.get(type(error), WRONG_LABEL), str(error), getattr(error, "labels", ()))
         return report._replace(stored=tuple(stored), problems=(problem,))
-    problems = [Problem(WRONG_FACTS, line) for line in wrong_facts(record, reader, index_map)]
+    problems = [Problem(WRONG_GEOMETRY, line) for line in wrong_geometry(record, reader, index_map)]
     if not counted["pixels"][:-1].any():
         problems.append(Problem(ALL_VOID, f"{file_name}: all of its pixels are void"))
     return report._replace(**counted, stored=tuple(stored), problems=tuple(problems))

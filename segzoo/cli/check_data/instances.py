@@ -8,7 +8,7 @@ from segzoo.utils.text import some
 from .annotations import annotation_findings
 from .checked import CheckedSplit, Finding
 from .inspection import (
-    WRONG_FACTS,
+    WRONG_GEOMETRY,
 )
 from .remedies import (
     Option,
@@ -48,9 +48,11 @@ def instance_findings(split: CheckedSplit) -> list[Finding]:
     return [*found, Finding(is_problem, split.name, text, remedy, options=options)]
 
 
-def wrong_facts_finding(split: CheckedSplit, messages: tuple[str, ...]) -> Finding:
+def geometry_finding(split: CheckedSplit, messages: tuple[str, ...]) -> Finding:
     which = (
-        f"{len(messages):,} {WRONG_FACTS}" if len(messages) > 1 else "1 area or box is not that of its mask"
+        f"{len(messages):,} {WRONG_GEOMETRY}"
+        if len(messages) > 1
+        else "1 area or box is not that of its mask"
     )
     text = f"{which}, by more than a factor of two, first {messages[0]}"
     if any("annotations" in record for record in split.records):

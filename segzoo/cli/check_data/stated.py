@@ -16,7 +16,7 @@ FACTOR = 2
 _EDGE = 2
 
 
-def wrong_facts(record: Mapping[str, Any], reader: LabelReader, index_map: IndexMap | None) -> list[str]:
+def wrong_geometry(record: Mapping[str, Any], reader: LabelReader, index_map: IndexMap | None) -> list[str]:
     """Return a line for each annotation whose `area` or `bbox` differs by more than a factor of two.
 
     Missing ones are measured by who needs them and are not named here; nor are those of an instances JSON

@@ -18,7 +18,7 @@ import torch
 from detectron2.structures import Instances
 
 from segzoo.config.load import new_config
-from segzoo.engine.evaluation_loop import report, resizing_facts
+from segzoo.engine.evaluation_loop import describe_resizing, report
 from segzoo.evaluation import (
     EntityEvaluator,
     InstanceEvaluator,
@@ -151,15 +151,15 @@ def test_results_say_what_was_resized_for_semantic_labels(resizing):
         (("panoptic",), None),
     ):
         cfg.TEST.TASKS = tasks
-        assert resizing_facts(cfg, model) == {"semantic_resizing": expected}
+        assert describe_resizing(cfg, model) == {"semantic_resizing": expected}
     cfg.TEST.TASKS = ("semantic",)
     # Finished maps are averaged; the other protocols resize scores themselves.
     cfg.TEST.PROTOCOL = "maskformer_tta"
-    assert resizing_facts(cfg, model) == {"semantic_resizing": resizing}
+    assert describe_resizing(cfg, model) == {"semantic_resizing": resizing}
     cfg.TEST.PROTOCOL = "gluon_testval"
-    assert resizing_facts(cfg, model) == {"semantic_resizing": "scores"}
+    assert describe_resizing(cfg, model) == {"semantic_resizing": "scores"}
     cfg.TEST.PROTOCOL = ""
-    assert resizing_facts(cfg, torch.nn.Linear(1, 1)) == {"semantic_resizing": None}
+    assert describe_resizing(cfg, torch.nn.Linear(1, 1)) == {"semantic_resizing": None}
 
 
 def test_one_column_is_printed_for_averages_that_are_equal(tmp_path, monkeypatch):

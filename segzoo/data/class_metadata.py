@@ -9,10 +9,10 @@ from . import catalogs
 from .dataset_classes import DatasetClass, generated_color
 
 # Of what a checkpoint says about its dataset, beside the classes' names, colors and isthing.
-DATASET_FACTS = ("evaluator_type", "flip_pairs", "contiguous_id_to_dataset_id", "dataset_file")
+DATASET_METADATA = ("evaluator_type", "flip_pairs", "contiguous_id_to_dataset_id", "dataset_file")
 
 
-def class_facts(classes: Sequence[DatasetClass]) -> dict[str, Any]:
+def class_metadata(classes: Sequence[DatasetClass]) -> dict[str, Any]:
     """Names, colors, ids and things, by the names that Detectron2's panoptic datasets have."""
     things = [index for index, entry in enumerate(classes) if entry.isthing]
     names, colors = [entry.name for entry in classes], [entry.color for entry in classes]
@@ -37,7 +37,7 @@ def register_described(about: Mapping[str, Any], source: str) -> str:
 
     Args:
         about: what the checkpoint says of itself: `classes`, and where it does `dataset`, `task`, `colors`,
-            `isthing`, `ignore_label`, `label_map` and `DATASET_FACTS`.
+            `isthing`, `ignore_label`, `label_map` and `DATASET_METADATA`.
         source: name of its file.
 
     Returns:
@@ -60,7 +60,7 @@ def register_described(about: Mapping[str, Any], source: str) -> str:
         for one, number, color, thing in entries
     ]
     metadata = dict(
-        **class_facts(classes),
+        **class_metadata(classes),
         ignore_label=about.get("ignore_label", 255),
         label_map=dict(about.get("label_map") or {}),
         evaluator_type=about.get("evaluator_type") or _EVALUATORS.get(about.get("task", ""), "panoptic"),
