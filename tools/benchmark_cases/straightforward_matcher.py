@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from segzoo.modeling.mask_classification.criterion.decoder_outputs import mask_logits
+
 ALPHA, GAMMA = 0.25, 2
 
 
@@ -54,7 +56,7 @@ class StraightforwardMatcher(nn.Module):
     def forward(self, outputs, targets, points) -> list:
         matches = []
         for index, layer in enumerate(outputs.layers):
-            masks = outputs.mask_logits(index)
+            masks = mask_logits(layer).to(outputs.dtype)
             matches.append([])
             for image, target in enumerate(targets):
                 segments = torch.arange(len(target), device=masks.device)
