@@ -45,7 +45,7 @@ from segzoo.model_zoo import load_config
 from segzoo.utils.commands import shell_command
 from segzoo.utils.paths import datasets_folder
 from segzoo.visualization.draw import draw_entity, draw_panoptic, segments
-from segzoo.visualization.panels import draw_loss_curve, enlarge, legend, stack, strip
+from segzoo.visualization.panels import draw_loss_curve, legend, resize, stack, strip
 
 EXAMPLES = f"""
 examples:
@@ -206,7 +206,7 @@ def _interesting(entries: list[dict], count: int) -> list[dict]:
 def _enlarged(array: np.ndarray, labels: bool = False) -> np.ndarray:
     height, width = array.shape[:2]
     factor = max(1, PICTURE_SIDE // min(height, width))
-    return enlarge(array, (height * factor, width * factor), labels)
+    return resize(array, (height * factor, width * factor), labels)
 
 
 def _write(path: Path, rgb: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from segzoo.engine import default_setup, evaluate_checkpoint, find_trainer
 from segzoo.engine.distributed.launch import place_from_environment
 from segzoo.engine.distributed.signals import StopSignals, stop_on_signals
-from segzoo.engine.run_folder import removed_where_unused
+from segzoo.engine.run_folder import remove_if_unused
 from segzoo.engine.shard_files import Shard
 from segzoo.utils.commands import is_started_by_script, program, python
 
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> dict:
     with stop_on_signals() as signals:
         signals.advice = "nothing had begun"
         cfg = configuration(args)
-        with removed_where_unused(cfg):
+        with remove_if_unused(cfg):
             return _train_or_evaluate(cfg, args, signals)
 
 

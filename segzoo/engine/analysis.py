@@ -132,7 +132,7 @@ def _norm(weight: int) -> Callable[[tuple, Tensor], int]:
     return lambda arguments, _: arguments[0].numel() * (4 if arguments[weight] is None else 5)
 
 
-def _of_output(each: int) -> Callable[[tuple, Tensor], int]:
+def _per_output_value(each: int) -> Callable[[tuple, Tensor], int]:
     return lambda _, output: each * output.numel()
 
 
@@ -146,9 +146,9 @@ _RULES: dict[Any, Callable[[tuple, Tensor], int]] = {
     _aten.native_batch_norm: _batch_norm,
     _aten.native_layer_norm: _norm(2),
     _aten.native_group_norm: _norm(1),
-    _aten.upsample_nearest2d: _of_output(1),
-    _aten.upsample_bilinear2d: _of_output(4),
-    _aten.grid_sampler_2d: _of_output(4),
+    _aten.upsample_nearest2d: _per_output_value(1),
+    _aten.upsample_bilinear2d: _per_output_value(4),
+    _aten.grid_sampler_2d: _per_output_value(4),
     _aten._adaptive_avg_pool2d: lambda arguments, _: arguments[0].numel(),
 }
 

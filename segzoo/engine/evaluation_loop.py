@@ -43,8 +43,8 @@ from segzoo.utils.logging import log_fields
 from segzoo.utils.threads import free_processors
 
 from .model_description import classes_metadata
-from .progress import Stopwatch, more_workers
-from .skipped_files import check_some_left, describe_skipped, skipped_images
+from .progress import Stopwatch, data_loading_advice
+from .skipped_files import describe_skipped, require_scored_images, skipped_images
 from .trainer_registry import find_trainer
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def check_evaluation(cfg: CfgNode, trainer: "type[Trainer] | None" = None) -> No
             "DATASETS.TEST is empty; give the dataset to evaluate on: --data FILE|NAME, or DATASETS.TEST"
         )
     for name in cfg.DATASETS.TEST:
-        trained_evaluators(cfg, name, trainer)
+        trainer_evaluators(cfg, name, trainer)
         if not DatasetCatalog.get(name):
             raise InputError(f"DATASETS.TEST: {name} has no images")
 
@@ -99,7 +99,7 @@ def check_best_metric(cfg: CfgNode, trainer: "type[Trainer] | None" = None) -> N
     for name in cfg.DATASETS.TEST:
         # With several datasets a metric's name begins with the dataset's.
         prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
-        for evaluator in trained_evaluators(cfg, name, trainer)._evaluators:
+        for evaluator in trainer_evaluators(cfg, name, trainer)._evaluators:
             task_key = getattr(evaluator, "task_key", "")
             if not task_key:
                 return
@@ -147,7 +147,7 @@ def evaluate(
         # A loader of another kind does not tell.
         records = getattr(getattr(loader, "dataset", None), "records", None) or DatasetCatalog.get(name)
         reading[name] = describe_reading(records[0], cfg.INPUT.IMAGE_RANGE)
-        evaluator = trained_evaluators(cfg, name, trainer)
+        evaluator = trainer_evaluators(cfg, name, trainer)
         scored_by[name] = evaluator_protocols(evaluator)
         tested = tested_model(cfg, model, name)
         with ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
@@ -216,8 +216,8 @@ def run_inference(
     evaluator.reset()
     stopwatch, started = Stopwatch(), time.perf_counter()
     done = feed(model, loader, evaluator, stopwatch, tasks=tasks)
-    with given_up_on_error(evaluator):
-        check_some_left(loader, done)
+    with reset_on_error(evaluator):
+        require_scored_images(loader, done)
         results = evaluator.evaluate() or {}
     stopwatch.lap("scoring")
     images = sum(comm.all_gather(done))
@@ -245,7 +245,7 @@ def feed(
     model = as_segmentation_model(model)
     done, shown, batches = 0, time.perf_counter(), len(loader)
     started = shown
-    with given_up_on_error(evaluator), evaluation_mode(model), torch.no_grad():
+    with reset_on_error(evaluator), evaluation_mode(model), torch.no_grad():
         for index, inputs in enumerate(loader, start=1):
             stopwatch.lap("data")
             outputs = model(inputs, tasks=tasks, semantic="labels")
@@ -262,7 +262,8 @@ def feed(
                 # The last batch may be smaller than the others.
                 total = max(done, round(done / index * batches))
                 log_fields(
-                    logger, [f"Evaluating {done}/{total} images", f"eta: {left}", *_split(stopwatch, done)]
+                    logger,
+                    [f"Evaluating {done}/{total} images", f"eta: {left}", *_speed_fields(stopwatch, done)],
                 )
     return done
 
@@ -302,7 +303,7 @@ def evaluation_advice(cfg: CfgNode, speed: Mapping[str, float], images: int) -> 
     if "data" in waits:
         advice.append(
             f"The model waited for images {percent['data']:.0f} % of the time: "
-            f"{more_workers(cfg.DATALOADER.NUM_WORKERS)}"
+            f"{data_loading_advice(cfg.DATALOADER.NUM_WORKERS)}"
         )
     if "scoring" in waits:
         advice.append(
@@ -327,7 +328,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def given_up_on_error(evaluator: DatasetEvaluator) -> Iterator[None]:
+def reset_on_error(evaluator: DatasetEvaluator) -> Iterator[None]:
     """Drops what waits to be scored when an error ends the loop: Python would score it all before it ends."""
     try:
         yield
@@ -336,7 +337,7 @@ def given_up_on_error(evaluator: DatasetEvaluator) -> Iterator[None]:
         raise
 
 
-def _split(stopwatch: Stopwatch, images: int) -> list[str]:
+def _speed_fields(stopwatch: Stopwatch, images: int) -> list[str]:
     seconds = ", ".join(f"{part} {spent / images:.4f} s" for part, spent in stopwatch.seconds.items())
     speed = images / max(sum(stopwatch.seconds.values()), 1e-9)
     return [f"{speed:.4g} images/s", f"per image: {seconds}"]
@@ -364,7 +365,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
     return build_evaluator(dataset_name, cfg.TEST.TASKS, folder, options, names=cfg.TEST.EVALUATORS)
 
 
-def trained_evaluators(
+def trainer_evaluators(
     cfg: CfgNode, dataset_name: str, trainer: "type[Trainer] | None" = None
 ) -> DatasetEvaluators:
     """Build the evaluators of a test dataset as the trainer says, see `evaluate`."""
@@ -392,12 +393,12 @@ def _keep_other_results(path: Path, protocol: Mapping) -> None:
         before = load_results(path)["protocol"]
     except InputError:
         before = None
-    if not path.is_file() or (before is not None and _without_speed(before) == _without_speed(protocol)):
+    if not path.is_file() or (before is not None and _without_timings(before) == _without_timings(protocol)):
         return
     put_aside(path, "another evaluation")
 
 
-def _without_speed(protocol: Mapping) -> dict:
+def _without_timings(protocol: Mapping) -> dict:
     measured = ("seconds_per_image", "wall_time_percent")
     kept = {key: value for key, value in protocol.items() if key not in measured}
     return json.loads(json.dumps(kept))

@@ -75,7 +75,7 @@ class EvaluationHook(HookBase):
     """Evaluates periodically and after the last iteration, keeps the best model, and can stop early.
 
     It comes after CheckpointHook: a failing evaluation loses no training. An evaluation that a killed run
-    owed at its last checkpoint, the final one included, is made up for on resuming. The past values of the
+    is_missing at its last checkpoint, the final one included, is made up for on resuming. The past values of the
     metric are taken from the metrics.json lines of the run that is resumed, the best one also from
     model_best.pth, which may be of a later iteration. Random generators are left alone.
 
@@ -106,7 +106,7 @@ class EvaluationHook(HookBase):
         self._values = [_comparable(line[self._metric]) for line in past if self._metric in line]
         if self.best and comm.is_main_process() and not best_is_written(folder, self.best):
             write_best(folder, self.best, {self._metric: self.best.value})
-        if self.owed(past):
+        if self.is_missing(past):
             done = self.trainer.start_iter
             # A model_best.pth of it is the one that the uninterrupted run would have saved.
             self.trainer.iter = self.trainer.storage.iter = done - 1
@@ -117,7 +117,7 @@ class EvaluationHook(HookBase):
         if self.due(self.trainer.iter + 1):
             self._run()
 
-    def owed(self, past: list[dict]) -> bool:
+    def is_missing(self, past: list[dict]) -> bool:
         """Whether the run that is resumed has not evaluated what it should have at its last iteration.
 
         Args:
@@ -196,7 +196,7 @@ class WriterHook(HookBase):
         self._writers = self.trainer.build_writers() if comm.is_main_process() else ()
         # A subclass of the trainer may have other writers.
         self._keeps_metrics = self._metrics_file.exists()
-        self._write_if(self.trainer.owes_line, self.trainer.start_iter - 1)
+        self._write_if(self.trainer.lacks_record, self.trainer.start_iter - 1)
         self._silent, self._last_end = bool(self._writers), time.monotonic()
 
     def after_step(self) -> None:
@@ -246,7 +246,7 @@ class WriterHook(HookBase):
         if not self._keeps_metrics or self._metrics_file.exists():
             return
         folder = self._metrics_file.parent
-        self.trainer.keep_claim()
+        self.trainer.renew_claim()
         for writer in self._writers:
             writer.close()
         write_text(folder / "config.yaml", saved_config(self.trainer.cfg))

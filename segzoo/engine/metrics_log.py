@@ -117,7 +117,7 @@ class TensorBoardWriter(TensorboardXWriter):
         self._writer.flush()
 
 
-def let_event_files_sort(folder: Path) -> None:
+def wait_until_event_files_sort(folder: Path) -> None:
     """Waits until a new TensorBoard file sorts after those in `folder`: their names count whole seconds.
 
     TensorBoard reads them in that order, and what a file says about its predecessors only then is understood.

@@ -45,7 +45,7 @@ def model_config(
     if weights:
         overrides = [*overrides, _KEY, str(weights)]
     if config_file:
-        return _of_file(config_file, overrides, evaluates, trust)
+        return _from_file(config_file, overrides, evaluates, trust)
     given = [value for key, value in zip(overrides[::2], overrides[1::2], strict=False) if key == _KEY]
     if not given or not given[-1]:
         raise InputError(
@@ -81,9 +81,9 @@ def checkpoint_config(
     return complete_config(cfg)
 
 
-def _of_file(config_file: str | Path, overrides: Sequence[str], evaluates: bool, trust: bool) -> CfgNode:
+def _from_file(config_file: str | Path, overrides: Sequence[str], evaluates: bool, trust: bool) -> CfgNode:
     cfg = read_config(config_file, overrides)
-    missing = [file for file in cfg.DATASETS.FILES if not _is_there(file)]
+    missing = [file for file in cfg.DATASETS.FILES if not _exists(file)]
     if missing and cfg.MODEL.WEIGHTS and not evaluates:
         file = local_file(cfg.MODEL.WEIGHTS)
         about = read_description(file, trust)
@@ -94,7 +94,7 @@ def _of_file(config_file: str | Path, overrides: Sequence[str], evaluates: bool,
 
 
 def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any]) -> None:
-    missing = [file for file in cfg.DATASETS.FILES if not _is_there(file)]
+    missing = [file for file in cfg.DATASETS.FILES if not _exists(file)]
     names = ", ".join(cfg.DATASETS.TEST) or about.get("dataset", "")
     if missing:
         files = ",".join(
@@ -115,7 +115,7 @@ def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any]) 
         )
 
 
-def _is_there(file: str) -> bool:
+def _exists(file: str) -> bool:
     try:
         find_dataset_file(file)
     except InputError:

@@ -28,7 +28,7 @@ from segzoo.utils.errors import InputError
 
 from .model_config import checkpoint_config
 from .model_description import classes_metadata, describe
-from .predictor_inputs import Picture, as_rgb, pictures_in, rgb_pictures
+from .predictor_inputs import ImageInput, as_rgb, images_in, rgb_images
 from .setup import resolve_device
 from .trainer_registry import find_trainer
 
@@ -80,7 +80,7 @@ class Predictor:
                 that holds no configuration.
         """
         if isinstance(model, str | Path):
-            model = _config_of(model, weights, trust)
+            model = _config_from_checkpoint(model, weights, trust)
         ours = cfg = None
         if isinstance(model, CfgNode):
             cfg = model.clone()
@@ -130,7 +130,7 @@ class Predictor:
 
     def __call__(
         self,
-        pictures: Picture | Iterable[Picture],
+        pictures: ImageInput | Iterable[ImageInput],
         color: str | None = None,
         *,
         tasks: Sequence[str] | None = None,
@@ -155,14 +155,14 @@ class Predictor:
         Raises:
             InputError: a file cannot be read, something is no picture, or an array comes without `color`.
         """
-        if pictures_in(pictures) is None:
+        if images_in(pictures) is None:
             rgb = as_rgb(pictures, color, image_range=self.image_range)
             return self._predict([rgb], tasks, semantic)[0]
         return [result for _, result in self.stream(pictures, color, tasks=tasks, semantic=semantic)]
 
     def stream(
         self,
-        pictures: Iterable[Picture],
+        pictures: Iterable[ImageInput],
         color: str | None = None,
         *,
         tasks: Sequence[str] | None = None,
@@ -175,16 +175,16 @@ class Predictor:
         Yields:
             The picture as an RGB array (H, W, 3) uint8, and its result.
         """
-        several = pictures_in(pictures)
-        remaining = rgb_pictures([pictures] if several is None else several, color, self.image_range)
+        several = images_in(pictures)
+        remaining = rgb_images([pictures] if several is None else several, color, self.image_range)
         while chunk := list(islice(remaining, self.batch_size)):
             yield from zip(chunk, self._predict(chunk, tasks, semantic), strict=True)
 
     @torch.inference_mode()
     def _predict(
-        self, rgb_pictures: list[np.ndarray], tasks: Sequence[str] | None, semantic: str
+        self, rgb_images: list[np.ndarray], tasks: Sequence[str] | None, semantic: str
     ) -> list[dict]:
-        inputs = [self._to_input(picture) for picture in rgb_pictures]
+        inputs = [self._to_input(picture) for picture in rgb_images]
         return self._tested(inputs, tasks=tasks, semantic=semantic)
 
     def _to_input(self, rgb: np.ndarray) -> dict:
@@ -196,7 +196,7 @@ class Predictor:
         return {"image": image, "height": height, "width": width}
 
 
-def _config_of(checkpoint: str | Path, weights: str | Path | None, trust: bool) -> CfgNode:
+def _config_from_checkpoint(checkpoint: str | Path, weights: str | Path | None, trust: bool) -> CfgNode:
     if str(checkpoint).endswith((".yaml", ".yml")) or is_config_name(checkpoint):
         raise InputError(f"Predictor: {checkpoint} is a configuration; give load_config({str(checkpoint)!r})")
     if weights:

@@ -16,7 +16,7 @@ from segzoo.data.image_files import BROKEN, load_unmapped
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import user_path
 
-Picture = str | os.PathLike | Image.Image | Tensor | np.ndarray
+ImageInput = str | os.PathLike | Image.Image | Tensor | np.ndarray
 
 COLORS = ("RGB", "BGR")
 _EXPECTED = (
@@ -32,7 +32,7 @@ def check_color(color: str | None) -> None:
         raise InputError(f"color {color!r}: expected RGB or BGR, the order of an array's channels")
 
 
-def pictures_in(given: Any) -> Iterable[Picture] | None:
+def images_in(given: Any) -> Iterable[ImageInput] | None:
     """The pictures in what a Predictor was given: itself an iterable of them; None for a single picture.
 
     Raises:
@@ -43,14 +43,14 @@ def pictures_in(given: Any) -> Iterable[Picture] | None:
     if isinstance(given, str | os.PathLike | Image.Image):
         return None
     if given is None or isinstance(given, bytes | bytearray | memoryview | Mapping) or hasattr(given, "read"):
-        raise InputError(_no_picture(given, "picture"))
+        raise InputError(_not_an_image(given, "picture"))
     if not isinstance(given, Iterable):
-        raise InputError(_no_picture(given, "picture"))
+        raise InputError(_not_an_image(given, "picture"))
     return given
 
 
-def rgb_pictures(
-    pictures: Iterable[Picture], color: str | None, image_range: Sequence[float] = ()
+def rgb_images(
+    pictures: Iterable[ImageInput], color: str | None, image_range: Sequence[float] = ()
 ) -> Iterator[np.ndarray]:
     """Each picture as `as_rgb` reads it; errors say which one it is."""
     for index, picture in enumerate(pictures):
@@ -58,7 +58,7 @@ def rgb_pictures(
 
 
 def as_rgb(
-    picture: Picture, color: str | None = None, name: str = "picture", image_range: Sequence[float] = ()
+    picture: ImageInput, color: str | None = None, name: str = "picture", image_range: Sequence[float] = ()
 ) -> np.ndarray:
     """Reads a file, or checks and converts a picture that is in memory.
 
@@ -80,18 +80,18 @@ def as_rgb(
     """
     check_color(color)
     if isinstance(picture, np.ndarray):
-        return _of_array(picture, color, name)
+        return _from_array(picture, color, name)
     if isinstance(picture, Tensor):
-        return _of_tensor(picture, name)
+        return _from_tensor(picture, name)
     pixel_range = PixelRange(*image_range) if image_range else None
     if isinstance(picture, Image.Image):
-        return _of_pil(picture, name, pixel_range)
+        return _from_pil(picture, name, pixel_range)
     if isinstance(picture, str | os.PathLike):
-        return _of_file(picture, name, pixel_range)
-    raise InputError(_no_picture(picture, name))
+        return _from_file(picture, name, pixel_range)
+    raise InputError(_not_an_image(picture, name))
 
 
-def _of_file(path: str | os.PathLike, name: str, pixel_range: PixelRange | None) -> np.ndarray:
+def _from_file(path: str | os.PathLike, name: str, pixel_range: PixelRange | None) -> np.ndarray:
     text = os.fspath(path)
     if isinstance(text, bytes) or not text:
         raise InputError(f"{name}: the path {text!r}; {_EXPECTED}")
@@ -103,7 +103,7 @@ def _of_file(path: str | os.PathLike, name: str, pixel_range: PixelRange | None)
     return read_image(str(file), "RGB", pixel_range)
 
 
-def _of_pil(image: Image.Image, name: str, pixel_range: PixelRange | None) -> np.ndarray:
+def _from_pil(image: Image.Image, name: str, pixel_range: PixelRange | None) -> np.ndarray:
     try:
         # First: Pillow turns a TIFF in loading it, and forgets its orientation then.
         load_unmapped(image)
@@ -119,7 +119,7 @@ def _of_pil(image: Image.Image, name: str, pixel_range: PixelRange | None) -> np
     return _not_empty(rgb_pixels(image, name, pixel_range), name)
 
 
-def _of_array(array: np.ndarray, color: str | None, name: str) -> np.ndarray:
+def _from_array(array: np.ndarray, color: str | None, name: str) -> np.ndarray:
     found = f"{name}: found a {array.dtype} array of the shape {array.shape}"
     if array.dtype != np.uint8:
         raise InputError(f"{found}, expected uint8, 0 to 255{_to_8_bits(array)}")
@@ -149,7 +149,7 @@ def _to_8_bits(array: np.ndarray) -> str:
     return "; scale its values to them and use array.astype(np.uint8)"
 
 
-def _of_tensor(tensor: Tensor, name: str) -> np.ndarray:
+def _from_tensor(tensor: Tensor, name: str) -> np.ndarray:
     found = f"{name}: found a tensor {tuple(tensor.shape)} of {tensor.dtype}"
     if tensor.dtype != uint8:
         raise InputError(
@@ -173,7 +173,7 @@ def _not_empty(pixels: np.ndarray, name: str) -> np.ndarray:
     return pixels
 
 
-def _no_picture(given: Any, name: str) -> str:
+def _not_an_image(given: Any, name: str) -> str:
     kind = type(given).__name__
     if given is None:
         return f"{name}: found None (cv2.imread returns it for a file that it cannot read); {_EXPECTED}"

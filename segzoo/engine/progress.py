@@ -125,7 +125,9 @@ class DataWaitWarning:
         if share > DATA_BOUND and not self._said:
             self._said = True
             logger.warning(
-                "Data loading takes %.0f %% of each iteration: %s", 100 * share, more_workers(self._workers)
+                "Data loading takes %.0f %% of each iteration: %s",
+                100 * share,
+                data_loading_advice(self._workers),
             )
         elif share < DATA_BOUND / 2:
             self._said = False
@@ -138,7 +140,7 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def more_workers(workers: int) -> str:
+def data_loading_advice(workers: int) -> str:
     """What to do where a model waits for its images, loaded by so many worker processes."""
     processors = free_processors()
     if workers < processors:

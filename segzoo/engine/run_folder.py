@@ -32,7 +32,7 @@ _LEFT_BY_A_START = re.compile(
 )
 
 
-def settle_output_dir(cfg: CfgNode, args: Namespace | None = None) -> list[str]:
+def choose_output_dir(cfg: CfgNode, args: Namespace | None = None) -> list[str]:
     """Chooses OUTPUT_DIR where there is none, and sees to it that no earlier run is lost. Changes `cfg`.
 
     Every process calls it; the main process decides. Where --overwrite moves a folder in which MODEL.WEIGHTS
@@ -56,7 +56,7 @@ def settle_output_dir(cfg: CfgNode, args: Namespace | None = None) -> list[str]:
     folder = weights = ""
     if comm.is_main_process():
         try:
-            folder, weights = _settle(cfg, args, notes)
+            folder, weights = _choose(cfg, args, notes)
         except InputError as error:
             problem = str(error)
         except OSError as error:
@@ -69,7 +69,7 @@ def settle_output_dir(cfg: CfgNode, args: Namespace | None = None) -> list[str]:
 
 
 @contextlib.contextmanager
-def removed_where_unused(cfg: CfgNode) -> Iterator[None]:
+def remove_if_unused(cfg: CfgNode) -> Iterator[None]:
     """Inside, a run starts. A folder chosen for it is removed where it ends with nothing but its log written.
 
     That is what a mistyped command leaves. What ends in another way than by a line has its log kept.
@@ -121,7 +121,7 @@ def is_finished(folder: str | Path) -> bool:
     return not evaluated or has_results(lines, newest)
 
 
-def make_way(folder: str | Path, weights: Sequence[str]) -> tuple[list[str], list[str]]:
+def move_training_aside(folder: str | Path, weights: Sequence[str]) -> tuple[list[str], list[str]]:
     """Does what --overwrite asks for: moves a training out of the way, and finds weights that lay in it.
 
     Args:
@@ -209,7 +209,7 @@ def config_name(config_file: str | Path) -> str:
     return "/".join(part for part in parts if part not in (os.sep, "..", ".")) or "run"
 
 
-def _settle(cfg: CfgNode, args: Namespace | None, notes: list[str]) -> tuple[str, str]:
+def _choose(cfg: CfgNode, args: Namespace | None, notes: list[str]) -> tuple[str, str]:
     """OUTPUT_DIR and MODEL.WEIGHTS; in the main process."""
     resume, overwrite, eval_only = (
         bool(getattr(args, name, False)) for name in ("resume", "overwrite", "eval_only")
@@ -217,7 +217,7 @@ def _settle(cfg: CfgNode, args: Namespace | None, notes: list[str]) -> tuple[str
     name = config_name(getattr(args, "config_file", "") or "run")
     weights, output_dir = cfg.MODEL.WEIGHTS, _folder_of_saved_config(args) or cfg.OUTPUT_DIR
     if eval_only:
-        return _of_evaluation(cfg, args, name, notes)
+        return _evaluation_folder(cfg, args, name, notes)
     if not output_dir:
         folder = _newest_unfinished(name, notes) if resume else new_folder(DEFAULT_ROOT / name)
         return str(folder), weights
@@ -226,16 +226,16 @@ def _settle(cfg: CfgNode, args: Namespace | None, notes: list[str]) -> tuple[str
         return str(folder), weights
     if not overwrite:
         raise InputError(
-            f"OUTPUT_DIR {folder} holds a training ({_standing(folder)}); add --resume to go on with it, "
+            f"OUTPUT_DIR {folder} holds a training ({_status(folder)}); add --resume to go on with it, "
             f"--overwrite to start anew (it is then moved to {folder.name}.old-<n>), or choose another "
             "OUTPUT_DIR"
         )
-    (weights,), said = make_way(folder, [weights])
+    (weights,), said = move_training_aside(folder, [weights])
     notes += said
     return str(folder), weights
 
 
-def _of_evaluation(cfg: CfgNode, args: Namespace | None, name: str, notes: list[str]) -> tuple[str, str]:
+def _evaluation_folder(cfg: CfgNode, args: Namespace | None, name: str, notes: list[str]) -> tuple[str, str]:
     """Beside the weights, so that the results of a training and its configuration stay as they are."""
     resume, sharded = (bool(getattr(args, flag, "")) for flag in ("resume", "shard"))
     saved_run = _folder_of_saved_config(args)
@@ -290,7 +290,7 @@ def _newest_unfinished(name: str, notes: list[str]) -> Path:
     finished = None
     for folder in _runs(name):
         if not is_finished(folder):
-            notes.append(f"--resume: going on with {folder} ({_standing(folder)})")
+            notes.append(f"--resume: going on with {folder} ({_status(folder)})")
             return folder
         finished = finished or folder
     remedy = "leave --resume out to start one, or name its OUTPUT_DIR"
@@ -316,7 +316,7 @@ def _newest_with_checkpoint(name: str) -> Path:
     )
 
 
-def _standing(folder: Path) -> str:
+def _status(folder: Path) -> str:
     """How far a training has come, in words."""
     last = last_checkpoint(folder)
     checkpoint = f"last checkpoint {last}" if last else "no checkpoint"

@@ -21,7 +21,7 @@ from segzoo.utils.logging import setup_logging
 
 from .output_lock import claimed
 from .rng_state import seed_everything
-from .run_folder import holds_training, settle_output_dir
+from .run_folder import choose_output_dir, holds_training
 from .saved_config import saved_config
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
     The screen of the main process shows information and warnings; log.txt (log.txt.rank<n> of the others)
     also holds the environment and the whole config. A negative SEED is replaced in `cfg` by a random one,
     which config.yaml then shows, and so is an INPUT.IMAGE_RANGE that the training's images ask for. Without
-    OUTPUT_DIR a folder is chosen, see `settle_output_dir`.
+    OUTPUT_DIR a folder is chosen, see `choose_output_dir`.
 
     Args:
         cfg: changed in place (OUTPUT_DIR, MODEL.DEVICE, SEED, INPUT.IMAGE_RANGE) and then frozen.
@@ -56,7 +56,7 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
     rank = comm.get_rank()
     eval_only = getattr(args, "eval_only", False)
     cfg.defrost()
-    notes = settle_output_dir(cfg, args)
+    notes = choose_output_dir(cfg, args)
     output_dir = Path(cfg.OUTPUT_DIR)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
                 pass  # Only asked: the trainer claims it. Nothing has been written yet.
         setup_logging(output_dir, rank)
     except FileExistsError:
-        raise InputError(f"OUTPUT_DIR {output_dir}: {_in_its_place(output_dir)}") from None
+        raise InputError(f"OUTPUT_DIR {output_dir}: {_obstacle(output_dir)}") from None
     except OSError as error:
         raise InputError(
             f"OUTPUT_DIR {output_dir}: {error.strerror}; choose a folder that can be written"
@@ -102,7 +102,7 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
         )
 
 
-def _in_its_place(folder: Path) -> str:
+def _obstacle(folder: Path) -> str:
     """What is there where a folder cannot be made, and what to do."""
     if folder.is_symlink() and not folder.exists():
         return f"a link to {os.readlink(folder)}, which does not exist; make it, or choose another OUTPUT_DIR"

@@ -46,14 +46,14 @@ class Part(NamedTuple):
     """What a shard scored between two times of saving, complete in itself.
 
     Attributes:
-        facts: how the images were scored; parts are merged only where they agree.
+        protocol: how the images were scored; parts are merged only where they agree.
         images: file names.
         skipped: {file name: what is wrong} of those that DATALOADER.ON_ERROR skip passed over.
         seconds: spent on "data", "compute" and "scoring".
         scored: {task_key: what the evaluator's `partial` returned}.
     """
 
-    facts: dict[str, Any]
+    protocol: dict[str, Any]
     images: list[str]
     skipped: dict[str, str]
     seconds: dict[str, float]
@@ -66,12 +66,12 @@ class ShardFiles:
 
     Attributes:
         folder: of the dataset; it has a folder <i>_of_<n> for each shard.
-        facts: how images are scored now.
+        protocol: how images are scored now.
         modules: those that the classes of the evaluators' records may come from.
     """
 
     folder: Path
-    facts: dict[str, Any]
+    protocol: dict[str, Any]
     modules: set[str]
 
     def write(self, shard: Shard, position: int, part: Part) -> None:
@@ -95,7 +95,7 @@ class ShardFiles:
                     part = unpickled(zlib.decompress(file.read_bytes()), self.modules)
                 except (zlib.error, pickle.UnpicklingError, EOFError, AttributeError, ValueError) as error:
                     raise InputError(f"{file}: not a part of a shard ({error}); delete it") from None
-                self._check(file, part.facts)
+                self._check(file, part.protocol)
                 yield part
 
     def done(self, shard: Shard) -> set[str]:
@@ -118,7 +118,7 @@ class ShardFiles:
         return pickle.dumps(part)
 
     def _check(self, file: Path, found: Mapping) -> None:
-        for key, expected in self.facts.items():
+        for key, expected in self.protocol.items():
             if found.get(key) != expected:
                 raise InputError(
                     f"{file}: was made with {key} {json.dumps(found.get(key))}, now it is "

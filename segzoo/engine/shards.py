@@ -31,7 +31,7 @@ from .evaluation_loop import (
     inference_folder,
     report,
     tested_model,
-    trained_evaluators,
+    trainer_evaluators,
 )
 from .progress import Stopwatch
 from .shard_files import Part, Shard, ShardFiles
@@ -48,11 +48,11 @@ class _Saver(DatasetEvaluator):
         self,
         evaluators: list[BackgroundEvaluator],
         write: Callable[[Part], None],
-        facts: dict[str, Any],
+        protocol: dict[str, Any],
         period: int,
     ):
         self.stopwatch = Stopwatch()
-        self._evaluators, self._write, self._facts, self._period = evaluators, write, facts, period
+        self._evaluators, self._write, self._protocol, self._period = evaluators, write, protocol, period
         self._images: list[str] = []
         self._counted: dict[str, float] = {}
 
@@ -76,7 +76,7 @@ class _Saver(DatasetEvaluator):
         self.stopwatch.lap("scoring")
         seconds = {part: spent - self._counted.get(part, 0) for part, spent in self.stopwatch.seconds.items()}
         scored = {one.task_key: one.partial() for one in self._evaluators}
-        self._write(Part(self._facts, self._images, dict(skipped), seconds, scored))
+        self._write(Part(self._protocol, self._images, dict(skipped), seconds, scored))
         self._images, self._counted = [], dict(self.stopwatch.seconds)
         self.reset()
 
@@ -113,12 +113,12 @@ def evaluate_shard(
     require_loaded(model)
     check_shards()
     trainer = trainer or find_trainer(cfg)
-    facts = describe_protocol(cfg, weights, None)
+    protocol = describe_protocol(cfg, weights, None)
     scored_by, results, images, skipped, speed = {}, {}, {}, {}, {}
     for name in cfg.DATASETS.TEST:
-        evaluators = trained_evaluators(cfg, name, trainer)
+        evaluators = trainer_evaluators(cfg, name, trainer)
         scored_by[name], built = evaluator_protocols(evaluators), _background(evaluators)
-        how = facts | {
+        how = protocol | {
             "scores": [one.task_key for one in built],
             "evaluators": scored_by[name],
             "save_predictions": cfg.TEST.SAVE_PREDICTIONS,
@@ -133,13 +133,13 @@ def evaluate_shard(
             skipped[name], speed[name] = _totals(files, shards, images[name])
     if len(results) < len(cfg.DATASETS.TEST):
         return {}
-    facts |= describe_resizing(cfg, model)
-    facts["image_reading"] = {
+    protocol |= describe_resizing(cfg, model)
+    protocol["image_reading"] = {
         name: describe_reading(DatasetCatalog.get(name)[0], cfg.INPUT.IMAGE_RANGE) for name in results
     }
-    facts["evaluators"] = scored_by
-    facts = {**facts, "datasets": images, **describe_speed(speed), **describe_skipped(skipped, images)}
-    return report(cfg, results, facts)
+    protocol["evaluators"] = scored_by
+    protocol = {**protocol, "datasets": images, **describe_speed(speed), **describe_skipped(skipped, images)}
+    return report(cfg, results, protocol)
 
 
 def _background(evaluators: DatasetEvaluators) -> list[BackgroundEvaluator]:
@@ -185,7 +185,7 @@ def _score(
     def write(part: Part) -> None:
         files.write(shard, min(positions[name] for name in (*part.images, *part.skipped)), part)
 
-    saver = _Saver(evaluators, write, files.facts, max(cfg.TEST.SHARD_PERIOD, 1))
+    saver = _Saver(evaluators, write, files.protocol, max(cfg.TEST.SHARD_PERIOD, 1))
     tested = tested_model(cfg, model, name)
     loader = trainer.build_test_loader(cfg, name, dataset=left)
     with ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):

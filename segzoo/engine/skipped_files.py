@@ -62,7 +62,7 @@ class SkippedFilesHook(HookBase):
         self._times = times
 
 
-def check_some_left(loader: Any, done: int) -> None:
+def require_scored_images(loader: Any, done: int) -> None:
     """Ends an evaluation that passed over every image. Every process has to call it.
 
     Args:

@@ -35,17 +35,19 @@ MAX_HEIGHT = 320
 MIN_SCORE = 0.5
 
 
-def put_pictures(cfg: CfgNode, model: nn.Module, storage: EventStorage, mapper: Mapper | None = None) -> None:
-    """Hands `prediction_pictures` over for TensorBoard; what fails is logged, and ends no training."""
+def put_visualizations(
+    cfg: CfgNode, model: nn.Module, storage: EventStorage, mapper: Mapper | None = None
+) -> None:
+    """Hands `prediction_visualizations` over for TensorBoard; what fails is logged, and ends no training."""
     try:
-        for name, picture in prediction_pictures(cfg, model, mapper):
+        for name, picture in prediction_visualizations(cfg, model, mapper):
             storage.put_image(f"predictions/{name}", picture.transpose(2, 0, 1))
     except Exception as error:
         logger.warning("TEST.NUM_PICTURES: no pictures, %s: %s", type(error).__name__, error)
         logger.debug("Where it happened:", exc_info=True)
 
 
-def prediction_pictures(
+def prediction_visualizations(
     cfg: CfgNode, model: nn.Module, mapper: Mapper | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Runs a model on TEST.NUM_PICTURES images of the first test set, always the same ones.

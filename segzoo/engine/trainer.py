@@ -56,11 +56,11 @@ from .metrics_log import (
     drop_metrics,
     has_results,
     latest_scalars,
-    let_event_files_sort,
     read_metrics,
     recent_scalars,
     restore_latest_scalars,
     restore_recent_scalars,
+    wait_until_event_files_sort,
 )
 from .model_description import classes_metadata, describe_checkpoint
 from .nonfinite_dump import NonFiniteLossError, save_nonfinite_capsule
@@ -90,7 +90,7 @@ class Trainer(TrainerBase):
         start_iter, iter, max_iter: the first, current and final iteration, counted over all runs.
         past_metrics: the metrics.json lines before `start_iter`, in the main process.
         evaluated_at: the iteration after which the model was last evaluated in this run, None before.
-        owes_line: whether the run before was killed between its checkpoint and the records of that iteration.
+        lacks_record: whether the run before was killed between its checkpoint and the records of that iteration.
         skipped: {what is wrong with a file: times that this process passed over it}, with ON_ERROR skip.
         num_images: of the training set, None where the loader does not say.
         saw_targets: whether any image of this process had something to learn so far.
@@ -123,7 +123,7 @@ class Trainer(TrainerBase):
         self.past_metrics: list[dict] = []
         self._first_record = 0
         self.evaluated_at: int | None = None
-        self.owes_line = False
+        self.lacks_record = False
         self.skipped: dict[str, int] = {}
         self.num_images: int | None = None
         self.saw_targets = False
@@ -214,9 +214,9 @@ class Trainer(TrainerBase):
         results = cls.evaluate(cfg, model, iteration=storage.iter)
         if cfg.TEST.NUM_PICTURES and comm.is_main_process():
             # Needs drawing libraries, which a training without evaluation does not.
-            from .tensorboard_images import put_pictures
+            from .tensorboard_images import put_visualizations
 
-            put_pictures(cfg, model, storage, cls.build_mapper(cfg, False))
+            put_visualizations(cfg, model, storage, cls.build_mapper(cfg, False))
         return results
 
     @classmethod
@@ -273,7 +273,7 @@ class Trainer(TrainerBase):
     def build_writers(self) -> list[EventWriter]:
         """Progress lines, metrics.json and TensorBoard; called in the main process when training begins."""
         folder = self.cfg.OUTPUT_DIR
-        let_event_files_sort(Path(folder))
+        wait_until_event_files_sort(Path(folder))
         return [
             ProgressPrinter(self.max_iter),
             # What a killed run wrote beyond the checkpoint is hidden: this run writes it again. It comes
@@ -305,8 +305,8 @@ class Trainer(TrainerBase):
         self._check_output_dir()
         if self.start_iter >= self.max_iter:
             logger.info("Checkpoint already at MAX_ITER=%d; nothing to train.", self.max_iter)
-            if not self._owes_ending():
-                self._tell_the_end()
+            if not self._lacks_final_record():
+                self._log_closing_lines()
                 return
             logger.info("Making up for what comes after the last iteration.")
         if self.cfg.DATASETS.TEST:
@@ -315,9 +315,9 @@ class Trainer(TrainerBase):
         with claimed(folder) as claim, writing_explained(folder), ended_workers_explained(workers):
             self._claim = claim
             self._train()
-        self._tell_the_end()
+        self._log_closing_lines()
 
-    def keep_claim(self) -> None:
+    def renew_claim(self) -> None:
         """Sees to it that OUTPUT_DIR, where it was removed and made anew, is this training's again.
 
         Raises:
@@ -326,7 +326,7 @@ class Trainer(TrainerBase):
         if self._claim is not None:
             self._claim.renew()
 
-    def _tell_the_end(self) -> None:
+    def _log_closing_lines(self) -> None:
         """Says what the training has come to, where its files are, and what to do with them."""
         if not comm.is_main_process():
             return
@@ -350,7 +350,7 @@ class Trainer(TrainerBase):
         self._begin()
         with iterating(), EventStorage(self.start_iter) as self.storage:
             restore_recent_scalars(self.storage, self._recent_scalars)
-            if self.owes_line:
+            if self.lacks_record:
                 restore_latest_scalars(self.storage, self._latest_scalars, self.start_iter - 1)
             self._recorder = LossRecorder(self.storage, self.cfg.SOLVER.LOG_PERIOD)
             try:
@@ -435,7 +435,7 @@ class Trainer(TrainerBase):
         self._write_checkpoint(name, random_states)
 
     def _write_checkpoint(self, name: str, random_states: list[dict]) -> None:
-        self.keep_claim()
+        self.renew_claim()
         self.checkpointer.save(name, iteration=self.storage.iter, random_states=random_states)
         if not name.endswith("_best"):  # from which no run goes on
             self._saved_at = self.storage.iter
@@ -521,7 +521,7 @@ class Trainer(TrainerBase):
             self._first_record = last
         if complete == wanted:
             return
-        self._first_record, self.owes_line = last, wanted
+        self._first_record, self.lacks_record = last, wanted
         self.past_metrics = drop_metrics(self._metrics_file, last)
 
     def _last_line(self, lines: list[dict]) -> tuple[bool, bool]:
@@ -540,7 +540,7 @@ class Trainer(TrainerBase):
     def _metrics_file(self) -> Path:
         return Path(self.cfg.OUTPUT_DIR, "metrics.json")
 
-    def _owes_ending(self) -> bool:
+    def _lacks_final_record(self) -> bool:
         """Whether a training that is complete lacks its final evaluation, or its last record."""
         if not 0 < self.start_iter == self.max_iter:
             return False

@@ -55,7 +55,7 @@ def strip(
     for image, title in zip(images, titles, strict=True):
         width = max(1, round(image.shape[1] * height / image.shape[0]))
         column = np.full((height + title_height, width, 3), 255, dtype=np.uint8)
-        column[title_height:] = enlarge(image, (height, width))
+        column[title_height:] = resize(image, (height, width))
         canvas = Image.fromarray(column)
         left = max(0, (width - text_size(title, face)[0]) // 2)
         ImageDraw.Draw(canvas).text((left, title_height // 6), title, font=face, fill=(20, 20, 20))
@@ -63,7 +63,7 @@ def strip(
     return np.concatenate(columns[:-1], axis=1)
 
 
-def enlarge(image: np.ndarray, size: tuple[int, int], labels: bool = False) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int], labels: bool = False) -> np.ndarray:
     """Resizes a picture (or an id map, `labels`) to (height, width)."""
     if image.shape[:2] == tuple(size):
         return image

@@ -11,7 +11,7 @@ import pytest
 from detectron2.utils import comm
 
 from segzoo.engine.output_lock import claimed
-from segzoo.engine.run_folder import move_aside, settle_output_dir
+from segzoo.engine.run_folder import choose_output_dir, move_aside
 from segzoo.utils.errors import InputError
 from tests.engine import warm
 from tests.engine.toy_training import ToyTrainer, metrics, run_toy, toy_cfg, weights
@@ -112,7 +112,7 @@ def settle(folder: Path, output_dir: str) -> None:
     os.chdir(folder)
     cfg = toy_cfg(output_dir, MODEL__WEIGHTS="run/model_final.pth")
     args = Namespace(config_file="roads.yaml", opts=[], overwrite=True)
-    settle_output_dir(cfg, args)
+    choose_output_dir(cfg, args)
     (folder / f"process{comm.get_rank()}").write_text(f"{cfg.OUTPUT_DIR} {cfg.MODEL.WEIGHTS}")
 
 

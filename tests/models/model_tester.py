@@ -23,7 +23,7 @@ from segzoo.data import build_train_loader
 from segzoo.engine import Predictor, Trainer
 from segzoo.engine.analysis import analyze
 from segzoo.engine.evaluation_loop import evaluate, evaluation_mode
-from segzoo.engine.tensorboard_images import prediction_pictures
+from segzoo.engine.tensorboard_images import prediction_visualizations
 from segzoo.export.torch_export import Network, describe_program, export_program
 from segzoo.model_zoo import load_config
 from segzoo.modeling import as_segmentor
@@ -186,7 +186,7 @@ class ModelTester:
             before = plain_attributes(job.model)
             weights = {name: value.clone() for name, value in job.model.state_dict().items()}
             evaluate(job.cfg, job.model)
-            list(prediction_pictures(job.cfg, job.model))
+            list(prediction_visualizations(job.cfg, job.model))
             assert plain_attributes(job.model) == before
         assert all(torch.equal(weights[name], value) for name, value in job.model.state_dict().items())
 

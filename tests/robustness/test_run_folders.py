@@ -17,10 +17,10 @@ from segzoo.engine.run_folder import (
     config_name,
     holds_training,
     is_finished,
-    make_way,
     move_aside,
+    move_training_aside,
     new_folder,
-    removed_where_unused,
+    remove_if_unused,
 )
 from segzoo.engine.saved_config import saved_config
 from segzoo.model_zoo import load_config
@@ -94,7 +94,7 @@ def fail(cfg, end, kept=None, config=CONFIG, **flags):
     """Starts a run that ends at once; returns what was in its folder."""
 
     def start():
-        with removed_where_unused(cfg):
+        with remove_if_unused(cfg):
             default_setup(cfg, argparse.Namespace(config_file=config, opts=[], **flags))
             if kept:
                 Path(cfg.OUTPUT_DIR, kept).touch()
@@ -224,7 +224,7 @@ def test_overwrite_follows_links_to_and_from_the_folder(tmp_path):
         "https://a.org/b.pkl",
         "",
     ]
-    found, notes = make_way(folder, [str(path) for path in given])
+    found, notes = move_training_aside(folder, [str(path) for path in given])
     aside = tmp_path / "run.old-1"
     assert found == [str(aside / "link.pth"), str(aside / "model_final.pth"), *map(str, given[2:])]
     assert [Path(path).read_bytes() for path in found[:3]] == [b"elsewhere", b"weights", b"elsewhere"]

@@ -14,7 +14,7 @@ from PIL import Image
 from segzoo.data import label_reader, load_image
 from segzoo.utils.errors import InputError
 from segzoo.visualization.draw import draw_panoptic, draw_semantic
-from segzoo.visualization.panels import enlarge, legend, stack, strip
+from segzoo.visualization.panels import legend, resize, stack, strip
 
 from .checked import CheckedSplit
 
@@ -60,19 +60,19 @@ def _draw(record: Mapping[str, Any], split: CheckedSplit) -> tuple[np.ndarray, n
     image = load_image(record)
     height, width = image.shape[:2]
     size = (HEIGHT, max(HEIGHT // 3, min(round(width * HEIGHT / height), round(LONGEST * HEIGHT))))
-    small = enlarge(image, size)
+    small = resize(image, size)
     if not split.has_labels:
         return small, small, set()
     if "pan_seg_file_name" in record:
         ids, info = reader.load_panoptic(record)
         drawn = draw_panoptic(
-            small, enlarge(ids, size, labels=True), info, metadata.classes, metadata.colors, names=False
+            small, resize(ids, size, labels=True), info, metadata.classes, metadata.colors, names=False
         )
         return small, drawn, {one["category_id"] for one in info}
     labels = reader.load_sem_seg({**record, "height": height, "width": width})
     # Drawn small, outlines stay one pixel wide.
     drawn = draw_semantic(
-        small, enlarge(labels, size, labels=True), metadata.classes, metadata.colors, names=False
+        small, resize(labels, size, labels=True), metadata.classes, metadata.colors, names=False
     )
     return small, drawn, set(np.unique(labels).tolist()) - {reader.ignore_label}
 

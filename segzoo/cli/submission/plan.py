@@ -71,7 +71,7 @@ def make_room(runs: Sequence[Run]) -> Iterator[str]:
     Yields:
         What has been done, line by line.
     """
-    from segzoo.engine.run_folder import holds_training, make_way
+    from segzoo.engine.run_folder import holds_training, move_training_aside
 
     overwriting = [run for run in runs if "--overwrite" in run.arguments]
     given = [configuration(build_parser().parse_args(run.arguments)).MODEL.WEIGHTS for run in overwriting]
@@ -80,7 +80,7 @@ def make_room(runs: Sequence[Run]) -> Iterator[str]:
         run.arguments[:] = [word for word in run.arguments if word != "--overwrite"]
         if holds_training(run.output):
             # Those of one run may lie in the folder of another.
-            weights, notes = make_way(run.output, weights)
+            weights, notes = move_training_aside(run.output, weights)
             yield from notes
     for run, before, now in zip(overwriting, given, weights, strict=True):
         if now != before:

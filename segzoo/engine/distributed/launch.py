@@ -29,7 +29,7 @@ from segzoo.utils.threads import OPENMP_SETTINGS, free_processors, let_threads_r
 from ..nonfinite_dump import NonFiniteLossError
 from .network import interface_towards
 from .peer_failure import LostProcessError, lost_processes_explained
-from .signals import StoppedBySignal, adopted, let_through, passed_on
+from .signals import StoppedBySignal, add_children, forward_signals, unblock_signals
 
 logger = logging.getLogger(__name__)
 
@@ -215,13 +215,13 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
         signals = None
         try:
             process_ids: list[int] = []
-            with passed_on(process_ids) as signals:
+            with forward_signals(process_ids) as signals:
                 # Ctrl-C reaches the children, too, who would not know yet what to do.
                 with out_of_reach():
                     children = mp.start_processes(
                         _child, arguments, nprocs=len(places), start_method="spawn", join=False
                     )
-                adopted(process_ids, children.pids(), signals)
+                add_children(process_ids, children.pids(), signals)
                 while not children.join():
                     pass
             _raise_cause(_read_reports(Path(error_folder)))
@@ -270,7 +270,7 @@ def _raise_cause(reports: Mapping[int, BaseException], *effects: type[BaseExcept
 
 
 def _child(index, main, args, places, dist_url, store_port, on_gpu, timeout, error_folder) -> None:
-    let_through()
+    unblock_signals()
     place = places[index]
     store = None
     if store_port is not None:

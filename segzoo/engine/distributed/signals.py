@@ -38,7 +38,7 @@ SECONDS_FOR_A_BATCH = 5.0
 SECONDS_UNTIL_SAVING = 3.0
 SECONDS_FOR_SAVING = 60.0
 # Between two looks at whether another process has been told to end, in an evaluation.
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_POLLS = 0.5
 _AT_CTRL_C = b"\nCtrl-C: finishing the iteration, then saving; once more ends it at once, unsaved\n"
 # No signal has this number.
 _END = b"\0"
@@ -78,7 +78,7 @@ class StopSignals:
         self.resume_command = ""
         self._owner = os.getpid()
         self._waiting_for_iteration = False
-        self._raised = self._noticed = self._saves_alone = False
+        self._raised = self._acknowledged = self._saves_alone = False
         self._last_iteration: int | None = None
         self._key = f"segzoo/stop/{next(_numbers)}"
 
@@ -122,7 +122,7 @@ class StopSignals:
         return self._last_iteration is not None and iteration >= self._last_iteration
 
     @contextmanager
-    def told_by_others(self) -> Iterator[None]:
+    def watch_other_processes(self) -> Iterator[None]:
         """Inside, a signal that another process announces by `save_alone` arrives in this one, too."""
         if comm.get_world_size() == 1 or threading.current_thread() is not threading.main_thread():
             yield
@@ -131,11 +131,11 @@ class StopSignals:
 
         def look() -> None:
             with suppress(RuntimeError):  # The store is gone, and the main process with it.
-                while not ended.wait(SECONDS_BETWEEN_LOOKS):
-                    if store.check([self._told_key]):
-                        number, self._saves_alone = int(store.get(self._told_key)), True
+                while not ended.wait(SECONDS_BETWEEN_POLLS):
+                    if store.check([self._announcement_key]):
+                        number, self._saves_alone = int(store.get(self._announcement_key)), True
                         # Otherwise this one would seem to be a repeated one.
-                        if not (self._noticed or ended.is_set()):
+                        if not (self._acknowledged or ended.is_set()):
                             signal.pthread_kill(threading.main_thread().ident, number)
                         return
 
@@ -145,21 +145,21 @@ class StopSignals:
             yield
         finally:
             ended.set()
-            watch.join(2 * SECONDS_BETWEEN_LOOKS)
+            watch.join(2 * SECONDS_BETWEEN_POLLS)
 
-    def is_told(self) -> bool:
+    def stop_announced(self) -> bool:
         """Whether this process has received a signal, or another one has announced its own: `save_alone`."""
         if self.received is None and comm.get_world_size() > 1:
             store = dist.distributed_c10d._get_default_store()
             with suppress(RuntimeError):  # The store is gone.
-                if store.check([self._told_key]):
-                    self.received = int(store.get(self._told_key))
+                if store.check([self._announcement_key]):
+                    self.received = int(store.get(self._announcement_key))
         return self.received is not None
 
     def save_alone(self, save: Callable[[], None]) -> None:
         """Has the main process save while the others, which may be anywhere, wait for it.
 
-        Each calls it in the end: the first one tells the others, see `told_by_others`.
+        Each calls it in the end: the first one tells the others, see `watch_other_processes`.
         """
         if comm.get_world_size() == 1:
             save()
@@ -169,7 +169,7 @@ class StopSignals:
         begun, done = f"{self._key}/saving", f"{self._key}/saved"
         # The store is gone with the main process.
         with suppress(RuntimeError):
-            store.set(self._told_key, str(int(self.received)))
+            store.set(self._announcement_key, str(int(self.received)))
             if not comm.is_main_process():
                 # It may be waiting for a message of this process, and learns at its end that none will come.
                 _wait_until(lambda: store.check([begun]), SECONDS_UNTIL_SAVING)
@@ -182,7 +182,7 @@ class StopSignals:
             store.set(done, "")
         self._saves_alone = False
 
-    def spares(self, number: int) -> bool:
+    def ignores_repeat(self, number: int) -> bool:
         """Whether a repeated signal ends nothing just now.
 
         Who has started the processes sends SIGTERM to the others as soon as one has gone.
@@ -190,7 +190,7 @@ class StopSignals:
         return number == signal.SIGTERM and self._saves_alone
 
     @property
-    def _told_key(self) -> str:
+    def _announcement_key(self) -> str:
         return f"{self._key}/told"
 
     def any_received(self) -> bool:
@@ -204,9 +204,9 @@ class StopSignals:
         self._raised = True
         return StoppedBySignal(f"{signal.Signals(self.received).name}: {message}", self.received)
 
-    def noticed(self, number: int) -> None:
+    def acknowledge(self, number: int) -> None:
         """Tells whoever has pressed Ctrl-C what happens now, from whichever thread."""
-        self._noticed = True
+        self._acknowledged = True
         if number == signal.SIGINT and self._waiting_for_iteration and comm.is_main_process():
             # Not through the log: what the main thread does with it just now must not be disturbed.
             with suppress(OSError):
@@ -251,7 +251,7 @@ def stop_on_signals() -> Iterator[StopSignals]:
     global _active
     before, _active = _active, StopSignals()
     try:
-        with _handler(_active.handle, _active.noticed, spares=_active.spares):
+        with _handler(_active.handle, _active.acknowledge, ignores_repeat=_active.ignores_repeat):
             yield _active
     except StoppedBySignal as stopped:
         logger.info("%s", stopped)
@@ -316,11 +316,11 @@ def evaluating(trainer: object) -> Iterator[None]:
         trainer.stop_with_checkpoint(_active)
     save = trainer.prepared_checkpoint()
     try:
-        with _active.at_iteration_end(waiting=False), _active.told_by_others():
+        with _active.at_iteration_end(waiting=False), _active.watch_other_processes():
             yield
     except (StoppedBySignal, RuntimeError):
         # A RuntimeError: another process, of which a message was expected, has been stopped and is gone.
-        if not _active.is_told():
+        if not _active.stop_announced():
             raise
         _active.save_alone(save)
         raise _active.stopped(
@@ -329,11 +329,11 @@ def evaluating(trainer: object) -> Iterator[None]:
 
 
 @contextmanager
-def passed_on(process_ids: list[int]) -> Iterator[StopSignals]:
+def forward_signals(process_ids: list[int]) -> Iterator[StopSignals]:
     """Inside, signals that this process receives go to its children; a repeated one ends this process too.
 
     Args:
-        process_ids: of the children; more of them may be added inside, by `adopted`.
+        process_ids: of the children; more of them may be added inside, by `add_children`.
     """
     received = StopSignals()
 
@@ -352,14 +352,14 @@ def _send(number: int, process_ids: Sequence[int]) -> None:
             os.kill(process_id, number)
 
 
-def adopted(process_ids: list[int], new: Sequence[int], signals: StopSignals) -> None:
-    """Adds children inside `passed_on`; a signal that came while they were started goes to them now."""
+def add_children(process_ids: list[int], new: Sequence[int], signals: StopSignals) -> None:
+    """Adds children inside `forward_signals`; a signal that came while they were started goes to them now."""
     process_ids += new
     if signals.received is not None:
         _send(signals.received, new)
 
 
-def let_through() -> None:
+def unblock_signals() -> None:
     """In a process that was started `out_of_reach`: from here on Ctrl-C ends it, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_STATUS)
@@ -368,22 +368,22 @@ def let_through() -> None:
 @contextmanager
 def _handler(
     function: Callable[[int, object], None],
-    noticed: Callable[[int], None] = lambda number: None,
+    acknowledge: Callable[[int], None] = lambda number: None,
     children: Sequence[int] = (),
-    spares: Callable[[int], bool] = lambda number: False,
+    ignores_repeat: Callable[[int], bool] = lambda number: False,
 ) -> Iterator[None]:
     """Inside, `function` handles signals; a repeated one ends this process and its children.
 
     Args:
-        noticed: called in another thread as soon as a signal arrives for the first time.
-        spares: asked there whether a repeated one ends nothing just now.
+        acknowledge: called in another thread as soon as a signal arrives for the first time.
+        ignores_repeat: asked there whether a repeated one ends nothing just now.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python has handlers in the main thread only.
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    watch = threading.Thread(target=_watch, args=(reader, noticed, children, spares), daemon=True)
+    watch = threading.Thread(target=_watch, args=(reader, acknowledge, children, ignores_repeat), daemon=True)
     watch.start()
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     # Whoever starts a job by nohup wants it to go on.
@@ -404,9 +404,9 @@ def _handler(
 
 def _watch(
     reader: int,
-    noticed: Callable[[int], None],
+    acknowledge: Callable[[int], None],
     children: Sequence[int],
-    spares: Callable[[int], bool],
+    ignores_repeat: Callable[[int], bool],
 ) -> None:
     """Sees each signal when it arrives; Python's handler waits for what the main thread computes."""
     first: dict[int, float] = {}
@@ -420,8 +420,8 @@ def _watch(
                 continue
             if number not in first:
                 first[number] = now
-                noticed(number)
-            elif now - first[number] > SECONDS_OF_ONE_REQUEST[number] and not spares(number):
+                acknowledge(number)
+            elif now - first[number] > SECONDS_OF_ONE_REQUEST[number] and not ignores_repeat(number):
                 _send(number, children)
                 # Not `signal.signal`, which the main thread alone may call.
                 ctypes.pythonapi.PyOS_setsig(number, None)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segzoo.engine.predictor_inputs import as_rgb, pictures_in, rgb_pictures
+from segzoo.engine.predictor_inputs import as_rgb, images_in, rgb_images
 from segzoo.utils.errors import InputError
 
 
@@ -114,7 +114,7 @@ def test_lists_may_be_mixed_and_of_any_kind(rgb, tmp_path):
     Image.fromarray(rgb).save(tmp_path / "a.png")
     mixed = [tmp_path / "a.png", rgb[..., ::-1], Image.fromarray(rgb), torch.tensor(rgb).permute(2, 0, 1)]
     for several in (mixed, tuple(mixed), iter(mixed), (one for one in mixed)):
-        found = list(rgb_pictures(pictures_in(several), "BGR"))
+        found = list(rgb_images(images_in(several), "BGR"))
         assert len(found) == 4
         for one in found:
             assert_pixels(one, rgb)
@@ -122,13 +122,13 @@ def test_lists_may_be_mixed_and_of_any_kind(rgb, tmp_path):
 
 def test_four_dimensions_are_a_batch(rgb):
     for batch in (np.stack([rgb, rgb]), torch.from_numpy(np.stack([rgb, rgb])).permute(0, 3, 1, 2)):
-        found = list(rgb_pictures(pictures_in(batch), "RGB"))
+        found = list(rgb_images(images_in(batch), "RGB"))
         assert len(found) == 2
         assert_pixels(found[1], rgb)
 
 
 def test_no_pictures_are_none():
-    assert list(rgb_pictures(pictures_in([]), None)) == []
+    assert list(rgb_images(images_in([]), None)) == []
 
 
 PIXELS = np.zeros((5, 7, 3), np.uint8)
@@ -172,16 +172,16 @@ REFUSED = {
 def test_what_is_no_picture_is_one_line(name):
     given, message = REFUSED[name]
     with pytest.raises(InputError, match=message) as alone:
-        as_rgb(given) if pictures_in(given) is None else list(rgb_pictures(pictures_in(given), None))
+        as_rgb(given) if images_in(given) is None else list(rgb_images(images_in(given), None))
     assert "\n" not in str(alone.value)
     # In a list the message says which one it is, or names the file.
     with pytest.raises(InputError, match=message.replace("picture:", "picture 1:")):
-        list(rgb_pictures([Image.new("RGB", (2, 2)), given], None))
+        list(rgb_images([Image.new("RGB", (2, 2)), given], None))
 
 
 def test_lists_in_lists_are_one_line():
     with pytest.raises(InputError, match="picture 0: found a list in a list; give one list of pictures"):
-        list(rgb_pictures(pictures_in([[PIXELS]]), "RGB"))
+        list(rgb_images(images_in([[PIXELS]]), "RGB"))
 
 
 def test_an_unknown_color_is_one_line():
