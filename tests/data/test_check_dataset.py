@@ -359,7 +359,7 @@ def test_of_many_absent_classes_some_are_named(tmp_path, tool, capsys):
     file = write_yaml(tmp_path, {**ROADS, "classes": [f"class_{index}" for index in range(100)]})
     assert tool.main([str(file), "--workers", "0"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "class_41 and 58 more (--json has all) note 98 of 100 classes do not occur" in printed
+    assert "class_41 and 58 more (--json lists all) note 98 of 100 classes do not occur" in printed
 
 
 def test_where_no_label_can_be_read_no_table_is_shown(tmp_path, tool, capsys):

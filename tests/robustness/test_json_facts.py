@@ -499,10 +499,10 @@ def test_the_checker_names_facts_that_are_wrong_by_more_than_a_factor_of_two(
         assert not found
         return
     (line,) = found
-    assert "1 area or box is not that of its mask, by more than a factor of two, first" in line
+    assert "1 area or box does not match its mask, by more than a factor of two, first" in line
     assert f"b.png: {said}" in line
     # As the line says.
-    assert "leave the keys out, and they are measured" in line
+    assert "leave the keys out, and they are computed" in line
     write(pets_folder, "pets.json", changed(instances_json(), ("annotations", 1, key), ABSENT))
     assert not notes(tool, pets_folder / "pets.yaml")
 
@@ -539,7 +539,7 @@ def test_the_checker_reads_each_panoptic_png_once(street_folder, monkeypatch):
 
 def test_small_polygons_differ_along_their_outline():
     """A triangle of four pixels has an area of two: no program is wrong."""
-    from segzoo.cli.check_data.stated import _compared
+    from segzoo.cli.check_data.geometry import _compare
 
-    assert not list(_compared({"area": 2.0, "bbox": [1, 1, 2, 2]}, 4, [1, 1, 2, 2], "a", slack=4))
-    assert list(_compared({"area": 2.0 - 1e-9, "bbox": [1, 1, 2, 2]}, 4, [1, 1, 2, 2], "a", slack=0))
+    assert not list(_compare({"area": 2.0, "bbox": [1, 1, 2, 2]}, 4, [1, 1, 2, 2], "a", slack=4))
+    assert list(_compare({"area": 2.0 - 1e-9, "bbox": [1, 1, 2, 2]}, 4, [1, 1, 2, 2], "a", slack=0))

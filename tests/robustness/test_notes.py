@@ -96,8 +96,8 @@ def test_labels_that_several_images_share_are_noted_with_the_field_that_parts_th
         for number, stem in enumerate(truth):
             save(tmp_path / f"cameras/{camera}/{stem}.png", picture(HEIGHT, WIDTH, number + 10 * ord(camera)))
     ((text, remedy),) = notes_of(capsys, path, "more than one image")
-    assert text.startswith("2 label files are that of more than one image")
-    assert remedy.endswith("with {camera} in labels of roads.yaml")
+    assert text.startswith("2 label files are used for more than one image")
+    assert remedy.endswith("write {camera} into labels of roads.yaml")
     for camera in "ab":
         for stem, one in truth.items():
             store_gray(one, (tmp_path / f"masks/{camera}").joinpath(f"{stem}.png"))

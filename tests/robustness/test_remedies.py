@@ -1,6 +1,6 @@
 """Each remedy that `segzoo check-data` proposes is written into the YAML: the labels are then the true ones.
 
-The truth is what the test has drawn; the check then says that all is well.
+The ground truth is what the test has drawn; the check then finds no problems.
 """
 
 import json
@@ -250,8 +250,8 @@ def noisy(labels, path):
     ("store", "facts", "remedy"),
     [
         (smoothed, {}, "palettes differ from file to file"),
-        (noisy, {"classes": COLORED, "encoding": "rgb"}, "so many colors come from smoothing or lossy"),
-        (in_colors(BY_COLOR), {}, "give each class in roads.yaml its color, of [70, 130, 180], "),
+        (noisy, {"classes": COLORED, "encoding": "rgb"}, "this many colors come from smoothing or lossy"),
+        (in_colors(BY_COLOR), {}, "give each class in roads.yaml its color, one of [70, 130, 180], "),
         (in_values({0: 1, 1: 2}), {"classes": TWO, "encoding": "binary"}, "set encoding: {type: index, off"),
     ],
 )
@@ -384,7 +384,7 @@ def test_a_class_of_crowds_only_is_named(tmp_path, capsys):
     status, findings = check(capsys, write_pets(tmp_path, change))
     (finding,) = [one for one in findings if one["is_problem"]]
     assert status == 1
-    assert finding["text"].endswith("are there of 'dog'")
+    assert finding["text"].startswith("all instances of 'dog' are crowds")
     assert options_of([finding]) == [("", {"crowd": "instances"})]
 
 

@@ -6,9 +6,9 @@
     segzoo check-data --config-file semantic/camvid/maskformer_r18
     segzoo check-data --keys                        # how the YAML of your own dataset is written
 
-Says which layout was found where; whether all published images are there; which files cannot be read, hold
-labels that are no class, or differ in size from their image; how often each class occurs; and which images
-two splits share. With --output, writes an image of examples per split, and report.json.
+Reports which layout was found and where, whether all published images are there, which files cannot be read,
+hold labels that are no class or differ in size from their image, how often each class occurs, and which
+images two splits share. With --output, writes a figure of examples for each split, and report.json.
 
 A dataset of your own is a YAML file:
 
@@ -25,7 +25,7 @@ from segzoo.cli import dataset_guide
 from segzoo.cli.command import command
 from segzoo.cli.parser import EXIT_STATUS_OF_CHECKS, CommandLine, path_value, whole_number
 
-# With this many images, hashing all of them does not take long.
+# Up to this number of images, hashing all of them is quick.
 HASHED_BY_DEFAULT = 5000
 
 
@@ -39,20 +39,20 @@ def build_parser() -> CommandLine:
     """Return the command line of `segzoo check-data`."""
     parser = CommandLine("check-data", description=__doc__, epilog=EXIT_STATUS_OF_CHECKS)
     parser.add_dataset()
-    parser.add_argument("--split", nargs="+", metavar="NAME", help="only these of its splits")
+    parser.add_argument("--split", nargs="+", metavar="NAME", help="only these splits of the dataset")
     parser.add_argument(
-        "--output", type=path_value, metavar="DIR", help="folder for the images and report.json"
+        "--output", type=path_value, metavar="DIR", help="folder for the figures and report.json"
     )
-    parser.add_argument("--number", type=whole_number(1), default=12, help="examples in an image (12)")
+    parser.add_argument("--number", type=whole_number(1), default=12, help="examples in a figure (12)")
     parser.add_workers()
     parser.add_argument(
         "--hash",
         action="store_true",
-        help=f"look for equal images of different names in sets of more than {HASHED_BY_DEFAULT} images, too",
+        help=f"find equal images of different names in sets of more than {HASHED_BY_DEFAULT} images too",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of tables")
     parser.add_argument(
-        "--keys", action=_ShowKeys, nargs=0, help="explain every key of a dataset's YAML, and exit"
+        "--keys", action=_ShowKeys, nargs=0, help="explain the keys of a dataset's YAML, and exit"
     )
     parser.add_overrides()
     return parser

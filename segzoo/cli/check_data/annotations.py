@@ -1,4 +1,4 @@
-"""What the coordinates of a JSON's polygons say of the images that they are for."""
+"""Findings on the coordinates of a JSON's polygons, compared with the size of their images."""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -9,16 +9,16 @@ import numpy as np
 
 from .checked import CheckedSplit, Finding
 
-# Programs round to the next pixel, or count from 1; more than that lies outside.
-_PIXELS, _PART = 2, 0.01
-# From here on a part of the instances is no accident.
-_MANY = 0.05
-# Images whose instances all lie in the upper left quarter, by no accident.
-_IMAGES = 10
+# Tolerance for rounding and for coordinates that count from 1: pixels, plus a fraction of the longer side.
+_TOLERANCE, _RELATIVE_TOLERANCE = 2, 0.01
+# Fraction of instances outside their image above which this is a problem.
+_MOST_OUTSIDE = 0.05
+# Minimum number of images for a finding that all instances lie in the upper left quarter.
+_LEAST_IMAGES = 10
 
 
 def annotation_findings(split: CheckedSplit) -> list[Finding]:
-    """Return findings on polygons beyond their images, in a corner of them only, and within others."""
+    """Return findings on polygons outside their images, only in a corner of them, and inside others."""
     outside, images, total, holes, first, farthest = 0, 0, 0, 0, "", 0.0
     for record in split.records:
         width, height = record.get("width", 0), record.get("height", 0)
@@ -31,7 +31,7 @@ def annotation_findings(split: CheckedSplit) -> list[Finding]:
             found += 1
             farthest = max(farthest, right / width, bottom / height)
             far = max(right - width, bottom - height, -left, -top)
-            if far > _PIXELS + _PART * max(width, height):
+            if far > _TOLERANCE + _RELATIVE_TOLERANCE * max(width, height):
                 outside += 1
                 first = first or (
                     f"annotation {annotation.get('id')} of {Path(record['file_name']).name}, x {left:g} to "
@@ -48,21 +48,21 @@ def annotation_findings(split: CheckedSplit) -> list[Finding]:
             Finding(
                 False,
                 split.name,
-                f"{several} a polygon within another one; COCO's polygons have no holes: they are filled",
-                "export masks with holes as run lengths (RLE)",
+                f"{several} a polygon inside another one; COCO's polygons have no holes: they are filled",
+                "export masks with holes as RLE",
             )
         ]
     if outside:
         text = f"{outside:,} of {total:,} instances reach beyond their image (first: {first})"
-        return [*findings, Finding(outside > _MANY * total, split.name, text, remedy)]
-    if images >= _IMAGES and farthest <= 0.5:
+        return [*findings, Finding(outside > _MOST_OUTSIDE * total, split.name, text, remedy)]
+    if images >= _LEAST_IMAGES and farthest <= 0.5:
         text = f"all {total:,} instances lie in the upper left quarter of their images, up to {farthest:.0%}"
         return [*findings, Finding(True, split.name, text, remedy)]
     return findings
 
 
 def _has_hole(polygons: Sequence[Sequence[float]]) -> bool:
-    """Return whether all corners of a polygon lie within another one."""
+    """Return whether all corners of a polygon lie inside another one."""
     if len(polygons) < 2:
         return False
     shapes = [np.asarray(polygon, dtype=np.float32).reshape(-1, 2) for polygon in polygons]

@@ -1,4 +1,4 @@
-"""Files that cannot be read as the dataset's YAML says, with what to do about each kind."""
+"""Findings on files that cannot be read as the dataset's YAML says, with a remedy for each problem."""
 
 from segzoo.data.encodings import IndexEncoding
 
@@ -21,9 +21,9 @@ from .instances import geometry_finding
 from .remedies import (
     Files,
     Option,
+    advice,
     as_text,
     differing,
-    in_words,
     mask_per_class,
 )
 
@@ -32,19 +32,19 @@ REMEDIES = {
     UNREADABLE_LABEL: "download or export these files again, or train with DATALOADER.ON_ERROR skip",
     WRONG_SIZE: "export image and labels in one size; labels are never resized to fit",
     UNKNOWN_LABEL: "give each a class with label_map, or list it under encoding: void",
-    LOSSY_LABEL: "export them again as PNG from where they were drawn; converting them keeps the damage",
+    LOSSY_LABEL: "export them again as PNG from the annotation tool; converting them keeps the damage",
     TURNED: "set exif: ignore in the dataset's YAML, so that images are not turned",
-    UNSUITABLE: "do what the lines below say",
-    WRONG_LABEL: "do what the lines below say, choose another encoding, or export these files again",
+    UNSUITABLE: "follow the remedies below",
+    WRONG_LABEL: "follow the remedies below, choose another encoding, or export these files again",
     PALETTE: "if the colors are right, set encoding: rgb, if the indices are, encoding: palette",
 }
 WRONG_ANNOTATION = "correct these annotations, or export the JSON again"
-# How label files are read, which other keys may change.
-OF_ENCODING = (UNKNOWN_LABEL, WRONG_LABEL, PALETTE)
+# Problems that another encoding may solve.
+ENCODING_PROBLEMS = (UNKNOWN_LABEL, WRONG_LABEL, PALETTE)
 
 
 def broken_file_findings(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
-    """Return a finding for each kind of problem. `options`: what fits the label files better."""
+    """Return a finding for each kind of problem. `options`: YAML keys that fit the label files better."""
     found, source = [], split.dataset.path.name
     remedies, files = dict(REMEDIES), split.files()
     for kind in (UNKNOWN_LABEL, PALETTE):
@@ -53,15 +53,15 @@ def broken_file_findings(split: CheckedSplit, options: tuple[Option, ...]) -> li
         remedies[WRONG_LABEL] = WRONG_ANNOTATION
     else:
         unknown = list(unknown_labels(split.report.problems.get(UNKNOWN_LABEL, ())))
-        words = in_words(files, unknown)
-        remedies |= dict.fromkeys((UNKNOWN_LABEL, WRONG_LABEL), words) if words else {}
+        text = advice(files, unknown)
+        remedies |= dict.fromkeys((UNKNOWN_LABEL, WRONG_LABEL), text) if text else {}
     for kind, problems in split.report.problems.items():
         messages = tuple(problem.message for problem in problems)
         several = f"{len(problems):,} images" if len(problems) > 1 else "1 image"
         if kind == ALL_VOID:
-            remedy = "training takes nothing from them; remove them from the list, or label them"
+            remedy = "training learns nothing from them; remove them from the list, or label them"
             if "annotations" in split.records[0]:
-                remedy = "training takes them for images without an object; remove those to be labeled yet"
+                remedy = "training treats them as images without objects; remove those not labeled yet"
             found.append(Finding(False, split.name, f"{several}: {kind}", remedy, messages))
             continue
         if kind == WRONG_GEOMETRY:
@@ -71,7 +71,7 @@ def broken_file_findings(split: CheckedSplit, options: tuple[Option, ...]) -> li
         if kind == UNKNOWN_LABEL:
             counts = [f"{label} in {count:,}" for label, count in unknown_labels(problems).items()]
             text += f" ({', '.join(counts[:8])}{', ...' if len(counts) > 8 else ''} files)"
-        fitting = options if kind in OF_ENCODING and files is not None else ()
+        fitting = options if kind in ENCODING_PROBLEMS and files is not None else ()
         fitting = (Option({"exif": "ignore"}),) if kind == TURNED else fitting
         remedy = as_text(fitting, source) or remedies[kind]
         found.append(Finding(True, split.name, text, remedy, messages, fitting))
@@ -79,14 +79,14 @@ def broken_file_findings(split: CheckedSplit, options: tuple[Option, ...]) -> li
 
 
 def misread_file_findings(split: CheckedSplit, files: Files, options: tuple[Option, ...]) -> list[Finding]:
-    """Return files that every encoding would read without an error, though they mean something else."""
+    """Return a finding on label files that are read without an error, but misinterpreted."""
     if files.encoding.name == "palette":
-        return []  # said so
+        return []  # the YAML says that indices count
     if mask_per_class(files):
-        text = f"{files.stored.files:,} label files are by their names the mask of a class, but read as maps"
+        text = f"{files.stored.files:,} label files are named like masks of one class, but read as class maps"
     elif isinstance(files.encoding, IndexEncoding) and differing(files.stored):
         text = "palettes differ from file to file: the same indices are drawn in different colors"
     else:
         return []
-    remedy = as_text(options, split.dataset.path.name) or in_words(files, ()).partition(": ")[2]
+    remedy = as_text(options, split.dataset.path.name) or advice(files, ()).partition(": ")[2]
     return [Finding(True, split.name, text, remedy, options=options)]

@@ -39,7 +39,7 @@ def check_split(
 
 @contextmanager
 def warnings_of(package: str) -> Iterator[list[logging.LogRecord]]:
-    """Collect what a package warns of, which would come out between the lines of the report."""
+    """Collect a package's warnings, which would be printed between the lines of the report."""
     found: list[logging.LogRecord] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = found.append
@@ -54,32 +54,32 @@ def warnings_of(package: str) -> Iterator[list[logging.LogRecord]]:
 
 
 def check(arguments: argparse.Namespace, names: Sequence[str]) -> tuple[list[CheckedSplit], list[Finding]]:
-    """Check the splits; print each as soon as it is done, unless JSON is wanted."""
-    say = (lambda *lines: None) if arguments.json else (lambda *lines: print(*lines, sep="\n"))
+    """Check the splits; print each as soon as it is done, unless with --json."""
+    show = (lambda *lines: None) if arguments.json else (lambda *lines: print(*lines, sep="\n"))
     records: dict[str, Sequence[Mapping[str, Any]]] = {}
     checked: list[CheckedSplit] = []
     findings: list[Finding] = []
-    said: dict[str, list[Finding]] = {}
+    warned: dict[str, list[Finding]] = {}
     for name in names:
         with warnings_of("segzoo") as warnings:
             try:
                 records[name] = DatasetCatalog.get(name)
             except InputError as error:
                 findings += missing_split_findings(label_reader(name).dataset, name, error)
-                say(f"\n{name}", *finding_lines(findings[-1:]))
-        said[name] = warning_findings(name, warnings)
+                show(f"\n{name}", *finding_lines(findings[-1:]))
+        warned[name] = warning_findings(name, warnings)
     with_digest = arguments.hash or sum(map(len, records.values())) <= HASHED_BY_DEFAULT
     for name in records:
         checked.append(check_split(name, records[name], arguments.workers, with_digest))
-        found = [*said[name], *split_findings(checked[-1])]
-        say(describe_split(checked[-1]), *finding_lines(found))
+        found = [*warned[name], *split_findings(checked[-1])]
+        show(describe_split(checked[-1]), *finding_lines(found))
         if arguments.output:
             path = write_contact_sheet(checked[-1], arguments.output, arguments.number)
-            say(f"  examples in {path}" if path else "  no examples: no file could be read")
+            show(f"  examples in {path}" if path else "  no examples: no file could be read")
         findings += found
     shared = shared_image_findings(checked)
     if shared:
-        say("\nbetween splits", *finding_lines(shared))
+        show("\nbetween splits", *finding_lines(shared))
     return checked, findings + shared
 
 
@@ -97,6 +97,6 @@ def check_data(arguments: argparse.Namespace, names: Sequence[str]) -> int:
         print(report)
     else:
         several = "" if problems == 1 else "s"
-        verdict = f"{problems} problem{several}, see above" if problems else "all is well"
+        verdict = f"{problems} problem{several}, see above" if problems else "no problems"
         print(f"\n{title}: {verdict}")
     return 1 if problems else 0

@@ -1,4 +1,4 @@
-"""A split whose files were all read, and what is to be said of it."""
+"""A split whose files were all read, and a finding on it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,14 +15,14 @@ from .remedies import (
 
 
 class Finding(NamedTuple):
-    """One thing to know.
+    """A problem of a split, or a note on it.
 
     Attributes:
         is_problem: False for a note, which does not fail the check.
         split: registered name.
         text, remedy: one line each.
-        files: messages that name the files, all of them.
-        options: what the remedy writes into the YAML, where that is all there is to do: one of these.
+        files: a message for each of the files.
+        options: alternative keys for the YAML, where setting them is the whole remedy.
     """
 
     is_problem: bool
@@ -46,7 +46,7 @@ class CheckedSplit(NamedTuple):
         return self.name not in self.dataset.without_labels
 
     def files(self) -> Files | None:
-        """Its semantic label files, where it has such."""
+        """Return the semantic label files, or None if the split has none."""
         layout = self.records[0]["layout"] if self.records else 0
         encoding = self.dataset.layouts[layout].encoding
         if encoding is None or not self.has_labels or not self.report.stored.files:
@@ -54,7 +54,7 @@ class CheckedSplit(NamedTuple):
         return Files(self.dataset, self.name, layout, encoding, self.report.stored)
 
     def label_files(self) -> set[str]:
-        """All label files of the split."""
+        """Return the paths of all label files of the split."""
         found: set[str] = set()
         for record in self.records:
             for key in ("sem_seg_file_name", "pan_seg_file_name"):

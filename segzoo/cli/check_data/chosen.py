@@ -1,4 +1,4 @@
-"""Which splits are checked, found out before what reads them is imported."""
+"""The splits to check, resolved before the modules that read them are imported."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def chosen_splits(arguments: argparse.Namespace) -> list[str]:
 
 
 def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
-    """Return the names of a dataset's splits to check; of several names of the same images, the first.
+    """Return the names of a dataset's splits to check; where several name the same images, the first.
 
     Raises:
         InputError: no such dataset or split, or a wrong YAML.
@@ -42,7 +42,7 @@ def configured_splits(arguments: argparse.Namespace) -> list[str]:
     """Return the names of the splits that a configuration trains and tests on.
 
     Raises:
-        InputError: it has none, or not the ones that are chosen.
+        InputError: it has none, or lacks a chosen one.
     """
     names = given_splits(arguments)
     missing = [split for split in arguments.split or () if split not in names]
@@ -50,5 +50,5 @@ def configured_splits(arguments: argparse.Namespace) -> list[str]:
         what = f"--split {missing[0]}" if missing else "DATASETS"
         raise InputError(f"{what}: the configuration has {', '.join(names) or 'no dataset'}")
     for name in names:
-        label_reader(name)  # of a dataset YAML
+        label_reader(name)  # raises for datasets without a YAML
     return [name for name in names if name in (arguments.split or names)]

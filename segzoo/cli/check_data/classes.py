@@ -1,4 +1,4 @@
-"""What the pixels of each class, and of none, say."""
+"""Findings on the number of pixels of each class, and of void."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .remedies import (
 
 
 def class_findings(split: CheckedSplit, options: tuple[Option, ...]) -> list[Finding]:
-    """Return findings on the histogram of the classes. `options`: what fits the label files better."""
+    """Return findings on the class histogram. `options`: YAML keys that fit the label files better."""
     report, names = split.report, split.dataset.space.classes
     present = np.flatnonzero(report.pixels[:-1])
     void = report.pixels[-1]
@@ -41,11 +41,11 @@ def class_findings(split: CheckedSplit, options: tuple[Option, ...]) -> list[Fin
         found.append(Finding(False, split.name, text, remedy, options=from_1))
     if report.stored.transparent:
         part = report.stored.transparent / report.pixels.sum()
-        text = f"{part:.0%} of the pixels of label files are transparent, which is not looked at"
+        text = f"{part:.0%} of the pixels of label files are transparent, which is ignored"
         remedy = "if that means unlabeled, give these pixels a value of their own, such as 255"
         found.append(Finding(False, split.name, text, remedy))
     share = void / report.pixels.sum()
-    # What no instance covers is background, and learned as such.
+    # Pixels without an instance are background, and learned as such.
     if share > 0.5 and not any("annotations" in record for record in split.records):
         text = f"{share:.0%} of the pixels are void, neither trained on nor scored"
         per_class = split.files() is not None and split.files().encoding.name == "binary_files"

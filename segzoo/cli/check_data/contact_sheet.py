@@ -1,4 +1,4 @@
-"""Examples of a split in one image: images beside their labels, and what the colors mean.
+"""A figure with examples of a split: images beside their labels, and a legend.
 
 Shape shorthand: H, W pixels; K classes.
 """
@@ -20,13 +20,13 @@ from .checked import CheckedSplit
 
 HEIGHT = 240
 WIDTH = 2000
-# Narrower tiles would be all height, wider ones all width.
-LONGEST = 3.0
+# Limit of a tile's aspect ratio, and of its inverse.
+MAX_ASPECT = 3.0
 GAP = 10
 
 
 def write_contact_sheet(split: CheckedSplit, folder: Path, number: int) -> Path | None:
-    """Draw examples, spread over the split, into folder/<split>.png; return None if no file can be drawn."""
+    """Draw examples spread over the split into folder/<split>.png; return None if no file can be drawn."""
     records = split.records
     chosen = np.unique(np.linspace(0, len(records) - 1, min(number, len(records))).astype(int))
     tiles, present = [], set()
@@ -34,7 +34,7 @@ def write_contact_sheet(split: CheckedSplit, folder: Path, number: int) -> Path 
         try:
             image, drawn, classes = _draw(records[index], split)
         except InputError:
-            continue  # the table says so
+            continue  # reported as a finding
         present |= classes
         panels = [image, drawn] if split.has_labels else [image]
         name = Path(records[index]["file_name"]).stem
@@ -55,11 +55,11 @@ def write_contact_sheet(split: CheckedSplit, folder: Path, number: int) -> Path 
 
 
 def _draw(record: Mapping[str, Any], split: CheckedSplit) -> tuple[np.ndarray, np.ndarray, set[int]]:
-    """Return (H, W, 3) image and drawing of it, at the height of a tile, and the classes in it."""
+    """Return the (H, W, 3) image and its labels drawn, at the height of a tile, and the classes in it."""
     reader, metadata = label_reader(split.name), MetadataCatalog.get(split.name)
     image = load_image(record)
     height, width = image.shape[:2]
-    size = (HEIGHT, max(HEIGHT // 3, min(round(width * HEIGHT / height), round(LONGEST * HEIGHT))))
+    size = (HEIGHT, max(HEIGHT // 3, min(round(width * HEIGHT / height), round(MAX_ASPECT * HEIGHT))))
     small = resize(image, size)
     if not split.has_labels:
         return small, small, set()
@@ -70,7 +70,7 @@ def _draw(record: Mapping[str, Any], split: CheckedSplit) -> tuple[np.ndarray, n
         )
         return small, drawn, {one["category_id"] for one in info}
     labels = reader.load_sem_seg({**record, "height": height, "width": width})
-    # Drawn small, outlines stay one pixel wide.
+    # Drawn after resizing, outlines stay one pixel wide.
     drawn = draw_semantic(
         small, resize(labels, size, labels=True), metadata.classes, metadata.colors, names=False
     )

@@ -7,7 +7,7 @@ from segzoo.data import DatasetFile, dataset_range
 from segzoo.data.checks import RemediedError
 from segzoo.utils.errors import InputError
 
-from .broken import OF_ENCODING, broken_file_findings, misread_file_findings
+from .broken import ENCODING_PROBLEMS, broken_file_findings, misread_file_findings
 from .checked import CheckedSplit, Finding
 from .classes import class_findings
 from .files import file_findings
@@ -20,19 +20,19 @@ from .remedies import (
 
 
 def missing_split_findings(dataset: DatasetFile, name: str, error: InputError) -> list[Finding]:
-    """Return the finding on a split that is not there, or cannot be read; without labels it is optional."""
+    """Return the finding on a split that is missing or cannot be read; it is optional without labels."""
     optional = name in dataset.without_labels
     message = str(error).removeprefix(f"{name}: ")
-    text = f"not there, and only needed for submissions ({message})" if optional else message
-    # The message says so in words.
+    text = f"missing, and only needed for submissions ({message})" if optional else message
+    # The message contains the remedy.
     options = (Option(error.keys),) if isinstance(error, RemediedError) else ()
     return [Finding(not optional, name, text, options=options)]
 
 
 def warning_findings(name: str, warnings: Sequence[logging.LogRecord]) -> list[Finding]:
-    """Return the warnings while a split was found; on the range of its images, `split_findings` says more."""
-    told = (one for one in warnings if one.name != dataset_range.__name__)
-    return [Finding(False, name, message) for message in dict.fromkeys(one.getMessage() for one in told)]
+    """Return notes on a split's warnings, except on the range of its images: see `image_findings`."""
+    others = (one for one in warnings if one.name != dataset_range.__name__)
+    return [Finding(False, name, message) for message in dict.fromkeys(one.getMessage() for one in others)]
 
 
 def split_findings(split: CheckedSplit) -> list[Finding]:
@@ -44,10 +44,10 @@ def split_findings(split: CheckedSplit) -> list[Finding]:
         return found
     if report.pixels.any():
         found += class_findings(split, options)
-    said = set(split.report.problems) & set(OF_ENCODING)
-    is_said = bool(said) or (bool(options) and any(finding.options == options for finding in found))
+    reported = bool(set(split.report.problems) & set(ENCODING_PROBLEMS))
+    reported |= bool(options) and any(finding.options == options for finding in found)
     return [
         *found,
-        *(() if is_said or files is None else misread_file_findings(split, files, options)),
+        *(() if reported or files is None else misread_file_findings(split, files, options)),
         *instance_findings(split),
     ]

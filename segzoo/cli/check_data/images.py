@@ -1,4 +1,4 @@
-"""What the images of a split look like once they are read."""
+"""Findings on the orientation, value range and brightness of a split's images."""
 
 import math
 from itertools import chain
@@ -11,16 +11,16 @@ from .remedies import (
     as_text,
 )
 
-# Of 255: where no pixel of a split reaches this, nobody can see anything.
+# Images are almost black if no pixel of a split reaches this value, in 0..255.
 DARK = 32
 
 
 def image_findings(split: CheckedSplit) -> list[Finding]:
-    """Return findings on the images as they are read: turned, or dark."""
+    """Return findings on the images as they are read: turned, of more than 8 bits, or dark."""
     found, report, source = [], split.report, split.dataset.path.name
     if report.orientations and split.dataset.exif == "apply":
         files = tuple(chain.from_iterable(report.orientations.values()))
-        listed = ", ".join(f"{key} in {len(of)}" for key, of in sorted(report.orientations.items()))
+        listed = ", ".join(f"{key} in {len(names)}" for key, names in sorted(report.orientations.items()))
         several = f"{len(files):,} images have" if len(files) > 1 else "1 image has"
         text = f"{several} an EXIF orientation ({listed}), which is applied"
         if split.has_labels:
@@ -39,7 +39,7 @@ def image_findings(split: CheckedSplit) -> list[Finding]:
         text = f"the images are almost black: the brightest pixel of the split is {report.brightest} of 255"
         remedy, options = f"look at the files; values of fewer bits need image_range in {source}", ()
         low, high = (pixel_range or PixelRange(0, 255))[:2]
-        # The largest value of a file that becomes the brightest one, and that of all its bits.
+        # The stored value of the brightest pixel, and the largest value of as many bits.
         largest = (report.brightest + 1) * (high - low + 1) / 256 - 1
         if largest >= 1:
             all_bits = 2 ** math.ceil(math.log2(largest + 1)) - 1

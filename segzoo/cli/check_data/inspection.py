@@ -1,4 +1,4 @@
-"""What is in a copy of a dataset: every file is read by the readers of training, and counted.
+"""The contents of a split: every file is read by the readers of training, and counted.
 
 Shape shorthand: H, W pixels; K classes.
 """
@@ -21,7 +21,7 @@ from segzoo.data.label_reader import IndexMap, LabelReader
 from segzoo.data.palettes import PaletteError
 from segzoo.utils.errors import InputError
 
-from .stated import wrong_geometry
+from .geometry import wrong_geometry
 from .stored import StoredLabels, StoredSummary, observer
 
 # What can be wrong with an image or its labels.
@@ -32,15 +32,15 @@ UNKNOWN_LABEL = "labels that are no class"
 WRONG_LABEL = "wrong label file"
 PALETTE = "palettes that draw classes in the colors of others"
 LOSSY_LABEL = "labels in a lossy format"
-TURNED = "EXIF orientations of images and labels that do not go together"
-UNSUITABLE = "files that are whole, but not read as they are"
-# Not an error of a file: training passes over it without harm, or use.
+TURNED = "EXIF orientations of images and labels that do not match"
+UNSUITABLE = "intact files that cannot be used as they are"
+# Not an error: training reads such an image, but learns nothing from it.
 ALL_VOID = "nothing labeled"
-# Of one annotation each, and of no harm to training.
-WRONG_GEOMETRY = "areas or boxes that are not those of the masks"
+# One for each annotation; training is not affected.
+WRONG_GEOMETRY = "areas or boxes that do not match their masks"
 
 
-# The kind of each error of labels; of others, `WRONG_LABEL`.
+# The kind of problem for each error of labels; `WRONG_LABEL` for all others.
 _KINDS = {
     BrokenFileError: UNREADABLE_LABEL,
     LossyLabelsError: LOSSY_LABEL,
@@ -72,10 +72,10 @@ class ImageReport(NamedTuple):
     Attributes:
         file_name: the image.
         size: (width, height), or None where it cannot be read.
-        pixels: (K + 1,) int64: labeled pixels of each class, void at last; None where they cannot be read.
+        pixels: (K + 1,) int64: pixels of each class, then void; None where the labels cannot be read.
         segments: (K,) int64: panoptic segments, or instances, of each class, or None.
-        crowds: (K,) int64: how many of these are crowds, or None.
-        empty: how many segments have no pixel.
+        crowds: (K,) int64: crowds among these, or None.
+        empty: number of segments without a pixel.
         stored: what the semantic label files hold.
         problems: what is wrong.
         digest: hash of the image file's bytes, or "".
@@ -101,11 +101,11 @@ class SplitReport:
     """What all images of a split hold.
 
     Attributes:
-        images: how many were read.
-        sizes: {(width, height): images}.
+        images: number of images.
+        sizes: {(width, height): number of images}.
         pixels, segments, crowds, empty, stored: as in `ImageReport`, of all images.
-        images_with: (K + 1,) int64: images that have each class, and void.
-        problems: {kind: the problems}.
+        images_with: (K + 1,) int64: images with each class, then with void.
+        problems: {kind: its problems}.
         files_of: {digest: images with these bytes}.
         orientations: {EXIF orientation other than upright: the images}.
         brightest: as in `ImageReport`, of all images.
@@ -153,12 +153,12 @@ class SplitReport:
 
     @property
     def absent(self) -> list[int]:
-        """Classes without a pixel."""
+        """Return the indices of classes without a pixel."""
         return np.flatnonzero(self.pixels[:-1] == 0).tolist()
 
 
 def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: bool = False) -> ImageReport:
-    """Read one image and its labels; what is wrong is reported, not raised."""
+    """Read one image and its labels; report problems instead of raising them."""
     file_name = record["file_name"]
     try:
         pixels, orientation = load_reading(record)
@@ -167,7 +167,7 @@ def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: b
     except (BrokenFileError, OSError) as error:
         kind = UNSUITABLE if isinstance(error, UnsuitableFileError) else UNREADABLE_IMAGE
         return ImageReport(file_name, problems=(Problem(kind, str(error)),))
-    except InputError as error:  # pixels of a kind or range that nothing says how to show
+    except InputError as error:  # a pixel format or value range that needs a key in the YAML
         return ImageReport(file_name, problems=(Problem(UNSUITABLE, str(error)),))
     report = ImageReport(
         file_name, (width, height), digest=digest, orientation=orientation, brightest=int(pixels.max())
@@ -194,11 +194,11 @@ def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: b
 
 
 def _count(record: Mapping[str, Any], reader: LabelReader) -> tuple[dict[str, Any], IndexMap | None]:
-    """Return what the labels of an image hold.
+    """Count the labels of an image.
 
     Returns:
-        `pixels`, and for labels with segments `segments`, `crowds` and `empty`: see `ImageReport`. The
-        segments, or None.
+        `pixels`, and for labels with segments also `segments`, `crowds` and `empty`, see `ImageReport`; and
+        the segments, or None.
 
     Raises:
         InputError: the labels cannot be read.
@@ -232,9 +232,9 @@ def shared_images(
     second: Sequence[Mapping[str, Any]],
     digests: tuple[Mapping[str, Sequence[str]], Mapping[str, Sequence[str]]] = ({}, {}),
 ) -> list[tuple[str, str]]:
-    """Return images that two splits share: the same file, or one of the same name or bytes with equal bytes.
+    """Return the images that two splits share: the same file, or files with equal bytes.
 
-    Many datasets count the images of each split from 1, so that a name alone says nothing.
+    Equal names alone say nothing: many datasets number the images of each split from 1.
 
     Args:
         first, second: the splits' dataset dicts.
@@ -265,5 +265,5 @@ def _same_bytes(first: str, second: str) -> bool:
 
 
 def unknown_labels(problems: Iterable[Problem]) -> dict[Any, int]:
-    """Return {value or color that is no class: in how many files}, the most frequent first."""
+    """Return {value or color that is no class: number of files with it}, the most frequent first."""
     return dict(Counter(label for problem in problems for label in problem.labels).most_common())

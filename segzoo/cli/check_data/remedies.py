@@ -1,4 +1,4 @@
-"""What to write into a dataset's YAML, judged by what its label files hold.
+"""Keys to set in a dataset's YAML, inferred from the contents of its label files.
 
 Shape shorthand: K classes.
 """
@@ -20,13 +20,13 @@ from segzoo.utils.text import some
 
 from .stored import StoredSummary
 
-# Colors of no class that are listed one by one.
+# Maximum number of unknown colors, or values of a mask, to list one by one.
 LISTED = 8
-# Of the pixels, this part at least has colors of classes where a file holds colors of classes.
+# Minimum fraction of pixels with colors of classes where files hold colors of classes.
 MOST = 0.5
-# From here on a pixel of a mask with soft edges is inside.
+# Threshold of masks with soft edges.
 SOFT_EDGE = 128
-# Formats of bits: values that stand for void unless something else is said.
+# The value of void unless the YAML says otherwise.
 VOID_VALUE = 255
 
 
@@ -35,7 +35,7 @@ class Option(NamedTuple):
 
     Attributes:
         keys: {key: its new value}.
-        meaning: what has to be true, where the files alone do not tell; "" where they do.
+        meaning: the condition under which they are right, or "" where the files alone show it.
     """
 
     keys: Mapping[str, Any]
@@ -46,8 +46,8 @@ class Option(NamedTuple):
         return yaml.safe_dump(dict(self.keys), default_flow_style=True, width=10**6, sort_keys=False).strip()
 
     def __str__(self) -> str:
-        said = f"set {self.as_yaml().removeprefix('{').removesuffix('}')}"
-        return f"if {self.meaning}, {said}" if self.meaning else said
+        text = f"set {self.as_yaml().removeprefix('{').removesuffix('}')}"
+        return f"if {self.meaning}, {text}" if self.meaning else text
 
 
 def as_text(options: Sequence[Option], source: str) -> str:
@@ -56,14 +56,14 @@ def as_text(options: Sequence[Option], source: str) -> str:
 
 
 class Files(NamedTuple):
-    """The label files of a split, and what reads them.
+    """The label files of a split, and how they are read.
 
     Attributes:
-        dataset: its YAML.
+        dataset: that of the split.
         split: registered name.
         layout: index of the layout.
-        encoding: how the YAML says that they store classes.
-        stored: what they hold.
+        encoding: that of the layout.
+        stored: contents of the files.
     """
 
     dataset: DatasetFile
@@ -78,13 +78,13 @@ class Files(NamedTuple):
 
     @property
     def given_colors(self) -> dict[tuple[int, int, int], int]:
-        """{color: class index}, of the classes that are given one."""
+        """Return {color: class index} of the classes with a color in the YAML."""
         classes = enumerate(self.dataset.classes)
         return {entry.color: index for index, entry in classes if entry.color_is_given}
 
 
 def options_for(files: Files) -> tuple[Option, ...]:
-    """Return what fits the files better than what the YAML says; () where that cannot be told."""
+    """Return options that fit the files better than the YAML does; () if there are none."""
     stored = files.stored
     for options in (mask_per_class(files), by_color(files)):
         if options:
@@ -95,7 +95,7 @@ def options_for(files: Files) -> tuple[Option, ...]:
 
 
 def mask_per_class(files: Files) -> tuple[Option, ...]:
-    """Return options for label files that are called after classes and hold two values: a mask per class."""
+    """Return options for label files that are named after classes and hold two values: a mask per class."""
     values = set(files.stored.values)
     if isinstance(files.encoding, BinaryFilesEncoding) or len(values) > 2 or not values or max(values) == 0:
         return ()
@@ -124,7 +124,7 @@ def mask_per_class(files: Files) -> tuple[Option, ...]:
 
 
 def _rests(without: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (what pixels in no mask are, and what has to be true) by the classes that have no files."""
+    """Return [(class of pixels in no mask, condition)], inferred from the classes without files."""
     background = list(filter(_is_background, without))
     if background or len(without) == 1:
         return [((background or without)[0], "")]
@@ -136,7 +136,7 @@ def _is_background(name: str) -> bool:
 
 
 def _per_class_templates(labels: str, encoding: BinaryFilesEncoding) -> Iterator[str]:
-    """Yield templates with `{class}` in place of a `*`, or of the name of a class."""
+    """Yield templates with `{class}` in place of a `*` or of the name of a class."""
     field = f"{{{CLASS_FIELD}}}"
     parts = labels.removesuffix(".*").split("*")
     suffix = ".*" if labels.endswith(".*") else ""
@@ -174,7 +174,7 @@ def by_color(files: Files) -> tuple[Option, ...]:
 
 
 def counting_from_1(files: Files | None) -> tuple[Option, ...]:
-    """Return the option for masks that count from 1, where the first class and the value 0 do not occur."""
+    """Return the option for values that count from 1, where neither the first class nor 0 occurs."""
     if files is None or not isinstance(files.encoding, IndexEncoding) or 0 in files.stored.values:
         return ()
     if not files.stored.values or files.encoding.given or not files.encoding.counts_from_0:
@@ -182,8 +182,8 @@ def counting_from_1(files: Files | None) -> tuple[Option, ...]:
     return (Option({"encoding": {"type": "index", "offset": -1}}, f"1 is {files.names[0]!r}"),)
 
 
-def in_words(files: Files, unknown: Sequence[Any]) -> str:
-    """Return advice on labels of no class, or files of another kind, where no key is sure to help; or "".
+def advice(files: Files, unknown: Sequence[Any]) -> str:
+    """Return advice on unknown labels, or files of another format, where no key is sure to help; or "".
 
     Args:
         unknown: the values or colors that are no class.
@@ -192,13 +192,13 @@ def in_words(files: Files, unknown: Sequence[Any]) -> str:
     if files.encoding.name == "rgb":
         if len(unknown) > LISTED:
             return (
-                "so many colors come from smoothing or lossy compression; export the files again as PNG, "
+                "this many colors come from smoothing or lossy compression; export the files again as PNG, "
                 f"without either, or set others: void under encoding in {source}"
             )
         if unknown and all(color[::-1] in files.given_colors for color in unknown):
             return (
-                "with red and blue exchanged these are colors of classes: write the files again as RGB, "
-                f"where OpenCV takes BGR, or list these under encoding.colors in {source}"
+                "with red and blue exchanged these are colors of classes: write the files again as RGB "
+                f"(OpenCV expects BGR), or list these under encoding.colors in {source}"
             )
         return f"list each under encoding.colors, with its class, or under encoding.void in {source}"
     if isinstance(files.encoding, IndexEncoding) and differing(stored):
@@ -207,15 +207,15 @@ def in_words(files: Files, unknown: Sequence[Any]) -> str:
             f"{source} and set encoding: rgb; if the indices are, set encoding: palette"
         )
     if stored.photos:
-        return "these are photos, or were compressed with losses; find the files with the labels"
+        return "these are photos, or were compressed lossily; find the files with the labels"
     if stored.colors and not stored.values:
         shown = some((list(color) for color, _ in stored.colors.most_common()), LISTED)
-        return f"give each class in {source} its color, of {shown}, and set encoding: rgb"
+        return f"give each class in {source} its color, one of {shown}, and set encoding: rgb"
     return ""
 
 
 def contradicting(files: Files) -> dict[int, tuple[int, int]]:
-    """Return {index: (its class, the class whose color it has)} of the palettes of the files."""
+    """Return {index: (its class, the class whose color it has)} for the palettes of the files."""
     encoding, classes = files.encoding, files.dataset.classes
     if not isinstance(encoding, IndexEncoding):
         return {}
@@ -232,7 +232,7 @@ def contradicting(files: Files) -> dict[int, tuple[int, int]]:
 def differing(stored: StoredSummary) -> bool:
     """Return whether files draw an index in different colors, which other files have at other indices.
 
-    Palettes of random colors differ, too, but do not share colors.
+    Palettes of random colors differ too, but share no colors.
     """
     colors_of: dict[int, set] = {}
     values_of: dict[Any, set] = {}
@@ -268,9 +268,9 @@ def _by_value(files: Files) -> Iterator[Option]:
         yield Option({"encoding": keys}, "they are masks with soft edges")
         return
     if inner <= set(range(count)):
-        # The values fit: only the kind of file, or the encoding, is another one.
-        fits_not = any(not encoding.known[value] for value in inner) if encoding.name == "id" else False
-        if encoding.name in ("rgb", "palette") or fits_not or (is_rgb and "channel" not in encoding.given):
+        # The values fit: only the file format or the encoding differs.
+        unknown = any(not encoding.known[value] for value in inner) if encoding.name == "id" else False
+        if encoding.name in ("rgb", "palette") or unknown or (is_rgb and "channel" not in encoding.given):
             yield Option({"encoding": {"type": "index", **channel} if channel else "index"})
         elif inner and VOID_VALUE in values and 0 not in values and (_is_background(names[0]) or count == 2):
             yield Option({"label_map": {VOID_VALUE: names[0]}}, f"255 is {names[0]!r}")
@@ -289,23 +289,24 @@ def _by_value(files: Files) -> Iterator[Option]:
 def _counted(
     values: set[int], inner: set[int], names: Sequence[str], channel: Mapping[str, Any]
 ) -> Iterator[Option]:
-    """Yield options for values that count the classes from 1, or in steps.
+    """Yield options for values that number the classes from 1, or in steps.
 
     Args:
-        values: all that occur; `inner` without 255.
+        values: all values that occur.
+        inner: those other than 255.
     """
     count = len(names)
     from_1 = Option({"encoding": {"type": "index", "offset": -1, **channel}})
     if inner and max(inner) == count:
         if len(inner) == count and 0 in inner:
-            # As many values as classes: one of them may have been skipped.
+            # As many values as classes: one class may not occur.
             yield from_1._replace(meaning=f"0 is unlabeled and 1 is {names[0]!r}")
             yield _listed(sorted(inner), names, channel, f"0 is {names[0]!r}")
         else:
             yield from_1
         return
     if inner == set(range(1, count + 2)) and count > 1:
-        # As trimaps have it: one more than there are classes, mostly the last, of pixels nobody is sure of.
+        # As in trimaps: the value after those of the classes marks uncertain pixels.
         keys = {"type": "index", "offset": -1, "void": [count + 1], **channel}
         yield Option({"encoding": keys}, f"1 is {names[0]!r} and {count + 1} unlabeled")
         return
@@ -344,6 +345,6 @@ def _listed(values: Sequence[int], names: Sequence[str], channel: Mapping[str, A
 
 
 def _is_even(values: Sequence[int]) -> bool:
-    """Return whether ascending values differ by one step, but for rounding."""
+    """Return whether ascending values are evenly spaced, up to rounding."""
     steps = [after - before for before, after in pairwise(values)]
     return bool(steps) and max(steps) - min(steps) <= 1

@@ -1,4 +1,4 @@
-"""The report of a check as plain data, for a JSON."""
+"""The report of a check as plain data, for JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def as_json(name: str, splits: Sequence[CheckedSplit], findings: Sequence[Findin
 
 
 def _finding_as_json(finding: Finding) -> dict[str, Any]:
-    # As YAML, whose keys may be numbers.
+    # As YAML text, since its keys may be numbers.
     options = [{"if": option.meaning, "set": option.as_yaml()} for option in finding.options]
     return {**finding._asdict(), "files": list(finding.files), "options": options}
 

@@ -1,4 +1,4 @@
-"""What two splits share."""
+"""Findings on images that two splits share."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -10,7 +10,7 @@ from .inspection import (
 
 
 def shared_image_findings(splits: Sequence[CheckedSplit]) -> list[Finding]:
-    """Return images that are in two splits."""
+    """Return a finding for each two splits that share images."""
     found = []
     for first, second in combinations(splits, 2):
         pairs = shared_images(first.records, second.records, (first.report.files_of, second.report.files_of))
@@ -18,7 +18,7 @@ def shared_image_findings(splits: Sequence[CheckedSplit]) -> list[Finding]:
             continue
         text = f"{len(pairs):,} images are in both {first.name} and {second.name}, first {pairs[0][1]}"
         meant = _may_overlap(first.name, second.name)
-        remedy = "" if meant else "remove them from one: scores on images that were trained on are worthless"
+        remedy = "" if meant else "remove them from one split: scores on training images are meaningless"
         files = tuple(f"{one} = {other}" for one, other in pairs)
         found.append(Finding(not meant, second.name, text, remedy, files))
     return found
@@ -27,7 +27,7 @@ def shared_image_findings(splits: Sequence[CheckedSplit]) -> list[Finding]:
 def _may_overlap(first: str, second: str) -> bool:
     """Return whether two splits may share images, as train and trainval do; never with a test set."""
     names = (first, second)
-    # One of two: where both say it, it belongs to the dataset's name.
+    # Exactly one: where both have it, it is part of the dataset's name.
     if sum("test" in name.split("_") for name in names) == 1:
         return False
     trains = ["train" in name for name in names]

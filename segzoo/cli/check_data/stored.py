@@ -1,6 +1,6 @@
-"""What label files hold as they are stored, whatever the dataset's YAML makes of it.
+"""The contents of label files as stored, regardless of the encoding in the dataset's YAML.
 
-Where labels are no classes, or not those that are meant, this tells what they are.
+They tell which encoding the files have where the YAML names another one.
 """
 
 from collections import Counter
@@ -15,19 +15,19 @@ from segzoo.data.encodings import GRAY_16_BIT, Encoding
 from segzoo.data.label_ops import count_values, rgb_codes
 from segzoo.data.palettes import Color, palette_colors
 
-# Files with more different colors are photos, or were compressed with losses.
+# Files with more different colors are photos, or were compressed lossily.
 MOST_COLORS = 256
 
 
 class StoredLabels(NamedTuple):
-    """One label file.
+    """The contents of one label file.
 
     Attributes:
-        mode: Pillow's.
-        values: values that occur: of gray and palette images, and of RGB ones with three equal channels.
+        mode: Pillow's mode.
+        values: values that occur in gray and palette images, and in RGB ones with three equal channels.
         palette: {value that occurs: its color} of a palette image.
         colors: {color: pixels} of RGB images that the encoding cannot read; empty if there are too many.
-        transparent: pixels that nobody sees, of an image with others.
+        transparent: number of transparent pixels, 0 if all are.
     """
 
     mode: str
@@ -39,16 +39,16 @@ class StoredLabels(NamedTuple):
 
 @dataclass
 class StoredSummary:
-    """All label files of a split.
+    """The contents of all label files of a split.
 
     Attributes:
-        files: how many.
+        files: number of files.
         modes: {mode: files}.
-        values: {value: files that have it}.
-        palettes: {{(value, color)} of those that occur: files}.
+        values: {value: files with it}.
+        palettes: {palette, as in `StoredLabels`: files}.
         colors: {color: pixels}.
-        photos: RGB files with more colors than are counted.
-        transparent: as in `StoredLabels`, of all files.
+        photos: number of RGB files with more colors than are counted.
+        transparent: as in `StoredLabels`, summed over all files.
     """
 
     files: int = 0
@@ -71,16 +71,16 @@ class StoredSummary:
 
 
 def observer(encoding: Encoding | None, found: list[StoredLabels]) -> Callable[[Image.Image], None]:
-    """Return a function that looks at label files and appends to `found`; for `LabelReader.observe`."""
+    """Return a function for `LabelReader.observe` that appends the contents of label files to `found`."""
     reads_colors = encoding is not None and "RGB" in encoding.modes
 
     def observe(image: Image.Image) -> None:
-        found.append(_look_at(image, reads_colors)._replace(transparent=_transparent(image)))
+        found.append(_contents(image, reads_colors)._replace(transparent=_transparent(image)))
 
     return observe
 
 
-def _look_at(image: Image.Image, reads_colors: bool) -> StoredLabels:
+def _contents(image: Image.Image, reads_colors: bool) -> StoredLabels:
     mode, pixels = image.mode, np.asarray(image)
     if mode in ("RGB", "RGBA"):
         bands = pixels[:, :, :3]
@@ -102,7 +102,7 @@ def _look_at(image: Image.Image, reads_colors: bool) -> StoredLabels:
 
 
 def _transparent(image: Image.Image) -> int:
-    """Return the number of pixels whose alpha is 0; 0 where all are: then it is no mark of some of them."""
+    """Return the number of pixels with an alpha of 0; 0 if all have it, which then marks none of them."""
     if image.mode in ("LA", "RGBA"):
         alpha = np.asarray(image)[:, :, -1]
     elif image.mode in ("L", "P") and "transparency" in image.info:
@@ -114,7 +114,7 @@ def _transparent(image: Image.Image) -> int:
 
 
 def _values(pixels: np.ndarray) -> tuple[int, ...]:
-    """Return the values that occur; () where they are no labels."""
+    """Return the values that occur; () if they are no labels."""
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
     if pixels.dtype == np.uint8:

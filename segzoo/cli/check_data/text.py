@@ -1,4 +1,4 @@
-"""The report of a checked split as text, to be read in a terminal."""
+"""The report of a checked split as text for a terminal."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -10,16 +10,16 @@ from tabulate import tabulate
 
 from .checked import CheckedSplit, Finding
 
-# Files named in one finding; the report in JSON names all.
+# Number of files listed for a problem; the report in JSON lists all.
 EXAMPLES = 5
 
-# Sizes shown one by one, and absent classes by name.
+# Numbers of image sizes and of absent classes that are listed.
 SIZES, ABSENT = 4, 40
 
 
 def describe_split(split: CheckedSplit) -> str:
     """Return a few lines on where the split was found and what it holds, and a table of its classes."""
-    lines = [f"\n{split.name}", *_where(split), *_how_many(split)]
+    lines = [f"\n{split.name}", *_where(split), *_counts(split)]
     if split.report.pixels.any():
         lines += ["", *(f"  {line}" for line in _class_table(split).splitlines())]
     return "\n".join(lines)
@@ -44,7 +44,7 @@ def _where(split: CheckedSplit) -> Iterator[str]:
         yield f"  labels   {layout.labels}, encoding {layout.encoding.name}"
 
 
-def _how_many(split: CheckedSplit) -> Iterator[str]:
+def _counts(split: CheckedSplit) -> Iterator[str]:
     report, published = split.report, split.dataset.image_counts.get(split.name)
     count = f"{report.images:,} images" + (f" of {published:,} published" if published else "")
     if split.has_labels:
@@ -90,17 +90,16 @@ def _class_table(split: CheckedSplit) -> str:
         return table
     listed = f"absent: {', '.join(names[index] for index in report.absent[:ABSENT])}"
     if len(absent) > ABSENT:
-        listed += f" and {len(absent) - ABSENT} more (--json has all)"
+        listed += f" and {len(absent) - ABSENT} more (--json lists all)"
     return table + "\n" + textwrap.fill(listed, 106, break_on_hyphens=False)
 
 
 def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """Return lines for the terminal, with the first files of each."""
+    """Yield lines for the terminal, with the first files of each problem."""
     for finding in findings:
         mark = "PROBLEM" if finding.is_problem else "note   "
         yield f"  {mark}  {finding.text}" + (f"; {finding.remedy}" if finding.remedy else "")
-        # A note says enough by itself.
         shown = finding.files[:EXAMPLES] if finding.is_problem else ()
         yield from (f"           {line}" for line in shown)
         if finding.is_problem and len(finding.files) > EXAMPLES:
-            yield f"           ... and {len(finding.files) - EXAMPLES:,} more (--json names all)"
+            yield f"           ... and {len(finding.files) - EXAMPLES:,} more (--json lists all)"
