@@ -272,8 +272,8 @@ def test_decoder_layers_in_mask2formers_count_are_not_taken_for_ours(tmp_path, c
 
 
 def table_of_the_document():
-    """The rows below "### Their keys" of COMING_FROM.md, cell by cell."""
-    text = (REPOSITORY / "COMING_FROM.md").read_text().partition("### Their keys")[2].partition("\n## ")[0]
+    """The rows below "### Renamed keys" of COMING_FROM.md, cell by cell."""
+    text = (REPOSITORY / "COMING_FROM.md").read_text().partition("### Renamed keys")[2].partition("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 

@@ -257,5 +257,5 @@ SWIN_ROWS = (
         "their defaults only",
         _swin_fixed,
     ),
-    Row("MODEL.SWIN.PRETRAIN_IMG_SIZE", "", "has no effect there, either, without `APE`", nothing),
+    Row("MODEL.SWIN.PRETRAIN_IMG_SIZE", "", "has no effect there either without `APE`", nothing),
 )

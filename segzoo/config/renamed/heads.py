@@ -172,8 +172,8 @@ HEAD_ROWS = (
     Row(
         DEC_LAYERS,
         f"`{DEC_LAYERS} 9`",
-        "one less than in Mask2Former with its own decoder, since it counts the prediction before the first "
-        "layer, too; the same as in MaskFormer",
+        "one less than in Mask2Former with its own decoder, which also counts the prediction before the first "
+        "layer; the same as in MaskFormer",
         _decoder_layers,
     ),
     Row(
@@ -191,7 +191,7 @@ HEAD_ROWS = (
     Row(
         "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS",
         "`MODEL.MASK_FORMER.NHEADS`",
-        "one number for both",
+        "the same number of heads as in the transformer decoder",
         _num_heads,
     ),
     Row(
@@ -215,8 +215,7 @@ HEAD_ROWS = (
     Row(
         "MODEL.SEM_SEG_HEAD.LOSS_TYPE",
         "`MODEL.SEM_SEG_HEAD.LOSS.NAME`",
-        "of Detectron2's DeepLab, as the following; `hard_pixel_mining`: `OHEMCrossEntropy`, whose selection "
-        "is another, hence not translated",
+        "Detectron2's DeepLab; `hard_pixel_mining` is not translated: `OHEMCrossEntropy` selects other pixels",
         _instead("MODEL.SEM_SEG_HEAD.LOSS.NAME is CrossEntropy or OHEMCrossEntropy"),
     ),
     Row(

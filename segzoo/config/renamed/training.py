@@ -228,17 +228,17 @@ INPUT_ROWS = (
     ),
     Row("INPUT.RANDOM_FLIP", "`INPUT.FLIP_PROB`", "0.5 for `horizontal`, 0.0 for `none`", _flip),
     Row("INPUT.IMAGE_SIZE", "`INPUT.LSJ_SIZE`", "", same("INPUT.LSJ_SIZE")),
-    Row("INPUT.MIN_SCALE INPUT.MAX_SCALE", "`INPUT.LSJ_SCALE`", "both in one", _scale),
+    Row("INPUT.MIN_SCALE INPUT.MAX_SCALE", "`INPUT.LSJ_SCALE`", "a pair", _scale),
     Row(
         "INPUT.MASK_FORMAT",
         "",
-        "without effect: masks are label maps, also for Detectron2's own Mask R-CNN",
+        "no effect: masks are label maps, also for Detectron2's own Mask R-CNN",
         nothing,
     ),
     Row(
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
         "`DATALOADER.FILTER_EMPTY_ANNOTATIONS`",
-        "of every task here, of instances there: in their files it counts with `TASK instance` only",
+        "applies to every task here, to instances there; in their files it has effect with `TASK instance` only",
         _filter_empty,
     ),
     Row(
@@ -253,8 +253,8 @@ TEST_ROWS = (
     Row(
         f"{' '.join(_FLAGS)} {_RESIZED_FIRST}",
         f"`TEST.TASKS \"('panoptic', 'semantic')\"`, `{_RESIZING}`",
-        "in files whose mapper is one of semantic or instance labels: that task alone; the last is `masks` "
-        "where masks are resized before they become scores of classes",
+        f"files with a semantic or instance mapper test that task only; `{_RESIZING}` is `masks` where masks "
+        "are resized before the semantic scores are computed",
         _tests,
     ),
 )
@@ -262,7 +262,7 @@ TEST_ROWS = (
 WEIGHTS_ROW = Row(
     _WEIGHTS,
     "`MODEL.WEIGHTS`",
-    "`.pkl` and `.pth` as published; `R-101.pkl` and `swin_*.pkl` of their files are the published weights "
-    "that they are made of",
+    "`.pkl` and `.pth` as published; `R-101.pkl` and `swin_*.pkl` in their files are replaced by the "
+    "published weights that they were converted from",
     _weights,
 )
