@@ -1,4 +1,4 @@
-"""Checkpoints: reading any official file, mapping its keys, saving segzoo's own."""
+"""Read published checkpoints, map their keys, and save segzoo's own."""
 
 from .atomic_save import save_checkpoint
 from .checkpointer import SegzooCheckpointer, last_checkpoint

@@ -1,4 +1,4 @@
-"""Saving checkpoints: atomically, and only what can be read back without executing code."""
+"""Save checkpoints atomically, and only content that can be read back without executing code."""
 
 import json
 import pickle
@@ -16,7 +16,7 @@ from .reader import numpy_allowed, refused_name
 
 
 def size_in_memory(content: Any) -> int:
-    """Bytes of the tensors in nested containers."""
+    """Return the number of bytes of the tensors in nested containers."""
     if isinstance(content, Tensor):
         return content.numel() * content.element_size()
     if isinstance(content, Mapping):
@@ -25,7 +25,7 @@ def size_in_memory(content: Any) -> int:
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Writes a checkpoint atomically: `.safetensors` (weights and description only) or torch's format.
+    """Write a checkpoint atomically: `.safetensors` (weights and description only) or torch's format.
 
     Args:
         path: the file; its extension chooses the format.
@@ -45,14 +45,14 @@ def _save_readable(path: Path, content: Mapping[str, Any], stream: IO[bytes]) ->
     try:
         torch.save(dict(content), stream)
     except RuntimeError as error:
-        # torch reports an error of its own for a stream that takes no more.
+        # torch hides the system's error (disk full) behind one of its own.
         refusal = error.__context__
         if isinstance(refusal, OSError):
             raise refusal from None
         raise
     stream.flush()
-    # Found now, while the previous file still stands, rather than when training is to be resumed. Mapped into
-    # memory, only the structure is read.
+    # Unreadable content is found now, while the previous file is still there, and not at resume. With mmap
+    # only the structure is read.
     try:
         with numpy_allowed():
             torch.load(stream.name, map_location="cpu", weights_only=True, mmap=True)
@@ -67,7 +67,7 @@ def _as_safetensors(content: Mapping[str, Any]) -> bytes:
     try:
         from safetensors.torch import save
     except ImportError:
-        raise InputError("writing .safetensors needs the package; pip install safetensors") from None
+        raise InputError("writing .safetensors needs safetensors; pip install safetensors") from None
     weights: Mapping[str, Tensor] = content["model"]
     metadata = {"format": "pt"}
     if content.get("segzoo"):

@@ -1,4 +1,4 @@
-"""Detectron2's Checkpointer interface over safe reading, atomic writing and the load report."""
+"""Detectron2's Checkpointer interface with safe reading, atomic writing and a load report."""
 
 import logging
 import re
@@ -29,14 +29,13 @@ _LAST = "last_checkpoint"
 
 
 class SegzooCheckpointer(Checkpointer):
-    """Saves and loads a model with its optimizer, scheduler and whatever else has a `state_dict`.
+    """Checkpointer of a model, its optimizer, scheduler and other objects with a `state_dict`.
 
-    Differs from Detectron2's in that files are read without executing code and written atomically, that a
-    model which does not fit its file is an error, and that a damaged newest checkpoint falls back on the one
-    before it.
+    Unlike Detectron2's, it reads files without executing code and writes them atomically, raises where a file
+    does not fit the model, and resumes from the previous checkpoint where the newest one is damaged.
 
     Attributes:
-        report: the report of the last load, None before.
+        report: the report of the last load; None before the first.
     """
 
     def __init__(
@@ -53,13 +52,12 @@ class SegzooCheckpointer(Checkpointer):
         """
         Args:
             model: the model, wrapped in DistributedDataParallel or not.
-            save_dir: folder of the checkpoints; "" never saves.
+            save_dir: folder of the checkpoints; with "" nothing is saved.
             save_to_disk: whether this process writes; by default only the main one does.
-            keep: how many periodic checkpoints (`model_0004999.pth`) to keep; 0 keeps all. `model_best.pth`,
-                `model_final.pth` and others of the kind always stay.
-            description: what every saved file says about itself under the key "segzoo": version, task,
-                dataset, classes, colors, isthing, ignore_label, label_map, image_format, pixel_mean,
-                pixel_std.
+            keep: number of periodic checkpoints (`model_0004999.pth`) to keep; 0 keeps all. Others, such as
+                `model_best.pth` and `model_final.pth`, are always kept.
+            description: metadata stored in every file under the key "segzoo": version, task, dataset,
+                classes, colors, isthing, ignore_label, label_map, image_format, pixel_mean, pixel_std.
             trust: execute pickled code in the files that are loaded.
             **checkpointables: objects with `state_dict` and `load_state_dict`, by their key in the file.
         """
@@ -76,15 +74,15 @@ class SegzooCheckpointer(Checkpointer):
         self.report: LoadReport | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes `<name>.pth` with everything in it and tags it as the last one, unless it is a `..._best`.
+        """Write `<name>.pth` and, unless the name ends with `_best`, tag it as the last checkpoint.
 
         Args:
             name: file name without extension.
             **kwargs: further content: `iteration`, ...
 
         Raises:
-            InputError: something in it could not be read back without executing code; or the disk is full,
-                the folder cannot be written, ...: existing files are as they were.
+            InputError: some content could not be read back without executing code, the disk is full, the
+                folder cannot be written, ...; existing files are left unchanged.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -97,30 +95,30 @@ class SegzooCheckpointer(Checkpointer):
             folder.mkdir(parents=True, exist_ok=True)
             remove_stale(folder)
             save_checkpoint(file, content | kwargs)
-            # A resumed run goes on from the latest weights, not from the best ones so far.
+            # A run resumes from the latest weights, not from the best ones so far.
             if not name.endswith("_best"):
                 self.tag_last_checkpoint(file.name)
                 self._remove_old(folder, file.name)
         except OSError as error:
             reason = cannot_write(file, error, size_in_memory(content))
             last = last_checkpoint(folder)
-            left = f"--resume goes on from {last}" if last else "there is no earlier checkpoint"
+            left = f"--resume continues from {last}" if last else "there is no earlier checkpoint"
             raise InputError(f"{reason}; {left}") from None
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Writes the name of the newest checkpoint to `last_checkpoint`, atomically."""
+        """Write the name of the newest checkpoint to `last_checkpoint`, atomically."""
         content = last_filename_basename.encode()
         write_atomically(Path(self.save_dir) / _LAST, lambda stream: stream.write(content))
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Loads a checkpoint, official or own.
+        """Load a checkpoint, official or segzoo's own.
 
         Args:
             path: path or URL; "" loads nothing.
-            checkpointables: keys to load beside the model; None means all: the model must then fit in full.
+            checkpointables: keys to load beside the model; None means all, and the model must then fit fully.
 
         Returns:
-            What is in the file beside the model and the checkpointables: `{"iteration": 4999, ...}`.
+            The file's content beside the model and the checkpointables: `{"iteration": 4999, ...}`.
         """
         if not path:
             logger.info("No MODEL.WEIGHTS: the model keeps its random initial values")
@@ -128,12 +126,12 @@ class SegzooCheckpointer(Checkpointer):
         return self._apply(open_checkpoint(path, self.trust), str(path), checkpointables)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Goes on from the last checkpoint in `save_dir`, or loads only the weights at `path`.
+        """Resume from the last checkpoint in `save_dir`, or load only the weights at `path`.
 
-        A damaged last checkpoint is skipped with a warning for the newest one that can be read.
+        If the last checkpoint is damaged, a warning is logged and the newest readable one is taken.
 
         Raises:
-            InputError: checkpoints are there, but none can be read, or processes see different ones.
+            InputError: no checkpoint in the folder can be read, or processes see different ones.
         """
         resume = resume and bool(self.save_dir)
         tagged = resume and self.has_checkpoint()
@@ -149,9 +147,7 @@ class SegzooCheckpointer(Checkpointer):
             try:
                 return self._apply(file, str(file.path), None)
             except NonFiniteWeightsError as error:
-                raise InputError(
-                    f"--resume: {error}; --resume does so where {file.path.name} is deleted"
-                ) from None
+                raise InputError(f"--resume: {error}; delete {file.path.name} and --resume does so") from None
         if tagged:
             raise InputError(
                 f"--resume: no checkpoint in {self.save_dir} can be read; "
@@ -163,18 +159,18 @@ class SegzooCheckpointer(Checkpointer):
         return self.load(path, checkpointables=[])
 
     def has_checkpoint(self) -> bool:
-        """Whether there is anything to go on from; also where `last_checkpoint` has not been written yet."""
+        """Return whether there is a checkpoint to resume from, with or without a `last_checkpoint` file."""
         if not self.save_dir:
             return False
         return super().has_checkpoint() or any(_by_age(Path(self.save_dir), periodic_only=False))
 
     def get_checkpoint_file(self) -> str:
-        """The path of the last checkpoint in `save_dir`, not yet read; "" where there is none."""
+        """Return the path of the last checkpoint in `save_dir`, without reading it; "" if there is none."""
         name = last_checkpoint(self.save_dir) if self.save_dir else ""
         return str(Path(self.save_dir, name)) if name else ""
 
     def _newest_readable(self) -> CheckpointFile | None:
-        """The tagged checkpoint or, where it is damaged, the newest of all that can be read."""
+        """Return the tagged checkpoint or, if it is damaged, the newest one that can be read."""
         folder = Path(self.save_dir)
         candidates = _by_age(folder, periodic_only=False)[::-1]
         name = _tagged_name(folder)
@@ -226,8 +222,8 @@ class SegzooCheckpointer(Checkpointer):
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = " ".join(f"{type(error).__name__} {error}".split())
             raise InputError(
-                f"{name}: what it holds of the {key} does not fit ({reason}), as where another program wrote "
-                f"it; start from its weights, without --resume: MODEL.WEIGHTS {name}, and another OUTPUT_DIR"
+                f"{name}: its {key} state does not fit ({reason}); another program may have written it; "
+                f"start from its weights, without --resume: MODEL.WEIGHTS {name}, and another OUTPUT_DIR"
             ) from error
 
     def _remove_old(self, folder: Path, newest: str) -> None:
@@ -238,16 +234,16 @@ class SegzooCheckpointer(Checkpointer):
 
 
 def last_checkpoint(folder: str | Path) -> str:
-    """The name of a folder's checkpoint that `last_checkpoint` names; "" where the folder holds none.
+    """Return the file name of a folder's last checkpoint; "" if the folder holds none.
 
-    It is the newest one where `last_checkpoint` names none: a job may end between writing the two.
+    Without a usable `last_checkpoint` file it is the newest one: a job may end between writing the two.
     """
     files = _by_age(Path(folder), periodic_only=False)
     return _tagged_name(Path(folder)) or (files[-1].name if files else "")
 
 
 def _tagged_name(folder: Path) -> str:
-    """What `last_checkpoint` says; "" where it is not there, or is no name of a file."""
+    """Return the name in `last_checkpoint`; "" if that file is absent or does not hold a file name."""
     try:
         name = (folder / _LAST).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -256,13 +252,13 @@ def _tagged_name(folder: Path) -> str:
 
 
 def _by_age(folder: Path, *, periodic_only: bool) -> list[Path]:
-    """The checkpoints that trainings have left in a folder, the newest last.
+    """Return the checkpoints that trainings have left in a folder, the newest last.
 
-    By the time of writing: numbers would take those of an earlier, longer training for the newest.
+    They are sorted by time: by number, those of an earlier, longer training would be the newest.
     """
 
     def age(file: Path) -> tuple[int, bool, str]:
-        # Where two times are equal, model_final.pth is the last, and seven digits sort like numbers.
+        # At equal times model_final.pth is the last, and numbers of seven digits sort as strings.
         return file.stat().st_mtime_ns, file.name == _OTHERS[0], file.name
 
     files = [file for file in folder.glob("*.pth") if _PERIODIC.match(file.name)]

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself against what a config says about the model it goes into."""
+"""Compare a checkpoint's metadata with those of the config it is loaded for."""
 
 import math
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def compare_description(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any] | None) -> list[str]:
-    """How two self-descriptions differ in what predictions depend on, one line for each difference.
+    """Return one line for each difference between two descriptions that predictions depend on.
 
     Args:
-        theirs: the file's, None for a file of another code base. ours: the config's. What one of them does
-            not say is not compared.
+        theirs: the file's description; None for a file of another code base.
+        ours: the config's. Keys that one of them lacks are not compared.
     """
     theirs, ours = theirs or {}, ours or {}
     differences = []

@@ -1,4 +1,4 @@
-"""From a path or URL to a verified file on this machine."""
+"""Turn a path or URL into a verified local file."""
 
 import hashlib
 import os
@@ -22,17 +22,17 @@ _SHA256_HOST = "download.pytorch.org"
 
 
 def local_file(path_or_url: str | Path, md5_prefix: str = "", sha256_prefix: str = "") -> Path:
-    """The local file of a checkpoint, downloaded once into iopath's cache if it is remote, hash checked.
+    """Return the local file of a checkpoint, downloaded into iopath's cache if remote, and check its hash.
 
     Args:
         path_or_url: a path (`~` is the home folder), `https://...`, `detectron2://...` or `catalog://...`;
-            what follows a `#`, as `split_choice` says, is no part of it.
+            a set of weights named after `#` (see `split_choice`) is not part of it.
         md5_prefix: first hex digits of the expected md5; by default those in the name of a
             `model_final_<six hex digits>.pkl`, which is how Detectron2, MaskFormer and Mask2Former publish.
-        sha256_prefix: the same of its sha256; by default those in the name of torchvision's files.
+        sha256_prefix: likewise for sha256; by default the digits in the name of torchvision's files.
 
     Raises:
-        InputError: no such file, no download, or another hash than the name or a prefix says.
+        InputError: the file does not exist, the download failed, or the hash differs from the expected one.
     """
     source, _ = split_choice(str(path_or_url))
     if not source.strip() or source == ".":  # as Path("") says
@@ -45,18 +45,19 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "", sha256_prefix: str
         raise InputError(
             f"{source}: download failed ({reason}); fetch it by other means and set MODEL.WEIGHTS to the file"
         ) from None
-    if not os.path.isfile(file):  # a Path's own raises for a name that is too long
+    if not os.path.isfile(file):  # Path.is_file raises for a name that is too long
         found = "is a folder" if os.path.isdir(file) else "does not exist"
         files = file.iterdir() if os.path.isdir(file) else ()
         inside = sorted(path.name for path in files if path.suffix in _SUFFIXES)
-        held = f", such as {file / inside[0]}" if inside else ""
-        raise InputError(f"{source}: {found}; expected a checkpoint file (.pth, .pkl or .safetensors){held}")
+        example = f", such as {file / inside[0]}" if inside else ""
+        expected = f"a checkpoint file (.pth, .pkl or .safetensors){example}"
+        raise InputError(f"{source}: {found}; expected {expected}")
     _check_hash(file, source, remote, md5_prefix, sha256_prefix)
     return file
 
 
 def file_hash(file: Path, algorithm: str = "md5") -> str:
-    """Hex digest of a file's content."""
+    """Return the hex digest of a file's content."""
     digest = hashlib.new(algorithm)
     with file.open("rb") as stream:
         while block := stream.read(1 << 22):

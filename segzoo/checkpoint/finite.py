@@ -1,4 +1,4 @@
-"""Weights that are no numbers: of a training that diverged, or of a conversion to half precision."""
+"""Find NaN and infinite weights, left by a diverged training or a conversion to half precision."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,26 +10,28 @@ from segzoo.utils.errors import InputError
 
 
 class NonFiniteWeightsError(InputError):
-    """A weight, or what an optimizer remembers of one, is NaN or infinite."""
+    """Error for a weight, or an optimizer state of one, that is NaN or infinite."""
 
 
 def check_finite(new: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> None:
-    """Looks for values that are NaN or infinite, or become so in the model's precision.
+    """Raise if a value is NaN or infinite, or becomes so in the model's precision.
 
-    Infinities are fine where the model itself has them, as in the mask of an attention.
+    Infinities that the model itself has, as in an attention mask, are accepted.
 
     Args:
-        new: what is to be loaded, by the model's keys. own: the model's state. path: the file's.
+        new: the values to load, by the model's keys.
+        own: the model's state.
+        path: the file's.
 
     Raises:
-        NonFiniteWeightsError: naming the first such weight.
+        NonFiniteWeightsError: it names the first such weight.
     """
     broken = [key for key, value in new.items() if not _is_finite(value, own[key])]
     if not broken:
         return
     first = new[broken[0]].to(own[broken[0]].dtype)
     nan, infinite = int(first.isnan().sum()), int(first.isinf().sum())
-    found = " and ".join(f"{count} {what}" for count, what in ((nan, "NaN"), (infinite, "infinite")) if count)
+    found = " and ".join(f"{count} {name}" for count, name in ((nan, "NaN"), (infinite, "infinite")) if count)
     raise NonFiniteWeightsError(
         f"{path}: {len(broken)} of {len(new)} weights are not finite, first {broken[0]} ({found} of "
         f"{first.numel()} values): a training diverged, or numbers were too large for half precision; take "
@@ -38,27 +40,28 @@ def check_finite(new: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str
 
 
 def check_finite_optimizer(state: Mapping[str, Any], path: str) -> None:
-    """The same for the state of an optimizer: moments that are not finite spoil the weights in one step.
+    """Raise if a value in an optimizer's state is not finite: it would spoil the weights in one step.
 
     Args:
-        state: the optimizer's `state_dict()`. path: the file's.
+        state: the optimizer's `state_dict()`.
+        path: the file's.
 
     Raises:
-        NonFiniteWeightsError: naming the first parameter.
+        NonFiniteWeightsError: it names the first such parameter.
     """
     names = _parameter_names(state)
     for index, moments in state.get("state", {}).items():
-        for kind, value in moments.items() if isinstance(moments, Mapping) else ():
+        for moment, value in moments.items() if isinstance(moments, Mapping) else ():
             if isinstance(value, Tensor) and not _all_finite(value):
                 name = names.get(index, f"parameter {index}")
                 raise NonFiniteWeightsError(
-                    f"{path}: its optimizer's {kind} of {name} is not finite: a training diverged; take an "
+                    f"{path}: its optimizer's {moment} of {name} is not finite: a training diverged; take an "
                     "earlier checkpoint"
                 )
 
 
 def _parameter_names(state: Mapping[str, Any]) -> dict[int, str]:
-    """By number; segzoo's optimizers store them."""
+    """Return parameter names by index, as segzoo's optimizers store them."""
     return {
         index: name
         for group in state.get("param_groups", ())
@@ -71,12 +74,12 @@ def _is_finite(value: Tensor, own: Tensor) -> bool:
         return True
     narrower = torch.finfo(own.dtype).max < torch.finfo(value.dtype).max
     value = value.to(own.dtype) if narrower else value
-    # The model's own infinities are fine: the same, in the same place.
+    # Infinities that the model has at the same positions are accepted.
     return _all_finite(value) or bool((value.isfinite() | (value == own.to(value.device, value.dtype))).all())
 
 
 def _all_finite(value: Tensor) -> bool:
-    # A sum is finite if all its terms are and it does not overflow, and it is cheaper than a mask.
+    # A finite sum proves all its terms finite, and is cheaper than a mask; a sum may overflow.
     if value.dtype in (torch.float32, torch.float64) and bool(value.sum().isfinite()):
         return True
     return bool(value.isfinite().all())

@@ -1,4 +1,4 @@
-"""How the parameters of other code bases are called: ordered (regex, replacement) rules, kept as data."""
+"""Map the parameter names of other code bases by ordered (regex, replacement) rules, kept as data."""
 
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -12,34 +12,33 @@ from segzoo.utils.methods import load_methods
 
 from . import rules_cnn
 
-# A weight of another shape than the model's -> the weight in the model's shape, or None if that can't be.
+# Maps a weight and the model's shape to the weight in that shape, or to None if it cannot be resized.
 Resize = Callable[[Tensor, torch.Size], Tensor | None]
 
 
 @dataclass(frozen=True)
 class KeyMap:
-    """The layout of one kind of published file.
+    """The layout of a published file: how its keys and values map to the model's.
 
     Attributes:
-        name: what the layout is called in reports.
+        name: name of the layout in reports.
         recognize: regexes; a file has this layout if each of them is found in at least one of its keys.
             A regex that starts with `!` must be found in none.
         rules: (regex, replacement) pairs; each is applied in turn, with `re.sub`, to every key of the file.
-        extras: regexes of the file's keys that are not to be loaded, by design (before renaming).
-        absent: regexes of the model's keys that such a file lacks, by design, and that keep their value.
-        training_only: the same of keys that predictions do not depend on.
+        extras: regexes of the file's keys (before renaming) that are not loaded, by design.
+        absent: regexes of the model's keys that such a file lacks by design and that keep their value.
+        training_only: likewise for keys that predictions do not depend on.
         prefix: put before every renamed key if the model has keys that start with it. A layout with the
             prefix `backbone.` holds a backbone only: the rest of the model keeps its initial values.
         classifier: regexes of the model's keys with one row per class; they are reported as re-initialized
             where the file has another number of classes.
-        queries: the same of keys with one row per object query.
+        queries: likewise for keys with one row per object query.
         resize: (regex, function) pairs for model keys whose shape follows the input or window size.
-        splits: (regex, replacements) pairs: before renaming, a weight whose key has the regex is cut along
-            its first dimension into as many equal parts as there are replacements; parts of one name are
-            joined again.
-        joins: (regexes, replacement) pairs: before renaming, weights whose keys differ in which of the
-            regexes they have are joined along the first dimension, in the order of the regexes.
-        transforms: (regex, function) pairs for model keys whose values the file has in another order.
+        splits: (regex, replacements) pairs: before renaming, a weight whose key matches is split along its
+            first dimension into one equal part per replacement; parts with the same name are concatenated.
+        joins: (regexes, replacement) pairs: before renaming, weights whose keys differ only in the regex
+            they match are concatenated along the first dimension, in the order of the regexes.
+        transforms: (regex, function) pairs for model keys whose values the file stores in another order.
     """
 
     name: str
@@ -57,7 +56,7 @@ class KeyMap:
     transforms: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = ()
 
     def fits(self, keys: Collection[str]) -> bool:
-        """Whether a file with these keys has this layout."""
+        """Return whether a file with these keys has this layout."""
         for pattern in self.recognize:
             wanted = not pattern.startswith("!")
             regex = re.compile(pattern.removeprefix("!"))
@@ -66,13 +65,13 @@ class KeyMap:
         return True
 
     def rename(self, key: str) -> str:
-        """The model's name of a file's key, without `prefix`."""
+        """Return the model's name for a file's key, without `prefix`."""
         for pattern, replacement in self.rules:
             key = re.sub(pattern, replacement, key)
         return key
 
     def regroup(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The file's weights after `splits` and `joins`, those that neither concerns as they are."""
+        """Return the file's weights after `splits` and `joins`."""
         for pattern, replacements in self.splits:
             weights = _split(weights, pattern, replacements)
         for patterns, replacement in self.joins:
@@ -80,7 +79,7 @@ class KeyMap:
         return weights
 
     def transform(self, key: str, value: Tensor) -> Tensor:
-        """The file's value of a model's key, in the model's order."""
+        """Return a file's value in the order that the model's key expects."""
         for pattern, function in self.transforms:
             if re.search(pattern, key):
                 value = function(value)
@@ -104,7 +103,7 @@ def _join(weights: dict[str, Tensor], patterns: tuple[str, ...], replacement: st
         for key in weights:
             if re.search(pattern, key):
                 members.setdefault(re.sub(pattern, replacement, key), []).append(key)
-    # What lacks a part stays as it is, and is reported as a key without a place.
+    # Incomplete groups stay as they are, and are reported as unexpected keys.
     whole = {joined: keys for joined, keys in members.items() if len(keys) == len(patterns)}
     used = {key for keys in whole.values() for key in keys}
     rest = {key: value for key, value in weights.items() if key not in used}
@@ -112,7 +111,7 @@ def _join(weights: dict[str, Tensor], patterns: tuple[str, ...], replacement: st
 
 
 def resize_relative_position_bias(table: Tensor, shape: torch.Size) -> Tensor | None:
-    """Interpolates a Swin bias table to another window size, bicubically over the two offsets.
+    """Interpolate a Swin bias table to another window size, bicubically over the two offsets.
 
     Args:
         table: ((2 w - 1)^2, heads) of window size w.
@@ -127,8 +126,8 @@ def resize_relative_position_bias(table: Tensor, shape: torch.Size) -> Tensor | 
     return grid.reshape(-1, new_side**2).T.contiguous()
 
 
-# Weights that any file may hold in vain, and that any file may lack: counters, and buffers that follow from
-# the architecture or the configuration.
+# Weights that any file may hold or lack: counters, and buffers that follow from the architecture or the
+# configuration.
 DERIVED = (
     r"(^|\.)num_batches_tracked$",
     r"^pixel_(mean|std)$",
@@ -137,17 +136,17 @@ DERIVED = (
     r"(^|\.)attn_mask$",
 )
 
-# Parameters of losses, on which predictions do not depend: any file may lack them, or hold those of others.
-OF_LOSSES = (r"^(criterion|loss)\.",)
+# Parameters of losses, on which predictions do not depend: any file may lack them, or hold other ones.
+LOSS_KEYS = (r"^(criterion|loss)\.",)
 
 _RESNET_CLASSIFIER = (r"^(stem\.)?fc\.",)
-# What timm's models have after their last feature map.
+# Modules of timm's models after their last feature map.
 _TIMM_CLASSIFIER = (
     r"^(head|heads|head_dist|fc|classif|classifier|pre_classifier|last_linear|conv_head|in_conv)\.",
     r"^(downsamp_modules|final_layer|final_conv|aggregate|norm[234]?|fc_norm|bn2|blocks\.[89])\.",
     r"^features\.(conv5_bn_ac|norm5)\.",
 )
-# Not a ResNet v1d, whose shortcuts have names of their own.
+# Excludes ResNet v1d, whose shortcuts have other names.
 _NO_POOL = r"!\.downsample\.2\."
 
 _SWIN = (r"^patch_embed\.proj\.weight$", r"^layers\.0\.blocks\.0\.attn\.qkv\.weight$")
@@ -159,7 +158,7 @@ _SWIN_IMAGENET = {
     "resize": ((r"\.relative_position_bias_table$", resize_relative_position_bias),),
 }
 
-# The model's own names, also those of its own checkpoints.
+# The model's own names, as segzoo's checkpoints have them.
 NATIVE = KeyMap(name="native", recognize=())
 
 _BUILT_IN = (
@@ -269,7 +268,7 @@ _BUILT_IN = (
         recognize=(*_SWIN, rf"!{_STAGE_STARTS_BY_MERGING}"),
         **_SWIN_IMAGENET,
     ),
-    # timm's, where the step between two stages is part of the second.
+    # timm's, where the downsampling between two stages is part of the second.
     KeyMap(
         name="timm Swin ImageNet",
         recognize=(*_SWIN, _STAGE_STARTS_BY_MERGING),
@@ -284,7 +283,7 @@ _registered: dict[str, KeyMap] = {key_map.name: key_map for key_map in _BUILT_IN
 
 
 def register_key_map(key_map: KeyMap) -> None:
-    """Makes a layout known to `load_checkpoint`. Registering the same map twice is harmless.
+    """Register a layout for `load_checkpoint`; registering the same map twice is harmless.
 
     Raises:
         ValueError: another map has that name, or a pattern is not a valid regular expression.
@@ -306,21 +305,21 @@ def register_key_map(key_map: KeyMap) -> None:
 
 
 def key_maps() -> tuple[KeyMap, ...]:
-    """All known layouts, the model's own first, then in the order of registration."""
+    """Return all known layouts, the native one first, then in the order of registration."""
     load_methods()
     return tuple(_registered.values())
 
 
 def classifier_keys() -> tuple[str, ...]:
-    """Return the patterns of the model's keys that belong to a classifier, of all layouts."""
+    """Return the patterns that match classifier keys of the model, from all layouts."""
     return tuple(pattern for known in key_maps() for pattern in known.classifier)
 
 
 def query_keys() -> tuple[str, ...]:
-    """Return the patterns of the model's keys that belong to object queries, of all layouts."""
+    """Return the patterns that match object-query keys of the model, from all layouts."""
     return tuple(pattern for known in key_maps() for pattern in known.queries)
 
 
 def matches(key: str, patterns: Iterable[str]) -> bool:
-    """Tell whether one of some regular expressions is found in a key."""
+    """Return whether a key contains a match of any of the patterns."""
     return any(re.search(pattern, key) for pattern in patterns)

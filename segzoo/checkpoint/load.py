@@ -1,4 +1,4 @@
-"""From a published file to a model, by name, with a report of what happened to every weight."""
+"""Load a published file into a model, and report what happened to every weight."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ from segzoo.utils.text import some
 
 from .download import local_file
 from .finite import check_finite
-from .key_maps import DERIVED, NATIVE, OF_LOSSES, KeyMap, classifier_keys, key_maps, matches, query_keys
+from .key_maps import DERIVED, LOSS_KEYS, NATIVE, KeyMap, classifier_keys, key_maps, matches, query_keys
 from .prefixes import find_prefix
 from .reader import CheckpointFile, read_checkpoint
 from .report import CheckpointMismatchError, Layout, LoadReport, describe_problems, listed, remedy
@@ -32,25 +32,25 @@ def load_checkpoint(
     allow_missing_classifier: bool = False,
     strict: bool = True,
 ) -> LoadReport:
-    """Loads an official or own checkpoint, as published, into a model.
+    """Load a checkpoint, official or segzoo's own, into a model.
 
     Args:
         model: the model, wrapped in DistributedDataParallel or not; a whole one or a bare backbone.
-        path_or_url: a path, `https://`, `detectron2://` or `catalog://` address; `#ema` after it takes the
-            file's weights of that name.
-        trust: execute the pickled code in the file, if it holds any.
-        allow_missing_classifier: take a file without any classifier, too.
-        strict: False only reports missing, unexpected and mismatched weights instead of raising.
+        path_or_url: a path, `https://`, `detectron2://` or `catalog://` address; `#ema` at its end selects
+            the set of weights with that name.
+        trust: execute pickled code in the file.
+        allow_missing_classifier: also accept a file without a classifier.
+        strict: raise for missing, unexpected and mismatched weights; False only reports them.
 
     Returns:
         The report, which is logged as well.
 
     Raises:
-        InputError: not a readable checkpoint, another hash, or weights that do not fit: a leftover or missing
-            key, or another shape, unless it is the classifier of another number of classes, or another number
-            of object queries (re-initialized); or a weight that is NaN or infinite. The model is then
-            unchanged. Weights that do not fit raise `CheckpointMismatchError`, after the table of all weights
-            and the nearest layouts were logged; it carries them.
+        InputError: the file is not a readable checkpoint, has another hash, does not fit the model, or holds
+            NaN or infinite weights; the model is then unchanged. Missing and unexpected keys and other shapes
+            do not fit, except for another number of classes or object queries, which are re-initialized.
+            Weights that do not fit raise `CheckpointMismatchError`, which carries the report and the nearest
+            layouts; they are logged before.
     """
     file = open_checkpoint(path_or_url, trust)
     report = load_state(
@@ -61,7 +61,7 @@ def load_checkpoint(
 
 
 def open_checkpoint(path_or_url: str | Path, trust: bool = False) -> CheckpointFile:
-    """Finds, checks and reads a checkpoint. Arguments and errors as `load_checkpoint`."""
+    """Find, check and read a checkpoint; arguments and errors as `load_checkpoint`."""
     _, choice = split_choice(str(path_or_url))
     return read_checkpoint(local_file(path_or_url), trust, choice=choice)
 
@@ -75,10 +75,10 @@ def load_state(
     allow_other_classes: bool = True,
     strict: bool = True,
 ) -> LoadReport:
-    """Loads a checkpoint that has been read. Arguments, result and errors as `load_checkpoint`.
+    """Load a checkpoint that has been read; arguments, result and errors as `load_checkpoint`.
 
-    `allow_other_classes=False` makes another number of classes or queries an error, as in resuming, and other
-    parameters of losses.
+    `allow_other_classes=False`, as for resuming, raises for another number of classes or queries and for
+    other loss parameters.
     """
     model = getattr(model, "module", model) if isinstance(model, _WRAPPERS) else model
     own = model.state_dict()
@@ -87,13 +87,13 @@ def load_state(
     key_map, _ = _choose_map(weights, own)
     report.source = key_map.name
     weights = key_map.regroup(weights)
-    of_losses = OF_LOSSES if allow_other_classes else ()
-    names = _place(weights, own, key_map, of_losses, report)
+    loss_keys = LOSS_KEYS if allow_other_classes else ()
+    names = _place(weights, own, key_map, loss_keys, report)
     classifier = classifier_keys()
     may_differ = (*classifier, *query_keys()) if allow_other_classes else ()
-    new = _fit_shapes(names, weights, own, key_map, may_differ, of_losses, report)
+    new = _fit_shapes(names, weights, own, key_map, may_differ, loss_keys, report)
     may_lack = classifier if allow_missing_classifier else ()
-    _sort_missing(model, own, new, key_map, may_lack, of_losses, report)
+    _sort_missing(model, own, new, key_map, may_lack, loss_keys, report)
     if not report.loaded:
         _refuse(
             f"{report.path}: none of its {len(file.weights)} weights ({some(file.weights, 3)}) "
@@ -102,7 +102,7 @@ def load_state(
             weights,
             own,
         )
-    # Buffers of losses and metrics, another network; or what is missing, under a name that nobody knows.
+    # Buffers of losses and metrics or another network; if weights are missing, perhaps those, renamed.
     (report.unexpected if report.missing else report.extras).extend(outside)
     if strict and (problems := describe_problems(report)):
         _refuse(problems, report, weights, own)
@@ -117,7 +117,7 @@ def load_state(
 def _under_prefix(
     file: CheckpointFile, own: Collection[str], report: LoadReport
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights without what a wrapper put before their names, and the keys of those beside the model."""
+    """Return the weights without the prefix of a wrapper, and the keys outside that prefix."""
     base, _ = split_choice(report.path)
     if len(file.sets) > 1:
         others = ", ".join(file.sets[1:])
@@ -128,7 +128,7 @@ def _under_prefix(
     prefix = find_prefix(file.weights, lambda keys: _choose_map(keys, own)[1])
     if not prefix.text:
         return file.weights, ()
-    note = f"took {prefix.text!r} off the names of its weights"
+    note = f"removed {prefix.text!r} from the names of its weights"
     if prefix.same:
         note += (
             f"; the file also holds {', '.join(prefix.same)} (to take them: MODEL.WEIGHTS "
@@ -143,7 +143,7 @@ def _under_prefix(
 
 
 def _other_numbers(report: LoadReport, num_classes: int | None) -> list[str]:
-    """ "133 classes -> 5" and the like; `num_classes` are the model's, None where it does not say."""
+    """Return texts such as "133 classes -> 5"; `num_classes` is the model's, None if it has none."""
     found: dict[str, None] = {}
     for key, in_file, in_model in report.mismatched:
         if key not in report.reinitialized:
@@ -151,7 +151,7 @@ def _other_numbers(report: LoadReport, num_classes: int | None) -> list[str]:
         if matches(key, query_keys()):
             found[f"{in_file[0]} queries -> {in_model[0]}"] = None
             continue
-        # Mask classification has a row more, for no object.
+        # Mask classification has one more row, for "no object".
         more = 1 if num_classes is not None and in_model[0] == num_classes + 1 else 0
         found[f"{in_file[0] - more} classes -> {in_model[0] - more}"] = None
     return list(found)
@@ -161,9 +161,9 @@ _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 def _choose_map(keys: Collection[str], own: Collection[str]) -> tuple[KeyMap, int]:
-    """The layout that fits the file and explains most of its keys, the model's own one on a tie; how many.
+    """Return the layout that explains most of a file's keys, the native one on a tie, and their number.
 
-    A key is explained by a place in the model, or by the layout's knowing that it is of no use.
+    A key is explained if it has a place in the model or is one of the layout's `extras`.
     """
     best, best_count = NATIVE, -1
     for key_map in key_maps():
@@ -176,7 +176,7 @@ def _choose_map(keys: Collection[str], own: Collection[str]) -> tuple[KeyMap, in
 
 
 def _nearest(keys: Collection[str], own: Collection[str], source: str) -> tuple[Layout, ...]:
-    """The two layouts beside `source` that explain most of a file, recognized or not."""
+    """Return the two layouts other than `source` that explain most of a file, recognized or not."""
     layouts = []
     for key_map in key_maps():
         if key_map.name != source:
@@ -188,16 +188,16 @@ def _nearest(keys: Collection[str], own: Collection[str], source: str) -> tuple[
 
 
 def _refuse(message: str, report: LoadReport, weights: Collection[str], own: Collection[str]) -> NoReturn:
-    """Raise the error of weights that do not fit, after a table of all of them."""
+    """Log the table of all weights, and raise the error for weights that do not fit."""
     error = CheckpointMismatchError(message, report, _nearest(weights, own, report.source))
     error.log(len(weights))
     raise error
 
 
 def _prefix(key_map: KeyMap, own: Iterable[str]) -> str:
-    """The map's prefix; none if the model is itself the part that the prefix stands for."""
+    """Return the map's prefix; "" if the model is itself the part with that prefix."""
     own = list(own)
-    # Detectron2's backbones with an FPN have the network below it.
+    # Detectron2's FPN backbones hold the network as `bottom_up`.
     for prefix in (f"{key_map.prefix}bottom_up.", key_map.prefix):
         if key_map.prefix and any(key.startswith(prefix) for key in own):
             return prefix
@@ -208,21 +208,21 @@ def _place(
     weights: dict[str, Tensor],
     own: dict[str, Tensor],
     key_map: KeyMap,
-    of_losses: tuple[str, ...],
+    loss_keys: tuple[str, ...],
     report: LoadReport,
 ) -> dict[str, str]:
-    """Model key -> file key; what has no place goes to the report's `extras` or `unexpected`."""
+    """Return {model key: file key}; add other keys to the report's `extras` or `unexpected`."""
     prefix = _prefix(key_map, own)
     placed: dict[str, str] = {}
     for key in weights:
         target = prefix + key_map.rename(key)
         if target in placed:
             raise InputError(
-                f"{report.path}: {placed[target]} and {key} are both {target} (read as {key_map.name})"
+                f"{report.path}: {placed[target]} and {key} both map to {target} (read as {key_map.name})"
             )
         if target in own:
             placed[target] = key
-        elif matches(key, (*key_map.extras, *DERIVED, *of_losses)):
+        elif matches(key, (*key_map.extras, *DERIVED, *loss_keys)):
             report.extras.append(key)
         else:
             report.unexpected.append(key)
@@ -235,10 +235,10 @@ def _fit_shapes(
     own: dict[str, Tensor],
     key_map: KeyMap,
     may_differ: tuple[str, ...],
-    of_losses: tuple[str, ...],
+    loss_keys: tuple[str, ...],
     report: LoadReport,
 ) -> dict[str, Tensor]:
-    """The values to load, in the model's shapes; what is in `may_differ` may have another number of rows."""
+    """Return the values to load in the model's shapes; keys in `may_differ` may differ in number of rows."""
     new: dict[str, Tensor] = {}
     for key, file_key in names.items():
         value: Tensor | None = key_map.transform(key, weights[file_key])
@@ -246,11 +246,11 @@ def _fit_shapes(
         if value.shape != shape:
             in_file = tuple(value.shape)
             value = _resize(key, value, shape, key_map)
-            if value is None and matches(key, of_losses):
+            if value is None and matches(key, loss_keys):
                 report.extras.append(file_key)
                 continue
             if value is not None:
-                if value.numel() != weights[file_key].numel():  # else it is laid out otherwise, no more
+                if value.numel() != weights[file_key].numel():  # else only the layout differs
                     report.resized.append(key)
             else:
                 report.mismatched.append((key, in_file, tuple(shape)))
@@ -277,10 +277,10 @@ def _sort_missing(
     new: dict[str, Tensor],
     key_map: KeyMap,
     classifier: tuple[str, ...],
-    of_losses: tuple[str, ...],
+    loss_keys: tuple[str, ...],
     report: LoadReport,
 ) -> None:
-    """Tells the model's keys that the file lacks by design, `classifier` too, from those it must have."""
+    """Add the model's keys that the file lacks to the report: by design (also `classifier`), or missing."""
     parameters = dict(model.named_parameters())
     handled = {key for key, _, _ in report.mismatched}
     prefix = _prefix(key_map, own)
@@ -289,7 +289,7 @@ def _sort_missing(
             continue
         if not key.startswith(prefix) or matches(key, classifier):
             report.reinitialized.append(key)
-        elif matches(key, (*key_map.training_only, *of_losses)):
+        elif matches(key, (*key_map.training_only, *loss_keys)):
             report.training_only.append(key)
         elif not matches(key, key_map.absent):
             report.missing.append(key)

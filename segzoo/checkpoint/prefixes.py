@@ -1,26 +1,26 @@
-"""What stands before the names of a model's weights, where the model was saved as a part of something else.
+"""Find the prefix of a model's weights where the model was saved as part of another module.
 
-A LightningModule has the model under a name of its own choice (`model.`, `net.`), beside the buffers of its
-losses and metrics; a wrapper for averages holds one or two copies of it.
+A LightningModule holds the model under a name of its choice (`model.`, `net.`), beside the buffers of its
+losses and metrics; a wrapper for weight averaging holds one or two copies of it.
 """
 
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-# A prefix that fewer of the keys have is not the model's.
+# A prefix of a smaller share of the keys is not the model's.
 _LEAST_SHARE = 0.1
 _DEEPEST = 5
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Which weights of a file are the model's, and what is before their names.
+    """The prefix of the model's weights in a file.
 
     Attributes:
-        text: the prefix, with its dot; "" where the names are the model's own.
+        text: the prefix, with its dot; "" if the names are the model's own.
         same: prefixes of further copies of the model in the file.
-        outside: keys that have none of these prefixes.
+        outside: keys without any of these prefixes.
     """
 
     text: str = ""
@@ -29,10 +29,11 @@ class Prefix:
 
 
 def find_prefix(keys: Collection[str], explained: Callable[[list[str]], int]) -> Prefix:
-    """The prefix without which most keys have a place in the model; of equal ones the first in the file.
+    """Return the prefix without which most keys have a place in the model; the file's first on a tie.
 
     Args:
-        keys: the file's. explained: how many of some names have a place in the model.
+        keys: the file's.
+        explained: returns how many of the given names have a place in the model.
     """
     without = explained(list(keys))
     if without * 2 >= len(keys):

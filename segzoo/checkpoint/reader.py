@@ -1,8 +1,8 @@
-"""Reading any published checkpoint file without executing code from it.
+"""Read any published checkpoint file without executing code from it.
 
-Formats are told apart by content, not by extension: torch's zip and legacy files, plain pickles of arrays
+Formats are recognized by content, not by extension: torch's zip and legacy files, plain pickles of arrays
 (Detectron2, MaskFormer, Caffe2) and safetensors. A pickle can call any function of any module when it is
-loaded; here only the reconstruction of tensors, arrays and plain containers is let through.
+loaded; here it may only reconstruct tensors, arrays and plain containers.
 """
 
 import collections
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class DamagedFileError(InputError):
-    """The file is empty, truncated or otherwise not what was once written."""
+    """Error for a file that is empty, truncated or otherwise damaged, or is no checkpoint."""
 
 
 @dataclass
@@ -39,10 +39,10 @@ class CheckpointFile:
 
     Attributes:
         path: the local file.
-        weights: parameters and buffers by the name they have in the file, on the CPU.
-        description: what a segzoo checkpoint says about itself (classes, colors, ...); else None.
+        weights: parameters and buffers by their name in the file, on the CPU.
+        description: metadata of a segzoo checkpoint (classes, colors, ...); else None.
         rest: everything else at the top level of the file: optimizer, iteration, ...
-        sets: names of the sets of weights in the file, the one that was taken first; see `take_weights`.
+        sets: names of the sets of weights in the file, starting with the one taken; see `take_weights`.
     """
 
     path: Path
@@ -55,13 +55,13 @@ class CheckpointFile:
 def read_checkpoint(
     path: str | Path, trust: bool = False, verify: bool = False, choice: str = ""
 ) -> CheckpointFile:
-    """Reads a local `.pth`, `.pkl` or `.safetensors` file as published by any code base.
+    """Read a local `.pth`, `.pkl` or `.safetensors` file as published by any code base.
 
     Args:
         path: the file; its format is recognized by its first bytes.
-        trust: execute what the pickle in the file says, where it holds more than arrays and containers.
+        trust: execute the pickle in the file if it holds more than arrays and containers.
         verify: also compare the checksums that torch's zip format stores; torch.load itself does not.
-        choice: which set of weights to take, where the file holds several; "" for the usual one.
+        choice: the set of weights to take if the file holds several; "" for the usual one.
 
     Raises:
         DamagedFileError: an empty or truncated file, or no checkpoint (a web page, a git-LFS pointer, ...).
@@ -81,7 +81,7 @@ def read_checkpoint(
 
 
 def read_description(path: str | Path, trust: bool = False) -> dict[str, Any] | None:
-    """What a checkpoint says about itself, without reading its weights where the format allows; else None.
+    """Return a checkpoint's metadata or None, without reading its weights if the format allows it.
 
     Arguments and errors as `read_checkpoint`.
     """
@@ -90,9 +90,9 @@ def read_description(path: str | Path, trust: bool = False) -> dict[str, Any] | 
 
 
 def read_rest(path: str | Path, trust: bool = False) -> dict[str, Any]:
-    """What a checkpoint of segzoo holds beside its weights, which are not read where the format allows.
+    """Return a segzoo checkpoint's content beside its weights, without reading these if the format allows.
 
-    Tensors in it, as the optimizer's, are read from the file when they are used.
+    Tensors in it, such as the optimizer's, are read from the file when they are used.
 
     Arguments and errors as `read_checkpoint`.
     """
@@ -101,12 +101,12 @@ def read_rest(path: str | Path, trust: bool = False) -> dict[str, Any]:
 
 
 def _without_weights(path: Path, trust: bool) -> dict[str, Any]:
-    """The content of a file whose tensors stay in it until they are used; {} where it is no dictionary."""
+    """Return a file's content, with tensors read from it on use; {} if it is not a dictionary."""
     with path.open("rb") as stream:
         is_zip = stream.read(4) == b"PK\x03\x04"
     content = None
     if is_zip:
-        with contextlib.suppress(Exception), numpy_allowed():  # what is wrong is told in reading it whole
+        with contextlib.suppress(Exception), numpy_allowed():  # the full read below reports the error
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if content is None:
         content = _parse(path, trust)
@@ -116,7 +116,7 @@ def _without_weights(path: Path, trust: bool) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------
 # From bytes to Python objects
 
-_FOLDER = 0x10  # among the attributes of a zip archive's parts
+_FOLDER = 0x10  # an attribute bit of zip archive members
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
 
 
@@ -141,7 +141,7 @@ def _parse(path: Path, trust: bool) -> Any:
         return _parse_safetensors(path, size)
     if head[0:1] == b"\x80" and 2 <= head[1] <= pickle.HIGHEST_PROTOCOL:
         return _parse_pickle(path, trust)
-    other = _other_kind(path, head)
+    other = _other_format(path, head)
     if other:
         raise DamagedFileError(f"{path} is {other}")
     if not any(head):
@@ -151,8 +151,8 @@ def _parse(path: Path, trust: bool) -> Any:
     )
 
 
-def _other_kind(path: Path, head: bytes) -> str:
-    """What a file is that holds weights, but not in a form for a checkpoint, and what to give; else ""."""
+def _other_format(path: Path, head: bytes) -> str:
+    """Return which other format a file has, and what to give instead; "" if unknown."""
     if b'"weight_map"' in head or (head.lstrip().startswith(b"{") and path.name.endswith(".index.json")):
         return "the index of weights in several files; join them into one .safetensors file first"
     if head.lstrip().startswith((b"{", b"[")):
@@ -169,7 +169,7 @@ def _other_kind(path: Path, head: bytes) -> str:
 
 
 def _other_zip(path: Path) -> str:
-    """The same of a zip archive that is none of torch.save's."""
+    """Return likewise what a zip archive that torch.save did not write is; "" if unknown."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -199,7 +199,7 @@ def _parse_torch(path: Path, trust: bool) -> Any:
             raise _damaged(path, error) from None
         if not trust:
             raise _refused(path, name) from None
-    except Exception as error:  # torch's zip reader and unpickler fail in any of a dozen ways
+    except Exception as error:  # torch's zip reader and unpickler raise many types
         raise _damaged(path, error) from None
     return _executed(path, lambda: torch.load(path, map_location="cpu", weights_only=False))
 
@@ -211,21 +211,21 @@ def _parse_pickle(path: Path, trust: bool) -> Any:
         except _ForbiddenGlobalError as error:
             if not trust:
                 raise _refused(path, str(error)) from None
-        except Exception as error:  # a cut-off pickle fails in any of a dozen ways
+        except Exception as error:  # a truncated pickle raises many types
             raise _damaged(path, error) from None
         stream.seek(0)
         return _executed(path, lambda: pickle.load(stream, encoding="latin1"))
 
 
 def _executed(path: Path, load: Callable[[], Any]) -> Any:
-    """What a trusted pickle builds."""
+    """Return what a trusted pickle builds, with a warning."""
     logger.warning("%s: executing the pickled code in it, as --trust-checkpoint says", path)
     try:
         return load()
     except (ImportError, AttributeError) as error:
         raise InputError(
-            f"{path} needs code that is not here ({' '.join(str(error).split())}); add it to PYTHONPATH, or "
-            "save the model's state_dict() where it is"
+            f"{path} needs code that cannot be imported ({' '.join(str(error).split())}); add it to "
+            "PYTHONPATH, or save the model's state_dict() where it can"
         ) from None
 
 
@@ -233,7 +233,7 @@ def _parse_safetensors(path: Path, size: int) -> Any:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
-        raise InputError(f"{path}: reading .safetensors needs the package; pip install safetensors") from None
+        raise InputError(f"{path}: reading .safetensors needs safetensors; pip install safetensors") from None
     try:
         with safe_open(path, framework="pt", device="cpu") as stream:
             content: dict[str, Any] = {"model": {key: stream.get_tensor(key) for key in stream.keys()}}  # noqa: SIM118
@@ -255,12 +255,12 @@ def _check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged_part = archive.testzip()
             for part in archive.infolist():
-                # What the sums do not show, and torch would answer with whatever stands in memory: a part
-                # that claims to be longer than it is, or to be a folder.
+                # The checksums do not show a member that claims to be longer than it is, or to be a folder,
+                # and torch would return uninitialized memory for it.
                 longer = part.compress_type == zipfile.ZIP_STORED and part.file_size != part.compress_size
                 if longer or part.external_attr & _FOLDER:
                     raise zipfile.BadZipFile(f"wrong directory entry of {part.filename}")
-    except Exception as error:  # a damaged header may ask for anything: a place before the file, encryption
+    except Exception as error:  # a damaged header raises many types (negative seek, encryption)
         raise _damaged(path, error) from None
     if damaged_part:
         raise _damaged(path, ValueError(f"wrong checksum in {damaged_part}"))
@@ -281,7 +281,7 @@ def _refused(path: Path, name: str) -> InputError:
 
 
 def refused_name(error: pickle.UnpicklingError) -> str:
-    """The class or function that torch refused to unpickle; "" if the error is another one."""
+    """Return the class or function that torch refused to unpickle; "" for another error."""
     match = re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.IGNORECASE)
     return match.group(1) if match else ""
 
@@ -293,7 +293,7 @@ _NUMPY_TYPES = (np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHi
 
 
 def _under_name(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
-    """The function, as one that says it is `module.name`: that is what torch compares a pickle with."""
+    """Return the function under the name `module.name`, which torch compares with the pickle's."""
 
     def renamed(*arguments: Any) -> Any:
         return function(*arguments)
@@ -302,8 +302,8 @@ def _under_name(function: Callable[..., Any], module: str, name: str) -> Callabl
     return renamed
 
 
-# numpy 1 and numpy 2 pickle different names of the same functions. Each is asked of numpy itself, and allowed
-# under both names, so that files of the one can be read with the other.
+# numpy 1 and numpy 2 pickle different names of the same functions. Each function is taken from numpy itself
+# and allowed under both names, so that either version reads files of the other.
 _NUMPY_FUNCTIONS = {
     f"numpy.{core}.{module}.{name}": _under_name(function, f"numpy.{core}.{module}", name)
     for core in ("core", "_core")
@@ -316,12 +316,12 @@ _NUMPY_FUNCTIONS = {
 
 
 def numpy_allowed() -> contextlib.AbstractContextManager[Any]:
-    """Lets `torch.load(weights_only=True)` read numpy arrays and scalars."""
+    """Let `torch.load(weights_only=True)` read numpy arrays and scalars."""
     return globals_allowed(*_NUMPY_FUNCTIONS.values(), *_NUMPY_TYPES)
 
 
 def globals_allowed(*objects: Any) -> contextlib.AbstractContextManager[Any]:
-    """Lets `torch.load(weights_only=True)` read what is made by these classes and functions."""
+    """Let `torch.load(weights_only=True)` use these classes and functions."""
     safe_globals = getattr(torch.serialization, "safe_globals", None)
     if safe_globals is None:  # torch < 2.5: such files need --trust-checkpoint
         return contextlib.nullcontext()
@@ -329,11 +329,11 @@ def globals_allowed(*objects: Any) -> contextlib.AbstractContextManager[Any]:
 
 
 class _ForbiddenGlobalError(Exception):
-    """The pickle names a class or function that reading weights does not need."""
+    """Error for a pickle that names a class or function that reading weights does not need."""
 
 
 def _load_storage(content: bytes) -> Any:
-    """Stands in for `torch.storage._load_from_bytes`, which would unpickle anything."""
+    """Load a storage, instead of `torch.storage._load_from_bytes`, which would unpickle anything."""
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
@@ -351,11 +351,11 @@ _ALLOWED: dict[str, Any] = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads containers, numbers, strings, numpy arrays and torch tensors; anything else is refused."""
+    """Unpickler of containers, numbers, strings, numpy arrays and torch tensors that refuses all else."""
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
-        if full_name == "_codecs.encode":  # how protocol 2 spells bytes
+        if full_name == "_codecs.encode":  # how protocol 2 encodes bytes
             return _encode_latin1
         if full_name not in _ALLOWED:
             raise _ForbiddenGlobalError(full_name)

@@ -1,4 +1,4 @@
-"""What loading a checkpoint did to every weight, and the error of one that does not fit."""
+"""Report of what loading did to every weight, and the error for a checkpoint that does not fit."""
 
 import logging
 from dataclasses import dataclass, field
@@ -18,27 +18,27 @@ Mismatch = tuple[str, tuple[int, ...], tuple[int, ...]]
 
 @dataclass
 class LoadReport:
-    """What `load_checkpoint` did.
+    """What `load_checkpoint` did with every weight.
 
     Attributes:
-        path: the file, as it was asked for.
-        source: name of the layout that was recognized.
+        path: the path or URL that was given.
+        source: name of the recognized layout.
         loaded: the model's keys that now have the file's values.
-        renamed: file key -> model key, for the loaded ones whose name differs.
+        renamed: {file key: model key} of loaded weights whose names differ.
         resized: the model's keys whose values were interpolated to the model's shape.
-        reinitialized: the model's keys that keep their initial values, as is to be expected: the classifier
-            or the queries of a fine-tune, everything but the backbone after an ImageNet file. Such a model
-            must not be evaluated.
-        training_only: the model's keys that keep their initial values because such a file lacks them, and
-            that predictions do not depend on.
-        other_numbers: of what the file has another number than the model: "133 classes -> 5".
+        reinitialized: the model's keys that keep their initial values, as expected: the classifier or the
+            queries when fine-tuning, all but the backbone with an ImageNet file. Such a model must not be
+            evaluated.
+        training_only: the model's keys that keep their initial values because such files lack them, and that
+            predictions do not depend on.
+        other_numbers: numbers in which the file differs from the model: "133 classes -> 5".
         mismatched: (model key, shape in the file, shape in the model).
         missing: the model's keys that the file lacks without a reason.
         unexpected: the file's keys that have no place in the model.
         extras: the file's keys that are known not to be needed.
-        description: what a segzoo checkpoint says about itself; else None.
-        differences: how that differs from the config, as `compare_description` says; set by who knows both.
-        notes: which of several sets of weights was taken, which prefix of the names was taken off.
+        description: metadata of a segzoo checkpoint; else None.
+        differences: how they differ from the config (see `compare_description`); set by the checkpointer.
+        notes: which of several sets of weights was taken, which prefix of the names was removed.
     """
 
     path: str
@@ -65,12 +65,13 @@ class LoadReport:
     def require_complete(
         self, action: str = "evaluation", consequence: str = "refusing to report metrics"
     ) -> None:
-        """Raises InputError unless every weight was loaded, for a model of the same classes and input.
+        """Raise InputError unless every weight was loaded and the classes and the input format agree.
 
-        Results of a random head, of other classes or of other colors mean nothing.
+        Results with a random head, other classes or another channel order mean nothing.
 
         Args:
-            action: what was to be done, the start of the message. consequence: its end.
+            action: start of the message.
+            consequence: end of the message.
         """
         if self.complete:
             if self.differences:
@@ -96,7 +97,7 @@ class LoadReport:
         )
 
     def log(self) -> None:
-        """Says what happened, and in a line of its own what a fine-tune learns from random values."""
+        """Log the table, the notes and, as a warning, the weights re-initialized for fine-tuning."""
         logger.info("%s", self)
         for note in self.notes:
             logger.info("%s: %s", self.path, note)
@@ -107,7 +108,7 @@ class LoadReport:
         ]
         if shapes:
             logger.warning(
-                "%s: %s; re-initialized, all else is loaded: %s",
+                "%s: %s; re-initialized, all others are loaded: %s",
                 self.path,
                 ", ".join(self.other_numbers),
                 ", ".join(shapes),
@@ -133,12 +134,12 @@ class LoadReport:
 
 
 class Layout(NamedTuple):
-    """A layout of files, and how well it explains one.
+    """A layout, and how well it explains a file.
 
     Attributes:
-        name: of the layout.
-        explained: number of the file's weights that it gives a place in the model.
-        recognized: whether the file has the keys by which the layout is known.
+        name: name of the layout.
+        explained: number of the file's weights that it maps to a key of the model.
+        recognized: whether the file has the keys that identify the layout.
     """
 
     name: str
@@ -147,11 +148,11 @@ class Layout(NamedTuple):
 
 
 class CheckpointMismatchError(InputError):
-    """Weights that do not fit a model.
+    """Error for weights that do not fit a model.
 
     Attributes:
         report: what would have happened to every weight; the model is unchanged.
-        nearest: the layouts that explain most of the file beside the one that it was read as, the best first.
+        nearest: other layouts that explain most of the file, the best first.
     """
 
     def __init__(self, message: str, report: LoadReport, nearest: tuple[Layout, ...] = ()) -> None:
@@ -160,16 +161,16 @@ class CheckpointMismatchError(InputError):
         self.nearest = nearest
 
     def log(self, total: int) -> None:
-        """Log the table of all weights, and the nearest layouts; `total` is the file's number of weights."""
+        """Log the table of all weights and the nearest layouts; `total` is the file's number of weights."""
         lines = [str(self.report)]
         for layout in self.nearest:
-            known = "" if layout.recognized else ", although the file lacks what such files have"
+            known = "" if layout.recognized else ", although the file lacks the keys that identify it"
             lines.append(f"as {layout.name}, {layout.explained} of {total} weights would have a place{known}")
         logger.error("%s", "\n".join(lines))
 
 
 def describe_problems(report: LoadReport) -> str:
-    """Return in one line why a file does not fit; "" where it does."""
+    """Return in one line why a file does not fit; "" if it does."""
     shapes = [
         f"{key} is {in_file} in the file, {in_model} in the model"
         for key, in_file, in_model in report.mismatched
@@ -191,20 +192,20 @@ def describe_problems(report: LoadReport) -> str:
 
 
 def remedy(report: LoadReport) -> str:
-    """Return what to do about a file that does not fit: it tells, if it is segzoo's own."""
+    """Return what to do about a file that does not fit, from its metadata if it has any."""
     about = report.description or {}
     if about.get("config"):
-        return "it holds its own configuration: give it alone, without --config-file"
+        return "it holds its own configuration: give it without --config-file"
     trained = " ".join(f"{key} {about[key]}" for key in ("task", "dataset") if about.get(key))
-    of = f", of {trained}" if trained else ""
-    return f"give the configuration of the network that it was saved from{of} (MODEL_ZOO.md lists them)"
+    details = f", {trained}" if trained else ""
+    return f"give the configuration it was trained with{details} (MODEL_ZOO.md lists them)"
 
 
 def listed(keys: list[str]) -> str:
-    """Return some weights in words: the name of one, or the number and the first ten."""
+    """Return the name of a single weight, or the number of weights and the first ten names."""
     return f"{len(keys)} weights ({some(keys, 10)})" if len(keys) != 1 else keys[0]
 
 
 def modules_of(keys: list[str]) -> str:
-    """Return the modules that the keys belong to, at most three levels deep."""
+    """Return the names of the keys' modules, at most three levels deep."""
     return some(list(dict.fromkeys(".".join(key.split(".")[:3]) for key in keys)), 4)

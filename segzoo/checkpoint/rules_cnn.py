@@ -1,11 +1,11 @@
 """Names of network parts that several code bases and methods share, as ordered (regex, replacement) rules.
 
-A key map concatenates what its files are made of, e.g. `(*MMSEG_RESNET, *MMSEG_FCN_AUXILIARY, ...)`. Rules
-for a backbone keep a `backbone.` in front of a name where the file has one. A file of a whole model that has
-none gets it by a rule of its own (as in SEMSEG_RESNET); a file of a backbone alone by `KeyMap.prefix`.
+A key map concatenates the rules for the parts of its files: `(*MMSEG_RESNET, *MMSEG_FCN_AUXILIARY, ...)`.
+Rules for a backbone keep the prefix `backbone.` of a name that has it. In files without it, a separate rule
+adds it for whole models (as in SEMSEG_RESNET), `KeyMap.prefix` for a backbone alone.
 
-The names on this side are Detectron2's: the norm of a convolution is `<convolution>.norm`, the parts of a
-residual network are `stem`, `res2` to `res5`, and in a block `conv1` to `conv3` and `shortcut`.
+The model's names are Detectron2's: the norm of a convolution is `<convolution>.norm`, the parts of a ResNet
+are `stem` and `res2` to `res5`, those of a block `conv1` to `conv3` and `shortcut`.
 """
 
 Rules = tuple[tuple[str, str], ...]
@@ -41,7 +41,7 @@ TORCHVISION_RESNET: Rules = (
 # mmsegmentation and mmpretrain, with a deep stem (v1c) or without (then the names are torchvision's).
 MMSEG_RESNET: Rules = (*_SEQUENTIAL_STEM, *TORCHVISION_RESNET)
 
-# timm's v1c, v1d and v1s, as PyTorch-Encoding names them: the last norm of the stem stands outside of it.
+# timm's v1c, v1d and v1s, as PyTorch-Encoding names them: the last norm of the stem is outside of it.
 TIMM_DEEP_STEM_RESNET: Rules = (
     (r"^((?:backbone\.)?)conv1\.0\.", r"\1stem.conv1."),
     (r"^((?:backbone\.)?)conv1\.1\.", r"\1stem.conv1.norm."),
@@ -52,8 +52,8 @@ TIMM_DEEP_STEM_RESNET: Rules = (
     *_STAGES,
 )
 
-# To stand before any of the above for v1d, where `downsample.0` is the average pool. A name alone does not
-# tell, elsewhere `downsample.1` is the norm. Such files are recognized by their `downsample.2`.
+# Goes before any of the above for v1d, where `downsample.0` is the average pool; in other files
+# `downsample.1` is the norm. Files of v1d are recognized by their `downsample.2`.
 POOLED_SHORTCUT: Rules = (
     (r"^((?:backbone\.)?layer[1-4]\.\d+)\.downsample\.2\.", r"\1.shortcut.norm."),
     (r"^((?:backbone\.)?layer[1-4]\.\d+)\.downsample\.1\.", r"\1.shortcut."),
@@ -62,8 +62,8 @@ POOLED_SHORTCUT: Rules = (
 # A whole model of semseg: `layer0` to `layer4` beside `ppm`, `cls`, `aux`, ...
 SEMSEG_RESNET: Rules = ((r"^(?=layer[0-4]\.)", "backbone."), *_SEQUENTIAL_STEM, *_STAGES)
 
-# What stands beside the backbone in the models of semseg: the convolutions before and of the classifier, and
-# the auxiliary FCNHead.
+# Parts of semseg's models beside the backbone: the classifier with the convolution before it, and the
+# auxiliary FCNHead.
 SEMSEG_CLASSIFIERS: Rules = (
     (r"^cls\.0\.", "sem_seg_head.bottleneck."),
     (r"^cls\.1\.", "sem_seg_head.bottleneck.norm."),
@@ -73,8 +73,8 @@ SEMSEG_CLASSIFIERS: Rules = (
     (r"^aux\.4\.", "auxiliary_head.predictor."),
 )
 
-# WideResNet38-A2 in NVIDIA's semantic-segmentation (VPLR), the classifier's and, beside `aspp`, `bot_fine`,
-# `final`, ..., the whole model's. A norm and its ReLU are one nn.Sequential there.
+# WideResNet38-A2 in NVIDIA's semantic-segmentation (VPLR), for files of the classifier and of whole models
+# (with `aspp`, `bot_fine`, `final`, ...). A norm and its ReLU are one nn.Sequential there.
 WIDE_RESNET38: Rules = (
     (r"^mod1\.conv1\.", "backbone.mod1."),
     (r"^(mod[2-7]\.block\d+)\.bn1\.0\.", r"backbone.\1.norm1."),
@@ -103,8 +103,8 @@ MMSEG_FCN_AUXILIARY: Rules = (
 # The last convolution of most decode heads of mmsegmentation.
 MMSEG_CLASSIFIER: Rules = ((r"^decode_head\.conv_seg\.", "sem_seg_head.predictor."),)
 
-# pytorch-cv's models cut the backbone into `base1` (the stem, layer1, and the blocks of layer2 one by one: 4,
-# or 8 of ResNet-152), `base2` and `base3` (the blocks of layer3 and of layer4).
+# pytorch-cv's models divide the backbone into `base1` (the stem, layer1, and the blocks of layer2 one by one:
+# 4, or 8 in ResNet-152), `base2` and `base3` (the blocks of layer3 and of layer4).
 _PYTORCH_CV_RESNET: Rules = (
     (r"^base1\.(?=[0-7]\.)", "backbone.stem."),
     (r"^base1\.10\.", "backbone.layer1."),
@@ -114,7 +114,7 @@ _PYTORCH_CV_RESNET: Rules = (
     *_SEQUENTIAL_STEM,
     *_STAGES,
 )
-# ... and its JPU, which joins its maps coarsest first.
+# pytorch-cv's JPU, which concatenates its maps coarsest first.
 _PYTORCH_CV_JPU: Rules = (
     (r"^JPU\.conv([345])\.0\.", r"neck.reduce.res\1."),
     (r"^JPU\.conv([345])\.1\.", r"neck.reduce.res\1.norm."),
@@ -123,20 +123,20 @@ _PYTORCH_CV_JPU: Rules = (
     *((rf"^JPU\.dilation{index + 1}\.0\.pointwise\.", f"neck.dilated.{index}.1.") for index in range(4)),
     *((rf"^JPU\.dilation{index + 1}\.1\.", f"neck.dilated.{index}.1.norm.") for index in range(4)),
 )
-# The auxiliary FCNHead of its models.
+# The auxiliary FCNHead of pytorch-cv's models.
 _PYTORCH_CV_AUXILIARY: Rules = (
     (r"^auxlayer\.block\.0\.", "auxiliary_head.convs.0."),
     (r"^auxlayer\.block\.1\.", "auxiliary_head.convs.0.norm."),
     (r"^auxlayer\.block\.4\.", "auxiliary_head.predictor."),
 )
 
-# What all its models have beside their heads.
+# All parts of pytorch-cv's models but the head.
 PYTORCH_CV_MODEL: Rules = (*_PYTORCH_CV_RESNET, *_PYTORCH_CV_JPU, *_PYTORCH_CV_AUXILIARY)
 
-# The classifier of a head of pytorch-cv's, below a 3 x 3 convolution: `head.block`.
+# The classifier of pytorch-cv's heads, after a 3 x 3 convolution in `head.block`.
 PYTORCH_CV_CLASSIFIER: Rules = ((r"^head\.block\.4\.", "sem_seg_head.predictor."),)
 
-# Its ImageNet files: all layers in one nn.Sequential, `features`.
+# pytorch-cv's ImageNet files: all layers in one nn.Sequential, `features`.
 PYTORCH_CV_IMAGENET: Rules = (
     (r"^features\.(?=[0-7]\.)", "stem."),
     *((rf"^features\.{10 + stage}\.(?=\d)", f"layer{stage + 1}.") for stage in range(4)),

@@ -1,9 +1,9 @@
-"""The published files of the pyramid transformers (MiT, PVTv2), CSWin and VOLO.
+"""Layouts of published files of the pyramid transformers (MiT, PVTv2), CSWin and VOLO.
 
-Their models here have the names of the official files, so rules are needed for other code bases only. A map
-of a whole model concatenates what its files are made of: `rules=(*MMSEG_MIT, ...), splits=MMSEG_MIT_SPLITS,
-resize=MMSEG_MIT_RESIZE`. Rules keep a `backbone.` in front of the name where the file has one; those of
-Hugging Face files put it there.
+The models have the names of the official files, so only other code bases need rules. A map of a whole model
+concatenates the rules for its parts: `rules=(*MMSEG_MIT, ...), splits=MMSEG_MIT_SPLITS,
+resize=MMSEG_MIT_RESIZE`. Rules keep the prefix `backbone.` of a name that has it; those for Hugging Face
+files add it.
 """
 
 import torch
@@ -16,12 +16,12 @@ Rules = tuple[tuple[str, str], ...]
 
 
 def drop_unit_kernel(weight: Tensor, shape: torch.Size) -> Tensor | None:
-    """The weight of a 1 x 1 convolution, (C', C, 1, 1), as that of a linear layer, (C', C)."""
+    """Return the weight of a 1 x 1 convolution, (C', C, 1, 1), as that of a linear layer, (C', C)."""
     return weight.flatten(1) if weight.shape == (*shape, 1, 1) else None
 
 
 def resize_position_grid(grid: Tensor, shape: torch.Size) -> Tensor | None:
-    """Interpolates a position embedding (1, h, w, C) bicubically to another h and w."""
+    """Interpolate a position embedding (1, h, w, C) bicubically to another h and w."""
     if grid.dim() != 4 or len(shape) != 4 or grid.shape[3] != shape[3]:
         return None
     resized = F.interpolate(
@@ -30,8 +30,8 @@ def resize_position_grid(grid: Tensor, shape: torch.Size) -> Tensor | None:
     return resized.permute(0, 2, 3, 1).contiguous()
 
 
-# mmsegmentation's MixVisionTransformer: a stage is `layers.<i>` of embedding 0, blocks 1 and norm 2; queries,
-# keys and values are projected together; the MLP is made of convolutions.
+# mmsegmentation's MixVisionTransformer: a stage is `layers.<i>` with embedding 0, blocks 1 and norm 2;
+# queries, keys and values are projected together; the MLP consists of convolutions.
 MMSEG_MIT: Rules = (
     *((rf"^((?:backbone\.)?)layers\.{index}\.(?=[012]\.)", rf"\1stage{index + 1}.") for index in range(4)),
     (r"^((?:backbone\.)?)stage(\d)\.0\.projection\.", r"\1patch_embed\2.proj."),
@@ -48,12 +48,12 @@ MMSEG_MIT_SPLITS = (
 )
 MMSEG_MIT_RESIZE: tuple[tuple[str, Resize], ...] = ((r"\.mlp\.fc[12]\.weight$", drop_unit_kernel),)
 
-# Hugging Face's SegFormer: kinds of layers first, then the stage; keys and values are projected apart.
+# Hugging Face's SegFormer: the layer type first, then the stage; keys and values are projected separately.
 HF_MIT: Rules = (
     (r"^(?:segformer\.)?encoder\.", "backbone."),
     *(
-        (rf"^backbone\.{kind}\.{index}\.", rf"backbone.{name}{index + 1}.")
-        for kind, name in (("patch_embeddings", "patch_embed"), ("block", "block"), ("layer_norm", "norm"))
+        (rf"^backbone\.{layer}\.{index}\.", rf"backbone.{name}{index + 1}.")
+        for layer, name in (("patch_embeddings", "patch_embed"), ("block", "block"), ("layer_norm", "norm"))
         for index in range(4)
     ),
     (r"^(backbone\.patch_embed\d)\.layer_norm\.", r"\1.norm."),
@@ -66,7 +66,7 @@ HF_MIT: Rules = (
 )
 HF_MIT_JOINS = (((r"\.attention\.self\.key\.", r"\.attention\.self\.value\."), ".attention.self.kv."),)
 
-# transformers' Swin backbone, in a file of a whole model.
+# The Swin backbone of Hugging Face transformers, in a file of a whole model.
 HF_SWIN: Rules = (
     (r"^backbone\.embeddings\.patch_embeddings\.projection\.", "backbone.patch_embed.proj."),
     (r"^backbone\.embeddings\.norm\.", "backbone.patch_embed.norm."),
@@ -86,7 +86,7 @@ HF_SWIN_JOINS = (
     (tuple(rf"\.attention\.self\.{role}\." for role in ("query", "key", "value")), ".attention.self.qkv."),
 )
 
-# timm's PVTv2: the first embedding stands alone, the others open their stages.
+# timm's PVTv2: the first embedding is separate, the others are the first layer of their stage.
 TIMM_PVT_V2: Rules = (
     (r"^patch_embed\.", "patch_embed1."),
     *((rf"^stages\.{index}\.downsample\.", rf"patch_embed{index + 1}.") for index in range(1, 4)),
@@ -153,6 +153,6 @@ LAYOUTS = (
 
 
 def register_transformer_layouts() -> None:
-    """Makes the layouts of backbone files known to `load_checkpoint`."""
+    """Register the layouts of backbone files for `load_checkpoint`."""
     for layout in LAYOUTS:
         register_key_map(layout)

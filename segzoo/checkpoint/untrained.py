@@ -1,6 +1,6 @@
-"""Models with weights that no file has filled and no training has changed, whose metrics mean nothing.
+"""Detect models with weights that were neither loaded nor trained, whose metrics mean nothing.
 
-The report of a model's last load is kept as long as the model lives.
+The report of a model's last load is kept as long as the model exists.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Load:
-    """The last load of a model, and how often each weight to watch had been written by then."""
+    """The last load of a model, and the version counters of the weights to watch at that time."""
 
     report: LoadReport
     versions: dict[str, int]
@@ -32,10 +32,9 @@ def remember_load(model: nn.Module, report: LoadReport) -> None:
 
 
 def require_loaded(model: nn.Module) -> None:
-    """Raise InputError if the model is as a checkpoint left it, and that did not fit the model.
+    """Raise InputError if the last load left weights at random values or had other classes.
 
-    It left weights at random values, or is of other classes. A model that was trained since passes, and one
-    that was loaded by other code, or from no file.
+    A model passes if it was trained since, was loaded by other code, or was not loaded from a file.
 
     Args:
         model: not wrapped in DistributedDataParallel.
@@ -46,9 +45,9 @@ def require_loaded(model: nn.Module) -> None:
 
 
 def _versions(model: nn.Module, report: LoadReport) -> dict[str, int]:
-    """How often each weight that kept its initial values, or else each parameter, has been written.
+    """Return the version counters of the weights not loaded or, if all were, of all parameters.
 
-    Optimizers write in place, which torch counts.
+    torch counts in-place writes, such as those of optimizers.
     """
     own = model.state_dict(keep_vars=True)
     kept = [*report.reinitialized, *report.missing] or [name for name, _ in model.named_parameters()]

@@ -1,4 +1,4 @@
-"""Which weights of a file are meant, and their names without what wrappers put before them.
+"""Choose the weights in a file, and remove the prefixes of wrappers from their names.
 
 A training script may save several sets of weights in one file: the model's and their moving average (EMA).
 """
@@ -17,25 +17,25 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.paths import user_path
 from segzoo.utils.text import did_you_mean, some
 
-# Where code bases put the weights, in the order in which they are taken: Detectron2 and most; Lightning and
-# mmcv; pycls; DeepSpeed; Caffe2. Averages come last: which weights a script evaluates is its own choice.
+# Keys under which code bases store weights, in order of preference: Detectron2 and most; Lightning and mmcv;
+# pycls; DeepSpeed; Caffe2. Averages come after, since not every script evaluates them.
 _NAMES = (
     *("model", "state_dict", "model_state", "model_state_dict", "net", "network", "weights", "params"),
     *("module", "state_dict_ema", "model_ema", "ema", "ema_model", "ema_state", "ema_state_dict"),
     *("model_ema_state_dict", "params_ema", "blobs"),
 )
-# Names that a wrapper gives to the weights inside of what it saves.
+# Keys of the weights inside the dictionary that a wrapper saves.
 _INSIDE = ("state_dict", "module", "model", "shadow")
-# Not weights, although they hold tensors.
+# Entries that hold tensors but no weights.
 _STATES = re.compile(
     r"optim|sched|scaler|rng|random|callback|queue|sampler|loader|hyper|segzoo", re.IGNORECASE
 )
-# torch.compile, FSDP and activation checkpointing, around the model or any part of it.
+# Prefixes of torch.compile, FSDP and activation checkpointing, around the model or any part of it.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 def split_choice(source: str) -> tuple[str, str]:
-    """The path or address, and which set of weights in it is meant: `model.pth#ema` -> "model.pth", "ema"."""
+    """Split a path or URL from the set of weights to take: `model.pth#ema` -> "model.pth", "ema"."""
     path, mark, choice = source.rpartition("#")
     is_path = "/" in choice or choice.endswith((".pth", ".pkl", ".safetensors"))
     if not mark or is_path or ("://" not in source and os.path.exists(user_path(source))):
@@ -46,32 +46,34 @@ def split_choice(source: str) -> tuple[str, str]:
 def take_weights(
     path: Path, content: Mapping[str, Any], choice: str = ""
 ) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
-    """Takes one set of weights out of what a file holds.
+    """Take one set of weights from a file's content.
 
     Args:
-        path: for messages. content: the file's. choice: name of the set to take, or its first part, or of the
-            module in the usual set that is the model; "" for the first in the order above.
+        path: for messages.
+        content: the file's.
+        choice: name of the set to take or its first part, or name of a module in the usual set; "" for the
+            first set in the order above.
 
     Returns:
-        The weights by name, without wrappers; all else of `content`; the names of the sets in the file, the
-        one that was taken first.
+        The weights by name, without wrappers; the other entries of `content`; the names of the sets in the
+        file, starting with the one taken.
 
     Raises:
-        InputError: no weights, several sets none of which is usual, or no such set.
+        InputError: there are no weights, several sets without a usual name, or no set of that name.
     """
     sets = _find_sets(content)
     if not sets:
         raise InputError(_no_weights(path, content))
     names = list(sets)
     inner = ""
-    # "ema" is meant where the file has "ema.module".
+    # "ema" also selects "ema.module".
     name = next((found for found in names if choice in (found, found.partition(".")[0])), None)
     if name is None:
         usual = [found for found in names if found.partition(".")[0] in ("", *_NAMES)]
         if not usual and len(names) > 1:
             raise InputError(
                 f"{path} holds several sets of weights ({', '.join(names)}); "
-                f"say which is meant: MODEL.WEIGHTS {path}#{names[0]}"
+                f"choose one: MODEL.WEIGHTS {path}#{names[0]}"
             )
         name, inner = (usual or names)[0], choice
     rest = {key: value for key, value in content.items() if name and key != name.partition(".")[0]}
@@ -82,7 +84,7 @@ def take_weights(
 
 
 def _find_sets(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """{name: weights}, usual names first; the name "" stands for a file that holds nothing but weights."""
+    """Return {name: weights}, usual names first; the name is "" if the file itself is the set of weights."""
     sets: dict[str, Mapping[str, Any]] = {}
     others = (
         key for key in content if key not in _NAMES and isinstance(key, str) and not _STATES.search(key)
@@ -103,7 +105,7 @@ def _find_sets(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _holds_weights(value: Any) -> bool:
-    """Whether it is a mapping of names to arrays, at least some."""
+    """Return whether a value is a mapping with at least one named array."""
     return isinstance(value, Mapping) and any(
         isinstance(key, str) and isinstance(item, Tensor | np.ndarray | np.number)
         for key, item in value.items()
@@ -126,7 +128,7 @@ def _tensors(path: Path, weights: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _as_tensor(path: Path, key: Any, value: Any) -> Tensor | None:
-    """The weight as a tensor; None for what is no weight (a version number, the list of Caffe2 blobs)."""
+    """Return a weight as a tensor; None for other entries (a version number, a list of Caffe2 blobs)."""
     if isinstance(value, Tensor):
         return value.detach()
     if not isinstance(value, np.ndarray | np.number):
@@ -145,7 +147,7 @@ def _without_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _below(path: Path, tensors: dict[str, Tensor], module: str, names: list[str]) -> dict[str, Tensor]:
-    """The weights of one module of a set."""
+    """Return the weights of one module of a set, without its prefix."""
     prefix = f"{module}."
     found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     if not found:

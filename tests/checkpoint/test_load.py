@@ -413,7 +413,7 @@ def test_report_table_counts_what_happened(tmp_path):
 def test_two_weights_of_a_file_that_get_one_name_are_an_error(tmp_path):
     official = randomized(maskformer())
     official["sem_seg_head.layer_4.weight"] = official["sem_seg_head.pixel_decoder.layer_4.weight"]
-    with pytest.raises(InputError, match=r"are both sem_seg_head\.pixel_decoder\.layer_4\.weight"):
+    with pytest.raises(InputError, match=r"both map to sem_seg_head\.pixel_decoder\.layer_4\.weight"):
         load_checkpoint(maskformer(), write(tmp_path / "x.pkl", official))
 
 

@@ -90,7 +90,7 @@ def test_what_stands_beside_the_model_is_named(tmp_path, source, caplog):
     assert sorted(report.extras) == ["criterion.weight", "metric.confusion"]
     lines = [record.getMessage() for record in caplog.records]
     assert any(
-        "took 'net.' off the names of its weights; left out 2 weights (criterion.weight" in line
+        "removed 'net.' from the names of its weights; left out 2 weights (criterion.weight" in line
         for line in lines
     )
 
@@ -169,7 +169,7 @@ def test_two_models_in_one_state_dict_are_told_apart_by_their_prefix(tmp_path, s
     both = {f"ema_model.module.{key}": value for key, value in shifted(weights).items()}
     both |= {f"model.{key}": value for key, value in weights.items()}
     report = assert_loads(tmp_path, {"state_dict": both}, weights)
-    assert "took 'model.' off" in report.notes[0]
+    assert "removed 'model.' from" in report.notes[0]
     assert "#ema_model.module)" in report.notes[0]
     assert_loads(tmp_path, {"state_dict": both}, shifted(weights), "#ema_model.module")
     assert_loads(tmp_path, {"state_dict": both}, shifted(weights), "#ema_model")
@@ -191,7 +191,9 @@ def test_a_set_that_is_not_there_is_a_line_with_those_that_are(tmp_path, source)
 
 def test_another_model_does_not_fit_whatever_is_before_its_names(tmp_path):
     weights = {f"model.encoder.{index}.weight": torch.zeros(2) for index in range(9)}
-    with pytest.raises(InputError, match=r"none of its 9 weights .*; give the configuration of the network"):
+    with pytest.raises(
+        InputError, match=r"none of its 9 weights .*; give the configuration it was trained with"
+    ):
         assert_loads(tmp_path, {"state_dict": weights}, {})
 
 
@@ -276,7 +278,7 @@ def test_an_optimizer_that_holds_no_numbers_is_refused_in_resuming(tmp_path, kin
     with pytest.raises(
         InputError,
         match=rf"^--resume: .*model_0000009.pth: its optimizer's {kind} of b.c is not finite: .*; "
-        r"--resume does so where model_0000009.pth is deleted$",
+        r"delete model_0000009.pth and --resume does so$",
     ):
         checkpointer.resume_or_load("")
     assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
@@ -312,7 +314,7 @@ def test_what_another_program_saved_of_its_training_is_one_line(tmp_path, state)
     checkpointer.save("model_final")
     with pytest.raises(
         InputError,
-        match=r"model_final.pth: what it holds of the trainer does not fit .*; start from its weights",
+        match=r"model_final.pth: its trainer state does not fit .*; start from its weights",
     ):
         checkpointer.resume_or_load("")
     # The remedy.

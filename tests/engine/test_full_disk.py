@@ -71,7 +71,7 @@ def filling(disk, left: int, at: int) -> type[ToyTrainer]:
             4,
             r"^.*/out/model_0000007\.pth cannot be written: No space left on device \(about 0\.0 MiB needed, "
             r"0\.0 MiB free\); free some space, or choose another folder; "
-            r"--resume goes on from model_0000003\.pth$",
+            r"--resume continues from model_0000003\.pth$",
         ),
     ],
 )
