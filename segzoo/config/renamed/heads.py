@@ -172,8 +172,8 @@ HEAD_ROWS = (
     Row(
         DEC_LAYERS,
         f"`{DEC_LAYERS} 9`",
-        "one less than in Mask2Former with its own decoder, which also counts the prediction before the first "
-        "layer; the same as in MaskFormer",
+        "one less than in Mask2Former with its own decoder, which also counts the prediction before the "
+        "first layer; the same as in MaskFormer",
         _decoder_layers,
     ),
     Row(
@@ -215,7 +215,8 @@ HEAD_ROWS = (
     Row(
         "MODEL.SEM_SEG_HEAD.LOSS_TYPE",
         "`MODEL.SEM_SEG_HEAD.LOSS.NAME`",
-        "Detectron2's DeepLab; `hard_pixel_mining` is not translated: `OHEMCrossEntropy` selects other pixels",
+        "Detectron2's DeepLab; `hard_pixel_mining` is not translated: `OHEMCrossEntropy` selects other "
+        "pixels",
         _instead("MODEL.SEM_SEG_HEAD.LOSS.NAME is CrossEntropy or OHEMCrossEntropy"),
     ),
     Row(

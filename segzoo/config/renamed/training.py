@@ -238,7 +238,8 @@ INPUT_ROWS = (
     Row(
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
         "`DATALOADER.FILTER_EMPTY_ANNOTATIONS`",
-        "applies to every task here, to instances there; in their files it has effect with `TASK instance` only",
+        "applies to every task here, to instances there; in their files it has effect with "
+        "`TASK instance` only",
         _filter_empty,
     ),
     Row(
