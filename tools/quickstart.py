@@ -75,7 +75,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="DIR",
         help="folder for results (default output/quickstart)",
     )
-    parser.add_config(default=CONFIG)
+    parser.add_config_file(default=CONFIG)
     parser.add_argument(
         "--train", type=whole_number(1), default=1600, help="training pictures to generate (default 1600)"
     )

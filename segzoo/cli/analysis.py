@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from segzoo import model_zoo
 from segzoo.config.files import zoo_name
 from segzoo.model_zoo.records import WeightsInfo
 from segzoo.model_zoo.registry import known_models
 from segzoo.utils.errors import InputError
 
+from .configuration import load_any
+from .parser import weights_in
+
 if TYPE_CHECKING:
     from segzoo.engine.analysis import Complexity
 
 
-def measure(name: str, overrides: Sequence[str], size: Sequence[int] | None) -> dict[str, Any]:
+def measure(
+    name: str, overrides: Sequence[str], size: Sequence[int] | None, trust: bool = False
+) -> dict[str, Any]:
     """Builds a model without weights, and counts as the zoo's tables do."""
     info = known_models().get(zoo_name(name))
     count_with = [str(item) for item in info.count_with] if info else []
-    cfg = model_zoo.load_config(name, [*count_with, *overrides])
+    cfg = load_any(name, [*count_with, *overrides], trust=trust, needs_datasets=False)
 
     # Not above: a wrong key is told without waiting for models.
     from segzoo.engine.analysis import analyze_config
@@ -81,11 +85,13 @@ def analyze(args: argparse.Namespace) -> int:
     names = [*args.names, *args.config_file]
     if args.all:
         names += [name for name, info in known_models().items() if info.published]
+    if not names and weights_in(args.opts):
+        names = [weights_in(args.opts)]
     if not names:
-        raise InputError("no model given; give a name that `segzoo zoo` lists, or use --config-file or --all")
+        raise InputError("no model given; give a name that `segzoo zoo` lists, a YAML file, or --all")
     results = []
     for name in names:
-        results.append(measure(name, args.opts, args.size))
+        results.append(measure(name, args.opts, args.size, args.trust_checkpoint))
         if not args.json:
             print(show(results[-1]))
     if args.json:

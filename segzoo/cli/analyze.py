@@ -11,6 +11,8 @@ examples:
     %(prog)s semantic/ade20k/maskformer_swin_tiny panoptic/coco/maskformer_r50
   a configuration of your own, at another size:
     %(prog)s --config-file my.yaml --size 512 1024
+  a checkpoint of segzoo, which holds its configuration:
+    %(prog)s output/street/model_best.pth
   with another backbone, for a script:
     %(prog)s semantic/ade20k/pspnet_r50_v1s_100ep --json MODEL.BACKBONE.VARIANT r101
 
@@ -24,16 +26,9 @@ def build_parser() -> CommandLine:
         description="Count parameters and GFLOPs of models, part by part, beside the published ones.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("names", nargs="*", help="names that `segzoo zoo` lists")
+    parser.add_argument("names", nargs="*", type=name_or_path, help="the same as --config-file")
     models = parser.group("model")
-    models.add_argument(
-        "--config-file",
-        type=name_or_path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a YAML file, or a name that `segzoo zoo` lists; may be repeated",
-    )
+    parser.add_config(repeated=True, weights=True)
     models.add_argument(
         "--all", action="store_true", help="every model of the zoo that has a published number"
     )

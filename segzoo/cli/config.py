@@ -2,13 +2,16 @@
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
 from .command import command
-from .parser import EXIT_STATUS, CommandLine, name_or_path
+from .parser import EXIT_STATUS, CommandLine, name_or_path, weights_in
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 EXAMPLES = f"""
 examples:
@@ -20,10 +23,13 @@ examples:
     %(prog)s semantic/ade20k/segformer_mit_b0 --origin SOLVER.BASE_LR 1e-4
   all that set one key, or a section, and in which order:
     %(prog)s semantic/ade20k/segformer_mit_b0 --origin SOLVER.BASE_LR
+  what a checkpoint was trained with:
+    %(prog)s output/street/model_best.pth --changed
   how two configurations differ:
     %(prog)s semantic/ade20k/pspnet_r50_v1s_100ep --diff semantic/ade20k/psanet_r50_v1s_100ep
 
-NAME is one that `segzoo zoo` lists, or a YAML file. KEY VALUE pairs come last.
+NAME is one that `segzoo zoo` lists, a YAML file, or a checkpoint of segzoo, which holds the configuration of
+its training. KEY VALUE pairs come last.
 
 {EXIT_STATUS}
 """
@@ -37,9 +43,9 @@ def build_parser() -> CommandLine:
         epilog=EXAMPLES,
     )
     parser.add_argument(
-        "name", type=name_or_path, nargs="?", metavar="NAME", help="name or file of a configuration"
+        "name", type=name_or_path, nargs="?", metavar="NAME", help="the same as --config-file"
     )
-    parser.add_config()
+    parser.add_config(weights=True)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--changed", action="store_true", help="only values that differ from the defaults")
     what.add_argument(
@@ -59,9 +65,11 @@ def build_parser() -> CommandLine:
 def _check(parsed: argparse.Namespace) -> None:
     if parsed.name and parsed.config_file and parsed.name != parsed.config_file:
         raise InputError(f"{parsed.name} and --config-file {parsed.config_file} are two; give one")
-    parsed.name = parsed.name or parsed.config_file
+    parsed.name = parsed.name or parsed.config_file or weights_in(parsed.opts)
     if not parsed.name:
-        raise InputError("NAME is missing; give one that `segzoo zoo` lists, or a YAML file")
+        raise InputError(
+            "NAME is missing; give one that `segzoo zoo` lists, a YAML file, or a checkpoint of segzoo"
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,15 +77,20 @@ def run(arguments: argparse.Namespace) -> int:
     from segzoo.config.keys import flatten
     from segzoo.config.load import new_config
     from segzoo.config.origins import find_origins
-    from segzoo.model_zoo import load_config
 
-    cfg = load_config(arguments.name, arguments.opts)
+    from .configuration import held_text, load_any
+
+    def load(name: str) -> "CfgNode":
+        return load_any(name, arguments.opts, trust=arguments.trust_checkpoint, needs_datasets=False)
+
+    cfg = load(arguments.name)
     if arguments.diff:
-        other = load_config(arguments.diff, arguments.opts)
+        other = load(arguments.diff)
         for line in _differences(dict(flatten(cfg)), dict(flatten(other)), arguments.name, arguments.diff):
             print(line)
     elif arguments.origin is not None:
-        for line in _origins(find_origins(arguments.name, arguments.opts, cfg), arguments.origin):
+        held = held_text(arguments.name, trust=arguments.trust_checkpoint)
+        for line in _origins(find_origins(arguments.name, arguments.opts, cfg, held), arguments.origin):
             print(line)
     elif arguments.changed:
         defaults = dict(flatten(new_config()))

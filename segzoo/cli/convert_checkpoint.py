@@ -5,13 +5,15 @@ import argparse
 from segzoo.utils.errors import InputError
 
 from .command import command
-from .parser import CommandLine, name_or_path, path_value
+from .parser import CommandLine, name_or_path, path_value, weights_in
 
 EXAMPLES = """
 examples:
   a published checkpoint, without the pickled objects that it holds:
     %(prog)s --config-file panoptic/coco/maskformer_r50 \\
         --input model_final_6f60dc.pkl --output maskformer_r50.safetensors
+  the same, downloaded:
+    %(prog)s --model panoptic/coco/maskformer_r50 --output maskformer_r50.safetensors
   a checkpoint of a training, without its optimizer:
     %(prog)s --input output/street/model_best.pth --output street.pth
 
@@ -27,12 +29,11 @@ def build_parser() -> CommandLine:
         description="Turn any checkpoint that fits a configuration into a self-describing one of segzoo.",
         epilog=EXAMPLES,
     )
-    parser.add_config()
-    parser.add_trust()
+    parser.add_model()
     parser.add_data()
     files = parser.group("files")
     files.add_argument(
-        "--input", type=name_or_path, required=True, metavar="FILE", help="path or URL of the checkpoint"
+        "--input", dest="weights", type=name_or_path, metavar="FILE", help="the same as --weights"
     )
     files.add_argument(
         "--output", type=path_value, required=True, metavar="FILE", help=".pth or .safetensors file to write"
@@ -43,7 +44,13 @@ def build_parser() -> CommandLine:
         help="convert although weights keep their random values (a backbone, another number of classes)",
     )
     parser.add_overrides(data_is_overrides=True)
+    parser.add_check(_check)
     return parser
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    if not weights_in(parsed.opts):
+        raise InputError("--input is missing; give the checkpoint to convert, or --model")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if output.exists():
         raise InputError(f"--output {output} exists; delete it or choose another name")
-    cfg = model_config(args.config_file, args.opts, weights=args.input, trust=args.trust_checkpoint)
+    weights = weights_in(args.opts)
+    cfg = model_config(args.config_file, args.opts, trust=args.trust_checkpoint)
 
     # Not above: a wrong key is told without waiting for models.
     from detectron2.modeling import build_model
@@ -66,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)
-    report = load_checkpoint(model, args.input, trust=args.trust_checkpoint)
+    report = load_checkpoint(model, weights, trust=args.trust_checkpoint)
     print(report)
     if not args.allow_incomplete:
         report.require_complete("convert-checkpoint", "pass --allow-incomplete to convert it all the same")
@@ -75,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     differences = compare_description(report.description, description)
     if differences:
         raise InputError(
-            f"--input {args.input} was trained for another config than {args.config_file} "
+            f"{weights} was trained for another config than {args.config_file} "
             f"({differences[0]}); give the config it was trained with"
         )
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,8 @@ from segzoo.data.register import is_split
 from segzoo.data.roles import test_split, training_split
 from segzoo.utils.errors import InputError
 
+from .configuration import read_any
+
 
 def splits_of(data: str) -> list[str]:
     """The registered names that a dataset YAML, its folder, a built-in dataset or a single split stands for.
@@ -50,7 +52,7 @@ def _configured(args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]
     """DATASETS.TRAIN and TEST; where both are empty, all splits of DATASETS.FILES stand for TEST."""
     if not (args.config_file or args.opts):
         return (), ()
-    cfg = read_config(args.config_file, args.opts)
+    cfg = read_any(args.config_file, args.opts, trust=getattr(args, "trust_checkpoint", False))
     of_files = [name for file in cfg.DATASETS.FILES for name in register_dataset_file(file)]
     train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     return (train, test) if train or test else ((), of_files)

@@ -81,13 +81,14 @@ class Item(NamedTuple):
         return f"{self.status:<4}  {self.name:<18} {self.text}{'; ' if self.remedy else ''}{self.remedy}"
 
 
-def diagnose(config_file: str | None, overrides: list[str], data: str | None) -> int:
+def diagnose(config_file: str | None, overrides: list[str], data: str | None, trust: bool = False) -> int:
     """Print a line for each item; return 1 if one of them FAILed, else 0.
 
     Args:
         config_file: also checked; None for no configuration.
         overrides: those of the configuration, alternating keys and values.
         data: a dataset to run the configuration with; None for its own.
+        trust: execute pickled code in a checkpoint that is to hold the configuration.
     """
     failed = print_items(check_libraries)
     failed |= print_items(check_optional)
@@ -97,7 +98,7 @@ def diagnose(config_file: str | None, overrides: list[str], data: str | None) ->
     else:
         failed |= print_items(check_datasets)
         if config_file:
-            failed |= print_items(lambda: check_config(config_file, overrides, data))
+            failed |= print_items(lambda: check_config(config_file, overrides, data, trust))
     print("something FAILed, see above" if failed else "ready")
     return int(failed)
 
@@ -270,15 +271,17 @@ def describe_split(layout: Any, expected: int | None) -> str:
     return text if expected in (None, count) else f"{text}, expected {expected}"
 
 
-def check_config(config_file: str, overrides: list[str], data: str | None = None) -> Iterator[Item]:
+def check_config(
+    config_file: str, overrides: list[str], data: str | None = None, trust: bool = False
+) -> Iterator[Item]:
     errors = importlib.import_module("segzoo.utils.errors")
-    model_zoo = importlib.import_module("segzoo.model_zoo")
+    configuration = importlib.import_module("segzoo.cli.configuration")
     try:
         if data:
             option = importlib.import_module("segzoo.cli.dataset_option")
             # Before the others, of which the last may lack its value.
             overrides = [*option.data_overrides(data, overrides), *overrides]
-        cfg = model_zoo.load_config(config_file, overrides)
+        cfg = configuration.load_any(config_file, overrides, trust=trust)
     except errors.InputError as error:
         yield Item("FAIL", "config", one_line(error))
         return

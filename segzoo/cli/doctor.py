@@ -6,7 +6,7 @@ from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
 
 from .command import command
-from .parser import CommandLine
+from .parser import CommandLine, weights_in
 
 EXAMPLES = """
 examples:
@@ -15,7 +15,7 @@ examples:
   a configuration of the zoo, too:
     %(prog)s --config-file panoptic/coco/mask2former_r50
   one with the weights and the dataset that it is to run with:
-    %(prog)s --config-file semantic/camvid/maskformer_r18 --data roads.yaml MODEL.WEIGHTS weights.pth
+    %(prog)s --config-file semantic/camvid/maskformer_r18 --data roads.yaml --weights weights.pth
 
 Each line is ok, warn or FAIL; one that is not ok ends with the remedy. It takes seconds.
 
@@ -27,7 +27,7 @@ def build_parser() -> CommandLine:
     parser = CommandLine(
         "doctor", description="Check the installation, the datasets and a configuration.", epilog=EXAMPLES
     )
-    parser.add_config()
+    parser.add_config(weights=True)
     parser.add_data()
     parser.group("make").add_argument(
         "--needs", nargs="*", metavar="TARGET", help="only say what `make TARGET` lacks here"
@@ -39,6 +39,7 @@ def build_parser() -> CommandLine:
 
 def check_arguments(parsed: argparse.Namespace) -> None:
     """Raise InputError where there is something to run a configuration with, but no configuration."""
+    parsed.config_file = parsed.config_file or weights_in(parsed.opts)
     if parsed.needs is not None or parsed.config_file:
         return
     if parsed.data:
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.needs is not None:
         return report_needs(arguments.needs)
-    return diagnose(arguments.config_file, arguments.opts, arguments.data)
+    return diagnose(arguments.config_file, arguments.opts, arguments.data, arguments.trust_checkpoint)
 
 
 main = command(build_parser, run)

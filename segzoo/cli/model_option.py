@@ -2,17 +2,12 @@
 
 import argparse
 import os
-from pathlib import PurePath
 
-from segzoo.config.files import find_config, zoo_name
+from segzoo.config.files import CONFIGURATIONS, find_config, names_checkpoint, zoo_name
 from segzoo.model_zoo.registry import known_models
 from segzoo.utils.errors import InputError
 
 from .parser import weights_in
-
-CONFIGURATIONS = (".yaml", ".yml")
-# Files of weights, as the zoo's authors publish them and as segzoo writes them.
-CHECKPOINTS = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".params", ".npz", ".tar")
 
 
 def take_model(parsed: argparse.Namespace, trains: bool = False) -> None:
@@ -30,7 +25,7 @@ def take_model(parsed: argparse.Namespace, trains: bool = False) -> None:
     if parsed.config_file:
         raise InputError(f"--model {model} and --config-file {parsed.config_file} are two models; give one")
     given = parsed.weights or weights_in(parsed.opts)
-    if _is_checkpoint(model):
+    if names_checkpoint(model) or (os.path.isfile(model) and not model.lower().endswith(CONFIGURATIONS)):
         if trains:
             raise InputError(
                 f"--model {model} is a checkpoint; a training starts from one with --config-file NAME "
@@ -44,14 +39,6 @@ def take_model(parsed: argparse.Namespace, trains: bool = False) -> None:
     parsed.config_file = model
     if not (trains or given or getattr(parsed, "random_weights", False) or getattr(parsed, "resume", False)):
         parsed.weights = _official(model)
-
-
-def _is_checkpoint(model: str) -> bool:
-    """Whether it is a file of weights or an address of one, and not a configuration."""
-    suffix = PurePath(model.partition("#")[0]).suffix.lower()
-    if suffix in CONFIGURATIONS:
-        return False
-    return "://" in model or suffix in CHECKPOINTS or os.path.isfile(model)
 
 
 def _official(model: str) -> str:

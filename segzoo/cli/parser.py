@@ -128,15 +128,45 @@ class CommandLine(argparse.ArgumentParser):
             "--trust-checkpoint", action="store_true", help="execute code that a checkpoint file contains"
         )
 
-    def add_config(self, *, default: str | None = None) -> None:
-        """For commands that read a configuration."""
+    def add_config(self, *, repeated: bool = False, weights: bool = False) -> None:
+        """For commands that read a configuration, a file's or a checkpoint's, and run no model.
+
+        Args:
+            repeated: it may be given several times; what is parsed is a list.
+            weights: MODEL.WEIGHTS matters to the command, too.
+        """
+        about = "a YAML file, a name that `segzoo zoo` lists, or a checkpoint of segzoo, which holds one"
+        self.add_config_file("--model", about=about, repeated=repeated)
+        if weights:
+            self._add_weights()
+        self.add_trust()
+
+    def add_config_file(
+        self,
+        *flags: str,
+        about: str = "a YAML file, or a name that `segzoo zoo` lists",
+        default: str | None = None,
+        repeated: bool = False,
+    ) -> None:
+        """For commands that read the configuration of a file, and none of a checkpoint."""
+        if repeated:
+            about += "; may be repeated"
         self.group("model").add_argument(
             "--config-file",
+            *flags,
             type=name_or_path,
-            default=default,
+            action="append" if repeated else "store",
+            default=[] if repeated else default,
             metavar="NAME|FILE",
-            help="a YAML file, or a name that `segzoo zoo` lists"
-            + (f" (default {default})" if default else ""),
+            help=about + (f" (default {default})" if default else ""),
+        )
+
+    def _add_weights(self, about: str = "one of segzoo's needs no --config-file") -> None:
+        self.group("model").add_argument(
+            "--weights",
+            type=name_or_path,
+            metavar="FILE",
+            help=f"MODEL.WEIGHTS: a checkpoint, path or URL; {about}",
         )
 
     def add_model(self, *, trains: bool = False) -> None:
@@ -153,14 +183,11 @@ class CommandLine(argparse.ArgumentParser):
             metavar="NAME" if trains else "NAME|CHECKPOINT",
             help="the same as --config-file" if trains else zoo,
         )
-        self.add_config()
-        self.group("model").add_argument(
-            "--weights",
-            type=name_or_path,
-            metavar="FILE",
-            help="MODEL.WEIGHTS: a checkpoint, path or URL"
-            + (", from which the training starts" if trains else "; one of segzoo's needs no --config-file"),
-        )
+        self.add_config_file()
+        if trains:
+            self._add_weights("the training starts from it")
+        else:
+            self._add_weights()
         self.add_trust()
 
     def add_data(self) -> None:

@@ -1,12 +1,16 @@
 """Configuration files: where they are, and their names."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import segzoo
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import is_same_file, user_path
 from segzoo.utils.text import did_you_mean
+
+CONFIGURATIONS = (".yaml", ".yml")
+# Files of weights, as authors publish them and as segzoo writes them.
+_CHECKPOINTS = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".params", ".npz", ".tar")
 
 
 def config_root() -> Path:
@@ -32,6 +36,13 @@ def find_config(path: str | Path) -> Path:
     found = "is a folder; give one of its files" if os.path.isdir(given) else "does not exist"
     hint = did_you_mean(wanted, names) or "; `segzoo zoo` lists the names"
     raise InputError(f"config file {path} {found}{hint}")
+
+
+def names_checkpoint(name: str | Path) -> bool:
+    """Whether it is the name of a file of weights, or an address, and not that of a configuration."""
+    text = str(name)
+    suffix = PurePath(text.partition("#")[0]).suffix.lower()
+    return suffix not in CONFIGURATIONS and ("://" in text or suffix in _CHECKPOINTS)
 
 
 def is_config_name(name: str | Path) -> bool:

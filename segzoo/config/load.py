@@ -15,7 +15,7 @@ from segzoo.utils.text import did_you_mean
 from .bases import is_on_zoo, read_with_bases
 from .defaults import default_config
 from .extensions import add_registered_config, import_extensions
-from .files import find_config
+from .files import find_config, names_checkpoint
 from .keys import equal, existing_section, flatten
 from .paths import expand_homes
 from .renamed.apply import converted, from_whole_file, is_saved, take_single_keys
@@ -63,7 +63,18 @@ def read_config(path: str | Path | None, overrides: Sequence[str] = ()) -> CfgNo
     if path is None:
         return _configuration(CfgNode(), "", overrides)
     file = find_config(path)
+    if names_checkpoint(file):
+        raise InputError(
+            f"{path} is a checkpoint, not a configuration; give the one of its training, "
+            f"{_saved_beside(file)}, and the checkpoint as --weights (MODEL.WEIGHTS)"
+        )
     return _configuration(_read_file(file), str(file), overrides, lambda: is_on_zoo(file.resolve()))
+
+
+def _saved_beside(checkpoint: Path) -> str:
+    """Where the configuration of a checkpoint's training is."""
+    saved = checkpoint.parent / "config.yaml"
+    return str(saved) if saved.is_file() else "which is config.yaml in its OUTPUT_DIR"
 
 
 def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> CfgNode:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from .bases import read_layers
+from .bases import Layer, read_layers
 from .defaults import add_segzoo_config
 from .extensions import registered_extensions
 from .files import config_root, find_config
 from .keys import decoded, equal, flatten
-from .load import read_config
+from .load import parse_config, read_config
 
 DERIVED = "follows from the dataset"
 
@@ -30,7 +30,7 @@ class Origin(NamedTuple):
 
 
 def find_origins(
-    path: str | Path, overrides: Sequence[str] = (), completed: CfgNode | None = None
+    path: str | Path, overrides: Sequence[str] = (), completed: CfgNode | None = None, held: str = ""
 ) -> dict[str, list[Origin]]:
     """Return what sets each key, in the order in which it is applied: the last one is the value.
 
@@ -38,16 +38,19 @@ def find_origins(
         path: a YAML file or a name below `configs/`, as for `read_config`.
         overrides: alternating keys and values.
         completed: the configuration with what follows from its dataset; None for that of the files alone.
+        held: the text of the configuration that `path`, a checkpoint, holds; "" where `path` is none.
 
     Raises:
         InputError: as `read_config`.
     """
     # Finds what is wrong, and imports what brings keys.
-    read = dict(flatten(read_config(path, overrides)))
+    cfg = parse_config(held, str(path), overrides) if held else read_config(path, overrides)
+    read = dict(flatten(cfg))
     found: dict[str, list[Origin]] = {key: [] for key in read}
     for source, keys in _defaults():
         _add(found, source, keys)
-    for layer in read_layers(find_config(path)):
+    layers = [Layer(str(path), yaml.safe_load(held))] if held else read_layers(find_config(path))
+    for layer in layers:
         lines = _lines(layer.text)
         name = _shown(layer.source)
         for key, value in flatten(CfgNode(layer.keys)):

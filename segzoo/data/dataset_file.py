@@ -109,6 +109,15 @@ def find_dataset_file(name: str | Path) -> Path:
     )
 
 
+def is_dataset_file(name: str | Path) -> bool:
+    """Whether `find_dataset_file` finds one."""
+    try:
+        find_dataset_file(name)
+    except InputError:
+        return False
+    return True
+
+
 def _only_dataset_file(folder: Path) -> Path:
     """The one dataset YAML that lies in a folder: a YAML with the key splits."""
     candidates = sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))

@@ -14,7 +14,7 @@ from segzoo.checkpoint import local_file, read_description
 from segzoo.config.load import parse_config, read_config
 from segzoo.data import register_described
 from segzoo.data.dataset_config import complete_config
-from segzoo.data.dataset_file import find_dataset_file
+from segzoo.data.dataset_file import is_dataset_file
 from segzoo.data.register import dataset_metadata
 from segzoo.utils.errors import InputError
 
@@ -63,13 +63,7 @@ def checkpoint_config(
     Arguments and errors as `model_config`.
     """
     file = local_file(weights)
-    about = read_description(file, trust)
-    if about is None or "config" not in about:
-        whose = "it is not segzoo's" if about is None else f"segzoo {about.get('version', '')} wrote none"
-        raise InputError(
-            f"{weights} holds no configuration ({whose}); give the one that it was trained with: "
-            "--config-file FILE, or Predictor(load_config(FILE), weights)"
-        )
+    about = _description(file, weights, trust)
     cfg = parse_config(about["config"], str(weights), overrides)
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.DATASETS.TRAIN = ()
@@ -81,9 +75,29 @@ def checkpoint_config(
     return complete_config(cfg)
 
 
+def held_config(weights: str | Path, *, trust: bool = False) -> str:
+    """Return the text of the configuration that a checkpoint of segzoo holds, that of its training, as YAML.
+
+    Arguments and errors as `model_config`.
+    """
+    return _description(local_file(weights), weights, trust)["config"]
+
+
+def _description(file: Path, weights: str | Path, trust: bool) -> dict[str, Any]:
+    """Return what a checkpoint says about itself, its configuration among it."""
+    about = read_description(file, trust)
+    if about is None or "config" not in about:
+        whose = "it is not segzoo's" if about is None else f"segzoo {about.get('version', '')} wrote none"
+        raise InputError(
+            f"{weights} holds no configuration ({whose}); give the one that it was trained with: "
+            "--config-file FILE, or Predictor(load_config(FILE), weights)"
+        )
+    return about
+
+
 def _from_file(config_file: str | Path, overrides: Sequence[str], evaluates: bool, trust: bool) -> CfgNode:
     cfg = read_config(config_file, overrides)
-    missing = [file for file in cfg.DATASETS.FILES if not _exists(file)]
+    missing = [file for file in cfg.DATASETS.FILES if not is_dataset_file(file)]
     if missing and cfg.MODEL.WEIGHTS and not evaluates:
         file = local_file(cfg.MODEL.WEIGHTS)
         about = read_description(file, trust)
@@ -94,7 +108,7 @@ def _from_file(config_file: str | Path, overrides: Sequence[str], evaluates: boo
 
 
 def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any]) -> None:
-    missing = [file for file in cfg.DATASETS.FILES if not _exists(file)]
+    missing = [file for file in cfg.DATASETS.FILES if not is_dataset_file(file)]
     names = ", ".join(cfg.DATASETS.TEST) or about.get("dataset", "")
     if missing:
         files = ",".join(
@@ -113,11 +127,3 @@ def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any]) 
             f"{weights} is tested on {unknown[0]}, which is not registered; name the file that describes it: "
             f"DATASETS.FILES '[\"FILE\"]'"
         )
-
-
-def _exists(file: str) -> bool:
-    try:
-        find_dataset_file(file)
-    except InputError:
-        return False
-    return True

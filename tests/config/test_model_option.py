@@ -2,7 +2,18 @@
 
 import pytest
 
-from segzoo.cli import evaluate, export, predict, train
+from segzoo.cli import (
+    analyze,
+    check_data,
+    config,
+    convert_checkpoint,
+    doctor,
+    evaluate,
+    export,
+    predict,
+    train,
+    visualize_data,
+)
 from segzoo.cli.parser import weights_in
 from segzoo.cli.submission.plan import plan_runs
 from segzoo.utils.errors import InputError
@@ -13,6 +24,7 @@ NEEDED = {
     evaluate: [],
     predict: ["--input", "a.jpg"],
     export: ["--size", "64", "64", "--output", "a.pt2"],
+    convert_checkpoint: ["--output", "a.pth"],
 }
 
 
@@ -36,6 +48,28 @@ def test_a_checkpoint_brings_its_own_configuration(file, tmp_path, monkeypatch):
     for module in NEEDED:
         found = parsed(module, "--model", file)
         assert (found.config_file, weights_in(found.opts)) == (None, file)
+
+
+def test_what_runs_no_model_takes_it_as_the_configuration():
+    for module in (check_data, config, doctor):
+        found = parsed(module, "--model", PUBLISHED, "SEED", "3")
+        assert (found.config_file, found.opts) == (PUBLISHED, ["SEED", "3"])
+    assert parsed(visualize_data, "--output", "o", "--model", PUBLISHED).source == "mapper"
+    assert parsed(analyze, "--model", "a.yaml", "--config-file", "b.yaml").config_file == ["a.yaml", "b.yaml"]
+    for module in (config, doctor, analyze):
+        assert weights_in(parsed(module, "--model", PUBLISHED, "--weights", "a.pth").opts) == "a.pth"
+    assert parsed(doctor, "--weights", "a.pth").config_file == "a.pth"
+    assert parsed(config, "--weights", "a.pth").name == "a.pth"
+
+
+def test_what_is_converted_is_input_or_weights(capsys):
+    for flag in ("--input", "--weights"):
+        assert weights_in(parsed(convert_checkpoint, flag, "a.pth").opts) == "a.pth"
+    with pytest.raises(SystemExit):
+        parsed(convert_checkpoint, "--input", "a.pth", "--weights", "b.pth")
+    assert "is given twice, with a.pth and b.pth" in capsys.readouterr().err
+    with pytest.raises(InputError, match="--input is missing; give the checkpoint to convert, or --model"):
+        parsed(convert_checkpoint, "--config-file", PUBLISHED)
 
 
 def test_a_training_takes_a_configuration_and_starts_from_its_own_weights():

@@ -42,7 +42,7 @@ def test_the_page_that_help_prints_names_no_script():
         ),
         ("train", ["--weights", "w.pth"], "--weights is what a training starts from"),
         ("train", ["--config-file", "zzz"], "config file zzz does not exist; `segzoo zoo` lists the names"),
-        ("analyze", ["--model", "x"], "unrecognized arguments: --model"),
+        ("replay", ["x.pth", "--model", "x"], "unrecognized arguments: --model"),
         ("analyze", ["--hlep"], "did you mean --help?"),
         (
             "evaluate",

@@ -1,5 +1,6 @@
 """A checkpoint opens alone: without a configuration, its dataset, or the folder it was written from."""
 
+import json
 import os
 import shutil
 
@@ -10,6 +11,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.checkpoint import read_checkpoint, save_checkpoint
+from segzoo.cli import analyze, check_data, config, diagnosis, visualize_data
 from segzoo.engine import Predictor, Trainer, default_setup
 from segzoo.engine.model_config import model_config
 from segzoo.model_zoo import load_config
@@ -111,11 +113,60 @@ def test_other_tools_need_the_file_only(elsewhere, tool, expected):
     assert answer.status == 0, answer.err
 
 
+@pytest.mark.parametrize("given", [[], ["--config-file"], ["--model"], ["--weights"]])
+def test_config_prints_what_a_checkpoint_was_trained_with(run, capsys, given):
+    file = "run/model_best.pth"
+    assert config.main([*given, file]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    held = yaml.safe_load(read_checkpoint(file).description["config"])
+    if given == ["--weights"]:  # KEY VALUE overrides, of which it is one, come on top
+        held["MODEL"]["WEIGHTS"] = file
+    assert shown == held
+    assert config.main([*given, file, "--origin", "SOLVER.MAX_ITER", "SOLVER.MAX_ITER", "7"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["SOLVER.MAX_ITER", "7", "override"]
+    assert rows[1] == [str(held["SOLVER"]["MAX_ITER"]), file]
+
+
+def test_commands_take_the_configuration_that_a_checkpoint_holds(elsewhere, capsys, monkeypatch):
+    """On a machine that lacks its dataset; what reads the dataset says so."""
+    file = "model_best.pth"
+    assert config.main([file, "--diff", file]) == 0
+    assert capsys.readouterr().out == f"{file} and {file} have the same values\n"
+    weights = read_checkpoint(file).weights
+    parameters = sum(value.numel() for key, value in weights.items() if key.endswith((".weight", ".bias")))
+    for given in ([file], ["--model", file], ["--weights", file]):
+        assert analyze.main([*given, "--size", "32", "32", "--json", "MODEL.DEVICE", "cpu"]) == 0
+        (counted,) = json.loads(capsys.readouterr().out)
+        assert counted["params_M"] == round(parameters / 1e6, 3)
+    for command, given in ((check_data, []), (visualize_data, ["--output", "out"])):
+        assert command.main(["--model", file, *given]) == 2
+        assert "data/roads.yaml does not exist" in capsys.readouterr().err
+    # Where the dataset is, by the same words.
+    more = ["DATASETS.FILES", f'["{elsewhere.parent}/gone/data/roads.yaml"]']
+    assert check_data.main(["--model", file, "--workers", "0", "--json", *more]) in (0, 1)
+    assert "roads_train" in capsys.readouterr().out
+    assert visualize_data.main(["--config-file", file, "--output", "out", "--number", "1", *more]) == 0
+    assert (elsewhere / "out/sheet.png").is_file()
+    items = list(diagnosis.check_config(file, more))
+    assert [item.status for item in items] == ["ok"] * 4
+
+
+def test_a_checkpoint_in_the_place_of_a_configuration_says_where_that_is(run):
+    line = "run/model_best.pth is a checkpoint, not a configuration; give the one of its training, "
+    with pytest.raises(InputError, match=f"^{line}run/config.yaml, and the checkpoint as --weights"):
+        load_config("run/model_best.pth")
+    load_config("run/config.yaml", ["MODEL.WEIGHTS", "run/model_best.pth"])
+    (run / "config.yaml").rename(run / "other.yaml")
+    with pytest.raises(InputError, match=f"^{line}which is config.yaml in its OUTPUT_DIR"):
+        load_config("run/model_best.pth")
+
+
 def test_evaluation_names_all_datasets_that_are_missing_and_keeps_the_others(elsewhere, refusal):
     content = torch.load("model_best.pth", weights_only=True)
-    config = yaml.safe_load(content["segzoo"]["config"])
-    config["DATASETS"]["FILES"] = ["/gone/a.yaml", "camvid", "/gone/b.yaml"]
-    content["segzoo"]["config"] = yaml.safe_dump(config)
+    held = yaml.safe_load(content["segzoo"]["config"])
+    held["DATASETS"]["FILES"] = ["/gone/a.yaml", "camvid", "/gone/b.yaml"]
+    content["segzoo"]["config"] = yaml.safe_dump(held)
     torch.save(content, "several.pth")
     line = refusal("train_net", "--eval-only", "--weights", "several.pth", "OUTPUT_DIR", "evaluated")
     assert line.endswith(
@@ -142,9 +193,9 @@ def test_evaluation_asks_for_the_dataset_and_takes_it_where_it_is(elsewhere, ref
 
 def test_evaluation_asks_for_a_dataset_that_the_script_of_a_training_registered(elsewhere, refusal, tool):
     content = torch.load("model_best.pth", weights_only=True)
-    config = yaml.safe_load(content["segzoo"]["config"])
-    config["DATASETS"]["FILES"] = []
-    content["segzoo"]["config"] = yaml.safe_dump(config)
+    held = yaml.safe_load(content["segzoo"]["config"])
+    held["DATASETS"]["FILES"] = []
+    content["segzoo"]["config"] = yaml.safe_dump(held)
     torch.save(content, "script.pth")
     given = ["--eval-only", "--weights", "script.pth", "OUTPUT_DIR", "evaluated"]
     assert refusal("train_net", *given) == (

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
+from segzoo.cli.configuration import load_any
 from segzoo.cli.dataset_option import data_overrides, given_splits, splits_of
-from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
 
 
@@ -20,7 +20,7 @@ def training_config(arguments: argparse.Namespace) -> CfgNode:
     if arguments.dataset_file or arguments.data:
         splits_of(arguments.dataset_file or arguments.data)  # may register what --dataset names
     more = data_overrides(data, arguments.opts) if data else []
-    cfg = load_config(arguments.config_file, [*more, *arguments.opts])
+    cfg = load_any(arguments.config_file, [*more, *arguments.opts], trust=arguments.trust_checkpoint)
     # Workers would read ahead of the few images wanted. A broken file is to be seen, not skipped.
     cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE = 0, 1, 1
     if cfg.SEED < 0:
