@@ -257,7 +257,7 @@ def test_a_png_that_numbers_the_instances(tmp_path, tool, dtype, capsys):
     assert tool(file, "--instance-masks", "objects/{stem}.png", "--no-instance", *void) == 0
     printed = capsys.readouterr().out
     assert "1 instances on no thing class" in printed
-    assert "1 images that no instances are given for, first" in printed
+    assert "1 images without an entry or PNG of instances, first" in printed
     document = json.loads((tmp_path / "panoptic/roads_train.json").read_text())
     assert [image["id"] for image in document["images"]] == [1, 2]
     document["annotations"].pop()

@@ -134,7 +134,7 @@ def test_an_unreadable_video_is_reported(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nowhere.jpg", "no such file"), ("empty", "holds no images"), ("notes.txt", "unknown kind of file")],
+    [("nowhere.jpg", "no such file"), ("empty", "holds no images"), ("notes.txt", "unknown file format")],
 )
 def test_wrong_inputs_end_in_one_line(run, tmp_path, capsys, name, message):
     (tmp_path / "empty").mkdir()
@@ -207,12 +207,12 @@ def test_pictures_that_cannot_be_drawn_are_reported_and_the_others_are_drawn(run
 def test_a_picture_too_large_for_a_jpeg_becomes_a_png(tmp_path):
     wide = np.zeros((2, 66000, 3), np.uint8)
     wide[:, 10] = (255, 0, 0)
-    written = outputs.write_picture(tmp_path / "wide.jpg", wide)
+    written = outputs.write_image(tmp_path / "wide.jpg", wide)
     assert written == tmp_path / "wide.png"
     with Image.open(written) as image:
         assert np.array_equal(np.asarray(image), wide)
     # Not over an input.
-    again = outputs.write_picture(tmp_path / "wide.jpg", wide, [tmp_path / "wide.png"])
+    again = outputs.write_image(tmp_path / "wide.jpg", wide, [tmp_path / "wide.png"])
     assert again == tmp_path / "wide_drawn.png"
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -303,7 +303,7 @@ def test_junk_is_skipped_in_a_glob_and_reported_in_a_list(files, capsys):
     assert "skipped 1 files" in capsys.readouterr().out
     found, _, failures = find_inputs([str(files / "notes.txt"), str(files / "a.png")])
     assert [path.stem for path in found] == ["a"]
-    assert "unknown kind of file" in failures[0]
+    assert "unknown file format" in failures[0]
 
 
 def test_empty_weights_are_refused(files, tmp_path, capsys):
@@ -313,14 +313,14 @@ def test_empty_weights_are_refused(files, tmp_path, capsys):
 
 
 def test_what_is_done_before_a_crash_is_listed(run, files, tmp_path, monkeypatch):
-    write = runner.write_picture
+    write = runner.write_image
 
     def fail_on_the_second(path, drawn, inputs):
         if path.stem == "b":
             raise RuntimeError("disk")
         return write(path, drawn, inputs)
 
-    monkeypatch.setattr(runner, "write_picture", fail_on_the_second)
+    monkeypatch.setattr(runner, "write_image", fail_on_the_second)
     with pytest.raises(RuntimeError, match="disk"):
         run("--input", str(files), "--save-labels")
     annotations = json.loads((tmp_path / "out" / "labels" / "panoptic.json").read_text())["annotations"]

@@ -135,7 +135,7 @@ LINES = [
     (
         "demo",
         ["--config-file", LEAF, "--input", "{file}", "--output", "{output}"],
-        "unknown kind of file; expected",
+        "unknown file format; expected",
     ),
     (
         "demo",

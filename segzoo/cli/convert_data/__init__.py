@@ -17,8 +17,8 @@ from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-# One module each, with a line of help.
-CONVERSIONS = {"panoptic": "panoptic labels, of semantic labels and instances"}
+# {module of this package: line of help}.
+CONVERSIONS = {"panoptic": "panoptic labels from semantic labels and instances"}
 
 
 def build_parser() -> CommandLine:
@@ -26,12 +26,12 @@ def build_parser() -> CommandLine:
     listed = "\n".join(f"  {name}  {about}" for name, about in CONVERSIONS.items())
     epilog = f"conversions:\n{listed}\n\n{EXIT_STATUS}"
     parser = CommandLine("convert-data", description=__doc__, epilog=epilog)
-    parser.add_argument("conversion", nargs="?", help="one of those below; its options come after it")
+    parser.add_argument("conversion", nargs="?", help="one of those below, followed by its options")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Refuse what is not a conversion.
+    """Refuse a missing or unknown conversion.
 
     Raises:
         InputError: always.

@@ -1,4 +1,4 @@
-"""Which pictures and videos are meant, what their results are called, and that none is written over."""
+"""Finding the images and videos to predict, and naming the results so that no input is overwritten."""
 
 import glob
 import re
@@ -8,18 +8,19 @@ from pathlib import Path
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import is_same_file, user_path
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
 def find_inputs(patterns: Sequence[str]) -> tuple[list[Path], list[Path], list[str]]:
-    """Expands files, folders and globs.
+    """Expand files, folders and globs.
 
     Returns:
-        Pictures and videos, each once, in the order given; those of a folder or glob by name; and a line for
-        each name beside others that is neither, or of nothing.
+        Images and videos, each once, in the order given, those of a folder or glob by name; and a message for
+        each pattern that matches neither.
+
     Raises:
-        InputError: there is neither a picture nor a video.
+        InputError: there is neither an image nor a video.
     """
     failures: list[str] = []
     found: dict[Path, None] = {}
@@ -35,38 +36,38 @@ def find_inputs(patterns: Sequence[str]) -> tuple[list[Path], list[Path], list[s
 
 
 def _matches(pattern: str) -> list[Path]:
-    kinds = PICTURES + VIDEOS
+    suffixes = IMAGES + VIDEOS
     path = user_path(pattern)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file())
-        matches = [file for file in files if file.suffix.lower() in kinds]
+        matches = [file for file in files if file.suffix.lower() in suffixes]
         if not matches:
-            raise InputError(f"--input {pattern}: the folder holds no images ({' '.join(PICTURES)})")
+            raise InputError(f"--input {pattern}: the folder holds no images ({' '.join(IMAGES)})")
         return matches
     if path.is_file():
-        if path.suffix.lower() not in kinds:
-            raise InputError(f"--input {path}: unknown kind of file; expected {' '.join(kinds)}")
+        if path.suffix.lower() not in suffixes:
+            raise InputError(f"--input {path}: unknown file format; expected {' '.join(suffixes)}")
         return [path]
     files = [file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()]
     if not files:
         raise InputError(f"--input {pattern}: no such file or folder")
-    matches = [file for file in files if file.suffix.lower() in kinds]
+    matches = [file for file in files if file.suffix.lower() in suffixes]
     if not matches:
-        raise InputError(f"--input {pattern}: matches no images ({' '.join(kinds)})")
+        raise InputError(f"--input {pattern}: matches no images ({' '.join(suffixes)})")
     if len(matches) < len(files):
-        print(f"--input {pattern}: skipped {len(files) - len(matches)} files of other kinds")
+        print(f"--input {pattern}: skipped {len(files) - len(matches)} files of other formats")
     return matches
 
 
-def name_results(pictures: Sequence[Path], videos: Sequence[Path] = ()) -> list[str]:
-    """A name for each source's result: its stem, numbered where a stem was there before, in any case.
+def name_results(images: Sequence[Path], videos: Sequence[Path] = ()) -> list[str]:
+    """Return a name for each source's result: its stem, numbered where it is taken, regardless of case.
 
-    The label maps of a video's frames are called <name>_000000, which no picture is then.
+    The label maps of a video's frames are called <name>_000000, so that must not be the name of an image.
     """
     names, taken = [], set()
-    for index, source in enumerate([*pictures, *videos]):
+    for index, source in enumerate([*images, *videos]):
         name, number = source.stem, 2
-        while name.casefold() in taken or (index >= len(pictures) and _has_frames(name, taken)):
+        while name.casefold() in taken or (index >= len(images) and _has_frames(name, taken)):
             name, number = f"{source.stem}_{number}", number + 1
         taken.add(name.casefold())
         names.append(name)
@@ -79,12 +80,12 @@ def _has_frames(name: str, taken: set[str]) -> bool:
 
 
 def check_targets(sources: Sequence[Path], targets: Sequence[Path], labels: Path | None) -> None:
-    """Raises InputError if a result would be written over an input, under whatever name."""
+    """Raise InputError if a result would overwrite an input, under whatever name."""
     existing = [target for target in targets if target.exists()]
     for source in filter(Path.is_file, sources):
-        lost = any(is_same_file(target, source) for target in existing)
+        is_target = any(is_same_file(target, source) for target in existing)
         in_labels = labels is not None and source.suffix.lower() == ".png"
-        if lost or (in_labels and is_same_file(source.parent, labels)):
+        if is_target or (in_labels and is_same_file(source.parent, labels)):
             raise InputError(
                 f"--output: {source} is an input and would be overwritten; give another --output"
             )

@@ -1,4 +1,4 @@
-"""Writing what was drawn: pictures as JPEG, or PNG where that has no room, and videos as MPEG-4.
+"""Writing visualizations: images as JPEG, or as PNG beyond JPEG's limit of size, and videos as MPEG-4.
 
 Shape shorthand: H, W pixels.
 """
@@ -13,22 +13,22 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_atomically
 from segzoo.utils.paths import is_same_file
 
-# Of a side; libjpeg refuses more.
+# The longest side that libjpeg accepts.
 LARGEST_JPEG = 65500
 
 
-def write_picture(path: Path, rgb: np.ndarray, inputs: Sequence[Path] = ()) -> Path:
-    """Writes an (H, W, 3) uint8 picture to `path` as JPEG, or as a PNG of that name if it is too large.
+def write_image(path: Path, rgb: np.ndarray, inputs: Sequence[Path] = ()) -> Path:
+    """Write an (H, W, 3) uint8 image to `path` as JPEG, or as a PNG of that name if it is too large.
 
     Args:
-        inputs: files that are not written over.
+        inputs: files that must not be overwritten.
 
     Returns:
         The path that was written.
 
     Raises:
         InputError: it cannot be encoded.
-        OSError: it cannot be written; then there is no half of it.
+        OSError: it cannot be written; then no part of it is left.
     """
     options = [cv2.IMWRITE_JPEG_QUALITY, 95]
     if max(rgb.shape[:2]) > LARGEST_JPEG:
@@ -36,20 +36,22 @@ def write_picture(path: Path, rgb: np.ndarray, inputs: Sequence[Path] = ()) -> P
         if any(is_same_file(path, one) for one in inputs):
             path = path.with_name(f"{path.stem}_drawn.png")
     try:
-        fine, encoded = cv2.imencode(path.suffix, rgb[..., ::-1], options)
+        succeeded, encoded = cv2.imencode(path.suffix, rgb[..., ::-1], options)
     except cv2.error as error:
         raise InputError(f"{path}: cannot be encoded ({' '.join(error.err.split())})") from None
-    if not fine:
-        raise InputError(f"{path}: cannot be encoded at {rgb.shape[1]}x{rgb.shape[0]}; resize the picture")
+    if not succeeded:
+        raise InputError(f"{path}: cannot be encoded at {rgb.shape[1]}x{rgb.shape[0]}; resize the image")
     write_atomically(path, lambda stream: stream.write(encoded.tobytes()), durable=False)
     return path
 
 
 class VideoFile:
-    """An .mp4 of the size of its first frame, both sides made even, as the encoder needs them."""
+    """An .mp4 with the size of its first frame, rounded up to even sides, which the encoder needs."""
 
     def __init__(self, path: Path, rate: float, shape: tuple[int, ...]):
-        """`shape` is that of a frame, (H, W, 3).
+        """
+        Args:
+            shape: (H, W, 3), that of a frame.
 
         Raises:
             InputError: this OpenCV cannot write one there.
@@ -67,11 +69,11 @@ class VideoFile:
 
     @property
     def is_larger(self) -> bool:
-        """Whether a row or column of a frame is there twice."""
+        """Return whether the last row or column of a frame is duplicated."""
         return any(self._border)
 
     def write(self, rgb: np.ndarray) -> None:
-        """Appends an (H, W, 3) uint8 frame."""
+        """Append an (H, W, 3) uint8 frame."""
         frame = rgb[..., ::-1]
         if self.is_larger:
             frame = cv2.copyMakeBorder(frame, *self._border, cv2.BORDER_REPLICATE)
@@ -79,7 +81,7 @@ class VideoFile:
         self.frames += 1
 
     def close(self) -> str | None:
-        """Finishes the file; returns what is wrong with it, since the encoder does not say so."""
+        """Finish the file; return what is wrong with it, since the encoder reports no errors."""
         self._writer.release()
         capture = cv2.VideoCapture(str(self.path))
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0

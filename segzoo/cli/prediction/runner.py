@@ -1,4 +1,4 @@
-"""Predicting and drawing images, videos and cameras one after the other."""
+"""Predicting images, videos and cameras one after the other, and drawing the results."""
 
 import argparse
 import json
@@ -22,12 +22,12 @@ from segzoo.visualization.draw import Tracks, draw_result, segments, semantic_la
 
 from ..parser import weights_in
 from .inputs import check_targets, find_inputs, name_results
-from .outputs import VideoFile, write_picture
+from .outputs import VideoFile, write_image
 from .window import show, why_no_window
 
 
 class Drawer:
-    """Predicts, draws, and writes or shows; counts what could not be read."""
+    """Predicts inputs, draws the results, writes or shows them, and collects failures."""
 
     def __init__(
         self,
@@ -44,34 +44,35 @@ class Drawer:
         self.classes = classes
         self.colors = colors
         self.task = task
-        # Scores of 150 classes at full size are 150 images.
-        self.wanted = {"tasks": (task,), "semantic": "labels"}
+        # Labels, since scores of 150 classes at full size are 150 maps.
+        self.options = {"tasks": (task,), "semantic": "labels"}
         self.threshold = threshold
         self.output = output
         self.save_labels = labels
-        self.inputs = inputs  # not to be written over
+        self.inputs = inputs  # must not be overwritten
         self.failures: list[str] = []
         self._annotations: list[dict] = []
         self._written = 0
 
     def draw(self, rgb: np.ndarray, result: dict, tracks: Tracks | None = None) -> np.ndarray:
+        """Return the (H, W, 3) uint8 visualization of a result."""
         return draw_result(rgb, result, self.task, self.classes, self.colors, self.threshold, tracks)
 
-    def run_pictures(self, paths: Sequence[Path], names: Sequence[str]) -> None:
-        """Draws all that can be read; a failure is one of that picture."""
+    def run_images(self, paths: Sequence[Path], names: Sequence[str]) -> None:
+        """Draw all images that can be read; a failure concerns one image only."""
         size = self.predictor.batch_size
         sources = list(zip(paths, names, strict=True))
         with tqdm(total=len(paths), desc="images", unit="image", disable=not paths) as progress:
             for start in range(0, len(sources), size):
                 for name, rgb, result in self._predict(sources[start : start + size]):
                     try:
-                        self._put_out(name, rgb, result)
+                        self._write_or_show(name, rgb, result)
                     except InputError as error:
                         self.failures.append(str(error))
                 progress.update(min(size, len(sources) - start))
 
     def _predict(self, sources: Sequence[tuple[Path, str]]) -> Iterator[tuple[str, np.ndarray, dict]]:
-        """The name, picture and result of those that can be read and fit into memory."""
+        """Yield name, image and result of the sources that can be read and fit into memory."""
         readable: list[tuple[Path, str, np.ndarray]] = []
         for path, name in sources:
             try:
@@ -86,29 +87,29 @@ class Drawer:
             else:
                 yield name, rgb, result
 
-    def _results(self, pictures: list[np.ndarray]) -> list[dict | None]:
-        """The predictions; None for a picture that does not fit into memory by itself."""
+    def _results(self, images: list[np.ndarray]) -> list[dict | None]:
+        """Return the predictions; None for an image that does not fit into memory by itself."""
         try:
-            return self.predictor(pictures, color="RGB", **self.wanted)
+            return self.predictor(images, color="RGB", **self.options)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-        if len(pictures) == 1:
+        if len(images) == 1:
             return [None]
-        return [result for one in pictures for result in self._results([one])]
+        return [result for one in images for result in self._results([one])]
 
-    def _put_out(self, name: str, rgb: np.ndarray, result: dict) -> None:
+    def _write_or_show(self, name: str, rgb: np.ndarray, result: dict) -> None:
         drawn = self.draw(rgb, result)
         if self.output is None:
             show(drawn, wait=0)
         else:
-            write_picture(self.output / f"{name}.jpg", drawn, self.inputs)
+            write_image(self.output / f"{name}.jpg", drawn, self.inputs)
             self._written += 1
         if self.save_labels:
             self._write_labels(name, result)
 
     def run_video(self, source: str | int, name: str) -> None:
-        """A file, an address or the number of a camera.
+        """Draw the frames of a file, an address or a camera, given by its number.
 
         Raises:
             InputError: there is no such camera.
@@ -127,7 +128,7 @@ class Drawer:
         video, tracks, done, stopped = None, Tracks(), 0, False
         try:
             for rgb, result in tqdm(
-                self.predictor.stream(frames(), color="BGR", **self.wanted),
+                self.predictor.stream(frames(), color="BGR", **self.options),
                 desc=name,
                 total=count if count > 0 else None,
                 unit="frame",
@@ -163,10 +164,10 @@ class Drawer:
         self._written += 1
         if video.is_larger:
             width, height = video.size
-            print(f"{video.path}: {width}x{height}, the last row or column twice; MPEG-4 has even sides only")
+            print(f"{video.path}: {width}x{height}, last row or column duplicated; MPEG-4 needs even sides")
 
     def finish(self) -> int:
-        """Writes the panoptic JSON and reports; returns the exit status."""
+        """Write the panoptic JSON and print failures; return the exit status."""
         if self._annotations:
             text = json.dumps({"annotations": self._annotations})
             write_text(self.output / "labels" / f"{self.task}.json", text)
@@ -200,14 +201,14 @@ class Drawer:
 
 
 def _open_capture(source: str | int) -> cv2.VideoCapture:
-    """A video, or a camera.
+    """Open a video or a camera.
 
     Raises:
         InputError: there is no such camera.
     """
-    # Both libraries would say on the screen what is said here in a line.
+    # Silences OpenCV and FFmpeg: the errors below and in `run_video` are enough.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # OpenCV 5 has it elsewhere.
+    # OpenCV 5 has moved the function.
     set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
     before = set_log_level(0)
     try:
@@ -231,34 +232,34 @@ def draw_predictions(arguments: argparse.Namespace, cfg: CfgNode) -> int:
     Args:
         cfg: the complete configuration of the model; changed.
     """
-    pictures, videos, failures = find_inputs(arguments.input) if arguments.input else ([], [], [])
+    images, videos, failures = find_inputs(arguments.input) if arguments.input else ([], [], [])
     if arguments.video_input:
         videos = [Path(arguments.video_input)]
         if "://" not in arguments.video_input and not videos[0].exists():
             raise InputError(f"--video-input {arguments.video_input}: no such file")
-    names = name_results(pictures, videos)
+    names = name_results(images, videos)
     output = arguments.output
     if output is None and arguments.save_labels:
         raise InputError("--save-labels needs --output")
     if output is None and (reason := why_no_window()):
         raise InputError(f"no window can be opened here ({reason}); give --output DIR")
     if arguments.webcam is not None:
-        _open_capture(arguments.webcam).release()  # before the model is built: is there one?
+        _open_capture(arguments.webcam).release()  # raises before the model is built
     if output is not None:
         if output.is_file():
             raise InputError(f"--output {output} is a file; give a folder")
-        results = [output / f"{name}.jpg" for name in names[: len(pictures)]]
-        results += [output / f"{name}.mp4" for name in names[len(pictures) :]]
-        check_targets([*pictures, *videos], results, output / "labels" if arguments.save_labels else None)
+        results = [output / f"{name}.jpg" for name in names[: len(images)]]
+        results += [output / f"{name}.mp4" for name in names[len(images) :]]
+        check_targets([*images, *videos], results, output / "labels" if arguments.save_labels else None)
         output.mkdir(parents=True, exist_ok=True)
-        for source, name in zip([*pictures, *videos], names, strict=True):
+        for source, name in zip([*images, *videos], names, strict=True):
             if name != source.stem:
-                print(f"{source} is drawn as {name}, beside another {source.stem}")
+                print(f"{source} is written as {name}, as the name {source.stem} is taken")
 
     given = weights_in(arguments.opts)
     if arguments.random_weights and given:
         raise InputError(f"--random-weights and the weights {given} contradict each other; give one of them")
-    if arguments.random_weights:  # not those either that a training would start from
+    if arguments.random_weights:  # also instead of the weights that a training starts from
         cfg.MODEL.WEIGHTS = ""
     elif not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty; give a checkpoint: --weights FILE")
@@ -270,7 +271,7 @@ def draw_predictions(arguments: argparse.Namespace, cfg: CfgNode) -> int:
     cfg.TEST.TASKS = (task,)
     predictor = Predictor(cfg, trust=arguments.trust_checkpoint)
     metadata = predictor.metadata
-    # A model trained on instances knows the things only.
+    # An instance segmentation model has the thing classes only.
     classes, colors = (
         (metadata.thing_classes, metadata.thing_colors)
         if cfg.TASK == "instance"
@@ -284,16 +285,16 @@ def draw_predictions(arguments: argparse.Namespace, cfg: CfgNode) -> int:
         arguments.confidence_threshold,
         output,
         arguments.save_labels,
-        [*pictures, *videos],
+        [*images, *videos],
     )
     drawer.failures += failures
     try:
-        drawer.run_pictures(pictures, names[: len(pictures)])
-        for video, name in zip(videos, names[len(pictures) :], strict=True):
-            # A Path would take a slash out of an address.
+        drawer.run_images(images, names[: len(images)])
+        for video, name in zip(videos, names[len(images) :], strict=True):
+            # Path collapses the slashes of an address.
             drawer.run_video(arguments.video_input or str(video), name)
         if arguments.webcam is not None:
             drawer.run_video(arguments.webcam, "webcam")
-    finally:  # what is done stays usable, whatever stopped the rest
+    finally:  # the results so far stay usable
         status = drawer.finish()
     return status

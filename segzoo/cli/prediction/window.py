@@ -1,4 +1,4 @@
-"""Showing pictures in a window, where there is one."""
+"""Showing images in a window, where one can be opened."""
 
 import os
 import re
@@ -12,9 +12,9 @@ WINDOW = "segzoo"
 
 
 def why_no_window() -> str:
-    """Why no window can be opened here; "" where one can.
+    """Return why no window can be opened here, or "" if one can.
 
-    Qt ends the process where it finds no display, so another process tries.
+    Qt ends the process if it finds no display, so a subprocess tries it.
     """
     gui = re.search(r"^\s*GUI:\s*(\w+)", cv2.getBuildInformation(), re.MULTILINE)
     if gui and gui[1].upper() == "NONE":
@@ -32,6 +32,6 @@ def why_no_window() -> str:
 
 
 def show(rgb: np.ndarray, wait: int) -> int:
-    """Shows an (H, W, 3) uint8 picture; returns the key that is pressed within `wait` ms (0: at any time)."""
+    """Show an (H, W, 3) uint8 image; return the key pressed within `wait` ms (0: no limit)."""
     cv2.imshow(WINDOW, rgb[..., ::-1])
     return cv2.waitKey(wait)

@@ -5,10 +5,10 @@
     segzoo convert-data panoptic roads.yaml --instance-masks objects/{stem}_*.png
 
 roads.yaml describes the semantic labels, as `segzoo check-data --keys` says; its thing classes have
-isthing: true. The instances come from a COCO JSON (polygons or run lengths, iscrowd), from one PNG for an
-image whose values number the instances (0: none), or from one PNG for each instance (0: not of it). Paths are
-relative to the dataset's root, else to the current folder; {split} and {stem} stand for what they do in
-roads.yaml. A JSON that roads.yaml itself names under instances is read by the keys there, as in training.
+isthing: true. The instances come from a COCO JSON (polygons or RLE, iscrowd), from one PNG for each image
+whose values number the instances (0: none), or from one PNG for each instance (0: outside). Paths are
+relative to the dataset's root, else to the current folder; {split} and {stem} mean the same as in roads.yaml.
+A JSON that roads.yaml itself names under instances is read with the keys there, as in training.
 
 Writes, beside the dataset or into --output:
     panoptic/roads_train/*.png           segment ids as R + 256 G + 65536 B, 0 is void
@@ -17,18 +17,19 @@ Writes, beside the dataset or into --output:
     roads_panoptic.yaml                  with the splits roads_train_panoptic, ... for DATASETS.FILES
 
 The rules:
-  - An instance counts wherever its mask is, whatever the semantic label there. Its class is that of the JSON;
-    PNGs do not say, and the thing class that most of its pixels have is taken.
+  - An instance is where its mask is, whatever the semantic label there. Its class is that in the JSON; with
+    PNGs, which have none, it is the thing class of most of its pixels.
   - Where instances overlap, the smaller one is on top; with --order file, the one that comes first.
   - Crowds lie below instances. All crowds of a class in an image are one segment.
-  - Pixels of a thing class without an instance are a crowd of this class (--uncovered crowd): still of their
-    class to semantic training, neither learned nor scored as an instance; --uncovered void makes them void.
-  - All other pixels are what the semantic label says: one segment for each stuff class.
-Overlaps, pixels without an instance, and instances on another class are counted, and the worst images named.
+  - Pixels of a thing class without an instance are a crowd of this class (--uncovered crowd): semantic
+    training still uses their class, but they are neither trained on nor scored as an instance. With
+    --uncovered void they are void.
+  - All other pixels keep their semantic label: one segment for each stuff class.
+Overlaps, pixels without an instance, and instances on another class are counted, and the worst images listed.
 
-Starting it again gives the same files; those that do not change are not touched. The JSON of a split is
-written last, and only if all of its images could be converted. The exit status is 0 if so, 1 if images are
-wrong or a split is not there, 2 if nothing can be done.
+Running it again gives the same files; unchanged files are not rewritten. The JSON of a split is written last,
+and only if all of its images could be converted. The exit status is 0 if so, 1 if images are wrong or a split
+is missing, 2 if nothing can be done.
 """
 
 import argparse
@@ -52,11 +53,11 @@ def build_parser() -> CommandLine:
         metavar="PNG",
         help="with {stem}; with a * in the file name, one PNG for each instance",
     )
-    parser.add_argument("--splits", nargs="+", metavar="NAME", help="only these of its splits")
+    parser.add_argument("--splits", nargs="+", metavar="NAME", help="only these splits of the dataset")
     parser.add_argument(
         "--output", type=path_value, metavar="DIR", help="folder to write to (default: the dataset's root)"
     )
-    parser.add_argument("--name", help="of the YAML to write (default: that of the dataset and _panoptic)")
+    parser.add_argument("--name", help="name of the YAML to write (default: DATASET_panoptic)")
     parser.add_argument(
         "--order", choices=("area", "file"), default="area", help="which instance is on top (area)"
     )
@@ -71,7 +72,7 @@ def build_parser() -> CommandLine:
         nargs="+",
         default=[],
         metavar="CATEGORY=CLASS",
-        help="categories of the JSON that have another name than the class; =void leaves one out",
+        help="classes of JSON categories with another name; =void drops a category",
     )
     parser.add_argument(
         "--no-instance",

@@ -1,4 +1,4 @@
-"""Converting images, one by one or in several processes, and saying what was found."""
+"""Converting images, one by one or in several processes, and reporting what was found."""
 
 import os
 from collections import Counter
@@ -15,7 +15,7 @@ from . import painting
 from .instances import InstancesOfSplit, decode_coco, decode_pngs
 from .output import save_png
 
-# Of these, the worst images are named.
+# Counts for which the worst images are listed.
 NAMED = (painting.CONTRADICTED, painting.OTHER_CLASS, painting.WITHOUT_CLASS, painting.HIDDEN)
 
 
@@ -24,8 +24,8 @@ class Job(NamedTuple):
 
     Attributes:
         record: its dataset dict.
-        image_id, file_name, png: of its entries in the JSON.
-        instances: annotations or PNGs.
+        image_id, file_name, png: fields of its entries in the JSON.
+        instances: its annotations or PNGs.
         size: (height, width) by the JSON of the instances, or None.
     """
 
@@ -38,7 +38,7 @@ class Job(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What became of an image: its entries in the JSON and what was counted, or what is wrong with it."""
+    """The result for an image: its entries in the JSON and the counts, or what is wrong with it."""
 
     image: dict[str, Any] = {}
     annotation: dict[str, Any] = {}
@@ -52,7 +52,8 @@ class Converter:
 
     Attributes:
         target: folder of the PNGs, or None to write nothing.
-        pngs: whether instances are PNGs, and `is_binary` one PNG each.
+        pngs: whether instances come from PNGs.
+        is_binary: whether each PNG holds one instance.
     """
 
     reader: LabelReader
@@ -94,7 +95,7 @@ class Converter:
 
 
 def make_jobs(instances: InstancesOfSplit, records: Sequence[Mapping[str, Any]], folder: Path) -> list[Job]:
-    """Return the images of a split; those in no JSON are numbered from 1, past the ids of those that are."""
+    """Return a job for each image; images without an id in a JSON are numbered from the largest id on."""
     numbers = [one for one in instances.ids.values() if isinstance(one, int)]
     number = max(numbers, default=0)
     jobs, seen = [], {}
@@ -126,8 +127,8 @@ def report(split: str, jobs: Sequence[Job], done: Sequence[Converted], instances
     print(f"{split}: {len(jobs)} images, {len(segments)} segments, {crowds} of them crowds")
     without = [job.record["file_name"] for job in jobs if job.record["file_name"] not in instances.of_image]
     if without:
-        print(f"  {len(without)} images that no instances are given for, first {without[0]}")
-    for reason, count in instances.passed_over.items():
+        print(f"  {len(without)} images without an entry or PNG of instances, first {without[0]}")
+    for reason, count in instances.ignored.items():
         print(f"  {count} annotations {reason}, not used")
     total = sum((one.counts for one in done), Counter())
     for kind, count in total.items():

@@ -19,7 +19,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.paths import is_same_file
 
 from .conversion import Converter, make_jobs, report
-from .instances import InstancesOfSplit, find_coco, find_pngs, instances_of_records
+from .instances import InstancesOfSplit, find_coco, find_pngs, instances_from_records
 from .output import folder_in_yaml, other_splits, save_json, save_yaml
 from .painting import Rules
 
@@ -42,7 +42,7 @@ def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
         raise InputError(f"{dataset.path.name}: has panoptic labels; give a YAML of semantic labels")
     if dataset.layouts[0].instances is not None and dataset.background is None:
         print(
-            f"{dataset.path.name}: what no instance covers becomes void; to make it a class, add one to "
+            f"{dataset.path.name}: pixels without an instance become void; to give them a class, add one to "
             "classes and name it: background: NAME"
         )
     if not any(one.isthing for one in dataset.classes):
@@ -63,7 +63,7 @@ def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
 def find_instances(
     arguments: argparse.Namespace, dataset: DatasetFile, split: str, records: Sequence[Mapping[str, Any]]
 ) -> InstancesOfSplit:
-    """Return where the instances of a split's images are described."""
+    """Return the annotations or PNGs with the instances of a split's images."""
     root, fields = Path(MetadataCatalog.get(split).dataset_root), dataset.splits[split]
     files = [record["file_name"] for record in records]
     if arguments.instances is not None:
@@ -79,11 +79,11 @@ def find_instances(
                 raise InputError(
                     f"--rename: {json_file} holds the labels of {dataset.path.name}; write label_map there"
                 )
-            return instances_of_records(records, dataset)
+            return instances_from_records(records, dataset)
         renamed = dict(one.rsplit("=", 1) for one in arguments.rename)
         return find_coco(json_file, files, dataset, renamed)
     template = arguments.instance_masks
-    # The text of {stem}, and of other fields, in the path of each image.
+    # {image file: {field: its text in the path}}.
     found = dict(match(root, dataset.layouts[records[0]["layout"]].images, fields))
     patterns = {
         file: fill(template, {"stem": Path(file).stem, **fields, **found.get(file, {})}) for file in files
@@ -102,10 +102,10 @@ def find_instances(
 def convert_split(
     arguments: argparse.Namespace, dataset: DatasetFile, split: str
 ) -> tuple[Path, dict[str, str]]:
-    """Convert a split; return the folder of the output and what the YAML says about the split.
+    """Convert a split; return the output folder and the split's fields for the YAML.
 
     Raises:
-        InputError: it is not there, or has wrong files, which were printed.
+        InputError: it is missing, or has wrong files, which were printed.
     """
     records = DatasetCatalog.get(split)
     reader = label_reader(split)
@@ -124,7 +124,7 @@ def convert_split(
         no_instance=tuple(arguments.no_instance),
     )
     json_file = output / "panoptic" / f"{split}.json"
-    # While PNGs change, no JSON may speak of them; it comes back untouched if nothing has changed.
+    # While PNGs change, no JSON may describe them; it is restored untouched if nothing has changed.
     previous = json_file.with_name(f".{json_file.name}.previous")
     if json_file.is_file() and not arguments.check:
         os.replace(json_file, previous)
@@ -149,14 +149,14 @@ def convert_split(
             job.file_name: {key: count for key, count in one.counts.items() if count}
             for job, one in zip(jobs, done, strict=True)
         }
-        facts = {
+        summary = {
             "order": arguments.order,
             "uncovered": arguments.uncovered,
             "total": dict(sum((one.counts for one in done), Counter())),
-            "passed_over": dict(instances.passed_over),
+            "passed_over": dict(instances.ignored),
             "images": {name: count for name, count in counts.items() if count},
         }
-        save_json(json_file.with_suffix(".report.json"), facts)
+        save_json(json_file.with_suffix(".report.json"), summary)
         if previous.is_file():
             os.replace(previous, json_file)
         save_json(json_file, document)
@@ -164,6 +164,7 @@ def convert_split(
 
 
 def yaml_path(arguments: argparse.Namespace, dataset: DatasetFile, output: Path) -> Path:
+    """Return the path of the YAML to write."""
     return output / f"{arguments.name or f'{dataset.name}_panoptic'}.yaml"
 
 

@@ -33,10 +33,10 @@ class Instance(NamedTuple):
     """One object, or a crowd of objects.
 
     Attributes:
-        name: what messages call it.
+        name: its name in messages.
         mask: (H, W) bool.
-        class_index: None if only the semantic labels below it can tell.
-        is_crowd: whether its members are not told apart.
+        class_index: None if it follows from the semantic labels below the mask.
+        is_crowd: whether it is a group of objects.
     """
 
     name: str
@@ -56,23 +56,23 @@ class CocoAnnotation(NamedTuple):
 
 @dataclass
 class InstancesOfSplit:
-    """Where the instances of each image are described.
+    """The annotations, or PNGs, with the instances of each image.
 
     Attributes:
         of_image: {image file: its annotations, or its PNGs, in order}.
-        ids: {image file: id of the image}, where a JSON says it.
-        sizes: {image file: (height, width)}, where a JSON says it.
-        passed_over: {why: how many annotations are not used}.
+        ids: {image file: id of the image}, where a JSON has it.
+        sizes: {image file: (height, width)}, where a JSON has it.
+        ignored: {reason: number of annotations that are not used}.
     """
 
     of_image: dict[str, list[Any]]
     ids: dict[str, Any] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    passed_over: Counter = field(default_factory=Counter)
+    ignored: Counter = field(default_factory=Counter)
 
 
-def instances_of_records(records: Sequence[Mapping[str, Any]], dataset: DatasetFile) -> InstancesOfSplit:
-    """Return the annotations of a split whose labels they are, as training reads them."""
+def instances_from_records(records: Sequence[Mapping[str, Any]], dataset: DatasetFile) -> InstancesOfSplit:
+    """Return the annotations that are the labels of a split, as training reads them."""
     result = InstancesOfSplit({})
     for record in records:
         file, listed = record["file_name"], []
@@ -81,34 +81,34 @@ def instances_of_records(records: Sequence[Mapping[str, Any]], dataset: DatasetF
                 crowd = bool(one["iscrowd"])
                 listed.append(CocoAnnotation(one.get("id"), one["category_id"], one["segmentation"], crowd))
             else:
-                result.passed_over["of stuff classes"] += 1
+                result.ignored["of stuff classes"] += 1
         result.of_image[file], result.ids[file] = listed, record["image_id"]
         void = len(record.get("void_annotations", ()))
         if void:
-            result.passed_over["of void"] += void
+            result.ignored["of void"] += void
     return result
 
 
 def find_coco(
     json_file: Path, files: Sequence[str], dataset: DatasetFile, renamed: Mapping[str, str]
 ) -> InstancesOfSplit:
-    """Return the annotations of a split's images in a COCO instances JSON, which may have other images, too.
+    """Return the annotations of a split's images in a COCO instances JSON, which may have other images too.
 
     Args:
-        files: the images.
+        files: image files of the split.
         renamed: {name of a category of the JSON: class, or "void"}.
 
     Raises:
         InputError: not such a JSON, none of the images is in it, or an unknown category has annotations.
     """
-    facts = read_coco_json(json_file, "instances")
+    content = read_coco_json(json_file, "instances")
     with explained_shape(json_file, "instances"):
-        images = read_images(facts, str(json_file))
-        return _annotations_by_file(facts, images, json_file, files, dataset, renamed)
+        images = read_images(content, str(json_file))
+        return _annotations_by_file(content, images, json_file, files, dataset, renamed)
 
 
 def _annotations_by_file(
-    facts: Mapping[str, list[Any]],
+    content: Mapping[str, list[Any]],
     images: Mapping[Any, Mapping[str, Any]],
     json_file: Path,
     files: Sequence[str],
@@ -124,10 +124,10 @@ def _annotations_by_file(
         result.ids[file] = image["image_id"]
         if "height" in image and "width" in image:
             result.sizes[file] = (image["height"], image["width"])
-    names = {_category_id(one, json_file): one.get("name") for one in facts["categories"]}
+    names = {_category_id(one, json_file): one.get("name") for one in content["categories"]}
     categories = Ids(names)
     classes: dict[Any, int | None] = {}
-    for annotation in facts["annotations"]:
+    for annotation in content["annotations"]:
         described = f"{json_file}: annotation {shown(annotation.get('id'))}"
         for key in ("category_id", "image_id"):
             if key not in annotation:
@@ -150,14 +150,14 @@ def _annotations_by_file(
             classes[category] = _class_of(category, names, dataset, renamed, json_file)
         index = classes[category]
         if index is None or not dataset.classes[index].isthing:
-            result.passed_over["of void" if index is None else "of stuff classes"] += 1
+            result.ignored["of void" if index is None else "of stuff classes"] += 1
         elif not segmentation:
-            result.passed_over["without a mask"] += 1
+            result.ignored["without a mask"] += 1
         else:
             if not isinstance(segmentation, dict):
                 segmentation = read_triangles(annotation, str(json_file))
             if not segmentation:
-                result.passed_over["without a polygon of three points"] += 1
+                result.ignored["without a polygon of three points"] += 1
                 continue
             crowd = bool(read_flag(annotation.get("iscrowd"), "iscrowd", described))
             one = CocoAnnotation(annotation.get("id"), index, segmentation, crowd)
@@ -169,7 +169,7 @@ def _annotations_by_file(
 def _check_polygons(
     instances: InstancesOfSplit, images: Mapping[Any, Mapping[str, Any]], json_file: Path
 ) -> None:
-    """Find files whose polygons are all wrong in one way: see `check_polygons`."""
+    """Raise InputError if all polygons are wrong in one way: see `check_polygons`."""
     listed = [
         {**images[instances.ids[file]], "annotations": [one._asdict() for one in annotations]}
         for file, annotations in instances.of_image.items()
@@ -245,7 +245,7 @@ def find_pngs(patterns: Mapping[str, str], roots: Sequence[str]) -> InstancesOfS
 
     Args:
         patterns: {image file: path of its PNG; a `*` in the last part of it stands for any text}.
-        roots: folders that the paths may be relative to; the first with a file counts.
+        roots: folders that the paths may be relative to; the first with a matching file is used.
 
     Raises:
         InputError: there are none for any image, or a `*` in the name of a folder.
@@ -262,7 +262,7 @@ def find_pngs(patterns: Mapping[str, str], roots: Sequence[str]) -> InstancesOfS
 
 
 def _files_of(patterns: Mapping[str, str]) -> dict[str, str]:
-    """Return {PNG: the image that it is of}."""
+    """Return {PNG: its image file}."""
     names: dict[str, list[str]] = {}
     owner: dict[str, tuple[int, str]] = {}
     for file, pattern in patterns.items():
@@ -277,7 +277,7 @@ def _files_of(patterns: Mapping[str, str]) -> dict[str, str]:
         # The last code point sorts after every text with this prefix.
         for found in names[folder][start : bisect.bisect_right(names[folder], prefix + "\U0010ffff")]:
             if fnmatch.fnmatchcase(found, fitting):
-                # Of a and a_b, the second has a_b_1.png: the longer name counts.
+                # a_b_1.png belongs to a_b rather than to a: the longer name wins.
                 path, claim = os.path.join(folder, found), (len(prefix), file)
                 owner[path] = max(owner.get(path, claim), claim)
     return {path: file for path, (_, file) in owner.items()}
@@ -305,11 +305,11 @@ def decode_coco(annotations: Sequence[CocoAnnotation], height: int, width: int) 
 def decode_pngs(
     files: Sequence[str], shape: tuple[int, int], is_binary: bool, no_instance: Sequence[int]
 ) -> list[Instance]:
-    """Return the instances in PNGs of an image of this shape (H, W); their classes are not known.
+    """Return the instances in PNGs of an image of this shape (H, W), without classes.
 
     Args:
-        is_binary: everything but 0 is one instance, otherwise every value is one.
-        no_instance: values of no instance.
+        is_binary: whether a PNG is the mask of one instance; else each of its values is one.
+        no_instance: values that are no instance.
 
     Raises:
         InputError: a file is broken, or of another size.

@@ -1,4 +1,4 @@
-"""What `segzoo convert-data panoptic` writes. Files that would not change are not touched.
+"""The files that `segzoo convert-data panoptic` writes. Files that would not change are not touched.
 
 Shape shorthand: H, W pixels.
 """
@@ -18,29 +18,29 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
 
 MARK = "# Written by segzoo convert-data panoptic"
-# That of earlier versions, whose files are continued, too.
+# The mark of earlier versions, whose files are extended as well.
 _EARLIER_MARK = "# Written by tools/make_panoptic.py"
 
 
 def save_png(path: Path, ids: np.ndarray) -> None:
-    """Write an (H, W) id map as a panoptic PNG, unless it is there."""
+    """Write an (H, W) id map as a panoptic PNG, unless the file holds it already."""
     if path.is_file():
         try:
             if np.array_equal(load_ids(path), ids):
                 return
-        except InputError:  # broken: written anew
+        except InputError:  # broken: written again
             pass
     save_ids(path, ids)
 
 
 def save_text(path: Path, text: str) -> None:
-    """Write a text file, unless it is there."""
+    """Write a text file, unless the file holds the text already."""
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 
 
 def save_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file, unless it is there."""
+    """Write a JSON file, unless the file holds the document already."""
     save_text(path, json.dumps(document) + "\n")
 
 
@@ -48,7 +48,7 @@ def other_splits(path: Path, dataset: DatasetFile) -> dict[str, dict[str, str]]:
     """Return the splits of the YAML that this command wrote there before.
 
     Raises:
-        InputError: the file was not written by this command, or of other classes.
+        InputError: the file was not written by this command.
     """
     if not path.exists():
         return {}
@@ -57,9 +57,9 @@ def other_splits(path: Path, dataset: DatasetFile) -> dict[str, dict[str, str]]:
         raise InputError(
             f"{path}: exists and was not written by this command; choose another name with --name"
         )
-    facts = yaml.safe_load(text)
-    # Labels of other classes are of an older state of the dataset.
-    return dict(facts["splits"]) if facts["classes"] == _classes(dataset) else {}
+    content = yaml.safe_load(text)
+    # Labels with other classes are from an older state of the dataset.
+    return dict(content["splits"]) if content["classes"] == _classes(dataset) else {}
 
 
 def save_yaml(path: Path, dataset: DatasetFile, splits: Mapping[str, Mapping[str, str]], about: str) -> None:

@@ -1,4 +1,4 @@
-"""From a class map and instances to segments that share no pixel.
+"""Combining a class map and instances into segments that share no pixel.
 
 Shape shorthand: H, W pixels; K classes.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from .instances import Instance
 
-# What is counted, and what reports call it.
+# Counts, by their names in reports.
 OVERLAP = "pixels of several instances"
 OTHER_CLASS = "pixels of instances on another class"
 ON_VOID = "pixels of instances on void"
@@ -22,11 +22,11 @@ WITHOUT_CLASS = "instances on no thing class"
 
 
 class Rules(NamedTuple):
-    """How to paint.
+    """The rules by which class map and instances are combined.
 
     Attributes:
         is_thing: (K,) bool.
-        ignore_label: of void pixels in class maps.
+        ignore_label: value of void pixels in class maps.
         order: which of two instances lies on top: "area", the smaller one, or "file", the earlier one.
         uncovered: what pixels of a thing class without an instance become: "crowd" or "void".
     """
@@ -38,7 +38,7 @@ class Rules(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """What a segment is; its id is its position + 1."""
+    """A segment; its id is its position + 1."""
 
     class_index: int
     is_crowd: bool = False
@@ -49,9 +49,9 @@ class Painted(NamedTuple):
 
     Attributes:
         ids: (H, W) int32, 0 for void.
-        segments: that of id 1, 2, ...; each has a pixel. Stuff by class, then instances in their order, then
-            a crowd for each class that has one.
-        counts: of the things above.
+        segments: those of ids 1, 2, ...; each has a pixel. Stuff by class, then instances in their order,
+            then a crowd for each class that has one.
+        counts: {name, as above: number}.
     """
 
     ids: np.ndarray
@@ -104,7 +104,7 @@ def paint(labels: np.ndarray, instances: Sequence[Instance], rules: Rules) -> Pa
 
 
 def _class_below(instance: Instance, labels: np.ndarray, rules: Rules) -> int | None:
-    """Return the instance's class, else the thing class of most of its pixels; None without any."""
+    """Return the instance's class, else the thing class of most of its pixels; None if it has neither."""
     if instance.class_index is not None:
         return instance.class_index
     pixels = np.bincount(labels[instance.mask], minlength=len(rules.is_thing))[: len(rules.is_thing)]
@@ -116,7 +116,7 @@ def _stack(instances: Sequence[Instance], shape: tuple[int, int], order: str, co
     """Return (H, W) position + 1 of the instance on top of each pixel, 0 where there is none."""
     owner = np.zeros(shape, dtype=np.int32)
     areas = [int(one.mask.sum()) if order == "area" else 0 for one in instances]
-    # From the bottom up; of equals, the later one is lower.
+    # From bottom to top; of two equal ones, the later is lower.
     upwards = sorted(range(len(instances)), key=lambda k: (not instances[k].is_crowd, -areas[k], -k))
     single, several = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for position in upwards:
@@ -132,7 +132,7 @@ def _stack(instances: Sequence[Instance], shape: tuple[int, int], order: str, co
 def _compare(
     labels: np.ndarray, owner: np.ndarray, classes: Sequence[int], rules: Rules, counts: Counter
 ) -> None:
-    """Count where the classes of visible instances are not those of the class map."""
+    """Count pixels and instances whose class differs from the class map."""
     labels_each = rules.ignore_label + 1
     codes = owner[owner > 0] * np.int64(labels_each) + labels[owner > 0]
     pixels = np.bincount(codes)
