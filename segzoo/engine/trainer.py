@@ -90,7 +90,7 @@ class Trainer(TrainerBase):
         start_iter, iter, max_iter: the first, current and final iteration, counted over all runs.
         past_metrics: the metrics.json lines before `start_iter`, in the main process.
         evaluated_at: the iteration after which the model was last evaluated in this run, None before.
-        lacks_record: whether the run before was killed between its checkpoint and the records of that iteration.
+        lacks_record: whether the run before was killed between its checkpoint and that iteration's records.
         skipped: {what is wrong with a file: times that this process passed over it}, with ON_ERROR skip.
         num_images: of the training set, None where the loader does not say.
         saw_targets: whether any image of this process had something to learn so far.

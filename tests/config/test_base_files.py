@@ -1,16 +1,22 @@
 """Base files: one folder for each key, so that no order decides; and those of version 0.1 are still read."""
 
 import logging
+import re
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from detectron2.modeling import build_backbone
 
 from segzoo.config import former_bases
 from segzoo.config.bases import read_with_bases
 from segzoo.config.files import config_root
+from segzoo.config.load import read_config
 from segzoo.config.origins import find_origins
 from segzoo.model_zoo import load_config
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 BASES = config_root() / "_base_"
 LEAVES = sorted(file for file in config_root().rglob("*.yaml") if "_base_" not in file.parts)
 
@@ -56,11 +62,30 @@ def test_the_order_of_the_folders_decides_nothing(leaf, tmp_path):
     assert dict(flat(read_with_bases(other))) == expected
 
 
-def test_every_dataset_and_recipe_is_some_leafs():
+def test_every_base_file_is_used_by_a_model_or_on_the_page_of_what_is_combined():
     used = {file for leaf in LEAVES for file in with_bases(leaf)}
-    for folder in ("datasets", "recipes"):
-        files = {file.resolve() for file in (BASES / folder).rglob("*.yaml")}
-        assert {str(file) for file in files - used} == set()
+    unused = {file.resolve() for file in BASES.rglob("*.yaml")} - used
+    for folder in ("backbones", "methods"):
+        page = (REPOSITORY / "docs" / f"{folder}.md").read_text(encoding="utf-8")
+        unused -= {(BASES / folder / f"{name}.yaml").resolve() for name in re.findall(r"`(\w+)`", page)}
+    assert {str(file) for file in unused} == set()
+
+
+def test_the_page_of_backbones_has_all_of_them_with_their_numbers_of_parameters():
+    page = (REPOSITORY / "docs" / "backbones.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|.*\| `(\w+)` \| (.+) \| .+ \|$", page, re.MULTILINE)
+    stated = {
+        name: (backbone, parameters)
+        for backbone, files in rows
+        for name, parameters in re.findall(r"`(\w+)` \(([\d.]+)\)", files)
+    }
+    counted = {}
+    for file in (BASES / "backbones").glob("*.yaml"):
+        cfg = read_config(file)
+        with torch.device("meta"):
+            parameters = build_backbone(cfg).parameters()
+        counted[file.stem] = (cfg.MODEL.BACKBONE.NAME, f"{sum(p.numel() for p in parameters) / 1e6:.1f}")
+    assert stated == counted
 
 
 FORMER = {

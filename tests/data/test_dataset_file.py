@@ -45,8 +45,8 @@ def changed(facts, **changes):
         ({"classes": ["road", "void"]}, "class 1 is called void"),
         ({"classes": ["road", True]}, "class 1 has the name True; write a text, quoted if need be"),
         (
-            {"classes": ["road", {"name": "sky", "color": [1, 2, 3]}]},
-            "unknown key color; did you mean color?",
+            {"classes": ["road", {"name": "sky", "colour": [1, 2, 3]}]},
+            "unknown key colour; did you mean color?",
         ),
         ({"classes": ["road", {"name": "sky", "color": [1, 2, 300]}]}, "'sky' has the color [1, 2, 300]"),
         ({"classes": ["road", {"name": "sky", "id": "b"}]}, "'sky' has the id 'b'"),
