@@ -75,7 +75,7 @@ class EvaluationHook(HookBase):
     """Evaluates periodically and after the last iteration, keeps the best model, and can stop early.
 
     It comes after CheckpointHook: a failing evaluation loses no training. An evaluation that a killed run
-    missed after its last checkpoint, the final one included, is made up for on resuming. The past values of the
+    missed after its last checkpoint (or the final one) is done on resuming. The past values of the
     metric are taken from the metrics.json lines of the run that is resumed, the best one also from
     model_best.pth, which may be of a later iteration. Random generators are left alone.
 
