@@ -32,6 +32,22 @@ def splits_of(data: str) -> list[str]:
         return [data]
 
 
+def check_splits(chosen: Sequence[str], names: Sequence[str], whose: str) -> None:
+    """Check that what --split names are splits of a dataset or a configuration.
+
+    Args:
+        chosen: what --split names.
+        names: the splits that there are.
+        whose: they are, for the message.
+
+    Raises:
+        InputError: one is not.
+    """
+    for split in chosen:
+        if split not in names:
+            raise InputError(f"--split {split}: {whose} has {', '.join(names) or 'no dataset'}")
+
+
 def given_splits(args: argparse.Namespace, *also: str | None) -> list[str]:
     """The splits that --data, `also` (other ways to give the same) and a configuration name, in this order.
 

@@ -33,15 +33,12 @@ printed, and results.json holds the protocol under which the predictions were ma
 exit status: 0 done, 2 wrong input
 """
 # Options of one of the two ways to evaluate, which mean nothing in the other.
-OF_PREDICTIONS = (
-    *("dataset", "tasks", "dataset_file", "output", "evaluators", "boundary_dilation", "class_averaging"),
-)
+OF_PREDICTIONS = (*("tasks", "dataset_file", "output", "evaluators", "boundary_dilation", "class_averaging"),)
 # What does for a model what an option does for predictions.
 KEYS_OF_MODELS = {
     "evaluators": "TEST.EVALUATORS",
     "boundary_dilation": "TEST.BOUNDARY_DILATION",
     "tasks": "TEST.TASKS",
-    "dataset": "DATASETS.TEST",
     "dataset_file": "DATASETS.FILES",
     "output": "OUTPUT_DIR",
 }
@@ -56,6 +53,7 @@ def build_parser() -> CommandLine:
     )
     parser.add_model()
     parser.add_data()
+    parser.add_split("the splits to test on: DATASETS.TEST; of saved predictions one", "--dataset")
     add_shard(parser)
     parser.group("evaluation").add_argument(
         "--resume", action="store_true", help="evaluate the last checkpoint in OUTPUT_DIR"
@@ -69,9 +67,6 @@ def build_parser() -> CommandLine:
         help="the folder with sem_seg/, predictions/ and predictions.json, entity_predictions/ and "
         "entity_predictions.json, coco_instances_results.json, or cityscapes_instances/; usually "
         "OUTPUT_DIR/inference",
-    )
-    saved.add_argument(
-        "--dataset", metavar="NAME", help="which split, as ade20k_sem_seg_val; default: the one to test on"
     )
     saved.add_argument(
         "--tasks",
@@ -124,7 +119,19 @@ def check_arguments(parser: CommandLine, parsed: argparse.Namespace) -> None:
             remedy = f"for a model set {key}" if key else "leave it out"
             raise InputError(f"{flag} scores saved predictions, with --predictions FOLDER; {remedy}")
     if parsed.predictions:
+        if len(set(parsed.split)) > 1:
+            raise InputError(
+                f"--split {' '.join(parsed.split)}: --predictions are those of one split; give one"
+            )
         return
+    if parsed.split:
+        if "DATASETS.TEST" in parsed.opts:
+            raise InputError("--split is DATASETS.TEST; give one of them")
+        if parsed.data:
+            from .dataset_option import check_splits, splits_of
+
+            check_splits(parsed.split, splits_of(parsed.data), parsed.data)
+        parsed.opts = ["DATASETS.TEST", str(tuple(parsed.split)), *parsed.opts]
     take_data(parsed)
     if not parsed.config_file and not weights_in(parsed.opts):
         raise InputError(

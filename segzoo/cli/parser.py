@@ -206,6 +206,25 @@ class CommandLine(argparse.ArgumentParser):
         self.group("data").add_argument("--data", type=name_or_path, metavar="FILE", help="the same")
         self.add_config()
 
+    def add_split(self, about: str, *former: str, choices: Sequence[str] | None = None) -> None:
+        """For commands about some splits of a dataset: `split`, a list of names.
+
+        Args:
+            about: help.
+            former: earlier flags of the same meaning, which help does not list.
+            choices: the names that there are, and the default; None: any name, by default ().
+        """
+        for flag in ("--split", *former):
+            self.group("data").add_argument(
+                flag,
+                dest="split",
+                nargs="+",
+                default=choices or (),
+                choices=choices,
+                metavar="NAME",
+                help=about if flag == "--split" else argparse.SUPPRESS,
+            )
+
     def add_workers(self) -> None:
         """For commands that work in several processes."""
         self.add_argument(
@@ -304,7 +323,11 @@ class CommandLine(argparse.ArgumentParser):
         first = words.split(" ")[0]
         if unknown and first.startswith("--"):
             # --help is near to any short flag.
-            flags = [flag for flag in self._option_string_actions if flag != "--help" or first[2:3] == "h"]
+            flags = [
+                flag
+                for flag, action in self._option_string_actions.items()
+                if action.help != argparse.SUPPRESS and (flag != "--help" or first[2:3] == "h")
+            ]
             message += did_you_mean(first.partition("=")[0], flags)
         elif unknown and _KEY.fullmatch(first):
             message += f"; {self.prog} reads no configuration that KEY VALUE could override"

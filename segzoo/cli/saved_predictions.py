@@ -17,7 +17,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.terminal import ScreenHandler
 from segzoo.utils.text import did_you_mean
 
-from .dataset_option import splits_of, tested_splits
+from .dataset_option import check_splits, splits_of, tested_splits
 
 
 def score(options: argparse.Namespace) -> int:
@@ -47,12 +47,14 @@ def chosen_split(options: argparse.Namespace) -> str:
         InputError: there is no such dataset, or several splits could be meant.
     """
     names = [name for data in (options.data, *options.dataset_file) if data for name in splits_of(data)]
-    if options.dataset:
-        if options.dataset not in DatasetCatalog:
+    for split in options.split:
+        if options.data:
+            check_splits([split], names, options.data)
+        if split not in DatasetCatalog:
             known = [one for one in DatasetCatalog if hasattr(MetadataCatalog.get(one), "load_sem_seg")]
-            close = did_you_mean(options.dataset, known) or f"; expected one of {', '.join(sorted(known))}"
-            raise InputError(f"--dataset {options.dataset}: not registered{close}, or --data with its file")
-        return options.dataset
+            close = did_you_mean(split, known) or f"; expected one of {', '.join(sorted(known))}"
+            raise InputError(f"--split {split}: not registered{close}, or --data with its file")
+        return split
     names = list(tested_splits(options)) or names
     if not names:
         raise InputError("the dataset is missing; give --data with a dataset YAML or the name of a split")

@@ -1,6 +1,7 @@
 """The commands for datasets: what they write, that they can be repeated, how they explain what is missing."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,8 +9,11 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
-from segzoo.cli import visualize_data
+from segzoo.cli import check_data, evaluate, visualize_data
+from segzoo.cli.convert_data import panoptic
 from segzoo.cli.prepare import ade20k as ade20k_command
+from segzoo.model_zoo import load_config
+from segzoo.utils.errors import InputError
 from tests.data.data_trees import ROADS, picture, save, write_panoptic, write_roads, write_street
 
 
@@ -100,7 +104,7 @@ def coco(datasets_folder, tmp_path):
 
 
 def test_coco_is_checked_counted_and_its_semantic_labels_written(prepare, coco, capsys):
-    arguments = ["--splits", "coco_2017_val_panoptic", "--statistics", "--semantic", "--workers", "1"]
+    arguments = ["--split", "coco_2017_val_panoptic", "--statistics", "--semantic", "--workers", "1"]
     assert prepare("coco_panoptic", *arguments) == 1
     printed = capsys.readouterr().out
     assert "coco_2017_val_panoptic: 1 images, published: 5000" in printed
@@ -115,12 +119,12 @@ def test_a_contradiction_in_coco_is_named(prepare, coco, capsys):
     facts = json.loads(file.read_text())
     del facts["annotations"][0]["segments_info"][0]
     file.write_text(json.dumps(facts))
-    prepare("coco_panoptic", "--splits", "coco_2017_val_panoptic", "--labels")
+    prepare("coco_panoptic", "--split", "coco_2017_val_panoptic", "--labels")
     assert "a.png: segment ids 1000 are not in the segments_info" in capsys.readouterr().err
 
 
 def test_a_missing_coco_is_explained(prepare, capsys):
-    assert prepare("coco_panoptic", "--splits", "coco_2017_val_panoptic") == 1
+    assert prepare("coco_panoptic", "--split", "coco_2017_val_panoptic") == 1
     assert "set DETECTRON2_DATASETS" in capsys.readouterr().err
 
 
@@ -161,9 +165,9 @@ def test_what_the_mapper_yields_is_drawn_for_every_task(tmp_path, task):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "mapper", "--dataset", "camvid_val"], "--source mapper needs --config-file"),
+        (["--source", "mapper", "--split", "camvid_val"], "--source mapper needs --config-file"),
         ([], "the dataset is missing; give --data"),
-        (["--dataset", "camvid_vol"], "did you mean camvid_val?"),
+        (["--split", "camvid_vol"], "did you mean camvid_val?"),
         (["--data", "camvid_vol"], "dataset file camvid_vol does not exist; did you mean camvid?"),
     ],
 )
@@ -176,6 +180,70 @@ def test_a_split_without_labels_has_nothing_to_draw(datasets_folder, tmp_path, c
     save(datasets_folder / "VOC2012/JPEGImages/a.jpg", picture(4, 4))
     (datasets_folder / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
     (datasets_folder / "VOC2012/ImageSets/Segmentation/test.txt").write_text("a\n")
-    arguments = ["--dataset", "voc_2012_sem_seg_test", "--output", str(tmp_path / "out")]
+    arguments = ["--split", "voc_2012_sem_seg_test", "--output", str(tmp_path / "out")]
     assert visualize_data.main(arguments) == 2
     assert "nothing to draw: the dataset has no images with labels" in capsys.readouterr().err
+
+
+TWO_SPLITS = {"roads_train": "train", "roads_val": "val"}
+
+
+@pytest.fixture
+def two_splits(tmp_path):
+    """roads.yaml with the splits roads_train and roads_val, one image each."""
+    labels = np.zeros((8, 10), np.uint8)
+    file = write_roads(tmp_path, labels, splits=TWO_SPLITS)
+    for kind in ("images", "masks"):
+        for source in (tmp_path / kind / "train").iterdir():
+            (tmp_path / kind / "val").mkdir(exist_ok=True)
+            (tmp_path / kind / "val" / source.name).write_bytes(source.read_bytes())
+    return str(file)
+
+
+@pytest.mark.parametrize("flag", ["--split", "--dataset"])
+@pytest.mark.parametrize("more", [[], ["--config-file", "semantic/camvid/maskformer_r18"]])
+def test_one_split_of_a_dataset_is_drawn(two_splits, tmp_path, flag, more):
+    """Its files, and with a configuration what training sees of them."""
+    output = tmp_path / "out"
+    given = [*more, "--data", two_splits, "--output", str(output), "--number", "1"]
+    options = ["INPUT.MIN_SIZE_TRAIN", "(40,)", "INPUT.CROP_SIZE", "()"] if more else []
+    assert visualize_data.main([*given, flag, "roads_val", *options]) == 0
+    expected = "0000_a.png" if more else "roads_val_a.png"
+    assert sorted(file.name for file in output.iterdir()) == [expected, "sheet.png"]
+
+
+@pytest.mark.parametrize("command", [visualize_data, check_data, evaluate, panoptic])
+def test_every_command_names_the_splits_that_there_are(two_splits, tmp_path, capsys, command):
+    needed = {
+        visualize_data: ["--output", str(tmp_path / "out")],
+        evaluate: ["--weights", "a.pth"],
+        panoptic: ["--instances", "a.json"],
+    }
+    assert command.main(["--data", two_splits, *needed.get(command, []), "--split", "nosuch"]) == 2
+    assert re.fullmatch(
+        r"error: --split nosuch: \S*roads.yaml has roads_train, roads_val\n", capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_split_of_an_evaluation_is_that_of_saved_predictions_or_the_tested_ones(two_splits, capsys):
+    def parsed(*words):
+        return evaluate.build_parser().parse_args(words)
+
+    model = ["--config-file", "semantic/camvid/maskformer_r18", "--weights", "a.pth", "--data", two_splits]
+    options = ["SEED", "1"]
+    for chosen in (["roads_val"], ["roads_train", "roads_val"]):
+        found = parsed(*model, "--split", *chosen, *options)
+        cfg = load_config(found.config_file, found.opts)
+        assert tuple(cfg.DATASETS.TEST) == tuple(chosen)
+    with pytest.raises(InputError, match=r"--split is DATASETS\.TEST; give one of them"):
+        parsed(*model, "--split", "roads_val", "DATASETS.TEST", "('roads_val',)")
+    with pytest.raises(InputError, match="--predictions are those of one split; give one"):
+        parsed("--predictions", "x", "--split", "roads_train", "roads_val")
+    for flag in ("--split", "--dataset"):
+        assert parsed("--predictions", "x", flag, "roads_val").split == ["roads_val"]
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    text = capsys.readouterr().out
+    assert "--split NAME [NAME ...]" in text
+    assert "--dataset " not in text

@@ -123,7 +123,7 @@ def assert_masks(found, expected):
 
 # Two cars side by side, of 2 and 3 columns; the second, the larger one, overlaps the first in one column.
 CARS = [box(1, 0, 3, 2), box(1, 1, 3, 4)]
-TRAIN = ["--splits", "roads_train"]
+TRAIN = ["--splits", "roads_train"]  # the earlier name of --split
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ def test_it_can_be_moved_and_repeated_and_splits_are_added(tmp_path, tool, capsy
         "roads_train.json",
         "roads_train.report.json",
     ]
-    assert tool(file, "--instances", "i.json", "--splits", "roads_val") == 0
+    assert tool(file, "--instances", "i.json", "--split", "roads_val") == 0
     target = tmp_path.parent / f"{tmp_path.name}_moved"
     tmp_path.rename(target)
     names = register_dataset_file(target / "roads_panoptic.yaml")
@@ -685,8 +685,8 @@ def test_what_cannot_be_done_is_said_in_a_line(tmp_path, tool, capsys):
     assert "did you mean" in message("cityscape", "--instances", "i.json")
     assert "has panoptic labels" in message("shapes", "--instances", "i.json")
     assert "no class has instances" in message("camvid", "--instances", "i.json")
-    assert "--splits nope: roads.yaml has roads_train" in message(
-        file, "--instances", "i.json", "--splits", "nope"
+    assert "--split nope: roads.yaml has roads_train" in message(
+        file, "--instances", "i.json", "--split", "nope"
     )
     (tmp_path / "mine.yaml").write_text("mine: 1\n")
     assert "mine.yaml: exists and was not written by this command" in message(

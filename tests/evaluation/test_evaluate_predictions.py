@@ -108,13 +108,13 @@ def tool(monkeypatch):
 
 def test_the_tool_reports_agreement_and_prints_one_line_for_a_mistake(saved, tool, capsys):
     data, folder, results = saved
-    assert tool.main(["--dataset", data.name, "--predictions", str(folder)]) == 0
+    assert tool.main(["--split", data.name, "--predictions", str(folder)]) == 0
     numbers = sum(len(metrics) for metrics in results.values())
     assert f"{numbers} of {numbers} numbers equal those stored" in capsys.readouterr().out
 
-    assert tool.main(["--dataset", "no_such_set", "--predictions", str(folder)]) == 2
+    assert tool.main(["--split", "no_such_set", "--predictions", str(folder)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: --dataset no_such_set: not registered; expected one of")
+    assert error.startswith("error: --split no_such_set: not registered; expected one of")
     assert data.name in error
     assert error.count("\n") == 1
 
@@ -122,7 +122,7 @@ def test_the_tool_reports_agreement_and_prints_one_line_for_a_mistake(saved, too
 def test_the_tool_finds_the_results_of_several_datasets_in_the_folder_above(saved, tool, capsys):
     data, folder, results = saved
     (folder / "results.json").rename(folder.parent / "results.json")
-    assert tool.main(["--dataset", data.name, "--predictions", str(folder)]) == 0
+    assert tool.main(["--split", data.name, "--predictions", str(folder)]) == 0
     numbers = sum(len(metrics) for metrics in results.values())
     assert f"{numbers} of {numbers} numbers equal those stored" in capsys.readouterr().out
 

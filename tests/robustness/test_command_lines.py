@@ -198,8 +198,8 @@ LINES = [
     ),
     (
         "evaluate_predictions",
-        ["--dataset", "camvid_vall", "--predictions", "{output}"],
-        "--dataset camvid_vall: not registered; did you mean camvid_val?",
+        ["--split", "camvid_vall", "--predictions", "{output}"],
+        "--split camvid_vall: not registered; did you mean camvid_val?",
     ),
     (
         "evaluate_predictions",
@@ -218,12 +218,12 @@ LINES = [
     ),
     (
         "evaluate_predictions",
-        ["--dataset", "camvid_val", "--predictions", "none"],
+        ["--split", "camvid_val", "--predictions", "none"],
         "none: not a folder; expected the",
     ),
     (
         "evaluate_predictions",
-        ["--dataset", "camvid_val", "--predictions", "{folder}"],
+        ["--split", "camvid_val", "--predictions", "{folder}"],
         "no predictions found, expected",
     ),
     ("predict", ["--model", "{file}.pth", "--input", "{image}"], "file.txt.pth: does not exist; expected a"),
@@ -275,12 +275,12 @@ LINES = [
     ),
     ("visualize_data", ["--output", "{output}"], "the dataset is missing; give --data with a dataset YAML"),
     ("visualize_data", ["--data", "camvid_val", "--output", ""], "argument --output: is empty; give a path"),
-    ("visualize_data", ["--dataset", "camvid_vall", "--output", "{output}"], "did you mean camvid_val?"),
-    ("visualize_data", ["--dataset", "camvid_val", "--output", "{file}"], "File exists; choose another name"),
+    ("visualize_data", ["--split", "camvid_vall", "--output", "{output}"], "did you mean camvid_val?"),
+    ("visualize_data", ["--split", "camvid_val", "--output", "{file}"], "File exists; choose another name"),
     ("visualize_data", ["--source", "mapper", "--output", "{output}"], "--source mapper needs --config-file"),
     (
         "visualize_data",
-        ["--dataset", "camvid_val", "--output", "{output}", "--number", "0"],
+        ["--split", "camvid_val", "--output", "{output}", "--number", "0"],
         "--number: 0: expected at",
     ),
     ("make_panoptic", ["--instances", "i.json"], "the dataset is missing; give a dataset YAML"),
@@ -526,7 +526,7 @@ def test_a_training_that_meets_a_wrong_file_in_a_worker_says_one_line(tmp_path):
 def test_results_that_are_none_are_one_line(tool, output):
     """Reading results that are broken says so."""
     (output / "inference/results.json").write_text(json.dumps({}))
-    answer = tool("evaluate_predictions", "--dataset", "camvid_val", "--predictions", output / "inference")
+    answer = tool("evaluate_predictions", "--split", "camvid_val", "--predictions", output / "inference")
     assert answer.status == 2
     assert 'results.json: lacks "protocol" or "results"' in answer.err[-1]
     (output / "inference/results.json").write_bytes(b"{}\n")

@@ -39,7 +39,7 @@ def build_parser() -> CommandLine:
     """Return the command line of `segzoo check-data`."""
     parser = CommandLine("check-data", description=__doc__, epilog=EXIT_STATUS_OF_CHECKS)
     parser.add_dataset()
-    parser.add_argument("--split", nargs="+", metavar="NAME", help="only these splits of the dataset")
+    parser.add_split("only these splits of the dataset")
     parser.add_argument(
         "--output", type=path_value, metavar="DIR", help="folder for the figures and report.json"
     )

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from segzoo.cli.dataset_option import given_splits, splits_of
+from segzoo.cli.dataset_option import check_splits, given_splits, splits_of
 from segzoo.data import label_reader
 from segzoo.utils.errors import InputError
 
@@ -19,7 +19,7 @@ def chosen_splits(arguments: argparse.Namespace) -> list[str]:
     return configured_splits(arguments)
 
 
-def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
+def find_splits(name: str, chosen: Sequence[str]) -> list[str]:
     """Return the names of a dataset's splits to check; where several name the same images, the first.
 
     Raises:
@@ -29,9 +29,7 @@ def find_splits(name: str, chosen: Sequence[str] | None) -> list[str]:
     dataset = label_reader(names[0]).dataset
     if chosen and names == [name]:
         raise InputError(f"--split {chosen[0]}: {name} is a split itself; give its dataset, or no --split")
-    for split in chosen or ():
-        if split not in names:
-            raise InputError(f"--split {split}: {dataset.path.name} has {', '.join(names)}")
+    check_splits(chosen, names, dataset.path.name)
     if chosen:
         return list(dict.fromkeys(chosen))
     distinct = {tuple(sorted(dataset.splits[split].items())): split for split in reversed(names)}
@@ -45,10 +43,9 @@ def configured_splits(arguments: argparse.Namespace) -> list[str]:
         InputError: it has none, or lacks a chosen one.
     """
     names = given_splits(arguments)
-    missing = [split for split in arguments.split or () if split not in names]
-    if missing or not names:
-        what = f"--split {missing[0]}" if missing else "DATASETS"
-        raise InputError(f"{what}: the configuration has {', '.join(names) or 'no dataset'}")
+    check_splits(arguments.split, names, "the configuration")
+    if not names:
+        raise InputError("DATASETS: the configuration has no dataset")
     for name in names:
         label_reader(name)  # raises for datasets without a YAML
     return [name for name in names if name in (arguments.split or names)]

@@ -59,7 +59,7 @@ def print_statistics(records: Sequence[Mapping[str, Any]], classes: Sequence[str
 def prepare(arguments: argparse.Namespace) -> bool:
     """Check the splits; return whether they are complete and consistent."""
     complete = True
-    for split in arguments.splits:
+    for split in arguments.split:
         try:
             complete &= check_split(split, arguments)
         except InputError as error:

@@ -64,14 +64,7 @@ def _coco_stuff(parser: CommandLine) -> None:
 
 def _coco_panoptic(parser: CommandLine) -> None:
     splits = ("coco_2017_train_panoptic", "coco_2017_val_panoptic")
-    parser.add_argument(
-        "--splits",
-        nargs="+",
-        choices=splits,
-        default=splits,
-        metavar="SPLIT",
-        help=f"{' and '.join(splits)} (default: both)",
-    )
+    parser.add_split(f"{' and '.join(splits)} (default: both)", "--splits", choices=splits)
     parser.add_argument(
         "--labels", action="store_true", help="read every panoptic PNG and compare with the JSON"
     )

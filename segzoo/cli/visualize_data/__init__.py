@@ -20,9 +20,7 @@ def build_parser() -> CommandLine:
     parser = CommandLine("visualize-data", description=__doc__, epilog=EXIT_STATUS)
     parser.add_config()
     parser.add_data()
-    parser.add_argument(
-        "--dataset", metavar="NAME", help="one split; default: all of --data, or the config's"
-    )
+    parser.add_split("only these splits; default: all of --data, or the config's", "--dataset")
     parser.add_argument("--dataset-file", type=name_or_path, metavar="FILE", help="the same as --data")
     parser.add_argument(
         "--source",

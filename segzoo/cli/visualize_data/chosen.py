@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 
 from segzoo.cli.configuration import load_any
-from segzoo.cli.dataset_option import data_overrides, given_splits, splits_of
+from segzoo.cli.dataset_option import check_splits, data_overrides, given_splits, splits_of
+from segzoo.data import label_reader
 from segzoo.utils.errors import InputError
 
 
@@ -16,11 +17,12 @@ def training_config(arguments: argparse.Namespace) -> CfgNode:
     Raises:
         InputError: as `load_config`, or no such dataset.
     """
-    data = arguments.dataset or arguments.data or arguments.dataset_file
-    if arguments.dataset_file or arguments.data:
-        splits_of(arguments.dataset_file or arguments.data)  # may register what --dataset names
-    more = data_overrides(data, arguments.opts) if data else []
-    cfg = load_any(arguments.config_file, [*more, *arguments.opts], trust=arguments.trust_checkpoint)
+    _check_chosen(arguments, given_splits(arguments, arguments.dataset_file))  # which registers them
+    data, given = arguments.data or arguments.dataset_file, arguments.opts
+    if arguments.split:
+        data, given = arguments.split[0], ["DATASETS.TRAIN", str(tuple(arguments.split)), *given]
+    more = data_overrides(data, given) if data else []
+    cfg = load_any(arguments.config_file, [*more, *given], trust=arguments.trust_checkpoint)
     # Workers would read ahead of the few images wanted. A broken file is to be seen, not skipped.
     cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE = 0, 1, 1
     if cfg.SEED < 0:
@@ -35,10 +37,18 @@ def annotated_splits(arguments: argparse.Namespace) -> Sequence[str]:
         InputError: no such dataset, or none is given.
     """
     names = given_splits(arguments, arguments.dataset_file)
-    if arguments.dataset:
-        return [arguments.dataset]
+    _check_chosen(arguments, names)
+    if arguments.split:
+        return list(dict.fromkeys(arguments.split))
     if not names:
         raise InputError(
             "the dataset is missing; give --data with a dataset YAML or a name, or --config-file"
         )
     return names
+
+
+def _check_chosen(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise InputError where --split names what --data lacks; without --data it may be any split."""
+    data = arguments.data or arguments.dataset_file
+    if data:
+        check_splits(arguments.split, names, label_reader(splits_of(data)[0]).dataset.path.name)

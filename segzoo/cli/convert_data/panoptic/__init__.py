@@ -53,7 +53,7 @@ def build_parser() -> CommandLine:
         metavar="PNG",
         help="with {stem}; with a * in the file name, one PNG for each instance",
     )
-    parser.add_argument("--splits", nargs="+", metavar="NAME", help="only these splits of the dataset")
+    parser.add_split("only these splits of the dataset", "--splits")
     parser.add_argument(
         "--output", type=path_value, metavar="DIR", help="folder to write to (default: the dataset's root)"
     )

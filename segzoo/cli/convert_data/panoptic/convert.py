@@ -10,7 +10,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from segzoo.cli.dataset_option import given_splits, splits_of
+from segzoo.cli.dataset_option import check_splits, given_splits, splits_of
 from segzoo.cli.panoptic_files import panoptic_categories
 from segzoo.cli.parallel import map_files
 from segzoo.data import DatasetFile, label_reader
@@ -38,6 +38,7 @@ def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
     if not names:
         raise InputError("DATASETS: the configuration has no dataset; give a dataset YAML")
     dataset = label_reader(names[0]).dataset
+    check_splits(arguments.split, names, dataset.path.name)
     if dataset.layouts[0].panoptic is not None:
         raise InputError(f"{dataset.path.name}: has panoptic labels; give a YAML of semantic labels")
     if dataset.layouts[0].instances is not None and dataset.background is None:
@@ -50,11 +51,8 @@ def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
             f"{dataset.path.name}: no class has instances; write those that do as "
             "{name: ..., isthing: true}"
         )
-    for split in arguments.splits or ():
-        if split not in names:
-            raise InputError(f"--splits {split}: {dataset.path.name} has {', '.join(names)}")
     labeled = [split for split in names if split not in dataset.without_labels]
-    splits = list(dict.fromkeys(arguments.splits or labeled))
+    splits = list(dict.fromkeys(arguments.split or labeled))
     if not splits:
         raise InputError(f"{dataset.path.name}: none of its splits has labels; see its key without_labels")
     return dataset, splits
