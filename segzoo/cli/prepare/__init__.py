@@ -1,13 +1,13 @@
-"""Prepare a dataset: make what its download lacks, and count what is there.
+"""Prepare a dataset: make the files that its download lacks, and count its images.
 
-    segzoo prepare --list                      # which datasets there are
-    segzoo prepare ade20k_panoptic --help      # where to get it, how its folder has to look, what is written
+    segzoo prepare --list                      # list the datasets
+    segzoo prepare ade20k_panoptic --help      # where to get it, its folders, and what is written
     segzoo prepare ade20k_panoptic
-    segzoo prepare shapes                      # draws a small dataset: nothing to download
+    segzoo prepare shapes                      # generate a small dataset: nothing to download
 
-Datasets lie below the folder that the environment variable DETECTRON2_DATASETS names, by default ./datasets.
-A preparation can be interrupted and started again, and leaves nothing half written where it would be read.
-Your own images need none: `segzoo check-data --keys` shows the YAML file that describes them.
+Datasets are in the folder that the environment variable DETECTRON2_DATASETS names, by default ./datasets.
+A preparation can be interrupted and started again; incomplete files are never read.
+Your own dataset needs none: `segzoo check-data --keys` shows the YAML file that describes it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from .table import EXIT_STATUS, PREPARATIONS, SYNONYMS
 def build_parser() -> CommandLine:
     """Return the command line without a dataset."""
     parser = CommandLine("prepare", description=__doc__, epilog=f"{_listed()}\n\n{EXIT_STATUS}")
-    parser.add_argument("dataset", nargs="?", help="one of those below; options come after it")
+    parser.add_argument("dataset", nargs="?", help="one of those below, followed by its options")
     parser.add_argument("--list", action="store_true", help="list the datasets, and exit")
     return parser
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.dataset
     if name.endswith((".yaml", ".yml")):
         read = command_line("check-data", name)
-        raise InputError(f"{name}: a dataset of your own needs no preparation; `{read}` reads all of it")
+        raise InputError(f"{name}: a dataset of your own needs no preparation; `{read}` checks it")
     dataset = table.dataset_of(name)
     if dataset:
         raise InputError(f"{name} is a split; run `{command_line('prepare', dataset)}`")
@@ -77,7 +77,7 @@ def run_dataset(arguments: argparse.Namespace) -> int:
     if not table.load(name)(arguments):
         print(
             f"{name} is not complete; what is there can be used. `{command_line('prepare', name, '--help')}` "
-            "shows what belongs where",
+            "shows the expected folders",
             file=sys.stderr,
         )
         return 1
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _listed() -> str:
-    """Return the datasets, what is made of each."""
+    """Return a table of the datasets and of the files made for each."""
     rows = [(name, entry.about, entry.makes or "-") for name, entry in PREPARATIONS.items()]
     rows = [("NAME", "DATASET", "WHAT IS MADE"), *rows]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))

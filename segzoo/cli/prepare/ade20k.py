@@ -1,7 +1,7 @@
-"""Writes ADE20K's labels once more with classes from 0 and void as 255, as Detectron2's projects read them.
+"""Write copies of ADE20K's labels with classes from 0 and void as 255, as Detectron2's projects read them.
 
     segzoo prepare ade20k
-    segzoo prepare ade20k --check                 # count
+    segzoo prepare ade20k --check                 # only count
 
 Reads annotations/{training,validation}/*.png (0 void, 1..150 classes) and writes annotations_detectron2/...
 beside them. segzoo trains on either folder; other projects need the second. Can be interrupted and started

@@ -9,15 +9,15 @@ from segzoo.utils.errors import InputError
 
 FOLDERS = {"train": "training", "val": "validation"}
 THINGS = 100
-INSTANCES = 1000  # more than there are instances in an image
+INSTANCES = 1000  # above the number of instances in an image
 REMEDY = "unpack annotations_instance.tar of the challenge of 2017 in ADEChallengeData2016"
 
 
 def read_labels(file: Path, channels: int) -> np.ndarray:
-    """Read (H, W) or (H, W, 3) uint8.
+    """Return the pixels of a label file, (H, W) or (H, W, 3) uint8.
 
     Raises:
-        InputError: missing or broken file, or another kind of image.
+        InputError: missing or broken file, or another image format.
     """
     with opened_labels(str(file)) as (image, _):
         pixels = np.asarray(image)
@@ -31,10 +31,10 @@ def read_labels(file: Path, channels: int) -> np.ndarray:
 
 
 def read_instances(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read categories 1..100 (red) and numbers of the instances (green, 0 for none) of an image.
+    """Return the categories 1..100 (red) and instance numbers (green, 0 for none) of an image.
 
     Returns:
-        Two (H, W) int64. A category may be there without an instance; an instance has one category.
+        Two (H, W) int64. A category may occur without an instance; an instance has one category.
 
     Raises:
         InputError: missing or broken file, or one that contradicts this.

@@ -1,10 +1,10 @@
-"""Makes the images and label files of ADE20K-full, 847 classes, from the release ADE20K_2021_17_01.
+"""Make the images and label files of ADE20K-full, 847 classes, from the release ADE20K_2021_17_01.
 
     segzoo prepare ade20k_full
-    segzoo prepare ade20k_full --check            # count
+    segzoo prepare ade20k_full --check            # only count
 
 Unpack the release below $DETECTRON2_DATASETS and put index_ade20k.pkl into ADE20K_2021_17_01/. Writes there
-images_detectron2/{training,validation}/*.jpg, shrunk so that the shorter side has 512 pixels at most, and
+images_detectron2/{training,validation}/*.jpg, resized to a shorter side of at most 512 pixels, and
 annotations_detectron2/{training,validation}/*.tif of 16 bits: 0..846 are classes, 65535 is void. Can be
 interrupted and started again; until a split is complete, its folders are called training.partial or
 validation.partial.
@@ -34,12 +34,12 @@ SPLITS = ("training", "validation")
 
 
 class NumbersOnly(pickle.Unpickler):
-    """Reads pickles of plain Python and numpy values, and nothing that could run code."""
+    """An unpickler of plain Python and numpy values that refuses anything that could run code."""
 
     ALLOWED = frozenset({"_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer"})
 
     def find_class(self, module: str, name: str) -> Any:
-        # numpy writes bytes by way of _codecs.encode.
+        # numpy pickles bytes as a call of _codecs.encode.
         if (module.split(".")[0] == "numpy" and name in self.ALLOWED) or (module, name) == (
             "_codecs",
             "encode",
@@ -49,7 +49,7 @@ class NumbersOnly(pickle.Unpickler):
 
 
 def read_index(file: Path) -> dict[str, list[tuple[str, str]]]:
-    """Return {"training" or "validation": [(folder, file name)]}; folders begin with the release's name."""
+    """Return {"training" or "validation": [(folder, file name)]}; folders start with the release's name."""
     try:
         with file.open("rb") as opened:
             index = NumbersOnly(opened).load()
@@ -68,7 +68,7 @@ def read_index(file: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def shrunk_size(height: int, width: int) -> tuple[int, int]:
-    """Return height and width after shrinking the shorter side to 512."""
+    """Return height and width with the shorter side limited to 512."""
     if min(height, width) <= MOST_SIDE:
         return height, width
     if width >= height:
@@ -77,6 +77,7 @@ def shrunk_size(height: int, width: int) -> tuple[int, int]:
 
 
 def resized(pixels: np.ndarray, interpolation: int) -> np.ndarray:
+    """Return pixels resized to `shrunk_size`."""
     height, width = pixels.shape[:2]
     new_height, new_width = shrunk_size(height, width)
     if (new_height, new_width) == (height, width):
@@ -85,7 +86,7 @@ def resized(pixels: np.ndarray, interpolation: int) -> np.ndarray:
 
 
 def write_image(source: Path, target: Path) -> None:
-    """Write one image."""
+    """Write one resized image."""
     with opened_image(str(source)) as image:
         pixels = np.asarray(image)
     with written_whole(target, durable=False) as file:
@@ -93,7 +94,7 @@ def write_image(source: Path, target: Path) -> None:
 
 
 def write_labels(source: Path, target: Path, table: np.ndarray) -> None:
-    """Write the labels of one image, read from the PNG beside it."""
+    """Write the resized labels of one image, read from the PNG beside it."""
     label_file = source.with_name(f"{source.stem}_seg.png")
     with opened_labels(str(label_file)) as (image, _):
         if image.mode not in ("RGB", "RGBA"):
@@ -113,13 +114,13 @@ def label_table(ids: Sequence[int]) -> np.ndarray:
 
 
 def jobs_of(pairs: Sequence[tuple[str, str]], root: Path, suffix: str) -> Mapping[str, Path]:
-    """Return {file to write: its image}. The index counts folders from the release's parent."""
+    """Return {file to write: its image}. Paths in the index start with the release's folder."""
     sources = [root / Path(folder).relative_to(Path(folder).parts[0]) / name for folder, name in pairs]
     return {f"{source.stem}{suffix}": source for source in sources}
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
-    """Write images and labels; return whether all of the published set are there."""
+    """Write images and labels; return whether all images of the published set are there."""
     root = find_root("ade20k_full", arguments.root, "images", "unpack ADE20K_2021_17_01.zip there")
     dataset = read_dataset_file("ade20k_full")
     complete = True

@@ -1,7 +1,7 @@
-"""Makes the instance labels of ADE20K in COCO's format: 100 classes.
+"""Make the instance labels of ADE20K in COCO's format: 100 classes.
 
     segzoo prepare ade20k_instance
-    segzoo prepare ade20k_instance --check            # count
+    segzoo prepare ade20k_instance --check            # only count
 
 Unpack ADEChallengeData2016.zip, and in it annotations_instance.tar of the challenge of 2017
 (http://sceneparsing.csail.mit.edu). Reads annotations_instance/ and writes ade20k_instance_{train,val}.json,
@@ -35,7 +35,7 @@ def describe(file: Path, category_ids: Sequence[int]) -> Described | str:
 
     Args:
         file: its PNG of instances.
-        category_ids: of the categories 1, 2, ... of the file.
+        category_ids: COCO ids of the categories 1, 2, ... of the file.
     """
     try:
         category, number = read_instances(file)
@@ -51,7 +51,7 @@ def describe(file: Path, category_ids: Sequence[int]) -> Described | str:
 
 
 def write_split(root: Path, split: str, dataset: Any, workers: int) -> bool:
-    """Write the JSON of a split if it is not there; return whether it is complete."""
+    """Write the JSON of a split unless it exists; return whether it is complete."""
     target = root / f"ade20k_instance_{split}.json"
     if target.is_file():
         print(f"{split}: {target} is there")
@@ -67,7 +67,7 @@ def write_split(root: Path, split: str, dataset: Any, workers: int) -> bool:
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
-        print(f"{split}: is written when these {len(problems)} files are repaired", file=sys.stderr)
+        print(f"{split}: not written; repair these {len(problems)} files", file=sys.stderr)
         return False
     annotations = [annotation for _, of_image in found for annotation in of_image]
     document = {
@@ -82,6 +82,7 @@ def write_split(root: Path, split: str, dataset: Any, workers: int) -> bool:
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
+    """Write the JSONs; return whether all images of the published set are there."""
     dataset = read_dataset_file("ade20k_instance")
     root = find_root("ade20k_instance", arguments.root, "annotations_instance", REMEDY)
     complete = True

@@ -1,7 +1,7 @@
-"""Makes the panoptic labels of ADE20K: 150 classes, 100 of them things.
+"""Make the panoptic labels of ADE20K: 150 classes, 100 of them things.
 
     segzoo prepare ade20k_panoptic
-    segzoo prepare ade20k_panoptic --check            # count
+    segzoo prepare ade20k_panoptic --check            # only count
 
 Unpack ADEChallengeData2016.zip, and in it annotations_instance.tar of the challenge of 2017
 (http://sceneparsing.csail.mit.edu). Reads annotations/ (stuff) and annotations_instance/ (things, which lie
@@ -30,11 +30,11 @@ CLASSES = 150
 
 
 def convert(source: tuple[Path, Path], target: Path, is_thing: np.ndarray) -> None:
-    """Write the panoptic PNG of an image: stuff of the semantic labels, and instances over it.
+    """Write the panoptic PNG of an image: stuff from the semantic labels, and instances over it.
 
     Args:
-        source: semantic labels, 0 for void and 1..150; and instances: red is the category, 1..100, green the
-            number of the instance, 0 for none.
+        source: files of semantic labels, 0 for void and 1..150, and of instances: red is the category,
+            1..100, green the number of the instance, 0 for none.
         is_thing: (151,) bool, by label.
     """
     labels, (category, number) = read_labels(source[0], 1), read_instances(source[1])
@@ -54,23 +54,24 @@ def convert(source: tuple[Path, Path], target: Path, is_thing: np.ndarray) -> No
 
 
 def decode(segment_id: int) -> tuple[int, bool]:
-    """Return the category of an id, which counts from 0; there are no crowds."""
+    """Return the category of a segment id, from 0, and that it is no crowd."""
     return (segment_id // INSTANCES if segment_id >= INSTANCES else segment_id) - 1, False
 
 
 def find_images(root: Path, folder: str) -> list[Image]:
-    """Return the images of a split, by name."""
-    kinds = ("annotations", "annotations_instance")
+    """Return the images of a split, sorted by name."""
+    labels = ("annotations", "annotations_instance")
     stems = sorted(file.stem for file in (root / "images" / folder).glob("*.jpg"))
     return [
         Image(
-            stem, f"{stem}.jpg", f"{stem}.png", tuple(root / kind / folder / f"{stem}.png" for kind in kinds)
+            stem, f"{stem}.jpg", f"{stem}.png", tuple(root / name / folder / f"{stem}.png" for name in labels)
         )
         for stem in stems
     ]
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
+    """Write the labels; return whether all images of the published set are there."""
     dataset = read_dataset_file("ade20k_panoptic")
     root = find_root("ade20k_panoptic", arguments.root, "annotations_instance", REMEDY)
     if arguments.check:

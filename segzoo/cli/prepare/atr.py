@@ -1,12 +1,12 @@
-"""Splits ATR into 16,000 images for training, 700 for validation and 1,000 for testing, and 6 left over.
+"""Split ATR into 16,000 images for training, 700 for validation and 1,000 for testing; 6 are left over.
 
     segzoo prepare atr
-    segzoo prepare atr --check                # count
+    segzoo prepare atr --check                # only count
 
 The authors published 17,706 images and no split. This one follows from the names alone: they are sorted by
 the SHA-256 of "segzoo atr 0/<name>", without suffix; the first 1,000 are for testing, the next 700 for
-validation, the next 16,000 for training. So everyone who has all images has the same split, on every machine
-and with every version of Python. Writes segzoo_split/{train,val,test,unused}.txt beside JPEGImages/.
+validation, the next 16,000 for training. So the split of the complete set is the same on every machine and
+with every version of Python. Writes segzoo_split/{train,val,test,unused}.txt beside JPEGImages/.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from segzoo.utils.errors import InputError
 from .common import at_root, check_splits, find_root, save_lines
 
 SEED = "segzoo atr 0"
-# In this order: a small test set is the last that one wants to see changed.
+# Test comes first, so that it does not change with the other sizes.
 SIZES = {"test": 1000, "val": 700, "train": 16000}
 IMAGES = 17706
 
@@ -45,7 +45,7 @@ def read_stems(root: Path) -> list[str]:
 
 
 def split_names(stems: Iterable[str], sizes: Mapping[str, int]) -> dict[str, list[str]]:
-    """Deal the names out, a split at a time; those left over are "unused". Each list is sorted."""
+    """Assign the names to splits in the order of their hashes; the rest is "unused". Each list is sorted."""
     ordered = sorted(stems, key=lambda stem: hashlib.sha256(f"{SEED}/{stem}".encode()).digest())
     lists, start = {}, 0
     for name, size in sizes.items():
@@ -55,15 +55,15 @@ def split_names(stems: Iterable[str], sizes: Mapping[str, int]) -> dict[str, lis
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
-    """Write the lists, of what is there; return whether that is meant to be all."""
+    """Write the lists of images; with --check, return whether the published number is there, else True."""
     root = find_root("atr", arguments.root, "JPEGImages/", "unpack humanparsing.zip there")
     if arguments.check:
         return check_splits(at_root(read_dataset_file("atr"), root))[1]
     stems = read_stems(root)
     if len(stems) != IMAGES and not arguments.allow_incomplete:
         raise InputError(
-            f"{root}: has {len(stems)} images, the published set {IMAGES}; a split of other images cannot be "
-            "compared with anyone's. Complete it, or give --allow-incomplete"
+            f"{root}: has {len(stems)} images, the published set {IMAGES}; results on another set are not "
+            "comparable. Complete it, or give --allow-incomplete"
         )
     for name, names in split_names(stems, SIZES).items():
         file = root / "segzoo_split" / f"{name}.txt"

@@ -1,12 +1,12 @@
-"""Checks a copy of Cityscapes and, on request, writes the label files that other projects read.
+"""Check a copy of Cityscapes, or write the label files that other projects read.
 
-    segzoo prepare cityscapes --check             # is everything there?
+    segzoo prepare cityscapes --check             # only count
     segzoo prepare cityscapes                     # write *_gtFine_labelTrainIds.png
 
-segzoo reads leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip as they unpack and needs no
-preparation. The files that are written, beside the *_labelIds.png of train and val, hold the classes 0..18
-and 255 for void, as those of cityscapesScripts. Can be interrupted and started again: finished files stay,
-none is ever half written.
+segzoo reads leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip as unpacked and needs no preparation.
+The files that are written, beside the *_labelIds.png of train and val, hold the classes 0..18 and 255 for
+void, as those of cityscapesScripts. Can be interrupted and started again: finished files stay, and no file is
+ever half written.
 """
 
 import argparse
@@ -21,11 +21,12 @@ SOURCE, TARGET = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
 def train_id_file(image: str, label: str) -> Path:
-    """Return the file beside the one with the 34 ids."""
+    """Return the path of the *_labelTrainIds.png beside a label file."""
     return Path(label.removesuffix(SOURCE).removesuffix(TARGET) + TARGET)
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
+    """Write the labels, or count with --check; return whether the dataset is complete."""
     root = find_root("cityscapes", arguments.root, "gtFine", "unpack gtFine_trainvaltest.zip there")
     dataset = at_root(read_dataset_file("cityscapes"), root)
     aliases = [split for split in dataset.splits if "_fine_" in split]

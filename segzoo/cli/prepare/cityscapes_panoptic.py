@@ -1,7 +1,7 @@
-"""Makes the panoptic labels of Cityscapes from its *_gtFine_instanceIds.png.
+"""Make the panoptic labels of Cityscapes from its *_gtFine_instanceIds.png.
 
     segzoo prepare cityscapes_panoptic
-    segzoo prepare cityscapes_panoptic --check            # count
+    segzoo prepare cityscapes_panoptic --check            # only count
 
 Unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into cityscapes/. Writes
 gtFine/cityscapes_panoptic_{train,val}/*_gtFine_panoptic.png and gtFine/cityscapes_panoptic_{train,val}.json,
@@ -31,8 +31,8 @@ from .panoptic import Image, PanopticSplit, count_splits, write_splits
 
 SPLITS = ("train", "val")
 SOURCE, TARGET = "_gtFine_instanceIds.png", "_gtFine_panoptic.png"
-IDS = 34  # classes of the files, those that are void included
-# The groups of cityscapesScripts, which the JSON names.
+IDS = 34  # classes in the files, including void ones
+# The groups of classes in cityscapesScripts, which are the supercategories of the JSON.
 GROUPS = {
     "flat": ("road", "sidewalk"),
     "construction": ("building", "wall", "fence"),
@@ -48,7 +48,7 @@ def convert(source: Path, target: Path, classes: Sequence[int]) -> None:
     """Write the panoptic PNG of an image: its instance ids, without those of void classes.
 
     Args:
-        classes: ids of the classes that count.
+        classes: ids of the classes that are not void.
     """
     with opened_labels(str(source)) as (image, _):
         ids = np.asarray(image)
@@ -61,9 +61,9 @@ def convert(source: Path, target: Path, classes: Sequence[int]) -> None:
             f"{source}: ids go from {ids.min()} to {ids.max()}, expected those of {IDS} classes; "
             "unpack it again"
         )
-    counts = np.zeros(IDS, dtype=bool)
-    counts[list(classes)] = True
-    save_ids(target, np.where(counts[class_of], ids, 0))
+    is_labeled = np.zeros(IDS, dtype=bool)
+    is_labeled[list(classes)] = True
+    save_ids(target, np.where(is_labeled[class_of], ids, 0))
 
 
 def decode(segment_id: int, things: frozenset[int]) -> tuple[int, bool]:
@@ -74,12 +74,12 @@ def decode(segment_id: int, things: frozenset[int]) -> tuple[int, bool]:
 
 
 def find_images(root: Path, split: str) -> list[Image]:
-    """Return the images of a split, in the order of the names of cities and files."""
+    """Return the images of a split, sorted by city and file name."""
     images = []
     for file in sorted((root / "gtFine" / split).glob(f"*/*{SOURCE}"), key=str):
         stem = file.name.removesuffix(SOURCE)
-        # cityscapesScripts writes this name, though images are called <stem>_leftImg8bit.png; readers go by
-        # the id.
+        # cityscapesScripts writes this name, though images are called <stem>_leftImg8bit.png; readers use the
+        # id.
         images.append(Image(stem, f"{stem}_gtFine_leftImg8bit.png", stem + TARGET, file))
     return images
 
@@ -92,6 +92,7 @@ def categories() -> list[dict[str, Any]]:
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
+    """Write the labels; return whether all images of the published set are there."""
     dataset = read_dataset_file("cityscapes_panoptic")
     root = find_root("cityscapes", arguments.root, "gtFine", "unpack gtFine_trainvaltest.zip there")
     if arguments.check:

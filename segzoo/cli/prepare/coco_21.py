@@ -1,12 +1,12 @@
-"""Makes label files with VOC's 21 classes from COCO's instances, for training before VOC.
+"""Make label files with VOC's 21 classes from COCO's instances, for pretraining before VOC.
 
     segzoo prepare coco_21
-    segzoo prepare coco_21 --check                # count
+    segzoo prepare coco_21 --check                # only count
 
 Reads coco/annotations/instances_{train,val}2017.json and writes coco/coco_21_labels/{train,val}2017/*.png,
-palette images of 0..20, and coco/coco_21_labels/{train,val}2017.txt. As in GluonCV: where instances overlap,
-the one that the JSON has first wins; other categories are background; images count that have more than 1,000
-labeled pixels. Can be interrupted and started again; until a split is complete, its folder is called
+palette images of 0..20, and coco/coco_21_labels/{train,val}2017.txt. As in GluonCV, where instances overlap,
+the first in the JSON wins; other categories are background; only images with more than 1,000 labeled pixels
+are used. Can be interrupted and started again; until a split is complete, its folder is called
 train2017.partial.
 """
 
@@ -28,7 +28,7 @@ from segzoo.utils.errors import InputError
 
 from .common import at_root, check_splits, fill_folder, find_root, save_labels, save_lines
 
-# COCO's category of each of VOC's classes, from background on: aeroplane is airplane (5), and so on.
+# COCO's category id of each VOC class, background first: aeroplane is airplane (5), and so on.
 CATEGORIES = (0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
 LEAST_PIXELS = 1000
 FOLDER, SPLITS = "coco_21_labels", ("train2017", "val2017")
@@ -44,7 +44,7 @@ class Instances(NamedTuple):
 
 
 def paint(image: Instances) -> np.ndarray:
-    """Return (H, W) uint8 classes; the first instance of a pixel wins."""
+    """Return (H, W) uint8 class indices; where instances overlap, the first wins."""
     labels = np.zeros((image.height, image.width), dtype=np.uint8)
     for index, segmentation in image.instances:
         labels[(labels == 0) & decode(segmentation, image)] = index
@@ -52,7 +52,7 @@ def paint(image: Instances) -> np.ndarray:
 
 
 def decode(segmentation: Any, image: Instances) -> np.ndarray:
-    """Return (H, W) bool: polygons, or the run lengths of a crowd."""
+    """Return the (H, W) bool mask of polygons, or of the RLE of a crowd."""
     size = (image.height, image.width)
     return coco_mask.decode(mask_rle(segmentation, size, f"{image.stem}: an instance")).astype(bool)
 
@@ -63,22 +63,22 @@ def convert(image: Instances, target: Path, palette: Sequence[Sequence[int]]) ->
 
 
 def has_enough(image: Instances) -> bool:
-    """Return whether the image counts."""
+    """Return whether the image has more than LEAST_PIXELS labeled pixels."""
     return np.count_nonzero(paint(image)) > LEAST_PIXELS
 
 
 def read_instances(file: Path) -> list[Instances]:
-    """Return the images that have an instance of the classes."""
+    """Return the images with an instance of the 20 classes."""
     try:
-        facts = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
         found = defaultdict(list)
-        for one in facts["annotations"]:
+        for one in content["annotations"]:
             if one["category_id"] in CATEGORIES:
                 index = CATEGORIES.index(one["category_id"])
                 found[one["image_id"]].append((index, one["segmentation"]))
         return [
             Instances(Path(one["file_name"]).stem, one["height"], one["width"], found[one["id"]])
-            for one in facts["images"]
+            for one in content["images"]
             if one["id"] in found
         ]
     except (OSError, ValueError) as error:
@@ -88,7 +88,7 @@ def read_instances(file: Path) -> list[Instances]:
 
 
 def select(images: list[Instances], workers: int, title: str) -> list[Instances]:
-    """Return the images that count."""
+    """Return the images with enough labeled pixels."""
     enough = map_files(has_enough, images, workers, title, chunk=64)
     return [image for image, one in zip(images, enough, strict=True) if one]
 

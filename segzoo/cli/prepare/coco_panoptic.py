@@ -1,7 +1,7 @@
-"""Checks a copy of COCO panoptic and, on request, writes semantic labels for other projects.
+"""Check a copy of COCO panoptic, or write semantic labels for other projects.
 
-    segzoo prepare coco_panoptic                     # is everything there and consistent?
-    segzoo prepare coco_panoptic --statistics        # segments, crowds and entities, per class
+    segzoo prepare coco_panoptic                     # check that it is complete and consistent
+    segzoo prepare coco_panoptic --statistics        # count segments, crowds and entities, per class
     segzoo prepare coco_panoptic --semantic          # write coco/panoptic_semseg_{train,val}2017/*.png
 
 segzoo needs no preparation: semantic labels and entities are derived from the panoptic ones in memory. The

@@ -1,12 +1,12 @@
-"""Checks a copy of COCO-Stuff 164k and, on request, writes the label files that other projects read.
+"""Check a copy of COCO-Stuff 164k, or write the label files that other projects read.
 
-    segzoo prepare coco_stuff --check             # is everything there?
+    segzoo prepare coco_stuff --check             # only count
     segzoo prepare coco_stuff                     # write stuffthingmaps_detectron2/*2017/*.png
     segzoo prepare coco_stuff --label-train-ids   # write *_labelTrainIds.png beside the labels
 
-segzoo reads stuffthingmaps_trainval2017.zip as it unpacks and needs no preparation. The files that are
-written hold the classes 0..170 and 255 for void. Can be interrupted and started again: finished files stay,
-none is ever half written.
+segzoo reads stuffthingmaps_trainval2017.zip as unpacked and needs no preparation. The files that are written
+hold the classes 0..170 and 255 for void. Can be interrupted and started again: finished files stay, and no
+file is ever half written.
 """
 
 import argparse
@@ -20,17 +20,18 @@ FOLDER, SUFFIX = "stuffthingmaps_detectron2", "_labelTrainIds.png"
 
 
 def in_detectron2_folder(image: str, label: str) -> Path:
-    """Return the file in a folder beside the folder of labels that has one folder for each split."""
+    """Return the path of an image's labels in the folder that Detectron2's projects read."""
     split = Path(label).parent
     return split.parent.parent / FOLDER / split.name / f"{Path(image).stem}.png"
 
 
 def beside_label(image: str, label: str) -> Path:
-    """Return the file that mmsegmentation's script makes of a label file."""
+    """Return the path that mmsegmentation's script writes for a label file."""
     return Path(label).with_name(Path(image).stem + SUFFIX)
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
+    """Write the labels, or count with --check; return whether the dataset is complete."""
     dataset = at_root(read_dataset_file("coco_stuff"), arguments.root)
     if arguments.check:
         return check_splits(dataset)[1]

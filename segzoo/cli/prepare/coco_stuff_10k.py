@@ -1,11 +1,11 @@
-"""Makes the label files of COCO-Stuff 10k from the .mat files of either release.
+"""Make the label files of COCO-Stuff 10k from the .mat files of either release.
 
     segzoo prepare coco_stuff_10k
-    segzoo prepare coco_stuff_10k --check         # count
+    segzoo prepare coco_stuff_10k --check         # only count
 
 Unpack cocostuff-10k-v1.0.zip or -v1.1.zip so that coco/coco_stuff_10k/ has annotations/, images/ and
 imageLists/. Writes annotations_detectron2/{train,test}/*.png: 0..170 are classes, 255 is void. The release
-is seen from the files: v1.0 has HDF5 (reading it needs `pip install h5py`) with labels 1..172 without gaps,
+is detected: v1.0 has HDF5 (reading it needs `pip install h5py`) with labels 1..172 without gaps,
 v1.1 has Matlab's older format with COCO's ids 0..182. Can be interrupted and started again; until a split is
 complete, its folder is called train.partial or test.partial.
 """
@@ -24,12 +24,12 @@ from segzoo.utils.errors import InputError
 from .common import at_root, check_splits, fill_folder, find_root, read_lines, read_mat, save_labels
 
 SPLITS, VOID = ("train", "test"), 255
-# HDF5 begins here, or behind a block that the application keeps for itself: Matlab's header of 512 bytes.
+# Offsets at which HDF5 may begin: Matlab puts a header of 512 bytes before it.
 HDF5_SIGNATURE, HDF5_STARTS = b"\x89HDF\r\n\x1a\n", (0, 512, 1024, 2048)
 
 
 def dense_table(classes: int) -> np.ndarray:
-    """Return (256,) int32 of v1.0: 1 is unlabeled, 2.. the classes; -1 for what does not occur."""
+    """Return the (256,) int32 label table of v1.0: 1 is unlabeled, 2.. are classes; other labels are -1."""
     table = np.full(256, -1, dtype=np.int32)
     table[1] = VOID
     table[2 : classes + 2] = np.arange(classes)
@@ -37,7 +37,7 @@ def dense_table(classes: int) -> np.ndarray:
 
 
 def sparse_table(ids: Sequence[int]) -> np.ndarray:
-    """Return (256,) int32 of v1.1: 0 is unlabeled, others are COCO's ids; -1 for what does not occur."""
+    """Return the (256,) int32 label table of v1.1: 0 is unlabeled, COCO's ids are classes; others are -1."""
     table = np.full(256, -1, dtype=np.int32)
     table[0] = VOID
     table[list(ids)] = np.arange(len(ids))
@@ -45,14 +45,14 @@ def sparse_table(ids: Sequence[int]) -> np.ndarray:
 
 
 def is_hdf5(file: Path) -> bool:
-    """Return whether it has HDF5's signature."""
+    """Return whether a file has HDF5's signature."""
     with file.open("rb") as opened:
         start = opened.read(HDF5_STARTS[-1] + len(HDF5_SIGNATURE))
     return any(start[offset:].startswith(HDF5_SIGNATURE) for offset in HDF5_STARTS)
 
 
 def read_hdf5(file: Path) -> np.ndarray:
-    """Read (H, W) the variable S. Matlab's columns are HDF5's rows: it has to be turned."""
+    """Return the (H, W) variable S, transposed, since HDF5 has Matlab's columns as rows."""
     try:
         import h5py
     except ImportError:
@@ -65,7 +65,7 @@ def read_hdf5(file: Path) -> np.ndarray:
 
 
 def convert(name: str, target: Path, root: Path, ids: Sequence[int]) -> None:
-    """Write one label file, of the size of its image."""
+    """Write one label file, after comparing its size with that of the image."""
     source, image = root / f"annotations/{name}.mat", root / f"images/{name}.jpg"
     for file in (source, image):
         if not file.is_file():

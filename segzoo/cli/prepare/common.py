@@ -1,8 +1,8 @@
-"""What preparations share: finding a dataset, writing files whole, counting.
+"""Parts shared by preparations: finding a dataset, writing files atomically, counting images.
 
-A file is written under another name and renamed, and a folder gets its name when it is complete: an
-interrupted preparation can be started again, keeps what it has, and leaves nothing half written where it
-would be read.
+A file is written under another name and renamed, and a folder gets its name when it is complete. So an
+interrupted preparation can be started again, keeps finished files, and never leaves incomplete ones where
+they would be read.
 """
 
 import os
@@ -36,8 +36,8 @@ def find_root(dataset: str, given: str | Path | None, needs: str, remedy: str) -
     """Return the folder of a dataset that holds the file or folder `needs`.
 
     Args:
-        dataset: name of its YAML, which says where it may lie.
-        given: what the user says, if anything.
+        dataset: name of its YAML, which lists its possible folders.
+        given: folder that the user has given, or None.
         remedy: how to get what is needed.
 
     Raises:
@@ -56,7 +56,7 @@ def find_root(dataset: str, given: str | Path | None, needs: str, remedy: str) -
 
 
 def read_lines(file: Path, remedy: str) -> list[str]:
-    """Return the lines of a text file that are not empty, stripped."""
+    """Return the non-empty lines of a text file, stripped."""
     try:
         lines = read_text(file).split("\n")
     except OSError:
@@ -65,7 +65,7 @@ def read_lines(file: Path, remedy: str) -> list[str]:
 
 
 def read_mat(file: Path, key: str) -> np.ndarray:
-    """Return a variable of a Matlab file of version 7 or older: an array; of objects where it has structures.
+    """Return a variable of a Matlab file of version 7 or older as an array, of objects for structures.
 
     Raises:
         InputError: not such a file, or it has no such variable.
@@ -83,7 +83,7 @@ def save_labels(labels: np.ndarray, target: Path, palette: Sequence[Sequence[int
     image = Image.fromarray(labels)
     if palette is not None:
         image.putpalette([part for color in palette for part in color])
-    # There are thousands; one that a power cut loses is made again.
+    # Not durable: there are thousands, and one that a power cut loses is written again.
     with written_whole(target, durable=False) as file:
         image.save(file, format="PNG")
 
@@ -95,15 +95,12 @@ def save_lines(lines: Sequence[str], target: Path) -> None:
 
 
 def convert_files(jobs: Mapping[Path, Any], convert: Convert, workers: int, title: str) -> list[str]:
-    """Write the files that are not there yet, in several processes, and print why others cannot be written.
+    """Write missing files in several processes; print and return why some cannot be written.
 
     Args:
         jobs: {file to write: what `convert` makes it from}.
         workers: number of processes.
-        title: of the progress bar.
-
-    Returns:
-        The messages.
+        title: title of the progress bar.
     """
     todo = [(job, target) for target, job in jobs.items() if not target.exists()]
     one = partial(_convert_one, convert=convert)
@@ -122,7 +119,7 @@ def _convert_one(task: tuple[Any, Path], convert: Convert) -> str | None:
 
 
 def fill_folder(folder: Path, jobs: Mapping[str, Any], convert: Convert, workers: int, title: str) -> bool:
-    """Make a folder of files, which has its name once it is complete; other files in it stay.
+    """Write the files of a folder, which is renamed once it is complete; other files in it stay.
 
     Args:
         jobs: {file name: what `convert` makes it from}.
@@ -145,7 +142,7 @@ def fill_folder(folder: Path, jobs: Mapping[str, Any], convert: Convert, workers
     if problems:
         print(f"{title}: stays in {unfinished} until these files are repaired", file=sys.stderr)
         return False
-    for left_over in unfinished.glob(".*"):  # of a process that was killed
+    for left_over in unfinished.glob(".*"):  # temporary files of a killed process
         left_over.unlink()
     os.replace(unfinished, folder)
     print(f"{title}: {len(jobs)} files in {folder}")
@@ -153,7 +150,7 @@ def fill_folder(folder: Path, jobs: Mapping[str, Any], convert: Convert, workers
 
 
 def at_root(dataset: DatasetFile, root: Path | str | None) -> DatasetFile:
-    """Return the dataset, to be found below this root only, if there is one."""
+    """Return the dataset with `root` as its only root folder, or unchanged for None."""
     if root is None:
         return dataset
     here = (str(Path(root).resolve()),)
@@ -166,8 +163,8 @@ def check_splits(
     """Print how many images each split has, and how many were published.
 
     Args:
-        skip: splits that are not asked for.
-        also: {split: a second number of images that was published}.
+        skip: splits to leave out.
+        also: {split: a second published number of images}.
 
     Returns:
         {split: its files}, and whether all splits are there with a published number of images.
@@ -197,7 +194,7 @@ def export_class_indices(
 
     Args:
         splits: registered names.
-        target: function from the paths of an image and of its label file to the file to write.
+        target: maps the paths of an image and of its label file to the file to write.
 
     Returns:
         Whether all were written.
@@ -215,7 +212,7 @@ def export_class_indices(
         }
         problems = convert_files(jobs, partial(_export, reader=LabelReader(dataset, split)), workers, split)
         complete &= not problems
-        print(f"{split}: {len(jobs) - len(problems)} label files, as {next(iter(jobs))}")
+        print(f"{split}: {len(jobs) - len(problems)} label files such as {next(iter(jobs))}")
     return complete
 
 

@@ -1,7 +1,7 @@
-"""What preparations of panoptic labels share: a folder of PNGs first, then the JSON, which is read off them.
+"""Writing panoptic labels: first a folder of PNGs, then the JSON, which is derived from the PNGs.
 
-In these PNGs an id tells the category and whether the segment is a crowd. So an interrupted preparation can
-go on with the files that it has, and the JSON describes what the files hold, not what they were made from.
+A segment id in these PNGs encodes the category and whether the segment is a crowd. So an interrupted
+preparation continues with the files that exist, and the JSON describes the PNGs, not their sources.
 """
 
 import json
@@ -41,10 +41,10 @@ class PanopticSplit(NamedTuple):
     """A split to be written.
 
     Attributes:
-        name: for messages.
-        folder: of the PNGs; the JSON is `<folder>.json`.
-        images: what it consists of.
-        source: where images were looked for.
+        name: its name in messages.
+        folder: folder of the PNGs; the JSON is `<folder>.json`.
+        images: its images.
+        source: the pattern by which they were found, for messages.
     """
 
     name: str
@@ -53,7 +53,7 @@ class PanopticSplit(NamedTuple):
     source: str
 
 
-# From a segment's id to its category's id, and whether it is a crowd.
+# Maps a segment id to the category id and whether the segment is a crowd.
 Decode = Callable[[int], tuple[int, bool]]
 
 
@@ -89,7 +89,7 @@ def write_split(
     """Write the panoptic PNGs of a split into `folder`, and `<folder>.json` beside it.
 
     Returns:
-        Whether they are complete; if not, messages have said what to repair.
+        Whether they are complete; if not, the printed messages say what to repair.
     """
     json_file = folder.with_name(f"{folder.name}.json")
     had_json = json_file.is_file() and folder.is_dir()
@@ -127,7 +127,7 @@ def describe(image: Image, folder: Path, decode: Decode) -> tuple[dict[str, Any]
 
 
 def count_splits(dataset: DatasetFile, root: Path) -> bool:
-    """Print how many images each split has; return whether all are there, in the published number."""
+    """Print the number of images of each split; return whether all have the published number."""
     complete = True
     dataset = at_root(dataset, root)
     for split in dataset.splits:

@@ -1,9 +1,8 @@
-"""Makes the label files of PASCAL Context, 59 classes, from either of the two forms in which it is
-published.
+"""Make the label files of PASCAL Context, 59 classes, from either of its published formats.
 
     segzoo prepare pascal_context                          # finds either in VOC2010/
     segzoo prepare pascal_context --annotations trainval/  # the authors' .mat files
-    segzoo prepare pascal_context --check                  # count
+    segzoo prepare pascal_context --check                  # only count
 
 Unpack VOCtrainval_03-May-2010.tar (VOCdevkit/VOC2010) and put trainval_merged.json, or the folder trainval/
 with the authors' 10,103 .mat files, into VOC2010. Writes SegmentationClassContext/*.png (0 is void, 1..59
@@ -39,13 +38,13 @@ from .common import (
 
 JSON, MAT_FOLDERS = "trainval_merged.json", ("trainval", "../trainval", "pascal-context/trainval")
 LABELS, LISTS = "SegmentationClassContext", "ImageSets/SegmentationContext"
-# Of the authors' .mat files; those of the JSON are in the dataset's YAML.
+# Numbers of images with the authors' .mat files; those with the JSON are in the dataset's YAML.
 MAT_COUNTS = {"pascal_context_59_sem_seg_train": 4998, "pascal_context_59_sem_seg_val": 5105}
 NATIVE_LABELS = 459
 
 
 class Regions(NamedTuple):
-    """The labels of one image in the JSON: its size, and run-length masks with their native labels."""
+    """The labels of one image in the JSON: its size, and RLE masks with their native labels."""
 
     name: str
     height: int
@@ -73,7 +72,7 @@ def convert(source: Regions | Path, target: Path, table: np.ndarray, palette: Se
 
 
 def paint(regions: Regions) -> np.ndarray:
-    """Paint (H, W) native labels. Regions of the JSON do not overlap."""
+    """Return (H, W) native labels; the regions of the JSON do not overlap."""
     native = np.zeros((regions.height, regions.width), dtype=np.int64)
     for label, encoded in regions.masks:
         if list(encoded["size"]) != [regions.height, regions.width]:
@@ -86,12 +85,12 @@ def paint(regions: Regions) -> np.ndarray:
 
 
 def read_annotations(file: Path) -> dict[str, dict[str, Regions]]:
-    """Read {"train" or "val": {image name: its regions}}."""
+    """Return {"train" or "val": {image name: its regions}}."""
     try:
-        facts = json.loads(file.read_bytes())
-        images = {one["image_id"]: one for one in facts["images"] if one["phase"] in ("train", "val")}
+        content = json.loads(file.read_bytes())
+        images = {one["image_id"]: one for one in content["images"] if one["phase"] in ("train", "val")}
         masks = defaultdict(list)
-        for one in facts["annos_segmentation"]:
+        for one in content["annos_segmentation"]:
             masks[one["image_id"]].append((one["category_id"], one["segmentation"]))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read as JSON ({error}); download it again") from None
@@ -105,7 +104,7 @@ def read_annotations(file: Path) -> dict[str, dict[str, Regions]]:
 
 
 def read_folder(root: Path, folder: Path) -> dict[str, dict[str, Path]]:
-    """Return {"train" or "val": {image name: its .mat file}}, of the images in VOC 2010's lists."""
+    """Return {"train" or "val": {image name: its .mat file}} for the images in VOC 2010's lists."""
     lists = {
         split: read_lines(root / f"ImageSets/Main/{split}.txt", "unpack VOCtrainval_03-May-2010.tar again")
         for split in ("train", "val")

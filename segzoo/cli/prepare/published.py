@@ -3,7 +3,7 @@
     segzoo prepare DATASET
     segzoo prepare DATASET --root /data/copy
 
-segzoo reads the files as they unpack. `segzoo check-data DATASET` reads them all.
+segzoo reads the files as unpacked. `segzoo check-data DATASET` checks all of them.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from .common import at_root, check_splits
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
-    """Print how many images each split has; return whether the published ones are there."""
+    """Print the number of images of each split; return whether all have the published number."""
     dataset = at_root(read_dataset_file(arguments.dataset), arguments.root)
     optional = sorted(dataset.without_labels)
     return check_splits(dataset, skip=optional)[1]

@@ -279,7 +279,7 @@ def _paint_things(
     size = len(image)
     least_pixels = MIN_VISIBLE_PIXELS * (size / 128) ** 2
     first = len(segments)
-    # Of every shape so far, the pixels that it must keep.
+    # Minimum number of visible pixels of each shape so far.
     required: list[float] = []
     centers: list[tuple[float, float]] = []
     for _ in range(int(rng.integers(1, 7))):
@@ -530,7 +530,7 @@ def make_shapes(
 
 
 def prepare(arguments: argparse.Namespace) -> bool:
-    """Write the dataset, and say where it is and what can be done with it.
+    """Write the dataset, and print its folder and the command to train on it.
 
     Raises:
         InputError: the folder holds something else.

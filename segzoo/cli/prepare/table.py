@@ -1,6 +1,6 @@
-"""What `segzoo prepare` prepares: the options and the help of each dataset.
+"""The datasets of `segzoo prepare`, with the options and the help of each.
 
-Nothing here imports what does the work, which takes seconds (torch, Detectron2).
+The modules that do the work are not imported here, since that takes seconds (torch, Detectron2).
 """
 
 import ast
@@ -19,12 +19,12 @@ EXIT_STATUS = "exit status: 0 the dataset is complete, 1 something is missing, 2
 
 
 def with_root(text: str, *, writes: bool = True, workers: bool = True) -> Callable[[CommandLine], None]:
-    """Return what adds the options of most datasets.
+    """Return a function that adds the options common to most datasets.
 
     Args:
-        text: what the dataset's folder is called, and what has to be in it.
+        text: name and required contents of the dataset's folder.
         writes: whether there is anything to write.
-        workers: whether that is done in several processes.
+        workers: whether files are written in several processes.
     """
 
     def add(parser: CommandLine) -> None:
@@ -59,7 +59,7 @@ def _pascal_context(parser: CommandLine) -> None:
 
 def _coco_stuff(parser: CommandLine) -> None:
     with_root("coco, with train2017/, val2017/ and stuffthingmaps/")(parser)
-    parser.add_argument("--label-train-ids", action="store_true", help="write them beside the labels")
+    parser.add_argument("--label-train-ids", action="store_true", help="write beside the labels")
 
 
 def _coco_panoptic(parser: CommandLine) -> None:
@@ -75,9 +75,7 @@ def _coco_panoptic(parser: CommandLine) -> None:
 
 def _atr(parser: CommandLine) -> None:
     with_root("humanparsing, with JPEGImages/ and SegmentationClassAug/", workers=False)(parser)
-    parser.add_argument(
-        "--allow-incomplete", action="store_true", help="split what is there, though it is not all of it"
-    )
+    parser.add_argument("--allow-incomplete", action="store_true", help="split an incomplete copy")
 
 
 def _shapes(parser: CommandLine) -> None:
@@ -92,20 +90,21 @@ def _shapes(parser: CommandLine) -> None:
     parser.add_argument(
         "--size", type=whole_number(32), default=128, help="height and width of an image in pixels (128)"
     )
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="of all images (0)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed (0)")
     parser.add_workers()
 
 
 class Preparation(NamedTuple):
-    """How a dataset is prepared.
+    """The preparation of a dataset.
 
     Attributes:
-        about: the dataset, for a list.
-        makes: what is written, for a list; "" where there is nothing to make.
-        section: of the guide, with the source and the expected folders: see `dataset_guide.section`.
-        add_options: to the command line of the dataset.
-        module: of this package. Its docstring is the help, `prepare(arguments) -> bool` does the work and
-            returns whether the dataset is complete.
+        about: title of the dataset in the list.
+        makes: what is written, in the list; "" if nothing is.
+        section: title of the section of the guide with the source and the expected folders, see
+            `dataset_guide.section`.
+        add_options: adds options to the command line of the dataset.
+        module: module of this package. Its docstring is the help, `prepare(arguments) -> bool` does the work
+            and returns whether the dataset is complete.
     """
 
     about: str
@@ -120,9 +119,9 @@ _ADE20K_INSTANCES = "ADEChallengeData2016, with images/ and annotations_instance
 _ADE20K_PANOPTIC = "ADEChallengeData2016, with images/, annotations/ and annotations_instance/"
 _CITYSCAPES_ROOT = "cityscapes, with leftImg8bit/ and gtFine/"
 
-# By the name of the dataset's file in segzoo/data/catalog.
+# {name of the dataset's file in segzoo/data/catalog: its preparation}.
 PREPARATIONS = {
-    "shapes": Preparation("Shapes", "the dataset, drawn in seconds", "Shapes", _shapes, "shapes"),
+    "shapes": Preparation("Shapes", "the dataset, generated in seconds", "Shapes", _shapes, "shapes"),
     "camvid": Preparation("CamVid", "", "CamVid", with_root("CamVid", writes=False)),
     "cityscapes": Preparation(
         "Cityscapes, semantic",
@@ -191,7 +190,7 @@ PREPARATIONS = {
     ),
     "coco_panoptic": Preparation(
         "COCO panoptic",
-        "on request semantic PNGs, for other projects",
+        "optional semantic PNGs, for other projects",
         "COCO panoptic",
         _coco_panoptic,
         "coco_panoptic",
@@ -229,12 +228,12 @@ PREPARATIONS = {
     "mhp_v2": Preparation("MHP v2", "", "Human parsing: MHP v2", with_root("MHPv2", writes=False)),
 }
 
-# As the scripts of datasets/ have called them.
+# Names in the scripts of datasets/.
 SYNONYMS = {"coco": "coco_panoptic", "voc": "voc_2012", "voc_aug": "voc_2012"}
 
 
 def dataset_of(split: str) -> str:
-    """Return the built-in dataset that has a split of that name, or ""."""
+    """Return the built-in dataset with a split of that name, or ""."""
     # Not parsed as YAML: some files are long.
     line = re.compile(rf"(?<![\w-]){re.escape(split)}:")
     found = (file.stem for file in sorted(CATALOG.glob("*.yaml")) if line.search(read_text(file)))

@@ -1,8 +1,8 @@
-"""Makes VOC 2012 "train_aug", the 10,582 training images of most papers: VOC train and SBD, without VOC val.
+"""Make VOC 2012 "train_aug", the 10,582 training images of most papers: VOC train and SBD, without VOC val.
 
     segzoo prepare voc_2012                        # looks for SBD below $DETECTRON2_DATASETS
     segzoo prepare voc_2012 --sbd benchmark_RELEASE/dataset
-    segzoo prepare voc_2012 --check                # count; is an image of val trained on?
+    segzoo prepare voc_2012 --check                # only count; find val images in training splits
 
 Unpack VOCtrainval_11-May-2012.tar (VOCdevkit/VOC2012) and SBD's benchmark.tgz
 (benchmark_RELEASE/dataset/cls/*.mat). Writes VOC2012/SegmentationClassAug/*.png, palette images of 0..20,
@@ -94,7 +94,7 @@ def prepare(arguments: argparse.Namespace) -> bool:
 
 
 def check(root: Path) -> bool:
-    """Count, and look for images of val in the sets to train on."""
+    """Count images; raise InputError if a training split has images of val."""
     dataset = at_root(read_dataset_file("voc_2012"), root)
     found, complete = check_splits(dataset, skip=sorted(dataset.without_labels))
     names = {split: {Path(image.path).name for image in layout.images} for split, layout in found.items()}
