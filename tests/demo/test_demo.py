@@ -59,6 +59,23 @@ def test_every_task_is_drawn(run, files, tmp_path, task):
     assert np.abs(drawn.astype(int) - cv2.imread(str(files / "a.png"))).mean() > 5
 
 
+@pytest.mark.parametrize(
+    ("model", "task", "known"),
+    [
+        ("semantic/shapes/pspnet_r18_quarter", "panoptic", "semantic"),
+        ("entity/coco/mask2former_r50", "semantic", "entity"),
+        ("instance/coco/mask2former_r50", "panoptic", "instance"),
+    ],
+)
+def test_a_task_that_the_model_does_not_predict_is_named(files, tmp_path, capsys, model, task, known):
+    given = ["--model", model, "--random-weights", "--task", task, "--input", str(files / "a.png")]
+    assert predict.main([*given, "--output", str(tmp_path / "new"), "MODEL.DEVICE", "cpu"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --task {task}: this model predicts {known} only; without --task it predicts {known}\n"
+    )
+    assert not (tmp_path / "new").exists()
+
+
 def test_inputs_of_one_name_do_not_overwrite_each_other(run, files, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

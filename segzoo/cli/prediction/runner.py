@@ -21,6 +21,7 @@ from segzoo.utils.files import write_text
 from segzoo.visualization.draw import Tracks, draw_result, segments, semantic_labels
 
 from ..parser import weights_in
+from .asked_task import asked_task
 from .inputs import check_targets, find_inputs, name_results
 from .outputs import VideoFile, write_image
 from .window import show, why_no_window
@@ -232,6 +233,7 @@ def draw_predictions(arguments: argparse.Namespace, cfg: CfgNode) -> int:
     Args:
         cfg: the complete configuration of the model; changed.
     """
+    task = asked_task(arguments.task, cfg)
     images, videos, failures = find_inputs(arguments.input) if arguments.input else ([], [], [])
     if arguments.video_input:
         videos = [Path(arguments.video_input)]
@@ -263,9 +265,6 @@ def draw_predictions(arguments: argparse.Namespace, cfg: CfgNode) -> int:
         cfg.MODEL.WEIGHTS = ""
     elif not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty; give a checkpoint: --weights FILE")
-    task = arguments.task or cfg.TASK
-    if cfg.TASK in ("entity", "instance") and task != cfg.TASK:
-        raise InputError(f"--task {task}: this model was trained for {cfg.TASK} segmentation only")
     if arguments.save_labels and task == "instance":
         raise InputError("--save-labels: instances may overlap, so there is no label map of them")
     cfg.TEST.TASKS = (task,)
