@@ -1,4 +1,4 @@
-"""`segzoo submit`: submits trainings and evaluations to SLURM, and shows their status."""
+"""`segzoo submit`: submit trainings and evaluations to SLURM, and show their status."""
 
 import argparse
 import datetime
@@ -21,26 +21,26 @@ examples:
   train on four machines with eight GPUs each, for up to three times two days:
     %(prog)s --nodes 4 --gpus-per-node 8 --partition gpu --time 2-00 --requeues 2 -- \\
         --config-file configs/panoptic/coco/maskformer_swin_tiny.yaml
-  look at the script only:
+  only print the script:
     %(prog)s --dry-run --gpus-per-node 8 -- --config-file ...
   three configurations, as an array:
     %(prog)s --gpus-per-node 8 --array a.yaml b.yaml c.yaml -- SOLVER.MAX_ITER 20000
-  two values of each of two keys, four runs, two at a time:
+  two values for each of two keys, four runs, two at a time:
     %(prog)s --gpus-per-node 8 --at-once 2 --sweep SOLVER.BASE_LR 1e-4 2e-4 --sweep SEED 1 2 -- \\
         --config-file ...
-  evaluate in eight tasks, with one result:
+  evaluate with eight processes, with one result:
     %(prog)s --gpus-per-node 8 -- --eval-only --config-file ... MODEL.WEIGHTS model_final.pth
   show the status; follow the log:
     %(prog)s --status JOBDIR
     %(prog)s --status JOBDIR --watch
-  without SLURM: in the background of this machine; here and now:
+  without SLURM: in background processes of this machine; in this process:
     %(prog)s --cluster local --tasks-per-node 2 -- --config-file ... MODEL.DEVICE cpu
     %(prog)s --cluster debug -- --config-file ...
 
-The job runs on a copy of the code and the configuration in JOBDIR/snapshot: what is edited afterwards does
-not change it. Results go to JOBDIR/output unless OUTPUT_DIR says otherwise, in an array to a folder for each
-run. When its time is up (SIGUSR2), or it is preempted (SIGTERM), a run saves a checkpoint, goes back to the
-queue and continues from there; scancel (SIGTERM) ends it with a checkpoint, from which --resume goes on.
+The job runs on a copy of the code and the configuration in JOBDIR/snapshot: later edits do not change it.
+Results go to JOBDIR/output or OUTPUT_DIR, in an array to a folder for each run. When its time is up (SIGUSR2)
+or it is preempted (SIGTERM), a run saves a checkpoint, is requeued and resumes from it; scancel (SIGTERM)
+ends it with a checkpoint, from which --resume continues.
 """
 
 TIME = re.compile(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(\d+)(?::(\d+))?(?::(\d+))?)")
@@ -49,7 +49,7 @@ MAX_LOCAL_REQUEUES = 5
 
 
 def build_parser() -> CommandLine:
-    """Return the parser of the job's options; those of the training come after `--`."""
+    """Return the parser of the job's options; those of the training follow `--`."""
     parser = CommandLine(
         "submit",
         description="Submit trainings and evaluations to SLURM, and show their status.",
@@ -60,49 +60,49 @@ def build_parser() -> CommandLine:
     size = parser.add_argument_group("resources of a run")
     size.add_argument("--nodes", type=whole_number(1), default=1, metavar="N", help="machines (default 1)")
     size.add_argument(
-        "--gpus-per-node", type=whole_number(0), default=0, metavar="N", help="GPUs, and as many processes"
+        "--gpus-per-node", type=whole_number(0), default=0, metavar="N", help="GPUs, each with a process"
     )
     size.add_argument(
         "--tasks-per-node", type=whole_number(1), metavar="N", help="processes, on machines without GPUs"
     )
-    size.add_argument("--cpus-per-task", type=whole_number(1), metavar="N", help="cores of each process")
-    size.add_argument("--mem", metavar="SIZE", help="memory of each machine, as 64G; 0 for all of it")
+    size.add_argument("--cpus-per-task", type=whole_number(1), metavar="N", help="CPU cores of each process")
+    size.add_argument("--mem", metavar="SIZE", help="memory of each machine, such as 64G; 0 for all of it")
     size.add_argument(
         "--time",
         default="1-00",
         metavar="TIME",
-        help="minutes, MM:SS, HH:MM:SS, D-HH or D-HH:MM:SS, until it is requeued (default 1-00, a day)",
+        help="time limit: minutes, MM:SS, HH:MM:SS, D-HH or D-HH:MM:SS (default 1-00, a day)",
     )
     site = parser.add_argument_group("cluster")
     for flag in ("--partition", "--account", "--qos", "--constraint", "--comment"):
-        site.add_argument(flag, metavar="X", help="as sbatch's")
+        site.add_argument(flag, metavar="X", help="passed to sbatch")
     site.add_argument(
         "--cluster",
         choices=("slurm", "local", "debug"),
         default="slurm",
-        help="local: processes in the background here; debug: here and now, in this process (default slurm)",
+        help="local: background processes on this machine; debug: in this process (default slurm)",
     )
     site.add_argument(
         "--job-dir",
         type=path_value,
         metavar="DIR",
-        help="a new folder that all machines see (default output/jobs/...)",
+        help="a new folder that all machines can access (default output/jobs/...)",
     )
-    site.add_argument("--name", help="of the job (default: the configuration's)")
+    site.add_argument("--name", help="name of the job (default: that of the configuration)")
     requeueing = parser.add_argument_group("requeueing")
     requeueing.add_argument(
         "--requeues",
         type=whole_number(0),
         default=3,
         metavar="N",
-        help="how often a run may go back to the queue when its time is up (default 3)",
+        help="how often a run may be requeued when its time is up (default 3)",
     )
     requeueing.add_argument(
         "--signal-delay",
         type=whole_number(1),
         default=120,
         metavar="SECONDS",
-        help="how long before the end it is told to save a checkpoint (default 120)",
+        help="time before its limit at which a run is told to save a checkpoint (default 120)",
     )
     arrays = parser.add_argument_group("job arrays")
     arrays.add_argument(
@@ -114,20 +114,20 @@ def build_parser() -> CommandLine:
         action="append",
         default=[],
         metavar=("KEY", "VALUE"),
-        help="a run for each value; may be repeated: all combinations",
+        help="a run for each value; repeat it for all combinations of several keys",
     )
     arrays.add_argument(
         "--at-once",
         type=whole_number(1),
         default=256,
         metavar="N",
-        help="runs of an array at a time, on SLURM (default 256)",
+        help="maximum number of runs of an array at a time, on SLURM (default 256)",
     )
     monitoring = parser.add_argument_group("monitoring")
-    monitoring.add_argument("--dry-run", action="store_true", help="show the script for sbatch only")
+    monitoring.add_argument("--dry-run", action="store_true", help="only print the script for sbatch")
     monitoring.add_argument("--watch", action="store_true", help="follow the log until the end")
     monitoring.add_argument(
-        "--status", type=path_value, metavar="JOBDIR", help="show how a submitted job stands"
+        "--status", type=path_value, metavar="JOBDIR", help="show the status of a submitted job"
     )
     parser.add_rest()
     parser.add_check(check_options)
@@ -140,7 +140,7 @@ def check_options(options: argparse.Namespace) -> None:
         return
     if not options.rest and not options.array:
         raise InputError(
-            "after the options of the job, -- and the options of the training are missing: "
+            "the options of the training are missing; give them after --: "
             "segzoo submit [options] -- --config-file FILE"
         )
     options.rest = options.rest or []
@@ -166,14 +166,14 @@ def check_options(options: argparse.Namespace) -> None:
             f"--requeues {options.requeues} with --cluster local: at most {MAX_LOCAL_REQUEUES} here"
         )
     if options.cluster == "debug" and (options.array[1:] or options.sweep):
-        raise InputError("--cluster debug runs one thing here and now; leave out --array and --sweep")
+        raise InputError("--cluster debug starts one run, in this process; leave out --array and --sweep")
 
 
 def minutes(text: str) -> int:
-    """SLURM's notations of time, rounded up to minutes.
+    """Return a time in one of SLURM's notations as minutes, rounded up.
 
     Raises:
-        InputError: none of them, or no time at all.
+        InputError: another notation, or zero.
     """
     match = TIME.fullmatch(text)
     if not match:
@@ -192,24 +192,24 @@ def minutes(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Return the exit status: 0, 2 for wrong input, 1 if what was watched has failed."""
+    """Submit runs or show their status; return the exit status, 1 if a watched run has failed."""
     if options.status is None:
         status = submit_runs(options)
         if status or not options.watch or options.dry_run or options.cluster == "debug":
             return status
-    from .submission.status import standings, table
+    from .submission.status import run_statuses, table
     from .submission.watch import watch
 
     folder = job_folder_of(options)
     if options.watch:
         return watch(folder)
-    print(table(standings(folder)))
+    print(table(run_statuses(folder)))
     return 0
 
 
 def submit_runs(options: argparse.Namespace) -> int:
-    """Submits, or shows what would be submitted; returns the exit status."""
-    # They need torch, which --status does without.
+    """Submit the runs, or print what would be submitted; return the exit status."""
+    # Imported here, since they need torch and --status does not.
     from .submission.executors import sbatch_script, submit
     from .submission.files import Job, log_folder, write_job
     from .submission.job import TrainingJob
@@ -253,16 +253,16 @@ def submit_runs(options: argparse.Namespace) -> int:
 
 
 def job_folder(options: argparse.Namespace) -> Path:
-    """The absolute path of a folder that is empty, or not there yet.
+    """Return the absolute path of a folder that is empty or does not exist yet.
 
     Raises:
-        InputError: --job-dir holds something.
+        InputError: --job-dir is not empty.
     """
     if options.job_dir is None:
         now = datetime.datetime.now()
         name = options.name or (Path(options.array[0]).stem if len(options.array) == 1 else "job")
         named = Path("output", "jobs", f"{now:%Y%m%d_%H%M%S}_{name}").absolute()
-        # Several may be submitted in a second.
+        # Several jobs may be submitted in one second.
         numbered = (named.with_name(f"{named.name}_{number}") for number in itertools.count(2))
         return next(path for path in itertools.chain([named], numbered) if not path.exists())
     folder = options.job_dir.absolute()
@@ -273,7 +273,7 @@ def job_folder(options: argparse.Namespace) -> Path:
 
 
 def summary(options: argparse.Namespace, folder: Path, runs: Sequence, snapshot: str) -> str:
-    """What a user has to know of a job that was submitted."""
+    """Return the message on a submitted job."""
     from .submission.files import log_file
 
     main_id = runs[0].job_id.partition("_")[0]
@@ -284,7 +284,7 @@ def summary(options: argparse.Namespace, folder: Path, runs: Sequence, snapshot:
     each = f"{tasks} {'task' if tasks == 1 else 'tasks'} on {options.nodes} node{'s' * (options.nodes > 1)}"
     limit = datetime.timedelta(minutes=options.time)
     parts = [
-        f"submitted job {main_id}: {len(runs)} run{'s' * (len(runs) > 1)}, {each}, {limit} at a time, "
+        f"submitted job {main_id}: {len(runs)} run{'s' * (len(runs) > 1)}, {each}, time limit {limit}, "
         f"{options.requeues} requeues",
         f"  snapshot  {folder / 'snapshot'} ({snapshot})",
     ]

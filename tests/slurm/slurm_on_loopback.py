@@ -1,9 +1,9 @@
 """A real SLURM on this machine alone: munged, slurmctld and slurmd on loopback, with all files in one folder.
 
-    python tests/slurm/slurm_on_loopback.py FOLDER      starts one to try things in, until Ctrl-C or SIGTERM
+    python tests/slurm/slurm_on_loopback.py FOLDER      starts one for experiments, until Ctrl-C or SIGTERM
 
-It needs the programs (Debian: slurm-wlm and munge) and root, whose jobs it runs. Several do not disturb
-each other, or a SLURM that the machine has.
+It needs the programs (Debian: slurm-wlm and munge) and root, whose jobs it runs. Several do not interfere
+with each other, nor with the machine's own SLURM.
 """
 
 import os
@@ -19,8 +19,8 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 SECONDS_TO_START = 30
 
-# One node with more CPUs than it may have: the jobs are tiny. Credentials of a job expire after seconds, for
-# which a requeued one has to wait; by default that is two minutes.
+# One node with more CPUs than the machine may have: the jobs are tiny. A requeued job waits until its
+# credentials expire, which takes two minutes by default.
 CONFIGURATION = """\
 ClusterName=loopback
 SlurmctldHost=localhost(127.0.0.1)
@@ -53,7 +53,7 @@ PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 
 
 def why_not() -> str:
-    """What stands against starting it here; "" for nothing."""
+    """Return why it cannot be started here, or "" if it can."""
     missing = [name for name in PROGRAMS if find(name) is None]
     if missing:
         return f"no {', '.join(missing)}: apt-get install --no-install-recommends slurm-wlm munge"
@@ -67,12 +67,13 @@ def find(program: str) -> str | None:
 
 
 class LoopbackSlurm:
-    """Started by `start`, ended by `stop`; `environment` is what its commands need."""
+    """A SLURM that `start` starts and `stop` ends; its commands need the variables of `environment`."""
 
     def __init__(self, folder: Path, kill_wait: int = 20):
         """
         Args:
-            folder: exists; short, as it holds a socket. Neither it nor its parents may be writable for all.
+            folder: an existing folder with a short path, since it holds a socket. Neither it nor its parents
+                may be writable for all.
             kill_wait: seconds between SIGTERM and SIGKILL.
         """
         self._folder = folder
@@ -90,10 +91,10 @@ class LoopbackSlurm:
         self.environment = {"SLURM_CONF": str(self._configuration)}
 
     def start(self) -> None:
-        """Returns when the node is idle.
+        """Start the daemons, and return when the node is idle.
 
         Raises:
-            RuntimeError: it does not come up.
+            RuntimeError: it does not start.
         """
         folder = self._folder
         for name in ("munge", "state", "spool"):
@@ -109,7 +110,7 @@ class LoopbackSlurm:
         self._wait(lambda: "idle" in self.ask("sinfo", "-h", "-o", "%T"))
 
     def stop(self) -> None:
-        """Ends the jobs and the daemons, which are children of this process, by their ids."""
+        """End the jobs and the daemons, which are children of this process, by their ids."""
         if len(self._processes) == 3 and all(process.poll() is None for process in self._processes):
             self.ask("scancel", "--user=root", "--signal=KILL")
             self.ask("scancel", "--user=root")
@@ -126,7 +127,7 @@ class LoopbackSlurm:
                 process.wait()
 
     def ask(self, *command: str) -> str:
-        """What one of SLURM's commands prints."""
+        """Return the output of one of SLURM's commands."""
         environment = {**os.environ, **self.environment}
         return subprocess.run(
             command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -15,7 +15,7 @@ import torch
 
 from segzoo.cli import submit, train
 from segzoo.cli.prepare.shapes import make_shapes
-from segzoo.cli.submission.status import OPEN, standings
+from segzoo.cli.submission.status import OPEN, run_statuses
 from tests.slurm.slurm_on_loopback import LoopbackSlurm, why_not
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,22 +55,22 @@ def slurm(tmp_path_factory):
 
 
 def wait_until(condition, folder, seconds=0.2):
-    """Waits, and shows the job's logs if it was in vain."""
+    """Wait for a condition; on timeout, raise AssertionError with the job's logs."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
             logs = "\n".join(path.read_text()[-3000:] for path in sorted(folder.glob("logs/*.out")))
-            raise AssertionError(f"{standings(folder)}\n{logs}")
+            raise AssertionError(f"{run_statuses(folder)}\n{logs}")
         time.sleep(seconds)
 
 
 def wait_for_the_end(folder):
-    wait_until(lambda: not any(line.state in OPEN for line in standings(folder)), folder)
-    return standings(folder)
+    wait_until(lambda: not any(line.state in OPEN for line in run_statuses(folder)), folder)
+    return run_statuses(folder)
 
 
 def hold_after_iterations(folder, count):
-    """Stops the clock of a run, so that it cannot end before the test goes on; returns its process."""
+    """Stop the process of a run, so that it cannot end before the test continues; return its id."""
     metrics = folder / "output" / "metrics.json"
     wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= count, folder, 0.01)
     process = json.loads((folder / "state" / "0.json").read_text())["process"]
@@ -93,7 +93,7 @@ def train_here(folder, *words):
 
 
 def assert_same_weights(first, second):
-    """Bitwise."""
+    """Compare bitwise."""
     assert first.keys() == second.keys()
     for name, weight in first.items():
         assert torch.equal(weight, second[name]), name
@@ -128,7 +128,7 @@ def test_an_array_runs_in_two_tasks_each_and_says_which_run_failed_and_why(slurm
         wait_until(lambda: f"JobState={state}" in job_of(slurm, f"{job}_{run}"), folder)  # noqa: B023
 
 
-def test_what_sbatch_says_against_a_job_is_one_line_and_nothing_is_left(slurm, tmp_path, capsys):
+def test_a_job_that_sbatch_refuses_is_one_line_and_leaves_nothing(slurm, tmp_path, capsys):
     folder = tmp_path / "job"
     assert submit.main(["--partition", "nope", "--job-dir", str(folder), "--", *WORDS]) == 2
     error = capsys.readouterr().err
@@ -138,7 +138,7 @@ def test_what_sbatch_says_against_a_job_is_one_line_and_nothing_is_left(slurm, t
 
 
 def has_been_signalled(process):
-    """Whether SLURM has sent SIGUSR2 to a process that is held, or has even let it go on, and it is gone."""
+    """Return whether SLURM has sent SIGUSR2 to a stopped process, or has even continued it and it is gone."""
     try:
         status = Path("/proc", str(process), "status").read_text()
     except OSError:
@@ -149,18 +149,18 @@ def has_been_signalled(process):
 
 def test_a_job_whose_time_is_up_is_requeued_and_ends_as_the_uninterrupted_one(slurm, tmp_path):
     folder = tmp_path / "job"
-    # SLURM looks every 30 s, so the signal comes in the first 35 of these 60; on a busy machine, even before
-    # the third iteration, and once more.
+    # SLURM checks every 30 s, so the signal comes in the first 35 of these 60; on a busy machine even before
+    # the third iteration, and then once more.
     options = ["--time", "1", "--signal-delay", "25", "--requeues", "5", "--job-dir", str(folder)]
     assert submit.main([*options, "--", *WORDS]) == 0
-    # Rather than training for a minute, it is held until its time is up.
+    # Rather than training for a minute, it is stopped until its time is up.
     process = hold_after_iterations(folder, 3)
     state_file = folder / "state" / "0.json"
     before = json.loads(state_file.read_text())["requeues"]
     wait_until(lambda: has_been_signalled(process), folder)
     let_go(process)
     wait_until(lambda: json.loads(state_file.read_text())["requeues"] == before + 1, folder)
-    (waiting,) = standings(folder)
+    (waiting,) = run_statuses(folder)
     assert (waiting.state, waiting.note[:11]) == ("waiting", f"requeued {before + 1}x")
     slurm.ask("scontrol", "update", f"JobId={waiting.run.job_id}", "TimeLimit=10")
     reference = train_here(tmp_path / "whole")
@@ -185,12 +185,12 @@ def test_a_cancelled_job_ends_with_a_checkpoint_that_can_be_used(slurm, tmp_path
     folder = tmp_path / "job"
     assert submit.main(["--time", "10", "--job-dir", str(folder), "--", *WORDS]) == 0
     process = hold_after_iterations(folder, 3)
-    (run,) = standings(folder)
+    (run,) = run_statuses(folder)
     slurm.ask("scancel", run.run.job_id)
     let_go(process)
     (line,) = wait_for_the_end(folder)
 
-    assert (line.state, line.note) == ("stopped", "cancelled; --resume goes on from its last checkpoint")
+    assert (line.state, line.note) == ("stopped", "cancelled; --resume continues from its last checkpoint")
     assert 3 <= line.iteration < ITERATIONS
     wait_until(lambda: "JobState=CANCELLED" in job_of(slurm, run.run.job_id), folder)
     resumed = train_here(folder / "output", "--resume")

@@ -1,4 +1,4 @@
-"""`segzoo submit` without SLURM: options, scripts, snapshots, requeueing, and the table of how runs stand."""
+"""`segzoo submit` without SLURM: options, scripts, snapshots, requeueing, and the status of runs."""
 
 import argparse
 import contextlib
@@ -23,7 +23,7 @@ from segzoo.cli.submission.job import TrainingJob
 from segzoo.cli.submission.plan import freeze, make_room, plan_runs
 from segzoo.cli.submission.slurm import SlurmState, parse_sacct, parse_scontrol, slurm_states
 from segzoo.cli.submission.snapshot import take_snapshot
-from segzoo.cli.submission.status import standings, table
+from segzoo.cli.submission.status import run_statuses, table
 from segzoo.cli.train import build_parser
 from segzoo.data import register
 from segzoo.engine.distributed.peer_failure import LostProcessError
@@ -70,14 +70,14 @@ def test_times_are_read_as_slurm_reads_them(text, expected):
         (["--cluster", "debug", "--sweep", "SEED", "1", "--", "x"], "leave out --array and --sweep"),
         (["--cluster", "pbs", "--", "x"], "invalid choice: 'pbs'"),
         (["--gpu", "8", "--", "x"], "unrecognized arguments: --gpu 8; see"),
-        (["--nodes", "2"], "-- and the options of the training are missing"),
-        (["--nodes", "2", "--"], "-- and the options of the training are missing"),
+        (["--nodes", "2"], "the options of the training are missing; give them after --"),
+        (["--nodes", "2", "--"], "the options of the training are missing; give them after --"),
         (["--", "SEED", "1"], "--config-file is missing"),
         (["--array", CONFIG, "--", "SEED"], "overrides come as KEY VALUE pairs"),
         (["--", "--config-file", "no/such"], "config file no/such does not exist"),
         (["--", "--config-file", CONFIG, "SOLVER.MAX_ITR", "3"], "did you mean SOLVER.MAX_ITER?"),
         (["--", "--config-file", CONFIG, "--nodes", "2"], "unrecognized arguments: --nodes"),
-        (["--", "--num-gpus", "8", "--config-file", CONFIG], "--num-gpus after --: the job says how many"),
+        (["--", "--num-gpus", "8", "--config-file", CONFIG], "--num-gpus after --: the job sets the number"),
         (["--array", CONFIG, "--", "--config-file", CONFIG], "leave out --config-file after --"),
         (["--sweep", "SEED", "--", "--config-file", CONFIG], "--sweep SEED: no values"),
         (["--sweep", "SEED", "1", "x", "--", "--config-file", CONFIG], "SEED"),
@@ -111,7 +111,7 @@ def directives(script):
     return dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", script, re.MULTILINE))
 
 
-def test_the_script_asks_for_what_the_options_say(tmp_path, monkeypatch, capsys):
+def test_the_script_requests_the_resources_of_the_options(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = (
         "--nodes 4 --gpus-per-node 8 --cpus-per-task 6 --mem 200G --partition gpu --account lab --qos high"
@@ -159,13 +159,13 @@ def test_the_script_asks_for_what_the_options_say(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("size", ["0", "64g", "1000"])
-def test_sizes_are_taken_as_slurm_takes_them(size):
+def test_memory_sizes_are_accepted_as_slurm_accepts_them(size):
     options = submit.build_parser().parse_args(["--mem", size, "--", "x"])
     assert options.mem == size
 
 
 def test_a_job_does_not_get_the_number_of_threads_of_the_login_node(tmp_path, monkeypatch):
-    """sbatch hands over the environment, in which the tool has limited its own threads."""
+    """sbatch passes on the environment, in which the command has limited its own threads."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(threads, "_own_numbers", [])
@@ -190,7 +190,7 @@ def test_a_job_does_not_get_the_number_of_threads_of_the_login_node(tmp_path, mo
     assert (seen, os.environ["OMP_NUM_THREADS"], run.job_id) == ([None], "2", "12")
 
 
-def test_jobs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+def test_jobs_submitted_in_one_second_have_separate_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = submit.build_parser().parse_args(["--name", "a", "--", "x"])
 
@@ -259,7 +259,7 @@ def test_overwriting_moves_the_training_once_and_the_weights_are_followed(given,
     ]
     assert weights_of(run) == aside / "model_final.pth"
     assert weights_of(run).is_file()
-    # A run that is requeued, or planned from these words, moves nothing.
+    # A requeued run, or one planned from these words, moves nothing.
     assert list(make_room([run])) == []
 
 
@@ -300,7 +300,7 @@ def test_a_snapshot_has_the_code_but_neither_ignored_nor_big_files(tmp_path):
     assert take_snapshot(tmp_path / "copy", root) == (len(tracked | new), f"{commit}+")
     assert copied(tmp_path / "copy") == tracked | new
 
-    # Without git, what is code by its name.
+    # Without git, files that are code by their names.
     (root / ".git").rename(tmp_path / "git")
     assert take_snapshot(tmp_path / "plain", root)[1] == ""
     assert copied(tmp_path / "plain") == {"tools/a.py", *new}
@@ -339,14 +339,18 @@ def test_a_job_does_not_see_later_edits_of_its_configuration(tmp_path, monkeypat
 
 
 def forget(split):
-    """Takes a dataset out of the catalogs, as in a new process."""
+    """Remove a dataset from the catalogs, as in a new process."""
     DatasetCatalog.remove(split)
     MetadataCatalog.remove(split)
     del register._registered[split]
 
 
 def call(folder, monkeypatch, status, requeues=1, **environment):
-    """What a task does whose train_net returns `status`, or raises it; of a local job, by default."""
+    """Run a task whose training returns or raises `status`, by default in a local job.
+
+    Returns:
+        The exit status, the arguments of the training, and the state of the run.
+    """
     seen = []
 
     def main(arguments):
@@ -379,13 +383,13 @@ def test_a_run_requeues_itself_as_often_as_allowed_and_resumes(tmp_path, monkeyp
     ("result", "status", "phase", "error"),
     [
         (0, 0, "done", ""),
-        (79, 79, "stopped", "cancelled; --resume goes on from its last checkpoint"),
+        (79, 79, "stopped", "cancelled; --resume continues from its last checkpoint"),
         (InputError("a.png: label 7"), 2, "failed", "a.png: label 7"),
         (ValueError("no\nway"), 1, "failed", "ValueError: no"),
         (KeyError("x"), 1, "failed", "KeyError: 'x'"),
     ],
 )
-def test_how_a_run_has_ended_is_kept(tmp_path, monkeypatch, result, status, phase, error):
+def test_the_end_of_a_run_is_recorded(tmp_path, monkeypatch, result, status, phase, error):
     found, _, state = call(tmp_path, monkeypatch, result)
     assert (found, state.phase, state.error) == (status, phase, error)
 
@@ -394,33 +398,33 @@ def in_slurm(task):
     return {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "12", "SLURM_PROCID": str(task)}
 
 
-# What scontrol has said in SLURM 22.05 after SIGTERM, for that reason.
+# The output of scontrol in SLURM 22.05 after SIGTERM, for a cancelled, a preempted and a timed out job.
 @pytest.mark.parametrize(
-    ("facts", "status", "phase"),
+    ("fields", "status", "phase"),
     [
         ("JobState=COMPLETING Reason=None PreemptTime=None SuspendTime=None", 79, "stopped"),
         ("JobState=RUNNING Reason=None PreemptTime=2026-11-21T16:49:45 SuspendTime=None", 0, "requeued"),
         ("JobState=COMPLETING Reason=TimeLimit PreemptTime=None SuspendTime=None", 0, "requeued"),
     ],
 )
-def test_what_slurm_takes_back_is_requeued_but_not_what_is_cancelled(
-    tmp_path, monkeypatch, facts, status, phase
+def test_preempted_and_timed_out_jobs_are_requeued_but_not_cancelled_ones(
+    tmp_path, monkeypatch, fields, status, phase
 ):
-    fake_scontrol(tmp_path / "bin", monkeypatch, f"JobId=12 {facts}")
+    fake_scontrol(tmp_path / "bin", monkeypatch, f"JobId=12 {fields}")
     found, _, state = call(tmp_path, monkeypatch, 79, **in_slurm(0))
     assert (found, state.phase) == (status, phase)
     # Another status might end the main task before it has requeued the job.
     assert call(tmp_path, monkeypatch, 79, **in_slurm(1))[0] == 0
 
 
-def test_a_task_that_comes_late_does_not_take_the_first_start_for_the_second(tmp_path, monkeypatch):
+def test_a_task_that_starts_late_does_not_take_the_first_start_for_a_restart(tmp_path, monkeypatch):
     for task in (0, 1):
         assert "--resume" not in call(tmp_path, monkeypatch, 0, **in_slurm(task))[1]
     again = {**in_slurm(1), "SLURM_RESTART_COUNT": "1"}
     assert "--resume" in call(tmp_path, monkeypatch, 0, **again)[1]
 
 
-def test_the_cause_is_shown_and_not_what_the_other_tasks_say_of_it(tmp_path, monkeypatch):
+def test_the_cause_is_shown_rather_than_the_errors_of_the_other_tasks(tmp_path, monkeypatch):
     folder = tmp_path / "job"
     job_of_runs(folder, State())
     fake_scontrol(
@@ -429,18 +433,18 @@ def test_the_cause_is_shown_and_not_what_the_other_tasks_say_of_it(tmp_path, mon
     call(folder, monkeypatch, ValueError("of an earlier start"), **in_slurm(1))
     again = {"SLURM_RESTART_COUNT": "1"}
     call(folder, monkeypatch, 79, **in_slurm(0), **again)
-    assert [line.state for line in standings(folder)] == ["stopped"]
+    assert [line.state for line in run_statuses(folder)] == ["stopped"]
     call(folder, monkeypatch, LostProcessError("one is gone"), **in_slurm(0), **again)
-    assert [(line.state, line.note) for line in standings(folder)] == [
+    assert [(line.state, line.note) for line in run_statuses(folder)] == [
         ("failed", "LostProcessError: one is gone")
     ]
     for main_task in (79, LostProcessError("one is gone")):
         call(folder, monkeypatch, InputError("a.png: label 7"), **in_slurm(1), **again)
         call(folder, monkeypatch, main_task, **in_slurm(0), **again)
-        assert [(line.state, line.note) for line in standings(folder)] == [("failed", "a.png: label 7")]
+        assert [(line.state, line.note) for line in run_statuses(folder)] == [("failed", "a.png: label 7")]
 
 
-def test_debug_runs_here_and_now(tmp_path, monkeypatch, capsys):
+def test_debug_runs_in_this_process(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
     seen = []
     monkeypatch.setattr(train, "main", lambda arguments: seen.append(arguments) or 0)
@@ -473,7 +477,7 @@ def test_states_are_read_from_scontrol_and_from_sacct():
 
 
 def fake_scontrol(folder, monkeypatch, text):
-    """In the place of SLURM's commands; sacct does not work."""
+    """Replace SLURM's commands; sacct fails."""
     folder.mkdir()
     for name, script in (("scontrol", f"cat <<'END'\n{text}\nEND"), ("sacct", "exit 1")):
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -481,7 +485,7 @@ def fake_scontrol(folder, monkeypatch, text):
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_sacct_is_asked_only_for_what_scontrol_has_forgotten(tmp_path, monkeypatch):
+def test_sacct_is_queried_only_for_jobs_that_scontrol_has_dropped(tmp_path, monkeypatch):
     fake_scontrol(tmp_path / "bin", monkeypatch, "JobId=8 ArrayJobId=7 ArrayTaskId=0 JobState=RUNNING")
     (tmp_path / "bin" / "sacct").write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\necho '7_1|FAILED|None'\n")
     assert slurm_states(["7_0"]) == {"7_0": SlurmState("RUNNING")}
@@ -490,7 +494,7 @@ def test_sacct_is_asked_only_for_what_scontrol_has_forgotten(tmp_path, monkeypat
 
 
 def job_of_runs(folder, *states):
-    """A job's folder with runs that have said of themselves what `states` says."""
+    """Write a job folder with runs in these states."""
     runs = [
         Run(i, f"run{i}", [], str(folder / "output" / f"run{i}"), 100, "sem_seg/mIoU", f"7_{i}")
         for i in range(len(states))
@@ -508,7 +512,7 @@ def job_of_runs(folder, *states):
     return runs
 
 
-def test_the_table_says_how_each_run_stands(tmp_path, monkeypatch):
+def test_the_table_shows_the_status_of_each_run(tmp_path, monkeypatch):
     states = [
         State("running", 1),
         State("requeued", 1, 1),
@@ -519,28 +523,28 @@ def test_the_table_says_how_each_run_stands(tmp_path, monkeypatch):
     ]
     job_of_runs(tmp_path / "job", *states)
     line = "JobId={} ArrayJobId=7 ArrayTaskId={} JobState={} Reason={}"
-    facts = [
+    state_lines = [
         "RUNNING None",
         "PENDING BeginTime",
         "COMPLETING None",
         "FAILED NonZeroExitCode",
         "TIMEOUT TimeLimit",
     ]
-    text = "\n".join(line.format(8 + i, i, *fact.split()) for i, fact in enumerate(facts))
+    text = "\n".join(line.format(8 + i, i, *state.split()) for i, state in enumerate(state_lines))
     fake_scontrol(tmp_path / "bin", monkeypatch, text)
     (tmp_path / "job" / "logs").mkdir()
     (tmp_path / "job" / "logs" / "7_4_0_log.out").write_text("step\nslurmstepd: killed\n\n")
 
-    found = {one.run.name: (one.state, one.note) for one in standings(tmp_path / "job")}
+    found = {one.run.name: (one.state, one.note) for one in run_statuses(tmp_path / "job")}
     assert found == {
         "run0": ("running", ""),
         "run1": ("waiting", "requeued 1x, BeginTime"),
         "run2": ("done", ""),
         "run3": ("failed", "a.png: label 7"),
         "run4": ("timeout", "slurmstepd: killed"),
-        "run5": ("lost", "ended without a word; SLURM does not know the job any more"),
+        "run5": ("lost", "ended without a message; SLURM no longer knows the job"),
     }
-    shown = table(standings(tmp_path / "job")).splitlines()
+    shown = table(run_statuses(tmp_path / "job")).splitlines()
     assert re.split(r"\s{2,}", shown[2].strip()) == [
         "run0",
         "7_0",
@@ -555,14 +559,14 @@ def test_the_table_says_how_each_run_stands(tmp_path, monkeypatch):
 def test_the_table_needs_no_slurm(tmp_path, monkeypatch):
     job_of_runs(tmp_path, State("done"), State("failed", error="why"), State())
     monkeypatch.setenv("PATH", "")
-    assert [(one.state, one.note) for one in standings(tmp_path)] == [
+    assert [(one.state, one.note) for one in run_statuses(tmp_path)] == [
         ("done", ""),
         ("failed", "why"),
         ("unknown", "SLURM does not know the job"),
     ]
 
 
-def test_the_first_error_of_the_last_start_is_shown_if_the_main_task_could_not_tell(tmp_path, monkeypatch):
+def test_the_first_error_of_the_last_start_is_shown_if_the_main_task_recorded_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     job_of_runs(tmp_path, State("running", 2))
     folder = tmp_path / "state" / "0.errors"
@@ -570,4 +574,4 @@ def test_the_first_error_of_the_last_start_is_shown_if_the_main_task_could_not_t
     for age, (name, text) in enumerate({"1_0": "others left", "1_3": "cause", "0_1": "older"}.items()):
         (folder / f"{name}.txt").write_text(text)
         os.utime(folder / f"{name}.txt", (1000 - age, 1000 - age))
-    assert [(one.state, one.note) for one in standings(tmp_path)] == [("lost", "cause")]
+    assert [(one.state, one.note) for one in run_statuses(tmp_path)] == [("lost", "cause")]

@@ -1,1 +1,1 @@
-"""Parts of `segzoo submit`: planning runs, freezing code, submitting, running, and the status of jobs."""
+"""Parts of `segzoo submit`: planning runs, copying code, submitting, running, and the status of jobs."""

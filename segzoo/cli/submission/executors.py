@@ -1,4 +1,4 @@
-"""Handing runs to submitit: to SLURM, or to processes of this machine."""
+"""Submitting runs through submitit, to SLURM or to processes of this machine."""
 
 import argparse
 import contextlib
@@ -19,25 +19,25 @@ from segzoo.utils.threads import number_left_to_user
 from .files import Run, log_folder
 from .job import TrainingJob
 
-# What each node starts, in the snapshot of the code.
+# The script that each node starts, in the snapshot of the code.
 START = Path("segzoo", "cli", "submission", "start.py")
 
 
 class ScriptWriter(SlurmExecutor):
-    """Writes the script where there is no SLURM, too."""
+    """An executor that writes scripts on machines without SLURM too."""
 
     @classmethod
     def affinity(cls) -> int:
         return 1
 
 
-def command_of(snapshot: Path) -> str:
-    """What submitit takes for the Python: the one that runs here, on the snapshot's code."""
+def python_command(snapshot: Path) -> str:
+    """Return the command that submitit runs as Python: this interpreter, with the snapshot's code."""
     return shlex.join([sys.executable, "-u", str(snapshot / START)])
 
 
 def sbatch_script(options: argparse.Namespace, folder: Path, runs: Sequence[Run]) -> str:
-    """The script that would be given to sbatch."""
+    """Return the script that would be passed to sbatch."""
     executor = _slurm(ScriptWriter, options, folder)
     if len(runs) > 1:
         executor.parameters["map_count"] = len(runs)
@@ -45,7 +45,7 @@ def sbatch_script(options: argparse.Namespace, folder: Path, runs: Sequence[Run]
 
 
 def submit(options: argparse.Namespace, folder: Path, runs: Sequence[Run]) -> None:
-    """Submits all runs as one job, and enters their job ids.
+    """Submit all runs as one job, and set their job ids.
 
     Raises:
         InputError: sbatch refuses it, or there is no SLURM.
@@ -63,10 +63,10 @@ def submit(options: argparse.Namespace, folder: Path, runs: Sequence[Run]) -> No
         processes = options.tasks_per_node or options.gpus_per_node or 1
     tasks = [TrainingJob(folder, run, options.requeues, processes) for run in runs]
     try:
-        # The job gets this environment, but other processors. submitit prints what sbatch says against a job;
-        # it comes in the message, too.
+        # The job gets this environment, but other processors. submitit prints the errors of sbatch, which are
+        # in the exception too.
         with (
-            _undisturbed_by_ctrl_c(),
+            _sigint_ignored(),
             number_left_to_user(),
             contextlib.redirect_stderr(io.StringIO()),
             executor.batch(),
@@ -80,9 +80,9 @@ def submit(options: argparse.Namespace, folder: Path, runs: Sequence[Run]) -> No
 
 def _slurm(kind: type[SlurmExecutor], options: argparse.Namespace, folder: Path) -> SlurmExecutor:
     executor = kind(
-        log_folder(folder), max_num_timeout=options.requeues, python=command_of(folder / "snapshot")
+        log_folder(folder), max_num_timeout=options.requeues, python=python_command(folder / "snapshot")
     )
-    # Since SLURM 22.05 srun does not take it from the job.
+    # Since SLURM 22.05, srun does not inherit it from the job.
     srun = [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []
     executor.update_parameters(
         job_name=options.name,
@@ -101,7 +101,7 @@ def _slurm(kind: type[SlurmExecutor], options: argparse.Namespace, folder: Path)
         stderr_to_stdout=True,
         array_parallelism=options.at_once,
         wckey=None,
-        # A task that dies ends the others, which would wait for it.
+        # A task that fails ends the others, which would wait for it.
         srun_args=[*srun, "--kill-on-bad-exit=1"],
         additional_parameters={"requeue": True},
     )
@@ -110,7 +110,7 @@ def _slurm(kind: type[SlurmExecutor], options: argparse.Namespace, folder: Path)
 
 def _local(options: argparse.Namespace, folder: Path) -> LocalExecutor:
     executor = LocalExecutor(
-        log_folder(folder), max_num_timeout=options.requeues, python=command_of(folder / "snapshot")
+        log_folder(folder), max_num_timeout=options.requeues, python=python_command(folder / "snapshot")
     )
     executor.update_parameters(
         timeout_min=options.time,
@@ -123,8 +123,8 @@ def _local(options: argparse.Namespace, folder: Path) -> LocalExecutor:
 
 
 @contextlib.contextmanager
-def _undisturbed_by_ctrl_c() -> Iterator[None]:
-    """Processes that are started inside do not end when the user stops watching them."""
+def _sigint_ignored() -> Iterator[None]:
+    """Ignore SIGINT, so that processes started inside survive the user's Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -133,6 +133,6 @@ def _undisturbed_by_ctrl_c() -> Iterator[None]:
 
 
 def _reason(text: str) -> str:
-    """Of what sbatch says, the parts without repetition of who says it."""
+    """Return the errors of sbatch in one line, without their prefixes and without repetitions."""
     lines = re.findall(r"sbatch: (?:error|fatal): (.+)", text) or [text.strip()]
     return "; ".join(dict.fromkeys(line.strip() for line in lines))

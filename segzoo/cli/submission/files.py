@@ -1,4 +1,4 @@
-"""The files of a job folder: what was submitted (job.json), and how each run stands (state/<index>.json)."""
+"""The files of a job folder: the submitted job (job.json), and the state of each run (state/<index>.json)."""
 
 import json
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ class Run:
     """One training or evaluation of a job.
 
     Attributes:
-        index: of its row, from 0; in an array also SLURM's.
+        index: its position in the job, from 0; in an array also SLURM's task index.
         name: unique in the job.
         arguments: those of `segzoo train`.
         output: OUTPUT_DIR, absolute.
         max_iter: iterations of the training; 0 for an evaluation.
         metric: TEST.BEST_METRIC, "" for none.
-        job_id: SLURM's, "12" or "12_0"; on this machine a process id; "" before it is submitted.
+        job_id: SLURM's, "12" or "12_0"; a process id on this machine; "" before it is submitted.
     """
 
     index: int
@@ -35,13 +35,14 @@ class Run:
 
 @dataclass
 class Job:
-    """What `segzoo submit` has submitted.
+    """A job that `segzoo submit` has submitted.
 
     Attributes:
         cluster: slurm, local or debug.
         submitted: ISO time.
-        command: the command line, and `cwd` the folder it was given in.
-        commit: of the code; "" if unknown.
+        command: the command line.
+        cwd: the folder in which it was given.
+        commit: git commit of the code; "" if unknown.
     """
 
     cluster: str
@@ -54,14 +55,14 @@ class Job:
 
 @dataclass
 class State:
-    """How a run stands, as its main process last said.
+    """The state of a run, as its main process last wrote it.
 
     Attributes:
         phase: "waiting", "running", "requeued", "stopped", "done" or "failed".
-        starts: how often it was started.
-        requeues: how often it has requeued itself.
-        error: the one line that explains a failure.
-        process: of the main process, 0 before.
+        starts: number of times it was started.
+        requeues: number of times it has requeued itself.
+        error: the line that explains a failure.
+        process: id of the main process, 0 before it starts.
     """
 
     phase: str = "waiting"
@@ -84,7 +85,7 @@ def log_folder(folder: Path) -> Path:
 
 
 def log_file(folder: Path, run: Run) -> Path:
-    """The log of the main process of a run that was submitted."""
+    """Return the log file of the main process of a submitted run."""
     return log_folder(folder) / f"{run.job_id}_0_log.out"
 
 
@@ -93,7 +94,7 @@ def write_job(folder: Path, job: Job) -> None:
 
 
 def read_job(folder: Path) -> Job:
-    """Raises InputError where `folder` is not a job's."""
+    """Return the job of a job folder; raise InputError if `folder` is none."""
     path = job_file(folder)
     if not path.is_file():
         raise InputError(f"--status {folder}: no job.json in it; give the --job-dir of a submitted job")
@@ -101,7 +102,7 @@ def read_job(folder: Path) -> Job:
         document = json.loads(path.read_text(encoding="utf-8"))
         return Job(**{**document, "runs": [Run(**run) for run in document["runs"]]})
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: not a job's description ({error}); submit the job anew") from None
+        raise InputError(f"{path}: not a job's description ({error}); submit the job again") from None
 
 
 def write_state(path: Path, state: State) -> None:
@@ -109,7 +110,7 @@ def write_state(path: Path, state: State) -> None:
 
 
 def read_state(path: Path) -> State:
-    """The default state if nothing, or nothing readable, was written."""
+    """Return the state in a file, or the default state if the file is missing or unreadable."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What runs in each task of a job: `segzoo train`, and what is to be done when it has ended."""
+"""The program of each task of a job: `segzoo train`, and the requeueing afterwards."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 from segzoo.utils.exit_status import EXIT_STATUS
 
 from .files import Run, State, read_state, state_file, write_state
-from .slurm import takes_back
+from .slurm import is_stopped_by_slurm
 
 # The exit status of a training that was stopped.
 TIME_IS_UP = EXIT_STATUS[signal.SIGUSR2]
@@ -24,15 +24,15 @@ CANCELLED = EXIT_STATUS[signal.SIGTERM]
 class TrainingJob:
     """A run of a job as submitit pickles it; each task calls it, at each start of the job.
 
-    It ends the process with the exit status of the training. Results are in `state/`, not in submitit's.
+    It exits with the status of the training. Its state is in `state/`, not in the files of submitit.
     """
 
     def __init__(self, folder: Path, run: Run, requeues: int, processes: int = 1):
         """
         Args:
-            folder: the job's, absolute.
-            requeues: how often the run may requeue itself.
-            processes: that the training starts itself; 1 where there is a task for each.
+            folder: the job folder, absolute.
+            requeues: number of times the run may requeue itself.
+            processes: number of processes that the training starts; 1 if each has its own task.
         """
         self._folder = folder
         self._run = run
@@ -43,39 +43,40 @@ class TrainingJob:
         sys.exit(self.run())
 
     def checkpoint(self) -> DelayedSubmission:
-        """For submitit: what is requeued by a signal that arrives before the training waits for any."""
+        """Return what submitit requeues if a signal arrives before the training handles signals."""
         return DelayedSubmission(self)
 
     def run(self) -> int:
-        """Train, requeue what was stopped because its time was up, and return the exit status."""
+        """Train, requeue the run if its time was up, and return the exit status."""
         from .. import train
 
         main_task = task() == 0
         path = state_file(self._folder, self._run.index)
         state = read_state(path)
-        # The number of the start, the same in all tasks of SLURM, which does not set it in the first.
-        again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) if cluster() == "slurm" else state.starts
+        # The same in all tasks; SLURM sets it from the first restart on.
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0)) if cluster() == "slurm" else state.starts
         arguments = ["--debug", *self._run.arguments]
         if self._processes > 1:
             arguments = ["--num-gpus", str(self._processes), *arguments]
-        if again and self._run.max_iter and "--resume" not in arguments:
+        if restarts and self._run.max_iter and "--resume" not in arguments:
             arguments = ["--resume", *arguments]
         state.starts, state.phase, state.error, state.process = state.starts + 1, "running", "", os.getpid()
         if main_task:
             write_state(path, state)
-            self._forget_errors_but_of(again)
+            self._remove_errors_except(restarts)
         try:
             status = train.main(arguments)
         except Exception as error:
-            status = self._failed(error, again)
+            status = self._failed(error, restarts)
             state.phase, state.error = "failed", one_line(error)
         else:
             if main_task and status == CANCELLED and cluster() == "slurm":
-                # Preemption comes as SIGTERM, too, unless SLURM is set up to send another signal.
-                status = TIME_IS_UP if takes_back(submitit.JobEnvironment().job_id) else CANCELLED
+                # Preemption sends SIGTERM too, unless SLURM is configured to send another signal.
+                by_slurm = is_stopped_by_slurm(submitit.JobEnvironment().job_id)
+                status = TIME_IS_UP if by_slurm else CANCELLED
             state.phase = {0: "done", TIME_IS_UP: "requeued"}.get(status, "stopped")
             if state.phase == "stopped":
-                state.error = "cancelled; --resume goes on from its last checkpoint"
+                state.error = "cancelled; --resume continues from its last checkpoint"
         if not main_task:
             # The main task requeues; a status other than 0 might end it before it has.
             return 0 if status in (TIME_IS_UP, CANCELLED) else status
@@ -91,7 +92,7 @@ class TrainingJob:
         return self._requeue(path, state) if state.phase == "requeued" else status
 
     def _failed(self, error: Exception, start: int) -> int:
-        """Shows an error and keeps one line of it, whichever task it is in; returns the exit status."""
+        """Print an error and record it in one line, for any task; return the exit status."""
         from segzoo.engine import NonFiniteLossError
         from segzoo.engine.distributed.peer_failure import LostProcessError
         from segzoo.utils.errors import InputError
@@ -100,24 +101,24 @@ class TrainingJob:
             print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exception(error)
-        # That another process is gone explains nothing: it has a file of its own, or the log tells.
+        # A lost peer explains nothing: the peer records its own error, or the log shows it.
         if not isinstance(error, LostProcessError):
             errors = error_file(self._folder, self._run.index, start, task())
             errors.parent.mkdir(parents=True, exist_ok=True)
             errors.write_text(one_line(error), encoding="utf-8")
         return 2 if isinstance(error, InputError) else 1
 
-    def _forget_errors_but_of(self, start: int) -> None:
+    def _remove_errors_except(self, start: int) -> None:
         for path in error_file(self._folder, self._run.index, start, 0).parent.glob("*_*.txt"):
             if not path.name.startswith(f"{start}_"):
                 path.unlink(missing_ok=True)
 
     def _requeue(self, path: Path, state: State) -> int:
-        """Returns the exit status."""
+        """Requeue the run; return the exit status."""
         print(f"requeue {state.requeues} of {self._requeues} allowed", flush=True)
         if cluster() == "local":
             return LOCAL_REQUEUE_RETURN_CODE
-        # submitit's name of an array's task, 12_1: SLURM's own may be that of the whole array.
+        # submitit's id of an array task, 12_1: SLURM's own may be that of the whole array.
         command = ["scontrol", "requeue", submitit.JobEnvironment().job_id]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
@@ -130,12 +131,12 @@ class TrainingJob:
 
 
 def cluster() -> str:
-    """What has started this process: slurm, local or, without submitit's help, debug."""
+    """Return what has started this process: slurm, local, or debug without submitit."""
     return os.environ.get("SUBMITIT_EXECUTOR", "debug")
 
 
 def task() -> int:
-    """The number of this task among all of the job."""
+    """Return the rank of this task in the job."""
     return 0 if cluster() == "debug" else submitit.JobEnvironment().global_rank
 
 
@@ -144,11 +145,11 @@ def error_file(folder: Path, index: int, start: int, task: int) -> Path:
 
 
 def one_line(error: Exception) -> str:
-    """The type and the last line of the message; of an explained error the message."""
+    """Return an error in one line: type and first line of its message, or for an InputError the message."""
     text = str(error).strip().splitlines() or [""]
     if type(error).__name__ in ("InputError", "NonFiniteLossError"):
         return " ".join(text)
-    # An error of a process that the training has started ends with that process's own.
+    # The message of a ProcessRaisedException ends with the error of the child process.
     return (
         text[-1] if type(error).__name__ == "ProcessRaisedException" else f"{type(error).__name__}: {text[0]}"
     )

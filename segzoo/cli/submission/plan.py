@@ -1,4 +1,4 @@
-"""From the command line to the runs of a job: configurations and values combined, checked and named."""
+"""Planning the runs of a job: configurations and values are combined, checked and named."""
 
 import argparse
 import itertools
@@ -15,27 +15,27 @@ from ..training import configuration
 from .files import Run
 from .snapshot import frozen_config, frozen_datasets
 
-# What a job says itself, from its own options.
-OF_THE_JOB = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+# {option of a training that the job sets itself: default}.
+SET_BY_JOB = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
 
 
 def plan_runs(
     words: Sequence[str], configs: Sequence[str], sweeps: Sequence[Sequence[str]], job_dir: Path
 ) -> list[Run]:
-    """The runs of a job: every configuration with every combination of swept values.
+    """Return the runs of a job: every configuration with every combination of swept values.
 
     Args:
         words: arguments of `segzoo train`.
-        configs: take the place of --config-file.
+        configs: configurations that replace --config-file.
         sweeps: lists of a key and its values.
-        job_dir: absolute; results go below it where there is no OUTPUT_DIR. In an array each run has a folder
-            of its own name below either.
+        job_dir: absolute; results go to its folder output unless OUTPUT_DIR is given. In an array, each run
+            has a folder with its name below either.
 
     Returns:
-        Runs whose arguments still name the configuration files of the user.
+        Runs whose arguments still name the user's configuration files.
 
     Raises:
-        InputError: whatever `segzoo train` would say of the arguments; an OUTPUT_DIR that holds a training.
+        InputError: `segzoo train` would refuse the arguments, or an OUTPUT_DIR holds a training.
     """
     for flag in ("--config-file", "--model"):
         if configs and flag in words:
@@ -55,7 +55,7 @@ def plan_runs(
 
 
 def freeze(run: Run, snapshot: Path) -> None:
-    """Makes a run read its configuration, and the files of its datasets, from the snapshot."""
+    """Make a run read its configuration and its dataset files from the snapshot."""
     args = build_parser().parse_args(run.arguments)
     cfg = configuration(args)
     if args.config_file:  # else the weights hold it
@@ -66,10 +66,10 @@ def freeze(run: Run, snapshot: Path) -> None:
 
 
 def make_room(runs: Sequence[Run]) -> Iterator[str]:
-    """Does what --overwrite asks for, once: a run that is requeued must not move itself out of the way.
+    """Move the trainings that --overwrite replaces, once: a requeued run must not move its own.
 
     Yields:
-        What has been done, line by line.
+        Messages on what was moved.
     """
     from segzoo.engine.run_folder import holds_training, move_training_aside
 
@@ -79,7 +79,7 @@ def make_room(runs: Sequence[Run]) -> Iterator[str]:
     for run in overwriting:
         run.arguments[:] = [word for word in run.arguments if word != "--overwrite"]
         if holds_training(run.output):
-            # Those of one run may lie in the folder of another.
+            # The weights of one run may lie in the folder of another.
             weights, notes = move_training_aside(run.output, weights)
             yield from notes
     for run, before, now in zip(overwriting, given, weights, strict=True):
@@ -101,16 +101,16 @@ def _plan(
         words = ["--config-file", args.config_file, *_without_flag(words, "--model")]
     if args.data:
         words = _as_overrides(words, args.opts)
-    for name, value in OF_THE_JOB.items():
+    for name, value in SET_BY_JOB.items():
         if getattr(args, name) != value:
             flag = f"--{name.replace('_', '-')}"
             raise InputError(
-                f"{flag} after --: the job says how many processes there are; use --nodes and --gpus-per-node"
+                f"{flag} after --: the job sets the number of processes; use --nodes and --gpus-per-node"
                 " (or --tasks-per-node) before --"
             )
     cfg = configuration(args)
 
-    # Not above: a wrong key is told without waiting for the parts of a training.
+    # Imported here: a wrong key is reported without importing the parts of a training.
     from segzoo.engine.run_folder import holds_training
 
     name = _name(args, pairs, {run.name for run in before})
@@ -118,7 +118,7 @@ def _plan(
     output = output / name if array else output
     if not (args.resume or args.overwrite or args.eval_only) and holds_training(output):
         raise InputError(
-            f"OUTPUT_DIR {output} holds a training; add --resume to go on with it, --overwrite to move it to "
+            f"OUTPUT_DIR {output} holds a training; add --resume to continue it, --overwrite to move it to "
             f"{output.name}.old-<n>, or choose another folder"
         )
     return Run(
@@ -132,26 +132,26 @@ def _plan(
 
 
 def _separated(word: str) -> list[str]:
-    """--config-file=a.yaml, --model=a, --data=b.yaml and --weights=c.pth as two words."""
+    """Split --config-file=a.yaml, --model=a, --data=b.yaml and --weights=c.pth into two words."""
     flag, equals, value = word.partition("=")
     return [flag, value] if flag in ("--config-file", "--model", "--data", "--weights") and equals else [word]
 
 
 def _as_overrides(words: list[str], opts: Sequence[str]) -> list[str]:
-    """The words with the keys that --data stands for in its place: a job reads a copy of the dataset file."""
+    """Replace --data by the keys that it sets, since a job reads a copy of the dataset file."""
     last = dict(zip(opts[::2], opts[1::2], strict=True))
     pairs = [(key, last[key]) for key in last if key.startswith("DATASETS.")]
     return [*_without_flag(words, "--data"), *itertools.chain(*pairs)]
 
 
 def _without_flag(words: Sequence[str], flag: str) -> list[str]:
-    """The words but for a flag and its value, however often it is there."""
+    """Return the words without any occurrence of a flag and its value."""
     before = ["", *words]
     return [word for word, last in zip(words, before, strict=False) if flag not in (word, last)]
 
 
 def _name(args: argparse.Namespace, pairs: Sequence[tuple[str, str]], taken: set[str]) -> str:
-    """The configuration's or the checkpoint's, and the swept values: `pspnet_r18,BASE_LR=0.01`."""
+    """Return a run's name: its configuration or checkpoint and swept values, `pspnet_r18,BASE_LR=0.01`."""
     what = args.config_file or weights_in(args.opts)
     parts = [Path(what).stem, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs)]
     name = re.sub(r"[^\w.,=+-]+", "_", ",".join(parts)).strip("_")[:100]

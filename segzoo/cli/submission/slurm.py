@@ -1,11 +1,11 @@
-"""SLURM's view of jobs, from scontrol, and from sacct for those that scontrol has forgotten."""
+"""The states of SLURM jobs, from scontrol, and from sacct for those that scontrol has dropped."""
 
 import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Of a job that may still run, or run again.
+# States of a job that may still run, or run again.
 ACTIVE = {
     "PENDING",
     "RUNNING",
@@ -25,48 +25,45 @@ ACTIVE = {
 
 @dataclass(frozen=True)
 class SlurmState:
-    """`name` as PENDING or TIMEOUT; `reason`, of waiting or failing, may be ""."""
+    """The state of a job: `name` such as PENDING, and `reason` for waiting or failing, which may be ""."""
 
     name: str
     reason: str = ""
 
 
 def slurm_states(job_ids: Sequence[str]) -> dict[str, SlurmState]:
-    """The states of a job, or of runs of one array, by "12" or "12_0"; without those that are unknown."""
+    """Return {job id, "12" or "12_0": state} of a job or of runs of one array, without unknown ones."""
     main_id = job_ids[0].partition("_")[0]
     states = parse_scontrol(_output("scontrol", "-o", "show", "job", main_id))
-    # It forgets a job minutes after its end. The database of the others is slow, and asked only then.
+    # scontrol drops a job minutes after its end. The database of sacct is slow, so it is queried only then.
     if not states.keys() >= set(job_ids):
         columns = "JobID,State,Reason"
         states = parse_sacct(_output("sacct", "-n", "-P", "-X", "-j", main_id, "-o", columns)) | states
     return states
 
 
-def takes_back(job_id: str) -> bool:
-    """Whether SLURM ends a job that runs because it needs its place, or because its time is up.
-
-    A job that a user cancels is no such job.
-    """
-    facts = _output("scontrol", "-o", "show", "job", job_id)
-    return re.search(r"\bPreemptTime=\d|\bReason=TimeLimit\b", facts) is not None
+def is_stopped_by_slurm(job_id: str) -> bool:
+    """Return whether SLURM, not a user, ends a running job: by preemption or at its time limit."""
+    text = _output("scontrol", "-o", "show", "job", job_id)
+    return re.search(r"\bPreemptTime=\d|\bReason=TimeLimit\b", text) is not None
 
 
 def parse_scontrol(text: str) -> dict[str, SlurmState]:
-    """Reads `scontrol -o show job`: a line of KEY=VALUE for each job."""
+    """Parse the output of `scontrol -o show job`: a line of KEY=VALUE for each job."""
     states = {}
     for line in text.splitlines():
-        facts = dict(re.findall(r"(\w+)=(\S*)", line))
-        if "JobState" not in facts:
+        fields = dict(re.findall(r"(\w+)=(\S*)", line))
+        if "JobState" not in fields:
             continue
-        reason = facts.get("Reason", "None")
-        state = SlurmState(facts["JobState"], "" if reason == "None" else reason)
-        for job_id in _ids(facts.get("ArrayJobId"), facts.get("ArrayTaskId"), facts.get("JobId", "")):
+        reason = fields.get("Reason", "None")
+        state = SlurmState(fields["JobState"], "" if reason == "None" else reason)
+        for job_id in _ids(fields.get("ArrayJobId"), fields.get("ArrayTaskId"), fields.get("JobId", "")):
             states[job_id] = state
     return states
 
 
 def parse_sacct(text: str) -> dict[str, SlurmState]:
-    """Reads `sacct -n -P -o JobID,State,Reason`."""
+    """Parse the output of `sacct -n -P -o JobID,State,Reason`."""
     states = {}
     for line in text.splitlines():
         job_id, _, rest = line.partition("|")
@@ -80,7 +77,7 @@ def parse_sacct(text: str) -> dict[str, SlurmState]:
 
 
 def _ids(array: str | None, tasks: str | None, job: str) -> list[str]:
-    """12 and "0,2-3%1" as 12_0, 12_2, 12_3: runs that wait share a line."""
+    """Return the ids of array tasks: 12 and "0,2-3%1" give 12_0, 12_2, 12_3. Pending runs share a line."""
     if not array or not tasks:
         return [job]
     ids = []
@@ -92,7 +89,7 @@ def _ids(array: str | None, tasks: str | None, job: str) -> list[str]:
 
 
 def _output(*command: str) -> str:
-    """What a command prints; "" where there is no such command, or it fails."""
+    """Return the output of a command; "" if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Freezing code and configuration in a job's folder, so that later edits do not change a job that waits."""
+"""Copying code and configuration into a job's folder, so that later edits do not change a pending job."""
 
 import os
 import shutil
@@ -13,23 +13,23 @@ from segzoo.utils.commands import SOURCE_TREE, is_source_tree
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import user_path
 
-# Of the source tree, or where the package is installed.
+# The source tree, or the folder in which the package is installed.
 ROOT = SOURCE_TREE
 
-# A file that git does not know is copied if it is code or configuration, and small.
+# An untracked file is copied if it is code or configuration, and small.
 SUFFIXES = {".py", ".yaml", ".yml", ".json", ".toml", ".cfg", ".txt", ".sh"}
 MAX_BYTES_TRACKED = 10 * 2**20
 MAX_BYTES_UNTRACKED = 2**20
-# Without git: folders of no code. Hidden ones are left out, too.
+# Folders to skip without git, besides hidden ones.
 NO_CODE = {"output", "build", "dist", "__pycache__"}
-# Configuration from outside the code.
+# Folder for configuration from outside the code.
 SUBMITTED = "submitted"
 
 
 def take_snapshot(target: Path, root: Path = ROOT) -> tuple[int, str]:
-    """Copy the code into `target`: what git lists, and what is neither ignored nor big.
+    """Copy the code into `target`: tracked files, and untracked ones that are neither ignored nor big.
 
-    Of an installed package its own files are copied.
+    For an installed package, copy the files of the package.
 
     Returns:
         The number of files, and the commit ("" without git; with a "+" if files differ from it).
@@ -60,7 +60,7 @@ def take_snapshot(target: Path, root: Path = ROOT) -> tuple[int, str]:
 
 
 def frozen_config(snapshot: Path, config: Path, root: Path = ROOT) -> str:
-    """The copy of a configuration in the snapshot; one from outside the code is copied with its bases."""
+    """Return the path of a configuration in the snapshot; copy one from outside the code with its bases."""
     file = config.resolve()
     if file.is_relative_to(root) and (snapshot / file.relative_to(root)).is_file():
         return str(snapshot / file.relative_to(root))
@@ -69,29 +69,29 @@ def frozen_config(snapshot: Path, config: Path, root: Path = ROOT) -> str:
 
 
 def frozen_datasets(snapshot: Path, files: Sequence[str]) -> tuple[str, ...]:
-    """Copies of the dataset files of DATASETS.FILES, which look for their data where the originals do."""
+    """Copy the files of DATASETS.FILES and return their paths; they find their data as the originals do."""
     paths = map(user_path, files)
     return tuple(_frozen_dataset(snapshot, path) if path.is_file() else str(path) for path in paths)
 
 
 def _frozen_dataset(snapshot: Path, file: Path) -> str:
-    facts = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    if not isinstance(facts, dict):
-        raise InputError(f"{file}: not a dataset file; expected a mapping of facts")
-    layouts = facts.get("layouts")
-    for entry in [facts, *(layouts if isinstance(layouts, list) else ())]:
-        if entry is facts or "root" in entry:
+    content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: not a dataset file; expected a mapping of keys")
+    layouts = content.get("layouts")
+    for entry in [content, *(layouts if isinstance(layouts, list) else ())]:
+        if entry is content or "root" in entry:
             roots = entry.get("root", ".")
             roots = [roots] if isinstance(roots, str) else list(roots)
-            # First beside the original, or what its link leads to; then, as ever, in the folder of datasets.
+            # First beside the original or the target of its link; then, as usual, in the folder of datasets.
             beside = dict.fromkeys((file.absolute().parent, file.resolve().parent))
             entry["root"] = [*(str(folder / user_path(root)) for root in roots for folder in beside), *roots]
-    text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return str(_write_unique(snapshot / SUBMITTED / file.name, text))
 
 
 def _write_unique(path: Path, text: str) -> Path:
-    """Writes to `path`, or beside it where another text already has that name."""
+    """Write to `path`, or to a numbered name beside it if that has another text; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     number, candidate = 1, path
     while candidate.exists() and candidate.read_text(encoding="utf-8") != text:
@@ -102,14 +102,14 @@ def _write_unique(path: Path, text: str) -> Path:
 
 
 def _plain(node: object) -> object:
-    """Tuples as the text that yacs reads as tuples; YAML has lists only."""
+    """Convert tuples to text, which yacs reads as tuples; YAML has lists only."""
     if isinstance(node, dict):
         return {key: _plain(value) for key, value in node.items()}
     return str(node) if isinstance(node, tuple) else node
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git prints; "" where there is no git or no repository."""
+    """Return the output of git; "" without git or a repository."""
     try:
         return subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
@@ -131,10 +131,10 @@ def _fits(file: Path, limit: int) -> bool:
 
 
 def _is_inner_link(path: Path, root: Path) -> bool:
-    """Return whether it is a link to a folder of the same code."""
+    """Return whether a path is a link to a folder of the same code."""
     return path.is_symlink() and path.is_dir() and path.resolve().is_relative_to(root.resolve())
 
 
 def _in_job_folder(root: Path, name: Path) -> bool:
-    """Whether a file belongs to this or an earlier job, whose folder nobody has told git to ignore."""
+    """Return whether a file belongs to this or an earlier job, in a folder that git does not ignore."""
     return any((root / parent / "job.json").is_file() for parent in name.parents)

@@ -1,6 +1,6 @@
-"""What a node starts: submitit's runner, on the code of the snapshot that this file is part of.
+"""Script that starts submitit's runner on a node, with the code of the snapshot that this file is part of.
 
-`python -m submitit...` would find the code of the current folder first, which goes on being edited.
+`python -m submitit...` would import the code of the current folder first, which may have been edited since.
 """
 
 import os
@@ -11,12 +11,12 @@ SNAPSHOT = Path(__file__).resolve().parents[3]
 
 
 def main() -> None:
-    # In place of this file's folder, which is no place to import from; also for processes started from here.
+    # Replaces this file's folder; PYTHONPATH is for child processes.
     sys.path[0] = str(SNAPSHOT)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(SNAPSHOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     from submitit.core.submission import submitit_main
 
-    # Of submitit's own command line (-m submitit.core._submit FOLDER) the folder counts.
+    # submitit's command line is -m submitit.core._submit FOLDER; only the folder matters.
     sys.argv = [sys.argv[0], sys.argv[-1]]
     submitit_main()
 

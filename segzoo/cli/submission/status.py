@@ -1,4 +1,4 @@
-"""How the runs of a job stand: state, iteration, time left, last metric, and why one has ended."""
+"""The status of a job's runs: state, iteration, time left, last metric, and why a run has ended."""
 
 import datetime
 import json
@@ -11,16 +11,16 @@ from tabulate import tabulate
 from .files import Job, Run, State, log_file, read_job, read_state, state_file
 from .slurm import ACTIVE, SlurmState, slurm_states
 
-# A run in these may still get on.
+# States of a run that may still continue.
 OPEN = {"waiting", "running", "unknown"}
 FINAL_PHASES = {"done", "failed", "stopped"}
-# The metric to show where the configuration names none: the first that an evaluation has reported.
+# The metric to show if the configuration names none: the first that an evaluation has reported.
 MAIN_METRICS = ("PQ", "mIoU", "AP")
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One line of the table; see `table`."""
+class RunStatus:
+    """The status of a run, one line of the table; see `table`."""
 
     run: Run
     state: str
@@ -30,8 +30,8 @@ class Standing:
     metric: str = ""
 
 
-def standings(folder: Path) -> list[Standing]:
-    """The lines of all runs of a job.
+def run_statuses(folder: Path) -> list[RunStatus]:
+    """Return the status of each run of a job.
 
     Raises:
         InputError: `folder` is not a job's.
@@ -40,11 +40,11 @@ def standings(folder: Path) -> list[Standing]:
     slurm: dict[str, SlurmState] = {}
     if job.cluster == "slurm" and job.runs:
         slurm = slurm_states([run.job_id for run in job.runs])
-    return [_standing(folder, job, run, slurm.get(run.job_id)) for run in job.runs]
+    return [_run_status(folder, job, run, slurm.get(run.job_id)) for run in job.runs]
 
 
-def table(lines: list[Standing]) -> str:
-    """All lines for a terminal, and below them why runs have ended."""
+def table(lines: list[RunStatus]) -> str:
+    """Return a table for a terminal, and below it the reasons why runs have ended."""
     rows = [
         [
             line.run.name,
@@ -57,22 +57,22 @@ def table(lines: list[Standing]) -> str:
         ]
         for line in lines
     ]
-    head = ["run", "job", "state", "iteration", "eta", "last metric", ""]
+    header = ["run", "job", "state", "iteration", "eta", "last metric", ""]
     if not any(row[-1] for row in rows):
-        head, rows = head[:-1], [row[:-1] for row in rows]
-    ends = [
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    reasons = [
         f"{line.run.name} {line.state}: {line.note}" for line in lines if line.note and line.state not in OPEN
     ]
-    return "\n".join([tabulate(rows, head, tablefmt="simple", disable_numparse=True), *ends])
+    return "\n".join([tabulate(rows, header, tablefmt="simple", disable_numparse=True), *reasons])
 
 
-def _iteration(line: Standing) -> str:
+def _iteration(line: RunStatus) -> str:
     if line.run.max_iter == 0:
         return "(test)"
     return f"{line.iteration or 0}/{line.run.max_iter}"
 
 
-def _standing(folder: Path, job: Job, run: Run, slurm: SlurmState | None) -> Standing:
+def _run_status(folder: Path, job: Job, run: Run, slurm: SlurmState | None) -> RunStatus:
     own = read_state(state_file(folder, run.index))
     if job.cluster == "slurm":
         state, note = _slurm_state(own, slurm)
@@ -80,7 +80,7 @@ def _standing(folder: Path, job: Job, run: Run, slurm: SlurmState | None) -> Sta
         state, note = _local_state(own, run)
     if state not in OPEN | {"done"}:
         cause = _first_error(folder, run)
-        # The other tasks end with the one that fails: as if they were cancelled, or for want of it.
+        # When a task fails, the others end too, as if cancelled or with an error about the lost peer.
         state = "failed" if cause and state == "stopped" else state
         note = cause or own.error or _last_line(folder, run) or note
     if own.requeues and state in OPEN:
@@ -88,11 +88,11 @@ def _standing(folder: Path, job: Job, run: Run, slurm: SlurmState | None) -> Sta
     progress = _progress(run)
     eta = progress.get("eta_seconds") if state == "running" else None
     iteration = progress["iteration"] + 1 if "iteration" in progress else None
-    return Standing(run, state, note, iteration, eta, _metric(run, progress))
+    return RunStatus(run, state, note, iteration, eta, _metric(run, progress))
 
 
 def _slurm_state(own: State, slurm: SlurmState | None) -> tuple[str, str]:
-    """The state and a note: the one that SLURM gives to a run that may still get on, else the run's own."""
+    """Return state and note: SLURM's for a run that may still continue, else the run's own."""
     ending = slurm is None or slurm.name == "COMPLETING"
     if slurm is not None and slurm.name in ACTIVE and not (ending and own.phase in FINAL_PHASES):
         if slurm.name in ("RUNNING", "COMPLETING"):
@@ -104,7 +104,7 @@ def _slurm_state(own: State, slurm: SlurmState | None) -> tuple[str, str]:
         return slurm.name.lower(), slurm.reason
     if own.phase == "waiting":
         return "unknown", "SLURM does not know the job"
-    return "lost", "ended without a word; SLURM does not know the job any more"
+    return "lost", "ended without a message; SLURM no longer knows the job"
 
 
 def _local_state(own: State, run: Run) -> tuple[str, str]:
@@ -131,7 +131,7 @@ def _alive(process: int) -> bool:
 
 
 def _first_error(folder: Path, run: Run) -> str:
-    """The first error that a task of the last start has left, "" for none."""
+    """Return the first error that a task of the last start has recorded, "" for none."""
     errors = list((folder / "state" / f"{run.index}.errors").glob("*_*.txt"))
     last_start = max((int(path.stem.partition("_")[0]) for path in errors), default=0)
     of_last = [path for path in errors if path.stem.startswith(f"{last_start}_")]
@@ -139,7 +139,7 @@ def _first_error(folder: Path, run: Run) -> str:
 
 
 def _last_line(folder: Path, run: Run) -> str:
-    """The last of the log, "" for none."""
+    """Return the last line of the log, "" for none."""
     lines = [line for line in _tail(log_file(folder, run)).splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""
 
@@ -154,7 +154,7 @@ def _tail(path: Path, size: int = 20_000) -> str:
 
 
 def _progress(run: Run) -> dict:
-    """The last values of what metrics.json holds."""
+    """Return the last value of each entry of metrics.json."""
     values: dict = {}
     path = Path(run.output, "metrics.json")
     for text in path.read_text(encoding="utf-8").splitlines() if run.max_iter and path.is_file() else ():
@@ -168,7 +168,7 @@ def _progress(run: Run) -> dict:
 
 
 def _metric(run: Run, progress: dict) -> str:
-    """The last value of TEST.BEST_METRIC, else of an evaluation's main one, else of the loss."""
+    """Return the last value of TEST.BEST_METRIC, else of an evaluation's main metric, else of the loss."""
     if not run.max_iter:
         progress = _test_results(run)
     if run.metric in progress:
@@ -181,7 +181,7 @@ def _metric(run: Run, progress: dict) -> str:
 
 
 def _test_results(run: Run) -> dict:
-    """The numbers of inference/results.json by names such as sem_seg/mIoU."""
+    """Return the numbers of inference/results.json by names such as sem_seg/mIoU."""
     try:
         results = json.loads(Path(run.output, "inference", "results.json").read_text(encoding="utf-8"))[
             "results"
