@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Writes MODEL_ZOO.md and docs/zoo/ from the tables of `segzoo/model_zoo/weights/`; counts what they lack.
+"""Write MODEL_ZOO.md and docs/zoo/ from the tables in `segzoo/model_zoo/weights/`.
+
+--measure counts parameters and GFLOPs and writes them into the tables.
 
 python tools/make_model_zoo.py
 python tools/make_model_zoo.py --check
@@ -32,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = CommandLine(
         description=__doc__,
-        epilog=f"{EXIT_STATUS}; with --check 1 if the document is out of date",
+        epilog=f"{EXIT_STATUS}; with --check 1 if a document is out of date",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -41,7 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="NAME",
         help="count parameters and GFLOPs of these models, or of all, and write them into the tables",
     )
-    parser.add_argument("--missing", action="store_true", help="with --measure: those not yet counted")
+    parser.add_argument("--missing", action="store_true", help="with --measure: only models not yet counted")
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit status 1 if a document is out of date"
     )
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def out_of_date(texts: Mapping[str, str]) -> list[str]:
-    """Return the documents that are not there, hold another text, or are no longer made."""
+    """Return the documents that are missing, have another text, or are no longer generated."""
     left = {str(file.relative_to(ROOT)) for file in (ROOT / PAGES).glob("*.md")} - texts.keys()
     stale = [
         name
@@ -86,16 +88,16 @@ def out_of_date(texts: Mapping[str, str]) -> list[str]:
 
 
 def measure(names: Sequence[str], missing: bool) -> int:
-    """Counts the models and writes each result at once; returns how many could not be counted."""
+    """Count parameters and GFLOPs and write each result at once; return the number of failures."""
     known = known_models()
     names = [zoo_name(name) for name in names]
     for name in names:
         if name not in known:
             raise InputError(f"{name} has no row in the tables{did_you_mean(name, known)}")
-    wanted = [name for name in names or known if not (missing and known[name].reproduced)]
+    selected = [name for name in names or known if not (missing and known[name].reproduced)]
     files = {name: file for file in sorted(TABLES.glob("*.yaml")) for name in names_in(file)}
     failed = 0
-    for index, name in enumerate(wanted, start=1):
+    for index, name in enumerate(selected, start=1):
         start = time.perf_counter()
         try:
             before = known[name].reproduced
@@ -106,12 +108,12 @@ def measure(names: Sequence[str], missing: bool) -> int:
             print(f"error: {name}: {error}", file=sys.stderr)
             continue
         height, width = result.size
-        news = (
+        change = (
             "unchanged" if not changed else f"was {before.params} M, {before.gflops} G" if before else "new"
         )
         print(
-            f"{index}/{len(wanted)} {name}: {result.params:.2f} M, {result.gflops:.1f} G @ {height}x{width} "
-            f"({news}, {time.perf_counter() - start:.1f} s)",
+            f"{index}/{len(selected)} {name}: {result.params:.2f} M, {result.gflops:.1f} G "
+            f"@ {height}x{width} ({change}, {time.perf_counter() - start:.1f} s)",
             flush=True,
         )
     known_models.cache_clear()
@@ -120,7 +122,7 @@ def measure(names: Sequence[str], missing: bool) -> int:
 
 
 def names_in(file: Path) -> list[str]:
-    """The rows of a table."""
+    """Return the model names in a table."""
     from segzoo.model_zoo.table_reader import read_table
 
     return [info.name for section in read_table(file) for info in section.models]
@@ -128,7 +130,7 @@ def names_in(file: Path) -> list[str]:
 
 @explained
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the tool; returns its exit status: 0, 1 for a document out of date, 2 for wrong input."""
+    """Run the tool; return the exit status: 0, 1 for a document out of date, 2 for wrong input."""
     return run(parse_arguments(arguments))
 
 

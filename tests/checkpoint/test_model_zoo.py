@@ -224,7 +224,7 @@ def test_counts_agree_with_the_official_code_wherever_it_was_measured():
 
 
 def test_row_without_a_file_says_so():
-    with pytest.raises(InputError, match=r"maskformer_swin_base has no official weights \(in the paper only"):
+    with pytest.raises(InputError, match=r"maskformer_swin_base has no official weights \(only in the paper"):
         model_zoo.official_weights("panoptic/coco/maskformer_swin_base")
 
 

@@ -1,1 +1,1 @@
-"""Parts of tools/make_model_zoo.py: editing the tables of the zoo, and the document made from them."""
+"""Parts of tools/make_model_zoo.py: editing the tables of the zoo, and generating the documents."""

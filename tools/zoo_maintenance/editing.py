@@ -1,6 +1,6 @@
-"""Writes what was counted or measured into the tables of the zoo.
+"""Write counts and measured metrics into the tables of the zoo.
 
-A table is edited line by line: its comments, its order and all that its authors wrote stay as they are.
+A table is edited line by line: its comments, its order and all other values stay unchanged.
 """
 
 import re
@@ -16,14 +16,14 @@ from segzoo.utils.files import write_text
 
 
 def write_reproduced(file: Path, name: str, measured: Measured) -> bool:
-    """Sets `reproduced` of a row of a table in place, at once or not at all.
+    """Set `reproduced` of a table row in place, atomically.
 
-    The file is read anew, so that what others wrote into it in the meantime stays.
+    The file is read again first, so that concurrent edits are kept.
 
     Returns:
         Whether the file changed.
     Raises:
-        InputError: no such row, or one that is not written over several lines.
+        InputError: the row does not exist, or is not written with one line per key.
     """
     text = file.read_text(encoding="utf-8")
     edited = _edited(text, name, measured, file)
@@ -39,7 +39,7 @@ def write_reproduced(file: Path, name: str, measured: Measured) -> bool:
 
 @dataclass
 class _Block:
-    """The lines of a row, `start` being the one of its name."""
+    """The lines of a row; `start` is the line of its name."""
 
     start: int
     end: int

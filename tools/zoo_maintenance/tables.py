@@ -1,4 +1,4 @@
-"""Markdown tables of the zoo's models, for pages in docs/zoo/."""
+"""Markdown tables of zoo models, for the pages in docs/zoo/."""
 
 import shlex
 from collections.abc import Iterable
@@ -10,17 +10,17 @@ UP = "../../"
 
 
 def heading(section: Section) -> str:
-    """Return what stands over a table, unique in its page."""
+    """Return the heading of a table, unique in its page."""
     return f"{section.method} ({section.source})" if section.source else section.method
 
 
 def model_link(info: WeightsInfo) -> str:
-    """Return the name of a model, which leads to its configuration."""
+    """Return the name of a model as a link to its configuration."""
     return f"[{info.name.split('/')[-1]}]({UP}configs/{info.name}.yaml)"
 
 
 def section_text(section: Section) -> str:
-    """Return a table with its heading, sources, protocols and notes."""
+    """Return a table with its heading, links, protocols and notes."""
     rows = section.models
     code = "official code" if not section.source else f"code of {section.source}"
     license = f" ({section.code_license})" if section.code_license else ""
@@ -34,7 +34,7 @@ def section_text(section: Section) -> str:
 
 
 def _columns(section: Section) -> dict:
-    """Header -> what stands under it; columns of numbers are left out where no row has one."""
+    """Return {header: function from a model to its cell}, without columns that have no number."""
     numbers = {}
     for metric in section.metrics:
         # "mIoU paper" is what another source quotes from the method's paper.
@@ -71,7 +71,7 @@ def _own_metric(info: WeightsInfo, metric: str) -> float | None:
 
 
 def number_text(value: float | None, digits: int = 1) -> str:
-    """Return a number with at least that many digits after the point, up to two if they were published."""
+    """Return a number with at least `digits` decimals, and up to two if they were published."""
     if value is None:
         return "-"
     text = f"{value:.{max(digits, 2)}f}"
@@ -85,12 +85,12 @@ def _at(number: str, size: tuple[int, int] | None) -> str:
 
 
 def has_link(info: WeightsInfo) -> bool:
-    """Tell whether the official weights of a model are somewhere."""
+    """Return whether the official weights of a model are published."""
     return bool(info.url or info.page or info.folder)
 
 
 def weights_links(info: WeightsInfo) -> str:
-    """Return where the official weights are, their hashes and the log; "none" for none."""
+    """Return links to the official weights (or "none") and the log, with hashes."""
     places = [(info.model_id or "file", info.url), ("page", info.page), ("folder", info.folder)]
     cells = [f"[{text}]({address})" for text, address in places if address][:1] or ["none"]
     for name, digits in (("md5", info.md5_prefix), ("sha256", info.sha256_prefix)):
@@ -107,8 +107,8 @@ def _footnotes(section: Section) -> list[str]:
             lines.append(f"- {metric}: {protocol}.{how}")
     for module, count in section.models[0].only_official.items():
         lines.append(
-            f"- Only in the official code and files: `{module}`, {count:,} parameters that nothing uses; "
-            "they are not in the reproduced counts."
+            f"- Only in the official code and weights: `{module}`, {count:,} unused parameters, which the "
+            "reproduced counts do not include."
         )
     notes = [(info.name.split("/")[-1], info.note) for info in section.models if info.note]
     for note in dict.fromkeys(note for _, note in notes):
