@@ -84,6 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
         return load_any(name, arguments.opts, trust=arguments.trust_checkpoint, needs_datasets=False)
 
     cfg = load(arguments.name)
+    if _may_have_unknown_names(arguments):
+        from segzoo.engine.names import check_names  # its import takes longer than the rest
+
+        check_names(cfg)
     if arguments.diff:
         other = load(arguments.diff)
         for line in _differences(dict(flatten(cfg)), dict(flatten(other)), arguments.name, arguments.diff):
@@ -100,6 +104,15 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(cfg.dump(), end="")
     return 0
+
+
+def _may_have_unknown_names(arguments: argparse.Namespace) -> bool:
+    """Whether a name may be in the configuration that neither the zoo nor a training has used before."""
+    from segzoo.config.files import is_config_name, names_checkpoint, zoo_name
+    from segzoo.config.rules import NAMES
+
+    was_used = names_checkpoint(arguments.name) or is_config_name(zoo_name(arguments.name))
+    return not was_used or not set(NAMES).isdisjoint(arguments.opts[::2])
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any], *names: str) -> Iterator[str]:

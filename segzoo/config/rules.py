@@ -1,7 +1,7 @@
 """The values that keys of the configuration may have, and the message for one that they may not.
 
-Those of a method's own keys stand in its `config.py`, see `register_config`. Names (of datasets, of parts
-of a model) are checked where they are looked up.
+Those of a method's own keys stand in its `config.py`, see `register_config`. Names of datasets are checked
+where they are looked up, those of parts of a model or a training by `segzoo.engine.names`.
 """
 
 import math
@@ -31,6 +31,16 @@ from .rule_types import (
     is_range,
     is_whole,
     one_of,
+)
+
+# Keys whose values are such names, by which segzoo, Detectron2 or a module of IMPORTS registers something.
+NAMES = (
+    *("TRAINER", "MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.NECK.NAME", "MODEL.AUX_HEAD.NAME"),
+    *("MODEL.SEM_SEG_HEAD.NAME", "MODEL.SEM_SEG_HEAD.LOSS.NAME", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"),
+    *("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MODEL.MASK_FORMER.CRITERION_NAME"),
+    *("MODEL.MASK_FORMER.LOSS_TERMS", "MODEL.MASK_FORMER.MATCHING_COSTS"),
+    *("SOLVER.OPTIMIZER", "SOLVER.LR_SCHEDULER_NAME", "INPUT.AUGMENTATION", "INPUT.TARGETS"),
+    *("TEST.PROTOCOL", "TEST.EVALUATORS"),
 )
 
 

@@ -27,15 +27,12 @@ from segzoo.data import SegmentationMapper, build_test_loader, build_train_loade
 from segzoo.data.batch_size import images_per_pass
 from segzoo.data.handover import ended_workers_explained
 from segzoo.data.labeled import holds_targets
-from segzoo.data.training_targets import find_targets
-from segzoo.data.wanted_targets import wanted_targets
 from segzoo.modeling import as_segmentor
 from segzoo.modeling.protocols import build_single_scale_config
 from segzoo.modeling.registry import registered
 from segzoo.solver import (
     build_lr_scheduler,
     build_optimizer,
-    find_optimizer,
     gather_optimizer_state,
     learning_rate_factor,
     load_optimizer_state,
@@ -63,6 +60,7 @@ from .metrics_log import (
     wait_until_event_files_sort,
 )
 from .model_description import classes_metadata, describe_checkpoint
+from .names import check_names, is_standard
 from .nonfinite_dump import NonFiniteLossError, save_nonfinite_capsule
 from .output_lock import Claim, claimed, writing_explained
 from .progress import ProgressPrinter
@@ -108,7 +106,9 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()).clone()
         _check_numbers(self.cfg, comm.get_world_size())
-        self._check_names()
+        check_names(self.cfg, type(self))
+        if is_standard(type(self), "build_lr_scheduler"):
+            learning_rate_factor(self.cfg)
         model = self.build_model(self.cfg)
         logger.debug("Model:\n%s", model)
         self.optimizer = self.build_optimizer(self.cfg, model)
@@ -231,15 +231,6 @@ class Trainer(TrainerBase):
         except InputError as error:
             raise InputError(f'{error} (DATASETS.TEST "()" trains without evaluation)') from None
         check_best_metric(cfg, cls)
-
-    def _check_names(self) -> None:
-        """Raises InputError for names that the standard methods do not know, before the model is built."""
-        if _is_standard(self.build_optimizer, Trainer.build_optimizer):
-            find_optimizer(self.cfg)
-        if _is_standard(self.build_lr_scheduler, Trainer.build_lr_scheduler):
-            learning_rate_factor(self.cfg)
-        if _is_standard(self.build_mapper, Trainer.build_mapper):
-            find_targets(wanted_targets(self.cfg))
 
     def build_hooks(self) -> list[HookBase]:
         """In order: timer, learning rate, checkpoints, signals, evaluation (of a test set), writers."""
@@ -575,8 +566,3 @@ def _check_numbers(cfg: CfgNode, world_size: int) -> None:
             "name the metric that has to improve, or set the patience to 0"
         )
     images_per_pass(cfg, world_size)
-
-
-def _is_standard(method: Any, standard: Any) -> bool:
-    """Whether a class method is that of `Trainer`, and no subclass has replaced it."""
-    return getattr(method, "__func__", method) is standard.__func__

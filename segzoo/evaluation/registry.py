@@ -103,6 +103,7 @@ def find_evaluators(
         wanted = [one for one in registered if not one.name or one.name in names]
         used.update(one.name for one in wanted)
         evaluators += [one.evaluator for one in wanted]
+    check_names_beside(names)
     unused = [name for name in names if name not in used]
     if unused:
         raise InputError(_unknown_name(dataset_name, tasks, unused[0]))
@@ -115,6 +116,21 @@ def find_evaluators(
                 f"{evaluator.task_key!r} on {dataset_name}; give one of them another task_key"
             )
     return list(by_key.values())
+
+
+def check_names_beside(names: Iterable[str]) -> None:
+    """Check that evaluators are registered by names, values of TEST.EVALUATORS, whatever they score.
+
+    Raises:
+        InputError: none is by one of them.
+    """
+    known = sorted({one.name for registered in _EVALUATORS.values() for one in registered} - {""})
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"TEST.EVALUATORS: {name!r} is not registered; expected some of {', '.join(known)}, or name "
+                f"the module that registers it in IMPORTS{did_you_mean(name, known)}"
+            )
 
 
 def _registered(dataset_name: str, task: str) -> list[Registered]:
@@ -143,12 +159,6 @@ def _cannot_score(dataset_name: str, task: str) -> str:
 def _unknown_name(dataset_name: str, tasks: list[str], name: str) -> str:
     kind = MetadataCatalog.get(dataset_name).evaluator_type
     pairs = [pair for pair, registered in _EVALUATORS.items() if name in {one.name for one in registered}]
-    if not pairs:
-        known = sorted({one.name for registered in _EVALUATORS.values() for one in registered} - {""})
-        return (
-            f"TEST.EVALUATORS: {name!r} is not registered; expected some of {', '.join(known)}, or name the "
-            f"module that registers it in IMPORTS{did_you_mean(name, known)}"
-        )
     possible = sorted({task for pair_kind, task in pairs if pair_kind == kind})
     remedy = f"add {' or '.join(possible)} to TEST.TASKS, or leave it out" if possible else "leave it out"
     return (

@@ -10,7 +10,7 @@ from .optimizer_state import (
 )
 from .parameter_groups import parameter_groups
 from .registry import LR_SCHEDULER_REGISTRY, OPTIMIZER_REGISTRY
-from .schedules import ScheduledLR, build_lr_scheduler, learning_rate_factor
+from .schedules import ScheduledLR, build_lr_scheduler, find_schedule, learning_rate_factor
 
 __all__ = [
     "LR_SCHEDULER_REGISTRY",
@@ -20,6 +20,7 @@ __all__ = [
     "build_lr_scheduler",
     "build_optimizer",
     "find_optimizer",
+    "find_schedule",
     "gather_optimizer_state",
     "learning_rate_factor",
     "load_optimizer_state",

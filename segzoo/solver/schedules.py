@@ -102,6 +102,15 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Schedu
     return ScheduledLR(optimizer, learning_rate_factor(cfg))
 
 
+def find_schedule(cfg: CfgNode) -> Callable[[CfgNode], Schedule]:
+    """Return the function that SOLVER.LR_SCHEDULER_NAME names.
+
+    Raises:
+        InputError: none is registered by that name.
+    """
+    return registered(LR_SCHEDULER_REGISTRY, "SOLVER.LR_SCHEDULER_NAME", cfg.SOLVER.LR_SCHEDULER_NAME)
+
+
 def learning_rate_factor(cfg: CfgNode) -> Schedule:
     """The factor on the learning rates as a function of the iteration, or several by name prefix.
 
@@ -109,7 +118,7 @@ def learning_rate_factor(cfg: CfgNode) -> Schedule:
         InputError: an unknown name or warm-up method, no iterations, or SOLVER.STEPS that do not ascend.
     """
     solver = cfg.SOLVER
-    build = registered(LR_SCHEDULER_REGISTRY, "SOLVER.LR_SCHEDULER_NAME", solver.LR_SCHEDULER_NAME)
+    build = find_schedule(cfg)
     if solver.WARMUP_METHOD not in ("linear", "constant"):
         raise InputError(
             f"SOLVER.WARMUP_METHOD: {solver.WARMUP_METHOD!r} is not known; choose linear or constant"

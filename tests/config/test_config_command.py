@@ -1,12 +1,16 @@
 """`segzoo config`: the resolved configuration, the origin of each value, the difference of two."""
 
+import re
+
 import pytest
 import yaml
 
 from segzoo.cli import config as command
 from segzoo.config.files import config_root
 from segzoo.config.keys import flatten
+from segzoo.config.load import new_config
 from segzoo.config.origins import find_origins
+from segzoo.config.rules import NAMES
 from segzoo.model_zoo import list_models, load_config
 from segzoo.utils.errors import InputError
 
@@ -128,6 +132,25 @@ def test_wrong_input_is_one_line(words, message, capsys):
     assert status == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", NAMES)
+def test_a_name_that_nothing_is_registered_by_is_refused(key, capsys):
+    default = dict(flatten(new_config()))[key]
+    value = "('nosuch',)" if isinstance(default, tuple | list) else "nosuch"
+    of_masks = "MASK_FORMER" in key or "PIXEL_DECODER" in key
+    status, shown = printed(capsys, "panoptic/coco/mask2former_r50" if of_masks else LEAF, key, value)
+    assert (status, shown.out) == (2, "")
+    assert re.fullmatch(rf"error: {key}:? 'nosuch' is (unknown|not registered); .*\n", shown.err)
+
+
+def test_names_of_a_file_of_ones_own_are_checked(tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    keys = {"_BASE_": str(config_root() / f"{LEAF}.yaml"), "SOLVER": {"OPTIMIZER": "ADAM"}}
+    file.write_text(yaml.safe_dump(keys))
+    status, shown = printed(capsys, str(file), "--changed")
+    assert (status, shown.out) == (2, "")
+    assert "SOLVER.OPTIMIZER 'ADAM' is unknown; did you mean AdamW?" in shown.err
 
 
 def test_errors_of_the_configuration_are_those_of_training():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from segzoo.cli import config as config_command
 from segzoo.cli.train import main
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
@@ -336,6 +337,16 @@ def test_a_misspelt_name_is_one_line_before_anything_is_built(
     monkeypatch.setattr("segzoo.engine.trainer.build_model", None)
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+    assert not output.exists()
+    assert config_command.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_names_of_the_package_are_known_where_a_configuration_is_printed(package, capsys):
+    package.write(SOLVER)
+    given = ["SOLVER.OPTIMIZER", "LION", "SOLVER.LR_SCHEDULER_NAME", "Halving"]
+    assert config_command.main(["--config-file", str(package.config()), *given]) == 0
+    assert "OPTIMIZER: LION" in capsys.readouterr().out
 
 
 def test_mask2formers_spelling_of_adamw_is_the_same_optimizer(package, train):

@@ -141,19 +141,27 @@ FAMILIES: dict[str, Callable[[CfgNode, int], list[T.Augmentation]]] = {
 }
 
 
+def find_family(name: str) -> Callable[[CfgNode, int], list[T.Augmentation]]:
+    """Return the family of that name, a value of INPUT.AUGMENTATION.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in FAMILIES:
+        raise InputError(
+            f"INPUT.AUGMENTATION {name!r} is unknown{did_you_mean(name, FAMILIES)}; "
+            f"known: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[name]
+
+
 def build_train_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     """The augmentations of INPUT.AUGMENTATION.
 
     Raises:
         InputError: unknown family.
     """
-    family = cfg.INPUT.AUGMENTATION
-    if family not in FAMILIES:
-        raise InputError(
-            f"INPUT.AUGMENTATION {family!r} is unknown{did_you_mean(family, FAMILIES)}; "
-            f"known: {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[family](cfg, ignore_label)
+    return find_family(cfg.INPUT.AUGMENTATION)(cfg, ignore_label)
 
 
 def build_test_augmentations(cfg: CfgNode) -> list[T.Augmentation]:

@@ -5,6 +5,7 @@ from .build import (
     build_inference_protocol,
     build_protocol_model,
     build_single_scale_config,
+    check_preset,
 )
 from .map_averaging import MapAveraging, SemanticTTA
 from .presets import PRESETS, InferenceProtocol
@@ -20,5 +21,6 @@ __all__ = [
     "build_inference_protocol",
     "build_protocol_model",
     "build_single_scale_config",
+    "check_preset",
     "label_cropper",
 ]

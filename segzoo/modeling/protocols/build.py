@@ -34,6 +34,13 @@ _PAIRS = ("crop_size", "stride")
 _KINDS = {int: "a positive whole number", float: "a positive number", bool: "True or False"}
 
 
+def check_preset(key: str, name: str) -> None:
+    """Raise InputError, naming the configuration's key, unless a protocol has that name, or it is ""."""
+    known = (*PRESETS, TTA_NAME)
+    if name and name not in known:
+        raise InputError(f"{key} {name!r} is unknown{did_you_mean(name, known)}; known: {', '.join(known)}")
+
+
 def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging | None:
     """Build the complete protocol; None where the model's own forward pass is asked for.
 
@@ -54,11 +61,7 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging |
                 f"name a preset: {', '.join(PRESETS)}"
             )
         return _build_averaging(cfg)
-    if name not in PRESETS:
-        known = (*PRESETS, TTA_NAME)
-        raise InputError(
-            f"TEST.PROTOCOL {name!r} is unknown{did_you_mean(name, known)}; known: {', '.join(known)}"
-        )
+    check_preset("TEST.PROTOCOL", name)
     if cfg.TEST.AUG.ENABLED:
         raise InputError(
             f"TEST.AUG.ENABLED True and TEST.PROTOCOL {name} exclude each other; "
