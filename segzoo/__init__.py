@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from . import compat  # first: makes the installed library versions work together
+from .utils.detectron2_registries import fill_detectron2_registries
 from .utils.import_hooks import after_import
 from .utils.lazy_exports import lazy_exports
-from .utils.methods import fill_detectron2_registries
 from .utils.moved import find_moved_modules
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from segzoo import model_zoo
 from segzoo.checkpoint.reader import globals_allowed, read_checkpoint
 from segzoo.engine.rng_state import restore_random_state
 from segzoo.engine.train_step import amp_dtype
-from segzoo.engine.trainer_registry import find_trainer
+from segzoo.engine.trainers import find_trainer
 from segzoo.modeling import as_segmentor
 from segzoo.utils.errors import InputError
 

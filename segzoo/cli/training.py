@@ -2,11 +2,9 @@
 
 import argparse
 
-from detectron2.config import CfgNode
-
-from segzoo.engine.model_config import model_config
-from segzoo.model_zoo import load_config
 from segzoo.utils.logging import setup_logging
+
+from .run_config import run_config
 
 
 def train_or_evaluate(args: argparse.Namespace) -> int:
@@ -14,7 +12,7 @@ def train_or_evaluate(args: argparse.Namespace) -> int:
     setup_logging(None)
     # Here a wrong config is reported once, before any process is started, and a file that is not there before
     # a folder is made for the run.
-    cfg = configuration(args)
+    cfg = run_config(args)
 
     # Not above: a wrong key of the configuration is told without waiting for all that training needs.
     from segzoo.checkpoint import local_file
@@ -35,10 +33,3 @@ def train_or_evaluate(args: argparse.Namespace) -> int:
     except StoppedBySignal as stopped:
         return stopped.exit_status
     return 0
-
-
-def configuration(args: argparse.Namespace) -> CfgNode:
-    """The complete configuration: the file's, or the one that the checkpoint to be evaluated holds."""
-    if args.eval_only:
-        return model_config(args.config_file, args.opts, evaluates=True, trust=args.trust_checkpoint)
-    return load_config(args.config_file, args.opts)

@@ -14,14 +14,14 @@ from segzoo.engine.run_folder import remove_if_unused
 from segzoo.engine.shard_files import Shard
 from segzoo.utils.commands import is_started_by_script, program, python
 
-from .training import configuration
+from .run_config import run_config
 
 
 def run(args: argparse.Namespace) -> dict:
     """Do what each process does; return the evaluation results (main process) or {}."""
     with stop_on_signals() as signals:
         signals.advice = "nothing had begun"
-        cfg = configuration(args)
+        cfg = run_config(args)
         with remove_if_unused(cfg):
             return _train_or_evaluate(cfg, args, signals)
 

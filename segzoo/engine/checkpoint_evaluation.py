@@ -3,13 +3,33 @@
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from torch import nn
 
 from segzoo.utils.errors import InputError
 
 from .evaluation_loop import check_evaluation
 from .model_description import take_trained_range
 from .shards import Shard, check_shards, evaluate_shard
-from .trainer_registry import find_trainer
+from .trainer import Trainer
+from .trainers import find_trainer
+
+
+def evaluate(
+    cfg: CfgNode,
+    model: nn.Module,
+    *,
+    weights: str = "",
+    iteration: int | None = None,
+    trainer: type[Trainer] | None = None,
+) -> dict:
+    """Evaluate `model` on every dataset of DATASETS.TEST and write OUTPUT_DIR/inference/results.json.
+
+    Args:
+        model, weights, iteration: see `segzoo.engine.evaluation_loop.evaluate`, also for results and errors.
+        trainer: builds the loaders and evaluators; None: the one that TRAINER names.
+    """
+    trainer = trainer or find_trainer(cfg)
+    return trainer.evaluate(cfg, model, weights=weights, iteration=iteration)
 
 
 def evaluate_checkpoint(

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, print_csv_format
 from detectron2.utils import comm
 from torch import nn
@@ -45,10 +45,6 @@ from segzoo.utils.threads import free_processors
 from .model_description import classes_metadata
 from .progress import Stopwatch, data_loading_advice
 from .skipped_files import describe_skipped, require_scored_images, skipped_images
-from .trainer_registry import find_trainer
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +54,7 @@ WAITING_PERCENT = 25.0
 WAITING_SECONDS = 10.0
 
 
-def check_evaluation(cfg: CfgNode, trainer: "type[Trainer] | None" = None) -> None:
+def check_evaluation(cfg: CfgNode, trainer: type[DefaultTrainer]) -> None:
     """Finds what would end an evaluation on DATASETS.TEST, without a model.
 
     Args:
@@ -84,7 +80,7 @@ def check_evaluation(cfg: CfgNode, trainer: "type[Trainer] | None" = None) -> No
             raise InputError(f"DATASETS.TEST: {name} has no images")
 
 
-def check_best_metric(cfg: CfgNode, trainer: "type[Trainer] | None" = None) -> None:
+def check_best_metric(cfg: CfgNode, trainer: type[DefaultTrainer]) -> None:
     """Finds out before a training whether its evaluations can report TEST.BEST_METRIC.
 
     What an evaluator without `task_key` reports is not known beforehand.
@@ -114,10 +110,10 @@ def check_best_metric(cfg: CfgNode, trainer: "type[Trainer] | None" = None) -> N
 def evaluate(
     cfg: CfgNode,
     model: nn.Module,
+    trainer: type[DefaultTrainer],
     *,
     weights: str = "",
     iteration: int | None = None,
-    trainer: "type[Trainer] | None" = None,
 ) -> dict:
     """Evaluates `model` on every dataset of DATASETS.TEST and writes OUTPUT_DIR/inference/results.json.
 
@@ -126,9 +122,9 @@ def evaluate(
     Args:
         model: on its device, not wrapped in DistributedDataParallel. It is run as TEST.PROTOCOL (or
             TEST.AUG) says.
+        trainer: builds the loaders and evaluators by `build_test_loader` and `build_evaluator`.
         weights: path or URL of what the model has loaded, for the protocol; "" if from no file.
         iteration: of the training in OUTPUT_DIR that the model is in, for the protocol; instead of `weights`.
-        trainer: the subclass of Trainer that builds loaders and evaluators; None: the one that TRAINER names.
 
     Returns:
         In the main process {task: {metric: value}}, or {dataset: {task: {metric: value}}} for several
@@ -141,7 +137,6 @@ def evaluate(
     if iteration is None:
         require_loaded(model)
     results, images, speed, skipped, reading, scored_by = {}, {}, {}, {}, {}, {}
-    trainer = trainer or find_trainer(cfg)
     for name in cfg.DATASETS.TEST:
         loader = trainer.build_test_loader(cfg, name)
         # A loader of another kind does not tell.
@@ -365,11 +360,9 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
     return build_evaluator(dataset_name, cfg.TEST.TASKS, folder, options, names=cfg.TEST.EVALUATORS)
 
 
-def trainer_evaluators(
-    cfg: CfgNode, dataset_name: str, trainer: "type[Trainer] | None" = None
-) -> DatasetEvaluators:
+def trainer_evaluators(cfg: CfgNode, dataset_name: str, trainer: type[DefaultTrainer]) -> DatasetEvaluators:
     """Build the evaluators of a test dataset as the trainer says, see `evaluate`."""
-    built = (trainer or find_trainer(cfg)).build_evaluator(cfg, dataset_name)
+    built = trainer.build_evaluator(cfg, dataset_name)
     return built if isinstance(built, DatasetEvaluators) else DatasetEvaluators([built])
 
 

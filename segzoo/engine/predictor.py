@@ -30,7 +30,7 @@ from .model_config import checkpoint_config
 from .model_description import classes_metadata, describe
 from .predictor_inputs import ImageInput, as_rgb, images_in, rgb_images
 from .setup import resolve_device
-from .trainer_registry import find_trainer
+from .trainers import find_trainer
 
 logger = logging.getLogger(__name__)
 

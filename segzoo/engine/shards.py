@@ -36,7 +36,8 @@ from .evaluation_loop import (
 from .progress import Stopwatch
 from .shard_files import Part, Shard, ShardFiles
 from .skipped_files import describe_skipped
-from .trainer_registry import TrainerClass, find_trainer
+from .trainer import Trainer
+from .trainers import find_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def evaluate_shard(
     shard: Shard,
     *,
     weights: str = "",
-    trainer: TrainerClass | None = None,
+    trainer: type[Trainer] | None = None,
 ) -> dict:
     """Score one shard of every dataset of DATASETS.TEST, going on where it was interrupted.
 
@@ -165,7 +166,7 @@ def _score(
     model: nn.Module,
     shard: Shard,
     name: str,
-    trainer: TrainerClass,
+    trainer: type[Trainer],
     evaluators: list[BackgroundEvaluator],
     files: ShardFiles,
 ) -> None:

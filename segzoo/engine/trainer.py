@@ -201,7 +201,7 @@ class Trainer(TrainerBase):
     @classmethod
     def evaluate(cls, cfg: CfgNode, model: nn.Module, **options: Any) -> dict:
         """`segzoo.engine.evaluate` with the loader and evaluators of this class."""
-        return evaluate(cfg, model, trainer=cls, **options)
+        return evaluate(cfg, model, cls, **options)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module) -> dict:

@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
+from segzoo.engine import Trainer
 from segzoo.engine.evaluation_loop import check_best_metric
 from segzoo.model_zoo import load_config
 from segzoo.modeling.protocols import build_inference_protocol
@@ -235,7 +236,7 @@ def test_models_for_the_test_server_leave_nothing_to_evaluate_on():
         cfg = load_config(name)
         assert tuple(cfg.DATASETS.TRAIN) == ("voc_2012_sem_seg_trainval",)
         assert tuple(cfg.DATASETS.TEST) == ()
-        check_best_metric(cfg)
+        check_best_metric(cfg, Trainer)
 
 
 def test_no_other_leaf_trains_on_validation_images():

@@ -15,8 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from segzoo.cli import check_data, visualize_data
 from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.data import build_train_loader
-from segzoo.engine import Trainer
-from segzoo.engine.evaluation_loop import evaluate
+from segzoo.engine import Trainer, evaluate
 from segzoo.model_zoo import load_config
 from segzoo.solver import build_optimizer
 from segzoo.utils.errors import InputError

@@ -17,8 +17,7 @@ from detectron2.utils.events import EventStorage
 from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.config.files import config_root
 from segzoo.data import build_train_loader
-from segzoo.engine import Trainer
-from segzoo.engine.evaluation_loop import evaluate
+from segzoo.engine import Trainer, evaluate
 from segzoo.model_zoo import load_config
 from segzoo.modeling.backbones import mit, swin, wide_resnet
 from segzoo.solver import build_optimizer

@@ -11,8 +11,7 @@ from PIL import Image
 
 from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.config.files import config_root
-from segzoo.engine import Trainer, default_setup, launch
-from segzoo.engine.evaluation_loop import evaluate
+from segzoo.engine import Trainer, default_setup, evaluate, launch
 from segzoo.model_zoo import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]

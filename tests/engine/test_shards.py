@@ -406,7 +406,7 @@ def test_a_center_crop_is_not_saved_as_a_prediction_of_the_image(shapes, tmp_pat
     overrides = ["TEST.PROTOCOL", "gluon_val", "TEST.INFERENCE.CROP_SIZE", "40"]
     cfg, _ = job(shapes, tmp_path, *overrides, "TEST.SAVE_PREDICTIONS", "True")
     with pytest.raises(InputError, match="SAVE_PREDICTIONS False"):
-        check_evaluation(cfg)
+        check_evaluation(cfg, Trainer)
 
 
 def test_results_say_under_which_protocol_they_were_made(shapes, tmp_path):

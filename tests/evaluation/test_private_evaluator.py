@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from segzoo.data import register
-from segzoo.engine import evaluate
+from segzoo.engine import Trainer, evaluate
 from segzoo.engine.evaluation_loop import check_best_metric, check_evaluation
 from segzoo.engine.shards import Shard, evaluate_shard
 from segzoo.evaluation import compare_results, find_evaluators, load_results, register_evaluator, registry
@@ -138,7 +138,7 @@ def results(folder):
 def test_the_example_of_the_guide_stands_beside_the_standard_numbers(roads, tmp_path):
     evaluate(roads.config("()", output="plain"), Reader())
     cfg = roads.config('("my_metric",)', "TEST.BEST_METRIC", "image_accuracy/mean")
-    check_best_metric(cfg)
+    check_best_metric(cfg, Trainer)
     evaluate(cfg, Reader())
     found = results(tmp_path / "out")
     assert {key: value for key, value in found.items() if key != "image_accuracy"} == results(
@@ -158,7 +158,7 @@ def test_a_kind_of_ground_truth_and_a_name_of_a_package(roads, tmp_path):
     asked = ("TEST.EVALUATORS", "('lane_recall',)", "TEST.LANE_CLASS")
     for lane in (0, 1):
         cfg = roads.config(given["imports"], *asked, str(lane), more=given["more"], output=f"lane{lane}")
-        check_evaluation(cfg)
+        check_evaluation(cfg, Trainer)
         evaluate(cfg, Reader())
         there = np.concatenate([prediction[truth == lane] for truth, prediction in roads.pairs])
         assert results(tmp_path / f"lane{lane}")["lane"]["recall"] == pytest.approx(
@@ -192,11 +192,11 @@ def test_a_kind_of_ground_truth_and_a_name_of_a_package(roads, tmp_path):
 def test_what_is_not_there_is_one_line(roads, imports, more, names, message):
     overrides = ["TEST.EVALUATORS", str(list(names))]
     with pytest.raises(InputError, match=message):
-        check_evaluation(roads.config(imports, *overrides, more=more))
+        check_evaluation(roads.config(imports, *overrides, more=more), Trainer)
 
 
 def test_two_evaluators_do_not_share_a_key_and_a_module_may_be_imported_again(roads):
-    check_evaluation(roads.config("()"))
+    check_evaluation(roads.config("()"), Trainer)
 
     def again():
         class Other(SemanticEvaluator):

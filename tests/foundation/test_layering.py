@@ -1,6 +1,7 @@
 """The layers of DESIGN: which part of segzoo may import which, read from the import statements."""
 
 import ast
+import graphlib
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -214,6 +215,51 @@ def test_every_part_has_a_place_in_the_layers():
 
 def test_imports_respect_the_layers():
     assert [line for file in source_files() for line in violations(file)] == []
+
+
+def definer(module: str, name: str | None) -> str | None:
+    """The module in which `from module import name` finds what it takes, behind those that re-export it."""
+    if name is not None and source_of(f"{module}.{name}") is not None:
+        return f"{module}.{name}"
+    source = source_of(module)
+    if source is None:
+        return None
+    if source.name == "__init__.py":
+        for entry in imports(source):
+            if entry.name == name and entry.module != module:
+                return definer(entry.module, name)
+    return module
+
+
+def source_of(module: str) -> Path | None:
+    parts = module.split(".")
+    place = ROOT.joinpath(*(parts[1:] if parts[:2] == ["segzoo", "projects"] else parts))
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.exists()), None)
+
+
+def import_graph(files: list[Path]) -> dict[str, set[str]]:
+    """Module -> those that it imports, inside functions and for type checkers too."""
+    graph: dict[str, set[str]] = {}
+    for file in files:
+        name = module_name(file)
+        if name in IMPORT_METHODS or file.name == "__init__.py":
+            # What a package re-exports is followed to its place; methods are imported to register themselves.
+            continue
+        found = {definer(entry.module, entry.name) for entry in imports(file)}
+        graph[name] = {module for module in found if module is not None}
+    return graph
+
+
+def test_no_modules_import_each_other_in_a_circle(tmp_path, monkeypatch):
+    graphlib.TopologicalSorter(import_graph(source_files())).prepare()
+
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "segzoo" / "layers").mkdir(parents=True)
+    (tmp_path / "segzoo" / "layers" / "__init__.py").write_text("from .b import f\n")
+    (tmp_path / "segzoo" / "a.py").write_text("from segzoo.layers import f\n")
+    (tmp_path / "segzoo" / "layers" / "b.py").write_text("def f():\n    from ..a import g\n")
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(import_graph(source_files())).prepare()
 
 
 def reaches_inside(importer: str, entry: Import) -> bool:

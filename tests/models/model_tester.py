@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from segzoo.config.files import config_root
 from segzoo.data import build_train_loader
-from segzoo.engine import Predictor, Trainer
+from segzoo.engine import Predictor, Trainer, evaluate
 from segzoo.engine.analysis import analyze
-from segzoo.engine.evaluation_loop import evaluate, evaluation_mode
+from segzoo.engine.evaluation_loop import evaluation_mode
 from segzoo.engine.tensorboard_images import prediction_visualizations
 from segzoo.export.torch_export import Network, describe_program, export_program
 from segzoo.model_zoo import load_config

@@ -29,8 +29,7 @@ from pycocotools import mask as rle
 from torch import nn
 
 from segzoo.data import build_test_loader, register_dataset_file
-from segzoo.engine import Trainer
-from segzoo.engine.evaluation_loop import evaluate
+from segzoo.engine import Trainer, evaluate
 from segzoo.evaluation import build_evaluator, load_results, prediction_io
 from segzoo.model_zoo import load_config
 from segzoo.modeling import Batch

@@ -10,8 +10,8 @@ from segzoo.config.files import find_config
 from segzoo.utils.errors import InputError
 
 from ..parser import weights_in
+from ..run_config import run_config
 from ..train import build_parser
-from ..training import configuration
 from .files import Run
 from .snapshot import frozen_config, frozen_datasets
 
@@ -57,7 +57,7 @@ def plan_runs(
 def freeze(run: Run, snapshot: Path) -> None:
     """Make a run read its configuration and its dataset files from the snapshot."""
     args = build_parser().parse_args(run.arguments)
-    cfg = configuration(args)
+    cfg = run_config(args)
     if args.config_file:  # else the weights hold it
         position = run.arguments.index("--config-file") + 1
         run.arguments[position] = frozen_config(snapshot, find_config(args.config_file))
@@ -74,7 +74,7 @@ def make_room(runs: Sequence[Run]) -> Iterator[str]:
     from segzoo.engine.run_folder import holds_training, move_training_aside
 
     overwriting = [run for run in runs if "--overwrite" in run.arguments]
-    given = [configuration(build_parser().parse_args(run.arguments)).MODEL.WEIGHTS for run in overwriting]
+    given = [run_config(build_parser().parse_args(run.arguments)).MODEL.WEIGHTS for run in overwriting]
     weights = given
     for run in overwriting:
         run.arguments[:] = [word for word in run.arguments if word != "--overwrite"]
@@ -108,7 +108,7 @@ def _plan(
                 f"{flag} after --: the job sets the number of processes; use --nodes and --gpus-per-node"
                 " (or --tasks-per-node) before --"
             )
-    cfg = configuration(args)
+    cfg = run_config(args)
 
     # Imported here: a wrong key is reported without importing the parts of a training.
     from segzoo.engine.run_folder import holds_training

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from segzoo.data import label_reader, load_image
-from segzoo.engine.trainer_registry import find_trainer
+from segzoo.engine.trainers import find_trainer
 from segzoo.utils.errors import InputError
 from segzoo.visualization.draw import draw_entity, draw_instances, draw_panoptic, draw_semantic
 from segzoo.visualization.panels import stack, strip
