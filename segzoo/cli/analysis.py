@@ -13,7 +13,7 @@ from segzoo.model_zoo.registry import known_models
 from segzoo.utils.errors import InputError
 
 from .configuration import load_any
-from .parser import weights_in
+from .weights_option import weights_in
 
 if TYPE_CHECKING:
     from segzoo.engine.analysis import Complexity

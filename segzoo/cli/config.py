@@ -8,7 +8,8 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
 from .command import command
-from .parser import EXIT_STATUS, CommandLine, name_or_path, weights_in
+from .parser import EXIT_STATUS, CommandLine, name_or_path
+from .weights_option import weights_in
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -5,7 +5,8 @@ import argparse
 from segzoo.utils.errors import InputError
 
 from .command import command
-from .parser import CommandLine, name_or_path, path_value, weights_in
+from .parser import CommandLine, name_or_path, path_value
+from .weights_option import weights_in
 
 EXAMPLES = """
 examples:

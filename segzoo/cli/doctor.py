@@ -6,7 +6,8 @@ from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
 
 from .command import command
-from .parser import CommandLine, weights_in
+from .parser import CommandLine
+from .weights_option import weights_in
 
 EXAMPLES = """
 examples:

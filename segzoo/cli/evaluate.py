@@ -6,8 +6,9 @@ import functools
 from segzoo.utils.errors import InputError
 
 from .command import command
-from .parser import CommandLine, name_or_path, path_value, share, take_data, weights_in
+from .parser import CommandLine, name_or_path, path_value, share, take_data
 from .train import add_processes, add_shard
+from .weights_option import weights_in
 
 EXAMPLES = """
 examples:

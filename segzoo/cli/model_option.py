@@ -7,7 +7,7 @@ from segzoo.config.files import CONFIGURATIONS, find_config, names_checkpoint, z
 from segzoo.model_zoo.registry import known_models
 from segzoo.utils.errors import InputError
 
-from .parser import weights_in
+from .weights_option import weights_in
 
 
 def take_model(parsed: argparse.Namespace, trains: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import itertools
 import math
 import os
 import re
@@ -15,6 +14,8 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.paths import expand_home
 from segzoo.utils.text import did_you_mean
 from segzoo.utils.threads import free_processors
+
+from .weights_option import weights_in, with_weights
 
 A_DATASET = "a dataset YAML, the folder that it lies in, or the name of a built-in dataset or split"
 EXIT_STATUS = "exit status: 0 done, 2 wrong input"
@@ -278,7 +279,7 @@ class CommandLine(argparse.ArgumentParser):
             if self.data_is_overrides:
                 take_data(parsed)
             if getattr(parsed, "weights", None):
-                parsed.opts = _with_weights(parsed.opts, parsed.weights)
+                parsed.opts = with_weights(parsed.opts, parsed.weights)
         parsed.words = given
         if self.has_rest:
             parsed.rest = given[end + 1 :] if end < len(given) else None
@@ -354,12 +355,6 @@ def take_data(parsed: argparse.Namespace) -> None:
         parsed.opts = [*data_overrides(parsed.data, parsed.opts), *parsed.opts]
 
 
-def weights_in(overrides: Sequence[str]) -> str:
-    """The MODEL.WEIGHTS among KEY VALUE overrides; "" if it is not there."""
-    given = [value for key, value in itertools.pairwise(overrides) if key == "MODEL.WEIGHTS"]
-    return given[-1] if given else ""
-
-
 def check_model(parsed: argparse.Namespace) -> None:
     """Raises InputError where neither a configuration nor a checkpoint, which may hold one, is given."""
     if not parsed.config_file and not weights_in(parsed.opts):
@@ -367,10 +362,3 @@ def check_model(parsed: argparse.Namespace) -> None:
             "--config-file is missing; give a YAML file or a name that `segzoo zoo` lists, or with --model "
             "or --weights a checkpoint of segzoo, which holds its configuration"
         )
-
-
-def _with_weights(overrides: Sequence[str], weights: str) -> list[str]:
-    other = weights_in(overrides)
-    if other not in ("", weights):
-        raise InputError(f"--weights {weights} and MODEL.WEIGHTS {other} are two checkpoints; give one")
-    return ["MODEL.WEIGHTS", weights, *overrides]

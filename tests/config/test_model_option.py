@@ -14,8 +14,8 @@ from segzoo.cli import (
     train,
     visualize_data,
 )
-from segzoo.cli.parser import weights_in
 from segzoo.cli.submission.plan import plan_runs
+from segzoo.cli.weights_option import weights_in
 from segzoo.utils.errors import InputError
 
 PUBLISHED = "panoptic/coco/maskformer_r50"

@@ -20,7 +20,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
 from segzoo.visualization.draw import Tracks, draw_result, segments, semantic_labels
 
-from ..parser import weights_in
+from ..weights_option import weights_in
 from .asked_task import asked_task
 from .inputs import check_targets, find_inputs, name_results
 from .outputs import VideoFile, write_image

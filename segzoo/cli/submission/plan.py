@@ -9,9 +9,9 @@ from pathlib import Path
 from segzoo.config.files import find_config
 from segzoo.utils.errors import InputError
 
-from ..parser import weights_in
 from ..run_config import run_config
 from ..train import build_parser
+from ..weights_option import weights_in
 from .files import Run
 from .snapshot import frozen_config, frozen_datasets
 
