@@ -1,8 +1,14 @@
-# make quickstart | test | versions | lint | docs | bench | venv | doctor
+# make quickstart   train, evaluate and draw on generated data
+# make test         the test suite; ARGS="-k swin" selects tests
+# make versions     a fast part of it with the oldest and the newest libraries
+# make lint         ruff, its formatter, mypy
+# make docs         the API reference, in build/docs
+# make bench        speed against other implementations; ARGS=evaluation selects cases
+# make doctor       check the environment
+# make venv         create only the environment
 #
-# The environment .venv is made on first use. To use one that you have, which is then not changed:
+# The environment .venv is created on first use. To use an existing one, which is not changed:
 #     PYTHON=/path/to/python make test
-# Arguments: make test ARGS="-k swin", make bench ARGS=evaluation (all cases otherwise)
 
 BASE_PYTHON ?= python3
 ARGS ?=
@@ -16,16 +22,16 @@ endif
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: quickstart test versions lint docs bench doctor venv environment-given
+.PHONY: quickstart test versions lint docs bench doctor venv environment-given help
 
 quickstart: $(ENVIRONMENT)
 	$(PYTHON) tools/quickstart.py $(ARGS)
 
-# Two processes of one thread each: tiny tensors gain nothing from threads inside an operator.
+# Two processes with one thread each: small tensors do not benefit from threads inside an operator.
 test: $(ENVIRONMENT)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 $(ARGS)
 
-# A fast part of the tests with the oldest and the newest libraries that pyproject.toml allows.
+# The oldest and the newest versions that pyproject.toml allows.
 versions: $(ENVIRONMENT)
 	$(PYTHON) tools/try_versions.py $(or $(ARGS),oldest newest)
 
@@ -34,7 +40,6 @@ lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-# The API reference, from the docstrings: build/docs/index.html.
 docs: $(ENVIRONMENT)
 	$(PYTHON) -m pdoc -d google -o build/docs segzoo segzoo.layers segzoo.utils segzoo.projects
 
@@ -49,3 +54,6 @@ venv:
 
 environment-given:
 	@$(PYTHON) tools/doctor.py --needs $(MAKECMDGOALS)
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile

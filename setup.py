@@ -1,4 +1,4 @@
-"""For tools that still look for this file: everything about the package is in pyproject.toml."""
+"""Stub for tools that require setup.py; pyproject.toml defines the package."""
 
 from setuptools import setup
 
