@@ -19,6 +19,7 @@ from .files import find_config, names_checkpoint
 from .keys import equal, existing_section, flatten
 from .paths import expand_homes
 from .renamed.apply import converted, from_whole_file, is_saved, take_single_keys
+from .renamed.backbones import check_backbone_name
 from .renamed.heads import DEC_LAYERS
 from .renamed.table import CONVERTED
 from .renamed.translate import check_decoder_layers, is_theirs, spelled_here
@@ -212,6 +213,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         except (ValueError, AssertionError) as error:
             text = _explained_type(error)
             raise InputError(text if text.startswith(key) else f"{key}: {text}") from None
+    check_backbone_name(dict(pairs), known)
     if any(key == DEC_LAYERS for key, _ in pairs):
         check_decoder_layers(known, cfg)
     if renamed:

@@ -20,7 +20,10 @@ def build_in_features(
     """Return the names that a configuration gives; raise InputError, with the key, as `check_in_features`."""
     problem = _problem(names, input_shape)
     if problem:
-        raise InputError(f"{key} {problem}; see MODEL.BACKBONE.OUT_FEATURES")
+        raise InputError(
+            f"{key} {problem}; see MODEL.BACKBONE.OUT_FEATURES, or, with a ResNet of Detectron2, "
+            "MODEL.RESNETS.OUT_FEATURES"
+        )
     return tuple(names)
 
 

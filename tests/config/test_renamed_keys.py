@@ -158,6 +158,24 @@ REFUSED = [
         "set MODEL.BACKBONE.VARIANT base or base_384",
         "MODEL.BACKBONE.VARIANT base_384",
     ),
+    (
+        "panoptic/shapes/mask2former_r18_quarter",
+        "MODEL.BACKBONE.NAME build_resnet_backbone",
+        "the same network is ResNetBackbone here: set MODEL.BACKBONE.NAME ResNetBackbone",
+        "MODEL.BACKBONE.NAME ResNetBackbone",
+    ),
+    (
+        SWIN,
+        "MODEL.BACKBONE.NAME build_resnet_backbone",
+        "set MODEL.BACKBONE.NAME ResNetBackbone MODEL.BACKBONE.VARIANT r50",
+        "MODEL.BACKBONE.NAME ResNetBackbone MODEL.BACKBONE.VARIANT r50",
+    ),
+    (
+        MASK2FORMER,
+        "MODEL.BACKBONE.NAME build_resnet_deeplab_backbone",
+        "set MODEL.BACKBONE.NAME ResNetBackbone MODEL.BACKBONE.VARIANT r101c",
+        "MODEL.BACKBONE.NAME ResNetBackbone MODEL.BACKBONE.VARIANT r101c",
+    ),
     (MASK2FORMER, "MODEL.SWIN.EMBED_DIM 96", "set MODEL.BACKBONE.NAME SwinTransformer", ""),
     (SWIN, "MODEL.SWIN.APE True", "has no counterpart in SwinTransformer; leave it out", ""),
     (

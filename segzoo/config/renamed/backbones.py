@@ -93,6 +93,34 @@ def _variant(depth: int) -> str:
     return f"r{depth}"
 
 
+def check_backbone_name(given: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Check that a ResNet of Detectron2 that single keys choose is meant, and not the one of this package.
+
+    Args:
+        given: the single keys with their values.
+        before: the values of the configuration without them, by full key.
+
+    Raises:
+        InputError: it replaces a backbone of this package, and none of the keys that it reads is given.
+    """
+    name, replaced = given.get(_NAME, ""), before.get(_NAME)
+    if NAMES.get(name) != "ResNetBackbone" or replaced not in OUR_BACKBONES:
+        return
+    if any(key.startswith("MODEL.RESNETS.") for key in given):
+        return
+    remedy = f"{_NAME} ResNetBackbone"
+    if name == "build_resnet_deeplab_backbone":
+        remedy += f" {_VARIANT} r101c"
+    elif replaced != "ResNetBackbone":
+        remedy += f" {_VARIANT} r50"
+    refuse(
+        _NAME,
+        name,
+        "is Detectron2's own network, which reads MODEL.RESNETS, and no key of that is given; the same "
+        f"network is ResNetBackbone here: set {remedy}",
+    )
+
+
 def _renamed(backbone: str, here: str) -> Convert:
     """Return the conversion of one key of a backbone with another name and the same meaning."""
 
