@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Speed and memory beside the peers: segzoo and the peer run alternately in one process.
+"""Compare speed and memory with other implementations: segzoo and the peer run alternately in one process.
 
     python tools/benchmark.py list
     python tools/benchmark.py evaluation --threads 1 --repeat 9 --json benchmark.json
@@ -7,13 +7,13 @@
     python tools/benchmark.py throughput --help   # images per second of the zoo's models, without a peer
 
 A ratio is the peer's median time over segzoo's; [low-high] is the range of the ratios of the single pairs,
-which shows how far the machine can be trusted at the moment. On one with other work `--clock cpu` counts the
-processor's time instead of what passes, where no GPU computes. A missed goal or a different result is marked
-and makes the exit status 1.
+which shows how noisy the machine is at the moment. On a busy machine, `--clock cpu` counts processor time
+instead of wall time, where no GPU computes. A missed goal or a different result is marked and makes the exit
+status 1.
 
 Peak memory is measured in separate, untimed runs: "torch" sums the CPU allocations and releases of tensors
 that torch's profiler sees in the calling thread, "numpy" is tracemalloc's peak, of Python and numpy. Neither
-sees what other C libraries hold.
+sees memory of other C libraries.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from command_line import CommandLine, end, explained, path_value, whole_number
+from command_line import CommandLine, end, path_value, report_errors, whole_number
 
 # isort: split
 import torch
@@ -55,13 +55,13 @@ def parse(arguments: Sequence[str] | None, modules: list[str]) -> argparse.Names
         "--repeat", type=whole_number(1), help="timed pairs per case (default 7, or the case's own)"
     )
     parser.add_argument(
-        "--clock", choices=list(CLOCKS), default="wall", help="time that passes (default), or the processor's"
+        "--clock", choices=list(CLOCKS), default="wall", help="wall time (default) or processor time"
     )
     parser.add_argument("--json", type=path_value, metavar="FILE", help="write the figures as JSON too")
     return parser.parse_args(arguments)
 
 
-@explained
+@report_errors
 def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["throughput"]:
         return throughput.main(arguments[1:])
@@ -69,11 +69,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments, list(modules))
     if "list" in options.what:
         rows = [[name, case.name, case.description] for name, cases in modules.items() for case in cases]
-        print(tabulate(rows, ["module", "case", "what"]))
+        print(tabulate(rows, ["module", "case", "description"]))
         return 0
     torch.set_num_threads(options.threads)
-    wanted = list(modules) if "all" in options.what else options.what
-    cases = [(name, case) for name in wanted for case in modules[name] if options.case in case.name]
+    chosen = list(modules) if "all" in options.what else options.what
+    cases = [(name, case) for name in chosen for case in modules[name] if options.case in case.name]
     if not cases:
         raise InputError(f"--case {options.case}: no case contains it; see: benchmark.py list")
     figures = []
@@ -90,12 +90,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure(case: Case, repeat: int, clock: Callable[[], float] = time.perf_counter) -> dict:
-    """Runs a case and returns its figures as a JSON-able dict; times in ms of the clock, memory in MiB."""
+    """Run a case and return its figures as a JSON-able dict; times in ms of the clock, memory in MiB."""
     pair = case.make()
     results = []
     functions = [lambda run=run: results.append(run()) for run in (pair.segzoo, pair.peer)]
     peaks = []
-    for function in functions:  # warms both up, too
+    for function in functions:  # warms up both
         if case.slow:
             peaks.append(peak_memory(function, case.memory))
         else:
@@ -136,10 +136,10 @@ def measure(case: Case, repeat: int, clock: Callable[[], float] = time.perf_coun
 
 
 def peak_memory(function: Callable[[], Any], kind: str) -> int:
-    """Bytes allocated at the worst moment of a run, on top of what was there before."""
+    """Return the peak of bytes allocated during a run, beyond those allocated before."""
     gc.collect()
     if kind == "torch":
-        return _peak_of_tensors(function)
+        return _peak_tensor_bytes(function)
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -149,7 +149,7 @@ def peak_memory(function: Callable[[], Any], kind: str) -> int:
         tracemalloc.stop()
 
 
-def _peak_of_tensors(function: Callable[[], Any]) -> int:
+def _peak_tensor_bytes(function: Callable[[], Any]) -> int:
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as profile:
@@ -185,7 +185,7 @@ def table(figures: list[dict]) -> str:
 
 
 def machine(threads: int) -> dict:
-    """What the figures depend on."""
+    """Return the conditions of the measurements."""
     return {
         "processor": throughput.processor(),
         "threads": threads,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The name of `segzoo check-data` in earlier versions."""
+"""`segzoo check-data` under its earlier name."""
 
 from segzoo.cli.check_data import main as main
 from segzoo.cli.script import run_script

@@ -1,6 +1,6 @@
-"""What the tools of this folder share with the commands of segzoo; to be imported before torch."""
+"""Parts of segzoo's command lines that the tools of this folder use; to be imported before torch."""
 
-from segzoo.cli.errors import report_errors as explained
+from segzoo.cli.errors import report_errors
 from segzoo.cli.interrupts import end, report_early_interrupts
 from segzoo.cli.parser import (
     EXIT_STATUS,
@@ -15,12 +15,12 @@ __all__ = [
     "EXIT_STATUS",
     "CommandLine",
     "end",
-    "explained",
     "path_value",
+    "report_errors",
     "whole_number",
 ]
 
 let_threads_rest()
-# Not where a tool is a module of another program.
+# Not if a tool is imported by another program.
 if is_started_by_script():
     report_early_interrupts()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draws a model's predictions: `segzoo predict`, with the name and the flags of Detectron2's demo."""
+"""`segzoo predict` with the name and the flags of Detectron2's demo."""
 
 from segzoo.cli.predict import main as main
 from segzoo.cli.script import run_script

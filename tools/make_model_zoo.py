@@ -18,7 +18,7 @@ from pathlib import Path
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import EXIT_STATUS, CommandLine, end, explained
+from command_line import EXIT_STATUS, CommandLine, end, report_errors
 from zoo_maintenance.documents import INDEX, PAGES, documents
 from zoo_maintenance.editing import write_reproduced
 
@@ -128,7 +128,7 @@ def names_in(file: Path) -> list[str]:
     return [info.name for section in read_table(file) for info in section.models]
 
 
-@explained
+@report_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; return the exit status: 0, 1 for a document out of date, 2 for wrong input."""
     return run(parse_arguments(arguments))

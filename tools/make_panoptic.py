@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The name of `segzoo convert-data panoptic` in earlier versions."""
+"""`segzoo convert-data panoptic` under its earlier name."""
 
 from segzoo.cli.convert_data.panoptic import main as main
 from segzoo.cli.script import run_script

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Plots the models of one dataset: published metric against cost, with the Pareto front.
+"""Plot the models of one dataset: published metric against cost, with the Pareto front.
 
 python tools/plot_zoo.py --dataset ade20k --output zoo_ade20k.png
 python tools/plot_zoo.py --dataset ade20k --metric "mIoU ms" --methods SegFormer MaskFormer --output zoo.png
@@ -8,8 +8,8 @@ python tools/plot_zoo.py --dataset ade20k --x throughput --measurements measured
 
 GFLOPs are counted by segzoo, for all models at --size, or by default at the training crop of each
 (Cityscapes and Mapillary Vistas: 1024x2048, COCO panoptic: 800x1088). Throughput comes from files that
-`tools/benchmark.py throughput --record` writes. Metrics are published ones: columns of one name are measured
-alike but not always identically, see MODEL_ZOO.md.
+`tools/benchmark.py throughput --record` writes. Metrics are published ones: columns of the same name are
+measured alike but not always identically, see MODEL_ZOO.md.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
 # isort: split
-from command_line import EXIT_STATUS, CommandLine, end, explained, path_value
+from command_line import EXIT_STATUS, CommandLine, end, path_value, report_errors
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ from segzoo.model_zoo.registry import known_models, sections
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-# Told apart without color vision, too: near the palette of Okabe and Ito, and a marker for each method.
+# Distinguishable without color vision: near the palette of Okabe and Ito, with a marker for each method.
 COLORS = (
     "#0072B2",
     "#D55E00",
@@ -54,7 +54,7 @@ COLORS = (
     "#111111",
 )
 MARKERS = "osD^vPX*<>hpd8"
-# What has to be equal for two throughputs to be comparable.
+# Conditions that must be equal for throughputs to be comparable.
 CONDITIONS = ("device", "threads", "precision", "batch", "torch")
 
 SIZES = {"cityscapes": "at 1024x2048", "mapillary_vistas": "at 1024x2048", "coco": "at 800x1088"}
@@ -62,7 +62,7 @@ SIZES = {"cityscapes": "at 1024x2048", "mapillary_vistas": "at 1024x2048", "coco
 
 @dataclass(frozen=True)
 class Point:
-    """A model in the plot; `family` is of its backbone: R, Swin, MiT, ..."""
+    """A model in the plot; `family` is that of its backbone: R, Swin, MiT, ..."""
 
     name: str
     series: str
@@ -99,7 +99,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="for gflops: count all at this size"
     )
     parser.add_argument(
-        "--methods", nargs="+", metavar="METHOD", help="only these, as MODEL_ZOO.md calls them"
+        "--methods", nargs="+", metavar="METHOD", help="only these, by their names in MODEL_ZOO.md"
     )
     parser.add_argument("--output", type=path_value, required=True, metavar="FILE.png")
     return parser.parse_args(arguments)
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def count_gflops(info: WeightsInfo, size: Sequence[int] | None) -> float | None:
-    """The recorded count, or a new one where that was made at another size; None where it cannot be."""
+    """Return the recorded count, or a new one if that was made at another size; None if it fails."""
     try:
         wanted = tuple(size) if size else usual_size(load_config(info.name), info.dataset)
         if info.reproduced and info.reproduced.size == wanted:
@@ -148,10 +148,10 @@ def count_gflops(info: WeightsInfo, size: Sequence[int] | None) -> float | None:
 
 
 def select(dataset: str, task: str, metric: str, methods: Sequence[str] | None) -> list[WeightsInfo]:
-    """The rows that have the metric.
+    """Return the models that have the metric.
 
     Raises:
-        InputError: nothing of that name, or several tasks.
+        InputError: an unknown name, or several tasks.
     """
     rows = [info for info in known_models().values() if info.dataset == dataset]
     if not rows:
@@ -183,10 +183,10 @@ def select(dataset: str, task: str, metric: str, methods: Sequence[str] | None) 
 
 
 def read_measurements(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """The records of one machine, precision and batch.
+    """Return the records of the files, all made under the same conditions.
 
     Raises:
-        InputError: not such a file, or records that are not comparable.
+        InputError: another file, or records that are not comparable.
     """
     records: list[dict[str, Any]] = []
     for file in files:
@@ -210,7 +210,7 @@ def read_measurements(files: Sequence[Path]) -> list[dict[str, Any]]:
         if len(found) > 1:
             raise InputError(
                 f"{', '.join(str(file) for file in files)}: measured with {condition} {' and '.join(found)}, "
-                "which cannot be compared in one plot; measure again or give files of one kind"
+                "which cannot be compared in one plot; measure again or give files with the same conditions"
             )
     return records
 
@@ -251,11 +251,7 @@ def points_of(rows: Sequence[WeightsInfo], costs: dict[str, float], metric: str)
 
 
 def pareto_front(points: Sequence[Point], cheaper_is_less: bool) -> list[Point]:
-    """The points that no other beats in one of cost and metric without being worse in the other.
-
-    Returns:
-        From the cheapest to the best.
-    """
+    """Return the Pareto-optimal points, from the cheapest to the best."""
     sign = 1 if cheaper_is_less else -1
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (sign * point.x, -point.y)):
@@ -327,14 +323,14 @@ def _axes(axes: Axes, x: str, metric: str, title: str, conditions: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-# Where a label may stand beside its point, in points of type; the first that is free is taken.
+# Offsets of a label from its point, in typographic points; the first free one is used.
 _PLACES = [(7, 3), (-7, 3), (7, -10), (-7, -10), (0, 8), (0, -15), (9, 9), (-9, 9), (9, -15), (-9, -15)]
 
 
 def _label(axes: Axes, points: Sequence[Point], front: Sequence[Point], colors: dict[str, str]) -> None:
-    """Writes the backbones beside the points where there is room, those of the front first.
+    """Write the backbones beside the points where there is room, those of the front first.
 
-    No label stands on another or on a point, or nearer to another point than to its own.
+    No label overlaps another or a point, or is nearer to another point than to its own.
     """
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
@@ -368,14 +364,14 @@ def _label(axes: Axes, points: Sequence[Point], front: Sequence[Point], colors: 
 
 
 def _distance(box: Bbox, center: Sequence[float]) -> float:
-    """From a place to the nearest edge of a box, in pixels."""
+    """Return the distance from a point to a box, in pixels."""
     x, y = center
     return math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
 
 
-@explained
+@report_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the tool; returns its exit status: 0, or 2 for wrong input."""
+    """Run the tool; return its exit status: 0, or 2 for wrong input."""
     run(parse_arguments(arguments))
     return 0
 

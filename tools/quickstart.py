@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""From nothing to a trained, evaluated and drawn panoptic model, on a CPU, in minutes.
+"""Train, evaluate and draw a panoptic model on generated data, on a CPU, in minutes.
 
-Generates the Shapes dataset, trains a small mask-classification model on it as tools/train_net.py would,
+Generates the Shapes dataset, trains a small mask-classification model on it as `segzoo train` would,
 evaluates it for semantic, panoptic and entity segmentation, and writes into --output:
 
-    predictions.png     pictures, ground truth and predictions side by side
-    scene_<n>.png       the same, one picture each
+    predictions.png     images, ground truth and predictions side by side
+    scene_<n>.png       the same, one image each
     loss.png            the loss curve
     and what every training writes: model_final.pth, metrics.json, log.txt, inference/results.json, ...
 
-A quickstart that was interrupted (Ctrl-C saves it) goes on when it is started again. A finished one in
---output is moved to <output>.old-<n>, and a new one begins.
+An interrupted quickstart (Ctrl-C saves a checkpoint) resumes when it is started again. A finished one in
+--output is moved to <output>.old-<n>, and a new one starts.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import EXIT_STATUS, CommandLine, end, explained, path_value, whole_number
+from command_line import EXIT_STATUS, CommandLine, end, path_value, report_errors, whole_number
 
 import segzoo  # noqa: F401  before Detectron2: makes the installed library versions work together
 
@@ -50,7 +50,7 @@ from segzoo.visualization.panels import draw_loss_curve, legend, resize, stack, 
 EXAMPLES = f"""
 examples:
   %(prog)s
-  a minute, to see that everything works:
+  a check that everything works, in a minute:
     %(prog)s --output output/try --train 64 --val 8 SOLVER.MAX_ITER 20
 
 {EXIT_STATUS}
@@ -58,8 +58,8 @@ examples:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = "panoptic/shapes/mask2former_r18_quarter"
-PICTURE_SIDE = 256
-PICTURES = 3
+IMAGE_SIDE = 256
+IMAGES = 3
 
 logger = logging.getLogger("segzoo.quickstart")
 
@@ -77,17 +77,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_config_file(default=CONFIG)
     parser.add_argument(
-        "--train", type=whole_number(1), default=1600, help="training pictures to generate (default 1600)"
+        "--train", type=whole_number(1), default=1600, help="training images to generate (default 1600)"
     )
     parser.add_argument(
-        "--val", type=whole_number(1), default=200, help="validation pictures to generate (default 200)"
+        "--val", type=whole_number(1), default=200, help="validation images to generate (default 200)"
     )
     parser.add_overrides()
     return parser.parse_args(arguments)
 
 
 def generate(train: int, val: int) -> None:
-    """Makes the dataset where its YAML file expects it, unless it is there."""
+    """Generate the dataset where its YAML file expects it, unless it exists."""
     os.environ.setdefault("DETECTRON2_DATASETS", str(REPOSITORY / "datasets"))
     root = datasets_folder() / "shapes"
     make_shapes(root, train, val, workers=min(os.cpu_count() or 1, 8), progress=True)
@@ -95,12 +95,12 @@ def generate(train: int, val: int) -> None:
 
 
 def make_room(cfg) -> bool:
-    """Moves an earlier run in OUTPUT_DIR aside, unless this one goes on with it; returns whether it does."""
+    """Move an earlier run in OUTPUT_DIR aside, unless this one resumes it; return whether it does."""
     folder = Path(cfg.OUTPUT_DIR)
     if not holds_training(folder):
         return False
     if not is_finished(folder) and _same_training(folder / "config.yaml", cfg):
-        print(f"Going on with the quickstart in {folder} that was interrupted")
+        print(f"Resuming the interrupted quickstart in {folder}")
         return True
     print(f"The run that was in {folder} is now {move_aside(folder)}")
     return False
@@ -121,10 +121,10 @@ def _without_device(part: dict) -> dict:
 
 
 def train(cfg, resume: bool = False) -> tuple[torch.nn.Module, dict[str, dict[str, float]]]:
-    """Trains with the configuration's Trainer, from random weights or from an interrupted run's.
+    """Train with the configuration's Trainer, from random weights or from an interrupted run.
 
     Returns:
-        The model, and what the evaluation after the last iteration found: {task: {metric: value}}.
+        The model, and the results of the evaluation after the last iteration: {task: {metric: value}}.
     """
     results: dict[str, dict[str, float]] = {}
 
@@ -145,8 +145,8 @@ def train(cfg, resume: bool = False) -> tuple[torch.nn.Module, dict[str, dict[st
 
 
 def results_table(results: dict[str, dict[str, float]]) -> str:
-    """The three tasks' numbers, in percent, as lines of text."""
-    wanted = (
+    """Return the metrics of the three tasks, in percent, as lines of text."""
+    rows = (
         ("semantic", "sem_seg", ("mIoU", "mAcc", "aAcc")),
         ("panoptic", "panoptic_seg", ("PQ", "SQ", "RQ")),
         ("  things", "panoptic_seg", ("PQ_th", "SQ_th", "RQ_th")),
@@ -154,7 +154,7 @@ def results_table(results: dict[str, dict[str, float]]) -> str:
         ("entity", "entity_seg", ("AP", "AP50", "AP75")),
     )
     lines = []
-    for title, key, names in wanted:
+    for title, key, names in rows:
         metrics = results.get(key, {})
         cells = [
             f"{name:>6} {metrics[name]:5.1f}" for name in names if not math.isnan(metrics.get(name, math.nan))
@@ -165,22 +165,22 @@ def results_table(results: dict[str, dict[str, float]]) -> str:
 
 
 def draw_predictions(cfg, model: torch.nn.Module, output: Path) -> Path:
-    """Draws the first validation pictures that hold several overlapping things."""
+    """Draw predictions for validation images with many segments; return the file."""
     name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(name)
     predictor = Predictor(model)
     rows = []
-    for number, entry in enumerate(_interesting(DatasetCatalog.get(name), PICTURES), start=1):
-        picture = as_rgb(entry["file_name"])
-        result = predictor(picture, color="RGB")
-        true_ids, true_segments = metadata.load_panoptic(entry)
+    for number, record in enumerate(_with_most_segments(DatasetCatalog.get(name), IMAGES), start=1):
+        image = as_rgb(record["file_name"])
+        result = predictor(image, color="RGB")
+        true_ids, true_segments = metadata.load_panoptic(record)
         true_segments = [info for info in true_segments if not info["iscrowd"]]
-        panels = [_enlarged(picture)]
+        panels = [_upsampled(image)]
         for ids, segments_info in ((true_ids, true_segments), segments(result, "panoptic")):
             panels.append(
                 draw_panoptic(
-                    _enlarged(picture),
-                    _enlarged(ids, labels=True),
+                    _upsampled(image),
+                    _upsampled(ids, labels=True),
                     segments_info,
                     metadata.classes,
                     metadata.colors,
@@ -188,7 +188,7 @@ def draw_predictions(cfg, model: torch.nn.Module, output: Path) -> Path:
                 )
             )
         ids, segments_info = segments(result, "entity", 0.5)
-        panels.append(draw_entity(_enlarged(picture), _enlarged(ids, labels=True), segments_info))
+        panels.append(draw_entity(_upsampled(image), _upsampled(ids, labels=True), segments_info))
         rows.append(strip(panels, ["image", "ground truth", "panoptic prediction", "entity prediction"]))
         _write(output / f"scene_{number}.png", rows[-1])
     rows.append(legend(metadata.classes, metadata.colors, rows[0].shape[1]))
@@ -196,16 +196,16 @@ def draw_predictions(cfg, model: torch.nn.Module, output: Path) -> Path:
     return output / "predictions.png"
 
 
-def _interesting(entries: list[dict], count: int) -> list[dict]:
-    """The entries with the most segments among the first few dozen, in their order."""
-    first = entries[: 8 * count]
-    most = sorted(first, key=lambda entry: -len(entry["segments_info"]))[:count]
-    return [entry for entry in first if entry in most]
+def _with_most_segments(records: list[dict], count: int) -> list[dict]:
+    """Return the records with the most segments among the first few dozen, in their order."""
+    first = records[: 8 * count]
+    most = sorted(first, key=lambda record: -len(record["segments_info"]))[:count]
+    return [record for record in first if record in most]
 
 
-def _enlarged(array: np.ndarray, labels: bool = False) -> np.ndarray:
+def _upsampled(array: np.ndarray, labels: bool = False) -> np.ndarray:
     height, width = array.shape[:2]
-    factor = max(1, PICTURE_SIDE // min(height, width))
+    factor = max(1, IMAGE_SIDE // min(height, width))
     return resize(array, (height * factor, width * factor), labels)
 
 
@@ -222,19 +222,19 @@ def run(arguments: argparse.Namespace) -> None:
     resume = make_room(cfg)
     default_setup(cfg)
     with stop_on_signals() as signals:
-        signals.advice = "started again, the quickstart goes on from its last checkpoint, if there is one"
+        signals.advice = "started again, the quickstart resumes from its last checkpoint, if there is one"
         signals.resume_command = shell_command(*sys.argv)
         model, results = train(cfg, resume)
-    pictures = draw_predictions(cfg, model, arguments.output)
+    predictions = draw_predictions(cfg, model, arguments.output)
     draw_loss_curve(read_metrics(arguments.output / "metrics.json"), arguments.output / "loss.png")
     minutes = (time.perf_counter() - started) / 60
-    print(f"\nShapes, {arguments.val} validation pictures, after {minutes:.1f} minutes in all:\n")
+    print(f"\nShapes, {arguments.val} validation images, after {minutes:.1f} minutes in all:\n")
     print(results_table(results))
-    print(f"\nPictures: {pictures}\nLoss curve: {arguments.output / 'loss.png'}")
+    print(f"\nPredictions: {predictions}\nLoss curve: {arguments.output / 'loss.png'}")
     print(f"Model: {arguments.output / 'model_final.pth'}")
 
 
-@explained
+@report_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(parse_arguments(arguments))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Submits trainings to SLURM: `segzoo submit`, with the name of submitit's users' habit."""
+"""`segzoo submit` under its earlier name."""
 
 from segzoo.cli.script import run_script
 from segzoo.cli.submit import main as main

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains and evaluates any model: `segzoo train`, with the name and the flags of Detectron2's script."""
+"""`segzoo train` with the name and the flags of Detectron2's script."""
 
 from segzoo.cli.script import run_script
 from segzoo.cli.train import main as main

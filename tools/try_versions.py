@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Runs a fast part of the tests with the oldest and with the newest libraries that pyproject.toml allows.
+"""Run a fast part of the tests with the oldest and with the newest libraries that pyproject.toml allows.
 
     python tools/try_versions.py oldest newest     # what CI runs
     python tools/try_versions.py oldest-torch      # torch and torchvision too; 3 GB to download
@@ -9,8 +9,8 @@
     newest        the requirements at their newest        the same
     oldest-torch  as oldest, and torch and torchvision    Detectron2 and its needs, pytest
 
-Each is made anew in .build/versions/. The exit status is 0 if all tests passed, 1 if some failed, and 2 if an
-environment could not be made: it was not tested then.
+Each environment is created again in .build/versions/. The exit status is 0 if all tests passed, 1 if some
+failed, and 2 if an environment could not be created and so was not tested.
 """
 
 import argparse
@@ -30,9 +30,9 @@ ENVIRONMENTS = ("oldest", "newest", "oldest-torch")
 TORCH = ("torch", "torchvision")
 # Installed with Detectron2, which needs them in versions of its own.
 WITH_DETECTRON2 = ("fvcore", "iopath")
-# Need torch, which is borrowed: installed alone, since pip does not see what is borrowed.
+# Installed without dependencies: they need torch, which is borrowed and so not seen by pip.
 ON_TORCH = ("timm",)
-# What is borrowed must be there, too.
+# Borrowed packages, which must be found too.
 BORROWED = (*TORCH, "detectron2", "pytest", "pytest-xdist")
 # Labels, encodings, the mapper and its augmentations; evaluators; timm's backbones; drawing; small trainings.
 # None of them needs transformers, which itself needs newer libraries than pyproject.toml's lower bounds.
@@ -53,7 +53,7 @@ TESTS = (
 
 
 class NotBuiltError(Exception):
-    """Why an environment could not be made, in one line."""
+    """The reason why an environment could not be created, in one line."""
 
 
 def main() -> int:
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def outcome(name: str) -> tuple[int, str]:
-    """Makes an environment and runs the tests in it: exit status, and what there is to say."""
+    """Create an environment and run the tests in it; return the exit status and a message."""
     started = time.monotonic()
     try:
         python = build(name, wanted(name, requirements()))
@@ -79,14 +79,14 @@ def outcome(name: str) -> tuple[int, str]:
 
 
 def requirements() -> dict[str, str]:
-    """The package's requirements, {name: specifier}, e.g. {"numpy": ">=1.24"}."""
+    """Return the package's requirements, {name: specifier}, e.g. {"numpy": ">=1.24"}."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (listed,) = re.findall(r"^dependencies = \[\n(.*?)^\]", project, re.M | re.S)
     return dict(re.findall(r'^ *"([\w-]+)([^"]*)",$', listed, re.M))
 
 
 def wanted(name: str, allowed: Mapping[str, str]) -> dict[str, str]:
-    """What pip is to install into an environment, {name: specifier}."""
+    """Return the packages for pip to install into an environment, {name: specifier}."""
     borrowed = WITH_DETECTRON2 if name == "oldest-torch" else (*WITH_DETECTRON2, *TORCH)
     own = {package: specifier for package, specifier in allowed.items() if package not in borrowed}
     if name == "newest":
@@ -95,7 +95,7 @@ def wanted(name: str, allowed: Mapping[str, str]) -> dict[str, str]:
 
 
 def build(name: str, packages: Mapping[str, str]) -> Path:
-    """Makes the environment; returns its interpreter.
+    """Create the environment; return its interpreter.
 
     Raises:
         NotBuiltError: pip has no such versions, they do not fit together, or others or none are found.
@@ -125,7 +125,7 @@ def build(name: str, packages: Mapping[str, str]) -> Path:
 
 
 def install(python: Path, what: Sequence[str], *options: str) -> None:
-    """Runs pip for another interpreter. Wheels only: nothing of an age that has to be compiled."""
+    """Run pip for another interpreter, with wheels only: old versions are not compiled."""
     if not what:
         return
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "-qq", "--no-input"]
@@ -143,25 +143,25 @@ def install(python: Path, what: Sequence[str], *options: str) -> None:
 
 
 def alone() -> dict[str, str]:
-    """The user's environment, less what makes pip or Python see other packages than the tests do."""
+    """Return the user's environment variables without those that add or redirect packages."""
     others = ("PYTHONPATH", "PYTHONHOME", "PIP_CONSTRAINT", "PIP_TARGET", "PIP_PREFIX")
     own = {name: value for name, value in os.environ.items() if name not in others}
     return {**own, "PIP_USER": "0"}
 
 
 def borrow(python: Path) -> None:
-    """Has the environment find what it has not where this interpreter finds it, start-up files included."""
+    """Make the environment find missing packages where this interpreter does, start-up files included."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     result = subprocess.run([python, "-c", code], env=alone(), capture_output=True, text=True, check=True)
     own = result.stdout.strip()
-    # More than one where the interpreter itself borrows, from the system or the user's folder.
+    # More than one if the interpreter itself borrows, from the system or the user's folder.
     lenders = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     lines = [f"import site; site.addsitedir({lender!r})\n" for lender in lenders]
     Path(own, "borrowed.pth").write_text("".join(lines), encoding="utf-8")
 
 
 def installed_versions(python: Path, packages: Sequence[str]) -> dict[str, str | None]:
-    """The version that the environment finds of each package, None of those that it does not find."""
+    """Return {package: the version that the environment finds, or None}."""
     code = """
 import importlib.metadata, json, sys
 found = dict.fromkeys(sys.argv[1:])
@@ -178,13 +178,13 @@ print(json.dumps(found))
 
 
 def same_version(one: str, other: str) -> bool:
-    """1.24 and 1.24.0 are the same, as are 2.4.0 and 2.4.0+cpu."""
+    """Return whether versions are the same, as 1.24 and 1.24.0, or 2.4.0 and 2.4.0+cpu."""
     shorten = re.compile(r"(\.0)*(\+.*)?$")
     return shorten.sub("", one) == shorten.sub("", other)
 
 
 def run_tests(python: Path) -> int:
-    """0 if all passed, else 1; a test file that is not there is a failure too."""
+    """Run the tests; return 0 if all passed, else 1. A missing test file is a failure too."""
     environment = {**alone(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [python, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", *TESTS]
     return int(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode != 0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The name of `segzoo visualize-data` in earlier versions."""
+"""`segzoo visualize-data` under its earlier name."""
 
 from segzoo.cli.script import run_script
 from segzoo.cli.visualize_data import main as main

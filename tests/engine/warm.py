@@ -94,7 +94,7 @@ def _end(process: BaseProcess) -> None:
 
 def _call(output_file: str, function: Callable, arguments: tuple, environment: dict, namespace: str) -> None:
     import torch
-    from command_line import explained
+    from command_line import report_errors
 
     from segzoo.engine.distributed.signals import StoppedBySignal
 
@@ -108,7 +108,7 @@ def _call(output_file: str, function: Callable, arguments: tuple, environment: d
         if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), f"setns {namespace}")
 
-    @explained
+    @report_errors
     def main(words: list[str]) -> int:
         function(*arguments)
         return 0

@@ -371,7 +371,7 @@ def test_every_tool_takes_its_arguments_alike():
     tools = {name for name, text in files.items() if "CommandLine(" in text}
     scripts = {name for name, text in files.items() if "run_script(" in text}
     assert {name for name, _, _ in LINES} <= tools | scripts | set(COMMANDS)
-    assert all("@explained" in files[name] for name in tools)
+    assert all("@report_errors" in files[name] for name in tools)
     assert scripts == set(OF_SCRIPTS) & set(files) - tools
 
 

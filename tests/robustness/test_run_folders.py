@@ -323,7 +323,7 @@ def test_resume_without_output_dir_and_without_a_run_says_what_to_do():
 
 
 @pytest.mark.parametrize("key", [None, *VERSION_KEYS])
-def test_an_interrupted_quickstart_goes_on(tmp_path, capsys, key):
+def test_an_interrupted_quickstart_resumes(tmp_path, capsys, key):
     """Also with a path that the saved configuration has in full, and keys of another Detectron2."""
     import quickstart  # takes its time
 
@@ -338,7 +338,7 @@ def test_an_interrupted_quickstart_goes_on(tmp_path, capsys, key):
     leave_training(tmp_path / "run", "model_0000003.pth", 3)
     (tmp_path / "run" / "config.yaml").write_text(saved_config(cfg))
     assert quickstart.make_room(cfg)
-    assert "Going on with the quickstart" in capsys.readouterr().out
+    assert "Resuming the interrupted quickstart" in capsys.readouterr().out
     cfg.SOLVER.MAX_ITER += 1
     assert not quickstart.make_room(cfg)
     assert holds_training(tmp_path / "run.old-1")

@@ -205,6 +205,7 @@ def test_no_tool_is_started_in_another_way():
     files = [*ROOT.glob("tools/*.py"), *ROOT.glob("datasets/*.py")]
     texts = {file.stem: file.read_text(encoding="utf-8") for file in files}
     commands = {name: text for name, text in texts.items() if '__name__ == "__main__"' in text}
-    noisy = {name for name, text in commands.items() if not re.search("@explained|quietly|run_script", text)}
+    quiet = re.compile("@report_errors|quietly|run_script")
+    noisy = {name for name, text in commands.items() if not quiet.search(text)}
     assert noisy == {"install_environment", "try_versions"}
     assert len(commands) > 25

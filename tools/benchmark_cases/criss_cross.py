@@ -12,7 +12,7 @@ from . import Case, Pair, gradients
 
 
 def plain(attention: CrissCrossAttention, x: Tensor) -> Tensor:
-    """Energies by einsum, one softmax over the joined H + W, the pixel itself masked in its column."""
+    """Compute energies by einsum and one softmax over the joined H + W, masking the pixel in its column."""
     query, key, value = attention.query(x), attention.key(x), attention.value(x)
     height = x.shape[2]
     itself = torch.full((height,), -torch.inf).diag()

@@ -1,4 +1,4 @@
-"""Matching and losses, forward and backward, against the plain `SetCriterion` with a matcher as plain.
+"""Matching and losses, forward and backward, against the plain `SetCriterion` with a plain matcher.
 
 Shape shorthand: L layers, N images, Q queries, K classes, C channels.
 """
@@ -33,10 +33,10 @@ POINT_WEIGHTS, NUM_POINTS, NUM_LAYERS = (2.0, 5.0, 5.0), 12544, 10
 
 
 def predictions(size: int, num_layers: int, factored: bool) -> tuple[dict, list[torch.Tensor]]:
-    """Outputs of a head whose masks have a quarter of the input's side, and their leaves.
+    """Return outputs of a head whose masks have a quarter of the input's side, and their leaves.
 
     Args:
-        factored: embeddings and pixel features; otherwise finished masks.
+        factored: whether masks are given as embeddings and pixel features.
     """
     torch.manual_seed(0)
     features = torch.randn(NUM_IMAGES, CHANNELS, size // 4, size // 4) * 0.3
@@ -59,7 +59,7 @@ def predictions(size: int, num_layers: int, factored: bool) -> tuple[dict, list[
 
 
 def segments(size: int, counts: tuple[int, ...]) -> list[SegmentTargets]:
-    """So many compact segments that cover each image."""
+    """Return targets of compact segments that cover each image; `counts`: number of segments per image."""
     rng = np.random.default_rng(0)
     targets = []
     for count in counts:
@@ -69,17 +69,18 @@ def segments(size: int, counts: tuple[int, ...]) -> list[SegmentTargets]:
 
 
 class OwnPoints(RandomPoints):
-    """Points of each mask drawn by themselves, so that chunks and images' order do not matter."""
+    """Points drawn for each mask separately, so that chunks and the order of images do not matter."""
 
     def for_losses(self, image, start, stop, count, like):
-        rows = [
-            super(OwnPoints, self).for_losses(image, row, row + 1, count, like) for row in range(start, stop)
+        points = [
+            super(OwnPoints, self).for_losses(image, mask, mask + 1, count, like)
+            for mask in range(start, stop)
         ]
-        return torch.cat(rows)
+        return torch.cat(points)
 
 
 class GivenPoints(OwnPoints):
-    """The points that the peer has chosen for its losses, (M, P, 2) of each layer and image."""
+    """The points that the peer has chosen for its losses, (M, P, 2) for each layer and image."""
 
     def __init__(self, seed: int, chosen: list[torch.Tensor]):
         super().__init__(seed)
@@ -91,7 +92,7 @@ class GivenPoints(OwnPoints):
 
 @dataclass(frozen=True)
 class RecordedPoints(UncertainPoints):
-    """Keeps the points of a run, layer by layer and image by image."""
+    """Uncertain points that are recorded, by layer and image."""
 
     chosen: list[torch.Tensor] = field(default_factory=list)
 
@@ -106,7 +107,7 @@ def terms(weights: tuple[float, ...], mask_loss: str) -> list:
 
 
 def fused(weights: tuple[float, ...], mask_loss: str, comparison: UncertainPoints | None = None):
-    """The criterion as a configuration builds it."""
+    """Return the criterion as a configuration builds it."""
     class_weight, mask_weight, dice_weight = weights
     costs = [ClassCost(class_weight), MaskCost(mask_weight, mask_loss), DiceCost(dice_weight)]
     matcher = HungarianMatcher(costs, comparison.num_points if comparison else 0)
@@ -114,16 +115,16 @@ def fused(weights: tuple[float, ...], mask_loss: str, comparison: UncertainPoint
 
 
 def plain(weights: tuple[float, ...], mask_loss: str, comparison: UncertainPoints | None = None):
-    """Its peer."""
+    """Return the peer."""
     matcher = StraightforwardMatcher(weights, mask_loss, comparison.num_points if comparison else 0)
     return SetCriterion(terms(weights, mask_loss), matcher, comparison)
 
 
 def on_points(counts: tuple[int, ...], factored: bool) -> Pair:
-    """Mask2Former's criterion on two images of 1024x1024.
+    """Compare Mask2Former's criterion on two images of 1024x1024.
 
     The peer's points are drawn from the same seeds. Rounding may choose another of two equally uncertain
-    points, so gradients are compared in one more run, on the points that the peer has chosen.
+    points, so gradients are compared in a separate run, on the points that the peer has chosen.
     """
     outputs, leaves = predictions(1024, NUM_LAYERS, factored)
     targets = segments(1024, counts)
@@ -140,7 +141,7 @@ def on_points(counts: tuple[int, ...], factored: bool) -> Pair:
     def compare(result: tuple, expected: tuple) -> str:
         *expected, matcher, chosen = expected
         on_given = fused(POINT_WEIGHTS, "bce", UncertainPoints(NUM_POINTS, importance_sample_ratio=0.0))
-        # Matching draws its points from the seed, whatever the losses are given.
+        # Matching draws its points from the seed, independent of those of the losses.
         losses = on_given(outputs, targets, GivenPoints(1, chosen))
         same_points = _compare(_with_gradients(losses, leaves), expected)
         same, pairs = _same_pairs(criterion.matcher, matcher, outputs, targets)
@@ -152,7 +153,7 @@ def on_points(counts: tuple[int, ...], factored: bool) -> Pair:
 
 
 def _same_pairs(matcher, peer, outputs: dict, targets: list) -> tuple[int, int]:
-    """The number of assignments, of layers and images, that both matchers share, and of all."""
+    """Return the number of assignments, over layers and images, that are equal, and of all."""
     ours, theirs = (
         [pair for layer in one(DecoderOutputs(outputs), targets, OwnPoints(seed=1)) for pair in layer]
         for one in (matcher, peer)
@@ -165,7 +166,7 @@ def _same_pairs(matcher, peer, outputs: dict, targets: list) -> tuple[int, int]:
 
 
 def dense(mask_loss: str, size: int, num_layers: int, num_segments: tuple[int, ...], factored: bool) -> Pair:
-    """MaskFormer's criterion: losses and gradients of all predictions."""
+    """Compare MaskFormer's criterion: losses and gradients of all predictions."""
     outputs, leaves = predictions(size, num_layers, factored)
     targets = segments(size, num_segments)
 
@@ -180,7 +181,7 @@ def _with_gradients(losses: dict, leaves: list[torch.Tensor]) -> tuple[dict, tup
 
 
 def _compare(ours: tuple, theirs: tuple) -> str:
-    """A wrong assignment would change losses and gradients by far more than rounding does."""
+    """Compare losses and gradients; a wrong assignment changes them by far more than rounding does."""
     losses = max(abs(ours[0][name].item() / value.item() - 1) for name, value in theirs[0].items())
     gradients = _largest_difference(ours[1], theirs[1])
     verdict = f"losses {losses:.1e}, gradients {gradients:.1e}"
@@ -188,7 +189,7 @@ def _compare(ours: tuple, theirs: tuple) -> str:
 
 
 def _largest_difference(ours: tuple, theirs: tuple) -> float:
-    """Of all gradients, in units of the norm of the peer's."""
+    """Return the largest difference of a gradient, relative to the norm of the peer's."""
     return max(float((our - their).norm() / their.norm()) for our, their in zip(ours, theirs, strict=True))
 
 

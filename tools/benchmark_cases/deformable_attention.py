@@ -1,9 +1,9 @@
 """Multi-scale deformable attention, forward and backward, against its definition by `F.grid_sample`.
 
-Where there is a GPU, it has rows too. Each of their runs is 20 in a row, so that starting them does not
-count. How near the forward pass is to what memory allows stands in rows whose peer is a copy: of as many
-bytes as the reading of every corner of every sample takes if no cache helps. A ratio of 0.5 is within twice
-that limit.
+With a GPU, there are cases for it too. Their runs repeat the computation 20 times, so that launching it does
+not count. Cases whose peer is a copy show how close the forward pass is to the memory bandwidth: the copy
+moves as many bytes as are moved if every corner of every sample is read without a cache. A ratio of 0.5 is
+within a factor of two of that limit.
 
 Shape shorthand: N images, S pixels of all levels, M heads, D channels of a head, L levels, P points.
 """
@@ -24,13 +24,13 @@ STRIDES = (32, 16, 8)
 RUNS_ON_GPU = 20
 
 
-def every_pixel_reads(
+def pixel_decoder_inputs(
     side: int, device: str, dtype: torch.dtype = torch.float32
 ) -> tuple[list[tuple[int, int]], list[Tensor]]:
-    """As in Mask2Former's pixel decoder on an image of side x side: all pixels of three levels ask.
+    """Return inputs as in Mask2Former's pixel decoder on an image of side x side: all pixels are queries.
 
     Returns:
-        (height, width) of each level; and value (1, S, M, D) of the type, locations (1, S, M, L, P, 2) and
+        (height, width) of each level; and value (1, S, M, D) of `dtype`, locations (1, S, M, L, P, 2) and
         weights (1, S, M, L, P), which require gradients.
     """
     torch.manual_seed(0)
@@ -39,7 +39,7 @@ def every_pixel_reads(
     value = torch.randn(1, pixels, HEADS, CHANNELS)
     centers = torch.rand(1, pixels, 1, 1, 1, 2)
     locations = centers + 0.05 * torch.randn(1, pixels, HEADS, len(sizes), POINTS, 2)
-    # Not on the lines between pixels, where the gradient jumps and rounding decides on which side.
+    # Not on the lines between pixels, where the gradient jumps and depends on rounding.
     scale = torch.tensor([(width, height) for height, width in sizes])[:, None]
     cells = locations * scale - 0.5
     cells = cells.floor() + 0.01 + 0.98 * (cells - cells.floor())
@@ -51,7 +51,7 @@ def every_pixel_reads(
 
 
 def forward_and_backward(side: int, device: str) -> Pair:
-    sizes, leaves = every_pixel_reads(side, device)
+    sizes, leaves = pixel_decoder_inputs(side, device)
     direction = torch.randn(1, len(leaves[0][0]), HEADS * CHANNELS).to(device)
 
     def run(sample: Callable) -> tuple[Tensor, ...]:
@@ -65,9 +65,9 @@ def forward_and_backward(side: int, device: str) -> Pair:
     )
 
 
-def forward_as_a_copy(side: int, device: str, dtype: torch.dtype) -> Pair:
-    """The forward pass beside a copy of as many bytes as are read and written without a cache."""
-    sizes, leaves = every_pixel_reads(side, device, dtype)
+def forward_against_copy(side: int, device: str, dtype: torch.dtype) -> Pair:
+    """Compare the forward pass with a copy of as many bytes as are read and written without a cache."""
+    sizes, leaves = pixel_decoder_inputs(side, device, dtype)
     value, locations, weights = (leaf.detach() for leaf in leaves)
     result_bytes = 4 * value.numel()  # single precision
     samples_bytes = locations.nbytes + weights.nbytes
@@ -93,7 +93,7 @@ def forward_as_a_copy(side: int, device: str, dtype: torch.dtype) -> Pair:
         return _repeated(device, lambda: target.copy_(source))
 
     def seconds(run: Callable) -> float:
-        """Of one of the runs in a row."""
+        """Return the time of one of the repeated runs."""
         start = time.perf_counter()
         run()
         return (time.perf_counter() - start) / (1 if device == "cpu" else RUNS_ON_GPU)
@@ -102,7 +102,7 @@ def forward_as_a_copy(side: int, device: str, dtype: torch.dtype) -> Pair:
 
 
 def _repeated(device: str, run: Callable):
-    """The result of the last of the runs, on a GPU with all their work done."""
+    """Return the result of the last run; on a GPU, repeat the run and synchronize."""
     if device == "cpu":
         return run()
     for _ in range(RUNS_ON_GPU):
@@ -137,7 +137,7 @@ if torch.cuda.is_available():
         Case(
             f"gpu-traffic-{side}-{name}",
             f"{WHAT} {side} x {side}, {name} values, forward, {RUNS_ON_GPU} runs; peer: copy of its bytes",
-            lambda side=side, dtype=dtype: forward_as_a_copy(side, "cuda", dtype),
+            lambda side=side, dtype=dtype: forward_against_copy(side, "cuda", dtype),
             goal=0.5,
         )
         for side in (512, 1024)

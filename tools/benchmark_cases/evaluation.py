@@ -27,12 +27,12 @@ from segzoo.evaluation.segments import SegmentMap
 from . import Case, Pair, scenes
 
 PANOPTIC_IMAGES = 40
-ENTITY_IMAGES = 100  # more: the final sorting is done once, whatever their number
+ENTITY_IMAGES = 100  # more, since detections are sorted once for all images
 _numbers = itertools.count()
 
 
 class _Labels:
-    """A label map in the place of scores, for a peer that takes the argmax of whatever it is given."""
+    """A label map in place of scores, for a peer that takes the argmax of its input."""
 
     def __init__(self, labels: np.ndarray):
         self.labels = torch.from_numpy(labels).long()
@@ -42,7 +42,7 @@ class _Labels:
 
 
 def semantic(num_classes: int, height: int, width: int, labels_given: bool) -> Pair:
-    """One image through `process`, the ground truth read from its PNG by both."""
+    """Compare `process` on one image; both sides read the ground truth from its PNG."""
     rng = np.random.default_rng(0)
     folder = tempfile.TemporaryDirectory()
     truth, predicted = scenes.semantic_scene(rng, num_classes, height, width)
@@ -55,10 +55,10 @@ def semantic(num_classes: int, height: int, width: int, labels_given: bool) -> P
     evaluator = SemanticEvaluator(name, workers=0)
     peer = SemSegEvaluator(name, distributed=False)
 
-    def run(which, output: dict, matrix: str, keep=folder) -> np.ndarray:
-        which.reset()
-        which.process([entry], [output])
-        return getattr(which, matrix)
+    def run(evaluator, output: dict, matrix: str, keep=folder) -> np.ndarray:
+        evaluator.reset()
+        evaluator.process([entry], [output])
+        return getattr(evaluator, matrix)
 
     return Pair(
         partial(run, evaluator, ours, "confusion_matrix"),
@@ -68,7 +68,7 @@ def semantic(num_classes: int, height: int, width: int, labels_given: bool) -> P
 
 
 def _panoptic_files(folder: Path) -> dict:
-    """Scenes, with ground truth and predictions written as PNGs; categories are numbered from 1."""
+    """Write ground truth and predictions of scenes as PNGs; categories are numbered from 1."""
     rng = np.random.default_rng(1)
     (folder / "truth").mkdir()
     (folder / "predicted").mkdir()
@@ -101,7 +101,7 @@ def _single_core(folder: Path, pairs: list, categories: list[dict]):
 
 
 def _same_sums(ours: ClassSums, theirs) -> bool:
-    """Every class to the bit: IoU sum, true positives, false positives, false negatives."""
+    """Compare every class bitwise: IoU sum, true positives, false positives, false negatives."""
     return all(
         (ours.iou[i], ours.tp[i], ours.fp[i], ours.fn[i])
         == (theirs[i + 1].iou, theirs[i + 1].tp, theirs[i + 1].fp, theirs[i + 1].fn)
@@ -131,7 +131,7 @@ def panoptic_from_png() -> Pair:
 
 
 def panoptic_end_to_end() -> Pair:
-    """A model's outputs through `process` and `evaluate`; ground truth from PNGs for both."""
+    """Compare `process` and `evaluate` on a model's outputs; both sides read the ground truth from PNGs."""
     temporary = tempfile.TemporaryDirectory()
     folder = Path(temporary.name)
     made = _panoptic_files(folder)
@@ -178,7 +178,7 @@ def panoptic_end_to_end() -> Pair:
 
 
 def entity() -> Pair:
-    """Id maps given to segzoo, run-length codes given to pycocotools."""
+    """Compare entity AP; segzoo gets id maps and pycocotools gets RLE."""
     rng = np.random.default_rng(2)
     images, annotations, detections = [], [], []
     for image_id in range(ENTITY_IMAGES):
@@ -187,12 +187,12 @@ def entity() -> Pair:
         for segment in true_segments:
             if not segment["iscrowd"]:
                 mask = rle.encode(np.asfortranarray(true_ids == segment["id"], np.uint8))
-                facts = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1, "iscrowd": 0}
-                annotations.append({**facts, "area": segment["area"], "segmentation": mask})
+                entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1, "iscrowd": 0}
+                annotations.append({**entry, "area": segment["area"], "segmentation": mask})
         for segment in prediction[1]:
             mask = rle.encode(np.asfortranarray(prediction[0] == segment["id"], np.uint8))
-            facts = {"image_id": image_id, "category_id": 1, "score": segment["score"]}
-            detections.append({**facts, "segmentation": mask})
+            entry = {"image_id": image_id, "category_id": 1, "score": segment["score"]}
+            detections.append({**entry, "segmentation": mask})
     sizes = [{"id": image_id, "height": 480, "width": 640} for image_id in range(ENTITY_IMAGES)]
 
     def segzoo_run() -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
-"""A whole evaluation: images from JPEGs, a small model, scores of three tasks; peer: Detectron2's evaluators.
+"""A complete evaluation: JPEGs, a small model, metrics of three tasks; peer: Detectron2's evaluators.
 
-Both sides run one model on the same dataset; what differs is the loop around it and what scores. The network
-is computed for its time, and its outputs are replaced by those of a good model: from random weights nothing
-would be predicted, and nothing costs little to score.
+Both sides run the same model on the same dataset; the loop and the evaluators differ. The network is run for
+its time, and its outputs are replaced by those of a good model: random weights would predict nothing, which
+is cheap to score.
 
 Shape shorthand: Q queries, K classes, h w a quarter of the image's sides.
 """
@@ -41,14 +41,14 @@ SIZES = ((480, 640), (640, 480), (427, 640))  # COCO's most frequent
 TASKS = ("semantic", "panoptic", "instance")
 QUERIES = 100
 BATCH = 8
-SCORED_ALONE = 48  # images whose predictions are kept in memory
+SCORED_ALONE = 48  # images whose predictions are kept in memory, to time the evaluators alone
 # In percentage points: the sums of PQ and AP have another order in Detectron2.
 TOLERANCE = 1e-6
 _numbers = itertools.count()
 
 
 class Guess(NamedTuple):
-    """What a good model would say of an image: which query each pixel belongs to, twice, and the classes.
+    """The prediction of a good model for an image: two maps of the query of each pixel, and class logits.
 
     regions, fragments: (h, w) uint8; logits: (Q, K + 1) float32.
     """
@@ -59,10 +59,10 @@ class Guess(NamedTuple):
 
 
 def write_dataset(folder: Path, number: int) -> tuple[str, dict[str, Guess]]:
-    """Writes images, panoptic PNGs and JSON, and registers them.
+    """Write images, panoptic PNGs and JSON, and register them.
 
     Returns:
-        The dataset's name, and what is to be predicted for each image by its file name.
+        The dataset's name, and {image file: its prediction}.
     """
     rng = np.random.default_rng(3)
     for name in ("images", "panoptic"):
@@ -71,13 +71,13 @@ def write_dataset(folder: Path, number: int) -> tuple[str, dict[str, Guess]]:
     for index in range(number):
         height, width = SIZES[int(rng.choice(len(SIZES), p=(0.5, 0.25, 0.25)))]
         (ids, segments), prediction = scenes.panoptic_scene(rng, height, width)
-        picture = folder / "images" / f"{index:04d}.jpg"
-        write_picture(rng, picture, ids)
-        guesses[str(picture)] = make_guess(rng, *prediction)
+        image_file = folder / "images" / f"{index:04d}.jpg"
+        write_image(rng, image_file, ids)
+        guesses[str(image_file)] = make_guess(rng, *prediction)
         prediction_io.save_ids(folder / "panoptic" / f"{index:04d}.png", ids)
         numbered = [{**one, "category_id": one["category_id"] + 1} for one in segments]
-        facts = {"file_name": f"{index:04d}.png", "image_id": index, "segments_info": numbered}
-        annotations.append(facts)
+        annotation = {"file_name": f"{index:04d}.png", "image_id": index, "segments_info": numbered}
+        annotations.append(annotation)
         images.append({"id": index, "file_name": f"{index:04d}.jpg", "height": height, "width": width})
     count = scenes.THINGS + scenes.STUFF
     categories = [{"id": i + 1, "name": f"class{i}", "isthing": int(i < scenes.THINGS)} for i in range(count)]
@@ -103,7 +103,7 @@ def write_dataset(folder: Path, number: int) -> tuple[str, dict[str, Guess]]:
 
 
 def make_guess(rng: np.random.Generator, ids: np.ndarray, segments: list[dict]) -> Guess:
-    """Sure queries for the segments, unsure ones for fragments of the image."""
+    """Return confident queries for the segments, and uncertain ones for fragments of the image."""
     regions = np.ascontiguousarray(ids[::4, ::4]).astype(np.uint8) - 1  # 255: none
     first = int(ids.max())
     fragments = scenes.regions(rng, *regions.shape, QUERIES - first) + first
@@ -117,17 +117,17 @@ def make_guess(rng: np.random.Generator, ids: np.ndarray, segments: list[dict]) 
     )
 
 
-def write_picture(rng: np.random.Generator, path: Path, ids: np.ndarray) -> None:
-    """A JPEG with a color for each segment, shading and noise: as large a file as a photograph."""
+def write_image(rng: np.random.Generator, path: Path, ids: np.ndarray) -> None:
+    """Write a JPEG with a color for each segment, shading and noise: as large a file as a photograph."""
     colors = rng.integers(0, 256, (4096, 3))[ids % 4096].astype(np.float32)
     light = cv2.resize(rng.normal(0, 25, (12, 16)).astype(np.float32), ids.shape[::-1])[..., None]
     noise = rng.normal(0, 8, (*ids.shape, 1))
-    picture = np.clip(colors + light + noise, 0, 255).astype(np.uint8)
-    Image.fromarray(picture).save(path, quality=92)
+    image = np.clip(colors + light + noise, 0, 255).astype(np.uint8)
+    Image.fromarray(image).save(path, quality=92)
 
 
 class GoodHead(nn.Module):
-    """Computes a head's outputs, and hands over the guesses for the images of the batch in their place."""
+    """A head that is computed, but whose outputs are replaced by the guesses for the images of the batch."""
 
     wants = ("inputs",)
 
@@ -148,14 +148,14 @@ class GoodHead(nn.Module):
         return {**outputs, "pred_masks": masks, "pred_logits": logits}
 
 
-def knowing(model: nn.Module, guesses: Mapping[str, Guess]) -> nn.Module:
-    """The MaskFormer, which predicts the guesses from now on, at the cost of its own predictions."""
+def with_guesses(model: nn.Module, guesses: Mapping[str, Guess]) -> nn.Module:
+    """Make a MaskFormer predict the guesses, at the cost of its own predictions; return it."""
     model.sem_seg_head = GoodHead(model.sem_seg_head, guesses)
     return model
 
 
 def configuration(name: str, folder: Path) -> CfgNode:
-    """The quickstart's network with 100 queries, at the images' own size."""
+    """Return the quickstart's configuration with 100 queries, at the images' own size."""
     overrides = {
         "DATASETS.TRAIN": "()",
         "DATASETS.TEST": f"('{name}',)",
@@ -172,7 +172,7 @@ def configuration(name: str, folder: Path) -> CfgNode:
 
 
 def register_for_detectron2(name: str, folder: Path) -> str:
-    """Writes what Detectron2's evaluators read beside that, and registers it; returns the new name."""
+    """Write and register what Detectron2's evaluators read in addition; return the new dataset's name."""
     metadata, records = MetadataCatalog.get(name), DatasetCatalog.get(name)
     (folder / "semantic").mkdir()
     images, annotations, entries = [], [], []
@@ -217,7 +217,7 @@ def register_for_detectron2(name: str, folder: Path) -> str:
 
 
 def scoring_rate(cfg: CfgNode, model: nn.Module, name: str) -> float:
-    """Images per second that the evaluators score when predictions are there at once."""
+    """Return the images per second that the evaluators score without waiting for predictions."""
     loader = itertools.islice(build_test_loader(cfg, name), SCORED_ALONE // BATCH)
     with torch.no_grad():
         predicted = [(inputs, model(inputs, tasks=TASKS, semantic="labels")) for inputs in loader]
@@ -241,7 +241,7 @@ def whole_run() -> Pair:
     peer_name = register_for_detectron2(name, folder)
     cfg = configuration(name, folder)
     torch.manual_seed(0)
-    model = knowing(Trainer.build_model(cfg), guesses).eval()
+    model = with_guesses(Trainer.build_model(cfg), guesses).eval()
     alone = scoring_rate(cfg, model, name)
 
     def segzoo_run(keep=temporary) -> dict:

@@ -1,4 +1,4 @@
-"""How results and gradients of the same layers are compared."""
+"""Comparison of results and gradients of the same layers."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def compare(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> str:
-    """The largest difference in units of the peer's norm. What is wrong differs by far more than rounding."""
+    """Return the largest difference relative to the peer's norm; errors differ by far more than rounding."""
     pairs = zip(ours, theirs, strict=True)
     worst = max(((our - their).norm() / their.norm()).item() for our, their in pairs)
     verdict = f"gradients {worst:.1e}"

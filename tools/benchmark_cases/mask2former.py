@@ -1,7 +1,7 @@
 """Mask2Former from a uint8 image to a panoptic or a semantic map, with the same weights on both sides.
 
 Peers are transformers, with its image processor before and after the network, and the straightforward
-formulation. transformers draws its maps from masks of 384 x 384, so that only the networks' outputs can be
+formulation. transformers makes its maps from masks of 384 x 384, so only the networks' outputs can be
 compared with it.
 """
 
@@ -19,17 +19,17 @@ from segzoo.checkpoint import load_checkpoint
 from . import Case, Pair, straightforward_postprocess
 from .straightforward_mask2former import straightforward
 
-# Of the spread of the outputs: a mask logit near zero flips a pixel of the binary attention mask.
+# Relative to the spread of the outputs: a mask logit near zero flips a pixel of the binary attention mask.
 TOLERANCE = 1e-2
-# Share of the pixels of a map.
+# Fraction of the pixels of a map.
 PIXEL_TOLERANCE = 1e-2
 SWIN_TINY = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
-# Makes queries of random weights as certain of a class as trained ones are, so that there are segments.
+# Scales class logits so that queries of random weights are as confident as trained ones, and make segments.
 CERTAINTY = 8.0
 
 
 def transformers_pair(backbone: str) -> tuple[nn.Module, nn.Module]:
-    """segzoo's and transformers' COCO panoptic model: 133 classes, 100 queries, weights from a seed."""
+    """Return segzoo's and transformers' COCO panoptic model, with 133 classes and equal weights."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -55,7 +55,7 @@ def transformers_pair(backbone: str) -> tuple[nn.Module, nn.Module]:
 
 
 def name_resnet_weights(path: Path, theirs: nn.Module, ours: nn.Module) -> None:
-    """Gives transformers' ResNet in a file segzoo's names: both list a block's shortcut before the rest."""
+    """Rename transformers' ResNet weights in a file as segzoo's: both list a block's shortcut first."""
     from safetensors.torch import load_file, save_file
 
     state, encoder = load_file(path), "model.pixel_level_module.encoder."
@@ -79,7 +79,7 @@ def beside_transformers(backbone: str, size: tuple[int, int], task: str) -> Pair
     )
     stuff = {category for category, is_thing in enumerate(model.is_thing) if not is_thing}
 
-    # What the published models were given; the processor pads an image of a batch of one to nothing.
+    # As the published models were given; the processor does not pad the image of a batch of one.
     padding = (0, -size[1] % model.size_divisibility, 0, -size[0] % model.size_divisibility)
 
     def outputs():
@@ -139,7 +139,7 @@ def beside_the_straightforward(backbone: str, size: tuple[int, int], task: str) 
 
 
 def segzoo_run(model: nn.Module, size: tuple[int, int], task: str) -> tuple[Tensor, Callable, Callable]:
-    """An image, what makes its map, and what gives the network's outputs for it."""
+    """Return an image, a function that makes its map, and one that returns the network's outputs."""
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
 
     @torch.inference_mode()
@@ -156,7 +156,7 @@ def segzoo_run(model: nn.Module, size: tuple[int, int], task: str) -> tuple[Tens
 
 
 def worst(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
-    """The largest difference, in units of the spread."""
+    """Return the largest difference relative to the spread."""
     return max(
         ((one - other).abs().max() / (other.max() - other.min())).item()
         for one, other in zip(ours, theirs, strict=True)

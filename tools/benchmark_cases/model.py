@@ -1,7 +1,7 @@
 """Whole networks, from an image to the head's logits, against transformers and mmsegmentation.
 
-Both sides have the same random weights, segzoo from a file in the peer's published form. A peer that is not
-installed has no cases.
+Both sides have the same random weights; segzoo loads them from a file in the peer's published format. A peer
+that is not installed has no cases.
 """
 
 import importlib.util
@@ -24,14 +24,14 @@ from . import Case, Pair
 
 METHODS = Path(__file__).parents[2] / "configs" / "_base_" / "methods"
 NUM_CLASSES = 150
-# Of the spread of the logits: what random transformers move by if the input moves by one part in a million.
+# Relative to the spread of the logits: the change in random transformers if the input changes by 1e-6.
 TOLERANCE = 2e-5
 # Channels and blocks of MiT.
 SIZES = {"b0": ((32, 64, 160, 256), (2, 2, 2, 2)), "b2": ((64, 128, 320, 512), (3, 4, 6, 3))}
 
 
 def segformer(variant: str, size: int, peer: str) -> Pair:
-    """SegFormer with MiT of that variant on one image of size x size."""
+    """Compare SegFormer with a variant of MiT on one image of size x size."""
     torch.manual_seed(0)
     network, published, overrides = {"transformers": _transformers, "mmseg": _mmsegmentation}[peer](variant)
     cfg = new_config()
@@ -65,7 +65,7 @@ def _compare(ours: torch.Tensor, theirs: torch.Tensor) -> str:
 
 
 def _transformers(variant: str) -> tuple[Callable, dict, list]:
-    """The peer as a function, its weights as published, and how segzoo's configuration differs."""
+    """Return the peer as a function, its weights as published, and overrides of segzoo's configuration."""
     import transformers
     from safetensors.torch import load_file
 
@@ -76,13 +76,13 @@ def _transformers(variant: str) -> tuple[Callable, dict, list]:
     )
     network = transformers.SegformerForSemanticSegmentation(config).eval()
     with tempfile.TemporaryDirectory() as folder:
-        network.save_pretrained(folder)  # its names in memory are others
+        network.save_pretrained(folder)  # names in memory differ
         published = load_file(Path(folder) / "model.safetensors")
     return lambda image: network(image).logits, published, ["MODEL.SEM_SEG_HEAD.CONVS_DIM", width]
 
 
 def _mmsegmentation(variant: str) -> tuple[Callable, dict, list]:
-    """As `_transformers`. Of mmcv, the lite distribution suffices: SegFormer needs none of its operators."""
+    """Return the same as `_transformers`; mmcv-lite suffices, as SegFormer needs none of mmcv's operators."""
     if "mmcv._ext" not in sys.modules and importlib.util.find_spec("mmcv._ext") is None:
         sys.modules["mmcv._ext"] = _WithoutOperators("mmcv._ext")
     from mmseg.models import build_segmentor
@@ -105,14 +105,14 @@ def _mmsegmentation(variant: str) -> tuple[Callable, dict, list]:
     }
     config = {"type": "EncoderDecoder", "backbone": backbone, "decode_head": head, "data_preprocessor": None}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the peer to its own users
+        warnings.simplefilter("ignore")  # warnings for the peer's own users
         network: nn.Module = build_segmentor({**config, "test_cfg": {"mode": "whole"}}).eval()
     overrides = ["MODEL.SEM_SEG_HEAD.CONVS_DIM", 256, "MODEL.SEGFORMER.PROJECTION", "conv"]
     return lambda image: network(image, mode="tensor"), network.state_dict(), overrides
 
 
 class _WithoutOperators(types.ModuleType):
-    """In the place of mmcv's compiled operators: has every one by name, and can call none."""
+    """A placeholder for mmcv's compiled operators: each exists by name, but none works."""
 
     def __getattr__(self, name: str) -> Callable:
         if name.startswith("__"):

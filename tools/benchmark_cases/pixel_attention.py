@@ -1,4 +1,4 @@
-"""Attention of all pixels to all, forward and backward, against the plain formulation.
+"""Attention between all pixels, forward and backward, against the plain formulation.
 
 Shape shorthand: N images, P pixels, D channels of query and key, C channels of the value.
 """
@@ -43,7 +43,7 @@ CASES = [
     ),
     Case(
         "danet-queries-64x64",
-        "the same with pytorch-cv's softmax, over the pixels that ask",
+        "the same with pytorch-cv's softmax, over the queries",
         lambda: all_pixels(64 * 64, 64, 512, over_queries=True),
         memory_goal=0.5,
         repeat=3,

@@ -15,7 +15,7 @@ IS_THING = [True] * scenes.THINGS + [False] * scenes.STUFF
 
 
 def prediction(kept: int, num_classes: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (Q, K+1) of which `kept` are confident, and masks (Q, h, w) like regions with soft edges."""
+    """Return logits (Q, K+1) with `kept` confident ones, and masks (Q, h, w) like regions with soft edges."""
     rng = np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(NUM_QUERIES, num_classes + 1, generator=generator)
@@ -57,7 +57,7 @@ def semantic(num_classes: int, padded: tuple[int, int], image: tuple[int, int], 
 
 
 def instances(kept: int) -> Pair:
-    """COCO's 80 classes; of the best 100 pairs of query and class, `kept` are of queries sure of one."""
+    """Compare COCO's 80 classes; `kept` of the 100 queries are confident of a class."""
     logits, masks = prediction(kept, scenes.THINGS, 200, 334)
     arguments = (logits, masks, (800, 1333), (800, 1333), (800, 1333), 100)
 
@@ -93,7 +93,7 @@ CASES = [
     ),
     Case(
         "instances-15-sure",
-        "the top 100 instances at 800x1333, from 15 queries that are sure and 85 that are not",
+        "the top 100 instances at 800x1333, from 15 confident and 85 uncertain queries",
         lambda: instances(15),
         goal=8.0,
         memory_goal=0.1,
@@ -101,7 +101,7 @@ CASES = [
     ),
     Case(
         "instances-100-sure",
-        "the top 100 instances at 800x1333, from 100 queries that are sure",
+        "the top 100 instances at 800x1333, from 100 confident queries",
         lambda: instances(100),
         goal=8.0,
         memory_goal=0.1,

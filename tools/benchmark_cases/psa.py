@@ -17,7 +17,7 @@ CHANNELS = 512
 def plain_attention(
     values: Tensor, positions: Tensor, weight: Tensor, index: Tensor, direction: str
 ) -> Tensor:
-    """What `offset_attention` computes, step by step; `index` is that of `offset_index`."""
+    """Compute `offset_attention` step by step; `index` is that of `offset_index`."""
     maps = F.conv2d(positions, weight.flatten(0, 1)[:, :, None, None]).flatten(2)
     scores = maps.gather(1, index.expand(len(maps), -1, -1))
     if direction == "distribute":
@@ -26,7 +26,7 @@ def plain_attention(
 
 
 def offset_index(height: int, width: int) -> Tensor:
-    """(h w, h w) int64: the cell of the map of offsets of the position of a column that shows a row's."""
+    """Return (h w, h w) int64: the index into the map of offsets for a row's and a column's position."""
     place = torch.arange(height * width)
     row, column = place // width, place % width
     rows = row[:, None] - row + height - 1
@@ -34,7 +34,7 @@ def offset_index(height: int, width: int) -> Tensor:
 
 
 def both_directions(images: int, side: int, with_gradients: bool) -> Pair:
-    """Both branches' attention on feature maps of side x side."""
+    """Compare both branches' attention on feature maps of side x side."""
     torch.manual_seed(0)
     leaves = [
         (

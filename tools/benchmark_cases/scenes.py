@@ -1,4 +1,4 @@
-"""Synthetic label maps with compact regions, as photographs have them: noise would flatter nobody equally.
+"""Synthetic label maps with compact regions, as in photographs; noise would not be representative.
 
 Shape shorthand: K classes, S segments of an image, H W pixels.
 """
@@ -16,7 +16,7 @@ THINGS, STUFF = 80, 53
 
 
 def regions(rng: np.random.Generator, height: int, width: int, count: int) -> np.ndarray:
-    """(H, W) int32 in [0, count): nearest of random centers, in coordinates bent by smooth noise."""
+    """Return (H, W) int32 in [0, count): the nearest random center, in coordinates warped by smooth noise."""
     scale = 4
     small = (height // scale, width // scale)
     rows, columns = np.mgrid[: small[0], : small[1]].astype(np.float32)
@@ -40,12 +40,12 @@ def regions(rng: np.random.Generator, height: int, width: int, count: int) -> np
 
 
 def shifted(rng: np.random.Generator, labels: np.ndarray, pixels: int) -> np.ndarray:
-    """The map moved by up to `pixels`: a prediction with imperfect boundaries."""
+    """Return the map shifted by up to `pixels`: a prediction with imperfect boundaries."""
     return np.roll(labels, rng.integers(-pixels, pixels + 1, 2), axis=(0, 1))
 
 
 def semantic_scene(rng: np.random.Generator, num_classes: int, height: int, width: int) -> tuple:
-    """(ground truth (H, W) uint8 with 5 % ignored, predicted labels (H, W) uint8)."""
+    """Return (ground truth (H, W) uint8 with 5 % ignored, predicted labels (H, W) uint8)."""
     count = 40
     classes = rng.integers(0, num_classes, count).astype(np.uint8)
     areas = regions(rng, height, width, count)
@@ -55,7 +55,7 @@ def semantic_scene(rng: np.random.Generator, num_classes: int, height: int, widt
 
 
 def semantic_scores(rng: np.random.Generator, labels: np.ndarray, num_classes: int) -> torch.Tensor:
-    """(K, H, W) float32 noise with the label's class raised."""
+    """Return (K, H, W) float32 noise with the label's class raised."""
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 31)))
     scores = torch.randn(num_classes, *labels.shape, generator=generator)
     scores.scatter_add_(0, torch.from_numpy(labels)[None].long(), torch.full((1, *labels.shape), 6.0))
@@ -63,7 +63,7 @@ def semantic_scores(rng: np.random.Generator, labels: np.ndarray, num_classes: i
 
 
 def register_semantic(name: str, folder: Path, truth: np.ndarray, num_classes: int) -> dict:
-    """Writes the ground truth of one image, registers it as a dataset and returns its dataset dict."""
+    """Write the ground truth of one image, register it as a dataset and return its dataset dict."""
     path = folder / f"{name}.png"
     Image.fromarray(truth).save(path)
     entry = {"file_name": f"{name}.jpg", "image_id": 1, "sem_seg_file_name": str(path)}
@@ -74,13 +74,13 @@ def register_semantic(name: str, folder: Path, truth: np.ndarray, num_classes: i
         stuff_classes=names,
         ignore_label=IGNORE,
         evaluator_type="sem_seg",
-        load_sem_seg=lambda facts: np.asarray(Image.open(facts["sem_seg_file_name"])),
+        load_sem_seg=lambda record: np.asarray(Image.open(record["sem_seg_file_name"])),
     )
     return entry
 
 
 def panoptic_scene(rng: np.random.Generator, height: int, width: int) -> tuple:
-    """((ids, segments), (ids, segments)) of ground truth and prediction, with void, crowd and mistakes."""
+    """Return (ids, segments) of ground truth and of a prediction, with void, crowds and mistakes."""
     count = int(rng.integers(8, 25))
     areas = regions(rng, height, width, count)
     numbers = rng.choice(np.arange(1, 1 << 24), count, replace=False).astype(np.int32)
@@ -90,9 +90,9 @@ def panoptic_scene(rng: np.random.Generator, height: int, width: int) -> tuple:
     true_segments = []
     for region in np.unique(areas):
         if not void[region]:
-            facts = {"id": int(numbers[region]), "category_id": int(classes[region])}
-            facts |= {"iscrowd": int(crowd[region]), "area": int((areas == region).sum())}
-            true_segments.append({**facts, "isthing": bool(classes[region] < THINGS)})
+            segment = {"id": int(numbers[region]), "category_id": int(classes[region])}
+            segment |= {"iscrowd": int(crowd[region]), "area": int((areas == region).sum())}
+            true_segments.append({**segment, "isthing": bool(classes[region] < THINGS)})
 
     guessed = np.where(rng.random(count) < 0.75, classes, rng.integers(0, THINGS + STUFF, count))
     dropped = rng.random(count) < 0.05
@@ -112,7 +112,7 @@ def panoptic_scene(rng: np.random.Generator, height: int, width: int) -> tuple:
 
 
 def entity_scene(rng: np.random.Generator, height: int, width: int) -> tuple:
-    """The same with what a model keeps at score threshold 0: up to 100 detections, mostly fragments."""
+    """Return such a scene with a prediction at score threshold 0: up to 100 detections, mostly fragments."""
     truth, (predicted, segments) = panoptic_scene(rng, height, width)
     kept = rng.random(int(predicted.max()) + 1) < 0.6
     fragments = regions(rng, height, width, 100) + len(kept)

@@ -1,4 +1,4 @@
-"""Sliding-window testing of a picture of 1024 x 2048 pixels, beside the loops of the code bases.
+"""Sliding-window inference on an image of 1024 x 2048 pixels, against the loops of other code bases.
 
 The peers run window by window: semseg's on maps of doubles with the classes last, MMSegmentation's padding
 each window's logits to the size of the image. They and segzoo run the same model (SegFormer-B0, random
@@ -36,8 +36,8 @@ def segformer(num_classes: int) -> PerPixelSegmentor:
     return Trainer.build_model(cfg).eval()
 
 
-def picture() -> np.ndarray:
-    """(HEIGHT, WIDTH, 3) uint8: smooth patches of color with some noise."""
+def make_image() -> np.ndarray:
+    """Return (HEIGHT, WIDTH, 3) uint8: smooth patches of color with some noise."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (16, 32, 3), dtype=np.uint8)
     smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.int16)
@@ -46,7 +46,7 @@ def picture() -> np.ndarray:
 
 @torch.no_grad()
 def semseg_loop(model: PerPixelSegmentor, pixels: np.ndarray, crop: int, base_size: int) -> np.ndarray:
-    """Labels as semseg's test makes them, of a picture whose long side is `base_size` and fits the window."""
+    """Return labels as semseg's test, for an image whose long side is `base_size`, larger than the window."""
     assert max(pixels.shape) == base_size
     assert min(pixels.shape[:2]) >= crop
     height, width = pixels.shape[:2]
@@ -63,13 +63,13 @@ def semseg_loop(model: PerPixelSegmentor, pixels: np.ndarray, crop: int, base_si
             total[window] += scores.numpy().transpose(1, 2, 0)
             count[window] += 1
     total /= count[..., None]
-    # Its picture has the size wanted: what it resizes here stays as it is.
+    # semseg would resize here, but the image already has the final size.
     return np.argmax(total, axis=2)
 
 
 @torch.no_grad()
 def mmseg_loop(model: PerPixelSegmentor, pixels: np.ndarray, crop: int, stride: int) -> np.ndarray:
-    """Labels as MMSegmentation's sliding window makes them."""
+    """Return labels as MMSegmentation's sliding window."""
     image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float()
     height, width = image.shape[-2:]
     total, count = (
@@ -88,15 +88,15 @@ def mmseg_loop(model: PerPixelSegmentor, pixels: np.ndarray, crop: int, stride: 
 
 
 def same_labels(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """Rounding may decide between two classes of equal score, here and there."""
+    """Compare labels; rounding may decide between two classes of equal score at a few pixels."""
     different = np.count_nonzero(ours != theirs)
     text = f"{different} of {ours.size} px differ"
     return text if different <= 2e-5 * ours.size else f"DIFFERENT: {text}"
 
 
-def pair(preset: str, num_classes: int, crop: int, stride: int, peer, **facts) -> Pair:
-    model, pixels = segformer(num_classes), picture()
-    protocol = replace(PRESETS[preset], crop_size=(crop, crop), **facts)
+def pair(preset: str, num_classes: int, crop: int, stride: int, peer, **fields) -> Pair:
+    model, pixels = segformer(num_classes), make_image()
+    protocol = replace(PRESETS[preset], crop_size=(crop, crop), **fields)
     segmentor = ProtocolSegmentor(model, protocol)
     image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
@@ -109,7 +109,7 @@ def pair(preset: str, num_classes: int, crop: int, stride: int, peer, **facts) -
 CASES = [
     Case(
         "semseg-1024x2048x150",
-        "window 512, stride 2/3, mirrored too, SegFormer-B0, to labels; peer: semseg's loop",
+        "window 512, stride 2/3, with flips, SegFormer-B0, to labels; peer: semseg's loop",
         partial(pair, "semseg_ss", 150, 512, WIDTH, semseg_loop, base_size=WIDTH),
         goal=1.5,
         repeat=1,
@@ -117,7 +117,7 @@ CASES = [
     ),
     Case(
         "semseg-1024x2048x19",
-        "window 713, stride 2/3, mirrored too, SegFormer-B0, to labels; peer: semseg's loop",
+        "window 713, stride 2/3, with flips, SegFormer-B0, to labels; peer: semseg's loop",
         partial(pair, "semseg_ss", 19, 713, WIDTH, semseg_loop, base_size=WIDTH),
         goal=1.5,
         repeat=1,

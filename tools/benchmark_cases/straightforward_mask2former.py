@@ -1,8 +1,8 @@
-"""Mask2Former as its papers compose it, in PyTorch's own operators: the peer of `mask2former.py`.
+"""Mask2Former as in its paper, in PyTorch's own operators: the peer of `mask2former.py`.
 
-It computes with the modules of a segzoo model, in the plain way: deformable attention by `F.grid_sample`;
-after each layer the classes, and the masks at the size of the finest map, which are then shrunk to the
-attention's; linear layers and convolutions as PyTorch does them.
+It uses the modules of a segzoo model in a plain way: deformable attention by `F.grid_sample`; after each
+layer the classes, and the masks at the size of the finest map, which are then resized to the attention's;
+linear layers and convolutions of PyTorch.
 
 Shape shorthand: N images, Q queries, K classes, C channels, D channels of a mask embedding.
 """
@@ -21,7 +21,7 @@ from segzoo.layers.deformable_sampling import sample_levels_on_grids
 
 @contextmanager
 def straightforward(model: nn.Module) -> Iterator[None]:
-    """Within it, the model's forward is the straightforward one."""
+    """Replace the model's forward by the straightforward one."""
     predictor = model.sem_seg_head.predictor
     with (
         mock.patch.object(linear_layer, "onednn_is_faster", return_value=False),
@@ -32,7 +32,7 @@ def straightforward(model: nn.Module) -> Iterator[None]:
 
 
 def decode(predictor: nn.Module, scales: list[Tensor], mask_features: Tensor) -> dict:
-    """The masked-attention decoder without dropout: outputs as `MaskFormerHead` describes, masks as such.
+    """Run the masked-attention decoder without dropout; return outputs as of `MaskFormerHead`, with masks.
 
     Args:
         scales: (N, C, h_i, w_i) maps, coarsest first.
@@ -65,14 +65,14 @@ def decode(predictor: nn.Module, scales: list[Tensor], mask_features: Tensor) ->
 
 
 def predict(predictor: nn.Module, x: Tensor, mask_features: Tensor) -> dict[str, Tensor]:
-    """(N, Q, C) -> `pred_logits` (N, Q, K + 1) and `pred_masks` (N, Q, h, w)."""
+    """Return `pred_logits` (N, Q, K + 1) and `pred_masks` (N, Q, h, w) for queries (N, Q, C)."""
     x = predictor.decoder_norm(x)
     masks = torch.einsum("nqc,nchw->nqhw", predictor.mask_embed(x), mask_features)
     return {"pred_logits": predictor.class_embed(x), "pred_masks": masks}
 
 
 def forbidden_pixels(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, Q, pixels of the size) bool: outside the query's mask, unless that is empty."""
+    """Return (N, Q, pixels of the size) bool: outside the query's mask, unless that is empty."""
     small = F.interpolate(masks.detach(), size=size, mode="bilinear", align_corners=False)
     forbidden = small.flatten(2).sigmoid() < 0.5
     forbidden[forbidden.all(-1)] = False
@@ -82,7 +82,7 @@ def forbidden_pixels(masks: Tensor, size: tuple[int, int]) -> Tensor:
 def attend(
     attention: MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, forbidden: Tensor | None = None
 ) -> Tensor:
-    """All (N, ., C); a mask (N, Q, L) bool is repeated for each head."""
+    """Return attended values (N, Q, C) of (N, ., C) inputs; a mask (N, Q, L) is repeated for each head."""
     if forbidden is not None:
         forbidden = forbidden[:, None].repeat(1, attention.num_heads, 1, 1).flatten(0, 1)
     attended, _ = F.multi_head_attention_forward(

@@ -20,12 +20,12 @@ ALPHA, GAMMA = 0.25, 2
 
 
 def planes(segment_map: Tensor, num_segments: int) -> Tensor:
-    """(S, H, W) float planes of a segment map."""
+    """Return (S, H, W) float planes of a segment map."""
     return torch.stack([segment_map == segment for segment in range(num_segments)]).float()
 
 
 def match(logits: Tensor, x: Tensor, t: Tensor, classes: Tensor, weights: Sequence[float], mask_loss: str):
-    """Pairs of one image: logits (Q, K+1), mask logits (Q, P), segments (S, P), classes (S,)."""
+    """Match one image: logits (Q, K+1), mask logits (Q, P), segments (S, P), classes (S,)."""
     class_cost = -logits.softmax(-1)[:, classes]
     p = x.sigmoid()
     inside = F.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="none")
@@ -40,12 +40,12 @@ def match(logits: Tensor, x: Tensor, t: Tensor, classes: Tensor, weights: Sequen
 
 
 class StraightforwardMatcher(nn.Module):
-    """Called as `HungarianMatcher` is, with class, mask and dice costs.
+    """A matcher called as `HungarianMatcher`, with class, mask and dice costs.
 
     Args:
-        weights: of the three costs.
+        weights: weights of the three costs.
         mask_loss: "focal" | "bce"
-        num_points: random points that masks are compared on; 0: all pixels of the predictions' resolution.
+        num_points: number of random points per mask; 0: all pixels at the predictions' resolution.
     """
 
     def __init__(self, weights: Sequence[float], mask_loss: str, num_points: int = 0):
@@ -68,7 +68,7 @@ class StraightforwardMatcher(nn.Module):
         return matches
 
     def _compared(self, masks: Tensor, segments: Tensor, points: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(Q, h, w) masks and (S, H, W) segments, the latter resized or both sampled -> (Q, P), (S, P)."""
+        """Return (Q, h, w) masks and (S, H, W) segments, resized or sampled, as (Q, P) and (S, P)."""
         if points is not None:
             return sampled(masks, points), sampled(segments, points)
         small = F.interpolate(segments[:, None], size=masks.shape[-2:], mode="nearest")
@@ -76,7 +76,7 @@ class StraightforwardMatcher(nn.Module):
 
 
 def sampled(maps: Tensor, points: Tensor) -> Tensor:
-    """(M, h, w) at the same points (P, 2) each -> (M, P)."""
+    """Sample (M, h, w) maps at the same points (P, 2) each; return (M, P)."""
     if len(maps) == 0:  # which grid_sample refuses
         return maps.new_zeros((0, len(points)))
     grid = (2 * points - 1).expand(len(maps), 1, -1, -1)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 def full_size_masks(masks: Tensor, padded_size, image_size, output_size) -> Tensor:
-    """(Q, h, w) logits -> (Q, H, W) logits."""
+    """Resize (Q, h, w) logits to (Q, H, W)."""
     masks = F.interpolate(masks[None], size=padded_size, mode="bilinear", align_corners=False)
     masks = masks[..., : image_size[0], : image_size[1]]
     return F.interpolate(masks, size=output_size, mode="bilinear", align_corners=False)[0]
 
 
 def semantic_scores(logits: Tensor, masks: Tensor, padded_size, image_size, output_size, resize_scores=False):
-    """(K, H, W)"""
+    """Return (K, H, W) scores."""
     probabilities = logits.softmax(-1)[:, :-1]
     if not resize_scores:
         full = full_size_masks(masks, padded_size, image_size, output_size)
@@ -40,7 +40,7 @@ def panoptic(
     overlap,
     confident_only=False,
 ):
-    """(H, W) int32 ids and a list of (id, class)."""
+    """Return (H, W) int32 ids and a list of (id, class)."""
     full = full_size_masks(masks, padded_size, image_size, output_size).sigmoid()
     scores, classes = logits.softmax(-1).max(-1)
     keep = (classes != logits.shape[1] - 1) & (scores > score_threshold)
@@ -66,7 +66,7 @@ def panoptic(
 
 
 def instances(logits, masks, padded_size, image_size, output_size, max_instances):
-    """(n, H, W) bool masks, (n,) scores and (n,) classes, by descending class score."""
+    """Return (n, H, W) bool masks, (n,) scores and (n,) classes, by descending class score."""
     num_classes = logits.shape[1] - 1
     full = full_size_masks(masks, padded_size, image_size, output_size)
     scores, pairs = logits.softmax(-1)[:, :-1].flatten().topk(max_instances)

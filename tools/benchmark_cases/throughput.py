@@ -1,10 +1,10 @@
-"""`tools/benchmark.py throughput`: images per second of the zoo's models, recorded with what they depend on.
+"""`tools/benchmark.py throughput`: images per second of the zoo's models, recorded with their conditions.
 
     python tools/benchmark.py throughput semantic/ade20k/maskformer_swin_tiny --threads 4
     python tools/benchmark.py throughput NAME ... --device cuda --precision bf16 --batch 8 --record a.json
 
-What is timed: a batch of images, already on the device, to the network's raw outputs; random weights. A
-record replaces the one of the same model in FILE.json and keeps the others; tools/plot_zoo.py draws them.
+The time is that from a batch of images on the device to the network's raw outputs, with random weights. A
+record replaces that of the same model in FILE.json and keeps the others; tools/plot_zoo.py draws them.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command_line import CommandLine, explained
+from command_line import CommandLine, report_errors
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -51,16 +51,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on a CPU (default 1)")
-    parser.add_argument(
-        "--seconds", type=float, default=5.0, help="time for each model, at least (default 5)"
-    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="minimum time for each model (default 5)")
     parser.add_argument("--record", type=Path, metavar="FILE.json", help="add the measurements to this file")
     return parser.parse_args(arguments)
 
 
-@explained
+@report_errors
 def main(arguments: Sequence[str]) -> int:
-    """Runs the subcommand; returns its exit status: 0, or 2 for wrong input."""
+    """Run the subcommand; return its exit status: 0, or 2 for wrong input."""
     run(parse_arguments(arguments))
     return 0
 
@@ -69,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     if min(args.batch, args.threads, *(args.size or (1,))) < 1:
         raise InputError("--batch, --threads and --size: expected at least 1")
     if args.record:
-        read_records(args.record)  # before the work, not after it
+        read_records(args.record)  # raises before the work
     torch.set_num_threads(args.threads)
     for name in map(zoo_name, args.names):
         record = measure(name, args)
@@ -84,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Times one model; the result is the record."""
+    """Time one model; return the record."""
     cfg = model_zoo.get_config(name)
     size = tuple(args.size) if args.size else counted_size(cfg, known_models().get(name))
     cfg.merge_from_list(["MODEL.DEVICE", args.device, "MODEL.WEIGHTS", ""])
@@ -93,7 +91,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {args.device}: {str(error).splitlines()[0]}") from None
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, device=args.device)
-    run_once(model, image, args)  # sets up what the first run needs
+    run_once(model, image, args)  # warm-up
     run_once(model, image, args)
     seconds: list[float] = []
     while len(seconds) < 3 or sum(seconds) < args.seconds:
@@ -113,7 +111,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_once(model: nn.Module, image: torch.Tensor, args: argparse.Namespace) -> None:
-    """One forward pass of a batch, to its end."""
+    """Run one forward pass of a batch to its end."""
     inputs = [{"image": image, "height": image.shape[1], "width": image.shape[2]}] * args.batch
     kind, dtype = torch.device(args.device).type, PRECISIONS[args.precision]
     with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
@@ -123,7 +121,7 @@ def run_once(model: nn.Module, image: torch.Tensor, args: argparse.Namespace) ->
 
 
 def machine(device: str, threads: int) -> dict[str, Any]:
-    """What the figures depend on, beside the batch and the precision."""
+    """Return the conditions of a measurement, beside batch and precision."""
     kind = torch.device(device).type
     return {
         "kind": kind,
@@ -135,7 +133,7 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's model name, as far as the system tells it."""
+    """Return the processor's model name, as far as the system knows it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -143,7 +141,7 @@ def processor() -> str:
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
-    """The measurements of a file, none if there is no file yet."""
+    """Return the measurements of a file, [] if there is no file yet."""
     if not file.exists():
         return []
     try:
@@ -153,7 +151,7 @@ def read_records(file: Path) -> list[dict[str, Any]]:
 
 
 def add_record(file: Path, record: dict[str, Any]) -> None:
-    """Writes a measurement in the place of the model's older one, if that was made alike."""
+    """Write a measurement, replacing the model's older one under the same conditions."""
 
     def differs(other: dict[str, Any]) -> bool:
         keys = ("name", "device", "threads", "precision", "batch", "size")

@@ -1,7 +1,7 @@
 """One training step of Mask2Former: losses of a batch and the gradients of all parameters, same weights.
 
 Peers are transformers' network with its own loss, and the straightforward formulation of network and loss,
-which draws the same points. Of transformers, whose points are others, the losses are only close.
+which draws the same points. transformers draws other points, so its losses are only close.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ TOLERANCES = {"transformers": (5e-2, None), "straightforward": (1e-4, 2e-2)}
 
 
 def batch(size: int) -> list[dict]:
-    """One image with a segment map, as the mapper hands it over."""
+    """Return one image with a segment map, as the mapper does."""
     torch.manual_seed(0)
     segment_map = torch.from_numpy(scenes.regions(np.random.default_rng(0), size, size, NUM_SEGMENTS))
     return [
@@ -39,7 +39,7 @@ def batch(size: int) -> list[dict]:
 
 
 def labels(inputs: dict) -> tuple[Tensor, Tensor]:
-    """(S, H, W) float planes and (S,) classes."""
+    """Return (S, H, W) float planes and (S,) classes."""
     return planes(inputs["segment_map"], NUM_SEGMENTS), inputs["segment_classes"]
 
 
@@ -79,9 +79,9 @@ def beside_the_straightforward(backbone: str, size: int) -> Pair:
 def pair(
     model: nn.Module, inputs: list[dict], theirs: Callable[[], Tensor], network: nn.Module, peer: str
 ) -> Pair:
-    """`theirs` gives the peer's loss, and `network` has its parameters."""
+    """Compare a training step; `theirs` returns the peer's loss, and `network` has its parameters."""
     model.train()
-    # Stochastic depth would leave out other blocks on either side.
+    # Stochastic depth would drop different blocks on the two sides.
     model.backbone.eval()
 
     def ours() -> tuple[Tensor, list[Tensor]]:
@@ -104,7 +104,7 @@ def pair(
 
 
 def step(module: nn.Module, loss: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The loss and its gradients by the parameters that are trained."""
+    """Return the loss and its gradients with respect to the trained parameters."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return loss.detach(), list(gradients)
