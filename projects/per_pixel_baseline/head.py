@@ -14,14 +14,14 @@ from segzoo.modeling.mask_classification.head import build_pixel_decoder, build_
 from segzoo.modeling.per_pixel import PixelHead
 
 # The stride of the finest level, by which the published code enlarges logits whatever the image's size.
-_ENLARGEMENT = 4
+_UPSAMPLE_FACTOR = 4
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class PerPixelBaselineHead(PixelHead):
     """MaskFormer's pixel decoder, and a linear classifier on its embedding of each pixel."""
 
-    enlargement = _ENLARGEMENT
+    upsample_factor = _UPSAMPLE_FACTOR
 
     @configurable
     def __init__(self, *, pixel_decoder: nn.Module, embedding_channels: int = 256, **shared):
@@ -55,7 +55,7 @@ class PerPixelBaselinePlusHead(PixelHead):
     transformer decoder are supervised; those of the i-th layer but the last are the output "i", from 0.
     """
 
-    enlargement = _ENLARGEMENT
+    upsample_factor = _UPSAMPLE_FACTOR
 
     @configurable
     def __init__(self, *, pixel_decoder: nn.Module, decoder: nn.Module, decoder_feature: str, **shared):

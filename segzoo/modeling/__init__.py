@@ -1,4 +1,4 @@
-"""The building kit: backbones, pixel decoders, heads, meta-architectures.
+"""Components of models: backbones, pixel decoders, heads, meta-architectures.
 
 Importing it fills the registries.
 """

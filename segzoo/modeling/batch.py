@@ -1,4 +1,4 @@
-"""What goes through a model: a batch of images, their sizes, and class scores before the last resize.
+"""Data that a model passes on: a batch of images, their sizes, and class scores before the last resize.
 
 Shape shorthand: N images, K classes, H W size of a padded image, h w size of a map of scores.
 """
@@ -13,12 +13,12 @@ Size = tuple[int, int]
 
 
 class Sizes(NamedTuple):
-    """(height, width) of an image on its way through a model.
+    """The sizes, (height, width), of an image in a model.
 
     Attributes:
-        padded: of the network's input, in whose upper left corner the image is.
-        image: of the image as it was given to the model.
-        output: wanted for the result.
+        padded: size of the network's input, which has the image in its upper left corner.
+        image: size of the image that was given to the model.
+        output: size of the result.
     """
 
     padded: Size
@@ -27,14 +27,14 @@ class Sizes(NamedTuple):
 
 
 class Batch:
-    """Images that run together, and what is known of them.
+    """Images that run together, with their sizes, tasks and inputs.
 
     Attributes:
-        images: (N, 3, H, W) float, normalized and padded: what the backbone receives.
+        images: (N, 3, H, W) float, normalized and padded: the backbone's input.
         image_sizes: N pairs (height, width) of the images without padding.
-        tasks: the results asked for; in training, those of the model.
-        inputs: the mapper's dict of each image, with whatever a mapper adds to it; () where images come
-            without (export, windows of a test protocol).
+        tasks: the requested results; in training, those of the model.
+        inputs: the mapper's dict of each image, including anything that a mapper adds; () for images without
+            one (export, windows of a test protocol).
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Batch:
 
     @cached_property
     def targets(self) -> Any:
-        """The ground truth as `Segmentor.prepare_targets` gives it; None outside of training."""
+        """The ground truth from `Segmentor.prepare_targets`; None outside of training."""
         return None if self._prepare_targets is None else self._prepare_targets(self)
 
 
@@ -67,8 +67,9 @@ class DenseScores(NamedTuple):
 
     Attributes:
         scores: (N, K, h, w) float.
-        size: (height, width) to which the scores are resized, bilinearly, before they are cut to the image.
-        align_corners: of that resize.
+        size: (height, width) to which the scores are resized, bilinearly, before they are cropped to the
+            image.
+        align_corners: for that resize.
     """
 
     scores: Tensor

@@ -1,4 +1,4 @@
-"""Detectron2's `configurable`, with errors that name the key of the configuration an argument came from."""
+"""Detectron2's `configurable`, with errors that name the configuration key of an argument."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -10,10 +10,10 @@ from segzoo.utils.errors import ArgumentError, InputError
 
 
 def configurable_by(keys: Mapping[str, str]) -> Callable[[Callable], Callable]:
-    """Decorate a constructor as `configurable` does, and name keys where a configuration gave the arguments.
+    """Decorate a constructor like `configurable`, with errors that name the key of a configured argument.
 
-    For arguments that can only be checked with more than the configuration at hand, such as the name of
-    timm's models. Values that a key may have at all stand in `segzoo.config.rules`.
+    This is for arguments that cannot be checked with the configuration alone, such as the name of a timm
+    model. The values that a key may have are in `segzoo.config.rules`.
 
     Args:
         keys: {argument: key}. The message of an `ArgumentError` about one of them begins with the key.

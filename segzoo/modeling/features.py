@@ -1,4 +1,4 @@
-"""What heads ask of the feature maps that a backbone or a neck gives."""
+"""Checks of the feature maps that a head takes from a backbone or a neck."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from segzoo.utils.errors import InputError
 
 
 def check_in_features(names: Sequence[str], input_shape: Mapping[str, ShapeSpec]) -> None:
-    """Raise InputError for no feature map, or one that is not there."""
+    """Raise InputError unless `names` has at least one name and `input_shape` has all of them."""
     problem = _problem(names, input_shape)
     if problem:
         raise InputError(f"in_features {problem}")
@@ -17,7 +17,7 @@ def check_in_features(names: Sequence[str], input_shape: Mapping[str, ShapeSpec]
 def build_in_features(
     names: Sequence[str], input_shape: Mapping[str, ShapeSpec], key: str = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
 ) -> tuple[str, ...]:
-    """Return the names that a configuration gives; raise InputError, with the key, as `check_in_features`."""
+    """Return the names in a configuration; raise InputError, with the key, like `check_in_features`."""
     problem = _problem(names, input_shape)
     if problem:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Labels of scores."""
+"""Labels from class scores."""
 
 from collections.abc import Iterable
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def best_class(parts: Iterable[Tensor]) -> Tensor:
-    """Return the class of the highest score in each pixel, the first of equals.
+    """Return the class of the highest score for each pixel; ties go to the first.
 
     Args:
-        parts: (k, H, W) scores of some classes each, in the order of the classes.
+        parts: (k, H, W) scores of some classes each, in class order.
 
     Returns:
         (H, W) int16 class indices.
@@ -18,7 +18,7 @@ def best_class(parts: Iterable[Tensor]) -> Tensor:
     best_score = best = None
     offset = 0
     for part in parts:
-        # On a CPU max is faster than argmax over the first dimension, with the same result.
+        # On a CPU max over the first dimension is faster than argmax, with the same result.
         score, index = part.max(dim=0)
         index = index.to(torch.int16) + offset
         if best is None:

@@ -9,12 +9,12 @@ def joined(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Join losses by name.
 
     Raises:
-        ValueError: two parts have a loss of one name.
+        ValueError: two parts have a loss of the same name.
     """
     losses: dict[str, Tensor] = {}
     for part in parts:
-        twice = sorted(losses.keys() & part.keys())
-        if twice:
-            raise ValueError(f"two losses are named {', '.join(twice)}; give one of them another name")
+        duplicates = sorted(losses.keys() & part.keys())
+        if duplicates:
+            raise ValueError(f"two losses are named {', '.join(duplicates)}; rename one of them")
         losses.update(part)
     return losses

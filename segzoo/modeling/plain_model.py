@@ -1,4 +1,4 @@
-"""Models that know nothing of segzoo under its contract."""
+"""Adapter that gives models which are no `Segmentor` the contract of one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from segzoo.utils.tasks import TASKS
 from .labels import best_class
 from .segmentor import DenseScores, SegmentationModel, Segmentor, check_semantic
 
-# The names of results in Detectron2's dicts, by task.
+# Names of the results in Detectron2's dicts, by task.
 _NAMES = {
     "semantic": ("sem_seg", "sem_seg_labels"),
     "panoptic": ("panoptic_seg",),
@@ -28,11 +28,11 @@ def as_segmentor(
     num_classes: int | None = None,
     pixel_mean: Sequence[float] | None = None,
 ) -> Segmentor:
-    """Return the model itself where it is a `Segmentor`, otherwise a `PlainModel` around it.
+    """Return the model itself if it is a `Segmentor`, otherwise a `PlainModel` around it.
 
     Args:
         model: a meta-architecture.
-        input_format, num_classes, pixel_mean: of a model that is not a Segmentor, where it does not say.
+        input_format, num_classes, pixel_mean: defaults for a model that is not a Segmentor and lacks them.
     """
     if isinstance(model, Segmentor):
         return model
@@ -40,17 +40,16 @@ def as_segmentor(
 
 
 def as_segmentation_model(model: nn.Module, **options: Any) -> SegmentationModel:
-    """Do as `as_segmentor` does, and leave models under a test protocol as they are."""
+    """Return the model as `as_segmentor` does, but leave a model under a test protocol as it is."""
     return model if isinstance(model, SegmentationModel) else as_segmentor(model, **options)
 
 
 class PlainModel(Segmentor):
     """A model with Detectron2's interface: losses in training, a list of result dicts in eval mode.
 
-    The attributes that Detectron2's meta-architectures have (`input_format`, `num_classes`, `pixel_mean`) are
-    read from the model where it has them. The results of the tasks asked for are kept of what it returns, and
-    labels are made of its scores. `raw_outputs` and what uses it (export, counting operations) need a method
-    of that name.
+    The attributes of Detectron2's meta-architectures (`input_format`, `num_classes`, `pixel_mean`) are read
+    from the model if it has them. The results of the requested tasks are kept, and labels are computed from
+    scores. `raw_outputs` and its users (export, counting operations) need a method of that name.
     """
 
     supported_tasks = TASKS
@@ -65,10 +64,10 @@ class PlainModel(Segmentor):
     ):
         """
         Args:
-            model: `forward(batched_inputs)` as Detectron2 has it.
+            model: a module with Detectron2's `forward(batched_inputs)`.
             input_format: "RGB" (the default) or "BGR".
-            num_classes: K; 1 where nothing is known, it only decides how many windows run together.
-            pixel_mean: per channel, with which a test protocol pads; default: 0.
+            num_classes: K; 1 if unknown. It only decides how many windows run together.
+            pixel_mean: padding value of test protocols, per channel; default: 0.
         """
         super().__init__(
             backbone=None,
@@ -95,28 +94,28 @@ class PlainModel(Segmentor):
         if self.model.training:
             return results
         if tasks is not None:
-            results = [self._asked_for(result, tasks) for result in results]
+            results = [self._requested(result, tasks) for result in results]
         return results if semantic == "scores" else [_with_labels(result) for result in results]
 
-    def _asked_for(self, result: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
-        """Keep what belongs to the tasks; raises InputError where one has no result."""
+    def _requested(self, result: dict[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+        """Return the results of the tasks; raise InputError if a task has none."""
         self.check_tasks(tasks)
         kept = {}
         for task in tasks:
             found = {name: value for name, value in result.items() if name in _NAMES.get(task, result)}
             if not found:
                 raise InputError(
-                    f"task {task!r}: {type(self.model).__name__} gives {', '.join(result)} only; "
-                    "ask for what it gives (TEST.TASKS)"
+                    f"task {task!r}: {type(self.model).__name__} returns only {', '.join(result)}; "
+                    "set TEST.TASKS to tasks with such results"
                 )
             kept |= found
         return kept
 
     def raw_outputs(self, batched_inputs: list[dict]) -> dict[str, Any]:
-        """Return those of the model; raises InputError where it has no `raw_outputs`."""
+        """Return the outputs of the model's `raw_outputs`; raise InputError if it has no such method."""
         if not callable(getattr(self.model, "raw_outputs", None)):
             raise InputError(
-                f"{type(self.model).__name__} has no raw_outputs, so its network cannot be told from its "
+                f"{type(self.model).__name__} has no raw_outputs, so its network cannot run without its "
                 "post-processing; derive it from segzoo.modeling.Segmentor"
             )
         return self.model.raw_outputs(batched_inputs)
@@ -126,19 +125,19 @@ class PlainModel(Segmentor):
         return {name: output for name, output in outputs.items() if isinstance(output, Tensor)}
 
     def dense_scores(self, images: Tensor) -> DenseScores:
-        """Return `sem_seg` of the model's results."""
+        """Return `sem_seg` from the model's results."""
         height, width = images.shape[-2:]
         results = self.model([{"image": image, "height": height, "width": width} for image in images])
         if "sem_seg" not in results[0]:
             raise InputError(
-                f"{type(self.model).__name__} gives no sem_seg, found {', '.join(results[0])}; use a "
+                f"{type(self.model).__name__} returns no sem_seg, found {', '.join(results[0])}; use a "
                 'semantic model, or TEST.PROTOCOL ""'
             )
         return DenseScores(torch.stack([result["sem_seg"] for result in results]), (height, width), False)
 
 
 def _with_labels(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with the best class of each pixel in the place of scores."""
+    """Return the result with the best class of each pixel instead of scores."""
     if "sem_seg" not in result:
         return result
     others = {name: value for name, value in result.items() if name != "sem_seg"}

@@ -1,4 +1,4 @@
-"""The contract of a model, and the part of every model that does not depend on its method.
+"""The contract of a model, and the part of a model that does not depend on its method.
 
 Shape shorthand: N images, K classes, H W size of an image, h w size of a network's output.
 """
@@ -24,10 +24,10 @@ SEMANTIC_RESULTS = ("scores", "labels")
 
 
 class SegmentationModel(nn.Module):
-    """What is called as `Segmentor.forward` says: a `Segmentor`, or one under a test protocol.
+    """A model with the interface of `Segmentor.forward`: a `Segmentor`, or one under a test protocol.
 
     Attributes:
-        input_format: "RGB" or "BGR", the channel order that it expects.
+        input_format: "RGB" or "BGR", the expected channel order.
         semantic_resizing: see `Segmentor`.
     """
 
@@ -36,58 +36,58 @@ class SegmentationModel(nn.Module):
 
 
 class Segmentor(SegmentationModel):
-    """Base class of every model: normalizes, pads and batches images, and calls what a family defines.
+    """Base class of models: normalizes, pads and batches images, and calls what a family defines.
 
     **What a family defines** (`PerPixelSegmentor` and `MaskFormer` are the examples to read):
 
-    - `network(batch)`: the padded batch to raw outputs by name. Everything with parameters runs here.
-    - `prepare_targets(batch)`: the mapper's dicts to targets on the device, in any form. In training
-      `network` finds them in `batch.targets`, for methods that sample or match inside (proposals, query
-      filters); they are made once, when they are first asked for.
-    - `losses(outputs, targets)`: weighted scalar losses by name, summed by the trainer.
-    - `postprocess(outputs, sizes, tasks=, semantic=)`: the results of the tasks asked for, one dict an image.
-    - `supported_tasks`, and in `from_config` its own arguments beside those of `Segmentor.from_config`.
+    - `network(batch)`: maps the padded batch to raw outputs by name. Everything with parameters runs here.
+    - `prepare_targets(batch)`: moves the targets in the mapper's dicts to the device, in any form. In
+      training `network` finds them in `batch.targets`, for methods that sample or match inside (proposals,
+      query filters); they are prepared once, at the first access.
+    - `losses(outputs, targets)`: weighted scalar losses by name, which the trainer sums.
+    - `postprocess(outputs, sizes, tasks=, semantic=)`: the requested results, one dict per image.
+    - `supported_tasks`, and in `from_config` its own arguments besides those of `Segmentor.from_config`.
 
-    The defaults of the following hold for most families:
+    The defaults of the following suit most families:
 
     - `padded_size` and `pad`: a multiple of `size_divisibility`, zeros after normalization. A method that
       needs a fixed canvas overrides both.
-    - `set_progress(iteration, max_iter)`: called before every training iteration, resumed runs included; for
+    - `set_progress(iteration, max_iter)`: called before every training iteration, also in resumed runs; for
       schedules inside the network such as mask annealing. It calls the method of the same name of every
-      submodule that defines one (backbone, head, decoder, criterion, term of the loss, ...), so a part may
-      have a schedule of its own; a family that overrides it calls `super()`. What is kept of it goes into a
-      buffer with `persistent=False`, filled in place (then `torch.compile` does not recompile). Evaluation
-      and export do not depend on it: in eval mode the network behaves as after the last iteration.
-    - `batch_outputs`: the tensors among the outputs of `network`, for export and compilation.
+      submodule that defines one (backbone, head, decoder, criterion, loss term, ...), so a part may have its
+      own schedule; a family that overrides it calls `super()`. Store any state in a buffer with
+      `persistent=False`, filled in place (then `torch.compile` does not recompile). Evaluation and export do
+      not depend on it: in eval mode the network behaves as after the last iteration.
+    - `batch_outputs`: the tensors in the outputs of `network`, for export and compilation.
     - `dense_scores`: the class scores that test protocols average, taken from `postprocess`.
 
     **What callers may use**, and nothing else: calling the model, `raw_outputs`, `batch_outputs`,
-    `dense_scores`, `score_maps`, `set_progress`, `padded_size`, and the attributes below. What is wanted
-    (tasks; scores or labels) is an argument; nobody sets a model's attributes. A model of Detectron2 that
-    knows only `forward(batched_inputs)` is brought under the contract by `as_segmentor`.
+    `dense_scores`, `score_maps`, `set_progress`, `padded_size`, and the attributes below. Tasks, and scores
+    or labels, are selected by arguments; callers do not set a model's attributes. `as_segmentor` adapts a
+    Detectron2 model that has only `forward(batched_inputs)` to this contract.
 
-    **Rules.** A prediction does not depend on what else is in the batch. Images and batches may have any
-    size, and images may have no object. Post-processing uses bounded memory. No device is assumed. Names of
-    parameters are those of checkpoints; buffers that the configuration determines are not persistent. The
-    configuration is read in `from_config` and `build_*` functions only.
+    **Rules.** A prediction does not depend on the rest of the batch. Images and batches may have any size,
+    and images may have no object. Post-processing uses bounded memory. No device is assumed. Parameter names
+    are those of checkpoints; buffers that the configuration determines are not persistent. The configuration
+    is read in `from_config` and `build_*` functions only.
 
     Attributes:
-        supported_tasks: of `TASKS`, what `postprocess` can give.
-        mapper_targets: what the mapper is to add to the dicts of training images, names of its registry
-            TARGETS; INPUT.TARGETS goes before.
-        score_kind: "logits" or "probabilities": what `dense_scores` holds. A test protocol applies its
+        supported_tasks: the tasks, from `TASKS`, that `postprocess` supports.
+        mapper_targets: targets that the mapper adds to the dicts of training images, by name in the registry
+            TARGETS; INPUT.TARGETS overrides them.
+        score_kind: what `dense_scores` holds, "logits" or "probabilities". A test protocol applies its
             softmax to logits only.
         coarse_scores: whether `dense_scores` is a map smaller than the image, which test protocols resize in
             bands; False: it has the size of the image.
-        semantic_resizing: what is resized to the output size for the task "semantic": "scores" of classes or
-            "masks"; None where the family does not say. It is recorded with results.
-        backbone: feature extractor, None where the family has none of its own. SOLVER.BACKBONE_MULTIPLIER
-            finds it by this name.
-        tasks: given where a call does not ask for tasks.
+        semantic_resizing: what is resized to the output size for the task "semantic": class "scores" or
+            "masks"; None if unspecified. It is recorded with results.
+        backbone: feature extractor, None for a family without one. SOLVER.BACKBONE_MULTIPLIER finds it by
+            this name.
+        tasks: default tasks of a call.
         num_classes: K.
-        input_format, size_divisibility: as the constructor's.
+        input_format, size_divisibility: the constructor's.
         pixel_mean, pixel_std: (3, 1, 1) float buffers.
-        device: where images are moved to.
+        device: the device that images are moved to.
     """
 
     supported_tasks: Collection[str] = ("semantic",)
@@ -111,20 +111,20 @@ class Segmentor(SegmentationModel):
     ):
         """
         Args:
-            backbone: images to feature maps by name, or None.
+            backbone: maps images to feature maps by name, or None.
             num_classes: K.
             pixel_mean, pixel_std: per channel, in the order of `input_format`.
-            input_format: "RGB" or "BGR", the channel order that the model expects.
+            input_format: "RGB" or "BGR", the expected channel order.
             size_divisibility: after normalization images are padded with zeros to a multiple of this; 0: only
                 to the largest of the batch.
-            tasks: given where a call does not ask for tasks; None: the first of `supported_tasks`.
+            tasks: default tasks of a call; None: the first of `supported_tasks`.
 
         Raises:
             InputError: a task that the family does not support.
         """
         super().__init__()
         self.tasks = tuple(tasks or list(self.supported_tasks)[:1])
-        # A subclass whose check needs attributes of its own calls it when they are set.
+        # A subclass whose check needs its own attributes calls it again after setting them.
         Segmentor.check_tasks(self, self.tasks)
         self.num_classes = num_classes
         self.backbone = backbone
@@ -135,18 +135,18 @@ class Segmentor(SegmentationModel):
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
-        """Build the arguments that all families share, the backbone among them; a family adds its own.
+        """Build the arguments shared by all families, including the backbone; a family adds its own.
 
         Raises:
-            InputError: the family does not support TASK, and TEST.TASKS names no other.
+            InputError: the family does not support TASK, and TEST.TASKS names no other task.
         """
         tasks = tuple(cfg.TEST.TASKS) or (cfg.TASK,)
         if tasks == (cfg.TASK,) and cfg.TASK in TASKS and cfg.TASK not in cls.supported_tasks:
-            gives, classes = list(cls.supported_tasks), TASKS[cfg.TASK].classes
-            fitting = next((task for task in gives if TASKS[task].classes == classes), gives[0])
+            supported, classes = list(cls.supported_tasks), TASKS[cfg.TASK].classes
+            fitting = next((task for task in supported if TASKS[task].classes == classes), supported[0])
             raise InputError(
-                f"TASK {cfg.TASK}: {cls.__name__} is trained for it, but gives {', '.join(gives)} only; say "
-                f"which of these results are asked for: TEST.TASKS \"('{fitting}',)\""
+                f"TASK {cfg.TASK}: {cls.__name__} is trained for it, but only gives {', '.join(supported)}; "
+                f"select one of them: TEST.TASKS \"('{fitting}',)\""
             )
         registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
         return {
@@ -163,27 +163,27 @@ class Segmentor(SegmentationModel):
         """Run the network.
 
         Returns:
-            Outputs by name: what `losses` needs in training, what `postprocess` needs in eval mode.
+            Outputs by name: those that `losses` needs in training, or `postprocess` in eval mode.
         """
         raise NotImplementedError
 
     def prepare_targets(self, batch: Batch) -> Any:
-        """Bring the mapper's targets in `batch.inputs` to the device, padded like the images."""
+        """Move the mapper's targets in `batch.inputs` to the device, padded like the images."""
         raise NotImplementedError
 
     def losses(self, outputs: dict[str, Any], targets: Any) -> dict[str, Tensor]:
-        """Compute weighted scalar losses by name from the outputs of `network` in training."""
+        """Compute weighted scalar losses by name from the training outputs of `network`."""
         raise NotImplementedError
 
     def postprocess(
         self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
     ) -> list[dict[str, Any]]:
-        """Make results of the outputs of `network` in eval mode.
+        """Convert the outputs of `network` in eval mode to results.
 
         Args:
-            outputs: of N images.
-            sizes: N.
-            tasks, semantic: as for `forward`, checked.
+            outputs: outputs for N images.
+            sizes: the sizes of the N images.
+            tasks, semantic: as for `forward`, already checked.
 
         Returns:
             N dicts, as `forward` returns them.
@@ -191,37 +191,37 @@ class Segmentor(SegmentationModel):
         raise NotImplementedError
 
     def set_progress(self, iteration: int, max_iter: int) -> None:
-        """Take note of the next training iteration, counted from 0 over all runs, and of their number.
+        """Set the next training iteration, counted from 0 over all runs, and the total number of iterations.
 
-        Every submodule whose class defines `set_progress` is told, once.
+        The method of every submodule whose class defines `set_progress` is called once.
         """
-        told: set[nn.Module] = set()
-        left = list(self.children())
-        while left:
-            module = left.pop()
-            if module in told:
+        notified: set[nn.Module] = set()
+        pending = list(self.children())
+        while pending:
+            module = pending.pop()
+            if module in notified:
                 continue
-            told.add(module)
-            # Of the class: wrappers such as that of torch.compile pass on what they wrap.
+            notified.add(module)
+            # On the class: wrappers such as torch.compile's forward attributes of the wrapped module.
             if hasattr(type(module), "set_progress"):
                 module.set_progress(iteration, max_iter)
             if isinstance(module, Segmentor):
-                told.update(module.modules())  # by that model
+                notified.update(module.modules())  # it notifies its own submodules
             else:
-                left.extend(module.children())
+                pending.extend(module.children())
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
-        """Raise InputError unless the model can give all of these tasks."""
+        """Raise InputError unless the model supports all of these tasks."""
         for task in tasks:
             if task not in TASKS:
                 raise InputError(f"task {task!r}: expected some of {', '.join(TASKS)}")
             if task not in self.supported_tasks:
                 raise InputError(
-                    f"task {task!r}: {type(self).__name__} gives {', '.join(self.supported_tasks)} only"
+                    f"task {task!r}: {type(self).__name__} supports {', '.join(self.supported_tasks)} only"
                 )
 
     def padded_size(self, size: Size) -> Size:
-        """Return (height, width) to which an image of this size is padded where it runs alone."""
+        """Return (height, width) to which a single image of this size is padded."""
         multiple = max(self.size_divisibility, 1)
         height, width = size
         return height + -height % multiple, width + -width % multiple
@@ -231,7 +231,7 @@ class Segmentor(SegmentationModel):
 
         Args:
             images: (..., h, w) each.
-            value: of the rows and columns that are added below and on the right.
+            value: value of the rows and columns added below and on the right.
         """
         sizes = [size_of(image) for image in images]
         height, width = (max(sides) for sides in zip(*map(self.padded_size, sizes), strict=True))
@@ -255,24 +255,24 @@ class Segmentor(SegmentationModel):
         Args:
             batched_inputs: one dict per image:
                 image: (3, H, W) uint8 or float in [0, 255], any size, channels ordered as `input_format`.
-                height, width: size wanted for the predictions; the image's own where missing.
-                In training, what `prepare_targets` of the family names.
-            tasks: in eval mode, the results wanted; None: those of the attribute.
-            semantic: in eval mode, "scores" of every class, or "labels", the class of largest score only,
+                height, width: size of the predictions, by default the image's own.
+                In training, also the entries that `prepare_targets` of the family reads.
+            tasks: in eval mode, the requested results; None: those of the attribute `tasks`.
+            semantic: in eval mode, "scores" of every class, or "labels", only the class of largest score,
                 which takes far less memory.
 
         Returns:
             In training: weighted scalar losses by name.
-            In eval mode: for each image a dict with the results of `tasks`, at the size wanted:
+            In eval mode: for each image a dict with the results of `tasks`, at the requested size:
                 sem_seg: (K, H, W) float scores; or sem_seg_labels: (H, W) integer classes in [0, K)
                 panoptic_seg: ((H, W) int32 segment ids, 0 for none; list of segments_info)
                 instances: Detectron2's Instances
                 entity_seg: ((H, W) int32 entity ids, 0 for none; list of entities)
-            Images run together only where they are padded to the same size, so that a prediction does not
-            depend on what else is in the batch.
+            Only images that are padded to the same size run together, so that a prediction does not depend on
+            the rest of the batch.
 
         Raises:
-            InputError: a task that the model does not give, or an unknown value of `semantic`.
+            InputError: a task that the model does not support, or an unknown value of `semantic`.
         """
         images = [self._normalized(inputs["image"]) for inputs in batched_inputs]
         if self.training:
@@ -294,13 +294,13 @@ class Segmentor(SegmentationModel):
                 Sizes(batch.padded_size, size, (inputs.get("height", size[0]), inputs.get("width", size[1])))
                 for inputs, size in zip(group, batch.image_sizes, strict=True)
             ]
-            found = self.postprocess(self.network(batch), sizes, tasks=tasks, semantic=semantic)
-            for index, result in zip(indices, found, strict=True):
+            batch_results = self.postprocess(self.network(batch), sizes, tasks=tasks, semantic=semantic)
+            for index, result in zip(indices, batch_results, strict=True):
                 results[index] = result
         return results
 
     def raw_outputs(self, batched_inputs: list[dict]) -> dict[str, Any]:
-        """Return the outputs of `network` before post-processing. The model has to be in eval mode.
+        """Return the outputs of `network` before post-processing. The model must be in eval mode.
 
         Args:
             batched_inputs: as for `forward`; smaller images are padded to the largest.
@@ -309,7 +309,7 @@ class Segmentor(SegmentationModel):
         return self.network(self._batch(images, self.tasks, batched_inputs))
 
     def batch_outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the raw outputs of images of one size, tensors only: the part to export or compile.
+        """Return the raw outputs, tensors only, of images of one size: the part to export or compile.
 
         Args:
             images: (N, 3, H, W) float in [0, 255], channels ordered as `input_format`.
@@ -318,9 +318,9 @@ class Segmentor(SegmentationModel):
         return {name: output for name, output in outputs.items() if isinstance(output, Tensor)}
 
     def dense_scores(self, images: Tensor) -> DenseScores:
-        """Return semantic scores of images of one size. The model has to be in eval mode.
+        """Return semantic scores of images of one size. The model must be in eval mode.
 
-        A family whose scores are a small map, resized, returns that map and sets `coarse_scores`.
+        A family whose scores are a small map that is resized returns that map and sets `coarse_scores`.
 
         Args:
             images: (N, 3, H, W) float in [0, 255], channels ordered as `input_format`.
@@ -347,6 +347,6 @@ class Segmentor(SegmentationModel):
 
 
 def check_semantic(semantic: str) -> None:
-    """Raise InputError unless `semantic` says what to give for the task "semantic"."""
+    """Raise InputError unless `semantic` is a known result of the task "semantic"."""
     if semantic not in SEMANTIC_RESULTS:
         raise InputError(f"semantic={semantic!r}: expected {' or '.join(map(repr, SEMANTIC_RESULTS))}")

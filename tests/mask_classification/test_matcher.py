@@ -154,10 +154,10 @@ class OneLayerCost(QueryCost):
 def test_costs_of_another_shape_or_kind_are_refused(make_scene):
     scene = make_scene()
     matcher = HungarianMatcher([MaskCost(), OneLayerCost()])
-    message = r"OneLayerCost gave costs of shape \(9, 3\); expected .* \(3, 9, 3\)"
+    message = r"OneLayerCost returned costs of shape \(9, 3\); expected .* \(3, 9, 3\)"
     with pytest.raises(ValueError, match=message):
         matcher(DecoderOutputs(scene.outputs), scene.targets)
     with pytest.raises(
-        TypeError, match="function is no matching cost: derive it from QueryCost or PixelCost"
+        TypeError, match="function is not a matching cost: derive it from QueryCost or PixelCost"
     ):
         HungarianMatcher([lambda *arguments: 0.0])

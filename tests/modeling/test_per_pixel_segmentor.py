@@ -120,7 +120,7 @@ def test_labels_are_the_argmax_of_the_scores(size):
     ("asked", "message"),
     [
         ({"semantic": "probabilities"}, "semantic='probabilities': expected 'scores' or 'labels'"),
-        ({"tasks": ("panoptic",)}, "^task 'panoptic': PerPixelSegmentor gives semantic only"),
+        ({"tasks": ("panoptic",)}, "^task 'panoptic': PerPixelSegmentor supports semantic only"),
         ({"tasks": ("depth",)}, "^task 'depth': expected some of semantic, panoptic"),
     ],
 )
@@ -222,8 +222,8 @@ def test_the_zoom_factor_is_taken_from_the_configuration():
         ("MODEL.BACKBONE.NORM", "BNN", "^norm 'BNN': expected BN, SyncBN"),
         ("MODEL.BACKBONE.OUT_FEATURES", ["res3", "res6"], "expected some of res2, res3, res4, res5"),
         ("MODEL.BACKBONE.OUT_FEATURES", [], "expected some of res2, res3, res4, res5"),
-        ("MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS", (0.0,) * 12, "none below 0 and one above"),
-        ("MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS", (1.0,) * 11 + (-1.0,), "none below 0 and one above"),
+        ("MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS", (0.0,) * 12, "no negative and a positive one"),
+        ("MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS", (1.0,) * 11 + (-1.0,), "no negative and a positive one"),
         ("TASK", "panoptic", "TASK panoptic: PerPixelSegmentor is trained for it"),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_wrong_key_or_argument_is_named(key, value, message):
 def test_labels_of_another_size_than_their_image_are_an_error():
     inputs = annotated([(64, 64), (48, 64)])
     inputs[1]["sem_seg"] = inputs[1]["sem_seg"][:, :32]  # the padded batches would fit
-    with pytest.raises(InputError, match=r"labels of \(48, 32\) pixels beside an image of \(48, 64\)"):
+    with pytest.raises(InputError, match=r"labels of \(48, 32\) pixels for an image of \(48, 64\)"):
         fcn()(inputs)
 
 

@@ -396,8 +396,8 @@ def test_a_configuration_changes_parts_of_a_preset():
         ({"PROTOCOL": "segformer", "SCALES": []}, "SCALES .*: expected a list of positive factors"),
         ({"PROTOCOL": "mmseg_slide", "CROP_SIZE": 64, "STRIDE": 65}, "larger than CROP_SIZE"),
         ({"PROTOCOL": "gluon_testval", "SCALES": [0.5, 1]}, "need a RESIZE other than none"),
-        ({"PROTOCOL": "gluon_val", "CROP_SIZE": [480, 400]}, "a center crop is square"),
-        ({"PROTOCOL": "gluon_val", "CROP_SIZE": 480, "ROUND_TO": 32}, "ROUND_TO 32 would stretch images"),
+        ({"PROTOCOL": "gluon_val", "CROP_SIZE": [480, 400]}, "a center crop has to be square"),
+        ({"PROTOCOL": "gluon_val", "CROP_SIZE": 480, "ROUND_TO": 32}, "ROUND_TO 32 would resize images"),
         ({"PROTOCOL": "mmseg_slide", "STRIDE": 60, "STRIDE_FRACTION": 0.5}, "exclude each other"),
         ({"PROTOCOL": "segformer", "TASKS": ("panoptic",)}, "TEST.TASKS is .'panoptic',."),
         ({"WINDOW_BATCH": -1}, "WINDOW_BATCH -1: expected a number of windows"),
@@ -433,13 +433,13 @@ class Boxes(nn.Module):
 
 def test_models_without_semantic_results_are_refused():
     detector = build_protocol_model(config(PROTOCOL="gluon_testval"), Boxes())
-    with pytest.raises(InputError, match="Boxes gives no sem_seg, found instances; use a semantic model"):
+    with pytest.raises(InputError, match="Boxes returns no sem_seg, found instances; use a semantic model"):
         detector([{"image": torch.zeros(3, 8, 8)}])
 
     class InstancesOnly(Dense):
         supported_tasks = ("instance",)
 
-    with pytest.raises(InputError, match="'semantic': InstancesOnly gives instance only"):
+    with pytest.raises(InputError, match="'semantic': InstancesOnly supports instance only"):
         ProtocolSegmentor(InstancesOnly(), PRESETS["segformer"])
 
 

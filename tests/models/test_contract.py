@@ -72,9 +72,9 @@ def test_what_is_asked_for_reaches_the_network_and_the_post_processing():
     assert (asked["tasks"], asked["semantic"]) == (("semantic", "panoptic"), "labels")
     assert [batch.tasks for batch in model.batches] == [("panoptic",), ("semantic", "panoptic")]
     assert all(batch.targets is None for batch in model.batches)
-    with pytest.raises(InputError, match="'instance': Recorder gives semantic, panoptic only"):
+    with pytest.raises(InputError, match="'instance': Recorder supports semantic, panoptic only"):
         model([image(8, 8)], tasks=("instance",))
-    with pytest.raises(InputError, match="'instance': Recorder gives semantic, panoptic only"):
+    with pytest.raises(InputError, match="'instance': Recorder supports semantic, panoptic only"):
         Recorder(tasks=("instance",))
 
 
@@ -271,7 +271,7 @@ def test_a_model_of_detectron2_is_brought_under_the_contract_and_stays_itself():
     assert labels["sem_seg_labels"].tolist() == [[0, 1, 2, 0]]
     (alone,) = adapted([image(8, 8)], tasks=("instance",))
     assert set(alone) == {"instances"}
-    with pytest.raises(InputError, match="'panoptic': Detector gives instances, sem_seg only"):
+    with pytest.raises(InputError, match="'panoptic': Detector returns only instances, sem_seg"):
         adapted([image(8, 8)], tasks=("panoptic",))
     assert set(model.state_dict()) == {"weight"}
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Segmentation as a set of masks with one class each: MaskFormer and its followers."""
+"""Mask classification: segmentation as a set of masks with one class each (MaskFormer and its successors)."""
 
 from .fpn_pixel_decoder import FPNPixelDecoder, PixelDecoderOutput, TransformerFPNPixelDecoder
 from .head import MaskFormerHead

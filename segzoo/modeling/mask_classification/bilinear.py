@@ -17,7 +17,7 @@ _BAND_ROWS = 8
 
 
 def resize_planes(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (M, h, w) to (M, H, W) as `F.interpolate` does; the planes themselves where nothing changes."""
+    """Resize (M, h, w) to (M, H, W) as `F.interpolate` does; return `planes` itself at the same size."""
     if planes.shape[-2:] == size:
         return planes
     return F.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0]
@@ -30,7 +30,7 @@ def resize_matrix(source: int, target: int, like: Tensor) -> Tensor:
 
 
 def source_rows(start: int, stop: int, source: int, target: int) -> tuple[int, int]:
-    """Return the range of source rows that target rows [start, stop) are made of, one more on each side."""
+    """Return the range of source rows that target rows [start, stop) depend on, plus one row on each side."""
     scale = source / target
     first = int((start + 0.5) * scale - 0.5) - 1
     last = int((stop - 0.5) * scale - 0.5) + 3
@@ -38,7 +38,7 @@ def source_rows(start: int, stop: int, source: int, target: int) -> tuple[int, i
 
 
 def target_rows(start: int, stop: int, source: int, target: int) -> tuple[int, int]:
-    """Return the range of target rows that source rows [start, stop) contribute to, one more on each side."""
+    """Return the range of target rows that source rows [start, stop) contribute to, plus one on each side."""
     scale = target / source
     first = int((start - 0.5) * scale - 0.5) - 1
     last = int((stop + 0.5) * scale - 0.5) + 3
@@ -46,9 +46,10 @@ def target_rows(start: int, stop: int, source: int, target: int) -> tuple[int, i
 
 
 def resize_transposed(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the transpose of `resize_planes`, its gradient: (M, H, W) -> (M, h, w), h w = `size`.
+    """Apply the transpose of `resize_planes`, its gradient: (M, H, W) -> (M, h, w), h w = `size`.
 
-    On a CPU several times faster than the backward pass of `F.interpolate`, and deterministic everywhere.
+    On a CPU this is several times faster than the backward pass of `F.interpolate`; it is always
+    deterministic.
     """
     height, width = planes.shape[-2:]
     rows = resize_matrix(size[0], height, planes)
@@ -63,10 +64,10 @@ def resize_transposed(planes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class MaskResizer:
-    """Takes masks from the network's resolution to the original image's.
+    """Resizes masks from the network's resolution to the original image's.
 
-    1. resize to the padded input, 2. cut off the padding, 3. resize to the output. A step that would change
-    nothing is left out; the result is the same to the bit.
+    1. resize to the padded input, 2. crop the padding, 3. resize to the output. A step that would change
+    nothing is skipped; the result is bit-identical.
 
     Args:
         padded_size: (height, width) of the network's input.
@@ -82,15 +83,15 @@ class MaskResizer:
         self.output_size = tuple(map(int, output_size))
 
     def __call__(self, masks: Tensor) -> Tensor:
-        """(M, h, w) float32 -> (M, H, W), H W the output size."""
+        """Resize (M, h, w) float32 masks to (M, H, W), the output size."""
         return resize_planes(self.to_image(masks), self.output_size)
 
     def to_image(self, masks: Tensor) -> Tensor:
-        """(M, h, w) float32 -> (M, height, width) of the image: steps 1 and 2."""
+        """Resize (M, h, w) float32 masks to (M, height, width) of the image: steps 1 and 2."""
         return resize_planes(masks, self.padded_size)[:, : self.image_size[0], : self.image_size[1]]
 
     def weights(self, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all steps as a product: float32 matrices (H, h) and (W, w), `rows @ mask @ columns.t()`."""
+        """Return the matrices (H, h) and (W, w), float32, of all steps: `rows @ mask @ columns.t()`."""
         matrices = []
         for axis, source in enumerate(masks.shape[-2:]):
             unit_columns = torch.eye(source, device=masks.device)[None]
@@ -100,20 +101,20 @@ class MaskResizer:
         return matrices[0], matrices[1]
 
     def source_range(self, start: int, stop: int, axis: int, source: int) -> tuple[int, int]:
-        """Return the range of the mask's rows (axis 0) or columns (1) that [start, stop) of the output needs.
+        """Return the range of mask rows (axis 0) or columns (axis 1) that output [start, stop) depends on.
 
-        source: number of the mask's rows or columns.
+        source: number of mask rows or columns.
         """
         if self.image_size[axis] != self.output_size[axis]:
             start, stop = source_rows(start, stop, self.image_size[axis], self.output_size[axis])
         return source_rows(start, stop, source, self.padded_size[axis])
 
     def bands(self, masks: Tensor, rows: int, at_image_size=lambda planes: planes):
-        """Yield (start, stop, planes (M', stop - start, W)): the output, some rows at a time.
+        """Yield (start, stop, planes (M', stop - start, W)): the output in bands of rows.
 
         Args:
             masks: (M, h, w) float32.
-            rows: number of rows of a band.
+            rows: rows per band.
             at_image_size: applied between steps 2 and 3 to (M, r, width) rows; may change the number of
                 planes.
         """
@@ -127,7 +128,7 @@ class MaskResizer:
             if image_height == output_height:
                 top, bottom = start, stop
             first, last = source_rows(top, bottom, source_height, padded_height)
-            # Columns first, while there are fewer rows; then rows, in the order of interpolation itself.
+            # Columns first, while there are fewer rows; then rows, in the order of `F.interpolate`.
             planes = resize_planes(masks[:, first:last], (last - first, self.padded_size[1]))
             planes = to_padded[top:bottom, first:last] @ planes[..., : self.image_size[1]]
             planes = at_image_size(planes)

@@ -1,14 +1,14 @@
-"""What a transformer decoder may ask for beside feature maps.
+"""Inputs that a transformer decoder may request besides feature maps.
 
-A decoder that needs more than feature maps names it in its attribute `wants`, and its `forward` receives it
-by keyword, as it is in `segzoo.modeling.segmentor.Batch`:
+A decoder that needs more than feature maps lists the names in its attribute `wants`, and its `forward`
+receives these fields of `segzoo.modeling.segmentor.Batch` by keyword:
 
     class TaskConditionedDecoder(nn.Module):
         wants = ("images", "tasks")
 
         def forward(self, x, mask_features, images, tasks): ...
 
-Nothing is computed for a decoder that wants nothing.
+Nothing is computed for a decoder without `wants`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from collections.abc import Iterable
 
 import torch
 
-# What `wants` may name.
+# Names allowed in `wants`.
 OFFERED = ("images", "image_sizes", "tasks", "inputs", "targets")
 
 
 def wanted(module: torch.nn.Module) -> tuple[str, ...]:
-    """Return what a decoder names in `wants`; () without that attribute.
+    """Return the names that a decoder lists in `wants`; () without that attribute.
 
     Raises:
-        ValueError: it names what `Batch` does not offer.
+        ValueError: a name is not one that `Batch` offers.
     """
     names: Iterable[str] = getattr(module, "wants", ())
     for name in names:

@@ -18,12 +18,12 @@ from segzoo.utils.errors import InputError
 
 from ..registry import PIXEL_DECODER_REGISTRY
 
-# Feature maps handed to decoders that attend to several levels: res5, res4, res3.
+# Number of feature maps for decoders that attend to several levels: res5, res4, res3.
 NUM_SCALES = 3
 
 
 class PixelDecoderOutput(NamedTuple):
-    """What a pixel decoder hands to the transformer decoder.
+    """The output of a pixel decoder, read by the transformer decoder.
 
     Attributes:
         mask_features: (N, mask_dim, h, w) float per-pixel embeddings at the stride of the finest feature.
@@ -38,7 +38,7 @@ class PixelDecoderOutput(NamedTuple):
 
 @PIXEL_DECODER_REGISTRY.register()
 class FPNPixelDecoder(nn.Module):
-    """1 x 1 lateral and 3 x 3 output convolutions, summed from the coarsest level to the finest.
+    """A feature pyramid: 1 x 1 lateral and 3 x 3 output convolutions, summed from coarse to fine.
 
     Parameters of the i-th level from the finest, counted from 1, are named `adapter_<i>` (lateral; the
     coarsest has none) and `layer_<i>` (output).
@@ -56,11 +56,11 @@ class FPNPixelDecoder(nn.Module):
     ):
         """
         Args:
-            input_shape: channels and stride of each feature by name.
+            input_shape: channels and stride of each feature, by name.
             conv_dim: channels of the pyramid.
             mask_dim: channels of the per-pixel embeddings.
-            norm: as Detectron2's `get_norm` takes it; "GN" has 32 groups.
-            upsample: how a level is enlarged to the next finer one: "nearest" (MaskFormer) or "bilinear"
+            norm: name of the normalization for Detectron2's `get_norm`; "GN" has 32 groups.
+            upsample: interpolation to the next finer level: "nearest" (MaskFormer) or "bilinear"
                 (Mask2Former).
         """
         super().__init__()
@@ -92,17 +92,17 @@ class FPNPixelDecoder(nn.Module):
 
     @property
     def output_channels(self) -> dict[str, int | list[int]]:
-        """Channels of what a transformer decoder may attend to, by field of `PixelDecoderOutput`."""
+        """Channels of features that a transformer decoder may attend to, by `PixelDecoderOutput` field."""
         return {"scales": [self.conv_dim] * min(NUM_SCALES, len(self.in_features))}
 
     def forward(self, features: dict[str, torch.Tensor]) -> PixelDecoderOutput:
-        """features: the backbone's maps by name, (N, C, h, w) float."""
+        """features: the backbone's feature maps by name, (N, C, h, w) float."""
         return self.top_down(features, features[self.in_features[-1]], coarse=None)
 
     def top_down(
         self, features: dict[str, torch.Tensor], start: torch.Tensor, coarse: torch.Tensor | None
     ) -> PixelDecoderOutput:
-        """Runs the pyramid from `start`, the input of the coarsest level; `coarse` is passed on."""
+        """Run the pyramid from `start`, the input of the coarsest level; `coarse` is returned unchanged."""
         level = len(self.in_features)
         x = self.get_submodule(f"layer_{level}")(start)
         pyramid = [x]
@@ -117,7 +117,7 @@ class FPNPixelDecoder(nn.Module):
 
 @PIXEL_DECODER_REGISTRY.register()
 class TransformerFPNPixelDecoder(FPNPixelDecoder):
-    """The same pyramid over a transformer encoder on the coarsest feature map (as in DETR)."""
+    """`FPNPixelDecoder` with a transformer encoder on the coarsest feature map (as in DETR)."""
 
     @configurable
     def __init__(
@@ -134,10 +134,10 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
     ):
         """
         Args:
-            input_shape, conv_dim: see `FPNPixelDecoder`, which also takes what is in `pyramid`.
+            input_shape, conv_dim, pyramid: see `FPNPixelDecoder`.
             num_layers, num_heads, hidden_dim, dropout, pre_norm: see `TransformerEncoder`.
         """
-        # The last of those of one stride, where a backbone is dilated: as in `in_features`.
+        # A dilated backbone has several features of the largest stride; take the last, as `in_features` does.
         coarsest = sorted(input_shape, key=lambda name: input_shape[name].stride)[-1]
         projected = ShapeSpec(channels=conv_dim, stride=input_shape[coarsest].stride)
         super().__init__(input_shape=input_shape | {coarsest: projected}, conv_dim=conv_dim, **pyramid)
@@ -162,7 +162,7 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
         return super().output_channels | {"coarse": self.conv_dim}
 
     def forward(self, features: dict[str, torch.Tensor]) -> PixelDecoderOutput:
-        """features: the backbone's maps by name, (N, C, h, w) float."""
+        """features: the backbone's feature maps by name, (N, C, h, w) float."""
         x = self.input_proj(features[self.in_features[-1]])
         height, width = x.shape[-2:]
         position = sine_position_encoding(height, width, self.conv_dim, device=x.device)
@@ -175,7 +175,7 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
 def pyramid_convolution(
     in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=None
 ) -> Conv2d:
-    """A convolution of a pyramid: with a norm and no bias, or with a bias; its size is kept."""
+    """Build a size-preserving convolution of a pyramid: with a norm and no bias, or with a bias."""
     convolution = Conv2d(
         in_channels,
         out_channels,

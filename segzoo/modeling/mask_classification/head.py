@@ -1,4 +1,4 @@
-"""The head of mask classification: a pixel decoder, and a transformer decoder on top of it.
+"""The head of mask classification: a pixel decoder followed by a transformer decoder.
 
 Shape shorthand: N images, Q queries, K classes, C channels of an embedding, h w size of the finest feature
 map.
@@ -19,13 +19,13 @@ from ..registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY, reg
 from ..segmentor import Batch
 from .context import wanted
 
-# What MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE may name besides a feature of the backbone, and which field of
-# the pixel decoder's output it is.
+# Values of MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE besides the backbone's features, with the field of the
+# pixel decoder's output that each selects.
 _PIXEL_DECODER_FEATURES = {"transformer_encoder": "coarse", "multi_scale_pixel_decoder": "scales"}
 
 
 def build_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
-    """The pixel decoder named by MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME."""
+    """Build the pixel decoder named by MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME."""
     name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
     return registered(PIXEL_DECODER_REGISTRY, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", name)(cfg, input_shape)
 
@@ -34,7 +34,7 @@ def build_transformer_decoder(cfg, in_channels: int | list[int], **arguments: An
     """Build the transformer decoder named by MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME.
 
     Args:
-        arguments: in place of those that its `from_config` gives.
+        arguments: override the arguments from its `from_config`.
     """
     name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
     key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
@@ -43,19 +43,19 @@ def build_transformer_decoder(cfg, in_channels: int | list[int], **arguments: An
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class MaskFormerHead(nn.Module):
-    """Feature maps to a class and a mask per query.
+    """Maps feature maps to a class and a mask per query.
 
     The outputs of the head, and of every transformer decoder, are a dict. In eval mode:
-        pred_logits: (N, Q, K + 1) float, the last class being "no object"
+        pred_logits: (N, Q, K + 1) float; the last class is "no object"
         pred_masks:  (N, Q, h, w) float logits
-    In training the masks are left as the two factors of their product, since most are never needed in full:
+    In training the masks are left as two factors, since most are never needed in full:
         pred_logits:   as above
         mask_embed:    (N, Q, C) float
         mask_features: (N, C, h, w) float; the masks are einsum("nqc,nchw->nqhw", mask_embed, mask_features)
         aux_outputs:   list of dicts with these three keys, the predictions before the last, first layer first
-    A decoder may add outputs of its own, to each of these dicts, for loss terms and matching costs that read
+    A decoder may add its own outputs to each of these dicts, for loss terms and matching costs that read
     them, and in training
-        losses: scalar losses by name, already weighted, that are added to the criterion's.
+        losses: weighted scalar losses by name, which are added to the criterion's.
     """
 
     @configurable
@@ -64,7 +64,7 @@ class MaskFormerHead(nn.Module):
         Args:
             pixel_decoder: maps features by name to a `PixelDecoderOutput`.
             predictor: the transformer decoder.
-            transformer_in_feature: what the predictor attends to: a feature of the backbone by its name;
+            transformer_in_feature: what the predictor attends to: a backbone feature by its name;
                 "transformer_encoder", the pixel decoder's encoded coarsest level; or
                 "multi_scale_pixel_decoder", a list of the pixel decoder's coarsest levels.
         """
@@ -72,7 +72,7 @@ class MaskFormerHead(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
         self.transformer_in_feature = transformer_in_feature
-        # Names of what `forward` needs of a `Batch`.
+        # `Batch` fields that `forward` needs.
         self.wants = wanted(predictor)
 
     @classmethod
@@ -99,8 +99,8 @@ class MaskFormerHead(nn.Module):
         """Return the outputs described above.
 
         Args:
-            features: the backbone's maps by name, (N, C, h, w) float.
-            context: where the decoder wants something of it.
+            features: the backbone's feature maps by name, (N, C, h, w) float.
+            context: the batch, needed if `wants` is not empty.
         """
         decoded = self.pixel_decoder(features)
         if self.transformer_in_feature in _PIXEL_DECODER_FEATURES:
@@ -115,12 +115,12 @@ class MaskFormerHead(nn.Module):
 def mask_outputs(
     predictions: list[tuple[torch.Tensor, torch.Tensor]], mask_features: torch.Tensor, *, factored: bool
 ) -> dict:
-    """The outputs described in `MaskFormerHead`, of a transformer decoder.
+    """Return the outputs described in `MaskFormerHead` from a transformer decoder's predictions.
 
     Args:
         predictions: (N, Q, K + 1) class logits and (N, Q, C) mask embeddings of each layer, first to last.
         mask_features: (N, C, h, w) float.
-        factored: leave the masks as factors, as in training; otherwise only the last prediction is returned.
+        factored: leave the masks as factors, as in training; otherwise return only the last prediction.
     """
     if not factored:
         logits, embedding = predictions[-1]

@@ -1,4 +1,4 @@
-"""The meta-architecture of mask classification, shared by MaskFormer, Mask2Former and their like.
+"""Meta-architecture of mask classification, shared by MaskFormer, Mask2Former and similar methods.
 
 Shape shorthand: N images, Q queries, K classes, H W size of an image, h w size of the mask logits (a quarter
 of the padded image).
@@ -26,7 +26,7 @@ from .criterion import SegmentTargets, build_criterion, targets_from_inputs
 
 @META_ARCH_REGISTRY.register()
 class MaskFormer(Segmentor):
-    """Predicts a set of masks, each with one class, and turns it into what each task asks for."""
+    """Predicts a set of masks with one class each and converts it to the results of each task."""
 
     supported_tasks = ("semantic", "panoptic", "instance", "entity")
     score_kind = "probabilities"
@@ -50,20 +50,20 @@ class MaskFormer(Segmentor):
     ):
         """
         Args:
-            backbone: images to feature maps by name.
-            sem_seg_head: feature maps to classes and masks, see `MaskFormerHead`.
-            criterion: outputs of the head and targets to a dict of weighted losses.
+            backbone: maps images to feature maps by name.
+            sem_seg_head: maps feature maps to classes and masks, see `MaskFormerHead`.
+            criterion: maps outputs of the head and targets to a dict of weighted losses.
             size_divisibility: see `Segmentor`.
-            semantic_resizing: semantic: what is resized to the size of the result, the "scores" of the
-                classes or the "masks" that make them.
-            is_thing: K flags, whether a class has instances; needed for the task "panoptic". The task
-                "instance" keeps such classes only, or all where there are no flags.
-            object_mask_threshold: panoptic: queries of a lower score are dropped.
-            overlap_threshold: panoptic: segments that keep a smaller share of their mask are dropped.
-            confident_pixels_only: panoptic: of the pixels it won, a segment takes those where the probability
-                of its mask is at least one half.
-            entity_score_threshold: entity: queries of a lower score are dropped.
-            detections_per_image: instance and entity: how many are kept at most.
+            semantic_resizing: semantic: what is resized to the output size, the "scores" of the classes or
+                the "masks" that they are computed from.
+            is_thing: K flags, whether a class has instances; required for the task "panoptic". The task
+                "instance" keeps only such classes, or all classes without flags.
+            object_mask_threshold: panoptic: queries with a lower score are dropped.
+            overlap_threshold: panoptic: segments that keep a smaller fraction of their mask are dropped.
+            confident_pixels_only: panoptic: a segment keeps only those of its pixels where its mask's
+                probability is at least one half.
+            entity_score_threshold: entity: queries with a lower score are dropped.
+            detections_per_image: instance and entity: maximum number of results.
             shared: num_classes (without "no object"), pixel_mean, pixel_std, input_format, tasks, see
                 `Segmentor`.
 
@@ -95,7 +95,7 @@ class MaskFormer(Segmentor):
             "criterion": build_criterion(cfg),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "size_divisibility": node.SIZE_DIVISIBILITY,
-            # As the published models were evaluated: scores of those for semantic segmentation only.
+            # The published models were evaluated with "scores" for semantic segmentation only.
             "semantic_resizing": node.TEST.SEMANTIC_RESIZING
             or ("scores" if cfg.TASK == "semantic" else "masks"),
             "is_thing": build_thing_flags(cfg),
@@ -122,7 +122,7 @@ class MaskFormer(Segmentor):
         return self.sem_seg_head(features)
 
     def prepare_targets(self, batch: Batch) -> list[SegmentTargets]:
-        """Bring segment_map (or segment_masks) and segment_classes over; see `targets_from_inputs`."""
+        """Return the segments of each image as targets; see `targets_from_inputs`."""
         return targets_from_inputs(batch.inputs, batch.padded_size, self.device)
 
     def losses(self, outputs: dict[str, Any], targets: list[SegmentTargets]) -> dict[str, Tensor]:
@@ -133,14 +133,14 @@ class MaskFormer(Segmentor):
     ) -> list[dict[str, Any]]:
         predictions = zip(outputs["pred_logits"], outputs["pred_masks"], sizes, strict=True)
         return [
-            self._results(logits.float(), masks.float(), one, tasks, semantic)
-            for logits, masks, one in predictions
+            self._results(logits.float(), masks.float(), image_sizes, tasks, semantic)
+            for logits, masks, image_sizes in predictions
         ]
 
     def _results(
         self, logits: Tensor, masks: Tensor, sizes: Sizes, tasks: Sequence[str], semantic: str
     ) -> dict[str, Any]:
-        """(Q, K + 1) logits and (Q, h, w) mask logits of one image to its results."""
+        """Return the results of one image from (Q, K + 1) class logits and (Q, h, w) mask logits."""
         results: dict[str, Any] = {}
         if "semantic" in tasks:
             name, function = {
@@ -178,7 +178,7 @@ class MaskFormer(Segmentor):
 
 
 def build_thing_flags(cfg) -> tuple[bool, ...]:
-    """Which of the model's classes are things; () where its classes are not those of the dataset."""
+    """Return which of the model's classes are things; () if its classes are not those of the dataset."""
     name = classes_dataset(cfg)
     if not name or TASKS[cfg.TASK].classes != "all":
         return ()

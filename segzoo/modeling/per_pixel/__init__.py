@@ -1,4 +1,4 @@
-"""Segmentation as a class for every pixel: what FCN, PSPNet, DeepLab, SegFormer and their like share."""
+"""Per-pixel classification: the common parts of FCN, PSPNet, DeepLab, SegFormer and similar methods."""
 
 from . import losses
 from .aspp import ASPP

@@ -12,17 +12,17 @@ from .pooling import project_average
 
 
 class ASPP(nn.Module):
-    """A 1 x 1 convolution, dilated 3 x 3 convolutions and image pooling, side by side and joined.
+    """A 1 x 1 convolution, dilated 3 x 3 convolutions and image pooling in parallel, concatenated.
 
     Args:
-        in_channels: C of the map.
-        channels: of each branch.
-        dilations: one 3 x 3 convolution for each.
+        in_channels: C of the input.
+        channels: channels of each branch.
+        dilations: dilations of the 3 x 3 convolutions.
         norm: see `conv_norm_act`.
-        align_corners: of the resizing of the pooled branch.
+        align_corners: for resizing the pooled branch.
         pooling_first: put the pooled branch before the others, as mmsegmentation and NVIDIA's DeepLabV3+ do,
             instead of last.
-        separable: make the 3 x 3 convolutions depthwise and pointwise ones, see `separable_conv`.
+        separable: make the 3 x 3 convolutions depthwise separable, see `separable_conv`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ASPP(nn.Module):
 
 
 def separable_conv(in_channels: int, out_channels: int, norm: str, dilation: int = 1) -> nn.Sequential:
-    """A 3 x 3 convolution of each channel, `depthwise`, and a 1 x 1 one, `pointwise`, normed, with ReLU."""
+    """Build a depthwise separable 3 x 3 convolution, `depthwise` and `pointwise`, each with norm and ReLU."""
     depthwise = conv_norm_act(in_channels, in_channels, 3, norm=norm, dilation=dilation, groups=in_channels)
     pointwise = conv_norm_act(in_channels, out_channels, norm=norm)
     return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise))

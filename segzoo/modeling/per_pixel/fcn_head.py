@@ -12,15 +12,15 @@ from .head import PixelHead
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class FCNHead(PixelHead):
-    """3 x 3 convolutions on one feature map, dropout, classifier."""
+    """3 x 3 convolutions on one feature map, dropout and a classifier."""
 
     @configurable
     def __init__(self, *, num_convs: int = 1, concat_input: bool = False, **shared):
         """
         Args:
-            num_convs: of 3 x 3 convolutions with `channels` channels.
-            concat_input: join the input to their output with one more 3 x 3 convolution, as mmsegmentation's
-                FCN does.
+            num_convs: number of 3 x 3 convolutions with `channels` channels.
+            concat_input: concatenate the input with their output, followed by one more 3 x 3 convolution, as
+                mmsegmentation's FCN does.
             shared: see `PixelHead`.
         """
         super().__init__(**shared)

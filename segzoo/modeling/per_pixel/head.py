@@ -1,4 +1,4 @@
-"""The base of every per-pixel head: a method writes its layers, everything around them stands here.
+"""Base class of per-pixel heads: a method defines its layers, the base everything around them.
 
 Shape shorthand: N images, K classes, C channels, h w pixels of a feature map, H W pixels of the input.
 """
@@ -19,16 +19,16 @@ DROPOUTS = {"channel": nn.Dropout2d, "element": nn.Dropout}
 
 
 class PixelHead(nn.Module):
-    """Feature maps to class scores.
+    """Maps feature maps to class scores.
 
-    A subclass defines its layers and `forward`; its last convolution is made by `classifier` and is called
-    `predictor`. Losses, auxiliary heads, resizing and padding are not its business.
+    A subclass defines its layers and `forward`; its last convolution is made by `classifier` and named
+    `predictor`. Losses, auxiliary heads, resizing and padding are handled elsewhere.
     """
 
-    # Weights of further outputs in training, by name.
+    # Loss weights of additional training outputs, by name.
     loss_weights: Mapping[str, float] = {}
-    # In a test logits are enlarged by this factor and cut to the image; None: resized to the image's size.
-    enlargement: int | None = None
+    # At test time logits are upsampled by this factor and cropped to the image; None: resized to its size.
+    upsample_factor: int | None = None
 
     def __init__(
         self,
@@ -44,17 +44,17 @@ class PixelHead(nn.Module):
     ):
         """
         Args:
-            input_shape: channels and stride of the feature maps that there are.
-            in_features: the names of those that the head uses.
+            input_shape: channels and stride of the available feature maps.
+            in_features: names of the feature maps that the head uses.
             num_classes: K.
             channels: C of the head's inner convolutions.
-            norm: of the head's convolutions, see `conv_norm_act`.
-            dropout: probability before the classifier.
+            norm: normalization of the head's convolutions, see `conv_norm_act`.
+            dropout: dropout probability before the classifier.
             dropout_kind: "channel" drops whole feature maps, "element" single values.
-            align_corners: how the head resizes feature maps, and how its logits are resized to the image.
+            align_corners: for resizing feature maps in the head, and its logits to the image.
 
         Raises:
-            InputError: no feature, or one that the backbone has not; a wrong probability or kind of dropout.
+            InputError: no feature, or one that the backbone lacks; an invalid dropout or `dropout_kind`.
         """
         super().__init__()
         check_in_features(in_features, input_shape)
@@ -72,7 +72,7 @@ class PixelHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: Mapping[str, ShapeSpec]) -> dict:
-        """The arguments shared by all heads; a subclass adds its own."""
+        """Return the arguments shared by all heads; a subclass adds its own."""
         node = cfg.MODEL.SEM_SEG_HEAD
         return {
             "input_shape": input_shape,
@@ -87,26 +87,26 @@ class PixelHead(nn.Module):
         }
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Feature maps, (N, C, h, w) each, and "image", the normalized input (N, 3, H, W), to logits.
+        """Map feature maps, (N, C, h, w) each, and "image", the normalized input (N, 3, H, W), to logits.
 
         Returns:
             logits: (N, K, h, w) float.
-            In training further entries may follow:
-            losses: weighted scalar losses that the head computed itself, by name.
-            Any other: (N, K, h, w) float, supervised as an output of its own with its weight in
-            `loss_weights` (1 where it has none).
+            In training there may be more entries:
+            losses: weighted scalar losses by name, computed by the head.
+            Any other: (N, K, h, w) float logits, supervised as a separate output with its weight in
+            `loss_weights` (default 1).
         """
         raise NotImplementedError
 
     def check_crop(self, height: int, width: int) -> None:
-        """Raises InputError if the head cannot take inputs of this size, saying which it can."""
+        """Raise InputError, with the sizes that are accepted, if the head cannot take inputs of this size."""
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 1, **options) -> Conv2d:
-        """`conv_norm_act` with the head's normalization."""
+        """Return `conv_norm_act` with the head's normalization."""
         return conv_norm_act(in_channels, out_channels, kernel_size, **{"norm": self.norm, **options})
 
     def classifier(self, in_channels: int, bias: bool = True) -> Conv2d:
-        """The 1 x 1 convolution to K logits. Dropout is the subclass's to apply before it: `self.dropout`."""
+        """Build the 1 x 1 convolution to K logits. The subclass applies `self.dropout` before it."""
         predictor = Conv2d(in_channels, self.num_classes, kernel_size=1, bias=bias)
         nn.init.normal_(predictor.weight, std=0.01)
         if bias:
@@ -114,9 +114,9 @@ class PixelHead(nn.Module):
         return predictor
 
     def resize(self, maps: Tensor, size: Sequence[int]) -> Tensor:
-        """(N, C, h, w) -> (N, C, *size), bilinear as `align_corners` says; the maps themselves if equal."""
+        """Resize (N, C, h, w) bilinearly to (N, C, *size), with the head's `align_corners`."""
         return resize(maps, size, self.align_corners)
 
     def in_channels(self, name: str) -> int:
-        """Channels of one of the head's feature maps."""
+        """Return the number of channels of one of the head's feature maps."""
         return self.input_shape[name].channels

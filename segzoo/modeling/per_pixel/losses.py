@@ -1,4 +1,4 @@
-"""Losses on the class scores of pixels.
+"""Losses on per-pixel class scores.
 
 Shape shorthand: N images, K classes, h w pixels of the logits, H W pixels of the input.
 """
@@ -16,23 +16,23 @@ from segzoo.utils.errors import InputError
 
 from ..registry import PIXEL_LOSS_REGISTRY
 
-# Whose number a sum of losses is divided by: see `PixelLoss`.
+# Pixels that a sum of losses is divided by the number of, see `PixelLoss`.
 AVERAGES = ("valid", "all")
 
 
 class PixelLoss(nn.Module):
-    """Brings logits and labels to one size; a subclass compares them.
+    """Resizes logits and labels to the same size; a subclass compares them.
 
     Args:
-        ignore_label: of pixels that do not count.
-        align_corners: of the bilinear resizing of the logits.
+        ignore_label: label of pixels that are ignored.
+        align_corners: for the bilinear resizing of the logits.
         class_weights: K weights, or () for equal ones.
         zoom_factor: 8: logits are compared at the input's size H x W; 1, 2, 4: at (side - 1) / 8 *
-            zoom_factor + 1, where every (8 / zoom_factor)-th label is taken (semseg's option to save memory).
-        average_over: what a sum of losses is divided by. "valid": the pixels that are in it, as in semseg,
-            pytorch-cv, torchvision and MaskFormer's baselines. "all": all pixels, those that do not count
-            (ignored, padded, easy ones) too, as in mmsegmentation and SegFormer. Pixels are counted by the
-            weight of their class; the ignored ones weigh 1.
+            zoom_factor + 1, with every (8 / zoom_factor)-th label (semseg's option to save memory).
+        average_over: divisor of a sum of losses. "valid": the pixels in the sum, as in semseg, pytorch-cv,
+            torchvision and MaskFormer's baselines. "all": all pixels, including those that are not in the sum
+            (ignored, padded, easy ones), as in mmsegmentation and SegFormer. Each pixel counts with the
+            weight of its class; ignored pixels have weight 1.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class PixelLoss(nn.Module):
         if weights and len(weights) != node.NUM_CLASSES:
             raise InputError(
                 f"MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS has {len(weights)} weights for {node.NUM_CLASSES} "
-                "classes; give one for each, or () for equal ones"
+                "classes; give one for each class, or () for equal weights"
             )
         if weights and not (min(weights) >= 0 and max(weights) > 0):
             raise InputError(
-                f"MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS {weights}: expected none below 0 and one above"
+                f"MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS {weights}: expected no negative and a positive one"
             )
         return {
             "ignore_label": node.IGNORE_VALUE,
@@ -78,16 +78,16 @@ class PixelLoss(nn.Module):
         }
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(N, K, h, w) float logits and (N, H, W) int64 labels in [0, K) or the ignore label -> scalar."""
+        """Compute the loss of (N, K, h, w) float logits and (N, H, W) int64 labels in [0, K) or ignored."""
         labels = self._zoomed(labels)
         return self.compare(resize(logits.float(), labels.shape[-2:], self.align_corners), labels)
 
     def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(N, K, H, W) float32 logits and (N, H, W) int64 labels -> scalar."""
+        """Compute the loss of (N, K, H, W) float32 logits and (N, H, W) int64 labels."""
         raise NotImplementedError
 
-    def weight_of_all(self, labels: Tensor) -> int | Tensor:
-        """The weight of all pixels of (N, H, W) labels, each by its class, the ignored ones 1."""
+    def total_weight(self, labels: Tensor) -> int | Tensor:
+        """Return the total weight of (N, H, W) labels: each pixel has its class's weight, ignored ones 1."""
         if self.class_weights is None:
             return labels.numel()
         counted = labels != self.ignore_label
@@ -108,10 +108,10 @@ class PixelLoss(nn.Module):
 
 @PIXEL_LOSS_REGISTRY.register()
 class CrossEntropy(PixelLoss):
-    """Softmax cross-entropy, weighted by class and averaged as `average_over` says.
+    """Softmax cross-entropy, weighted by class and averaged over the pixels that `average_over` selects.
 
-    The average is over the pixels of all processes, so that N processes learn what one learns from their
-    batches together. Without any pixel that counts the loss is 0.
+    The average is over the pixels of all processes, so that N processes train like one on all their batches.
+    If no pixel counts, the loss is 0.
     """
 
     @configurable
@@ -124,7 +124,7 @@ class CrossEntropy(PixelLoss):
         )
         counted = labels != self.ignore_label
         if self.average_over == "all":
-            weight = self.weight_of_all(labels)
+            weight = self.total_weight(labels)
         elif self.class_weights is None:
             weight = counted.sum()
         else:
@@ -136,12 +136,12 @@ class CrossEntropy(PixelLoss):
 class OHEMCrossEntropy(PixelLoss):
     """Cross-entropy over the hardest pixels (online hard example mining, arXiv:1604.03540).
 
-    Kept are the pixels whose true class has a probability of at most `threshold`, and, where these are too
-    few, the hardest N H W / `keep_fraction`.
+    It keeps the pixels whose true class has a probability of at most `threshold` and, if these are too few,
+    the hardest N H W / `keep_fraction`.
 
     Args:
         threshold: in [0, 1].
-        keep_fraction: at least one pixel in so many is kept, void ones counted.
+        keep_fraction: at least 1 / keep_fraction of all pixels, including ignored ones, are kept.
         shared: see `PixelLoss`.
     """
 
@@ -152,7 +152,7 @@ class OHEMCrossEntropy(PixelLoss):
             raise InputError(f"threshold {threshold}: expected a probability from 0 to 1")
         if keep_fraction < 1:
             raise InputError(
-                f"keep_fraction {keep_fraction}: expected 1 or more; its inverse is the share of pixels kept"
+                f"keep_fraction {keep_fraction}: expected 1 or more (1 / keep_fraction of pixels are kept)"
             )
         self.threshold = threshold
         self.keep_fraction = keep_fraction
@@ -169,9 +169,9 @@ class OHEMCrossEntropy(PixelLoss):
     def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_label, reduction="none")
         counted = labels != self.ignore_label
-        weight_of_all = self.weight_of_all(labels) if self.average_over == "all" else None
+        total_weight = self.total_weight(labels) if self.average_over == "all" else None
         losses, labels = losses[counted], labels[counted]
-        # The loss is -log p: of a probability that is lower it is higher.
+        # The loss is -log p: a lower probability has a higher loss.
         lowest = losses.new_tensor(self.threshold).log().neg()
         at_least = min(int(counted.numel() / self.keep_fraction), len(losses))
         if at_least:
@@ -179,5 +179,5 @@ class OHEMCrossEntropy(PixelLoss):
         kept = losses.detach() >= lowest
         losses, labels = losses[kept], labels[kept]
         weights = torch.ones_like(losses) if self.class_weights is None else self.class_weights[labels]
-        weight = weights.sum() if weight_of_all is None else weight_of_all
+        weight = weights.sum() if total_weight is None else total_weight
         return (losses * weights).sum() / mean_over_processes(weight, logits.device).clamp(min=1e-12)

@@ -1,4 +1,4 @@
-"""The meta-architecture of per-pixel methods: backbone, neck, head.
+"""Meta-architecture of per-pixel methods: backbone, neck, head.
 
 Shape shorthand: N images, K classes, H W size of the (padded) input, h w size of the head's feature map.
 """
@@ -20,15 +20,15 @@ from ..registry import NECK_REGISTRY, PIXEL_LOSS_REGISTRY, registered
 from ..segmentor import Batch, DenseScores, Segmentor, Sizes
 from .head import PixelHead
 
-# Classes whose scores are at full size together while labels are made of them.
+# Number of classes whose scores are at full size at a time while labels are computed.
 _CLASSES_AT_ONCE = 8
 
 
 @META_ARCH_REGISTRY.register()
 class PerPixelSegmentor(Segmentor):
-    """Gives every pixel a score for each class."""
+    """Predicts a score of each class for every pixel."""
 
-    # It learns from sem_seg; segments tell whether an image has anything to learn.
+    # It trains on sem_seg; segments show whether an image has any labels.
     mapper_targets = ("segments", "sem_seg")
     coarse_scores = True
     semantic_resizing = "scores"
@@ -49,13 +49,13 @@ class PerPixelSegmentor(Segmentor):
     ):
         """
         Args:
-            backbone: images to feature maps by name.
-            sem_seg_head: feature maps to logits.
-            loss: (N, K, h, w) logits and (N, H, W) labels to a scalar; see `losses`.
-            neck: feature maps to feature maps, or None.
-            auxiliary_head: a second head, supervised like the first in training; or None.
-            loss_weight, auxiliary_loss_weight: of the two heads.
-            ignore_label: of pixels that do not count, and of the padding.
+            backbone: maps images to feature maps by name.
+            sem_seg_head: maps feature maps to logits.
+            loss: maps (N, K, h, w) logits and (N, H, W) labels to a scalar; see `losses`.
+            neck: maps feature maps to feature maps, or None.
+            auxiliary_head: a second head, supervised like the first in training, or None.
+            loss_weight, auxiliary_loss_weight: loss weights of the two heads.
+            ignore_label: label of ignored pixels and of the padding.
             shared: pixel_mean, pixel_std, input_format, size_divisibility, tasks, see `Segmentor`.
         """
         super().__init__(backbone=backbone, num_classes=sem_seg_head.num_classes, **shared)
@@ -88,7 +88,7 @@ class PerPixelSegmentor(Segmentor):
 
     @property
     def align_corners(self) -> bool:
-        """How the logits are resized."""
+        """Whether logits are resized with aligned corners."""
         return self.sem_seg_head.align_corners
 
     def network(self, batch: Batch) -> dict[str, Any]:
@@ -97,10 +97,10 @@ class PerPixelSegmentor(Segmentor):
         Returns:
             sem_seg_logits: (N, K, h, w) float
             In training also
-            supervised: the head's further logits by name, (N, K, h, w) each
-            auxiliary_logits: (N, K, h, w) float of the auxiliary head, where there is one
-            losses: weighted scalar losses that the heads computed, by name; those of the auxiliary head end
-                in `_auxiliary`
+            supervised: the head's additional logits by name, (N, K, h, w) each
+            auxiliary_logits: (N, K, h, w) float from the auxiliary head, if there is one
+            losses: weighted scalar losses by name, computed by the heads; names from the auxiliary head end
+                with `_auxiliary`
         """
         self.sem_seg_head.check_crop(*batch.padded_size)
         features = self.backbone(batch.images)
@@ -121,25 +121,25 @@ class PerPixelSegmentor(Segmentor):
         return outputs
 
     def prepare_targets(self, batch: Batch) -> Tensor:
-        """Stack `sem_seg` of the inputs, (H, W) int64 in [0, K) or `ignore_label`, to an (N, H, W) tensor.
+        """Stack the inputs' `sem_seg`, (H, W) int64 in [0, K) or `ignore_label`, into an (N, H, W) tensor.
 
         Raises:
-            InputError: labels of another size than their image.
+            InputError: labels and image differ in size.
         """
         labels = [inputs["sem_seg"].to(self.device) for inputs in batch.inputs]
         for inputs, size, label in zip(batch.inputs, batch.image_sizes, labels, strict=True):
             if label.shape != size:
                 raise InputError(
                     f"{inputs.get('file_name', 'an image')}: labels of {tuple(label.shape)} pixels "
-                    f"beside an image of {tuple(size)}; both have to go through the same augmentation"
+                    f"for an image of {tuple(size)}; both have to go through the same augmentation"
                 )
         return self.pad(labels, self.ignore_label)
 
     def losses(self, outputs: dict[str, Any], targets: Tensor) -> dict[str, Tensor]:
-        """Compute `loss` of each output that is supervised, and add the losses that the heads computed.
+        """Compute the loss of each supervised output, and add the losses that the heads computed.
 
         Raises:
-            ValueError: a head gave one of its losses the name of another.
+            ValueError: two losses have the same name.
         """
         losses = {"loss_sem_seg": self.loss_weight * self.loss(outputs["sem_seg_logits"], targets)}
         for name, logits in outputs["supervised"].items():
@@ -153,55 +153,56 @@ class PerPixelSegmentor(Segmentor):
     def postprocess(
         self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
     ) -> list[dict[str, Tensor]]:
-        """Resize logits to the input, cut them to the image, and resize them to the output size."""
+        """Resize logits to the input, crop them to the image, and resize them to the output size."""
         results: list[dict[str, Tensor]] = []
-        for logits, one in zip(outputs["sem_seg_logits"], sizes, strict=True):
+        for logits, image_sizes in zip(outputs["sem_seg_logits"], sizes, strict=True):
             if not tasks:
                 results.append({})
             elif semantic == "scores":
-                results.append({"sem_seg": self._resized(logits.float(), one)})
+                results.append({"sem_seg": self._resized(logits.float(), image_sizes)})
             else:
                 parts = logits.float().split(_CLASSES_AT_ONCE)
-                results.append({"sem_seg_labels": best_class(self._resized(part, one) for part in parts)})
+                labels = best_class(self._resized(part, image_sizes) for part in parts)
+                results.append({"sem_seg_labels": labels})
         return results
 
     def dense_scores(self, images: Tensor) -> DenseScores:
-        """Return the logits, and the size to which they are resized."""
+        """Return the logits and the size to which they are resized."""
         logits = self.batch_outputs(images)["sem_seg_logits"]
         height, width = images.shape[-2:]
         size = self._full_size(logits, self.padded_size((height, width)))
         return DenseScores(logits, size, self.align_corners)
 
     def _full_size(self, logits: Tensor, padded_size: tuple[int, int]) -> tuple[int, int]:
-        """The size to which logits are resized before they are cut to the image."""
-        factor = self.sem_seg_head.enlargement
+        """Return the size to which logits are resized before they are cropped to the image."""
+        factor = self.sem_seg_head.upsample_factor
         if factor is None:
             return padded_size
-        # A backbone that rounds down, or has no level so fine, leaves less than the image: that is resized.
+        # A backbone that rounds down or lacks this level can give less than the image: resize that instead.
         height, width = logits.shape[-2:]
         return max(factor * height, padded_size[0]), max(factor * width, padded_size[1])
 
     def _resized(self, logits: Tensor, sizes: Sizes) -> Tensor:
-        """(k, h, w) logits of some classes to (k, *sizes.output)."""
+        """Resize (k, h, w) logits of some classes to (k, *sizes.output)."""
         planes = resize(logits[None], self._full_size(logits, sizes.padded), self.align_corners)
         planes = planes[..., : sizes.image[0], : sizes.image[1]]
         return resize(planes, sizes.output, self.align_corners)[0]
 
 
 def build_neck(cfg, input_shape: dict) -> nn.Module | None:
-    """The neck named by MODEL.NECK.NAME, or None."""
+    """Build the neck named by MODEL.NECK.NAME, or return None."""
     name = cfg.MODEL.NECK.NAME
     return registered(NECK_REGISTRY, "MODEL.NECK.NAME", name)(cfg, input_shape) if name else None
 
 
 def build_pixel_loss(cfg) -> nn.Module:
-    """The loss named by MODEL.SEM_SEG_HEAD.LOSS.NAME."""
+    """Build the loss named by MODEL.SEM_SEG_HEAD.LOSS.NAME."""
     name = cfg.MODEL.SEM_SEG_HEAD.LOSS.NAME
     return registered(PIXEL_LOSS_REGISTRY, "MODEL.SEM_SEG_HEAD.LOSS.NAME", name)(cfg)
 
 
 def check_pixel_head(key: str, name: str) -> None:
-    """Raises InputError, naming the configuration's key, unless a per-pixel head is registered as `name`."""
+    """Raise InputError, naming the configuration key, unless a per-pixel head is registered as `name`."""
     head = registered(SEM_SEG_HEADS_REGISTRY, key, name)
     if isinstance(head, type) and not issubclass(head, PixelHead):
         known = [known for known, other in SEM_SEG_HEADS_REGISTRY if issubclass(other, PixelHead)]
@@ -211,13 +212,13 @@ def check_pixel_head(key: str, name: str) -> None:
 
 
 def build_auxiliary_head(cfg, input_shape: dict) -> nn.Module | None:
-    """The head of MODEL.AUX_HEAD, or None: its keys in place of those of MODEL.SEM_SEG_HEAD."""
+    """Build the head of MODEL.AUX_HEAD, whose keys override those of MODEL.SEM_SEG_HEAD, or return None."""
     node = cfg.MODEL.AUX_HEAD
     if not node.NAME:
         return None
     check_pixel_head("MODEL.AUX_HEAD.NAME", node.NAME)
     build_in_features(node.IN_FEATURES, input_shape, "MODEL.AUX_HEAD.IN_FEATURES")
-    # A head's `from_config` derives more than its arguments from these keys: PSANet the size of its mask.
+    # A head's `from_config` derives more than its arguments from these keys, e.g. PSANet its mask size.
     cfg = cfg.clone()
     cfg.defrost()
     for key, value in node.items():

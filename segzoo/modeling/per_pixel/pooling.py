@@ -1,4 +1,4 @@
-"""Averages of a feature map over a coarse grid, projected and spread over the map again."""
+"""Averages of a feature map over a coarse grid, projected and resized to the map."""
 
 import torch
 from detectron2.layers import Conv2d
@@ -11,16 +11,16 @@ from segzoo.utils.errors import InputError
 
 
 def project_average(x: Tensor, side: int, projection: Conv2d, align_corners: bool) -> Tensor:
-    """Averages over side x side cells, a convolution of them, enlarged to the size of the map.
+    """Average over side x side cells, project the averages, and resize them to the size of the map.
 
     Args:
         x: (N, C, h, w) float.
-        side: of the grid; 1: the mean of the map.
-        projection: of the averages; a `conv_norm_act`.
-        align_corners: of the bilinear resizing.
+        side: number of cells per side; 1: the mean of the map.
+        projection: convolution of the averages, a `conv_norm_act`.
+        align_corners: for the bilinear resizing.
 
     Returns:
-        (N, C', h, w), C' the channels of the projection.
+        (N, C', h, w), C' the output channels of the projection.
 
     Raises:
         InputError: see `check_batch_norm`.
@@ -28,20 +28,20 @@ def project_average(x: Tensor, side: int, projection: Conv2d, align_corners: boo
     averages = F.adaptive_avg_pool2d(x, side)
     check_batch_norm(averages, projection)
     projected = projection(averages)
-    if side == 1:  # what the resizing would give
+    if side == 1:  # equal to the resized map
         return projected.expand(-1, -1, *x.shape[-2:])
     return resize(projected, x.shape[-2:], align_corners)
 
 
 def check_batch_norm(maps: Tensor, convolution: Conv2d) -> None:
-    """Makes sure that the batch norm after a convolution of pooled maps has something to normalize over.
+    """Check that the batch norm after a convolution of pooled maps has more than one value per channel.
 
     Args:
-        maps: (N, C, h, w) of this process, which keep their size in `convolution`.
+        maps: (N, C, h, w) maps of this process; `convolution` keeps their size.
         convolution: a `conv_norm_act`.
 
     Raises:
-        InputError: there is one value per channel in training, so its variance is 0.
+        InputError: there is one value per channel in training, so the variance is 0.
     """
     norm = convolution.norm
     values = len(maps) * maps.shape[-2] * maps.shape[-1]

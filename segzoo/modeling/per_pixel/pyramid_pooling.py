@@ -11,14 +11,14 @@ from .pooling import project_average
 
 
 class PyramidPooling(nn.Module):
-    """Averages over grids of a few sizes, each projected, resized to the map, and joined to it.
+    """Averages over grids of several sizes, each projected, resized to the map, and concatenated with it.
 
     Args:
         in_channels: C of the map.
-        channels: of each projection.
-        bins: sides of the grids.
+        channels: channels of each projection.
+        bins: cells per side of the grids.
         norm: see `conv_norm_act`.
-        align_corners: of the bilinear resizing.
+        align_corners: for the bilinear resizing.
     """
 
     def __init__(self, in_channels: int, channels: int, bins: Sequence[int], norm: str, align_corners: bool):
@@ -29,7 +29,7 @@ class PyramidPooling(nn.Module):
         self.out_channels = in_channels + len(self.bins) * channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, out_channels, h, w): the map first, then the grids in the order of `bins`."""
+        """Map (N, C, h, w) to (N, out_channels, h, w): the input, then the grids in the order of `bins`."""
         pooled = [
             project_average(x, side, projection, self.align_corners)
             for side, projection in zip(self.bins, self.projections, strict=True)

@@ -1,4 +1,4 @@
-"""Test protocols: how the scores of an image are made of a model's, as the field's code bases do it."""
+"""Test protocols: how the scores of an image are computed from a model's, as in published code bases."""
 
 from .build import (
     TTA_NAME,

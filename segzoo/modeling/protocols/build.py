@@ -1,4 +1,4 @@
-"""The protocol of a configuration: the preset TEST.PROTOCOL with the changes of TEST.INFERENCE."""
+"""The configured protocol: the preset TEST.PROTOCOL with the overrides in TEST.INFERENCE."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -17,7 +17,7 @@ from .map_averaging import MapAveraging, SemanticTTA
 from .presets import PRESETS, InferenceProtocol
 from .runner import ProtocolSegmentor
 
-#: The protocol of `SemanticTTA`, with the sizes of TEST.AUG; TEST.AUG.ENABLED True is another spelling of it.
+#: The protocol of `SemanticTTA`, with the sizes of TEST.AUG; TEST.AUG.ENABLED True selects it, too.
 TTA_NAME = MapAveraging.name
 
 _CHOICES = {
@@ -31,7 +31,7 @@ _CHOICES = {
     "softmax": presets.SOFTMAXES,
 }
 _PAIRS = ("crop_size", "stride")
-_KINDS = {int: "a positive whole number", float: "a positive number", bool: "True or False"}
+_TYPE_NAMES = {int: "a positive whole number", float: "a positive number", bool: "True or False"}
 
 
 def check_preset(key: str, name: str) -> None:
@@ -42,17 +42,17 @@ def check_preset(key: str, name: str) -> None:
 
 
 def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging | None:
-    """Build the complete protocol; None where the model's own forward pass is asked for.
+    """Build the complete protocol, or return None for the model's own forward pass.
 
     Raises:
-        InputError: unknown preset, a value of the wrong kind, or one that the protocol needs and lacks; also
-            for tasks other than semantic.
+        InputError: unknown preset, a value of the wrong type, a value that the protocol needs is missing, or
+            tasks other than semantic.
     """
     name, given = cfg.TEST.PROTOCOL, _build_given(cfg.TEST.INFERENCE)
     if cfg.TEST.INFERENCE.WINDOW_BATCH < 0:
         raise InputError(
             f"TEST.INFERENCE.WINDOW_BATCH {cfg.TEST.INFERENCE.WINDOW_BATCH}: expected a number of windows, "
-            "or 0 for as many as bounded memory allows"
+            "or 0 for as many as fit into bounded memory"
         )
     if name in ("", TTA_NAME):
         if given:
@@ -85,14 +85,14 @@ def build_inference_protocol(cfg: CfgNode) -> InferenceProtocol | MapAveraging |
 def build_protocol_model(
     cfg: CfgNode, model: nn.Module, flip_pairs: Sequence[tuple[int, int]] = ()
 ) -> SegmentationModel:
-    """Build the model under TEST.PROTOCOL (or TEST.AUG): what is called in the model's place.
+    """Build the model under TEST.PROTOCOL (or TEST.AUG), which is called instead of the model.
 
     Args:
         model: a meta-architecture, a `Segmentor` or not.
-        flip_pairs: classes that trade places in a mirrored image.
+        flip_pairs: classes that are swapped in a flipped image.
 
     Returns:
-        The model itself where it is a Segmentor and its own forward pass is asked for.
+        The model itself if it is a Segmentor and its own forward pass is requested.
 
     Raises:
         InputError: see `build_inference_protocol`.
@@ -114,7 +114,7 @@ def build_protocol_model(
 
 
 def build_single_scale_config(cfg: CfgNode) -> CfgNode:
-    """Copy a configuration so that TEST.PROTOCOL tests one scale; that of `maskformer_tta` is none."""
+    """Return a copy of a configuration whose TEST.PROTOCOL tests one scale; for `maskformer_tta` it is ""."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.TEST.AUG.ENABLED = False
@@ -139,7 +139,7 @@ def _build_averaging(cfg: CfgNode) -> MapAveraging | None:
 
 
 def _build_given(inference: CfgNode) -> dict[str, Any]:
-    """The values of TEST.INFERENCE that are not None, by the protocol's own names."""
+    """Return the values of TEST.INFERENCE that are not None, by field of `InferenceProtocol`."""
     names = [field.name for field in fields(InferenceProtocol) if field.name.upper() in inference]
     given = {name: inference[name.upper()] for name in names}
     return {name: _build_value(name, value) for name, value in given.items() if value is not None}
@@ -161,26 +161,26 @@ def _build_value(name: str, value: Any) -> Any:
         if not scales or not all(isinstance(scale, int | float) and scale > 0 for scale in scales):
             raise InputError(f"{key} {value!r}: expected a list of positive factors, e.g. [0.75, 1.0, 1.25]")
         return tuple(float(scale) for scale in scales)
-    kind = type(getattr(InferenceProtocol("", ""), name))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    expected = type(getattr(InferenceProtocol("", ""), name))
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not kind or (kind in (int, float) and value <= 0):
-        raise InputError(f"{key} {value!r}: expected {_KINDS[kind]}")
+    if type(value) is not expected or (expected in (int, float) and value <= 0):
+        raise InputError(f"{key} {value!r}: expected {_TYPE_NAMES[expected]}")
     return value
 
 
 def _build_complete(protocol: InferenceProtocol) -> InferenceProtocol:
-    """Checks what a preset and its changes make together."""
+    """Return the protocol, completed, after checking that its fields fit each other."""
     name = f"TEST.PROTOCOL {protocol.name}"
     if protocol.mode in ("slide", "center_crop") and not protocol.crop_size:
-        raise InputError(f"{name}: TEST.INFERENCE.CROP_SIZE is missing; give the (height, width) trained on")
+        raise InputError(f"{name}: TEST.INFERENCE.CROP_SIZE is missing; give the training (height, width)")
     if protocol.mode == "center_crop":
         short = min(protocol.crop_size)
         if protocol.crop_size != (short, short) or protocol.flip or len(protocol.scales) > 1:
-            raise InputError(f"{name}: a center crop is square, of one scale and not flipped")
+            raise InputError(f"{name}: a center crop has to be square, at one scale and not flipped")
         if protocol.round_to > 1:
             raise InputError(
-                f"{name}: TEST.INFERENCE.ROUND_TO {protocol.round_to} would stretch images but not their "
+                f"{name}: TEST.INFERENCE.ROUND_TO {protocol.round_to} would resize images but not their "
                 "labels; set it to 1"
             )
         protocol = replace(protocol, base_size=protocol.base_size or short)
@@ -191,15 +191,15 @@ def _build_complete(protocol: InferenceProtocol) -> InferenceProtocol:
                 f"{protocol.base_size}"
             )
     if protocol.resize != "none" and not protocol.base_size:
-        raise InputError(f"{name}: TEST.INFERENCE.BASE_SIZE is missing; give the side that is resized to")
+        raise InputError(f"{name}: TEST.INFERENCE.BASE_SIZE is missing; give the side to resize to")
     if protocol.resize == "none" and protocol.scales != (1.0,):
         raise InputError(f"{name}: several SCALES need a RESIZE other than none, found {protocol.scales}")
     if protocol.mode == "slide":
         if any(step > side for step, side in zip(protocol.window_stride, protocol.crop_size, strict=True)):
             raise InputError(
                 f"{name}: TEST.INFERENCE.STRIDE {protocol.window_stride} is larger than CROP_SIZE "
-                f"{protocol.crop_size}: pixels would be left out; make it smaller"
+                f"{protocol.crop_size}: pixels would not be covered; make it smaller"
             )
         if protocol.last_window == "padded" and protocol.padding != "right_bottom":
-            raise InputError(f"{name}: LAST_WINDOW padded goes with PADDING right_bottom")
+            raise InputError(f"{name}: LAST_WINDOW padded needs PADDING right_bottom")
     return protocol

@@ -1,4 +1,4 @@
-"""The average of finished score maps over several scales, with and without a horizontal flip.
+"""Average of the final score maps over several scales, with and without a horizontal flip.
 
 K classes, H W the original size of an image.
 """
@@ -18,12 +18,12 @@ from .protocol_model import ProtocolModel
 
 @dataclass(frozen=True)
 class MapAveraging:
-    """The protocol of MaskFormer's and Mask2Former's multi-scale numbers.
+    """The protocol of the published multi-scale results of MaskFormer and Mask2Former.
 
     Attributes:
-        short_edges: of the copies, in pixels, which are made of the image as the test mapper has resized it.
-        long_edge_max: the longest long side of a copy.
-        flip: each copy is tested mirrored, too.
+        short_edges: short sides of the copies, in pixels; copies are made from the test mapper's image.
+        long_edge_max: maximum long side of a copy.
+        flip: also test each copy flipped.
     """
 
     name: ClassVar[str] = "maskformer_tta"
@@ -35,7 +35,7 @@ class MapAveraging:
 
 
 class SemanticTTA(ProtocolModel):
-    """Averages the finished semantic score maps of a model over resized and flipped copies of an image.
+    """Averages the final semantic score maps of a model over resized and flipped copies of an image.
 
     The copies are made as Detectron2's `DatasetMapperTTA` does.
     """
@@ -46,17 +46,17 @@ class SemanticTTA(ProtocolModel):
         """
         Args:
             model, flip_pairs: see `ProtocolModel`.
-            protocol: which copies there are.
+            protocol: which copies are averaged.
 
         Raises:
-            InputError: the model does not give the task "semantic".
+            InputError: the model does not support the task "semantic".
         """
         super().__init__(model, protocol, flip_pairs)
         self.mapper = DatasetMapperTTA(list(protocol.short_edges), protocol.long_edge_max, protocol.flip)
 
     @property
     def semantic_resizing(self) -> str | None:
-        """That of the maps that are averaged."""
+        """`semantic_resizing` of the averaged maps."""
         return self.model.semantic_resizing
 
     def test(self, inputs: dict, semantic: str) -> Tensor:

@@ -1,6 +1,6 @@
-"""The test protocols of the field's code bases, as data: everything that changes a number stands here.
+"""The test protocols of published code bases as data, including everything that changes a result.
 
-A preset leaves out what depends on the dataset (`base_size`, `crop_size`); the configuration gives those.
+A preset omits fields that depend on the dataset (`base_size`, `crop_size`); the configuration sets them.
 """
 
 import math
@@ -22,36 +22,36 @@ _SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 @dataclass(frozen=True)
 class InferenceProtocol:
-    """How the scores of an image are made of a model's score maps.
+    """How the scores of an image are computed from a model's score maps.
 
     Attributes:
-        name: of the preset.
-        mode: "whole" images, "slide" a window over them, or "center_crop", whose labels are cropped too.
-        resize: of the image to a copy of scale s, the ratio of the sides being kept:
-            "none": the image as it is (s = 1 only).
+        name: name of the preset.
+        mode: "whole" images, a sliding window ("slide"), or "center_crop", whose labels are cropped, too.
+        resize: how the image is resized to a copy of scale s, keeping its aspect ratio:
+            "none": not at all (s = 1 only).
             "long_edge": long side round(s * base_size); "long_edge_up": ceil(s * base_size).
             "short_edge": short side int(s * base_size).
             "box": as large as fits into a box of int(s * max_size) by int(s * base_size) pixels.
-        base_size, max_size: pixels; 0 where `resize` does not use it, or the configuration has to give it.
-        round_to: a copy is stretched so that both sides are the next multiple of this.
-        interpolation: of the image. "float": bilinear in floats; "corners": the same with corner pixels
-            aligned; "opencv": bilinear in 8 bits; "pillow": bilinear in 8 bits, with a wider support where
-            it shrinks.
-        crop_size: (height, width) of the window or of the center crop; () as for `base_size`.
+        base_size, max_size: pixels; 0 if `resize` does not use it, or if the configuration has to set it.
+        round_to: a copy is resized so that both sides are the next multiple of this.
+        interpolation: for resizing the image. "float": bilinear in floating point; "corners": the same with
+            aligned corners; "opencv": bilinear in 8 bits; "pillow": bilinear in 8 bits, antialiased when
+            downsampling.
+        crop_size: (height, width) of the window or of the center crop; () if the configuration has to set it.
         stride: (height, width) of the window's step; () for `stride_fraction` of the crop, rounded "up" or
             "down" (`stride_rounding`).
-        last_window: "clamped" to the image's border, or "padded" where it reaches over it.
+        last_window: "clamped" to the image's border, or "padded" if it extends over the border.
         padding: where a copy smaller than the window is padded; with "none" the window shrinks instead.
         pad_value: "mean", the model's pixel mean, or "black".
-        scales: s of the copies whose results are averaged.
-        flip: results of the mirrored image are averaged in.
-        softmax: what turns logits into the probabilities that are averaged:
-            "window": softmax in each window, of image and mirror image apart; all averages are of these.
-            "pair": of the sum of a window's logits and its mirror image's.
-            "copy": of the logits of a whole copy, windows averaged, at the size of the original image.
-            "never": logits are averaged throughout.
-        align_corners: of the resize of scores to the size of the original image.
-        published: what numbers were made with it.
+        scales: scales s of the copies whose results are averaged.
+        flip: also average the results of the flipped image.
+        softmax: which logits are converted to the probabilities that are averaged:
+            "window": those of each window, separately for the image and the flipped image.
+            "pair": the sum of a window's logits and its flipped logits.
+            "copy": those of a whole copy, windows averaged, at the size of the original image.
+            "never": none; logits are averaged throughout.
+        align_corners: for resizing scores to the size of the original image.
+        published: the published results that used it.
     """
 
     name: str
@@ -76,11 +76,11 @@ class InferenceProtocol:
 
     @property
     def window_stride(self) -> tuple[int, int]:
-        """(height, width) of the window's step, in pixels."""
+        """(height, width) of the window's step in pixels."""
         if self.stride:
             return self.stride
         rounding = math.ceil if self.stride_rounding == "up" else math.floor
-        # 465 * (2 / 3) is 310, whatever the last bits of the product say.
+        # Rounding first makes 465 * (2 / 3) exactly 310.
         return tuple(rounding(round(side * self.stride_fraction, 6)) for side in self.crop_size)
 
 
@@ -99,13 +99,13 @@ def _semseg(name: str, scales: tuple[float, ...], published: str) -> InferencePr
     )
 
 
-def _mmseg(name: str, published: str, **facts) -> InferenceProtocol:
+def _mmseg(name: str, published: str, **fields) -> InferenceProtocol:
     defaults = {"resize": "box", "interpolation": "opencv", "max_size": 2048, "softmax": "copy"}
-    return InferenceProtocol(name=name, published=published, **{**defaults, **facts})
+    return InferenceProtocol(name=name, published=published, **{**defaults, **fields})
 
 
 _PRESETS = (
-    _semseg("semseg_ss", (1.0,), "semseg's single-scale column; it averages the mirrored image as well"),
+    _semseg("semseg_ss", (1.0,), "semseg's single-scale column, which averages the flipped image as well"),
     _semseg("semseg_ms", _SIX_SCALES, "semseg's multi-scale column"),
     InferenceProtocol(
         name="gluon_val",
@@ -122,7 +122,7 @@ _PRESETS = (
     ),
     InferenceProtocol(
         name="gluon_ms",
-        published="pytorch-cv's --multi and GluonCV's multi-scale evaluator (softmax in the place of exp)",
+        published="pytorch-cv's --multi and GluonCV's multi-scale evaluator (with softmax instead of exp)",
         mode="slide",
         resize="long_edge_up",
         interpolation="corners",
@@ -182,5 +182,5 @@ _PRESETS = (
     ),
 )
 
-#: The presets by name. `maskformer_tta` is one more name of TEST.PROTOCOL, see test_time_augmentation.py.
+#: The presets by name. TEST.PROTOCOL also accepts `maskformer_tta`, see map_averaging.py.
 PRESETS: Mapping[str, InferenceProtocol] = MappingProxyType({preset.name: preset for preset in _PRESETS})

@@ -1,4 +1,4 @@
-"""What all test protocols share: a semantic model that is tested image by image."""
+"""Base class of test protocols: a semantic model that is tested one image at a time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +15,13 @@ class ProtocolModel(SegmentationModel):
     """A model under a test protocol. A subclass defines `test`.
 
     Attributes:
-        model: gives the task "semantic". Always in eval mode here.
+        model: supports the task "semantic". Always in eval mode here.
         protocol: has a `name`.
-        flip_pairs: classes that trade places in a mirrored image, such as left and right arm.
+        flip_pairs: classes that are swapped in a flipped image, such as left and right arm.
     """
 
     def __init__(self, model: Segmentor, protocol: Any, flip_pairs: Sequence[tuple[int, int]] = ()):
-        """Raise InputError where the model does not give the task "semantic"."""
+        """Raise InputError if the model does not support the task "semantic"."""
         super().__init__()
         model.check_tasks(("semantic",))
         self.model = model
@@ -36,19 +36,19 @@ class ProtocolModel(SegmentationModel):
     def forward(
         self, batched_inputs: list[dict], *, tasks: Sequence[str] | None = None, semantic: str = "scores"
     ) -> list[dict[str, Tensor]]:
-        """Test images one by one.
+        """Test the images one by one.
 
         Args:
             batched_inputs: one dict per image: `image` (3, H, W) uint8 or float in [0, 255] at its own size;
-                `height`, `width` wanted for the result, the image's own where missing.
+                `height`, `width` of the result, by default the image's own.
             tasks, semantic: see `Segmentor.forward`.
 
         Returns:
             For each image {"sem_seg": (K, H, W) float32} or {"sem_seg_labels": (H, W) int16 classes in
-            [0, K)}, at the size wanted.
+            [0, K)}, at the output size.
 
         Raises:
-            InputError: another task than "semantic" is asked for.
+            InputError: a task other than "semantic" is requested.
         """
         if tasks is not None and tuple(tasks) != ("semantic",):
             raise InputError(

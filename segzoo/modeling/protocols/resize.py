@@ -1,4 +1,4 @@
-"""Sizes and resizing: an image to the copies that a protocol tests, and scores back to the image's size.
+"""Sizes and resizing: an image to the copies that a protocol tests, and scores to the image's size.
 
 Shape shorthand: K classes, H W size of the original image, h w size of a copy.
 """
@@ -17,12 +17,12 @@ from .presets import InferenceProtocol
 
 Size = tuple[int, int]
 
-# Elements of a band of scores: on a CPU it stays in the caches, a GPU wants long vectors.
+# Elements of a band of scores: on a CPU it stays in the caches, a GPU is faster with long vectors.
 _BAND_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 
 
 def copy_size(protocol: InferenceProtocol, size: Size, scale: float) -> Size:
-    """(height, width) of the copy of an image of `size` at `scale`, each at least 1."""
+    """Return (height, width) of the copy of an image of `size` at `scale`, each at least 1."""
     height, width = size
     long, short, base = max(size), min(size), protocol.base_size
     if protocol.resize == "long_edge":
@@ -44,18 +44,18 @@ def copy_size(protocol: InferenceProtocol, size: Size, scale: float) -> Size:
 
 
 def rounded_up(size: Size, multiple: int) -> Size:
-    """Both sides as the next multiple."""
+    """Return both sides rounded up to a multiple."""
     return tuple(side + -side % multiple for side in size)
 
 
 def resize_image(image: Tensor, size: Size, interpolation: str) -> Tensor:
-    """Resizes an image bilinearly.
+    """Resize an image bilinearly.
 
     Args:
         image: (3, h, w) uint8 or float in [0, 255].
-        size: (height, width) wanted.
-        interpolation: see `InferenceProtocol`. The 8-bit kinds apply to uint8 images; an image of floats is
-            resized in floats.
+        size: (height, width) of the result.
+        interpolation: see `InferenceProtocol`. The 8-bit methods apply to uint8 images; a float image is
+            resized in floating point.
 
     Returns:
         (3, *size), uint8 for "opencv" and "pillow" of a uint8 image, else float32.
@@ -74,11 +74,11 @@ def resize_image(image: Tensor, size: Size, interpolation: str) -> Tensor:
 
 
 def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
-    """(h, w) integers of any type to `size`: each pixel takes the value under its center, as Pillow does."""
+    """Resize (h, w) integer labels: each pixel takes the value at its center, as in Pillow."""
     chosen = []
     for source, target in zip(labels.shape, size, strict=True):
         step = source / target
-        # Pillow adds up steps; where a center falls between two pixels, the rounding of the sum decides.
+        # Pillow accumulates steps; if a center falls between two pixels, the rounding of the sum decides.
         centers = np.cumsum(np.r_[0.5 * step, np.full(target - 1, step)])
         chosen.append(np.minimum(centers.astype(np.int64), source - 1))
     return labels[chosen[0][:, None], chosen[1]]
@@ -87,15 +87,15 @@ def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
 def score_bands(
     scores: Tensor, size: Size, align_corners: bool, rows: int | None = None
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Resizes scores bilinearly, some rows at a time.
+    """Resize scores bilinearly, a band of rows at a time.
 
     Args:
         scores: (K, h, w) float.
         size: (H, W).
-        rows: of a band; default: as many as suit the device.
+        rows: rows per band; default: chosen by device.
 
     Yields:
-        (start, stop, band (K, stop - start, W)). Where nothing changes in size a band is a view of `scores`.
+        (start, stop, band (K, stop - start, W)). A band is a view of `scores` if the size does not change.
     """
     num_classes, height, width = scores.shape
     if rows is None:
@@ -108,18 +108,18 @@ def score_bands(
         if height == size[0]:
             band = scores[:, start:stop]
         else:
-            # Across first: several rows of the result may stand on one row of the source.
+            # Width first: several rows of the result may depend on the same source row.
             first, last = int(upper[start]), int(lower[stop - 1]) + 1
-            source = _stretch_width(scores[:, first:last], size[1], align_corners)
+            source = _resize_width(scores[:, first:last], size[1], align_corners)
             band = torch.lerp(
                 source[:, upper[start:stop] - first],
                 source[:, lower[start:stop] - first],
                 weight[start:stop, None].to(scores.dtype),
             )
-        yield start, stop, _stretch_width(band, size[1], align_corners)
+        yield start, stop, _resize_width(band, size[1], align_corners)
 
 
-def _stretch_width(planes: Tensor, width: int, align_corners: bool) -> Tensor:
+def _resize_width(planes: Tensor, width: int, align_corners: bool) -> Tensor:
     if planes.shape[-1] == width:
         return planes
     size = (planes.shape[-2], width)
@@ -129,7 +129,7 @@ def _stretch_width(planes: Tensor, width: int, align_corners: bool) -> Tensor:
 def _neighbors(
     source: int, target: int, align_corners: bool, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The two source rows of every target row, and the weight of the second, as F.interpolate has them."""
+    """Return the two source rows of every target row and the second's weight, as in F.interpolate."""
     positions = torch.arange(target, device=device, dtype=torch.float32)
     if align_corners:
         positions = positions * ((source - 1) / max(target - 1, 1))

@@ -1,8 +1,8 @@
-"""Runs a model under a test protocol, with the interface of the model itself.
+"""Test a model under a protocol, with the interface of the model itself.
 
-Memory: the scores of one copy of the image, (K, h, w) float32, and where several copies are averaged or
-scores are wanted, those of the image, (K, H, W); windows come on top in batches of bounded size, everything
-else goes by bands of rows. 150 classes at 1024 x 2048 are 1.2 GiB a map, 19 classes 152 MiB.
+Memory: the scores of one copy of the image, (K, h, w) float32, and, if several copies are averaged or scores
+are requested, those of the image, (K, H, W). Windows add batches of bounded size; everything else is
+computed in bands of rows. A map of 150 classes at 1024 x 2048 takes 1.2 GiB, of 19 classes 152 MiB.
 
 Shape shorthand: N windows of a batch, K classes, H W size of the original image, h w size of a copy of it.
 """
@@ -20,14 +20,14 @@ from .windows import coverage, tiled_size, window_corners
 
 Size = tuple[int, int]
 
-# Bytes of a batch of windows' scores, where WINDOW_BATCH does not say how many there are.
+# Bytes of the scores of a batch of windows, if WINDOW_BATCH does not set their number.
 _BATCH_BYTES = {"cpu": 0, "cuda": 1 << 31}
 
 
 class ProtocolSegmentor(ProtocolModel):
-    """A semantic model under one of the presets, or a variation of it."""
+    """A semantic model under one of the presets, or a modified one."""
 
-    #: Scores are resized, whatever the model would resize by itself.
+    #: Scores are resized, whatever the model resizes by itself.
     semantic_resizing = "scores"
 
     def __init__(
@@ -41,17 +41,18 @@ class ProtocolSegmentor(ProtocolModel):
         """
         Args:
             model, flip_pairs: see `ProtocolModel`.
-            protocol: complete; see `build_inference_protocol`.
-            window_batch: windows that run together; 0: as many as bounded memory allows, on a CPU one.
+            protocol: a complete protocol; see `build_inference_protocol`.
+            window_batch: number of windows that run together; 0: as many as fit into bounded memory, on a CPU
+                one.
 
         Raises:
-            InputError: the model does not give the task "semantic".
+            InputError: the model does not support the task "semantic".
         """
         super().__init__(model, protocol, flip_pairs)
         self.window_batch = window_batch
 
     def test(self, inputs: dict, semantic: str) -> Tensor:
-        """Return the result of one image, in mode "center_crop" of the crop."""
+        """Return the result of one image; in mode "center_crop", of the crop."""
         image = inputs["image"]
         size = int(inputs.get("height", image.shape[-2])), int(inputs.get("width", image.shape[-1]))
         if self.protocol.mode == "center_crop":
@@ -62,16 +63,16 @@ class ProtocolSegmentor(ProtocolModel):
 
     def _scores(self, image: Tensor, size: Size) -> Tensor:
         total, copies = None, 0
-        for canvas, mirrored in self._copies(image):
+        for canvas, flipped in self._copies(image):
             copies += 1
-            if total is None and not mirrored and tuple(canvas.shape[-2:]) == size:
-                total = canvas  # its bands are views: what is done to them is done to it
-                for _ in self._finished_bands(canvas, mirrored, size):
+            if total is None and not flipped and tuple(canvas.shape[-2:]) == size:
+                total = canvas  # the bands are views, which are modified in place
+                for _ in self._finished_bands(canvas, flipped, size):
                     pass
                 continue
             if total is None:
                 total = canvas.new_zeros((len(canvas), *size))
-            for start, stop, band in self._finished_bands(canvas, mirrored, size):
+            for start, stop, band in self._finished_bands(canvas, flipped, size):
                 total[:, start:stop] += band
             del canvas
         return total if copies == 1 else total.div_(copies)
@@ -82,24 +83,22 @@ class ProtocolSegmentor(ProtocolModel):
             bands = score_bands(total, size, False)
         else:
             canvas, _ = next(self._copies(image))
-            # The largest logit is the most probable class: of a single copy no softmax is needed.
+            # The largest logit is the most probable class: a single copy needs no softmax.
             bands = score_bands(canvas, size, self.protocol.align_corners)
         labels = None
         for start, stop, band in bands:
             if labels is None:
                 labels = torch.empty(size, dtype=torch.int16, device=band.device)
-            # On a CPU max is faster than argmax over the first dimension, with the same result.
+            # On a CPU max over the first dimension is faster than argmax, with the same result.
             labels[start:stop] = band.max(0).indices
         return labels
 
-    def _finished_bands(
-        self, canvas: Tensor, mirrored: bool, size: Size
-    ) -> Iterator[tuple[int, int, Tensor]]:
-        """Bands of a copy's scores at the original size, as they are averaged with those of other copies."""
+    def _finished_bands(self, canvas: Tensor, flipped: bool, size: Size) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield bands of a copy's scores at the original size, ready to be averaged with other copies."""
         for start, stop, band in score_bands(canvas, size, self.protocol.align_corners):
             if self.protocol.softmax == "copy" and self.model.score_kind == "logits":
                 softmax_(band, 0)
-            yield start, stop, self._unflip(band) if mirrored else band
+            yield start, stop, self._unflip(band) if flipped else band
 
     # From the image to copies.
 
@@ -110,9 +109,9 @@ class ProtocolSegmentor(ProtocolModel):
         return self.protocol.flip and self.protocol.softmax in ("copy", "never")
 
     def _copies(self, image: Tensor) -> Iterator[tuple[Tensor, bool]]:
-        """Yields the (K, h, w) scores of each copy of the image, and whether the copy is a mirror image.
+        """Yield the (K, h, w) scores of each copy of the image, and whether the copy is flipped.
 
-        A mirrored copy has its own windows: the clamped ones lie at what was the left border.
+        A flipped copy has its own windows: clamped windows are at what was the left border.
         """
         protocol = self.protocol
         for scale in protocol.scales:
@@ -127,7 +126,7 @@ class ProtocolSegmentor(ProtocolModel):
                 yield self._copy_scores(copy.flip(-1)), True
 
     def _copy_scores(self, copy: Tensor) -> Tensor:
-        """(3, h, w) float -> (K, h, w) float32: the average of all windows."""
+        """Return the average of all windows of (3, h, w) float, (K, h, w) float32."""
         size = tuple(copy.shape[-2:])
         if self.protocol.mode != "slide":
             return self._window_scores(copy[None])[0]
@@ -136,26 +135,26 @@ class ProtocolSegmentor(ProtocolModel):
         return scores[:, top : top + size[0], left : left + size[1]]
 
     def _padded(self, copy: Tensor) -> tuple[Tensor, int, int]:
-        """The copy padded to what the windows need, and where in it the copy begins."""
+        """Return the copy padded to the size that the windows need, and the copy's top and left in it."""
         protocol, size = self.protocol, tuple(copy.shape[-2:])
-        wanted = size
+        padded_size = size
         if protocol.padding != "none":
-            wanted = tuple(max(pair) for pair in zip(size, protocol.crop_size, strict=True))
+            padded_size = tuple(max(pair) for pair in zip(size, protocol.crop_size, strict=True))
         if protocol.last_window == "padded":
-            wanted = tiled_size(wanted, protocol.crop_size, protocol.window_stride)
-        if wanted == size:
+            padded_size = tiled_size(padded_size, protocol.crop_size, protocol.window_stride)
+        if padded_size == size:
             return copy, 0, 0
         top = left = 0
         if protocol.padding == "centered":
-            top, left = ((want - side) // 2 for want, side in zip(wanted, size, strict=True))
-        padded = copy.new_zeros((len(copy), *wanted))
+            top, left = ((padded - side) // 2 for padded, side in zip(padded_size, size, strict=True))
+        padded = copy.new_zeros((len(copy), *padded_size))
         if protocol.pad_value == "mean":
             padded += self.model.pixel_mean.to(padded)
         padded[:, top : top + size[0], left : left + size[1]] = copy
         return padded, top, left
 
     def _slide(self, image: Tensor) -> Tensor:
-        """(3, h, w) float -> (K, h, w) float32."""
+        """Return the scores of a padded copy: (3, h, w) float -> (K, h, w) float32."""
         protocol, size = self.protocol, tuple(image.shape[-2:])
         window = tuple(min(pair) for pair in zip(size, protocol.crop_size, strict=True))
         corners = window_corners(size, window, protocol.window_stride)
@@ -172,7 +171,7 @@ class ProtocolSegmentor(ProtocolModel):
     def _windows(
         self, image: Tensor, corners: Sequence[tuple[int, int]], window: Size
     ) -> Iterator[tuple[int, int, Tensor]]:
-        """Yields (top, left, scores (K, rows, w)) of windows or of bands of their rows."""
+        """Yield (top, left, scores (K, rows, w)) of windows or of bands of their rows."""
 
         def crop(top: int, left: int) -> Tensor:
             return image[:, top : top + window[0], left : left + window[1]]
@@ -186,23 +185,22 @@ class ProtocolSegmentor(ProtocolModel):
         for first in range(0, len(corners), batch_size):
             batch = corners[first : first + batch_size]
             scores = self._window_scores(torch.stack([crop(*corner) for corner in batch]))
-            yield from ((*corner, one) for corner, one in zip(batch, scores, strict=True))
+            yield from ((*corner, own) for corner, own in zip(batch, scores, strict=True))
 
     # From windows to their scores.
 
     def _window_scores(self, crops: Tensor) -> Tensor:
-        """(N, 3, h, w) float -> (N, K, h, w) float32, which may be changed in place."""
+        """Return scores of (N, 3, h, w) float crops, (N, K, h, w) float32, which may be changed in place."""
         if not self._flips_windows():
             return self._combined([self.model.score_maps(crops).float()], 1)
         scores = self.model.score_maps(torch.cat([crops, crops.flip(-1)])).float()
         return self._combined(list(scores.split(len(crops))), 1)
 
     def _window_bands(self, crop: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """What `_window_scores` does for one window, (3, h, w), by bands: yields (start, (K, rows, w)).
+        """Yield (start, (K, rows, w)): the result of `_window_scores` for one window, (3, h, w), in bands.
 
-        Scores are enlarged, turned into probabilities and added while they are in the cache. Views run one
-        after
-        the other: on a CPU a batch is slower than its parts.
+        Scores are resized, converted to probabilities and added while they are in the cache. Views run one
+        after the other: on a CPU a batch is slower than its parts.
         """
         height, width = crop.shape[-2:]
         bands = []
@@ -211,16 +209,16 @@ class ProtocolSegmentor(ProtocolModel):
             bands.append(score_bands(scores[0].float(), size, align_corners))
         for parts in zip(*bands, strict=True):
             start = parts[0][0]
-            if start >= height:  # the rest is the padding's
+            if start >= height:  # the rest is padding
                 return
             yield start, self._combined([band[:, : height - start, :width] for _, _, band in parts], 0)
 
     def _combined(self, views: list[Tensor], dim: int) -> Tensor:
-        """The average of the scores of windows and, where there are two views, of their mirror images.
+        """Return the average of the scores of windows and, with two views, of the flipped windows.
 
         Args:
             views: (..., K, h, w) float32 each, changed in place.
-            dim: of the classes.
+            dim: dimension of the classes.
         """
         has_logits = self.model.score_kind == "logits"
         if self.protocol.softmax == "window" and has_logits:
@@ -231,11 +229,11 @@ class ProtocolSegmentor(ProtocolModel):
         return total if len(views) == 1 else total.mul_(0.5)
 
     def _flips_windows(self) -> bool:
-        """Whether a window and its mirror image are averaged before the windows of a copy are."""
+        """Whether a window and its flipped copy are averaged before the windows of a copy are."""
         return self.protocol.flip and not self._flips_copies()
 
     def _unflip(self, scores: Tensor) -> Tensor:
-        """(..., K, h, w) scores of a mirror image to those of the image; paired classes trade places."""
+        """Flip (..., K, h, w) scores of a flipped image back, and swap paired classes."""
         scores = scores.flip(-1)
         if not self.flip_pairs:
             return scores
@@ -251,15 +249,15 @@ class ProtocolSegmentor(ProtocolModel):
 
 
 def softmax_(logits: Tensor, dim: int) -> Tensor:
-    """Softmax in place, with no second map of all classes."""
+    """Apply softmax in place, without a second map of all classes."""
     logits.sub_(logits.amax(dim, keepdim=True)).exp_()
     return logits.div_(logits.sum(dim, keepdim=True))
 
 
 def center_crop(size: Size, crop: Size) -> tuple[slice, slice]:
-    """Rows and columns of the crop in the middle of a map of `size`, none of whose sides is below the crop's.
+    """Return rows and columns of the crop in the center of a map of `size`, which is at least as large.
 
-    Half a pixel goes to the even side, as Python rounds.
+    An odd margin is rounded to even, as Python does.
     """
     return tuple(
         slice(start := round((length - side) / 2.0), start + side)
@@ -268,7 +266,7 @@ def center_crop(size: Size, crop: Size) -> tuple[slice, slice]:
 
 
 def label_cropper(protocol: InferenceProtocol) -> Callable | None:
-    """What brings ground truth to the size of the predictions: (H, W) labels -> labels; None for nothing."""
+    """Return a function that crops (H, W) labels to the predictions' size, or None if none is needed."""
     if protocol.mode != "center_crop":
         return None
 

@@ -1,7 +1,7 @@
-"""The loss of mask classification: matching queries with segments, and terms over the matched pairs.
+"""The loss of mask classification: matching of queries with segments, and loss terms over the matched pairs.
 
-`SetCriterion` is the loss as it is read and extended: terms (`LossTerm`), a matcher with costs (`QueryCost`,
-`PixelCost`), a comparison of masks. `FusedSetCriterion` gives the same numbers faster.
+`SetCriterion` is the version to read and to extend: terms (`LossTerm`), a matcher with costs (`QueryCost`,
+`PixelCost`), a comparison of masks. `FusedSetCriterion` computes the same values faster.
 """
 
 from .build import build_criterion

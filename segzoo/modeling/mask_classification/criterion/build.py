@@ -1,4 +1,4 @@
-"""The criterion that a configuration names."""
+"""Build the criterion named in the configuration."""
 
 from torch import nn
 
@@ -6,6 +6,6 @@ from ...registry import CRITERION_REGISTRY, registered
 
 
 def build_criterion(cfg) -> nn.Module:
-    """Build the criterion of MODEL.MASK_FORMER.CRITERION_NAME."""
+    """Build the criterion named by MODEL.MASK_FORMER.CRITERION_NAME."""
     name = cfg.MODEL.MASK_FORMER.CRITERION_NAME
     return registered(CRITERION_REGISTRY, "MODEL.MASK_FORMER.CRITERION_NAME", name)(cfg)

@@ -1,4 +1,4 @@
-"""Where a loss compares matched masks with their segments: on all pixels, or on points that are uncertain.
+"""Where a loss compares matched masks with their segments: on all pixels, or on uncertain points.
 
 Shape shorthand: M masks, h w pixels of a mask, H W pixels of the target, P pixels or points.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..bilinear import resize_planes
 from .target_masks import SegmentTargets
 
-# (M, count, 2) random points (x, y) in [0, 1) for some masks, given the count.
+# Returns (M, count, 2) random points (x, y) in [0, 1) for M masks, given the count.
 DrawPoints = Callable[[int], Tensor]
 
 
@@ -25,13 +25,13 @@ class AllPixels:
     def __call__(
         self, masks: Tensor, target: SegmentTargets, segments: Tensor, draw: DrawPoints
     ) -> tuple[Tensor, Tensor]:
-        """Return what is compared.
+        """Return logits and membership at the compared pixels.
 
         Args:
             masks: (M, h, w) float logits of one image.
-            target: of that image.
+            target: the segments of that image.
             segments: (M,) int64, the segment of each mask.
-            draw: where random points come from.
+            draw: source of random points.
 
         Returns:
             (M, P) logits and (M, P) membership in [0, 1], P = H * W.
@@ -46,8 +46,9 @@ class UncertainPoints:
 
     Attributes:
         num_points: P, per mask.
-        oversample_ratio: number of candidates to choose the uncertain points from, in units of `num_points`.
-        importance_sample_ratio: share of the points that are chosen so; the others are random.
+        oversample_ratio: number of candidates for the uncertain points, in units of `num_points`.
+        importance_sample_ratio: fraction of the points that are chosen by uncertainty; the others are
+            random.
     """
 
     num_points: int
@@ -73,7 +74,7 @@ class UncertainPoints:
 
     @property
     def num_drawn(self) -> int:
-        """Random points needed per mask: the candidates, and those that are taken as they are."""
+        """Number of random points needed per mask: the candidates and the points used as drawn."""
         return self.num_candidates + self.num_points - self.num_uncertain
 
     def choose(self, logits: Tensor, drawn: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class UncertainPoints:
         candidates, others = drawn.split([self.num_candidates, self.num_points - self.num_uncertain], 1)
         if self.num_uncertain == 0:
             return others
-        # Only their order matters, so the fastest of the equivalent ways to sample will do.
+        # Only their order matters, so the fastest of the equivalent sampling functions will do.
         certainty = _sampled(logits, candidates).abs_()
         chosen = certainty.topk(self.num_uncertain, dim=1, largest=False, sorted=False).indices
         return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), others], 1)
@@ -96,7 +97,7 @@ Comparison = Callable[[Tensor, SegmentTargets, Tensor, DrawPoints], tuple[Tensor
 
 
 def build_comparison(cfg) -> AllPixels | UncertainPoints:
-    """Build what MODEL.MASK_FORMER.TRAIN_NUM_POINTS asks for."""
+    """Build the comparison that MODEL.MASK_FORMER.TRAIN_NUM_POINTS selects."""
     node = cfg.MODEL.MASK_FORMER
     if node.TRAIN_NUM_POINTS == 0:
         return AllPixels()
@@ -104,5 +105,5 @@ def build_comparison(cfg) -> AllPixels | UncertainPoints:
 
 
 def _sampled(masks: Tensor, points: Tensor) -> Tensor:
-    """(M, h, w) at points (M, P, 2) -> (M, P)."""
+    """Sample masks (M, h, w) at points (M, P, 2) -> (M, P)."""
     return F.grid_sample(masks[:, None], 2 * points[:, None] - 1, align_corners=False)[:, 0, 0]

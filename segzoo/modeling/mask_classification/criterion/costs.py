@@ -1,6 +1,6 @@
-"""Summands of the matching cost between queries and segments (DETR §3.1, MaskFormer §3.3, Mask2Former §3.3).
+"""Terms of the matching cost between queries and segments (DETR §3.1, MaskFormer §3.3, Mask2Former §3.3).
 
-A cost of one's own is a subclass of `QueryCost` or `PixelCost`, registered by name:
+To add a cost, derive it from `QueryCost` or `PixelCost` and register it by name:
 
     @MATCHING_COST_REGISTRY.register()
     class BoxCost(QueryCost):
@@ -10,10 +10,10 @@ A cost of one's own is a subclass of `QueryCost` or `PixelCost`, registered by n
         def costs(self, outputs, image, target):
             return torch.cdist(outputs.stacked("pred_boxes", image), target.extras["boxes"], p=1)
 
-and MODEL.MASK_FORMER.MATCHING_COSTS ("ClassCost", "MaskCost", "DiceCost", "BoxCost").
+and list it in MODEL.MASK_FORMER.MATCHING_COSTS ("ClassCost", "MaskCost", "DiceCost", "BoxCost").
 
-Shape shorthand: L layers, Q queries, K classes, S segments of an image, R queries of one or all layers, P
-pixels or points.
+Shape shorthand: L layers, Q queries, K classes, S segments of an image, R queries of one layer or of all
+layers, P pixels or points.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .target_masks import SegmentTargets
 
 
 class MatchingCost:
-    """What all costs have.
+    """Base class of all costs.
 
     Attributes:
         weight: factor of the cost in the sum.
@@ -39,28 +39,28 @@ class MatchingCost:
 
 
 class QueryCost(MatchingCost):
-    """A cost computed from whole outputs of the queries of one image."""
+    """A cost computed from complete outputs of the queries of one image."""
 
     def costs(self, outputs: DecoderOutputs, image: int, target: SegmentTargets) -> Tensor:
-        """Return the costs without weight, (L, Q, S).
+        """Return the unweighted costs, (L, Q, S).
 
         Args:
-            outputs: of all layers.
+            outputs: outputs of all layers.
             image: index of the image in the batch.
-            target: its segments, S >= 1.
+            target: segments of the image, S >= 1.
         """
         raise NotImplementedError
 
 
 class PixelCost(MatchingCost):
-    """A cost of mask logits against segments, made of sums over pixels.
+    """A cost of mask logits against segments that is computed from sums over pixels.
 
-    Masks of all queries are never in memory at full size: a cost receives some pixels of them at a time and
-    returns sums, which are added up over the image and then combined.
+    The masks of all queries are never in memory at full size: a cost receives a group of their pixels at a
+    time and returns sums, which are added up over the image and then combined.
     """
 
     def sums(self, pixels: ComparedPixels) -> tuple[Tensor, ...]:
-        """Return sums over a group of pixels, each (R, S), or of a shape that broadcasts to it.
+        """Return sums over a group of pixels, each (R, S) or of a shape that broadcasts to it.
 
         Args:
             pixels: logits (R, P) and membership (P, S).
@@ -68,13 +68,13 @@ class PixelCost(MatchingCost):
         raise NotImplementedError
 
     def combine(self, sums: tuple[Tensor, ...], num_pixels: int) -> Tensor:
-        """Return the costs without weight, (R, S), from the sums over all pixels."""
+        """Return the unweighted costs, (R, S), from the sums over all pixels."""
         raise NotImplementedError
 
 
 @MATCHING_COST_REGISTRY.register()
 class ClassCost(QueryCost):
-    """Minus the probability of the segment's class."""
+    """Negative probability of the segment's class."""
 
     @configurable
     def __init__(self, weight: float = 1.0):
@@ -90,10 +90,11 @@ class ClassCost(QueryCost):
 
 @MATCHING_COST_REGISTRY.register()
 class MaskCost(PixelCost):
-    """The focal loss or binary cross-entropy, averaged over pixels.
+    """Focal loss or binary cross-entropy, averaged over pixels.
 
-    With `on` and `off` the loss of a pixel where the segment is and is not, the cost of a pair is
-    sum(on * t + off * (1 - t)) = (on - off) @ t + sum(off), so a matrix product over pixels serves all pairs.
+    With `on` and `off` the loss of a pixel inside and outside of the segment, the cost of a pair is
+    sum(on * t + off * (1 - t)) = (on - off) @ t + sum(off), so one matrix product over pixels serves all
+    pairs.
     """
 
     @configurable

@@ -13,7 +13,7 @@ from torch import Tensor
 from .mask_predictions import MaskPredictions
 
 # Outputs of the decoder as a whole, not of its last layer.
-_OF_ALL_LAYERS = ("aux_outputs", "losses")
+_SHARED_OUTPUTS = ("aux_outputs", "losses")
 
 
 class DecoderOutputs:
@@ -23,12 +23,12 @@ class DecoderOutputs:
         layers: L mappings of outputs by name, first layer first, the main prediction last. In the factored
             form each has `mask_features`.
         masks: access to their masks without forming all of them.
-        dtype: float32, or float64 where the masks are: in which costs and losses are computed.
-        device: of the masks.
+        dtype: dtype of costs and losses: float32, or float64 if the masks are float64.
+        device: device of the masks.
     """
 
     def __init__(self, outputs: Mapping):
-        main = {name: value for name, value in outputs.items() if name not in _OF_ALL_LAYERS}
+        main = {name: value for name, value in outputs.items() if name not in _SHARED_OUTPUTS}
         shared = {"mask_features": main["mask_features"]} if "mask_features" in main else {}
         self.layers: list[Mapping] = [
             *({**shared, **layer} for layer in outputs.get("aux_outputs", ())),
@@ -44,7 +44,7 @@ class DecoderOutputs:
 
 
 def mask_logits(layer: Mapping) -> Tensor:
-    """Return the masks of a layer, (N, Q, h, w), formed from their factors where there are those instead."""
+    """Return the masks of a layer, (N, Q, h, w), formed from their factors if the layer holds those."""
     if "pred_masks" in layer:
         return layer["pred_masks"]
     return torch.einsum("nqc,nchw->nqhw", layer["mask_embed"], layer["mask_features"])

@@ -1,13 +1,13 @@
-"""Mask losses over all pixels of the target, in the memory of a few planes.
+"""Mask losses over all pixels of the target, with memory for only a few upsampled masks.
 
 The straightforward formulation upsamples every matched mask to the target's size and keeps half a dozen
 planes of that size per mask for the backward pass. Here a few masks are upsampled, their losses and their
-gradient at the masks' own resolution are computed, and the planes are dropped before the next masks. Pixels
-outside of a segment, the bulk, are treated with no reference to the target; the segment's own pixels, few,
-are gathered and treated apart.
+gradient at the masks' own resolution are computed, and the planes are freed before the next masks. The pixels
+outside of a segment, which are the majority, are processed without reading the target; the few pixels inside
+are gathered and processed separately.
 
-Shape shorthand: m masks of a chunk, h w pixels of a predicted mask, H W pixels of the target, A pixels of the
-segments that a chunk is matched with, all in one list.
+Shape shorthand: m masks of a chunk, h w pixels of a predicted mask, H W pixels of the target, A pixels of all
+segments that a chunk is matched with, in one list.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .target_masks import SegmentTargets
 
 @dataclass
 class DenseLoss:
-    """The losses of masks resized bilinearly (align_corners=False) to the target's size.
+    """Losses of masks that are resized bilinearly (align_corners=False) to the target's size.
 
     Attributes:
         mask_loss: "focal" | "bce", averaged over the pixels of the target.
-        chunk_elements: number of pixels of upsampled masks formed at a time at most (at least one mask is).
+        chunk_elements: maximum number of pixels of upsampled masks formed at a time (at least one mask is).
     """
 
     mask_loss: str
@@ -49,10 +49,10 @@ class DenseLoss:
 
 @dataclass
 class _DenseImageLoss:
-    """The losses of masks of one image.
+    """Losses of the masks of one image.
 
     Attributes:
-        formula: of the mask loss.
+        formula: the mask loss.
         chunk_elements: see `DenseLoss`.
         size: (H, W)
         own_pixels: the pixels of each segment, (area,) int64 into the flattened target.
@@ -85,8 +85,8 @@ class _DenseImageLoss:
     def _losses(self, logits: Tensor, own: _OwnPixels, scales: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return losses (2, m) and, with `scales` (2, m), the derivative of their scaled sum, (m, H * W).
 
-        With x the logit of a pixel, p = sigmoid(x) and l = softplus(x) make its loss outside of the segment,
-        and its loss inside is that of -x. Setting p and l to 0 inside removes those pixels from all sums
+        With x the logit of a pixel, p = sigmoid(x) and l = softplus(x) determine its loss outside of the
+        segment; its loss inside is that of -x. Setting p and l to 0 inside removes those pixels from all sums
         and derivatives of the outside, without cancellation.
         """
         upsampled = resize_planes(logits, self.size).flatten(1).contiguous()
@@ -118,15 +118,15 @@ class _DenseImageLoss:
 
 
 class _OwnPixels:
-    """The pixels of the segments that a chunk of masks is matched with.
+    """Pixels of the segments that a chunk of masks is matched with.
 
     Args:
         pixels: m int64 tensors, indices into the flattened target.
         size: (H, W)
-        like: of the device and dtype of the masks.
+        like: a tensor with the device and dtype of the masks.
 
     Attributes:
-        mask: (A,) int64, which of the m masks a pixel belongs to.
+        mask: (A,) int64, index of the mask, in [0, m), that a pixel belongs to.
         index: (A,) int64 into the flattened chunk (m, H, W).
         areas: (m,) float
     """
@@ -138,8 +138,8 @@ class _OwnPixels:
         self.areas = transferred(torch.tensor(self._counts, dtype=like.dtype), like.device)
 
     def sums(self, values: Tensor) -> Tensor:
-        """(A,) values of the pixels -> (m,) their sums for each mask."""
-        # Not by `segment_reduce`, which has a single thread for a segment on a GPU, and nothing on Apple's.
+        """Sum (A,) pixel values for each mask, (m,)."""
+        # Not `segment_reduce`: on CUDA it uses one thread per segment, and MPS does not support it.
         return torch.stack([own.sum() for own in values.split(self._counts)])
 
 
@@ -166,19 +166,19 @@ class _CrossEntropy:
 class _Focal:
     """Focal loss: (1-alpha) p^2 l outside, with derivative (1-alpha) p^2 (2 (1-p) l + p); inside with alpha.
 
-    Each method writes into planes that it gets and that are not needed otherwise.
+    Each method overwrites planes that the caller no longer needs.
     """
 
     @staticmethod
     def outside(p: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of each mask, (m,), and (1 - p) l, in place of the `loss` l."""
+        """Return the sum of each mask, (m,), and (1 - p) l, which overwrites `loss`."""
         weighted = p * loss
         rest = loss.sub_(weighted)
         return (1 - FOCAL_ALPHA) * weighted.mul_(p).sum(1), rest
 
     @staticmethod
     def outside_slope(p: Tensor, rest: Tensor, scale: Tensor) -> Tensor:
-        """Return the scaled derivative divided by p, in place of `rest`."""
+        """Return the scaled derivative divided by p, which overwrites `rest`."""
         return torch.add(p, rest, alpha=2, out=rest).mul_(p).mul_((1 - FOCAL_ALPHA) * scale)
 
     @staticmethod

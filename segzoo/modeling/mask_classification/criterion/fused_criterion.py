@@ -1,4 +1,4 @@
-"""`SetCriterion` in the memory of a few masks, and several times as fast."""
+"""`SetCriterion` with memory for only a few masks, and several times as fast."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .terms import DiceTerm, LossTerm, MaskTerm
 
 @CRITERION_REGISTRY.register()
 class FusedSetCriterion(SetCriterion):
-    """Gives the losses and gradients of `SetCriterion`, those of matched masks some masks at a time.
+    """Computes the losses and gradients of `SetCriterion`, those of matched masks a few masks at a time.
 
-    `MaskTerm` and `DiceTerm` are computed together, forward and backward in one, where both are among the
-    terms (and are no subclasses) and masks are compared on `AllPixels` or `UncertainPoints`. All other terms
-    are computed as in `SetCriterion`.
+    `MaskTerm` and `DiceTerm` are computed together, forward and backward in one pass, if both are among the
+    terms (subclasses do not count) and masks are compared on `AllPixels` or `UncertainPoints`. All other
+    terms are computed as in `SetCriterion`.
 
     Args:
         terms, matcher, comparison: see `SetCriterion`.
-        chunk_elements: number of pixels of resized masks, or of coordinates of points, in memory at a time at
-            most (at least one mask is); None: chosen by device.
+        chunk_elements: maximum number of pixels of resized masks, or of point coordinates, in memory at a
+            time (at least one mask is); None: chosen by device.
     """
 
     @configurable
@@ -48,9 +48,9 @@ class FusedSetCriterion(SetCriterion):
 
     @property
     def fused_terms(self) -> tuple[MaskTerm, DiceTerm] | None:
-        """The two terms that are computed together; None: all are computed as in `SetCriterion`."""
+        """The two terms that are computed together; None: all terms are computed as in `SetCriterion`."""
         mask, dice = (
-            [term for term in self.terms.values() if type(term) is kind] for kind in (MaskTerm, DiceTerm)
+            [term for term in self.terms.values() if type(term) is cls] for cls in (MaskTerm, DiceTerm)
         )
         if len(mask) == len(dice) == 1 and type(self.comparison) in (AllPixels, UncertainPoints):
             return mask[0], dice[0]
@@ -65,13 +65,13 @@ class FusedSetCriterion(SetCriterion):
         loss = self._mask_loss(fused[0].mask_loss, outputs, layers[0].points)
         sums = matched.losses(loss, [term.weight for term in fused], layers[0].num_masks)
         losses = []
-        for layer, of_layer in zip(layers, sums.unbind(1), strict=True):
-            known = {term: {term.name: value} for term, value in zip(fused, of_layer, strict=True)}
+        for layer, layer_sums in zip(layers, sums.unbind(1), strict=True):
+            known = {term: {term.name: value} for term, value in zip(fused, layer_sums, strict=True)}
             losses.append(joined(known[t] if t in known else t(layer) for t in self.terms.values()))
         return losses
 
     def _mask_loss(self, mask_loss: str, outputs: DecoderOutputs, points: RandomPoints) -> MaskLoss:
-        # On a CPU a chunk stays in the cache; a GPU wants long vectors.
+        # On a CPU a chunk stays in the cache; a GPU is faster with long vectors.
         chunk_elements = self.chunk_elements or (2**19 if outputs.device.type == "cpu" else 2**24)
         if isinstance(self.comparison, UncertainPoints):
             return PointLoss(mask_loss, self.comparison, chunk_elements, points)

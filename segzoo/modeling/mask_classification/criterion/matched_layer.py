@@ -1,4 +1,4 @@
-"""What a loss term reads: the predictions of one decoder layer and the segments matched with them.
+"""The inputs of a loss term: the predictions of one decoder layer and the segments matched with them.
 
 Shape shorthand: N images, Q queries, K classes, M matched masks of the batch, h w pixels of a mask, P pixels
 or points.
@@ -25,8 +25,7 @@ from .target_masks import SegmentTargets
 
 
 class Counts(NamedTuple):
-    """Numbers by which sums are divided: means over processes, so that N processes learn what one learns from
-    their batches together.
+    """Divisors of sums: means over processes, so that N processes train like one on all their batches.
 
     Attributes:
         masks: float scalar, number of segments of the batch, at least 1.
@@ -39,7 +38,7 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, num_masks: int, matches: Matches, logits: Tensor) -> Counts:
-        """Count the queries of a layer with class logits (N, Q, K + 1); one exchange between processes."""
+        """Count the queries of a layer with class logits (N, Q, K + 1); one collective call."""
         matched = sum(len(queries) for queries, _ in matches)
         unmatched = logits.shape[0] * logits.shape[1] - matched
         masks, *queries = means_over_processes([num_masks, matched, unmatched], logits.device)
@@ -48,17 +47,18 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MatchedLayer:
-    """The predictions of one decoder layer beside the ground truth.
+    """The predictions of one decoder layer with the ground truth.
 
     Attributes:
-        outputs: all that the decoder returned for this layer, by name, `pred_logits` among them.
+        outputs: everything that the decoder returned for this layer, by name, including `pred_logits`.
         targets: ground truth of N images.
         matches: N pairs (query_indices, segment_indices).
-        counts: what sums are divided by.
-        index, num_layers: of this layer among all, first layer first; the last is the main prediction.
-        dtype: float32 or float64, in which losses are computed.
+        counts: divisors of sums.
+        index, num_layers: position of this layer, first layer first, and number of layers; the last layer is
+            the main prediction.
+        dtype: dtype in which losses are computed, float32 or float64.
         comparison: which pixels or points of masks are compared.
-        points: where random points come from.
+        points: source of random points.
     """
 
     outputs: Mapping
@@ -77,12 +77,12 @@ class MatchedLayer:
 
     @property
     def num_masks(self) -> Tensor:
-        """Float scalar: what sums over matched masks are divided by."""
+        """Float scalar, the divisor of sums over matched masks."""
         return self.counts.masks
 
     @property
     def logits(self) -> Tensor:
-        """(N, Q, K + 1) class logits, the last for no object."""
+        """(N, Q, K + 1) class logits; the last is "no object"."""
         return self.outputs["pred_logits"].to(self.dtype)
 
     @cached_property
@@ -92,7 +92,7 @@ class MatchedLayer:
 
     @cached_property
     def compared(self) -> ComparedPixels:
-        """All matched masks, (M, P) logits, and (M, P) membership in their segments, on the same points."""
+        """All matched masks, (M, P) logits, and their segments, (M, P) membership, at the same points."""
         logits, memberships = [], []
         for image, (queries, segments) in enumerate(self.matches):
             masks = self.masks[image, queries]
@@ -106,11 +106,11 @@ class MatchedLayer:
         return ComparedPixels(torch.cat(logits), torch.cat(memberships))
 
     def matched(self, values: Tensor) -> Tensor:
-        """Return the rows of (N, Q, ...) values that belong to matched queries, (M, ...), image by image."""
+        """Return the rows of (N, Q, ...) values for matched queries, (M, ...), image by image."""
         return torch.cat([values[image, queries] for image, (queries, _) in enumerate(self.matches)])
 
     def matched_extra(self, name: str) -> Tensor:
-        """Return the extra target of this name of the matched segments, (M, ...), image by image."""
+        """Return the extra target `name` of the matched segments, (M, ...), image by image."""
         return torch.cat(
             [
                 target.extras[name][segments]
@@ -119,10 +119,10 @@ class MatchedLayer:
         )
 
     def with_queries(self, outputs: Mapping, matches: Matches) -> MatchedLayer:
-        """Return other queries whose segments are known, such as those of denoising, for any term.
+        """Return a layer of other queries with known segments, such as denoising queries, for any term.
 
         Args:
-            outputs: by name, as those of a layer.
+            outputs: outputs by name, like those of a layer.
             matches: N pairs (query_indices, segment_indices); losses are divided by their number.
         """
         number = sum(len(queries) for queries, _ in matches)

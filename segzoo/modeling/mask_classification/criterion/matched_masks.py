@@ -1,8 +1,8 @@
-"""Losses of matched masks, whose gradient is computed with them, some masks at a time.
+"""Losses of matched masks, with the gradient computed in the forward pass, a few masks at a time.
 
 Autograd would keep every matched mask, and several planes of its size, until the backward pass. Here a chunk
-of masks is formed, its losses and its gradient are computed, the gradient goes into the sums for embeddings
-and features, and the chunk is dropped before the next.
+of masks is formed, its losses and gradient are computed, the gradient is added to those of the embeddings and
+features, and the chunk is freed before the next.
 
 Shape shorthand: L layers, N images, M matched masks of an image (layer by layer), m masks of a chunk, h w
 pixels of a mask. Where a dimension is 2, the mask loss comes first and the dice loss second.
@@ -29,7 +29,7 @@ class MaskChunk(NamedTuple):
     Attributes:
         logits: (m, h, w) float32 or float64.
         segments: (m,) int64, the segment of each mask.
-        start: number of the first mask among the image's M.
+        start: index of the first mask among the image's M.
     """
 
     logits: Tensor
@@ -42,7 +42,7 @@ class ChunkLosses(NamedTuple):
 
     Attributes:
         values: (2, m)
-        gradient: (m, h, w), of the scaled sum of all values; None where it was not asked for.
+        gradient: (m, h, w) gradient of the scaled sum of all values; None if it was not requested.
     """
 
     values: Tensor
@@ -50,14 +50,14 @@ class ChunkLosses(NamedTuple):
 
 
 class ImageLoss(Protocol):
-    """The losses of masks of one image; the same arguments give the same result."""
+    """Losses of the masks of one image; the same arguments give the same result."""
 
     def __call__(self, chunk: MaskChunk, scales: Tensor | None) -> ChunkLosses:
         """scales: (2, m) factors of the losses in the gradient; None: no gradient is needed."""
 
 
 class MaskLoss(Protocol):
-    """How masks are compared; `chunk_elements` pixels are best treated at a time."""
+    """How masks are compared; processes best about `chunk_elements` pixels at a time."""
 
     chunk_elements: int
 
@@ -66,7 +66,7 @@ class MaskLoss(Protocol):
 
 @dataclass
 class MatchedMasks:
-    """What is compared: the masks of all layers and images, and the segments that they are matched with."""
+    """The masks of all layers and images, and the segments that they are matched with."""
 
     predictions: MaskPredictions
     targets: Sequence[SegmentTargets]
@@ -84,7 +84,7 @@ class MatchedMasks:
         return _MatchedLosses.apply(self, loss, weights, divisor, needs_gradient, *self.predictions.factors)
 
     def chunks(self, image: int, size: int) -> Iterator[tuple[slice, LayerQueries, Tensor]]:
-        """Yield some of the image's M matches at a time: which, their queries, their segments (m,)."""
+        """Yield chunks of the image's M matches: their slice of M, their queries, their segments (m,)."""
         queries, segments = zip(*(layer[image] for layer in self.matches), strict=True)
         segments = torch.cat(segments)
         per_layer = len(queries[0])  # the same in all layers
@@ -102,7 +102,7 @@ def _evaluate(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Return sums of the losses of each layer, (2, L), and gradients of `scales` (2, L) times them."""
     predictions = matched.predictions
-    # Products of matrices want more masks at a time than what comes after.
+    # Matrix products are faster with more masks at a time than the loss.
     masks_per_chunk = max(8 * loss.chunk_elements // (predictions.size[0] * predictions.size[1]), 1)
     gradients = predictions.new_gradients(needed)
     sums = torch.zeros_like(scales)
@@ -147,7 +147,7 @@ class _MatchedLosses(torch.autograd.Function):
         gradients = ctx.saved_tensors
         factors = set(upstream.flatten().tolist())
         if len(factors) > 1:
-            # The stored gradient is of the plain sum. Someone weights the layers or losses: compute it anew.
+            # The stored gradient is that of the plain sum. The caller weights layers or losses: recompute it.
             gradients = _evaluate(ctx.matched, ctx.loss, upstream * ctx.scales, ctx.needed)[1]
         elif factors != {1.0}:
             factor = factors.pop()

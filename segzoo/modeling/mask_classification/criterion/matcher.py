@@ -26,7 +26,7 @@ Matches = list[tuple[Tensor, Tensor]]
 
 
 class NonFiniteCostError(FloatingPointError):
-    """The predictions of a layer hold NaN or infinity, so that they cannot be matched.
+    """The predictions of a layer hold NaN or infinity and cannot be matched.
 
     Attributes:
         image: index of the image in the batch.
@@ -51,13 +51,13 @@ def build_costs(cfg) -> list[MatchingCost]:
 
 
 class HungarianMatcher(nn.Module):
-    """Assigns to each segment the query that predicts it at least total cost, every query at most once.
+    """Assigns queries to segments at the least total cost, each query to at most one segment.
 
     Args:
-        costs: `QueryCost` and `PixelCost`, whose weighted sum is minimized.
-        num_points: compare masks on this number of random points, the same for all masks of an image and
-            layer (Mask2Former); 0: on all pixels of the predictions' resolution (MaskFormer).
-        chunk_elements: number of mask logits formed at a time at most; None: chosen by device.
+        costs: instances of `QueryCost` and `PixelCost`; their weighted sum is minimized.
+        num_points: number of random points on which masks are compared, the same for all masks of an image
+            and layer (Mask2Former); 0: all pixels at the predictions' resolution (MaskFormer).
+        chunk_elements: maximum number of mask logits formed at a time; None: chosen by device.
     """
 
     @configurable
@@ -66,7 +66,7 @@ class HungarianMatcher(nn.Module):
         for cost in costs:
             if not isinstance(cost, QueryCost | PixelCost):
                 raise TypeError(
-                    f"{type(cost).__name__} is no matching cost: derive it from QueryCost or PixelCost"
+                    f"{type(cost).__name__} is not a matching cost: derive it from QueryCost or PixelCost"
                 )
         self.costs = list(costs)
         self.num_points = num_points
@@ -83,16 +83,16 @@ class HungarianMatcher(nn.Module):
         targets: Sequence[SegmentTargets],
         points: RandomPoints | None = None,
     ) -> list[Matches]:
-        """Match all layers, with a single copy from the device.
+        """Match all layers, with a single device-to-host copy.
 
         Args:
-            outputs: of L layers with Q queries each.
+            outputs: outputs of L layers with Q queries each.
             targets: one for each of the N images.
-            points: where masks are compared, with `num_points`; None: random.
+            points: source of the points where masks are compared, with `num_points`; None: random.
 
         Returns:
-            for each of the L layers N pairs (query_indices, segment_indices) of int64 tensors of length
-            min(Q, S), queries ascending.
+            for each of the L layers, N pairs (query_indices, segment_indices) of int64 tensors of length
+            min(Q, S), queries in ascending order.
 
         Raises:
             NonFiniteCostError: a cost is NaN or infinite.
@@ -125,10 +125,10 @@ class HungarianMatcher(nn.Module):
                 values = cost.costs(outputs, image, target)
             else:
                 values = next(pixel_costs).unflatten(0, shape[:2])
-            # A smaller shape would be added to all layers or queries without a word.
+            # A smaller shape would be broadcast silently over layers or queries.
             if values.shape != total.shape:
                 raise ValueError(
-                    f"{type(cost).__name__} gave costs of shape {tuple(values.shape)}; expected (layers, "
+                    f"{type(cost).__name__} returned costs of shape {tuple(values.shape)}; expected (layers, "
                     f"queries, segments), {shape}"
                 )
             total += cost.weight * values
@@ -166,7 +166,7 @@ class HungarianMatcher(nn.Module):
         target: SegmentTargets,
         points: RandomPoints,
     ) -> list[Tensor]:
-        """As `_costs_on_pixels`, on points that are drawn for every layer."""
+        """Return costs like `_costs_on_pixels`, on points that are drawn for every layer."""
         masks = outputs.masks
         segments = torch.arange(len(target), device=masks.device)
         like = torch.empty((), dtype=masks.dtype, device=masks.device)
@@ -181,12 +181,12 @@ class HungarianMatcher(nn.Module):
         return [torch.cat(values) for values in zip(*layers, strict=True)]
 
     def _chunk_elements(self, device: torch.device) -> int:
-        # On a CPU a chunk and its few intermediates stay in the cache; a GPU wants long vectors.
+        # On a CPU a chunk and its few intermediates stay in the cache; a GPU is faster with long vectors.
         return self.chunk_elements or (2**18 if device.type == "cpu" else 2**24)
 
 
 class _CostSums:
-    """The sums of which some costs are made, accumulated over groups of pixels."""
+    """Sums that costs are computed from, accumulated over groups of pixels."""
 
     def __init__(self, costs: Sequence[PixelCost]):
         self.costs = costs
@@ -209,7 +209,7 @@ class _CostSums:
 
 
 def _to_device(matches: list[Matches], device: torch.device) -> list[Matches]:
-    """Moves all index tensors in one copy."""
+    """Move all index tensors in one copy."""
     if device.type == "cpu":
         return matches
     indices = [index for layer in matches for pair in layer for index in pair]

@@ -1,4 +1,4 @@
-"""Losses of mask logits against a membership in a segment, the same in matching costs and loss terms.
+"""Losses of mask logits against membership in a segment, shared by matching costs and loss terms.
 
 Shape shorthand: M masks, S segments of an image, P pixels or points.
 """
@@ -16,13 +16,13 @@ FOCAL_ALPHA = 0.25  # the exponent gamma is 2 throughout
 
 
 def check_mask_loss(mask_loss: str) -> None:
-    """Raise ValueError unless there is a loss of this name."""
+    """Raise ValueError unless `mask_loss` is the name of a loss."""
     if mask_loss not in MASK_LOSSES:
         raise ValueError(f"mask_loss {mask_loss!r} is unknown; use one of {', '.join(MASK_LOSSES)}")
 
 
 class ComparedPixels:
-    """Mask logits and segments on some pixels or points.
+    """Mask logits and segments at the same pixels or points.
 
     Attributes:
         logits: (M, P) float.
@@ -58,7 +58,7 @@ def mask_losses(masks: ComparedPixels, mask_loss: str) -> Tensor:
 
 
 def dice_losses(masks: ComparedPixels) -> Tensor:
-    """Return 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) of each mask, (M,): p probability, t membership.
+    """Return 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) for each mask, (M,): p probability, t membership.
 
     Args:
         masks: M masks, each with its segment.

@@ -1,4 +1,4 @@
-"""Mask losses on uncertain points, forward and backward in one (see `UncertainPoints`).
+"""Mask losses on uncertain points, forward and backward in one pass (see `UncertainPoints`).
 
 Shape shorthand: m masks of a chunk, h w pixels of a predicted mask, P points.
 """
@@ -19,13 +19,13 @@ from .target_masks import SegmentTargets
 
 @dataclass
 class PointLoss:
-    """The losses of masks on points.
+    """Losses of masks on points.
 
     Attributes:
         mask_loss: "focal" | "bce", averaged over the points.
         comparison: how points are chosen.
-        chunk_elements: number of coordinates of candidates drawn at a time at most (at least one mask's).
-        points: where random points come from.
+        chunk_elements: maximum number of candidate coordinates drawn at a time (at least one mask's).
+        points: source of random points.
     """
 
     mask_loss: str

@@ -1,4 +1,4 @@
-"""The loss of mask classification: match every decoder layer, then add up terms (DETR §3.1)."""
+"""The loss of mask classification: match every decoder layer, then sum the terms (DETR §3.1)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .terms import LossTerm, build_terms
 
 @CRITERION_REGISTRY.register()
 class SetCriterion(nn.Module):
-    """Matches the queries of each layer with the segments and adds up weighted terms, by autograd.
+    """Matches the queries of each layer with the segments and sums weighted terms, with plain autograd.
 
     Args:
         terms: losses of a layer by name, see `LossTerm`.
-        matcher: pairs queries with segments; its weights are its own.
+        matcher: pairs queries with segments; its weights are independent of the terms'.
         comparison: which pixels or points of masks are compared; None: all pixels.
 
-    The standard terms have no parameters and no buffers, so nothing of them is in a checkpoint.
+    The standard terms have no parameters or buffers, so they add nothing to a checkpoint.
     """
 
     @configurable
@@ -56,27 +56,27 @@ class SetCriterion(nn.Module):
         targets: Sequence[SegmentTargets],
         points: RandomPoints | None = None,
     ) -> dict[str, Tensor]:
-        """Compute the losses in float32, also under autocast.
+        """Compute the losses in float32, even under autocast.
 
         Args:
             outputs: a dict with
-                `pred_logits`: (N, Q, K+1) float class logits, the last for no object;
-                `pred_masks`: (N, Q, h, w) float mask logits, or instead of them their factors,
-                    `mask_embed` (N, Q, C) and `mask_features` (N, C, h, w), from which only what is needed
-                    is formed: pred_masks = einsum("nqc,nchw->nqhw", mask_embed, mask_features);
+                `pred_logits`: (N, Q, K+1) float class logits; the last is "no object";
+                `pred_masks`: (N, Q, h, w) float mask logits, or instead their factors, `mask_embed` (N, Q, C)
+                    and `mask_features` (N, C, h, w), from which only the needed masks are formed:
+                    pred_masks = einsum("nqc,nchw->nqhw", mask_embed, mask_features);
                 `aux_outputs`: optional, the same for the other layers, first layer first; in the factored
                     form each has `pred_logits` and `mask_embed`, and `mask_features` are those of the main
                     prediction;
-                and whatever else the terms and costs read, also in each of `aux_outputs`.
-            targets: one for each of the N images, all of one size, the padded input's.
-            points: where masks are compared, with `UncertainPoints`; None: random.
+                and any other output that terms or costs read, also in each of `aux_outputs`.
+            targets: one for each of the N images, all of the padded input's size.
+            points: source of the points where masks are compared, with `UncertainPoints`; None: random.
 
         Returns:
-            scalars, already weighted: the losses of each term by name, such as `loss_ce`, `loss_mask`,
-            `loss_dice`, and for auxiliary output i (0 the first layer) the same with `_i` appended.
+            weighted scalars: the losses of each term by name, such as `loss_ce`, `loss_mask`, `loss_dice`,
+            and for auxiliary output i (0 is the first layer) the same names with `_i` appended.
 
         Raises:
-            NonFiniteCostError: predictions are NaN or infinite.
+            NonFiniteCostError: predictions hold NaN or infinity.
         """
         decoded = DecoderOutputs(outputs)
         points = points or self.new_points()
@@ -90,11 +90,11 @@ class SetCriterion(nn.Module):
         return losses
 
     def new_points(self) -> RandomPoints:
-        """Return where the random points of one training step come from."""
+        """Return the source of the random points of one training step."""
         return RandomPoints()
 
     def layer_losses(self, outputs: DecoderOutputs, layers: list[MatchedLayer]) -> list[dict[str, Tensor]]:
-        """Return the losses of all terms by name, for each layer."""
+        """Return the losses of all terms by name for each layer."""
         return [joined(term(layer) for term in self.terms.values()) for layer in layers]
 
     def _matched_layers(
@@ -123,7 +123,7 @@ class SetCriterion(nn.Module):
 
 
 def _by_class(terms: Sequence[LossTerm]) -> dict[str, LossTerm]:
-    """The terms by the name of their class, from the second of a class on with its number."""
+    """Return the terms by class name; from the second term of a class on, its number is appended."""
     named: dict[str, LossTerm] = {}
     seen: Counter[str] = Counter()
     for term in terms:

@@ -1,8 +1,8 @@
-"""The ground truth of one image as the matcher and the criterion read it.
+"""Ground truth of one image in the form that the matcher and the criterion read.
 
-Segments that do not overlap stay one small-integer map; a binary plane per segment is never stored for them.
+Segments that do not overlap stay one map of small integers; they are never stored as one binary plane each.
 
-Shape shorthand: S segments of an image, H W pixels of the padded image, P points, M segments asked for.
+Shape shorthand: S segments of an image, H W pixels of the padded image, P points, M requested segments.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from .point_sampling import corners
 
 
 class ExtraTargets(dict):
-    """Targets beside classes and masks, by name; a name that is missing is an `InputError`."""
+    """Targets besides classes and masks, by name; looking up a missing name raises `InputError`."""
 
     def __missing__(self, name: str) -> Tensor:
         found = f"found {', '.join(self)}" if self else "found none"
         raise InputError(
-            f"training images have no segment_{name}, which a loss term or matching cost reads beside "
-            f"classes and masks ({found}); add what makes it to INPUT.TARGETS: \"('segments', '{name}')\""
+            f"training images have no segment_{name}, which a loss term or matching cost reads besides "
+            f"classes and masks ({found}); add its step to INPUT.TARGETS: \"('segments', '{name}')\""
         )
 
 
 @dataclass
 class SegmentTargets:
-    """The segments of one image, either as a map (no pixel in two segments) or as planes.
+    """The segments of one image, as a map (no pixel in two segments) or as planes.
 
     Attributes:
         classes: (S,) int64, the class of each segment; S may be 0.
-        segment_map: (H, W) int16, the index in [0, S) of the segment that covers a pixel, -1 where there is
-            none (void, crowd, padding).
+        segment_map: (H, W) int16, the index in [0, S) of the segment that covers a pixel, -1 for none (void,
+            crowd, padding).
         masks: (S, H, W) bool, instead of `segment_map`, for segments that may overlap.
-        extras: other targets by name, such as `boxes`, for terms and costs that read them; an `InputError`
-            names one that is missing.
+        extras: other targets by name, such as `boxes`, for terms and costs that read them; looking up a
+            missing name raises `InputError`.
 
     Raises:
         ValueError: both or none of `segment_map` and `masks` given, or `masks` without one plane per class.
@@ -80,14 +80,14 @@ class SegmentTargets:
         )
 
     def resize_nearest(self, size: tuple[int, int]) -> SegmentTargets:
-        """The same segments at another resolution, pixels chosen by PyTorch's "nearest" interpolation.
+        """Return the segments at another resolution, with PyTorch's "nearest" interpolation.
 
-        `extras` stay as they are.
+        `extras` are not changed.
         """
         if size == self.size:
             return self
         if self.masks is None:
-            # float32 holds every int16 exactly, and is what interpolation supports on every device.
+            # float32 holds every int16 exactly, and interpolation supports it on every device.
             resized = F.interpolate(self.segment_map[None, None].float(), size=size, mode="nearest")[0, 0]
             return replace(self, segment_map=resized.to(torch.int16))
         if len(self) == 0:
@@ -96,26 +96,26 @@ class SegmentTargets:
         return replace(self, masks=resized.bool())
 
     def one_hot(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Membership of the pixels [start, stop) of the flattened image: (stop - start, S) of 0 and 1."""
+        """Return the membership of pixels [start, stop) of the flattened image, (stop - start, S) 0 or 1."""
         if self.masks is not None:
             return self.masks.flatten(1)[:, start:stop].t().to(dtype)
         labels = self.segment_map.flatten()[start:stop].long()
-        # Column 0 takes the pixels of no segment and is cut off.
+        # Column 0 is for pixels of no segment and is dropped.
         columns = labels.new_zeros((len(labels), len(self) + 1), dtype=dtype)
         return columns.scatter_(1, labels[:, None] + 1, 1)[:, 1:]
 
     def planes(self, segments: Tensor) -> Tensor:
-        """(M, H, W) bool masks of some segments, (M,) int64 in [0, S)."""
+        """Return (M, H, W) bool masks of some segments, (M,) int64 in [0, S)."""
         if self.masks is not None:
             return self.masks[segments]
         return self.segment_map == segments[:, None, None]
 
     def pixel_lists(self) -> tuple[Tensor, list[int]]:
-        """The pixels of every segment, one segment after the other.
+        """Return the pixels of every segment, one segment after the other.
 
         Returns:
             indices: (total area,) int64 into the flattened image, ascending within a segment.
-            areas: S ints, how many of them belong to each segment.
+            areas: S ints, the number of pixels of each segment.
         """
         if self.masks is not None:
             planes = self.masks.flatten(1)
@@ -125,7 +125,7 @@ class SegmentTargets:
         return order[areas[0] :], areas[1:]
 
     def sample(self, segments: Tensor, points: Tensor) -> Tensor:
-        """Bilinear samples of segments' masks, outside of the image 0 (`grid_sample`, align_corners=False).
+        """Sample segments' masks bilinearly, 0 outside of the image (`grid_sample`, align_corners=False).
 
         Args:
             segments: (M,) int64, indices in [0, S).
@@ -139,28 +139,28 @@ class SegmentTargets:
         first_pixels = segments[:, None] * (self.size[0] * self.size[1])
         for pixel, weight in corners(points, self.size):
             if self.masks is None:
-                covered = _looked_up(labels, pixel) == segments[:, None]
+                covered = _gather(labels, pixel) == segments[:, None]
             else:
-                covered = _looked_up(labels, first_pixels + pixel)
+                covered = _gather(labels, first_pixels + pixel)
             samples += weight * covered
         return samples
 
 
-def _looked_up(values: Tensor, indices: Tensor) -> Tensor:
-    """`values[indices]`, three times as fast on a CPU."""
+def _gather(values: Tensor, indices: Tensor) -> Tensor:
+    """Return `values[indices]`, three times as fast on a CPU."""
     return values.index_select(0, indices.flatten()).view_as(indices)
 
 
 def targets_from_inputs(
     batched_inputs: Sequence[dict], padded_size: tuple[int, int], device: torch.device | str
 ) -> list[SegmentTargets]:
-    """Builds the targets of a batch from the mapper's output, padded to the batch's common size.
+    """Build the targets of a batch from the mapper's output, padded to the batch's common size.
 
     Args:
         batched_inputs: dicts with `segment_classes` (S,) int64, and `segment_map` (H, W) int16 or
             `segment_masks` (S, H, W) bool; any other tensor `segment_<name>` becomes `extras["<name>"]`.
         padded_size: (height, width) of the batch's tensor; added rows and columns belong to no segment.
-        device: where the targets are to be.
+        device: device of the targets.
 
     Raises:
         ValueError: an image has no targets, or is larger than `padded_size`.

@@ -1,6 +1,6 @@
-"""Summands of the loss of mask classification (MaskFormer §3.3-3.4, Mask2Former §3.3, DETR §3.1).
+"""Terms of the loss of mask classification (MaskFormer §3.3-3.4, Mask2Former §3.3, DETR §3.1).
 
-A term of one's own is a subclass of `LossTerm`, registered by name:
+To add a term, derive it from `LossTerm` and register it by name:
 
     @LOSS_TERM_REGISTRY.register()
     class BoxTerm(LossTerm):
@@ -12,7 +12,7 @@ A term of one's own is a subclass of `LossTerm`, registered by name:
             distances = (boxes - layer.matched_extra("boxes")).abs()
             return {"loss_bbox": self.weight * distances.sum() / layer.num_masks}
 
-and MODEL.MASK_FORMER.LOSS_TERMS ("ClassTerm", "MaskTerm", "DiceTerm", "BoxTerm").
+and list it in MODEL.MASK_FORMER.LOSS_TERMS ("ClassTerm", "MaskTerm", "DiceTerm", "BoxTerm").
 
 Shape shorthand: N images, Q queries, K classes.
 """
@@ -30,18 +30,18 @@ from .pixel_losses import check_mask_loss, dice_losses, mask_losses
 
 
 class LossTerm(nn.Module):
-    """Base class of terms.
+    """Base class of loss terms.
 
-    Parameters of a term are trained, and stored in checkpoints as `criterion.terms.<class>.<name>`.
+    Parameters of a term are trained and stored in checkpoints as `criterion.terms.<class>.<name>`.
     Predictions do not depend on them: a checkpoint without them, or with those of other terms, can be
-    evaluated and fine-tuned; only to resume a run, the terms have to be the same.
+    evaluated and fine-tuned; only resuming a run needs the same terms.
     """
 
     def forward(self, layer: MatchedLayer) -> dict[str, Tensor]:
-        """Return weighted scalar losses by name, of one decoder layer.
+        """Return the weighted scalar losses of one decoder layer by name.
 
-        The criterion calls it for every layer and appends `_<i>` to the names at all but the last. Where a
-        layer has none of these losses, an empty dict is returned, and 0 is recorded. Autocast is off.
+        The criterion calls it for every layer and appends `_<i>` to the names for all but the last. Return an
+        empty dict for a layer without these losses; 0 is recorded. Autocast is off.
         """
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ def build_terms(cfg) -> list[LossTerm]:
 
 @LOSS_TERM_REGISTRY.register()
 class ClassTerm(LossTerm):
-    """`loss_ce`: cross-entropy of all queries; those without a segment are to predict "no object"."""
+    """`loss_ce`: cross-entropy of all queries; queries without a segment should predict "no object"."""
 
     @configurable
     def __init__(self, num_classes: int, weight: float = 1.0, no_object_weight: float = 0.1):
@@ -85,10 +85,10 @@ class ClassTerm(LossTerm):
             classes[image, queries] = layer.targets[image].classes[segments]
         weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
-        # As a matrix: for maps of logits CUDA has no sum that repeats to the last bit.
+        # As a matrix: CUDA's sum over maps of logits is not deterministic.
         total = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weights, reduction="sum")
         total_weight = layer.counts.matched + self.no_object_weight * layer.counts.unmatched
-        # No weight at all, without segments and with no_object_weight 0: the loss is 0, not 0 / 0.
+        # The weight is 0 without segments if no_object_weight is 0: the loss is 0, not 0 / 0.
         return {"loss_ce": self.weight * total / total_weight.clamp(min=1e-12)}
 
 

@@ -1,6 +1,6 @@
 """Results of mask classification: semantic, panoptic, instance and entity segmentation.
 
-Functions of the logits of one image, which need no model and bounded memory.
+These functions of the logits of one image need no model, and their memory is bounded.
 """
 
 from .inference import entities, instances, panoptic, semantic_labels, semantic_scores

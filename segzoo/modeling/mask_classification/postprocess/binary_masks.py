@@ -1,7 +1,7 @@
-"""Masks as booleans, their mean probabilities and their boxes.
+"""Binary masks with their mean probabilities and boxes.
 
-Shape shorthand: n queries, k queries of a tile, r c pixels of a tile, H W pixels of the result, m masks asked
-for.
+Shape shorthand: n queries, k queries of a tile, r c pixels of a tile, H W pixels of the result, m requested
+masks.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from .tiled_masks import Tile, TiledMasks
 
 
 class BinaryMasks:
-    """The pixels of resized masks with a logit > 0; only tiles that have such pixels are held.
+    """The pixels of resized masks with a logit > 0; only tiles with such pixels are stored.
 
     Args:
         masks: (Q, h, w) float mask logits.
-        queries: (n,) int64, those selected; a mask that holds NaN or infinity has no pixel.
-        resizer: from the masks' size to the result's.
+        queries: (n,) int64, the selected queries; a mask with NaN or infinity has no pixels.
+        resizer: resizes masks to the size of the result.
 
     Attributes:
         size: (H, W)
-        quality: (n,) float32 mean sigmoid(mask) over the mask's pixels, 0 where it has none.
-        boxes: (n, 4) float32 x0 y0 x1 y1 with exclusive maxima, zeros where it has none.
+        quality: (n,) float32 mean of sigmoid(mask) over the mask's pixels, 0 for an empty mask.
+        boxes: (n, 4) float32 x0 y0 x1 y1 with exclusive maxima, zeros for an empty mask.
     """
 
     def __init__(self, masks: Tensor, queries: Tensor, resizer: MaskResizer):
@@ -49,10 +49,10 @@ class BinaryMasks:
         self.boxes = _boxes(in_row, in_column)
 
     def planes(self, selected: Tensor) -> Tensor:
-        """Return the masks of some of the n queries, (m, H, W) bool.
+        """Return the masks of the selected queries, (m, H, W) bool.
 
         Args:
-            selected: (m,) int64, each of [0, n), every one of them at least once.
+            selected: (m,) int64 in [0, n); contains each of the n queries at least once.
         """
         planes = torch.zeros((len(selected), *self.size), dtype=torch.bool, device=self._device)
         first: dict[int, int] = {}
@@ -71,10 +71,10 @@ class BinaryMasks:
 
 
 def _boxes(in_row: Tensor, in_column: Tensor) -> Tensor:
-    """Return (n, 4) from (n, H) and (n, W) bool: whether a row and a column has a pixel of the mask."""
+    """Return boxes (n, 4) from (n, H) and (n, W) bool: whether a row or column has a pixel of the mask."""
     sides = []
     for flags in (in_column, in_row):
-        # argmax gives the first of several.
+        # argmax returns the first of several maxima.
         first = flags.byte().argmax(1)
         last = flags.shape[1] - flags.flip(1).byte().argmax(1)
         sides.append(torch.stack((first, last * flags.any(1))))

@@ -1,17 +1,16 @@
-"""From class and mask logits of one image to semantic, panoptic, instance and entity results.
+"""Conversion of class and mask logits of one image to semantic, panoptic, instance and entity results.
 
-Queries that cannot appear are dropped first, and masks are brought to full size a tile (or some rows) at a
-time, where they matter. Sources: MaskFormer §3.4, Mask2Former §4 (instances), EntitySeg §3
-(entities).
+Queries that cannot appear are dropped first, and masks are upsampled one tile (or band of rows) at a time,
+only where they are needed. Sources: MaskFormer §3.4, Mask2Former §4 (instances), EntitySeg §3 (entities).
 
-Shape shorthand: Q queries, K classes without no-object, h w pixels of a mask, H W pixels of the output.
+Shape shorthand: Q queries, K classes without "no object", h w pixels of a mask, H W pixels of the output.
 
 Every function takes
-    logits: (Q, K+1) float class logits, the last for no object.
+    logits: (Q, K+1) float class logits; the last is "no object".
     masks: (Q, h, w) float mask logits.
     padded_size, image_size, output_size: (height, width) of the network's input, of the image in its upper
-        left corner, and of the result, (H, W). Masks are resized to the first, cut to the second, resized
-        to the third.
+        left corner, and of the result, (H, W). Masks are resized to the first, cropped to the second, and
+        resized to the third.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ def semantic_scores(
     """Return class scores per pixel: sum over queries of p(class) * sigmoid(mask).
 
     Args:
-        resize_scores: compute scores at image size and resize those, instead of the mask logits. The
-            published semantic models were evaluated so.
+        resize_scores: compute scores at image size and resize the scores instead of the mask logits, as the
+            published semantic models were evaluated.
 
     Returns:
         (K, H, W) float32, >= 0.
@@ -66,7 +65,7 @@ def semantic_labels(
 ) -> Tensor:
     """Return the argmax of `semantic_scores` over classes (ties go to the first).
 
-    The scores are never in memory as a whole.
+    The complete scores are never in memory.
 
     Returns:
         (H, W) class indices in [0, K), uint8, or int16 where K > 255.
@@ -76,7 +75,7 @@ def semantic_labels(
     resizer = MaskResizer(padded_size, image_size, output_size)
     with without_autocast(masks.device):
         for start, stop, band in _semantic_bands(logits, masks, resizer, resize_scores):
-            # On a CPU max is faster than argmax over the first dimension, with the same result.
+            # On a CPU max over the first dimension is faster than argmax, with the same result.
             labels[start:stop] = band.max(0).indices
     return labels
 
@@ -92,21 +91,21 @@ def panoptic(
     overlap_threshold: float = 0.8,
     confident_pixels_only: bool = False,
 ) -> tuple[Tensor, list[dict]]:
-    """Give every pixel to the kept query of largest score * sigmoid(mask); drop segments that lost too much.
+    """Assign each pixel to the kept query of largest score * sigmoid(mask); drop segments that lost too much.
 
     Args:
         is_thing: K flags. Segments of one stuff class are merged.
-        object_mask_threshold: queries whose class is no object, or whose score is not above this, are
-            dropped.
-        overlap_threshold: a segment is dropped where it won less than this share of the pixels of its own
+        object_mask_threshold: queries are dropped whose class is "no object" or whose score is not above
+            this.
+        overlap_threshold: a segment is dropped if it won less than this fraction of the pixels of its own
             mask (probability >= 0.5).
-        confident_pixels_only: of the pixels it won, a segment takes those where its probability is at least
-            0.5 (Mask2Former); otherwise all (MaskFormer).
+        confident_pixels_only: a segment keeps only those pixels it won where its probability is at least 0.5
+            (Mask2Former); otherwise all of them (MaskFormer).
 
     Returns:
         ids: (H, W) int32, 0 for void.
         segments_info: dicts of `id` (from 1, in the order of queries), `isthing`, `category_id` in [0, K),
-            and `score` in [0, 1] (of merged stuff, the largest).
+            and `score` in [0, 1] (for merged stuff, the largest).
     """
     scores, classes = logits.float().softmax(-1).max(-1)
     kept = ((classes != logits.shape[1] - 1) & (scores > object_mask_threshold)).nonzero()[:, 0]
@@ -141,21 +140,21 @@ def entities(
     max_entities: int = 100,
     overlap_threshold: float = 0.0,
 ) -> tuple[Tensor, list[dict]]:
-    """Return class-agnostic segments that do not overlap, each with a score to rank it by.
+    """Return class-agnostic segments that do not overlap, each with a score for ranking.
 
-    A query's score is its probability of being an object, 1 - p(no object). A pixel goes to the query of
-    largest score * sigmoid(mask), if that mask's probability is at least 0.5. The final score is the query's
-    times the mean mask probability over the pixels it has won. Stuff is not merged.
+    A query's score is its probability of being an object, 1 - p(no object). A pixel is assigned to the query
+    of largest score * sigmoid(mask), if that mask's probability is at least 0.5. The final score is the
+    query's times the mean mask probability over the pixels it has won. Stuff is not merged.
 
     Args:
         score_threshold: queries and entities whose score is not above this are dropped.
-        max_entities: number of entities kept at most, the best.
-        overlap_threshold: as in `panoptic`; 0 keeps every entity that is visible at all.
+        max_entities: maximum number of entities; the best are kept.
+        overlap_threshold: as in `panoptic`; 0 keeps every entity with a visible pixel.
 
     Returns:
         ids: (H, W) int32, 0 for none.
-        info: dicts of `id`, `score` in [0, 1] and `category_id` in [0, K), the likeliest class; by descending
-            score, ids from 1 in the same order.
+        info: dicts of `id`, `score` in [0, 1] and `category_id` in [0, K), the most probable class; sorted by
+            descending score, with ids from 1 in that order.
     """
     probabilities = logits.float().softmax(-1)
     scores = 1 - probabilities[:, -1]
@@ -187,12 +186,12 @@ def instances(
     max_instances: int = 100,
     is_thing: Sequence[bool] | None = None,
 ) -> Instances:
-    """Return the best pairs of query and class; masks may overlap, a query may appear with several classes.
+    """Return the best pairs of query and class; masks may overlap, and a query may have several classes.
 
     Args:
-        max_instances: pairs considered.
-        is_thing: K flags; pairs of other classes are dropped after the best were chosen. None: all are
-            things.
+        max_instances: number of pairs considered.
+        is_thing: K flags; pairs of other classes are dropped after the best were chosen. None: all classes
+            are things.
 
     Returns:
         Instances of size (H, W), by descending score, n <= max_instances:
@@ -209,8 +208,8 @@ def instances(
         things = torch.as_tensor(is_thing, dtype=torch.bool, device=logits.device)[classes]
         pair_scores, queries, classes = pair_scores[things], queries[things], classes[things]
 
-    shown, mask_of_pair = queries.unique(return_inverse=True)
-    binary = BinaryMasks(masks, shown, MaskResizer(padded_size, image_size, output_size))
+    selected, mask_of_pair = queries.unique(return_inverse=True)
+    binary = BinaryMasks(masks, selected, MaskResizer(padded_size, image_size, output_size))
     scores = pair_scores * binary.quality[mask_of_pair]
     order = scores.argsort(descending=True, stable=True)
     ranked = mask_of_pair[order]
@@ -226,13 +225,13 @@ def instances(
 def _semantic_bands(
     logits: Tensor, masks: Tensor, resizer: MaskResizer, resize_scores: bool
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield (start, stop, scores (K, stop - start, W)), some rows at a time."""
+    """Yield (start, stop, scores (K, stop - start, W)) in bands of rows."""
     class_weights = logits.float().softmax(-1)[:, :-1].t()  # (K, Q)
 
     def scores(planes: Tensor) -> Tensor:
         return (class_weights @ planes.sigmoid_().flatten(1)).unflatten(1, planes.shape[1:])
 
-    # A band stays in a CPU's cache; a GPU wants long vectors.
+    # On a CPU a band stays in the cache; a GPU is faster with long vectors.
     elements = 2**21 if masks.device.type == "cpu" else 2**26
     width = max(resizer.output_size[1], resizer.padded_size[1])
     rows = max(elements // (sum(logits.shape) * width), 1)

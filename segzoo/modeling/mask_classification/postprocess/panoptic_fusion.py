@@ -13,19 +13,19 @@ from .tiled_masks import Tile, TiledMasks
 
 
 class PixelAssignment:
-    """Assigns each pixel to a query, and counts the pixels of each.
+    """The query that each pixel is assigned to, and the number of pixels of each query.
 
-    In two rounds, so that few masks are resized. In the first, each tile compares the queries that are
-    positive somewhere in it and whose upper bound can win. The least of the largest values found then bounds
-    which other queries, if any, can still win a pixel of the tile.
+    Two rounds keep the number of resized masks small. In the first, each tile compares the queries that are
+    positive somewhere in it and whose upper bound can win. The minimum over the tile of the best values then
+    bounds which other queries, if any, can still win a pixel of the tile.
 
     Args:
         masks: (Q, h, w) float mask logits.
-        queries: (n,) int64, those compared; a mask that holds NaN or infinity wins nothing.
+        queries: (n,) int64, the compared queries; a mask with NaN or infinity wins no pixel.
         scores: (n,) float > 0.
-        resizer: from the masks' size to the result's.
-        with_probability: also keep sigmoid(mask) of the query that a pixel is assigned to; only pixels where
-            it is >= 0.5 are painted then.
+        resizer: resizes masks to the size of the result.
+        with_probability: also keep sigmoid(mask) of the query that a pixel is assigned to, and paint only
+            pixels where it is >= 0.5.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class PixelAssignment:
         del self._best
 
     def areas(self) -> tuple[list[int], list[int], list[int]]:
-        """Count for each query the pixels won, those of its mask (probability >= 0.5), those painted."""
+        """Return per query the number of pixels it won, of its mask (probability >= 0.5), and painted."""
         won = self._histogram(self.winner)
         painted = won if self.probability is None else self._histogram(self._painted())
         return won.tolist(), self._mask_areas.tolist(), painted.tolist()
 
     def mean_probabilities(self) -> Tensor:
-        """Return the mean probability over the pixels to be painted, (n,); 0 where there are none."""
+        """Return the mean probability over the painted pixels, (n,); 0 for a query without any."""
         painted = self._painted()
-        # By rows, since single precision is all that Apple's devices have. (`bincount` with weights would
-        # also differ from run to run on CUDA.)
+        # By rows, because MPS has no double precision. (`bincount` with weights is also not deterministic on
+        # CUDA.)
         sums = self.probability.new_zeros((len(painted), self.count + 1))
         sums.scatter_add_(1, painted.long(), self.probability)
         return sums.sum(0)[1:] / self._histogram(painted).clamp(min=1)
@@ -70,7 +70,7 @@ class PixelAssignment:
 
     def _assign(self, tiled: TiledMasks) -> None:
         is_finite = tiled.upper > -torch.inf
-        # Bounds of score * sigmoid(mask) in each tile: of each query, and of the largest at any pixel.
+        # Bounds of score * sigmoid(mask) in each tile: per query, and of the largest value at every pixel.
         largest = self._scores * tiled.upper.sigmoid()
         certain = (self._scores * tiled.lower.sigmoid()).amax(1)
         may_win = is_finite & (largest >= _rounded_down(certain)[:, None])
@@ -107,5 +107,5 @@ class PixelAssignment:
 
 
 def _rounded_down(values: Tensor) -> Tensor:
-    """Return a little less, so that rounding hides no query that wins."""
+    """Return slightly smaller values, so that rounding excludes no winning query."""
     return values * (1 - 1e-6)

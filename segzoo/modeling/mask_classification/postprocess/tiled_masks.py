@@ -1,8 +1,8 @@
-"""Masks at the size of the result, a tile at a time, and only those that matter there.
+"""Masks resized to the size of the result one tile at a time, and only where they are needed.
 
-A resized mask never leaves the range of the few source pixels that it is made of. These bounds, cheap at the
-network's resolution, decide for most masks whether they are positive all over a tile; only the others are
-resized.
+The values of a resized mask stay within the range of the few source pixels that it is computed from. These
+bounds, cheap at the network's resolution, decide for most masks whether they are positive in a whole tile;
+only the others are resized.
 
 Shape shorthand: n queries, h w pixels of a mask, H W pixels of the result, T tiles, k queries selected in a
 tile, r c pixels of a tile.
@@ -20,13 +20,13 @@ from segzoo.layers.runtime import without_autocast
 
 from ..bilinear import MaskResizer
 
-# On a CPU a tile of a dozen masks stays in the cache; a GPU wants long vectors and few of them.
+# On a CPU a tile of a dozen masks stays in the cache; a GPU is faster with few long vectors.
 _TILE_SIZE = {"cpu": (50, 128)}
 _LARGE_TILE_SIZE = (256, 512)
 
 
 class Tile(NamedTuple):
-    """A rectangle of the result, as slices, and the rectangle of source pixels that it is made of."""
+    """A rectangle of the result, as slices, and the rectangle of source pixels that it depends on."""
 
     rows: slice
     columns: slice
@@ -39,18 +39,18 @@ class Tile(NamedTuple):
 
 
 class TiledMasks:
-    """The masks of some queries, resized as `MaskResizer` does but for rounding.
+    """The masks of some queries, resized like `MaskResizer` up to rounding.
 
     Args:
-        masks: (Q, h, w) float mask logits; kept as they are, not copied.
-        queries: (n,) int64, those considered.
-        resizer: from the masks' size to the result's.
+        masks: (Q, h, w) float mask logits; not copied.
+        queries: (n,) int64, the selected queries.
+        resizer: resizes masks to the size of the result.
 
     Attributes:
-        tiles: T tiles, from left to right, then from top to bottom.
+        tiles: T tiles, in row-major order.
         lower, upper: (T, n) float32, bounds of the logits in a tile, rounding included. A query whose mask
             holds NaN or infinity has -infinity everywhere.
-        pixels: (T,) int64 pixels of each tile.
+        pixels: (T,) int64, number of pixels of each tile.
     """
 
     def __init__(self, masks: Tensor, queries: Tensor, resizer: MaskResizer):
@@ -59,7 +59,7 @@ class TiledMasks:
         self.tiles = _tiles(resizer, tuple(masks.shape[-2:]), masks.device)
         self.pixels = torch.tensor([tile.pixels for tile in self.tiles], device=masks.device)
         lower, upper = self._extremes()
-        # Wide enough also for products of TensorFloat-32, where those are allowed.
+        # Wide enough also for TensorFloat-32 products, if those are allowed.
         slack = 2e-3 * torch.maximum(lower.abs(), upper.abs()) + 1e-6
         finite = slack.isfinite().all(0)
         self.lower = torch.where(finite, lower - slack, -torch.inf)
@@ -72,11 +72,11 @@ class TiledMasks:
             flags: (T, n) bool.
 
         Yields:
-            tile: where.
-            selected: (k,) int64 in [0, n), ascending, the queries selected there.
+            tile: the tile.
+            selected: (k,) int64 in [0, n), ascending, the queries selected in it.
             planes: (k, r, c) float32 logits, a new tensor.
         """
-        # One copy from the device for all tiles.
+        # One device-to-host copy for all tiles.
         tiles, queries = flags.nonzero().cpu().unbind(1)
         counts = torch.bincount(tiles, minlength=len(self.tiles)).tolist()
         for tile, selected in zip(self.tiles, queries.to(flags.device).split(counts), strict=True):
@@ -90,7 +90,7 @@ class TiledMasks:
             return self._row_weights[tile.rows, tile.source_rows] @ across
 
     def _extremes(self) -> tuple[Tensor, Tensor]:
-        """Return the (T, n) least and (T, n) largest source pixel of each tile."""
+        """Return the (T, n) smallest and (T, n) largest source pixel of each tile."""
         lower, upper = [], []
         for index, tile in enumerate(self.tiles):
             if index == 0 or tile.source_rows != self.tiles[index - 1].source_rows:
