@@ -1,7 +1,7 @@
-"""The papers, a package each.
+"""The methods, one package per paper.
 
-Importing this package brings the configuration keys of all of them. `load_all()` imports the rest, and so
-fills the registries; a registry that is asked for a name calls it (`segzoo.utils.methods`).
+Importing this package adds the configuration keys of all methods. `load_all()` imports the rest and so fills
+the registries; a registry calls it to look up a name (`segzoo.utils.methods`).
 """
 
 import importlib
@@ -14,19 +14,19 @@ for _method in METHODS:
     importlib.import_module(f"{__name__}.{_method}")
 
 
-# Those of which `load_all` has not imported everything.
-_waiting = list(METHODS)
+# Methods that `load_all` has not imported completely.
+_pending = list(METHODS)
 
 
 def load_all() -> None:
-    """Import what every method exports; once."""
-    while _waiting:
-        # Out of the list first: what is imported may look a name up in its turn.
-        method = _waiting.pop(0)
+    """Import what every method exports, only once."""
+    while _pending:
+        # Remove it first: the imported modules may look up a name themselves.
+        method = _pending.pop(0)
         try:
             _load(method)
         except BaseException:
-            _waiting.insert(0, method)
+            _pending.insert(0, method)
             raise
 
 

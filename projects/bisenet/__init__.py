@@ -1,4 +1,4 @@
-"""BiSeNet: a path for detail beside one for context (Yu et al., ECCV 2018)."""
+"""BiSeNet, a spatial path and a context path (Yu et al., ECCV 2018)."""
 
 from typing import TYPE_CHECKING
 

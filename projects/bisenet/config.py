@@ -1,4 +1,4 @@
-"""BiSeNet's own keys."""
+"""The configuration keys of BiSeNet."""
 
 from detectron2.config import CfgNode
 
@@ -23,18 +23,18 @@ def _four_counts(value) -> bool:
 def add_bisenet_config(cfg: CfgNode) -> None:
     """Add MODEL.BISENET, in place."""
     cfg.MODEL.BISENET = node = CfgNode()
-    # The four convolutions of the spatial path, and everything in the context path.
+    # Channels of the four convolutions of the spatial path, and of everything in the context path.
     node.SPATIAL_CHANNELS = (64, 64, 64, 128)
     node.CONTEXT_CHANNELS = 128
-    # Of the fused map: the sum of both paths; 256.
+    # Channels of the fused map; 256 is the sum of both paths.
     node.FUSION_CHANNELS = 256
-    # The gate of the fusion: two 1 x 1 convolutions with so many times fewer channels between them, no norm.
+    # The gate of the fusion: two 1 x 1 convolutions without norm, with channels divided by this between them.
     # 0: one 1 x 1 convolution with norm, as in mmsegmentation.
     node.FUSION_REDUCTION = 4
-    # A ReLU before the sigmoid of the refinement's gate, as in pytorch-cv.
+    # Whether the refinement's gate has a ReLU before its sigmoid, as in pytorch-cv.
     node.REFINEMENT_RELU = False
-    # How the context is resized: bilinear (see SEM_SEG_HEAD.ALIGN_CORNERS) | nearest
+    # Interpolation of the context: bilinear (see SEM_SEG_HEAD.ALIGN_CORNERS) | nearest
     node.UPSAMPLE = "bilinear"
-    # Of the auxiliary classifiers on the two refined maps: channels before each, and weight of each loss.
+    # Auxiliary classifiers on the two refined maps: channels before each, and weight of each loss.
     node.AUX_CONVS_DIM = 256
     node.AUX_LOSS_WEIGHT = 1.0

@@ -1,4 +1,4 @@
-"""BiSeNet beyond its backbone (Yu et al., ECCV 2018, section 3)."""
+"""The head of BiSeNet (Yu et al., ECCV 2018, section 3)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from .paths import AttentionRefinement, FeatureFusion, SpatialPath
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class BiSeNetHead(PixelHead):
-    """Refines the coarse maps with global context, brings them to stride 8 and joins the image's own details.
+    """Refines the coarse maps with global context, upsamples them to stride 8, and fuses the spatial path.
 
     `in_features` are the maps of strides 16 and 32, in this order.
     """
@@ -37,13 +37,13 @@ class BiSeNetHead(PixelHead):
     ):
         """
         Args:
-            spatial_channels: of the four convolutions of the spatial path.
-            context_channels: of the context path.
-            fusion_channels: of the fused map.
+            spatial_channels: channels of the four convolutions of the spatial path.
+            context_channels: channels of the context path.
+            fusion_channels: channels of the fused map.
             fusion_reduction, refinement_relu: see `FeatureFusion` and `AttentionRefinement`.
-            upsample: how the context is resized, "bilinear" or "nearest".
-            auxiliary_channels: of the convolution before each auxiliary classifier.
-            auxiliary_loss_weight: of each.
+            upsample: interpolation of the context, "bilinear" or "nearest".
+            auxiliary_channels: channels of the convolution before each auxiliary classifier.
+            auxiliary_loss_weight: loss weight of each auxiliary classifier.
             shared: see `PixelHead`.
 
         Raises:
@@ -54,7 +54,7 @@ class BiSeNetHead(PixelHead):
         if strides != [16, 32]:
             raise ArgumentError(
                 "in_features",
-                f" {list(self.in_features)} have strides {strides}, but BiSeNet needs 16 and 32; give it "
+                f" {list(self.in_features)} have strides {strides}, but BiSeNet needs 16 and 32; use "
                 "['res4', 'res5'] of a backbone without dilation (output stride 32)",
             )
         if upsample not in ("bilinear", "nearest"):
@@ -99,7 +99,7 @@ class BiSeNetHead(PixelHead):
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         spatial = self.spatial_path(features["image"])
         average = F.adaptive_avg_pool2d(features[self.in_features[-1]], 1)
-        # The gates of the other averages have the same norm.
+        # The norms of the gates also follow a global average.
         check_batch_norm(average, self.global_context)
         context = self.global_context(average)
         sizes = {
@@ -108,16 +108,16 @@ class BiSeNetHead(PixelHead):
         }
         outputs = {}
         for name, size in sizes.items():
-            # The sum with the global context of a single pixel broadcasts.
+            # Adding the global context, a single pixel, broadcasts.
             context = self.enlarged[name](
-                self._enlarge(self.refinements[name](features[name]) + context, size)
+                self._upsample(self.refinements[name](features[name]) + context, size)
             )
             if self.training:
                 outputs[name] = self.auxiliary[name](context)
         x = self.last(self.fusion(spatial, context))
         return {"logits": self.predictor(self.dropout(x)), **outputs}
 
-    def _enlarge(self, maps: Tensor, size: Sequence[int]) -> Tensor:
+    def _upsample(self, maps: Tensor, size: Sequence[int]) -> Tensor:
         if self.upsample == "nearest":
             return F.interpolate(maps, size=tuple(size), mode="nearest")
         return self.resize(maps, size)

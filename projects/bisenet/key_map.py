@@ -1,4 +1,4 @@
-"""The names of weights in mmsegmentation's files of BiSeNetV1, whose backbone is all but the classifiers."""
+"""Key map of mmsegmentation's BiSeNetV1 files, in which everything but the classifiers is the backbone."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER, MMSEG_RESNET

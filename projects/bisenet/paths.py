@@ -1,4 +1,4 @@
-"""The parts of BiSeNet (Yu et al., ECCV 2018, sections 3.1 to 3.3).
+"""Modules of BiSeNet (Yu et al., ECCV 2018, sections 3.1 to 3.3).
 
 Shape shorthand: N images, C channels, h w pixels of a feature map, H W pixels of the input.
 """
@@ -14,10 +14,10 @@ from segzoo.layers import conv_norm_act
 
 
 class SpatialPath(nn.Sequential):
-    """The image, (N, 3, H, W), to a map of stride 8, (N, C, ceil(H / 8), ceil(W / 8)).
+    """Maps the image, (N, 3, H, W), to a map of stride 8, (N, C, ceil(H / 8), ceil(W / 8)).
 
     Args:
-        channels: of a 7 x 7 convolution and two 3 x 3 convolutions, all of stride 2, and a 1 x 1 convolution.
+        channels: channels of a 7 x 7 and two 3 x 3 convolutions of stride 2 and of a 1 x 1 convolution.
         norm: see `conv_norm_act`.
     """
 
@@ -34,12 +34,12 @@ class SpatialPath(nn.Sequential):
 
 
 class AttentionRefinement(nn.Module):
-    """A 3 x 3 convolution whose channels are then weighted by what the whole map holds.
+    """A 3 x 3 convolution whose channels are weighted by a gate computed from their global averages.
 
     Args:
         in_channels, out_channels: C of input and output.
         norm: see `conv_norm_act`.
-        gate_relu: a ReLU before the sigmoid of the weights.
+        gate_relu: add a ReLU before the sigmoid of the gate.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: str, gate_relu: bool = False):
@@ -48,20 +48,20 @@ class AttentionRefinement(nn.Module):
         self.gate = conv_norm_act(out_channels, out_channels, norm=norm, activation=gate_relu)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C', h, w)"""
+        """Map (N, C, h, w) to (N, C', h, w)."""
         x = self.conv(x)
         return x * self.gate(F.adaptive_avg_pool2d(x, 1)).sigmoid()
 
 
 class FeatureFusion(nn.Module):
-    """Joins two maps by a 1 x 1 convolution and adds to it its channels weighted by what the whole map holds.
+    """Fuses two maps with a 1 x 1 convolution and adds its channels weighted by a gate of global averages.
 
     Args:
-        in_channels: of both maps together.
-        out_channels: of the fused one.
+        in_channels: channels of both maps together.
+        out_channels: channels of the fused map.
         norm: see `conv_norm_act`.
-        reduction: the weights come from two convolutions, with so many times fewer channels between them; 0:
-            from one convolution with norm.
+        reduction: the gate has two convolutions, with `out_channels / reduction` channels between them; 0:
+            one convolution with norm.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: str, reduction: int = 4):
@@ -76,6 +76,6 @@ class FeatureFusion(nn.Module):
             self.gate = conv_norm_act(out_channels, out_channels, norm=norm)
 
     def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
-        """Two (N, ., h, w) -> (N, C, h, w)"""
+        """Fuse two maps (N, ., h, w) to (N, C, h, w)."""
         x = self.conv(torch.cat([spatial, context], dim=1))
         return x + x * self.gate(F.adaptive_avg_pool2d(x, 1)).sigmoid()

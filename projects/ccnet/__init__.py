@@ -1,4 +1,4 @@
-"""CCNet: attention along rows and columns, repeated to reach every pixel (Huang et al., ICCV 2019)."""
+"""CCNet, attention along rows and columns, repeated to reach every pixel (Huang et al., ICCV 2019)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""CCNet's own keys."""
+"""The configuration keys of CCNet."""
 
 from detectron2.config import CfgNode
 
@@ -9,5 +9,6 @@ from segzoo.config import COUNT, register_config
 def add_ccnet_config(cfg: CfgNode) -> None:
     """Add MODEL.CCNET, in place."""
     cfg.MODEL.CCNET = CfgNode()
-    # Passes of the one criss-cross attention. Two let every pixel reach every other; pytorch-cv has one.
+    # Passes of criss-cross attention with shared weights. Two connect every pair of pixels; pytorch-cv has
+    # one.
     cfg.MODEL.CCNET.RECURRENCE = 2

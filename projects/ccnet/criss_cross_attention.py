@@ -1,6 +1,6 @@
 """Criss-cross attention (Huang et al., CCNet, ICCV 2019, section 3.2) in plain PyTorch.
 
-Every pixel attends to the pixels of its own row and column, itself counted once: H + W - 1 of them.
+Every pixel attends to the H + W - 1 pixels of its row and column, including itself once.
 
 Shape shorthand: N images, H W pixels of the feature map, D channels of query and key, C channels of the map.
 """
@@ -10,21 +10,21 @@ from torch import Tensor, nn
 
 from segzoo.layers.runtime import autocast_type, without_autocast
 
-# The backward pass works on these shares of the channels, large enough for fast products of matrices, ...
+# The backward pass splits the channels into this number of slices, large enough for fast matrix products, ...
 _SLICES = 4
-# ... and copies these shares of a slice. A GPU gains more from few large operations.
+# ... and copies a slice in this number of parts. A GPU is faster with few large operations.
 _PARTS = {"cpu": 2}
 
 
 class CrissCrossAttention(nn.Module):
-    """`gamma * attention(x) + x`, with 1 x 1 convolutions for query, key and value; gamma starts at 0.
+    """Computes `gamma * attention(x) + x` with 1 x 1 projections to query, key, value; gamma starts at 0.
 
-    The weights of attention sum to one, so the value's convolution may as well come after the sum, and gamma
-    may be part of that convolution. In training only the input is kept; the backward pass forms the rest
-    again, a share of the channels at a time.
+    The attention weights sum to one, so the value's convolution can follow the sum, and gamma can be merged
+    into that convolution. In training only the input is saved; the backward pass recomputes the rest, a slice
+    of the channels at a time.
 
     Args:
-        channels: C of the map.
+        channels: C.
         key_channels: D.
     """
 
@@ -36,7 +36,7 @@ class CrissCrossAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) float -> (N, C, H, W)"""
+        """Apply the attention to x, (N, C, H, W) float."""
         parameters = [p for c in (self.query, self.key, self.value) for p in (c.weight.flatten(1), c.bias)]
         arguments = [x.contiguous(), *parameters, self.gamma]
         dtype = autocast_type(x.device)
@@ -49,7 +49,7 @@ class CrissCrossAttention(nn.Module):
 
 
 class _Block(torch.autograd.Function):
-    """What `CrissCrossAttention` computes, with the backward pass of this module."""
+    """The computation of `CrissCrossAttention` with a memory-saving backward pass."""
 
     @staticmethod
     def forward(ctx, *arguments: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class _Block(torch.autograd.Function):
         with without_autocast(x.device):
             for image, image_grad, image_grad_x in zip(x, grad, grad_x, strict=True):
                 _backward_image(image_grad, image, parameters, gamma, image_grad_x, sums)
-        # So far the gradients of gamma * value: now of both.
+        # These are the gradients of gamma * value so far; split them.
         (weight, bias), (grad_weight, grad_bias) = parameters[4:], sums[4:]
         grad_gamma = (grad_weight * weight).sum() + (grad_bias * bias).sum()
         return grad_x, *sums[:4], gamma * grad_weight, gamma * grad_bias, grad_gamma.reshape(gamma.shape)
@@ -97,15 +97,15 @@ def _forward(
 def _backward_image(
     grad: Tensor, x: Tensor, parameters: list[Tensor], gamma: Tensor, grad_x: Tensor, sums: list[Tensor]
 ) -> None:
-    """One image's part of the backward pass.
+    """Run the backward pass of one image.
 
     Args:
         grad: (C, H, W) gradient of the result.
         x: (C, H, W) input.
         parameters: weights and biases of query, key and value.
         gamma: scalar.
-        grad_x: (C, H, W), to be filled.
-        sums: gradients like `parameters`, to be added to; for the value those of gamma * value.
+        grad_x: (C, H, W), overwritten with the gradient of `x`.
+        sums: accumulated gradients, shaped like `parameters`; for the value, those of gamma * value.
     """
     query_weight, query_bias, key_weight, key_bias, value_weight, _ = parameters
     query, key = _project(x, query_weight, query_bias), _project(x, key_weight, key_bias)
@@ -115,7 +115,7 @@ def _backward_image(
     flat_grad, flat_x, flat_grad_x = grad.flatten(1), x.flatten(1), grad_x.flatten(1)
     for channels in _split(slice(0, len(x)), _SLICES):
         parts = _split(channels, _PARTS.get(x.device.type, 1))
-        # First what was attended to, for the value's weight; then its gradient, in the same memory.
+        # First the attended maps, for the value's weight; then their gradient, in the same memory.
         attended = torch.empty_like(x[channels])
         pieces = attended.split([part.stop - part.start for part in parts])
         for part, piece in zip(parts, pieces, strict=True):
@@ -150,20 +150,20 @@ def _backward_image(
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(C, H, W) -> (D, H, W)"""
+    """Project (C, H, W) to (D, H, W)."""
     return torch.addmm(bias[:, None], weight, x.flatten(1)).unflatten(1, x.shape[1:])
 
 
 def _weights(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """(D, H, W) query and key -> the weights of each pixel's row, (H, W, W), and column, (W, H, H).
+    """Return the weights of each pixel's row, (H, W, W), and column, (W, H, H), from (D, H, W) maps.
 
-    The softmax over both is the softmax over each, joined by the logarithms of their sums.
+    The joint softmax is computed from the softmax of each and the logarithms of their sums.
     """
     in_rows = torch.bmm(_rows(query).transpose(1, 2), _rows(key))
     in_columns = torch.bmm(_columns(query).transpose(1, 2), _columns(key))
     if query.dtype in (torch.float16, torch.bfloat16):
         in_rows, in_columns = in_rows.float(), in_columns.float()
-    # The pixel itself is in its row already.
+    # The pixel itself is already in its row.
     in_columns.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
     log_sums = torch.logaddexp(in_rows.logsumexp(2), in_columns.logsumexp(2).T)
     in_rows = in_rows.sub_(log_sums[..., None]).exp_()
@@ -172,23 +172,23 @@ def _weights(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _attend(maps: Tensor, columns: Tensor, in_rows: Tensor, in_columns: Tensor, result: Tensor) -> None:
-    """Sums of (C, H, W) maps, also given by columns, weighted by (H, W, W) and (W, H, H), into `result`."""
+    """Write sums of (C, H, W) maps, weighted by (H, W, W) and (W, H, H), to `result`."""
     _rows(result).copy_(torch.bmm(_rows(maps), in_rows.transpose(1, 2)))
     result.add_(torch.bmm(columns, in_columns.transpose(1, 2)).permute(1, 2, 0))
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """(C, H, W) -> (H, C, W), as it lies in memory: matrix libraries take it so."""
+    """Return a view (H, C, W) of (C, H, W), a layout that matrix libraries accept."""
     return maps.transpose(0, 1)
 
 
 def _columns(maps: Tensor) -> Tensor:
-    """(C, H, W) -> (W, C, H), copied"""
+    """Return a copy (W, C, H) of (C, H, W)."""
     return maps.permute(2, 0, 1).contiguous()
 
 
 def _split(channels: slice, count: int) -> list[slice]:
-    """About `count` slices that make up one."""
+    """Split a slice into about `count` slices."""
     step = max(1, -(-(channels.stop - channels.start) // count))
     starts = range(channels.start, channels.stop, step)
     return [slice(start, min(start + step, channels.stop)) for start in starts]

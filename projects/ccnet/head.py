@@ -12,13 +12,13 @@ from segzoo.utils.errors import InputError
 
 from .criss_cross_attention import CrissCrossAttention
 
-# Query and key have this share of the channels.
+# Query and key have 1 / _KEY_REDUCTION of the channels.
 _KEY_REDUCTION = 8
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class CCNetHead(PixelHead):
-    """3 x 3 convolution, recurrent criss-cross attention, 3 x 3 convolution, joined to the input."""
+    """3 x 3 convolution, recurrent criss-cross attention and 3 x 3 convolution, joined with the input."""
 
     @configurable
     def __init__(self, *, recurrence: int = 2, **shared):

@@ -1,4 +1,4 @@
-"""The names of weights in mmsegmentation's files of CCNet."""
+"""Key map of mmsegmentation's CCNet files."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET

@@ -1,4 +1,4 @@
-"""DANet: attention between positions and between channels (Fu et al., CVPR 2019)."""
+"""DANet, attention between positions and between channels (Fu et al., CVPR 2019)."""
 
 from typing import TYPE_CHECKING
 

@@ -11,12 +11,12 @@ from segzoo.layers.runtime import without_autocast
 
 
 class PositionAttention(nn.Module):
-    """`gamma * attention(x) + x`, every pixel attending to all; gamma starts at 0.
+    """Computes `gamma * attention(x) + x`, every pixel attending to all; gamma starts at 0.
 
     Args:
         channels: C.
         key_channels: D.
-        normalize_queries: the softmax runs over the pixels that ask instead of over those that are asked.
+        normalize_queries: the softmax runs over query pixels instead of key pixels.
     """
 
     def __init__(self, channels: int, key_channels: int, normalize_queries: bool = False):
@@ -28,7 +28,7 @@ class PositionAttention(nn.Module):
         self.normalize_queries = normalize_queries
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) float -> (N, C, h, w)"""
+        """Apply the attention to x, (N, C, h, w) float."""
         attended = pixel_attention(
             *(projection(x).flatten(2) for projection in (self.query, self.key, self.value)),
             normalize_queries=self.normalize_queries,
@@ -37,7 +37,7 @@ class PositionAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """`gamma * attention(x) + x`, every channel attending to those it resembles least; gamma starts at 0.
+    """Computes `gamma * attention(x) + x`, each channel attending to its least similar; gamma starts at 0.
 
     The paper's softmax over "row maximum - affinity" is the softmax over the negative affinity.
     """
@@ -47,7 +47,7 @@ class ChannelAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) float -> (N, C, h, w)"""
+        """Apply the attention to x, (N, C, h, w) float."""
         pixels = x.flatten(2)
         # The affinity is a sum over all pixels, too large for half precision.
         with without_autocast(x.device):

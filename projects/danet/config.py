@@ -1,4 +1,4 @@
-"""DANet's own keys."""
+"""The configuration keys of DANet."""
 
 from detectron2.config import CfgNode
 
@@ -14,7 +14,7 @@ from segzoo.config import AMOUNT, one_of, register_config
 def add_danet_config(cfg: CfgNode) -> None:
     """Add MODEL.DANET, in place."""
     cfg.MODEL.DANET = CfgNode()
-    # What the softmax of the position attention runs over: "keys" in the paper, "queries" in pytorch-cv.
+    # Dimension of the position attention's softmax: "keys" in the paper, "queries" in pytorch-cv.
     cfg.MODEL.DANET.POSITION_SOFTMAX = "keys"
-    # Of the outputs of the two attentions, beside the fused one.
+    # Loss weight of each attention branch's own logits, in addition to the fused ones.
     cfg.MODEL.DANET.BRANCH_LOSS_WEIGHT = 1.0

@@ -11,20 +11,20 @@ from segzoo.utils.errors import InputError
 
 from .attention import ChannelAttention, PositionAttention
 
-# Query and key have this share of the channels.
+# Query and key have 1 / _KEY_REDUCTION of the channels.
 _KEY_REDUCTION = 8
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class DANetHead(PixelHead):
-    """Position and channel attention side by side, summed; in training each is classified on its own, too."""
+    """Position and channel attention in parallel, summed; in training each branch also has a classifier."""
 
     @configurable
     def __init__(self, *, position_softmax: str = "keys", branch_loss_weight: float = 1.0, **shared):
         """
         Args:
-            position_softmax: what the softmax of the position attention runs over, "keys" or "queries".
-            branch_loss_weight: of the two branches' own logits.
+            position_softmax: dimension of the position attention's softmax, "keys" or "queries".
+            branch_loss_weight: loss weight of the two branches' own logits.
             shared: see `PixelHead`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The names of weights in mmsegmentation's and in pytorch-cv's files of DANet."""
+"""Key maps of mmsegmentation's and pytorch-cv's DANet files."""
 
 import torch
 from torch import Tensor
@@ -36,11 +36,11 @@ MMSEG_DANET = KeyMap(
 
 
 def as_scalar(gamma: Tensor, shape: torch.Size) -> Tensor | None:
-    """A vector of one number as that number."""
+    """Return a one-element vector as a scalar, or None for other shapes."""
     return gamma.reshape(shape) if gamma.numel() == shape.numel() == 1 else None
 
 
-# One classifier, of the sum: the two of the branches serve training only.
+# The files have only the classifier of the sum; the branches' classifiers are only used in training.
 PYTORCH_CV_DANET = KeyMap(
     name="pytorch-cv DANet",
     recognize=(r"^base1\.0\.weight$", r"^head\.sa\.query_conv\.weight$", r"^head\.conv8\.1\.weight$"),

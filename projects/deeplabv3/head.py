@@ -12,7 +12,7 @@ from segzoo.utils.errors import InputError
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class ASPPHead(PixelHead):
-    """Atrous spatial pyramid pooling, projection, 3 x 3 convolutions, classifier."""
+    """Atrous spatial pyramid pooling, projection, 3 x 3 convolutions and a classifier."""
 
     @configurable
     def __init__(
@@ -27,11 +27,11 @@ class ASPPHead(PixelHead):
     ):
         """
         Args:
-            dilations: of the 3 x 3 convolutions of the pyramid.
-            projection_kernel: kernel size of the convolution that joins the pyramid, 1 or 3.
+            dilations: dilations of the pyramid's 3 x 3 convolutions.
+            projection_kernel: kernel size of the convolution that fuses the pyramid, 1 or 3.
             projection_dropout: probability of dropping single values after it.
-            num_convs: of 3 x 3 convolutions after it.
-            pooling_first: the order of the pyramid, see `ASPP`.
+            num_convs: number of 3 x 3 convolutions after it.
+            pooling_first: the order of the branches, see `ASPP`.
             shared: see `PixelHead`.
         """
         super().__init__(**shared)

@@ -1,4 +1,4 @@
-"""The names of DeepLabV3's weights in the files of torchvision, of mmsegmentation, and of pytorch-cv."""
+"""Key maps of torchvision's, mmsegmentation's and pytorch-cv's DeepLabV3 files."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import (
@@ -29,7 +29,7 @@ TORCHVISION_DEEPLABV3 = KeyMap(
         (r"^aux_classifier\.4\.", "auxiliary_head.predictor."),
     ),
     extras=(r"^aux_classifier\.",),
-    # Files from before the auxiliary classifier, and models saved without it.
+    # Older files, and models saved without it, have no auxiliary classifier.
     absent=(r"^auxiliary_head\.",),
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )

@@ -1,4 +1,4 @@
-"""DeepLabV3+ (Chen et al., ECCV 2018), and with relaxed boundaries, VPLR (Zhu et al., CVPR 2019)."""
+"""DeepLabV3+ (Chen et al., ECCV 2018), and VPLR with relaxed boundaries (Zhu et al., CVPR 2019)."""
 
 from typing import TYPE_CHECKING
 

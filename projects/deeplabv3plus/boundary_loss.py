@@ -18,14 +18,14 @@ from segzoo.utils.errors import InputError
 
 @PIXEL_LOSS_REGISTRY.register()
 class BoundaryRelaxedCrossEntropy(PixelLoss):
-    """At a boundary every class of the neighborhood is right: -log of the sum of their probabilities.
+    """Cross-entropy that accepts every nearby class at a boundary: -log of their summed probability.
 
-    The loss of a pixel is that, times the mean weight of its classes; that of an image their sum over the
-    pixels that have a class, divided by the number of these + 1 (`average_over` "all": by the number of all
-    pixels); that of a batch the sum over its images, as published. So it grows with the images per process:
-    two in the published recipe.
+    The loss of a pixel is multiplied by the mean weight of its classes. The loss of an image is the sum over
+    labeled pixels divided by their number + 1 (`average_over` "all": by the number of all pixels), and the
+    loss of a batch the sum over its images, as published. It therefore grows with the number of images per
+    process: two in the published recipe.
 
-    From `end_iteration` on a pixel has its own class only, and counts twice at a boundary.
+    From `end_iteration` on, a pixel has only its own class, and counts twice at a boundary.
     """
 
     @configurable
@@ -40,11 +40,11 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
     ):
         """
         Args:
-            radius: of the square neighborhood of a pixel, 1 for 3 x 3.
-            strict_classes: classes whose own pixels have no other class.
-            class_weight_bound: a class has weight 1 + this x (1 - its share of all classes of all pixels of
-                the image, void counted as one).
-            end_iteration: of the relaxation, counted as the trainer does; -1: never.
+            radius: radius of a pixel's square neighborhood, 1 for 3 x 3.
+            strict_classes: classes whose own pixels are never relaxed.
+            class_weight_bound: a class has weight 1 + this x (1 - its fraction of all classes of all pixels
+                of the image, with void as a class).
+            end_iteration: iteration of the trainer at which relaxation ends; -1: never.
             shared: see `PixelLoss`; `class_weights` are factors on the weights.
         """
         super().__init__(**shared)
@@ -63,7 +63,7 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
             if not isinstance(label, int) or not 0 <= label < num_classes:
                 raise InputError(
                     f"MODEL.BOUNDARY_RELAXED.STRICT_CLASSES has {label!r}, expected indices in "
-                    f"[0, {num_classes}), those of the dataset's classes"
+                    f"[0, {num_classes}), the dataset's class indices"
                 )
         return {
             **super().from_config(cfg),
@@ -74,11 +74,11 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
 
     def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
         relaxed = self.end_iteration < 0 or _iteration() < self.end_iteration
-        losses = [self._of_image(*pair, relaxed) for pair in zip(logits, labels, strict=True)]
+        losses = [self._image_loss(*pair, relaxed) for pair in zip(logits, labels, strict=True)]
         return torch.stack(losses).sum()
 
-    def _of_image(self, logits: Tensor, labels: Tensor, relaxed: bool) -> Tensor:
-        """(K, H, W) logits and (H, W) labels of one image to its loss."""
+    def _image_loss(self, logits: Tensor, labels: Tensor, relaxed: bool) -> Tensor:
+        """Compute the loss of one image from (K, H, W) logits and (H, W) labels."""
         num_classes = len(logits)
         labels = labels.masked_fill(labels == self.ignore_label, num_classes)
         present = classes_around(labels, num_classes, self.radius if relaxed else 0, self.strict_classes)
@@ -96,21 +96,21 @@ class BoundaryRelaxedCrossEntropy(PixelLoss):
         mean_weight = torch.einsum("k,khw->hw", class_weights, present.to(class_weights))
         mean_weight = mean_weight / num_present.clamp(min=1) * pixel_weights
 
-        # -log of the sum of some probabilities; without any class all are taken, which gives 0.
-        right = logits.masked_fill(~(present | ~counted), -torch.inf)
-        losses = logits.logsumexp(dim=0) - right.logsumexp(dim=0)
+        # -log of the sum of the accepted probabilities; without any class all are accepted, which gives 0.
+        accepted = logits.masked_fill(~(present | ~counted), -torch.inf)
+        losses = logits.logsumexp(dim=0) - accepted.logsumexp(dim=0)
         divisor = labels.numel() if self.average_over == "all" else counted.sum() + 1
         return (losses * mean_weight * counted).sum() / divisor
 
 
 def classes_around(labels: Tensor, num_classes: int, radius: int, strict_classes: Sequence[int]) -> Tensor:
-    """Which classes occur around each pixel.
+    """Return which classes occur around each pixel.
 
     Args:
-        labels: (H, W) int64 in [0, K]; K is void, as is everything outside.
+        labels: (H, W) int64 in [0, K]; K is void, as is everything outside of the image.
         num_classes: K.
-        radius: of the neighborhood; 0: the pixel alone.
-        strict_classes: a pixel of these has its own class alone.
+        radius: radius of the neighborhood; 0: only the pixel itself.
+        strict_classes: a pixel of these classes has only its own class.
 
     Returns:
         (K + 1, H, W) bool, void last.
@@ -121,16 +121,16 @@ def classes_around(labels: Tensor, num_classes: int, radius: int, strict_classes
     if not radius:
         return own
     around = own.clone()
-    framed = F.pad(labels, (radius,) * 4, value=num_classes)
+    padded = F.pad(labels, (radius,) * 4, value=num_classes)
     for row in range(2 * radius + 1):
         for column in range(2 * radius + 1):
-            around.scatter_(0, framed[row : row + height, column : column + width][None], True)
+            around.scatter_(0, padded[row : row + height, column : column + width][None], True)
     strict = torch.isin(labels, torch.tensor(strict_classes, dtype=labels.dtype, device=labels.device))
     return torch.where(strict, own, around)
 
 
 def at_boundary(labels: Tensor) -> Tensor:
-    """(H, W) bool: the pixels with another label, void too, directly above, below, left or right of them."""
+    """Return which pixels have a neighbor above, below, left or right with another label or void, (H, W)."""
     boundary = torch.zeros_like(labels, dtype=torch.bool)
     vertical = labels[1:] != labels[:-1]
     horizontal = labels[:, 1:] != labels[:, :-1]
@@ -142,7 +142,7 @@ def at_boundary(labels: Tensor) -> Tensor:
 
 
 def _iteration() -> int:
-    """The trainer's iteration, 0 outside of a training."""
+    """Return the trainer's iteration, 0 outside of training."""
     try:
         return get_event_storage().iter
     except AssertionError:

@@ -1,4 +1,4 @@
-"""The heads of DeepLabV3+ (Chen et al., ECCV 2018): a pyramid on the coarse map, refined with a fine one."""
+"""Heads of DeepLabV3+ (Chen et al., ECCV 2018): a pyramid on the coarse map, refined with a fine one."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from segzoo.modeling.per_pixel.aspp import separable_conv
 
 
 class _PyramidAndFineMap(PixelHead):
-    """What both heads have: the first of `in_features` is the fine map, the last one the coarse one."""
+    """Base of both heads; the first of `in_features` is the fine map, the last one the coarse map."""
 
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
@@ -27,15 +27,15 @@ class _PyramidAndFineMap(PixelHead):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class ASPPDecoderHead(_PyramidAndFineMap):
-    """With separable convolutions, as in the paper; layers as in mmsegmentation."""
+    """The head with separable convolutions, as in the paper; layers as in mmsegmentation."""
 
     @configurable
     def __init__(self, *, dilations: Sequence[int] = (12, 24, 36), fine_channels: int = 48, **shared):
         """
         Args:
-            dilations: of the pyramid's 3 x 3 convolutions.
-            fine_channels: to which the fine map is reduced.
-            shared: see `PixelHead`; of `in_features` the first is fine, the last coarse.
+            dilations: dilations of the pyramid's 3 x 3 convolutions.
+            fine_channels: channels to which the fine map is reduced.
+            shared: see `PixelHead`; the first of `in_features` is the fine map, the last the coarse map.
         """
         super().__init__(**shared)
         coarse = self.in_channels(self.in_features[-1])
@@ -59,10 +59,10 @@ class ASPPDecoderHead(_PyramidAndFineMap):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class VPLRHead(_PyramidAndFineMap):
-    """With plain convolutions and linear projections, as in VPLR (Zhu et al., CVPR 2019) on WideResNet38.
+    """The head with plain convolutions and linear projections, VPLR on WideResNet38 (Zhu et al., CVPR 2019).
 
-    Neither projection has a norm, a ReLU or a bias, nor has the classifier a bias. The published network has
-    no dropout either (MODEL.SEM_SEG_HEAD.DROPOUT 0.0).
+    The projections have no norm, ReLU or bias, and the classifier has no bias. The published network has no
+    dropout either (MODEL.SEM_SEG_HEAD.DROPOUT 0.0).
     """
 
     @configurable

@@ -1,4 +1,4 @@
-"""The names of DeepLabV3+'s weights in the files of mmsegmentation and in NVIDIA's of VPLR."""
+"""Key maps of mmsegmentation's DeepLabV3+ files and NVIDIA's VPLR files."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET, WIDE_RESNET38

@@ -1,4 +1,4 @@
-"""The names of FCN's weights in the files of torchvision, of mmsegmentation, and of pytorch-cv."""
+"""Key maps of torchvision's, mmsegmentation's and pytorch-cv's FCN files."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import (
@@ -26,7 +26,7 @@ TORCHVISION_FCN = KeyMap(
         (r"^(sem_seg_head|auxiliary_head)\.4\.", r"\1.predictor."),
     ),
     extras=(r"^aux_classifier\.",),
-    # Files from before the auxiliary classifier, and models saved without it.
+    # Older files, and models saved without it, have no auxiliary classifier.
     absent=(r"^auxiliary_head\.",),
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )
@@ -36,7 +36,7 @@ MMSEG_FCN = KeyMap(
     recognize=(
         r"^backbone\.layer1\.0\.conv1\.weight$",
         r"^decode_head\.convs\.0\.conv\.weight$",
-        # Other heads of mmsegmentation have these convolutions and more.
+        # Other heads of mmsegmentation have these convolutions and additional ones.
         r"!^decode_head\.(?!convs\.|conv_cat\.|conv_seg\.)",
     ),
     rules=(

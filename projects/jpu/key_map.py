@@ -1,4 +1,4 @@
-"""The names of weights in mmsegmentation's files of FastFCN: this neck under PSPNet's or DeepLabV3's head."""
+"""Key maps of mmsegmentation's FastFCN files: this neck under PSPNet's or DeepLabV3's head."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER, MMSEG_FCN_AUXILIARY, MMSEG_RESNET

@@ -1,6 +1,6 @@
 """Joint pyramid upsampling (Wu et al., FastFCN, arXiv:1903.11816, section 3.3).
 
-Shape shorthand: N images, C channels, h w pixels of the map of stride 8.
+Shape shorthand: N images, C channels, h w size of the map of stride 8.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ _STRIDES = {"res3": 8, "res4": 16, "res5": 32}
 
 @NECK_REGISTRY.register()
 class JPU(nn.Module):
-    """Makes a map of stride 8 from those of strides 8, 16 and 32: a dilated backbone's map at a lower cost.
+    """Replaces dilation: computes a map of stride 8 from maps of strides 8, 16 and 32 at a lower cost.
 
-    It takes the place of "res5". The other maps stay as they are.
+    The result replaces "res5"; the other maps are unchanged.
     """
 
     @configurable_by({"input_shape": "MODEL.BACKBONE.OUT_FEATURES and OUTPUT_STRIDE"})
@@ -40,10 +40,10 @@ class JPU(nn.Module):
         """
         Args:
             input_shape: channels and stride of the backbone's maps.
-            channels: of every convolution.
-            dilations: one separable 3 x 3 convolution for each; their outputs together replace res5.
+            channels: channels of every convolution.
+            dilations: dilations of the separable 3 x 3 convolutions, whose outputs together replace res5.
             norm: see `conv_norm_act`.
-            align_corners: of the bilinear resizing.
+            align_corners: for the bilinear resizing.
             coarsest_first: res5 is the first of the joined maps instead of the last.
 
         Raises:
@@ -53,12 +53,12 @@ class JPU(nn.Module):
         for name, stride in _STRIDES.items():
             if name not in input_shape:
                 raise ArgumentError(
-                    "input_shape", f": a JPU needs {name}, but the backbone gives {', '.join(input_shape)}"
+                    "input_shape", f": a JPU needs {name}, but the backbone has {', '.join(input_shape)}"
                 )
             if input_shape[name].stride != stride:
                 raise ArgumentError(
                     "input_shape",
-                    f": a JPU takes the place of dilation: expected {name} of stride {stride}, found "
+                    f": a JPU replaces dilation: expected {name} of stride {stride}, found "
                     f"{input_shape[name].stride}; use a backbone of output stride 32, or no neck",
                 )
         self.input_shape = dict(input_shape)
@@ -85,7 +85,7 @@ class JPU(nn.Module):
         return {**self.input_shape, "res5": ShapeSpec(channels=self.out_channels, stride=_STRIDES["res3"])}
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The backbone's maps, (N, C, ., .) each, to the same with another "res5", (N, C', h, w)."""
+        """Return the backbone's maps, (N, C, ., .) each, with a new "res5", (N, C', h, w)."""
         size = features["res3"].shape[-2:]
         maps = [
             resize(reduce(features[name]), size, self.align_corners) for name, reduce in self.reduce.items()
@@ -95,7 +95,7 @@ class JPU(nn.Module):
 
 
 def _separable(in_channels: int, out_channels: int, dilation: int, norm: str) -> nn.Sequential:
-    """A dilated 3 x 3 convolution of every channel by itself, normalized, and a 1 x 1 convolution."""
+    """Build a dilated depthwise 3 x 3 convolution with norm and a 1 x 1 convolution with norm and ReLU."""
     depthwise = conv_norm_act(
         in_channels, in_channels, 3, norm=norm, dilation=dilation, groups=in_channels, activation=False
     )

@@ -1,7 +1,7 @@
-"""The names of weights in Mask2Former's published files, and in Hugging Face's copies of them.
+"""Key maps of Mask2Former's published files and of Hugging Face's conversions.
 
-The authors' keep the `pixel_decoder.` prefix, but some call the learned query features `static_query`, as an
-early version of the method did.
+The authors' files keep the `pixel_decoder.` prefix, but some name the learned query features `static_query`,
+as an early version of the method did.
 """
 
 from segzoo.checkpoint import KeyMap, register_key_map

@@ -1,4 +1,4 @@
-"""Mask2Former's pixel decoder: deformable attention over the coarse levels, a pyramid step to the finest.
+"""Mask2Former's pixel decoder: deformable attention over the coarse levels, and a pyramid to the finest.
 
 Sources: Cheng et al. 2022, section 3.2.1 and appendix; Zhu et al., Deformable DETR, section 4.1.
 
@@ -29,7 +29,7 @@ from segzoo.utils.errors import ArgumentError
 
 
 class DeformableEncoderLayer(FeedForward):
-    """Deformable attention of every pixel to all levels, then a feed-forward network; both post-norm."""
+    """Deformable attention of every pixel to all levels and a feed-forward network, both post-norm."""
 
     def __init__(
         self, dim: int, num_heads: int, num_levels: int, num_points: int, hidden_dim: int, dropout: float
@@ -42,14 +42,14 @@ class DeformableEncoderLayer(FeedForward):
     def forward(
         self, x: Tensor, position: Tensor, reference_points: Tensor, sizes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """x: (N, S, C) float; position: (S, C) float; the rest as `DeformableAttention` takes it."""
+        """Encode x, (N, S, C) float, with position, (S, C) float; the rest as in `DeformableAttention`."""
         attended = self.self_attn(x + position, reference_points, x, sizes)
         x = self.norm1(x + self.dropout(attended))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
 class DeformableEncoder(nn.Module):
-    """The stack of layers, and the learned embedding that tells the levels apart."""
+    """A stack of layers, and the learned embedding that distinguishes the levels."""
 
     def __init__(self, dim: int, num_layers: int, num_levels: int, **layer):
         super().__init__()
@@ -62,7 +62,7 @@ class DeformableEncoder(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """(N, C, h, w) float of each level, coarsest first -> the same, encoded."""
+        """Encode the levels, (N, C, h, w) float each, coarsest first."""
         sizes = [tuple(level.shape[-2:]) for level in levels]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         dim, device = x.shape[-1], x.device
@@ -80,7 +80,7 @@ class DeformableEncoder(nn.Module):
 
 
 def pixel_centers(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """(S, 2) x and y of every pixel's center, in units of its level's width and height."""
+    """Return x and y of every pixel's center, (S, 2), in units of its level's width and height."""
     centers = []
     for height, width in sizes:
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
@@ -91,10 +91,10 @@ def pixel_centers(sizes: Sequence[tuple[int, int]], device: torch.device) -> Ten
 
 @PIXEL_DECODER_REGISTRY.register()
 class MSDeformAttnPixelDecoder(nn.Module):
-    """Encodes the coarse levels together; finer ones join by lateral connections.
+    """Encodes the coarse levels together and adds finer ones by lateral connections.
 
-    Parameters have the published names: `input_proj.<i>` from the coarsest encoded level, `transformer`,
-    `adapter_<i>` and `layer_<i>` of the i-th level from the finest, `mask_features`.
+    Parameters have the published names: `input_proj.<i>`, numbered from the coarsest encoded level,
+    `transformer`, `adapter_<i>` and `layer_<i>` of the i-th level from the finest, `mask_features`.
     """
 
     @configurable_by(
@@ -120,13 +120,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
         """
         Args:
             input_shape: channels and stride of each feature by name.
-            encoded_features: those that the encoder sees, the coarsest of `input_shape`.
+            encoded_features: the features that are encoded, the coarsest of `input_shape`.
             conv_dim, mask_dim, norm: see `FPNPixelDecoder`.
-            num_layers, num_heads, num_points, hidden_dim, dropout: of the deformable encoder.
+            num_layers, num_heads, num_points, hidden_dim, dropout: sizes of the deformable encoder.
 
         Raises:
-            InputError: an encoded feature is missing, or is finer than one that is not encoded; or the heads
-                cannot share the channels.
+            InputError: an encoded feature is missing or finer than one that is not encoded, or the number of
+                heads does not divide the channels.
         """
         super().__init__()
         finest_first = sorted(input_shape, key=lambda name: input_shape[name].stride)
@@ -185,12 +185,12 @@ class MSDeformAttnPixelDecoder(nn.Module):
 
     @property
     def output_channels(self) -> dict[str, int | list[int]]:
-        """Channels of what a transformer decoder may attend to, by field of `PixelDecoderOutput`."""
+        """Channels of features that a transformer decoder may attend to, by `PixelDecoderOutput` field."""
         levels = len(self.encoded) + len(self.lateral)
         return {"coarse": self.conv_dim, "scales": [self.conv_dim] * min(NUM_SCALES, levels)}
 
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
-        """features: the backbone's maps by name, (N, C, h, w) float."""
+        """features: the backbone's feature maps by name, (N, C, h, w) float."""
         # Positions and sampled values need more than half precision.
         with without_autocast(self.mask_features.weight.device):
             projected = [
@@ -201,6 +201,6 @@ class MSDeformAttnPixelDecoder(nn.Module):
         coarse = pyramid[0]
         for level, name in zip(range(len(self.lateral), 0, -1), self.lateral, strict=True):
             lateral = self.get_submodule(f"adapter_{level}")(features[name])
-            enlarged = F.interpolate(pyramid[-1], lateral.shape[-2:], mode="bilinear", align_corners=False)
-            pyramid.append(self.get_submodule(f"layer_{level}")(lateral + enlarged))
+            upsampled = F.interpolate(pyramid[-1], lateral.shape[-2:], mode="bilinear", align_corners=False)
+            pyramid.append(self.get_submodule(f"layer_{level}")(lateral + upsampled))
         return PixelDecoderOutput(self.mask_features(pyramid[-1]), coarse, pyramid[:NUM_SCALES])

@@ -1,4 +1,4 @@
-"""Parts used by two or more methods or backbones."""
+"""Layers used by two or more methods or backbones."""
 
 from .attention import MultiheadAttention
 from .conv import Conv2d, conv_norm_act

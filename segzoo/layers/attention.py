@@ -13,8 +13,8 @@ from .linear_layer import Linear, linear
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention with the parameter names of `torch.nn.MultiheadAttention`.
 
-    It differs from PyTorch's module in that the batch comes first and one mask serves all heads without being
-    repeated for them, so a boolean mask of N x Q x L bytes is all the memory it takes.
+    Unlike PyTorch's module, it takes the batch first, and one mask serves all heads without being repeated,
+    so a boolean mask takes only N x Q x L bytes.
 
     Args:
         embed_dim: C, channels of queries, keys, values and output; a multiple of `num_heads`.
@@ -37,12 +37,12 @@ class MultiheadAttention(nn.Module):
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, allowed: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Attends from every query to the keys.
+        """Attend from every query to the keys.
 
         Args:
             query: (N, Q, C) float.
             key, value: (N, L, C) float.
-            allowed: (N, Q, L) bool, True where a query may look at a key; every row needs one True.
+            allowed: (N, Q, L) bool, True where a query may attend to a key; every row needs one True.
 
         Returns:
             (N, Q, C) float.
@@ -60,5 +60,5 @@ class MultiheadAttention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, L, C) -> (N, heads, L, C / heads)"""
+        """Reshape (N, L, C) to (N, heads, L, C / heads)."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)

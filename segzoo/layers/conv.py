@@ -1,4 +1,4 @@
-"""Convolutions, and the block that convolutional heads are made of: with normalization and rectifier."""
+"""Convolutions, and the convolution-norm-ReLU block of convolutional heads."""
 
 from collections.abc import Callable
 
@@ -14,24 +14,24 @@ from segzoo.utils.text import did_you_mean
 
 from .linear_layer import onednn_applies
 
-# The names of normalizations that both of Detectron2's versions have and users need.
+# Normalizations that both versions of Detectron2 have and users need.
 NORMS = ("BN", "SyncBN", "FrozenBN", "GN")
-# Of Detectron2's GN.
+# Number of groups of Detectron2's GN.
 _GROUPS = 32
 
 
 class Conv2d(detectron2.layers.Conv2d):
-    """Detectron2's, whose 1 x 1 convolutions go to oneDNN where `linear` does.
+    """Detectron2's convolution, with 1 x 1 convolutions by oneDNN under the same conditions as `linear`.
 
-    PyTorch takes oneDNN for larger kernels by itself, and for these with more than one thread only.
+    PyTorch itself uses oneDNN for larger kernels, but for these only with more than one thread.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, C, H, W) float. Returns (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        """Convolve x, (N, C, H, W) float, to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         if self.kernel_size != (1, 1) or not onednn_applies(x, self.weight):
             return super().forward(x)
         if x.dim() != 4 or x.numel() == 0 or x.shape[1] != self.in_channels:
-            return super().forward(x)  # PyTorch's own knows these, or says what is wrong
+            return super().forward(x)  # PyTorch handles these, or reports the error
         x = torch.mkldnn_convolution(
             x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
         )
@@ -41,9 +41,9 @@ class Conv2d(detectron2.layers.Conv2d):
 
 
 def fast_layout(images: torch.Tensor) -> torch.Tensor:
-    """The same (N, C, H, W), in the memory format in which this machine's convolutions are fastest.
+    """Return (N, C, H, W) images in the memory format in which this machine's convolutions are fastest.
 
-    What follows keeps the format. With channels last a map's pixels are the rows of a matrix for `linear`.
+    Later layers keep the format. With channels last, a map's pixels are the rows of a matrix for `linear`.
     """
     channels_last = onednn_applies(images, images)
     return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -61,17 +61,17 @@ def conv_norm_act(
     activation: bool = True,
     bias: bool | None = None,
 ) -> Conv2d:
-    """A convolution that keeps the size at stride 1, with normalization and ReLU.
+    """Build a convolution with normalization and ReLU that keeps the size at stride 1.
 
-    Its parameters are `weight`, and with normalization `norm.weight`, ... Weights start as He et al. (2015)
-    say.
+    Its parameters are `weight` and, with normalization, `norm.weight`, ... Weights are initialized as in He
+    et al. (2015).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, dilation, groups: of the convolution; the kernel is
+        in_channels, out_channels, kernel_size, stride, dilation, groups: see `Conv2d`; the kernel size is
             odd.
         norm: see `norm_layer`.
-        activation: end in a ReLU.
-        bias: of the convolution; None: only where there is no normalization.
+        activation: append a ReLU.
+        bias: whether the convolution has a bias; None: only without normalization.
     """
     convolution = Conv2d(
         in_channels,
@@ -90,19 +90,19 @@ def conv_norm_act(
 
 
 def norm_layer(norm: str | Callable[[int], nn.Module], channels: int) -> nn.Module | None:
-    """A normalization as Detectron2's `get_norm` makes it.
+    """Build a normalization with Detectron2's `get_norm`, or return None for "".
 
     Args:
-        norm: BN | SyncBN | FrozenBN | GN, "" for none, or a function of the channels that makes it.
-        channels: of the maps.
+        norm: BN | SyncBN | FrozenBN | GN, "" for none, or a function that builds it from the channels.
+        channels: channels of the maps.
 
     Raises:
-        InputError: unknown, or the channels cannot be grouped.
+        InputError: unknown norm, or the channels cannot be grouped.
     """
     if norm == "GN" and channels % _GROUPS:
         raise InputError(
-            f"norm GN makes {_GROUPS} groups of channels, and a map with it has {channels}; give the "
-            f"backbone or the head another norm, or widths in multiples of {_GROUPS}"
+            f"norm GN makes {_GROUPS} groups of channels, but a map has {channels}; give the backbone or "
+            f"the head another norm, or widths in multiples of {_GROUPS}"
         )
     try:
         return get_norm(norm, channels)

@@ -1,7 +1,7 @@
-"""Multi-scale deformable attention without an operator to compile (Zhu et al., Deformable DETR, section 4.1).
+"""Multi-scale deformable attention without a compiled operator (Zhu et al., Deformable DETR, section 4.1).
 
-Every query reads a few points of every level at fractional positions, and adds up what it reads. How that is
-computed depends on the device: `deformable_sampling` chooses.
+Every query samples a few points of every level at fractional positions and sums the samples. The
+implementation depends on the device: `deformable_sampling` chooses it.
 
 Shape shorthand: N images, Q queries, M heads, D channels of a head, L levels, P points of a level, S pixels
 of all levels.
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from .deformable_rows import SampleRows
-from .deformable_sampling import SampleByTriton, Sizes, present_form, sample_levels_on_grids
+from .deformable_sampling import SampleByTriton, Sizes, current_form, sample_levels_on_grids
 from .linear_layer import Linear
 from .runtime import transferred, without_autocast
 
 
 class DeformableAttention(nn.Module):
-    """Attention to learned points around a reference point, in the published parameter names."""
+    """Attention to learned points around a reference point, with the published parameter names."""
 
     def __init__(self, dim: int, num_heads: int = 8, num_levels: int = 3, num_points: int = 4):
         """
@@ -37,7 +37,7 @@ class DeformableAttention(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """At first each head looks in a direction of its own, its points 1, 2, ... P pixels away."""
+        """Initialize each head to a different direction, with its points 1, 2, ... P pixels away."""
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2.0 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().max(-1, keepdim=True).values
@@ -54,18 +54,18 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(self, query: Tensor, reference_points: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
-        """
+        """Attend from every query to points around its reference points.
         Args:
             query: (N, Q, C) float.
             reference_points: (N or 1, Q, L, 2) float, x and y in units of each level's width and height.
-            value: (N, S, C) float, the levels one after the other, row by row.
+            value: (N, S, C) float, the levels one after the other, each row by row.
             sizes: (height, width) of each level.
 
         Returns:
             (N, Q, C) float.
         """
         heads, levels, points = self.num_heads, self.num_levels, self.num_points
-        # In memory the queries come last: rows as short as a sample's numbers are slow.
+        # The queries come last in memory: rows with only one sample's values are slow.
         offsets = self.sampling_offsets(query).transpose(1, 2).contiguous()
         offsets = offsets.unflatten(1, (heads, levels, points, 2)).movedim(-1, 1)
         weights = self.attention_weights(query).transpose(1, 2).unflatten(1, (heads, levels * points))
@@ -79,7 +79,7 @@ class DeformableAttention(nn.Module):
 
 
 def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum of what is read at the locations, bilinearly, with zeros outside the level.
+    """Return the weighted sum of bilinear samples at the locations, with zeros outside of the level.
 
     Args:
         value: (N, S, M, D) float.
@@ -88,9 +88,9 @@ def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tenso
         weights: (N, Q, M, L, P) float.
 
     Returns:
-        (N, Q, M D) float32, or float64 if the value is.
+        (N, Q, M D) float32, or float64 if `value` is float64.
     """
-    form = present_form(value.device.type)
+    form = current_form(value.device.type)
     dtype = _sampling_type(value)
     with without_autocast(value.device):
         locations, weights = locations.to(dtype), weights.to(dtype)
@@ -102,5 +102,5 @@ def sample_levels(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tenso
 
 
 def _sampling_type(tensor: Tensor) -> torch.dtype:
-    """At least single precision: positions need it."""
+    """Return the dtype of sampling, at least float32, which positions need."""
     return torch.promote_types(tensor.dtype, torch.float32)

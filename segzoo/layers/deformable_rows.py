@@ -1,8 +1,8 @@
-"""Reading for multi-scale deformable attention on a CPU: weighted sums of table rows, head by head.
+"""Sampling for multi-scale deformable attention on a CPU: weighted sums of table rows, head by head.
 
-A table has a row per pixel of all levels, and rows of zeros around each level, so that reading outside needs
-no case of its own. What there is to compute for each sample stands with the queries last: long rows are fast.
-Nothing as large as all rows that are read is ever in memory.
+A table has a row per pixel of all levels, and rows of zeros around each level, so that samples outside need
+no special case. Values per sample are stored with the queries last, because long rows are fast. No tensor as
+large as all sampled rows is ever in memory.
 
 Shape shorthand: N images, Q queries, M heads, D channels of a head, L levels, P points of a level, S pixels
 of all levels, R rows of the table.
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Queries whose rows are scattered together in the backward pass: what they write stays in the cache.
+# Queries whose rows are scattered together in the backward pass, so that the written rows stay in the cache.
 _QUERIES_AT_ONCE = 256
 
 
 class SampleRows(torch.autograd.Function):
-    """`segzoo.layers.deformable_attention.sample_levels`, for float32 or float64."""
+    """`segzoo.layers.deformable_attention.sample_levels` for float32 or float64."""
 
     @staticmethod
     def forward(
@@ -64,30 +64,31 @@ class SampleRows(torch.autograd.Function):
 
 
 class _Table:
-    """Where the levels stand in the table.
+    """The layout of the levels in the table.
 
-    A level is a line of zeros, its lines, and two of zeros; each line begins and ends with a zero.
+    A level has a line of zeros, its lines, and two lines of zeros; each line begins and ends with a zero.
 
     Attributes:
+        rows: (R, D) the table, initially zero.
         rows: (R, D) the table, zero.
         size: (2, L P, 1) width and height of each sample's level.
-        pitch, first: (L P, 1) distance of two lines, and row of the first pixel, of each sample's level.
+        pitch, first: (L P, 1) distance of two lines, and row of the first pixel, for each sample's level.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, int]], num_points: int, like: Tensor):
         self._sizes = sizes
-        self._starts, facts, end = [], [], 0
+        self._starts, layout, end = [], [], 0
         for height, width in sizes:
             pitch = width + 2
             self._starts.append(end)
-            facts.append((width, height, pitch, end + pitch + 1))
+            layout.append((width, height, pitch, end + pitch + 1))
             end += (height + 3) * pitch
         self.rows = like.new_zeros(end + 1, like.shape[-1])
-        facts = like.new_tensor(facts).T.repeat_interleave(num_points, dim=1)[..., None]
-        self.size, self.pitch, self.first = facts[:2], facts[2], facts[3]
+        layout = like.new_tensor(layout).T.repeat_interleave(num_points, dim=1)[..., None]
+        self.size, self.pitch, self.first = layout[:2], layout[2], layout[3]
 
     def levels(self, rows: Tensor) -> list[Tensor]:
-        """(R, D), this table or one like it -> views (h, w, D) of its levels."""
+        """Return views (h, w, D) of the levels in a table (R, D), this one or one like it."""
         views = []
         for start, (height, width) in zip(self._starts, self._sizes, strict=True):
             lines = rows[start : start + (height + 3) * (width + 2)].unflatten(0, (-1, width + 2))
@@ -95,7 +96,7 @@ class _Table:
         return views
 
     def filled(self, pixels: Tensor) -> Tensor:
-        """The (R, D) table with the (S, D) pixels of one head."""
+        """Return the (R, D) table filled with the (S, D) pixels of one head."""
         parts = pixels.split([height * width for height, width in self._sizes])
         for level, part in zip(self.levels(self.rows), parts, strict=True):
             level.copy_(part.view_as(level))
@@ -113,27 +114,27 @@ class _Samples:
 
     def __init__(self, locations: Tensor, table: _Table):
         """locations: (Q, L, P, 2)."""
-        wanted = locations.flatten(1, 2).permute(2, 1, 0).contiguous().mul_(table.size).sub_(0.5)
-        # What is farther outside reads the border's zeros.
-        position = wanted.clamp(torch.full_like(table.size, -1), table.size)
+        requested = locations.flatten(1, 2).permute(2, 1, 0).contiguous().mul_(table.size).sub_(0.5)
+        # Samples farther outside read the border's zeros.
+        position = requested.clamp(torch.full_like(table.size, -1), table.size)
         # As floats: comparisons that write bool are slow.
-        self.inside = torch.eq(wanted, position, out=wanted)
+        self.inside = torch.eq(requested, position, out=requested)
         column, line = upper_left = position.floor()
         self.right, self.below = position.sub_(upper_left)
-        # Floats hold these numbers exactly. A location that is nan gives a share that is nan, of some row.
+        # Floats hold these integers exactly. A nan location reads some row with a nan weight.
         row = line.mul_(table.pitch).add_(column).add_(table.first).nan_to_num_(0.0)
         below = row + table.pitch
         self.rows = _by_query([row, row + 1, below, below + 1]).long()
 
     def shares(self, weights: Tensor) -> Tensor:
-        """(Q, 4 L P): what each row counts in the sum of its query; weights: (L P, Q)."""
+        """Return the weight of each row in the sum of its query, (Q, 4 L P), given weights (L P, Q)."""
         lower = weights * self.below
         upper = weights - lower
         lower_right, upper_right = lower * self.right, upper * self.right
         return _by_query([upper - upper_right, upper_right, lower - lower_right, lower_right])
 
     def gradients(self, products: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the samples: (2, L P, Q) by x and y in pixels, and (L P, Q) the samples themselves.
+        """Return gradients by x and y in pixels, (2, L P, Q), and by the attention weights, (L P, Q).
 
         products: (4, L P, Q), the gradient by each share.
         """
@@ -146,22 +147,22 @@ class _Samples:
 
 
 def _queries_last(numbers: Tensor) -> Tensor:
-    """(Q, L, P) -> (L P, Q)"""
+    """Reshape (Q, L, P) to (L P, Q)."""
     return numbers.flatten(1).T.contiguous()
 
 
 def _by_query(corners: list[Tensor]) -> Tensor:
-    """Four of (L P, Q) -> (Q, 4 L P)"""
+    """Join four (L P, Q) tensors to (Q, 4 L P)."""
     return torch.cat(corners).T.contiguous()
 
 
 def _products(rows: Tensor, table: Tensor, outer: Tensor) -> Tensor:
-    """(4, L P, Q): the product of each row read with the gradient of its query.
+    """Return the product of each sampled row with the gradient of its query, (4, L P, Q).
 
     rows: (Q, 4 L P); table: (R, D); outer: (Q, D).
     """
     with torch.enable_grad():
-        # The gradient of a weighted sum by its weights is what is wanted, and reads every row once.
+        # The products are the gradient of a weighted sum by its weights, which reads every row once.
         ones = outer.new_ones(rows.shape, requires_grad=True)
         # torch 2.4 fails unless the table can have a gradient too; none is computed.
         table = table.detach().requires_grad_()
@@ -171,7 +172,7 @@ def _products(rows: Tensor, table: Tensor, outer: Tensor) -> Tensor:
 
 
 def _scatter(rows: Tensor, shares: Tensor, outer: Tensor, num_rows: int) -> Tensor:
-    """(R, D) gradient of the table, of (Q, 4 L P) rows and shares and (Q, D) gradients of the queries."""
+    """Return the (R, D) gradient of the table from rows and weights (Q, 4 L P) and query gradients (Q, D)."""
     total = outer.new_zeros(num_rows, outer.shape[1])
     for start in range(0, len(rows), _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)

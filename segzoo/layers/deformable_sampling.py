@@ -1,12 +1,12 @@
-"""Which form samples for deformable attention; the definition among them; and the way to the Triton kernels.
+"""Choice of the sampling implementation for deformable attention, with the reference and the Triton wrapper.
 
-- rows: sums of table rows (`deformable_rows`), on a CPU, and where results must repeat to the last bit;
-- triton: kernels (`deformable_triton`), on a CUDA device where Triton is installed;
-- grids: `F.grid_sample`, the definition: on other devices, and in traced graphs, which want operators that
-  are known everywhere.
+- rows: sums of table rows (`deformable_rows`), on a CPU, and where results must be deterministic;
+- triton: kernels (`deformable_triton`), on a CUDA device with Triton installed;
+- grids: `F.grid_sample`, the reference: on other devices, and in traced graphs, which need standard
+operators.
 
-For debugging there is an environment variable, SEGZOO_DEFORMABLE_ATTENTION: with "plain" kernels are never
-taken; with "triton" they are on every device, and their errors are raised.
+For debugging, the environment variable SEGZOO_DEFORMABLE_ATTENTION overrides the choice: with "plain" the
+kernels are never used; with "triton" they are used on every device, and their errors are raised.
 
 Shape shorthand: N images, Q queries, M heads, D channels of a head, L levels, P points of a level, S pixels
 of all levels.
@@ -33,8 +33,8 @@ Form = Literal["rows", "triton", "grids"]
 logger = logging.getLogger(__name__)
 
 _VARIABLE = "SEGZOO_DEFORMABLE_ATTENTION"
-_wish = os.environ.get(_VARIABLE, "auto")
-# Why the kernels cannot be used; None as long as nothing speaks against them.
+_requested = os.environ.get(_VARIABLE, "auto")
+# Why the kernels cannot be used; None if they may work.
 _triton_problem = None if importlib.util.find_spec("triton") else "Triton is not installed"
 
 
@@ -44,76 +44,76 @@ def choose_form(
     traced: bool = False,
     deterministic: bool = False,
     triton_problem: str | None = None,
-    wish: str = "auto",
+    requested: str = "auto",
 ) -> tuple[Form, str]:
-    """
+    """Choose the sampling implementation.
     Args:
-        device: type of the device, as "cpu".
+        device: type of the device, such as "cpu".
         traced: a graph is recorded, by torch.compile, torch.export or torch.jit.trace.
-        deterministic: results must repeat to the last bit.
-        triton_problem: why Triton cannot be used, if so.
-        wish: "auto", "plain" or "triton".
+        deterministic: results must be bit-identical between runs.
+        triton_problem: why Triton cannot be used; None if it can.
+        requested: "auto", "plain" or "triton".
 
     Returns:
-        The form, and the reason in a few words.
+        The implementation, and the reason in a few words.
 
     Raises:
-        InputError: an unknown wish, or one for kernels that cannot be used.
+        InputError: `requested` is unknown, or requests kernels that cannot be used.
     """
-    if wish not in ("auto", "plain", "triton"):
-        raise InputError(f"{_VARIABLE}: {wish!r} is unknown, expected auto, plain or triton")
-    if wish == "triton" and triton_problem:
-        raise InputError(f"{_VARIABLE}: triton is asked for, but {triton_problem}; set it to auto or plain")
+    if requested not in ("auto", "plain", "triton"):
+        raise InputError(f"{_VARIABLE}: {requested!r} is unknown, expected auto, plain or triton")
+    if requested == "triton" and triton_problem:
+        raise InputError(f"{_VARIABLE}: triton is requested, but {triton_problem}; set it to auto or plain")
     if traced:
         return "grids", "traced"
-    if wish == "triton" or (wish == "auto" and device == "cuda" and not triton_problem):
+    if requested == "triton" or (requested == "auto" and device == "cuda" and not triton_problem):
         return "triton", device
     if device == "cpu":
         return "rows", device
     if device != "cuda":
         return "grids", device
-    reason = triton_problem or f"{_VARIABLE}={wish}"
+    reason = triton_problem or f"{_VARIABLE}={requested}"
     return ("rows" if deterministic else "grids"), reason
 
 
-def present_form(device: str) -> Form:
-    """`choose_form` as things stand; logs each choice the first time, except in traced graphs."""
+def current_form(device: str) -> Form:
+    """Return `choose_form` for the current state, and log each choice once, except in traced graphs."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     form, reason = choose_form(
         device,
         traced=traced,
         deterministic=torch.are_deterministic_algorithms_enabled(),
         triton_problem=_triton_problem,
-        wish=_wish,
+        requested=_requested,
     )
     if not traced:
-        _announce(form, reason)
+        _log_choice(form, reason)
     return form
 
 
 @functools.cache
-def _announce(form: Form, reason: str) -> None:
+def _log_choice(form: Form, reason: str) -> None:
     name = {"rows": "sums of table rows", "triton": "Triton kernels", "grids": "F.grid_sample"}[form]
     logger.info("deformable attention: %s (%s)", name, reason)
 
 
 def sample_levels_on_grids(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`sample_levels`, by its definition: `F.grid_sample` on each level."""
+    """Compute `sample_levels` by its definition: `F.grid_sample` on each level."""
     num_images, num_queries, num_heads = locations.shape[:3]
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
-    read = []
+    samples = []
     for level, part in enumerate(value.split([height * width for height, width in sizes], dim=1)):
         plane = part.permute(0, 2, 3, 1).reshape(num_images * num_heads, -1, *sizes[level])
-        read.append(F.grid_sample(plane, grids[:, :, level], padding_mode="zeros", align_corners=False))
+        samples.append(F.grid_sample(plane, grids[:, :, level], padding_mode="zeros", align_corners=False))
     weights = weights.transpose(1, 2).reshape(num_images * num_heads, 1, num_queries, -1)
-    total = (torch.cat(read, dim=-1) * weights).sum(-1)
+    total = (torch.cat(samples, dim=-1) * weights).sum(-1)
     return total.view(num_images, -1, num_queries).transpose(1, 2)
 
 
 class SampleByTriton(torch.autograd.Function):
-    """`sample_levels` by the kernels. The value keeps its type: halves are read as halves.
+    """`sample_levels` with the Triton kernels. The value keeps its dtype: half precision is read as such.
 
-    Where PyTorch is told to be deterministic, the gradients are those of the table rows.
+    If PyTorch uses deterministic algorithms, the gradients are those of the table rows.
     """
 
     @staticmethod
@@ -143,35 +143,35 @@ class SampleByTriton(torch.autograd.Function):
                 lambda: _gradients(sample_levels_on_grids, *inputs, gradient),
             )
         to_value, to_locations, to_weights = (
-            one if need else None for one, need in zip(gradients, needed, strict=True)
+            gradient if need else None for gradient, need in zip(gradients, needed, strict=True)
         )
         return to_value, None, to_locations, to_weights
 
 
 def _by_triton(run: Callable, plain: Callable):
-    """What `run` returns, given the module of the kernels; from their first failure on, what `plain` does."""
+    """Return `run(kernels)`, or `plain()` from the first failure of the kernels on."""
     global _triton_problem
     if _triton_problem is None:
         try:
-            # Here, since it imports Triton.
+            # Imported here because it imports Triton.
             from . import deformable_triton
 
             return run(deformable_triton)
         except torch.cuda.OutOfMemoryError:
             raise
-        except Exception as error:  # Compilers and drivers raise all sorts.
-            if _wish == "triton":
+        except Exception as error:  # compilers and drivers raise any type
+            if _requested == "triton":
                 raise
             cause = (str(error).strip().splitlines() or ["no message"])[0]
             _triton_problem = f"the Triton kernels failed with {type(error).__name__}: {cause}"
-            logger.warning("deformable attention: %s; F.grid_sample takes over", _triton_problem)
+            logger.warning("deformable attention: %s; using F.grid_sample instead", _triton_problem)
     return plain()
 
 
 def _gradients(
     sample: Callable, value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Those of another form."""
+    """Return the gradients of another implementation by autograd."""
     leaves = [tensor.detach().to(locations.dtype).requires_grad_() for tensor in (value, locations, weights)]
     with torch.enable_grad():
         sampled = sample(leaves[0], sizes, *leaves[1:])

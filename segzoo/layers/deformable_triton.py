@@ -1,10 +1,9 @@
 """Triton kernels of multi-scale deformable attention: a program for each block of queries, head and image.
 
-Positions are worked out once for a query, and a row of the head's D channels is read or written at a time.
-Sums are in single precision, or double if the locations are. Only who wants to run the kernels imports this
-module.
+Positions are computed once per query, and a row of the head's D channels is read or written at a time. Sums
+are in single precision, or double if the locations are. This module is only imported to run the kernels.
 
-Letters as in `deformable_sampling`.
+Shape shorthand as in `deformable_sampling`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# The first that takes tuples.
+# The first version that supports tuples.
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
     raise ImportError(f"Triton {triton.__version__} is too old, 3.3 is needed")
 
-# Queries of a program, and its warps. With 32 channels in single precision a thread reads 16 bytes of two
-# rows at a time. Backwards a single warp, so that sums over channels need no barrier.
+# Queries per program, and warps per program. With 32 channels in single precision a thread reads 16 bytes of
+# two rows at a time. The backward kernel uses one warp, so that sums over channels need no barrier.
 _SAMPLE_SHAPE = (32, 4)
 _GRADIENTS_SHAPE = (8, 1)
 
@@ -28,15 +27,15 @@ _GRADIENTS_SHAPE = (8, 1)
 def sample(
     value: Tensor, heights: Sequence[int], widths: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """
+    """Sample all levels with a Triton kernel.
     Args:
         value: (N, S, M, D) float, of any precision.
-        heights, widths: of each level.
+        heights, widths: heights and widths of the levels.
         locations: (N, Q, M, L, P, 2) float32 or float64, with any strides.
-        weights: (N, Q, M, L, P) of the locations' type, with any strides.
+        weights: (N, Q, M, L, P) of the locations' dtype, with any strides.
 
     Returns:
-        (N, Q, M D) of the locations' type.
+        (N, Q, M D) of the locations' dtype.
     """
     images, queries, heads = weights.shape[:3]
     result = locations.new_empty(images, queries, heads * value.shape[-1])
@@ -54,14 +53,14 @@ def sample_gradients(
     needs_value: bool = True,
     needs_samples: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients by value, locations and weights, of the gradient by the result of `sample`.
+    """Return the gradients by value, locations and weights, given the gradient by the result of `sample`.
 
-    The gradient by the value is a sum in the order in which programs happen to run: the last bits differ
-    from run to run.
+    The gradient by the value is summed in an undefined order: the last bits differ from run to run.
 
     Args:
-        gradient: (N, Q, M D) of the locations' type.
-        needs_value, needs_samples: whether the first is wanted, and the other two; others have no meaning.
+        gradient: (N, Q, M D) of the locations' dtype.
+        needs_value, needs_samples: which gradients are needed, the first or the other two; others are
+            undefined.
     """
     to_value = torch.zeros(value.shape if needs_value else 0, dtype=locations.dtype, device=value.device)
     (locations, to_locations), (weights, to_weights) = map(_with_equal_strides, (locations, weights))
@@ -81,7 +80,7 @@ def sample_gradients(
 
 
 def _with_equal_strides(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """The tensor, copied where it is expanded or has gaps, and an uninitialized one with its strides."""
+    """Return the tensor, copied if it is expanded or has gaps, and an uninitialized one of equal strides."""
     other = torch.empty_like(tensor)
     return (tensor if other.stride() == tensor.stride() else torch.empty_like(other).copy_(tensor)), other
 
@@ -97,7 +96,7 @@ def _launch(
     others: Sequence[Tensor],
     **needs: bool,
 ) -> None:
-    """Runs a kernel; others: what it takes beyond the input of both."""
+    """Launch a kernel; others: its arguments after those that both kernels share."""
     images, queries, heads, levels, points = weights.shape
     if images * queries == 0:
         return
@@ -107,7 +106,7 @@ def _launch(
     with torch.cuda.device(value.device) if value.is_cuda else nullcontext():
         kernel[grid](
             value.contiguous(),
-            # As floats, since the integers in a tuple cannot be excepted from `_CHANGING`'s rule.
+            # As floats, because integers in a tuple would be specialized in spite of `_CHANGING`.
             tuple(map(float, heights)),
             tuple(map(float, widths)),
             locations,
@@ -128,7 +127,7 @@ def _launch(
         )
 
 
-# What Triton is not to compile anew for: it makes kernels for integers that are 1 or multiples of 16.
+# Arguments that Triton must not specialize kernels for, as it does for 1 and multiples of 16.
 _CHANGING = [
     "num_queries",
     "num_pixels",
@@ -148,8 +147,8 @@ _CHANGING = [
 
 @triton.jit
 def _row(column, line, height, width, is_query):
-    """Row within the level of the pixel at a position in floats, and whether it is inside; all (block,)."""
-    # What is not a number is not inside.
+    """Return the row of a pixel within its level, and whether it is inside, for float positions (block,)."""
+    # NaN is not inside.
     inside = is_query & (column >= 0) & (column < width) & (line >= 0) & (line < height)
     lines_above = tl.where(inside, line, 0.0).to(tl.int32) * tl.cast(width, tl.int32)
     return lines_above + tl.where(inside, column, 0.0).to(tl.int32), inside
@@ -157,7 +156,7 @@ def _row(column, line, height, width, is_query):
 
 @triton.jit
 def _portion(distance, second: tl.constexpr):
-    """Of the second of two pixels, or the first, in a position at this distance from the first."""
+    """Return the bilinear weight of the second of two pixels, or the first, `distance` from the first."""
     if second:
         return distance
     else:

@@ -8,8 +8,8 @@ class DropPath(nn.Module):
     """Sets a residual branch to zero for a random subset of the batch, in training only.
 
     Args:
-        rate: probability in [0, 1) that an element of the batch loses the branch. The others are divided
-            by `1 - rate`, so that the expectation stays the same.
+        rate: probability in [0, 1) that an element of the batch loses the branch. The others are divided by
+            `1 - rate`, which keeps the expectation.
     """
 
     def __init__(self, rate: float = 0.0):
@@ -19,7 +19,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, branch: torch.Tensor) -> torch.Tensor:
-        """branch: (N, ...) float, returned with the same shape."""
+        """Drop elements of a branch, (N, ...) float."""
         if self.rate == 0.0 or not self.training:
             return branch
         keep = 1.0 - self.rate

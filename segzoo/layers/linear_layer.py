@@ -1,7 +1,7 @@
-"""Linear layers that a CPU computes by oneDNN, where the library that PyTorch takes would be slow.
+"""Linear layers that use oneDNN on a CPU where PyTorch's default library is slow.
 
-PyTorch hands single-precision products to MKL, whose fast kernels are for Intel's CPUs; on others oneDNN,
-with which PyTorch computes convolutions, is two to four times as fast. The results agree to rounding.
+PyTorch computes single-precision products with MKL, whose fast kernels are for Intel's CPUs; on others
+oneDNN, which PyTorch uses for convolutions, is two to four times as fast. The results agree up to rounding.
 """
 
 import functools
@@ -11,46 +11,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Multiplications below which the call itself takes longest.
+# Number of multiplications below which the overhead of the call dominates.
 _WORTHWHILE = 1 << 18
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by `linear`."""
+    """`nn.Linear` computed by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (..., in_features) float. Returns (..., out_features)."""
+        """Apply the layer: (..., in_features) float -> (..., out_features)."""
         return linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`: x (..., C) float, weight (D, C), bias (D,) -> (..., D)."""
-    if not _wants_onednn(x, weight):
+    """Compute `F.linear`: x (..., C) float, weight (D, C), bias (D,) -> (..., D)."""
+    if not _use_onednn(x, weight):
         return F.linear(x, weight, bias)
-    # In two dimensions, since the operator would reshape others, and what a function of autograd returns must
-    # be no view if it is to be written to.
+    # In two dimensions, because the operator would reshape others, and an autograd function must not return a
+    # view if the result may be modified in place.
     rows = x.reshape(-1, x.shape[-1])
     trained = any(tensor is not None and tensor.requires_grad for tensor in (x, weight, bias))
     product = _OneDNNLinear.apply if torch.is_grad_enabled() and trained else _product
     return product(rows, weight, bias).view(*x.shape[:-1], len(weight))
 
 
-def _wants_onednn(x: Tensor, weight: Tensor) -> bool:
+def _use_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         onednn_applies(x, weight)
         and x.numel() * len(weight) >= _WORTHWHILE
-        # PyTorch's own says what is wrong with other shapes.
+        # PyTorch reports errors for other shapes.
         and x.shape[-1] == weight.shape[-1]
     )
 
 
 def onednn_applies(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN may be called for these: it is faster here, and knows their device and type."""
+    """Return whether oneDNN is faster on this machine and supports these tensors."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        # Tracing wants operators that it knows.
+        # Tracing needs standard operators.
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and onednn_is_faster()
@@ -59,7 +59,7 @@ def onednn_applies(x: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether this is a CPU that MKL has no fast kernels for, and a PyTorch with oneDNN and MKL."""
+    """Return whether MKL has no fast kernels for this CPU, and PyTorch has oneDNN and MKL."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -71,8 +71,8 @@ def onednn_is_faster() -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x: (L, C). Returns (L, D)."""
-    # For a weight with gaps in memory oneDNN has its slow reference code only, a thousand times slower.
+    """Compute the product: x (L, C) -> (L, D)."""
+    # For a weight with gaps in memory oneDNN falls back to reference code, which is a thousand times slower.
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

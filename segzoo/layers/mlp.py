@@ -13,7 +13,7 @@ class MLP(nn.Module):
     """`num_layers` linear layers with a ReLU between them; parameters are named `layers.<i>`.
 
     Args:
-        input_dim, hidden_dim, output_dim: channels of the input, of every layer between, of the output.
+        input_dim, hidden_dim, output_dim: channels of the input, of every hidden layer, of the output.
         num_layers: at least 1.
     """
 
@@ -23,14 +23,14 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(Linear(before, after) for before, after in pairwise(dims))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., input_dim) float. Returns (..., output_dim)."""
+        """Apply the layers: (..., input_dim) float -> (..., output_dim)."""
         for layer in self.layers[:-1]:
             x = F.relu_(layer(x))
         return self.layers[-1](x)
 
 
 class TransformerMLP(nn.Module):
-    """Linear, GELU, linear; parameters have the names `fc1` and `fc2` of published vision transformers."""
+    """Linear, GELU, linear; with the parameter names `fc1` and `fc2` of published vision transformers."""
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
@@ -38,5 +38,5 @@ class TransformerMLP(nn.Module):
         self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., C) float. Returns the same shape."""
+        """Apply the layers to x, (..., C) float."""
         return self.fc2(F.gelu(self.fc1(x)))

@@ -17,10 +17,10 @@ def sine_position_encoding(
     offset: float = 0.0,
     temperature: float = 10000.0,
 ) -> torch.Tensor:
-    """Sines and cosines of the normalized row and column (DETR, Carion et al. 2020, appendix A.4).
+    """Return sines and cosines of the normalized row and column (DETR, Carion et al. 2020, appendix A.4).
 
-    Row i has the angle `(i + 1 + offset) / (height + eps) * 2 * pi`, and columns alike. The first half of the
-    channels encodes the row, the second the column; sine and cosine of one frequency stand side by side.
+    Row i has the angle `(i + 1 + offset) / (height + eps) * 2 * pi`, columns likewise. The first half of the
+    channels encodes the row, the second the column; sine and cosine of one frequency are adjacent.
 
     Args:
         height, width: h and w of the map, at least 1.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """(N, C, h, w) -> (N, C, *size), bilinear; the maps themselves if they have that size."""
+    """Resize (N, C, h, w) bilinearly to (N, C, *size); return `maps` itself if the size is the same."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -1,6 +1,6 @@
 """RoIAlign in plain PyTorch, for torchvision builds whose compiled operator does not load.
 
-N images, R boxes, C channels, H W size of the features, h w size of the output.
+Shape shorthand: N images, R boxes, C channels, H W size of the features, h w size of the output.
 
 The samples of a box form a grid, so bilinear interpolation and averaging are linear maps along y and along x:
 `rows (h, H) @ features (H, W) @ columns (W, w)`. Two matrix products of bounded size replace the samples.
@@ -9,7 +9,7 @@ The samples of a box form a grid, so bilinear interpolation and averaging are li
 import torch
 from torch import Tensor
 
-# Values of the intermediate product (boxes x h x C x W) held at a time: 128 MiB of float32.
+# Number of values of the intermediate product (boxes x h x C x W) at a time: 128 MiB of float32.
 VALUES_AT_A_TIME = 1 << 25
 
 
@@ -22,17 +22,17 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """The mean of bilinear samples in each bin of each box (Mask R-CNN, section 3).
+    """Return the mean of bilinear samples in each bin of each box (Mask R-CNN, section 3).
 
-    Arguments have the order and meaning of `torch.ops.torchvision.roi_align`; differentiable in `features`.
+    The arguments are those of `torch.ops.torchvision.roi_align`, in that order; differentiable in `features`.
 
     Args:
         features: (N, C, H, W) float.
         rois: (R, 5) float: image index, then x1, y1, x2, y2 in pixels of the input image.
         spatial_scale: feature pixels per input pixel.
         pooled_height, pooled_width: h and w.
-        sampling_ratio: samples along a bin; at most 0 means as many as it has feature pixels, rounded up.
-        aligned: subtract half a pixel, so that pixel centers lie at .5 (Detectron2's "ROIAlignV2").
+        sampling_ratio: samples along a bin; 0 or less: the bin's feature pixels, rounded up.
+        aligned: subtract half a pixel, so that pixel centers are at .5 (Detectron2's "ROIAlignV2").
 
     Returns:
         (R, C, h, w) of the dtype of `features`.
@@ -56,14 +56,14 @@ def roi_align(
 def _averaging_matrix(
     start: Tensor, end: Tensor, bins: int, length: int, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """Along one axis: the weight of each feature pixel in each bin.
+    """Return the weight of each feature pixel in each bin along one axis.
 
     Args:
         start, end: (R,) edges of the boxes in feature pixels.
         length: number of feature pixels along the axis.
 
     Returns:
-        (R, bins, length); a row sums to the share of its samples that count.
+        (R, bins, length); a row sums to the fraction of its samples that are counted.
     """
     size = end - start
     if not aligned:
@@ -73,11 +73,11 @@ def _averaging_matrix(
         samples = torch.full_like(bin_size, sampling_ratio)
     else:
         samples = bin_size.ceil().clamp(min=1.0)
-    most = int(samples.max()) if len(samples) else 1
-    sample = torch.arange(most, device=start.device)[None, None, :]
+    max_samples = int(samples.max()) if len(samples) else 1
+    sample = torch.arange(max_samples, device=start.device)[None, None, :]
     bin_index = torch.arange(bins, device=start.device)[None, :, None]
     position = start[:, None, None] + (bin_index + (sample + 0.5) / samples) * bin_size
-    # A sample more than a pixel outside counts as zero; a nearer one takes the value at the border.
+    # A sample more than a pixel outside counts as zero; a closer one takes the value at the border.
     counts = (sample < samples) & (position >= -1) & (position <= length)
     weight = counts / samples
     position = position.clamp(0, length - 1)
@@ -90,7 +90,7 @@ def _averaging_matrix(
 
 
 def _pool(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """image (C, H, W), rows (R, h, H), columns (R, w, W) -> (R, C, h, w)."""
+    """Pool image (C, H, W) by rows (R, h, H) and columns (R, w, W) to (R, C, h, w)."""
     count, height, _ = rows.shape
     channels, _, length = image.shape
     lines = rows.flatten(0, 1) @ image.transpose(0, 1).flatten(1)  # (R h, C W)

@@ -1,4 +1,4 @@
-"""How a network runs: copies to the device, precision, recomputed activations, means over processes."""
+"""Runtime helpers: copies to the device, precision, activation checkpointing, means over processes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,29 +10,29 @@ from torch.utils.checkpoint import checkpoint
 
 
 def transferred(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """`tensor.to(device)`, during which the program goes on where that is safe: on CUDA devices.
+    """Return `tensor.to(device)`, non-blocking on CUDA devices.
 
-    Apple's would read the tensor later, when its memory may hold something else.
+    On Apple's devices a non-blocking copy may read the tensor after its memory has been reused.
     """
     return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
-    """A context in which operations keep the types of their inputs, on any device, also on `meta`."""
+    """Return a context in which operations keep the dtypes of their inputs, on any device, even `meta`."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 def autocast_type(device: torch.device) -> torch.dtype | None:
-    """What automatic mixed precision casts to on this device; None where it is off."""
+    """Return the dtype that automatic mixed precision casts to on this device; None if it is off."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return None
 
 
-def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """`block(x)`, of which only `x` is kept. Its batch norms average over each batch once, not twice."""
+def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """Run `block(x)` with activation checkpointing; batch norms update their statistics only once."""
     return checkpoint(
         block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), without_averaging(block))
     )
@@ -40,7 +40,7 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def without_averaging(network: nn.Module) -> Iterator[None]:
-    """Batch norms in training leave their running averages alone; what they return is the same."""
+    """Keep batch norms in training from updating their running statistics; their outputs are the same."""
     norms = [(module, module.momentum) for module in network.modules() if isinstance(module, _BatchNorm)]
     for norm, _ in norms:
         norm.momentum = 0.0
@@ -52,14 +52,14 @@ def without_averaging(network: nn.Module) -> Iterator[None]:
 
 
 def mean_over_processes(count: float | Tensor, device: torch.device) -> Tensor:
-    """The mean of a number over all processes, as a float scalar on `device`."""
+    """Return the mean of a number over all processes, as a float scalar on `device`."""
     return means_over_processes([count], device)[0]
 
 
 @torch.no_grad()
 def means_over_processes(counts: Sequence[float | Tensor], device: torch.device) -> Tensor:
-    """Return the mean of each of n numbers over all processes, (n,) float on `device`, by one exchange."""
-    # For a copy of the numbers the program would have to wait; an addition takes them along.
+    """Return the means of n numbers over all processes, (n,) float on `device`, by one collective call."""
+    # By addition, because copying the numbers to the device would block.
     scalars = [torch.zeros((), dtype=torch.float32, device=device).add_(count) for count in counts]
     means = torch.stack(scalars)
     if torch.distributed.is_available() and torch.distributed.is_initialized():

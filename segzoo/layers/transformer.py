@@ -14,7 +14,7 @@ from .linear_layer import Linear
 class FeedForward(nn.Module):
     """Two linear layers with a ReLU and dropout between them, without residual or norm.
 
-    A block that wants the parameters directly under its own name inherits from this class.
+    A block that has these parameters directly under its own name inherits from this class.
     """
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float):
@@ -24,18 +24,18 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., C) float. Returns the same shape."""
+        """Apply the network to x, (..., C) float."""
         return self.linear2(self.dropout(F.relu_(self.linear1(x))))
 
 
 class TransformerEncoderLayer(FeedForward):
-    """Self-attention, then a feed-forward network, each with residual and layer norm.
+    """Self-attention and a feed-forward network, each with residual and layer norm.
 
     Args:
         dim: C.
         num_heads: heads of the attention.
         hidden_dim: channels inside the feed-forward network.
-        dropout: probability, for attention weights and for both branches.
+        dropout: dropout probability of attention weights and of both branches.
         pre_norm: normalize before each branch instead of after its residual.
     """
 
@@ -47,7 +47,7 @@ class TransformerEncoderLayer(FeedForward):
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """x: (N, L, C) float; position: (L, C) float, added to queries and keys. Returns (N, L, C)."""
+        """Encode x, (N, L, C) float, adding position, (L, C) float, to queries and keys."""
         if self.pre_norm:
             x = x + self.dropout(self._attend(self.norm1(x), position))
             return x + self.dropout(self.feed_forward(self.norm2(x)))
@@ -55,12 +55,12 @@ class TransformerEncoderLayer(FeedForward):
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
     def _attend(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        placed = x + position
-        return self.self_attn(placed, placed, x)
+        positioned = x + position
+        return self.self_attn(positioned, positioned, x)
 
 
 class TransformerEncoder(nn.Module):
-    """A stack of encoder layers; with `pre_norm` a last layer norm follows, as in DETR."""
+    """A stack of encoder layers; with `pre_norm` followed by a layer norm, as in DETR."""
 
     def __init__(
         self, dim: int, num_layers: int, num_heads: int, hidden_dim: int, dropout: float, pre_norm: bool
@@ -75,7 +75,7 @@ class TransformerEncoder(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """x: (N, L, C) float; position: (L, C) float. Returns (N, L, C)."""
+        """Encode x, (N, L, C) float, with position, (L, C) float."""
         for layer in self.layers:
             x = layer(x, position)
         return self.norm(x)

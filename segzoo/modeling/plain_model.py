@@ -106,7 +106,7 @@ class PlainModel(Segmentor):
             if not found:
                 raise InputError(
                     f"task {task!r}: {type(self.model).__name__} returns only {', '.join(result)}; "
-                    "set TEST.TASKS to tasks with such results"
+                    "set TEST.TASKS to tasks that it has results for"
                 )
             kept |= found
         return kept

@@ -76,11 +76,11 @@ def test_frozen_stages_have_no_gradient_and_all_others_do(name, variant, freeze_
 @pytest.mark.parametrize(("name", "variant"), BACKBONES)
 def test_recomputing_activations_leaves_outputs_and_gradients_unchanged(name, variant):
     backbone = shake(build(name, variant)).train()
-    recomputing = copy.deepcopy(backbone)
-    recomputing.recompute = True
+    checkpointing = copy.deepcopy(backbone)
+    checkpointing.activation_checkpointing = True
     image = torch.randn(1, 3, 64, 32)
     gradients = []
-    for module in (backbone, recomputing):
+    for module in (backbone, checkpointing):
         features = module(image)
         sum((feature * feature).mean() for feature in features.values()).backward()
         gradients.append([parameter.grad for parameter in module.parameters()])

@@ -38,12 +38,12 @@ def assert_agree(ours, reference, tolerance=1e-12):
         ({"device": "cpu"}, "rows"),
         ({"device": "cpu", "traced": True}, "grids"),
         ({"device": "cpu", "deterministic": True}, "rows"),
-        ({"device": "cpu", "wish": "triton"}, "triton"),
+        ({"device": "cpu", "requested": "triton"}, "triton"),
         ({"device": "cuda"}, "triton"),
         ({"device": "cuda", "deterministic": True}, "triton"),
         ({"device": "cuda", "traced": True}, "grids"),
-        ({"device": "cuda", "wish": "plain"}, "grids"),
-        ({"device": "cuda", "wish": "plain", "deterministic": True}, "rows"),
+        ({"device": "cuda", "requested": "plain"}, "grids"),
+        ({"device": "cuda", "requested": "plain", "deterministic": True}, "rows"),
         ({"device": "cuda", "triton_problem": "Triton is not installed"}, "grids"),
         ({"device": "cuda", "triton_problem": "it failed", "deterministic": True}, "rows"),
         ({"device": "mps"}, "grids"),
@@ -57,22 +57,22 @@ def test_the_form_follows_from_the_situation(situation, form):
 
 def test_the_reason_names_what_is_in_the_way():
     assert choose_form("cuda", triton_problem="Triton is not installed")[1] == "Triton is not installed"
-    assert choose_form("cuda", wish="plain")[1] == "SEGZOO_DEFORMABLE_ATTENTION=plain"
+    assert choose_form("cuda", requested="plain")[1] == "SEGZOO_DEFORMABLE_ATTENTION=plain"
 
 
-@pytest.mark.parametrize("wish", ["Triton", "", "grids"])
-def test_an_unknown_wish_is_refused(wish):
+@pytest.mark.parametrize("requested", ["Triton", "", "grids"])
+def test_an_unknown_request_is_refused(requested):
     with pytest.raises(InputError, match="expected auto, plain or triton"):
-        choose_form("cpu", wish=wish)
+        choose_form("cpu", requested=requested)
 
 
-def test_a_wish_for_kernels_without_triton_is_refused():
+def test_a_request_for_kernels_without_triton_is_refused():
     with pytest.raises(InputError, match="Triton is not installed; set it to auto or plain"):
-        choose_form("cuda", wish="triton", triton_problem="Triton is not installed")
+        choose_form("cuda", requested="triton", triton_problem="Triton is not installed")
 
 
 def test_the_form_is_logged_once(caplog):
-    deformable_sampling._announce.cache_clear()
+    deformable_sampling._log_choice.cache_clear()
     inputs = make_inputs()
     with caplog.at_level(logging.INFO, LOGGER):
         for _ in range(3):
@@ -187,7 +187,7 @@ def test_kernels_that_fail_are_replaced_with_one_warning(fails, kernels, caplog)
 
 
 def test_kernels_that_fail_are_an_error_where_they_are_asked_for(kernels, monkeypatch):
-    monkeypatch.setattr(deformable_sampling, "_wish", "triton")
+    monkeypatch.setattr(deformable_sampling, "_requested", "triton")
     kernels.sample = refuse
     inputs = make_inputs()
     with pytest.raises(RuntimeError, match="no compiler"):

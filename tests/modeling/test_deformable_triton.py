@@ -179,8 +179,8 @@ def test_the_layer_agrees_with_its_plain_form(dtype, monkeypatch):
     query = torch.randn(2, pixels, 256, device="cuda")
     reference_points = torch.rand(2, pixels, 3, 2, device="cuda")
 
-    def gradients(wish):
-        monkeypatch.setattr(deformable_sampling, "_wish", wish)
+    def gradients(requested):
+        monkeypatch.setattr(deformable_sampling, "_requested", requested)
         x = query.clone().requires_grad_()
         with torch.autocast("cuda", dtype, enabled=dtype is not None):
             result = attention(x, reference_points, x, SIZES)

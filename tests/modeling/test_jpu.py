@@ -14,7 +14,7 @@ from tests.modeling.pixel_model_helpers import METHODS, load_published, pixel_co
 from tests.modeling.pixel_peers import R50_V1C, TINY, worst_difference
 
 SMALL = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 16, "MODEL.SEM_SEG_HEAD.NORM", "BN", "MODEL.BACKBONE.NORM", "BN")
-# The methods that the neck takes the place of dilation for, by the name of their head.
+# Methods in which the neck replaces dilation, by the name of their head.
 METHODS_BELOW = {
     "FCNHead": "fcn",
     "PSPHead": "pspnet",
@@ -137,5 +137,5 @@ def test_maps_that_do_not_fit_are_refused():
     message = "^MODEL.BACKBONE.OUT_FEATURES and OUTPUT_STRIDE: a JPU .* expected res4 of stride 16, found 8"
     with pytest.raises(InputError, match=message):
         with_jpu("pspnet", 3, *TINY, *SMALL, "MODEL.BACKBONE.OUTPUT_STRIDE", 8)
-    with pytest.raises(InputError, match="JPU needs res3, but the backbone gives res4, res5"):
+    with pytest.raises(InputError, match="JPU needs res3, but the backbone has res4, res5"):
         with_jpu("pspnet", 3, *TINY, *SMALL, "MODEL.BACKBONE.OUT_FEATURES", ["res4", "res5"])

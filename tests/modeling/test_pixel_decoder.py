@@ -88,7 +88,7 @@ def test_unknown_upsampling_is_refused():
 @pytest.mark.parametrize("name", ["FPNPixelDecoder", "MSDeformAttnPixelDecoder"])
 def test_channels_that_cannot_be_grouped_are_refused_in_words(name):
     overrides = ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", name, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 48)
-    with pytest.raises(InputError, match="norm GN makes 32 groups of channels, and a map with it has 48"):
+    with pytest.raises(InputError, match="norm GN makes 32 groups of channels, but a map has 48;"):
         make_model(3, *SMALL, *MASKED_ATTENTION, *overrides)
 
 

@@ -130,11 +130,11 @@ def test_frozen_stages_have_no_gradient_and_all_others_do(backbone_class, freeze
 
 
 @ALL
-def test_recomputing_activations_leaves_outputs_and_gradients_unchanged(backbone_class):
+def test_activation_checkpointing_leaves_outputs_and_gradients_unchanged(backbone_class):
     image = torch.randn(2, 3, 64, 32)
     gradients, saved = [], []
-    for recompute in (False, True):
-        backbone = small(backbone_class, recompute=recompute, drop_path_rate=0.3).train()
+    for enabled in (False, True):
+        backbone = small(backbone_class, activation_checkpointing=enabled, drop_path_rate=0.3).train()
         kept = []
 
         def keep(x: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
@@ -178,7 +178,7 @@ def test_config_keys_reach_the_constructor(backbone_class, monkeypatch):
     backbone = build_backbone(cfg)
     assert isinstance(backbone, backbone_class)
     assert list(backbone.output_shape()) == ["res3", "res4"]
-    assert backbone.recompute
+    assert backbone.activation_checkpointing
     frozen = [key for key, parameter in backbone.named_parameters() if not parameter.requires_grad]
     assert frozen
     assert all(key.startswith(PARTS[backbone_class][0]) for key in frozen)

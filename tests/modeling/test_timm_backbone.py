@@ -214,12 +214,12 @@ def test_frozen_stages_have_no_gradient_and_all_others_do(variant, freeze_at):
 
 
 @pytest.mark.parametrize("variant", ["test_resnet", "test_convnext"])
-def test_recomputing_stores_less_and_leaves_gradients_unchanged(variant):
+def test_activation_checkpointing_stores_less_and_leaves_gradients_unchanged(variant):
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     gradients, stored = [], []
-    for recompute in (False, True):
+    for enabled in (False, True):
         torch.manual_seed(0)
-        backbone = build(variant, "MODEL.BACKBONE.CHECKPOINT", recompute).train()
+        backbone = build(variant, "MODEL.BACKBONE.CHECKPOINT", enabled).train()
         sizes: list[int] = []
 
         def pack(tensor, sizes=sizes):
@@ -305,7 +305,7 @@ def test_models_of_one_input_size_say_so():
             "GN",
             r"^MODEL.BACKBONE.NORM 'GN': a TimmBackbone can have BN, FrozenBN, SyncBN",
         ),
-        ("pit_ti_224", "OUT_FEATURES", ("res4",), r"its maps are not of the image's size divided by"),
+        ("pit_ti_224", "OUT_FEATURES", ("res4",), r"its maps do not have the image's size divided by"),
         ("vgg11", "OUTPUT_STRIDE", 8, r"timm .* cannot build it with .*output_stride"),
     ],
 )

@@ -203,11 +203,11 @@ def test_recomputing_activations_leaves_outputs_and_gradients_unchanged():
     for module in backbone.modules():
         if isinstance(module, nn.Dropout2d):
             module.p = 0.0
-    recomputing = copy.deepcopy(backbone)
-    recomputing.recompute = True
+    checkpointing = copy.deepcopy(backbone)
+    checkpointing.activation_checkpointing = True
     image = torch.randn(1, 3, 32, 64)
     gradients = []
-    for module in (backbone, recomputing):
+    for module in (backbone, checkpointing):
         sum((feature**2).mean() for feature in module(image).values()).backward()
         gradients.append([parameter.grad for parameter in module.parameters()])
     for expected, actual in zip(*gradients, strict=True):

@@ -1,9 +1,9 @@
 """CSWin Transformer as a backbone for dense prediction (Dong et al. 2022).
 
 Half of the heads attend within vertical stripes of the map, the other half within horizontal ones; the last
-stage attends to the whole map. Module names are those of the published files: the classifier's
-(`stage1_conv_embed.0`, `stage1.0.qkv`, `stage1.0.attns.0.get_v`, `merge1.conv`, ...) and those of the dense
-models, which add `norm1` to `norm4` on the outputs.
+stage attends to the whole map. Module names are those of the published files, both the classifiers'
+(`stage1_conv_embed.0`, `stage1.0.qkv`, `stage1.0.attns.0.get_v`, `merge1.conv`, ...) and the dense models',
+which add `norm1` to `norm4` on the outputs.
 
 Shape shorthand: N images, H W size of a feature map, C channels, G heads of a branch, S stripes of a map, T
 tokens of a stripe.
@@ -23,13 +23,13 @@ from segzoo.layers.mlp import TransformerMLP
 from .layer_depths import LayerDepths, number_layers
 from .staged import FEATURES, StagedBackbone, at_least, drop_path_rates, init_linear
 
-# The smallest side that the embedding's kernel, with its padding, fits into.
+# The smallest side that fits the embedding's kernel with its padding.
 _LEAST_SIDE = 3
 
 
 @dataclass(frozen=True)
 class CSWinVariant:
-    """Channels after the embedding, blocks and heads of each stage, width of stripes in the first three.
+    """Channels after the embedding, blocks and heads per stage, width of stripes in the first three stages.
 
     Channels double from stage to stage.
     """
@@ -40,7 +40,7 @@ class CSWinVariant:
     stripes: tuple[int, int, int] = (1, 2, 7)
 
 
-# `_384` names the models fine-tuned on 384-pixel images, whose stripes of the third stage are wider.
+# `_384` marks models fine-tuned on 384-pixel images, whose third stage has wider stripes.
 VARIANTS = {
     "tiny": CSWinVariant(64, (1, 2, 21, 1), (2, 4, 8, 16)),
     "small": CSWinVariant(64, (2, 4, 32, 2), (2, 4, 8, 16)),
@@ -54,13 +54,14 @@ VARIANTS = {
 class StripeAttention(nn.Module):
     """Multi-head attention within stripes, plus a depthwise 3 x 3 convolution of the values of each stripe.
 
-    That convolution is the paper's locally-enhanced position encoding (equation 7). A map is padded with
-    zeros to whole stripes, half on each side; the zeros take part in the softmax, as in the published models.
+    The convolution is the paper's locally-enhanced position encoding (equation 7). A map is padded with zeros
+    to whole stripes, half on each side; the zeros take part in the softmax, as in the published models.
 
     Args:
-        dim: C, channels of the branch. num_heads: G, divides C.
+        dim: C, channels of the branch.
+        num_heads: G, divides C.
         stripe: width of the stripes; 0 for the whole map.
-        vertical: whether a stripe is as high as the map; else it is as wide.
+        vertical: whether a stripe is as high as the map; otherwise it is as wide.
     """
 
     def __init__(self, dim: int, num_heads: int, stripe: int, vertical: bool):
@@ -71,7 +72,7 @@ class StripeAttention(nn.Module):
         self.get_v = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
 
     def forward(self, qkv: torch.Tensor) -> torch.Tensor:
-        """qkv: (N, H, W, 3, C) float, queries, keys and values. Returns (N, H, W, C)."""
+        """Attend within stripes: (N, H, W, 3, C) float queries, keys and values -> (N, H, W, C)."""
         batch, height, width, _, channels = qkv.shape
         rows, columns = height, width
         top = left = 0
@@ -116,7 +117,7 @@ class CSWinBlock(nn.Module):
         self.mlp = TransformerMLP(dim, 4 * dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, H, W, C) float. Returns the same shape."""
+        """Apply the block to x, (N, H, W, C) float."""
         qkv = self.qkv(self.norm1(x)).unflatten(3, (3, -1)).chunk(len(self.attns), dim=4)
         attended = [attention(part) for attention, part in zip(self.attns, qkv, strict=True)]
         x = x + self.drop_path(self.proj(attended[0] if len(attended) == 1 else torch.cat(attended, dim=3)))
@@ -124,14 +125,14 @@ class CSWinBlock(nn.Module):
 
 
 class ToChannelsLast(nn.Module):
-    """(N, C, H, W) -> (N, H, W, C)"""
+    """Permutes (N, C, H, W) to (N, H, W, C)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, 2, 3, 1)
 
 
 class Merge(nn.Module):
-    """The step to the next stage: a 3 x 3 convolution of stride 2 and a layer norm."""
+    """Transition to the next stage: a 3 x 3 convolution of stride 2 and a layer norm."""
 
     def __init__(self, dim: int, out_dim: int):
         super().__init__()
@@ -139,13 +140,13 @@ class Merge(nn.Module):
         self.norm = nn.LayerNorm(out_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, H, W, C) float. Returns (N, ceil(H / 2), ceil(W / 2), C')."""
+        """Downsample x, (N, H, W, C) float, to (N, ceil(H / 2), ceil(W / 2), C')."""
         return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 @BACKBONE_REGISTRY.register()
 class CSWinTransformer(StagedBackbone):
-    """CSWin Transformer with a layer norm on each output. Takes images of any size.
+    """CSWin Transformer with a layer norm on each output, for images of any size.
 
     The embedding, 7 x 7 with stride 4 and padding 2, gives floor((side + 1) / 4) tokens; every later map is
     half as large, rounded up. Channels double from one output to the next.
@@ -162,20 +163,20 @@ class CSWinTransformer(StagedBackbone):
         drop_path_rate: float = 0.0,
         out_features: tuple[str, ...] = FEATURES,
         freeze_at: int = 0,
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
     ):
         """
         Args:
             variant: sizes, e.g. `VARIANTS["tiny"]`.
             in_channels: channels of the image.
-            drop_path_rate: of the last block; it grows linearly from 0 at the first.
-            out_features: the outputs wanted; stages after the last of them are not built.
-            freeze_at: 0 nothing, 1 the embedding, 2 that and the stage of res2, ... The norms on the outputs
-                always train.
-            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+            drop_path_rate: rate of the last block; it grows linearly from 0 at the first.
+            out_features: names of the outputs; stages after the last of them are not built.
+            freeze_at: 0 nothing, 1 the embedding, 2 also the stage of res2, ... The norms on the outputs
+                are always trained.
+            activation_checkpointing: recompute block activations in the backward pass to save memory.
         """
         channels = tuple(variant.embed_dim * 2**index for index in range(4))
-        super().__init__(channels, out_features, recompute)
+        super().__init__(channels, out_features, activation_checkpointing)
         self.stage1_conv_embed = nn.Sequential(
             nn.Conv2d(in_channels, variant.embed_dim, kernel_size=7, stride=4, padding=2),
             ToChannelsLast(),
@@ -199,7 +200,7 @@ class CSWinTransformer(StagedBackbone):
         self.freeze(parts, freeze_at)
 
     def layer_depths(self) -> LayerDepths:
-        """Embedding, blocks; a downsampling with the block before it. Output norms are of no layer."""
+        """Number the embedding and the blocks; a merge is as deep as the block before it."""
 
         def place(name: str) -> tuple[int, ...] | None:
             part, block, *_ = name.split(".")
@@ -213,7 +214,7 @@ class CSWinTransformer(StagedBackbone):
         return number_layers(self, place)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
+        """Compute feature maps by name, (N, C, h, w), of normalized images, (N, 3, H, W), of any size."""
         image = at_least(image, _LEAST_SIDE)
         x = self.stage1_conv_embed(image.contiguous(memory_format=torch.channels_last))
         outputs = {}
@@ -228,7 +229,7 @@ class CSWinTransformer(StagedBackbone):
 
 
 def _pad(x: torch.Tensor, dim: int, before: int, after: int) -> torch.Tensor:
-    """Zeros before and after dimension `dim` of (N, H, W, 3, C)."""
+    """Pad dimension `dim` of (N, H, W, 3, C) with zeros before and after."""
     if not before + after:
         return x
     return F.pad(x, [0] * (2 * (x.dim() - 1 - dim)) + [before, after])

@@ -1,12 +1,11 @@
 """The pyramid transformers of SegFormer (MiT; Xie et al. 2021) and PVTv2 (Wang et al. 2021).
 
-They are one architecture in two tables of sizes: overlapping patch embeddings by strided convolutions,
-attention to keys and values of a reduced map, and MLPs with a depthwise convolution that stands for a
-position encoding.
-Module names are those of the published files: `patch_embed1.proj`, `block1.0.attn.q`, `norm1`, ...
+They are one architecture with two tables of sizes: overlapping patch embeddings by strided convolutions,
+attention to the keys and values of a reduced map, and MLPs with a depthwise convolution instead of a position
+encoding. Module names are those of the published files: `patch_embed1.proj`, `block1.0.attn.q`, `norm1`, ...
 
-Maps stay channels-last from one end to the other: linear layers and layer norms read them as they are, and a
-convolution sees the same memory as an (N, C, H, W) tensor of that memory format.
+Maps stay channels-last throughout: linear layers and layer norms read them directly, and a convolution sees
+the same memory as an (N, C, H, W) tensor of that memory format.
 
 Shape shorthand: N images, H W size of a feature map, C channels, L keys.
 """
@@ -26,19 +25,19 @@ from segzoo.layers import DropPath, Linear
 from .layer_depths import LayerDepths, number_layers
 from .staged import FEATURES, StagedBackbone, drop_path_rates, init_linear
 
-# Of the norms in blocks and after stages. The norms after convolutions have PyTorch's default.
+# For the norms in blocks and after stages. The norms after convolutions have PyTorch's default.
 _EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class PyramidVariant:
-    """Channels and blocks of each stage, heads of its attention, and the widening of its MLP."""
+    """Channels, blocks, attention heads and MLP expansion of each stage."""
 
     channels: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
     num_heads: tuple[int, int, int, int] = (1, 2, 5, 8)
     mlp_ratios: tuple[int, int, int, int] = (4, 4, 4, 4)
-    # Keys and values come from a map this much smaller along each side.
+    # Keys and values come from a map that is reduced by this factor along each side.
     reductions: tuple[int, int, int, int] = (8, 4, 2, 1)
 
 
@@ -62,7 +61,7 @@ PVT_V2_VARIANTS = {
 
 
 class OverlapPatchEmbed(nn.Module):
-    """A strided convolution whose windows overlap, and a layer norm."""
+    """A strided convolution with overlapping windows, and a layer norm."""
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int, stride: int):
         super().__init__()
@@ -70,15 +69,16 @@ class OverlapPatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, H, W, C) float. Returns (N, ceil(H / stride), ceil(W / stride), C')."""
+        """Embed x, (N, H, W, C) float, as (N, ceil(H / stride), ceil(W / stride), C')."""
         return self.norm(_convolve(self.proj, x))
 
 
 class ReducedAttention(nn.Module):
-    """Multi-head attention from every pixel to a map that is reduced by a strided convolution.
+    """Multi-head attention from every pixel to a map reduced by a strided convolution.
 
     Args:
-        dim: C. num_heads: divides C.
+        dim: C.
+        num_heads: divides C.
         reduction: kernel size and stride of the convolution; 1 for none.
     """
 
@@ -92,7 +92,7 @@ class ReducedAttention(nn.Module):
         self.norm = nn.LayerNorm(dim) if reduction > 1 else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, H, W, C) float. Returns the same shape."""
+        """Attend from x, (N, H, W, C) float, to its reduced map."""
         batch, height, width, channels = x.shape
         query = self.q(x).view(batch, height * width, self.num_heads, -1).transpose(1, 2)
         if self.sr is not None:
@@ -103,20 +103,20 @@ class ReducedAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).reshape(batch, height, width, channels))
 
     def _at_least_one_window(self, x: torch.Tensor) -> torch.Tensor:
-        """Rows and columns beyond the last whole window are dropped, but a map has one window at least."""
+        """Pad a map smaller than one window; rows and columns beyond the last whole window are dropped."""
         rows, columns = (max(self.sr.stride[0] - side, 0) for side in x.shape[1:3])
         return F.pad(x, (0, 0, 0, columns, 0, rows)) if rows or columns else x
 
 
 class DepthwiseConvolution(nn.Module):
-    """A 3 x 3 convolution of each channel; a module around it, since the published names have two parts."""
+    """A 3 x 3 convolution of each channel, in a module because the published names have two parts."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, H, W, C) float. Returns the same shape."""
+        """Convolve x, (N, H, W, C) float."""
         return _convolve(self.dwconv, x)
 
 
@@ -130,7 +130,7 @@ class MixMlp(nn.Module):
         self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, H, W, C) float. Returns the same shape."""
+        """Apply the MLP to x, (N, H, W, C) float."""
         return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
 
 
@@ -146,13 +146,13 @@ class PyramidBlock(nn.Module):
         self.mlp = MixMlp(dim, mlp_ratio * dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, H, W, C) float. Returns the same shape."""
+        """Apply the block to x, (N, H, W, C) float."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class PyramidTransformer(StagedBackbone):
-    """A pyramid transformer with a layer norm after each stage. Takes images of any size."""
+    """A pyramid transformer with a layer norm after each stage, for images of any size."""
 
     @configurable
     def __init__(
@@ -163,18 +163,18 @@ class PyramidTransformer(StagedBackbone):
         drop_path_rate: float = 0.0,
         out_features: tuple[str, ...] = FEATURES,
         freeze_at: int = 0,
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
     ):
         """
         Args:
             variant: sizes, e.g. `MIT_VARIANTS["b0"]`.
             in_channels: channels of the image.
-            drop_path_rate: of the last block; it grows linearly from 0 at the first.
-            out_features: the outputs wanted; stages after the last of them are not built.
-            freeze_at: 0 nothing, 1 the first patch embedding, 2 that and the stage of res2, ...
-            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+            drop_path_rate: rate of the last block; it grows linearly from 0 at the first.
+            out_features: names of the outputs; stages after the last of them are not built.
+            freeze_at: 0 nothing, 1 the first patch embedding, 2 also the stage of res2, ...
+            activation_checkpointing: recompute block activations in the backward pass to save memory.
         """
-        super().__init__(variant.channels, out_features, recompute)
+        super().__init__(variant.channels, out_features, activation_checkpointing)
         rates = drop_path_rates(drop_path_rate, variant.depths)
         parts = []
         for index in range(self.num_stages):
@@ -201,21 +201,21 @@ class PyramidTransformer(StagedBackbone):
         self.freeze(parts, freeze_at)
 
     def layer_depths(self) -> LayerDepths:
-        """Embeddings with the first block of their stage, norms with the last."""
+        """Number embeddings with the first block of their stage, and norms with the last."""
 
         def place(name: str) -> tuple[int, ...]:
-            kind, stage = re.match(r"([a-z_]+)(\d)", name).groups()
+            part, stage = re.match(r"([a-z_]+)(\d)", name).groups()
             index, last = int(stage), len(getattr(self, f"block{stage}")) - 1
-            if kind == "block":
+            if part == "block":
                 return index, int(name.split(".")[1])
-            if kind == "norm":
+            if part == "norm":
                 return index, last
             return (index, 0) if index > 1 else (0,)
 
         return number_layers(self, place)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
+        """Compute feature maps by name, (N, C, h, w), of normalized images, (N, 3, H, W), of any size."""
         x = image.permute(0, 2, 3, 1)
         outputs = {}
         for index in range(self.num_stages):
@@ -236,13 +236,13 @@ class MixTransformer(PyramidTransformer):
 
 @BACKBONE_REGISTRY.register()
 class PyramidVisionTransformerV2(PyramidTransformer):
-    """PVTv2, without its variant of linear attention."""
+    """PVTv2, without its linear-attention variant."""
 
     variants = PVT_V2_VARIANTS
 
 
 def _convolve(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """(N, H, W, C) -> (N, H', W', C'), in channels-last memory."""
+    """Convolve (N, H, W, C) to (N, H', W', C'), in channels-last memory."""
     image = x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     return convolution(image).permute(0, 2, 3, 1).contiguous()
 

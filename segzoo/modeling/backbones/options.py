@@ -1,17 +1,17 @@
-"""The keys of MODEL.BACKBONE that backbones read alike."""
+"""The keys of MODEL.BACKBONE that all backbones share."""
 
 from segzoo.utils.errors import InputError
 
 
 def build_options(cfg, features: tuple[str, ...]) -> dict:
-    """The arguments `drop_path_rate`, `out_features`, `freeze_at` and `recompute` of a backbone.
+    """Return the arguments `drop_path_rate`, `out_features`, `freeze_at`, `activation_checkpointing`.
 
     Args:
-        cfg: the whole configuration.
-        features: the outputs that such a backbone can have.
+        cfg: the complete configuration.
+        features: names of the outputs that the backbone supports.
 
     Raises:
-        InputError: no output, or one that such a backbone has not.
+        InputError: no output, or an unsupported one.
     """
     node = cfg.MODEL.BACKBONE
     unknown = [name for name in node.OUT_FEATURES if name not in features]
@@ -23,5 +23,5 @@ def build_options(cfg, features: tuple[str, ...]) -> dict:
         "drop_path_rate": node.DROP_PATH_RATE,
         "out_features": tuple(node.OUT_FEATURES),
         "freeze_at": node.FREEZE_AT,
-        "recompute": node.CHECKPOINT,
+        "activation_checkpointing": node.CHECKPOINT,
     }

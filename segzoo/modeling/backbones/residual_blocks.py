@@ -1,4 +1,4 @@
-"""The stem and the block of the residual networks after ResNet (He et al. 2015; He et al. 2018).
+"""The stem and the block of ResNet and its successors (He et al. 2015; He et al. 2018).
 
 Shape shorthand: N images, C channels, H W size of the input.
 """
@@ -27,19 +27,19 @@ class DeepStem(CNNBlockBase):
             self.add_module(f"conv{index + 1}", convolution)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """image: (N, 3, H, W) float. Returns (N, C, ceil(H / 4), ceil(W / 4))."""
+        """Downsample images, (N, 3, H, W) float, to (N, C, ceil(H / 4), ceil(W / 4))."""
         return F.max_pool2d(self.conv3(self.conv2(self.conv1(image))), kernel_size=3, stride=2, padding=1)
 
 
 class ResidualBlock(CNNBlockBase):
-    """Convolutions `conv1`, `conv2`, ..., a `shortcut` where the shape changes, and the sum's ReLU."""
+    """Convolutions `conv1`, `conv2`, ..., a `shortcut` if the shape changes, and a ReLU of the sum."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         *,
-        kind: str,
+        block_type: str,
         stride: int = 1,
         dilations: tuple[int, ...] = (1, 1),
         norm: str | Callable = "BN",
@@ -48,16 +48,16 @@ class ResidualBlock(CNNBlockBase):
     ):
         """
         Args:
-            in_channels, out_channels: of the block.
-            kind: "basic" or "bottleneck", see `ResNetVariant`.
-            stride: of the first 3 x 3 convolution.
-            dilations: of the 3 x 3 convolutions; a bottleneck uses the first alone.
-            norm: as `get_norm` takes it.
+            in_channels, out_channels: channels of the block's input and output.
+            block_type: "basic" or "bottleneck", see `ResNetVariant`.
+            stride: stride of the first 3 x 3 convolution.
+            dilations: dilations of the 3 x 3 convolutions; a bottleneck uses only the first.
+            norm: name of the normalization for `get_norm`.
             pooled_shortcut: see `ResNetVariant`.
             drop_path_rate: probability of dropping the convolutions for an image, in training.
         """
         super().__init__(in_channels, out_channels, stride)
-        if kind == "bottleneck":
+        if block_type == "bottleneck":
             inner = out_channels // 4
             layers = [
                 _convolution(in_channels, inner, 1, norm),
@@ -69,7 +69,7 @@ class ResidualBlock(CNNBlockBase):
                 _convolution(in_channels, out_channels, 3, norm, stride, dilations[0]),
                 _convolution(out_channels, out_channels, 3, norm, 1, dilations[1]),
             ]
-        # Detectron2's order of the parameters, which optimizer states follow.
+        # Keep Detectron2's order of parameters, which optimizer states depend on.
         self.pool = None
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
@@ -82,7 +82,7 @@ class ResidualBlock(CNNBlockBase):
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, C, H, W) float. Returns (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        """Map x, (N, C, H, W) float, to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         branch = self.conv1(x)
         branch = self.conv2(F.relu_(branch))
         if self.num_convolutions == 3:

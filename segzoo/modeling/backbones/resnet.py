@@ -1,7 +1,7 @@
 """Residual networks as backbones, with Detectron2's parameter names (He et al. 2015; He et al. 2018).
 
-Files of Detectron2's own ResNets (R-50.pkl, ...) therefore fit without renaming. Strides are torchvision's:
-on the 3 x 3 convolution.
+Files of Detectron2's own ResNets (R-50.pkl, ...) therefore load without renaming. Strides are on the 3 x 3
+convolution, as in torchvision.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 
-from segzoo.layers.runtime import recomputed
+from segzoo.layers.runtime import checkpointed
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
@@ -28,13 +28,14 @@ class ResNetVariant:
 
     Attributes:
         block: "basic" (two 3 x 3 convolutions) or "bottleneck" (1 x 1, 3 x 3, 1 x 1).
-        depths: blocks of res2 to res5.
+        depths: number of blocks in res2 to res5.
         width: channels inside the blocks of res2; each stage doubles them. A bottleneck's output has four
             times as many.
         deep_stem: channels of a stem of three 3 x 3 convolutions; () for one 7 x 7 convolution of `width`
             channels.
-        pooled_shortcut: shortcuts that take a stride do so in an average pool before their convolution.
-        res5_multi_grid: dilation of each block of res5 at output stride 32; a factor on it at smaller ones.
+        pooled_shortcut: strided shortcuts downsample by average pooling before their convolution.
+        res5_multi_grid: dilation of each block of res5 at output stride 32; a factor on the dilation at
+            smaller output strides.
     """
 
     block: str
@@ -61,7 +62,7 @@ _LETTERS = {
 }
 
 VARIANTS = {
-    # For tests and the quickstart: trains from nothing on a CPU in minutes.
+    # For tests and the quickstart: trains from scratch on a CPU in minutes.
     "r18_quarter": ResNetVariant("basic", (2, 2, 2, 2), width=16),
     "r18_half": ResNetVariant("basic", (2, 2, 2, 2), width=32),
     # r18 to r152, the same as r18_v1b to r152_v1b; r18_v1c, ..., r152_v1s.
@@ -77,16 +78,16 @@ VARIANTS = {
 
 FEATURES = ("res2", "res3", "res4", "res5")
 
-# Which convolutions of a stage that keeps its input's size by dilation are dilated: see `block_dilations`.
+# Which convolutions are dilated in a stage that dilates instead of striding: see `block_dilations`.
 DILATION_STYLES = ("uniform", "contract", "mmseg", "mmseg_strided")
 
 
 @BACKBONE_REGISTRY.register()
 class ResNetBackbone(ResNet):
-    """A residual network. Takes images of any size.
+    """A residual network for images of any size.
 
-    Outputs "res2" to "res5" at strides 4, 8, 16 and 32; where the output stride is smaller, later stages keep
-    it by dilation. A map's side is the image's divided by its stride, rounded up.
+    Outputs "res2" to "res5" at strides 4, 8, 16 and 32; with a smaller output stride, later stages keep it by
+    dilation. A map's side is the image's divided by its stride, rounded up.
     """
 
     @configurable
@@ -101,22 +102,22 @@ class ResNetBackbone(ResNet):
         drop_path_rate: float = 0.0,
         out_features: tuple[str, ...] = FEATURES,
         freeze_at: int = 0,
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
     ):
         """
         Args:
             variant: sizes, e.g. `VARIANTS["r50"]`.
             in_channels: channels of the image.
-            norm: FrozenBN | BN | SyncBN, or what else Detectron2's `get_norm` takes.
+            norm: FrozenBN | BN | SyncBN, or another norm of Detectron2's `get_norm`.
             output_stride: 8, 16 or 32.
             dilation_style: see `block_dilations`.
-            drop_path_rate: of the last block, in [0, 1); it rises linearly from 0 at the first.
-            out_features: the outputs wanted; stages after the last of them are not built.
-            freeze_at: 0 nothing, 1 the stem, 2 that and res2, ...; frozen batch norms become FrozenBN.
-            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+            drop_path_rate: rate of the last block, in [0, 1); it grows linearly from 0 at the first.
+            out_features: names of the outputs; stages after the last of them are not built.
+            freeze_at: 0 nothing, 1 the stem, 2 also res2, ...; frozen batch norms become FrozenBN.
+            activation_checkpointing: recompute block activations in the backward pass to save memory.
 
         Raises:
-            InputError: an output stride or a dilation style that there is not.
+            InputError: unknown output stride or dilation style.
         """
         stages = build_stages(variant, norm, output_stride, dilation_style, drop_path_rate)
         if variant.deep_stem:
@@ -124,7 +125,7 @@ class ResNetBackbone(ResNet):
         else:
             stem = BasicStem(in_channels, variant.width, norm)
         super().__init__(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
-        self.recompute = recompute
+        self.activation_checkpointing = activation_checkpointing
         self.freeze_at = freeze_at
 
     @classmethod
@@ -145,19 +146,19 @@ class ResNetBackbone(ResNet):
         }
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
-        recompute = self.recompute and self.training
+        """Compute feature maps by name, (N, C, h, w), of normalized images, (N, 3, H, W), of any size."""
+        checkpointing = self.activation_checkpointing and self.training
         x = self.stem(image)
         outputs = {}
         for name, stage in zip(self.stage_names, self.stages, strict=True):
             for block in stage:
-                x = recomputed(block, x) if recompute else block(x)
+                x = checkpointed(block, x) if checkpointing else block(x)
             if name in self._out_features:
                 outputs[name] = x
         return outputs
 
     def layer_depths(self) -> LayerDepths:
-        """The stem, then the blocks of all stages."""
+        """Number the stem, then the blocks of all stages."""
 
         def place(name: str) -> tuple[int, ...]:
             part, block, *_ = name.split(".")
@@ -166,7 +167,7 @@ class ResNetBackbone(ResNet):
         return number_layers(self, place)
 
     def train(self, mode: bool = True):
-        """Frozen stages stay in eval mode, so that stochastic depth does not disturb them."""
+        """Set the mode, but keep frozen stages in eval mode, without stochastic depth."""
         super().train(mode)
         for module in (self.stem, *self.stages)[: self.freeze_at]:
             module.eval()
@@ -180,14 +181,14 @@ def build_stages(
     dilation_style: str = "uniform",
     drop_path_rate: float = 0.0,
 ) -> list[list[CNNBlockBase]]:
-    """The blocks of res2 to res5.
+    """Build the blocks of res2 to res5.
 
     Args:
         variant: sizes.
-        norm: as `get_norm` takes it.
-        output_stride: 8, 16 or 32; a stage that would step over it dilates its 3 x 3 convolutions instead.
+        norm: name of the normalization for `get_norm`.
+        output_stride: 8, 16 or 32; a stage that would exceed it dilates its 3 x 3 convolutions instead.
         dilation_style: see `block_dilations`.
-        drop_path_rate: of the last block; it rises linearly from 0 at the first.
+        drop_path_rate: rate of the last block; it grows linearly from 0 at the first.
     """
     if output_stride not in (8, 16, 32):
         raise InputError(f"MODEL.BACKBONE.OUTPUT_STRIDE {output_stride}: expected 8, 16 or 32")
@@ -195,11 +196,11 @@ def build_stages(
         raise InputError(
             f"MODEL.BACKBONE.DILATION_STYLE {dilation_style!r}: expected {', '.join(DILATION_STYLES)}"
         )
-    beside_strides = dilation_style == "mmseg_strided"
-    if beside_strides and output_stride != 32:
+    keeps_strides = dilation_style == "mmseg_strided"
+    if keeps_strides and output_stride != 32:
         raise InputError(
             "MODEL.BACKBONE.DILATION_STYLE mmseg_strided keeps all strides; found OUTPUT_STRIDE "
-            f"{output_stride}, set 32, or the style mmseg"
+            f"{output_stride}; set it to 32, or use the style mmseg"
         )
     stages = []
     in_channels = variant.deep_stem[-1] if variant.deep_stem else variant.width
@@ -210,7 +211,7 @@ def build_stages(
         previous_dilation = dilation
         if stride * first_stride > output_stride:
             dilation, first_stride = 2 * dilation, 1
-        elif beside_strides and index >= 2:
+        elif keeps_strides and index >= 2:
             dilation = 2 * dilation
         stride *= first_stride
         out_channels = variant.width * 2**index * (4 if variant.block == "bottleneck" else 1)
@@ -222,7 +223,7 @@ def build_stages(
                 ResidualBlock(
                     out_channels if block else in_channels,
                     out_channels,
-                    kind=variant.block,
+                    block_type=variant.block,
                     stride=1 if block else first_stride,
                     dilations=dilations[block],
                     norm=norm,
@@ -238,22 +239,22 @@ def build_stages(
 def block_dilations(
     depth: int, dilation: int, previous_dilation: int, style: str, multi_grid: Sequence[int] = ()
 ) -> list[tuple[int, int]]:
-    """The dilations of the first and the second 3 x 3 convolution of each block of a stage.
+    """Return the dilations of the first and second 3 x 3 convolution of each block of a stage.
 
-    Published networks differ where a stage of dilation 2 or 4 replaces one of stride 2. All weights fit all
-    styles, but they predict well with the one they were trained with:
+    Published networks differ in how a stage of dilation 2 or 4 replaces one of stride 2. Weights load with
+    any style, but predict well only with the one they were trained with:
         uniform: every 3 x 3 convolution (semseg; Detectron2's DeepLab).
-        contract: as above, but the first 3 x 3 convolution of the first block has the dilation of the stage
-            before (GluonCV, PyTorch-Encoding, timm, torchvision).
-        mmseg: contract, and the second 3 x 3 convolution of a basic block is never dilated (mmsegmentation
+        contract: as uniform, but the first 3 x 3 convolution of the first block has the dilation of the
+            previous stage (GluonCV, PyTorch-Encoding, timm, torchvision).
+        mmseg: as contract, but the second 3 x 3 convolution of a basic block is never dilated (mmsegmentation
             with `contract_dilation`).
-        mmseg_strided: the dilations of mmseg at output stride 8, beside strides of 2 (its FastFCN).
+        mmseg_strided: the dilations of mmseg at output stride 8, in addition to strides of 2 (its FastFCN).
 
     Args:
         depth: number of blocks.
-        dilation, previous_dilation: of this stage and of the one before.
+        dilation, previous_dilation: dilation of this stage and of the previous one.
         style: one of DILATION_STYLES.
-        multi_grid: a factor on the dilation for each block, which then takes the place of the style.
+        multi_grid: a factor on the dilation for each block, which replaces the style.
     """
     if multi_grid:
         return [(dilation * factor, dilation * factor) for factor in multi_grid]

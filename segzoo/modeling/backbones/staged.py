@@ -1,4 +1,4 @@
-"""What the hierarchical transformers have in common as backbones: options, freezing, recomputing."""
+"""Base class of the hierarchical transformer backbones: options, freezing, activation checkpointing."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -20,18 +20,20 @@ FEATURES = ("res2", "res3", "res4", "res5")
 class StagedBackbone(Backbone):
     """Four stages with outputs "res2" to "res5" at strides 4, 8, 16 and 32.
 
-    A subclass has the table `variants`, builds its parts, and ends its constructor with `freeze`. How it
-    rounds the sides of maps is its own arithmetic: see README.md beside this file.
+    A subclass has the table `variants`, builds its modules, and ends its constructor with `freeze`. README.md
+    in this folder lists how each rounds the sides of its maps.
     """
 
     variants: ClassVar[Mapping[str, Any]]
 
-    def __init__(self, channels: tuple[int, ...], out_features: tuple[str, ...], recompute: bool):
+    def __init__(
+        self, channels: tuple[int, ...], out_features: tuple[str, ...], activation_checkpointing: bool
+    ):
         """
         Args:
-            channels: of the outputs res2 to res5.
-            out_features: the outputs wanted; a subclass does not build what only later ones need.
-            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+            channels: channels of the outputs res2 to res5.
+            out_features: names of the outputs; a subclass does not build stages after the last of them.
+            activation_checkpointing: recompute block activations in the backward pass to save memory.
         """
         super().__init__()
         unknown = [name for name in out_features if name not in FEATURES]
@@ -40,7 +42,7 @@ class StagedBackbone(Backbone):
         self.channels = channels
         self.out_features = tuple(name for name in FEATURES if name in out_features)
         self.num_stages = 1 + max(FEATURES.index(name) for name in out_features)
-        self.recompute = recompute
+        self.activation_checkpointing = activation_checkpointing
         self._frozen: list[nn.Module | nn.Parameter] = []
 
     @classmethod
@@ -62,13 +64,13 @@ class StagedBackbone(Backbone):
         }
 
     def freeze(self, parts: Iterable[tuple[nn.Module | nn.Parameter, ...]], freeze_at: int) -> None:
-        """Freezes the first `freeze_at` entries of `parts`: the stem, then the stages of res2, res3, ..."""
+        """Freeze the first `freeze_at` entries of `parts`: the stem, then the stages of res2, res3, ..."""
         self._frozen = [part for group in list(parts)[:freeze_at] for part in group]
         for part in self._frozen:
             part.requires_grad_(False)
 
     def train(self, mode: bool = True):
-        """Frozen stages stay in eval mode, so that stochastic depth and batch statistics leave them alone."""
+        """Set the mode, but keep frozen stages in eval mode, without stochastic depth or batch statistics."""
         super().train(mode)
         for part in self._frozen:
             if isinstance(part, nn.Module):
@@ -76,10 +78,10 @@ class StagedBackbone(Backbone):
         return self
 
     def run(self, blocks: Iterable[nn.Module], x: torch.Tensor) -> torch.Tensor:
-        """The blocks one after the other, keeping only their inputs for the backward pass if so asked."""
-        recompute = self.recompute and self.training
+        """Run the blocks in sequence, with activation checkpointing if it is enabled."""
+        checkpointing = self.activation_checkpointing and self.training
         for block in blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            x = checkpoint(block, x, use_reentrant=False) if checkpointing else block(x)
         return x
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -91,23 +93,23 @@ class StagedBackbone(Backbone):
 
 
 def at_least(image: torch.Tensor, side: int) -> torch.Tensor:
-    """Pads (N, C, H, W) with zeros at the bottom and right until H and W are at least `side`.
+    """Pad (N, C, H, W) with zeros at the bottom and right until H and W are at least `side`.
 
-    For images so small that a published network fails on them.
+    This is for images so small that a published network fails on them.
     """
     bottom, right = max(side - image.shape[2], 0), max(side - image.shape[3], 0)
     return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
 
 
 def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
-    """A rate for each block of each stage: 0 for the first block, growing linearly to `last`."""
+    """Return a rate for each block of each stage: 0 for the first block, growing linearly to `last`."""
     steps = max(sum(depths) - 1, 1)
     rates = iter([last * index / steps for index in range(sum(depths))])
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
 def init_linear(module: nn.Module) -> None:
-    """The start of transformers: linear weights from a normal distribution of 0.02, cut off; biases zero."""
+    """Initialize a linear layer as transformers do: truncated normal weights, std 0.02; zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

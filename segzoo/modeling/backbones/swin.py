@@ -1,10 +1,10 @@
 """Swin Transformer as a backbone for dense prediction (Liu et al. 2021).
 
-Module names are those of the published files: the classifier's (`layers.0.blocks.0.attn.qkv`, ...) and
-those of the dense models built on it, which add `norm0` to `norm3` on the outputs.
+Module names are those of the published files, both the classifiers' (`layers.0.blocks.0.attn.qkv`, ...) and
+the dense models', which add `norm0` to `norm3` on the outputs.
 
-timm's Swin is not used here: it rolls a feature map before padding it to whole windows, while the published
-dense models pad first, so the two differ wherever a side is no multiple of the window.
+timm's Swin is not used: it rolls a feature map before padding it to whole windows, while the published dense
+models pad first, so the two differ if a side is not a multiple of the window.
 
 Shape shorthand: N images, H W size of a feature map, C channels, W' windows of a map, T tokens of a window.
 """
@@ -25,13 +25,13 @@ from segzoo.layers.mlp import TransformerMLP
 from .layer_depths import LayerDepths, number_layers
 from .staged import FEATURES, StagedBackbone, drop_path_rates, init_linear
 
-# Published models block attention across the seam of a shifted map by adding this instead of minus infinity.
+# Published models add this, not minus infinity, to block attention across the seam of a shifted map.
 _SEAM_PENALTY = -100.0
 
 
 @dataclass(frozen=True)
 class SwinVariant:
-    """Channels after the patch embedding, blocks and heads of each stage, and the side of a window."""
+    """Channels after the patch embedding, blocks and heads per stage, and the side of a window."""
 
     embed_dim: int
     depths: tuple[int, ...]
@@ -39,7 +39,7 @@ class SwinVariant:
     window_size: int
 
 
-# `_384` names the models pre-trained on 384-pixel images, whose windows are larger.
+# `_384` marks models pre-trained on 384-pixel images, whose windows are larger.
 VARIANTS = {
     "tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
     "small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
@@ -65,11 +65,11 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, windows: torch.Tensor, seam: torch.Tensor | None) -> torch.Tensor:
-        """Attends within each window.
+        """Attend within each window.
 
         Args:
-            windows: (N * W', T, C) float, the windows of an image next to each other.
-            seam: (W', 1, T, T) float added to the attention logits, or None.
+            windows: (N * W', T, C) float, the windows of an image in consecutive entries.
+            seam: (W', 1, T, T) float bias on the attention logits, or None.
 
         Returns:
             (N * W', T, C) float.
@@ -98,7 +98,7 @@ class SwinBlock(nn.Module):
         self.mlp = TransformerMLP(dim, 4 * dim)
 
     def forward(self, x: torch.Tensor, seam: torch.Tensor) -> torch.Tensor:
-        """x: (N, H, W, C) float; seam: see `seam_penalty`, used by shifted blocks. Returns (N, H, W, C)."""
+        """Apply the block to x, (N, H, W, C) float; shifted blocks use `seam`, see `seam_penalty`."""
         x = x + self.drop_path(self._attend(self.norm1(x), seam))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -119,7 +119,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Joins every 2 x 2 pixels into one of twice the channels."""
+    """Merges every 2 x 2 pixels into one with twice the channels."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -127,7 +127,7 @@ class PatchMerging(nn.Module):
         self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, H, W, C) float. Returns (N, ceil(H / 2), ceil(W / 2), 2 * C)."""
+        """Merge x, (N, H, W, C) float, to (N, ceil(H / 2), ceil(W / 2), 2 * C)."""
         x = pad_to_multiple(x, 2)
         # Column by column, as the published weights of `reduction` expect.
         corners = (x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2])
@@ -135,7 +135,7 @@ class PatchMerging(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks at one resolution, every second one shifted, and the step to the next resolution."""
+    """Blocks at one resolution, every second one shifted, and the transition to the next resolution."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int, drop_path: list[float], downsample: bool):
         super().__init__()
@@ -146,11 +146,11 @@ class SwinStage(nn.Module):
         )
         self.downsample = PatchMerging(dim) if downsample else None
 
-    def forward(self, x: torch.Tensor, recompute: bool) -> torch.Tensor:
-        """x: (N, H, W, C) float. Returns the same shape, before any downsampling."""
+    def forward(self, x: torch.Tensor, checkpointing: bool) -> torch.Tensor:
+        """Apply the blocks to x, (N, H, W, C) float, without the downsampling."""
         seam = seam_penalty(x.shape[1], x.shape[2], self.window_size, x.device)
         for block in self.blocks:
-            x = checkpoint(block, x, seam, use_reentrant=False) if recompute else block(x, seam)
+            x = checkpoint(block, x, seam, use_reentrant=False) if checkpointing else block(x, seam)
         return x
 
 
@@ -163,14 +163,14 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """image: (N, 3, H, W) float. Returns (N, ceil(H / 4), ceil(W / 4), C)."""
+        """Embed images, (N, 3, H, W) float, as (N, ceil(H / 4), ceil(W / 4), C)."""
         image = F.pad(image, (0, -image.shape[3] % 4, 0, -image.shape[2] % 4))
         return self.norm(self.proj(image).permute(0, 2, 3, 1))
 
 
 @BACKBONE_REGISTRY.register()
 class SwinTransformer(StagedBackbone):
-    """Swin Transformer with a layer norm on each output. Takes images of any size.
+    """Swin Transformer with a layer norm on each output, for images of any size.
 
     Outputs "res2" to "res5" at strides 4, 8, 16 and 32, rounded up; channels double from one to the next.
     """
@@ -186,20 +186,20 @@ class SwinTransformer(StagedBackbone):
         drop_path_rate: float = 0.0,
         out_features: tuple[str, ...] = FEATURES,
         freeze_at: int = 0,
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
     ):
         """
         Args:
             variant: sizes, e.g. `VARIANTS["tiny"]`.
             in_channels: channels of the image.
-            drop_path_rate: of the last block; it grows linearly from 0 at the first.
-            out_features: the outputs wanted; stages after the last of them are not built.
-            freeze_at: 0 nothing, 1 the patch embedding, 2 that and the stage of res2, ... The norms on the
-                outputs always train.
-            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+            drop_path_rate: rate of the last block; it grows linearly from 0 at the first.
+            out_features: names of the outputs; stages after the last of them are not built.
+            freeze_at: 0 nothing, 1 the patch embedding, 2 also the stage of res2, ... The norms on the
+                outputs are always trained.
+            activation_checkpointing: recompute block activations in the backward pass to save memory.
         """
         channels = tuple(variant.embed_dim * 2**index for index in range(4))
-        super().__init__(channels, out_features, recompute)
+        super().__init__(channels, out_features, activation_checkpointing)
         self.patch_embed = PatchEmbed(in_channels, variant.embed_dim)
         rates = drop_path_rates(drop_path_rate, variant.depths)
         self.layers = nn.ModuleList(
@@ -219,11 +219,11 @@ class SwinTransformer(StagedBackbone):
         self.freeze([(part,) for part in (self.patch_embed, *self.layers)], freeze_at)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
+        """Compute feature maps by name, (N, C, h, w), of normalized images, (N, 3, H, W), of any size."""
         x = self.patch_embed(image)
         outputs = {}
         for index, stage in enumerate(self.layers):
-            x = stage(x, self.recompute and self.training)
+            x = stage(x, self.activation_checkpointing and self.training)
             if FEATURES[index] in self.out_features:
                 normed = getattr(self, f"norm{index}")(x)
                 outputs[FEATURES[index]] = fast_layout(normed.permute(0, 3, 1, 2))
@@ -232,7 +232,7 @@ class SwinTransformer(StagedBackbone):
         return outputs
 
     def layer_depths(self) -> LayerDepths:
-        """Patch embedding, blocks; a downsampling with the block before it. Output norms are of no layer."""
+        """Number the patch embedding and the blocks; a downsampling is as deep as the block before it."""
 
         def place(name: str) -> tuple[int, ...] | None:
             part, *rest = name.split(".")
@@ -246,24 +246,24 @@ class SwinTransformer(StagedBackbone):
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Pads (N, H, W, C) with zeros at the bottom and right until H and W are multiples of `multiple`."""
+    """Pad (N, H, W, C) with zeros at the bottom and right until H and W are multiples of `multiple`."""
     return F.pad(x, (0, 0, 0, -x.shape[2] % multiple, 0, -x.shape[1] % multiple))
 
 
 def seam_penalty(height: int, width: int, window_size: int, device: torch.device) -> torch.Tensor:
-    """The attention bias that keeps tokens apart which only the cyclic shift brought into one window.
+    """Return the attention bias between tokens that only the cyclic shift brought into one window.
 
     Args:
         height, width: H and W of the map before padding to whole windows.
         window_size: side of a window; the shift is half of it, rounded down.
-        device: where the result is made.
+        device: device of the result.
 
     Returns:
-        (W', 1, T, T) float32: 0 where two tokens of a window were neighbors before the shift, else -100.
+        (W', 1, T, T) float32: 0 for two tokens of a window that were neighbors before the shift, else -100.
     """
 
     def regions(length: int) -> torch.Tensor:
-        # Along one side the shifted map has three parts: whole windows, the rest, and the other end.
+        # Along one side the shifted map has three parts: whole windows, the remainder, and the opposite end.
         padded = length + -length % window_size
         index = torch.arange(padded, device=device)
         region = (index >= padded - window_size).int() + (index >= padded - window_size // 2).int()
@@ -276,7 +276,7 @@ def seam_penalty(height: int, width: int, window_size: int, device: torch.device
 
 
 def _relative_position_index(window_size: int) -> torch.Tensor:
-    """(T, T) int64 row of the bias table for each pair of query and key token of a window."""
+    """Return the row of the bias table for each query and key token of a window, (T, T) int64."""
     axis = torch.arange(window_size)
     rows, columns = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
     row_step = rows[:, None] - rows[None, :] + window_size - 1

@@ -1,6 +1,6 @@
-"""Any model of timm that gives feature maps, as a backbone.
+"""Any timm model with feature maps, as a backbone.
 
-The weights keep timm's names, below `network.`, so that timm's own files load (key map "timm").
+The weights keep timm's names, under `network.`, so that timm's own files load (key map "timm").
 
 Shape shorthand: N images, C channels, H W size of the image, h w size of a map.
 """
@@ -30,14 +30,14 @@ from ..configured import configurable_by
 from .layer_depths import LayerDepths
 from .options import build_options
 
-# The name of a feature map by the stride that it has where nothing is dilated.
+# Name of a feature map by its stride without dilation.
 NAMES = {2: "res1", 4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 
 
 def _freeze_norms(network: nn.Module) -> nn.Module:
-    """Frozen batch norms in place of those that train; none of them closes the branch that it ends."""
+    """Replace batch norms by frozen ones, without zeroing the residual branches that end in one."""
     for module in network.modules():
-        # timm starts residual branches at 0, where a frozen norm would keep them if no file is loaded.
+        # timm initializes the last norm of a branch to 0; frozen, it would stay 0 if no file is loaded.
         trains = isinstance(module, _BatchNorm) and module.affine and not module.weight.is_meta
         if trains and not module.weight.any():
             nn.init.ones_(module.weight)
@@ -51,19 +51,20 @@ _KEYS = {
     "drop_path_rate": "MODEL.BACKBONE.DROP_PATH_RATE",
     "out_features": "MODEL.BACKBONE.OUT_FEATURES",
     "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
-    "recompute": "MODEL.BACKBONE.CHECKPOINT",
+    "activation_checkpointing": "MODEL.BACKBONE.CHECKPOINT",
 }
 NORMS = {"BN": lambda network: network, "FrozenBN": _freeze_norms, "SyncBN": convert_sync_batchnorm}
 
 
 @BACKBONE_REGISTRY.register()
 class TimmBackbone(Backbone):
-    """A convolutional network or a transformer of timm.
+    """A convolutional network or transformer from timm.
 
-    Outputs "res1" to "res5" at strides 2 to 32, as far as the model has them and they are asked for; of
-    several maps of one stride, the last. Images go in as they are, so that maps have timm's sizes. Where a
-    model takes whole patches or windows only, images are padded with zeros at the bottom and right, and a
-    map's side is the image's divided by the stride, rounded up; so are images that are too small for it.
+    Outputs "res1" to "res5" at strides 2 to 32, if the model has them and they are requested; for several
+    maps of one stride, the last. Images are not padded, so that maps have timm's sizes, with two exceptions,
+    which pad with zeros at the bottom and right: for a model that takes only whole patches or windows (a
+    map's side is then the image's divided by the stride, rounded up), and for images smaller than the model
+    accepts.
     """
 
     @configurable_by(_KEYS)
@@ -77,21 +78,21 @@ class TimmBackbone(Backbone):
         drop_path_rate: float = 0.0,
         out_features: tuple[str, ...] = ("res2", "res3", "res4", "res5"),
         freeze_at: int = 0,
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
     ):
         """
         Args:
-            variant: timm's name of the model, e.g. "convnext_tiny".
+            variant: timm's model name, e.g. "convnext_tiny".
             in_channels: channels of the image.
-            norm: BN, FrozenBN or SyncBN, for the batch norms of the model, if it has any.
-            output_stride: 8 or 16 where the model can dilate, else 32.
-            drop_path_rate: of the last block, where the model has stochastic depth, else 0.
-            out_features: the outputs wanted; what the model has after the last of them is not built.
-            freeze_at: 0 nothing, 1 what comes before res2, 2 that and res2, ..., 5 all.
-            recompute: recompute activations in the backward pass instead of keeping them.
+            norm: BN, FrozenBN or SyncBN, for the model's batch norms, if it has any.
+            output_stride: 8 or 16 if the model can dilate, otherwise 32.
+            drop_path_rate: rate of the last block if the model has stochastic depth, otherwise 0.
+            out_features: names of the outputs; modules after the last of them are not built.
+            freeze_at: 0 nothing, 1 everything before res2, 2 also res2, ..., 5 all.
+            activation_checkpointing: recompute activations in the backward pass to save memory.
 
         Raises:
-            InputError: a model that timm has not, or something that the model cannot do.
+            InputError: timm has no such model, or the model does not support an option.
         """
         super().__init__()
         if norm not in NORMS:
@@ -122,11 +123,11 @@ class TimmBackbone(Backbone):
         for module in self.frozen:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
-        self.recompute = recompute
-        # Batch norms with their momentum, once they are needed: a trainer may replace them before.
+        self.activation_checkpointing = activation_checkpointing
+        # Batch norms with their momentum, collected at first use: a trainer may replace norms before.
         self.averaging: list[tuple[_BatchNorm, float]] = []
-        if recompute:
-            self._recompute()
+        if activation_checkpointing:
+            self._checkpoint_activations()
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
@@ -140,10 +141,10 @@ class TimmBackbone(Backbone):
         }
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalized. Returns the feature maps by name, (N, C, h, w).
+        """Compute feature maps by name, (N, C, h, w), of normalized images, (N, 3, H, W) float.
 
         Raises:
-            InputError: the model takes one size of images only, and this is another.
+            InputError: the model takes images of one size only, and this is another.
         """
         height, width = image.shape[-2:]
         only = self.sizes.only
@@ -155,21 +156,21 @@ class TimmBackbone(Backbone):
         bottom, right = (self.sizes.padded(side) - side for side in (height, width))
         if bottom or right:
             image = F.pad(image, (0, right, 0, bottom))
-        # In timm's own recomputation batch norms would average over a batch again.
-        recompute = self.recompute and self.training and torch.is_grad_enabled()
-        if recompute and not self.averaging:
+        # With activation checkpointing, batch norms would otherwise update their statistics twice.
+        checkpointing = self.activation_checkpointing and self.training and torch.is_grad_enabled()
+        if checkpointing and not self.averaging:
             norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
             self.averaging = [(norm, norm.momentum) for norm in norms]
-        for norm, momentum in self.averaging if recompute else ():
+        for norm, momentum in self.averaging if checkpointing else ():
             norm.momentum = momentum
         maps = self.network.forward_intermediates(
             image, indices=list(self.index_of.values()), output_fmt="NCHW", intermediates_only=True
         )
-        for norm, _ in self.averaging if recompute else ():
+        for norm, _ in self.averaging if checkpointing else ():
             norm.momentum = 0.0
         outputs = {}
         for (name, shape), feature in zip(self._shapes.items(), maps, strict=True):
-            # What comes from padding alone is cut away.
+            # Drop the rows and columns that come from padding alone.
             rows = -(-height // shape.stride) if bottom else feature.shape[2]
             columns = -(-width // shape.stride) if right else feature.shape[3]
             outputs[name] = feature[..., :rows, :columns].contiguous()
@@ -179,7 +180,7 @@ class TimmBackbone(Backbone):
         return dict(self._shapes)
 
     def layer_depths(self) -> LayerDepths:
-        """Depths by timm's own table of the model's layers; a norm after the last block is of no layer.
+        """Return depths from timm's own table of layers; a norm after the last block belongs to no layer.
 
         Raises:
             InputError: timm has no such table for the model.
@@ -187,8 +188,8 @@ class TimmBackbone(Backbone):
         matcher = getattr(self.network, "group_matcher", None)
         if matcher is None:
             raise InputError(
-                f"layer-wise decay: timm {timm.__version__} does not say which layers {self.variant} has; "
-                "do without it, or choose another model"
+                f"layer-wise decay: timm {timm.__version__} has no table of the layers of {self.variant}; "
+                "set SOLVER.LAYER_DECAY 1.0, or choose another model"
             )
         layers = group_parameters(self.network, matcher(coarse=False), reverse=True)
         total = 1 + max(layers.values())
@@ -201,24 +202,25 @@ class TimmBackbone(Backbone):
         )
 
     def train(self, mode: bool = True):
-        """Frozen stages stay in eval mode, so that batch norm and stochastic depth do not disturb them."""
+        """Set the mode, but keep frozen modules in eval mode (batch statistics, stochastic depth)."""
         super().train(mode)
         for module in self.frozen:
             module.training = False
         return self
 
-    def _recompute(self) -> None:
+    def _checkpoint_activations(self) -> None:
         try:
             self.network.set_grad_checkpointing(True)
         except (AssertionError, NotImplementedError):
             raise ArgumentError(
-                "recompute", f" True: {self.variant} cannot recompute activations; use False"
+                "activation_checkpointing",
+                f" True: {self.variant} does not support it; use False",
             ) from None
 
 
 def _create(variant: str, in_channels: int, options: dict, device: str | None = None) -> nn.Module:
-    """timm's model without weights; on the device "meta" also without memory for them."""
-    name = variant.split(".")[0]  # the tag of resnet50.a1_in1k says where weights come from
+    """Build timm's model with random weights; on the device "meta", without memory for them."""
+    name = variant.split(".")[0]  # the tag in resnet50.a1_in1k names pretrained weights
     if not timm.is_model(name):
         known = timm.list_models()
         raise ArgumentError(
@@ -238,14 +240,14 @@ def _create(variant: str, in_channels: int, options: dict, device: str | None = 
     if not (hasattr(model, "forward_intermediates") and hasattr(model, "prune_intermediate_layers")):
         raise ArgumentError(
             "variant",
-            f" {variant!r}: timm {timm.__version__} gives no feature maps of it; choose another one, or "
+            f" {variant!r}: timm {timm.__version__} has no feature maps for it; choose another one, or "
             "install a newer timm",
         )
     return model
 
 
 def _options(variant: str, model: type[nn.Module], output_stride: int, drop_path_rate: float) -> dict:
-    """The keyword arguments of `timm.create_model` that say how a model of that class is built."""
+    """Return the keyword arguments of `timm.create_model` that configure a model of this class."""
     accepted = inspect.signature(model.__init__).parameters
     options = {}
     if output_stride != 32:
@@ -259,7 +261,7 @@ def _options(variant: str, model: type[nn.Module], output_stride: int, drop_path
         raise ArgumentError(
             "drop_path_rate", f" {drop_path_rate}: {variant} has no stochastic depth; use 0.0"
         )
-    # Of transformers: position embeddings are interpolated, masks of windows made, for every size of image.
+    # Let transformers interpolate position embeddings and make window masks for every image size.
     if "strict_img_size" in accepted:
         options["strict_img_size"] = False
     elif "dynamic_img_size" in accepted:
@@ -268,7 +270,7 @@ def _options(variant: str, model: type[nn.Module], output_stride: int, drop_path
 
 
 def _infos(network: nn.Module) -> list[dict]:
-    """What timm says of each feature map: "num_chs", "reduction" (stride), "module" (its name)."""
+    """Return timm's entry for each feature map: "num_chs", "reduction" (stride), "module" (its name)."""
     return list(getattr(network.feature_info, "info", network.feature_info))
 
 
@@ -277,18 +279,18 @@ def _strides(network: nn.Module) -> list[int]:
 
 
 def _index_by_name(network: nn.Module) -> dict[str, int]:
-    """res1, ..., res5 -> which of the feature maps that is, from the first to the last."""
+    """Return the indices of the feature maps res1, ..., res5, by name."""
     last = {NAMES[stride]: index for index, stride in enumerate(_strides(network)) if stride in NAMES}
     return dict(sorted(last.items()))
 
 
 class InputSizes(NamedTuple):
-    """The images that a model takes.
+    """Image sizes that a model accepts.
 
     Attributes:
-        multiple: of which sides have to be multiples; 1: of any size.
+        multiple: sides must be multiples of this; 1: any size.
         least: the smallest side.
-        only: the one size (height, width) that it takes, or None.
+        only: the only (height, width) that the model accepts, or None.
     """
 
     multiple: int
@@ -296,18 +298,18 @@ class InputSizes(NamedTuple):
     only: tuple[int, int] | None = None
 
     def padded(self, side: int) -> int:
-        """The side to which an image is padded."""
+        """Return the side to which an image is padded."""
         return max(side + -side % self.multiple, self.least)
 
 
 @functools.cache
 def _input_sizes(variant: str, in_channels: int, options: tuple[tuple[str, Any], ...]) -> InputSizes:
-    """What sizes of images the model takes.
+    """Return the image sizes that the model accepts.
 
-    timm does not tell, but it shows where tensors have no values.
+    timm does not record them; they are found by trial on the meta device.
 
     Args:
-        variant: its name.
+        variant: timm's model name.
         in_channels: channels of the image.
         options: keyword arguments of `timm.create_model`.
 
@@ -322,7 +324,7 @@ def _input_sizes(variant: str, in_channels: int, options: tuple[tuple[str, Any],
         image = torch.zeros(1, in_channels, height, width, device="meta")
         try:
             features = network.forward_intermediates(image, output_fmt="NCHW", intermediates_only=True)
-        except Exception:  # models say it in any of a dozen ways
+        except Exception:  # models reject a size with various exceptions
             return None
         return [tuple(feature.shape[-2:]) for feature in features]
 
@@ -337,7 +339,7 @@ def _input_sizes(variant: str, in_channels: int, options: tuple[tuple[str, Any],
             continue
         if multiple == max(native) and multiple not in strides:
             return InputSizes(multiple, multiple)
-        # Small images: a model that takes some takes all larger ones.
+        # Small images: a model that accepts a size accepts all larger ones.
         least = bisect.bisect_left(
             range(multiple, 2 * unit, multiple), True, key=lambda side: maps(side, side) is not None
         )
@@ -346,14 +348,14 @@ def _input_sizes(variant: str, in_channels: int, options: tuple[tuple[str, Any],
         return InputSizes(1, 1, native)
     raise ArgumentError(
         "variant",
-        f" {variant!r}: its maps are not of the image's size divided by {strides}; choose another one",
+        f" {variant!r}: its maps do not have the image's size divided by {strides}; choose another one",
     )
 
 
 def _first_modules(
     variant: str, network: nn.Module, index_of: dict[str, int], freeze_at: int
 ) -> list[nn.Module]:
-    """The modules up to the end of a stage, to be frozen; timm registers modules in the order of use."""
+    """Return the modules up to the end of a stage, to be frozen; timm registers modules in order of use."""
     if not freeze_at:
         return []
     stage = f"res{max(freeze_at, 2)}"
@@ -367,7 +369,7 @@ def _first_modules(
     if not inside:
         raise ArgumentError("freeze_at", f" {freeze_at}: {variant} has no stages to freeze; use 0")
     end = inside[0] if freeze_at == 1 else inside[-1] + 1
-    # A container that goes on after the stage is left out, but for the model: it may own position embeddings.
+    # Leave out a container that extends beyond the stage, except the model: it may own position embeddings.
     unfrozen = [f"{name}." for name, _ in modules[end:]]
     return [
         module

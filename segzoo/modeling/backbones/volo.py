@@ -1,9 +1,9 @@
-"""VOLO as a backbone for dense prediction (Yuan et al. 2022), built of timm's blocks.
+"""VOLO as a backbone for dense prediction (Yuan et al. 2022), built from timm's blocks.
 
 The layers that attend to a class token are left out. Module names are those of the published files:
-`patch_embed`, `network.0` to `network.4`, `pos_embed`. The published code holds no dense model, so how four
-outputs come out of two resolutions is this module's own choice: transposed convolutions `upsample_res2` and
-`upsample_res3`, which no published file has, and a max pool.
+`patch_embed`, `network.0` to `network.4`, `pos_embed`. The published code has no dense model; this module
+derives four outputs from two resolutions with transposed convolutions, `upsample_res2` and `upsample_res3`,
+which no published file has, and a max pool.
 
 Shape shorthand: N images, H W size of a feature map, C channels.
 """
@@ -23,7 +23,7 @@ from .staged import FEATURES, StagedBackbone, at_least, drop_path_rates, init_li
 
 @dataclass(frozen=True)
 class VOLOVariant:
-    """Blocks of each stage; channels, heads and widening of the MLP in the first stage and in the others.
+    """Blocks per stage; channels, heads and MLP expansion in the first stage and in the others.
 
     `stem_dim` is the width of the first three convolutions.
     """
@@ -42,19 +42,19 @@ VARIANTS = {
     "d4": VOLOVariant((8, 8, 16, 4), (384, 768), (12, 16)),
     "d5": VOLOVariant((12, 12, 20, 4), (384, 768), (12, 16), mlp_ratio=4, stem_dim=128),
 }
-# The side of the position embedding of a model for 224-pixel images.
+# Side of the position embedding in a model for 224-pixel images.
 _POSITIONS = 14
-# The smallest side that leaves one token after both steps down.
+# The smallest side that leaves one token after both downsamplings.
 _LEAST_SIDE = 15
 
 
 @BACKBONE_REGISTRY.register()
 class VOLO(StagedBackbone):
-    """Outlook attention at stride 8, then attention to the whole map at stride 16. Takes images of any size.
+    """Outlook attention at stride 8, then global attention at stride 16, for images of any size.
 
-    Outputs: "res2" and "res3" are the first and second stage upsampled two times by a transposed convolution,
-    "res4" is the third stage, "res5" the fourth after a max pool that rounds up. As in the published code the
-    first stage has floor(ceil(side / 2) / 4) tokens and the others half as many, rounded down.
+    Outputs: "res2" and "res3" are the first and second stage upsampled by 2 with a transposed convolution,
+    "res4" is the third stage, "res5" the fourth after a max pool that rounds up. As in the published code,
+    the first stage has floor(ceil(side / 2) / 4) tokens and the others half as many, rounded down.
     """
 
     variants = VARIANTS
@@ -68,21 +68,21 @@ class VOLO(StagedBackbone):
         drop_path_rate: float = 0.0,
         out_features: tuple[str, ...] = FEATURES,
         freeze_at: int = 0,
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
     ):
         """
         Args:
             variant: sizes, e.g. `VARIANTS["d1"]`.
             in_channels: channels of the image.
-            drop_path_rate: of the last block. It grows linearly with the block's number, but blocks of
+            drop_path_rate: rate of the last block. It grows linearly with the block's number, but blocks of
                 outlook attention have none, as in the published training.
-            out_features: the outputs wanted; stages after the last of them are not built.
-            freeze_at: 0 nothing, 1 the patch embedding, 2 that and the first stage, 3 those, the position
-                embedding and the second stage, ... The transposed convolutions always train.
-            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+            out_features: names of the outputs; stages after the last of them are not built.
+            freeze_at: 0 nothing, 1 the patch embedding, 2 also the first stage, 3 also the position embedding
+                and the second stage, ... The transposed convolutions are always trained.
+            activation_checkpointing: recompute block activations in the backward pass to save memory.
         """
         first, later = variant.channels
-        super().__init__((first, later, later, later), out_features, recompute)
+        super().__init__((first, later, later, later), out_features, activation_checkpointing)
         self.patch_embed = PatchEmbed(
             stem_conv=True,
             stem_stride=2,
@@ -125,7 +125,7 @@ class VOLO(StagedBackbone):
         self.freeze(parts, freeze_at)
 
     def layer_depths(self) -> LayerDepths:
-        """Embedding, blocks; downsampling and position embedding with the block after them."""
+        """Number the embedding and the blocks; downsampling and position embedding with the next block."""
 
         def place(name: str) -> tuple[int, ...] | None:
             part, *rest = name.split(".")
@@ -136,7 +136,7 @@ class VOLO(StagedBackbone):
         return number_layers(self, place)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
+        """Compute feature maps by name, (N, C, h, w), of normalized images, (N, 3, H, W), of any size."""
         image = at_least(image, _LEAST_SIDE)
         x = self.patch_embed(image).permute(0, 2, 3, 1)
         outputs = {}
@@ -151,7 +151,7 @@ class VOLO(StagedBackbone):
         return outputs
 
     def _output(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) of a stage -> the map of that output."""
+        """Convert a stage's map, (N, C, H, W), to the output `name`."""
         if name == "res4":
             return x
         if name == "res5":
@@ -159,7 +159,7 @@ class VOLO(StagedBackbone):
         return getattr(self, f"upsample_{name}")(x)
 
     def _positions(self, height: int, width: int) -> torch.Tensor:
-        """(1, H, W, C) float, the position embedding at the size of the map."""
+        """Return the position embedding at the size of the map, (1, H, W, C) float."""
         if self.pos_embed.shape[1:3] == (height, width):
             return self.pos_embed
         grid = self.pos_embed.permute(0, 3, 1, 2)

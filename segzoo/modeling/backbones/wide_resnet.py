@@ -1,7 +1,7 @@
-"""The wide residual network of 38 layers as a backbone (Wu et al. 2016, "Wider or Deeper", model A2).
+"""The 38-layer wide residual network as a backbone (Wu et al. 2016, "Wider or Deeper", model A2).
 
-Blocks are pre-activated (He et al. 2016): norm and ReLU stand before each convolution, and the maps handed on
-are raw sums. Parameter names follow the published files: `mod1` to `mod7`, `block1`, ...
+Blocks are pre-activated (He et al. 2016): norm and ReLU precede each convolution, and outputs are sums
+without activation. Parameter names follow the published files: `mod1` to `mod7`, `block1`, ...
 
 Shape shorthand: N images, C channels, H W size of the image, h w size of a map.
 """
@@ -18,7 +18,7 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
 
 from segzoo.layers.conv import norm_layer
-from segzoo.layers.runtime import recomputed
+from segzoo.layers.runtime import checkpointed
 from segzoo.utils.errors import ArgumentError, InputError
 
 from ..configured import configurable_by
@@ -31,7 +31,7 @@ class WideResNetVariant:
     """Sizes of a wide residual network.
 
     Attributes:
-        depths: blocks of mod2 to mod7.
+        depths: number of blocks in mod2 to mod7.
         width: channels of mod1; those of the other modules are multiples of it, see `_FACTORS`.
     """
 
@@ -41,8 +41,8 @@ class WideResNetVariant:
 
 VARIANTS = {"wrn38": WideResNetVariant((3, 3, 6, 3, 1, 1))}
 
-# Channels of the convolutions of a block in mod2 to mod7, in units of the width. Two: 3 x 3 and 3 x 3; three:
-# 1 x 1, 3 x 3, 1 x 1.
+# Output channels of the convolutions of a block in mod2 to mod7, in units of the width. Two: 3 x 3 and 3 x 3;
+# three: 1 x 1, 3 x 3, 1 x 1.
 _FACTORS = ((2, 2), (4, 4), (8, 8), (8, 16), (8, 16, 32), (16, 32, 64))
 _DROPOUT = (0.0, 0.0, 0.0, 0.0, 0.3, 0.5)
 # The module that each output comes from.
@@ -50,9 +50,9 @@ _OUTPUTS = {"res1": "mod2", "res2": "mod3", "res3": "mod4", "res4": "mod5", "res
 
 
 class PreActivatedBlock(nn.Module):
-    """Two 3 x 3 convolutions, or 1 x 1, 3 x 3 and 1 x 1, each after norm and ReLU; and the shortcut.
+    """Two 3 x 3 convolutions, or 1 x 1, 3 x 3 and 1 x 1, each after norm and ReLU, with a shortcut.
 
-    Where the shape changes, the shortcut is a 1 x 1 convolution of the activated input, else the raw input.
+    If the shape changes, the shortcut is a 1 x 1 convolution of the activated input, otherwise the raw input.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class PreActivatedBlock(nn.Module):
     ):
         """
         Args:
-            in_channels: of the block.
-            channels: of its two or three convolutions.
-            norm: as `get_norm` takes it.
-            stride: of the first convolution.
-            dilation: of the 3 x 3 convolutions.
+            in_channels: channels of the input.
+            channels: output channels of the two or three convolutions.
+            norm: name of the normalization for `get_norm`.
+            stride: stride of the first convolution.
+            dilation: dilation of the 3 x 3 convolutions.
             dropout: probability that a channel is dropped before the last convolution, in training.
         """
         super().__init__()
@@ -90,7 +90,7 @@ class PreActivatedBlock(nn.Module):
         self.num_convolutions = len(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, C, H, W) float. Returns (N, channels[-1], ceil(H / stride), ceil(W / stride))."""
+        """Map x, (N, C, H, W) float, to (N, channels[-1], ceil(H / stride), ceil(W / stride))."""
         activated = F.relu_(self.norm1(x))
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         branch = F.relu_(self.norm2(self.conv1(activated)))
@@ -104,9 +104,9 @@ class PreActivatedBlock(nn.Module):
 
 @BACKBONE_REGISTRY.register()
 class WideResNetBackbone(Backbone):
-    """WideResNet38-A2. Takes images of any size; a map's side is the image's by its stride, rounded up.
+    """WideResNet38-A2 for images of any size; a map's side is the image's by its stride, rounded up.
 
-    Outputs, with their strides where the output stride is 8 as published (32):
+    Outputs, with their strides at the published output stride 8 (at 32 in parentheses):
         "res1": mod2, 128 channels, stride 2 (2), the fine map of DeepLabV3+
         "res2": mod3, 256, 4 (4)
         "res3": mod4, 512, 8 (8)
@@ -124,20 +124,20 @@ class WideResNetBackbone(Backbone):
         output_stride: int = 8,
         out_features: tuple[str, ...] = ("res1", "res5"),
         freeze_at: int = 0,
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
     ):
         """
         Args:
             variant: sizes, e.g. `VARIANTS["wrn38"]`.
             in_channels: channels of the image.
-            norm: FrozenBN | BN | SyncBN, or what else Detectron2's `get_norm` takes.
-            output_stride: 8, 16 or 32; modules that would step over it dilate their 3 x 3 convolutions.
-            out_features: the outputs wanted; modules after the last of them are not built.
-            freeze_at: 0 nothing, 1 mod1 and mod2, 2 that and mod3, ..., 5 all.
-            recompute: recompute the activations of blocks in the backward pass instead of keeping them.
+            norm: FrozenBN | BN | SyncBN, or another norm of Detectron2's `get_norm`.
+            output_stride: 8, 16 or 32; modules that would exceed it dilate their 3 x 3 convolutions.
+            out_features: names of the outputs; modules after the last of them are not built.
+            freeze_at: 0 nothing, 1 mod1 and mod2, 2 also mod3, ..., 5 all.
+            activation_checkpointing: recompute block activations in the backward pass to save memory.
 
         Raises:
-            InputError: an output stride or a feature that there is not, no norm.
+            InputError: unknown output stride or feature, or an empty norm.
         """
         super().__init__()
         if output_stride not in (8, 16, 32):
@@ -150,7 +150,7 @@ class WideResNetBackbone(Backbone):
                 f"out_features: a WideResNetBackbone has no {', '.join(unknown)}; "
                 f"it has {', '.join(_OUTPUTS)}"
             )
-        self.recompute = recompute
+        self.activation_checkpointing = activation_checkpointing
         self.freeze_at = freeze_at
         self.mod1 = _convolution(in_channels, variant.width, 3, 1, 1)
         last = max((_OUTPUTS[name] for name in out_features), default="mod1")
@@ -209,8 +209,8 @@ class WideResNetBackbone(Backbone):
         }
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """image: (N, 3, H, W) float, normalized, any size. Returns the feature maps by name, (N, C, h, w)."""
-        recompute = self.recompute and self.training
+        """Compute feature maps by name, (N, C, h, w), of normalized images, (N, 3, H, W), of any size."""
+        checkpointing = self.activation_checkpointing and self.training
         x = self.mod1(image)
         maps = {}
         for name, module in self.named_children():
@@ -219,7 +219,7 @@ class WideResNetBackbone(Backbone):
             if name in ("mod2", "mod3"):
                 x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
             for block in module:
-                x = recomputed(block, x) if recompute else block(x)
+                x = checkpointed(block, x) if checkpointing else block(x)
             maps[name] = x
         return {name: maps[_OUTPUTS[name]] for name in self._shapes}
 
@@ -227,7 +227,7 @@ class WideResNetBackbone(Backbone):
         return dict(self._shapes)
 
     def layer_depths(self) -> LayerDepths:
-        """The first convolution, then the blocks of all modules."""
+        """Number the first convolution, then the blocks of all modules."""
 
         def place(name: str) -> tuple[int, ...]:
             # mod1.weight, mod2.block1.conv1.weight, ...
@@ -236,14 +236,14 @@ class WideResNetBackbone(Backbone):
         return number_layers(self, place)
 
     def train(self, mode: bool = True):
-        """Frozen modules stay in eval mode, so that batch norm and dropout do not disturb them."""
+        """Set the mode, but keep frozen modules in eval mode, without batch statistics or dropout."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
         return self
 
     def _frozen(self) -> list[nn.Module]:
-        """mod1 and mod2 are what comes before res2; mod6 has no output of its own."""
+        """Return the frozen modules; mod1 and mod2 precede res2, and mod6 has no output of its own."""
         last = {0: "", 5: "mod7"}.get(self.freeze_at, f"mod{self.freeze_at + 1}")
         return [module for name, module in self.named_children() if name <= last]
 

@@ -67,7 +67,7 @@ class PixelLoss(nn.Module):
             )
         if weights and not (min(weights) >= 0 and max(weights) > 0):
             raise InputError(
-                f"MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS {weights}: expected no negative and a positive one"
+                f"MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS {weights}: expected values of at least 0, not all 0"
             )
         return {
             "ignore_label": node.IGNORE_VALUE,

@@ -1,4 +1,4 @@
-"""Activations that are recomputed in the backward pass: what must not happen twice."""
+"""Activation checkpointing does not update batch statistics twice."""
 
 import copy
 
@@ -6,48 +6,48 @@ import pytest
 import torch
 from torch import nn
 
-from segzoo.layers.runtime import recomputed
+from segzoo.layers.runtime import checkpointed
 from segzoo.modeling.backbones.resnet import VARIANTS, ResNetBackbone
 from segzoo.modeling.backbones.timm_backbone import TimmBackbone
 from segzoo.modeling.backbones.wide_resnet import WideResNetBackbone, WideResNetVariant
 
 
-def backbone(kind, recompute):
+def backbone(name, checkpointing):
     torch.manual_seed(0)
-    if kind == "timm":
-        return TimmBackbone(variant="test_resnet", norm="BN", recompute=recompute)
-    if kind == "wide":
+    if name == "timm":
+        return TimmBackbone(variant="test_resnet", norm="BN", activation_checkpointing=checkpointing)
+    if name == "wide":
         variant = WideResNetVariant((1, 1, 1, 1, 1, 1), width=4)
-        network = WideResNetBackbone(variant=variant, norm="BN", recompute=recompute)
+        network = WideResNetBackbone(variant=variant, norm="BN", activation_checkpointing=checkpointing)
         for module in network.modules():
             if isinstance(module, nn.Dropout2d):
                 module.p = 0.0
         return network
-    return ResNetBackbone(variant=VARIANTS["r18_quarter"], norm="BN", recompute=recompute)
+    return ResNetBackbone(variant=VARIANTS["r18_quarter"], norm="BN", activation_checkpointing=checkpointing)
 
 
 def step(network, image):
     sum((feature**2).mean() for feature in network(image).values()).backward()
 
 
-@pytest.mark.parametrize("kind", ["resnet", "wide", "timm"])
-def test_batch_norms_average_over_a_batch_once(kind):
+@pytest.mark.parametrize("name", ["resnet", "wide", "timm"])
+def test_batch_norms_average_over_a_batch_once(name):
     images = torch.randn(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    plain, recomputing = (backbone(kind, recompute).train() for recompute in (False, True))
-    for network in (plain, recomputing):
+    plain, checkpointing = (backbone(name, enabled).train() for enabled in (False, True))
+    for network in (plain, checkpointing):
         for image in images:
             step(network, image)
-    averages = {name: value for name, value in plain.named_buffers() if ".running_" in f".{name}"}
+    averages = {key: value for key, value in plain.named_buffers() if ".running_" in f".{key}"}
     assert averages
-    for name, value in recomputing.named_buffers():
-        if name in averages:
-            torch.testing.assert_close(value, averages[name], rtol=1e-4, atol=1e-5)
+    for key, value in checkpointing.named_buffers():
+        if key in averages:
+            torch.testing.assert_close(value, averages[key], rtol=1e-4, atol=1e-5)
 
 
 def test_the_average_is_the_momentum_of_one_batch():
     norm = nn.BatchNorm2d(2, momentum=0.25).train()
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    recomputed(norm, x).square().sum().backward()
+    checkpointed(norm, x).square().sum().backward()
     torch.testing.assert_close(norm.running_mean, 0.25 * x.mean(dim=(0, 2, 3)))
     assert norm.momentum == 0.25
 
