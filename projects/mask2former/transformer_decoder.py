@@ -17,7 +17,7 @@ from segzoo.utils.errors import InputError
 
 
 class CrossAttentionLayer(nn.Module):
-    """Attention from queries to the pixels they may see, with residual and layer norm."""
+    """Attention from queries to the pixels that their mask allows, with residual and layer norm."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float, pre_norm: bool):
         super().__init__()
@@ -34,7 +34,7 @@ class CrossAttentionLayer(nn.Module):
         value: torch.Tensor,
         allowed: torch.Tensor,
     ) -> torch.Tensor:
-        """Refines the queries once.
+        """Update the queries.
 
         Args:
             x: (N, Q, C) float query features.
@@ -62,7 +62,7 @@ class SelfAttentionLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, query_position: torch.Tensor) -> torch.Tensor:
-        """x: (N, Q, C) float; query_position: (Q, C) float. Returns (N, Q, C)."""
+        """Attend among queries x, (N, Q, C) float, with query_position, (Q, C) float."""
         value = self.norm(x) if self.pre_norm else x
         query = value + query_position
         x = x + self.dropout(self.self_attn(query, query, value))
@@ -78,7 +78,7 @@ class FeedForwardLayer(FeedForward):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, Q, C) float. Returns the same shape."""
+        """Apply the network to x, (N, Q, C) float."""
         if self.pre_norm:
             return x + self.dropout(self.feed_forward(self.norm(x)))
         return self.norm(x + self.dropout(self.feed_forward(x)))
@@ -86,9 +86,9 @@ class FeedForwardLayer(FeedForward):
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class MultiScaleMaskedTransformerDecoder(nn.Module):
-    """Learned queries that look, layer by layer, only where their own last mask is.
+    """Learned queries, each attending in every layer only to the pixels of its own last mask.
 
-    The levels take turns, coarsest first. A first prediction is made before the first layer.
+    The layers cycle through the levels, coarsest first. A first prediction is made before the first layer.
     """
 
     @configurable
@@ -110,19 +110,21 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     ):
         """
         Args:
-            in_channels: channels of each level, coarsest first; levels beyond the number of layers go unused.
+            in_channels: channels of each level, coarsest first; levels beyond the number of layers are
+                unused.
             num_classes: K, without "no object".
             hidden_dim: C, a multiple of 4 and of num_heads.
             num_queries: Q.
-            num_heads, feedforward_dim, num_layers, dropout, pre_norm: of the decoder layers, at least one.
+            num_heads, feedforward_dim, num_layers, dropout, pre_norm: sizes of the decoder, at least one
+                layer.
             mask_dim: D.
-            deep_supervision: in training, return all predictions, also the one before the first layer.
-            enforce_input_proj: project the levels even where they have C channels already.
+            deep_supervision: in training, return all predictions, including the one before the first layer.
+            enforce_input_proj: project the levels even if they already have C channels.
         """
         super().__init__()
         self.deep_supervision = deep_supervision
         self.hidden_dim = hidden_dim
-        # A decoder of few layers does not get round to the finer levels.
+        # A decoder with few layers does not reach the finer levels.
         self.num_levels = min(len(in_channels), num_layers)
         self.transformer_cross_attention_layers = nn.ModuleList(
             CrossAttentionLayer(hidden_dim, num_heads, dropout, pre_norm) for _ in range(num_layers)
@@ -174,7 +176,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         }
 
     def forward(self, scales: list[torch.Tensor], mask_features: torch.Tensor) -> dict:
-        """Predicts classes and masks.
+        """Predict classes and masks.
 
         Args:
             scales: the levels to attend to, (N, in_channels[i], h_i, w_i) float, coarsest first.
@@ -191,7 +193,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             position = position.to(self.level_embed.weight.dtype)
             values.append(projection(feature).flatten(2).transpose(1, 2) + self.level_embed.weight[level])
             keys.append(values[-1] + position.flatten(1).T)
-            # Resizing commutes with the product that makes masks: shrink the features once, not every mask.
+            # Resizing commutes with the product that forms masks: resize the features once, not every mask.
             small_features.append(
                 F.interpolate(mask_features.detach(), size=size, mode="bilinear", align_corners=False)
             )
@@ -222,14 +224,14 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
 @torch.no_grad()
 def attention_mask(mask_embed: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """Where each query may look: at the pixels that its mask holds with a probability of at least one half.
+    """Return the pixels where each query's mask has a probability of at least one half.
 
     Args:
         mask_embed: (N, Q, D) float.
         features: (N, D, h, w) float per-pixel embeddings at the size of the level.
 
     Returns:
-        (N, Q, h * w) bool. A query with an empty mask may look everywhere.
+        (N, Q, h * w) bool. A query with an empty mask may attend everywhere.
     """
     allowed = mask_embed @ features.flatten(2) >= 0
     return allowed | ~allowed.any(dim=-1, keepdim=True)

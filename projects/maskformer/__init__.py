@@ -1,4 +1,4 @@
-"""MaskFormer, segmentation as a set of masks with a class each (Cheng et al., NeurIPS 2021)."""
+"""MaskFormer, segmentation as a set of masks with one class each (Cheng et al., NeurIPS 2021)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""The names of weights in MaskFormer's published files.
+"""Key map of MaskFormer's published files.
 
-The first files name the pixel decoder's layers directly below the head (`sem_seg_head.layer_4.weight`); later
-state dicts say `sem_seg_head.pixel_decoder.layer_4.weight`. Neither carries a reliable version number, so the
+The first files name the pixel decoder's layers directly under the head (`sem_seg_head.layer_4.weight`); later
+state dicts use `sem_seg_head.pixel_decoder.layer_4.weight`. Neither has a reliable version number, so the
 names alone decide.
 """
 

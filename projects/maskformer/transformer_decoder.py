@@ -18,7 +18,7 @@ from segzoo.utils.errors import InputError
 class DecoderLayer(FeedForward):
     """Self-attention among queries, attention to the image, and a feed-forward network.
 
-    Each has a residual and a layer norm. Arguments as of `TransformerEncoderLayer`.
+    Each has a residual and a layer norm. For the arguments see `TransformerEncoderLayer`.
     """
 
     def __init__(self, dim: int, num_heads: int, hidden_dim: int, dropout: float, pre_norm: bool):
@@ -33,7 +33,7 @@ class DecoderLayer(FeedForward):
     def forward(
         self, x: torch.Tensor, query_position: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        """Refines the queries once.
+        """Update the queries.
 
         Args:
             x: (N, Q, C) float query features.
@@ -46,8 +46,8 @@ class DecoderLayer(FeedForward):
         """
 
         def attend_to_queries(x: torch.Tensor) -> torch.Tensor:
-            placed = x + query_position
-            return self.self_attn(placed, placed, x)
+            positioned = x + query_position
+            return self.self_attn(positioned, positioned, x)
 
         def attend_to_image(x: torch.Tensor) -> torch.Tensor:
             return self.multihead_attn(x + query_position, key, value)
@@ -63,7 +63,7 @@ class DecoderLayer(FeedForward):
 
 
 class TransformerDecoder(nn.Module):
-    """A stack of decoder layers; every layer's result is normalized by the same last layer norm."""
+    """A stack of decoder layers; one layer norm normalizes every layer's result."""
 
     def __init__(
         self, dim: int, num_layers: int, num_heads: int, hidden_dim: int, dropout: float, pre_norm: bool
@@ -80,7 +80,7 @@ class TransformerDecoder(nn.Module):
     def forward(
         self, x: torch.Tensor, query_position: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> list[torch.Tensor]:
-        """Arguments as of `DecoderLayer`. Returns the (N, Q, C) results of all layers, first layer first."""
+        """Return the results of all layers, (N, Q, C), first layer first; see `DecoderLayer`."""
         results = []
         for layer in self.layers:
             x = layer(x, query_position, key, value)
@@ -90,7 +90,7 @@ class TransformerDecoder(nn.Module):
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class MaskFormerTransformerDecoder(nn.Module):
-    """Queries attend to one feature map; each ends as class scores and a mask embedding."""
+    """Queries that attend to one feature map and give class scores and a mask embedding each."""
 
     @configurable
     def __init__(
@@ -115,10 +115,10 @@ class MaskFormerTransformerDecoder(nn.Module):
             num_classes: K, without "no object".
             hidden_dim: C, a multiple of 4 and of num_heads.
             num_queries: Q.
-            num_heads, feedforward_dim, num_layers, dropout, pre_norm: of the decoder layers.
+            num_heads, feedforward_dim, num_layers, dropout, pre_norm: sizes of the decoder layers.
             mask_dim: D.
             deep_supervision: in training, return the predictions of all layers.
-            enforce_input_proj: project the feature map even where it has C channels already.
+            enforce_input_proj: project the feature map even if it already has C channels.
         """
         super().__init__()
         self.deep_supervision = deep_supervision
@@ -157,7 +157,7 @@ class MaskFormerTransformerDecoder(nn.Module):
         }
 
     def forward(self, x: torch.Tensor, mask_features: torch.Tensor) -> dict:
-        """Predicts classes and masks.
+        """Predict classes and masks.
 
         Args:
             x: (N, in_channels, h', w') float feature map to attend to.

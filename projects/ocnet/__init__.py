@@ -1,4 +1,4 @@
-"""OCNet: object context by self-attention (Yuan and Wang, arXiv:1809.00916)."""
+"""OCNet, object context by self-attention (Yuan and Wang, arXiv:1809.00916)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The object context pooling of OCNet (Yuan and Wang, arXiv:1809.00916, section 3.2).
+"""Object context pooling of OCNet (Yuan and Wang, arXiv:1809.00916, section 3.2).
 
 Shape shorthand: N images, C channels, h w pixels of the feature map.
 """
@@ -12,15 +12,15 @@ from segzoo.layers.resize import resize
 
 
 class ObjectContext(nn.Module):
-    """Self-attention in which one transform makes both query and key. Its output starts at 0.
+    """Self-attention with one transform for both query and key. Its output is initialized to 0.
 
     Args:
-        channels: C of the input and the output.
-        key_channels: of query and key.
-        value_channels: of the value.
-        norm: of the transform to query and key, see `conv_norm_act`.
-        pooling: the attention runs on a map max-pooled by this factor.
-        align_corners: of the resizing to the full map after that.
+        channels: C of input and output.
+        key_channels: channels of query and key.
+        value_channels: channels of the value.
+        norm: norm of the transform to query and key, see `conv_norm_act`.
+        pooling: factor by which the map is max-pooled before the attention.
+        align_corners: for resizing the result to the size of the map.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class ObjectContext(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) float -> (N, C, h, w)"""
+        """Compute the context of x, (N, C, h, w) float."""
         size = x.shape[-2:]
         if self.pooling > 1:
-            # A map narrower than the window is one window.
+            # A map smaller than the window is one window.
             x = F.max_pool2d(x, self.pooling, ceil_mode=bool(min(size) < self.pooling))
         key = self.key(x).flatten(2)
         context = pixel_attention(key, key, self.value(x).flatten(2), key.shape[1] ** -0.5)

@@ -1,4 +1,4 @@
-"""The heads of OCNet (Yuan and Wang, arXiv:1809.00916, section 3.3): Base-OC and ASP-OC."""
+"""Heads of OCNet (Yuan and Wang, arXiv:1809.00916, section 3.3): Base-OC and ASP-OC."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ from .attention import ObjectContext
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class OCNetBaseHead(PixelHead):
-    """3 x 3 convolution, object context joined to its input, 1 x 1 convolution, classifier."""
+    """3 x 3 convolution, object context joined with its input, 1 x 1 convolution and a classifier."""
 
     @configurable
     def __init__(self, **shared):
@@ -38,13 +38,13 @@ class OCNetBaseHead(PixelHead):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class OCNetASPHead(PixelHead):
-    """Object context as one of five branches, beside a 1 x 1 and three dilated 3 x 3 convolutions."""
+    """Object context in parallel with a 1 x 1 and three dilated 3 x 3 convolutions."""
 
     @configurable
     def __init__(self, *, dilations: Sequence[int] = (12, 24, 36), **shared):
         """
         Args:
-            dilations: of the 3 x 3 convolutions, for a map of stride 8.
+            dilations: dilations of the 3 x 3 convolutions, for a map of stride 8.
             shared: see `PixelHead`.
         """
         super().__init__(**shared)
@@ -53,7 +53,7 @@ class OCNetASPHead(PixelHead):
         self.context = ObjectContext(
             channels, channels // 2, channels, self.norm, pooling=2, align_corners=self.align_corners
         )
-        # Its output starts at zero, which is for a sum; behind a norm and a ReLU zero would stay zero.
+        # The zero initialization is meant for a residual sum; before a norm and a ReLU zero would stay zero.
         c2_msra_fill(self.context.output)
         self.context_out = self.conv(channels, channels, bias=True)
         self.branches = nn.ModuleList([self.conv(in_channels, channels)])

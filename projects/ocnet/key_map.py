@@ -1,9 +1,9 @@
-"""The names of weights in pytorch-cv's files of OCNet."""
+"""Key maps of pytorch-cv's OCNet files."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import PYTORCH_CV_MODEL
 
-# `f_query` is `f_key`, under a second name.
+# `f_query` is a second name of `f_key`.
 _ATTENTION = (
     (r"\.stages\.0\.f_key\.0\.", ".key."),
     (r"\.stages\.0\.f_key\.1\.", ".key.norm."),

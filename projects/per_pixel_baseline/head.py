@@ -1,4 +1,4 @@
-"""What MaskFormer compares itself with: its own parts, trained to classify pixels (section 4.1).
+"""The baselines that MaskFormer is compared with: its own parts, trained to classify pixels (section 4.1).
 
 Shape shorthand: N images, K classes, C channels of a pixel's embedding, h w size of the finest level.
 """
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from segzoo.modeling.mask_classification.head import build_pixel_decoder, build_transformer_decoder
 from segzoo.modeling.per_pixel import PixelHead
 
-# The stride of the finest level, by which the published code enlarges logits whatever the image's size.
+# Stride of the finest level, by which the published code upsamples logits whatever the image's size.
 _UPSAMPLE_FACTOR = 4
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class PerPixelBaselineHead(PixelHead):
-    """MaskFormer's pixel decoder, and a linear classifier on its embedding of each pixel."""
+    """MaskFormer's pixel decoder with a linear classifier on each pixel's embedding."""
 
     upsample_factor = _UPSAMPLE_FACTOR
 
@@ -49,10 +49,10 @@ class PerPixelBaselineHead(PixelHead):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class PerPixelBaselinePlusHead(PixelHead):
-    """MaskFormer with one query for each class: a class's mask logits are its scores.
+    """MaskFormer with one query per class; a class's mask logits are its scores.
 
-    Nothing is matched and no query has a class to predict. In training the scores after every layer of the
-    transformer decoder are supervised; those of the i-th layer but the last are the output "i", from 0.
+    Nothing is matched, and queries predict no class. In training the scores after every decoder layer are
+    supervised; those of the i-th layer, except the last, are the output "i", counted from 0.
     """
 
     upsample_factor = _UPSAMPLE_FACTOR
@@ -62,9 +62,9 @@ class PerPixelBaselinePlusHead(PixelHead):
         """
         Args:
             pixel_decoder: maps features by name to a `PixelDecoderOutput`.
-            decoder: a transformer decoder with K queries and without a `class_embed` that has weights.
-            decoder_feature: the feature that the decoder attends to, or "transformer_encoder" for the pixel
-                decoder's encoded coarsest level.
+            decoder: a transformer decoder with K queries, whose `class_embed` has no weights.
+            decoder_feature: name of the feature that the decoder attends to, or "transformer_encoder" for the
+                pixel decoder's encoded coarsest level.
             shared: see `PixelHead`.
         """
         super().__init__(**shared)

@@ -1,6 +1,6 @@
-"""The names of weights in MaskFormer's published files of its per-pixel baselines.
+"""Key maps of MaskFormer's published files of its per-pixel baselines.
 
-As in MaskFormer's own, the first files name the pixel decoder's layers directly below the head.
+As in MaskFormer's files, the first ones name the pixel decoder's layers directly under the head.
 """
 
 from segzoo.checkpoint import KeyMap, register_key_map
@@ -15,7 +15,7 @@ BASELINE = KeyMap(
     classifier=(r"^sem_seg_head\.predictor\.(weight|bias)$",),
 )
 
-# The transformer decoder is the classifier there; its queries stand for the classes.
+# Here the transformer decoder is the classifier; its queries stand for the classes.
 BASELINE_PLUS = KeyMap(
     name="PerPixelBaseline+",
     recognize=(

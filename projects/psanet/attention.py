@@ -1,14 +1,14 @@
 """Point-wise spatial attention in plain PyTorch, exact and without its large tensors (PSANet, section 3.2).
 
-Every position weighs every other one by their offset: a 1 x 1 convolution gives it a map of offsets, from
-which the cells that lie in the image are taken. The published operator computes the whole map, of which three
-quarters lie outside, then the (h w) x (h w) matrix. Here each block of targets computes the part of the map
-it needs, as a matrix product with a window of the convolution's weights, and reads the matrix as a strided
-view of that. In the backward pass a block is computed again instead of being kept.
+Every position weights every other one by their offset: a 1 x 1 convolution gives it a map of offsets, and
+only the cells inside the image are used. The published operator computes the whole map, of which three
+quarters are outside of the image, then the (h w) x (h w) matrix. Here each block of targets computes only the
+part of the map that it needs, as a matrix product with a window of the convolution's weights, and reads the
+matrix as a strided view of it. The backward pass recomputes each block.
 
-Shape shorthand: N images, C channels of the positions, V channels of the values, h w the feature map, Mh Mw
-the map of offsets (2 h - 1 and 2 w - 1 where it reaches everywhere), S = h w sources, T targets of a block; B
-rows of positions weigh the places of Q rows.
+Shape shorthand: N images, C channels of the positions, V channels of the values, h w size of the feature map,
+Mh Mw size of the map of offsets (2 h - 1 and 2 w - 1 if it covers all offsets), S = h w sources, T targets of
+a block; B rows of positions have weights for the locations of Q rows.
 """
 
 import torch
@@ -18,33 +18,32 @@ from torch.nn import functional as F
 
 DIRECTIONS = ("collect", "distribute")
 
-# Targets are processed in so many blocks of rows: memory falls with it, calls of kernels rise.
+# Targets are processed in this number of blocks of rows; more blocks need less memory but more kernel calls.
 _BLOCKS = 8
 
 
 def offset_attention(values: Tensor, positions: Tensor, weight: Tensor, direction: str) -> Tensor:
-    """Attention whose scores depend on one position and the offset to the other.
+    """Apply attention whose scores depend on one position and the offset to the other.
 
-    The score of source s and target t is `weight[s - t] . positions[t]` in direction collect and
-    `weight[t - s] . positions[s]` in direction distribute; a softmax over the sources makes it a share.
+    The score of source s and target t is `weight[s - t] . positions[t]` for direction "collect" and
+    `weight[t - s] . positions[s]` for "distribute"; a softmax over the sources gives the attention weights.
 
     Args:
-        values: (N, V, h, w) float, what is shared out.
+        values: (N, V, h, w) float.
         positions: (N, C, h, w) float.
-        weight: (Mh, Mw, C) float, offset 0 at (Mh - 1) // 2, (Mw - 1) // 2. An offset that it does not reach
-            has score 0; one that does not occur in a map of h x w is not used.
-        direction: "collect": a position decides what it takes; "distribute": what it gives.
+        weight: (Mh, Mw, C) float, offset 0 at (Mh - 1) // 2, (Mw - 1) // 2. Offsets outside of it have score
+            0; offsets that do not occur in an h x w map are not used.
+        direction: "collect": each target scores the sources; "distribute": each source scores the targets.
 
     Returns:
-        (N, V, h, w) of the type of `positions`: at each target the sum of the sources' values times their
-        shares.
+        (N, V, h, w) with the dtype of `positions`: at each target the weighted sum of the sources' values.
     """
     missing = [0, 0]
     for size, side in zip(weight.shape[1::-1], positions.shape[:1:-1], strict=True):
         before = side - 1 - (size - 1) // 2
         missing += [before, 2 * side - 1 - size - before]
     if any(missing):
-        weight = F.pad(weight, missing)  # negative where it reaches too far
+        weight = F.pad(weight, missing)  # negative padding crops
     weight = weight.to(positions.dtype)
     values = values.to(positions.dtype)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (values, positions, weight)):
@@ -53,19 +52,19 @@ def offset_attention(values: Tensor, positions: Tensor, weight: Tensor, directio
 
 
 def compact_attention(values: Tensor, positions: Tensor, weight: Tensor, direction: str) -> Tensor:
-    """Attention whose scores depend on one position and the absolute place of the other.
+    """Apply attention whose scores depend on one position and the absolute location of the other.
 
-    The score of source s and target t is `weight[s] . positions[t]` in direction collect and
-    `weight[t] . positions[s]` in direction distribute.
+    The score of source s and target t is `weight[s] . positions[t]` for direction "collect" and
+    `weight[t] . positions[s]` for "distribute".
 
     Args:
         values: (N, V, h, w) float.
         positions: (N, C, h, w) float.
-        weight: (h w, C) float, the places row by row.
+        weight: (h w, C) float, the locations row by row.
         direction: see `offset_attention`.
 
     Returns:
-        (N, V, h, w) of the type of `positions`.
+        (N, V, h, w) with the dtype of `positions`.
     """
     places = weight.to(positions.dtype).expand(len(positions), -1, -1)
     at_positions = positions.flatten(2).transpose(1, 2)
@@ -88,7 +87,7 @@ class _OffsetAttention(torch.autograd.Function):
         values, positions, weight = ctx.saved_tensors
         sources = values.flatten(2)
         by_row = _rows_first(positions)
-        # Sums over the blocks, which half precision would round again and again.
+        # Sums over the blocks in at least float32, since half precision would round repeatedly.
         precise = torch.promote_types(weight.dtype, torch.float32)
         grad_sources = torch.zeros_like(sources, dtype=precise)
         grad_by_row = torch.zeros_like(by_row, dtype=precise)
@@ -98,7 +97,7 @@ class _OffsetAttention(torch.autograd.Function):
             shares = _shares(by_row, weight, ctx.direction, rows)
             grad_targets = grad_output[:, :, first:last].flatten(2)
             grad_sources += grad_targets @ shares
-            # Of the softmax: share x (gradient - sum of share x gradient).
+            # Softmax gradient: share x (gradient - sum of share x gradient).
             grad_scores = (grad_targets.transpose(1, 2) @ sources).mul_(shares)
             grad_scores.addcmul_(shares, grad_scores.sum(dim=-1, keepdim=True), value=-1)
             _add_gradients(grad_by_row, grad_weight, grad_scores, by_row, weight, ctx.direction, rows)
@@ -119,23 +118,23 @@ def _forward(values: Tensor, positions: Tensor, weight: Tensor, direction: str) 
 
 
 def _blocks(height: int) -> list[tuple[int, int]]:
-    """The rows of targets, first and last + 1 of each block."""
+    """Return the rows of targets, first and last + 1, of each block."""
     step = -(-height // _BLOCKS)
     return [(first, min(first + step, height)) for first in range(0, height, step)]
 
 
 def _rows_of_block(direction: str, first: int, last: int, height: int) -> tuple[int, int, int, int]:
-    """Rows of the positions and of the places that they weigh: first, last + 1, first, last + 1."""
+    """Return the rows, first and last + 1, of the positions and of the locations that they weight."""
     return (first, last, 0, height) if direction == "collect" else (0, height, first, last)
 
 
 def _rows_first(positions: Tensor) -> Tensor:
-    """(N, C, h, w) -> (h, N, w, C), contiguous."""
+    """Permute (N, C, h, w) to (h, N, w, C), contiguous."""
     return positions.permute(2, 0, 3, 1).contiguous()
 
 
 def _shares(by_row: Tensor, weight: Tensor, direction: str, rows: tuple[int, int, int, int]) -> Tensor:
-    """The softmax of a block's scores: (N, T, S), each row summing to 1."""
+    """Return the softmax of a block's scores, (N, T, S); each row sums to 1."""
     windows = _windows(weight, rows)
     queries = by_row[rows[0] : rows[1]].flatten(1, 2).flip(0)
     maps = torch.bmm(queries, windows.flatten(1, 2).transpose(1, 2))
@@ -145,9 +144,10 @@ def _shares(by_row: Tensor, weight: Tensor, direction: str, rows: tuple[int, int
 
 
 def _windows(weight: Tensor, rows: tuple[int, int, int, int]) -> Tensor:
-    """For each of the B rows of positions, last one first, the weights of Q rows: a view (B, Q, Mw, C).
+    """Return the weights of Q rows for each of the B rows of positions, last first: a view (B, Q, Mw, C).
 
-    Backwards, because the window moves up when the position moves down, and strides are not negative.
+    The order is reversed because the window moves up as the position moves down, and strides are not
+    negative.
     """
     first, last, other_first, other_last = rows
     half = weight.shape[0] // 2
@@ -157,10 +157,10 @@ def _windows(weight: Tensor, rows: tuple[int, int, int, int]) -> Tensor:
 
 
 def _in_image(maps: Tensor, shape: torch.Size, rows: tuple[int, int, int, int]) -> Tensor:
-    """The cells of (B, N w, Q Mw) maps that lie in the image, as a view (B, N, w, Q, w).
+    """Return the cells of (B, N w, Q Mw) maps that are inside the image, as a view (B, N, w, Q, w).
 
-    The last axis is the column of the place. At column x of the position it starts at cell w - 1 - x: a step
-    along x is a row of cells less one.
+    The last axis is the column of the location. For column x of the position it starts at cell w - 1 - x: a
+    step along x is a row of cells minus one.
     """
     _, images, width, _ = shape
     num_rows, num_places = rows[1] - rows[0], rows[3] - rows[2]
@@ -171,7 +171,7 @@ def _in_image(maps: Tensor, shape: torch.Size, rows: tuple[int, int, int, int]) 
 
 
 def _targets_by_sources(scores: Tensor, direction: str) -> Tensor:
-    """(B, N, w, Q, w) scores, rows of the positions last one first, to (N, T, S)."""
+    """Permute (B, N, w, Q, w) scores, rows of the positions in reverse order, to (N, T, S)."""
     scores = scores.flip(0)
     if direction == "collect":
         return scores.transpose(0, 1).flatten(3, 4).flatten(1, 2)
@@ -187,7 +187,7 @@ def _add_gradients(
     direction: str,
     rows: tuple[int, int, int, int],
 ) -> None:
-    """Adds what the gradient of a block's scores, (N, T, S), means for the positions and the weights."""
+    """Add the gradients of positions and weights, given that of a block's scores, (N, T, S)."""
     first, last, other_first, other_last = rows
     _, images, width, channels = by_row.shape
     num_rows, num_places = last - first, other_last - other_first

@@ -18,12 +18,12 @@ from segzoo.config import COUNT, COUNTS, Rule, at_least, register_config
 def add_psanet_config(cfg: CfgNode) -> None:
     """Add MODEL.PSANET, in place."""
     cfg.MODEL.PSANET = CfgNode()
-    # Size of the map of offsets, or of the shrunk feature map where compact. (): as INPUT.CROP_SIZE needs it,
-    # and no other input size is accepted then.
+    # Size of the map of offsets or, if compact, of the downsampled feature map. (): derived from
+    # INPUT.CROP_SIZE, and no other input size is accepted.
     cfg.MODEL.PSANET.MASK_SIZE = ()
-    # Weigh places instead of offsets: fewer parameters, one input size only.
+    # Weight locations instead of offsets: fewer parameters, only one input size.
     cfg.MODEL.PSANET.COMPACT = False
-    # The attention works on a map smaller by this factor.
+    # Factor by which the map is downsampled before the attention.
     cfg.MODEL.PSANET.SHRINK_FACTOR = 2
     # 1 for files of mmsegmentation, whose 1 x 1 convolution after the attention is padded.
     cfg.MODEL.PSANET.PROJECTION_PADDING = 0

@@ -1,6 +1,6 @@
 """The head of PSANet (Zhao et al., ECCV 2018).
 
-Shape shorthand: N images, C channels, K classes, h w the feature map, H W the input.
+Shape shorthand: N images, C channels, K classes, h w size of the feature map, H W size of the input.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from .attention import DIRECTIONS, compact_attention, offset_attention
 
 
 class AttentionBranch(nn.Module):
-    """Reduces a map, and lets its positions collect from all positions, or distribute to them.
+    """Reduces a map, and lets its positions collect from all positions or distribute to them.
 
     Args:
-        in_channels, channels: of the map and of the result.
-        mask_size: of the map of offsets, (Mh, Mw); compact: of the feature map itself.
+        in_channels, channels: channels of the map and of the result.
+        mask_size: size of the map of offsets, (Mh, Mw); if compact, of the feature map.
         direction: "collect" or "distribute".
-        compact: weigh places instead of offsets.
+        compact: weight locations instead of offsets.
         norm: see `conv_norm_act`.
     """
 
@@ -44,11 +44,11 @@ class AttentionBranch(nn.Module):
         self.compact = compact
         self.reduce = conv_norm_act(in_channels, channels, norm=norm)
         self.attention = conv_norm_act(channels, channels, norm=norm)
-        # Its weights are used by `offset_attention`; as a convolution it would compute four times too much.
+        # Its weights are used by `offset_attention`; as a convolution it would compute four times as much.
         self.scores = nn.Conv2d(channels, self.mask_size[0] * self.mask_size[1], kernel_size=1, bias=False)
 
     def forward(self, x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-        """(N, in_channels, ...) -> (N, channels, *size): reduced, resized to `size`, attended."""
+        """Reduce (N, in_channels, ...), resize it to `size`, and attend: (N, channels, *size)."""
         values = resize(self.reduce(x), size, align_corners)
         positions = self.attention(values)
         weight = self.scores.weight
@@ -60,7 +60,7 @@ class AttentionBranch(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class PSAHead(PixelHead):
-    """Two attention branches on a shrunk map, joined to the map; a 3 x 3 convolution and the classifier."""
+    """Two attention branches on a downsampled map, joined with the map, and a 3 x 3 convolution."""
 
     @configurable
     def __init__(
@@ -75,13 +75,13 @@ class PSAHead(PixelHead):
     ):
         """
         Args:
-            mask_size: of the map of offsets, see `mask_size`, or of the shrunk feature map where compact.
-            crop_size: the only input size (H, W) to be accepted; (): any, with scores of 0 where the map of
-                offsets does not reach. Compact attention accepts no other anyway.
-            compact: weigh places instead of offsets.
-            shrink_factor: the branches work on a map smaller by this.
-            projection_padding: of the 1 x 1 convolution after the branches: 1 in mmsegmentation, whose result
-                is thereby framed by the projection of zeros before it is resized.
+            mask_size: size of the map of offsets, see `mask_size`, or of the downsampled map if compact.
+            crop_size: the only accepted input size (H, W); (): any, with score 0 for offsets outside of the
+                map. Compact attention always accepts only one size.
+            compact: weight locations instead of offsets.
+            shrink_factor: factor by which the map is downsampled for the branches.
+            projection_padding: padding of the 1 x 1 convolution after the branches: 1 in mmsegmentation,
+                which frames its result with the projection of zeros before resizing.
             shared: see `PixelHead`.
         """
         super().__init__(**shared)
@@ -133,7 +133,7 @@ class PSAHead(PixelHead):
         if self.crop_size and (height, width) != self.crop_size:
             crop = " x ".join(map(str, self.crop_size))
             raise InputError(
-                f"PSANet's attention is made for inputs of {crop} (INPUT.CROP_SIZE), found {height} x "
+                f"PSANet's attention is built for inputs of {crop} (INPUT.CROP_SIZE), found {height} x "
                 f"{width}; train and test with crops of that size, or set MODEL.PSANET.MASK_SIZE"
             )
 
@@ -142,8 +142,8 @@ class PSAHead(PixelHead):
         size, align_corners = self._shrunk(*x.shape[-2:])
         if self.compact and size != self.mask_size:
             raise InputError(
-                f"PSANet's compact attention has mask_size {self.mask_size}, found a feature "
-                f"map of {size} for this input; train and test with crops of one size"
+                f"PSANet's compact attention has mask_size {self.mask_size}, but this input has a feature "
+                f"map of {size}; train and test with crops of one size"
             )
         branches = [getattr(self, direction)(x, size, align_corners) for direction in DIRECTIONS]
         attended = self.projection(torch.cat(branches, dim=1))
@@ -151,10 +151,10 @@ class PSAHead(PixelHead):
         return {"logits": self.predictor(self.dropout(self.bottleneck(torch.cat([x, attended], dim=1))))}
 
     def _shrunk(self, height: int, width: int) -> tuple[tuple[int, int], bool]:
-        """The size that the branches work on, and whether corners stay corners on the way there and back.
+        """Return the size that the branches work on, and whether corners are aligned in both resizings.
 
-        They always do in semseg. In mmsegmentation, which has `align_corners` False, only sides that are not
-        multiples of the factor give them a place.
+        In semseg they always are. In mmsegmentation, with `align_corners` False, they are if neither side is
+        a multiple of the factor.
         """
         factor = self.shrink_factor
         align_corners = self.align_corners or bool(height % factor and width % factor)
@@ -166,13 +166,13 @@ class PSAHead(PixelHead):
 def mask_size(
     crop_size: Sequence[int], stride: int, shrink_factor: int, compact: bool = False
 ) -> tuple[int, int]:
-    """The size of the map of offsets that reaches everywhere in the feature map of a crop.
+    """Return the size of the map of offsets that covers the whole feature map of a crop.
 
     Args:
         crop_size: (H, W) of the input.
-        stride: of the feature map.
+        stride: stride of the feature map.
         shrink_factor: see `PSAHead`.
-        compact: the size of the shrunk feature map itself.
+        compact: return the size of the downsampled feature map instead.
     """
     sides = [-(-side // stride) for side in crop_size]
     sides = [(side - 1) // shrink_factor + 1 for side in sides]

@@ -1,4 +1,4 @@
-"""The names of PSANet's weights in the files of semseg and of mmsegmentation."""
+"""Key maps of semseg's and mmsegmentation's PSANet files."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import (

@@ -12,16 +12,16 @@ from segzoo.utils.errors import InputError
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class PSPHead(PixelHead):
-    """Pyramid pooling, a 3 x 3 convolution, dropout, classifier."""
+    """Pyramid pooling, a 3 x 3 convolution, dropout and a classifier."""
 
     @configurable
     def __init__(self, *, bins: Sequence[int] = (1, 2, 3, 6), aligned_crops_only: bool = False, **shared):
         """
         Args:
-            bins: sides of the grids that are averaged over.
-            aligned_crops_only: accept only inputs of 8 k + 1 pixels a side, whose corners are those of the
-                feature map.
-            shared: see `PixelHead`; `channels` is also that of each pooled branch.
+            bins: cells per side of the pooling grids.
+            aligned_crops_only: accept only inputs of 8 k + 1 pixels per side, whose corners coincide with
+                those of the feature map.
+            shared: see `PixelHead`; each pooled branch also has `channels` channels.
         """
         super().__init__(**shared)
         if any(side < 1 for side in bins):
@@ -42,7 +42,7 @@ class PSPHead(PixelHead):
         }
 
     def check_crop(self, height: int, width: int) -> None:
-        """Raises InputError for a side that is not 8 k + 1, where only such are accepted."""
+        """Raise InputError for a side that is not 8 k + 1 if `aligned_crops_only` is set."""
         for side in (height, width) if self.aligned_crops_only else ():
             if (side - 1) % 8:
                 below = (side - 1) // 8 * 8 + 1

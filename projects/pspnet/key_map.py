@@ -1,4 +1,4 @@
-"""The names of PSPNet's weights in the files of semseg, of mmsegmentation, and of pytorch-cv."""
+"""Key maps of semseg's, mmsegmentation's and pytorch-cv's PSPNet files."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import (

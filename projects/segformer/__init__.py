@@ -1,4 +1,4 @@
-"""SegFormer: a pyramid transformer under a head of linear layers only (Xie et al., NeurIPS 2021)."""
+"""SegFormer, a pyramid transformer with an all-linear head (Xie et al., NeurIPS 2021)."""
 
 from typing import TYPE_CHECKING
 

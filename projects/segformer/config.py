@@ -1,4 +1,4 @@
-"""The keys that only SegFormer has."""
+"""The configuration keys of SegFormer."""
 
 from detectron2.config import CfgNode
 
@@ -9,10 +9,10 @@ from segzoo.config import one_of, register_config
 def add_segformer_config(cfg: CfgNode) -> None:
     """Add MODEL.SEGFORMER, in place."""
     cfg.MODEL.SEGFORMER = CfgNode()
-    # How a level is brought to the head's channels, and the order in which levels are joined:
+    # How a level is projected to the head's channels, and the order in which levels are joined:
     #   linear: a linear layer, coarsest level first (NVlabs, transformers)
     #   conv:   1 x 1 convolution, norm and ReLU, finest level first (mmsegmentation)
     cfg.MODEL.SEGFORMER.PROJECTION = "linear"
-    # Fuse the levels before they are resized, which is the same sum for a fraction of the operations. False
-    # computes in the published order: for counting operations as the paper does.
+    # Fuse the levels before resizing, which gives the same sum with a fraction of the operations. False:
+    # compute in the published order, to count operations as the paper does.
     cfg.MODEL.SEGFORMER.FUSE_AT_LEVEL = True

@@ -21,13 +21,13 @@ PROJECTIONS = ("linear", "conv")
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class SegFormerHead(PixelHead):
-    """Each level to E channels; resized to the finest level, joined and fused; dropout; classifier.
+    """Projects each level to E channels, resizes them to the finest level, joins, fuses and classifies them.
 
-    The published order joins L E channels at the finest level before it mixes them, which is most of the
-    operations of the head, and for MiT-B2 of the whole network. Bilinear resizing acts on space alone and the
-    1 x 1 convolution on channels alone, and both are linear, so they commute: here the part of the fusing
-    convolution that belongs to a level is applied at the level's own size, and what is resized is added up.
-    A linear projection and its part of the fusing convolution are moreover one matrix.
+    The published order joins L E channels at the finest level before fusing them, which is most of the
+    operations of the head, and for MiT-B2 of the whole network. Bilinear resizing acts only on space and the
+    1 x 1 convolution only on channels, and both are linear, so they commute: here each level's part of the
+    fusing convolution is applied at the level's own size, and the resized results are summed. A linear
+    projection and its part of the fusing convolution are combined into one matrix.
     """
 
     @configurable
@@ -36,7 +36,7 @@ class SegFormerHead(PixelHead):
         Args:
             projection: "linear", or "conv" for a 1 x 1 convolution with norm and ReLU.
             fuse_at_level: fuse before resizing; False computes in the published order.
-            shared: see `PixelHead`; `in_features` from the finest level to the coarsest.
+            shared: see `PixelHead`; `in_features` in order from the finest level to the coarsest.
 
         Raises:
             InputError: unknown `projection`.
@@ -71,7 +71,7 @@ class SegFormerHead(PixelHead):
         return {"logits": logits.contiguous()}
 
     def _fused_after_joining(self, levels: list[Tensor]) -> Tensor:
-        """L maps (N, C, ., .) -> (N, E, h, w), in the published order."""
+        """Fuse L maps (N, C, ., .) to (N, E, h, w), in the published order."""
         projected = [
             _linear(level, projection.weight, projection.bias)
             if isinstance(projection, Linear)
@@ -82,14 +82,14 @@ class SegFormerHead(PixelHead):
         return self.fuse(torch.cat(resized[::-1] if self.coarsest_first else resized, dim=1))
 
     def _fused_at_level(self, levels: list[Tensor]) -> Tensor:
-        """The same as `_fused_after_joining`."""
+        """Compute the result of `_fused_after_joining` by fusing before resizing."""
         weight, bias, norm = self._fusing_convolution()
         parts = list(weight.chunk(len(levels), dim=1))  # (E, E) each
         if self.coarsest_first:
             parts.reverse()
         for index, projection in enumerate(self.projections):
             if isinstance(projection, Linear):
-                # A bias is the same everywhere, so that it may join the finest level's.
+                # A bias is the same everywhere, so it can be added to the finest level's.
                 bias = bias + linear(projection.bias[None], parts[index])[0]
                 parts[index] = parts[index] @ projection.weight
             else:
@@ -100,7 +100,7 @@ class SegFormerHead(PixelHead):
         return F.relu_(norm(fused))
 
     def _fusing_convolution(self) -> tuple[Tensor, Tensor, nn.Module]:
-        """Its weight (E, L E), its bias (E,), and the norm after it: in evaluation that is part of both."""
+        """Return the weight (E, L E), bias (E,) and norm; in evaluation the norm is folded into both."""
         weight, norm = self.fuse.weight.flatten(1), self.fuse.norm
         if self.training or not hasattr(norm, "running_mean"):
             return weight, weight.new_zeros(len(weight)), norm or nn.Identity()
@@ -109,5 +109,5 @@ class SegFormerHead(PixelHead):
 
 
 def _linear(level: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(N, C, ., .) -> (N, E, ., .), channels last in memory; weight (E, C), bias (E,)."""
+    """Apply weight (E, C) and bias (E,) to (N, C, ., .) -> (N, E, ., .), channels last in memory."""
     return linear(level.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The names of weights in the published files of SegFormer, by code base."""
+"""Key maps of SegFormer's published files, by code base."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import MMSEG_CLASSIFIER
@@ -12,8 +12,8 @@ from segzoo.checkpoint.rules_transformer import (
 
 _CLASSIFIER = (r"^sem_seg_head\.predictor\.(weight|bias)$",)
 
-# NVlabs: the backbone has its ImageNet files' names; levels are counted from 1; mmsegmentation's classifier
-# stands there unused beside the real one.
+# NVlabs: the backbone has the names of its ImageNet files; levels are counted from 1; mmsegmentation's
+# classifier is also present but unused.
 NVLABS = KeyMap(
     name="SegFormer",
     recognize=(r"^decode_head\.linear_c1\.proj\.weight$", r"^decode_head\.linear_pred\.weight$"),

@@ -1,4 +1,4 @@
-"""UPerNet: pyramid pooling under a feature pyramid (Xiao et al., ECCV 2018)."""
+"""UPerNet, pyramid pooling under a feature pyramid (Xiao et al., ECCV 2018)."""
 
 from typing import TYPE_CHECKING
 

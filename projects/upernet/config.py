@@ -1,4 +1,4 @@
-"""The keys that only UPerNet has."""
+"""The configuration keys of UPerNet."""
 
 from detectron2.config import CfgNode
 
@@ -9,5 +9,5 @@ from segzoo.config import COUNTS, register_config
 def add_upernet_config(cfg: CfgNode) -> None:
     """Add MODEL.UPERNET, in place."""
     cfg.MODEL.UPERNET = CfgNode()
-    # Sides of the grids over which the coarsest level is averaged.
+    # Cells per side of the pooling grids on the coarsest level.
     cfg.MODEL.UPERNET.BINS = (1, 2, 3, 6)

@@ -1,4 +1,4 @@
-"""The names of weights in published files of UPerNet, by code base and backbone."""
+"""Key maps of UPerNet's published files, by code base and backbone."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from segzoo.checkpoint.rules_transformer import HF_SWIN, HF_SWIN_JOINS
 
 _CLASSIFIER = (r"(^|\.)predictor\.(weight|bias)$",)
 
-# mmsegmentation, everything built on it, and transformers, which differs in the names of norm and classifier.
+# mmsegmentation and code built on it, and transformers, which has other names for norms and classifier.
 _HEADS = (
     (r"^decode_head\.psp_modules\.(\d)\.1\.", r"decode_head.pyramid_pooling.projections.\1."),
     (r"^decode_head\.lateral_convs\.", "decode_head.laterals."),
@@ -23,7 +23,7 @@ _HEAD = r"^decode_head\.fpn_bottleneck\.conv\.weight$"
 
 
 def reorder_merged_patches(weight: Tensor) -> Tensor:
-    """A weight over the 2 x 2 pixels that Swin merges, from mmsegmentation's order to the official one.
+    """Reorder a weight over the 2 x 2 pixels that Swin merges from mmsegmentation's to the official order.
 
     Args:
         weight: (..., 4 C), the last dimension by channel, row, column.
@@ -35,7 +35,7 @@ def reorder_merged_patches(weight: Tensor) -> Tensor:
     return weight.unflatten(-1, (channels, 2, 2)).transpose(-1, -3).flatten(-3)
 
 
-# The official files of Swin and CSWin, whose backbones are named as here, and any other with that property.
+# The official files of Swin and CSWin, and any others whose backbones have the names used here.
 OFFICIAL = KeyMap(name="UPerNet", recognize=(_HEAD,), rules=_HEADS, classifier=_CLASSIFIER)
 
 MMSEGMENTATION_RESNET = KeyMap(

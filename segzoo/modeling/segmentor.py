@@ -145,7 +145,7 @@ class Segmentor(SegmentationModel):
             supported, classes = list(cls.supported_tasks), TASKS[cfg.TASK].classes
             fitting = next((task for task in supported if TASKS[task].classes == classes), supported[0])
             raise InputError(
-                f"TASK {cfg.TASK}: {cls.__name__} is trained for it, but only predicts {', '.join(supported)}; "
+                f"TASK {cfg.TASK}: {cls.__name__} is trained for it, but predicts {', '.join(supported)}; "
                 f"select one of them: TEST.TASKS \"('{fitting}',)\""
             )
         registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
