@@ -1,4 +1,4 @@
-"""Small scenes, and plain formulations: of losses here, of the rest those that benchmarks compare with."""
+"""Small scenes, and the plain formulations of matching and post-processing from the benchmarks."""
 
 import importlib.util
 from pathlib import Path
@@ -56,7 +56,7 @@ class Scene:
         return torch.randn(*shape, generator=self.generator).to(dtype)
 
     def target(self, count: int, size: tuple[int, int]) -> SegmentTargets:
-        """Blocks of `count` segments and of no segment; each segment has a pixel."""
+        """Return blocks of `count` segments and of no segment; each segment has a pixel."""
         blocks = torch.randint(-1, count, (1, 1, 6, 7), generator=self.generator).float()
         segment_map = F.interpolate(blocks, size=size)[0, 0].to(torch.int16)
         segment_map[-1, : min(count, size[1])] = torch.arange(min(count, size[1]), dtype=torch.int16)
@@ -80,7 +80,7 @@ class Scene:
         return [self.features, *(tensor for layer in self.layers for tensor in layer.values())]
 
     def planes(self) -> list[torch.Tensor]:
-        """Per image (S, H, W) floats."""
+        """Return (S, H, W) floats for each image."""
         return [
             (target.segment_map == torch.arange(len(target))[:, None, None]).float()
             for target in self.targets

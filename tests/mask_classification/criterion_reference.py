@@ -1,4 +1,4 @@
-"""Criteria of the standard terms, and their losses written from the papers' definitions."""
+"""Criteria with the standard terms, and reference losses from the papers' definitions."""
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +29,12 @@ def make_criterion(
     mask_loss="focal",
     num_points=0,
     importance_sample_ratio=0.75,
-    kind=FusedSetCriterion,
+    criterion_class=FusedSetCriterion,
     matcher=None,
     no_object_weight=0.1,
     **options,
 ):
-    """Class, mask and dice terms for 5 classes."""
+    """Return a criterion with class, mask and dice terms for 5 classes."""
     comparison = UncertainPoints(num_points, 3.0, importance_sample_ratio) if num_points else None
     terms = [
         ClassTerm(5, weights[0], no_object_weight),
@@ -42,16 +42,16 @@ def make_criterion(
         DiceTerm(weights[2]),
     ]
     matcher = matcher or make_matcher(weights, mask_loss, num_points)
-    return kind(terms, matcher, comparison, **options)
+    return criterion_class(terms, matcher, comparison, **options)
 
 
 def plain_criterion(mask_loss="focal", num_points=0, **options):
-    """The criterion of terms and autograd."""
-    return make_criterion(mask_loss=mask_loss, num_points=num_points, kind=SetCriterion, **options)
+    """Return a `SetCriterion`, which uses plain autograd."""
+    return make_criterion(mask_loss=mask_loss, num_points=num_points, criterion_class=SetCriterion, **options)
 
 
 class OwnPoints(RandomPoints):
-    """Points of each mask drawn by themselves, so that chunks do not matter."""
+    """Points that are drawn separately for each mask, so that chunks do not matter."""
 
     def for_losses(self, image, start, stop, count, like):
         draw = super().for_losses
@@ -59,7 +59,7 @@ class OwnPoints(RandomPoints):
 
 
 def mask_and_dice(x, t, mask_loss):
-    """Sums over masks of logits (M, P) against (M, P) truth, from the definitions."""
+    """Return sums over masks of the losses of logits (M, P) against (M, P) truth, by definition."""
     p = x.sigmoid()
     p_t = p * t + (1 - p) * (1 - t)
     values = F.binary_cross_entropy_with_logits(x, t, reduction="none")
@@ -70,11 +70,11 @@ def mask_and_dice(x, t, mask_loss):
 
 
 class Reference:
-    """Losses as the papers define them, one image and one layer at a time, given the pairs.
+    """Losses as the papers define them, one image and one layer at a time, for given matches.
 
     Args:
         weights: of the class, mask and dice losses.
-        points: where masks are compared, with `num_points`; 0: on all pixels.
+        points: source of the points where masks are compared, with `num_points`; 0: all pixels.
     """
 
     def __init__(self, weights, mask_loss, num_points=0, points=None, no_object_weight=0.1):
@@ -82,17 +82,17 @@ class Reference:
         self.num_points, self.points, self.no_object_weight = num_points, points, no_object_weight
 
     def __call__(self, outputs, classes, planes, pairs):
-        """classes: (S,), planes: (S, H, W) floats of each image; pairs: of each layer and image."""
+        """classes (S,) and planes (S, H, W) per image; pairs per layer and image."""
         layers = [*outputs.get("aux_outputs", []), outputs]
         losses = {}
         for index, layer in enumerate(layers):
             logits, masks = layer["pred_logits"], layer.get("pred_masks")
             if masks is None:
                 masks = torch.einsum("nqc,nchw->nqhw", layer["mask_embed"], outputs["mask_features"])
-            wanted = torch.full(logits.shape[:2], logits.shape[-1] - 1)
+            labels = torch.full(logits.shape[:2], logits.shape[-1] - 1)
             sums = [masks.sum() * 0, masks.sum() * 0]
             for image, (queries, segments) in enumerate(pairs[index]):
-                wanted[image, queries] = classes[image][segments]
+                labels[image, queries] = classes[image][segments]
                 if len(queries):
                     compared = self.compared(image, index, masks[image, queries], planes[image][segments])
                     sums = [
@@ -103,14 +103,14 @@ class Reference:
             suffix = "" if index == len(layers) - 1 else f"_{index}"
             number = max(sum(map(len, classes)), 1)
             losses[f"loss_ce{suffix}"] = self.weights[0] * F.cross_entropy(
-                logits.transpose(1, 2), wanted, weights
+                logits.transpose(1, 2), labels, weights
             )
             losses[f"loss_mask{suffix}"] = self.weights[1] * sums[0] / number
             losses[f"loss_dice{suffix}"] = self.weights[2] * sums[1] / number
         return losses
 
     def compared(self, image, layer, masks, planes):
-        """(M, P) logits and truth of matched masks (M, h, w) and planes (M, H, W)."""
+        """Return (M, P) logits and truth of matched masks (M, h, w) and planes (M, H, W)."""
         if not self.num_points:
             resized = F.interpolate(masks[:, None], planes.shape[-2:], mode="bilinear", align_corners=False)
             return resized[:, 0].flatten(1), planes.flatten(1)
@@ -128,7 +128,7 @@ class Reference:
 
 
 def reference_losses(scene, weights, mask_loss, matcher, num_points=0, seed=None, planes=None):
-    """The reference's losses of a scene with the pairs of a plain matcher."""
+    """Return the reference losses of a scene with the matches of a plain matcher."""
     points = OwnPoints(seed) if num_points else RandomPoints(0)
     targets = scene.targets_as_planes() if planes is None else planes
     pairs = matcher(weights, mask_loss, num_points)(DecoderOutputs(scene.outputs), targets, points)

@@ -37,7 +37,7 @@ def test_transpose_equals_the_backward_pass_of_interpolation(small, large):
     ],
 )
 @pytest.mark.parametrize("rows", [1, 5, 1000])
-def test_bands_put_together_equal_interpolation_of_whole_planes(sizes, rows, plain_postprocess):
+def test_joined_bands_equal_interpolation_of_whole_planes(sizes, rows, plain_postprocess):
     masks = torch.randn(4, 8, 10)
     expected = plain_postprocess.full_size_masks(masks, *sizes)
     resizer = MaskResizer(*sizes)

@@ -25,7 +25,7 @@ from tests.mask_classification.criterion_reference import (
 )
 
 WEIGHTS = (2.0, 20.0, 3.0)
-KINDS = (FusedSetCriterion, SetCriterion)
+CRITERIA = (FusedSetCriterion, SetCriterion)
 
 
 def gradients(losses, leaves):
@@ -67,15 +67,15 @@ def test_losses_and_gradients_equal_the_plain_formulation(
         make_criterion(mask_loss=mask_loss, chunk_elements=chunk_elements)
         for chunk_elements in (1, 4000, None)
     ]
-    for criterion in (*criteria, make_criterion(mask_loss=mask_loss, kind=SetCriterion)):
+    for criterion in (*criteria, make_criterion(mask_loss=mask_loss, criterion_class=SetCriterion)):
         for outputs in (scene.outputs, scene.outputs_with_masks):
             losses = criterion(outputs, scene.targets)
             assert_same(losses, expected)
             assert_same_gradients(gradients(losses, scene.leaves), expected_gradients)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_losses_equal_transformers(make_scene, kind):
+@pytest.mark.parametrize("criterion_class", CRITERIA)
+def test_losses_equal_transformers(make_scene, criterion_class):
     scene = make_scene()
     outputs = scene.outputs_with_masks
     weights = {"loss_cross_entropy": WEIGHTS[0], "loss_mask": WEIGHTS[1], "loss_dice": WEIGHTS[2]}
@@ -90,7 +90,7 @@ def test_losses_equal_transformers(make_scene, kind):
             for layer in outputs["aux_outputs"]
         ],
     )
-    losses = make_criterion(kind=kind)(scene.outputs, scene.targets)
+    losses = make_criterion(criterion_class=criterion_class)(scene.outputs, scene.targets)
     assert len(losses) == len(expected) == 9
     for suffix in ("", "_0", "_1"):
         for name, their_name in (("ce", "cross_entropy"), ("mask", "mask"), ("dice", "dice")):
@@ -113,7 +113,7 @@ def test_dense_gradient_is_the_numerical_one(make_scene, mask_loss, as_planes):
     assert torch.autograd.gradcheck(losses, (logits,), atol=1e-7)
 
 
-def test_a_loss_used_alone_or_weighted_anew_has_its_own_gradient(make_scene, plain_matcher):
+def test_a_loss_used_alone_or_reweighted_has_its_own_gradient(make_scene, plain_matcher):
     scene = make_scene()
     losses = make_criterion()(scene.outputs, scene.targets)
     expected = reference_losses(scene, WEIGHTS, "focal", plain_matcher)
@@ -144,18 +144,18 @@ def test_extreme_logits_stay_finite_and_exact():
     torch.testing.assert_close(found, torch.autograd.grad(sum(expected), logits)[0], atol=1e-7, rtol=1e-5)
 
 
-def test_the_class_loss_is_zero_where_no_query_has_a_weight(make_scene):
+def test_the_class_loss_is_zero_if_no_query_has_a_weight(make_scene):
     scene = make_scene()
     nothing = SegmentTargets(torch.zeros(0, dtype=torch.int64), masks=torch.zeros(0, 32, 40) > 0)
     losses = make_criterion(no_object_weight=0.0)(scene.outputs, [nothing, nothing])
     assert losses["loss_ce"] == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("criterion_class", CRITERIA)
 @pytest.mark.parametrize("num_points", [0, 30])
 @pytest.mark.parametrize("empty", ["no segments", "no pixels"])
 def test_images_without_objects_give_finite_losses_and_zero_mask_gradients(
-    make_scene, num_points, empty, kind
+    make_scene, num_points, empty, criterion_class
 ):
     scene = make_scene()
     nothing = torch.full((32, 40), -1, dtype=torch.int16)
@@ -167,7 +167,7 @@ def test_images_without_objects_give_finite_losses_and_zero_mask_gradients(
     if empty == "no pixels":
         scene.targets[1].segment_map[:] = -1
         targets[1] = scene.targets[1]
-    losses = make_criterion(num_points=num_points, kind=kind)(scene.outputs, targets)
+    losses = make_criterion(num_points=num_points, criterion_class=criterion_class)(scene.outputs, targets)
     assert all(value.isfinite() for value in losses.values())
     sum(losses.values()).backward()
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in scene.leaves)
@@ -181,7 +181,7 @@ def test_images_without_objects_give_finite_losses_and_zero_mask_gradients(
         torch.testing.assert_close(losses["loss_ce_0"], expected)
 
 
-def test_overlapping_planes_give_the_losses_of_the_map(make_scene):
+def test_planes_give_the_losses_of_the_map(make_scene):
     scene = make_scene()
     criterion = make_criterion()
     losses, from_planes = (
@@ -197,8 +197,8 @@ def test_planes_that_overlap_equal_the_plain_formulation(make_scene, plain_match
     planes = torch.rand(4, 32, 40, generator=scene.generator) > 0.5
     targets = [SegmentTargets(scene.targets[0].classes, masks=planes)]
     expected = reference_losses(scene, WEIGHTS, "focal", plain_matcher, planes=targets)
-    for kind in KINDS:
-        losses = make_criterion(kind=kind)(scene.outputs, targets)
+    for criterion_class in CRITERIA:
+        losses = make_criterion(criterion_class=criterion_class)(scene.outputs, targets)
         assert_same(losses, expected)
         assert_same_gradients(
             gradients(losses, scene.leaves),
@@ -218,7 +218,7 @@ def test_permuting_queries_does_not_change_the_losses(make_scene, num_points):
     torch.manual_seed(0)
     permuted = criterion(scene.outputs, scene.targets)
     if num_points:
-        # Points are drawn per matched mask, in the order of queries: the matching and the classes stay.
+        # Points are drawn per matched mask, in the order of queries: only matches and classes are equal.
         losses, permuted = ({k: v for k, v in x.items() if "loss_ce" in k} for x in (losses, permuted))
     assert_same(permuted, losses, 2e-6)
 
@@ -238,7 +238,7 @@ def test_half_precision_factors_receive_half_precision_gradients(make_scene):
     assert all(leaf.grad.dtype == torch.bfloat16 and leaf.grad.abs().max() > 0 for leaf in scene.leaves)
 
 
-def test_no_gradient_is_computed_where_none_is_asked_for(make_scene):
+def test_no_gradient_is_computed_under_no_grad(make_scene):
     scene = make_scene()
     with torch.no_grad():
         losses = make_criterion()(scene.outputs, scene.targets)
@@ -247,36 +247,36 @@ def test_no_gradient_is_computed_where_none_is_asked_for(make_scene):
 
 
 def one_image(outputs, image):
-    """The part of a batch's outputs that belongs to one image."""
+    """Return the outputs of one image of a batch."""
     part = {key: value[image : image + 1] for key, value in outputs.items() if key != "aux_outputs"}
     return part | {"aux_outputs": [one_image(layer, image) for layer in outputs.get("aux_outputs", [])]}
 
 
-def test_workers_with_one_image_each_learn_what_one_worker_learns_from_both(make_scene, monkeypatch):
+def test_two_processes_with_one_image_each_train_like_one_process_with_both(make_scene, monkeypatch):
     scene = make_scene()
     assert len(scene.targets[0]) != len(scene.targets[1])
     together = make_criterion()(scene.outputs, scene.targets)
 
-    def losses_of(worker):
-        return make_criterion()(one_image(scene.outputs, worker), scene.targets[worker : worker + 1])
+    def losses_of(rank):
+        return make_criterion()(one_image(scene.outputs, rank), scene.targets[rank : rank + 1])
 
     distributed = torch.distributed
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     sent = {0: [], 1: []}
-    for worker in sent:
+    for rank in sent:
         monkeypatch.setattr(
-            distributed, "all_reduce", lambda tensor, w=worker: sent[w].append(tensor.clone())
+            distributed, "all_reduce", lambda tensor, rank=rank: sent[rank].append(tensor.clone())
         )
-        losses_of(worker)
+        losses_of(rank)
     apart = []
-    for worker in sent:
-        others = iter(sent[1 - worker])
+    for rank in sent:
+        others = iter(sent[1 - rank])
         monkeypatch.setattr(
             distributed, "all_reduce", lambda tensor, others=others: tensor.add_(next(others))
         )
-        apart.append(losses_of(worker))
-    # DistributedDataParallel averages gradients, so the workers' mean is what is learned from.
+        apart.append(losses_of(rank))
+    # DistributedDataParallel averages gradients, so training uses the mean over processes.
     mean = {name: (apart[0][name] + apart[1][name]) / 2 for name in together}
     assert_same(mean, together, 1e-6)
 
@@ -295,16 +295,16 @@ def test_point_losses_and_gradients_equal_the_plain_formulation(
     targets = scene.targets_as_planes() if as_planes else scene.targets
     shared = {"mask_loss": mask_loss, "num_points": 64}
     criteria = [make_criterion(**shared, chunk_elements=chunk_elements) for chunk_elements in (1, 900, None)]
-    for criterion in (*criteria, make_criterion(**shared, kind=SetCriterion)):
+    for criterion in (*criteria, make_criterion(**shared, criterion_class=SetCriterion)):
         for outputs in (scene.outputs, scene.outputs_with_masks):
             losses = criterion(outputs, targets, OwnPoints(seed=5))
-            # Numbers of masks and of weights are shared in float32.
+            # Processes exchange the numbers of masks and the weights in float32.
             assert_same(losses, expected, 1e-7)
             for ours, theirs in zip(gradients(losses, scene.leaves), expected_gradients, strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-12)
 
 
-def test_a_point_loss_weighted_anew_has_its_own_gradient_on_the_same_points(make_scene, plain_matcher):
+def test_a_reweighted_point_loss_has_its_own_gradient_on_the_same_points(make_scene, plain_matcher):
     scene = make_scene(dtype=torch.float64)
     expected = reference_losses(scene, WEIGHTS, "bce", plain_matcher, num_points=64, seed=5)
     losses = make_criterion(mask_loss="bce", num_points=64)(scene.outputs, scene.targets, OwnPoints(seed=5))
@@ -326,7 +326,7 @@ def test_a_seed_repeats_the_points(make_scene):
 
 
 def test_hundreds_of_segments_take_the_memory_of_a_chunk(make_scene):
-    """Of 900 matched masks of 64x64, 14 MiB, none but those of a chunk may be in memory."""
+    """Only a chunk of the 900 matched masks of 64x64, 14 MiB, may be in memory."""
     scene = make_scene(size=(128, 128), mask_size=(64, 64), num_segments=(300,))
     masks, queries = 900, 300
     for layer in scene.layers:
@@ -352,8 +352,8 @@ def test_points_are_drawn_where_masks_are_uncertain():
     assert points.shape == (2, 1000, 2)
     assert points.min() >= 0
     assert points.max() <= 1
-    # 750 of 3000 candidates: the quarter of the width around the zero crossing. (Along the upper and lower
-    # border the zeros outside pull samples towards 0, so a few lie farther away.)
+    # 750 of 3000 candidates: the quarter of the width around the zero crossing. (Near the upper and lower
+    # border the zeros outside pull samples towards 0, so a few are farther away.)
     distance = (points[:, :750, 0] - 0.5).abs()
     assert (distance < 0.14).float().mean() > 0.97
     assert (points[:, 750:, 0] - 0.5).abs().mean() == pytest.approx(0.25, abs=0.04)
@@ -379,7 +379,7 @@ def test_point_gradients_reach_the_factors(make_scene):
     assert all(leaf.grad.abs().max() > 0 for leaf in scene.leaves)
 
 
-def test_nothing_of_the_criterion_is_in_a_checkpoint():
+def test_the_criterion_adds_nothing_to_a_checkpoint():
     assert make_criterion().state_dict() == {}
 
 

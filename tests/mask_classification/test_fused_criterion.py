@@ -20,7 +20,7 @@ from tests.mask_classification.criterion_reference import OwnPoints, make_criter
 
 
 class Case:
-    """Predictions, targets and options that a seed determines."""
+    """Predictions, targets and options determined by a seed."""
 
     def __init__(self, seed: int, dtype: torch.dtype):
         self.generator = torch.Generator().manual_seed(seed)
@@ -42,7 +42,7 @@ class Case:
         self.outputs.update(self.outputs["aux_outputs"].pop())
         if seed % 2:
             self.outputs["mask_features"] = features
-        # None, a few, more than there are queries.
+        # No segments, a few, more than queries.
         counts = [(0, 2, queries + 3)[self.integer(0, 2)] for _ in range(images)]
         self.targets = [self.target(count, size, as_planes=seed % 3 == 0) for count in counts]
         self.options = {
@@ -89,8 +89,10 @@ def test_losses_gradients_and_assignments_are_those_of_the_plain_form(
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
         monkeypatch.setattr(torch.distributed, "all_reduce", lambda counts: counts.add_(elsewhere))
     matcher = plain_matcher(*(case.options[name] for name in ("weights", "mask_loss", "num_points")))
-    fused = make_criterion(**case.options, kind=FusedSetCriterion, chunk_elements=case.chunk_elements)
-    plain = make_criterion(**case.options, kind=SetCriterion, matcher=matcher)
+    fused = make_criterion(
+        **case.options, criterion_class=FusedSetCriterion, chunk_elements=case.chunk_elements
+    )
+    plain = make_criterion(**case.options, criterion_class=SetCriterion, matcher=matcher)
     assert fused.fused_terms is not None
     pairs = [
         one.matcher(DecoderOutputs(case.outputs), case.targets, OwnPoints(seed=7)) for one in (fused, plain)
@@ -109,18 +111,18 @@ def test_losses_gradients_and_assignments_are_those_of_the_plain_form(
 
 
 class AreaTerm(LossTerm):
-    """The mean probability of matched masks: a loss that the fused form does not know."""
+    """The mean probability of matched masks, a loss that the fused criterion does not know."""
 
     def forward(self, layer):
         return {"loss_area": layer.compared.probability.mean()}
 
 
 @pytest.mark.parametrize("num_points", [0, 30])
-def test_a_term_of_ones_own_joins_the_fused_ones(make_scene, num_points):
+def test_a_custom_term_is_computed_with_the_fused_terms(make_scene, num_points):
     scene = make_scene(dtype=torch.float64)
     results = []
-    for kind in (FusedSetCriterion, SetCriterion):
-        criterion = make_criterion(num_points=num_points, kind=kind)
+    for criterion_class in (FusedSetCriterion, SetCriterion):
+        criterion = make_criterion(num_points=num_points, criterion_class=criterion_class)
         criterion.terms["AreaTerm"] = AreaTerm()
         losses = criterion(scene.outputs, scene.targets, OwnPoints(seed=3))
         results.append((losses, gradients(losses, scene.leaves)))
@@ -135,7 +137,7 @@ class WeightedMaskTerm(MaskTerm):
         return {"loss_mask": 2 * super().forward(layer)["loss_mask"]}
 
 
-def test_only_what_is_known_is_fused(make_scene):
+def test_only_known_terms_and_comparisons_are_fused(make_scene):
     class_term, mask_term, dice_term = ClassTerm(5), MaskTerm(), DiceTerm()
     matcher = make_criterion().matcher
 
@@ -180,7 +182,7 @@ class DenoisingTerm(LossTerm):
 
 
 def test_queries_with_known_segments_are_given_to_the_same_terms(make_scene):
-    """As denoising queries are: each segment has two, and the decoder says which."""
+    """Like denoising queries: each segment has two, and the decoder gives the matches."""
     scene = make_scene(layers=1)
     outputs, counts = scene.outputs, [len(target) for target in scene.targets]
     queries = 2 * max(counts)

@@ -1,4 +1,4 @@
-"""The matcher finds the pairs of the plain formulation and of transformers, in either form of the masks."""
+"""The matcher finds the pairs of the plain formulation and of transformers, from masks or factors."""
 
 import pytest
 import torch
@@ -143,7 +143,7 @@ def test_unknown_mask_loss_is_refused():
 
 
 class OneLayerCost(QueryCost):
-    """Forgets that there are several layers."""
+    """A cost that ignores all layers but the last."""
 
     weight = 1.0
 
@@ -151,7 +151,7 @@ class OneLayerCost(QueryCost):
         return outputs.stacked("pred_logits", image)[-1][:, target.classes]
 
 
-def test_costs_of_another_shape_or_kind_are_refused(make_scene):
+def test_costs_of_another_shape_or_type_are_refused(make_scene):
     scene = make_scene()
     matcher = HungarianMatcher([MaskCost(), OneLayerCost()])
     message = r"OneLayerCost returned costs of shape \(9, 3\); expected .* \(3, 9, 3\)"

@@ -1,4 +1,4 @@
-"""Post-processing gives what forming all masks at full size gives, and what the definitions say."""
+"""Post-processing equals the definitions, with all masks formed at full size."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ IS_THING = (True, False, True, False, False)
 
 
 def prediction(num_queries=12, num_classes=5, size=(16, 20), seed=0, confidence=6.0):
-    """Smooth masks and confident classes, some of them no object."""
+    """Return smooth masks and confident classes, some of them "no object"."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(num_queries, num_classes + 1, generator=generator) * confidence
     masks = torch.randn(1, num_queries, 6, 6, generator=generator) * 5
@@ -31,7 +31,7 @@ def prediction(num_queries=12, num_classes=5, size=(16, 20), seed=0, confidence=
 
 
 def perfect_prediction(ids, categories, num_classes=5):
-    """Queries that say exactly what a map of ids (H, W) with 0 for void says; one more query sees nothing."""
+    """Return queries that predict exactly a map of ids (H, W), 0 for void, and one query without a mask."""
     masks = torch.stack([ids == index + 1 for index in range(len(categories))] + [torch.zeros_like(ids) > 0])
     logits = torch.zeros(len(categories) + 1, num_classes + 1)
     logits[range(len(categories)), categories] = 20
@@ -41,7 +41,7 @@ def perfect_prediction(ids, categories, num_classes=5):
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("resize_scores", [False, True])
-def test_semantic_scores_and_labels_equal_the_plain_ones(plain_postprocess, sizes, resize_scores):
+def test_semantic_scores_and_labels_equal_the_plain_formulation(plain_postprocess, sizes, resize_scores):
     logits, masks = prediction()
     expected = plain_postprocess.semantic_scores(logits, masks, *sizes, resize_scores)
     scores = postprocess.semantic_scores(logits, masks, *sizes, resize_scores)
@@ -181,7 +181,7 @@ def test_instances_of_a_panoptic_model_are_things():
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_entities_are_what_the_definition_says(plain_postprocess, sizes):
+def test_entities_equal_the_definition(plain_postprocess, sizes):
     logits, masks = prediction(confidence=2.0)
     ids, info = postprocess.entities(logits, masks, *sizes)
     scores = 1 - logits.softmax(-1)[:, -1]
@@ -218,7 +218,7 @@ def test_entity_thresholds_drop_and_the_best_are_kept():
 
 
 @pytest.mark.parametrize("name", ["semantic_labels", "panoptic", "entities"])
-def test_the_order_of_queries_does_not_change_which_pixels_belong_together(name):
+def test_the_order_of_queries_does_not_change_the_segments(name):
     logits, masks = prediction(num_queries=20)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
     options = {"is_thing": IS_THING} if name == "panoptic" else {}
@@ -233,7 +233,7 @@ def test_the_order_of_queries_does_not_change_which_pixels_belong_together(name)
 
 
 @pytest.mark.parametrize("name", ["semantic_scores", "semantic_labels", "panoptic", "entities", "instances"])
-def test_inputs_are_left_as_they_were(name):
+def test_inputs_are_not_modified(name):
     logits, masks = prediction()
     before = logits.clone(), masks.clone()
     options = {"is_thing": IS_THING} if name == "panoptic" else {}
@@ -245,7 +245,7 @@ def test_inputs_are_left_as_they_were(name):
 
 @pytest.fixture(params=["noise", "regions"])
 def tiled_prediction(request):
-    """Masks that compete everywhere, or that are compact and leave room, over many tiles."""
+    """Return masks over many tiles that compete everywhere, or that are compact with gaps between them."""
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(30, 6, generator=generator) * 6
     masks = torch.randn(30, 50, 66, generator=generator) * 3
@@ -258,7 +258,7 @@ def tiled_prediction(request):
 
 
 @pytest.mark.parametrize("output_size", [(197, 260), (131, 97)])
-def test_tiles_put_together_equal_the_plain_formulation(
+def test_joined_tiles_equal_the_plain_formulation(
     plain_postprocess, tiled_prediction, output_size, monkeypatch
 ):
     monkeypatch.setitem(tiled_masks._TILE_SIZE, "cpu", (23, 31))
@@ -277,7 +277,7 @@ def test_tiles_put_together_equal_the_plain_formulation(
     torch.testing.assert_close(found.scores, scores[order])
 
 
-def test_of_equal_queries_the_first_wins_and_saturated_ones_compete():
+def test_the_first_of_equal_queries_wins_and_saturated_queries_compete():
     logits = torch.zeros(4, 6)
     logits[:, 0] = 5
     size = (20, 30)
@@ -285,7 +285,7 @@ def test_of_equal_queries_the_first_wins_and_saturated_ones_compete():
     ids, info = postprocess.panoptic(logits, masks, size, size, size, IS_THING)
     assert ids.eq(1).all()
     assert len(info) == 1
-    logits[2, 0] = 9  # as sure of its mask, but surer of its class
+    logits[2, 0] = 9  # equally confident mask, more confident class
     masks[3] = -200.0
     pixels = PixelAssignment(
         masks, torch.arange(4), logits.softmax(-1).max(-1).values, MaskResizer(size, size, size), False
@@ -321,7 +321,7 @@ def test_panoptic_and_instance_results_under_autocast_are_those_without(tiled_pr
     assert torch.equal(instances.pred_masks, expected_instances.pred_masks)
 
 
-def test_nan_masks_win_no_pixel_and_disturb_no_other():
+def test_nan_masks_win_no_pixel_and_do_not_affect_others():
     logits, masks = prediction()
     masks[0] = float("nan")
     logits[0] = torch.tensor([30.0, 0, 0, 0, 0, 0])

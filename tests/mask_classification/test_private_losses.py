@@ -1,4 +1,4 @@
-"""A package outside the tree: a loss term, a matching cost, a decoder with outputs and losses, criteria."""
+"""A private package with a loss term, a matching cost, a decoder with outputs and losses, and a criterion."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.data.data_trees import forget, write_street
 from tests.mask_classification.test_training_robustness import NARROW
 
 PACKAGE = '''
-"""Boxes beside masks, as detection transformers have them, and a count of segments."""
+"""Boxes in addition to masks, as in detection transformers, and a count of segments."""
 
 import torch
 from detectron2.config import CfgNode
@@ -51,7 +51,7 @@ def add_box_config(cfg):
 
 
 def boxes(target):
-    """(S, 4) left, top, right, bottom of the segments, in units of the padded image's sides."""
+    """Return left, top, right, bottom of the segments, (S, 4), in units of the padded image's sides."""
     height, width = target.size
     return target.extras["boxes"] / torch.tensor([width, height] * 2, device=target.classes.device)
 
@@ -84,11 +84,11 @@ class BoxTerm(LossTerm):
 
     def forward(self, layer):
         found = layer.matched(layer.outputs["pred_boxes"])
-        wanted = torch.cat(
+        expected = torch.cat(
             [boxes(target)[segments] for target, (_, segments) in zip(layer.targets, layer.matches)]
         )
-        assert torch.equal(layer.matched_extra("boxes").isfinite(), wanted.isfinite())
-        losses = {"loss_bbox": self.weight * self.scale * (found - wanted).abs().sum() / layer.num_masks}
+        assert torch.equal(layer.matched_extra("boxes").isfinite(), expected.isfinite())
+        losses = {"loss_bbox": self.weight * self.scale * (found - expected).abs().sum() / layer.num_masks}
         if layer.is_last:
             losses["loss_scale"] = (self.scale - 1.5).square()
         return losses
@@ -125,7 +125,7 @@ STANDARD = {"TERMS": ("ClassTerm", "MaskTerm", "DiceTerm"), "COSTS": ("ClassCost
 
 @pytest.fixture
 def private_boxes(tmp_path, monkeypatch):
-    """The package, and a dataset; the module as it is after the configuration imported it."""
+    """Write the package and a dataset to a folder on the import path."""
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "private_boxes.py").write_text(PACKAGE)
     monkeypatch.syspath_prepend(str(tmp_path / "package"))
@@ -165,7 +165,7 @@ def configuration(folder, *overrides):
     )
 
 
-def test_its_parts_train_in_the_standard_model(private_boxes):
+def test_private_parts_train_in_the_standard_model(private_boxes):
     cfg = configuration(private_boxes)
     default_setup(cfg)
     torch.manual_seed(0)
@@ -174,7 +174,7 @@ def test_its_parts_train_in_the_standard_model(private_boxes):
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     trainer.train()
 
-    # Masks are still compared by the fast form.
+    # Masks are still compared by the fused criterion.
     assert type(model.criterion) is FusedSetCriterion
     assert model.criterion.fused_terms is not None
     for name in ("sem_seg_head.predictor.box_embed.weight", "sem_seg_head.predictor.count.weight"):
@@ -204,7 +204,7 @@ def test_its_parts_train_in_the_standard_model(private_boxes):
     assert package.SEEN[-1] == ((1, 3, 64, 64), None, ("panoptic",))
 
 
-def test_a_target_that_is_not_made_is_named_with_the_key_that_makes_it(private_boxes):
+def test_a_missing_target_is_named_with_the_key_that_adds_it(private_boxes):
     one = ("SOLVER.MAX_ITER", "1", "INPUT.TARGETS")
     trainer = Trainer(configuration(private_boxes, *one, "('segments',)"))
     with pytest.raises(
@@ -221,7 +221,7 @@ def test_a_target_that_is_not_made_is_named_with_the_key_that_makes_it(private_b
         target.to("cpu").extras["boxes"]
 
 
-def test_its_cost_decides_the_matching(private_boxes):
+def test_a_private_cost_decides_the_matching(private_boxes):
     cfg = configuration(private_boxes, "MODEL.PRIVATE_BOXES.WEIGHT", "1000.0")
     model = Trainer.build_model(cfg)
     segment_map = torch.full((8, 8), -1, dtype=torch.int16)
@@ -242,7 +242,7 @@ def test_its_cost_decides_the_matching(private_boxes):
     assert model.criterion(outputs, [target])["loss_bbox"].item() == pytest.approx(0.0, abs=1e-4)
 
 
-def test_its_criterion_replaces_the_standard_one(private_boxes):
+def test_a_private_criterion_replaces_the_standard_one(private_boxes):
     losses = {}
     for name in ("FusedSetCriterion", "HalvedCriterion"):
         cfg = configuration(private_boxes, "MODEL.MASK_FORMER.CRITERION_NAME", name)
@@ -281,7 +281,7 @@ def test_a_file_without_the_parameters_of_a_term_is_evaluated_and_fine_tuned_but
         checkpointer.load(str(tmp_path / "a.pth"))
 
 
-def test_the_parameters_of_other_terms_in_a_file_are_left_out(private_boxes, tmp_path):
+def test_parameters_of_other_terms_in_a_file_are_ignored(private_boxes, tmp_path):
     saved = checkpoint_of(configuration(private_boxes), tmp_path / "b.pth")
     terms = f"{(*STANDARD['TERMS'],)}"
     model = Trainer.build_model(configuration(private_boxes, "MODEL.MASK_FORMER.LOSS_TERMS", terms))

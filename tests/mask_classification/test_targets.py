@@ -1,4 +1,4 @@
-"""Segment targets: the map and the planes say the same, and the mapper's output is padded with no segment."""
+"""Segment targets: map and planes are equivalent, and the mapper's output is padded with no segment."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def planes(make_scene):
     return make_scene(size=(21, 17)).targets_as_planes()[1]
 
 
-def test_pixel_lists_name_the_pixels_of_every_segment(target, planes):
+def test_pixel_lists_have_the_pixels_of_every_segment(target, planes):
     indices, areas = target.pixel_lists()
     for segment, own in enumerate(indices.split(areas)):
         assert torch.equal(own, planes.masks[segment].flatten().nonzero()[:, 0])
@@ -44,7 +44,7 @@ def test_nearest_resize_equals_interpolation_of_the_planes(target, planes, size)
 
 @pytest.mark.parametrize("count", [0, 2])
 @pytest.mark.parametrize("as_planes", [False, True])
-def test_other_targets_of_the_segments_stay_when_they_are_resized(count, as_planes):
+def test_resizing_keeps_other_targets_of_the_segments(count, as_planes):
     labels = {"masks": torch.ones(count, 4, 6, dtype=torch.bool)}
     if not as_planes:
         labels = {"segment_map": torch.full((4, 6), count - 1, dtype=torch.int16)}

@@ -1,4 +1,4 @@
-"""Images that training has to survive, on the whole way from a file to a gradient: mapper, model, losses."""
+"""Difficult images in training, from file to gradient: mapper, model, losses."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,27 +22,27 @@ MANY = 400
 
 
 def write_scenes(folder: Path) -> Path:
-    """One image of each kind, 64 x 64, with panoptic labels."""
+    """Write one image of each content, 64 x 64, with panoptic labels."""
     void = np.zeros((SIDE, SIDE), dtype=np.int64)
     maps, segments = {"empty": void, "ignored": np.full_like(void, 5), "one_class": np.full_like(void, 7)}, {}
     segments |= {"empty": [], "ignored": [{"id": 5, "category_id": PERSON, "iscrowd": 1}]}
     segments["one_class"] = [{"id": 7, "category_id": ROAD}]
-    # Most crops do not see it.
+    # Most crops do not contain it.
     maps["corner"] = void.copy()
     maps["corner"][:2, :2] = 9
     segments["corner"] = [{"id": 9, "category_id": CAR}]
     rows, columns = np.indices(void.shape)
     blocks = rows // 3 * 22 + columns // 3
     maps["many"] = np.where(blocks < MANY, blocks + 1, 0)
-    kinds = {index: (CAR, PERSON)[index % 2] for index in range(1, MANY + 1)}
-    segments["many"] = [{"id": index, "category_id": kind} for index, kind in kinds.items()]
+    categories = {index: (CAR, PERSON)[index % 2] for index in range(1, MANY + 1)}
+    segments["many"] = [{"id": index, "category_id": category} for index, category in categories.items()]
     maps["usual"] = np.select([columns < 20, columns < 40, rows < 30], [1, 2, 3], 0)
     segments["usual"] = [
-        {"id": index, "category_id": kind} for index, kind in ((1, ROAD), (2, CAR), (3, PERSON))
+        {"id": index, "category_id": category} for index, category in ((1, ROAD), (2, CAR), (3, PERSON))
     ]
     write_panoptic(folder, maps, segments, STREET_CATEGORIES)
-    facts = {**STREET, "splits": {"hard_scenes": "train"}}
-    return write_yaml(folder, facts, "hard_scenes.yaml")
+    content = {**STREET, "splits": {"hard_scenes": "train"}}
+    return write_yaml(folder, content, "hard_scenes.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,11 @@ NARROW = {
 }
 METHODS = {"maskformer": {}, "mask2former": {"MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 112}}
 TASKS = ("semantic", "panoptic", "instance", "entity")
-KINDS = ("empty", "ignored", "one_class", "corner", "many", "usual")
+IMAGES = ("empty", "ignored", "one_class", "corner", "many", "usual")
 
 
 class Job:
-    """A model of a task, and the mapper that feeds it; `batch` picks images by their kind."""
+    """A model of a task with its mapper; `batch` selects images by name."""
 
     def __init__(self, folder: Path, scenes: Path, method: str, task: str, **changes: object):
         base = {"_BASE_": str(config_root() / f"_base_/methods/{method}.yaml")}
@@ -87,17 +87,17 @@ class Job:
         self.mapper = SegmentationMapper(cfg, is_train=True)
         self.records = {Path(one["file_name"]).stem: one for one in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])}
 
-    def batch(self, *kinds: str) -> list[dict]:
-        return [self.mapper(self.records[kind]) for kind in kinds]
+    def batch(self, *names: str) -> list[dict]:
+        return [self.mapper(self.records[name]) for name in names]
 
     def step(self, batch: list[dict]) -> dict[str, torch.Tensor]:
-        """Losses and gradients, all of them there and finite."""
+        """Compute losses and gradients, and check that all are present and finite."""
         self.model.zero_grad()
         losses = self.model(batch)
         assert all(loss.isfinite() for loss in losses.values()), losses
         sum(losses.values()).backward()
         gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
-        # Processes exchange gradients of all parameters: one that is missing in one of them stops all.
+        # Processes exchange gradients of all parameters: one missing gradient blocks all processes.
         assert [name for name, gradient in gradients.items() if gradient is None] == []
         assert [name for name, gradient in gradients.items() if not gradient.isfinite().all()] == []
         return losses
@@ -116,7 +116,7 @@ def num_targets(batch: list[dict]) -> list[int]:
 @pytest.mark.parametrize("method", METHODS)
 def test_any_images_alone_and_together_give_finite_losses_and_all_gradients(make_job, method, task):
     job = make_job(method, task)
-    counts = {kind: num_targets(job.batch(kind))[0] for kind in KINDS}
+    counts = {name: num_targets(job.batch(name))[0] for name in IMAGES}
     # Semantic targets are classes, crowds included; stuff is no instance.
     expected = {
         "semantic": {"empty": 0, "ignored": 1, "one_class": 1, "corner": 1, "many": 2, "usual": 3},
@@ -125,15 +125,15 @@ def test_any_images_alone_and_together_give_finite_losses_and_all_gradients(make
         "entity": {"empty": 0, "ignored": 0, "one_class": 1, "corner": 1, "many": MANY, "usual": 3},
     }
     assert counts == expected[task]
-    for kind in KINDS:
-        losses = job.step(job.batch(kind, kind))
+    for image in IMAGES:
+        losses = job.step(job.batch(image, image))
         masks = [float(loss) for name, loss in losses.items() if "mask" in name or "dice" in name]
-        assert all(value == 0 for value in masks) == (counts[kind] == 0)
-    job.step(job.batch(*KINDS))
+        assert all(value == 0 for value in masks) == (counts[image] == 0)
+    job.step(job.batch(*IMAGES))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_masks_that_a_crop_empties_are_no_targets_and_training_goes_on(make_job, method):
+def test_masks_emptied_by_a_crop_are_no_targets_and_training_continues(make_job, method):
     job = make_job(method, "panoptic", **{"INPUT.CROP_SIZE": f"({CROP}, {CROP})"})
     seen = Counter()
     for seed in range(6):
@@ -142,7 +142,7 @@ def test_masks_that_a_crop_empties_are_no_targets_and_training_goes_on(make_job,
         assert batch[0]["image"].shape[-2:] == (CROP, CROP)
         for image in batch:
             present = image["segment_map"].unique()
-            # Targets are numbered through, and each has a pixel left.
+            # Targets are numbered consecutively, and each has a pixel left.
             assert present[present >= 0].tolist() == list(range(len(image["segment_classes"])))
         seen[num_targets(batch)[0]] += 1
         assert num_targets(batch)[2] > 150
@@ -160,11 +160,11 @@ def test_more_targets_than_queries_and_more_queries_than_targets_train(make_job,
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_dataset_of_one_class_trains(make_job, scenes, tmp_path, method):
-    facts = yaml.safe_load(scenes.read_text())
-    facts["splits"] = {"one_class_scenes": "train"}
-    facts["classes"] = facts["classes"][:1]
-    facts["label_map"] = {"car": "void", "sky": "void", "person": "void"}
-    file = write_yaml(tmp_path, {**facts, "root": str(scenes.parent)}, "one.yaml")
+    content = yaml.safe_load(scenes.read_text())
+    content["splits"] = {"one_class_scenes": "train"}
+    content["classes"] = content["classes"][:1]
+    content["label_map"] = {"car": "void", "sky": "void", "person": "void"}
+    file = write_yaml(tmp_path, {**content, "root": str(scenes.parent)}, "one.yaml")
     changes = {"DATASETS.FILES": f"('{file}',)", "DATASETS.TRAIN": "('one_class_scenes',)"}
     try:
         job = make_job(method, "panoptic", **changes)
@@ -208,7 +208,7 @@ def test_matching_costs_are_computed_in_float32_under_autocast(make_job, monkeyp
     monkeypatch.setattr(matcher, "forward", watched)
     with torch.autocast("cpu", torch.bfloat16):
         losses = job.model(job.batch("usual", "many"))
-    assert seen == {torch.bfloat16}  # what the network hands over
+    assert seen == {torch.bfloat16}  # the network's outputs
     assert set(dtypes.seen) == {torch.float32}
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
@@ -216,18 +216,18 @@ def test_matching_costs_are_computed_in_float32_under_autocast(make_job, monkeyp
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("kinds", [("empty", "ignored"), ("usual", "many"), ("empty", "one_class")])
+@pytest.mark.parametrize("images", [("empty", "ignored"), ("usual", "many"), ("empty", "one_class")])
 @pytest.mark.parametrize("method", METHODS)
-def test_broken_predictions_end_in_a_loss_or_an_error_that_says_so(make_job, method, kinds, value):
+def test_non_finite_predictions_give_a_non_finite_loss_or_an_error(make_job, method, images, value):
     job = make_job(method, "panoptic")
     with torch.no_grad():
         job.model.sem_seg_head.predictor.class_embed.bias[0] = value
     message = ""
     try:
-        total = sum(job.model(job.batch(*kinds)).values())
+        total = sum(job.model(job.batch(*images)).values())
     except FloatingPointError as error:
         message = str(error)
     if message:
         assert "non-finite matching cost for image" in message
-    elif value != -float("inf"):  # a class that is never predicted: no loss where no target has it
+    elif value != -float("inf"):  # a class that is never predicted has no loss without a target
         assert not total.isfinite()

@@ -1,4 +1,4 @@
-"""Generated data for all models of this folder."""
+"""Generated data for all tests of this folder."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from segzoo.cli.prepare.shapes import make_shapes
 
 @pytest.fixture(scope="session")
 def shapes_folder(tmp_path_factory):
-    """DETECTRON2_DATASETS with four training and two validation pictures of Shapes, 64 x 64."""
+    """Create DETECTRON2_DATASETS with four training and two validation images of Shapes, 64 x 64."""
     folder = tmp_path_factory.mktemp("models")
     patch = pytest.MonkeyPatch()
     patch.setenv("DETECTRON2_DATASETS", str(folder))

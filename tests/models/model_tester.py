@@ -1,7 +1,7 @@
-"""What every model has to do, as tests that a class for one model inherits.
+"""Tests that every model has to pass, inherited by a class for each model.
 
-A class sets `architecture`, the name of a registered meta-architecture, and overrides `config` where there is
-no leaf of it on Shapes. Everything runs on four pictures of 64 x 64 pixels, on a CPU.
+A class sets `architecture`, the name of a registered meta-architecture, and overrides `config` if there is
+no configuration of it on Shapes. Everything runs on four images of 64 x 64 pixels, on a CPU.
 """
 
 import copy
@@ -31,7 +31,7 @@ from segzoo.modeling.protocols import build_protocol_model
 from segzoo.visualization.draw import draw_result
 
 SIDE = 64
-# By task: the names of results, and the name of the evaluators' results.
+# Names of the predictions and of the evaluation results, by task.
 RESULTS = {"semantic": "sem_seg", "panoptic": "panoptic_seg", "instance": "instances", "entity": "entity_seg"}
 SCORES = {"semantic": "sem_seg", "panoptic": "panoptic_seg", "instance": "segm", "entity": "entity_seg"}
 SMALL = {
@@ -52,8 +52,8 @@ SMALL = {
 }
 
 
-def leaf_of(architecture: str) -> Path | None:
-    """The configuration on Shapes of a meta-architecture, the first by name."""
+def config_of(architecture: str) -> Path | None:
+    """Return the first configuration, by name, of a meta-architecture on Shapes."""
     for file in sorted(config_root().glob("*/shapes/*.yaml")):
         if architecture == load_config(file).MODEL.META_ARCHITECTURE:
             return file
@@ -61,16 +61,16 @@ def leaf_of(architecture: str) -> Path | None:
 
 
 class Job(NamedTuple):
-    """A model that was trained."""
+    """A trained model."""
 
     cfg: CfgNode
     model: nn.Module
     checkpoint: Path
-    picture: Path
+    image: Path
 
 
 def plain_attributes(model: nn.Module) -> dict[str, Any]:
-    """All that is set on a model and its parts and is no parameter, buffer or module."""
+    """Return the attributes of a model and its modules except parameters, buffers and modules."""
     return {
         f"{name}.{key}": copy.copy(value)
         for name, module in model.named_modules()
@@ -80,7 +80,7 @@ def plain_attributes(model: nn.Module) -> dict[str, Any]:
 
 
 class ModelTester:
-    """Tests of one model; see above."""
+    """Tests of one model; see the module's docstring."""
 
     architecture: str
 
@@ -91,13 +91,13 @@ class ModelTester:
 
     @classmethod
     def config(cls, architecture: str, overrides: list[str]) -> CfgNode:
-        """The configuration of the model, for Shapes."""
-        leaf = leaf_of(architecture)
-        assert leaf is not None, (
+        """Load the configuration of the model on Shapes."""
+        file = config_of(architecture)
+        assert file is not None, (
             f"{architecture} has no configuration in configs/*/shapes/; write one, as small as those of the "
             "quickstart: users try the method with it, and this suite tests it"
         )
-        return load_config(leaf, overrides)
+        return load_config(file, overrides)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -112,10 +112,10 @@ class ModelTester:
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=False)
         trainer.train()
-        picture = output / "picture.png"
+        image = output / "image.png"
         pixels = np.random.default_rng(0).integers(0, 256, (SIDE, 80, 3), np.uint8)
-        Image.fromarray(pixels).save(picture)
-        return Job(cfg, trainer.model, output / "model_final.pth", picture)
+        Image.fromarray(pixels).save(image)
+        return Job(cfg, trainer.model, output / "model_final.pth", image)
 
     def inputs(self, *sizes: tuple[int, int]) -> list[dict]:
         generator = torch.Generator().manual_seed(0)
@@ -136,7 +136,7 @@ class ModelTester:
         document = json.loads((job.checkpoint.parent / "inference" / "results.json").read_text())
         assert set(document["results"]["shapes_val"]) >= {SCORES[task] for task in job.cfg.TEST.TASKS}
 
-    def test_losses_are_scalars_with_gradients_and_add_up_over_names(self, job):
+    def test_losses_are_scalars_with_gradients(self, job):
         batch = next(iter(build_train_loader(job.cfg, start_iteration=0)))
         model = job.model
         model.train()
@@ -151,7 +151,7 @@ class ModelTester:
     # Evaluation and prediction.
 
     @torch.no_grad()
-    def test_each_task_is_given_alone_at_the_size_wanted(self, job):
+    def test_each_task_is_predicted_alone_at_the_requested_size(self, job):
         segmentor = as_segmentor(job.model.eval())
         inputs = [{**one, "height": 50, "width": 90} for one in self.inputs((SIDE, 80))]
         for task in job.cfg.TEST.TASKS:
@@ -169,13 +169,13 @@ class ModelTester:
     def test_labels_are_the_classes_of_the_largest_scores(self, job):
         segmentor, inputs = as_segmentor(job.model.eval()), self.with_sizes((SIDE, 80))
         (scores,), (labels,) = (
-            segmentor(inputs, tasks=("semantic",), semantic=what) for what in ("scores", "labels")
+            segmentor(inputs, tasks=("semantic",), semantic=result) for result in ("scores", "labels")
         )
         assert "sem_seg" not in labels
         assert torch.equal(labels["sem_seg_labels"].long(), scores["sem_seg"].argmax(0))
 
     def with_sizes(self, *sizes: tuple[int, int]) -> list[dict]:
-        """As the mapper hands images over."""
+        """Return inputs as the mapper makes them."""
         return [
             {**one, "height": one["image"].shape[-2], "width": one["image"].shape[-1]}
             for one in self.inputs(*sizes)
@@ -190,11 +190,11 @@ class ModelTester:
             assert plain_attributes(job.model) == before
         assert all(torch.equal(weights[name], value) for name, value in job.model.state_dict().items())
 
-    def test_the_predictor_takes_the_checkpoint_alone_and_results_are_drawn(self, job):
+    def test_the_predictor_needs_only_the_checkpoint_and_results_are_drawn(self, job):
         predictor = Predictor(str(job.checkpoint))
-        pixels = np.asarray(Image.open(job.picture))
+        pixels = np.asarray(Image.open(job.image))
         for task in job.cfg.TEST.TASKS:
-            result = predictor(str(job.picture), tasks=(task,), semantic="labels")
+            result = predictor(str(job.image), tasks=(task,), semantic="labels")
             drawn = draw_result(
                 pixels,
                 result,
@@ -207,7 +207,7 @@ class ModelTester:
             assert drawn.dtype == np.uint8
             if task == "semantic":
                 assert (drawn != pixels).any()
-        # Arrays in either order of the channels are the same picture.
+        # Arrays in either channel order are the same image.
         bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
         by_array = [predictor(array, color=color) for array, color in ((pixels, "RGB"), (bgr, "BGR"))]
         assert torch.equal(by_array[0]["sem_seg"], by_array[1]["sem_seg"])

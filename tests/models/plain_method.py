@@ -1,4 +1,4 @@
-"""A method written for Detectron2 alone, as GETTING_STARTED.md showed it before there was `Segmentor`."""
+"""A method written only for Detectron2, as GETTING_STARTED.md showed it before `Segmentor` existed."""
 
 import torch.nn.functional as F
 from detectron2.config import configurable

@@ -1,4 +1,4 @@
-"""What the base class promises a family: targets inside the network, the iteration, a canvas of its own."""
+"""The contract of `Segmentor` for families: targets inside the network, the iteration, custom padding."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ ITERATIONS = 4
 
 
 class Recorder(Segmentor):
-    """Keeps the batches of its network; the first channel is the score of every class."""
+    """Records the batches of its network; the first channel is the score of every class."""
 
     supported_tasks = ("semantic", "panoptic")
 
@@ -34,8 +34,8 @@ class Recorder(Segmentor):
 
     def postprocess(self, outputs, sizes, *, tasks, semantic):
         results = []
-        for scores, one in zip(outputs["scores"], sizes, strict=True):
-            results.append({"sizes": one, "tasks": tasks, "semantic": semantic, "sem_seg": scores})
+        for scores, image_sizes in zip(outputs["scores"], sizes, strict=True):
+            results.append({"sizes": image_sizes, "tasks": tasks, "semantic": semantic, "sem_seg": scores})
         return results
 
 
@@ -64,12 +64,12 @@ def test_images_are_normalized_padded_with_zeros_and_grouped_by_padded_size():
 
 
 @torch.no_grad()
-def test_what_is_asked_for_reaches_the_network_and_the_post_processing():
+def test_requested_results_reach_the_network_and_the_post_processing():
     model = Recorder(tasks=("panoptic",)).eval()
-    (unasked,) = model([image(8, 8)])
-    (asked,) = model([image(8, 8)], tasks=["semantic", "panoptic"], semantic="labels")
-    assert (unasked["tasks"], unasked["semantic"]) == (("panoptic",), "scores")
-    assert (asked["tasks"], asked["semantic"]) == (("semantic", "panoptic"), "labels")
+    (default,) = model([image(8, 8)])
+    (requested,) = model([image(8, 8)], tasks=["semantic", "panoptic"], semantic="labels")
+    assert (default["tasks"], default["semantic"]) == (("panoptic",), "scores")
+    assert (requested["tasks"], requested["semantic"]) == (("semantic", "panoptic"), "labels")
     assert [batch.tasks for batch in model.batches] == [("panoptic",), ("semantic", "panoptic")]
     assert all(batch.targets is None for batch in model.batches)
     with pytest.raises(InputError, match="'instance': Recorder supports semantic, panoptic only"):
@@ -79,7 +79,7 @@ def test_what_is_asked_for_reaches_the_network_and_the_post_processing():
 
 
 @torch.no_grad()
-def test_raw_and_batch_outputs_are_those_of_the_network_the_latter_tensors_only():
+def test_raw_outputs_are_the_networks_and_batch_outputs_its_tensors():
     model = Recorder(size_divisibility=8).eval()
     raw = model.raw_outputs([image(9, 16), image(16, 10)])
     assert raw["scores"].shape == (2, 3, 16, 16)
@@ -90,7 +90,7 @@ def test_raw_and_batch_outputs_are_those_of_the_network_the_latter_tensors_only(
 
 
 class TwoStage(Segmentor):
-    """Samples inside its network what the second stage learns from."""
+    """Samples the second stage's training examples inside its network."""
 
     def __init__(self):
         super().__init__(**SHARED)
@@ -112,7 +112,7 @@ class TwoStage(Segmentor):
         return {"loss_box": outputs["boxes"].sum()}
 
 
-def test_a_network_finds_targets_inside_made_once():
+def test_a_network_finds_targets_in_the_batch_prepared_once():
     model = TwoStage().train()
     inputs = [{**image(8, 8, value), "positive": value > 50} for value in (0, 60, 100)]
     losses = model(inputs)
@@ -126,7 +126,7 @@ def test_a_network_finds_targets_inside_made_once():
 
 
 class Canvas(Recorder):
-    """A method that takes one size only, the rest of it black before normalization."""
+    """A method with one input size, padded with black before normalization."""
 
     def padded_size(self, size):
         return (24, 24)
@@ -140,7 +140,7 @@ class Canvas(Recorder):
 
 
 @torch.no_grad()
-def test_a_family_may_have_a_canvas_of_its_own():
+def test_a_family_may_pad_differently():
     model = Canvas().eval()
     results = model([image(8, 20, 255), image(24, 3, 255)])
     (batch,) = model.batches
@@ -153,7 +153,7 @@ def test_a_family_may_have_a_canvas_of_its_own():
 
 @META_ARCH_REGISTRY.register()
 class AnnealedClassifier(Segmentor):
-    """Masks its scores in training, less and less: what a method does whose attention is annealed."""
+    """Masks its scores less and less during training, like a method with annealed attention."""
 
     @configurable
     def __init__(self, **shared):
@@ -203,7 +203,7 @@ def annealed(folder, *overrides):
     return load_config("semantic/shapes/pspnet_r18_quarter", [*words, *overrides])
 
 
-def test_a_model_is_told_its_iteration_before_each_step_of_a_resumed_run_too(shapes_folder, tmp_path):
+def test_a_model_gets_its_iteration_before_each_step_also_in_a_resumed_run(shapes_folder, tmp_path):
     class Interrupted(Trainer):
         stop_at = None
 
@@ -222,7 +222,7 @@ def test_a_model_is_told_its_iteration_before_each_step_of_a_resumed_run_too(sha
     assert second.start_iter == 2
     second.train()
     assert [one[:2] for one in first.model.seen] == [(index, ITERATIONS) for index in range(3)]
-    # Neither saved nor loaded: told anew.
+    # Neither saved nor loaded, but set again.
     assert second.model.seen == [(2, ITERATIONS, 0.5), (3, ITERATIONS, 0.25)]
     assert "mask_probability" not in torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
 
@@ -240,7 +240,7 @@ def test_an_exported_program_does_not_depend_on_the_iteration(tmp_path):
 
 
 class Detector(nn.Module):
-    """A model of Detectron2's kind."""
+    """A model with Detectron2's interface."""
 
     input_format = "BGR"
 
@@ -256,7 +256,7 @@ class Detector(nn.Module):
         ]
 
 
-def test_a_model_of_detectron2_is_brought_under_the_contract_and_stays_itself():
+def test_a_detectron2_model_is_adapted_to_the_contract_without_changes():
     model = Detector()
     assert as_segmentor(model)([image(8, 8)]) == {"loss": model.weight}
     model.eval()
@@ -280,7 +280,7 @@ def test_a_model_of_detectron2_is_brought_under_the_contract_and_stays_itself():
         adapted.raw_outputs([image(8, 8)])
 
 
-def test_protocols_need_nothing_but_the_post_processing_of_a_family(tmp_path):
+def test_protocols_only_need_the_post_processing_of_a_family(tmp_path):
     cfg = annealed(tmp_path, "TEST.PROTOCOL", "gluon_testval", "TEST.TASKS", "('semantic',)")
     model = Trainer.build_model(cfg).eval()
     inputs = [{**image(9, 11, 77), "height": 9, "width": 11}]
@@ -289,7 +289,7 @@ def test_protocols_need_nothing_but_the_post_processing_of_a_family(tmp_path):
         torch.testing.assert_close(build_protocol_model(cfg, model)(inputs)[0]["sem_seg"], expected)
 
 
-def test_a_model_under_a_protocol_keeps_its_order_of_channels(tmp_path):
+def test_a_model_under_a_protocol_keeps_its_channel_order(tmp_path):
     cfg = annealed(tmp_path, "TEST.PROTOCOL", "gluon_testval", "INPUT.FORMAT", "BGR")
     model = Trainer.build_model(cfg).eval()
     tested = build_protocol_model(cfg, model)
@@ -301,8 +301,8 @@ def test_a_model_under_a_protocol_keeps_its_order_of_channels(tmp_path):
     torch.testing.assert_close(Predictor(tested)(pixels, color="RGB")["sem_seg"], expected)
 
 
-class Told(nn.Sequential):
-    """Keeps what it is told."""
+class Scheduled(nn.Sequential):
+    """Records its calls of `set_progress`."""
 
     def __init__(self, *parts):
         super().__init__(*parts)
@@ -312,36 +312,36 @@ class Told(nn.Sequential):
         self.calls.append((iteration, max_iter))
 
 
-def told_once(model: Segmentor, parts: list[Told]) -> bool:
+def called_once(model: Segmentor, parts: list[Scheduled]) -> bool:
     model.set_progress(3, 8)
     return all(part.calls == [(3, 8)] for part in parts)
 
 
-def test_every_part_with_a_schedule_is_told_the_iteration_once():
-    inner, shared = Told(), Told()
-    outer = Told(nn.Sequential(inner), shared)
+def test_every_part_with_a_schedule_gets_the_iteration_once():
+    inner, shared = Scheduled(), Scheduled()
+    outer = Scheduled(nn.Sequential(inner), shared)
     model = Canvas()
     model.decoder, model.again = nn.Sequential(outer), shared
-    assert told_once(model, [inner, shared, outer])
+    assert called_once(model, [inner, shared, outer])
 
 
-def test_the_parts_of_a_model_within_a_model_are_told_once():
-    part = Told()
+def test_the_parts_of_a_model_within_a_model_are_called_once():
+    part = Scheduled()
     teacher, model = Canvas(), Canvas()
-    teacher.decoder, model.teacher, model.decoder = part, teacher, Told()
-    assert told_once(model, [part, model.decoder])
+    teacher.decoder, model.teacher, model.decoder = part, teacher, Scheduled()
+    assert called_once(model, [part, model.decoder])
 
 
-def test_a_part_that_is_compiled_is_told_once():
-    part = Told(nn.Identity())
+def test_a_part_that_is_compiled_is_called_once():
+    part = Scheduled(nn.Identity())
     model = Canvas()
     model.decoder = torch.compile(part)
-    assert told_once(model, [part])
+    assert called_once(model, [part])
 
 
-def test_a_model_of_detectron2_and_its_parts_are_told_the_iteration():
+def test_a_detectron2_model_and_its_parts_get_the_iteration():
     model = Detector()
-    model.roi_heads = Told()
-    assert told_once(as_segmentor(model), [model.roi_heads])
-    whole = Told(nn.Identity())
-    assert told_once(as_segmentor(whole), [whole])
+    model.roi_heads = Scheduled()
+    assert called_once(as_segmentor(model), [model.roi_heads])
+    whole = Scheduled(nn.Identity())
+    assert called_once(as_segmentor(whole), [whole])

@@ -1,4 +1,4 @@
-"""Detectron2's own meta-architectures predict and are tested under protocols, as they are."""
+"""Detectron2's own meta-architectures predict, and are tested under protocols, without changes."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ CLASSES = 5
 
 
 def detectron2_model(architecture: str):
-    """With a small FPN on ResNet-18, random weights."""
+    """Build a model with a small FPN on ResNet-18 and random weights."""
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.META_ARCHITECTURE = architecture
@@ -51,9 +51,9 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
 
 
-def test_a_semantic_model_predicts_in_the_order_of_channels_that_is_said_and_under_protocols(pixels):
+def test_a_semantic_model_predicts_with_the_given_channel_order_and_under_protocols(pixels):
     model = detectron2_model("SemanticSegmentor")
-    # It does not say that it takes BGR.
+    # It has no attribute for its channel order, BGR.
     predictor = Predictor(as_segmentor(model, input_format="BGR"))
     with torch.no_grad():
         bgr = torch.from_numpy(pixels[..., ::-1].transpose(2, 0, 1).copy())
@@ -69,7 +69,7 @@ def test_a_semantic_model_predicts_in_the_order_of_channels_that_is_said_and_und
     torch.testing.assert_close(tested(inputs)[0]["sem_seg"], expected.softmax(0), atol=1e-5, rtol=1e-4)
 
 
-def test_a_detector_predicts_instances_and_says_in_a_line_what_it_cannot(pixels):
+def test_a_detector_predicts_instances_and_reports_unsupported_actions_in_one_line(pixels):
     model = detectron2_model("GeneralizedRCNN")
     instances = Predictor(model)(pixels, color="RGB")["instances"]
     with torch.no_grad():

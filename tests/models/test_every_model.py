@@ -1,4 +1,4 @@
-"""Every registered meta-architecture, the documented example and a plain model do what a model has to do."""
+"""Every registered meta-architecture, the documented example and a plain model pass the model tests."""
 
 import importlib
 import re
@@ -20,7 +20,7 @@ DOCUMENTED = "DocumentedLastFeatureClassifier"
 
 
 def architectures() -> list[str]:
-    """The meta-architectures of segzoo and its projects."""
+    """Return the meta-architectures of segzoo and its projects."""
     importlib.import_module("segzoo.projects").load_all()
     return sorted(name for name, cls in META_ARCH_REGISTRY if cls.__module__.startswith("segzoo."))
 
@@ -36,8 +36,8 @@ def test_architectures_are_found():
     assert {"MaskFormer", "PerPixelSegmentor"} <= set(architectures())
 
 
-class OnPSPNetsLeaf(ModelTester):
-    """The data and the schedule of a leaf, with another model."""
+class WithPSPNetConfig(ModelTester):
+    """Another model with PSPNet's data and schedule."""
 
     @classmethod
     def config(cls, architecture, overrides):
@@ -45,19 +45,19 @@ class OnPSPNetsLeaf(ModelTester):
         return load_config("semantic/shapes/pspnet_r18_quarter", [*overrides, *head])
 
 
-class TestPlainModel(OnPSPNetsLeaf):
-    """Written for Detectron2, without a line for segzoo."""
+class TestPlainModel(WithPSPNetConfig):
+    """A model written for Detectron2, without any code for segzoo."""
 
     architecture = "PlainLastFeatureClassifier"
 
     def test_the_exported_program_computes_the_raw_outputs(self, job):
-        """Detectron2's padding goes through tensors."""
+        """Detectron2's padding reads tensor values."""
         with pytest.raises(InputError, match=r"PlainLast\w+ cannot be traced .* derive it from .*Segmentor"):
             export_program(job.model.eval(), (SIDE, 80))
 
 
-class TestDocumentedExample(OnPSPNetsLeaf):
-    """GETTING_STARTED.md's "Your own method"."""
+class TestDocumentedExample(WithPSPNetConfig):
+    """The example "Your own method" of GETTING_STARTED.md."""
 
     architecture = DOCUMENTED
 
@@ -68,7 +68,7 @@ class TestDocumentedExample(OnPSPNetsLeaf):
         text = "\n".join(page.read_text(encoding="utf-8") for page in pages if page.is_file())
         (example,) = re.findall(r"```python\n# file: my_method\.py\n(.*?)```", text, re.DOTALL)
         folder = tmp_path_factory.mktemp("documented")
-        # Under a name of its own: the documents' own test registers the other.
+        # Under another name, because the test of the documents registers the original.
         (folder / "documented_method.py").write_text(example.replace("LastFeatureClassifier", DOCUMENTED))
         if DOCUMENTED not in META_ARCH_REGISTRY:
             patch = pytest.MonkeyPatch()
