@@ -29,7 +29,7 @@ MASKED_ATTENTION = [
 
 
 def make_config(num_classes: int, *overrides: object) -> CfgNode:
-    """MaskFormer on the CPU for so many classes, with alternating keys and values in `overrides`."""
+    """Load MaskFormer on the CPU for `num_classes`, with alternating keys and values in `overrides`."""
     cfg = new_config()
     cfg.merge_from_list(
         ["MODEL.META_ARCHITECTURE", "MaskFormer", "MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead"]
@@ -40,13 +40,13 @@ def make_config(num_classes: int, *overrides: object) -> CfgNode:
 
 
 def make_model(num_classes: int, *overrides: object, seed: int = 0) -> nn.Module:
-    """A model in training mode, with weights drawn from `seed`."""
+    """Build a model in training mode, with weights drawn from `seed`."""
     torch.manual_seed(seed)
     return build_model(make_config(num_classes, *overrides))
 
 
 def shake(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Moves every parameter and running statistic off the neutral value that fresh norms and biases have."""
+    """Change every parameter and running statistic from the neutral initial value of norms and biases."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
@@ -60,13 +60,13 @@ def shake(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """(3, height, width) uint8"""
+    """Return a random image, (3, height, width) uint8."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
 
 
 def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest absolute difference in units of the expected values' spread."""
+    """Return the largest absolute difference in units of the expected values' spread."""
     assert actual.shape == expected.shape
     spread = expected.max() - expected.min()
     assert spread > 0
@@ -120,7 +120,7 @@ _MASKFORMER = (
     (r"^class_predictor\.", "sem_seg_head.predictor.class_embed."),
     (r"^mask_embedder\.(\d)\.0\.", r"sem_seg_head.predictor.mask_embed.layers.\1."),
 )
-# Weights that transformers has and the published models have not, or that follow from the architecture.
+# Weights that only transformers has, or that follow from the architecture.
 _EXTRA = (
     r"relative_position_index$",
     r"num_batches_tracked$",
@@ -130,7 +130,7 @@ _EXTRA = (
 
 
 def published_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of transformers' MaskFormer under the published names, with projections joined."""
+    """Return the weights of transformers' MaskFormer with the published names, with projections joined."""
     renamed = {}
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in state.items():

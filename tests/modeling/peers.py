@@ -1,4 +1,4 @@
-"""Independent implementations that tests compare with. They are optional: a test without its own skips."""
+"""Independent implementations that tests compare with. A test skips if its implementation is missing."""
 
 import importlib
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 
 class _WithoutOperators(types.ModuleType):
-    """Stands for mmcv's compiled operators, which its lite distribution lacks: each fails when called."""
+    """A stand-in for mmcv's compiled operators, missing in mmcv-lite: each fails when called."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -22,7 +22,7 @@ class _WithoutOperators(types.ModuleType):
 
 
 def mmseg_models() -> types.ModuleType:
-    """mmsegmentation's `mmseg.models`, with mmcv-lite; skips the test where they are not installed."""
+    """Import mmsegmentation's `mmseg.models` with mmcv-lite; skip the test if they are not installed."""
     pytest.importorskip("mmengine")
     pytest.importorskip("mmcv")
     if "mmcv._ext" not in sys.modules:
@@ -34,7 +34,7 @@ def mmseg_models() -> types.ModuleType:
 
 
 def build_mmseg(config: dict[str, Any]) -> Any:
-    """A model of mmsegmentation in eval mode, from the dict its configs call `model`."""
+    """Build a model of mmsegmentation in eval mode, from its config's `model` dict."""
     models = mmseg_models()
     config = {"data_preprocessor": None, "train_cfg": {}, "test_cfg": {"mode": "whole"}, **config}
     return models.build_segmentor(config).eval()

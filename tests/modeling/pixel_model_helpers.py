@@ -15,10 +15,10 @@ METHODS = Path(__file__).parents[2] / "configs" / "_base_" / "methods"
 
 
 def pixel_config(method: str, num_classes: int, *overrides: object) -> CfgNode:
-    """The method's file, for so many classes on the CPU, with alternating keys and values in `overrides`."""
+    """Load a method file for `num_classes` on the CPU, with alternating keys and values in `overrides`."""
     cfg = new_config()
     cfg.merge_from_other_cfg(CfgNode(cfg.load_yaml_with_base(str(METHODS / f"{method}.yaml"))))
-    # The norm is a fact of a backbone's file: those of the per-pixel leaves train theirs.
+    # The norm is set in a backbone's file; per-pixel configurations train it.
     own = [
         "MODEL.DEVICE",
         "cpu",
@@ -32,13 +32,13 @@ def pixel_config(method: str, num_classes: int, *overrides: object) -> CfgNode:
 
 
 def pixel_model(method: str, num_classes: int, *overrides: object, seed: int = 0) -> nn.Module:
-    """A model in training mode, with weights drawn from `seed`."""
+    """Build a model in training mode, with weights drawn from `seed`."""
     torch.manual_seed(seed)
     return build_model(pixel_config(method, num_classes, *overrides))
 
 
 def unallocated_model(method: str, num_classes: int, *overrides: object) -> nn.Module:
-    """A model in eval mode whose tensors have shapes, but no values: for counting."""
+    """Build a model in eval mode on the meta device, for counting."""
     overrides = ("MODEL.DEVICE", "meta", "MODEL.SEM_SEG_HEAD.NORM", "BN", *overrides)
     cfg = pixel_config(method, num_classes, *overrides)
     with torch.device("meta"):
@@ -46,19 +46,19 @@ def unallocated_model(method: str, num_classes: int, *overrides: object) -> nn.M
 
 
 def count_parameters(model: nn.Module) -> float:
-    """In millions."""
+    """Return the number of parameters in millions."""
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
 def count_operations(model: nn.Module, size: tuple[int, int]) -> float:
-    """Billions of multiply-adds in convolutions and matrix products, as PyTorch itself counts them."""
+    """Return billions of multiply-adds in convolutions and matrix products, counted by PyTorch."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.raw_outputs([{"image": torch.zeros(3, *size, device="meta")}])
     return counter.get_total_flops() / 2e9
 
 
 def load_published(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> LoadReport:
-    """Writes weights as training frameworks publish them, and loads that file; all of it has to fit."""
+    """Save weights as training frameworks publish them, and load the file, which has to fit completely."""
     file = folder / "published.pth"
     torch.save({"state_dict": state, "meta": {}}, file)
     report = load_checkpoint(model, file)
@@ -68,5 +68,5 @@ def load_published(model: nn.Module, state: dict[str, torch.Tensor], folder: Pat
 
 
 def normalized(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    """(3, H, W) uint8 -> (1, 3, H, W) float, what a peer takes."""
+    """Normalize a (3, H, W) uint8 image to (1, 3, H, W) float, the input of a peer."""
     return ((image - model.pixel_mean) / model.pixel_std)[None]

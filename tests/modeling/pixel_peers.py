@@ -1,4 +1,4 @@
-"""Peers of the convolutional per-pixel methods, and how a model is compared with one."""
+"""Peers of the convolutional per-pixel methods, and comparisons with them."""
 
 from collections.abc import Callable
 
@@ -17,11 +17,7 @@ R50_V1S = ("MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r
 
 
 def mmseg_model(num_classes: int, head: str, seed: int = 0, **sizes: object) -> nn.Module:
-    """mmsegmentation's model of a head on its ResNet50-D8, with an auxiliary head, in eval mode.
-
-    Args:
-        head: its type. sizes: its arguments beside those that all heads have.
-    """
+    """Build mmsegmentation's model of a head on its ResNet50-D8, with an auxiliary head, in eval mode."""
     norm = {"type": "BN", "requires_grad": True}
     shared = {"num_classes": num_classes, "norm_cfg": norm, "align_corners": False}
     torch.manual_seed(seed)
@@ -53,12 +49,12 @@ def mmseg_model(num_classes: int, head: str, seed: int = 0, **sizes: object) -> 
 
 
 def mmseg_logits(peer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The function from a normalized image to the logits of mmsegmentation's decode head."""
+    """Return the function from a normalized image to the logits of mmsegmentation's decode head."""
     return lambda image: peer.decode_head(peer.backbone(image))
 
 
 def patchy_image(height: int, width: int, seed: int = 0) -> Tensor:
-    """(3, height, width) uint8: patches of 32 pixels, whose features differ more than those of noise."""
+    """Return (3, height, width) uint8 patches of 32 pixels, whose features differ more than with noise."""
     generator = torch.Generator().manual_seed(seed)
     patches = torch.randint(
         0, 256, (3, -(-height // 32), -(-width // 32)), generator=generator, dtype=torch.uint8
@@ -67,7 +63,7 @@ def patchy_image(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def worst_difference(model: nn.Module, peer: Callable[[Tensor], Tensor], images: list[Tensor]) -> float:
-    """The largest relative difference of a model's logits to a peer's, over some images."""
+    """Return the largest relative difference of a model's logits from a peer's over the images."""
     model.eval()
     differences = []
     with torch.no_grad():

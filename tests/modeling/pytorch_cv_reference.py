@@ -1,4 +1,4 @@
-"""pytorch-cv's networks from their descriptions, in plain PyTorch, with the names of its published files."""
+"""pytorch-cv's networks from their descriptions, in plain PyTorch, with its published names."""
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ def block(
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())
 
 
-def enlarge(maps: Tensor, like: Tensor) -> Tensor:
+def upsample(maps: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=True)
 
 
 class Attention(nn.Module):
-    """Self-attention whose queries are its keys; on a map that is max-pooled by `scale`."""
+    """Self-attention with shared queries and keys, on a map max-pooled by `scale`."""
 
     def __init__(self, channels: int, key_channels: int, value_channels: int, scale: int):
         super().__init__()
@@ -36,7 +36,7 @@ class Attention(nn.Module):
         energies = torch.einsum("nchw,ncij->nhwij", key, key) / key.shape[1] ** 0.5
         weights = energies.flatten(3).softmax(dim=3).view_as(energies)
         context = self.W(torch.einsum("nhwij,ncij->nchw", weights, value))
-        return enlarge(context, x) if self.scale > 1 else context
+        return upsample(context, x) if self.scale > 1 else context
 
 
 class Base(nn.Module):
@@ -99,7 +99,7 @@ class JPU(nn.Module):
 
     def forward(self, c3: Tensor, c4: Tensor, c5: Tensor) -> Tensor:
         fine = self.conv3(c3)
-        joined = torch.cat([enlarge(self.conv5(c5), fine), enlarge(self.conv4(c4), fine), fine], 1)
+        joined = torch.cat([upsample(self.conv5(c5), fine), upsample(self.conv4(c4), fine), fine], 1)
         return torch.cat([getattr(self, f"dilation{index}")(joined) for index in (1, 2, 3, 4)], 1)
 
 
@@ -108,8 +108,8 @@ class Network(nn.Module):
 
     Args:
         num_classes: of the classifiers.
-        blocks: of the four stages.
-        jpu: make a map of stride 8 from the last three; else dilate layer3 and layer4 instead of striding.
+        blocks: number of blocks in the four stages.
+        jpu: compute a map of stride 8 from the last three; otherwise dilate layer3 and layer4.
         width: channels in the blocks of layer1, and of the stem's first two convolutions; its last has twice
             as many. The files have 64.
     """
@@ -144,7 +144,7 @@ class Network(nn.Module):
         )
 
     def features(self, image: Tensor) -> Tensor:
-        """The map of stride 8 that the head takes."""
+        """Return the map of stride 8, the head's input."""
         c3 = self.base1(image)
         c4 = self.base2(c3)
         c5 = self.base3(c4)
@@ -155,7 +155,7 @@ class Network(nn.Module):
 
 
 class HeadNetwork(Network):
-    """A network whose head has that name."""
+    """A network whose head is named `head`."""
 
     def __init__(self, head: nn.Module, num_classes: int, **options):
         super().__init__(num_classes, **options)
@@ -166,14 +166,11 @@ class HeadNetwork(Network):
 
 
 class OCNet(Network):
-    """
-    Args:
-        kind: "base" or "asp". channels: of the head.
-    """
+    """OCNet; `variant` is "base" or "asp"."""
 
-    def __init__(self, kind: str, num_classes: int, channels: int = 512, **options):
+    def __init__(self, variant: str, num_classes: int, channels: int = 512, **options):
         super().__init__(num_classes, **options)
-        if kind == "base":
+        if variant == "base":
             self.context = nn.Sequential(*block(2048, channels, 3, bias=True), Base(channels))
         else:
             self.context = nn.Sequential(ASP(2048, channels))
@@ -217,7 +214,7 @@ class PSPHead(nn.Module):
         joined = [x]
         for index, side in enumerate(self.bins):
             projection = getattr(self.psp, f"conv{index + 1}")
-            joined.append(enlarge(projection(F.adaptive_avg_pool2d(x, side)), x))
+            joined.append(upsample(projection(F.adaptive_avg_pool2d(x, side)), x))
         return self.block(torch.cat(joined, 1))
 
 
@@ -240,7 +237,7 @@ class DeepLabV3Head(nn.Module):
 
 
 class PositionAttention(nn.Module):
-    """The weights of a pixel's value sum to one over the pixels that ask, dimension 1 of (query, key)."""
+    """Position attention whose weights sum to one over queries, dimension 1 of (query, key)."""
 
     def __init__(self, channels: int):
         super().__init__()

@@ -1,10 +1,10 @@
-"""semseg's networks around a context module, written from their description, with the published names."""
+"""semseg's networks around a context module, from their description, with the published names."""
 
 from torch import Tensor, nn
 
 
 class Bottleneck(nn.Module):
-    """torchvision's bottleneck by name, with stride and dilation on the 3 x 3 convolution."""
+    """A bottleneck with torchvision's names, with stride and dilation on the 3 x 3 convolution."""
 
     def __init__(self, in_channels: int, width: int, stride: int = 1, dilation: int = 1):
         super().__init__()

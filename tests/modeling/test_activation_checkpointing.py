@@ -31,7 +31,7 @@ def step(network, image):
 
 
 @pytest.mark.parametrize("name", ["resnet", "wide", "timm"])
-def test_batch_norms_average_over_a_batch_once(name):
+def test_batch_norms_update_their_statistics_once_per_batch(name):
     images = torch.randn(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     plain, checkpointing = (backbone(name, enabled).train() for enabled in (False, True))
     for network in (plain, checkpointing):
@@ -44,7 +44,7 @@ def test_batch_norms_average_over_a_batch_once(name):
             torch.testing.assert_close(value, averages[key], rtol=1e-4, atol=1e-5)
 
 
-def test_the_average_is_the_momentum_of_one_batch():
+def test_statistics_are_updated_with_the_momentum_of_one_batch():
     norm = nn.BatchNorm2d(2, momentum=0.25).train()
     x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     checkpointed(norm, x).square().sum().backward()
@@ -52,8 +52,8 @@ def test_the_average_is_the_momentum_of_one_batch():
     assert norm.momentum == 0.25
 
 
-def test_another_momentum_set_for_a_pass_without_gradients_counts_in_a_timm_backbone():
-    """As Detectron2's PreciseBN does."""
+def test_a_timm_backbone_uses_a_momentum_set_for_a_pass_without_gradients():
+    """Detectron2's PreciseBN sets it."""
     network = backbone("timm", True).train()
     image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     step(network, image)

@@ -1,6 +1,6 @@
-"""Mask classification on any backbone by a line of configuration, as a user would write it.
+"""Mask classification on any backbone, set by one line of configuration.
 
-The methods are the published ones, made narrow; nothing but the backbone differs between the cases.
+The methods are the published ones, made narrow; only the backbone differs between the cases.
 """
 
 import pytest
@@ -44,7 +44,7 @@ SMALL = {
     "mobilenetv3": {"NAME": "TimmBackbone", "VARIANT": "mobilenetv3_small_050"},
     "regnetx": {"NAME": "TimmBackbone", "VARIANT": "regnetx_002"},
 }
-# To a head a large backbone is one with wider maps.
+# For a head a large backbone only differs in its wider maps.
 CASES = [(method, name) for name in SMALL for method in METHODS] + [("mask2former", name) for name in LARGE]
 # By their published initial values: the first layer's queries are zero, and deformable attention looks at
 # fixed points with equal weights whatever it is asked.
@@ -60,7 +60,7 @@ ZERO_AT_FIRST["maskformer_transformer_encoder"] = ZERO_AT_FIRST["maskformer"]
 
 
 def load(folder, method: str, backbone: str | dict, **changes):
-    """The configuration of a file with these bases and keys."""
+    """Load a configuration file with these bases and keys."""
     base = config_root() / "_base_"
     content = {"_BASE_": [str(base / f"methods/{method}.yaml")]}
     if isinstance(backbone, str):
@@ -74,7 +74,7 @@ def load(folder, method: str, backbone: str | dict, **changes):
 
 
 def training_input(height: int, width: int, num_segments: int) -> dict:
-    """An image whose segments are vertical stripes."""
+    """Return an image whose segments are vertical stripes."""
     stripes = (torch.arange(width) * num_segments // width).to(torch.int16)
     return {
         "image": random_image(height, width),
@@ -84,7 +84,7 @@ def training_input(height: int, width: int, num_segments: int) -> dict:
 
 
 def check(model, method: str) -> None:
-    """One training step, and predictions for images of two odd sizes."""
+    """Run a training step, and predict images of two odd sizes."""
     losses = model.train()([training_input(37, 70, 2), training_input(50, 33, 1)])
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
@@ -102,13 +102,13 @@ def check(model, method: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "backbone"), CASES)
-def test_every_weight_of_any_backbone_learns_and_any_image_has_a_result(tmp_path, method, backbone):
+def test_every_weight_of_any_backbone_is_trained_and_any_image_is_predicted(tmp_path, method, backbone):
     torch.manual_seed(0)
     check(Trainer.build_model(load(tmp_path, method, (SMALL | LARGE)[backbone])), method)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_plain_transformer_says_what_it_has_and_works_with_that(tmp_path, method):
+def test_a_plain_transformer_names_its_features_and_works_with_them(tmp_path, method):
     plain = {"NAME": "TimmBackbone", "VARIANT": "test_vit"}
     with pytest.raises(InputError, match=r"test_vit has no res2, res3, res5; it has res4 \(stride 16\)"):
         Trainer.build_model(load(tmp_path, method, plain))

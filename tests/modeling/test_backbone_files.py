@@ -1,4 +1,4 @@
-"""Published files of classifiers, in the names of each code base, fill the backbone of a model."""
+"""Published classifier files, with the names of each code base, load into the backbone of a model."""
 
 import re
 
@@ -26,32 +26,32 @@ SIZES = {
 }
 
 
-def timm_classifier(kind: str) -> nn.Module:
+def timm_classifier(variant: str) -> nn.Module:
     timm = pytest.importorskip("timm")
     options = {
         "plain": {},
         "v1c": {"stem_width": 32, "stem_type": "deep"},
         "v1d": {"stem_width": 32, "stem_type": "deep", "avg_down": True},
         "v1s": {"stem_width": 64, "stem_type": "deep"},
-    }[kind]
+    }[variant]
     torch.manual_seed(0)
     return shake(timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, (1, 1, 1, 1), **options)).eval()
 
 
 def as_openmmlab(key: str) -> str:
-    """timm's deep stem is `conv1` and `bn1`; OpenMMLab's is all in `stem`."""
+    """Rename timm's deep stem, `conv1` and `bn1`, to OpenMMLab's `stem`."""
     return re.sub(r"^bn1\.", "stem.7.", re.sub(r"^conv1\.(?=\d)", "stem.", key))
 
 
 def as_semseg(key: str) -> str:
-    """The deep stem of semseg's classifier: conv1, bn1, conv2, ..."""
+    """Rename timm's deep stem to that of semseg's classifier: conv1, bn1, conv2, ..."""
     for place, name in ((0, "conv1"), (1, "bn1"), (3, "conv2"), (4, "bn2"), (6, "conv3"), (7, "bn3")):
         key = re.sub(rf"^stem\.{place}\.", f"{name}.", key)
     return key
 
 
 @pytest.mark.parametrize(
-    ("kind", "names", "source"),
+    ("variant", "names", "source"),
     [
         ("plain", lambda key: key, "torchvision ResNet"),
         ("v1c", lambda key: key, "timm ResNet with a deep stem"),
@@ -73,12 +73,12 @@ def as_semseg(key: str) -> str:
         ("v1s", lambda key: f"module.{as_semseg(as_openmmlab(key))}", "torchvision ResNet"),
     ],
 )
-def test_classifiers_of_every_code_base_fill_the_backbone(kind, names, source, tmp_path):
-    peer = timm_classifier(kind)
+def test_classifiers_of_every_code_base_load_into_the_backbone(variant, names, source, tmp_path):
+    peer = timm_classifier(variant)
     state = {names(key): value for key, value in peer.state_dict().items()}
     assert len(state) == len(peer.state_dict())
     torch.save({"state_dict": state}, tmp_path / "classifier.pth")
-    model = nn.ModuleDict({"backbone": ResNetBackbone(variant=SIZES[kind]), "head": nn.Linear(2, 2)})
+    model = nn.ModuleDict({"backbone": ResNetBackbone(variant=SIZES[variant]), "head": nn.Linear(2, 2)})
     report = load_checkpoint(model, tmp_path / "classifier.pth")
     assert report.source == source
     assert sorted(report.reinitialized) == ["head.bias", "head.weight"]
@@ -87,7 +87,7 @@ def test_classifiers_of_every_code_base_fill_the_backbone(kind, names, source, t
     with torch.no_grad():
         feature = model.eval()["backbone"](image)["res5"]
         assert relative_difference(feature, peer.forward_features(image)) < 1e-5
-    bare = ResNetBackbone(variant=SIZES[kind])
+    bare = ResNetBackbone(variant=SIZES[variant])
     load_checkpoint(bare, tmp_path / "classifier.pth")
     torch.testing.assert_close(bare.state_dict(), model["backbone"].state_dict())
 
@@ -127,5 +127,5 @@ def renamed(rules: Rules, key: str) -> str:
         (WIDE_RESNET38, "bot_fine.weight", "bot_fine.weight"),
     ],
 )
-def test_names_of_published_dense_models_find_their_place(rules, key, expected):
+def test_names_of_published_dense_models_are_mapped(rules, key, expected):
     assert renamed(rules, key) == expected

@@ -1,4 +1,4 @@
-"""What every backbone in the registry owes to the heads and to training."""
+"""Requirements of heads and training that every registered backbone meets."""
 
 import copy
 
@@ -74,7 +74,7 @@ def test_frozen_stages_have_no_gradient_and_all_others_do(name, variant, freeze_
 
 
 @pytest.mark.parametrize(("name", "variant"), BACKBONES)
-def test_recomputing_activations_leaves_outputs_and_gradients_unchanged(name, variant):
+def test_activation_checkpointing_leaves_outputs_and_gradients_unchanged(name, variant):
     backbone = shake(build(name, variant)).train()
     checkpointing = copy.deepcopy(backbone)
     checkpointing.activation_checkpointing = True

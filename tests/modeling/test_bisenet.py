@@ -27,7 +27,7 @@ NARROW = (
 
 
 def mmseg_bisenet(num_classes, depth):
-    """As in mmsegmentation's configs of BiSeNetV1."""
+    """Build BiSeNetV1 as in mmsegmentation's configs."""
     norm = {"type": "BN", "requires_grad": True}
     sizes = {"context_channels": (128, 256, 512), "spatial_channels": (64, 64, 64, 128), "out_channels": 256}
     context, auxiliary = 128, 64
@@ -91,7 +91,7 @@ def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(method, 
 
     images = [random_image(64, 64), random_image(61, 83)]
     assert worst_difference(model, logits, images) < 1e-5
-    # In training, with everything random switched off: the auxiliary outputs.
+    # The auxiliary outputs in training, with all randomness switched off.
     image = normalized(model, images[1])
     head = model.sem_seg_head
     head.training = True
@@ -102,8 +102,8 @@ def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(method, 
             torch.testing.assert_close(outputs[name], auxiliary(features), rtol=1e-3, atol=1e-4)
 
 
-def test_the_default_is_the_description():
-    """Sizes of the paths are read off the weights, everything else is written down again."""
+def test_the_default_follows_the_description():
+    """Sizes of the paths come from the weights, everything else is written out again."""
     model = shake(pixel_model("bisenet", 3, *TINY, *NARROW, *BN).eval())
     head, image = model.sem_seg_head, torch.randn(2, 3, 61, 83)
     weights = head.state_dict()
@@ -111,7 +111,7 @@ def test_the_default_is_the_description():
     def block(x, name, stride=1, relu=True):
         weight = weights[f"{name}.weight"]
         x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
-        norm = (weights[f"{name}.norm.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias"))
+        norm = (weights[f"{name}.norm.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
         x = F.batch_norm(x, *norm)
         return x.relu() if relu else x
 
@@ -142,7 +142,7 @@ def test_the_default_is_the_description():
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_preset_of_pytorch_cv_never_weighs_below_a_half():
+def test_the_gate_of_the_pytorch_cv_preset_is_at_least_a_half():
     channels = torch.randn(2, 128, 4, 6)
     lowest = {}
     for method in ("bisenet", "bisenet_pytorch_cv"):
@@ -154,7 +154,7 @@ def test_the_preset_of_pytorch_cv_never_weighs_below_a_half():
     assert lowest["bisenet_pytorch_cv"] == 0.5
 
 
-def test_all_outputs_are_supervised_and_every_parameter_learns():
+def test_all_outputs_are_supervised_and_every_parameter_is_trained():
     model = shake(pixel_model("bisenet", 3, *TINY, *NARROW, *BN))
     inputs = [
         {"image": random_image(64, 72, seed), "sem_seg": torch.randint(0, 3, (64, 72))} for seed in (0, 1)
@@ -163,7 +163,7 @@ def test_all_outputs_are_supervised_and_every_parameter_learns():
     assert losses.keys() == {"loss_sem_seg", "loss_sem_seg_res4", "loss_sem_seg_res5"}
     assert set(model.sem_seg_head.loss_weights.values()) == {1.0}
     sum(losses.values()).backward()
-    # The feature fusion too, which pytorch-cv's optimizer leaves out.
+    # Including the feature fusion, which pytorch-cv's optimizer omits.
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 

@@ -31,7 +31,7 @@ def make_attention(channels, key_channels, seed=0):
 
 
 def by_definition(attention, x):
-    """Pixel by pixel, over the explicit list of the H + W - 1 pixels of its row and column."""
+    """Attend pixel by pixel to the explicit list of the H + W - 1 pixels of its row and column."""
     query, key, value = attention.query(x), attention.key(x), attention.value(x)
     images, _, height, width = x.shape
     result = torch.empty_like(x)
@@ -49,7 +49,7 @@ def by_definition(attention, x):
 
 @pytest.mark.parametrize("size", [(4, 6), (6, 4), (1, 5), (5, 1), (1, 1)])
 def test_attention_and_its_gradients_are_those_of_the_definition(size):
-    # A number of channels that no share divides.
+    # A number of channels that no slice divides.
     attention = make_attention(11, 3).double()
     x = torch.randn(2, 11, *size, dtype=torch.double, requires_grad=True)
     actual, expected = attention(x), by_definition(attention, x)
@@ -83,7 +83,7 @@ def test_results_and_gradients_are_those_of_mmcv():
             getattr(peer, f"{name}_conv").load_state_dict(getattr(attention, name).state_dict())
         peer.gamma.scale.copy_(attention.gamma)
     x = torch.randn(2, 32, 9, 13, requires_grad=True)
-    # Without the contiguity, and with the size, that a cropped batch has.
+    # Not contiguous, like a cropped batch, and of its size.
     actual, expected = attention(x[..., 1:-1]), peer(x[..., 1:-1])
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (actual, expected)]
@@ -104,7 +104,7 @@ def test_lower_precision_stays_close():
 
 @pytest.mark.parametrize(("recurrence", "everywhere"), [(1, False), (2, True)])
 def test_two_passes_reach_every_pixel_and_one_does_not(recurrence, everywhere):
-    """Of the head, with what is around the attention taken away: convolutions reach further on their own."""
+    """The head without the layers around the attention, because convolutions extend its reach."""
     model = pixel_model(
         "ccnet", 3, *SMALL, "MODEL.CCNET.RECURRENCE", recurrence, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 128
     )
@@ -140,7 +140,7 @@ def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(tmp_path
     assert worst_difference(model, mmseg_logits(peer), images) < 1e-5
 
 
-def test_every_parameter_learns():
+def test_every_parameter_is_trained():
     model = shake(pixel_model("ccnet", 3, *SMALL))
     inputs = [
         {"image": random_image(32, 40, seed), "sem_seg": torch.randint(0, 3, (32, 40))} for seed in (0, 1)

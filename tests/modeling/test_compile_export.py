@@ -1,4 +1,4 @@
-"""Compiled and exported models compute what the plain ones do."""
+"""Compiled and exported models compute the outputs of the original models."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def assert_equal_outputs(actual: dict, expected: dict) -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "mask2former" else slow) for name in MODELS]
 )
-def test_the_network_compiles_without_a_break(name):
+def test_the_network_compiles_without_a_graph_break(name):
     network = Network(small(name))
     images = pixels(2, 3, 50, 70)
     torch.compiler.reset()
@@ -75,7 +75,7 @@ def test_the_network_compiles_without_a_break(name):
 
 
 @slow
-def test_compiled_backbone_and_head_give_the_gradients_of_plain_ones():
+def test_a_compiled_backbone_and_head_give_the_original_gradients():
     torch.compiler.reset()
     gradients = []
     for compiled in (False, True):
@@ -108,7 +108,7 @@ def test_the_default_compiler_gives_the_same_outputs():
 
 @pytest.fixture(scope="module", params=[PANOPTIC, SEMANTIC])
 def job(request, tmp_path_factory):
-    """A model of the zoo, of fewer layers, with a checkpoint; the options of the tool that name both."""
+    """Make a zoo model with fewer layers, its checkpoint, and the tool's options for both."""
     folder = tmp_path_factory.mktemp("export")
     torch.manual_seed(0)
     layers = ["MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1", "MODEL.MASK_FORMER.DEC_LAYERS", "2"]
@@ -120,7 +120,7 @@ def job(request, tmp_path_factory):
     return cfg, model, request.param, overrides
 
 
-def test_an_exported_file_gives_the_raw_outputs_and_says_what_they_are(job, tmp_path, capsys):
+def test_an_exported_file_gives_the_raw_outputs_and_describes_them(job, tmp_path, capsys):
     cfg, model, name, overrides = job
     file = tmp_path / "new" / "model.pt2"
     size = (50, 70)
@@ -134,23 +134,23 @@ def test_an_exported_file_gives_the_raw_outputs_and_says_what_they_are(job, tmp_
     with torch.no_grad():
         outputs = program(torch.stack(images).float())
         assert_equal_outputs(outputs, model.raw_outputs([{"image": image} for image in images]))
-    facts = json.loads(extra["segzoo.json"])
-    assert facts["input"]["shape"] == [2, 3, *size]
-    assert facts["input"]["channels"] == cfg.INPUT.FORMAT
-    assert facts["outputs"] == {key: list(tensor.shape) for key, tensor in outputs.items()}
-    assert len(facts["classes"]) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    metadata = json.loads(extra["segzoo.json"])
+    assert metadata["input"]["shape"] == [2, 3, *size]
+    assert metadata["input"]["channels"] == cfg.INPUT.FORMAT
+    assert metadata["outputs"] == {key: list(tensor.shape) for key, tensor in outputs.items()}
+    assert len(metadata["classes"]) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if name == SEMANTIC:
-        assert facts["postprocess"] == {}
+        assert metadata["postprocess"] == {}
     else:
-        assert facts["postprocess"]["tasks"] == list(model.tasks)
-        assert facts["postprocess"]["detections_per_image"] == model.detections_per_image
-        # As its own forward pass does it, whatever the configuration leaves open.
-        assert facts["postprocess"]["semantic_resizing"] == model.semantic_resizing == "masks"
-        check_panoptic(model, outputs, facts, images, size)
+        assert metadata["postprocess"]["tasks"] == list(model.tasks)
+        assert metadata["postprocess"]["detections_per_image"] == model.detections_per_image
+        # As in the model's own forward pass, also if the configuration leaves it open.
+        assert metadata["postprocess"]["semantic_resizing"] == model.semantic_resizing == "masks"
+        check_panoptic(model, outputs, metadata, images, size)
 
 
-def check_panoptic(model, outputs: dict, facts: dict, images: list, size: tuple[int, int]) -> None:
-    """The pure function on the program's outputs gives what the model itself returns."""
+def check_panoptic(model, outputs: dict, metadata: dict, images: list, size: tuple[int, int]) -> None:
+    """Check that post-processing the program's outputs gives the model's own results."""
     keys = ("object_mask_threshold", "overlap_threshold", "confident_pixels_only")
     with torch.no_grad():
         expected = model([{"image": image} for image in images])
@@ -158,18 +158,18 @@ def check_panoptic(model, outputs: dict, facts: dict, images: list, size: tuple[
             segments, infos = postprocess.panoptic(
                 outputs["pred_logits"][index],
                 outputs["pred_masks"][index],
-                tuple(facts["input"]["padded_size"]),
+                tuple(metadata["input"]["padded_size"]),
                 size,
                 size,
-                is_thing=facts["isthing"],
-                **{key: facts["postprocess"][key] for key in keys},
+                is_thing=metadata["isthing"],
+                **{key: metadata["postprocess"][key] for key in keys},
             )
             assert torch.equal(segments, result["panoptic_seg"][0])
             assert len(infos) == len(result["panoptic_seg"][1])
 
 
 class Logarithm(Segmentor):
-    """Stands for a model; the logarithm of a negative number is none."""
+    """A stand-in for a model; the logarithm of a negative number is NaN."""
 
     def __init__(self, offset: float):
         super().__init__(backbone=None, num_classes=1, pixel_mean=(0.0,) * 3, pixel_std=(1.0,) * 3)
@@ -180,7 +180,7 @@ class Logarithm(Segmentor):
         return {"pred_logits": mean, "pred_masks": (mean + self.offset).log()}
 
 
-def test_a_program_that_computes_something_else_or_no_numbers_is_not_kept(tmp_path):
+def test_a_program_with_other_outputs_or_nan_is_not_kept(tmp_path):
     description = {"input": {"shape": [1, 3, 8, 8]}}
     program = export_program(Logarithm(0.0), (8, 8))
     assert save_program(tmp_path / "good.pt2", program, Logarithm(0.0), description) < 1e-5
@@ -198,7 +198,7 @@ def test_a_program_that_computes_something_else_or_no_numbers_is_not_kept(tmp_pa
         ({"MODEL.WEIGHTS": ""}, "MODEL.WEIGHTS is empty; give a checkpoint"),
     ],
 )
-def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, capsys, change, message):
+def test_a_failed_export_is_reported_in_one_line(tmp_path, capsys, change, message):
     output = str(tmp_path / change.get("--output", "model.pt2"))
     arguments = ["--config-file", SEMANTIC, "--output", output, "--size", "64", "64"]
     assert export.main([*arguments, "--opts", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]) == 2

@@ -19,7 +19,7 @@ def small_cswin(**keywords) -> CSWinTransformer:
 
 
 class NaiveCSWin:
-    """The forward computation from a state dict alone, in loops over stripes, heads and pixels.
+    """The forward pass from a state dict alone, in loops over stripes, heads and pixels.
 
     Maps are (H, W, C) of one image.
     """
@@ -42,7 +42,7 @@ class NaiveCSWin:
         return result[0].permute(1, 2, 0)
 
     def stripe(self, name: str, query, key, value, head_dim: int) -> torch.Tensor:
-        """Attention and position encoding of one stripe; query, key, value: (rows, columns, C)."""
+        """Compute attention and position encoding of one stripe; query, key, value: (rows, columns, C)."""
         rows, columns, channels = value.shape
         out = torch.zeros_like(value)
         for start in range(0, channels, head_dim):
@@ -61,7 +61,7 @@ class NaiveCSWin:
         return out
 
     def attention(self, name: str, qkv, width: int, axis: int, head_dim: int) -> torch.Tensor:
-        """All stripes of one direction; axis: along which they lie next to each other."""
+        """Compute all stripes of one direction; axis: along which they are adjacent."""
         length = qkv[0].shape[axis]
         missing = -length % width
         before = missing // 2
@@ -95,7 +95,7 @@ class NaiveCSWin:
         return x + self.linear(f"{name}.mlp.fc2", hidden)
 
     def __call__(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """image: (3, H, W). Returns (C, h, w) of res2 to res5."""
+        """Compute res2 to res5, (C, h, w), of an image (3, H, W)."""
         x = self.convolve("stage1_conv_embed.0", image.permute(1, 2, 0), 4, 2)
         x = self.norm("stage1_conv_embed.2", x)
         outputs = []
@@ -109,7 +109,7 @@ class NaiveCSWin:
         return outputs
 
 
-# With 0 to 3 pixels more than whole patches, and no more than the kernel of the embedding takes.
+# 0 to 3 pixels more than whole patches, and images as small as the embedding's kernel.
 @pytest.mark.parametrize("size", [(32, 48), (52, 20), (33, 47), (50, 35), (3, 6)])
 def test_features_equal_those_of_the_definition(size):
     backbone = small_cswin().double()
@@ -121,8 +121,8 @@ def test_features_equal_those_of_the_definition(size):
         assert relative_difference(feature[0], expected_feature) < 1e-10
 
 
-def test_a_pixel_sees_its_stripe_in_both_directions_and_nothing_else():
-    # Of the first stage, where stripes are one pixel wide and a block is the whole stage.
+def test_a_pixel_depends_only_on_its_stripes_in_both_directions():
+    # The first stage, with stripes of one pixel and a single block.
     backbone = small_cswin()
     x = torch.randn(1, 10, 12, 16, requires_grad=True)
     (gradient,) = torch.autograd.grad(backbone.stage1[0](x)[0, 4, 7].sum(), x)
@@ -133,7 +133,7 @@ def test_a_pixel_sees_its_stripe_in_both_directions_and_nothing_else():
 
 
 def upernet_parameters(channels: list[int]) -> int:
-    """UPerNet (Xiao et al. 2018) of 512 channels, pooled at four sizes, with an auxiliary head of 256."""
+    """Count the parameters of UPerNet with 512 channels, four grids, and an auxiliary head of 256."""
     norm, last, width = 2 * 512, channels[-1], 512
     pooled = 4 * (last * width + norm)
     bottleneck = 9 * (last + 4 * width) * width + norm
@@ -149,7 +149,7 @@ def upernet_parameters(channels: list[int]) -> int:
     ("variant", "millions"), [("tiny", 52.12), ("small", 64.44), ("base", 109.04), ("large_384", 207.7)]
 )
 def test_whole_models_with_upernet_have_the_sizes_of_the_official_ones(variant, millions):
-    # Measured on the official implementation; that of the large one is published as 208.
+    # Measured on the official implementation; the published number of the large one is 208.
     with torch.device("meta"):
         backbone = CSWinTransformer(variant=VARIANTS[variant])
     channels = [shape.channels for shape in backbone.output_shape().values()]

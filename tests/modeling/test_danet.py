@@ -27,7 +27,7 @@ SMALL = (
 
 
 class LargestTensor(TorchDispatchMode):
-    """Elements of the largest tensor that any operation returns."""
+    """Records the number of elements of the largest tensor that an operation returns."""
 
     elements = 0
 
@@ -40,12 +40,12 @@ class LargestTensor(TorchDispatchMode):
 
 
 def plain_attention(query, key, value, scale, over):
-    """The definition, with all weights at once; `over` is the dimension of the softmax: 1 queries, 2 keys."""
+    """Compute the definition; `over` is the dimension of the softmax: 1 queries, 2 keys."""
     weights = torch.einsum("ndp,ndq->npq", query, key).mul(scale).softmax(dim=over)
     return torch.einsum("npq,ncq->ncp", weights, value)
 
 
-# 7 value channels take the partwise form, 5 PyTorch's kernel.
+# With 7 value channels attention is computed in parts, with 5 by PyTorch's kernel.
 @pytest.mark.parametrize("value_channels", [5, 7])
 @pytest.mark.parametrize("normalize_queries", [False, True])
 def test_attention_and_its_gradients_are_those_of_the_definition(
@@ -66,7 +66,7 @@ def test_attention_and_its_gradients_are_those_of_the_definition(
 
 
 @pytest.mark.parametrize("normalize_queries", [False, True])
-def test_the_weights_of_all_pairs_of_pixels_never_exist_together(normalize_queries, monkeypatch):
+def test_the_complete_weight_matrix_is_never_in_memory(normalize_queries, monkeypatch):
     monkeypatch.setattr(module, "_PART_BYTES", 1 << 18)
     pixels = 1024
     inputs = [torch.randn(1, channels, pixels, requires_grad=True) for channels in (4, 4, 8)]
@@ -112,7 +112,7 @@ def test_channel_attention_prefers_the_channels_that_differ():
     weights = (affinity.max(dim=2, keepdim=True).values - affinity).softmax(dim=2)
     expected = 0.7 * torch.einsum("ncd,ndp->ncp", weights, pixels).view_as(x) + x
     torch.testing.assert_close(attention(x), expected)
-    # Affinities that a half cannot hold.
+    # Affinities that float16 cannot represent.
     large = 300 * torch.randn(1, 4, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert attention(large).isfinite().all()
@@ -136,7 +136,7 @@ def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(tmp_path
         return mmseg_logits(peer)(image)[0]
 
     assert worst_difference(model, fused, [random_image(72, 72), random_image(61, 83)]) < 1e-5
-    # In training, with everything random switched off: the outputs of the branches.
+    # The outputs of the branches in training, with all randomness switched off.
     image = normalized(model, random_image(72, 72))
     head = model.sem_seg_head
     head.training = True
@@ -148,7 +148,7 @@ def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(tmp_path
     torch.testing.assert_close(outputs["channel"], channel, rtol=1e-3, atol=1e-4)
 
 
-def test_all_three_outputs_are_supervised_and_every_parameter_learns():
+def test_all_three_outputs_are_supervised_and_every_parameter_is_trained():
     inputs = [
         {"image": random_image(32, 40, seed), "sem_seg": torch.randint(0, 3, (32, 40))} for seed in (0, 1)
     ]
@@ -167,7 +167,7 @@ def test_all_three_outputs_are_supervised_and_every_parameter_learns():
     sum(model(inputs).values()).backward()
     assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] in (
         [],
-        # A softmax over keys does not see what the key's bias adds to all of them.
+        # A softmax over keys does not depend on the key's bias, which is added to all of them.
         ["sem_seg_head.position_attention.key.bias"],
     )
 

@@ -38,7 +38,7 @@ def test_files_of_torchvision_load_as_published_and_predict_the_same(tmp_path):
 
     assert report.source == "torchvision DeepLabV3"
     images = [patchy_image(72, 72), patchy_image(61, 83)]
-    # Every rate of the pyramid reaches into the map: 36 positions of stride 8 are 288 pixels.
+    # The map is large enough for every dilation: 36 positions of stride 8 are 288 pixels.
     images.append(patchy_image(64, 400))
     assert worst_difference(model, lambda image: peer.classifier(peer.backbone(image)["out"]), images) < 1e-5
 
@@ -54,7 +54,7 @@ def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(tmp_path
     peer = mmseg_model(7, head, channels=512, dilations=(1, 12, 24, 36), **sizes)
     with torch.no_grad():
         for name, value in peer.named_parameters():
-            # They start so small that the branches behind them would not show in the logits.
+            # Their initial values are so small that the branches would not affect the logits.
             if name.endswith("depthwise_conv.conv.weight"):
                 value *= 100
     model = pixel_model(method, 7, *R50_V1C)
@@ -74,7 +74,7 @@ def conv_norm_relu(in_channels, out_channels, kernel, dilation=1):
 
 
 class WideHead(nn.Module):
-    """The head of NVIDIA's DeepLabV3+ under its published names, from the description."""
+    """The head of NVIDIA's DeepLabV3+ from its description, with the published names."""
 
     def __init__(self, num_classes, coarse_channels, fine_channels):
         super().__init__()
@@ -137,7 +137,7 @@ def test_parameters_and_multiply_adds_are_those_that_torchvision_publishes(
     backbone = ("MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", variant)
     model = unallocated_model(method, 21, *backbone)
     assert count_parameters(model) == pytest.approx(millions, abs=1e-9)
-    # torchvision runs its auxiliary classifier in evaluation, too: 65 x 65 positions of a 520 x 520 image.
+    # torchvision also runs its auxiliary classifier in evaluation: 65 x 65 positions for 520 x 520 pixels.
     auxiliary = 65 * 65 * (9 * 1024 * 256 + 256 * 21) / 1e9
     assert count_operations(model, (520, 520)) + auxiliary == pytest.approx(billions, abs=2e-3)
 
@@ -145,7 +145,7 @@ def test_parameters_and_multiply_adds_are_those_that_torchvision_publishes(
 @pytest.mark.parametrize(
     "method", ["pspnet", "deeplabv3", "deeplabv3_mmseg", "deeplabv3plus", "bisenet", "bisenet_mmseg"]
 )
-def test_one_image_per_process_is_a_clear_error_where_a_pooled_branch_is_normed(method):
+def test_one_image_per_process_with_a_norm_on_a_pooled_branch_is_a_clear_error(method):
     options = (*TINY, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8)
     inputs = [
         {"image": random_image(64, 64, seed), "sem_seg": torch.zeros(64, 64, dtype=torch.int64)}

@@ -1,4 +1,4 @@
-"""Deformable attention reads what its definition says, and its gradients are those of the definition."""
+"""Deformable attention and its gradients equal the definition."""
 
 import math
 
@@ -11,7 +11,7 @@ SIZES = [(3, 4), (5, 7), (1, 2)]
 
 
 def make_inputs(dtype=torch.float64, images=2, queries=6, heads=2, points=3, channels=3, seed=0):
-    """Values of SIZES and random samples, some of them outside."""
+    """Make values for SIZES and random samples, some of them outside."""
     generator = torch.Generator().manual_seed(seed)
     pixels = sum(height * width for height, width in SIZES)
     shape = (images, queries, heads, len(SIZES), points)
@@ -22,7 +22,7 @@ def make_inputs(dtype=torch.float64, images=2, queries=6, heads=2, points=3, cha
 
 
 def naive_sample(value, locations, weights):
-    """The definition, pixel by pixel: bilinear with pixel centers at halves, zeros outside."""
+    """Compute the definition pixel by pixel: bilinear with pixel centers at halves, zeros outside."""
     images, queries, heads, levels, _ = weights.shape
     starts = [sum(h * w for h, w in SIZES[:level]) for level in range(levels)]
     result = torch.zeros(images, queries, heads, value.shape[-1], dtype=value.dtype)
@@ -73,10 +73,10 @@ def test_half_precision_inputs_are_sampled_in_full_precision():
     assert torch.allclose(sampled.double(), expected, atol=1e-5)
 
 
-def test_heads_first_look_in_directions_of_their_own():
+def test_heads_are_initialized_to_different_directions():
     attention = DeformableAttention(32, num_heads=8, num_levels=2, num_points=2)
     offsets = attention.sampling_offsets.bias.view(8, 2, 2, 2)
-    # The first head looks right, the third down, the fifth left; the second point is twice as far.
+    # The first head points right, the third down, the fifth left; the second point is twice as far.
     assert torch.allclose(offsets[0, 0], torch.tensor([[1.0, 0.0], [2.0, 0.0]]), atol=1e-6)
     assert torch.allclose(offsets[2, 1], torch.tensor([[0.0, 1.0], [0.0, 2.0]]), atol=1e-6)
     assert torch.allclose(offsets[4, 0], torch.tensor([[-1.0, 0.0], [-2.0, 0.0]]), atol=1e-6)

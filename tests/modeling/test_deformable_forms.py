@@ -1,4 +1,4 @@
-"""The forms of deformable attention agree with their definition everywhere, and the right one is chosen."""
+"""The implementations of deformable attention agree with the definition, and the right one is chosen."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ LOGGER = deformable_sampling.logger.name
 
 
 def results_of(sample, inputs, direction=None):
-    """What is sampled, and the gradients by those inputs that have some."""
+    """Return the samples, and the gradients of the inputs that require them."""
     sampled = sample(inputs[0], SIZES, *inputs[1:])
     if direction is None:
         direction = torch.randn(
@@ -51,11 +51,11 @@ def assert_agree(ours, reference, tolerance=1e-12):
         ({"device": "xpu"}, "grids"),
     ],
 )
-def test_the_form_follows_from_the_situation(situation, form):
+def test_the_implementation_follows_from_the_situation(situation, form):
     assert choose_form(**situation)[0] == form
 
 
-def test_the_reason_names_what_is_in_the_way():
+def test_the_reason_names_the_obstacle():
     assert choose_form("cuda", triton_problem="Triton is not installed")[1] == "Triton is not installed"
     assert choose_form("cuda", requested="plain")[1] == "SEGZOO_DEFORMABLE_ATTENTION=plain"
 
@@ -71,7 +71,7 @@ def test_a_request_for_kernels_without_triton_is_refused():
         choose_form("cuda", requested="triton", triton_problem="Triton is not installed")
 
 
-def test_the_form_is_logged_once(caplog):
+def test_the_implementation_is_logged_once(caplog):
     deformable_sampling._log_choice.cache_clear()
     inputs = make_inputs()
     with caplog.at_level(logging.INFO, LOGGER):
@@ -82,7 +82,7 @@ def test_the_form_is_logged_once(caplog):
 
 @pytest.mark.parametrize("border", [False, True])
 def test_rows_agree_with_grid_sample(border):
-    """At borders and on pixels too, where the gradient by the location is that of one side."""
+    """Also at borders and on pixels, where the gradient by the location is one-sided."""
     inputs = make_inputs(border=border)
     assert_agree(results_of(sample_levels, inputs), results_of(sample_levels_on_grids, inputs))
 
@@ -103,7 +103,7 @@ def test_inputs_may_have_any_strides():
     strided = [tensor.detach().transpose(0, -1).contiguous().transpose(0, -1) for tensor in inputs]
     assert not any(tensor.is_contiguous() for tensor in strided)
     assert_agree(results_of(sample_levels, [tensor.requires_grad_() for tensor in strided]), reference)
-    # One image's locations for all, and a gradient that is one number.
+    # Locations of one image for all, and a gradient expanded from one number.
     value, locations, weights = inputs
     shared = [value, locations.detach()[:1].expand_as(locations).requires_grad_(), weights]
     direction = torch.ones((), dtype=torch.float64).expand(2, 9, 6)
@@ -113,7 +113,7 @@ def test_inputs_may_have_any_strides():
 
 
 @pytest.mark.parametrize(("images", "queries"), [(2, 0), (0, 9)])
-def test_nothing_may_be_asked(images, queries):
+def test_inputs_may_have_no_images_or_queries(images, queries):
     inputs = make_inputs(images=images, queries=queries)
     sampled, *gradients = results_of(sample_levels, inputs)
     assert sampled.shape == (images, queries, 6)
@@ -166,7 +166,7 @@ def sample_as_defined(value, heights, widths, locations, weights):
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """A stand-in for the module of the kernels, which work until a test replaces them."""
+    """Replace the module of the kernels by working functions that a test may replace."""
     stand_in = SimpleNamespace(sample=sample_as_defined, sample_gradients=refuse)
     monkeypatch.setattr(deformable_sampling, "_triton_problem", None)
     monkeypatch.setitem(sys.modules, "segzoo.layers.deformable_triton", stand_in)
@@ -175,7 +175,7 @@ def kernels(monkeypatch):
 
 
 @pytest.mark.parametrize("fails", ["sample", "sample_gradients"])
-def test_kernels_that_fail_are_replaced_with_one_warning(fails, kernels, caplog):
+def test_failing_kernels_are_replaced_with_one_warning(fails, kernels, caplog):
     setattr(kernels, fails, refuse)
     inputs = make_inputs()
     with caplog.at_level(logging.WARNING, LOGGER):
@@ -186,7 +186,7 @@ def test_kernels_that_fail_are_replaced_with_one_warning(fails, kernels, caplog)
     assert "the Triton kernels failed with RuntimeError: no compiler; using F.grid_sample" in message
 
 
-def test_kernels_that_fail_are_an_error_where_they_are_asked_for(kernels, monkeypatch):
+def test_failing_kernels_are_an_error_if_they_were_requested(kernels, monkeypatch):
     monkeypatch.setattr(deformable_sampling, "_requested", "triton")
     kernels.sample = refuse
     inputs = make_inputs()
@@ -194,7 +194,7 @@ def test_kernels_that_fail_are_an_error_where_they_are_asked_for(kernels, monkey
         sample_levels(inputs[0], SIZES, *inputs[1:])
 
 
-def test_a_full_memory_is_not_taken_for_a_failure(kernels):
+def test_out_of_memory_does_not_disable_the_kernels(kernels):
     kernels.sample = out_of_memory
     inputs = make_inputs()
     with pytest.raises(torch.cuda.OutOfMemoryError):
@@ -210,7 +210,7 @@ def test_deterministic_gradients_are_not_those_of_the_kernels(kernels):
         ours = results_of(SampleByTriton.apply, inputs)
     finally:
         torch.use_deterministic_algorithms(deterministic)
-    # The kernels' own would have been refused, and grid_sample's not have these last bits.
+    # The stand-in's gradients would fail, and grid_sample's would differ in the last bits.
     assert deformable_sampling._triton_problem is None
     for one, other in zip(ours[1:], results_of(sample_levels, inputs)[1:], strict=True):
         assert torch.equal(one, other)

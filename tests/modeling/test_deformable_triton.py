@@ -1,4 +1,4 @@
-"""The Triton kernels compute the definition. Without a GPU, Triton's interpreter runs them on a CPU."""
+"""The Triton kernels equal the definition. Without a GPU, Triton's interpreter runs them on a CPU."""
 
 import importlib.util
 import os
@@ -28,7 +28,7 @@ on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 
 @pytest.mark.skipif(INTERPRETED, reason="is the interpreter's own run")
 def test_kernels_in_the_interpreter():
-    """In a process of its own, since Triton decides when it is imported whether it interprets."""
+    """In a separate process, because Triton selects its interpreter when it is imported."""
     paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
@@ -43,7 +43,7 @@ def test_kernels_in_the_interpreter():
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("kernel", ["_sample", "_sample_gradients"])
 def test_kernels_compile_without_a_gpu(kernel, dtype):
-    """The interpreter accepts what the compiler refuses."""
+    """The interpreter accepts code that the compiler rejects."""
     triton = pytest.importorskip("triton", "3.4")
     from segzoo.layers import deformable_triton
 
@@ -75,7 +75,7 @@ def results_of(sample, inputs):
 
 
 def assert_kernels_agree(inputs, tolerance, value_tolerance=None):
-    """With the definition in double precision; value_tolerance is of the gradient by the value."""
+    """Compare with the definition in double precision; value_tolerance is for the value's gradient."""
     ours = results_of(SampleByTriton.apply, to_device(inputs, DEVICE))
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
     reference = results_of(sample_levels_on_grids, doubles)
@@ -92,7 +92,7 @@ def assert_kernels_agree(inputs, tolerance, value_tolerance=None):
     [
         (torch.float64, 1e-14, None),
         (torch.float32, 1e-6, None),
-        # The gradient by the value is rounded to the value's type.
+        # The gradient by the value is rounded to the value's dtype.
         (torch.bfloat16, 1e-6, 3e-3),
         (torch.float16, 1e-6, 4e-4),
     ],
@@ -111,7 +111,7 @@ def test_every_precision(dtype, tolerance, value_tolerance):
         {"channels": 20, "images": 3, "points": 1, "heads": 1},
     ],
 )
-def test_sizes_that_fill_no_block(shape):
+def test_sizes_that_do_not_fill_blocks(shape):
     assert_kernels_agree(make_inputs(**shape), 1e-14)
 
 
@@ -121,7 +121,7 @@ def test_pixel_centers_borders_and_far_away():
 
 
 @with_kernels
-def test_locations_that_are_not_numbers_show():
+def test_nan_locations_give_nan():
     value, locations, weights = to_device(make_inputs(images=1, heads=1), DEVICE)
     with torch.no_grad():
         locations[0, 3, 0, 0, 0, 1] = torch.nan
@@ -141,7 +141,7 @@ def test_any_strides():
 
 @with_kernels
 @pytest.mark.parametrize("trained", [(0,), (2,), (1, 2)])
-def test_only_what_is_needed(trained):
+def test_only_needed_gradients_are_computed(trained):
     inputs = to_device(make_inputs(images=1), DEVICE)
     for index, tensor in enumerate(inputs):
         tensor.requires_grad_(index in trained)
@@ -155,7 +155,7 @@ def test_only_what_is_needed(trained):
 
 @with_kernels
 @pytest.mark.parametrize(("images", "queries"), [(2, 0), (0, 9)])
-def test_nothing_asked(images, queries):
+def test_no_images_or_queries(images, queries):
     inputs = to_device(make_inputs(images=images, queries=queries), DEVICE)
     for result in results_of(SampleByTriton.apply, inputs):
         assert not result.any()
@@ -171,8 +171,8 @@ def test_gradients_are_numerically_right():
 
 @on_gpu
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
-def test_the_layer_agrees_with_its_plain_form(dtype, monkeypatch):
-    """In single precision, and where autocast makes the values halves."""
+def test_the_layer_agrees_with_its_plain_implementation(dtype, monkeypatch):
+    """In single precision, and with half-precision values under autocast."""
     torch.manual_seed(0)
     attention = DeformableAttention(256).cuda()
     pixels = sum(height * width for height, width in SIZES)

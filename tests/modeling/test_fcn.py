@@ -31,7 +31,7 @@ def test_files_of_torchvision_load_as_published_and_predict_the_same(tmp_path):
 
     load_published(model, peer.state_dict(), tmp_path)
 
-    # torchvision gives its logits at the size of the input.
+    # torchvision returns its logits at the size of the input.
     image = patchy_image(70, 93)
     normalized = ((image - model.pixel_mean) / model.pixel_std)[None]
     with torch.no_grad():
@@ -56,11 +56,11 @@ def test_file_and_model_may_have_an_auxiliary_classifier_or_not(tmp_path):
     assert {key.split(".")[0] for key in report.extras} == {"aux_classifier"}
 
 
-def test_another_number_of_classes_gives_a_new_classifier_and_says_so(tmp_path):
+def test_another_number_of_classes_gives_a_new_classifier_and_reports_it(tmp_path):
     torch.save(torchvision_model(5).state_dict(), tmp_path / "fcn.pth")
     report = load_checkpoint(pixel_model("fcn", 6, *R50), tmp_path / "fcn.pth")
     heads = ("sem_seg_head", "auxiliary_head")
-    expected = {f"{head}.predictor.{kind}" for head in heads for kind in ("weight", "bias")}
+    expected = {f"{head}.predictor.{part}" for head in heads for part in ("weight", "bias")}
     assert set(report.reinitialized) == expected
 
 

@@ -1,4 +1,4 @@
-"""The JPU neck: mmsegmentation's FastFCN, the order of its maps, and every head that it goes under."""
+"""The JPU neck: mmsegmentation's FastFCN, the order of its maps, and every head that it supports."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ METHODS_BELOW = {
 
 
 def with_jpu(method, num_classes, *overrides, jpu="jpu"):
-    """The model of a configuration whose bases are the method's file and the neck's."""
+    """Build the model of a configuration whose bases are the method's file and the neck's."""
     cfg = pixel_config(method, num_classes)
     cfg.merge_from_other_cfg(CfgNode(cfg.load_yaml_with_base(str(METHODS / f"{jpu}.yaml"))))
     cfg.merge_from_list(list(overrides))
@@ -36,7 +36,7 @@ def with_jpu(method, num_classes, *overrides, jpu="jpu"):
 
 
 @pytest.mark.parametrize("name", sorted(METHODS_BELOW))
-def test_it_gives_any_head_a_map_of_stride_8(name):
+def test_any_head_gets_a_map_of_stride_8(name):
     model = with_jpu(
         METHODS_BELOW[name], 3, *TINY, *SMALL, "MODEL.JPU.CONVS_DIM", 8, "MODEL.AUX_HEAD.NAME", "FCNHead"
     )
@@ -52,7 +52,7 @@ def test_it_gives_any_head_a_map_of_stride_8(name):
     assert logits.shape == (1, 3, 8, 11)
 
 
-def test_the_auxiliary_head_sees_the_raw_map():
+def test_the_auxiliary_head_gets_the_backbones_map():
     model = with_jpu("fcn", 3, *TINY, *SMALL).eval()
     raw = model.backbone(torch.randn(1, 3, 64, 96))
     features = model.neck(raw)
@@ -111,7 +111,7 @@ def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(method, 
     assert worst_difference(model, logits, [random_image(64, 64), random_image(61, 83)]) < 1e-5
 
 
-def test_the_order_of_the_maps_is_only_an_order_of_weights():
+def test_the_order_of_the_maps_only_permutes_weights():
     shapes = {
         name: ShapeSpec(channels=6, stride=stride)
         for name, stride in (("res3", 8), ("res4", 16), ("res5", 32))

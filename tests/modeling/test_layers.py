@@ -31,7 +31,7 @@ def test_attention_equals_pytorchs_module_with_the_same_weights(masked):
     torch.testing.assert_close(attention(query, key, value, allowed), expected)
 
 
-def test_attention_refuses_channels_that_heads_cannot_share():
+def test_attention_refuses_channels_that_heads_do_not_divide():
     with pytest.raises(ValueError, match="30 channels cannot be divided among 4 heads"):
         MultiheadAttention(30, 4)
 
@@ -60,7 +60,7 @@ def test_position_moves_attention_weights_but_is_not_part_of_the_values():
     torch.manual_seed(0)
     encoder = TransformerEncoder(8, num_layers=1, num_heads=2, hidden_dim=8, dropout=0.0, pre_norm=False)
     same = torch.randn(1, 1, 8).expand(1, 6, 8)
-    # All pixels have the same value, so whatever the weights, the result is the same.
+    # All pixels have the same value, so the result does not depend on the weights.
     torch.testing.assert_close(encoder(same, torch.randn(6, 8)), encoder(same, torch.zeros(6, 8)))
     different = torch.randn(1, 6, 8)
     assert not torch.allclose(encoder(different, torch.randn(6, 8)), encoder(different, torch.zeros(6, 8)))
@@ -78,7 +78,7 @@ def test_sine_position_encoding_has_the_hand_computed_values():
 
 
 def test_position_offset_shifts_the_coordinate():
-    # With an offset of -0.5 the center of 4 columns is where 8 columns without offset have the odd ones.
+    # With an offset of -0.5 the centers of 4 columns are the odd columns of 8 without offset.
     shifted = sine_position_encoding(1, 4, channels=8, offset=-0.5)
     fine = sine_position_encoding(1, 8, channels=8)
     torch.testing.assert_close(shifted[4:, 0], fine[4:, 0, ::2], atol=1e-5, rtol=0)

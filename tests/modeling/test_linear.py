@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN give what PyTorch's own give, forward and backward."""
+"""Linear layers by oneDNN equal PyTorch's own, forward and backward."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from segzoo.layers import Conv2d, Linear, linear
 
 @pytest.fixture(autouse=True)
 def by_onednn(monkeypatch):
-    """Takes oneDNN on any CPU, for products of any size."""
+    """Use oneDNN on any CPU, for products of any size."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         pytest.skip("this PyTorch has no oneDNN")
     monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
@@ -41,7 +41,7 @@ def test_values_and_gradients_are_those_of_the_definition(shape, out_features, b
             assert torch.allclose(one.grad.double(), other.grad, atol=1e-4)
 
 
-def test_inputs_that_are_views_are_read_as_they_are():
+def test_inputs_may_be_views():
     x = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(0)).permute(2, 1, 0)
     _, weight, bias = tensors((1, 6), 3)
     with torch.no_grad():
@@ -54,14 +54,14 @@ def test_frozen_weights_get_no_gradient():
     assert torch.allclose(x.grad, weight.sum(0).expand(3, 6), atol=1e-5)
 
 
-def test_a_bias_that_trains_alone_gets_its_gradient():
+def test_a_bias_trained_alone_gets_its_gradient():
     x, weight, bias = tensors((2, 3, 6), 4)
     linear(x.detach(), weight.detach(), bias).sum().backward()
     assert torch.equal(bias.grad, torch.full((4,), 6.0))
 
 
 @pytest.mark.parametrize("shape", [(3, 6), (2, 5, 6), (2, 3, 5, 6)])
-def test_what_comes_out_may_be_written_to_in_training(shape):
+def test_outputs_may_be_modified_in_place_in_training(shape):
     x, weight, bias = tensors(shape, 4)
     y = linear(x, weight, bias)
     y += 1
@@ -71,7 +71,7 @@ def test_what_comes_out_may_be_written_to_in_training(shape):
     assert torch.allclose(x.grad, 3 * weight.detach().sum(0).expand(shape), atol=1e-5)
 
 
-def test_a_weight_cut_out_of_another_is_not_left_to_the_slow_reference_code(capfd):
+def test_a_weight_with_gaps_does_not_use_the_slow_reference_code(capfd):
     x, whole, _ = tensors((40, 64), 48)
     with torch.no_grad(), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
         cut = linear(x[:, :32], whole[:, 32:])
@@ -83,7 +83,7 @@ def test_a_weight_cut_out_of_another_is_not_left_to_the_slow_reference_code(capf
     assert ",ref:any," not in log
 
 
-def test_second_derivatives_and_maps_over_samples_are_those_of_the_definition():
+def test_second_derivatives_and_vmap_equal_the_definition():
     x, weight, bias = tensors((5, 6), 4)
 
     def curvature(function):
@@ -95,12 +95,12 @@ def test_second_derivatives_and_maps_over_samples_are_those_of_the_definition():
     assert torch.allclose(per_sample, weight.sum(0).expand(5, 6), atol=1e-5)
 
 
-def test_another_shape_gives_pytorchs_own_message():
+def test_a_wrong_shape_gives_pytorchs_message():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         linear(torch.randn(4, 5), torch.randn(3, 6))
 
 
-def test_autocast_double_and_tracing_keep_pytorchs_own():
+def test_autocast_double_and_tracing_use_pytorchs_own():
     layer = Linear(6, 4)
     x = torch.randn(3, 6)
     with torch.autocast("cpu", torch.bfloat16):

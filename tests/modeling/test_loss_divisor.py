@@ -1,4 +1,4 @@
-"""What the losses of pixels are divided by: the pixels that count, or all; by hand, and as mmsegmentation."""
+"""Divisors of pixel losses: counted pixels or all pixels, by hand and against mmsegmentation."""
 
 import math
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ WEIGHTS = (1.0, 0.5, 2.0, 3.0)
 
 
 def some_pixels(images: int = 2, ignored: float = 0.3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """(images, CLASSES, 9, 11) logits and (images, 9, 11) labels, a share of them ignored."""
+    """Return (images, CLASSES, 9, 11) logits and (images, 9, 11) labels, a fraction of them ignored."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(images, CLASSES, 9, 11, generator=generator)
     labels = torch.randint(0, CLASSES, (images, 9, 11), generator=generator)
@@ -41,12 +41,12 @@ def gradient(loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         ("valid", (), (math.log(2) + math.log(4) + math.log(2)) / 3),
         ("all", (), (math.log(2) + math.log(4) + math.log(2)) / 4),
         ("valid", (1.0, 3.0), (math.log(2) + 3 * math.log(4) + 3 * math.log(2)) / 7),
-        # The ignored pixel weighs 1.
+        # The ignored pixel has weight 1.
         ("all", (1.0, 3.0), (math.log(2) + 3 * math.log(4) + 3 * math.log(2)) / 8),
     ],
 )
 def test_cross_entropy_by_hand(average_over, weights, expected):
-    # Probabilities (1/2, 1/2), (3/4, 1/4), whatever, (1/2, 1/2).
+    # Probabilities (1/2, 1/2), (3/4, 1/4), any, (1/2, 1/2).
     logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [5.0, -7.0], [1.0, 1.0]]).T[None, :, None, :]
     labels = torch.tensor([[[0, 1, IGNORE, 1]]])
     loss = CrossEntropy(average_over=average_over, class_weights=weights)
@@ -71,16 +71,16 @@ def test_hard_pixels_by_hand():
 
 
 def test_relaxed_boundaries_by_hand():
-    # All of one class: the relaxed loss is the cross-entropy, times the class's weight, 1 without a bound.
+    # All pixels of one class: the relaxed loss is the cross-entropy times the class weight, 1 without bound.
     logits = torch.zeros(1, 2, 1, 4)
     labels = torch.tensor([[[0, 0, IGNORE, IGNORE]]])
-    # Beside the second pixel the third sees class 0 as well: three pixels count, and 1 is added.
+    # Next to the second pixel the third also has class 0: three pixels count, and 1 is added.
     for average_over, divisor in (("valid", 3 + 1), ("all", 4)):
         loss = BoundaryRelaxedCrossEntropy(class_weight_bound=0.0, average_over=average_over)
         assert loss(logits, labels).item() == pytest.approx(3 * math.log(2) / divisor, rel=1e-6)
 
 
-def test_gradients_shrink_by_the_share_of_pixels_that_count():
+def test_gradients_shrink_by_the_fraction_of_counted_pixels():
     logits, labels = some_pixels()
     share = (labels != IGNORE).float().mean()
     assert 0.5 < share < 0.9
@@ -99,7 +99,7 @@ def test_cross_entropy_is_mmsegmentations(average_over, weights, ignored):
     mmseg_models()
     from mmseg.models.losses import CrossEntropyLoss
 
-    # With class weights mmsegmentation 1.2 takes no ignored pixels: it looks up the weight of 255.
+    # With class weights mmsegmentation 1.2 supports no ignored pixels: it looks up the weight of 255.
     logits, labels = some_pixels(ignored=ignored)
     peer = CrossEntropyLoss(class_weight=list(weights) or None, avg_non_ignore=average_over == "valid")
     loss = CrossEntropy(average_over=average_over, class_weights=weights)
@@ -128,10 +128,10 @@ def test_hard_pixels_over_all_are_those_of_mmsegmentations_sampler(threshold, ke
 @pytest.mark.parametrize("average_over", ["valid", "all"])
 @pytest.mark.parametrize("make", [CrossEntropy, OHEMCrossEntropy])
 @pytest.mark.parametrize("weights", [(), WEIGHTS])
-def test_two_processes_learn_what_one_learns_from_both_images(average_over, make, weights, monkeypatch):
+def test_two_processes_train_like_one_with_both_images(average_over, make, weights, monkeypatch):
     logits, labels = some_pixels()
     labels[1, :7] = IGNORE  # far fewer pixels in the second process
-    # All pixels below the threshold are kept, whatever a process sees of the others.
+    # All pixels below the threshold are kept, independent of the other process.
     options = {"threshold": 0.9, "keep_fraction": 1e6} if make is OHEMCrossEntropy else {}
     loss = make(average_over=average_over, class_weights=weights, **options)
     together = gradient(loss, logits, labels)
@@ -144,7 +144,7 @@ def test_two_processes_learn_what_one_learns_from_both_images(average_over, make
     total = sent[0] + sent[1]
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.copy_(total))
     apart = [gradient(loss, logits[image : image + 1], labels[image : image + 1]) for image in (0, 1)]
-    # DistributedDataParallel takes the mean of the processes' gradients.
+    # DistributedDataParallel averages the processes' gradients.
     torch.testing.assert_close(torch.cat(apart) / 2, together)
 
 
@@ -156,7 +156,7 @@ def test_accumulated_passes_over_all_pixels_are_one_pass():
     torch.testing.assert_close(torch.cat(passes) / 2, gradient(loss, logits, labels))
 
 
-def test_the_loss_of_the_auxiliary_head_is_divided_likewise():
+def test_the_loss_of_the_auxiliary_head_has_the_same_divisor():
     labels = torch.randint(0, 3, (64, 64), generator=torch.Generator().manual_seed(0))
     labels[:20] = IGNORE
     inputs = [{"image": torch.full((3, 64, 64), 90, dtype=torch.uint8), "sem_seg": labels}] * 2
@@ -173,7 +173,7 @@ def test_the_loss_of_the_auxiliary_head_is_divided_likewise():
 
 
 MEANINGS = {
-    # mmsegmentation, and the forks of it that SegFormer, Swin and CSWin were trained with.
+    # mmsegmentation, and its forks with which SegFormer, Swin and CSWin were trained.
     "semantic/ade20k/segformer_mit_b0": "all",
     "semantic/ade20k/segformer_mit_b5": "all",
     "semantic/cityscapes/segformer_mit_b2": "all",

@@ -13,7 +13,7 @@ SWIN_TINY = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """A model with the weights of a peer, from a file as the peer writes it; the peer; what loading said."""
+    """Return a model loaded from a peer's own file, the peer, and the load report."""
     model = make_model(
         11,
         *("MODEL.BACKBONE.NAME", "SwinTransformer", "MODEL.BACKBONE.VARIANT", "tiny"),
@@ -34,14 +34,14 @@ def pair(tmp_path_factory):
     return model, peer, load_checkpoint(model, folder / "model.safetensors")
 
 
-def test_the_peers_file_fills_the_model(pair):
+def test_the_peers_file_loads_completely(pair):
     _, _, report = pair
     assert report.source == "Hugging Face Mask2Former"
     assert report.complete
     assert not report.unexpected
 
 
-# The sides of 64 x 160 differ in every level's width and height; those of the first are alike in all.
+# At 64 x 160 every level's width and height differ; in the first size they are equal.
 @pytest.mark.parametrize("size", [(128, 128), (64, 160)])
 def test_raw_outputs_equal_those_of_transformers(pair, size):
     model, peer, _ = pair

@@ -1,4 +1,4 @@
-"""The meta-architecture with each of its decoders: contracts of training, evaluation and raw outputs."""
+"""The meta-architecture with each of its decoders: training, evaluation and raw outputs."""
 
 import io
 
@@ -39,7 +39,7 @@ def method(request) -> list:
 
 @pytest.fixture(autouse=True)
 def thing_flags():
-    """A dataset without images whose first class is a thing."""
+    """Register a dataset without images whose first class is a thing."""
     MetadataCatalog.get("model_test").set(isthing=[True, False, False])
     yield
     MetadataCatalog.remove("model_test")
@@ -50,7 +50,7 @@ def small_model(overrides: list, *more: object):
 
 
 def training_input(height: int, width: int, num_segments: int, seed: int = 0) -> dict:
-    """An image whose segments are vertical stripes, the first column of pixels being void."""
+    """Return an image whose segments are vertical stripes, with a void first column of pixels."""
     segment_map = torch.arange(width).sub(1).mul(num_segments).div(max(width - 1, 1)).floor()
     segment_map[0] = -1
     if num_segments == 0:
@@ -91,12 +91,12 @@ def test_images_without_any_object_train(method):
     assert all(loss.isfinite() for loss in losses.values())
     assert losses["loss_mask"] == losses["loss_dice"] == 0
     sum(losses.values()).backward()
-    # Workers exchange gradients of all parameters, so none may be missing where one has no object.
+    # Processes exchange gradients of all parameters, so none may be missing without objects.
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_padding_is_zero_after_normalization_and_belongs_to_no_segment(method):
-    """Pixels of the mean color without a label, added by hand, change no loss."""
+    """Adding unlabeled pixels of the mean color by hand changes no loss."""
     model = small_model(method, "MODEL.MASK_FORMER.DROPOUT", 0.0)
     inputs = training_input(30, 50, 2)
     image = model.pixel_mean.expand(3, 32, 64).clone()
@@ -113,7 +113,7 @@ def test_padding_is_zero_after_normalization_and_belongs_to_no_segment(method):
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (32, 64), (61, 35)])
 @pytest.mark.parametrize("divisibility", [0, 32])
-def test_results_of_all_tasks_have_the_size_asked_for(method, size, divisibility):
+def test_results_of_all_tasks_have_the_requested_size(method, size, divisibility):
     model = small_model(method, *ALL_TASKS, "MODEL.MASK_FORMER.SIZE_DIVISIBILITY", divisibility).eval()
     inputs = [{"image": random_image(*size), "height": 45, "width": 70}, {"image": random_image(20, 30)}]
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_results_of_all_tasks_have_the_size_asked_for(method, size, divisibility
             assert ids.dtype == torch.int32
             assert set(ids.unique().tolist()) - {0} == {segment["id"] for segment in segments}
         assert result["instances"].image_size == (height, width)
-        assert result["instances"].pred_classes.eq(0).all()  # the only thing
+        assert result["instances"].pred_classes.eq(0).all()  # the only thing class
 
 
 def test_semantic_labels_are_the_argmax_of_the_scores():
@@ -151,8 +151,8 @@ def test_semantic_labels_are_the_argmax_of_the_scores():
         ("panoptic", "scores", "scores"),
     ],
 )
-def test_the_task_trained_for_and_no_other_asked_for_says_what_is_resized(task, key, resized, tasks):
-    """As the published models were evaluated: semantic ones by scores, the others by masks."""
+def test_the_trained_task_and_no_requested_one_decides_what_is_resized(task, key, resized, tasks):
+    """As published models were evaluated: semantic ones resize scores, the others masks."""
     overrides = ("TASK", task, "DATASETS.CLASSES_FROM", "model_test")
     model = small_model(METHODS["fpn"], *overrides, "MODEL.MASK_FORMER.TEST.SEMANTIC_RESIZING", key).eval()
     inputs = [{"image": random_image(40, 33), "height": 90, "width": 50}]
@@ -161,16 +161,16 @@ def test_the_task_trained_for_and_no_other_asked_for_says_what_is_resized(task, 
         actual = model(inputs, tasks=tasks)[0]["sem_seg"]
         raw = model.raw_outputs(inputs)
 
-    def stretch(planes, size):
+    def resize(planes, size):
         return F.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0]
 
-    masks = stretch(raw["pred_masks"][0], (64, 64))[:, :40, :33]
+    masks = resize(raw["pred_masks"][0], (64, 64))[:, :40, :33]
     if resized == "masks":
-        masks = stretch(masks, (90, 50))
+        masks = resize(masks, (90, 50))
     class_scores = raw["pred_logits"][0].softmax(-1)[:, :NUM_CLASSES]
     expected = torch.einsum("qk,qhw->khw", class_scores, masks.sigmoid())
     if resized == "scores":
-        expected = stretch(expected, (90, 50))
+        expected = resize(expected, (90, 50))
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -194,7 +194,7 @@ def test_raw_outputs_are_the_last_layer_on_the_padded_batch(method):
 
 
 def test_training_and_evaluation_see_the_same_masks(method):
-    """The factored masks of training multiply to the finished ones of eval, dropout aside."""
+    """The factors of training multiply to the masks of eval mode, without dropout."""
     model = small_model(method, "MODEL.MASK_FORMER.DROPOUT", 0.0)
     features = model.backbone.eval()(torch.randn(2, 3, 32, 64))
     head = model.sem_seg_head
@@ -218,7 +218,7 @@ def test_bfloat16_autocast_trains_and_predicts_close_to_float32(method):
         with torch.autocast("cpu", torch.bfloat16):
             scores = model(inputs)[0]["sem_seg"]
     assert scores.dtype == torch.float32
-    if method is not METHODS["masked_attention"]:  # whose attention masks may flip
+    if method is not METHODS["masked_attention"]:  # its attention masks may change
         assert relative_difference(scores, expected) < 0.1
 
 
@@ -241,7 +241,7 @@ def test_state_holds_no_color_constants_and_no_criterion(method):
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_raw_outputs_can_be_traced(method):
-    """As counting operations and export need."""
+    """Counting operations and export need it."""
     model = small_model(method).eval()
 
     class Network(torch.nn.Module):
@@ -267,7 +267,7 @@ def test_masked_attention_refuses_a_single_map_and_maskformer_refuses_several():
         small_model(METHODS["fpn"], "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "multi_scale_pixel_decoder")
 
 
-def test_a_feature_nobody_offers_is_refused_with_those_on_offer():
+def test_an_unknown_feature_is_refused_with_the_available_ones():
     with pytest.raises(InputError, match=r"'transformer_encoder': FPNPixelDecoder.*offer res2, res3"):
         small_model(METHODS["fpn"], "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "transformer_encoder")
 

@@ -44,7 +44,7 @@ def test_masks_of_every_layer_equal_those_of_transformers(channels, pre_norm):
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerTransformerModule
 
     config = transformers.Mask2FormerConfig(
-        decoder_layers=5,  # one more than there are: it counts the prediction before the first
+        decoder_layers=5,  # one more, because it counts the prediction before the first layer
         num_queries=7,
         hidden_dim=32,
         mask_feature_size=16,
@@ -86,13 +86,13 @@ def test_masks_of_every_layer_equal_those_of_transformers(channels, pre_norm):
     assert torch.equal(final["pred_logits"], outputs["pred_logits"])
 
 
-def test_attention_mask_opens_the_foreground_and_never_closes_every_pixel():
+def test_the_attention_mask_allows_the_foreground_or_every_pixel_if_it_is_empty():
     # One channel, four pixels; the mask logits of the two queries are +features and -features.
     features = torch.tensor([[[[2.0, 1.0], [0.5, 3.0]]], [[[1.0, -1.0], [-2.0, 4.0]]]])
     mask_embed = torch.tensor([[[1.0], [-1.0]], [[1.0], [-1.0]]])
     allowed = attention_mask(mask_embed, features)
     assert allowed.tolist() == [
-        [[True, True, True, True], [True, True, True, True]],  # the second query's mask is empty: all open
+        [[True, True, True, True], [True, True, True, True]],  # the second query's mask is empty
         [[True, False, False, True], [False, True, True, False]],
     ]
 
@@ -101,7 +101,7 @@ def test_attention_mask_opens_the_foreground_and_never_closes_every_pixel():
     ("decoder", "in_channels"),
     [(MaskFormerTransformerDecoder, 256), (MultiScaleMaskedTransformerDecoder, [256, 256, 256])],
 )
-def test_keys_that_only_files_of_others_set_reach_the_decoders(decoder, in_channels):
+def test_keys_that_only_foreign_files_set_reach_the_decoders(decoder, in_channels):
     cfg = new_config()
     with torch.device("meta"):
         plain = decoder(cfg, in_channels)

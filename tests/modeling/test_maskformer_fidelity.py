@@ -28,7 +28,7 @@ BACKBONES = {
 }
 
 
-# 96 x 128 is no multiple of Swin's windows at any stage; 70 x 37 is not even one of its patches.
+# 96 x 128 is not a multiple of Swin's windows at any stage; 70 x 37 not even of its patches.
 @pytest.mark.parametrize(
     ("backbone", "size"), [("swin_tiny", (96, 128)), ("swin_tiny", (70, 37)), ("r50", (96, 128))]
 )

@@ -14,7 +14,7 @@ SIZES = [(64, 96), (33, 47), (101, 64)]
 
 
 class Model(nn.Module):
-    """A whole model, as far as the names of weights go."""
+    """A model with the weight names of a complete one."""
 
     def __init__(self, variant: PyramidVariant = SMALL):
         super().__init__()
@@ -23,7 +23,7 @@ class Model(nn.Module):
 
 
 def set_published_epsilons(peer: nn.Module, after_convolution: tuple[str, ...]) -> None:
-    """1e-5 in norms after a convolution, 1e-6 in all others; peers have one value for all."""
+    """Set 1e-5 in norms after a convolution, 1e-6 in all others; peers have one value for all."""
     for name, module in peer.named_modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-5 if any(part in name for part in after_convolution) else 1e-6
@@ -101,7 +101,7 @@ def test_drop_path_rate_grows_linearly_to_the_last_block():
     assert [block.drop_path.rate for block in blocks] == pytest.approx([0.1 * index for index in range(6)])
 
 
-def test_a_map_smaller_than_a_window_of_the_reduction_is_extended_with_zeros():
+def test_a_map_smaller_than_a_window_of_the_reduction_is_padded_with_zeros():
     # A 2 x 2 map under a reduction of 8 is the corner of an 8 x 8 map of zeros: one key and value for all.
     attention = shake(MixTransformer(variant=SMALL).block1[0].attn).eval()
     x = torch.randn(1, 2, 2, 8)

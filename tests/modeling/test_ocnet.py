@@ -1,4 +1,4 @@
-"""OCNet: an implementation from its description, which has the names of pytorch-cv's files; its two heads."""
+"""OCNet's two heads against an implementation from the description with pytorch-cv's names."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ SMALL = (
 )
 
 
-# 61 pixels are 8 of stride 8, 83 are 11: an odd number to pool. OCNet-Base: test_pytorch_cv_files.py.
+# 61 pixels are 8 at stride 8, 83 are 11: an odd number to pool. OCNet-Base: test_pytorch_cv_files.py.
 def test_files_of_ocnet_asp_load_as_published_and_predict_the_same(tmp_path):
     torch.manual_seed(1)
     peer = shake(OCNet("asp", 7).eval())
@@ -38,7 +38,7 @@ def test_files_of_ocnet_asp_load_as_published_and_predict_the_same(tmp_path):
         torch.testing.assert_close(auxiliary, peer.auxiliary(image), rtol=1e-3, atol=1e-4)
 
 
-def test_context_is_a_mean_of_values_weighted_by_likeness():
+def test_context_is_a_mean_of_values_weighted_by_similarity():
     torch.manual_seed(0)
     context = shake(ObjectContext(8, 4, 6, "BN").eval())
     torch.nn.init.normal_(context.output.weight)
@@ -55,14 +55,14 @@ def test_context_is_a_mean_of_values_weighted_by_likeness():
     torch.testing.assert_close(context(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_context_starts_as_nothing_and_takes_maps_of_one_pixel():
+def test_context_is_initially_zero_and_supports_maps_of_one_pixel():
     context = ObjectContext(8, 4, 8, "", pooling=2)
     assert not context(torch.randn(2, 8, 5, 7)).any()
     assert context(torch.randn(2, 8, 1, 3)).shape == (2, 8, 1, 3)
 
 
 @pytest.mark.parametrize("method", ["ocnet_base", "ocnet_asp"])
-def test_every_parameter_learns(method):
+def test_every_parameter_is_trained(method):
     model = shake(pixel_model(method, 3, *SMALL))
     torch.nn.init.normal_(model.sem_seg_head.context.output.weight)
     inputs = [

@@ -17,13 +17,13 @@ from tests.modeling.pixel_model_helpers import (
 NUM_CLASSES = 11
 R18 = ["MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r18"]
 R50 = ["MODEL.BACKBONE.NAME", "ResNetBackbone", "MODEL.BACKBONE.VARIANT", "r50"]
-# Of random ResNets under an input noise of one part in a million.
+# Change of random ResNets' outputs under an input noise of one part in a million.
 FLOOR = 5e-4
 SIZES = [(64, 96), (70, 101)]
 
 
 def mask_former() -> nn.Module:
-    """MaskFormer of transformers, with as many queries as there are classes."""
+    """Build transformers' MaskFormer with one query per class."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(1)
     backbone = transformers.ResNetConfig(
@@ -41,7 +41,7 @@ def mask_former() -> nn.Module:
 
 
 def published(peer: nn.Module, layout: str) -> dict[str, torch.Tensor]:
-    """The peer's weights under the names of the official files, the old or the new ones."""
+    """Return the peer's weights with the old or new names of the official files."""
     state = published_names(peer.state_dict())
     state = {key: value for key, value in state.items() if ".class_embed." not in key}
     if layout == "old":
@@ -79,10 +79,10 @@ def test_class_scores_of_baseline_plus_are_the_masks_of_an_independent_maskforme
 
 
 def test_every_decoder_layer_is_supervised_by_the_cross_entropy_of_its_masks(tmp_path):
-    # Dropout and batch statistics are off, so that the peer's hidden states are those of the training.
+    # Dropout and batch statistics are off, so that the peer's hidden states equal those in training.
     peer = mask_former()
     with torch.no_grad():
-        list(peer.mask_embedder.parameters())[-2].mul_(100)  # scores that tell the layers apart
+        list(peer.mask_embedder.parameters())[-2].mul_(100)  # scores that distinguish the layers
     model = pixel_model("per_pixel_baseline_plus", NUM_CLASSES, *R18, "MODEL.MASK_FORMER.DROPOUT", 0.0)
     load_published(model, published(peer, "new"), tmp_path)
     model.train()
@@ -105,7 +105,7 @@ def test_every_decoder_layer_is_supervised_by_the_cross_entropy_of_its_masks(tmp
             assert losses[name].item() == pytest.approx(expected.item(), rel=2e-3)
 
 
-def test_queries_follow_the_classes_and_nothing_predicts_a_class():
+def test_there_is_one_query_per_class_and_no_class_prediction():
     model = unallocated_model("per_pixel_baseline_plus", 847, *R50)
     assert model.sem_seg_head.decoder.query_embed.weight.shape == (847, 256)
     assert not any("class_embed" in name for name, _ in model.named_parameters())

@@ -13,7 +13,7 @@ from tests.modeling.modeling_helpers import random_image
 from tests.modeling.pixel_model_helpers import normalized, pixel_model
 from tests.modeling.pixel_peers import TINY
 
-# No batch norm over the batch: an image's losses do not depend on its neighbors.
+# No batch statistics: an image's losses do not depend on the rest of the batch.
 NORMS = ("MODEL.BACKBONE.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN")
 SMALL = (*TINY, *NORMS, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8, "MODEL.AUX_HEAD.CONVS_DIM", 8)
 SIZES = [(61, 83), (64, 64), (61, 83)]
@@ -65,7 +65,7 @@ def transparent(size_divisibility=0, align_corners=False, head=FirstChannels, wi
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_logits_are_resized_to_the_padded_image_cut_and_resized_to_the_size_wanted(align_corners):
+def test_logits_are_resized_to_the_padded_image_cropped_and_resized_to_the_output_size(align_corners):
     model = transparent(size_divisibility=16, align_corners=align_corners).eval()
     image = random_image(37, 50)
     mean, std = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 4.0])
@@ -78,13 +78,13 @@ def test_logits_are_resized_to_the_padded_image_cut_and_resized_to_the_size_want
     own_size = model([{"image": image}])[0]["sem_seg"]
     torch.testing.assert_close(own_size, full[0])
     torch.testing.assert_close(model.score_maps(image[None].float()), full)
-    wanted = model([{"image": image, "height": 20, "width": 91}])[0]["sem_seg"]
-    torch.testing.assert_close(wanted, F.interpolate(full, (20, 91), **options)[0])
+    resized = model([{"image": image, "height": 20, "width": 91}])[0]["sem_seg"]
+    torch.testing.assert_close(resized, F.interpolate(full, (20, 91), **options)[0])
     raw = model.raw_outputs([{"image": image}])["sem_seg_logits"]
     torch.testing.assert_close(raw, padded[..., ::2, ::2])
 
 
-def test_a_prediction_does_not_depend_on_what_else_is_in_the_batch():
+def test_a_prediction_does_not_depend_on_the_rest_of_the_batch():
     model = fcn("MODEL.SEM_SEG_HEAD.SIZE_DIVISIBILITY", 32).eval()
     inputs = [{"image": random_image(*size, seed=index)} for index, size in enumerate([*SIZES, (33, 120)])]
     with torch.no_grad():
@@ -102,12 +102,12 @@ def test_images_that_are_padded_to_the_same_size_run_together():
     assert sorted(batches) == [(1, 3, 64, 64), (2, 3, 64, 96)]
 
 
-# 12 classes are more than the classes whose scores are enlarged at once.
+# 12 classes are more than are upsampled at a time.
 @pytest.mark.parametrize("size", [None, (40, 131)])
 def test_labels_are_the_argmax_of_the_scores(size):
     model = fcn("MODEL.SEM_SEG_HEAD.SIZE_DIVISIBILITY", 32).eval()
-    wanted = {"height": size[0], "width": size[1]} if size else {}
-    inputs = [{"image": random_image(61, 83), **wanted}]
+    output_size = {"height": size[0], "width": size[1]} if size else {}
+    inputs = [{"image": random_image(61, 83), **output_size}]
     with torch.no_grad():
         scores = model(inputs)[0]["sem_seg"]
         labels = model(inputs, semantic="labels")[0]["sem_seg_labels"]
@@ -124,7 +124,7 @@ def test_labels_are_the_argmax_of_the_scores(size):
         ({"tasks": ("depth",)}, "^task 'depth': expected some of semantic, panoptic"),
     ],
 )
-def test_what_a_model_does_not_give_is_an_error(asked, message):
+def test_an_unsupported_result_is_an_error(asked, message):
     with pytest.raises(InputError, match=message):
         fcn().eval()([{"image": random_image(64, 64)}], **asked)
 
@@ -152,7 +152,7 @@ def test_the_losses_are_cross_entropies_at_the_size_of_the_padded_batch():
     assert losses == {}
 
 
-def test_further_outputs_of_a_head_are_supervised_with_their_weights():
+def test_additional_outputs_of_a_head_are_supervised_with_their_weights():
     class TwoOutputs(FirstChannels):
         loss_weights = {"other": 0.25}
 
@@ -171,7 +171,7 @@ def test_further_outputs_of_a_head_are_supervised_with_their_weights():
 
 
 @pytest.mark.parametrize("loss", ["CrossEntropy", "OHEMCrossEntropy", "BoundaryRelaxedCrossEntropy"])
-def test_images_without_any_label_cost_nothing_and_leave_finite_gradients(loss):
+def test_images_without_labels_have_zero_loss_and_finite_gradients(loss):
     model = fcn("MODEL.SEM_SEG_HEAD.LOSS.NAME", loss)
     losses = model(annotated(void=1.1))
     assert {name: value.item() for name, value in losses.items()} == dict.fromkeys(losses, 0.0)
@@ -179,7 +179,7 @@ def test_images_without_any_label_cost_nothing_and_leave_finite_gradients(loss):
     assert all(value.grad is None or not value.grad.any() for value in model.parameters())
 
 
-def test_pixels_of_a_batch_count_alike_wherever_they_are():
+def test_all_pixels_of_a_batch_have_equal_weight():
     model = fcn("MODEL.SEM_SEG_HEAD.DROPOUT", 0.0, "MODEL.AUX_HEAD.DROPOUT", 0.0)
     inputs = annotated([(64, 64), (64, 64)])
     inputs[0]["sem_seg"][:40] = 255
@@ -197,7 +197,7 @@ def test_the_zoom_factor_is_taken_from_the_configuration():
     no_dropout = ("MODEL.SEM_SEG_HEAD.DROPOUT", 0.0, "MODEL.AUX_HEAD.DROPOUT", 0.0)
     model = fcn(*no_dropout, "MODEL.SEM_SEG_HEAD.LOSS.ZOOM_FACTOR", 1)
     losses = model(inputs)
-    # At 1 the logits of stride 8 are compared as they are.
+    # At 1 the logits of stride 8 are not resized.
     logits = model.sem_seg_head(model.backbone(normalized(model, inputs[0]["image"])))["logits"]
     expected = F.cross_entropy(logits, inputs[0]["sem_seg"][None, ::8, ::8], ignore_index=255)
     assert losses["loss_sem_seg"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -251,7 +251,7 @@ def test_a_wrong_crop_stops_before_the_backbone_runs():
 
 
 class PenalizedHead(FirstChannels):
-    """Gives a further output to supervise and, in training, a loss of its own."""
+    """A head with an additional supervised output and, in training, its own loss."""
 
     loss_name = "loss_mean"
 
@@ -280,7 +280,7 @@ def test_losses_that_a_head_computed_are_added_to_those_of_its_logits(with_auxil
     assert model.eval()(inputs)[0].keys() == {"sem_seg"}
 
 
-def test_a_head_may_not_call_its_loss_as_the_model_calls_one(monkeypatch):
+def test_a_head_may_not_use_the_name_of_a_loss_of_the_model(monkeypatch):
     monkeypatch.setattr(PenalizedHead, "loss_name", "loss_sem_seg")
     inputs = [{"image": random_image(16, 24), "sem_seg": torch.ones(16, 24, dtype=torch.int64)}]
     with pytest.raises(ValueError, match="two losses are named loss_sem_seg;"):

@@ -14,7 +14,7 @@ SHAPES = {"res3": ShapeSpec(channels=1, stride=8), "res2": ShapeSpec(channels=1,
 
 
 def pass_through(decoder: nn.Module) -> nn.Module:
-    """Sets every convolution to the identity."""
+    """Set every convolution to the identity."""
     for module in decoder.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.dirac_(module.weight)
@@ -28,7 +28,7 @@ def pass_through(decoder: nn.Module) -> nn.Module:
     # A coarse row of 0 and 4 at twice the width, plus 1 from the finer level.
     [("nearest", [1.0, 1.0, 5.0, 5.0]), ("bilinear", [1.0, 2.0, 4.0, 5.0])],
 )
-def test_levels_are_enlarged_and_added_from_coarse_to_fine(upsample, first_row):
+def test_levels_are_upsampled_and_added_from_coarse_to_fine(upsample, first_row):
     decoder = FPNPixelDecoder(input_shape=SHAPES, conv_dim=1, mask_dim=1, norm="", upsample=upsample)
     features = {"res2": torch.ones(1, 1, 2, 4), "res3": torch.tensor([[[[0.0, 4.0]]]])}
     with torch.no_grad():
@@ -38,7 +38,7 @@ def test_levels_are_enlarged_and_added_from_coarse_to_fine(upsample, first_row):
     assert [scale.shape[-2:] for scale in output.scales] == [(1, 2), (2, 4)]
 
 
-def test_a_level_that_is_not_exactly_twice_as_large_is_met():
+def test_upsampling_matches_levels_that_are_not_exactly_twice_as_large():
     decoder = FPNPixelDecoder(input_shape=SHAPES, conv_dim=1, mask_dim=1, norm="")
     features = {"res2": torch.zeros(1, 1, 3, 5), "res3": torch.randn(1, 1, 2, 3)}
     assert decoder(features).mask_features.shape == (1, 1, 3, 5)
@@ -56,7 +56,7 @@ def test_the_three_coarsest_levels_go_to_the_transformer_coarsest_first():
 
 
 def test_transformer_encodes_the_coarsest_level_only_and_feeds_the_pyramid_with_it():
-    """PyTorch's encoder layer has no place for a position: with a value projection of zero it needs none."""
+    """PyTorch's encoder layer has no position input; with a zero value projection it is not needed."""
     torch.manual_seed(0)
     shapes = {"res2": ShapeSpec(channels=6, stride=4), "res5": ShapeSpec(channels=5, stride=32)}
     decoder = TransformerFPNPixelDecoder(
@@ -86,13 +86,13 @@ def test_unknown_upsampling_is_refused():
 
 
 @pytest.mark.parametrize("name", ["FPNPixelDecoder", "MSDeformAttnPixelDecoder"])
-def test_channels_that_cannot_be_grouped_are_refused_in_words(name):
+def test_channels_that_cannot_be_grouped_are_refused(name):
     overrides = ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", name, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 48)
     with pytest.raises(InputError, match="norm GN makes 32 groups of channels, but a map has 48;"):
         make_model(3, *SMALL, *MASKED_ATTENTION, *overrides)
 
 
-def test_heads_of_deformable_attention_that_cannot_share_the_channels_are_refused_by_key():
+def test_a_number_of_heads_that_does_not_divide_the_channels_is_refused_by_key():
     overrides = ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder")
     heads = ("MODEL.MASK_FORMER.NHEADS", 3, "MODEL.MASK_FORMER.HIDDEN_DIM", 36)
     message = r"^MODEL\.MASK_FORMER\.NHEADS 3: expected a divisor of the decoder's 64 channels"

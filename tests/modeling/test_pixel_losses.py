@@ -18,20 +18,20 @@ K = 4
 def random_pixels(images=2, height=7, width=9, seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(images, K, height, width, generator=generator)
-    # Patches, so that a neighborhood has one, two or three classes; some are void.
+    # Patches, so that neighborhoods have one, two or three classes; some are void.
     coarse = torch.randint(0, K + 1, (images, 1, -(-height // 3), -(-width // 3)), generator=generator)
     labels = F.interpolate(coarse.float(), scale_factor=3)[:, 0, :height, :width].long()
     return logits, labels.masked_fill(labels == K, IGNORE)
 
 
 def probabilities(logits):
-    """Plain softmax of the scores of one pixel."""
+    """Return the softmax of the scores of one pixel."""
     exponentials = [math.exp(score) for score in logits.tolist()]
     return [exponential / sum(exponentials) for exponential in exponentials]
 
 
 @pytest.mark.parametrize("weights", [(), (1.0, 0.5, 2.0, 0.0)])
-def test_cross_entropy_is_the_weighted_mean_over_the_pixels_that_count(weights):
+def test_cross_entropy_is_the_weighted_mean_over_counted_pixels(weights):
     logits, labels = random_pixels()
     total = divisor = 0.0
     for image, row, column in labels.ne(IGNORE).nonzero().tolist():
@@ -52,7 +52,7 @@ def test_cross_entropy_is_the_weighted_mean_over_the_pixels_that_count(weights):
         BoundaryRelaxedCrossEntropy(),
     ],
 )
-def test_without_any_pixel_that_counts_the_loss_and_its_gradients_are_zero(loss):
+def test_without_counted_pixels_the_loss_and_its_gradients_are_zero(loss):
     logits = random_pixels()[0].requires_grad_()
     value = loss(logits, torch.full((2, 7, 9), IGNORE))
     value.backward()
@@ -61,7 +61,7 @@ def test_without_any_pixel_that_counts_the_loss_and_its_gradients_are_zero(loss)
 
 
 def hard_pixels(logits, labels, threshold, at_least):
-    """The mean loss of the pixels whose class has at most this probability, or of so many hardest ones."""
+    """Return the mean loss of pixels below the probability threshold, or of the `at_least` hardest."""
     places = labels.ne(IGNORE).nonzero().tolist()
     true = [
         probabilities(logits[image, :, row, column])[labels[image, row, column]]
@@ -99,13 +99,13 @@ def test_a_smaller_comparison_takes_the_labels_under_the_corner_aligned_logits(z
     height, width = 4 * zoom_factor + 1, 3 * zoom_factor + 1
     # Bilinear resizing of the labels themselves hits them exactly at these sizes.
     small = F.interpolate(labels[None].float(), (height, width), mode="bilinear", align_corners=True)
-    enlarged = F.interpolate(logits, (height, width), mode="bilinear", align_corners=True)
-    expected = F.cross_entropy(enlarged, small[0].long(), ignore_index=IGNORE)
+    resized = F.interpolate(logits, (height, width), mode="bilinear", align_corners=True)
+    expected = F.cross_entropy(resized, small[0].long(), ignore_index=IGNORE)
     actual = CrossEntropy(zoom_factor=zoom_factor, align_corners=True)(logits, labels)
     assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_sizes_that_cannot_be_compared_in_small_are_named():
+def test_sizes_that_do_not_fit_the_zoom_factor_are_named():
     with pytest.raises(InputError, match=r"^zoom_factor 4 needs inputs of 8 k \+ 1.*found 32 x 25"):
         CrossEntropy(zoom_factor=4)(torch.zeros(1, K, 5, 4), torch.zeros(1, 32, 25, dtype=torch.int64))
     with pytest.raises(InputError, match="expected 1, 2, 4 or 8"):
@@ -115,20 +115,20 @@ def test_sizes_that_cannot_be_compared_in_small_are_named():
 @pytest.mark.parametrize(
     ("loss", "options", "message"),
     [
-        # Without the check a loss of 0, silently.
+        # Without the check the loss would be 0, silently.
         (OHEMCrossEntropy, {"threshold": -0.3}, "^threshold -0.3: expected a probability"),
         (OHEMCrossEntropy, {"threshold": 70}, "^threshold 70: expected a probability"),
         (OHEMCrossEntropy, {"keep_fraction": 0}, "^keep_fraction 0: expected 1 or more"),
         (BoundaryRelaxedCrossEntropy, {"radius": -1}, "^radius -1: expected 0 or more"),
     ],
 )
-def test_options_without_a_meaning_are_named(loss, options, message):
+def test_invalid_options_are_named(loss, options, message):
     with pytest.raises(InputError, match=message):
         loss(**options)
 
 
 def relaxed_by_loops(logits, labels, strict=(), bound=1.0, radius=1, relaxed=True):
-    """The published loss, pixel by pixel and image by image."""
+    """Compute the published loss, pixel by pixel and image by image."""
     result = 0.0
     _, height, width = labels.shape
 
@@ -178,7 +178,7 @@ def relaxed_by_loops(logits, labels, strict=(), bound=1.0, radius=1, relaxed=Tru
         {"relaxed": False, "strict": (2,)},
     ],
 )
-def test_relaxed_cross_entropy_is_the_published_one_of_each_image(options):
+def test_relaxed_cross_entropy_is_the_sum_of_the_published_losses_of_the_images(options):
     logits, labels = random_pixels()
     loss = BoundaryRelaxedCrossEntropy(
         radius=options.get("radius", 1),
@@ -204,7 +204,7 @@ def test_relaxation_ends_at_its_iteration():
             assert loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_relaxed_cross_entropy_has_finite_gradients_also_where_every_class_is_right():
+def test_relaxed_cross_entropy_has_finite_gradients_where_every_class_is_accepted():
     logits = torch.randn(1, 2, 4, 4).mul(50).requires_grad_()
     labels = torch.tensor([[[0, 1, 0, 1]] * 4])
     value = BoundaryRelaxedCrossEntropy()(logits, labels)

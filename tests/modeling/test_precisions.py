@@ -1,4 +1,4 @@
-"""Mask classification with weights of other types than float32, and without values at all."""
+"""Mask classification with weights of other dtypes than float32, and on the meta device."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def model(request):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.2), (torch.float64, 1e-4)])
-def test_weights_may_have_another_type(model, dtype, tolerance):
+def test_weights_may_have_another_dtype(model, dtype, tolerance):
     inputs = [{"image": random_image(40, 33)}]
     with torch.no_grad():
         expected = model(inputs)[0]["sem_seg"]
@@ -41,7 +41,7 @@ def test_weights_may_have_another_type(model, dtype, tolerance):
     assert relative_difference(actual, expected) < tolerance
 
 
-def test_shapes_are_known_without_values(model):
+def test_shapes_are_known_on_the_meta_device(model):
     images = torch.zeros(2, 3, 40, 70)
     with torch.no_grad():
         expected = {name: tensor.shape for name, tensor in model.batch_outputs(images).items()}

@@ -1,4 +1,4 @@
-"""Test protocols against loops written from the code bases' descriptions, and properties of all of them.
+"""Test protocols against loops written from the code bases' descriptions, and their common properties.
 
 K classes, H W size of the image, h w size of a copy.
 """
@@ -35,7 +35,7 @@ MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 
 
 class Dense(Segmentor):
-    """What is padded with is MEAN."""
+    """A model that is padded with MEAN."""
 
     def __init__(self):
         mean = MEAN.flatten().tolist()
@@ -46,7 +46,7 @@ class Dense(Segmentor):
 
 
 class Patches(Dense):
-    """Scores that depend on a pixel's neighbors, on which side they are, and on where the input ends."""
+    """Scores that depend on a pixel's neighbors, their side, and the border of the input."""
 
     def __init__(self, score_kind="logits"):
         super().__init__()
@@ -68,8 +68,8 @@ class Constant(Dense):
         return self.values.view(1, -1, 1, 1).repeat(len(images), 1, *images.shape[-2:])
 
 
-def protocol(name, **facts):
-    """A preset, its sizes divided so that tests are quick."""
+def protocol(name, **fields):
+    """Return a preset with sizes reduced for quick tests."""
     preset = PRESETS[name]
     small = {"base_size": 64}
     if preset.max_size:
@@ -80,10 +80,10 @@ def protocol(name, **facts):
         small |= {"stride": (30, 30)}
     if preset.mode == "center_crop":
         small["base_size"] = 41
-    return replace(preset, **{**small, **facts})
+    return replace(preset, **{**small, **fields})
 
 
-def picture(height=50, width=83, seed=0):
+def random_pixels(height=50, width=83, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -95,7 +95,7 @@ def run(model, preset, pixels, semantic="scores", **options):
 
 
 def model_scores(model, pixels):
-    """(h, w, 3) floats -> (h, w, K) numpy logits."""
+    """Compute (h, w, K) numpy logits of (h, w, 3) floats."""
     with torch.no_grad():
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))
         return model.score_maps(image[None])[0].numpy().transpose(1, 2, 0).astype(np.float64)
@@ -107,7 +107,7 @@ def softmax(logits):
 
 
 def naive_semseg(model, pixels, base_size, crop, scales):
-    """Recipe family A's test, window by window in numpy."""
+    """Compute semseg's test, window by window in numpy."""
     height, width = pixels.shape[:2]
     average = 0
     for scale in scales:
@@ -127,8 +127,8 @@ def naive_semseg(model, pixels, base_size, crop, scales):
                 right = min(column * stride + crop, padded.shape[1])
                 window = (slice(bottom - crop, bottom), slice(right - crop, right))
                 straight = softmax(model_scores(model, padded[window]))
-                mirrored = softmax(model_scores(model, padded[window][:, ::-1]))[:, ::-1]
-                total[window] += (straight + mirrored) / 2
+                flipped = softmax(model_scores(model, padded[window][:, ::-1]))[:, ::-1]
+                total[window] += (straight + flipped) / 2
                 count[window] += 1
         assert count.min() >= 1
         total = (total / count)[before[0] : before[0] + new[0], before[1] : before[1] + new[1]]
@@ -139,7 +139,7 @@ def naive_semseg(model, pixels, base_size, crop, scales):
 @pytest.mark.parametrize(("size", "base"), [((50, 83), 100), ((83, 50), 60), ((30, 40), 36), ((41, 41), 41)])
 @pytest.mark.parametrize("name", ["semseg_ss", "semseg_ms"])
 def test_semseg_windows_are_those_of_a_plain_loop(name, size, base):
-    model, pixels = Patches(), picture(*size)
+    model, pixels = Patches(), random_pixels(*size)
     expected = naive_semseg(model, pixels, base, 41, PRESETS[name].scales)
     found = run(model, protocol(name, base_size=base), pixels)
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
@@ -153,15 +153,15 @@ def mmcv_rescale(pixels, long_edge, short_edge):
 
 
 def naive_mmseg(model, pixels, scales, flip, *, crop=None, stride=None, divisor=1):
-    """Recipe family D's test, as MMSegmentation does it: window by window, padded to the whole image."""
+    """Compute MMSegmentation's test: window by window, padded to the whole image."""
     probabilities = 0
     for scale in scales:
         copy = mmcv_rescale(pixels, int(128 * scale), int(64 * scale))
         aligned = [math.ceil(side / divisor) * divisor for side in copy.shape[:2]]
         copy = cv2.resize(copy, aligned[::-1], interpolation=cv2.INTER_LINEAR)
-        for mirrored in [False, True][: 1 + flip]:
+        for flipped in [False, True][: 1 + flip]:
             image = torch.from_numpy(copy.transpose(2, 0, 1).copy()).float()[None]
-            image = image.flip(-1) if mirrored else image
+            image = image.flip(-1) if flipped else image
             height, width = image.shape[-2:]
             if crop is None:
                 logits = model.score_maps(image)
@@ -177,7 +177,7 @@ def naive_mmseg(model, pixels, scales, flip, *, crop=None, stride=None, divisor=
                 logits /= count
             logits = F.interpolate(logits, pixels.shape[:2], mode="bilinear", align_corners=False)
             scores = logits.softmax(1)[0]
-            probabilities = probabilities + (scores.flip(-1) if mirrored else scores)
+            probabilities = probabilities + (scores.flip(-1) if flipped else scores)
     return probabilities / (len(scales) * (1 + flip))
 
 
@@ -187,7 +187,7 @@ def naive_mmseg(model, pixels, scales, flip, *, crop=None, stride=None, divisor=
 )
 @torch.no_grad()
 def test_segformer_is_tested_as_by_a_plain_loop(name, size):
-    model, pixels, preset = Patches(), picture(*size), PRESETS[name]
+    model, pixels, preset = Patches(), random_pixels(*size), PRESETS[name]
     sliding = {"crop": 41, "stride": 30} if preset.mode == "slide" else {}
     expected = naive_mmseg(model, pixels, preset.scales, preset.flip, divisor=1 if sliding else 32, **sliding)
     found = run(model, protocol(name), pixels)
@@ -195,7 +195,7 @@ def test_segformer_is_tested_as_by_a_plain_loop(name, size):
 
 
 def naive_gluon(model, pixels, base_size, crop, scales):
-    """Recipe family B's --multi: windows beyond the border are padded with black at the right and bottom."""
+    """Compute GluonCV's --multi: windows beyond the border are padded with black at right and bottom."""
     image = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float()[None]
     height, width = image.shape[-2:]
     stride, average = int(crop * 2 / 3), 0
@@ -237,7 +237,7 @@ def naive_gluon(model, pixels, base_size, crop, scales):
 @pytest.mark.parametrize("size", [(50, 83), (83, 50), (30, 31)])
 @torch.no_grad()
 def test_gluons_multi_scale_test_is_that_of_a_plain_loop(size):
-    model, pixels = Patches(), picture(*size)
+    model, pixels = Patches(), random_pixels(*size)
     expected = naive_gluon(model, pixels, 80, 41, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75))
     found = run(model, protocol("gluon_ms", base_size=80), pixels)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
@@ -246,7 +246,7 @@ def test_gluons_multi_scale_test_is_that_of_a_plain_loop(size):
 @pytest.mark.parametrize("size", [(50, 83), (83, 50), (41, 41), (200, 90)])
 @torch.no_grad()
 def test_the_center_crop_is_that_of_pillow_and_labels_are_cropped_alike(size):
-    model, pixels = Patches(), picture(*size)
+    model, pixels = Patches(), random_pixels(*size)
     labels = np.random.default_rng(1).integers(0, 150, size, dtype=np.uint8)
     height, width = size
     new = (int(height * 41 / width), 41) if width < height else (41, int(width * 41 / height))
@@ -262,7 +262,7 @@ def test_the_center_crop_is_that_of_pillow_and_labels_are_cropped_alike(size):
 
 @torch.no_grad()
 def test_testval_is_one_forward_pass_at_native_size():
-    model, pixels = Patches(), picture()
+    model, pixels = Patches(), random_pixels()
     expected = softmax(model_scores(model, pixels)).transpose(2, 0, 1)
     np.testing.assert_allclose(run(model, protocol("gluon_testval"), pixels).numpy(), expected, atol=1e-5)
     assert model.batches[-1] == (1, 3, 50, 83)
@@ -272,21 +272,21 @@ def test_testval_is_one_forward_pass_at_native_size():
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("size", [(50, 83), (83, 41), (9, 130), (1, 1)])
 def test_a_constant_prediction_stays_constant(name, size):
-    scores = run(Constant(), protocol(name), picture(*size))
+    scores = run(Constant(), protocol(name), random_pixels(*size))
     expected = (2 * Constant.values if PRESETS[name].softmax == "pair" else Constant.values).softmax(0)
     torch.testing.assert_close(scores, expected.view(-1, 1, 1).expand_as(scores), atol=1e-5, rtol=0)
     assert scores.shape[1:] == ((41, 41) if name == "gluon_val" else size)
-    assert (run(Constant(), protocol(name), picture(*size), semantic="labels") == 2).all()
+    assert (run(Constant(), protocol(name), random_pixels(*size), semantic="labels") == 2).all()
 
 
 def test_constant_logits_that_are_averaged_stay_constant():
-    scores = run(Constant(), protocol("mmseg_slide_ms", softmax="never"), picture())
+    scores = run(Constant(), protocol("mmseg_slide_ms", softmax="never"), random_pixels())
     torch.testing.assert_close(scores, Constant.values.view(-1, 1, 1).expand_as(scores), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_labels_are_the_classes_of_largest_score(name):
-    model, pixels = Patches(), picture()
+    model, pixels = Patches(), random_pixels()
     scores = run(model, protocol(name), pixels)
     labels = run(model, protocol(name), pixels, semantic="labels")
     assert labels.dtype == torch.int16
@@ -295,8 +295,8 @@ def test_labels_are_the_classes_of_largest_score(name):
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if PRESETS[name].mode == "slide"])
 @pytest.mark.parametrize("window_batch", [0, 1, 3])
-def test_how_many_windows_run_together_changes_nothing_but_is_kept_to(name, window_batch):
-    pixels, model = picture(), Patches()
+def test_the_window_batch_is_respected_and_changes_no_result(name, window_batch):
+    pixels, model = random_pixels(), Patches()
     expected = run(model, protocol(name), pixels, window_batch=100)
     most = max(batch[0] for batch in model.batches)
     model.batches.clear()
@@ -308,27 +308,27 @@ def test_how_many_windows_run_together_changes_nothing_but_is_kept_to(name, wind
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if PRESETS[name].flip])
-def test_a_mirrored_image_has_mirrored_scores(name):
-    # Two windows a side lie symmetrically, so that a mirrored image has the same ones.
+def test_a_flipped_image_has_flipped_scores(name):
+    # Two windows per side are symmetric, so that a flipped image has the same windows.
     one_scale = {"scales": (1.0,), "base_size": 48, "last_window": "clamped"}
-    pixels, pairs = picture(48, 48), [(1, 3)]
+    pixels, pairs = random_pixels(48, 48), [(1, 3)]
     straight = run(Patches(), protocol(name, **one_scale), pixels, flip_pairs=pairs)
-    mirrored = run(Patches(), protocol(name, **one_scale), pixels[:, ::-1], flip_pairs=pairs)
-    traded = mirrored.flip(-1)[[0, 3, 2, 1, 4]]
-    torch.testing.assert_close(straight, traded, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(straight, mirrored.flip(-1), atol=1e-2)
+    flipped = run(Patches(), protocol(name, **one_scale), pixels[:, ::-1], flip_pairs=pairs)
+    swapped = flipped.flip(-1)[[0, 3, 2, 1, 4]]
+    torch.testing.assert_close(straight, swapped, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(straight, flipped.flip(-1), atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["semseg_ss", "gluon_ms", "segformer_ms"])
 def test_scores_that_are_probabilities_are_averaged_without_a_softmax(name):
     whole = {"crop_size": (), "stride": (), "mode": "whole", "flip": False, "scales": (1.0,)}
-    model, pixels = Patches("probabilities"), picture()
+    model, pixels = Patches("probabilities"), random_pixels()
     preset = protocol(name, **whole, resize="none", round_to=1)
     expected = model_scores(model, pixels).transpose(2, 0, 1)
     np.testing.assert_allclose(run(model, preset, pixels).numpy(), expected, atol=1e-4)
 
 
-def test_the_presets_are_those_of_the_specification():
+def test_the_presets_have_the_published_settings():
     six = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     # name: mode, scales, flip, softmax, align_corners of the resize back
     expected = {
@@ -371,7 +371,7 @@ def config(**keys):
     return cfg
 
 
-def test_a_configuration_changes_parts_of_a_preset():
+def test_a_configuration_overrides_parts_of_a_preset():
     cfg = config(PROTOCOL="semseg_ss", BASE_SIZE=512, CROP_SIZE=[473, 465], SCALES=[1, 1.5], FLIP=False)
     built = build_inference_protocol(cfg)
     assert built == replace(
@@ -408,7 +408,7 @@ def test_impossible_protocols_are_explained(keys, message):
         build_inference_protocol(config(**keys))
 
 
-def test_what_is_called_in_the_models_place():
+def test_the_model_that_is_called_under_each_protocol():
     model = Patches()
     assert build_protocol_model(config(), model) is model
     assert isinstance(build_protocol_model(config(), nn.Identity()), PlainModel)
@@ -425,7 +425,7 @@ def test_what_is_called_in_the_models_place():
 
 
 class Boxes(nn.Module):
-    """A detector of Detectron2's kind."""
+    """A detector with Detectron2's interface."""
 
     def forward(self, batched_inputs):
         return [{"instances": None} for _ in batched_inputs]
@@ -464,7 +464,7 @@ class NoBackbone(nn.Module):
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("size_divisibility", [0, 16])
 @pytest.mark.parametrize("name", [name for name in PRESETS if PRESETS[name].mode == "slide"])
-def test_windows_enlarged_by_bands_are_those_enlarged_at_once(
+def test_windows_resized_in_bands_equal_windows_resized_at_once(
     name, size_divisibility, align_corners, monkeypatch
 ):
     torch.manual_seed(0)
@@ -476,7 +476,7 @@ def test_windows_enlarged_by_bands_are_those_enlarged_at_once(
         pixel_std=[58.0] * 3,
         size_divisibility=size_divisibility,
     ).eval()
-    pixels, pairs = picture(70, 83), [(0, 2)]
+    pixels, pairs = random_pixels(70, 83), [(0, 2)]
     monkeypatch.setattr(resize, "_BAND_ELEMENTS", {"cpu": CLASSES * 48 * 7})
     found = run(model, protocol(name), pixels, flip_pairs=pairs)
     expected = run(model, protocol(name), pixels, flip_pairs=pairs, window_batch=2)

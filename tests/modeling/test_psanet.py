@@ -33,7 +33,7 @@ SMALL = (*TINY, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8)
 
 
 def expanded_by_loops(maps, mask_height, mask_width, direction):
-    """The published operator: (N, Mh Mw, h, w) maps of offsets to (N, h w, h, w), sources by targets."""
+    """Compute the published operator: (N, Mh Mw, h, w) maps of offsets to (N, h w, h, w)."""
     images, _, height, width = maps.shape
     matrix = maps.new_zeros(images, height * width, height, width)
     for y in range(height):
@@ -63,8 +63,8 @@ def random_input(mask, height, width, images=2):
     return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
 
 
-# The full map, smaller ones whose uncovered offsets have score 0, those that reach out of the image, and ones
-# with even sides, which reach farther on one side.
+# The full map, smaller ones whose uncovered offsets have score 0, larger ones than the image, and ones
+# with even sides, which extend farther on one side.
 @pytest.mark.parametrize("mask", [(5, 7), (3, 3), (1, 7), (9, 5), (4, 6), (8, 10)])
 @pytest.mark.parametrize("direction", ["collect", "distribute"])
 def test_the_attention_and_its_gradients_are_those_of_the_definition(direction, mask):
@@ -75,10 +75,10 @@ def test_the_attention_and_its_gradients_are_those_of_the_definition(direction, 
 
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     gradients = torch.autograd.grad((actual * weights).sum(), inputs)
-    for gradient, wanted in zip(
+    for gradient, expected_gradient in zip(
         gradients, torch.autograd.grad((expected * weights).sum(), inputs), strict=True
     ):
-        torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-12)
+        torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("direction", ["collect", "distribute"])
@@ -108,7 +108,7 @@ def test_a_gather_with_the_offsets_gives_the_same_attention():
         )
 
 
-def test_compact_maps_hold_places_and_distribute_by_the_transpose():
+def test_compact_maps_hold_locations_and_distribute_uses_the_transpose():
     values, positions, _ = random_input((1, 1), 3, 4)
     weight = torch.randn(12, 5, dtype=torch.float64)
     maps = F.conv2d(positions, weight[:, :, None, None]).flatten(2)  # (N, place, position)
@@ -124,15 +124,17 @@ def test_mixed_precision_stays_close(direction):
     values, positions, weight = (tensor.detach().clone().requires_grad_() for tensor in exact)
 
     expected = offset_attention(*exact, direction)
-    # As autocast hands them over: values and weights in float32, positions out of a convolution in half.
+    # As under autocast: values and weights in float32, positions from a convolution in half precision.
     actual = offset_attention(values, positions.bfloat16(), weight, direction)
 
     assert actual.dtype == torch.bfloat16
     assert relative_difference(actual.float(), expected) < 0.01
     gradients = torch.autograd.grad(actual.float().square().sum(), (values, positions, weight))
-    for gradient, wanted in zip(gradients, torch.autograd.grad(expected.square().sum(), exact), strict=True):
+    for gradient, expected_gradient in zip(
+        gradients, torch.autograd.grad(expected.square().sum(), exact), strict=True
+    ):
         assert gradient.dtype == torch.float32
-        assert relative_difference(gradient, wanted) < 0.03
+        assert relative_difference(gradient, expected_gradient) < 0.03
 
 
 class PointwiseSpatialAttention(nn.Module):
@@ -168,7 +170,7 @@ class PointwiseSpatialAttention(nn.Module):
 
 @pytest.mark.parametrize("compact", [False, True])
 def test_files_of_semseg_load_as_published_and_predict_the_same(tmp_path, compact):
-    # A feature map of 9 x 11, shrunk to 5 x 6.
+    # A feature map of 9 x 11, downsampled to 5 x 6.
     crop = (65, 81)
     options = ("INPUT.CROP_SIZE", crop, "MODEL.PSANET.COMPACT", compact)
     model = pixel_model("psanet", 7, *R50_V1S, *options)
@@ -234,7 +236,7 @@ def test_crops_that_do_not_fit_are_named():
 
 
 @pytest.mark.parametrize("compact", [False, True])
-def test_every_weight_of_the_head_learns(compact):
+def test_every_weight_of_the_head_is_trained(compact):
     options = ("INPUT.CROP_SIZE", (65, 81), "MODEL.PSANET.COMPACT", compact)
     model = pixel_model("psanet", 3, *SMALL, *options)
     labels = torch.randint(0, 3, (65, 81), generator=torch.Generator().manual_seed(0))
@@ -252,6 +254,6 @@ def test_every_weight_of_the_head_learns(compact):
         ("MODEL.PSANET.SHRINK_FACTOR", 0, "SHRINK_FACTOR 0: expected at least 1"),
     ],
 )
-def test_sizes_that_are_none_are_named(key, value, message):
+def test_invalid_sizes_are_named(key, value, message):
     with pytest.raises(InputError, match=message):
         check_values(pixel_config("psanet", 3, *TINY, "INPUT.CROP_SIZE", (65, 65), key, value))

@@ -45,10 +45,10 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x):
         size = x.shape[2:]
-        enlarged = [
+        resized = [
             F.interpolate(branch(x), size, mode="bilinear", align_corners=True) for branch in self.features
         ]
-        return torch.cat([x, *enlarged], 1)
+        return torch.cat([x, *resized], 1)
 
 
 def test_files_of_semseg_load_as_published_and_predict_the_same(tmp_path):
@@ -73,12 +73,12 @@ def test_files_of_mmsegmentation_load_as_published_and_predict_the_same(tmp_path
 
 def test_parameters_and_multiply_adds_are_those_of_semseg():
     model = unallocated_model("pspnet_semseg", 150, *R50_V1S)
-    # With the auxiliary head, which only trains.
+    # With the auxiliary head, which is only used in training.
     assert count_parameters(model) == pytest.approx(49.18, rel=0.005)
     assert count_operations(model, (473, 473)) == pytest.approx(162.3, rel=0.05)
 
 
-def test_only_aligned_crops_are_taken_where_weights_expect_them():
+def test_only_aligned_crops_are_accepted_if_weights_expect_them():
     model = pixel_model("pspnet_semseg", 3, *TINY)
     labels = torch.zeros(472, 473, dtype=torch.int64)
     with pytest.raises(InputError, match=r"found 472 x 473; set INPUT.CROP_SIZE to 465 or 473"):

@@ -12,7 +12,7 @@ timm = pytest.importorskip("timm")
 
 
 class Model(nn.Module):
-    """A whole model, as far as the names of weights go."""
+    """A model with the weight names of a complete one."""
 
     def __init__(self, variant: PyramidVariant):
         super().__init__()

@@ -1,4 +1,4 @@
-"""pytorch-cv's files: a network of its layout is saved, and loaded by the row of the zoo that links it."""
+"""pytorch-cv's files: a network in its layout is saved, and loaded by the zoo entry that links it."""
 
 import re
 
@@ -23,7 +23,7 @@ from tests.modeling.pytorch_cv_reference import (
     PSPHead,
 )
 
-# The seven rows whose files are linked: their networks, with options of the backbone and of the head.
+# The seven zoo entries with linked files: their networks, with options of the backbone and the head.
 ROWS = {
     "voc_2012/fcn_jpu_r101_v1s": lambda base, head: HeadNetwork(FCNHead(21, **head), 21, **base),
     "voc_2012/pspnet_r101_v1s": lambda base, head: HeadNetwork(
@@ -42,7 +42,7 @@ NARROW = ResNetVariant("bottleneck", (2, 3, 2, 2), width=16, deep_stem=(16, 16, 
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_weight_of_the_file_of_a_row_has_its_place_and_shape(name):
+def test_every_weight_of_a_linked_file_has_a_parameter_of_its_shape(name):
     with torch.device("meta"):
         peer = ROWS[name]({"blocks": (3, 4, 23, 3)}, {})
         cfg = load_config(f"semantic/{name}", ["MODEL.DEVICE", "meta", "MODEL.WEIGHTS", ""])
@@ -62,7 +62,7 @@ def test_every_weight_of_the_file_of_a_row_has_its_place_and_shape(name):
 
 
 def assert_same_outputs(model: nn.Module, peer: nn.Module) -> None:
-    # 61 pixels are 8 of stride 8, 83 are 11.
+    # 61 pixels are 8 at stride 8, 83 are 11.
     assert worst_difference(model, peer, [random_image(61, 83)]) < 1e-4
     image = normalized(model, random_image(61, 83))
     with torch.no_grad():
@@ -72,11 +72,11 @@ def assert_same_outputs(model: nn.Module, peer: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_file_of_a_row_loads_as_published_and_predicts_the_same(name, tmp_path, monkeypatch):
+def test_a_linked_file_loads_as_published_and_predicts_the_same(name, tmp_path, monkeypatch):
     torch.manual_seed(1)
     peer = shake(ROWS[name]({"blocks": NARROW.depths, "width": NARROW.width}, {"channels": 32}).eval())
     for part in peer.modules():
-        if isinstance(part, nn.Conv2d):  # as large as they were: narrow ones fade, and hide differences
+        if isinstance(part, nn.Conv2d):  # keep the scale: narrow networks fade, and hide differences
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
     monkeypatch.setitem(VARIANTS, "r101_v1s", NARROW)
     narrow = ["MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]
@@ -85,7 +85,7 @@ def test_the_file_of_a_row_loads_as_published_and_predicts_the_same(name, tmp_pa
     assert "pytorch-cv" in report.source
     assert_same_outputs(model, peer)
     if "pspnet" in name:
-        # With GluonCV's grid of six cells a side it would predict something else, which no name tells.
+        # With GluonCV's grid of six cells per side it would predict something else, which no name shows.
         model.sem_seg_head.pooling.bins = (1, 2, 3, 6)
         assert worst_difference(model, peer, [random_image(61, 83)]) > 2e-3
 
@@ -102,17 +102,17 @@ def test_danets_file_has_one_classifier(tmp_path, monkeypatch):
     cfg.merge_from_list(["MODEL.SEM_SEG_HEAD.CONVS_DIM", 32])
     model = build_model(cfg)
     report = load_published(model, peer.state_dict(), tmp_path)
-    # The branches' own are for training.
+    # The branches' classifiers are only for training.
     assert sorted(report.training_only) == [
-        f"sem_seg_head.{branch}_predictor.{kind}"
+        f"sem_seg_head.{branch}_predictor.{part}"
         for branch in ("channel", "position")
-        for kind in ("bias", "weight")
+        for part in ("bias", "weight")
     ]
     report.require_complete()
     assert worst_difference(model, peer, [random_image(61, 83)]) < 1e-4
 
 
-def test_the_imagenet_file_fills_the_backbone(tmp_path, monkeypatch):
+def test_the_imagenet_file_loads_into_the_backbone(tmp_path, monkeypatch):
     torch.manual_seed(1)
     monkeypatch.setitem(VARIANTS, "r50_v1s", NARROW)
     peer = shake(Classifier(NARROW.depths, NARROW.width).eval())
@@ -128,9 +128,9 @@ def test_the_imagenet_file_fills_the_backbone(tmp_path, monkeypatch):
         torch.testing.assert_close(model.eval().backbone(image)["res5"], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_eight_blocks_of_resnet_152s_second_stage_have_their_places():
+def test_the_eight_blocks_of_resnet_152s_second_stage_are_mapped():
     key_map = next(one for one in key_maps() if one.name == "pytorch-cv FCN")
-    # The children of the first part: ten of the stem, a stage of three blocks, then block by block.
+    # The children of the first part: ten in the stem, a stage of three blocks, then block by block.
     for block in range(8):
         name = key_map.rename(f"base1.{11 + block}.bn3.weight")
         assert name == f"backbone.res3.{block}.conv3.norm.weight"

@@ -18,7 +18,7 @@ IMAGE_SIZES = [(65, 96), (47, 33)]
 
 
 def load(backbone: nn.Module, peer: nn.Module, tmp_path) -> str:
-    """Loads the peer's weights under their own names; returns the name of their layout."""
+    """Load the peer's weights with their own names; return the name of their layout."""
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
     report = load_checkpoint(nn.ModuleDict({"backbone": backbone}), tmp_path / "peer.pth")
     assert report.complete
@@ -63,7 +63,7 @@ def test_features_equal_those_of_torchvision(variant, name, output_stride, tmp_p
     assert_equal_features(backbone, torchvision_stages(peer))
 
 
-# timm's v1d pools with stride 1 where a stage is dilated, which no published dense model does.
+# timm's v1d pools with stride 1 in a dilated stage, unlike all published dense models.
 @pytest.mark.parametrize(
     ("variant", "name", "output_stride"),
     [
@@ -134,7 +134,7 @@ def test_dilated_networks_equal_those_of_detectron2_with_the_same_weights(
     peer = BACKBONE_REGISTRY.get("build_resnet_deeplab_backbone")(cfg, ShapeSpec(channels=3))
     shake(peer).eval()
     backbone = ResNetBackbone(variant=VARIANTS[variant], output_stride=output_stride)
-    # The order of the parameters is Detectron2's too: optimizer states go by it.
+    # The order of the parameters is also Detectron2's: optimizer states depend on it.
     assert list(backbone.state_dict()) == list(peer.state_dict())
     backbone.load_state_dict(peer.state_dict(), strict=True)
     assert backbone.output_shape() == peer.output_shape()
@@ -157,7 +157,7 @@ def test_a_dilated_basic_stage_acts_on_each_lattice_like_a_plain_one():
                 assert relative_difference(features["res4"][..., row::2, column::2], lattice) < 1e-5
 
 
-def test_styles_of_dilation_are_those_of_the_specification():
+def test_dilation_styles_have_the_published_dilations():
     assert block_dilations(3, 4, 2, "uniform") == [(4, 4), (4, 4), (4, 4)]
     assert block_dilations(3, 4, 2, "contract") == [(2, 4), (4, 4), (4, 4)]
     assert block_dilations(2, 2, 1, "mmseg") == [(1, 1), (2, 1)]
@@ -182,7 +182,7 @@ def test_parameter_counts_are_the_published_ones(variant, parameters):
         return sum(parameter.numel() for parameter in backbone.parameters())
 
     assert count(variant) == parameters
-    # The deep stems instead of 7 x 7 x 3 x 64 weights and 64 scales and offsets.
+    # Deep stems instead of 7 x 7 x 3 x 64 weights and 64 scales and offsets.
     plain = 7 * 7 * 3 * 64 + 2 * 64
     narrow = 9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * (32 + 32 + 64)
     wide = 9 * (3 * 64 + 64 * 64 + 64 * 128) + 2 * (64 + 64 + 128)
@@ -200,11 +200,11 @@ def test_stochastic_depth_rises_linearly_and_drops_whole_branches():
     torch.manual_seed(0)
     x = torch.rand(64, blocks[-1].in_channels, 3, 3)
     kept = (blocks[-1].train()(x) != x).flatten(1).any(dim=1)
-    assert 0 < kept.sum() < 32  # 8 of 64 are to be expected
+    assert 0 < kept.sum() < 32  # 8 of 64 are expected
     assert (blocks[-1].eval()(x) != x).flatten(1).any(dim=1).all()
 
 
-def test_frozen_stages_are_free_of_stochastic_depth():
+def test_frozen_stages_have_no_stochastic_depth():
     backbone = ResNetBackbone(
         variant=VARIANTS["r18_half"], norm="BN", drop_path_rate=0.9, freeze_at=5
     ).train()

@@ -20,7 +20,7 @@ from tests.modeling.pixel_model_helpers import (
     unallocated_model,
 )
 
-# What random transformers move by under an input noise of one part in a million.
+# Change of random transformers' outputs under an input noise of one part in a million.
 FLOOR = 2e-5
 MIT = ["MODEL.BACKBONE.NAME", "MixTransformer", "MODEL.BACKBONE.VARIANT"]
 SIZES = [(64, 96), (70, 101)]
@@ -98,7 +98,7 @@ def test_fusing_at_each_level_gives_the_outputs_and_gradients_of_the_published_o
         assert torch.allclose(actual, expected, rtol=1e-9, atol=1e-10)
 
 
-def test_logits_follow_the_paper_written_out():
+def test_logits_equal_the_papers_definition():
     module = head().eval()
     features = maps()
     levels = [features[name] for name in ("res5", "res4", "res3", "res2")]
@@ -136,14 +136,14 @@ def hugging_face(variant: str, num_classes: int) -> nn.Module:
 
 
 def published_by_hugging_face(peer: nn.Module, folder) -> dict[str, torch.Tensor]:
-    """The weights under the names of the published files, which transformers keeps when it saves."""
+    """Return the weights with the published names, which transformers keeps when saving."""
     safetensors = pytest.importorskip("safetensors.torch")
     peer.save_pretrained(folder)
     return safetensors.load_file(folder / "model.safetensors")
 
 
 def nvlabs_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names that NVlabs' files have, from those of transformers' files."""
+    """Rename weights from transformers' to NVlabs' names."""
     renamed = {"decode_head.conv_seg.weight": torch.zeros(150, 256, 1, 1)}
     for key, value in state.items():
         parts = key.split(".")

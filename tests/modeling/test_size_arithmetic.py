@@ -1,8 +1,8 @@
 """The sides of every backbone's maps are those of the published code, at odd, prime and tiny sizes.
 
-The published arithmetic is written down as the kernels, strides and paddings of the official layers, in
-their order, and never read from the code under test. Most networks run on the device "meta", which gives
-sizes only.
+The published arithmetic is written out as the kernels, strides and paddings of the official layers, in
+their order, and never read from the code under test. Most networks run on the meta device, which gives
+only sizes.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ DEEP_STEM = [[HALF, HALF], [HALF], [HALF], [HALF]]
 MIT = [[(7, 4, 3)], [HALF], [HALF], [HALF]]
 CSWIN = [[(7, 4, 2)], [HALF], [HALF], [HALF]]
 CONVNEXT = [[(4, 4, 0)], [(2, 2, 0)], [(2, 2, 0)], [(2, 2, 0)]]
-# Without the neck, which the published code has not: tokens of outlook attention, then those of attention.
+# Without the upsampling, which is not in the published code: tokens of outlook attention, then of attention.
 VOLO_TOKENS = [[(7, 2, 3), (4, 4, 0)], [(2, 2, 0)]]
-# From mod2 to mod5: after two pools and one convolution nothing is smaller.
+# From mod2 to mod5: two pools and one strided convolution.
 WIDE_RESNET = [[HALF], [HALF], [HALF]]
 
 
 def through(layers: list[list[tuple[int, int, int]]], side: int) -> list[int]:
-    """The sides after each group of layers: floor((side + 2 padding - kernel) / stride) + 1 for each."""
+    """Return the side after each group: floor((side + 2 padding - kernel) / stride) + 1 per layer."""
     sides = []
     for group in layers:
         for kernel, stride, padding in group:
@@ -43,7 +43,7 @@ def through(layers: list[list[tuple[int, int, int]]], side: int) -> list[int]:
 
 
 def swin_sides(side: int) -> list[int]:
-    """The image is padded to whole patches of 4, a map to an even side before each merge."""
+    """Return Swin's sides: the image is padded to patches of 4, a map to an even side before each merge."""
     sides = [(side + 3) // 4]
     for _ in range(3):
         sides.append((sides[-1] + sides[-1] % 2) // 2)
@@ -51,7 +51,7 @@ def swin_sides(side: int) -> list[int]:
 
 
 def volo_sides(side: int) -> list[int]:
-    """The tokens of VOLO, enlarged twice for res2 and res3, and pooled, rounding up, for res5."""
+    """Return VOLO's sides: tokens, upsampled by 2 for res2 and res3, and pooled, rounding up, for res5."""
     outlook, attention = through(VOLO_TOKENS, side)
     return [2 * outlook, 2 * attention, attention, -(-attention // 2)]
 
@@ -73,7 +73,7 @@ def expected_sides(arithmetic, size, names=FEATURES) -> dict[str, tuple[int, int
 
 
 def shallow(build, variant):
-    """A backbone with one block in each stage, which is enough for its sizes."""
+    """Build a backbone with one block per stage, which suffices for its sizes."""
     return lambda: build(variant=dataclasses.replace(variant, depths=(1, 1, 1, 1)))
 
 
@@ -95,7 +95,7 @@ BACKBONES = {
     "VOLO": (shallow(volo.VOLO, volo.VARIANTS["d1"]), volo_sides),
     "timm's ConvNeXt": (lambda: TimmBackbone(variant="test_convnext"), CONVNEXT),
     "timm's ResNet": (lambda: TimmBackbone(variant="test_resnet"), DEEP_STEM),
-    # It joins maps of several sizes, so that they have to be whole; the padding is cut away.
+    # It joins maps of several sizes, which have to match; the padding is cropped.
     "timm's HRNet": (
         lambda: TimmBackbone(variant="hrnet_w18_small"),
         lambda side: [-(-side // stride) for stride in (4, 8, 16, 32)],
@@ -108,12 +108,12 @@ def test_maps_have_the_sizes_of_the_published_layers(name):
     build, layers = BACKBONES[name]
     arithmetic = layers if callable(layers) else lambda side: through(layers, side)
     backbone = on_meta(build)
-    # Where the published layers leave nothing, zeros are added to the image: one token at least is left.
+    # If the published layers leave nothing, the image is padded with zeros so that one token is left.
     least = min(side for side in range(1, 64) if min(arithmetic(side)) > 0)
     for size in SIZES + TINY:
         found = sides_of(backbone, size)
         assert min(map(min, found.values())) > 0
-        if name == "timm's ConvNeXt":  # whose maps are cut to what comes from the image
+        if name == "timm's ConvNeXt":  # its maps are cropped to the image
             assert found == expected_sides(
                 lambda side: arithmetic(side) if side >= least else [-(-side // s) for s in (4, 8, 16, 32)],
                 size,
@@ -124,7 +124,7 @@ def test_maps_have_the_sizes_of_the_published_layers(name):
 
 
 def test_the_size_of_the_comparison_with_the_official_code():
-    """250 x 342 pixels, where CSWin's padded image had one token more each way."""
+    """250 x 342 pixels, where padding CSWin's image would give one token more per side."""
     assert through(CSWIN, 250) == [62, 31, 16, 8]
     assert through(CSWIN, 342) == [85, 43, 22, 11]
     backbone = on_meta(BACKBONES["CSWin"][0])
@@ -208,7 +208,7 @@ def test_sizes_are_those_of_transformers(name):
 
 
 @pytest.mark.parametrize("size", [(250, 342), (97, 61), (37, 45)])
-def test_volo_computes_what_timm_does_where_something_is_left_over(size):
+def test_volo_equals_timm_at_sizes_with_a_remainder(size):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     small = volo.VOLOVariant((1, 1, 1, 1), (32, 64), (2, 4), stem_dim=8)
@@ -223,7 +223,7 @@ def test_volo_computes_what_timm_does_where_something_is_left_over(size):
     state = {key: value for key, value in backbone.state_dict().items() if key in peer.state_dict()}
     peer.load_state_dict(state, strict=False)
     rows, columns = (through(VOLO_TOKENS, side)[1] for side in size)
-    # As constant as timm's own, which has one size only: not the subject here.
+    # Constant, because timm's has only one size.
     positions = torch.randn(64)
     with torch.no_grad():
         backbone.pos_embed.copy_(positions.expand(1, 14, 14, 64))
@@ -236,7 +236,7 @@ def test_volo_computes_what_timm_does_where_something_is_left_over(size):
 
 @pytest.mark.parametrize("variant", ["test_convnext", "test_resnet", "test_efficientnet"])
 @pytest.mark.parametrize("size", [(70, 37), (97, 101), (66, 94)])
-def test_timms_networks_get_the_image_as_it_is(variant, size):
+def test_timms_networks_get_the_unpadded_image(variant, size):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     peer = shake(timm.create_model(variant)).eval()
@@ -250,7 +250,7 @@ def test_timms_networks_get_the_image_as_it_is(variant, size):
         assert relative_difference(feature, expected) < 1e-5
 
 
-# What the released tests of each recipe do to an image before the network: multiples that it is padded to.
+# Multiples that the released tests of each recipe pad an image to before the network.
 PADDED_TO = {
     "semantic/ade20k/maskformer_r50": 32,
     "semantic/cityscapes/maskformer_r101": 32,
@@ -284,8 +284,8 @@ def test_images_are_padded_as_the_released_tests_pad_them(name, multiple):
     assert max(cfg.MODEL[key].SIZE_DIVISIBILITY, 1) == multiple
 
 
-def test_logits_of_the_baselines_are_enlarged_four_times_and_cut():
-    """As MaskFormer's code does; 63 x 86 logits of 250 x 342 pixels become 252 x 344, not 250 x 342."""
+def test_logits_of_the_baselines_are_upsampled_by_four_and_cropped():
+    """As in MaskFormer's code, 63 x 86 logits of 250 x 342 pixels become 252 x 344, not 250 x 342."""
     from segzoo.model_zoo import load_config
 
     cfg = load_config(
@@ -310,8 +310,8 @@ def test_logits_of_the_baselines_are_enlarged_four_times_and_cut():
         torch.testing.assert_close(result, resized[0], rtol=1e-5, atol=1e-5)
 
 
-def test_scores_of_the_baselines_cover_the_image_where_the_backbone_rounds_down():
-    """ConvNeXt gives 11 x 17 logits of 45 x 70 pixels: four times as many are 44 x 68."""
+def test_scores_of_the_baselines_cover_the_image_if_the_backbone_rounds_down():
+    """ConvNeXt gives 11 x 17 logits for 45 x 70 pixels; upsampled by four they are 44 x 68."""
     from segzoo.model_zoo import load_config
 
     backbone = ["MODEL.BACKBONE.NAME", "TimmBackbone", "MODEL.BACKBONE.VARIANT", "test_convnext"]

@@ -1,4 +1,4 @@
-"""What the hierarchical transformers owe to heads and training, each in a small variant."""
+"""Requirements of heads and training on the hierarchical transformers, each in a small variant."""
 
 import itertools
 
@@ -21,7 +21,7 @@ SMALL = {
     VOLO: VOLOVariant((1, 2, 1, 1), (16, 32), (2, 4), stem_dim=8),
     SwinTransformer: SwinVariant(8, (1, 2, 1, 1), (1, 2, 2, 4), 4),
 }
-# The parts that freeze together: the stem, then the stages of res2 to res5.
+# Modules that are frozen together: the stem, then the stages of res2 to res5.
 PYRAMID_PARTS = (
     ("patch_embed1.",),
     ("block1.", "norm1."),
@@ -156,7 +156,7 @@ def test_activation_checkpointing_leaves_outputs_and_gradients_unchanged(backbon
 def test_drop_path_is_random_in_training_and_off_otherwise(backbone_class):
     backbone = small(backbone_class, drop_path_rate=0.6)
     plain = small(backbone_class)
-    for module in backbone.modules():  # so that batch statistics do not change what is compared
+    for module in backbone.modules():  # so that batch statistics do not affect the comparison
         module.momentum = 0.0 if isinstance(module, nn.BatchNorm2d) else None
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Swin Transformer against timm and transformers, and at sizes they are not made for."""
+"""Swin Transformer against timm and transformers, also at sizes that they do not support."""
 
 import re
 
@@ -20,7 +20,7 @@ def small_swin(window_size: int = 7, **keywords) -> SwinTransformer:
 
 @pytest.mark.parametrize("window_size", [4, 7, 12])
 @pytest.mark.parametrize("size", [(64, 96), (33, 130)])
-def test_features_equal_those_of_transformers_whatever_the_size_and_window(window_size, size):
+def test_features_equal_those_of_transformers_for_any_size_and_window(window_size, size):
     transformers = pytest.importorskip("transformers")
     config = transformers.MaskFormerSwinConfig(
         embed_dim=SMALL.embed_dim,
@@ -89,9 +89,9 @@ def test_timm_imagenet_file_gives_timms_features(tmp_path):
             assert relative_difference(feature, normed) < 1e-5
 
 
-def test_seam_penalty_separates_what_the_shift_brought_together():
-    # Windows of 2 over 4 x 2, shifted by 1: of the columns, the second comes from the other end; of the rows,
-    # the first window holds rows 1 and 2, the second row 3 and, from the other end, row 0.
+def test_seam_penalty_separates_tokens_joined_by_the_shift():
+    # Windows of 2 over 4 x 2, shifted by 1: the second column comes from the other end; in the rows
+    # the first window has rows 1 and 2, the second row 3 and, from the other end, row 0.
     penalty = seam_penalty(4, 2, 2, torch.device("cpu"))
     assert penalty.shape == (2, 1, 4, 4)
     same_column = [[0, -100, 0, -100], [-100, 0, -100, 0], [0, -100, 0, -100], [-100, 0, -100, 0]]
@@ -99,7 +99,7 @@ def test_seam_penalty_separates_what_the_shift_brought_together():
     assert penalty[1, 0].tolist() == [[0 if i == j else -100 for j in range(4)] for i in range(4)]
 
 
-def test_windows_keep_what_is_far_away_out_of_res2():
+def test_res2_does_not_depend_on_distant_pixels():
     backbone = small_swin(window_size=4)
     image = torch.randn(1, 3, 128, 128)
     changed = image.clone()

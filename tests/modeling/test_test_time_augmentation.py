@@ -12,7 +12,7 @@ from segzoo.utils.errors import InputError
 
 
 class BrightnessScores(nn.Module):
-    """Class 0 scores a pixel's brightness, class 1 its darkness: follows every resize and flip."""
+    """Class 0 scores a pixel's brightness, class 1 its darkness, so that scores follow resizes and flips."""
 
     def forward(self, batched_inputs):
         outputs = []
@@ -25,7 +25,7 @@ class BrightnessScores(nn.Module):
 
 
 class LeftArmEverywhere(nn.Module):
-    """Answers class 1 (left arm) on the left half of the picture it is shown, class 2 on the right."""
+    """Predicts class 1 (left arm) on the left half of the image, class 2 on the right."""
 
     def forward(self, batched_inputs):
         height, width = batched_inputs[0]["height"], batched_inputs[0]["width"]
@@ -44,7 +44,7 @@ def averaged(model, edges, long_edge_max, **options):
     return SemanticTTA(as_segmentor(model), MapAveraging(tuple(edges), long_edge_max, True), **options)
 
 
-def test_a_mirrored_copy_is_mirrored_back():
+def test_a_flipped_copy_is_flipped_back():
     tta = averaged(BrightnessScores(), [24], 64)
     inputs = image_input()
     scores = tta([inputs])[0]["sem_seg"]
@@ -60,7 +60,7 @@ def test_scales_average_to_the_same_map_for_a_model_that_follows_the_image():
     torch.testing.assert_close(scores[0], inputs["image"][0].float(), atol=8, rtol=0)
 
 
-def test_left_and_right_classes_trade_places_in_the_mirrored_copy():
+def test_left_and_right_classes_are_swapped_in_the_flipped_copy():
     swapped = averaged(LeftArmEverywhere(), [24], 64, flip_pairs=[(1, 2)])([image_input()])[0]["sem_seg"]
     plain = averaged(LeftArmEverywhere(), [24], 64)([image_input()])[0]["sem_seg"]
     assert swapped[1, 0, 0] == 1
@@ -83,7 +83,7 @@ def test_labels_are_the_classes_of_the_largest_average():
     assert torch.equal(result["sem_seg_labels"].long(), scores.argmax(0))
 
 
-def test_both_spellings_are_one_protocol():
+def test_both_keys_select_the_same_protocol():
     old, new = new_config(), new_config()
     old.TEST.AUG.ENABLED, new.TEST.PROTOCOL = True, "maskformer_tta"
     for cfg in (old, new):

@@ -1,4 +1,4 @@
-"""TimmBackbone against timm's own models, read by hooks on their stages, and with timm's own files."""
+"""TimmBackbone against timm's own models, with hooks on their stages, and with timm's own files."""
 
 import copy
 import re
@@ -17,7 +17,7 @@ from tests.modeling.modeling_helpers import make_config, relative_difference, sh
 
 timm = pytest.importorskip("timm")
 
-# Of each: timm's names of the modules whose outputs are res2 to res5.
+# timm's names of the modules whose outputs are res2 to res5.
 STAGES = {
     "resnet50": ("layer1", "layer2", "layer3", "layer4"),
     "convnext_tiny": ("stages.0", "stages.1", "stages.2", "stages.3"),
@@ -37,7 +37,7 @@ CHANNELS = {
 
 
 def hooked_features(peer: nn.Module, stages: tuple[str, ...], image: torch.Tensor) -> list[torch.Tensor]:
-    """What the stages of timm's classifier give, channels first."""
+    """Return the outputs of the stages of timm's classifier, channels first."""
     outputs = {}
     handles = []
     for stage in stages:
@@ -73,7 +73,7 @@ def test_features_equal_those_of_timm_with_its_own_file(variant, tmp_path):
     assert list(shapes) == ["res2", "res3", "res4", "res5"]
     assert tuple(shape.channels for shape in shapes.values()) == CHANNELS[variant]
     assert [shape.stride for shape in shapes.values()] == [4, 8, 16, 32]
-    # timm's Swin takes whole patches of 4 pixels only, the others any size.
+    # timm's Swin only accepts whole patches of 4 pixels, the others any size.
     image = torch.randn(1, 3, 70, 37)
     expected = hooked_features(
         peer, STAGES[variant], F.pad(image, (0, 3, 0, 2)) if "swin" in variant else image
@@ -143,7 +143,7 @@ def test_dilated_models_equal_those_of_timm(variant, output_stride):
 
 
 @pytest.mark.parametrize(
-    ("variant", "norm", "kind"),
+    ("variant", "norm", "name"),
     [
         ("test_resnet", "FrozenBN", "Frozen"),
         ("test_resnet", "SyncBN", "Sync"),
@@ -152,14 +152,14 @@ def test_dilated_models_equal_those_of_timm(variant, output_stride):
         ("test_efficientnet", "SyncBN", "Sync"),
     ],
 )
-def test_batch_norm_is_of_the_kind_asked_for_and_computes_the_same(variant, norm, kind):
+def test_batch_norm_has_the_configured_type_and_computes_the_same(variant, norm, name):
     torch.manual_seed(0)
     peer = shake(timm.create_model(variant)).eval()
     backbone = build(variant, "MODEL.BACKBONE.NORM", norm)
     backbone.network.load_state_dict(peer.state_dict(), strict=False)
     norms = [module for module in backbone.modules() if hasattr(module, "running_mean")]
     assert norms
-    assert all(type(module).__name__.startswith(kind) for module in norms)
+    assert all(type(module).__name__.startswith(name) for module in norms)
     image = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = peer.forward_intermediates(image, intermediates_only=True)[-1]
@@ -236,7 +236,7 @@ def test_activation_checkpointing_stores_less_and_leaves_gradients_unchanged(var
         torch.testing.assert_close(actual, expected)
 
 
-def test_batch_norms_of_a_cpu_keep_the_activations_that_timm_has_in_them():
+def test_batch_norms_on_a_cpu_keep_timms_fused_activations():
     backbone = shake(TimmBackbone(variant="test_efficientnet", norm="SyncBN")).eval()
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -246,14 +246,14 @@ def test_batch_norms_of_a_cpu_keep_the_activations_that_timm_has_in_them():
     torch.testing.assert_close(actual, expected)
 
 
-def test_stochastic_depth_rises_to_the_rate_asked_for():
+def test_stochastic_depth_rises_to_the_configured_rate():
     backbone = build("test_convnext", "MODEL.BACKBONE.DROP_PATH_RATE", 0.4)
     rates = [module.drop_prob for module in backbone.modules() if hasattr(module, "drop_prob")]
     assert max(rates) == pytest.approx(0.4)
     assert rates == sorted(rates)
 
 
-def test_a_plain_transformer_gives_its_one_stride():
+def test_a_plain_transformer_has_one_stride():
     torch.manual_seed(0)
     peer = shake(timm.create_model("test_vit", dynamic_img_size=True)).eval()
     backbone = build("test_vit", "MODEL.BACKBONE.OUT_FEATURES", ("res4",)).eval()
@@ -268,7 +268,7 @@ def test_a_plain_transformer_gives_its_one_stride():
         assert backbone(torch.randn(1, 3, 33, 50))["res4"].shape[-2:] == (3, 4)
 
 
-def test_models_of_one_input_size_say_so():
+def test_models_with_one_input_size_name_it():
     backbone = build("levit_128s", "MODEL.BACKBONE.OUT_FEATURES", ("res4",), "MODEL.BACKBONE.NORM", "BN")
     height, width = backbone.sizes.only
     assert backbone(torch.randn(1, 3, height, width))["res4"].shape[-2:] == (height // 16, width // 16)
@@ -309,12 +309,12 @@ def test_models_of_one_input_size_say_so():
         ("vgg11", "OUTPUT_STRIDE", 8, r"timm .* cannot build it with .*output_stride"),
     ],
 )
-def test_what_a_model_cannot_do_is_refused_by_key(variant, key, value, message):
+def test_unsupported_options_are_refused_by_key(variant, key, value, message):
     with pytest.raises(ValueError, match=message):
         build(variant, f"MODEL.BACKBONE.{key}", value)
 
 
-def test_what_a_model_cannot_do_is_refused_by_argument():
+def test_unsupported_options_are_refused_by_argument():
     with pytest.raises(InputError, match=r"^output_stride 8: pvt_v2_b0 can only have 32"):
         TimmBackbone(variant="pvt_v2_b0", output_stride=8)
     with pytest.raises(InputError, match=r"^norm 'GN': a TimmBackbone can have BN"):

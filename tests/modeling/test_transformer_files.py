@@ -1,4 +1,4 @@
-"""Files of transformers in the layouts of several code bases: cutting, joining and reshaping weights."""
+"""Files of transformers in the layouts of several code bases: splitting, joining and reshaping weights."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ MIT = PyramidVariant((8, 16, 40, 64), (1, 1, 1, 1))
 
 
 class Model(nn.Module):
-    """A whole model, as far as the names of weights go."""
+    """A model with the weight names of a complete one."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
@@ -32,7 +32,7 @@ def mit() -> Model:
     return Model(MixTransformer(variant=MIT))
 
 
-def test_official_mit_file_loads_whole_and_leaves_the_head_alone(tmp_path):
+def test_an_official_mit_file_loads_completely_and_does_not_change_the_head(tmp_path):
     torch.manual_seed(0)
     state = MixTransformer(variant=MIT).state_dict()
     head = {"head.weight": torch.zeros(10, 64), "head.bias": torch.zeros(10)}
@@ -53,7 +53,7 @@ def test_files_of_the_first_pvt_are_refused(tmp_path):
         load_checkpoint(mit(), tmp_path / "pvt_tiny.pth")
 
 
-def test_official_cswin_file_loads_and_leaves_the_output_norms_at_their_start(tmp_path):
+def test_an_official_cswin_file_loads_and_does_not_change_the_output_norms(tmp_path):
     variant = CSWinVariant(16, (1, 1, 1, 1), (2, 4, 8, 16))
     torch.manual_seed(0)
     state = CSWinTransformer(variant=variant).state_dict()
@@ -65,7 +65,7 @@ def test_official_cswin_file_loads_and_leaves_the_output_norms_at_their_start(tm
     report = load_checkpoint(model, tmp_path / "cswin.pth")
     assert report.source == "CSWin ImageNet"
     assert report.extras == ["norm.weight", "norm.bias", "head.weight"]
-    norms = [f"backbone.norm{index}.{kind}" for index in range(1, 5) for kind in ("weight", "bias")]
+    norms = [f"backbone.norm{index}.{part}" for index in range(1, 5) for part in ("weight", "bias")]
     assert report.reinitialized == [*norms, "classifier.weight", "classifier.bias"]
     assert torch.equal(model.backbone.stage3[0].qkv.weight, state["stage3.0.qkv.weight"])
 
@@ -79,7 +79,7 @@ def test_published_dense_cswin_file_needs_no_renaming(tmp_path):
     assert report.renamed == {}
 
 
-def test_split_weights_are_cut_in_order_and_parts_of_one_name_are_joined():
+def test_weights_are_split_in_order_and_parts_of_one_name_are_joined():
     layout = KeyMap(
         name="splits",
         recognize=(),
@@ -97,7 +97,7 @@ def test_split_weights_are_cut_in_order_and_parts_of_one_name_are_joined():
     }
 
 
-def test_joined_weights_are_in_the_order_of_the_regexes_whatever_that_of_the_file():
+def test_joined_weights_are_in_the_order_of_the_regexes_for_any_order_of_the_file():
     layout = KeyMap(name="joins", recognize=(), joins=(((r"\.key\.", r"\.value\."), ".kv."),))
     weights = {
         "0.value.bias": torch.tensor([3, 4]),
@@ -107,7 +107,7 @@ def test_joined_weights_are_in_the_order_of_the_regexes_whatever_that_of_the_fil
     regrouped = layout.regroup(weights)
     assert {key: value.tolist() for key, value in regrouped.items()} == {
         "0.kv.bias": [1, 2, 3, 4],
-        "1.key.bias": [5],  # its values are not there: left as it is
+        "1.key.bias": [5],  # without its partner: unchanged
     }
 
 
@@ -119,19 +119,19 @@ def test_a_weight_without_its_partner_is_an_error_that_names_it(tmp_path):
         load_checkpoint(model, tmp_path / "lonely.pth")
 
 
-def test_a_split_that_does_not_come_out_even_is_left_alone():
+def test_an_uneven_split_is_not_applied():
     layout = KeyMap(name="uneven", recognize=(), splits=((r"^qkv$", ("q", "k", "v")),))
     assert list(layout.regroup({"qkv": torch.ones(4)})) == ["qkv"]
 
 
-def test_a_split_that_is_no_regex_is_refused():
+def test_an_invalid_regex_of_a_split_is_refused():
     with pytest.raises(ValueError, match="is not a regular expression"):
         register_key_map(KeyMap(name="broken", recognize=(), splits=(("(", ("a", "b")),)))
     with pytest.raises(ValueError, match="is not a regular expression"):
         register_key_map(KeyMap(name="broken", recognize=(), joins=((("a", "("), "b"),)))
 
 
-def test_reshaping_refuses_what_it_is_not_for():
+def test_reshaping_refuses_other_shapes():
     assert drop_unit_kernel(torch.zeros(4, 2, 1, 1), torch.Size((4, 2))).shape == (4, 2)
     assert drop_unit_kernel(torch.zeros(4, 2, 3, 3), torch.Size((4, 2))) is None
     assert resize_position_grid(torch.zeros(1, 4, 4, 8), torch.Size((1, 4, 4, 16))) is None

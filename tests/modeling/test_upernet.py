@@ -20,7 +20,7 @@ from tests.modeling.pixel_model_helpers import (
     unallocated_model,
 )
 
-# What random networks move by under an input noise of one part in a million: transformers, ResNets.
+# Change of random networks' outputs under an input noise of one part in a million: transformers, ResNets.
 FLOOR = 2e-5
 RESNET_FLOOR = 5e-4
 SIZES = [(64, 96), (70, 101)]
@@ -63,7 +63,7 @@ def mmseg_upernet(backbone: dict, channels: list[int], width: int, auxiliary_wid
 
 
 def both_heads(model: nn.Module, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logits of the head and of the auxiliary head, for one image."""
+    """Return the logits of the head and of the auxiliary head for one image."""
     with torch.no_grad():
         logits = model.raw_outputs([{"image": image}])["sem_seg_logits"]
         features = model.backbone(normalized(model, image))
@@ -123,8 +123,8 @@ def test_raw_outputs_equal_those_of_mmsegmentation_from_its_resnet_files(tmp_pat
     assert_equal_to_mmsegmentation(model, peer, RESNET_FLOOR)
 
 
-def test_files_whose_backbone_has_the_names_of_the_model_load_beside_a_head_of_mmsegmentation(tmp_path):
-    # As the official ones of CSWin, which were made with mmsegmentation.
+def test_files_with_the_models_backbone_names_and_mmsegmentations_head_names_load(tmp_path):
+    # Like CSWin's official files, which were made with mmsegmentation.
     cswin = ["MODEL.BACKBONE.NAME", "CSWinTransformer", "MODEL.BACKBONE.VARIANT", "tiny"]
     cswin += ["MODEL.SEM_SEG_HEAD.CONVS_DIM", 64, "MODEL.AUX_HEAD.CONVS_DIM", 32]
     backbone = shake(pixel_model("upernet", 11, *cswin, seed=1).backbone).eval()
@@ -159,7 +159,7 @@ def hugging_face_upernet() -> nn.Module:
 
 
 def official_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names in the official files of Swin, from those in transformers'."""
+    """Rename weights from transformers' to the official Swin names."""
     backbone = {
         "model.pixel_level_module.encoder." + key.removeprefix("backbone."): value
         for key, value in state.items()
@@ -218,7 +218,7 @@ def test_any_backbone_trains_under_the_head(overrides):
     batch = [{"image": random_image(64, 96, seed=seed), "sem_seg": labels} for seed in range(2)]
     losses = model(batch)
     assert sorted(losses) == ["loss_sem_seg", "loss_sem_seg_auxiliary"]
-    # ln 4 of a classifier that knows nothing, and 0.4 of that.
+    # ln 4 for an untrained classifier, and 0.4 of that.
     assert losses["loss_sem_seg"].item() == pytest.approx(1.386, abs=0.2)
     assert losses["loss_sem_seg_auxiliary"].item() == pytest.approx(0.4 * 1.386, abs=0.1)
     sum(losses.values()).backward()

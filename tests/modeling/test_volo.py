@@ -13,7 +13,7 @@ SMALL = VOLOVariant((1, 2, 2, 1), (32, 64), (2, 4), stem_dim=8)
 
 
 class Model(torch.nn.Module):
-    """A whole model, as far as the names of weights go."""
+    """A model with the weight names of a complete one."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ def small_classifier(image_size: tuple[int, int]):
 
 
 def twice(feature: torch.Tensor, upsample: torch.nn.ConvTranspose2d) -> torch.Tensor:
-    """The transposed convolution of 2 x 2 and stride 2, written out: each pixel becomes a block of four."""
+    """Compute the 2 x 2 transposed convolution of stride 2: each pixel becomes a block of four."""
     batch, _, height, width = feature.shape
     blocks = torch.einsum("nchw,cdij->ndhiwj", feature, upsample.weight)
     return blocks.reshape(batch, -1, 2 * height, 2 * width) + upsample.bias[:, None, None]
@@ -72,7 +72,7 @@ def test_features_equal_those_of_timm_loaded_from_its_own_file(tmp_path):
 
 
 def resized_bicubically(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(1, h, w, C) -> (1, *size, C) by Keys' kernel of a = -0.75, the border repeated, written out."""
+    """Resize (1, h, w, C) to (1, *size, C) with Keys' kernel, a = -0.75, repeating the border."""
 
     def kernel(distance: float) -> float:
         a, x = -0.75, abs(distance)
@@ -117,8 +117,8 @@ def test_features_of_another_image_size_equal_those_of_timm_with_interpolated_po
     assert relative_difference(features["res4"], stages[2]) < 1e-5
 
 
-def test_pixels_beyond_the_last_whole_token_are_not_seen():
-    # Of 55 x 83 pixels the stem makes 28 x 42, whole patches of which are 7 x 10, and pairs of these 3 x 5.
+def test_pixels_beyond_the_last_whole_token_have_no_effect():
+    # The stem reduces 55 x 83 pixels to 28 x 42, that is 7 x 10 whole patches, or 3 x 5 whole pairs.
     backbone = Model().backbone.eval()
     image = torch.randn(1, 3, 55, 83, requires_grad=True)
     features = backbone(image)
@@ -129,7 +129,7 @@ def test_pixels_beyond_the_last_whole_token_are_not_seen():
         "res5": (2, 3),
     }
     (gradient,) = torch.autograd.grad(features["res3"].square().sum(), image)
-    # The last token seen ends at pixel 48 of the height; the stem's kernels reach 3 + 2 + 2 pixels further.
+    # The last used token ends at pixel 48 of the height; the stem's kernels extend 3 + 2 + 2 pixels further.
     assert not gradient[..., 48 + 7 :, :].any()
     assert gradient[..., 40:48, :].any()
 
@@ -147,7 +147,7 @@ def test_backbones_have_exactly_the_parameters_of_timm_without_the_classifier(na
     }
 
 
-def test_drop_path_is_in_attention_blocks_only_and_grows_linearly():
+def test_drop_path_is_only_in_attention_blocks_and_grows_linearly():
     backbone = VOLO(variant=SMALL, drop_path_rate=0.5)
     assert all(isinstance(block.drop_path1, torch.nn.Identity) for block in backbone.network[0])
     rates = [block.drop_path1.drop_prob for index in (2, 3, 4) for block in backbone.network[index]]

@@ -1,4 +1,4 @@
-"""WideResNet38-A2 against a plain re-statement of the published network, under its published names."""
+"""WideResNet38-A2 against a plain reimplementation of the published network with its names."""
 
 import copy
 
@@ -15,8 +15,8 @@ from tests.modeling.modeling_helpers import make_config, relative_difference, sh
 SMALL = WideResNetVariant((1, 2, 1, 2, 1, 1), width=4)
 ALL = ("res1", "res2", "res3", "res4", "res5")
 
-# Per module of the published network: channels (of width 64), stride of its first block at output stride 32,
-# dilation at 8.
+# For each module of the published network: channels (for width 64), stride of its first block at output
+# stride 32, dilation at 8.
 MODULES = {
     "mod2": ((128, 128), 1, 1),
     "mod3": ((256, 256), 1, 1),
@@ -28,7 +28,7 @@ MODULES = {
 
 
 def published_weights(variant: WideResNetVariant, seed: int = 0) -> dict[str, Tensor]:
-    """Random weights under the names of the published classifier."""
+    """Return random weights with the names of the published classifier."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
 
@@ -64,7 +64,7 @@ def published_weights(variant: WideResNetVariant, seed: int = 0) -> dict[str, Te
 
 
 def published_features(state: dict[str, Tensor], x: Tensor, output_stride: int) -> list[Tensor]:
-    """The maps after mod2, mod3, mod4, mod5 and mod7, one operation after the other."""
+    """Compute the maps after mod2, mod3, mod4, mod5 and mod7, one operation after the other."""
 
     def activated(name: str, x: Tensor) -> Tensor:
         values = [state[f"{name}.0.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
@@ -106,7 +106,7 @@ def published_features(state: dict[str, Tensor], x: Tensor, output_stride: int) 
 @pytest.mark.parametrize("output_stride", [8, 32])
 def test_features_equal_those_of_the_published_network_with_its_file(output_stride, tmp_path):
     state = published_weights(SMALL)
-    # As it was saved: from a parallel wrapper, below "state_dict".
+    # As published: from a parallel wrapper, under "state_dict".
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "w.pth")
     backbone = WideResNetBackbone(
         variant=SMALL, norm="BN", output_stride=output_stride, out_features=ALL
@@ -144,7 +144,7 @@ def test_output_stride_16_acts_on_each_lattice_of_the_last_modules_like_32():
     assert relative_difference(features["res5"][..., ::2, ::2], expected["res5"]) < 1e-5
 
 
-def test_the_whole_network_has_the_parameters_of_the_specification():
+def test_the_whole_network_has_the_published_parameters():
     with torch.device("meta"):
         backbone = WideResNetBackbone(variant=VARIANTS["wrn38"], norm="BN")
     expected = 3 * 64 * 9  # mod1
@@ -185,7 +185,7 @@ def test_frozen_modules_have_no_gradient_and_keep_their_statistics(freeze_at, fr
             assert torch.equal(value, before[name]) == name.startswith(frozen or "none")
 
 
-def test_dropout_takes_whole_channels_in_the_last_two_modules_only():
+def test_dropout_drops_whole_channels_only_in_the_last_two_modules():
     backbone = WideResNetBackbone(variant=SMALL, norm="BN", out_features=ALL)
     rates = {name: module.p for name, module in backbone.named_modules() if isinstance(module, nn.Dropout2d)}
     assert rates == {"mod6.block1.dropout": 0.3, "mod7.block1.dropout": 0.5}
@@ -197,7 +197,7 @@ def test_dropout_takes_whole_channels_in_the_last_two_modules_only():
     assert 0.4 < empty < 0.65
 
 
-def test_recomputing_activations_leaves_outputs_and_gradients_unchanged():
+def test_activation_checkpointing_leaves_outputs_and_gradients_unchanged():
     torch.manual_seed(0)
     backbone = shake(WideResNetBackbone(variant=SMALL, norm="FrozenBN", out_features=ALL)).train()
     for module in backbone.modules():
@@ -224,7 +224,7 @@ def test_recomputing_activations_leaves_outputs_and_gradients_unchanged():
         ("NORM", "", "^MODEL.BACKBONE.NORM '': expected FrozenBN, BN or SyncBN"),
     ],
 )
-def test_what_it_cannot_do_is_refused_by_key(key, value, message):
+def test_unsupported_options_are_refused_by_key(key, value, message):
     cfg = make_config(2, "MODEL.BACKBONE.VARIANT", "wrn38", f"MODEL.BACKBONE.{key}", value)
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         WideResNetBackbone(cfg, ShapeSpec(channels=3))

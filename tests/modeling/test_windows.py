@@ -1,4 +1,4 @@
-"""Sliding windows cover every pixel, stay inside, and lie where the code bases' own loops put them."""
+"""Sliding windows cover every pixel, stay inside, and have the positions of the code bases' loops."""
 
 import dataclasses
 import math
@@ -36,7 +36,7 @@ def test_windows_cover_every_pixel_and_stay_inside(height, width, crop_height, c
 
 
 def test_the_last_window_is_clamped_to_the_border():
-    # SPEC's arithmetic by hand: 713 crops of 2048 pixels at stride ceil(2/3 713) = 476.
+    # By hand: crops of 713 over 2048 pixels at stride ceil(2/3 713) = 476.
     assert window_starts(2048, 713, 476) == [0, 476, 952, 1335]
     assert window_starts(1024, 713, 476) == [0, 311]
     assert window_starts(713, 713, 476) == [0]
@@ -70,12 +70,12 @@ def test_a_tiled_size_needs_no_clamping(length):
     assert padded - 32 < max(length, 48)
 
 
-def sizes_of(name, size, scale, **facts):
-    return copy_size(dataclasses.replace(PRESETS[name], **facts), size, scale)
+def sizes_of(name, size, scale, **fields):
+    return copy_size(dataclasses.replace(PRESETS[name], **fields), size, scale)
 
 
 @pytest.mark.parametrize(
-    ("name", "facts", "size", "scale", "expected"),
+    ("name", "fields", "size", "scale", "expected"),
     [
         # semseg: long = round(scale * base), the other side round(long / old long * old).
         ("semseg_ss", {"base_size": 512}, (512, 683), 1.0, (384, 512)),
@@ -87,7 +87,7 @@ def sizes_of(name, size, scale, **facts):
         # pytorch-cv: short = crop, the other truncated.
         ("gluon_val", {"base_size": 480}, (375, 500), 1.0, (480, 640)),
         ("gluon_val", {"base_size": 480}, (500, 334), 1.0, (718, 480)),
-        # SegFormer: as large as fits into 2048 x 512.
+        # SegFormer: as large as fits 2048 x 512.
         ("segformer", {}, (512, 683), 1.0, (512, 683)),
         ("segformer", {}, (100, 1000), 1.0, (205, 2048)),
         ("segformer_ms", {}, (300, 400), 0.875, (448, 597)),
@@ -95,14 +95,14 @@ def sizes_of(name, size, scale, **facts):
         ("gluon_testval", {}, (333, 501), 1.0, (333, 501)),
     ],
 )
-def test_copies_have_the_sizes_of_the_code_bases(name, facts, size, scale, expected):
-    assert sizes_of(name, size, scale, **facts) == expected
+def test_copies_have_the_sizes_of_the_code_bases(name, fields, size, scale, expected):
+    assert sizes_of(name, size, scale, **fields) == expected
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("size", [(37, 53), (19, 120), (80, 53), (37, 60), (1, 1), (64, 20)])
 @pytest.mark.parametrize("rows", [1, 7, 1000])
-def test_scores_resized_by_bands_are_those_resized_at_once(align_corners, size, rows):
+def test_scores_resized_in_bands_equal_scores_resized_at_once(align_corners, size, rows):
     scores = torch.randn(4, 37, 53, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(scores[None], size, mode="bilinear", align_corners=align_corners)[0]
     found = torch.full_like(expected, torch.nan)
@@ -111,7 +111,7 @@ def test_scores_resized_by_bands_are_those_resized_at_once(align_corners, size, 
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_images_are_resized_by_opencv_and_pillow_to_the_bit():
+def test_images_are_resized_bit_identically_to_opencv_and_pillow():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 61, 3), dtype=np.uint8)
     image = torch.from_numpy(pixels.transpose(2, 0, 1))
     found = resize_image(image, (23, 90), "opencv").permute(1, 2, 0).numpy()
