@@ -73,7 +73,7 @@ class Reference:
     """Losses as the papers define them, one image and one layer at a time, for given matches.
 
     Args:
-        weights: of the class, mask and dice losses.
+        weights: weights of the class, mask and dice losses.
         points: source of the points where masks are compared, with `num_points`; 0: all pixels.
     """
 

@@ -107,7 +107,7 @@ class Network(nn.Module):
     """ResNet-v1s, in the three parts of pytorch-cv, and an auxiliary classifier.
 
     Args:
-        num_classes: of the classifiers.
+        num_classes: number of classes.
         blocks: number of blocks in the four stages.
         jpu: compute a map of stride 8 from the last three; otherwise dilate layer3 and layer4.
         width: channels in the blocks of layer1, and of the stem's first two convolutions; its last has twice

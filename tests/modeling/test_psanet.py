@@ -229,7 +229,7 @@ def test_crops_that_do_not_fit_are_named():
 
     model = pixel_model("psanet", 3, *SMALL, "INPUT.CROP_SIZE", (65, 81))
     labels = torch.zeros(65, 65, dtype=torch.int64)
-    with pytest.raises(InputError, match=r"made for inputs of 65 x 81 \(INPUT.CROP_SIZE\), found 65 x 65"):
+    with pytest.raises(InputError, match=r"built for inputs of 65 x 81 \(INPUT.CROP_SIZE\), found 65 x 65"):
         model([{"image": random_image(65, 65), "sem_seg": labels}])
     with pytest.raises(InputError, match="found 73 x 81"):
         model.eval().score_maps(torch.zeros(1, 3, 73, 81))

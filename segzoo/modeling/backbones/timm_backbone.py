@@ -189,7 +189,7 @@ class TimmBackbone(Backbone):
         if matcher is None:
             raise InputError(
                 f"layer-wise decay: timm {timm.__version__} has no table of the layers of {self.variant}; "
-                "set SOLVER.LAYER_DECAY 1.0, or choose another model"
+                "turn it off, or choose another model"
             )
         layers = group_parameters(self.network, matcher(coarse=False), reverse=True)
         total = 1 + max(layers.values())

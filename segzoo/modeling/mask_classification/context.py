@@ -18,10 +18,10 @@ from collections.abc import Iterable
 import torch
 
 # Names allowed in `wants`.
-OFFERED = ("images", "image_sizes", "tasks", "inputs", "targets")
+ALLOWED = ("images", "image_sizes", "tasks", "inputs", "targets")
 
 
-def wanted(module: torch.nn.Module) -> tuple[str, ...]:
+def decoder_inputs(module: torch.nn.Module) -> tuple[str, ...]:
     """Return the names that a decoder lists in `wants`; () without that attribute.
 
     Raises:
@@ -29,8 +29,8 @@ def wanted(module: torch.nn.Module) -> tuple[str, ...]:
     """
     names: Iterable[str] = getattr(module, "wants", ())
     for name in names:
-        if name not in OFFERED:
+        if name not in ALLOWED:
             raise ValueError(
-                f"{type(module).__name__}.wants names {name!r}; expected some of {', '.join(OFFERED)}"
+                f"{type(module).__name__}.wants names {name!r}; expected some of {', '.join(ALLOWED)}"
             )
     return tuple(names)

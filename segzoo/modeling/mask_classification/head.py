@@ -17,7 +17,7 @@ from segzoo.utils.errors import InputError
 from ..features import build_in_features
 from ..registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY, registered
 from ..segmentor import Batch
-from .context import wanted
+from .context import decoder_inputs
 
 # Values of MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE besides the backbone's features, with the field of the
 # pixel decoder's output that each selects.
@@ -73,7 +73,7 @@ class MaskFormerHead(nn.Module):
         self.predictor = predictor
         self.transformer_in_feature = transformer_in_feature
         # `Batch` fields that `forward` needs.
-        self.wants = wanted(predictor)
+        self.wants = decoder_inputs(predictor)
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:

@@ -173,7 +173,7 @@ def _build_complete(protocol: InferenceProtocol) -> InferenceProtocol:
     """Return the protocol, completed, after checking that its fields fit each other."""
     name = f"TEST.PROTOCOL {protocol.name}"
     if protocol.mode in ("slide", "center_crop") and not protocol.crop_size:
-        raise InputError(f"{name}: TEST.INFERENCE.CROP_SIZE is missing; give the training (height, width)")
+        raise InputError(f"{name}: TEST.INFERENCE.CROP_SIZE is missing; give the (height, width) trained on")
     if protocol.mode == "center_crop":
         short = min(protocol.crop_size)
         if protocol.crop_size != (short, short) or protocol.flip or len(protocol.scales) > 1:
