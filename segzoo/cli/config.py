@@ -86,9 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     cfg = load(arguments.name)
     if _may_have_unknown_names(arguments):
-        from segzoo.engine.names import check_names  # its import takes longer than the rest
+        from segzoo.engine import find_trainer  # its import takes longer than the rest
+        from segzoo.engine.names import check_names
 
-        check_names(cfg)
+        check_names(cfg, find_trainer(cfg))
     if arguments.diff:
         other = load(arguments.diff)
         for line in _differences(dict(flatten(cfg)), dict(flatten(other)), arguments.name, arguments.diff):

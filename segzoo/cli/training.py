@@ -16,13 +16,13 @@ def train_or_evaluate(args: argparse.Namespace) -> int:
 
     # Not above: a wrong key of the configuration is told without waiting for all that training needs.
     from segzoo.checkpoint import local_file
-    from segzoo.engine import launch, resolve_device
+    from segzoo.engine import find_trainer, launch, resolve_device
     from segzoo.engine.distributed.signals import StoppedBySignal
     from segzoo.engine.names import check_names
 
     from .training_process import run
 
-    check_names(cfg, trains=not args.eval_only)
+    check_names(cfg, find_trainer(cfg), trains=not args.eval_only)
     device = resolve_device(cfg)
     if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS and not args.resume:
         local_file(cfg.MODEL.WEIGHTS)

@@ -1,7 +1,7 @@
 """Finds names in a configuration that nothing is registered by, before anything is built."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
@@ -28,13 +28,10 @@ from segzoo.modeling.registry import (
 from segzoo.solver import find_optimizer, find_schedule
 from segzoo.utils.registries import registered
 
-from .trainer_registry import TRAINER_REGISTRY, find_trainer
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .trainer_registry import TRAINER_REGISTRY
 
 
-def check_names(cfg: CfgNode, trainer: "type[Trainer] | None" = None, *, trains: bool = True) -> None:
+def check_names(cfg: CfgNode, trainer: type, *, trains: bool = True) -> None:
     """Check the names of the parts that a configuration is run with: the keys of `segzoo.config.rules.NAMES`.
 
     Names that a trainer looks up by itself, since it replaces a method that builds, are left to it, and so
@@ -42,13 +39,12 @@ def check_names(cfg: CfgNode, trainer: "type[Trainer] | None" = None, *, trains:
 
     Args:
         cfg: complete.
-        trainer: what runs it; None: the one that it names.
+        trainer: the subclass of `Trainer` that runs it.
         trains: False: only what an evaluation builds.
 
     Raises:
         InputError: nothing is registered by one of them, in segzoo, Detectron2 or a module of IMPORTS.
     """
-    trainer = trainer or find_trainer(cfg)
     if is_standard(trainer, "build_model"):
         for part in _parts_of_model(cfg):
             registered(part.registry, part.key, part.name)
@@ -66,7 +62,7 @@ def check_names(cfg: CfgNode, trainer: "type[Trainer] | None" = None, *, trains:
         find_targets(wanted_targets(cfg))
 
 
-def is_standard(trainer: "type[Trainer]", method: str) -> bool:
+def is_standard(trainer: type, method: str) -> bool:
     """Whether a class method of a trainer is that of `Trainer`, and no subclass has replaced it."""
     found, standard = (getattr(one, method) for one in (trainer, TRAINER_REGISTRY.get("Trainer")))
     return getattr(found, "__func__", found) is standard.__func__
