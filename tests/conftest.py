@@ -17,7 +17,7 @@ LOGGED_PACKAGES = ("segzoo", "detectron2", "fvcore")
 
 @contextlib.contextmanager
 def log_kept_as_it_is() -> Iterator[None]:
-    """Undoes what `setup_logging` does inside: handlers, levels, and that nothing reaches the root."""
+    """Undo what `setup_logging` does inside: handlers, levels, and propagation."""
     loggers = [logging.getLogger(name) for name in LOGGED_PACKAGES]
     before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     yield
@@ -37,7 +37,7 @@ def _log_of_a_module() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _log_of_a_test() -> Iterator[None]:
-    # What a fixture of the module has set up may log to a captured screen that has been closed since.
+    # A handler from a fixture of the module may write to a captured screen that is closed by now.
     for name in LOGGED_PACKAGES:
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):

@@ -151,7 +151,7 @@ class SegzooCheckpointer(Checkpointer):
         if tagged:
             raise InputError(
                 f"--resume: no checkpoint in {self.save_dir} can be read; "
-                "start anew with --overwrite, which moves the folder, or with another OUTPUT_DIR"
+                "start again with --overwrite, which moves the folder, or with another OUTPUT_DIR"
             )
         if resume:
             start = f"starting from MODEL.WEIGHTS {path}" if path else "starting from random weights"

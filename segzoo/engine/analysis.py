@@ -1,7 +1,6 @@
-"""Parameters and multiply-adds of a model, by the definition that fvcore counts by and the papers cite.
+"""Parameters and multiply-adds of a model, counted as fvcore counts them and papers cite them.
 
-Nothing is computed: the model runs on tensors without data (the meta device), so that any network takes
-seconds at any image size.
+Nothing is computed: the model runs on the meta device, so that any network takes seconds at any image size.
 """
 
 import contextlib
@@ -25,12 +24,12 @@ _aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a model costs.
+    """Parameters and multiply-adds of a model.
 
     Attributes:
-        params: parameter count by part, down to the second level of the module tree; frozen ones included;
-            "other" is what belongs to no part.
-        flops: multiply-adds of one forward pass, in the same way.
+        params: number of parameters by part, down to the second level of the module tree, frozen ones
+            included; "other" counts what belongs to no part.
+        flops: multiply-adds of one forward pass by part.
         size: height and width of the image of that pass.
     """
 
@@ -48,7 +47,7 @@ class Complexity:
 
 
 def analyze(model: nn.Module, size: tuple[int, int]) -> Complexity:
-    """Counts parameters, and the multiply-adds from an image to `raw_outputs`, post-processing excluded.
+    """Count parameters, and the multiply-adds from an image to `raw_outputs`, post-processing excluded.
 
     Convolutions, linear layers and matrix products count one for each multiply-add, attention's two products
     included. As in fvcore, normalization layers count 5 for each value (batch norm 2, its statistics being
@@ -74,7 +73,7 @@ def analyze(model: nn.Module, size: tuple[int, int]) -> Complexity:
 
 
 def analyze_config(cfg: CfgNode, size: tuple[int, int]) -> Complexity:
-    """`analyze` of the model of a configuration, which is built without its weights."""
+    """Run `analyze` on the model of a configuration, built without its weights."""
     cfg = cfg.clone()
     cfg.merge_from_list(["MODEL.DEVICE", "meta", "MODEL.WEIGHTS", ""])
     with torch.device("meta"):
@@ -83,7 +82,7 @@ def analyze_config(cfg: CfgNode, size: tuple[int, int]) -> Complexity:
 
 
 def without_data(model: nn.Module) -> nn.Module:
-    """A copy of a model on the meta device, which takes no memory."""
+    """Return a copy of a model on the meta device, which takes no memory."""
     tensors = [*model.parameters(), *model.buffers()]
     memo: dict[int, Any] = {id(tensor): _like(tensor) for tensor in tensors}
     return copy.deepcopy(model, memo).to("meta")
@@ -95,7 +94,7 @@ def _like(tensor: Tensor) -> Tensor:
 
 
 class _Count(TorchDispatchMode):
-    """Adds up the multiply-adds of what runs, by the innermost part on `stack`."""
+    """Multiply-adds of the operators that run, added up for the innermost part on `stack`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +112,7 @@ class _Count(TorchDispatchMode):
 
 
 def _product(left: int, right: int) -> Callable[[tuple, Tensor], int]:
-    """Multiply-adds of (..., n, m) x (..., m, p), the factors being the arguments of these places."""
+    """Return the rule for (..., n, m) x (..., m, p), whose factors are the arguments `left` and `right`."""
     return lambda arguments, _: arguments[left].numel() * arguments[right].shape[-1]
 
 
@@ -123,7 +122,7 @@ def _convolution(arguments: tuple, output: Tensor) -> int:
 
 
 def _batch_norm(arguments: tuple, _: Tensor) -> int:
-    if arguments[5]:  # the statistics of the batch, as instance norm uses them
+    if arguments[5]:  # batch statistics, as instance norm uses them
         return _norm(1)(arguments, _)
     return arguments[0].numel() * (1 if arguments[1] is None else 2)
 
@@ -136,7 +135,7 @@ def _per_output_value(each: int) -> Callable[[tuple, Tensor], int]:
     return lambda _, output: each * output.numel()
 
 
-# By PyTorch's elementary operators, which all others are made of, attention and einsum too.
+# By PyTorch's elementary operators, which all others (attention and einsum too) decompose into.
 _RULES: dict[Any, Callable[[tuple, Tensor], int]] = {
     _aten.mm: _product(0, 1),
     _aten.bmm: _product(0, 1),
@@ -155,7 +154,7 @@ _RULES: dict[Any, Callable[[tuple, Tensor], int]] = {
 
 @contextlib.contextmanager
 def _named_calls(model: nn.Module, parts: list[str], stack: list[str]) -> Iterator[None]:
-    """While a part runs, its name is on the stack."""
+    """Keep the name of each part on the stack while it runs."""
     handles = []
     for part in parts:
         module = model.get_submodule(part)
@@ -173,13 +172,13 @@ def _parameter_count(module: nn.Module) -> int:
 
 
 def _with_rest(parts: dict[str, Any], total: float) -> dict[str, Any]:
-    """The parts and, where they are not all, what is outside of them."""
+    """Return the parts, with "other" for what is outside of them."""
     rest = total - sum(parts.values())
     return {**parts, "other": rest} if rest else parts
 
 
 def _parts(model: nn.Module) -> list[str]:
-    """The children of the model, and the children of those that are heads: what a reader compares."""
+    """Return the names of the model's children; for heads, those of their children."""
     parts = []
     for name, child in model.named_children():
         grandchildren = [f"{name}.{inner}" for inner, _ in child.named_children()]

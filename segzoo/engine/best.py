@@ -1,4 +1,4 @@
-"""The best model of a training: its score, where it is kept, and what comes next."""
+"""The best model of a training: its score, its files, and the closing lines of the log."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ FILE = "best.json"
 
 
 class Best(NamedTuple):
-    """The score by which a model was kept, and the iteration after which it had that."""
+    """Score of the best model, and the iteration at which it was evaluated."""
 
     metric: str
     value: float
@@ -27,10 +27,10 @@ class Best(NamedTuple):
 
 
 def write_best(folder: str | Path, best: Best, scores: Mapping[str, float]) -> None:
-    """Writes OUTPUT_DIR/best.json, for people and scripts.
+    """Write OUTPUT_DIR/best.json.
 
     Args:
-        scores: all results of that evaluation, {"sem_seg/mIoU": 48.3, ...}; those that are NaN become null.
+        scores: all results of that evaluation, {"sem_seg/mIoU": 48.3, ...}; NaN and infinities become null.
     """
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     document = {**best._asdict(), "checkpoint": CHECKPOINT, "scores": finite}
@@ -38,7 +38,7 @@ def write_best(folder: str | Path, best: Best, scores: Mapping[str, float]) -> N
 
 
 def best_is_written(folder: str | Path, best: Best) -> bool:
-    """Whether best.json says so: a process may have been killed between model_best.pth and that."""
+    """Tell whether best.json matches `best`; a process may have been killed after writing model_best.pth."""
     try:
         document = json.loads(Path(folder, FILE).read_text(encoding="utf-8"))
         return (document["iteration"], document["value"]) == (best.iteration, best.value)
@@ -47,9 +47,9 @@ def best_is_written(folder: str | Path, best: Best) -> bool:
 
 
 def read_best(folder: str | Path, metric: str) -> Best | None:
-    """The score of the model in OUTPUT_DIR/model_best.pth, as that file itself tells; None if there is none.
+    """Return the score that OUTPUT_DIR/model_best.pth holds; None if there is no such file or score.
 
-    Not from best.json, nor from metrics.json: a process may have been killed before it wrote them.
+    best.json and metrics.json are not read: a process may have been killed before it wrote them.
     """
     file = Path(folder, CHECKPOINT)
     if not metric or not file.is_file():
@@ -59,16 +59,16 @@ def read_best(folder: str | Path, metric: str) -> Best | None:
         value, _ = rest["trainer"]["latest_scalars"][metric]
         return Best(metric, float(value), int(rest["iteration"]))
     except (InputError, OSError, KeyError, TypeError, ValueError) as error:
-        logger.warning("%s does not tell its %s (%s): it will be replaced", file, metric, error)
+        logger.warning("%s does not hold its %s (%s) and will be replaced", file, metric, error)
         return None
 
 
 def closing_lines(folder: str | Path, iterations: int, best: Best | None, evaluated: bool) -> list[str]:
-    """What is said at the end of a training: its best score, its files, and commands that take them further.
+    """Return the last lines of a training's log: best score, files, and commands to use them.
 
     Args:
         folder: OUTPUT_DIR.
-        iterations: that were trained.
+        iterations: number of iterations trained.
         evaluated: whether there are datasets to evaluate on.
     """
     folder = Path(folder)

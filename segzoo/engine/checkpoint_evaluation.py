@@ -1,4 +1,4 @@
-"""From a configuration and a checkpoint to metrics."""
+"""Evaluation of a checkpoint."""
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import verify_results
@@ -39,12 +39,12 @@ def evaluate_checkpoint(
 
     Args:
         cfg: complete, as `load_config` returns it.
-        resume: take the last checkpoint in OUTPUT_DIR, where there is one, instead of MODEL.WEIGHTS.
-        shard: the part of the test set to work on; None for all of it.
+        resume: evaluate the last checkpoint in OUTPUT_DIR, if there is one, instead of MODEL.WEIGHTS.
+        shard: the part of the test set to evaluate; None for all of it.
         trust: execute pickled code in the file, where it holds more than weights.
 
     Returns:
-        As `evaluate`; for a shard {} until the last one is there.
+        As `evaluate`; for a shard, {} until all shards are complete.
 
     Raises:
         InputError: there are no weights, they do not fill the whole model, or they are of other classes; or

@@ -1,4 +1,4 @@
-"""Running a model over the test datasets, and writing the numbers together with how they were made."""
+"""Running a model over the test datasets, and writing the metrics with the protocol of the evaluation."""
 
 import datetime
 import json
@@ -49,26 +49,26 @@ from .skipped_files import describe_skipped, require_scored_images, skipped_imag
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 5.0
-# An evaluation whose model waits for more than this share of the wall time, and so long, says what to change.
+# An evaluation logs advice if its model waits for more than this share of the wall time and these seconds.
 WAITING_PERCENT = 25.0
 WAITING_SECONDS = 10.0
 
 
 def check_evaluation(cfg: CfgNode, trainer: type[DefaultTrainer]) -> None:
-    """Finds what would end an evaluation on DATASETS.TEST, without a model.
+    """Raise the input errors of an evaluation on DATASETS.TEST that need no model to be found.
 
     Args:
         trainer: as for `evaluate`.
 
     Raises:
-        InputError: no or unreadable test datasets, one that cannot be scored for a task of TEST.TASKS, or a
-            TEST.PROTOCOL that cannot be.
+        InputError: no test datasets, an unreadable one, one that cannot be scored for a task of TEST.TASKS,
+            or an impossible TEST.PROTOCOL.
     """
     protocol = build_inference_protocol(cfg)
     if protocol is not None and protocol.mode == "center_crop" and cfg.TEST.SAVE_PREDICTIONS:
         raise InputError(
-            f"TEST.PROTOCOL {protocol.name} predicts a center crop, which cannot be scored as the image's; "
-            "set TEST.SAVE_PREDICTIONS False"
+            f"TEST.PROTOCOL {protocol.name} predicts a center crop, which cannot be saved as the image's "
+            "prediction; set TEST.SAVE_PREDICTIONS False"
         )
     if not cfg.DATASETS.TEST:
         raise InputError(
@@ -81,15 +81,15 @@ def check_evaluation(cfg: CfgNode, trainer: type[DefaultTrainer]) -> None:
 
 
 def check_best_metric(cfg: CfgNode, trainer: type[DefaultTrainer]) -> None:
-    """Finds out before a training whether its evaluations can report TEST.BEST_METRIC.
+    """Raise before a training if its evaluations cannot report TEST.BEST_METRIC.
 
-    What an evaluator without `task_key` reports is not known beforehand.
+    The metrics of an evaluator without `task_key` are not known beforehand.
 
     Args:
         trainer: as for `evaluate`.
 
     Raises:
-        InputError: it belongs to a task that TEST.TASKS does not ask for.
+        InputError: the metric belongs to no task of TEST.TASKS.
     """
     metric, keys = cfg.TEST.BEST_METRIC, set()
     for name in cfg.DATASETS.TEST:
@@ -115,31 +115,31 @@ def evaluate(
     weights: str = "",
     iteration: int | None = None,
 ) -> dict:
-    """Evaluates `model` on every dataset of DATASETS.TEST and writes OUTPUT_DIR/inference/results.json.
+    """Evaluate `model` on every dataset of DATASETS.TEST and write OUTPUT_DIR/inference/results.json.
 
-    Every process has to call it. Modules are in eval mode meanwhile and then as they were.
+    Every process has to call it. Modules are in eval mode inside; their modes are restored afterwards.
 
     Args:
         model: on its device, not wrapped in DistributedDataParallel. It is run as TEST.PROTOCOL (or
             TEST.AUG) says.
         trainer: builds the loaders and evaluators by `build_test_loader` and `build_evaluator`.
-        weights: path or URL of what the model has loaded, for the protocol; "" if from no file.
-        iteration: of the training in OUTPUT_DIR that the model is in, for the protocol; instead of `weights`.
+        weights: path or URL of the loaded checkpoint, recorded in the protocol; "" if none was loaded.
+        iteration: iteration of the running training in OUTPUT_DIR, recorded instead of `weights`.
 
     Returns:
         In the main process {task: {metric: value}}, or {dataset: {task: {metric: value}}} for several
         datasets; {} in the others.
 
     Raises:
-        InputError: a dataset cannot be scored for a task of TEST.TASKS, or its labels are wrong; or the model
-            is as a checkpoint left it that does not fill it, or is of other classes.
+        InputError: a dataset cannot be scored for a task of TEST.TASKS, or its labels are wrong; or the
+            loaded checkpoint did not fill the model, or was trained for other classes.
     """
     if iteration is None:
         require_loaded(model)
     results, images, speed, skipped, reading, scored_by = {}, {}, {}, {}, {}, {}
     for name in cfg.DATASETS.TEST:
         loader = trainer.build_test_loader(cfg, name)
-        # A loader of another kind does not tell.
+        # Another loader may not have them.
         records = getattr(getattr(loader, "dataset", None), "records", None) or DatasetCatalog.get(name)
         reading[name] = describe_reading(records[0], cfg.INPUT.IMAGE_RANGE)
         evaluator = trainer_evaluators(cfg, name, trainer)
@@ -154,30 +154,30 @@ def evaluate(
             logger.warning("%s", advice)
     if not comm.is_main_process():
         return {}
-    facts = describe_protocol(cfg, weights, iteration) | describe_resizing(cfg, model)
-    facts |= {
+    protocol = describe_protocol(cfg, weights, iteration) | describe_resizing(cfg, model)
+    protocol |= {
         "datasets": images,
         "image_reading": reading,
         "evaluators": scored_by,
         **describe_speed(speed),
         **describe_skipped(skipped, images),
     }
-    return report(cfg, results, facts)
+    return report(cfg, results, protocol)
 
 
 def report(cfg: CfgNode, results: dict, protocol: dict) -> dict:
-    """Writes OUTPUT_DIR/inference/results.json and logs it.
+    """Write OUTPUT_DIR/inference/results.json, and log the metrics.
 
     Args:
         results: {dataset: {task: {metric: value}}}.
         protocol: see `segzoo.evaluation.Protocol`.
 
     Returns:
-        What `evaluate` returns.
+        As `evaluate`.
     """
     folder = inference_folder(cfg)
     if "iteration" not in protocol:
-        # That of a training is replaced by its next one, and metrics.json has them all.
+        # Each evaluation in a training replaces the one before; metrics.json has them all.
         _keep_other_results(folder / RESULTS_FILE, protocol)
     path = write_results(folder, results, protocol)
     for name, metrics in results.items():
@@ -193,20 +193,20 @@ def run_inference(
     *,
     tasks: Sequence[str] | None = None,
 ) -> tuple[dict, int, dict[str, float]]:
-    """Feeds a loader's batches through a model into an evaluator, with a progress line every few seconds.
+    """Feed a loader's batches through a model into an evaluator, with a progress line every few seconds.
 
-    Loading (by the loader's workers) and scoring (by the evaluator's threads) go on while the model computes;
-    what is told of them is how long the model had to wait.
+    Data-loader workers and scoring threads run while the model computes; the times reported for them are
+    those that the model had to wait.
 
     Args:
         model: a meta-architecture, or one under a test protocol as `tested_model` returns it.
-        loader: of this process's share of the images; has a length.
-        tasks: the results that the evaluator scores; None: those that the model gives unasked. Of semantic
-            results the best class of each pixel is scored, not the scores of all.
+        loader: yields this process's share of the images; has a length.
+        tasks: tasks whose results the evaluator scores; None: the model's default. Semantic results are
+            labels, not the scores of all classes.
 
     Returns:
-        The evaluator's results ({} but in the main process), the number of images over all processes, and the
-        seconds per image that this process spent on "data", "compute" and "scoring".
+        The evaluator's results ({} outside the main process), the number of images over all processes, and
+        the seconds per image that this process spent on "data", "compute" and "scoring".
     """
     evaluator.reset()
     stopwatch, started = Stopwatch(), time.perf_counter()
@@ -236,7 +236,7 @@ def feed(
     *,
     tasks: Sequence[str] | None = None,
 ) -> int:
-    """Do the loop of `run_inference`, up to the last batch; returns the number of this process's images."""
+    """Run the loop of `run_inference` up to the last batch; return the number of this process's images."""
     model = as_segmentation_model(model)
     done, shown, batches = 0, time.perf_counter(), len(loader)
     started = shown
@@ -264,29 +264,29 @@ def feed(
 
 
 def shares(speed: Mapping[str, float]) -> dict[str, float]:
-    """The share in percent that each part ("data", "compute", "scoring") has of the seconds of all."""
+    """Return the percentage of the total time of each part ("data", "compute", "scoring")."""
     total = sum(speed.values())
     return {part: 100 * seconds / max(total, 1e-9) for part, seconds in speed.items()}
 
 
 def describe_speed(speed: Mapping[str, Mapping[str, float]]) -> dict:
-    """For results.json, of {dataset: seconds per image of "data", "compute" and "scoring"}.
+    """Return the timings for results.json, from {dataset: seconds per image by part}.
 
-    "data" and "scoring" count what the model waited for, not what ran beside it.
+    "data" and "scoring" count the time that the model waited, not work done in parallel.
     """
     percent = {
-        name: {part: round(share, 2) for part, share in shares(of_dataset).items()}
-        for name, of_dataset in speed.items()
+        name: {part: round(share, 2) for part, share in shares(seconds).items()}
+        for name, seconds in speed.items()
     }
     return {"seconds_per_image": dict(speed), "wall_time_percent": percent}
 
 
 def evaluation_advice(cfg: CfgNode, speed: Mapping[str, float], images: int) -> list[str]:
-    """What would make an evaluation faster, if its model waited for long.
+    """Return advice to make an evaluation faster, if its model waited long.
 
     Args:
         speed: seconds per image spent on "data", "compute" and "scoring".
-        images: of this process.
+        images: number of images of this process.
     """
     percent = shares(speed)
     waits = {
@@ -311,23 +311,23 @@ def evaluation_advice(cfg: CfgNode, speed: Mapping[str, float], images: int) -> 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts every module in eval mode, and afterwards each back in the mode it had."""
+    """Put every module in eval mode, and restore each module's mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        # Not model.train(): a part that its owner keeps in eval mode has to stay there.
+        # Not model.train(): modules may be kept in eval mode during training.
         for module in training:
             module.training = True
 
 
 @contextmanager
 def reset_on_error(evaluator: DatasetEvaluator) -> Iterator[None]:
-    """Drops what waits to be scored when an error ends the loop: Python would score it all before it ends."""
+    """Drop predictions queued for scoring on an error: Python would score them all before it exits."""
     try:
         yield
-    except BaseException:  # Ctrl-C among them
+    except BaseException:  # also Ctrl-C
         evaluator.reset()
         raise
 
@@ -339,7 +339,7 @@ def _speed_fields(stopwatch: Stopwatch, images: int) -> list[str]:
 
 
 def tested_model(cfg: CfgNode, model: nn.Module, dataset_name: str) -> SegmentationModel:
-    """The model as TEST.PROTOCOL (or TEST.AUG) runs it on a dataset."""
+    """Return the model as TEST.PROTOCOL (or TEST.AUG) runs it on a dataset."""
     flip_pairs = MetadataCatalog.get(dataset_name).get("flip_pairs", ())
     return build_protocol_model(cfg, model, flip_pairs)
 
@@ -361,27 +361,27 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
 
 
 def trainer_evaluators(cfg: CfgNode, dataset_name: str, trainer: type[DefaultTrainer]) -> DatasetEvaluators:
-    """Build the evaluators of a test dataset as the trainer says, see `evaluate`."""
+    """Build the evaluators of a test dataset by the trainer's method, see `evaluate`."""
     built = trainer.build_evaluator(cfg, dataset_name)
     return built if isinstance(built, DatasetEvaluators) else DatasetEvaluators([built])
 
 
 def instance_classes(cfg: CfgNode) -> list[str]:
-    """Names of the classes that the model's instances are numbered by.
+    """Return the class names that the model's instance classes index.
 
-    A model trained for instances knows no stuff; one trained for all classes numbers all.
+    A model trained for instances has thing classes only; others have all classes.
     """
     metadata = classes_metadata(cfg)
     return metadata.thing_classes if cfg.TASK == "instance" else metadata.classes
 
 
 def inference_folder(cfg: CfgNode) -> Path:
-    """Where evaluations write: OUTPUT_DIR/inference; output/inference where a script has set none."""
+    """Return the folder of results: OUTPUT_DIR/inference, or output/inference without OUTPUT_DIR."""
     return Path(cfg.OUTPUT_DIR or "output", "inference")
 
 
 def _keep_other_results(path: Path, protocol: Mapping) -> None:
-    """Renames results that are there to results_<n>.json, unless these are the same, measured again."""
+    """Rename existing results to results_<n>.json, unless they have the same protocol."""
     try:
         before = load_results(path)["protocol"]
     except InputError:
@@ -398,13 +398,13 @@ def _without_timings(protocol: Mapping) -> dict:
 
 
 def dataset_folder(cfg: CfgNode, name: str) -> Path:
-    """Where the evaluation of a dataset writes: OUTPUT_DIR/inference, or a folder of its own therein."""
+    """Return the folder of a dataset's results: OUTPUT_DIR/inference, or a subfolder if there are several."""
     folder = inference_folder(cfg)
     return folder / name if len(cfg.DATASETS.TEST) > 1 else folder
 
 
 def describe_protocol(cfg: CfgNode, weights: str, iteration: int | None) -> dict:
-    """How the numbers are made, without the datasets; see `segzoo.evaluation.Protocol`."""
+    """Return how the metrics are computed, without the datasets; see `segzoo.evaluation.Protocol`."""
     if iteration is not None:
         weights_entry = {
             "weights": f"{cfg.OUTPUT_DIR}/model at iteration {iteration}",
@@ -434,13 +434,13 @@ def _inference(cfg: CfgNode, protocol: InferenceProtocol | MapAveraging | None) 
 
 
 def describe_resizing(cfg: CfgNode, model: nn.Module) -> dict:
-    """What the model resizes to the image's size for semantic labels; None where it does not say."""
+    """Return what the model resizes to the image's size for semantic labels; None where it is unknown."""
     is_semantic = "semantic" in cfg.TEST.TASKS
     return {"semantic_resizing": build_protocol_model(cfg, model).semantic_resizing if is_semantic else None}
 
 
 def _plain_inference(cfg: CfgNode) -> dict:
-    """How a model's own forward pass is made."""
+    """Return the protocol of a model's own forward pass."""
     short_edge = cfg.INPUT.MIN_SIZE_TEST
     input_size = "original"
     if short_edge:
@@ -465,7 +465,7 @@ def _averaging_inference(cfg: CfgNode, protocol: MapAveraging) -> dict:
             "short_edges": edges,
             "long_edge_max": protocol.long_edge_max,
         },
-        # Of images in their original size the copies' sizes are known, but no common factor.
+        # The copies of images in their original size have known sizes, but no common factor.
         "scales": [edge / short_edge for edge in edges] if short_edge else [],
         "flip": protocol.flip,
     }
@@ -473,7 +473,7 @@ def _averaging_inference(cfg: CfgNode, protocol: MapAveraging) -> dict:
 
 def _protocol_inference(protocol: InferenceProtocol) -> dict:
     slides = protocol.mode == "slide"
-    # What does not change the numbers of this protocol is left out, so that it does not prevent comparing.
+    # Options without effect on this protocol's results are left out, so that they prevent no comparison.
     size = {"resize": protocol.resize}
     if protocol.resize != "none":
         size |= {"base_size": protocol.base_size, "interpolation": protocol.interpolation}

@@ -1,6 +1,6 @@
-"""What happens between training steps: checkpoints, evaluation with the best model kept, and records.
+"""Hooks of a training: checkpoints, evaluation with the best model kept, and records.
 
-All are Detectron2 hooks. These run in every process: the random states of all belong to a checkpoint.
+All run in every process: a checkpoint holds the random states of all.
 """
 
 import logging
@@ -27,12 +27,12 @@ from .saved_config import saved_config
 
 logger = logging.getLogger(__name__)
 
-# Seconds after the first iteration until when there is a line.
+# Seconds after the first iteration within which a progress line is shown.
 FIRST_LINE = 8.0
 
 
 class CheckpointHook(HookBase):
-    """Saves model_<iteration>.pth every `period` iterations, and model_final.pth after the last one."""
+    """Hook that saves model_<iteration>.pth every `period` iterations, and model_final.pth after the last."""
 
     def __init__(self, period: int):
         self._period = period
@@ -46,10 +46,10 @@ class CheckpointHook(HookBase):
 
 
 class LearningRateHook(LRScheduler):
-    """Steps the schedule; records "lr", that of most parameters, and of different ones "lr_x<factor>".
+    """Hook that steps the schedule; records "lr", the rate of most parameters, and others as "lr_x<factor>".
 
-    Of many, as with a rate for each layer, the lowest and the highest are recorded. Parameters with a
-    schedule of their own have "lr_<name prefix>_x<factor>".
+    If there are many, as with layer decay, the lowest and the highest are recorded. Parameters with their own
+    schedule have "lr_<name prefix>_x<factor>".
     """
 
     MOST = 8
@@ -72,15 +72,15 @@ class LearningRateHook(LRScheduler):
 
 
 class EvaluationHook(HookBase):
-    """Evaluates periodically and after the last iteration, keeps the best model, and can stop early.
+    """Hook that evaluates periodically and after the last iteration; keeps the best model, can stop early.
 
     It comes after CheckpointHook: a failing evaluation loses no training. An evaluation that a killed run
-    missed after its last checkpoint (or the final one) is done on resuming. The past values of the
-    metric are taken from the metrics.json lines of the run that is resumed, the best one also from
-    model_best.pth, which may be of a later iteration. Random generators are left alone.
+    missed at its last checkpoint, the final one included, is run on resuming. Past values of the metric are
+    read from metrics.json of the resumed run, the best one also from model_best.pth, which may be of a later
+    iteration. Random states are preserved.
 
     Attributes:
-        best: the score of the model in model_best.pth; None before there is one.
+        best: the score of the model in model_best.pth; None if there is none.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict], best_metric: str = "", patience: int = 0):
@@ -88,9 +88,9 @@ class EvaluationHook(HookBase):
         Args:
             period: iterations between evaluations; 0: only after the last one.
             evaluate: returns a nested dict of results in the main process.
-            best_metric: "sem_seg/mIoU" or another result by which model_best.pth is chosen, higher is better;
-                "" for none.
-            patience: evaluations without a better value until training stops; 0: never.
+            best_metric: metric that chooses model_best.pth, such as "sem_seg/mIoU", higher is better; "" for
+                none.
+            patience: number of evaluations without a better value until training stops; 0: never.
         """
         self._period = period
         self._evaluate = evaluate
@@ -108,7 +108,7 @@ class EvaluationHook(HookBase):
             write_best(folder, self.best, {self._metric: self.best.value})
         if self.is_missing(past):
             done = self.trainer.start_iter
-            # A model_best.pth of it is the one that the uninterrupted run would have saved.
+            # At the iteration for which the uninterrupted run would have saved model_best.pth.
             self.trainer.iter = self.trainer.storage.iter = done - 1
             self._run()
             self.trainer.iter = self.trainer.storage.iter = done
@@ -118,10 +118,10 @@ class EvaluationHook(HookBase):
             self._run()
 
     def is_missing(self, past: list[dict]) -> bool:
-        """Whether the run that is resumed has not evaluated what it should have at its last iteration.
+        """Tell whether the resumed run missed the evaluation at its last iteration.
 
         Args:
-            past: its metrics.json lines.
+            past: metrics.json lines of that run.
         """
         done = self.trainer.start_iter
         if done == 0 or not self.due(done):
@@ -129,7 +129,7 @@ class EvaluationHook(HookBase):
         return not has_results(past, done - 1)
 
     def due(self, done: int) -> bool:
-        """Whether there is an evaluation after so many iterations."""
+        """Tell whether an evaluation follows after `done` iterations."""
         return done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0)
 
     def _run(self) -> None:
@@ -151,7 +151,7 @@ class EvaluationHook(HookBase):
         self._values.append(_comparable(value))
         since_best = len(self._values) - 1 - self._values.index(max(self._values))
         if not math.isfinite(value):
-            logger.warning("%s is %s, which is no score: no best model is kept of it", self._metric, value)
+            logger.warning("%s is %s, not a finite score: no best model is saved", self._metric, value)
         elif value > best:
             logger.info("%s %.4f is the best so far", self._metric, value)
             self.trainer.save_checkpoint("model_best")
@@ -170,16 +170,16 @@ class EvaluationHook(HookBase):
 
 
 def _comparable(value: float) -> float:
-    """The value; for NaN and infinities, as of nothing labeled, what is below all others."""
+    """Return the value, or minus infinity for NaN and infinities (NaN: no labels)."""
     return value if math.isfinite(value) else -math.inf
 
 
 class WriterHook(HookBase):
-    """Makes the trainer's writers write every `period` iterations, after evaluations and at the end.
+    """Hook that calls the trainer's writers every `period` iterations, after evaluations and at the end.
 
     A resumed run also writes the line of its checkpoint's iteration, if the run before was killed too early.
-    Where `period` iterations take long, a first line comes earlier, on the screen only. Files that were
-    removed during the training are made anew.
+    Where `period` iterations take long, a first line comes earlier, on the screen only. Files removed during
+    the training are created again.
     """
 
     def __init__(self, period: int, images_per_iteration: int = 1, loading_workers: int = 0):
@@ -210,7 +210,7 @@ class WriterHook(HookBase):
             writer.close()
 
     def due(self, done: int) -> bool:
-        """Whether there is a line after so many iterations, evaluation or not."""
+        """Tell whether a line is written after `done` iterations, with or without evaluation."""
         return done % self._period == 0 or done == self.trainer.max_iter
 
     @property
@@ -230,7 +230,7 @@ class WriterHook(HookBase):
             writer.write()
 
     def _first_line(self) -> None:
-        """Shows that the training goes on if the first line would come too late after the first iteration."""
+        """Log a line if the first regular one would come too late after the first iteration."""
         now = time.monotonic()
         self._first_end = self._first_end or now
         if now + (now - self._last_end) - self._first_end > FIRST_LINE:
@@ -252,8 +252,8 @@ class WriterHook(HookBase):
         write_text(folder / "config.yaml", saved_config(self.trainer.cfg))
         self._writers = self.trainer.build_writers()
         logger.warning(
-            "OUTPUT_DIR %s was removed during the training and is made anew; what it held is gone, records "
-            "and checkpoints go on from iteration %d",
+            "OUTPUT_DIR %s was removed during the training and is created again; its old contents are lost, "
+            "records and checkpoints continue from iteration %d",
             folder,
             self.trainer.iter,
         )

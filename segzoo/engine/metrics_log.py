@@ -1,4 +1,4 @@
-"""What a training records: losses and scalars, and a metrics.json without gaps or doubles after a resume."""
+"""Losses and scalars of a training, and a metrics.json without gaps or duplicates after a resume."""
 
 import json
 import logging
@@ -22,20 +22,20 @@ WINDOW = 20
 def mean_losses(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Average losses by name over micro-batches or processes.
 
-    A loss that some have not, because nothing in their images needs it, is 0 there: the gradient, too, is a
-    mean over all.
+    A loss missing in some, because nothing in their images needs it, counts as 0 there: the gradient, too, is
+    a mean over all.
     """
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: sum(part.get(name, 0.0) for part in parts) / len(parts) for name in names}
 
 
 class LossRecorder:
-    """Collects the losses of each iteration and puts their mean over processes into the event storage.
+    """Losses of each iteration, whose mean over processes goes into the event storage.
 
-    One process puts them at once; several exchange them every `period` iterations, with one message.
+    A single process puts them there at once; several exchange them every `period` iterations, in one message.
 
     Attributes:
-        latest: losses, "data_time" and "iteration" that this process has recorded last.
+        latest: losses, "data_time" and "iteration" that this process recorded last.
     """
 
     def __init__(self, storage: EventStorage, period: int):
@@ -45,14 +45,14 @@ class LossRecorder:
         self.latest: dict[str, float] = {}
 
     def add(self, iteration: int, losses: dict[str, float], data_time: float) -> None:
-        """Records the losses of this process; every process has to call it with the same iterations."""
+        """Record the losses of this process; every process has to call it with the same iterations."""
         self.latest = {"iteration": iteration, "data_time": data_time, **losses}
         self._pending.append(self.latest)
         if (iteration + 1) % self._period == 0:
             self.flush()
 
     def flush(self) -> None:
-        """Puts what is pending into the storage of the main process; every process has to call it."""
+        """Put pending losses into the storage of the main process; every process has to call it."""
         pending, self._pending = self._pending, []
         now = self._storage.iter
         for records in zip(*comm.gather(pending), strict=True):
@@ -71,23 +71,23 @@ def has_results(lines: Iterable[Mapping], iteration: int) -> bool:
 
 
 def recent_scalars(storage: EventStorage) -> dict[str, list[list[float]]]:
-    """The last values of every smoothed scalar as [value, iteration], so that a resumed run smooths alike."""
+    """Return the last values of every smoothed scalar as [value, iteration], to smooth alike on resuming."""
     smoothed = [name for name, hint in storage.smoothing_hints().items() if hint]
     return {name: [list(entry) for entry in storage.history(name).values()[-WINDOW:]] for name in smoothed}
 
 
 def restore_recent_scalars(storage: EventStorage, recent: dict[str, list[list[float]]]) -> None:
-    """Puts back what `recent_scalars` returned, without making it news that the writers would write again."""
+    """Restore what `recent_scalars` returned, without making the writers write it again."""
     for name, entries in recent.items():
         for value, iteration in entries:
             storage.histories()[name].update(value, iteration)
 
 
 def latest_scalars(storage: EventStorage) -> dict[str, list]:
-    """The scalars of the current iteration as [value, whether it is smoothed].
+    """Return the scalars of the current iteration as [value, whether it is smoothed].
 
-    They belong into a checkpoint: it is saved before the writers write them, and a run that is killed in
-    between has to write them when it goes on.
+    They belong in a checkpoint: it is saved before the writers write them, and a run killed in between has to
+    write them on resuming.
     """
     return {
         name: [value, storage.smoothing_hints()[name]]
@@ -97,19 +97,19 @@ def latest_scalars(storage: EventStorage) -> dict[str, list]:
 
 
 def restore_latest_scalars(storage: EventStorage, latest: dict[str, list], iteration: int) -> None:
-    """Makes what `latest_scalars` returned news of `iteration`, for the writers to write."""
+    """Restore what `latest_scalars` returned as scalars of `iteration`, for the writers to write."""
     for name, (value, smoothed) in latest.items():
         storage.latest()[name] = (value, iteration)
         storage.smoothing_hints()[name] = smoothed
-        # That of a smoothed one is restored by `restore_recent_scalars`.
+        # The history of a smoothed one is restored by `restore_recent_scalars`.
         if not smoothed:
             storage.histories()[name].update(value, iteration)
 
 
 class TensorBoardWriter(TensorboardXWriter):
-    """Detectron2's, whose events are on disk when `write` returns: a kill loses none of them.
+    """Detectron2's TensorBoard writer that flushes in `write`: a kill loses no events.
 
-    By itself TensorBoard keeps them for two minutes, in which there may have been a checkpoint.
+    By default events stay in memory for up to two minutes, in which a checkpoint may have been saved.
     """
 
     def write(self) -> None:
@@ -118,11 +118,11 @@ class TensorBoardWriter(TensorboardXWriter):
 
 
 def wait_until_event_files_sort(folder: Path) -> None:
-    """Waits until a new TensorBoard file sorts after those in `folder`: their names count whole seconds.
+    """Wait until a new TensorBoard file sorts after those in `folder`: their names count whole seconds.
 
-    TensorBoard reads them in that order, and what a file says about its predecessors only then is understood.
+    TensorBoard reads them in that order, and only so does the purge step of a file apply to its predecessors.
     It waits only where a training is resumed within a second of its last start, as in one Python process, and
-    a second at most: a clock that runs ahead elsewhere must not hold up a training.
+    at most a second: another machine's clock that runs ahead must not hold up a training.
     """
     seconds = [int(match[1]) for path in folder.glob("events.*") if (match := _EVENT_FILE.match(path.name))]
     newest, patience = max(seconds, default=0), time.monotonic() + 1.1
@@ -131,10 +131,10 @@ def wait_until_event_files_sort(folder: Path) -> None:
 
 
 def continue_metrics(path: Path, start_iteration: int) -> list[dict]:
-    """Prepares metrics.json for a run that begins at `start_iteration`; returns the lines it goes on from.
+    """Prepare metrics.json for a run that begins at `start_iteration`; return the lines before it.
 
-    Lines from `start_iteration` on, which the run will write again, and a line cut short by a crash are
-    taken out. A run that begins at 0 puts the file of an earlier one aside as metrics_<n>.json.
+    Lines from `start_iteration` on, which the run will write again, and a line truncated by a crash are
+    removed. A run that begins at 0 renames the file of an earlier one to metrics_<n>.json.
     """
     if not path.is_file() or path.stat().st_size == 0:
         return []
@@ -145,7 +145,7 @@ def continue_metrics(path: Path, start_iteration: int) -> list[dict]:
 
 
 def drop_metrics(path: Path, iteration: int) -> list[dict]:
-    """Takes the lines from `iteration` on out of metrics.json, if it is there; returns those that stay."""
+    """Remove the lines from `iteration` on from metrics.json, if it exists; return the remaining ones."""
     kept = [line for line in read_metrics(path) if line["iteration"] < iteration]
     if path.is_file():
         write_text(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
@@ -153,7 +153,7 @@ def drop_metrics(path: Path, iteration: int) -> list[dict]:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of metrics.json but for one cut short by a crash; none if there is no such file."""
+    """Return the lines of metrics.json except one truncated by a crash; none if there is no such file."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:

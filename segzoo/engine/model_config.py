@@ -1,7 +1,7 @@
-"""The configuration of a model that is to be run: a file's, or the one that its checkpoint holds.
+"""The configuration of a model to run: from a file, or from its checkpoint.
 
-A checkpoint of segzoo opens alone: it has its configuration, classes, colors and things with it, and nothing
-of the run that wrote it has to be there: neither its folder nor its dataset.
+A checkpoint of segzoo can be opened alone: it holds its configuration, class names, colors and thing flags,
+and needs neither the folder nor the dataset of the run that wrote it.
 """
 
 from collections.abc import Sequence
@@ -29,18 +29,19 @@ def model_config(
     evaluates: bool = False,
     trust: bool = False,
 ) -> CfgNode:
-    """The complete configuration of a model that is to be run with its weights.
+    """Return the complete configuration of a model to run with its weights.
 
     Args:
-        config_file: a YAML file or a name below `configs/`; "" or None for the one that the weights hold.
+        config_file: a YAML file or a name below `configs/`; "" or None for the one in the checkpoint.
         overrides: alternating keys and values.
         weights: path or URL of the checkpoint; "" for MODEL.WEIGHTS.
-        evaluates: whether the datasets of DATASETS.TEST are needed. Else a dataset whose YAML is not there is
-            replaced by the classes that the checkpoint knows.
+        evaluates: whether the datasets of DATASETS.TEST are needed. If not, a dataset whose YAML file does
+            not exist is replaced by the classes in the checkpoint.
         trust: execute pickled code in the file, where it holds more than weights.
 
     Raises:
-        InputError: as `load_config`; no weights and no configuration, or weights that hold none.
+        InputError: as `load_config`; neither a configuration nor weights, or a checkpoint without
+            configuration.
     """
     if weights:
         overrides = [*overrides, _KEY, str(weights)]
@@ -49,7 +50,7 @@ def model_config(
     given = [value for key, value in zip(overrides[::2], overrides[1::2], strict=False) if key == _KEY]
     if not given or not given[-1]:
         raise InputError(
-            "there is neither a configuration nor a checkpoint that holds one; give --config-file FILE, or "
+            "found neither a configuration nor a checkpoint that holds one; give --config-file FILE, or "
             "--weights FILE, a checkpoint of segzoo"
         )
     return checkpoint_config(given[-1], overrides, evaluates=evaluates, trust=trust)
@@ -58,7 +59,7 @@ def model_config(
 def checkpoint_config(
     weights: str | Path, overrides: Sequence[str] = (), *, evaluates: bool = False, trust: bool = False
 ) -> CfgNode:
-    """The complete configuration that a checkpoint of segzoo holds; its classes are registered.
+    """Return the complete configuration in a checkpoint of segzoo, and register its classes.
 
     Arguments and errors as `model_config`.
     """
@@ -76,7 +77,7 @@ def checkpoint_config(
 
 
 def held_config(weights: str | Path, *, trust: bool = False) -> str:
-    """Return the text of the configuration that a checkpoint of segzoo holds, that of its training, as YAML.
+    """Return the YAML text of the training configuration that a checkpoint of segzoo holds.
 
     Arguments and errors as `model_config`.
     """
@@ -84,12 +85,12 @@ def held_config(weights: str | Path, *, trust: bool = False) -> str:
 
 
 def _description(file: Path, weights: str | Path, trust: bool) -> dict[str, Any]:
-    """Return what a checkpoint says about itself, its configuration among it."""
+    """Return the description in a checkpoint, which must include its configuration."""
     about = read_description(file, trust)
     if about is None or "config" not in about:
-        whose = "it is not segzoo's" if about is None else f"segzoo {about.get('version', '')} wrote none"
+        reason = "it is not segzoo's" if about is None else f"segzoo {about.get('version', '')} wrote none"
         raise InputError(
-            f"{weights} holds no configuration ({whose}); give the one that it was trained with: "
+            f"{weights} holds no configuration ({reason}); give the one that it was trained with: "
             "--config-file FILE, or Predictor(load_config(FILE), weights)"
         )
     return about

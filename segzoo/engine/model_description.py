@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: enough to run its model anywhere, without the run that wrote it."""
+"""The description in a checkpoint: enough to run its model anywhere, without the run that wrote it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,20 +16,20 @@ from .saved_config import config_in_checkpoint
 
 
 def describe_checkpoint(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
-    """What stands under the key "segzoo": `describe`, facts of the dataset, and the whole configuration.
+    """Return the entry "segzoo" of a checkpoint: `describe`, the dataset's metadata, and the configuration.
 
     Args:
-        metadata: of the dataset whose classes the model predicts; see `segzoo.data`.
+        metadata: metadata of the dataset whose classes the model predicts; see `segzoo.data`.
 
     Returns:
         Strings, numbers, lists and dicts only.
     """
-    facts = {key: plain(metadata.get(key)) for key in DATASET_METADATA if metadata.get(key) is not None}
-    return {**describe(cfg, metadata), **facts, "config": config_in_checkpoint(cfg, new_config())}
+    fields = {key: plain(metadata.get(key)) for key in DATASET_METADATA if metadata.get(key) is not None}
+    return {**describe(cfg, metadata), **fields, "config": config_in_checkpoint(cfg, new_config())}
 
 
 def take_trained_range(cfg: CfgNode, description: Mapping[str, Any] | None) -> None:
-    """Sets an empty INPUT.IMAGE_RANGE to the one that a checkpoint's self-description has, if any."""
+    """Set an empty INPUT.IMAGE_RANGE to the one in a checkpoint's description, if any."""
     trained = (description or {}).get("image_range", ())
     if trained and not cfg.INPUT.IMAGE_RANGE:
         cfg.defrost()
@@ -38,10 +38,10 @@ def take_trained_range(cfg: CfgNode, description: Mapping[str, Any] | None) -> N
 
 
 def describe(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
-    """What a checkpoint says about itself under the key "segzoo": what prediction needs beside the weights.
+    """Return what prediction needs beside the weights, as a checkpoint stores it under the key "segzoo".
 
     Args:
-        metadata: of the dataset whose classes the model predicts; see `segzoo.data`.
+        metadata: metadata of the dataset whose classes the model predicts; see `segzoo.data`.
 
     Returns:
         Strings, numbers, lists and dicts only: version, task, dataset, classes, colors, isthing,
@@ -64,10 +64,10 @@ def describe(cfg: CfgNode, metadata: Metadata) -> dict[str, Any]:
 
 
 def classes_metadata(cfg: CfgNode) -> Metadata:
-    """Of the dataset whose classes the model predicts.
+    """Return the metadata of the dataset whose classes the model predicts.
 
     Raises:
-        InputError: none is configured.
+        InputError: no dataset is configured.
     """
     name = classes_dataset(cfg)
     if not name:
@@ -78,7 +78,7 @@ def classes_metadata(cfg: CfgNode) -> Metadata:
 
 
 def plain(value: Any) -> Any:
-    """Returns tuples as lists and numpy numbers as Python's, all the way down."""
+    """Convert tuples to lists and numpy numbers to Python's, recursively."""
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

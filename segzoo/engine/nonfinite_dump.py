@@ -1,4 +1,4 @@
-"""What a training leaves behind when its loss is no longer a number: everything needed to see it again."""
+"""Dump of everything needed to reproduce a non-finite loss or gradient."""
 
 import math
 from pathlib import Path
@@ -12,14 +12,14 @@ from segzoo.utils.files import written_whole
 
 from .saved_config import saved_config
 
-# So many images are named in the message; the file has all.
+# Number of images named in the message; the file has all.
 _LISTED = 8
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or its gradient is not finite; the message says when, why, and where the state is saved."""
+    """Non-finite loss or gradient; the message says when, why, and where the state is saved."""
 
-    # Of the process: the message is the whole explanation.
+    # Exit status of the process.
     exit_status = 1
 
 
@@ -36,21 +36,22 @@ def save_nonfinite_capsule(
     learning_rates: list[float],
     cfg: CfgNode,
 ) -> str:
-    """Writes OUTPUT_DIR/nonfinite_<iteration>.pth and returns the message for the error, one line.
+    """Write OUTPUT_DIR/nonfinite_<iteration>.pth and return the message for the error, one line.
 
-    The file holds the arguments as they were before the failing forward pass (but for running statistics):
-    restore `random_state`, load `model` into the model of `config`, run it on `batch`: `losses` come again.
+    The file holds the arguments as they were before the failing forward pass (except running statistics):
+    restore `random_state`, load `model` into the model of `config`, and run it on `batch` to reproduce
+    `losses`.
 
     Args:
-        rank: of this process; from 1 on it is part of the file's name.
-        reason: what is not finite; goes into the message, unless weights were not finite before.
+        rank: of this process; above 0 it is part of the file's name.
+        reason: what is not finite; goes into the message, unless weights were already non-finite.
         losses: by name; empty where the model could not compute them.
-        batch: the micro-batch, as the model was given it; for a gradient all of the iteration.
+        batch: the micro-batch given to the model; for a gradient, all of the iteration's.
         random_state: captured before the forward pass.
     """
     name = f"nonfinite_{iteration}.pth" if rank == 0 else f"nonfinite_{iteration}_rank{rank}.pth"
     path = Path(output_dir, name)
-    # Not buffers: the failing forward pass itself spoils running statistics.
+    # Not buffers: the failing forward pass itself corrupts running statistics.
     broken = [key for key, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     capsule = {
         "iteration": iteration,
@@ -64,8 +65,8 @@ def save_nonfinite_capsule(
         "config": saved_config(cfg),
     }
     if broken:
-        reason = f"{len(broken)} weights were non-finite already, first {broken[0]}"
-    facts = f"{reason}; {_listed_rates(learning_rates)}; {_listed_images(capsule['file_names'])}"
+        reason = f"{len(broken)} weights were already non-finite, first {broken[0]}"
+    details = f"{reason}; {_listed_rates(learning_rates)}; {_listed_images(capsule['file_names'])}"
     where = f"batch and state saved to {path}"
     try:
         with written_whole(path) as unfinished:
@@ -73,16 +74,16 @@ def save_nonfinite_capsule(
     except (OSError, RuntimeError) as error:
         where = f"batch and state could not be saved to {path}: {error}"
     finite = losses and all(math.isfinite(value) for value in losses.values())
-    return f"non-finite {'gradient' if finite else 'loss'} at iteration {iteration}: {where} ({facts})"
+    return f"non-finite {'gradient' if finite else 'loss'} at iteration {iteration}: {where} ({details})"
 
 
 def _listed_rates(rates: list[float]) -> str:
-    """The learning rate or, where parameter groups differ, the range."""
+    """Return the learning rate or, where parameter groups differ, the range."""
     low, high = f"{min(rates, default=0):.3g}", f"{max(rates, default=0):.3g}"
     return f"learning rate {low}" if low == high else f"learning rates {low} to {high}"
 
 
 def _listed_images(names: list[str]) -> str:
-    """The first images of the batch without their folders, and how many more there are."""
+    """Return the names of the batch's first images without folders, and the number of the others."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"images {', '.join(Path(name).name for name in names[:_LISTED])}{more}"

@@ -1,6 +1,6 @@
-"""OUTPUT_DIR belongs to one training at a time and can be written: said before the first iteration.
+"""A lock on OUTPUT_DIR: only one training writes there at a time, checked before the first iteration.
 
-The mark is a lock on a file, which the system takes back when the process ends, however it does.
+It is a lock on a file, which the system releases when the process ends in any way.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Claim:
-    """That a folder is this training's: a lock, which the main process holds until the end of `claimed`."""
+    """Lock on a folder for this training, held by the main process until the end of `claimed`."""
 
     def __init__(self, folder: Path, locks: contextlib.ExitStack):
         self._folder = folder
@@ -37,12 +37,12 @@ class Claim:
         self._file = locks.enter_context(locked(folder))
 
     def renew(self) -> None:
-        """Locks the folder again if it, or the file in it, was removed and perhaps made anew since.
+        """Lock the folder again if it, or the lock file, was removed and perhaps created again.
 
         Raises:
-            InputError: another training has claimed it meanwhile, or it cannot be written.
+            InputError: another training has claimed it in between, or it cannot be written.
         """
-        # Not by opening it: to close a file of one's own gives the lock on it back.
+        # Not by opening the file: closing any descriptor of it releases the process's lock.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(self._folder / LOCK_FILE), os.fstat(self._file)):
                 return
@@ -52,12 +52,12 @@ class Claim:
 
 @contextlib.contextmanager
 def claimed(folder: str | Path) -> Iterator[Claim | None]:
-    """Inside, no other training can claim the folder. Every process of the training enters it.
+    """Keep other trainings from claiming the folder; every process of the training enters it.
 
-    Where the file system knows no locks, nothing is claimed.
+    Where the file system has no locks, nothing is claimed.
 
     Yields:
-        In the main process, what is claimed.
+        The claim in the main process, None in the others.
 
     Raises:
         InputError: another training has claimed it, or it cannot be written; in every process.
@@ -77,7 +77,7 @@ def claimed(folder: str | Path) -> Iterator[Claim | None]:
 
 @contextlib.contextmanager
 def writing_explained(folder: str | Path) -> Iterator[None]:
-    """Around a training: what the system does not let it write becomes an error of one line.
+    """Turn errors in writing below `folder` into a one-line error.
 
     Raises:
         InputError: a full disk, a folder that has become read-only, ...
@@ -86,9 +86,9 @@ def writing_explained(folder: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         if isinstance(error.__context__, InputError):
-            # Said already. This is the attempt to write the last records all the same.
+            # Already reported: this is the attempt to write the last records anyway.
             raise error.__context__ from None
-        # The name of a file that has long been open is not known.
+        # An error of a file that is already open has no name.
         file = os.fsdecode(error.filename or folder)
         if error.errno not in WRITE_REFUSALS or not is_below(file, folder):
             raise
@@ -97,7 +97,7 @@ def writing_explained(folder: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Inside, this process alone has claimed the folder, which is made; yields the lock file."""
+    """Create the folder and lock it for this process; yield the lock file's descriptor."""
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -110,14 +110,14 @@ def locked(folder: Path) -> Iterator[int]:
             os.pwrite(lock_file, json.dumps(holder).encode(), 0)
         except OSError as error:
             raise InputError(f"OUTPUT_DIR {cannot_write(folder, error)}") from None
-        # The file stays when this ends: who finds it then may have it open already.
+        # The file is not removed: another process may have opened it already.
         yield lock_file
 
 
 def _lock(lock_file: int) -> bool:
-    """Whether the file is now this process's, or cannot be anybody's."""
+    """Tell whether this process has locked the file, or the file system has no locks."""
     try:
-        # A POSIX lock: data loading processes, which may live a little longer, do not inherit it.
+        # A POSIX lock: data-loader workers, which may outlive this process briefly, do not inherit it.
         fcntl.lockf(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         # Some network file systems have no locks.
@@ -126,10 +126,10 @@ def _lock(lock_file: int) -> bool:
 
 
 def _wait_for(lock_file: int, folder: Path) -> None:
-    """Until a training on another machine is known to be gone; one on this machine would be known already.
+    """Wait for a lock that a failed machine may still hold; on this machine a lock means a live process.
 
     Raises:
-        InputError: it is not gone.
+        InputError: the other training still holds it.
     """
     process, machine = _holder(lock_file)
     if machine not in ("", socket.gethostname()):
@@ -139,7 +139,7 @@ def _wait_for(lock_file: int, folder: Path) -> None:
             if _lock(lock_file):
                 return
             time.sleep(min(1.0, _PATIENCE / 10))
-    known = f"process {process} on {machine}" if machine else "its process is not known"
+    known = f"process {process} on {machine}" if machine else "process unknown"
     raise InputError(
         f"OUTPUT_DIR {folder}: another training writes there ({known}); choose another OUTPUT_DIR or end "
         f"that training (delete {folder / LOCK_FILE} if its machine has failed)"
@@ -147,7 +147,7 @@ def _wait_for(lock_file: int, folder: Path) -> None:
 
 
 def _holder(lock_file: int) -> tuple[str, str]:
-    """The process and the machine of the training that has locked the file; "" where they are not known."""
+    """Return the process and the machine that have locked the file; "" where they are unknown."""
     try:
         holder = json.loads(os.pread(lock_file, 1000, 0))
         return str(holder["process"]), str(holder["machine"])

@@ -1,6 +1,6 @@
-"""A trained model as a function from pictures to results.
+"""A trained model as a function from images to results.
 
-H W: size of a picture; results have the picture's own size.
+H W: size of an image; results have the image's original size.
 """
 
 import logging
@@ -36,22 +36,22 @@ logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Runs a model on one picture or many, from files or arrays, in batches of bounded size.
+    """A model that runs on one or many images, from files or arrays, in batches of bounded size.
 
     >>> predictor = Predictor("output/street/model_best.pth")  # of a training with segzoo
     >>> predictor = Predictor(load_config("panoptic/coco/maskformer_r50"), weights="model.pth")
     >>> ids, segments_info = predictor("street.jpg")["panoptic_seg"]
     >>> results = predictor(["a.jpg", Image.open("b.jpg"), cv2.imread("c.jpg")], color="BGR")
 
-    Pictures are resized as in evaluation (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST) and run as TEST.PROTOCOL says,
-    at one scale; results come back at the picture's own size, on the model's device.
+    Images are resized as in evaluation (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST) and run as TEST.PROTOCOL says,
+    at one scale; results have the image's original size and are on the model's device.
 
     Attributes:
         model: the meta-architecture, in eval mode.
-        metadata: of the dataset whose classes the model predicts (`classes`, `colors`, `isthing`, ...), or
-            None when it was made from a bare module.
-        image_range: values of picture files of more than 8 bits that become 0 and 255: INPUT.IMAGE_RANGE,
-            else the one that the checkpoint was trained with; (): by each file, see `segzoo.data.read_image`.
+        metadata: metadata of the dataset whose classes the model predicts (`classes`, `colors`, `isthing`,
+            ...); None for a built module.
+        image_range: values of image files of more than 8 bits that become 0 and 255: INPUT.IMAGE_RANGE, else
+            the range of the training; () for a range per file, see `segzoo.data.read_image`.
     """
 
     def __init__(
@@ -65,19 +65,18 @@ class Predictor:
     ):
         """
         Args:
-            model: a checkpoint of segzoo, path or URL, which needs nothing else; or a complete config
+            model: path or URL of a segzoo checkpoint, which needs nothing else; or a complete config
                 (`segzoo.model_zoo.load_config`); or a built meta-architecture, which is put into eval mode.
-            weights: checkpoint for a config or module, path or URL; default: the config's MODEL.WEIGHTS. A
-                built module keeps its own weights unless some are given.
-            batch_size: pictures run together; default: TEST.IMS_PER_BATCH, 1 for a built module.
-            augmentations: what is done to a picture first; default: the config's, for evaluation; nothing for
-                a built module.
+            weights: path or URL of a checkpoint for a config or module; default: the config's MODEL.WEIGHTS;
+                a built module keeps its weights.
+            batch_size: number of images per batch; default: TEST.IMS_PER_BATCH, 1 for a built module.
+            augmentations: applied to each image; default: the config's for evaluation, none for a built
+                module.
             trust: execute pickled code in the weights' file, where it holds more than weights.
 
         Raises:
-            InputError: no such device or file, weights that do not fill the whole model, or a checkpoint
-                that says it was trained for other classes, or another format or scale of pictures; or one
-                that holds no configuration.
+            InputError: no such device or file; weights that do not fill the whole model; a checkpoint trained
+                for other classes, or another format or scale of images; or one without configuration.
         """
         if isinstance(model, str | Path):
             model = _config_from_checkpoint(model, weights, trust)
@@ -112,7 +111,7 @@ class Predictor:
             self.image_range = self.image_range or tuple(trained_range)
         if self.image_range:
             logger.info(
-                "Predictor: picture files of more than 8 bits are read with %g as black and %g as white, the "
+                "Predictor: image files of more than 8 bits are read with %g as black and %g as white, the "
                 "range of the configuration or the training",
                 *self.image_range,
             )
@@ -130,53 +129,52 @@ class Predictor:
 
     def __call__(
         self,
-        pictures: ImageInput | Iterable[ImageInput],
+        images: ImageInput | Iterable[ImageInput],
         color: str | None = None,
         *,
         tasks: Sequence[str] | None = None,
         semantic: str = "scores",
     ) -> dict | list[dict]:
-        """Predicts.
+        """Return the predictions for one or many images.
 
         Args:
-            pictures: one, or any number in a list or other iterable, of any kind that `as_rgb` takes: path of
+            images: one image, or a list or other iterable of them, in any form that `as_rgb` takes: path of
                 an image file, PIL image, (3, H, W) uint8 tensor in RGB, (H, W, 3) uint8 array. An array or
-                tensor of four dimensions is a batch of them.
-            color: channel order of arrays, "RGB" or "BGR" (OpenCV's); an array is refused without it.
-            tasks: the results wanted, of "semantic", "panoptic", "instance" and "entity"; None: those of
-                TEST.TASKS.
+                tensor of four dimensions is a batch.
+            color: channel order of arrays, "RGB" or "BGR" (OpenCV's); required for arrays.
+            tasks: tasks to predict, from "semantic", "panoptic", "instance" and "entity"; None: TEST.TASKS.
             semantic: "scores" of every class, or "labels", which take far less memory.
 
         Returns:
-            For one picture, a dict with the results of the tasks: `sem_seg` (K, H, W) float scores or
-            `sem_seg_labels` (H, W) integer; `panoptic_seg` and `entity_seg` ((H, W) int32 ids, 0 is none,
-            list of segment dicts); `instances`. For a list, a list of dicts.
+            For one image, a dict with the results of the tasks: `sem_seg` (K, H, W) float scores or
+            `sem_seg_labels` (H, W) integer; `panoptic_seg` and `entity_seg` ((H, W) int32 ids, 0 is void,
+            list of segment dicts); `instances`. For several, a list of dicts.
 
         Raises:
-            InputError: a file cannot be read, something is no picture, or an array comes without `color`.
+            InputError: a file cannot be read, an input is no image, or an array comes without `color`.
         """
-        if images_in(pictures) is None:
-            rgb = as_rgb(pictures, color, image_range=self.image_range)
+        if images_in(images) is None:
+            rgb = as_rgb(images, color, image_range=self.image_range)
             return self._predict([rgb], tasks, semantic)[0]
-        return [result for _, result in self.stream(pictures, color, tasks=tasks, semantic=semantic)]
+        return [result for _, result in self.stream(images, color, tasks=tasks, semantic=semantic)]
 
     def stream(
         self,
-        pictures: Iterable[ImageInput],
+        images: Iterable[ImageInput],
         color: str | None = None,
         *,
         tasks: Sequence[str] | None = None,
         semantic: str = "scores",
     ) -> Iterator[tuple[np.ndarray, dict]]:
-        """Predicts while reading, holding no more than a batch: for long lists and videos.
+        """Yield predictions while reading images, one batch in memory at a time, for long lists and videos.
 
-        Args as of the call.
+        See `__call__` for the arguments.
 
         Yields:
-            The picture as an RGB array (H, W, 3) uint8, and its result.
+            The image as an (H, W, 3) uint8 RGB array, and its result.
         """
-        several = images_in(pictures)
-        remaining = rgb_images([pictures] if several is None else several, color, self.image_range)
+        several = images_in(images)
+        remaining = rgb_images([images] if several is None else several, color, self.image_range)
         while chunk := list(islice(remaining, self.batch_size)):
             yield from zip(chunk, self._predict(chunk, tasks, semantic), strict=True)
 
@@ -184,11 +182,11 @@ class Predictor:
     def _predict(
         self, rgb_images: list[np.ndarray], tasks: Sequence[str] | None, semantic: str
     ) -> list[dict]:
-        inputs = [self._to_input(picture) for picture in rgb_images]
+        inputs = [self._to_input(rgb) for rgb in rgb_images]
         return self._tested(inputs, tasks=tasks, semantic=semantic)
 
     def _to_input(self, rgb: np.ndarray) -> dict:
-        """A picture as the test mapper would hand it to the model."""
+        """Return the model's input for an image, as the test mapper makes it."""
         height, width = rgb.shape[:2]
         augmented = T.AugInput(rgb if self._tested.input_format == "RGB" else rgb[..., ::-1])
         self._augmentations(augmented)
@@ -207,10 +205,10 @@ def _config_from_checkpoint(checkpoint: str | Path, weights: str | Path | None, 
 
 
 def _under_protocol(cfg: CfgNode, model: nn.Module, metadata: Metadata | None) -> SegmentationModel:
-    """The model as TEST.PROTOCOL runs it on whole pictures; averages over scales are left to evaluation."""
+    """Return the model as TEST.PROTOCOL runs it on whole images, without averaging over scales."""
     cfg = build_single_scale_config(cfg)
     protocol = build_inference_protocol(cfg)
     if protocol is not None and protocol.mode == "center_crop":
-        logger.info("TEST.PROTOCOL %s scores a center crop; whole pictures are predicted here", protocol.name)
+        logger.info("TEST.PROTOCOL %s scores a center crop; whole images are predicted here", protocol.name)
         return as_segmentor(model, input_format=cfg.INPUT.FORMAT)
     return build_protocol_model(cfg, model, metadata.get("flip_pairs", ()) if metadata else ())

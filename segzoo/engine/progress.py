@@ -1,4 +1,4 @@
-"""The progress line of a training: losses, time left, speed, and whether it waits for data."""
+"""The progress line of a training: losses, time left, speed, and time waiting for data."""
 
 import datetime
 import logging
@@ -18,21 +18,21 @@ from .metrics_log import WINDOW
 
 logger = logging.getLogger(__name__)
 
-# The share of an iteration from which on waiting for data is worth a warning.
+# Share of an iteration spent waiting for data above which a warning is logged.
 DATA_BOUND = 0.3
 
 
 def loss_fields(losses: Mapping[str, float]) -> list[str]:
-    """total_loss and its terms, as the parts of a line."""
+    """Return total_loss and its terms as fields of a log line."""
     terms = {term: sum(losses[name] for name in names) for term, names in loss_terms(losses).items()}
     total = losses.get("total_loss", sum(terms.values()))
     return [f"{name}: {value:.4g}" for name, value in {"total_loss": total, **terms}.items()]
 
 
 class ProgressPrinter(EventWriter):
-    """Logs a line: time left, iteration, losses (mean of 20), where time goes, learning rate, memory.
+    """Writer of a log line: time left, iteration, losses (means of 20), times, learning rate, memory.
 
-    Means, which add up as losses do; metrics.json and TensorBoard have the medians of each.
+    Means add up as the losses do; metrics.json and TensorBoard have the medians.
     """
 
     def __init__(self, max_iter: int):
@@ -64,7 +64,7 @@ class ProgressPrinter(EventWriter):
 
 
 def recent_losses(storage: EventStorage) -> dict[str, float]:
-    """The mean of total_loss over the last iterations, and what each loss has contributed to it."""
+    """Return the mean of total_loss over the last iterations, and the contribution of each loss."""
     counted = {iteration for _, iteration in storage.history("total_loss").values()[-WINDOW:]}
     return {
         name: sum(value for value, iteration in history.values()[-WINDOW:] if iteration in counted)
@@ -75,10 +75,10 @@ def recent_losses(storage: EventStorage) -> dict[str, float]:
 
 
 def recent_times(storage: EventStorage) -> tuple[float, float]:
-    """Seconds per iteration, and those of them spent waiting for data: means of the last iterations.
+    """Return seconds per iteration, and those spent waiting for data: means over the last iterations.
 
-    Means, not medians: of several loading workers each makes one iteration in so many slow. Of the same
-    iterations: the timer leaves out a run's first ones, also after a resume, in which the workers start.
+    Means, not medians: with n data-loader workers only one iteration in n may be slow. Both are over the same
+    iterations: the timer leaves out a run's first ones, in which the workers start, also after a resume.
     """
     timed = storage.history("time").values()[-WINDOW:]
     waits = {iteration: wait for wait, iteration in storage.history("data_time").values()[-2 * WINDOW :]}
@@ -88,11 +88,11 @@ def recent_times(storage: EventStorage) -> tuple[float, float]:
 
 
 def put_speed(storage: EventStorage, iteration: int, max_iter: int, images_per_iteration: int) -> None:
-    """Puts what the last iterations tell of the speed, unsmoothed, for all writers.
+    """Put the speed over the last iterations into the storage, unsmoothed, for all writers.
 
     eta_seconds: to the end of the training, without evaluations; compute_time: seconds per iteration, without
-    the waiting for data; images_per_second; max_mem: MiB. The timer leaves out the first iterations, which
-    are slower than the rest: before them there is max_mem only.
+    waiting for data; images_per_second; max_mem: MiB. The timer leaves out the first, slower iterations, in
+    which there is only max_mem.
     """
     scalars = {"max_mem": peak_memory_mib()}
     if "time" in storage.histories():
@@ -108,40 +108,40 @@ def put_speed(storage: EventStorage, iteration: int, max_iter: int, images_per_i
 
 
 class DataWaitWarning:
-    """Says once that a training waits for its data; again only after it had not done so for a while."""
+    """A warning that a training waits for data, repeated only if the waiting had ended in between."""
 
     def __init__(self, workers: int):
         self._workers = workers
-        self._said = False
+        self._warned = False
 
     def check(self, storage: EventStorage) -> None:
-        """Looks at the last iterations, if there are enough of them to tell."""
+        """Check the last iterations, if there are enough of them."""
         timed = storage.histories().get("time")
         # The first iterations wait for the workers to start.
         if timed is None or len(timed.values()) < WINDOW:
             return
         seconds, waited = recent_times(storage)
         share = waited / max(seconds, 1e-9)
-        if share > DATA_BOUND and not self._said:
-            self._said = True
+        if share > DATA_BOUND and not self._warned:
+            self._warned = True
             logger.warning(
                 "Data loading takes %.0f %% of each iteration: %s",
                 100 * share,
                 data_loading_advice(self._workers),
             )
         elif share < DATA_BOUND / 2:
-            self._said = False
+            self._warned = False
 
 
 def peak_memory_mib() -> float:
-    """Return the most memory in use so far, in MiB: tensors on the GPU, or this process."""
+    """Return the peak memory so far in MiB: tensors on the GPU, or this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def data_loading_advice(workers: int) -> str:
-    """What to do where a model waits for its images, loaded by so many worker processes."""
+    """Return advice for a model that waits for its images; `workers`: number of data-loader workers."""
     processors = free_processors()
     if workers < processors:
         return f"raise DATALOADER.NUM_WORKERS (now {workers}; {processors} processors here)"
@@ -152,14 +152,14 @@ def data_loading_advice(workers: int) -> str:
 
 
 class Stopwatch:
-    """Adds up seconds spent on named parts of a loop."""
+    """Seconds spent on named parts of a loop."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
         self._since = time.perf_counter()
 
     def lap(self, part: str) -> None:
-        """Books the time since the previous call to `part`."""
+        """Add the time since the previous call to `part`."""
         now = time.perf_counter()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
         self._since = now

@@ -1,4 +1,4 @@
-"""The state of all random number generators, as plain data that a checkpoint can hold."""
+"""States of the random number generators, as plain data for a checkpoint."""
 
 import random
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python, numpy and torch (all devices) with a number >= 0."""
+    """Seed Python, numpy and torch (all devices) with a number >= 0."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def capture_random_state() -> dict:
-    """The states of Python's, numpy's and torch's generators (CPU, current GPU) as numbers and tensors."""
+    """Return the states of Python's, numpy's and torch's generators (CPU, current GPU) as plain data."""
     version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached_gauss = np.random.get_state()
+    algorithm, keys, position, has_gauss, cached_gauss = np.random.get_state()
     state = {
         "python": [version, list(numbers), gauss],
-        "numpy": [str(kind), keys.tolist(), int(position), int(has_gauss), float(cached_gauss)],
+        "numpy": [str(algorithm), keys.tolist(), int(position), int(has_gauss), float(cached_gauss)],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -30,11 +30,11 @@ def capture_random_state() -> dict:
 
 
 def restore_random_state(state: dict) -> None:
-    """Goes back to a captured state."""
+    """Restore a captured state."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    algorithm, keys, *rest = state["numpy"]
+    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -42,7 +42,7 @@ def restore_random_state(state: dict) -> None:
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Leaves the generators as they were: what runs inside does not change the training that follows."""
+    """Restore the random state on exit, so that the code inside does not change the following training."""
     state = capture_random_state()
     try:
         yield

@@ -1,7 +1,7 @@
-"""Which folder a run gets, and that what an earlier run has left is never written over.
+"""The folder of a run, chosen so that no earlier run is overwritten.
 
-Without OUTPUT_DIR a training gets `output/<config>/<n>`. A folder that holds a training is taken to go on
-with it (--resume), or is moved out of the way (--overwrite); nothing is deleted.
+Without OUTPUT_DIR a training gets `output/<config>/<n>`. A folder that holds a training is resumed (--resume)
+or renamed (--overwrite); nothing is deleted.
 """
 
 import contextlib
@@ -33,24 +33,24 @@ _LEFT_BY_A_START = re.compile(
 
 
 def choose_output_dir(cfg: CfgNode, args: Namespace | None = None) -> list[str]:
-    """Chooses OUTPUT_DIR where there is none, and sees to it that no earlier run is lost. Changes `cfg`.
+    """Set an empty OUTPUT_DIR in `cfg`, and keep earlier runs from being overwritten.
 
-    Every process calls it; the main process decides. Where --overwrite moves a folder in which MODEL.WEIGHTS
-    lie, these are followed.
+    Every process calls it; the main process decides. Where --overwrite moves a folder that holds
+    MODEL.WEIGHTS, `cfg` gets their new path.
 
     Args:
         cfg: not frozen.
-        args: the command line: `resume`, `overwrite`, `eval_only`, `shard`, `config_file` and `opts` count.
-            Without it a folder that is given is taken as it is: nobody has said what is wanted.
+        args: the command line, of which `resume`, `overwrite`, `eval_only`, `shard`, `config_file` and `opts`
+            are read. Without it a given folder is used as it is.
 
     Returns:
-        What has been decided, lines for the log, which may not be there yet.
+        Lines for the log, which may not exist yet.
 
     Raises:
         InputError: the folder holds a training and neither flag is given; there is nothing to resume; or the
             folder cannot be moved. In every process.
     """
-    # All have to be here first: what is moved may still be read.
+    # Wait for all processes: they may still read what is moved.
     comm.synchronize()
     problem, notes = "", []
     folder = weights = ""
@@ -70,12 +70,13 @@ def choose_output_dir(cfg: CfgNode, args: Namespace | None = None) -> list[str]:
 
 @contextlib.contextmanager
 def remove_if_unused(cfg: CfgNode) -> Iterator[None]:
-    """Inside, a run starts. A folder chosen for it is removed where it ends with nothing but its log written.
+    """Remove the folder chosen for a run if a one-line error ends it with only log and config written.
 
-    That is what a mistyped command leaves. What ends in another way than by a line has its log kept.
+    A mistyped command thus leaves no folder. After other errors the log is kept.
 
     Args:
-        cfg: whose OUTPUT_DIR, if it is empty or that of the run whose configuration it is, is chosen inside.
+        cfg: its OUTPUT_DIR, if it is empty or belongs to the run that saved the configuration, is chosen
+            inside.
     """
     given = cfg.OUTPUT_DIR and Path(cfg.OUTPUT_DIR)
     try:
@@ -98,7 +99,7 @@ def _remove_unused(folder: Path) -> None:
 
 
 def holds_training(folder: str | Path) -> bool:
-    """Whether a training has left a checkpoint or a record there; a log or an evaluation alone is none."""
+    """Tell whether a folder holds a checkpoint or records of a training; a log or an evaluation is none."""
     folder = Path(folder)
     if (folder / _LAST).exists() or any(folder.glob("model_*.pth")):
         return True
@@ -107,7 +108,7 @@ def holds_training(folder: str | Path) -> bool:
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Whether a training has come to its end there, final evaluation included."""
+    """Tell whether the training in a folder is finished, final evaluation included."""
     folder = Path(folder)
     try:
         saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -122,14 +123,14 @@ def is_finished(folder: str | Path) -> bool:
 
 
 def move_training_aside(folder: str | Path, weights: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Does what --overwrite asks for: moves a training out of the way, and finds weights that lay in it.
+    """Rename the folder of a training for --overwrite; return the new paths of weights in it, and log lines.
 
     Args:
         folder: OUTPUT_DIR.
-        weights: MODEL.WEIGHTS of the runs that begin; paths, URLs, or "".
+        weights: MODEL.WEIGHTS of the new runs; paths, URLs, or "".
 
     Returns:
-        The same weights where they are now, and what has been done, in lines.
+        The weights, with new paths where they have moved, and lines for the log.
 
     Raises:
         InputError: see `move_aside`.
@@ -143,21 +144,21 @@ def move_training_aside(folder: str | Path, weights: Sequence[str]) -> tuple[lis
 
 
 def _followed(weights: str, before: Path, aside: Path) -> str:
-    """Where weights are after the folder `before`, a real path, was renamed to `aside`."""
+    """Return the path of weights after the folder `before`, a real path, was renamed to `aside`."""
     if not weights or "://" in weights:
         return weights
-    # What was a link in the folder is none any more, one elsewhere that leads there still is.
+    # The path may reach the folder through links, which need not follow the rename.
     real = Path(os.path.realpath(weights))
     return str(aside / real.relative_to(before)) if real.is_relative_to(before) else weights
 
 
 def move_aside(folder: str | Path) -> Path:
-    """Renames a folder to `<folder>.old-<n>`, with the first n that is free, and returns its new path.
+    """Rename a folder to `<folder>.old-<n>`, with the first free n, and return its new path.
 
-    Where the folder is a link, what it leads to is renamed, and the link leads to a new, empty folder.
+    Where the folder is a link, its target is renamed, and the link points to a new, empty folder.
 
     Raises:
-        InputError: another training writes there, it is in use as the current folder, or cannot be renamed.
+        InputError: another training writes there, it is the current folder, or it cannot be renamed.
     """
     folder = Path(os.path.realpath(folder))
     here = Path(os.path.realpath(os.curdir))
@@ -183,7 +184,7 @@ def move_aside(folder: str | Path) -> Path:
 
 
 def new_folder(parent: Path, prefix: str = "") -> Path:
-    """Makes `<parent>/<prefix><n>`, n one more than the highest there is; two at once get one each."""
+    """Create and return `<parent>/<prefix><n>`, with n one more than the highest, safe against races."""
     parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(max(_numbers(parent, prefix), default=0) + 1):
         folder = parent / f"{prefix}{number}"
@@ -196,7 +197,7 @@ def new_folder(parent: Path, prefix: str = "") -> Path:
 
 
 def config_name(config_file: str | Path) -> str:
-    """The name of a configuration: its path below `configs`, or that of the file, without .yaml.
+    """Return the name of a configuration: its path below `configs`, or its file name, without .yaml.
 
     `configs/semantic/camvid/pspnet_r18.yaml` is `semantic/camvid/pspnet_r18`; `/home/me/roads.yaml` `roads`.
     """
@@ -210,7 +211,7 @@ def config_name(config_file: str | Path) -> str:
 
 
 def _choose(cfg: CfgNode, args: Namespace | None, notes: list[str]) -> tuple[str, str]:
-    """OUTPUT_DIR and MODEL.WEIGHTS; in the main process."""
+    """Return OUTPUT_DIR and MODEL.WEIGHTS; called in the main process."""
     resume, overwrite, eval_only = (
         bool(getattr(args, name, False)) for name in ("resume", "overwrite", "eval_only")
     )
@@ -226,17 +227,17 @@ def _choose(cfg: CfgNode, args: Namespace | None, notes: list[str]) -> tuple[str
         return str(folder), weights
     if not overwrite:
         raise InputError(
-            f"OUTPUT_DIR {folder} holds a training ({_status(folder)}); add --resume to go on with it, "
-            f"--overwrite to start anew (it is then moved to {folder.name}.old-<n>), or choose another "
+            f"OUTPUT_DIR {folder} holds a training ({_status(folder)}); add --resume to continue it, "
+            f"--overwrite to start again (it is then moved to {folder.name}.old-<n>), or choose another "
             "OUTPUT_DIR"
         )
-    (weights,), said = move_training_aside(folder, [weights])
-    notes += said
+    (weights,), moved = move_training_aside(folder, [weights])
+    notes += moved
     return str(folder), weights
 
 
 def _evaluation_folder(cfg: CfgNode, args: Namespace | None, name: str, notes: list[str]) -> tuple[str, str]:
-    """Beside the weights, so that the results of a training and its configuration stay as they are."""
+    """Return folder and weights of an evaluation: beside the weights, to keep the training's own results."""
     resume, sharded = (bool(getattr(args, flag, "")) for flag in ("resume", "shard"))
     saved_run = _folder_of_saved_config(args)
     if cfg.OUTPUT_DIR and not saved_run:
@@ -247,19 +248,19 @@ def _evaluation_folder(cfg: CfgNode, args: Namespace | None, name: str, notes: l
         last = last_checkpoint(run)
         if not last:
             raise InputError(
-                f"--eval-only --resume: no checkpoint in {run}; train on with --resume alone, or "
+                f"--eval-only --resume: no checkpoint in {run}; continue training with --resume alone, or "
                 "give MODEL.WEIGHTS in place of --resume"
             )
         weights = str(run / last)
         notes.append(f"--resume: evaluating {weights}")
     if not weights:
-        # Said by whoever wants to load them.
+        # Loading them reports it.
         return cfg.OUTPUT_DIR or str(DEFAULT_ROOT / name), weights
     stem = Path(weights).stem
     if "://" not in weights and Path(weights).is_file():
         beside, prefix = Path(weights).parent, f"eval-{stem}-"
         if os.access(beside, os.W_OK):
-            # Shards meet in one folder.
+            # Shards share one folder.
             return str(beside / prefix[:-1] if sharded else new_folder(beside, prefix)), weights
         notes.append(f"{beside} cannot be written: the results go to another folder")
     root = DEFAULT_ROOT / name
@@ -267,9 +268,9 @@ def _evaluation_folder(cfg: CfgNode, args: Namespace | None, name: str, notes: l
 
 
 def _folder_of_saved_config(args: Namespace | None) -> str:
-    """The folder of the run whose config.yaml the command names, unless it gives another OUTPUT_DIR; else "".
+    """Return the folder of the run whose config.yaml the command names, unless it sets OUTPUT_DIR; else "".
 
-    What the file itself says is where the folder was when the run was started; it may have been moved.
+    The OUTPUT_DIR in the file is where the run started; the folder may have been moved since.
     """
     if "OUTPUT_DIR" in (getattr(args, "opts", None) or ())[::2]:
         return ""
@@ -279,7 +280,7 @@ def _folder_of_saved_config(args: Namespace | None) -> str:
 
 
 def _runs(name: str) -> Iterator[Path]:
-    """The trainings of a configuration in its default folder, the newest first."""
+    """Yield the trainings of a configuration in its default folder, the newest first."""
     parent = DEFAULT_ROOT / name
     for number in sorted(_numbers(parent), reverse=True):
         if holds_training(parent / str(number)):
@@ -290,7 +291,7 @@ def _newest_unfinished(name: str, notes: list[str]) -> Path:
     finished = None
     for folder in _runs(name):
         if not is_finished(folder):
-            notes.append(f"--resume: going on with {folder} ({_status(folder)})")
+            notes.append(f"--resume: continuing {folder} ({_status(folder)})")
             return folder
         finished = finished or folder
     remedy = "leave --resume out to start one, or name its OUTPUT_DIR"
@@ -317,7 +318,7 @@ def _newest_with_checkpoint(name: str) -> Path:
 
 
 def _status(folder: Path) -> str:
-    """How far a training has come, in words."""
+    """Describe how far a training has come."""
     last = last_checkpoint(folder)
     checkpoint = f"last checkpoint {last}" if last else "no checkpoint"
     if is_finished(folder):

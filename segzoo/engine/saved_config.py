@@ -1,7 +1,7 @@
 """The configuration as a run saves it, in OUTPUT_DIR/config.yaml and in its checkpoints: valid anywhere.
 
-Whatever folder it is read from, its paths mean the same files: they are absolute. Keys that say nothing and
-that another Detectron2 does not have are left out.
+Paths are absolute, so that it can be read in any folder. Keys at their defaults that another Detectron2 lacks
+are left out.
 """
 
 import os
@@ -17,12 +17,12 @@ from segzoo.utils.errors import InputError
 
 
 def saved_config(cfg: CfgNode) -> str:
-    """The text of OUTPUT_DIR/config.yaml."""
+    """Return the text of OUTPUT_DIR/config.yaml."""
     return _portable(cfg).dump()
 
 
 def config_in_checkpoint(cfg: CfgNode, defaults: CfgNode) -> str:
-    """The same for a checkpoint of the run. `defaults`: of a new configuration."""
+    """Return the text for a checkpoint of the run. `defaults`: a new configuration."""
     saved = _portable(cfg)
     saved.OUTPUT_DIR, saved.MODEL.WEIGHTS = defaults.OUTPUT_DIR, ""
     saved.MODEL.DEVICE = defaults.MODEL.DEVICE
@@ -33,14 +33,14 @@ def _portable(cfg: CfgNode) -> CfgNode:
     saved = cfg.clone()
     saved.defrost()
     map_paths(saved, _absolute)
-    # Built-in datasets are known by their names everywhere.
+    # Built-in datasets keep their names.
     saved.DATASETS.FILES = type(cfg.DATASETS.FILES)(
         name if _is_builtin(name) else path
         for name, path in zip(cfg.DATASETS.FILES, saved.DATASETS.FILES, strict=True)
     )
     drop_version_defaults(saved)
     drop_foreign_defaults(saved)
-    # The classes of a checkpoint are registered for as long as the process runs.
+    # The classes of a checkpoint are registered only in this process.
     name = saved.DATASETS.CLASSES_FROM
     if name in MetadataCatalog and MetadataCatalog.get(name).get("described_as"):
         saved.DATASETS.CLASSES_FROM = ""

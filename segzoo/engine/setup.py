@@ -1,4 +1,4 @@
-"""What a job does before it builds anything: folder, log, device, seed, and what its checkpoints will say."""
+"""Setup of a job before it builds anything: folder, log, device, seed."""
 
 import logging
 import multiprocessing
@@ -27,31 +27,31 @@ from .saved_config import saved_config
 logger = logging.getLogger(__name__)
 
 LOGGED_PACKAGES = ("segzoo", "detectron2", "fvcore")
-# Detectron2's remarks on packing a dataset in memory, at every evaluation: for log.txt only.
+# Detectron2's messages about serializing a dataset, at every evaluation: for log.txt only.
 QUIET_ON_SCREEN = "detectron2.data.common"
 
 
 def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
-    """Makes OUTPUT_DIR with log.txt and config.yaml, starts logging, picks the device, seeds all generators.
+    """Create OUTPUT_DIR with log.txt and config.yaml, start logging, pick the device, seed all generators.
 
-    The screen of the main process shows information and warnings; log.txt (log.txt.rank<n> of the others)
-    also holds the environment and the whole config. A negative SEED is replaced in `cfg` by a random one,
-    which config.yaml then shows, and so is an INPUT.IMAGE_RANGE that the training's images ask for. Without
-    OUTPUT_DIR a folder is chosen, see `choose_output_dir`.
+    The screen of the main process shows information and warnings; log.txt (log.txt.rank<n> in the others)
+    also holds the environment and the whole config. A negative SEED is replaced in `cfg` by a random one, and
+    an empty INPUT.IMAGE_RANGE by the one of the training images; config.yaml shows both. Without OUTPUT_DIR a
+    folder is chosen, see `choose_output_dir`.
 
     Args:
         cfg: changed in place (OUTPUT_DIR, MODEL.DEVICE, SEED, INPUT.IMAGE_RANGE) and then frozen.
-        args: the command line, for log.txt, and for what is to be done with an earlier run in OUTPUT_DIR.
+        args: the command line, for log.txt, and to decide about an earlier run in OUTPUT_DIR.
 
     Raises:
-        InputError: a process that a script has started runs the script once more; OUTPUT_DIR cannot be
-            written, another training writes there, or it holds one that is neither to be resumed nor to be
-            moved away; or MODEL.DEVICE does not exist.
+        InputError: a process started by the training script runs the script again; OUTPUT_DIR cannot be
+            written, another training writes there, or it holds one that is neither to be resumed nor moved;
+            or MODEL.DEVICE does not exist.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise InputError(
-            "the script that trains is run once more by a process that it has started (data loading by "
-            'spawn or forkserver); put what starts the training below `if __name__ == "__main__":`'
+            "the training script is run again by a process that it has started (data loading by spawn or "
+            'forkserver); put what starts the training below `if __name__ == "__main__":`'
         )
     rank = comm.get_rank()
     eval_only = getattr(args, "eval_only", False)
@@ -60,10 +60,10 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
     output_dir = Path(cfg.OUTPUT_DIR)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        # An evaluation may run beside the training that writes there.
+        # An evaluation may run beside a training.
         if not eval_only:
             with claimed(output_dir):
-                pass  # Only asked: the trainer claims it. Nothing has been written yet.
+                pass  # Only a check before anything is written; the trainer claims it.
         setup_logging(output_dir, rank)
     except FileExistsError:
         raise InputError(f"OUTPUT_DIR {output_dir}: {_obstacle(output_dir)}") from None
@@ -83,7 +83,7 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
     if not cfg.INPUT.IMAGE_RANGE and not getattr(args, "eval_only", False):
         cfg.INPUT.IMAGE_RANGE = training_range(cfg.DATASETS.TRAIN)
     cfg.freeze()
-    # Every process augments differently; data order and initial weights are shared by other means.
+    # Every process augments differently; data order and initial weights are synchronized separately.
     seed_everything(cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
@@ -92,7 +92,7 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
     logger.debug("Environment:\n%s", collect_env_info())
     logger.debug("Config:\n%s", cfg.dump())
     if comm.is_main_process():
-        # The configuration of a training stays beside it, whatever it is tested with.
+        # An evaluation must not overwrite the configuration of a training.
         beside_training = eval_only and holds_training(output_dir)
         config_folder = output_dir / "inference" if beside_training else output_dir
         write_text(config_folder / "config.yaml", saved_config(cfg))
@@ -103,26 +103,26 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
 
 
 def _obstacle(folder: Path) -> str:
-    """What is there where a folder cannot be made, and what to do."""
+    """Describe what is in the way of creating a folder, and the remedy."""
     if folder.is_symlink() and not folder.exists():
         return f"a link to {os.readlink(folder)}, which does not exist; make it, or choose another OUTPUT_DIR"
     return "a file, not a folder; choose another OUTPUT_DIR"
 
 
 def resolve_device(cfg: CfgNode) -> str:
-    """MODEL.DEVICE, or "cpu" where its default "cuda" is not there.
+    """Return MODEL.DEVICE, or "cpu" where its default "cuda" is not available.
 
     Raises:
-        InputError: a particular GPU, or a device of another kind, is asked for that is not there.
+        InputError: a particular GPU, or a device of another type, is not available.
     """
     name = cfg.MODEL.DEVICE
     if not name.startswith("cuda"):
         if name.startswith("meta"):
-            raise InputError(f"MODEL.DEVICE {name}: tensors without numbers; expected cpu, cuda, or cuda:1")
+            raise InputError(f"MODEL.DEVICE {name}: tensors without data; expected cpu, cuda, or cuda:1")
         try:
             torch.empty(1, device=name)
         except (RuntimeError, AssertionError, ImportError):
-            raise InputError(f"MODEL.DEVICE {name}: not there; use MODEL.DEVICE cpu") from None
+            raise InputError(f"MODEL.DEVICE {name}: not available; use MODEL.DEVICE cpu") from None
         return name
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cuda":

@@ -1,4 +1,4 @@
-"""What the shards of an evaluation keep on disk: a file for every TEST.SHARD_PERIOD images."""
+"""Files of the shards of an evaluation: one for every TEST.SHARD_PERIOD images."""
 
 import json
 import pickle
@@ -16,7 +16,7 @@ from segzoo.utils.unpickling import unpickled
 
 @dataclass(frozen=True)
 class Shard:
-    """The `index`-th of `count` parts of a test set, counted from 1."""
+    """One of `count` parts of a test set; `index` counts from 1."""
 
     index: int
     count: int
@@ -29,7 +29,7 @@ class Shard:
         """Read "i/n".
 
         Raises:
-            InputError: not of that form, or not 1 <= i <= n.
+            InputError: not of this form, or not 1 <= i <= n.
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
@@ -37,20 +37,20 @@ class Shard:
         return cls(int(match[1]), int(match[2]))
 
     def part(self, records: Sequence[Mapping]) -> list[Mapping]:
-        """Return a run of consecutive records; the shards' lengths differ by one record at most."""
+        """Return the shard's consecutive records; the sizes of shards differ by at most one record."""
         bounds = [len(records) * index // self.count for index in (self.index - 1, self.index)]
         return list(records[slice(*bounds)])
 
 
 class Part(NamedTuple):
-    """What a shard scored between two times of saving, complete in itself.
+    """Results of a shard between two saves, complete in themselves.
 
     Attributes:
-        protocol: how the images were scored; parts are merged only where they agree.
+        protocol: how the images were scored; only parts with the same protocol are merged.
         images: file names.
-        skipped: {file name: what is wrong} of those that DATALOADER.ON_ERROR skip passed over.
-        seconds: spent on "data", "compute" and "scoring".
-        scored: {task_key: what the evaluator's `partial` returned}.
+        skipped: {file name: error message} of files skipped by DATALOADER.ON_ERROR.
+        seconds: time spent on "data", "compute" and "scoring".
+        scored: {task_key: records from the evaluator's `partial`}.
     """
 
     protocol: dict[str, Any]
@@ -62,12 +62,12 @@ class Part(NamedTuple):
 
 @dataclass
 class ShardFiles:
-    """The parts of all shards of a dataset.
+    """Parts of all shards of a dataset.
 
     Attributes:
-        folder: of the dataset; it has a folder <i>_of_<n> for each shard.
+        folder: folder of the dataset, with a subfolder <i>_of_<n> for each shard.
         protocol: how images are scored now.
-        modules: those that the classes of the evaluators' records may come from.
+        modules: modules that may define the classes of the evaluators' records.
     """
 
     folder: Path
@@ -75,10 +75,10 @@ class ShardFiles:
     modules: set[str]
 
     def write(self, shard: Shard, position: int, part: Part) -> None:
-        """Save a part whose first image has a position in the shard.
+        """Save a part; `position`: that of its first image in the shard.
 
         Raises:
-            InputError: an evaluator's records are of classes that `read` refuses; nothing is written.
+            InputError: `read` would refuse the classes of an evaluator's records; nothing is written.
         """
         data = zlib.compress(self._pickled(part), 1)
         write_atomically(self.path(shard) / f"{position:08d}.part", lambda stream: stream.write(data))
@@ -87,7 +87,7 @@ class ShardFiles:
         """Yield the parts of shards, one in memory at a time.
 
         Raises:
-            InputError: a file is damaged, or its images were scored in another way.
+            InputError: a file is damaged, or its images were scored by another protocol.
         """
         for shard in shards:
             for file in sorted(self.path(shard).glob("*.part")):
@@ -111,9 +111,9 @@ class ShardFiles:
                 unpickled(pickle.dumps(records), self.modules)
             except (pickle.PickleError, AttributeError, TypeError) as error:
                 raise InputError(
-                    f"--shard: the records of the evaluator {key} cannot be kept in a file ({error}); let "
-                    "them be numbers, text, containers, numpy arrays, NamedTuples and dataclasses of its "
-                    "package, or use --num-gpus, which splits every test"
+                    f"--shard: the records of the evaluator {key} cannot be saved ({error}); use numbers, "
+                    "strings, containers, numpy arrays, NamedTuples and dataclasses of its package, or "
+                    "--num-gpus, which splits every test"
                 ) from None
         return pickle.dumps(part)
 
@@ -122,5 +122,5 @@ class ShardFiles:
             if found.get(key) != expected:
                 raise InputError(
                     f"{file}: was made with {key} {json.dumps(found.get(key))}, now it is "
-                    f"{json.dumps(expected)}; delete {self.folder} to test anew, or choose another OUTPUT_DIR"
+                    f"{json.dumps(expected)}; delete {self.folder} to restart, or choose another OUTPUT_DIR"
                 )

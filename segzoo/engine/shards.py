@@ -1,9 +1,9 @@
-"""Evaluation in shards: independent jobs score a part of the test set each, can be killed, and are merged.
+"""Evaluation in shards: independent jobs score one part of the test set each, can be killed, and are merged.
 
-A shard keeps what it has scored in the folder OUTPUT_DIR/inference/shards/<dataset>/<i>_of_<n>: what its
-evaluators would send to the main process (`BackgroundEvaluator.partial`). Started again, it goes on after it.
-The job that finds all shards complete merges the parts as those of several processes, and writes the results
-that a single job would have written.
+A shard saves the records that its evaluators would send to the main process (`BackgroundEvaluator.partial`)
+in OUTPUT_DIR/inference/shards/<dataset>/<i>_of_<n>, and resumes after them when started again. The job that
+finds all shards complete merges the parts like those of several processes, and writes the results that a
+single job would have written.
 """
 
 import json
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Saver(DatasetEvaluator):
-    """Hands images to the evaluators, and every `period` images moves what they have scored to a file."""
+    """Evaluator that feeds others, and saves their records and resets them every `period` images."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class _Saver(DatasetEvaluator):
             self.save({})
 
     def save(self, skipped: Mapping[str, str]) -> None:
-        """Save what has been scored since the last time, and forget it."""
+        """Save what was scored since the last save, and reset the evaluators."""
         if not self._images and not skipped:
             return
         for one in self._evaluators:
@@ -83,11 +83,11 @@ class _Saver(DatasetEvaluator):
 
 
 def check_shards() -> None:
-    """Raise InputError where a test cannot be split into shards."""
+    """Raise InputError where an evaluation cannot be split into shards."""
     if comm.get_world_size() > 1:
         raise InputError(
-            f"--shard runs in one process, found {comm.get_world_size()}; start a shard for each GPU, "
-            "with --num-gpus 1"
+            f"--shard: runs in one process, found {comm.get_world_size()}; start one shard per GPU, with "
+            "--num-gpus 1"
         )
 
 
@@ -99,17 +99,17 @@ def evaluate_shard(
     weights: str = "",
     trainer: type[Trainer] | None = None,
 ) -> dict:
-    """Score one shard of every dataset of DATASETS.TEST, going on where it was interrupted.
+    """Score one shard of every dataset of DATASETS.TEST, resuming where it was interrupted.
 
     Args:
         model, trainer: as for `evaluate`.
-        weights: path or URL of what the model has loaded.
+        weights: path or URL of the loaded checkpoint.
 
     Returns:
-        What `evaluate` returns once all shards are complete, and {} before.
+        As `evaluate` once all shards are complete, and {} before.
 
     Raises:
-        InputError: as `evaluate`; several processes; or OUTPUT_DIR holds shards of another test.
+        InputError: as `evaluate`; several processes; or OUTPUT_DIR holds shards of another evaluation.
     """
     require_loaded(model)
     check_shards()
@@ -119,13 +119,14 @@ def evaluate_shard(
     for name in cfg.DATASETS.TEST:
         evaluators = trainer_evaluators(cfg, name, trainer)
         scored_by[name], built = evaluator_protocols(evaluators), _background(evaluators)
-        how = protocol | {
+        shard_protocol = protocol | {
             "scores": [one.task_key for one in built],
             "evaluators": scored_by[name],
             "save_predictions": cfg.TEST.SAVE_PREDICTIONS,
         }
         modules = {Part.__module__, *(type(one).__module__ for one in built)}
-        files = ShardFiles(inference_folder(cfg) / "shards" / name, json.loads(json.dumps(how)), modules)
+        folder = inference_folder(cfg) / "shards" / name
+        files = ShardFiles(folder, json.loads(json.dumps(shard_protocol)), modules)
         _score(cfg, model, shard, name, trainer, built, files)
         shards = _complete_shards(shard.count, name, files)
         if shards:
@@ -144,7 +145,7 @@ def evaluate_shard(
 
 
 def _background(evaluators: DatasetEvaluators) -> list[BackgroundEvaluator]:
-    """Return the evaluators, which can be merged and have each a key of their own."""
+    """Return the evaluators, after checking that they can be merged and have distinct keys."""
     found: dict[str, BackgroundEvaluator] = {}
     for one in evaluators._evaluators:
         if not isinstance(one, BackgroundEvaluator):
@@ -155,7 +156,7 @@ def _background(evaluators: DatasetEvaluators) -> list[BackgroundEvaluator]:
         if one.task_key in found:
             raise InputError(
                 f"evaluators {type(found[one.task_key]).__name__} and {type(one).__name__} both have the "
-                f"task_key {one.task_key!r}; give one of them another"
+                f"task_key {one.task_key!r}; give one of them another task_key"
             )
         found[one.task_key] = one
     return list(found.values())
@@ -170,14 +171,14 @@ def _score(
     evaluators: list[BackgroundEvaluator],
     files: ShardFiles,
 ) -> None:
-    """Score what is left of a shard of a dataset."""
+    """Score the remaining images of a shard of a dataset."""
     records, done = shard.part(DatasetCatalog.get(name)), files.done(shard)
     positions = {record["file_name"]: index for index, record in enumerate(records)}
     if not done <= positions.keys():
         raise InputError(f"{files.path(shard)}: was made with other images of {name}; delete {files.folder}")
     old = files.path(shard).with_suffix(".json")
     if old.exists() and not done:
-        logger.warning("%s is of an earlier version and is not read: the shard begins anew", old)
+        logger.warning("%s is of an earlier version and is not read: the shard starts again", old)
     logger.info("Shard %s of %s: %d of %d images are done", shard, name, len(done), len(records))
     left = [record for record in records if record["file_name"] not in done]
     if not left:
@@ -210,7 +211,7 @@ def _merge(evaluators: list[BackgroundEvaluator], files: ShardFiles, shards: lis
     """Return what `evaluate` of the evaluators returns, {task_key: {metric: value}}."""
     results = {}
     for one in evaluators:
-        # Each goes through the files by itself: the parts of all would need much memory.
+        # Each evaluator reads the files separately: the parts of all would need much memory.
         merged = one.merge(part.scored[one.task_key] for part in files.read(*shards))
         if not one.image_count:
             message = next(file for part in files.read(*shards) for file in part.skipped.values())
@@ -220,7 +221,7 @@ def _merge(evaluators: list[BackgroundEvaluator], files: ShardFiles, shards: lis
 
 
 def _totals(files: ShardFiles, shards: list[Shard], images: int) -> tuple[dict[str, str], dict[str, float]]:
-    """Return the images that were skipped and why, and the seconds per image, of all shards."""
+    """Return the skipped images with their messages, and the seconds per image, over all shards."""
     skipped, seconds = {}, dict.fromkeys(("data", "compute", "scoring"), 0.0)
     for part in files.read(*shards):
         skipped |= part.skipped

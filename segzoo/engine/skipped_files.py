@@ -1,4 +1,4 @@
-"""What DATALOADER.ON_ERROR skip passed over: counted, listed, and said aloud."""
+"""Counting, recording and logging of files skipped by DATALOADER.ON_ERROR."""
 
 import logging
 from collections import Counter
@@ -18,10 +18,10 @@ SKIPPED_FILE = "skipped_files.txt"
 
 
 class SkippedFilesHook(HookBase):
-    """Lists the broken files of a training in OUTPUT_DIR/skipped_files.txt, a line each, and counts them.
+    """Hook that lists the broken files of a training in OUTPUT_DIR/skipped_files.txt, one per line.
 
-    Every `period` iterations, which one process alone need not wait for, and at the end. A resumed run goes
-    on with the list of the run before.
+    Several processes write it every `period` iterations, a single one in every iteration. A resumed run
+    extends the list of the run before.
     """
 
     def __init__(self, folder: str | Path, period: int):
@@ -44,10 +44,10 @@ class SkippedFilesHook(HookBase):
             self._collect()
 
     def after_train(self) -> None:
-        # Processes that end with an error do not meet here: what is known must do.
+        # No collective operation, as processes may have ended with an error: counts are those last collected.
         if self._times:
             logger.warning(
-                "Skipped %d broken files, %d times in all, for other images in their places; %s lists them",
+                "Skipped %d broken files, %d times in total, and used other images instead; %s lists them",
                 len(self._times),
                 self._times.total(),
                 self._file,
@@ -63,13 +63,14 @@ class SkippedFilesHook(HookBase):
 
 
 def require_scored_images(loader: Any, done: int) -> None:
-    """Ends an evaluation that passed over every image. Every process has to call it.
+    """Raise if an evaluation skipped every image; every process has to call it.
 
     Args:
-        loader: that of this process, at its end. done: images that this process evaluated.
+        loader: the exhausted loader of this process.
+        done: number of images that this process evaluated.
 
     Raises:
-        InputError: all were passed over.
+        InputError: all images were skipped.
     """
     skipped = skipped_images(loader)
     if not sum(comm.all_gather(done)) and skipped:
@@ -78,7 +79,7 @@ def require_scored_images(loader: Any, done: int) -> None:
 
 
 def skipped_images(loader: Any) -> dict[str, str]:
-    """The images that an evaluation passed over, of all processes: {file: what is wrong}, sorted.
+    """Return the images that an evaluation skipped in all processes: {file: error message}, sorted.
 
     Every process has to call it.
     """
@@ -87,18 +88,19 @@ def skipped_images(loader: Any) -> dict[str, str]:
 
 
 def describe_skipped(skipped: Mapping[str, Mapping[str, str]], images: Mapping[str, int]) -> dict:
-    """For results.json, of the images that were passed over; said aloud, as the numbers are not comparable.
+    """Return the entries of results.json on skipped images, and warn that the metrics are not comparable.
 
     Args:
-        skipped: {dataset: {file: what is wrong}}. images: {dataset: images that were scored}.
+        skipped: {dataset: {file: error message}}.
+        images: {dataset: number of scored images}.
 
     Returns:
-        {} if none was, else {"images_skipped": {dataset: how many}, "skipped": `skipped`}.
+        {} if none was skipped, else {"images_skipped": {dataset: number}, "skipped": `skipped`}.
     """
     counts = {name: len(files) for name, files in skipped.items() if files}
     for name, count in counts.items():
         logger.warning(
-            "%s: %d of %d images skipped (DATALOADER.ON_ERROR skip): these numbers are not those of the "
+            "%s: %d of %d images skipped (DATALOADER.ON_ERROR skip): these metrics are not those of the "
             "whole set; results.json lists the files",
             name,
             count,

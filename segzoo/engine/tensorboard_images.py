@@ -1,6 +1,6 @@
-"""Pictures of a training's progress: some validation images, their ground truth and what is predicted.
+"""Visualizations of predictions during training: validation images, ground truth and predictions.
 
-Pictures are RGB arrays (H, W, 3) uint8. H W: size of an image.
+Images and visualizations are RGB arrays (H, W, 3) uint8. H W: size of an image.
 """
 
 import logging
@@ -29,43 +29,43 @@ logger = logging.getLogger(__name__)
 
 Mapper = Callable[[Mapping[str, Any]], dict[str, Any]]
 
-# Of one picture in a row, in pixels; larger images are shrunk.
+# Height of a row in pixels; larger images are resized.
 MAX_HEIGHT = 320
-# Entities and instances of a lower score are not drawn.
+# Entities and instances with a lower score are not drawn.
 MIN_SCORE = 0.5
 
 
 def put_visualizations(
     cfg: CfgNode, model: nn.Module, storage: EventStorage, mapper: Mapper | None = None
 ) -> None:
-    """Hands `prediction_visualizations` over for TensorBoard; what fails is logged, and ends no training."""
+    """Put `prediction_visualizations` into the storage, for TensorBoard; errors are logged only."""
     try:
-        for name, picture in prediction_visualizations(cfg, model, mapper):
-            storage.put_image(f"predictions/{name}", picture.transpose(2, 0, 1))
+        for name, figure in prediction_visualizations(cfg, model, mapper):
+            storage.put_image(f"predictions/{name}", figure.transpose(2, 0, 1))
     except Exception as error:
-        logger.warning("TEST.NUM_PICTURES: no pictures, %s: %s", type(error).__name__, error)
-        logger.debug("Where it happened:", exc_info=True)
+        logger.warning("TEST.NUM_PICTURES: no visualizations, %s: %s", type(error).__name__, error)
+        logger.debug("Traceback:", exc_info=True)
 
 
 def prediction_visualizations(
     cfg: CfgNode, model: nn.Module, mapper: Mapper | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Runs a model on TEST.NUM_PICTURES images of the first test set, always the same ones.
+    """Yield visualizations of a model's predictions on TEST.NUM_PICTURES fixed images of the first test set.
 
     Args:
-        mapper: of a dataset dict to the model's input; None: the standard one for evaluation.
+        mapper: from a dataset dict to the model's input; None: the standard one for evaluation.
 
     Yields:
-        A name for the image, and a picture with a row for each of TEST.TASKS: image, ground truth (where the
+        The name of the image, and a figure with a row for each of TEST.TASKS: image, ground truth (where the
         dataset has it) and prediction.
     """
     name = cfg.DATASETS.TEST[0]
     records = DatasetCatalog.get(name)
-    # Spread over the whole set: neighbors are often frames of one video.
+    # Spread over the whole set: consecutive images are often frames of one video.
     indices = np.linspace(0, len(records) - 1, min(cfg.TEST.NUM_PICTURES, len(records)))
     mapper = mapper or SegmentationMapper(cfg, False)
     protocol = build_inference_protocol(cfg)
-    # A center crop has no place in a picture of the whole image.
+    # A center crop cannot be drawn on the whole image.
     cropped = protocol is not None and protocol.mode == "center_crop"
     tested = as_segmentor(model) if cropped else tested_model(cfg, model, name)
     for index in np.unique(indices.astype(int)):
@@ -78,7 +78,7 @@ def prediction_visualizations(
 def draw_row_per_task(
     cfg: CfgNode, dataset_name: str, inputs: Mapping[str, Any], result: Mapping[str, Any]
 ) -> np.ndarray:
-    """The rows of one image; `inputs`: its dataset dict with height and width, `result`: the model's."""
+    """Return the figure of one image; `inputs`: its dataset dict with size; `result`: its predictions."""
     metadata = MetadataCatalog.get(dataset_name)
     image = load_image(inputs, configured=cfg.INPUT.IMAGE_RANGE)
     classes, colors = metadata.classes, metadata.colors
@@ -91,8 +91,8 @@ def draw_row_per_task(
             titles.append(f"{task}: ground truth")
         known = (classes, colors)
         if task == "instance":
-            model, kind = classes_metadata(cfg), "thing_" if cfg.TASK == "instance" else ""
-            known = tuple(model.get(f"{kind}{what}") for what in ("classes", "colors"))
+            model, prefix = classes_metadata(cfg), "thing_" if cfg.TASK == "instance" else ""
+            known = tuple(model.get(f"{prefix}{field}") for field in ("classes", "colors"))
         panels.append(draw_result(image, result, task, *known, confidence_threshold=MIN_SCORE))
         titles.append(f"{task}: prediction")
         rows.append(strip(panels, titles, min(MAX_HEIGHT, image.shape[0])))
@@ -100,7 +100,7 @@ def draw_row_per_task(
 
 
 def draw_truth(image: np.ndarray, inputs: Mapping[str, Any], task: str, metadata: Any) -> np.ndarray | None:
-    """The ground truth of a task on its image; None where the dataset has none."""
+    """Return the ground truth of a task drawn on its image; None where the dataset has none."""
     if task == "semantic":
         if inputs["dataset"] in metadata.label_reader.dataset.without_labels:
             return None
@@ -119,7 +119,7 @@ def draw_truth(image: np.ndarray, inputs: Mapping[str, Any], task: str, metadata
 
 def _draw_true_instances(image: np.ndarray, instances: list[dict], classes: list[str]) -> np.ndarray:
     masks = [mask_tools.decode(one["segmentation"]).astype(bool) for one in instances]
-    # The largest below, so that all are seen: what scores higher is drawn on top.
+    # The largest below, so that all are visible: higher scores are drawn on top.
     scores = [-int(mask.sum()) for mask in masks]
     stacked = np.stack(masks) if masks else np.zeros((0, *image.shape[:2]), bool)
     categories = [one["category_id"] for one in instances]

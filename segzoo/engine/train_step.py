@@ -19,17 +19,17 @@ from .rng_state import capture_random_state
 
 Batch = list[dict[str, Any]]
 # Called when a loss or the gradient is not finite, with the reason, the losses (empty where the model itself
-# noticed), the micro-batch (the whole batch for the gradient) and the random state before its forward pass;
+# raised), the micro-batch (the whole batch for the gradient) and the random state before its forward pass;
 # has to raise.
 NonFiniteHandler = Callable[[str, dict[str, float], Batch, dict], None]
 
 
 class TrainStep:
-    """Updates a model with one batch, in one or several passes.
+    """Update of a model with one batch, in one or several passes.
 
-    Losses are looked at before the update, so that the weights are still good when one is not finite. On a
-    GPU they are copied while the backward pass runs: the device never waits for the check. With clipping the
-    gradient's norm is looked at too, after the backward pass; a GradScaler looks at the gradient itself.
+    Losses are checked before the update, so that the weights are still good when one is not finite. On a GPU
+    they are copied while the backward pass runs: the device never waits for the check. With clipping the
+    gradient's norm is checked too, after the backward pass; a GradScaler checks the gradient itself.
     """
 
     def __init__(
@@ -44,10 +44,11 @@ class TrainStep:
     ):
         """
         Args:
-            model: returns a dict of scalar losses in training, or one scalar; DistributedDataParallel or not.
+            model: returns a dict of scalar losses in training, or one scalar; may be wrapped in
+                DistributedDataParallel.
             clip_gradients: see `segzoo.solver.build_gradient_clipper`.
             amp_dtype: float16 (with loss scaling, GPU only), bfloat16, or None for float32.
-            device: where the model is.
+            device: device of the model.
             on_nonfinite: called when a loss or the clipped gradient is not finite; without it only
                 FloatingPointError is raised.
         """
@@ -64,7 +65,7 @@ class TrainStep:
     def from_config(
         cls, cfg: CfgNode, model, optimizer, on_nonfinite: NonFiniteHandler | None = None
     ) -> "TrainStep":
-        """Reads SOLVER.CLIP_GRADIENTS, SOLVER.AMP and MODEL.DEVICE."""
+        """Create a step from SOLVER.CLIP_GRADIENTS, SOLVER.AMP and MODEL.DEVICE."""
         return cls(
             model,
             optimizer,
@@ -75,16 +76,16 @@ class TrainStep:
         )
 
     def __call__(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
-        """Updates the weights once, with the mean of the micro-batches' losses.
+        """Update the weights once, with the mean of the micro-batches' losses.
 
-        Those are the losses of the joined batch if the micro-batches are of one size and a loss is a mean
-        over images.
+        This equals the loss of the whole batch if the micro-batches have the same size and each loss is a
+        mean over images.
 
         Args:
-            micro_batches: what the model is given in turn; the gradients add up.
+            micro_batches: inputs of successive passes, whose gradients add up.
 
         Returns:
-            The losses by name, each the mean over the micro-batches, of this process; see `mean_losses`.
+            This process's losses by name, each the mean over the micro-batches; see `mean_losses`.
 
         Raises:
             FloatingPointError: a loss or the gradient is not finite; the weights are those before this step.
@@ -93,7 +94,7 @@ class TrainStep:
         passes = []
         for number, micro_batch in enumerate(micro_batches, start=1):
             random_state = capture_random_state()
-            # Gradients travel between processes once, with the last micro-batch.
+            # Gradients are synchronized once, with the last micro-batch.
             waits = number < len(micro_batches) and isinstance(self.model, DistributedDataParallel)
             with self.model.no_sync() if waits else contextlib.nullcontext():
                 losses = self._forward(micro_batch, random_state)
@@ -114,7 +115,7 @@ class TrainStep:
         return {"grad_scaler": self.grad_scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        # A disabled scaler saves nothing, and an enabled one then starts as in a new run.
+        # A disabled scaler saves nothing; an enabled one then starts as in a new run.
         if state["grad_scaler"]:
             self.grad_scaler.load_state_dict(state["grad_scaler"])
 
@@ -141,7 +142,7 @@ class TrainStep:
         raise FloatingPointError(f"non-finite loss or gradient: {reason}")
 
     def _clip(self) -> Tensor | None:
-        """Clips the unscaled gradient; returns what the clipper does, None if there is none."""
+        """Clip the unscaled gradient; return the clipper's norm, None without clipper."""
         if self.clip_gradients is None:
             return None
         self.grad_scaler.unscale_(self.optimizer)
@@ -150,10 +151,10 @@ class TrainStep:
 
 
 class PendingLosses:
-    """Loss values on their way from the device to the host."""
+    """Loss values in a non-blocking copy from the device to the host."""
 
     def __init__(self, losses: dict[str, Tensor]):
-        """Starts the copy; losses: name to () float tensor."""
+        """Start the copy; losses: name to () float tensor."""
         self._names = list(losses)
         stacked = torch.stack([loss.detach().float() for loss in losses.values()])
         self._arrived = None
@@ -165,14 +166,14 @@ class PendingLosses:
             self._values = stacked
 
     def values(self) -> dict[str, float]:
-        """Waits until the forward pass has finished, not longer."""
+        """Return the values, after waiting for the forward pass only."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return dict(zip(self._names, self._values.tolist(), strict=True))
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """The dtype of automatic mixed precision, None if it is off. A CPU computes in bfloat16 only.
+    """Return the dtype of automatic mixed precision, None if it is off. On a CPU it is always bfloat16.
 
     Raises:
         InputError: SOLVER.AMP.DTYPE is neither float16 nor bfloat16.

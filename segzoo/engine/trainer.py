@@ -1,4 +1,4 @@
-"""The training loop and everything it consists of, put together from the config."""
+"""The trainer: the training loop and its parts, built from the config."""
 
 import logging
 import time
@@ -75,23 +75,23 @@ logger = logging.getLogger(__name__)
 
 @TRAINER_REGISTRY.register()
 class Trainer(TrainerBase):
-    """Trains the configured model; hooks do everything beside the training step.
+    """Trainer of the configured model; hooks do everything beside the training step.
 
     Use: `trainer = Trainer(cfg); trainer.resume_or_load(resume=args.resume); trainer.train()`. A subclass
-    may replace any of the `build_` methods; registered in TRAINER_REGISTRY and named by TRAINER, it is what
-    every command uses. `register_hooks` takes any Detectron2 hook. A resumed run continues as if it
-    had not been interrupted: weights, optimizer, schedule, data order, random generators and metrics.
+    may replace any of the `build_` methods; registered in TRAINER_REGISTRY and named by TRAINER, it is used
+    by every command. `register_hooks` takes any Detectron2 hook. A resumed run continues as if it had not
+    been interrupted: weights, optimizer, schedule, data order, random generators and metrics.
 
     Attributes:
         model: the model, wrapped in DistributedDataParallel if there are several processes.
-        optimizer, scheduler, checkpointer: as Detectron2's.
+        optimizer, scheduler, checkpointer: as in Detectron2.
         start_iter, iter, max_iter: the first, current and final iteration, counted over all runs.
         past_metrics: the metrics.json lines before `start_iter`, in the main process.
-        evaluated_at: the iteration after which the model was last evaluated in this run, None before.
-        lacks_record: whether the run before was killed between its checkpoint and that iteration's records.
-        skipped: {what is wrong with a file: times that this process passed over it}, with ON_ERROR skip.
-        num_images: of the training set, None where the loader does not say.
-        saw_targets: whether any image of this process had something to learn so far.
+        evaluated_at: the iteration after which this run last evaluated the model, None before.
+        lacks_record: whether the run before was killed after its checkpoint, before that iteration's records.
+        skipped: {error message: number of times this process skipped the file}, with ON_ERROR skip.
+        num_images: number of training images, None for a loader without it.
+        saw_targets: whether any image of this process had targets so far.
     """
 
     def __init__(self, cfg: CfgNode, *, trust_checkpoint: bool = False):
@@ -137,7 +137,7 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Builds MODEL.META_ARCHITECTURE on MODEL.DEVICE.
+        """Build MODEL.META_ARCHITECTURE on MODEL.DEVICE.
 
         Raises:
             InputError: no such architecture.
@@ -150,7 +150,7 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **options: Any) -> SegzooCheckpointer:
-        """A checkpointer for OUTPUT_DIR whose files describe themselves."""
+        """Build the checkpointer for OUTPUT_DIR, whose files describe themselves."""
         return SegzooCheckpointer(
             model,
             cfg.OUTPUT_DIR,
@@ -161,55 +161,55 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer that SOLVER names; see `segzoo.solver`."""
+        """Build the optimizer that SOLVER names; see `segzoo.solver`."""
         return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(
         cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The schedule that SOLVER names; it is stepped after every iteration."""
+        """Build the schedule that SOLVER names; it is stepped after every iteration."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_mapper(cls, cfg: CfgNode, is_train: bool) -> Callable[[dict], dict]:
-        """What turns a dataset dict into a model's input, for training with augmentation and targets."""
+        """Build the mapper from a dataset dict to the model's input, with targets for training."""
         return SegmentationMapper(cfg, is_train)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict]]:
-        """This process's endless micro-batches, SOLVER.ACCUMULATE of them to an iteration."""
+        """Build the loader of this process's endless micro-batches, SOLVER.ACCUMULATE per iteration."""
         return build_train_loader(cfg, start_iteration=start_iteration, mapper=cls.build_mapper(cfg, True))
 
     @classmethod
     def build_test_loader(
         cls, cfg: CfgNode, dataset_name: str, dataset: Sequence[dict] | None = None
     ) -> Iterable[list[dict]]:
-        """This process's share of a test set, or of the given dataset dicts of it; with a length."""
+        """Build the loader of this process's share of a test set, or of some of its records; has a length."""
         return build_test_loader(cfg, dataset_name, mapper=cls.build_mapper(cfg, False), dataset=dataset)
 
     @classmethod
     def build_evaluators(cls, cfg: CfgNode, dataset_name: str) -> list[DatasetEvaluator]:
-        """What scores predictions on a test set; each returns results under keys of its own."""
+        """Build the evaluators of a test set; each returns results under its own keys."""
         return list(build_evaluators(cfg, dataset_name)._evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """`build_evaluators` as one evaluator, by Detectron2's name."""
+        """Build one evaluator from `build_evaluators`, under Detectron2's name."""
         return DatasetEvaluators(list(cls.build_evaluators(cfg, dataset_name)))
 
     @classmethod
     def evaluate(cls, cfg: CfgNode, model: nn.Module, **options: Any) -> dict:
-        """`segzoo.engine.evaluate` with the loader and evaluators of this class."""
+        """Run `segzoo.engine.evaluate` with the loader and evaluators of this class."""
         return evaluate(cfg, model, cls, **options)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module) -> dict:
-        """Evaluate the model in training on DATASETS.TEST, on one scale; see `engine.evaluation_loop`."""
+        """Evaluate the model in training on DATASETS.TEST, at one scale; see `engine.evaluation_loop`."""
         cfg = build_single_scale_config(cfg)
         try:
             storage = get_event_storage()
-        except AssertionError:  # Called by itself, after a training.
+        except AssertionError:  # Called outside a training.
             return cls.evaluate(cfg, model)
         results = cls.evaluate(cfg, model, iteration=storage.iter)
         if cfg.TEST.NUM_PICTURES and comm.is_main_process():
@@ -221,7 +221,7 @@ class Trainer(TrainerBase):
 
     @classmethod
     def check_test(cls, cfg: CfgNode) -> None:
-        """Raises before the first iteration what would end `test`; whoever replaces that replaces this too.
+        """Raise the input errors of `test` before the first iteration; override it together with `test`.
 
         Raises:
             InputError: see `check_evaluation` and `check_best_metric` in `segzoo.engine.evaluation_loop`.
@@ -233,7 +233,7 @@ class Trainer(TrainerBase):
         check_best_metric(cfg, cls)
 
     def build_hooks(self) -> list[HookBase]:
-        """In order: timer, learning rate, checkpoints, signals, evaluation (of a test set), writers."""
+        """Build the hooks, in order: timer, learning rate, checkpoints, signals, evaluation, writers."""
         cfg = self.cfg
         rates = LearningRateHook(cfg.SOLVER.BASE_LR)
         hooks = [IterationTimer(), rates, CheckpointHook(cfg.SOLVER.CHECKPOINT_PERIOD), StopHook()]
@@ -243,7 +243,7 @@ class Trainer(TrainerBase):
             trainer = weakref.proxy(self)
 
             def test() -> dict:
-                # The line of the evaluation tells the losses up to here.
+                # The evaluation's line includes the losses up to here.
                 trainer._recorder.flush()
                 with evaluating(trainer):
                     return trainer.test(trainer.cfg, unwrapped(trainer.model))
@@ -262,19 +262,19 @@ class Trainer(TrainerBase):
         return [*hooks, WriterHook(cfg.SOLVER.LOG_PERIOD, cfg.SOLVER.IMS_PER_BATCH, workers)]
 
     def build_writers(self) -> list[EventWriter]:
-        """Progress lines, metrics.json and TensorBoard; called in the main process when training begins."""
+        """Build the writers of progress lines, metrics.json and TensorBoard; called in the main process."""
         folder = self.cfg.OUTPUT_DIR
         wait_until_event_files_sort(Path(folder))
         return [
             ProgressPrinter(self.max_iter),
-            # What a killed run wrote beyond the checkpoint is hidden: this run writes it again. It comes
-            # before metrics.json, so that what stands there is here too.
+            # Purges what a killed run wrote after the checkpoint: this run writes it again. Placed before
+            # metrics.json, so that TensorBoard has every line of that file.
             TensorBoardWriter(folder, purge_step=self._first_record),
             JSONWriter(str(self._metrics_file)),
         ]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Goes on from OUTPUT_DIR's last checkpoint, if `resume` and there is one; or loads MODEL.WEIGHTS."""
+        """Resume from OUTPUT_DIR's last checkpoint, if `resume` and there is one; else load MODEL.WEIGHTS."""
         resuming = resume and self.checkpointer.has_checkpoint()
         rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resuming:
@@ -283,15 +283,15 @@ class Trainer(TrainerBase):
             self._random_states = rest.get("random_states", [])
 
     def train(self) -> None:
-        """Trains up to SOLVER.MAX_ITER, or until the evaluation hook stops it, and saves model_final.pth.
+        """Train up to SOLVER.MAX_ITER, or until the evaluation hook stops it, and save model_final.pth.
 
         A finished training whose final evaluation is missing is evaluated. Inside `stop_on_signals()`
         signals end it early, with a checkpoint.
 
         Raises:
-            InputError: another training writes into OUTPUT_DIR, or has left checkpoints there with which this
-                one does not go on; or it cannot be written, as on a full disk; the checkpoints before are
-                good.
+            InputError: another training writes into OUTPUT_DIR, or has left checkpoints there that this one
+                does not resume; or it cannot be written, as on a full disk, where earlier checkpoints stay
+                valid.
         """
         self._check_output_dir()
         if self.start_iter >= self.max_iter:
@@ -299,7 +299,7 @@ class Trainer(TrainerBase):
             if not self._lacks_final_record():
                 self._log_closing_lines()
                 return
-            logger.info("Making up for what comes after the last iteration.")
+            logger.info("Running what is missing after the last iteration.")
         if self.cfg.DATASETS.TEST:
             self.check_test(self.cfg)
         folder, workers = self.cfg.OUTPUT_DIR, self.cfg.DATALOADER.NUM_WORKERS
@@ -309,16 +309,16 @@ class Trainer(TrainerBase):
         self._log_closing_lines()
 
     def renew_claim(self) -> None:
-        """Sees to it that OUTPUT_DIR, where it was removed and made anew, is this training's again.
+        """Claim OUTPUT_DIR again where it was removed and created again.
 
         Raises:
-            InputError: it is another one's.
+            InputError: another training has claimed it.
         """
         if self._claim is not None:
             self._claim.renew()
 
     def _log_closing_lines(self) -> None:
-        """Says what the training has come to, where its files are, and what to do with them."""
+        """Log the result of the training, its files, and commands to use them."""
         if not comm.is_main_process():
             return
         best = read_best(self.cfg.OUTPUT_DIR, self.cfg.TEST.BEST_METRIC)
@@ -329,11 +329,11 @@ class Trainer(TrainerBase):
         folder = self.cfg.OUTPUT_DIR
         if not folder:
             raise InputError(
-                "OUTPUT_DIR is empty; name a folder, or have segzoo.engine.default_setup(cfg) choose one"
+                "OUTPUT_DIR is empty; set a folder, or let segzoo.engine.default_setup(cfg) choose one"
             )
         if self.start_iter == 0 and any(comm.all_gather(self.checkpointer.has_checkpoint())):
             raise InputError(
-                f"OUTPUT_DIR {folder} holds the checkpoints of another training; go on with it by "
+                f"OUTPUT_DIR {folder} holds the checkpoints of another training; resume it with "
                 "trainer.resume_or_load(resume=True), or choose another OUTPUT_DIR"
             )
 
@@ -357,7 +357,7 @@ class Trainer(TrainerBase):
                         break
                 self.iter = min(self.iter + 1, self.max_iter)
             except Exception:
-                # To log.txt only: the caller shows it, or one line of it, on the screen.
+                # To log.txt only: the caller prints the error, or one line of it, on the screen.
                 logger.debug("Training ended with an error in iteration %d:", self.iter, exc_info=True)
                 raise
             finally:
@@ -379,39 +379,39 @@ class Trainer(TrainerBase):
         super().after_step()
 
     def latest_losses(self) -> dict[str, float]:
-        """What this process has recorded last: losses, "data_time" in seconds, and "iteration"."""
+        """Return what this process recorded last: losses, "data_time" in seconds, and "iteration"."""
         return dict(self._recorder.latest)
 
     def stop(self, reason: str) -> None:
-        """Ends the training after the current iteration; called by a hook, in every process."""
+        """End the training after the current iteration; called by a hook, in every process."""
         self._stop_reason = reason
 
     def stop_with_checkpoint(self, signals: StopSignals) -> None:
-        """Ends the training here, where a signal asks for it; every process calls it.
+        """End the training at a signal, with a checkpoint of the last iteration; every process calls it.
 
         Raises:
-            StoppedBySignal: always, when there is a checkpoint of the last iteration.
+            StoppedBySignal: always, after saving.
         """
         if self._saved_at != self.storage.iter:
             self.save_checkpoint(f"model_{self.storage.iter:07d}")
-        # Who started the processes may end those that are left as soon as one has gone.
+        # The parent of the processes may end the others as soon as one has ended.
         comm.synchronize()
         raise signals.stopped(
-            f"stopped after iteration {self.storage.iter}; --resume goes on from there, "
+            f"stopped after iteration {self.storage.iter}; --resume continues from there, "
             f"{self.checkpointer.get_checkpoint_file()}"
         )
 
     def prepared_checkpoint(self) -> Callable[[], None]:
-        """What saves the iteration that has just ended, later and without the other processes.
+        """Return a function that saves the iteration that just ended, later and without other processes.
 
-        Every process calls this, and may call what it returns; nothing is trained in between. What is saved
-        already is not saved again.
+        Every process calls this, and may call the function before the next iteration. An iteration that is
+        already saved is not saved again.
         """
         if self._saved_at == self.storage.iter:
             return lambda: None
         name = f"model_{self.storage.iter:07d}"
         if self.cfg.SOLVER.SHARD_OPTIMIZER and comm.get_world_size() > 1:
-            # Its state is spread over the processes.
+            # The optimizer's state is sharded across processes.
             self.save_checkpoint(name)
             return lambda: None
         self._recorder.flush()
@@ -419,7 +419,7 @@ class Trainer(TrainerBase):
         return lambda: self._write_checkpoint(name, random_states)
 
     def save_checkpoint(self, name: str) -> None:
-        """Saves OUTPUT_DIR/<name>.pth with all that resuming needs; every process has to call it."""
+        """Save OUTPUT_DIR/<name>.pth with all that resuming needs; every process has to call it."""
         self._recorder.flush()
         random_states = comm.gather(capture_random_state())
         gather_optimizer_state(self.optimizer)
@@ -428,11 +428,11 @@ class Trainer(TrainerBase):
     def _write_checkpoint(self, name: str, random_states: list[dict]) -> None:
         self.renew_claim()
         self.checkpointer.save(name, iteration=self.storage.iter, random_states=random_states)
-        if not name.endswith("_best"):  # from which no run goes on
+        if not name.endswith("_best"):  # from which no run resumes
             self._saved_at = self.storage.iter
 
     def state_dict(self) -> dict:
-        """Everything beside the weights, the iteration and the random states, as plain data and tensors."""
+        """Return all state beside weights, iteration and random states, as plain data and tensors."""
         return {
             **super().state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -445,9 +445,9 @@ class Trainer(TrainerBase):
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restores `state_dict()`; learning rates and weight decay follow the config of this run.
+        """Restore `state_dict()`; learning rates and weight decay follow the config of this run.
 
-        With a scheduler of torch's the learning rates go on from those of the checkpoint.
+        With a scheduler of torch the learning rates continue from those of the checkpoint.
         """
         super().load_state_dict(state_dict)
         written_by = state_dict.get("optimizer_name", "")
@@ -460,13 +460,13 @@ class Trainer(TrainerBase):
         self._latest_scalars = state_dict.get("latest_scalars", {})
         seed = state_dict.get("seed", self.cfg.SEED)
         if seed != self.cfg.SEED:
-            logger.info("SEED %d of the resumed run takes the place of %d", seed, self.cfg.SEED)
+            logger.info("SEED %d of the resumed run replaces %d", seed, self.cfg.SEED)
             self.cfg.defrost()
             self.cfg.SEED = seed
             self.cfg.freeze()
 
     def _begin(self) -> None:
-        """Prepares data, metrics.json and random generators for `start_iter`."""
+        """Prepare data, metrics.json and random generators for `start_iter`."""
         self.iter = self.start_iter
         self.model.train()
         if self.start_iter < self.max_iter:
@@ -490,54 +490,54 @@ class Trainer(TrainerBase):
                 comm.get_world_size(),
                 len(self._random_states),
             )
-        # Held by the checkpoint; no longer needed here.
+        # No longer needed.
         self._random_states = []
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
 
     def _check_last_line(self) -> None:
-        """Finds out whether the records of the checkpoint's iteration are as the checkpoint's run owed them.
+        """Check the records of the checkpoint's iteration: remove unexpected ones, note missing ones.
 
-        They are written after the checkpoint, not before it: the line of an evaluation holds its results, and
-        an evaluation that fails must not cost what was trained; and hooks may put scalars until the last one,
-        before which Detectron2's users insert theirs. What is there of them otherwise is taken out.
+        They are written after the checkpoint, not before it: an evaluation's line holds its results, and a
+        failing evaluation must not lose what was trained; and hooks may put scalars until the last one,
+        before which Detectron2's users insert theirs.
         """
         self._first_record = self.start_iter
         last = self.start_iter - 1
         lines = [line for line in self.past_metrics if line["iteration"] == last]
-        wanted, complete = self._last_line(lines)
+        expected, complete = self._last_line(lines)
         if last < 0 or not self._latest_scalars:
             return
-        if not wanted:
-            # TensorBoard may have it still: a run was killed after it was taken out of metrics.json.
+        if not expected:
+            # TensorBoard may still have it: a run was killed after removing it from metrics.json.
             self._first_record = last
-        if complete == wanted:
+        if complete == expected:
             return
-        self._first_record, self.lacks_record = last, wanted
+        self._first_record, self.lacks_record = last, expected
         self.past_metrics = drop_metrics(self._metrics_file, last)
 
     def _last_line(self, lines: list[dict]) -> tuple[bool, bool]:
-        """Whether there ought to be a record of the iteration before `start_iter`, and whether it is whole.
+        """Tell whether a record of the iteration before `start_iter` is expected, and whether it is complete.
 
         Args:
-            lines: those of metrics.json of this iteration.
+            lines: metrics.json lines of that iteration.
         """
         done = self.start_iter
         if any(isinstance(hook, EvaluationHook) and hook.due(done) for hook in self._hooks):
             return True, has_results(lines, done - 1)
-        wanted = any(isinstance(hook, WriterHook) and hook.due(done) for hook in self._hooks)
-        return wanted, any("total_loss" in line for line in lines)
+        expected = any(isinstance(hook, WriterHook) and hook.due(done) for hook in self._hooks)
+        return expected, any("total_loss" in line for line in lines)
 
     @property
     def _metrics_file(self) -> Path:
         return Path(self.cfg.OUTPUT_DIR, "metrics.json")
 
     def _lacks_final_record(self) -> bool:
-        """Whether a training that is complete lacks its final evaluation, or its last record."""
+        """Tell whether a complete training lacks its final evaluation, or its last record."""
         if not 0 < self.start_iter == self.max_iter:
             return False
         past = comm.all_gather(read_metrics(self._metrics_file) if comm.is_main_process() else [])[0]
-        _, whole = self._last_line([line for line in past if line["iteration"] == self.start_iter - 1])
-        return not whole
+        _, complete = self._last_line([line for line in past if line["iteration"] == self.start_iter - 1])
+        return not complete
 
     def _stop_at_nonfinite(
         self, reason: str, losses: dict[str, float], batch: list[dict], random_state: dict
@@ -563,6 +563,6 @@ def _check_numbers(cfg: CfgNode, world_size: int) -> None:
     if cfg.TEST.EARLY_STOP_PATIENCE > 0 and not cfg.TEST.BEST_METRIC:
         raise InputError(
             f"TEST.EARLY_STOP_PATIENCE {cfg.TEST.EARLY_STOP_PATIENCE} without TEST.BEST_METRIC: "
-            "name the metric that has to improve, or set the patience to 0"
+            "set the metric that has to improve, or the patience to 0"
         )
     images_per_pass(cfg, world_size)

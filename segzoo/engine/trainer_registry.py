@@ -1,4 +1,4 @@
-"""The registry of trainers: what a configuration is trained, evaluated and tested with."""
+"""Registry of trainers, which build everything that training, evaluation and prediction use."""
 
 from segzoo.utils.registries import NamedRegistry
 
@@ -6,6 +6,6 @@ TRAINER_REGISTRY = NamedRegistry("TRAINER")
 TRAINER_REGISTRY.__doc__ = """
 Subclasses of `segzoo.engine.Trainer`, by the name that TRAINER gives.
 
-Whatever runs a configuration builds its parts by the class methods of its trainer: `build_model`,
+All commands build their parts by the class methods of the configuration's trainer: `build_model`,
 `build_mapper`, `build_test_loader`, `build_evaluators`, ...
 """

@@ -1,4 +1,4 @@
-"""A training that sees nothing labeled learns nothing: that is said early, and ends it in time."""
+"""Warning about, and then ending, a training whose images have no labels to learn from."""
 
 import logging
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from segzoo.utils.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
-# Iterations after which it is said, and before which it ends a training only when that is over anyway.
+# Iterations before the warning, and before the training is ended (earlier only at its last iteration).
 WARN_AFTER, STOP_AFTER = 10, 100
-# Every image is seen so often before: a random crop may miss what is labeled in it.
+# Number of epochs before the training is ended: a random crop may miss the labels of an image.
 _PASSES = 2
 
 
 class UnlabeledHook(HookBase):
-    """Watches `trainer.saw_targets` until it is true in any process.
+    """Hook that checks `trainer.saw_targets` until it is true in any process.
 
     Args:
         task: TASK, for the message.
-        names: the datasets.
+        names: names of the training datasets.
         images_per_iteration: over all processes.
     """
 
@@ -35,12 +35,12 @@ class UnlabeledHook(HookBase):
     def before_train(self) -> None:
         left = self.trainer.max_iter - self.trainer.start_iter
         self._warn_at = min(WARN_AFTER, left)
-        # Not known of a loader that somebody else built.
+        # None for a custom loader without length.
         images = self.trainer.num_images
         epochs = None if images is None else -(-_PASSES * images // self._batch)
         self._stop_at = None if epochs is None else max(STOP_AFTER, epochs)
         if epochs is not None and epochs <= left:
-            # What ends without having learned anything has not succeeded.
+            # A training that ends without having learned anything has failed.
             self._stop_at = min(self._stop_at, left)
 
     def after_step(self) -> None:
@@ -52,9 +52,9 @@ class UnlabeledHook(HookBase):
             return
         found = (
             f"DATASETS.TRAIN {self._names}: no {self._what} in the {done * self._batch} images of "
-            f"{done} iterations, so that nothing is learned from them"
+            f"{done} iterations, so that nothing is learned"
         )
-        advice = "`segzoo check-data` on the dataset's file says what its labels hold"
+        advice = "`segzoo check-data` on the dataset's file shows what its labels hold"
         if done == self._stop_at:
             raise InputError(f"{found}; {advice}; compare it with encoding, classes and label_map there")
         end = "" if self._stop_at is None else f"; the training ends after {self._stop_at} such iterations"

@@ -1,4 +1,4 @@
-"""A model as a program of tensor operations: from pixels to the head's own outputs, without segzoo.
+"""Export of a model as a torch.export program, from pixels to the head's outputs, that runs without segzoo.
 
 Shape shorthand: N images, H W size of an image.
 """
@@ -19,18 +19,19 @@ from segzoo.utils.dataset_names import classes_dataset
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import written_whole
 
-# The text file inside a program's file that says what goes in and what comes out.
+# The file inside a program's file that describes its inputs and outputs.
 DESCRIPTION = "segzoo.json"
 
-# Of the outputs' norm. Rounding is far below; but where it decides what a query may look at, it can show.
+# Relative to the outputs' norm. Rounding errors are far smaller, except where they change an attention mask.
 LARGEST_DIFFERENCE = 0.01
 
 
 class Network(nn.Module):
-    """The part of a meta-architecture that runs before post-processing.
+    """The part of a meta-architecture before post-processing.
 
     Calls `batch_outputs`: (N, 3, H, W) float pixels in [0, 255] to `pred_logits` and `pred_masks` of mask
-    classification, to `sem_seg_logits` of per-pixel methods. `torch.compile(Network(model))` has no breaks.
+    classification, to `sem_seg_logits` of per-pixel methods. `torch.compile(Network(model))` has no graph
+    breaks.
     """
 
     def __init__(self, model: nn.Module):
@@ -43,15 +44,15 @@ class Network(nn.Module):
 
 @torch.no_grad()
 def export_program(model: nn.Module, size: tuple[int, int], batch_size: int = 1) -> ExportedProgram:
-    """Traces a model, which has to be in eval mode, for one size of images.
+    """Trace a model, which has to be in eval mode, for one image size.
 
     Args:
         model: a meta-architecture, a `Segmentor` or one with `raw_outputs`.
-        size: (H, W), any; normalizing and padding are part of the program.
+        size: any (H, W); normalization and padding are part of the program.
         batch_size: N.
 
     Raises:
-        InputError: what the model does depends on values of tensors.
+        InputError: the model's control flow or shapes depend on values of tensors.
     """
     try:
         return torch.export.export(Network(model), (_noise(model, size, batch_size),))
@@ -59,7 +60,7 @@ def export_program(model: nn.Module, size: tuple[int, int], batch_size: int = 1)
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"{type(model).__name__} cannot be traced ({reason}); no shape may depend on values of "
-            "tensors: derive it from segzoo.modeling.Segmentor, which pads without"
+            "tensors: derive it from segzoo.modeling.Segmentor, whose padding does not"
         ) from error
 
 
@@ -67,19 +68,19 @@ def export_program(model: nn.Module, size: tuple[int, int], batch_size: int = 1)
 def save_program(
     path: str | Path, program: ExportedProgram, model: nn.Module, description: dict[str, Any]
 ) -> float:
-    """Writes a program and its description to a file, which stays only if it computes what the model does.
+    """Write a program and its description to a file, kept only if its outputs match the model's.
 
     Args:
-        path: of the file to write, with the extension .pt2.
-        program: of `export_program`.
-        model: that it was made of.
+        path: file to write, with the extension .pt2.
+        program: from `export_program`.
+        model: the model it was traced from.
         description: see `describe_program`.
 
     Returns:
-        The norm of the difference of the outputs, read back and run, in units of the outputs' norm.
+        The norm of the outputs' difference after reading the file back, relative to the outputs' norm.
 
     Raises:
-        InputError: that is more than LARGEST_DIFFERENCE.
+        InputError: the difference is above LARGEST_DIFFERENCE.
     """
     path = Path(path)
     with written_whole(path) as unfinished:
@@ -90,7 +91,7 @@ def save_program(
         outputs = torch.export.load(unfinished).module()(images)
         differences = {name: _difference(outputs[name], expected[name]) for name in expected}
         for name, difference in differences.items():
-            if not difference <= LARGEST_DIFFERENCE:  # nan, too
+            if not difference <= LARGEST_DIFFERENCE:  # also NaN
                 raise InputError(
                     f"{path}: {name} of the exported program differs from the model's by {difference:.2g} of "
                     f"its norm (limit {LARGEST_DIFFERENCE}); file not kept"
@@ -102,11 +103,10 @@ def save_program(
 def describe_program(
     cfg: CfgNode, model: nn.Module, size: tuple[int, int], batch_size: int = 1
 ) -> dict[str, Any]:
-    """What a checkpoint says of itself (classes, colors, ...), and the program's `input` and `outputs`.
+    """Return a checkpoint's description (class names, colors, ...) with the program's `input` and `outputs`.
 
-    `padded_size` of the input is what the functions of `mask_classification.postprocess` ask for first;
-    `postprocess` has the tasks, thresholds and numbers that the configuration gives them, nothing for other
-    models.
+    `padded_size` of the input is the first argument of the functions in `mask_classification.postprocess`;
+    `postprocess` has their tasks, thresholds and numbers from the configuration, nothing for other models.
     """
     images = _noise(model, size, batch_size)
     segmentor = as_segmentor(model, input_format=cfg.INPUT.FORMAT)
@@ -135,7 +135,7 @@ def _postprocessing(cfg: CfgNode, segmentor: Segmentor) -> dict[str, Any]:
 
 
 def _noise(model: nn.Module, size: tuple[int, int], batch_size: int) -> Tensor:
-    """(N, 3, H, W) float pixels, the same in every call."""
+    """Return (N, 3, H, W) float pixels, the same in every call."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(batch_size, 3, *size, generator=generator).mul_(255).to(as_segmentor(model).device)
 

@@ -1,7 +1,7 @@
-"""Drawing results on pictures: segments in colors, with outlines and names.
+"""Drawing results on images: colored segments with outlines and names.
 
-Everything takes and returns RGB arrays (H, W, 3) uint8; a drawn picture has the size of its input, and
-pixel (y, x) of the drawing shows pixel (y, x) of the label map. H W: picture; K: classes.
+Images and drawings are RGB arrays (H, W, 3) uint8; a drawing has the size of its image, and pixel (y, x) of
+the drawing shows pixel (y, x) of the label map. H W: size of an image; K: number of classes.
 """
 
 import colorsys
@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 OPACITY = 0.6
-# Pictures with a shorter side than this carry no names: they would hide what they name.
+# Images with a shorter side below this get no names, which would hide the segments.
 MIN_SIDE_FOR_NAMES = 200
-# A segment smaller than this share of the picture is drawn without its name.
+# A segment smaller than this share of the image is drawn without its name.
 MIN_SHARE_FOR_NAME = 0.003
 
 
@@ -25,7 +25,7 @@ MIN_SHARE_FOR_NAME = 0.003
 
 
 def distinct_color(index: int) -> tuple[int, int, int]:
-    """The color of number `index` in an endless list of colors that differ from their neighbors."""
+    """Return color `index` of an endless sequence in which neighbors differ."""
     hue = (0.08 + index * 0.61803398875) % 1.0  # steps of the golden ratio never come close to repeating
     saturation = (0.85, 0.6, 0.75)[index % 3]
     value = (0.95, 0.8, 1.0, 0.7)[index % 4]
@@ -34,16 +34,16 @@ def distinct_color(index: int) -> tuple[int, int, int]:
 
 
 def shade(color: Sequence[int], number: int) -> tuple[int, int, int]:
-    """A lighter or darker variation of a class's color for its instance `number`; 0 is the color itself."""
+    """Return a lighter or darker shade of a class's color for instance `number`; 0 is the color itself."""
     towards, share = ((0, 0.0), (255, 0.35), (0, 0.3), (255, 0.6), (0, 0.5), (255, 0.2))[number % 6]
     return tuple(round(value + (towards - value) * share) for value in color)
 
 
 class Tracks:
-    """Numbers that stay with a segment from one video frame to the next, so that its color stays, too.
+    """Numbers that follow segments from one video frame to the next, so that their colors stay.
 
     A segment takes the number of the segment of the same class that it overlaps most in the frame before;
-    every number is used once a frame, and a segment that overlaps none gets a new one.
+    every number is used once per frame, and a segment without overlap gets a new one.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Tracks:
         self._next = 0
 
     def update(self, ids: np.ndarray, segments_info: Sequence[Mapping]) -> dict[int, int]:
-        """Returns {segment id: number} for a frame's id map (H, W) int, 0 is void."""
+        """Return {segment id: number} for a frame's id map (H, W) int, 0 is void."""
         classes = {info["id"]: info["category_id"] for info in segments_info}
         numbers: dict[int, int] = {}
         if self._ids is not None and self._ids.shape == ids.shape:
@@ -77,7 +77,7 @@ class Tracks:
 
 
 def _pairs_by_overlap(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of ids of two (H, W) int maps that share pixels, the largest overlap first, without void."""
+    """Return the pairs of ids of two (H, W) int maps that overlap, largest overlap first, without void."""
     both = (first > 0) & (second > 0)
     pairs, counts = np.unique(
         np.stack([first[both].astype(np.int64), second[both].astype(np.int64)]), axis=1, return_counts=True
@@ -86,7 +86,7 @@ def _pairs_by_overlap(first: np.ndarray, second: np.ndarray) -> list[tuple[int, 
     return [(int(pairs[0, index]), int(pairs[1, index])) for index in order]
 
 
-# Results on a picture ------------------------------------------------------------------------------------
+# Results on an image --------------------------------------------------------------------------------------
 
 RESULT_KEYS = {
     "semantic": ("sem_seg_labels", "sem_seg"),
@@ -105,13 +105,16 @@ def draw_result(
     confidence_threshold: float = 0.0,
     tracks: Tracks | None = None,
 ) -> np.ndarray:
-    """Draws what a model returned for one picture.
+    """Draw a model's result for one image.
 
     Args:
-        image: (H, W, 3) uint8 RGB. result: a model's dict for it, with the key of `task` (RESULT_KEYS).
-        task: "semantic", "panoptic", "entity" or "instance". classes, colors: of the model.
-        confidence_threshold: segments and instances of a lower score are left out.
-        tracks: keeps colors steady through a video; handed in with every frame.
+        image: (H, W, 3) uint8 RGB.
+        result: the model's dict for it, with the key of `task` (RESULT_KEYS).
+        task: "semantic", "panoptic", "entity" or "instance".
+        classes, colors: the model's class names and colors.
+        confidence_threshold: segments and instances with a lower score are left out.
+        tracks: keeps colors stable through a video; pass the same object with every frame.
+
     Raises:
         KeyError: `result` has nothing for the task.
     """
@@ -130,14 +133,14 @@ def draw_result(
 
 
 def semantic_labels(result: Mapping) -> np.ndarray:
-    """The (H, W) integer label map of a result that holds labels or scores."""
+    """Return the (H, W) integer label map of a result that holds labels or scores."""
     if "sem_seg_labels" in result:
         return result["sem_seg_labels"].cpu().numpy()
     return result["sem_seg"].argmax(dim=0).cpu().numpy()
 
 
 def segments(result: Mapping, task: str, confidence_threshold: float = 0.0) -> tuple[np.ndarray, list[dict]]:
-    """The id map (H, W) int32 and segment dicts of a panoptic or entity result, without unsure segments."""
+    """Return the id map (H, W) int32 and segment dicts of a result, without segments of a low score."""
     ids, segments_info = result[RESULT_KEYS[task][0]]
     ids = ids.cpu().numpy()
     kept = [info for info in segments_info if info.get("score", 1.0) >= confidence_threshold]
@@ -153,11 +156,14 @@ def draw_semantic(
     colors: Sequence[Sequence[int]],
     names: bool = True,
 ) -> np.ndarray:
-    """Colors every pixel by its class.
+    """Color every pixel by its class.
 
     Args:
-        image: (H, W, 3) uint8 RGB. labels: (H, W) integer in [0, K); anything else (ignore) stays uncolored.
-        classes, colors: K names and RGB colors. names: write the class on each region.
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) integer in [0, K); other values (ignore) stay uncolored.
+        classes, colors: K names and RGB colors.
+        names: write the class name on each region.
+
     Returns:
         (H, W, 3) uint8 RGB.
     """
@@ -178,10 +184,11 @@ def draw_panoptic(
     names: bool = True,
     tracks: Mapping[int, int] | None = None,
 ) -> np.ndarray:
-    """Colors every segment by its class, instances of a thing class in shades of it.
+    """Color every segment by its class, instances of a thing class in shades of its color.
 
     Args:
-        image: (H, W, 3) uint8 RGB. ids: (H, W) integer segment ids, 0 is void.
+        image: (H, W, 3) uint8 RGB.
+        ids: (H, W) integer segment ids, 0 is void.
         segments_info: dicts with id, category_id (contiguous), isthing and, optionally, score.
         tracks: {id: number} from `Tracks`, to choose the shade; without it, instances are counted.
     """
@@ -207,7 +214,7 @@ def draw_entity(
     names: bool = False,
     tracks: Mapping[int, int] | None = None,
 ) -> np.ndarray:
-    """Gives every entity a color of its own; `names` writes the scores. Arguments as `draw_panoptic`."""
+    """Draw every entity in a different color; `names` writes scores. Arguments as `draw_panoptic`."""
     segment_colors, texts = {}, {}
     for index, info in enumerate(segments_info):
         number = index if tracks is None else tracks[info["id"]]
@@ -224,10 +231,12 @@ def draw_instances(
     classes: Sequence[str],
     names: bool = True,
 ) -> np.ndarray:
-    """Draws instance masks, the highest score on top.
+    """Draw instance masks, the highest score on top.
 
     Args:
-        image: (H, W, 3) uint8 RGB. masks: (M, H, W) bool. class_indices, scores: M each.
+        image: (H, W, 3) uint8 RGB.
+        masks: (M, H, W) bool.
+        class_indices, scores: M each.
     """
     ids = np.zeros(image.shape[:2], dtype=np.int32)
     segment_colors, texts = {}, {}
@@ -247,7 +256,7 @@ def _with_score(name: str, info: Mapping) -> str:
 def _paint_segments(
     image: np.ndarray, ids: np.ndarray, colors: Mapping[int, Sequence[int]], texts: Mapping[int, str]
 ) -> np.ndarray:
-    """`_paint` for any ids: they are renumbered, so that the color table stays small."""
+    """Call `_paint` with renumbered ids, so that the color table stays small."""
     present, small = np.unique(ids, return_inverse=True)
     table = np.zeros((len(present) + 1, 3))
     small = small.reshape(ids.shape) + 1
@@ -262,11 +271,11 @@ def _paint_segments(
 
 
 def _paint(image: np.ndarray, ids: np.ndarray, table: np.ndarray, texts: Mapping[int, str]) -> np.ndarray:
-    """Blends table[ids] over `image` where ids > 0, outlines the segments and writes their names."""
+    """Blend table[ids] over `image` where ids > 0, outline the segments and write their names."""
     if image.shape[:2] != ids.shape:
         raise ValueError(f"image is {image.shape[:2]}, labels are {ids.shape}: draw at the image's own size")
     colors = table.astype(np.uint8)[ids]
-    # Over a gray picture, colors look as in the legend.
+    # Over a gray image, colors look as in the legend.
     gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     drawn = cv2.addWeighted(gray, 1 - OPACITY, colors, OPACITY, 0)
     drawn[ids == 0] = image[ids == 0]
@@ -278,7 +287,7 @@ def _paint(image: np.ndarray, ids: np.ndarray, table: np.ndarray, texts: Mapping
 
 
 def _outlines(ids: np.ndarray) -> np.ndarray:
-    """(H, W) bool: a line one pixel wide between segments, never on void."""
+    """Return (H, W) bool, a line one pixel wide between segments, never on void."""
     edge = np.zeros(ids.shape, dtype=bool)
     for axis in (0, 1):
         here, there = np.moveaxis(ids, axis, 0), np.moveaxis(edge, axis, 0)
@@ -293,20 +302,20 @@ def _outlines(ids: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def font(pixels: int) -> ImageFont.FreeTypeFont:
-    """The typeface of everything that is drawn, `pixels` high."""
-    # Matplotlib carries this font, so that text looks alike everywhere and knows more than ASCII.
+    """Return the font of all drawings, `pixels` high."""
+    # Shipped with Matplotlib: the same everywhere, and not limited to ASCII.
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), pixels)
 
 
 def text_size(text: str, face: ImageFont.FreeTypeFont) -> tuple[int, int]:
-    """Width of `text` and height of a line, in pixels."""
+    """Return the width of `text` and the height of a line, in pixels."""
     left, _, right, _ = face.getbbox(text)
     ascent, descent = face.getmetrics()
     return int(right - left), ascent + descent
 
 
 def _write_names(drawn: np.ndarray, ids: np.ndarray, texts: Mapping[int, str]) -> np.ndarray:
-    """Writes each segment's text, white on a dark box, where the segment is thickest."""
+    """Write each segment's text, white on a dark box, where the segment is thickest."""
     height, width = ids.shape
     face = font(max(10, round(min(height, width) / 32)))
     areas = np.bincount(ids.ravel())

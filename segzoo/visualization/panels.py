@@ -1,6 +1,6 @@
-"""Figures: pictures side by side with titles, legends, loss curves.
+"""Figures: panels side by side with titles, legends, loss curves.
 
-Pictures are RGB arrays (H, W, 3) uint8.
+Panels are RGB arrays (H, W, 3) uint8.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from .draw import font, text_size
 def legend(
     classes: Sequence[str], colors: Sequence[Sequence[int]], width: int, font_size: int = 16
 ) -> np.ndarray:
-    """Color boxes with class names, in as many rows as `width` pixels need: (H, width, 3) uint8 RGB."""
+    """Draw color boxes with class names, wrapped at `width` pixels: (H, width, 3) uint8 RGB."""
     face, row_height, box = font(font_size), round(1.6 * font_size), font_size
     places, x, y = [], font_size // 2, 0
     for name in classes:
@@ -40,11 +40,12 @@ def legend(
 def strip(
     images: Sequence[np.ndarray], titles: Sequence[str], height: int | None = None, gap: int = 8
 ) -> np.ndarray:
-    """Puts pictures side by side on white, a title over each.
+    """Place panels side by side on white, a title above each.
 
     Args:
-        images: RGB pictures; all are brought to `height` (default: the first one's), keeping proportions.
-        titles: one per picture.
+        images: RGB panels; resized to `height` (default: the first one's), keeping the aspect ratio.
+        titles: one per panel.
+
     Returns:
         (H, W, 3) uint8 RGB.
     """
@@ -64,7 +65,7 @@ def strip(
 
 
 def resize(image: np.ndarray, size: tuple[int, int], labels: bool = False) -> np.ndarray:
-    """Resizes a picture (or an id map, `labels`) to (height, width)."""
+    """Resize an image (or an id map, `labels`) to (height, width)."""
     if image.shape[:2] == tuple(size):
         return image
     if labels:
@@ -76,7 +77,7 @@ def resize(image: np.ndarray, size: tuple[int, int], labels: bool = False) -> np
 
 
 def stack(rows: Sequence[np.ndarray], gap: int = 8) -> np.ndarray:
-    """Puts pictures below each other on white; narrower ones keep to the left."""
+    """Place panels below each other on white; narrower ones are aligned left."""
     width = max(row.shape[1] for row in rows)
     padded = []
     for row in rows:
@@ -87,7 +88,7 @@ def stack(rows: Sequence[np.ndarray], gap: int = 8) -> np.ndarray:
 def draw_loss_curve(records: Iterable[Mapping], output: str | Path) -> None:
     """Plot the losses over iterations into a PNG, from the lines of a `metrics.json`.
 
-    Draws `total_loss` and its terms, named as in the progress line: "loss_ce (10 layers)" is the sum over the
+    Plots `total_loss` and its terms, named as in the progress line: "loss_ce (10 layers)" is the sum over the
     decoder layers.
 
     Raises:
@@ -119,7 +120,7 @@ def draw_loss_curve(records: Iterable[Mapping], output: str | Path) -> None:
 
 
 def _losses(records: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
-    """{term: [(iteration, value), ...]}, terms as `loss_terms` names them."""
+    """Return {term: [(iteration, value), ...]}, terms as `loss_terms` names them."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for record in records:
         sums = {term: sum(record[name] for name in names) for term, names in loss_terms(record).items()}
@@ -129,7 +130,7 @@ def _losses(records: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
             curves.setdefault(term, []).append((record["iteration"], value))
     if not curves:
         raise InputError("the metrics hold no losses; train for at least 20 iterations first")
-    # A run of one kind of loss would be drawn twice.
+    # A single loss equals the total.
     if len(curves) == 2:
         curves.pop(next(name for name in curves if name != "total_loss"))
     return curves

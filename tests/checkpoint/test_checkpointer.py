@@ -128,7 +128,7 @@ def test_damaged_newest_checkpoint_falls_back_on_the_one_before(tmp_path, caplog
 def test_only_damaged_checkpoints_stop_the_resume(tmp_path):
     training(tmp_path)[3].save("model_0000004", iteration=4)
     (tmp_path / "model_0000004.pth").write_bytes(b"")
-    with pytest.raises(InputError, match=r"no checkpoint in .* can be read; start anew with --overwrite"):
+    with pytest.raises(InputError, match=r"no checkpoint in .* can be read; start again with --overwrite"):
         training(tmp_path)[3].resume_or_load("", resume=True)
 
 

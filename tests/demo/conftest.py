@@ -1,4 +1,4 @@
-"""A small Mask2Former with random weights, made to find something in every picture."""
+"""A small Mask2Former with random weights, made to find something in every image."""
 
 import numpy as np
 import pytest
@@ -30,8 +30,8 @@ def make_predictor(weights):
 
 
 @pytest.fixture
-def pictures() -> list[np.ndarray]:
-    """Three BGR pictures of different sizes."""
+def images() -> list[np.ndarray]:
+    """Three BGR images of different sizes."""
     generator = np.random.default_rng(0)
     sizes = ((96, 128), (150, 100), (64, 64))
     return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]

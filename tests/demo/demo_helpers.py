@@ -1,4 +1,4 @@
-"""What the tests of this folder share beside their fixtures."""
+"""Helpers shared by the tests of this folder."""
 
 import importlib.util
 import sys
@@ -7,7 +7,7 @@ from types import ModuleType
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = "panoptic/shapes/mask2former_r18_quarter"
-# A random network is sure of nothing: keep every segment.
+# A random network has low scores: keep every segment.
 OVERRIDES = (
     *("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", "0.0"),
     *("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", "0.0"),
@@ -17,10 +17,10 @@ OVERRIDES = (
 
 
 def load_tool(path: str) -> ModuleType:
-    """Imports a script of the repository, which is in no package."""
+    """Import a script of the repository that is in no package."""
     file = REPOSITORY / path
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # worker processes look functions up by name
+    sys.modules[file.stem] = module  # spawned processes look functions up by name
     spec.loader.exec_module(module)
     return module

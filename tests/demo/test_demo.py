@@ -33,11 +33,11 @@ def run(weights, tmp_path):
 
 
 @pytest.fixture
-def files(pictures, tmp_path):
+def files(images, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    for name, picture in zip("abc", pictures, strict=True):
-        cv2.imwrite(str(folder / f"{name}.png"), picture)
+    for name, image in zip("abc", images, strict=True):
+        cv2.imwrite(str(folder / f"{name}.png"), image)
     return folder
 
 
@@ -112,7 +112,7 @@ def test_semantic_label_maps_hold_the_predicted_classes(run, files, make_predict
         assert np.mean(labels == expected) > 0.999
 
 
-def test_panoptic_pngs_and_json_agree_and_speak_the_dataset_s_ids(run, files, tmp_path):
+def test_panoptic_pngs_and_json_agree_and_use_the_dataset_s_ids(run, files, tmp_path):
     assert run("--input", str(files), "--save-labels", "--confidence-threshold", "0") == 0
     folder = tmp_path / "out" / "labels"
     annotations = json.loads((folder / "panoptic.json").read_text())["annotations"]
@@ -135,8 +135,8 @@ def test_a_high_threshold_leaves_nothing_to_draw(run, files, tmp_path):
     assert np.array_equal(drawn, cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
 
 
-def test_an_unreadable_picture_is_reported_and_the_others_are_drawn(run, files, tmp_path, capsys):
-    (files / "b.png").write_bytes(b"no picture")
+def test_an_unreadable_image_is_reported_and_the_others_are_drawn(run, files, tmp_path, capsys):
+    (files / "b.png").write_bytes(b"no image")
     assert run("--input", str(files)) == 1
     assert "b.png" in capsys.readouterr().err
     drawn = {path.name: Image.open(path).size for path in (tmp_path / "out").iterdir()}
@@ -163,7 +163,7 @@ def test_wrong_inputs_end_in_one_line(run, tmp_path, capsys, name, message):
     assert "\n" not in error
 
 
-def test_without_output_and_display_it_says_so(files, weights, capsys, monkeypatch):
+def test_without_output_and_display_the_error_says_so(files, weights, capsys, monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     reasons = {"NONE": "this OpenCV is built without windows", "QT5": "has no display"}
@@ -173,7 +173,7 @@ def test_without_output_and_display_it_says_so(files, weights, capsys, monkeypat
         line = capsys.readouterr().err
         assert reason in line
         assert "give --output DIR" in line
-    # A display that is named but not there: another process finds out, since Qt ends it.
+    # A display that does not exist: checked in another process, which Qt ends.
     monkeypatch.setenv("DISPLAY", ":77")
     tried = []
     monkeypatch.setattr(window.subprocess, "run", lambda words, **_: tried.append(words) or Ended(-6))
@@ -185,10 +185,10 @@ def test_without_output_and_display_it_says_so(files, weights, capsys, monkeypat
     assert "--save-labels needs --output" in capsys.readouterr().err
 
 
-def test_inputs_are_never_overwritten(run, tmp_path, pictures, capsys):
+def test_inputs_are_never_overwritten(run, tmp_path, images, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    cv2.imwrite(str(out / "a.jpg"), pictures[0])
+    cv2.imwrite(str(out / "a.jpg"), images[0])
     before = (out / "a.jpg").read_bytes()
     assert run("--input", str(out)) == 2
     assert "give another --output" in capsys.readouterr().err
@@ -198,12 +198,12 @@ def test_inputs_are_never_overwritten(run, tmp_path, pictures, capsys):
 def test_names_differ_in_more_than_case():
     assert name_results([Path("x/A.png"), Path("y/a.png")]) == ["A", "a_2"]
     assert name_results([Path("a.png"), Path("a_2.png"), Path("a.tif")]) == ["a", "a_2", "a_3"]
-    # With --save-labels, the frames of a video have a name each.
-    pictures, videos = [Path("clip_000003.png")], [Path("clip.mp4"), Path("clip.avi")]
-    assert name_results(pictures, videos) == ["clip_000003", "clip_2", "clip_3"]
+    # With --save-labels, each frame of a video has its own name.
+    images, videos = [Path("clip_000003.png")], [Path("clip.mp4"), Path("clip.avi")]
+    assert name_results(images, videos) == ["clip_000003", "clip_2", "clip_3"]
 
 
-def test_pictures_that_cannot_be_drawn_are_reported_and_the_others_are_drawn(run, files, tmp_path, capsys):
+def test_images_that_cannot_be_drawn_are_reported_and_the_others_are_drawn(run, files, tmp_path, capsys):
     (files / "folder.jpg").mkdir()
     (files / "empty.png").touch()
     (files / "page.jpg").write_text("<html>404</html>")
@@ -217,11 +217,11 @@ def test_pictures_that_cannot_be_drawn_are_reported_and_the_others_are_drawn(run
     assert [name for name in wrong if sum(name in line for line in errors) == 1] == list(wrong)
     assert len(errors) == len(wrong)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.jpg", "c.jpg"]
-    # Found in their folder, such names are no pictures.
+    # Found in their folder, files of such names are no images.
     assert {path.name for path in find_inputs([str(files)])[0]}.isdisjoint({"folder.jpg", "loop.png"})
 
 
-def test_a_picture_too_large_for_a_jpeg_becomes_a_png(tmp_path):
+def test_an_image_too_large_for_a_jpeg_becomes_a_png(tmp_path):
     wide = np.zeros((2, 66000, 3), np.uint8)
     wide[:, 10] = (255, 0, 0)
     written = outputs.write_image(tmp_path / "wide.jpg", wide)
@@ -234,7 +234,7 @@ def test_a_picture_too_large_for_a_jpeg_becomes_a_png(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_disk_that_is_full_leaves_no_half_of_a_picture(run, files, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_leaves_no_partial_image(run, files, tmp_path, capsys, monkeypatch):
     whole = outputs.write_atomically
 
     def full(path, write, **options):
@@ -250,13 +250,13 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_picture(run, files, tmp_path, c
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.jpg"]
 
 
-def test_what_does_not_fit_into_memory_is_one_failure(run, files, tmp_path, capsys, monkeypatch):
+def test_an_image_that_does_not_fit_into_memory_is_one_failure(run, files, tmp_path, capsys, monkeypatch):
     predict = runner.Predictor._predict
 
-    def small_only(predictor, pictures, *asked):
-        if len(pictures) > 1 or pictures[0].shape[0] == 150:
+    def small_only(predictor, images, *asked):
+        if len(images) > 1 or images[0].shape[0] == 150:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return predict(predictor, pictures, *asked)
+        return predict(predictor, images, *asked)
 
     monkeypatch.setattr(runner.Predictor, "_predict", small_only)
     assert run("--input", str(files)) == 1
@@ -264,7 +264,7 @@ def test_what_does_not_fit_into_memory_is_one_failure(run, files, tmp_path, caps
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "c.jpg"]
 
 
-def test_no_camera_is_said(capsys, tmp_path):
+def test_a_missing_camera_is_reported(capsys, tmp_path):
     assert predict.main(["--config-file", CONFIG, "--webcam", "97", "--output", str(tmp_path / "o")]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: --webcam: no camera found (number 97); give another number, or a file with --video-input"
@@ -286,7 +286,7 @@ def test_a_video_of_odd_sides_loses_nothing(tmp_path):
     assert read[76, 5:95].mean() > 200
     assert read[5:70, 100].mean() > 200
     assert read[5:70, 5:95].mean() < 60
-    # A file that ends early was not written: the encoder does not say so.
+    # The encoder does not report a truncated file.
     video.frames = 40
     assert "holds 3 of 40 frames; is the disk full?" in video.close()
 
@@ -329,7 +329,7 @@ def test_empty_weights_are_refused(files, tmp_path, capsys):
     assert "MODEL.WEIGHTS is empty" in capsys.readouterr().err
 
 
-def test_what_is_done_before_a_crash_is_listed(run, files, tmp_path, monkeypatch):
+def test_results_written_before_a_crash_are_listed(run, files, tmp_path, monkeypatch):
     write = runner.write_image
 
     def fail_on_the_second(path, drawn, inputs):

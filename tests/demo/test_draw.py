@@ -1,4 +1,4 @@
-"""Drawing: pixels stay where they are, colors mean what the legend says and stay through a video."""
+"""Drawing: pixels keep their places, colors follow the legend and are stable through a video."""
 
 import json
 
@@ -63,14 +63,14 @@ def test_instances_of_a_class_differ_in_shade_only():
     assert (dominant_channel(drawn) == 1).all()
 
 
-def test_entities_get_colors_of_their_own():
+def test_entities_get_distinct_colors():
     ids = np.arange(1, 7, dtype=np.int32).repeat(10)[None].repeat(40, axis=0)
     segments_info = [{"id": number, "score": 0.9, "category_id": 0} for number in range(1, 7)]
     drawn = draw_entity(GRAY, ids, segments_info)
     assert len({tuple(drawn[20, 10 * index + 5]) for index in range(6)}) == 6
 
 
-def test_overlapping_instances_show_the_surest_on_top():
+def test_overlapping_instances_show_the_highest_score_on_top():
     masks = np.zeros((2, 40, 60), dtype=bool)
     masks[0, 10:30, 10:30] = masks[1, 10:30, 20:40] = True
     drawn = draw_instances(GRAY, masks, [0, 1], [0.9, 0.6], CLASSES, names=False)
@@ -78,20 +78,20 @@ def test_overlapping_instances_show_the_surest_on_top():
     assert not np.array_equal(drawn[20, 25], drawn[20, 35])
 
 
-def test_no_segments_leave_the_picture_alone():
+def test_an_image_without_segments_is_unchanged():
     assert np.array_equal(draw_panoptic(GRAY, np.zeros((40, 60), np.int32), [], CLASSES, COLORS), GRAY)
     assert np.array_equal(draw_instances(GRAY, np.zeros((0, 40, 60), bool), [], [], CLASSES), GRAY)
 
 
-def test_names_are_written_on_large_pictures_only():
+def test_names_are_written_on_large_images_only():
     for side, written in ((64, False), (320, True)):
-        picture, labels = np.full((side, side, 3), 128, np.uint8), np.zeros((side, side), np.int64)
-        with_names = draw_semantic(picture, labels, CLASSES, COLORS)
-        without = draw_semantic(picture, labels, CLASSES, COLORS, names=False)
+        image, labels = np.full((side, side, 3), 128, np.uint8), np.zeros((side, side), np.int64)
+        with_names = draw_semantic(image, labels, CLASSES, COLORS)
+        without = draw_semantic(image, labels, CLASSES, COLORS, names=False)
         assert np.array_equal(with_names, without) != written
 
 
-def test_a_map_of_another_size_than_the_picture_is_refused():
+def test_a_label_map_of_another_size_than_the_image_is_refused():
     with pytest.raises(ValueError, match="image is"):
         draw_semantic(GRAY, np.zeros((20, 30), np.int64), CLASSES, COLORS)
 
@@ -105,7 +105,7 @@ def test_numbers_follow_segments_from_frame_to_frame():
 
     tracks = Tracks()
     before = tracks.update(*frame(1, 2, 0))
-    after = tracks.update(*frame(2, 1, 3))  # the model numbers them the other way round now
+    after = tracks.update(*frame(2, 1, 3))  # the model now numbers them in reverse
     assert before[1] == after[2]
     assert before[2] == after[1]
     ids, segments_info = frame(7, 8, 6)
@@ -123,11 +123,11 @@ def test_distinct_colors_are_distinct():
     assert distances.min() > 20
 
 
-def test_a_strip_shows_every_picture_at_one_height_under_its_title():
-    pictures = [np.full((50, 80, 3), 10, np.uint8), np.full((100, 40, 3), 200, np.uint8)]
-    drawn = strip(pictures, ["image", "prediction"], gap=8)
+def test_a_strip_shows_every_image_at_one_height_under_its_title():
+    images = [np.full((50, 80, 3), 10, np.uint8), np.full((100, 40, 3), 200, np.uint8)]
+    drawn = strip(images, ["image", "prediction"], gap=8)
     assert drawn.shape[1] == 80 + 8 + 20
-    assert np.array_equal(drawn[-50:, :80], pictures[0])
+    assert np.array_equal(drawn[-50:, :80], images[0])
     assert (drawn[-50:, 88:] == 200).all()
     assert drawn[:-50].min() < 100  # the titles
 
@@ -145,7 +145,7 @@ def test_the_loss_curve_adds_up_layers_and_ignores_evaluation_lines(tmp_path):
         {"iteration": 39, "sem_seg/loss_like": 7.0},
     ]
     file = tmp_path / "metrics.json"
-    # The last line was cut by a kill.
+    # The last line was truncated by a kill.
     file.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"iteration": 5')
     assert panels._losses(read_metrics(file)) == {
         "loss_ce (2 layers)": [(19, 3.0)],

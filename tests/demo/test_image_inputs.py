@@ -1,4 +1,4 @@
-"""What a Predictor takes: the pixels of every kind against those that NumPy or Pillow say."""
+"""Inputs of a Predictor: the pixels of every type against those from NumPy or Pillow."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ from segzoo.utils.errors import InputError
 
 @pytest.fixture
 def rgb() -> np.ndarray:
-    """(4, 6, 3) uint8, no two channels alike."""
+    """(4, 6, 3) uint8 with different channels."""
     return np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 
 
@@ -24,7 +24,7 @@ def assert_pixels(found: np.ndarray, expected: np.ndarray) -> None:
     assert np.array_equal(found, expected)
 
 
-def test_arrays_are_in_the_order_that_is_said(rgb):
+def test_arrays_have_the_given_channel_order(rgb):
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     assert_pixels(as_rgb(rgb, "RGB"), rgb)
     assert_pixels(as_rgb(bgr, "BGR"), rgb)
@@ -34,7 +34,7 @@ def test_arrays_are_in_the_order_that_is_said(rgb):
 
 
 @pytest.mark.parametrize("color", [None, "RGB", "BGR"])
-def test_gray_arrays_have_no_order(rgb, color):
+def test_gray_arrays_need_no_channel_order(rgb, color):
     gray = rgb[..., 0]
     expected = np.stack([gray] * 3, axis=2)
     assert_pixels(as_rgb(gray, color), expected)
@@ -51,19 +51,19 @@ def test_tensors_are_rgb(rgb):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "LA", "CMYK", "YCbCr", "I;16"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 @pytest.mark.parametrize("compression", ["tiff_lzw", None])
-def test_a_pil_image_is_what_its_file_is(rgb, tmp_path, mode, orientation, compression):
+def test_a_pil_image_equals_its_file(rgb, tmp_path, mode, orientation, compression):
     deep = Image.fromarray(rgb[..., 0].astype(np.uint16) << 8)
     image = deep if mode == "I;16" else Image.fromarray(rgb).convert(mode)
     assert image.mode == mode
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "a.tif"
-    # Pillow by itself tears the rows of those without compression, in the modes that it maps into memory.
+    # Pillow tears the rows of uncompressed files in the modes that it maps into memory.
     image.save(path, exif=exif, compression=compression)
     with Image.open(path) as opened:
         found = as_rgb(opened)
     assert_pixels(found, as_rgb(path))
-    # Turned as the orientation says, by NumPy. A palette and CMYK lose little, black and white all.
+    # Rotated by NumPy according to the orientation; other modes lose colors.
     exact = {"RGB": rgb, "RGBA": rgb, "I;16": np.repeat(rgb[..., :1], 3, axis=2)}
     if mode in exact:
         turns = {1: 0, 3: 2, 6: 3}[orientation]
@@ -86,7 +86,7 @@ def test_a_pil_image_that_pillow_has_torn_is_refused(rgb, tmp_path, mode):
     with Image.open(tmp_path / "a.tif") as opened:
         # The remedies.
         assert_pixels(as_rgb(opened), as_rgb(tmp_path / "a.tif"))
-        # Once more: what is loaded here stays whole.
+        # Again: the loaded image stays intact.
         assert_pixels(as_rgb(opened), as_rgb(tmp_path / "a.tif"))
 
 
@@ -95,7 +95,7 @@ def test_gray_times_alpha_is_gray(rgb):
     assert_pixels(as_rgb(image.convert("La")), np.repeat(rgb[..., :1], 3, axis=2))
 
 
-def test_a_palette_with_transparency_is_read_without_a_word(rgb, recwarn):
+def test_a_palette_with_transparency_is_read_without_a_warning(rgb, recwarn):
     image = Image.fromarray(rgb).quantize(8)
     expected = np.asarray(image.convert("RGB"))
     image.info["transparency"] = bytes(range(8))
@@ -110,7 +110,7 @@ def test_paths_of_any_type_are_files(rgb, tmp_path, monkeypatch):
         assert_pixels(as_rgb(path, "BGR"), rgb)
 
 
-def test_lists_may_be_mixed_and_of_any_kind(rgb, tmp_path):
+def test_lists_may_mix_types_and_be_any_iterable(rgb, tmp_path):
     Image.fromarray(rgb).save(tmp_path / "a.png")
     mixed = [tmp_path / "a.png", rgb[..., ::-1], Image.fromarray(rgb), torch.tensor(rgb).permute(2, 0, 1)]
     for several in (mixed, tuple(mixed), iter(mixed), (one for one in mixed)):
@@ -127,7 +127,7 @@ def test_four_dimensions_are_a_batch(rgb):
         assert_pixels(found[1], rgb)
 
 
-def test_no_pictures_are_none():
+def test_an_empty_list_yields_no_images():
     assert list(rgb_images(images_in([]), None)) == []
 
 
@@ -135,9 +135,9 @@ PIXELS = np.zeros((5, 7, 3), np.uint8)
 REFUSED = {
     "no color": (
         PIXELS,
-        r'picture: found a uint8 array of the shape \(5, 7, 3\): say .* color="RGB" .*"BGR"',
+        r'image: found a uint8 array of the shape \(5, 7, 3\): give .* color="RGB" .*"BGR"',
     ),
-    "no color with alpha": (np.zeros((5, 7, 4), np.uint8), 'say the order of its channels, color="RGB"'),
+    "no color with alpha": (np.zeros((5, 7, 4), np.uint8), 'give the order of its channels, color="RGB"'),
     "float": (PIXELS.astype(np.float32), r"float32 array .* expected uint8, .*\(array \* 255\)"),
     "float to 255": (PIXELS + 200.0, r"float64 array .*scale its values.*astype\(np.uint8\)"),
     "16 bits": (PIXELS.astype(np.uint16), "uint16 array .*expected uint8, 0 to 255; scale its values"),
@@ -154,7 +154,7 @@ REFUSED = {
     "channels last in a tensor": (torch.from_numpy(PIXELS), r"\(5, 7, 3\).*permute it: tensor.permute"),
     "float tensor": (torch.zeros(3, 5, 7), r"float32, expected uint8, 0 to 255, neither scaled nor normal"),
     "empty tensor": (torch.zeros(3, 0, 7, dtype=torch.uint8), "an empty array"),
-    "float PIL": (Image.fromarray(PIXELS[..., 0].astype(np.float32)), "picture: has floating-point pixels"),
+    "float PIL": (Image.fromarray(PIXELS[..., 0].astype(np.float32)), "image: has floating-point pixels"),
     "bytes": (b"\xff\xd8", r"found bytes; decode it first: Image.open\(io.BytesIO\(data\)\)"),
     "bytearray": (bytearray(b"\xff\xd8"), "found bytearray; decode it first"),
     "open file": (io.BytesIO(b"\xff"), r"found an open file; give its path, or .*BytesIO\(file.read\(\)\)"),
@@ -162,25 +162,25 @@ REFUSED = {
     "number": (3, "found int; expected the path of an image, a PIL image"),
     "dict": ({"image": PIXELS}, "found dict; expected the path of an image"),
     "no text": ("", "the path ''; expected the path of an image"),
-    "URL": ("https://example.com/a.jpg", "a.jpg: an address, not a file; download it"),
+    "URL": ("https://example.com/a.jpg", "a.jpg: found a URL, expected a file; download it"),
     "folder": (str(Path(__file__).parent), r"a folder; give its files: sorted\(Path\(.*glob"),
     "missing": ("nowhere.jpg", "nowhere.jpg: does not exist"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_picture_is_one_line(name):
+def test_an_input_that_is_no_image_is_one_line(name):
     given, message = REFUSED[name]
     with pytest.raises(InputError, match=message) as alone:
         as_rgb(given) if images_in(given) is None else list(rgb_images(images_in(given), None))
     assert "\n" not in str(alone.value)
-    # In a list the message says which one it is, or names the file.
-    with pytest.raises(InputError, match=message.replace("picture:", "picture 1:")):
+    # In a list the message gives the index, or names the file.
+    with pytest.raises(InputError, match=message.replace("image:", "image 1:")):
         list(rgb_images([Image.new("RGB", (2, 2)), given], None))
 
 
 def test_lists_in_lists_are_one_line():
-    with pytest.raises(InputError, match="picture 0: found a list in a list; give one list of pictures"):
+    with pytest.raises(InputError, match="image 0: found a list in a list; give one flat list of images"):
         list(rgb_images(images_in([[PIXELS]]), "RGB"))
 
 
@@ -193,5 +193,5 @@ def test_a_pil_image_of_a_closed_file_is_one_line(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         pass
-    with pytest.raises(InputError, match=r"picture: the PIL image cannot be loaded .*; open its file again"):
+    with pytest.raises(InputError, match=r"image: the PIL image cannot be loaded .*; open its file again"):
         as_rgb(image)

@@ -1,4 +1,4 @@
-"""The generated dataset: deterministic, valid in COCO's panoptic format, and what the quickstart promises."""
+"""The generated dataset: deterministic, valid in COCO's panoptic format, and as the quickstart promises."""
 
 import hashlib
 import json
@@ -25,15 +25,15 @@ def fingerprints(root: Path) -> dict[str, str]:
 
 
 def read_split(root: Path, split: str):
-    """Annotation, id map, semantic map and picture of every image, read without the generator's code."""
+    """Yield annotation, id map, semantic map and pixels of every image, read without the generator's code."""
     document = json.loads((root / "annotations" / f"panoptic_{split}.json").read_text())
     for entry, annotation in zip(document["images"], document["annotations"], strict=True):
         assert entry["id"] == annotation["image_id"]
         rgb = np.asarray(Image.open(root / "panoptic" / split / annotation["file_name"])).astype(np.int64)
         ids = rgb @ [1, 256, 65536]
         semantic = np.asarray(Image.open(root / "semantic" / split / annotation["file_name"]))
-        picture = np.asarray(Image.open(root / "images" / split / entry["file_name"]))
-        yield annotation, ids, semantic, picture
+        image = np.asarray(Image.open(root / "images" / split / entry["file_name"]))
+        yield annotation, ids, semantic, image
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -42,14 +42,14 @@ def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(shapes,
     assert fingerprints(again) == fingerprints(shapes)
 
 
-def test_another_seed_and_the_other_split_give_other_pictures():
-    pictures = [
+def test_another_seed_and_the_other_split_give_other_images():
+    images = [
         generator.make_scene(seed, split, 1).image.tobytes() for seed in (5, 6) for split in ("train", "val")
     ]
-    assert len(set(pictures)) == 4
+    assert len(set(images)) == 4
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are(shapes, tmp_path):
+def test_an_image_does_not_depend_on_the_number_of_images(shapes, tmp_path):
     fewer = generator.make_shapes(tmp_path / "shapes", train=3, val=2, seed=5)
     for file in ("images/train/000003.jpg", "panoptic/train/000003.png", "semantic/val/000002.png"):
         assert (fewer / file).read_bytes() == (shapes / file).read_bytes()
@@ -57,8 +57,8 @@ def test_a_picture_does_not_depend_on_how_many_there_are(shapes, tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_segments_of_json_and_png_agree_in_ids_areas_and_boxes(shapes, split):
-    for annotation, ids, _, picture in read_split(shapes, split):
-        assert picture.shape == (128, 128, 3)
+    for annotation, ids, _, image in read_split(shapes, split):
+        assert image.shape == (128, 128, 3)
         listed = {segment["id"]: segment for segment in annotation["segments_info"]}
         assert set(np.unique(ids).tolist()) - {0} == set(listed)
         for segment_id, segment in listed.items():
@@ -80,7 +80,7 @@ def test_semantic_maps_agree_with_panoptic_ones_and_leave_out_void_and_crowds(sh
         assert np.array_equal(semantic, expected)
 
 
-def test_stuff_is_one_segment_a_class_and_nothing_but_a_swarm_is_a_crowd(shapes):
+def test_stuff_is_one_segment_per_class_and_only_a_swarm_is_a_crowd(shapes):
     document = json.loads((shapes / "annotations" / "panoptic_train.json").read_text())
     is_thing = {category["id"]: category["isthing"] for category in document["categories"]}
     for annotation, *_ in read_split(shapes, "train"):
@@ -127,8 +127,8 @@ def test_the_dataset_is_as_hard_as_promised():
     assert 0 < crowds < 30
 
 
-def test_color_hints_at_the_class_but_does_not_tell_it():
-    """The best guess from a pixel's color alone stays well below what a model has to reach."""
+def test_color_hints_at_the_class_but_does_not_determine_it():
+    """The best prediction from a pixel's color alone is well below the target of a model."""
 
     def pixels(numbers: range) -> tuple[np.ndarray, np.ndarray]:
         colors, classes = [], []
@@ -148,13 +148,13 @@ def test_color_hints_at_the_class_but_does_not_tell_it():
     assert 0.5 < np.mean(best[colors] == classes) < 0.88
 
 
-def test_a_complete_dataset_is_kept_and_an_outdated_or_damaged_one_is_made_anew(shapes, tmp_path):
+def test_a_complete_dataset_is_kept_and_an_outdated_or_damaged_one_is_generated_again(shapes, tmp_path):
     root = tmp_path / "shapes"
     generator.make_shapes(root, train=2, val=1)
-    picture = root / "images" / "train" / "000001.jpg"
-    made = picture.stat().st_mtime_ns
+    image = root / "images" / "train" / "000001.jpg"
+    made = image.stat().st_mtime_ns
     generator.make_shapes(root, train=2, val=1)
-    assert picture.stat().st_mtime_ns == made
+    assert image.stat().st_mtime_ns == made
     (root / "semantic" / "val" / "000001.png").unlink()
     generator.make_shapes(root, train=2, val=1)
     assert (root / "semantic" / "val" / "000001.png").is_file()

@@ -1,17 +1,16 @@
 #!/usr/bin/env python
-"""Kills and stops trainings at random moments, resumes them, and compares what they leave with a whole one.
+"""Kill and stop trainings at random moments, resume them, and compare the results with an uninterrupted run.
 
-A third by SIGKILL, a third by SIGTERM, a third by SIGINT (Ctrl-C). Half of the moments are calls of a
-function, Python's or compiled, at which a process sends itself the signal: any between two steps of setting
-up, training, evaluating, and writing checkpoints, the same ones with the same seed; half of these are
-before or after one by which a checkpoint, or the name of the last one, comes onto the disk: opening,
-writing, flushing, renaming a file. The other moments are times, by the clock of the parent: also in the
-middle of a call.
+A third by SIGKILL, a third by SIGTERM, a third by SIGINT (Ctrl-C). At half of the moments a process sends
+itself the signal in a function call, Python's or compiled, anywhere in setup, training, evaluation and
+writing of checkpoints, the same ones with the same seed; half of these are steps that write a checkpoint, or
+the name of the last one, to disk: opening, writing, flushing, renaming a file. The other moments are times by
+the parent's clock, also in the middle of a call.
 
 After each training: weights, optimizer and all else in the checkpoints are bitwise those of the uninterrupted
-run, metrics.json and TensorBoard have each line and event once, and no checkpoint was ever found damaged.
-After each end: SIGTERM and SIGINT have lost no iteration and have said how to go on; SIGKILL has lost no more
-than there are between two checkpoints.
+run, metrics.json and TensorBoard have each line and event once, and no checkpoint was damaged. After each
+end: SIGTERM and SIGINT have lost no iteration and have said how to resume; SIGKILL has lost at most the
+iterations between two checkpoints.
 """
 
 import argparse
@@ -44,7 +43,7 @@ NUMBERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 class ScoredTrainer(ToyTrainer):
-    """Its evaluation depends on the weights only, and now and then gives the best model so far."""
+    """A trainer whose evaluation depends on the weights only, and sometimes gives the best model so far."""
 
     @classmethod
     def test(cls, cfg, model):
@@ -58,7 +57,7 @@ class ScoredTrainer(ToyTrainer):
 
 
 def steps_file(folder: str | Path) -> Path:
-    """Where a training writes each iteration down that it has done since it was started."""
+    """Return the file in which a training lists its iterations since its start."""
     return Path(folder).with_suffix(".steps")
 
 
@@ -77,11 +76,11 @@ def train(folder: Path) -> None:
 
 
 class Calls:
-    """Counts the calls of functions in this thread; sends this process a signal at one of them.
+    """Counter of function calls in this thread, which sends this process a signal at one of them.
 
     Attributes:
-        calls: of functions, and returns from them.
-        file_steps: those of them that change files while a checkpoint is written.
+        calls: number of calls and returns.
+        file_steps: number of those that change files while a checkpoint is written.
     """
 
     FILE_STEPS = ("open", "write", "flush", "fsync", "close", "replace", "unlink", "truncate", "rename")
@@ -123,7 +122,7 @@ class Calls:
 
 
 def start(folder: Path, calls: Calls, report: Path | None = None) -> int:
-    """Forks a process that trains, or goes on with it; returns its number."""
+    """Fork a process that trains, or resumes a training; return its id."""
     steps_file(folder).unlink(missing_ok=True)
     with out_of_reach():
         child = os.fork()
@@ -139,7 +138,7 @@ def _run(folder: Path, calls: Calls, report: Path | None) -> NoReturn:
         os.dup2(output, 1)
         os.dup2(output, 2)
         torch.set_num_threads(1)
-        # It starts programs to ask for their versions; half of the time would go there.
+        # Skipped to save half of the time: it starts programs to ask for their versions.
         setup.collect_env_info = lambda: "not collected"
         with stop_on_signals():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_STATUS)
@@ -161,12 +160,12 @@ def _run(folder: Path, calls: Calls, report: Path | None) -> NoReturn:
 
 
 def ended(child: int) -> int:
-    """Waits; 0, -9 where the process was killed, or the status of one that was stopped."""
+    """Wait for a process; return its status, -9 if it was killed."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def lost_iterations(folder: Path) -> int:
-    """How many iterations a training that has ended early has to do again."""
+    """Return the number of iterations that a training that ended early has to repeat."""
     file = steps_file(folder)
     if not file.exists():
         return 0
@@ -180,10 +179,10 @@ def lost_iterations(folder: Path) -> int:
 
 
 def check_end(folder: Path, status: int, number: int) -> int:
-    """What an end by a signal has left; returns how many iterations are lost.
+    """Check a training that was ended by a signal; return the number of lost iterations.
 
     Raises:
-        AssertionError: too many, or nothing was said.
+        AssertionError: too many are lost, or nothing was printed.
     """
     lost = lost_iterations(folder)
     said = folder.with_suffix(".out").read_text()
@@ -194,7 +193,7 @@ def check_end(folder: Path, status: int, number: int) -> int:
     assert status == EXIT_STATUS[number], said
     last = said.splitlines()[-1]
     assert last.startswith(f"{signal.Signals(number).name}: stopped"), last
-    assert "--resume goes on" in last, last
+    assert "--resume continues" in last, last
     assert lost == 0, f"{lost} iterations are lost after {last!r}"
     return lost
 
@@ -209,7 +208,7 @@ def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def assert_equal(found: object, expected: object, where: str) -> None:
-    """Of nested containers of numbers and tensors, bitwise."""
+    """Assert that nested containers of numbers and tensors are bitwise equal."""
     if isinstance(expected, torch.Tensor):
         assert torch.equal(found, expected), where
     elif isinstance(expected, dict):
@@ -226,13 +225,13 @@ def assert_equal(found: object, expected: object, where: str) -> None:
 
 
 def compare(folder: Path, whole: Path) -> None:
-    """What the interrupted training has left, with what the other one has.
+    """Compare the files of the interrupted training with those of the other one.
 
     Raises:
         AssertionError: something differs; the message says what.
     """
     found, expected = ({path.name for path in where.glob("*.pth")} for where in (folder, whole))
-    # That of an iteration at which a training was stopped may be among the last ones, too.
+    # A checkpoint written when a training was stopped may be among the last ones.
     assert len(found) == len(expected), f"checkpoints in {folder}: {found}"
     assert {"model_final.pth", "model_best.pth"} <= found
     for name in sorted(found & expected):
@@ -248,11 +247,10 @@ def compare(folder: Path, whole: Path) -> None:
 
 
 def kill_many(kills: int, seed: int, folder: Path, say=lambda text: None) -> Counter:
-    """Returns how many processes have ended in which way: "calls", "file_steps" (see the top) or "clock"; by
-    which signal: "SIGKILL", "SIGTERM", "SIGINT"; and how many iterations were "lost" in all.
+    """Return the number of ends by moment ("calls", "file_steps", "clock") and signal, and of iterations "lost".
 
     Raises:
-        AssertionError: a training could not be resumed, or its result is another one.
+        AssertionError: a training could not be resumed, or its result differs.
     """
     chosen = random.Random(seed)
     whole, counts = folder / "whole", folder / "counts"
@@ -294,10 +292,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=100, help="how many (default 100: some minutes)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--kills", type=int, default=100, help="number of kills (default 100: some minutes)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default 0)")
     args = parser.parse_args(arguments)
-    # It remarks on what it hides: the events of killed runs that are written again.
+    # It warns about the purged events of killed runs.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="segzoo_kills_") as folder:
         done = kill_many(args.kills, args.seed, Path(folder), lambda text: print(text, flush=True))
@@ -309,7 +307,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     print(
         f"{args.kills} kills: {numbers}; {ways}; every training was resumed, with the result of the "
-        f"uninterrupted one; SIGTERM and SIGINT lost nothing, SIGKILL {done['lost']} iterations in all, at "
+        f"uninterrupted one; SIGTERM and SIGINT lost nothing, SIGKILL {done['lost']} iterations in total, at "
         f"most {PERIOD} each"
     )
     return 0

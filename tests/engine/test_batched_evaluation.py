@@ -1,4 +1,4 @@
-"""Evaluation in batches: the same predictions whatever else is in the batch, and what is told of the time."""
+"""Evaluation in batches: predictions independent of the rest of the batch, and the reported times."""
 
 import json
 import re
@@ -38,8 +38,8 @@ def cfg(tmp_path_factory):
     (folder / "panoptic").mkdir()
     images, annotations = [], []
     for index, (height, width) in enumerate(SIZES):
-        picture = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(picture).resize((width, height)).save(folder / "images" / f"{index}.png")
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((width, height)).save(folder / "images" / f"{index}.png")
         ids = np.zeros((height, width, 3), np.uint8)
         ids[:, : width // 2, 0], ids[:, width // 2 :, 0] = 1, 2
         Image.fromarray(ids).save(folder / "panoptic" / f"{index}.png")
@@ -79,7 +79,7 @@ def in_batches(cfg, size):
 
 @torch.no_grad()
 def predictions(cfg, model, size):
-    """{file name: its result}"""
+    """Return {file name: result}."""
     found = {}
     for inputs in build_test_loader(in_batches(cfg, size), "sized_val"):
         found |= zip((one["file_name"] for one in inputs), model(inputs), strict=True)
@@ -94,7 +94,7 @@ def test_a_prediction_does_not_depend_on_its_batch(cfg, model):
         assert together.keys() == alone.keys()
         for name, result in alone.items():
             other = together[name]
-            # Sums of a larger batch are rounded in another order. Padding would show as far more than that.
+            # A larger batch sums in another order; padding would cause far larger differences.
             torch.testing.assert_close(other["sem_seg"], result["sem_seg"], rtol=1e-4, atol=1e-5)
             for key in ("panoptic_seg", "entity_seg"):
                 differing = (other[key][0] != result[key][0]).float().mean()
@@ -104,7 +104,7 @@ def test_a_prediction_does_not_depend_on_its_batch(cfg, model):
             torch.testing.assert_close(*scores, rtol=1e-3, atol=1e-4)
 
 
-def test_results_do_not_depend_on_the_batch_and_carry_the_shares_of_the_time(cfg, model):
+def test_results_do_not_depend_on_the_batch_and_hold_the_shares_of_the_time(cfg, model):
     results = []
     for size in (1, 8):
         results.append(evaluate(in_batches(cfg, size), model))
@@ -121,13 +121,13 @@ def test_results_do_not_depend_on_the_batch_and_carry_the_shares_of_the_time(cfg
     assert first == pytest.approx(second, abs=0.2, nan_ok=True)
 
 
-def test_batches_hold_images_of_one_padded_size_while_there_are_enough(cfg):
+def test_batches_hold_images_of_one_padded_size_where_possible(cfg):
     batches = [
         [tuple(one["image"].shape[-2:]) for one in inputs]
         for inputs in build_test_loader(in_batches(cfg, 2), "sized_val")
     ]
     padded = [{tuple(-(-side // 32) for side in size) for size in batch} for batch in batches]
-    # Padded to 64 x 96 are five of the nine images, to 96 x 64 three, to 96 x 96 one.
+    # Five of the nine images are padded to 64 x 96, three to 96 x 64, one to 96 x 96.
     assert [len(sizes) for sizes in padded] == [1, 1, 1, 2, 1]
     assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
 
@@ -168,7 +168,7 @@ def test_shares_are_of_the_wall_time():
         ((0.005, 0.001, 0.001), []),  # a second in all
     ],
 )
-def test_an_evaluation_that_waits_says_what_to_change(cfg, seconds, advice, monkeypatch):
+def test_an_evaluation_that_waits_gives_advice(cfg, seconds, advice, monkeypatch):
     monkeypatch.setattr("segzoo.utils.threads._bound_processors", lambda: 16)
     monkeypatch.setattr("segzoo.utils.threads._cgroup_shares", lambda: [])
     found = evaluation_advice(cfg, dict(zip(("data", "compute", "scoring"), seconds, strict=True)), 150)

@@ -42,7 +42,7 @@ def test_value_clamps_each_element():
 
 @pytest.mark.parametrize("kind", ["full_model", "norm", "value"])
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_shows_in_what_is_returned(kind, broken):
+def test_a_gradient_that_is_not_finite_makes_the_returned_norm_non_finite(kind, broken):
     assert not torch.isfinite(clipped(kind, 1.0, [1.0, broken], [0.5])[0])
     assert clipped(kind, 1.0, [3.0, 0.0], [0.5])[0] == pytest.approx(3.0, abs=0.1)
 

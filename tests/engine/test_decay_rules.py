@@ -1,7 +1,7 @@
 """Learning rate and weight decay of each parameter, recipe by recipe, as the released code assigns them.
 
-Each rule is stated here anew, over the modules and names of the model that a configuration of the zoo builds
-on the device "meta"; numbers are typed from the published recipes.
+Each rule is restated here over the modules and names of the model that a configuration of the zoo builds on
+the meta device; numbers are copied from the published recipes.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Settings = dict[str, tuple[float, float]]
 
 
 def built(name: str) -> tuple[nn.Module, Settings]:
-    """The model of a configuration, and (learning rate, decay) of its parameters in segzoo's optimizer."""
+    """Return a configuration's model, and (learning rate, decay) of its parameters in segzoo's optimizer."""
     cfg = load_config(name, ["MODEL.DEVICE", "meta"])
     with torch.device("meta"):
         model = build_model(cfg)
@@ -29,7 +29,7 @@ def built(name: str) -> tuple[nn.Module, Settings]:
 
 
 def parameters(model: nn.Module):
-    """(name of the module, module, name of the parameter in it) of all that train."""
+    """Yield (name of the module, module, name of the parameter in it) of all trainable parameters."""
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
@@ -37,7 +37,7 @@ def parameters(model: nn.Module):
 
 
 def everything_decays(lr: float, decay: float, factors: dict[str, float]) -> Callable:
-    """The SGD recipes: parts of the model differ in the learning rate, nothing is exempt from the decay."""
+    """Return the rule of SGD recipes: learning rates differ by part of the model, and everything decays."""
 
     def rule(model: nn.Module) -> Settings:
         names = [f"{module}.{name}" for module, _, name in parameters(model)]
@@ -67,7 +67,7 @@ def by_kind(lr: float, decay: float, backbone_factor: float) -> Callable:
 
 
 def by_name(lr: float, decay: float, keys: dict[str, tuple[float, float]]) -> Callable:
-    """mmcv's `custom_keys`: key -> factors of learning rate and decay; of several the longest key decides.
+    """Return the rule of mmcv's `custom_keys`: factors of rate and decay by the longest matching key.
 
     Names are mmsegmentation's: the heads are `decode_head` and `auxiliary_head`, their batch norms `bn`.
     """
@@ -162,7 +162,7 @@ def test_each_parameter_has_the_settings_of_the_released_rule(name):
         ("semantic/ade20k/segformer_mit_b0", "backbone.block1.0.attn.q.bias", (6e-5, 0.01)),
     ],
 )
-def test_parameters_that_kind_and_name_treat_differently(name, parameter, settings):
+def test_parameters_whose_module_type_and_name_disagree(name, parameter, settings):
     assert built(name)[1][parameter] == pytest.approx(settings)
 
 
@@ -178,7 +178,7 @@ def toy_settings(**options) -> Settings:
     return {name: (group["lr"], group["weight_decay"]) for group in groups for name in group["names"]}
 
 
-def test_the_first_expression_that_is_found_decides_and_the_kind_does_for_the_rest():
+def test_the_first_matching_expression_decides_and_the_module_type_for_the_rest():
     found = toy_settings(weight_decay_by_name=[("norm", 0.25), (r"^backbone\.embed\.weight$", None)])
     assert {name: decay for name, (_, decay) in found.items()} == {
         "backbone.embed.weight": 0.5,
@@ -195,13 +195,13 @@ def test_the_first_expression_that_is_found_decides_and_the_kind_does_for_the_re
     }
 
 
-def test_an_expression_that_decides_nothing_is_said(caplog):
+def test_an_expression_that_matches_nothing_is_reported(caplog):
     toy_settings(weight_decay_by_name=[("nrom", 0.0)])
     assert "WEIGHT_DECAY_BY_NAME: 'nrom' decides for no trainable parameter" in caplog.text
 
 
 @pytest.mark.parametrize("key", ["WEIGHT_DECAY_NORM", "WEIGHT_DECAY_HEAD_NORM", "WEIGHT_DECAY_BIAS"])
-def test_a_decay_by_kind_where_names_decide_is_refused_with_its_remedy(key):
+def test_a_decay_by_module_type_where_names_decide_is_refused_with_its_remedy(key):
     name = "semantic/ade20k/segformer_mit_b0"
     with pytest.raises(InputError, match=rf"SOLVER\.{key} 0.5 has no effect .*BY_NAME \"\[\]\""):
         build_optimizer(load_config(name, [f"SOLVER.{key}", 0.5]), Toy())
@@ -224,13 +224,13 @@ def test_a_decay_by_kind_where_names_decide_is_refused_with_its_remedy(key):
         ("WEIGHT_DECAY_NORM", -0.1),
     ],
 )
-def test_values_without_a_meaning_are_named_with_their_key(key, value):
+def test_impossible_values_are_named_with_their_key(key, value):
     with pytest.raises(InputError, match=rf"SOLVER\.{key} .*: expected (pairs|None or a finite)"):
         load_config("semantic/ade20k/maskformer_r50", [f"SOLVER.{key}", value])
 
 
-def test_a_training_of_the_former_rules_resumes_with_its_moments():
-    """level_embed moves to another group and another number; its moments follow its name."""
+def test_a_training_under_the_old_rules_resumes_with_its_moments():
+    """level_embed moves to another group and index; its moments follow its name."""
 
     def optimizer(model: nn.Module, **options):
         cfg = default_config()

@@ -1,4 +1,4 @@
-"""A disk that is full or becomes read-only: said in one line, and nothing that was written is lost."""
+"""A disk that is full or becomes read-only: one line, and nothing written is lost."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def disk(tmp_path):
 
 
 def fill(disk, left: int) -> None:
-    """Leaves so many bytes."""
+    """Fill the disk up to `left` free bytes."""
     with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
@@ -43,13 +43,13 @@ def fill(disk, left: int) -> None:
 
 
 def make_read_only(disk) -> None:
-    """On top of itself: a disk with open files stays as it is."""
+    """Mount the disk read-only on top of itself, as files on it are open."""
     subprocess.run(["mount", "--bind", str(disk), str(disk)], check=True)
     subprocess.run(["mount", "-o", "remount,ro,bind", str(disk)], check=True)
 
 
 def filling(disk, left: int, at: int) -> type[ToyTrainer]:
-    """A trainer whose disk is full from an iteration on."""
+    """Return a trainer whose disk is full from iteration `at` on."""
 
     class FillingTrainer(ToyTrainer):
         def run_step(self):
@@ -75,7 +75,7 @@ def filling(disk, left: int, at: int) -> type[ToyTrainer]:
         ),
     ],
 )
-def test_a_full_disk_ends_a_training_in_one_line_and_it_goes_on_when_there_is_space(
+def test_a_full_disk_ends_a_training_in_one_line_and_it_resumes_when_there_is_space(
     disk, tmp_path, left, period, message
 ):
     out = disk / "out"
@@ -99,7 +99,7 @@ def test_a_full_disk_ends_a_training_in_one_line_and_it_goes_on_when_there_is_sp
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])
-def test_a_disk_that_takes_nothing_is_refused_before_anything_is_done(disk, how):
+def test_a_full_or_read_only_disk_is_refused_before_training(disk, how):
     if how == "full":
         (disk / "out").mkdir()
         fill(disk, 0)
@@ -140,8 +140,8 @@ def train_as_nobody(cfg) -> None:
     run_toy(cfg)
 
 
-@pytest.mark.skipif(getattr(os, "getuid", lambda: 1)() != 0, reason="only root can become somebody else")
-def test_a_folder_of_somebody_else_is_refused_in_one_line(tmp_path):
+@pytest.mark.skipif(getattr(os, "getuid", lambda: 1)() != 0, reason="only root can become another user")
+def test_a_folder_of_another_user_is_refused_in_one_line(tmp_path):
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root, "out")
         folder.mkdir()

@@ -53,21 +53,26 @@ SEED: 1
 
 
 def draw_boxes(folder, split, count):
-    """Two or three overlapping quadrilaterals an image, as polygons; the last image has none."""
+    """Draw two or three overlapping quadrilaterals per image, as polygons; the last image has none."""
     generator = np.random.default_rng(count)
     images, annotations = [], []
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for number in range(1, count + 1):
-        picture = Image.new("RGB", (SIDE, SIDE), (20, 30, 40))
+        image = Image.new("RGB", (SIDE, SIDE), (20, 30, 40))
         for _ in range(0 if number == count else generator.integers(2, 4)):
             category = int(generator.integers(1, 3))
             left, top = (int(side) for side in generator.integers(4, 24, 2))
             right, bottom = (int(side) for side in np.add((left, top), generator.integers(16, 36, 2)))
             polygon = [left, top, right, top + 3, right, bottom, left + 3, bottom]
-            ImageDraw.Draw(picture).polygon(polygon, fill=[(220, 60, 60), (60, 60, 220)][category - 1])
-            facts = {"id": len(annotations) + 1, "image_id": number, "category_id": category, "iscrowd": 0}
-            annotations.append({**facts, "segmentation": [[float(one) for one in polygon]]})
-        picture.save(folder / f"images/{split}{number}.png")
+            ImageDraw.Draw(image).polygon(polygon, fill=[(220, 60, 60), (60, 60, 220)][category - 1])
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": category,
+                "iscrowd": 0,
+            }
+            annotations.append({**annotation, "segmentation": [[float(one) for one in polygon]]})
+        image.save(folder / f"images/{split}{number}.png")
         entry = {"id": number, "file_name": f"{split}{number}.png", "height": SIDE, "width": SIDE}
         images.append(entry)
     categories = [{"id": 1, "name": "box"}, {"id": 2, "name": "card"}]
@@ -96,7 +101,7 @@ def test_training_on_overlapping_polygons_ends_with_instance_ap(job):
     assert "Skip" not in (job / "out/log.txt").read_text()
 
 
-def test_eval_only_writes_what_pycocotools_scores_alike(job, tmp_path):
+def test_eval_only_writes_predictions_that_pycocotools_scores_alike(job, tmp_path):
     weights = str(job / "out/model_final.pth")
     overrides = ["MODEL.WEIGHTS", weights, "TEST.SAVE_PREDICTIONS", "True", "OUTPUT_DIR", str(tmp_path)]
     assert train_net.main(["--config-file", str(job / "config.yaml"), "--eval-only", *overrides]) == 0
@@ -116,14 +121,14 @@ def test_eval_only_writes_what_pycocotools_scores_alike(job, tmp_path):
     assert metrics["AR100"] == pytest.approx(100 * peer.stats[8])
 
 
-def test_images_without_an_instance_are_trained_on_only_if_asked_for(job):
+def test_images_without_an_instance_are_trained_on_only_if_configured(job):
     for filtered, count in ((True, 3), (False, 4)):
         overrides = ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", str(filtered)]
         cfg = load_config(job / "config.yaml", overrides)
         assert len(build_train_loader(cfg).dataset.records) == count
 
 
-def test_what_training_sees_can_be_drawn(job, tmp_path):
+def test_training_inputs_can_be_drawn(job, tmp_path):
     for source in ("mapper", "annotation"):
         arguments = ["--config-file", str(job / "config.yaml"), "--source", source, "--number", "2"]
         assert visualize_data.main([*arguments, "--output", str(tmp_path / source)]) == 0
@@ -141,13 +146,13 @@ def test_the_dataset_can_be_checked(job, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("task", ["semantic", "panoptic", "entity"])
-def test_instances_serve_no_other_task(job, task):
+def test_instances_cannot_train_another_task(job, task):
     with pytest.raises(InputError, match=f"TASK {task} needs .* but boxes_train has instances"):
         load_config(job / "config.yaml", ["TASK", task])
 
 
 def train(cfg, steps):
-    """The losses of some steps on one batch, and the trained model."""
+    """Return the losses of some steps on one batch, and the trained model."""
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
     optimizer = build_optimizer(cfg, model)

@@ -1,4 +1,4 @@
-"""Processes: how many, who is who, one result whatever their number, and none left behind by a failure."""
+"""Processes: numbers and ranks, equal results for any number, and none left after a failure."""
 
 import importlib
 import os
@@ -84,14 +84,14 @@ def test_impossible_numbers_are_input_errors(numbers, message):
         launch(print, *numbers, device="cpu")
 
 
-def test_more_gpus_than_there_are_is_an_input_error_with_the_remedy(monkeypatch):
+def test_more_gpus_than_visible_is_an_input_error_with_the_remedy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     with pytest.raises(InputError, match=r"^--num-gpus 16 but 8 visible; use --num-machines 2\.$"):
         launch(print, 16)
 
 
-def test_places_are_read_as_torchrun_and_srun_tell_them():
+def test_places_are_read_from_the_variables_of_torchrun_and_srun():
     torchrun = {
         "RANK": "5",
         "LOCAL_RANK": "1",
@@ -165,7 +165,7 @@ def test_two_nodes_of_four_tasks_have_eight_places():
         for rank in range(8)
     ]
     assert [place_from_environment(worker) for worker in workers] == places
-    # torchrun under SLURM, one task a node: its numbers count, not those of the tasks.
+    # torchrun under SLURM, one task per node: its numbers are used, not those of the tasks.
     node = {
         "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_STEP_NUM_NODES": "2",
@@ -175,9 +175,11 @@ def test_two_nodes_of_four_tasks_have_eight_places():
     assert [place_from_environment({**node, **worker}) for worker in workers] == places
 
 
-def test_tasks_dealt_out_to_nodes_in_turn_are_an_input_error():
+def test_tasks_assigned_to_nodes_cyclically_are_an_input_error():
     second = {**TWO_NODES_OF_FOUR, "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
-    with pytest.raises(InputError, match=r"task 1 is number 0 on its node, not 1; .* --distribution=block"):
+    with pytest.raises(
+        InputError, match=r"task 1 is number 0 on its node, expected 1; .* --distribution=block"
+    ):
         place_from_environment(second)
 
 
@@ -194,7 +196,7 @@ def test_tasks_dealt_out_to_nodes_in_turn_are_an_input_error():
         ("a[5]-ib", "a5-ib"),
     ],
 )
-def test_all_meet_on_the_first_node(nodes, first):
+def test_all_processes_meet_on_the_first_node(nodes, first):
     urls = {
         _rendezvous_from_environment(
             {
@@ -222,9 +224,7 @@ def test_the_meeting_point_differs_between_jobs_and_steps():
 
 
 @pytest.mark.parametrize(("user", "each"), [(None, "2"), ("3", "3")])
-def test_processes_share_the_processors_of_a_container_unless_the_user_says_otherwise(
-    monkeypatch, user, each
-):
+def test_processes_share_the_processors_of_a_container_unless_the_user_sets_a_number(monkeypatch, user, each):
     monkeypatch.setattr(threads, "_bound_processors", lambda: 64)
     monkeypatch.setattr(threads, "_cgroup_shares", lambda: iter([8.0]))
     monkeypatch.setattr(threads, "_own_numbers", [])

@@ -1,4 +1,4 @@
-"""Learning-rate factors by depth are those of BEiT, SimMIM and timm; expressions go before prefixes."""
+"""Learning-rate factors by depth equal BEiT's, SimMIM's and timm's; expressions override prefixes."""
 
 import re
 
@@ -42,7 +42,7 @@ def rates(cfg, model):
 
 
 def simmim_depth(name, depths):
-    """As the paper's fine-tuning numbers the layers of a Swin Transformer."""
+    """Return the depth as the paper's fine-tuning code numbers the layers of a Swin Transformer."""
     if name.startswith("patch_embed"):
         return 0
     if match := re.match(r"layers\.(\d)\.blocks\.(\d+)", name):
@@ -112,7 +112,7 @@ def test_every_layer_of_a_backbone_has_a_depth(name, variant, first, last, count
     assert blocks == sorted(blocks)
 
 
-def test_a_model_that_tells_no_depths_is_refused():
+def test_a_model_without_layer_depths_is_refused():
     cfg = new_config()
     cfg.SOLVER.LAYER_DECAY = 0.8
     with pytest.raises(InputError, match=r"SOLVER.LAYER_DECAY 0.8: no part of the model has layer_depths()"):
@@ -121,7 +121,7 @@ def test_a_model_that_tells_no_depths_is_refused():
     build_optimizer(cfg, Model(nn.Linear(2, 2)))
 
 
-def test_expressions_go_before_prefixes_and_depth_multiplies_both():
+def test_expressions_override_prefixes_and_depth_multiplies_both():
     changes = {
         "BACKBONE_MULTIPLIER": 0.1,
         "LR_MULTIPLIERS": [["head", 10.0]],
@@ -130,7 +130,7 @@ def test_expressions_go_before_prefixes_and_depth_multiplies_both():
     found = rates(*build("ResNetBackbone", "r18", **changes))
     assert found["head.weight"] == 10.0
     assert found["head.bias"] == 5.0
-    # The first expression that is found decides.
+    # The first matching expression decides.
     assert found["backbone.stem.conv1.weight"] == 3.0 * DECAY**9
     assert found["backbone.res3.0.shortcut.weight"] == pytest.approx(0.1 * DECAY**6)
     with pytest.raises(InputError, match="'sampling' decides for no trainable parameter"):

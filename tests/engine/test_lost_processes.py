@@ -1,4 +1,4 @@
-"""A process that ends ends the others, within seconds and with the cause, however they were started."""
+"""A process that ends also ends the others within seconds, with the cause, however they were started."""
 
 import os
 import re
@@ -16,14 +16,14 @@ from tests.engine.toy_training import ToyTrainer, run_toy, toy_cfg
 
 IN_TIME = 60
 LOST = re.compile(
-    r"^error: process \d lost the connection to another process( at 127\.0\.0\.1)?: that one has ended, or "
-    r"its machine or the network has failed\. Its own output, .* --resume goes on from the last checkpoint$",
+    r"^error: process \d lost the connection to another process( at 127\.0\.0\.1)?: it has ended, or "
+    r"its machine or the network has failed\. .* --resume continues from the last checkpoint$",
     re.MULTILINE,
 )
 
 
 class FailingTrainer(ToyTrainer):
-    """One of its processes ends in iteration 3."""
+    """A trainer of which one process ends in iteration 3."""
 
     rank, how = 0, ""
 
@@ -52,7 +52,7 @@ def spawn_and_fail(*arguments) -> None:
 
 
 def fail_beside_an_evaluation() -> None:
-    """A signal ends an evaluation at once: that the parent sends one is not why the job ends."""
+    """A signal of the parent ends an evaluation at once, but is not the cause of the job's end."""
     from detectron2.utils import comm
 
     with stop_on_signals():
@@ -68,7 +68,7 @@ def spawn_beside_an_evaluation() -> None:
 
 @pytest.mark.parametrize("how", ["killed", "wrong input"])
 @pytest.mark.parametrize("failing", [0, 1])
-def test_under_torchrun_the_other_process_says_that_it_lost_one(tmp_path, failing, how):
+def test_under_torchrun_the_other_process_reports_the_lost_one(tmp_path, failing, how):
     port = warm.free_port()
     processes = [
         warm.start(
@@ -110,7 +110,7 @@ def test_under_torchrun_the_other_process_says_that_it_lost_one(tmp_path, failin
         (spawn_beside_an_evaluation, (), 2, "error: a.png: label 7 is wrong"),
     ],
 )
-def test_who_started_the_processes_says_which_one_failed_first(tmp_path, function, arguments, status, line):
+def test_the_parent_reports_the_process_that_failed_first(tmp_path, function, arguments, status, line):
     cfgs = (toy_cfg(tmp_path / "out"),) if arguments else ()
     started = warm.start(tmp_path / "output", function, *cfgs, *arguments)
     assert started.status(IN_TIME) == status, started.output
@@ -130,14 +130,14 @@ def test_who_started_the_processes_says_which_one_failed_first(tmp_path, functio
         "[c10d] failed to recv, got 0 bytes",
     ],
 )
-def test_lost_connections_are_known_by_what_the_libraries_say(message):
+def test_lost_connections_are_recognized_by_the_libraries_messages(message):
     line = r"^process 3 lost the connection to another process"
     with pytest.raises(LostProcessError, match=line) as error, lost_processes_explained(3):
         raise RuntimeError(message)
     assert ("at 10.0.0.2:" in str(error.value)) == ("10.0.0.2" in message)
 
 
-def test_other_failures_stay_what_they_are():
+def test_other_failures_are_unchanged():
     with pytest.raises(RuntimeError, match="DataLoader worker") as error, lost_processes_explained(3):
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Connection reset by peer")
     assert not isinstance(error.value, LostProcessError)

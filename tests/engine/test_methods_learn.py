@@ -1,7 +1,7 @@
 """Every method learns: on generated data its loss falls, gradients reach all of it, and it can be evaluated.
 
-A method is a file of configs/_base_/methods/; a new one is found by itself. A file that only changes methods,
-as jpu.yaml does, is tried on top of one. Networks are made small; nothing else of a method is changed.
+A method is a file of configs/_base_/methods/; new files are found automatically. A file that only changes
+methods, such as jpu.yaml, is tested on top of one. Networks are made small; nothing else is changed.
 """
 
 import math
@@ -26,18 +26,18 @@ from segzoo.utils.errors import InputError
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASES = config_root() / "_base_"
 METHODS = sorted(file.stem for file in (BASES / "methods").glob("*.yaml"))
-# What a file without META_ARCHITECTURE is tried on.
+# The method that a file without META_ARCHITECTURE is tested on.
 CHANGED_METHOD = "pspnet"
 
 STEPS = 20
 IMAGES = 4
-# Input sizes to choose from: some methods want 8 k + 1.
+# Input sizes to choose from: some methods need 8 k + 1.
 SIDES = (64, 65)
 CHANNELS = 32
 BASE_LR = 0.002
 HEAD_MULTIPLIER = 2.0
 
-# For a method that names no backbone, by the beginning of its name.
+# Backbones for methods that name none, by the beginning of their names.
 CONVOLUTIONAL = ("ResNetBackbone", "r18_quarter")
 NATURAL_BACKBONES = {
     "segformer": ("MixTransformer", "small"),
@@ -57,21 +57,21 @@ DETECTRON2_SECTIONS = {key for key, value in get_cfg().MODEL.items() if isinstan
     "SEM_SEG_HEAD",
 }
 
-# Gradients of weights are larger than this. A bias may have less: a softmax or a norm behind it takes
-# constants away, and rounding errors are left.
+# Gradients of weights are larger than this. A bias may have less: a softmax or a norm after it removes
+# constants, and rounding errors remain.
 ROUNDING = 1e-7
 
 
 class Run(NamedTuple):
-    """What some steps on one batch leave: losses per step, and gradients' largest size by parameter."""
+    """Result of some steps on one batch: losses per step, and the largest gradient by parameter."""
 
     cfg: CfgNode
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     losses: list[float]
     gradients: dict[str, float]
-    strangers: int  # tensors that the loss could be optimized by, but that are no parameters of the model
-    results: dict  # of the evaluation afterwards
+    strangers: int  # tensors that the loss depends on and that require gradients, but are no parameters
+    results: dict  # results of the evaluation afterwards
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def workspace(tmp_path_factory):
 
 
 def smaller(section: CfgNode, prefix: str) -> list:
-    """Overrides that make a network small: its channels, layers, queries, sampled points."""
+    """Return overrides that make a network small: its channels, layers, queries, sampled points."""
     limits = {"DEC_LAYERS": 2, "TRANSFORMER_ENC_LAYERS": 1, "NUM_OBJECT_QUERIES": 15, "TRAIN_NUM_POINTS": 256}
     overrides = []
     for key, value in section.items():
@@ -105,16 +105,16 @@ def smaller(section: CfgNode, prefix: str) -> list:
 
 
 def method_config(method: str, folder: Path, side: int) -> CfgNode:
-    """The method on the semantic view of Shapes, for inputs of side x side pixels."""
+    """Return the config of a method on the semantic view of Shapes, for inputs of side x side pixels."""
     files = [BASES / "datasets/shapes_semantic.yaml", BASES / f"methods/{method}.yaml"]
     files.append(BASES / "recipes/segzoo/shapes.yaml")
-    facts = CfgNode.load_yaml_with_base(str(files[1]))["MODEL"]
-    if "META_ARCHITECTURE" not in facts:
+    model = CfgNode.load_yaml_with_base(str(files[1]))["MODEL"]
+    if "META_ARCHITECTURE" not in model:
         files.insert(1, BASES / "methods" / f"{CHANGED_METHOD}.yaml")
     file = folder / f"{method}.yaml"
     file.write_text("_BASE_:\n" + "".join(f"  - {base}\n" for base in files))
     overrides = []
-    if "NAME" not in facts.get("BACKBONE", {}):
+    if "NAME" not in model.get("BACKBONE", {}):
         names = [pair for start, pair in NATURAL_BACKBONES.items() if method.startswith(start)]
         name, variant = next(iter(names), CONVOLUTIONAL)
         overrides += ["MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.VARIANT", variant]
@@ -123,19 +123,19 @@ def method_config(method: str, folder: Path, side: int) -> CfgNode:
     overrides += smaller(load_config(file).MODEL, "MODEL")
     overrides += ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(folder / method), "SEED", "1"]
     overrides += ["INPUT.CROP_SIZE", f"({side}, {side})", "INPUT.MIN_SIZE_TRAIN", f"[{side}]"]
-    # On what it learned from: few steps are enough to tell that evaluation sees them.
+    # Evaluated on the training images: a few steps show there.
     overrides += ["DATASETS.TEST", "('shapes_train',)"]
     overrides += ["SOLVER.IMS_PER_BATCH", str(IMAGES), "DATALOADER.NUM_WORKERS", "0"]
     overrides += ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", str(BASE_LR)]
     overrides += ["SOLVER.HEAD_MULTIPLIER", str(HEAD_MULTIPLIER)]
-    # Windows of the training size, which suits methods that take no other.
+    # Windows of the training size, which some methods require.
     overrides += ["TEST.PROTOCOL", "semseg_ss", "TEST.INFERENCE.BASE_SIZE", str(side)]
     overrides += ["TEST.INFERENCE.CROP_SIZE", f"({side}, {side})"]
     return load_config(file, overrides)
 
 
 def build(method: str, folder: Path) -> tuple[CfgNode, torch.nn.Module]:
-    """The model with the first of SIDES that it accepts."""
+    """Build the model with the first of SIDES that it accepts."""
     refusals = []
     for side in SIDES:
         cfg = method_config(method, folder, side)
@@ -153,7 +153,7 @@ def build(method: str, folder: Path) -> tuple[CfgNode, torch.nn.Module]:
 
 
 def leaves(loss: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors that a backward pass from the loss would give gradients to."""
+    """Return the tensors that a backward pass from the loss would give gradients to."""
     found, seen, waiting = [], set(), [loss.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -168,7 +168,7 @@ def leaves(loss: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module", params=METHODS)
 def run(request, workspace) -> Run:
-    """A method after STEPS updates with one and the same batch, and its evaluation."""
+    """Return the results of a method after STEPS updates with the same batch, and of its evaluation."""
     cfg, model = build(request.param, workspace)
     optimizer = build_optimizer(cfg, model)
     batch = next(iter(build_train_loader(cfg)))
@@ -185,7 +185,7 @@ def run(request, workspace) -> Run:
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
                     size = parameter.grad.abs().max().item()
-                    # A gradient that is not finite stays in sight: max() would lose it.
+                    # Keeps a non-finite gradient, which max() could drop.
                     gradients[name] = max(gradients.get(name, 0.0), size if math.isfinite(size) else math.inf)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
@@ -208,7 +208,7 @@ def test_gradients_reach_every_trainable_parameter(run):
     assert [name for name in weights if run.gradients[name] < ROUNDING] == []
 
 
-def test_all_that_learns_is_part_of_the_model(run):
+def test_every_trainable_tensor_is_a_parameter_of_the_model(run):
     assert run.strangers == 0
 
 
@@ -224,7 +224,7 @@ def test_every_trainable_parameter_is_optimized_once_and_heads_with_their_multip
     assert rates == {}
 
 
-def test_evaluation_sees_what_was_learned(run):
+def test_evaluation_improves_after_training(run):
     metrics = run.results["sem_seg"]
     assert 0 < metrics["mIoU"] <= 100
     chance = 100 / run.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES

@@ -1,4 +1,4 @@
-"""Trainings whose learning rate is far too high: a line, a capsule, and the same again elsewhere."""
+"""Trainings whose learning rate is far too high: a line, a capsule, and its replay elsewhere."""
 
 import os
 import re
@@ -38,7 +38,7 @@ DENSE = [
     *("MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5", "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "0"),
     *("MODEL.MASK_FORMER.MASK_LOSS", "focal"),
 ]
-# What is trained, and the rate that is too high for it.
+# Configurations, and learning rates that are too high for them.
 TRAININGS = {
     "points": (PANOPTIC, "1e10", []),
     "dense": (PANOPTIC, "1e10", DENSE),
@@ -49,7 +49,7 @@ TRAININGS = {
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """A folder of datasets with a few generated pictures."""
+    """A folder of datasets with a few generated images."""
     folder = tmp_path_factory.mktemp("datasets")
     before = os.environ.get("DETECTRON2_DATASETS")
     os.environ["DETECTRON2_DATASETS"] = str(folder)
@@ -62,7 +62,7 @@ def shapes(tmp_path_factory):
 
 
 def train(name: str, rate: str, more: list[str], folder: Path, capsys) -> str:
-    """Trains until it stops; returns the one line that says why."""
+    """Train until it stops; return the line that says why."""
     overrides = [*SHORT, *more, "SOLVER.BASE_LR", rate, "OUTPUT_DIR", str(folder)]
     assert segzoo_train(["--config-file", name, *overrides]) == 1
     error = capsys.readouterr().err
@@ -71,7 +71,7 @@ def train(name: str, rate: str, more: list[str], folder: Path, capsys) -> str:
 
 
 @pytest.mark.parametrize("case", TRAININGS)
-def test_the_line_says_when_why_how_fast_and_on_what_and_the_file_shows_it_again(
+def test_the_line_gives_iteration_reason_rate_and_images_and_the_file_reproduces_the_losses(
     shapes, tmp_path, capsys, case
 ):
     name, rate, more = TRAININGS[case]
@@ -92,7 +92,7 @@ def test_the_line_says_when_why_how_fast_and_on_what_and_the_file_shows_it_again
     assert lines["precision"] == ("bfloat16" if more and "AMP" in more[0] else "float32")
 
 
-def test_of_a_large_batch_the_line_names_the_first_images_and_counts_the_others(tmp_path):
+def test_the_line_names_the_first_images_of_a_large_batch_and_counts_the_others(tmp_path):
     message = save_nonfinite_capsule(
         str(tmp_path),
         iteration=7,
@@ -112,10 +112,10 @@ def test_of_a_large_batch_the_line_names_the_first_images_and_counts_the_others(
     )
 
 
-def test_a_new_process_sees_the_same_without_the_dataset_and_from_another_folder(tmp_path, shapes, capsys):
-    facts = (REPOSITORY / "segzoo/data/catalog/shapes.yaml").read_text()
+def test_a_new_process_reproduces_the_losses_without_the_dataset_in_another_folder(tmp_path, shapes, capsys):
+    text = (REPOSITORY / "segzoo/data/catalog/shapes.yaml").read_text()
     (tmp_path / "mine.yaml").write_text(
-        facts.replace("shapes_train", "mine_train").replace("shapes_val", "mine_val")
+        text.replace("shapes_train", "mine_train").replace("shapes_val", "mine_val")
     )
     more = ["DATASETS.FILES", f"('{tmp_path}/mine.yaml',)", "DATASETS.TRAIN", "('mine_train',)"]
     train(PANOPTIC, "1e10", more, tmp_path / "out", capsys)
@@ -143,7 +143,7 @@ def test_a_new_process_sees_the_same_without_the_dataset_and_from_another_folder
     assert re.search(r"^images +\S+\.jpg", result.stdout, re.MULTILINE)
 
 
-def test_what_goes_otherwise_this_time_is_said(shapes, tmp_path, capsys):
+def test_losses_that_are_not_reproduced_are_reported(shapes, tmp_path, capsys):
     train(PANOPTIC, "1e10", [], tmp_path, capsys)
     capsule = replay.read_capsule(str(next(tmp_path.glob("nonfinite_*.pth"))))
     model = Trainer.build_model(load_config(PANOPTIC, ["MODEL.DEVICE", "cpu"]))
@@ -166,7 +166,7 @@ def test_weights_that_are_not_finite_are_named(shapes, tmp_path, capsys, broken,
         dict(trainer.model.named_parameters())[f"sem_seg_head.predictor.{broken}"][1] = value
     with pytest.raises(NonFiniteLossError) as error:
         trainer.train()
-    assert f"1 weights were non-finite already, first sem_seg_head.predictor.{broken}" in str(error.value)
+    assert f"1 weights were already non-finite, first sem_seg_head.predictor.{broken}" in str(error.value)
     lines = dict(replay.replay(replay.read_capsule(str(tmp_path / "nonfinite_0.pth"))))
     assert lines["as in the training"] == "yes"
     assert lines["first non-finite output"].startswith("sem_seg_head.predictor")

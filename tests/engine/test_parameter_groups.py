@@ -1,4 +1,4 @@
-"""Every trainable parameter is in exactly one group, with the settings that the rules give it."""
+"""Every trainable parameter is in exactly one group, with the settings that the rules assign."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ def cfg():
     return default_config()
 
 
-def test_settings_follow_the_kind_of_module_and_the_name():
+def test_settings_follow_the_type_of_module_and_the_name():
     groups = parameter_groups(
         Toy(),
         base_lr=1.0,
@@ -117,7 +117,7 @@ def test_the_config_names_the_optimizer_and_its_groups(cfg):
 
 
 @pytest.mark.parametrize("given", ["on the command line", "in a file"])
-def test_none_is_the_decay_of_all_others(given, tmp_path):
+def test_none_means_the_decay_of_all_others(given, tmp_path):
     file = tmp_path / "config.yaml"
     values = {"WEIGHT_DECAY": 0.5, "WEIGHT_DECAY_NORM": None, "WEIGHT_DECAY_EMBED": None}
     words = [str(word) for name, value in values.items() for word in (f"SOLVER.{name}", value)]
@@ -149,7 +149,7 @@ def test_unknown_optimizers_and_malformed_multipliers_are_input_errors(cfg):
         build_optimizer(cfg, Toy())
 
 
-def test_optimizer_state_is_restored_by_name_under_other_groups_and_settings():
+def test_optimizer_state_is_restored_by_name_under_different_groups_and_settings():
     def make(**settings):
         torch.manual_seed(0)
         model = Toy()
@@ -177,7 +177,7 @@ def test_optimizer_state_is_restored_by_name_under_other_groups_and_settings():
 @pytest.mark.parametrize(
     "kinds", [(torch.optim.SGD, torch.optim.AdamW), (torch.optim.AdamW, torch.optim.SGD)]
 )
-def test_the_state_of_another_optimizer_starts_afresh(kinds, named, caplog):
+def test_the_state_of_another_optimizer_is_not_restored(kinds, named, caplog):
     def stepped(kind):
         model = Toy()
         groups = parameter_groups(model, base_lr=0.1, weight_decay=0.0) if named else model.parameters()
@@ -194,11 +194,11 @@ def test_the_state_of_another_optimizer_starts_afresh(kinds, named, caplog):
     load_optimizer_state(new[1], old[1].state_dict())
     assert "of another optimizer than" in caplog.text
     assert not new[1].state
-    step(*new)  # which needs what a new one has
+    step(*new)  # an update with a fresh state
 
 
-def test_moments_of_two_optimizers_with_the_same_options_are_told_apart_by_name(caplog):
-    """Neither SGD nor Adagrad has betas, and neither can use what the other keeps."""
+def test_moments_of_two_optimizers_with_the_same_options_are_distinguished_by_name(caplog):
+    """Neither SGD nor Adagrad has betas, and neither can use the state of the other."""
     model = Toy()
     groups = parameter_groups(model, base_lr=0.1, weight_decay=0.0)
     old, new = torch.optim.Adagrad(groups), torch.optim.SGD(groups, momentum=0.9)

@@ -17,15 +17,15 @@ from segzoo.model_zoo import load_config
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEEDS = (1, 2, 3)
 STEPS = 3
-IS_THING = [True] * 6 + [False] * 5  # Of the classes of Shapes.
+IS_THING = [True] * 6 + [False] * 5  # Categories of Shapes.
 IMAGES = 5  # Does not divide by two.
-# Without batch statistics and random points, which are a process's own.
+# Without batch statistics and random points, which differ between processes.
 SETTINGS = {
     "MODEL.BACKBONE.NORM": "FrozenBN",
     "MODEL.SEM_SEG_HEAD.NORM": "",
     "MODEL.MASK_FORMER.MASK_LOSS": "focal",
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 0,
-    # AdamW divides a gradient by its size, and so makes rounding errors of small ones large.
+    # AdamW divides a gradient by its magnitude, which amplifies the rounding errors of small ones.
     "SOLVER.OPTIMIZER": "SGD",
     "SOLVER.BASE_LR": 0.001,
     "SOLVER.IMS_PER_BATCH": 4,
@@ -45,7 +45,7 @@ def configured(folder: Path, seed: int):
 
 
 class HalfRight(torch.nn.Module):
-    """Knows the ground truth, and spoils a part of it that depends on the image."""
+    """A model that returns the ground truth, with an error that depends on the image."""
 
     def forward(self, batched_inputs):
         return [self.spoiled(image) for image in batched_inputs]
@@ -70,7 +70,7 @@ class HalfRight(torch.nn.Module):
 
 
 def train_and_test(folder: Path) -> None:
-    """For `launch`: a training for each seed, its evaluation left to `evaluate`, so that it is run once."""
+    """For `launch`: train once per seed, without evaluation, then run `evaluate` once."""
     for seed in SEEDS:
         cfg = configured(folder, seed)
         cfg.defrost()
@@ -84,7 +84,7 @@ def train_and_test(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """The folders of one process and of two."""
+    """Folders of one process and of two."""
     root = tmp_path_factory.mktemp("equality")
     make_shapes(root / "shapes", train=12, val=IMAGES, size=64, workers=0)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What a training shows while it goes on and when it ends; what it does when its folder is removed."""
+"""Progress lines and last lines of a training; what it does when its folder is removed."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LAYERS = [f"loss_{kind}{layer}" for kind in ("ce", "dice") for layer in ("", "_0", "_1", "_2")]
 
 
-def test_terms_have_the_number_of_their_layers():
+def test_terms_show_the_number_of_their_layers():
     names = [
         "lr",
         "loss_ce",
@@ -56,7 +56,7 @@ def test_the_terms_of_a_line_add_up_to_the_total(caplog, iterations):
         for iteration in range(iterations):
             storage.iter = iteration
             losses = {name: 10 * torch.rand((), generator=generator).item() for name in LAYERS}
-            if iteration % 3 == 0:  # not every batch has it
+            if iteration % 3 == 0:  # missing in some batches
                 losses["loss_rare"] = 5.0
             totals.append(sum(losses.values()))
             recorder.add(iteration, losses, data_time=0.0)
@@ -92,7 +92,7 @@ def test_a_line_fits_its_terminal(width):
     assert all(len(line) <= width for line in lines)
     shown = "  ".join(lines).split("  ")
     assert [field for field in FIELDS if field in shown] == shown
-    # These stay, whatever the width.
+    # Kept at any width.
     assert {field for field in FIELDS if "loss" in field or "iter" in field or "bound" in field} <= set(shown)
     if width == 500:
         assert shown == list(FIELDS)
@@ -113,7 +113,7 @@ def test_only_terminals_get_shorter_lines(monkeypatch, terminal):
 
 @pytest.mark.parametrize(
     ("seconds", "first"),
-    [(30.0, 0), (3.0, 2), (0.7, 11), (0.4, None), (0.001, None)],  # None: the usual one comes in time
+    [(30.0, 0), (3.0, 2), (0.7, 11), (0.4, None), (0.001, None)],  # None: the regular line comes in time
 )
 def test_a_line_appears_within_ten_seconds_of_the_first_iteration(tmp_path, monkeypatch, seconds, first):
     clock = itertools.count(1000.0, seconds)
@@ -131,7 +131,7 @@ def test_a_line_appears_within_ten_seconds_of_the_first_iteration(tmp_path, monk
     shown = [int(found) for found in re.findall(r"iter: (\d+)/25", log)]
     assert shown == [*([] if first is None else [first]), 19, 24]
     assert (shown[0] * seconds) <= 10
-    # The records are as ever.
+    # The records are unchanged.
     assert [line["iteration"] for line in metrics(tmp_path)] == [19, 24]
 
 
@@ -147,7 +147,7 @@ def scored(folder, scores, resume=False, trainer_class=ToyTrainer, **changes):
 
 
 def best_of(folder):
-    """The iteration of the model that is kept, and what best.json says of its score."""
+    """Return the iteration of the best model, and its score in best.json."""
     document = json.loads((folder / "best.json").read_text())
     assert document["scores"]["sem_seg/mIoU"] == document["value"]
     assert (document["metric"], document["checkpoint"]) == ("sem_seg/mIoU", "model_best.pth")
@@ -170,13 +170,13 @@ class Dying(ToyTrainer):
 @pytest.mark.parametrize(
     "lost", [(), ("metrics.json",), ("metrics.json", "best.json"), ("model_0000003.pth",)]
 )
-def test_the_best_score_outlives_the_run(tmp_path, lost):
+def test_the_best_score_survives_the_run(tmp_path, lost):
     with pytest.raises(Died):
         scored(tmp_path, [10.0, 20.0, 72.3], trainer_class=Dying)
     assert best_of(tmp_path) == (5, 72.3)
     for name in lost:
         (tmp_path / name).unlink()
-    # The run goes on from iteration 3 (or from the best one, the only one that is left).
+    # The run resumes from iteration 3 (or from the best one, the only one left).
     again = [11.1, 30.0, 40.0] if "model_0000003.pth" not in lost else [30.0, 40.0]
     # Without records the evaluation after the checkpoint counts as missing.
     again = [20.0, *again] if "metrics.json" in lost else again
@@ -187,21 +187,21 @@ def test_the_best_score_outlives_the_run(tmp_path, lost):
     assert best_of(tmp_path) == (13, 90.0)
 
 
-def test_the_end_says_what_has_come_out_and_what_comes_next(tmp_path, capsys, monkeypatch):
+def test_the_last_lines_give_the_result_and_the_next_commands(tmp_path, capsys, monkeypatch):
     scored(tmp_path, [10.0, 30.0, 20.0, 25.0, 28.0])
     said = capsys.readouterr().out
     assert "Finished after 10 iterations; best sem_seg/mIoU 30.0000, at iteration 3" in said
     assert f"Files in {tmp_path}: model_final.pth, model_best.pth, best.json, metrics.json" in said
     (command,) = re.findall(r"To evaluate: (.*)", said)
     assert command == f"segzoo evaluate --weights {tmp_path}/model_best.pth"
-    # Each is a complete command line, once the user has filled in the words in capitals.
+    # Each is a complete command line, with words in capitals for the user to fill in.
     commands = dict(re.findall(r"To (\w+): segzoo (.*)", said))
     assert set(commands) == {"evaluate", "draw", "export"}
     for name, *words in (line for line in map(shlex.split, commands.values()) if line[0] in COMMANDS):
         words = [{"HEIGHT": "64", "WIDTH": "96"}.get(word, word) for word in words]
         arguments = load(name).build_parser().parse_args(words)
         assert f"{tmp_path}/model_best.pth" in (arguments.weights, *arguments.opts)
-    # A script is followed by scripts; started from another folder, they are found there, too.
+    # A script suggests scripts, with paths valid in the current folder.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(REPOSITORY / "tools" / "train_net.py")])
     scored(tmp_path / "other", [10.0] * 5)
@@ -209,7 +209,7 @@ def test_the_end_says_what_has_come_out_and_what_comes_next(tmp_path, capsys, mo
     assert Path(tool).is_file()
 
 
-def test_a_trainer_that_keeps_no_metrics_is_not_told_that_its_folder_is_gone(tmp_path):
+def test_a_trainer_without_metrics_gets_no_warning_about_a_removed_folder(tmp_path):
     class Silent(ToyTrainer):
         def build_writers(self):
             return [ProgressPrinter(self.max_iter)]
@@ -227,7 +227,7 @@ def test_the_best_score_is_read_without_the_weights_and_by_one_process(tmp_path,
 
     monkeypatch.setattr("segzoo.checkpoint.reader._parse", whole)
     assert read_best(tmp_path, "sem_seg/mIoU") == ("sem_seg/mIoU", 30.0, 3)
-    # Of another process.
+    # A file of another process.
     hook = EvaluationHook(2, dict, "sem_seg/mIoU")
     hook.trainer = SimpleNamespace(past_metrics=[], cfg=toy_cfg(tmp_path), start_iter=0)
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
@@ -238,7 +238,7 @@ def test_the_best_score_is_read_without_the_weights_and_by_one_process(tmp_path,
 
 
 @pytest.mark.parametrize("what", ["all", "records"])
-def test_a_training_outlives_the_removal_of_its_folder(tmp_path, what, caplog):
+def test_a_training_survives_the_removal_of_its_folder(tmp_path, what, caplog):
     folder = tmp_path / "out"
 
     class Removed(ToyTrainer):
@@ -256,6 +256,6 @@ def test_a_training_outlives_the_removal_of_its_folder(tmp_path, what, caplog):
         path.name for path in folder.iterdir()
     }
     log = (folder / "log.txt").read_text()
-    assert log.count(f"OUTPUT_DIR {folder} was removed during the training and is made anew") == 1
+    assert log.count(f"OUTPUT_DIR {folder} was removed during the training and is created again") == 1
     assert "Finished after 10 iterations" in log
     assert any(folder.glob("events.*"))

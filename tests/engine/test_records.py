@@ -1,4 +1,4 @@
-"""What a long training shows: progress lines, TensorBoard, warnings, and records without gaps or doubles."""
+"""Output of a long training: progress lines, TensorBoard, warnings, records without gaps or duplicates."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ def events(folder):
     return accumulator.Reload()
 
 
-def test_the_line_metrics_json_and_tensorboard_tell_the_same(tmp_path):
+def test_the_line_metrics_json_and_tensorboard_agree(tmp_path):
     run_toy(toy_cfg(tmp_path, SOLVER__MAX_ITER=30, SOLVER__LOG_PERIOD=10))
     log = (tmp_path / "log.txt").read_text()
     lines = [match.groupdict() for match in LINE.finditer(log)]
@@ -77,12 +77,12 @@ def test_events_are_on_disk_as_soon_as_they_are_written(tmp_path):
     [
         ([0.1, 0.1, 0.2], []),
         ([0.1, 0.63, 0.7, 0.9], [63]),
-        # Between the two bounds it is not said again; below the lower one it is over.
+        # Not repeated between the two bounds; reset below the lower one.
         ([0.5, 0.2, 0.5, 0.2, 0.5], [50]),
         ([0.5, 0.1, 0.4, 0.1, 0.31, 0.3], [50, 40, 31]),
     ],
 )
-def test_waiting_for_data_is_said_once(shares, warnings, caplog, monkeypatch):
+def test_waiting_for_data_is_warned_about_once(shares, warnings, caplog, monkeypatch):
     monkeypatch.setattr("segzoo.utils.threads._bound_processors", lambda: 16)
     monkeypatch.setattr("segzoo.utils.threads._cgroup_shares", lambda: [])
     warning = DataWaitWarning(workers=2)
@@ -100,7 +100,7 @@ def test_waiting_for_data_is_said_once(shares, warnings, caplog, monkeypatch):
 
 
 def test_the_wait_for_starting_workers_is_no_reason_to_warn(caplog):
-    """Neither at first nor after a resume, which goes on with the values of before."""
+    """Neither at first nor after a resume, which continues with the earlier values."""
     with EventStorage(0) as storage, caplog.at_level(logging.WARNING):
         for start in (0, 30):
             for iteration in range(start, start + 30):
@@ -113,7 +113,7 @@ def test_the_wait_for_starting_workers_is_no_reason_to_warn(caplog):
     assert not caplog.records
 
 
-def test_the_wait_is_that_of_the_iterations_that_are_timed():
+def test_the_wait_is_measured_over_the_timed_iterations():
     with EventStorage(0) as storage:
         for iteration in range(100):
             storage.iter = iteration
@@ -137,7 +137,7 @@ def test_a_loss_that_one_process_lacks_is_zero_there(monkeypatch, with_loss):
 
 
 def test_an_evaluation_of_several_processes_between_two_lines_has_the_losses(tmp_path, monkeypatch):
-    """Processes exchange losses every LOG_PERIOD iterations; the line of an evaluation comes in between."""
+    """Processes exchange losses every LOG_PERIOD iterations; an evaluation's line comes in between."""
     changes = {"DATASETS__TEST": ("toy_val",), "TEST__EVAL_PERIOD": 5, "SOLVER__CHECKPOINT_PERIOD": 0}
     trainer = type("Scored", (ToyTrainer,), {"scores": iter([10.0, 20.0])})
     monkeypatch.setattr(LossRecorder, "__init__", exchanging(LossRecorder.__init__))
@@ -160,7 +160,7 @@ class Killed(BaseException):
 
 
 def killed_after(checkpoint, scores=()):
-    """A trainer that is gone as soon as a checkpoint is saved: as after kill -9, nothing more is written."""
+    """Return a trainer that ends when a checkpoint is saved, writing nothing more, as after kill -9."""
 
     class KilledTrainer(ToyTrainer):
         def save_checkpoint(self, name):
@@ -216,7 +216,7 @@ def test_a_line_without_its_evaluation_is_replaced(tmp_path, period):
         raise Killed
 
     run_toy(toy_cfg(tmp_path / "whole", **changes), trainer_class=killed_after(None, [10.0, 20.0, 30.0]))
-    # Unlike a killed one it writes what it has, and so a line of iteration 7, when it ends.
+    # Unlike a killed one it writes its last scalars, and so a line of iteration 7.
     broken = type("Broken", (ToyTrainer,), {"scores": failing()})
     with pytest.raises(Killed):
         run_toy(toy_cfg(tmp_path / "cut", **changes), trainer_class=broken)
@@ -230,15 +230,15 @@ def test_a_line_without_its_evaluation_is_replaced(tmp_path, period):
         assert [event.step for event in events(tmp_path / "cut").Scalars(name)] == steps
 
 
-def test_an_event_whose_line_was_taken_out_before_a_kill_is_hidden(tmp_path):
-    """A stopped run writes a line that none owes; the next one is killed when it has cleaned metrics.json."""
+def test_an_event_whose_line_was_removed_before_a_kill_is_purged(tmp_path):
+    """A stopped run writes an extra line; the next run is killed after it has cleaned metrics.json."""
 
     class Stopped(ToyTrainer):
         def after_step(self):
             super().after_step()
             if self.iter == 4:
                 self.save_checkpoint("model_0000004")
-                raise Killed  # and writes what it has
+                raise Killed  # writes its last scalars
 
     class KilledAtOnce(ToyTrainer):
         def build_writers(self):

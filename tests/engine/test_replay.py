@@ -1,4 +1,4 @@
-"""A training that stopped can be seen again: the same losses, and the layer that broke them."""
+"""Replay of a training that stopped: the same losses, and the module that broke them."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from segzoo.model_zoo import load_config
 
 @pytest.fixture
 def stopped(tmp_path):
-    """Makes a capsule of a small PSPNet with dropout, after `spoil` has changed the model."""
+    """Return a function that makes a capsule of a small PSPNet with dropout, changed by `spoil`."""
 
     def make(spoil=lambda model: None):
         opts = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NORM", "BN", "OUTPUT_DIR", str(tmp_path)]
@@ -50,7 +50,7 @@ def stopped(tmp_path):
     return make
 
 
-def test_the_losses_of_the_capsule_come_again_dropout_included(stopped, capsys):
+def test_the_losses_of_the_capsule_are_reproduced_including_dropout(stopped, capsys):
     path, losses = stopped()
     lines = dict(replay(read_capsule(path)))
     assert set(losses) <= set(lines)

@@ -1,4 +1,4 @@
-"""Before a job begins: folder, log, device, seed."""
+"""Setup of a job: folder, log, device, seed."""
 
 import argparse
 import logging
@@ -66,7 +66,7 @@ def test_without_cuda_the_default_device_becomes_the_cpu(tmp_path, monkeypatch):
         resolve_device(toy_cfg(tmp_path, MODEL__DEVICE="cuda:1"))
 
 
-def test_an_output_folder_that_cannot_be_made_is_an_input_error(tmp_path):
+def test_an_output_folder_that_cannot_be_created_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"OUTPUT_DIR .*/file/out: Not a directory"):
         default_setup(toy_cfg(tmp_path / "file" / "out"))
@@ -94,17 +94,15 @@ def test_restored_generators_draw_the_same_numbers_again():
 
 
 def test_without_a_standard_output_there_is_the_file_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.stdout", None)  # as Python has it after `>&-`
+    monkeypatch.setattr("sys.stdout", None)  # as in Python after `>&-`
     default_setup(toy_cfg(tmp_path))
     logging.getLogger("segzoo.anything").warning("careful")
     assert "careful" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_script_that_a_spawned_process_runs_once_more_is_told_so(tmp_path, monkeypatch):
-    # What multiprocessing has there while it imports the script.
+def test_a_script_that_a_spawned_process_runs_again_is_an_input_error(tmp_path, monkeypatch):
+    # As multiprocessing sets it while it imports the script.
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
-    with pytest.raises(
-        InputError, match=r"^the script that trains is run once more by a process .* __name__"
-    ):
+    with pytest.raises(InputError, match=r"^the training script is run again by a process .* __name__"):
         default_setup(toy_cfg(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

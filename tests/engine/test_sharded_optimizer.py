@@ -15,10 +15,10 @@ OPTIMIZERS = {"AdamW": {}, "SGD": {"SOLVER__MOMENTUM": 0.9}}
 
 
 def run_and_count_moments(cfgs: list, resume: bool) -> None:
-    """For `launch`: runs trainings; each process writes how many numbers its optimizers keep."""
+    """For `launch`: run trainings; each process writes the number of values in its optimizers' states."""
     for cfg in cfgs:
         optimizer = run_toy(cfg, resume=resume).optimizer
-        # The optimizer that a sharded one delegates to has this process's share only.
+        # A sharded optimizer delegates to one with only this process's share.
         state = getattr(optimizer, "optim", optimizer).state
         moments = sum(value.numel() for entry in state.values() for value in entry.values() if value.dim())
         Path(cfg.OUTPUT_DIR, f"moments_{comm.get_rank()}.json").write_text(json.dumps(moments))
@@ -79,7 +79,7 @@ def test_a_sharded_checkpoint_is_that_of_a_plain_run(runs, optimizer):
 
 @pytest.fixture(scope="module")
 def resumed(runs, tmp_path_factory):
-    """Folders by the key of the run whose checkpoint was resumed, the other way than it was made."""
+    """Folders of runs that resume with the other setting, by the key of the run that wrote the checkpoint."""
     root, cfgs, folders = tmp_path_factory.mktemp("resumed"), [], {}
     for (optimizer, sharded), source in runs.items():
         folder = folders[optimizer, sharded] = root / source.name
@@ -93,6 +93,6 @@ def resumed(runs, tmp_path_factory):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("sharded_first", [True, False])
-def test_a_run_may_be_resumed_the_other_way(runs, resumed, optimizer, sharded_first):
+def test_a_run_may_be_resumed_with_the_other_setting(runs, resumed, optimizer, sharded_first):
     key = optimizer, sharded_first
     assert_same_weights(weights(runs[key]), weights(resumed[key]))

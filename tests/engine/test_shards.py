@@ -1,4 +1,4 @@
-"""Testing in shards gives the numbers of one run, however often interrupted; protocols in evaluation."""
+"""Evaluation in shards gives the metrics of one run, however often interrupted; protocols in evaluation."""
 
 import json
 import pickle
@@ -51,7 +51,7 @@ TEST:
 
 @META_ARCH_REGISTRY.register()
 class ShadesSegmentor(Segmentor):
-    """Scores by the color of a pixel and its neighbors; stops before image `fail_at`."""
+    """A model that scores by the color of a pixel and its neighbors, and stops before image `fail_at`."""
 
     def __init__(self, cfg):
         classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
@@ -90,7 +90,7 @@ def job(config, folder, *overrides):
 
 
 def outcome(folder):
-    """results.json without what no two runs share."""
+    """Return results.json without timings."""
     document = load_results(folder / "inference")
     return document["results"], {
         key: value
@@ -120,7 +120,7 @@ def test_merged_shards_are_one_run(shapes, tmp_path):
     assert tables[0].read_text() == tables[1].read_text()
 
 
-def test_an_interrupted_shard_goes_on_and_does_nothing_twice(shapes, tmp_path):
+def test_an_interrupted_shard_resumes_and_scores_no_image_twice(shapes, tmp_path):
     cfg, model = job(shapes, tmp_path / "whole")
     evaluate(cfg, model)
     counts = []
@@ -133,7 +133,7 @@ def test_an_interrupted_shard_goes_on_and_does_nothing_twice(shapes, tmp_path):
             with pytest.raises(KeyboardInterrupt):
                 evaluate_shard(cfg, model, Shard(1, 1))
         counts.append(model.seen)
-    # Saved every two images: of 5 images 4 were kept, of 3 more 2; the last run finds all of them done.
+    # Saved every two images: 4 of 5 images were kept, then 2 of 3 more; the last run finds all done.
     assert counts == [5, 3, IMAGES - 6, 0]
     assert outcome(tmp_path / "shard") == outcome(tmp_path / "whole")
     assert results["sem_seg"]["mIoU"] == outcome(tmp_path / "whole")[0]["shapes_val"]["sem_seg"]["mIoU"]
@@ -148,7 +148,7 @@ def test_more_shards_than_images_merge_too(shapes, tmp_path):
     assert outcome(tmp_path / "many") == outcome(tmp_path / "whole")
 
 
-def test_shards_of_another_test_are_not_mixed_in(shapes, tmp_path):
+def test_shards_of_another_evaluation_are_refused(shapes, tmp_path):
     cfg, model = job(shapes, tmp_path)
     evaluate_shard(cfg, model, Shard(1, 2))
     cfg, model = job(shapes, tmp_path, "TEST.PROTOCOL", "gluon_testval")
@@ -158,7 +158,7 @@ def test_shards_of_another_test_are_not_mixed_in(shapes, tmp_path):
 
 
 def call(module, name, *arguments):
-    """A pickle that calls what a module has under a name, dotted or not, with text."""
+    """Return a pickle that calls a module's function by its name, dotted or not, with text."""
     texts = [pickle.SHORT_BINUNICODE + bytes([len(one)]) + one.encode() for one in (module, name, *arguments)]
     head, rest = texts[:2], texts[2:]
     words = [*head, pickle.STACK_GLOBAL, pickle.MARK, *rest, pickle.TUPLE, pickle.REDUCE, pickle.STOP]
@@ -170,14 +170,14 @@ def call(module, name, *arguments):
     [
         b"{",
         zlib.compress(b"\x80"),
-        # No data: a function, also of segzoo itself, and a class of another package.
+        # No data: a function, also of segzoo itself, or a class of another package.
         zlib.compress(pickle.dumps(runpy.run_path)),
         zlib.compress(pickle.dumps(evaluate)),
         zlib.compress(pickle.dumps(Path)),
-        # What a module of segzoo imports: by a dotted name, and by its own.
+        # An import of a segzoo module: by a dotted name, and by its own.
         zlib.compress(call("segzoo.cli.submission.slurm", "subprocess.Popen", "true")),
         zlib.compress(call("segzoo.engine.shard_files", "Path", "elsewhere")),
-        # A class of segzoo that is no record, and a call of what arrays are made of under another name.
+        # A class of segzoo that is no record, and a call of array reconstruction under another name.
         zlib.compress(call("segzoo.utils.errors", "InputError", "text")),
         zlib.compress(call("numpy.core.multiarray", "scalar.__class__", "text")),
         zlib.compress(call("builtins", "eval", "1")),
@@ -216,7 +216,7 @@ def test_records_that_cannot_be_read_back_are_refused_before_they_are_kept(tmp_p
     files = ShardFiles(tmp_path / "shards", {}, {Part.__module__, __name__})
     shard, part = Shard(1, 1), Part({}, ["a"], {}, {}, {"sem_seg": [], "mine": [("a", record)]})
     if found:
-        message = rf"--shard: the records of the evaluator mine cannot be kept in a file \({found}"
+        message = rf"--shard: the records of the evaluator mine cannot be saved \({found}"
         with pytest.raises(InputError, match=message):
             files.write(shard, 0, part)
         assert not files.folder.exists()
@@ -225,7 +225,7 @@ def test_records_that_cannot_be_read_back_are_refused_before_they_are_kept(tmp_p
     assert list(files.read(shard)) == [part]
 
 
-def test_a_shard_of_before_is_told_of_and_begins_anew(shapes, tmp_path, caplog):
+def test_a_shard_of_an_earlier_version_is_reported_and_starts_again(shapes, tmp_path, caplog):
     cfg, model = job(shapes, tmp_path)
     folder = tmp_path / "inference/shards/shapes_val"
     folder.mkdir(parents=True)
@@ -236,7 +236,7 @@ def test_a_shard_of_before_is_told_of_and_begins_anew(shapes, tmp_path, caplog):
 
 
 class Components(nn.Module):
-    """Answers all tasks with connected parts of like brightness; stops before image `fail_at`."""
+    """A model that predicts connected regions of similar brightness for all tasks; stops before `fail_at`."""
 
     def __init__(self):
         super().__init__()
@@ -275,7 +275,7 @@ class Components(nn.Module):
 
 
 @pytest.mark.parametrize("saves", [False, True])
-def test_all_tasks_are_merged_to_the_bit(shapes, tmp_path, saves):
+def test_all_tasks_merge_bitwise_equal(shapes, tmp_path, saves):
     tasks = ["TEST.TASKS", '("semantic", "panoptic", "entity", "instance")']
     tasks += ["TASK", "panoptic", "TEST.SAVE_PREDICTIONS", str(saves), "TEST.EVALUATORS", "('boundary',)"]
     cfg, _ = job(shapes, tmp_path / "whole", *tasks)
@@ -292,8 +292,8 @@ def test_all_tasks_are_merged_to_the_bit(shapes, tmp_path, saves):
         else:
             with pytest.raises(KeyboardInterrupt):
                 evaluate_shard(cfg, model, Shard(index, 3))
-    assert model.seen == 1  # of three images two were kept
-    assert repr(found) == repr(dict(whole))  # repr: NaN equals NaN, floats to the bit
+    assert model.seen == 1  # two of three images were kept
+    assert repr(found) == repr(dict(whole))  # repr: NaN equals NaN, floats bitwise
     assert outcome(tmp_path / "sharded") == outcome(tmp_path / "whole")
     written = [
         {
@@ -307,7 +307,7 @@ def test_all_tasks_are_merged_to_the_bit(shapes, tmp_path, saves):
     assert (Path("inference/predictions.json") in written[0]) == saves
 
 
-def test_shards_of_other_evaluators_are_not_mixed(shapes, tmp_path):
+def test_shards_of_other_evaluators_are_refused(shapes, tmp_path):
     cfg, model = job(shapes, tmp_path)
     evaluate_shard(cfg, model, Shard(1, 2))
     cfg, model = job(shapes, tmp_path, "TEST.EVALUATORS", "('boundary',)")
@@ -315,7 +315,7 @@ def test_shards_of_other_evaluators_are_not_mixed(shapes, tmp_path):
         evaluate_shard(cfg, model, Shard(2, 2))
 
 
-def test_shards_with_and_without_predictions_are_not_mixed(shapes, tmp_path):
+def test_shards_with_and_without_predictions_are_refused(shapes, tmp_path):
     cfg, model = job(shapes, tmp_path)
     evaluate_shard(cfg, model, Shard(1, 2))
     cfg, model = job(shapes, tmp_path, "TEST.SAVE_PREDICTIONS", "True")
@@ -329,7 +329,7 @@ class Twice(Trainer):
         return [*super().build_evaluators(cfg, dataset_name), *super().build_evaluators(cfg, dataset_name)]
 
 
-def test_two_evaluators_of_one_key_are_refused_before_anything_is_scored(shapes, tmp_path):
+def test_two_evaluators_with_one_key_are_refused_before_scoring(shapes, tmp_path):
     cfg, model = job(shapes, tmp_path)
     message = "SemanticEvaluator and SemanticEvaluator both have the task_key 'sem_seg'; give one"
     with pytest.raises(InputError, match=message):
@@ -343,14 +343,14 @@ def test_a_shard_is_i_of_n(text):
         Shard.parse(text)
 
 
-def test_the_command_line_splits_tests_only(shapes):
+def test_the_command_line_shards_evaluations_only(shapes):
     with pytest.raises(InputError, match="--shard splits a test, not a training; add --eval-only"):
         build_parser().parse_args(["--config-file", "a.yaml", "--shard", "1/2"])
     arguments = build_parser().parse_args(["--config-file", "a.yaml", "--eval-only", "--shard", "1/2"])
     assert Shard.parse(arguments.shard) == Shard(1, 2)
 
 
-def test_the_command_line_merges_what_it_tested_in_shards(shapes, tmp_path):
+def test_the_command_line_merges_its_shards(shapes, tmp_path):
     _, model = job(shapes, tmp_path)
     weights = tmp_path / "model.pth"
     torch.save({"model": model.state_dict()}, weights)
@@ -366,7 +366,7 @@ def test_the_command_line_merges_what_it_tested_in_shards(shapes, tmp_path):
 
 
 def naive_miou(model, crop):
-    """Of pytorch-cv's two protocols, from files and Pillow alone; `crop` None for the whole image."""
+    """Return the mIoU under pytorch-cv's two protocols, from files and Pillow; `crop` None: whole image."""
     name, totals = "shapes_val", np.zeros((model.num_classes + 1,) * 2, np.int64)
     for record in DatasetCatalog.get(name):
         image = Image.open(record["file_name"]).convert("RGB")

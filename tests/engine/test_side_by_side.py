@@ -18,7 +18,7 @@ from tests.engine.toy_training import ToyTrainer, metrics, run_toy, toy_cfg, wei
 
 
 class WaitingTrainer(ToyTrainer):
-    """Waits in iteration 2 until a file appears beside its folder."""
+    """A trainer that waits in iteration 2 until a file appears beside its folder."""
 
     def run_step(self):
         folder, patience = Path(self.cfg.OUTPUT_DIR), time.monotonic() + 60
@@ -45,7 +45,7 @@ def test_two_trainings_of_two_processes_each_run_side_by_side(tmp_path):
     ]
     for folder, process in zip(folders, started, strict=True):
         process.wait_for(folder / "waiting")
-    # Both are under way.
+    # Both are running.
     (tmp_path / "go").touch()
     assert [process.status() for process in started] == [0, 0], [process.output for process in started]
     for index, folder in enumerate(folders):
@@ -107,8 +107,8 @@ def test_a_folder_in_which_a_training_writes_is_not_moved(tmp_path):
     assert move_aside(folder) == tmp_path / "run.old-1"
 
 
-def settle(folder: Path, output_dir: str) -> None:
-    """What one of two processes has for OUTPUT_DIR and weights after the set-up."""
+def choose(folder: Path, output_dir: str) -> None:
+    """Write OUTPUT_DIR and weights of one of two processes after the setup."""
     os.chdir(folder)
     cfg = toy_cfg(output_dir, MODEL__WEIGHTS="run/model_final.pth")
     args = Namespace(config_file="roads.yaml", opts=[], overwrite=True)
@@ -116,32 +116,30 @@ def settle(folder: Path, output_dir: str) -> None:
     (folder / f"process{comm.get_rank()}").write_text(f"{cfg.OUTPUT_DIR} {cfg.MODEL.WEIGHTS}")
 
 
-def settle_in_two_processes(folder: Path, output_dir: str) -> None:
-    warm.launch_by_forking(settle, 2, args=(folder, output_dir))
+def choose_in_two_processes(folder: Path, output_dir: str) -> None:
+    warm.launch_by_forking(choose, 2, args=(folder, output_dir))
 
 
 @pytest.mark.parametrize(
-    ("given", "settled", "left"),
+    ("given", "chosen", "left"),
     [
         ("", "output/roads/1 run/model_final.pth", {"run", "output"}),
         ("run", "run {}/run.old-1/model_final.pth", {"run", "run.old-1"}),
     ],
 )
-def test_one_process_chooses_the_folder_for_all(tmp_path, given, settled, left):
+def test_one_process_chooses_the_folder_for_all(tmp_path, given, chosen, left):
     folder = tmp_path / "here"
     (folder / "run").mkdir(parents=True)
     (folder / "run" / "model_final.pth").touch()
-    process = warm.start(tmp_path / "log", settle_in_two_processes, folder, given)
+    process = warm.start(tmp_path / "log", choose_in_two_processes, folder, given)
     assert process.status() == 0, process.output
-    assert [(folder / f"process{rank}").read_text() for rank in range(2)] == [settled.format(folder)] * 2
+    assert [(folder / f"process{rank}").read_text() for rank in range(2)] == [chosen.format(folder)] * 2
     assert {path.name for path in folder.iterdir()} == {"process0", "process1", *left}
     assert [path.name for path in folder.glob("output/roads/*")] == ["1"] * (not given)
 
 
 @pytest.mark.parametrize(("seconds", "patience"), [(1.0, 30.0), (30.0, 0.3)])
-def test_the_lock_of_another_machine_which_may_have_failed_is_waited_for(
-    tmp_path, monkeypatch, seconds, patience
-):
+def test_a_lock_of_another_machine_is_waited_for(tmp_path, monkeypatch, seconds, patience):
     first = warm.start(tmp_path / "output", hold, tmp_path, seconds)
     first.wait_for(tmp_path / "held")
     monkeypatch.setattr("socket.gethostname", lambda: "another")
@@ -155,12 +153,12 @@ def test_the_lock_of_another_machine_which_may_have_failed_is_waited_for(
     ):
         hold(tmp_path, 0)
     first.process.kill()
-    # What the message advises helps also where the file server does not give up.
+    # The message's remedy also works where the file server does not release the lock.
     (tmp_path / ".lock").unlink()
     hold(tmp_path, 0)
 
 
-def test_where_there_are_no_locks_nothing_is_refused(tmp_path, monkeypatch):
+def test_without_file_locks_nothing_is_refused(tmp_path, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
 
     def no_locks(*_):
@@ -176,7 +174,7 @@ def try_to_claim(folder: Path) -> None:
         pass
 
 
-def test_a_folder_that_is_made_anew_is_claimed_again(tmp_path):
+def test_a_folder_that_is_created_again_is_claimed_again(tmp_path):
     with claimed(tmp_path / "out") as claim:
         claim.renew()
         shutil.rmtree(tmp_path / "out")
@@ -185,8 +183,8 @@ def test_a_folder_that_is_made_anew_is_claimed_again(tmp_path):
     assert warm.start(tmp_path / "output", try_to_claim, tmp_path / "out").status() == 0
 
 
-def test_a_folder_that_was_made_anew_by_another_training_is_left_to_that(tmp_path):
-    """Or its lock file was deleted, as the message advises for a training that is believed to be dead."""
+def test_a_folder_created_again_by_another_training_is_left_to_it(tmp_path):
+    """Or its lock file was deleted, as the message advises for a training on a failed machine."""
     folder = tmp_path / "out"
     cfg = toy_cfg(folder)
 

@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Signaller(HookBase):
-    """Sends this process a signal in the middle of an iteration."""
+    """Hook that sends this process a signal in the middle of an iteration."""
 
     def __init__(self, iteration, number, rank):
         self._moment = (iteration, rank)
@@ -39,7 +39,7 @@ class Signaller(HookBase):
 
 
 def run_signalled(cfg, iteration, number, rank=0, scores=None, resume=False):
-    """A training that gets a signal in an iteration, in one of its processes."""
+    """Run a training that gets a signal in an iteration, in one of its processes."""
 
     class Signalled(ToyTrainer):
         def build_hooks(self):
@@ -51,7 +51,7 @@ def run_signalled(cfg, iteration, number, rank=0, scores=None, resume=False):
 
 
 def assert_saved(folder, iteration):
-    """The last checkpoint is that of an iteration, and complete."""
+    """Assert that the last checkpoint is that of an iteration, and complete."""
     name = (folder / "last_checkpoint").read_text()
     checkpoint = torch.load(folder / name, weights_only=True)
     assert checkpoint["iteration"] == iteration
@@ -62,7 +62,7 @@ def assert_saved(folder, iteration):
     ("number", "status"),
     [(signal.SIGUSR2, 75), (signal.SIGTERM, 79), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
 )
-@pytest.mark.parametrize("iteration", [0, 3, 5])  # 3: has a periodic checkpoint anyway
+@pytest.mark.parametrize("iteration", [0, 3, 5])  # 3 has a periodic checkpoint
 def test_a_stopped_training_resumes_to_the_result_it_would_have_had(tmp_path, number, status, iteration):
     cfg = toy_cfg(tmp_path / "stopped", MODEL__MASK_FORMER__DROPOUT=0.1)
     before = signal.getsignal(number)
@@ -92,9 +92,9 @@ def test_a_signal_in_the_last_iteration_leaves_the_evaluation_for_later(tmp_path
 
 
 def scores_with_signal(number, values):
-    """The score of an evaluation in which a signal arrives."""
+    """Return the score of an evaluation in which a signal arrives."""
     os.kill(os.getpid(), number)
-    time.sleep(0.1)  # An evaluation that goes on would come here.
+    time.sleep(0.1)  # Reached only if the evaluation continues.
     yield from values
 
 
@@ -125,7 +125,7 @@ def test_a_signal_in_an_evaluation_loses_no_iteration(tmp_path):
 
 
 def run_of_two(folder):
-    """For `launch`: two trainings, in each of which process 1 alone gets a signal in iteration 2."""
+    """For `launch`: run two trainings, in each of which only process 1 gets a signal, in iteration 2."""
     with pytest.raises(StoppedBySignal, match="SIGUSR2: stopped after iteration 3;"):
         run_signalled(toy_cfg(folder / "training"), 2, signal.SIGUSR2, rank=1)
     cfg = toy_cfg(folder / "evaluation_due", DATASETS__TEST=("toy_val",), TEST__EVAL_PERIOD=3)
@@ -141,7 +141,7 @@ def test_a_signal_that_reaches_one_process_stops_all_after_the_same_iteration(tm
 
 
 class StoppedInEvaluation(ToyTrainer):
-    """Process `which` alone gets a signal in its evaluation; the other computes, or waits for a message."""
+    """A trainer whose process `which` alone gets a signal in its evaluation; the other computes or waits."""
 
     which, waits = 1, False
 
@@ -169,13 +169,15 @@ def test_a_signal_to_one_process_in_an_evaluation_loses_no_iteration(tmp_path, w
     job = (run_stopped_in_evaluation, 2, 1, 0, "auto", (tmp_path / "out", which, waits))
     process = warm.start(tmp_path / "output", warm.launch_by_forking, *job)
     assert process.status() == EXIT_STATUS[signal.SIGTERM], process.output
-    assert "SIGTERM: stopped at once, in an evaluation; --resume goes on after iteration 5" in process.output
+    assert (
+        "SIGTERM: stopped at once, in an evaluation; --resume continues after iteration 5" in process.output
+    )
     assert "Traceback" not in process.output
     assert len(assert_saved(tmp_path / "out", 5)["random_states"]) == 2
 
 
 class SignalledInSaving(StoppedInEvaluation):
-    """The same signal once more, as from whoever has started the processes, while process 0 saves."""
+    """A trainer that gets the same signal again, as from the parent, while process 0 saves."""
 
     def prepared_checkpoint(self):
         save = super().prepared_checkpoint()
@@ -218,7 +220,7 @@ def has_begun(folder):
     return (folder / "metrics.json").exists() and (folder / "metrics.json").stat().st_size > 0
 
 
-def test_the_parent_passes_a_signal_on_to_its_processes(tmp_path):
+def test_the_parent_forwards_a_signal_to_its_processes(tmp_path):
     def send():
         while not has_begun(tmp_path):
             time.sleep(0.02)
@@ -249,7 +251,7 @@ def test_the_same_signal_again_ends_the_process_at_once(tmp_path):
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)  # One request: a process group and a parent may both send it.
+    process.send_signal(signal.SIGTERM)  # One request: the process group and the parent may both send it.
     assert process.stdout.readline() == "received\n"
     time.sleep(2.1)
     assert process.poll() is None
@@ -257,7 +259,7 @@ def test_the_same_signal_again_ends_the_process_at_once(tmp_path):
     assert process.wait(20) == -signal.SIGTERM
 
 
-def test_a_second_ctrl_c_ends_a_process_that_computes_for_long_at_once():
+def test_a_second_ctrl_c_ends_a_busy_process_at_once():
     script = (
         "import ctypes\n"
         "from segzoo.engine.distributed.signals import stop_on_signals\n"
@@ -280,11 +282,11 @@ def test_a_second_ctrl_c_ends_a_process_that_computes_for_long_at_once():
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == -signal.SIGINT
     said = process.stderr.read()
-    assert said.count("finishing the iteration, then saving; once more ends it at once") == 1
+    assert said.count("finishing the iteration, then saving; press again to end at once") == 1
     assert "Traceback" not in said
 
 
-def test_under_nohup_a_training_goes_on(tmp_path):
+def test_a_training_under_nohup_continues(tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         run_signalled(toy_cfg(tmp_path), 3, signal.SIGHUP)
@@ -295,8 +297,8 @@ def test_under_nohup_a_training_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(("status", "found"), [(130, -signal.SIGINT), (79, 79), (0, 0)])
-def test_a_tool_that_ctrl_c_has_ended_dies_of_it_for_the_shell(status, found):
-    """A shell ends its loop over several trainings only then; it shows 130 in both cases."""
+def test_a_tool_ended_by_ctrl_c_has_the_signal_as_its_status_in_the_shell(status, found):
+    """Only then does a shell end its loop over several trainings; it shows 130 in both cases."""
     script = (
         "import atexit\n"
         "from segzoo.cli.interrupts import end\n"
@@ -313,7 +315,7 @@ def test_a_tool_that_ctrl_c_has_ended_dies_of_it_for_the_shell(status, found):
     assert (ended.returncode, ended.stdout, ended.stderr) == (found, "said\ncleaned up\n", "")
 
 
-def test_in_another_thread_a_training_goes_without_handlers(tmp_path):
+def test_a_training_in_another_thread_runs_without_handlers(tmp_path):
     handler, problems = signal.getsignal(signal.SIGINT), []
 
     def train():
@@ -330,7 +332,7 @@ def test_in_another_thread_a_training_goes_without_handlers(tmp_path):
     assert signal.getsignal(signal.SIGINT) == handler
 
 
-def test_without_stop_on_signals_ctrl_c_is_what_python_makes_of_it(tmp_path):
+def test_without_stop_on_signals_ctrl_c_raises_keyboard_interrupt(tmp_path):
     trainer = type("T", (ToyTrainer,), {"build_hooks": hooks_with(Signaller(5, signal.SIGINT, 0))})
     with pytest.raises(KeyboardInterrupt):
         run_toy(toy_cfg(tmp_path), trainer_class=trainer)
@@ -342,7 +344,7 @@ def hooks_with(hook):
 
 
 class Stuck(ToyTrainer):
-    """Its loader, like segzoo's, tells that it waits; from iteration `at` on no batch comes."""
+    """A trainer whose loader reports waiting, like segzoo's; from iteration `at` on no batch comes."""
 
     at = 6
 
@@ -380,7 +382,7 @@ def test_a_signal_ends_a_training_that_waits_for_a_batch(tmp_path, at, saved):
     assert metrics(tmp_path / "stuck") == metrics(tmp_path / "whole")
 
 
-def test_a_cancelled_job_does_not_go_on_although_its_time_was_up_before():
+def test_a_job_cancelled_after_its_time_limit_is_not_requeued():
     with stop_on_signals() as signals, signals.at_iteration_end():
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             os.kill(os.getpid(), number)
@@ -388,7 +390,7 @@ def test_a_cancelled_job_does_not_go_on_although_its_time_was_up_before():
 
 
 class ProcessIds(torch.utils.data.Dataset):
-    """Items are the id of the process that made them."""
+    """A dataset whose items are the id of the process that loads them."""
 
     def __len__(self):
         return 20
@@ -397,7 +399,7 @@ class ProcessIds(torch.utils.data.Dataset):
         return os.getpid()
 
 
-def test_data_loading_processes_outlive_the_signals_of_a_scheduler():
+def test_data_loader_workers_survive_the_signals_of_a_scheduler():
     with stop_on_signals():
         batches = iter(torch.utils.data.DataLoader(ProcessIds(), num_workers=1, prefetch_factor=1))
         worker = int(next(batches))

@@ -82,7 +82,7 @@ SEED: 1
         ),
     ],
 )
-def test_wrong_command_lines_say_what_to_do(arguments, message):
+def test_wrong_command_lines_give_the_remedy(arguments, message):
     with pytest.raises(InputError) as error:
         build_parser().parse_args(arguments)
     assert str(error.value) == message
@@ -135,7 +135,7 @@ def run(folder, *arguments):
     return train_net.main(["--config-file", str(folder / "shapes.yaml"), *flags, *overrides])
 
 
-def test_a_job_trains_evaluates_and_leaves_what_detectron2_users_expect(job):
+def test_a_job_trains_evaluates_and_writes_the_files_detectron2_users_expect(job):
     out = job / "out"
     names = {path.name for path in out.iterdir()}
     assert {
@@ -174,18 +174,16 @@ def test_tensorboard_shows_images_with_ground_truth_and_prediction_at_each_evalu
     for stem in stems:
         events = shown.Images(f"predictions/{stem}")
         assert [event.step for event in events] == [1, 3]
-        picture = np.asarray(Image.open(io.BytesIO(events[-1].encoded_image_string)))
+        figure = np.asarray(Image.open(io.BytesIO(events[-1].encoded_image_string)))
         image = np.asarray(Image.open(job / f"datasets/shapes/images/val/{stem}.jpg").convert("RGB"))
         truth = np.asarray(Image.open(job / f"datasets/shapes/panoptic/val/{stem}.png"))
-        # Three tasks of three pictures, 64 x 64, and a gap between them; titles are above.
-        rows = [
-            row for row in range(len(picture) - 63) if np.array_equal(picture[row : row + 64, :64], image)
-        ]
+        # Three tasks with three panels each, 64 x 64, with gaps in between; titles are above.
+        rows = [row for row in range(len(figure) - 63) if np.array_equal(figure[row : row + 64, :64], image)]
         assert len(rows) == 3
-        assert picture.shape[1] == 3 * 64 + 2 * 8
+        assert figure.shape[1] == 3 * 64 + 2 * 8
         for row in rows:
-            drawn = picture[row : row + 64, 72:136].astype(int)
-            # Ground truth is drawn in one color a segment, over the gray image: hues agree inside of it.
+            drawn = figure[row : row + 64, 72:136].astype(int)
+            # Ground truth has one color per segment over the gray image: hues agree within it.
             assert not np.array_equal(drawn, image)
             inside = (truth == truth[32, 32]).all(-1)
             gray = image @ np.array([0.299, 0.587, 0.114])
@@ -194,7 +192,7 @@ def test_tensorboard_shows_images_with_ground_truth_and_prediction_at_each_evalu
             assert (np.abs(light - darkest).max(1) < 3).mean() > 0.5
 
 
-def test_results_carry_their_protocol(job):
+def test_results_hold_their_protocol(job):
     document = json.loads((job / "out" / "inference" / "results.json").read_text())
     assert document["protocol"]["weights"] == f"{job}/out/model at iteration 3"
     assert document["protocol"]["iteration"] == 3
@@ -204,7 +202,7 @@ def test_results_carry_their_protocol(job):
     assert 0 <= document["results"]["shapes_val"]["panoptic_seg"]["PQ"] <= 100
 
 
-def test_evaluating_the_final_checkpoint_repeats_the_final_numbers(job, tmp_path):
+def test_evaluating_the_final_checkpoint_repeats_the_final_metrics(job, tmp_path):
     weights = str(job / "out" / "model_final.pth")
     assert run(job, "--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path)) == 0
     documents = [
@@ -212,7 +210,7 @@ def test_evaluating_the_final_checkpoint_repeats_the_final_numbers(job, tmp_path
     ]
     assert documents[0]["results"] == documents[1]["results"]
     assert documents[1]["protocol"]["weights"] == weights
-    # TEST.BEST_METRIC, of another task, plays no part.
+    # TEST.BEST_METRIC belongs to another task and is not used.
     semantic = ("TEST.TASKS", "('semantic',)", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path))
     assert run(job, "--eval-only", *semantic) == 0
     assert len(documents[1]["protocol"]["weights_sha256"]) == 64

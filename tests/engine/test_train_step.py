@@ -85,7 +85,7 @@ def test_a_non_finite_loss_stops_before_the_weights_change(model, batch):
 
 
 class SometimesTwoLosses(torch.nn.Linear):
-    """A loss that only some images have, as a term may that finds nothing to compare."""
+    """A model with a loss that only some images have."""
 
     def forward(self, batched_inputs):
         value = batched_inputs[0]["value"] * self.weight.sum()
@@ -101,7 +101,7 @@ def test_a_loss_that_one_micro_batch_lacks_is_zero_there(some):
     losses = step([[{"value": value, "some": has}] for value, has in zip(values, some, strict=True)])
     only = values[some.index(True)]
     assert losses == pytest.approx({"loss_all": 3.5, "loss_some": 3 * only / 2})
-    # What is recorded is what the gradient, 1 - weight after the step, is made of.
+    # The recorded loss matches the gradient, 1 - weight after the step.
     assert 1 - model.weight.item() == pytest.approx(sum(losses.values()))
 
 
@@ -127,7 +127,7 @@ def test_a_non_finite_gradient_of_a_finite_loss_stops_before_the_weights_change(
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
 
 
-def test_a_model_that_notices_itself_is_reported_alike(batch):
+def test_a_model_that_raises_itself_is_reported_alike(batch):
     class Unmatchable(torch.nn.Linear):
         def forward(self, batched_inputs):
             raise FloatingPointError("non-finite matching cost for image 1")

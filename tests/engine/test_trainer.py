@@ -23,7 +23,7 @@ from tests.engine.toy_training import (
 
 
 class Interrupt(HookBase):
-    """Raises after iteration `at`, as a crash would."""
+    """Hook that raises after iteration `at`, like a crash."""
 
     def __init__(self, at):
         self.at = at
@@ -81,7 +81,7 @@ def test_a_new_learning_rate_takes_effect_on_resuming(tmp_path):
     assert rates[4] == pytest.approx(0.02 * 0.6**0.9)
 
 
-def test_resuming_says_when_there_is_nothing_to_resume_or_to_train(tmp_path):
+def test_resuming_reports_when_there_is_nothing_to_resume_or_to_train(tmp_path):
     run_toy(toy_cfg(tmp_path), resume=True)
     run_toy(toy_cfg(tmp_path), resume=True)
     log = (tmp_path / "log.txt").read_text()
@@ -93,7 +93,7 @@ def test_resuming_says_when_there_is_nothing_to_resume_or_to_train(tmp_path):
 def test_a_new_run_in_the_same_folder_is_refused_where_there_are_checkpoints(tmp_path):
     run_toy(toy_cfg(tmp_path, SOLVER__MAX_ITER=3))
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*model*")}
-    with pytest.raises(InputError, match=r"OUTPUT_DIR .* holds the checkpoints of another training; go on"):
+    with pytest.raises(InputError, match=r"OUTPUT_DIR .* holds the checkpoints of another training; resume"):
         run_toy(toy_cfg(tmp_path, SOLVER__MAX_ITER=2))
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*model*")} == before
     assert len(metrics(tmp_path)) == 3
@@ -151,7 +151,7 @@ def test_training_stops_when_the_metric_no_longer_improves(tmp_path):
     assert "sem_seg/mIoU has not improved in 2 evaluations" in (tmp_path / "log.txt").read_text()
 
 
-def test_an_unreported_metric_lists_those_there_are(tmp_path):
+def test_an_unreported_metric_lists_the_reported_ones(tmp_path):
     with pytest.raises(
         InputError,
         match=r"TEST\.BEST_METRIC 'miou' is not reported; available: sem_seg/IoU-sky, sem_seg/mIoU",
@@ -168,7 +168,7 @@ def test_evaluating_does_not_change_the_training(tmp_path):
     assert_same_weights(weights(tmp_path / "plain"), weights(tmp_path / "evaluated"))
 
 
-def test_the_best_value_and_an_owed_evaluation_survive_an_interruption(tmp_path):
+def test_the_best_value_and_a_missed_evaluation_survive_an_interruption(tmp_path):
     # Killed after the checkpoint of iteration 3, before its evaluation was written.
     class KilledBeforeEvaluation(ToyTrainer):
         def save_checkpoint(self, name):
@@ -184,7 +184,7 @@ def test_the_best_value_and_an_owed_evaluation_survive_an_interruption(tmp_path)
     assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 1
 
 
-def test_the_final_evaluation_is_made_up_for_when_it_failed_after_the_final_checkpoint(tmp_path):
+def test_a_final_evaluation_that_failed_after_the_final_checkpoint_is_run_on_resuming(tmp_path):
     def failing():
         yield from (50.0, 20.0, 30.0, 40.0)
         raise KeyboardInterrupt
@@ -197,18 +197,18 @@ def test_the_final_evaluation_is_made_up_for_when_it_failed_after_the_final_chec
     scores = {line["iteration"]: line["sem_seg/mIoU"] for line in metrics(tmp_path) if "sem_seg/mIoU" in line}
     assert scores == {1: 50.0, 3: 20.0, 5: 30.0, 7: 40.0, 9: 60.0}
     assert_same_weights(weights(tmp_path, "model_best"), trained)
-    # Nothing is owed any more: another evaluation would find no score.
+    # Nothing is missing any more: another evaluation would find no score.
     evaluated(tmp_path, [], resume=True)
 
 
-def test_numbers_that_stop_a_run_later_stop_it_at_once(tmp_path):
+def test_settings_that_would_stop_a_run_later_stop_it_at_once(tmp_path):
     with pytest.raises(InputError, match=r"SOLVER\.LOG_PERIOD 0: must be at least 1"):
         ToyTrainer(toy_cfg(tmp_path, SOLVER__LOG_PERIOD=0))
     with pytest.raises(InputError, match=r"EARLY_STOP_PATIENCE 3 without TEST\.BEST_METRIC"):
         ToyTrainer(toy_cfg(tmp_path, TEST__EARLY_STOP_PATIENCE=3))
 
 
-def test_a_non_finite_loss_leaves_a_capsule_that_gives_the_same_loss_again(tmp_path):
+def test_a_non_finite_loss_leaves_a_capsule_that_reproduces_the_loss(tmp_path):
     broken = type("Broken", (ToyTrainer,), {"break_batch_at": 5})
     message = rf"non-finite loss at iteration 5: batch and state saved to {tmp_path}/nonfinite_5\.pth"
     with pytest.raises(NonFiniteLossError, match=message):
@@ -226,7 +226,7 @@ def test_a_non_finite_loss_leaves_a_capsule_that_gives_the_same_loss_again(tmp_p
     restore_random_state(capsule["random_state"])
     assert torch.equal(first, model(capsule["batch"])["loss_ce"])
     assert torch.isfinite(first)
-    # What had been trained is not lost, and the folder can be resumed.
+    # The trained iterations are not lost, and the folder can be resumed.
     assert run_toy(toy_cfg(tmp_path, MODEL__MASK_FORMER__DROPOUT=0.2), resume=True).start_iter == 4
 
 

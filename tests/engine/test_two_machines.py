@@ -1,4 +1,4 @@
-"""--num-machines 2: two network namespaces, each with an address of its own, joined by a virtual cable."""
+"""--num-machines 2: two network namespaces with their own addresses, connected by a virtual cable."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def machines():
-    """The names of two namespaces that reach each other and nothing else."""
+    """Names of two namespaces that reach each other and nothing else."""
     if not shutil.which("ip"):
         pytest.skip("needs ip (apt install iproute2)")
     tag = uuid.uuid4().hex[:8]
@@ -81,7 +81,7 @@ def test_two_machines_equal_one_with_the_same_total_batch(machines, tmp_path):
 
 
 @pytest.mark.parametrize(("failing", "how"), [(1, "killed"), (0, "wrong input")])
-def test_the_other_machine_ends_and_says_where_to_look(machines, tmp_path, failing, how):
+def test_the_other_machine_ends_and_reports_the_lost_process(machines, tmp_path, failing, how):
     started = run_on_both(machines, tmp_path, fail, toy_cfg(tmp_path / "two"), failing, how)
     left, gone = started[1 - failing], started[failing]
     assert left.status() == 1, left.output

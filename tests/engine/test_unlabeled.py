@@ -1,4 +1,4 @@
-"""Trainings on nothing labeled: warned of, ended in time, and never with a best model."""
+"""Trainings without labels: a warning, an early end, and never a best model."""
 
 import math
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ IMAGES = 30
 
 
 class Data:
-    """What a loader of segzoo offers beside its batches."""
+    """A loader with the attributes of segzoo's."""
 
     def __init__(self, labeled):
         self.labeled, self.dataset = labeled, range(IMAGES)
@@ -49,7 +49,7 @@ def said(folder):
     return [line for line in lines if "no labeled pixel" in line and "WARNING" in line]
 
 
-def test_it_is_said_after_ten_iterations_and_ends_after_a_hundred(tmp_path):
+def test_a_training_without_labels_warns_after_ten_iterations_and_ends_after_a_hundred(tmp_path):
     with pytest.raises(InputError) as error:
         run(tmp_path, lambda image, index: False, 150)
     assert "no labeled pixel in the 400 images of 100 iterations" in str(error.value)
@@ -59,13 +59,13 @@ def test_it_is_said_after_ten_iterations_and_ends_after_a_hundred(tmp_path):
     assert "the training ends after 100 such iterations" in line
 
 
-def test_a_short_training_that_saw_all_images_twice_does_not_succeed(tmp_path):
+def test_a_short_training_that_saw_all_images_twice_fails(tmp_path):
     with pytest.raises(InputError, match="no labeled pixel in the 60 images of 15 iterations"):
         run(tmp_path, lambda image, index: False, 15)
     assert (tmp_path / "model_final.pth").is_file()
 
 
-def test_a_short_training_is_warned_of(tmp_path):
+def test_a_short_training_gets_a_warning(tmp_path):
     run(tmp_path, lambda image, index: False, 3)
     assert len(said(tmp_path)) == 1
     assert "12 images of 3 iterations" in said(tmp_path)[0]
@@ -77,8 +77,8 @@ def test_one_labeled_image_among_many_is_enough(tmp_path, image):
     assert not said(tmp_path)
 
 
-def test_a_labeled_image_that_comes_late_lets_the_training_go_on(tmp_path):
-    """Random crops miss it for a hundred iterations less one."""
+def test_a_labeled_image_that_comes_late_lets_the_training_continue(tmp_path):
+    """Random crops miss it for 99 iterations."""
     run(tmp_path, lambda image, index: index == 395, 105)
     assert len(said(tmp_path)) == 1
 
@@ -96,7 +96,7 @@ def test_a_large_set_is_seen_twice_before_it_ends(tmp_path, monkeypatch):
 
 
 def steps_until_it_ends(start):
-    """Steps of a training from iteration `start` on, at most 150, of a process that sees nothing labeled."""
+    """Return the steps of a training without labels from iteration `start` on, at most 150."""
     hook = UnlabeledHook("semantic", ["toy_train"], 4)
     hook.trainer = SimpleNamespace(max_iter=5000, start_iter=start, num_images=IMAGES, saw_targets=False)
     hook.before_train()
@@ -109,13 +109,13 @@ def steps_until_it_ends(start):
     return None
 
 
-def test_a_resumed_training_is_given_a_hundred_iterations_of_its_own():
+def test_a_resumed_training_gets_its_own_hundred_iterations():
     assert steps_until_it_ends(0) == 100
     assert steps_until_it_ends(95) == 100
     assert steps_until_it_ends(900) == 100
 
 
-def test_what_one_process_sees_lets_all_go_on(monkeypatch):
+def test_a_label_in_one_process_lets_all_continue(monkeypatch):
     monkeypatch.setattr(comm, "all_gather", lambda seen: [seen, True])
     assert steps_until_it_ends(0) is None
 
@@ -143,7 +143,7 @@ THINGS = np.array([True, False])
         ("semantic", [], ""),
     ],
 )
-def test_a_json_of_nothing_to_learn_stops_before_the_training(task, segments, message):
+def test_a_json_without_labels_stops_before_the_training(task, segments, message):
     listed = [{"category_id": category, "iscrowd": crowd} for category, crowd in segments]
     records = [{"annotations": []}, {"annotations": listed}]
     if not message:
@@ -152,12 +152,12 @@ def test_a_json_of_nothing_to_learn_stops_before_the_training(task, segments, me
     with pytest.raises(InputError) as error:
         check_labeled(records, task, THINGS, ["pets"])
     assert message in str(error.value)
-    # Semantic labels are in files, which are not opened to find out.
+    # Semantic labels are in files, which are not opened for the check.
     check_labeled([*records, {"sem_seg_file_name": "a.png"}], task, THINGS, ["pets"])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_score_is_never_the_best(tmp_path, value):
+def test_a_non_finite_score_is_never_the_best(tmp_path, value):
     scores = iter([value, value, 20.0, value, 10.0])
     cfg = toy_cfg(
         tmp_path, DATASETS__TEST=("toy_val",), TEST__EVAL_PERIOD=2, TEST__BEST_METRIC="sem_seg/mIoU"
@@ -165,7 +165,7 @@ def test_what_is_no_score_is_never_the_best(tmp_path, value):
     run_toy(cfg, trainer_class=type("Scored", (ToyTrainer,), {"scores": scores}))
     text = (tmp_path / "log.txt").read_text()
     assert text.count("is the best so far") == 1
-    assert text.count("which is no score: no best model is kept of it") == 3
+    assert text.count("not a finite score: no best model is saved") == 3
     assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 5
 
 

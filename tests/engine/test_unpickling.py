@@ -1,4 +1,4 @@
-"""Pickles of data: what is read back, and that reading one starts nothing."""
+"""Pickles of data: what is read back, and that reading runs no code."""
 
 import collections
 import pickle
@@ -23,7 +23,7 @@ class Sum:
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
-def test_records_plain_values_and_containers_come_back(protocol):
+def test_records_plain_values_and_containers_are_read_back(protocol):
     data = {
         "records": [Pair(1, "a"), Sum(2.5)],
         "values": (None, True, 2**70, 1.5, 2j, b"b", bytearray(b"c"), {1}, frozenset({2})),

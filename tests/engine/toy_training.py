@@ -1,4 +1,4 @@
-"""A training that takes milliseconds: four-class pixels told by their color, with or without randomness.
+"""A training that takes milliseconds: four classes of pixels by color, with or without randomness.
 
 N images, K classes, H W pixels.
 """
@@ -31,7 +31,7 @@ for _name in ("toy_train", "toy_val"):
 
 @META_ARCH_REGISTRY.register()
 class ToyPixelClassifier(nn.Module):
-    """Two convolutions; every loss is a mean over images, so batches can be split at will."""
+    """Two convolutions; every loss is a mean over images, so batches can be split arbitrarily."""
 
     @configurable
     def __init__(self, *, dropout: float, norm: type[nn.Module] | None = None):
@@ -57,7 +57,7 @@ class ToyPixelClassifier(nn.Module):
 
 
 def toy_image(index: int) -> dict:
-    """Image `index` of an endless set: (3, H, W) uint8 and its labels (H, W) int64."""
+    """Return image `index` of an endless set: (3, H, W) uint8 and its labels (H, W) int64."""
     generator = torch.Generator().manual_seed(index)
     labels = torch.randint(0, len(CLASSES), (SIZE, SIZE), generator=generator)
     noise = torch.randint(0, 40, (3, SIZE, SIZE), generator=generator)
@@ -66,9 +66,9 @@ def toy_image(index: int) -> dict:
 
 
 class ToyTrainer(Trainer):
-    """Trains on consecutive images; with dropout, the images get noise from the global generators too."""
+    """Trainer on consecutive images; with dropout, images also get noise from the global generators."""
 
-    scores = None  # What successive evaluations return; None: none.
+    scores = None  # Results of successive evaluations; None: none.
     break_batch_at = None  # The iteration whose batch gets an infinite value.
 
     @classmethod
@@ -122,7 +122,7 @@ def toy_cfg(output_dir, **changes):
 
 
 def run_toy(cfg, resume: bool = False, trainer_class: type[Trainer] = ToyTrainer) -> Trainer:
-    """What `tools/train_net.py` does in each process."""
+    """Do what `tools/train_net.py` does in each process."""
     default_setup(cfg)
     trainer = trainer_class(cfg)
     trainer.resume_or_load(resume=resume)
@@ -131,31 +131,31 @@ def run_toy(cfg, resume: bool = False, trainer_class: type[Trainer] = ToyTrainer
 
 
 def metrics(folder: Path) -> list[dict]:
-    """The lines of metrics.json without what the clock decides."""
+    """Return the lines of metrics.json without times."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
 def weights(folder: Path, name: str = "model_final") -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint."""
+    """Return the weights in a checkpoint."""
     return torch.load(folder / f"{name}.pth", weights_only=True)["model"]
 
 
 def assert_same_weights(first: dict, second: dict) -> None:
-    """Bitwise."""
+    """Assert that weights are bitwise equal."""
     assert first.keys() == second.keys()
     for name, weight in first.items():
         assert torch.equal(weight, second[name]), name
 
 
 def run_toys(*cfgs) -> None:
-    """For `launch`: several trainings, one after the other."""
+    """For `launch`: run several trainings, one after the other."""
     for cfg in cfgs:
         run_toy(cfg)
 
 
 def fail_in_rank_one(error: Exception) -> None:
-    """For `launch`: process 1 raises, process 0 waits for it."""
+    """For `launch`: raise in process 1, wait for it in process 0."""
     from detectron2.utils import comm
 
     if comm.get_rank() == 1:

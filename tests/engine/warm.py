@@ -1,6 +1,6 @@
 """Processes in milliseconds: forked from one that has imported everything, which takes seconds.
 
-Each call runs as a command does, in a process of its own: with its own environment, output, and exit status.
+Each call runs like a command in its own process, with its own environment, output and exit status.
 """
 
 import atexit
@@ -24,7 +24,7 @@ _CLONE_NEWNET = 0x40000000
 
 @dataclass
 class Started:
-    """A process that was started here; `output` is all that it has printed."""
+    """A process started here; `output` is all that it has printed."""
 
     process: BaseProcess
     output_file: Path
@@ -34,7 +34,7 @@ class Started:
         return self.output_file.read_text()
 
     def status(self, timeout: float = 60) -> int | None:
-        """Its exit status, negative for a signal; None and an end by force if it takes longer."""
+        """Return its exit status, negative for a signal; kill it and return None if it takes longer."""
         self.process.join(timeout)
         status = self.process.exitcode
         if status is None:
@@ -43,7 +43,7 @@ class Started:
         return status
 
     def wait_for(self, path: Path, timeout: float = 60) -> None:
-        """Until the file exists."""
+        """Wait until the file exists."""
         deadline = time.monotonic() + timeout
         while not path.exists():
             assert self.process.exitcode is None, self.output
@@ -58,9 +58,9 @@ def start(
     environment: Mapping[str, str] | None = None,
     namespace: str = "",
 ) -> Started:
-    """Calls a function of a module with picklable arguments in a process of its own.
+    """Call a function of a module with picklable arguments in a new process.
 
-    Its errors are reported as the tools report them: in one line, with status 1 or 2.
+    Errors are reported like those of the tools: in one line, with status 1 or 2.
 
     Args:
         environment: variables beside those of this process.
@@ -82,7 +82,7 @@ def start(
         target=_call, args=(str(output_file), function, arguments, dict(environment or {}), namespace)
     )
     process.start()
-    # Python waits for such processes before it ends; after a failed test it could be for long.
+    # Python waits for such processes before it exits, possibly for long after a failed test.
     atexit.register(_end, process)
     return Started(process, output_file)
 
@@ -114,14 +114,14 @@ def _call(output_file: str, function: Callable, arguments: tuple, environment: d
         return 0
 
     try:
-        # Of `as_command` they are words of a command line, and --debug may be among them.
+        # Those of `as_command` are a command line, which may contain --debug.
         sys.exit(main([word for word in arguments if isinstance(word, str)]))
     except StoppedBySignal as stopped:
         sys.exit(stopped.exit_status)
 
 
 def as_command(folder: str, error_file: str, tool: str, *arguments: str) -> None:
-    """For `start`: what `python tool arguments` does in a folder, with the second output in a file."""
+    """For `start`: run `python tool arguments` in a folder, with standard error in a file."""
     os.dup2(os.open(error_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.chdir(folder)
     sys.argv = [tool, *arguments]
@@ -129,7 +129,7 @@ def as_command(folder: str, error_file: str, tool: str, *arguments: str) -> None
 
 
 def launch_by_forking(*arguments: object, **options: object) -> None:
-    """`launch` on the CPU, whose children are forks of this process."""
+    """Run `launch` on the CPU, with forks of this process as children."""
     from segzoo.engine import launch
 
     module = sys.modules["segzoo.engine.distributed.launch"]
@@ -144,7 +144,7 @@ def launch_by_forking(*arguments: object, **options: object) -> None:
 
 
 def as_torchrun_tells(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """The environment of one of several processes on one machine."""
+    """Return the environment of one of several processes on one machine."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -156,7 +156,7 @@ def as_torchrun_tells(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that is free at this moment."""
+    """Return a port that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

@@ -30,7 +30,7 @@ SEED: 1
 
 
 class Package:
-    """Writes modules into a folder that is on Python's path.
+    """A package that tests write into a folder on Python's path.
 
     Attributes:
         folder: where the package and the user's configurations lie; the current folder.
@@ -46,7 +46,7 @@ class Package:
         file.write_text(textwrap.dedent(text))
 
     def config(self, text: str = "", base: str = SMALL, imports: bool = True) -> Path:
-        """A configuration with the package in its IMPORTS, and `text` in place of what `base` says."""
+        """Write a configuration with the package in its IMPORTS, and `text` over `base`."""
         (self.folder / "base.yaml").write_text(base)
         file = self.folder / "config.yaml"
         line = f'IMPORTS: ["{self.name}"]\n' if imports else ""
@@ -56,7 +56,7 @@ class Package:
 
 @pytest.fixture
 def package(tmp_path, monkeypatch, request):
-    """An empty `Package`; what it registers is gone after the test, as are modules named after it."""
+    """An empty `Package`; its registrations and modules are removed after the test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     name = "private_" + "".join(c if c.isalnum() else "_" for c in request.node.name).strip("_")
@@ -76,7 +76,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture
 def train(shapes, monkeypatch, tmp_path):
-    """Trains a configuration file as the command does, with KEY VALUE pairs; returns OUTPUT_DIR."""
+    """Return a function that trains a configuration file with KEY VALUE pairs, and returns OUTPUT_DIR."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
 
     def run(config: Path, *words: str) -> Path:

@@ -61,14 +61,14 @@ class DeepHead(PixelHead):
 
 
 @pytest.mark.parametrize("where", ["file", "base", "command line"])
-def test_its_keys_are_known_wherever_imports_stands(package, where):
+def test_its_keys_are_known_wherever_imports_is_set(package, where):
     package.write(KEYS, "keys")
     package.write("from . import keys")
     imports = ["IMPORTS", f'("{package.name}",)']
     file = package.config("MODEL: {UNET: {DEPTH: 3}}", imports=where == "file")
     if where == "base":
         (package.folder / "base.yaml").write_text(f'IMPORTS: ["{package.name}"]\n')
-    # The override of IMPORTS may come after those of keys that it brings.
+    # The override of IMPORTS may follow those of its keys.
     words = ["MODEL.UNET.MERGE", "add", *(imports if where == "command line" else [])]
     cfg = read_config(file, words)
     assert (cfg.MODEL.UNET.DEPTH, cfg.MODEL.UNET.MERGE, cfg.MODEL.UNET.KEPT) == (3, "add", 0.5)
@@ -114,7 +114,7 @@ def test_a_rule_for_a_key_that_is_not_added_is_an_error(package):
         ("register_config(functools.partial(setattr, name='A', value=1))", "partial; define one with def"),
     ],
 )
-def test_what_adds_keys_has_a_name(package, line, found):
+def test_a_function_that_adds_keys_needs_a_name(package, line, found):
     package.write(f"import functools\nfrom segzoo.config import register_config\n{line}")
     with pytest.raises(InputError, match=rf"needs a function with a name, .* found {found}"):
         read_config(package.config())
@@ -151,19 +151,19 @@ def test_two_packages_that_add_one_key_are_named(package, lines, what):
 
 
 def test_a_configuration_is_saved_without_keys_of_modules_that_it_does_not_import(package):
-    """So it is valid in a process that has never heard of them."""
+    """So it is valid in a process that does not know them."""
     package.write(KEYS)
     read_config(package.config())
     other = read_config(None)
     assert "UNET" in other.MODEL
     assert "UNET" not in saved_config(other)
-    other.MODEL.UNET.DEPTH = 7  # what is said is not dropped
+    other.MODEL.UNET.DEPTH = 7  # explicit values are kept
     assert "DEPTH: 7" in saved_config(other)
     assert "DEPTH: 4" in saved_config(read_config(package.config()))
 
 
 def test_a_section_that_another_package_fills_is_saved(package):
-    """One imports the other, so that only one is named in IMPORTS."""
+    """One imports the other, so only one is named in IMPORTS."""
     other = f"{package.name}_other"
     start = "from detectron2.config import CfgNode\nfrom segzoo.config import register_config\n"
     section = "@register_config\ndef add_section(cfg):\n    cfg.MODEL.SHARED = CfgNode()\n"

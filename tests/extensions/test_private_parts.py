@@ -173,7 +173,7 @@ class Counter(torch.nn.Module):
 """
 
 
-def test_meta_architecture_with_targets_of_its_own(package, train):
+def test_meta_architecture_with_its_own_targets(package, train):
     package.write(META_ARCHITECTURE)
     text = "TASK: instance\nDATASETS: {TEST: []}\nMODEL: {META_ARCHITECTURE: Counter}\nSOLVER: {MAX_ITER: 3}"
     output = train(package.config(text))
@@ -198,7 +198,7 @@ register_task("first_thing", largest, classes="all", target="thing")
 """
 
 
-def test_a_task_of_its_own(package, shapes, monkeypatch):
+def test_its_own_task(package, shapes, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     package.write(TASK_OF_ITS_OWN)
     from segzoo.data import build_train_loader
@@ -212,7 +212,7 @@ def test_a_task_of_its_own(package, shapes, monkeypatch):
         load_config(package.config("TASK: first_thin\nDATASETS: {TEST: []}"))
 
 
-def test_a_model_is_trained_for_a_task_of_its_own(package, shapes, train):
+def test_a_model_is_trained_for_the_package_s_own_task(package, shapes, train):
     package.write(TASK_OF_ITS_OWN + DECODERS)
     text = MASKS.replace("TASK: panoptic", "TASK: first_thing\nDATASETS: {TEST: []}")
     with pytest.raises(InputError, match="TASK first_thing: MaskFormer is trained for it") as refused:
@@ -245,13 +245,13 @@ MODEL:
 
 
 def test_detectron2s_mask_r_cnn_trains_on_the_same_labels(package, train):
-    """Nothing of it is ours but the data: boxes, classes and masks come from the one mapper."""
+    """Only the data is segzoo's: boxes, classes and masks come from its mapper."""
     file = package.config(MASK_RCNN, imports=False)
     output = train(file, "SOLVER.MAX_ITER", "3")
     for record in records(output)[:3]:
         for name in ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"):
             assert math.isfinite(record[name]), name
-    # Six things and the background; COCO's 80 are Detectron2's default.
+    # Six thing classes and the background; Detectron2's default are COCO's 80.
     assert final_weights(output)["roi_heads.box_predictor.cls_score.weight"].shape[0] == 7
     results = json.loads((output / "inference" / "results.json").read_text())
     assert "AP" in results["results"]["shapes_val"]["segm"]

@@ -78,7 +78,7 @@ def calls_of(package):
 
 def test_training_takes_optimizer_schedule_mapper_and_evaluators_from_it(package, train):
     package.write(TRAINER)
-    # Names that the standard methods do not know are its own business.
+    # It may use names that the standard methods do not know.
     output = train(package.config(CONFIG), "SOLVER.OPTIMIZER", "Whatever", "SOLVER.LR_SCHEDULER_NAME", "Mine")
     records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert [record["lr"] for record in records] == pytest.approx([0.5, 0.05])
@@ -122,7 +122,7 @@ def test_python_takes_it_from_the_configuration(package, shapes, monkeypatch):
     predictor = Predictor(cfg)
     assert predictor.model.is_mine
     assert evaluate(cfg, predictor.model)["counted"] == {"images": 2.0}
-    # A subclass that is not registered uses its own methods all the same.
+    # A subclass that is not registered also uses its own methods.
     cfg.TRAINER = "Trainer"
 
     class Unregistered(Trainer):
@@ -139,7 +139,7 @@ def test_python_takes_it_from_the_configuration(package, shapes, monkeypatch):
     }
 
 
-def test_pictures_of_the_training_are_what_the_mapper_made(package, train, monkeypatch):
+def test_visualizations_of_the_training_use_the_trainer_s_mapper(package, train, monkeypatch):
     package.write(TRAINER)
     seen = []
     from segzoo.engine import tensorboard_images
@@ -217,7 +217,7 @@ class Halving(Trainer):
 """
 
 
-def test_a_resumed_run_goes_on_with_the_rates_of_a_scheduler_of_torch(package, train):
+def test_a_resumed_run_continues_with_the_rates_of_a_scheduler_of_torch(package, train):
     package.write(HALVING)
     config = package.config(CONFIG.replace("Mine", "Halving"))
     output = train(config, "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()")
@@ -267,7 +267,7 @@ def test_rates_and_momentum_after_loading_are_those_of_one_run(build):
     assert torch.tensor(found).tolist() == torch.tensor(expected).tolist()
 
 
-def test_rates_of_other_groups_than_now_are_refused():
+def test_rates_of_other_parameter_groups_are_refused():
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     state = torch.optim.SGD([{"params": weights}], lr=0.01).state_dict()
     now = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=0.01)

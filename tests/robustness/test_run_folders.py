@@ -295,7 +295,7 @@ def test_resume_without_output_dir_takes_the_newest_unfinished_run(capsys):
     assert settled(resume=True)[0] == DEFAULT / "10"
     said = capsys.readouterr().out
     assert re.search(
-        r"--resume: going on with output/semantic/shapes/pspnet_r18_quarter/10 \(unfinished, last checkpoint "
+        r"--resume: continuing output/semantic/shapes/pspnet_r18_quarter/10 \(unfinished, last checkpoint "
         r"model_0000005\.pth, records up to iteration 5\)",
         said,
     )

@@ -148,7 +148,7 @@ def test_a_training_lists_what_it_skipped_and_a_resumed_one_goes_on_with_the_lis
     assert train(8, resume=False) == everything
     # Two iterations more see few of the files; the others are still in the list.
     assert train(9, resume=True) == everything
-    assert "times in all" in (tmp_path / "out/log.txt").read_text()
+    assert "times in total" in (tmp_path / "out/log.txt").read_text()
 
 
 def test_what_was_skipped_before_an_early_end_is_listed(cfg, tmp_path):
@@ -187,7 +187,7 @@ def test_results_say_loudly_which_images_are_not_in_them(cfg, tmp_path, results)
     ]
     log = (tmp_path / "out/log.txt").read_text()
     assert (
-        "roads_train: 3 of 8 images skipped (DATALOADER.ON_ERROR skip): these numbers are not those of" in log
+        "roads_train: 3 of 8 images skipped (DATALOADER.ON_ERROR skip): these metrics are not those of" in log
     )
     # What was scored is what a dataset of the good images alone gives.
     matrix = np.loadtxt(tmp_path / "out/inference/sem_seg_confusion.csv", str, delimiter=",", skiprows=1)

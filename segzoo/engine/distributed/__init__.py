@@ -1,1 +1,1 @@
-"""Several processes: launching, signals, failures of peers, data parallelism."""
+"""Several processes: launching, signals, lost processes, data parallelism."""

@@ -11,15 +11,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, or the model itself."""
+    """Return the model inside DistributedDataParallel, or the model itself."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def sync_batch_norm_on_cpu(module: nn.Module, world_size: int) -> nn.Module:
-    """Replaces nn.SyncBatchNorm, which is for GPUs only; parameter names and values stay.
+    """Replace nn.SyncBatchNorm, which runs on GPUs only; parameter names and values stay.
 
-    Several processes get Detectron2's NaiveSyncBatchNorm (same statistics, as every process has equally many
-    pixels), one process plain BatchNorm2d.
+    Several processes get Detectron2's NaiveSyncBatchNorm (same statistics, as every process has the same
+    number of pixels), one process plain BatchNorm2d.
 
     Returns:
         `module`, or its replacement if it is such a layer itself.
@@ -33,7 +33,7 @@ def sync_batch_norm_on_cpu(module: nn.Module, world_size: int) -> nn.Module:
         replacement.train(module.training)
         for name, parameter in module.named_parameters():
             replacement.get_parameter(name).requires_grad_(parameter.requires_grad)
-        if hasattr(module, "act"):  # timm's, which does what follows the norm, too
+        if hasattr(module, "act"):  # timm's, which includes dropout and activation
             replacement.drop, replacement.act = module.drop, module.act
             replacement.register_forward_hook(_drop_and_activate)
         return replacement
@@ -47,16 +47,16 @@ def _drop_and_activate(norm: nn.Module, inputs: tuple, output: torch.Tensor) -> 
 
 
 def distributed(model: nn.Module, device: str) -> nn.Module:
-    """The model as each of several processes trains it, with averaged gradients; one process: the model."""
+    """Wrap the model in DistributedDataParallel if there are several processes."""
     if comm.get_world_size() == 1:
         return model
-    # The gradient of a 1 x 1 kernel in the channels-last format has strides of its own: a copy, and no more.
+    # The gradient of a 1 x 1 kernel in the channels-last format has other strides, which costs only a copy.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # Running statistics stay each process's own, as in Detectron2; torch 2.13 renames the switch.
+    # Running statistics stay local to each process, as in Detectron2; torch 2.13 renames the option.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     return DistributedDataParallel(
         model,
-        # There must be no device numbers where the model is on the CPU.
+        # Must be None for a model on the CPU.
         device_ids=[torch.cuda.current_device()] if torch.device(device).type == "cuda" else None,
         gradient_as_bucket_view=True,
         **{"forward_sync_buffers" if renamed else "broadcast_buffers": False},

@@ -1,6 +1,6 @@
 """Starting one or many processes, or joining those that torchrun or srun has started.
 
-Works without a GPU too: N processes on the CPU then talk through gloo.
+Without a GPU, N processes on the CPU communicate through gloo.
 """
 
 import json
@@ -34,17 +34,17 @@ from .signals import StoppedBySignal, add_children, forward_signals, unblock_sig
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
-# Ends whose message is the whole explanation; a child's is raised again in the parent.
+# Errors whose message is the whole explanation; a child's is raised again in the parent.
 EXPLAINED_ENDS = {
     end.__name__: end for end in (InputError, NonFiniteLossError, StoppedBySignal, LostProcessError)
 }
-# Seconds that a process which sees another one gone waits, so that the parent sees that one first.
+# Seconds that a process waits when it has lost another one, so that the parent sees that one fail first.
 _WAIT_FOR_CAUSE = 2.0
 
 
 @dataclass(frozen=True)
 class ProcessPlace:
-    """Where one process stands among all: ranks count from 0, sizes are numbers of processes."""
+    """Ranks of a process, counted from 0, and numbers of processes."""
 
     rank: int
     local_rank: int
@@ -63,24 +63,24 @@ def launch(
     device: str = "cuda",
     timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> None:
-    """Calls `main(*args)` in every process of the job, with the process group ready.
+    """Call `main(*args)` in every process of the job, with the process group ready.
 
-    Under torchrun, or srun with several tasks, this process joins the others and the numbers are theirs.
-    Otherwise one process runs here, and several are spawned; when one fails the others are ended and its
-    error is raised here.
+    Under torchrun, or srun with several tasks, this process joins the others and takes its ranks from them.
+    Otherwise a single process runs here, and several are spawned; when one fails, the others are ended and
+    its error is raised here.
 
     Args:
         main: picklable (a module's function) if several processes are spawned.
-        num_gpus_per_machine: processes on each machine; on the CPU as many processes, sharing the cores.
-        num_machines, machine_rank: how many machines, and which of them this is; each calls with the same
-            dist_url.
+        num_gpus_per_machine: processes on each machine; on the CPU they share the cores.
+        num_machines, machine_rank: number of machines, and the index of this one; all machines call with the
+            same dist_url.
         dist_url: tcp://HOST:PORT of machine 0; "auto" picks a free port for a single machine.
-        device: "cuda..." or "cpu"; where CUDA is absent, the CPU.
+        device: "cuda..." or "cpu"; the CPU where CUDA is not available.
         timeout: of every collective operation.
 
     Raises:
-        InputError: impossible or contradictory numbers of processes or machines, or `main`'s own.
-        NonFiniteLossError, StoppedBySignal: `main`'s own.
+        InputError: impossible or contradictory numbers of processes or machines, or raised by `main`.
+        NonFiniteLossError, StoppedBySignal: raised by `main`.
         LostProcessError: a process was killed, or one on another machine has ended.
     """
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
@@ -90,7 +90,7 @@ def launch(
             raise InputError(
                 f"--num-gpus {num_gpus_per_machine} but torchrun or srun has started "
                 f"{started_elsewhere.local_size} processes on each machine; leave --num-gpus out, or start "
-                "as many processes (torchrun --nproc-per-node, srun --ntasks-per-node)"
+                "that number of processes (torchrun --nproc-per-node, srun --ntasks-per-node)"
             )
         _join(started_elsewhere, _rendezvous_from_environment(os.environ), None, on_gpu, timeout)
         try:
@@ -107,24 +107,24 @@ def launch(
         main(*args)
         return
     if not on_gpu:
-        logger.info("--num-gpus %d on the CPU: as many CPU processes, through gloo", num_gpus_per_machine)
+        logger.info("--num-gpus %d without CUDA: using CPU processes over gloo", num_gpus_per_machine)
     places = [
         ProcessPlace(machine_rank * num_gpus_per_machine + i, i, world_size, num_gpus_per_machine)
         for i in range(num_gpus_per_machine)
     ]
     store_port = None
     if num_machines == 1 and dist_url == "auto":
-        # The store listens here on a port that the system gives it: no port is free first and taken later.
+        # The system gives the store its port, which no other program can take in between.
         store = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False, timeout=timeout)
         store_port = store.port
     _spawn(main, args, places, dist_url, store_port, on_gpu, timeout)
 
 
 def place_from_environment(environment: Mapping[str, str]) -> ProcessPlace | None:
-    """Reads this process's place as torchrun, else srun with several tasks, tells it; None if neither did.
+    """Return the place of this process from the variables of torchrun or srun; None if neither started it.
 
     Raises:
-        InputError: WORLD_SIZE says that there are others, but not all is told that is needed to join them.
+        InputError: WORLD_SIZE is above 1, but other variables needed to join the processes are not set.
     """
     missing = [
         name for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in environment
@@ -148,31 +148,31 @@ def place_from_environment(environment: Mapping[str, str]) -> ProcessPlace | Non
         local_size = world_size // nodes
         if rank % local_size != local_rank:
             raise InputError(
-                f"srun: task {rank} is number {local_rank} on its node, not {rank % local_size}; numbers "
-                "must follow each other on a node: add --distribution=block and --ntasks-per-node"
+                f"srun: task {rank} is number {local_rank} on its node, expected {rank % local_size}; the "
+                "tasks of a node must be consecutive: add --distribution=block and --ntasks-per-node"
             )
         return ProcessPlace(rank, local_rank, world_size, local_size)
     if environment.get("WORLD_SIZE", "1") not in ("", "0", "1"):
         # Each process would train alone, all into the same folder.
         raise InputError(
             f"WORLD_SIZE is {environment['WORLD_SIZE']} in the environment, but {', '.join(missing)} is not "
-            "set; start the processes with torchrun or srun, or unset WORLD_SIZE for a job of its own"
+            "set; start the processes with torchrun or srun, or unset WORLD_SIZE for a single process"
         )
     return None
 
 
 def _rendezvous_from_environment(environment: Mapping[str, str]) -> str:
-    """The address at which the processes meet: torchrun's variables, or one derived from the SLURM step."""
+    """Return the init method: torchrun's variables, or an address derived from the SLURM step."""
     if "MASTER_ADDR" in environment and "MASTER_PORT" in environment:
         return "env://"
     host = _first_host(environment.get("SLURM_STEP_NODELIST", "127.0.0.1"))
-    # Above the ports that services use, below those that the system hands out; differs by job and by step.
+    # Above the ports of services, below the ephemeral ones; differs by job and by step.
     step = int(environment.get("SLURM_JOB_ID", 0)) * 37 + int(environment.get("SLURM_STEP_ID", 0))
     return f"tcp://{host}:{15000 + step % 15000}"
 
 
 def _first_host(nodes: str) -> str:
-    """Of SLURM's notation: rack[1-2]node[003,007] begins with rack1node003. A container has no scontrol."""
+    """Return the first host of a SLURM node list: rack[1-2]node[003,007] begins with rack1node003."""
     first = re.match(r"([^,\[]|\[[^\]]*\])*", nodes).group()
     return re.sub(r"\[(\w*)[^\]]*\]", r"\1", first)
 
@@ -200,15 +200,14 @@ def _check_numbers(num_gpus: int, num_machines: int, machine_rank: int, dist_url
 
 
 def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
-    """Runs one child for each of `places` and waits; an explained error of a child is raised again here."""
+    """Run one child for each of `places`, wait, and raise the error of a child that has explained it."""
     threads = max(1, free_processors() // len(places))
     with tempfile.TemporaryDirectory(prefix="segzoo_launch_") as error_folder, number_left_to_user():
         arguments = (main, args, places, dist_url, store_port, on_gpu, timeout, error_folder)
-        # Its remarks on which process it ends would stand before the one line that explains why.
+        # Its warnings about processes that it terminates would precede the line that explains why.
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         added = [name for name in OPENMP_SETTINGS if name not in os.environ]
-        # OpenMP reads them when the child starts; together the children shall use each core once, unless the
-        # user says otherwise.
+        # OpenMP reads them when the child starts. The children share the cores unless the user set a number.
         if not os.environ.get("OMP_NUM_THREADS"):
             os.environ["OMP_NUM_THREADS"] = str(threads)
         let_threads_rest()
@@ -216,7 +215,7 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
         try:
             process_ids: list[int] = []
             with forward_signals(process_ids) as signals:
-                # Ctrl-C reaches the children, too, who would not know yet what to do.
+                # Ctrl-C reaches the children too, which have no handlers yet.
                 with out_of_reach():
                     children = mp.start_processes(
                         _child, arguments, nprocs=len(places), start_method="spawn", join=False
@@ -227,10 +226,10 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
             _raise_cause(_read_reports(Path(error_folder)))
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as failure:
             reports = _read_reports(Path(error_folder))
-            told_to_stop = signals is not None and signals.received is not None
-            # Otherwise it was to end them that the others have been told to stop.
-            _raise_cause(reports, LostProcessError, *(() if told_to_stop else (StoppedBySignal,)))
-            if told_to_stop and hasattr(failure, "signal_name"):
+            is_signaled = signals is not None and signals.received is not None
+            # Otherwise the launcher itself has sent the others SIGTERM.
+            _raise_cause(reports, LostProcessError, *(() if is_signaled else (StoppedBySignal,)))
+            if is_signaled and hasattr(failure, "signal_name"):
                 stopped = signals.stopped("stopped while starting; there was nothing to save")
                 logger.info("%s", stopped)
                 raise stopped from None
@@ -242,8 +241,8 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
                 ) from failure
             if getattr(failure, "signal_name", None):
                 raise LostProcessError(
-                    f"process {rank} was ended by {failure.signal_name}, and with it the others; "
-                    "what it wrote last stands above"
+                    f"process {rank} was ended by {failure.signal_name}, and the others with it; "
+                    "its last output is above"
                 ) from failure
             if lost := reports.get(rank):
                 raise lost from None
@@ -254,7 +253,7 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
 
 
 def _read_reports(error_folder: Path) -> dict[int, BaseException]:
-    """The explained ends that children have left, by rank."""
+    """Return the errors that children have reported, by rank."""
     reports = {}
     for path in error_folder.glob("*.json"):
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -263,7 +262,7 @@ def _read_reports(error_folder: Path) -> dict[int, BaseException]:
 
 
 def _raise_cause(reports: Mapping[int, BaseException], *effects: type[BaseException]) -> None:
-    """Raises the explained end of the lowest rank, if any; `effects` are ends that have another cause."""
+    """Raise the reported error of the lowest rank, if any, that is none of `effects` of another error."""
     for _, end in sorted(reports.items()):
         if not isinstance(end, effects):
             raise end from None
@@ -283,23 +282,23 @@ def _child(index, main, args, places, dist_url, store_port, on_gpu, timeout, err
         logger.debug("%s", error)
         if isinstance(error, LostProcessError):
             time.sleep(_WAIT_FOR_CAUSE)
-        kind = next(name for name, end in EXPLAINED_ENDS.items() if isinstance(error, end))
-        report = {"error": kind, "arguments": error.args}
+        error_type = next(name for name, end in EXPLAINED_ENDS.items() if isinstance(error, end))
+        report = {"error": error_type, "arguments": error.args}
         write_text(Path(error_folder, f"{place.rank}.json"), json.dumps(report), durable=False)
-        # A process that fails has the others ended; one that was stopped lets them come to their end.
+        # The failure of a process ends the others; a process stopped by a signal lets them finish.
         if not isinstance(error, StoppedBySignal):
             raise
-    # Not after a failure: the parent must see the process that failed first, not the peers it leaves alone.
+    # Not after a failure: the parent must see the process that failed before its peers fail.
     dist.destroy_process_group()
 
 
 def _join(place: ProcessPlace, url: str, store: dist.Store | None, on_gpu: bool, timeout: timedelta) -> None:
-    """Enters the process group and makes Detectron2's local groups; every process calls it."""
+    """Join the process group and create Detectron2's local groups; every process calls it."""
     if on_gpu:
         visible = torch.cuda.device_count()
         if place.local_size > visible and visible > 1:
             raise InputError(f"{place.local_size} processes on this machine but {visible} GPUs visible")
-        # Where each task sees only its own GPU, that one is device 0.
+        # Where each task sees only its own GPU, it is device 0.
         torch.cuda.set_device(place.local_rank % visible)
     elif place.world_size > place.local_size and "GLOO_SOCKET_IFNAME" not in os.environ:
         meeting_place = f"tcp://{os.environ.get('MASTER_ADDR')}:1" if url == "env://" else url
@@ -313,12 +312,12 @@ def _join(place: ProcessPlace, url: str, store: dist.Store | None, on_gpu: bool,
         rank=place.rank,
         timeout=timeout,
     )
-    # Detectron2 v0.6 gathers objects through a deprecated storage class; every process would be told so.
+    # Detectron2 v0.6 gathers objects through a deprecated storage class: a warning in every process.
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(place.local_size)
         return
-    # Detectron2 v0.6 leaves it to its own launcher: every process makes every group and keeps its own.
+    # In Detectron2 v0.6 its own launcher does this: every process creates every group and keeps its own.
     for first in range(0, place.world_size, place.local_size):
         group = dist.new_group(list(range(first, first + place.local_size)))
         if first <= place.rank < first + place.local_size:

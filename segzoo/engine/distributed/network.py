@@ -10,21 +10,21 @@ _SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
 def interface_towards(url: str) -> str | None:
-    """The interface of this machine through which it speaks with the host of an address.
+    """Return the network interface of this machine that reaches the host of an address.
 
-    Gloo takes the interface of this machine's host name, which on many machines is the loopback: the others
-    then wait for it until the time is up.
+    Gloo takes the interface of this machine's host name, which on many machines is the loopback: the other
+    machines then wait for it until the timeout.
 
     Args:
         url: tcp://HOST:PORT.
 
     Returns:
-        A name as "eth0"; None where it cannot be told (no such host, no route, not Linux, IPv6 only).
+        A name such as "eth0"; None where it is unknown (no such host, no route, not Linux, IPv6 only).
     """
     target = urlparse(url)
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((target.hostname, target.port or 1))  # A datagram socket sends nothing on that.
+            probe.connect((target.hostname, target.port or 1))  # A datagram socket sends nothing here.
             own_address = probe.getsockname()[0]
     except (OSError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""A process that is gone, as the others see it: explained in one line, not by screenfuls of their calls."""
+"""Reporting a lost process (an error of NCCL or gloo) in one line."""
 
 import re
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ import torch.distributed as dist
 
 
 class LostProcessError(RuntimeError):
-    """Another process of the job has ended, or cannot be reached; the message says which, and what to do."""
+    """Another process of the job has ended or cannot be reached; the message says which, and what to do."""
 
-    # Of the process: the message is the whole explanation.
+    # Exit status of the process.
     exit_status = 1
 
 
-# What gloo, NCCL and the store say of a connection that another process has closed, or that is silent.
+# Messages of gloo, NCCL and the store about a connection that was closed or timed out.
 _LOST = re.compile(
     r"connection (was likely )?(closed|reset)|broken pipe|remote process exited|ncclremoteerror"
     r"|timeout caused pair closure|timed out waiting \d+ ?ms|recv, got 0 bytes|socket timeout",
@@ -26,22 +26,22 @@ _ADDRESS = re.compile(r"\[(?:::ffff:)?([0-9a-fA-F.:]+)\]:\d+")
 
 @contextmanager
 def lost_processes_explained(rank: int) -> Iterator[None]:
-    """Around what a process of several does.
+    """Turn errors of the communication between processes into `LostProcessError`.
 
     Raises:
-        LostProcessError: inside, where a message to another process, or from it, did not arrive.
+        LostProcessError: inside, where a message to or from another process did not arrive.
     """
     try:
         yield
     except RuntimeError as error:
         message = str(error)
-        of_transport = isinstance(error, getattr(dist, "DistError", ())) or _TRANSPORTS.search(message)
-        if not of_transport or not _LOST.search(message):
+        in_transport = isinstance(error, getattr(dist, "DistError", ())) or _TRANSPORTS.search(message)
+        if not in_transport or not _LOST.search(message):
             raise
         address = _ADDRESS.search(message)
         at = f" at {address.group(1)}" if address else ""
         raise LostProcessError(
-            f"process {rank} lost the connection to another process{at}: that one has ended, or its machine "
+            f"process {rank} lost the connection to another process{at}: it has ended, or its machine "
             "or the network has failed. Its own output, or its log.txt.rank<n> in OUTPUT_DIR, says why; "
-            "--resume goes on from the last checkpoint"
+            "--resume continues from the last checkpoint"
         ) from error

@@ -1,11 +1,11 @@
-"""Ending a job with nothing lost: by SIGUSR2 (its time is up), SIGTERM (it is cancelled), SIGINT (Ctrl-C), or
-SIGHUP (its terminal is closed, the connection to another machine broken); under nohup the last has no effect.
+"""Graceful shutdown on SIGUSR2 (time limit), SIGTERM (cancellation), SIGINT (Ctrl-C) and SIGHUP (closed
+terminal or connection; ignored under nohup).
 
-Between `stop_on_signals()` and its end a signal does this:
+Inside `stop_on_signals()` a signal does this:
 
 - while iterations run, all processes finish the same one, save a checkpoint and raise `StoppedBySignal`;
-- at any other time (start, evaluation) there is nothing to save: `StoppedBySignal` is raised at once;
-- the same signal again, a moment later, ends the process as if none of this existed.
+- at any other time (start, evaluation) `StoppedBySignal` is raised at once;
+- the same signal again, a moment later, ends the process by the signal's default action.
 """
 
 import ctypes
@@ -27,31 +27,30 @@ from segzoo.utils.exit_status import EXIT_STATUS
 
 logger = logging.getLogger(__name__)
 
-# One request can arrive twice: by the process group, and by a parent that passes it on. Schedulers repeat
-# theirs; whoever presses Ctrl-C twice means it. The end of a terminal is told by the system and by the shell,
-# and nobody is there any more who could mean it.
+# Time within which a repeated signal counts as the same request. It can arrive twice, through the process
+# group and from a parent that forwards it, and schedulers repeat it; a second Ctrl-C is intended. The system
+# and the shell both announce the end of a terminal, after which no user can repeat it.
 SECONDS_OF_ONE_REQUEST = {signal.SIGUSR2: 2.0, signal.SIGTERM: 2.0, signal.SIGINT: 0.5, signal.SIGHUP: 600.0}
-# For which a training that is to end waits for its next batch, to finish the iteration.
+# Time that a stopping training waits for its next batch, to finish the iteration.
 SECONDS_FOR_A_BATCH = 5.0
-# For which processes that have nothing to do any more wait for the one that saves: until it begins, and until
-# it is done.
+# Time that the other processes wait for the main process to begin saving, and to finish it.
 SECONDS_UNTIL_SAVING = 3.0
 SECONDS_FOR_SAVING = 60.0
-# Between two looks at whether another process has been told to end, in an evaluation.
+# Time between two checks, during an evaluation, whether another process has received a signal.
 SECONDS_BETWEEN_POLLS = 0.5
-_AT_CTRL_C = b"\nCtrl-C: finishing the iteration, then saving; once more ends it at once, unsaved\n"
+_AT_CTRL_C = b"\nCtrl-C: finishing the iteration, then saving; press again to end at once without saving\n"
 # No signal has this number.
 _END = b"\0"
-# Tells the agreements of successive trainings in the same processes apart.
+# Gives successive trainings in the same processes separate keys in the store.
 _numbers = itertools.count()
 
 
 class StoppedBySignal(BaseException):
-    """The job ends because a signal asked for it; not an `Exception`, so that nothing takes it for a failure.
+    """End of a job at a signal; not an `Exception`, so that no handler takes it for a failure.
 
     Attributes:
-        signal: which one.
-        exit_status: that the process should end with.
+        signal: the signal.
+        exit_status: exit status for the process.
     """
 
     def __init__(self, message: str, number: int):
@@ -64,17 +63,17 @@ class StoppedBySignal(BaseException):
 
 
 class StopSignals:
-    """What has been received, and what all processes have agreed on; see `stop_on_signals`.
+    """State of the signals received by one process, and agreement between all; see `stop_on_signals`.
 
     Attributes:
         received: the signal that asks for an end, None before.
         advice: what to do after an end at which nothing could be saved.
-        resume_command: what to type to go on, "" where it is not known.
+        resume_command: command that resumes the job, "" where it is not known.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.advice = "--resume goes on from the last checkpoint, if there is one"
+        self.advice = "--resume continues from the last checkpoint, if there is one"
         self.resume_command = ""
         self._owner = os.getpid()
         self._waiting_for_iteration = False
@@ -83,7 +82,7 @@ class StopSignals:
         self._key = f"segzoo/stop/{next(_numbers)}"
 
     def handle(self, number: int, frame: object = None) -> None:
-        """The signal handler."""
+        """Handle a signal."""
         if os.getpid() != self._owner:
             return  # See `_in_forked_process`.
         self.received = _stronger(self.received, number)
@@ -92,7 +91,7 @@ class StopSignals:
 
     @contextmanager
     def at_iteration_end(self, waiting: bool = True) -> Iterator[None]:
-        """Inside, a signal is only noted; with `waiting` False, it raises again."""
+        """Only record signals inside; with `waiting` False, let them raise again."""
         before, self._waiting_for_iteration = self._waiting_for_iteration, waiting
         try:
             if not waiting and self.received is not None:
@@ -102,15 +101,15 @@ class StopSignals:
             self._waiting_for_iteration = before
 
     def last_iteration(self, iteration: int) -> bool:
-        """Whether the iteration that just ended is the last; each process asks after every iteration.
+        """Tell whether the iteration that just ended is the last; every process calls it after each one.
 
-        The answer is the same everywhere although a signal may reach the processes at different times, or
-        only one of them: that one announces the iteration after its own. All take part in that iteration, as
-        they exchange gradients in it, so no process can have ended it before the announcement.
+        The answer is the same in all although a signal may reach the processes at different times, or only
+        one of them: that one announces the iteration after its own. All exchange gradients in that iteration,
+        so no process can have ended it before the announcement.
         """
         if comm.get_world_size() == 1:
             return self.received is not None
-        # Looking costs a message to the main process's store and back, on one machine 20 microseconds; a
+        # A check costs a message to the main process's store and back, on one machine 20 microseconds; a
         # collective operation would cost more, and wait for the GPU.
         store = dist.distributed_c10d._get_default_store()
         if self._last_iteration is None:
@@ -123,18 +122,18 @@ class StopSignals:
 
     @contextmanager
     def watch_other_processes(self) -> Iterator[None]:
-        """Inside, a signal that another process announces by `save_alone` arrives in this one, too."""
+        """Raise in this process the signal that another process announces by `save_alone`."""
         if comm.get_world_size() == 1 or threading.current_thread() is not threading.main_thread():
             yield
             return
         store, ended = dist.distributed_c10d._get_default_store(), threading.Event()
 
         def look() -> None:
-            with suppress(RuntimeError):  # The store is gone, and the main process with it.
+            with suppress(RuntimeError):  # The store is gone, with the main process.
                 while not ended.wait(SECONDS_BETWEEN_POLLS):
                     if store.check([self._announcement_key]):
                         number, self._saves_alone = int(store.get(self._announcement_key)), True
-                        # Otherwise this one would seem to be a repeated one.
+                        # Otherwise it would count as a repeated signal.
                         if not (self._acknowledged or ended.is_set()):
                             signal.pthread_kill(threading.main_thread().ident, number)
                         return
@@ -148,7 +147,7 @@ class StopSignals:
             watch.join(2 * SECONDS_BETWEEN_POLLS)
 
     def stop_announced(self) -> bool:
-        """Whether this process has received a signal, or another one has announced its own: `save_alone`."""
+        """Tell whether this process has received a signal, or another has announced one by `save_alone`."""
         if self.received is None and comm.get_world_size() > 1:
             store = dist.distributed_c10d._get_default_store()
             with suppress(RuntimeError):  # The store is gone.
@@ -157,9 +156,9 @@ class StopSignals:
         return self.received is not None
 
     def save_alone(self, save: Callable[[], None]) -> None:
-        """Has the main process save while the others, which may be anywhere, wait for it.
+        """Save in the main process, without collective operations, while the others wait for it.
 
-        Each calls it in the end: the first one tells the others, see `watch_other_processes`.
+        Every process calls it; the first one announces the signal to the others, see `watch_other_processes`.
         """
         if comm.get_world_size() == 1:
             save()
@@ -171,7 +170,7 @@ class StopSignals:
         with suppress(RuntimeError):
             store.set(self._announcement_key, str(int(self.received)))
             if not comm.is_main_process():
-                # It may be waiting for a message of this process, and learns at its end that none will come.
+                # The main process may wait for a message of this one, until this one ends.
                 _wait_until(lambda: store.check([begun]), SECONDS_UNTIL_SAVING)
                 if store.check([begun]):
                     _wait_until(lambda: store.check([done]), SECONDS_FOR_SAVING)
@@ -183,37 +182,37 @@ class StopSignals:
         self._saves_alone = False
 
     def ignores_repeat(self, number: int) -> bool:
-        """Whether a repeated signal ends nothing just now.
+        """Tell whether a repeated signal has no effect now.
 
-        Who has started the processes sends SIGTERM to the others as soon as one has gone.
+        The parent of the processes sends SIGTERM to the others as soon as one has ended.
         """
         return number == signal.SIGTERM and self._saves_alone
 
     @property
     def _announcement_key(self) -> str:
-        return f"{self._key}/told"
+        return f"{self._key}/announced"
 
     def any_received(self) -> bool:
-        """Whether any process has received a signal; a collective operation."""
+        """Tell whether any process has received a signal; a collective operation."""
         for number in comm.all_gather(self.received):
             self.received = _stronger(self.received, number)
         return self.received is not None
 
     def stopped(self, message: str) -> StoppedBySignal:
-        """The exception to raise, after what has to be saved is saved."""
+        """Return the exception to raise after saving."""
         self._raised = True
         return StoppedBySignal(f"{signal.Signals(self.received).name}: {message}", self.received)
 
     def acknowledge(self, number: int) -> None:
-        """Tells whoever has pressed Ctrl-C what happens now, from whichever thread."""
+        """Print what happens after Ctrl-C; called in any thread."""
         self._acknowledged = True
         if number == signal.SIGINT and self._waiting_for_iteration and comm.is_main_process():
-            # Not through the log: what the main thread does with it just now must not be disturbed.
+            # Not through the log, which the main thread may be using.
             with suppress(OSError):
                 os.write(2, _AT_CTRL_C)
 
     def stop_at_once(self, why: str = "stopped at once") -> NoReturn:
-        """Raises `StoppedBySignal` where nothing can be saved."""
+        """Raise `StoppedBySignal` where nothing can be saved."""
         raise self.stopped(f"{why}; {self.advice}")
 
     def _raise_once(self) -> None:
@@ -225,9 +224,9 @@ _active: StopSignals | None = None
 
 
 def _in_forked_process() -> None:
-    # Schedulers signal a data loader's processes, too, and the death of one would be the training's. They end
-    # with it all the same: by a message, or when they see that it is gone. torch sets a handler of its own
-    # there, which a blocked signal does not reach.
+    # Schedulers also signal data-loader workers, and the end of one would end the training. They end with the
+    # training anyway: by a message, or when it is gone. torch sets its own handlers there, which a blocked
+    # signal does not reach.
     if _active is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_STATUS)
         signal.set_wakeup_fd(-1)
@@ -237,13 +236,13 @@ os.register_at_fork(after_in_child=_in_forked_process)
 
 
 def active() -> StopSignals | None:
-    """The handler that `stop_on_signals` has put in place, None outside of it."""
+    """Return the signals of the surrounding `stop_on_signals`, None outside of it."""
     return _active
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopSignals]:
-    """Inside, signals end a training with a checkpoint, see the top; no effect but in a main thread.
+    """End a training with a checkpoint on signals, as this module says; no effect outside the main thread.
 
     Raises:
         StoppedBySignal: inside, after the checkpoint.
@@ -256,7 +255,7 @@ def stop_on_signals() -> Iterator[StopSignals]:
     except StoppedBySignal as stopped:
         logger.info("%s", stopped)
         if _active.resume_command:
-            logger.info("To go on: %s", _active.resume_command)
+            logger.info("To resume: %s", _active.resume_command)
         raise
     finally:
         _active = before
@@ -264,7 +263,7 @@ def stop_on_signals() -> Iterator[StopSignals]:
 
 @contextmanager
 def iterating() -> Iterator[None]:
-    """Around a training loop: signals wait for the end of an iteration."""
+    """Make signals wait for the end of an iteration; around a training loop."""
     if _active is None:
         yield
         return
@@ -273,10 +272,10 @@ def iterating() -> Iterator[None]:
 
 
 class StopHook(HookBase):
-    """Ends the training after an iteration if a signal asks for it.
+    """Hook that ends the training after an iteration if a signal asks for it.
 
-    It comes after CheckpointHook and LRScheduler, whose work belongs to the checkpoint, and before
-    EvaluationHook: an evaluation that is left out is made up for on resuming.
+    It comes after CheckpointHook and LRScheduler, whose work belongs in the checkpoint, and before
+    EvaluationHook: a skipped evaluation is run on resuming.
     """
 
     def after_step(self) -> None:
@@ -285,14 +284,14 @@ class StopHook(HookBase):
 
 
 def stop_while_waiting(trainer: object, seconds: float) -> None:
-    """Ends a training whose batch does not come where a signal asks for it: no iteration would end.
+    """End a training that waits for a batch if a signal asks for it.
 
     Args:
-        seconds: of waiting so far.
+        seconds: time waited so far.
 
     Raises:
-        StoppedBySignal: one has been received. A single process has saved a checkpoint of the iteration
-            before; several cannot without each other.
+        StoppedBySignal: a signal was received. A single process has saved a checkpoint of the iteration
+            before; several processes save none.
     """
     if _active is None or _active.received is None or seconds < SECONDS_FOR_A_BATCH:
         return
@@ -304,10 +303,9 @@ def stop_while_waiting(trainer: object, seconds: float) -> None:
 
 @contextmanager
 def evaluating(trainer: object) -> Iterator[None]:
-    """Around an evaluation in a training: a signal that is already there stops before it, others at once.
+    """Stop before an evaluation in a training on a signal already received, during it on later ones.
 
-    What was trained since the last checkpoint is saved in both cases. Every process of the training enters
-    it.
+    Both save what was trained since the last checkpoint. Every process of the training enters it.
     """
     if _active is None:
         yield
@@ -319,30 +317,30 @@ def evaluating(trainer: object) -> Iterator[None]:
         with _active.at_iteration_end(waiting=False), _active.watch_other_processes():
             yield
     except (StoppedBySignal, RuntimeError):
-        # A RuntimeError: another process, of which a message was expected, has been stopped and is gone.
+        # A RuntimeError: another process, whose message was expected, has been stopped.
         if not _active.stop_announced():
             raise
         _active.save_alone(save)
         raise _active.stopped(
-            f"stopped at once, in an evaluation; --resume goes on after iteration {trainer.storage.iter}"
+            f"stopped at once, in an evaluation; --resume continues after iteration {trainer.storage.iter}"
         ) from None
 
 
 @contextmanager
 def forward_signals(process_ids: list[int]) -> Iterator[StopSignals]:
-    """Inside, signals that this process receives go to its children; a repeated one ends this process too.
+    """Forward signals that this process receives to its children; a repeated one also ends this process.
 
     Args:
-        process_ids: of the children; more of them may be added inside, by `add_children`.
+        process_ids: of the children; `add_children` adds more inside.
     """
     received = StopSignals()
 
-    def pass_on(number: int, frame: object) -> None:
+    def forward(number: int, frame: object) -> None:
         _send(number, process_ids)
         with received.at_iteration_end():
             received.handle(number)
 
-    with _handler(pass_on, children=process_ids):
+    with _handler(forward, children=process_ids):
         yield received
 
 
@@ -353,14 +351,14 @@ def _send(number: int, process_ids: Sequence[int]) -> None:
 
 
 def add_children(process_ids: list[int], new: Sequence[int], signals: StopSignals) -> None:
-    """Adds children inside `forward_signals`; a signal that came while they were started goes to them now."""
+    """Add children inside `forward_signals`, and forward a signal that came while they were started."""
     process_ids += new
     if signals.received is not None:
         _send(signals.received, new)
 
 
 def unblock_signals() -> None:
-    """In a process that was started `out_of_reach`: from here on Ctrl-C ends it, without a traceback."""
+    """Let Ctrl-C end a process that was started `out_of_reach`, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_STATUS)
 
@@ -372,21 +370,21 @@ def _handler(
     children: Sequence[int] = (),
     ignores_repeat: Callable[[int], bool] = lambda number: False,
 ) -> Iterator[None]:
-    """Inside, `function` handles signals; a repeated one ends this process and its children.
+    """Handle signals by `function` inside; a repeated one ends this process and its children.
 
     Args:
         acknowledge: called in another thread as soon as a signal arrives for the first time.
-        ignores_repeat: asked there whether a repeated one ends nothing just now.
+        ignores_repeat: called there to tell whether a repeated one has no effect now.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python has handlers in the main thread only.
+        yield  # Python allows handlers in the main thread only.
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     watch = threading.Thread(target=_watch, args=(reader, acknowledge, children, ignores_repeat), daemon=True)
     watch.start()
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # Whoever starts a job by nohup wants it to go on.
+    # A job started by nohup ignores the end of its terminal.
     ignored = {number for number in (signal.SIGHUP,) if signal.getsignal(number) == signal.SIG_IGN}
     before = {number: signal.signal(number, function) for number in EXIT_STATUS.keys() - ignored}
     try:
@@ -395,7 +393,7 @@ def _handler(
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(wakeup)
-        # Processes that were forked meanwhile keep the pipe open: there is no end of file to wait for.
+        # Not by closing the pipe: processes forked meanwhile keep it open.
         os.write(writer, _END)
         watch.join()
         os.close(writer)
@@ -408,7 +406,7 @@ def _watch(
     children: Sequence[int],
     ignores_repeat: Callable[[int], bool],
 ) -> None:
-    """Sees each signal when it arrives; Python's handler waits for what the main thread computes."""
+    """Read signals as they arrive; Python's handler runs only when the main thread is back in Python."""
     first: dict[int, float] = {}
     while True:
         arrived = os.read(reader, 64)
@@ -423,7 +421,7 @@ def _watch(
                 acknowledge(number)
             elif now - first[number] > SECONDS_OF_ONE_REQUEST[number] and not ignores_repeat(number):
                 _send(number, children)
-                # Not `signal.signal`, which the main thread alone may call.
+                # Not `signal.signal`, which only the main thread may call.
                 ctypes.pythonapi.PyOS_setsig(number, None)
                 os.kill(os.getpid(), number)
 
@@ -435,6 +433,6 @@ def _wait_until(happened: Callable[[], bool], seconds: float) -> None:
 
 
 def _stronger(one: int | None, other: int | None) -> int | None:
-    """The signal that counts more: a job that is cancelled after its time was up shall not go on."""
+    """Return the stronger signal: a job cancelled after its time limit must not be requeued."""
     by_strength = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
     return next((number for number in by_strength if number in (one, other)), None)
