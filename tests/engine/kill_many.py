@@ -247,7 +247,7 @@ def compare(folder: Path, whole: Path) -> None:
 
 
 def kill_many(kills: int, seed: int, folder: Path, say=lambda text: None) -> Counter:
-    """Return the number of ends by moment ("calls", "file_steps", "clock") and signal, and of iterations "lost".
+    """Return the numbers of ends by moment (calls, file_steps, clock) and by signal, and of lost iterations.
 
     Raises:
         AssertionError: a training could not be resumed, or its result differs.
