@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 def measure(
     name: str, overrides: Sequence[str], size: Sequence[int] | None, trust: bool = False
 ) -> dict[str, Any]:
-    """Builds a model without weights, and counts as the zoo's tables do."""
+    """Build a model without weights, and count as in the zoo's tables."""
     info = known_models().get(zoo_name(name))
     count_with = [str(item) for item in info.count_with] if info else []
     cfg = load_any(name, [*count_with, *overrides], trust=trust, needs_datasets=False)
 
-    # Not above: a wrong key is told without waiting for models.
+    # Imported here: a wrong key is reported without importing models.
     from segzoo.engine.analysis import analyze_config
     from segzoo.model_zoo.measure import counted_size
 
@@ -36,7 +36,7 @@ def measure(
 
 
 def as_dict(name: str, complexity: "Complexity", info: WeightsInfo | None) -> dict[str, Any]:
-    """The result in millions of parameters and 10^9 multiply-adds, beside what is known."""
+    """Return the result in millions of parameters and 10^9 multiply-adds, with the published numbers."""
     result: dict[str, Any] = {
         "name": name,
         "size": list(complexity.size),
@@ -60,7 +60,7 @@ def as_dict(name: str, complexity: "Complexity", info: WeightsInfo | None) -> di
 
 
 def show(result: dict[str, Any]) -> str:
-    """A result as a table with deviations in percent."""
+    """Return a result as a table with deviations in percent."""
     height, width = result["size"]
     rows = [(part, values["params_M"], values["gflops"]) for part, values in result["parts"].items()]
     rows.append(("total", result["params_M"], result["gflops"]))

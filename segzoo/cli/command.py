@@ -1,4 +1,4 @@
-"""Makes a command of the function that builds its parser and the one that does the work."""
+"""Commands, made of a function that builds the parser and one that does the work."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ from .parser import CommandLine
 
 
 def command(build_parser: Callable[[], CommandLine], run: Callable[[argparse.Namespace], int]) -> Main:
-    """Return `main(arguments) -> exit status`: parses, runs, and reports errors in one line.
+    """Return `main(arguments) -> exit status`, which parses, runs, and reports errors in one line.
 
-    Called with None, `main` takes the words of the command line.
+    For None, `main` takes the words of the command line.
     """
 
     @report_errors

@@ -1,4 +1,4 @@
-"""The configuration that a command is told of: a name, a file, or a checkpoint of segzoo, which holds one."""
+"""The configuration of a command: that of a name, a file, or a checkpoint of segzoo, which holds one."""
 
 from collections.abc import Sequence
 
@@ -17,11 +17,11 @@ def load_any(
     """Return the complete configuration of a name, a file or a checkpoint.
 
     Args:
-        name: as --config-file has it; of a checkpoint the configuration of its training is taken.
+        name: as for --config-file; a checkpoint stands for the configuration of its training.
         overrides: alternating keys and values.
         trust: execute pickled code in the checkpoint, where it holds more than weights.
-        needs_datasets: False: where a checkpoint's datasets are not here, its configuration is returned as it
-            holds it, which is complete.
+        needs_datasets: whether the datasets must exist. If not, and those of a checkpoint are missing, its
+            configuration is returned as stored, which is complete.
 
     Raises:
         InputError: as `load_config`; or the checkpoint holds no configuration.
@@ -33,10 +33,10 @@ def load_any(
 
 
 def read_any(name: str | None, overrides: Sequence[str] = (), *, trust: bool = False) -> CfgNode:
-    """Return the same without what follows from its datasets, which are not looked for.
+    """Return the same without the values that depend on the datasets, which may be missing.
 
     Args:
-        name: None: the defaults.
+        name: None for the defaults.
     """
     if name and names_checkpoint(name):
         return parse_config(held_text(name, trust=trust), name, overrides)
@@ -44,7 +44,7 @@ def read_any(name: str | None, overrides: Sequence[str] = (), *, trust: bool = F
 
 
 def held_text(name: str, *, trust: bool = False) -> str:
-    """Return the text of the configuration that a checkpoint holds; "" where `name` is none."""
+    """Return the text of the configuration that a checkpoint holds; "" if `name` is no checkpoint."""
     if not names_checkpoint(name):
         return ""
     from segzoo.engine.model_config import held_config  # its import takes longer than the rest
@@ -55,5 +55,5 @@ def held_text(name: str, *, trust: bool = False) -> str:
 def _datasets_are_here(cfg: CfgNode) -> bool:
     if not all(map(is_dataset_file, cfg.DATASETS.FILES)):
         return False
-    # What a file describes is registered with it.
+    # The splits of a dataset file are registered with it.
     return bool(cfg.DATASETS.FILES) or all(map(dataset_metadata, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))

@@ -1,4 +1,4 @@
-"""`segzoo convert-checkpoint`: turns any checkpoint that fits a configuration into one of segzoo."""
+"""`segzoo convert-checkpoint`: turn any checkpoint that fits a configuration into one of segzoo."""
 
 import argparse
 
@@ -42,7 +42,7 @@ def build_parser() -> CommandLine:
     files.add_argument(
         "--allow-incomplete",
         action="store_true",
-        help="convert although weights keep their random values (a backbone, another number of classes)",
+        help="convert even if weights keep their random values (a backbone, another number of classes)",
     )
     parser.add_overrides(data_is_overrides=True)
     parser.add_check(_check)
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     weights = weights_in(args.opts)
     cfg = model_config(args.config_file, args.opts, trust=args.trust_checkpoint)
 
-    # Not above: a wrong key is told without waiting for models.
+    # Imported here: a wrong key is reported without importing models.
     from detectron2.modeling import build_model
 
     from segzoo.checkpoint import compare_description, load_checkpoint, save_checkpoint
@@ -78,9 +78,9 @@ def run(args: argparse.Namespace) -> int:
     report = load_checkpoint(model, weights, trust=args.trust_checkpoint)
     print(report)
     if not args.allow_incomplete:
-        report.require_complete("convert-checkpoint", "pass --allow-incomplete to convert it all the same")
+        report.require_complete("convert-checkpoint", "pass --allow-incomplete to convert it anyway")
     description = describe_checkpoint(cfg, classes_metadata(cfg))
-    # A file that says what it was trained for must not be relabeled as something else.
+    # A checkpoint must not get a description that contradicts its own.
     differences = compare_description(report.description, description)
     if differences:
         raise InputError(

@@ -18,7 +18,7 @@ def section(title: str) -> str:
 
     Args:
         title: the heading. "Human parsing: LIP" is the part of "Human parsing" that begins with **LIP.**,
-            after what the section says of all its parts.
+            after the introduction of the section.
 
     Raises:
         KeyError: there is no such section, or part.
@@ -34,9 +34,9 @@ def section(title: str) -> str:
 
 @cache
 def _sections() -> dict[str, str]:
-    """{heading: what stands below it, with its sub-sections}."""
+    """Return {heading: the text below it, with its sub-sections}."""
     lines = read_text(Path(__file__).with_name("datasets.md")).splitlines()
-    # Lines of code may begin with #, too.
+    # Lines of code may begin with # too.
     is_code, headings = False, []
     for number, line in enumerate(lines):
         is_code ^= line.startswith("```")
@@ -51,7 +51,7 @@ def _sections() -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """Return Markdown as it reads in a terminal: code is indented, links and bold type are their words."""
+    """Return Markdown as text for a terminal: code is indented, links and bold type are plain text."""
     shown, is_code = [], False
     for line in text.splitlines():
         if line.startswith("```"):

@@ -1,4 +1,4 @@
-"""How commands are told of a dataset: --data, and what it stands for in a configuration."""
+"""The option --data, and the configuration keys that it stands for."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from .configuration import read_any
 
 
 def splits_of(data: str) -> list[str]:
-    """The registered names that a dataset YAML, its folder, a built-in dataset or a single split stands for.
+    """Return the registered splits of a dataset YAML, its folder, a built-in dataset or a single split.
 
     Raises:
         InputError: there is no such dataset, or its YAML is wrong.
@@ -24,7 +24,7 @@ def splits_of(data: str) -> list[str]:
     try:
         return register_dataset_file(data)
     except InputError:
-        # Asked last, since its import takes long.
+        # Last, since its import takes long.
         from detectron2.data import DatasetCatalog
 
         if is_file or data not in DatasetCatalog:
@@ -33,15 +33,15 @@ def splits_of(data: str) -> list[str]:
 
 
 def check_splits(chosen: Sequence[str], names: Sequence[str], whose: str) -> None:
-    """Check that what --split names are splits of a dataset or a configuration.
+    """Check that --split names splits of a dataset or a configuration.
 
     Args:
-        chosen: what --split names.
-        names: the splits that there are.
-        whose: they are, for the message.
+        chosen: names of --split.
+        names: existing splits.
+        whose: their dataset or configuration, for the message.
 
     Raises:
-        InputError: one is not.
+        InputError: a name is unknown.
     """
     for split in chosen:
         if split not in names:
@@ -49,7 +49,7 @@ def check_splits(chosen: Sequence[str], names: Sequence[str], whose: str) -> Non
 
 
 def given_splits(args: argparse.Namespace, *also: str | None) -> list[str]:
-    """The splits that --data, `also` (other ways to give the same) and a configuration name, in this order.
+    """Return the splits of --data, of `also` (other ways to give the same) and of a configuration, in order.
 
     Raises:
         InputError: no such dataset.
@@ -60,12 +60,12 @@ def given_splits(args: argparse.Namespace, *also: str | None) -> list[str]:
 
 
 def tested_splits(args: argparse.Namespace) -> Sequence[str]:
-    """The splits that a configuration tests on, if one is given; else none."""
+    """Return the splits that a configuration tests on; none without a configuration."""
     return _configured(args)[1]
 
 
 def _configured(args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]:
-    """DATASETS.TRAIN and TEST; where both are empty, all splits of DATASETS.FILES stand for TEST."""
+    """Return DATASETS.TRAIN and TEST; if both are empty, all splits of DATASETS.FILES as TEST."""
     if not (args.config_file or args.opts):
         return (), ()
     cfg = read_any(args.config_file, args.opts, trust=getattr(args, "trust_checkpoint", False))
@@ -75,10 +75,10 @@ def _configured(args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]
 
 
 def data_overrides(data: str, overrides: Sequence[str]) -> list[str]:
-    """The overrides that make a configuration use a dataset, beside those that were given.
+    """Return the overrides that make a configuration use a dataset, in addition to the given ones.
 
     Raises:
-        InputError: no such dataset, or it does not follow from names which of its splits is for what.
+        InputError: no such dataset, or the names of its splits do not show which to train and test on.
     """
     given = dict(zip(overrides[::2], overrides[1::2], strict=False))
     names = splits_of(data)

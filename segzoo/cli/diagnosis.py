@@ -42,7 +42,7 @@ REQUIRED = {
     "timm": "timm",
     "tqdm": "tqdm",
 }
-# What a `make` target needs beside the required modules.
+# The modules that a `make` target needs besides the required ones.
 TARGET_NEEDS = {
     "test": {
         "pytest": "pytest",
@@ -67,11 +67,13 @@ OPTIONAL = {
     "faster_coco_eval": ("faster-coco-eval", "faster mask AP"),
     "cityscapesscripts": ("cityscapesscripts", "the tests"),
 }
-# In the environment of `make venv` it has segzoo imported in time.
+# In the environment of `make venv`, this imports segzoo before the modules that need it.
 STARTUP = "segzoo_startup"
 
 
 class Item(NamedTuple):
+    """One line of the report."""
+
     status: str  # ok | warn | FAIL
     name: str
     text: str
@@ -85,16 +87,16 @@ def diagnose(config_file: str | None, overrides: list[str], data: str | None, tr
     """Print a line for each item; return 1 if one of them FAILed, else 0.
 
     Args:
-        config_file: also checked; None for no configuration.
+        config_file: a configuration to check; None for none.
         overrides: those of the configuration, alternating keys and values.
         data: a dataset to run the configuration with; None for its own.
-        trust: execute pickled code in a checkpoint that is to hold the configuration.
+        trust: execute pickled code in a checkpoint given as the configuration.
     """
     failed = print_items(check_libraries)
     failed |= print_items(check_optional)
     failed |= print_items(check_limits)
     if failed:
-        print(Item("warn", "datasets", "not looked at", "install what FAILed first"))
+        print(Item("warn", "datasets", "not checked", "install what FAILed first"))
     else:
         failed |= print_items(check_datasets)
         if config_file:
@@ -104,7 +106,7 @@ def diagnose(config_file: str | None, overrides: list[str], data: str | None, tr
 
 
 def print_items(check: Callable[[], Iterable[Item]]) -> bool:
-    """Print what a check finds; return whether something FAILed."""
+    """Print the items of a check; return whether one FAILed."""
     failed = False
     for item in guarded(check):
         print(item, flush=True)
@@ -113,7 +115,7 @@ def print_items(check: Callable[[], Iterable[Item]]) -> bool:
 
 
 def guarded(check: Callable[[], Iterable[Item]]) -> Iterator[Item]:
-    """A check that breaks off is itself a finding, and the others still run."""
+    """Yield the items of a check; an exception becomes an item, so that other checks still run."""
     try:
         yield from check()
     except Exception as error:  # whatever a broken installation raises
@@ -121,7 +123,7 @@ def guarded(check: Callable[[], Iterable[Item]]) -> Iterator[Item]:
 
 
 def report_needs(targets: list[str]) -> int:
-    """One line if this Python cannot run the targets, for `PYTHON=... make`."""
+    """Print a line and return 1 if this Python cannot run the targets, for `PYTHON=... make`."""
     needs = dict(REQUIRED)
     for target in targets:
         needs.update(TARGET_NEEDS.get(target, {}))
@@ -209,7 +211,7 @@ def check_optional() -> Iterator[Item]:
 
 
 def check_limits() -> Iterator[Item]:
-    """What batches use up on their way from data-loading processes."""
+    """Yield items on the resources that batches from data-loader workers use."""
     with contextlib.suppress(OSError):
         memory = shutil.disk_usage("/dev/shm")
         text = f"{memory.total / 2**20:.0f} MiB, {memory.free / 2**20:.0f} MiB free"
@@ -241,7 +243,7 @@ def check_datasets() -> Iterator[Item]:
 
 
 def check_dataset(file: Path) -> Iterator[Item]:
-    """A line for each split that is there; one for all if none is."""
+    """Yield an item for each split that exists; one for the dataset if none does."""
     layouts = importlib.import_module("segzoo.data.layouts")
     dataset = importlib.import_module("segzoo.data").read_dataset_file(file)
     found: dict[str, str] = {}
@@ -255,7 +257,7 @@ def check_dataset(file: Path) -> Iterator[Item]:
         else:
             found[split] = describe_split(layout, dataset.image_counts.get(split))
     if not found:
-        yield Item("ok", f"  {dataset.name}", "not there")
+        yield Item("ok", f"  {dataset.name}", "not found")
         return
     for split, text in found.items():
         yield Item("warn" if "expected" in text else "ok", f"  {split}", text)
@@ -279,7 +281,7 @@ def check_config(
     try:
         if data:
             option = importlib.import_module("segzoo.cli.dataset_option")
-            # Before the others, of which the last may lack its value.
+            # First, since the last of the others may lack its value.
             overrides = [*option.data_overrides(data, overrides), *overrides]
         cfg = configuration.load_any(config_file, overrides, trust=trust)
     except errors.InputError as error:
@@ -299,16 +301,16 @@ def check_config(
 
 def check_weights(weights: str) -> Item:
     if not weights:
-        return Item("ok", "  weights", "none: training starts from random numbers")
+        return Item("ok", "  weights", "none: training starts from random weights")
     if "://" in weights:
-        return Item("ok", "  weights", f"{weights} (downloaded when needed; not looked for now)")
+        return Item("ok", "  weights", f"{weights} (downloaded when needed; not checked now)")
     if Path(weights).is_file():
         return Item("ok", "  weights", f"{weights}, {Path(weights).stat().st_size / 1e6:.1f} MB")
     return Item("FAIL", "  weights", f"no file {weights}", "give MODEL.WEIGHTS a file, a URL, or ''")
 
 
 def check_model(cfg: Any) -> Item:
-    """Builds the model without memory for its weights."""
+    """Build the model without memory for its weights."""
     torch = importlib.import_module("torch")
     build_model = importlib.import_module("detectron2.modeling").META_ARCH_REGISTRY.get
     with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):

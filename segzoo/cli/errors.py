@@ -1,4 +1,4 @@
-"""Errors of a user's making in one line, with an exit status."""
+"""Reporting errors of the user in one line, with an exit status."""
 
 import functools
 import sys
@@ -20,13 +20,12 @@ WRONG_INPUT = 2
 def report_errors(main: Main) -> Main:
     """Make a command's `main(arguments) -> status` print a wrong input in one line, and end with status 2.
 
-    What the system refuses (a full disk, a folder that cannot be written) is such a line, too, and so is
-    Ctrl-C, with status 130, and any exception with an attribute `exit_status`. With --debug among the
-    arguments errors are raised. A closed pipe, as after `| head`, ends the command without a word, and a
-    terminal may have any encoding.
+    Errors of the system (a full disk, a read-only folder) are reported alike, and so are Ctrl-C, with status
+    130, and exceptions with an attribute `exit_status`. With --debug among the arguments, errors are raised.
+    A closed pipe, as after `| head`, ends the command silently, and a terminal may have any encoding.
 
     Args:
-        main: to be decorated. It is called with the arguments of the command line where there are none.
+        main: the function to decorate. Without arguments, it is called with those of the command line.
     """
 
     def in_lines(arguments: Sequence[str]) -> int:
@@ -63,7 +62,7 @@ def _line_and_status(error: BaseException) -> tuple[str | None, int]:
 
 
 def describe_missing_module(error: ModuleNotFoundError) -> str | None:
-    """Return what to install; None for a module of segzoo itself, which is no matter of installing."""
+    """Return what to install; None for a module of segzoo itself."""
     name = (error.name or "").partition(".")[0]
     if name in ("", "segzoo"):
         return None
@@ -73,7 +72,7 @@ def describe_missing_module(error: ModuleNotFoundError) -> str | None:
 
 
 def describe_os_error(error: OSError) -> str | None:
-    """Return what is wrong with a file or folder; None for an error of another kind."""
+    """Return what is wrong with a file or folder; None for other errors."""
     if error.errno not in REMEDIES:
         return None
     where = f"{error.filename}: " if error.filename is not None else ""

@@ -1,4 +1,4 @@
-"""`segzoo export`: writes a model as one file that runs without segzoo."""
+"""`segzoo export`: write a model as one file that runs without segzoo."""
 
 import argparse
 
@@ -51,10 +51,10 @@ def build_parser() -> CommandLine:
         type=whole_number(1),
         required=True,
         metavar=("HEIGHT", "WIDTH"),
-        help="of the images",
+        help="size of the images",
     )
     program.add_argument(
-        "--batch-size", type=whole_number(1), default=1, metavar="N", help="images run together (default 1)"
+        "--batch-size", type=whole_number(1), default=1, metavar="N", help="images in a batch (default 1)"
     )
     parser.add_overrides(data_is_overrides=True)
     parser.add_check(check_model)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--output {output} exists; delete it or choose another name")
     cfg = model_config(args.config_file, args.opts, trust=args.trust_checkpoint)
 
-    # Not above: a wrong key is told without waiting for models.
+    # Imported here: a wrong key is reported without importing models.
     from detectron2.data import MetadataCatalog
 
     from segzoo.checkpoint import compare_description, load_checkpoint
@@ -86,13 +86,13 @@ def run(args: argparse.Namespace) -> int:
     report = load_checkpoint(model, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
     ours = describe(cfg, MetadataCatalog.get(classes_dataset(cfg)))
     report.differences = compare_description(report.description, ours)
-    report.require_complete("export", "its outputs would mean nothing")
+    report.require_complete("export", "its outputs would be meaningless")
     program = export_program(model, size, args.batch_size)
     description = describe_program(cfg, model, size, args.batch_size)
     difference = save_program(output, program, model, description)
     shapes = ", ".join(f"{name} {shape}" for name, shape in description["outputs"].items())
     print(f"{output} written: images {description['input']['shape']} -> {shapes}")
-    print(f"read back and run, it differs from the model by {difference:.1g} of the outputs' norm")
+    print(f"loaded again, its outputs differ from the model's by {difference:.1g} of their norm")
     return 0
 
 

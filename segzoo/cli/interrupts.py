@@ -1,4 +1,4 @@
-"""Ctrl-C is a line, while the libraries are imported, for seconds, too; and it ends the user's shell loop."""
+"""Reporting Ctrl-C in one line, also while libraries are imported, and ending the user's shell loop."""
 
 import atexit
 import contextlib
@@ -12,9 +12,9 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def end(status: int) -> NoReturn:
-    """End this process with an exit status; one that Ctrl-C has ended dies of SIGINT.
+    """End this process with an exit status; after Ctrl-C, by the signal SIGINT.
 
-    A shell shows status 130 for it, and only so ends the loop or the script that has started the command.
+    A shell shows status 130 for it, and only then ends the loop or script that has started the command.
     """
     if status == INTERRUPTED:
         atexit._run_exitfuncs()
@@ -28,7 +28,7 @@ def end(status: int) -> NoReturn:
 
 
 def report_early_interrupts() -> None:
-    """Make Ctrl-C a line where no command catches it yet. For the entry of a program only."""
+    """Report Ctrl-C in one line before a command handles it. For the entry point of a program only."""
     sys.excepthook = _report
 
 

@@ -1,4 +1,4 @@
-"""The entry of `segzoo` and of `python -m segzoo`: chooses the sub-command and hands it its words."""
+"""The entry point of `segzoo` and of `python -m segzoo`, which runs a sub-command with its arguments."""
 
 import importlib
 import sys
@@ -9,7 +9,7 @@ from segzoo.utils.commands import program
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-from .commands import COMMANDS, ELSEWHERE, OF_SCRIPTS
+from .commands import COMMANDS, COMMANDS_OF_SCRIPTS, ELSEWHERE
 from .errors import report_errors
 from .interrupts import end, report_early_interrupts
 
@@ -45,7 +45,7 @@ def load(name: str):
     if name in ELSEWHERE:
         raise InputError(f"segzoo {name}: {ELSEWHERE[name]}")
     if name not in COMMANDS:
-        same = OF_SCRIPTS.get(Path(name).stem.replace("-", "_"))
+        same = COMMANDS_OF_SCRIPTS.get(Path(name).stem.replace("-", "_"))
         close = f"; did you mean {same}?" if same else did_you_mean(name, COMMANDS)
         what = "option" if name.startswith("-") else "command"
         raise InputError(f"unknown {what} {name}{close}; see {program()} --help")
@@ -53,7 +53,7 @@ def load(name: str):
 
 
 def overview() -> str:
-    """What `segzoo --help` shows."""
+    """Return the text of `segzoo --help`."""
     shown, width = program(), max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(

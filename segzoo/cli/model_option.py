@@ -1,4 +1,4 @@
-"""How commands are told of a model: --model, and the configuration and weights that it stands for."""
+"""The option --model, and the configuration and weights that it stands for."""
 
 import argparse
 import os
@@ -14,12 +14,12 @@ def take_model(parsed: argparse.Namespace, trains: bool = False) -> None:
     """Turn --model into --config-file and, where it names a checkpoint or has official weights, --weights.
 
     Args:
-        parsed: what was parsed; `model` is not None.
-        trains: a configuration's own MODEL.WEIGHTS, from which its training starts, stay.
+        parsed: the parsed arguments; `model` is not None.
+        trains: whether to keep the configuration's MODEL.WEIGHTS, from which a training starts.
 
     Raises:
-        InputError: --config-file is given, too; there is no such model; a training is to take its
-            configuration from a checkpoint; or no weights are given, and the authors link to none.
+        InputError: --config-file is given too; there is no such model; a training is given a checkpoint
+            instead of a configuration; or no weights are given, and the authors link to none.
     """
     model = parsed.model
     if parsed.config_file:

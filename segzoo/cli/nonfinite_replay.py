@@ -1,4 +1,4 @@
-"""Running the batch that ended a training again, and finding the module that broke it."""
+"""Running the batch that stopped a training again, to find the first module with a non-finite output."""
 
 import argparse
 import math
@@ -22,7 +22,7 @@ from segzoo.modeling import as_segmentor
 from segzoo.utils.errors import InputError
 
 NEEDED = ("iteration", "batch", "random_state", "config")
-# A batch is there, classes are counted: the dataset, which another machine may lack, is not looked for.
+# Removes the dataset, which is not needed and may be missing on another machine.
 WITHOUT_DATASET = (
     *("DATASETS.TRAIN", "()", "DATASETS.TEST", "()", "DATASETS.FILES", "()", "DATASETS.CLASSES_FROM", ""),
     *("TEST.TASKS", "('semantic',)"),
@@ -30,10 +30,10 @@ WITHOUT_DATASET = (
 
 
 def read_capsule(path: str, trust: bool = False) -> dict[str, Any]:
-    """What `save_nonfinite_capsule` wrote.
+    """Return the content of a file that `save_nonfinite_capsule` wrote.
 
     Raises:
-        InputError: no such file, or one that is no capsule.
+        InputError: no such file, or another one.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: does not exist; a training that stops names the file in its last line")
@@ -48,10 +48,10 @@ def read_capsule(path: str, trust: bool = False) -> dict[str, Any]:
 
 
 def rebuild(capsule: dict[str, Any], device: str, overrides: Sequence[str] = ()) -> tuple[CfgNode, nn.Module]:
-    """The configuration, and the model with the weights of that moment, in training mode.
+    """Return the configuration, and the model with the recorded weights in training mode.
 
     Raises:
-        InputError: the code of today builds another model from the configuration.
+        InputError: the present code builds another model from the configuration.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
         file.write(capsule["config"])
@@ -71,7 +71,7 @@ def rebuild(capsule: dict[str, Any], device: str, overrides: Sequence[str] = ())
 
 
 class FirstNonFinite:
-    """Watches a model: the first module whose output is not finite although its inputs are."""
+    """Forward hooks that record the first module with a non-finite output."""
 
     def __init__(self, model: nn.Module):
         self.where: str | None = None
@@ -83,8 +83,8 @@ class FirstNonFinite:
     def _watch(self, name: str):
         def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
             if self.where is None and not _finite(output):
-                what = "its inputs are finite" if _finite(inputs) else "its inputs are not finite either"
-                self.where = f"{name} ({type(module).__name__}; {what})"
+                text = "its inputs are finite" if _finite(inputs) else "its inputs are not finite either"
+                self.where = f"{name} ({type(module).__name__}; {text})"
 
         return hook
 
@@ -106,7 +106,7 @@ def _finite(value: Any) -> bool:
 def replay(
     capsule: dict[str, Any], device: str = "", fp32: bool = False, overrides: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
-    """Repeats the forward and backward pass; returns what was seen, as (what, value)."""
+    """Repeat the forward and backward pass; return the observations as (name, value)."""
     cfg, model = rebuild(capsule, device, overrides)
     dtype = None if fp32 else amp_dtype(cfg)
     watcher = FirstNonFinite(model)
@@ -147,28 +147,28 @@ def replay(
 
 
 def _same(value: float, before: float) -> bool:
-    """Whether a loss came again; of one that is not finite, whether it is not finite again."""
+    """Return whether a loss was reproduced; non-finite losses all count as the same."""
     if math.isfinite(before):
         return math.isclose(value, before, rel_tol=1e-3, abs_tol=1e-6)
     return not math.isfinite(value)
 
 
 def _yes_or_no(same: bool) -> str:
-    return "yes" if same else "no, this time it goes otherwise"
+    return "yes" if same else "no (not reproduced)"
 
 
 def show_replay(args: argparse.Namespace) -> int:
-    """Run the batch of a capsule again and print what was seen; return the exit status."""
+    """Run the batch of a capsule again and print the observations; return the exit status."""
     capsule = read_capsule(args.capsule, args.trust_checkpoint)
     rates = ", ".join(f"{rate:.3g}" for rate in sorted(set(capsule.get("learning_rates", []))))
     broken = capsule.get("nonfinite_weights", [])
-    facts = [
+    rows = [
         ("iteration", capsule["iteration"]),
         ("images", "\n".join(capsule.get("file_names", []))),
         ("learning rates", rates),
-        ("weights that were not finite", f"{len(broken)}, first {broken[0]}" if broken else "none"),
+        ("non-finite weights", f"{len(broken)}, first {broken[0]}" if broken else "none"),
     ]
-    print(tabulate(facts, tablefmt="plain"))
+    print(tabulate(rows, tablefmt="plain"))
     print()
     print(
         tabulate(replay(capsule, args.device, args.fp32, args.opts), tablefmt="plain", disable_numparse=True)

@@ -12,7 +12,7 @@ from segzoo.data.dataset_file import DatasetFile
 
 
 def measure_segments(ids: np.ndarray) -> dict[int, dict[str, Any]]:
-    """Where the segments of an image are.
+    """Return the areas and boxes of the segments of an image.
 
     Args:
         ids: (H, W) whole numbers, 0 for void.
@@ -32,7 +32,7 @@ def measure_segments(ids: np.ndarray) -> dict[int, dict[str, Any]]:
 
 
 def panoptic_categories(dataset: DatasetFile) -> list[dict[str, Any]]:
-    """The `categories` of a panoptic JSON, one for each class of a dataset, in their order."""
+    """Return the `categories` of a panoptic JSON, one for each class of a dataset, in their order."""
     return [
         {"id": one.id, "name": one.name, "isthing": int(one.isthing), "color": list(one.color)}
         for one in dataset.classes

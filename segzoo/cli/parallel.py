@@ -26,24 +26,24 @@ def map_files(
     """Yield `function(item)` of each item, in order.
 
     Args:
-        function: to be called in other processes: of a module, or a `partial` of such a one.
+        function: called in other processes: a function of a module, or a `partial` of one.
         items: sent to these processes.
-        workers: number of processes; with fewer than two, all is done in this one.
-        title: of the progress bar, which shows the time left.
-        unit: what an item is.
+        workers: number of processes; with fewer than two, everything is done in this one.
+        title: title of the progress bar, which shows the time left.
+        unit: name of an item in the progress bar.
         chunk: number of items that are sent together.
-        least: items of a process; with fewer, starting it takes longer than the work.
+        least: minimum number of items for a process; with fewer, starting it takes longer than the work.
     """
     workers = min(workers, len(items) // least)
-    # Where it goes to a file, a bar is a line each time.
+    # In a file, each update of the bar is a line.
     seconds = 0.2 if sys.stderr.isatty() else 30.0
     pace = {"mininterval": seconds, "maxinterval": seconds, "delay": seconds}
 
-    def watched(results: Iterator[Result]) -> Iterator[Result]:
+    def with_progress(results: Iterator[Result]) -> Iterator[Result]:
         return iter(tqdm(results, title, len(items), unit=unit, leave=False, **pace))
 
     if workers < 2:
-        yield from watched(map(function, items))
+        yield from with_progress(map(function, items))
         return
     with multiprocessing.Pool(workers, initializer=as_worker) as pool:
-        yield from watched(pool.imap(function, items, chunksize=chunk))
+        yield from with_progress(pool.imap(function, items, chunksize=chunk))

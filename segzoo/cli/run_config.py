@@ -9,7 +9,7 @@ from segzoo.model_zoo import load_config
 
 
 def run_config(args: argparse.Namespace) -> CfgNode:
-    """Return the complete configuration: the file's, or that of the checkpoint to be evaluated."""
+    """Return the complete configuration of the file or, to evaluate, of the checkpoint."""
     if args.eval_only:
         return model_config(args.config_file, args.opts, evaluates=True, trust=args.trust_checkpoint)
     return load_config(args.config_file, args.opts)

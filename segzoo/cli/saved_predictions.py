@@ -1,4 +1,4 @@
-"""`segzoo evaluate --predictions`: scores what TEST.SAVE_PREDICTIONS wrote, without a model."""
+"""`segzoo evaluate --predictions`: score what TEST.SAVE_PREDICTIONS wrote, without a model."""
 
 import argparse
 import logging
@@ -41,10 +41,10 @@ def score(options: argparse.Namespace) -> int:
 
 
 def chosen_split(options: argparse.Namespace) -> str:
-    """The registered name of the split that was predicted.
+    """Return the registered name of the split that was predicted.
 
     Raises:
-        InputError: there is no such dataset, or several splits could be meant.
+        InputError: there is no such dataset, or it has several splits to test on.
     """
     names = [name for data in (options.data, *options.dataset_file) if data for name in splits_of(data)]
     for split in options.split:
@@ -62,7 +62,7 @@ def chosen_split(options: argparse.Namespace) -> str:
 
 
 def _compare_with_stored(dataset: str, stored: Mapping[str, Any], path: Path) -> None:
-    """Says whether the numbers agree with those that were stored with the predictions."""
+    """Print whether the numbers agree with those stored with the predictions."""
     try:
         shared = compare_results(stored, path)[dataset]
     except (InputError, KeyError):

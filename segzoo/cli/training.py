@@ -1,4 +1,4 @@
-"""What `segzoo train` and `segzoo evaluate` do, up to the start of the processes."""
+"""`segzoo train` and `segzoo evaluate` up to the start of the processes."""
 
 import argparse
 
@@ -10,11 +10,11 @@ from .run_config import run_config
 def train_or_evaluate(args: argparse.Namespace) -> int:
     """Start the processes that train or, with `eval_only`, evaluate; return the exit status."""
     setup_logging(None)
-    # Here a wrong config is reported once, before any process is started, and a file that is not there before
-    # a folder is made for the run.
+    # Here a wrong config is reported once, before any process is started, and a missing file before a folder
+    # is made for the run.
     cfg = run_config(args)
 
-    # Not above: a wrong key of the configuration is told without waiting for all that training needs.
+    # Imported here: a wrong key is reported without importing the parts of a training.
     from segzoo.checkpoint import local_file
     from segzoo.engine import find_trainer, launch, resolve_device
     from segzoo.engine.distributed.signals import StoppedBySignal

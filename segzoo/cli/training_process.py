@@ -1,4 +1,4 @@
-"""What each process of `segzoo train` and `segzoo evaluate` does."""
+"""The program of each process of `segzoo train` and `segzoo evaluate`."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from .run_config import run_config
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Do what each process does; return the evaluation results (main process) or {}."""
+    """Train or evaluate in this process; return the evaluation results (main process) or {}."""
     with stop_on_signals() as signals:
         signals.advice = "nothing had begun"
         cfg = run_config(args)
@@ -31,7 +31,7 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, signals: StopSign
     if args.eval_only:
         signals.advice = "nothing of the evaluation is kept"
         if args.shard:
-            signals.advice = "the same command goes on with the shard"
+            signals.advice = "the same command resumes the shard"
         shard = Shard.parse(args.shard) if args.shard else None
         return evaluate_checkpoint(cfg, resume=args.resume, shard=shard, trust=args.trust_checkpoint)
     if not args.resume:
@@ -45,7 +45,7 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, signals: StopSign
 
 
 def resume_command(args: argparse.Namespace, output_dir: str) -> str:
-    """What to type to go on with a training, in the same folder; "" where a scheduler starts it again."""
+    """Return the command that resumes a training in its folder; "" if a scheduler starts it again."""
     if "SUBMITIT_EXECUTOR" in os.environ:
         return ""
     words = ["--resume", *(word for word in args.words if word not in ("--resume", "--overwrite"))]
@@ -60,6 +60,6 @@ def started_by() -> str:
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("GROUP_WORLD_SIZE") == "1":
         return shlex.join(["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], *words])
     if place_from_environment(os.environ) is not None:
-        # Each of them was started by a command that this process does not see.
+        # This process does not know the command that has started all of them.
         return shlex.join(["...", *words])
     return shlex.join([python(), *words]) if is_started_by_script() else f"{program()} train"

@@ -1,4 +1,4 @@
-"""--weights, which is MODEL.WEIGHTS among the KEY VALUE overrides."""
+"""The option --weights, which stands for MODEL.WEIGHTS among the KEY VALUE overrides."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from segzoo.utils.errors import InputError
 
 
 def weights_in(overrides: Sequence[str]) -> str:
-    """Return the last MODEL.WEIGHTS among KEY VALUE overrides; "" if it is not there."""
+    """Return the last MODEL.WEIGHTS among KEY VALUE overrides; "" for none."""
     given = [value for key, value in itertools.pairwise(overrides) if key == "MODEL.WEIGHTS"]
     return given[-1] if given else ""
 
 
 def with_weights(overrides: Sequence[str], weights: str) -> list[str]:
-    """Return the overrides with --weights before them, or raise InputError where they name another file."""
+    """Return the overrides with --weights before them; raise InputError if they name another file."""
     other = weights_in(overrides)
     if other not in ("", weights):
         raise InputError(f"--weights {weights} and MODEL.WEIGHTS {other} are two checkpoints; give one")

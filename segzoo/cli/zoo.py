@@ -1,4 +1,4 @@
-"""`segzoo zoo`: lists the models of the zoo, shows one, downloads its official weights."""
+"""`segzoo zoo`: list the models of the zoo, show one, or download its official weights."""
 
 import argparse
 import json
@@ -25,15 +25,15 @@ examples:
     %(prog)s segformer b2
     %(prog)s --task panoptic --max-params 50
     %(prog)s --license mit
-  all that is known about one, and the commands that train, test and use it:
+  the details of one, and the commands that train, test and use it:
     %(prog)s panoptic/coco/mask2former_r50
   its official weights, into the cache; prints the file:
     %(prog)s panoptic/coco/mask2former_r50 --download
 
-Accuracies are those that the authors publish, in percent; the page of a model says how each was measured, and
-only those that were measured alike can be compared. Parameters are in millions, as segzoo counts them.
-WEIGHTS is link for a file that --download gets, page for one that a browser has to fetch. Weights belong to
-their authors: mind their license, which is not segzoo's.
+Accuracies are the published ones, in percent; the page of a model says how each was measured, and only those
+measured alike can be compared. Parameters are in millions, as segzoo counts them. WEIGHTS is link for a file
+that --download gets, page for one that has to be downloaded in a browser. Weights belong to their authors:
+mind their license, which is not segzoo's.
 
 {EXIT_STATUS}
 """
@@ -47,19 +47,19 @@ def build_parser() -> CommandLine:
     parser.add_argument(
         "search", nargs="*", metavar="NAME | WORD", help="a model's name, or words to search for"
     )
-    which = parser.group("which models")
-    which.add_argument("--task", choices=sorted(TASKS), help="only of this task")
+    which = parser.group("selection")
+    which.add_argument("--task", choices=sorted(TASKS), help="only models of this task")
     which.add_argument(
-        "--dataset", metavar="NAME", help="only trained on this dataset, as in names: ade20k, coco"
+        "--dataset", metavar="NAME", help="only models of this dataset, as in their names: ade20k, coco"
     )
     which.add_argument(
         "--license", "--licence", metavar="TEXT", help="only weights whose license contains this"
     )
-    which.add_argument("--max-params", type=float, metavar="M", help="only with at most M million parameters")
+    which.add_argument("--max-params", type=float, metavar="M", help="only models up to M million parameters")
     which.add_argument(
-        "--with-weights", action="store_true", help="only with official weights that --download gets"
+        "--with-weights", action="store_true", help="only models with official weights that --download gets"
     )
-    what = parser.group("what is done")
+    what = parser.group("output")
     what.add_argument(
         "--download", action="store_true", help="download the official weights of the model NAME"
     )
@@ -197,13 +197,13 @@ def _commands(entry: "Entry") -> Iterator[str]:
     weights = entry.info.url or "DOWNLOADED_FILE"
     yield "evaluate the official weights:"
     yield f"  {command_line('evaluate', '--config-file', entry.name, '--weights', weights)}"
-    yield "use them on images of yours:"
+    yield "use them on your images:"
     files = ("--input", "photos/", "--output", "out/")
     yield f"  {command_line('predict', '--config-file', entry.name, *files, '--weights', weights)}"
 
 
 def _download(name: str) -> int:
-    # Imports torch, which the list does not need.
+    # Imported here, since it needs torch and the list does not.
     from segzoo.model_zoo.official import download_weights
 
     print(download_weights(name))
@@ -211,7 +211,7 @@ def _download(name: str) -> int:
 
 
 def _as_json(entry: "Entry") -> dict[str, Any]:
-    """All that is known about a model, for --json."""
+    """Return the details of a model, for --json."""
     about = asdict(entry.info) if entry.info else {}
     return {"name": entry.name, "title": entry.title, "metric": entry.metric, "value": entry.value} | about
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segzoo.cli import main
-from segzoo.cli.commands import COMMANDS, OF_SCRIPTS
+from segzoo.cli.commands import COMMANDS, COMMANDS_OF_SCRIPTS
 from segzoo.cli.errors import report_errors
 from segzoo.cli.parser import KEYS, SECTIONS, CommandLine
 from segzoo.config.load import new_config
@@ -372,7 +372,7 @@ def test_every_tool_takes_its_arguments_alike():
     scripts = {name for name, text in files.items() if "run_script(" in text}
     assert {name for name, _, _ in LINES} <= tools | scripts | set(COMMANDS)
     assert all("@report_errors" in files[name] for name in tools)
-    assert scripts == set(OF_SCRIPTS) & set(files) - tools
+    assert scripts == set(COMMANDS_OF_SCRIPTS) & set(files) - tools
 
 
 def test_the_parser_knows_what_keys_begin_with():
