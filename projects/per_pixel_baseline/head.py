@@ -10,7 +10,12 @@ from detectron2.config import configurable
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from segzoo.modeling.mask_classification.head import build_pixel_decoder, build_transformer_decoder
+from segzoo.modeling.mask_classification.head import (
+    MaskFormerHead,
+    build_pixel_decoder,
+    build_transformer_decoder,
+    find_pixel_decoder,
+)
 from segzoo.modeling.per_pixel import PixelHead
 
 # Stride of the finest level, by which the published code upsamples logits whatever the image's size.
@@ -34,6 +39,11 @@ class PerPixelBaselineHead(PixelHead):
         super().__init__(**shared)
         self.pixel_decoder = pixel_decoder
         self.predictor = self.classifier(embedding_channels)
+
+    @classmethod
+    def check_names(cls, cfg) -> None:
+        """Check the name of the pixel decoder, see `Segmentor.check_names`."""
+        find_pixel_decoder(cfg)
 
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
@@ -71,6 +81,8 @@ class PerPixelBaselinePlusHead(PixelHead):
         self.pixel_decoder = pixel_decoder
         self.decoder = decoder
         self.decoder_feature = decoder_feature
+
+    check_names = MaskFormerHead.check_names
 
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:

@@ -86,7 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     cfg = load(arguments.name)
     if _may_have_unknown_names(arguments):
-        from segzoo.engine import find_trainer  # its import takes longer than the rest
+        # Their import takes longer than the rest.
+        from segzoo.engine import find_trainer
         from segzoo.engine.names import check_names
 
         check_names(cfg, find_trainer(cfg))

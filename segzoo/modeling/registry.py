@@ -1,5 +1,7 @@
 """segzoo's own registries, besides Detectron2's META_ARCH, BACKBONE and SEM_SEG_HEADS."""
 
+from typing import Any
+
 from segzoo.utils.filled_registry import FilledRegistry as Registry
 from segzoo.utils.registries import registered
 
@@ -11,6 +13,7 @@ __all__ = [
     "PIXEL_DECODER_REGISTRY",
     "PIXEL_LOSS_REGISTRY",
     "TRANSFORMER_DECODER_REGISTRY",
+    "check_names",
     "registered",
 ]
 
@@ -73,3 +76,17 @@ Costs for matching queries with segments, named in MODEL.MASK_FORMER.MATCHING_CO
 
 Called with `cfg`; a `QueryCost` or a `PixelCost`. See mask_classification/criterion/costs.py.
 """
+
+
+def check_names(part: Any, cfg: Any) -> None:
+    """Check the names in `cfg` of the parts that a registered part builds, if it has a method that says so.
+
+    Args:
+        part: a class or function of a registry; its `check_names(cfg)` is called if there is one.
+
+    Raises:
+        InputError: nothing is registered by one of the names.
+    """
+    check = getattr(part, "check_names", None)
+    if check is not None:
+        check(cfg)

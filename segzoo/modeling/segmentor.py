@@ -134,6 +134,17 @@ class Segmentor(SegmentationModel):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
+    def check_names(cls, cfg) -> None:
+        """Check the names of the registered parts that `from_config` builds; a family adds its own.
+
+        Called before a run makes a folder, and before anything is built.
+
+        Raises:
+            InputError: nothing is registered by one of them.
+        """
+        registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
+
+    @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
         """Build the arguments shared by all families, including the backbone; a family adds its own.
 
@@ -148,7 +159,7 @@ class Segmentor(SegmentationModel):
                 f"TASK {cfg.TASK}: {cls.__name__} is trained for it, but predicts {', '.join(supported)}; "
                 f"select one of them: TEST.TASKS \"('{fitting}',)\""
             )
-        registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
+        cls.check_names(cfg)
         return {
             "backbone": build_backbone(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,

@@ -70,7 +70,7 @@ KEYS_AS_REMEDIES = {
     "segzoo/modeling/plain_model.py": {"TEST.TASKS", "TEST.PROTOCOL"},
 }
 CONFIG_KEY = re.compile(r"\b(?:[A-Z][A-Z0-9_]+\.)+[A-Z][A-Z0-9_]+")
-CFG_FUNCTIONS = re.compile(r"_?(from_config|build_\w+|add_\w*config)")
+CFG_FUNCTIONS = re.compile(r"_?(from_config|check_names|(build|find)_\w+|add_\w*config)")
 
 
 class Import(NamedTuple):

@@ -4,6 +4,7 @@ Shape shorthand: N images, Q queries, K classes, C channels of an embedding, h w
 map.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,10 +25,21 @@ from .context import decoder_inputs
 _PIXEL_DECODER_FEATURES = {"transformer_encoder": "coarse", "multi_scale_pixel_decoder": "scales"}
 
 
+def find_pixel_decoder(cfg) -> Callable[..., nn.Module]:
+    """Return what MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME names."""
+    key = "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
+    return registered(PIXEL_DECODER_REGISTRY, key, cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)
+
+
 def build_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
-    """Build the pixel decoder named by MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME."""
-    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
-    return registered(PIXEL_DECODER_REGISTRY, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", name)(cfg, input_shape)
+    """Build the pixel decoder that MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME names."""
+    return find_pixel_decoder(cfg)(cfg, input_shape)
+
+
+def find_transformer_decoder(cfg) -> Callable[..., nn.Module]:
+    """Return what MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME names."""
+    key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
+    return registered(TRANSFORMER_DECODER_REGISTRY, key, cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)
 
 
 def build_transformer_decoder(cfg, in_channels: int | list[int], **arguments: Any) -> nn.Module:
@@ -36,9 +48,7 @@ def build_transformer_decoder(cfg, in_channels: int | list[int], **arguments: An
     Args:
         arguments: override the arguments from its `from_config`.
     """
-    name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
-    key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
-    return registered(TRANSFORMER_DECODER_REGISTRY, key, name)(cfg, in_channels, **arguments)
+    return find_transformer_decoder(cfg)(cfg, in_channels, **arguments)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -74,6 +84,12 @@ class MaskFormerHead(nn.Module):
         self.transformer_in_feature = transformer_in_feature
         # `Batch` fields that `forward` needs.
         self.wants = decoder_inputs(predictor)
+
+    @classmethod
+    def check_names(cls, cfg) -> None:
+        """Check the names of both decoders, see `Segmentor.check_names`."""
+        find_pixel_decoder(cfg)
+        find_transformer_decoder(cfg)
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:

@@ -18,10 +18,10 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 
 from ..losses import joined
-from ..registry import registered
+from ..registry import check_names, registered
 from ..segmentor import Batch, Segmentor, Sizes
 from . import postprocess
-from .criterion import SegmentTargets, build_criterion, targets_from_inputs
+from .criterion import SegmentTargets, build_criterion, find_criterion, targets_from_inputs
 
 
 @META_ARCH_REGISTRY.register()
@@ -85,8 +85,14 @@ class MaskFormer(Segmentor):
         self.check_tasks(self.tasks)
 
     @classmethod
+    def check_names(cls, cfg) -> None:
+        super().check_names(cfg)
+        head = registered(SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME)
+        check_names(head, cfg)
+        check_names(find_criterion(cfg), cfg)
+
+    @classmethod
     def from_config(cls, cfg) -> dict:
-        registered(SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME)
         shared = super().from_config(cfg)
         node = cfg.MODEL.MASK_FORMER
         return {

@@ -3,7 +3,7 @@
 Shape shorthand: N images, K classes, H W size of the (padded) input, h w size of the head's feature map.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.config import configurable
@@ -16,7 +16,7 @@ from segzoo.utils.errors import InputError
 from ..features import build_in_features
 from ..labels import best_class
 from ..losses import joined
-from ..registry import NECK_REGISTRY, PIXEL_LOSS_REGISTRY, registered
+from ..registry import NECK_REGISTRY, PIXEL_LOSS_REGISTRY, check_names, registered
 from ..segmentor import Batch, DenseScores, Segmentor, Sizes
 from .head import PixelHead
 
@@ -68,18 +68,27 @@ class PerPixelSegmentor(Segmentor):
         self.ignore_label = ignore_label
 
     @classmethod
+    def check_names(cls, cfg) -> None:
+        super().check_names(cfg)
+        find_neck(cfg)
+        check_names(find_pixel_head("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME), cfg)
+        if cfg.MODEL.AUX_HEAD.NAME:
+            find_pixel_head("MODEL.AUX_HEAD.NAME", cfg.MODEL.AUX_HEAD.NAME)
+        find_pixel_loss(cfg)
+
+    @classmethod
     def from_config(cls, cfg) -> dict:
         shared = super().from_config(cfg)
         backbone = shared["backbone"]
-        neck = build_neck(cfg, backbone.output_shape())
+        neck_type = find_neck(cfg)
+        neck = neck_type(cfg, backbone.output_shape()) if neck_type else None
         shape = neck.output_shape() if neck is not None else backbone.output_shape()
-        check_pixel_head("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME)
         return {
             **shared,
             "neck": neck,
             "sem_seg_head": build_sem_seg_head(cfg, shape),
             "auxiliary_head": build_auxiliary_head(cfg, shape),
-            "loss": build_pixel_loss(cfg),
+            "loss": find_pixel_loss(cfg)(cfg),
             "loss_weight": cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT,
             "auxiliary_loss_weight": cfg.MODEL.AUX_HEAD.LOSS_WEIGHT,
             "size_divisibility": cfg.MODEL.SEM_SEG_HEAD.SIZE_DIVISIBILITY,
@@ -189,26 +198,31 @@ class PerPixelSegmentor(Segmentor):
         return resize(planes, sizes.output, self.align_corners)[0]
 
 
-def build_neck(cfg, input_shape: dict) -> nn.Module | None:
-    """Build the neck named by MODEL.NECK.NAME, or return None."""
+def find_neck(cfg) -> Callable[..., nn.Module] | None:
+    """Return what MODEL.NECK.NAME names, or None where it is empty."""
     name = cfg.MODEL.NECK.NAME
-    return registered(NECK_REGISTRY, "MODEL.NECK.NAME", name)(cfg, input_shape) if name else None
+    return registered(NECK_REGISTRY, "MODEL.NECK.NAME", name) if name else None
 
 
-def build_pixel_loss(cfg) -> nn.Module:
-    """Build the loss named by MODEL.SEM_SEG_HEAD.LOSS.NAME."""
-    name = cfg.MODEL.SEM_SEG_HEAD.LOSS.NAME
-    return registered(PIXEL_LOSS_REGISTRY, "MODEL.SEM_SEG_HEAD.LOSS.NAME", name)(cfg)
+def find_pixel_loss(cfg) -> Callable[..., nn.Module]:
+    """Return what MODEL.SEM_SEG_HEAD.LOSS.NAME names."""
+    key = "MODEL.SEM_SEG_HEAD.LOSS.NAME"
+    return registered(PIXEL_LOSS_REGISTRY, key, cfg.MODEL.SEM_SEG_HEAD.LOSS.NAME)
 
 
-def check_pixel_head(key: str, name: str) -> None:
-    """Raise InputError, naming the configuration key, unless a per-pixel head is registered as `name`."""
+def find_pixel_head(key: str, name: str) -> Callable[..., nn.Module]:
+    """Return the per-pixel head that is registered as `name`, the value of the configuration's `key`.
+
+    Raises:
+        InputError: nothing is, or a head of another family.
+    """
     head = registered(SEM_SEG_HEADS_REGISTRY, key, name)
     if isinstance(head, type) and not issubclass(head, PixelHead):
         known = [known for known, other in SEM_SEG_HEADS_REGISTRY if issubclass(other, PixelHead)]
         raise InputError(
             f"{key} {name!r} is not a head of PerPixelSegmentor; choose one of {', '.join(sorted(known))}"
         )
+    return head
 
 
 def build_auxiliary_head(cfg, input_shape: dict) -> nn.Module | None:
@@ -216,7 +230,6 @@ def build_auxiliary_head(cfg, input_shape: dict) -> nn.Module | None:
     node = cfg.MODEL.AUX_HEAD
     if not node.NAME:
         return None
-    check_pixel_head("MODEL.AUX_HEAD.NAME", node.NAME)
     build_in_features(node.IN_FEATURES, input_shape, "MODEL.AUX_HEAD.IN_FEATURES")
     # A head's `from_config` derives more than its arguments from these keys, e.g. PSANet its mask size.
     cfg = cfg.clone()

@@ -4,7 +4,7 @@
 `PixelCost`), a comparison of masks. `FusedSetCriterion` computes the same values faster.
 """
 
-from .build import build_criterion
+from .build import build_criterion, find_criterion
 from .comparison import AllPixels, UncertainPoints
 from .costs import ClassCost, DiceCost, MaskCost, PixelCost, QueryCost
 from .decoder_outputs import DecoderOutputs
@@ -39,5 +39,6 @@ __all__ = [
     "SetCriterion",
     "UncertainPoints",
     "build_criterion",
+    "find_criterion",
     "targets_from_inputs",
 ]

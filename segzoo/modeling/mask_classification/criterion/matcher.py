@@ -5,7 +5,7 @@ Shape shorthand: L layers, N images, Q queries, S segments of an image, P points
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import configurable
@@ -42,12 +42,10 @@ class NonFiniteCostError(FloatingPointError):
         self.layer = layer
 
 
-def build_costs(cfg) -> list[MatchingCost]:
-    """Build the costs that MODEL.MASK_FORMER.MATCHING_COSTS names."""
+def find_costs(cfg) -> list[Callable[..., MatchingCost]]:
+    """Return what MODEL.MASK_FORMER.MATCHING_COSTS names; each is called with `cfg`."""
     key = "MODEL.MASK_FORMER.MATCHING_COSTS"
-    return [
-        registered(MATCHING_COST_REGISTRY, key, name)(cfg) for name in cfg.MODEL.MASK_FORMER.MATCHING_COSTS
-    ]
+    return [registered(MATCHING_COST_REGISTRY, key, name) for name in cfg.MODEL.MASK_FORMER.MATCHING_COSTS]
 
 
 class HungarianMatcher(nn.Module):
@@ -74,7 +72,10 @@ class HungarianMatcher(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        return {"costs": build_costs(cfg), "num_points": cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS}
+        return {
+            "costs": [cost(cfg) for cost in find_costs(cfg)],
+            "num_points": cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS,
+        }
 
     @torch.no_grad()
     def forward(

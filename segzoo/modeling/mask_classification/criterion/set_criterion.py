@@ -15,10 +15,10 @@ from ...registry import CRITERION_REGISTRY
 from .comparison import AllPixels, Comparison, build_comparison
 from .decoder_outputs import DecoderOutputs
 from .matched_layer import Counts, MatchedLayer
-from .matcher import HungarianMatcher, Matches
+from .matcher import HungarianMatcher, Matches, find_costs
 from .point_sampling import RandomPoints
 from .target_masks import SegmentTargets
-from .terms import LossTerm, build_terms
+from .terms import LossTerm, find_terms
 
 
 @CRITERION_REGISTRY.register()
@@ -43,9 +43,15 @@ class SetCriterion(nn.Module):
         self.comparison = comparison or AllPixels()
 
     @classmethod
+    def check_names(cls, cfg) -> None:
+        """Check the names of terms and costs, see `Segmentor.check_names`."""
+        find_terms(cfg)
+        find_costs(cfg)
+
+    @classmethod
     def from_config(cls, cfg) -> dict:
         return {
-            "terms": build_terms(cfg),
+            "terms": [term(cfg) for term in find_terms(cfg)],
             "matcher": HungarianMatcher(cfg),
             "comparison": build_comparison(cfg),
         }

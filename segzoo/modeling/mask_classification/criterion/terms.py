@@ -19,6 +19,8 @@ Shape shorthand: N images, Q queries, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -46,10 +48,10 @@ class LossTerm(nn.Module):
         raise NotImplementedError
 
 
-def build_terms(cfg) -> list[LossTerm]:
-    """Build the terms that MODEL.MASK_FORMER.LOSS_TERMS names."""
+def find_terms(cfg) -> list[Callable[..., LossTerm]]:
+    """Return what MODEL.MASK_FORMER.LOSS_TERMS names; each is called with `cfg`."""
     key = "MODEL.MASK_FORMER.LOSS_TERMS"
-    return [registered(LOSS_TERM_REGISTRY, key, name)(cfg) for name in cfg.MODEL.MASK_FORMER.LOSS_TERMS]
+    return [registered(LOSS_TERM_REGISTRY, key, name) for name in cfg.MODEL.MASK_FORMER.LOSS_TERMS]
 
 
 @LOSS_TERM_REGISTRY.register()
