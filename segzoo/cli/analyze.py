@@ -1,4 +1,4 @@
-"""`segzoo analyze`: parameters and GFLOPs of models, part by part, beside the published ones."""
+"""`segzoo analyze`: count parameters and GFLOPs of models, part by part, beside the published ones."""
 
 import argparse
 
@@ -13,7 +13,7 @@ examples:
     %(prog)s --config-file my.yaml --size 512 1024
   a checkpoint of segzoo, which holds its configuration:
     %(prog)s output/street/model_best.pth
-  with another backbone, for a script:
+  with another backbone, as JSON:
     %(prog)s semantic/ade20k/pspnet_r50_v1s_100ep --json MODEL.BACKBONE.VARIANT r101
 
 exit status: 0 done, 2 wrong input
@@ -29,9 +29,7 @@ def build_parser() -> CommandLine:
     parser.add_argument("names", nargs="*", type=name_or_path, help="the same as --config-file")
     models = parser.group("model")
     parser.add_config(repeated=True, weights=True)
-    models.add_argument(
-        "--all", action="store_true", help="every model of the zoo that has a published number"
-    )
+    models.add_argument("--all", action="store_true", help="every model of the zoo with a published number")
     parser.add_data()
     counting = parser.group("counting")
     counting.add_argument(
@@ -39,7 +37,7 @@ def build_parser() -> CommandLine:
         nargs=2,
         type=whole_number(1),
         metavar=("HEIGHT", "WIDTH"),
-        help="image size; default: the published one's",
+        help="image size; default: that of the published numbers",
     )
     counting.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_overrides(data_is_overrides=True)

@@ -1,4 +1,4 @@
-"""`segzoo config`: prints a configuration, where its values come from, or how it differs from another."""
+"""`segzoo config`: print a configuration, where its values come from, or how it differs from another."""
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ EXAMPLES = f"""
 examples:
   the whole configuration, as YAML that can be trained with:
     %(prog)s panoptic/coco/mask2former_r50
-  what differs from the defaults only:
+  only what differs from the defaults:
     %(prog)s panoptic/coco/mask2former_r50 --changed
   where each value comes from: file and line, override, dataset:
     %(prog)s semantic/ade20k/segformer_mit_b0 --origin SOLVER.BASE_LR 1e-4
-  all that set one key, or a section, and in which order:
+  everything that sets one key or section, in order:
     %(prog)s semantic/ade20k/segformer_mit_b0 --origin SOLVER.BASE_LR
   what a checkpoint was trained with:
     %(prog)s output/street/model_best.pth --changed
@@ -54,7 +54,7 @@ def build_parser() -> CommandLine:
         nargs="?",
         const="",
         metavar="KEY",
-        help="where each value comes from; of a key or section: all that set it, the last one wins",
+        help="where each value comes from; with KEY, all that set this key or section, the last one wins",
     )
     what.add_argument("--diff", type=name_or_path, metavar="OTHER", help="the values in which OTHER differs")
     parser.add_data()
@@ -65,7 +65,9 @@ def build_parser() -> CommandLine:
 
 def _check(parsed: argparse.Namespace) -> None:
     if parsed.name and parsed.config_file and parsed.name != parsed.config_file:
-        raise InputError(f"{parsed.name} and --config-file {parsed.config_file} are two; give one")
+        raise InputError(
+            f"{parsed.name} and --config-file {parsed.config_file} are two configurations; give one"
+        )
     parsed.name = parsed.name or parsed.config_file or weights_in(parsed.opts)
     if not parsed.name:
         raise InputError(
@@ -74,7 +76,7 @@ def _check(parsed: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was asked for."""
+    """Print the configuration, its origins or its differences; return the exit status."""
     from segzoo.config.keys import flatten
     from segzoo.config.load import new_config
     from segzoo.config.origins import find_origins
@@ -110,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _may_have_unknown_names(arguments: argparse.Namespace) -> bool:
-    """Whether a name may be in the configuration that neither the zoo nor a training has used before."""
+    """Return whether the configuration may have a name that neither the zoo nor a training has used."""
     from segzoo.config.files import is_config_name, names_checkpoint, zoo_name
     from segzoo.config.rules import NAMES
 
@@ -131,15 +133,15 @@ def _shown(keys: Mapping[str, Any], key: str) -> str:
     return repr(keys[key]) if key in keys else "(no such key)"
 
 
-def _origins(origins: Mapping[str, Sequence[Any]], wanted: str) -> Iterator[str]:
-    if not wanted:
+def _origins(origins: Mapping[str, Sequence[Any]], section: str) -> Iterator[str]:
+    if not section:
         yield from _aligned(
             [(key, repr(found[-1].value), found[-1].source) for key, found in sorted(origins.items())]
         )
         return
-    keys = sorted(key for key in origins if key == wanted or key.startswith(f"{wanted}."))
+    keys = sorted(key for key in origins if key == section or key.startswith(f"{section}."))
     if not keys:
-        raise InputError(f"unknown key {wanted}{did_you_mean(wanted, origins)}")
+        raise InputError(f"unknown key {section}{did_you_mean(section, origins)}")
     rows = []
     for key in keys:
         # The value first, then what it replaced.
@@ -149,7 +151,7 @@ def _origins(origins: Mapping[str, Sequence[Any]], wanted: str) -> Iterator[str]
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Columns as wide as their cells, up to a limit beyond which a cell pushes the next one on."""
+    """Yield rows with columns as wide as their cells, up to a limit; longer cells shift the next one."""
     limit = 44
     widths = [min(limit, max(len(row[column]) for row in rows)) for column in range(len(rows[0]) - 1)]
     for row in rows:

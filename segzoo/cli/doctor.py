@@ -1,4 +1,4 @@
-"""`segzoo doctor`: checks the installation, the datasets and a configuration, one line an item."""
+"""`segzoo doctor`: check the installation, the datasets and a configuration, with a line for each item."""
 
 import argparse
 
@@ -13,9 +13,9 @@ EXAMPLES = """
 examples:
   the installation and the datasets:
     %(prog)s
-  a configuration of the zoo, too:
+  also a configuration of the zoo:
     %(prog)s --config-file panoptic/coco/mask2former_r50
-  one with the weights and the dataset that it is to run with:
+  also a configuration with the weights and the dataset to run it with:
     %(prog)s --config-file semantic/camvid/maskformer_r18 --data roads.yaml --weights weights.pth
 
 Each line is ok, warn or FAIL; one that is not ok ends with the remedy. It takes seconds.
@@ -31,7 +31,7 @@ def build_parser() -> CommandLine:
     parser.add_config(weights=True)
     parser.add_data()
     parser.group("make").add_argument(
-        "--needs", nargs="*", metavar="TARGET", help="only say what `make TARGET` lacks here"
+        "--needs", nargs="*", metavar="TARGET", help="only report what `make TARGET` lacks here"
     )
     parser.add_overrides()
     parser.add_check(check_arguments)
@@ -39,7 +39,7 @@ def build_parser() -> CommandLine:
 
 
 def check_arguments(parsed: argparse.Namespace) -> None:
-    """Raise InputError where there is something to run a configuration with, but no configuration."""
+    """Raise InputError if options for a configuration are given without one."""
     parsed.config_file = parsed.config_file or weights_in(parsed.opts)
     if parsed.needs is not None or parsed.config_file:
         return

@@ -1,4 +1,4 @@
-"""`segzoo evaluate`: metrics of a checkpoint, or of predictions that were saved."""
+"""`segzoo evaluate`: compute the metrics of a checkpoint, or of saved predictions."""
 
 import argparse
 import functools
@@ -18,13 +18,13 @@ examples:
     %(prog)s --config-file semantic/ade20k/maskformer_swin_tiny --weights model_final_8657a5.pkl
   a checkpoint of segzoo, which holds its configuration; on 8 GPUs:
     %(prog)s --weights output/street/model_best.pth --num-gpus 8
-  with another protocol, and with the predictions kept:
+  with another protocol, saving the predictions:
     %(prog)s --weights model_best.pth TEST.PROTOCOL segformer_ms TEST.SAVE_PREDICTIONS True
   in four jobs, in any order; each resumes where it stopped, the last to finish merges:
     %(prog)s --weights model_best.pth --shard 1/4
-  with boundary AP, boundary PQ and boundary IoU beside the usual numbers:
+  with boundary AP, boundary PQ and boundary IoU in addition to the standard metrics:
     %(prog)s --weights model_best.pth TEST.EVALUATORS "('boundary',)"
-  predictions that were saved, again, without a model:
+  saved predictions, without a model:
     %(prog)s --data camvid_val --predictions output/inference --evaluators boundary
 
 A checkpoint is tested on DATASETS.TEST. Results go to OUTPUT_DIR/inference, without OUTPUT_DIR to a new
@@ -33,34 +33,34 @@ printed, and results.json holds the protocol under which the predictions were ma
 
 exit status: 0 done, 2 wrong input
 """
-# Options of one of the two ways to evaluate, which mean nothing in the other.
-OF_PREDICTIONS = (*("tasks", "dataset_file", "output", "evaluators", "boundary_dilation", "class_averaging"),)
-# What does for a model what an option does for predictions.
-KEYS_OF_MODELS = {
+# Options that are valid with --predictions only, and those that are valid with a model only.
+PREDICTION_OPTIONS = ("tasks", "dataset_file", "output", "evaluators", "boundary_dilation", "class_averaging")
+MODEL_OPTIONS = ("model", "weights", "shard", "resume", "num_gpus", "num_machines")
+# {option for predictions: the key that does the same for a model}.
+MODEL_KEYS = {
     "evaluators": "TEST.EVALUATORS",
     "boundary_dilation": "TEST.BOUNDARY_DILATION",
     "tasks": "TEST.TASKS",
     "dataset_file": "DATASETS.FILES",
     "output": "OUTPUT_DIR",
 }
-OF_MODELS = ("model", "weights", "shard", "resume", "num_gpus", "num_machines")
 
 
 def build_parser() -> CommandLine:
     parser = CommandLine(
         "evaluate",
-        description="Compute the metrics of a checkpoint, or of predictions that were saved.",
+        description="Compute the metrics of a checkpoint, or of saved predictions.",
         epilog=EXAMPLES,
     )
     parser.add_model()
     parser.add_data()
-    parser.add_split("the splits to test on: DATASETS.TEST; of saved predictions one", "--dataset")
+    parser.add_split("splits to test on (DATASETS.TEST); one for saved predictions", "--dataset")
     add_shard(parser)
     parser.group("evaluation").add_argument(
         "--resume", action="store_true", help="evaluate the last checkpoint in OUTPUT_DIR"
     )
     add_processes(parser)
-    saved = parser.group("predictions that were saved (TEST.SAVE_PREDICTIONS True)")
+    saved = parser.group("saved predictions (TEST.SAVE_PREDICTIONS True)")
     saved.add_argument(
         "--predictions",
         type=path_value,
@@ -88,35 +88,35 @@ def build_parser() -> CommandLine:
         "--class-averaging",
         choices=("valid", "ground_truth", "all"),
         default="valid",
-        help="the classes that a mean is taken over (valid)",
+        help="classes to average over (valid)",
     )
     saved.add_argument(
         "--evaluators",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="evaluators beside the standard ones: boundary (for a model: TEST.EVALUATORS)",
+        help="evaluators in addition to the standard ones: boundary (for a model: TEST.EVALUATORS)",
     )
     saved.add_argument(
         "--boundary-dilation",
         type=share,
         metavar="SHARE",
-        help="width of boundaries as a share of the image's diagonal (0.02, of Cityscapes 0.005)",
+        help="width of boundaries as a share of the image's diagonal (0.02; Cityscapes: 0.005)",
     )
-    saved.add_argument("--output", type=path_value, metavar="FOLDER", help="where results.json goes")
+    saved.add_argument("--output", type=path_value, metavar="FOLDER", help="folder for results.json")
     parser.add_overrides()
     parser.add_check(functools.partial(check_arguments, parser))
     return parser
 
 
 def check_arguments(parser: CommandLine, parsed: argparse.Namespace) -> None:
-    """Raise InputError where there is nothing to evaluate, or an option has no meaning with the others."""
-    for name in OF_MODELS if parsed.predictions else OF_PREDICTIONS:
+    """Raise InputError if there is nothing to evaluate, or options contradict each other."""
+    for name in MODEL_OPTIONS if parsed.predictions else PREDICTION_OPTIONS:
         if getattr(parsed, name) != parser.get_default(name):
             flag = f"--{name.replace('_', '-')}"
             if parsed.predictions:
                 raise InputError(f"{flag} runs a model, --predictions does not; leave one of them out")
-            key = KEYS_OF_MODELS.get(name)
+            key = MODEL_KEYS.get(name)
             remedy = f"for a model set {key}" if key else "leave it out"
             raise InputError(f"{flag} scores saved predictions, with --predictions FOLDER; {remedy}")
     if parsed.predictions:
@@ -137,7 +137,7 @@ def check_arguments(parser: CommandLine, parsed: argparse.Namespace) -> None:
     if not parsed.config_file and not weights_in(parsed.opts):
         raise InputError(
             "there is nothing to evaluate; give --model, or --config-file and --weights, or --predictions "
-            "FOLDER for predictions that were saved"
+            "FOLDER for saved predictions"
         )
 
 

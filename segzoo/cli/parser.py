@@ -21,8 +21,8 @@ A_DATASET = "a dataset YAML, the folder that it lies in, or the name of a built-
 EXIT_STATUS = "exit status: 0 done, 2 wrong input"
 EXIT_STATUS_OF_CHECKS = "exit status: 0 done, 1 problems were found, 2 wrong input"
 
-# What the keys of a configuration begin with, and the keys that are complete with that: known here, because
-# the configuration takes its time to import.
+# Sections of a configuration, and its keys outside of sections. Listed here, because importing the
+# configuration takes time.
 SECTIONS = {"MODEL", "INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST", "GLOBAL"}
 KEYS = {
     *("VERSION", "OUTPUT_DIR", "SEED", "CUDNN_BENCHMARK", "FLOAT32_PRECISION", "VIS_PERIOD"),
@@ -33,24 +33,24 @@ FILE_SUFFIXES = {
     *("MP4", "AVI", "MOV", "MKV", "WEBM", "M4V", "MPG", "MPEG"),
     *("YAML", "YML", "JSON", "TXT", "PTH", "PT", "PT2", "PKL", "BIN", "SAFETENSORS"),
 }
-# SOLVER.MAX_ITER, SEED; people also write SOLVER.MAX_ITER=10.
+# SOLVER.MAX_ITER, SEED; also SOLVER.MAX_ITER=10, a common mistake.
 _KEY = re.compile(r"([A-Z][A-Z0-9_]*)(\.[A-Z0-9_]+)*(=.*)?", re.DOTALL)
 
 
 def name_or_path(text: str) -> str:
-    """The type of arguments that are a path or a name: not empty, and with `~` expanded."""
+    """Convert an argument that is a path or a name: not empty, and with `~` expanded."""
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty; give a path")
     return expand_home(text)
 
 
 def path_value(text: str) -> Path:
-    """The type of arguments that are a path."""
+    """Convert an argument that is a path."""
     return Path(name_or_path(text))
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """The type of arguments that count something, from `least`."""
+    """Return a type for arguments that are whole numbers, at least `least`."""
 
     def convert(text: str) -> int:
         try:
@@ -65,7 +65,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def share(text: str) -> float:
-    """The type of arguments from 0 to 1."""
+    """Convert an argument that is a number from 0 to 1."""
     try:
         number = float(text)
     except ValueError:
@@ -76,7 +76,7 @@ def share(text: str) -> float:
 
 
 class _StoreOnce(argparse._StoreAction):
-    """Stores a value, and refuses another one for the same flag, which would silently win."""
+    """An action that stores a value, and refuses a second one for the flag, which would silently win."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         given = vars(namespace).setdefault("_given", {})
@@ -88,16 +88,16 @@ class _StoreOnce(argparse._StoreAction):
 
 
 class CommandLine(argparse.ArgumentParser):
-    """A parser with --debug, whose own complaints are a line too. They end the command with status 2.
+    """A parser with --debug, which reports its own errors in one line and ends with status 2.
 
-    Flags are given in full. What is parsed has all words of the command line as `words`.
+    Flags cannot be abbreviated. The parsed arguments have all words of the command line as `words`.
     """
 
     def __init__(self, command: str = "", **options) -> None:
         """
         Args:
-            command: the sub-command of `segzoo` whose words are parsed; "" for a script of its own.
-            options: those of argparse; description and epilog are shown as they are written.
+            command: the sub-command of `segzoo` whose words are parsed; "" for a separate script.
+            options: those of argparse; description and epilog are shown as written.
         """
         if command and not (is_started_by_script() and command in SCRIPTS):
             options["prog"] = f"{program()} {command}"
@@ -113,28 +113,28 @@ class CommandLine(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show where an error was raised")
 
     def add_check(self, check: Callable[[argparse.Namespace], None]) -> None:
-        """Call `check` with what was parsed, in the order in which checks are added; it raises InputError."""
+        """Call `check` with the parsed arguments, in the order of the calls; it raises InputError."""
         self.checks.append(check)
 
     def group(self, title: str) -> argparse._ArgumentGroup:
-        """Return the group of options of that title; it is made on first use."""
+        """Return the group of options with that title, creating it on first use."""
         for group in self._action_groups:
             if group.title == title:
                 return group
         return self.add_argument_group(title)
 
     def add_trust(self) -> None:
-        """For commands that read weights."""
+        """Add --trust-checkpoint, for commands that read weights."""
         self.group("model").add_argument(
             "--trust-checkpoint", action="store_true", help="execute code that a checkpoint file contains"
         )
 
     def add_config(self, *, repeated: bool = False, weights: bool = False) -> None:
-        """For commands that read a configuration, a file's or a checkpoint's, and run no model.
+        """Add a configuration, of a file or a checkpoint, for commands that run no model.
 
         Args:
-            repeated: it may be given several times; what is parsed is a list.
-            weights: MODEL.WEIGHTS matters to the command, too.
+            repeated: whether it may be given several times; the result is a list.
+            weights: whether the command uses MODEL.WEIGHTS too.
         """
         about = "a YAML file, a name that `segzoo zoo` lists, or a checkpoint of segzoo, which holds one"
         self.add_config_file("--model", about=about, repeated=repeated)
@@ -149,7 +149,7 @@ class CommandLine(argparse.ArgumentParser):
         default: str | None = None,
         repeated: bool = False,
     ) -> None:
-        """For commands that read the configuration of a file, and none of a checkpoint."""
+        """Add --config-file, for commands that read the configuration of a file, not of a checkpoint."""
         if repeated:
             about += "; may be repeated"
         self.group("model").add_argument(
@@ -171,10 +171,10 @@ class CommandLine(argparse.ArgumentParser):
         )
 
     def add_model(self, *, trains: bool = False) -> None:
-        """For commands that run a model: its configuration and weights, by whichever name.
+        """Add the configuration and weights of a model, for commands that run one.
 
         Args:
-            trains: --model names a configuration only, and brings no weights.
+            trains: whether --model names a configuration only, without weights.
         """
         self.trains = trains
         zoo = "a name of the zoo, with its authors' weights where they are linked, or a checkpoint"
@@ -192,7 +192,7 @@ class CommandLine(argparse.ArgumentParser):
         self.add_trust()
 
     def add_data(self) -> None:
-        """For commands that read a dataset."""
+        """Add --data, for commands that read a dataset."""
         self.group("data").add_argument(
             "--data",
             type=name_or_path,
@@ -201,19 +201,20 @@ class CommandLine(argparse.ArgumentParser):
         )
 
     def add_dataset(self) -> None:
-        """For commands about a dataset alone: a name, --data, or the datasets of a configuration."""
+        """Add the dataset of commands about data only: a name, --data, or those of a configuration."""
         self.has_dataset = True
-        self.add_argument("dataset", type=name_or_path, nargs="?", help=A_DATASET)
-        self.group("data").add_argument("--data", type=name_or_path, metavar="FILE", help="the same")
+        self.add_argument("dataset", type=name_or_path, nargs="?", metavar="DATASET", help=A_DATASET)
+        about = "the same as DATASET"
+        self.group("data").add_argument("--data", type=name_or_path, metavar="FILE", help=about)
         self.add_config()
 
     def add_split(self, about: str, *former: str, choices: Sequence[str] | None = None) -> None:
-        """For commands about some splits of a dataset: `split`, a list of names.
+        """Add --split, a list of names of splits.
 
         Args:
             about: help.
-            former: earlier flags of the same meaning, which help does not list.
-            choices: the names that there are, and the default; None: any name, by default ().
+            former: earlier flags with the same meaning, which help does not list.
+            choices: the allowed names, which are the default; None for any name, with the default ().
         """
         for flag in ("--split", *former):
             self.group("data").add_argument(
@@ -227,33 +228,33 @@ class CommandLine(argparse.ArgumentParser):
             )
 
     def add_workers(self) -> None:
-        """For commands that work in several processes."""
+        """Add --workers, for commands that work in several processes."""
         self.add_argument(
             "--workers",
             type=whole_number(0),
             default=free_processors(),
             metavar="NUMBER",
-            help="processes (one per core); 0 and 1: none but this",
+            help="number of processes (one per core); 0 or 1: only this one",
         )
 
     def add_overrides(self, *, data_is_overrides: bool = False) -> None:
-        """For commands that read a configuration: pairs of keys and values come last. To be called last.
+        """Add KEY VALUE overrides of the configuration, which come last. To be called last.
 
-        They are found by their form, so that they may follow flags and names that take any number of words;
-        what else is left over, is taken for them where a command has no names.
+        They are recognized by their form, so that they may follow flags and names that take any number of
+        words; other remaining words are taken as overrides if a command has no names.
 
         Args:
-            data_is_overrides: --data, too, becomes overrides: of DATASETS.FILES, TRAIN and TEST.
+            data_is_overrides: whether --data becomes overrides too: of DATASETS.FILES, TRAIN and TEST.
         """
         self.has_overrides, self.data_is_overrides = True, data_is_overrides
-        about = "overrides of the configuration, come last; --opts before them changes nothing"
+        about = "overrides of the configuration, come last; an --opts before them is ignored"
         if any(not action.option_strings for action in self._actions):
             self.add_argument_group("KEY VALUE ...", about)
         else:
             self.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=about)
 
     def add_rest(self) -> None:
-        """For commands that take the words of another one after `--`, as `rest`; None without `--`."""
+        """Take the words after `--`, those of another command, as `rest`; None without `--`."""
         self.has_rest = True
 
     def parse_args(self, args=None, namespace=None):
@@ -295,7 +296,7 @@ class CommandLine(argparse.ArgumentParser):
             self.error("the dataset is missing; give a dataset YAML, or the name of a built-in dataset")
 
     def print_help(self, file=None) -> None:
-        # argparse's own hides that it cannot be written; a reader that goes away is no error.
+        # argparse's own method hides failed writes; a closed pipe is no error.
         with contextlib.suppress(BrokenPipeError):
             (file or sys.stdout).write(self.format_help())
 
@@ -308,7 +309,7 @@ class CommandLine(argparse.ArgumentParser):
             if word == "--opts":
                 return index
             action = self._option_string_actions.get(words[index - 1]) if index else None
-            # A flag that may have a value has it where the rest would not be pairs without it.
+            # A flag with an optional value has one if the rest would not be pairs otherwise.
             is_value = action is not None and (
                 action.nargs is None or (action.nargs == "?" and (len(words) - index) % 2 == 1)
             )
@@ -318,12 +319,12 @@ class CommandLine(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         if " required" in message and (wrong := self._unknown_flags()):
-            # argparse looks at them last, but a misspelled flag may be what is missing.
+            # argparse reports unknown flags last, but a misspelled flag may be the missing one.
             message = f"unrecognized arguments: {' '.join(wrong)}"
         _, unknown, words = message.partition("unrecognized arguments: ")
         first = words.split(" ")[0]
         if unknown and first.startswith("--"):
-            # --help is near to any short flag.
+            # --help is similar to any short flag.
             flags = [
                 flag
                 for flag, action in self._option_string_actions.items()
@@ -336,13 +337,13 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def _is_override(word: str) -> bool:
-    """Whether a word looks like a key of the configuration, spelled right or not, and is no file."""
+    """Return whether a word looks like a key of the configuration, misspelled or not, and is no file."""
     match = _KEY.fullmatch(word)
     if match is None or os.path.exists(word):
         return False
     if not match[2]:
         return match[1] in KEYS
-    # A package may bring a section of its own; IMG.JPG is a file that is missing.
+    # A package may add its own section; IMG.JPG is a missing file.
     return match[1] in SECTIONS or match[2][1:] not in FILE_SUFFIXES
 
 
@@ -351,12 +352,12 @@ def take_data(parsed: argparse.Namespace) -> None:
     if parsed.data:
         from .dataset_option import data_overrides
 
-        # Before the others, of which the last may lack its value.
+        # First, since the last of the others may lack its value.
         parsed.opts = [*data_overrides(parsed.data, parsed.opts), *parsed.opts]
 
 
 def check_model(parsed: argparse.Namespace) -> None:
-    """Raises InputError where neither a configuration nor a checkpoint, which may hold one, is given."""
+    """Raise InputError if neither a configuration nor a checkpoint, which may hold one, is given."""
     if not parsed.config_file and not weights_in(parsed.opts):
         raise InputError(
             "--config-file is missing; give a YAML file or a name that `segzoo zoo` lists, or with --model "

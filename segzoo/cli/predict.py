@@ -1,4 +1,4 @@
-"""`segzoo predict`: draws a model's predictions on images and videos."""
+"""`segzoo predict`: draw a model's predictions on images and videos."""
 
 import argparse
 
@@ -16,7 +16,7 @@ examples:
   a checkpoint as published, on images and videos:
     %(prog)s --config-file panoptic/coco/maskformer_r50 --weights model_final_6f60dc.pkl \\
         --input a.jpg folder/ 'more/*.png' clip.mp4 --output out/
-  label maps, too, of another task that the model can answer:
+  also write label maps, of another task that the model supports:
     %(prog)s --weights model_best.pth --task semantic --save-labels --input folder/ --output out/
   a camera, in a window:
     %(prog)s --weights model_best.pth --webcam
@@ -33,7 +33,7 @@ def build_parser() -> CommandLine:
     )
     parser.add_model()
     parser.group("model").add_argument(
-        "--random-weights", action="store_true", help="run without any weights, to try the command only"
+        "--random-weights", action="store_true", help="run with random weights, only to try the command"
     )
     parser.add_data()
     source = parser.group("input, one of").add_mutually_exclusive_group(required=True)
@@ -58,7 +58,7 @@ def build_parser() -> CommandLine:
     )
     result = parser.group("output")
     result.add_argument(
-        "--output", type=path_value, metavar="DIR", help="folder for results; without it they are shown"
+        "--output", type=path_value, metavar="DIR", help="folder for results; default: show them in a window"
     )
     result.add_argument("--task", choices=TASKS, help="what to draw; default: the model's task")
     result.add_argument(
@@ -66,7 +66,7 @@ def build_parser() -> CommandLine:
         type=share,
         default=0.5,
         metavar="SCORE",
-        help="segments of a lower score are not drawn (0.5)",
+        help="minimum score of the segments to draw (0.5)",
     )
     result.add_argument(
         "--save-labels", action="store_true", help="write label maps and ids as PNG and JSON to DIR/labels"
@@ -79,7 +79,7 @@ def build_parser() -> CommandLine:
 def run(arguments: argparse.Namespace) -> int:
     from segzoo.engine.model_config import model_config
 
-    # First: a wrong key is told without waiting for models.
+    # First: a wrong key is reported without importing models.
     cfg = model_config(arguments.config_file, arguments.opts, trust=arguments.trust_checkpoint)
 
     from .prediction.runner import draw_predictions

@@ -1,4 +1,4 @@
-"""`segzoo replay`: runs the batch that ended a training again."""
+"""`segzoo replay`: run the batch that stopped a training again."""
 
 import argparse
 
@@ -12,9 +12,9 @@ examples:
   on a CPU, in single precision:
     %(prog)s output/nonfinite_118.pth --device cpu --fp32
 
-The file holds the batch, the weights, the random state and the configuration of that moment; nothing else is
-needed, not even the dataset. Forward and backward pass are repeated in the precision of the training, or in
-full single precision with --fp32.
+The file holds the batch, the weights, the random state and the configuration of that iteration; nothing else
+is needed, not even the dataset. The forward and backward pass are repeated in the precision of the training,
+or in full single precision with --fp32.
 
 exit status: 0 done, 2 wrong input
 """
@@ -23,7 +23,7 @@ exit status: 0 done, 2 wrong input
 def build_parser() -> CommandLine:
     parser = CommandLine(
         "replay",
-        description="Run the batch again that ended a training, and name the first module to break.",
+        description="Run the batch that stopped a training again, and find the first non-finite output.",
         epilog=EXAMPLES,
     )
     parser.add_argument(
@@ -33,7 +33,7 @@ def build_parser() -> CommandLine:
         help="OUTPUT_DIR/nonfinite_<iteration>.pth of the training that stopped",
     )
     running = parser.group("running")
-    running.add_argument("--device", default="", help="where to run (default: the training's own)")
+    running.add_argument("--device", default="", help="device to run on (default: that of the training)")
     running.add_argument("--fp32", action="store_true", help="without mixed precision")
     parser.add_trust()
     parser.add_overrides()

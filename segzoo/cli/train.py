@@ -1,4 +1,4 @@
-"""`segzoo train`: trains and evaluates any model of segzoo, on one or many GPUs or on the CPU."""
+"""`segzoo train`: train and evaluate any model of segzoo, on one or many GPUs or on the CPU."""
 
 import argparse
 
@@ -21,15 +21,16 @@ examples:
     %(prog)s --num-gpus 2 --config-file ... MODEL.DEVICE cpu
   two machines (the same on both but for --machine-rank):
     %(prog)s --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT --config-file ...
-  evaluate instead (`segzoo evaluate` has more to offer):
+  evaluate instead (`segzoo evaluate` has more options):
     %(prog)s --config-file ... --eval-only --weights model_final_0b5f6c.pkl
 
-KEY VALUE pairs override the config and come last. torchrun and srun start it too; their numbers of processes
-count. OUTPUT_DIR gets config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints and inference/.
+KEY VALUE pairs override the config and come last. torchrun and srun can start it too; they then set the
+number of processes. OUTPUT_DIR gets config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints and
+inference/.
 
 without OUTPUT_DIR:
   a training   writes to output/<config>/<n>, n = 1, 2, ...
-  --resume     continues the newest training of this configuration there that is not finished
+  --resume     continues the newest unfinished training of this configuration there
   --eval-only  writes beside MODEL.WEIGHTS, to eval-<file>-<n>; for a URL to output/<config>/eval-<n>
 An OUTPUT_DIR that holds a training is refused unless --resume or --overwrite is given; nothing is deleted.
 
@@ -38,8 +39,8 @@ exit status:
   1   the loss was not finite, another process was lost, or an error with a traceback
   2   wrong input, or a disk or folder that cannot be written, explained in one line
   75  stopped by SIGUSR2, 79 by SIGTERM, 130 by SIGINT (Ctrl-C), 129 by SIGHUP (its terminal was closed):
-      the iteration was finished and saved, --resume continues; the same signal once more, a moment later,
-      ends it at once, unsaved. Ctrl-C also ends the shell's loop or script that a training runs in; with
+      the iteration was finished and saved, --resume continues; the same signal again, a moment later, ends
+      it at once without saving. Ctrl-C also ends the shell's loop or script that a training runs in; with
       nohup a training outlives its terminal.
 """
 
@@ -60,7 +61,7 @@ def build_parser() -> CommandLine:
     training.add_argument(
         "--overwrite",
         action="store_true",
-        help="start anew in OUTPUT_DIR; a training that it holds is moved to OUTPUT_DIR.old-<n>",
+        help="start again in OUTPUT_DIR; a training that it holds is moved to OUTPUT_DIR.old-<n>",
     )
     training.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS instead, as `segzoo evaluate` does"
@@ -73,7 +74,7 @@ def build_parser() -> CommandLine:
 
 
 def add_shard(parser: CommandLine) -> None:
-    """For commands that evaluate."""
+    """Add --shard, for commands that evaluate."""
     parser.group("evaluation").add_argument(
         "--shard",
         default="",
@@ -83,20 +84,20 @@ def add_shard(parser: CommandLine) -> None:
 
 
 def add_processes(parser: CommandLine) -> None:
-    """For commands that run in one or many processes."""
+    """Add options for the number of processes and machines."""
     processes = parser.group("processes and machines")
     processes.add_argument(
         "--num-gpus",
         type=whole_number(1),
         default=1,
         metavar="N",
-        help="GPUs on each machine; without any, CPU processes (default 1)",
+        help="GPUs on each machine, or processes on a CPU (default 1)",
     )
     processes.add_argument(
-        "--num-machines", type=whole_number(1), default=1, metavar="N", help="machines in all (default 1)"
+        "--num-machines", type=whole_number(1), default=1, metavar="N", help="number of machines (default 1)"
     )
     processes.add_argument(
-        "--machine-rank", type=whole_number(0), default=0, metavar="N", help="which of them this is, from 0"
+        "--machine-rank", type=whole_number(0), default=0, metavar="N", help="rank of this machine, from 0"
     )
     processes.add_argument(
         "--dist-url",
@@ -107,7 +108,7 @@ def add_processes(parser: CommandLine) -> None:
 
 
 def check_arguments(parsed: argparse.Namespace) -> None:
-    """Raise InputError where there is no configuration, or flags contradict each other."""
+    """Raise InputError if there is no configuration, or flags contradict each other."""
     if parsed.eval_only:
         check_model(parsed)
     elif not parsed.config_file:
@@ -119,7 +120,7 @@ def check_arguments(parsed: argparse.Namespace) -> None:
         raise InputError("--shard splits a test, not a training; add --eval-only")
     if parsed.overwrite and (parsed.resume or parsed.eval_only):
         other = "--resume" if parsed.resume else "--eval-only"
-        raise InputError(f"--overwrite starts a training anew; leave it out, or {other}")
+        raise InputError(f"--overwrite starts a new training; leave it out, or {other}")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -119,7 +119,7 @@ def test_a_file_of_ones_own_is_named_as_it_was_given(tmp_path):
     [
         ([], "NAME is missing"),
         (["a/b/c"], "config file a/b/c does not exist"),
-        ([LEAF, "--config-file", "x.yaml"], "are two; give one"),
+        ([LEAF, "--config-file", "x.yaml"], "are two configurations; give one"),
         ([LEAF, "--diff", LEAF, "--changed"], "not allowed with argument"),
     ],
 )

@@ -1,11 +1,11 @@
-"""Draw the files of a dataset with their labels, or what training sees of them after augmentation.
+"""Draw the files of a dataset with their labels, or training samples after augmentation.
 
     segzoo visualize-data --data camvid_val --output out/
     segzoo visualize-data --data roads.yaml --output out/
     segzoo visualize-data --config-file semantic/camvid/maskformer_r18 --output out/
     segzoo visualize-data --config-file semantic/camvid/maskformer_r18 --data roads.yaml --output out/
 
-Writes a PNG per image, the image beside its labels, and all of them small in sheet.png.
+Writes a PNG for each image, the image beside its labels, and all of them downsampled to sheet.png.
 """
 
 import argparse
@@ -20,12 +20,12 @@ def build_parser() -> CommandLine:
     parser = CommandLine("visualize-data", description=__doc__, epilog=EXIT_STATUS)
     parser.add_config()
     parser.add_data()
-    parser.add_split("only these splits; default: all of --data, or the config's", "--dataset")
+    parser.add_split("only these splits; default: all of --data or of the config", "--dataset")
     parser.add_argument("--dataset-file", type=name_or_path, metavar="FILE", help="the same as --data")
     parser.add_argument(
         "--source",
         choices=("mapper", "annotation"),
-        help="what training sees (needs --config-file), or the files as they are; default: by --config-file",
+        help="draw training samples (default with --config-file), or the files as they are (default)",
     )
     parser.add_argument(
         "--output", type=path_value, required=True, metavar="DIR", help="folder for the drawings"
@@ -43,7 +43,7 @@ def _choose_source(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw; return the exit status."""
+    """Write the drawings; return the exit status."""
     from .chosen import annotated_splits, training_config
 
     chosen = (training_config if arguments.source == "mapper" else annotated_splits)(arguments)

@@ -1,4 +1,4 @@
-"""What is drawn, found out before what draws it is imported."""
+"""The configuration or splits to draw, resolved before the modules that draw are imported."""
 
 import argparse
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def training_config(arguments: argparse.Namespace) -> CfgNode:
         data, given = arguments.split[0], ["DATASETS.TRAIN", str(tuple(arguments.split)), *given]
     more = data_overrides(data, given) if data else []
     cfg = load_any(arguments.config_file, [*more, *given], trust=arguments.trust_checkpoint)
-    # Workers would read ahead of the few images wanted. A broken file is to be seen, not skipped.
+    # Data-loader workers would read ahead of the few images that are drawn.
     cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE = 0, 1, 1
     if cfg.SEED < 0:
         cfg.SEED = 0
@@ -48,7 +48,7 @@ def annotated_splits(arguments: argparse.Namespace) -> Sequence[str]:
 
 
 def _check_chosen(arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Raise InputError where --split names what --data lacks; without --data it may be any split."""
+    """Raise InputError if --split names a split that --data lacks; without --data any split is allowed."""
     data = arguments.data or arguments.dataset_file
     if data:
         check_splits(arguments.split, names, label_reader(splits_of(data)[0]).dataset.path.name)

@@ -1,4 +1,4 @@
-"""Draws training samples, or the files of a dataset, with their labels."""
+"""Drawing training samples, or the files of a dataset, with their labels."""
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
