@@ -7,6 +7,7 @@ from .utils.detectron2_registries import fill_detectron2_registries
 from .utils.import_hooks import after_import
 from .utils.lazy_exports import lazy_exports
 from .utils.moved import find_moved_modules
+from .utils.published_hashes import register_hashes
 
 if TYPE_CHECKING:
     from . import (
@@ -41,3 +42,4 @@ __all__ = [
 
 find_moved_modules()
 after_import("detectron2.modeling", fill_detectron2_registries)
+register_hashes("segzoo.model_zoo.registry")

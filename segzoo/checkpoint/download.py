@@ -11,6 +11,7 @@ from detectron2.utils.file_io import PathManager
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import user_path
+from segzoo.utils.published_hashes import find_hashes
 
 from .weight_sets import split_choice
 
@@ -27,9 +28,10 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "", sha256_prefix: str
     Args:
         path_or_url: a path (`~` is the home folder), `https://...`, `detectron2://...` or `catalog://...`;
             a set of weights named after `#` (see `split_choice`) is not part of it.
-        md5_prefix: first hex digits of the expected md5; by default those in the name of a
-            `model_final_<six hex digits>.pkl`, which is how Detectron2, MaskFormer and Mask2Former publish.
-        sha256_prefix: likewise for sha256; by default the digits in the name of torchvision's files.
+        md5_prefix: first hex digits of the expected md5; by default those of the zoo's tables for the
+            address, else those in the name of a `model_final_<six hex digits>.pkl`, which is how Detectron2,
+            MaskFormer and Mask2Former publish.
+        sha256_prefix: likewise for sha256; by default also the digits in the name of torchvision's files.
 
     Raises:
         InputError: the file does not exist, the download failed, or the hash differs from the expected one.
@@ -52,6 +54,8 @@ def local_file(path_or_url: str | Path, md5_prefix: str = "", sha256_prefix: str
         example = f", such as {file / inside[0]}" if inside else ""
         expected = f"a checkpoint file (.pth, .pkl or .safetensors){example}"
         raise InputError(f"{source}: {found}; expected {expected}")
+    if remote and not (md5_prefix or sha256_prefix):
+        md5_prefix, sha256_prefix = find_hashes(source)
     _check_hash(file, source, remote, md5_prefix, sha256_prefix)
     return file
 

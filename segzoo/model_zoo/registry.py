@@ -45,6 +45,12 @@ def known_models() -> dict[str, WeightsInfo]:
     return models
 
 
+def published_hashes(url: str) -> tuple[str, str]:
+    """Return the first hex digits of the md5 and sha256 of an official file, "" where none is published."""
+    found = next((info for info in known_models().values() if info.url == url), None)
+    return (found.md5_prefix, found.sha256_prefix) if found else ("", "")
+
+
 @functools.cache
 def sections() -> tuple[Section, ...]:
     """The tables, in alphabetical order of their files.

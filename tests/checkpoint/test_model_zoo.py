@@ -3,8 +3,13 @@
 The reading of the tables is tested in test_zoo_tables.py, numbers of other families in test_zoo_*.py.
 """
 
+import dataclasses
+import functools
+import hashlib
+import http.server
 import math
 import re
+import threading
 import warnings
 from pathlib import Path
 
@@ -15,12 +20,15 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from segzoo import model_zoo
-from segzoo.checkpoint import download
+from segzoo.checkpoint import download, load_checkpoint
+from segzoo.cli import convert_checkpoint, model_option
 from segzoo.config.files import config_root
 from segzoo.engine.analysis import analyze, analyze_config
-from segzoo.model_zoo import load_config
+from segzoo.model_zoo import load_config, registry
 from segzoo.model_zoo.registry import known_models, sections
 from segzoo.utils.errors import InputError
+
+SMALL = "semantic/shapes/pspnet_r18_quarter"
 
 # Metric, then (md5 prefix, value) of each model as in the official MODEL_ZOO.md, not copied from the tables.
 OFFICIAL = {
@@ -368,6 +376,50 @@ def test_get_checks_a_published_sha256_before_reading(tmp_path, monkeypatch):
     monkeypatch.setattr(download.PathManager, "get_local_path", lambda _: str(tmp_path / "other.pth"))
     with pytest.raises(InputError, match=f"sha256 starts with [0-9a-f]+, expected {info.sha256_prefix}"):
         model_zoo.get(name, weights="official")
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """The file of official weights of SMALL on a server, its address in the tables, and an empty cache."""
+    (tmp_path / "www").mkdir()
+    file = tmp_path / "www/small.pth"
+    torch.save({"model": model_zoo.get(SMALL).state_dict()}, file)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=file.parent)
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/small.pth"
+        row = next(iter(known_models().values()))
+        row = dataclasses.replace(row, name=SMALL, url=url, md5_prefix="", sha256_prefix=digest[:8])
+        for module in (registry, model_option):
+            monkeypatch.setattr(module, "known_models", lambda: {SMALL: row})
+        yield file, url
+        server.shutdown()
+
+
+def test_official_weights_are_checked_wherever_their_address_is_given(served, tmp_path, capsys):
+    file, url = served
+    right, wrong = ["--output", str(tmp_path / "right.pth")], ["--output", str(tmp_path / "wrong.pth")]
+    given = ["--model", SMALL, "MODEL.DEVICE", "cpu"]
+    assert convert_checkpoint.main([*right, *given]) == 0
+    (cached,) = (tmp_path / "cache").rglob("small.pth")
+    line = (
+        f"{url}: sha256 starts with [0-9a-f]{{8}}, expected [0-9a-f]{{8}}; the file is damaged or not the "
+        f"published one: delete {cached} and try again"
+    )
+    # One that was cached before, and one that arrives so.
+    for changed in (cached, file):
+        changed.write_bytes(changed.read_bytes()[:-1] + b"?")
+        capsys.readouterr()
+        assert convert_checkpoint.main([*wrong, *given]) == 2
+        said = [one for one in capsys.readouterr().err.splitlines() if one and "?B/s" not in one]
+        assert re.fullmatch(f"error: {line}", said[-1])
+        assert not (tmp_path / "wrong.pth").exists()
+        with pytest.raises(InputError, match=line):
+            load_checkpoint(model_zoo.get(SMALL), url)
+        cached.unlink()
 
 
 def test_get_refuses_weights_that_do_not_fill_the_model(tmp_path):
