@@ -190,7 +190,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         return {"coarse": self.conv_dim, "scales": [self.conv_dim] * min(NUM_SCALES, levels)}
 
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
-        """features: the backbone's feature maps by name, (N, C, h, w) float."""
+        """Decode the backbone's feature maps by name, (N, C, h, w) float."""
         # Positions and sampled values need more than half precision.
         with without_autocast(self.mask_features.weight.device):
             projected = [

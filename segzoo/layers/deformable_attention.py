@@ -55,6 +55,7 @@ class DeformableAttention(nn.Module):
 
     def forward(self, query: Tensor, reference_points: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
         """Attend from every query to points around its reference points.
+
         Args:
             query: (N, Q, C) float.
             reference_points: (N or 1, Q, L, 2) float, x and y in units of each level's width and height.

@@ -47,6 +47,7 @@ def choose_form(
     requested: str = "auto",
 ) -> tuple[Form, str]:
     """Choose the sampling implementation.
+
     Args:
         device: type of the device, such as "cpu".
         traced: a graph is recorded, by torch.compile, torch.export or torch.jit.trace.

@@ -28,6 +28,7 @@ def sample(
     value: Tensor, heights: Sequence[int], widths: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """Sample all levels with a Triton kernel.
+
     Args:
         value: (N, S, M, D) float, of any precision.
         heights, widths: heights and widths of the levels.

@@ -33,7 +33,7 @@ def gradients(losses, leaves):
 
 
 def dense_losses(loss, logits, target, segments, weights=(1.0, 1.0)):
-    """Sums of the mask and the dice losses of logits (M, h, w), compared with segments (M,)."""
+    """Return sums of the mask and dice losses of logits (M, h, w) for segments (M,)."""
     matches = [[(torch.arange(len(logits)), segments)]]
     matched = MatchedMasks(MaskPredictions([logits[None]]), [target], matches)
     return matched.losses(loss, weights, torch.tensor(1.0))[:, 0]

@@ -96,7 +96,7 @@ class FPNPixelDecoder(nn.Module):
         return {"scales": [self.conv_dim] * min(NUM_SCALES, len(self.in_features))}
 
     def forward(self, features: dict[str, torch.Tensor]) -> PixelDecoderOutput:
-        """features: the backbone's feature maps by name, (N, C, h, w) float."""
+        """Decode the backbone's feature maps by name, (N, C, h, w) float."""
         return self.top_down(features, features[self.in_features[-1]], coarse=None)
 
     def top_down(
@@ -162,7 +162,7 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
         return super().output_channels | {"coarse": self.conv_dim}
 
     def forward(self, features: dict[str, torch.Tensor]) -> PixelDecoderOutput:
-        """features: the backbone's feature maps by name, (N, C, h, w) float."""
+        """Decode the backbone's feature maps by name, (N, C, h, w) float."""
         x = self.input_proj(features[self.in_features[-1]])
         height, width = x.shape[-2:]
         position = sine_position_encoding(height, width, self.conv_dim, device=x.device)

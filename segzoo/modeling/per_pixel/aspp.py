@@ -48,7 +48,7 @@ class ASPP(nn.Module):
         self.out_channels = (len(self.convs) + 1) * channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, out_channels, h, w)"""
+        """Map (N, C, h, w) to (N, out_channels, h, w)."""
         pooled = project_average(x, 1, self.pooling, self.align_corners)
         branches = [convolution(x) for convolution in self.convs]
         return torch.cat([pooled, *branches] if self.pooling_first else [*branches, pooled], dim=1)

@@ -229,7 +229,7 @@ class ProtocolSegmentor(ProtocolModel):
         return total if len(views) == 1 else total.mul_(0.5)
 
     def _flips_windows(self) -> bool:
-        """Whether a window and its flipped copy are averaged before the windows of a copy are."""
+        """Return whether each window is averaged with its flipped copy before windows are averaged."""
         return self.protocol.flip and not self._flips_copies()
 
     def _unflip(self, scores: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class ImageLoss(Protocol):
     """Losses of the masks of one image; the same arguments give the same result."""
 
     def __call__(self, chunk: MaskChunk, scales: Tensor | None) -> ChunkLosses:
-        """scales: (2, m) factors of the losses in the gradient; None: no gradient is needed."""
+        """Compute losses, and with `scales` (2, m), factors of the losses, the gradient of their sum."""
 
 
 class MaskLoss(Protocol):
