@@ -70,7 +70,7 @@ class Loader:
         return self._loader.dataset
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        """Raises InputError for a file that is broken, or wrong, unless such are to be skipped."""
+        """Raise InputError for a file that is broken, or wrong, unless such are to be skipped."""
         for batch in received(self._loader, self._waiting):
             self._said = 0.0
             self._handed_over += 1
@@ -185,14 +185,14 @@ def build_test_loader(
 
 
 def skips_broken(cfg: CfgNode) -> bool:
-    """Whether images that cannot be used are passed over; raises InputError for an unknown ON_ERROR."""
+    """Return whether images that cannot be used are passed over; raises InputError for an unknown ON_ERROR."""
     if cfg.DATALOADER.ON_ERROR not in ("stop", "skip"):
         raise InputError(f"DATALOADER.ON_ERROR {cfg.DATALOADER.ON_ERROR!r} is stop or skip")
     return cfg.DATALOADER.ON_ERROR == "skip"
 
 
 def _label_check(cfg: CfgNode, dataset_name: str) -> Callable[[Mapping[str, Any]], None] | None:
-    """Reads an image's labels as scoring will, in the workers; None where nothing is scored."""
+    """Read an image's labels as scoring will, in the workers; None where nothing is scored."""
     reader = MetadataCatalog.get(dataset_name).get("label_reader")
     if reader is None or dataset_name in reader.dataset.without_labels:
         return None
@@ -200,7 +200,7 @@ def _label_check(cfg: CfgNode, dataset_name: str) -> Callable[[Mapping[str, Any]
 
 
 def _tested_size(cfg: CfgNode, record: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """About the size at which a model sees an image, (height, width) in steps of 32; None if not known."""
+    """Return about the size at which a model sees an image, (height, width) in steps of 32; None if not known."""
     height, width = record.get("height"), record.get("width")
     # A wrong one of an annotation file is found when the image is read.
     if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
@@ -242,14 +242,14 @@ def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
 
 
 def _say_range(name: str, records: Sequence[Mapping[str, Any]], cfg: CfgNode) -> None:
-    """Says once where INPUT.IMAGE_RANGE replaces the range that the dataset's images ask for."""
+    """Say once where INPUT.IMAGE_RANGE replaces the range that the dataset's images ask for."""
     remark = range_remark(records[0], cfg.INPUT.IMAGE_RANGE) if records else ""
     if remark:
         log_first_n(logging.WARNING, f"{name}: {remark}", key="message", name=__name__)
 
 
 def _has_annotation(record: Mapping[str, Any]) -> bool:
-    """Whether there is a segment that is no crowd; semantic labels are not opened to find out."""
+    """Return whether there is a segment that is no crowd; semantic labels are not opened to find out."""
     segments = record.get("segments_info", record.get("annotations"))
     return segments is None or any(not segment["iscrowd"] for segment in segments)
 

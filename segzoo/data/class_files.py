@@ -60,7 +60,7 @@ class BinaryFilesEncoding(Encoding):
         self._known = {_plain(label): space.index(label) for label in self._names}
 
     def class_of(self, text: str) -> int | None:
-        """The class index (or the ignore label) of a `{class}` in a file name; None if it is no label.
+        """Return the class index (or the ignore label) of a `{class}` in a file name; None if it is no label.
 
         Upper and lower case, and spaces, `_` and `-`, count as equal.
         """
@@ -74,7 +74,7 @@ class BinaryFilesEncoding(Encoding):
         return "(?i:" + "|".join(r"[\s_-]*".join(parts) for parts in words) + ")"
 
     def inside(self, image: Image.Image, file_name: str) -> np.ndarray:
-        """(H, W) bool: where the mask is.
+        """Return (H, W) bool: where the mask is.
 
         Raises:
             InputError: more than two values, without a threshold, or a picture.
@@ -106,7 +106,7 @@ class BinaryFilesEncoding(Encoding):
             )
 
     def compose(self, masks: Iterable[tuple[int, np.ndarray]], size: tuple[int, int]) -> np.ndarray:
-        """(H, W) class of each pixel: that of the topmost mask over it, or the rest.
+        """Return (H, W) class of each pixel: that of the topmost mask over it, or the rest.
 
         Args:
             masks: (class index or ignore label, (H, W) bool) of each file.
@@ -125,7 +125,7 @@ ENCODINGS[BinaryFilesEncoding.name] = BinaryFilesEncoding
 
 
 def check_names(unknown: Sequence[tuple[str, str]], space: LabelSpace) -> None:
-    """Raises InputError for the first of the files (path, text of {class}) whose class is none."""
+    """Raise InputError for the first of the files (path, text of {class}) whose class is none."""
     for path, text in unknown[:1]:
         raise InputError(
             f"{path}: {text!r} is neither a class nor in label_map{did_you_mean(text, space.classes)}; in "

@@ -24,7 +24,7 @@ _IGNORED = "__ignore__"
 
 
 def read_class_list(path: Path) -> list[dict[str, Any]]:
-    """The classes of a text file, as a dataset's YAML has them: `name`, and `color` or `id` if there is one.
+    """Return the classes of a text file, as a dataset's YAML has them: `name`, and `color` or `id` if there is one.
 
     Args:
         path: a name per line; CVAT's `labelmap.txt` (name:r,g,b:parts:actions); a CSV of name,r,g,b; or

@@ -33,7 +33,7 @@ def class_metadata(classes: Sequence[DatasetClass]) -> dict[str, Any]:
 
 
 def register_described(about: Mapping[str, Any], source: str) -> str:
-    """Registers the classes that a checkpoint was trained for, as a dataset that has no images.
+    """Register the classes that a checkpoint was trained for, as a dataset that has no images.
 
     Args:
         about: what the checkpoint says of itself: `classes`, and where it does `dataset`, `task`, `colors`,

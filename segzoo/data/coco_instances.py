@@ -40,7 +40,7 @@ def instance_dicts(
     ignore_label: int,
     json_file: str,
 ) -> list[dict[str, Any]]:
-    """A dict per image of a COCO instances JSON, in ascending order of image ids, as Detectron2 has them.
+    """Return a dict per image of a COCO instances JSON, in ascending order of image ids, as Detectron2 has them.
 
     Args:
         facts: the JSON; its own dicts are used and changed.
@@ -141,7 +141,7 @@ def _take_away(annotation: dict[str, Any], key: str) -> _Unusable:
 
 
 def read_triangles(annotation: Mapping[str, Any], json_file: str) -> list[list[float]]:
-    """The polygons of an annotation that have three points or more, as COCO writes them.
+    """Return the polygons of an annotation that have three points or more, as COCO writes them.
 
     Raises:
         InputError: it has no polygons, or some that cannot be read.
@@ -163,7 +163,7 @@ def _described(annotation: Mapping[str, Any], json_file: str) -> str:
 def _finder(
     listed: Mapping[Any, Any], key: str, problem: str, json_file: str
 ) -> Callable[[Mapping[str, Any]], Any]:
-    """A function from an annotation to the one of the `listed` ids that it has under `key`.
+    """Return a function from an annotation to the one of the `listed` ids that it has under `key`.
 
     Args:
         problem: what is said after an id that is none of them.
@@ -192,12 +192,12 @@ def _sort_key(image_id: Any) -> tuple:
 
 
 def annotation_rle(annotation: Mapping[str, Any], size: tuple[int, int], file_name: str) -> dict[str, Any]:
-    """The mask of an annotation of an image in compressed run lengths: see `mask_rle`."""
+    """Return the mask of an annotation of an image in compressed run lengths: see `mask_rle`."""
     return mask_rle(annotation["segmentation"], size, f"{file_name}: annotation {annotation.get('id')}")
 
 
 def paint(labels: np.ndarray, rles: Sequence[Mapping[str, Any]], values: Sequence[int]) -> None:
-    """Writes the values of masks into a map; where masks overlap, the first one is on top.
+    """Write the values of masks into a map; where masks overlap, the first one is on top.
 
     Args:
         labels: (H, W) integers, changed.
@@ -210,14 +210,14 @@ def paint(labels: np.ndarray, rles: Sequence[Mapping[str, Any]], values: Sequenc
 
 
 def _decoded(code: Mapping[str, Any]) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The box around a mask in run lengths, and the mask therein, bool."""
+    """Return the box around a mask in run lengths, and the mask therein, bool."""
     left, top, width, height = (int(side) for side in mask_tools.toBbox(code))
     window = np.s_[top : top + height, left : left + width]
     return window, mask_tools.decode(code)[window].astype(bool)
 
 
 def split_overlaps(rles: Sequence[Mapping[str, Any]], size: tuple[int, int], file_name: str) -> Overlaps:
-    """One map for masks that may overlap: pixels that the same masks cover share an index.
+    """Return one map for masks that may overlap: pixels that the same masks cover share an index.
 
     One mask is decoded at a time. A map is augmented as labels without overlaps are, by the nearest pixel;
     what a plane of its own for every mask would give is the same, pixel by pixel.
@@ -248,7 +248,7 @@ def split_overlaps(rles: Sequence[Mapping[str, Any]], size: tuple[int, int], fil
 def _numbered(
     indices: np.ndarray, members: Sequence[tuple[int, ...]], num_masks: int, file_name: str
 ) -> Overlaps:
-    """Only the sets that still have pixels, numbered in their order, in the smallest integers."""
+    """Return only the sets that still have pixels, numbered in their order, in the smallest integers."""
     used = np.bincount(indices.ravel(), minlength=len(members)) > 0
     used[0] = True
     kept = np.flatnonzero(used)

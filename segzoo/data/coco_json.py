@@ -25,7 +25,7 @@ _LONGEST = 10**6
 
 
 def read_coco_json(json_file: str | Path, kind: str) -> dict[str, list[dict[str, Any]]]:
-    """`images`, `annotations` and `categories` of a JSON, which are lists of dicts.
+    """Return `images`, `annotations` and `categories` of a JSON, which are lists of dicts.
 
     Args:
         kind: "panoptic" or "instances": the format that it has to have.
@@ -69,7 +69,7 @@ def read_coco_json(json_file: str | Path, kind: str) -> dict[str, list[dict[str,
 
 
 def _parsed(content: bytes) -> Any:
-    """The value of a JSON in UTF-8 or another encoding of text files.
+    """Return the value of a JSON in UTF-8 or another encoding of text files.
 
     Raises:
         ValueError: it is none.
@@ -85,7 +85,7 @@ def _parsed(content: bytes) -> Any:
 
 
 def _format_of(facts: Any) -> str:
-    """The annotation tool whose own format it is, by its keys; "" for COCO's and unknown ones."""
+    """Return the annotation tool whose own format it is, by its keys; "" for COCO's and unknown ones."""
     first = facts[0] if isinstance(facts, list) and facts else None
     if isinstance(first, dict) and "data" in first and first.keys() & {"annotations", "completions"}:
         return "Label Studio's own format"
@@ -105,7 +105,7 @@ def _format_of(facts: Any) -> str:
 
 @contextmanager
 def explained_shape(json_file: str | Path, kind: str) -> Iterator[None]:
-    """Turns what a JSON of other keys or types leads to into one line."""
+    """Turn what a JSON of other keys or types leads to into one line."""
     try:
         yield
     except KeyError as error:
@@ -122,7 +122,7 @@ def _kind_of(value: Any) -> str:
 
 
 def read_images(facts: Mapping[str, Any], json_file: str) -> dict[Any, dict[str, Any]]:
-    """The `images` of a JSON.
+    """Return the `images` of a JSON.
 
     Returns:
         {id: `file_name` as the JSON has it, `image_id`, and, where it has them, `height` and `width`}. An id
@@ -180,7 +180,7 @@ def read_images(facts: Mapping[str, Any], json_file: str) -> dict[Any, dict[str,
 
 
 def read_missing_sizes(records: Sequence[dict[str, Any]], turned: bool = True) -> None:
-    """Adds the `height` and `width` that records lack, from the headers of their files.
+    """Add the `height` and `width` that records lack, from the headers of their files.
 
     A file that cannot be read gets none: whoever reads it says so, or passes it over.
     """

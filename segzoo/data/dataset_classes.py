@@ -30,7 +30,7 @@ class DatasetClass:
 
 
 def read_background(facts: Mapping[str, Any], has_instances: bool, path: Path) -> str | None:
-    """The name of the class of what no instance covers, where there is one."""
+    """Return the name of the class of what no instance covers, where there is one."""
     name, listed = facts.get("background"), facts.get("classes")
     if name is None:
         return None
@@ -53,7 +53,7 @@ def read_background(facts: Mapping[str, Any], has_instances: bool, path: Path) -
 def read_classes(
     facts: Mapping[str, Any], path: Path, all_things: bool, background: str | None
 ) -> tuple[DatasetClass, ...]:
-    """`all_things`: of instances, where the `background` alone is no thing."""
+    """Return `all_things`: of instances, where the `background` alone is no thing."""
     listed = facts.get("classes")
     if isinstance(listed, Mapping):
         # As YOLO's files have names: {0: road, 1: car}.
@@ -115,7 +115,7 @@ def _read_class(index: int, entry: Mapping[str, Any], path: Path) -> DatasetClas
 
 
 def generated_color(index: int) -> tuple[int, int, int]:
-    """A display color for a class that is given none: eight in a row differ in hue, rows in tone."""
+    """Return a display color for a class that is given none: eight in a row differ in hue, rows in tone."""
     hue = index * 0.61803398875 % 1
     saturation, value = ((0.75, 0.95), (0.45, 0.75), (0.9, 0.6), (0.4, 1.0))[index // 8 % 4]
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))

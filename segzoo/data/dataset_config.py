@@ -80,7 +80,7 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
 
 
 def _set_class_count(cfg: CfgNode, section: str, expected: int, dataset: str) -> None:
-    """Sets the number of classes of a head of Detectron2, whose default is that of COCO."""
+    """Set the number of classes of a head of Detectron2, whose default is that of COCO."""
     node = cfg.MODEL[section]
     if node.NUM_CLASSES not in (_COCO_CLASSES, expected):
         raise InputError(
@@ -103,7 +103,7 @@ def _segzoo_metadata(name: str) -> Mapping[str, Any]:
 
 
 def _check_datasets(cfg: CfgNode, classes_from: str) -> None:
-    """Every dataset has the classes that the model predicts, and ground truth for what is asked of it."""
+    """Return every dataset has the classes that the model predicts, and ground truth for what is asked of it."""
     expected = dataset_metadata(classes_from)
     # Entities have no class: a model that is scored for them alone may be tested on any segments.
     test = () if tuple(cfg.TEST.TASKS) == ("entity",) else cfg.DATASETS.TEST

@@ -87,12 +87,12 @@ class DatasetFile:
 
 
 def is_builtin(path: Path) -> bool:
-    """Whether a dataset YAML is one of the catalog, by whatever path it is reached."""
+    """Return whether a dataset YAML is one of the catalog, by whatever path it is reached."""
     return any(is_same_file(path, CATALOG / name) for name in (path.name, path.resolve().name))
 
 
 def find_dataset_file(name: str | Path) -> Path:
-    """The YAML of that path, or in that folder, or of that name in the catalog of built-in datasets.
+    """Return the YAML of that path, or in that folder, or of that name in the catalog of built-in datasets.
 
     Raises:
         InputError: there is none, or the folder has several.
@@ -119,7 +119,7 @@ def is_dataset_file(name: str | Path) -> bool:
 
 
 def _only_dataset_file(folder: Path) -> Path:
-    """The one dataset YAML that lies in a folder: a YAML with the key splits."""
+    """Return the one dataset YAML that lies in a folder: a YAML with the key splits."""
     candidates = sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
     files = [file for file in candidates if re.search(rb"(?m)^(\xef\xbb\xbf)?splits\s*:", file.read_bytes())]
     if len(files) != 1:
@@ -130,7 +130,7 @@ def _only_dataset_file(folder: Path) -> Path:
 
 
 def read_dataset_file(name: str | Path) -> DatasetFile:
-    """Reads and checks a dataset YAML.
+    """Read and checks a dataset YAML.
 
     Args:
         name: path, or name in the catalog of built-in datasets.
@@ -199,7 +199,7 @@ def read_split_names(path: Path) -> list[str]:
 def _read_choice(
     facts: Mapping[str, Any], key: str, values: tuple[str, str], layout: Layout, path: Path
 ) -> bool:
-    """Whether a key about the segments of a JSON has the second of its values; the first is the default."""
+    """Return whether a key about the segments of a JSON has the second of its values; the first is the default."""
     value = facts.get(key, values[0])
     if value not in values:
         raise InputError(f"{path.name}: {key} is {value!r}; it is {values[0]} or {values[1]}")
@@ -249,7 +249,7 @@ def _default_evaluator(layout: Layout) -> str:
 
 
 def _check_evaluator(evaluator: Any, default: str, path: Path, has_background: bool) -> None:
-    """`default` is the one that the labels are for; those with segments may also be scored by class alone."""
+    """Return `default` is the one that the labels are for; those with segments may also be scored by class alone."""
     by_class = default in ("panoptic", "cityscapes_instances") or has_background
     if evaluator == default or (evaluator == "sem_seg" and by_class):
         return
@@ -282,7 +282,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _as_written(splits: Mapping[Any, Any], text: str) -> Mapping[Any, Any]:
-    """The splits with texts for values: YAML makes the number 1 of 01, and 2017 January of 2017-01-01."""
+    """Return the splits with texts for values: YAML makes the number 1 of 01, and 2017 January of 2017-01-01."""
     listed = [
         one for value in splits.values() for one in (value.values() if isinstance(value, dict) else [value])
     ]
@@ -292,7 +292,7 @@ def _as_written(splits: Mapping[Any, Any], text: str) -> Mapping[Any, Any]:
 
 
 def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
-    """The facts with the classes, and flip pairs, of the dataset or text file that `classes` may name.
+    """Return the facts with the classes, and flip pairs, of the dataset or text file that `classes` may name.
 
     Returns:
         The facts, and the encoding of label files where they say none: numbers of a text file are values.
@@ -313,7 +313,7 @@ def _with_borrowed_classes(facts: dict[str, Any], path: Path) -> tuple[dict[str,
 
 
 def _has_instances(facts: Mapping[str, Any]) -> bool:
-    """Whether the labels are a COCO JSON of instances; `_check_layout` looks for contradictions."""
+    """Return whether the labels are a COCO JSON of instances; `_check_layout` looks for contradictions."""
     layouts = facts.get("layouts")
     entries = [entry for entry in layouts if isinstance(entry, Mapping)] if isinstance(layouts, list) else []
     return "instances" in facts or any("instances" in entry for entry in entries)

@@ -53,7 +53,7 @@ def read_layouts(
     stops_at_palettes: bool,
     default_encoding: str,
 ) -> tuple[Layout, ...]:
-    """`fields` are the template fields that the splits give; `needs_labels`: some split has labels.
+    """Return `fields` are the template fields that the splits give; `needs_labels`: some split has labels.
 
     Palettes of built-in datasets are known to be no more than a way to look at them. `default_encoding` is
     that of label files with all classes.
@@ -147,13 +147,13 @@ def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs
 
 
 def _is_per_class(facts: Mapping[str, Any], fields: set[str]) -> bool:
-    """Whether `{class}` of `labels` is the class of a file, and no field of the images or the splits."""
+    """Return whether `{class}` of `labels` is the class of a file, and no field of the images or the splits."""
     field = f"{{{CLASS_FIELD}}}"
     return field in facts.get("labels", "") and field not in facts["images"] and CLASS_FIELD not in fields
 
 
 def _check_per_class(facts: Mapping[str, Any], fields: set[str], source: str) -> None:
-    """`{class}` and the encoding of a mask per class go together."""
+    """Return `{class}` and the encoding of a mask per class go together."""
     encoding = facts.get("encoding")
     if isinstance(encoding, list) and BinaryFilesEncoding.name in map(_encoding_type, encoding):
         raise InputError(f"{source}: encoding {BinaryFilesEncoding.name} goes with no other; list only that")
@@ -180,7 +180,7 @@ def _encoding_type(encoding: Any) -> Any:
 
 
 def _check_label_map(space: LabelSpace, layouts: list[Layout]) -> None:
-    """Finds sources of the map that no file can hold. A panoptic JSON has its own: see `register.py`."""
+    """Find sources of the map that no file can hold. A panoptic JSON has its own: see `register.py`."""
     if any(layout.panoptic or layout.instances for layout in layouts):
         return
     known = set().union(*(layout.encoding.labels for layout in layouts if layout.encoding))

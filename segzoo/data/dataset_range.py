@@ -47,7 +47,7 @@ def dataset_range(dataset: DatasetFile, file_names: Sequence[str] | None = None)
 
 
 def training_range(names: Sequence[str]) -> tuple[float, ...]:
-    """The `dataset_range`, (lowest, highest), of those datasets that have one; () where these differ."""
+    """Return the `dataset_range`, (lowest, highest), of those datasets that have one; () where these differ."""
     from detectron2.data import MetadataCatalog  # not above: it takes long, and configurations do without
 
     readers = [MetadataCatalog.get(name).get("label_reader") for name in names]

@@ -57,7 +57,7 @@ class LabelSpace:
         return np.uint8 if len(self.classes) <= 255 else np.uint16
 
     def index(self, label: str | int, name: str | None = None) -> int:
-        """The class index in [0, K), or `ignore_label`, of a label of the files.
+        """Return the class index in [0, K), or `ignore_label`, of a label of the files.
 
         Args:
             label: what the files say: a name or a number.
@@ -107,7 +107,7 @@ class Encoding:
         self.without_labels: set[int] = set()  # classes that no file can hold, though nobody said so
 
     def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
-        """The label image's classes: (H, W) uint8 (uint16 for more than 255 classes), in [0, K) or ignore.
+        """Return the label image's classes: (H, W) uint8 (uint16 for more than 255 classes), in [0, K) or ignore.
 
         Raises:
             UnknownLabelError: the file holds something that is no class.
@@ -115,14 +115,14 @@ class Encoding:
         raise NotImplementedError
 
     def file_values(self) -> list[int] | None:
-        """(K,) the value that a file holds for each class; None if there is not one for each.
+        """Return (K,) the value that a file holds for each class; None if there is not one for each.
 
         Of labels that `label_map` merges, the one that has the class's own name is taken.
         """
         return None
 
     def with_option(self, key: str, value: Any) -> str:
-        """What to write into the YAML for this encoding with one more option, for messages."""
+        """Return what to write into the YAML for this encoding with one more option, for messages."""
         facts = {"type": self.name, **self.given, key: value}
         return yaml.safe_dump(facts, default_flow_style=True, width=10**6, sort_keys=False).strip()
 
@@ -186,7 +186,7 @@ class IndexEncoding(Encoding):
         self.labels = set(names.values()) | set(range(1 << 16))
 
     def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
-        """{value in the files: what it stands for}."""
+        """Return {value in the files: what it stands for}."""
         if "values" not in options:
             offset = self._offset(options)
             names = {index - offset: name for index, name in enumerate(self.space.classes)}
@@ -213,7 +213,7 @@ class IndexEncoding(Encoding):
         return look_up(self.table, self._known_values(image, file_name))
 
     def _known_values(self, image: Image.Image, file_name: str) -> np.ndarray:
-        """(H, W) uint8 or uint16: the pixels as they are, all of which have a class or are void."""
+        """Return (H, W) uint8 or uint16: the pixels as they are, all of which have a class or are void."""
         raw = np.asarray(image)
         if raw.ndim == 3:
             # Never a conversion to gray, which would mix the channels.
@@ -281,7 +281,7 @@ class IndexEncoding(Encoding):
         return self.values == dict(enumerate(self.space.classes))
 
     def _check_mask(self, present: np.ndarray, file_name: str) -> None:
-        """A mask of 0 and 255 means background and foreground to people, but class 0 and void to us."""
+        """Return a mask of 0 and 255 means background and foreground to people, but class 0 and void to us."""
         is_mask = len(present) <= 2 and present[-1] == 255 and present[0] in (0, 255)
         if is_mask and self.implicit_void and len(self.space.classes) <= 2:
             foreground = self.space.classes[-1]
@@ -342,7 +342,7 @@ class InstanceIdEncoding(IdEncoding):
         self.table, self.known = self.table[ids], self.known[ids]
 
     def regions(self, image: Image.Image, file_name: str) -> Regions:
-        """The regions of a file, void ones included.
+        """Return the regions of a file, void ones included.
 
         Raises:
             UnknownLabelError: the file holds something that is no class.
@@ -461,7 +461,7 @@ class RGBEncoding(Encoding):
 
 @lru_cache(maxsize=4)
 def _color_table(codes: tuple[int, ...], indices: tuple[int, ...]) -> np.ndarray:
-    """(2**24,) uint32 with class index + 1, 0 for other colors. Pages never touched take no memory."""
+    """Return (2**24,) uint32 with class index + 1, 0 for other colors. Pages never touched take no memory."""
     table = np.zeros(1 << 24, dtype=np.uint32)
     table[list(codes)] = np.asarray(indices, dtype=np.uint32) + 1
     return table
@@ -502,7 +502,7 @@ ENCODINGS: dict[str, type[Encoding]] = {
 def build_encoding(
     facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]], stops_at_palettes: bool = True
 ) -> Encoding:
-    """An encoding from what a dataset's YAML says under `encoding`.
+    """Return an encoding from what a dataset's YAML says under `encoding`.
 
     Args:
         facts: a name, a mapping with the key `type` and options, or a list of such.
@@ -556,7 +556,7 @@ def _build_one(
 
 
 def is_color(value: Any) -> bool:
-    """Whether it is a list of three numbers in 0..255."""
+    """Return whether it is a list of three numbers in 0..255."""
     return (
         isinstance(value, (list, tuple))
         and len(value) == 3

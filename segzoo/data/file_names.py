@@ -81,7 +81,7 @@ def match_names(names: Iterable[str], files: Iterable[str], folder: str) -> Matc
 
 
 def _candidates(name: str, by_last: dict[str, list[_File]]) -> tuple[tuple[int, bool], list[str]]:
-    """The files that fit a name best, and how well: length of the common end, same letters and all."""
+    """Return the files that fit a name best, and how well: length of the common end, same letters and all."""
     for spelling in _spellings(name):
         parts = _parts(spelling)
         ranked = defaultdict(list)
@@ -96,14 +96,14 @@ def _candidates(name: str, by_last: dict[str, list[_File]]) -> tuple[tuple[int, 
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """What a name may be, the likeliest first: as it is, without percent encoding, as an address."""
+    """Yield what a name may be, the likeliest first: as it is, without percent encoding, as an address."""
     address, _, query = name.partition("?")
     for text in (name, address, query.rpartition("=")[2]):
         yield from dict.fromkeys((text, unquote(text), unquote_plus(text)))
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    """The parts of a path, so that equal ones are equal: composed Unicode, no letter case."""
+    """Return the parts of a path, so that equal ones are equal: composed Unicode, no letter case."""
     plain = unicodedata.normalize("NFC", path).casefold()
     return tuple(part for part in re.split(r"[\\/]", plain) if part not in ("", ".", ".."))
 
@@ -114,7 +114,7 @@ def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def files_below(folder: str, taken: Iterable[str]) -> Iterator[str]:
-    """The files of a folder and of its folders, without hidden ones and those that are `taken`.
+    """Return the files of a folder and of its folders, without hidden ones and those that are `taken`.
 
     A folder may be written as `x/../y`.
     """
@@ -129,7 +129,7 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def find_named_files(names: Sequence[str], folder: str, split: str, what: str, remedy: str) -> list[str]:
-    """The files that a JSON names: below the folder or, where they are not there, by the end of the path.
+    """Return the files that a JSON names: below the folder or, where they are not there, by the end of the path.
 
     How many were found in the second way is logged once. Folders are searched only where names are missing.
 
@@ -166,7 +166,7 @@ def find_named_files(names: Sequence[str], folder: str, split: str, what: str, r
 
 
 def log_found(files: dict[str, str], folder: str, split: str, what: str) -> None:
-    """Says once that names were found by the ends of their paths."""
+    """Say once that names were found by the ends of their paths."""
     if files:
         name, path = next(iter(files.items()))
         message = (

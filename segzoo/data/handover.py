@@ -53,7 +53,7 @@ class Parcel(NamedTuple):
 
 
 def hand_over(batch: list[Any]) -> Any:
-    """The collate function: a `Parcel` in a worker, or [Failure]; the batch itself where there are none."""
+    """Return the collate function: a `Parcel` in a worker, or [Failure]; the batch itself where there are none."""
     worker = get_worker_info()
     if worker is None:
         return batch
@@ -67,7 +67,7 @@ def hand_over(batch: list[Any]) -> Any:
 
 
 def received(loader: DataLoader, while_waiting: Callable[[float], None]) -> Iterator[list[Any]]:
-    """The batches of a loader whose collate function is `hand_over`.
+    """Yield the batches of a loader whose collate function is `hand_over`.
 
     Args:
         while_waiting: called every few seconds of a longer wait, with the seconds so far; may raise.
@@ -119,7 +119,7 @@ def _watched(
 
 
 def _end(batches: Any) -> None:
-    """Ends the workers by force: one that hangs would be waited for at the end of this process."""
+    """End the workers by force: one that hangs would be waited for at the end of this process."""
     with contextlib.suppress(AttributeError):
         # torch would report that they have ended.
         signal_handling._remove_worker_pids(id(batches))
@@ -175,7 +175,7 @@ def _with_signal(error: Exception, processes: Sequence[BaseProcess]) -> Exceptio
 
 
 def cannot_hand_over(error: Exception, workers: int) -> str | None:
-    """What is wrong with the way from `workers` processes, in one line; None for an error of another kind."""
+    """Return what is wrong with the way from `workers` processes, in one line; None for an error of another kind."""
     message = " ".join(str(error).split())
     used_up = getattr(error, "errno", None) in _USED_UP
     # That of a file has its name, and what a dataset raises in a worker a traceback: both are other matters.
@@ -220,7 +220,7 @@ def cannot_hand_over(error: Exception, workers: int) -> str | None:
 
 
 def limits() -> str:
-    """What batches on their way use up, and how much there is: shared memory and open files."""
+    """Return what batches on their way use up, and how much there is: shared memory and open files."""
     facts = []
     with contextlib.suppress(OSError):
         usage = shutil.disk_usage(_SHARED_MEMORY)
@@ -240,7 +240,7 @@ class _Watch:
         self._since, self._ticks = time.monotonic(), 0
 
     def idle_for(self) -> float:
-        """Seconds since when none has done anything, as far as this was asked; 0 where it is not known."""
+        """Return seconds since when none has done anything, as far as this was asked; 0 where it is not known."""
         ticks = 0
         for process_id in self._process_ids:
             try:

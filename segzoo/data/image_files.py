@@ -74,7 +74,7 @@ class LossyLabelsError(InputError):
 
 @contextmanager
 def opened_file(file_name: str) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
-    """Opens an image file with Pillow, and reads its header only.
+    """Open an image file with Pillow, and reads its header only.
 
     Raises:
         BrokenFileError: the file is missing or cannot be decoded, then or in the body of the `with`.
@@ -113,7 +113,7 @@ def opened_file(file_name: str) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]
 
 @contextmanager
 def opened_image(file_name: str) -> Iterator[ImageFile.ImageFile]:
-    """Opens and decodes an image file with Pillow.
+    """Open and decodes an image file with Pillow.
 
     Raises:
         InputError: see `opened_file`.
@@ -161,7 +161,7 @@ def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Ima
 
 
 def loaded(image: Image.Image, turned: bool) -> tuple[Image.Image, int]:
-    """An opened image with its pixels, turned by its EXIF orientation or as they are stored; and that."""
+    """Return an opened image with its pixels, turned by its EXIF orientation or as they are stored; and that."""
     is_tiff = image.format == "TIFF"
     # Pillow turns a TIFF while it loads it, and finds the EXIF data of a PNG only then.
     orientation = orientation_of(image) if is_tiff else 1
@@ -175,7 +175,7 @@ def loaded(image: Image.Image, turned: bool) -> tuple[Image.Image, int]:
 
 
 def load_unmapped(image: Any) -> None:
-    """Decodes, in place, an image that was opened elsewhere.
+    """Decode, in place, an image that was opened elsewhere.
 
     Pillow maps an uncompressed file that was opened by its name into memory. It takes the width for the
     height then in a TIFF that has to be turned by 90 degrees, and tears the rows of pixels.
@@ -201,7 +201,7 @@ def load_unmapped(image: Any) -> None:
 
 
 def lossy_format(image: ImageFile.ImageFile, file: BinaryIO) -> str | None:
-    """The name of the format of an opened image, not yet loaded, where it changes values; else None."""
+    """Return the name of the format of an opened image, not yet loaded, where it changes values; else None."""
     if image.format == "WEBP":
         return None if _is_lossless_webp(file) else "lossy WebP"
     if image.format == "TIFF":
@@ -211,7 +211,7 @@ def lossy_format(image: ImageFile.ImageFile, file: BinaryIO) -> str | None:
 
 
 def _is_lossless_webp(file: BinaryIO) -> bool:
-    """Whether the (first) picture of a WebP file is in its lossless format; leaves the file where it was."""
+    """Return whether the (first) picture of a WebP file is in its lossless format; leaves the file where it was."""
     position = file.tell()
     try:
         file.seek(12)
@@ -227,7 +227,7 @@ def _is_lossless_webp(file: BinaryIO) -> bool:
 
 
 def is_deep_color(image: ImageFile.ImageFile) -> bool:
-    """Whether an image that is opened but not loaded has 16 bits in several channels: Pillow will keep 8."""
+    """Return whether an image that is opened but not loaded has 16 bits in several channels: Pillow will keep 8."""
     if image.mode not in ("RGB", "RGBA", "LA"):
         return False
     if image.format == "JPEG2000" and image.fp is not None:
@@ -238,7 +238,7 @@ def is_deep_color(image: ImageFile.ImageFile) -> bool:
 
 
 def _bits_of_jpeg_2000(file: IO[bytes]) -> int | None:
-    """Bits of a channel, by the first header; None without one. Leaves the file where it was."""
+    """Return bits of a channel, by the first header; None without one. Leaves the file where it was."""
     position = file.tell()
     file.seek(0)
     head = file.read(1024)
@@ -251,7 +251,7 @@ def _bits_of_jpeg_2000(file: IO[bytes]) -> int | None:
 
 
 def orientation_of(image: Any) -> int:
-    """The EXIF orientation of an image: 1 (upright) to 8. A TIFF that is loaded has none."""
+    """Return the EXIF orientation of an image: 1 (upright) to 8. A TIFF that is loaded has none."""
     # Whatever cannot be parsed does not turn an image.
     try:
         if image.format == "PNG" and image.tile and image.fp and not _may_have_late_exif(image.fp):
@@ -265,7 +265,7 @@ def orientation_of(image: Any) -> int:
 
 
 def _may_have_late_exif(file: IO[bytes]) -> bool:
-    """Whether EXIF data or text follows the pixels of a PNG file; leaves the file where it was."""
+    """Return whether EXIF data or text follows the pixels of a PNG file; leaves the file where it was."""
     position = file.tell()
     try:
         file.seek(8)
@@ -281,7 +281,7 @@ def _may_have_late_exif(file: IO[bytes]) -> bool:
 
 
 def stored_orientation(file_name: str) -> int:
-    """The EXIF orientation of a file; 1, upright, for one that has none, or cannot be read."""
+    """Return the EXIF orientation of a file; 1, upright, for one that has none, or cannot be read."""
     try:
         with opened_file(file_name) as (image, _):
             return orientation_of(image)
@@ -290,7 +290,7 @@ def stored_orientation(file_name: str) -> int:
 
 
 def without_orientation(content: bytearray) -> bytearray:
-    """The bytes of a file, changed in place, with the orientation of a TIFF's first page set to upright."""
+    """Return the bytes of a file, changed in place, with the orientation of a TIFF's first page set to upright."""
     order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(bytes(content[:4]))
     try:
         if order is not None:
@@ -305,12 +305,12 @@ def without_orientation(content: bytearray) -> bytearray:
 
 
 def as_tiff(image: ImageFile.ImageFile) -> TiffImagePlugin.TiffImageFile:
-    """The same image, whose format is TIFF, by the type that knows its tags."""
+    """Return the same image, whose format is TIFF, by the type that knows its tags."""
     return cast(TiffImagePlugin.TiffImageFile, image)
 
 
 def _check_pages(image: ImageFile.ImageFile, file_name: str) -> None:
-    """Refuses a TIFF of several pages: bands, slices, times. The first may be followed by smaller copies."""
+    """Refuse a TIFF of several pages: bands, slices, times. The first may be followed by smaller copies."""
     if image.format != "TIFF" or as_tiff(image).n_frames == 1:
         return
     pages, size = 1, image.size
@@ -329,7 +329,7 @@ def _check_pages(image: ImageFile.ImageFile, file_name: str) -> None:
 
 
 def _check_planes(image: ImageFile.ImageFile, file_name: str) -> None:
-    """Refuses a TIFF whose bands lie one behind the other, where Pillow takes their bytes for its pixels."""
+    """Refuse a TIFF whose bands lie one behind the other, where Pillow takes their bytes for its pixels."""
     if image.format != "TIFF" or max(as_tiff(image).tag_v2.get(_BITS_PER_SAMPLE, (1,))) <= 8:
         return
     is_planar = as_tiff(image).tag_v2.get(_PLANAR_CONFIGURATION) == 2
@@ -345,7 +345,7 @@ def _raw_mode(tile: tuple) -> str:
 
 
 def _is_reduced(image: ImageFile.ImageFile, size: tuple[int, int]) -> bool:
-    """Whether the page is a smaller copy, or a mask, of one of `size` (W, H)."""
+    """Return whether the page is a smaller copy, or a mask, of one of `size` (W, H)."""
     tags = as_tiff(image).tag_v2
     if tags.get(_NEW_SUBFILE_TYPE, 0) & 5 or tags.get(_SUBFILE_TYPE) == 2:
         return True
@@ -356,7 +356,7 @@ def _is_reduced(image: ImageFile.ImageFile, size: tuple[int, int]) -> bool:
 
 
 def _tiff_content(file_name: str) -> str | None:
-    """What a TIFF file holds, as "4 bands of 8 bits"; None for a file that is no TIFF, or a broken one."""
+    """Return what a TIFF file holds, as "4 bands of 8 bits"; None for a file that is no TIFF, or a broken one."""
     try:
         with PathManager.open(file_name, "rb") as file:
             head = file.read(8)
@@ -375,7 +375,7 @@ def _tiff_content(file_name: str) -> str | None:
 
 
 def _why(error: Exception, file_name: str) -> str:
-    """What is wrong with a file that Pillow or the system cannot read."""
+    """Return what is wrong with a file that Pillow or the system cannot read."""
     if isinstance(error, UnidentifiedImageError):
         with PathManager.open(file_name, "rb") as file:
             head = file.read(12)

@@ -7,7 +7,7 @@ _WIDTH, _HEIGHT = 256, 257
 
 
 def image_size(file_name: str, turned: bool = True) -> tuple[int, int]:
-    """(height, width) that `read_image` gives, without decoding the pixels.
+    """Return (height, width) that `read_image` gives, without decoding the pixels.
 
     Args:
         turned: by the EXIF orientation.

@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 def read_image(
     file_name: str, image_format: str = "RGB", pixel_range: PixelRange | None = None, turned: bool = True
 ) -> np.ndarray:
-    """Reads a picture as three channels of 8 bits.
+    """Read a picture as three channels of 8 bits.
 
     Gray is repeated, palettes and CMYK are converted, an alpha channel is dropped, as Detectron2 does. Values
     of more than 8 bits become 8 by `pixel_range`.
@@ -91,12 +91,12 @@ def _read(file_name: str, pixel_range: PixelRange | None, turned: bool) -> Readi
 
 
 def rgb_pixels(image: Image.Image, name: str, pixel_range: PixelRange | None = None) -> np.ndarray:
-    """The pixels of a picture that is in memory, as `read_image` makes them of a file; `name`: for errors."""
+    """Return the pixels of a picture that is in memory, as `read_image` makes them of a file; `name`: for errors."""
     return _in_8_bits(loaded(image, turned=True)[0], pixel_range, name)
 
 
 def _in_8_bits(image: Image.Image, pixel_range: PixelRange | None, file_name: str) -> np.ndarray:
-    """(H, W, 3) uint8 of a loaded image."""
+    """Return (H, W, 3) uint8 of a loaded image."""
     if image.mode in GRAY_16_BIT or image.mode == "F":
         return np.repeat(_gray(np.asarray(image), pixel_range, file_name)[:, :, None], 3, axis=2)
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
@@ -110,7 +110,7 @@ def _in_8_bits(image: Image.Image, pixel_range: PixelRange | None, file_name: st
 def load_image(
     record: Mapping[str, Any], image_format: str = "RGB", configured: Sequence[float] = ()
 ) -> np.ndarray:
-    """Reads the picture of a dataset dict as its dataset says: see `read_image`.
+    """Read the picture of a dataset dict as its dataset says: see `read_image`.
 
     Args:
         record: of `load_split`.
@@ -129,7 +129,7 @@ def load_reading(record: Mapping[str, Any], configured: Sequence[float] = ()) ->
 def _ranges(
     record: Mapping[str, Any], configured: Sequence[float]
 ) -> tuple[PixelRange | None, PixelRange | None]:
-    """The range that counts for an image, and that of its dataset, given or found out."""
+    """Return the range that counts for an image, and that of its dataset, given or found out."""
     own = PixelRange(*record["image_range"]) if "image_range" in record else None
     # Equal to what was found out, it comes from there, and larger values stay an error.
     if configured and (own is None or (own.source and own[:2] != tuple(configured))):
@@ -139,7 +139,7 @@ def _ranges(
 
 
 def describe_reading(record: Mapping[str, Any], configured: Sequence[float] = ()) -> dict[str, Any]:
-    """How the images of a dataset are read, where that is not the usual way: what changes their pixels.
+    """Return how the images of a dataset are read, where that is not the usual way: what changes their pixels.
 
     Args:
         record: one of its dataset dicts.
@@ -160,7 +160,7 @@ def describe_reading(record: Mapping[str, Any], configured: Sequence[float] = ()
 
 
 def range_remark(record: Mapping[str, Any], configured: Sequence[float]) -> str:
-    """Which range counts, where that of the configuration replaces what was found out; "" elsewhere."""
+    """Return which range counts, where that of the configuration replaces what was found out; "" elsewhere."""
     used, own = _ranges(record, configured)
     if own is None or used is None or used is own:
         return ""
@@ -172,7 +172,7 @@ def range_remark(record: Mapping[str, Any], configured: Sequence[float]) -> str:
 
 
 def check_annotated_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:
-    """Finds a dataset dict that says another size than its image has.
+    """Find a dataset dict that says another size than its image has.
 
     Args:
         size: of the image as it is read, (H, W).
@@ -193,7 +193,7 @@ def check_annotated_size(record: Mapping[str, Any], size: tuple[int, int]) -> No
 def wrong_size(
     found: str, remedy: str, record: Mapping[str, Any], labeled: tuple[int, int], size: tuple[int, int]
 ) -> WrongSizeError:
-    """The error of labels of another size, (H, W), than their image, or than that of a dataset dict.
+    """Return the error of labels of another size, (H, W), than their image, or than that of a dataset dict.
 
     Args:
         found, remedy: the message. Where they fit the image as it is stored, the remedy is another one.
@@ -209,7 +209,7 @@ def wrong_size(
 
 
 def extreme_values(file_name: str) -> tuple[int, int] | None:
-    """The smallest and largest value of an image file of more than 8 bits a channel; None for another.
+    """Return the smallest and largest value of an image file of more than 8 bits a channel; None for another.
 
     Also for one that is broken.
     """
@@ -226,7 +226,7 @@ def extreme_values(file_name: str) -> tuple[int, int] | None:
 
 
 def has_more_than_8_bits(file_name: str) -> bool:
-    """Whether an image file has integers of more than 8 bits; False for one that cannot be read."""
+    """Return whether an image file has integers of more than 8 bits; False for one that cannot be read."""
     try:
         with opened_file(file_name) as (image, _):
             return image.mode in GRAY_16_BIT or is_deep_color(image)
@@ -235,7 +235,7 @@ def has_more_than_8_bits(file_name: str) -> bool:
 
 
 def range_of_files(file_names: Iterable[str], source: str) -> PixelRange | None:
-    """The range that fits all of some image files.
+    """Return the range that fits all of some image files.
 
     None where none has more than 8 bits, or some values are below 0 or above 65535.
 
@@ -298,7 +298,7 @@ def _deep_color(
     pixel_range: PixelRange | None,
     file_name: str,
 ) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image of 16 bits a channel, of which Pillow has loaded the upper 8.
+    """Return (H, W, 3) uint8 RGB of an image of 16 bits a channel, of which Pillow has loaded the upper 8.
 
     Args:
         kind: Pillow's name of the format.
@@ -319,7 +319,7 @@ def _deep_color(
 
 
 def _is_same_picture(deep: np.ndarray, upper: np.ndarray, kind: str | None) -> bool:
-    """Whether 16 bits and 8, as two decoders give them, are of the same pixels."""
+    """Return whether 16 bits and 8, as two decoders give them, are of the same pixels."""
     if kind == "PPM":
         return True  # not compressed; Pillow spreads it by the largest value that its header says
     difference = cv2.absdiff((deep >> 8).astype(np.uint8), upper).max()
@@ -327,7 +327,7 @@ def _is_same_picture(deep: np.ndarray, upper: np.ndarray, kind: str | None) -> b
 
 
 def _decoded(file: BinaryIO) -> np.ndarray | None:
-    """(H, W, 3) uint16 RGB of a file of 16 bits a channel, as stored, or None. Pillow has no such mode."""
+    """Return (H, W, 3) uint16 RGB of a file of 16 bits a channel, as stored, or None. Pillow has no such mode."""
     file.seek(0)
     # OpenCV turns TIFFs by some orientations.
     content = without_orientation(bytearray(file.read()))

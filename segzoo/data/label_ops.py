@@ -12,7 +12,7 @@ LARGEST_COUNT = 1 << 24
 
 
 def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """`table[indices]` for indices of 8 or 16 bits and a table of as many entries as they have values.
+    """Return `table[indices]` for indices of 8 or 16 bits and a table of as many entries as they have values.
 
     8 bits, the common case, take OpenCV's loop, which is some ten times faster than numpy's.
     """
@@ -22,7 +22,7 @@ def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def count_values(indices: np.ndarray) -> np.ndarray:
-    """(256,) or (65536,) int64: how many entries of an (H, W) array of 8 or 16 bits have each value."""
+    """Return (256,) or (65536,) int64: how many entries of an (H, W) array of 8 or 16 bits have each value."""
     if indices.dtype != np.uint8:
         return np.bincount(indices.ravel(), minlength=1 << 16)
     rows = max(1, LARGEST_COUNT // max(1, indices.shape[1]))
@@ -37,7 +37,7 @@ def _count_bytes(block: np.ndarray) -> np.ndarray:
 
 
 def rgb_codes(image: Image.Image) -> np.ndarray:
-    """(H, W) uint32 in [0, 2**24): R + 256 G + 65536 B of every pixel."""
+    """Return (H, W) uint32 in [0, 2**24): R + 256 G + 65536 B of every pixel."""
     width, height = image.size
     image = image if image.mode == "RGB" else image.convert("RGB")
     # Pillow keeps RGB in four bytes a pixel: these come out as they are.

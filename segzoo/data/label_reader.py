@@ -82,7 +82,7 @@ class LabelReader:
         self.observe: Callable[[Image.Image], None] | None = None
 
     def load_sem_seg(self, dataset_dict: Mapping[str, Any]) -> np.ndarray:
-        """The class of every pixel, from the semantic label file, else from the panoptic one.
+        """Return the class of every pixel, from the semantic label file, else from the panoptic one.
 
         Args:
             dataset_dict: of the split; see `register.py`.
@@ -139,7 +139,7 @@ class LabelReader:
         return labels
 
     def _compose_labels(self, file_names: Sequence[str], dataset_dict: Mapping[str, Any]) -> np.ndarray:
-        """One map from a mask per class."""
+        """Return one map from a mask per class."""
         masks = []
         for file_name, index in zip(file_names, dataset_dict["label_classes"], strict=True):
             with self._opened_labels(file_name, dataset_dict) as (image, encoding):
@@ -159,7 +159,7 @@ class LabelReader:
     def _opened_labels(
         self, file_name: str, dataset_dict: Mapping[str, Any]
     ) -> Iterator[tuple[Image.Image, Encoding]]:
-        """A label file, and the encoding that can read it."""
+        """Yield a label file, and the encoding that can read it."""
         encoding = self.encoding_of(dataset_dict)
         assert encoding is not None
         with self._opened(file_name, dataset_dict) as image:
@@ -171,7 +171,7 @@ class LabelReader:
 
     @contextmanager
     def _opened(self, file_name: str, dataset_dict: Mapping[str, Any]) -> Iterator[Image.Image]:
-        """A label file in a format that keeps values, which lies on its image as that is read."""
+        """Yield a label file in a format that keeps values, which lies on its image as that is read."""
         as_stored = self.dataset.exif == "ignore"
         with opened_labels(file_name, as_stored) as (image, orientation):
             if orientation > 1 and not as_stored:
@@ -181,7 +181,7 @@ class LabelReader:
     def _check_turned_labels(
         self, file_name: str, image: Image.Image, orientation: int, dataset_dict: Mapping[str, Any]
     ) -> None:
-        """Refuses a label file with an EXIF orientation, unless it fits its image only without it.
+        """Refuse a label file with an EXIF orientation, unless it fits its image only without it.
 
         Raises:
             WrongSizeError: TurnedError, where it may be right to read image and labels as stored.
@@ -202,11 +202,11 @@ class LabelReader:
         raise TurnedError(found + remedy)
 
     def encoding_of(self, dataset_dict: Mapping[str, Any]) -> Encoding | None:
-        """How the semantic label files of an image store classes; None where there are none."""
+        """Return how the semantic label files of an image store classes; None where there are none."""
         return self.dataset.layouts[dataset_dict.get("layout", 0)].encoding
 
     def load_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        """The segments of the image.
+        """Return the segments of the image.
 
         Returns:
             (H, W) int32 segment ids, 0 for void, and a dict for each segment with `id`, `category_id` (class
@@ -229,7 +229,7 @@ class LabelReader:
         return table[indices], merged
 
     def load_index_map(self, dataset_dict: Mapping[str, Any], semantic: bool = False) -> IndexMap:
-        """The annotation in the form that training augments: see `IndexMap`.
+        """Return the annotation in the form that training augments: see `IndexMap`.
 
         Args:
             semantic: classes are enough; saves reading instances where there is a semantic label file.
@@ -262,7 +262,7 @@ class LabelReader:
         )
 
     def load_regions(self, dataset_dict: Mapping[str, Any]) -> Regions:
-        """What a label file with the encoding `instance_id` holds, void included: see `Regions`.
+        """Return what a label file with the encoding `instance_id` holds, void included: see `Regions`.
 
         Raises:
             InputError: missing, broken or wrong file, or another encoding.
@@ -280,13 +280,13 @@ class LabelReader:
         return regions
 
     def encodes_instances(self, dataset_dict: Mapping[str, Any]) -> bool:
-        """Whether the semantic label files number instances."""
+        """Return whether the semantic label files number instances."""
         if "sem_seg_file_name" not in dataset_dict:
             return False
         return isinstance(self.encoding_of(dataset_dict), InstanceIdEncoding)
 
     def _numbered_index_map(self, regions: Regions) -> IndexMap:
-        """Every region but the void ones is a segment; one of a thing class without a number is a crowd."""
+        """Return every region but the void ones is a segment; one of a thing class without a number is a crowd."""
         kept = regions.classes != self.ignore_label
         table = np.zeros(np.iinfo(regions.indices.dtype).max + 1, dtype=np.uint16)
         table[: len(kept)] = np.cumsum(kept) * kept
@@ -297,7 +297,7 @@ class LabelReader:
         return IndexMap(look_up(table, regions.indices), Segments(classes, is_crowd))
 
     def load_instances(self, dataset_dict: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The instances of an image of a COCO JSON, as pycocotools takes ground truth.
+        """Return the instances of an image of a COCO JSON, as pycocotools takes ground truth.
 
         Returns:
             A dict for each, with `category_id` (class index), `iscrowd`, `area` and `bbox` (the JSON's where
@@ -342,11 +342,11 @@ class LabelReader:
         return IndexMap(overlaps.indices, segments, overlaps.members)
 
     def class_map(self, index_map: IndexMap) -> np.ndarray:
-        """(H, W) uint8 or uint16: the class of each pixel's segment, or the ignore label."""
+        """Return (H, W) uint8 or uint16: the class of each pixel's segment, or the ignore label."""
         return class_map(index_map, self.ignore_label, self.dataset.space.dtype)
 
     def _read_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(H, W) uint32 ids, (H, W) uint8 or uint16: position in segments_info + 1, S + 1 for void; areas.
+        """Return (H, W) uint32 ids, (H, W) uint8 or uint16: position in segments_info + 1, S + 1 for void; areas.
 
         The areas are (S,) int64, the pixels of each segment.
         """
@@ -395,7 +395,7 @@ class LabelReader:
 
 
 def check_labels(reader: LabelReader, tasks: Sequence[str], dataset_dict: Mapping[str, Any]) -> None:
-    """Reads an image's labels as scoring the tasks will.
+    """Read an image's labels as scoring the tasks will.
 
     Raises:
         InputError: they cannot be.
@@ -407,7 +407,7 @@ def check_labels(reader: LabelReader, tasks: Sequence[str], dataset_dict: Mappin
 
 
 def class_map(index_map: IndexMap, ignore_label: int, dtype: npt.DTypeLike) -> np.ndarray:
-    """(H, W) `dtype`: the class of each pixel's segment; `ignore_label` for void and unknown indices."""
+    """Return (H, W) `dtype`: the class of each pixel's segment; `ignore_label` for void and unknown indices."""
     indices, segments, members = index_map
     table: np.ndarray = np.full(np.iinfo(indices.dtype).max + 1, ignore_label, dtype=dtype)
     if members is None:
@@ -421,7 +421,7 @@ def class_map(index_map: IndexMap, ignore_label: int, dtype: npt.DTypeLike) -> n
 def _to_indices(
     codes: np.ndarray, segment_ids: Sequence[int], void_ids: Sequence[int], file_name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W): position + 1 of each pixel's id in `segment_ids`, S + 1 for `void_ids`, 0 for id 0; (S,) areas.
+    """Return (H, W): position + 1 of each pixel's id in `segment_ids`, S + 1 for `void_ids`, 0 for id 0; (S,) areas.
 
     Raises:
         InputError: an id of the PNG is not listed, or a listed one has no pixel.
@@ -476,7 +476,7 @@ class StatedArea(NamedTuple):
 
 
 def _measured(segment: Mapping[str, Any], area: int) -> dict[str, Any]:
-    """The segment with the area that its PNG has."""
+    """Return the segment with the area that its PNG has."""
     measured = {key: value for key, value in segment.items() if key != "bbox"}
     measured["area"] = area
     stated = segment.get("area")
@@ -487,7 +487,7 @@ def _measured(segment: Mapping[str, Any], area: int) -> dict[str, Any]:
 
 
 def _merge_stuff(segments_info: Sequence[Mapping[str, Any]], table: np.ndarray) -> list[dict[str, Any]]:
-    """One segment per stuff class, where label_map has made one class of several.
+    """Return one segment per stuff class, where label_map has made one class of several.
 
     Args:
         table: (S + 2,) filled in place with the new id of each position + 1.

@@ -15,7 +15,7 @@ from .targets import GROUPS
 def check_labeled(
     records: Sequence[Mapping[str, Any]], task: str, is_thing: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Looks for a target of the task in what JSONs say of the images; label files are not opened.
+    """Look for a target of the task in what JSONs say of the images; label files are not opened.
 
     Args:
         records: dataset dicts.
@@ -47,7 +47,7 @@ def check_labeled(
 
 
 def holds_targets(batch: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether an image of a batch of mapped dicts has a target; those of another mapper count as if.
+    """Return whether an image of a batch of mapped dicts has a target; those of another mapper count as if.
 
     Args:
         batch: of `SegmentationMapper`, with `segment_classes` or `instances`.

@@ -44,7 +44,7 @@ class FoundLayout:
 
 
 def dataset_folders(dataset: DatasetFile) -> list[Path]:
-    """The folders that a dataset's `root` is relative to, in the order in which they are tried.
+    """Return the folders that a dataset's `root` is relative to, in the order in which they are tried.
 
     $DETECTRON2_DATASETS (default ./datasets), and before it the folder of a user's own YAML, and the folder
     that it lies in if that path is a link.
@@ -57,7 +57,7 @@ def dataset_folders(dataset: DatasetFile) -> list[Path]:
 
 
 def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
-    """The first layout of the dataset that has files of the split.
+    """Return the first layout of the dataset that has files of the split.
 
     Args:
         split: a registered name, a key of `dataset.splits`.
@@ -91,7 +91,7 @@ def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
 
 
 def image_files(dataset: DatasetFile, split: str) -> list[str]:
-    """The image files of a split's first layout that has any, whether or not they are listed or labeled."""
+    """Return the image files of a split's first layout that has any, whether or not they are listed or labeled."""
     for layout in dataset.layouts:
         for root in _candidate_roots(dataset, layout):
             # With a JSON, `images` is their folder.
@@ -112,7 +112,7 @@ def _candidate_roots(dataset: DatasetFile, layout: Layout) -> Iterable[Path]:
 def _try_layout(
     index: int, layout: Layout, root: Path, fields: Mapping[str, str], split: str, has_labels: bool
 ) -> FoundLayout | tuple[int, str]:
-    """The layout with its files, or (how far it got, what is missing)."""
+    """Return the layout with its files, or (how far it got, what is missing)."""
     if not root.is_dir():
         return -1, f"no folder {root}"
     listed_in_json = layout.panoptic is not None or layout.instances is not None
@@ -174,7 +174,7 @@ def _no_images(root: Path, template: str, fields: Mapping[str, str]) -> str:
 
 
 def _other_suffix(root: Path, key: str, template: str, fields: Mapping[str, str]) -> str:
-    """The remedy where a template fits files but for their suffix, as a.JPG; "" where there are none."""
+    """Return the remedy where a template fits files but for their suffix, as a.JPG; "" where there are none."""
     stem, dot, suffix = template.rpartition(".")
     if not dot or "{" in suffix or "/" in suffix or suffix == "*":
         return ""
@@ -187,7 +187,7 @@ def _other_suffix(root: Path, key: str, template: str, fields: Mapping[str, str]
 
 
 def _underscores(root: Path, labels: str, fields: Mapping[str, str]) -> str:
-    """The remedy where a `*` of `labels` fits files but for a `_`; "" where there are none."""
+    """Return the remedy where a `*` of `labels` fits files but for a `_`; "" where there are none."""
     if labels.removesuffix(".*").count("*") != 1 or "{" in fill(labels, fields):
         return ""
     before, _, after = labels.partition("*")
@@ -200,7 +200,7 @@ def _underscores(root: Path, labels: str, fields: Mapping[str, str]) -> str:
 def _label_finder(
     layout: Layout, root: Path, fields: Mapping[str, str], class_of: dict[str, int]
 ) -> Callable[[Mapping[str, str]], tuple[str, ...]]:
-    """A function from the fields of an image to its label files, or to what one of them would be called.
+    """Return a function from the fields of an image to its label files, or to what one of them would be called.
 
     Args:
         class_of: filled in, where the template has {class}.
@@ -251,7 +251,7 @@ def _of_shorter_stem(
     names: Sequence[str],
     images: Container[tuple[str | None, ...]],
 ) -> Mapping[str, str]:
-    """The fields of a label file whose `{stem}`, as long as it may be, is that of no image.
+    """Return the fields of a label file whose `{stem}`, as long as it may be, is that of no image.
 
     `{stem}-*.png` fits 00-car-0.png with the stems 00-car and 00: the longest that an image has is meant.
 
@@ -270,7 +270,7 @@ def _of_shorter_stem(
 
 
 def finds_images_by_id(layout: Layout) -> bool:
-    """Whether a panoptic JSON's images are found by their id, as `{city}/{image_id}_leftImg8bit.png`.
+    """Return whether a panoptic JSON's images are found by their id, as `{city}/{image_id}_leftImg8bit.png`.
 
     Otherwise `images` is the folder of the files that the JSON names.
     """
@@ -278,7 +278,7 @@ def finds_images_by_id(layout: Layout) -> bool:
 
 
 def has_several_labels(layout: Layout) -> bool:
-    """Whether an image may have several semantic label files."""
+    """Return whether an image may have several semantic label files."""
     labels = (layout.labels or "").removesuffix(".*")
     return "*" in labels or isinstance(layout.encoding, BinaryFilesEncoding)
 
@@ -290,7 +290,7 @@ def _list_images(
     split: str,
     labels_of: Callable[[Mapping[str, str]], tuple[str, ...]],
 ) -> Iterator[ImageFile]:
-    """The images in order of their paths, or of the list file, each with the label files it should have."""
+    """Yield the images in order of their paths, or of the list file, each with the label files it should have."""
     if layout.list_file is not None:
         for image in read_list(layout, root, fields, split, labels_of):
             yield ImageFile(*image)
@@ -304,7 +304,7 @@ def _list_images(
 
 
 def check_exist(paths: Iterable[str], split: str, what: str) -> None:
-    """Raises InputError naming the first of the `paths` that are not there."""
+    """Raise InputError naming the first of the `paths` that are not there."""
     paths = list(paths)
     there = existing_files(paths)
     missing = [path for path in paths if path not in there]

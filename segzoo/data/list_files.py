@@ -40,7 +40,7 @@ class _Line(NamedTuple):
 
 
 def split_list(layout: Layout, root: Path, fields: Mapping[str, str]) -> tuple[Path, slice]:
-    """The list file, and which of its lines count: `train_list.txt[3000:4000]` or simply `train_list.txt`."""
+    """Return the list file, and which of its lines count: `train_list.txt[3000:4000]` or simply `train_list.txt`."""
     assert layout.list_file is not None
     text = fill(layout.list_file, fields)
     ranged = re.fullmatch(r"(.+)\[(\d*):(\d*)\]", text)
@@ -56,7 +56,7 @@ def read_list(
     split: str,
     labels_of: Callable[[Mapping[str, str]], tuple[str, ...]],
 ) -> list[ListedImage]:
-    """The images of a list, in its order; they need not exist.
+    """Return the images of a list, in its order; they need not exist.
 
     A name is the template's {stem}, with or without the suffix, or a path: below the root, despite a leading
     /, or, where that is no file, anywhere, or found in the folder of the images by its end. So are labels.
@@ -115,7 +115,7 @@ def _read_lines(list_file: Path, chosen: slice) -> Iterator[_Line]:
 
 
 def _words(line: str) -> list[str]:
-    """The words of a line: quoted, or separated by a comma or spaces."""
+    """Return the words of a line: quoted, or separated by a comma or spaces."""
     if line[0] in "\"'" or line[-1] in "\"'":
         return [word.strip("\"'") for word in re.findall(r"\"[^\"]+\"|'[^']+'|[^\s,]+", line)] or [line]
     by_comma = [word.strip() for word in line.split(",")]
@@ -134,7 +134,7 @@ def _expected(line: _Line, layout: Layout, root: Path, fields: Mapping[str, str]
 
 
 def _without_suffix(name: str, images: str) -> str:
-    """The {stem} of a name in a list, which may carry the suffix that the template has anyway."""
+    """Return the {stem} of a name in a list, which may carry the suffix that the template has anyway."""
     suffix = Path(name).suffix
     if images.endswith("{stem}.*"):
         return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
@@ -147,7 +147,7 @@ def _existing(path: str) -> str:
 
 
 def _with_suffix(name: str, images: str, fields: Mapping[str, str]) -> str:
-    """The end of the path of a listed image; a stem gets what the template has around it."""
+    """Return the end of the path of a listed image; a stem gets what the template has around it."""
     last = fill(images, fields).rpartition("/")[2]
     if _is_image_name(name) or "{stem}" not in last:
         return name
@@ -158,7 +158,7 @@ def _with_suffix(name: str, images: str, fields: Mapping[str, str]) -> str:
 def _found(
     expected: list[str], names: list[str], root: Path, folder: Path, whose: tuple[str, str]
 ) -> list[str]:
-    """The expected paths that exist; for the others what their names lead to, if anything.
+    """Return the expected paths that exist; for the others what their names lead to, if anything.
 
     Args:
         whose: the split, and what the names are of, for the log.
@@ -181,7 +181,7 @@ def _found(
 
 
 def _matched(names: Mapping[str, str], files: list[str], folder: str) -> dict[str, str]:
-    """{name: file}; the suffix `.*` stands for that of any image."""
+    """Return {name: file}; the suffix `.*` stands for that of any image."""
     stems = {os.path.splitext(path)[0]: path for path in files if _is_image_name(path)}
     open_names = {name.removesuffix(".*"): name for name in names if name.endswith(".*")}
     found = match_names((name for name in names if not name.endswith(".*")), files, folder).files

@@ -93,7 +93,7 @@ class SegmentationMapper:
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """Reads an image and, for training, its annotation.
+        """Read an image and, for training, its annotation.
 
         Args:
             dataset_dict: of a dataset registered from a YAML; it is not changed.
@@ -140,7 +140,7 @@ class SegmentationMapper:
 
 
 def swap_classes(index_map: IndexMap, flip_pairs: Sequence[tuple[int, int]]) -> IndexMap:
-    """Exchanges left and right classes: in the table of segments, no pixel is touched."""
+    """Exchange left and right classes: in the table of segments, no pixel is touched."""
     segments = index_map.segments
     classes = segments.classes.copy()
     for left, right in flip_pairs:
@@ -150,5 +150,5 @@ def swap_classes(index_map: IndexMap, flip_pairs: Sequence[tuple[int, int]]) -> 
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 to a contiguous tensor (3, H, W)."""
+    """Return (H, W, 3) uint8 to a contiguous tensor (3, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -30,7 +30,7 @@ class PaletteError(InputError):
 
 
 def viewing_palette(number: int) -> np.ndarray:
-    """(number, 3) uint8: the colors of VOC, which many programs write into any index PNG, to look at it."""
+    """Return (number, 3) uint8: the colors of VOC, which many programs write into any index PNG, to look at it."""
     indices = np.arange(number)
     colors = np.zeros((number, 3), dtype=np.uint8)
     for bit in range(8):
@@ -43,7 +43,7 @@ _VIEWING = [tuple(color) for color in viewing_palette(256).tolist()]
 
 
 def palette_colors(image: Image.Image) -> list[Color]:
-    """The N colors of a palette image, N at most 256."""
+    """Return the N colors of a palette image, N at most 256."""
     palette = np.asarray(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
     return [tuple(color) for color in palette.tolist()]
 
@@ -67,7 +67,7 @@ class PaletteCheck:
     def contradictions(
         self, palette: Mapping[int, Color], class_of: Mapping[int, int]
     ) -> dict[int, tuple[int, int]]:
-        """{index: (class that it stands for, class whose color it has)} of those that differ.
+        """Return {index: (class that it stands for, class whose color it has)} of those that differ.
 
         Palettes that are for viewing only have colors of no class, or those of VOC, which are passed over; so
         is a color that several indices share.
@@ -91,7 +91,7 @@ class PaletteCheck:
     def __call__(
         self, image: Image.Image, class_of: Mapping[int, int], file_name: str, remedy: str = REMEDY
     ) -> None:
-        """Checks an image of mode P.
+        """Check an image of mode P.
 
         Args:
             class_of: {index that occurs: class, or -1 for none}.
@@ -114,7 +114,7 @@ class PaletteCheck:
 
 
 def describe(contradictions: Mapping[int, tuple[int, int]], names: Iterable[str], source: str) -> str:
-    """What contradicts what."""
+    """Return what contradicts what."""
     names = tuple(names)
     found = some(
         (f"{index} the color of {names[other]!r}" for index, (_, other) in contradictions.items()), 3

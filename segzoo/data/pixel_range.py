@@ -39,12 +39,12 @@ FULL_16_BITS = PixelRange(0, 65535)
 
 
 def fitting_range(brightest: int, source: str = "") -> PixelRange:
-    """The range of the fewest bits (8, 10, 12, 14 or 16) that hold the brightest value of some images."""
+    """Return the range of the fewest bits (8, 10, 12, 14 or 16) that hold the brightest value of some images."""
     return PixelRange(0, next((high for high in _LARGEST if brightest <= high), _LARGEST[-1]), source)
 
 
 def to_8_bits(pixels: np.ndarray, pixel_range: PixelRange, file_name: str) -> np.ndarray:
-    """The pixels of an image as 8 bits. Whole numbers of a range of 2**n values keep their upper 8 bits.
+    """Return the pixels of an image as 8 bits. Whole numbers of a range of 2**n values keep their upper 8 bits.
 
     Those of a range of fewer than 256 values, and floating-point numbers, are spread so that `high` is 255.
 
@@ -87,5 +87,5 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @lru_cache
 def _table(low: float, high: float) -> np.ndarray:
-    """(65536,) uint8: what each value of 16 bits becomes."""
+    """Return (65536,) uint8: what each value of 16 bits becomes."""
     return _scaled(np.arange(1 << 16), low, high)

@@ -25,7 +25,7 @@ _EXPECTED = "segmentation is a list of polygons [x, y, x, y, ...], or of points 
 
 
 def read_polygons(segmentation: Any, describe: Callable[[], str]) -> list[list[float]]:
-    """Polygons in whatever form, as COCO writes them: a list of [x, y, x, y, ...].
+    """Return polygons in whatever form, as COCO writes them: a list of [x, y, x, y, ...].
 
     Args:
         segmentation: polygons of numbers, of points [x, y] or of points {"x": ..., "y": ...}, or one of
@@ -47,7 +47,7 @@ def read_polygons(segmentation: Any, describe: Callable[[], str]) -> list[list[f
 
 
 def is_plain(segmentation: Any) -> bool:
-    """Whether these are polygons as COCO writes them, by the first coordinate of each."""
+    """Return whether these are polygons as COCO writes them, by the first coordinate of each."""
     if not isinstance(segmentation, list):
         return False
     is_flat = all(isinstance(one, list) and (not one or type(one[0]) in _NUMBERS) for one in segmentation)
@@ -56,12 +56,12 @@ def is_plain(segmentation: Any) -> bool:
 
 
 def is_triangle(polygon: Sequence[float]) -> bool:
-    """Whether there are three points."""
+    """Return whether there are three points."""
     return len(polygon) >= _TRIANGLE
 
 
 def are_ready(segmentation: Any) -> bool:
-    """Whether `read_polygons` gives these back as they are, and each has three points or more."""
+    """Return whether `read_polygons` gives these back as they are, and each has three points or more."""
     if type(segmentation) is not list:
         return False
     for one in segmentation:
@@ -83,7 +83,7 @@ def _converted(polygons: Any, describe: Callable[[], str]) -> Iterator[list[floa
 
 
 def _holds_one(polygon: Any) -> bool:
-    """Whether it is a list of numbers or of points: one polygon, not a list of them."""
+    """Return whether it is a list of numbers or of points: one polygon, not a list of them."""
     return isinstance(polygon, list) and all(
         _number(one) is not None or _point(one) is not None for one in polygon
     )
@@ -99,7 +99,7 @@ def _number(value: Any) -> float | None:
 
 
 def _point(value: Any) -> tuple[float, float] | None:
-    """(x, y) of [x, y], of {"x": x, "y": y}; None for anything else."""
+    """Return (x, y) of [x, y], of {"x": x, "y": y}; None for anything else."""
     if isinstance(value, Mapping) and {"x", "y"} <= value.keys():
         value = [value["x"], value["y"]]
     if not isinstance(value, list) or len(value) != 2:
@@ -119,7 +119,7 @@ def _parsed(value: Any) -> Any:
 
 
 def polygon_area(polygon: Sequence[float]) -> float:
-    """Pixels that a polygon [x, y, x, y, ...] encloses; NaN where a coordinate is no number."""
+    """Return pixels that a polygon [x, y, x, y, ...] encloses; NaN where a coordinate is no number."""
     try:
         points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
     except (TypeError, ValueError):
@@ -130,7 +130,7 @@ def polygon_area(polygon: Sequence[float]) -> float:
 
 
 def check_polygons(records: Sequence[Mapping[str, Any]], json_file: str) -> None:
-    """Finds files whose polygons are all wrong in one way; of those of a good file, few are looked at.
+    """Find files whose polygons are all wrong in one way; of those of a good file, few are looked at.
 
     Args:
         records: with `height` and `width`, where they are known, and `annotations` with flat polygons.
@@ -172,7 +172,7 @@ def _polygons(records: Sequence[Mapping[str, Any]]) -> Iterator[list[float]]:
 
 
 def scale_relative(records: Sequence[Mapping[str, Any]], json_file: str) -> None:
-    """Makes pixels of the coordinates of polygons and boxes that are parts of their image's sides.
+    """Make pixels of the coordinates of polygons and boxes that are parts of their image's sides.
 
     Raises:
         InputError: they are none.

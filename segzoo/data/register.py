@@ -37,7 +37,7 @@ _registered: dict[str, Path] = {}
 
 
 def register_builtin() -> None:
-    """Registers the datasets of the catalog; those that are registered already stay."""
+    """Register the datasets of the catalog; those that are registered already stay."""
     known = set(_registered.values())
     for file in dict.fromkeys(_builtin_files().values()):
         if file not in known:
@@ -46,7 +46,7 @@ def register_builtin() -> None:
 
 @cache
 def _builtin_files() -> dict[str, Path]:
-    """{split of a built-in dataset: its YAML, without links}"""
+    """Return {split of a built-in dataset: its YAML, without links}"""
     files = [file.resolve() for file in sorted(CATALOG.glob("*.yaml"))]
     return {split: file for file in files for split in read_split_names(file)}
 
@@ -70,7 +70,7 @@ def dataset_metadata(name: str) -> Mapping[str, Any]:
 
 
 def register_dataset_file(name: str | Path) -> list[str]:
-    """Registers the splits of a dataset YAML with DatasetCatalog and MetadataCatalog.
+    """Register the splits of a dataset YAML with DatasetCatalog and MetadataCatalog.
 
     Detectron2's own entries of the names of built-in datasets are replaced. Data is read when a dataset is
     asked for, not here. Registering a file again, after a change, replaces what it registered before.
@@ -107,7 +107,7 @@ def _is_taken(dataset: DatasetFile, split: str) -> str:
 
 
 def label_reader(name: str) -> LabelReader:
-    """The reader of a registered dataset's annotations.
+    """Return the reader of a registered dataset's annotations.
 
     Raises:
         InputError: the dataset does not come from a dataset YAML.
@@ -151,7 +151,7 @@ def _register(dataset: DatasetFile, split: str, taken: str) -> None:
 
 
 def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
-    """The images of a split, as Detectron2's dataset dicts.
+    """Return the images of a split, as Detectron2's dataset dicts.
 
     Returns:
         A dict per image: `file_name`, `image_id`, `dataset` (the split's name), `layout` (index of the layout
@@ -287,7 +287,7 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
 
 
 def _without_groups(dataset: DatasetFile, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The categories of a JSON but those that only group others, as Roboflow writes them.
+    """Return the categories of a JSON but those that only group others, as Roboflow writes them.
 
     Such a one is no class, has no annotation, and is the supercategory of another.
     """
@@ -312,7 +312,7 @@ def _make_instances(segments: Iterable[dict[str, Any]]) -> None:
 def _json_ids(
     dataset: DatasetFile, categories: list[dict[str, Any]], index_of: Mapping[int, int]
 ) -> list[int]:
-    """The JSON's id of each class, with which predictions are saved.
+    """Return the JSON's id of each class, with which predictions are saved.
 
     Of several categories that label_map made one class, the one of the class's name. A class that the JSON
     lacks, as a background, has the YAML's id or, where another class has that, a free one.
@@ -334,7 +334,7 @@ def _json_ids(
 def _images_by_id(
     layout: Layout, root: Path, fields: Mapping[str, str]
 ) -> dict[str, tuple[str, dict[str, str]]] | None:
-    """{image id: its file, and the open fields of the template}; None where the JSON names the files."""
+    """Return {image id: its file, and the open fields of the template}; None where the JSON names the files."""
     if not finds_images_by_id(layout):
         return None
     return {found["image_id"]: (path, found) for path, found in match(root, layout.images, fields)}
@@ -343,7 +343,7 @@ def _images_by_id(
 def _panoptic_dicts(
     dataset: DatasetFile, facts: Mapping[str, Any], index_of: Mapping[int, int], json_file: str
 ) -> list[dict[str, Any]]:
-    """A dict per annotated image, with file names as the JSON has them. Uses the JSON's own dicts."""
+    """Return a dict per annotated image, with file names as the JSON has them. Uses the JSON's own dicts."""
     images = read_images(facts, json_file)
     image_ids, categories = Ids(images), Ids(index_of)
     ignore_label = dataset.space.ignore_label
@@ -399,7 +399,7 @@ def _refuse_annotation(annotation: Mapping[str, Any], number: int, json_file: st
 def _check_segment(
     segment: Any, index_of: Mapping[int, int], categories: Ids, of_png: str, json_file: str
 ) -> int:
-    """The category of a segment of a panoptic JSON, whose `id` and `iscrowd` are made numbers.
+    """Return the category of a segment of a panoptic JSON, whose `id` and `iscrowd` are made numbers.
 
     Raises:
         InputError: one of them is missing or no such number, or there is no such category.
@@ -430,7 +430,7 @@ def _check_segment(
 def _category_indices(
     dataset: DatasetFile, categories: list[dict[str, Any]], json_file: str, needs_isthing: bool = True
 ) -> dict[int, int]:
-    """{category id of the JSON: class index, or the ignore label}, checked against the YAML's classes.
+    """Return {category id of the JSON: class index, or the ignore label}, checked against the YAML's classes.
 
     `needs_isthing`: a panoptic JSON says which of its categories are things.
     """
@@ -471,7 +471,7 @@ def _category_indices(
 
 
 def _check_category(category: dict[str, Any], number: int, json_file: str, needs_isthing: bool) -> None:
-    """Makes `id` and `isthing` of a category numbers.
+    """Make `id` and `isthing` of a category numbers.
 
     Args:
         number: its place in the list, from 1.
@@ -512,7 +512,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _update_metadata(split: str, **values: Any) -> None:
-    """Sets what is known once data is found; unlike Metadata.set, also when the data has moved."""
+    """Set what is known once data is found; unlike Metadata.set, also when the data has moved."""
     from detectron2.data import MetadataCatalog  # here, as in `catalogs`
 
     MetadataCatalog.get(split).__dict__.update(values)

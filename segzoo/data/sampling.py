@@ -131,7 +131,7 @@ def build_training_sampler(
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seeds Python's, numpy's and torch's generators from numbers >= 0, and restores them afterwards."""
+    """Seed Python's, numpy's and torch's generators from numbers >= 0, and restores them afterwards."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seeds = np.random.SeedSequence(numbers).generate_state(4)
     random.seed(int(seeds[0]))
@@ -169,7 +169,7 @@ class TrainingSamples(Dataset):
         return len(self.records)
 
     def __getitem__(self, place: Place) -> dict[str, Any] | Failure:
-        """The sample; a replacement lists the messages of what it replaces under `skipped`."""
+        """Return the sample; a replacement lists the messages of what it replaces under `skipped`."""
         position, index = place
         skipped: list[str] = []
         for attempt, candidate in enumerate(self._candidates(position, index)):
@@ -190,7 +190,7 @@ class TrainingSamples(Dataset):
         )
 
     def _candidates(self, position: int, index: int) -> Iterator[int]:
-        """The image of a place, then those to try instead of it."""
+        """Yield the image of a place, then those to try instead of it."""
         yield index
         if self.skip_broken:
             order = np.random.default_rng((self.seed, position)).permutation(len(self.records))

@@ -54,7 +54,7 @@ class Groups(NamedTuple):
 
 
 def semantic_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
-    """One target per class, crowds included, in the order of the classes.
+    """Return one target per class, crowds included, in the order of the classes.
 
     Args:
         segments: of the image.
@@ -65,7 +65,7 @@ def semantic_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
 
 
 def panoptic_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
-    """One target per instance of a thing class and per stuff class; crowds are left out."""
+    """Return one target per instance of a thing class and per stuff class; crowds are left out."""
     things = is_thing[segments.classes]
     # Stuff segments of a class share a key; every instance has one of its own.
     keys = np.where(things, len(is_thing) + np.arange(len(things)), segments.classes)
@@ -73,13 +73,13 @@ def panoptic_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
 
 
 def entity_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
-    """Every segment but the crowds is a target of class 0 (Open-World Entity Segmentation, section 3)."""
+    """Return every segment but the crowds is a target of class 0 (Open-World Entity Segmentation, section 3)."""
     keys = np.arange(len(segments.classes))
     return _group_by(keys, np.zeros_like(keys), ~segments.is_crowd)
 
 
 def instance_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
-    """Every instance of a thing class is a target; its class counts the thing classes only."""
+    """Return every instance of a thing class is a target; its class counts the thing classes only."""
     among_things = np.cumsum(is_thing) - 1
     keys = np.arange(len(segments.classes))
     kept = is_thing[segments.classes] & ~segments.is_crowd
@@ -123,7 +123,7 @@ def register_task(
 
 
 def build_targets(index_map: IndexMap, groups: Groups) -> Targets:
-    """Looks every pixel's target up. A group without pixels, cropped away, is no target.
+    """Look every pixel's target up. A group without pixels, cropped away, is no target.
 
     Args:
         index_map: of the augmented image; indices above S, as foreign padding may leave them, are void.
@@ -142,7 +142,7 @@ def build_targets(index_map: IndexMap, groups: Groups) -> Targets:
 
 
 def build_mask_targets(index_map: IndexMap, groups: Groups) -> MaskTargets:
-    """`build_targets` for an index map with `members`: a plane per target, made of what is left of it.
+    """Return `build_targets` for an index map with `members`: a plane per target, made of what is left of it.
 
     Planes exist from here on only; augmentation sees one map, however many segments overlap.
     """
@@ -163,7 +163,7 @@ def build_mask_targets(index_map: IndexMap, groups: Groups) -> MaskTargets:
 
 
 def _group_by(keys: np.ndarray, classes: np.ndarray, kept: np.ndarray) -> Groups:
-    """Groups the kept segments by key, in the order in which keys first occur."""
+    """Group the kept segments by key, in the order in which keys first occur."""
     of_segment = np.full(len(keys), -1, dtype=np.int64)
     _, first, inverse = np.unique(keys[kept], return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))

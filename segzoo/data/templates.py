@@ -19,14 +19,14 @@ IMAGE_SUFFIXES = (
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
-    """The template with the fields that are known filled in."""
+    """Return the template with the fields that are known filled in."""
     return re.sub(r"{(\w+)}", lambda field: fields.get(field[1], field[0]), template)
 
 
 def match(
     root: Path, template: str, fields: Mapping[str, str], patterns: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """All files below `root` that fit the template, sorted, with the text of their open fields.
+    """Yield all files below `root` that fit the template, sorted, with the text of their open fields.
 
     Args:
         patterns: {open field: regular expression of its text}, where not any text will do.
@@ -64,7 +64,7 @@ def _match_parts(
 
 
 def _is_dir(entry: os.DirEntry) -> bool:
-    """Whether it is a folder, or a link to one; a link to itself is none."""
+    """Return whether it is a folder, or a link to one; a link to itself is none."""
     try:
         return entry.is_dir()
     except OSError:
@@ -72,7 +72,7 @@ def _is_dir(entry: os.DirEntry) -> bool:
 
 
 def _is_file_or_lost(entry: os.DirEntry) -> bool:
-    """Whether it is a file, or a link to one or to nothing: who reads it says so, instead of missing it."""
+    """Return whether it is a file, or a link to one or to nothing: who reads it says so, instead of missing it."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:
@@ -80,7 +80,7 @@ def _is_file_or_lost(entry: os.DirEntry) -> bool:
 
 
 def fields_of(path: str, root: Path, template: str, fields: Mapping[str, str]) -> dict[str, str] | None:
-    """The text of the open fields in the path of a file; None if it does not fit the template."""
+    """Return the text of the open fields in the path of a file; None if it does not fit the template."""
     parts = (root / fill(template, fields)).parts
     names = Path(path).parts
     found: dict[str, str] = {}
@@ -93,12 +93,12 @@ def fields_of(path: str, root: Path, template: str, fields: Mapping[str, str]) -
 
 
 def folder_of(root: Path, template: str, fields: Mapping[str, str]) -> Path:
-    """The folder that holds all files of a template."""
+    """Return the folder that holds all files of a template."""
     return root / without_open_fields(fill(template, fields))
 
 
 def without_open_fields(path: str) -> str:
-    """The path, or the folder of it that no open field is part of."""
+    """Return the path, or the folder of it that no open field is part of."""
     return path.split("{")[0].rpartition("/")[0] if "{" in path else path
 
 
@@ -119,7 +119,7 @@ def _part_pattern(part: str, found: Mapping[str, str], patterns: Mapping[str, st
 
 
 def existing_files(paths: Iterable[str]) -> set[str]:
-    """Those of the paths that exist. Reads each folder once: asking for each is slow on a network disk."""
+    """Return those of the paths that exist. Reads each folder once: asking for each is slow on a network disk."""
     wanted = set(paths)
     there: set[str] = set()
     for folder in {os.path.dirname(path) for path in wanted}:

@@ -90,7 +90,7 @@ def find_targets(names: Iterable[str]) -> list[AddTargets]:
 
 @TARGETS_REGISTRY.register(name="segments")
 def add_segments(labels: AugmentedLabels) -> dict[str, Any]:
-    """`segment_map` (H, W) int16 or `segment_masks` (S, H, W) bool, `segment_classes` (S,) int64.
+    """Return `segment_map` (H, W) int16 or `segment_masks` (S, H, W) bool, `segment_classes` (S,) int64.
 
     See `Targets` and `MaskTargets`; and `sem_seg` for the task semantic.
     """
@@ -105,19 +105,19 @@ def add_segments(labels: AugmentedLabels) -> dict[str, Any]:
 
 @TARGETS_REGISTRY.register(name="sem_seg")
 def add_sem_seg(labels: AugmentedLabels) -> dict[str, Any]:
-    """`sem_seg` (H, W) int64: class index or the dataset's ignore label."""
+    """Return `sem_seg` (H, W) int64: class index or the dataset's ignore label."""
     return {"sem_seg": torch.from_numpy(labels.class_map)}
 
 
 @TARGETS_REGISTRY.register(name="boxes")
 def add_boxes(labels: AugmentedLabels) -> dict[str, Any]:
-    """`segment_boxes` (S, 4) float32: left, top, right, bottom edges of the targets in pixels."""
+    """Return `segment_boxes` (S, 4) float32: left, top, right, bottom edges of the targets in pixels."""
     return {"segment_boxes": torch.from_numpy(labels.boxes)}
 
 
 @TARGETS_REGISTRY.register(name="instances")
 def add_instances(labels: AugmentedLabels) -> dict[str, Any]:
-    """`instances`: Detectron2's Instances with `gt_boxes`, `gt_classes` and `gt_masks` of the S targets."""
+    """Return `instances`: Detectron2's Instances with `gt_boxes`, `gt_classes` and `gt_masks` of the S targets."""
     instances = Instances(labels.index_map.indices.shape)
     instances.gt_boxes = Boxes(torch.from_numpy(labels.boxes))
     instances.gt_classes = torch.from_numpy(labels.segments.classes)

@@ -49,7 +49,7 @@ def wanted_targets(cfg: CfgNode) -> tuple[str, ...]:
 
 
 def _registered(name: str) -> object:
-    """The meta-architecture of this name; None where it is unknown or not imported."""
+    """Return the meta-architecture of this name; None where it is unknown or not imported."""
     # Whoever reads a configuration need not wait for Detectron2's models.
     modeling = sys.modules.get("detectron2.modeling")
     if modeling is None or name not in modeling.META_ARCH_REGISTRY:

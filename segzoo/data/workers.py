@@ -13,7 +13,7 @@ JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP}
 
 
 def as_worker(*_: object) -> None:
-    """Leaves Ctrl-C to the process that this one works for, and the processors to its fellows.
+    """Leave Ctrl-C to the process that this one works for, and the processors to its fellows.
 
     An initializer of pools, and of data-loading processes, which are given their number.
     """

@@ -156,7 +156,7 @@ def find_family(name: str) -> Callable[[CfgNode, int], list[T.Augmentation]]:
 
 
 def build_train_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
-    """The augmentations of INPUT.AUGMENTATION.
+    """Return the augmentations of INPUT.AUGMENTATION.
 
     Raises:
         InputError: unknown family.
@@ -165,7 +165,7 @@ def build_train_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augment
 
 
 def build_test_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """The resize of evaluation: short edge INPUT.MIN_SIZE_TEST (0: none), long edge at most MAX_SIZE_TEST.
+    """Return the resize of evaluation: short edge INPUT.MIN_SIZE_TEST (0: none), long edge at most MAX_SIZE_TEST.
 
     Nothing for a TEST.PROTOCOL that resizes by itself.
     """
@@ -201,5 +201,5 @@ def _crop_size(cfg: CfgNode) -> tuple[int, int]:
 
 
 def _pad_value(cfg: CfgNode) -> PadValue:
-    """What images are padded with: 8 bits, so that the mean is rounded."""
+    """Return what images are padded with: 8 bits, so that the mean is rounded."""
     return tuple(cfg.MODEL.PIXEL_MEAN) if cfg.INPUT.PAD_WITH_MEAN else cfg.INPUT.PAD_VALUE

@@ -40,7 +40,7 @@ class AugmentationInput(T.AugInput):
         return class_map(self.index_map, self.ignore_label, np.min_scalar_type(self.ignore_label))
 
     def transform(self, tfm: Transform) -> None:
-        """Applies a transform to the image and the index map."""
+        """Apply a transform to the image and the index map."""
         self.image = tfm.apply_image(self.image)
         if self.index_map is not None:
             indices = apply_to_indices(tfm, self.index_map.indices)

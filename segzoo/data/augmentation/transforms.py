@@ -15,7 +15,7 @@ PadValue = float | Sequence[float]
 
 
 def apply_to_indices(transform: Transform, indices: np.ndarray) -> np.ndarray:
-    """Transforms an index map (H, W) of uint8 or uint16, both by the same nearest-pixel rule.
+    """Transform an index map (H, W) of uint8 or uint16, both by the same nearest-pixel rule.
 
     Transforms are exact for 8 bits only (Detectron2's resize rounds positions otherwise for other types), so
     16 bits go through as two planes of 8.
@@ -28,14 +28,14 @@ def apply_to_indices(transform: Transform, indices: np.ndarray) -> np.ndarray:
 
 
 def count_flips(transform: Transform) -> int:
-    """How many horizontal flips there are in a transform."""
+    """Return how many horizontal flips there are in a transform."""
     if isinstance(transform, TransformList):
         return sum(count_flips(one) for one in transform.transforms)
     return int(isinstance(transform, HFlipTransform))
 
 
 def at_least_one_pixel(transform: Transform) -> Transform:
-    """A resize to a side of 0 pixels as one to 1 pixel; any other transform as it is."""
+    """Return a resize to a side of 0 pixels as one to 1 pixel; any other transform as it is."""
     if not isinstance(transform, ResizeTransform) or min(transform.new_h, transform.new_w) > 0:
         return transform
     height, width = max(transform.new_h, 1), max(transform.new_w, 1)
@@ -221,6 +221,6 @@ class ColorJitterTransform(Transform):
 
 
 def _linear_table(factor: float, offset: float) -> np.ndarray:
-    """(256,) uint8: what `value * factor + offset`, clipped, is for every 8-bit value."""
+    """Return (256,) uint8: what `value * factor + offset`, clipped, is for every 8-bit value."""
     values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
     return np.clip(values, 0, 255).astype(np.uint8)
