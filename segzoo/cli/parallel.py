@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from segzoo.data.workers import as_worker
+from segzoo.data.workers import init_worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,5 +45,5 @@ def map_files(
     if workers < 2:
         yield from with_progress(map(function, items))
         return
-    with multiprocessing.Pool(workers, initializer=as_worker) as pool:
+    with multiprocessing.Pool(workers, initializer=init_worker) as pool:
         yield from with_progress(pool.imap(function, items, chunksize=chunk))

@@ -1,11 +1,11 @@
-"""Datasets as YAML files, and the way from their files to a model's input."""
+"""Datasets described by YAML files, and loading them as a model's input."""
 
 from typing import TYPE_CHECKING
 
 from segzoo.utils.import_hooks import after_import
 from segzoo.utils.lazy_exports import lazy_exports
 
-# Not lazily: `label_reader` is a module, too.
+# Not lazily: `label_reader` is also the name of a module.
 from .register import label_reader, register_builtin, register_dataset_file
 
 if TYPE_CHECKING:

@@ -17,6 +17,6 @@ def images_per_pass(cfg: CfgNode, processes: int) -> int:
         what = "process" if processes == 1 else "processes"
         raise InputError(
             f"SOLVER.IMS_PER_BATCH {batch} is not divisible by {processes} {what}{passes}; "
-            "it counts the images of one update over all processes"
+            "it is the number of images per update over all processes"
         )
     return batch // (processes * accumulate)

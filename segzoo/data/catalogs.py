@@ -1,7 +1,7 @@
-"""Registration with Detectron2's catalogs of datasets, which waits until `detectron2.data` is imported.
+"""Registration with Detectron2's dataset catalogs, deferred until `detectron2.data` is imported.
 
-That import brings torchvision, and takes longer than all that a configuration needs. What has been registered
-before it can be asked for here.
+That import loads torchvision and takes longer than everything that a configuration needs. Datasets registered
+before it can be queried here.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,30 +20,30 @@ class _Entry(NamedTuple):
 
 
 _waiting: dict[str, _Entry] = {}
-# Whether Detectron2's catalogs are there, with its own datasets in them.
-_are_there = False
+# Whether Detectron2's catalogs are imported, with its own datasets.
+_are_imported = False
 
 
 def register(name: str, load: Load, metadata: Mapping[str, Any], taken: str = "") -> None:
-    """Register a dataset with DatasetCatalog and MetadataCatalog, in the place of another that waits.
+    """Register a dataset with DatasetCatalog and MetadataCatalog, now or when they are imported.
 
     Args:
-        name: of the dataset.
-        load: returns its images, as Detectron2's dataset dicts.
-        metadata: what MetadataCatalog says of it.
-        taken: the error if Detectron2's catalogs have the name; "" replaces what they have.
+        name: name of the dataset.
+        load: returns its records (Detectron2's dataset dicts).
+        metadata: its entries in MetadataCatalog.
+        taken: error message if Detectron2's catalogs have the name already; "": replace their entry.
 
     Raises:
-        InputError: `taken`. Where the catalogs are not imported yet, their import raises it.
+        InputError: `taken`. If the catalogs are not imported yet, their import raises it.
     """
     _waiting[name] = _Entry(load, dict(metadata), taken)
-    if _are_there:
-        _hand_over()
+    if _are_imported:
+        _register_waiting()
 
 
 def is_registered(name: str) -> bool:
-    """Return whether there is a dataset of this name, as far as is known without importing the catalogs."""
-    if not _are_there:
+    """Return whether a dataset of this name is registered, without importing the catalogs."""
+    if not _are_imported:
         return name in _waiting
     from detectron2.data import DatasetCatalog
 
@@ -51,7 +51,7 @@ def is_registered(name: str) -> bool:
 
 
 def find_metadata(name: str) -> Mapping[str, Any]:
-    """Return what is known of a dataset, by MetadataCatalog's names; {} where none is registered so."""
+    """Return the metadata of a dataset, as in MetadataCatalog; {} if it is not registered."""
     if name in _waiting:
         return _waiting[name].metadata
     from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -59,13 +59,13 @@ def find_metadata(name: str) -> Mapping[str, Any]:
     return vars(MetadataCatalog.get(name)) if name in DatasetCatalog else {}
 
 
-def _catalogs_are_there() -> None:
-    global _are_there
-    _are_there = True
-    _hand_over()
+def _register_waiting_on_import() -> None:
+    global _are_imported
+    _are_imported = True
+    _register_waiting()
 
 
-def _hand_over() -> None:
+def _register_waiting() -> None:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     for name in list(_waiting):
@@ -79,4 +79,4 @@ def _hand_over() -> None:
         MetadataCatalog.get(name).set(**entry.metadata)
 
 
-after_import("detectron2.data", _catalogs_are_there)
+after_import("detectron2.data", _register_waiting_on_import)

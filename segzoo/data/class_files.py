@@ -1,4 +1,4 @@
-"""Labels of one binary mask per class and image, as Label Studio and many medical data sets have them.
+"""Labels stored as one binary mask per class and image, as in Label Studio and many medical datasets.
 
 The template of `labels` has the field `{class}`: `masks/{stem}-{class}.png`, `masks/{class}/{stem}.png`.
 
@@ -19,17 +19,17 @@ from segzoo.utils.text import did_you_mean, some
 from .encodings import ENCODINGS, GRAY_16_BIT, VOID, Encoding, LabelSpace
 from .label_ops import count_values
 
-# The field of a template that says of which class a file is.
+# The field of a template that names the class of a file.
 CLASS_FIELD = "class"
 _SEPARATORS = re.compile(r"[\s_-]+")
 
 
 class BinaryFilesEncoding(Encoding):
-    """A mask per class: all but 0 is inside. `label_map` says of which class a name is that is none.
+    """A mask per class, whose pixels are all that are not 0. `label_map` maps other names to classes.
 
-    Options: `rest` is the class of pixels in no mask, `void` by default; `order` lists the classes from the
-    lowest to the one on top, by default as `classes` does; `threshold` is the smallest value that is inside,
-    for masks that have more than two.
+    Options: `rest` is the class of pixels in no mask, `void` by default; `order` lists the classes from
+    bottom to top, by default as in `classes`; `threshold` is the smallest value inside the mask, for masks of
+    more than two values.
     """
 
     name = "binary_files"
@@ -43,15 +43,17 @@ class BinaryFilesEncoding(Encoding):
             if name not in (*space.classes, VOID):
                 raise self._fail(f"{name!r} is not a class{did_you_mean(name, space.classes)}")
         if not isinstance(order, list) or len(set(order)) < len(order):
-            raise self._fail(f"order is {order!r}; it is a list of classes, each once")
+            raise self._fail(f"order is {order!r}; expected a list of classes, each once")
         missing = [name for name in space.classes if name not in (*order, rest)]
         if missing:
-            raise self._fail(f"order lacks {some(missing)}; list all classes but the rest, the lowest first")
+            raise self._fail(
+                f"order lacks {some(missing)}; list all classes but the rest, from bottom to top"
+            )
         self.threshold = options.get("threshold")
         if self.threshold is not None and not isinstance(self.threshold, int | float):
-            raise self._fail(f"threshold is {self.threshold!r}; it is a number")
+            raise self._fail(f"threshold is {self.threshold!r}; expected a number")
         self.rest = space.ignore_label if rest == VOID else space.classes.index(rest)
-        # What is mapped to void hides whatever lies below.
+        # Masks mapped to void hide what lies below.
         ranked = [*([rest] if rest not in order else []), *order, *([VOID] if VOID not in order else [])]
         indices = [space.ignore_label if name == VOID else space.classes.index(name) for name in ranked]
         self.rank = {index: rank for rank, index in enumerate(indices)}
@@ -60,32 +62,32 @@ class BinaryFilesEncoding(Encoding):
         self._known = {_plain(label): space.index(label) for label in self._names}
 
     def class_of(self, text: str) -> int | None:
-        """Return the class index (or the ignore label) of a `{class}` in a file name; None if it is no label.
+        """Return the class index (or the ignore label) of a `{class}` in a file name; None if it is unknown.
 
-        Upper and lower case, and spaces, `_` and `-`, count as equal.
+        Letter case, and spaces, `_` and `-`, are ignored.
         """
         return self._known.get(_plain(text))
 
     @property
     def pattern(self) -> str:
-        """A regular expression for the texts that `class_of` knows."""
+        """A regular expression for the names that `class_of` recognizes."""
         longest_first = sorted(self._names, key=len, reverse=True)
         words = ([re.escape(word) for word in _SEPARATORS.split(label)] for label in longest_first)
         return "(?i:" + "|".join(r"[\s_-]*".join(parts) for parts in words) + ")"
 
     def inside(self, image: Image.Image, file_name: str) -> np.ndarray:
-        """Return (H, W) bool: where the mask is.
+        """Return the mask, (H, W) bool.
 
         Raises:
-            InputError: more than two values, without a threshold, or a picture.
+            InputError: more than two values without a threshold, or a color image.
         """
         pixels = np.asarray(image.convert("L") if image.mode == "P" else image)
         if pixels.ndim == 3:
             bands = pixels[:, :, : 1 if image.mode == "LA" else 3]
             if (bands != bands[:, :, :1]).any():
                 raise InputError(
-                    f"{file_name}: is a color picture ({image.mode}), expected the mask of one class, black "
-                    "and white; if it holds all classes, leave {class} out of labels and set encoding: rgb"
+                    f"{file_name}: is a color image ({image.mode}), expected the mask of one class, black "
+                    "and white; if it holds all classes, remove {class} from labels and set encoding: rgb"
                 )
             pixels = bands[:, :, 0]
         if pixels.dtype == bool:
@@ -102,11 +104,11 @@ class BinaryFilesEncoding(Encoding):
             remedy = self.with_option("threshold", int(values[-1]) // 2 + 1)
             raise InputError(
                 f"{file_name}: has the values {some(values, 4)}, expected the mask of one class: 0 and one "
-                f"other; set encoding: {remedy} if it is one with soft edges"
+                f"other; set encoding: {remedy} if it has soft edges"
             )
 
     def compose(self, masks: Iterable[tuple[int, np.ndarray]], size: tuple[int, int]) -> np.ndarray:
-        """Return (H, W) class of each pixel: that of the topmost mask over it, or the rest.
+        """Return the (H, W) class map: the class of the topmost mask over each pixel, or the rest.
 
         Args:
             masks: (class index or ignore label, (H, W) bool) of each file.
@@ -125,11 +127,11 @@ ENCODINGS[BinaryFilesEncoding.name] = BinaryFilesEncoding
 
 
 def check_names(unknown: Sequence[tuple[str, str]], space: LabelSpace) -> None:
-    """Raise InputError for the first of the files (path, text of {class}) whose class is none."""
+    """Raise InputError for the first of the files, (path, text of {class}), whose classes are unknown."""
     for path, text in unknown[:1]:
         raise InputError(
             f"{path}: {text!r} is neither a class nor in label_map{did_you_mean(text, space.classes)}; in "
-            f"{space.source}, add it to classes, or say which it is: label_map: {{{text}: <class or void>}}"
+            f"{space.source}, add it to classes, or map it: label_map: {{{text}: <class or void>}}"
         )
 
 

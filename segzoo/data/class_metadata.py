@@ -1,4 +1,4 @@
-"""What Detectron2's metadata says of a dataset's classes; and classes without a dataset, of a checkpoint."""
+"""Detectron2's metadata of the classes of a dataset, or of a checkpoint whose dataset is not at hand."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from segzoo.utils.errors import InputError
 from . import catalogs
 from .dataset_classes import DatasetClass, generated_color
 
-# Of what a checkpoint says about its dataset, beside the classes' names, colors and isthing.
+# Metadata of the dataset that a checkpoint stores, besides the classes' names, colors and isthing.
 DATASET_METADATA = ("evaluator_type", "flip_pairs", "contiguous_id_to_dataset_id", "dataset_file")
 
 
 def class_metadata(classes: Sequence[DatasetClass]) -> dict[str, Any]:
-    """Names, colors, ids and things, by the names that Detectron2's panoptic datasets have."""
+    """Return names, colors, ids and things under the keys of Detectron2's panoptic metadata."""
     things = [index for index, entry in enumerate(classes) if entry.isthing]
     names, colors = [entry.name for entry in classes], [entry.color for entry in classes]
     return {
@@ -21,7 +21,7 @@ def class_metadata(classes: Sequence[DatasetClass]) -> dict[str, Any]:
         "colors": colors,
         "isthing": [entry.isthing for entry in classes],
         "contiguous_id_to_dataset_id": [entry.id for entry in classes],
-        # "stuff" is every class there.
+        # In Detectron2's panoptic metadata "stuff" means all classes.
         "stuff_classes": names,
         "stuff_colors": colors,
         "stuff_dataset_id_to_contiguous_id": {entry.id: index for index, entry in enumerate(classes)},
@@ -33,19 +33,19 @@ def class_metadata(classes: Sequence[DatasetClass]) -> dict[str, Any]:
 
 
 def register_described(about: Mapping[str, Any], source: str) -> str:
-    """Register the classes that a checkpoint was trained for, as a dataset that has no images.
+    """Register the classes that a checkpoint was trained for, as a dataset without images.
 
     Args:
-        about: what the checkpoint says of itself: `classes`, and where it does `dataset`, `task`, `colors`,
+        about: description stored in the checkpoint: `classes`, and optionally `dataset`, `task`, `colors`,
             `isthing`, `ignore_label`, `label_map` and `DATASET_METADATA`.
-        source: name of its file.
+        source: name of the checkpoint file.
 
     Returns:
-        The registered name. Registering another checkpoint of the same name replaces it; metadata that is in
-        use stays as it is.
+        The registered name. Registering another checkpoint of the same name replaces it; metadata objects in
+        use are not changed.
 
     Raises:
-        InputError: it says nothing of its classes, or of another number of them than of colors and the like.
+        InputError: there are no classes, or their number differs from that of colors, ids or isthing.
     """
     _check_described(about, source)
     dataset = about.get("dataset") or "classes"
@@ -75,7 +75,7 @@ def register_described(about: Mapping[str, Any], source: str) -> str:
 def _check_described(about: Mapping[str, Any], source: str) -> None:
     classes = about.get("classes")
     if not isinstance(classes, list | tuple) or not classes:
-        raise InputError(f"{source}: does not say which classes it was trained for; give --config-file FILE")
+        raise InputError(f"{source}: does not name the classes it was trained for; give --config-file FILE")
     for key in ("contiguous_id_to_dataset_id", "colors", "isthing"):
         count = len(about.get(key) or classes)
         if count != len(classes):

@@ -1,4 +1,4 @@
-"""Instances of COCO's format: the JSON to dataset dicts, masks to run lengths, overlaps to one map.
+"""Instances in COCO's format: JSON to records, masks to RLE, overlapping masks to one map.
 
 Shape shorthand: H, W pixels; S instances of an image; A sets of instances that share pixels.
 """
@@ -18,15 +18,15 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.json_values import Ids, is_box, is_positive, read_flag, shown
 from segzoo.utils.text import some
 
-from .polygons import are_ready, is_plain, is_triangle, read_polygons
+from .polygons import are_plain_coco, are_valid_coco, has_three_points, read_polygons
 
 
 class Overlaps(NamedTuple):
-    """Instances that may overlap as one map: see `IndexMap`.
+    """One map of instances that may overlap: see `IndexMap`.
 
     Attributes:
         indices: (H, W) uint8 or uint16 in [0, A].
-        members: (A + 1, S) bool: which instances cover the pixels of an index; row 0 has none.
+        members: (A + 1, S) bool: the instances that cover the pixels of an index; row 0 has none.
     """
 
     indices: np.ndarray
@@ -34,30 +34,30 @@ class Overlaps(NamedTuple):
 
 
 def instance_dicts(
-    facts: Mapping[str, Any],
+    content: Mapping[str, Any],
     images: Mapping[Any, dict[str, Any]],
     index_of: Mapping[int, int],
     ignore_label: int,
     json_file: str,
 ) -> list[dict[str, Any]]:
-    """Return a dict per image of a COCO instances JSON, in ascending order of image ids, as Detectron2 has them.
+    """Return a Detectron2 record per image of a COCO instances JSON, in ascending order of image ids.
 
     Args:
-        facts: the JSON; its own dicts are used and changed.
-        images: {image id: its record}, see `read_images`; the records are changed.
+        content: the JSON; its dicts are reused and changed.
+        images: {image id: its record}, see `read_images`.
         index_of: {category id: class index, or the ignore label}.
 
     Returns:
         The records with `annotations`, each with `category_id` (class index), `iscrowd`, `segmentation`, and,
-        where the JSON has them, `id`, `area` and `bbox` (with Detectron2's `bbox_mode`): those that are no
-        finite, positive numbers are left out, with a warning. Annotations of no class are in
-        `void_annotations`. Polygons of fewer than three points are left out.
+        if the JSON has them, `id`, `area` and `bbox` (with Detectron2's `bbox_mode`). Areas and boxes that
+        are not finite and positive are left out, with a warning, as are polygons of fewer than three points.
+        Annotations without a class are in `void_annotations`.
 
     Raises:
-        InputError: something is missing, or ids contradict each other.
+        InputError: a key is missing, or ids contradict each other.
     """
-    find_image = _finder(images, "image_id", "which is not in images; the file has to list both", json_file)
-    find_category = _finder(
+    find_image = _id_finder(images, "image_id", "which is not in images; the file must list both", json_file)
+    find_category = _id_finder(
         index_of,
         "category_id",
         f"which is not among its categories ({some(map(shown, index_of), 4)}); write one of these ids",
@@ -71,24 +71,24 @@ def instance_dicts(
     from detectron2.structures import BoxMode  # not above: it imports torchvision
 
     mode = BoxMode.XYWH_ABS
-    for annotation in facts["annotations"]:
+    for annotation in content["annotations"]:
         get = annotation.get
-        # COCO has a million of them: what is as its format says is read without a call.
+        # COCO has a million annotations: well-formed ones are read without a function call.
         image_id, category_id, crowd = get("image_id"), get("category_id"), get("iscrowd", 0)
         if type(image_id) is not int or image_id not in of_image:
             image_id = find_image(annotation)
         if type(category_id) is not int or category_id not in index_of:
             category_id = find_category(annotation)
         if type(crowd) is not int or crowd not in (0, 1):
-            crowd = read_flag(crowd, "iscrowd", _described(annotation, json_file))
+            crowd = read_flag(crowd, "iscrowd", _describe(annotation, json_file))
         annotation["category_id"] = index = index_of[category_id]
         annotation["iscrowd"] = crowd
         segmentation = get("segmentation")
-        if not are_ready(segmentation) and not isinstance(segmentation, dict):
-            if not is_plain(segmentation):
+        if not are_valid_coco(segmentation) and not isinstance(segmentation, dict):
+            if not are_plain_coco(segmentation):
                 converted += 1
                 example = example or (get("id"), shown(segmentation))
-            polygons = read_triangles(annotation, json_file)
+            polygons = read_valid_polygons(annotation, json_file)
             if not polygons:
                 degenerate += index != ignore_label
                 continue
@@ -97,21 +97,21 @@ def instance_dicts(
             of_image[image_id].setdefault("void_annotations", []).append(annotation)
             continue
         if not is_positive(get("area")):
-            unusable.append(_take_away(annotation, "area"))
+            unusable.append(_pop_unusable(annotation, "area"))
         if is_box(get("bbox")):
             annotation["bbox_mode"] = mode
         else:
-            unusable.append(_take_away(annotation, "bbox"))
+            unusable.append(_pop_unusable(annotation, "bbox"))
         of_image[image_id]["annotations"].append(annotation)
     if degenerate and not any(record["annotations"] for record in records):
         raise InputError(
             f"{json_file}: none of its {degenerate} annotations has a polygon of three points; segmentation "
-            "is a list of polygons [x, y, x, y, ...]: export them again"
+            "must be a list of polygons [x, y, x, y, ...]: export them again"
         )
     if example is not None:
         message = (
             f"{json_file}: {converted} annotations have polygons in another form than COCO's (first: "
-            f"annotation {shown(example[0])}, {example[1]}): read as the points of polygons"
+            f"annotation {shown(example[0])}, {example[1]}): read as points of polygons"
         )
         log_first_n(logging.WARNING, message, key="message")
     if degenerate:
@@ -121,7 +121,7 @@ def instance_dicts(
         counts = Counter(one.key for one in unusable).items()
         first = unusable[0]
         message = (
-            f"{json_file}: of {len(facts['annotations'])} annotations "
+            f"{json_file}: of {len(content['annotations'])} annotations "
             f"{' and '.join(f'{count} have no usable {key}' for key, count in counts)} (first: annotation "
             f"{shown(first.annotation_id)}, {first.key} {first.found}): measured from their masks"
         )
@@ -135,38 +135,38 @@ class _Unusable(NamedTuple):
     found: str
 
 
-def _take_away(annotation: dict[str, Any], key: str) -> _Unusable:
+def _pop_unusable(annotation: dict[str, Any], key: str) -> _Unusable:
     found = shown(annotation.pop(key)) if key in annotation else "missing"
     return _Unusable(annotation.get("id"), key, found)
 
 
-def read_triangles(annotation: Mapping[str, Any], json_file: str) -> list[list[float]]:
-    """Return the polygons of an annotation that have three points or more, as COCO writes them.
+def read_valid_polygons(annotation: Mapping[str, Any], json_file: str) -> list[list[float]]:
+    """Return the polygons of an annotation that have three points or more, in COCO's form.
 
     Raises:
-        InputError: it has no polygons, or some that cannot be read.
+        InputError: there are no polygons, or some cannot be read.
     """
     segmentation = annotation.get("segmentation")
     if not isinstance(segmentation, (list, str)):
         raise InputError(
-            f"{_described(annotation, json_file)} has no segmentation; instance segmentation needs a mask "
+            f"{_describe(annotation, json_file)} has no segmentation; instance segmentation needs a mask "
             "(polygons or RLE) for every object"
         )
-    polygons = read_polygons(segmentation, partial(_described, annotation, json_file))
-    return list(filter(is_triangle, polygons))
+    polygons = read_polygons(segmentation, partial(_describe, annotation, json_file))
+    return list(filter(has_three_points, polygons))
 
 
-def _described(annotation: Mapping[str, Any], json_file: str) -> str:
+def _describe(annotation: Mapping[str, Any], json_file: str) -> str:
     return f"{json_file}: annotation {shown(annotation.get('id'))}"
 
 
-def _finder(
+def _id_finder(
     listed: Mapping[Any, Any], key: str, problem: str, json_file: str
 ) -> Callable[[Mapping[str, Any]], Any]:
-    """Return a function from an annotation to the one of the `listed` ids that it has under `key`.
+    """Return a function that finds the id under `key` of an annotation among the `listed` ids.
 
     Args:
-        problem: what is said after an id that is none of them.
+        problem: end of the message about an id that is not listed.
     """
     ids = Ids(listed)
     what = {"image_id": "is of image", "category_id": "has the category"}[key]
@@ -174,13 +174,11 @@ def _finder(
     def find(annotation: Mapping[str, Any]) -> Any:
         if key not in annotation:
             raise InputError(
-                f"{_described(annotation, json_file)} lacks {key!r}; COCO's instances format has it"
+                f"{_describe(annotation, json_file)} lacks {key!r}; COCO's instances format has it"
             )
         found = ids.find(annotation[key])
         if found is None:
-            raise InputError(
-                f"{_described(annotation, json_file)} {what} {shown(annotation[key])}, {problem}"
-            )
+            raise InputError(f"{_describe(annotation, json_file)} {what} {shown(annotation[key])}, {problem}")
         return found
 
     return find
@@ -192,7 +190,7 @@ def _sort_key(image_id: Any) -> tuple:
 
 
 def annotation_rle(annotation: Mapping[str, Any], size: tuple[int, int], file_name: str) -> dict[str, Any]:
-    """Return the mask of an annotation of an image in compressed run lengths: see `mask_rle`."""
+    """Return the mask of an annotation as compressed RLE: see `mask_rle`."""
     return mask_rle(annotation["segmentation"], size, f"{file_name}: annotation {annotation.get('id')}")
 
 
@@ -200,9 +198,9 @@ def paint(labels: np.ndarray, rles: Sequence[Mapping[str, Any]], values: Sequenc
     """Write the values of masks into a map; where masks overlap, the first one is on top.
 
     Args:
-        labels: (H, W) integers, changed.
-        rles: S masks in run lengths, all of that size.
-        values: (S,) of the masks.
+        labels: (H, W) integers, changed in place.
+        rles: S masks as RLE, of the same size.
+        values: (S,) values of the masks.
     """
     for code, value in zip(reversed(rles), reversed(values), strict=True):
         window, inside = _decoded(code)
@@ -210,25 +208,25 @@ def paint(labels: np.ndarray, rles: Sequence[Mapping[str, Any]], values: Sequenc
 
 
 def _decoded(code: Mapping[str, Any]) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Return the box around a mask in run lengths, and the mask therein, bool."""
+    """Return the bounding box of an RLE as slices, and the boolean mask inside it."""
     left, top, width, height = (int(side) for side in mask_tools.toBbox(code))
     window = np.s_[top : top + height, left : left + width]
     return window, mask_tools.decode(code)[window].astype(bool)
 
 
 def split_overlaps(rles: Sequence[Mapping[str, Any]], size: tuple[int, int], file_name: str) -> Overlaps:
-    """Return one map for masks that may overlap: pixels that the same masks cover share an index.
+    """Return one map of masks that may overlap: pixels that the same masks cover share an index.
 
-    One mask is decoded at a time. A map is augmented as labels without overlaps are, by the nearest pixel;
-    what a plane of its own for every mask would give is the same, pixel by pixel.
+    One mask is decoded at a time. Augmenting the map by nearest pixel gives the same result, pixel by pixel,
+    as augmenting every mask separately.
 
     Args:
-        rles: S masks in run lengths, all of `size`.
+        rles: S masks as RLE, all of `size`.
         size: (H, W).
         file_name: the image, for messages.
 
     Raises:
-        InputError: more sets of overlapping masks than 16 bits count.
+        InputError: there are more sets of overlapping masks than 16 bits can count.
     """
     indices = np.zeros(size, dtype=np.int32)
     members: list[tuple[int, ...]] = [()]
@@ -248,7 +246,7 @@ def split_overlaps(rles: Sequence[Mapping[str, Any]], size: tuple[int, int], fil
 def _numbered(
     indices: np.ndarray, members: Sequence[tuple[int, ...]], num_masks: int, file_name: str
 ) -> Overlaps:
-    """Return only the sets that still have pixels, numbered in their order, in the smallest integers."""
+    """Keep the sets that have pixels, and renumber them in order, in the smallest integer type that fits."""
     used = np.bincount(indices.ravel(), minlength=len(members)) > 0
     used[0] = True
     kept = np.flatnonzero(used)

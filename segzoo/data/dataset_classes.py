@@ -1,4 +1,4 @@
-"""The classes of a dataset YAML: names, numbers, colors, things and stuff, and a background."""
+"""The classes of a dataset YAML: names, ids, colors, things and stuff, and a background."""
 
 import colorsys
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ CLASS_KEYS = ("name", "id", "color", "isthing")
 
 @dataclass(frozen=True)
 class DatasetClass:
-    """A class: its number in files that have ids, display color, and whether it has instances.
+    """A class: name, id in label files, display color, and whether it has instances.
 
-    `color_is_given` tells a color of the YAML, which files may hold, from a generated one.
+    `color_is_given` distinguishes a color of the YAML, which label files may contain, from a generated one.
     """
 
     name: str
@@ -29,34 +29,36 @@ class DatasetClass:
     color_is_given: bool
 
 
-def read_background(facts: Mapping[str, Any], has_instances: bool, path: Path) -> str | None:
-    """Return the name of the class of what no instance covers, where there is one."""
-    name, listed = facts.get("background"), facts.get("classes")
+def read_background(content: Mapping[str, Any], has_instances: bool, path: Path) -> str | None:
+    """Return the name of the background class, for pixels that no instance covers; None if there is none."""
+    name, listed = content.get("background"), content.get("classes")
     if name is None:
         return None
     if not has_instances:
         raise InputError(
-            f"{path.name}: background goes with instances, and names the class of what they do not cover; "
-            "remove it"
+            f"{path.name}: background is only for datasets with the key instances, as the class of pixels "
+            "that no instance covers; remove it"
         )
     names = [one.get("name") if isinstance(one, Mapping) else one for one in listed or ()]
     if isinstance(listed, list) and name not in names:
         raise InputError(
             f"{path.name}: background is {name!r}, which is not among the classes"
-            f"{did_you_mean(name, names)}; add it to classes, in the place that its index shall have"
+            f"{did_you_mean(name, names)}; add it to classes, at the position of its index"
         )
     if len(names) == 1:
-        raise InputError(f"{path.name}: the background {name!r} is the only class; add those of instances")
+        raise InputError(
+            f"{path.name}: the background {name!r} is the only class; add the instances' classes"
+        )
     return name
 
 
 def read_classes(
-    facts: Mapping[str, Any], path: Path, all_things: bool, background: str | None
+    content: Mapping[str, Any], path: Path, all_things: bool, background: str | None
 ) -> tuple[DatasetClass, ...]:
-    """Return `all_things`: of instances, where the `background` alone is no thing."""
-    listed = facts.get("classes")
+    """Return the classes of a dataset YAML; with `all_things`, all but the `background` are things."""
+    listed = content.get("classes")
     if isinstance(listed, Mapping):
-        # As YOLO's files have names: {0: road, 1: car}.
+        # As in YOLO's files: {0: road, 1: car}.
         if list(listed) != list(range(len(listed))):
             raise InputError(
                 f"{path.name}: classes is a mapping of {some(map(repr, listed))}; write a list of names, or "
@@ -65,8 +67,8 @@ def read_classes(
         listed = list(listed.values())
     if not isinstance(listed, list) or not listed:
         raise InputError(
-            f"{path.name}: lacks classes, a list of names, the name of a dataset that has them, or a text "
-            "file of names"
+            f"{path.name}: lacks classes: a list of names, the name of a dataset with the same classes, or a "
+            "text file of names"
         )
     classes = []
     for index, entry in enumerate(listed):
@@ -83,7 +85,7 @@ def read_classes(
         elif all_things and not entry.setdefault("isthing", True):
             raise InputError(
                 f"{path.name}: class {entry.get('name')!r} has isthing false, but the key instances is for "
-                "classes with instances; leave isthing out, or the class, or name it under background"
+                "classes with instances; remove isthing or the class, or name it under background"
             )
         classes.append(_read_class(index, entry, path))
     for what in ("name", "id"):
@@ -91,7 +93,7 @@ def read_classes(
         for entry in classes:
             value = getattr(entry, what)
             if value in seen:
-                raise InputError(f"{path.name}: two classes have the {what} {value!r}; each needs its own")
+                raise InputError(f"{path.name}: two classes have the {what} {value!r}; it must be unique")
             seen.add(value)
     return tuple(classes)
 
@@ -99,14 +101,16 @@ def read_classes(
 def _read_class(index: int, entry: Mapping[str, Any], path: Path) -> DatasetClass:
     name = entry.get("name")
     if not isinstance(name, str) or not name:
-        raise InputError(f"{path.name}: class {index} has the name {name!r}; write a text, quoted if need be")
+        raise InputError(
+            f"{path.name}: class {index} has the name {name!r}; write a string, quoted if needed"
+        )
     if name == VOID:
-        raise InputError(f"{path.name}: class {index} is called void, which stands for no class; rename it")
+        raise InputError(f"{path.name}: class {index} is called void, which means no class; rename it")
     class_id, color, isthing = entry.get("id", index), entry.get("color"), entry.get("isthing", False)
     if not isinstance(class_id, int) or isinstance(class_id, bool) or class_id < 0:
-        raise InputError(f"{path.name}: class {name!r} has the id {class_id!r}; it is a number from 0")
+        raise InputError(f"{path.name}: class {name!r} has the id {class_id!r}; expected a number from 0")
     if color is not None and not is_color(color):
-        raise InputError(f"{path.name}: class {name!r} has the color {color!r}; it is [r, g, b] in 0..255")
+        raise InputError(f"{path.name}: class {name!r} has the color {color!r}; expected [r, g, b] in 0..255")
     if isthing not in (True, False):
         raise InputError(f"{path.name}: class {name!r} has isthing {isthing!r}; write true or false")
     shown = (0, 0, 0) if name == "background" else generated_color(index)
@@ -115,7 +119,7 @@ def _read_class(index: int, entry: Mapping[str, Any], path: Path) -> DatasetClas
 
 
 def generated_color(index: int) -> tuple[int, int, int]:
-    """Return a display color for a class that is given none: eight in a row differ in hue, rows in tone."""
+    """Return a display color: eight successive classes differ in hue, then the tone changes."""
     hue = index * 0.61803398875 % 1
     saturation, value = ((0.75, 0.95), (0.45, 0.75), (0.9, 0.6), (0.4, 1.0))[index // 8 % 4]
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))

@@ -1,4 +1,4 @@
-"""What a configuration takes from its datasets: number of classes, ignored label, tasks they can score."""
+"""Completing a configuration from its datasets: number of classes, ignore label, and checks of the tasks."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ _COCO_CLASSES = 80
 
 
 def complete_config(cfg: CfgNode) -> CfgNode:
-    """Register `DATASETS.FILES` and fill in what follows from the dataset. Changes and returns `cfg`.
+    """Register `DATASETS.FILES`, set the values that depend on the dataset in `cfg`, and return it.
 
     Raises:
         InputError: an unknown task or dataset, or a contradiction between the configuration and a dataset.
@@ -54,7 +54,7 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
     has_classes = is_semantic and metadata.get("background") is not None
     if evaluator_type == "coco_instances" and cfg.TASK != "instance" and not has_classes:
         file = Path(metadata.get("dataset_file", "its YAML file")).name
-        background = f"add a class for what no instance covers to classes in {file} and name it there: "
+        background = f"add a class for pixels without an instance to classes in {file} and name it there: "
         remedy = (
             f"{background}background: NAME"
             if is_semantic
@@ -80,7 +80,7 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
 
 
 def _set_class_count(cfg: CfgNode, section: str, expected: int, dataset: str) -> None:
-    """Set the number of classes of a head of Detectron2, whose default is that of COCO."""
+    """Set the number of classes of a Detectron2 head, whose default is COCO's."""
     node = cfg.MODEL[section]
     if node.NUM_CLASSES not in (_COCO_CLASSES, expected):
         raise InputError(
@@ -97,21 +97,21 @@ def _segzoo_metadata(name: str) -> Mapping[str, Any]:
         if name in DATASETS_HERE:
             remedy = f"{DATASETS_HERE[name]} is the same dataset here"
         raise InputError(
-            f"DATASETS: {name} is a Detectron2 dataset without the class facts segzoo needs; {remedy}"
+            f"DATASETS: {name} is a Detectron2 dataset without the class metadata that segzoo needs; {remedy}"
         )
     return metadata
 
 
 def _check_datasets(cfg: CfgNode, classes_from: str) -> None:
-    """Return every dataset has the classes that the model predicts, and ground truth for what is asked of it."""
+    """Raise InputError unless every dataset has the model's classes and ground truth for the tasks."""
     expected = dataset_metadata(classes_from)
-    # Entities have no class: a model that is scored for them alone may be tested on any segments.
+    # Entities have no class: a model evaluated only on them may be tested on any segments.
     test = () if tuple(cfg.TEST.TASKS) == ("entity",) else cfg.DATASETS.TEST
-    # Stuff is no instance: a panoptic model may be tested on the instances of its things.
+    # A panoptic model may be tested on the instances of its things alone.
     tested = "thing_classes" if tuple(cfg.TEST.TASKS) == ("instance",) else "classes"
-    for key, names, kind in (("TRAIN", cfg.DATASETS.TRAIN, "classes"), ("TEST", test, tested)):
+    for key, names, field in (("TRAIN", cfg.DATASETS.TRAIN, "classes"), ("TEST", test, tested)):
         for name in names:
-            found, wanted = (list(one.get(kind, ())) for one in (_segzoo_metadata(name), expected))
+            found, wanted = (list(one.get(field, ())) for one in (_segzoo_metadata(name), expected))
             if found != wanted:
                 raise InputError(
                     f"DATASETS.{key}: {name} has other classes than {classes_from} "

@@ -1,4 +1,4 @@
-"""The layouts of a dataset YAML: where the files of a copy lie, and how label files store classes."""
+"""The layouts of a dataset YAML: the paths of the files, and the encoding of label files."""
 
 import re
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ from .class_files import CLASS_FIELD, BinaryFilesEncoding
 from .dataset_classes import DatasetClass
 from .encodings import Encoding, InstanceIdEncoding, LabelSpace, build_encoding
 
-# Templates of paths. `root` is a path, too, or a list of them.
+# Path templates. `root` is a path, too, or a list of paths.
 PATH_KEYS = ("images", "labels", "list", "panoptic", "annotations", "instances")
 LAYOUT_KEYS = ("root", "encoding", *PATH_KEYS)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which the files may lie. Paths are templates, relative to a root: see `layouts.py`.
+    """One arrangement of a dataset's files. Paths are templates, relative to a root: see `layouts.py`.
 
     Attributes:
         roots: folders to try, relative to the folder of datasets.
-        images: image files; with `annotations` or `instances`, the folder of the images that it names; with
-            `annotations` also image files by their `{image_id}`.
+        images: image files; with `annotations` or `instances`, the folder of the images that the JSON names;
+            with `annotations` alternatively image files by their `{image_id}`.
         labels: semantic label file of an image, or None; decoded by `encoding`. With `*`, several files.
-        list_file: text file with the images of the split, or None: all that are there. `[a:b]` after it
-            takes some of its lines.
+        list_file: text file with the images of the split; None: all images found. `[a:b]` after it selects
+            some of its lines.
         panoptic, annotations: folder of panoptic PNGs and their COCO JSON, or both None.
         instances: COCO JSON of instances, which may overlap, or None; goes with `images` only.
     """
@@ -45,7 +45,7 @@ class Layout:
 
 
 def read_layouts(
-    facts: Mapping[str, Any],
+    content: Mapping[str, Any],
     space: LabelSpace,
     classes: tuple[DatasetClass, ...],
     fields: set[str],
@@ -53,16 +53,20 @@ def read_layouts(
     stops_at_palettes: bool,
     default_encoding: str,
 ) -> tuple[Layout, ...]:
-    """Return `fields` are the template fields that the splits give; `needs_labels`: some split has labels.
+    """Return the layouts of a dataset YAML.
 
-    Palettes of built-in datasets are known to be no more than a way to look at them. `default_encoding` is
-    that of label files with all classes.
+    Args:
+        fields: template fields that the splits set.
+        needs_labels: some split has labels.
+        stops_at_palettes: whether a palette that contradicts the colors is an error; in built-in datasets
+            palettes are for viewing only.
+        default_encoding: encoding of label files with all classes.
     """
     source = space.source
-    shared = {key: facts[key] for key in LAYOUT_KEYS if key in facts}
-    listed = facts.get("layouts", [{}])
+    shared = {key: content[key] for key in LAYOUT_KEYS if key in content}
+    listed = content.get("layouts", [{}])
     if not isinstance(listed, list) or not listed:
-        raise InputError(f"{source}: layouts is a list of mappings, found {listed!r}")
+        raise InputError(f"{source}: layouts is {listed!r}; expected a list of mappings")
     layouts = []
     for entry in listed:
         check_keys(entry, LAYOUT_KEYS, f"{source}: layouts")
@@ -96,69 +100,74 @@ def read_layouts(
     return tuple(layouts)
 
 
-def _check_layout(facts: Mapping[str, Any], fields: set[str], source: str, needs_labels: bool) -> None:
+def _check_layout(entry: Mapping[str, Any], fields: set[str], source: str, needs_labels: bool) -> None:
     for key in PATH_KEYS:
-        if key in facts and not isinstance(facts[key], str):
-            raise InputError(f"{source}: {key} is {facts[key]!r}; it is a path")
-        if "\\" in facts.get(key, "") or re.match("[A-Za-z]:/", facts.get(key, "")):
+        if key in entry and not isinstance(entry[key], str):
+            raise InputError(f"{source}: {key} is {entry[key]!r}; expected a path")
+        if "\\" in entry.get(key, "") or re.match("[A-Za-z]:/", entry.get(key, "")):
             raise InputError(
-                f"{source}: {key} {facts[key]!r} is a path of Windows; write / between folders, and paths as "
-                "they are on this machine"
+                f"{source}: {key} {entry[key]!r} is a Windows path; write / between folders, and the path on "
+                "this machine"
             )
-    if "images" not in facts:
+    if "images" not in entry:
         raise InputError(f"{source}: lacks images, the path of the image files")
-    roots = facts.get("root", ".")
+    roots = entry.get("root", ".")
     if not isinstance(roots, str) and not (
         isinstance(roots, list) and roots and all(isinstance(root, str) for root in roots)
     ):
-        raise InputError(f"{source}: root is {roots!r}; it is a folder or a list of folders")
-    others = [key for key in ("labels", "list", "panoptic", "annotations") if key in facts]
-    if "instances" in facts and others:
+        raise InputError(f"{source}: root is {roots!r}; expected a folder or a list of folders")
+    others = [key for key in ("labels", "list", "panoptic", "annotations") if key in entry]
+    if "instances" in entry and others:
         raise InputError(
-            f"{source}: {others[0]} does not go with instances, a JSON with the images and all their masks; "
-            "remove one of the keys"
+            f"{source}: {others[0]} cannot be combined with instances, a JSON with the images and all their "
+            "masks; remove one of the keys"
         )
-    if "panoptic" in facts and "list" in facts:
+    if "panoptic" in entry and "list" in entry:
         raise InputError(
-            f"{source}: list does not go with panoptic, whose annotations list the images; remove it"
+            f"{source}: list cannot be combined with panoptic, whose annotations list the images; remove it"
         )
-    if "panoptic" in facts and "*" in facts.get("labels", ""):
-        raise InputError(f"{source}: labels with * does not go with panoptic; name one file per image")
-    if ("panoptic" in facts) != ("annotations" in facts):
-        raise InputError(f"{source}: panoptic (folder of PNGs) and annotations (JSON) go together")
-    if not {"panoptic", "labels", "instances"} & set(facts) and needs_labels:
+    if "panoptic" in entry and "*" in entry.get("labels", ""):
+        raise InputError(f"{source}: labels with * cannot be combined with panoptic; name one file per image")
+    if ("panoptic" in entry) != ("annotations" in entry):
+        raise InputError(
+            f"{source}: panoptic (folder of PNGs) and annotations (JSON) need each other; set both"
+        )
+    if not {"panoptic", "labels", "instances"} & set(entry) and needs_labels:
         raise InputError(
             f"{source}: lacks labels, the path of an image's label file (or panoptic, or instances)"
         )
-    _check_per_class(facts, fields, source)
-    found = set(re.findall(r"{(\w+)}", facts["images"]))
-    if "panoptic" not in facts and "instances" not in facts and not found - fields:
+    _check_per_class(entry, fields, source)
+    found = set(re.findall(r"{(\w+)}", entry["images"]))
+    if "panoptic" not in entry and "instances" not in entry and not found - fields:
         raise InputError(
-            f"{source}: images {facts['images']!r} is one file; name what varies: images/{{stem}}.jpg"
+            f"{source}: images {entry['images']!r} is a single file; write a field for what varies: "
+            "images/{stem}.jpg"
         )
     jsons_and_folders = dict.fromkeys(("panoptic", "annotations", "instances"), fields)
     in_labels = found | fields | {"stem", CLASS_FIELD}
     for key, known in {"labels": in_labels, **jsons_and_folders}.items():
-        for field in re.findall(r"{(\w+)}", facts.get(key, "")):
+        for field in re.findall(r"{(\w+)}", entry.get(key, "")):
             if field not in known:
                 raise InputError(
-                    f"{source}: {key} {facts[key]!r} has the unknown {{{field}}}{did_you_mean(field, known)}"
+                    f"{source}: {key} {entry[key]!r} has the unknown {{{field}}}{did_you_mean(field, known)}"
                 )
 
 
-def _is_per_class(facts: Mapping[str, Any], fields: set[str]) -> bool:
-    """Return whether `{class}` of `labels` is the class of a file, and no field of the images or the splits."""
+def _is_per_class(entry: Mapping[str, Any], fields: set[str]) -> bool:
+    """Return whether `{class}` in `labels` is the class of a file, not a field of the images or splits."""
     field = f"{{{CLASS_FIELD}}}"
-    return field in facts.get("labels", "") and field not in facts["images"] and CLASS_FIELD not in fields
+    return field in entry.get("labels", "") and field not in entry["images"] and CLASS_FIELD not in fields
 
 
-def _check_per_class(facts: Mapping[str, Any], fields: set[str], source: str) -> None:
-    """Return `{class}` and the encoding of a mask per class go together."""
-    encoding = facts.get("encoding")
+def _check_per_class(entry: Mapping[str, Any], fields: set[str], source: str) -> None:
+    """Raise InputError unless `{class}` and the encoding of a mask per class occur together."""
+    encoding = entry.get("encoding")
     if isinstance(encoding, list) and BinaryFilesEncoding.name in map(_encoding_type, encoding):
-        raise InputError(f"{source}: encoding {BinaryFilesEncoding.name} goes with no other; list only that")
+        raise InputError(
+            f"{source}: encoding {BinaryFilesEncoding.name} cannot be combined with another; list only this"
+        )
     is_chosen = _encoding_type(encoding) == BinaryFilesEncoding.name
-    per_class = _is_per_class(facts, fields)
+    per_class = _is_per_class(entry, fields)
     if is_chosen and not per_class:
         raise InputError(
             f"{source}: encoding {BinaryFilesEncoding.name} is for a mask per class; name the class in "
@@ -167,11 +176,12 @@ def _check_per_class(facts: Mapping[str, Any], fields: set[str], source: str) ->
     if per_class and encoding is not None and not is_chosen:
         raise InputError(
             f"{source}: labels with {{{CLASS_FIELD}}} are a mask per class; set encoding: "
-            f"{BinaryFilesEncoding.name}, or leave it out"
+            f"{BinaryFilesEncoding.name}, or remove encoding"
         )
-    if per_class and "panoptic" in facts:
+    if per_class and "panoptic" in entry:
         raise InputError(
-            f"{source}: labels with {{{CLASS_FIELD}}} does not go with panoptic; name one file per image"
+            f"{source}: labels with {{{CLASS_FIELD}}} cannot be combined with panoptic; name one file per "
+            "image"
         )
 
 
@@ -180,7 +190,7 @@ def _encoding_type(encoding: Any) -> Any:
 
 
 def _check_label_map(space: LabelSpace, layouts: list[Layout]) -> None:
-    """Find sources of the map that no file can hold. A panoptic JSON has its own: see `register.py`."""
+    """Raise InputError for sources of label_map that no file can have; for JSONs `register.py` does."""
     if any(layout.panoptic or layout.instances for layout in layouts):
         return
     known = set().union(*(layout.encoding.labels for layout in layouts if layout.encoding))

@@ -1,4 +1,4 @@
-"""The range of a dataset's images of more than 8 bits, where nobody says it: one for all of its splits."""
+"""Estimating the range of a dataset's images of more than 8 bits: one range for all of its splits."""
 
 import logging
 from collections.abc import Sequence
@@ -14,24 +14,24 @@ from .pixel_range import FULL_16_BITS, PixelRange
 
 logger = logging.getLogger(__name__)
 
-# Images of a split that are looked at, spread over it.
+# Number of images of a split that are read, evenly spaced.
 SAMPLE = 32
 
-# {dataset YAML, without links: what was found}. The images are not read again at every evaluation.
+# {dataset YAML, without links: its range}, so that images are not read again at every evaluation.
 _found: dict[Path, PixelRange | None] = {}
 
 
 def dataset_range(dataset: DatasetFile, file_names: Sequence[str] | None = None) -> PixelRange | None:
     """Return the YAML's `image_range`, else the range that fits a sample of the images of all splits.
 
-    Built-in datasets have 8 bits. What is found out is logged once, where it is less than 16 bits.
+    Built-in datasets have 8 bits. An estimate of less than 16 bits is logged once.
 
     Args:
-        file_names: images of one of the splits, by default those that are found. Of other splits, images are
-            only read where a sample of these has any of more than 8 bits.
+        file_names: images of one of the splits, by default those that are found. Images of other splits are
+            only read if a sample of these has any of more than 8 bits.
 
     Returns:
-        None where no image of the sample has more than 8 bits.
+        None if no image of the sample has more than 8 bits.
     """
     if dataset.image_range is not None:
         return PixelRange(*dataset.image_range)
@@ -47,18 +47,18 @@ def dataset_range(dataset: DatasetFile, file_names: Sequence[str] | None = None)
 
 
 def training_range(names: Sequence[str]) -> tuple[float, ...]:
-    """Return the `dataset_range`, (lowest, highest), of those datasets that have one; () where these differ."""
-    from detectron2.data import MetadataCatalog  # not above: it takes long, and configurations do without
+    """Return the common `dataset_range`, (lowest, highest), of the datasets that have one, or ()."""
+    from detectron2.data import MetadataCatalog  # not above: a slow import that configurations do not need
 
     readers = [MetadataCatalog.get(name).get("label_reader") for name in names]
     ranges = [dataset_range(reader.dataset) for reader in readers if reader is not None]
     found = {tuple(one[:2]) for one in ranges if one is not None}
-    # Ranges that differ are of images of different depth: each dataset keeps its own.
+    # Ranges differ if image depths differ: each dataset keeps its own.
     return found.pop() if len(found) == 1 else ()
 
 
 def forget_range(dataset: DatasetFile) -> None:
-    """Look at the images again when the range is asked for next."""
+    """Forget the estimated range of a dataset, so that its images are read again."""
     _found.pop(dataset.path.resolve(), None)
 
 
@@ -75,8 +75,8 @@ def _fitting(dataset: DatasetFile, file_names: Sequence[str]) -> PixelRange | No
     found = range_of_files(file_names, dataset.path.name)
     if found is not None and found.high < FULL_16_BITS.high:
         logger.warning(
-            "%s: the 16 bits of its images hold no value above %d in a sample of %d, and that is taken for "
-            "white; image_range: [0, %d] there says so without a guess",
+            "%s: the 16 bits of its images hold no value above %d in a sample of %d, which is used as white; "
+            "set image_range: [0, %d] there to confirm it",
             *(dataset.path.name, found.high, len(file_names), found.high),
         )
     return found

@@ -1,6 +1,6 @@
 """How class labels are stored in image files: a registry of named encodings.
 
-An encoding turns the pixels of one label file into class indices, and refuses what it does not know.
+An encoding turns the pixels of one label file into class indices, and rejects unknown values.
 
 Shape shorthand: H, W pixels; K classes.
 """
@@ -22,10 +22,10 @@ from segzoo.utils.text import did_you_mean, some
 from .label_ops import count_values, look_up, rgb_codes
 from .palettes import PaletteCheck
 
-# In place of a class name: pixels that are neither trained on nor scored.
+# Stands for a class name: pixels that are ignored in training and evaluation.
 VOID = "void"
 
-# In files of `InstanceIdEncoding`: the id of an instance is this times that of its class, and more.
+# In files of `InstanceIdEncoding`: the id of an instance is this times the id of its class, plus a number.
 INSTANCES = 1000
 
 GRAY_16_BIT = ("I;16", "I;16L", "I;16B", "I")
@@ -33,13 +33,13 @@ GRAY_16_BIT = ("I;16", "I;16L", "I;16B", "I")
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of a dataset, and what the labels of its files become.
+    """The classes of a dataset, and the mapping of the labels in its files to them.
 
     Attributes:
         classes: (K,) names, in the order of the class indices.
         ids: (K,) numbers of the classes in files that do not count from 0.
-        label_map: {label of the files: class name or "void"}; a label is a name, or a number as stored.
-        source: the file that says all this, for messages.
+        label_map: {label in the files: class name or "void"}; a label is a name, or a number as stored.
+        source: name of the dataset's YAML, for messages.
     """
 
     classes: tuple[str, ...]
@@ -49,7 +49,7 @@ class LabelSpace:
 
     @property
     def ignore_label(self) -> int:
-        """Label of void pixels in memory, whatever it is in the files."""
+        """Label of void pixels in memory, independent of the files."""
         return 255 if len(self.classes) <= 255 else 65535
 
     @property
@@ -57,14 +57,14 @@ class LabelSpace:
         return np.uint8 if len(self.classes) <= 255 else np.uint16
 
     def index(self, label: str | int, name: str | None = None) -> int:
-        """Return the class index in [0, K), or `ignore_label`, of a label of the files.
+        """Return the class index in [0, K), or `ignore_label`, of a label in the files.
 
         Args:
-            label: what the files say: a name or a number.
-            name: what a number stands for, where `label` is one.
+            label: a name or a number in the files.
+            name: the name of `label`, if that is a number.
 
         Raises:
-            InputError: it belongs to no class.
+            InputError: the label belongs to no class.
         """
         name_of_label = label if name is None else name
         target = self.label_map.get(label, self.label_map.get(name_of_label, name_of_label))
@@ -73,20 +73,20 @@ class LabelSpace:
         if target in self.classes:
             return self.classes.index(target)
         raise InputError(
-            f"{self.source}: label {name!r} of the files is neither a class nor in label_map"
+            f"{self.source}: label {name!r} in the files is neither a class nor in label_map"
             f"{did_you_mean(name, self.classes) or '; map it to a class or to void'}"
         )
 
 
 class UnknownLabelError(InputError):
-    """A label file holds something that is no class.
+    """A label file contains values that belong to no class.
 
     Attributes:
-        labels: the values, or colors (r, g, b), that it holds.
+        labels: these values, or colors (r, g, b).
     """
 
     def __init__(self, message: str, labels: Iterable[Any]) -> None:
-        super().__init__(message, tuple(labels))  # both, so that it can be sent between processes
+        super().__init__(message, tuple(labels))  # both, for pickling
         self.labels = tuple(labels)
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class UnknownLabelError(InputError):
 
 
 class Encoding:
-    """Base class. A subclass is registered by its `name` and takes `options` from the dataset's YAML."""
+    """Base class of encodings. A subclass is registered by its `name` and takes `options` from the YAML."""
 
     name = ""
     options: tuple[str, ...] = ()
@@ -102,29 +102,32 @@ class Encoding:
 
     def __init__(self, space: LabelSpace, options: Mapping[str, Any]) -> None:
         self.space = space
-        self.given = dict(options)  # what the YAML says
-        self.labels: set[str | int] = set()  # every name and number that label_map may speak of
-        self.without_labels: set[int] = set()  # classes that no file can hold, though nobody said so
+        self.given = dict(options)  # the options in the YAML
+        self.labels: set[str | int] = set()  # the names and numbers that label_map may have as sources
+        self.without_labels: set[int] = set()  # classes without a label in the files, not declared as such
 
     def decode(self, image: Image.Image, file_name: str) -> np.ndarray:
-        """Return the label image's classes: (H, W) uint8 (uint16 for more than 255 classes), in [0, K) or ignore.
+        """Return the classes of a label image, (H, W) uint8 (uint16 for more than 255 classes).
+
+        Returns:
+            Class indices in [0, K), or the ignore label.
 
         Raises:
-            UnknownLabelError: the file holds something that is no class.
+            UnknownLabelError: the file contains values that belong to no class.
         """
         raise NotImplementedError
 
     def file_values(self) -> list[int] | None:
-        """Return (K,) the value that a file holds for each class; None if there is not one for each.
+        """Return (K,) the value of each class in the files; None if a class has none.
 
-        Of labels that `label_map` merges, the one that has the class's own name is taken.
+        If `label_map` merges several labels into a class, the label that has the class's name is taken.
         """
         return None
 
     def with_option(self, key: str, value: Any) -> str:
-        """Return what to write into the YAML for this encoding with one more option, for messages."""
-        facts = {"type": self.name, **self.given, key: value}
-        return yaml.safe_dump(facts, default_flow_style=True, width=10**6, sort_keys=False).strip()
+        """Return the YAML of this encoding with one more option, for messages."""
+        setting = {"type": self.name, **self.given, key: value}
+        return yaml.safe_dump(setting, default_flow_style=True, width=10**6, sort_keys=False).strip()
 
     def _fail(self, problem: str) -> InputError:
         return InputError(f"{self.space.source}: encoding {self.name}: {problem}")
@@ -132,20 +135,20 @@ class Encoding:
     def _others(self, options: Mapping[str, Any]) -> bool:
         others = options.get("others", "error")
         if others not in ("error", VOID):
-            raise self._fail(f"others is {others!r}; it is error or void")
+            raise self._fail(f"others is {others!r}; expected error or void")
         return others == VOID
 
 
 class IndexEncoding(Encoding):
-    """Gray or palette image whose pixel values count the classes.
+    """Gray or palette image whose pixel values are class indices.
 
     Options: `offset` is added to a value to get its class index (-1: 0 is void and 1 the first class);
-    `values` names what the values stand for (a list, or {value: name}) where that is not simply `classes`;
-    `void` lists values without a class; `others: void` makes every unlisted value void; `channel: 0` reads
-    the first channel of files that have three, such as those of annotation tools that save RGB only.
+    `values` names the values (a list, or {value: name}) if they are not simply `classes`; `void` lists values
+    without a class; `others: void` makes every unlisted value void; `channel: 0` reads the first channel of
+    files that have three, such as those of annotation tools that save RGB only.
 
-    The alpha channel of a gray image is left out; floating-point pixels have to be whole numbers. A palette
-    that contradicts the colors of the YAML is refused, see `PaletteCheck`.
+    The alpha channel of a gray image is ignored; floating-point pixels must be whole numbers. A palette that
+    contradicts the colors in the YAML is rejected, see `PaletteCheck`.
     """
 
     name = "index"
@@ -160,17 +163,17 @@ class IndexEncoding(Encoding):
         self.channel = options.get("channel")
         if self.channel is not None:
             if self.channel not in (0, 1, 2):
-                raise self._fail(f"channel is {self.channel!r}; it is 0 (red), 1 or 2")
+                raise self._fail(f"channel is {self.channel!r}; expected 0 (red), 1 or 2")
             self.modes = (*self.modes, "RGB", "RGBA")
         names = self._names(options)
         void = _list_of_ints(options.get("void", []), lambda text: self._fail(f"void {text}"))
         table = np.full(1 << 16, -1, dtype=np.int32)
         if self._others(options):
             table[:] = space.ignore_label
-        # What the files have in common: the ignore label of this K, and 255 when files have 8 bits anyway.
+        # Void in all files: the ignore label for K classes, and 255.
         table[[space.ignore_label, 255]] = space.ignore_label
         self.implicit_void = space.ignore_label not in void and space.ignore_label not in names
-        # An offset of -1 says that values start at 1: below is void.
+        # An offset of -1 means that values start at 1: smaller ones are void.
         table[: max(0, -options.get("offset", 0))] = space.ignore_label
         for value, name in names.items():
             table[value] = space.index(value, name)
@@ -186,13 +189,13 @@ class IndexEncoding(Encoding):
         self.labels = set(names.values()) | set(range(1 << 16))
 
     def _names(self, options: Mapping[str, Any]) -> dict[int, str]:
-        """Return {value in the files: what it stands for}."""
+        """Return {value in the files: its name}."""
         if "values" not in options:
             offset = self._offset(options)
             names = {index - offset: name for index, name in enumerate(self.space.classes)}
         else:
             if "offset" in options:
-                raise self._fail("give either offset or values")
+                raise self._fail("set either offset or values, not both")
             values = options["values"]
             names = dict(values) if isinstance(values, Mapping) else dict(enumerate(values or ()))
         return self._checked(names)
@@ -200,7 +203,7 @@ class IndexEncoding(Encoding):
     def _offset(self, options: Mapping[str, Any]) -> int:
         offset = options.get("offset", 0)
         if not isinstance(offset, int):
-            raise self._fail(f"offset is {offset!r}; it is a whole number")
+            raise self._fail(f"offset is {offset!r}; expected a whole number")
         return offset
 
     def _checked(self, names: dict[int, str]) -> dict[int, str]:
@@ -213,10 +216,10 @@ class IndexEncoding(Encoding):
         return look_up(self.table, self._known_values(image, file_name))
 
     def _known_values(self, image: Image.Image, file_name: str) -> np.ndarray:
-        """Return (H, W) uint8 or uint16: the pixels as they are, all of which have a class or are void."""
+        """Return the stored values, (H, W) uint8 or uint16, after checking that all are known."""
         raw = np.asarray(image)
         if raw.ndim == 3:
-            # Never a conversion to gray, which would mix the channels.
+            # No conversion to gray, which would mix the channels.
             raw = np.ascontiguousarray(raw[:, :, 0 if image.mode == "LA" else self.channel])
         if raw.dtype == bool:
             raw = raw.astype(np.uint8)
@@ -246,15 +249,15 @@ class IndexEncoding(Encoding):
     @staticmethod
     def _as_16_bit(raw: np.ndarray, file_name: str) -> np.ndarray:
         if raw.dtype.kind == "f":
-            broken = raw[raw != np.floor(raw)]  # NaN is one of them
+            broken = raw[raw != np.floor(raw)]  # including NaN
             if broken.size:
                 raise InputError(
                     f"{file_name}: has floating-point labels such as {broken[0]:g}, expected whole numbers; "
-                    "save them with 8 or 16 bits, and 255 where there is none"
+                    "save them with 8 or 16 bits, and void as 255"
                 )
         if raw.min() < 0 or raw.max() >= 1 << 16:
             raise InputError(
-                f"{file_name}: labels go from {raw.min()} to {raw.max()}, expected [0, 65536); "
+                f"{file_name}: labels range from {raw.min()} to {raw.max()}, expected [0, 65536); "
                 "save them with 8 or 16 bits"
             )
         return raw.astype(np.uint16)
@@ -277,23 +280,23 @@ class IndexEncoding(Encoding):
 
     @property
     def counts_from_0(self) -> bool:
-        """Whether a value is simply the index of its class."""
+        """Whether each value is the index of its class."""
         return self.values == dict(enumerate(self.space.classes))
 
     def _check_mask(self, present: np.ndarray, file_name: str) -> None:
-        """Return a mask of 0 and 255 means background and foreground to people, but class 0 and void to us."""
+        """Raise InputError for a binary mask of 0 and 255, which as indices would be class 0 and void."""
         is_mask = len(present) <= 2 and present[-1] == 255 and present[0] in (0, 255)
         if is_mask and self.implicit_void and len(self.space.classes) <= 2:
             foreground = self.space.classes[-1]
             raise InputError(
                 f"{file_name}: holds only {{{some(present)}}}; 255 is the ignore label, so no foreground "
                 f"remains. Set encoding: binary (0 and 255), or label_map: {{255: {foreground}}}, or "
-                "encoding: {type: index, void: [255]} if it is void indeed"
+                "encoding: {type: index, void: [255]} if it is really void"
             )
 
 
 class IdEncoding(IndexEncoding):
-    """As `index`, but the values are the `id`s of the classes; `offset` is added to a value to get the id."""
+    """Like `index`, but values are the `id`s of the classes; `offset` is added to a value to get the id."""
 
     name = "id"
     options: tuple[str, ...] = ("offset", "void", "others", "channel")
@@ -305,14 +308,14 @@ class IdEncoding(IndexEncoding):
 
 
 class Regions(NamedTuple):
-    """The regions of an image that have a value of their own in its file.
+    """The regions of an image, one per value in its label file.
 
     Attributes:
-        indices: (H, W) uint8 or uint16 in [0, R): which region covers a pixel.
-        values: (R,) int64, ascending: what the file says.
+        indices: (H, W) uint8 or uint16 in [0, R): the region of each pixel.
+        values: (R,) int64, ascending: the value in the file.
         classes: (R,) int64 class indices, or the ignore label.
-        is_instance: (R,) bool: a single object. A region of a class with instances that is none is a group,
-            whose members are not told apart.
+        is_instance: (R,) bool, whether the region is a single object. Otherwise a region of a thing class is
+            a group whose members are not separated.
     """
 
     indices: np.ndarray
@@ -322,9 +325,9 @@ class Regions(NamedTuple):
 
 
 class InstanceIdEncoding(IdEncoding):
-    """Classes and instances in one file, as Cityscapes has them: 1000 times the class's `id` plus a number.
+    """Classes and instances in one file, as in Cityscapes: 1000 times the class's `id` plus a number.
 
-    Below 1000 a value is the `id` alone: stuff, or a group of things that are not told apart.
+    A value below 1000 is the `id` alone: stuff, or a group of things that are not separated.
     """
 
     name = "instance_id"
@@ -336,7 +339,7 @@ class InstanceIdEncoding(IdEncoding):
     ) -> None:
         super().__init__(space, options, palette_check)
         if max(space.ids) >= INSTANCES:
-            raise self._fail(f"a class has the id {max(space.ids)}; ids are below {INSTANCES}")
+            raise self._fail(f"a class has the id {max(space.ids)}; ids must be below {INSTANCES}")
         values = np.arange(1 << 16)
         ids = np.where(values < INSTANCES, values, values // INSTANCES)
         self.table, self.known = self.table[ids], self.known[ids]
@@ -345,7 +348,7 @@ class InstanceIdEncoding(IdEncoding):
         """Return the regions of a file, void ones included.
 
         Raises:
-            UnknownLabelError: the file holds something that is no class.
+            UnknownLabelError: the file contains values that belong to no class.
         """
         raw = self._known_values(image, file_name)
         present = np.flatnonzero(count_values(raw))
@@ -359,13 +362,13 @@ class InstanceIdEncoding(IdEncoding):
     def _unknown(self, unknown: np.ndarray, pixels: int) -> str:
         ids = np.unique(np.where(unknown < INSTANCES, unknown, unknown // INSTANCES))
         return (
-            f"values {some(unknown)} are of no class, whose ids would be {some(ids)} ({pixels} pixels); list "
-            f"them in {self.space.source} under encoding: {{type: {self.name}, void: [...]}}"
+            f"values {some(unknown)} have ids of no class, {some(ids)} ({pixels} pixels); list the ids in "
+            f"{self.space.source} under encoding: {{type: {self.name}, void: [...]}}"
         )
 
 
 class PaletteEncoding(IndexEncoding):
-    """As `index`, for files that have to be palette images: the index counts, not the color."""
+    """Like `index`, for files that must be palette images: the index counts, not the color."""
 
     name = "palette"
     options = ("offset", "values", "void", "others")
@@ -375,8 +378,8 @@ class PaletteEncoding(IndexEncoding):
 class BinaryEncoding(IndexEncoding):
     """A mask of 0 and 255 (or 0 and 1): the first and the second of two classes.
 
-    Options: `channel`, as of `index`; `threshold` is the smallest value of the second class, for masks that
-    have soft edges.
+    Options: `channel`, as for `index`; `threshold` is the smallest value of the second class, for masks with
+    soft edges.
     """
 
     name = "binary"
@@ -391,14 +394,14 @@ class BinaryEncoding(IndexEncoding):
             return {0: background, 1: foreground, 255: foreground}
         threshold = options["threshold"]
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold <= 255:
-            raise self._fail(f"threshold is {threshold!r}; it is a number above 0, at most 255")
+            raise self._fail(f"threshold is {threshold!r}; expected a number above 0, at most 255")
         return {value: background if value < threshold else foreground for value in range(256)}
 
     def _unknown(self, unknown: np.ndarray, pixels: int) -> str:
         background, foreground = self.space.classes
         return (
-            f"values {some(unknown)} are none of 0, 1 and 255 ({pixels} pixels); say in {self.space.source} "
-            "what they are: encoding: {type: index, values: "
+            f"values {some(unknown)} are none of 0, 1 and 255 ({pixels} pixels); name them in "
+            f"{self.space.source}: encoding: {{type: index, values: "
             f"{{<value>: {background}, <value>: {foreground}}}}}"
         )
 
@@ -406,9 +409,9 @@ class BinaryEncoding(IndexEncoding):
 class RGBEncoding(Encoding):
     """An RGB image whose colors are classes.
 
-    Options: `colors` is {class name: [[r, g, b], ...]}, by default the classes' own colors; an empty list
-    is for a class that no file has. `void` lists colors without a class; `others: void` makes every other
-    color void, with a warning.
+    Options: `colors` is {class name: [[r, g, b], ...]}, by default the classes' `color`; an empty list stands
+    for a class that no file has. `void` lists colors without a class; `others: void` makes every other color
+    void, with a warning.
     """
 
     name = "rgb"
@@ -451,7 +454,7 @@ class RGBEncoding(Encoding):
 
     def _report(self, codes: np.ndarray, file_name: str) -> None:
         colors = [(code & 255, code >> 8 & 255, code >> 16) for code in np.unique(codes).tolist()]
-        found = f"{file_name}: {len(codes)} pixels have a color of no class: {some(colors, 3)}"
+        found = f"{file_name}: {len(codes)} pixels have colors of no class: {some(colors, 3)}"
         if not self.others_are_void:
             raise UnknownLabelError(
                 f"{found}; list it under encoding.colors or encoding.void in {self.space.source}", colors
@@ -461,14 +464,14 @@ class RGBEncoding(Encoding):
 
 @lru_cache(maxsize=4)
 def _color_table(codes: tuple[int, ...], indices: tuple[int, ...]) -> np.ndarray:
-    """Return (2**24,) uint32 with class index + 1, 0 for other colors. Pages never touched take no memory."""
+    """Return (2**24,) uint32 class index + 1, 0 for other colors; untouched pages take no memory."""
     table = np.zeros(1 << 24, dtype=np.uint32)
     table[list(codes)] = np.asarray(indices, dtype=np.uint32) + 1
     return table
 
 
-class FirstFitting(Encoding):
-    """Several encodings of one folder; a file is read by the first whose modes it has."""
+class EncodingByMode(Encoding):
+    """Several encodings in one folder; a file is read by the first that supports its mode."""
 
     def __init__(self, encodings: Sequence[Encoding]) -> None:
         super().__init__(encodings[0].space, {})
@@ -500,25 +503,27 @@ ENCODINGS: dict[str, type[Encoding]] = {
 
 
 def build_encoding(
-    facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]], stops_at_palettes: bool = True
+    setting: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]], stops_at_palettes: bool = True
 ) -> Encoding:
-    """Return an encoding from what a dataset's YAML says under `encoding`.
+    """Build an encoding from the value of `encoding` in a dataset's YAML.
 
     Args:
-        facts: a name, a mapping with the key `type` and options, or a list of such.
+        setting: a name, a mapping with the key `type` and options, or a list of these.
         space: the dataset's classes.
-        colors: {class name: the color it is given}, which `rgb` takes when it is given no others.
+        colors: {class name: its color in the YAML}, the default of `rgb`.
         stops_at_palettes: whether a palette that contradicts the colors is an error, or only a warning.
 
     Raises:
-        InputError: unknown encoding or option, impossible values, or a class that has no color in any file.
+        InputError: unknown encoding or option, invalid values, or a class without a color.
     """
     given = {space.classes.index(name): (color[0], color[1], color[2]) for name, color in colors.items()}
     palette_check = PaletteCheck(space.classes, given, space.source, stops_at_palettes)
-    if isinstance(facts, list) and facts:
-        encoding: Encoding = FirstFitting([_build_one(one, space, colors, palette_check) for one in facts])
+    if isinstance(setting, list) and setting:
+        encoding: Encoding = EncodingByMode(
+            [_build_one(one, space, colors, palette_check) for one in setting]
+        )
     else:
-        encoding = _build_one(facts, space, colors, palette_check)
+        encoding = _build_one(setting, space, colors, palette_check)
     if encoding.without_labels:
         name = space.classes[min(encoding.without_labels)]
         raise InputError(
@@ -529,18 +534,18 @@ def build_encoding(
 
 
 def _build_one(
-    facts: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]], palette_check: PaletteCheck
+    setting: Any, space: LabelSpace, colors: Mapping[str, Sequence[int]], palette_check: PaletteCheck
 ) -> Encoding:
-    facts = {"type": facts} if isinstance(facts, str) else facts
-    if not isinstance(facts, Mapping) or "type" not in facts:
+    setting = {"type": setting} if isinstance(setting, str) else setting
+    if not isinstance(setting, Mapping) or "type" not in setting:
         raise InputError(f"{space.source}: encoding lacks its type, one of {', '.join(ENCODINGS)}")
-    if facts["type"] not in ENCODINGS:
+    if setting["type"] not in ENCODINGS:
         raise InputError(
-            f"{space.source}: encoding {facts['type']!r} is unknown"
-            f"{did_you_mean(facts['type'], ENCODINGS)}; known: {', '.join(ENCODINGS)}"
+            f"{space.source}: encoding {setting['type']!r} is unknown"
+            f"{did_you_mean(setting['type'], ENCODINGS)}; known: {', '.join(ENCODINGS)}"
         )
-    encoding = ENCODINGS[facts["type"]]
-    options = {key: value for key, value in facts.items() if key != "type"}
+    encoding = ENCODINGS[setting["type"]]
+    options = {key: value for key, value in setting.items() if key != "type"}
     for key in options:
         if key not in encoding.options:
             raise InputError(
@@ -550,13 +555,13 @@ def _build_one(
     if encoding is RGBEncoding:
         return RGBEncoding(space, options, colors)
     if issubclass(encoding, IndexEncoding):
-        # Who says palette knows what such a file is.
+        # An explicit `palette` needs no check.
         return encoding(space, options, None if encoding is PaletteEncoding else palette_check)
     return encoding(space, options)
 
 
 def is_color(value: Any) -> bool:
-    """Return whether it is a list of three numbers in 0..255."""
+    """Return whether a value is a list of three numbers in 0..255."""
     return (
         isinstance(value, (list, tuple))
         and len(value) == 3
@@ -568,5 +573,5 @@ def _list_of_ints(values: Any, fail: Any) -> list[int]:
     if not isinstance(values, Iterable) or not all(
         isinstance(value, int) and 0 <= value < 1 << 16 for value in values
     ):
-        raise fail(f"is {values!r}; it is a list of numbers in [0, 65536)")
+        raise fail(f"is {values!r}; expected a list of numbers in [0, 65536)")
     return list(values)

@@ -1,8 +1,8 @@
-"""Finding files by names that were written on another machine: by the end of their paths.
+"""Finding files by the end of paths that were written on another machine.
 
 Annotation tools write the paths of the machine that they ran on: C:\\data\\a.jpg, /home/me/data/a.jpg,
-..\\upload\\4\\a.jpg, http://host/a%20b.jpg, /data/local-files/?d=images/a.jpg. What names and files have in
-common is the last parts, in whatever letter case, Unicode form or percent encoding.
+..\\upload\\4\\a.jpg, http://host/a%20b.jpg, /data/local-files/?d=images/a.jpg. Names and files have the last
+parts in common, up to letter case, Unicode form and percent encoding.
 """
 
 import logging
@@ -22,16 +22,16 @@ from segzoo.utils.text import some
 
 from .templates import existing_files
 
-# Files below a folder that are looked at: more are no folder of images, but a disk.
+# Maximum number of files below a folder that are compared: with more, it is probably a whole disk.
 _MOST_FILES = 2_000_000
 
 
 class Matched(NamedTuple):
-    """Which names are of which files.
+    """The files that names match.
 
     Attributes:
         files: {name: its file}.
-        ambiguous: {name: the files that it may be, or [the file that another name fits as well]}.
+        ambiguous: {name: the files that it matches, or [the file that another name matches as well]}.
     """
 
     files: dict[str, str]
@@ -41,18 +41,19 @@ class Matched(NamedTuple):
 class _File(NamedTuple):
     path: str
     parts: tuple[str, ...]
-    own_parts: int  # below the folder: with fewer of them, it is another file
+    own_parts: int  # number of parts below the folder, which must all match
 
 
 def match_names(names: Iterable[str], files: Iterable[str], folder: str) -> Matched:
-    """Pair names with files by the longest common end of their paths, where it leaves no choice.
+    """Pair names with files by the longest common end of their paths, if it is unambiguous.
 
-    A name fits a file if one of them, taken from the folder on, is the end of the other. Of several files
-    that fit a name, and of several names that fit a file, the one with the longest common end is taken.
+    A name matches a file if the name is the end of the file's path, or the file's path below the folder is
+    the end of the name. If a name matches several files, or several names match a file, the pair with the
+    longest common end is taken.
 
     Args:
-        names: distinct.
-        files: below the folder.
+        names: distinct names.
+        files: files below the folder.
     """
     by_last = defaultdict(list)
     above = len(_parts(folder))
@@ -81,7 +82,7 @@ def match_names(names: Iterable[str], files: Iterable[str], folder: str) -> Matc
 
 
 def _candidates(name: str, by_last: dict[str, list[_File]]) -> tuple[tuple[int, bool], list[str]]:
-    """Return the files that fit a name best, and how well: length of the common end, same letters and all."""
+    """Return (length of the common end, whether the spelling is equal) and the files with the best match."""
     for spelling in _spellings(name):
         parts = _parts(spelling)
         ranked = defaultdict(list)
@@ -96,14 +97,14 @@ def _candidates(name: str, by_last: dict[str, list[_File]]) -> tuple[tuple[int, 
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Yield what a name may be, the likeliest first: as it is, without percent encoding, as an address."""
+    """Yield the possible readings of a name, likeliest first: as is, percent-decoded, as a URL."""
     address, _, query = name.partition("?")
     for text in (name, address, query.rpartition("=")[2]):
         yield from dict.fromkeys((text, unquote(text), unquote_plus(text)))
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    """Return the parts of a path, so that equal ones are equal: composed Unicode, no letter case."""
+    """Return the parts of a path in a normal form: composed Unicode, case-folded."""
     plain = unicodedata.normalize("NFC", path).casefold()
     return tuple(part for part in re.split(r"[\\/]", plain) if part not in ("", ".", ".."))
 
@@ -114,10 +115,7 @@ def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def files_below(folder: str, taken: Iterable[str]) -> Iterator[str]:
-    """Return the files of a folder and of its folders, without hidden ones and those that are `taken`.
-
-    A folder may be written as `x/../y`.
-    """
+    """Return the files below a folder, without hidden ones and `taken` ones, which may be written x/../y."""
     known = {os.path.normpath(path) for path in taken}
     return (path for path in islice(_walk(folder), _MOST_FILES) if os.path.normpath(path) not in known)
 
@@ -129,20 +127,20 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def find_named_files(names: Sequence[str], folder: str, split: str, what: str, remedy: str) -> list[str]:
-    """Return the files that a JSON names: below the folder or, where they are not there, by the end of the path.
+    """Return the files that a JSON names, in the folder or, if missing there, matched by their paths' ends.
 
-    How many were found in the second way is logged once. Folders are searched only where names are missing.
+    The number of files that were matched is logged once. The folder is searched only if files are missing.
 
     Args:
-        names: distinct.
-        what: they are, as "images".
+        names: distinct names.
+        what: description of the files, e.g. "images".
         remedy: for names that are not found.
 
     Returns:
         A path for each name.
 
     Raises:
-        InputError: for the first that is not found.
+        InputError: a file is not found.
     """
     paths = [os.path.join(folder, name) for name in names]
     there = existing_files(paths)
@@ -158,15 +156,15 @@ def find_named_files(names: Sequence[str], folder: str, split: str, what: str, r
         if first in matched.ambiguous:
             fitting = [os.path.relpath(path, folder) for path in matched.ambiguous[first]]
             raise InputError(
-                f"{problem}; by the end of its path {first!r} fits {some(fitting, 3)} in {folder}, and so do "
-                "others: write the names as they are in that folder"
+                f"{problem}; the end of the path {first!r} matches {some(fitting, 3)} in {folder}, but not "
+                "uniquely: write the names as they are in that folder"
             )
-        raise InputError(f"{problem}; no file in {folder} has the end of that path; {remedy}")
+        raise InputError(f"{problem}; no file in {folder} has a matching end of its path; {remedy}")
     return [matched.files.get(name, path) for name, path in zip(names, paths, strict=True)]
 
 
 def log_found(files: dict[str, str], folder: str, split: str, what: str) -> None:
-    """Say once that names were found by the ends of their paths."""
+    """Log once that names were found by the ends of their paths."""
     if files:
         name, path = next(iter(files.items()))
         message = (

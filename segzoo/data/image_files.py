@@ -1,4 +1,4 @@
-"""Opening image files with Pillow: what a file is, and one line for each that cannot be used."""
+"""Opening image files with Pillow, with one-line errors for files that cannot be used."""
 
 import struct
 import warnings
@@ -11,17 +11,17 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from segzoo.utils.errors import InputError
 
-# Pillow warns of large images in two lines each, and refuses those of twice that size: see `opened_image`.
+# Pillow warns about large images in two lines each, and rejects those of twice that size: see `opened_file`.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-# What Pillow raises for files that are not, or no longer, images.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow raises for files that are not images or are damaged.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
-# The tag of EXIF and TIFF that says how to turn an image, and its values that exchange width and height.
+# The orientation tag of EXIF and TIFF, and its values that exchange width and height.
 ORIENTATION = 274
 QUARTER_TURNS = (5, 6, 7, 8)
 
-_TURNS = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -30,56 +30,55 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The orientations that undo those which do not undo themselves.
-_BACK = {6: 8, 8: 6}
+# The inverses of the orientations that are not their own inverse.
+_INVERSE = {6: 8, 8: 6}
 
-# Formats whose compression changes values, as Pillow calls them. JPEG 2000 may be without loss, but the file
-# does not say whether it was cut to a size.
+# Lossy formats by Pillow's names. JPEG 2000 may be lossless, but the file does not tell.
 _LOSSY = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF", "HEIF": "HEIF"}
 _LOSSY_IN_TIFF = {"jpeg": "JPEG", "tiff_jpeg": "JPEG", "webp": "WebP"}
 
 _TIFF_HEADS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 277, 339
 _PLANAR_CONFIGURATION = 284
-_SAMPLE_KINDS = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
+_SAMPLE_FORMAT_NAMES = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
 
-# What people have labels in that are no images, by their first bytes.
-_NO_IMAGES = {
-    b"\x93NUMPY": "an array of NumPy",
-    b"PK\x03\x04": "a zip archive, or an array of NumPy (.npz)",
-    b"MATLAB": "a file of MATLAB",
+# Other formats in which people store labels, by their first bytes.
+_OTHER_FORMATS = {
+    b"\x93NUMPY": "a NumPy array",
+    b"PK\x03\x04": "a zip archive, or a NumPy array (.npz)",
+    b"MATLAB": "a MATLAB file",
     b"\x89HDF": "an HDF5 file, as MATLAB writes",
     b"{": "JSON",
     b"[": "JSON",
     b"<?xml": "XML",
     b"<annotation": "XML",
-    b"0 ": "text, as of YOLO",
+    b"0 ": "text, as in YOLO's format",
 }
-# Brands of HEIF, as phones write it.
-_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# Brands of HEIF, the format of many phones.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 class BrokenFileError(InputError):
-    """A file that is missing or is no image."""
+    """A file that is missing or is not an image."""
 
 
 class UnsuitableFileError(BrokenFileError):
-    """An image file that is whole, but has contents that are not read."""
+    """An intact image file with contents that are not supported."""
 
 
 class LossyLabelsError(InputError):
-    """Labels in a format that changes values."""
+    """Labels in a lossy format."""
 
 
 @contextmanager
 def opened_file(file_name: str) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
-    """Open an image file with Pillow, and reads its header only.
+    """Open an image file with Pillow and read its header only.
 
     Raises:
-        BrokenFileError: the file is missing or cannot be decoded, then or in the body of the `with`.
-        UnsuitableFileError: it is a TIFF of several pages, or of bands or numbers that Pillow does not read,
-            or reads wrong.
+        BrokenFileError: the file is missing or cannot be decoded, on opening or in the body of the `with`.
+        UnsuitableFileError: a TIFF with several pages, or with bands or a sample format that Pillow does not
+            read or reads wrong.
     """
     try:
         with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
@@ -95,12 +94,12 @@ def opened_file(file_name: str) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]
         raise BrokenFileError(
             f"{file_name}: cannot be read as an image (more than {limit} million pixels); cut it into tiles"
         ) from None
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         tiff = _tiff_content(file_name) if isinstance(error, UnidentifiedImageError) else None
         if tiff is not None:
             raise UnsuitableFileError(
-                f"{file_name}: is a TIFF of {tiff}, which Pillow cannot read; save three bands of 8 or 16 "
-                "bits (RGB) as an image, one as labels"
+                f"{file_name}: is a TIFF of {tiff}, which Pillow cannot read; save images with three bands "
+                "of 8 or 16 bits (RGB), labels with one"
             ) from None
         why = _why(error, file_name)
         remedy = "replace the file"
@@ -125,16 +124,16 @@ def opened_image(file_name: str) -> Iterator[ImageFile.ImageFile]:
 
 @contextmanager
 def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Image.Image, int]]:
-    """As `opened_image`, for files whose values mean something.
+    """Open and decode a label file, whose values must be exact.
 
     Args:
-        as_stored: without its orientation. Otherwise that of a TIFF is applied, by Pillow, and no other.
+        as_stored: apply no orientation. By default the orientation of a TIFF is applied, and no other.
 
     Yields:
-        The image, and the EXIF orientation that it has and that was not applied: 1 (upright) to 8.
+        The image, and its EXIF orientation, 1 (upright) to 8, unless that was applied (then 1).
 
     Raises:
-        LossyLabelsError: the format changes values.
+        LossyLabelsError: the format is lossy.
         UnsuitableFileError: an animation, or 16 bits in several channels. See also `opened_file`.
     """
     with opened_file(file_name) as (image, file):
@@ -142,58 +141,58 @@ def opened_labels(file_name: str, as_stored: bool = False) -> Iterator[tuple[Ima
         if lossy is not None:
             raise LossyLabelsError(
                 f"{file_name}: holds labels as {lossy}, a lossy format that changes values; export them "
-                "again from their source as PNG (a converted file keeps the damage)"
+                "again from their source as PNG (converting this file does not undo the changes)"
             )
         frames = 1 if image.format == "TIFF" else getattr(image, "n_frames", 1)
         if frames > 1:
             raise UnsuitableFileError(
-                f"{file_name}: holds labels as an animation of {frames} frames, of which one would be read; "
-                "save each as a file of its own"
+                f"{file_name}: holds labels as an animation of {frames} frames, of which only one would be "
+                "read; save each frame as a separate file"
             )
         if is_deep_color(image):
             raise UnsuitableFileError(
-                f"{file_name}: holds labels in 16 bits of several channels, of which 8 would be read; "
-                "save one channel of 8 or 16 bits (of colors, as of panoptic labels, three of 8)"
+                f"{file_name}: holds labels in several channels of 16 bits, of which only 8 would be read; "
+                "save one channel of 8 or 16 bits (for colors, as in panoptic labels, three of 8)"
             )
         is_tiff = image.format == "TIFF"
-        upright, orientation = loaded(image, turned=is_tiff and not as_stored)
+        upright, orientation = load_oriented(image, apply_exif=is_tiff and not as_stored)
         yield upright, 1 if is_tiff else orientation
 
 
-def loaded(image: Image.Image, turned: bool) -> tuple[Image.Image, int]:
-    """Return an opened image with its pixels, turned by its EXIF orientation or as they are stored; and that."""
+def load_oriented(image: Image.Image, apply_exif: bool) -> tuple[Image.Image, int]:
+    """Decode an opened image, apply its EXIF orientation on request, and return it with the orientation."""
     is_tiff = image.format == "TIFF"
-    # Pillow turns a TIFF while it loads it, and finds the EXIF data of a PNG only then.
+    # Pillow applies a TIFF's orientation while loading it, and finds the EXIF data of a PNG only then.
     orientation = orientation_of(image) if is_tiff else 1
     image.load()
     if is_tiff:
-        turn = 1 if turned else _BACK.get(orientation, orientation)
+        turn = 1 if apply_exif else _INVERSE.get(orientation, orientation)
     else:
         orientation = orientation_of(image)
-        turn = orientation if turned else 1
-    return (image.transpose(_TURNS[turn]) if turn > 1 else image), orientation
+        turn = orientation if apply_exif else 1
+    return (image.transpose(_TRANSPOSITIONS[turn]) if turn > 1 else image), orientation
 
 
 def load_unmapped(image: Any) -> None:
-    """Decode, in place, an image that was opened elsewhere.
+    """Decode, in place, an image that was opened elsewhere, without Pillow's memory mapping.
 
-    Pillow maps an uncompressed file that was opened by its name into memory. It takes the width for the
-    height then in a TIFF that has to be turned by 90 degrees, and tears the rows of pixels.
+    Pillow maps an uncompressed file that was opened by name into memory. For a TIFF with an orientation of
+    90 degrees it then confuses width and height, and the rows of pixels are scrambled.
 
     Raises:
-        InputError: this has happened already.
+        InputError: the image is loaded and scrambled already.
     """
     name = getattr(image, "filename", "")
     if image.format != "TIFF" or not name:
         image.load()
         return
-    is_torn = getattr(image, "map", None) is not None and image.width != image.height
-    if is_torn and stored_orientation(name) in QUARTER_TURNS:
+    may_be_scrambled = getattr(image, "map", None) is not None and image.width != image.height
+    if may_be_scrambled and stored_orientation(name) in QUARTER_TURNS:
         raise InputError(
-            f"{name}: Pillow has torn its rows in loading it (a TIFF without compression, turned by 90 "
-            "degrees); give its path, or the image before it is loaded"
+            f"{name}: Pillow has scrambled its rows in loading it (an uncompressed TIFF with an orientation "
+            "of 90 degrees); give its path, or the image before it is loaded"
         )
-    image.filename = ""  # without a name nothing is mapped
+    image.filename = ""  # without a name Pillow does not map the file
     try:
         image.load()
     finally:
@@ -201,7 +200,7 @@ def load_unmapped(image: Any) -> None:
 
 
 def lossy_format(image: ImageFile.ImageFile, file: BinaryIO) -> str | None:
-    """Return the name of the format of an opened image, not yet loaded, where it changes values; else None."""
+    """Return the name of the format of an opened image that is not loaded yet, if it is lossy; else None."""
     if image.format == "WEBP":
         return None if _is_lossless_webp(file) else "lossy WebP"
     if image.format == "TIFF":
@@ -211,7 +210,7 @@ def lossy_format(image: ImageFile.ImageFile, file: BinaryIO) -> str | None:
 
 
 def _is_lossless_webp(file: BinaryIO) -> bool:
-    """Return whether the (first) picture of a WebP file is in its lossless format; leaves the file where it was."""
+    """Return whether the first image of a WebP file is lossless; restores the file position."""
     position = file.tell()
     try:
         file.seek(12)
@@ -219,7 +218,7 @@ def _is_lossless_webp(file: BinaryIO) -> bool:
             name, size = head[:4], int.from_bytes(head[4:], "little")
             if name in (b"VP8 ", b"VP8L"):
                 return name == b"VP8L"
-            # A frame of an animation has 16 bytes of its own before the picture's chunks.
+            # A frame of an animation has a header of 16 bytes before the chunks of its image.
             file.seek(16 if name == b"ANMF" else size + size % 2, 1)
         return False
     finally:
@@ -227,18 +226,18 @@ def _is_lossless_webp(file: BinaryIO) -> bool:
 
 
 def is_deep_color(image: ImageFile.ImageFile) -> bool:
-    """Return whether an image that is opened but not loaded has 16 bits in several channels: Pillow will keep 8."""
+    """Return whether an opened image that is not loaded has several 16-bit channels (Pillow keeps 8 bits)."""
     if image.mode not in ("RGB", "RGBA", "LA"):
         return False
     if image.format == "JPEG2000" and image.fp is not None:
-        return _bits_of_jpeg_2000(image.fp) == 16  # it keeps the upper 8 of any number of bits
+        return _bits_of_jpeg_2000(image.fp) == 16  # Pillow keeps the upper 8 of any number of bits
     if image.format == "PPM":
         return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in image.tile)
     return any(";16" in str(tile[3]) for tile in image.tile)
 
 
 def _bits_of_jpeg_2000(file: IO[bytes]) -> int | None:
-    """Return bits of a channel, by the first header; None without one. Leaves the file where it was."""
+    """Return the bits per channel of the first header, None without one; restores the file position."""
     position = file.tell()
     file.seek(0)
     head = file.read(1024)
@@ -251,21 +250,21 @@ def _bits_of_jpeg_2000(file: IO[bytes]) -> int | None:
 
 
 def orientation_of(image: Any) -> int:
-    """Return the EXIF orientation of an image: 1 (upright) to 8. A TIFF that is loaded has none."""
-    # Whatever cannot be parsed does not turn an image.
+    """Return the EXIF orientation of an image, 1 (upright) to 8; a loaded TIFF has none."""
+    # EXIF data that cannot be parsed is ignored.
     try:
         if image.format == "PNG" and image.tile and image.fp and not _may_have_late_exif(image.fp):
-            # That of Pillow's class for PNG decodes the pixels, to see whether something follows them.
+            # PngImageFile.getexif decodes the pixels, to see whether EXIF data follows them.
             found = Image.Image.getexif(image).get(ORIENTATION, 1)
         else:
             found = image.getexif().get(ORIENTATION, 1)
-    except BROKEN:
+    except DECODE_ERRORS:
         return 1
     return found if found in range(1, 9) else 1
 
 
 def _may_have_late_exif(file: IO[bytes]) -> bool:
-    """Return whether EXIF data or text follows the pixels of a PNG file; leaves the file where it was."""
+    """Return whether EXIF data or text follows the pixels of a PNG file; restores the file position."""
     position = file.tell()
     try:
         file.seek(8)
@@ -281,7 +280,7 @@ def _may_have_late_exif(file: IO[bytes]) -> bool:
 
 
 def stored_orientation(file_name: str) -> int:
-    """Return the EXIF orientation of a file; 1, upright, for one that has none, or cannot be read."""
+    """Return the EXIF orientation of a file; 1 (upright) if it has none or cannot be read."""
     try:
         with opened_file(file_name) as (image, _):
             return orientation_of(image)
@@ -290,7 +289,7 @@ def stored_orientation(file_name: str) -> int:
 
 
 def without_orientation(content: bytearray) -> bytearray:
-    """Return the bytes of a file, changed in place, with the orientation of a TIFF's first page set to upright."""
+    """Set the orientation of a TIFF's first page to upright, in place, and return the bytes."""
     order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(bytes(content[:4]))
     try:
         if order is not None:
@@ -300,17 +299,17 @@ def without_orientation(content: bytearray) -> bytearray:
                 if struct.unpack_from(order + "H", content, entry) == (ORIENTATION,):
                     struct.pack_into(order + "H", content, entry + 8, 1)
     except struct.error:
-        pass  # The decoder says what is wrong.
+        pass  # The decoder reports what is wrong.
     return content
 
 
 def as_tiff(image: ImageFile.ImageFile) -> TiffImagePlugin.TiffImageFile:
-    """Return the same image, whose format is TIFF, by the type that knows its tags."""
+    """Return the same image, of the format TIFF, cast to the type that has its tags."""
     return cast(TiffImagePlugin.TiffImageFile, image)
 
 
 def _check_pages(image: ImageFile.ImageFile, file_name: str) -> None:
-    """Refuse a TIFF of several pages: bands, slices, times. The first may be followed by smaller copies."""
+    """Raise UnsuitableFileError for a TIFF with several pages, unless the others are reduced copies."""
     if image.format != "TIFF" or as_tiff(image).n_frames == 1:
         return
     pages, size = 1, image.size
@@ -318,25 +317,25 @@ def _check_pages(image: ImageFile.ImageFile, file_name: str) -> None:
         try:
             image.seek(page)
             pages += not _is_reduced(image, size)
-        except BROKEN:
+        except DECODE_ERRORS:
             pages += 1
     image.seek(0)
     if pages > 1:
         raise UnsuitableFileError(
-            f"{file_name}: is a TIFF of {pages} pages, of which one would be read; save each page that is an "
-            "image (or the bands together, as RGB) as a file of its own"
+            f"{file_name}: is a TIFF of {pages} pages, of which only one would be read; save each page that "
+            "is an image (or the bands together, as RGB) as a separate file"
         )
 
 
 def _check_planes(image: ImageFile.ImageFile, file_name: str) -> None:
-    """Refuse a TIFF whose bands lie one behind the other, where Pillow takes their bytes for its pixels."""
+    """Raise UnsuitableFileError for a planar TIFF of more than 8 bits, which Pillow reads wrong."""
     if image.format != "TIFF" or max(as_tiff(image).tag_v2.get(_BITS_PER_SAMPLE, (1,))) <= 8:
         return
     is_planar = as_tiff(image).tag_v2.get(_PLANAR_CONFIGURATION) == 2
     if is_planar and any(len(_raw_mode(tile)) == 1 for tile in image.tile):
         raise UnsuitableFileError(
-            f"{file_name}: is a TIFF of {_tiff_content(file_name)}, one band behind the other, which Pillow "
-            "reads wrong; save it with interleaved bands (planarconfig contig)"
+            f"{file_name}: is a planar TIFF of {_tiff_content(file_name)}, which Pillow reads wrong; save it "
+            "with interleaved bands (planarconfig contig)"
         )
 
 
@@ -345,18 +344,18 @@ def _raw_mode(tile: tuple) -> str:
 
 
 def _is_reduced(image: ImageFile.ImageFile, size: tuple[int, int]) -> bool:
-    """Return whether the page is a smaller copy, or a mask, of one of `size` (W, H)."""
+    """Return whether the page is a reduced copy, or a mask, of a page of `size` (W, H)."""
     tags = as_tiff(image).tag_v2
     if tags.get(_NEW_SUBFILE_TYPE, 0) & 5 or tags.get(_SUBFILE_TYPE) == 2:
         return True
     (width, height), (full_width, full_height) = image.size, size
-    # Of the same proportions, to a pixel.
+    # The aspect ratio must agree to a pixel.
     skewed = abs(width * full_height - height * full_width) > max(full_width, full_height)
     return width < full_width and height < full_height and not skewed
 
 
 def _tiff_content(file_name: str) -> str | None:
-    """Return what a TIFF file holds, as "4 bands of 8 bits"; None for a file that is no TIFF, or a broken one."""
+    """Return the content of a TIFF file, e.g. "4 bands of 8 bits"; None if it is broken or not a TIFF."""
     try:
         with PathManager.open(file_name, "rb") as file:
             head = file.read(8)
@@ -367,24 +366,24 @@ def _tiff_content(file_name: str) -> str | None:
             file.seek(tags.next)
             tags.load(file)
             bits, bands = tags.get(_BITS_PER_SAMPLE, (1,)), tags.get(_SAMPLES_PER_PIXEL, 1)
-            kind = _SAMPLE_KINDS.get(tags.get(_SAMPLE_FORMAT, (1,))[0], "")
-    except (*BROKEN, TypeError, IndexError, KeyError):
+            number_format = _SAMPLE_FORMAT_NAMES.get(tags.get(_SAMPLE_FORMAT, (1,))[0], "")
+    except (*DECODE_ERRORS, TypeError, IndexError, KeyError):
         return None
     several = f"{bands} bands" if bands != 1 else "one band"
-    return f"{several} of {kind}{bits[0]} bits" if bits else None
+    return f"{several} of {number_format}{bits[0]} bits" if bits else None
 
 
 def _why(error: Exception, file_name: str) -> str:
-    """Return what is wrong with a file that Pillow or the system cannot read."""
+    """Return the reason why Pillow or the system cannot read a file."""
     if isinstance(error, UnidentifiedImageError):
         with PathManager.open(file_name, "rb") as file:
             head = file.read(12)
-        if head[4:8] == b"ftyp" and head[8:12] in _HEIF:
-            return "it is HEIF/HEIC, which Pillow does not know"
-        for start, name in _NO_IMAGES.items():
+        if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+            return "it is HEIF/HEIC, which Pillow does not support"
+        for start, name in _OTHER_FORMATS.items():
             if head.startswith(start):
                 return f"it is {name}"
-        return f"no known format, it begins with {head!r}" if head else "it is empty"
+        return f"unknown format, it begins with {head!r}" if head else "it is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Arithmetic on label maps of 8 and 16 bits, in the fastest way there is for each.
+"""Fast operations on label maps of 8 and 16 bits.
 
 Shape shorthand: H, W pixels.
 """
@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# OpenCV counts in float32, which has every whole number up to this one.
+# OpenCV counts in float32, which represents every integer up to this one.
 LARGEST_COUNT = 1 << 24
 
 
 def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Return `table[indices]` for indices of 8 or 16 bits and a table of as many entries as they have values.
+    """Return `table[indices]` for indices of 8 or 16 bits and a table with an entry for each possible value.
 
-    8 bits, the common case, take OpenCV's loop, which is some ten times faster than numpy's.
+    For 8 bits, the common case, OpenCV's loop is about ten times faster than numpy's.
     """
     if indices.dtype == np.uint8 and table.dtype in (np.uint8, np.int16, np.uint16):
         return cv2.LUT(np.ascontiguousarray(indices), table[:256])
@@ -22,7 +22,7 @@ def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def count_values(indices: np.ndarray) -> np.ndarray:
-    """Return (256,) or (65536,) int64: how many entries of an (H, W) array of 8 or 16 bits have each value."""
+    """Return the count of each value in an (H, W) array of 8 or 16 bits, (256,) or (65536,) int64."""
     if indices.dtype != np.uint8:
         return np.bincount(indices.ravel(), minlength=1 << 16)
     rows = max(1, LARGEST_COUNT // max(1, indices.shape[1]))
@@ -32,7 +32,7 @@ def count_values(indices: np.ndarray) -> np.ndarray:
 
 def _count_bytes(block: np.ndarray) -> np.ndarray:
     counts = cv2.calcHist([np.ascontiguousarray(block)], [0], None, [256], [0, 256])
-    # (256, 1) up to OpenCV 4, (256,) from 5 on.
+    # (256, 1) up to OpenCV 4, (256,) since OpenCV 5.
     return counts.ravel().astype(np.int64)
 
 
@@ -40,6 +40,6 @@ def rgb_codes(image: Image.Image) -> np.ndarray:
     """Return (H, W) uint32 in [0, 2**24): R + 256 G + 65536 B of every pixel."""
     width, height = image.size
     image = image if image.mode == "RGB" else image.convert("RGB")
-    # Pillow keeps RGB in four bytes a pixel: these come out as they are.
+    # Pillow stores RGB in four bytes per pixel, so this is a plain copy.
     packed = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4").reshape(height, width)
     return packed & 0xFFFFFF

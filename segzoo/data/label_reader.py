@@ -1,4 +1,4 @@
-"""Reading images, semantic labels and panoptic labels; every file is checked on the way.
+"""Reading semantic labels, panoptic labels and instances, with checks of every file.
 
 Shape shorthand: H, W pixels; S segments of an image; K classes.
 """
@@ -21,7 +21,7 @@ from .coco_instances import Overlaps, annotation_rle, paint, split_overlaps
 from .dataset_file import DatasetFile
 from .encodings import Encoding, InstanceIdEncoding, Regions
 from .image_files import QUARTER_TURNS, BrokenFileError, opened_image, opened_labels, stored_orientation
-from .images import TurnedError, WrongSizeError, load_image, read_image, wrong_size
+from .images import OrientationError, WrongSizeError, load_image, read_image, wrong_size
 from .label_ops import look_up, rgb_codes
 
 __all__ = [
@@ -43,7 +43,7 @@ class Segments(NamedTuple):
 
     Attributes:
         classes: (S,) int64 contiguous class of each.
-        is_crowd: (S,) bool, whether it stands for a group whose members are not told apart.
+        is_crowd: (S,) bool, whether it is a group whose members are not separated.
     """
 
     classes: np.ndarray
@@ -51,13 +51,13 @@ class Segments(NamedTuple):
 
 
 class IndexMap(NamedTuple):
-    """Which segment covers which pixel, in the smallest integers that do.
+    """The segment of each pixel, as an index in the smallest integer type that fits.
 
     Attributes:
-        indices: (H, W) uint8 or uint16: s + 1 where segment s is, 0 for void.
-        segments: what the S segments are. For semantic labels: one per class of the dataset, present or not.
-        members: None, or, for segments that overlap, (A + 1, S) bool: index a stands for pixels that are
-            covered by exactly the segments of row a. Row 0 has none.
+        indices: (H, W) uint8 or uint16: s + 1 for segment s, 0 for void.
+        segments: the S segments. For semantic labels: one per class of the dataset, present or not.
+        members: None, or, for segments that overlap, (A + 1, S) bool: pixels with index a are covered by
+            exactly the segments of row a. Row 0 has none.
     """
 
     indices: np.ndarray
@@ -66,10 +66,10 @@ class IndexMap(NamedTuple):
 
 
 class LabelReader:
-    """Reads the annotations of one registered split. Plain data inside: it can be sent to other processes.
+    """Reads the annotations of one registered split. It can be pickled.
 
     Args:
-        dataset: the facts.
+        dataset: the dataset's description.
         split: the registered name.
     """
 
@@ -78,28 +78,28 @@ class LabelReader:
         self.split = split
         self.ignore_label = dataset.space.ignore_label
         self.is_thing = np.array([entry.isthing for entry in dataset.classes], dtype=bool)
-        # Sees each semantic label file as it is stored.
+        # Called with each semantic label file as stored.
         self.observe: Callable[[Image.Image], None] | None = None
 
     def load_sem_seg(self, dataset_dict: Mapping[str, Any]) -> np.ndarray:
-        """Return the class of every pixel, from the semantic label file, else from the panoptic one.
+        """Return the class of every pixel, from the semantic label file or else from the segments.
 
         Args:
-            dataset_dict: of the split; see `register.py`.
+            dataset_dict: record of the split; see `register.load_split`.
 
         Returns:
             (H, W) uint8 (uint16 for more than 255 classes): class index, or the dataset's ignore label.
-            Crowd segments count as their class. Of instances that overlap, the first of the JSON counts;
-            where the dataset has a background, that is what no instance covers, and crowds lie below
-            instances. Of several label files, the first in which a pixel is not of the first class, the
-            background, decides.
+            Crowd segments count as their class. Where instances overlap, the first one in the JSON counts; if
+            the dataset has a background, it fills the pixels that no instance covers, and crowds lie below
+            instances. With several label files, a pixel takes the first class that is not class 0, the
+            background.
 
         Raises:
             InputError: missing, broken or wrong file, or a split without labels.
         """
         file_names = dataset_dict.get("sem_seg_file_name")
         if self.dataset.background is not None and "annotations" in dataset_dict:
-            return self._painted(dataset_dict, self.dataset.background)
+            return self._paint_instances(dataset_dict, self.dataset.background)
         if file_names is None:
             return self.class_map(self.load_index_map(dataset_dict))
         if isinstance(file_names, str):
@@ -111,14 +111,14 @@ class LabelReader:
             labels = self._read_labels(file_name, dataset_dict)
             if labels.shape != merged.shape:
                 raise WrongSizeError(
-                    f"{file_name}: is {_side_by_side(labels)}, but {file_names[0]} of the same image is "
-                    f"{_side_by_side(merged)}; replace the wrong one"
+                    f"{file_name}: is {_size_text(labels)}, but {file_names[0]} of the same image is "
+                    f"{_size_text(merged)}; replace the wrong one"
                 )
             np.copyto(merged, labels, where=merged == 0)
         return merged
 
-    def _painted(self, dataset_dict: Mapping[str, Any], background: int) -> np.ndarray:
-        """Instances over crowds over annotations of no class, which are void, over the background."""
+    def _paint_instances(self, dataset_dict: Mapping[str, Any], background: int) -> np.ndarray:
+        """Paint, from bottom to top: background, annotations without a class (void), crowds, instances."""
         labels: np.ndarray = np.full(
             self._image_size(dataset_dict), background, dtype=self.dataset.space.dtype
         )
@@ -139,7 +139,7 @@ class LabelReader:
         return labels
 
     def _compose_labels(self, file_names: Sequence[str], dataset_dict: Mapping[str, Any]) -> np.ndarray:
-        """Return one map from a mask per class."""
+        """Return the class map composed of one mask per class."""
         masks = []
         for file_name, index in zip(file_names, dataset_dict["label_classes"], strict=True):
             with self._opened_labels(file_name, dataset_dict) as (image, encoding):
@@ -148,8 +148,8 @@ class LabelReader:
             _check_size(file_name, masks[-1][1], dataset_dict)
             if masks[-1][1].shape != masks[0][1].shape:
                 raise WrongSizeError(
-                    f"{file_name}: is {_side_by_side(masks[-1][1])}, but {file_names[0]} of the same image "
-                    f"is {_side_by_side(masks[0][1])}; replace the wrong one"
+                    f"{file_name}: is {_size_text(masks[-1][1])}, but {file_names[0]} of the same image "
+                    f"is {_size_text(masks[0][1])}; replace the wrong one"
                 )
         assert isinstance(encoding, BinaryFilesEncoding)
         height, width = masks[0][1].shape
@@ -159,7 +159,7 @@ class LabelReader:
     def _opened_labels(
         self, file_name: str, dataset_dict: Mapping[str, Any]
     ) -> Iterator[tuple[Image.Image, Encoding]]:
-        """Yield a label file, and the encoding that can read it."""
+        """Yield a label image and its encoding."""
         encoding = self.encoding_of(dataset_dict)
         assert encoding is not None
         with self._opened(file_name, dataset_dict) as image:
@@ -171,7 +171,7 @@ class LabelReader:
 
     @contextmanager
     def _opened(self, file_name: str, dataset_dict: Mapping[str, Any]) -> Iterator[Image.Image]:
-        """Yield a label file in a format that keeps values, which lies on its image as that is read."""
+        """Yield a label image with exact values, in the orientation in which its image is read."""
         as_stored = self.dataset.exif == "ignore"
         with opened_labels(file_name, as_stored) as (image, orientation):
             if orientation > 1 and not as_stored:
@@ -181,28 +181,29 @@ class LabelReader:
     def _check_turned_labels(
         self, file_name: str, image: Image.Image, orientation: int, dataset_dict: Mapping[str, Any]
     ) -> None:
-        """Refuse a label file with an EXIF orientation, unless it fits its image only without it.
+        """Raise WrongSizeError for a label file with an EXIF orientation, unless it fits only as stored.
 
         Raises:
-            WrongSizeError: TurnedError, where it may be right to read image and labels as stored.
+            OrientationError: image and labels may have to be read as stored.
+            WrongSizeError: the labels fit once their orientation is applied.
         """
         size = dataset_dict.get("width"), dataset_dict.get("height")
-        # A copy of the image's own says that both lie as stored.
+        # The same EXIF data as in the image suggests that the stored pixels correspond.
         is_copy = stored_orientation(dataset_dict.get("file_name", "")) > 1
         if not is_copy and orientation in QUARTER_TURNS and image.size == size != size[::-1]:
             return
         found = f"{file_name}: has {'an' if is_copy else 'the'} EXIF orientation "
-        found += "as its image has" if is_copy else f"{orientation}, which its image has not"
+        found += "as its image has" if is_copy else f"{orientation}, which its image does not have"
         found += ", but labels are read without it; "
         if not is_copy and orientation in QUARTER_TURNS and image.size == size[::-1] != size:
-            raise WrongSizeError(f"{found}turned by it they fit the image: save them so, without EXIF")
-        remedy = f"if both lie on each other as stored, set exif: ignore in {self.dataset.path.name}"
+            raise WrongSizeError(f"{found}rotated by it they fit the image: save them rotated, without EXIF")
+        remedy = f"if their stored pixels correspond, set exif: ignore in {self.dataset.path.name}"
         if not is_copy:
-            remedy += ", else save them turned, without EXIF"
-        raise TurnedError(found + remedy)
+            remedy += ", else save the labels rotated, without EXIF"
+        raise OrientationError(found + remedy)
 
     def encoding_of(self, dataset_dict: Mapping[str, Any]) -> Encoding | None:
-        """Return how the semantic label files of an image store classes; None where there are none."""
+        """Return the encoding of the semantic label files of an image; None if it has none."""
         return self.dataset.layouts[dataset_dict.get("layout", 0)].encoding
 
     def load_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -210,7 +211,7 @@ class LabelReader:
 
         Returns:
             (H, W) int32 segment ids, 0 for void, and a dict for each segment with `id`, `category_id` (class
-            index), `isthing`, `iscrowd`, `area`, its pixels, and, where the JSON says another area or none,
+            index), `isthing`, `iscrowd`, `area` (number of pixels) and, if the JSON has another area or none,
             `stated_areas`, a list of `StatedArea`. The JSON's box is left out.
 
         Raises:
@@ -218,7 +219,9 @@ class LabelReader:
         """
         codes, indices, areas = self._read_panoptic(dataset_dict)
         listed = dataset_dict["segments_info"]
-        segments_info = [_measured(one, area) for one, area in zip(listed, areas.tolist(), strict=True)]
+        segments_info = [
+            _with_measured_area(one, area) for one, area in zip(listed, areas.tolist(), strict=True)
+        ]
         ids = codes.astype(np.int32)
         if dataset_dict.get("void_segments"):
             ids[indices > len(segments_info)] = 0
@@ -232,14 +235,14 @@ class LabelReader:
         """Return the annotation in the form that training augments: see `IndexMap`.
 
         Args:
-            semantic: classes are enough; saves reading instances where there is a semantic label file.
+            semantic: classes suffice; reads the semantic label file, if there is one, instead of instances.
 
         Raises:
-            InputError: as above, and where instances are asked of semantic labels.
+            InputError: see `load_panoptic`, or the task needs instances and there are only semantic labels.
         """
         has_background = self.dataset.background is not None and "annotations" in dataset_dict
         if semantic and ("sem_seg_file_name" in dataset_dict or has_background):
-            # Void is the largest value: one more makes it 0, and class k the segment k.
+            # Void is the largest value: adding 1 makes it 0, and class k the index of segment k.
             classes = np.arange(len(self.is_thing))
             return IndexMap(
                 self.load_sem_seg(dataset_dict) + self.dataset.space.dtype(1),
@@ -262,15 +265,15 @@ class LabelReader:
         )
 
     def load_regions(self, dataset_dict: Mapping[str, Any]) -> Regions:
-        """Return what a label file with the encoding `instance_id` holds, void included: see `Regions`.
+        """Return the regions of a label file with the encoding `instance_id`, void included: see `Regions`.
 
         Raises:
             InputError: missing, broken or wrong file, or another encoding.
         """
         if not self.encodes_instances(dataset_dict):
             raise InputError(
-                f"{self.split}: has no instances in its label files; they need the encoding instance_id in "
-                f"{self.dataset.path.name}"
+                f"{self.split}: has no instances in its label files; instances need the encoding instance_id "
+                f"in {self.dataset.path.name}"
             )
         file_name = dataset_dict["sem_seg_file_name"]
         with self._opened_labels(file_name, dataset_dict) as (image, encoding):
@@ -286,7 +289,7 @@ class LabelReader:
         return isinstance(self.encoding_of(dataset_dict), InstanceIdEncoding)
 
     def _numbered_index_map(self, regions: Regions) -> IndexMap:
-        """Return every region but the void ones is a segment; one of a thing class without a number is a crowd."""
+        """Return the map of the regions without void ones; a thing region without a number is a crowd."""
         kept = regions.classes != self.ignore_label
         table = np.zeros(np.iinfo(regions.indices.dtype).max + 1, dtype=np.uint16)
         table[: len(kept)] = np.cumsum(kept) * kept
@@ -300,8 +303,8 @@ class LabelReader:
         """Return the instances of an image of a COCO JSON, as pycocotools takes ground truth.
 
         Returns:
-            A dict for each, with `category_id` (class index), `iscrowd`, `area` and `bbox` (the JSON's where
-            they are finite and positive, else of the mask) and `segmentation` (compressed RLE).
+            A dict for each, with `category_id` (class index), `iscrowd`, `area` and `bbox` (the JSON's if
+            finite and positive, else measured from the mask) and `segmentation` (compressed RLE).
 
         Raises:
             InputError: a mask that cannot be decoded.
@@ -310,11 +313,11 @@ class LabelReader:
             raise InputError(f"{self.split}: has no instances; they need the key instances in its YAML file")
         instances, annotations = [], dataset_dict["annotations"]
         for annotation, code in zip(annotations, self._rles(dataset_dict, annotations), strict=True):
-            facts = {key: annotation[key] for key in ("category_id", "iscrowd")}
+            instance = {key: annotation[key] for key in ("category_id", "iscrowd")}
             area, box = annotation.get("area"), annotation.get("bbox")
-            facts["area"] = area if is_positive(area) else float(mask_tools.area(code))
-            facts["bbox"] = box if is_box(box) else mask_tools.toBbox(code).tolist()
-            instances.append({**facts, "segmentation": code})
+            instance["area"] = area if is_positive(area) else float(mask_tools.area(code))
+            instance["bbox"] = box if is_box(box) else mask_tools.toBbox(code).tolist()
+            instances.append({**instance, "segmentation": code})
         return instances
 
     def _rles(
@@ -327,7 +330,7 @@ class LabelReader:
     def _image_size(dataset_dict: Mapping[str, Any]) -> tuple[int, int]:
         if "height" in dataset_dict and "width" in dataset_dict:
             return dataset_dict["height"], dataset_dict["width"]
-        # Its header could not be read: that is said here.
+        # The header could not be read: reading the image raises the error.
         height, width = load_image(dataset_dict).shape[:2]
         return height, width
 
@@ -346,14 +349,16 @@ class LabelReader:
         return class_map(index_map, self.ignore_label, self.dataset.space.dtype)
 
     def _read_panoptic(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (H, W) uint32 ids, (H, W) uint8 or uint16: position in segments_info + 1, S + 1 for void; areas.
+        """Return segment ids, indices and areas of a panoptic PNG.
 
-        The areas are (S,) int64, the pixels of each segment.
+        Returns:
+            (H, W) uint32 ids; (H, W) uint8 or uint16 position in segments_info + 1, with 0 for id 0 and S + 1
+            for void segments; (S,) int64 number of pixels of each segment.
         """
         if self.split in self.dataset.without_labels:
             raise InputError(
-                f"{self.split}: has no ground truth, only images; it serves for inference and submission, "
-                "neither for training nor for evaluation"
+                f"{self.split}: has no ground truth, only images; use it for inference and submission, not "
+                "for training or evaluation"
             )
         if "pan_seg_file_name" not in dataset_dict:
             raise InputError(
@@ -362,7 +367,7 @@ class LabelReader:
             )
         file_name = dataset_dict["pan_seg_file_name"]
         with self._opened(file_name, dataset_dict) as image:
-            # Optimizers of PNGs write a palette where there are few colors; its colors are the ids.
+            # PNG optimizers write a palette if there are few colors; its colors are the ids.
             if image.mode not in ("RGB", "RGBA", "P"):
                 raise InputError(
                     f"{file_name}: a panoptic PNG holds segment ids as RGB, found mode {image.mode}; "
@@ -377,7 +382,7 @@ class LabelReader:
     def _wrong_mode(self, image: Image.Image, encoding: Any) -> str:
         source = self.dataset.path.name
         if image.mode in ("RGB", "RGBA"):
-            problem = f"is a color picture ({image.mode})"
+            problem = f"is a color image ({image.mode})"
             bands = np.asarray(image)[:, :, :3]
             if (bands == bands[:, :, :1]).all():
                 problem += " with three equal channels"
@@ -385,9 +390,7 @@ class LabelReader:
                 if "channel" in encoding.options:
                     remedy = f"set encoding: {encoding.with_option('channel', 0)} to read one of them"
                 return f"{problem}, but {source} says encoding {encoding.name}; {remedy}"
-            return (
-                f"{problem}, but {source} says encoding {encoding.name}; give its colors with encoding: rgb"
-            )
+            return f"{problem}, but {source} says encoding {encoding.name}; set encoding: rgb with its colors"
         return (
             f"has the mode {image.mode}, but {source} says encoding {encoding.name}, which reads "
             f"{some(dict.fromkeys(encoding.modes), 12)}; choose another encoding"
@@ -395,11 +398,7 @@ class LabelReader:
 
 
 def check_labels(reader: LabelReader, tasks: Sequence[str], dataset_dict: Mapping[str, Any]) -> None:
-    """Read an image's labels as scoring the tasks will.
-
-    Raises:
-        InputError: they cannot be.
-    """
+    """Raise InputError if the labels of an image cannot be read as evaluating the tasks does."""
     if "semantic" in tasks:
         reader.load_sem_seg(dataset_dict)
     if set(tasks) - {"semantic"}:
@@ -407,13 +406,13 @@ def check_labels(reader: LabelReader, tasks: Sequence[str], dataset_dict: Mappin
 
 
 def class_map(index_map: IndexMap, ignore_label: int, dtype: npt.DTypeLike) -> np.ndarray:
-    """Return (H, W) `dtype`: the class of each pixel's segment; `ignore_label` for void and unknown indices."""
+    """Return (H, W) `dtype`, the class of each pixel's segment; `ignore_label` for void, unknown indices."""
     indices, segments, members = index_map
     table: np.ndarray = np.full(np.iinfo(indices.dtype).max + 1, ignore_label, dtype=dtype)
     if members is None:
         table[1 : len(segments.classes) + 1] = segments.classes
     elif len(segments.classes):
-        # Of the segments that cover a pixel the first one decides.
+        # The first of the segments that cover a pixel counts.
         table[1 : len(members)] = segments.classes[members[1:].argmax(axis=1)]
     return look_up(table, indices)
 
@@ -421,10 +420,10 @@ def class_map(index_map: IndexMap, ignore_label: int, dtype: npt.DTypeLike) -> n
 def _to_indices(
     codes: np.ndarray, segment_ids: Sequence[int], void_ids: Sequence[int], file_name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (H, W): position + 1 of each pixel's id in `segment_ids`, S + 1 for `void_ids`, 0 for id 0; (S,) areas.
+    """Return the indices and areas of `_read_panoptic`.
 
     Raises:
-        InputError: an id of the PNG is not listed, or a listed one has no pixel.
+        InputError: an id of the PNG is not listed, or a listed id has no pixel.
     """
     count = len(segment_ids)
     listed = (*segment_ids, *void_ids)
@@ -434,9 +433,9 @@ def _to_indices(
     if len(set(listed)) < len(listed):
         twice = some(sorted({one for one in listed if listed.count(one) > 1}))
         raise InputError(
-            f"{file_name}: the panoptic JSON lists the segment ids {twice} twice; each segment has its own"
+            f"{file_name}: the panoptic JSON lists the segment ids {twice} twice; ids must be unique"
         )
-    # Zero pages of this table are never touched, so that its 16 million entries cost next to nothing.
+    # Zero pages of this table are never touched, so its 16 million entries cost almost no memory.
     table = np.zeros(1 << 24, dtype=np.uint8 if count < 255 else np.uint16)
     table[list(void_ids)] = count + 1
     table[list(segment_ids)] = np.arange(1, count + 1)
@@ -444,10 +443,10 @@ def _to_indices(
     areas = np.bincount(indices.ravel(), minlength=count + 1)
     if areas[0] != np.count_nonzero(codes == 0):
         unlisted = np.unique(codes[(indices == 0) & (codes != 0)])
-        remedy = "PNG and JSON have to be of one export"
+        remedy = "PNG and JSON must come from the same export"
         reversed_ids = (unlisted & 255) << 16 | unlisted & 0xFF00 | unlisted >> 16
         if np.isin(reversed_ids, listed).all():
-            remedy = "with red and blue exchanged they are: write the PNG as RGB, where OpenCV takes BGR"
+            remedy = "with red and blue exchanged they are: write the PNG as RGB (OpenCV takes BGR)"
         raise InputError(
             f"{file_name}: segment ids {some(unlisted)} are not in the segments_info of the panoptic JSON; "
             f"{remedy}"
@@ -456,18 +455,18 @@ def _to_indices(
     if len(empty):
         raise InputError(
             f"{file_name}: no pixel has the segment ids {some(segment_ids[index] for index in empty)}, which "
-            "the panoptic JSON lists; PNG and JSON have to be of one export"
+            "the panoptic JSON lists; PNG and JSON must come from the same export"
         )
     return indices, areas[1 : count + 1]
 
 
 class StatedArea(NamedTuple):
-    """What a panoptic JSON says of a segment's area, where that is not what its PNG has.
+    """A segment's area in the panoptic JSON that differs from its pixels in the PNG.
 
     Attributes:
-        segment_id: of the segment.
-        found: as the JSON has it, or "missing".
-        measured: pixels.
+        segment_id: id of the segment.
+        found: the JSON's value, or "missing".
+        measured: number of pixels in the PNG.
     """
 
     segment_id: int
@@ -475,8 +474,8 @@ class StatedArea(NamedTuple):
     measured: int
 
 
-def _measured(segment: Mapping[str, Any], area: int) -> dict[str, Any]:
-    """Return the segment with the area that its PNG has."""
+def _with_measured_area(segment: Mapping[str, Any], area: int) -> dict[str, Any]:
+    """Return the segment with its area in the PNG."""
     measured = {key: value for key, value in segment.items() if key != "bbox"}
     measured["area"] = area
     stated = segment.get("area")
@@ -487,21 +486,21 @@ def _measured(segment: Mapping[str, Any], area: int) -> dict[str, Any]:
 
 
 def _merge_stuff(segments_info: Sequence[Mapping[str, Any]], table: np.ndarray) -> list[dict[str, Any]]:
-    """Return one segment per stuff class, where label_map has made one class of several.
+    """Return the segments with those of a stuff class that label_map has merged combined into one.
 
     Args:
         table: (S + 2,) filled in place with the new id of each position + 1.
     """
     merged: list[dict[str, Any]] = []
-    of_class: dict[int, dict[str, Any]] = {}
+    by_class: dict[int, dict[str, Any]] = {}
     for position, segment in enumerate(segments_info, 1):
         is_stuff = not segment["isthing"] and not segment["iscrowd"]
-        first = of_class.get(segment["category_id"]) if is_stuff else None
+        first = by_class.get(segment["category_id"]) if is_stuff else None
         if first is None:
             first = dict(segment)
             merged.append(first)
             if is_stuff:
-                of_class[segment["category_id"]] = first
+                by_class[segment["category_id"]] = first
         else:
             first["area"] += segment["area"]
             stated = [*first.get("stated_areas", ()), *segment.get("stated_areas", ())]
@@ -514,14 +513,14 @@ def _merge_stuff(segments_info: Sequence[Mapping[str, Any]], table: np.ndarray) 
 def _check_size(file_name: str, labels: np.ndarray, dataset_dict: Mapping[str, Any]) -> None:
     if "height" in dataset_dict and labels.shape != (dataset_dict["height"], dataset_dict["width"]):
         raise wrong_size(
-            f"{file_name}: is {_side_by_side(labels)}, but its image {dataset_dict['file_name']} is "
+            f"{file_name}: is {_size_text(labels)}, but its image {dataset_dict['file_name']} is "
             f"{dataset_dict['width']}x{dataset_dict['height']}; ",
-            "image and labels have to match pixel by pixel",
+            "image and labels must match pixel by pixel",
             dataset_dict,
             (labels.shape[0], labels.shape[1]),
             (dataset_dict["height"], dataset_dict["width"]),
         )
 
 
-def _side_by_side(labels: np.ndarray) -> str:
+def _size_text(labels: np.ndarray) -> str:
     return f"{labels.shape[1]}x{labels.shape[0]}"

@@ -1,4 +1,4 @@
-"""Whether there is anything to learn: in the dataset dicts before a training, in the batches during it."""
+"""Checks that there are targets to learn from: in the records before training, in the batches during it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,15 +15,12 @@ from .targets import GROUPS
 def check_labeled(
     records: Sequence[Mapping[str, Any]], task: str, is_thing: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Look for a target of the task in what JSONs say of the images; label files are not opened.
+    """Raise InputError if no record has a target of the task; label files are not opened.
 
     Args:
         records: dataset dicts.
         is_thing: (K,) bool, whether a class has instances.
-        names: the datasets, for the message.
-
-    Raises:
-        InputError: there is none.
+        names: names of the datasets, for the message.
     """
     if TASKS[task].from_classes:
         return
@@ -36,21 +33,22 @@ def check_labeled(
         if (GROUPS[task](Segments(classes, is_crowd), is_thing).of_segment >= 0).any():
             return
     found = [one for record in records for one in record.get("segments_info", record.get("annotations"))]
-    remedy = "`segzoo check-data` on the dataset's file says what to change"
+    remedy = "run `segzoo check-data` on the dataset's file to see what to change"
     if found and all(one["iscrowd"] for one in found):
         remedy = "if they are single objects, set crowd: instances in the dataset's YAML"
     target = TASKS[task].target
     raise InputError(
         f"DATASETS.TRAIN {tuple(names)}: {len(records)} images without any {target} (of {len(found)} "
-        f"in their JSON), so that there is nothing to learn; {remedy}"
+        f"in their JSON), so there is nothing to learn; {remedy}"
     )
 
 
 def holds_targets(batch: Iterable[Mapping[str, Any]]) -> bool:
-    """Return whether an image of a batch of mapped dicts has a target; those of another mapper count as if.
+    """Return whether an image of a batch has a target.
 
     Args:
-        batch: of `SegmentationMapper`, with `segment_classes` or `instances`.
+        batch: mapped dicts. Without `segment_classes` and `instances`, as from another mapper, they count as
+            having targets.
     """
     return any(map(_holds_target, batch))
 

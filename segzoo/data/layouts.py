@@ -1,4 +1,4 @@
-"""Finding a dataset's files: the layouts tried in order, images paired with labels."""
+"""Finding a dataset's files: try its layouts in order, and pair images with labels."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from .templates import existing_files, fields_of, fill, match, without_open_fiel
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image, its id within the split, and its semantic label files, sorted: mostly one, or none."""
+    """An image, its id within the split, and its semantic label files, sorted (usually one or none)."""
 
     path: str
     image_id: str
@@ -28,13 +28,13 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class FoundLayout:
-    """A layout whose files are there.
+    """A layout whose files exist.
 
     Attributes:
-        index: of the layout in the dataset file.
+        index: position of the layout in the dataset file.
         root: folder that its templates are relative to.
-        images: the images, in order; () where a panoptic JSON lists them.
-        class_of: {label file: its class index, or the ignore label} where each is of one class.
+        images: the images, in order; () if a JSON lists them.
+        class_of: {label file: its class index, or the ignore label} if each file is the mask of one class.
     """
 
     index: int
@@ -44,10 +44,10 @@ class FoundLayout:
 
 
 def dataset_folders(dataset: DatasetFile) -> list[Path]:
-    """Return the folders that a dataset's `root` is relative to, in the order in which they are tried.
+    """Return the folders that a dataset's `root` may be relative to, in the order in which they are tried.
 
-    $DETECTRON2_DATASETS (default ./datasets), and before it the folder of a user's own YAML, and the folder
-    that it lies in if that path is a link.
+    These are, for a user's YAML, its folder and the folder of the file that it links to; then
+    $DETECTRON2_DATASETS (default ./datasets).
     """
     shared = datasets_folder()
     if is_builtin(dataset.path):
@@ -57,13 +57,13 @@ def dataset_folders(dataset: DatasetFile) -> list[Path]:
 
 
 def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
-    """Return the first layout of the dataset that has files of the split.
+    """Return the first layout of the dataset whose files of the split exist.
 
     Args:
         split: a registered name, a key of `dataset.splits`.
 
     Raises:
-        InputError: no layout has files, or images lack their labels.
+        InputError: no layout has files, or images have no labels.
     """
     problems: list[tuple[int, str]] = []
     for index, layout in enumerate(dataset.layouts):
@@ -73,12 +73,12 @@ def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
             if isinstance(found, FoundLayout):
                 return found
             problems.append(found)
-    # The candidate that went farthest is most probably the one meant.
+    # Report the candidate that got farthest.
     step, problem = max(problems, key=lambda one: one[0])
-    # At step 1, lists or labels are missing, which is what scripts make.
+    # At step 1, lists or labels are missing, which `prepare` writes.
     if dataset.prepare and step == 1:
         raise InputError(
-            f"{split}: {problem}; run `{dataset.prepare}`: it makes that, or says what to unpack"
+            f"{split}: {problem}; run `{dataset.prepare}`, which writes it or says what to unpack"
         )
     expected = f"one of the layouts in {dataset.path.name} says"
     if is_builtin(dataset.path):
@@ -86,15 +86,15 @@ def find_layout(dataset: DatasetFile, split: str) -> FoundLayout:
     raise InputError(
         f"{split}: {problem}; set DETECTRON2_DATASETS (now {dataset_folders(dataset)[-1]}) to the folder "
         f"that holds it, or arrange the files as {expected}"
-        + (f"; run `{dataset.prepare}`, which makes what the download lacks" if dataset.prepare else "")
+        + (f"; run `{dataset.prepare}`, which writes what the download lacks" if dataset.prepare else "")
     )
 
 
 def image_files(dataset: DatasetFile, split: str) -> list[str]:
-    """Return the image files of a split's first layout that has any, whether or not they are listed or labeled."""
+    """Return the image files of the first layout that has any, even if they are not listed or labeled."""
     for layout in dataset.layouts:
         for root in _candidate_roots(dataset, layout):
-            # With a JSON, `images` is their folder.
+            # With a JSON, `images` is the folder.
             in_folder = "{" not in fill(layout.images, dataset.splits[split])
             template = f"{layout.images}/{{stem}}.*" if in_folder else layout.images
             files = [path for path, _ in match(root, template, dataset.splits[split])]
@@ -112,7 +112,7 @@ def _candidate_roots(dataset: DatasetFile, layout: Layout) -> Iterable[Path]:
 def _try_layout(
     index: int, layout: Layout, root: Path, fields: Mapping[str, str], split: str, has_labels: bool
 ) -> FoundLayout | tuple[int, str]:
-    """Return the layout with its files, or (how far it got, what is missing)."""
+    """Return the layout with its files, or (number of steps that succeeded, what is missing)."""
     if not root.is_dir():
         return -1, f"no folder {root}"
     listed_in_json = layout.panoptic is not None or layout.instances is not None
@@ -144,8 +144,8 @@ def _try_layout(
         if not existing_files(paths):
             list_file = split_list(layout, root, fields)[0]
             return 2, (
-                f"{len(paths)} of {len(paths)} listed images do not exist: {some(paths, 1)}; {list_file} has "
-                f"to name images like {layout.images}, or their paths from {root} on"
+                f"{len(paths)} of {len(paths)} listed images do not exist: {some(paths, 1)}; {list_file} "
+                f"must name images like {layout.images}, or paths relative to {root}"
             )
         check_exist(paths, split, "listed images")
     if not has_labels:
@@ -153,15 +153,17 @@ def _try_layout(
     there = existing_files(label for image in images for label in image.labels)
     missing = [image for image in images if not there.issuperset(image.labels)]
     if len(missing) == len(images):
-        of_first = {**fields, "stem": images[0].image_id}
+        first_fields = {**fields, "stem": images[0].image_id}
         labels = layout.labels or ""
-        other = _underscores(root, labels, of_first) or _other_suffix(root, "labels", labels, of_first)
+        other = _underscores(root, labels, first_fields) or _other_suffix(
+            root, "labels", labels, first_fields
+        )
         return (
             1,
             f"{len(images)} images like {images[0].path}, but no label like {images[0].labels[0]}{other}",
         )
     if missing:
-        plural = "s lack their labels" if len(missing) > 1 else " lacks its labels"
+        plural = "s have no labels" if len(missing) > 1 else " has no labels"
         raise InputError(
             f"{split}: {len(missing)} image{plural}, first {missing[0].path} (expected "
             f"{missing[0].labels[0]}); add them, or name the images to use in a text file under the key list"
@@ -174,7 +176,7 @@ def _no_images(root: Path, template: str, fields: Mapping[str, str]) -> str:
 
 
 def _other_suffix(root: Path, key: str, template: str, fields: Mapping[str, str]) -> str:
-    """Return the remedy where a template fits files but for their suffix, as a.JPG; "" where there are none."""
+    """Return the remedy if files match a template except for the suffix, such as a.JPG; else ""."""
     stem, dot, suffix = template.rpartition(".")
     if not dot or "{" in suffix or "/" in suffix or suffix == "*":
         return ""
@@ -187,7 +189,7 @@ def _other_suffix(root: Path, key: str, template: str, fields: Mapping[str, str]
 
 
 def _underscores(root: Path, labels: str, fields: Mapping[str, str]) -> str:
-    """Return the remedy where a `*` of `labels` fits files but for a `_`; "" where there are none."""
+    """Return the remedy if files match `labels` except for a `_` in the text of its `*`; else ""."""
     if labels.removesuffix(".*").count("*") != 1 or "{" in fill(labels, fields):
         return ""
     before, _, after = labels.partition("*")
@@ -200,10 +202,10 @@ def _underscores(root: Path, labels: str, fields: Mapping[str, str]) -> str:
 def _label_finder(
     layout: Layout, root: Path, fields: Mapping[str, str], class_of: dict[str, int]
 ) -> Callable[[Mapping[str, str]], tuple[str, ...]]:
-    """Return a function from the fields of an image to its label files, or to what one of them would be called.
+    """Return a function from the fields of an image to its label files, or the expected file if none exists.
 
     Args:
-        class_of: filled in, where the template has {class}.
+        class_of: filled in place if the template has {class}.
     """
     template = layout.labels or ""
     if not has_several_labels(layout) and not template.endswith(".*"):
@@ -214,13 +216,13 @@ def _label_finder(
     files: dict[tuple[str | None, ...], list[str]] = {}
     patterns = {CLASS_FIELD: per_class.pattern} if per_class else {}
     images = {_key(found, names) for _, found in match(root, layout.images, fields)} if not one_of else set()
-    # One pass over the folder, whose order is that of the names.
+    # One pass over the folder, in the order of the names.
     found: Mapping[str, str]
     for path, found in match(root, template, fields, patterns):
         if images and _key(found, names) not in images:
-            found = _of_shorter_stem(path, found, root, template, fields, names, images)
+            found = _match_shorter_stem(path, found, root, template, fields, names, images)
         files.setdefault(_key(found, names), []).append(path)
-        # One that is no label is reported below.
+        # A file of an unknown class is reported below.
         if per_class and (index := per_class.class_of(found[CLASS_FIELD])) is not None:
             class_of[path] = index
     if per_class:
@@ -232,7 +234,7 @@ def _label_finder(
         expected = str(root / fill(template, {**fields, **found}))
         paths = files.get(_key(found, names), [expected])
         if one_of and len(paths) > 1:
-            raise InputError(f"{paths[0]} and {paths[1]} are labels of one image; keep one of them")
+            raise InputError(f"{paths[0]} and {paths[1]} are labels of the same image; keep one of them")
         return tuple(paths)
 
     return find
@@ -242,7 +244,7 @@ def _key(found: Mapping[str, str], names: Iterable[str]) -> tuple[str | None, ..
     return tuple(found.get(name) for name in names)
 
 
-def _of_shorter_stem(
+def _match_shorter_stem(
     path: str,
     found: Mapping[str, str],
     root: Path,
@@ -251,13 +253,13 @@ def _of_shorter_stem(
     names: Sequence[str],
     images: Container[tuple[str | None, ...]],
 ) -> Mapping[str, str]:
-    """Return the fields of a label file whose `{stem}`, as long as it may be, is that of no image.
+    """Return the fields of a label file with the longest `{stem}` that an image has.
 
-    `{stem}-*.png` fits 00-car-0.png with the stems 00-car and 00: the longest that an image has is meant.
+    `{stem}-*.png` matches 00-car-0.png with the stems 00-car and 00.
 
     Args:
-        found: with the longest; returned where none is of an image.
-        names: of the fields that make a key.
+        found: the fields with the longest stem that matches; returned if no image has a shorter one.
+        names: the fields that form a key.
         images: keys of all images.
     """
     stem = found.get("stem", "")
@@ -270,7 +272,7 @@ def _of_shorter_stem(
 
 
 def finds_images_by_id(layout: Layout) -> bool:
-    """Return whether a panoptic JSON's images are found by their id, as `{city}/{image_id}_leftImg8bit.png`.
+    """Return whether a panoptic JSON's images are found by id, as in `{city}/{image_id}_leftImg8bit.png`.
 
     Otherwise `images` is the folder of the files that the JSON names.
     """
@@ -290,7 +292,7 @@ def _list_images(
     split: str,
     labels_of: Callable[[Mapping[str, str]], tuple[str, ...]],
 ) -> Iterator[ImageFile]:
-    """Yield the images in order of their paths, or of the list file, each with the label files it should have."""
+    """Yield the images in the order of their paths or of the list file, with their expected label files."""
     if layout.list_file is not None:
         for image in read_list(layout, root, fields, split, labels_of):
             yield ImageFile(*image)
@@ -304,12 +306,12 @@ def _list_images(
 
 
 def check_exist(paths: Iterable[str], split: str, what: str) -> None:
-    """Raise InputError naming the first of the `paths` that are not there."""
+    """Raise InputError with the first of the `paths` that does not exist."""
     paths = list(paths)
     there = existing_files(paths)
     missing = [path for path in paths if path not in there]
     if missing:
         raise InputError(
             f"{split}: {len(missing)} of {len(paths)} {what} do not exist: {some(missing, 1)}; add the "
-            "files, or correct what names them"
+            "files, or correct the file that lists them"
         )

@@ -1,4 +1,4 @@
-"""The text file that lists the images of a split: a name a line, or the paths of an image and its labels."""
+"""Reading list files: text files with an image of a split per line, optionally followed by its label file."""
 
 import os
 import re
@@ -20,7 +20,7 @@ _HEADER = re.compile(
 
 
 class ListedImage(NamedTuple):
-    """An image of a list, its {stem}, and its label files: the list's, or what they should be called."""
+    """An image of a list, its {stem}, and its label files, listed or expected."""
 
     path: str
     stem: str
@@ -28,11 +28,11 @@ class ListedImage(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """What a line of a list says.
+    """The content of a line of a list.
 
     Attributes:
-        name: the image: a stem, a name with its suffix, or a path.
-        label: path of the labels, or "".
+        name: the image: a stem, a file name, or a path.
+        label: path of the label file, or "".
     """
 
     name: str
@@ -40,7 +40,7 @@ class _Line(NamedTuple):
 
 
 def split_list(layout: Layout, root: Path, fields: Mapping[str, str]) -> tuple[Path, slice]:
-    """Return the list file, and which of its lines count: `train_list.txt[3000:4000]` or simply `train_list.txt`."""
+    """Return the list file and the lines to use, from `train_list.txt` or `train_list.txt[3000:4000]`."""
     assert layout.list_file is not None
     text = fill(layout.list_file, fields)
     ranged = re.fullmatch(r"(.+)\[(\d*):(\d*)\]", text)
@@ -58,11 +58,12 @@ def read_list(
 ) -> list[ListedImage]:
     """Return the images of a list, in its order; they need not exist.
 
-    A name is the template's {stem}, with or without the suffix, or a path: below the root, despite a leading
-    /, or, where that is no file, anywhere, or found in the folder of the images by its end. So are labels.
+    A name is the template's {stem}, with or without the suffix, or a path. A path is tried relative to the
+    root (a leading / is ignored), then as it is, then by its end in the folder of the images. The same holds
+    for label files.
 
     Args:
-        labels_of: label files by the fields of an image.
+        labels_of: function from the fields of an image to its label files.
     """
     lines = list(_read_lines(*split_list(layout, root, fields)))
     expected = [_expected(line, layout, root, fields) for line in lines]
@@ -85,10 +86,10 @@ def read_list(
         if label:
             images.append(ListedImage(path, Path(path).stem, (label,)))
             continue
-        of_image = {"stem": _without_suffix(line.name, layout.images)}
+        image_fields = {"stem": _without_suffix(line.name, layout.images)}
         if path != direct:
-            of_image = {"stem": Path(path).stem, **(fields_of(path, root, layout.images, fields) or {})}
-        images.append(ListedImage(path, of_image["stem"], labels_of(of_image)))
+            image_fields = {"stem": Path(path).stem, **(fields_of(path, root, layout.images, fields) or {})}
+        images.append(ListedImage(path, image_fields["stem"], labels_of(image_fields)))
     return images
 
 
@@ -98,14 +99,14 @@ def _read_lines(list_file: Path, chosen: slice) -> Iterator[_Line]:
     if filled and _HEADER.fullmatch(filled[0][1]):
         filled = filled[1:]
     if not filled[chosen]:
-        raise InputError(f"{list_file}: lists no images; write a line for each, or remove the key list")
+        raise InputError(f"{list_file}: lists no images; write one per line, or remove the key list")
     for number, line in filled[chosen]:
         words = _words(line)
         paths = [word for word in words if _is_image_name(word)]
         if len(words) > 2 and len(paths) > 1:
             raise InputError(
-                f"{list_file}: line {number} has {len(words)} words; expected a name or two paths; put "
-                "those with spaces in quotes"
+                f"{list_file}: line {number} has {len(words)} words; expected a name or two paths; quote "
+                "paths that contain spaces"
             )
         if len(paths) == 2:
             yield _Line(*words)
@@ -115,7 +116,7 @@ def _read_lines(list_file: Path, chosen: slice) -> Iterator[_Line]:
 
 
 def _words(line: str) -> list[str]:
-    """Return the words of a line: quoted, or separated by a comma or spaces."""
+    """Return the words of a line, quoted or separated by a comma or spaces."""
     if line[0] in "\"'" or line[-1] in "\"'":
         return [word.strip("\"'") for word in re.findall(r"\"[^\"]+\"|'[^']+'|[^\s,]+", line)] or [line]
     by_comma = [word.strip() for word in line.split(",")]
@@ -134,7 +135,7 @@ def _expected(line: _Line, layout: Layout, root: Path, fields: Mapping[str, str]
 
 
 def _without_suffix(name: str, images: str) -> str:
-    """Return the {stem} of a name in a list, which may carry the suffix that the template has anyway."""
+    """Return the {stem} of a listed name, without the suffix that the template has anyway."""
     suffix = Path(name).suffix
     if images.endswith("{stem}.*"):
         return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
@@ -147,7 +148,7 @@ def _existing(path: str) -> str:
 
 
 def _with_suffix(name: str, images: str, fields: Mapping[str, str]) -> str:
-    """Return the end of the path of a listed image; a stem gets what the template has around it."""
+    """Return the file name of a listed image; a stem gets the template's prefix and suffix."""
     last = fill(images, fields).rpartition("/")[2]
     if _is_image_name(name) or "{stem}" not in last:
         return name
@@ -158,16 +159,16 @@ def _with_suffix(name: str, images: str, fields: Mapping[str, str]) -> str:
 def _found(
     expected: list[str], names: list[str], root: Path, folder: Path, whose: tuple[str, str]
 ) -> list[str]:
-    """Return the expected paths that exist; for the others what their names lead to, if anything.
+    """Return the expected paths; a missing one is replaced by the file that its name matches, if any.
 
     Args:
-        whose: the split, and what the names are of, for the log.
+        whose: the split and a description of the names, for the log.
     """
     there = existing_files(expected)
     missing = {name: path for name, path in zip(names, expected, strict=True) if path not in there}
     found: dict[str, str] = {}
     for name in missing:
-        # An absolute path stays as it is when it is joined.
+        # Joining leaves an absolute path unchanged.
         for path in (root / name, root / name.lstrip("/")):
             if path.is_file():
                 found.setdefault(missing[name], str(path))
@@ -181,7 +182,7 @@ def _found(
 
 
 def _matched(names: Mapping[str, str], files: list[str], folder: str) -> dict[str, str]:
-    """Return {name: file}; the suffix `.*` stands for that of any image."""
+    """Return {name: file}; the suffix `.*` stands for the suffix of any image format."""
     stems = {os.path.splitext(path)[0]: path for path in files if _is_image_name(path)}
     open_names = {name.removesuffix(".*"): name for name in names if name.endswith(".*")}
     found = match_names((name for name in names if not name.endswith(".*")), files, folder).files

@@ -1,4 +1,4 @@
-"""The one mapper of all tasks: read, augment image and index map together, turn the map into targets.
+"""The mapper of all tasks: read an image and its index map, augment both, and build targets from the map.
 
 Shape shorthand: H, W pixels; S target segments; K classes.
 """
@@ -24,7 +24,7 @@ from .targets import GROUPS
 from .training_targets import AugmentedLabels, find_targets
 from .wanted_targets import STANDARD, wanted_targets
 
-# Of a dataset dict, what training replaces by targets.
+# Keys of a record that training replaces by targets.
 _ANNOTATION_KEYS = (
     *("sem_seg_file_name", "label_classes", "pan_seg_file_name", "segments_info", "void_segments"),
     *("annotations", "void_annotations"),
@@ -35,13 +35,13 @@ class SegmentationMapper:
     """Maps a dataset dict to a model's input.
 
     Args:
-        is_train: with augmentation and targets, or for evaluation.
-        task: semantic, panoptic, entity or instance, ... : picks what of an image is a target.
-        targets: what a model is given of them, names of TARGETS_REGISTRY.
+        is_train: training, with targets, or evaluation.
+        task: semantic, panoptic, entity, instance or a registered one; determines the targets.
+        targets: names of TARGETS_REGISTRY, the targets that the mapper adds.
         augmentations: Detectron2 augmentations; they see `image` and `sem_seg`, the class map.
         image_format: "RGB" or "BGR".
-        image_range: values of images of more than 8 bits that become 0 and 255, where the dataset does not
-            say; (): see `read_image`.
+        image_range: values of images of more than 8 bits that become 0 and 255, unless the dataset sets them;
+            (): see `read_image`.
         readers: {dataset name: its label reader}, for training; see `label_reader`.
     """
 
@@ -96,14 +96,14 @@ class SegmentationMapper:
         """Read an image and, for training, its annotation.
 
         Args:
-            dataset_dict: of a dataset registered from a YAML; it is not changed.
+            dataset_dict: record of a dataset registered from a YAML; it is not changed.
 
         Returns:
-            The dataset dict with `image` (3, H, W) uint8 and `height`, `width` of the original; in training
-            its label files and segments are replaced by the targets: the standard ones are `segment_map`
-            (H, W) int16 and `segment_classes` (S,) int64 (see `Targets`), or `segment_masks` (S, H, W) bool
-            in place of the map where the annotation's instances may overlap (see `MaskTargets`); and for the
-            semantic task `sem_seg` (H, W) int64, class index or the dataset's ignore label.
+            The record with `image` (3, H, W) uint8 and `height`, `width` of the original. In training its
+            label files and segments are replaced by the targets. The standard targets are `segment_map`
+            (H, W) int16 and `segment_classes` (S,) int64 (see `Targets`), with `segment_masks` (S, H, W) bool
+            in place of the map if instances may overlap (see `MaskTargets`); for the semantic task also
+            `sem_seg` (H, W) int64, class index or the dataset's ignore label.
 
         Raises:
             InputError: a missing, broken or wrong file.
@@ -140,7 +140,7 @@ class SegmentationMapper:
 
 
 def swap_classes(index_map: IndexMap, flip_pairs: Sequence[tuple[int, int]]) -> IndexMap:
-    """Exchange left and right classes: in the table of segments, no pixel is touched."""
+    """Exchange left and right classes in the table of segments; the indices stay."""
     segments = index_map.segments
     classes = segments.classes.copy()
     for left, right in flip_pairs:
@@ -150,5 +150,5 @@ def swap_classes(index_map: IndexMap, flip_pairs: Sequence[tuple[int, int]]) -> 
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Return (H, W, 3) uint8 to a contiguous tensor (3, H, W)."""
+    """Convert (H, W, 3) uint8 to a contiguous tensor (3, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,7 +1,7 @@
-"""Palette images whose colors say something else than their indices.
+"""Palette images whose colors contradict their indices.
 
-Programs that reduce an RGB mask to a palette (pngquant, GIMP, Pillow's quantize) number its colors anew in
-each file. The indices are then no labels, and only the colors tell what a pixel is.
+Programs that reduce an RGB mask to a palette (pngquant, GIMP, Pillow's quantize) renumber its colors in each
+file. Then the indices are not labels, and only the colors identify the classes.
 
 Shape shorthand: N entries of a palette.
 """
@@ -20,17 +20,17 @@ from segzoo.utils.text import some
 Color = tuple[int, int, int]
 
 REMEDY = (
-    "if the colors are right, as in an RGB mask that was saved with a palette, set encoding: rgb, if the "
-    "indices are, encoding: palette"
+    "if the colors are right, as in an RGB mask that was saved with a palette, set encoding: rgb; if the "
+    "indices are right, set encoding: palette"
 )
 
 
 class PaletteError(InputError):
-    """A palette gives a class the color of another one."""
+    """A palette that gives a class the color of another one."""
 
 
 def viewing_palette(number: int) -> np.ndarray:
-    """Return (number, 3) uint8: the colors of VOC, which many programs write into any index PNG, to look at it."""
+    """Return (number, 3) uint8, the VOC palette, which many programs write into index PNGs for viewing."""
     indices = np.arange(number)
     colors = np.zeros((number, 3), dtype=np.uint8)
     for bit in range(8):
@@ -53,8 +53,8 @@ class PaletteCheck:
     """Compares a palette with the colors that a dataset's YAML gives to its classes.
 
     Attributes:
-        names: of the classes.
-        colors: {class index: its color}, of those that are given one.
+        names: class names.
+        colors: {class index: its color in the YAML}; classes without one are left out.
         source: the YAML, for messages.
         stops: whether a contradiction is an error, or only a warning.
     """
@@ -67,13 +67,13 @@ class PaletteCheck:
     def contradictions(
         self, palette: Mapping[int, Color], class_of: Mapping[int, int]
     ) -> dict[int, tuple[int, int]]:
-        """Return {index: (class that it stands for, class whose color it has)} of those that differ.
+        """Return {index: (its class, class whose color it has)} for the indices where the two differ.
 
-        Palettes that are for viewing only have colors of no class, or those of VOC, which are passed over; so
-        is a color that several indices share.
+        Ignores palettes for viewing, whose colors are those of VOC or of no class, and colors that several
+        indices share.
 
         Args:
-            palette: {index that a file holds: its color}.
+            palette: {index in a file: its color}.
             class_of: {index: class}; indices without a class are left out.
         """
         if not self.colors or all(_VIEWING[index] == color for index, color in palette.items()):
@@ -91,13 +91,13 @@ class PaletteCheck:
     def __call__(
         self, image: Image.Image, class_of: Mapping[int, int], file_name: str, remedy: str = REMEDY
     ) -> None:
-        """Check an image of mode P.
+        """Check the palette of an image of mode P.
 
         Args:
             class_of: {index that occurs: class, or -1 for none}.
 
         Raises:
-            PaletteError: a contradiction, if `stops`.
+            PaletteError: a contradiction, if `stops`; otherwise it is logged.
         """
         if not self.colors:
             return
@@ -114,7 +114,7 @@ class PaletteCheck:
 
 
 def describe(contradictions: Mapping[int, tuple[int, int]], names: Iterable[str], source: str) -> str:
-    """Return what contradicts what."""
+    """Return the contradictions as text."""
     names = tuple(names)
     found = some(
         (f"{index} the color of {names[other]!r}" for index, (_, other) in contradictions.items()), 3

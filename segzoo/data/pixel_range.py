@@ -1,4 +1,4 @@
-"""Images of more than 8 bits as 8 bits: which value is black, and which white.
+"""Conversion of images of more than 8 bits to 8 bits: the values of black and white.
 
 Shape shorthand: H, W pixels.
 """
@@ -20,9 +20,9 @@ class PixelRange(NamedTuple):
     """The values of a file that become 0 and 255.
 
     Attributes:
-        low, high: of the file, low < high; what lies outside becomes 0 or 255.
-        source: where it was found out from the images of a dataset, and not given: the dataset's YAML. Then a
-            larger value is an error.
+        low, high: values in the file, low < high; values outside become 0 or 255.
+        source: the dataset's YAML, if the range was estimated from images of the dataset. Then a value
+            outside is an error.
     """
 
     low: float
@@ -31,7 +31,7 @@ class PixelRange(NamedTuple):
 
     @property
     def is_of_8_bits(self) -> bool:
-        """Whether it lies within 0..255: only then it changes images of 8 bits."""
+        """Whether the range lies within 0..255; only then it applies to images of 8 bits."""
         return self.low >= 0 and self.high <= 255
 
 
@@ -39,24 +39,25 @@ FULL_16_BITS = PixelRange(0, 65535)
 
 
 def fitting_range(brightest: int, source: str = "") -> PixelRange:
-    """Return the range of the fewest bits (8, 10, 12, 14 or 16) that hold the brightest value of some images."""
+    """Return the range of the fewest bits (8, 10, 12, 14 or 16) that hold the brightest value."""
     return PixelRange(0, next((high for high in _LARGEST if brightest <= high), _LARGEST[-1]), source)
 
 
 def to_8_bits(pixels: np.ndarray, pixel_range: PixelRange, file_name: str) -> np.ndarray:
-    """Return the pixels of an image as 8 bits. Whole numbers of a range of 2**n values keep their upper 8 bits.
+    """Convert the pixels of an image to 8 bits.
 
-    Those of a range of fewer than 256 values, and floating-point numbers, are spread so that `high` is 255.
+    Integers keep their upper 8 bits if the range has 2**n values, n >= 8. In a range of fewer than 256
+    values, and for floating-point numbers, values are scaled so that `high` becomes 255.
 
     Args:
-        pixels: (H, W) or (H, W, C) of any integers or floating-point numbers; NaN becomes 0.
+        pixels: (H, W) or (H, W, C), any integers or floating-point numbers; NaN becomes 0.
         file_name: the image, for messages.
 
     Returns:
         uint8, of the same shape.
 
     Raises:
-        InputError: a value outside a range that was not given.
+        InputError: a value outside an estimated range.
     """
     low, high, source = pixel_range
     if source and pixels.dtype.kind != "u" and pixels.min() < 0:
@@ -87,5 +88,5 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @lru_cache
 def _table(low: float, high: float) -> np.ndarray:
-    """Return (65536,) uint8: what each value of 16 bits becomes."""
+    """Return (65536,) uint8: the 8-bit value of each 16-bit value."""
     return _scaled(np.arange(1 << 16), low, high)

@@ -1,6 +1,6 @@
-"""Polygons of COCO's format, in the forms in which programs write them.
+"""Reading polygons of COCO's format in the various forms in which programs write them.
 
-COCO has a list of [x, y, x, y, ...] in pixels. Other forms are read where they can mean one thing only.
+COCO has a list of [x, y, x, y, ...] in pixels. Other forms are read if they are unambiguous.
 """
 
 import json
@@ -15,53 +15,53 @@ from segzoo.utils.json_values import shown
 from .checks import RemediedError
 
 _NUMBERS = (float, int)
-# Coordinates of the smallest polygon, a triangle. pycocotools takes four numbers for a box.
+# Number of coordinates of a triangle, the smallest polygon. pycocotools takes four numbers for a box.
 _TRIANGLE = 6
-# No object is smaller than this in every direction, in pixels; a relative coordinate is at most 1.
+# Relative coordinates are at most 1; polygons in pixels are assumed to reach beyond this value.
 _LARGEST_RELATIVE = 1.001
-# Pixels: in smaller images relative coordinates would be pixels.
+# Pixels. In smaller images coordinates of at most 1 may be pixels.
 _SMALLEST_SIDE = 4
-_EXPECTED = "segmentation is a list of polygons [x, y, x, y, ...], or of points [[x, y], ...]"
+_EXPECTED = "segmentation must be a list of polygons [x, y, x, y, ...], or of points [[x, y], ...]"
 
 
 def read_polygons(segmentation: Any, describe: Callable[[], str]) -> list[list[float]]:
-    """Return polygons in whatever form, as COCO writes them: a list of [x, y, x, y, ...].
+    """Return polygons of any supported form in COCO's form, a list of [x, y, x, y, ...].
 
     Args:
-        segmentation: polygons of numbers, of points [x, y] or of points {"x": ..., "y": ...}, or one of
-            these; numbers, and all of it, may be written as texts.
-        describe: gives what messages call the annotation.
+        segmentation: polygons of numbers, of points [x, y] or of points {"x": ..., "y": ...}, or one such
+            polygon; the numbers, or the whole, may be strings.
+        describe: returns the annotation's description, for messages.
 
     Raises:
-        InputError: anything else, or a coordinate without its partner.
+        InputError: another form, or an odd number of coordinates.
     """
     polygons = segmentation
-    if not is_plain(segmentation):
+    if not are_plain_coco(segmentation):
         polygons = list(_converted(_parsed(segmentation), describe))
     for polygon in polygons:
         if len(polygon) % 2:
             raise InputError(
-                f"{describe()} has a polygon of {len(polygon)} coordinates, an x without its y; {_EXPECTED}"
+                f"{describe()} has a polygon of {len(polygon)} coordinates, an odd number; {_EXPECTED}"
             )
     return polygons
 
 
-def is_plain(segmentation: Any) -> bool:
-    """Return whether these are polygons as COCO writes them, by the first coordinate of each."""
+def are_plain_coco(segmentation: Any) -> bool:
+    """Return whether these are polygons in COCO's form, judging by the first coordinate of each."""
     if not isinstance(segmentation, list):
         return False
     is_flat = all(isinstance(one, list) and (not one or type(one[0]) in _NUMBERS) for one in segmentation)
-    # Three pairs of numbers or more: polygons of one point each make no sense, points of one polygon do.
+    # Three or more pairs of numbers are the points of one polygon, not polygons of one point each.
     return is_flat and not (len(segmentation) > 2 and all(len(one) == 2 for one in segmentation))
 
 
-def is_triangle(polygon: Sequence[float]) -> bool:
-    """Return whether there are three points."""
+def has_three_points(polygon: Sequence[float]) -> bool:
+    """Return whether the polygon has at least three points."""
     return len(polygon) >= _TRIANGLE
 
 
-def are_ready(segmentation: Any) -> bool:
-    """Return whether `read_polygons` gives these back as they are, and each has three points or more."""
+def are_valid_coco(segmentation: Any) -> bool:
+    """Return whether these are polygons in COCO's form, each with at least three points."""
     if type(segmentation) is not list:
         return False
     for one in segmentation:
@@ -83,7 +83,7 @@ def _converted(polygons: Any, describe: Callable[[], str]) -> Iterator[list[floa
 
 
 def _holds_one(polygon: Any) -> bool:
-    """Return whether it is a list of numbers or of points: one polygon, not a list of them."""
+    """Return whether this is a list of numbers or of points, i.e. one polygon and not a list of them."""
     return isinstance(polygon, list) and all(
         _number(one) is not None or _point(one) is not None for one in polygon
     )
@@ -99,7 +99,7 @@ def _number(value: Any) -> float | None:
 
 
 def _point(value: Any) -> tuple[float, float] | None:
-    """Return (x, y) of [x, y], of {"x": x, "y": y}; None for anything else."""
+    """Return (x, y) from [x, y] or {"x": x, "y": y}; None for anything else."""
     if isinstance(value, Mapping) and {"x", "y"} <= value.keys():
         value = [value["x"], value["y"]]
     if not isinstance(value, list) or len(value) != 2:
@@ -109,7 +109,7 @@ def _point(value: Any) -> tuple[float, float] | None:
 
 
 def _parsed(value: Any) -> Any:
-    """Of a text, the list that "[1, 2, ...]", "1, 2, ..." or "1 2 ..." writes; anything else as it is."""
+    """Parse a string "[1, 2, ...]", "1, 2, ..." or "1 2 ..." to a list; return anything else unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -119,25 +119,25 @@ def _parsed(value: Any) -> Any:
 
 
 def polygon_area(polygon: Sequence[float]) -> float:
-    """Return pixels that a polygon [x, y, x, y, ...] encloses; NaN where a coordinate is no number."""
+    """Return the area of a polygon [x, y, x, y, ...]; NaN if a coordinate is not a number."""
     try:
         points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
     except (TypeError, ValueError):
         return np.nan
     x, y = points[:, 0], points[:, 1]
-    with np.errstate(invalid="ignore"):  # infinite ones
+    with np.errstate(invalid="ignore"):  # infinite coordinates
         return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def check_polygons(records: Sequence[Mapping[str, Any]], json_file: str) -> None:
-    """Find files whose polygons are all wrong in one way; of those of a good file, few are looked at.
+    """Raise InputError if all polygons of a file are wrong in the same way; stops at the first good polygon.
 
     Args:
-        records: with `height` and `width`, where they are known, and `annotations` with flat polygons.
+        records: with `height` and `width`, if known, and `annotations` with flat polygons.
 
     Raises:
         RemediedError: all coordinates are in 0..1.
-        InputError: no polygon encloses anything.
+        InputError: all polygons have the area 0.
     """
     if next(_polygons(records), None) is None:
         return
@@ -146,13 +146,13 @@ def check_polygons(records: Sequence[Mapping[str, Any]], json_file: str) -> None
     if large is not None and all(map(_is_relative, _polygons(records))):
         raise RemediedError(
             f"{json_file}: all coordinates of its polygons are in 0..1, but its images are larger (first "
-            f"{large['file_name']}, {large['width']}x{large['height']}), expected pixels; if they are parts "
-            "of width and height, set coordinates: relative",
+            f"{large['file_name']}, {large['width']}x{large['height']}), expected pixels; if they are "
+            "fractions of width and height, set coordinates: relative",
             {"coordinates": "relative"},
         )
     if all(polygon_area(polygon) == 0 for polygon in _polygons(records)):
         raise InputError(
-            f"{json_file}: none of its polygons encloses anything, their points lie on a line; {_EXPECTED}, "
+            f"{json_file}: all of its polygons have the area 0, their points lie on a line; {_EXPECTED}, "
             "in pixels: export them again"
         )
 
@@ -160,7 +160,7 @@ def check_polygons(records: Sequence[Mapping[str, Any]], json_file: str) -> None
 def _is_relative(polygon: Sequence[float]) -> bool:
     try:
         return max(polygon) <= _LARGEST_RELATIVE
-    except TypeError:  # whoever reads the mask names the annotation
+    except TypeError:  # reading the mask reports the annotation
         return False
 
 
@@ -172,10 +172,10 @@ def _polygons(records: Sequence[Mapping[str, Any]]) -> Iterator[list[float]]:
 
 
 def scale_relative(records: Sequence[Mapping[str, Any]], json_file: str) -> None:
-    """Make pixels of the coordinates of polygons and boxes that are parts of their image's sides.
+    """Convert polygons from fractions of their image's sides to pixels, in place.
 
     Raises:
-        InputError: they are none.
+        InputError: a coordinate is not a fraction.
     """
     for record in records:
         for annotation in (*record["annotations"], *record.get("void_annotations", ())):
@@ -187,10 +187,10 @@ def scale_relative(records: Sequence[Mapping[str, Any]], json_file: str) -> None
                 if max(polygon) > 2:
                     raise InputError(
                         f"{json_file}: annotation {shown(annotation.get('id'))} has the coordinate "
-                        f"{max(polygon):g}, but the YAML says coordinates: relative, in 0..1; remove the key"
+                        f"{max(polygon):g}, but the YAML has coordinates: relative, in 0..1; remove the key"
                     )
                 scaled.append([value * sides[index % 2] for index, value in enumerate(polygon)])
             annotation["segmentation"] = scaled
-            # In whichever unit: they are measured.
+            # Their unit is unknown; they are measured from the masks.
             for key in ("area", "bbox", "bbox_mode"):
                 annotation.pop(key, None)

@@ -1,4 +1,4 @@
-"""Registration of dataset YAML files with Detectron2's catalogs, and reading a split's list of images."""
+"""Registering dataset YAML files with Detectron2's catalogs, and loading the records of a split."""
 
 import gc
 import itertools
@@ -17,7 +17,7 @@ from . import catalogs
 from .checks import check_different
 from .class_metadata import class_metadata
 from .coco_instances import instance_dicts
-from .coco_json import explained_shape, read_coco_json, read_images, read_missing_sizes
+from .coco_json import read_coco_json, read_images, read_missing_sizes, report_wrong_format
 from .dataset_file import CATALOG, DatasetFile, is_builtin, read_dataset_file, read_split_names
 from .dataset_layouts import Layout
 from .dataset_range import dataset_range, forget_range
@@ -29,7 +29,7 @@ from .palettes import PaletteCheck
 from .polygons import check_polygons, scale_relative
 from .templates import fill, folder_of, match
 
-# The remedy for files that a JSON names and that are not there.
+# The remedy for missing files that a JSON names.
 _ADD_FILES = "set {} in {} to the folder that file_name is relative to, or add the files"
 
 # {registered name: the YAML it comes from, without links}
@@ -37,7 +37,7 @@ _registered: dict[str, Path] = {}
 
 
 def register_builtin() -> None:
-    """Register the datasets of the catalog; those that are registered already stay."""
+    """Register the datasets of the catalog that are not registered yet."""
     known = set(_registered.values())
     for file in dict.fromkeys(_builtin_files().values()):
         if file not in known:
@@ -46,23 +46,23 @@ def register_builtin() -> None:
 
 @cache
 def _builtin_files() -> dict[str, Path]:
-    """Return {split of a built-in dataset: its YAML, without links}"""
+    """Return {split of a built-in dataset: its YAML, without links}."""
     files = [file.resolve() for file in sorted(CATALOG.glob("*.yaml"))]
     return {split: file for file in files for split in read_split_names(file)}
 
 
 def is_split(name: str) -> bool:
-    """Return whether it is a split that segzoo has registered or, once it is imported, Detectron2."""
+    """Return whether segzoo or, once it is imported, Detectron2 has registered a split of this name."""
     return catalogs.is_registered(name) or name in _builtin_files()
 
 
 def dataset_metadata(name: str) -> Mapping[str, Any]:
-    """Return what is known of a dataset, by the names that MetadataCatalog has for it.
+    """Return the metadata of a dataset, as in MetadataCatalog.
 
-    Unlike MetadataCatalog this does without `detectron2.data` for datasets that segzoo registers.
+    Unlike MetadataCatalog this does not import `detectron2.data` for datasets that segzoo registers.
 
     Returns:
-        {} where no dataset is registered by this name.
+        {} if no dataset of this name is registered.
     """
     if not catalogs.is_registered(name) and name in _builtin_files():
         register_dataset_file(_builtin_files()[name])
@@ -72,8 +72,8 @@ def dataset_metadata(name: str) -> Mapping[str, Any]:
 def register_dataset_file(name: str | Path) -> list[str]:
     """Register the splits of a dataset YAML with DatasetCatalog and MetadataCatalog.
 
-    Detectron2's own entries of the names of built-in datasets are replaced. Data is read when a dataset is
-    asked for, not here. Registering a file again, after a change, replaces what it registered before.
+    Built-in datasets replace Detectron2's entries of the same name. Data is read when a dataset is requested,
+    not here. Registering a changed file again replaces what it registered before.
 
     Args:
         name: path of a YAML file, or name of a built-in one.
@@ -82,13 +82,13 @@ def register_dataset_file(name: str | Path) -> list[str]:
         The registered names.
 
     Raises:
-        InputError: see `read_dataset_file`, or a name is taken by another dataset.
+        InputError: see `read_dataset_file`, or another dataset has the name of a split.
     """
     dataset = read_dataset_file(name)
     path = dataset.path.resolve()
     for split in dataset.splits:
         taken_by = _registered.get(split) or _builtin_files().get(split)
-        # The same file may lie elsewhere by now.
+        # The file may have been moved since.
         if taken_by is not None and taken_by != path and taken_by.is_file():
             where = "is built in" if is_builtin(taken_by) else f"is registered by {taken_by}"
             raise InputError(f"{dataset.path.name}: {split!r} {where}; register under a new name")
@@ -107,7 +107,7 @@ def _is_taken(dataset: DatasetFile, split: str) -> str:
 
 
 def label_reader(name: str) -> LabelReader:
-    """Return the reader of a registered dataset's annotations.
+    """Return the label reader of a registered dataset.
 
     Raises:
         InputError: the dataset does not come from a dataset YAML.
@@ -151,20 +151,20 @@ def _register(dataset: DatasetFile, split: str, taken: str) -> None:
 
 
 def load_split(dataset: DatasetFile, split: str) -> list[dict[str, Any]]:
-    """Return the images of a split, as Detectron2's dataset dicts.
+    """Return the records (Detectron2's dataset dicts) of a split.
 
     Returns:
-        A dict per image: `file_name`, `image_id`, `dataset` (the split's name), `layout` (index of the layout
-        found); `sem_seg_file_name` with semantic labels, a tuple of them where the layout has several for an
-        image, with `label_classes`, the class index of each, where each is the mask of a class; `height`,
-        `width`, `pan_seg_file_name` and `segments_info` with panoptic ones, each segment with `id`,
-        `category_id` (class index), `isthing`, `iscrowd`, and the JSON's `area` and `bbox`. Those of no class
-        are in `void_segments`, by id. With instances: `height`, `width` and `annotations`, see
-        `instance_dicts`. A split without labels has none of these. Where they are not the default, how the
-        image is read: `exif` ("ignore"), and `image_range`, the fields of a PixelRange.
+        A dict per image with `file_name`, `image_id`, `dataset` (the split's name) and `layout` (index of the
+        layout found). With semantic labels: `sem_seg_file_name`, a tuple if the layout has several files for
+        an image, and then `label_classes`, the class index of each, if each is the mask of one class. With
+        panoptic labels: `height`, `width`, `pan_seg_file_name` and `segments_info`, each segment with `id`,
+        `category_id` (class index), `isthing`, `iscrowd`, and the JSON's `area` and `bbox`; the ids of
+        segments without a class are in `void_segments`. With instances: `height`, `width` and `annotations`,
+        see `instance_dicts`. A split without labels has none of these. If they differ from the default,
+        `exif` ("ignore") and `image_range` (the fields of a PixelRange) say how the image is read.
 
     Raises:
-        InputError: files are missing, or the panoptic JSON contradicts itself or the dataset's YAML.
+        InputError: files are missing, or the JSON contradicts itself or the dataset's YAML.
     """
     found = find_layout(dataset, split)
     records = _load_records(dataset, split, found)
@@ -183,10 +183,10 @@ def _load_records(dataset: DatasetFile, split: str, found: FoundLayout) -> list[
     file_labels = layout.encoding.file_values() if layout.encoding is not None else None
     _update_metadata(split, dataset_root=str(found.root), image_root=str(image_root), file_labels=file_labels)
     if layout.panoptic is not None and split not in dataset.without_labels:
-        with _collector_paused():
+        with _garbage_collection_paused():
             return _load_panoptic_split(dataset, split, found)
     if layout.instances is not None and split not in dataset.without_labels:
-        with _collector_paused():
+        with _garbage_collection_paused():
             return _load_instance_split(dataset, split, found)
     records = []
     for image in found.images:
@@ -217,13 +217,13 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
         for template in (layout.images, layout.annotations, layout.panoptic)
     )
     _update_metadata(split, panoptic_json=json_file, panoptic_root=png_root)
-    facts = read_coco_json(json_file, "panoptic")
-    with explained_shape(json_file, "panoptic"):
-        index_of = _category_indices(dataset, facts["categories"], json_file)
-        dicts = _panoptic_dicts(dataset, facts, index_of, json_file)
+    content = read_coco_json(json_file, "panoptic")
+    with report_wrong_format(json_file, "panoptic"):
+        index_of = _category_indices(dataset, content["categories"], json_file)
+        dicts = _panoptic_dicts(dataset, content, index_of, json_file)
     remedy = _ADD_FILES.format("images", dataset.path.name)
     by_id = _images_by_id(layout, found.root, fields)
-    of_images: list[dict[str, str]] = [{} for _ in dicts]
+    image_fields: list[dict[str, str]] = [{} for _ in dicts]
     if by_id is None:
         names = [record["file_name"] for record in dicts]
         files = find_named_files(names, image_root, split, "images", remedy)
@@ -231,20 +231,20 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
         ids = [str(record["image_id"]) for record in dicts]
         expected = [found.root / fill(layout.images, {**fields, "image_id": image_id}) for image_id in ids]
         pairs = [by_id.get(image_id, (str(path), {})) for image_id, path in zip(ids, expected, strict=True)]
-        files, of_images = [file for file, _ in pairs], [of_image for _, of_image in pairs]
+        files, image_fields = [file for file, _ in pairs], [open_fields for _, open_fields in pairs]
         check_exist(files, split, "images")
     names = [record["pan_seg_file_name"] for record in dicts]
     remedy = _ADD_FILES.format("panoptic", dataset.path.name)
     pngs = find_named_files(names, png_root, split, "panoptic PNGs", remedy)
-    for record, file, png, of_image in zip(dicts, files, pngs, of_images, strict=True):
+    for record, file, png, open_fields in zip(dicts, files, pngs, image_fields, strict=True):
         record["file_name"], record["pan_seg_file_name"] = file, png
         if layout.labels is not None:
-            label = fill(layout.labels, {"stem": Path(file).stem, **fields, **of_image})
+            label = fill(layout.labels, {"stem": Path(file).stem, **fields, **open_fields})
             record["sem_seg_file_name"] = str(found.root / label)
         record.update(dataset=split, layout=found.index)
     if layout.labels is not None:
         check_exist((record["sem_seg_file_name"] for record in dicts), split, "semantic label files")
-    read_missing_sizes(dicts, turned=dataset.exif == "apply")
+    read_missing_sizes(dicts, apply_exif=dataset.exif == "apply")
     if dataset.crowds_are_instances:
         _make_instances(segment for record in dicts for segment in record["segments_info"])
     return dicts
@@ -257,26 +257,26 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     )
     # Detectron2's name for it.
     _update_metadata(split, json_file=json_file)
-    facts = read_coco_json(json_file, "instances")
-    with explained_shape(json_file, "instances"):
-        categories = _without_groups(dataset, facts)
+    content = read_coco_json(json_file, "instances")
+    with report_wrong_format(json_file, "instances"):
+        categories = _without_groups(dataset, content)
         index_of = _category_indices(dataset, categories, json_file, needs_isthing=False)
-        images = read_images(facts, json_file)
-        dicts = instance_dicts(facts, images, index_of, dataset.space.ignore_label, json_file)
+        images = read_images(content, json_file)
+        dicts = instance_dicts(content, images, index_of, dataset.space.ignore_label, json_file)
     ids = _json_ids(dataset, categories, index_of)
     things = {ids[index]: index for index, entry in enumerate(dataset.classes) if entry.isthing}
     _update_metadata(split, contiguous_id_to_dataset_id=ids, thing_dataset_id_to_contiguous_id=things)
     for record in dicts:
         if dataset.background is None:
-            # Nobody looks at them.
+            # They are only read with a background.
             record.pop("void_annotations", None)
         record.update(dataset=split, layout=found.index)
     remedy = _ADD_FILES.format("images", dataset.path.name)
     names = [record["file_name"] for record in dicts]
     for record, file in zip(dicts, find_named_files(names, image_root, split, "images", remedy), strict=True):
         record["file_name"] = file
-    read_missing_sizes(dicts, turned=dataset.exif == "apply")
-    with explained_shape(json_file, "instances"):
+    read_missing_sizes(dicts, apply_exif=dataset.exif == "apply")
+    with report_wrong_format(json_file, "instances"):
         if dataset.has_relative_coordinates:
             scale_relative(dicts, json_file)
         else:
@@ -286,17 +286,17 @@ def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     return dicts
 
 
-def _without_groups(dataset: DatasetFile, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the categories of a JSON but those that only group others, as Roboflow writes them.
+def _without_groups(dataset: DatasetFile, content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the categories of a JSON without those that only group others, as Roboflow writes them.
 
-    Such a one is no class, has no annotation, and is the supercategory of another.
+    A group is the supercategory of another category, is not a class, and has no annotation.
     """
     known = {*dataset.space.classes, *dataset.space.label_map}
-    groups = {str(one.get("supercategory")) for one in facts["categories"]}
-    used = {str(one.get("category_id")) for one in facts["annotations"]}
+    groups = {str(one.get("supercategory")) for one in content["categories"]}
+    used = {str(one.get("category_id")) for one in content["annotations"]}
     return [
         one
-        for one in facts["categories"]
+        for one in content["categories"]
         if one.get("name") in known
         or str(one.get("name")) not in groups
         or str(one.get("id")) in used
@@ -314,8 +314,8 @@ def _json_ids(
 ) -> list[int]:
     """Return the JSON's id of each class, with which predictions are saved.
 
-    Of several categories that label_map made one class, the one of the class's name. A class that the JSON
-    lacks, as a background, has the YAML's id or, where another class has that, a free one.
+    If label_map merges several categories into a class, the category that has the class's name counts. A
+    class that the JSON lacks, such as a background, gets the YAML's id or, if that is taken, a free one.
     """
     found: dict[int, int] = {}
     named_last = sorted(categories, key=lambda one: one["name"] in dataset.space.classes)
@@ -334,23 +334,23 @@ def _json_ids(
 def _images_by_id(
     layout: Layout, root: Path, fields: Mapping[str, str]
 ) -> dict[str, tuple[str, dict[str, str]]] | None:
-    """Return {image id: its file, and the open fields of the template}; None where the JSON names the files."""
+    """Return {image id: (file, open fields of the template)}; None if the JSON names the files."""
     if not finds_images_by_id(layout):
         return None
     return {found["image_id"]: (path, found) for path, found in match(root, layout.images, fields)}
 
 
 def _panoptic_dicts(
-    dataset: DatasetFile, facts: Mapping[str, Any], index_of: Mapping[int, int], json_file: str
+    dataset: DatasetFile, content: Mapping[str, Any], index_of: Mapping[int, int], json_file: str
 ) -> list[dict[str, Any]]:
-    """Return a dict per annotated image, with file names as the JSON has them. Uses the JSON's own dicts."""
-    images = read_images(facts, json_file)
+    """Return a record per annotated image, with the JSON's file names; reuses and changes its dicts."""
+    images = read_images(content, json_file)
     image_ids, categories = Ids(images), Ids(index_of)
     ignore_label = dataset.space.ignore_label
     is_thing = {index: entry.isthing for index, entry in enumerate(dataset.classes)}
     is_thing.setdefault(ignore_label, False)
     dicts = []
-    for number, annotation in enumerate(facts["annotations"], 1):
+    for number, annotation in enumerate(content["annotations"], 1):
         image_id, png = annotation.get("image_id"), annotation.get("file_name")
         segments, void = annotation.get("segments_info"), []
         if not (isinstance(png, str) and isinstance(segments, list) and "image_id" in annotation):
@@ -361,10 +361,10 @@ def _panoptic_dicts(
         if record is None:
             raise InputError(
                 f"{json_file}: annotation {png} is of image {shown(annotation['image_id'])}, which is not in "
-                "images; the file has to list both"
+                "images; the file must list both"
             )
         for segment in segments:
-            # COCO has a million of them: what is as its format says is read without a call.
+            # COCO has a million segments: well-formed ones are read without a function call.
             try:
                 segment_id, category, crowd = segment["id"], segment["category_id"], segment["iscrowd"]
                 is_plain = type(segment_id) is type(category) is type(crowd) is int
@@ -386,8 +386,8 @@ def _panoptic_dicts(
 
 
 def _refuse_annotation(annotation: Mapping[str, Any], number: int, json_file: str) -> NoReturn:
-    for key, kind in (("image_id", object), ("file_name", str), ("segments_info", list)):
-        if key not in annotation or not isinstance(annotation[key], kind):
+    for key, value_type in (("image_id", object), ("file_name", str), ("segments_info", list)):
+        if key not in annotation or not isinstance(annotation[key], value_type):
             found = f"has the {key} {shown(annotation[key])}" if key in annotation else f"lacks {key!r}"
             break
     raise InputError(
@@ -399,10 +399,10 @@ def _refuse_annotation(annotation: Mapping[str, Any], number: int, json_file: st
 def _check_segment(
     segment: Any, index_of: Mapping[int, int], categories: Ids, of_png: str, json_file: str
 ) -> int:
-    """Return the category of a segment of a panoptic JSON, whose `id` and `iscrowd` are made numbers.
+    """Convert `id` and `iscrowd` of a panoptic segment to numbers, in place, and return its category.
 
     Raises:
-        InputError: one of them is missing or no such number, or there is no such category.
+        InputError: a key is missing or is not such a number, or there is no such category.
     """
     if not isinstance(segment, dict):
         raise InputError(f"{json_file}: {of_png}, segments_info lists {shown(segment)}; expected segments")
@@ -432,7 +432,8 @@ def _category_indices(
 ) -> dict[int, int]:
     """Return {category id of the JSON: class index, or the ignore label}, checked against the YAML's classes.
 
-    `needs_isthing`: a panoptic JSON says which of its categories are things.
+    Args:
+        needs_isthing: the JSON is panoptic and says which categories are things.
     """
     space, source = dataset.space, dataset.path.name
     for number, category in enumerate(categories, 1):
@@ -450,7 +451,7 @@ def _category_indices(
         described = f"category {category['id']} {category['name']!r}"
         name = category["name"]
         if name not in (*space.classes, *space.label_map):
-            # ADE20K's names are lists of synonyms, "road, route", of which a YAML has the first.
+            # ADE20K's names are lists of synonyms, "road, route"; the YAML has the first.
             first = str(name).split(",")[0].strip()
             name = first if first in space.classes else name
         if name not in (*space.classes, *space.label_map, VOID) and category["id"] not in space.label_map:
@@ -471,13 +472,13 @@ def _category_indices(
 
 
 def _check_category(category: dict[str, Any], number: int, json_file: str, needs_isthing: bool) -> None:
-    """Make `id` and `isthing` of a category numbers.
+    """Convert `id` and `isthing` of a category to numbers, in place.
 
     Args:
-        number: its place in the list, from 1.
+        number: position in the list, from 1.
 
     Raises:
-        InputError: one of them, or its name, is missing or something else.
+        InputError: a key is missing or has a value of another type.
     """
     described = f"{json_file}: category {shown(category.get('id'))} {category.get('name')!r}"
     for key in ("id", "name", "isthing") if needs_isthing else ("id", "name"):
@@ -487,12 +488,12 @@ def _check_category(category: dict[str, Any], number: int, json_file: str, needs
     if category_id is None or category_id < 0:
         raise InputError(
             f"{json_file}: category {number} of the list, {shown(name)}, has the id {shown(category['id'])}; "
-            "expected a number from 0, which annotations have as category_id"
+            "expected a whole number from 0, which annotations refer to as category_id"
         )
     if not isinstance(name, str) or not name:
         raise InputError(
-            f"{json_file}: category {category_id} has the name {shown(name)}; expected a text, the name of a "
-            "class"
+            f"{json_file}: category {category_id} has the name {shown(name)}; expected a string, the name of "
+            "a class"
         )
     category["id"] = category_id
     if needs_isthing:
@@ -500,8 +501,8 @@ def _check_category(category: dict[str, Any], number: int, json_file: str, needs
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without this, the garbage collector takes more than half of the time that COCO's JSON needs."""
+def _garbage_collection_paused() -> Iterator[None]:
+    """Disable garbage collection, which takes more than half of the time of parsing COCO's JSON."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -512,7 +513,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _update_metadata(split: str, **values: Any) -> None:
-    """Set what is known once data is found; unlike Metadata.set, also when the data has moved."""
+    """Set the metadata that depends on the files; unlike Metadata.set, values may change when data moves."""
     from detectron2.data import MetadataCatalog  # here, as in `catalogs`
 
     MetadataCatalog.get(split).__dict__.update(values)

@@ -1,8 +1,8 @@
-"""Which image comes when, with which random numbers: a function of the seed and the position alone.
+"""Samplers and datasets whose order and random numbers depend on the seed and the position alone.
 
-Training reads an endless stream of images. Position p of it is the p-th image of all processes together: with
-W processes, process r takes the positions r, r + W, r + 2 W, ... So a batch over all processes holds the same
-images, augmented alike, with any number of processes and of data-loading workers, and after a resume.
+Training reads an endless stream of images. Position p is the p-th image over all processes: with W processes,
+rank r takes the positions r, r + W, r + 2 W, ... A batch over all processes therefore holds the same images,
+with the same augmentation, for any number of processes and data-loader workers, and after a resume.
 """
 
 import itertools
@@ -24,32 +24,32 @@ from torch.utils.data import Dataset, Sampler
 
 from segzoo.utils.errors import InputError
 
-# How many other images are tried, each once, in place of one that cannot be read.
-REPLACEMENTS = 1000
+# Number of other images that are tried, each once, in place of one that cannot be read.
+MAX_REPLACEMENTS = 1000
 
 
-class Place(NamedTuple):
-    """A place in the stream: its position, and the index of the image there."""
+class SamplePosition(NamedTuple):
+    """A position in the stream, and the index of the image there."""
 
     position: int
-    index: int  # type: ignore[assignment]  # replaces tuple.index, which nobody calls
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used
 
 
 class Failure(NamedTuple):
-    """What a worker hands over instead of a batch, so that the error arrives in one line."""
+    """Returned by a data-loader worker in place of a sample or batch, so that the error is one line."""
 
     message: str
 
 
 class Skipped(NamedTuple):
-    """What a worker hands over instead of an image that evaluation passes over."""
+    """Returned by a data-loader worker in place of an image that evaluation skips."""
 
     file_name: str
     message: str
 
 
-class PositionedBatches(Sampler[list[Place]]):
-    """This process's batches of an endless stream, from any batch on.
+class ResumableBatchSampler(Sampler[list[SamplePosition]]):
+    """Batch sampler of this process over the endless stream, starting at any batch.
 
     Args:
         sampler: one of Detectron2's training samplers: yields this process's image indices.
@@ -61,34 +61,36 @@ class PositionedBatches(Sampler[list[Place]]):
         self.sampler, self.batch_size, self.start = sampler, batch_size, start
         self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[SamplePosition]]:
         first = self.start * self.batch_size
         indices = itertools.islice(self.sampler, first, None)
         positions = itertools.count(self.rank + first * self.world_size, self.world_size)
-        places = (Place(position, index) for position, index in zip(positions, indices, strict=False))
+        places = (
+            SamplePosition(position, index) for position, index in zip(positions, indices, strict=False)
+        )
         while True:
             yield list(itertools.islice(places, self.batch_size))
 
 
-class AlikeBatches(Sampler[list[int]]):
-    """Batches of images of one kind, then of what is left over: each image once.
+class SameSizeBatchSampler(Sampler[list[int]]):
+    """Batches of images of the same size, then batches of the remaining ones: each image once.
 
     A model runs those images of a batch together that it pads to the same size.
 
     Args:
         indices: of this process's images.
-        kinds: a hashable for every image of the dataset, by index; None for an unknown one.
-        batch_size: images per batch; with 1, or with one kind, the order stays.
+        sizes: a hashable for every image of the dataset, by index; None if unknown.
+        batch_size: images per batch; with 1, or if all sizes are equal, the order stays.
     """
 
-    def __init__(self, indices: Iterable[int], kinds: Sequence[Hashable], batch_size: int) -> None:
+    def __init__(self, indices: Iterable[int], sizes: Sequence[Hashable], batch_size: int) -> None:
         self.batches: list[list[int]] = []
         started: dict[Hashable, list[int]] = {}
         for index in indices:
-            batch = started.setdefault(kinds[index], [])
+            batch = started.setdefault(sizes[index], [])
             batch.append(index)
             if len(batch) == batch_size:
-                self.batches.append(started.pop(kinds[index]))
+                self.batches.append(started.pop(sizes[index]))
         rest = list(itertools.chain(*started.values()))
         self.batches += [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
 
@@ -102,10 +104,10 @@ class AlikeBatches(Sampler[list[int]]):
 def build_training_sampler(
     cfg: CfgNode, dataset_dicts: Sequence[Mapping[str, Any]], seed: int
 ) -> Sampler[int]:
-    """Detectron2's sampler of DATALOADER.SAMPLER_TRAIN, with a seed that all processes share.
+    """Return Detectron2's sampler named by DATALOADER.SAMPLER_TRAIN, with a seed that all processes share.
 
     Raises:
-        InputError: unknown sampler, or one that needs segments where there are none.
+        InputError: unknown sampler, or one that needs segments for datasets without.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
@@ -131,7 +133,7 @@ def build_training_sampler(
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seed Python's, numpy's and torch's generators from numbers >= 0, and restores them afterwards."""
+    """Seed Python's, numpy's and torch's generators from numbers >= 0, and restore them afterwards."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seeds = np.random.SeedSequence(numbers).generate_state(4)
     random.seed(int(seeds[0]))
@@ -146,14 +148,14 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 class TrainingSamples(Dataset):
-    """The mapped images at places of the stream.
+    """The mapped images at positions of the stream.
 
     Args:
         records: dataset dicts, indexable.
         mapper: maps one of them.
         seed: of all randomness, >= 0.
-        skip_broken: replace an image that cannot be read by another one, instead of handing over a Failure.
-            Which one depends on the seed and the position alone.
+        skip_broken: replace an image that cannot be read by another one, instead of returning a Failure. The
+            choice depends on the seed and the position alone.
     """
 
     def __init__(
@@ -168,8 +170,8 @@ class TrainingSamples(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, place: Place) -> dict[str, Any] | Failure:
-        """Return the sample; a replacement lists the messages of what it replaces under `skipped`."""
+    def __getitem__(self, place: SamplePosition) -> dict[str, Any] | Failure:
+        """Return the sample; a replacement lists the errors of the images it replaces under `skipped`."""
         position, index = place
         skipped: list[str] = []
         for attempt, candidate in enumerate(self._candidates(position, index)):
@@ -184,17 +186,17 @@ class TrainingSamples(Dataset):
             return Failure(f"{skipped[0]}; DATALOADER.ON_ERROR skip trains without such files")
         others = len(skipped) - 1
         return Failure(
-            f"{skipped[0]} (all of {others} images tried in its place cannot be used either)"
+            f"{skipped[0]} (none of {others} images tried in its place can be used either)"
             if others
             else f"{skipped[0]} (and there is no other image)"
         )
 
     def _candidates(self, position: int, index: int) -> Iterator[int]:
-        """Yield the image of a place, then those to try instead of it."""
+        """Yield the index of the image at a position, then those of its replacements."""
         yield index
         if self.skip_broken:
             order = np.random.default_rng((self.seed, position)).permutation(len(self.records))
-            yield from order[order != index][:REPLACEMENTS].tolist()
+            yield from order[order != index][:MAX_REPLACEMENTS].tolist()
 
 
 class EvaluationSamples(Dataset):
@@ -203,8 +205,8 @@ class EvaluationSamples(Dataset):
     Args:
         records: dataset dicts, indexable.
         mapper: maps one of them.
-        check: raises InputError where the labels of a mapped image cannot be read; None does not look.
-        skip_broken: hand over a Skipped instead of a Failure.
+        check: raises InputError if the labels of a mapped image cannot be read; None: labels are not checked.
+        skip_broken: return a Skipped instead of a Failure.
     """
 
     def __init__(

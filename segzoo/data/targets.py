@@ -1,6 +1,6 @@
-"""From augmented segments to what a task trains on: one pure function per task.
+"""Grouping augmented segments into the targets of a task: one pure function per task.
 
-All of them only regroup segments in a small table; pixels are looked up once, at the very end.
+The functions only regroup segments in a small table; pixels are looked up once, at the end.
 
 Shape shorthand: H, W pixels; S segments before, T target segments after; K classes.
 """
@@ -17,11 +17,11 @@ from .label_reader import IndexMap, Segments
 
 
 class Targets(NamedTuple):
-    """What a mask-classification method learns from one image.
+    """The targets of one image for mask classification.
 
     Attributes:
-        segment_map: (H, W) int16: index in [0, T) of the target segment that covers a pixel, -1 where none
-            does (void, crowd, padding, classes that the task does not know).
+        segment_map: (H, W) int16: index in [0, T) of the target segment that covers a pixel, -1 if none does
+            (void, crowd, padding, classes that the task does not predict).
         classes: (T,) int64 class of each target segment. Every target segment has at least one pixel.
     """
 
@@ -30,7 +30,7 @@ class Targets(NamedTuple):
 
 
 class MaskTargets(NamedTuple):
-    """As `Targets`, of segments that may overlap.
+    """The targets of one image whose segments may overlap.
 
     Attributes:
         masks: (T, H, W) bool, each with at least one pixel.
@@ -42,7 +42,7 @@ class MaskTargets(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Which segments form a target together.
+    """The assignment of segments to targets.
 
     Attributes:
         of_segment: (S,) int64 group of each segment, -1 for none. Groups are numbered in target order.
@@ -54,7 +54,7 @@ class Groups(NamedTuple):
 
 
 def semantic_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
-    """Return one target per class, crowds included, in the order of the classes.
+    """Group segments by class, crowds included, in the order of the classes.
 
     Args:
         segments: of the image.
@@ -65,21 +65,21 @@ def semantic_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
 
 
 def panoptic_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
-    """Return one target per instance of a thing class and per stuff class; crowds are left out."""
+    """Make one group per instance of a thing class and one per stuff class, without crowds."""
     things = is_thing[segments.classes]
-    # Stuff segments of a class share a key; every instance has one of its own.
+    # Stuff segments of a class share a key; every instance has its own.
     keys = np.where(things, len(is_thing) + np.arange(len(things)), segments.classes)
     return _group_by(keys, segments.classes, ~segments.is_crowd)
 
 
 def entity_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
-    """Return every segment but the crowds is a target of class 0 (Open-World Entity Segmentation, section 3)."""
+    """Make one group of class 0 per segment, without crowds (Open-World Entity Segmentation, section 3)."""
     keys = np.arange(len(segments.classes))
     return _group_by(keys, np.zeros_like(keys), ~segments.is_crowd)
 
 
 def instance_groups(segments: Segments, is_thing: np.ndarray) -> Groups:
-    """Return every instance of a thing class is a target; its class counts the thing classes only."""
+    """Make one group per instance of a thing class; class indices count the thing classes only."""
     among_things = np.cumsum(is_thing) - 1
     keys = np.arange(len(segments.classes))
     kept = is_thing[segments.classes] & ~segments.is_crowd
@@ -105,13 +105,13 @@ def register_task(
     target: str = "segment",
     from_classes: bool = False,
 ) -> None:
-    """Add a task, a value of TASK: what of an image is a target; one of the same name is replaced.
+    """Add a task, a value of TASK, or replace the one of the same name.
 
     Args:
-        grouping: as `panoptic_groups` and the others above.
+        grouping: groups segments into targets, as `panoptic_groups` does.
         classes: the classes that a model predicts: "all" of the dataset, its "things", or "one" for all.
-        target: what an image without targets lacks, for messages.
-        from_classes: whether labels of pixels are enough, and no segments are needed.
+        target: name of a target in messages about images that have none.
+        from_classes: whether the class of each pixel suffices, without segments.
 
     Raises:
         ValueError: `classes` is none of these.
@@ -123,11 +123,11 @@ def register_task(
 
 
 def build_targets(index_map: IndexMap, groups: Groups) -> Targets:
-    """Look every pixel's target up. A group without pixels, cropped away, is no target.
+    """Look up the target of every pixel; a group without pixels, e.g. cropped away, is not a target.
 
     Args:
-        index_map: of the augmented image; indices above S, as foreign padding may leave them, are void.
-        groups: of its segments.
+        index_map: map of the augmented image; indices above S, which padding may leave, are void.
+        groups: groups of its segments.
     """
     indices = index_map.indices
     count = len(groups.of_segment)
@@ -142,9 +142,9 @@ def build_targets(index_map: IndexMap, groups: Groups) -> Targets:
 
 
 def build_mask_targets(index_map: IndexMap, groups: Groups) -> MaskTargets:
-    """Return `build_targets` for an index map with `members`: a plane per target, made of what is left of it.
+    """Build the masks of the targets of an index map with `members`; targets without pixels are left out.
 
-    Planes exist from here on only; augmentation sees one map, however many segments overlap.
+    Augmentation sees a single map, however many segments overlap; masks are formed only here.
     """
     indices, _, members = index_map
     assert members is not None

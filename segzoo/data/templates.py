@@ -1,8 +1,8 @@
-"""Path templates: filling their fields in, and finding the files that fit.
+"""Path templates: filling in their fields, and finding the files that match.
 
-`{split}` and other fields that the split sets are filled in; any other field stands for a part of a file or
-folder name. A last `.*` stands for the suffix of any image format. Any other `*`, which only `labels` may
-have, stands for a text without `_`. A template that begins with / is not relative to a root.
+`{split}` and other fields set by the split are filled in; any other field is open and matches a part of a
+file or folder name. A final `.*` matches the suffix of any image format. Any other `*`, which only `labels`
+may have, matches a text without `_`. A template that begins with / is not relative to a root.
 """
 
 import os
@@ -14,22 +14,22 @@ from types import MappingProxyType
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"),
     *(".gif", ".jfif", ".jp2", ".avif", ".pgm", ".ppm"),
-    *(".heic", ".heif"),  # which Pillow does not read by itself: that is said of each, instead of missing it
+    *(".heic", ".heif"),  # not supported by Pillow, but found, so that reading them raises an error
 )
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
-    """Return the template with the fields that are known filled in."""
+    """Return the template with the known fields filled in."""
     return re.sub(r"{(\w+)}", lambda field: fields.get(field[1], field[0]), template)
 
 
 def match(
     root: Path, template: str, fields: Mapping[str, str], patterns: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield all files below `root` that fit the template, sorted, with the text of their open fields.
+    """Yield all files below `root` that match the template, sorted, with the texts of their open fields.
 
     Args:
-        patterns: {open field: regular expression of its text}, where not any text will do.
+        patterns: {open field: regular expression of its text}, by default any text.
     """
     path = fill(template, fields)
     start = Path("/") if path.startswith("/") else root
@@ -64,7 +64,7 @@ def _match_parts(
 
 
 def _is_dir(entry: os.DirEntry) -> bool:
-    """Return whether it is a folder, or a link to one; a link to itself is none."""
+    """Return whether an entry is a folder or a link to one; False for a link to itself."""
     try:
         return entry.is_dir()
     except OSError:
@@ -72,7 +72,7 @@ def _is_dir(entry: os.DirEntry) -> bool:
 
 
 def _is_file_or_lost(entry: os.DirEntry) -> bool:
-    """Return whether it is a file, or a link to one or to nothing: who reads it says so, instead of missing it."""
+    """Return whether an entry is a file, a link to one, or a broken link, which fails when it is read."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:
@@ -80,7 +80,7 @@ def _is_file_or_lost(entry: os.DirEntry) -> bool:
 
 
 def fields_of(path: str, root: Path, template: str, fields: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the text of the open fields in the path of a file; None if it does not fit the template."""
+    """Return the texts of the open fields in the path of a file; None if it does not match the template."""
     parts = (root / fill(template, fields)).parts
     names = Path(path).parts
     found: dict[str, str] = {}
@@ -93,12 +93,12 @@ def fields_of(path: str, root: Path, template: str, fields: Mapping[str, str]) -
 
 
 def folder_of(root: Path, template: str, fields: Mapping[str, str]) -> Path:
-    """Return the folder that holds all files of a template."""
+    """Return the folder that contains all files of a template."""
     return root / without_open_fields(fill(template, fields))
 
 
 def without_open_fields(path: str) -> str:
-    """Return the path, or the folder of it that no open field is part of."""
+    """Return the path up to the first folder or file name with an open field."""
     return path.split("{")[0].rpartition("/")[0] if "{" in path else path
 
 
@@ -119,7 +119,7 @@ def _part_pattern(part: str, found: Mapping[str, str], patterns: Mapping[str, st
 
 
 def existing_files(paths: Iterable[str]) -> set[str]:
-    """Return those of the paths that exist. Reads each folder once: asking for each is slow on a network disk."""
+    """Return the paths that exist; lists each folder once, since network disks are slow per file."""
     wanted = set(paths)
     there: set[str] = set()
     for folder in {os.path.dirname(path) for path in wanted}:

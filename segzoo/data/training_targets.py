@@ -1,4 +1,4 @@
-"""What a model is given to learn from an image, by name: pure functions of its augmented labels.
+"""The training targets of an image, by name: pure functions of its augmented labels.
 
 Shape shorthand: H, W pixels; S target segments; K classes.
 """
@@ -20,22 +20,22 @@ from .targets import Groups, MaskTargets, Targets, build_mask_targets, build_tar
 
 TARGETS_REGISTRY = NamedRegistry("TARGETS")
 TARGETS_REGISTRY.__doc__ = """
-What the mapper adds to the dict of a training image, by the names that INPUT.TARGETS, or the attribute
-`mapper_targets` of a meta-architecture, lists.
+Functions that return the targets which the mapper adds to the dict of a training image, by the names in
+INPUT.TARGETS or in the attribute `mapper_targets` of a meta-architecture.
 
-Called with `AugmentedLabels`; returns entries of the dict, tensors or other things that can be pickled.
+Called with `AugmentedLabels`; they return entries of the dict: tensors or other objects that can be pickled.
 """
 
 
 @dataclass(frozen=True)
 class AugmentedLabels:
-    """The labels of an image after augmentation, and what is made of them for the task.
+    """The labels of an image after augmentation, and the targets of the task derived from them.
 
     Attributes:
         task: TASK.
-        index_map: which segment covers which pixel.
-        groups: which segments form a target of the task together.
-        class_map_of: an index map to (H, W) class indices, the dataset's ignore label where there is none.
+        index_map: the segment of each pixel.
+        groups: the assignment of segments to targets of the task.
+        class_map_of: function from an index map to (H, W) class indices, with the dataset's ignore label.
     """
 
     task: str
@@ -45,14 +45,14 @@ class AugmentedLabels:
 
     @cached_property
     def segments(self) -> Targets | MaskTargets:
-        """The S targets as a map of indices, or as masks where segments may overlap."""
+        """The S targets as a map of indices, or as masks if segments may overlap."""
         if self.index_map.members is None:
             return build_targets(self.index_map, self.groups)
         return build_mask_targets(self.index_map, self.groups)
 
     @cached_property
     def masks(self) -> np.ndarray:
-        """(S, H, W) bool."""
+        """(S, H, W) bool masks of the targets."""
         segments = self.segments
         if isinstance(segments, MaskTargets):
             return segments.masks
@@ -61,7 +61,7 @@ class AugmentedLabels:
 
     @cached_property
     def class_map(self) -> np.ndarray:
-        """(H, W) int64 class indices, the dataset's ignore label where there is none."""
+        """(H, W) int64 class indices, the dataset's ignore label for void."""
         return self.class_map_of(self.index_map).astype(np.int64)
 
     @cached_property
@@ -80,10 +80,10 @@ AddTargets = Callable[[AugmentedLabels], dict[str, Any]]
 
 
 def find_targets(names: Iterable[str]) -> list[AddTargets]:
-    """Return the functions that names of targets stand for.
+    """Return the registered functions of the given targets.
 
     Raises:
-        InputError: one is not registered.
+        InputError: a name is not registered.
     """
     return [registered(TARGETS_REGISTRY, "INPUT.TARGETS", name) for name in names]
 
@@ -92,7 +92,7 @@ def find_targets(names: Iterable[str]) -> list[AddTargets]:
 def add_segments(labels: AugmentedLabels) -> dict[str, Any]:
     """Return `segment_map` (H, W) int16 or `segment_masks` (S, H, W) bool, `segment_classes` (S,) int64.
 
-    See `Targets` and `MaskTargets`; and `sem_seg` for the task semantic.
+    See `Targets` and `MaskTargets`. For the task semantic also `sem_seg`.
     """
     segments = labels.segments
     overlap = isinstance(segments, MaskTargets)
@@ -117,7 +117,7 @@ def add_boxes(labels: AugmentedLabels) -> dict[str, Any]:
 
 @TARGETS_REGISTRY.register(name="instances")
 def add_instances(labels: AugmentedLabels) -> dict[str, Any]:
-    """Return `instances`: Detectron2's Instances with `gt_boxes`, `gt_classes` and `gt_masks` of the S targets."""
+    """Return `instances`: Detectron2's Instances with `gt_boxes`, `gt_classes`, `gt_masks` of S targets."""
     instances = Instances(labels.index_map.indices.shape)
     instances.gt_boxes = Boxes(torch.from_numpy(labels.boxes))
     instances.gt_classes = torch.from_numpy(labels.segments.classes)

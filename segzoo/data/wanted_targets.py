@@ -1,4 +1,4 @@
-"""Which targets a configuration's model learns from."""
+"""The targets that a configuration's model learns from."""
 
 import sys
 
@@ -7,10 +7,9 @@ from detectron2.config import CfgNode
 from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 
-# What models have that do not say otherwise.
+# The targets of models that name no others.
 STANDARD = ("segments",)
-# Detectron2's own meta-architectures and classes derived from them, beside the standard ones, where the
-# labels have segments.
+# Further targets of Detectron2's meta-architectures and derived classes, if the labels have segments.
 _DETECTRON2 = {
     "FCOS": ("instances",),
     "GeneralizedRCNN": ("instances",),
@@ -23,8 +22,8 @@ _PANOPTIC_FPN = "PanopticFPN"
 def wanted_targets(cfg: CfgNode) -> tuple[str, ...]:
     """Return the names of the targets: INPUT.TARGETS, else those that the meta-architecture asks for.
 
-    It does so by its attribute `mapper_targets`, where it is imported already. A class that has none and is
-    derived from a detector of Detectron2 gets what that one gets.
+    A meta-architecture that is imported already names them in its attribute `mapper_targets`. A class without
+    it that is derived from a detector of Detectron2 gets the targets of that detector.
 
     Raises:
         InputError: the model is PanopticFPN, whose labels segzoo does not make.
@@ -44,13 +43,13 @@ def wanted_targets(cfg: CfgNode) -> tuple[str, ...]:
     if asked_for is not None:
         return tuple(asked_for)
     known = next((_DETECTRON2[one] for one in names if one in _DETECTRON2), ())
-    # GeneralizedRCNN is Detectron2's default: a configuration of data alone has it, too.
+    # GeneralizedRCNN is Detectron2's default, so configurations that set only the data have it.
     return STANDARD if TASKS[cfg.TASK].from_classes else (*STANDARD, *known)
 
 
 def _registered(name: str) -> object:
-    """Return the meta-architecture of this name; None where it is unknown or not imported."""
-    # Whoever reads a configuration need not wait for Detectron2's models.
+    """Return the meta-architecture of this name; None if it is unknown or not imported."""
+    # Reading a configuration must not import Detectron2's models.
     modeling = sys.modules.get("detectron2.modeling")
     if modeling is None or name not in modeling.META_ARCH_REGISTRY:
         return None

@@ -1,4 +1,4 @@
-"""What a process does first that works for another one, and what is done for it before it starts."""
+"""Start-up of worker processes: signals and threads."""
 
 import contextlib
 import signal
@@ -8,29 +8,29 @@ from multiprocessing import resource_tracker
 
 import cv2
 
-# What terminals and schedulers send to all processes of a job: one that dies of it would be the job's end.
+# Signals that terminals and schedulers send to all processes of a job; a worker must not die of them.
 JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP}
 
 
-def as_worker(*_: object) -> None:
-    """Leave Ctrl-C to the process that this one works for, and the processors to its fellows.
+def init_worker(*_: object) -> None:
+    """Ignore Ctrl-C, which the parent process handles, and turn OpenCV's threads off.
 
-    An initializer of pools, and of data-loading processes, which are given their number.
+    Initializer of process pools and of data-loader workers (which pass their number).
     """
     if threading.current_thread() is threading.main_thread():
-        # A terminal sends it to all; each would print a traceback.
+        # A terminal sends SIGINT to every process; each would print a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Workers are the parallelism; OpenCV's own threads would contend with them.
+    # The workers run in parallel already; OpenCV's threads would compete with them.
     cv2.setNumThreads(0)
 
 
 @contextlib.contextmanager
-def out_of_reach() -> Iterator[None]:
-    """Inside, processes are started that none of the signals to a whole job reaches.
+def job_signals_blocked() -> Iterator[None]:
+    """Block the signals to a whole job in processes that are started inside.
 
-    From their first moment on: one that is not forked imports for seconds before it calls anything.
+    A process that is not forked imports for seconds before it could block them itself.
     """
-    # It would be started with the first of them, and lets signals through when it has been.
+    # It would otherwise be started with the first process, and unblocks the signals once it runs.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
     try:

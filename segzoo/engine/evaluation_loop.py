@@ -19,7 +19,7 @@ from torch import nn
 from segzoo.checkpoint import require_loaded
 from segzoo.checkpoint.download import file_hash, local_file
 from segzoo.data import describe_reading
-from segzoo.data.handover import ended_workers_explained
+from segzoo.data.handover import report_ended_workers
 from segzoo.evaluation import (
     EvaluationOptions,
     build_evaluator,
@@ -145,7 +145,7 @@ def evaluate(
         evaluator = trainer_evaluators(cfg, name, trainer)
         scored_by[name] = evaluator_protocols(evaluator)
         tested = tested_model(cfg, model, name)
-        with ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
+        with report_ended_workers(cfg.DATALOADER.NUM_WORKERS):
             results[name], images[name], speed[name] = run_inference(
                 tested, loader, evaluator, tasks=cfg.TEST.TASKS
             )

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, strided, uint8
 
 from segzoo.data import PixelRange, read_image, rgb_pixels
-from segzoo.data.image_files import BROKEN, load_unmapped
+from segzoo.data.image_files import DECODE_ERRORS, load_unmapped
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import user_path
 
@@ -109,7 +109,7 @@ def _from_pil(image: Image.Image, name: str, pixel_range: PixelRange | None) -> 
         load_unmapped(image)
     except InputError:
         raise
-    except (*BROKEN, AssertionError, AttributeError) as error:  # the last two for a closed file
+    except (*DECODE_ERRORS, AssertionError, AttributeError) as error:  # the last two for a closed file
         reason = " ".join(str(error).split()) or "its file is closed"
         raise InputError(
             f"{name}: the PIL image cannot be loaded ({reason}); open its file again, and leave it open"

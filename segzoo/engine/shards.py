@@ -19,7 +19,7 @@ from torch import nn
 
 from segzoo.checkpoint import require_loaded
 from segzoo.data import describe_reading
-from segzoo.data.handover import ended_workers_explained
+from segzoo.data.handover import report_ended_workers
 from segzoo.evaluation import BackgroundEvaluator, evaluator_protocols
 from segzoo.utils.errors import InputError
 
@@ -190,7 +190,7 @@ def _score(
     saver = _Saver(evaluators, write, files.protocol, max(cfg.TEST.SHARD_PERIOD, 1))
     tested = tested_model(cfg, model, name)
     loader = trainer.build_test_loader(cfg, name, dataset=left)
-    with ended_workers_explained(cfg.DATALOADER.NUM_WORKERS):
+    with report_ended_workers(cfg.DATALOADER.NUM_WORKERS):
         feed(tested, loader, saver, saver.stopwatch, tasks=cfg.TEST.TASKS)
         saver.save(getattr(loader, "skipped_images", {}))
 

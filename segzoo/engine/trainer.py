@@ -25,7 +25,7 @@ from torch import nn
 from segzoo.checkpoint import SegzooCheckpointer
 from segzoo.data import SegmentationMapper, build_test_loader, build_train_loader
 from segzoo.data.batch_size import images_per_pass
-from segzoo.data.handover import ended_workers_explained
+from segzoo.data.handover import report_ended_workers
 from segzoo.data.labeled import holds_targets
 from segzoo.modeling import as_segmentor
 from segzoo.modeling.protocols import build_single_scale_config
@@ -303,7 +303,7 @@ class Trainer(TrainerBase):
         if self.cfg.DATASETS.TEST:
             self.check_test(self.cfg)
         folder, workers = self.cfg.OUTPUT_DIR, self.cfg.DATALOADER.NUM_WORKERS
-        with claimed(folder) as claim, writing_explained(folder), ended_workers_explained(workers):
+        with claimed(folder) as claim, writing_explained(folder), report_ended_workers(workers):
             self._claim = claim
             self._train()
         self._log_closing_lines()

@@ -17,8 +17,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from segzoo.data import handover
-from segzoo.data.handover import Parcel, hand_over, limits, received
-from segzoo.data.workers import as_worker, out_of_reach
+from segzoo.data.handover import SharedBatch, hand_over, limits, received_batches
+from segzoo.data.workers import init_worker, job_signals_blocked
 from segzoo.utils.errors import InputError
 
 # Seconds between two looks: fewer than in trainings.
@@ -48,7 +48,7 @@ def loader(dataset, workers=1, batch_size=2):
         num_workers=workers,
         collate_fn=hand_over,
         timeout=PAUSE if workers else 0,
-        worker_init_fn=as_worker,
+        worker_init_fn=init_worker,
     )
 
 
@@ -58,7 +58,7 @@ def indices(batches):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_arrive_complete_and_in_order(workers):
-    batches = list(received(loader(Images(), workers), while_waiting=lambda seconds: None))
+    batches = list(received_batches(loader(Images(), workers), while_waiting=lambda seconds: None))
     assert indices(batches) == list(range(10))
     assert [item["name"] for item in batches[1]] == ["2.png", "3.png"]
 
@@ -66,7 +66,7 @@ def test_batches_arrive_complete_and_in_order(workers):
 def test_a_slow_batch_is_waited_for():
     seen = []
     slow = Images(4, 2, lambda: time.sleep(2.5 * PAUSE))
-    assert indices(received(loader(slow), seen.append)) == [0, 1, 2, 3]
+    assert indices(received_batches(loader(slow), seen.append)) == [0, 1, 2, 3]
     assert len(seen) >= 2
     assert seen == sorted(seen)
 
@@ -90,7 +90,7 @@ def test_what_a_worker_cannot_hand_over_ends_in_one_line(monkeypatch, error, wha
 
     # Not the class itself, which the message about the failure needs, too.
     monkeypatch.setattr(handover, "ForkingPickler", SimpleNamespace(dumps=fail))
-    (failure,) = next(received(loader(Images()), lambda seconds: None))
+    (failure,) = next(received_batches(loader(Images()), lambda seconds: None))
     expected = {
         "shm": r"no shared memory left \(/dev/shm: .* MiB free, ulimit -n: \d+\); enlarge /dev/shm ",
         "memory": r"no memory left \(/dev/shm: .*, ulimit -n: \d+\); lower ",
@@ -108,7 +108,7 @@ def test_a_process_that_cannot_be_forked_for_want_of_memory_is_one_line(monkeypa
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     monkeypatch.setattr(os, "fork", fail)
-    batches = received(loader(Images()), lambda seconds: None)
+    batches = received_batches(loader(Images()), lambda seconds: None)
     with pytest.raises(InputError, match=r"cannot be started: Cannot allocate memory .*; lower DATA"):
         next(batches)
 
@@ -119,15 +119,15 @@ def test_a_worker_that_waited_for_a_disk_may_compute_afterwards(monkeypatch):
     monkeypatch.setattr(
         handover.Path, "read_text", lambda *_, **__: f"1 (py) {stat[0]} {'0 ' * 10}{stat[1]} 0 0"
     )
-    watch = handover._Watch([1])
+    monitor = handover._IdleMonitor([1])
     for state, ticks in (("D", 0), ("R", 2 * os.sysconf("SC_CLK_TCK"))):
         stat[0] = state
         for _ in range(200):
             now[0] += 2
             stat[1] += ticks
-            assert watch.idle_for() == 0
+            assert monitor.idle_for() == 0
     now[0] += 2
-    assert watch.idle_for() == 2  # and does nothing since
+    assert monitor.idle_for() == 2  # and does nothing since
 
 
 def test_other_errors_of_a_worker_stay_what_they_are():
@@ -135,7 +135,7 @@ def test_other_errors_of_a_worker_stay_what_they_are():
         raise RuntimeError("No space left on device")  # of a dataset, which has a traceback
 
     with pytest.raises(RuntimeError, match="Caught RuntimeError in DataLoader worker"):
-        list(received(loader(Images(4, 0, fail)), lambda seconds: None))
+        list(received_batches(loader(Images(4, 0, fail)), lambda seconds: None))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,9 @@ def test_other_errors_of_a_worker_stay_what_they_are():
 )
 def test_a_worker_that_is_gone_is_explained(number, message):
     with pytest.raises(InputError, match=message):
-        list(received(loader(Images(8, 4, lambda: os.kill(os.getpid(), number))), lambda seconds: None))
+        list(
+            received_batches(loader(Images(8, 4, lambda: os.kill(os.getpid(), number))), lambda seconds: None)
+        )
 
 
 @pytest.mark.parametrize(
@@ -167,11 +169,11 @@ def test_the_signal_is_told_where_torch_sees_the_end_first(code, message):
 
 
 def test_workers_that_hang_are_not_waited_for_for_ever(monkeypatch):
-    monkeypatch.setattr(handover, "IDLE", PAUSE)
+    monkeypatch.setattr(handover, "IDLE_LIMIT", PAUSE)
     with pytest.raises(
         InputError, match=r"no batch for .* minutes, in which the 1 data-loading processes did n"
     ):
-        list(received(loader(Images(4, 2, lambda: time.sleep(60))), lambda seconds: None))
+        list(received_batches(loader(Images(4, 2, lambda: time.sleep(60))), lambda seconds: None))
 
 
 def compute_for(seconds):
@@ -181,9 +183,9 @@ def compute_for(seconds):
 
 
 def test_workers_that_compute_are_waited_for(monkeypatch):
-    monkeypatch.setattr(handover, "IDLE", 2.0)
+    monkeypatch.setattr(handover, "IDLE_LIMIT", 2.0)
     busy = Images(4, 2, lambda: compute_for(3.0))
-    assert indices(received(loader(busy), lambda seconds: None)) == [0, 1, 2, 3]
+    assert indices(received_batches(loader(busy), lambda seconds: None)) == [0, 1, 2, 3]
 
 
 def test_the_limits_are_those_of_this_process():
@@ -202,7 +204,7 @@ def with_small_shared_memory(queue) -> None:
         queue.put("refused")
         return
     large = DataLoader([torch.zeros(1 << 21)] * 2, num_workers=1, collate_fn=hand_over, timeout=PAUSE)
-    queue.put(next(received(large, lambda seconds: None))[0].message)
+    queue.put(next(received_batches(large, lambda seconds: None))[0].message)
 
 
 def test_a_real_small_shared_memory_ends_a_loader_in_one_line():
@@ -222,13 +224,13 @@ def test_a_real_small_shared_memory_ends_a_loader_in_one_line():
 
 def test_a_parcel_is_small():
     """The pixels are in shared memory, not in the message."""
-    parcel = next(iter(loader([{"image": torch.zeros((3, 64, 64), dtype=torch.uint8)}] * 2)))
-    assert isinstance(parcel, Parcel)
-    assert len(parcel.content) < 2000
+    shared = next(iter(loader([{"image": torch.zeros((3, 64, 64), dtype=torch.uint8)}] * 2)))
+    assert isinstance(shared, SharedBatch)
+    assert len(shared.content) < 2000
 
 
 def test_no_signal_to_the_whole_job_reaches_a_worker():
-    batches = received(
+    batches = received_batches(
         DataLoader(
             Images(6),
             num_workers=1,
@@ -249,7 +251,7 @@ def test_no_signal_to_the_whole_job_reaches_a_worker():
 def test_a_process_that_is_not_forked_is_out_of_reach_from_the_start():
     """The loader above, where it spawns its workers: these import for seconds before they do anything."""
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.1,))
-    with out_of_reach():
+    with job_signals_blocked():
         process.start()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
         os.kill(process.pid, number)
@@ -265,7 +267,7 @@ def test_a_worker_that_hangs_does_not_outlive_the_error():
         raise Stop
 
     with pytest.raises(Stop):
-        list(received(loader(Images(4, 0, lambda: time.sleep(60))), stop))
+        list(received_batches(loader(Images(4, 0, lambda: time.sleep(60))), stop))
     until = time.monotonic() + 10
     while multiprocessing.active_children():
         assert time.monotonic() < until

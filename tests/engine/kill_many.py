@@ -32,7 +32,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import segzoo.engine.setup as setup
 from segzoo.checkpoint import atomic_save
-from segzoo.data.workers import out_of_reach
+from segzoo.data.workers import job_signals_blocked
 from segzoo.engine.distributed.signals import EXIT_STATUS, StoppedBySignal, stop_on_signals
 from tests.engine.toy_training import TIMES, ToyTrainer, metrics, run_toy, toy_cfg
 
@@ -124,7 +124,7 @@ class Calls:
 def start(folder: Path, calls: Calls, report: Path | None = None) -> int:
     """Fork a process that trains, or resumes a training; return its id."""
     steps_file(folder).unlink(missing_ok=True)
-    with out_of_reach():
+    with job_signals_blocked():
         child = os.fork()
         if not child:
             _run(folder, calls, report)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from segzoo.data import build_test_loader
-from segzoo.data.sampling import AlikeBatches
+from segzoo.data.sampling import SameSizeBatchSampler
 from segzoo.engine import Trainer, evaluate
 from segzoo.engine.evaluation_loop import evaluation_advice, shares
 from segzoo.evaluation import load_results
@@ -136,7 +136,7 @@ def test_batches_hold_images_of_one_padded_size_where_possible(cfg):
 @pytest.mark.parametrize("kinds", ["aaaaaaa", "abababa", "abcdefg", "aabbbca", [None] * 7])
 @pytest.mark.parametrize("indices", [range(7), range(2, 5), range(0)])
 def test_every_image_is_in_one_batch(kinds, batch_size, indices):
-    batches = list(AlikeBatches(indices, kinds, batch_size))
+    batches = list(SameSizeBatchSampler(indices, kinds, batch_size))
     assert sorted(index for batch in batches for index in batch) == list(indices)
     assert all(len(batch) == batch_size for batch in batches[:-1])
     assert len(batches) == -(-len(indices) // batch_size)

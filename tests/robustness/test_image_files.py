@@ -85,7 +85,7 @@ def test_deep_color_is_turned_as_eight_bits_are(tmp_path, suffix, orientation):
     assert expected.shape[:2] == ((6, 4) if orientation > 4 else (4, 6))
     found = read_image(str(tmp_path / f"deep{suffix}"), pixel_range=PixelRange(0, 4095))
     assert np.array_equal(found, expected)
-    found = read_image(str(tmp_path / f"deep{suffix}"), pixel_range=PixelRange(0, 4095), turned=False)
+    found = read_image(str(tmp_path / f"deep{suffix}"), pixel_range=PixelRange(0, 4095), apply_exif=False)
     assert np.array_equal(found, small)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from segzoo.data.encodings import UnknownLabelError
 from segzoo.data.image_files import BrokenFileError, LossyLabelsError, UnsuitableFileError
-from segzoo.data.images import TurnedError, WrongSizeError, check_annotated_size, load_reading
+from segzoo.data.images import OrientationError, WrongSizeError, check_annotated_size, load_with_orientation
 from segzoo.data.label_ops import count_values
 from segzoo.data.label_reader import IndexMap, LabelReader
 from segzoo.data.palettes import PaletteError
@@ -45,7 +45,7 @@ _KINDS = {
     BrokenFileError: UNREADABLE_LABEL,
     LossyLabelsError: LOSSY_LABEL,
     PaletteError: PALETTE,
-    TurnedError: TURNED,
+    OrientationError: TURNED,
     UnknownLabelError: UNKNOWN_LABEL,
     UnsuitableFileError: UNSUITABLE,
     WrongSizeError: WRONG_SIZE,
@@ -161,7 +161,7 @@ def inspect_image(record: Mapping[str, Any], reader: LabelReader, with_digest: b
     """Read one image and its labels; report problems instead of raising them."""
     file_name = record["file_name"]
     try:
-        pixels, orientation = load_reading(record)
+        pixels, orientation = load_with_orientation(record)
         height, width = pixels.shape[:2]
         digest = file_digest(file_name) if with_digest else ""
     except (BrokenFileError, OSError) as error:

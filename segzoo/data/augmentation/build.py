@@ -1,7 +1,7 @@
-"""Training augmentations: families, each a list of small policies that the keys of INPUT describe.
+"""Training augmentations: families, each a list of policies configured by the keys of INPUT.
 
-A family is a recipe's order of steps; the policies stand in policies.py (any recipe) and
-recipe_policies.py (semseg, GluonCV, SegFormer).
+A family is the order of steps of a recipe; the policies are in policies.py (for any recipe) and recipes.py
+(semseg, GluonCV, SegFormer).
 """
 
 from collections.abc import Callable
@@ -42,9 +42,9 @@ __all__ = [
 
 
 def semantic_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
-    """Resize by short edge, crop with a cap on one category, color jitter, flip, padding to the crop's size.
+    """Return the augmentations of MaskFormer's semantic models.
 
-    The training of MaskFormer's semantic models.
+    Resize by short edge, crop with a cap on the share of a category, jitter colors, flip, pad to crop size.
     """
     augmentations: list[T.Augmentation] = [_resize(cfg)]
     if cfg.INPUT.CROP_SIZE:
@@ -57,7 +57,7 @@ def semantic_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentati
 
 
 def lsj_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
-    """Large-scale jitter (arXiv:2012.07177): flip, resize by a wide range, crop and pad to a square."""
+    """Return large-scale jitter (arXiv:2012.07177): flip, resize by a wide range, crop, pad to a square."""
     side = cfg.INPUT.LSJ_SIZE
     return [
         T.RandomFlip(cfg.INPUT.FLIP_PROB),
@@ -69,9 +69,9 @@ def lsj_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
 
 
 def detr_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
-    """Flip, then a resize by short edge; half of the time a smaller resize and a crop come before it.
+    """Return the augmentations of DETR (arXiv:2005.12872) and of MaskFormer's panoptic models.
 
-    The training of DETR (arXiv:2005.12872) and of MaskFormer's panoptic models.
+    Flip, then resize by short edge; with probability 1/2 preceded by a smaller resize and a crop.
     """
     crop = [
         ResizeShortestEdge(list(cfg.INPUT.DETR_CROP_SHORT_EDGE), sample_style="choice"),
@@ -85,9 +85,9 @@ def detr_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
 
 
 def semseg_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
-    """Resize by a factor, rotate, blur, flip, crop with padding all around.
+    """Return the augmentations of semseg's PSPNet and PSANet.
 
-    The training of semseg's PSPNet and PSANet.
+    Resize by a factor, rotate, blur, flip, crop with padding on all sides.
     """
     keys = cfg.INPUT
     return [
@@ -101,9 +101,9 @@ def semseg_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation
 
 
 def gluon_augmentations(cfg: CfgNode, ignore_label: int, edge: str) -> list[T.Augmentation]:
-    """Flip, resize one edge to a random length, crop with padding at the right and the bottom, blur.
+    """Return the augmentations of GluonCV (by the long edge) and pytorch-cv (by the short edge).
 
-    The training of GluonCV and what follows it (pytorch-cv by the short edge, GluonCV by the long).
+    Flip, resize one edge to a random length, crop with padding at the right and the bottom, blur.
     """
     keys = cfg.INPUT
     return [
@@ -116,9 +116,9 @@ def gluon_augmentations(cfg: CfgNode, ignore_label: int, edge: str) -> list[T.Au
 
 
 def segformer_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
-    """Resize to fit into a random box, crop with a cap on one category, flip, color jitter, padding.
+    """Return the augmentations of SegFormer (arXiv:2105.15203) and MMSegmentation.
 
-    The training of SegFormer (arXiv:2105.15203) and of MMSegmentation.
+    Resize to fit into a random box, crop with a cap on the share of a category, flip, color jitter, pad.
     """
     keys = cfg.INPUT
     return [
@@ -165,9 +165,9 @@ def build_train_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augment
 
 
 def build_test_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
-    """Return the resize of evaluation: short edge INPUT.MIN_SIZE_TEST (0: none), long edge at most MAX_SIZE_TEST.
+    """Return the resize of evaluation, or nothing for a TEST.PROTOCOL that resizes by itself.
 
-    Nothing for a TEST.PROTOCOL that resizes by itself.
+    The short edge becomes INPUT.MIN_SIZE_TEST (0: no resize), the long edge at most MAX_SIZE_TEST.
     """
     if cfg.INPUT.MIN_SIZE_TEST == 0 or cfg.TEST.PROTOCOL not in ("", "maskformer_tta"):
         return []
@@ -201,5 +201,5 @@ def _crop_size(cfg: CfgNode) -> tuple[int, int]:
 
 
 def _pad_value(cfg: CfgNode) -> PadValue:
-    """Return what images are padded with: 8 bits, so that the mean is rounded."""
+    """Return the value that images are padded with; `PadTransform` rounds it to 8 bits."""
     return tuple(cfg.MODEL.PIXEL_MEAN) if cfg.INPUT.PAD_WITH_MEAN else cfg.INPUT.PAD_VALUE

@@ -1,7 +1,7 @@
-"""Policies that draw transforms for any recipe, in Detectron2's framework.
+"""Augmentation policies for any recipe, in Detectron2's framework.
 
-They see an `AugmentationInput`: `image` and the class map `sem_seg`, as Detectron2's own augmentations expect
-them. Whatever is drawn at random comes from numpy's global generator; `sampling.py` seeds it per sample.
+They see an `AugmentationInput` with `image` and the class map `sem_seg`, as Detectron2's augmentations do.
+Random numbers come from numpy's global generator, which `sampling.py` seeds per sample.
 
 Shape shorthand: H, W pixels.
 """
@@ -18,12 +18,12 @@ from .transforms import ColorJitterTransform, PadTransform, PadValue, apply_to_i
 
 
 class AugmentationInput(T.AugInput):
-    """What augmentations look at and transform: the image and its index map.
+    """An image and its index map, which augmentations transform together.
 
     Args:
         image: (H, W, 3) uint8.
         index_map: the annotation, or None.
-        ignore_label: of void in `sem_seg`.
+        ignore_label: label of void in `sem_seg`.
     """
 
     def __init__(self, image: np.ndarray, index_map: IndexMap | None = None, ignore_label: int = 255) -> None:
@@ -34,7 +34,7 @@ class AugmentationInput(T.AugInput):
 
     @property
     def sem_seg(self) -> np.ndarray | None:
-        """(H, W) class of every pixel, uint8, or uint16 where the ignore label needs it."""
+        """(H, W) class of every pixel, uint8, or uint16 if the ignore label needs it."""
         if self.index_map is None:
             return None
         return class_map(self.index_map, self.ignore_label, np.min_scalar_type(self.ignore_label))
@@ -48,25 +48,25 @@ class AugmentationInput(T.AugInput):
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's, but a very thin image keeps one pixel where rounding would leave none."""
+    """Detectron2's ResizeShortestEdge, with sides of at least one pixel."""
 
     def get_transform(self, image: np.ndarray) -> Transform:
         return at_least_one_pixel(super().get_transform(image))
 
 
 class ResizeScale(T.ResizeScale):
-    """Detectron2's, but a very thin image keeps one pixel where rounding would leave none."""
+    """Detectron2's ResizeScale, with sides of at least one pixel."""
 
     def get_transform(self, image: np.ndarray) -> Transform:
         return at_least_one_pixel(super().get_transform(image))
 
 
 class PadTo(T.Augmentation):
-    """Pads a smaller image to `size` (height, width); a larger one stays.
+    """Pads sides that are smaller than `size` (height, width).
 
     Args:
-        pad_value: of the image, one number or one per channel; labels are padded with void.
-        centered: at all sides instead of at the right and the bottom; an odd pixel goes there.
+        pad_value: value for the image, one number or one per channel; labels are padded with void.
+        centered: pad on all sides (an odd pixel at the right or bottom), instead of right and bottom only.
     """
 
     def __init__(self, size: Sequence[int], pad_value: PadValue = 128, centered: bool = False) -> None:
@@ -84,9 +84,9 @@ class PadTo(T.Augmentation):
 
 
 class CategoryCappedCrop(T.RandomCrop):
-    """Random crop that is redrawn, 10 times at most, while one category has too large a share of it.
+    """Random crop that is drawn up to 10 times until no category has too large a share of it.
 
-    Detectron2's RandomCrop_CategoryAreaConstraint with the same draws, counting pixels by histogram.
+    Equal to Detectron2's RandomCrop_CategoryAreaConstraint, with the same draws; counts pixels by histogram.
 
     Args:
         size: (height, width) in pixels; a smaller image is not cropped along that side.
@@ -99,7 +99,7 @@ class CategoryCappedCrop(T.RandomCrop):
     def __init__(self, size: Sequence[int], max_share: float = 1.0, ignore_label: int = 255) -> None:
         super().__init__("absolute", tuple(size))
         self.size, self.max_share, self.ignore_label = tuple(size), max_share, ignore_label
-        # Without a cap the class map is not needed, and so not made.
+        # Without a cap the class map is not needed, so it is not computed.
         self.input_args = ("image", "sem_seg") if max_share < 1.0 else ("image",)
 
     def get_transform(self, image: np.ndarray, sem_seg: np.ndarray | None = None) -> Transform:
@@ -115,9 +115,9 @@ class CategoryCappedCrop(T.RandomCrop):
 
 
 class FixedCrop(T.Augmentation):
-    """Crops to `size` (height, width) at a random place along the diagonal, as large-scale jitter does.
+    """Crops to `size` (height, width) at a random position along the diagonal, as large-scale jitter does.
 
-    Where Detectron2's FixedSizeCrop also pads, `PadTo` does it here, so that padded labels are void.
+    Unlike Detectron2's FixedSizeCrop it does not pad; `PadTo` does, and pads labels with void.
     """
 
     def __init__(self, size: Sequence[int]) -> None:
@@ -131,7 +131,7 @@ class FixedCrop(T.Augmentation):
 
 
 class EitherOf(T.Augmentation):
-    """One of two lists of augmentations, each half of the time."""
+    """One of two lists of augmentations, each with probability 1/2."""
 
     def __init__(self, first: Sequence[T.Augmentation], second: Sequence[T.Augmentation]) -> None:
         super().__init__()
@@ -142,11 +142,11 @@ class EitherOf(T.Augmentation):
 
 
 class ColorJitter(T.Augmentation):
-    """The color jitter of SSD (arXiv:1512.02325): each of four changes is made half of the time.
+    """The color jitter of SSD (arXiv:1512.02325): four changes, each applied with probability 1/2.
 
     Args:
         image_format: "RGB" or "BGR".
-        brightness: largest offset, of 255.
+        brightness: largest offset, in 0..255.
         contrast, saturation: range of the factor.
         hue: largest offset, in units of 2 degrees.
     """

@@ -1,4 +1,4 @@
-"""Policies of the recipes of semseg, GluonCV and SegFormer; their order stands in augmentation.py."""
+"""Policies of the recipes of semseg, GluonCV and SegFormer; build.py has their order."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,14 @@ class RescaleImage(T.Augmentation):
 
     def get_transform(self, image: np.ndarray) -> Transform:
         factor = np.random.uniform(*self.scale_range)
-        # Python's rounding, to the even number, is that of OpenCV when it is given factors.
+        # Rounds half to even, as OpenCV does when it is given factors.
         return OpenCVResizeTransform(*(round(side * factor) for side in image.shape[:2]))
 
 
 class ResizeEdge(T.Augmentation):
-    """Resizes so that one edge has a length drawn uniformly from the integers of a range (GluonCV).
+    """Resizes one edge to a length drawn uniformly from the integers of a range (GluonCV).
 
-    Bilinear as Pillow does it, which smooths where it shrinks.
+    Uses Pillow's bilinear resize, which antialiases.
 
     Args:
         base_size: pixels.
@@ -44,10 +44,9 @@ class ResizeEdge(T.Augmentation):
     def get_transform(self, image: np.ndarray) -> Transform:
         length = np.random.randint(self.lengths[0], self.lengths[1] + 1)
         height, width = image.shape[:2]
-        # Of equal sides it does not matter which.
         chosen = (min if self.edge == "short" else max)(height, width)
-        # As GluonCV computes it: a long edge that follows from the short one is cut to whole pixels, a short
-        # one that follows from the long one is rounded. The order of the operations decides over some.
+        # As in GluonCV: the other edge is truncated if it is the long one, rounded if it is the short one.
+        # The order of the floating-point operations matters.
         half = 0.5 if self.edge == "long" else 0.0
         other = [
             length if side == chosen else int(1.0 * side * length / chosen + half) for side in (height, width)
@@ -56,11 +55,11 @@ class ResizeEdge(T.Augmentation):
 
 
 class ResizeWithin(T.Augmentation):
-    """Resizes to the largest size that fits into a box whose sides are multiplied by one random factor.
+    """Resizes to the largest size that fits into a box whose sides are multiplied by a random factor.
 
     Args:
-        box: (long, short) in pixels; the longer side of the image has to fit into the long one.
-        scale_range: of the factor, drawn uniformly.
+        box: (long, short) in pixels; the longer side of the image must fit into the long one.
+        scale_range: range of the factor, which is drawn uniformly.
     """
 
     def __init__(self, box: Sequence[int], scale_range: Sequence[float]) -> None:
@@ -88,10 +87,10 @@ class RandomRotation(T.Augmentation):
 
 
 class GaussianBlur(T.Augmentation):
-    """Blurs with a kernel of fixed side (semseg), or with a standard deviation drawn from a range (GluonCV).
+    """Blurs with a kernel of fixed size (semseg), or with a standard deviation drawn from a range (GluonCV).
 
     Args:
-        kernel: pixels of a side, odd; 0: what the standard deviation needs.
+        kernel: side in pixels, odd; 0: chosen for the standard deviation.
         sigma: range of the standard deviation in pixels.
     """
 

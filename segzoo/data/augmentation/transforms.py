@@ -1,4 +1,4 @@
-"""Transforms that Detectron2 lacks, and transforming index maps.
+"""Transforms that Detectron2 lacks, and the application of transforms to index maps.
 
 Shape shorthand: H, W pixels.
 """
@@ -15,10 +15,10 @@ PadValue = float | Sequence[float]
 
 
 def apply_to_indices(transform: Transform, indices: np.ndarray) -> np.ndarray:
-    """Transform an index map (H, W) of uint8 or uint16, both by the same nearest-pixel rule.
+    """Transform an index map (H, W) of uint8 or uint16, with the same nearest-pixel rule for both.
 
-    Transforms are exact for 8 bits only (Detectron2's resize rounds positions otherwise for other types), so
-    16 bits go through as two planes of 8.
+    Detectron2's resize rounds positions differently for types other than uint8, so 16 bits are transformed as
+    two planes of 8 bits.
     """
     if indices.dtype == np.uint8:
         return transform.apply_segmentation(indices)
@@ -28,14 +28,14 @@ def apply_to_indices(transform: Transform, indices: np.ndarray) -> np.ndarray:
 
 
 def count_flips(transform: Transform) -> int:
-    """Return how many horizontal flips there are in a transform."""
+    """Return the number of horizontal flips in a transform."""
     if isinstance(transform, TransformList):
         return sum(count_flips(one) for one in transform.transforms)
     return int(isinstance(transform, HFlipTransform))
 
 
 def at_least_one_pixel(transform: Transform) -> Transform:
-    """Return a resize to a side of 0 pixels as one to 1 pixel; any other transform as it is."""
+    """Return a resize to a side of 0 pixels as a resize to 1 pixel; any other transform unchanged."""
     if not isinstance(transform, ResizeTransform) or min(transform.new_h, transform.new_w) > 0:
         return transform
     height, width = max(transform.new_h, 1), max(transform.new_w, 1)
@@ -46,8 +46,8 @@ class PadTransform(Transform):
     """Pads the image with `pad_value` and the index map with void.
 
     Args:
-        right, bottom, left, top: pixels added.
-        pad_value: one number, or one for each channel; rounded to 8 bits.
+        right, bottom, left, top: number of pixels added.
+        pad_value: one number, or one per channel; rounded to an integer.
     """
 
     def __init__(self, right: int, bottom: int, pad_value: PadValue, left: int = 0, top: int = 0) -> None:
@@ -74,7 +74,7 @@ class PadTransform(Transform):
 
 
 class OpenCVResizeTransform(Transform):
-    """Resizes as OpenCV does: bilinear without a wider support where it shrinks, and so without smoothing.
+    """Resizes with OpenCV's bilinear interpolation, without antialiasing.
 
     Labels take the pixel under the center of the new one, as in Detectron2's resize (semseg and
     MMSegmentation take the one under its upper left corner, half a pixel off the image).
@@ -96,12 +96,12 @@ class OpenCVResizeTransform(Transform):
 
 
 class RotateInPlaceTransform(Transform):
-    """Rotates about the middle without changing the size; what comes in is `pad_value`, and void in labels.
+    """Rotates about the center without changing the size; new pixels are `pad_value`, and void in labels.
 
     Args:
-        height, width: of the image.
-        angle: degrees, counter-clockwise.
-        pad_value: one number for each channel.
+        height, width: size of the image.
+        angle: degrees, counterclockwise.
+        pad_value: one number per channel.
     """
 
     def __init__(self, height: int, width: int, angle: float, pad_value: Sequence[float]) -> None:
@@ -130,11 +130,11 @@ class RotateInPlaceTransform(Transform):
 
 
 class GaussianBlurTransform(Transform):
-    """Blurs the image; labels stay.
+    """Blurs the image; labels are unchanged.
 
     Args:
-        kernel: pixels of a side, odd; 0: what `sigma` needs.
-        sigma: standard deviation in pixels; 0: OpenCV's for the kernel, which is binomial up to 7 pixels.
+        kernel: side in pixels, odd; 0: chosen for `sigma`.
+        sigma: standard deviation in pixels; 0: OpenCV's default for the kernel, binomial up to 7 pixels.
     """
 
     def __init__(self, kernel: int = 0, sigma: float = 0.0) -> None:
@@ -154,17 +154,17 @@ class GaussianBlurTransform(Transform):
 
 
 class ColorJitterTransform(Transform):
-    """Brightness, contrast, saturation and hue of an 8-bit image, each changed so much or not at all (None).
+    """Changes brightness, contrast, saturation and hue of an 8-bit image by fixed amounts (None: unchanged).
 
-    Equal to the steps of Detectron2's ColorAugSSDTransform, which draws anew whenever it is applied.
+    Equal to the steps of Detectron2's ColorAugSSDTransform, which draws random values at each application.
 
     Args:
         image_format: "RGB" or "BGR".
         brightness: added to every channel.
-        contrast: factor of every channel.
-        saturation: factor of the saturation.
+        contrast: factor for every channel.
+        saturation: factor for the saturation.
         hue: added to the hue, in units of 2 degrees.
-        contrast_first: contrast before saturation and hue, or after them.
+        contrast_first: whether contrast is changed before saturation and hue, or after them.
     """
 
     def __init__(
@@ -221,6 +221,6 @@ class ColorJitterTransform(Transform):
 
 
 def _linear_table(factor: float, offset: float) -> np.ndarray:
-    """Return (256,) uint8: what `value * factor + offset`, clipped, is for every 8-bit value."""
+    """Return (256,) uint8: clipped `value * factor + offset` for every 8-bit value."""
     values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
     return np.clip(values, 0, 255).astype(np.uint8)

@@ -21,7 +21,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from segzoo.data.workers import out_of_reach
+from segzoo.data.workers import job_signals_blocked
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
 from segzoo.utils.threads import OPENMP_SETTINGS, free_processors, let_threads_rest, number_left_to_user
@@ -216,7 +216,7 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
             process_ids: list[int] = []
             with forward_signals(process_ids) as signals:
                 # Ctrl-C reaches the children too, which have no handlers yet.
-                with out_of_reach():
+                with job_signals_blocked():
                     children = mp.start_processes(
                         _child, arguments, nprocs=len(places), start_method="spawn", join=False
                     )

@@ -358,7 +358,7 @@ def add_children(process_ids: list[int], new: Sequence[int], signals: StopSignal
 
 
 def unblock_signals() -> None:
-    """Let Ctrl-C end a process that was started `out_of_reach`, without a traceback."""
+    """Let Ctrl-C end a process that was started `job_signals_blocked`, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_STATUS)
 

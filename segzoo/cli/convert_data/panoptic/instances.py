@@ -16,8 +16,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from segzoo.data.checks import RemediedError
-from segzoo.data.coco_instances import read_triangles
-from segzoo.data.coco_json import explained_shape, read_coco_json, read_images
+from segzoo.data.coco_instances import read_valid_polygons
+from segzoo.data.coco_json import read_coco_json, read_images, report_wrong_format
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.file_names import match_names
 from segzoo.data.label_ops import rgb_codes
@@ -102,7 +102,7 @@ def find_coco(
         InputError: not such a JSON, none of the images is in it, or an unknown category has annotations.
     """
     content = read_coco_json(json_file, "instances")
-    with explained_shape(json_file, "instances"):
+    with report_wrong_format(json_file, "instances"):
         images = read_images(content, str(json_file))
         return _annotations_by_file(content, images, json_file, files, dataset, renamed)
 
@@ -155,7 +155,7 @@ def _annotations_by_file(
             result.ignored["without a mask"] += 1
         else:
             if not isinstance(segmentation, dict):
-                segmentation = read_triangles(annotation, str(json_file))
+                segmentation = read_valid_polygons(annotation, str(json_file))
             if not segmentation:
                 result.ignored["without a polygon of three points"] += 1
                 continue
