@@ -264,8 +264,8 @@ def _check_evaluator(evaluator: Any, default: str, path: Path, has_background: b
     known = ", ".join(EVALUATOR_TYPES)
     if evaluator in EVALUATOR_TYPES:
         raise InputError(
-            f"{path.name}: evaluator {evaluator!r} needs {_NEEDS[evaluator]}; add them, or choose another of "
-            f"{known}"
+            f"{path.name}: evaluator {evaluator!r} needs {_NEEDS[evaluator]}, which the file lacks; choose "
+            f"another of {known}"
         )
     raise InputError(
         f"{path.name}: evaluator {evaluator!r} is unknown; expected one of {known}, or one that a module in "

@@ -126,7 +126,7 @@ def test_every_kind_of_damage_is_found_with_its_files_and_a_remedy(tmp_path, run
         ("1 image: size of image and labels differs", "masks/train/size.png: is 4x5, but its image"),
         ("1 image: unreadable image", "images/train/image.png: cannot be read as an image"),
         ("1 image: unreadable label file", "masks/train/label.png: cannot be read as an image"),
-        ("1 image: wrong label file", "masks/train/color.png: is a color picture"),
+        ("1 image: wrong label file", "masks/train/color.png: is a color image"),
     ):
         assert name in found[text]["files"][0]
     notes = [finding for finding in report["findings"] if not finding["is_problem"]]

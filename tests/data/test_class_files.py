@@ -140,7 +140,7 @@ def test_soft_edges_need_a_threshold_and_the_message_gives_one(tmp_path):
         ),
         (
             {"car": picture(HEIGHT, WIDTH)},
-            r"00-car.png: is a color picture \(RGB\), expected the mask of one",
+            r"00-car.png: is a color image \(RGB\), expected the mask of one",
         ),
         ({"car": np.ones((3, 4), np.uint8)}, r"00-car.png: is 4x3, but its image"),
     ],
@@ -160,8 +160,8 @@ def test_wrong_files_are_named(tmp_path, masks, message):
         ({"labels": "masks/{stem}.png", "encoding": "binary_files"}, "name the class in labels"),
         ({"encoding": rest_is("raod")}, "'raod' is not a class; did you mean road?"),
         ({"encoding": {"type": "binary_files", "order": ["car"]}}, "order lacks road, sky"),
-        ({"encoding": ["binary_files", "index"]}, "binary_files goes with no other"),
-        ({"encoding": {"type": "binary_files", "threshold": "x"}}, "threshold is 'x'; it is a number"),
+        ({"encoding": ["binary_files", "index"]}, "binary_files cannot be combined with another"),
+        ({"encoding": {"type": "binary_files", "threshold": "x"}}, "threshold is 'x'; expected a number"),
     ],
 )
 def test_contradicting_keys_are_refused(tmp_path, facts, message):

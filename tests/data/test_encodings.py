@@ -93,7 +93,7 @@ def test_colors_become_classes_and_unknown_ones_are_refused():
     encoding = encoding_of({"type": "rgb", "void": [[0, 0, 0]]})
     assert encoding.decode(Image.fromarray(pixels), "a.png").tolist() == [[0, 1, 2, 3, 4, 255]]
     pixels[0, 0] = (1, 2, 3)
-    with pytest.raises(InputError, match=r"a.png: 1 pixels have a color of no class: \(1, 2, 3\)"):
+    with pytest.raises(InputError, match=r"a.png: 1 pixels have colors of no class: \(1, 2, 3\)"):
         encoding.decode(Image.fromarray(pixels), "a.png")
     tolerant = encoding_of({"type": "rgb", "void": [[0, 0, 0]], "others": "void"})
     assert tolerant.decode(Image.fromarray(pixels), "a.png").tolist() == [[255, 1, 2, 3, 4, 255]]
@@ -124,14 +124,14 @@ def test_a_class_without_a_color_is_fine_where_another_encoding_has_it():
         ("indx", "encoding 'indx' is unknown; did you mean index?"),
         ({"offset": 1}, "encoding lacks its type"),
         ({"type": "index", "ofset": 1}, "encoding index has no option ofset; did you mean offset?"),
-        ({"type": "index", "offset": "one"}, "offset is 'one'; it is a whole number"),
+        ({"type": "index", "offset": "one"}, "offset is 'one'; expected a whole number"),
         ({"type": "index", "values": {"a": "road"}}, "'a': 'road' is not a value"),
         (
             {"type": "index", "values": ["raod"]},
-            "label 'raod' of the files is neither a class nor in label_map",
+            "label 'raod' in the files is neither a class nor in label_map",
         ),
-        ({"type": "index", "void": 3}, "void is 3; it is a list of numbers"),
-        ({"type": "index", "others": "skip"}, "others is 'skip'; it is error or void"),
+        ({"type": "index", "void": 3}, "void is 3; expected a list of numbers"),
+        ({"type": "index", "others": "skip"}, "others is 'skip'; expected error or void"),
         ("binary", "needs two classes (background first), found 5"),
         ({"type": "rgb", "colors": {"road": [[1, 2]]}}, "'road': [1, 2] is not a color"),
         ({"type": "rgb", "colors": {"road": None}}, "'road': None is not a list of colors"),

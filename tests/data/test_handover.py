@@ -92,14 +92,12 @@ def test_what_a_worker_cannot_hand_over_ends_in_one_line(monkeypatch, error, wha
     monkeypatch.setattr(handover, "ForkingPickler", SimpleNamespace(dumps=fail))
     (failure,) = next(received_batches(loader(Images()), lambda seconds: None))
     expected = {
-        "shm": r"no shared memory left \(/dev/shm: .* MiB free, ulimit -n: \d+\); enlarge /dev/shm ",
+        "shm": r"no shared memory left \(/dev/shm: .* MiB free, ulimit -n: \d+\); increase the size ",
         "memory": r"no memory left \(/dev/shm: .*, ulimit -n: \d+\); lower ",
         "all files": r"too many open files on the whole machine \(/proc/sys/fs/file-nr\); end other ",
         "files": r"too many open files \(/dev/shm: .*, ulimit -n: \d+\); raise the limit \(ulimit -n ",
     }
-    assert re.match(
-        rf"a batch cannot be handed over by a data-loading process: {expected[what]}", failure.message
-    )
+    assert re.match(rf"a data-loader worker cannot hand over a batch: {expected[what]}", failure.message)
     assert "lower DATALOADER.NUM_WORKERS (now 1; 0 needs none)" in failure.message
 
 
@@ -143,9 +141,9 @@ def test_other_errors_of_a_worker_stay_what_they_are():
     [
         (
             signal.SIGKILL,
-            r"a data-loading process was killed \(SIGKILL\), which the system does when memory runs",
+            r"a data-loader worker was killed \(SIGKILL\), which the system does when memory runs",
         ),
-        (signal.SIGSEGV, "a data-loading process was ended"),
+        (signal.SIGSEGV, "a data-loader worker was ended"),
     ],
 )
 def test_a_worker_that_is_gone_is_explained(number, message):
@@ -156,13 +154,13 @@ def test_a_worker_that_is_gone_is_explained(number, message):
 
 
 @pytest.mark.parametrize(
-    ("code", "message"), [(-9, r"killed \(SIGKILL\)"), (-11, "ended by Seg"), (3, "ended \\(")]
+    ("code", "message"), [(-9, r"was killed \(SIGKILL\)"), (-11, "was ended by Seg"), (3, "has ended \\(")]
 )
 def test_the_signal_is_told_where_torch_sees_the_end_first(code, message):
     """Its own words are then the same for every end; which of two places sees it is chance."""
     processes = [types.SimpleNamespace(pid=4, exitcode=None), types.SimpleNamespace(pid=5, exitcode=code)]
     with (
-        pytest.raises(InputError, match=f"a data-loading process was {message}"),
+        pytest.raises(InputError, match=f"a data-loader worker {message}"),
         handover._explained(2, processes),
     ):
         raise RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
@@ -171,7 +169,7 @@ def test_the_signal_is_told_where_torch_sees_the_end_first(code, message):
 def test_workers_that_hang_are_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr(handover, "IDLE_LIMIT", PAUSE)
     with pytest.raises(
-        InputError, match=r"no batch for .* minutes, in which the 1 data-loading processes did n"
+        InputError, match=r"no batch for .* minutes, during which the 1 data-loader workers were idle"
     ):
         list(received_batches(loader(Images(4, 2, lambda: time.sleep(60))), lambda seconds: None))
 

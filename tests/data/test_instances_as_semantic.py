@@ -162,7 +162,9 @@ def test_without_the_key_the_error_says_what_to_write_and_that_works(tmp_path):
     path = write_pets(tmp_path, classes=["cat", "dog"], background=None)
     with pytest.raises(InputError) as error:
         load_config(CONFIG, overrides(path))
-    remedy = "add a class for what no instance covers to classes in pets.yaml and name it there: background:"
+    remedy = (
+        "add a class for pixels without an instance to classes in pets.yaml and name it there: background:"
+    )
     assert remedy in str(error.value)
     with pytest.raises(
         InputError, match="cannot score 'semantic'; expected some of instance, or add a class"
@@ -201,9 +203,9 @@ def test_a_training_and_its_evaluation_run(tmp_path, monkeypatch):
         ),
         (
             {"instances": None, "labels": "{stem}.png", "images": "{stem}.jpg"},
-            "background goes with instances",
+            "background is only for datasets with the key instances",
         ),
-        ({"evaluator": "panoptic"}, "evaluator 'panoptic' is one of"),
+        ({"evaluator": "panoptic"}, "evaluator 'panoptic' needs the keys panoptic"),
     ],
 )
 def test_a_wrong_background_is_one_line(tmp_path, facts, message):

@@ -58,7 +58,7 @@ def test_floating_point_pixels_are_refused(tmp_path):
     file = save(tmp_path / "a.tif", np.zeros((2, 2), dtype=np.float32))
     with pytest.raises(
         InputError,
-        match=r"a.tif: has floating-point pixels; say which become",
+        match=r"a.tif: has floating-point pixels; set the values of black and white",
     ):
         read_image(str(file))
 
@@ -138,9 +138,13 @@ TWO = ["background", "crack"]
         (
             np.stack([LABELS] * 3, 2),
             {},
-            "a.png: is a color picture (RGB) with three equal channels, but roads",
+            "a.png: is a color image (RGB) with three equal channels, but roads",
         ),
-        (picture(2, 3), {}, "a.png: is a color picture (RGB), but roads.yaml says encoding index; give its"),
+        (
+            picture(2, 3),
+            {},
+            "a.png: is a color image (RGB), but roads.yaml says encoding index; set encoding: rgb",
+        ),
         (LABELS, {"encoding": "palette"}, "a.png: has the mode L, but roads.yaml says encoding palette"),
         (
             LABELS,

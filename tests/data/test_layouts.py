@@ -108,7 +108,7 @@ def test_missing_labels_are_counted_and_the_first_is_named(tmp_path):
     with pytest.raises(InputError) as caught:
         load(file)
     assert str(caught.value).startswith(
-        f"roads_train: 3 images lack their labels, first {tmp_path}/images/train/b.png "
+        f"roads_train: 3 images have no labels, first {tmp_path}/images/train/b.png "
         f"(expected {tmp_path}/masks/train/b.png); "
     )
 

@@ -140,7 +140,7 @@ def test_an_impossible_batch_is_explained(cfg, monkeypatch, batch, accumulate, w
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE = batch, accumulate
     with pytest.raises(InputError) as caught:
         build_train_loader(cfg)
-    assert str(caught.value) == f"{message}; it counts the images of one update over all processes"
+    assert str(caught.value) == f"{message}; it is the number of images per update over all processes"
 
 
 def break_labels(tmp_path, *numbers):
@@ -186,7 +186,7 @@ def test_broken_files_are_passed_over_counted_and_listed_when_asked(cfg, tmp_pat
 def test_when_nothing_can_be_read_skipping_ends_too(cfg, tmp_path):
     break_labels(tmp_path, *range(IMAGES))
     cfg.DATALOADER.ON_ERROR = "skip"
-    with pytest.raises(InputError, match=r"all of [0-9]+ images tried in its place cannot be used either"):
+    with pytest.raises(InputError, match=r"none of [0-9]+ images tried in its place can be used either"):
         take(build_train_loader(cfg), 1)
 
 

@@ -586,7 +586,7 @@ SMALL = {"size": [2, 2], "counts": [0, 4]}
         ((55, 9, SMALL, 0), IMAGE, 2, "annotation 10 has the category 9, which is not among its categories"),
         ((55, 4, SMALL, 0), IMAGE, 2, "category 4 'cart' is no class of roads.yaml; did you mean car?"),
         ((55, 1, SMALL, 0), IMAGE, 1, "annotation 10 has run lengths of 2x2, but its image is 6x4"),
-        ((55, 1, [[0, 1, 2]], 0), IMAGE, 2, "annotation 10 has a polygon of 3 coordinates, an x without its"),
+        ((55, 1, [[0, 1, 2]], 0), IMAGE, 2, "annotation 10 has a polygon of 3 coordinates, an odd number"),
         (
             (55, 1, [[0.1, 0.1, 0.9, 0.1, 0.9, 0.8]], 0),
             IMAGE,
@@ -628,11 +628,11 @@ def test_wrong_instances_are_named(tmp_path, tool, capsys, annotation, image, st
         (lambda facts: facts["images"].append({"id": 55, "file_name": "b.png"}), "two images have the id 55"),
         (
             lambda facts: facts["images"][0].pop("id"),
-            "the image 1 of the list lacks 'id'",
+            "image 1 of the list lacks 'id'",
         ),
         (
             lambda facts: facts["images"].append(7),
-            "'images' lists something else than COCO's instances format",
+            "'images' must be a list of objects, as in COCO's instances format",
         ),
         (
             lambda facts: facts["annotations"][0].update(image_id=[55]),

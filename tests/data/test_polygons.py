@@ -100,9 +100,9 @@ def test_another_form_is_said_once_however_often_the_file_is_read(tmp_path, capl
     [
         ([[5, 6, 25, 6]], "none of its 1 annotations has a polygon of three points"),
         ([[5, 6], [25, 6]], "none of its 1 annotations has a polygon of three points"),
-        ([[5, 5, 9, 9, 20, 20]], "none of its polygons encloses anything"),
-        ([[5, 5] * 4], "none of its polygons encloses anything"),
-        ([5, 6, 25, 6, 25], "annotation 1 has a polygon of 5 coordinates, an x without its y"),
+        ([[5, 5, 9, 9, 20, 20]], "all of its polygons have the area 0"),
+        ([[5, 5] * 4], "all of its polygons have the area 0"),
+        ([5, 6, 25, 6, 25], "annotation 1 has a polygon of 5 coordinates, an odd number"),
         ([[[[5, 6], [25, 6], [25, 30]]]], r"annotation 1 has the segmentation \[\[\[\[5, 6\]"),
         ([{"a": 1}], r"annotation 1 has the segmentation \[{\"a\": 1}\]"),
         ("polygon", 'annotation 1 has the segmentation "polygon"'),
@@ -143,7 +143,7 @@ def test_coordinates_in_0_to_1_stop_and_are_read_with_the_remedy(tmp_path):
 
 def test_pixels_that_are_called_relative_stop(tmp_path):
     write(tmp_path, [[SQUARE]], coordinates="relative")
-    with pytest.raises(InputError, match="has the coordinate 30, but the YAML says coordinates: relative"):
+    with pytest.raises(InputError, match="has the coordinate 30, but the YAML has coordinates: relative"):
         masks()
 
 
@@ -163,8 +163,8 @@ def test_a_crowd_is_an_instance_with_the_key(tmp_path):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"crowd": "yes"}, "crowd is 'yes'; it is groups or instances"),
-        ({"coordinates": "percent"}, "coordinates is 'percent'; it is pixels or relative"),
+        ({"crowd": "yes"}, "crowd is 'yes'; expected groups or instances"),
+        ({"coordinates": "percent"}, "coordinates is 'percent'; expected pixels or relative"),
     ],
 )
 def test_other_values_of_the_keys_are_refused(tmp_path, facts, message):

@@ -160,7 +160,7 @@ def test_several_label_files_of_an_image_need_only_a_star(tmp_path):
     records, metadata = load(write_yaml(tmp_path, {**facts, "labels": "masks/{split}/*_{stem}.png"}))
     assert metadata.load_sem_seg(records[0]).tolist() == [[4, 4, 4, 4]]
     panoptic = {"panoptic": "p", "annotations": "p.json", "labels": "{stem}_*.png"}
-    with pytest.raises(InputError, match=r"labels with \* does not go with panoptic"):
+    with pytest.raises(InputError, match=r"labels with \* cannot be combined with panoptic"):
         register_dataset_file(write_yaml(tmp_path, {**ROADS, **panoptic}))
 
 
@@ -201,7 +201,7 @@ def test_a_split_without_labels_is_named_in_the_yaml(tmp_path):
         InputError, match=r"without_labels has the unknown split roads_nwe; did you mean roads_new"
     ):
         register_dataset_file(write_yaml(tmp_path, {**facts, "without_labels": ["roads_nwe"]}))
-    with pytest.raises(InputError, match=r"without_labels is 'roads_new'; it is a list of names"):
+    with pytest.raises(InputError, match=r"without_labels is 'roads_new'; expected a list of names"):
         register_dataset_file(write_yaml(tmp_path, {**facts, "without_labels": "roads_new"}))
 
 
@@ -230,10 +230,10 @@ def test_the_test_images_of_a_panoptic_dataset_are_those_of_its_folder(tmp_path)
 
 def test_a_wrong_channel_is_explained(tmp_path):
     facts = {"encoding": {"type": "index", "channel": "red"}}
-    with pytest.raises(InputError, match=r"encoding index: channel is 'red'; it is 0 \(red\), 1 or 2"):
+    with pytest.raises(InputError, match=r"encoding index: channel is 'red'; expected 0 \(red\), 1 or 2"):
         load(write_roads(tmp_path, CLASSES, **facts))
     # Colors are never taken for indices unless the YAML says so.
     colors = np.dstack([CLASSES, CLASSES, CLASSES // 2])
     records, metadata = load(write_roads(tmp_path, colors))
-    with pytest.raises(InputError, match=r"a.png: is a color picture \(RGB\), but .* encoding: rgb"):
+    with pytest.raises(InputError, match=r"a.png: is a color image \(RGB\), but .* encoding: rgb"):
         metadata.load_sem_seg(records[0])

@@ -37,9 +37,9 @@ def test_roles_follow_from_names(tmp_path, splits, train, test):
 
 def test_what_does_not_follow_is_asked_for(tmp_path):
     facts = read_dataset_file(dataset(tmp_path, splits={"x_train_a": "a", "x_train_b": "b"}))
-    with pytest.raises(InputError, match="x_train_a, x_train_b could be meant; say which"):
+    with pytest.raises(InputError, match="x_train_a, x_train_b could be meant; choose one"):
         training_split(facts)
-    with pytest.raises(InputError, match="its splits are x_train_a, x_train_b; say which"):
+    with pytest.raises(InputError, match="its splits are x_train_a, x_train_b; choose one"):
         split_to_test_on(facts)
 
 

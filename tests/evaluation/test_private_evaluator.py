@@ -175,10 +175,10 @@ def test_a_kind_of_ground_truth_and_a_name_of_a_package(roads, tmp_path):
             "()",
             "evaluator: lanes",
             (),
-            "evaluator 'lanes' is unknown; .* or what a module of IMPORTS registers",
+            "evaluator 'lanes' is unknown; .* or one that a module in IMPORTS registers",
         ),
         ("()", "evaluator: semseg", (), r"'semseg' is unknown; .*; did you mean sem_seg\?"),
-        ("()", "evaluator: panoptic", (), r"and needs the keys panoptic and annotations"),
+        ("()", "evaluator: panoptic", (), r"needs the keys panoptic and annotations"),
         (
             "()",
             "",

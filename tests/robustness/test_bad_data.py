@@ -26,13 +26,13 @@ def without(*keys):
 
 
 DATASET_FILES = {
-    "no classes": (without("classes"), "roads.yaml: lacks classes, a list of names"),
+    "no classes": (without("classes"), "roads.yaml: lacks classes: a list of names"),
     "no splits": (without("splits"), "roads.yaml: lacks splits"),
     "no labels": (without("labels"), "roads.yaml: lacks labels, the path of an image's label file"),
     "typing error": ({"clases": ["a"]}, "roads.yaml: unknown key clases; did you mean classes?"),
-    "class twice": ({"classes": ["road", "road"]}, "two classes have the name 'road'; each needs its own"),
-    "one class": ({"classes": ["road"]}, "one class (road) with the rest ignored always scores 100"),
-    "number as name": ({"classes": [1, 2]}, "class 0 has the name 1; write a text, quoted if need be"),
+    "class twice": ({"classes": ["road", "road"]}, "two classes have the name 'road'; it must be unique"),
+    "one class": ({"classes": ["road"]}, "a single class (road), with all else ignored, always scores 100"),
+    "number as name": ({"classes": [1, 2]}, "class 0 has the name 1; write a string, quoted if needed"),
     "color": (
         {"classes": [{"name": "a", "color": [0, 0, 300]}, "b"]},
         "class 'a' has the color [0, 0, 300]",
@@ -43,8 +43,8 @@ DATASET_FILES = {
     "encoding": ({"encoding": "indx"}, "encoding"),
     "encoding's option": ({"encoding": {"type": "index", "offst": 1}}, "offst"),
     "flip pairs": ({"flip_pairs": [["road", "raod"]]}, "flip_pairs has the unknown class 'raod'"),
-    "evaluator": ({"evaluator": "panoptic"}, "evaluator 'panoptic' is one of"),
-    "one image only": ({"images": "a.png"}, "images 'a.png' is one file; name what varies"),
+    "evaluator": ({"evaluator": "panoptic"}, "evaluator 'panoptic' needs the keys panoptic"),
+    "one image only": ({"images": "a.png"}, "images 'a.png' is a single file; write a field for what varies"),
     "field": ({"labels": "{stm}.png"}, "labels '{stm}.png' has the unknown {stm}; did you mean stem?"),
     "other folder": ({"images": "pictures/{split}/{stem}.png"}, "roads_train: "),
     "other suffix": ({"labels": "masks/{split}/{stem}.jpg"}, "roads_train: "),
@@ -54,9 +54,9 @@ DATASET_FILES = {
     ),
     "panoptic without JSON": (
         {"panoptic": "panoptic"},
-        "panoptic (folder of PNGs) and annotations (JSON) go",
+        "panoptic (folder of PNGs) and annotations (JSON) need",
     ),
-    "number for a path": ({"images": 3}, "images is 3; it is a path"),
+    "number for a path": ({"images": 3}, "images is 3; expected a path"),
 }
 
 
@@ -128,17 +128,17 @@ IMAGES = {
         lambda path: path.write_bytes(b""),
         "cannot be read as an image (it is empty); replace the",
     ),
-    "zeros": (lambda path: path.write_bytes(bytes(5000)), "(no known format, it begins with b'\\x00"),
+    "zeros": (lambda path: path.write_bytes(bytes(5000)), "(unknown format, it begins with b'\\x00"),
     "text": (
         lambda path: path.write_text("hello"),
-        "(no known format, it begins with b'hello'); replace the",
+        "(unknown format, it begins with b'hello'); replace the",
     ),
-    "HTML": (lambda path: path.write_text("<html>404"), "(no known format, it begins with b'<html>404')"),
+    "HTML": (lambda path: path.write_text("<html>404"), "(unknown format, it begins with b'<html>404')"),
     "truncated JPEG": (truncated, "cannot be read as an image ("),
     "cut PNG": (cut_png, "cannot be read as an image ("),
     "damaged PNG": (damaged_png, "cannot be read as an image ("),
     "huge": (huge, "cannot be read as an image (more than 178 million pixels); cut it into tiles"),
-    "floating point": (floating, "has floating-point pixels; say which become black and white with"),
+    "floating point": (floating, "has floating-point pixels; set the values of black and white with"),
     "other size": (other_size, "is 4x2, but its image"),
 }
 
@@ -179,14 +179,14 @@ LABEL_FILES = {
     "transposed": (LABELS.T, "is 2x4, but its image"),
     "colors": (
         picture(2, 4),
-        "is a color picture (RGB), but roads.yaml says encoding index; give its colors",
+        "is a color image (RGB), but roads.yaml says encoding index; set encoding: rgb with its colors",
     ),
     "gray as RGB": (
         np.stack([LABELS] * 3, 2),
         "with three equal channels, but roads.yaml says encoding index",
     ),
     "floats": (LABELS / np.float32(2), "has floating-point labels such as 0.5, expected whole numbers"),
-    "32 bits": (LABELS.astype(np.int32) * 100_000, "labels go from 0 to 25500000, expected [0, 65536)"),
+    "32 bits": (LABELS.astype(np.int32) * 100_000, "labels range from 0 to 25500000, expected [0, 65536)"),
     "16 bits": (LABELS.astype(np.uint16) * 200, "labels 200, 400, 600, 800, 51000 are outside [0, 5)"),
 }
 
@@ -252,7 +252,10 @@ PANOPTIC_JSONS = {
         lambda facts: facts["annotations"][0]["segments_info"].append({"id": 5, "category_id": 1}),
         "no pixel has the segment ids 5, which the panoptic JSON lists",
     ),
-    "id twice": (change(*SEGMENTS, 1, "id", to=70000), "lists the segment ids 70000 twice; each segment has"),
+    "id twice": (
+        change(*SEGMENTS, 1, "id", to=70000),
+        "lists the segment ids 70000 twice; ids must be unique",
+    ),
     "id 0": (change(*SEGMENTS, 0, "id", to=0), "segment ids 0; expected 1..2**24-1"),
     "id too large": (change(*SEGMENTS, 0, "id", to=1 << 24), "segment ids 16777216; expected 1..2**24-1"),
     "id as text": (
@@ -275,10 +278,13 @@ PANOPTIC_JSONS = {
     "class unknown": (change("categories", 0, "name", to="raod"), "is neither a class of street.yaml nor in"),
     "without isthing": (change("categories", 0, "isthing", to=None), "lacks 'isthing'; COCO's format has it"),
     "other isthing": (change("categories", 0, "isthing", to=1), "has isthing 1, but street.yaml says 0"),
-    "category twice": (change("categories", 1, "id", to=1), "two categories have the id 1; each has to have"),
+    "category twice": (
+        change("categories", 1, "id", to=1),
+        "two categories have the id 1; it must be unique",
+    ),
     "image twice": (
         lambda facts: facts["images"].append(facts["images"][0]),
-        "two images have the id 1; each has",
+        "two images have the id 1; it must be unique",
     ),
     "annotation twice": (
         lambda facts: facts["annotations"].append(facts["annotations"][0]),
@@ -354,7 +360,7 @@ INSTANCE_JSONS = {
     ),
     "odd polygon": (
         change("annotations", 0, "segmentation", to=[[1, 2, 3]]),
-        "has a polygon of 3 coordinates, an x without its y",
+        "has a polygon of 3 coordinates, an odd number",
     ),
     "text in a polygon": (change("annotations", 0, "segmentation", to=[["a"] * 6]), "annotation 1"),
     "size of RLE": (

@@ -78,8 +78,8 @@ def test_a_predictor_needs_the_file_only(elsewhere, expected):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": None}, "does not say which classes it was trained for; give --config-file FILE"),
-        ({"classes": "road"}, "does not say which classes it was trained for; give --config-file FILE"),
+        ({"classes": None}, "does not name the classes it was trained for; give --config-file FILE"),
+        ({"classes": "road"}, "does not name the classes it was trained for; give --config-file FILE"),
         ({"classes": ["road"]}, "names 1 classes, but has 5 .*; give --config-file FILE"),
     ],
 )

@@ -34,7 +34,7 @@ def random_color(values, dtype=np.uint16, size=(48, 64)):
 
 
 def planar_tiff(pixels, order="<", tile=None, compressed=False):
-    """A TIFF of an array (H, W, 3) with one band behind the other, in strips or tiles of 16 x 16."""
+    """A TIFF of an array (H, W, 3) with which Pillow reads wrong, in strips or tiles of 16 x 16."""
     height, width, _ = pixels.shape
     bits, step = 8 * pixels.dtype.itemsize, tile or max(height, width)
     parts = [
@@ -73,7 +73,9 @@ def test_bands_of_16_bits_one_behind_the_other_are_refused(tmp_path, order, tile
     """Pillow shows their bytes as pixels."""
     file = tmp_path / "a.tif"
     file.write_bytes(planar_tiff(random_color(1 << 16), order, tile))
-    with pytest.raises(InputError, match=r"a.tif: is a TIFF of 3 bands of 16 bits, .*with interleaved bands"):
+    with pytest.raises(
+        InputError, match=r"a.tif: is a planar TIFF of 3 bands of 16 bits, .*with interleaved bands"
+    ):
         read_image(str(file))
     cv2.imwrite(str(file), random_color(1 << 16)[:, :, ::-1])
     assert np.array_equal(read_image(str(file)), random_color(1 << 16) >> 8)
@@ -101,7 +103,7 @@ def test_no_decoder_is_trusted_that_disagrees_with_the_upper_8_bits(tmp_path, mo
     wrong = cv2.imencode(".png", deep[::-1])[1]
     decode = cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda _, how: decode(wrong, how))
-    with pytest.raises(InputError, match="its 16 bits a channel cannot be read, only the upper 8"):
+    with pytest.raises(InputError, match="its 16 bits per channel cannot be read, only the upper 8"):
         read_image(str(file))
 
 
@@ -167,7 +169,7 @@ def test_labels_in_16_bits_of_several_channels_are_refused_and_the_remedy_is_rig
         (record,), metadata = load(write_roads(tmp_path, LABELS, **facts))
         file, read = tmp_path / "masks/train/a.png", metadata.load_sem_seg
     file.write_bytes(DEEP_LABELS[kind])
-    with pytest.raises(InputError, match=r"a.png: holds labels in 16 bits of several channels.*save one"):
+    with pytest.raises(InputError, match=r"a.png: holds labels in several channels of 16 bits.*save one"):
         read(record)
     if target != "panoptic":
         for dtype in (np.uint8, np.uint16):
@@ -193,7 +195,7 @@ def test_of_values_above_16_bits_none_is_taken_for_white(tmp_path):
         save(tmp_path / f"masks/train/{index}.png", LABELS)
     assert range_of_files([str(tmp_path / "images/train/0.tif")], "roads.yaml") is None
     (record, _), _ = load(gray_roads(tmp_path, {"train": []}, **facts))
-    with pytest.raises(InputError, match=r"go from 0 to 100000, .*image_range: \[0, 100000\]"):
+    with pytest.raises(InputError, match=r"range from 0 to 100000, .*image_range: \[0, 100000\]"):
         load_image(record)
     with pytest.raises(InputError, match=r"has the value 100000, .*set image_range: \[0, 100000\]"):
         to_8_bits(values, PixelRange(0, 65535, "roads.yaml"), "a.tif")

@@ -121,7 +121,7 @@ def test_a_json_may_have_any_encoding(tmp_path, encoding):
     ("content", "found"),
     [
         (b" \n", "it is empty"),
-        (gzip.compress(b"{}", mtime=0), "packed with gzip; unpack it"),
+        (gzip.compress(b"{}", mtime=0), "compressed with gzip; decompress it"),
         (b'{"images": [1,]}', "line 1 column"),
         (b'{"a": 1}\n{"a": 2}', "Extra data: line 2"),
     ],
@@ -148,7 +148,7 @@ def test_a_file_that_is_no_json_says_where_and_why(tmp_path, content, found):
 def test_the_formats_of_tools_are_told_from_coco(tmp_path, content, name):
     file = write_pets(tmp_path, [])
     (tmp_path / "pets.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=rf"pets.json: is of .*{name}.*; expected COCO's instances format"):
+    with pytest.raises(InputError, match=rf"pets.json: is in .*{name}.*; expected COCO's instances format"):
         load(file)
 
 
@@ -187,7 +187,7 @@ def test_signed_images_need_a_range_and_the_line_has_one(tmp_path, with_range):
         expected = np.floor((values + 1000.0) * 256 / 4001).astype(np.uint8)
         assert np.array_equal(load_image(record)[:, :, 0], expected)
     else:
-        with pytest.raises(InputError, match=r"go from -1000 to 3000, .*image_range: \[-1000, 3000\]"):
+        with pytest.raises(InputError, match=r"range from -1000 to 3000, .*image_range: \[-1000, 3000\]"):
             load_image(record)
 
 
@@ -233,11 +233,11 @@ def test_links_that_lead_nowhere_are_named_and_those_in_circles_are_no_folders(t
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"\x93NUMPY\x01\x00v\x00", "it is an array of NumPy"),
-        (b"MATLAB 5.0 MAT-file", "it is a file of MATLAB"),
+        (b"\x93NUMPY\x01\x00v\x00", "it is a NumPy array"),
+        (b"MATLAB 5.0 MAT-file", "it is a MATLAB file"),
         (b'{"shapes": []}', "it is JSON"),
         (b"<annotation>", "it is XML"),
-        (b"0 0.1 0.1 0.5 0.1\n", "it is text, as of YOLO"),
+        (b"0 0.1 0.1 0.5 0.1\n", "it is text, as in YOLO's format"),
     ],
 )
 def test_labels_that_are_no_images_are_told_what_they_are(tmp_path, content, found):

@@ -107,8 +107,8 @@ def test_the_longest_common_end_of_a_path_counts(tmp_path):
     ("names", "files", "message"),
     [
         (["x\\z.png"], ["a.png"], "1 of 1 images do not exist: {}/images/x\\z.png; no file in {}/images has"),
-        (["z.png"], ["1/z.png", "2/z.png"], "'z.png' fits 1/z.png, 2/z.png in {}/images"),
-        (["x\\z.png", "y\\z.png"], ["z.png"], "'x\\\\z.png' fits z.png in {}/images, and so do others"),
+        (["z.png"], ["1/z.png", "2/z.png"], "'z.png' matches 1/z.png, 2/z.png in {}/images"),
+        (["x\\z.png", "y\\z.png"], ["z.png"], "'x\\\\z.png' matches z.png in {}/images, but not uniquely"),
         # The file is another name's, which is there.
         (["z.png", "y\\z.png"], ["z.png"], "1 of 2 images do not exist: {}/images/y\\z.png; no file"),
         # Another folder is said, and another file.
@@ -289,7 +289,7 @@ def test_absolute_templates_are_no_part_of_the_root(tmp_path):
 )
 @pytest.mark.parametrize("key", ["images", "labels"])
 def test_a_template_with_a_path_of_windows_is_one_line(tmp_path, template, key):
-    with pytest.raises(InputError, match=rf"roads.yaml: {key} .* is a path of Windows; write / between"):
+    with pytest.raises(InputError, match=rf"roads.yaml: {key} .* is a Windows path; write / between"):
         register_dataset_file(write_yaml(tmp_path, {**ROADS, key: template}))
 
 
@@ -303,13 +303,13 @@ def test_any_suffix_of_labels_is_that_of_the_one_file_that_fits(tmp_path):
     assert [record["sem_seg_file_name"].rpartition("/")[2] for record in records] == ["a.PNG", "b.tif"]
     assert all(np.array_equal(metadata.load_sem_seg(record), LABELS) for record in records)
     save(tmp_path / "masks/train/b.png", LABELS)
-    with pytest.raises(InputError, match=r"masks/train/b.png and .*b.tif are labels of one image; keep one"):
+    with pytest.raises(
+        InputError, match=r"masks/train/b.png and .*b.tif are labels of the same image; keep one"
+    ):
         load(file)
     (tmp_path / "masks/train/a.PNG").unlink()
     (tmp_path / "masks/train/b.png").unlink()
-    with pytest.raises(
-        InputError, match=r"1 image lacks its labels, first .*a.png \(expected .*masks/train/a"
-    ):
+    with pytest.raises(InputError, match=r"1 image has no labels, first .*a.png \(expected .*masks/train/a"):
         load(file)
 
 
@@ -352,5 +352,5 @@ def test_the_header_of_a_csv_is_no_image(tmp_path, header):
 def test_an_empty_list_is_one_line(tmp_path, text):
     file = write_roads(tmp_path, LABELS, list="train.csv")
     (tmp_path / "train.csv").write_text(text)
-    with pytest.raises(InputError, match=r"train.csv: lists no images; write a line for each, or remove"):
+    with pytest.raises(InputError, match=r"train.csv: lists no images; write one per line, or remove"):
         load(file)

@@ -124,7 +124,7 @@ def test_a_given_range_is_a_window(tmp_path):
     Image.fromarray(values).save(tmp_path / "a.tif")
     found = gray_of(read_image(str(tmp_path / "a.tif"), pixel_range=PixelRange(-160, 240)))
     assert found[0].tolist() == [0, 0, 199 * 256 // 401, 200 * 256 // 401, 255, 255]
-    with pytest.raises(InputError, match=r"a.tif: gray values go from -1024 to 3000"):
+    with pytest.raises(InputError, match=r"a.tif: gray values range from -1024 to 3000"):
         read_image(str(tmp_path / "a.tif"))
 
 
@@ -148,7 +148,7 @@ def test_equal_values_become_equal_in_all_images_of_a_dataset(tmp_path, caplog, 
                 values = np.asarray(Image.open(record["file_name"]))
                 assert np.array_equal(gray_of(load_image(record)), values >> 4)
     assert len(caplog.messages) == 1
-    assert "image_range: [0, 4095] there says so without a guess" in caplog.messages[0]
+    assert "image_range: [0, 4095] there to confirm it" in caplog.messages[0]
 
 
 def test_the_range_of_the_yaml_counts_and_an_image_beyond_a_guess_is_one_line(tmp_path):
@@ -164,7 +164,7 @@ def test_the_range_of_the_yaml_counts_and_an_image_beyond_a_guess_is_one_line(tm
     records, _ = load(file)
     found = {record["file_name"]: gray_of(load_image(record)) for record in records}
     assert np.array_equal(found[str(tmp_path / "images/train/1.png")], gray_ramp(5000) >> 6)
-    with pytest.raises(InputError, match=r"image_range is \[5, 5\]; it is \[lowest, highest\]"):
+    with pytest.raises(InputError, match=r"image_range is \[5, 5\]; expected \[lowest, highest\]"):
         load(gray_roads(tmp_path, {"train": [255]}, image_range=[5, 5]))
 
 
@@ -274,8 +274,9 @@ def test_the_remedy_for_labels_on_stored_pixels_puts_them_there(tmp_path, tool, 
     )
     if orientation > 4:
         assert answer.status == 1
-        assert f"its EXIF orientation {orientation} turns it, and they fit the pixels as stored" in " ".join(
-            lines
+        assert (
+            f"its EXIF orientation {orientation} is applied, but the labels fit the stored pixels"
+            in " ".join(lines)
         )
     assert all("set exif: ignore in" in line for line in lines[-2:])
     file = write_yaml(tmp_path, {**yaml.safe_load(file.read_text()), "exif": "ignore"})
@@ -336,7 +337,7 @@ def test_a_json_with_the_size_of_the_stored_pixels_names_the_orientation(tmp_pat
 def test_a_tiff_of_several_pages_is_refused_as_image_and_as_labels(tmp_path):
     pages = [Image.fromarray(LABELS + index) for index in range(3)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(InputError, match=r"a.tif: is a TIFF of 3 pages, of which one would be read"):
+    with pytest.raises(InputError, match=r"a.tif: is a TIFF of 3 pages, of which only one would be read"):
         read_image(str(tmp_path / "a.tif"))
     records, metadata = load(write_roads(tmp_path, LABELS))
     (tmp_path / "masks/train/a.png").write_bytes((tmp_path / "a.tif").read_bytes())
@@ -497,7 +498,7 @@ def test_the_range_of_a_checkpoint_in_place_of_the_images_own_is_said_once(tmp_p
         build_test_loader(cfg, "roads_val")
     (line,) = [line for line in caplog.messages if "INPUT.IMAGE_RANGE" in line]
     assert line.startswith("roads_val: images of more than 8 bits are read with 0 as black and 4095 as white")
-    assert "alone, they would get 0 and 1023; image_range in roads.yaml counts before both" in line
+    assert "without it, 0 and 1023 are used; image_range in roads.yaml overrides both" in line
     caplog.clear()
     file = gray_roads(tmp_path / "data", {"train": [1000], "val": [1000]}, image_range=[0, 1023])
     register_dataset_file(file)

@@ -272,10 +272,10 @@ def test_ids_in_another_form_are_the_same_ids(pets_folder, key, form):
         (
             ("categories", 0, "id"),
             "cat",
-            'category 1 of the list, "cat", has the id "cat"; expected a number',
+            'category 1 of the list, "cat", has the id "cat"; expected a whole number',
         ),
-        (("categories", 0, "name"), 3, "category 3 has the name 3; expected a text"),
-        (("images", 0, "id"), None, "the image 1 of the list has the id null; expected a number"),
+        (("categories", 0, "name"), 3, "category 3 has the name 3; expected a string"),
+        (("images", 0, "id"), None, "image 1 of the list has the id null; expected a unique number"),
         (("images", 0, "file_name"), 3, "image 1 has the file_name 3; expected the name of a file"),
         (("images",), None, "lacks the list 'images' of COCO's instances format (it is null)"),
     ],

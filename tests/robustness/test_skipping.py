@@ -95,7 +95,7 @@ def test_one_good_image_of_many_is_found(cfg, tmp_path):
 def test_where_all_are_broken_training_and_evaluation_end_with_one_line(cfg, tmp_path):
     for number in range(IMAGES):
         (tmp_path / f"images/{number}.png").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"\.png: cannot be read .* \(all of 7 images tried in its place"):
+    with pytest.raises(InputError, match=r"\.png: cannot be read .* \(none of 7 images tried in its place"):
         take(build_train_loader(cfg), 1)
     with pytest.raises(
         InputError, match=r"0\.png: cannot be read .* \(and none of the 8 images can be used\)"
