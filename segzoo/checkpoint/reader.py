@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.unpickling import encode_latin1
 
 from .weight_sets import take_weights
 
@@ -356,11 +357,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
         if full_name == "_codecs.encode":  # how protocol 2 encodes bytes
-            return _encode_latin1
+            return encode_latin1
         if full_name not in _ALLOWED:
             raise _ForbiddenGlobalError(full_name)
         return _ALLOWED[full_name]
-
-
-def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    return text.encode("latin1")

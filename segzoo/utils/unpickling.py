@@ -45,6 +45,10 @@ class _DataUnpickler(pickle.Unpickler):
         self._packages = {module.partition(".")[0] for module in modules}
 
     def find_class(self, module: str, name: str) -> Any:
+        if module == "__builtin__":  # as Python 2 and protocol 2 call it
+            module = "builtins"
+        if (module, name) == ("_codecs", "encode"):
+            return encode_latin1
         if (module, name) in _PLAIN:
             return super().find_class(module, name)
         # A module that is not imported yet stays so: importing it would run it. The name is looked up
@@ -54,6 +58,14 @@ class _DataUnpickler(pickle.Unpickler):
             if _is_record(found) and (found.__module__, found.__qualname__) == (module, name):
                 return found
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no data")
+
+
+def encode_latin1(text: str, encoding: str = "latin1") -> bytes:
+    """Return the bytes that a pickle of protocol 2 or less has as text; those have no other encoding.
+
+    For such pickles in the place of `_codecs.encode`, which takes any.
+    """
+    return text.encode("latin1")
 
 
 def unpickled(data: bytes, modules: Collection[str]) -> Any:

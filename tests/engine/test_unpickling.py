@@ -22,7 +22,7 @@ class Sum:
     total: float
 
 
-@pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_records_plain_values_and_containers_are_read_back(protocol):
     data = {
         "records": [Pair(1, "a"), Sum(2.5)],
@@ -40,6 +40,14 @@ def test_records_plain_values_and_containers_are_read_back(protocol):
     assert [type(one) for one in found["containers"]] == [type(one) for one in data["containers"]]
     array = np.arange(6, dtype=np.int16).reshape(2, 3)
     np.testing.assert_array_equal(unpickled(pickle.dumps(array, protocol), ()), array)
+
+
+def test_bytes_of_old_protocols_have_one_encoding():
+    # What pickle.dumps(b"\xff", 2) writes, and the same with a codec that is no text encoding.
+    old = b"\x80\x02c_codecs\nencode\nX\x02\x00\x00\x00\xc3\xbfX\x06\x00\x00\x00%s\x86R."
+    assert pickle.loads(old % b"latin1") == b"\xff"
+    for encoding in (b"latin1", b"base64"):
+        assert unpickled(old % encoding, ()) == b"\xff"
 
 
 def test_a_module_that_is_not_imported_is_not_run(tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ import pickle
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +23,7 @@ from PIL import Image
 from segzoo.data import read_dataset_file
 from segzoo.data.label_reader import opened_image, opened_labels
 from segzoo.utils.errors import InputError
+from segzoo.utils.unpickling import unpickled
 
 from .common import at_root, check_splits, fill_folder, find_root, written_whole
 
@@ -33,26 +33,10 @@ IDS = 26 * 256
 SPLITS = ("training", "validation")
 
 
-class NumbersOnly(pickle.Unpickler):
-    """An unpickler of plain Python and numpy values that refuses anything that could run code."""
-
-    ALLOWED = frozenset({"_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer"})
-
-    def find_class(self, module: str, name: str) -> Any:
-        # numpy pickles bytes as a call of _codecs.encode.
-        if (module.split(".")[0] == "numpy" and name in self.ALLOWED) or (module, name) == (
-            "_codecs",
-            "encode",
-        ):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it holds a {module}.{name}, which is not read")
-
-
 def read_index(file: Path) -> dict[str, list[tuple[str, str]]]:
     """Return {"training" or "validation": [(folder, file name)]}; folders start with the release's name."""
     try:
-        with file.open("rb") as opened:
-            index = NumbersOnly(opened).load()
+        index = unpickled(file.read_bytes(), ())
         pairs = [
             (str(folder), str(name)) for folder, name in zip(index["folder"], index["filename"], strict=True)
         ]
