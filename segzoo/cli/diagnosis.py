@@ -119,7 +119,7 @@ def guarded(check: Callable[[], Iterable[Item]]) -> Iterator[Item]:
     try:
         yield from check()
     except Exception as error:  # whatever a broken installation raises
-        yield Item("FAIL", "check", one_line(error), "see INSTALL.md, troubleshooting")
+        yield Item("FAIL", "check", one_line(error), "see troubleshooting in segzoo's INSTALL.md")
 
 
 def report_needs(targets: list[str]) -> int:
@@ -238,12 +238,18 @@ def check_datasets() -> Iterator[Item]:
         return
     yield Item("ok", "datasets", f"{root.absolute()} ({how})")
     catalog = importlib.import_module("segzoo.data.dataset_file").CATALOG
+    missing = []
     for file in sorted(catalog.glob("*.yaml")):
-        yield from check_dataset(file)
+        items = check_dataset(file)
+        yield from items
+        if not items:
+            missing.append(file.stem)
+    if missing:
+        yield Item("ok", "  not found", ", ".join(missing))
 
 
-def check_dataset(file: Path) -> Iterator[Item]:
-    """Yield an item for each split that exists; one for the dataset if none does."""
+def check_dataset(file: Path) -> list[Item]:
+    """Return an item for each split that exists, and each that is broken where another one exists."""
     layouts = importlib.import_module("segzoo.data.layouts")
     dataset = importlib.import_module("segzoo.data").read_dataset_file(file)
     found: dict[str, str] = {}
@@ -253,16 +259,15 @@ def check_dataset(file: Path) -> Iterator[Item]:
             layout = layouts.find_layout(dataset, split)
         except ValueError as error:
             if split not in dataset.without_labels:  # those are for submissions only
-                problems[split] = one_line(error)
+                problems[split] = one_line(error).removeprefix(f"{split}: ")
         else:
             found[split] = describe_split(layout, dataset.image_counts.get(split))
     if not found:
-        yield Item("ok", f"  {dataset.name}", "not found")
-        return
-    for split, text in found.items():
-        yield Item("warn" if "expected" in text else "ok", f"  {split}", text)
-    for split, problem in problems.items():
-        yield Item("warn", f"  {split}", problem)
+        return []
+    return [
+        *(Item("warn" if "expected" in text else "ok", f"  {split}", text) for split, text in found.items()),
+        *(Item("warn", f"  {split}", problem) for split, problem in problems.items()),
+    ]
 
 
 def describe_split(layout: Any, expected: int | None) -> str:
@@ -294,9 +299,12 @@ def check_config(
         try:
             yield Item("ok", f"  {name}", f"{len(catalog.get(name))} images")
         except (errors.InputError, OSError) as error:
-            yield Item("FAIL", f"  {name}", one_line(error))
+            yield Item("FAIL", f"  {name}", one_line(error).removeprefix(f"{name}: "))
     yield check_weights(cfg.MODEL.WEIGHTS)
-    yield check_model(cfg)
+    try:
+        yield check_model(cfg)
+    except errors.InputError as error:
+        yield Item("FAIL", "  model", one_line(error))
 
 
 def check_weights(weights: str) -> Item:
@@ -312,6 +320,8 @@ def check_weights(weights: str) -> Item:
 def check_model(cfg: Any) -> Item:
     """Build the model without memory for its weights."""
     torch = importlib.import_module("torch")
+    find_trainer = importlib.import_module("segzoo.engine").find_trainer
+    importlib.import_module("segzoo.engine.names").check_names(cfg, find_trainer(cfg))
     build_model = importlib.import_module("detectron2.modeling").META_ARCH_REGISTRY.get
     with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
         model = build_model(cfg.MODEL.META_ARCHITECTURE)(cfg)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from segzoo.utils.commands import command_line
+from segzoo.utils.commands import command_line, is_source_tree
 from segzoo.utils.errors import InputError
 
 from .command import command
@@ -31,7 +31,11 @@ def build_parser() -> CommandLine:
     parser.add_config(weights=True)
     parser.add_data()
     parser.group("make").add_argument(
-        "--needs", nargs="*", metavar="TARGET", help="only report what `make TARGET` lacks here"
+        "--needs",
+        nargs="*",
+        metavar="TARGET",
+        # An installed package has no Makefile.
+        help="only report what `make TARGET` lacks here" if is_source_tree() else argparse.SUPPRESS,
     )
     parser.add_overrides()
     parser.add_check(check_arguments)
