@@ -1,4 +1,4 @@
-"""Installs Detectron2 into the Python environment that runs this file, without compiling anything.
+"""Install Detectron2 into the Python environment that runs this file, without compiling anything.
 
     python tools/install_detectron2.py                     # GitHub where it answers, else PyPI
     python tools/install_detectron2.py --source compiled   # upstream's own build, with its C++/CUDA operators
@@ -64,7 +64,7 @@ include = ["detectron2*"]
 
 
 class InstallError(Exception):
-    """What stopped the installation and what to do, in one line."""
+    """The reason why the installation failed and the remedy, in one line."""
 
 
 def main() -> int:
@@ -72,7 +72,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", choices=["auto", "github", "pypi", "compiled"], default="auto")
-    parser.add_argument("--tree", type=Path, help="a detectron2 source folder to take instead")
+    parser.add_argument("--tree", type=Path, help="a detectron2 source folder to install instead")
     parser.add_argument("--sdist", type=Path, help=f"{SDIST} as a file, downloaded before")
     parser.add_argument("--constraint", type=Path, help="a file for pip's --constraint")
     parser.add_argument("--force", action="store_true", help="replace an existing detectron2")
@@ -104,7 +104,7 @@ def install(arguments: argparse.Namespace) -> None:
 
 
 def find_tree(arguments: argparse.Namespace, folder: Path) -> tuple[Path, str]:
-    """A folder with Detectron2's sources, and the version to install them as."""
+    """Return a folder with Detectron2's sources, and the version to install them as."""
     if arguments.tree:
         return arguments.tree, "0.6+local"
     if arguments.sdist:
@@ -148,7 +148,7 @@ def fetch_github(folder: Path) -> Path:
 
 
 def download_sdist(folder: Path) -> Path:
-    """Downloads through pip, and so from the index that the user has configured."""
+    """Download the sdist through pip, and so from the index that the user has configured."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{SDIST} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
     # pip runs the sdist's setup.py for its metadata, and that imports torch: hence no isolation.
@@ -187,7 +187,7 @@ def unpack(sdist: Path, folder: Path) -> Path:
 
 
 def arrange(tree: Path, build: Path, version: str) -> None:
-    """Lays the Python files out as upstream's setup.py installs them, with packaging metadata of our own."""
+    """Arrange the Python files as upstream's setup.py installs them, with our own packaging metadata."""
     if not (tree / "detectron2" / "engine").is_dir():
         raise InstallError(f"{tree}: expected Detectron2's source folder, with detectron2/engine in it")
     package = build / "detectron2"
@@ -208,7 +208,7 @@ def pip_install(what: list[str], constraint: Path | None) -> None:
     options = ["--constraint", str(constraint)] if constraint else []
     if pip(["install", "-qq", "--no-build-isolation", "--force-reinstall", "--no-deps", *what]).returncode:
         raise InstallError("pip failed, see above; setuptools 77.0.3 or later and wheel must be installed")
-    # Once more without --no-deps: what detectron2 needs and is missing, and nothing else is reinstalled.
+    # Again without --no-deps, which installs missing requirements and reinstalls nothing.
     importlib.invalidate_caches()
     needs = importlib.metadata.requires("detectron2") or []
     needs = [need for need in needs if "extra ==" not in need]

@@ -1,9 +1,9 @@
-"""Makes `.venv`, the environment that `make` uses: `make venv` runs this file with the system's python3.
+"""Create `.venv`, the environment that `make` uses: `make venv` runs this file with the system's python3.
 
-Nothing is done when `.venv` is complete. Otherwise, in this order, because each step needs the one before:
-setuptools; torch and torchvision (a CPU build, or a CUDA build where nvidia-smi finds a GPU); segzoo itself,
-editable, with its requirements at the versions of requirements/constraints.txt; Detectron2; and what tests
-compare with (requirements/peers.txt), without which they skip.
+If `.venv` is complete, nothing is done. Otherwise these are installed, in this order, since each step needs
+the previous one: setuptools; torch and torchvision (a CPU build, or a CUDA build if nvidia-smi finds a GPU);
+segzoo itself, editable, with its requirements at the versions of requirements/constraints.txt; Detectron2;
+and the reference implementations of the tests (requirements/peers.txt), without which tests are skipped.
 
 Environment variables:
     TORCH=cpu|cuda                            instead of looking for a GPU
@@ -25,13 +25,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-# Written last: an interrupted installation is taken up again.
+# Written last, so that an interrupted installation is continued.
 STAMP = VENV / "complete.txt"
 CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
 PEERS = ROOT / "requirements" / "peers.txt"
 # Imported at every start of the environment's Python.
 STARTUP = ROOT / "tools" / "segzoo_startup.py"
-# What the environment depends on; a change of any of them brings it up to date.
+# Files that the environment depends on; it is updated when one of them changes.
 INPUTS = [
     *(CONSTRAINTS, PEERS, STARTUP, ROOT / "pyproject.toml", ROOT / "tools" / "install_detectron2.py"),
     Path(__file__).resolve(),
@@ -50,7 +50,7 @@ CHOICES = {"TORCH": ("cpu", "cuda"), "DETECTRON2": ("auto", "github", "pypi", "c
 
 
 class InstallError(Exception):
-    """What stopped the installation and what to do, in one line."""
+    """The reason why the installation failed and the remedy, in one line."""
 
 
 def main() -> int:
@@ -89,16 +89,16 @@ def fingerprint() -> str:
 
 
 def is_complete(choices: dict[str, str]) -> bool:
-    """Whether `.venv` was completed for the present requirements, and with the explicit choices."""
+    """Return whether `.venv` was completed for the present requirements and the explicit choices."""
     if not (STAMP.is_file() and works(PYTHON)):
         return False
     recorded = dict(line.split("=", 1) for line in STAMP.read_text(encoding="utf-8").splitlines())
-    wanted = {"requirements": fingerprint(), **{name: value for name, value in choices.items() if value}}
-    return all(recorded.get(name) == value for name, value in wanted.items())
+    expected = {"requirements": fingerprint(), **{name: value for name, value in choices.items() if value}}
+    return all(recorded.get(name) == value for name, value in expected.items())
 
 
 def works(python: Path) -> bool:
-    """False for a link to an interpreter that is gone."""
+    """Return whether an interpreter runs; a link may lead to one that has been removed."""
     return python.is_file() and subprocess.run([python, "-c", ""], check=False).returncode == 0
 
 
@@ -149,7 +149,7 @@ def build(choices: dict[str, str]) -> None:
         print("\n".join(conflicts), file=sys.stderr)
         raise InstallError("the installed packages do not fit together, see above; rm -r .venv and try again")
 
-    say(6, "implementations that the tests compare with")
+    say(6, "reference implementations of the tests")
     if not try_pip("install", "--no-deps", "--no-build-isolation", "-r", str(PEERS)):
         print("      not installed; the tests that need them will be skipped", flush=True)
     stamp = f"requirements={fingerprint()}\nTORCH={torch}\nDETECTRON2={detectron2}\n"
@@ -182,10 +182,10 @@ def create_venv() -> None:
 
 
 def install_torch(kind: str) -> None:
-    """Leaves a torch and a torchvision that fit, and keeps those of the right version that are there already.
+    """Install a torch and a torchvision that fit together, keeping those of the right versions.
 
-    On a CPU the plain torch of PyPI would bring gigabytes of CUDA libraries; so the CPU build is asked for by
-    its full version first, from wherever pip is configured to look, then from PyTorch's own index.
+    On a CPU, PyPI's plain torch would bring gigabytes of CUDA libraries; so the CPU build is requested by its
+    full version first, from wherever pip is configured to look, then from PyTorch's own index.
     """
     torch, torchvision = f"torch=={TORCH_VERSION}", f"torchvision=={TORCHVISION_VERSION}"
     if kind == "cuda":
@@ -201,9 +201,9 @@ def install_torch(kind: str) -> None:
         pip("install", torch, torchvision, why="torch")
         return
     if try_pip("install", f"{torch}+cpu"):
-        # With --no-deps, because the torch that it names must not be replaced. PyPI's torchvision is a CUDA
-        # build whose operators do not load here: segzoo.compat covers for that, and is imported in time by
-        # install_startup.
+        # With --no-deps, since the torch that it names must not be replaced. PyPI's torchvision is a CUDA
+        # build whose operators do not load here: segzoo.compat covers for that, and install_startup has it
+        # imported in time.
         if not try_pip("install", "--no-deps", f"{torchvision}+cpu"):
             pip("install", "--no-deps", torchvision, why="torchvision")
         return
@@ -216,7 +216,7 @@ def install_torch(kind: str) -> None:
 
 
 def install_startup() -> None:
-    """Lets torchvision and Detectron2 be imported there before segzoo, as a notebook's first cell does."""
+    """Make torchvision and Detectron2 importable before segzoo there, as in a notebook's first cell."""
     packages = Path(python_output("import sysconfig; print(sysconfig.get_path('purelib'))"))
     shutil.copy(STARTUP, packages)
     (packages / f"{STARTUP.stem}.pth").write_text(f"import {STARTUP.stem}\n", encoding="utf-8")
@@ -246,7 +246,7 @@ def python_output(code: str) -> str:
 
 
 def package_conflicts() -> list[str]:
-    """The lines of `pip check`, less those about what is installed without its requirements on purpose."""
+    """Return the lines of `pip check`, except those on packages installed without their requirements."""
     command = [PYTHON, "-m", "pip", "check"]
     result = subprocess.run(command, env=pip_environment(), capture_output=True, text=True, check=False)
     if not result.returncode:
@@ -269,7 +269,7 @@ def try_pip(*command: str, quiet: bool = True) -> bool:
 
 
 def pip_environment() -> dict[str, str]:
-    """The user's settings of pip (index, proxy, certificates), less what reaches outside `.venv`."""
+    """Return the user's settings of pip (index, proxy, certificates), without those that leave `.venv`."""
     environment = {
         name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")
     }

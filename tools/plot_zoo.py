@@ -138,10 +138,10 @@ def run(args: argparse.Namespace) -> None:
 def count_gflops(info: WeightsInfo, size: Sequence[int] | None) -> float | None:
     """Return the recorded count, or a new one if that was made at another size; None if it fails."""
     try:
-        wanted = tuple(size) if size else usual_size(load_config(info.name), info.dataset)
-        if info.reproduced and info.reproduced.size == wanted:
+        chosen = tuple(size) if size else usual_size(load_config(info.name), info.dataset)
+        if info.reproduced and info.reproduced.size == chosen:
             return info.reproduced.gflops
-        return count(info.name, wanted).total_flops / 1e9
+        return count(info.name, chosen).total_flops / 1e9
     except InputError as error:
         print(f"left out: {info.name}: {error}", file=sys.stderr)
         return None

@@ -1,4 +1,4 @@
-"""Lets `import torchvision` and `import detectron2` work in the environment of `make venv` before segzoo.
+"""Make `import torchvision` and `import detectron2` work before segzoo in the environment of `make venv`.
 
 Not a tool: tools/install_environment.py puts it into the environment, where every start of Python imports it.
 Until one of the two is imported it does nothing; then segzoo.compat makes the installed versions work.
@@ -8,7 +8,7 @@ import sys
 
 
 class CompatFirst:
-    """A finder that finds nothing: it has segzoo.compat imported before the modules that need it."""
+    """A finder that finds nothing, but imports segzoo.compat before the modules that need it."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -16,7 +16,7 @@ class CompatFirst:
             try:  # noqa: SIM105  contextlib would be one more import at every start
                 import segzoo.compat  # noqa: F401
             except ImportError:
-                # segzoo or Detectron2 has been uninstalled: the import goes on as without this file.
+                # segzoo or Detectron2 has been uninstalled: the import continues as without this file.
                 pass
         return None
 

@@ -71,7 +71,7 @@ def outcome(name: str) -> tuple[int, str]:
     """Create an environment and run the tests in it; return the exit status and a message."""
     started = time.monotonic()
     try:
-        python = build(name, wanted(name, requirements()))
+        python = build(name, packages_to_install(name, requirements()))
     except NotBuiltError as error:
         return 2, f"NOT TESTED: {error}"
     failed = run_tests(python)
@@ -85,7 +85,7 @@ def requirements() -> dict[str, str]:
     return dict(re.findall(r'^ *"([\w-]+)([^"]*)",$', listed, re.M))
 
 
-def wanted(name: str, allowed: Mapping[str, str]) -> dict[str, str]:
+def packages_to_install(name: str, allowed: Mapping[str, str]) -> dict[str, str]:
     """Return the packages for pip to install into an environment, {name: specifier}."""
     borrowed = WITH_DETECTRON2 if name == "oldest-torch" else (*WITH_DETECTRON2, *TORCH)
     own = {package: specifier for package, specifier in allowed.items() if package not in borrowed}

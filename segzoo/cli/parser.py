@@ -17,7 +17,7 @@ from segzoo.utils.threads import free_processors
 
 from .weights_option import weights_in, with_weights
 
-A_DATASET = "a dataset YAML, the folder that it lies in, or the name of a built-in dataset or split"
+A_DATASET = "a dataset YAML, its folder, or the name of a built-in dataset or split"
 EXIT_STATUS = "exit status: 0 done, 2 wrong input"
 EXIT_STATUS_OF_CHECKS = "exit status: 0 done, 1 problems were found, 2 wrong input"
 
@@ -110,7 +110,7 @@ class CommandLine(argparse.ArgumentParser):
         self.trains = False
         self._words: Sequence[str] = ()
         self.checks: list[Callable[[argparse.Namespace], None]] = []
-        self.add_argument("--debug", action="store_true", help="show where an error was raised")
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def add_check(self, check: Callable[[argparse.Namespace], None]) -> None:
         """Call `check` with the parsed arguments, in the order of the calls; it raises InputError."""
@@ -162,12 +162,12 @@ class CommandLine(argparse.ArgumentParser):
             help=about + (f" (default {default})" if default else ""),
         )
 
-    def _add_weights(self, about: str = "one of segzoo's needs no --config-file") -> None:
+    def _add_weights(self, about: str = "; one of segzoo's needs no --config-file") -> None:
         self.group("model").add_argument(
             "--weights",
             type=name_or_path,
             metavar="FILE",
-            help=f"MODEL.WEIGHTS: a checkpoint, path or URL; {about}",
+            help=f"MODEL.WEIGHTS: path or URL of a checkpoint{about}",
         )
 
     def add_model(self, *, trains: bool = False) -> None:
@@ -186,7 +186,7 @@ class CommandLine(argparse.ArgumentParser):
         )
         self.add_config_file()
         if trains:
-            self._add_weights("the training starts from it")
+            self._add_weights(" to start from")
         else:
             self._add_weights()
         self.add_trust()

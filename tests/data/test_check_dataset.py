@@ -1,4 +1,4 @@
-"""`segzoo check-data` finds what is wrong with a copy, names files and remedies, and counts right."""
+"""`segzoo check-data` finds problems of a copy, names files and remedies, and counts correctly."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def tool():
 
 @pytest.fixture
 def run(tool, capsys):
-    """Runs the tool: exit status, and the report as JSON."""
+    """Run the command; return its exit status, and the report as JSON."""
 
     def check(*arguments):
         status = tool.main([*map(str, arguments), "--json", "--workers", "0"])
@@ -30,7 +30,7 @@ def run(tool, capsys):
 
 
 def write_labels(folder, labels, split="train", seed=0):
-    """Images {stem: labels}, each of other pixels."""
+    """Write images and labels from {stem: labels}, with different pixels in each image."""
     for number, (stem, values) in enumerate(labels.items()):
         values = np.asarray(values, dtype=np.uint8)
         save(folder / f"images/{split}/{stem}.png", picture(*values.shape, seed + number))
@@ -152,7 +152,7 @@ def test_masks_of_0_and_255_name_the_remedy(tmp_path, run):
     assert problem["text"] == (
         "no class but 'ground' occurs, the rest is void: are these masks of 0 and 255?"
     )
-    # Which of the two it is, the files do not tell.
+    # The files do not show which of the two it is.
     assert "if 255 is one of the other classes, say which in roads.yaml: label_map: {255" in problem["remedy"]
     # With two classes the reader itself refuses each file.
     status, report = run(write_yaml(tmp_path, {**three, "classes": ["ground", "crack"]}))
@@ -169,7 +169,7 @@ TWO = {**ROADS, "splits": {"roads_train": "train", "roads_val": "val"}}
 
 def test_an_image_of_training_in_validation_is_found_by_name_and_by_content(tmp_path, run):
     write_labels(tmp_path, GOOD)
-    # The same names with other pixels: data sets that count each split from 1 do so.
+    # Equal names with different pixels, as in datasets that number each split from 1.
     write_labels(tmp_path, GOOD, "val", seed=50)
     file = write_yaml(tmp_path, TWO)
     assert run(file) == (0, {**run(file)[1], "findings": []})
@@ -189,7 +189,7 @@ def test_an_image_of_training_in_validation_is_found_by_name_and_by_content(tmp_
 def test_large_sets_are_hashed_on_request_only(tmp_path, tool, run, monkeypatch):
     monkeypatch.setattr("segzoo.cli.check_data.check.HASHED_BY_DEFAULT", 3)
     write_labels(tmp_path, GOOD)
-    write_labels(tmp_path, {"z": [[0, 1, 2]]}, "val")  # the picture of a, under another name
+    write_labels(tmp_path, {"z": [[0, 1, 2]]}, "val")  # the image of a, under another name
     file = write_yaml(tmp_path, TWO)
     assert run(file)[0] == 0
     assert run(file, "--hash")[0] == 1
@@ -218,8 +218,8 @@ def test_trainval_may_not_share_images_with_test(tmp_path, run):
 
 def test_a_missing_split_fails_unless_it_has_no_labels(tmp_path, run):
     write_labels(tmp_path, GOOD)
-    facts = {**ROADS, "splits": {"roads_train": "train", "roads_val": "val", "roads_test": "test"}}
-    status, report = run(write_yaml(tmp_path, {**facts, "without_labels": ["roads_test"]}))
+    content = {**ROADS, "splits": {"roads_train": "train", "roads_val": "val", "roads_test": "test"}}
+    status, report = run(write_yaml(tmp_path, {**content, "without_labels": ["roads_test"]}))
     assert status == 1
     (problem,) = problems(report)
     assert problem["split"] == "roads_val"
@@ -230,9 +230,9 @@ def test_a_missing_split_fails_unless_it_has_no_labels(tmp_path, run):
 
 def test_images_without_labels_are_read(tmp_path, run):
     save(tmp_path / "images/test/a.png", picture(4, 5))
-    (tmp_path / "images/test/b.png").write_bytes(b"no picture")
-    facts = {**ROADS, "splits": {"roads_test": "test"}, "without_labels": ["roads_test"]}
-    status, report = run(write_yaml(tmp_path, facts))
+    (tmp_path / "images/test/b.png").write_bytes(b"no image")
+    content = {**ROADS, "splits": {"roads_test": "test"}, "without_labels": ["roads_test"]}
+    status, report = run(write_yaml(tmp_path, content))
     assert status == 1
     assert [one["text"] for one in report["findings"]] == ["1 image: unreadable image"]
     assert report["splits"]["roads_test"]["sizes"] == {"5x4": 1}
@@ -251,14 +251,14 @@ def test_panoptic_segments_are_counted_and_their_damage_is_found(tmp_path, run):
     assert {one["name"]: one["segments"] for one in classes} == {
         name: len(ids) for name, ids in areas.items()
     }
-    facts = json.loads((tmp_path / "panoptic.json").read_text())
-    del facts["annotations"][0]["segments_info"][0]
-    (tmp_path / "panoptic.json").write_text(json.dumps(facts))
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    del content["annotations"][0]["segments_info"][0]
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
     status, report = run(file)
     assert status == 1
     assert "segment ids 70000 are not in the segments_info" in problems(report)[0]["files"][0]
-    facts["images"][0]["height"] = 77
-    (tmp_path / "panoptic.json").write_text(json.dumps(facts))
+    content["images"][0]["height"] = 77
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
     assert "a.jpg: is 6x4, but its annotation says 6x77" in problems(run(file)[1])[0]["files"][0]
 
 
@@ -288,7 +288,7 @@ def test_a_wrong_command_exits_with_2_and_one_line(tool, capsys, arguments, mess
     assert "Traceback" not in error
 
 
-def test_the_text_says_where_how_many_which_classes_and_what_to_do(tmp_path, tool, capsys):
+def test_the_text_shows_the_layout_the_counts_the_classes_and_the_remedies(tmp_path, tool, capsys):
     write_labels(tmp_path, {"a": [[0, 1]], "b": [[0, 9]]})
     assert tool.main([str(write_yaml(tmp_path, ROADS)), "--workers", "0"]) == 1
     text = capsys.readouterr().out
@@ -307,7 +307,7 @@ def test_the_text_says_where_how_many_which_classes_and_what_to_do(tmp_path, too
     assert max(map(len, text.split("PROBLEM")[0].splitlines())) <= max(110, len(str(tmp_path)) + 50)
 
 
-def test_the_picture_shows_each_image_in_the_colors_of_its_legend(tmp_path, tool, capsys):
+def test_the_figure_shows_each_image_in_the_colors_of_its_legend(tmp_path, tool, capsys):
     colors = [(250, 10, 10), (10, 250, 10), (10, 10, 250)]
     classes = [{"name": f"class {index}", "color": list(color)} for index, color in enumerate(colors)]
     for stem, values in {"a": [[0, 1]], "b": [[255, 0]]}.items():
@@ -326,13 +326,13 @@ def test_the_picture_shows_each_image_in_the_colors_of_its_legend(tmp_path, tool
         blended = tuple(round(0.4 * 128 + 0.6 * part) for part in color)
         near = np.abs(drawn - blended).max(axis=-1) <= 1
         assert near.sum() > 0.8 * 240 * 240
-    # Void keeps the picture's own gray: half of b beside its plain picture.
+    # Void pixels keep the gray of the image: half of b beside the image itself.
     assert (drawn == 128).all(axis=-1).sum() > 0.8 * 240 * 240
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["splits"]["roads_train"]["images"] == 2
 
 
-def test_a_picture_of_broken_files_only_is_left_out(tmp_path, tool, capsys):
+def test_no_figure_is_written_if_all_files_are_broken(tmp_path, tool, capsys):
     write_labels(tmp_path, {"a": [[0, 9]]})
     assert (
         tool.main([str(write_yaml(tmp_path, ROADS)), "--workers", "0", "--output", str(tmp_path / "out")])
@@ -342,7 +342,7 @@ def test_a_picture_of_broken_files_only_is_left_out(tmp_path, tool, capsys):
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["report.json"]
 
 
-def test_a_reader_that_goes_away_ends_the_check_without_a_traceback(tmp_path, tool, monkeypatch, capfd):
+def test_a_closed_pipe_ends_the_check_without_a_traceback(tmp_path, tool, monkeypatch, capfd):
     write_labels(tmp_path, GOOD)
     arguments = [str(write_yaml(tmp_path, ROADS)), "--workers", "0"]
     monkeypatch.setattr(sys, "argv", ["segzoo", *arguments])
@@ -354,7 +354,7 @@ def test_a_reader_that_goes_away_ends_the_check_without_a_traceback(tmp_path, to
     assert capfd.readouterr().err == ""
 
 
-def test_of_many_absent_classes_some_are_named(tmp_path, tool, capsys):
+def test_only_some_of_many_absent_classes_are_named(tmp_path, tool, capsys):
     write_labels(tmp_path, {"a": [[0, 1, 0]]})
     file = write_yaml(tmp_path, {**ROADS, "classes": [f"class_{index}" for index in range(100)]})
     assert tool.main([str(file), "--workers", "0"]) == 0
@@ -362,7 +362,7 @@ def test_of_many_absent_classes_some_are_named(tmp_path, tool, capsys):
     assert "class_41 and 58 more (--json lists all) note 98 of 100 classes do not occur" in printed
 
 
-def test_where_no_label_can_be_read_no_table_is_shown(tmp_path, tool, capsys):
+def test_no_table_is_shown_if_no_label_can_be_read(tmp_path, tool, capsys):
     write_labels(tmp_path, {"a": [[7]]})
     assert tool.main([str(write_yaml(tmp_path, ROADS)), "--workers", "0"]) == 1
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The commands for datasets: what they write, that they can be repeated, how they explain what is missing."""
+"""The commands for datasets: what they write, that they can be repeated, and their messages."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def ade20k(datasets_folder):
 
 
 def test_ade20k_labels_are_shifted_once_and_finished_files_stay(prepare, ade20k, capsys):
-    # Not the published number of images: what is there is written, and the exit status says so.
+    # Not the published number of images: labels are written, and the exit status is 1.
     assert prepare("ade20k") == 1
     assert "ade20k_sem_seg_train: 3 images, published: 20210" in capsys.readouterr().out
     target = ade20k / "annotations_detectron2/training/1.png"
@@ -55,7 +55,7 @@ def test_ade20k_labels_out_of_range_are_named_and_not_written(prepare, ade20k, c
     assert not list((ade20k / "annotations_detectron2").glob("*.partial"))
 
 
-def test_an_interrupted_conversion_of_ade20k_is_not_read_and_goes_on(prepare, ade20k, monkeypatch):
+def test_an_interrupted_conversion_of_ade20k_is_not_read_and_is_resumed(prepare, ade20k, monkeypatch):
     whole = ade20k_command.save_labels
 
     def interrupted(labels, target):
@@ -116,9 +116,9 @@ def test_coco_is_checked_counted_and_its_semantic_labels_written(prepare, coco, 
 
 def test_a_contradiction_in_coco_is_named(prepare, coco, capsys):
     file = coco / "annotations/panoptic_val2017.json"
-    facts = json.loads(file.read_text())
-    del facts["annotations"][0]["segments_info"][0]
-    file.write_text(json.dumps(facts))
+    content = json.loads(file.read_text())
+    del content["annotations"][0]["segments_info"][0]
+    file.write_text(json.dumps(content))
     prepare("coco_panoptic", "--split", "coco_2017_val_panoptic", "--labels")
     assert "a.png: segment ids 1000 are not in the segments_info" in capsys.readouterr().err
 
@@ -139,14 +139,14 @@ def test_annotations_are_drawn_with_the_colors_of_their_classes(tmp_path):
     )
     drawn = np.array(Image.open(tmp_path / "out/roads_train_a.png")).astype(int)
     assert (tmp_path / "out/sheet.png").is_file()
-    # Picture and drawing side by side: road is tinted red, void is the picture itself.
+    # Image and visualization side by side: road is tinted red, void is the image itself.
     bottom = drawn[-10:, -40:]
     assert (bottom[:, 5:15, 0] - bottom[:, 5:15, 2] > 100).all()
     assert (bottom[:, 25:, :] == 100).all()
 
 
 @pytest.mark.parametrize("task", ["panoptic", "entity", "instance", "semantic"])
-def test_what_the_mapper_yields_is_drawn_for_every_task(tmp_path, task):
+def test_the_output_of_the_mapper_is_drawn_for_every_task(tmp_path, task):
     file = write_street(tmp_path)
     arguments = [
         "--config-file",
@@ -158,7 +158,7 @@ def test_what_the_mapper_yields_is_drawn_for_every_task(tmp_path, task):
     ]
     options = ["TASK", task, "INPUT.MIN_SIZE_TRAIN", "(40,)", "INPUT.MAX_SIZE_TRAIN", "80"]
     assert visualize_data.main([*arguments, "--output", str(tmp_path / "out"), "--opts", *options]) == 0
-    names = sorted(picture.name for picture in (tmp_path / "out").iterdir())
+    names = sorted(file.name for file in (tmp_path / "out").iterdir())
     assert names == ["0000_a.png", "0001_a.png", "sheet.png"]
 
 
@@ -190,7 +190,7 @@ TWO_SPLITS = {"roads_train": "train", "roads_val": "val"}
 
 @pytest.fixture
 def two_splits(tmp_path):
-    """roads.yaml with the splits roads_train and roads_val, one image each."""
+    """Write roads.yaml with the splits roads_train and roads_val, one image each."""
     labels = np.zeros((8, 10), np.uint8)
     file = write_roads(tmp_path, labels, splits=TWO_SPLITS)
     for kind in ("images", "masks"):
@@ -203,7 +203,7 @@ def two_splits(tmp_path):
 @pytest.mark.parametrize("flag", ["--split", "--dataset"])
 @pytest.mark.parametrize("more", [[], ["--config-file", "semantic/camvid/maskformer_r18"]])
 def test_one_split_of_a_dataset_is_drawn(two_splits, tmp_path, flag, more):
-    """Its files, and with a configuration what training sees of them."""
+    """Its files, and with a configuration its training samples."""
     output = tmp_path / "out"
     given = [*more, "--data", two_splits, "--output", str(output), "--number", "1"]
     options = ["INPUT.MIN_SIZE_TRAIN", "(40,)", "INPUT.CROP_SIZE", "()"] if more else []
@@ -213,7 +213,7 @@ def test_one_split_of_a_dataset_is_drawn(two_splits, tmp_path, flag, more):
 
 
 @pytest.mark.parametrize("command", [visualize_data, check_data, evaluate, panoptic])
-def test_every_command_names_the_splits_that_there_are(two_splits, tmp_path, capsys, command):
+def test_every_command_names_the_existing_splits(two_splits, tmp_path, capsys, command):
     needed = {
         visualize_data: ["--output", str(tmp_path / "out")],
         evaluate: ["--weights", "a.pth"],

@@ -1,4 +1,4 @@
-"""`segzoo doctor` looks for what the packaging requires."""
+"""`segzoo doctor` checks for the packages that segzoo requires."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from segzoo.data.dataset_file import CATALOG
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_the_doctor_looks_for_every_required_package():
+def test_the_doctor_checks_for_every_required_package():
     project = (REPOSITORY / "pyproject.toml").read_text()
     listed = project.split("\ndependencies = [")[1].split("\n]")[0]
     required = set(re.findall(r'^ *"([\w-]+)', listed, re.MULTILINE))

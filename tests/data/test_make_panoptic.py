@@ -30,7 +30,7 @@ CLASSES = [
     {"name": "sky"},
     {"name": "person", "isthing": True},
 ]
-FACTS = {
+ROADS = {
     "splits": {"roads_train": "train"},
     "images": "images/{split}/{stem}.png",
     "labels": "masks/{split}/{stem}.png",
@@ -51,27 +51,27 @@ LABELS = np.array(
 
 @pytest.fixture
 def tool():
-    """The command's exit status for these arguments, without processes."""
+    """A function that runs the command in this process and returns its exit status."""
     return lambda *arguments: convert_data.main(["panoptic", *map(str, arguments), "--workers", "0"])
 
 
-def write_roads(folder, labels, **facts):
-    """The images {stem: labels} of roads.yaml."""
+def write_roads(folder, labels, **fields):
+    """Write roads.yaml with images and labels from {stem: labels}; return its path."""
     for number, (stem, values) in enumerate(labels.items()):
         save(folder / f"images/train/{stem}.png", picture(*values.shape, number))
         save(folder / f"masks/train/{stem}.png", values)
-    return write_yaml(folder, {**FACTS, **facts})
+    return write_yaml(folder, {**ROADS, **fields})
 
 
 def box(top, left, bottom, right, shape=LABELS.shape):
-    """The mask of a rectangle, bottom and right exclusive."""
+    """Return the mask of a rectangle, bottom and right exclusive."""
     mask = np.zeros(shape, dtype=bool)
     mask[top:bottom, left:right] = True
     return mask
 
 
 def run_length(mask):
-    """An uncompressed COCO mask: lengths of runs down the columns, of zeros first."""
+    """Return an uncompressed COCO RLE: run lengths down the columns, zeros first."""
     flat = mask.T.ravel().astype(int)
     edges = np.flatnonzero(np.diff(flat)) + 1
     counts = np.diff([0, *edges, len(flat)]).tolist()
@@ -79,15 +79,15 @@ def run_length(mask):
 
 
 def write_instances(path, images, annotations, categories=(("car", 1), ("person", 2), ("sky", 3))):
-    """A COCO JSON; annotations are (image id, category id, segmentation, iscrowd)."""
+    """Write a COCO JSON; annotations are (image id, category id, segmentation, iscrowd)."""
     keys = ("id", "image_id", "category_id", "segmentation", "iscrowd")
     listed = [dict(zip(keys, (10 + k, *one), strict=True)) for k, one in enumerate(annotations)]
-    facts = {
+    content = {
         "images": images,
         "annotations": listed,
         "categories": [{"id": number, "name": name} for name, number in categories],
     }
-    path.write_text(json.dumps(facts))
+    path.write_text(json.dumps(content))
     return path
 
 
@@ -95,7 +95,7 @@ IMAGE = {"id": 55, "file_name": "a.png", "height": 4, "width": 6}
 
 
 def result(folder, name="roads_train"):
-    """(ids, {(class name, iscrowd): [mask, ...]}) of the only image, read by Pillow and json alone."""
+    """Return (ids, {(class name, iscrowd): [mask, ...]}) of the only image, read by Pillow and json alone."""
     document = json.loads((folder / f"panoptic/{name}.json").read_text())
     (annotation,) = document["annotations"]
     rgb = np.array(Image.open(folder / f"panoptic/{name}" / annotation["file_name"])).astype(int)
@@ -130,13 +130,13 @@ TRAIN = ["--splits", "roads_train"]  # the earlier name of --split
     ("order", "first", "second"),
     [("area", CARS[0], CARS[1] & ~CARS[0]), ("file", CARS[0] & ~CARS[1], CARS[1])],
 )
-def test_the_rules_on_a_picture_by_hand(tmp_path, tool, capsys, order, first, second):
+def test_the_rules_on_hand_drawn_labels(tmp_path, tool, capsys, order, first, second):
     file = write_roads(tmp_path, {"a": LABELS})
-    # The larger one comes first in the file.
+    # The larger car comes first in the file.
     annotations = [
         (55, 1, run_length(CARS[1]), 0),
         (55, 1, run_length(CARS[0]), 0),
-        # A person, of whom a pixel is on void and two are on sky.
+        # A person with one pixel on void and two on sky.
         (55, 2, run_length(box(0, 3, 2, 4) | box(0, 5, 1, 6) | box(0, 4, 1, 5)), 0),
         (55, 3, run_length(box(0, 0, 1, 6)), 0),
     ]
@@ -146,7 +146,7 @@ def test_the_rules_on_a_picture_by_hand(tmp_path, tool, capsys, order, first, se
     person = box(0, 3, 2, 4) | box(0, 4, 1, 6)
     car = second & ~person
     if order == "file":
-        # The car was there first.
+        # The car comes first in the file.
         person, car = person & ~second, second
     cars = np.isin(LABELS, 1) & ~first & ~car & ~person
     assert_masks(
@@ -242,7 +242,7 @@ def test_every_form_of_mask_is_read(tmp_path, tool, kind):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, "rgb"])
-def test_a_png_that_numbers_the_instances(tmp_path, tool, dtype, capsys):
+def test_instances_are_read_from_a_png_with_their_numbers(tmp_path, tool, dtype, capsys):
     file = write_roads(tmp_path, {"a": LABELS, "b": LABELS})
     numbers = np.zeros(LABELS.shape, dtype=np.int64)
     numbers[CARS[0]] = 4
@@ -269,8 +269,8 @@ def test_a_png_that_numbers_the_instances(tmp_path, tool, dtype, capsys):
 
 
 @pytest.mark.parametrize("template", ["objects/{stem}_*.png", "objects/{stem}/*.png"])
-def test_a_png_for_each_instance(tmp_path, tool, template):
-    # b and b_1: the files of the second are not of the first.
+def test_instances_are_read_from_a_png_for_each(tmp_path, tool, template):
+    # b and b_1: the files of b_1 do not belong to b.
     file = write_roads(tmp_path, {"b": LABELS, "b_1": LABELS})
     for name, mask in (("b/1", CARS[0]), ("b_1/1", box(1, 3, 2, 5)), ("b_1/x_2", box(1, 0, 3, 3))):
         path = template.replace("*", name.split("/")[1]).replace("{stem}", name.split("/")[0])
@@ -287,7 +287,7 @@ def test_a_png_for_each_instance(tmp_path, tool, template):
 
 # --------------------------------------------------------------------- The JSON that is the dataset's labels
 
-# A cat and a dog in 4 rows of 8 pixels: of such sides, every part is an exact number.
+# A cat and a dog in 4 rows of 8 pixels: every fraction of these sides is an exact number.
 CAT, DOG = box(0, 1, 3, 4, (4, 8)), box(1, 5, 4, 7, (4, 8))
 CAT_POLYGON, DOG_POLYGON = [1, 0, 4, 0, 4, 3, 1, 3], [5, 1, 7, 1, 7, 4, 5, 4]
 PETS = {
@@ -299,13 +299,13 @@ PETS = {
 }
 
 
-def write_pets(folder, form=lambda polygon: [polygon], crowd=0, more=(), **facts):
-    """Two animals as polygons in a form."""
+def write_pets(folder, form=lambda polygon: [polygon], crowd=0, more=(), **fields):
+    """Write pets.yaml and a JSON of two animals, with polygons in a form; return the path of the YAML."""
     save(folder / "images/a.png", picture(4, 8))
     annotations = [(5, 1, form(CAT_POLYGON), crowd), (5, 2, form(DOG_POLYGON), crowd), *more]
     image = {"id": 5, "file_name": "a.png", "height": 4, "width": 8}
     write_instances(folder / "instances_train.json", [image], annotations, (("cat", 1), ("dog", 2)))
-    return write_yaml(folder, {**PETS, **facts}, "pets.yaml")
+    return write_yaml(folder, {**PETS, **fields}, "pets.yaml")
 
 
 def as_points(polygon):
@@ -340,7 +340,7 @@ def test_the_labels_of_a_dataset_are_read_by_all_of_its_keys(tmp_path, tool, wri
         expected.setdefault((dog, 0), []).append(DOG)
     # The larger one comes first in both.
     assert_masks(result(tmp_path, "pets_train")[1], expected)
-    # What was written needs none of the keys.
+    # The written dataset needs none of the keys.
     (name,) = register_dataset_file(tmp_path / "pets_panoptic.yaml")
     _, segments = MetadataCatalog.get(name).load_panoptic(DatasetCatalog.get(name)[0])
     assert [one["iscrowd"] for one in segments] == [0] * len(segments)
@@ -379,7 +379,7 @@ def test_a_split_may_be_given_as_check_data_takes_it(tmp_path, tool, capsys):
 
 
 def take_apart(split, folder, source):
-    """Semantic PNGs and instances of a panoptic split, in `folder`; returns their dataset YAML."""
+    """Write semantic PNGs and instances of a panoptic split into `folder`; return their dataset YAML."""
     records, metadata = DatasetCatalog.get(split), MetadataCatalog.get(split)
     images, annotations = [], []
     for record in records:
@@ -399,17 +399,17 @@ def take_apart(split, folder, source):
     (folder / "images").symlink_to(Path(records[0]["file_name"]).parent)
     categories = [(name, 1000 + index) for index, name in enumerate(metadata.classes)]
     write_instances(folder / "instances.json", images, annotations, categories)
-    facts = {
+    content = {
         "splits": {"apart": "x"},
         "images": "images/{stem}.jpg",
         "labels": "semantic/{stem}.png",
         "classes": source,
     }
-    return write_yaml(folder, facts, "apart.yaml")
+    return write_yaml(folder, content, "apart.yaml")
 
 
 def assert_round_trip(split, folder, source, tool, capsys):
-    """Panoptic labels, taken apart and put together by both ways, are what they were."""
+    """Take panoptic labels apart, combine them in both ways, and compare the result with the original."""
     file = take_apart(split, folder, source)
     truth, metadata = DatasetCatalog.get(split), MetadataCatalog.get(split)
     categories = {
@@ -427,7 +427,7 @@ def assert_round_trip(split, folder, source, tool, capsys):
             assert Path(record["file_name"]).samefile(other["file_name"])
             ids, segments = loader.load_panoptic(record)
             expected, listed = metadata.load_panoptic(other)
-            # The same partition of the pixels: every id is renamed to one, and back.
+            # The same partition of the pixels: ids correspond one to one.
             pairs = np.unique(np.stack([ids, expected], axis=-1).reshape(-1, 2), axis=0)
             renamed = dict(pairs.tolist())
             assert len(pairs) == len(renamed) == len(set(renamed.values()))
@@ -463,7 +463,7 @@ def test_shapes_survive_the_round_trip(tmp_path, datasets_folder, tool, capsys):
 
 
 def test_the_real_coco_images_survive_the_round_trip(tmp_path, sample_data, tool, capsys):
-    facts = {
+    content = {
         "root": str(sample_data / "coco_panoptic_sample"),
         "splits": {"coco_sample": "examples"},
         "images": "input_images",
@@ -471,14 +471,14 @@ def test_the_real_coco_images_survive_the_round_trip(tmp_path, sample_data, tool
         "annotations": "panoptic_{split}.json",
         "classes": "coco_panoptic",
     }
-    register_dataset_file(write_yaml(tmp_path, facts, "sample.yaml"))
+    register_dataset_file(write_yaml(tmp_path, content, "sample.yaml"))
     assert_round_trip("coco_sample", tmp_path / "apart", "coco_panoptic", tool, capsys)
 
 
 # ------------------------------------------------------------------------------------- The files it writes
 
 
-def test_the_yaml_is_all_that_training_needs(tmp_path, tool):
+def test_training_needs_the_yaml_only(tmp_path, tool):
     labels = np.repeat(np.repeat(LABELS, 12, axis=0), 10, axis=1)
     file = write_roads(tmp_path / "data", {"a": labels, "b": labels})
     car = np.repeat(np.repeat(CARS[0], 12, axis=0), 10, axis=1)
@@ -507,7 +507,7 @@ def test_the_yaml_is_all_that_training_needs(tmp_path, tool):
     reader = {"roads_train_panoptic": label_reader("roads_train_panoptic")}
     mapper = SegmentationMapper(True, task="panoptic", augmentations=[], readers=reader)
     sample = mapper(DatasetCatalog.get("roads_train_panoptic")[0])
-    # Road, sky and the car; crowds are no target.
+    # Road, sky and the car; crowds are no targets.
     assert sample["segment_classes"].tolist() == [0, 2, 1]
     assert np.array_equal(sample["segment_map"].numpy() == 2, car)
 
@@ -570,7 +570,7 @@ def test_a_broken_image_is_named_and_its_split_has_no_json(tmp_path, tool, capsy
     errors = capsys.readouterr().err
     assert "b.png: label 9 is outside [0, 4)" in errors
     assert "roads_train: 1 of 2 images are wrong, see above" in errors
-    # The JSON of the first time could contradict PNGs of the second.
+    # The first JSON could contradict the PNGs of the second run.
     assert not (tmp_path / "panoptic/roads_train.json").exists()
     save(tmp_path / "masks/train/b.png", LABELS)
     assert tool(file, "--instances", "i.json") == 0
@@ -622,31 +622,34 @@ def test_wrong_instances_are_named(tmp_path, tool, capsys, annotation, image, st
     ("spoil", "message"),
     [
         (
-            lambda facts: facts["images"].append({"id": 5, "file_name": "a.png"}),
+            lambda content: content["images"].append({"id": 5, "file_name": "a.png"}),
             "two images have the file_name a",
         ),
-        (lambda facts: facts["images"].append({"id": 55, "file_name": "b.png"}), "two images have the id 55"),
         (
-            lambda facts: facts["images"][0].pop("id"),
+            lambda content: content["images"].append({"id": 55, "file_name": "b.png"}),
+            "two images have the id 55",
+        ),
+        (
+            lambda content: content["images"][0].pop("id"),
             "image 1 of the list lacks 'id'",
         ),
         (
-            lambda facts: facts["images"].append(7),
+            lambda content: content["images"].append(7),
             "'images' must be a list of objects, as in COCO's instances format",
         ),
         (
-            lambda facts: facts["annotations"][0].update(image_id=[55]),
+            lambda content: content["annotations"][0].update(image_id=[55]),
             "is of image [55]; expected",
         ),
-        (lambda facts: facts["annotations"][0].update(segments_info=[]), "so it is a panoptic file"),
+        (lambda content: content["annotations"][0].update(segments_info=[]), "so it is a panoptic file"),
     ],
 )
 def test_a_wrong_json_is_one_line(tmp_path, tool, capsys, spoil, message):
     file = write_roads(tmp_path, {"a": LABELS})
     write_instances(tmp_path / "i.json", [IMAGE], [(55, 1, run_length(CARS[0]), 0)])
-    facts = json.loads((tmp_path / "i.json").read_text())
-    spoil(facts)
-    (tmp_path / "i.json").write_text(json.dumps(facts))
+    content = json.loads((tmp_path / "i.json").read_text())
+    spoil(content)
+    (tmp_path / "i.json").write_text(json.dumps(content))
     assert tool(file, "--instances", "i.json") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
@@ -654,7 +657,7 @@ def test_a_wrong_json_is_one_line(tmp_path, tool, capsys, spoil, message):
 
 
 def test_a_dataset_without_labels_is_explained(tmp_path, tool, capsys):
-    file = write_roads(tmp_path, {"a": LABELS}, without_labels=list(FACTS["splits"]))
+    file = write_roads(tmp_path, {"a": LABELS}, without_labels=list(ROADS["splits"]))
     assert tool(file, "--instances", "i.json") == 2
     assert "roads.yaml: none of its splits has labels" in capsys.readouterr().err
 
@@ -669,7 +672,7 @@ def test_categories_of_other_names_are_renamed_or_left_out(tmp_path, tool):
     assert ("person", 0) not in found
 
 
-def test_what_cannot_be_done_is_said_in_a_line(tmp_path, tool, capsys):
+def test_impossible_conversions_are_one_line(tmp_path, tool, capsys):
     file = write_roads(tmp_path, {"a": LABELS, "b": LABELS})
     write_instances(tmp_path / "i.json", [IMAGE], [])
 

@@ -1,4 +1,4 @@
-"""`segzoo prepare` and other data commands: help, lists, remedies of messages, scripts of earlier names."""
+"""`segzoo prepare` and other data commands: help, lists, remedies in messages, earlier scripts."""
 
 import ast
 import json
@@ -21,7 +21,7 @@ from tests.data.data_trees import picture, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CATALOG = {file.stem: file for file in (REPOSITORY / "segzoo/data/catalog").glob("*.yaml")}
-FACTS = {name: yaml.safe_load(file.read_text()) for name, file in CATALOG.items()}
+CONTENTS = {name: yaml.safe_load(file.read_text()) for name, file in CATALOG.items()}
 README = (REPOSITORY / "datasets/README.md").read_text(encoding="utf-8")
 
 
@@ -37,13 +37,13 @@ def test_every_built_in_dataset_can_be_prepared():
 
 
 @pytest.mark.parametrize("name", PREPARATIONS)
-def test_help_says_where_a_dataset_comes_from_and_how_its_folder_looks(name, capsys):
+def test_help_shows_the_source_and_the_folders_of_a_dataset(name, capsys):
     text = help_of(prepare.main, name, capsys=capsys)
     assert f"segzoo prepare {name}" in text
     assert "--check" in text or not PREPARATIONS[name].makes or name in ("coco_panoptic", "shapes")
-    # One of the folders in which the dataset is looked for stands in the tree.
-    layouts = FACTS[name].get("layouts", [{}])
-    roots = [one.get("root", FACTS[name].get("root")) for one in layouts]
+    # The tree shows one of the possible root folders.
+    layouts = CONTENTS[name].get("layouts", [{}])
+    roots = [one.get("root", CONTENTS[name].get("root")) for one in layouts]
     roots = {part for root in roots for part in ([root] if isinstance(root, str) else root)}
     assert any(re.search(rf"^    {re.escape(root)}/", text, re.MULTILINE) for root in roots)
     assert name == "shapes" or "From http" in text or "instances_{train,val}2017.json" in text
@@ -82,22 +82,22 @@ def test_a_misspelt_dataset_is_recognized(capsys):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        *((split, name) for name, facts in FACTS.items() for split in facts["splits"]),
+        *((split, name) for name, content in CONTENTS.items() for split in content["splits"]),
         ("roads.yaml", "check-data roads.yaml"),
     ],
 )
-def test_what_is_no_name_of_a_dataset_leads_to_the_right_command(name, remedy, capsys):
+def test_other_names_lead_to_the_right_command(name, remedy, capsys):
     assert prepare.main([name]) == 2
     error = capsys.readouterr().err
     assert re.search(rf"`.*\b{re.escape(remedy)}`", error), error
 
 
-def test_the_catalog_and_the_page_name_commands_that_there_are():
+def test_the_catalog_and_the_page_name_existing_commands():
     rows = [line for line in README.splitlines() if line.startswith("| [`")]
-    for name, facts in FACTS.items():
-        command = facts.get("prepare")
+    for name, content in CONTENTS.items():
+        command = content.get("prepare")
         assert command in (None, f"segzoo prepare {name}")
-        split = next(iter(facts["splits"]))
+        split = next(iter(content["splits"]))
         (row,) = [row for row in rows if split in expanded(row)]
         assert (f"`segzoo prepare {name}`" in row.split("|")[-2]) == (command is not None)
     named = set(re.findall(r"segzoo prepare (\w+)", README)) - {"NAME"}
@@ -106,7 +106,7 @@ def test_the_catalog_and_the_page_name_commands_that_there_are():
 
 
 def expanded(row):
-    """The names of splits in the first cell of a row, `name_{a,b}` being two."""
+    """Return the names of splits in the first cell of a row; `name_{a,b}` stands for two."""
     found = set()
     for template in re.findall(r"`([^`]+)`", row.split("|")[1]):
         before, choices, after = re.fullmatch(r"(\w*)\{([\w,]+)\}(\w*)", template).groups()
@@ -114,7 +114,7 @@ def expanded(row):
     return found
 
 
-def test_a_dataset_that_is_not_there_names_the_command_that_shows_its_folder(datasets_folder, capsys):
+def test_a_missing_dataset_names_the_command_that_shows_its_folders(datasets_folder, capsys):
     with pytest.raises(InputError, match="set DETECTRON2_DATASETS") as error:
         DatasetCatalog.get("camvid_val")
     (command,) = re.findall(r"`segzoo (prepare [^`]+)`", str(error.value))
@@ -123,7 +123,7 @@ def test_a_dataset_that_is_not_there_names_the_command_that_shows_its_folder(dat
     assert "{train,val,test}_labels/0001TP_006690.png" in capsys.readouterr().out
 
 
-def test_what_needs_no_preparation_is_counted(datasets_folder, capsys):
+def test_datasets_without_preparation_are_counted(datasets_folder, capsys):
     for split in ("train", "val", "test"):
         save(datasets_folder / f"CamVid/{split}/a.png", picture(2, 2))
         save(datasets_folder / f"CamVid/{split}_labels/a.png", picture(2, 2)[..., 0])
@@ -158,7 +158,7 @@ def test_the_remedy_for_an_empty_dataset_file_shows_one_that_works(tmp_path, dat
     assert check_data.main([str(tmp_path / "roads.yaml"), "--workers", "0"]) == 0
 
 
-def test_a_part_of_a_section_comes_with_what_is_said_of_all():
+def test_a_part_of_a_section_is_shown_with_the_introduction():
     text = dataset_guide.section("Human parsing: MHP v1")
     assert "Left and right are the person's" in text
     assert "test_list.txt" in text
@@ -173,7 +173,7 @@ def test_the_package_carries_the_page():
 
 
 @pytest.mark.parametrize("is_named", [False, True])
-def test_shapes_says_where_it_is_and_how_to_train_on_it(tmp_path, monkeypatch, capsys, is_named):
+def test_shapes_prints_its_folder_and_the_command_to_train_on_it(tmp_path, monkeypatch, capsys, is_named):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     given = ["--root", str(tmp_path / "data of mine/shapes")] if is_named else []
@@ -185,14 +185,14 @@ def test_shapes_says_where_it_is_and_how_to_train_on_it(tmp_path, monkeypatch, c
     exports = re.findall(r"^  export DETECTRON2_DATASETS=(.*)$", out, re.MULTILINE)
     assert [shlex.split(one) for one in exports] == ([[str(folder.parent)]] if is_named else [])
     assert "train --config-file panoptic/shapes/mask2former_r18_quarter" in out
-    # As the output says, the built-in dataset is found.
+    # The built-in dataset is found in the printed folder.
     if exports:
         monkeypatch.setenv("DETECTRON2_DATASETS", shlex.split(exports[0])[0])
     assert len(DatasetCatalog.get("shapes_train")) == 2
 
 
 def test_scripts_of_earlier_names_run_the_commands():
-    """Each is three lines; which command and dataset it names is read from its source."""
+    """Each is three lines; its command and dataset are read from its source."""
     expected = {f"prepare_{name}.py": ["prepare", name] for name, one in PREPARATIONS.items() if one.makes}
     del expected["prepare_shapes.py"], expected["prepare_voc_2012.py"], expected["prepare_coco_panoptic.py"]
     expected |= {f"prepare_{old}.py": ["prepare", new] for old, new in SYNONYMS.items() if old != "voc"}
@@ -210,7 +210,7 @@ def called(file):
     return [argument.value for argument in call.args]
 
 
-# Prints the libraries that commands import, beside those of `import segzoo`.
+# Prints the libraries that commands import, in addition to those of `import segzoo`.
 IMPORTED = """
 import importlib, json, sys
 import segzoo

@@ -32,7 +32,7 @@ def write_list(file, *names):
 
 
 def load(split):
-    """{image name: its classes}."""
+    """Return {image name: its class map}."""
     metadata = MetadataCatalog.get(split)
     records = DatasetCatalog.get(split)
     return {Path(record["file_name"]).stem: metadata.load_sem_seg(record) for record in records}
@@ -53,7 +53,7 @@ def write_sbd(folder, name, labels):
 
 @pytest.fixture
 def voc(datasets_folder):
-    """VOC train has one image, VOC val another; SBD has both and two more."""
+    """Write VOC with one image in train and another in val, and SBD with both and two more."""
     root = datasets_folder / "VOCdevkit/VOC2012"
     names = ("both", "val", "sbd_1", "sbd_2")
     for number, name in enumerate(names):
@@ -98,7 +98,9 @@ def test_augmented_voc_is_written_once(prepare, voc):
     assert (voc / "SegmentationClassAug/sbd_2.png").is_file()
 
 
-def test_a_broken_file_of_sbd_is_named_and_nothing_half_done_is_read(prepare, voc, datasets_folder, capsys):
+def test_a_broken_file_of_sbd_is_named_and_an_incomplete_folder_is_not_read(
+    prepare, voc, datasets_folder, capsys
+):
     folder = datasets_folder / "benchmark_RELEASE/dataset"
     (folder / "cls/sbd_1.mat").write_bytes(b"<html>404</html>" * 100)
     write_sbd(folder, "sbd_2", np.array([[21]], dtype=np.uint8))
@@ -133,7 +135,7 @@ def test_a_missing_voc_or_sbd_is_explained(prepare, voc, datasets_folder, capsys
 
 # --- PASCAL Context
 
-# Of the authors' 459 labels, the 59 of the benchmark; PNG k is the k-th.
+# The benchmark's 59 of the authors' 459 labels; class k in the PNGs is the k-th.
 CONTEXT_NATIVE = [
     *(2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144),
     *(158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354),
@@ -165,7 +167,7 @@ def test_every_label_of_the_authors_context_files(prepare, context, capsys):
 
 
 def write_context_json(root, sizes, regions):
-    """`sizes`: {name: (phase, height, width)}; `regions`: [(name, native label, (H, W) bool)]."""
+    """Write the JSON of {name: (phase, height, width)} and [(name, native label, (H, W) bool)]."""
     images = [
         {
             "image_id": 100 + number,
@@ -295,17 +297,17 @@ COCO_NAMES = {
 
 
 def box(left, top, right, bottom):
-    """A COCO polygon of a rectangle."""
+    """Return the COCO polygon of a rectangle."""
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
 def write_instances(datasets_folder, images):
-    """`images`: {stem: (height, width, [(category, segmentation)])}, as train and as val."""
-    facts = {"images": [], "annotations": []}
+    """Write {stem: (height, width, [(category, segmentation)])} as train and as val."""
+    content = {"images": [], "annotations": []}
     for number, (stem, (height, width, instances)) in enumerate(images.items(), 1):
-        facts["images"].append({"id": number, "file_name": f"{stem}.jpg", "height": height, "width": width})
+        content["images"].append({"id": number, "file_name": f"{stem}.jpg", "height": height, "width": width})
         for category, segmentation in instances:
-            facts["annotations"].append(
+            content["annotations"].append(
                 {"image_id": number, "category_id": category, "segmentation": segmentation}
             )
         for split in ("train2017", "val2017"):
@@ -313,7 +315,7 @@ def write_instances(datasets_folder, images):
     (datasets_folder / "coco/annotations").mkdir(parents=True)
     for split in ("train2017", "val2017"):
         file = datasets_folder / f"coco/annotations/instances_{split}.json"
-        file.write_text(json.dumps(facts))
+        file.write_text(json.dumps(content))
 
 
 def test_every_category_of_coco_21(prepare, datasets_folder):
@@ -376,13 +378,13 @@ def test_a_wrong_json_of_coco_is_explained(prepare, datasets_folder, capsys):
 
 
 def ade20k_png(ids):
-    """The release's label image of such ids: red is ten times the upper part and a rest."""
+    """Return a label image of the release for ids: red is ten times the upper part plus a remainder."""
     ids = np.asarray(ids)
     return np.stack([ids // 256 * 10 + ids % 10, ids % 256, np.ones_like(ids)], axis=2).astype(np.uint8)
 
 
 def write_release(datasets_folder, images):
-    """`images`: {name: (H, W) ids}."""
+    """Write the release with images and labels from {name: (H, W) ids}."""
     folder = "ADE20K_2021_17_01/images/ADE/{}/urban/street"
     index = {"filename": [f"{name}.jpg" for name in images], "folder": [], "scene": np.array(["street"])}
     for name, ids in images.items():
@@ -422,7 +424,7 @@ def test_the_shorter_side_of_ade20k_full_is_512_at_most(prepare, datasets_folder
     labels = MetadataCatalog.get("ade20k_full_sem_seg_val").load_sem_seg(record)
     assert labels.shape == expected
     assert Image.open(record["file_name"]).size == expected[::-1]
-    # Nearest neighbors: no new labels between wall and void.
+    # Nearest-neighbor resizing: no new labels between wall and void.
     assert set(np.unique(labels)) == {0, 1, 65535}
     assert abs((labels == 0).mean() - 0.5) < 0.01
 
@@ -462,7 +464,7 @@ def test_cityscapes_train_ids_are_written_beside_the_ids(prepare, datasets_folde
     printed = capsys.readouterr()
     assert "cityscapes_sem_seg_val: 1 images, published: 500" in printed.out
     assert "cityscapes_sem_seg_test: no images" in printed.err
-    # Where the ids are gone, the written files are read, and there is nothing to do.
+    # Without the id files, the written files are read, and there is nothing to do.
     (root / "gtFine/val/ulm/a_gtFine_labelIds.png").unlink()
     assert load("cityscapes_sem_seg_val")["a_leftImg8bit"].tolist() == [[255, 0, 18, 255]]
     assert prepare("cityscapes") == 0
@@ -485,7 +487,7 @@ def test_coco_stuff_indices_are_written(prepare, datasets_folder, option, target
         assert pixels(root / target.format(split)).tolist() == [[0, 11, 170, 255]]
 
 
-def test_several_processes_write_what_one_does(prepare, voc):
+def test_several_processes_write_the_same_files(prepare, voc):
     assert prepare("voc_2012", "--workers", "2") == 1
     assert load("voc_2012_sem_seg_train_aug").keys() == {"both", "sbd_1", "sbd_2"}
 

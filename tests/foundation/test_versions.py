@@ -23,13 +23,16 @@ def test_every_bound_of_setup_is_tried(tool):
     project = (ROOT / "pyproject.toml").read_text()
     lines = project.split("\ndependencies = [")[1].split("\n]")[0].splitlines()
     needs = {need.name: need for need in (Requirement(line.strip(' ",')) for line in lines if line.strip())}
-    oldest = tool.wanted("oldest", tool.requirements())
+    oldest = tool.packages_to_install("oldest", tool.requirements())
     assert needs.keys() - oldest.keys() == {"torch", "torchvision", "fvcore", "iopath"}
-    assert tool.wanted("oldest-torch", tool.requirements()).keys() - oldest.keys() == {"torch", "torchvision"}
+    assert tool.packages_to_install("oldest-torch", tool.requirements()).keys() - oldest.keys() == {
+        "torch",
+        "torchvision",
+    }
     for name, specifier in oldest.items():
         (bound,) = (part.version for part in needs[name].specifier if part.operator == ">=")
         assert specifier == f"=={bound}"
-    newest = tool.wanted("newest", tool.requirements())
+    newest = tool.packages_to_install("newest", tool.requirements())
     assert {name: str(needs[name].specifier) for name in newest} == newest
 
 

@@ -1,10 +1,10 @@
-"""Check a copy of a dataset: read every image and label file as training does, count, and draw.
+"""Check a copy of a dataset: read every file as training does, count classes, and draw examples.
 
     segzoo check-data camvid --output out/          # all splits of a built-in dataset
     segzoo check-data camvid_val                    # one split
     segzoo check-data roads.yaml --json             # your own, for a script
     segzoo check-data --config-file semantic/camvid/maskformer_r18
-    segzoo check-data --keys                        # how the YAML of your own dataset is written
+    segzoo check-data --keys                        # the keys of your own dataset's YAML
 
 Reports which layout was found and where, whether all published images are there, which files cannot be read,
 hold labels that are no class or differ in size from their image, how often each class occurs, and which

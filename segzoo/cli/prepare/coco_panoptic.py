@@ -5,8 +5,8 @@
     segzoo prepare coco_panoptic --semantic          # write coco/panoptic_semseg_{train,val}2017/*.png
 
 segzoo needs no preparation: semantic labels and entities are derived from the panoptic ones in memory. The
-PNGs that --semantic writes hold class indices 0..132 and 255 for void, as Detectron2's projects read them. It
-can be interrupted and started again: finished files stay, and no file is ever half written.
+PNGs that --semantic writes hold class indices 0..132 and 255 for void, as Detectron2's projects read them.
+Can be interrupted and started again: finished files stay, and no file is ever half written.
 """
 
 import argparse

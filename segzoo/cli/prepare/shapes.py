@@ -5,20 +5,20 @@
     segzoo prepare shapes --root /data/shapes
 
 A scene is two to four curved regions, each filled with one of five textures (stuff), under up to six
-overlapping shapes (things). Sizes, angles, lighting, saturation and brightness are drawn anew for every
-image; a class leans towards a hue that it shares with neighbors, so that color hints at it and texture or
-outline decides. A few images hold an unlabeled glare (void) or a swarm of specks annotated as one crowd
-segment, so that the rules for both are exercised.
+overlapping shapes (things). Sizes, angles, lighting, saturation and brightness are random in every image; a
+class tends to a hue that it shares with other classes, so that color is a hint and texture or outline
+decides. A few images hold an unlabeled glare (void) or a swarm of specks annotated as one crowd segment, so
+that the rules for both are exercised.
 
-Written below the dataset's folder:
+Writes into the dataset's folder:
 
     images/{train,val}/000001.jpg                 RGB images
     panoptic/{train,val}/000001.png               segment ids as R + 256 G + 65536 B, 0 is void
     semantic/{train,val}/000001.png               class indices in the order of CATEGORIES, 255 is void
     annotations/panoptic_{train,val}.json         COCO panoptic annotations
-    shapes.json                                   what the folder was made from; written last
+    shapes.json                                   arguments and version of the generator; written last
 
-An image depends on the seed, the split and its number alone: the same files come out with any number of
+An image depends only on the seed, the split and its number: the files are the same with any number of
 processes.
 """
 

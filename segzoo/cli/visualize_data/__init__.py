@@ -5,7 +5,7 @@
     segzoo visualize-data --config-file semantic/camvid/maskformer_r18 --output out/
     segzoo visualize-data --config-file semantic/camvid/maskformer_r18 --data roads.yaml --output out/
 
-Writes a PNG for each image, the image beside its labels, and all of them downsampled to sheet.png.
+Writes a PNG for each image, the image beside its labels, and an overview of all, sheet.png.
 """
 
 import argparse
