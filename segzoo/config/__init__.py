@@ -1,4 +1,4 @@
-"""Configuration: the keys, how files and overrides become one configuration, and what values are allowed."""
+"""Configuration: keys with defaults, loading of files and overrides, and checks of values."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Lists of numbers that configuration files of MaskFormer, Mask2Former and Detectron2 write as Python.
+"""Evaluate the lists of numbers that files of MaskFormer, Mask2Former and Detectron2 write as Python.
 
-They have `!!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 21)]"]`. Only arithmetic is
-understood, so that nothing in a file is ever executed.
+For example `!!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 21)]"]`. Only arithmetic is
+evaluated; no code in a file is executed.
 """
 
 import ast
@@ -19,7 +19,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Pow: lambda base, exponent: float(base) ** exponent,
 }
-# Larger numbers and longer lists are no sizes of images or anchors.
+# Sizes of images and anchors need no larger numbers and no longer lists.
 _LARGEST, _LONGEST = 10**6, 1000
 
 
@@ -33,15 +33,15 @@ def _range(*arguments: Any) -> range:
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"float": float, "int": int, "range": _range, "round": round}
 
 
-def write_out(text: str) -> str:
-    """Return the text of a YAML file with its lists of computed numbers written out.
+def expand_expressions(text: str) -> str:
+    """Return the text of a YAML file with its computed lists of numbers replaced by their values.
 
-    What is no such arithmetic stays, and is refused when the text is parsed.
+    Other expressions stay, and are refused when the text is parsed.
     """
-    return _EXPRESSION.sub(_written_out, text)
+    return _EXPRESSION.sub(_expanded, text)
 
 
-def _written_out(match: re.Match[str]) -> str:
+def _expanded(match: re.Match[str]) -> str:
     try:
         return str(_value(ast.parse(match[2], mode="eval").body, {}))
     except (ArithmeticError, SyntaxError, TypeError, ValueError):
@@ -64,10 +64,10 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return _FUNCTIONS[called](*arguments)
         case ast.ListComp(generators=[ast.comprehension(target=ast.Name(id=name), ifs=[]) as loop]):
             return [_value(node.elt, {**names, name: item}) for item in _value(loop.iter, names)]
-    raise ValueError(f"no arithmetic: {ast.dump(node)}")
+    raise ValueError(f"not arithmetic: {ast.dump(node)}")
 
 
 def _number(value: Any) -> Any:
     if not isinstance(value, int | float) or abs(value) > _LARGEST:
-        raise ValueError(f"no number of at most {_LARGEST}: {value!r}")
+        raise ValueError(f"not a number of at most {_LARGEST}: {value!r}")
     return value

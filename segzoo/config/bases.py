@@ -1,4 +1,4 @@
-"""Reading a configuration file with its `_BASE_` files."""
+"""Read a configuration file with its `_BASE_` files."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.paths import is_below
 from segzoo.utils.text_files import decode_text
 
-from .arithmetic import write_out
+from .arithmetic import expand_expressions
 from .files import config_root
 from .former_bases import Base, is_former, present_bases
 
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 class Layer(NamedTuple):
-    """What one source says itself: a file without its bases, or keys that stand in no file.
+    """The keys that one source sets: a file without its bases, or keys that are in no file.
 
     Attributes:
         source: path of the file.
         keys: nested keys and values.
-        text: of the file; "" if there is none.
-        note: what its user should know of its bases; "" for nothing.
+        text: text of the file; "" if there is none.
+        note: warning about its bases; "" for none.
     """
 
     source: str
@@ -36,7 +36,7 @@ class Layer(NamedTuple):
 
 
 def read_with_bases(file: Path) -> dict[str, Any]:
-    """Return the keys and values of a configuration file and its `_BASE_` files, not yet checked; log notes.
+    """Return the unchecked keys and values of a configuration file and its `_BASE_` files, and log notes.
 
     Raises:
         FileNotFoundError, InputError, TypeError, yaml.YAMLError: as `read_layers`.
@@ -50,48 +50,48 @@ def read_with_bases(file: Path) -> dict[str, Any]:
 
 
 def read_layers(file: str | Path, above: tuple[str, ...] = ()) -> list[Layer]:
-    """Return what a file and its `_BASE_` files say, those that win last.
+    """Return the layers of a file and its `_BASE_` files; later ones override earlier ones.
 
     Args:
-        file: a path, or an address that Detectron2's `PathManager` opens.
-        above: the files that have it among their bases.
+        file: a path, or a URL that Detectron2's `PathManager` opens.
+        above: the files that it is a base of.
 
     Raises:
         FileNotFoundError: a base does not exist.
         InputError: a file is among its own bases.
-        TypeError: a file holds no keys with values.
-        yaml.YAMLError: a file is no YAML.
+        TypeError: a file is not a mapping of keys to values.
+        yaml.YAMLError: a file is not valid YAML.
     """
     name = str(file)
     place = os.path.realpath(name)
     if place in above:
-        raise InputError(f"{above[0]}: {place} is among its own _BASE_ files; take it out there")
+        raise InputError(f"{above[0]}: {place} is among its own _BASE_ files; remove it there")
     try:
-        return _layers_of(name, (*above, place))
+        return _file_layers(name, (*above, place))
     except FileNotFoundError:
-        # Bases are relative to the link, else to the file that it leads to.
+        # Bases are relative to the symbolic link, else to its target.
         if not os.path.islink(name):
             raise
-        return _layers_of(place, (*above, place))
+        return _file_layers(place, (*above, place))
 
 
-def is_on_zoo(file: Path) -> bool:
-    """Tell whether a configuration file lies below `configs/`, or one of its bases does."""
+def is_based_on_zoo(file: Path) -> bool:
+    """Return whether a configuration file or one of its bases is below `configs/`."""
     return any(is_below(Path(layer.source).resolve(), config_root()) for layer in read_layers(file))
 
 
-def _layers_of(name: str, above: tuple[str, ...]) -> list[Layer]:
+def _file_layers(name: str, above: tuple[str, ...]) -> list[Layer]:
     with PathManager.open(name, "rb") as stream:
-        text = write_out(decode_text(stream.read()))
+        text = expand_expressions(decode_text(stream.read()))
     keys = yaml.safe_load(text)
     if not isinstance(keys, dict):
-        raise TypeError(f"{name} holds no keys with values")
+        raise TypeError(f"{name} is not a mapping of keys to values")
     listed = keys.pop("_BASE_", [])
     bases: list[Base] = [listed] if isinstance(listed, str) else list(listed)
     note = ""
     if is_former(bases):
         bases, changes = present_bases(bases)
-        note = f"{name}: its _BASE_ files are those of version 0.1: {'; '.join(changes)}"
+        note = f"{name}: its _BASE_ files are from version 0.1: {'; '.join(changes)}"
     layers = []
     for base in bases:
         if isinstance(base, dict):

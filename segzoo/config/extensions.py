@@ -1,4 +1,4 @@
-"""Keys from outside this package: every project, and every module of IMPORTS, may register its own."""
+"""Register configuration keys of projects and of the modules in IMPORTS."""
 
 import importlib
 import os
@@ -23,8 +23,8 @@ class Extension(NamedTuple):
     """Keys that a module has registered.
 
     Attributes:
-        add: adds them with their defaults to a configuration, in place.
-        rules: {key: what its value may be}.
+        add: adds the keys with their defaults to a configuration, in place.
+        rules: {key: rule of its value}.
     """
 
     add: AddConfig
@@ -43,35 +43,33 @@ def register_config(*, rules: Mapping[str, Rule]) -> Callable[[AddConfig], AddCo
 
 
 def register_config(add=None, *, rules=None):
-    """Let `add(cfg)` add keys with their defaults, in place, to every new configuration; a decorator.
+    """Register a function that adds keys to every new configuration; usable as a decorator.
 
-    A function of the same module and name, as of a module that is imported again, replaces the earlier one.
+    It replaces an earlier function of the same module and name, as when a module is imported again.
 
     Args:
-        rules: {key with its sections, "MODEL.UNET.DEPTH": what its value may be}, of `segzoo.config`'s
-            `at_least`, `one_of`, `COUNT` and others, or a `Rule` of your own.
+        add: called with a configuration, adds keys with their defaults in place.
+        rules: {full key, such as "MODEL.UNET.DEPTH": rule of its value}, with `at_least`, `one_of`, `COUNT`
+            and others of `segzoo.config`, or your own `Rule`.
 
     Raises:
-        InputError: `add` has no name of its own: a lambda, or an object such as a `functools.partial`.
+        InputError: `add` has no name: a lambda, or an object such as a `functools.partial`.
     """
     if add is None:
         return lambda function: register_config(function, rules=rules)
     name = getattr(add, "__qualname__", "<lambda>")
     if name.endswith("<lambda>"):
-        found = type(add).__name__ if not hasattr(add, "__qualname__") else f"a lambda of {add.__module__}"
-        raise InputError(
-            f"register_config needs a function with a name, which tells it from others, found {found}; "
-            "define one with def"
-        )
+        found = type(add).__name__ if not hasattr(add, "__qualname__") else f"a lambda in {add.__module__}"
+        raise InputError(f"register_config needs a named function, found {found}; define one with def")
     _registered[f"{add.__module__}.{name}"] = Extension(add, dict(rules or {}))
     return add
 
 
 def add_registered_config(cfg: CfgNode) -> dict[str, str]:
-    """Add the keys of all projects and imported modules, in the order in which they were registered.
+    """Add the keys of all projects and imported modules, in the order of registration.
 
     Returns:
-        The module that has added each key.
+        The module that added each key.
 
     Raises:
         InputError: a rule is registered for a key that does not exist, or two packages add the same key with
@@ -86,21 +84,21 @@ def add_registered_config(cfg: CfgNode) -> dict[str, str]:
         module = extension.add.__module__
         _check_kept(added_by, before, after, module)
         for key, value in after.items():
-            # An empty section is there for others to fill.
+            # An empty section may be filled by other modules.
             if key not in before and not isinstance(value, CfgNode):
                 added_by[key] = module
         before = after
     known = {key for key, _ in flatten(cfg)}
     for name, extension in _registered.items():
         for key in extension.rules.keys() - known:
-            raise InputError(f"{name} registers a rule for {key}, which is no key{did_you_mean(key, known)}")
+            raise InputError(f"{name} registers a rule for unknown key {key}{did_you_mean(key, known)}")
     return added_by
 
 
 def _check_kept(
     added_by: Mapping[str, str], before: Mapping[str, Any], after: Mapping[str, Any], module: str
 ) -> None:
-    """Raise InputError where `module` has changed or removed a key that another package added."""
+    """Raise InputError if `module` changed or removed a key that another package added."""
     for key, owner in added_by.items():
         if _package(owner) == _package(module):
             continue
@@ -113,22 +111,22 @@ def _check_kept(
 
 
 def registered_extensions() -> list[Extension]:
-    """Return what all projects and imported modules have registered, in that order."""
+    """Return the extensions of all projects and imported modules, in the order of registration."""
     importlib.import_module(PROJECTS)
     return list(_registered.values())
 
 
 def registered_rules() -> Iterator[tuple[str, Rule]]:
-    """Yield the keys of all projects and imported modules that have a rule, and the rule."""
+    """Yield each key of projects and imported modules that has a rule, and the rule."""
     for extension in _registered.values():
         yield from extension.rules.items()
 
 
 def drop_foreign_defaults(cfg: CfgNode) -> None:
-    """Remove the keys at their defaults that come from modules which `cfg` does not import, in place.
+    """Remove keys of modules that `cfg` does not import, if they have their defaults, in place.
 
-    Another configuration of the same process has imported those modules. A saved configuration without such
-    keys says the same, and is valid where the modules are not there.
+    Another configuration of the same process imported those modules. Without such keys a saved configuration
+    means the same, and is valid where the modules do not exist.
     """
     packages = {_package(module) for module in (PROJECTS, *cfg.IMPORTS)}
     defaults = default_config()
@@ -147,10 +145,10 @@ def _package(module: str) -> str:
 
 
 def import_extensions(modules: Iterable[str]) -> None:
-    """Import the modules of IMPORTS, which are looked for in the current folder, too.
+    """Import the modules of IMPORTS, from Python's path or the current folder.
 
     Raises:
-        InputError: one does not exist.
+        InputError: a module does not exist.
     """
     for module in modules:
         _import(module)
@@ -159,14 +157,14 @@ def import_extensions(modules: Iterable[str]) -> None:
 def _import(module: str) -> None:
     folder = os.getcwd()
     if folder not in sys.path:
-        # Where a script is started is not on Python's path, but where a user's own module mostly lies.
+        # The current folder, where users' modules mostly are, is not on the path of an installed command.
         sys.path.append(folder)
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # A module that it imports in turn may be the one that is missing.
+        # The missing module may be one that it imports in turn.
         if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise InputError(
-            f"IMPORTS: no module {module} in this folder or on PYTHONPATH; add its folder to that"
+            f"IMPORTS: no module {module} in this folder or on PYTHONPATH; add its folder to PYTHONPATH"
         ) from None

@@ -1,4 +1,4 @@
-"""Configuration files: where they are, and their names."""
+"""Find configuration files and their names."""
 
 import os
 from pathlib import Path, PurePath
@@ -14,7 +14,7 @@ _CHECKPOINTS = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".params", ".npz"
 
 
 def config_root() -> Path:
-    """Return the folder of the configuration files, in a source tree and in an installed package alike."""
+    """Return the folder of the configuration files, in a source tree or an installed package."""
     folder = Path(segzoo.__file__).parent / "configs"
     if not (folder / "_base_").is_dir():
         raise FileNotFoundError(f"no {folder / '_base_'}; the installation is incomplete")
@@ -22,14 +22,14 @@ def config_root() -> Path:
 
 
 def find_config(path: str | Path) -> Path:
-    """The configuration file of that path, or of that name below `configs/`, from whatever folder.
+    """Return the configuration file with that path, or with that name below `configs/`.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
     """
     root, given = config_root(), user_path(path)
     for candidate in (given, root / given, root / f"{path}.yaml", root.parent / given):
-        if os.path.isfile(candidate):  # a Path's own raises for a name that is too long
+        if os.path.isfile(candidate):  # Path.is_file raises for a name that is too long
             return candidate
     names = [str(file.relative_to(root))[: -len(".yaml")] for file in root.rglob("*.yaml")]
     wanted = str(path).removeprefix("configs/").removesuffix(".yaml")
@@ -46,12 +46,12 @@ def names_checkpoint(name: str | Path) -> bool:
 
 
 def is_config_name(name: str | Path) -> bool:
-    """Whether it names a configuration below `configs/` without `.yaml`, and no file of the user's."""
+    """Return whether a name without `.yaml` is one below `configs/` and not the path of a user's file."""
     return os.path.isfile(config_root() / f"{name}.yaml") and not os.path.exists(user_path(name))
 
 
 def zoo_name(path: str | Path) -> str:
-    """The name in the zoo of a configuration, however its file is written; other files keep their path."""
+    """Return a configuration's name in the zoo, however its path is written; other files keep their path."""
     name = "/".join(Path(path).parts[-3:]).removesuffix(".yaml")
     ours, given = config_root() / f"{name}.yaml", user_path(path)
     return name if ours.is_file() and (not given.is_file() or is_same_file(given, ours)) else str(path)

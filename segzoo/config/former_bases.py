@@ -1,7 +1,7 @@
-"""The base files of version 0.1: what has their keys now, for configurations that still list them.
+"""Translate base files of version 0.1, for configurations that still list them.
 
-Then `datasets/` held sizes and learning rates too, `recipes/` was `schedules/`, and methods said which norm
-their backbone has. A list of bases that names a file that is gone is read as it was meant then.
+In that version `datasets/` also held sizes and learning rates, `recipes/` was `schedules/`, and methods set
+the norm of their backbone. A list of bases that names a removed file keeps the meaning it had.
 """
 
 import re
@@ -18,7 +18,7 @@ _SIZES = {
     "shapes": "segzoo/shapes",
     "shapes_semantic": "segzoo/shapes",
 }
-# File of then: (dataset, recipe) of now.
+# Former file: (dataset, recipe).
 _DATASETS = {
     "ade20k_512": ("ade20k", "maskformer/ade20k_512"),
     "ade20k_640": ("ade20k", "maskformer/ade20k_640"),
@@ -69,27 +69,27 @@ _SCHEDULES = {
     "recipe_torchvision": "torchvision/recipe",
     "recipe_vplr": "vplr/recipe",
 }
-# Name: batch, iterations, steps.
+# Name: (batch size, iterations, steps).
 _STEPS = {
     "step_100ep_bs16": (16, 737500, "(655556, 710184)"),
     "step_50ep_bs16": (16, 368750, "(327778, 355092)"),
     "step_554k_bs64": (64, 554400, "(369600,)"),
 }
 _POLY = re.compile(r"poly_(\d+)k_bs(\d+)")
-# The norm of the backbone is a fact of the backbone's file now.
+# The norm of the backbone is now set by the backbone's file.
 _NORM = {"MODEL": {"BACKBONE": {"NORM": "SyncBN"}}}
 _WITH_NORM = re.compile(r"(bisenet|ccnet|danet|deeplabv3|deeplabv3plus|fcn|ocnet|psanet|pspnet)(_.+)?")
 
 Base = str | dict[str, Any]
 
-# Keys of a schedule that are a method's now.
+# Keys of a schedule that a method now sets.
 _BESIDE: dict[str, list[Base]] = {
     "recipe_torchvision": [{"MODEL": {"SEM_SEG_HEAD": {"ALIGN_CORNERS": False}}}]
 }
 
 
 def is_former(bases: Sequence[Base]) -> bool:
-    """Tell whether base files are those of version 0.1: one is gone, or a dataset has no recipe beside it."""
+    """Return whether base files are from version 0.1: one was removed, or a dataset has no recipe."""
     places = [_place(base) for base in bases]
     recipes = any("/_base_/recipes/" in f"/{base}" for base in bases)
     return any(
@@ -103,11 +103,11 @@ def present_bases(bases: Sequence[Base]) -> tuple[list[Base], list[str]]:
     """Translate base files of version 0.1.
 
     Args:
-        bases: paths, in the order of the list, as `../../_base_/schedules/adamw_resnet.yaml`.
+        bases: paths in their order, such as `../../_base_/schedules/adamw_resnet.yaml`.
 
     Returns:
-        Paths, and keys that no file has, in the order in which they are merged; and a line for each path that
-        has changed: what to write instead.
+        Paths, and nested keys that are in no file, in the order of merging; and for each changed path a line
+        that says what to write instead.
     """
     sizes: list[Base] = []
     result: list[Base] = []
@@ -122,7 +122,7 @@ def present_bases(bases: Sequence[Base]) -> tuple[list[Base], list[str]]:
         root = base[: base.rindex(f"{folder}/{name}")]
         parts = [part if isinstance(part, dict) else f"{root}{part}.yaml" for part in now]
         if folder == "datasets" and name in _SIZES:
-            sizes.append(parts.pop())  # a guess, which any other file of the list overrides
+            sizes.append(parts.pop())  # a guess, which any other file in the list overrides
         result += parts
         files = [f"{part}.yaml" for part in now if isinstance(part, str)]
         if files != [f"{folder}/{name}.yaml"]:
@@ -131,7 +131,7 @@ def present_bases(bases: Sequence[Base]) -> tuple[list[Base], list[str]]:
 
 
 def _place(base: Base) -> tuple[str, str]:
-    """Folder below `_base_` and name of a file there; ("", "") of others."""
+    """Return the folder below `_base_` and the name of a base file; ("", "") for other files."""
     if not isinstance(base, str):
         return "", ""
     parts = PurePath(base).with_suffix("").parts

@@ -1,4 +1,4 @@
-"""Keys of a configuration by their full name, sections included: "MODEL.BACKBONE.NAME"."""
+"""Access the keys of a configuration by their full name, such as "MODEL.BACKBONE.NAME"."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 
 
 def flatten(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each key, after `prefix`, and its value; an empty section is a value."""
+    """Yield each full key, with `prefix` in front, and its value; an empty section counts as a value."""
     for key, value in node.items():
         if isinstance(value, CfgNode) and value:
             yield from flatten(value, f"{prefix}{key}.")
@@ -28,21 +28,21 @@ def nest(values: Mapping[str, Any]) -> CfgNode:
 
 
 def find_section(cfg: CfgNode, path: Sequence[str]) -> CfgNode | None:
-    """Return the section at the end of a path of names, None where there is none."""
+    """Return the section at a path of names; None if there is none."""
     for part in path:
         cfg = cfg.get(part) if isinstance(cfg, dict) else None
     return cfg if isinstance(cfg, dict) else None
 
 
 def existing_section(cfg: CfgNode, path: Sequence[str]) -> CfgNode:
-    """Return the section at the end of a path of names, which exists."""
+    """Return the section at a path of names, which must exist."""
     section = find_section(cfg, path)
     assert section is not None, ".".join(path)
     return section
 
 
 def drop_key(cfg: CfgNode, key: str) -> None:
-    """Remove a key that exists, and the sections that hold nothing any more, in place."""
+    """Remove an existing key and the sections that it leaves empty, in place."""
     *path, leaf = key.split(".")
     del existing_section(cfg, path)[leaf]
     for depth in range(len(path), 0, -1):
@@ -51,13 +51,13 @@ def drop_key(cfg: CfgNode, key: str) -> None:
         del existing_section(cfg, path[: depth - 1])[path[depth - 1]]
 
 
-def decoded(value: Any) -> Any:
-    """Return the value that yacs makes of what a file or a command line has: `(1, 2)` is a tuple."""
+def decode(value: Any) -> Any:
+    """Return a value of a file or command line as yacs decodes it: the string "(1, 2)" is a tuple."""
     return CfgNode._decode_cfg_value(value)
 
 
 def equal(value: Any, other: Any) -> bool:
-    """Tell whether two values are equal, however a list is written; True is not 1."""
+    """Return whether two values are equal; lists and tuples compare equal, True and 1 do not."""
     if isinstance(value, list | tuple) and isinstance(other, list | tuple):
         return len(value) == len(other) and all(map(equal, value, other))
     return value == other and isinstance(value, bool) == isinstance(other, bool)

@@ -1,4 +1,4 @@
-"""From a YAML file and `KEY VALUE` overrides to a complete, checked configuration."""
+"""Load a complete, checked configuration from a YAML file and `KEY VALUE` overrides."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-from .bases import is_on_zoo, read_with_bases
+from .bases import is_based_on_zoo, read_with_bases
 from .defaults import default_config
 from .extensions import add_registered_config, import_extensions
 from .files import find_config, names_checkpoint
@@ -28,7 +28,7 @@ from .retired_keys import drop_retired_keys, explain_retired_key
 from .rules import check_values, may_be_none
 from .version_keys import check_version_values, drop_version_defaults, explain_version_key
 
-# What people write from habit, by the last part of the key.
+# Keys that users of other code bases write, by the last part of the key.
 _HABITS = {
     "VAL": "DATASETS.TEST",
     "VALIDATION": "DATASETS.TEST",
@@ -42,7 +42,7 @@ _HABITS = {
 
 
 def new_config() -> CfgNode:
-    """Return Detectron2's defaults with segzoo's keys, those of every project and of what was imported."""
+    """Return Detectron2's defaults with the keys of segzoo, its projects and imported modules."""
     cfg = default_config()
     add_registered_config(cfg)
     return cfg
@@ -51,38 +51,40 @@ def new_config() -> CfgNode:
 def read_config(path: str | Path | None, overrides: Sequence[str] = ()) -> CfgNode:
     """Read a configuration file, import the modules of its IMPORTS, and check keys and values.
 
-    Nothing is registered or derived from a dataset.
+    Datasets are not registered, and no key is derived from them.
 
     Args:
-        path: a YAML file, or a name below `configs/` without `.yaml`: `semantic/camvid/maskformer_r18`; None:
-            the defaults.
+        path: a YAML file, or a name below `configs/` without `.yaml`: `semantic/camvid/maskformer_r18`; None
+            for the defaults.
         overrides: alternating keys and values, as on a command line: `["SOLVER.MAX_ITER", "10"]`.
 
     Raises:
-        InputError: file not found, unknown key, wrong type or value.
+        InputError: the file does not exist, or a key is unknown or has a wrong type or value.
     """
     if path is None:
         return _configuration(CfgNode(), "", overrides)
     file = find_config(path)
     if names_checkpoint(file):
         raise InputError(
-            f"{path} is a checkpoint, not a configuration; give the one of its training, "
+            f"{path} is a checkpoint, not a configuration; give the one it was trained with, "
             f"{_saved_beside(file)}, and the checkpoint as --weights (MODEL.WEIGHTS)"
         )
-    return _configuration(_read_file(file), str(file), overrides, lambda: is_on_zoo(file.resolve()))
+    return _configuration(_read_file(file), str(file), overrides, lambda: is_based_on_zoo(file.resolve()))
 
 
 def _saved_beside(checkpoint: Path) -> str:
-    """Where the configuration of a checkpoint's training is."""
+    """Return where the configuration of a checkpoint's training is."""
     saved = checkpoint.parent / "config.yaml"
     return str(saved) if saved.is_file() else "which is config.yaml in its OUTPUT_DIR"
 
 
 def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """As `read_config`, of the text of a saved configuration.
+    """Return a configuration from the text of a saved one, as `read_config` does from a file.
 
     Args:
-        source: what holds it, for errors.
+        text: YAML.
+        source: the file that holds it, for errors.
+        overrides: alternating keys and values.
 
     Raises:
         InputError: as `read_config`.
@@ -97,11 +99,11 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> CfgNo
 def _configuration(
     loaded: CfgNode, source: str, overrides: Sequence[str], on_zoo: Callable[[], bool] = lambda: True
 ) -> CfgNode:
-    # Before any key is checked: these modules may bring keys.
+    # These modules may add keys, so they are imported before keys are checked.
     import_extensions(_imports(loaded, source, overrides))
     cfg = new_config()
     loaded, overrides = from_whole_file(loaded, overrides, cfg, source, on_zoo)
-    saved = is_saved(loaded)  # what this package wrote is taken as it is
+    saved = is_saved(loaded)  # what this package wrote needs no conversion
     renamed = {} if saved else take_single_keys(loaded, cfg)
     _merge(cfg, loaded, source)
     if renamed:
@@ -110,7 +112,7 @@ def _configuration(
 
 
 def _imports(loaded: CfgNode, source: str, overrides: Sequence[str]) -> list[str]:
-    """The modules of IMPORTS, by the rules of all keys: the last override wins."""
+    """Return the modules of IMPORTS, in the file or the last override, as for all keys."""
     cfg = CfgNode({"IMPORTS": default_config().IMPORTS})
     if "IMPORTS" in loaded:
         _merge(cfg, CfgNode({"IMPORTS": loaded.IMPORTS}), source)
@@ -121,7 +123,11 @@ def _imports(loaded: CfgNode, source: str, overrides: Sequence[str]) -> list[str
 
 
 def _with_overrides(cfg: CfgNode, overrides: Sequence[str], unread: Mapping[str, Any]) -> CfgNode:
-    """`unread`: the values at which keys that nothing reads are accepted."""
+    """Apply the overrides and check the result.
+
+    Args:
+        unread: the values at which keys without effect are accepted.
+    """
     defaults = dict(flatten(new_config()))
     _merge_overrides(cfg, overrides)
     expand_homes(cfg)
@@ -147,7 +153,7 @@ def _read_file(file: Path) -> CfgNode:
     except Exception as error:  # YAML errors come in many classes
         reason = " ".join(str(error).split())
         if isinstance(error, TypeError | AttributeError):
-            reason = "it holds no keys with values"
+            reason = "it is not a mapping of keys to values"
         raise InputError(f"{file}: not a valid YAML config: {reason}") from None
 
 
@@ -159,7 +165,7 @@ def _merge(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
     try:
         cfg.merge_from_other_cfg(loaded)
     except (ValueError, KeyError) as error:
-        raise InputError(f"{source}: {_explained_type(error)}") from None
+        raise InputError(f"{source}: {_type_message(error)}") from None
 
 
 _WRONG_TYPE = re.compile(
@@ -168,24 +174,24 @@ _WRONG_TYPE = re.compile(
 )
 _KEY_AND_VALUE = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*=")
 _TYPE_NAMES = {
-    "int": "a whole number",
+    "int": "an integer",
     "float": "a number",
     "bool": "True or False",
-    "str": "a text",
+    "str": "a string",
     "tuple": "a list",
     "list": "a list",
     "CfgNode": "a section with keys",
 }
 
 
-def _explained_type(error: Exception) -> str:
-    """What yacs says of a value of another type than the key's default."""
+def _type_message(error: Exception) -> str:
+    """Return the message for a value whose type differs from the default's, from yacs's error."""
     text = " ".join(str(error).split())
     match = _WRONG_TYPE.fullmatch(text)
     if match is None:
         return text
-    wanted, found, default, value, key = match.groups()
-    expected = _TYPE_NAMES.get(wanted, wanted)
+    default_type, found, default, value, key = match.groups()
+    expected = _TYPE_NAMES.get(default_type, default_type)
     return f"{key} is {value} ({found}); expected {expected}, such as {default or repr('')}"
 
 
@@ -193,12 +199,10 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     joined = next((word for word in overrides[::2] if _KEY_AND_VALUE.match(str(word))), None)
     if joined is not None:
         key, _, value = joined.partition("=")
-        raise InputError(f"{joined}: overrides come as KEY VALUE pairs; write {key} {shlex.quote(value)}")
+        raise InputError(f"{joined}: overrides are KEY VALUE pairs; write {key} {shlex.quote(value)}")
     known = dict(flatten(cfg))
     if len(overrides) % 2:
-        raise InputError(
-            f"overrides come as KEY VALUE pairs, but {_unpaired(overrides, {*known, *CONVERTED})}"
-        )
+        raise InputError(f"overrides are KEY VALUE pairs, but {_unpaired(overrides, {*known, *CONVERTED})}")
     pairs = list(zip(overrides[::2], overrides[1::2], strict=True))
     backbone = {**known, **dict(pairs)}.get("MODEL.BACKBONE.NAME", "")
     renamed = {key: value for key, value in pairs if is_theirs(key, known, backbone)}
@@ -209,9 +213,9 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
             remedy = "; give one of its keys" if any(name.startswith(f"{key}.") for name in known) else ""
             raise InputError(f"unknown key {key}{remedy or _did_you_mean(key, known)}")
         try:
-            cfg.merge_from_list([key, _as_float_where_wanted(known[key], spelled_here(key, value))])
+            cfg.merge_from_list([key, _match_float_default(known[key], spelled_here(key, value))])
         except (ValueError, AssertionError) as error:
-            text = _explained_type(error)
+            text = _type_message(error)
             raise InputError(text if text.startswith(key) else f"{key}: {text}") from None
     check_backbone_name(dict(pairs), known)
     if any(key == DEC_LAYERS for key, _ in pairs):
@@ -225,12 +229,12 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
 
 
 def _unpaired(overrides: Sequence[str], known: Collection[str]) -> str:
-    """What is wrong with an odd number of overrides."""
+    """Return what is wrong with an odd number of overrides."""
     index = next((index for index in range(0, len(overrides), 2) if overrides[index] not in known), -1)
     if index <= 0:
         return f"{overrides[-1]!r} has no value"
     before = " ".join(overrides[index - 2 : index])
-    return f"{overrides[index]!r} after {before} is no key; give every key one value, with spaces in quotes"
+    return f"{overrides[index]!r} after {before} is not a key; give each key one value, with spaces in quotes"
 
 
 def _check_keys(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
@@ -241,7 +245,7 @@ def _check_keys(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
             raise InputError(f"{source}: unknown key {key}{_did_you_mean(key, known)}")
         if key in known:
             *path, leaf = key.split(".")
-            existing_section(loaded, path)[leaf] = _as_float_where_wanted(known[key], value)
+            existing_section(loaded, path)[leaf] = _match_float_default(known[key], value)
 
 
 def _inside_free_section(cfg: CfgNode, key: str) -> bool:
@@ -255,8 +259,8 @@ def _inside_free_section(cfg: CfgNode, key: str) -> bool:
     return False
 
 
-def _as_float_where_wanted(default: Any, value: Any) -> Any:
-    """`1` is a fine learning rate; yacs alone would insist on `1.0`."""
+def _match_float_default(default: Any, value: Any) -> Any:
+    """Return a number as float if the default is one: yacs would refuse `1` as a learning rate."""
     if not isinstance(default, float):
         return value
     try:
@@ -270,14 +274,14 @@ def _did_you_mean(key: str, choices: Iterable[str]) -> str:
         return retired
     if explain_version_key(key) and key not in UNREAD:
         return explain_version_key(key)
-    if key in UNREAD:  # Not every release of Detectron2 has all of them.
+    if key in UNREAD:  # not every release of Detectron2 has all of these keys
         return f"; {UNREAD[key]}"
     habit = _HABITS.get(key.rsplit(".", 1)[-1].upper())
     if habit:
         return f"; did you mean {habit}?"
-    # Keys of a section are alike by its name alone: their own names count.
+    # Full keys of one section all look similar, so the last parts are compared first.
     by_name: dict[str, list[str]] = {}
     for choice in (*choices, *CONVERTED):
         by_name.setdefault(choice.rsplit(".", 1)[-1], []).append(choice)
-    alike = difflib.get_close_matches(key.rsplit(".", 1)[-1].upper(), by_name, n=10)
-    return did_you_mean(key, [choice for name in alike for choice in by_name[name]])
+    similar = difflib.get_close_matches(key.rsplit(".", 1)[-1].upper(), by_name, n=10)
+    return did_you_mean(key, [choice for name in similar for choice in by_name[name]])

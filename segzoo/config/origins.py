@@ -1,4 +1,4 @@
-"""Where each value of a configuration comes from: defaults, files with their lines, overrides."""
+"""Find where each value of a configuration comes from: defaults, lines of files, overrides."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +11,13 @@ from .bases import Layer, read_layers
 from .defaults import add_segzoo_config
 from .extensions import registered_extensions
 from .files import config_root, find_config
-from .keys import decoded, equal, flatten
+<<<<<<< HEAD
+from .keys import decode, equal, flatten
 from .load import parse_config, read_config
+=======
+from .keys import decode, equal, flatten
+from .load import read_config
+>>>>>>> 3c4049c (Reword segzoo/config in the field's terms)
 
 DERIVED = "follows from the dataset"
 
@@ -22,7 +27,7 @@ class Origin(NamedTuple):
 
     Attributes:
         source: "Detectron2's default", a file with its line, ...
-        value: what it says.
+        value: the value it sets.
     """
 
     source: str
@@ -32,33 +37,43 @@ class Origin(NamedTuple):
 def find_origins(
     path: str | Path, overrides: Sequence[str] = (), completed: CfgNode | None = None, held: str = ""
 ) -> dict[str, list[Origin]]:
-    """Return what sets each key, in the order in which it is applied: the last one is the value.
+    """Return the sources that set each key, in the order of application; the last one gives the value.
 
     Args:
         path: a YAML file or a name below `configs/`, as for `read_config`.
         overrides: alternating keys and values.
+<<<<<<< HEAD
         completed: the configuration with what follows from its dataset; None for that of the files alone.
         held: the text of the configuration that `path`, a checkpoint, holds; "" where `path` is none.
+=======
+        completed: the configuration with the values that follow from its dataset; None to omit those.
+        held: text of the configuration in the checkpoint `path`; "" if `path` is not a checkpoint.
+>>>>>>> 3c4049c (Reword segzoo/config in the field's terms)
 
     Raises:
         InputError: as `read_config`.
     """
+<<<<<<< HEAD
     # Finds what is wrong, and imports what brings keys.
     cfg = parse_config(held, str(path), overrides) if held else read_config(path, overrides)
     read = dict(flatten(cfg))
+=======
+    # Reports errors, and imports the modules that add keys.
+    read = dict(flatten(read_config(path, overrides)))
+>>>>>>> 3c4049c (Reword segzoo/config in the field's terms)
     found: dict[str, list[Origin]] = {key: [] for key in read}
     for source, keys in _defaults():
         _add(found, source, keys)
     layers = [Layer(str(path), yaml.safe_load(held))] if held else read_layers(find_config(path))
     for layer in layers:
         lines = _lines(layer.text)
-        name = _shown(layer.source)
+        name = _relative_to_zoo(layer.source)
         for key, value in flatten(CfgNode(layer.keys)):
             _add(found, f"{name}:{lines[key]}" if key in lines else name, {key: value})
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         _add(found, "override", {key: value})
     for key, value in read.items():
-        # Written under another name, or in another form.
+        # The file has the key under another name, or the value in another form.
         if not found[key] or not equal(found[key][-1].value, value):
             found[key].append(Origin("translated", value))
     for key, value in flatten(completed) if completed is not None else ():
@@ -69,7 +84,7 @@ def find_origins(
 
 
 def _defaults() -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The defaults that each source adds or changes."""
+    """Yield each source of defaults, and those that it adds or changes."""
     cfg = get_cfg()
     before = dict(flatten(cfg))
     yield "Detectron2's default", before
@@ -92,23 +107,23 @@ def _defaults() -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _add(found: dict[str, list[Origin]], source: str, keys: Mapping[str, Any]) -> None:
     for key, value in keys.items():
         if key in found:
-            found[key].append(Origin(source, decoded(value)))
+            found[key].append(Origin(source, decode(value)))
 
 
 def _lines(text: str) -> dict[str, int]:
-    """The line, from 1, of each key in the text of a YAML file."""
-    return dict(_lines_of(yaml.compose(text, Loader=yaml.SafeLoader), "")) if text else {}
+    """Return the line, counted from 1, of each key in the text of a YAML file."""
+    return dict(_key_lines(yaml.compose(text, Loader=yaml.SafeLoader), "")) if text else {}
 
 
-def _lines_of(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
+def _key_lines(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         name = f"{prefix}{key.value}"
         yield name, key.start_mark.line + 1
-        yield from _lines_of(value, f"{name}.")
+        yield from _key_lines(value, f"{name}.")
 
 
-def _shown(source: str) -> str:
-    """A file of the zoo relative to `configs/`."""
+def _relative_to_zoo(source: str) -> str:
+    """Return the path of a zoo file relative to `configs/`; other paths as they are."""
     root = str(config_root().resolve())
     resolved = str(Path(source).resolve())
     return resolved[len(root) + 1 :] if resolved.startswith(f"{root}/") else source

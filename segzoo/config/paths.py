@@ -1,4 +1,4 @@
-"""The keys of a configuration that hold paths, and what is done to all of them alike."""
+"""Change all paths in a configuration."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,13 @@ from segzoo.utils.paths import expand_home
 
 from .keys import existing_section
 
-# A text or a list of texts each. MODEL.WEIGHTS may also be a URL, an entry of DATASETS.FILES the name of a
-# built-in dataset.
+# Each is a string or a list of strings. MODEL.WEIGHTS may also be a URL, an entry of DATASETS.FILES the name
+# of a built-in dataset.
 PATH_KEYS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "DATASETS.FILES")
 
 
 def map_paths(cfg: CfgNode, change: Callable[[str], str]) -> None:
-    """Replaces every path that is not empty by what `change` makes of it, in place."""
+    """Replace every non-empty path by `change(path)`, in place."""
     for key in PATH_KEYS:
         *path, leaf = key.split(".")
         node = existing_section(cfg, path)
@@ -26,5 +26,5 @@ def map_paths(cfg: CfgNode, change: Callable[[str], str]) -> None:
 
 
 def expand_homes(cfg: CfgNode) -> None:
-    """Replaces a leading `~` of every path by the home folder, in place."""
+    """Replace a leading `~` of every path by the home folder, in place."""
     map_paths(cfg, expand_home)

@@ -1,6 +1,6 @@
-"""Keys that earlier versions of segzoo had, and that no published model needs.
+"""Handle keys that earlier versions of segzoo had and that no published model needs.
 
-A saved configuration may hold them: at their former default, which is what is done now, they are left out.
+A saved configuration may hold them; at their former default, which is now fixed, they are left out.
 """
 
 from typing import Any, NamedTuple
@@ -9,15 +9,15 @@ from detectron2.config import CfgNode
 
 from segzoo.utils.errors import InputError
 
-from .keys import decoded, drop_key, equal, find_section
+from .keys import decode, drop_key, equal, find_section
 
 
 class RetiredKey(NamedTuple):
-    """What a key stood at, and what to do for another value.
+    """A key that was removed.
 
     Attributes:
-        default: its former default.
-        remedy: for the message.
+        default: its former default, which is now fixed.
+        remedy: what to do for another value, for the message.
     """
 
     default: Any
@@ -40,21 +40,21 @@ def drop_retired_keys(cfg: CfgNode, source: str) -> None:
         source: the file, for the message.
 
     Raises:
-        InputError: one has another value.
+        InputError: a key has another value.
     """
     for key, retired in RETIRED_KEYS.items():
         *path, leaf = key.split(".")
         node = find_section(cfg, path)
         if node is None or leaf not in node:
             continue
-        value = decoded(node[leaf])
+        value = decode(node[leaf])
         if not equal(value, retired.default):
             raise InputError(f"{source}: {key} {value!r} cannot be set{explain_retired_key(key)}")
         drop_key(cfg, key)
 
 
 def explain_retired_key(key: str) -> str:
-    """Return the end of a message about a retired key: the value that is fixed, and the remedy; else ""."""
+    """Return the end of a message about a retired key: its fixed value and the remedy; "" for other keys."""
     if key not in RETIRED_KEYS:
         return ""
     return f"; it is always {RETIRED_KEYS[key].default!r} now: {RETIRED_KEYS[key].remedy}"

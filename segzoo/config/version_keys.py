@@ -1,7 +1,7 @@
-"""Keys that one release of Detectron2 has and another lacks.
+"""Handle keys that one release of Detectron2 has and another lacks.
 
-A configuration that is saved with one is read with the other: a key that only one of them has says nothing
-while it is at its default, and is left out.
+A configuration saved with one release is read with the other: a key that only one of them has is left out
+if it is at its default.
 """
 
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from segzoo.utils.errors import InputError
 
 from .keys import drop_key, find_section
 
-# Of Detectron2's main branch in 2026; v0.6 has none of them, and main all of v0.6's.
+# Keys of Detectron2's main branch in 2026 that v0.6 lacks; main has all keys of v0.6.
 VERSION_KEYS: dict[str, Any] = {
     "DATALOADER.REPEAT_SQRT": True,
     "FLOAT32_PRECISION": "",
@@ -29,7 +29,7 @@ VERSION_KEYS: dict[str, Any] = {
 
 
 def drop_version_defaults(cfg: CfgNode) -> None:
-    """Removes those of the keys above that are at their default from a configuration, whole or in part."""
+    """Remove the keys above that are at their default from a complete or partial configuration, in place."""
     for key, default in VERSION_KEYS.items():
         *path, leaf = key.split(".")
         node = find_section(cfg, path)
@@ -38,20 +38,23 @@ def drop_version_defaults(cfg: CfgNode) -> None:
 
 
 def explain_version_key(key: str) -> str:
-    """For a key that only another release has, the remedy; else ""."""
+    """Return the end of a message about a key that only another release has; "" for other keys."""
     if key not in VERSION_KEYS:
         return ""
     return (
-        f"; the Detectron2 that is installed ({__version__}) lacks it: leave it out, which means "
+        f"; the installed Detectron2 ({__version__}) lacks it: leave it out, which means "
         f"{VERSION_KEYS[key]!r}, or install another Detectron2 (INSTALL.md)"
     )
 
 
 def check_version_values(cfg: CfgNode, known: CfgNode, source: str, explained: Collection[str] = ()) -> None:
-    """Raises InputError for a key that is not at its default and that this Detectron2 lacks.
+    """Raise InputError for a key that is not at its default and that this Detectron2 lacks.
 
     Args:
-        explained: keys that are not looked at, since another Detectron2 is no remedy for them.
+        cfg: the configuration to check.
+        known: a new configuration.
+        source: the file, for the message.
+        explained: keys that are not checked, since another Detectron2 is no remedy for them.
     """
     for key in VERSION_KEYS.keys() - set(explained):
         *path, leaf = key.split(".")

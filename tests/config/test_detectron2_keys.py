@@ -117,7 +117,7 @@ def test_other_values_are_saved_and_are_one_line_where_there_is_no_such_key(
     with pytest.raises(InputError) as caught:
         load_config(tmp_path / "config.yaml")
     line = str(caught.value)
-    assert line.startswith(f"{tmp_path}/config.yaml: {key} {value!r} cannot be set; the Detectron2 that is ")
+    assert line.startswith(f"{tmp_path}/config.yaml: {key} {value!r} cannot be set; the installed ")
     assert f"leave it out, which means {MAIN[key]!r}" in line
     # The remedy.
     tree = yaml.safe_load(text)
@@ -131,7 +131,7 @@ def test_other_values_are_saved_and_are_one_line_where_there_is_no_such_key(
 
 
 def test_an_override_of_such_a_key_is_one_line(v06):
-    with pytest.raises(InputError, match=r"unknown key DATALOADER.REPEAT_SQRT; the Detectron2 .*INSTALL"):
+    with pytest.raises(InputError, match=r"unknown key DATALOADER.REPEAT_SQRT; the installed .*INSTALL"):
         load_config(NAME, ["DATALOADER.REPEAT_SQRT", "True"])
 
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from detectron2.config import get_cfg
 
-from segzoo.config.arithmetic import write_out
+from segzoo.config.arithmetic import expand_expressions
 from segzoo.config.files import find_config
 from segzoo.config.keys import flatten
 from segzoo.config.renamed.origins import MASK2FORMER as MASK2FORMER_CODE
@@ -360,7 +360,7 @@ def test_other_keys_of_this_package_count_in_a_file_of_theirs(tmp_path):
     ],
 )
 def test_computed_lists_are_what_python_computes(expression):
-    text = write_out(f'INPUT:\n  SIZES: !!python/object/apply:eval ["{expression}"]  # a comment\n')
+    text = expand_expressions(f'INPUT:\n  SIZES: !!python/object/apply:eval ["{expression}"]  # a comment\n')
     assert yaml.safe_load(text)["INPUT"]["SIZES"] == eval(expression)
 
 

@@ -35,7 +35,7 @@ LINES = [
     (
         "train_net",
         ["--config-file", LEAF, "SEED"],
-        "overrides come as KEY VALUE pairs, but 'SEED' has no value",
+        "overrides are KEY VALUE pairs, but 'SEED' has no value",
     ),
     (
         "train_net",
@@ -89,7 +89,7 @@ LINES = [
     (
         "train_net",
         ["--config-file", LEAF, "SEED=3"],
-        "SEED=3: overrides come as KEY VALUE pairs; write SEED 3",
+        "SEED=3: overrides are KEY VALUE pairs; write SEED 3",
     ),
     ("train_net", ["--config-file", LEAF, "--opts", "SEED"], "but 'SEED' has no value"),
     ("train_net", ["--config-file", LEAF, "--weights", "{file}", "SEED"], "but 'SEED' has no value"),
@@ -97,7 +97,7 @@ LINES = [
     (
         "train_net",
         ["--config-file", LEAF, "SEED", "1", "MODEL.WEIGHTS", "my", "weights.pth"],
-        "but 'weights.pth' after MODEL.WEIGHTS my is no key; give every key one value, with spaces in quotes",
+        "but 'weights.pth' after MODEL.WEIGHTS my is not a key; give each key one value, with spaces in",
     ),
     ("train_net", ["--config-file", LEAF, "model.weights", "a"], "did you mean MODEL.WEIGHTS?"),
     (
@@ -181,7 +181,7 @@ LINES = [
     (
         "check_dataset",
         ["DATASETS.TEST=()"],
-        "DATASETS.TEST=(): overrides come as KEY VALUE pairs; write DATASETS",
+        "DATASETS.TEST=(): overrides are KEY VALUE pairs; write DATASETS",
     ),
     ("check_dataset", ["camvit"], "dataset file camvit does not exist; did you mean camvid?"),
     ("check_dataset", ["camvid", "--split", "val"], "--split val: camvid.yaml has camvid_train"),
@@ -189,7 +189,7 @@ LINES = [
     (
         "check_dataset",
         ["camvid", "--output", "{file}/x"],
-        "Not a directory; a folder is needed in that place",
+        "Not a directory; part of its path is a file; choose another one",
     ),
     (
         "evaluate_predictions",
@@ -241,7 +241,7 @@ LINES = [
         ["--model", "a.pth"],
         "a training starts from one with --config-file NAME --weights a.pth",
     ),
-    ("train", ["--model", LEAF, "SEED", "x"], "SEED is x (str); expected a whole number"),
+    ("train", ["--model", LEAF, "SEED", "x"], "SEED is x (str); expected an integer"),
     (
         "evaluate",
         ["--predictions", "{folder}", "--shard", "1/2"],
@@ -255,7 +255,7 @@ LINES = [
     ("analyze_model", [], "no model given; give a name that `segzoo zoo` lists"),
     ("analyze_model", ["semantic/camvid/maskformer_r81"], "did you mean semantic/camvid/maskformer_r18?"),
     ("analyze_model", [LEAF, "--size", "0", "5"], "argument --size: 0: expected at least 1"),
-    ("analyze_model", [LEAF, "--opts", "SEED", "x"], "SEED is x (str); expected a whole number, such as -1"),
+    ("analyze_model", [LEAF, "--opts", "SEED", "x"], "SEED is x (str); expected an integer, such as -1"),
     ("export_model", ["--output", "a.pt2", "--size", "0", "64"], "argument --size: 0: expected at least 1"),
     ("export_model", ["--batch-size", "0"], "argument --batch-size: 0: expected at least 1"),
     (

@@ -73,7 +73,7 @@ def test_times_are_read_as_slurm_reads_them(text, expected):
         (["--nodes", "2"], "the options of the training are missing; give them after --"),
         (["--nodes", "2", "--"], "the options of the training are missing; give them after --"),
         (["--", "SEED", "1"], "--config-file is missing"),
-        (["--array", CONFIG, "--", "SEED"], "overrides come as KEY VALUE pairs"),
+        (["--array", CONFIG, "--", "SEED"], "overrides are KEY VALUE pairs"),
         (["--", "--config-file", "no/such"], "config file no/such does not exist"),
         (["--", "--config-file", CONFIG, "SOLVER.MAX_ITR", "3"], "did you mean SOLVER.MAX_ITER?"),
         (["--", "--config-file", CONFIG, "--nodes", "2"], "unrecognized arguments: --nodes"),
@@ -171,7 +171,7 @@ def test_a_job_does_not_get_the_number_of_threads_of_the_login_node(tmp_path, mo
     monkeypatch.setattr(threads, "_own_numbers", [])
     monkeypatch.setattr(threads, "_bound_processors", lambda: 64)
     monkeypatch.setattr(threads, "_cgroup_shares", lambda: iter([2.0]))
-    threads.let_threads_rest()
+    threads.configure_openmp()
     seen = []
 
     class Executor:

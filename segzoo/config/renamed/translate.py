@@ -14,7 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 from segzoo.config.keys import flatten
 from segzoo.utils.errors import InputError
 
-from ..keys import decoded
+from ..keys import decode
 from .backbones import OUR_BACKBONES
 from .heads import DEC_LAYERS, DECODER, MASKED_DECODER, OTHER_ARCHITECTURES
 from .origins import DETECTRON2, MASK2FORMER, MASK2FORMER_KEYS, MASKFORMER, Origin
@@ -79,7 +79,7 @@ def translate_file(
             "is; give one of those"
         )
     known = {**dict(flatten(get_cfg())), **origin.keys}
-    theirs = {**known, **{key: decoded(value) for key, value in loaded.items()}}
+    theirs = {**known, **{key: decode(value) for key, value in loaded.items()}}
     result = {key: value for key, value in theirs.items() if key in defaults and key not in CONVERTED}
     if "OUTPUT_DIR" not in loaded:
         del result["OUTPUT_DIR"]
@@ -122,7 +122,7 @@ def translate_keys(given: Mapping[str, Any], cfg: Mapping[str, Any]) -> dict[str
     """
     result: dict[str, Any] = {}
     for row in ROWS:
-        mine = {key: decoded(given[key]) for key in row.keys if key in given}
+        mine = {key: decode(given[key]) for key in row.keys if key in given}
         if mine:
             changes = row.convert(mine, Scene({**cfg, **result}, whole=False))
             here = ", ".join(f"{key} {value}" for key, value in changes.items()) or "what it is already"
