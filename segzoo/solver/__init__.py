@@ -1,4 +1,4 @@
-"""Optimizers with checked parameter groups, gradient clipping, and learning-rate schedules by iteration."""
+"""Optimizers, parameter groups, gradient clipping and learning-rate schedules."""
 
 from .clipping import build_gradient_clipper
 from .optimizer import build_optimizer, find_optimizer

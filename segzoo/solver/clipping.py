@@ -11,16 +11,16 @@ GradientClipper = Callable[[Iterable[torch.nn.Parameter]], torch.Tensor]
 
 
 def build_gradient_clipper(cfg: CfgNode) -> GradientClipper | None:
-    """Builds the function that clips gradients in place as SOLVER.CLIP_GRADIENTS says; None if disabled.
+    """Build the function that clips gradients in place according to SOLVER.CLIP_GRADIENTS; None if disabled.
 
     `full_model` scales all gradients by one factor so that their joint norm (order NORM_TYPE) is at most
-    CLIP_VALUE, `norm` does the same for each parameter by itself, `value` clamps each element (both as in
-    Detectron2). It returns, () float and without waiting for the device, what it compared with CLIP_VALUE:
-    the norm, the largest norm, or the largest absolute value before clipping; not finite if a
-    gradient is not.
+    CLIP_VALUE, `norm` does so for each parameter separately, `value` clamps each element (both as in
+    Detectron2). It returns, as a () float tensor and without synchronizing with the device, the value before
+    clipping that it compared with CLIP_VALUE: the norm, the largest norm, or the largest absolute value; it
+    is not finite if a gradient is not.
 
     Raises:
-        InputError: an unknown CLIP_TYPE.
+        InputError: the CLIP_TYPE is unknown.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:

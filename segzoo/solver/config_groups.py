@@ -1,4 +1,4 @@
-"""Parameter groups from the keys of SOLVER."""
+"""Make parameter groups from the keys of SOLVER."""
 
 import math
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from .parameter_groups import parameter_groups
 from .registry import LR_SCHEDULER_REGISTRY
 from .schedules import learning_rate_factor
 
-# Decays of kinds of parameters, with the values that say nothing.
-_DECAY_BY_KIND = {
+# Weight decays of groups of parameters, with the values that have no effect.
+_NEUTRAL_DECAYS = {
     "WEIGHT_DECAY_NORM": 0.0,
     "WEIGHT_DECAY_EMBED": 0.0,
     "WEIGHT_DECAY_HEAD_NORM": None,
@@ -22,10 +22,10 @@ _DECAY_BY_KIND = {
 
 
 def groups_from_config(cfg: CfgNode, model: torch.nn.Module) -> list[dict]:
-    """The groups of `parameter_groups` with the rates and decays that SOLVER gives.
+    """Return the groups of `parameter_groups` with the learning rates and weight decays of SOLVER.
 
     Raises:
-        InputError: a malformed SOLVER.LR_MULTIPLIERS, a factor or decay without effect.
+        InputError: SOLVER.LR_MULTIPLIERS is malformed, or a factor or decay has no effect.
     """
     solver = cfg.SOLVER
     return parameter_groups(
@@ -46,9 +46,9 @@ def groups_from_config(cfg: CfgNode, model: torch.nn.Module) -> list[dict]:
 
 
 def _schedule_prefixes(cfg: CfgNode) -> tuple[str, ...]:
-    """Name prefixes of the parameters that have a schedule of their own."""
+    """Return the name prefixes of the parameters with a separate schedule."""
     if cfg.SOLVER.LR_SCHEDULER_NAME not in LR_SCHEDULER_REGISTRY:
-        return ()  # Somebody else builds the schedule.
+        return ()  # an overridden build_lr_scheduler makes the schedule
     schedule = learning_rate_factor(cfg)
     return tuple(filter(None, schedule)) if isinstance(schedule, Mapping) else ()
 
@@ -56,11 +56,11 @@ def _schedule_prefixes(cfg: CfgNode) -> tuple[str, ...]:
 def _decay_by_name(solver: CfgNode) -> list[tuple[str, float | None]]:
     pairs = [tuple(pair) for pair in solver.WEIGHT_DECAY_BY_NAME]
     if any(not expression for expression, _ in pairs):
-        for key, unset in _DECAY_BY_KIND.items():
+        for key, unset in _NEUTRAL_DECAYS.items():
             if solver[key] != unset:
                 raise InputError(
-                    f"SOLVER.{key} {solver[key]} has no effect here: SOLVER.WEIGHT_DECAY_BY_NAME decides for "
-                    'every parameter; change that, or set SOLVER.WEIGHT_DECAY_BY_NAME "[]"'
+                    f"SOLVER.{key} {solver[key]} has no effect here: SOLVER.WEIGHT_DECAY_BY_NAME applies to "
+                    'every parameter; change it, or set SOLVER.WEIGHT_DECAY_BY_NAME "[]"'
                 )
     return pairs
 

@@ -1,4 +1,4 @@
-"""The optimizer that SOLVER names, on checked parameter groups, sharded or not."""
+"""Build the optimizer that SOLVER configures, sharded or not."""
 
 import torch
 from detectron2.config import CfgNode
@@ -14,13 +14,13 @@ OptimizerClass = type[torch.optim.Optimizer]
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Builds the optimizer that SOLVER names; gradient clipping is separate (`build_gradient_clipper`).
+    """Build the optimizer of SOLVER; gradient clipping is separate (`build_gradient_clipper`).
 
-    With SOLVER.SHARD_OPTIMIZER each of several processes keeps the moments of its share of the parameters and
-    updates those (Rajbhandari et al. 2020, ZeRO stage 1); the weights become the same.
+    With SOLVER.SHARD_OPTIMIZER each process keeps the moments of its share of the parameters and updates
+    those (Rajbhandari et al. 2020, ZeRO stage 1); the resulting weights are the same.
 
     Raises:
-        InputError: an unknown SOLVER.OPTIMIZER, a malformed SOLVER.LR_MULTIPLIERS, a decay without effect.
+        InputError: SOLVER.OPTIMIZER is unknown, SOLVER.LR_MULTIPLIERS malformed, or a decay has no effect.
     """
     optimizer_class, settings = find_optimizer(cfg)
     groups = groups_from_config(cfg, model)
@@ -31,21 +31,21 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
 
 
 def find_optimizer(cfg: CfgNode) -> tuple[OptimizerClass, dict]:
-    """The class that SOLVER.OPTIMIZER names, in upper or lower case, and its keyword arguments.
+    """Return the class of SOLVER.OPTIMIZER, whose name ignores case, and its keyword arguments.
 
     Raises:
-        InputError: none is registered by that name.
+        InputError: no optimizer is registered under that name.
     """
     return registered(OPTIMIZER_REGISTRY, "SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, ignore_case=True)(cfg)
 
 
 @OPTIMIZER_REGISTRY.register(name="AdamW")
 def adamw(cfg: CfgNode) -> tuple[OptimizerClass, dict]:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    """Return Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
     return torch.optim.AdamW, {}
 
 
 @OPTIMIZER_REGISTRY.register(name="SGD")
 def sgd(cfg: CfgNode) -> tuple[OptimizerClass, dict]:
-    """Stochastic gradient descent with SOLVER.MOMENTUM, and SOLVER.NESTEROV."""
+    """Return stochastic gradient descent with SOLVER.MOMENTUM and SOLVER.NESTEROV."""
     return torch.optim.SGD, {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}

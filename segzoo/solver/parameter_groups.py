@@ -1,10 +1,10 @@
-"""Which learning rate and weight decay each parameter gets.
+"""Assign a learning rate and weight decay to each parameter.
 
-Rules, the later one wins: the base values; a bias (Detectron2's BIAS keys); the kind of the owning module
+Rules, in rising priority: the base values; a bias (Detectron2's BIAS keys); the type of the owning module
 (norm, embedding); the weight decay of the first regular expression found in the name. The learning rate is
-multiplied by the factor of the longest matching name prefix, or of the first regular expression found in the
-name, which goes before; and by the layer-wise decay. Parameters of equal settings share a group: a handful of
-groups lets the optimizer update hundreds of tensors with one call.
+multiplied by the factor of the first regular expression found in the name or else of the longest matching
+name prefix, and by the layer-wise decay. Parameters with equal settings share a group: few groups let the
+optimizer update hundreds of tensors with one call.
 """
 
 import logging
@@ -20,8 +20,8 @@ from segzoo.utils.errors import InputError
 logger = logging.getLogger(__name__)
 
 NORM_LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
-# Position tables that are parameters of their owner instead of an nn.Embedding, by their last name part.
-# Other bare parameters decay like weights, as in the published training; so does Mask2Former's level_embed.
+# Position tables that are parameters of their module instead of an nn.Embedding, by their last name part.
+# Other such parameters decay like weights, as in the published training; so does Mask2Former's level_embed.
 EMBEDDING_NAMES = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed")
 
 
@@ -41,37 +41,38 @@ def parameter_groups(
     layer_decay: float = 1.0,
     schedules: Sequence[str] = (),
 ) -> list[dict]:
-    """Sorts every trainable parameter of `model` into exactly one group of equal settings.
+    """Assign every trainable parameter of `model` to exactly one group of equal settings.
 
     Args:
-        base_lr, weight_decay: of a parameter that no rule mentions.
-        weight_decay_norm, weight_decay_embed, weight_decay_bias: of normalization layers, of embeddings and
-            position tables, and of biases outside normalization layers; None means `weight_decay`.
-        weight_decay_head_norm: of normalization layers outside "backbone"; None means `weight_decay_norm`.
+        model: the model.
+        base_lr, weight_decay: for parameters without another rule.
+        weight_decay_norm, weight_decay_embed, weight_decay_bias: for normalization layers, for embeddings and
+            position tables, and for biases outside normalization layers; None means `weight_decay`.
+        weight_decay_head_norm: for normalization layers outside "backbone"; None means `weight_decay_norm`.
         weight_decay_by_name: pairs of a regular expression and a decay (None means `weight_decay`); the first
-            that is found in a parameter's name decides, whatever kind of parameter it is.
+            one found in a parameter's name applies, whatever its module.
         bias_lr_factor: factor on the learning rate of biases outside normalization layers.
         lr_multipliers: name prefix (whole name parts: "backbone" matches "backbone.stem") to learning-rate
-            factor; the longest matching prefix counts alone, factors do not multiply.
-        lr_multipliers_by_name: pairs of a regular expression and a learning-rate factor; the first that is
-            found in a parameter's name decides, and not `lr_multipliers`.
-        layer_decay: the learning rate is also multiplied by layer_decay^(layers from the parameter's to the
-            end of the backbone), which parts of the model tell by `layer_depths()`.
-        schedules: name prefixes of parameters that have a schedule of their own, and so groups.
+            factor; only the longest matching prefix applies.
+        lr_multipliers_by_name: pairs of a regular expression and a learning-rate factor; the first one found
+            in a parameter's name replaces `lr_multipliers`.
+        layer_decay: the learning rate is also multiplied by layer_decay^(number of layers from the
+            parameter's to the end of the backbone), from the `layer_depths()` of modules.
+        schedules: name prefixes of parameters with a separate schedule, and therefore separate groups.
 
     Returns:
         Groups for a torch optimizer, each with "params", their "names", "lr" and "weight_decay", and
-        "schedule" where one of `schedules` matches, in order of first appearance in the model.
+        "schedule" if one of `schedules` matches, in order of first appearance in the model.
 
     Raises:
-        InputError: a prefix or expression of learning rates matches no trainable parameter, or no part of the
+        InputError: a learning-rate prefix or expression matches no trainable parameter, or no module of the
             model has `layer_depths()`.
         RuntimeError: the groups do not hold every trainable parameter exactly once.
     """
     multipliers = dict(lr_multipliers or {})
     groups: dict[tuple[float, float, str], dict] = {}
     unmatched = set(multipliers)
-    decays, factors = FirstFound(weight_decay_by_name), FirstFound(lr_multipliers_by_name)
+    decays, factors = FirstMatch(weight_decay_by_name), FirstMatch(lr_multipliers_by_name)
     layers_after = _layers_after(model, layer_decay) if layer_decay != 1.0 else {}
     for name, parameter, owner in _named_trainable_parameters(model):
         lr, decay = base_lr, weight_decay
@@ -103,26 +104,26 @@ def parameter_groups(
     if unmatched:
         children = ", ".join(name for name, _ in model.named_children())
         raise InputError(
-            f"SOLVER.LR_MULTIPLIERS: no trainable parameter is named {' or '.join(sorted(unmatched))}...; "
-            f"the model's parts are {children}"
+            f"SOLVER.LR_MULTIPLIERS: no trainable parameter's name begins with "
+            f"{' or '.join(sorted(unmatched))}; the model's modules are {children}"
         )
     for pattern in decays.unused:
-        logger.warning("SOLVER.WEIGHT_DECAY_BY_NAME: %r decides for no trainable parameter", pattern)
+        logger.warning("SOLVER.WEIGHT_DECAY_BY_NAME: %r applies to no trainable parameter", pattern)
     if factors.unused:
         raise InputError(
-            f"SOLVER.LR_MULTIPLIERS_BY_NAME: {factors.unused[0]!r} decides for no trainable parameter: it "
-            "is in none of their names, or expressions before it are; correct it, or leave it out"
+            f"SOLVER.LR_MULTIPLIERS_BY_NAME: {factors.unused[0]!r} applies to no trainable parameter: it "
+            "matches none of their names, or earlier expressions do; correct it, or leave it out"
         )
     result = list(groups.values())
     check_groups(model, result)
     return result
 
 
-class FirstFound:
-    """Pairs of a regular expression and a value, of which the first found in a name decides.
+class FirstMatch:
+    """Pairs of a regular expression and a value; the first one found in a name applies.
 
     Attributes:
-        found: the value for the name that `find` was last true for.
+        found: the value of the last match of `find`.
     """
 
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
@@ -131,7 +132,7 @@ class FirstFound:
         self.found: Any = None
 
     def find(self, name: str) -> bool:
-        """Whether any is found in the name."""
+        """Return whether an expression is found in the name, and keep its value."""
         for expression, value in self._pairs:
             if expression.search(name):
                 self.found = value
@@ -141,12 +142,12 @@ class FirstFound:
 
     @property
     def unused(self) -> list[str]:
-        """The expressions that have decided for no name."""
+        """The expressions that have applied to no name."""
         return self._unused
 
 
 def _layers_after(model: nn.Module, layer_decay: float) -> dict[str, int]:
-    """{name of a parameter: layers from its own to the end}, of the parts with `layer_depths()`."""
+    """Return {parameter name: number of layers to the end}, for modules with `layer_depths()`."""
     layers: dict[str, int] = {}
     for module_name, module in model.named_modules():
         prefix = f"{module_name}." if module_name else ""
@@ -155,17 +156,17 @@ def _layers_after(model: nn.Module, layer_decay: float) -> dict[str, int]:
             layers |= {f"{prefix}{name}": total - depth for name, depth in depths.items()}
     if not layers:
         raise InputError(
-            f"SOLVER.LAYER_DECAY {layer_decay}: no part of the model has layer_depths(), which says how deep "
-            "its parameters are; set it to 1.0, or choose another MODEL.BACKBONE"
+            f"SOLVER.LAYER_DECAY {layer_decay}: no module of the model has layer_depths(), which returns the "
+            "depth of its parameters; set it to 1.0, or choose another MODEL.BACKBONE"
         )
     return layers
 
 
 def check_groups(model: nn.Module, groups: Iterable[Mapping]) -> None:
-    """Verifies that every trainable parameter of `model` is in exactly one of `groups`, and nothing else is.
+    """Check that `groups` hold every trainable parameter of `model` exactly once and nothing else.
 
     Raises:
-        RuntimeError: lists the parameters that are missing, repeated, or not trainable ones of the model.
+        RuntimeError: it lists the parameters that are missing, repeated or not trainable in the model.
     """
     count: dict[int, int] = {}
     for group in groups:
@@ -177,13 +178,13 @@ def check_groups(model: nn.Module, groups: Iterable[Mapping]) -> None:
         "in several groups": [name for key, name in trainable.items() if count.get(key, 0) > 1],
         "not trainable in the model": [f"{key:#x}" for key in count if key not in trainable],
     }
-    found = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+    found = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
     if found:
         raise RuntimeError(f"every trainable parameter must be in exactly one group; {found}")
 
 
 def _named_trainable_parameters(model: nn.Module):
-    """Yields (full name, parameter, owning module) once for each trainable parameter, also a shared one."""
+    """Yield (full name, parameter, owning module) once for each trainable parameter, also if it is shared."""
     seen = set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):

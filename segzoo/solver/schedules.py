@@ -1,7 +1,7 @@
-"""Learning-rate schedules by iteration, as closed formulas of the iteration alone.
+"""Learning-rate schedules as closed-form functions of the iteration.
 
 t is the iteration (0 for the first), T = SOLVER.MAX_ITER, w = SOLVER.WARMUP_ITERS, f = SOLVER.WARMUP_FACTOR.
-Nothing accumulates, so a resumed run needs only t and follows its own config exactly.
+There is no other state, so a resumed run needs only t and follows its own config exactly.
 """
 
 import math
@@ -16,14 +16,14 @@ from segzoo.utils.registries import registered
 
 from .registry import LR_SCHEDULER_REGISTRY
 
-#: Of the iteration: what learning rates are multiplied by.
+#: Maps the iteration to the factor of learning rates.
 Factor = Callable[[int], float]
-#: One factor for all parameters, or {prefix of their names: factor}, with "" for the rest.
+#: One factor for all parameters, or {name prefix: factor}, with "" for the rest.
 Schedule = Factor | Mapping[str, Factor]
 
 
 def warmup_factor(iteration: int, iterations: int, factor: float, method: str = "linear") -> float:
-    """`factor` rising linearly to 1 at t = w, or constant until then (Goyal et al. 2017, section 2.2)."""
+    """Return `factor`, linearly rising to 1 at t = w or constant until then (Goyal et al. 2017, sec. 2.2)."""
     if iteration >= iterations:
         return 1.0
     if method == "constant":
@@ -33,35 +33,35 @@ def warmup_factor(iteration: int, iterations: int, factor: float, method: str = 
 
 
 def poly_factor(iteration: int, max_iter: int, power: float, constant_ending: float = 0.0) -> float:
-    """(1 - t/T)^power, and never below `constant_ending` (DeepLab, Chen et al. 2017)."""
+    """Return (1 - t/T)^power, at least `constant_ending` (DeepLab, Chen et al. 2017)."""
     return max((1.0 - min(iteration, max_iter) / max_iter) ** power, constant_ending)
 
 
 def step_factor(iteration: int, steps: Sequence[int], gamma: float) -> float:
-    """gamma^k after k of the ascending `steps` have been reached."""
+    """Return gamma^k after k of the ascending `steps` have been reached."""
     return gamma ** bisect_right(steps, iteration)
 
 
 def cosine_factor(iteration: int, max_iter: int) -> float:
-    """Half a cosine from 1 to 0: (1 + cos(pi t/T)) / 2 (Loshchilov and Hutter 2017, without restarts)."""
+    """Return (1 + cos(pi t/T)) / 2, a half cosine from 1 to 0 (Loshchilov and Hutter 2017, no restarts)."""
     return 0.5 * (1.0 + math.cos(math.pi * min(iteration, max_iter) / max_iter))
 
 
 class ScheduledLR(torch.optim.lr_scheduler.LRScheduler):
-    """Sets each group's learning rate to its configured value times the schedule's factor at t.
+    """Scheduler that sets each group's learning rate to its configured value times the factor at t.
 
-    `step()` goes to the next iteration. The state is t alone; loading it also sets the learning rates, from
-    the values configured now, so that a changed SOLVER.BASE_LR takes effect on resuming.
+    `step()` advances to the next iteration. The state is only t; loading it also sets the learning rates from
+    the configured values, so that a changed SOLVER.BASE_LR takes effect on resuming.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule):
         """
         Args:
             optimizer: made by `build_optimizer`.
-            schedule: one factor for all groups, or one for each name prefix that their "schedule" may have.
+            schedule: one factor for all groups, or one for each value of their "schedule" (a name prefix).
 
         Raises:
-            InputError: a prefix has no group, so that its factor would have no effect.
+            InputError: a prefix has no group, so its factor would have no effect.
         """
         self.factors = schedule if isinstance(schedule, Mapping) else {"": schedule}
         found = {group.get("schedule", "") for group in optimizer.param_groups}
@@ -70,7 +70,7 @@ class ScheduledLR(torch.optim.lr_scheduler.LRScheduler):
                 raise InputError(
                     f"SOLVER.LR_SCHEDULER_NAME: the schedule's factor for {prefix!r} has no effect: no group "
                     f'of the optimizer has "schedule": {prefix!r}; correct the prefix if no trainable '
-                    "parameter begins with it, and in a build_optimizer of your own make the groups with "
+                    "parameter's name begins with it, and in your own build_optimizer make the groups with "
                     f"segzoo.solver.parameter_groups(..., schedules=[{prefix!r}])"
                 )
         super().__init__(optimizer)
@@ -86,7 +86,7 @@ class ScheduledLR(torch.optim.lr_scheduler.LRScheduler):
         return {"iteration": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        # "last_epoch" is what Detectron2's schedulers call it.
+        # Detectron2's schedulers store it as "last_epoch".
         self.last_epoch = int(state_dict.get("iteration", state_dict.get("last_epoch", 0)))
         for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group["lr"] = lr
@@ -94,7 +94,7 @@ class ScheduledLR(torch.optim.lr_scheduler.LRScheduler):
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> ScheduledLR:
-    """Builds the schedule that SOLVER.LR_SCHEDULER_NAME names.
+    """Build the schedule of SOLVER.LR_SCHEDULER_NAME.
 
     Raises:
         InputError: see `learning_rate_factor`.
@@ -112,10 +112,11 @@ def find_schedule(cfg: CfgNode) -> Callable[[CfgNode], Schedule]:
 
 
 def learning_rate_factor(cfg: CfgNode) -> Schedule:
-    """The factor on the learning rates as a function of the iteration, or several by name prefix.
+    """Return the learning-rate factor as a function of the iteration, or several by name prefix.
 
     Raises:
-        InputError: an unknown name or warm-up method, no iterations, or SOLVER.STEPS that do not ascend.
+        InputError: the name or warm-up method is unknown, there are no iterations, or SOLVER.STEPS do not
+            ascend.
     """
     solver = cfg.SOLVER
     build = find_schedule(cfg)
@@ -129,14 +130,14 @@ def learning_rate_factor(cfg: CfgNode) -> Schedule:
     if isinstance(schedule, Mapping) and "" not in schedule:
         raise InputError(
             f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME!r}: it has factors for "
-            f'{", ".join(schedule)} only; add that of all other parameters under the prefix ""'
+            f'{", ".join(schedule)} only; add one for all other parameters under the prefix ""'
         )
     return schedule
 
 
 @LR_SCHEDULER_REGISTRY.register(name="WarmupPolyLR")
 def warmup_poly(cfg: CfgNode) -> Factor:
-    """warm-up(t) x poly(t), the constant ending only after the warm-up."""
+    """Return the factor warm-up(t) x poly(t), with the constant ending only after the warm-up."""
     solver = cfg.SOLVER
 
     def factor(iteration: int) -> float:
@@ -152,7 +153,7 @@ def warmup_poly(cfg: CfgNode) -> Factor:
 
 @LR_SCHEDULER_REGISTRY.register(name="WarmupMultiStepLR")
 def warmup_multi_step(cfg: CfgNode) -> Factor:
-    """As in Detectron2: after a straight line to it, GAMMA^k after k of the STEPS."""
+    """Return Detectron2's factor: a linear warm-up, then GAMMA^k after k of the STEPS."""
     solver = cfg.SOLVER
     if list(solver.STEPS) != sorted(solver.STEPS):
         raise InputError(f"SOLVER.STEPS: {tuple(solver.STEPS)} do not ascend")
@@ -161,12 +162,12 @@ def warmup_multi_step(cfg: CfgNode) -> Factor:
 
 @LR_SCHEDULER_REGISTRY.register(name="WarmupCosineLR")
 def warmup_cosine(cfg: CfgNode) -> Factor:
-    """As in Detectron2: after a straight line to it, half a cosine from 1 to 0."""
+    """Return Detectron2's factor: a linear warm-up, then a half cosine from 1 to 0."""
     return after_warmup(cfg, lambda iteration: cosine_factor(iteration, cfg.SOLVER.MAX_ITER))
 
 
 def after_warmup(cfg: CfgNode, schedule: Factor) -> Factor:
-    """A straight line from f x schedule(0) to the schedule's value at t = w, then the schedule."""
+    """Return a factor that rises linearly from f x schedule(0) to schedule(w), then follows the schedule."""
     solver = cfg.SOLVER
     start = solver.WARMUP_FACTOR * schedule(0)
 

@@ -197,7 +197,7 @@ def test_the_first_matching_expression_decides_and_the_module_type_for_the_rest(
 
 def test_an_expression_that_matches_nothing_is_reported(caplog):
     toy_settings(weight_decay_by_name=[("nrom", 0.0)])
-    assert "WEIGHT_DECAY_BY_NAME: 'nrom' decides for no trainable parameter" in caplog.text
+    assert "WEIGHT_DECAY_BY_NAME: 'nrom' applies to no trainable parameter" in caplog.text
 
 
 @pytest.mark.parametrize("key", ["WEIGHT_DECAY_NORM", "WEIGHT_DECAY_HEAD_NORM", "WEIGHT_DECAY_BIAS"])

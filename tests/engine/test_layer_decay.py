@@ -115,7 +115,9 @@ def test_every_layer_of_a_backbone_has_a_depth(name, variant, first, last, count
 def test_a_model_without_layer_depths_is_refused():
     cfg = new_config()
     cfg.SOLVER.LAYER_DECAY = 0.8
-    with pytest.raises(InputError, match=r"SOLVER.LAYER_DECAY 0.8: no part of the model has layer_depths()"):
+    with pytest.raises(
+        InputError, match=r"SOLVER.LAYER_DECAY 0.8: no module of the model has layer_depths()"
+    ):
         build_optimizer(cfg, Model(nn.Linear(2, 2)))
     cfg.SOLVER.LAYER_DECAY = 1.0
     build_optimizer(cfg, Model(nn.Linear(2, 2)))
@@ -133,7 +135,7 @@ def test_expressions_override_prefixes_and_depth_multiplies_both():
     # The first matching expression decides.
     assert found["backbone.stem.conv1.weight"] == 3.0 * DECAY**9
     assert found["backbone.res3.0.shortcut.weight"] == pytest.approx(0.1 * DECAY**6)
-    with pytest.raises(InputError, match="'sampling' decides for no trainable parameter"):
+    with pytest.raises(InputError, match="'sampling' applies to no trainable parameter"):
         rates(*build("ResNetBackbone", "r18", LR_MULTIPLIERS_BY_NAME=[["sampling", 0.1]]))
 
 

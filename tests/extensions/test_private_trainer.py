@@ -272,5 +272,5 @@ def test_rates_of_other_parameter_groups_are_refused():
     state = torch.optim.SGD([{"params": weights}], lr=0.01).state_dict()
     now = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=0.01)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(now, 0.5)
-    with pytest.raises(InputError, match=r"ExponentialLR goes on from .* has 1 groups of parameters, now 2"):
+    with pytest.raises(InputError, match=r"ExponentialLR continues from .* has 1 parameter groups, now 2"):
         restore_scheduled(now, state, scheduler)
