@@ -1,4 +1,4 @@
-"""The model zoo: from a name to a configuration, a model, its official weights and its published numbers."""
+"""The model zoo: configurations, models, official weights and published results by name."""
 
 from typing import TYPE_CHECKING
 

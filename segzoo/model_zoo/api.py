@@ -1,4 +1,4 @@
-"""Models of the zoo."""
+"""Build models of the zoo."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from .official import download_weights
 
 
 def get(name: str, weights: str | Path | None = None, device: str = "cpu") -> nn.Module:
-    """Builds a model of the zoo, in evaluation mode.
+    """Build a model of the zoo, in evaluation mode.
 
     Args:
         name: one of `list_models()`.
         weights: None for random weights, "official" for the file that the zoo links to, or a path or URL.
-        device: where the model is to be.
+        device: device of the model.
 
     Raises:
-        InputError: no such model, no official weights, or weights that do not fill the whole model.
+        InputError: there is no such model, it has no official weights, or weights do not fill all of it.
     """
     cfg = get_config(name)
     cfg.MODEL.DEVICE = device

@@ -1,4 +1,4 @@
-"""Configurations of the zoo and of files, complete."""
+"""Load complete configurations of the zoo and of files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,16 +21,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
         the dataset filled in. It is not frozen.
 
     Raises:
-        InputError: file not found, unknown key, wrong type or value, unknown dataset, contradiction with the
-            dataset.
+        InputError: the file does not exist, a key is unknown, a value is not allowed or contradicts the
+            dataset, or the dataset is unknown.
     """
     return complete_config(read_config(path, overrides))
 
 
 def get_config(name: str) -> CfgNode:
-    """The complete configuration of a model of the zoo.
+    """Return the complete configuration of a model of the zoo.
 
     Raises:
-        InputError: no such model.
+        InputError: there is no such model.
     """
     return load_config(name)

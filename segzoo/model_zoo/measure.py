@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of the zoo's models, counted as the tables count them."""
+"""Count parameters and multiply-adds of the zoo's models, as its tables do."""
 
 from detectron2.config import CfgNode
 
@@ -10,20 +10,20 @@ from . import load_config
 from .records import Measured, WeightsInfo
 from .registry import known_models
 
-# Datasets whose papers count a whole test image and not the training crop.
+# Datasets whose papers count at the size of a test image instead of the training crop.
 _TEST_SIZES = {"cityscapes": (1024, 2048), "mapillary_vistas": (1024, 2048)}
 _PANOPTIC_SIZE = (800, 1088)
 
 
 def count(name: str, size: tuple[int, int] | None = None) -> Complexity:
-    """Counts a model of the tables, at the size and in the form (`count_with`) that its row states.
+    """Count a model of the tables, with the size and overrides (`count_with`) of its row.
 
     Args:
-        name: of the row.
-        size: height and width, where another is wanted.
+        name: name of the configuration.
+        size: another height and width.
 
     Raises:
-        InputError: no such row or configuration, or a size that the network does not take.
+        InputError: there is no such row or configuration, or the network does not accept the size.
     """
     info = known_models().get(name)
     if info is None:
@@ -33,13 +33,13 @@ def count(name: str, size: tuple[int, int] | None = None) -> Complexity:
 
 
 def counted_size(cfg: CfgNode, info: WeightsInfo | None) -> tuple[int, int]:
-    """Height and width to count at: what the row says, else where its authors counted, else what is usual."""
+    """Return the (height, width) to count at: the row's, else the authors', else the usual one."""
     stated = info and (info.size or info.gflops_size or (info.official_code and info.official_code.size))
     return stated or usual_size(cfg, info.dataset if info else "")
 
 
 def usual_size(cfg: CfgNode, dataset: str) -> tuple[int, int]:
-    """What makes the models of a dataset comparable: its usual test image, or else the training crop."""
+    """Return the usual (height, width) for a dataset's models: its test image, or else the training crop."""
     if dataset in _TEST_SIZES:
         return _TEST_SIZES[dataset]
     if cfg.TASK == "semantic" and len(cfg.INPUT.CROP_SIZE) == 2:
@@ -48,7 +48,7 @@ def usual_size(cfg: CfgNode, dataset: str) -> tuple[int, int]:
 
 
 def rounded(complexity: Complexity, metrics: dict[str, float] | None = None) -> Measured:
-    """A count as the tables have it: 10^6 parameters and 10^9 multiply-adds, with the metrics of a run."""
+    """Return a count in the tables' units, 10^6 parameters and 10^9 multiply-adds, with a run's metrics."""
     gflops = complexity.total_flops / 1e9
     return Measured(
         params=round(complexity.total_params / 1e6, 2),

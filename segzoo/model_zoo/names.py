@@ -1,15 +1,15 @@
-"""Names of the zoo's configurations."""
+"""List the names of the zoo's configurations."""
 
 from segzoo.config.files import config_root
 
 
 def list_models(task: str | None = None, dataset: str | None = None, method: str | None = None) -> list[str]:
-    """Names of the zoo's configurations, sorted: paths below `configs/` without `.yaml`.
+    """Return the sorted names of the zoo's configurations: paths below `configs/` without `.yaml`.
 
     Args:
         task: semantic | panoptic | entity | instance.
-        dataset: as in the path: ade20k, coco, camvid, ...
-        method: as the file name starts: maskformer, pspnet, pspnet_jpu, ...
+        dataset: the dataset's folder: ade20k, coco, camvid, ...
+        method: beginning of the file name: maskformer, pspnet, pspnet_jpu, ...
     """
     names = []
     root = config_root()

@@ -1,4 +1,4 @@
-"""Downloading the official weights of a model, and checking that they are those."""
+"""Download the official weights of a model and check their hash."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from .registry import official_weights
 
 
 def download_weights(name: str) -> Path:
-    """Return the official file of a model, downloaded once, its published hash checked.
+    """Return the local copy of a model's official file, downloaded once, and check its published hash.
 
     Raises:
-        InputError: no such model, no file that a program can download, no download, or another hash.
+        InputError: there is no such model or no direct link, the download failed, or the hash differs.
     """
     info = official_weights(name)
     return local_file(info.url, info.md5_prefix, info.sha256_prefix)

@@ -1,4 +1,4 @@
-"""A row and a section of the zoo's tables."""
+"""Records of the zoo's tables: sections and rows."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on an implementation, the official one or segzoo's.
+    """Measurements of an implementation, the official one or segzoo's.
 
     Attributes:
         params: parameters, in millions.
@@ -35,32 +35,32 @@ class WeightsInfo:
 
     Attributes:
         name: the configuration's name: `semantic/ade20k/maskformer_r50`.
-        method: the paper's name for it.
-        backbone: with what the paper adds to it.
-        pretraining: what the backbone was trained on before: IN-1k | IN-21k | none.
-        schedule: iterations, batch, crop.
-        url: the official file; "" if none is published, or not by a direct link.
-        page: web page of the file that a person opens, "" if none.
-        folder: web page of a folder that has the file, "" if none.
-        log: the authors' training log, "" if not published.
-        md5_prefix: first hex digits of its md5, "" if not published.
-        sha256_prefix: the same of its sha256.
-        license: of the weights.
-        code_license: of the authors' code, "" if not looked up.
-        paper: address.
-        repository: address of the code whose numbers these are.
+        method: name in the paper.
+        backbone: name, with the paper's additions.
+        pretraining: dataset of the backbone's pretraining: IN-1k | IN-21k | none.
+        schedule: iterations, batch size, crop.
+        url: direct link to the official file; "" if there is none.
+        page: web page of the file, for a browser; "" if none.
+        folder: web page of the folder with the file; "" if none.
+        log: the authors' training log; "" if not published.
+        md5_prefix: first hex digits of the file's md5; "" if not published.
+        sha256_prefix: first hex digits of its sha256; "" if not published.
+        license: license of the weights.
+        code_license: license of the authors' code; "" if unknown.
+        paper: URL.
+        repository: URL of the code that the numbers come from.
         published: the metrics, each with its protocol.
-        params: parameters in millions, as published; None if they are not.
-        gflops: multiply-adds in 10^9, as published; None if they are not.
-        gflops_size: height and width that `gflops` is for; None if it is not said.
-        size: height and width at which segzoo counts; None for the place where the authors did.
-        count_with: KEY VALUE overrides for that count, where a network runs in another form than published.
-        only_official: parameters that the authors' code and files have beyond those counted here, since
-            nothing uses them: number of parameters by the name of the module there.
+        params: published parameters in millions; None if not published.
+        gflops: published multiply-adds in 10^9; None if not published.
+        gflops_size: height and width of `gflops`; None if not published.
+        size: height and width at which segzoo counts; None for the authors'.
+        count_with: KEY VALUE overrides for that count, if a network runs in another form than published.
+        only_official: {name of a module in the authors' code: its number of parameters}, for unused modules
+            that are not counted here.
         model_id: the authors' name of the training run.
-        note: anything a user should know.
-        official_code: what the authors' code measures with fvcore, at one size; None if not known.
-        reproduced: what segzoo measured; None if nothing.
+        note: other information for users.
+        official_code: measurements of the authors' code with fvcore; None if unknown.
+        reproduced: segzoo's measurements; None if there are none.
     """
 
     name: str
@@ -101,25 +101,25 @@ class WeightsInfo:
         return self.name.split("/")[1]
 
     def value(self, metric: str) -> float | None:
-        """The published value of a metric in percent, None if it is not published."""
+        """Return the published value of a metric in percent; None if it is not published."""
         return next((entry.value for entry in self.published if entry.metric == metric), None)
 
 
 @dataclass(frozen=True)
 class Section:
-    """Models that are compared with each other: one method of one source on one dataset.
+    """Comparable models: one method from one source on one dataset.
 
     Attributes:
-        method: the paper's name for it.
-        source: short name of whose training it is, "" where there is one only.
-        links: paper, repository and readme addresses by what they are.
-        folder: web page of the folder that has the files, "" if none.
-        code_license: of the authors' code, "" if not looked up.
+        method: name in the paper.
+        source: short name of the code base that trained them; "" if there is only one.
+        links: URLs of "paper", "repository" and "readme".
+        folder: web page of the folder with the files; "" if none.
+        code_license: license of the authors' code; "" if unknown.
         title: dataset and task.
         metrics: metric -> protocol, in the order of the columns.
-        evaluate_with: metric -> KEY VALUE overrides that evaluate by its protocol, where the configuration's
-            own protocol is another.
-        models: in the order of the rows, at least one.
+        evaluate_with: metric -> KEY VALUE overrides that evaluate by its protocol, if the configuration has
+            another one.
+        models: rows in their order, at least one.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""What is known about published weights: the tables of `weights/*.yaml` by the name of the configuration."""
+"""Look up published weights, from the tables in `weights/*.yaml`, by the configuration's name."""
 
 import functools
 from pathlib import Path
@@ -12,10 +12,10 @@ TABLES = Path(__file__).parent / "weights"
 
 
 def official_weights(name: str) -> WeightsInfo:
-    """The official weights of a configuration.
+    """Return the record of a configuration's official weights.
 
     Raises:
-        InputError: the zoo knows no official weights for it, or no link that a program can follow.
+        InputError: the zoo has no official weights for it, or no direct link.
     """
     info = known_models().get(name)
     if info is not None and info.url:
@@ -31,10 +31,10 @@ def official_weights(name: str) -> WeightsInfo:
 
 @functools.cache
 def known_models() -> dict[str, WeightsInfo]:
-    """All models of the tables, with and without official weights, by configuration name.
+    """Return all models of the tables, with and without official weights, by configuration name.
 
     Raises:
-        InputError: a table is not valid, or two rows have one name.
+        InputError: a table is not valid, or two rows have the same name.
     """
     models: dict[str, WeightsInfo] = {}
     for section in sections():
@@ -53,7 +53,7 @@ def published_hashes(url: str) -> tuple[str, str]:
 
 @functools.cache
 def sections() -> tuple[Section, ...]:
-    """The tables, in alphabetical order of their files.
+    """Return the sections of all tables, in alphabetical order of their files.
 
     Raises:
         InputError: a table is not valid.

@@ -1,4 +1,4 @@
-"""Finding models of the zoo by what they are for, how large they are and how their weights are licensed."""
+"""Find models of the zoo by task, dataset, name, size and license."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -9,12 +9,12 @@ from .registry import known_models, sections
 
 
 class Entry(NamedTuple):
-    """A model of the zoo as a list shows it.
+    """A model in the list of the zoo.
 
     Attributes:
-        name: of the configuration.
-        info: its row in the tables; None for a model without one.
-        title: dataset and task in words; "" without a row.
+        name: name of the configuration.
+        info: its row in the tables; None if it has none.
+        title: dataset and task; "" without a row.
         metric: the first metric of its table; "" without a row.
     """
 
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
     @property
     def weights(self) -> str:
-        """How the official weights are had: link | page | none; a page is for a browser."""
+        """How to get the official weights: link (direct) | page (for a browser) | none."""
         if self.info is None:
             return "none"
         return "link" if self.info.url else "page" if self.info.page or self.info.folder else "none"
@@ -64,16 +64,16 @@ def find_models(
     max_params: float | None = None,
     with_weights: bool = False,
 ) -> list[Entry]:
-    """Return the models that meet all conditions; an empty one is none.
+    """Return the models that meet all conditions; empty conditions are ignored.
 
     Args:
-        entries: those to choose from.
+        entries: the models to choose from.
         task: semantic | panoptic | instance | entity.
         dataset: as in names: ade20k, coco, ...
-        text: words that the name, method or backbone contain, in any case.
-        license: what the license of the weights contains, in any case.
-        max_params: millions of parameters; models that were not counted are left out.
-        with_weights: only those with official weights that a program can download.
+        text: words that the name, method or backbone contains, ignoring case.
+        license: text that the license of the weights contains, ignoring case.
+        max_params: largest number of parameters in millions; uncounted models are left out.
+        with_weights: only models with a direct link to official weights.
     """
     words = text.lower().split()
 

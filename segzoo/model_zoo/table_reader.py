@@ -1,4 +1,4 @@
-"""The tables of `weights/*.yaml`, read and checked: what is wrong in one is one line that names the key."""
+"""Read and check the tables in `weights/*.yaml`; an error is one line that names the key."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -14,7 +14,7 @@ from .records import Measured, Published, Section, WeightsInfo
 
 _MD5_IN_NAME = re.compile(r"_([0-9a-f]{6})\.pkl$")
 
-# What holds for all models of a file, unless a section or a row restates it.
+# Keys that apply to all models of a file, unless a section or row overrides them.
 _SOURCE = {
     "method": str,
     "paper": str,
@@ -61,8 +61,8 @@ _ROW_REQUIRED = ("backbone", "pretraining", "schedule")
 _MEASURED = {"params": float, "gflops": float, "size": tuple, "metrics": dict}
 _MEASURED_REQUIRED = ("params", "gflops", "size")
 
-_KINDS = {
-    str: "a text",
+_TYPE_NAMES = {
+    str: "a string",
     float: "a number",
     tuple: "[height, width]",
     list: "a list",
@@ -71,10 +71,10 @@ _KINDS = {
 
 
 def read_table(file: Path) -> Iterator[Section]:
-    """The sections of a table.
+    """Yield the sections of a table.
 
     Raises:
-        InputError: not YAML, a key that is missing, unknown or of another type, a name that is there twice.
+        InputError: the file is not YAML, or a key is missing, unknown, repeated or of another type.
     """
     try:
         table = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
@@ -102,7 +102,7 @@ def _section(file: Path, table: dict[str, Any], index: int, section: Any) -> Sec
         models.append(_info(f"{file}: {name}", {**shared, **row}, metrics, name))
     if len({info.name.rsplit("/", 1)[0] for info in models}) != 1:
         raise InputError(
-            f"{where}: its models are of several tasks or datasets, or none; make a section of each"
+            f"{where}: its models have several tasks or datasets, or there are none; split the section"
         )
     links = {"paper": shared["paper"], "repository": shared["repository"], "readme": table["readme"]}
     return Section(
@@ -133,7 +133,7 @@ def _info(where: str, row: dict[str, Any], metrics: dict[str, str], name: str) -
     file = row.get("file", "")
     url = row.get("url_prefix", "") + file if file else row.get("url", "")
     if url and not re.match(r"https?://", url):
-        raise InputError(f"{where}: {url} is not a web address; set url_prefix, or url in the place of file")
+        raise InputError(f"{where}: {url} is not a web address; set url_prefix, or url instead of file")
     md5 = _MD5_IN_NAME.search(file)
     published = [
         Published(metric, float(row[metric]), protocol)
@@ -189,7 +189,7 @@ def _size(value: list[int] | None) -> tuple[int, int] | None:
 
 
 def _check(found: Any, known: dict[str, type], required: Collection[str], where: str) -> None:
-    """Keys and types of a mapping; None stands for "not published" and fits any key that is not required."""
+    """Check keys and types of a mapping; None means "not published" and is valid for optional keys."""
     if not isinstance(found, dict):
         raise InputError(f"{where}: expected a mapping with {', '.join(required)}, found {found!r}")
     for key in required:
@@ -199,23 +199,23 @@ def _check(found: Any, known: dict[str, type], required: Collection[str], where:
         if key not in known:
             raise InputError(f"{where}: unknown key {key}{did_you_mean(key, known)}")
         if value is not None and not _fits(value, known[key]):
-            raise InputError(f"{where}: {key} is {value!r}; expected {_KINDS[known[key]]}")
+            raise InputError(f"{where}: {key} is {value!r}; expected {_TYPE_NAMES[known[key]]}")
 
 
-def _fits(value: Any, kind: type) -> bool:
-    if kind is float:
+def _fits(value: Any, expected: type) -> bool:
+    if expected is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is tuple:
+    if expected is tuple:
         return isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value)
-    return isinstance(value, kind)
+    return isinstance(value, expected)
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML's own loader lets the second of two equal keys win in silence."""
+    """YAML loader that refuses a repeated key, where PyYAML's silently takes the second one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for index, key in enumerate(keys):
             if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is there twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is repeated", node.start_mark)
         return super().construct_mapping(node, deep)

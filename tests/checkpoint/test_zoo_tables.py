@@ -135,7 +135,7 @@ def test_sections_and_rows_restate_what_differs(tmp_path):
         ("file: a/", "url: https://x\n        file: a/", "has file and url"),
         ("url_prefix: https://host/\n", "", "a/model_0123ab.pkl is not a web address"),
         ("semantic/camvid/maskformer_r18", "semantic/ade20k/maskformer_r50", "several tasks or datasets"),
-        ("semantic/camvid/maskformer_r18", NAME, "is there twice"),
+        ("semantic/camvid/maskformer_r18", NAME, "is repeated"),
         ("backbone: MiT-B0", "backbone: MiT: B0", "not valid YAML"),
     ],
 )
