@@ -1,12 +1,11 @@
-"""The one place that knows library versions: makes the installed torch, torchvision, Detectron2, numpy and
-Pillow work together. `import segzoo` imports it before anything else.
+"""Make the installed versions of torch, torchvision, Detectron2, numpy and Pillow work together.
 
-Nothing is imported early, and nothing is changed for others: a patch belongs to the one module that needs it
-(`PATCHES`), and is applied when that module is imported, or at once where it has been imported already. The
-docstring of a patch says which versions need it, and why.
+`import segzoo` imports this module first. No library is imported early or changed for others: a patch belongs
+to the module that needs it (`PATCHES`), and is applied when that module is imported, or at once if it already
+was. The docstring of a patch says which versions need it, and why.
 
-What differs between versions in training (launching, mixed precision, DDP on a CPU) is solved by classes of
-its own in `segzoo.engine`; what differs in reading checkpoints, in `segzoo.checkpoint`.
+Version differences in training (launching, mixed precision, DDP on a CPU) are handled in `segzoo.engine`,
+those in reading checkpoints in `segzoo.checkpoint`.
 """
 
 import functools
@@ -24,18 +23,19 @@ from pathlib import Path
 from typing import Any
 
 from segzoo.utils.import_hooks import Around, around_import
-from segzoo.utils.threads import survive_forks
+from segzoo.utils.threads import make_openmp_fork_safe
 
 logger = logging.getLogger(__name__)
 
 DETECTRON2_SOURCE = (
     "git+https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833"
 )
-# Its setup.py imports torch, hence no isolation; its model zoo pkg_resources, which setuptools 82 removed.
+# Its setup.py imports torch, hence no build isolation; its model zoo imports pkg_resources, which setuptools
+# 82 removed.
 COMPILE_DETECTRON2 = (
     f"pip install 'setuptools>=77.0.3,<82' wheel && pip install --no-build-isolation '{DETECTRON2_SOURCE}'"
 )
-# Commands that also hold where segzoo is an installed package, without tools/ and INSTALL.md.
+# These commands must also be valid for an installed segzoo, without tools/ and INSTALL.md.
 NO_DETECTRON2 = (
     f"detectron2 is not installed; with torch installed, `{COMPILE_DETECTRON2}` compiles it (git and a C++ "
     "compiler are needed), and in a source tree of segzoo `python tools/install_detectron2.py` does without"
@@ -44,24 +44,24 @@ NO_DETECTRON2 = (
 
 @functools.cache
 def detectron2_has_ops() -> bool:
-    """Whether Detectron2's compiled operators (rotated boxes, deformable convolution, ...) can be used."""
+    """Return whether Detectron2's compiled operators (rotated boxes, deformable convolution) can be used."""
     try:
         importlib.import_module("detectron2._C")
     except ModuleNotFoundError:
         return False
     except ImportError as error:
-        logger.warning("detectron2's compiled operators do not load and are not used: %s", error)
+        logger.warning("detectron2's compiled operators cannot be loaded and are not used: %s", error)
         return False
     return True
 
 
 def torchvision_has_ops() -> bool:
-    """Whether torchvision's compiled operators can be used; if not, nms and roi_align are those of segzoo."""
+    """Return whether torchvision's compiled operators can be used, instead of segzoo's."""
     return importlib.import_module("torchvision.extension")._has_ops()
 
 
 class _MissingOperators(types.ModuleType):
-    """Stands in for `detectron2._C`: any operator can be named, none can be called."""
+    """Substitute for `detectron2._C`: any operator can be accessed, none can be called."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -69,7 +69,7 @@ class _MissingOperators(types.ModuleType):
 
         def missing(*args: Any, **kwargs: Any) -> None:
             raise NotImplementedError(
-                f"{name} is one of detectron2's compiled operators, and this detectron2 has none of them; "
+                f"{name} is a compiled operator of detectron2, and this detectron2 was built without them; "
                 f"to compile it: {COMPILE_DETECTRON2}"
             )
 
@@ -77,7 +77,7 @@ class _MissingOperators(types.ModuleType):
 
 
 class _NumpyWithAliases(types.ModuleType):
-    """numpy, with the names of Python's own types that numpy 1.24 removed."""
+    """numpy with the aliases of Python's types that numpy 1.24 removed."""
 
     bool, int, float, str, object = bool, int, float, str, object
 
@@ -86,8 +86,8 @@ class _NumpyWithAliases(types.ModuleType):
 
 
 @contextmanager
-def _lent(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Sets an attribute for the time of the block, then puts back what was there."""
+def _temporary_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute within the block, and restore it afterwards."""
     missing = object()
     before = getattr(owner, name, missing)
     setattr(owner, name, value)
@@ -102,22 +102,24 @@ def _lent(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _without_compiled_operators(module: types.ModuleType) -> Iterator[None]:
-    """Detectron2 v0.6 without its compiled operators: the module begins with `from detectron2 import _C`.
+    """Patch Detectron2 v0.6 without compiled operators: the module runs `from detectron2 import _C`.
 
-    The stand-in is lent for the import only: `detectron2.utils.collect_env`, in v0.6 and in main, calls into
-    `detectron2._C` wherever that can be imported.
+    The substitute exists during the import only: `detectron2.utils.collect_env`, in v0.6 and main, calls
+    `detectron2._C` if it can be imported.
     """
     if detectron2_has_ops():
         yield
         return
-    with _lent(sys.modules["detectron2"], "_C", _MissingOperators("detectron2._C")):
+    with _temporary_attribute(sys.modules["detectron2"], "_C", _MissingOperators("detectron2._C")):
         yield
 
 
 @contextmanager
 def _with_pycocotools_evaluation(module: types.ModuleType) -> Iterator[None]:
-    """v0.6 and main without compiled operators: as above, and COCOeval_opt, which v0.6 takes unless told not
-    to, would call them. pycocotools' own COCOeval gives the same numbers."""
+    """Patch v0.6 and main without compiled operators, which COCOeval_opt calls.
+
+    v0.6 uses COCOeval_opt by default; pycocotools' COCOeval gives the same numbers.
+    """
     with _without_compiled_operators(module):
         yield
     if not detectron2_has_ops():
@@ -126,27 +128,31 @@ def _with_pycocotools_evaluation(module: types.ModuleType) -> Iterator[None]:
 
 @contextmanager
 def _with_numpy_aliases(module: types.ModuleType) -> Iterator[None]:
-    """v0.6 with numpy 1.24 and later, 2.x too: the functions of the module use np.bool, np.int, np.float or
-    np.str. Only this module's `np` gets them, because other libraries probe numpy for these names."""
+    """Patch v0.6 with numpy 1.24 or later: the module uses np.bool, np.int, np.float or np.str.
+
+    Only this module's `np` gets them, because other libraries probe numpy for these names.
+    """
     yield
     module.np = _NumpyWithAliases("numpy")
 
 
 @contextmanager
 def _with_pillow_linear(module: types.ModuleType) -> Iterator[None]:
-    """v0.6 with Pillow 10 and later: Image.LINEAR, another name of BILINEAR, is a default argument."""
+    """Patch v0.6 with Pillow 10 or later: a default argument is Image.LINEAR, an alias of BILINEAR."""
     image = importlib.import_module("PIL.Image")
     if hasattr(image, "LINEAR"):
         yield
         return
-    with _lent(image, "LINEAR", image.BILINEAR):
+    with _temporary_attribute(image, "LINEAR", image.BILINEAR):
         yield
 
 
 @contextmanager
 def _with_package_resources(module: types.ModuleType) -> Iterator[None]:
-    """v0.6 and main: the module imports pkg_resources, which setuptools 82 removed, and which before that
-    warns and takes long to import. The two functions that are used take its place."""
+    """Patch v0.6 and main: the module imports pkg_resources, which setuptools 82 removed.
+
+    Before that it warns and is slow to import. Its two functions that are used are substituted.
+    """
 
     def resource_filename(package: str, resource: str) -> str:
         return str(Path(importlib.import_module(package).__file__).parent / resource)
@@ -154,30 +160,32 @@ def _with_package_resources(module: types.ModuleType) -> Iterator[None]:
     def resource_exists(package: str, resource: str) -> bool:
         return Path(resource_filename(package, resource)).exists()
 
-    stand_in = types.ModuleType("pkg_resources")
-    stand_in.resource_filename = resource_filename
-    stand_in.resource_exists = resource_exists
+    substitute = types.ModuleType("pkg_resources")
+    substitute.resource_filename = resource_filename
+    substitute.resource_exists = resource_exists
     real = sys.modules.get("pkg_resources")
-    sys.modules["pkg_resources"] = stand_in
+    sys.modules["pkg_resources"] = substitute
     try:
         yield
     finally:
         del sys.modules["pkg_resources"]
         if real is not None:
             sys.modules["pkg_resources"] = real
-    # Where the module was imported before segzoo, it may hold the real one, which is as good.
+    # A module imported before segzoo may hold the real pkg_resources, which works too.
     if not hasattr(module, "pkg_resources"):
-        module.pkg_resources = stand_in
+        module.pkg_resources = substitute
 
 
-# torch.library keeps a definition only as long as its Library object lives.
+# torch.library keeps a definition only as long as its Library object exists.
 _libraries: list[Any] = []
 
 
 @contextmanager
 def _with_nms_schema(module: types.ModuleType) -> Iterator[None]:
-    """torchvision whose operators do not load, as PyPI's CUDA build beside a CPU build of torch (seen with
-    0.28): without the schemas of nms and qnms not even `import torchvision` works."""
+    """Patch torchvision if its operators cannot be loaded: its import needs the schemas of nms and qnms.
+
+    This happens with PyPI's CUDA build of torchvision beside a CPU build of torch (seen with 0.28).
+    """
     yield
     if module._has_ops():
         return
@@ -192,7 +200,7 @@ def _with_nms_schema(module: types.ModuleType) -> Iterator[None]:
 
 
 def _nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
-    """Non-maximum suppression as torchvision's CPU operator does it.
+    """Compute non-maximum suppression as torchvision's CPU operator does.
 
     Args:
         boxes: (B, 4) x1, y1, x2, y2.
@@ -216,7 +224,7 @@ def _nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
         width = numpy.minimum(right[index], right[rest]) - numpy.maximum(left[index], left[rest])
         height = numpy.minimum(bottom[index], bottom[rest]) - numpy.maximum(top[index], top[rest])
         intersection = width.clip(min=0) * height.clip(min=0)
-        # As a product, because boxes without area would divide by zero.
+        # A product instead of a quotient, because boxes without area would divide by zero.
         union = area[index] + area[rest] - intersection
         alive[rest] &= ~(intersection > iou_threshold * union)
     return order[torch.from_numpy(alive).to(order.device)]
@@ -224,7 +232,7 @@ def _nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
 
 @contextmanager
 def _with_nms_allowed(module: types.ModuleType) -> Iterator[None]:
-    """torchvision whose operators do not load: `torchvision.ops.nms` refuses to call ours."""
+    """Patch torchvision if its operators cannot be loaded: `torchvision.ops.nms` refuses to call segzoo's."""
     yield
     if not torchvision_has_ops():
         module._assert_has_ops = _refuse_nothing
@@ -236,14 +244,16 @@ def _refuse_nothing() -> None:
 
 @contextmanager
 def _with_bounded_roi_align(module: types.ModuleType) -> Iterator[None]:
-    """torchvision whose operators do not load: its own substitute holds every sample of every box at once,
-    and runs out of memory on a Panoptic FPN."""
+    """Patch torchvision if its operators cannot be loaded: its own substitute needs too much memory.
+
+    It holds every sample of every box at once, and runs out of memory on a Panoptic FPN.
+    """
     yield
     if module._has_ops():
         return
 
     def roi_align(*args: Any) -> Any:
-        # Imported on the first call: segzoo.layers itself needs torchvision, which is being imported now.
+        # Imported on the first call: segzoo.layers needs torchvision, which is being imported now.
         return importlib.import_module("segzoo.layers.roi_align").roi_align(*args)
 
     module._roi_align = roi_align
@@ -270,27 +280,27 @@ PATCHES: dict[str, Around] = {
 
 
 class _WithoutDetectron2(importlib.abc.MetaPathFinder):
-    """Where Detectron2 is missing: `segzoo doctor` and `--help` work, all else says how to get it."""
+    """Finder that raises for modules that need Detectron2, with how to install it, if it is missing."""
 
     @staticmethod
     def find_spec(name: str, path: Any, target: Any = None) -> None:
         if re.match(r"segzoo\.(?!(utils|cli|compat|__main__)\b)", name):
             error = ModuleNotFoundError(NO_DETECTRON2, name="detectron2")
-            # Of a command: the message is the whole explanation.
+            # Commands print only the message and exit with this status.
             error.exit_status = 2
             raise error
 
 
 def _install() -> None:
-    """Patches what has been imported, and arranges for the rest. Once a process."""
+    """Apply the patches, now or on import; once per process."""
     if importlib.util.find_spec("detectron2") is None:
         sys.meta_path.insert(0, _WithoutDetectron2())
         return
     for name, patch in PATCHES.items():
         around_import(name, patch)
-    # Raised by v0.6's anchor generator and DeepLab on every start; nothing that a user could change.
+    # Raised by v0.6's anchor generator and DeepLab on every start; users cannot change it.
     warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
-    survive_forks()
+    make_openmp_fork_safe()
 
 
 _install()

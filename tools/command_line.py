@@ -9,7 +9,7 @@ from segzoo.cli.parser import (
     whole_number,
 )
 from segzoo.utils.commands import is_started_by_script
-from segzoo.utils.threads import let_threads_rest
+from segzoo.utils.threads import configure_openmp
 
 __all__ = [
     "EXIT_STATUS",
@@ -20,7 +20,7 @@ __all__ = [
     "whole_number",
 ]
 
-let_threads_rest()
+configure_openmp()
 # Not if a tool is imported by another program.
 if is_started_by_script():
     report_early_interrupts()

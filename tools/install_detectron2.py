@@ -229,4 +229,4 @@ def installed_version() -> str:
 
 if __name__ == "__main__":
     terminal = Path(__file__).resolve().parent.parent / "segzoo" / "utils" / "terminal.py"
-    sys.exit(runpy.run_path(str(terminal))["quietly"](main))
+    sys.exit(runpy.run_path(str(terminal))["run_quietly"](main))

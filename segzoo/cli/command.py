@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 
-from segzoo.utils.threads import let_threads_rest
+from segzoo.utils.threads import configure_openmp
 
 from .errors import Main, report_errors
 from .parser import CommandLine
@@ -19,7 +19,7 @@ def command(build_parser: Callable[[], CommandLine], run: Callable[[argparse.Nam
     def main(arguments: Sequence[str]) -> int:
         parsed = build_parser().parse_args(arguments)
         # Before `run` imports torch.
-        let_threads_rest()
+        configure_openmp()
         return run(parsed)
 
     return main

@@ -8,7 +8,7 @@ from segzoo.compat import NO_DETECTRON2
 from segzoo.utils.commands import program
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import REMEDIES
-from segzoo.utils.terminal import REFUSED_OUTPUT_STATUS, quietly, report_refused_outputs
+from segzoo.utils.terminal import REFUSED_OUTPUT_STATUS, report_refused_outputs, run_quietly
 
 from .interrupts import INTERRUPTED
 
@@ -43,7 +43,7 @@ def report_errors(main: Main) -> Main:
     @functools.wraps(main)
     def wrapped(arguments: Sequence[str] | None = None) -> int:
         arguments = list(sys.argv[1:] if arguments is None else arguments)
-        return quietly(lambda: in_lines(arguments))
+        return run_quietly(lambda: in_lines(arguments))
 
     return wrapped
 

@@ -11,13 +11,8 @@ from .bases import Layer, read_layers
 from .defaults import add_segzoo_config
 from .extensions import registered_extensions
 from .files import config_root, find_config
-<<<<<<< HEAD
 from .keys import decode, equal, flatten
 from .load import parse_config, read_config
-=======
-from .keys import decode, equal, flatten
-from .load import read_config
->>>>>>> 3c4049c (Reword segzoo/config in the field's terms)
 
 DERIVED = "follows from the dataset"
 
@@ -42,25 +37,15 @@ def find_origins(
     Args:
         path: a YAML file or a name below `configs/`, as for `read_config`.
         overrides: alternating keys and values.
-<<<<<<< HEAD
-        completed: the configuration with what follows from its dataset; None for that of the files alone.
-        held: the text of the configuration that `path`, a checkpoint, holds; "" where `path` is none.
-=======
         completed: the configuration with the values that follow from its dataset; None to omit those.
         held: text of the configuration in the checkpoint `path`; "" if `path` is not a checkpoint.
->>>>>>> 3c4049c (Reword segzoo/config in the field's terms)
 
     Raises:
         InputError: as `read_config`.
     """
-<<<<<<< HEAD
-    # Finds what is wrong, and imports what brings keys.
+    # Reports errors, and imports the modules that add keys.
     cfg = parse_config(held, str(path), overrides) if held else read_config(path, overrides)
     read = dict(flatten(cfg))
-=======
-    # Reports errors, and imports the modules that add keys.
-    read = dict(flatten(read_config(path, overrides)))
->>>>>>> 3c4049c (Reword segzoo/config in the field's terms)
     found: dict[str, list[Origin]] = {key: [] for key in read}
     for source, keys in _defaults():
         _add(found, source, keys)

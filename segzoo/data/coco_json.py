@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.utils.logger import log_first_n
 
 from segzoo.utils.errors import InputError
-from segzoo.utils.json_values import as_whole, shown
+from segzoo.utils.json_values import as_integer, shown
 from segzoo.utils.text_files import decode_text
 
 from .checks import check_different
@@ -148,7 +148,7 @@ def read_images(content: Mapping[str, Any], json_file: str) -> dict[Any, dict[st
                 described = f"image {shown(image_id)}" if key != "id" else f"image {number} of the list"
                 raise InputError(f"{json_file}: {described} lacks {key!r}; COCO's format has it")
         if not isinstance(image_id, str):
-            image_id = as_whole(image_id)
+            image_id = as_integer(image_id)
         if image_id in (None, ""):
             raise InputError(
                 f"{json_file}: image {number} of the list has the id {shown(image['id'])}; expected a unique "
@@ -161,7 +161,7 @@ def read_images(content: Mapping[str, Any], json_file: str) -> dict[Any, dict[st
             )
         record = {"file_name": file_name, "image_id": image_id}
         for key in ("height", "width"):
-            side = as_whole(image.get(key)) if not isinstance(image.get(key), str) else None
+            side = as_integer(image.get(key)) if not isinstance(image.get(key), str) else None
             if side is not None and 1 <= side <= _LONGEST:
                 record[key] = side
         missing = [key for key in ("height", "width") if key not in record]

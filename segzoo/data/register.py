@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from segzoo.utils.errors import InputError
-from segzoo.utils.json_values import Ids, as_whole, read_flag, shown
+from segzoo.utils.json_values import Ids, as_integer, read_flag, shown
 from segzoo.utils.tasks import NO_GROUND_TRUTH
 from segzoo.utils.text import did_you_mean, some
 
@@ -409,7 +409,7 @@ def _check_segment(
     for key in ("id", "category_id"):
         if key not in segment:
             raise InputError(f"{json_file}: a segment {of_png} lacks {key!r}; COCO's panoptic format has it")
-    segment_id, category = as_whole(segment["id"]), segment["category_id"]
+    segment_id, category = as_integer(segment["id"]), segment["category_id"]
     if segment_id is None:
         raise InputError(
             f"{json_file}: a segment {of_png} has the id {shown(segment['id'])}; expected a whole number, "
@@ -484,7 +484,7 @@ def _check_category(category: dict[str, Any], number: int, json_file: str, needs
     for key in ("id", "name", "isthing") if needs_isthing else ("id", "name"):
         if key not in category:
             raise InputError(f"{described} lacks {key!r}; COCO's format has it")
-    category_id, name = as_whole(category["id"]), category["name"]
+    category_id, name = as_integer(category["id"]), category["name"]
     if category_id is None or category_id < 0:
         raise InputError(
             f"{json_file}: category {number} of the list, {shown(name)}, has the id {shown(category['id'])}; "

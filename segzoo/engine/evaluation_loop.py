@@ -38,7 +38,7 @@ from segzoo.modeling.protocols import (
     label_cropper,
 )
 from segzoo.utils.errors import InputError
-from segzoo.utils.files import put_aside
+from segzoo.utils.files import move_aside
 from segzoo.utils.logging import log_fields
 from segzoo.utils.threads import free_processors
 
@@ -353,7 +353,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         model_classes=instance_classes(cfg),
         boundary_dilation=cfg.TEST.BOUNDARY_DILATION or None,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-        workers=cfg.TEST.SCORING_THREADS,
+        scoring_threads=cfg.TEST.SCORING_THREADS,
         config=cfg,
     )
     folder = dataset_folder(cfg, dataset_name)
@@ -388,7 +388,7 @@ def _keep_other_results(path: Path, protocol: Mapping) -> None:
         before = None
     if not path.is_file() or (before is not None and _without_timings(before) == _without_timings(protocol)):
         return
-    put_aside(path, "another evaluation")
+    move_aside(path, "another evaluation")
 
 
 def _without_timings(protocol: Mapping) -> dict:

@@ -10,7 +10,7 @@ from pathlib import Path
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 
-from segzoo.utils.files import put_aside, write_text
+from segzoo.utils.files import move_aside, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def continue_metrics(path: Path, start_iteration: int) -> list[dict]:
     if not path.is_file() or path.stat().st_size == 0:
         return []
     if start_iteration == 0:
-        put_aside(path, "an earlier run")
+        move_aside(path, "an earlier run")
         return []
     return drop_metrics(path, start_iteration)
 

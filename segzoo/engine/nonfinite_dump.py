@@ -8,7 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from segzoo.utils.files import written_whole
+from segzoo.utils.files import atomic_path
 
 from .saved_config import saved_config
 
@@ -69,7 +69,7 @@ def save_nonfinite_capsule(
     details = f"{reason}; {_listed_rates(learning_rates)}; {_listed_images(capsule['file_names'])}"
     where = f"batch and state saved to {path}"
     try:
-        with written_whole(path) as unfinished:
+        with atomic_path(path) as unfinished:
             torch.save(capsule, unfinished)
     except (OSError, RuntimeError) as error:
         where = f"batch and state could not be saved to {path}: {error}"

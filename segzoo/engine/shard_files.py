@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_atomically
-from segzoo.utils.unpickling import unpickled
+from segzoo.utils.unpickling import unpickle_data
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ShardFiles:
         for shard in shards:
             for file in sorted(self.path(shard).glob("*.part")):
                 try:
-                    part = unpickled(zlib.decompress(file.read_bytes()), self.modules)
+                    part = unpickle_data(zlib.decompress(file.read_bytes()), self.modules)
                 except (zlib.error, pickle.UnpicklingError, EOFError, AttributeError, ValueError) as error:
                     raise InputError(f"{file}: not a part of a shard ({error}); delete it") from None
                 self._check(file, part.protocol)
@@ -108,7 +108,7 @@ class ShardFiles:
     def _pickled(self, part: Part) -> bytes:
         for key, records in part.scored.items():
             try:
-                unpickled(pickle.dumps(records), self.modules)
+                unpickle_data(pickle.dumps(records), self.modules)
             except (pickle.PickleError, AttributeError, TypeError) as error:
                 raise InputError(
                     f"--shard: the records of the evaluator {key} cannot be saved ({error}); use numbers, "

@@ -1,7 +1,7 @@
-"""Evaluators whose numbers are those of Detectron2, panopticapi, pycocotools and cityscapesScripts.
+"""Evaluators with the same numbers as Detectron2, panopticapi, pycocotools and cityscapesScripts.
 
-`build_evaluator` picks them, `register_evaluator` adds others beside them; `write_results` keeps the numbers
-together with how they were made.
+`build_evaluator` chooses them, `register_evaluator` adds others beside them; `write_results` stores the
+metrics together with their protocol.
 """
 
 from .base import BackgroundEvaluator

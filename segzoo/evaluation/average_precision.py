@@ -1,6 +1,6 @@
-"""COCO's average precision for one class of non-overlapping segments, from their intersections.
+"""Compute COCO's average precision for one class of non-overlapping segments from their intersections.
 
-The arrays are bitwise those of pycocotools' COCOeval (iouType "segm"): same matching, same ties, same sums.
+The arrays equal pycocotools' COCOeval (iouType "segm") bitwise: same matching, same ties, same sums.
 Shape shorthand: A area ranges, T IoU thresholds, R recall thresholds, M detection limits, D detections and G
 segments of an image.
 """
@@ -18,9 +18,9 @@ _MATCH_THRESHOLDS = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]
 
 
 class ImageMatches(NamedTuple):
-    """One image's detections, best score first, at most 100.
+    """Detections of one image, at most 100, with the best score first.
 
-    scores: (D,) float64; matched, ignored: (A, T, D) bool; num_segments: (A,) true segments that count.
+    scores: (D,) float64; matched, ignored: (A, T, D) bool; num_segments: (A,) true segments not ignored.
     """
 
     scores: np.ndarray
@@ -36,12 +36,14 @@ def match_image(
     scores: np.ndarray,
     most: np.ndarray | None = None,
 ) -> ImageMatches:
-    """Assigns detections to true segments greedily, best score first, for every threshold and area range.
+    """Match detections to true segments greedily, best score first, for every threshold and area range.
 
     Args:
-        intersections: (G, D) pixels; segment_areas: (G,) pixels; detection_areas: (D,) pixels.
-        scores: (D,) floats. Of equal scores the first detection goes first.
-        most: (G, D) floats that the IoU of a pair does not exceed; None for no bound.
+        intersections: (G, D) pixels.
+        segment_areas: (G,) pixels.
+        detection_areas: (D,) pixels.
+        scores: (D,) floats; equal scores keep their order.
+        most: (G, D) floats, upper bounds of the IoUs; None for no bound.
     """
     order = np.argsort(-scores, kind="stable")[: DETECTION_LIMITS[-1]]
     scores, detection_areas, intersections = scores[order], detection_areas[order], intersections[:, order]
@@ -56,8 +58,8 @@ def match_image(
 
     shape = (len(AREA_RANGES), len(IOU_THRESHOLDS), len(scores))
     matched, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
-    # Segments do not overlap and so compete for a match only when one is exactly two halves: above IoU 1/2
-    # every candidate stands alone.
+    # Segments do not overlap, so they compete for a match only if one is exactly two halves: above IoU 1/2
+    # there is only one candidate.
     matched[:, :, detection] = iou >= _MATCH_THRESHOLDS
     ignored[:, :, detection] = matched[:, :, detection] & segment_ignored[:, None, segment]
     detections, segments = detection.tolist(), segment.tolist()
@@ -72,18 +74,18 @@ def match_image(
 
 
 def _outside(areas: np.ndarray) -> np.ndarray:
-    """(A, len(areas)) bool: which areas an area range leaves out."""
+    """Return (A, len(areas)) bool: whether an area is outside the area range."""
     return (areas < _AREA_BOUNDS[:, :1]) | (areas > _AREA_BOUNDS[:, 1:])
 
 
 def _match_halves(candidates: list[tuple[int, int]], segment_ignored: np.ndarray) -> dict[int, int]:
-    """{detection: segment} at IoU 1/2 for one area range, of `candidates` (detection, segment).
+    """Match `candidates` (detection, segment) at IoU 1/2 for one area range: {detection: segment}.
 
-    Candidates of one detection, or of one segment, all have an IoU of exactly 1/2: they are equally good.
+    All candidates of one detection, or of one segment, have an IoU of exactly 1/2, so they are tied.
     """
     result: dict[int, int] = {}
     taken: set[int] = set()
-    # COCO looks at segments that count first, and then at the others only if none of those was free ...
+    # COCO tries ignored segments only if no other segment was free ...
     for detection, segment in sorted(candidates, key=lambda pair: (pair[0], segment_ignored[pair[1]])):
         if segment in taken:
             continue
@@ -91,20 +93,20 @@ def _match_halves(candidates: list[tuple[int, int]], segment_ignored: np.ndarray
         if held is not None:
             if segment_ignored[segment] and not segment_ignored[held]:
                 continue
-            taken.discard(held)  # ... and of equally good ones takes the last
+            taken.discard(held)  # ... and takes the last one on a tie
         result[detection] = segment
         taken.add(segment)
     return result
 
 
 def accumulate(images: list[ImageMatches]) -> tuple[np.ndarray, np.ndarray]:
-    """Precision at every recall threshold and final recall, as COCOeval.accumulate.
+    """Return precision at every recall threshold and the final recall, as COCOeval.accumulate does.
 
     Args:
-        images: in ascending order of image id: equal scores of two images keep that order.
+        images: in ascending order of image id, which orders equal scores.
 
     Returns:
-        precision (T, R, A, M) and recall (T, A, M), -1 where no true segment counts.
+        precision (T, R, A, M) and recall (T, A, M), -1 where all true segments are ignored.
     """
     sizes = (len(IOU_THRESHOLDS), len(AREA_RANGES), len(DETECTION_LIMITS))
     precision = -np.ones((sizes[0], len(RECALL_THRESHOLDS), *sizes[1:]))
@@ -149,12 +151,12 @@ def _curve(
 
 
 def summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
-    """COCO's twelve numbers in percent, named as Detectron2 names them; NaN for a mean of nothing.
+    """Return COCO's twelve metrics in percent, with Detectron2's names; NaN without any value.
 
-    Of several classes, the mean over those that occur: (T, R, K, A, M) and (T, K, A, M), K classes.
+    Arrays of several classes, (T, R, K, A, M) and (T, K, A, M), are averaged over the K classes that occur.
 
-    AP and AR over all thresholds and 100 detections unless the name says otherwise: AP50, AP75 (IoU),
-    APs, APm, APl, ARs, ARm, ARl (areas below 32², up to 96², above), AR1, AR10, AR100 (detections).
+    AP and AR use all thresholds and 100 detections, except: AP50, AP75 (IoU threshold), APs, APm, APl, ARs,
+    ARm, ARl (areas below 32², up to 96², above), AR1, AR10, AR100 (number of detections).
     """
     fifty, seventy_five = 0, 5
     metrics = {

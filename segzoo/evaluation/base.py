@@ -1,4 +1,4 @@
-"""What the evaluators share: scoring in the background, order, ranks, and errors that name the image."""
+"""Base class of the evaluators: scoring threads, order of images, gathering over ranks, and tables."""
 
 import itertools
 import logging
@@ -22,12 +22,12 @@ from .options import EvaluationOptions
 
 logger = logging.getLogger(__name__)
 
-#: Of an evaluator: predictions of so many bytes wait to be scored, and then the caller waits.
+#: Back-pressure of an evaluator: `process` blocks while predictions of more bytes are queued for scoring.
 WAITING_BYTES = 1 << 29
 
 
 class Waiting(NamedTuple):
-    """An image that is being scored, or waits for it; `size`: bytes of its prediction."""
+    """An image that is queued or being scored; `size`: bytes of its prediction."""
 
     file_name: str
     future: Future
@@ -35,24 +35,24 @@ class Waiting(NamedTuple):
 
 
 class BackgroundEvaluator(DatasetEvaluator):
-    """Scores each image in a small thread pool while the model computes the next one.
+    """Evaluator that scores each image in a thread pool while the model computes the next one.
 
-    A subclass implements three steps: `take` (in the caller's thread: the prediction, off the device),
-    `score` (in a worker thread: one image to one small record) and `summarize` (on the main process: all
-    records to metrics). The result depends neither on the number of threads or ranks nor on the order in
-    which images come: records are brought into the dataset's order.
+    A subclass implements three steps: `take` (in the caller's thread: copies the prediction to the CPU),
+    `score` (in a scoring thread: turns one image into one small record) and `summarize` (on the main process:
+    turns all records into metrics). The result does not depend on the number of threads or ranks or on the
+    order of images: records are sorted into the dataset's order.
 
-    Where scoring is slower than the model, predictions wait, up to WAITING_BYTES; then `process` waits.
+    If scoring is slower than the model, predictions are queued up to WAITING_BYTES; then `process` blocks.
 
     Args:
-        dataset_name: its metadata offers the classes and the callables that load ground truth.
-        output_dir: where files are written; None for none.
+        dataset_name: its metadata provides the classes and the functions that load ground truth.
+        output_dir: folder of the files to write; None for none.
         save_predictions: write each prediction below `output_dir`.
-        workers: scoring threads; 0 scores in `process` itself.
+        scoring_threads: number of scoring threads; 0 scores in `process` itself.
         distributed: gather the records of all ranks on the main process.
 
     Raises:
-        InputError: from `process` or `evaluate`, when a prediction or its ground truth is wrong.
+        InputError: from `process` or `evaluate`, if a prediction or its ground truth is wrong.
     """
 
     #: The key of the model's output and of the result.
@@ -64,7 +64,7 @@ class BackgroundEvaluator(DatasetEvaluator):
         output_dir: str | Path | None = None,
         *,
         save_predictions: bool = False,
-        workers: int = 2,
+        scoring_threads: int = 2,
         distributed: bool = True,
     ):
         if save_predictions and output_dir is None:
@@ -75,30 +75,30 @@ class BackgroundEvaluator(DatasetEvaluator):
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.save_predictions = save_predictions
         self.prediction_names = prediction_names(DatasetCatalog.get(dataset_name)) if save_predictions else {}
-        self.workers = workers
+        self.scoring_threads = scoring_threads
         self.distributed = distributed
         self._pool: ThreadPoolExecutor | None = None
         self.reset()
 
     @classmethod
     def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
-        """Return the constructor's keyword arguments; a subclass with arguments of its own adds them."""
+        """Return the constructor's keyword arguments; a subclass adds its own."""
         return {
             "save_predictions": options.save_predictions,
-            "workers": options.workers,
+            "scoring_threads": options.scoring_threads,
             "distributed": options.distributed,
         }
 
     def protocol(self) -> Mapping[str, Any]:
-        """Return what can change these numbers and is this evaluator's own, as JSON has it; {} for nothing.
+        """Return this evaluator's own settings that change its metrics, as JSON values; {} for none.
 
-        results.json keeps it, and `compare_results` refuses numbers whose evaluators differ in it.
+        results.json stores them, and `compare_results` refuses results with different ones.
         """
         return {}
 
     @property
     def folder(self) -> Path:
-        """Where files are written, of an evaluator that writes some."""
+        """The folder of an evaluator that writes files."""
         assert self.output_dir is not None
         return self.output_dir
 
@@ -111,24 +111,24 @@ class BackgroundEvaluator(DatasetEvaluator):
         self.image_count = 0
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Takes a batch as Detectron2 does: the model's inputs (dataset dicts) and its outputs."""
+        """Process a batch, as in Detectron2: the model's inputs (dataset dicts) and its outputs."""
         for dataset_dict, output in zip(inputs, outputs, strict=True):
             file_name = dataset_dict["file_name"]
             if file_name in self._seen:
                 continue  # a sampler that pads the last batch repeats images
             self._seen.add(file_name)
             prediction = self.take(output, file_name)
-            # The worker needs the label files, not the image.
-            facts = {key: value for key, value in dataset_dict.items() if not isinstance(value, torch.Tensor)}
-            self._submit(file_name, facts, prediction)
+            # Scoring needs the label files, not the image.
+            record = {key: item for key, item in dataset_dict.items() if not isinstance(item, torch.Tensor)}
+            self._submit(file_name, record, prediction)
 
     def flush(self) -> None:
-        """Waits until every image that was taken is scored and kept."""
+        """Wait until every processed image is scored and its record kept."""
         while self._pending:
             self._collect()
 
     def evaluate(self) -> dict | None:
-        """Returns {task_key: {metric: value}} on the main process, None on the others."""
+        """Return {task_key: {metric: value}} on the main process, None on the others."""
         self.flush()
         self._close(wait=True)
         parts = [self.partial()]
@@ -143,41 +143,41 @@ class BackgroundEvaluator(DatasetEvaluator):
         return {self.task_key: self.summarize(merged)}
 
     def take(self, output: dict, file_name: str) -> Any:
-        """Picks the prediction out of a model's output and brings it to the CPU."""
+        """Extract the prediction from a model's output and copy it to the CPU."""
         raise NotImplementedError
 
     def score(self, dataset_dict: dict, prediction: Any) -> Any:
-        """Compares a prediction with the ground truth. Runs in a thread: changes nothing of `self`."""
+        """Compare a prediction with the ground truth; runs in a thread and must not change `self`."""
         raise NotImplementedError
 
     def keep(self, file_name: str, record: Any) -> None:
-        """Stores the record of an image; called in the order of `process`."""
+        """Store the record of an image; called in the order of `process`."""
         self.records.append((file_name, record))
 
     def partial(self) -> Any:
-        """What this rank sends to the main process."""
+        """Return the records that this rank sends to the main process."""
         return self.records
 
     def merge(self, parts: Iterable) -> Any:
-        """Joins the records of ranks or shards: each image once, in the dataset's order.
+        """Merge the records of ranks or shards: each image once, in the dataset's order.
 
-        Sets `image_count`. `parts` is gone through once: those of shards are read from files meanwhile.
+        Sets `image_count`. `parts` is iterated once, since the parts of shards are read from files lazily.
         """
         records: dict[str, Any] = {}
         for file_name, record in itertools.chain(*parts):
             records.setdefault(file_name, record)
-        # Sums of floats depend on their order: restore the dataset's, whoever had which image when.
+        # Sums of floats depend on their order, so restore the dataset's.
         files = (entry["file_name"] for entry in DatasetCatalog.get(self.dataset_name))
         position = {file_name: index for index, file_name in enumerate(files)}
         self.image_count = len(records)
         return [records[name] for name in sorted(records, key=lambda name: position.get(name, len(position)))]
 
     def summarize(self, merged: Any) -> dict:
-        """Turns what `merge` returned into metrics, and logs them. Only on the main process."""
+        """Compute the metrics from the result of `merge`, and log them; only on the main process."""
         raise NotImplementedError
 
     def _submit(self, file_name: str, dataset_dict: dict, prediction: Any) -> None:
-        if self.workers == 0:
+        if self.scoring_threads == 0:
             future: Future = Future()
             try:
                 future.set_result(self.score(dataset_dict, prediction))
@@ -185,7 +185,7 @@ class BackgroundEvaluator(DatasetEvaluator):
                 future.set_exception(error)
         else:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix=type(self).__name__)
+                self._pool = ThreadPoolExecutor(self.scoring_threads, thread_name_prefix=type(self).__name__)
             future = self._pool.submit(self.score, dataset_dict, prediction)
         waiting = Waiting(file_name, future, held_bytes(prediction))
         self._pending.append(waiting)
@@ -194,8 +194,8 @@ class BackgroundEvaluator(DatasetEvaluator):
             self._collect()
 
     def _must_wait(self) -> bool:
-        # Each thread may have one, however large: logits of 150 classes are.
-        return len(self._pending) > self.workers and self._waiting_bytes > WAITING_BYTES
+        # Each thread may hold one prediction of any size: logits of 150 classes are large.
+        return len(self._pending) > self.scoring_threads and self._waiting_bytes > WAITING_BYTES
 
     def _collect(self) -> None:
         file_name, future, size = self._pending.popleft()
@@ -214,13 +214,13 @@ class BackgroundEvaluator(DatasetEvaluator):
 
 
 def prediction_names(dataset_dicts: list[dict]) -> dict[str, str]:
-    """Names the prediction of each image: its path without suffix, below the folder that all images share.
+    """Return a name for the prediction of each image: its path without suffix, below the common folder.
 
     Returns:
-        {file_name: "stem" or "folder/stem"}, unique, the same on every rank and when a folder is re-scored.
+        {file_name: "stem" or "folder/stem"}, unique, the same on every rank and when a folder is rescored.
 
     Raises:
-        InputError: two images differ in nothing but their suffix.
+        InputError: two images differ only in their suffix.
     """
     parents = [Path(entry["file_name"]).absolute().parent for entry in dataset_dicts]
     if not parents:
@@ -243,7 +243,7 @@ def prediction_names(dataset_dicts: list[dict]) -> dict[str, str]:
 
 
 def check_same_size(file_name: str, prediction: np.ndarray, ground_truth: np.ndarray) -> None:
-    """Raises InputError unless both maps are (H, W) of the same image."""
+    """Raise InputError unless both maps are (H, W) of the same image."""
     if prediction.shape != ground_truth.shape:
         raise InputError(
             f"{file_name}: the prediction is {_size(prediction)} but the ground truth {_size(ground_truth)} "
@@ -252,12 +252,12 @@ def check_same_size(file_name: str, prediction: np.ndarray, ground_truth: np.nda
 
 
 def to_numpy(values: torch.Tensor | np.ndarray) -> np.ndarray:
-    """A numpy view of a tensor (copied only off a device), or the array itself."""
+    """Return a tensor as a numpy array (copied only from another device), or the array itself."""
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
 def held_bytes(prediction: Any) -> int:
-    """Bytes of the arrays and tensors in what `take` returned: one of them, or a tuple."""
+    """Return the number of bytes of the array, tensor or tuple of them that `take` returned."""
     if isinstance(prediction, tuple):
         return sum(held_bytes(part) for part in prediction)
     return int(getattr(prediction, "nbytes", 0))
@@ -268,12 +268,12 @@ def _size(array: np.ndarray) -> str:
 
 
 def class_table(names: Sequence[str], columns: Sequence[str], rows: Iterable[Sequence[float]]) -> str:
-    """A pipe table of the classes that have numbers, and a line that counts those that do not.
+    """Return a pipe table of the classes with values, and a line with the number of the others.
 
     Args:
-        names: of the K classes.
-        columns: what the numbers are.
-        rows: K rows of len(columns) numbers; a class that does not occur has NaN in all.
+        names: names of the K classes.
+        columns: names of the values.
+        rows: K rows of len(columns) values; all are NaN for a class that does not occur.
     """
     present = [
         [name, *row] for name, row in zip(names, rows, strict=True) if not all(math.isnan(v) for v in row)

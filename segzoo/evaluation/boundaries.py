@@ -1,7 +1,7 @@
-"""Boundaries of masks and of label maps, as Boundary IoU has them (Cheng et al., CVPR 2021).
+"""Compute boundaries of masks and label maps, as defined for Boundary IoU (Cheng et al., CVPR 2021).
 
-The boundary of a mask is what its erosion takes away: the pixels of the mask that have a pixel outside of it,
-or the border of the image, at most `width` rows and columns away.
+The boundary of a mask is the mask without its erosion: the pixels of the mask with a pixel outside of it, or
+the border of the image, at most `width` rows and columns away.
 
 Shape shorthand: H W pixels.
 """
@@ -12,12 +12,12 @@ import numpy as np
 
 from .histogram import compiled_kernels
 
-#: Width of a boundary as a share of the image's diagonal, for COCO and LVIS and where nothing else is said.
+#: Width of a boundary relative to the image's diagonal, as published for COCO and LVIS; the default.
 DILATION = 0.02
 
 
 def boundary_width(size: tuple[int, ...], dilation: float) -> int:
-    """Return the width in pixels, at least 1, for an image of (height, width) and a share of its diagonal."""
+    """Return the width in pixels, at least 1, for an image of (height, width) and a relative width."""
     return max(1, round(dilation * math.sqrt(size[0] ** 2 + size[1] ** 2)))
 
 
@@ -25,11 +25,11 @@ def map_boundaries(ids: np.ndarray, width: int) -> np.ndarray:
     """Find the boundaries of all masks of a map at once.
 
     Args:
-        ids: (H, W) integers in [-1, 2**24), or bool: a mask for each value.
-        width: in pixels, at least 1.
+        ids: (H, W) integers in [-1, 2**24), or bool; each value is a mask.
+        width: width in pixels, at least 1.
 
     Returns:
-        (H, W) bool: the pixels that belong to the boundary of their own mask.
+        (H, W) bool: whether a pixel belongs to the boundary of its mask.
     """
     if ids.dtype == bool:
         ids = ids.view(np.uint8)
@@ -44,18 +44,18 @@ def map_boundaries(ids: np.ndarray, width: int) -> np.ndarray:
     near = np.ones(ids.shape, bool)
     inner = np.s_[width : ids.shape[0] - width, width : ids.shape[1] - width]
     if near[inner].size:
-        # Exact: 24 bits of a float32 are digits.
+        # Exact: a float32 has 24 significant bits.
         values, kernel = ids.astype(np.float32), np.ones((2 * width + 1,) * 2, np.uint8)
         near[inner] = (cv2.erode(values, kernel) != cv2.dilate(values, kernel))[inner]
     return near
 
 
 def mask_boundary(mask: np.ndarray, width: int) -> np.ndarray:
-    """Return the boundary of one mask, (H, W) bool. Only the box around the mask is looked at."""
+    """Return the boundary of one mask, (H, W) bool, computed within its bounding box."""
     boundary = np.zeros(mask.shape, bool)
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if len(rows):
         box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        # Around the box is nothing of the mask, as around the image.
+        # Outside the box there is no mask, as outside the image.
         boundary[box] = map_boundaries(mask[box], width) & mask[box]
     return boundary

@@ -1,9 +1,8 @@
-"""Boundary IoU beside the standard numbers: TEST.EVALUATORS ("boundary",).
+"""Evaluators of Boundary IoU beside the standard ones: TEST.EVALUATORS ("boundary",).
 
-Boundary AP and boundary PQ are those of Cheng et al., "Boundary IoU: Improving Object-Centric Image
-Segmentation Evaluation", CVPR 2021: everything is as in AP and PQ, but the IoU of a pair of masks is that of
-their boundaries where that is less. Semantic maps have no published counterpart; see
-`BoundarySemanticEvaluator`.
+Boundary AP and boundary PQ follow Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation
+Evaluation", CVPR 2021: they equal AP and PQ, but the IoU of a pair of masks is the minimum of mask IoU and
+boundary IoU. For semantic maps there is no published definition; see `BoundarySemanticEvaluator`.
 
 Shape shorthand: K classes, D detections and G true instances of an image, H W pixels.
 """
@@ -37,14 +36,14 @@ logger = logging.getLogger(__name__)
 
 
 class BoundaryEvaluator(BackgroundEvaluator):
-    """What the evaluators of boundaries add to those of masks: the width, and their name in the log.
+    """Mixin that adds a boundary width and a title to an evaluator of masks.
 
-    They write no predictions: the standard evaluators, which run beside them, do.
+    It writes no predictions, since the standard evaluators, which run beside it, do.
 
     Args:
-        dilation: width of a boundary as a share of the image's diagonal, in (0, 1); None: that of the dataset
-            (`boundary_dilation` of its YAML file), or 0.02.
-        options: of the evaluator of masks.
+        dilation: width of a boundary relative to the image's diagonal, in (0, 1); None for the dataset's
+            (`boundary_dilation` in its YAML file), or 0.02.
+        options: arguments of the evaluator of masks.
     """
 
     title = ""
@@ -79,10 +78,10 @@ class BoundaryEvaluator(BackgroundEvaluator):
 
 
 class BoundaryPanopticEvaluator(BoundaryEvaluator, PanopticEvaluator):
-    """Boundary PQ, SQ and RQ of `panoptic_seg`, as PanopticEvaluator reports PQ, SQ and RQ.
+    """Evaluator of boundary PQ, SQ and RQ of `panoptic_seg`, reported as by PanopticEvaluator.
 
-    Void is taken out of the union of boundaries as of that of masks, and which predictions are passed over is
-    decided by masks.
+    Void is excluded from the union of boundaries as from the union of masks; ignored predictions are
+    determined by masks.
     """
 
     task_key = "boundary_panoptic_seg"
@@ -93,7 +92,7 @@ class BoundaryPanopticEvaluator(BoundaryEvaluator, PanopticEvaluator):
 
 
 class BoundaryEntityEvaluator(BoundaryEvaluator, EntityEvaluator):
-    """Class-agnostic boundary AP of `entity_seg`, as EntityEvaluator reports AP."""
+    """Evaluator of class-agnostic boundary AP of `entity_seg`, reported as by EntityEvaluator."""
 
     task_key = "boundary_entity_seg"
     title = "Boundary entity AP (class-agnostic)"
@@ -102,11 +101,11 @@ class BoundaryEntityEvaluator(BoundaryEvaluator, EntityEvaluator):
         return entity_matches(file_name, ground_truth, entities, self.width(ground_truth.ids.shape))
 
     def report_overlaps(self, records: list[EntityRecord]) -> None:
-        """Leave it to the standard evaluator, which runs beside this one."""
+        """Do nothing: the standard evaluator, which runs beside this one, reports them."""
 
 
 class BoundaryCityscapesEvaluator(BoundaryEvaluator, CityscapesInstanceEvaluator):
-    """Boundary AP of `instances` by the rules of Cityscapes."""
+    """Evaluator of boundary AP of `instances` by Cityscapes' rules."""
 
     task_key = "boundary_segm"
     title = "Boundary instance AP"
@@ -116,7 +115,7 @@ class BoundaryCityscapesEvaluator(BoundaryEvaluator, CityscapesInstanceEvaluator
 
 
 class BoundaryRecord(NamedTuple):
-    """One image: dicts as COCOeval takes them, without masks, and {category: (D, G) IoUs of its pairs}."""
+    """Record of one image: COCOeval's dicts without masks, and {category: (D, G) IoUs of its pairs}."""
 
     image_id: int | str
     size: tuple[int, int]
@@ -126,16 +125,16 @@ class BoundaryRecord(NamedTuple):
 
 
 class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
-    """Boundary AP of `instances` by COCO's rules, as InstanceEvaluator reports AP.
+    """Evaluator of boundary AP of `instances` by COCO's rules, reported as by InstanceEvaluator.
 
-    The sizes of APs, APm and APl are areas of masks; a crowd is compared by masks. Only the IoUs of pairs are
-    kept, no masks.
+    The sizes of APs, APm and APl are mask areas, and crowds are compared by masks. Records hold the IoUs of
+    pairs and no masks.
     """
 
     task_key = "boundary_segm"
     title = "Boundary instance AP"
 
-    def score(  # type: ignore[override]  # the base keeps masks, of which nothing is left here
+    def score(  # type: ignore[override]  # the base class keeps masks
         self, dataset_dict: dict, prediction: Prediction
     ) -> BoundaryRecord:
         truths, size = self.ground_truth(dataset_dict)
@@ -144,16 +143,18 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
         for category in np.intersect1d(prediction.classes, [truth["category_id"] for truth in truths]):
             (chosen,) = np.nonzero(prediction.classes == category)
             order = np.argsort(-prediction.scores[chosen], kind="stable")[: DETECTION_LIMITS[-1]]
-            of_class = [truth for truth in truths if truth["category_id"] == category]
-            ious[int(category)] = _lesser_ious(prediction.masks[chosen[order]], of_class, width)
+            class_truths = [truth for truth in truths if truth["category_id"] == category]
+            ious[int(category)] = _minimum_ious(prediction.masks[chosen[order]], class_truths, width)
         detections = [
             {"category_id": int(category), "score": float(value), "area": float(np.count_nonzero(mask))}
             for mask, value, category in zip(*prediction, strict=True)
         ]
-        light = [{key: value for key, value in truth.items() if key != "segmentation"} for truth in truths]
-        return BoundaryRecord(dataset_dict["image_id"], size, light, detections, ious)
+        without_masks = [
+            {key: value for key, value in truth.items() if key != "segmentation"} for truth in truths
+        ]
+        return BoundaryRecord(dataset_dict["image_id"], size, without_masks, detections, ious)
 
-    def ious(  # type: ignore[override]  # those of `score`
+    def ious(  # type: ignore[override]  # from `score`
         self, records: list[BoundaryRecord]
     ) -> Mapping[tuple[int, int], np.ndarray]:
         return {
@@ -163,27 +164,28 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
         }
 
 
-def _lesser_ious(masks: np.ndarray, truths: list[dict], width: int) -> np.ndarray:
-    """Return the (D, G) lesser of mask IoU and boundary IoU; of a crowd, the mask's share that lies on it."""
+def _minimum_ious(masks: np.ndarray, truths: list[dict], width: int) -> np.ndarray:
+    """Return (D, G) minima of mask IoU and boundary IoU; for a crowd, the share of the mask on it."""
     is_crowd = [int(truth["iscrowd"]) for truth in truths]
     true_masks = [truth["segmentation"] for truth in truths]
     edges = [encode_mask(mask_boundary(np.asarray(mask, bool), width)) for mask in masks]
     true_edges = [encode_mask(mask_boundary(mask_tools.decode(mask) > 0, width)) for mask in true_masks]
     iou = np.array(mask_tools.iou([encode_mask(mask) for mask in masks], true_masks, is_crowd))
-    of_edges = np.array(mask_tools.iou(edges, true_edges, is_crowd))
-    return np.where(np.array(is_crowd, bool), iou, np.minimum(iou, of_edges))
+    edge_iou = np.array(mask_tools.iou(edges, true_edges, is_crowd))
+    return np.where(np.array(is_crowd, bool), iou, np.minimum(iou, edge_iou))
 
 
 class BoundarySemanticEvaluator(BoundaryEvaluator, SemanticEvaluator):
-    """The mean over classes of the IoU of the boundaries of semantic maps.
+    """Evaluator of the mean boundary IoU of semantic maps over classes.
 
-    No paper defines it. The pixels of a class are one mask in each image; intersections and unions of its
-    boundaries in prediction and ground truth are summed over the images, as those of masks are for mIoU.
-    Ignored pixels are left out: they belong to no class, in the prediction neither. The mean is over the
-    classes that have a boundary in ground truth or prediction.
+    There is no published definition. The pixels of a class form one mask per image; intersections and unions
+    of its boundaries in prediction and ground truth are summed over the images, as masks are for mIoU.
+    Ignored pixels belong to no class, also in the prediction. The mean is over the classes with a boundary in
+    ground truth or prediction.
 
-    "mIoU" and `IoU-<class>` in percent; NaN for a class without a boundary. After `evaluate`, row K of the
-    (K + 1, K + 1) `confusion_matrix` counts the pixels on no predicted boundary, column K those on no true.
+    Metrics are "mIoU" and `IoU-<class>` in percent; NaN for a class without a boundary. After `evaluate`, row
+    K of the (K + 1, K + 1) `confusion_matrix` counts pixels on no predicted boundary, column K pixels on no
+    true one.
     """
 
     task_key = "boundary_sem_seg"
@@ -208,7 +210,7 @@ class BoundarySemanticEvaluator(BoundaryEvaluator, SemanticEvaluator):
             return np.where(is_edge, classes, none).astype(label_dtype(none + 2))
 
         try:
-            # Class `none` counts as one more class, and the ignore label is a value that does not occur.
+            # `none` is counted as an additional class, and the ignore label does not occur.
             table = label_histogram(edges(labels), edges(ground_truth), none + 1, none + 1)
         except ValueError as error:
             raise InputError(f"{dataset_dict['file_name']}: {error}") from None

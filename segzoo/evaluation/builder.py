@@ -1,4 +1,4 @@
-"""The evaluators of a dataset, built."""
+"""Build the evaluators of a dataset."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,14 +33,14 @@ register_evaluator("panoptic", "panoptic", PanopticEvaluator)
 register_evaluator("panoptic", "entity", EntityEvaluator)
 register_evaluator("panoptic", "instance", InstanceEvaluator)
 register_evaluator("coco_instances", "instance", InstanceEvaluator)
-# Where the dataset has a class for what no instance covers: see `registry`.
+# Only for datasets with a background class: see `registry`.
 register_evaluator("coco_instances", "semantic", SemanticEvaluator)
 register_evaluator("cityscapes_instances", "instance", CityscapesInstanceEvaluator)
 register_evaluator("cityscapes_instances", "semantic", SemanticEvaluator)
 register_evaluator(NO_GROUND_TRUTH, "semantic", PredictionWriter)
 register_evaluator(NO_GROUND_TRUTH, "instance", InstanceWriter)
 
-# Beside them: TEST.EVALUATORS ("boundary",).
+# Additional evaluators: TEST.EVALUATORS ("boundary",).
 register_evaluator("panoptic", "panoptic", BoundaryPanopticEvaluator, name="boundary")
 register_evaluator("panoptic", "entity", BoundaryEntityEvaluator, name="boundary")
 register_evaluator("panoptic", "instance", BoundaryInstanceEvaluator, name="boundary")
@@ -59,21 +59,21 @@ def build_evaluator(
     names: Sequence[str] = (),
     **changes: Any,
 ) -> DatasetEvaluators:
-    """Build the evaluators of a dataset, to be used as any of Detectron2's.
+    """Build the evaluators of a dataset, which are used like Detectron2's.
 
     Args:
         dataset_name: a registered dataset. Ground truth is read by its metadata's `load_sem_seg`,
-            `load_panoptic`, `load_instances` and `load_regions`; which tasks it has ground truth for follows
-            from `evaluator_type`.
-        tasks: of "semantic", "panoptic", "entity", "instance"; each gives the result one key: "sem_seg"
-            (mIoU, ...), "panoptic_seg" (PQ, ...), "entity_seg" (AP, ...), "segm" (AP, ...), and one more for
-            each evaluator beside the standard one. For a split without labels, "semantic" and "instance"
-            write predictions for a submission: see `PredictionWriter` and `InstanceWriter`.
+            `load_panoptic`, `load_instances` and `load_regions`; `evaluator_type` determines the tasks that
+            it has ground truth for.
+        tasks: some of "semantic", "panoptic", "entity", "instance"; each adds one key to the result:
+            "sem_seg" (mIoU, ...), "panoptic_seg" (PQ, ...), "entity_seg" (AP, ...), "segm" (AP, ...), and one
+            for each additional evaluator. For a split without labels, "semantic" and "instance" write
+            predictions for a submission: see `PredictionWriter` and `InstanceWriter`.
         output_dir: the folder for the confusion matrix and predictions, usually OUTPUT_DIR/inference, with a
-            subfolder per dataset where there are several; None writes nothing.
-        options: what the evaluators are told.
-        names: of the evaluators that run beside the standard ones, as TEST.EVALUATORS has them.
-        changes: fields of `options` by name.
+            subfolder per dataset if there are several; None writes nothing.
+        options: options of the evaluators.
+        names: names of the evaluators that run beside the standard ones, as in TEST.EVALUATORS.
+        changes: fields of `options` to replace.
 
     Raises:
         InputError: the dataset has no ground truth for a task, or a name is unknown.
@@ -89,7 +89,7 @@ def build_evaluator(
 
 
 def evaluator_protocols(evaluators: DatasetEvaluators) -> dict[str, dict[str, Any]]:
-    """Return {key of the result: what can change its numbers} of those evaluators that say so."""
+    """Return {key of the result: evaluator's protocol} for the evaluators that have one."""
     return {
         one.task_key: dict(one.protocol())
         for one in evaluators._evaluators

@@ -1,9 +1,9 @@
-"""Average precision of instances by the rules of Cityscapes (its script evalInstanceLevelSemanticLabeling).
+"""Average precision of instances by Cityscapes' rules (its script evalInstanceLevelSemanticLabeling).
 
-A prediction is right where its IoU with an instance of its class exceeds a threshold; of several for one
-instance the most confident is, and the others are wrong. A prediction without such an instance is passed over
-if it matches a group or a small instance, or lies on void, groups and small instances by more than the
-threshold's share. Precision is averaged over recall by steps, without interpolation.
+A prediction is a true positive if its IoU with an instance of its class exceeds a threshold; if several do so
+for one instance, only the most confident is, and the others are false positives. A prediction without such an
+instance is ignored if it matches a group or a small instance, or if a larger share of it than the threshold
+is on void, groups and small instances. Precision is averaged over recall by steps, without interpolation.
 
 Shape shorthand: G true regions, n predictions, P overlapping pairs of both, R regions of a label file, T
 thresholds, H W pixels.
@@ -17,17 +17,17 @@ import numpy as np
 from .boundaries import map_boundaries, mask_boundary
 
 IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)
-# Smaller true instances are neither missed nor found, in pixels.
+# Smaller true instances are ignored, in pixels.
 MIN_AREA = 100
 
 
 class Regions(Protocol):
-    """Ground truth of an image: what `load_regions` of a dataset's metadata returns.
+    """Ground truth of an image, as returned by `load_regions` of a dataset's metadata.
 
     Attributes:
         indices: (H, W) in [0, R).
         classes: (R,) class index, or the ignore label.
-        is_instance: (R,) bool, whether it is a single object; of a thing class, otherwise a group.
+        is_instance: (R,) bool, whether a region is a single object; other regions of things are groups.
     """
 
     indices: np.ndarray
@@ -36,14 +36,14 @@ class Regions(Protocol):
 
 
 class Matches(NamedTuple):
-    """What the score needs to know of an image, or of many: no pixels.
+    """Matches of an image, or of many, without pixels.
 
     Attributes:
-        truth_classes, truth_areas, truth_is_group: (G,) of the regions of thing classes.
-        classes, scores, areas, void_areas: (n,) of the predictions that have a pixel; void_areas counts those
-            that lie on void.
-        pairs: (P, 3) int64: prediction, true region of the same class, and how many pixels they share, > 0.
-        ious: (P,) float64, of the pairs.
+        truth_classes, truth_areas, truth_is_group: (G,), for the regions of thing classes.
+        classes, scores, areas, void_areas: (n,), for the non-empty predictions; void_areas counts their
+            pixels on void.
+        pairs: (P, 3) int64: prediction, true region of the same class, and the number of shared pixels, > 0.
+        ious: (P,) float64, IoUs of the pairs.
     """
 
     truth_classes: np.ndarray
@@ -66,14 +66,16 @@ def match_instances(
     ignore_label: int,
     boundary: int | None = None,
 ) -> Matches:
-    """Measures an image's predictions against its ground truth, one mask at a time.
+    """Compare an image's predictions with its ground truth, one mask at a time.
 
     Args:
         masks: (n, H, W) bool.
         scores, classes: (n,).
+        regions: the ground truth.
         is_thing: (K,) by class index.
-        boundary: width in pixels, where a pair's IoU is that of its boundaries if that is less; a pair whose
-            boundaries do not meet is none.
+        ignore_label: class of void regions.
+        boundary: width in pixels for boundary IoU, where a pair's IoU is the minimum of mask and boundary
+            IoU, and is no pair if its boundaries are disjoint; None for mask IoU.
     """
     number = len(regions.classes)
     all_areas = np.bincount(regions.indices.ravel(), minlength=number)
@@ -114,7 +116,7 @@ def match_instances(
 
 
 def _covered(mask: np.ndarray, indices: np.ndarray, number: int) -> np.ndarray:
-    """(R,) pixels of each region under a mask. Only the box around the mask is looked at twice."""
+    """Return (R,) numbers of pixels of each region under a mask, counted within its bounding box."""
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
         return np.zeros(number, np.int64)
@@ -125,7 +127,7 @@ def _covered(mask: np.ndarray, indices: np.ndarray, number: int) -> np.ndarray:
 
 
 def join_matches(parts: Sequence[Matches]) -> Matches:
-    """The matches of many images as those of one."""
+    """Concatenate the matches of many images."""
     lengths = [(len(one.classes), len(one.truth_classes), 0) for one in parts]
     offsets = np.cumsum([(0, 0, 0), *lengths], axis=0)[:-1]
     shifted = [one._replace(pairs=one.pairs + offset) for one, offset in zip(parts, offsets, strict=True)]
@@ -133,10 +135,10 @@ def join_matches(parts: Sequence[Matches]) -> Matches:
 
 
 def class_precisions(matches: Matches, category: int) -> np.ndarray:
-    """(T,) average precision of a class, in [0, 1]: at each of `IOU_THRESHOLDS`.
+    """Return (T,) average precision of a class in [0, 1], at each of `IOU_THRESHOLDS`.
 
-    NaN where no instance of the class counts. 0 where no prediction does, also where all of them are passed
-    over, for which the official script has no answer.
+    NaN if all instances of the class are ignored. 0 if there is no prediction, or if all are ignored, for
+    which the official script returns no value.
     """
     is_small = matches.truth_areas < MIN_AREA
     counts = (matches.truth_classes == category) & ~matches.truth_is_group & ~is_small
@@ -163,7 +165,7 @@ def class_precisions(matches: Matches, category: int) -> np.ndarray:
 
 
 def _best_of_each(groups: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The largest score of each group, and all other scores."""
+    """Return the largest score of each group, and all other scores."""
     order = np.lexsort((scores, groups))
     groups, scores = groups[order], scores[order]
     is_last = np.ones(len(groups), dtype=bool)
@@ -172,11 +174,11 @@ def _best_of_each(groups: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
 
 
 def average_precision(right: np.ndarray, wrong: np.ndarray, missed: int) -> float:
-    """The area under precision over recall, by steps whose width reaches half-way to both neighbors.
+    """Return the area under the precision-recall curve, by steps that reach half-way to both neighbors.
 
     Args:
-        right, wrong: scores of the right and of the wrong predictions. Equal ones enter together.
-        missed: true instances without a prediction.
+        right, wrong: scores of true and of false positives; equal scores are added together.
+        missed: number of false negatives.
     """
     scores = np.append(right, wrong)
     if not len(scores):

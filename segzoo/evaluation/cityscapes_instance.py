@@ -1,4 +1,4 @@
-"""Instances on Cityscapes, and on datasets whose label files number instances as Cityscapes' do.
+"""Evaluate instances on Cityscapes, and on datasets whose label files number instances like Cityscapes'.
 
 Shape shorthand: K classes, n predicted instances of an image.
 """
@@ -20,16 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
-    """Scores instances as evalInstanceLevelSemanticLabeling of cityscapesScripts does, with equal numbers.
+    """Evaluator with the same numbers as evalInstanceLevelSemanticLabeling of cityscapesScripts.
 
-    AP (mean over classes and IoU thresholds 0.5, 0.55, ..., 0.95), AP50, `AP-<class>` and `AP50-<class>` in
-    percent; NaN for a class without an instance of at least 100 pixels. Nothing is written to be scored: of
-    each image, areas and overlaps are kept. Ground truth comes from the metadata's `load_regions`.
+    Metrics are AP (mean over classes and IoU thresholds 0.5, 0.55, ..., 0.95), AP50, `AP-<class>` and
+    `AP50-<class>` in percent; NaN for a class without an instance of at least 100 pixels. No files are needed
+    for scoring: records hold areas and overlaps. Ground truth comes from the metadata's `load_regions`.
 
-    `save_predictions` writes the folder `cityscapes_instances`, in the format of the benchmark's server.
-
-    Args:
-        As InstanceTaskEvaluator.
+    `save_predictions` writes the folder `cityscapes_instances`, in the format of the benchmark's server. See
+    `InstanceTaskEvaluator` for the arguments.
     """
 
     saved_as = prediction_io.CITYSCAPES_FOLDER
@@ -51,7 +49,7 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
         )
 
     def save(self, file_name: str, prediction: Prediction) -> None:
-        """Writes the prediction of an image; see `save_instances`."""
+        """Write the prediction of an image; see `save_instances`."""
         ids = np.asarray(self.metadata.contiguous_id_to_dataset_id)[prediction.classes]
         name = self.prediction_names[file_name]
         save_instances(self.folder / self.saved_as, name, prediction.masks, ids, prediction.scores)
@@ -65,8 +63,7 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
         names = [self.class_names[category] for category in self.things]
         if np.isnan(precisions).all():
             logger.warning(
-                "%s: no instance of its %d images counts, so that there is no AP: single objects of at least "
-                "100 pixels do",
+                "%s: its %d images have no single object of at least 100 pixels, so there is no AP",
                 self.dataset_name,
                 self.image_count,
             )
@@ -80,13 +77,10 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
 
 
 class InstanceWriter(CityscapesInstanceEvaluator):
-    """Takes the place of the evaluator of a split without labels: writes its instances, scores nothing.
+    """Evaluator of a split without labels that writes its instances and scores nothing.
 
-    The only "metric" is the number of images.
-
-    Args:
-        As InstanceTaskEvaluator. Predictions are saved whatever `save_predictions` says, unless there is no
-        `output_dir`.
+    The only "metric" is the number of images. See `InstanceTaskEvaluator` for the arguments. Predictions are
+    saved if there is an `output_dir`, whatever `save_predictions` is.
     """
 
     task_key = "instance_predictions"
@@ -98,7 +92,7 @@ class InstanceWriter(CityscapesInstanceEvaluator):
         super().__init__(dataset_name, output_dir, **{**options, "save_predictions": output_dir is not None})
         if output_dir is not None:
             logger.warning(
-                "%s has no ground truth: its instances are written to %s, and nothing is scored",
+                "%s has no ground truth: its instances are written to %s and not scored",
                 dataset_name,
                 self.folder / self.saved_as,
             )
@@ -115,5 +109,5 @@ class InstanceWriter(CityscapesInstanceEvaluator):
 
 
 def _mean(precisions: np.ndarray) -> float:
-    """The mean of the numbers that are there; NaN where there is none."""
+    """Return the mean without NaN; NaN if there are no other values."""
     return float("nan") if np.isnan(precisions).all() else float(np.nanmean(precisions))

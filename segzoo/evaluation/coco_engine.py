@@ -1,7 +1,7 @@
-"""COCO's mask average precision by the libraries that define it: pycocotools, or faster-coco-eval.
+"""Compute COCO's mask average precision with pycocotools or faster-coco-eval.
 
-Both give the same arrays but for the last rounding; the second, written in C++, takes a fraction of the time
-and is used where it is installed.
+Both give the same arrays up to rounding; the second, written in C++, takes a fraction of the time and is used
+if it is installed.
 
 Shape shorthand: T IoU thresholds, R recall thresholds, K classes, A area ranges, M detection limits.
 """
@@ -21,7 +21,7 @@ PYCOCOTOOLS, FASTER = "pycocotools", "faster_coco_eval"
 
 
 def installed_engine() -> str:
-    """The faster of the engines that are installed."""
+    """Return the faster one of the installed engines."""
     return FASTER if importlib.util.find_spec(FASTER) is not None else PYCOCOTOOLS
 
 
@@ -33,21 +33,21 @@ def evaluate_masks(
     engine: str = PYCOCOTOOLS,
     ious: Mapping[tuple[int, int], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Runs COCOeval (iouType "segm", its own parameters) over all images.
+    """Run COCOeval (iouType "segm", default parameters) over all images.
 
     Args:
         truths: dicts with `image_id` (number of the image, from 1), `category_id`, `iscrowd`, `area` and
-            `segmentation` (compressed run lengths). Of equal detections the order of images decides.
-        detections: the same with `score`; the area is that of the mask.
+            `segmentation` (compressed RLE). Detections with equal scores are ordered by image.
+        detections: likewise, with `score`; the area is the mask's.
         sizes: (height, width) of the images 1, 2, ...
         categories: (K,) ascending category ids.
         engine: "pycocotools" or "faster_coco_eval".
-        ious: {(image_id, category_id): (D, G)} in place of those of the masks, of detections by descending
-            score, at most 100, and of truths; where there is none, nothing matches. Then detections have an
-            `area`, and no `segmentation` is needed.
+        ious: {(image_id, category_id): (D, G)} instead of mask IoUs, for at most 100 detections by descending
+            score and for truths; pairs without an entry do not match. Then detections need an `area` and no
+            `segmentation`.
 
     Returns:
-        precision (T, R, K, A, M) and recall (T, K, A, M), -1 where no true segment counts.
+        precision (T, R, K, A, M) and recall (T, K, A, M), -1 where all true segments are ignored.
 
     Raises:
         InputError: the engine is unknown or not installed.
@@ -56,14 +56,14 @@ def evaluate_masks(
     images = [
         {"id": number, "height": height, "width": width} for number, (height, width) in enumerate(sizes, 1)
     ]
-    # Ids start at 1: COCOeval takes a match with the true segment 0 for none.
+    # Ids start at 1: COCOeval treats a match with the true segment 0 as no match.
     true_segments = [{**truth, "id": number} for number, truth in enumerate(truths, 1)]
     predicted = [
         {"area": float(mask_area(one["segmentation"])) if ious is None else 0.0}
         | {**one, "id": number, "iscrowd": 0}
         for number, one in enumerate(detections, 1)
     ]
-    # Both tell of their progress: one prints, the other logs.
+    # Both report progress: one prints, the other logs.
     with contextlib.redirect_stdout(io.StringIO()):
         datasets = []
         for annotations in (true_segments, predicted):
@@ -77,10 +77,10 @@ def evaluate_masks(
             datasets.append(dataset)
         result = evaluation(*datasets, "segm")
         if ious is not None:
-            # Boxes and masks differ in the computation of IoUs only, which these replace.
+            # Boxes and masks differ only in the computation of IoUs, which is replaced.
             result = evaluation(*datasets, "bbox")
             result.computeIoU = lambda image, category: ious.get((image, category), [])
-        # Without a segment of a class COCO's own list would leave the class out.
+        # COCO's own list would omit classes without a segment.
         result.params.catIds = list(categories)
         result.params.imgIds = [image["id"] for image in images]
         result.evaluate()
@@ -91,7 +91,7 @@ def evaluate_masks(
 
 
 def _load(engine: str) -> tuple[Any, Any, Any]:
-    """COCO, COCOeval and mask.area of an engine."""
+    """Return COCO, COCOeval and mask.area of an engine."""
     if engine == PYCOCOTOOLS:
         from pycocotools import mask
         from pycocotools.coco import COCO

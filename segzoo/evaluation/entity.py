@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class EntityRecord(NamedTuple):
-    """One image: its matches, how many predicted masks were cut, and its annotation if saved."""
+    """Record of one image: its matches, the number of cut masks, and its annotation if saved."""
 
     image_id: int | str
     matches: ImageMatches
@@ -36,22 +36,24 @@ class EntityRecord(NamedTuple):
 
 
 class EntityEvaluator(BackgroundEvaluator):
-    """Scores `entity_seg`: (id map (H, W) with 0 for none, list of {"id", "score"}), or `instances`.
+    """Evaluator of `entity_seg`, (id map (H, W) with 0 for none, list of {"id", "score"}), or `instances`.
 
-    Every non-crowd segment of the panoptic ground truth is one entity of the only class; areas are mask
-    areas. The numbers are those of pycocotools with all categories set to 1 (and ids that start at 1:
-    COCOeval never counts a true segment with id 0 as matched). There is no crowd: a prediction on crowd or
-    unlabeled pixels is a false positive.
+    Every non-crowd segment of the panoptic ground truth is one entity of a single class; areas are mask
+    areas. The numbers equal pycocotools' with all categories set to 1 (and ids that start at 1: COCOeval
+    never counts a true segment with id 0 as matched). There are no crowds: a prediction on crowd or unlabeled
+    pixels is a false positive.
 
-    An id map cannot overlap. Masks of `instances` can: each pixel is given to the best-scoring mask, masks
-    without a pixel left are dropped, and the log says how many masks that changed.
+    An id map has no overlaps. If masks of `instances` overlap, each pixel is assigned to the best-scoring
+    mask, masks without pixels are dropped, and the number of changed masks is logged.
 
     `save_predictions` writes `entity_predictions/<name>.png` and `entity_predictions.json` as a COCO panoptic
     pair with scores.
 
     Args:
-        As BackgroundEvaluator.
-        detections_per_image: most entities that the model predicts, for the protocol; None: not known.
+        detections_per_image: maximum number of entities that the model predicts, for the protocol; None if
+            unknown.
+
+    See `BackgroundEvaluator` for the remaining arguments.
     """
 
     task_key = "entity_seg"
@@ -124,13 +126,13 @@ class EntityEvaluator(BackgroundEvaluator):
             document = {"annotations": [record.annotation for record in merged], "categories": categories}
             write_text(self.folder / f"{prediction_io.ENTITY_NAME}.json", json.dumps(document))
         self.report_overlaps(merged)
-        # COCOeval goes through the images by ascending id; equal scores keep that order.
+        # COCOeval orders the images by ascending id; equal scores keep that order.
         ordered = sorted(merged, key=image_order)
         self.precision, self.recall = accumulate([record.matches for record in ordered])
         metrics = summarize(self.precision, self.recall)
         if not any(record.matches.num_segments[0] for record in merged):
             logger.warning(
-                "%s: none of its %d images has a segment that is no crowd, so that there is no entity AP",
+                "%s: none of its %d images has a non-crowd segment, so there is no entity AP",
                 self.dataset_name,
                 self.image_count,
             )
@@ -139,15 +141,15 @@ class EntityEvaluator(BackgroundEvaluator):
         return metrics
 
     def report_overlaps(self, records: list[EntityRecord]) -> None:
-        """Log how many masks were cut because they overlapped others."""
+        """Log the number of masks that were cut because they overlapped others."""
         changed = [record.num_overlapping for record in records if record.num_overlapping]
         if changed:
             logger.warning(
                 f"{sum(changed)} entity masks of {len(changed)} images overlapped a better-scoring one "
-                "and were cut: entities may not overlap"
+                "and were cut: entities must not overlap"
             )
         else:
-            logger.info(f"Non-overlap of entities: holds on all {len(records)} images")
+            logger.info(f"No predicted entities overlap on any of {len(records)} images")
 
 
 def entity_matches(
@@ -156,7 +158,11 @@ def entity_matches(
     """Match the entities of one image.
 
     Args:
-        boundary: width in pixels, where a pair's IoU is that of its boundaries if that is less.
+        file_name: for error messages.
+        ground_truth: true segments.
+        entities: predicted segments with scores.
+        boundary: width in pixels for boundary IoU, where a pair's IoU is the minimum of mask and boundary
+            IoU; None for mask IoU.
 
     Raises:
         InputError: the id map and its list disagree.
@@ -172,21 +178,22 @@ def entity_matches(
         edges = boundary_overlap(ground_truth, entities, shared, boundary)
         union = edges.sum(axis=1)[rows][:, None] + edges.sum(axis=0)[columns] - edges[places]
         most = edges[places] / union
-    # Areas are of whole masks: predicted pixels on crowd and unlabeled ones belong to them.
+    # Areas are of whole masks, with their pixels on crowd and unlabeled regions.
     return match_image(counts[places], counts.sum(axis=1)[rows], counts.sum(axis=0)[columns], scores, most)
 
 
 def resolve_overlaps(
     masks: np.ndarray | torch.Tensor, scores: np.ndarray
 ) -> tuple[np.ndarray, list[dict], int]:
-    """Makes masks disjoint: a pixel belongs to the best-scoring mask on it, of equal ones to the first.
+    """Make masks disjoint: assign each pixel to the best-scoring mask on it, the first one on a tie.
 
     Args:
-        masks: (S, H, W) bool; scores: (S,) floats.
+        masks: (S, H, W) bool.
+        scores: (S,) floats.
 
     Returns:
-        ids (H, W) int32, mask index + 1 or 0 for none; a list of {"id", "score"} of the masks that kept a
-        pixel, in the order given; the number of masks that lost pixels.
+        ids (H, W) int32, mask index + 1 or 0 for none; a list of {"id", "score"} of the masks with pixels,
+        in the given order; the number of masks that lost pixels.
     """
     ids = np.zeros(masks.shape[1:], np.int32)
     kept = np.zeros(len(masks), bool)
@@ -203,6 +210,6 @@ def resolve_overlaps(
 
 
 def image_order(record: Any) -> tuple:
-    """Sorts records by `image_id`: numbers first, then texts."""
+    """Return a sort key of records by `image_id`: numbers first, then strings."""
     number = isinstance(record.image_id, int)
     return (0, record.image_id, "") if number else (1, 0, str(record.image_id))

@@ -1,7 +1,7 @@
-"""Joint histograms of a ground truth and a prediction: all that mIoU, PQ and entity AP need of the pixels.
+"""Compute joint histograms of ground truth and prediction, from which mIoU, PQ and entity AP follow.
 
-Each function runs compiled where numba is installed and else in numpy (torch for the argmax), with the same
-numbers. Shape shorthand: K classes, S segments of an image, H W pixels.
+Each function runs compiled if numba is installed and else in numpy (torch for the argmax), with the same
+result. Shape shorthand: K classes, S segments of an image, H W pixels.
 """
 
 import logging
@@ -12,13 +12,13 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-# Pixels of a block of the argmax: scratch of 32 KiB, the first-level cache of common processors.
+# Pixels per block of the argmax: a buffer of 32 KiB fits the first-level cache of common processors.
 _ARGMAX_BLOCK = 4096
 
 
 @lru_cache(maxsize=1)
 def compiled_kernels():
-    """Returns the compiled loops, or None where numba is missing or does not fit the installed numpy."""
+    """Return the compiled loops, or None if numba is missing or does not support the installed numpy."""
     try:
         from . import kernels
     except ImportError as error:
@@ -28,10 +28,10 @@ def compiled_kernels():
 
 
 def argmax_labels(scores: torch.Tensor) -> np.ndarray:
-    """The class of largest score per pixel, as `scores.argmax(dim=0)` has it on a CPU, ties and NaN included.
+    """Return the class with the largest score per pixel, as `scores.argmax(dim=0)` on a CPU.
 
     Args:
-        scores: (K, H, W) floats on any device. Of equal scores the first wins; a NaN wins over every number.
+        scores: (K, H, W) floats on any device. On a tie the first class wins; NaN wins over every number.
 
     Returns:
         (H, W) uint8, or uint16 for K > 256.
@@ -40,7 +40,7 @@ def argmax_labels(scores: torch.Tensor) -> np.ndarray:
     dtype = label_dtype(num_classes)
     compiled = compiled_kernels()
     if compiled is None or scores.device.type != "cpu":
-        # torch can do little with uint16: leave the device as int32.
+        # torch hardly supports uint16, so copy from the device as int32.
         labels = scores.argmax(dim=0).to(torch.uint8 if dtype == np.uint8 else torch.int32)
         return labels.cpu().numpy().astype(dtype, copy=False)
     if scores.dtype not in (torch.float32, torch.float64):
@@ -52,22 +52,22 @@ def argmax_labels(scores: torch.Tensor) -> np.ndarray:
 
 
 def label_dtype(num_classes: int) -> type:
-    """The smallest of uint8 and uint16 that holds the labels 0 .. num_classes - 1."""
+    """Return the smaller of uint8 and uint16 that holds the labels 0 .. num_classes - 1."""
     return np.uint8 if num_classes <= 256 else np.uint16
 
 
 def label_histogram(
     prediction: np.ndarray, ground_truth: np.ndarray, num_classes: int, ignore_label: int
 ) -> np.ndarray:
-    """Counts the pixels of every pair (predicted class, true class), in Detectron2's orientation.
+    """Count the pixels of every pair (predicted class, true class), in Detectron2's orientation.
 
     Args:
         prediction: (H, W) uint8 or uint16 in [0, K).
         ground_truth: (H, W) uint8 or uint16 in [0, K), or `ignore_label`.
 
     Returns:
-        (K + 1, K + 1) int64: rows are predictions, columns the ground truth; column K is the ignored pixels
-        and row K is empty.
+        (K + 1, K + 1) int64: rows are predictions, columns the ground truth; column K counts the ignored
+        pixels and row K is empty.
 
     Raises:
         ValueError: a label is out of range; the message names it, without the file.
@@ -89,28 +89,28 @@ def label_histogram(
             pairs = rows.astype(np.int64) * (num_classes + 1) + target
             table += np.bincount(pairs, minlength=table.size).reshape(table.shape)
     if invalid >= 0:
-        label, what, extra = rows[invalid], "predicted label", ""
+        label, name, extra = rows[invalid], "predicted label", ""
         if label < num_classes:
-            label, what, extra = (
+            label, name, extra = (
                 columns[invalid],
                 "ground-truth label",
                 f" and is not the ignore label {ignore_label}",
             )
-        raise ValueError(f"{what} {label} is outside [0, {num_classes}){extra}")
+        raise ValueError(f"{name} {label} is outside [0, {num_classes}){extra}")
     return table
 
 
 def pair_histogram(
     first: np.ndarray, second: np.ndarray, first_ids: np.ndarray, second_ids: np.ndarray
 ) -> np.ndarray:
-    """Counts the pixels of every pair of ids of two id maps.
+    """Count the pixels of every pair of ids of two id maps.
 
     Args:
         first, second: (H, W) integer id maps of the same size.
         first_ids, second_ids: (S1,), (S2,) the ids to count, sorted and unique.
 
     Returns:
-        (S1 + 1, S2 + 1) int64; the last row and the last column count the ids that are not listed.
+        (S1 + 1, S2 + 1) int64; the last row and column count ids that are not listed.
     """
     first, second = (np.ascontiguousarray(id_map, np.int32).reshape(-1) for id_map in (first, second))
     first_ids, second_ids = np.asarray(first_ids, np.int32), np.asarray(second_ids, np.int32)
@@ -132,7 +132,7 @@ def _positions(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def ids_from_rgb(rgb: np.ndarray) -> np.ndarray:
-    """The segment ids of a COCO panoptic PNG: R + 256 G + 65536 B. (H, W, 3) uint8 -> (H, W) int32."""
+    """Return the segment ids of a COCO panoptic PNG, R + 256 G + 65536 B: (H, W, 3) uint8 -> (H, W) int32."""
     height, width, _ = rgb.shape
     compiled = compiled_kernels()
     if compiled is None:

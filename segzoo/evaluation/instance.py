@@ -21,13 +21,13 @@ from .base import class_table, to_numpy
 from .coco_engine import evaluate_masks, installed_engine
 from .entity import image_order
 from .instance_base import InstanceTaskEvaluator, Prediction, check_mask_size
-from .rle import run_lengths
+from .rle import encode_rle
 
 logger = logging.getLogger(__name__)
 
 
 class InstanceRecord(NamedTuple):
-    """One image: dicts as COCOeval takes them, with run lengths for masks, still without `image_id`."""
+    """Record of one image: COCOeval's dicts with RLE masks, without `image_id`."""
 
     image_id: int | str
     size: tuple[int, int]
@@ -36,21 +36,22 @@ class InstanceRecord(NamedTuple):
 
 
 class InstanceEvaluator(InstanceTaskEvaluator):
-    """Scores instances by COCO's rules.
+    """Evaluator of instances by COCO's rules.
 
-    AP, AP50, AP75, APs, APm, APl, AR... and `AP-<class>` in percent, as COCOeval computes them with its own
-    parameters: at most 100 instances an image. Crowds are neither missed nor, where predicted, wrong.
+    Metrics are AP, AP50, AP75, APs, APm, APl, AR... and `AP-<class>` in percent, as COCOeval computes them
+    with its default parameters: at most 100 instances per image. Crowds and predictions on them are ignored.
 
-    Ground truth is the dataset's COCO JSON of instances or, of a panoptic dataset, its segments of thing
-    classes; then areas are mask areas. Masks are turned into run lengths image by image.
+    Ground truth is the dataset's COCO JSON of instances or, for a panoptic dataset, its segments of thing
+    classes, with mask areas. Masks are encoded as RLE image by image.
 
     `save_predictions` writes `coco_instances_results.json` in COCO's results format, with the dataset's own
     category ids.
 
     Args:
-        As InstanceTaskEvaluator.
-        engine: "pycocotools" or "faster_coco_eval", which give the same numbers (see `coco_engine`); None:
+        engine: "pycocotools" or "faster_coco_eval", which give the same numbers (see `coco_engine`); None for
             the faster one that is installed.
+
+    See `InstanceTaskEvaluator` for the remaining arguments.
     """
 
     saved_as = f"{prediction_io.INSTANCE_NAME}.json"
@@ -78,7 +79,7 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         return InstanceRecord(dataset_dict["image_id"], size, truths, detections)
 
     def summarize(self, merged: list[InstanceRecord]) -> dict:
-        # COCOeval goes through the images by ascending id; equal scores keep that order.
+        # COCOeval orders the images by ascending id; equal scores keep that order.
         records = sorted(merged, key=image_order)
         if self.save_predictions:
             document = [entry for record in records for entry in self._results(record)]
@@ -87,20 +88,19 @@ class InstanceEvaluator(InstanceTaskEvaluator):
             [
                 {**entry, "image_id": number}
                 for number, record in enumerate(records, 1)
-                for entry in getattr(record, kind)
+                for entry in getattr(record, field)
             ]
-            for kind in ("truths", "detections")
+            for field in ("truths", "detections")
         )
         categories = [int(category) for category in self.things]
         if not detections:
             logger.warning("%s: no instance was predicted in any image", self.dataset_name)
         if all(truth["iscrowd"] for truth in truths):
-            what = f"all of its {len(truths)} instances are crowds" if truths else "it has no instance"
+            reason = f"all of its {len(truths)} instances are crowds" if truths else "it has no instance"
             logger.warning(
-                "%s: %s, so that there is no AP: crowds are neither found nor missed; give single objects "
-                "iscrowd 0 in its JSON",
+                "%s: %s, so there is no AP, which ignores crowds; give single objects iscrowd 0 in its JSON",
                 self.dataset_name,
-                what,
+                reason,
             )
         ious = self.ious(records)
         self.precision, self.recall = evaluate_masks(
@@ -120,29 +120,30 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         return {**metrics, **{f"AP-{name}": value for name, value in zip(names, per_class, strict=True)}}
 
     def ious(self, records: list[InstanceRecord]) -> Mapping[tuple[int, int], np.ndarray] | None:
-        """Return what takes the place of the masks' IoUs, see `evaluate_masks`; None for those."""
+        """Return the IoUs that replace those of the masks (see `evaluate_masks`); None for mask IoUs."""
         return None
 
     def ground_truth(self, dataset_dict: dict) -> tuple[list[dict], tuple[int, int]]:
-        """The image's true instances as COCOeval takes them, and its (height, width)."""
+        """Return the image's true instances as COCOeval's dicts, and its (height, width)."""
         load_instances = self.metadata.get("load_instances")
         if load_instances is not None:
             size = dataset_dict["height"], dataset_dict["width"]
             return [
-                {**one, "segmentation": _as_text(one["segmentation"])} for one in load_instances(dataset_dict)
+                {**one, "segmentation": _json_rle(one["segmentation"])}
+                for one in load_instances(dataset_dict)
             ], size
         ids, segments = self.metadata.load_panoptic(dataset_dict)
         truths = []
         for segment in segments:
             if not self.metadata.isthing[segment["category_id"]]:
                 continue
-            code = encode_mask(ids == segment["id"])
-            facts = {"category_id": int(segment["category_id"]), "iscrowd": int(segment["iscrowd"])}
-            truths.append({**facts, "area": float(mask_tools.area(code)), "segmentation": code})
+            rle = encode_mask(ids == segment["id"])
+            fields = {"category_id": int(segment["category_id"]), "iscrowd": int(segment["iscrowd"])}
+            truths.append({**fields, "area": float(mask_tools.area(rle)), "segmentation": rle})
         return truths, ids.shape
 
     def _results(self, record: InstanceRecord) -> list[dict]:
-        """The image's predictions in COCO's results format."""
+        """Return the image's predictions in COCO's results format."""
         dataset_ids = self.metadata.contiguous_id_to_dataset_id
         return [
             {
@@ -157,12 +158,12 @@ class InstanceEvaluator(InstanceTaskEvaluator):
 
 
 def encode_mask(mask: np.ndarray | torch.Tensor) -> dict:
-    """(H, W) bool or numbers, of which all but 0 are inside, to {"size": [H, W], "counts": text}."""
-    return run_lengths(to_numpy(mask).astype(bool, copy=False))
+    """Encode an (H, W) mask, bool or numbers other than 0, as RLE {"size": [H, W], "counts": str}."""
+    return encode_rle(to_numpy(mask).astype(bool, copy=False))
 
 
-def _as_text(code: dict) -> dict:
-    """Run lengths as JSON can hold them."""
-    counts = code["counts"]
+def _json_rle(rle: dict) -> dict:
+    """Return an RLE with JSON types."""
+    counts = rle["counts"]
     text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-    return {"size": [int(side) for side in code["size"]], "counts": text}
+    return {"size": [int(side) for side in rle["size"]], "counts": text}

@@ -1,4 +1,4 @@
-"""What the evaluators of instances share: a model's instances, checked.
+"""Base class of the evaluators of instances, which checks a model's predictions.
 
 Shape shorthand: n predicted instances of an image, H W pixels.
 """
@@ -18,7 +18,7 @@ _FIELDS = ("pred_masks", "scores", "pred_classes")
 
 
 class Prediction(NamedTuple):
-    """masks: (n, H, W) bool; scores: (n,) float64; classes: (n,) int64 indices of the dataset's classes."""
+    """Predicted instances: masks (n, H, W) bool, scores (n,) float64, classes (n,) int64 dataset indices."""
 
     masks: np.ndarray
     scores: np.ndarray
@@ -26,16 +26,18 @@ class Prediction(NamedTuple):
 
 
 class InstanceTaskEvaluator(BackgroundEvaluator):
-    """Takes `instances`, Detectron2's Instances with `pred_masks` (n, H, W), `scores` and `pred_classes`.
+    """Evaluator of `instances`: Detectron2's Instances with `pred_masks` (n, H, W), `scores`, `pred_classes`.
 
     Args:
-        As BackgroundEvaluator.
-        model_classes: names of the classes that `pred_classes` counts; None: the dataset's thing classes.
-        detections_per_image: most instances that the model predicts, for the protocol; None: not known.
+        model_classes: class names that `pred_classes` indexes; None for the dataset's thing classes.
+        detections_per_image: maximum number of instances that the model predicts, for the protocol; None if
+            unknown.
+
+    See `BackgroundEvaluator` for the remaining arguments.
     """
 
     task_key = "segm"
-    #: Whose rules make the numbers.
+    #: The benchmark whose rules are applied.
     rules = ""
     #: The file or folder that `save_predictions` writes.
     saved_as = ""
@@ -55,12 +57,12 @@ class InstanceTaskEvaluator(BackgroundEvaluator):
         if model_classes is None:
             model_classes = [self.class_names[index] for index in self.things]
         self.model_classes = list(model_classes)
-        index_of = {name: index for index, name in enumerate(self.class_names)}
-        # Of a model that knows more classes than the dataset, -1 for those that the dataset lacks.
-        self.predicted_classes = np.array([index_of.get(name, -1) for name in self.model_classes])
+        indices = {name: index for index, name in enumerate(self.class_names)}
+        # -1 for classes of the model that the dataset lacks.
+        self.predicted_classes = np.array([indices.get(name, -1) for name in self.model_classes])
         if not len(self.things):
             raise InputError(
-                f"TEST.TASKS: {dataset_name} has no thing classes, so no instances; mark classes with "
+                f"TEST.TASKS: {dataset_name} has no thing classes and so no instances; mark classes with "
                 "isthing: true in its YAML file, or leave the task instance out"
             )
 
@@ -110,7 +112,7 @@ class InstanceTaskEvaluator(BackgroundEvaluator):
 
 
 def check_mask_size(masks: np.ndarray, size: tuple[int, ...], file_name: str) -> None:
-    """Raises InputError unless (n, H, W) masks have the (height, width) of their image; none always have."""
+    """Raise InputError unless (n, H, W) masks, if any, have the (height, width) of their image."""
     if len(masks) and masks.shape[1:] != size:
         raise InputError(
             f"{file_name}: the predicted masks are {_size(masks.shape[1:])} but the image is {_size(size)} "

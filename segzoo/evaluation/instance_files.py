@@ -1,4 +1,4 @@
-"""Predicted instances on disk: Cityscapes' text and mask files, and COCO's results JSON.
+"""Read and write predicted instances: Cityscapes' text and mask files, and COCO's results JSON.
 
 Shape shorthand: n predicted instances of an image, H W pixels.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_tools
 
-from segzoo.utils.coco_masks import mask_rle, stated_size
+from segzoo.utils.coco_masks import mask_rle, rle_size
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
 from segzoo.utils.json_values import Ids, shown
@@ -25,7 +25,7 @@ _RESULT_KEYS = {
     "image_id": int | float | str,
     "category_id": int | float | str,
     "score": int | float,
-    "segmentation": Mapping,  # run lengths: predictions are no polygons
+    "segmentation": Mapping,  # RLE: predictions are not polygons
 }
 _MASK_FOLDER = "masks"
 
@@ -33,14 +33,16 @@ _MASK_FOLDER = "masks"
 def save_instances(
     folder: Path, name: str, masks: np.ndarray, class_ids: Iterable[int], scores: Iterable[float]
 ) -> None:
-    """Writes the instances of an image as Cityscapes' server takes them.
+    """Write the instances of an image in the format of Cityscapes' server.
 
-    `<name>.txt` has a line "mask_file class_id score" for each, and the mask files lie in `masks/` beside it.
-    The text file comes last: where there is one, the masks are complete.
+    `<name>.txt` has a line "mask_file class_id score" for each, with the mask files in `masks/` beside it.
+    The text file is written last: if it exists, the masks are complete.
 
     Args:
-        name: of the image, maybe with folders: "frankfurt/frankfurt_000000_000294_leftImg8bit".
+        folder: folder of the predictions.
+        name: name of the image, may contain folders: "frankfurt/frankfurt_000000_000294_leftImg8bit".
         masks: (n, H, W) bool.
+        class_ids, scores: n of each.
     """
     text_file = folder / f"{name}.txt"
     lines = []
@@ -52,13 +54,13 @@ def save_instances(
 
 
 def load_instances(text_file: Path) -> tuple[np.ndarray, list[int], list[float]]:
-    """Reads what `save_instances`, or another program, wrote of an image.
+    """Read the instances of an image, as written by `save_instances` or another program.
 
     Returns:
-        masks (n, H, W) bool, class ids and scores; masks of no instance are (0, 0, 0).
+        masks (n, H, W) bool, class ids and scores; without instances the masks are (0, 0, 0).
 
     Raises:
-        InputError: a line or a mask that cannot be read, or masks of several sizes.
+        InputError: a line or a mask cannot be read, or masks have several sizes.
     """
     masks, class_ids, scores = [], [], []
     for number, line in enumerate(read_text(text_file).splitlines(), 1):
@@ -73,7 +75,7 @@ def load_instances(text_file: Path) -> tuple[np.ndarray, list[int], list[float]]
         masks.append(prediction_io.load_mask(text_file.parent / mask_file))
         if masks[-1].shape != masks[0].shape:
             raise InputError(
-                f"{text_file}: its masks have several sizes, as {masks[0].shape} and {masks[-1].shape} "
+                f"{text_file}: its masks have several sizes, such as {masks[0].shape} and {masks[-1].shape} "
                 "(height, width); write them again"
             )
         class_ids.append(class_id)
@@ -82,10 +84,10 @@ def load_instances(text_file: Path) -> tuple[np.ndarray, list[int], list[float]]
 
 
 def load_coco_results(json_file: Path, image_ids: Sequence[int | str]) -> Mapping[Any, list[dict[str, Any]]]:
-    """Reads a results JSON: {image id: its entries, in the order of the file}; images may have none.
+    """Read a results JSON: {image id: its entries, in the order of the file}; images may have none.
 
     Raises:
-        InputError: not such a file, or it is of other images.
+        InputError: the file is not a results JSON, or has other images.
     """
     try:
         results = json.loads(json_file.read_bytes())
@@ -94,21 +96,21 @@ def load_coco_results(json_file: Path, image_ids: Sequence[int | str]) -> Mappin
     except (ValueError, RecursionError) as error:
         raise InputError(f"{json_file}: not a JSON file ({error}); save the predictions again") from None
     if not isinstance(results, list):
-        raise InputError(f"{json_file}: holds no list; expected COCO's results, a list of instances")
-    known, of_image = Ids(image_ids), defaultdict(list)
+        raise InputError(f"{json_file}: is not a list; expected COCO's results, a list of instances")
+    known, by_image = Ids(image_ids), defaultdict(list)
     for number, entry in enumerate(results):
         missing = [key for key in _RESULT_KEYS if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise InputError(f"{json_file}: entry {number} lacks {missing[0]!r}, which COCO's results have")
         wrong = [
             key
-            for key, kind in _RESULT_KEYS.items()
-            if not isinstance(entry[key], kind) or isinstance(entry[key], bool)
+            for key, types in _RESULT_KEYS.items()
+            if not isinstance(entry[key], types) or isinstance(entry[key], bool)
         ]
         if wrong:
             raise InputError(
                 f"{json_file}: entry {number} has the {wrong[0]} {shown(entry[wrong[0]])}; expected that of "
-                "COCO's results" + (", run lengths" if wrong[0] == "segmentation" else "")
+                "COCO's results" + (", an RLE" if wrong[0] == "segmentation" else "")
             )
         if not abs(entry["score"]) <= sys.float_info.max:
             raise InputError(
@@ -118,27 +120,27 @@ def load_coco_results(json_file: Path, image_ids: Sequence[int | str]) -> Mappin
         if image_id is None:
             raise InputError(
                 f"{json_file}: entry {number} is of image {shown(entry['image_id'])}, which the dataset does "
-                "not have; predictions and dataset have to be of the same images"
+                "not have; predictions and dataset must have the same images"
             )
-        of_image[image_id].append(entry)
-    return of_image
+        by_image[image_id].append(entry)
+    return by_image
 
 
 def decode_entries(entries: Sequence[Mapping[str, Any]], json_file: Path) -> np.ndarray:
-    """(n, H, W) bool: the masks of an image's entries, which are run lengths, compressed or not.
+    """Decode the masks of an image's entries, RLEs that are compressed or not, to (n, H, W) bool.
 
     Raises:
-        InputError: something else, or run lengths of several sizes.
+        InputError: an entry is not an RLE, or the RLEs have several sizes.
     """
-    codes = []
+    rles = []
     for entry in entries:
         described = f"{json_file}: a mask of image {shown(entry['image_id'])}"
-        size = stated_size(entry["segmentation"], described)
-        codes.append(mask_rle(entry["segmentation"], size, described))
-        if size != tuple(codes[0]["size"]):
+        size = rle_size(entry["segmentation"], described)
+        rles.append(mask_rle(entry["segmentation"], size, described))
+        if size != tuple(rles[0]["size"]):
             raise InputError(
-                f"{described} has the size {list(size)}, another one {codes[0]['size']}; expected run "
-                "lengths, all of the image's size"
+                f"{described} has the size {list(size)}, another one {rles[0]['size']}; expected RLEs of the "
+                "image's size"
             )
-    masks = [mask_tools.decode(code).astype(bool) for code in codes]
+    masks = [mask_tools.decode(rle).astype(bool) for rle in rles]
     return np.array(masks) if masks else np.zeros((0, 0, 0), bool)

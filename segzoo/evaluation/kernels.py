@@ -1,17 +1,17 @@
-"""The evaluators' inner loops, compiled by numba. Imported by histogram.py on first use, and only there.
+"""The evaluators' inner loops, compiled by numba; imported only by histogram.py, on first use.
 
-They release the interpreter lock, so that scoring an image overlaps with the model's next one.
+They release the interpreter lock, so that scoring an image overlaps with the model's computation.
 """
 
 import numba
 import numpy as np
 
-#: Ids that count_pairs remembers the positions of; a power of two.
+#: Number of ids whose positions count_pairs caches; a power of two.
 _SLOTS = 1024
 
 
 def _compiled(function):
-    """Compiles `function` on its first call, kept on disk where numba finds a folder it may write to."""
+    """Compile `function` on its first call, cached on disk if numba finds a writable folder."""
     try:
         return numba.njit(function, nogil=True, cache=True)
     except RuntimeError:  # neither the package's folder nor the user's cache is writable
@@ -20,10 +20,10 @@ def _compiled(function):
 
 @_compiled
 def first_maximum(scores, best, labels):
-    """labels[p] = the first k with the largest scores[k, p], where a NaN is larger than everything.
+    """Set labels[p] to the first k with the largest scores[k, p], where NaN is larger than all numbers.
 
-    scores: (K, P) floats; best: (B,) scratch of the same type, B pixels are in cache at a time;
-    labels: (P,) integers, written.
+    scores: (K, P) floats; best: (B,) buffer of the same type for blocks of B pixels; labels: (P,) integers,
+    output.
     """
     num_classes, num_pixels = scores.shape
     block = best.shape[0]
@@ -50,10 +50,10 @@ def first_maximum(scores, best, labels):
 
 @_compiled
 def count_labels(rows, columns, column_of, table):
-    """table[rows[p], column_of[columns[p]]] += 1 for every pixel; returns the first p out of range, else -1.
+    """Add 1 to table[rows[p], column_of[columns[p]]] for every pixel; return the first p out of range or -1.
 
     rows, columns: (P,) unsigned integers; column_of: a column for every value of `columns`, -1 for a value
-    that may not occur; table: (R, C) int64, written.
+    that must not occur; table: (R, C) int64, output.
     """
     invalid = -1
     num_rows = table.shape[0]
@@ -69,14 +69,14 @@ def count_labels(rows, columns, column_of, table):
 
 @_compiled
 def count_pairs(first, second, first_ids, second_ids, table):
-    """table[i, j] += 1 for every pixel with first == first_ids[i] and second == second_ids[j].
+    """Add 1 to table[i, j] for every pixel with first == first_ids[i] and second == second_ids[j].
 
     first, second: (P,) integers; *_ids: sorted and unique; table: (len(first_ids) + 1, len(second_ids) + 1)
-    int64, written: the last row and the last column take the ids that are not listed.
+    int64, output: the last row and column count ids that are not listed.
     """
     if first.size == 0:
         return
-    # A slot never starts with a key that belongs into it.
+    # No slot starts with a key that belongs to it.
     first_keys = np.arange(1, _SLOTS + 1).astype(np.int32)
     second_keys = first_keys.copy()
     first_places = np.zeros(_SLOTS, np.int64)
@@ -86,7 +86,7 @@ def count_pairs(first, second, first_ids, second_ids, table):
     row = _search(first_ids, first_value)
     column = _search(second_ids, second_value)
     start = 0
-    # Segments are runs of equal pixels: look ids up only where one changes.
+    # Segments are runs of equal pixels, so ids are looked up only at changes.
     num_pixels = first.size
     for p in range(1, num_pixels):
         if (first[p] != first_value) | (second[p] != second_value):
@@ -101,7 +101,7 @@ def count_pairs(first, second, first_ids, second_ids, table):
 
 @_compiled
 def _recall(ids, value, keys, places):
-    """`_search` with a memory in `keys` and `places`; in one function with it, the loop above is slower."""
+    """Return `_search` with a cache in `keys` and `places`; inlined, it would slow the loop above."""
     slot = value & (_SLOTS - 1)
     if keys[slot] == value:
         return places[slot]
@@ -113,7 +113,7 @@ def _recall(ids, value, keys, places):
 
 @_compiled
 def _search(ids, value):
-    """The index of `value` in the sorted `ids`, or len(ids)."""
+    """Return the index of `value` in the sorted `ids`, or len(ids)."""
     low = 0
     high = ids.size
     while low < high:
@@ -129,19 +129,19 @@ def _search(ids, value):
 
 @_compiled
 def ids_from_rgb(rgb, ids):
-    """ids[p] = R + 256 G + 65536 B. rgb: (P, 3) uint8; ids: (P,) int32, written."""
+    """Set ids[p] to R + 256 G + 65536 B. rgb: (P, 3) uint8; ids: (P,) int32, output."""
     for p in range(ids.size):
         ids[p] = np.int32(rgb[p, 0]) | (np.int32(rgb[p, 1]) << 8) | (np.int32(rgb[p, 2]) << 16)
 
 
 @_compiled
 def near_others(ids, width, sideways, last, near):
-    """near[r, c] = whether another id, or the outside of the map, is at most `width` rows and columns away.
+    """Set near[r, c] to whether another id or the outside is at most `width` rows and columns away.
 
-    ids: (H, W) integers; sideways: (H, W) bool and last: (W,) int64, scratch; near: (H, W) bool, written.
+    ids: (H, W) integers; sideways: (H, W) bool and last: (W,) int64, buffers; near: (H, W) bool, output.
     """
     height, columns = ids.shape
-    # Along each row: `width` pixels at both ends of each run of equal ids.
+    # Along each row, mark `width` pixels at both ends of each run of equal ids.
     for r in range(height):
         start = 0
         for c in range(1, columns + 1):
@@ -153,8 +153,8 @@ def near_others(ids, width, sideways, last, near):
             sideways[r, left:right] = False
             sideways[r, right:c] = True
             start = c
-    # Along the columns: `width` pixels from those, from other ids and from the outside. `last` is the row of
-    # the nearest of them, above on the way down and below on the way up.
+    # Along the columns, mark `width` pixels from those, from other ids and from the outside. `last` is the
+    # row of the nearest of them: above in the pass down, below in the pass up.
     last[:] = -1
     for r in range(height):
         for c in range(columns):

@@ -1,4 +1,4 @@
-"""What evaluators may be told, in one place: each takes what it needs."""
+"""Options of the evaluators; each evaluator uses those it needs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ class EvaluationOptions:
     Attributes:
         save_predictions: write index, color and panoptic PNGs and JSON (TEST.SAVE_PREDICTIONS).
         save_json: write Detectron2's sem_seg_predictions.json.
-        class_averaging: what "mIoU" averages, a key of semantic.CLASS_AVERAGING.
-        transform_labels: semantic ground truth to that of the part of the image which is predicted.
-        model_classes: names of the classes that predicted instances are numbered by; None: the thing
-            classes of the dataset, as those of a model that was trained for the task instance.
-        boundary_dilation: width of a boundary as a share of the image's diagonal (TEST.BOUNDARY_DILATION);
-            None: the published one of the dataset.
-        detections_per_image: most instances or entities that the model predicts, for the protocol
-            (TEST.DETECTIONS_PER_IMAGE); None: not known.
-        workers: scoring threads of each evaluator; 0 scores in the caller's thread.
+        class_averaging: the classes that "mIoU" averages, a key of semantic.CLASS_AVERAGING.
+        transform_labels: maps semantic ground truth to the part of the image that is predicted.
+        model_classes: class names that predicted instances are indexed by; None for the dataset's thing
+            classes, as for a model trained for the task instance.
+        boundary_dilation: width of a boundary relative to the image's diagonal (TEST.BOUNDARY_DILATION);
+            None for the dataset's published one.
+        detections_per_image: maximum number of predicted instances or entities, for the protocol
+            (TEST.DETECTIONS_PER_IMAGE); None if unknown.
+        scoring_threads: number of scoring threads of each evaluator; 0 scores in the caller's thread.
         distributed: gather from all ranks.
-        config: the whole configuration, for the keys of an evaluator from outside; None without one.
+        config: the whole configuration, for the keys of other packages' evaluators; None without one.
     """
 
     save_predictions: bool = False
@@ -34,6 +34,6 @@ class EvaluationOptions:
     model_classes: Sequence[str] | None = None
     boundary_dilation: float | None = None
     detections_per_image: int | None = None
-    workers: int = 2
+    scoring_threads: int = 2
     distributed: bool = True
     config: CfgNode | None = None

@@ -1,4 +1,4 @@
-"""Panoptic quality (Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4) from joint histograms.
+"""Compute panoptic quality (Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4) from histograms.
 
 Shape shorthand: K classes, S segments of an image, H W pixels.
 """
@@ -24,28 +24,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class ImageQuality:
-    """What an image adds to the sums, in the order in which panopticapi adds it."""
+    """Record of one image: its contribution to the sums, in panopticapi's order."""
 
     matched: list[tuple[int, float]] = field(default_factory=list)  # class and IoU of each true positive
     missed: list[int] = field(default_factory=list)  # class of each false negative
     spurious: list[int] = field(default_factory=list)  # class of each false positive
-    # Areas that a JSON says otherwise than the PNG, a line for each: of the ground truth, of the prediction.
+    # A line for each area in a JSON that differs from the PNG, in the ground truth and in the prediction.
     stated: list[str] = field(default_factory=list)
     predicted_stated: list[str] = field(default_factory=list)
     annotation: dict | None = None  # for predictions.json
 
 
 class PanopticEvaluator(BackgroundEvaluator):
-    """Scores `panoptic_seg`: (id map (H, W) with 0 for void, segments_info with contiguous category_id).
+    """Evaluator of `panoptic_seg`: (id map (H, W), 0 for void; segments_info with contiguous category_id).
 
-    Per class, IoU sum, TP, FP, FN and so PQ, SQ and RQ are bitwise those of panopticapi's single-process
-    run over the images in the dataset's order: a pair of one class matches above IoU 0.5, void taken out of
-    the union; crowd segments are never missed; a prediction that lies by more than half on void and crowd of
-    its class is not a false positive. Areas are pixels, as they are in a JSON that is right; what one says
-    otherwise is counted in a warning.
+    Per class, IoU sum, TP, FP, FN and thus PQ, SQ and RQ equal bitwise a single-process run of panopticapi
+    over the images in the dataset's order: a pair of one class matches above IoU 0.5, with void excluded from
+    the union; crowd segments are never false negatives; a prediction with more than half of its pixels on
+    void and crowds of its class is not a false positive. Areas are counted from pixels; a warning gives the
+    number of areas in the JSON that differ.
 
     `save_predictions` writes `predictions/<name>.png` and `predictions.json` in COCO panoptic format with the
-    dataset's own category ids: panopticapi and evaluation servers read them as they are.
+    dataset's own category ids, which panopticapi and evaluation servers accept.
     """
 
     task_key = "panoptic_seg"
@@ -91,8 +91,8 @@ class PanopticEvaluator(BackgroundEvaluator):
             self.class_sums.add(quality)
         if not self.class_sums.truths():
             logger.warning(
-                "%s: none of its %d images has a segment that is no crowd, so that there is no panoptic "
-                "quality; `segzoo check-data` shows what its labels hold",
+                "%s: none of its %d images has a non-crowd segment, so there is no panoptic quality; "
+                "`segzoo check-data` shows the content of its labels",
                 self.dataset_name,
                 self.image_count,
             )
@@ -139,10 +139,10 @@ _MEASURES = ("PQ", "SQ", "RQ")
 
 
 class ClassSums:
-    """The sums over all images: `iou` (K,) float64 and `tp`, `fp`, `fn` (K,) int64.
+    """Sums over all images: `iou` (K,) float64 and `tp`, `fp`, `fn` (K,) int64.
 
-    The rounding of a sum depends on its order: `add` is called in the order of the dataset, and adds one
-    IoU after the other as panopticapi does.
+    The rounding of a sum depends on its order, so `add` is called in the order of the dataset and adds the
+    IoUs one by one, as panopticapi does.
     """
 
     def __init__(self, num_classes: int):
@@ -159,15 +159,15 @@ class ClassSums:
             self.fp[category] += 1
 
     def truths(self) -> int:
-        """The number of true segments that count."""
+        """Return the number of true segments that are not ignored."""
         return int(self.tp.sum() + self.fn.sum())
 
     def per_class(self) -> list[tuple[float, float, float]]:
-        """(PQ, SQ, RQ) of every class in [0, 1]; NaN for a class that occurs nowhere."""
+        """Return (PQ, SQ, RQ) of every class in [0, 1]; NaN for a class that does not occur."""
         return [self._quality(category) for category in range(len(self.iou))]
 
     def average(self, members: np.ndarray) -> tuple[dict[str, float], int]:
-        """Averages over the classes of `members` (K,) bool that occur, and counts them; NaN for none."""
+        """Return averages over the classes of `members` (K,) bool that occur (or NaN), and their number."""
         sums, count = [0.0, 0.0, 0.0], 0
         for category in np.flatnonzero(members):
             values = self._quality(category)
@@ -191,14 +191,15 @@ class ClassSums:
 def image_quality(
     file_name: str, ground_truth: SegmentMap, prediction: SegmentMap, boundary: int | None = None
 ) -> ImageQuality:
-    """Matches the segments of one image.
+    """Match the segments of one image.
 
     Args:
         file_name: for error messages.
-        ground_truth: segments with id, category_id, iscrowd; `area`, or `stated_areas` as `load_panoptic` of
-            a dataset has them, are compared with the pixels.
-        prediction: segments with id and category_id; an `area` is compared, too.
-        boundary: width in pixels, where a pair's IoU is that of its boundaries if that is less.
+        ground_truth: segments with id, category_id, iscrowd; `area`, or `stated_areas` of a dataset's
+            `load_panoptic`, are compared with the pixels.
+        prediction: segments with id and category_id; an `area` is also compared.
+        boundary: width in pixels for boundary IoU, where a pair's IoU is the minimum of mask and boundary
+            IoU; None for mask IoU.
     """
     shared = overlap(file_name, ground_truth, prediction)
     counts, row, column = shared
@@ -250,17 +251,17 @@ def image_quality(
 
 
 def _report_stated(stated: list[str], source: str) -> None:
-    """Says once in a process what the JSON of `source` says otherwise."""
+    """Log, once per process, the areas in a JSON file that differ from the pixels."""
     if stated:
         message = (
-            f"{source}: the areas of {len(stated)} segments are not those of the PNGs, first {stated[0]}; "
-            "the pixels of the PNGs count"
+            f"{source}: the areas of {len(stated)} segments differ from the PNGs, first {stated[0]}; "
+            "the pixels of the PNGs are used"
         )
         log_first_n(logging.WARNING, message, name=__name__, key="message")
 
 
 def _stated(file_name: str, segments: list[dict], areas: np.ndarray, position: dict[int, int]) -> list[str]:
-    """A line for each area of a JSON that is not what the map has, with both."""
+    """Return a line for each area in a JSON file that differs from the map, with both values."""
     lines = []
     for segment in segments:
         measured = int(areas[position[segment["id"]]])

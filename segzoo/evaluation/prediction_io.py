@@ -1,4 +1,4 @@
-"""Predictions on disk: index, color and id PNGs, and text files that are never half written.
+"""Read and write predictions: index, color, id and mask PNGs, written atomically.
 
 Shape shorthand: H W pixels.
 """
@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from segzoo.utils.errors import InputError
-from segzoo.utils.files import written_whole
+from segzoo.utils.files import atomic_path
 
 from .histogram import ids_from_rgb
 
-# Folders and files below the evaluator's output_dir. The panoptic pair is named as Detectron2 names the
-# JSON and as panopticapi looks for the folder: predictions.json and predictions/.
+# Folders and files below the evaluator's output_dir. The panoptic pair has Detectron2's name for the JSON and
+# panopticapi's for the folder: predictions.json and predictions/.
 LABEL_FOLDER = "sem_seg"
 COLOR_FOLDER = "sem_seg_color"
 SUBMISSION_FOLDER = "submission"
@@ -24,23 +24,23 @@ PANOPTIC_NAME = "predictions"
 ENTITY_NAME = "entity_predictions"
 INSTANCE_NAME = "coco_instances_results"
 CITYSCAPES_FOLDER = "cityscapes_instances"
-# What Pillow raises for files that are not, or no longer, images.
+# Raised by Pillow for files that are not images or are damaged.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _FAST = 1  # zlib level: label maps compress well at any
 
 
 def save_labels(path: Path, labels: np.ndarray) -> None:
-    """Writes an (H, W) uint8 or uint16 map as an index PNG of 8 or 16 bits."""
+    """Write an (H, W) uint8 or uint16 map as an index PNG with 8 or 16 bits."""
     _save_png(path, Image.fromarray(labels))
 
 
 def load_labels(path: Path, check_palette: Callable[..., None] | None = None) -> np.ndarray:
-    """Reads an index PNG, with or without a palette: (H, W) uint8 or uint16.
+    """Read an index PNG, with or without a palette, as (H, W) uint8 or uint16.
 
     Args:
         path: the file; its values are class indices.
-        check_palette: of the dataset's metadata: raises InputError where a palette draws classes in the
-            colors of others.
+        check_palette: function of the dataset's metadata that raises InputError if a palette shows classes
+            in the colors of others.
     """
     image = _open(path)
     labels = np.asarray(image)
@@ -54,7 +54,7 @@ def load_labels(path: Path, check_palette: Callable[..., None] | None = None) ->
 
 
 def save_colors(path: Path, labels: np.ndarray, colors: list[tuple[int, int, int]]) -> None:
-    """Writes an (H, W) label map in the classes' colors, as a palette PNG where 256 colors are enough."""
+    """Write an (H, W) label map in the classes' colors, as a palette PNG if 256 colors suffice."""
     table = np.asarray(colors, np.uint8)
     if len(table) <= 256:
         image = Image.fromarray(labels.astype(np.uint8))
@@ -67,11 +67,13 @@ def save_colors(path: Path, labels: np.ndarray, colors: list[tuple[int, int, int
 def save_file_labels(
     path: Path, labels: np.ndarray, values: Sequence[int] | None, colors: Sequence[Sequence[int]]
 ) -> None:
-    """Writes an (H, W) map of class indices as an index PNG with the values that a dataset's own files have.
+    """Write an (H, W) map of class indices as an index PNG with the values of the dataset's label files.
 
     Args:
-        values: (K,) what a file holds for each class, below 2**16; None for the class indices.
-        colors: (K,) of the classes, (r, g, b): the palette, where the values have 8 bits.
+        path: the file.
+        labels: class indices.
+        values: (K,) value of each class, below 2**16; None for the class indices.
+        colors: (K,) (r, g, b) of the classes, for the palette if values have 8 bits.
     """
     table = np.arange(len(colors)) if values is None else np.asarray(values)
     if table.max() > 255:
@@ -84,7 +86,7 @@ def save_file_labels(
 
 
 def save_ids(path: Path, ids: np.ndarray) -> None:
-    """Writes an (H, W) map of ids below 2**24 as a COCO panoptic PNG: R + 256 G + 65536 B."""
+    """Write an (H, W) map of ids below 2**24 as a COCO panoptic PNG: R + 256 G + 65536 B."""
     if ids.size and (ids.min() < 0 or ids.max() >= 1 << 24):
         raise InputError(
             f"{path}: segment ids {ids.min()} .. {ids.max()} do not fit a panoptic PNG, [0, 2**24)"
@@ -94,7 +96,7 @@ def save_ids(path: Path, ids: np.ndarray) -> None:
 
 
 def load_ids(path: Path) -> np.ndarray:
-    """Reads a COCO panoptic PNG: (H, W) int32 ids."""
+    """Read a COCO panoptic PNG as (H, W) int32 ids."""
     image = _open(path)
     rgb = np.asarray(image)
     if rgb.ndim != 3 or rgb.shape[2] < 3 or rgb.dtype != np.uint8:
@@ -103,26 +105,26 @@ def load_ids(path: Path) -> np.ndarray:
 
 
 def save_mask(path: Path, mask: np.ndarray) -> None:
-    """Writes an (H, W) mask as a PNG of one bit a pixel."""
+    """Write an (H, W) mask as a PNG with one bit per pixel."""
     _save_png(path, Image.fromarray(np.ascontiguousarray(mask, dtype=bool)))
 
 
 def load_mask(path: Path) -> np.ndarray:
-    """Reads a mask, of which all but 0 (black) is inside: (H, W) bool."""
+    """Read a mask, where all values but 0 (black) are inside, as (H, W) bool."""
     return np.asarray(_open(path).convert("L")) != 0
 
 
 def _save_png(path: Path, image: Image.Image) -> None:
-    with written_whole(path, durable=False) as temporary:
+    with atomic_path(path, durable=False) as temporary:
         image.save(temporary, format="PNG", compress_level=_FAST)
 
 
 def _open(path: Path) -> Image.Image:
-    """The picture, decoded: a file that is cut off is found here."""
+    """Open and decode an image, so that a truncated file raises here."""
     try:
         with Image.open(path) as image:
             image.load()
-        # Lossy formats change values, whatever the file is called.
+        # Lossy formats change values; the file's extension is not checked.
         if image.format != "PNG":
             raise InputError(f"{path}: is a {image.format} file, expected PNG; save the predictions as PNG")
         return image

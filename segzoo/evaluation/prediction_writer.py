@@ -1,4 +1,4 @@
-"""Predictions for images without ground truth, as a benchmark's server takes them.
+"""Write predictions for images without ground truth in the format of a benchmark's server.
 
 Shape shorthand: K classes, H W pixels.
 """
@@ -19,15 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 class PredictionWriter(SemanticEvaluator):
-    """Takes the place of the evaluator of a split without labels: writes its predictions, scores nothing.
+    """Evaluator of a split without labels that writes its predictions and scores nothing.
 
-    `submission/<name>.png` is an index PNG with the classes' colors as its palette; its values are those of
-    the dataset's own label files (Cityscapes: 7 for road). `sem_seg/<name>.png` holds class indices as ever.
-    The only "metric" is the number of images.
+    `submission/<name>.png` is an index PNG with the classes' colors as its palette and the values of the
+    dataset's label files (Cityscapes: 7 for road). `sem_seg/<name>.png` holds class indices. The only
+    "metric" is the number of images.
 
-    Args:
-        As SemanticEvaluator. Predictions are saved whatever `save_predictions` says, unless there is no
-        `output_dir`.
+    See `SemanticEvaluator` for the arguments. Predictions are saved if there is an `output_dir`, whatever
+    `save_predictions` is.
 
     Raises:
         InputError: only a part of each image is predicted.
@@ -38,15 +37,15 @@ class PredictionWriter(SemanticEvaluator):
     def __init__(self, dataset_name: str, output_dir: str | Path | None = None, **options):
         if options.get("transform_labels") is not None:
             raise InputError(
-                f"DATASETS.TEST: {dataset_name} has no ground truth, and TEST.PROTOCOL predicts a part of "
-                "each image only; choose a TEST.PROTOCOL that predicts all of it"
+                f"DATASETS.TEST: {dataset_name} has no ground truth, and TEST.PROTOCOL predicts only a part "
+                "of each image; choose a TEST.PROTOCOL that predicts all of it"
             )
         super().__init__(dataset_name, output_dir, **{**options, "save_predictions": output_dir is not None})
-        # Known once the files are found; an encoding that has no single value for a class has none.
+        # None if the encoding has several values for a class.
         self.file_labels = self.metadata.get("file_labels")
         if output_dir is not None:
             logger.warning(
-                "%s has no ground truth: its predictions are written to %s, and nothing is scored",
+                "%s has no ground truth: its predictions are written to %s and not scored",
                 dataset_name,
                 self.folder / prediction_io.SUBMISSION_FOLDER,
             )

@@ -1,4 +1,4 @@
-"""Which evaluators score a task of a dataset: lists that a private package may add to."""
+"""Registry of the evaluators for the tasks of a dataset; other packages may add their own."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,7 @@ Evaluator = TypeVar("Evaluator", bound=type[BackgroundEvaluator])
 
 
 class Registered(NamedTuple):
-    """An evaluator, and the name by which TEST.EVALUATORS asks for it; "" where it always runs."""
+    """An evaluator, and its name in TEST.EVALUATORS; "" if it always runs."""
 
     evaluator: type[BackgroundEvaluator]
     name: str
@@ -28,18 +28,18 @@ _EVALUATORS: dict[tuple[str, str], list[Registered]] = {}
 def register_evaluator(
     evaluator_type: str, task: str, evaluator: Evaluator | None = None, *, name: str = ""
 ) -> Evaluator | Callable[[Evaluator], Evaluator]:
-    """Add an evaluator beside those that score the same predictions; as a call, or as a decorator.
+    """Register an evaluator beside those of the same predictions, in a call or as a decorator.
 
     Args:
-        evaluator_type: what the ground truth of a dataset is, the key `evaluator` of its YAML file. A new
-            one becomes a value of that key.
-        task: whose predictions it scores.
-        evaluator: a subclass of BackgroundEvaluator, with a `task_key` of its own.
-        name: TEST.EVALUATORS asks for it by this name; "": it runs in every evaluation of the pair. The first
-            of a pair is its standard one and has no name.
+        evaluator_type: type of a dataset's ground truth, the key `evaluator` of its YAML file; a new one
+            becomes a valid value of that key.
+        task: task of the predictions that it scores.
+        evaluator: a subclass of BackgroundEvaluator with its own `task_key`.
+        name: its name in TEST.EVALUATORS; with "" it runs in every evaluation of the pair. The first
+            evaluator of a pair is the standard one and has no name.
 
     Raises:
-        TypeError: `evaluator` is not such a class.
+        TypeError: `evaluator` is not such a subclass.
         ValueError: the task is unknown, or the first evaluator of a pair has a name.
     """
     if evaluator is None:
@@ -63,7 +63,7 @@ def register_evaluator(
         )
     if evaluator_type not in (*EVALUATOR_TYPES, NO_GROUND_TRUTH):
         EVALUATOR_TYPES.append(evaluator_type)
-    # A module that is imported again, as in a notebook, replaces its own.
+    # A module that is imported again, as in a notebook, replaces its own evaluator.
     identity = (evaluator.__module__, evaluator.__qualname__)
     for position, (other, _) in enumerate(registered):
         if (other.__module__, other.__qualname__) == identity:
@@ -74,24 +74,24 @@ def register_evaluator(
 
 
 def find_evaluator(dataset_name: str, task: str) -> type[BackgroundEvaluator] | None:
-    """Return the standard evaluator of a task, None where the dataset has no ground truth for it."""
+    """Return the standard evaluator of a task; None if the dataset has no ground truth for it."""
     found = _registered(dataset_name, task)
     return found[0].evaluator if found else None
 
 
 def names_beside(dataset_name: str, task: str) -> set[str]:
-    """Return the names of the evaluators that can run beside the standard one of a task."""
+    """Return the names of the evaluators that can run beside a task's standard one."""
     return {one.name for one in _registered(dataset_name, task)} - {""}
 
 
 def find_evaluators(
     dataset_name: str, tasks: Iterable[str], names: Iterable[str] = ()
 ) -> list[type[BackgroundEvaluator]]:
-    """Return all evaluators that score the tasks of a dataset, those that always run and those named.
+    """Return the evaluators for the tasks of a dataset that always run or are in `names`.
 
     Raises:
-        InputError: the dataset has no ground truth for a task, a name is unknown, or scores none of the tasks
-            of this dataset, or two evaluators would write one key of the result.
+        InputError: the dataset has no ground truth for a task, a name is unknown or scores none of the tasks
+            of this dataset, or two evaluators would write the same key of the result.
     """
     tasks, names = list(tasks), list(names)
     evaluators: list[type[BackgroundEvaluator]] = []
@@ -100,9 +100,9 @@ def find_evaluators(
         registered = _registered(dataset_name, task)
         if not registered:
             raise InputError(_cannot_score(dataset_name, task))
-        wanted = [one for one in registered if not one.name or one.name in names]
-        used.update(one.name for one in wanted)
-        evaluators += [one.evaluator for one in wanted]
+        chosen = [one for one in registered if not one.name or one.name in names]
+        used.update(one.name for one in chosen)
+        evaluators += [one.evaluator for one in chosen]
     check_names_beside(names)
     unused = [name for name in names if name not in used]
     if unused:
@@ -119,10 +119,10 @@ def find_evaluators(
 
 
 def check_names_beside(names: Iterable[str]) -> None:
-    """Check that evaluators are registered by names, values of TEST.EVALUATORS, whatever they score.
+    """Check that evaluators are registered under names in TEST.EVALUATORS, whatever they score.
 
     Raises:
-        InputError: none is by one of them.
+        InputError: a name is unknown.
     """
     known = sorted({one.name for registered in _EVALUATORS.values() for one in registered} - {""})
     for name in names:
@@ -135,33 +135,30 @@ def check_names_beside(names: Iterable[str]) -> None:
 
 def _registered(dataset_name: str, task: str) -> list[Registered]:
     metadata = MetadataCatalog.get(dataset_name)
-    kind = metadata.evaluator_type
-    if (kind, task) == ("coco_instances", "semantic") and metadata.get("background") is None:
+    pair = metadata.evaluator_type, task
+    if pair == ("coco_instances", "semantic") and metadata.get("background") is None:
         return []
-    return _EVALUATORS.get((kind, task), [])
+    return _EVALUATORS.get(pair, [])
 
 
 def _cannot_score(dataset_name: str, task: str) -> str:
-    kind = MetadataCatalog.get(dataset_name).evaluator_type
+    evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
     possible = sorted(name for name in TASKS if _registered(dataset_name, name))
     remedy = ""
-    if (kind, task) == ("coco_instances", "semantic"):
-        remedy = (
-            ", or add a class for what no instance covers to classes in its YAML file, and name it "
-            "there under background"
-        )
+    if (evaluator_type, task) == ("coco_instances", "semantic"):
+        remedy = ", or add a background class to classes in its YAML file, and name it there under background"
     return (
-        f"TEST.TASKS: {dataset_name} (evaluator_type {kind}) cannot score {task!r}; "
+        f"TEST.TASKS: {dataset_name} (evaluator_type {evaluator_type}) cannot score {task!r}; "
         f"expected some of {', '.join(possible) or 'no task at all'}{remedy}"
     )
 
 
 def _unknown_name(dataset_name: str, tasks: list[str], name: str) -> str:
-    kind = MetadataCatalog.get(dataset_name).evaluator_type
+    evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
     pairs = [pair for pair, registered in _EVALUATORS.items() if name in {one.name for one in registered}]
-    possible = sorted({task for pair_kind, task in pairs if pair_kind == kind})
+    possible = sorted({task for pair_type, task in pairs if pair_type == evaluator_type})
     remedy = f"add {' or '.join(possible)} to TEST.TASKS, or leave it out" if possible else "leave it out"
     return (
         f"TEST.EVALUATORS: {name!r} scores none of {', '.join(tasks)} on {dataset_name} (evaluator_type "
-        f"{kind}); {remedy}"
+        f"{evaluator_type}); {remedy}"
     )

@@ -1,7 +1,8 @@
-"""Scoring a folder of saved predictions, with no model: the same evaluators on what `save_predictions` wrote.
+"""Score a folder of saved predictions without a model.
 
-Panoptic, entity and instance predictions may come from anywhere: COCO panoptic format, a PNG folder beside a
-JSON; COCO's results JSON; Cityscapes' text files and masks.
+The evaluators are the same as for a model. Panoptic, entity and instance predictions may come from other
+programs: COCO panoptic format (a PNG folder and a JSON), COCO's results JSON, Cityscapes' text files and
+masks.
 """
 
 import json
@@ -14,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 
 from segzoo.utils.errors import InputError
-from segzoo.utils.json_values import Ids, as_whole, shown
+from segzoo.utils.json_values import Ids, as_integer, shown
 from segzoo.utils.tasks import NO_GROUND_TRUTH
 
 from . import prediction_io
@@ -44,18 +45,19 @@ def rescore(
     evaluators: Sequence[str] = (),
     boundary_dilation: float | None = None,
 ) -> tuple[dict, Path]:
-    """Scores the predictions of every image of a dataset.
+    """Score the predictions for every image of a dataset.
 
     Args:
+        dataset_name: a registered dataset.
         folder: the `output_dir` that an evaluator wrote with `save_predictions`.
-        tasks: default: those of which `folder` has predictions.
-        output_dir: where results.json goes; default `folder`/rescored, so that nothing is overwritten.
+        tasks: tasks to score; by default those that `folder` has predictions of.
+        output_dir: folder of results.json; by default `folder`/rescored, so that nothing is overwritten.
         class_averaging, boundary_dilation: see EvaluationOptions.
-        evaluators: names of those that run beside the standard ones, as TEST.EVALUATORS has them.
+        evaluators: names of evaluators beside the standard ones, as in TEST.EVALUATORS.
 
     Returns:
         The results {"sem_seg": {...}, ...} and the path of results.json, which holds the protocol stored in
-        `folder` or, for predictions of other programs, says that it is unknown.
+        `folder` or, for predictions of other programs, marks it as unknown.
 
     Raises:
         InputError: a prediction is missing, unreadable or does not fit its image or the dataset.
@@ -66,18 +68,18 @@ def rescore(
     output_dir = folder / "rescored" if output_dir is None else Path(output_dir)
     evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
     if evaluator_type == NO_GROUND_TRUTH:
-        raise InputError(f"{dataset_name}: has no ground truth, only images: there is nothing to score")
+        raise InputError(f"{dataset_name}: has no ground truth, only images; there is nothing to score")
     names = _saved_names(dataset_name)
     tasks = tasks or [task for task, name in names.items() if (folder / name).exists()]
     if not tasks:
         raise InputError(f"{folder}: no predictions found, expected one of {', '.join(names.values())}")
     stored = _stored_protocol(folder)
-    # Of images that an evaluation with DATALOADER.ON_ERROR skip passed over there are no predictions.
+    # There are no predictions for images that an evaluation with DATALOADER.ON_ERROR skip has skipped.
     skipped = stored.get("skipped", {}).get(dataset_name, {})
     entries = [entry for entry in DatasetCatalog.get(dataset_name) if entry["file_name"] not in skipped]
     find_evaluators(dataset_name, tasks, evaluators)
     results: dict[str, dict] = {}
-    said: dict[str, Any] = {}
+    protocols: dict[str, Any] = {}
     for task in tasks:
         evaluator = build_evaluator(
             dataset_name,
@@ -86,27 +88,27 @@ def rescore(
             names=[name for name in evaluators if name in names_beside(dataset_name, task)],
             class_averaging=class_averaging,
             boundary_dilation=boundary_dilation,
-            model_classes=MetadataCatalog.get(dataset_name).classes,  # files number all of them
+            model_classes=MetadataCatalog.get(dataset_name).classes,  # files index all classes
             distributed=False,
         )
         for entry, output in saved_outputs(folder, task, dataset_name, entries):
             evaluator.process([entry], [output])
         results |= evaluator.evaluate()
-        said |= evaluator_protocols(evaluator)
+        protocols |= evaluator_protocols(evaluator)
     protocol = {
         **stored,
         "datasets": {dataset_name: len(entries)},
         "class_averaging": class_averaging,
     }
-    if said:
+    if protocols:
         before = (stored.get("evaluators") or {}).get(dataset_name, {})
-        said = {key: {**before.get(key, {}), **facts} for key, facts in said.items()}
-        protocol["evaluators"] = {dataset_name: said}
+        protocols = {key: {**before.get(key, {}), **own} for key, own in protocols.items()}
+        protocol["evaluators"] = {dataset_name: protocols}
     return results, write_results(output_dir, {dataset_name: results}, protocol)
 
 
 def _saved_names(dataset_name: str) -> dict[str, str]:
-    """{task that can be scored: the file or folder of its predictions}."""
+    """Return {task that can be scored: file or folder of its predictions}."""
     names = {task: name for task, name in _FOLDERS.items() if find_evaluator(dataset_name, task) is not None}
     evaluator = find_evaluator(dataset_name, "instance")
     if evaluator is not None and issubclass(evaluator, InstanceTaskEvaluator):
@@ -117,7 +119,7 @@ def _saved_names(dataset_name: str) -> dict[str, str]:
 def saved_outputs(
     folder: Path, task: str, dataset_name: str, entries: list[dict]
 ) -> Iterator[tuple[dict, dict]]:
-    """Yields each dataset dict with its saved prediction, in the form of a model's output."""
+    """Yield each dataset dict with its saved prediction, in the form of a model's output."""
     if task == "semantic":
         num_classes = len(MetadataCatalog.get(dataset_name).classes)
         names = prediction_names(entries)
@@ -147,10 +149,10 @@ def saved_outputs(
         described = f"{json_path}: {annotation['file_name']}"
         segments = []
         for segment in annotation["segments_info"]:
-            segment_id = as_whole(segment.get("id")) if isinstance(segment, dict) else None
+            segment_id = as_integer(segment.get("id")) if isinstance(segment, dict) else None
             if segment_id is None or not 0 < segment_id < 1 << 24:
                 raise InputError(
-                    f"{described} has the segment {shown(segment)}; expected one with its id, 1..2**24-1"
+                    f"{described} has the segment {shown(segment)}; expected one with an id in 1..2**24-1"
                 )
             category = categories.find(segment.get("category_id"))
             if category is None:
@@ -163,14 +165,14 @@ def saved_outputs(
 
 
 def _check_labels(labels: np.ndarray, num_classes: int, path: Path) -> None:
-    """Raises InputError for a prediction that is not a class in every pixel."""
+    """Raise InputError for a prediction that does not have a class in every pixel."""
     if not labels.size or labels.max() < num_classes:
         return
     wrong, pixels = np.unique(labels[labels >= num_classes], return_counts=True)
     raise InputError(
-        f"{path}: label {wrong[0]} ({pixels[0]} pixels) is outside [0, {num_classes}); a prediction has a "
-        "class in every pixel, as its index in the dataset's classes: write the best class where there is no "
-        "decision (void pixels of the ground truth do not count anyway), and indices for other values"
+        f"{path}: label {wrong[0]} ({pixels[0]} pixels) is outside [0, {num_classes}); a prediction needs a "
+        "class in every pixel, as index in the dataset's classes: write the best class for undecided pixels "
+        "(void pixels of the ground truth are ignored), and indices instead of other values"
     )
 
 
@@ -183,16 +185,16 @@ def _text_instances(folder: Path, dataset_name: str, entries: list[dict]) -> Ite
 
 
 def _coco_instances(path: Path, dataset_name: str, entries: list[dict]) -> Iterator[tuple[dict, dict]]:
-    of_image = load_coco_results(path, [entry["image_id"] for entry in entries])
+    by_image = load_coco_results(path, [entry["image_id"] for entry in entries])
     for entry in entries:
-        found = of_image.get(entry["image_id"], [])
+        found = by_image.get(entry["image_id"], [])
         class_ids, scores = ([one[key] for one in found] for key in ("category_id", "score"))
         where = f"{path}: image {entry['image_id']!r}"
         yield entry, _as_output(decode_entries(found, path), class_ids, scores, where, dataset_name)
 
 
 def _as_output(masks: np.ndarray, class_ids: list, scores: list, where: str, dataset_name: str) -> dict:
-    """A model's output of instances whose classes have the ids of the dataset's files."""
+    """Return instances, whose classes have the ids of the dataset's files, as a model's output."""
     indices = _class_indices(dataset_name)
     ids = Ids(indices)
     found = [ids.find(one) for one in class_ids]
@@ -205,28 +207,28 @@ def _as_output(masks: np.ndarray, class_ids: list, scores: list, where: str, dat
 
 
 def _class_indices(dataset_name: str) -> dict[int, int]:
-    """{id of the dataset's files: class index}."""
+    """Return {class id in the dataset's files: class index}."""
     numbers = MetadataCatalog.get(dataset_name).contiguous_id_to_dataset_id
     return {number: index for index, number in enumerate(numbers)}
 
 
 def _load_annotations(json_path: Path, entries: list[dict]) -> list[dict]:
-    """The annotation of each image, in the order of `entries`."""
+    """Return the annotation of each image, in the order of `entries`."""
     try:
-        facts = json.loads(json_path.read_bytes())
+        content = json.loads(json_path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{json_path}: not found; expected it beside the folder {json_path.stem}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{json_path}: not a JSON file ({error}); save the predictions again") from None
-    annotations = facts.get("annotations") if isinstance(facts, dict) else None
+    annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):
         raise InputError(f"{json_path}: lacks the list 'annotations' of COCO's panoptic format")
     ids = Ids(entry["image_id"] for entry in entries)
     by_image: dict[Any, Any] = {}
-    kinds = {"image_id": str | int | float, "file_name": str, "segments_info": list}
+    types = {"image_id": str | int | float, "file_name": str, "segments_info": list}
     for number, annotation in enumerate(annotations, 1):
-        for key, kind in kinds.items():
-            if not isinstance(annotation, dict) or not isinstance(annotation.get(key), kind):
+        for key, expected in types.items():
+            if not isinstance(annotation, dict) or not isinstance(annotation.get(key), expected):
                 found = shown(annotation.get(key) if isinstance(annotation, dict) else annotation)
                 raise InputError(
                     f"{json_path}: annotation {number} of the list has the {key} {found}; expected that of "
@@ -234,7 +236,7 @@ def _load_annotations(json_path: Path, entries: list[dict]) -> list[dict]:
                 )
         image_id = ids.find(annotation["image_id"])
         if image_id is not None and by_image.setdefault(image_id, annotation) is not annotation:
-            raise InputError(f"{json_path}: two annotations are of image {shown(image_id)}; keep one of them")
+            raise InputError(f"{json_path}: image {shown(image_id)} has two annotations; keep one of them")
     missing = [entry for entry in entries if entry["image_id"] not in by_image]
     if missing:
         raise InputError(
@@ -255,9 +257,9 @@ def _require(paths: list[Path], entries: list[dict]) -> None:
 
 
 def stored_results(folder: str | Path) -> dict | None:
-    """The results.json that belongs to a folder of predictions, or None; see `load_results`."""
+    """Return the results.json that belongs to a folder of predictions, or None; see `load_results`."""
     folder = Path(folder).resolve()
-    for candidate in (folder, folder.parent):  # several datasets have a folder each below the results
+    for candidate in (folder, folder.parent):  # each of several datasets has a folder below the results
         if (candidate / RESULTS_FILE).is_file():
             return load_results(candidate)
     return None

@@ -1,4 +1,4 @@
-"""Results that carry their protocol: results.json, and the comparison that refuses to mix protocols."""
+"""Store results with their protocol in results.json, and compare results of the same protocol."""
 
 import json
 import logging
@@ -14,38 +14,37 @@ from segzoo.utils.files import write_text
 RESULTS_FILE = "results.json"
 logger = logging.getLogger(__name__)
 
-#: Keys of a protocol that must agree for two numbers to be comparable, the last of semantic labels only.
-#: `image_reading` and `evaluators` of a dataset are compared, too, where both results have them.
+#: Keys of a protocol that must agree for two results to be comparable; the last one for semantic labels only.
+#: `image_reading` and `evaluators` of a dataset are compared as well, if both results have them.
 COMPARED_KEYS = (
     *("scales", "flip", "mode", "crop", "stride", "input_size", "averaging", "class_averaging"),
     "semantic_resizing",
 )
-#: What a protocol says that lacks a key: results.json files had these keys from the beginning but for "mode".
-_UNSAID = {"mode": "whole"}
+#: Values of keys that older results.json files lack.
+_DEFAULTS = {"mode": "whole"}
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the numbers were made.
+    """Settings of an evaluation that its results depend on.
 
     Attributes:
         datasets: {dataset name: images scored}.
-        input_size: e.g. {"short_edge": 800, "long_edge_max": 1333}; the text "original" for no resizing.
+        input_size: e.g. {"short_edge": 800, "long_edge_max": 1333}; "original" for no resizing.
         scales: factors of the input size whose predictions are averaged; (1.0,) is single-scale.
-        flip: predictions of the mirrored image are averaged in.
-        mode: "whole" images, "slide" (a window over them) or "center_crop" (scored on that crop only).
-        crop, stride: (height, width) in pixels of a sliding window and its step; None for whole images.
-        averaging: how scores become the average of windows, scales and flips: {"softmax": ..., ...}; None
-            for a single forward pass, and for averages of finished maps.
-        class_averaging: what mIoU averages: "valid" | "ground_truth" | "all".
-        semantic_resizing: what is stretched to the size of the image to get semantic labels: "scores" of the
-            classes, or "masks", of which scores are computed then; None if not known, and without labels.
-        image_reading: {dataset name: how its images are read, where not as usual}: "image_range", the values
-            that become black and white, and "exif", "ignore" where orientations are not applied; None if
-            not known.
-        evaluators: {dataset name: {key of the result: what else can change its numbers}}, as evaluators say
-            it; None if not known.
-        weights: file or URL; weights_sha256: hash of the file, "" for random weights.
+        flip: whether predictions for the flipped image are also averaged.
+        mode: "whole" images, "slide" (sliding window) or "center_crop" (scored on that crop only).
+        crop, stride: (height, width) in pixels of a sliding window and its stride; None for whole images.
+        averaging: how scores of windows, scales and flips are averaged: {"softmax": ..., ...}; None for a
+            single forward pass, and for averages of final maps.
+        class_averaging: the classes that mIoU averages: "valid" | "ground_truth" | "all".
+        semantic_resizing: what is resized to the size of the image for semantic labels: class "scores", or
+            "masks", from which scores are then computed; None if unknown, and without labels.
+        image_reading: {dataset name: changes to the reading of its images}: "image_range", the values that
+            become black and white, and "exif", "ignore" if orientations are not applied; None if unknown.
+        evaluators: {dataset name: {key of the result: the evaluator's `protocol()`}}; None if unknown.
+        weights: file or URL.
+        weights_sha256: hash of the file; "" for random weights.
     """
 
     datasets: Mapping[str, int]
@@ -67,35 +66,35 @@ class Protocol:
 def write_results(
     output_dir: str | Path, results: Mapping[str, Mapping], protocol: Protocol | Mapping
 ) -> Path:
-    """Writes `output_dir`/results.json, atomically, and returns its path.
+    """Write `output_dir`/results.json atomically, and return its path.
 
     Args:
         output_dir: the folder given to `build_evaluator`, usually OUTPUT_DIR/inference.
-        results: {dataset name: {"sem_seg": {"mIoU": ..}, ...}}, as the evaluators return per dataset.
-            NaN (a class that is absent) is written as null.
-        protocol: a Protocol, or a mapping with its attributes; further keys are kept.
+        results: {dataset name: {"sem_seg": {"mIoU": ..}, ...}}, as the evaluators return per dataset. NaN (an
+            absent class) is written as null.
+        protocol: a Protocol, or a mapping with its attributes; additional keys are kept.
 
     Raises:
-        InputError: the protocol lacks a key, or a dataset of `results`.
+        InputError: the protocol lacks a key or a dataset of `results`.
     """
     from .. import __version__
 
-    facts = asdict(protocol) if isinstance(protocol, Protocol) else dict(protocol)
-    # Protocols that were stored with predictions before these were recorded lack them.
-    facts.setdefault("semantic_resizing", _semantic_resizing(facts))
-    facts.setdefault("image_reading", None)
-    facts.setdefault("evaluators", None)
-    missing = [key for key in Protocol.__dataclass_fields__ if key not in facts]
+    content = asdict(protocol) if isinstance(protocol, Protocol) else dict(protocol)
+    # Older protocols, stored with predictions, lack these keys.
+    content.setdefault("semantic_resizing", _semantic_resizing(content))
+    content.setdefault("image_reading", None)
+    content.setdefault("evaluators", None)
+    missing = [key for key in Protocol.__dataclass_fields__ if key not in content]
     if missing:
         expected = ", ".join(Protocol.__dataclass_fields__)
         raise InputError(f"evaluation protocol: {missing[0]} is missing, expected {expected}")
-    unknown = [name for name in results if name not in facts["datasets"]]
+    unknown = [name for name in results if name not in content["datasets"]]
     if unknown:
         raise InputError(f"evaluation protocol: datasets lacks {unknown[0]} and so its image count")
     document = {
         "segzoo": __version__,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "protocol": facts,
+        "protocol": content,
         "results": results,
     }
     path = Path(output_dir) / RESULTS_FILE
@@ -104,10 +103,10 @@ def write_results(
 
 
 def load_results(path: str | Path) -> dict:
-    """Reads a results.json (or the one in a folder): {"segzoo", "date", "protocol", "results"}.
+    """Read a results.json, or the one in a folder: {"segzoo", "date", "protocol", "results"}.
 
     Raises:
-        InputError: there is none, or it is not one.
+        InputError: the file does not exist, or is not a results.json.
     """
     path = Path(path)
     path = path / RESULTS_FILE if path.is_dir() else path
@@ -123,24 +122,24 @@ def load_results(path: str | Path) -> dict:
 
 
 def compare_results(first: str | Path | Mapping, second: str | Path | Mapping) -> dict[str, dict[str, tuple]]:
-    """Puts two evaluations side by side, if they were made in the same way.
+    """Return the metrics of two evaluations side by side, if their protocols agree.
 
     Args:
         first, second: a results.json, its folder, or its content.
 
     Returns:
-        {dataset: {"sem_seg/mIoU": (first, second), ...}} of what both have; None stands for NaN. A warning
-        says so where it is not known whether a key agrees.
+        {dataset: {"sem_seg/mIoU": (first, second), ...}} for the metrics that both have; None for NaN. A
+        warning is logged if it is unknown whether a key agrees.
 
     Raises:
-        InputError: the protocols differ (the message names the key), or no dataset is in both.
+        InputError: the protocols differ (the message names the key), or there is no common dataset.
     """
     documents = [load_results(item) if isinstance(item, str | Path) else item for item in (first, second)]
     one, other = (_without_nan(document["protocol"]) for document in documents)
     for protocol in (one, other):
         protocol["semantic_resizing"] = _semantic_resizing(protocol)
     for key in COMPARED_KEYS:
-        values = [protocol.get(key, _UNSAID.get(key)) for protocol in (one, other)]
+        values = [protocol.get(key, _DEFAULTS.get(key)) for protocol in (one, other)]
         if key == "semantic_resizing" and not _can_compare_resizing(values, documents):
             continue
         if values[0] != values[1]:
@@ -165,18 +164,18 @@ def compare_results(first: str | Path | Mapping, second: str | Path | Mapping) -
 
 
 def _check_reading(name: str, reading: Sequence[Mapping | None]) -> None:
-    """Refuses to compare results of images that were read in two ways; warns where one is not known.
+    """Raise InputError if images were read differently; warn if it is unknown for one result.
 
     Args:
         reading: `image_reading` of the dataset in both protocols.
     """
     if None in reading:
-        # Before it was recorded, almost all images were read as usual.
+        # Before it was recorded, almost all images were read in the standard way.
         if any(reading):
             unknown = "first" if reading[0] is None else "second"
-            said = json.dumps(next(filter(None, reading)))
+            known = json.dumps(next(filter(None, reading)))
             logger.warning(
-                "image_reading of %s is unknown of the %s result, %s of the other", name, unknown, said
+                "image_reading of %s is unknown for the %s result, %s for the other", name, unknown, known
             )
     elif reading[0] != reading[1]:
         raise InputError(
@@ -187,13 +186,13 @@ def _check_reading(name: str, reading: Sequence[Mapping | None]) -> None:
 
 
 def _check_evaluators(name: str, documents: Sequence[Mapping]) -> None:
-    """Refuse numbers of a dataset whose evaluators differ in what they say of themselves."""
+    """Raise InputError if the protocols of a dataset's evaluators differ."""
     one, other = ((document["protocol"].get("evaluators") or {}).get(name, {}) for document in documents)
     scored = [document["results"][name].keys() for document in documents]
     for task_key in sorted(scored[0] & scored[1] & one.keys() & other.keys()):
-        # What one of them does not say is not known: predictions from files tell nothing of their model.
+        # A missing key is unknown: predictions from files have no information about their model.
         for key in sorted(one[task_key].keys() & other[task_key].keys()):
-            values = [_without_nan(said[task_key][key]) for said in (one, other)]
+            values = [_without_nan(protocols[task_key][key]) for protocols in (one, other)]
             if values[0] != values[1]:
                 raise InputError(
                     f"not comparable: {task_key} of {name} has {key} {json.dumps(values[0])} in the first "
@@ -202,7 +201,7 @@ def _check_evaluators(name: str, documents: Sequence[Mapping]) -> None:
 
 
 def _semantic_resizing(protocol: Mapping) -> str | None:
-    """What a protocol says of it or, one of before that was recorded, by its tasks."""
+    """Return a protocol's value or, for an older protocol without one, derive it from its tasks."""
     if "semantic_resizing" in protocol:
         return protocol["semantic_resizing"]
     tasks = protocol.get("tasks", ())
@@ -212,7 +211,7 @@ def _semantic_resizing(protocol: Mapping) -> str | None:
 
 
 def _can_compare_resizing(values: Sequence[str | None], documents: Sequence[Mapping]) -> bool:
-    """Whether both results have semantic numbers of a dataset, and say how; warns where one does not."""
+    """Return whether both results have semantic metrics and this key; warn if the key is missing."""
     named = [
         {name for name, metrics in document["results"].items() if "sem_seg" in metrics}
         for document in documents
@@ -222,8 +221,8 @@ def _can_compare_resizing(values: Sequence[str | None], documents: Sequence[Mapp
     unknown = [name for name, value in zip(("first", "second"), values, strict=True) if value is None]
     if unknown:
         logger.warning(
-            "semantic_resizing is unknown of the %s result: mIoU differs a little between masks and scores "
-            "that were stretched to the size of the image",
+            "semantic_resizing is unknown for the %s result: mIoU differs slightly between masks and scores "
+            "that are resized to the size of the image",
             " and the ".join(unknown),
         )
     return not unknown
@@ -238,7 +237,7 @@ def _flat(metrics: Mapping) -> dict[str, float | None]:
 
 
 def _without_nan(value):
-    """A copy as JSON has it: lists for tuples, None for NaN and infinities, plain numbers for numpy's."""
+    """Return a copy with JSON types: lists for tuples, None for NaN and infinities, numbers for numpy's."""
     if isinstance(value, Mapping):
         return {str(key): _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,7 @@
-"""COCO's compressed run lengths of a mask, from where its columns change: a fraction of pycocotools' time.
+"""Encode masks as COCO's compressed RLE, in a fraction of pycocotools' time.
 
-Almost all of it is spent where numpy releases the interpreter lock, beside a model that computes.
+Run lengths are found from the changes along the columns. Numpy releases the interpreter lock for almost all
+of the time, so that a model computes meanwhile.
 
 Shape shorthand: H W pixels of a mask, n changes.
 """
@@ -8,8 +9,8 @@ Shape shorthand: H W pixels of a mask, n changes.
 import numpy as np
 
 
-def run_lengths(mask: np.ndarray) -> dict:
-    """The same as pycocotools' `mask.encode`, with text for bytes.
+def encode_rle(mask: np.ndarray) -> dict:
+    """Return the same RLE as pycocotools' `mask.encode`, with str for bytes.
 
     Args:
         mask: (H, W) bool.
@@ -24,10 +25,10 @@ def run_lengths(mask: np.ndarray) -> dict:
 
 
 def _counts(mask: np.ndarray) -> np.ndarray:
-    """Lengths of runs down the columns, one column after the other, the first of zeros: (n + 1,) int64."""
+    """Return the lengths of runs down the columns, in column order, the first of zeros: (n + 1,) int64."""
     height, width = mask.shape
     below = _nonzero(mask[1:] ^ mask[:-1])
-    # A column's first pixel follows the last one of the column before.
+    # A column's first pixel follows the last one of the previous column.
     before = np.zeros(width, bool)
     before[1:] = mask[-1, :-1]
     tops = np.flatnonzero(mask[0] != before) * height
@@ -37,7 +38,7 @@ def _counts(mask: np.ndarray) -> np.ndarray:
 
 
 def _nonzero(flags: np.ndarray) -> np.ndarray:
-    """np.flatnonzero of bools, eight at a time where possible: few are true."""
+    """Return np.flatnonzero of bools, eight at a time if possible, since few are true."""
     if flags.size % 8:
         return np.flatnonzero(flags)
     words = np.flatnonzero(flags.reshape(-1).view(np.uint64))
@@ -46,7 +47,7 @@ def _nonzero(flags: np.ndarray) -> np.ndarray:
 
 
 def _as_text(counts: np.ndarray) -> str:
-    """COCO's text: differences to the last run but one, in groups of five bits, the lowest first.
+    """Return COCO's text: differences to the run before the previous, in groups of five bits, lowest first.
 
     Each group is a character; its sixth bit says that another one follows. The fifth bit of the last group is
     the sign.
@@ -54,12 +55,12 @@ def _as_text(counts: np.ndarray) -> str:
     values = counts.copy()
     values[3:] -= counts[1:-2]
     groups, used = [], []
-    going_on = np.ones(len(values), bool)
-    while going_on.any():
-        used.append(going_on)
+    unfinished = np.ones(len(values), bool)
+    while unfinished.any():
+        used.append(unfinished)
         group = values & 31
         values = values >> 5
-        going_on = going_on & (values != np.where(group & 16, -1, 0))
-        groups.append(group | going_on * 32)
+        unfinished = unfinished & (values != np.where(group & 16, -1, 0))
+        groups.append(group | unfinished * 32)
     characters = (np.stack(groups, 1) + 48).astype(np.uint8)
     return characters[np.stack(used, 1)].tobytes().decode("ascii")

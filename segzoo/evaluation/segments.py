@@ -1,4 +1,4 @@
-"""The segments of an id map and how two maps overlap: the common ground of panoptic and entity scoring.
+"""Segments of an id map and the overlap of two maps, for panoptic and entity evaluation.
 
 Shape shorthand: S segments of an image, H W pixels.
 """
@@ -17,14 +17,14 @@ from .histogram import pair_histogram
 
 
 class SegmentMap(NamedTuple):
-    """A prediction: `ids` (H, W) integers with 0 for none, and one dict per segment with at least "id"."""
+    """An id map: `ids` (H, W) integers with 0 for none, and one dict per segment with at least "id"."""
 
     ids: np.ndarray
     segments: list[dict]
 
 
 class Overlap(NamedTuple):
-    """Pixel counts of pairs of ids: `counts[row[true id], column[predicted id]]`, int64; id 0 is in both."""
+    """Pixel counts of pairs of ids: `counts[row[true id], column[predicted id]]`, int64; both have id 0."""
 
     counts: np.ndarray
     row: dict[int, int]
@@ -34,7 +34,7 @@ class Overlap(NamedTuple):
 def take_segment_map(
     output: tuple[torch.Tensor | np.ndarray, list[dict] | None], file_name: str
 ) -> SegmentMap:
-    """Brings a model's (id map, segments_info) to the CPU; raises InputError for ids that are not unique."""
+    """Copy a model's (id map, segments_info) to the CPU, and raise InputError if ids are not unique."""
     ids, segments = output
     if segments is None:
         raise InputError(f"{file_name}: the prediction has an id map but no segments_info")
@@ -47,12 +47,12 @@ def take_segment_map(
 
 
 def overlap(file_name: str, ground_truth: SegmentMap, prediction: SegmentMap) -> Overlap:
-    """Counts the pixels that each true and each predicted segment share.
+    """Count the pixels that each true and each predicted segment share.
 
     Raises:
-        InputError: the predicted id map has an id that its list lacks, or the list one that the map lacks.
+        InputError: the predicted id map has an id that its list lacks, or vice versa.
     """
-    # Id 0 is first, whatever else there is: void and none.
+    # Id 0 is always first: void and none.
     true_ids = sorted({0, *(segment["id"] for segment in ground_truth.segments)})
     predicted_ids = sorted({0, *(segment["id"] for segment in prediction.segments)})
     counts = pair_histogram(ground_truth.ids, prediction.ids, np.array(true_ids), np.array(predicted_ids))
@@ -76,14 +76,15 @@ def boundary_overlap(
 ) -> np.ndarray:
     """Count the pixels that the boundaries of each true and each predicted segment share.
 
-    Id 0 is void and none as a whole, not its boundary.
+    For id 0 (void and none) all pixels are counted, not its boundary.
 
     Args:
-        shared: what `overlap` returned.
-        width: of the boundaries, in pixels.
+        ground_truth, prediction: the two maps.
+        shared: result of `overlap`.
+        width: width of the boundaries in pixels.
 
     Returns:
-        int64, as `shared.counts`; its last row and column are the pixels within segments.
+        int64, in the shape of `shared.counts`; the last row and column count pixels inside segments.
     """
     truth, predicted = (
         np.where(map_boundaries(ids, width) | (ids == 0), ids, -1)
@@ -93,5 +94,5 @@ def boundary_overlap(
 
 
 def image_entry(dataset_dict: dict, png: Path | str, segments: list[dict]) -> dict:
-    """The annotation of an image in a COCO panoptic JSON."""
+    """Return the annotation of an image in a COCO panoptic JSON."""
     return {"image_id": dataset_dict["image_id"], "file_name": str(png), "segments_info": segments}

@@ -1,4 +1,4 @@
-"""Semantic segmentation metrics from a confusion matrix: mIoU, mAcc, aAcc (pixAcc) and fwIoU.
+"""Compute semantic segmentation metrics from a confusion matrix: mIoU, mAcc, aAcc (pixAcc) and fwIoU.
 
 Shape shorthand: K classes, H W pixels.
 """
@@ -25,7 +25,7 @@ from .options import EvaluationOptions
 
 logger = logging.getLogger(__name__)
 
-#: Over which classes mIoU is averaged, and who does so.
+#: The classes that mIoU is averaged over, and the code bases that do so.
 CLASS_AVERAGING = {
     "valid": "classes that the ground truth or a prediction has (Detectron2 0.6)",
     "ground_truth": "classes that the ground truth has (Detectron2 main)",
@@ -34,17 +34,20 @@ CLASS_AVERAGING = {
 
 
 class SemanticEvaluator(BackgroundEvaluator):
-    """Scores `sem_seg_labels` (H, W) integers, or `sem_seg` (K, H, W) scores of which it takes the argmax.
+    """Evaluator of `sem_seg_labels` (H, W) integers, or of the argmax of `sem_seg` (K, H, W) scores.
 
-    The numbers are those of Detectron2's SemSegEvaluator on the same predictions. After `evaluate`,
-    `confusion_matrix` (main process) is (K + 1, K + 1) int64 with predictions as rows, as Detectron2 has it.
+    The numbers equal Detectron2's SemSegEvaluator's on the same predictions. After `evaluate`,
+    `confusion_matrix` (main process) is (K + 1, K + 1) int64 with predictions as rows, as in Detectron2.
+
+    `save_predictions` writes `sem_seg/<name>.png` (contiguous class ids, 8 or 16 bits) and
+    `sem_seg_color/<name>.png`.
 
     Args:
-        class_averaging: a key of CLASS_AVERAGING: what the metric "mIoU" is. All three are always reported.
-        save_json: write sem_seg_predictions.json too, the RLE file of Detectron2 (slow).
-        transform_labels: (H, W) ground truth to that of the part of the image which is predicted.
-        The others: see BackgroundEvaluator. `save_predictions` writes `sem_seg/<name>.png` (contiguous class
-        ids, 8 or 16 bit) and `sem_seg_color/<name>.png`.
+        class_averaging: a key of CLASS_AVERAGING that defines "mIoU"; all three averages are reported.
+        save_json: also write sem_seg_predictions.json, Detectron2's RLE file (slow).
+        transform_labels: maps (H, W) ground truth to the part of the image that is predicted.
+
+    See `BackgroundEvaluator` for the remaining arguments.
     """
 
     task_key = "sem_seg"
@@ -93,9 +96,9 @@ class SemanticEvaluator(BackgroundEvaluator):
         if len(scores) != num_classes:
             raise InputError(
                 f"{file_name}: the model scores {len(scores)} classes but {self.dataset_name} has "
-                f"{num_classes}; set MODEL.SEM_SEG_HEAD.NUM_CLASSES to 0 to take the dataset's"
+                f"{num_classes}; set MODEL.SEM_SEG_HEAD.NUM_CLASSES to 0 for the dataset's number"
             )
-        # On a CPU the argmax is the worker's: it costs more than all the rest.
+        # On a CPU a scoring thread computes the argmax, which takes most of the time.
         return scores if scores.device.type == "cpu" else argmax_labels(scores)
 
     def score(self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor) -> tuple[np.ndarray, list]:
@@ -112,7 +115,7 @@ class SemanticEvaluator(BackgroundEvaluator):
     def labels_and_truth(
         self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `take` returned as class indices, and the ground truth of these pixels: (H, W) each."""
+        """Return the prediction as class indices, and the ground truth of the same pixels: (H, W) each."""
         labels = argmax_labels(prediction) if isinstance(prediction, torch.Tensor) else prediction
         ground_truth = np.asarray(self.metadata.load_sem_seg(dataset_dict))
         if self.transform_labels is not None:
@@ -121,7 +124,7 @@ class SemanticEvaluator(BackgroundEvaluator):
         return labels, ground_truth
 
     def save(self, file_name: str, labels: np.ndarray) -> None:
-        """Writes a prediction, (H, W) class indices, as index PNG and in the classes' colors."""
+        """Write a prediction, (H, W) class indices, as index PNG and in the classes' colors."""
         name = f"{self.prediction_names[file_name]}.png"
         prediction_io.save_labels(self.folder / prediction_io.LABEL_FOLDER / name, labels)
         prediction_io.save_colors(
@@ -152,8 +155,8 @@ class SemanticEvaluator(BackgroundEvaluator):
         self.confusion_matrix, annotations = merged
         if not self.confusion_matrix[:, :-1].any():
             logger.warning(
-                "%s: none of its %d images has a labeled pixel, so that there is no mIoU; "
-                "`segzoo check-data` shows what its labels hold",
+                "%s: none of its %d images has a labeled pixel, so there is no mIoU; "
+                "`segzoo check-data` shows the content of its labels",
                 self.dataset_name,
                 self.image_count,
             )
@@ -185,7 +188,7 @@ class SemanticEvaluator(BackgroundEvaluator):
         )
 
     def _encode(self, labels: np.ndarray, file_name: str) -> list[dict]:
-        """The classes of an image as COCO RLE with the dataset's own category ids, as Detectron2 has it."""
+        """Return the classes of an image as COCO RLE with the dataset's category ids, as Detectron2 does."""
         from pycocotools import mask as rle
 
         annotations = []
@@ -200,12 +203,12 @@ class SemanticEvaluator(BackgroundEvaluator):
 
 
 def semantic_metrics(confusion_matrix: np.ndarray, class_averaging: str = "valid") -> tuple[dict, dict]:
-    """The metrics of a confusion matrix.
+    """Return the metrics of a confusion matrix.
 
     Args:
-        confusion_matrix: (K + 1, K + 1) pixels, rows predictions, columns ground truth; the last row and
-            column do not count.
-        class_averaging: which average is called "mIoU" (and "mAcc": of all K classes only for "all").
+        confusion_matrix: (K + 1, K + 1) pixel counts, rows predictions, columns ground truth; the last row
+            and column are ignored.
+        class_averaging: the average called "mIoU" (and "mAcc": over all K classes only for "all").
 
     Returns:
         Two dicts: {"mIoU", "fwIoU", "mAcc", "aAcc", "mIoU_valid", "mIoU_ground_truth", "mIoU_all"} as floats
@@ -221,7 +224,7 @@ def semantic_metrics(confusion_matrix: np.ndarray, class_averaging: str = "valid
     accuracy = np.full(len(counts), np.nan)
     iou[present] = correct[present] / (true + predicted - correct)[present]
     accuracy[present] = correct[present] / true[present]
-    with np.errstate(invalid="ignore", divide="ignore"):  # nothing but ignored pixels: NaN
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN if all pixels are ignored
         iou_sum, accuracy_sum = np.sum(iou[present]), np.sum(accuracy[present])
         averages = {
             "valid": iou_sum / np.sum(valid),
@@ -236,16 +239,16 @@ def semantic_metrics(confusion_matrix: np.ndarray, class_averaging: str = "valid
         }
     metrics |= {f"mIoU_{name}": value for name, value in averages.items()}
     if not present.any():
-        # Of nothing, not even the averages over all classes are 0.
+        # Without ground truth, the averages over all classes are NaN as well, not 0.
         metrics = dict.fromkeys(metrics, np.nan)
     per_class = {"IoU": (100 * iou).tolist(), "Acc": (100 * accuracy).tolist()}
     return {name: float(100 * value) for name, value in metrics.items()}, per_class
 
 
 def printed_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics without the averages that equal "mIoU": what people read has one column for a number."""
+    """Return the metrics without the averages that equal "mIoU", for tables."""
     averages = {f"mIoU_{name}" for name in CLASS_AVERAGING}
-    # As texts, NaN equals NaN.
+    # As strings, NaN equals NaN.
     return {
         name: value
         for name, value in metrics.items()
@@ -254,7 +257,7 @@ def printed_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def confusion_csv(confusion_matrix: np.ndarray, class_names: list[str]) -> str:
-    """The confusion matrix as CSV text: a row per true class, a column per predicted class, in pixels."""
+    """Return the confusion matrix as CSV: pixels, with a row per true and a column per predicted class."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["ground truth \\ prediction", *class_names])
@@ -264,7 +267,7 @@ def confusion_csv(confusion_matrix: np.ndarray, class_names: list[str]) -> str:
 
 
 def _small_labels(labels: np.ndarray, num_classes: int, file_name: str) -> np.ndarray:
-    """Checks a label map's range and stores it in the smallest type, so that few kernels are compiled."""
+    """Check a label map's range and convert it to the smallest type, so that few kernels are compiled."""
     dtype = label_dtype(num_classes)
     if labels.dtype == dtype:
         return labels

@@ -17,7 +17,7 @@ from segzoo.engine.model_description import describe
 from segzoo.modeling import Segmentor, as_segmentor
 from segzoo.utils.dataset_names import classes_dataset
 from segzoo.utils.errors import InputError
-from segzoo.utils.files import written_whole
+from segzoo.utils.files import atomic_path
 
 # The file inside a program's file that describes its inputs and outputs.
 DESCRIPTION = "segzoo.json"
@@ -83,7 +83,7 @@ def save_program(
         InputError: the difference is above LARGEST_DIFFERENCE.
     """
     path = Path(path)
-    with written_whole(path) as unfinished:
+    with atomic_path(path) as unfinished:
         torch.export.save(program, unfinished, extra_files={DESCRIPTION: json.dumps(description, indent=1)})
         shape = description["input"]["shape"]
         images = _noise(model, tuple(shape[2:]), shape[0])

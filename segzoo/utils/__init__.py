@@ -1,1 +1,1 @@
-"""What every part of segzoo may use: errors, text, files, paths, processes."""
+"""Utilities for all parts of segzoo: errors, text, files, paths, processes."""

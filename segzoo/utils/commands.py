@@ -1,4 +1,4 @@
-"""Commands that are shown to be typed: how to go on, and what comes next."""
+"""Command lines shown in messages, such as the one to resume with."""
 
 import os
 import shlex
@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 SOURCE_TREE = Path(__file__).resolve().parents[2]
-# Sub-commands of `segzoo` that also stand in a source tree as scripts, under the names of Detectron2 and of
-# earlier versions: the script and the options that it needs.
+# Subcommands of `segzoo` that a source tree also has as scripts, under the names of Detectron2 and of earlier
+# versions: the script and the options that it needs.
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "train": ("tools/train_net.py",),
     "evaluate": ("tools/train_net.py", "--eval-only"),
@@ -26,10 +26,10 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 
 
 def command_line(name: str, *words: str | Path) -> str:
-    """Return the line that runs a sub-command of `segzoo`, as the user of this process would type it.
+    """Return the line that runs a subcommand of `segzoo`, as the user of this process would type it.
 
-    It is `python tools/...` where this process is one of a source tree's scripts and the sub-command has one,
-    else `segzoo ...`.
+    It is `python tools/...` if this process runs a script of a source tree and the subcommand has one, else
+    `segzoo ...`.
     """
     script, *options = SCRIPTS.get(name, ("",))
     if script and is_started_by_script():
@@ -38,7 +38,7 @@ def command_line(name: str, *words: str | Path) -> str:
 
 
 def _as_typed(script: Path) -> Path:
-    """Return the path of a script as the user who typed that of another one would type it."""
+    """Return the path of a script as the user, who typed that of another script, would type it."""
     folder = Path(sys.argv[0]).parent
     if folder.resolve() == script.parent:
         return folder / script.name
@@ -46,7 +46,7 @@ def _as_typed(script: Path) -> Path:
 
 
 def program() -> str:
-    """Return how the user of this process types `segzoo`: that, or `python -m segzoo`."""
+    """Return `segzoo` or `python -m segzoo`, as the user of this process types it."""
     as_module = Path(sys.argv[0]) == Path(__file__).parents[1] / "__main__.py"
     if as_module or (is_started_by_script() and not _finds_segzoo()):
         return f"{python()} -m segzoo"
@@ -54,7 +54,7 @@ def program() -> str:
 
 
 def is_source_tree(root: Path = SOURCE_TREE) -> bool:
-    """Return whether a folder that holds the package is a source tree, not one of installed packages."""
+    """Return whether the folder that holds the package is a source tree and not an installation."""
     return (root / "pyproject.toml").is_file()
 
 
@@ -65,21 +65,21 @@ def is_started_by_script() -> bool:
 
 
 def _finds_segzoo() -> bool:
-    """Return whether a shell finds the command that belongs to the Python that is running now."""
+    """Return whether a shell finds the `segzoo` command of the running Python."""
     found = shutil.which("segzoo")
     return found is not None and os.path.samefile(Path(found).parent, Path(sys.executable).parent)
 
 
 def shell_command(script: str | Path, *words: str | Path) -> str:
-    """The line that runs a script with the Python that is running now."""
+    """Return the line that runs a script with the running Python."""
     return shlex.join([python(), str(script), *map(str, words)])
 
 
 def python() -> str:
-    """`python` where a shell finds this Python under that name, else its path."""
+    """Return `python` if a shell finds the running Python under that name, else its path."""
     found = shutil.which("python")
     if not found:
         return sys.executable
-    # Environments link to one interpreter; what is installed belongs to the folder.
+    # Environments may link to the same interpreter, but have separate folders of packages.
     files, folders = (found, sys.executable), (Path(found).parent, Path(sys.executable).parent)
     return "python" if os.path.samefile(*files) and os.path.samefile(*folders) else sys.executable

@@ -1,18 +1,18 @@
-"""The one exception for a user's mistake: its message is the whole explanation, in one line."""
+"""Exceptions for wrong input, whose message explains the problem in one line."""
 
 
 class InputError(ValueError):
-    """A wrong file, key or flag. The message names it, what was found, what was expected and the remedy.
+    """Error for a wrong file, key or flag; the message names it, what was found and expected, and the remedy.
 
     Commands print the message without a traceback and exit with status 2.
     """
 
 
 class ArgumentError(InputError):
-    """A wrong argument of a function or constructor.
+    """Error for a wrong argument of a function or constructor.
 
     Attributes:
-        argument: its name, with which the message begins.
+        argument: name of the argument, which begins the message.
         problem: the rest of the message: what was found and what was expected.
     """
 

@@ -1,4 +1,4 @@
-"""Files that are written whole: a crash at any moment leaves the old file or the new one, never a part."""
+"""Write files atomically: a crash leaves the old file or the new one, never a part."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _TEMPORARY = ".writing"
 _MAKE_ROOM = "free some space, or choose another folder"
 _GET_PERMISSION = "make it writable, or choose another one"
-# What a user can do where the system refuses a file or folder.
+# Remedies for a file or folder that the system refuses, by errno.
 REMEDIES = {
     errno.ENOSPC: _MAKE_ROOM,
     errno.EDQUOT: f"{_MAKE_ROOM}, or ask for a larger quota",
@@ -24,13 +24,13 @@ REMEDIES = {
     errno.EROFS: _GET_PERMISSION,
     errno.EACCES: _GET_PERMISSION,
     errno.EPERM: _GET_PERMISSION,
-    errno.ENOTDIR: "a folder is needed in that place",
-    errno.EISDIR: "a file is needed in that place",
+    errno.ENOTDIR: "part of its path is a file; choose another one",
+    errno.EISDIR: "it is a folder; choose another name",
     errno.EEXIST: "choose another name",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "its links lead to each other; remove them",
 }
-# A disk that takes no more, where any other OSError may be a programming error.
+# Refused by the disk or file system; any other OSError may be a programming error.
 WRITE_REFUSALS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -43,17 +43,17 @@ WRITE_REFUSALS = {
 
 
 @contextlib.contextmanager
-def written_whole(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which becomes `path` if the block succeeds and is removed if not.
+def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which replaces `path` if the block succeeds, else is removed.
 
-    The folder is made. The temporary file has the same extension.
+    The folder is created. The temporary file has the same extension.
 
     Args:
         path: the file to write or replace.
-        durable: flush file and folder to disk, so that a power cut loses nothing either; costs milliseconds.
+        durable: flush file and folder to disk, against a power failure; costs milliseconds.
 
     Raises:
-        OSError: disk full, no permission, ...; `path` is as it was.
+        OSError: disk full, no permission, ...; `path` is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,24 +68,24 @@ def written_whole(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         raise
     if durable:
-        # The rename itself, too; not every file system can flush a folder.
+        # Flush the rename too; not every file system can flush a folder.
         with contextlib.suppress(OSError):
             _flush_to_disk(path.parent, os.O_RDONLY)
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object], *, durable: bool = True) -> None:
-    """Replace the file `path` by what `write` writes into the stream it is given; see `written_whole`."""
-    with written_whole(path, durable=durable) as temporary, temporary.open("wb") as stream:
+    """Replace the file `path` by what `write(stream)` writes; see `atomic_path`."""
+    with atomic_path(path, durable=durable) as temporary, temporary.open("wb") as stream:
         write(stream)
 
 
 def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:
-    """Replace the file `path` by one that holds `text` in UTF-8; see `written_whole`."""
+    """Replace the content of `path` by `text` in UTF-8; see `atomic_path`."""
     write_atomically(path, lambda stream: stream.write(text.encode()), durable=durable)
 
 
 def remove_stale(folder: Path) -> None:
-    """Delete what killed processes left half-written in `folder`."""
+    """Delete the temporary files that killed processes left in `folder`."""
     for temporary in folder.glob(f".*{_TEMPORARY}*"):
         temporary.unlink(missing_ok=True)
 
@@ -94,17 +94,17 @@ def cannot_write(path: str | Path, error: OSError, needed: int = 0) -> InputErro
     """Return the error that explains in one line why a file or folder could not be written.
 
     Args:
-        path: of the file or folder.
-        error: what the system said.
+        path: the file or folder.
+        error: the system's error.
         needed: bytes; 0 if unknown.
     """
-    facts = [f"about {_mebibytes(needed)} needed"] if needed else []
+    details = [f"about {_mebibytes(needed)} needed"] if needed else []
     with contextlib.suppress(OSError):
         folder = Path(path)
         free = shutil.disk_usage(folder if folder.is_dir() else folder.parent).free
-        facts.append(f"{_mebibytes(free)} free")
-    known = f" ({', '.join(facts)})" if facts else ""
-    remedy = REMEDIES.get(error.errno or 0, "look at the disk, or choose another folder")
+        details.append(f"{_mebibytes(free)} free")
+    known = f" ({', '.join(details)})" if details else ""
+    remedy = REMEDIES.get(error.errno or 0, "check the disk, or choose another folder")
     return InputError(f"{path} cannot be written: {error.strerror or error}{known}; {remedy}")
 
 
@@ -120,14 +120,15 @@ def _flush_to_disk(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def put_aside(path: Path, whose: str) -> None:
-    """Rename a file to `<stem>_<n><suffix>`, with the first n that is free, and says so in the log.
+def move_aside(path: Path, source: str) -> None:
+    """Rename a file to `<stem>_<n><suffix>`, with the first free n, and log it.
 
     Args:
-        whose: "an earlier run", or who else has written it.
+        path: the file.
+        source: what wrote it, such as "an earlier run".
     """
     number = 1
-    while (aside := path.with_name(f"{path.stem}_{number}{path.suffix}")).exists():
+    while (new_path := path.with_name(f"{path.stem}_{number}{path.suffix}")).exists():
         number += 1
-    path.rename(aside)
-    logger.info("%s of %s is now %s", path, whose, aside.name)
+    path.rename(new_path)
+    logger.info("%s of %s is now %s", path, source, new_path.name)

@@ -1,4 +1,4 @@
-"""A registry that imports segzoo's methods before it says that it does not know a name."""
+"""A registry that imports segzoo's methods before it reports an unknown name."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +10,14 @@ from .methods import load_methods
 
 
 class FilledRegistry(Registry):
-    """fvcore's registry, in which names that it does not have yet are looked for among segzoo's methods.
+    """fvcore's registry that imports segzoo's methods when a name is not found.
 
-    What is registered again by the same module under its own name, as by a module that is imported again,
+    An object registered again by the same module under the same name, as when a module is imported again,
     replaces the earlier one.
     """
 
     def get(self, name: str) -> Any:
-        """Return what is registered as `name`."""
+        """Return the object registered as `name`."""
         self._look_for(name)
         return super().get(name)
 
@@ -38,11 +38,11 @@ class FilledRegistry(Registry):
     def _do_register(self, name: str, obj: Any) -> None:
         other = self._obj_map.get(name)
         if other is not None and _identity(other) == _identity(obj):
-            # A module that is imported again, as in a notebook, or after an import that failed.
+            # The module is imported again, as in a notebook or after a failed import.
             del self._obj_map[name]
         elif other is not None:
             raise InputError(
-                f"{name} is registered as one of {self._name} by {other.__module__} and by {obj.__module__}; "
+                f"{name} is registered in {self._name} by {other.__module__} and by {obj.__module__}; "
                 "give one of them another name"
             )
         super()._do_register(name, obj)
@@ -53,6 +53,6 @@ class FilledRegistry(Registry):
 
 
 def _identity(obj: Any) -> tuple[str, str]:
-    """Module and name; of what has no name of its own, such as a `functools.partial`, the very object."""
+    """Return module and name; for an object without a name, such as a `functools.partial`, its id."""
     name = getattr(obj, "__qualname__", None)
     return getattr(obj, "__module__", ""), str(id(obj)) if name is None else name

@@ -1,4 +1,4 @@
-"""Code that runs around the import of a module of another package, whenever that happens."""
+"""Run code before and after the import of a module of another package."""
 
 import functools
 import importlib.abc
@@ -9,14 +9,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-# Runs around the import of a module: up to `yield` before its code is executed, from there on afterwards.
+# A context manager around the import of a module: up to `yield` before its code is executed, the rest after.
 Around = Callable[[types.ModuleType], AbstractContextManager[None]]
 
 _hooks: dict[str, list[Around]] = {}
 
 
 def around_import(name: str, around: Around) -> None:
-    """Enter `around(module)` while the code of a module runs; at once where it has been imported."""
+    """Enter `around(module)` while a module is executed, or at once if it was already imported."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     _hooks.setdefault(name, []).append(around)
@@ -26,7 +26,7 @@ def around_import(name: str, around: Around) -> None:
 
 
 def after_import(name: str, function: Callable[[], object]) -> None:
-    """Call `function()` when a module has been imported; at once where it has been already."""
+    """Call `function()` after the import of a module, or at once if it was already imported."""
 
     @contextmanager
     def around(module: types.ModuleType) -> Iterator[None]:
@@ -37,7 +37,7 @@ def after_import(name: str, function: Callable[[], object]) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules that have hooks as the other finders would, and wraps the execution of their code."""
+    """Finder of modules with hooks that uses the other finders and wraps the execution of the modules."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if name not in _hooks:
@@ -46,7 +46,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         specs = (finder.find_spec(name, path, target) for finder in others if hasattr(finder, "find_spec"))
         spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            # On the instance, so that everything else that a loader offers stays as it is.
+            # On the instance, so that the loader is otherwise unchanged.
             spec.loader.exec_module = functools.partial(  # type: ignore[method-assign]
                 _execute, spec.loader.exec_module
             )

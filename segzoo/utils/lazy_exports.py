@@ -1,6 +1,6 @@
-"""Packages whose names are imported when they are first used.
+"""Import the exported names of a package when they are first used.
 
-Such an `__init__.py` imports them for editors and type checkers only:
+The package's `__init__.py` imports them for editors and type checkers only:
 
     from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ Such an `__init__.py` imports them for editors and type checkers only:
 
     __all__ = ["PSPHead", "key_map"]
 
-Nothing stands twice, since those import statements are read from the file itself. An exported name must not
-be that of a module of the package: importing the module would put it in the place of the name.
+The import statements are read from the file itself, so they are not repeated. An exported name must not be
+that of a module of the package: importing the module would overwrite it.
 """
 
 import ast
@@ -50,7 +50,7 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
         value = importlib.import_module(module)
         if attribute:
             value = getattr(value, attribute)
-        # From now on Python finds it by itself.
+        # From now on Python finds the attribute itself.
         setattr(sys.modules[package], name, value)
         return value
 
@@ -61,7 +61,7 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
 
 
 def deferred_imports(package: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield (name, (module, attribute)) of the block; the attribute is "" where the name is a module's."""
+    """Yield (name, (module, attribute)) of each import in the block; the attribute is "" for a module."""
     tree = ast.parse(pkgutil.get_data(package, "__init__.py") or b"")
     blocks = [node.body for node in tree.body if isinstance(node, ast.If) and _is_type_checking(node.test)]
     for node in (node for block in blocks for node in block):

@@ -1,4 +1,4 @@
-"""The log of a job: short lines on the screen, everything in OUTPUT_DIR/log.txt."""
+"""Log short lines to the screen, and everything to OUTPUT_DIR/log.txt."""
 
 import contextlib
 import logging
@@ -13,14 +13,14 @@ from termcolor import colored
 from .terminal import ScreenHandler, allow_any_character
 
 LOGGED_PACKAGES = ("segzoo", "detectron2", "fvcore")
-# Detectron2's remarks on packing a dataset in memory, at every evaluation: for log.txt only.
+# Detectron2's lines on serializing a dataset, at every evaluation: for log.txt only.
 QUIET_ON_SCREEN = "detectron2.data.common"
-# What a line that is too wide for its terminal does without first.
+# Fields that a line too wide for its terminal omits first, in this order.
 _DISPENSABLE = ("compute_time:", "max_mem:", "data_time:", "time:", "img/s:", "lr:")
 
 
 def setup_logging(output_dir: Path | None, rank: int = 0) -> None:
-    """Sends the log to the screen (rank 0) and to OUTPUT_DIR/log.txt, instead of where it went before."""
+    """Send the log to the screen (rank 0) and to OUTPUT_DIR/log.txt, and nowhere else."""
     handlers: list[logging.Handler] = []
     if rank == 0 and sys.stdout is not None:  # closed, as by >&-
         allow_any_character()
@@ -48,13 +48,13 @@ def setup_logging(output_dir: Path | None, rank: int = 0) -> None:
 
 
 class _LogFile(WatchedFileHandler):
-    """Silent where the disk is full: metrics.json and checkpoints are what a training ends for.
+    """Handler of log.txt that ignores a full disk: only metrics.json and checkpoints stop a training.
 
-    It goes on in a new file where its own was removed.
+    If the file was removed, a new one is written.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):  # the folder was removed, too
+        with contextlib.suppress(OSError):  # the folder was removed as well
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in `logging`
@@ -63,9 +63,9 @@ class _LogFile(WatchedFileHandler):
 
 
 class _ScreenFormatter(logging.Formatter):
-    """Short lines: time and message, and the level where it is a warning or worse.
+    """Formatter of short lines: time, level if it is a warning or worse, and message.
 
-    On a terminal they are colored, and lines of fields fit its width.
+    On a terminal lines are colored, and lines of fields are fitted to its width.
     """
 
     def __init__(self, colored: bool):
@@ -88,12 +88,12 @@ class _ScreenFormatter(logging.Formatter):
 
 
 def log_fields(logger: logging.Logger, fields: Sequence[str]) -> None:
-    """Logs a line of parts; a terminal that is narrower shows fewer of them, or more lines."""
+    """Log a line of fields; a narrow terminal shows fewer of them, or more lines."""
     logger.info("%s", "  ".join(fields), extra={"fields": tuple(fields)})
 
 
 def fitted(fields: Sequence[str], width: int) -> list[str]:
-    """The lines of at most `width` characters, where a part is no longer, that show parts of a line."""
+    """Return the fields in lines of at most `width` characters, or longer for a longer field."""
     kept = list(fields)
     for start in _DISPENSABLE:
         if len("  ".join(kept)) <= width:

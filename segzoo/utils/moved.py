@@ -1,4 +1,4 @@
-"""Modules of version 0.1 that have another name now: imports work, with a warning that says the new one."""
+"""Import modules of version 0.1 by their old names, with a warning that gives the new one."""
 
 import importlib
 import importlib.abc
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _MASKS = "segzoo.modeling.mask_classification"
-# CHANGELOG.md shows this table. A name that is a function of its package now, as segzoo.engine.launch, cannot
-# be here: importing the module would put it in the place of the function.
+# CHANGELOG.md shows this table. A name that is now a function of its package, such as segzoo.engine.launch,
+# cannot be listed: importing the module would overwrite the function.
 MOVED = {
     "segzoo.checkpoint.description": "segzoo.checkpoint.compatibility",
     "segzoo.checkpoint.files": "segzoo.checkpoint.download",
@@ -76,7 +76,7 @@ _INTERNAL = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "
 
 
 def find_moved_modules() -> None:
-    """Let the import statement find the modules of MOVED, after everything that it finds by itself."""
+    """Install the finder of the modules in MOVED, after all other finders."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
@@ -88,19 +88,19 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: types.ModuleType) -> None:
         name = module.__name__
         warnings.warn(
-            f"{name} is now {MOVED[name]}; import that, the old name will be gone in version 0.3",
+            f"{name} is now {MOVED[name]}; import that, the old name will be removed in version 0.3",
             DeprecationWarning,
             stacklevel=_stack_level(),
         )
-        # The very module, not a copy: its classes are the same by either name.
+        # The same module object, so that its classes are identical by either name.
         sys.modules[name] = importlib.import_module(MOVED[name])
 
 
 def _stack_level() -> int:
-    """Return the `stacklevel`, in the caller, of the first frame outside the machinery of imports."""
+    """Return the caller's `stacklevel` of the first frame outside the import system."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INTERNAL):
-        # `warnings` does not count the frozen ones.
+        # `warnings` does not count frozen frames.
         level += not frame.f_code.co_filename.startswith("<frozen importlib")
         frame = frame.f_back
     return level

@@ -1,4 +1,4 @@
-"""Registries of functions under names of their own, and looking a name of the configuration up."""
+"""A registry with explicit names, and the lookup of a configured name."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,13 +11,14 @@ from .text import did_you_mean
 
 
 class NamedRegistry(FilledRegistry):
-    """Detectron2's registry, whose entries may have another name than the function or class."""
+    """Registry whose entries may have another name than the function or class."""
 
     def register(self, obj: Any = None, *, name: str = "") -> Any:
-        """Register a function or class; as a call, or as a decorator with or without arguments.
+        """Register a function or class, in a call or as a decorator with or without arguments.
 
         Args:
-            name: by which it is found; "": its `__name__`.
+            obj: the function or class.
+            name: name of the entry; "" for its `__name__`.
         """
         if obj is None:
             return lambda decorated: self.register(decorated, name=name)
@@ -26,27 +27,27 @@ class NamedRegistry(FilledRegistry):
 
 
 def registered(registry: Registry, key: str, name: str, *, ignore_case: bool = False) -> Any:
-    """Return what is registered as `name`, the value of the configuration's `key`.
+    """Return the entry `name` of a registry, where `name` is the value of the configuration's `key`.
 
     Args:
-        registry: of Detectron2 or of segzoo.
+        registry: a registry of Detectron2 or segzoo.
         key: for the message.
-        name: to look up.
-        ignore_case: accept the name in upper and lower case alike.
+        name: name of the entry.
+        ignore_case: accept the name in upper or lower case.
 
     Raises:
-        InputError: nothing is.
+        InputError: there is no such entry.
     """
     if name not in registry:
         known = [entry for entry, _ in registry]
-        alike = [entry for entry in known if entry.lower() == name.lower()] if ignore_case else []
-        if not alike:
+        same = [entry for entry in known if entry.lower() == name.lower()] if ignore_case else []
+        if not same:
             raise InputError(f"{key} {unknown_name(name, known)}")
-        name = alike[0]
+        name = same[0]
     return registry.get(name)
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message: that `name` is unknown, the nearest of the known ones, and all of them."""
+    """Return the end of a message about an unknown name, with the nearest known name and all of them."""
     known = sorted(known)
     return f"{name!r} is unknown{did_you_mean(name, known)}; known: {', '.join(known)}"

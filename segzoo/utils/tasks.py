@@ -1,15 +1,15 @@
-"""The tasks that a model can be trained for and asked for, and the kinds of ground truth."""
+"""Tasks of models and types of ground truth."""
 
 from typing import NamedTuple
 
 
 class Task(NamedTuple):
-    """What a model can be trained for.
+    """A task that a model can be trained for.
 
     Attributes:
-        classes: the classes that it predicts: "all" of the dataset, its "things", or "one" for all segments.
-        target: what an image without targets lacks, for messages.
-        from_classes: whether a label of each pixel is enough, and no segments are needed.
+        classes: predicted classes: "all" of the dataset, its "things", or "one" for all segments.
+        target: name of a target in messages, singular.
+        from_classes: whether class labels of pixels suffice, without segments.
     """
 
     classes: str
@@ -17,17 +17,17 @@ class Task(NamedTuple):
     from_classes: bool = False
 
 
-#: By name, the values of TASK and TEST.TASKS. `segzoo.data.register_task` adds others.
+#: Tasks by name, the values of TASK and TEST.TASKS. `segzoo.data.register_task` adds others.
 TASKS: dict[str, Task] = {
     "semantic": Task("all", "labeled pixel", from_classes=True),
-    "panoptic": Task("all", "segment that is no crowd"),
-    "instance": Task("things", "instance that is no crowd"),
-    "entity": Task("one", "segment that is no crowd"),
+    "panoptic": Task("all", "non-crowd segment"),
+    "instance": Task("things", "non-crowd instance"),
+    "entity": Task("one", "non-crowd segment"),
 }
 
-#: What the ground truth of a dataset may be, the values of `evaluator` in its YAML file: its evaluators are
-#: found by it. `segzoo.evaluation.register_evaluator` adds others.
+#: Types of ground truth, the values of `evaluator` in a dataset's YAML file, which determine its evaluators.
+#: `segzoo.evaluation.register_evaluator` adds others.
 EVALUATOR_TYPES = ["sem_seg", "panoptic", "coco_instances", "cityscapes_instances"]
 
-#: The kind of a split that has images only: its predictions are written, and nothing is scored.
+#: Type of a split that has only images: predictions are written, and not scored.
 NO_GROUND_TRUTH = "no_ground_truth"

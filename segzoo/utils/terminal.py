@@ -1,4 +1,4 @@
-"""The two standard outputs as they are: of any encoding, and perhaps closed by a reader."""
+"""Handle standard outputs of any encoding, closed by their reader or on a full disk."""
 
 import contextlib
 import io
@@ -9,18 +9,18 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TextIO, cast
 
-# As a shell reports a program that SIGPIPE has ended.
+# A shell's exit status for a program ended by SIGPIPE.
 CLOSED_PIPE_STATUS = 128 + 13
-# As for every file that cannot be written.
+# The exit status for any file that cannot be written.
 REFUSED_OUTPUT_STATUS = 2
 
 
-def quietly(main: Callable[[], int]) -> int:
-    """Run a program and return its exit status; end it without a word where nobody reads its output any more.
+def run_quietly(main: Callable[[], int]) -> int:
+    """Run a program and return its exit status; end it silently if the reader of its output has closed it.
 
-    An output that cannot be written, as on a full disk, is one line, and ends the program with status 2.
+    If an output cannot be written, as on a full disk, one line says so and the program exits with status 2.
 
-    This file needs nothing but Python's own library: some tools run where segzoo cannot be imported.
+    This file needs only the standard library: some tools run where segzoo cannot be imported.
     """
     open_missing()
     allow_any_character()
@@ -35,14 +35,14 @@ def quietly(main: Callable[[], int]) -> int:
             raise  # another file
         return REFUSED_OUTPUT_STATUS
     finally:
-        # Whatever the program ends with, --help too: an exit status of 0 would hide the loss.
+        # However the program ends, also after --help: an exit status of 0 would hide the lost output.
         if report_refused_outputs():
             sys.exit(REFUSED_OUTPUT_STATUS)
         flush_outputs()
 
 
 class ScreenHandler(logging.StreamHandler):
-    """A log on the screen. A training goes on when nobody reads it any more, or when it cannot be written."""
+    """Handler of the log on the screen that lets training continue if the output is closed or refused."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in `logging`
         refused = isinstance(sys.exc_info()[1], OSError) and (
@@ -53,40 +53,39 @@ class ScreenHandler(logging.StreamHandler):
 
 
 def open_missing() -> None:
-    """Send standard outputs that the program was started without (`>&-`, `2>&-`) to nowhere.
+    """Open standard streams that the program was started without (`>&-`, `2>&-`) on /dev/null.
 
-    Libraries write to them, and the first file that is opened would take their numbers, with all that is
-    written to them.
+    Libraries write to them, and otherwise the first file opened would take their descriptors and output.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the smallest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the smallest free descriptor
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  until the end
 
 
 def allow_any_character() -> None:
-    """Write characters that the encoding of a standard output lacks as escapes; they would be an error."""
+    """Make standard outputs write characters that their encoding lacks as escapes instead of raising."""
     for stream in _outputs():
         is_utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
-        # On UTF-8 surrogateescape writes the odd bytes of a file name as they are.
+        # With UTF-8, surrogateescape writes invalid bytes of a file name as they are.
         if stream.errors == "strict" or (stream.errors == "surrogateescape" and not is_utf8):
             cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
 
 
 def silence_closed_pipes() -> bool:
-    """Send standard outputs that nobody reads any more to nowhere; return whether there were any."""
+    """Redirect standard outputs whose reader is closed to /dev/null; return whether there were any."""
     closed = [stream for stream in _outputs() if _is_closed_pipe(stream)]
     for stream in closed:
-        _send_to_nowhere(stream)
+        _send_to_null(stream)
     return bool(closed)
 
 
 def report_refused_outputs() -> bool:
-    """Say which standard outputs cannot be written and send them to nowhere; return whether one was."""
+    """Report standard outputs that cannot be written, redirect them to /dev/null, return if any were."""
     refused = False
     for stream in _outputs():
         try:
@@ -94,25 +93,25 @@ def report_refused_outputs() -> bool:
         except BrokenPipeError:
             continue
         except OSError as error:
-            _send_to_nowhere(stream)
+            _send_to_null(stream)
             refused = True
             name = "output" if stream is sys.stdout else "error"
-            reason = f"{error.strerror}; free some space, or send it elsewhere"
+            reason = f"{error.strerror}; free some space, or redirect it"
             sys.stderr.write(f"error: the standard {name} cannot be written: {reason}\n")
     return refused
 
 
-def _send_to_nowhere(stream: TextIO) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-    # What waits in the buffer goes there, too; at the end of the process it would be an error again.
+def _send_to_null(stream: TextIO) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+    # Flush the buffer there, or it would raise again at the end of the process.
     with contextlib.suppress(OSError):
         stream.flush()
 
 
 def flush_outputs() -> None:
-    """Write what the standard outputs still hold, and be silent where nobody reads it."""
+    """Flush the standard outputs, silently if their reader is closed."""
     for stream in _outputs():
         try:
             stream.flush()
@@ -122,7 +121,7 @@ def flush_outputs() -> None:
 
 
 def _outputs() -> Iterator[TextIO]:
-    """Those that are text files; tests and notebooks put other things in their place."""
+    """Yield the standard outputs that are text streams; tests and notebooks replace them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.closed:
             yield stream

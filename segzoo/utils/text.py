@@ -1,11 +1,11 @@
-"""Parts of messages."""
+"""Format parts of messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def did_you_mean(word: object, choices: Iterable[object]) -> str:
-    """Return "; did you mean sky?" when one of `choices` is close to `word`, ignoring case, else ""."""
+    """Return "; did you mean sky?" if one of `choices` is similar to `word`, ignoring case, else ""."""
     spelled: dict[str, str] = {}
     for choice in map(str, choices):
         spelled.setdefault(choice.lower(), choice)
@@ -14,6 +14,6 @@ def did_you_mean(word: object, choices: Iterable[object]) -> str:
 
 
 def some(items: Iterable[object], most: int = 5, separator: str = ", ") -> str:
-    """Return the items with separators, cut after `most` of them."""
+    """Return the items joined by `separator`, truncated after `most` of them."""
     texts = [str(item) for item in items]
     return separator.join(texts[:most]) + (f"{separator}..." if len(texts) > most else "")

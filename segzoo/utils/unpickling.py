@@ -1,4 +1,4 @@
-"""Pickles of plain data, read without running code that a file names."""
+"""Read pickles of plain data without executing code."""
 
 import io
 import pickle
@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import is_dataclass
 from typing import Any
 
-# What numpy's arrays and numbers are made of; numpy 2 has `_core` where numpy 1 has `core`.
+# Constructors of numpy's arrays and numbers; numpy 2 has `_core` where numpy 1 has `core`.
 _NUMPY = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -19,7 +19,7 @@ _NUMPY = {
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
 _CONTAINERS = {("collections", name) for name in ("Counter", "OrderedDict", "defaultdict", "deque")}
-# Values that have no opcode of their own, and what a defaultdict begins with.
+# Types without an opcode, and default factories of a defaultdict.
 _VALUES = {
     ("builtins", name)
     for name in (
@@ -45,37 +45,37 @@ class _DataUnpickler(pickle.Unpickler):
         self._packages = {module.partition(".")[0] for module in modules}
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "__builtin__":  # as Python 2 and protocol 2 call it
+        if module == "__builtin__":  # its name in Python 2 and protocol 2
             module = "builtins"
         if (module, name) == ("_codecs", "encode"):
             return encode_latin1
         if (module, name) in _PLAIN:
             return super().find_class(module, name)
-        # A module that is not imported yet stays so: importing it would run it. The name is looked up
-        # without its dots, which lead through what a module imports to any other.
+        # Modules are not imported, since that would execute them. Dotted names are not resolved, since they
+        # lead from a module through its imports to any other.
         if module.partition(".")[0] in self._packages and module in sys.modules:
             found: Any = vars(sys.modules[module]).get(name)
             if _is_record(found) and (found.__module__, found.__qualname__) == (module, name):
                 return found
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no data")
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not plain data")
 
 
 def encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    """Return the bytes that a pickle of protocol 2 or less has as text; those have no other encoding.
+    """Return the bytes that a pickle of protocol 2 or lower stores as text, always in Latin-1.
 
-    For such pickles in the place of `_codecs.encode`, which takes any.
+    Used for such pickles instead of `_codecs.encode`, which accepts any encoding.
     """
     return text.encode("latin1")
 
 
-def unpickled(data: bytes, modules: Collection[str]) -> Any:
-    """Return what `data` holds: plain values and containers, numpy's arrays, and records.
+def unpickle_data(data: bytes, modules: Collection[str]) -> Any:
+    """Return the content of a pickle: plain values and containers, numpy's arrays, and records.
 
-    A record is an object of a NamedTuple or a dataclass that an imported module of the packages of `modules`
-    defines.
+    Records are instances of NamedTuples or dataclasses defined in imported modules of the packages of
+    `modules`.
 
     Raises:
-        pickle.UnpicklingError: it holds something else, or is damaged.
+        pickle.UnpicklingError: the pickle holds other objects, or is damaged.
     """
     return _DataUnpickler(data, modules).load()
 

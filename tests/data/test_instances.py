@@ -18,7 +18,7 @@ from segzoo.data.augmentation.build import ColorJitter, FixedCrop, PadTo, Resize
 from segzoo.data.augmentation.transforms import RotateInPlaceTransform
 from segzoo.data.build import _has_annotation
 from segzoo.data.coco_instances import split_overlaps
-from segzoo.utils.coco_masks import parse_run_lengths
+from segzoo.utils.coco_masks import decode_rle
 from segzoo.utils.errors import InputError
 from tests.data.data_trees import load, picture, save, write_panoptic, write_yaml
 
@@ -245,11 +245,11 @@ def test_a_wrong_annotation_stops_with_one_line(tmp_path, change, message):
     [
         (
             {"size": [9, 9], "counts": [81]},
-            r"a.jpg: annotation 1 has run lengths of 9x9, but its image is 50x40",
+            r"a.jpg: annotation 1 has an RLE of 9x9, but its image is 50x40",
         ),
         (
             {"size": [40, 50], "counts": [7]},
-            r"annotation 1 has run lengths of 7 pixels, but its image has 2000",
+            r"annotation 1 has an RLE of 7 pixels, but its image has 2000",
         ),
         ({"size": [40, 50]}, r"annotation 1: its segmentation cannot be read \(it lacks 'counts'\)"),
         ([[0, "a", 2, 3, 4, 5]], r"a.jpg: annotation 1: its segmentation cannot be read"),
@@ -262,10 +262,10 @@ def test_a_wrong_annotation_stops_with_one_line(tmp_path, change, message):
             {"size": [40, 50], "counts": None},
             r"annotation 1: its segmentation cannot be read \('NoneType' object is not",
         ),
-        ({"size": [40, 50], "counts": "abc"}, r"annotation 1: its segmentation .*not COCO's text"),
+        ({"size": [40, 50], "counts": "abc"}, r"annotation 1: its segmentation .*not a compressed RLE"),
         (
             {"size": [40, 50], "counts": "5T3"},
-            r"annotation 1 has run lengths of 105 pixels, but its image has",
+            r"annotation 1 has an RLE of 105 pixels, but its image has",
         ),
     ],
 )
@@ -286,7 +286,7 @@ def test_compressed_run_lengths_are_those_that_pycocotools_wrote():
         mask = generator.random(size) < generator.choice([0, 0.001, 0.1, 0.5, 1])
         mask[size[0] // 3 : size[0] // 2, size[1] // 4 :] = True
         text = rle.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
-        assert parse_run_lengths(text) == run_lengths(mask, compressed=False)["counts"]
+        assert decode_rle(text) == run_lengths(mask, compressed=False)["counts"]
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_the_same_file_serves_instances(tmp_path):
 def test_perfect_and_imperfect_predictions_are_scored(tmp_path):
     records, _ = load(write_pets(tmp_path))
     expected = painted(tmp_path, {"dog": 0, None: 1, "cat": 2})
-    evaluator = build_evaluator("pets_x", ("semantic",), workers=0)
+    evaluator = build_evaluator("pets_x", ("semantic",), scoring_threads=0)
     matrix = np.zeros((3, 3), int)
     for record in records:
         labels = expected[record["image_id"]]
@@ -167,7 +167,7 @@ def test_without_the_key_the_error_says_what_to_write_and_that_works(tmp_path):
     )
     assert remedy in str(error.value)
     with pytest.raises(
-        InputError, match="cannot score 'semantic'; expected some of instance, or add a class"
+        InputError, match="cannot score 'semantic'; expected some of instance, or add a background class"
     ):
         build_evaluator("pets_x", ("semantic",))
     # As it says.

@@ -585,7 +585,7 @@ SMALL = {"size": [2, 2], "counts": [0, 4]}
     [
         ((55, 9, SMALL, 0), IMAGE, 2, "annotation 10 has the category 9, which is not among its categories"),
         ((55, 4, SMALL, 0), IMAGE, 2, "category 4 'cart' is no class of roads.yaml; did you mean car?"),
-        ((55, 1, SMALL, 0), IMAGE, 1, "annotation 10 has run lengths of 2x2, but its image is 6x4"),
+        ((55, 1, SMALL, 0), IMAGE, 1, "annotation 10 has an RLE of 2x2, but its image is 6x4"),
         ((55, 1, [[0, 1, 2]], 0), IMAGE, 2, "annotation 10 has a polygon of 3 coordinates, an odd number"),
         (
             (55, 1, [[0.1, 0.1, 0.9, 0.1, 0.9, 0.8]], 0),
@@ -597,7 +597,7 @@ SMALL = {"size": [2, 2], "counts": [0, 4]}
             (55, 1, {"size": [4, 6], "counts": [3]}, 0),
             IMAGE,
             1,
-            "run lengths of 3 pixels, but its image has 24",
+            "an RLE of 3 pixels, but its image has 24",
         ),
         (
             (55, 1, [[0, 1, 2, 1, 2, None]], 0),

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
 from segzoo.utils.errors import InputError
-from segzoo.utils.files import written_whole
+from segzoo.utils.files import atomic_path
 from tests.data.data_trees import picture, save
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
@@ -494,7 +494,7 @@ def test_several_processes_write_the_same_files(prepare, voc):
 
 def test_a_file_that_fails_leaves_nothing(datasets_folder):
     def write_half():
-        with written_whole(datasets_folder / "a.png") as file:
+        with atomic_path(datasets_folder / "a.png") as file:
             file.write_bytes(b"half")
             raise InputError("broken")
 

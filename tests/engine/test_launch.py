@@ -231,7 +231,7 @@ def test_processes_share_the_processors_of_a_container_unless_the_user_sets_a_nu
     monkeypatch.setenv("OMP_NUM_THREADS", user or "1")
     if not user:
         monkeypatch.delenv("OMP_NUM_THREADS")
-    threads.let_threads_rest()  # as each tool does
+    threads.configure_openmp()  # as each tool does
     seen = []
 
     def start(*_, **__):

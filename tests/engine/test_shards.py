@@ -204,8 +204,8 @@ class Scored:
 @pytest.mark.parametrize(
     ("record", "found"),
     [
-        (torch.ones(1), r"it holds torch\._utils\._rebuild_tensor_v2, which is no data"),
-        (Fraction(1, 2), r"it holds fractions\.Fraction, which is no data"),
+        (torch.ones(1), r"it holds torch\._utils\._rebuild_tensor_v2, which is not plain data"),
+        (Fraction(1, 2), r"it holds fractions\.Fraction, which is not plain data"),
         (lambda: 0, "Can't pickle"),
         (Counter("aab"), ""),
         (Scored(2), ""),

@@ -132,11 +132,11 @@ THINGS = np.array([True, False])
 @pytest.mark.parametrize(
     ("task", "segments", "message"),
     [
-        ("instance", [(0, 1), (0, 1)], "2 images without any instance that is no crowd (of 2 in"),
-        ("instance", [(1, 0)], "2 images without any instance that is no crowd (of 1 in"),
+        ("instance", [(0, 1), (0, 1)], "2 images without any non-crowd instance (of 2 in"),
+        ("instance", [(1, 0)], "2 images without any non-crowd instance (of 1 in"),
         ("instance", [], "(of 0 in their JSON), so that there is nothing to learn"),
-        ("panoptic", [(0, 1), (1, 1)], "2 images without any segment that is no crowd"),
-        ("entity", [(1, 1)], "2 images without any segment that is no crowd"),
+        ("panoptic", [(0, 1), (1, 1)], "2 images without any non-crowd segment"),
+        ("entity", [(1, 1)], "2 images without any non-crowd segment"),
         ("instance", [(0, 1), (0, 0)], ""),
         ("panoptic", [(1, 0)], ""),
         ("entity", [(1, 0)], ""),

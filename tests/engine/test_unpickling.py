@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from segzoo.utils.unpickling import unpickled
+from segzoo.utils.unpickling import unpickle_data
 
 
 class Pair(NamedTuple):
@@ -35,11 +35,11 @@ def test_records_plain_values_and_containers_are_read_back(protocol):
         ],
         "numpy": [np.float32(1.5), np.bool_(True)],
     }
-    found = unpickled(pickle.dumps(data, protocol), {__name__})
+    found = unpickle_data(pickle.dumps(data, protocol), {__name__})
     assert found == data
     assert [type(one) for one in found["containers"]] == [type(one) for one in data["containers"]]
     array = np.arange(6, dtype=np.int16).reshape(2, 3)
-    np.testing.assert_array_equal(unpickled(pickle.dumps(array, protocol), ()), array)
+    np.testing.assert_array_equal(unpickle_data(pickle.dumps(array, protocol), ()), array)
 
 
 def test_bytes_of_old_protocols_have_one_encoding():
@@ -47,7 +47,7 @@ def test_bytes_of_old_protocols_have_one_encoding():
     old = b"\x80\x02c_codecs\nencode\nX\x02\x00\x00\x00\xc3\xbfX\x06\x00\x00\x00%s\x86R."
     assert pickle.loads(old % b"latin1") == b"\xff"
     for encoding in (b"latin1", b"base64"):
-        assert unpickled(old % encoding, ()) == b"\xff"
+        assert unpickle_data(old % encoding, ()) == b"\xff"
 
 
 def test_a_module_that_is_not_imported_is_not_run(tmp_path, monkeypatch):
@@ -55,7 +55,9 @@ def test_a_module_that_is_not_imported_is_not_run(tmp_path, monkeypatch):
     (tmp_path / "pickled_package/__init__.py").touch()
     (tmp_path / "pickled_package/script.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nSum = int\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(pickle.UnpicklingError, match=r"holds pickled_package\.script\.Sum, which is no data"):
-        unpickled(b"cpickled_package.script\nSum\n.", {"pickled_package"})
+    with pytest.raises(
+        pickle.UnpicklingError, match=r"holds pickled_package\.script\.Sum, which is not plain data"
+    ):
+        unpickle_data(b"cpickled_package.script\nSum\n.", {"pickled_package"})
     assert not (tmp_path / "ran").exists()
     assert "pickled_package.script" not in sys.modules

@@ -10,7 +10,7 @@ from pycocotools import mask as mask_tools
 
 from segzoo.engine.evaluation_loop import run_inference
 from segzoo.evaluation import EntityEvaluator, PanopticEvaluator, base
-from segzoo.evaluation.rle import run_lengths
+from segzoo.evaluation.rle import encode_rle
 from segzoo.utils.errors import InputError
 from tests.evaluation.evaluation_data import PanopticData
 
@@ -54,7 +54,7 @@ def test_a_batch_is_taken_while_its_images_are_still_to_be_scored(data):
 
 
 @pytest.mark.parametrize(
-    ("limit", "workers", "most"),
+    ("limit", "scoring_threads", "most"),
     [
         (5 * 4000, 2, 5),
         (5 * 4000 + 3999, 2, 5),
@@ -62,9 +62,9 @@ def test_a_batch_is_taken_while_its_images_are_still_to_be_scored(data):
         (0, 1, 1),
     ],
 )
-def test_what_waits_is_bounded_by_its_bytes(data, monkeypatch, limit, workers, most):
+def test_what_waits_is_bounded_by_its_bytes(data, monkeypatch, limit, scoring_threads, most):
     monkeypatch.setattr(base, "WAITING_BYTES", limit)
-    evaluator = Blocked(data.name, workers=workers)
+    evaluator = Blocked(data.name, scoring_threads=scoring_threads)
     batch = [(torch.zeros(500), np.zeros(250), [{"id": 1}])] * 12  # 2000 + 2000 bytes
     threading.Timer(0.2, evaluator.go.set).start()
     evaluator.process(data.dataset_dicts, batch)
@@ -76,7 +76,7 @@ def test_what_waits_is_bounded_by_its_bytes(data, monkeypatch, limit, workers, m
 @pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
 def test_what_waits_is_not_scored_when_an_error_ends_the_evaluation(data, error):
     """Python ends when its threads have done all that they were given: minutes of scoring, perhaps."""
-    evaluator, taken = Blocked(data.name, workers=1), []
+    evaluator, taken = Blocked(data.name, scoring_threads=1), []
 
     class Failing(torch.nn.Module):
         def forward(self, inputs):
@@ -121,7 +121,7 @@ def masks():
     yield np.asfortranarray(rng.random((48, 32)) < 0.5)
 
 
-def test_run_lengths_are_those_of_pycocotools():
+def test_encoded_masks_equal_pycocotools():
     for mask in masks():
         expected = mask_tools.encode(np.asfortranarray(mask, np.uint8))
-        assert run_lengths(mask) == {"size": expected["size"], "counts": expected["counts"].decode()}
+        assert encode_rle(mask) == {"size": expected["size"], "counts": expected["counts"].decode()}

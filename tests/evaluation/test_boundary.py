@@ -119,7 +119,7 @@ class Square:
         self.labels, self.name = square().astype(np.uint8), name
 
     def evaluate(self, task, output, **options):
-        options = {"boundary_dilation": WIDTH_3, "workers": 0} | options
+        options = {"boundary_dilation": WIDTH_3, "scoring_threads": 0} | options
         evaluator = build_evaluator(self.name, [task], names=["boundary"], **options)
         evaluator.process([self.entry], [output])
         return evaluator.evaluate()
@@ -224,7 +224,7 @@ def naive_pq(data):
 @pytest.mark.parametrize("seed", range(3))
 def test_panoptic_quality_is_that_of_the_definition(tmp_path, seed):
     data = PanopticData(tmp_path / "data", seed=seed, max_segments=8)
-    options = {"boundary_dilation": DILATION, "workers": seed}
+    options = {"boundary_dilation": DILATION, "scoring_threads": seed}
     evaluator = build_evaluator(data.name, ["panoptic"], names=["boundary"], **options)
     evaluator.process(data.dataset_dicts, data.outputs("panoptic_seg"))
     found = evaluator.evaluate()

@@ -218,7 +218,7 @@ def test_images_in_which_no_instance_counts_are_said_to_have_no_ap(root, caplog)
     street = Street(root, num_images=0)
     street.add("ulm_000000_000019", ids, [CAR], [26], [0.9])
     assert np.isnan(street.evaluate()["AP"])
-    assert "no instance of its 1 images counts, so that there is no AP" in caplog.text
+    assert "its 1 images have no single object of at least 100 pixels, so there is no AP" in caplog.text
 
 
 def test_average_precision_against_a_loop_over_scores():
@@ -241,7 +241,7 @@ def test_average_precision_against_a_loop_over_scores():
 
 def test_ranks_give_bitwise_the_numbers_of_one_process(root, monkeypatch):
     street = Street(root, seed=3)
-    alone = street.evaluate(workers=0)
+    alone = street.evaluate(scoring_threads=0)
     entries, outputs = DatasetCatalog.get(VAL), street.outputs()
     ranks = []
     for shard in (entries[::2], entries[1::2]):

@@ -89,7 +89,7 @@ def test_missing_and_broken_predictions_are_named(saved):
         rescore(data.name, folder, ["panoptic"])
     twice = {**document, "annotations": [*document["annotations"], document["annotations"][0]]}
     (folder / "predictions.json").write_text(json.dumps(twice))
-    with pytest.raises(InputError, match=r"two annotations are of image \d+; keep one of them"):
+    with pytest.raises(InputError, match=r"image \d+ has two annotations; keep one of them"):
         rescore(data.name, folder, ["panoptic"])
     del document["annotations"][3]
     (folder / "predictions.json").write_text(json.dumps(document))

@@ -50,7 +50,7 @@ def run(data, monkeypatch, shards, **options):
 )
 def test_ranks_give_bitwise_the_numbers_of_one_process(tmp_path, monkeypatch, shards):
     data = PanopticData(tmp_path / "data", num_images=11, seed=2)
-    evaluators = build_evaluator(data.name, list(TASKS), workers=0)
+    evaluators = build_evaluator(data.name, list(TASKS), scoring_threads=0)
     evaluators.process(data.dataset_dicts, outputs_of(data))
     alone = evaluators.evaluate()
     assert set(alone) == {"sem_seg", "panoptic_seg", "entity_seg"}

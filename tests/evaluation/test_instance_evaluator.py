@@ -269,7 +269,7 @@ WRONG_RESULTS = {
     r"entry 1 has the category_id \{\}; expected that of COCO's": changed(category_id={}),
     'entry 1 has the segmentation "x"; expected that of COCO': changed(segmentation="x"),
     r"image \d+ has the class id 3, expected the ids of": changed(category_id=3),
-    r"entry 1 has the segmentation \[\[0.*; expected that of COCO's results, run lengths": changed(
+    r"entry 1 has the segmentation \[\[0.*; expected that of COCO's results, an RLE": changed(
         segmentation=[[0, 0, 5, 0, 5, 5]]
     ),
     r"the predicted masks are 150 x 120 but the image is 120 x 150": lambda results: [
@@ -289,7 +289,7 @@ def test_wrong_results_are_refused_in_one_line(tmp_path, message):
     with pytest.raises(InputError, match=message) as error:
         rescore(data.name, tmp_path / "out")
     assert "\n" not in str(error.value)
-    for text, expected in (("{}", "holds no list"), ("[", "not a JSON file")):
+    for text, expected in (("{}", "is not a list"), ("[", "not a JSON file")):
         file.write_text(text)
         with pytest.raises(InputError, match=f"coco_instances_results.json: {expected}"):
             rescore(data.name, tmp_path / "out")
@@ -301,7 +301,7 @@ def test_wrong_results_are_refused_in_one_line(tmp_path, message):
 @pytest.mark.parametrize("shards", [[[0, 1, 2], [3, 4, 5, 6]], [[6, 1, 4], [], [0, 5, 3, 2]]])
 def test_ranks_give_bitwise_the_numbers_of_one_process(tmp_path, monkeypatch, shards):
     data = InstanceData(tmp_path / "data", seed=4)
-    alone = evaluate(data, workers=0)
+    alone = evaluate(data, scoring_threads=0)
     ranks = []
     for shard in shards:
         evaluator = InstanceEvaluator(data.name)
@@ -395,7 +395,7 @@ def test_a_wrong_prediction_is_refused_with_its_image(tmp_path, message):
     output = {"instances": instances([np.ones(size)] * len(masks), scores, classes, size)}
     data.outputs = [output]
     with pytest.raises(InputError, match=f"0.png: .*{message}") as error:
-        evaluate(data, workers=0)
+        evaluate(data, scoring_threads=0)
     assert "\n" not in str(error.value)
 
 
@@ -411,7 +411,7 @@ def test_what_cannot_be_scored_is_refused(tmp_path):
         build_evaluator(data.name, ["panoptic"])
     stuff = PanopticData(tmp_path / "stuff", num_images=1)
     MetadataCatalog.get(stuff.name).__dict__["isthing"] = [False] * stuff.num_classes
-    with pytest.raises(InputError, match="has no thing classes, so no instances"):
+    with pytest.raises(InputError, match="has no thing classes and so no instances"):
         build_evaluator(stuff.name, ["instance"])
     with pytest.raises(InputError, match="COCO evaluation by 'fast': expected pycocotools"):
         evaluate(data, engine="fast")

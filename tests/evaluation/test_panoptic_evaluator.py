@@ -127,7 +127,7 @@ def test_wrong_predictions_are_refused_by_file_name(tmp_path):
     for message, (id_map, segments) in cases.items():
         output = {"panoptic_seg": (torch.from_numpy(id_map), segments)}
         with pytest.raises(InputError, match=message):
-            PanopticEvaluator(data.name, workers=0).process(data.dataset_dicts, [output])
+            PanopticEvaluator(data.name, scoring_threads=0).process(data.dataset_dicts, [output])
 
 
 def test_saved_folder_is_accepted_by_panopticapi_with_the_same_numbers(tmp_path):

@@ -47,7 +47,7 @@ def test_a_submission_holds_the_ids_of_the_datasets_files(records, tmp_path):
 
 
 def test_what_cannot_be_scored_is_not(records, tmp_path):
-    with pytest.raises(InputError, match="no ground truth, only images: there is nothing to score"):
+    with pytest.raises(InputError, match="no ground truth, only images; there is nothing to score"):
         rescore(SPLIT, tmp_path)
     with pytest.raises(InputError, match="cannot score 'panoptic'; expected some of instance, semantic"):
         build_evaluator(SPLIT, ["panoptic"])

@@ -43,7 +43,7 @@ AREAS = [0, -3, float("nan"), float("inf"), None, "300", True, [1], 4, 10**400]
 
 
 def scored(evaluator_class, data, outputs):
-    evaluator = evaluator_class(data.name, workers=0)
+    evaluator = evaluator_class(data.name, scoring_threads=0)
     evaluator.process(data.dataset_dicts, outputs)
     return evaluator.evaluate()[evaluator.task_key]
 
@@ -64,16 +64,16 @@ def test_panoptic_quality_is_that_of_the_pixels_whatever_area_is_stated(tmp_path
     for suffix, average in averages.items():
         for measure in ("PQ", "SQ", "RQ"):
             assert metrics[f"{measure}{suffix}"] == 100 * average[measure.lower()]
-    line, of_predictions = (line for line in caplog.messages if "are not those of the PNGs" in line)
+    line, of_predictions = (line for line in caplog.messages if "differ from the PNGs" in line)
     first = next(record for record in data.dataset_dicts if record["segments_info"])
     segment = first["segments_info"][0]
     ids = data.ground_truths[data.dataset_dicts.index(first)][0]
     measured = int((ids == segment["id"]).sum())
-    assert line.startswith(f"{data.gt_json}: the areas of {counts[0]} segments are not those of the PNGs")
-    assert f"predictions: the areas of {counts[1]} segments are not those" in of_predictions
+    assert line.startswith(f"{data.gt_json}: the areas of {counts[0]} segments differ from the PNGs")
+    assert f"predictions: the areas of {counts[1]} segments differ" in of_predictions
     shown = json.dumps(area)[:60]
     assert f"first {first['file_name']}, segment {segment['id']}: area {shown}" in line
-    assert f", measured {measured}; the pixels of the PNGs count" in line
+    assert f", measured {measured}; the pixels of the PNGs are used" in line
 
 
 def test_consistent_areas_are_not_spoken_of(tmp_path, caplog):
@@ -126,7 +126,7 @@ def test_results_of_before_are_read_by_their_tasks_or_said_to_be_unknown(tmp_pat
     assert not caplog.messages
     unknown = old(second, "semantic_resizing", "tasks")
     assert compare_results(first, unknown)["roads_val"]["sem_seg/mIoU"] == (61.5, 61.5)
-    assert "semantic_resizing is unknown of the second result" in caplog.text
+    assert "semantic_resizing is unknown for the second result" in caplog.text
     # Predictions that were saved then are scored again.
     facts = old(second, "semantic_resizing")["protocol"]
     assert (
@@ -195,18 +195,18 @@ def test_nothing_labeled_is_said_and_no_number_is_made_of_it(tmp_path, caplog, c
     data = unlabeled(tmp_path, crowd)
     semantic = scored(SemanticEvaluator, data, data.outputs("sem_seg_labels"))
     assert all(math.isnan(value) for value in semantic.values())
-    assert "none of its 3 images has a labeled pixel, so that there is no mIoU" in caplog.text
+    assert "none of its 3 images has a labeled pixel, so there is no mIoU" in caplog.text
     entity = scored(EntityEvaluator, data, data.outputs("entity_seg"))
     assert math.isnan(entity["AP"])
-    assert "none of its 3 images has a segment that is no crowd, so that there is no entity AP" in caplog.text
+    assert "none of its 3 images has a non-crowd segment, so there is no entity AP" in caplog.text
     scored(PanopticEvaluator, data, data.outputs("panoptic_seg"))
-    assert "has a segment that is no crowd, so that there is no panoptic quality" in caplog.text
+    assert "has a non-crowd segment, so there is no panoptic quality" in caplog.text
     path = write_results(
         tmp_path, {data.name: {"sem_seg": semantic}}, replace(PROTOCOL, datasets={data.name: 3})
     )
     numbers = load_results(path)["results"][data.name]["sem_seg"]
     assert set(numbers.values()) == {None}
-    evaluator = InstanceEvaluator(data.name, workers=0)
+    evaluator = InstanceEvaluator(data.name, scoring_threads=0)
     for record in data.dataset_dicts:
         instances = Instances((record["height"], record["width"]))
         instances.pred_masks = torch.zeros(0, record["height"], record["width"], dtype=torch.bool)
@@ -217,14 +217,14 @@ def test_nothing_labeled_is_said_and_no_number_is_made_of_it(tmp_path, caplog, c
         data.isthing[one["category_id"]] for record in data.dataset_dicts for one in record["segments_info"]
     )
     said = f"all of its {things} instances are crowds" if crowd else "it has no instance"
-    assert f"{said}, so that there is no AP" in caplog.text
+    assert f"{said}, so there is no AP" in caplog.text
 
 
 @pytest.fixture
 def roads_predictions(tmp_path):
     """Saved semantic predictions of a dataset, and the file of the first image."""
     data = PanopticData(tmp_path / "data", num_images=3, seed=3)
-    evaluator = SemanticEvaluator(data.name, tmp_path / "p", save_predictions=True, workers=0)
+    evaluator = SemanticEvaluator(data.name, tmp_path / "p", save_predictions=True, scoring_threads=0)
     evaluator.process(data.dataset_dicts, data.outputs("sem_seg_labels"))
     return data, tmp_path / "p", evaluator.evaluate()["sem_seg"]
 
@@ -241,9 +241,9 @@ def test_a_prediction_without_a_class_is_named_by_its_file_and_the_remedy_works(
         rescore(data.name, folder)
     line = str(error.value)
     assert line.startswith(
-        f"{file}: label 9 (1 pixels) is outside [0, 7); a prediction has a class in every pixel"
+        f"{file}: label 9 (1 pixels) is outside [0, 7); a prediction needs a class in every pixel"
     )
-    assert "write the best class where there is no decision" in line
+    assert "write the best class for undecided pixels" in line
     prediction_io.save_labels(file, labels)
     assert rescore(data.name, folder)[0]["sem_seg"]["mIoU"] == right["mIoU"]
 
@@ -302,6 +302,6 @@ def test_results_of_before_the_reading_was_recorded_are_compared(tmp_path, caplo
     assert compare_results(before, before)
     assert not caplog.messages
     assert compare_results(before, ranged)
-    assert "image_reading of roads_val is unknown of the first result" in caplog.text
+    assert "image_reading of roads_val is unknown for the first result" in caplog.text
     rewritten = load_results(write_results(tmp_path / "again", RESULTS, before["protocol"]))
     assert rewritten["protocol"]["image_reading"] is None

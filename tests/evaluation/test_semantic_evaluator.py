@@ -36,13 +36,13 @@ def detectron2_result(data, outputs):
     return peer, peer.evaluate()["sem_seg"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_numbers_from_scores_are_exactly_those_of_detectron2(data, workers):
+@pytest.mark.parametrize("scoring_threads", [0, 2])
+def test_numbers_from_scores_are_exactly_those_of_detectron2(data, scoring_threads):
     outputs = [
         {"sem_seg": scores_of(labels, data.num_classes, seed)}
         for seed, labels in enumerate(data.semantic_predictions())
     ]
-    evaluator = SemanticEvaluator(data.name, workers=workers)
+    evaluator = SemanticEvaluator(data.name, scoring_threads=scoring_threads)
     for entry, output in zip(data.dataset_dicts, outputs, strict=True):
         evaluator.process([entry], [output])
     metrics = evaluator.evaluate()["sem_seg"]
@@ -110,12 +110,12 @@ def test_wrong_predictions_are_refused_by_file_name(data):
     }
     for message, output in wrong.items():
         with pytest.raises(InputError, match=message):
-            SemanticEvaluator(data.name, workers=0).process(entry, [output])
+            SemanticEvaluator(data.name, scoring_threads=0).process(entry, [output])
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_an_unexpected_error_in_a_worker_names_the_image(data, workers):
-    evaluator = SemanticEvaluator(data.name, workers=workers)
+@pytest.mark.parametrize("scoring_threads", [0, 1, 3])
+def test_an_unexpected_error_in_a_worker_names_the_image(data, scoring_threads):
+    evaluator = SemanticEvaluator(data.name, scoring_threads=scoring_threads)
     entries = [{**entry} for entry in data.dataset_dicts]
     entries[1]["sem_seg_file_name"] = "/nowhere.png"
 

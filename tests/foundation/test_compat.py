@@ -114,7 +114,9 @@ class TestCompiledOperators:
     @pytest.mark.skipif(compat.detectron2_has_ops(), reason="this detectron2 has its compiled operators")
     def test_calling_a_missing_one_names_it(self):
         missing = compat._MissingOperators("detectron2._C")
-        with pytest.raises(NotImplementedError, match="deform_conv_forward is one of detectron2's compiled"):
+        with pytest.raises(
+            NotImplementedError, match="deform_conv_forward is a compiled operator of detectron2"
+        ):
             missing.deform_conv_forward(torch.zeros(1))
 
     def test_a_broken_extension_counts_as_missing(self, monkeypatch, caplog):

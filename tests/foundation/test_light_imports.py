@@ -202,8 +202,7 @@ def test_two_parts_of_one_name_are_named_with_their_modules():
     with pytest.raises(InputError) as error:
         registry.register(type("Part", (), {"__module__": "my_head"}))
     assert str(error.value) == (
-        "Part is registered as one of THING by segzoo.projects.a.head and by my_head; "
-        "give one of them another name"
+        "Part is registered in THING by segzoo.projects.a.head and by my_head; give one of them another name"
     )
     assert registry.get("Part").__module__ == "segzoo.projects.a.head"
 
@@ -217,7 +216,7 @@ def test_a_part_of_a_module_that_is_imported_again_replaces_the_earlier_one():
     # Calls have no name of their own: two are two parts, even of one module.
     registry = NamedRegistry("THING")
     registry.register(functools.partial(int, base=2), name="parse")
-    with pytest.raises(InputError, match="parse is registered as one of THING by functools"):
+    with pytest.raises(InputError, match="parse is registered in THING by functools"):
         registry.register(functools.partial(int, base=8), name="parse")
     assert registry.get("parse")("10") == 2
 

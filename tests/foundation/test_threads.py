@@ -32,7 +32,7 @@ import segzoo, torch
 from segzoo.utils import threads
 
 if not {given_up}:
-    threads._give_threads_up = lambda: False
+    threads._end_idle_threads = lambda: False
 
 def work():
     return (torch.ones(700, 700) @ torch.ones(700, 700)).sum().item()
@@ -67,13 +67,13 @@ def test_threads_are_not_given_up_where_what_is_loaded_cannot_be_looked_up(monke
 
     monkeypatch.setitem(sys.modules, "torch", object())
     monkeypatch.setattr(threads, "open", refuse, raising=False)
-    assert threads._give_threads_up() is False
+    assert threads._end_idle_threads() is False
 
 
 class TestSettings:
     def test_threads_sleep_unless_the_user_has_said_how_they_wait(self):
         given = {}
-        threads.let_threads_rest(given)
+        threads.configure_openmp(given)
         assert given["OMP_WAIT_POLICY"] == "passive"
         assert _set_for({"OMP_WAIT_POLICY": "active"})["OMP_WAIT_POLICY"] == "active"
 
@@ -91,12 +91,12 @@ class TestSettings:
         monkeypatch.setattr(threads, "_cgroup_shares", lambda: iter([8.0]))
         monkeypatch.setattr(threads, "_own_numbers", [])
         monkeypatch.setenv("OMP_NUM_THREADS", "5")
-        threads.let_threads_rest()
-        with threads.number_left_to_user():
+        threads.configure_openmp()
+        with threads.user_thread_setting():
             assert os.environ["OMP_NUM_THREADS"] == "5"
         monkeypatch.delenv("OMP_NUM_THREADS")
-        threads.let_threads_rest()
-        with threads.number_left_to_user():
+        threads.configure_openmp()
+        with threads.user_thread_setting():
             assert "OMP_NUM_THREADS" not in os.environ
         assert os.environ["OMP_NUM_THREADS"] == "8"
 
@@ -122,7 +122,7 @@ class TestSettings:
 
 
 def _set_for(environment: dict[str, str]) -> dict[str, str]:
-    threads.let_threads_rest(environment)
+    threads.configure_openmp(environment)
     return environment
 
 

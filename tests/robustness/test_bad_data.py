@@ -365,11 +365,11 @@ INSTANCE_JSONS = {
     "text in a polygon": (change("annotations", 0, "segmentation", to=[["a"] * 6]), "annotation 1"),
     "size of RLE": (
         change("annotations", 0, "segmentation", to={"size": [9, 9], "counts": [81]}),
-        "annotation 1 has run lengths of 9x9, but its image is 4x2",
+        "annotation 1 has an RLE of 9x9, but its image is 4x2",
     ),
     "sum of RLE": (
         change("annotations", 0, "segmentation", to={"size": [2, 4], "counts": [3]}),
-        "annotation 1 has run lengths of 3 pixels, but its image has 8",
+        "annotation 1 has an RLE of 3 pixels, but its image has 8",
     ),
     "text of RLE": (
         change("annotations", 0, "segmentation", to={"size": [2, 4], "counts": "~~~~"}),

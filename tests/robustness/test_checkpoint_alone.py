@@ -153,7 +153,7 @@ def test_commands_take_the_configuration_that_a_checkpoint_holds(elsewhere, caps
 
 
 def test_a_checkpoint_in_the_place_of_a_configuration_says_where_that_is(run):
-    line = "run/model_best.pth is a checkpoint, not a configuration; give the one of its training, "
+    line = "run/model_best.pth is a checkpoint, not a configuration; give the one it was trained with, "
     with pytest.raises(InputError, match=f"^{line}run/config.yaml, and the checkpoint as --weights"):
         load_config("run/model_best.pth")
     load_config("run/config.yaml", ["MODEL.WEIGHTS", "run/model_best.pth"])

@@ -86,14 +86,14 @@ def test_compressed_run_lengths_may_begin_with_a_bracket(tmp_path):
         ({"counts": COMPRESSED.decode()}, "it lacks 'size'"),
         ({"size": [HEIGHT, WIDTH], "counts": "b'"}, "unterminated string literal"),
         ({"size": [HEIGHT, WIDTH], "counts": "[1, x]"}, "malformed node"),
-        ({"size": [HEIGHT, WIDTH], "counts": "!"}, "not COCO's text of run lengths"),
+        ({"size": [HEIGHT, WIDTH], "counts": "!"}, "not a compressed RLE"),
     ],
 )
 def test_run_lengths_that_cannot_be_read_are_one_line_with_a_remedy(tmp_path, segmentation, found):
     with pytest.raises(InputError, match=r"annotation 1: its segmentation cannot be read \(") as error:
         drawn(write_pets(tmp_path, segmentation))
     assert found in str(error.value)
-    assert str(error.value).endswith("; write it as polygons, or as COCO's run lengths")
+    assert str(error.value).endswith("; write it as polygons, or as COCO's RLE")
 
 
 def test_a_category_that_only_groups_others_is_no_class(tmp_path):

@@ -124,7 +124,7 @@ def run(evaluator, records, outputs):
 def test_semantic_counts_are_those_of_a_loop_over_pixels(register, scenes):
     name, records, truths = register(scenes)
     guesses = [np.minimum(indices, 2).astype(np.uint8) for _, (indices, _, _) in scenes]
-    evaluator = SemanticEvaluator(name, workers=0)
+    evaluator = SemanticEvaluator(name, scoring_threads=0)
     metrics = run(evaluator, records, [{"sem_seg_labels": torch.from_numpy(guess)} for guess in guesses])
     matrix = np.zeros((3, 3), int)
     for truth, guess in zip(truths, guesses, strict=True):
@@ -147,7 +147,7 @@ def test_panoptic_quality_is_that_of_panopticapi(register, tmp_path, scenes):
     name, records, truths = register(scenes)
     guesses = [guessed_segments(*guess) for _, guess in scenes]
     outputs = [{"panoptic_seg": (torch.from_numpy(ids), segments)} for ids, segments in guesses]
-    found = run(PanopticEvaluator(name, workers=0), records, outputs)
+    found = run(PanopticEvaluator(name, scoring_threads=0), records, outputs)
     if not any(segments for _, segments in truths):
         return  # panopticapi divides by the number of classes that there are
     folder = tmp_path / uuid.uuid4().hex
@@ -212,7 +212,7 @@ def test_entity_ap_is_that_of_pycocotools_with_one_category(register, scenes):
     name, records, truths = register(scenes)
     guesses = [guessed_segments(*guess) for _, guess in scenes]
     outputs = [{"entity_seg": (torch.from_numpy(ids), segments)} for ids, segments in guesses]
-    found = run(EntityEvaluator(name, workers=0), records, outputs)
+    found = run(EntityEvaluator(name, scoring_threads=0), records, outputs)
     images = [
         (
             record["image_id"],
@@ -244,6 +244,6 @@ def test_instance_ap_is_that_of_pycocotools(register, scenes, grow):
         true = [(ids == one["id"], one["category_id"], one["iscrowd"]) for one in segments if one["isthing"]]
         found = [(mask, one["category_id"], one["score"]) for mask, one in zip(masks, kept, strict=True)]
         images.append((record["image_id"], true, found))
-    metrics = run(InstanceEvaluator(name, workers=0, engine="pycocotools"), records, outputs)
+    metrics = run(InstanceEvaluator(name, scoring_threads=0, engine="pycocotools"), records, outputs)
     keys = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
     np.testing.assert_allclose([metrics[key] for key in keys], official_ap(images, 2), rtol=1e-12)

@@ -322,7 +322,7 @@ def read_street(folder):
     kept = [one for one in segments if not one["iscrowd"]]
     visible = np.where(np.isin(ids, [one["id"] for one in kept]), ids, 0)
     guess = [{"id": one["id"], "category_id": one["category_id"]} for one in kept]
-    evaluator = PanopticEvaluator("street_train", workers=0)
+    evaluator = PanopticEvaluator("street_train", scoring_threads=0)
     evaluator.process([record], [{"panoptic_seg": (torch.from_numpy(visible), guess)}])
     pq = evaluator.evaluate()["panoptic_seg"]["PQ"]
     return metadata.load_sem_seg(record), {one["id"]: one["area"] for one in segments}, pq
@@ -432,7 +432,7 @@ def test_every_wrong_value_in_a_file_of_predictions_is_one_line_or_harmless(
     if kind == "instances":
         write(pets_folder, "pets.json", instances_json())
         records, metadata = load(pets_folder / "pets.yaml")
-        evaluator = InstanceEvaluator("pets_x", tmp_path, save_predictions=True, workers=0)
+        evaluator = InstanceEvaluator("pets_x", tmp_path, save_predictions=True, scoring_threads=0)
         for record in records:
             truths = [one for one in metadata.load_instances(record) if not one["iscrowd"]]
             instances = Instances((HEIGHT, WIDTH))
@@ -446,7 +446,7 @@ def test_every_wrong_value_in_a_file_of_predictions_is_one_line_or_harmless(
         write(street_folder, "panoptic.json", panoptic_json())
         (record,), metadata = load(street_folder / "street.yaml")
         ids, segments = metadata.load_panoptic(record)
-        evaluator = PanopticEvaluator("street_train", tmp_path, save_predictions=True, workers=0)
+        evaluator = PanopticEvaluator("street_train", tmp_path, save_predictions=True, scoring_threads=0)
         evaluator.process([record], [{"panoptic_seg": (torch.from_numpy(ids), segments)}])
         name, file, task, key = "street_train", "predictions.json", "panoptic", ("panoptic_seg", "PQ")
     best = evaluator.evaluate()[key[0]][key[1]]

@@ -13,7 +13,7 @@ import pytest
 
 from segzoo.cli.errors import report_errors
 from segzoo.utils.logging import setup_logging
-from segzoo.utils.terminal import ScreenHandler, allow_any_character, quietly
+from segzoo.utils.terminal import ScreenHandler, allow_any_character, run_quietly
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "stra\u00dfe \u6c7d\u8f66"
@@ -22,11 +22,11 @@ NAME = "stra\u00dfe \u6c7d\u8f66"
 def test_a_program_without_outputs_runs_and_keeps_its_files(tmp_path):
     """Its first file gets neither the number nor the words of the standard error."""
     program = (
-        "import os, sys; from segzoo.utils.terminal import quietly\n"
+        "import os, sys; from segzoo.utils.terminal import run_quietly\n"
         f"def main():\n    with open({str(tmp_path / 'a')!r}, 'w') as file:\n"
         "        os.write(2, b'of a library'); sys.stderr.write('x'); print('x'); file.write('mine')\n"
         "    return 3\n"
-        "sys.exit(quietly(main))"
+        "sys.exit(run_quietly(main))"
     )
     command = 'exec "$0" -c "$1" <&- >&- 2>&-'
     done = subprocess.run(["bash", "-c", command, sys.executable, program], cwd=ROOT, check=False)
@@ -159,7 +159,7 @@ def test_a_help_that_nobody_reads_is_no_error(capfd):
         raise SystemExit(0)
 
     with closed_pipe(), pytest.raises(SystemExit):
-        quietly(main)
+        run_quietly(main)
     assert capfd.readouterr() == ("", "")
 
 

@@ -52,7 +52,7 @@ def semantic(num_classes: int, height: int, width: int, labels_given: bool) -> P
         ours, theirs = {"sem_seg_labels": torch.from_numpy(predicted)}, {"sem_seg": _Labels(predicted)}
     else:
         ours = theirs = {"sem_seg": scenes.semantic_scores(rng, predicted, num_classes)}
-    evaluator = SemanticEvaluator(name, workers=0)
+    evaluator = SemanticEvaluator(name, scoring_threads=0)
     peer = SemSegEvaluator(name, distributed=False)
 
     def run(evaluator, output: dict, matrix: str, keep=folder) -> np.ndarray:

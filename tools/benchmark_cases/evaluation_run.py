@@ -222,7 +222,7 @@ def scoring_rate(cfg: CfgNode, model: nn.Module, name: str) -> float:
     with torch.no_grad():
         predicted = [(inputs, model(inputs, tasks=TASKS, semantic="labels")) for inputs in loader]
     classes = MetadataCatalog.get(name).classes
-    evaluator = build_evaluator(name, TASKS, model_classes=classes, workers=cfg.TEST.SCORING_THREADS)
+    evaluator = build_evaluator(name, TASKS, model_classes=classes, scoring_threads=cfg.TEST.SCORING_THREADS)
     rates = []
     for _ in range(3):
         evaluator.reset()

@@ -23,9 +23,9 @@ from PIL import Image
 from segzoo.data import read_dataset_file
 from segzoo.data.label_reader import opened_image, opened_labels
 from segzoo.utils.errors import InputError
-from segzoo.utils.unpickling import unpickled
+from segzoo.utils.unpickling import unpickle_data
 
-from .common import at_root, check_splits, fill_folder, find_root, written_whole
+from .common import at_root, atomic_path, check_splits, fill_folder, find_root
 
 INDEX, VOID, MOST_SIDE = "index_ade20k.pkl", 65535, 512
 # Red is 10 times the upper part of the id, green the lower part.
@@ -36,7 +36,7 @@ SPLITS = ("training", "validation")
 def read_index(file: Path) -> dict[str, list[tuple[str, str]]]:
     """Return {"training" or "validation": [(folder, file name)]}; folders start with the release's name."""
     try:
-        index = unpickled(file.read_bytes(), ())
+        index = unpickle_data(file.read_bytes(), ())
         pairs = [
             (str(folder), str(name)) for folder, name in zip(index["folder"], index["filename"], strict=True)
         ]
@@ -73,7 +73,7 @@ def write_image(source: Path, target: Path) -> None:
     """Write one resized image."""
     with opened_image(str(source)) as image:
         pixels = np.asarray(image)
-    with written_whole(target, durable=False) as file:
+    with atomic_path(target, durable=False) as file:
         Image.fromarray(resized(pixels, cv2.INTER_LINEAR)).save(file, format="JPEG")
 
 
@@ -85,7 +85,7 @@ def write_labels(source: Path, target: Path, table: np.ndarray) -> None:
             raise InputError(f"{label_file}: has the mode {image.mode}, expected RGB; unpack it again")
         red, green = (np.asarray(image.getchannel(channel)) for channel in "RG")
     ids = red.astype(np.int32) // 10 * 256 + green
-    with written_whole(target, durable=False) as file:
+    with atomic_path(target, durable=False) as file:
         labels = Image.fromarray(table[resized(ids, cv2.INTER_NEAREST)])
         labels.save(file, format="TIFF", compression="tiff_deflate")
 

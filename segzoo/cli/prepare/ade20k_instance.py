@@ -24,7 +24,7 @@ from segzoo.evaluation.instance import encode_mask
 from segzoo.utils.errors import InputError
 
 from .ade20k_annotations import FOLDERS, REMEDY, read_instances
-from .common import find_root, written_whole
+from .common import atomic_path, find_root
 from .panoptic import count_splits
 
 Described = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -75,7 +75,7 @@ def write_split(root: Path, split: str, dataset: Any, workers: int) -> bool:
         "annotations": [{"id": number, **one} for number, one in enumerate(annotations, 1)],
         "categories": [{"id": one.id, "name": one.name} for one in dataset.classes],
     }
-    with written_whole(target) as file:
+    with atomic_path(target) as file:
         file.write_text(json.dumps(document), encoding="utf-8")
     print(f"{split}: {len(annotations)} instances in {target}")
     return True

@@ -24,7 +24,7 @@ from segzoo.data.label_reader import LabelReader
 from segzoo.data.layouts import FoundLayout, find_layout
 from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
-from segzoo.utils.files import written_whole
+from segzoo.utils.files import atomic_path
 from segzoo.utils.paths import datasets_folder
 from segzoo.utils.text_files import read_text
 
@@ -84,13 +84,13 @@ def save_labels(labels: np.ndarray, target: Path, palette: Sequence[Sequence[int
     if palette is not None:
         image.putpalette([part for color in palette for part in color])
     # Not durable: there are thousands, and one that a power cut loses is written again.
-    with written_whole(target, durable=False) as file:
+    with atomic_path(target, durable=False) as file:
         image.save(file, format="PNG")
 
 
 def save_lines(lines: Sequence[str], target: Path) -> None:
     """Write a text file."""
-    with written_whole(target) as file:
+    with atomic_path(target) as file:
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 

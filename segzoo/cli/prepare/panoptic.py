@@ -18,7 +18,7 @@ from segzoo.data.register import load_split
 from segzoo.evaluation.prediction_io import load_ids
 from segzoo.utils.errors import InputError
 
-from .common import Convert, at_root, fill_folder, written_whole
+from .common import Convert, at_root, atomic_path, fill_folder
 
 
 class Image(NamedTuple):
@@ -106,7 +106,7 @@ def write_split(
         "annotations": [annotation for _, annotation in described],
         "categories": list(categories),
     }
-    with written_whole(json_file) as file:
+    with atomic_path(json_file) as file:
         file.write_text(json.dumps(document), encoding="utf-8")
     segments = sum(len(annotation["segments_info"]) for _, annotation in described)
     print(f"{title}: {segments} segments in {json_file}")

@@ -24,6 +24,7 @@ from segzoo.utils.paths import datasets_folder
 
 from .common import (
     at_root,
+    atomic_path,
     check_splits,
     fill_folder,
     find_root,
@@ -31,7 +32,6 @@ from .common import (
     read_mat,
     save_labels,
     save_lines,
-    written_whole,
 )
 
 LABELS, LISTS = "SegmentationClassAug", "ImageSets/Segmentation"
@@ -60,7 +60,7 @@ def convert(source: Path, target: Path, palette: Sequence[Sequence[int]]) -> Non
     if source.suffix == ".png":
         if not source.is_file():
             raise InputError(f"{source}: does not exist; unpack VOCtrainval_11-May-2012.tar again")
-        with written_whole(target, durable=False) as file:
+        with atomic_path(target, durable=False) as file:
             shutil.copyfile(source, file)
         return
     labels = getattr(read_mat(source, "GTcls").flat[0], "Segmentation", None)

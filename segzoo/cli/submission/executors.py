@@ -14,7 +14,7 @@ from submitit import LocalExecutor, SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from segzoo.utils.errors import InputError
-from segzoo.utils.threads import number_left_to_user
+from segzoo.utils.threads import user_thread_setting
 
 from .files import Run, log_folder
 from .job import TrainingJob
@@ -67,7 +67,7 @@ def submit(options: argparse.Namespace, folder: Path, runs: Sequence[Run]) -> No
         # in the exception too.
         with (
             _sigint_ignored(),
-            number_left_to_user(),
+            user_thread_setting(),
             contextlib.redirect_stderr(io.StringIO()),
             executor.batch(),
         ):

@@ -24,7 +24,7 @@ from detectron2.utils import comm
 from segzoo.data.workers import job_signals_blocked
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
-from segzoo.utils.threads import OPENMP_SETTINGS, free_processors, let_threads_rest, number_left_to_user
+from segzoo.utils.threads import OPENMP_SETTINGS, configure_openmp, free_processors, user_thread_setting
 
 from ..nonfinite_dump import NonFiniteLossError
 from .network import interface_towards
@@ -202,7 +202,7 @@ def _check_numbers(num_gpus: int, num_machines: int, machine_rank: int, dist_url
 def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
     """Run one child for each of `places`, wait, and raise the error of a child that has explained it."""
     threads = max(1, free_processors() // len(places))
-    with tempfile.TemporaryDirectory(prefix="segzoo_launch_") as error_folder, number_left_to_user():
+    with tempfile.TemporaryDirectory(prefix="segzoo_launch_") as error_folder, user_thread_setting():
         arguments = (main, args, places, dist_url, store_port, on_gpu, timeout, error_folder)
         # Its warnings about processes that it terminates would precede the line that explains why.
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
@@ -210,7 +210,7 @@ def _spawn(main, args, places, dist_url, store_port, on_gpu, timeout) -> None:
         # OpenMP reads them when the child starts. The children share the cores unless the user set a number.
         if not os.environ.get("OMP_NUM_THREADS"):
             os.environ["OMP_NUM_THREADS"] = str(threads)
-        let_threads_rest()
+        configure_openmp()
         signals = None
         try:
             process_ids: list[int] = []

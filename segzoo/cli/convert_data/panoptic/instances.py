@@ -25,7 +25,7 @@ from segzoo.data.label_reader import opened_labels
 from segzoo.data.polygons import check_polygons
 from segzoo.utils.coco_masks import mask_rle
 from segzoo.utils.errors import InputError
-from segzoo.utils.json_values import Ids, as_whole, is_id, read_flag, shown
+from segzoo.utils.json_values import Ids, as_integer, is_id, read_flag, shown
 from segzoo.utils.text import did_you_mean
 
 
@@ -183,7 +183,7 @@ def _check_polygons(
 
 
 def _category_id(category: Mapping[str, Any], json_file: Path) -> int:
-    number, name = as_whole(category.get("id")), category.get("name")
+    number, name = as_integer(category.get("id")), category.get("name")
     if number is None or not isinstance(name, str):
         raise InputError(
             f"{json_file}: a category has the id {shown(category.get('id'))} and the name {shown(name)}; "
