@@ -434,7 +434,7 @@ def test_an_index_of_ade20k_that_would_run_code_is_refused(prepare, datasets_fol
     file = datasets_folder / "ADE20K_2021_17_01/index_ade20k.pkl"
     file.write_bytes(pickle.dumps({"filename": print}))
     assert prepare("ade20k_full") == 2
-    assert "it holds builtins.print, which is no data" in capsys.readouterr().err
+    assert "it holds builtins.print, which is not plain data" in capsys.readouterr().err
     file.unlink()
     assert prepare("ade20k_full") == 2
     assert "index_ade20k.pkl: does not exist" in capsys.readouterr().err
