@@ -53,7 +53,7 @@ _KINDS = {
 
 
 class Problem(NamedTuple):
-    """What is wrong with an image.
+    """A problem of an image or its labels.
 
     Attributes:
         kind: one of the constants above.
@@ -67,7 +67,7 @@ class Problem(NamedTuple):
 
 
 class ImageReport(NamedTuple):
-    """What one image and its labels hold.
+    """The contents of one image and its labels.
 
     Attributes:
         file_name: the image.
@@ -98,7 +98,7 @@ class ImageReport(NamedTuple):
 
 @dataclass
 class SplitReport:
-    """What all images of a split hold.
+    """The contents of all images of a split.
 
     Attributes:
         images: number of images.

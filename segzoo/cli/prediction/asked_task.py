@@ -1,4 +1,4 @@
-"""The task that predictions are drawn for: the model's own, or that of --task."""
+"""The task to draw predictions for: the model's own, or that of --task."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -7,15 +7,15 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.registries import registered
 from segzoo.utils.tasks import TASKS
 
-# Such a model knows no classes, or those of things alone.
-_OF_SEGMENTS = ("entity", "instance")
+# Models of these tasks have no classes, or thing classes only, and predict no other task.
+_SINGLE_TASKS = ("entity", "instance")
 
 
 def asked_task(task: str | None, cfg: CfgNode) -> str:
     """Return the task to predict.
 
     Args:
-        task: of --task; None for the model's own.
+        task: value of --task; None for the model's own.
         cfg: the complete configuration of the model.
 
     Raises:
@@ -24,7 +24,7 @@ def asked_task(task: str | None, cfg: CfgNode) -> str:
     if task is None or task == cfg.TASK:
         return cfg.TASK
     family = registered(META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE)
-    supported = [cfg.TASK] if cfg.TASK in _OF_SEGMENTS else getattr(family, "supported_tasks", TASKS)
+    supported = [cfg.TASK] if cfg.TASK in _SINGLE_TASKS else getattr(family, "supported_tasks", TASKS)
     if task not in supported:
         raise InputError(
             f"--task {task}: this model predicts {', '.join(supported)} only; without --task it predicts "

@@ -28,7 +28,7 @@ from .window import show, why_no_window
 
 
 class Drawer:
-    """Predicts inputs, draws the results, writes or shows them, and collects failures."""
+    """A runner that predicts inputs, draws the results, writes or shows them, and collects failures."""
 
     def __init__(
         self,

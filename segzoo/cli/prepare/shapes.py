@@ -65,7 +65,7 @@ VOID_CLASS = 255
 SPLITS = ("train", "val")
 STAMP = "shapes.json"
 
-# A class leans towards a hue and a direction, as grass is mostly green and trees stand; but things and stuff
+# A class tends to a hue and a direction, as grass is mostly green and trees are upright; but things and stuff
 # share the color circle.
 HUE_SPREAD = 0.03  # standard deviation in turns
 TEXTURE_ANGLE = 0.6  # radians

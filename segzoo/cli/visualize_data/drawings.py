@@ -38,7 +38,7 @@ def _draw_targets(image: np.ndarray, sample: Mapping[str, Any], task: str, metad
         return draw_semantic(image, sample["sem_seg"].numpy(), metadata.classes, metadata.colors)
     if "segment_masks" in sample:  # instances that may overlap
         masks, categories = sample["segment_masks"].numpy(), sample["segment_classes"].tolist()
-        # Large ones below, so that all are seen.
+        # Larger ones below, so that all are visible.
         order = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")
         scores = np.ones(len(masks))
         scores[order] = np.linspace(0.5, 1, len(masks))

@@ -48,7 +48,7 @@ class Converted(NamedTuple):
 
 @dataclass(frozen=True)
 class Converter:
-    """Converts images; plain data inside, so that it can be sent to other processes.
+    """A function that converts images; it holds plain data, so that it can be sent to other processes.
 
     Attributes:
         target: folder of the PNGs, or None to write nothing.

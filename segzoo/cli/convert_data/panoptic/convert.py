@@ -110,7 +110,7 @@ def convert_split(
     folder = Path(os.path.commonpath([os.path.dirname(os.path.abspath(one["file_name"])) for one in records]))
     output = Path(os.path.abspath(arguments.output or MetadataCatalog.get(split).dataset_root))
     if not arguments.check:
-        other_splits(yaml_path(arguments, dataset, output), dataset)  # before the work: is the name free?
+        other_splits(yaml_path(arguments, dataset, output), dataset)  # raises before the work
     instances = find_instances(arguments, dataset, split, records)
     jobs = make_jobs(instances, records, folder)
     converter = Converter(
