@@ -1,6 +1,7 @@
 """`segzoo submit`: submit trainings and evaluations to SLURM, and show their status."""
 
 import argparse
+import contextlib
 import datetime
 import itertools
 import os
@@ -225,7 +226,7 @@ def submit_runs(options: argparse.Namespace) -> int:
         for one in runs:
             print(f"# {one.name}: {command_line('train', *one.arguments)}")
         return 0
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     log_folder(folder).mkdir(parents=True)
     try:
         count, commit = take_snapshot(folder / "snapshot")
@@ -244,6 +245,9 @@ def submit_runs(options: argparse.Namespace) -> int:
         # Nothing was submitted: the same command can be given again.
         if made and not any(one.job_id for one in runs):
             shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another job has been submitted there meanwhile
+                for parent in made[1:]:
+                    parent.rmdir()
         raise
     write_job(folder, job)
     print(

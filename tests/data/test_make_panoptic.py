@@ -1,6 +1,7 @@
 """`segzoo convert-data panoptic`: semantic labels and instances become panoptic labels by the rules."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -681,7 +682,9 @@ def test_impossible_conversions_are_one_line(tmp_path, tool, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    assert "--instances: neither" in message(file, "--instances", "missing.json")
+    found = message(file, "--instances", "missing.json")
+    assert found.startswith("error: --instances: there is no file ")
+    assert f"{tmp_path}/missing.json or missing.json; check the path" in found
     assert "no image has a file like" in message(file, "--instance-masks", "x/{stem}.png")
     assert "write {stem} into it" in message(file, "--instance-masks", "x/*.png")
     assert "unknown field" in message(file, "--instance-masks", "x/{name}_{stem}.png")
@@ -697,3 +700,16 @@ def test_impossible_conversions_are_one_line(tmp_path, tool, capsys):
     )
     assert (tmp_path / "mine.yaml").read_text() == "mine: 1\n"
     assert not (tmp_path / "panoptic").exists()
+
+
+def test_a_path_that_is_wrong_for_all_splits_is_said_once(tmp_path, tool, capsys, monkeypatch):
+    """And named once, where the dataset lies in the current folder."""
+    splits = {"roads_train": {"split": "train"}, "roads_val": {"split": "train"}}
+    file = write_roads(tmp_path, {"a": LABELS}, splits=splits, root=".")
+    monkeypatch.chdir(tmp_path)
+    assert tool(file.name, "--instances", "missing.json") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"error: --instances: there is no file \S*missing.json; check the path", line)
+    assert tool(file.name, "--instance-masks", "x/{stem}.png") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.count("a.png") == 1

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+from submitit.core.utils import FailedSubmissionError
 
 from segzoo.cli import submit, train
 from segzoo.cli.submission import executors
@@ -575,3 +576,27 @@ def test_the_first_error_of_the_last_start_is_shown_if_the_main_task_recorded_no
         (folder / f"{name}.txt").write_text(text)
         os.utime(folder / f"{name}.txt", (1000 - age, 1000 - age))
     assert [(one.state, one.note) for one in run_statuses(tmp_path)] == [("lost", "cause")]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_refused_job_leaves_nothing_and_names_the_way_without_a_cluster(
+    tmp_path, monkeypatch, capsys, is_there
+):
+    class Executor:
+        @contextlib.contextmanager
+        def batch(self):
+            yield
+            raise FailedSubmissionError("sbatch: error: resolve_ctls_from_dns_srv: res_nsearch error")
+
+        def submit(self, task):
+            return types.SimpleNamespace(job_id="")
+
+    monkeypatch.setattr(executors, "_slurm", lambda *_: Executor())
+    monkeypatch.chdir(tmp_path)
+    if is_there:
+        (tmp_path / "output").mkdir()
+    assert submit.main(["--", "--config-file", CONFIG]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: sbatch refuses the job: resolve_ctls_from_dns_srv")
+    assert error.endswith("; --cluster local runs it on this machine\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["output"] * is_there

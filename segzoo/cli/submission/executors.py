@@ -22,6 +22,12 @@ from .job import TrainingJob
 # The script that each node starts, in the snapshot of the code.
 START = Path("segzoo", "cli", "submission", "start.py")
 
+# sbatch is there, and a cluster is not.
+_NO_CONTROLLER = re.compile(
+    r"resolve_ctls_from_dns_srv|configuration source|contact slurm controller|Connection refused",
+    re.IGNORECASE,
+)
+
 
 class ScriptWriter(SlurmExecutor):
     """An executor that writes scripts on machines without SLURM too."""
@@ -73,7 +79,9 @@ def submit(options: argparse.Namespace, folder: Path, runs: Sequence[Run]) -> No
         ):
             jobs = [executor.submit(task) for task in tasks]
     except (FailedJobError, FailedSubmissionError) as error:
-        raise InputError(f"sbatch refuses the job: {_reason(str(error))}") from None
+        reason = _reason(str(error))
+        remedy = "; --cluster local runs it on this machine" if _NO_CONTROLLER.search(reason) else ""
+        raise InputError(f"sbatch refuses the job: {reason}{remedy}") from None
     for run, job in zip(runs, jobs, strict=True):
         run.job_id = str(job.job_id)
 

@@ -66,12 +66,10 @@ def find_instances(
     files = [record["file_name"] for record in records]
     if arguments.instances is not None:
         file = fill(arguments.instances, fields)
-        candidates = [root / file, Path(file)]
-        json_file = next((one for one in candidates if one.is_file()), None)
+        candidates = list({os.path.abspath(path): str(path) for path in (root / file, file)}.values())
+        json_file = next((Path(one) for one in candidates if os.path.isfile(one)), None)
         if json_file is None:
-            raise InputError(
-                f"--instances: neither {' nor '.join(map(str, candidates))} exists; check the path"
-            )
+            raise InputError(f"--instances: there is no file {' or '.join(candidates)}; check the path")
         if "annotations" in records[0] and is_same_file(json_file, MetadataCatalog.get(split).json_file):
             if arguments.rename:
                 raise InputError(
@@ -174,7 +172,8 @@ def convert(arguments: argparse.Namespace) -> int:
         try:
             output, fields = convert_split(arguments, dataset, split)
         except InputError as error:
-            print(error, file=sys.stderr)
+            if str(error) not in map(str, errors):  # where a path is the same for all splits
+                print(f"error: {error}", file=sys.stderr)
             errors.append(error)
             continue
         if arguments.check:

@@ -257,7 +257,9 @@ def find_pngs(patterns: Mapping[str, str], roots: Sequence[str]) -> InstancesOfS
             for path in sorted(owner):
                 of_image[owner[path]].append(path)
             return InstancesOfSplit(dict(of_image))
-    expected = " or ".join(os.path.join(root, next(iter(patterns.values()))) for root in roots)
+    first = next(iter(patterns.values()))
+    places = [os.path.join(root, first) for root in roots]
+    expected = " or ".join({os.path.abspath(place): place for place in places}.values())
     raise InputError(f"--instance-masks: no image has a file like {expected}; check the path")
 
 
