@@ -33,23 +33,23 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None, palette: list[
     return path
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Random RGB pixels."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def write_yaml(folder: Path, facts: dict, name: str = "roads.yaml") -> Path:
+def write_yaml(folder: Path, content: dict, name: str = "roads.yaml") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(yaml.safe_dump(facts))
+    (folder / name).write_text(yaml.safe_dump(content))
     return folder / name
 
 
-def write_roads(folder: Path, labels: np.ndarray, **facts) -> Path:
+def write_roads(folder: Path, labels: np.ndarray, **keys) -> Path:
     """A dataset of one image, roads_train, with the given pixels as its label file."""
     labels = np.asarray(labels)
-    save(folder / "images/train/a.png", picture(*labels.shape[:2]))
+    save(folder / "images/train/a.png", random_image(*labels.shape[:2]))
     save(folder / "masks/train/a.png", labels)
-    return write_yaml(folder, {**ROADS, **facts})
+    return write_yaml(folder, {**ROADS, **keys})
 
 
 def write_panoptic(
@@ -59,7 +59,7 @@ def write_panoptic(
     images, annotations = [], []
     for number, (stem, ids) in enumerate(maps.items(), 1):
         height, width = ids.shape
-        save(folder / f"images/{stem}.jpg", picture(height, width, number))
+        save(folder / f"images/{stem}.jpg", random_image(height, width, number))
         save(folder / f"panoptic/{stem}.png", id2rgb(ids.astype(np.uint32)))
         images.append({"id": number, "file_name": f"{stem}.jpg", "height": height, "width": width})
         infos = []
@@ -71,8 +71,8 @@ def write_panoptic(
             info = {"area": len(rows), "bbox": [int(side) for side in box], "iscrowd": 0}
             infos.append({**info, **segment})
         annotations.append({"image_id": number, "file_name": f"{stem}.png", "segments_info": infos})
-    facts = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "panoptic.json").write_text(json.dumps(facts))
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "panoptic.json").write_text(json.dumps(content))
     return folder / "panoptic.json"
 
 
@@ -111,10 +111,10 @@ STREET_SEGMENTS = [
 ]
 
 
-def write_street(folder: Path, **facts) -> Path:
+def write_street(folder: Path, **keys) -> Path:
     """The panoptic dataset street_train of one image."""
     write_panoptic(folder, {"a": STREET_IDS}, {"a": STREET_SEGMENTS}, STREET_CATEGORIES)
-    return write_yaml(folder, {**STREET, **facts}, "street.yaml")
+    return write_yaml(folder, {**STREET, **keys}, "street.yaml")
 
 
 # The 103 rows of ade20k_instance_catid_mapping.txt are 100 pairs: for the instance categories 1..100, labels
@@ -151,7 +151,7 @@ def write_ade20k(root: Path) -> Path:
     for folder in ("training", "validation"):
         for number in (1, 2):
             name = f"ADE_{folder[:5]}_{number:08d}"
-            save(root / f"images/{folder}/{name}.jpg", picture(4, 6, number))
+            save(root / f"images/{folder}/{name}.jpg", random_image(4, 6, number))
             save(root / f"annotations/{folder}/{name}.png", ADE_LABELS)
             instances = np.dstack([ADE_CATEGORIES, ADE_NUMBERS, np.zeros_like(ADE_NUMBERS)])
             save(root / f"annotations_instance/{folder}/{name}.png", instances)

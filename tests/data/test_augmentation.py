@@ -1,4 +1,4 @@
-"""Augmentations keep image and labels together; draws and pixels are Detectron2's where it has the like."""
+"""Augmentations keep image and labels together; draws and pixels equal Detectron2's where it has the same."""
 
 import random
 
@@ -21,7 +21,7 @@ from segzoo.data.augmentation.build import (
 from segzoo.data.augmentation.transforms import ColorJitterTransform, apply_to_indices, count_flips
 from segzoo.data.label_reader import IndexMap, Segments
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture
+from tests.data.data_trees import random_image
 
 
 def index_map_of(indices, count=200):
@@ -69,11 +69,11 @@ def test_sixteen_bit_maps_move_exactly_as_eight_bit_ones(transform):
 def test_augmentations_see_the_class_map_and_void_is_zero_inside():
     indices = np.array([[0, 1, 2]], dtype=np.uint8)
     index_map = IndexMap(indices, Segments(np.array([7, 3]), np.zeros(2, dtype=bool)))
-    augmented = AugmentationInput(picture(1, 3), index_map)
+    augmented = AugmentationInput(random_image(1, 3), index_map)
     assert augmented.sem_seg.tolist() == [[255, 7, 3]]
     augmented.transform(T.PadTransform(0, 0, 1, 1))
     assert augmented.sem_seg.tolist() == [[255, 7, 3, 255], [255] * 4]
-    sixteen = AugmentationInput(picture(1, 3), index_map, ignore_label=65535)
+    sixteen = AugmentationInput(random_image(1, 3), index_map, ignore_label=65535)
     assert sixteen.sem_seg.dtype == np.uint16
     assert sixteen.sem_seg.tolist() == [[65535, 7, 3]]
 
@@ -83,7 +83,7 @@ def test_augmentations_see_the_class_map_and_void_is_zero_inside():
 def test_the_capped_crop_draws_the_crop_of_detectron2(seed, share):
     labels = blocks(90, 120, seed, count=6)
     labels[:30] = 255
-    image = picture(90, 120)
+    image = random_image(90, 120)
     ours = CategoryCappedCrop((50, 60), share)
     theirs = T.RandomCrop_CategoryAreaConstraint("absolute", (50, 60), share, 255)
     np.random.seed(seed)
@@ -102,7 +102,7 @@ def test_a_crop_within_the_cap_is_found_when_there_are_many():
     found = 0
     for seed in range(100):
         np.random.seed(seed)
-        augmented = AugmentationInput(picture(40, 120), index_map_of(labels + np.uint8(1)))
+        augmented = AugmentationInput(random_image(40, 120), index_map_of(labels + np.uint8(1)))
         CategoryCappedCrop((30, 30), 0.8)(augmented)
         counts = np.bincount(augmented.sem_seg.ravel())
         found += counts.max() < 0.8 * counts.sum()
@@ -111,13 +111,13 @@ def test_a_crop_within_the_cap_is_found_when_there_are_many():
 
 
 def test_a_crop_is_never_larger_than_the_image():
-    augmented = AugmentationInput(picture(20, 100), index_map_of(blocks(20, 100)))
+    augmented = AugmentationInput(random_image(20, 100), index_map_of(blocks(20, 100)))
     CategoryCappedCrop((50, 60), 0.75)(augmented)
     assert augmented.image.shape == (20, 60, 3)
 
 
 def test_padding_is_gray_for_the_image_and_void_for_the_labels():
-    augmented = AugmentationInput(picture(2, 3), index_map_of(np.full((2, 3), 4, dtype=np.uint8)))
+    augmented = AugmentationInput(random_image(2, 3), index_map_of(np.full((2, 3), 4, dtype=np.uint8)))
     PadTo((3, 5), 128)(augmented)
     assert augmented.image.shape == (3, 5, 3)
     assert (augmented.image[2] == 128).all()
@@ -127,7 +127,7 @@ def test_padding_is_gray_for_the_image_and_void_for_the_labels():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_fixed_crop_of_large_scale_jitter_draws_that_of_detectron2(seed):
-    image = picture(90, 120)
+    image = random_image(90, 120)
     np.random.seed(seed)
     ours = T.AugInput(image)
     FixedCrop((64, 150))(ours)
@@ -141,7 +141,7 @@ def test_the_fixed_crop_of_large_scale_jitter_draws_that_of_detectron2(seed):
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
 @pytest.mark.parametrize("seed", range(25))
 def test_color_jitter_makes_the_pixels_of_detectron2_for_the_same_amounts(image_format, seed):
-    image = picture(33, 21, seed)
+    image = random_image(33, 21, seed)
     random.seed(seed)
     expected = ColorAugSSDTransform(image_format).apply_image(image.copy())
     # The same draws, in the order in which Detectron2's transform makes them.
@@ -160,7 +160,7 @@ def test_color_jitter_makes_the_pixels_of_detectron2_for_the_same_amounts(image_
 
 def test_color_jitter_makes_each_change_half_of_the_time_within_its_range():
     np.random.seed(0)
-    drawn = [ColorJitter("RGB").get_transform(picture(2, 2)) for _ in range(2000)]
+    drawn = [ColorJitter("RGB").get_transform(random_image(2, 2)) for _ in range(2000)]
     ranges = {"brightness": (-32, 32), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-18, 18)}
     for name, (low, high) in ranges.items():
         values = [getattr(one, name) for one in drawn if getattr(one, name) is not None]
@@ -240,7 +240,7 @@ def test_flips_are_counted_however_they_are_nested():
     assert count_flips(T.TransformList([T.VFlipTransform(5), T.NoOpTransform()])) == 0
 
 
-def test_flips_come_as_often_as_asked():
+def test_flips_have_the_configured_probability():
     for probability in (0.0, 1.0):
         cfg = config(AUGMENTATION="semantic", MIN_SIZE_TRAIN=(50,), FLIP_PROB=probability)
         assert all(count_flips(augment(cfg, seed)[1]) == probability for seed in range(5))
@@ -252,7 +252,7 @@ def test_flips_come_as_often_as_asked():
 )
 def test_the_test_resize_keeps_the_cap_of_the_long_edge(min_size, max_size, expected):
     cfg = config(MIN_SIZE_TEST=min_size, MAX_SIZE_TEST=max_size)
-    augmented = AugmentationInput(picture(100, 140))
+    augmented = AugmentationInput(random_image(100, 140))
     T.AugmentationList(build_test_augmentations(cfg))(augmented)
     assert augmented.image.shape[:2] == expected
 
@@ -262,7 +262,7 @@ THIN = [(1, 4000), (4000, 1)]
 
 @pytest.mark.parametrize("size", THIN)
 def test_the_test_resize_leaves_a_pixel_of_a_thin_image(size):
-    augmented = AugmentationInput(picture(*size))
+    augmented = AugmentationInput(random_image(*size))
     T.AugmentationList(build_test_augmentations(config(MIN_SIZE_TEST=50, MAX_SIZE_TEST=80)))(augmented)
     assert augmented.image.shape[:2] == tuple(min(side, 80) for side in size)
 
@@ -285,7 +285,7 @@ def test_other_images_are_resized_as_detectron2_does(name, seed):
     resized = []
     for module in (build, T):
         np.random.seed(seed)
-        augmented = AugmentationInput(picture(40, 60))
+        augmented = AugmentationInput(random_image(40, 60))
         getattr(module, name)(*arguments)(augmented)
         resized.append(augmented.image)
     assert np.array_equal(*resized)

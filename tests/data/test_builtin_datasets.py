@@ -1,4 +1,4 @@
-"""The built-in datasets: their facts, their layouts, and every value of their encodings."""
+"""The built-in datasets: their metadata, their layouts, and every value of their encodings."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL import Image
 from segzoo.data import read_dataset_file, register_builtin
 from segzoo.data.dataset_file import CATALOG
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import load, picture, save, write_panoptic, write_yaml
+from tests.data.data_trees import load, random_image, save, write_panoptic, write_yaml
 
 # Colors of CamVid by their names, and the class of each (Brostow et al.; grouped as SegNet's 11 classes).
 CAMVID_COLORS = {
@@ -32,7 +32,7 @@ CAMVID_COLORS = {
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in CATALOG.glob("*.yaml")))
-def test_the_facts_of_every_built_in_dataset_agree_with_its_metadata(name):
+def test_every_built_in_dataset_agrees_with_its_metadata(name):
     dataset = read_dataset_file(name)
     assert dataset.about
     assert len({entry.name for entry in dataset.classes}) == len(dataset.classes)
@@ -73,7 +73,7 @@ def test_ade20k_has_the_150_classes_of_the_challenge():
 
 def test_camvid_is_read_from_segnets_folders(datasets_folder):
     values = np.arange(12, dtype=np.uint8)[None]
-    save(datasets_folder / "CamVid/train/a.png", picture(1, 12))
+    save(datasets_folder / "CamVid/train/a.png", random_image(1, 12))
     save(datasets_folder / "CamVid/trainannot/a.png", values)
     (labels,) = load_labels("camvid_train")
     assert labels.tolist() == [[*range(11), 255]]
@@ -89,7 +89,7 @@ def load_labels(split):
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_camvid_index_labels(datasets_folder, root, suffix, split):
     stored = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    save(datasets_folder / root / split / f"0001TP_006690{suffix}", picture(3, 4))
+    save(datasets_folder / root / split / f"0001TP_006690{suffix}", random_image(3, 4))
     save(datasets_folder / root / f"{split}_labels" / "0001TP_006690.png", stored)
     expected = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 255]]
     assert [labels.tolist() for labels in load_labels(f"camvid_{split}")] == [expected]
@@ -102,7 +102,7 @@ def test_camvid_color_labels_every_color(datasets_folder, name):
     assert len(set(colors)) == 31
     expected = [names.index(label) for label, listed in CAMVID_COLORS.items() for _ in listed]
     row = np.array([[*colors, (0, 0, 0), (1, 2, 3)]], dtype=np.uint8)
-    save(datasets_folder / "CamVid/train/0001TP_006690.png", picture(1, 33))
+    save(datasets_folder / "CamVid/train/0001TP_006690.png", random_image(1, 33))
     save(datasets_folder / "CamVid/train_labels" / name, row)
     assert load_labels("camvid_train")[0].tolist() == [[*expected, 255, 255]]
 
@@ -113,7 +113,7 @@ def test_ade20k_labels_as_downloaded_and_as_prepared(datasets_folder, root, spli
     stored = np.arange(151, dtype=np.uint8)[None]
     expected = [[255, *range(150)]]
     base = datasets_folder / root
-    save(base / "images" / folder / "ADE_1.jpg", picture(1, 151))
+    save(base / "images" / folder / "ADE_1.jpg", random_image(1, 151))
     save(base / "annotations" / folder / "ADE_1.png", stored)
     assert load_labels(f"ade20k_sem_seg_{split}")[0].tolist() == expected
     # Detectron2's folder, with 255 for 0, is preferred.
@@ -125,7 +125,7 @@ def test_ade20k_labels_as_downloaded_and_as_prepared(datasets_folder, root, spli
 
 def test_an_ade20k_label_out_of_range_names_the_file(datasets_folder):
     base = datasets_folder / "ADEChallengeData2016"
-    save(base / "images/training/ADE_1.jpg", picture(1, 2))
+    save(base / "images/training/ADE_1.jpg", random_image(1, 2))
     save(base / "annotations/training/ADE_1.png", np.array([[3, 151]], dtype=np.uint8))
     with pytest.raises(InputError, match=r"ADE_1.png: label 151 is outside \[1, 151\) and is not the ignore"):
         load_labels("ade20k_sem_seg_train")
@@ -163,7 +163,7 @@ def _targets(layout):
     return images, f"{annotations}/panoptic_val2017.json", panoptic
 
 
-def test_a_dataset_that_is_not_there_says_where_it_was_looked_for(datasets_folder):
+def test_a_missing_dataset_names_the_folders_that_were_searched(datasets_folder):
     with pytest.raises(InputError) as caught:
         DatasetCatalog.get("coco_2017_val_panoptic")
     assert str(caught.value).startswith("coco_2017_val_panoptic: ")
@@ -182,7 +182,7 @@ def test_the_real_camvid_labels(sample_data, monkeypatch):
 
 
 def test_the_real_coco_labels_agree_with_panopticapi(sample_data, tmp_path):
-    facts = {
+    content = {
         "root": str(sample_data / "coco_panoptic_sample"),
         "splits": {"coco_sample": "examples"},
         "images": "input_images",
@@ -190,7 +190,7 @@ def test_the_real_coco_labels_agree_with_panopticapi(sample_data, tmp_path):
         "annotations": "panoptic_{split}.json",
         "classes": "coco_panoptic",
     }
-    records, metadata = load(write_yaml(tmp_path, facts, "sample.yaml"))
+    records, metadata = load(write_yaml(tmp_path, content, "sample.yaml"))
     original = json.loads((sample_data / "coco_panoptic_sample/panoptic_examples.json").read_text())
     position = {one["id"]: index for index, one in enumerate(COCO_CATEGORIES)}
     assert len(records) == 2

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from segzoo.cli import check_data
-from tests.data.data_trees import ROADS, STREET_IDS, picture, save, write_street, write_yaml
+from tests.data.data_trees import ROADS, STREET_IDS, random_image, save, write_street, write_yaml
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def write_labels(folder, labels, split="train", seed=0):
     """Write images and labels from {stem: labels}, with different pixels in each image."""
     for number, (stem, values) in enumerate(labels.items()):
         values = np.asarray(values, dtype=np.uint8)
-        save(folder / f"images/{split}/{stem}.png", picture(*values.shape, seed + number))
+        save(folder / f"images/{split}/{stem}.png", random_image(*values.shape, seed + number))
         save(folder / f"masks/{split}/{stem}.png", values)
 
 
@@ -229,7 +229,7 @@ def test_a_missing_split_fails_unless_it_has_no_labels(tmp_path, run):
 
 
 def test_images_without_labels_are_read(tmp_path, run):
-    save(tmp_path / "images/test/a.png", picture(4, 5))
+    save(tmp_path / "images/test/a.png", random_image(4, 5))
     (tmp_path / "images/test/b.png").write_bytes(b"no image")
     content = {**ROADS, "splits": {"roads_test": "test"}, "without_labels": ["roads_test"]}
     status, report = run(write_yaml(tmp_path, content))

@@ -7,7 +7,7 @@ from PIL import Image
 
 from segzoo.data import label_reader, read_dataset_file, register_dataset_file
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture, save, write_yaml
+from tests.data.data_trees import random_image, save, write_yaml
 
 HEIGHT, WIDTH = 12, 16
 BASE = {
@@ -24,14 +24,14 @@ def random_labels(classes=3, seed=0):
 
 def write_masks(folder, stem, masks, template="masks/{stem}-{name}.png"):
     """An image, and a file for each of {name: (H, W) array of any type}."""
-    save(folder / f"images/{stem}.png", picture(HEIGHT, WIDTH))
+    save(folder / f"images/{stem}.png", random_image(HEIGHT, WIDTH))
     for name, mask in masks.items():
         save(folder / template.format(stem=stem, name=name), np.asarray(mask))
 
 
-def read(folder, **facts):
+def read(folder, **keys):
     """{image id: labels} of the split."""
-    register_dataset_file(write_yaml(folder, {**BASE, **facts}))
+    register_dataset_file(write_yaml(folder, {**BASE, **keys}))
     reader = label_reader("roads_x")
     return {record["image_id"]: reader.load_sem_seg(record) for record in DatasetCatalog.get("roads_x")}
 
@@ -107,7 +107,7 @@ def test_where_masks_overlap_the_later_class_or_that_of_the_key_order_is_on_top(
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "I;16", "P"])
-def test_masks_of_every_kind_are_read(tmp_path, mode):
+def test_masks_of_every_mode_are_read(tmp_path, mode):
     labels = random_labels(2)
     write_masks(tmp_path, "00", {"car": labels * np.uint8(255)})
     gray = Image.fromarray(labels * np.uint8(255))
@@ -139,7 +139,7 @@ def test_soft_edges_need_a_threshold_and_the_message_gives_one(tmp_path):
             r"00-dog.png: 'dog' is neither a class nor in label_map",
         ),
         (
-            {"car": picture(HEIGHT, WIDTH)},
+            {"car": random_image(HEIGHT, WIDTH)},
             r"00-car.png: is a color image \(RGB\), expected the mask of one",
         ),
         ({"car": np.ones((3, 4), np.uint8)}, r"00-car.png: is 4x3, but its image"),
@@ -154,7 +154,7 @@ def test_wrong_files_are_named(tmp_path, masks, message):
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("keys", "message"),
     [
         ({"encoding": "index"}, "labels with {class} are a mask per class; set encoding: binary_files"),
         ({"labels": "masks/{stem}.png", "encoding": "binary_files"}, "name the class in labels"),
@@ -164,9 +164,9 @@ def test_wrong_files_are_named(tmp_path, masks, message):
         ({"encoding": {"type": "binary_files", "threshold": "x"}}, "threshold is 'x'; expected a number"),
     ],
 )
-def test_contradicting_keys_are_refused(tmp_path, facts, message):
+def test_contradicting_keys_are_refused(tmp_path, keys, message):
     with pytest.raises(InputError, match=message):
-        read_dataset_file(write_yaml(tmp_path, {**BASE, **facts}))
+        read_dataset_file(write_yaml(tmp_path, {**BASE, **keys}))
 
 
 def test_files_of_several_objects_belong_to_the_image_with_the_longest_fitting_stem(tmp_path):

@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog
 
 from segzoo.data import label_reader, read_dataset_file, register_dataset_file
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture, save, write_yaml
+from tests.data.data_trees import random_image, save, write_yaml
 
 BASE = {"splits": {"x": "x"}, "images": "images/{stem}.png", "labels": "masks/{stem}.png"}
 CVAT = """# label:color_rgb:parts:actions
@@ -58,7 +58,7 @@ def test_other_lines_are_named(tmp_path, text, message):
 def test_cvats_masks_are_read_by_the_colors_of_its_labelmap(tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, (9, 12))
     colors = np.array([(0, 0, 0), (250, 170, 30), (0, 0, 142)], np.uint8)
-    save(tmp_path / "images/a.png", picture(9, 12))
+    save(tmp_path / "images/a.png", random_image(9, 12))
     save(tmp_path / "masks/a.png", colors[labels])
     (tmp_path / "labelmap.txt").write_text(CVAT)
     register_dataset_file(write_yaml(tmp_path, {**BASE, "classes": "labelmap.txt", "encoding": "rgb"}))
@@ -76,28 +76,28 @@ def test_cvats_masks_are_read_by_the_colors_of_its_labelmap(tmp_path):
         "0\tunlabeled\n1\t3 wheeler\n2\tsky, clear\n",
     ],
 )
-def test_numbers_before_names_are_no_part_of_them(tmp_path, text):
+def test_numbers_before_names_are_not_part_of_the_names(tmp_path, text):
     found = [("unlabeled", None), ("3 wheeler", None), ("sky, clear", None)]
     assert classes_of(tmp_path, text, "_classes.csv") == found
 
 
 def test_numbers_that_do_not_count_from_0_are_ids(tmp_path):
     (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n24, car\n7, road\n")
-    facts = {**BASE, "classes": "_classes.csv"}
+    content = {**BASE, "classes": "_classes.csv"}
     labels = np.array([[7, 24], [24, 7]], np.uint8)
-    save(tmp_path / "images/a.png", picture(2, 2))
+    save(tmp_path / "images/a.png", random_image(2, 2))
     save(tmp_path / "masks/a.png", labels)
-    register_dataset_file(write_yaml(tmp_path, facts))
+    register_dataset_file(write_yaml(tmp_path, content))
     (record,) = DatasetCatalog.get("x")
     assert label_reader("x").dataset.space.classes == ("road", "car")
     assert (label_reader("x").load_sem_seg(record) == (labels == 24)).all()
     # What the YAML says counts, and lists that are numbered from 0 change nothing.
-    dataset = read_dataset_file(write_yaml(tmp_path, {**facts, "encoding": "index"}))
+    dataset = read_dataset_file(write_yaml(tmp_path, {**content, "encoding": "index"}))
     assert dataset.layouts[0].encoding.name == "index"
-    per_class = {**facts, "labels": "masks/{stem}-{class}.png"}
+    per_class = {**content, "labels": "masks/{stem}-{class}.png"}
     assert read_dataset_file(write_yaml(tmp_path, per_class)).layouts[0].encoding.name == "binary_files"
     (tmp_path / "_classes.csv").write_text("0 car\n1 road\n")
-    assert read_dataset_file(write_yaml(tmp_path, facts)).layouts[0].encoding.name == "index"
+    assert read_dataset_file(write_yaml(tmp_path, content)).layouts[0].encoding.name == "index"
 
 
 @pytest.mark.parametrize("text", ["id,name\n0,road\ncar\n", "id,name\n0,road\n0,car\n"])
@@ -110,7 +110,7 @@ def test_names_that_begin_with_digits_are_names(tmp_path):
     assert classes_of(tmp_path, "2 wheeler\ncar\n") == [("2 wheeler", None), ("car", None)]
 
 
-def test_classes_may_be_a_mapping_from_0_as_of_yolo(tmp_path):
+def test_classes_may_be_a_mapping_from_0_as_in_yolo(tmp_path):
     listed = {0: "road", 1: "car"}
     dataset = read_dataset_file(write_yaml(tmp_path, {**BASE, "classes": listed}))
     assert dataset.space.classes == ("road", "car")

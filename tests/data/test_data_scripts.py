@@ -14,7 +14,7 @@ from segzoo.cli.convert_data import panoptic
 from segzoo.cli.prepare import ade20k as ade20k_command
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import ROADS, picture, save, write_panoptic, write_roads, write_street
+from tests.data.data_trees import ROADS, random_image, save, write_panoptic, write_roads, write_street
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def ade20k(datasets_folder):
     root = datasets_folder / "ADEChallengeData2016"
     for split in ("training", "validation"):
         for number in range(3):
-            save(root / f"images/{split}/{number}.jpg", picture(3, 4))
+            save(root / f"images/{split}/{number}.jpg", random_image(3, 4))
             labels = np.array([[0, 1, 2, 150]] * 3, dtype=np.uint8)
             save(root / f"annotations/{split}/{number}.png", labels)
     return root
@@ -177,7 +177,7 @@ def test_wrong_flags_are_explained(tmp_path, capsys, arguments, message):
 
 
 def test_a_split_without_labels_has_nothing_to_draw(datasets_folder, tmp_path, capsys):
-    save(datasets_folder / "VOC2012/JPEGImages/a.jpg", picture(4, 4))
+    save(datasets_folder / "VOC2012/JPEGImages/a.jpg", random_image(4, 4))
     (datasets_folder / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
     (datasets_folder / "VOC2012/ImageSets/Segmentation/test.txt").write_text("a\n")
     arguments = ["--split", "voc_2012_sem_seg_test", "--output", str(tmp_path / "out")]

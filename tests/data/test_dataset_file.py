@@ -17,7 +17,7 @@ from tests.data.data_trees import (
     STREET_IDS,
     STREET_SEGMENTS,
     load,
-    picture,
+    random_image,
     save,
     write_panoptic,
     write_roads,
@@ -28,9 +28,9 @@ from tests.data.data_trees import (
 LABELS = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)
 
 
-def changed(facts, **changes):
-    """The facts with some replaced, or removed (None)."""
-    merged = {**copy.deepcopy(facts), **changes}
+def changed(content, **changes):
+    """The content with some keys replaced, or removed (None)."""
+    merged = {**copy.deepcopy(content), **changes}
     return {key: value for key, value in merged.items() if value is not None}
 
 
@@ -143,7 +143,7 @@ def test_registering_a_changed_file_again_replaces_it_and_another_file_may_not_t
 
 
 def test_the_root_is_read_when_the_dataset_is_loaded(datasets_folder, tmp_path, monkeypatch):
-    save(tmp_path / "elsewhere/CamVid/train/a.png", picture(2, 3))
+    save(tmp_path / "elsewhere/CamVid/train/a.png", random_image(2, 3))
     save(tmp_path / "elsewhere/CamVid/train_labels/a.png", LABELS)
     with pytest.raises(InputError):
         DatasetCatalog.get("camvid_train")
@@ -175,12 +175,12 @@ def test_merging_by_class_name(tmp_path):
 
 def test_panoptic_categories_merge_by_name_and_stuff_becomes_one_segment(tmp_path):
     write_panoptic(tmp_path, {"a": STREET_IDS}, {"a": STREET_SEGMENTS}, STREET_CATEGORIES)
-    facts = changed(
+    content = changed(
         STREET,
         classes=["background", {"name": "car", "isthing": True}],
         label_map={"road": "background", "sky": "background", "person": "void"},
     )
-    records, metadata = load(write_yaml(tmp_path, facts, "street.yaml"))
+    records, metadata = load(write_yaml(tmp_path, content, "street.yaml"))
     ids, info = metadata.load_panoptic(records[0])
     expected = STREET_IDS.copy()
     expected[STREET_IDS == 12] = 70000
@@ -200,11 +200,11 @@ def test_segments_have_the_areas_of_the_png_whatever_the_json_says(tmp_path, mis
     file = write_street(
         tmp_path, classes=["ground", *STREET["classes"][1::2]], label_map={"road": "ground", "sky": "ground"}
     )
-    facts = json.loads((tmp_path / "panoptic.json").read_text())
-    for segment in facts["annotations"][0]["segments_info"]:
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    for segment in content["annotations"][0]["segments_info"]:
         for key in missing.get(segment["id"], ()):
             del segment[key]
-    (tmp_path / "panoptic.json").write_text(json.dumps(facts))
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
     _, info = load_panoptic(file)
     expected = {one: int((one == STREET_IDS).sum()) for one in np.unique(STREET_IDS) if one}
     expected[70000] += expected.pop(12)
@@ -240,46 +240,46 @@ def load_panoptic(file):
 def break_json(**changes):
     """A change of panoptic.json."""
 
-    def apply(facts):
-        facts.update(changes)
+    def apply(content):
+        content.update(changes)
 
     return apply
 
 
-def remove_isthing(facts):
-    del facts["categories"][1]["isthing"]
+def remove_isthing(content):
+    del content["categories"][1]["isthing"]
 
 
-def unknown_category(facts):
-    facts["annotations"][0]["segments_info"][0]["category_id"] = 77
+def unknown_category(content):
+    content["annotations"][0]["segments_info"][0]["category_id"] = 77
 
 
-def remove_segment(facts):
-    del facts["annotations"][0]["segments_info"][1]
+def remove_segment(content):
+    del content["annotations"][0]["segments_info"][1]
 
 
-def add_segment(facts):
-    facts["annotations"][0]["segments_info"].append({"id": 99, "category_id": 1, "iscrowd": 0})
+def add_segment(content):
+    content["annotations"][0]["segments_info"].append({"id": 99, "category_id": 1, "iscrowd": 0})
 
 
-def too_large_id(facts):
-    facts["annotations"][0]["segments_info"][0]["id"] = 1 << 24
+def too_large_id(content):
+    content["annotations"][0]["segments_info"][0]["id"] = 1 << 24
 
 
-def other_isthing(facts):
-    facts["categories"][0]["isthing"] = 1
+def other_isthing(content):
+    content["categories"][0]["isthing"] = 1
 
 
-def misspelt(facts):
-    facts["categories"][1]["name"] = "cars"
+def misspelt(content):
+    content["categories"][1]["name"] = "cars"
 
 
-def other_image(facts):
-    facts["annotations"][0]["image_id"] = 5
+def other_image(content):
+    content["annotations"][0]["image_id"] = 5
 
 
-def instances_file(facts):
-    del facts["annotations"][0]["segments_info"]
+def instances_file(content):
+    del content["annotations"][0]["segments_info"]
 
 
 @pytest.mark.parametrize(
@@ -302,9 +302,9 @@ def instances_file(facts):
 )
 def test_a_contradictory_panoptic_json_is_explained(tmp_path, change, message):
     file = write_street(tmp_path)
-    facts = json.loads((tmp_path / "panoptic.json").read_text())
-    change(facts)
-    (tmp_path / "panoptic.json").write_text(json.dumps(facts))
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    change(content)
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
     with pytest.raises(InputError) as caught:
         load_panoptic(file)
     assert message in str(caught.value)

@@ -12,9 +12,9 @@ NAMES = ("road", "building", "sky", "car", "person")
 COLORS = [(128, 64, 128), (70, 70, 70), (70, 130, 180), (0, 0, 142), (220, 20, 60)]
 
 
-def encoding_of(facts, names=NAMES, ids=(7, 11, 23, 26, 24), label_map=None):
+def encoding_of(setting, names=NAMES, ids=(7, 11, 23, 26, 24), label_map=None):
     space = LabelSpace(tuple(names), tuple(ids), label_map or {}, "roads.yaml")
-    return build_encoding(facts, space, dict(zip(names, COLORS, strict=False)))
+    return build_encoding(setting, space, dict(zip(names, COLORS, strict=False)))
 
 
 def decode_values(encoding, dtype=np.uint8):
@@ -30,7 +30,7 @@ def decode_values(encoding, dtype=np.uint8):
 
 
 @pytest.mark.parametrize(
-    ("facts", "label_map", "expected"),
+    ("setting", "label_map", "expected"),
     [
         ("index", {}, {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 255: 255}),
         ({"type": "index", "offset": -1}, {}, {0: 255, 1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 255: 255}),
@@ -51,8 +51,8 @@ def decode_values(encoding, dtype=np.uint8):
         ("index", {255: "road"}, {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 255: 0}),
     ],
 )
-def test_index_values_become_the_classes_of_the_rule_and_no_others_are_accepted(facts, label_map, expected):
-    assert decode_values(encoding_of(facts, label_map=label_map)) == expected
+def test_index_values_become_the_classes_of_the_rule_and_no_others_are_accepted(setting, label_map, expected):
+    assert decode_values(encoding_of(setting, label_map=label_map)) == expected
 
 
 def test_others_void_makes_every_unlisted_value_void():
@@ -101,13 +101,13 @@ def test_colors_become_classes_and_unknown_ones_are_refused():
 
 def test_several_colors_may_be_one_class_under_other_names():
     colors = {"asphalt": [[1, 2, 3], [3, 2, 1]], "sky": [[9, 9, 9]], "building": [], "car": [], "person": []}
-    facts = {"type": "rgb", "colors": colors}
-    encoding = encoding_of(facts, label_map={"asphalt": "road"})
+    setting = {"type": "rgb", "colors": colors}
+    encoding = encoding_of(setting, label_map={"asphalt": "road"})
     pixels = np.array([[(1, 2, 3), (3, 2, 1), (9, 9, 9)]], dtype=np.uint8)
     assert encoding.decode(Image.fromarray(pixels), "a.png").tolist() == [[0, 0, 2]]
 
 
-def test_of_several_encodings_the_kind_of_file_picks_one():
+def test_the_mode_of_a_file_selects_one_of_several_encodings():
     encoding = encoding_of(["index", "rgb"])
     assert encoding.decode(Image.fromarray(np.array([[3]], dtype=np.uint8)), "a.png").tolist() == [[3]]
     assert encoding.decode(Image.fromarray(np.array([[COLORS[4]]], dtype=np.uint8)), "a").tolist() == [[4]]
@@ -119,7 +119,7 @@ def test_a_class_without_a_color_is_fine_where_another_encoding_has_it():
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("setting", "message"),
     [
         ("indx", "encoding 'indx' is unknown; did you mean index?"),
         ({"offset": 1}, "encoding lacks its type"),
@@ -145,9 +145,9 @@ def test_a_class_without_a_color_is_fine_where_another_encoding_has_it():
         ),
     ],
 )
-def test_wrong_facts_are_explained_in_one_line(facts, message):
+def test_wrong_encodings_are_explained_in_one_line(setting, message):
     with pytest.raises(InputError) as caught:
-        encoding_of(facts)
+        encoding_of(setting)
     assert message in str(caught.value)
     assert "roads.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -160,7 +160,7 @@ def test_the_class_map_of_a_file_is_the_same_through_the_dataset(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("facts", "label_map", "expected"),
+    ("setting", "label_map", "expected"),
     [
         ("id", {}, [7, 11, 23, 26, 24]),
         ({"type": "index", "offset": -1}, {}, [1, 2, 3, 4, 5]),
@@ -171,8 +171,8 @@ def test_the_class_map_of_a_file_is_the_same_through_the_dataset(tmp_path):
         (["rgb", {"type": "index", "void": [5]}], {}, [0, 1, 2, 3, 4]),
     ],
 )
-def test_the_values_that_files_hold_for_the_classes_are_known(facts, label_map, expected):
-    assert encoding_of(facts, label_map=label_map).file_values() == expected
+def test_the_values_that_files_hold_for_the_classes_are_known(setting, label_map, expected):
+    assert encoding_of(setting, label_map=label_map).file_values() == expected
 
 
 def test_values_of_16_bits_are_known_too():
@@ -188,6 +188,6 @@ def test_a_mask_saved_as_rgb_is_read_by_its_channel(tmp_path):
         (record,), metadata = load(write_roads(tmp_path, mask, classes=names, encoding=given))
         with pytest.raises(InputError, match=rf"set encoding: {{type: {named}, channel: 0}}"):
             metadata.load_sem_seg(record)
-    facts = {"type": "binary", "channel": 0}
-    (record,), metadata = load(write_roads(tmp_path, mask, classes=names, encoding=facts))
+    setting = {"type": "binary", "channel": 0}
+    (record,), metadata = load(write_roads(tmp_path, mask, classes=names, encoding=setting))
     assert metadata.load_sem_seg(record).tolist() == [[0, 1, 1]]

@@ -1,4 +1,4 @@
-"""Batches that data-loading processes cannot hand over end a job in one line, not by waiting for ever."""
+"""Batches that data-loader workers cannot hand over end a job in one line, not in waiting forever."""
 
 import ctypes
 import errno
@@ -21,7 +21,7 @@ from segzoo.data.handover import SharedBatch, hand_over, limits, received_batche
 from segzoo.data.workers import init_worker, job_signals_blocked
 from segzoo.utils.errors import InputError
 
-# Seconds between two looks: fewer than in trainings.
+# Seconds between two checks: shorter than in training.
 PAUSE = 0.4
 _CLONE_NEWNS = 0x20000
 
@@ -63,7 +63,7 @@ def test_batches_arrive_complete_and_in_order(workers):
     assert [item["name"] for item in batches[1]] == ["2.png", "3.png"]
 
 
-def test_a_slow_batch_is_waited_for():
+def test_the_loader_waits_for_a_slow_batch():
     seen = []
     slow = Images(4, 2, lambda: time.sleep(2.5 * PAUSE))
     assert indices(received_batches(loader(slow), seen.append)) == [0, 1, 2, 3]
@@ -101,7 +101,7 @@ def test_what_a_worker_cannot_hand_over_ends_in_one_line(monkeypatch, error, wha
     assert "lower DATALOADER.NUM_WORKERS (now 1; 0 needs none)" in failure.message
 
 
-def test_a_process_that_cannot_be_forked_for_want_of_memory_is_one_line(monkeypatch):
+def test_a_process_that_cannot_be_forked_for_lack_of_memory_is_one_line(monkeypatch):
     def fail():
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
@@ -128,7 +128,7 @@ def test_a_worker_that_waited_for_a_disk_may_compute_afterwards(monkeypatch):
     assert monitor.idle_for() == 2  # and does nothing since
 
 
-def test_other_errors_of_a_worker_stay_what_they_are():
+def test_other_errors_of_a_worker_are_unchanged():
     def fail():
         raise RuntimeError("No space left on device")  # of a dataset, which has a traceback
 
@@ -146,7 +146,7 @@ def test_other_errors_of_a_worker_stay_what_they_are():
         (signal.SIGSEGV, "a data-loader worker was ended"),
     ],
 )
-def test_a_worker_that_is_gone_is_explained(number, message):
+def test_a_worker_that_ended_is_explained(number, message):
     with pytest.raises(InputError, match=message):
         list(
             received_batches(loader(Images(8, 4, lambda: os.kill(os.getpid(), number))), lambda seconds: None)
@@ -156,7 +156,7 @@ def test_a_worker_that_is_gone_is_explained(number, message):
 @pytest.mark.parametrize(
     ("code", "message"), [(-9, r"was killed \(SIGKILL\)"), (-11, "was ended by Seg"), (3, "has ended \\(")]
 )
-def test_the_signal_is_told_where_torch_sees_the_end_first(code, message):
+def test_the_signal_is_named_if_torch_sees_the_end_first(code, message):
     """Its own words are then the same for every end; which of two places sees it is chance."""
     processes = [types.SimpleNamespace(pid=4, exitcode=None), types.SimpleNamespace(pid=5, exitcode=code)]
     with (
@@ -166,7 +166,7 @@ def test_the_signal_is_told_where_torch_sees_the_end_first(code, message):
         raise RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
 
 
-def test_workers_that_hang_are_not_waited_for_for_ever(monkeypatch):
+def test_hanging_workers_end_in_an_error(monkeypatch):
     monkeypatch.setattr(handover, "IDLE_LIMIT", PAUSE)
     with pytest.raises(
         InputError, match=r"no batch for .* minutes, during which the 1 data-loader workers were idle"
@@ -180,7 +180,7 @@ def compute_for(seconds):
         pass
 
 
-def test_workers_that_compute_are_waited_for(monkeypatch):
+def test_the_loader_waits_for_workers_that_compute(monkeypatch):
     monkeypatch.setattr(handover, "IDLE_LIMIT", 2.0)
     busy = Images(4, 2, lambda: compute_for(3.0))
     assert indices(received_batches(loader(busy), lambda seconds: None)) == [0, 1, 2, 3]
@@ -220,7 +220,7 @@ def test_a_real_small_shared_memory_ends_a_loader_in_one_line():
     assert " of 1.0 MiB free" in said
 
 
-def test_a_parcel_is_small():
+def test_the_message_of_a_shared_batch_is_small():
     """The pixels are in shared memory, not in the message."""
     shared = next(iter(loader([{"image": torch.zeros((3, 64, 64), dtype=torch.uint8)}] * 2)))
     assert isinstance(shared, SharedBatch)
@@ -246,7 +246,7 @@ def test_no_signal_to_the_whole_job_reaches_a_worker():
     assert indices([[first], *batches]) == list(range(6))
 
 
-def test_a_process_that_is_not_forked_is_out_of_reach_from_the_start():
+def test_a_process_that_is_not_forked_blocks_job_signals_from_the_start():
     """The loader above, where it spawns its workers: these import for seconds before they do anything."""
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.1,))
     with job_signals_blocked():

@@ -16,7 +16,7 @@ from segzoo.data import SegmentationMapper, label_reader, read_dataset_file
 from segzoo.data.mapper import swap_classes
 from segzoo.evaluation import build_evaluator
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture, save
+from tests.data.data_trees import random_image, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -101,32 +101,32 @@ COUNTS = {
 
 
 def write_lip(base, labels, area="TrainVal_images", parsing="TrainVal_parsing_annotations", split="train"):
-    save(base / area / f"{split}_images/77_1.jpg", picture(*labels.shape))
+    save(base / area / f"{split}_images/77_1.jpg", random_image(*labels.shape))
     save(base / parsing / f"{split}_segmentations/77_1.png", labels)
 
 
 def write_cihp(base, labels, folder="train"):
-    save(base / folder / "Images/0000006.jpg", picture(*labels.shape))
+    save(base / folder / "Images/0000006.jpg", random_image(*labels.shape))
     save(base / folder / "Category_ids/0000006.png", labels)
-    save(base / folder / "Categories/0000006.png", picture(*labels.shape))  # for the eye, not for us
+    save(base / folder / "Categories/0000006.png", random_image(*labels.shape))  # visualizations, not labels
 
 
 def write_atr(base, labels):
-    save(base / "JPEGImages/997_1.jpg", picture(*labels.shape))
+    save(base / "JPEGImages/997_1.jpg", random_image(*labels.shape))
     save(base / "SegmentationClassAug/997_1.png", labels)
     (base / "segzoo_split").mkdir()
     (base / "segzoo_split/train.txt").write_text("997_1\n")
 
 
 def write_mhp_v1(base, labels):
-    save(base / "images/0001.jpg", picture(*labels.shape))
+    save(base / "images/0001.jpg", random_image(*labels.shape))
     save(base / "annotations/0001_01_01.png", labels)
     (base / "train_list.txt").write_text("0001.jpg\n")
 
 
 def write_mhp_v2(base, labels):
-    save(base / "train/images/96.jpg", picture(*labels.shape))
-    # The authors' tool saved three channels; the other two are not to be looked at.
+    save(base / "train/images/96.jpg", random_image(*labels.shape))
+    # The authors' tool saved three channels; the other two must not be read.
     save(base / "train/parsing_annos/96_01_01.png", np.dstack([labels, labels // 2, np.zeros_like(labels)]))
     (base / "list").mkdir()
     (base / "list/train.txt").write_text("96\n")
@@ -203,7 +203,7 @@ def test_counts_and_flip_pairs_are_the_published_ones(name):
 
 
 @pytest.mark.parametrize(("name", "root", "write", "how"), [TREES[index] for index in (0, 6, 14, 16, 18)])
-def test_mirrored_training_swaps_left_and_right_and_twice_is_identity(
+def test_flipped_training_swaps_left_and_right_and_twice_is_the_identity(
     datasets_folder, name, root, write, how
 ):
     table = CLASSES[name]
@@ -229,7 +229,7 @@ def test_mirrored_training_swaps_left_and_right_and_twice_is_identity(
 
 
 def naive_merge(persons):
-    """Pixel by pixel: the first person that is there."""
+    """Pixel by pixel: the first person that covers it."""
     merged = np.zeros_like(persons[0])
     for position in np.ndindex(merged.shape):
         present = [int(person[position]) for person in persons if person[position] != 0]
@@ -244,8 +244,8 @@ def test_persons_are_merged_in_order_of_their_names_and_the_first_wins(datasets_
         for _ in "abc"
     ]
     base = datasets_folder / "MHPv1"
-    save(base / "images/0001.jpg", picture(6, 5))
-    save(base / "images/0002.jpg", picture(6, 5))
+    save(base / "images/0001.jpg", random_image(6, 5))
+    save(base / "images/0002.jpg", random_image(6, 5))
     for number in (3, 1, 2):  # not in the order in which they were written
         save(base / f"annotations/0001_03_0{number}.png", persons[number - 1])
     save(base / "annotations/0002_01_01.png", np.zeros((6, 5), np.uint8))
@@ -265,7 +265,7 @@ def test_persons_are_merged_in_order_of_their_names_and_the_first_wins(datasets_
 def test_mhp_v2_names_are_split_at_the_underscore(datasets_folder):
     base = datasets_folder / "MHPv2"
     for stem, value in (("9", 1), ("96", 2), ("961", 3)):
-        save(base / f"val/images/{stem}.jpg", picture(2, 2))
+        save(base / f"val/images/{stem}.jpg", random_image(2, 2))
         channels = np.zeros((2, 2, 3), np.uint8)
         channels[..., 0] = value
         save(base / f"val/parsing_annos/{stem}_01_01.png", channels)
@@ -288,7 +288,7 @@ def test_mhp_v2_reads_the_first_channel_where_gray_would_be_another_class(datase
     base = datasets_folder / "MHPv2"
     channels = np.zeros((1, 2, 3), np.uint8)
     channels[0, :, 0] = (58, 5)
-    save(base / "train/images/1.jpg", picture(1, 2))
+    save(base / "train/images/1.jpg", random_image(1, 2))
     file = save(base / "train/parsing_annos/1_01_01.png", channels)
     assert np.asarray(Image.open(file).convert("L")).tolist() == [[17, 1]]
     (record,) = DatasetCatalog.get("mhp_v2_train")
@@ -300,8 +300,8 @@ def test_mhp_v2_reads_the_first_channel_where_gray_would_be_another_class(datase
 
 def test_a_person_of_another_size_and_an_image_without_persons_are_explained(datasets_folder):
     base = datasets_folder / "MHPv1"
-    save(base / "images/0001.jpg", picture(2, 3))
-    save(base / "images/0002.jpg", picture(2, 3))
+    save(base / "images/0001.jpg", random_image(2, 3))
+    save(base / "images/0002.jpg", random_image(2, 3))
     save(base / "annotations/0001_02_01.png", np.zeros((2, 3), np.uint8))
     save(base / "annotations/0001_02_02.png", np.zeros((3, 2), np.uint8))
     (base / "train_list.txt").write_text("0001.jpg\n")
@@ -352,7 +352,7 @@ def test_the_split_of_atr_has_the_published_sizes_and_never_changes():
 
 
 def interrupted(file, text, **options):
-    """In place of Path.write_text: it is stopped after a few bytes."""
+    """Replaces Path.write_text; stops after a few bytes."""
     file.write_bytes(text.encode()[:3])
     raise KeyboardInterrupt
 
@@ -360,7 +360,7 @@ def interrupted(file, text, **options):
 def test_the_split_of_atr_is_written_and_read(datasets_folder, monkeypatch, capsys):
     base = datasets_folder / "ATR/humanparsing"
     for number in range(1, 8):
-        save(base / f"JPEGImages/997_{number}.jpg", picture(2, 2))
+        save(base / f"JPEGImages/997_{number}.jpg", random_image(2, 2))
         save(base / f"SegmentationClassAug/997_{number}.png", np.zeros((2, 2), np.uint8))
     with pytest.raises(InputError, match=r"no list .*train.txt; run `segzoo prepare atr`"):
         DatasetCatalog.get("atr_train")
@@ -377,7 +377,7 @@ def test_the_split_of_atr_is_written_and_read(datasets_folder, monkeypatch, caps
     # A list that is cut off would be read as a smaller split.
     monkeypatch.setattr(Path, "write_text", interrupted)
     written = (base / "segzoo_split/train.txt").read_text()
-    # As a shell has it of a program that SIGINT has ended.
+    # The exit status of a shell for a program that SIGINT ended.
     assert prepare.main(["atr", "--allow-incomplete"]) == 130
     assert {file.name for file in (base / "segzoo_split").iterdir()} == {
         f"{name}.txt" for name in ("train", "val", "test", "unused")
@@ -392,15 +392,15 @@ def test_the_split_of_atr_is_written_and_read(datasets_folder, monkeypatch, caps
 
 def write_unlabeled(datasets_folder):
     """Images of the test sets of LIP, CIHP and MHP v2."""
-    save(datasets_folder / "LIP/Testing_images/testing_images/1_2.jpg", picture(2, 3))
-    save(datasets_folder / "CIHP/Testing/Images/0000001.jpg", picture(2, 3))
-    save(datasets_folder / "MHPv2/test/images/7.jpg", picture(2, 3))
+    save(datasets_folder / "LIP/Testing_images/testing_images/1_2.jpg", random_image(2, 3))
+    save(datasets_folder / "CIHP/Testing/Images/0000001.jpg", random_image(2, 3))
+    save(datasets_folder / "MHPv2/test/images/7.jpg", random_image(2, 3))
     (datasets_folder / "MHPv2/list").mkdir()
     (datasets_folder / "MHPv2/list/test_all.txt").write_text("7\n")
 
 
 @pytest.mark.parametrize("name", ["lip_test", "cihp_test", "mhp_v2_test"])
-def test_a_test_set_without_labels_serves_inference_and_says_so_where_it_cannot_serve(datasets_folder, name):
+def test_a_test_set_without_labels_is_for_inference_only(datasets_folder, name):
     write_unlabeled(datasets_folder)
     (record,) = DatasetCatalog.get(name)
     assert set(record) == {"file_name", "image_id", "dataset", "layout"}
@@ -416,10 +416,10 @@ def test_a_test_set_without_labels_serves_inference_and_says_so_where_it_cannot_
         SegmentationMapper(cfg, True)
 
 
-def test_a_set_that_is_not_there_is_told_from_one_without_its_lists(datasets_folder):
+def test_a_missing_dataset_and_missing_lists_have_different_messages(datasets_folder):
     (datasets_folder / "MHPv2").mkdir()
     with pytest.raises(InputError, match=r"mhp_v2_val: no images .*MHPv2/val/images/\{stem\}.jpg"):
         DatasetCatalog.get("mhp_v2_val")
-    save(datasets_folder / "MHPv1/images/0001.jpg", picture(2, 2))
+    save(datasets_folder / "MHPv1/images/0001.jpg", random_image(2, 2))
     with pytest.raises(InputError, match=r"mhp_v1_val: no list .*MHPv1/train_list.txt; set DETECTRON2"):
         DatasetCatalog.get("mhp_v1_val")

@@ -1,4 +1,4 @@
-"""Cityscapes and ADE20K instances: their facts, what is read of them, and what `segzoo prepare` writes."""
+"""Cityscapes and ADE20K instances: their metadata, their labels as read, and what `segzoo prepare` writes."""
 
 import json
 
@@ -19,7 +19,7 @@ from tests.data.data_trees import (
     ADE_NUMBERS,
     LABEL_OF_CATEGORY,
     load,
-    picture,
+    random_image,
     save,
     write_ade20k,
     write_yaml,
@@ -42,10 +42,10 @@ STREET = {
 IDS = np.array([[4, 4, 4, 5, 5001, 0], [2000, 2000, 2, 2, 3, 1], [2000, 2007, 3001, 1, 3, 1]], np.uint16)
 
 
-def write_street(folder, ids=IDS, **facts):
-    save(folder / "images/a.png", picture(*ids.shape))
+def write_street(folder, ids=IDS, **keys):
+    save(folder / "images/a.png", random_image(*ids.shape))
     save(folder / "ids/a.png", ids)
-    return write_yaml(folder, {**STREET, **facts}, "blocks.yaml")
+    return write_yaml(folder, {**STREET, **keys}, "blocks.yaml")
 
 
 def expected_instances(ids=IDS):
@@ -78,8 +78,8 @@ def test_regions_are_those_of_the_file(tmp_path):
     assert regions.values.tolist() == sorted(set(IDS.ravel().tolist()))
     assert np.array_equal(regions.values[regions.indices], IDS)
     columns = (one.tolist() for one in regions[1:])
-    facts = {value: rest for value, *rest in zip(*columns, strict=True)}
-    assert facts == {
+    rows = {value: rest for value, *rest in zip(*columns, strict=True)}
+    assert rows == {
         0: [255, False],
         1: [0, False],
         2: [2, False],
@@ -113,13 +113,13 @@ def test_training_sees_the_numbered_things(tmp_path):
     assert (semantic["sem_seg"] == 2).sum() == 6
 
 
-def test_labels_of_other_kinds_are_refused(tmp_path):
+def test_other_labels_are_rejected(tmp_path):
     path = write_street(tmp_path, np.where(IDS == 2007, 7001, IDS).astype(np.uint16))
     (record,), metadata = load(path)
     for read in (metadata.load_regions, metadata.load_sem_seg):
         with pytest.raises(UnknownLabelError, match=r"values 7001 have ids of no class, 7 \(1 pixels"):
             read(record)
-    save(tmp_path / "ids/a.png", picture(3, 6))
+    save(tmp_path / "ids/a.png", random_image(3, 6))
     with pytest.raises(InputError, match=r"is a color image .* but blocks.yaml says encoding instance_id"):
         metadata.load_regions(record)
     save(tmp_path / "ids/a.png", IDS[:2])
@@ -128,7 +128,7 @@ def test_labels_of_other_kinds_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("keys", "message"),
     [
         (
             {"encoding": "id", "evaluator": "cityscapes_instances"},
@@ -146,9 +146,9 @@ def test_labels_of_other_kinds_are_refused(tmp_path):
         ),
     ],
 )
-def test_contradictions_are_named(tmp_path, facts, message):
+def test_contradictions_are_named(tmp_path, keys, message):
     with pytest.raises(InputError, match=message):
-        read_dataset_file(write_street(tmp_path, **facts))
+        read_dataset_file(write_street(tmp_path, **keys))
     assert read_dataset_file(write_street(tmp_path, evaluator="sem_seg")).evaluator == "sem_seg"
 
 
@@ -163,7 +163,7 @@ def test_cityscapes_instances_have_detectron2s_categories_and_files(datasets_fol
     # 26 cars; 15 is void, as the 14 others of the benchmark; -1 is never painted.
     ids = np.array([[26000, 26000, 26, 7], [26001, 15, 29000, 0]], np.uint16)
     root = datasets_folder / "cityscapes"
-    save(root / "leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png", picture(2, 4))
+    save(root / "leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png", random_image(2, 4))
     save(root / "gtFine/val/ulm/ulm_000000_000019_gtFine_instanceIds.png", ids)
     (record,) = DatasetCatalog.get("cityscapes_fine_instance_seg_val")
     assert record["image_id"] == "ulm/ulm_000000_000019"
@@ -229,7 +229,7 @@ def test_every_category_of_ade20k_becomes_its_class(prepare, datasets_folder):
     root = write_ade20k(datasets_folder)
     numbers = np.arange(1, 101, dtype=np.uint8).reshape(10, 10)
     save(root / "annotations_instance/training/ADE_train_00000001.png", np.dstack([numbers] * 3))
-    save(root / "images/training/ADE_train_00000001.jpg", picture(10, 10))
+    save(root / "images/training/ADE_train_00000001.jpg", random_image(10, 10))
     prepare("ade20k_instance")
     record = DatasetCatalog.get("ade20k_instance_train")[0]
     assert [one["category_id"] for one in record["annotations"]] == list(range(100))

@@ -20,7 +20,7 @@ from segzoo.data.build import _has_annotation
 from segzoo.data.coco_instances import split_overlaps
 from segzoo.utils.coco_masks import decode_rle
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import load, picture, save, write_panoptic, write_yaml
+from tests.data.data_trees import load, random_image, save, write_panoptic, write_yaml
 
 HEIGHT, WIDTH = 40, 50
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}, {"id": 9, "name": "left ear"}]
@@ -49,7 +49,7 @@ def rectangle(left, top, right, bottom):
 
 
 def annotations():
-    """Two overlapping polygons, one instance of two parts, both kinds of run lengths, and a crowd."""
+    """Two overlapping polygons, one instance of two parts, both forms of RLE, and a crowd."""
     crowd = rectangle(0, 30, 50, 40)
     segmentations = [
         (7, [[5.0, 5.0, 30.5, 6.0, 28.0, 27.5, 6.0, 25.0]], 0),
@@ -65,10 +65,10 @@ def annotations():
     ]
 
 
-def write_pets(folder, listed=None, **facts):
+def write_pets(folder, listed=None, **keys):
     """The dataset pets_train of two images; the second has no instance."""
-    save(folder / "images/a.jpg", picture(HEIGHT, WIDTH))
-    save(folder / "images/b.jpg", picture(HEIGHT, WIDTH))
+    save(folder / "images/a.jpg", random_image(HEIGHT, WIDTH))
+    save(folder / "images/b.jpg", random_image(HEIGHT, WIDTH))
     images = [
         {"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH}
         for number, name in ((30, "b.jpg"), (12, "a.jpg"))
@@ -77,7 +77,7 @@ def write_pets(folder, listed=None, **facts):
     document = {"images": images, "annotations": listed, "categories": CATEGORIES}
     folder.mkdir(exist_ok=True)
     (folder / "instances_train.json").write_text(json.dumps(document))
-    return write_yaml(folder, {**PETS, **facts}, "pets.yaml")
+    return write_yaml(folder, {**PETS, **keys}, "pets.yaml")
 
 
 def pycocotools_masks(folder):
@@ -138,14 +138,14 @@ AUGMENTATIONS = {
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_augmentation_of_overlaps_is_that_of_every_plane_by_itself(tmp_path, name):
+def test_augmenting_overlaps_equals_augmenting_every_mask_separately(tmp_path, name):
     (record, _), _ = load(write_pets(tmp_path))
     masks, _, crowds = pycocotools_masks(tmp_path)
     for seed in range(4):
         np.random.seed(seed)
         sample = mapper_of(augmentations=AUGMENTATIONS[name])(record)
         np.random.seed(seed)
-        seen = T.AugInput(picture(HEIGHT, WIDTH))
+        seen = T.AugInput(random_image(HEIGHT, WIDTH))
         transforms = T.AugmentationList(AUGMENTATIONS[name])(seen)
         planes = [transforms.apply_segmentation(mask.astype(np.uint8)) for mask in masks[~np.array(crowds)]]
         expected = np.stack([plane.astype(bool) for plane in planes if plane.any()])
@@ -199,8 +199,8 @@ def test_the_first_of_overlapping_instances_gives_a_pixel_its_class(tmp_path):
 
 
 def test_label_map_merges_and_drops_categories(tmp_path):
-    facts = {"classes": ["pet"], "label_map": {"cat": "pet", "dog": "pet", "left ear": "void"}}
-    (record, _), _ = load(write_pets(tmp_path, **facts))
+    keys = {"classes": ["pet"], "label_map": {"cat": "pet", "dog": "pet", "left ear": "void"}}
+    (record, _), _ = load(write_pets(tmp_path, **keys))
     assert [one["category_id"] for one in record["annotations"]] == [0] * 5
 
 
@@ -253,7 +253,7 @@ def test_a_wrong_annotation_stops_with_one_line(tmp_path, change, message):
         ),
         ({"size": [40, 50]}, r"annotation 1: its segmentation cannot be read \(it lacks 'counts'\)"),
         ([[0, "a", 2, 3, 4, 5]], r"a.jpg: annotation 1: its segmentation cannot be read"),
-        # Of these pycocotools crashes, ...
+        # With these pycocotools crashes, ...
         ([[0, None, 2, 3, 4, 5]], r"annotation 1 has a polygon with the coordinate nan; expected pixels"),
         ([[1e9, 1, 2, 3, 4, 5]], r"annotation 1 has a polygon with the coordinate 1e\+09; expected pixels"),
         # ... or finds another mask, or its IoU never ends.
@@ -279,7 +279,7 @@ def test_a_mask_that_cannot_be_decoded_stops_with_one_line(tmp_path, segmentatio
         assert str(error.value).count("a.jpg") == 1
 
 
-def test_compressed_run_lengths_are_those_that_pycocotools_wrote():
+def test_compressed_rle_is_that_of_pycocotools():
     generator = np.random.default_rng(0)
     for _ in range(50):
         size = generator.integers(1, 90, 2)
@@ -292,12 +292,12 @@ def test_compressed_run_lengths_are_those_that_pycocotools_wrote():
 @pytest.mark.parametrize(
     "sides", [(40.0, 50.0), ("40", 50), (40, None), (0, 0), (-1, 50), (float("nan"), True), (10**12, [50])]
 )
-def test_sizes_that_are_no_pixels_are_read_from_the_image(tmp_path, sides, caplog):
+def test_invalid_sizes_are_read_from_the_image(tmp_path, sides, caplog):
     path = write_pets(tmp_path)
     file = tmp_path / "instances_train.json"
-    facts = json.loads(file.read_text())
-    facts["images"][1] |= {"height": sides[0], "width": sides[1]}
-    file.write_text(json.dumps(facts))
+    content = json.loads(file.read_text())
+    content["images"][1] |= {"height": sides[0], "width": sides[1]}
+    file.write_text(json.dumps(content))
     (record, _), _ = load(path)
     assert mapper_of()(record)["segment_masks"].shape[1:] == (record["height"], record["width"]) == (40, 50)
     said = [
@@ -306,7 +306,7 @@ def test_sizes_that_are_no_pixels_are_read_from_the_image(tmp_path, sides, caplo
     assert len(said) == (sides != (40.0, 50.0))
 
 
-def test_images_of_one_file_are_refused(tmp_path):
+def test_two_images_with_the_same_file_are_rejected(tmp_path):
     """Evaluators would take the second for a repetition of the first."""
     path = write_pets(tmp_path)
     file = tmp_path / "instances_train.json"
@@ -316,7 +316,7 @@ def test_images_of_one_file_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("keys", "message"),
     [
         ({"labels": "{stem}.png"}, "labels cannot be combined with instances"),
         ({"panoptic": "p", "annotations": "p.json"}, "panoptic cannot be combined with instances"),
@@ -333,17 +333,17 @@ def test_images_of_one_file_are_refused(tmp_path):
         ({"instances": "train.json"}, "train.json does not exist"),
     ],
 )
-def test_a_wrong_dataset_file_stops_with_one_line(tmp_path, facts, message):
+def test_a_wrong_dataset_file_stops_with_one_line(tmp_path, keys, message):
     with pytest.raises(InputError, match=message):
-        load(write_pets(tmp_path, **facts))
+        load(write_pets(tmp_path, **keys))
 
 
-def test_panoptic_and_instance_files_are_not_taken_for_each_other(tmp_path):
+def test_panoptic_and_instance_files_are_not_confused(tmp_path):
     write_panoptic(tmp_path, {"a": np.ones((4, 4))}, {"a": [{"id": 1, "category_id": 3}]}, CATEGORIES)
     (tmp_path / "panoptic.json").rename(tmp_path / "instances_train.json")
     with pytest.raises(InputError, match="annotations have segments_info, so it is a panoptic file"):
         load(write_yaml(tmp_path, PETS, "pets.yaml"))
-    save(tmp_path / "other/images/a.jpg", picture(4, 4))
+    save(tmp_path / "other/images/a.jpg", random_image(4, 4))
     semantic = {**PETS, "labels": "images/{stem}.jpg", "images": "images/{stem}.jpg"}
     del semantic["instances"]
     with pytest.raises(InputError, match=r"evaluator 'coco_instances' needs the key instances"):
@@ -367,7 +367,7 @@ def test_coco_instances_has_detectron2s_thing_classes_under_its_own_names(datase
     assert metadata.contiguous_id_to_dataset_id == [one["id"] for one in things]
     assert metadata.thing_colors == [tuple(one["color"]) for one in things]
     assert MetadataCatalog.get("coco_2017_val").evaluator_type == "coco"  # still Detectron2's
-    save(datasets_folder / "coco/val2017/1.jpg", picture(8, 8))
+    save(datasets_folder / "coco/val2017/1.jpg", random_image(8, 8))
     document = {
         "images": [{"id": 1, "file_name": "1.jpg", "height": 8, "width": 8}],
         "annotations": [{"id": 0, "image_id": 1, "category_id": 90, "segmentation": [[0, 0, 4, 0, 4, 4]]}],

@@ -15,7 +15,7 @@ from segzoo.data import SegmentationMapper, label_reader
 from segzoo.evaluation import build_evaluator
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import load, picture, save, write_yaml
+from tests.data.data_trees import load, random_image, save, write_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEIGHT, WIDTH = 48, 64
@@ -33,7 +33,7 @@ def polygon(left, top, right, bottom):
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
-def write_pets(folder, categories=("cat", "dog"), **facts):
+def write_pets(folder, categories=("cat", "dog"), **keys):
     """Three images: a crowd listed before the instances on it, overlapping instances, and none at all."""
     numbers = {name: number for number, name in enumerate(categories)}  # from 0, as some programs count
     crowd = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
@@ -61,14 +61,14 @@ def write_pets(folder, categories=("cat", "dog"), **facts):
         {"id": number, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH} for number in (1, 2, 3)
     ]
     for image in images:
-        save(folder / "images" / image["file_name"], picture(HEIGHT, WIDTH, image["id"]))
+        save(folder / "images" / image["file_name"], random_image(HEIGHT, WIDTH, image["id"]))
     document = {
         "images": images,
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in numbers.items()],
     }
     (folder / "pets.json").write_text(json.dumps(document))
-    merged = {**PETS, **facts}
+    merged = {**PETS, **keys}
     return write_yaml(folder, {key: one for key, one in merged.items() if one is not None}, "pets.yaml")
 
 
@@ -158,7 +158,7 @@ def overrides(path):
     return ["DATASETS.FILES", f'["{path}"]', "DATASETS.TRAIN", '("pets_x",)', "DATASETS.TEST", '("pets_x",)']
 
 
-def test_without_the_key_the_error_says_what_to_write_and_that_works(tmp_path):
+def test_the_remedy_for_the_missing_key_works(tmp_path):
     path = write_pets(tmp_path, classes=["cat", "dog"], background=None)
     with pytest.raises(InputError) as error:
         load_config(CONFIG, overrides(path))
@@ -191,7 +191,7 @@ def test_a_training_and_its_evaluation_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("keys", "message"),
     [
         ({"background": "floor"}, "background is 'floor', which is not among the classes"),
         ({"background": "dogs"}, "did you mean dog?"),
@@ -208,12 +208,12 @@ def test_a_training_and_its_evaluation_run(tmp_path, monkeypatch):
         ({"evaluator": "panoptic"}, "evaluator 'panoptic' needs the keys panoptic"),
     ],
 )
-def test_a_wrong_background_is_one_line(tmp_path, facts, message):
+def test_a_wrong_background_is_one_line(tmp_path, keys, message):
     with pytest.raises(InputError) as error:
-        load(write_pets(tmp_path, **facts))
+        load(write_pets(tmp_path, **keys))
     assert message in str(error.value)
 
 
-def test_it_can_be_scored_by_class_alone(tmp_path):
+def test_it_can_be_evaluated_by_class_alone(tmp_path):
     load(write_pets(tmp_path, evaluator="sem_seg"))
     assert MetadataCatalog.get("pets_x").evaluator_type == "sem_seg"

@@ -1,4 +1,4 @@
-"""Images and label files of every kind are read as promised, or refused with the file's name."""
+"""Images and label files are read as documented, or rejected with the file's name."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.data.data_trees import (
     STREET_CATEGORIES,
     STREET_IDS,
     load,
-    picture,
+    random_image,
     save,
     write_panoptic,
     write_roads,
@@ -27,7 +27,7 @@ LABELS = np.array([[0, 1, 2], [3, 4, 255]], dtype=np.uint8)
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_as_detectron2_does(tmp_path, orientation, image_format):
-    image = Image.fromarray(picture(5, 7))
+    image = Image.fromarray(random_image(5, 7))
     exif = Image.Exif()
     exif[274] = orientation
     image.save(tmp_path / "a.png", exif=exif)
@@ -41,7 +41,7 @@ def test_exif_orientation_is_applied_as_detectron2_does(tmp_path, orientation, i
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "P", "1"])
 def test_other_modes_are_converted_as_detectron2_does(tmp_path, mode):
     suffix = "tif" if mode == "CMYK" else "png"
-    file = save(tmp_path / f"a.{suffix}", picture(5, 7), mode)
+    file = save(tmp_path / f"a.{suffix}", random_image(5, 7), mode)
     pixels = read_image(str(file))
     assert pixels.shape == (5, 7, 3)
     assert np.array_equal(pixels, detectron2_read_image(str(file), "RGB"))
@@ -64,7 +64,7 @@ def test_floating_point_pixels_are_refused(tmp_path):
 
 
 def truncated(path):
-    save(path, picture(64, 64))
+    save(path, random_image(64, 64))
     path.write_bytes(path.read_bytes()[:-500])
 
 
@@ -96,7 +96,7 @@ def test_broken_and_missing_files_are_named_in_one_line(tmp_path, make, message,
         read_image(str(tmp_path / name))
     assert str(caught.value).startswith(f"{tmp_path / name}: {message}")
     assert "\n" not in str(caught.value)
-    # Whoever reads single images does not train.
+    # Reading a single image is not training.
     assert "DATALOADER" not in str(caught.value)
 
 
@@ -113,7 +113,7 @@ TWO = ["background", "crack"]
 
 
 @pytest.mark.parametrize(
-    ("labels", "facts", "message"),
+    ("labels", "keys", "message"),
     [
         (
             np.where(LABELS == 4, 7, LABELS).astype(np.uint8),
@@ -141,7 +141,7 @@ TWO = ["background", "crack"]
             "a.png: is a color image (RGB) with three equal channels, but roads",
         ),
         (
-            picture(2, 3),
+            random_image(2, 3),
             {},
             "a.png: is a color image (RGB), but roads.yaml says encoding index; set encoding: rgb",
         ),
@@ -153,38 +153,38 @@ TWO = ["background", "crack"]
         ),
     ],
 )
-def test_wrong_labels_are_explained_in_one_line(tmp_path, labels, facts, message):
+def test_wrong_labels_are_explained_in_one_line(tmp_path, labels, keys, message):
     with pytest.raises(InputError) as caught:
-        read_labels(write_roads(tmp_path, labels, **facts))
+        read_labels(write_roads(tmp_path, labels, **keys))
     assert message in str(caught.value)
     assert "roads.yaml" in str(caught.value) or "Set encoding" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "keys",
     [
         {"encoding": "binary"},
         {"label_map": {255: "crack"}},
         {"encoding": {"type": "index", "void": [255]}},
     ],
 )
-def test_the_remedies_named_for_a_mask_work(tmp_path, facts):
-    labels = read_labels(write_roads(tmp_path, MASK, classes=TWO, **facts))
-    foreground = 255 if "void" in str(facts) else 1
+def test_the_remedies_named_for_a_mask_work(tmp_path, keys):
+    labels = read_labels(write_roads(tmp_path, MASK, classes=TWO, **keys))
+    foreground = 255 if "void" in str(keys) else 1
     assert labels.tolist() == [[0, foreground], [foreground, 0]]
 
 
 def test_labels_of_another_size_than_the_image_are_refused(tmp_path):
     file = write_roads(tmp_path, LABELS)
-    save(tmp_path / "images/train/a.png", picture(4, 6))
+    save(tmp_path / "images/train/a.png", random_image(4, 6))
     with pytest.raises(InputError) as caught:
         read_labels(file)
     assert "masks/train/a.png: is 3x2, but its image" in str(caught.value)
     assert "images/train/a.png is 6x4" in str(caught.value)
 
 
-def test_instances_cannot_be_had_from_semantic_labels(tmp_path):
+def test_semantic_labels_have_no_instances(tmp_path):
     records, metadata = load(write_roads(tmp_path, LABELS))
     with pytest.raises(InputError, match="roads_train: has semantic labels only"):
         metadata.label_reader.load_panoptic(records[0])

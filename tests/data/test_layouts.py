@@ -5,7 +5,7 @@ import pytest
 
 from segzoo.data.templates import match
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import ROADS, load, picture, save, write_roads, write_yaml
+from tests.data.data_trees import ROADS, load, random_image, save, write_roads, write_yaml
 
 LABELS = np.array([[0, 1], [2, 3]], dtype=np.uint8)
 
@@ -13,14 +13,14 @@ LABELS = np.array([[0, 1], [2, 3]], dtype=np.uint8)
 def test_fields_match_parts_of_names_and_fill_the_labels(tmp_path):
     for city, number in (("ulm", 2), ("bonn", 1), ("bonn", 3)):
         stem = f"{city}_{number:06d}"
-        save(tmp_path / f"leftImg8bit/train/{city}/{stem}_leftImg8bit.png", picture(2, 2))
+        save(tmp_path / f"leftImg8bit/train/{city}/{stem}_leftImg8bit.png", random_image(2, 2))
         save(tmp_path / f"gtFine/train/{city}/{stem}_gtFine_labelIds.png", LABELS)
-    facts = {
+    content = {
         **ROADS,
         "images": "leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png",
         "labels": "gtFine/{split}/{city}/{stem}_gtFine_labelIds.png",
     }
-    records, _ = load(write_yaml(tmp_path, facts))
+    records, _ = load(write_yaml(tmp_path, content))
     assert [one["image_id"] for one in records] == [
         "bonn/bonn_000001",
         "bonn/bonn_000003",
@@ -66,15 +66,15 @@ def test_names_in_a_list_may_have_spaces(tmp_path):
 
 def test_a_list_file_picks_images_by_name_or_by_two_paths(tmp_path):
     for stem in "abc":
-        save(tmp_path / f"JPEGImages/{stem}.jpg", picture(2, 2))
+        save(tmp_path / f"JPEGImages/{stem}.jpg", random_image(2, 2))
         save(tmp_path / f"SegmentationClassAug/{stem}.png", LABELS)
-    facts = {
+    content = {
         **ROADS,
         "images": "JPEGImages/{stem}.*",
         "labels": "SegmentationClassAug/{stem}.png",
         "list": "list/{split}.txt",
     }
-    file = write_yaml(tmp_path, facts)
+    file = write_yaml(tmp_path, content)
     (tmp_path / "list").mkdir()
     by_name = load_list(file, "c\na\n\n")
     by_path = load_list(
@@ -90,21 +90,21 @@ def test_a_list_file_picks_images_by_name_or_by_two_paths(tmp_path):
 
 
 def test_splits_may_set_several_fields(tmp_path):
-    save(tmp_path / "Training/Images/a.jpg", picture(2, 2))
+    save(tmp_path / "Training/Images/a.jpg", random_image(2, 2))
     save(tmp_path / "Training/Labels/a.png", LABELS)
-    facts = {
+    content = {
         **ROADS,
         "splits": {"people_train": {"part": "Training", "kind": "Labels"}},
         "images": "{part}/Images/{stem}.jpg",
         "labels": "{part}/{kind}/{stem}.png",
     }
-    assert len(load(write_yaml(tmp_path, facts))[0]) == 1
+    assert len(load(write_yaml(tmp_path, content))[0]) == 1
 
 
 def test_missing_labels_are_counted_and_the_first_is_named(tmp_path):
     file = write_roads(tmp_path, LABELS)
     for stem in "bcd":
-        save(tmp_path / f"images/train/{stem}.png", picture(2, 2))
+        save(tmp_path / f"images/train/{stem}.png", random_image(2, 2))
     with pytest.raises(InputError) as caught:
         load(file)
     assert str(caught.value).startswith(
@@ -122,16 +122,16 @@ def test_images_without_any_label_name_the_labels_expected(tmp_path):
 
 def test_two_images_of_one_name_are_refused(tmp_path):
     file = write_roads(tmp_path, LABELS, images="images/{split}/{stem}.*")
-    save(tmp_path / "images/train/a.jpg", picture(2, 2))
+    save(tmp_path / "images/train/a.jpg", random_image(2, 2))
     with pytest.raises(InputError, match=r"a.jpg and .*a.png share a name"):
         load(file)
 
 
 def test_the_first_layout_that_has_files_is_taken(tmp_path):
     layouts = [{"labels": "fine/{stem}.png"}, {"labels": "masks/{split}/{stem}.png", "encoding": "index"}]
-    facts = {key: value for key, value in ROADS.items() if key != "labels"}
+    content = {key: value for key, value in ROADS.items() if key != "labels"}
     write_roads(tmp_path, LABELS)
-    file = write_yaml(tmp_path, {**facts, "layouts": layouts})
+    file = write_yaml(tmp_path, {**content, "layouts": layouts})
     assert load(file)[0][0]["layout"] == 1
     save(tmp_path / "fine/a.png", LABELS)
     assert load(file)[0][0]["layout"] == 0

@@ -1,4 +1,4 @@
-"""Batches depend on seed and iteration alone; broken files stop training or are passed over, as asked."""
+"""Batches depend on seed and iteration alone; broken files stop training or are skipped, as configured."""
 
 import random
 
@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from segzoo.config.defaults import default_config
 from segzoo.data import build_test_loader, build_train_loader, register_dataset_file
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import ROADS, picture, save, write_yaml
+from tests.data.data_trees import ROADS, random_image, save, write_yaml
 
 IMAGES = 10
 
@@ -19,7 +19,7 @@ IMAGES = 10
 def cfg(tmp_path):
     """Ten images, cropped, jittered and flipped at random."""
     for number in range(IMAGES):
-        save(tmp_path / f"images/train/{number}.png", picture(20, 30, number))
+        save(tmp_path / f"images/train/{number}.png", random_image(20, 30, number))
         labels = np.random.default_rng(number).integers(0, 5, (20, 30), dtype=np.uint8)
         save(tmp_path / f"masks/train/{number}.png", labels)
     register_dataset_file(write_yaml(tmp_path, ROADS))
@@ -76,7 +76,7 @@ def test_an_image_is_augmented_anew_each_time_it_comes(cfg):
 
 @pytest.mark.parametrize("start", [1, 2, 7])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_resumed_loader_goes_on_where_the_first_one_was(cfg, start, accumulate):
+def test_a_resumed_loader_continues_where_the_first_one_stopped(cfg, start, accumulate):
     cfg.SOLVER.ACCUMULATE = accumulate
     whole = take(build_train_loader(cfg), (start + 2) * accumulate)
     resumed = take(build_train_loader(cfg, start_iteration=start), 2 * accumulate)
@@ -135,7 +135,7 @@ def test_loading_leaves_the_random_generators_of_training_alone(cfg):
         (0, 1, 1, "SOLVER.IMS_PER_BATCH 0 is not divisible by 1 process"),
     ],
 )
-def test_an_impossible_batch_is_explained(cfg, monkeypatch, batch, accumulate, world_size, message):
+def test_an_invalid_batch_size_is_explained(cfg, monkeypatch, batch, accumulate, world_size, message):
     set_world(monkeypatch, 0, world_size)
     cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE = batch, accumulate
     with pytest.raises(InputError) as caught:
@@ -160,7 +160,7 @@ def test_a_broken_file_stops_training_with_one_line(cfg, tmp_path, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_files_are_passed_over_counted_and_listed_when_asked(cfg, tmp_path, workers, caplog):
+def test_broken_files_are_skipped_counted_and_listed_on_request(cfg, tmp_path, workers, caplog):
     whole = take(build_train_loader(cfg), 5)
     break_labels(tmp_path, 3, 7)
     cfg.DATALOADER.ON_ERROR, cfg.DATALOADER.NUM_WORKERS = "skip", workers
@@ -174,7 +174,7 @@ def test_broken_files_are_passed_over_counted_and_listed_when_asked(cfg, tmp_pat
         f"{tmp_path}/masks/train/{number}.png" for number in (3, 7)
     }
     assert all("skipped" not in one for batch in batches for one in batch)
-    # Every other place of the stream is as it was, and a second run replaces by the same images.
+    # Every other position of the stream is as it was, and a second run replaces by the same images.
     for before, after in zip(whole, batches, strict=True):
         for one, other in zip(before, after, strict=True):
             if not one["file_name"].endswith(("3.png", "7.png")):
@@ -225,8 +225,8 @@ def test_detectron2s_other_samplers_work_and_unknown_ones_are_explained(cfg):
 
 def test_datasets_of_different_classes_cannot_be_mixed(cfg, tmp_path):
     (tmp_path / "other").mkdir()
-    facts = {**ROADS, "classes": ["a", "b"], "splits": {"other_train": "train"}}
-    register_dataset_file(write_yaml(tmp_path / "other", facts))
+    content = {**ROADS, "classes": ["a", "b"], "splits": {"other_train": "train"}}
+    register_dataset_file(write_yaml(tmp_path / "other", content))
     cfg.DATASETS.TRAIN = ("roads_train", "other_train")
     with pytest.raises(InputError, match="other_train has other classes than roads_train"):
         build_train_loader(cfg)

@@ -21,7 +21,7 @@ from segzoo.data import (
     read_dataset_file,
     register_dataset_file,
 )
-from tests.data.data_trees import forget, picture, save, write_yaml
+from tests.data.data_trees import forget, random_image, save, write_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -59,7 +59,7 @@ def tool():
 def write_roads(folder, labels, **fields):
     """Write roads.yaml with images and labels from {stem: labels}; return its path."""
     for number, (stem, values) in enumerate(labels.items()):
-        save(folder / f"images/train/{stem}.png", picture(*values.shape, number))
+        save(folder / f"images/train/{stem}.png", random_image(*values.shape, number))
         save(folder / f"masks/train/{stem}.png", values)
     return write_yaml(folder, {**ROADS, **fields})
 
@@ -302,7 +302,7 @@ PETS = {
 
 def write_pets(folder, form=lambda polygon: [polygon], crowd=0, more=(), **fields):
     """Write pets.yaml and a JSON of two animals, with polygons in a form; return the path of the YAML."""
-    save(folder / "images/a.png", picture(4, 8))
+    save(folder / "images/a.png", random_image(4, 8))
     annotations = [(5, 1, form(CAT_POLYGON), crowd), (5, 2, form(DOG_POLYGON), crowd), *more]
     image = {"id": 5, "file_name": "a.png", "height": 4, "width": 8}
     write_instances(folder / "instances_train.json", [image], annotations, (("cat", 1), ("dog", 2)))
@@ -515,7 +515,7 @@ def test_training_needs_the_yaml_only(tmp_path, tool):
 
 def test_it_can_be_moved_and_repeated_and_splits_are_added(tmp_path, tool, capsys):
     file = write_roads(tmp_path, {"a": LABELS}, splits={"roads_train": "train", "roads_val": "val"})
-    save(tmp_path / "images/val/c.png", picture(4, 6))
+    save(tmp_path / "images/val/c.png", random_image(4, 6))
     save(tmp_path / "masks/val/c.png", LABELS)
     images = [IMAGE, {**IMAGE, "id": 3, "file_name": "c.png"}]
     write_instances(tmp_path / "i.json", images, [(55, 1, run_length(CARS[0]), 0)])

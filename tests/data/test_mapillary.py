@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from segzoo.data import read_dataset_file
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture, save, write_panoptic
+from tests.data.data_trees import random_image, save, write_panoptic
 
 # The labels of config_v1.2.json in their order, by hand: a + marks those with instances.
 LABELS = """
@@ -58,8 +58,8 @@ def test_names_and_colors_agree_with_mmsegmentation():
     # Read, not imported: its data sets need mmcv's compiled part.
     tree = ast.parse((Path(spec.origin).parent / "datasets/mapillary.py").read_text())
     peer = next(node for node in tree.body if getattr(node, "name", "") == "MapillaryDataset_v1")
-    facts = next(node.value for node in peer.body if isinstance(node, ast.Assign))
-    classes, palette = (ast.literal_eval(keyword.value) for keyword in facts.keywords)
+    assignment = next(node.value for node in peer.body if isinstance(node, ast.Assign))
+    classes, palette = (ast.literal_eval(keyword.value) for keyword in assignment.keywords)
     dataset = read_dataset_file("mapillary_vistas")
     assert [*(entry.name for entry in dataset.classes), "Unlabeled"] == list(classes)
     assert [*(list(entry.color) for entry in dataset.classes), [0, 0, 0]] == palette
@@ -71,7 +71,7 @@ def test_names_and_colors_agree_with_mmsegmentation():
 @pytest.mark.parametrize("palette", [None, list(range(256)) * 3])
 def test_every_value_in_every_layout_as_gray_and_as_palette(datasets_folder, root, version, split, palette):
     base = datasets_folder / root / SPLITS[split]
-    save(base / "images/x_-1.jpg", picture(6, 11))
+    save(base / "images/x_-1.jpg", random_image(6, 11))
     save(base / f"{version}labels/x_-1.png", np.arange(66, dtype=np.uint8).reshape(6, 11), palette=palette)
     (record,) = DatasetCatalog.get(f"mapillary_vistas_sem_seg_{split}")
     labels = MetadataCatalog.get(f"mapillary_vistas_sem_seg_{split}").load_sem_seg(record)
@@ -81,7 +81,7 @@ def test_every_value_in_every_layout_as_gray_and_as_palette(datasets_folder, roo
 
 def test_labels_of_version_2_are_refused(datasets_folder):
     base = datasets_folder / "mapillary_vistas/validation"
-    save(base / "images/a.jpg", picture(1, 2))
+    save(base / "images/a.jpg", random_image(1, 2))
     save(base / "labels/a.png", np.array([[3, 123]], dtype=np.uint8))
     (record,) = DatasetCatalog.get("mapillary_vistas_sem_seg_val")
     with pytest.raises(
@@ -91,7 +91,7 @@ def test_labels_of_version_2_are_refused(datasets_folder):
 
 
 def test_the_test_set_has_images_only(datasets_folder):
-    save(datasets_folder / "mapillary_vistas/testing/images/a.jpg", picture(1, 2))
+    save(datasets_folder / "mapillary_vistas/testing/images/a.jpg", random_image(1, 2))
     (record,) = DatasetCatalog.get("mapillary_vistas_sem_seg_test")
     assert "sem_seg_file_name" not in record
 

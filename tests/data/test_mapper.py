@@ -1,4 +1,4 @@
-"""The mapper yields what models and evaluators are promised, for every task."""
+"""The mapper returns the documented keys for every task."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tests.data.data_trees import (
     STREET_CATEGORIES,
     STREET_IDS,
     load,
-    picture,
+    random_image,
     save,
     write_panoptic,
     write_roads,
@@ -37,7 +37,7 @@ def test_semantic_training_yields_image_labels_and_one_segment_per_class(tmp_pat
     sample = mapper_of("roads_train", "semantic")(record)
     assert record == before
     assert sample["image"].dtype == torch.uint8
-    assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), picture(2, 4))
+    assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), random_image(2, 4))
     assert sample["sem_seg"].dtype == torch.int64
     assert sample["sem_seg"].tolist() == LABELS.tolist()
     assert sample["segment_map"].dtype == torch.int16
@@ -75,7 +75,7 @@ def test_classes_with_a_left_and_a_right_swap_under_every_odd_number_of_flips(tm
     once = mapper_of("roads_train", "semantic", flips)(record)
     swapped = np.array([2, 1, 0, 4, 3] + [255] * 251)[LABELS[:, ::-1]]
     assert np.array_equal(once["sem_seg"].numpy(), swapped)
-    assert np.array_equal(once["image"].permute(1, 2, 0).numpy(), picture(2, 4)[:, ::-1])
+    assert np.array_equal(once["image"].permute(1, 2, 0).numpy(), random_image(2, 4)[:, ::-1])
     classes = np.append(once["segment_classes"], 255)[once["segment_map"].numpy()]
     assert np.array_equal(classes, swapped)
     twice = mapper_of("roads_train", "semantic", flips * 2)(record)
@@ -145,7 +145,7 @@ def test_the_channel_order_is_the_configured_one(tmp_path):
 
 def test_wrong_sizes_name_the_file(tmp_path):
     (record,), _ = load(write_street(tmp_path))
-    save(tmp_path / "images/a.jpg", picture(5, 6))
+    save(tmp_path / "images/a.jpg", random_image(5, 6))
     with pytest.raises(InputError, match=r"images/a.jpg: is 6x5, but its annotation says 6x4"):
         mapper_of("street_train", "panoptic")(record)
 

@@ -11,7 +11,7 @@ from segzoo.data import label_reader, register_dataset_file
 from segzoo.data.palettes import PaletteError, viewing_palette
 from segzoo.evaluation.prediction_io import load_labels
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture, save, write_yaml
+from tests.data.data_trees import random_image, save, write_yaml
 
 CLASSES = [
     {"name": "road", "color": [128, 64, 128]},
@@ -24,30 +24,30 @@ LABELS = np.random.default_rng(0).choice([0, 1, 2], (12, 16), p=[0.1, 0.2, 0.7])
 
 def write_palette(folder, labels, palette):
     """A dataset's one mask with these indices and colors."""
-    save(folder / "images/a.png", picture(*labels.shape))
+    save(folder / "images/a.png", random_image(*labels.shape))
     image = Image.fromarray(labels)
     image.putpalette(np.asarray(palette, np.uint8).tobytes())
     (folder / "masks").mkdir(exist_ok=True)
     image.save(folder / "masks/a.png")
 
 
-def read(folder, **facts):
+def read(folder, **keys):
     base = {
         "splits": {"x": "x"},
         "images": "images/{stem}.png",
         "labels": "masks/{stem}.png",
         "classes": CLASSES,
     }
-    register_dataset_file(write_yaml(folder, {**base, **facts}))
+    register_dataset_file(write_yaml(folder, {**base, **keys}))
     (record,) = DatasetCatalog.get("x")
     return label_reader("x").load_sem_seg(record)
 
 
 def test_a_quantized_mask_is_refused_and_read_by_its_colors_with_the_remedy(tmp_path):
-    save(tmp_path / "images/a.png", picture(*LABELS.shape))
+    save(tmp_path / "images/a.png", random_image(*LABELS.shape))
     save(tmp_path / "masks/a.png", LABELS)
     Image.fromarray(COLORS[LABELS]).quantize(8).save(tmp_path / "masks/a.png")
-    # The most frequent color comes first: a fact about Pillow that this test rests on.
+    # The most frequent color comes first in Pillow, which this test relies on.
     assert Image.open(tmp_path / "masks/a.png").getpalette()[:3] == CLASSES[2]["color"]
     with pytest.raises(
         PaletteError,
@@ -57,7 +57,7 @@ def test_a_quantized_mask_is_refused_and_read_by_its_colors_with_the_remedy(tmp_
     assert (read(tmp_path, encoding="rgb") == LABELS).all()
 
 
-def test_who_says_that_the_index_counts_is_believed(tmp_path):
+def test_an_explicit_palette_encoding_is_not_checked(tmp_path):
     write_palette(tmp_path, LABELS, COLORS[[2, 0, 1]])
     assert (read(tmp_path, encoding="palette") == LABELS).all()
 
@@ -75,7 +75,7 @@ def test_who_says_that_the_index_counts_is_believed(tmp_path):
     ],
     ids=["the classes'", "gray", "random", "VOC", "black", "not filled in"],
 )
-def test_palettes_for_viewing_are_passed_over(tmp_path, palette):
+def test_palettes_for_viewing_are_ignored(tmp_path, palette):
     write_palette(tmp_path, LABELS, palette)
     assert (read(tmp_path) == LABELS).all()
 
@@ -87,7 +87,7 @@ def test_vocs_own_palette_is_no_contradiction_where_classes_use_some_of_its_colo
     assert (read(tmp_path, classes=classes) == LABELS).all()
 
 
-def test_colors_that_nobody_gave_contradict_nothing(tmp_path):
+def test_generated_colors_contradict_nothing(tmp_path):
     from segzoo.data.dataset_classes import generated_color
 
     write_palette(tmp_path, LABELS, [generated_color(index) for index in (1, 2, 0)])
@@ -109,7 +109,7 @@ def test_a_built_in_dataset_only_warns(tmp_path, monkeypatch, caplog):
     assert "its palette gives 0 the color of 'sky'" in caplog.text
 
 
-def test_predictions_are_looked_at_in_the_same_way(tmp_path):
+def test_predictions_are_checked_in_the_same_way(tmp_path):
     register_dataset_file(
         write_yaml(
             tmp_path,

@@ -1,4 +1,4 @@
-"""Cityscapes and ADE20K panoptic: their facts, what `segzoo prepare` writes, and that it is read as it is."""
+"""Cityscapes and ADE20K panoptic: their metadata, what `segzoo prepare` writes, and reading it."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ from tests.data.data_trees import (
     ADE_LABELS,
     ADE_NUMBERS,
     LABEL_OF_CATEGORY,
-    picture,
+    random_image,
     save,
     write_ade20k,
     write_panoptic,
@@ -75,7 +75,7 @@ def cityscapes(datasets_folder):
     root = datasets_folder / "cityscapes"
     for split, city, number in (("train", "ulm", 0), ("train", "aachen", 19), ("val", "lindau", 1)):
         stem = f"{city}_000000_{number:06d}"
-        save(root / f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png", picture(4, 6, number))
+        save(root / f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png", random_image(4, 6, number))
         ids = np.roll(INSTANCE_IDS, number, axis=1)
         save(root / f"gtFine/{split}/{city}/{stem}_gtFine_instanceIds.png", ids)
     return root
@@ -246,7 +246,7 @@ def test_every_category_of_ade20k_becomes_its_label(prepare, ade20k):
     categories = np.arange(1, 101, dtype=np.uint8).reshape(10, 10)
     save(ade20k / f"annotations/training/{name}.png", np.zeros_like(categories))
     save(ade20k / f"annotations_instance/training/{name}.png", np.dstack([categories] * 3))
-    save(ade20k / f"images/training/{name}.jpg", picture(10, 10))
+    save(ade20k / f"images/training/{name}.jpg", random_image(10, 10))
     prepare("ade20k_panoptic")
     record = DatasetCatalog.get("ade20k_panoptic_train")[0]
     segments = record["segments_info"]

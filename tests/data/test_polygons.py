@@ -11,7 +11,7 @@ from pycocotools import mask as mask_tools
 from segzoo.data import label_reader, register_dataset_file
 from segzoo.data.checks import RemediedError
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture, save, write_yaml
+from tests.data.data_trees import random_image, save, write_yaml
 
 HEIGHT, WIDTH = 40, 50
 SQUARE = [5, 6, 25, 6, 25, 30, 5, 30]
@@ -26,11 +26,11 @@ def named(polygon):
     return [{"x": x, "y": y} for x, y in points(polygon)]
 
 
-def write(folder, segmentations, **facts):
+def write(folder, segmentations, **more):
     """Two classes in turn, an image for each of the segmentations."""
     images, annotations = [], []
     for number, segmentation in enumerate(segmentations, 1):
-        save(folder / f"images/{number}.png", picture(HEIGHT, WIDTH, number))
+        save(folder / f"images/{number}.png", random_image(HEIGHT, WIDTH, number))
         images.append({"id": number, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH})
         one = {"id": number, "image_id": number, "category_id": 1 + number % 2, "iscrowd": 0, "area": 9.0}
         annotations.append({**one, "bbox": [1, 1, 3, 3], "segmentation": segmentation})
@@ -38,7 +38,7 @@ def write(folder, segmentations, **facts):
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "instances.json").write_text(json.dumps(content))
     keys = {"splits": {"pets_x": "x"}, "images": "images", "instances": "instances.json"}
-    register_dataset_file(write_yaml(folder, {**keys, "classes": ["cat", "dog"], **facts}, "pets.yaml"))
+    register_dataset_file(write_yaml(folder, {**keys, "classes": ["cat", "dog"], **more}, "pets.yaml"))
 
 
 def masks():
@@ -84,7 +84,7 @@ def test_several_polygons_of_an_object_are_joined(tmp_path, form):
     assert (found == true_mask(SQUARE, second)).all()
 
 
-def test_another_form_is_said_once_however_often_the_file_is_read(tmp_path, caplog):
+def test_another_form_is_logged_once_however_often_the_file_is_read(tmp_path, caplog):
     write(tmp_path, [points(SQUARE), named(LONG), [SQUARE]])
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -108,7 +108,7 @@ def test_another_form_is_said_once_however_often_the_file_is_read(tmp_path, capl
         ("polygon", 'annotation 1 has the segmentation "polygon"'),
     ],
 )
-def test_what_is_no_polygon_stops_with_the_form_expected(tmp_path, segmentation, message):
+def test_an_invalid_polygon_stops_with_the_expected_form(tmp_path, segmentation, message):
     write(tmp_path, [segmentation])
     with pytest.raises(InputError, match=message) as caught:
         masks()
@@ -137,7 +137,7 @@ def test_coordinates_in_0_to_1_stop_and_are_read_with_the_remedy(tmp_path):
         # Rounding of the coordinates moves an edge by a pixel at most.
         assert np.count_nonzero(found != true_mask(polygon)) <= 2 * (HEIGHT + WIDTH) / 20
     instances = [label_reader("pets_x").load_instances(record) for record in DatasetCatalog.get("pets_x")]
-    # The JSON's areas, in whichever unit, do not count.
+    # The JSON's areas, in either unit, do not count.
     assert [one["area"] for (one,) in instances] == [float(found.sum()) for found in masks()]
 
 
@@ -148,8 +148,8 @@ def test_pixels_that_are_called_relative_stop(tmp_path):
 
 
 def test_a_crowd_is_an_instance_with_the_key(tmp_path):
-    for facts, expected in (({}, [1]), ({"crowd": "instances"}, [0])):
-        write(tmp_path, [[SQUARE]], **facts)
+    for keys, expected in (({}, [1]), ({"crowd": "instances"}, [0])):
+        write(tmp_path, [[SQUARE]], **keys)
         content = json.loads((tmp_path / "instances.json").read_text())
         content["annotations"][0]["iscrowd"] = 1
         (tmp_path / "instances.json").write_text(json.dumps(content))
@@ -161,12 +161,12 @@ def test_a_crowd_is_an_instance_with_the_key(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("keys", "message"),
     [
         ({"crowd": "yes"}, "crowd is 'yes'; expected groups or instances"),
         ({"coordinates": "percent"}, "coordinates is 'percent'; expected pixels or relative"),
     ],
 )
-def test_other_values_of_the_keys_are_refused(tmp_path, facts, message):
+def test_other_values_of_the_keys_are_refused(tmp_path, keys, message):
     with pytest.raises(InputError, match=message):
-        write(tmp_path, [[SQUARE]], **facts)
+        write(tmp_path, [[SQUARE]], **keys)

@@ -17,7 +17,7 @@ from segzoo.cli.prepare.table import PREPARATIONS, SYNONYMS
 from segzoo.data import register_dataset_file
 from segzoo.data.dataset_file import DATASET_KEYS
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture, save
+from tests.data.data_trees import random_image, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CATALOG = {file.stem: file for file in (REPOSITORY / "segzoo/data/catalog").glob("*.yaml")}
@@ -125,8 +125,8 @@ def test_a_missing_dataset_names_the_command_that_shows_its_folders(datasets_fol
 
 def test_datasets_without_preparation_are_counted(datasets_folder, capsys):
     for split in ("train", "val", "test"):
-        save(datasets_folder / f"CamVid/{split}/a.png", picture(2, 2))
-        save(datasets_folder / f"CamVid/{split}_labels/a.png", picture(2, 2)[..., 0])
+        save(datasets_folder / f"CamVid/{split}/a.png", random_image(2, 2))
+        save(datasets_folder / f"CamVid/{split}_labels/a.png", random_image(2, 2)[..., 0])
     before = sorted(datasets_folder.rglob("*"))
     assert prepare.main(["camvid"]) == 1
     found = capsys.readouterr()
@@ -153,8 +153,8 @@ def test_the_remedy_for_an_empty_dataset_file_shows_one_that_works(tmp_path, dat
     example = re.search(r"    # roads\.yaml\n((?:    .*\n)+)", text)[1]
     (tmp_path / "roads.yaml").write_text(re.sub(r"^    ", "", example, flags=re.MULTILINE))
     for split in ("train", "val"):
-        save(tmp_path / f"images/{split}/{split}.jpg", picture(4, 4, len(split)))
-        save(tmp_path / f"masks/{split}/{split}.png", picture(4, 4)[..., 0] % 3)
+        save(tmp_path / f"images/{split}/{split}.jpg", random_image(4, 4, len(split)))
+        save(tmp_path / f"masks/{split}/{split}.png", random_image(4, 4)[..., 0] % 3)
     assert check_data.main([str(tmp_path / "roads.yaml"), "--workers", "0"]) == 0
 
 

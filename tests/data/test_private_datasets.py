@@ -9,7 +9,7 @@ from PIL import Image
 from segzoo import model_zoo
 from segzoo.data import SegmentationMapper, build_train_loader, label_reader, register_dataset_file
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import ROADS, load, picture, save, write_roads, write_yaml
+from tests.data.data_trees import ROADS, load, random_image, save, write_roads, write_yaml
 
 NAMES = ["road", "building", "sky", "car", "person"]
 COLORS = [(128, 64, 128), (70, 70, 70), (70, 130, 180), (0, 0, 142), (220, 20, 60)]
@@ -60,10 +60,10 @@ FORMATS = [index_png, wide_png, palette_png, color_png, from_one, first_channel,
 
 @pytest.mark.parametrize("encode", FORMATS, ids=lambda function: function.__name__)
 def test_every_format_gives_the_same_classes_and_can_be_trained_on(tmp_path, encode):
-    stored, facts = encode(CLASSES)
-    file = write_roads(tmp_path, CLASSES, **{key: value for key, value in facts.items() if key != "palette"})
-    if "palette" in facts:
-        stored.putpalette(facts["palette"])
+    stored, keys = encode(CLASSES)
+    file = write_roads(tmp_path, CLASSES, **{key: value for key, value in keys.items() if key != "palette"})
+    if "palette" in keys:
+        stored.putpalette(keys["palette"])
         stored.save(tmp_path / "masks/train/a.png")
     else:
         save(tmp_path / "masks/train/a.png", stored)
@@ -77,7 +77,7 @@ def test_every_format_gives_the_same_classes_and_can_be_trained_on(tmp_path, enc
 
 def test_a_yaml_named_in_the_configuration_is_all_that_training_needs(tmp_path):
     for stem in "abcd":
-        save(tmp_path / f"images/train/{stem}.jpg", picture(40, 50))
+        save(tmp_path / f"images/train/{stem}.jpg", random_image(40, 50))
         save(tmp_path / f"masks/train/{stem}.png", np.full((40, 50), 3, dtype=np.uint8))
     file = write_yaml(tmp_path, {**ROADS, "images": "images/{split}/{stem}.jpg"})
     overrides = {
@@ -135,29 +135,29 @@ def test_every_raw_label_is_merged_by_name_whatever_the_format(tmp_path, kind):
         values = [3, 9, 20, 21, 40, 77, 100] if kind == "sparse" else list(range(len(RAW)))
         stored = np.array([values], dtype=np.uint8)
         encoding = {"type": "index", "values": dict(zip(values, RAW, strict=True))}
-    facts = {"classes": ["road", "vehicle", "person"], "encoding": encoding, "label_map": MERGED}
-    records, metadata = load(write_roads(tmp_path, stored, **facts))
+    content = {"classes": ["road", "vehicle", "person"], "encoding": encoding, "label_map": MERGED}
+    records, metadata = load(write_roads(tmp_path, stored, **content))
     assert metadata.load_sem_seg(records[0]).tolist() == [EXPECTED]
 
 
 def test_an_unknown_target_or_source_of_a_merge_suggests_the_nearest(tmp_path):
-    facts = {"classes": ["road", "vehicle"], "encoding": {"type": "index", "values": ["road", "car"]}}
+    content = {"classes": ["road", "vehicle"], "encoding": {"type": "index", "values": ["road", "car"]}}
     with pytest.raises(InputError, match=r"label_map target 'vehicel' is unknown; did you mean vehicle\?"):
-        load(write_roads(tmp_path, CLASSES, **facts, label_map={"car": "vehicel"}))
+        load(write_roads(tmp_path, CLASSES, **content, label_map={"car": "vehicel"}))
     with pytest.raises(InputError, match=r"label_map source 'cra' is not a label .*; did you mean car\?"):
-        load(write_roads(tmp_path, CLASSES, **facts, label_map={"car": "vehicle", "cra": "road"}))
+        load(write_roads(tmp_path, CLASSES, **content, label_map={"car": "vehicle", "cra": "road"}))
 
 
 def test_several_label_files_of_an_image_need_only_a_star(tmp_path):
-    save(tmp_path / "images/a_b.jpg", picture(1, 4))
+    save(tmp_path / "images/a_b.jpg", random_image(1, 4))
     save(tmp_path / "masks/train/a_b-2.png", np.array([[0, 3, 3, 255]], dtype=np.uint8))
     save(tmp_path / "masks/train/a_b-1.png", np.array([[0, 0, 1, 2]], dtype=np.uint8))
-    facts = {**ROADS, "images": "images/{stem}.jpg", "labels": "masks/{split}/{stem}-*.png"}
-    records, metadata = load(write_yaml(tmp_path, facts))
+    content = {**ROADS, "images": "images/{stem}.jpg", "labels": "masks/{split}/{stem}-*.png"}
+    records, metadata = load(write_yaml(tmp_path, content))
     assert metadata.load_sem_seg(records[0]).tolist() == [[0, 3, 1, 2]]
     # A star ends at an underscore, so that it may also come first.
     save(tmp_path / "masks/train/2_a_b.png", np.array([[4, 4, 4, 4]], dtype=np.uint8))
-    records, metadata = load(write_yaml(tmp_path, {**facts, "labels": "masks/{split}/*_{stem}.png"}))
+    records, metadata = load(write_yaml(tmp_path, {**content, "labels": "masks/{split}/*_{stem}.png"}))
     assert metadata.load_sem_seg(records[0]).tolist() == [[4, 4, 4, 4]]
     panoptic = {"panoptic": "p", "annotations": "p.json", "labels": "{stem}_*.png"}
     with pytest.raises(InputError, match=r"labels with \* cannot be combined with panoptic"):
@@ -166,17 +166,17 @@ def test_several_label_files_of_an_image_need_only_a_star(tmp_path):
 
 def test_a_list_takes_lines_by_number_and_names_with_or_without_suffix(tmp_path):
     for stem in "abcd":
-        save(tmp_path / f"images/{stem}.jpg", picture(1, 2))
+        save(tmp_path / f"images/{stem}.jpg", random_image(1, 2))
         save(tmp_path / f"masks/{stem}.png", np.zeros((1, 2), np.uint8))
     (tmp_path / "all.txt").write_bytes(b"\xef\xbb\xbfa.jpg\r\nb\r\n\r\nc.jpg\r\nd\r\n")
-    facts = {
+    content = {
         "splits": {name: {"lines": lines} for name, lines in LINES.items()},
         "images": "images/{stem}.*",
         "labels": "masks/{stem}.png",
         "list": "all.txt[{lines}]",
         "classes": NAMES,
     }
-    register_dataset_file(write_yaml(tmp_path, facts))
+    register_dataset_file(write_yaml(tmp_path, content))
     found = {name: "".join(record["image_id"] for record in DatasetCatalog.get(name)) for name in LINES}
     assert found == {"part_first": "ab", "part_middle": "c", "part_rest": "cd", "part_all": "abcd"}
 
@@ -186,12 +186,12 @@ LINES = {"part_first": "0:2", "part_middle": "2:3", "part_rest": "2:", "part_all
 
 def test_a_split_without_labels_is_named_in_the_yaml(tmp_path):
     file = write_roads(tmp_path, CLASSES, splits={"roads_train": "train", "roads_new": "new"})
-    save(tmp_path / "images/new/z.png", picture(2, 2))
-    facts = {**ROADS, "splits": {"roads_train": "train", "roads_new": "new"}}
+    save(tmp_path / "images/new/z.png", random_image(2, 2))
+    content = {**ROADS, "splits": {"roads_train": "train", "roads_new": "new"}}
     register_dataset_file(file)
     with pytest.raises(InputError, match=r"roads_new: 1 images like .*z.png, but no label like"):
         DatasetCatalog.get("roads_new")
-    register_dataset_file(write_yaml(tmp_path, {**facts, "without_labels": ["roads_new"]}))
+    register_dataset_file(write_yaml(tmp_path, {**content, "without_labels": ["roads_new"]}))
     (record,) = DatasetCatalog.get("roads_new")
     assert record["file_name"].endswith("images/new/z.png")
     assert "sem_seg_file_name" not in record
@@ -200,23 +200,23 @@ def test_a_split_without_labels_is_named_in_the_yaml(tmp_path):
     with pytest.raises(
         InputError, match=r"without_labels has the unknown split roads_nwe; did you mean roads_new"
     ):
-        register_dataset_file(write_yaml(tmp_path, {**facts, "without_labels": ["roads_nwe"]}))
+        register_dataset_file(write_yaml(tmp_path, {**content, "without_labels": ["roads_nwe"]}))
     with pytest.raises(InputError, match=r"without_labels is 'roads_new'; expected a list of names"):
-        register_dataset_file(write_yaml(tmp_path, {**facts, "without_labels": "roads_new"}))
+        register_dataset_file(write_yaml(tmp_path, {**content, "without_labels": "roads_new"}))
 
 
 def test_a_dataset_of_unlabeled_images_only_needs_no_labels_key(tmp_path):
-    save(tmp_path / "photos/1.jpg", picture(2, 2))
-    facts = {"splits": {"photos": "x"}, "images": "photos/{stem}.jpg", "classes": "camvid"}
-    records, metadata = load(write_yaml(tmp_path, {**facts, "without_labels": ["photos"]}, "photos.yaml"))
+    save(tmp_path / "photos/1.jpg", random_image(2, 2))
+    content = {"splits": {"photos": "x"}, "images": "photos/{stem}.jpg", "classes": "camvid"}
+    records, metadata = load(write_yaml(tmp_path, {**content, "without_labels": ["photos"]}, "photos.yaml"))
     assert len(records) == 1
     assert len(metadata.classes) == 11
 
 
 def test_the_test_images_of_a_panoptic_dataset_are_those_of_its_folder(tmp_path):
-    save(tmp_path / "images/test/b.jpg", picture(2, 2))
-    save(tmp_path / "images/test/a.png", picture(2, 2))
-    facts = {
+    save(tmp_path / "images/test/b.jpg", random_image(2, 2))
+    save(tmp_path / "images/test/a.png", random_image(2, 2))
+    content = {
         "splits": {"street_test": "test"},
         "without_labels": ["street_test"],
         "images": "images/{split}",
@@ -224,14 +224,14 @@ def test_the_test_images_of_a_panoptic_dataset_are_those_of_its_folder(tmp_path)
         "annotations": "panoptic_{split}.json",
         "classes": "coco_panoptic",
     }
-    records, _ = load(write_yaml(tmp_path, facts))
+    records, _ = load(write_yaml(tmp_path, content))
     assert [record["image_id"] for record in records] == ["a", "b"]
 
 
 def test_a_wrong_channel_is_explained(tmp_path):
-    facts = {"encoding": {"type": "index", "channel": "red"}}
+    content = {"encoding": {"type": "index", "channel": "red"}}
     with pytest.raises(InputError, match=r"encoding index: channel is 'red'; expected 0 \(red\), 1 or 2"):
-        load(write_roads(tmp_path, CLASSES, **facts))
+        load(write_roads(tmp_path, CLASSES, **content))
     # Colors are never taken for indices unless the YAML says so.
     colors = np.dstack([CLASSES, CLASSES, CLASSES // 2])
     records, metadata = load(write_roads(tmp_path, colors))

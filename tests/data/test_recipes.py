@@ -31,7 +31,7 @@ from segzoo.data.label_reader import IndexMap, Segments
 from segzoo.model_zoo import load_config
 from segzoo.solver import build_lr_scheduler, build_optimizer
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture
+from tests.data.data_trees import random_image
 
 FAMILIES = ("semseg", "gluon_short", "gluon_long", "segformer")
 RECIPES = {"semseg": "semseg", "gluon_short": "pytorch_cv", "gluon_long": "gluoncv", "segformer": "upernet"}
@@ -123,7 +123,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_steps_come_in_the_order_of_the_recipe_and_as_often(family):
+def test_steps_have_the_order_and_the_probabilities_of_the_recipe(family):
     always = {"FLIP_PROB": 1.0, "BLUR_PROB": 1.0, "ROTATION_PROB": 1.0, "SCALE_RANGE": [2.0, 2.0]}
     _, transforms = augment(config(family, **always), 0)
     names = [type(one).__name__.removesuffix("Transform") for one in transforms.transforms]
@@ -181,7 +181,7 @@ def test_segformer_fits_the_image_into_a_scaled_box(size):
 
 
 def test_images_are_resized_as_the_code_bases_do():
-    image, labels = picture(40, 61), blocks(40, 61)
+    image, labels = random_image(40, 61), blocks(40, 61)
     transform = OpenCVResizeTransform(25, 90)
     expected = cv2.resize(image, (90, 25), interpolation=cv2.INTER_LINEAR)
     assert np.array_equal(transform.apply_image(image), expected)
@@ -198,7 +198,7 @@ def test_images_are_resized_as_the_code_bases_do():
 
 
 def test_a_quarter_turn_moves_pixels_where_it_should():
-    image, labels = picture(9, 9), blocks(9, 9)
+    image, labels = random_image(9, 9), blocks(9, 9)
     turned = RotateInPlaceTransform(9, 9, 90, (1, 2, 3))
     # OpenCV's rotation is about pixel (4.5, 4.5), so that counter-clockwise turns shift by one row.
     assert np.array_equal(turned.apply_image(image)[1:], np.rot90(image)[:-1])
@@ -210,14 +210,16 @@ def test_a_quarter_turn_moves_pixels_where_it_should():
 
 def test_angles_are_uniform_in_their_range():
     np.random.seed(0)
-    angles = [RandomRotation((-10, 10), (0, 0, 0)).get_transform(picture(4, 4)).angle for _ in range(500)]
+    angles = [
+        RandomRotation((-10, 10), (0, 0, 0)).get_transform(random_image(4, 4)).angle for _ in range(500)
+    ]
     assert -10 <= min(angles) < -9.5
     assert 9.5 < max(angles) <= 10
     assert np.mean(angles) == pytest.approx(0, abs=1)
 
 
 def test_the_blur_is_a_gaussian():
-    image = picture(21, 17).astype(np.float32)
+    image = random_image(21, 17).astype(np.float32)
     taps = np.array([1, 4, 6, 4, 1]) / 16  # binomial: what OpenCV takes for a side without a deviation
     expected = np.apply_along_axis(lambda line: np.convolve(line, taps, "valid"), 0, image)
     expected = np.apply_along_axis(lambda line: np.convolve(line, taps, "valid"), 1, expected)
@@ -258,7 +260,7 @@ def test_flips_are_seen_so_that_left_and_right_classes_are_swapped(family):
         ({"BLUR_KERNEL": 4}, "INPUT.BLUR_KERNEL 4: expected an odd number"),
     ],
 )
-def test_impossible_values_are_explained(keys, message):
+def test_invalid_values_are_explained(keys, message):
     with pytest.raises(InputError, match=message):
         build_train_augmentations(config("semseg", **keys), 255)
 
@@ -293,7 +295,7 @@ def leaf(tmp_path, dataset, recipe, *others):
     return load_config(path)
 
 
-# Of each part: learning rate, decay of weights, decay of norms.
+# For each part: learning rate, decay of weights, decay of norms.
 SETTINGS = [
     ("ade20k", "semseg", (0.01, 1e-4, 1e-4), (0.1, 1e-4, 1e-4)),
     ("voc_2012", "pytorch_cv", (0.004, 1e-4, 1e-4), (0.04, 1e-4, 1e-4)),

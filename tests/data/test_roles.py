@@ -31,16 +31,16 @@ def dataset(folder, **more):
     ],
 )
 def test_roles_follow_from_names(tmp_path, splits, train, test):
-    facts = read_dataset_file(dataset(tmp_path, splits=splits))
-    assert (training_split(facts), split_to_test_on(facts)) == (train, test)
+    dataset_file = read_dataset_file(dataset(tmp_path, splits=splits))
+    assert (training_split(dataset_file), split_to_test_on(dataset_file)) == (train, test)
 
 
-def test_what_does_not_follow_is_asked_for(tmp_path):
-    facts = read_dataset_file(dataset(tmp_path, splits={"x_train_a": "a", "x_train_b": "b"}))
+def test_ambiguous_roles_ask_for_the_key(tmp_path):
+    dataset_file = read_dataset_file(dataset(tmp_path, splits={"x_train_a": "a", "x_train_b": "b"}))
     with pytest.raises(InputError, match="x_train_a, x_train_b could be meant; choose one"):
-        training_split(facts)
+        training_split(dataset_file)
     with pytest.raises(InputError, match="its splits are x_train_a, x_train_b; choose one"):
-        split_to_test_on(facts)
+        split_to_test_on(dataset_file)
 
 
 def test_data_stands_for_the_keys_of_a_configuration(tmp_path):

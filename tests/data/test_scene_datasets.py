@@ -12,7 +12,7 @@ from PIL import Image
 
 from segzoo.data import read_dataset_file
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture, save
+from tests.data.data_trees import random_image, save
 
 VOID = 255
 
@@ -56,7 +56,7 @@ def row(values, dtype=np.uint8):
 
 def write(root, image, label, values, mode=None):
     """An image and its label file, one pixel high."""
-    save(root / image, picture(1, len(values)))
+    save(root / image, random_image(1, len(values)))
     return save(root / label, row(values), mode)
 
 
@@ -112,7 +112,7 @@ def test_classes_of_cityscapes_are_detectron2s():
 
 
 def test_the_test_set_of_cityscapes_needs_no_labels(datasets_folder):
-    save(datasets_folder / "cityscapes/leftImg8bit/test/bonn/bonn_1_leftImg8bit.png", picture(2, 2))
+    save(datasets_folder / "cityscapes/leftImg8bit/test/bonn/bonn_1_leftImg8bit.png", random_image(2, 2))
     (record,) = DatasetCatalog.get("cityscapes_sem_seg_test")
     assert "sem_seg_file_name" not in record
 
@@ -307,8 +307,8 @@ def mmsegmentation_classes(file, name):
         pytest.skip("mmsegmentation is not installed")
     source = Path(package.submodule_search_locations[0], "datasets", file).read_text()
     (found,) = [node for node in ast.walk(ast.parse(source)) if getattr(node, "name", None) == name]
-    (facts,) = [node.value for node in found.body if isinstance(node, ast.Assign)]
-    return list(ast.literal_eval({one.arg: one.value for one in facts.keywords}["classes"]))
+    (assignment,) = [node.value for node in found.body if isinstance(node, ast.Assign)]
+    return list(ast.literal_eval({one.arg: one.value for one in assignment.keywords}["classes"]))
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_coco_stuff_10k(datasets_folder, layout):
 def test_coco_21(datasets_folder, images):
     root = datasets_folder / "coco"
     write(root, f"{images}/1.jpg", "coco_21_labels/train2017/1.png", VOC_VALUES)
-    save(root / f"{images}/2.jpg", picture(1, 1))
+    save(root / f"{images}/2.jpg", random_image(1, 1))
     write_list(root, "coco_21_labels/train2017.txt", "1")
     assert load("coco_2017_train_21_sem_seg") == VOC_VALUES
     assert len(DatasetCatalog.get("coco_2017_train_21_sem_seg")) == 1
@@ -362,7 +362,7 @@ def test_coco_21(datasets_folder, images):
 
 def write_ade20k_full(datasets_folder, values):
     root = datasets_folder / "ADE20K_2021_17_01"
-    save(root / "images_detectron2/validation/ADE_val_1.jpg", picture(1, len(values)))
+    save(root / "images_detectron2/validation/ADE_val_1.jpg", random_image(1, len(values)))
     return save(root / "annotations_detectron2/validation/ADE_val_1.tif", row(values, np.uint16))
 
 
@@ -453,7 +453,7 @@ def test_a_label_out_of_range_names_the_file(datasets_folder, split, image, labe
         ("ade20k_full_sem_seg_train", "ADE20K_2021_17_01", "ade20k_full"),
     ],
 )
-def test_what_has_to_be_made_is_said(datasets_folder, split, folder, name):
+def test_missing_prepared_files_name_the_command(datasets_folder, split, folder, name):
     (datasets_folder / folder).mkdir()
     with pytest.raises(InputError, match=f"run `segzoo prepare {name}`"):
         DatasetCatalog.get(split)

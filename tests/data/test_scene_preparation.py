@@ -15,7 +15,7 @@ from scipy.io import savemat
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import atomic_path
-from tests.data.data_trees import picture, save
+from tests.data.data_trees import random_image, save
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 VOID = 255
@@ -57,7 +57,7 @@ def voc(datasets_folder):
     root = datasets_folder / "VOCdevkit/VOC2012"
     names = ("both", "val", "sbd_1", "sbd_2")
     for number, name in enumerate(names):
-        save(root / f"JPEGImages/{name}.jpg", picture(2, 3))
+        save(root / f"JPEGImages/{name}.jpg", random_image(2, 3))
         labels = np.array([[0, 15, 20], [number, number, number]], dtype=np.uint8)
         write_sbd(datasets_folder / "benchmark_RELEASE/dataset", name, labels)
     for name in ("both", "val"):
@@ -147,7 +147,7 @@ CONTEXT_NATIVE = [
 def context(datasets_folder):
     root = datasets_folder / "VOCdevkit/VOC2010"
     for name in ("2008_000001", "2008_000002", "2008_000003"):
-        save(root / f"JPEGImages/{name}.jpg", picture(1, 460))
+        save(root / f"JPEGImages/{name}.jpg", random_image(1, 460))
     return root
 
 
@@ -230,7 +230,7 @@ def stuff_10k(datasets_folder):
     root = datasets_folder / "coco/coco_stuff_10k"
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "test"):
-        save(root / f"images/COCO_{split}.jpg", picture(2, 172))
+        save(root / f"images/COCO_{split}.jpg", random_image(2, 172))
         write_list(root / f"imageLists/{split}.txt", f"COCO_{split}")
     return root
 
@@ -311,7 +311,7 @@ def write_instances(datasets_folder, images):
                 {"image_id": number, "category_id": category, "segmentation": segmentation}
             )
         for split in ("train2017", "val2017"):
-            save(datasets_folder / f"coco/{split}/{stem}.jpg", picture(height, width))
+            save(datasets_folder / f"coco/{split}/{stem}.jpg", random_image(height, width))
     (datasets_folder / "coco/annotations").mkdir(parents=True)
     for split in ("train2017", "val2017"):
         file = datasets_folder / f"coco/annotations/instances_{split}.json"
@@ -390,7 +390,7 @@ def write_release(datasets_folder, images):
     for name, ids in images.items():
         index["folder"].append(folder.format("validation" if "_val_" in name else "training"))
         base = datasets_folder / index["folder"][-1]
-        save(base / f"{name}.jpg", picture(*np.shape(ids)))
+        save(base / f"{name}.jpg", random_image(*np.shape(ids)))
         save(base / f"{name}_seg.png", ade20k_png(ids))
     # numpy's numbers are bytes in protocol 2, which has none.
     index["objectPresence"] = np.zeros((2, 2), np.uint8)
@@ -453,7 +453,7 @@ def test_a_missing_label_image_of_ade20k_is_named(prepare, datasets_folder, caps
 def test_cityscapes_train_ids_are_written_beside_the_ids(prepare, datasets_folder, capsys):
     root = datasets_folder / "cityscapes"
     for split in ("train", "val"):
-        save(root / f"leftImg8bit/{split}/ulm/a_leftImg8bit.png", picture(1, 4))
+        save(root / f"leftImg8bit/{split}/ulm/a_leftImg8bit.png", random_image(1, 4))
         label = np.array([[0, 7, 33, 29]], dtype=np.uint8)
         save(root / f"gtFine/{split}/ulm/a_gtFine_labelIds.png", label)
     assert prepare("cityscapes") == 0
@@ -480,7 +480,7 @@ def test_cityscapes_train_ids_are_written_beside_the_ids(prepare, datasets_folde
 def test_coco_stuff_indices_are_written(prepare, datasets_folder, option, target):
     root = datasets_folder / "coco"
     for split in ("train", "val"):
-        save(root / f"{split}2017/1.jpg", picture(1, 4))
+        save(root / f"{split}2017/1.jpg", random_image(1, 4))
         save(root / f"stuffthingmaps/{split}2017/1.png", np.array([[0, 12, 181, 255]], dtype=np.uint8))
     assert prepare("coco_stuff", *option) == 0
     for split in ("train", "val"):

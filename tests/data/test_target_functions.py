@@ -38,7 +38,7 @@ def test_targets_are_those_worked_out_by_hand(task, dtype):
 
 
 @pytest.mark.parametrize("task", GROUPS)
-def test_a_segment_that_is_cropped_away_is_no_target(task):
+def test_a_segment_that_is_cropped_away_is_not_a_target(task):
     whole, cropped = targets_of(task, PIXELS), targets_of(task, PIXELS[:, 3:])
     assert sorted(set(cropped.segment_map.ravel()) - {-1}) == list(range(len(cropped.classes)))
     # Every pixel keeps its class.
@@ -47,7 +47,7 @@ def test_a_segment_that_is_cropped_away_is_no_target(task):
 
 
 @pytest.mark.parametrize("task", GROUPS)
-def test_an_image_may_hold_nothing(task):
+def test_an_image_may_have_no_segments(task):
     void = targets_of(task, np.zeros((3, 4), dtype=np.uint8))
     assert (void.segment_map == -1).all()
     assert void.classes.shape == (0,)
@@ -69,6 +69,6 @@ def test_a_crowd_is_its_class_for_the_semantic_task_only():
         assert targets_of(task, crowd).classes.tolist() == []
 
 
-def test_instance_classes_count_things_wherever_stuff_stands():
+def test_instance_classes_count_the_things_only():
     segments = Segments(np.array([3, 1]), np.zeros(2, dtype=bool))
     assert targets_of("instance", np.array([[1, 2]], dtype=np.uint8), segments).classes.tolist() == [1, 0]

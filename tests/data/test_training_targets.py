@@ -61,7 +61,7 @@ def test_instances_are_detectron2s_of_the_things(overlap):
 
 
 @pytest.mark.parametrize("name", ["boxes", "instances"])
-def test_an_image_may_have_none(name):
+def test_an_image_may_have_no_targets(name):
     found = targets_of(name, "instance", IndexMap(np.zeros((3, 5), np.uint8), SEGMENTS))
     if name == "boxes":
         assert found["segment_boxes"].shape == (0, 4)
@@ -99,7 +99,7 @@ def test_boxes_follow_the_segments_through_augmentation():
     assert record["segment_boxes"][1].tolist() == [0, 0, 2, 6]
 
 
-def test_a_model_gets_what_it_or_the_configuration_asks_for():
+def test_a_model_gets_the_targets_that_it_or_the_configuration_names():
     cfg = new_config()
     assert cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
     assert wanted_targets(cfg) == ("segments",)  # a class map has no instances
@@ -115,7 +115,7 @@ def test_a_model_gets_what_it_or_the_configuration_asks_for():
         SegmentationMapper(True, task="instance", augmentations=[], targets=("box",))
 
 
-def test_a_class_derived_from_a_detector_gets_what_that_gets(monkeypatch):
+def test_a_class_derived_from_a_detector_gets_its_targets(monkeypatch):
     from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 
     class PrivateRCNN(GeneralizedRCNN):

@@ -1,4 +1,4 @@
-"""Small datasets in which something is wrong, and what `segzoo check-data` says of them."""
+"""Small datasets with mistakes, and the findings of `segzoo check-data`."""
 
 import json
 
@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog
 
 from segzoo.cli import check_data
 from segzoo.data import label_reader
-from tests.data.data_trees import picture, save
+from tests.data.data_trees import random_image, save
 
 HEIGHT, WIDTH = 24, 32
 VOID = 255
@@ -40,25 +40,25 @@ def draw(values, images=3):
     return found
 
 
-def write(folder, truth, store, labels="masks/{stem}.png", classes=NAMES, **facts):
+def write(folder, truth, store, labels="masks/{stem}.png", classes=NAMES, **keys):
     """A dataset whose label files are what `store(labels, path)` writes of the truth."""
     (folder / "masks").mkdir(parents=True)
     for number, (stem, one) in enumerate(truth.items()):
-        save(folder / f"images/{stem}.png", picture(HEIGHT, WIDTH, number))
+        save(folder / f"images/{stem}.png", random_image(HEIGHT, WIDTH, number))
         store(one, folder / f"masks/{stem}.png")
-    facts = {
+    content = {
         "splits": {"x_train": "x"},
         "images": "images/{stem}.png",
         "labels": labels,
         "classes": list(classes),
-        **facts,
+        **keys,
     }
-    return write_dataset_yaml(folder, facts)
+    return write_dataset_yaml(folder, content)
 
 
-def write_dataset_yaml(folder, facts):
+def write_dataset_yaml(folder, content):
     path = folder / "roads.yaml"
-    path.write_text(yaml.safe_dump(facts))
+    path.write_text(yaml.safe_dump(content))
     return path
 
 

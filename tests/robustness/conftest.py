@@ -1,4 +1,4 @@
-"""The tools in this process: what they say of wrong input, and that they leave alone what was there."""
+"""Runs tools in this process, and checks that existing results are not changed."""
 
 import importlib
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 @pytest.fixture
 def output(tmp_path):
-    """A folder with results in it, which have to be as they were when the test is over."""
+    """A folder with results, which the test must not change."""
     folder = tmp_path / "output"
     for name, content in SENTINELS.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def tool(capsys) -> Callable[..., Answer]:
 
 @pytest.fixture
 def refusal(tool, output) -> Callable[..., str]:
-    """The one line that a tool says of its arguments, of which "{output}" is the folder of results."""
+    """The one-line error of a tool for its arguments, with "{output}" as the folder of results."""
 
     def run(name: str, *arguments: object) -> str:
         answer = tool(name, *(str(argument).replace("{output}", str(output)) for argument in arguments))

@@ -18,11 +18,11 @@ def gray_of(pixels):
     return pixels[:, :, 0]
 
 
-def gray_roads(folder, brightest_of, name="roads", **facts):
+def gray_roads(folder, brightest_of, name="roads", **keys):
     """Splits <name>_<split> of 16-bit images with these brightest values, and labels."""
     for split, values in brightest_of.items():
         for index, brightest in enumerate(values):
             save(folder / f"images/{split}/{index}.png", gray_ramp(brightest))
             save(folder / f"masks/{split}/{index}.png", LABELS)
     splits = {f"{name}_{split}": split for split in brightest_of}
-    return write_yaml(folder, {**ROADS, "splits": splits, **facts}, f"{name}.yaml")
+    return write_yaml(folder, {**ROADS, "splits": splits, **keys}, f"{name}.yaml")

@@ -66,7 +66,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def weights(config):
-    """Of a model that fits the config."""
+    """Weights of a model that fits the config."""
     return Trainer.build_model(load_config(config)).state_dict()
 
 
@@ -205,7 +205,7 @@ def test_a_wrong_checkpoint_is_one_line(refusal, config, weights, tmp_path, name
 
 
 def commands(config, file, folder):
-    """Of every tool that reads weights."""
+    """Command lines of every tool that reads weights."""
     opts = ["--opts", "MODEL.WEIGHTS", file]
     return {
         "train_net": ["--config-file", config, "MODEL.WEIGHTS", file, "OUTPUT_DIR", folder / "trained"],

@@ -10,14 +10,14 @@ import yaml
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-from tests.data.data_trees import ROADS, STREET_IDS, picture, save, write_roads, write_street, write_yaml
+from tests.data.data_trees import ROADS, STREET_IDS, random_image, save, write_roads, write_street, write_yaml
 
 LABELS = np.array([[0, 1, 2, 3], [3, 4, 255, 0]], dtype=np.uint8)
 
 
 @pytest.fixture
 def drawing_fails(refusal):
-    """What `segzoo visualize-data` says of a dataset file."""
+    """The error of `segzoo visualize-data` for a dataset file."""
     return lambda file: refusal("visualize-data", "--dataset-file", file, "--output", "{output}")
 
 
@@ -64,8 +64,8 @@ DATASET_FILES = {
 def test_a_wrong_dataset_file_is_one_line(drawing_fails, tmp_path, name):
     changes, message = DATASET_FILES[name]
     write_roads(tmp_path, LABELS)
-    facts = {key: value for key, value in {**ROADS, **changes}.items() if value is not None}
-    assert message in drawing_fails(write_yaml(tmp_path, facts))
+    content = {key: value for key, value in {**ROADS, **changes}.items() if value is not None}
+    assert message in drawing_fails(write_yaml(tmp_path, content))
 
 
 @pytest.mark.parametrize(
@@ -86,19 +86,19 @@ def test_a_file_that_is_no_dataset_file_is_one_line(drawing_fails, tmp_path, tex
 
 
 def truncated(path):
-    save(path.with_name("whole.jpg"), picture(64, 64))
+    save(path.with_name("whole.jpg"), random_image(64, 64))
     content = path.with_name("whole.jpg").read_bytes()
     path.with_name("whole.jpg").unlink()
     path.write_bytes(content[: len(content) // 2])
 
 
 def cut_png(path):
-    save(path, picture(64, 64))
+    save(path, random_image(64, 64))
     path.write_bytes(path.read_bytes()[:-2000])
 
 
 def damaged_png(path):
-    save(path, picture(64, 64))
+    save(path, random_image(64, 64))
     content = bytearray(path.read_bytes())
     content[200:260] = bytes(60)
     path.write_bytes(content)
@@ -120,7 +120,7 @@ def floating(path):
 
 
 def other_size(path):
-    save(path, picture(3, 4))
+    save(path, random_image(3, 4))
 
 
 IMAGES = {
@@ -157,7 +157,7 @@ def test_an_image_without_permission_is_one_line(drawing_fails, tmp_path, monkey
     file = write_roads(tmp_path, LABELS)
     image = tmp_path / "images/train/a.png"
     image.chmod(0)
-    if os.access(image, os.R_OK):  # the superuser may read everything: the answer of the system is played
+    if os.access(image, os.R_OK):  # the superuser may read everything: the system's answer is simulated
         opened = open
 
         def refuse(path, *arguments, **options):
@@ -178,7 +178,7 @@ LABEL_FILES = {
     "size": (LABELS[:, :3], "is 3x2, but its image"),
     "transposed": (LABELS.T, "is 2x4, but its image"),
     "colors": (
-        picture(2, 4),
+        random_image(2, 4),
         "is a color image (RGB), but roads.yaml says encoding index; set encoding: rgb with its colors",
     ),
     "gray as RGB": (
@@ -222,13 +222,13 @@ def test_a_broken_label_file_is_one_line_that_names_it(drawing_fails, tmp_path, 
 def change(*path, to):
     """Sets a value in a JSON, by its keys and indices; None takes it out."""
 
-    def apply(facts):
+    def apply(content):
         for step in path[:-1]:
-            facts = facts[step]
+            content = content[step]
         if to is None:
-            del facts[path[-1]]
+            del content[path[-1]]
         else:
-            facts[path[-1]] = to
+            content[path[-1]] = to
 
     return apply
 
@@ -249,7 +249,7 @@ PANOPTIC_JSONS = {
         "70000 are not in the segments_info of the panoptic",
     ),
     "id without pixel": (
-        lambda facts: facts["annotations"][0]["segments_info"].append({"id": 5, "category_id": 1}),
+        lambda content: content["annotations"][0]["segments_info"].append({"id": 5, "category_id": 1}),
         "no pixel has the segment ids 5, which the panoptic JSON lists",
     ),
     "id twice": (
@@ -283,11 +283,11 @@ PANOPTIC_JSONS = {
         "two categories have the id 1; it must be unique",
     ),
     "image twice": (
-        lambda facts: facts["images"].append(facts["images"][0]),
+        lambda content: content["images"].append(content["images"][0]),
         "two images have the id 1; it must be unique",
     ),
     "annotation twice": (
-        lambda facts: facts["annotations"].append(facts["annotations"][0]),
+        lambda content: content["annotations"].append(content["annotations"][0]),
         "two annotations are of image 1",
     ),
     "segments no list": (change(*SEGMENTS, to=7), "(image 1) has the segments_info 7; COCO's"),
@@ -300,9 +300,9 @@ PANOPTIC_JSONS = {
 def test_a_wrong_panoptic_json_is_one_line(drawing_fails, tmp_path, name):
     spoil, message = PANOPTIC_JSONS[name]
     file = write_street(tmp_path)
-    facts = json.loads((tmp_path / "panoptic.json").read_text())
-    spoil(facts)
-    (tmp_path / "panoptic.json").write_text(json.dumps(facts))
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    spoil(content)
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
     assert message in drawing_fails(file)
 
 
@@ -342,13 +342,13 @@ def test_a_wrong_panoptic_png_is_one_line(drawing_fails, tmp_path, pixels, messa
     assert "panoptic/a.png" in line
 
 
-def test_facts_that_can_be_measured_need_not_be_right(tool, tmp_path):
+def test_wrong_areas_and_boxes_are_harmless(tool, tmp_path):
     """Areas and boxes of the JSON are never used to read, and void needs no segment."""
     file = write_street(tmp_path)
-    facts = json.loads((tmp_path / "panoptic.json").read_text())
-    for segment in facts["annotations"][0]["segments_info"]:
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    for segment in content["annotations"][0]["segments_info"]:
         segment.update(area=1, bbox=[0, 0, 0, 0])
-    (tmp_path / "panoptic.json").write_text(json.dumps(facts))
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
     assert tool("visualize-data", "--dataset-file", file, "--output", tmp_path / "drawn").status == 0
 
 
@@ -379,12 +379,15 @@ INSTANCE_JSONS = {
         change("annotations", 0, "category_id", to=9),
         "annotation 1 has the category 9, which is not",
     ),
-    "image twice": (lambda facts: facts["images"].append(facts["images"][0]), "two images have the id 1"),
+    "image twice": (
+        lambda content: content["images"].append(content["images"][0]),
+        "two images have the id 1",
+    ),
 }
 
 
 def write_instances(folder_):
-    save(folder_ / "images/a.png", picture(2, 4))
+    save(folder_ / "images/a.png", random_image(2, 4))
     annotation = {
         "id": 1,
         "image_id": 1,
@@ -392,12 +395,12 @@ def write_instances(folder_):
         "segmentation": [[0, 0, 3, 0, 3, 1]],
         "iscrowd": 0,
     }
-    facts = {
+    content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 2, "width": 4}],
         "annotations": [annotation],
         "categories": [{"id": 1, "name": "car"}],
     }
-    (folder_ / "instances.json").write_text(json.dumps(facts))
+    (folder_ / "instances.json").write_text(json.dumps(content))
     dataset = {
         "splits": {"cars_train": "train"},
         "images": "images",
@@ -412,9 +415,9 @@ def write_instances(folder_):
 def test_a_wrong_instances_json_is_one_line(refusal, tmp_path, name):
     spoil, message = INSTANCE_JSONS[name]
     file = write_instances(tmp_path)
-    facts = json.loads((tmp_path / "instances.json").read_text())
-    spoil(facts)
-    (tmp_path / "instances.json").write_text(json.dumps(facts))
+    content = json.loads((tmp_path / "instances.json").read_text())
+    spoil(content)
+    (tmp_path / "instances.json").write_text(json.dumps(content))
     line = refusal("visualize-data", "--dataset-file", file, "--output", "{output}")
     assert message in line
 

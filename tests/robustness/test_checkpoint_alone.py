@@ -16,10 +16,10 @@ from segzoo.engine import Predictor, Trainer, default_setup
 from segzoo.engine.model_config import model_config
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture, write_roads
+from tests.data.data_trees import random_image, write_roads
 from tests.robustness.test_bad_checkpoints import CONFIG
 
-PICTURE = picture(32, 32)
+PICTURE = random_image(32, 32)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.fixture
 def expected(run):
-    """Scores of the picture where the checkpoint was written."""
+    """Scores of the image where the checkpoint was written."""
     cfg = load_config("config.yaml", ["MODEL.WEIGHTS", "run/model_best.pth"])
     return Predictor(cfg)(PICTURE, color="RGB")["sem_seg"]
 
@@ -221,12 +221,12 @@ def test_evaluation_finds_the_dataset_from_any_folder(run, tool, tmp_path, monke
     assert (tmp_path / "out/inference/results.json").is_file()
 
 
-def test_classes_that_changed_since_are_the_checkpoints_for_pictures_and_an_error_for_metrics(run, refusal):
+def test_changed_classes_are_the_checkpoints_for_visualizations_and_an_error_for_metrics(run, refusal):
     file = run.parent / "data/roads.yaml"
-    facts = yaml.safe_load(file.read_text())
-    before = list(facts["classes"])
-    facts["classes"][0] = "meadow"
-    file.write_text(yaml.safe_dump(facts))
+    content = yaml.safe_load(file.read_text())
+    before = list(content["classes"])
+    content["classes"][0] = "meadow"
+    file.write_text(yaml.safe_dump(content))
     assert Predictor(run / "model_best.pth").metadata.classes == before
     given = ["--eval-only", "--weights", run / "model_best.pth", "OUTPUT_DIR", "{output}"]
     line = refusal("train_net", *given)
@@ -287,8 +287,8 @@ def test_a_checkpoint_without_configuration_says_what_to_give(run, tmp_path):
 
 def test_an_old_checkpoint_replaces_a_dataset_that_is_not_there(elsewhere, expected):
     file = read_checkpoint("model_best.pth")
-    facts = ("version", "task", "dataset", "classes", "colors", "isthing", "ignore_label", "label_map")
-    old = {key: file.description[key] for key in facts}
+    content = ("version", "task", "dataset", "classes", "colors", "isthing", "ignore_label", "label_map")
+    old = {key: file.description[key] for key in content}
     save_checkpoint("old.pth", {"model": file.weights, "segzoo": old})
     predictor = Predictor(model_config("config.yaml", weights="old.pth"))
     assert torch.equal(predictor(PICTURE, color="RGB")["sem_seg"], expected)

@@ -523,7 +523,7 @@ def test_a_training_that_meets_a_wrong_file_in_a_worker_says_one_line(tmp_path):
     assert end.err.endswith("; DATALOADER.ON_ERROR skip trains without such files\n")
 
 
-def test_results_that_are_none_are_one_line(tool, output):
+def test_invalid_results_are_one_line(tool, output):
     """Reading results that are broken says so."""
     (output / "inference/results.json").write_text(json.dumps({}))
     answer = tool("evaluate_predictions", "--split", "camvid_val", "--predictions", output / "inference")

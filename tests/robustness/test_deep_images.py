@@ -24,7 +24,7 @@ from segzoo.data.images import range_of_files
 from segzoo.data.pixel_range import to_8_bits
 from segzoo.engine import default_setup
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import load, picture, save, write_roads, write_street
+from tests.data.data_trees import load, random_image, save, write_roads, write_street
 from tests.engine.toy_training import toy_cfg
 from tests.robustness.deep_files import LABELS, gray_of, gray_ramp, gray_roads
 
@@ -34,7 +34,7 @@ def random_color(values, dtype=np.uint16, size=(48, 64)):
 
 
 def planar_tiff(pixels, order="<", tile=None, compressed=False):
-    """A TIFF of an array (H, W, 3) with which Pillow reads wrong, in strips or tiles of 16 x 16."""
+    """A planar TIFF of an array (H, W, 3), in strips or tiles of 16 x 16, which Pillow reads wrong."""
     height, width, _ = pixels.shape
     bits, step = 8 * pixels.dtype.itemsize, tile or max(height, width)
     parts = [
@@ -69,7 +69,7 @@ def planar_tiff(pixels, order="<", tile=None, compressed=False):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("tile", [None, 16])
-def test_bands_of_16_bits_one_behind_the_other_are_refused(tmp_path, order, tile):
+def test_planar_tiffs_of_16_bits_are_refused(tmp_path, order, tile):
     """Pillow shows their bytes as pixels."""
     file = tmp_path / "a.tif"
     file.write_bytes(planar_tiff(random_color(1 << 16), order, tile))
@@ -93,7 +93,7 @@ def test_check_data_names_a_tiff_of_separate_bands(tmp_path, tool):
 
 @pytest.mark.parametrize("given", [PixelRange(0, 65535), PixelRange(0, 65535, "roads.yaml"), None])
 def test_no_decoder_is_trusted_that_disagrees_with_the_upper_8_bits(tmp_path, monkeypatch, given):
-    """As OpenCV 4 does of compressed bands, one behind the other; these are written so."""
+    """OpenCV 4 decodes compressed planar TIFFs wrong, as written here."""
     deep = random_color(1 << 12)
     file = tmp_path / "a.tif"
     file.write_bytes(planar_tiff(deep, compressed=True))
@@ -125,7 +125,7 @@ def test_training_datasets_that_agree_or_have_no_range_of_their_own_save_one(tmp
     for name, brightest in (("one", 4095), ("two", 3000), ("three", 255)):
         file = gray_roads(tmp_path / name, {"train": [brightest]}, name)
         if name == "three":
-            save(tmp_path / "three/images/train/0.png", picture(4, 6))
+            save(tmp_path / "three/images/train/0.png", random_image(4, 6))
         register_dataset_file(file)
     names = ("three_train", "one_train", "two_train")
     cfg = toy_cfg(tmp_path / "run", DATASETS__TRAIN=names, DATASETS__TEST=())
@@ -165,8 +165,8 @@ def test_labels_in_16_bits_of_several_channels_are_refused_and_the_remedy_is_rig
         (record,), metadata = load(write_street(tmp_path))
         file, read = tmp_path / "panoptic/a.png", metadata.load_panoptic
     else:
-        facts = {"encoding": {"type": "index", "channel": 0}} if target == "first channel" else {}
-        (record,), metadata = load(write_roads(tmp_path, LABELS, **facts))
+        content = {"encoding": {"type": "index", "channel": 0}} if target == "first channel" else {}
+        (record,), metadata = load(write_roads(tmp_path, LABELS, **content))
         file, read = tmp_path / "masks/train/a.png", metadata.load_sem_seg
     file.write_bytes(DEEP_LABELS[kind])
     with pytest.raises(InputError, match=r"a.png: holds labels in several channels of 16 bits.*save one"):
@@ -177,7 +177,7 @@ def test_labels_in_16_bits_of_several_channels_are_refused_and_the_remedy_is_rig
             assert np.array_equal(read(record), LABELS)
 
 
-def test_a_range_of_16_bits_that_was_found_out_needs_no_second_decoder(tmp_path, monkeypatch):
+def test_an_estimated_range_of_16_bits_needs_no_second_decoder(tmp_path, monkeypatch):
     deep = random_color(1 << 16)
     cv2.imwrite(str(tmp_path / "a.png"), deep[:, :, ::-1])
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded twice"))
@@ -185,21 +185,21 @@ def test_a_range_of_16_bits_that_was_found_out_needs_no_second_decoder(tmp_path,
         assert np.array_equal(read_image(str(tmp_path / "a.png"), pixel_range=given), deep >> 8)
 
 
-def test_of_values_above_16_bits_none_is_taken_for_white(tmp_path):
+def test_values_above_16_bits_need_a_range(tmp_path):
     """The line that refuses them has a range that is right."""
     values = np.linspace(0, 100_000, 24).reshape(4, 6).astype(np.int32)
-    facts = {"images": "images/{split}/{stem}.tif"}
+    content = {"images": "images/{split}/{stem}.tif"}
     for index in range(2):
         (tmp_path / "images/train").mkdir(parents=True, exist_ok=True)
         Image.fromarray(values).save(tmp_path / f"images/train/{index}.tif")
         save(tmp_path / f"masks/train/{index}.png", LABELS)
     assert range_of_files([str(tmp_path / "images/train/0.tif")], "roads.yaml") is None
-    (record, _), _ = load(gray_roads(tmp_path, {"train": []}, **facts))
+    (record, _), _ = load(gray_roads(tmp_path, {"train": []}, **content))
     with pytest.raises(InputError, match=r"range from 0 to 100000, .*image_range: \[0, 100000\]"):
         load_image(record)
     with pytest.raises(InputError, match=r"has the value 100000, .*set image_range: \[0, 100000\]"):
         to_8_bits(values, PixelRange(0, 65535, "roads.yaml"), "a.tif")
-    (record, _), _ = load(gray_roads(tmp_path, {"train": []}, image_range=[0, 100_000], **facts))
+    (record, _), _ = load(gray_roads(tmp_path, {"train": []}, image_range=[0, 100_000], **content))
     assert np.array_equal(gray_of(load_image(record)), np.floor(values * (256 / 100_001)))
 
 
@@ -234,7 +234,7 @@ def test_a_range_with_values_below_0_does_not_change_8_bits(tmp_path):
     assert describe_reading(record, (0, 240)) == {"image_range": [0, 240]}
 
 
-def test_a_dataset_file_that_is_registered_again_has_its_images_looked_at_again(tmp_path):
+def test_registering_a_dataset_file_again_reads_its_images_again(tmp_path):
     file = gray_roads(tmp_path, {"train": [255]})
     (record,), _ = load(file)
     assert record["image_range"] == (0, 255, "roads.yaml")
@@ -248,7 +248,7 @@ def test_a_dataset_file_that_is_registered_again_has_its_images_looked_at_again(
 def test_the_size_of_a_png_is_found_without_its_pixels(tmp_path, monkeypatch, late):
     """Unless EXIF data, or text that may be some, follows them."""
     file = tmp_path / "a.png"
-    Image.fromarray(picture(4, 6)).save(file)
+    Image.fromarray(random_image(4, 6)).save(file)
     content = file.read_bytes()
     end = content.index(b"IEND") - 4
     if late == 6:

@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from segzoo.data import PixelRange, load_image, read_image
 from segzoo.data.pixel_range import to_8_bits
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import STREET_IDS, load, picture, save, write_roads, write_street, write_yaml
+from tests.data.data_trees import STREET_IDS, load, random_image, save, write_roads, write_street, write_yaml
 
 HEIGHT, WIDTH = 12, 16
 MASK = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
@@ -22,12 +22,12 @@ LABELS = (np.arange(24).reshape(4, 6) % 5).astype(np.uint8)
 CATEGORIES = [{"id": 1, "name": "cat"}]
 
 
-def write_pets(folder, segmentation, categories=CATEGORIES, images=None, **facts):
-    """Instances of one image; `facts` are those of the annotation."""
-    save(folder / "images/a.png", picture(HEIGHT, WIDTH))
+def write_pets(folder, segmentation, categories=CATEGORIES, images=None, **keys):
+    """Instances of one image; `keys` are those of the annotation."""
+    save(folder / "images/a.png", random_image(HEIGHT, WIDTH))
     content = {
         "images": images or [{"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": segmentation, **facts}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": segmentation, **keys}],
         "categories": categories,
     }
     (folder / "pets.json").write_text(json.dumps(content))
@@ -64,12 +64,12 @@ COMPRESSED = rle.encode(MASK)["counts"]
     ],
 )
 @pytest.mark.parametrize("as_size", [int, float, str])
-def test_run_lengths_are_read_however_python_wrote_them(tmp_path, counts, as_size):
+def test_rle_is_read_however_python_wrote_it(tmp_path, counts, as_size):
     size = [as_size(HEIGHT), as_size(WIDTH)]
     assert np.array_equal(drawn(write_pets(tmp_path, {"size": size, "counts": counts})), MASK)
 
 
-def test_compressed_run_lengths_may_begin_with_a_bracket(tmp_path):
+def test_compressed_rle_may_begin_with_a_bracket(tmp_path):
     mask = np.zeros(HEIGHT * WIDTH, np.uint8)
     mask[43:50] = 1  # 43 = 11 + 32 * 1: the characters 48 + 32 + 11, "[", and 48 + 1, "1"
     mask = np.asfortranarray(mask.reshape(HEIGHT, WIDTH, order="F"))
@@ -89,14 +89,14 @@ def test_compressed_run_lengths_may_begin_with_a_bracket(tmp_path):
         ({"size": [HEIGHT, WIDTH], "counts": "!"}, "not a compressed RLE"),
     ],
 )
-def test_run_lengths_that_cannot_be_read_are_one_line_with_a_remedy(tmp_path, segmentation, found):
+def test_rle_that_cannot_be_read_is_one_line_with_a_remedy(tmp_path, segmentation, found):
     with pytest.raises(InputError, match=r"annotation 1: its segmentation cannot be read \(") as error:
         drawn(write_pets(tmp_path, segmentation))
     assert found in str(error.value)
     assert str(error.value).endswith("; write it as polygons, or as COCO's RLE")
 
 
-def test_a_category_that_only_groups_others_is_no_class(tmp_path):
+def test_a_category_that_only_groups_others_is_not_a_class(tmp_path):
     """Roboflow writes the name of the project as category 0."""
     grouped = [{"id": 0, "name": "pets-x1", "supercategory": "none"}]
     grouped += [{**one, "supercategory": "pets-x1"} for one in CATEGORIES]
@@ -145,7 +145,7 @@ def test_a_file_that_is_no_json_says_where_and_why(tmp_path, content, found):
         ({"type": "FeatureCollection", "features": []}, "GeoJSON"),
     ],
 )
-def test_the_formats_of_tools_are_told_from_coco(tmp_path, content, name):
+def test_the_formats_of_tools_are_distinguished_from_coco(tmp_path, content, name):
     file = write_pets(tmp_path, [])
     (tmp_path / "pets.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=rf"pets.json: is in .*{name}.*; expected COCO's instances format"):
@@ -165,7 +165,7 @@ def test_the_colors_of_a_panoptic_png_are_ids_however_it_is_stored(tmp_path, mod
     assert {one["id"] for one in segments} == set(np.unique(STREET_IDS)) - {0}
 
 
-def test_a_panoptic_png_that_opencv_wrote_without_conversion_is_told(tmp_path):
+def test_a_panoptic_png_that_opencv_wrote_without_conversion_is_recognized(tmp_path):
     file = write_street(tmp_path)
     save(tmp_path / "panoptic/a.png", id2rgb(STREET_IDS.astype(np.uint32))[:, :, ::-1])
     (record,), metadata = load(file)
@@ -178,8 +178,8 @@ def test_a_panoptic_png_that_opencv_wrote_without_conversion_is_told(tmp_path):
 def test_signed_images_need_a_range_and_the_line_has_one(tmp_path, with_range):
     """CT scans: no range of bits holds them, and 0 is not black."""
     values = np.linspace(-1000, 3000, 24).reshape(4, 6).astype(np.int32)
-    facts = {"image_range": [-1000, 3000]} if with_range else {}
-    file = write_roads(tmp_path, LABELS, images="images/{split}/{stem}.tif", **facts)
+    content = {"image_range": [-1000, 3000]} if with_range else {}
+    file = write_roads(tmp_path, LABELS, images="images/{split}/{stem}.tif", **content)
     (tmp_path / "images/train/a.png").unlink()
     Image.fromarray(values).save(tmp_path / "images/train/a.tif")
     (record,), _ = load(file)
@@ -240,7 +240,7 @@ def test_links_that_lead_nowhere_are_named_and_those_in_circles_are_no_folders(t
         (b"0 0.1 0.1 0.5 0.1\n", "it is text, as in YOLO's format"),
     ],
 )
-def test_labels_that_are_no_images_are_told_what_they_are(tmp_path, content, found):
+def test_label_files_that_are_not_images_are_named_by_format(tmp_path, content, found):
     (record,), metadata = load(write_roads(tmp_path, LABELS))
     (tmp_path / "masks/train/a.png").write_bytes(content)
     with pytest.raises(

@@ -19,7 +19,7 @@ from tests.data.data_trees import (
     ROADS,
     STREET_IDS,
     load,
-    picture,
+    random_image,
     save,
     write_roads,
     write_street,
@@ -32,8 +32,8 @@ LABELS = (np.arange(24).reshape(4, 6) % 5).astype(np.uint8)
 def write_pets(folder, names, files):
     """A JSON of instances with these file names, beside these files below images/."""
     for file in files:
-        save(folder / "images" / file, picture(4, 6))
-    facts = {
+        save(folder / "images" / file, random_image(4, 6))
+    content = {
         "images": [
             {"id": number, "file_name": name, "height": 4, "width": 6} for number, name in enumerate(names, 1)
         ],
@@ -43,12 +43,12 @@ def write_pets(folder, names, files):
         ],
         "categories": [{"id": 1, "name": "cat"}],
     }
-    (folder / "pets.json").write_text(json.dumps(facts))
+    (folder / "pets.json").write_text(json.dumps(content))
     pets = {"splits": {"pets_x": "x"}, "images": "images", "instances": "pets.json", "classes": ["cat"]}
     return write_yaml(folder, pets, "pets.yaml")
 
 
-def said_of_names(caplog):
+def warnings_about_names(caplog):
     return [message for message in caplog.messages if "by the ends of their paths" in message]
 
 
@@ -80,7 +80,7 @@ def found_files(folder, names, files):
 def test_a_name_of_another_machine_is_found_by_the_end_of_its_path(tmp_path, caplog, name):
     with caplog.at_level(logging.WARNING):
         assert found_files(tmp_path, [name, "b.png"], ["a 1+ü.png", "b.png"]) == ["a 1+ü.png", "b.png"]
-    (message,) = said_of_names(caplog)
+    (message,) = warnings_about_names(caplog)
     assert message.startswith(f"pets_x: 1 images were found in {tmp_path}/images by the ends of their paths")
 
 
@@ -88,11 +88,11 @@ def test_names_that_are_files_are_taken_as_they_are(tmp_path, caplog):
     """Though they look like something else, and others end like them."""
     names = ["a%20b.png", "a b.png", "c\\d.png", "d.png", "e?x=1.png", "sub/d.png"]
     assert found_files(tmp_path, names, names) == names
-    assert not said_of_names(caplog)
+    assert not warnings_about_names(caplog)
 
 
 def test_an_absolute_path_that_exists_is_taken(tmp_path):
-    elsewhere = save(tmp_path / "elsewhere/a.png", picture(4, 6))
+    elsewhere = save(tmp_path / "elsewhere/a.png", random_image(4, 6))
     records, _ = load(write_pets(tmp_path, [str(elsewhere)], ["a.png"]))
     assert records[0]["file_name"] == str(elsewhere)
 
@@ -121,12 +121,12 @@ def test_a_name_that_leaves_a_choice_or_has_no_file_is_one_line(tmp_path, names,
     assert message.replace("{}", str(tmp_path)) in str(caught.value)
 
 
-@pytest.mark.parametrize("facts", [{"root": "../data"}, {"images": "../data/images"}])
-def test_a_file_is_of_one_name_however_its_folder_is_written(tmp_path, facts):
+@pytest.mark.parametrize("keys", [{"root": "../data"}, {"images": "../data/images"}])
+def test_a_file_is_of_one_name_however_its_folder_is_written(tmp_path, keys):
     data = write_pets(tmp_path / "data", ["z.png", "y\\z.png"], ["z.png"])
-    keys = {**yaml.safe_load(data.read_text()), "instances": "../data/pets.json", **facts}
+    content = {**yaml.safe_load(data.read_text()), "instances": "../data/pets.json", **keys}
     with pytest.raises(InputError, match=r"1 of 2 images do not exist: .*y\\z\.png; no file"):
-        load(write_yaml(tmp_path / "configs", keys, "pets.yaml"))
+        load(write_yaml(tmp_path / "configs", content, "pets.yaml"))
 
 
 @pytest.mark.parametrize("name", ["a", "../train/a", "images/train/a.png", "images/train/../train/a.png"])
@@ -139,19 +139,19 @@ def test_a_file_is_of_one_name_of_a_list(tmp_path, name):
 
 def test_the_remedy_for_names_without_files_is_the_right_folder(tmp_path):
     file = write_pets(tmp_path, ["sub/z.png"], ["a.png"])
-    save(tmp_path / "pictures/sub/z.png", picture(4, 6))
+    save(tmp_path / "pictures/sub/z.png", random_image(4, 6))
     with pytest.raises(InputError, match=r"set images in pets.yaml to the folder that file_name is"):
         load(file)
-    facts = {**yaml.safe_load(file.read_text()), "images": "pictures"}
-    assert len(load(write_yaml(tmp_path, facts, "pets.yaml"))[0]) == 1
+    content = {**yaml.safe_load(file.read_text()), "images": "pictures"}
+    assert len(load(write_yaml(tmp_path, content, "pets.yaml"))[0]) == 1
 
 
 def test_names_of_panoptic_pngs_are_found_as_those_of_images(tmp_path):
     file = write_street(tmp_path)
-    facts = json.loads((tmp_path / "panoptic.json").read_text())
-    facts["annotations"][0]["file_name"] = "E:\\panoptic\\a.png"
-    facts["images"][0]["file_name"] = "E:\\images\\a.jpg"
-    (tmp_path / "panoptic.json").write_text(json.dumps(facts))
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    content["annotations"][0]["file_name"] = "E:\\panoptic\\a.png"
+    content["images"][0]["file_name"] = "E:\\images\\a.jpg"
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
     (record,), metadata = load(file)
     assert record["file_name"] == str(tmp_path / "images/a.jpg")
     assert np.array_equal(metadata.load_panoptic(record)[0], STREET_IDS)
@@ -167,7 +167,7 @@ def test_folders_are_searched_only_for_names_that_are_missing(tmp_path, monkeypa
     load(file)
 
 
-def test_of_two_names_the_one_with_the_longer_common_end_has_the_file():
+def test_the_name_with_the_longer_common_end_gets_the_file():
     matched = match_names(["x/1/a.png", "x/2/a.png"], ["/d/2/a.png"], "/d/2")
     assert matched.files == {"x/2/a.png": "/d/2/a.png"}
 
@@ -196,9 +196,9 @@ def test_lists_are_read_in_any_encoding(tmp_path, encoding, end):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_dataset_and_configuration_files_are_read_in_any_encoding(tmp_path, encoding):
-    facts = yaml.safe_dump({**ROADS, "about": "Straße"}, allow_unicode=True)
+    content = yaml.safe_dump({**ROADS, "about": "Straße"}, allow_unicode=True)
     write_roads(tmp_path, LABELS)
-    (tmp_path / "roads.yaml").write_bytes(ENCODINGS[encoding](facts))
+    (tmp_path / "roads.yaml").write_bytes(ENCODINGS[encoding](content))
     assert len(load(tmp_path / "roads.yaml")[0]) == 1
     config = f"OUTPUT_DIR: {tmp_path}/läufe\n"
     (tmp_path / "config.yaml").write_bytes(ENCODINGS[encoding](config))
@@ -212,11 +212,11 @@ def test_where_all_files_have_another_suffix_the_remedy_is_any_suffix(tmp_path, 
     key = "images" if folder == "images" else "labels"
     with pytest.raises(InputError, match=rf"\(but .*/{folder}/train/a.PNG: let {key} end in \.\* for any"):
         load(file)
-    facts = {**ROADS, key: f"{folder}/{{split}}/{{stem}}.*"}
-    assert len(load(write_yaml(tmp_path, facts))[0]) == 1
+    content = {**ROADS, key: f"{folder}/{{split}}/{{stem}}.*"}
+    assert len(load(write_yaml(tmp_path, content))[0]) == 1
 
 
-def test_a_file_that_is_no_text_is_no_traceback(tmp_path):
+def test_a_binary_list_file_is_one_line(tmp_path):
     for content in (b"\xff\xfe\x00", b"\x00\x01", b"\x81\x8d\xff", b""):
         (tmp_path / "a.txt").write_bytes(content)
         read_text(tmp_path / "a.txt")
@@ -266,20 +266,25 @@ def test_quoted_paths_of_a_list_may_have_spaces(tmp_path):
 
 
 def test_a_stem_within_a_name_is_found_for_the_labels_of_an_image(tmp_path):
-    save(tmp_path / "images/x_rgb.png", picture(4, 6))
+    save(tmp_path / "images/x_rgb.png", random_image(4, 6))
     save(tmp_path / "masks/x_ids.png", LABELS)
     (tmp_path / "list.txt").write_text("D:\\images\\x_rgb.png\n")
-    facts = {**ROADS, "images": "images/{stem}_rgb.png", "labels": "masks/{stem}_ids.png", "list": "list.txt"}
-    (record,), _ = load(write_yaml(tmp_path, facts))
+    content = {
+        **ROADS,
+        "images": "images/{stem}_rgb.png",
+        "labels": "masks/{stem}_ids.png",
+        "list": "list.txt",
+    }
+    (record,), _ = load(write_yaml(tmp_path, content))
     assert record["sem_seg_file_name"] == str(tmp_path / "masks/x_ids.png")
 
 
-def test_absolute_templates_are_no_part_of_the_root(tmp_path):
+def test_absolute_templates_are_not_relative_to_the_root(tmp_path):
     write_roads(tmp_path / "data", LABELS)
     save(tmp_path / "data/masks/train/b.png", LABELS)
     for key in ("images", "labels"):
-        facts = {**ROADS, key: f"{tmp_path}/data/{ROADS[key]}", "root": ["data", "."]}
-        (record,), _ = load(write_yaml(tmp_path, facts))
+        content = {**ROADS, key: f"{tmp_path}/data/{ROADS[key]}", "root": ["data", "."]}
+        (record,), _ = load(write_yaml(tmp_path, content))
         assert record["file_name"] == str(tmp_path / "data/images/train/a.png")
         assert record["sem_seg_file_name"] == str(tmp_path / "data/masks/train/a.png")
 
@@ -296,7 +301,7 @@ def test_a_template_with_a_path_of_windows_is_one_line(tmp_path, template, key):
 def test_any_suffix_of_labels_is_that_of_the_one_file_that_fits(tmp_path):
     write_roads(tmp_path, LABELS)
     file = write_yaml(tmp_path, {**ROADS, "labels": "masks/{split}/{stem}.*"})
-    save(tmp_path / "images/train/b.png", picture(4, 6))
+    save(tmp_path / "images/train/b.png", random_image(4, 6))
     save(tmp_path / "masks/train/b.tif", LABELS)
     (tmp_path / "masks/train/a.png").rename(tmp_path / "masks/train/a.PNG")
     records, metadata = load(file)
@@ -314,7 +319,7 @@ def test_any_suffix_of_labels_is_that_of_the_one_file_that_fits(tmp_path):
 
 
 def test_the_value_of_a_split_is_the_text_that_is_written(tmp_path):
-    save(tmp_path / "01/a.png", picture(4, 6))
+    save(tmp_path / "01/a.png", random_image(4, 6))
     save(tmp_path / "masks/a.png", LABELS)
     text = yaml.safe_dump(
         {**ROADS, "splits": None, "images": "{split}/{stem}.png", "labels": "masks/{stem}.png"}
@@ -340,7 +345,7 @@ def test_images_of_another_suffix_are_noted_and_the_remedy_adds_them(tmp_path, t
 
 
 @pytest.mark.parametrize("header", ["image,mask", "Image_Path, Label_Path", "filename\tannotation"])
-def test_the_header_of_a_csv_is_no_image(tmp_path, header):
+def test_the_header_of_a_csv_is_not_an_image(tmp_path, header):
     file = write_roads(tmp_path, LABELS, list="train.csv")
     (tmp_path / "train.csv").write_text(f"{header}\nimages/train/a.png,masks/train/a.png\n")
     (record,), _ = load(file)

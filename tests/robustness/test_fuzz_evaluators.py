@@ -157,8 +157,8 @@ def test_panoptic_quality_is_that_of_panopticapi(register, tmp_path, scenes):
         for kind, (ids, segments) in zip(("truth", "guess"), both, strict=True):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(id2rgb(ids.astype(np.uint32))).save(folder / kind / record["file_name"])
-            facts = {"image_id": record["image_id"], "file_name": record["file_name"]}
-            pair.append({**facts, "segments_info": [{"iscrowd": 0, **one} for one in segments]})
+            content = {"image_id": record["image_id"], "file_name": record["file_name"]}
+            pair.append({**content, "segments_info": [{"iscrowd": 0, **one} for one in segments]})
         pairs.append(pair)
     kinds = {index: {"id": index, "isthing": int(isthing)} for index, isthing in enumerate(ISTHING)}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -181,12 +181,12 @@ def official_ap(images, number_of_categories):
     annotations, detections = [], []
     for image_id, true, found in images:
         for mask, category, crowd in true:
-            facts = {"id": len(annotations) + 1, "category_id": category, "iscrowd": crowd}
-            facts |= {"area": float(mask.sum()), "image_id": image_id, "segmentation": encode(mask)}
-            annotations.append(facts)
+            content = {"id": len(annotations) + 1, "category_id": category, "iscrowd": crowd}
+            content |= {"area": float(mask.sum()), "image_id": image_id, "segmentation": encode(mask)}
+            annotations.append(content)
         for mask, category, score in found:
-            facts = {"image_id": image_id, "category_id": category, "score": score}
-            detections.append({**facts, "segmentation": encode(mask)})
+            content = {"image_id": image_id, "category_id": category, "score": score}
+            detections.append({**content, "segmentation": encode(mask)})
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {

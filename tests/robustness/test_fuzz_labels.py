@@ -165,8 +165,8 @@ anything = (
 @given(data=st.data())
 def test_a_panoptic_json_with_any_value_in_any_place_gives_ids_or_an_input_error(street, tmp_path, data):
     file, text, png = street
-    facts = json.loads(text)
-    node = facts
+    content = json.loads(text)
+    node = content
     while True:
         keys = list(range(len(node))) if isinstance(node, list) else list(node)
         key = data.draw(st.sampled_from(keys))
@@ -177,7 +177,7 @@ def test_a_panoptic_json_with_any_value_in_any_place_gives_ids_or_an_input_error
         node[key] = data.draw(anything)
     else:
         del node[key]
-    (tmp_path / "panoptic.json").write_text(json.dumps(facts))
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
     (tmp_path / "panoptic/a.png").write_bytes(png)
     check_street(file, tmp_path)
 

@@ -31,7 +31,7 @@ from segzoo.engine.model_description import take_trained_range
 from segzoo.engine.predictor_inputs import as_rgb
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import load, picture, save, write_roads, write_street, write_yaml
+from tests.data.data_trees import load, random_image, save, write_roads, write_street, write_yaml
 from tests.engine.toy_training import toy_cfg
 from tests.robustness.deep_files import LABELS, gray_of, gray_ramp, gray_roads
 
@@ -69,9 +69,9 @@ def test_twelve_bits_of_color_are_not_cut_to_the_upper_eight_of_sixteen(tmp_path
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_deep_color_is_turned_as_eight_bits_are(tmp_path, suffix, orientation):
-    """The same small picture, with 8 and with 12 bits, by two decoders."""
-    small = picture(4, 6)
+def test_deep_color_gets_the_orientation_of_eight_bits(tmp_path, suffix, orientation):
+    """The same small image, with 8 and with 12 bits, by two decoders."""
+    small = random_image(4, 6)
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(small).save(tmp_path / f"small{suffix}", exif=exif)
@@ -247,10 +247,10 @@ def test_check_data_says_that_labels_are_lossy(tmp_path, tool):
     assert any("1 image: labels in a lossy format; export them again as PNG" in line for line in answer.out)
 
 
-def write_turned(folder, orientation, label_orientation=1, suffix=".png", **facts):
+def write_turned(folder, orientation, label_orientation=1, suffix=".png", **keys):
     """The image's pixels as stored, with an EXIF orientation; labels drawn on these."""
-    stored = picture(4, 6)
-    file = write_roads(folder, LABELS, images=f"images/{{split}}/{{stem}}{suffix}", **facts)
+    stored = random_image(4, 6)
+    file = write_roads(folder, LABELS, images=f"images/{{split}}/{{stem}}{suffix}", **keys)
     (folder / "images/train/a.png").unlink()
     for path, pixels, turn in (
         (folder / f"images/train/a{suffix}", stored, orientation),
@@ -292,7 +292,7 @@ def test_the_remedy_for_labels_on_stored_pixels_puts_them_there(tmp_path, tool, 
 
 
 def test_labels_that_copied_the_exif_data_of_their_image_are_refused(tmp_path):
-    """A viewer turns both; the two lie on each other as stored."""
+    """A viewer rotates both; their stored pixels correspond."""
     file, _ = write_turned(tmp_path, orientation=3, label_orientation=3)
     (record,), metadata = load(file)
     with pytest.raises(InputError, match=r"set exif: ignore in roads.yaml"):
@@ -302,7 +302,7 @@ def test_labels_that_copied_the_exif_data_of_their_image_are_refused(tmp_path):
 
 
 def test_panoptic_labels_made_of_a_dataset_read_its_images_alike(tmp_path, tool):
-    """The size of an image that is not turned is that of its labels."""
+    """The size of an image without orientation is that of its labels."""
     classes = [{"name": "road"}, {"name": "car", "isthing": True}]
     file, stored = write_turned(tmp_path, 6, classes=classes, exif="ignore", image_range=[0, 127])
     save(tmp_path / "masks/train/a.png", (LABELS == 1).astype(np.uint8))
@@ -318,13 +318,13 @@ def test_panoptic_labels_made_of_a_dataset_read_its_images_alike(tmp_path, tool)
 def test_a_json_with_the_size_of_the_stored_pixels_names_the_orientation(tmp_path):
     exif = Image.Exif()
     exif[274] = 8
-    Image.fromarray(picture(4, 6)).save(tmp_path / "a.jpg", exif=exif)
-    facts = {
+    Image.fromarray(random_image(4, 6)).save(tmp_path / "a.jpg", exif=exif)
+    content = {
         "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 3]]}],
         "categories": [{"id": 1, "name": "cat"}],
     }
-    (tmp_path / "pets.json").write_text(json.dumps(facts))
+    (tmp_path / "pets.json").write_text(json.dumps(content))
     pets = {"splits": {"pets_x": "x"}, "images": ".", "instances": "pets.json", "classes": ["cat"]}
     mapper = SegmentationMapper(False, task="instance", augmentations=[])
     (record,), _ = load(write_yaml(tmp_path, pets, "pets.yaml"))
@@ -346,9 +346,9 @@ def test_a_tiff_of_several_pages_is_refused_as_image_and_as_labels(tmp_path):
 
 
 @pytest.mark.parametrize("is_marked", [True, False])
-def test_smaller_copies_after_the_first_page_of_a_tiff_are_passed_over(tmp_path, is_marked):
+def test_smaller_copies_after_the_first_page_of_a_tiff_are_ignored(tmp_path, is_marked):
     """As in pyramids and with previews; by the tag that says so, or by their proportions."""
-    pixels = picture(40, 60)
+    pixels = random_image(40, 60)
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[254] = 1
     small = Image.fromarray(pixels).resize((31, 20) if is_marked else (30, 20))
@@ -360,8 +360,8 @@ def test_smaller_copies_after_the_first_page_of_a_tiff_are_passed_over(tmp_path,
 
 
 def test_a_smaller_page_of_other_proportions_is_a_page(tmp_path):
-    more = [Image.fromarray(picture(20, 20))]
-    Image.fromarray(picture(40, 60)).save(tmp_path / "a.tif", save_all=True, append_images=more)
+    more = [Image.fromarray(random_image(20, 20))]
+    Image.fromarray(random_image(40, 60)).save(tmp_path / "a.tif", save_all=True, append_images=more)
     with pytest.raises(InputError, match=r"a.tif: is a TIFF of 2 pages"):
         read_image(str(tmp_path / "a.tif"))
 
@@ -413,8 +413,8 @@ def test_a_predictor_reads_files_in_the_range_of_its_checkpoint(tmp_path):
     model = Trainer.build_model(cfg)
     description = describe(cfg, MetadataCatalog.get("shapes_train"))
     for saved, expected in (([0, 4095], (0, 4095)), ([], ())):
-        facts = {"model": model.state_dict(), "segzoo": {**description, "image_range": saved}}
-        torch.save(facts, tmp_path / "model.pth")
+        content = {"model": model.state_dict(), "segzoo": {**description, "image_range": saved}}
+        torch.save(content, tmp_path / "model.pth")
         predictor = Predictor(cfg, weights=tmp_path / "model.pth")
         assert predictor.image_range == expected
         seen = []
@@ -438,13 +438,13 @@ def test_check_data_reports_what_reading_the_json_warns_of(tmp_path, tool):
     annotations = [
         {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [corners], "area": -4, "iscrowd": 0}
     ]
-    save(tmp_path / "images/a.png", picture(4, 6))
-    facts = {
+    save(tmp_path / "images/a.png", random_image(4, 6))
+    content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 6}],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "cat"}],
     }
-    (tmp_path / "pets.json").write_text(json.dumps(facts))
+    (tmp_path / "pets.json").write_text(json.dumps(content))
     pets = {"splits": {"pets_x": "x"}, "images": "images", "instances": "pets.json", "classes": ["cat"]}
     answer = tool("check-data", write_yaml(tmp_path, pets, "pets.yaml"), "--workers", 0, "--json")
     assert not answer.err
@@ -454,7 +454,7 @@ def test_check_data_reports_what_reading_the_json_warns_of(tmp_path, tool):
 
 
 @pytest.mark.parametrize(
-    ("values", "facts", "configured", "expected"),
+    ("values", "keys", "configured", "expected"),
     [
         ([255], {"image_range": [0, 4095]}, (), {"image_range": [0, 4095]}),
         ([1000], {}, (), {"image_range": [0, 1023]}),
@@ -467,10 +467,8 @@ def test_check_data_reports_what_reading_the_json_warns_of(tmp_path, tool):
         (None, {"exif": "ignore"}, (), {"exif": "ignore"}),
     ],
 )
-def test_what_is_told_of_the_reading_of_images_is_what_changes_their_pixels(
-    tmp_path, values, facts, configured, expected
-):
-    deep = gray_roads(tmp_path, {"train": values or [255]}, **facts)
+def test_the_described_settings_are_those_that_change_pixels(tmp_path, values, keys, configured, expected):
+    deep = gray_roads(tmp_path, {"train": values or [255]}, **keys)
     if values is None:
         save(tmp_path / "images/train/0.png", gray_ramp(255).astype(np.uint8))
     (record,), _ = load(deep)
@@ -485,7 +483,7 @@ def test_what_is_told_of_the_reading_of_images_is_what_changes_their_pixels(
     assert np.array_equal(shown, np.clip(scale(stored.astype(float)), 0, 255).astype(np.uint8))
 
 
-def test_the_range_of_a_checkpoint_in_place_of_the_images_own_is_said_once(tmp_path, caplog):
+def test_a_checkpoints_range_that_replaces_the_estimate_is_logged_once(tmp_path, caplog):
     register_dataset_file(gray_roads(tmp_path / "data", {"train": [1000], "val": [1000]}))
     cfg = toy_cfg(tmp_path / "run", DATASETS__TRAIN=("roads_train",), DATASETS__TEST=("roads_val",))
     cfg.INPUT.IMAGE_RANGE = ()

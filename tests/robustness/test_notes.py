@@ -1,4 +1,4 @@
-"""What `segzoo check-data` notes of labels that can be read, and proposes for those of other habits."""
+"""Notes of `segzoo check-data` on labels that can be read, and the keys that it proposes."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as mask_tools
 
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import picture, save
+from tests.data.data_trees import random_image, save
 from tests.robustness.checked_trees import (
     COLORED,
     COLORS,
@@ -94,7 +94,10 @@ def test_labels_that_several_images_share_are_noted_with_the_field_that_parts_th
     path = write(tmp_path, truth, store_gray, images="cameras/{camera}/{stem}.png")
     for camera in "ab":
         for number, stem in enumerate(truth):
-            save(tmp_path / f"cameras/{camera}/{stem}.png", picture(HEIGHT, WIDTH, number + 10 * ord(camera)))
+            save(
+                tmp_path / f"cameras/{camera}/{stem}.png",
+                random_image(HEIGHT, WIDTH, number + 10 * ord(camera)),
+            )
     ((text, remedy),) = notes_of(capsys, path, "more than one image")
     assert text.startswith("2 label files are used for more than one image")
     assert remedy.endswith("write {camera} into labels of roads.yaml")
@@ -112,13 +115,13 @@ def test_polygons_within_others_are_noted_as_holes_that_are_filled(tmp_path, cap
     code = mask_tools.merge(mask_tools.frPyObjects(parts, HEIGHT, WIDTH))
     instance = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": parts, "iscrowd": 0}
     instance |= {"area": float(mask_tools.area(code)), "bbox": mask_tools.toBbox(code).tolist()}
-    save(tmp_path / "images/a.png", picture(HEIGHT, WIDTH))
-    facts = {
+    save(tmp_path / "images/a.png", random_image(HEIGHT, WIDTH))
+    content = {
         "images": [{"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}],
         "annotations": [instance],
         "categories": [{"id": 1, "name": "cat"}],
     }
-    (tmp_path / "pets.json").write_text(json.dumps(facts))
+    (tmp_path / "pets.json").write_text(json.dumps(content))
     pets = {"splits": {"x_train": "x"}, "images": "images", "instances": "pets.json", "classes": ["cat"]}
     notes = notes_of(capsys, write_dataset_yaml(tmp_path, pets), "holes")
     assert len(notes) == (inner == "inside")

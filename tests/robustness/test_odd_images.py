@@ -1,4 +1,4 @@
-"""Images that are legal though odd are read right: the pixels are compared with Pillow's own, or known."""
+"""Legal but unusual images are read right: the pixels are compared with Pillow's, or known."""
 
 import importlib.util
 import io
@@ -11,7 +11,7 @@ from PIL import Image
 
 from segzoo.data import image_files, read_image
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import load, picture, save, write_roads, write_yaml
+from tests.data.data_trees import load, random_image, save, write_roads, write_yaml
 
 RED, GREEN = (250, 10, 20), (10, 240, 30)
 
@@ -28,7 +28,7 @@ def flat(color, mode="RGB", size=(4, 2)):
         ("a.png", {"default_image": False}),
     ],
 )
-def test_of_an_animation_the_first_frame_is_read(tmp_path, name, options):
+def test_the_first_frame_of_an_animation_is_read(tmp_path, name, options):
     file = tmp_path / name
     flat(RED).save(file, save_all=True, append_images=[flat(GREEN)], **options)
     with Image.open(file) as image:
@@ -37,7 +37,9 @@ def test_of_an_animation_the_first_frame_is_read(tmp_path, name, options):
 
 
 def test_an_alpha_channel_is_dropped_not_blended(tmp_path):
-    pixels = np.dstack([picture(5, 7), np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)])
+    pixels = np.dstack(
+        [random_image(5, 7), np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)]
+    )
     for name in ("a.png", "a.tif"):
         Image.fromarray(pixels, "RGBA").save(tmp_path / name)
         assert np.array_equal(read_image(str(tmp_path / name)), pixels[:, :, :3])
@@ -70,14 +72,14 @@ def test_sixteen_bits_of_color_keep_the_upper_eight(tmp_path):
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 3), (3, 20_000)])
 def test_sides_of_one_and_of_20000_pixels_are_read(tmp_path, size):
-    pixels = picture(size[1], size[0])
+    pixels = random_image(size[1], size[0])
     save(tmp_path / "a.png", pixels)
     assert np.array_equal(read_image(str(tmp_path / "a.png")), pixels)
 
 
-def test_more_pixels_than_pillow_warns_of_are_read_without_a_word(tmp_path, monkeypatch):
+def test_more_pixels_than_pillow_warns_of_are_read_without_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
-    pixels = picture(6, 8)
+    pixels = random_image(6, 8)
     save(tmp_path / "a.png", pixels)
     # What it says when it is imported is undone by pytest, for each test: import it once more.
     spec = importlib.util.spec_from_file_location("imported_again", image_files.__file__)
@@ -90,18 +92,18 @@ def test_more_pixels_than_pillow_warns_of_are_read_without_a_word(tmp_path, monk
     assert not said
 
 
-def test_the_suffix_says_nothing(tmp_path):
+def test_the_suffix_does_not_matter(tmp_path):
     stream = io.BytesIO()
-    pixels = picture(5, 7)
+    pixels = random_image(5, 7)
     Image.fromarray(pixels).save(stream, "PNG")
     (tmp_path / "a.jpg").write_bytes(stream.getvalue())
     assert np.array_equal(read_image(str(tmp_path / "a.jpg")), pixels)
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_an_image_is_turned_as_exif_says_and_its_labels_lie_on_it(tmp_path, orientation):
-    """Labels are drawn on what a viewer shows; they have no EXIF of their own."""
-    stored = picture(4, 6)
+def test_an_exif_orientation_is_applied_and_the_labels_match(tmp_path, orientation):
+    """Labels match the image as displayed; they have no EXIF data."""
+    stored = random_image(4, 6)
     turned = np.rot90(stored, {3: 2, 6: -1, 8: 1}[orientation])
     labels = np.arange(24).reshape(turned.shape[:2]).astype(np.uint8) % 5
     file = write_roads(tmp_path, labels)
@@ -131,7 +133,7 @@ def test_an_orientation_in_a_label_file_that_only_fits_without_it_is_not_applied
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
-def test_a_label_file_that_is_to_be_turned_beside_an_upright_image_has_two_remedies(tmp_path, orientation):
+def test_an_oriented_label_file_of_an_upright_image_has_two_remedies(tmp_path, orientation):
     labels = np.arange(8).reshape(2, 4).astype(np.uint8) % 5
     file = write_roads(tmp_path, labels)
     save_turned(tmp_path / "masks/train/a.png", labels, orientation)
@@ -144,7 +146,7 @@ def test_a_label_file_that_is_to_be_turned_beside_an_upright_image_has_two_remed
     assert np.array_equal(metadata.load_sem_seg({**record, "height": 2, "width": 4}), labels)
 
 
-def test_a_label_file_that_fits_its_image_only_turned_has_to_be_saved_so(tmp_path):
+def test_a_label_file_that_fits_its_image_only_rotated_must_be_saved_rotated(tmp_path):
     labels = np.arange(8).reshape(4, 2).astype(np.uint8) % 5
     file = write_roads(tmp_path, np.zeros((2, 4), np.uint8))
     save_turned(tmp_path / "masks/train/a.png", labels, 6)
@@ -159,7 +161,7 @@ def test_a_label_file_that_fits_its_image_only_turned_has_to_be_saved_so(tmp_pat
     "damage", [b"\x00" * 8, b"II*\x00\xff\xff\xff\xff", b"MM\x00*\x00\x00\x00\x08\xff\xff"]
 )
 def test_broken_exif_data_does_not_make_an_image_unreadable(tmp_path, damage):
-    Image.fromarray(picture(8, 8)).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00" + damage)
+    Image.fromarray(random_image(8, 8)).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00" + damage)
     with Image.open(tmp_path / "a.jpg") as image:
         assert np.array_equal(read_image(str(tmp_path / "a.jpg")), np.asarray(image))
 

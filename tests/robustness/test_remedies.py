@@ -14,7 +14,7 @@ from pycocotools import mask as mask_tools
 
 from segzoo.cli import check_data
 from segzoo.data import label_reader
-from tests.data.data_trees import picture, save
+from tests.data.data_trees import random_image, save
 from tests.robustness.checked_trees import (
     COLORED,
     COLORS,
@@ -153,8 +153,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_remedy_makes_the_labels_the_true_ones(tmp_path, capsys, case):
-    truth, store, facts = CASES[case]
-    path = write(tmp_path, truth, store, **facts)
+    truth, store, content = CASES[case]
+    path = write(tmp_path, truth, store, **content)
     status, findings = check(capsys, path)
     assert status == 1, findings
     ((meaning, keys),) = options_of(findings)
@@ -208,13 +208,13 @@ def test_where_files_do_not_tell_each_option_says_what_has_to_be_true(tmp_path, 
     if case == "255 for the background":  # most of the pixels, as a background is
         stored = {stem: np.where(np.arange(HEIGHT)[:, None] < 20, 255, one) for stem, one in stored.items()}
     path = write(tmp_path, stored, lambda one, file: Image.fromarray(one.astype(np.uint8)).save(file))
-    facts = yaml.safe_load(path.read_text()) | {"classes": list(classes)}
-    write_dataset_yaml(tmp_path, facts)
+    content = yaml.safe_load(path.read_text()) | {"classes": list(classes)}
+    write_dataset_yaml(tmp_path, content)
     _, findings = check(capsys, path)
     options = options_of(findings)
     assert [meaning for meaning, _ in options] == [meaning for meaning, _ in meanings]
     for (_, keys), (_, table) in zip(options, meanings, strict=True):
-        write_dataset_yaml(tmp_path, facts | keys)
+        write_dataset_yaml(tmp_path, content | keys)
         status, _ = check(capsys, path)
         assert status == 0
         found = labels_of(path)
@@ -247,7 +247,7 @@ def noisy(labels, path):
 
 
 @pytest.mark.parametrize(
-    ("store", "facts", "remedy"),
+    ("store", "keys", "remedy"),
     [
         (smoothed, {}, "palettes differ from file to file"),
         (noisy, {"classes": COLORED, "encoding": "rgb"}, "this many colors come from smoothing or lossy"),
@@ -255,10 +255,10 @@ def noisy(labels, path):
         (in_values({0: 1, 1: 2}), {"classes": TWO, "encoding": "binary"}, "set encoding: {type: index, off"),
     ],
 )
-def test_where_keys_alone_do_not_help_words_say_what_to_do(tmp_path, capsys, store, facts, remedy):
-    labels = draw([0, 1]) if facts.get("encoding") == "binary" else draw([0, 1, 2])
+def test_where_keys_alone_do_not_help_the_text_says_what_to_do(tmp_path, capsys, store, keys, remedy):
+    labels = draw([0, 1]) if keys.get("encoding") == "binary" else draw([0, 1, 2])
     labels = {stem: np.where(np.arange(WIDTH) < 20, one.max(), one) for stem, one in labels.items()}
-    status, findings = check(capsys, write(tmp_path, labels, store, **facts))
+    status, findings = check(capsys, write(tmp_path, labels, store, **keys))
     (finding,) = [one for one in findings if one["is_problem"]]
     assert status == 1
     assert finding["remedy"].startswith(remedy)
@@ -273,7 +273,7 @@ def test_palettes_that_differ_without_colors_in_the_yaml_are_a_problem(tmp_path,
     assert "give each class its color in roads.yaml and set encoding: rgb" in finding["remedy"]
 
 
-def test_random_palettes_for_viewing_are_no_problem(tmp_path, capsys):
+def test_random_palettes_for_viewing_are_not_a_problem(tmp_path, capsys):
     def store(labels, file):
         image = Image.fromarray(labels.astype(np.uint8))
         image.putpalette(np.random.default_rng(int(file.stem)).integers(0, 256, (256, 3), np.uint8).tobytes())
@@ -290,7 +290,7 @@ def test_real_masks_that_lost_their_indices_are_repaired_by_the_remedy(sample_da
         truth[file.stem] = np.array(image)
         (tmp_path / "masks").mkdir(exist_ok=True)
         image.convert("RGB").quantize(16).save(tmp_path / "masks" / file.name)
-    facts = {
+    content = {
         "splits": {"x_train": "x"},
         "images": str(source / "JPEGImages") + "/{stem}.jpg",
         "labels": "masks/{stem}.png",
@@ -298,7 +298,7 @@ def test_real_masks_that_lost_their_indices_are_repaired_by_the_remedy(sample_da
     }
     # Folders outside of the YAML's are reached by a link.
     (tmp_path / "images").symlink_to(source / "JPEGImages")
-    path = write_dataset_yaml(tmp_path, facts | {"images": "images/{stem}.jpg"})
+    path = write_dataset_yaml(tmp_path, content | {"images": "images/{stem}.jpg"})
     status, findings = check(capsys, path)
     assert status == 1
     ((_, keys),) = options_of(findings)
@@ -312,13 +312,13 @@ def test_real_masks_as_published_are_no_problem(sample_data, tmp_path, capsys):
     source = sample_data / "voc_sample"
     (tmp_path / "images").symlink_to(source / "JPEGImages")
     (tmp_path / "masks").symlink_to(source / "SegmentationClass")
-    facts = {
+    content = {
         "splits": {"x_train": "x"},
         "images": "images/{stem}.jpg",
         "labels": "masks/{stem}.png",
         "classes": "voc_2012",
     }
-    assert check(capsys, write_dataset_yaml(tmp_path, facts))[0] == 0
+    assert check(capsys, write_dataset_yaml(tmp_path, content))[0] == 0
 
 
 BOXES = {1: (4, 3, 16, 15), 2: (18, 6, 28, 20)}
@@ -326,20 +326,22 @@ BOXES = {1: (4, 3, 16, 15), 2: (18, 6, 28, 20)}
 
 def write_pets(folder, change=lambda annotation: None, classes=("cat", "dog"), images=2):
     """Two instances an image; {class: mask} as pycocotools draws it, and the YAML."""
-    facts = {
+    content = {
         "images": [],
         "annotations": [],
         "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
     }
     for number in range(1, images + 1):
-        save(folder / f"images/{number}.png", picture(HEIGHT, WIDTH, number))
-        facts["images"].append({"id": number, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH})
+        save(folder / f"images/{number}.png", random_image(HEIGHT, WIDTH, number))
+        content["images"].append(
+            {"id": number, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH}
+        )
         for category, (left, top, right, bottom) in BOXES.items():
             polygon = [left, top, right, top, right, bottom, left, bottom]
             one = {"id": 10 * number + category, "image_id": number, "category_id": category, "iscrowd": 0}
-            facts["annotations"].append({**one, "segmentation": [[float(side) for side in polygon]]})
-            change(facts["annotations"][-1])
-    (folder / "instances.json").write_text(json.dumps(facts))
+            content["annotations"].append({**one, "segmentation": [[float(side) for side in polygon]]})
+            change(content["annotations"][-1])
+    (folder / "instances.json").write_text(json.dumps(content))
     keys = {"splits": {"x_train": "x"}, "images": "images", "instances": "instances.json"}
     return write_dataset_yaml(folder, {**keys, "classes": list(classes)})
 
@@ -415,9 +417,9 @@ def test_coordinates_of_another_resolution_are_a_problem(tmp_path, capsys, chang
 
 @pytest.mark.parametrize("value", [0, 255])
 def test_nothing_labeled_is_a_problem(tmp_path, capsys, value):
-    facts = {"encoding": {"type": "index", "offset": -1}} if value == 0 else {}
+    content = {"encoding": {"type": "index", "offset": -1}} if value == 0 else {}
     truth = {stem: np.full((HEIGHT, WIDTH), VOID) for stem in ("00", "01")}
-    status, findings = check(capsys, write(tmp_path, truth, in_values({VOID: value}), **facts))
+    status, findings = check(capsys, write(tmp_path, truth, in_values({VOID: value}), **content))
     (finding,) = [one for one in findings if one["is_problem"]]
     assert status == 1
     assert finding["text"] == "nothing is labeled: no class has a pixel, all is void"
@@ -426,16 +428,16 @@ def test_nothing_labeled_is_a_problem(tmp_path, capsys, value):
 
 def test_a_json_without_an_instance_is_a_problem(tmp_path, capsys):
     path = write_pets(tmp_path)
-    facts = json.loads((tmp_path / "instances.json").read_text())
-    (tmp_path / "instances.json").write_text(json.dumps(facts | {"annotations": []}))
+    content = json.loads((tmp_path / "instances.json").read_text())
+    (tmp_path / "instances.json").write_text(json.dumps(content | {"annotations": []}))
     status, findings = check(capsys, path)
     assert status == 1
     assert any(one["text"].startswith("nothing is annotated: there is no instance") for one in findings)
 
 
 def test_the_text_of_a_finding_has_the_keys_as_yaml(tmp_path, capsys):
-    truth, store, facts = CASES["steps from 10, 0 unlabeled"]
-    path = write(tmp_path, truth, store, **facts)
+    truth, store, content = CASES["steps from 10, 0 unlabeled"]
+    path = write(tmp_path, truth, store, **content)
     assert check_data.main([str(path), "--workers", "0"]) == 1
     printed = capsys.readouterr().out
     expected = "set encoding: {type: index, values: {10: road, 20: car, 30: sky}, void: [0]} in roads.yaml"

@@ -1,4 +1,4 @@
-"""Which folder a run gets, and that nothing that an earlier run has left there is written over."""
+"""The folder of a run, which never overwrites the results of an earlier run."""
 
 import argparse
 import multiprocessing
@@ -184,7 +184,7 @@ def test_a_folder_with_a_training_is_refused_and_left_alone(last, tmp_path):
     }
 
 
-def test_a_log_or_an_evaluation_is_no_training(tmp_path):
+def test_a_log_or_an_evaluation_is_not_a_training(tmp_path):
     folder = tmp_path / "run"
     (folder / "inference").mkdir(parents=True)
     for name in ("log.txt", "config.yaml", "inference/results.json", "metrics.json"):
@@ -301,7 +301,7 @@ def test_resume_without_output_dir_takes_the_newest_unfinished_run(capsys):
     )
 
 
-def test_a_run_killed_before_it_named_its_checkpoint_is_the_one_that_is_meant():
+def test_a_run_killed_before_it_named_its_checkpoint_is_resumed():
     folder = leave_training(DEFAULT / "2", "model_0000003.pth", 3)
     (folder / "last_checkpoint").unlink()
     assert settled(resume=True, eval_only=True)[1] == str(folder / "model_0000003.pth")
@@ -423,7 +423,7 @@ def test_an_evaluation_into_the_folder_of_a_training_keeps_its_configuration(tmp
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_weights_in_a_folder_of_somebody_else_are_evaluated_elsewhere(tmp_path):
+def test_weights_in_a_folder_of_another_user_are_evaluated_elsewhere(tmp_path):
     folder = leave_training(tmp_path / "run")
     folder.chmod(0o555)
     try:

@@ -1,4 +1,4 @@
-"""DATALOADER.ON_ERROR skip: broken files are passed over, counted, listed; the run is the same every time."""
+"""DATALOADER.ON_ERROR skip: broken files are skipped, counted and listed; the run is reproducible."""
 
 import json
 from itertools import chain
@@ -13,23 +13,23 @@ from segzoo.evaluation.rescore import rescore
 from segzoo.evaluation.results import load_results
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
-from tests.data.data_trees import ROADS, picture, save, write_yaml
+from tests.data.data_trees import ROADS, random_image, save, write_yaml
 
 IMAGES = 8
-# One is no image, one has a label that is no class, one is of another size than its image.
+# One is not an image, one has a label of no class, one differs in size from its image.
 BROKEN = {1: "images/1.png", 4: "masks/4.png", 6: "masks/6.png"}
 
 
 @pytest.fixture
 def cfg(tmp_path):
     for number in range(IMAGES):
-        save(tmp_path / f"images/{number}.png", picture(32, 32, number))
+        save(tmp_path / f"images/{number}.png", random_image(32, 32, number))
         save(tmp_path / f"masks/{number}.png", np.full((32, 32), number % 5, np.uint8))
     (tmp_path / "images/1.png").write_bytes(b"nothing")
     save(tmp_path / "masks/4.png", np.full((32, 32), 9, np.uint8))
     save(tmp_path / "masks/6.png", np.zeros((16, 16), np.uint8))
-    facts = {**ROADS, "images": "images/{stem}.png", "labels": "masks/{stem}.png"}
-    file = write_yaml(tmp_path, facts)
+    content = {**ROADS, "images": "images/{stem}.png", "labels": "masks/{stem}.png"}
+    file = write_yaml(tmp_path, content)
     register_dataset_file(file)
     cfg = load_config("semantic/shapes/pspnet_r18_quarter", overrides(file, tmp_path))
     cfg.DATALOADER.ON_ERROR = "skip"
@@ -131,7 +131,7 @@ def test_evaluation_leaves_out_what_cannot_be_scored_and_lists_it(cfg, tmp_path,
     }
 
 
-def test_a_training_lists_what_it_skipped_and_a_resumed_one_goes_on_with_the_list(cfg, tmp_path):
+def test_a_training_lists_what_it_skipped_and_a_resumed_one_continues_the_list(cfg, tmp_path):
     cfg.DATASETS.TEST = ()
     listed = tmp_path / "out/skipped_files.txt"
 
@@ -177,7 +177,7 @@ def results(cfg, tmp_path):
     return evaluate(cfg, Trainer.build_model(cfg))
 
 
-def test_results_say_loudly_which_images_are_not_in_them(cfg, tmp_path, results):
+def test_results_list_the_images_that_are_not_in_them(cfg, tmp_path, results):
     document = load_results(tmp_path / "out/inference")
     protocol = document["protocol"]
     assert protocol["datasets"] == {"roads_train": 5}

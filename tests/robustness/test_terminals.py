@@ -36,7 +36,7 @@ def test_a_program_without_outputs_runs_and_keeps_its_files(tmp_path):
 
 @contextmanager
 def closed_pipe():
-    """Inside, the standard output is one that nobody reads. (pytest sets its own after fixtures.)"""
+    """Inside, the standard output is a pipe without a reader. (pytest sets its own after fixtures.)"""
     reading, writing = os.pipe()
     os.close(reading)
     before = sys.stdout
@@ -83,7 +83,7 @@ def test_the_log_of_a_training_goes_to_any_terminal_and_as_utf_8_to_its_file(mon
         setup_logging(None)
 
 
-def test_a_reader_that_goes_away_ends_a_tool_without_a_word(capfd):
+def test_a_reader_that_goes_away_ends_a_tool_silently(capfd):
     @report_errors
     def main(arguments):
         for _ in range(10000):
@@ -135,7 +135,7 @@ def test_an_output_on_a_full_disk_is_one_line(words, unbuffered):
 
 
 @needs_full
-def test_a_training_goes_on_when_its_log_cannot_be_shown(capfd):
+def test_training_continues_when_its_log_cannot_be_shown(capfd):
     logger = logging.getLogger("segzoo.test_of_full_disks")
     logger.propagate = False
     before = sys.stdout
@@ -153,7 +153,7 @@ def test_a_training_goes_on_when_its_log_cannot_be_shown(capfd):
     assert said.err.count("\n") == 1
 
 
-def test_a_help_that_nobody_reads_is_no_error(capfd):
+def test_printing_help_to_a_closed_pipe_is_not_an_error(capfd):
     def main():
         print("usage")
         raise SystemExit(0)
@@ -163,13 +163,13 @@ def test_a_help_that_nobody_reads_is_no_error(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_result_that_nobody_reads_keeps_its_status(capfd):
+def test_a_closed_pipe_keeps_the_exit_status(capfd):
     with closed_pipe():
         assert report_errors(lambda arguments: print("1 problem") or 1)([]) == 1
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_training_goes_on_when_nobody_reads_its_log(capfd):
+def test_training_continues_when_its_output_is_closed(capfd):
     logger = logging.getLogger("segzoo.test_of_closed_pipes")
     logger.propagate = False
     with closed_pipe() as pipe:

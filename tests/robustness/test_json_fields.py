@@ -28,7 +28,7 @@ from tests.data.data_trees import (
     STREET_IDS,
     STREET_SEGMENTS,
     load,
-    picture,
+    random_image,
     save,
     write_yaml,
 )
@@ -47,7 +47,7 @@ def polygon(left, top, right, bottom):
 
 
 def instances_json():
-    """Two images; a cat of two parts, a dog, and a crowd in run lengths."""
+    """Two images; a cat of two parts, a dog, and a crowd as RLE."""
     crowd = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
     crowd[18:, :] = 1
     code = rle.encode(crowd)
@@ -102,7 +102,7 @@ PETS = {
 def pets_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pets")
     for name in ("a", "b"):
-        save(folder / f"images/{name}.png", picture(HEIGHT, WIDTH))
+        save(folder / f"images/{name}.png", random_image(HEIGHT, WIDTH))
     write_yaml(folder, PETS, "pets.yaml")
     return folder
 
@@ -110,7 +110,7 @@ def pets_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def street_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("street")
-    save(folder / "images/a.jpg", picture(*STREET_IDS.shape))
+    save(folder / "images/a.jpg", random_image(*STREET_IDS.shape))
     save(folder / "panoptic/a.png", id2rgb(STREET_IDS.astype(np.uint32)))
     write_yaml(folder, STREET, "street.yaml")
     return folder
@@ -138,16 +138,16 @@ def places(value, path=()):
         yield from places(one, (*path, key))
 
 
-def changed(facts, path, value):
-    facts = copy.deepcopy(facts)
-    node = facts
+def changed(content, path, value):
+    content = copy.deepcopy(content)
+    node = content
     for key in path[:-1]:
         node = node[key]
     if value is ABSENT:
         del node[path[-1]]
     else:
         node[path[-1]] = value
-    return facts
+    return content
 
 
 def outcome(read):
@@ -162,7 +162,7 @@ def outcome(read):
 
 
 def read_pets(folder):
-    """Every way in which the instances are used: {image file: (class map, masks, facts of each)}."""
+    """Every way in which the instances are used: {image file: (class map, masks, fields of each)}."""
     records, metadata = load(folder / "pets.yaml")
     found = {}
     for record in map(SegmentationMapper(False, task="instance", augmentations=[]), records):
@@ -171,25 +171,25 @@ def read_pets(folder):
         reader.load_index_map(record, semantic=True)
         instances = metadata.load_instances(record)
         masks = [rle.decode(one["segmentation"]).astype(bool) for one in instances]
-        facts = [(one["category_id"], one["iscrowd"], one["area"], tuple(one["bbox"])) for one in instances]
-        found[record["file_name"][-5:]] = (metadata.load_sem_seg(record), masks, facts)
+        content = [(one["category_id"], one["iscrowd"], one["area"], tuple(one["bbox"])) for one in instances]
+        found[record["file_name"][-5:]] = (metadata.load_sem_seg(record), masks, content)
     return found
 
 
-def write(folder, name, facts):
-    # Of numbers beyond floats and NaN as Python's own module writes them.
-    (folder / name).write_text(json.dumps(facts))
+def write(folder, name, content):
+    # With numbers beyond floats and NaN, as Python's json writes them.
+    (folder / name).write_text(json.dumps(content))
 
 
 def test_every_wrong_value_in_an_instances_json_is_one_line_or_harmless(pets_folder):
-    facts = instances_json()
-    write(pets_folder, "pets.json", facts)
+    content = instances_json()
+    write(pets_folder, "pets.json", content)
     right = read_pets(pets_folder)
     refused, taken = 0, 0
-    of_crowd = [("annotations", 2, *path) for path in places(facts["annotations"][2])]
-    for path in [*places(facts), *of_crowd]:
+    of_crowd = [("annotations", 2, *path) for path in places(content["annotations"][2])]
+    for path in [*places(content), *of_crowd]:
         for value in WRONG:
-            write(pets_folder, "pets.json", changed(facts, path, value))
+            write(pets_folder, "pets.json", changed(content, path, value))
             found, line = outcome(lambda: read_pets(pets_folder))
             refused += found is None
             taken += found is not None
@@ -214,14 +214,14 @@ def test_every_wrong_value_in_an_instances_json_is_one_line_or_harmless(pets_fol
 
 
 @pytest.mark.parametrize("value", [ABSENT, None, 0, -5, float("nan"), float("inf"), 10**400, "300", [], True])
-def test_areas_that_are_no_positive_numbers_are_measured_and_said_once(pets_folder, caplog, value):
-    facts = instances_json()
-    for one in facts["annotations"]:
+def test_invalid_areas_are_measured_and_logged_once(pets_folder, caplog, value):
+    content = instances_json()
+    for one in content["annotations"]:
         for key in ("area", "bbox"):
             one[key] = value
             if value is ABSENT:
                 del one[key]
-    write(pets_folder, "pets.json", facts)
+    write(pets_folder, "pets.json", content)
     found = read_pets(pets_folder)
     read_pets(pets_folder)
     peer = COCO()
@@ -244,15 +244,15 @@ def test_areas_that_are_no_positive_numbers_are_measured_and_said_once(pets_fold
 @pytest.mark.parametrize("key", ["id", "image_id", "category_id"])
 @pytest.mark.parametrize("form", [str, float])
 def test_ids_in_another_form_are_the_same_ids(pets_folder, key, form):
-    facts = instances_json()
-    write(pets_folder, "pets.json", facts)
+    content = instances_json()
+    write(pets_folder, "pets.json", content)
     right = read_pets(pets_folder)
-    for one in facts["annotations"]:
+    for one in content["annotations"]:
         one[key] = form(one[key])
     if key == "category_id" and form is str:
-        for one in facts["categories"]:
+        for one in content["categories"]:
             one["id"] = f" {one['id']}.0"
-    write(pets_folder, "pets.json", facts)
+    write(pets_folder, "pets.json", content)
     found = read_pets(pets_folder)
     for name in right:
         assert np.array_equal(found[name][0], right[name][0])
@@ -299,14 +299,14 @@ def test_flags_mean_what_they_say(pets_folder, value, crowd):
 
 def test_ids_of_one_number_in_two_forms_stay_two(pets_folder):
     """Images 1 and "01": an annotation that says neither as it is written is of none."""
-    facts = instances_json()
-    facts["images"][1]["id"] = "01"
-    facts["annotations"][1]["image_id"] = "01"
-    write(pets_folder, "pets.json", facts)
+    content = instances_json()
+    content["images"][1]["id"] = "01"
+    content["annotations"][1]["image_id"] = "01"
+    write(pets_folder, "pets.json", content)
     found = {record["image_id"]: len(record["annotations"]) for record in load(pets_folder / "pets.yaml")[0]}
     assert found == {1: 2, "01": 1}
-    facts["annotations"][1]["image_id"] = "1"
-    write(pets_folder, "pets.json", facts)
+    content["annotations"][1]["image_id"] = "1"
+    write(pets_folder, "pets.json", content)
     with pytest.raises(InputError, match='annotation 2 is of image "1", which is not in images'):
         load(pets_folder / "pets.yaml")
 
@@ -315,7 +315,7 @@ def read_street(folder):
     """Every way in which the segments are used: class map, {id: area}, and PQ of the truth as prediction."""
     records, metadata = load(folder / "street.yaml")
     if not records:
-        raise InputError("street.yaml: has no images")  # as whoever trains or evaluates on it says
+        raise InputError("street.yaml: has no images")  # as training and evaluation report
     record = SegmentationMapper(False, task="panoptic", augmentations=[])(records[0])
     ids, segments = metadata.load_panoptic(record)
     metadata.label_reader.load_index_map(record)
@@ -329,15 +329,15 @@ def read_street(folder):
 
 
 def test_every_wrong_value_in_a_panoptic_json_is_one_line_or_harmless(street_folder):
-    facts = panoptic_json()
-    write(street_folder, "panoptic.json", facts)
+    content = panoptic_json()
+    write(street_folder, "panoptic.json", content)
     right = read_street(street_folder)
     assert right[2] == 100
     assert right[1] == {int(one): int((one == STREET_IDS).sum()) for one in np.unique(STREET_IDS) if one}
     refused, taken = 0, 0
-    for path in [*places(facts)]:
+    for path in [*places(content)]:
         for value in WRONG:
-            write(street_folder, "panoptic.json", changed(facts, path, value))
+            write(street_folder, "panoptic.json", changed(content, path, value))
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 found, line = outcome(lambda: read_street(street_folder))
@@ -360,25 +360,25 @@ def test_every_wrong_value_in_a_panoptic_json_is_one_line_or_harmless(street_fol
 @pytest.mark.parametrize("of_lists", [False, True])
 def test_ids_of_segments_in_another_form_are_the_same_ids(street_folder, form, of_lists):
     """`of_lists`: the lists of images and categories have the other form, or what refers to them."""
-    facts = panoptic_json()
-    write(street_folder, "panoptic.json", facts)
+    content = panoptic_json()
+    write(street_folder, "panoptic.json", content)
     right = read_street(street_folder)
-    (annotation,) = facts["annotations"]
+    (annotation,) = content["annotations"]
     if of_lists:
-        changes = [(one, "id") for one in (*facts["images"], *facts["categories"])]
+        changes = [(one, "id") for one in (*content["images"], *content["categories"])]
     else:
         changes = [(annotation, "image_id")]
         changes += [(one, key) for one in annotation["segments_info"] for key in ("id", "category_id")]
     for row, key in changes:
         row[key] = form(row[key])
-    write(street_folder, "panoptic.json", facts)
+    write(street_folder, "panoptic.json", content)
     found = read_street(street_folder)
     assert np.array_equal(found[0], right[0])
     assert found[1:] == right[1:]
 
 
 @pytest.mark.parametrize("isthing", ["no", 2, -1, 0.5])
-def test_isthing_of_another_kind_is_refused(street_folder, isthing):
+def test_isthing_of_another_type_is_refused(street_folder, isthing):
     write(street_folder, "panoptic.json", changed(panoptic_json(), ("categories", 1, "isthing"), isthing))
     with pytest.raises(InputError) as error:
         load(street_folder / "street.yaml")
@@ -395,16 +395,16 @@ def test_sizes_are_those_of_the_turned_image(tmp_path):
     """EXIF orientation 6 is a quarter turn; of the formats that have it, each is read from its header."""
     for suffix in ("jpg", "png", "webp", "tif"):
         folder = tmp_path / suffix
-        image = Image.fromarray(picture(WIDTH, HEIGHT))
+        image = Image.fromarray(random_image(WIDTH, HEIGHT))
         exif = Image.Exif()
         exif[0x0112] = 6
         (folder / "images").mkdir(parents=True)
         image.save(folder / f"images/a.{suffix}", exif=exif)
-        facts = instances_json()
-        facts["images"] = [{"id": 1, "file_name": f"a.{suffix}"}]
-        facts["annotations"] = facts["annotations"][:1]
+        content = instances_json()
+        content["images"] = [{"id": 1, "file_name": f"a.{suffix}"}]
+        content["annotations"] = content["annotations"][:1]
         write_yaml(folder, {**PETS, "splits": {f"pets_{suffix}": "x"}}, "pets.yaml")
-        write(folder, "pets.json", facts)
+        write(folder, "pets.json", content)
         (record,), metadata = load(folder / "pets.yaml")
         assert (record["height"], record["width"]) == read_image(record["file_name"]).shape[:2]
         assert (record["height"], record["width"]) == (HEIGHT, WIDTH)
@@ -450,17 +450,17 @@ def test_every_wrong_value_in_a_file_of_predictions_is_one_line_or_harmless(
         evaluator.process([record], [{"panoptic_seg": (torch.from_numpy(ids), segments)}])
         name, file, task, key = "street_train", "predictions.json", "panoptic", ("panoptic_seg", "PQ")
     best = evaluator.evaluate()[key[0]][key[1]]
-    facts = json.loads((tmp_path / file).read_text())
+    content = json.loads((tmp_path / file).read_text())
     if kind == "panoptic":
         # Other programs say the areas of their segments, which are compared and not used.
-        for segment in facts["annotations"][0]["segments_info"]:
+        for segment in content["annotations"][0]["segments_info"]:
             segment["area"] = 3
     refused = 0
-    for path in [*places(facts)]:
+    for path in [*places(content)]:
         if path[0] == "categories":
             continue
         for value in WRONG:
-            write(tmp_path, file, changed(facts, path, value))
+            write(tmp_path, file, changed(content, path, value))
             found, line = outcome(lambda: rescore(name, tmp_path, [task])[0][key[0]][key[1]])
             refused += found is None
             if found is None:
@@ -490,7 +490,7 @@ def notes(tool, file):
         ("bbox", "", ""),
     ],
 )
-def test_the_checker_names_facts_that_are_wrong_by_more_than_a_factor_of_two(
+def test_the_checker_names_values_that_are_wrong_by_more_than_a_factor_of_two(
     tool, pets_folder, key, value, said
 ):
     write(pets_folder, "pets.json", changed(instances_json(), ("annotations", 1, key), value))
@@ -509,14 +509,14 @@ def test_the_checker_names_facts_that_are_wrong_by_more_than_a_factor_of_two(
 
 @pytest.mark.parametrize(("value", "is_named"), [(0, True), (None, True), (28, True), (8, False)])
 def test_the_checker_names_segments_of_another_area_than_the_png(tool, street_folder, value, is_named):
-    facts = panoptic_json()
-    segments = facts["annotations"][0]["segments_info"]
+    content = panoptic_json()
+    segments = content["annotations"][0]["segments_info"]
     for segment in segments:
         rows, columns = np.nonzero(segment["id"] == STREET_IDS)
         box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
         segment["bbox"] = [int(side) for side in box]
     segments[0]["area"] = value  # it has 7 pixels
-    write(street_folder, "panoptic.json", facts)
+    write(street_folder, "panoptic.json", content)
     found = notes(tool, street_folder / "street.yaml")
     assert len(found) == is_named
     if is_named:
