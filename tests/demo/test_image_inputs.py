@@ -71,7 +71,7 @@ def test_a_pil_image_equals_its_file(rgb, tmp_path, mode, orientation, compressi
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
-def test_a_pil_image_that_pillow_has_torn_is_refused(rgb, tmp_path, mode):
+def test_a_pil_image_that_pillow_has_scrambled_is_refused(rgb, tmp_path, mode):
     gray = Image.fromarray(rgb[..., 0].astype(np.uint16) << 8)
     image = gray if mode == "I;16" else Image.fromarray(rgb).convert(mode)
     exif = Image.Exif()
@@ -81,7 +81,7 @@ def test_a_pil_image_that_pillow_has_torn_is_refused(rgb, tmp_path, mode):
         opened.load()
         if np.array_equal(np.asarray(opened), np.rot90(np.asarray(image), 3)):
             pytest.skip("this Pillow turns it right")
-        with pytest.raises(InputError, match=r"^.*a\.tif: Pillow has torn its rows .*; give its path, or"):
+        with pytest.raises(InputError, match=r"^.*a\.tif: Pillow has scrambled its rows .*; give its path, or"):
             as_rgb(opened)
     with Image.open(tmp_path / "a.tif") as opened:
         # The remedies.
