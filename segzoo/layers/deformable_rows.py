@@ -113,7 +113,7 @@ class _Samples:
     """
 
     def __init__(self, locations: Tensor, table: _Table):
-        """locations: (Q, L, P, 2)."""
+        """Compute the pixels around locations, (Q, L, P, 2)."""
         requested = locations.flatten(1, 2).permute(2, 1, 0).contiguous().mul_(table.size).sub_(0.5)
         # Samples farther outside read the border's zeros.
         position = requested.clamp(torch.full_like(table.size, -1), table.size)

@@ -79,13 +79,13 @@ Called with `cfg`; a `QueryCost` or a `PixelCost`. See mask_classification/crite
 
 
 def check_names(part: Any, cfg: Any) -> None:
-    """Check the names in `cfg` of the parts that a registered part builds, if it has a method that says so.
+    """Check the names in `cfg` of the parts that a registered part builds, if it has `check_names`.
 
     Args:
         part: a class or function of a registry; its `check_names(cfg)` is called if there is one.
 
     Raises:
-        InputError: nothing is registered by one of the names.
+        InputError: nothing is registered under one of the names.
     """
     check = getattr(part, "check_names", None)
     if check is not None:

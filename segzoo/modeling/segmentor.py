@@ -137,10 +137,10 @@ class Segmentor(SegmentationModel):
     def check_names(cls, cfg) -> None:
         """Check the names of the registered parts that `from_config` builds; a family adds its own.
 
-        Called before a run makes a folder, and before anything is built.
+        It is called before a run makes a folder, and before anything is built.
 
         Raises:
-            InputError: nothing is registered by one of them.
+            InputError: nothing is registered under one of the names.
         """
         registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
 

@@ -26,7 +26,7 @@ _PIXEL_DECODER_FEATURES = {"transformer_encoder": "coarse", "multi_scale_pixel_d
 
 
 def find_pixel_decoder(cfg) -> Callable[..., nn.Module]:
-    """Return what MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME names."""
+    """Return the pixel decoder class that MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME names."""
     key = "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
     return registered(PIXEL_DECODER_REGISTRY, key, cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)
 
@@ -37,7 +37,7 @@ def build_pixel_decoder(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
 
 
 def find_transformer_decoder(cfg) -> Callable[..., nn.Module]:
-    """Return what MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME names."""
+    """Return the decoder class that MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME names."""
     key = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
     return registered(TRANSFORMER_DECODER_REGISTRY, key, cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)
 

@@ -199,13 +199,13 @@ class PerPixelSegmentor(Segmentor):
 
 
 def find_neck(cfg) -> Callable[..., nn.Module] | None:
-    """Return what MODEL.NECK.NAME names, or None where it is empty."""
+    """Return the neck class that MODEL.NECK.NAME names, or None if it is empty."""
     name = cfg.MODEL.NECK.NAME
     return registered(NECK_REGISTRY, "MODEL.NECK.NAME", name) if name else None
 
 
 def find_pixel_loss(cfg) -> Callable[..., nn.Module]:
-    """Return what MODEL.SEM_SEG_HEAD.LOSS.NAME names."""
+    """Return the loss class that MODEL.SEM_SEG_HEAD.LOSS.NAME names."""
     key = "MODEL.SEM_SEG_HEAD.LOSS.NAME"
     return registered(PIXEL_LOSS_REGISTRY, key, cfg.MODEL.SEM_SEG_HEAD.LOSS.NAME)
 
@@ -214,7 +214,7 @@ def find_pixel_head(key: str, name: str) -> Callable[..., nn.Module]:
     """Return the per-pixel head that is registered as `name`, the value of the configuration's `key`.
 
     Raises:
-        InputError: nothing is, or a head of another family.
+        InputError: no head is registered as `name`, or one of another family.
     """
     head = registered(SEM_SEG_HEADS_REGISTRY, key, name)
     if isinstance(head, type) and not issubclass(head, PixelHead):

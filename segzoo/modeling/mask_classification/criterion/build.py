@@ -8,7 +8,7 @@ from ...registry import CRITERION_REGISTRY, registered
 
 
 def find_criterion(cfg) -> Callable[..., nn.Module]:
-    """Return what MODEL.MASK_FORMER.CRITERION_NAME names; called with `cfg` it builds the criterion."""
+    """Return the criterion class that MODEL.MASK_FORMER.CRITERION_NAME names; it is built with `cfg`."""
     key = "MODEL.MASK_FORMER.CRITERION_NAME"
     return registered(CRITERION_REGISTRY, key, cfg.MODEL.MASK_FORMER.CRITERION_NAME)
 

@@ -43,7 +43,7 @@ class NonFiniteCostError(FloatingPointError):
 
 
 def find_costs(cfg) -> list[Callable[..., MatchingCost]]:
-    """Return what MODEL.MASK_FORMER.MATCHING_COSTS names; each is called with `cfg`."""
+    """Return the cost classes that MODEL.MASK_FORMER.MATCHING_COSTS names; each is built with `cfg`."""
     key = "MODEL.MASK_FORMER.MATCHING_COSTS"
     return [registered(MATCHING_COST_REGISTRY, key, name) for name in cfg.MODEL.MASK_FORMER.MATCHING_COSTS]
 

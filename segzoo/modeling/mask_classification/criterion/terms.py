@@ -49,7 +49,7 @@ class LossTerm(nn.Module):
 
 
 def find_terms(cfg) -> list[Callable[..., LossTerm]]:
-    """Return what MODEL.MASK_FORMER.LOSS_TERMS names; each is called with `cfg`."""
+    """Return the term classes that MODEL.MASK_FORMER.LOSS_TERMS names; each is built with `cfg`."""
     key = "MODEL.MASK_FORMER.LOSS_TERMS"
     return [registered(LOSS_TERM_REGISTRY, key, name) for name in cfg.MODEL.MASK_FORMER.LOSS_TERMS]
 
