@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from segzoo.utils.threads import configure_openmp
 
 from .errors import Main, report_errors
+from .interrupts import end, report_early_interrupts
 from .parser import CommandLine
 
 
@@ -22,4 +23,7 @@ def command(build_parser: Callable[[], CommandLine], run: Callable[[argparse.Nam
         configure_openmp()
         return run(parsed)
 
+    if run.__module__ == "__main__":  # python -m segzoo.cli.train
+        report_early_interrupts()
+        end(main(None))
     return main

@@ -34,6 +34,11 @@ COMMANDS = {
 # {command of other projects: what to use instead}.
 ELSEWHERE = {
     "demo": "use segzoo predict, which draws a model's predictions on images and videos",
+    **dict.fromkeys(("infer", "inference"), "use segzoo predict"),
+    **dict.fromkeys(("test", "val", "validate"), "use segzoo evaluate"),
+    **dict.fromkeys(("list", "models"), "use segzoo zoo, which lists the models"),
+    "download": "use segzoo zoo NAME --download",
+    "version": "use segzoo --version",
 }
 
 # {script of tools/: the sub-command that does the same}.

@@ -69,3 +69,7 @@ def overview() -> str:
             "Exit status: 0 done, 1 a check found problems, 2 wrong input.",
         ]
     )
+
+
+if __name__ == "__main__":
+    run_program()

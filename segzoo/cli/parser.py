@@ -31,7 +31,8 @@ KEYS = {
 FILE_SUFFIXES = {
     *("JPG", "JPEG", "PNG", "BMP", "TIF", "TIFF", "WEBP", "PPM", "GIF"),
     *("MP4", "AVI", "MOV", "MKV", "WEBM", "M4V", "MPG", "MPEG"),
-    *("YAML", "YML", "JSON", "TXT", "PTH", "PT", "PT2", "PKL", "BIN", "SAFETENSORS"),
+    *("YAML", "YML", "JSON", "TXT", "CSV", "PY", "ZIP", "TAR", "GZ"),
+    *("PTH", "PT", "PT2", "PKL", "BIN", "SAFETENSORS", "ONNX", "PARAMS", "NPZ", "CKPT"),
 }
 # SOLVER.MAX_ITER, SEED; also SOLVER.MAX_ITER=10, a common mistake.
 _KEY = re.compile(r"([A-Z][A-Z0-9_]*)(\.[A-Z0-9_]+)*(=.*)?", re.DOTALL)
@@ -248,6 +249,8 @@ class CommandLine(argparse.ArgumentParser):
         """
         self.has_overrides, self.data_is_overrides = True, data_is_overrides
         about = "overrides of the configuration, come last; an --opts before them is ignored"
+        shown = self.format_usage().removeprefix("usage: ").rstrip().replace("%", "%%")
+        self.usage = f"{shown} [KEY VALUE ...]"
         if any(not action.option_strings for action in self._actions):
             self.add_argument_group("KEY VALUE ...", about)
         else:
@@ -323,7 +326,9 @@ class CommandLine(argparse.ArgumentParser):
             message = f"unrecognized arguments: {' '.join(wrong)}"
         _, unknown, words = message.partition("unrecognized arguments: ")
         first = words.split(" ")[0]
-        if unknown and first.startswith("--"):
+        if unknown and self.has_overrides and first.upper() in KEYS:
+            message += f"; did you mean {first.upper()}?"
+        elif unknown and first.startswith("--"):
             # --help is similar to any short flag.
             flags = [
                 flag
@@ -339,6 +344,10 @@ class CommandLine(argparse.ArgumentParser):
 def _is_override(word: str) -> bool:
     """Return whether a word looks like a key of the configuration, misspelled or not, and is no file."""
     match = _KEY.fullmatch(word)
+    if match is None and (match := _KEY.fullmatch(word.upper())):
+        # model.device, which gets the answer that keys get; model.pth is a missing file.
+        is_key = match[1] in SECTIONS and match[2] and match[2][1:] not in FILE_SUFFIXES
+        return bool(is_key) and not os.path.exists(word)
     if match is None or os.path.exists(word):
         return False
     if not match[2]:

@@ -21,7 +21,7 @@ EXAMPLES = """
 examples:
   train on four machines with eight GPUs each, for up to three times two days:
     %(prog)s --nodes 4 --gpus-per-node 8 --partition gpu --time 2-00 --requeues 2 -- \\
-        --config-file configs/panoptic/coco/maskformer_swin_tiny.yaml
+        --config-file panoptic/coco/maskformer_swin_tiny
   only print the script:
     %(prog)s --dry-run --gpus-per-node 8 -- --config-file ...
   three configurations, as an array:

@@ -1,6 +1,8 @@
 """What commands say leads on for a user of the installed package, who has no checkout."""
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,33 @@ def printed(capsys, command, *words):
     except SystemExit as end:
         status = end.code
     return status, capsys.readouterr()
+
+
+CONFIG = "semantic/camvid/maskformer_r18"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_usage_shows_that_overrides_come_last(command, capsys):
+    parser = load(command).build_parser()
+    assert parser.format_usage().endswith(" [KEY VALUE ...]\n") == parser.has_overrides
+
+
+@pytest.mark.parametrize("name", ["test", "val", "infer", "list", "download", "version", "demo"])
+def test_a_command_of_other_projects_leads_to_the_one_here(name, capsys):
+    assert main([name]) == 2
+    named = re.fullmatch(rf"error: segzoo {name}: use segzoo (\S+?),?( .*)?\n", capsys.readouterr().err)[1]
+    assert named in [*COMMANDS, "--version"]
+
+
+@pytest.mark.parametrize("module", ["train", "config", "main"])
+def test_a_module_of_a_command_runs_it(module, monkeypatch, capsys):
+    """`python -m segzoo.cli.train`, which otherwise would do nothing and succeed."""
+    monkeypatch.setattr(sys, "argv", [f"{module}.py", "--no-such-option"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.warns(RuntimeWarning, match="found in sys.modules"), pytest.raises(SystemExit) as end:
+        runpy.run_module(f"segzoo.cli.{module}", run_name="__main__")
+    assert end.value.code == 2
+    assert "--no-such-option" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -44,6 +73,10 @@ def test_the_page_that_help_prints_names_no_script():
         ("train", ["--config-file", "zzz"], "config file zzz does not exist; `segzoo zoo` lists the names"),
         ("replay", ["x.pth", "--model", "x"], "unrecognized arguments: --model"),
         ("analyze", ["--hlep"], "did you mean --help?"),
+        ("analyze", [CONFIG, "model.device", "cpu"], "unknown key model.device; did you mean MODEL.DEVICE?"),
+        ("config", [CONFIG, "solver.base_lr", "1"], "solver.base_lr; did you mean SOLVER.BASE_LR?"),
+        ("config", [CONFIG, "seed", "1"], "unrecognized arguments: seed 1; did you mean SEED?"),
+        ("config", ["model.pth"], "model.pth: does not exist"),
         (
             "evaluate",
             ["--weights", "w.pth", "--class-averaging", "all"],
