@@ -12,6 +12,6 @@ def find_trainer(cfg: CfgNode) -> type[Trainer]:
     """Return the class that TRAINER names.
 
     Raises:
-        InputError: none is registered by that name.
+        InputError: no trainer of this name is registered.
     """
     return registered(TRAINER_REGISTRY, "TRAINER", cfg.TRAINER)

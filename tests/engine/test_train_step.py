@@ -115,7 +115,7 @@ def test_a_non_finite_gradient_of_a_finite_loss_stops_before_the_weights_change(
         model.train(),
         torch.optim.AdamW(model.parameters()),
         clip_gradients=build_gradient_clipper(cfg),
-        on_nonfinite=lambda *facts: reports.append(facts[:3]),
+        on_nonfinite=lambda *report: reports.append(report[:3]),
     )
     with pytest.raises(FloatingPointError, match="the gradient's norm is nan"):
         step([batch[:2], batch[2:]])
@@ -136,7 +136,7 @@ def test_a_model_that_raises_itself_is_reported_alike(batch):
     step = TrainStep(
         model,
         torch.optim.SGD(model.parameters(), lr=1.0),
-        on_nonfinite=lambda *facts: reports.append(facts[:3]),
+        on_nonfinite=lambda *report: reports.append(report[:3]),
     )
     with pytest.raises(FloatingPointError):
         step([batch])
