@@ -151,7 +151,7 @@ def test_two_nodes_of_four_tasks_have_eight_places():
     ]
     places = [place_from_environment(task) for task in tasks]
     assert places == [ProcessPlace(rank, rank % 4, 8, 4) for rank in range(8)]
-    tasks = [
+    processes = [
         {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank % 4),
@@ -164,7 +164,7 @@ def test_two_nodes_of_four_tasks_have_eight_places():
         }
         for rank in range(8)
     ]
-    assert [place_from_environment(task) for task in tasks] == places
+    assert [place_from_environment(process) for process in processes] == places
     # torchrun under SLURM, one task per node: its numbers are used, not those of the tasks.
     node = {
         "SLURM_STEP_NUM_TASKS": "2",
@@ -172,7 +172,7 @@ def test_two_nodes_of_four_tasks_have_eight_places():
         "SLURM_PROCID": "1",
         "SLURM_LOCALID": "0",
     }
-    assert [place_from_environment({**node, **task}) for task in tasks] == places
+    assert [place_from_environment({**node, **process}) for process in processes] == places
 
 
 def test_tasks_assigned_to_nodes_cyclically_are_an_input_error():
