@@ -1,4 +1,4 @@
-"""Checks the names of the parts that a configuration is run with, before anything is built."""
+"""Check of the registered names in a configuration, before anything is built."""
 
 from detectron2.config import CfgNode
 from detectron2.engine import TrainerBase
@@ -17,18 +17,18 @@ from .trainer_registry import TRAINER_REGISTRY
 
 
 def check_names(cfg: CfgNode, trainer: type[TrainerBase], *, trains: bool = True) -> None:
-    """Check the names of the parts that a configuration is run with: the keys of `segzoo.config.rules.NAMES`.
+    """Raise for unregistered names of parts in a configuration: the keys of `segzoo.config.rules.NAMES`.
 
-    Names that a trainer looks up by itself, since it replaces a method that builds, are left to it, and so
-    are those of a model whose class has no `check_names`.
+    Names whose `build_` method the trainer replaces are not checked, nor are those of a model whose class has
+    no `check_names`.
 
     Args:
         cfg: complete.
-        trainer: what runs it.
+        trainer: the trainer that runs it.
         trains: False: only what an evaluation builds.
 
     Raises:
-        InputError: nothing is registered by one of them, in segzoo, Detectron2 or a module of IMPORTS.
+        InputError: a name is not registered in segzoo, Detectron2 or a module of IMPORTS.
     """
     if is_standard(trainer, "build_model"):
         name = cfg.MODEL.META_ARCHITECTURE
@@ -48,6 +48,6 @@ def check_names(cfg: CfgNode, trainer: type[TrainerBase], *, trains: bool = True
 
 
 def is_standard(trainer: type[TrainerBase], method: str) -> bool:
-    """Whether a class method of a trainer is that of `Trainer`, and no subclass has replaced it."""
+    """Tell whether a class method of a trainer is `Trainer`'s own, not one of a subclass."""
     found, standard = (getattr(one, method) for one in (trainer, TRAINER_REGISTRY.get("Trainer")))
     return getattr(found, "__func__", found) is standard.__func__

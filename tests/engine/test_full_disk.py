@@ -168,7 +168,7 @@ def test_a_limit_for_the_size_of_files_is_explained_and_leaves_the_checkpoint_be
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"File too large .*ulimit -f.* continues from model_0000001\.pth$"):
+        with pytest.raises(InputError, match=r"File too large .*ulimit -f.* from model_0000001\.pth$"):
             checkpointer.save("model_0000003", iteration=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
