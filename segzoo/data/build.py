@@ -94,7 +94,7 @@ class Loader:
             self._last_log = seconds
             which = "a batch" if self._handed_over else "the first batch"
             workers = self._loader.num_workers
-            logger.info("Waiting for %s: %.0f s, %d processes are loading", which, seconds, workers)
+            logger.info("Waiting for %s: %.0f s, %d data-loader workers", which, seconds, workers)
         self.while_waiting(seconds)
 
     def _note(self, message: str) -> None:

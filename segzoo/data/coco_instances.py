@@ -64,7 +64,7 @@ def instance_dicts(
         json_file,
     )
     records = [{**record, "annotations": []} for record in images.values()]
-    of_image = {record["image_id"]: record for record in records}
+    by_image_id = {record["image_id"]: record for record in records}
     degenerate, converted = 0, 0
     example: tuple[Any, str] | None = None
     unusable: list[_Unusable] = []
@@ -75,7 +75,7 @@ def instance_dicts(
         get = annotation.get
         # COCO has a million annotations: well-formed ones are read without a function call.
         image_id, category_id, crowd = get("image_id"), get("category_id"), get("iscrowd", 0)
-        if type(image_id) is not int or image_id not in of_image:
+        if type(image_id) is not int or image_id not in by_image_id:
             image_id = find_image(annotation)
         if type(category_id) is not int or category_id not in index_of:
             category_id = find_category(annotation)
@@ -94,7 +94,7 @@ def instance_dicts(
                 continue
             annotation["segmentation"] = polygons
         if index == ignore_label:
-            of_image[image_id].setdefault("void_annotations", []).append(annotation)
+            by_image_id[image_id].setdefault("void_annotations", []).append(annotation)
             continue
         if not is_positive(get("area")):
             unusable.append(_pop_unusable(annotation, "area"))
@@ -102,7 +102,7 @@ def instance_dicts(
             annotation["bbox_mode"] = mode
         else:
             unusable.append(_pop_unusable(annotation, "bbox"))
-        of_image[image_id]["annotations"].append(annotation)
+        by_image_id[image_id]["annotations"].append(annotation)
     if degenerate and not any(record["annotations"] for record in records):
         raise InputError(
             f"{json_file}: none of its {degenerate} annotations has a polygon of three points; segmentation "

@@ -110,7 +110,7 @@ def find_dataset_file(name: str | Path) -> Path:
 
 
 def is_dataset_file(name: str | Path) -> bool:
-    """Whether `find_dataset_file` finds one."""
+    """Return whether `find_dataset_file` finds one."""
     try:
         find_dataset_file(name)
     except InputError:
@@ -348,13 +348,16 @@ def _read_splits(content: Mapping[str, Any], path: Path) -> dict[str, dict[str, 
     fields = {
         str(name): value if isinstance(value, Mapping) else {"split": value} for name, value in splits.items()
     }
-    for name, of_split in fields.items():
-        for key, value in of_split.items():
+    for name, split_fields in fields.items():
+        for key, value in split_fields.items():
             if isinstance(value, list | Mapping):
                 raise InputError(
                     f"{path.name}: split {name!r} has the {key} {value!r}; expected a string, a part of paths"
                 )
-    return {name: {key: str(value) for key, value in of_split.items()} for name, of_split in fields.items()}
+    return {
+        name: {key: str(value) for key, value in split_fields.items()}
+        for name, split_fields in fields.items()
+    }
 
 
 def _read_without_labels(content: Mapping[str, Any], splits: Mapping[str, Any], path: Path) -> frozenset[str]:

@@ -78,7 +78,7 @@ def received_batches(loader: DataLoader, while_waiting: Callable[[float], None])
     if not loader.num_workers:
         yield from loader
         return
-    with _explained(loader.num_workers), job_signals_blocked():
+    with _report_transfer_errors(loader.num_workers), job_signals_blocked():
         batches = iter(loader)
     try:
         yield from _poll_batches(batches, loader.num_workers, while_waiting)
@@ -97,7 +97,7 @@ def _poll_batches(
     since = time.monotonic()
     while True:
         try:
-            with _explained(workers, processes):
+            with _report_transfer_errors(workers, processes):
                 batch = next(batches)
                 batch = _opened(batch) if isinstance(batch, SharedBatch) else batch
         except StopIteration:
@@ -153,7 +153,7 @@ def report_ended_workers(workers: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(workers: int, processes: Sequence[BaseProcess] = ()) -> Iterator[None]:
+def _report_transfer_errors(workers: int, processes: Sequence[BaseProcess] = ()) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:
@@ -178,7 +178,7 @@ def describe_transfer_error(error: Exception, workers: int) -> str | None:
     """Return one line about a failed transfer from `workers` processes; None for any other error."""
     message = " ".join(str(error).split())
     used_up = getattr(error, "errno", None) in _USED_UP
-    # Errors about a file have its name, and errors of a dataset in a worker a traceback: they are not ours.
+    # Errors about a file have its name, and errors of a dataset in a worker a traceback: not handled here.
     if message.startswith("Caught ") or (isinstance(error, OSError) and (error.filename or not used_up)):
         return None
     ended = _WORKER_ENDED.search(message)

@@ -43,7 +43,7 @@ _PLANAR_CONFIGURATION = 284
 _SAMPLE_FORMAT_NAMES = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
 
-# Other formats in which people store labels, by their first bytes.
+# Other formats that are used for labels, by their first bytes.
 _OTHER_FORMATS = {
     b"\x93NUMPY": "a NumPy array",
     b"PK\x03\x04": "a zip archive, or a NumPy array (.npz)",
@@ -112,7 +112,7 @@ def opened_file(file_name: str) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]
 
 @contextmanager
 def opened_image(file_name: str) -> Iterator[ImageFile.ImageFile]:
-    """Open and decodes an image file with Pillow.
+    """Open and decode an image file with Pillow.
 
     Raises:
         InputError: see `opened_file`.

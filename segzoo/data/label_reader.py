@@ -175,10 +175,10 @@ class LabelReader:
         as_stored = self.dataset.exif == "ignore"
         with opened_labels(file_name, as_stored) as (image, orientation):
             if orientation > 1 and not as_stored:
-                self._check_turned_labels(file_name, image, orientation, dataset_dict)
+                self._check_label_orientation(file_name, image, orientation, dataset_dict)
             yield image
 
-    def _check_turned_labels(
+    def _check_label_orientation(
         self, file_name: str, image: Image.Image, orientation: int, dataset_dict: Mapping[str, Any]
     ) -> None:
         """Raise WrongSizeError for a label file with an EXIF orientation, unless it fits only as stored.

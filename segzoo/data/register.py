@@ -397,7 +397,7 @@ def _refuse_annotation(annotation: Mapping[str, Any], number: int, json_file: st
 
 
 def _check_segment(
-    segment: Any, index_of: Mapping[int, int], categories: Ids, of_png: str, json_file: str
+    segment: Any, index_of: Mapping[int, int], categories: Ids, location: str, json_file: str
 ) -> int:
     """Convert `id` and `iscrowd` of a panoptic segment to numbers, in place, and return its category.
 
@@ -405,18 +405,20 @@ def _check_segment(
         InputError: a key is missing or is not such a number, or there is no such category.
     """
     if not isinstance(segment, dict):
-        raise InputError(f"{json_file}: {of_png}, segments_info lists {shown(segment)}; expected segments")
+        raise InputError(f"{json_file}: {location}, segments_info lists {shown(segment)}; expected segments")
     for key in ("id", "category_id"):
         if key not in segment:
-            raise InputError(f"{json_file}: a segment {of_png} lacks {key!r}; COCO's panoptic format has it")
+            raise InputError(
+                f"{json_file}: a segment {location} lacks {key!r}; COCO's panoptic format has it"
+            )
     segment_id, category = as_integer(segment["id"]), segment["category_id"]
     if segment_id is None:
         raise InputError(
-            f"{json_file}: a segment {of_png} has the id {shown(segment['id'])}; expected a whole number, "
+            f"{json_file}: a segment {location} has the id {shown(segment['id'])}; expected a whole number, "
             "R + 256 G + 65536 B of its color in the PNG"
         )
     segment["id"] = segment_id
-    described = f"{json_file}: segment {segment_id} {of_png}"
+    described = f"{json_file}: segment {segment_id} {location}"
     category = categories.find(category)
     if category is None:
         raise InputError(
@@ -442,7 +444,7 @@ def _category_indices(
     for label in space.label_map:
         if label not in labels:
             raise InputError(
-                f"{source}: label_map source {label!r} is no category of {json_file}"
+                f"{source}: label_map source {label!r} is not a category of {json_file}"
                 f"{did_you_mean(label, labels)}"
             )
     check_different((category["id"] for category in categories), json_file, "categories have the id")

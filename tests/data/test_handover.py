@@ -161,7 +161,7 @@ def test_the_signal_is_named_if_torch_sees_the_end_first(code, message):
     processes = [types.SimpleNamespace(pid=4, exitcode=None), types.SimpleNamespace(pid=5, exitcode=code)]
     with (
         pytest.raises(InputError, match=f"a data-loader worker {message}"),
-        handover._explained(2, processes),
+        handover._report_transfer_errors(2, processes),
     ):
         raise RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
 

@@ -382,7 +382,7 @@ def test_the_parser_knows_what_keys_begin_with():
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_has_the_options_of_all_and_teaches(name, capsys):
+def test_every_command_has_the_common_options_and_examples(name, capsys):
     module = main.load(name)
     parser = module.build_parser()
     assert isinstance(parser, CommandLine)
