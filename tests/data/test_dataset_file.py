@@ -328,6 +328,6 @@ def test_missing_panoptic_files_are_named(tmp_path, remove, message):
 
 def test_an_unknown_label_map_source_of_a_panoptic_dataset_is_found_when_it_is_loaded(tmp_path):
     with pytest.raises(
-        InputError, match=r"label_map source 'persn' is no category of .* did you mean person?"
+        InputError, match=r"label_map source 'persn' is not a category of .* did you mean person?"
     ):
         load(write_street(tmp_path, label_map={"persn": "void"}))
