@@ -134,7 +134,7 @@ THINGS = np.array([True, False])
     [
         ("instance", [(0, 1), (0, 1)], "2 images without any non-crowd instance (of 2 in"),
         ("instance", [(1, 0)], "2 images without any non-crowd instance (of 1 in"),
-        ("instance", [], "(of 0 in their JSON), so that there is nothing to learn"),
+        ("instance", [], "(of 0 in their JSON), so there is nothing to learn"),
         ("panoptic", [(0, 1), (1, 1)], "2 images without any non-crowd segment"),
         ("entity", [(1, 1)], "2 images without any non-crowd segment"),
         ("instance", [(0, 1), (0, 0)], ""),
