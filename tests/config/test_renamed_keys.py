@@ -232,7 +232,7 @@ REFUSED = [
     (
         MASK2FORMER,
         "DATASETS.TEST ('coco_2017_val_panoptic_stuffonly',)",
-        "without the class facts segzoo needs; describe it",
+        "without the class metadata that segzoo needs; describe it",
         "",
     ),
     (
