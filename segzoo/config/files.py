@@ -39,7 +39,7 @@ def find_config(path: str | Path) -> Path:
 
 
 def names_checkpoint(name: str | Path) -> bool:
-    """Whether it is the name of a file of weights, or an address, and not that of a configuration."""
+    """Return whether a path or URL is that of a weights file and not of a configuration."""
     text = str(name)
     suffix = PurePath(text.partition("#")[0]).suffix.lower()
     return suffix not in CONFIGURATIONS and ("://" in text or suffix in _CHECKPOINTS)

@@ -18,11 +18,11 @@ from .extensions import add_registered_config, import_extensions
 from .files import find_config, names_checkpoint
 from .keys import equal, existing_section, flatten
 from .paths import expand_homes
-from .renamed.apply import converted, from_whole_file, is_saved, take_single_keys
+from .renamed.apply import convert_foreign_keys, is_saved, pop_foreign_keys, translate_whole_file
 from .renamed.backbones import check_backbone_name
 from .renamed.heads import DEC_LAYERS
 from .renamed.table import CONVERTED
-from .renamed.translate import check_decoder_layers, is_theirs, spelled_here
+from .renamed.translate import check_decoder_layers, local_spelling, needs_conversion
 from .renamed.unread import UNREAD, why_unread
 from .retired_keys import drop_retired_keys, explain_retired_key
 from .rules import check_values, may_be_none
@@ -102,12 +102,12 @@ def _configuration(
     # These modules may add keys, so they are imported before keys are checked.
     import_extensions(_imports(loaded, source, overrides))
     cfg = new_config()
-    loaded, overrides = from_whole_file(loaded, overrides, cfg, source, on_zoo)
+    loaded, overrides = translate_whole_file(loaded, overrides, cfg, source, on_zoo)
     saved = is_saved(loaded)  # what this package wrote needs no conversion
-    renamed = {} if saved else take_single_keys(loaded, cfg)
+    renamed = {} if saved else pop_foreign_keys(loaded, cfg)
     _merge(cfg, loaded, source)
     if renamed:
-        _merge(cfg, converted(renamed, cfg, source), source)
+        _merge(cfg, convert_foreign_keys(renamed, cfg, source), source)
     return _with_overrides(cfg, overrides, dict(flatten(cfg if saved else get_cfg())))
 
 
@@ -205,7 +205,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         raise InputError(f"overrides are KEY VALUE pairs, but {_unpaired(overrides, {*known, *CONVERTED})}")
     pairs = list(zip(overrides[::2], overrides[1::2], strict=True))
     backbone = {**known, **dict(pairs)}.get("MODEL.BACKBONE.NAME", "")
-    renamed = {key: value for key, value in pairs if is_theirs(key, known, backbone)}
+    renamed = {key: value for key, value in pairs if needs_conversion(key, known, backbone)}
     for key, value in pairs:
         if key in renamed:
             continue
@@ -213,7 +213,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
             remedy = "; give one of its keys" if any(name.startswith(f"{key}.") for name in known) else ""
             raise InputError(f"unknown key {key}{remedy or _did_you_mean(key, known)}")
         try:
-            cfg.merge_from_list([key, _match_float_default(known[key], spelled_here(key, value))])
+            cfg.merge_from_list([key, _match_float_default(known[key], local_spelling(key, value))])
         except (ValueError, AssertionError) as error:
             text = _type_message(error)
             raise InputError(text if text.startswith(key) else f"{key}: {text}") from None
@@ -221,7 +221,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if any(key == DEC_LAYERS for key, _ in pairs):
         check_decoder_layers(known, cfg)
     if renamed:
-        changes = converted(renamed, cfg, "")
+        changes = convert_foreign_keys(renamed, cfg, "")
         for key, _ in flatten(changes):
             if key in dict(pairs):
                 raise InputError(f"{key} and {', '.join(renamed)} are the same here; leave one of them out")

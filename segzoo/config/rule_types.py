@@ -1,4 +1,4 @@
-"""What the value of a configuration key may be: rules for the keys of this package and of any other."""
+"""Types of rules for the values of configuration keys, of this package and others."""
 
 import math
 from collections.abc import Callable
@@ -9,8 +9,8 @@ class Rule(NamedTuple):
     """A condition on the value of a key.
 
     Attributes:
-        expected: what a value has to be, in words: "expected an odd number".
-        holds: whether a value is that; a TypeError or ValueError counts as no.
+        expected: text for messages, such as "expected an odd number".
+        holds: whether a value meets the condition; a TypeError or ValueError counts as False.
     """
 
     expected: str
@@ -25,23 +25,23 @@ class Rule(NamedTuple):
 
 
 def at_least(lowest: int) -> Rule:
-    """Return the rule of a number that is `lowest` or more."""
+    """Return the rule for a number that is `lowest` or more."""
     return Rule(f"expected at least {lowest}", lambda value: value >= lowest)
 
 
 def one_of(*choices: Any) -> Rule:
-    """Return the rule of a key with a fixed set of values; a misspelt one is told the nearest."""
+    """Return the rule for a key with a fixed set of values; messages suggest the nearest one."""
     named = " or ".join(str(choice) or '""' for choice in choices)
     return Rule(f"expected {named}", lambda value: value in choices)
 
 
 def is_whole(value: Any) -> bool:
-    """Return whether the value is an integer; True and False are none."""
+    """Return whether a value is an integer; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_range(value: Any) -> bool:
-    """Return whether the value is a pair (lowest, highest) of finite numbers."""
+    """Return whether a value is a pair (lowest, highest) of finite numbers."""
     low, high = value
     return math.isfinite(low) and math.isfinite(high) and low <= high
 

@@ -1,7 +1,7 @@
-"""The values that keys of the configuration may have, and the message for one that they may not.
+"""Rules for the values of configuration keys, and their check.
 
-Those of a method's own keys stand in its `config.py`, see `register_config`. Names of datasets are checked
-where they are looked up, those of parts of a model or a training by `segzoo.engine.names`.
+Rules for a method's keys are in its `config.py`, see `register_config`. Names of datasets are checked at
+their lookup, names of parts of a model or a training by `segzoo.engine.names`.
 """
 
 import math
@@ -33,7 +33,7 @@ from .rule_types import (
     one_of,
 )
 
-# Keys whose values are such names, by which segzoo, Detectron2 or a module of IMPORTS registers something.
+# Keys whose values are names registered by segzoo, Detectron2 or a module of IMPORTS.
 NAMES = (
     *("TRAINER", "MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.NECK.NAME", "MODEL.AUX_HEAD.NAME"),
     *("MODEL.SEM_SEG_HEAD.NAME", "MODEL.SEM_SEG_HEAD.LOSS.NAME", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"),
@@ -63,7 +63,7 @@ _SIDES = Rule(
     lambda value: len(value) > 0 and all(is_whole(side) and side > 0 for side in value),
 )
 
-# Detectron2's own, of no use today but legal.
+# Detectron2's own norms, valid but obsolete.
 _NAIVE_NORMS = ("naiveSyncBN", "naiveSyncBN_N")
 
 _GROUPS: dict[Rule, dict[str, str]] = {
@@ -103,7 +103,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         lambda value: all(is_whole(step) and step >= 0 for step in value) and list(value) == sorted(value),
     ): {"SOLVER": "STEPS"},
     Rule(
-        "expected 0 (nothing), 1 (the stem), 2 (that and res2), ..., 5 (all)",
+        "expected 0 (nothing), 1 (the stem), 2 (the stem and res2), ..., 5 (all)",
         lambda value: value in range(6),
     ): {"MODEL.BACKBONE": "FREEZE_AT"},
     one_of(1, 2, 4, 8): {"MODEL.SEM_SEG_HEAD": "LOSS.ZOOM_FACTOR"},
@@ -172,7 +172,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     ): {"MODEL": "PIXEL_STD"},
     Rule(
         "expected cpu, cuda, or cuda:1 for one of several GPUs",
-        # meta: shapes without numbers, to look at a model; a job refuses it.
+        # meta: shapes without values, to inspect a model; jobs refuse it.
         lambda value: re.fullmatch(r"(cpu|mps|meta|cuda|xpu|npu)(:\d+)?", value) is not None,
     ): {"MODEL": "DEVICE"},
     Rule(
@@ -203,7 +203,7 @@ RULES: dict[str, Rule] = dict(_by_key(_GROUPS))
 
 
 def may_be_none(key: str) -> bool:
-    """Whether None is a value of a key."""
+    """Return whether a key may be None."""
     rules = [rule for name, rule in _all_rules() if name == key]
     return bool(rules) and all(rule.allows(None) for rule in rules)
 
@@ -218,10 +218,10 @@ def _all_rules() -> Iterator[tuple[str, Rule]]:
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Finds a key with a value that it cannot have.
+    """Check the values of all keys with rules.
 
     Raises:
-        InputError: for the first one.
+        InputError: a value is not allowed.
     """
     for key, rule in _all_rules():
         *path, leaf = key.split(".")
@@ -232,8 +232,8 @@ def check_values(cfg: CfgNode) -> None:
     node = cfg.MODEL.MASK_FORMER
     if node.HIDDEN_DIM % 4:
         raise InputError(
-            f"MODEL.MASK_FORMER.HIDDEN_DIM {node.HIDDEN_DIM}: expected a multiple of 4, for the sines and "
-            "cosines of x and y in the position encoding"
+            f"MODEL.MASK_FORMER.HIDDEN_DIM {node.HIDDEN_DIM}: expected a multiple of 4, for the sine and "
+            "cosine of x and y in the position encoding"
         )
     if node.HIDDEN_DIM % node.NHEADS:
         raise InputError(
@@ -242,6 +242,6 @@ def check_values(cfg: CfgNode) -> None:
         )
     if cfg.INPUT.FORMAT == "RGB" and list(cfg.MODEL.PIXEL_MEAN) == _IMAGENET_MEAN_BGR:
         raise InputError(
-            f"MODEL.PIXEL_MEAN {list(cfg.MODEL.PIXEL_MEAN)}: that is BGR and INPUT.FORMAT is RGB; give "
+            f"MODEL.PIXEL_MEAN {list(cfg.MODEL.PIXEL_MEAN)}: it is in BGR order, INPUT.FORMAT is RGB; give "
             f"{_IMAGENET_MEAN_BGR[::-1]}, or INPUT.FORMAT BGR for weights of BGR images"
         )

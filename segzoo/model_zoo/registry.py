@@ -46,7 +46,7 @@ def known_models() -> dict[str, WeightsInfo]:
 
 
 def published_hashes(url: str) -> tuple[str, str]:
-    """Return the first hex digits of the md5 and sha256 of an official file, "" where none is published."""
+    """Return the first hex digits of the md5 and sha256 of an official file, "" if none is published."""
     found = next((info for info in known_models().values() if info.url == url), None)
     return (found.md5_prefix, found.sha256_prefix) if found else ("", "")
 

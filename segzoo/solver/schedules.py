@@ -103,10 +103,10 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Schedu
 
 
 def find_schedule(cfg: CfgNode) -> Callable[[CfgNode], Schedule]:
-    """Return the function that SOLVER.LR_SCHEDULER_NAME names.
+    """Return the registered function of SOLVER.LR_SCHEDULER_NAME.
 
     Raises:
-        InputError: none is registered by that name.
+        InputError: no schedule is registered under that name.
     """
     return registered(LR_SCHEDULER_REGISTRY, "SOLVER.LR_SCHEDULER_NAME", cfg.SOLVER.LR_SCHEDULER_NAME)
 

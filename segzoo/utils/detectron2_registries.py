@@ -1,13 +1,13 @@
-"""Adds segzoo's methods to Detectron2's registries."""
+"""Add segzoo's methods to Detectron2's registries."""
 
 
 def fill_detectron2_registries() -> None:
-    """Let Detectron2's registries of models, backbones and heads find what segzoo adds to them.
+    """Make Detectron2's registries of models, backbones and heads find segzoo's entries.
 
-    So Detectron2's own `build_model(cfg)` builds every method. Called after
-    `detectron2.modeling` is imported.
+    Then Detectron2's own `build_model(cfg)` builds every method. Called after `detectron2.modeling` is
+    imported.
     """
-    # Both are loaded by now; `import segzoo` alone needs neither.
+    # Imported here, since `import segzoo` alone needs neither.
     from detectron2 import modeling
 
     from .filled_registry import FilledRegistry
@@ -17,5 +17,5 @@ def fill_detectron2_registries() -> None:
         modeling.BACKBONE_REGISTRY,
         modeling.SEM_SEG_HEADS_REGISTRY,
     ):
-        # Others hold these very objects already.
+        # Other modules already hold these objects, so they are changed in place.
         registry.__class__ = FilledRegistry

@@ -1,6 +1,7 @@
-"""The hashes that authors publish with their files, by the address of the file.
+"""Look up the published hashes of files by their URL.
 
-What knows them is above what reads files: it is named here, and imported when an address is opened.
+The modules that know the hashes are in a higher layer than the readers of files, so they are registered by
+name and imported when a URL is opened.
 """
 
 import importlib
@@ -9,14 +10,14 @@ _sources: list[str] = []
 
 
 def register_hashes(module: str) -> None:
-    """Ask `published_hashes(address)` of a module for the hashes of every file that is opened by its address.
+    """Register a module whose `published_hashes(url)` is called for every file opened by its URL.
 
-    It returns the first hex digits of the md5 and of the sha256, "" for one that it does not know.
+    It returns the first hex digits of the md5 and of the sha256, "" for an unknown one.
     """
     _sources.append(module)
 
 
-def find_hashes(address: str) -> tuple[str, str]:
-    """Return the first hex digits of the md5 and of the sha256 of a file, "" for one that is not known."""
-    found = (importlib.import_module(module).published_hashes(address) for module in _sources)
+def find_hashes(url: str) -> tuple[str, str]:
+    """Return the first hex digits of the md5 and of the sha256 of a file, "" for an unknown one."""
+    found = (importlib.import_module(module).published_hashes(url) for module in _sources)
     return next((hashes for hashes in found if any(hashes)), ("", ""))

@@ -125,13 +125,13 @@ REFUSED = [
     (
         SWIN,
         "MODEL.RESNETS.DEPTH 101",
-        "no effect on SwinTransformer; set MODEL.BACKBONE.NAME ResNetBackbone",
+        "no effect for SwinTransformer; set MODEL.BACKBONE.NAME ResNetBackbone",
         "",
     ),
     (
         "panoptic/shapes/mask2former_r18_quarter",
         "MODEL.RESNETS.DEPTH 50",
-        "no effect on MODEL.BACKBONE.VARIANT r18_quarter; set MODEL.BACKBONE.VARIANT",
+        "no effect for MODEL.BACKBONE.VARIANT r18_quarter; set MODEL.BACKBONE.VARIANT",
         "MODEL.BACKBONE.VARIANT r50",
     ),
     (
@@ -161,7 +161,7 @@ REFUSED = [
     (
         "panoptic/shapes/mask2former_r18_quarter",
         "MODEL.BACKBONE.NAME build_resnet_backbone",
-        "the same network is ResNetBackbone here: set MODEL.BACKBONE.NAME ResNetBackbone",
+        "ResNetBackbone is the same network: set MODEL.BACKBONE.NAME ResNetBackbone",
         "MODEL.BACKBONE.NAME ResNetBackbone",
     ),
     (
@@ -200,7 +200,7 @@ REFUSED = [
     (
         MASK2FORMER,
         "MODEL.MASK_FORMER.TEST.PANOPTIC_ON False MODEL.MASK_FORMER.TEST.SEMANTIC_ON False",
-        "leaves no task for the test; set TEST.TASKS \"('panoptic',)\"",
+        "leaves no task to evaluate; set TEST.TASKS \"('panoptic',)\"",
         "TEST.TASKS ('panoptic',)",
     ),
     (
@@ -226,7 +226,7 @@ REFUSED = [
     (
         MASK2FORMER,
         "MODEL.PIXEL_MEAN [103.53,116.28,123.675]",
-        "that is BGR and INPUT.FORMAT is RGB; give [123.675, 116.28, 103.53]",
+        "it is in BGR order, INPUT.FORMAT is RGB; give [123.675, 116.28, 103.53]",
         "MODEL.PIXEL_MEAN [103.53,116.28,123.675] INPUT.FORMAT BGR",
     ),
     (
@@ -269,7 +269,7 @@ def test_a_key_that_means_something_else_is_refused(leaf, overrides, message, re
 def test_decoder_layers_in_mask2formers_count_are_not_taken_for_ours(tmp_path, caplog):
     key = "MODEL.MASK_FORMER.DEC_LAYERS"
     with pytest.raises(
-        InputError, match=r"DEC_LAYERS 10: Mask2Former counts .* its 10 are 9 here.* YAML file"
+        InputError, match=r"DEC_LAYERS 10: Mask2Former also counts .* its 10 is 9 here.* YAML file"
     ):
         load_config(MASK2FORMER, [key, "10"])
     assert not caplog.records
@@ -281,7 +281,7 @@ def test_decoder_layers_in_mask2formers_count_are_not_taken_for_ours(tmp_path, c
     with caplog.at_level(logging.WARNING):
         assert load_config(MASK2FORMER, [key, "7"]).MODEL.MASK_FORMER.DEC_LAYERS == 7
         assert "7 decoder layers; Mask2Former" in caplog.text
-        assert "says 8" in caplog.text
+        assert "has 8" in caplog.text
     caplog.clear()
     # MaskFormer counts as here.
     assert load_config(MASKFORMER, [key, "7"]).MODEL.MASK_FORMER.DEC_LAYERS == 7

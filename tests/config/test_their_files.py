@@ -7,7 +7,7 @@ from detectron2.config import get_cfg
 from segzoo.config.arithmetic import expand_expressions
 from segzoo.config.files import find_config
 from segzoo.config.keys import flatten
-from segzoo.config.renamed.origins import MASK2FORMER as MASK2FORMER_CODE
+from segzoo.config.renamed.code_bases import MASK2FORMER as MASK2FORMER_CODE
 from segzoo.config.renamed.table import CONVERTED
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
@@ -209,7 +209,7 @@ def test_what_has_no_counterpart_is_one_line(name, tmp_path):
             {"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.KEYPOINT_ON": True},
             "MODEL.KEYPOINT_ON True has no counterpart here",
         ),
-        ({"MODEL.META_ARCHITECTURE": "RetinaNet"}, "it is a detector of boxes"),
+        ({"MODEL.META_ARCHITECTURE": "RetinaNet"}, "it is a box detector"),
         ({"MODEL.META_ARCHITECTURE": "PanopticFPN"}, "it is Panoptic FPN"),
         ({"MODEL.META_ARCHITECTURE": "SemanticSegmentor"}, "'SemSegFPNHead' has no counterpart here"),
         (
@@ -312,7 +312,7 @@ def test_keys_of_both_that_say_what_the_model_is_are_refused(tmp_path):
     """What the others mean is not known then: DEC_LAYERS 10 would be 10 layers or 9."""
     parts = FILES["panoptic/coco/mask2former_r50"]
     file = write_their_file(tmp_path / "both.yaml", *parts, {"TASK": "entity"})
-    with pytest.raises(InputError, match=r"both.yaml: .* is a key of another code base, TASK one of this"):
+    with pytest.raises(InputError, match=r"both.yaml: .* is a key of another code base, TASK one of segzoo"):
         load_config(file)
     assert load_config(write_their_file(file, *parts)).TASK == "panoptic"
     ours = {"TASK": "panoptic", "MODEL.META_ARCHITECTURE": "MaskFormer"}

@@ -1,1 +1,1 @@
-"""Keys of Detectron2, MaskFormer and Mask2Former that are others here."""
+"""Conversion of keys of Detectron2, MaskFormer and Mask2Former that differ in segzoo."""

@@ -1,4 +1,4 @@
-"""Where a configuration is loaded: files and overrides with keys of another code base become ones of this."""
+"""Convert files and overrides with keys of another code base while a configuration is loaded."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,37 +9,37 @@ from segzoo.config.keys import drop_key, existing_section, flatten, nest
 from segzoo.utils.errors import InputError
 
 from .table import CONVERTED
-from .translate import find_origin, is_theirs, spelled_here, translate_file, translate_keys
+from .translate import find_code_base, local_spelling, needs_conversion, translate_file, translate_keys
 
 
 def is_saved(loaded: CfgNode) -> bool:
-    """Whether it is what a run of this package saves: every key that there is, all in its own language."""
+    """Return whether a configuration was saved by a run of segzoo, with all keys in segzoo's form."""
     return all(key in loaded for key in ("TASK", "IMPORTS", "GLOBAL"))
 
 
-def from_whole_file(
+def translate_whole_file(
     loaded: CfgNode, overrides: Sequence[str], known: CfgNode, source: str, on_zoo: Callable[[], bool]
 ) -> tuple[CfgNode, Sequence[str]]:
-    """Return a file and its overrides as ones of this package, whatever code base they are written for.
+    """Return a file and its overrides in segzoo's keys, for whatever code base they are written.
 
-    Overrides speak the language of their file: those of keys that are converted are converted with it.
+    Overrides are in the form of their file: keys that are converted in the file are also converted there.
 
     Args:
         loaded: the values of the file and its bases.
         overrides: alternating keys and values.
-        known: a new configuration here.
+        known: a new configuration of segzoo.
         source: the file, for errors.
-        on_zoo: whether a configuration of the zoo is among the file's bases.
+        on_zoo: returns whether a configuration of the zoo is among the file's bases.
 
     Raises:
-        InputError: something in a file of theirs has no counterpart.
+        InputError: a key of another code base has no counterpart.
     """
     values, defaults = dict(flatten(loaded)), dict(flatten(known))
     try:
-        origin = find_origin(values, defaults, on_zoo)
+        code_base = find_code_base(values, defaults, on_zoo)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
-    if origin is None:
+    if code_base is None:
         return loaded, overrides
     rest: list[str] = []
     for index in range(0, len(overrides), 2):
@@ -48,32 +48,34 @@ def from_whole_file(
             values[pair[0]] = pair[1]
         else:
             rest += pair
-    return nest(translate_file(values, origin, defaults, source)), rest
+    return nest(translate_file(values, code_base, defaults, source)), rest
 
 
-def take_single_keys(loaded: CfgNode, known: CfgNode) -> dict[str, Any]:
-    """Remove the single keys of theirs from a file of this package, in place, and return their values."""
+def pop_foreign_keys(loaded: CfgNode, known: CfgNode) -> dict[str, Any]:
+    """Remove other code bases' keys from a file of segzoo, in place, and return their values."""
     defaults = dict(flatten(known))
     values = dict(flatten(loaded))
     backbone = values.get("MODEL.BACKBONE.NAME", known.MODEL.BACKBONE.NAME)
-    taken = {key: value for key, value in values.items() if is_theirs(key, defaults, backbone)}
+    taken = {key: value for key, value in values.items() if needs_conversion(key, defaults, backbone)}
     for key in taken:
         drop_key(loaded, key)
     for key, value in values.items():
-        if key not in taken and value != (spelled := spelled_here(key, value)):
+        if key not in taken and value != (spelling := local_spelling(key, value)):
             *path, leaf = key.split(".")
-            existing_section(loaded, path)[leaf] = spelled
+            existing_section(loaded, path)[leaf] = spelling
     return taken
 
 
-def converted(given: dict[str, Any], cfg: CfgNode, source: str) -> CfgNode:
-    """Return what single keys of theirs change in a configuration, which has all other keys by now.
+def convert_foreign_keys(given: dict[str, Any], cfg: CfgNode, source: str) -> CfgNode:
+    """Return the changes that single keys of another code base make in a configuration.
 
     Args:
-        source: where they stand, for errors; "" for a command line.
+        given: their values.
+        cfg: the configuration with all other keys applied.
+        source: the file, for errors; "" for a command line.
 
     Raises:
-        InputError: one of them has no counterpart, or none alone.
+        InputError: a key has no counterpart, or none without other keys.
     """
     try:
         return nest(translate_keys(given, dict(flatten(cfg))))

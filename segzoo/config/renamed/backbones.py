@@ -1,4 +1,4 @@
-"""MODEL.RESNETS and MODEL.SWIN: the sizes of a backbone, which have names here."""
+"""Convert MODEL.RESNETS and MODEL.SWIN: the sizes of a backbone, which are named variants in segzoo."""
 
 import re
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 from ..keys import equal
 from .heads import DETECTOR
-from .row import Convert, Row, Scene, fixed, nothing, refuse
+from .row import Context, Convert, Row, fixed, ignore, refuse
 
-# The backbones of this package, all of which read MODEL.BACKBONE and nothing of MODEL.RESNETS.
+# The backbones of segzoo, which read MODEL.BACKBONE and not MODEL.RESNETS.
 # fmt: off
 OUR_BACKBONES = (
     "CSWinTransformer", "MixTransformer", "PyramidVisionTransformerV2", "ResNetBackbone", "SwinTransformer",
@@ -16,7 +16,7 @@ OUR_BACKBONES = (
 )
 # fmt: on
 
-# Theirs that have the same network here; Detectron2's first one works here as it is, too.
+# Other code bases' backbones with the same network in segzoo; Detectron2's first one also works as it is.
 NAMES = {
     "build_resnet_backbone": "ResNetBackbone",
     "build_resnet_deeplab_backbone": "ResNetBackbone",
@@ -27,7 +27,7 @@ _DEPTHS = (18, 34, 50, 101, 152)
 _BASIC_STEM = {"STEM_TYPE": "basic", "STEM_OUT_CHANNELS": 64, "RES5_MULTI_GRID": (1, 1, 1)}
 _DEEPLAB = {"DEPTH": 101, "STEM_TYPE": "deeplab", "STEM_OUT_CHANNELS": 128, "RES5_MULTI_GRID": (1, 2, 4)}
 
-# Channels, blocks and heads of each stage, side of a window. A test holds them equal to the models'.
+# Channels, blocks and heads of each stage, and window size. A test compares them with the models.
 SWIN_VARIANTS = {
     "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
     "small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
@@ -41,32 +41,32 @@ _SWIN_SIZES = [f"MODEL.SWIN.{name}" for name in ("EMBED_DIM", "DEPTHS", "NUM_HEA
 _NAME, _VARIANT, _DEPTH = "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.VARIANT", "MODEL.RESNETS.DEPTH"
 
 
-def _belongs(given: Mapping[str, Any], scene: Scene, name: str) -> bool:
-    """Whether keys of a backbone are for the one that is used. A whole file has those of others, too."""
-    used = scene.ours[_NAME]
-    if used == name or scene.whole:
+def _belongs(given: Mapping[str, Any], context: Context, name: str) -> bool:
+    """Return whether keys of a backbone are for the one that is used; whole files have keys of others."""
+    used = context.ours[_NAME]
+    if used == name or context.whole:
         return used == name
     key, value = next(iter(given.items()))
-    refuse(key, value, f"is a key of {name} and has no effect on {used}; set {_NAME} {name}")
+    refuse(key, value, f"is a key of {name} and has no effect for {used}; set {_NAME} {name}")
 
 
-def _resnet(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    if scene.whole and scene.ours["MODEL.META_ARCHITECTURE"] == DETECTOR:
+def _resnet(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    if context.whole and context.ours["MODEL.META_ARCHITECTURE"] == DETECTOR:
         return {_NAME: given[_NAME]}
-    if scene.whole:
+    if context.whole:
         return _whole_backbone(given)
-    if not _belongs(given, scene, "ResNetBackbone"):
+    if not _belongs(given, context, "ResNetBackbone"):
         return {}
-    for name, plain in _BASIC_STEM.items():
+    for name, expected in _BASIC_STEM.items():
         key = f"MODEL.RESNETS.{name}"
-        if key in given and not equal(given[key], plain):
+        if key in given and not equal(given[key], expected):
             refuse(key, given[key], f"has no effect here; {_VARIANT} r101c is DeepLab's ResNet-101")
     if _DEPTH not in given:
         return {}
-    variant = scene.ours[_VARIANT]
+    variant = context.ours[_VARIANT]
     match = re.fullmatch(r"r\d+(_v1[bcds])?", variant)
     if match is None:
-        refuse(_DEPTH, given[_DEPTH], f"has no effect on {_VARIANT} {variant}; set {_VARIANT} by its name")
+        refuse(_DEPTH, given[_DEPTH], f"has no effect for {_VARIANT} {variant}; set {_VARIANT} by its name")
     return {_VARIANT: _variant(given[_DEPTH]) + (match[1] or "")}
 
 
@@ -79,9 +79,9 @@ def _whole_backbone(given: Mapping[str, Any]) -> Mapping[str, Any]:
         for part, value in _DEEPLAB.items():
             key = f"MODEL.RESNETS.{part}"
             if not equal(given[key], value):
-                refuse(key, given[key], f"has no counterpart for {name}; {value!r} has")
+                refuse(key, given[key], f"has no counterpart for {name}; use {value!r}")
         result[_VARIANT] = "r101c"
-    elif NAMES.get(name, name) == "ResNetBackbone":  # whose stem is the basic one, whatever the file says
+    elif NAMES.get(name, name) == "ResNetBackbone":  # its stem is always the basic one
         result[_VARIANT] = _variant(given[_DEPTH])
     return result
 
@@ -89,19 +89,19 @@ def _whole_backbone(given: Mapping[str, Any]) -> Mapping[str, Any]:
 def _variant(depth: int) -> str:
     if depth not in _DEPTHS:
         known = ", ".join(map(str, _DEPTHS))
-        refuse(_DEPTH, depth, f"is no {_VARIANT} of ResNetBackbone; known depths: {known}")
+        refuse(_DEPTH, depth, f"is not the depth of a {_VARIANT} of ResNetBackbone; known depths: {known}")
     return f"r{depth}"
 
 
 def check_backbone_name(given: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    """Check that a ResNet of Detectron2 that single keys choose is meant, and not the one of this package.
+    """Check that single keys that choose Detectron2's ResNet do not mean segzoo's.
 
     Args:
         given: the single keys with their values.
         before: the values of the configuration without them, by full key.
 
     Raises:
-        InputError: it replaces a backbone of this package, and none of the keys that it reads is given.
+        InputError: it replaces a backbone of segzoo, and none of the keys that it reads is given.
     """
     name, replaced = given.get(_NAME, ""), before.get(_NAME)
     if NAMES.get(name) != "ResNetBackbone" or replaced not in OUR_BACKBONES:
@@ -116,17 +116,17 @@ def check_backbone_name(given: Mapping[str, Any], before: Mapping[str, Any]) -> 
     refuse(
         _NAME,
         name,
-        "is Detectron2's own network, which reads MODEL.RESNETS, and no key of that is given; the same "
-        f"network is ResNetBackbone here: set {remedy}",
+        "is Detectron2's network, which reads MODEL.RESNETS, and no key of that section is given; segzoo's "
+        f"ResNetBackbone is the same network: set {remedy}",
     )
 
 
 def _renamed(backbone: str, here: str) -> Convert:
-    """Return the conversion of one key of a backbone with another name and the same meaning."""
+    """Return the conversion of a backbone's key to another name with the same meaning."""
 
-    def convert(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    def convert(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
         (value,) = given.values()
-        return {here: value} if _belongs(given, scene, backbone) else {}
+        return {here: value} if _belongs(given, context, backbone) else {}
 
     return convert
 
@@ -134,8 +134,8 @@ def _renamed(backbone: str, here: str) -> Convert:
 _STRIDES = {(1, 1): 32, (1, 2): 16, (2, 4): 8}
 
 
-def _dilation(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    if not _belongs(given, scene, "ResNetBackbone"):
+def _dilation(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    if not _belongs(given, context, "ResNetBackbone"):
         return {}
     key = "MODEL.RESNETS.RES5_DILATION"
     pair = given.get("MODEL.RESNETS.RES4_DILATION", 1), given.get(key, 1)
@@ -144,22 +144,22 @@ def _dilation(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     return {"MODEL.BACKBONE.OUTPUT_STRIDE": _STRIDES[pair]}
 
 
-def _stride_in_1x1(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _stride_in_1x1(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     ((key, value),) = given.items()
-    if _belongs(given, scene, "ResNetBackbone") and value and scene.ours[_VARIANT] not in ("r18", "r34"):
+    if _belongs(given, context, "ResNetBackbone") and value and context.ours[_VARIANT] not in ("r18", "r34"):
         refuse(
             key,
             value,
             "has no counterpart: ResNetBackbone strides in its 3x3 convolutions, as torchvision's weights "
-            "need; take those with False, or set MODEL.BACKBONE.NAME build_resnet_backbone",
+            "need; use those and False, or set MODEL.BACKBONE.NAME build_resnet_backbone",
         )
     return {}
 
 
-def _resnet_shape(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    if not _belongs(given, scene, "ResNetBackbone"):
+def _resnet_shape(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    if not _belongs(given, context, "ResNetBackbone"):
         return {}
-    narrow = scene.ours[_VARIANT] in ("r18", "r34")
+    narrow = context.ours[_VARIANT] in ("r18", "r34")
     plain = {
         "NUM_GROUPS": 1,
         "WIDTH_PER_GROUP": 64,
@@ -167,7 +167,7 @@ def _resnet_shape(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
         "DEFORM_ON_PER_STAGE": (False,) * 4,
     }
     for key, value in given.items():
-        expected = plain.get(key.rsplit(".", 1)[-1], value)  # the other DEFORM keys say nothing alone
+        expected = plain.get(key.rsplit(".", 1)[-1], value)  # the other DEFORM keys have no effect alone
         if not equal(value, expected):
             refuse(
                 key,
@@ -178,15 +178,15 @@ def _resnet_shape(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     return {}
 
 
-def _swin_variant(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    if not _belongs(given, scene, "SwinTransformer"):
+def _swin_variant(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    if not _belongs(given, context, "SwinTransformer"):
         return {}
     found = [
         name
         for name, sizes in SWIN_VARIANTS.items()
         if all(equal(given[key], size) for key, size in zip(_SWIN_SIZES, sizes, strict=True) if key in given)
     ]
-    if scene.ours[_VARIANT] in found:
+    if context.ours[_VARIANT] in found:
         return {}
     if len(found) != 1:
         key, value = next(iter(given.items()))
@@ -195,8 +195,8 @@ def _swin_variant(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     return {_VARIANT: found[0]}
 
 
-def _swin_fixed(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    if not _belongs(given, scene, "SwinTransformer"):
+def _swin_fixed(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    if not _belongs(given, context, "SwinTransformer"):
         return {}
     expected = {
         "PATCH_SIZE": 4,
@@ -210,7 +210,7 @@ def _swin_fixed(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     }
     for key, value in given.items():
         fixed(expected[key.rsplit(".", 1)[-1]], "has no counterpart in SwinTransformer; leave it out")(
-            {key: value}, scene
+            {key: value}, context
         )
     return {}
 
@@ -285,5 +285,5 @@ SWIN_ROWS = (
         "their defaults only",
         _swin_fixed,
     ),
-    Row("MODEL.SWIN.PRETRAIN_IMG_SIZE", "", "has no effect there either without `APE`", nothing),
+    Row("MODEL.SWIN.PRETRAIN_IMG_SIZE", "", "has no effect there either without `APE`", ignore),
 )

@@ -1,15 +1,15 @@
-"""Meta-architectures, heads, pixel decoders, transformer decoders and their losses."""
+"""Convert meta-architectures, heads, pixel decoders, transformer decoders and their losses."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from .row import Convert, Row, Scene, fixed, nothing, refuse, same
+from .row import Context, Convert, Row, fixed, ignore, refuse, same
 
 _ARCHITECTURE, _HEAD = "MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD.NAME"
-# Detectron2's, which has no other name here.
+# Detectron2's meta-architecture with the same name in segzoo.
 DETECTOR = "GeneralizedRCNN"
 OUR_ARCHITECTURES = ("MaskFormer", "PerPixelSegmentor")
-# Of their code, by which a file of theirs is known.
+# Meta-architectures that identify a file of another code base.
 OTHER_ARCHITECTURES = (
     DETECTOR,
     "PanopticDeepLab",
@@ -29,14 +29,14 @@ MASKED_DECODER = "MultiScaleMaskedTransformerDecoder"
 _DECODERS = ("MaskFormerTransformerDecoder", MASKED_DECODER)
 DEC_LAYERS = "MODEL.MASK_FORMER.DEC_LAYERS"
 
-# What has no counterpart, in a word.
+# Meta-architectures without a counterpart, in words.
 _ELSEWHERE = {
     "ProposalNetwork": "a region proposal network",
-    "RetinaNet": "a detector of boxes",
+    "RetinaNet": "a box detector",
     "PanopticDeepLab": "Panoptic-DeepLab",
     "PanopticFPN": "Panoptic FPN",
     "TensorMask": "TensorMask",
-    "VideoMaskFormer": "a model of videos",
+    "VideoMaskFormer": "a video model",
 }
 _AUTHORS = "train it with its authors' train_net.py"
 _PER_PIXEL = f"known: {', '.join(_PER_PIXEL_HEADS)}"
@@ -46,7 +46,7 @@ _NEAREST = {
 }
 
 
-def _architecture(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _architecture(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     name, head = given[_ARCHITECTURE], given[_HEAD]
     if name == DETECTOR:
         return _mask_rcnn(given)
@@ -59,23 +59,23 @@ def _architecture(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
     if name != "MaskFormer":
         refuse(_ARCHITECTURE, name, "has no counterpart here; known: MaskFormer, SemanticSegmentor")
     if head != "MaskFormerHead":
-        refuse(_HEAD, head, "has no counterpart with MODEL.META_ARCHITECTURE MaskFormer; MaskFormerHead has")
+        refuse(_HEAD, head, "has no counterpart with MODEL.META_ARCHITECTURE MaskFormer; use MaskFormerHead")
     return {_ARCHITECTURE: name, _HEAD: head}
 
 
 def _mask_rcnn(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Convert Detectron2's own Mask R-CNN: it is built, trained and evaluated here with its own keys."""
-    for key, expected, what in (
+    """Convert Detectron2's Mask R-CNN, which segzoo builds, trains and evaluates with its own keys."""
+    for key, expected, behavior in (
         ("MODEL.LOAD_PROPOSALS", False, "takes proposals from files"),
         ("MODEL.KEYPOINT_ON", False, "predicts keypoints"),
         ("MODEL.MASK_ON", True, "predicts boxes only"),
     ):
         if given[key] != expected:
-            refuse(key, given[key], f"has no counterpart here: the model {what}; {_AUTHORS}")
+            refuse(key, given[key], f"has no counterpart here: the model {behavior}; {_AUTHORS}")
     return {
         _ARCHITECTURE: DETECTOR,
         "MODEL.MASK_ON": True,
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 0,  # it has no such head
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 0,  # no such head
         "TASK": "instance",
         "TEST.TASKS": ("instance",),
         "INPUT.AUGMENTATION": "semantic",
@@ -83,53 +83,53 @@ def _mask_rcnn(given: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def _pixel_decoder(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _pixel_decoder(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     name = _among(given, _PIXEL_DECODERS)
     upsampling = "bilinear" if name == "MSDeformAttnPixelDecoder" else "nearest"
     result: dict[str, Any] = {_PIXEL_DECODER: name, "MODEL.SEM_SEG_HEAD.TOP_DOWN_UPSAMPLE": upsampling}
-    if name == "FPNPixelDecoder":  # it has none, whatever a base of the file says
+    if name == "FPNPixelDecoder":  # no encoder, also if a base file sets one
         result["MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS"] = 0
     return result
 
 
-def _decoder(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _decoder(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     return {DECODER: _among(given, _DECODERS)}
 
 
 def _among(given: Mapping[str, Any], known: tuple[str, ...]) -> str:
-    """Return the name that is given, in its spelling here."""
+    """Return the given name if it is a known one."""
     ((key, value),) = given.items()
     if value not in known:
         refuse(key, value, f"has no counterpart here; known: {', '.join(known)}")
     return value
 
 
-def _num_heads(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _num_heads(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     ((key, value),) = given.items()
-    shared = scene.ours["MODEL.MASK_FORMER.NHEADS"]
-    if value != shared and scene.ours[_PIXEL_DECODER] == "MSDeformAttnPixelDecoder":
+    shared = context.ours["MODEL.MASK_FORMER.NHEADS"]
+    if value != shared and context.ours[_PIXEL_DECODER] == "MSDeformAttnPixelDecoder":
         refuse(
             key,
             value,
-            f"has no key of its own: the encoder has as many as the decoder, {shared}; set "
+            f"has no separate key: the encoder has the decoder's number of heads, {shared}; set "
             "MODEL.MASK_FORMER.NHEADS for both",
         )
     return {}
 
 
-def _decoder_layers(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _decoder_layers(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     ((key, value),) = given.items()
-    if scene.ours[DECODER] != MASKED_DECODER or scene.ours[_ARCHITECTURE] != "MaskFormer":
+    if context.ours[DECODER] != MASKED_DECODER or context.ours[_ARCHITECTURE] != "MaskFormer":
         return {key: value}
     if value < 2:
-        refuse(key, value, "counts the prediction before the first layer there; expected at least 2")
+        refuse(key, value, "includes the prediction before the first layer there; expected at least 2")
     return {key: value - 1}
 
 
-def _padding(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _padding(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     ((key, value),) = given.items()
-    if value < 0:  # that of the backbone
-        value = 32 if scene.ours["MODEL.BACKBONE.NAME"] == "SwinTransformer" else 0
+    if value < 0:  # the backbone's
+        value = 32 if context.ours["MODEL.BACKBONE.NAME"] == "SwinTransformer" else 0
     return {key: value}
 
 
@@ -144,10 +144,10 @@ ARCHITECTURE_ROW = Row(
 
 
 def _instead(remedy: str) -> Convert:
-    """Return the conversion of a key that is to be written otherwise. In a whole file no model reads it."""
+    """Return the conversion of a key that must be set in another way; in whole files no model reads it."""
 
-    def convert(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-        if not scene.whole:
+    def convert(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+        if not context.whole:
             key, value = next(iter(given.items()))
             refuse(key, value, f"has no effect here; {remedy}")
         return {}
@@ -210,7 +210,7 @@ HEAD_ROWS = (
         "-1 is 0 with a ResNet and 32 with Swin",
         _padding,
     ),
-    Row("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "", "follows from the dataset", nothing),
+    Row("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "", "follows from the dataset", ignore),
     Row("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "", "4 only", fixed(4, "has no counterpart here; 4 has")),
     Row(
         "MODEL.SEM_SEG_HEAD.LOSS_TYPE",

@@ -1,4 +1,4 @@
-"""What a row of the tables of renamed keys is."""
+"""Rows of the tables of converted keys."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -8,30 +8,30 @@ from segzoo.utils.errors import InputError
 from ..keys import equal
 
 
-class Scene(NamedTuple):
-    """What a conversion sees beside the keys that it converts.
+class Context(NamedTuple):
+    """Context of a conversion.
 
     Attributes:
-        ours: the configuration here as far as it is known, by full key.
-        whole: a whole file of theirs is converted, and every key is given, some at their defaults; else
-            single keys, which change a configuration that is there.
+        ours: segzoo's configuration as converted so far, by full key.
+        whole: whether a whole file of another code base is converted, with all keys given, some at their
+            defaults; else single keys change an existing configuration.
     """
 
     ours: Mapping[str, Any]
     whole: bool
 
 
-Convert = Callable[[Mapping[str, Any], Scene], Mapping[str, Any]]
+Convert = Callable[[Mapping[str, Any], Context], Mapping[str, Any]]
 
 
 class Row(NamedTuple):
-    """Keys of another code base that belong together, and what they are here.
+    """Related keys of another code base, and their conversion.
 
     Attributes:
-        there: the keys, by full name, separated by spaces.
-        here: what they are here, as COMING_FROM.md has it; "" for none.
-        note: what else there is to know; "" for nothing.
-        convert: from those of the keys that are given, with their values, to keys and values here. It raises
+        there: the full keys, separated by spaces.
+        here: segzoo's keys, as shown in COMING_FROM.md; "" for none.
+        note: explanation for COMING_FROM.md; "" for none.
+        convert: maps the given ones of the keys, with their values, to segzoo's keys and values; raises
             InputError for values without a counterpart.
     """
 
@@ -42,19 +42,19 @@ class Row(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
-        """The keys there, one by one."""
+        """The other code base's keys."""
         return self.there.split()
 
 
 def refuse(key: str, value: Any, remedy: str) -> NoReturn:
-    """Raise InputError for a key of theirs that cannot be taken, with what to do instead."""
+    """Raise InputError for a key that cannot be converted, with the remedy."""
     raise InputError(f"{key} {value!r} {remedy}")
 
 
 def same(here: str) -> Convert:
-    """Return the conversion of one key with another name and the same meaning."""
+    """Return the conversion of a key to another name with the same meaning."""
 
-    def convert(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    def convert(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
         (value,) = given.values()
         return {here: value}
 
@@ -62,9 +62,9 @@ def same(here: str) -> Convert:
 
 
 def fixed(expected: Any, remedy: str) -> Convert:
-    """Return the conversion of keys with a single value that the code here has, too."""
+    """Return the conversion of keys with a single supported value, which segzoo's code has as well."""
 
-    def convert(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+    def convert(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
         for key, value in given.items():
             if not equal(value, expected):
                 refuse(key, value, remedy)
@@ -73,6 +73,6 @@ def fixed(expected: Any, remedy: str) -> Convert:
     return convert
 
 
-def nothing(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    """Convert keys whose value says nothing that has an effect."""
+def ignore(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    """Return no keys, for values without effect."""
     return {}

@@ -1,13 +1,13 @@
-"""The keys of Detectron2, MaskFormer and Mask2Former that are others here: one table, in order of conversion.
+"""Table of the keys of Detectron2, MaskFormer and Mask2Former that differ in segzoo, in order of conversion.
 
-COMING_FROM.md shows the same table. Keys that are in neither have the same name and meaning.
+COMING_FROM.md shows the same table. Keys that are not in it have the same name and meaning.
 """
 
 from .backbones import RESNET_ROWS, SWIN_ROWS
 from .heads import ARCHITECTURE_ROW, HEAD_ROWS
 from .training import INPUT_ROWS, TASK_ROWS, TEST_ROWS, WEIGHTS_ROW
 
-# A conversion may look at what the rows above it gave.
+# A conversion may use the results of the rows above it.
 ROWS = (
     ARCHITECTURE_ROW,
     *TASK_ROWS,
@@ -19,5 +19,5 @@ ROWS = (
     *TEST_ROWS,
 )
 
-# Their keys that are not the same here.
+# All keys that are converted.
 CONVERTED = frozenset(key for row in ROWS for key in row.keys)

@@ -1,4 +1,4 @@
-"""Datasets, weights, training images and tests: what MaskFormer and Mask2Former add to Detectron2's keys."""
+"""Convert the keys of datasets, weights, augmentation and evaluation of MaskFormer and Mask2Former."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from segzoo.utils.paths import expand_home
 
 from .heads import DETECTOR
-from .row import Row, Scene, nothing, refuse, same
+from .row import Context, Row, ignore, refuse, same
 
 
 class _Mapper(NamedTuple):
@@ -25,7 +25,7 @@ _MAPPERS = {
     "coco_instance_lsj": _Mapper("instance", "lsj"),
 }
 
-# Names of datasets that have another name here.
+# Datasets with another name in segzoo.
 DATASETS = {
     "coco_2017_train": "coco_2017_train_instances",
     "coco_2017_val": "coco_2017_val_instances",
@@ -38,7 +38,7 @@ DATASETS = {
 
 _WEIGHTS = "MODEL.WEIGHTS"
 _SWIN_URL = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
-# Files that users of theirs convert by hand, and the published ones that they are made of.
+# Files that users of these code bases convert by hand, and the published originals.
 WEIGHTS = {
     "R-101.pkl": "detectron2://ImageNetPretrained/torchvision/R-101.pkl",
     **{
@@ -53,7 +53,7 @@ WEIGHTS = {
     },
 }
 
-# A value that has another spelling here, and none that means anything else.
+# Values with another spelling in segzoo, which have no other meaning there.
 VALUES = {
     "MODEL.BACKBONE.NAME": {"D2SwinTransformer": "SwinTransformer"},
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": {
@@ -67,38 +67,38 @@ VALUES = {
 }
 
 
-def _mapper(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _mapper(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     name = given[_MAPPER_KEY]
     if name not in _MAPPERS:
         refuse(_MAPPER_KEY, name, f"has no counterpart here; known: {', '.join(_MAPPERS)}")
     mapper = _MAPPERS[name]
     result: dict[str, Any] = {"TASK": mapper.task, "INPUT.AUGMENTATION": mapper.augmentation}
-    if not scene.whole and scene.ours["TASK"] != mapper.task:
+    if not context.whole and context.ours["TASK"] != mapper.task:
         result["TEST.TASKS"] = (mapper.task,)
     return result
 
 
-def _names(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _names(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     return {key: tuple(DATASETS.get(name, name) for name in names) for key, names in given.items()}
 
 
-def _weights(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _weights(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     ((key, value),) = given.items()
     return {key: value if os.path.isfile(expand_home(value)) else WEIGHTS.get(value, value)}
 
 
-def _filter_empty(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    # Theirs looks at the annotations of instances; records of semantic and panoptic labels have none.
-    return {key: value and scene.ours["TASK"] == "instance" for key, value in given.items()}
+def _filter_empty(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    # Detectron2 checks instance annotations; records of semantic and panoptic labels have none.
+    return {key: value and context.ours["TASK"] == "instance" for key, value in given.items()}
 
 
-def _crop(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    family = scene.ours["INPUT.AUGMENTATION"]
-    enabled, kind, size = (given[f"INPUT.CROP.{name}"] for name in ("ENABLED", "TYPE", "SIZE"))
-    wanted = {"semantic": "absolute", "detr": "absolute_range"}.get(family)
-    if wanted is None or (family == "semantic" and not enabled):
+def _crop(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    family = context.ours["INPUT.AUGMENTATION"]
+    enabled, crop_type, size = (given[f"INPUT.CROP.{name}"] for name in ("ENABLED", "TYPE", "SIZE"))
+    expected = {"semantic": "absolute", "detr": "absolute_range"}.get(family)
+    if expected is None or (family == "semantic" and not enabled):
         return {"INPUT.CROP_SIZE": ()}
-    if scene.ours["MODEL.META_ARCHITECTURE"] == DETECTOR:
+    if context.ours["MODEL.META_ARCHITECTURE"] == DETECTOR:
         refuse("INPUT.CROP.ENABLED", enabled, "has no counterpart: Detectron2 crops before it resizes")
     if not enabled:
         refuse(
@@ -106,36 +106,42 @@ def _crop(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
             enabled,
             "has no counterpart: INPUT.AUGMENTATION detr crops",
         )
-    if kind != wanted:
-        refuse("INPUT.CROP.TYPE", kind, f"has no counterpart with INPUT.AUGMENTATION {family}; {wanted} has")
+    if crop_type != expected:
+        refuse(
+            "INPUT.CROP.TYPE",
+            crop_type,
+            f"has no counterpart with INPUT.AUGMENTATION {family}; use {expected}",
+        )
     return {"INPUT.CROP_SIZE" if family == "semantic" else "INPUT.DETR_CROP_SIZE": tuple(size)}
 
 
-def _padding(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _padding(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     ((key, value),) = given.items()
-    if scene.whole and scene.ours["INPUT.AUGMENTATION"] != "semantic":
+    if context.whole and context.ours["INPUT.AUGMENTATION"] != "semantic":
         return {}  # the other mappers do not read it
     if value <= 0:
         return {"INPUT.PAD_TO_CROP": False}
-    crop = tuple(scene.ours["INPUT.CROP_SIZE"])
+    crop = tuple(context.ours["INPUT.CROP_SIZE"])
     if crop != (value, value):
         refuse(key, value, f"has no counterpart: training images are padded to INPUT.CROP_SIZE {crop}")
     return {"INPUT.PAD_TO_CROP": True}
 
 
-def _scale(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
-    low, high = scene.ours["INPUT.LSJ_SCALE"]
+def _scale(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    low, high = context.ours["INPUT.LSJ_SCALE"]
     return {"INPUT.LSJ_SCALE": (given.get("INPUT.MIN_SCALE", low), given.get("INPUT.MAX_SCALE", high))}
 
 
-def _flip(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _flip(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     ((key, value),) = given.items()
-    obeyed = scene.ours["MODEL.META_ARCHITECTURE"] == DETECTOR or scene.ours["INPUT.AUGMENTATION"] == "lsj"
+    obeyed = (
+        context.ours["MODEL.META_ARCHITECTURE"] == DETECTOR or context.ours["INPUT.AUGMENTATION"] == "lsj"
+    )
     if value == "none" and obeyed:
         return {"INPUT.FLIP_PROB": 0.0}
     if value not in ("none", "horizontal"):
-        refuse(key, value, "has no counterpart: images are flipped from left to right only")
-    return {"INPUT.FLIP_PROB": 0.5}  # the other mappers flip whatever the key says
+        refuse(key, value, "has no counterpart: images are only flipped horizontally")
+    return {"INPUT.FLIP_PROB": 0.5}  # the other mappers ignore the key
 
 
 _FLAGS = {f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON": task for task in ("panoptic", "semantic", "instance")}
@@ -145,13 +151,13 @@ _RESIZED_FIRST = "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
 _RESIZING = "MODEL.MASK_FORMER.TEST.SEMANTIC_RESIZING"
 
 
-def _tests(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
+def _tests(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     flags = {key: value for key, value in given.items() if key != _RESIZED_FIRST}
-    if scene.whole:
-        return {"TEST.TASKS": _whole_tasks(flags, scene.ours["TASK"]), _RESIZING: _resizing(given, scene)}
+    if context.whole:
+        return {"TEST.TASKS": _whole_tasks(flags, context.ours["TASK"]), _RESIZING: _resizing(given, context)}
     result: dict[str, Any] = {}
     if flags:
-        result["TEST.TASKS"] = _changed_tasks(flags, scene)
+        result["TEST.TASKS"] = _changed_tasks(flags, context)
     if _RESIZED_FIRST in given:
         result[_RESIZING] = "masks" if given[_RESIZED_FIRST] else ""
     return result
@@ -159,32 +165,32 @@ def _tests(given: Mapping[str, Any], scene: Scene) -> Mapping[str, Any]:
 
 def _whole_tasks(flags: Mapping[str, Any], task: str) -> tuple[str, ...]:
     if task != "panoptic":
-        return (task,)  # the others are computed there and evaluated by nothing
+        return (task,)  # other tasks are computed there but not evaluated
     always = () if "MODEL.MASK_FORMER.TEST.SEMANTIC_ON" in flags else ("semantic",)
     return tuple(name for key, name in _FLAGS.items() if flags.get(key) or name in always)
 
 
-def _changed_tasks(flags: Mapping[str, Any], scene: Scene) -> tuple[str, ...]:
-    asked = set(scene.ours["TEST.TASKS"] or (scene.ours["TASK"],))
+def _changed_tasks(flags: Mapping[str, Any], context: Context) -> tuple[str, ...]:
+    tasks = set(context.ours["TEST.TASKS"] or (context.ours["TASK"],))
     for key, value in flags.items():
         if value:
-            asked.add(_FLAGS[key])
+            tasks.add(_FLAGS[key])
         else:
-            asked.discard(_FLAGS[key])
-    if not asked:
+            tasks.discard(_FLAGS[key])
+    if not tasks:
         key = next(iter(flags))
-        task = scene.ours["TASK"]
-        refuse(key, flags[key], f"leaves no task for the test; set TEST.TASKS \"('{task}',)\"")
+        task = context.ours["TASK"]
+        refuse(key, flags[key], f"leaves no task to evaluate; set TEST.TASKS \"('{task}',)\"")
     order = [*_FLAGS.values(), "entity"]
-    return tuple(sorted(asked, key=order.index))
+    return tuple(sorted(tasks, key=order.index))
 
 
-def _resizing(given: Mapping[str, Any], scene: Scene) -> str:
-    """Return what is resized in a whole file: masks if one of three keys says so, whatever the task."""
-    asks = (_RESIZED_FIRST, "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "MODEL.MASK_FORMER.TEST.INSTANCE_ON")
-    masks = any(given.get(key) for key in asks)
-    if masks == (scene.ours["TASK"] != "semantic"):
-        return ""  # as the task has it
+def _resizing(given: Mapping[str, Any], context: Context) -> str:
+    """Return SEMANTIC_RESIZING of a whole file: masks if one of three keys is set, for any task."""
+    mask_keys = (_RESIZED_FIRST, "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "MODEL.MASK_FORMER.TEST.INSTANCE_ON")
+    masks = any(given.get(key) for key in mask_keys)
+    if masks == (context.ours["TASK"] != "semantic"):
+        return ""  # the task's default
     return "masks" if masks else "scores"
 
 
@@ -233,7 +239,7 @@ INPUT_ROWS = (
         "INPUT.MASK_FORMAT",
         "",
         "no effect: masks are label maps, also for Detectron2's own Mask R-CNN",
-        nothing,
+        ignore,
     ),
     Row(
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
@@ -246,7 +252,7 @@ INPUT_ROWS = (
         "DATALOADER.ASPECT_RATIO_GROUPING",
         "",
         "`False` only: a batch depends on seed and iteration alone",
-        nothing,
+        ignore,
     ),
 )
 

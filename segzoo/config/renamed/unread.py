@@ -1,4 +1,4 @@
-"""Detectron2's keys that would have no effect here, each with what does its work."""
+"""Detectron2's keys that have no effect in segzoo, each with its replacement."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from .backbones import OUR_BACKBONES
 from .heads import OUR_ARCHITECTURES
 
-# Read by nothing here, whatever the model.
+# Not read by any model.
 UNREAD = {
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": "no model here takes proposals from files",
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": "no model here takes proposals from files",
     "DATASETS.PROPOSAL_FILES_TEST": "no model here takes proposals from files",
     "DATASETS.PROPOSAL_FILES_TRAIN": "no model here takes proposals from files",
-    "INPUT.RANDOM_FLIP": "INPUT.FLIP_PROB is the flip's probability, 0 for none",
+    "INPUT.RANDOM_FLIP": "INPUT.FLIP_PROB is the probability of a flip, 0 for none",
     "INPUT.CROP.ENABLED": "INPUT.CROP_SIZE crops, or INPUT.DETR_CROP_SIZE with INPUT.AUGMENTATION detr",
     "INPUT.CROP.TYPE": "INPUT.CROP_SIZE is absolute, INPUT.DETR_CROP_SIZE an absolute range",
     "INPUT.CROP.SIZE": "INPUT.CROP_SIZE is (height, width) in pixels, INPUT.DETR_CROP_SIZE a range of pixels",
@@ -29,8 +29,8 @@ UNREAD = {
 
 _DETECTOR = "it belongs to Detectron2's detectors, and MODEL.META_ARCHITECTURE is {architecture}"
 _CLASSES = "the classes follow from the dataset, DATASETS.TRAIN"
-# Read by Detectron2's own models and by none here: sections, which end in a dot, and keys.
-_OF_DETECTORS = {
+# Read only by Detectron2's models: sections, which end in a dot, and keys.
+_DETECTOR_KEYS = {
     "MODEL.ROI_HEADS.NUM_CLASSES": _CLASSES,
     "MODEL.RETINANET.NUM_CLASSES": _CLASSES,
     "MODEL.MASK_ON": "TEST.TASKS says what is predicted",
@@ -38,7 +38,7 @@ _OF_DETECTORS = {
     "INPUT.MASK_FORMAT": "masks are label maps from the file to the loss",
     "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": "masks are predicted at a quarter of the image's size",
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD drops queries",
-    "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH": "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD does its work",
+    "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH": "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD replaces it",
     "MODEL.PROPOSAL_GENERATOR.": _DETECTOR,
     "MODEL.ANCHOR_GENERATOR.": _DETECTOR,
     "MODEL.RPN.": _DETECTOR,
@@ -50,7 +50,7 @@ _OF_DETECTORS = {
     "MODEL.PANOPTIC_FPN.": _DETECTOR,
     "MODEL.RETINANET.": _DETECTOR,
 }
-_OF_BACKBONES = {
+_BACKBONE_KEYS = {
     "MODEL.FPN.": "{backbone} has no FPN; MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is the pyramid",
     "MODEL.RESNETS.DEPTH": "set MODEL.BACKBONE.VARIANT, such as r101",
     "MODEL.RESNETS.NORM": "set MODEL.BACKBONE.NORM",
@@ -59,18 +59,19 @@ _OF_BACKBONES = {
 
 
 def why_unread(key: str, cfg: Mapping[str, Any]) -> str:
-    """Return what to do instead of setting a key without effect on a configuration; "" if it may have one.
+    """Return what to set instead of a key without effect; "" if it may have an effect.
 
     Args:
+        key: the full key.
         cfg: the values of the configuration, by full key.
     """
     if key in UNREAD:
         return UNREAD[key]
-    if cfg["IMPORTS"]:  # what is imported may read any key
+    if cfg["IMPORTS"]:  # imported modules may read any key
         return ""
     architecture, backbone = cfg["MODEL.META_ARCHITECTURE"], cfg["MODEL.BACKBONE.NAME"]
-    tables = [_OF_DETECTORS] if architecture in OUR_ARCHITECTURES else []
-    tables += [_OF_BACKBONES] if backbone in OUR_BACKBONES else []
+    tables = [_DETECTOR_KEYS] if architecture in OUR_ARCHITECTURES else []
+    tables += [_BACKBONE_KEYS] if backbone in OUR_BACKBONES else []
     for table in tables:
         for name, remedy in table.items():
             if key == name or (name.endswith(".") and key.startswith(name)):

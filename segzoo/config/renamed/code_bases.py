@@ -1,12 +1,12 @@
-"""The code bases whose files are understood: the keys that each adds with their defaults, and what it does.
+"""Code bases whose files can be loaded, with the keys that each adds, their defaults and fixed behavior.
 
-A file says what differs from the defaults of the code that it is written for; those are part of its meaning.
+A file contains only differences from the defaults of its code base, so these defaults are needed as well.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# Added by Detectron2's project DeepLab, which both others use.
+# Added by Detectron2's project DeepLab, which the two others use.
 _DEEPLAB = {
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
     "SOLVER.POLY_LR_POWER": 0.9,
@@ -14,7 +14,7 @@ _DEEPLAB = {
     "MODEL.RESNETS.RES4_DILATION": 1,
     "MODEL.RESNETS.RES5_MULTI_GRID": [1, 2, 4],
     "MODEL.RESNETS.STEM_TYPE": "deeplab",
-    # Of DeepLab's own heads, which have no counterpart: a saved configuration holds their defaults.
+    # Keys of DeepLab's own heads, which have no counterpart; a saved configuration holds their defaults.
     "MODEL.SEM_SEG_HEAD.LOSS_TYPE": "hard_pixel_mining",
     "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": ["res2"],
     "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [48],
@@ -88,13 +88,13 @@ _MASK2FORMER = {
 }
 
 
-class Origin(NamedTuple):
+class CodeBase(NamedTuple):
     """A code base.
 
     Attributes:
-        name: as its authors write it.
+        name: its name.
         keys: the keys that it adds to Detectron2's, with their defaults.
-        constants: what its code does without a key, in keys and values here.
+        constants: behavior of its code without a key, as keys and values of segzoo.
     """
 
     name: str
@@ -102,8 +102,8 @@ class Origin(NamedTuple):
     constants: Mapping[str, Any]
 
 
-DETECTRON2 = Origin("Detectron2", _DEEPLAB, {"SOLVER.OPTIMIZER": "SGD", "SOLVER.WEIGHT_DECAY_EMBED": None})
-MASKFORMER = Origin(
+DETECTRON2 = CodeBase("Detectron2", _DEEPLAB, {"SOLVER.OPTIMIZER": "SGD", "SOLVER.WEIGHT_DECAY_EMBED": None})
+MASKFORMER = CodeBase(
     "MaskFormer",
     {**_DEEPLAB, **_MASK_FORMER},
     {
@@ -114,7 +114,7 @@ MASKFORMER = Origin(
         "MODEL.MASK_FORMER.TEST.CONFIDENT_PIXELS_ONLY": False,
     },
 )
-MASK2FORMER = Origin(
+MASK2FORMER = CodeBase(
     "Mask2Former",
     {**_DEEPLAB, **_MASK_FORMER, **_MASK2FORMER},
     {
@@ -124,5 +124,5 @@ MASK2FORMER = Origin(
     },
 )
 
-# A file is Mask2Former's if it has one of these, which MaskFormer has not.
+# A file with one of these keys, which MaskFormer lacks, is Mask2Former's.
 MASK2FORMER_KEYS = frozenset(_MASK2FORMER)
