@@ -28,7 +28,7 @@ class ASPPHead(PixelHead):
         """
         Args:
             dilations: dilations of the pyramid's 3 x 3 convolutions.
-            projection_kernel: kernel size of the convolution that fuses the pyramid, 1 or 3.
+            projection_kernel: kernel size of the convolution that fuses the pyramid, odd.
             projection_dropout: probability of dropping single values after it.
             num_convs: number of 3 x 3 convolutions after it.
             pooling_first: the order of the branches, see `ASPP`.
@@ -36,7 +36,7 @@ class ASPPHead(PixelHead):
         """
         super().__init__(**shared)
         if projection_kernel % 2 == 0:
-            raise InputError(f"projection_kernel {projection_kernel}: expected 1 or 3")
+            raise InputError(f"projection_kernel {projection_kernel}: expected an odd number")
         self.aspp = ASPP(
             self.in_channels(self.in_features[-1]),
             self.channels,

@@ -15,6 +15,8 @@ from segzoo.modeling.mask_classification.head import (
     build_pixel_decoder,
     build_transformer_decoder,
     find_pixel_decoder,
+    transformer_in_channels,
+    transformer_input,
 )
 from segzoo.modeling.per_pixel import PixelHead
 
@@ -89,18 +91,14 @@ class PerPixelBaselinePlusHead(PixelHead):
         shared = super().from_config(cfg, input_shape)
         feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
         pixel_decoder = build_pixel_decoder(cfg, input_shape)
-        if feature == "transformer_encoder":
-            in_channels = pixel_decoder.output_channels["coarse"]
-        else:
-            in_channels = input_shape[feature].channels
+        in_channels = transformer_in_channels(feature, input_shape, pixel_decoder)
         decoder = build_transformer_decoder(cfg, in_channels, num_queries=shared["num_classes"])
         decoder.class_embed = nn.Identity()
         return {**shared, "pixel_decoder": pixel_decoder, "decoder": decoder, "decoder_feature": feature}
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         decoded = self.pixel_decoder(features)
-        encoded = self.decoder_feature == "transformer_encoder"
-        x = decoded.coarse if encoded else features[self.decoder_feature]
+        x = transformer_input(self.decoder_feature, features, decoded)
         outputs = self.decoder(x, decoded.mask_features)
         if not self.training:
             return {"logits": outputs["pred_masks"]}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,6 +13,7 @@ from segzoo.utils.errors import InputError
 from tests.modeling.modeling_helpers import random_image
 from tests.modeling.pixel_model_helpers import normalized, pixel_model
 from tests.modeling.pixel_peers import TINY
+from tests.registrations import forgotten
 
 # No batch statistics: an image's losses do not depend on the rest of the batch.
 NORMS = ("MODEL.BACKBONE.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN")
@@ -38,6 +40,10 @@ class FirstChannels(PixelHead):
 
     def forward(self, features):
         return {"logits": features["image"][..., ::2, ::2]}
+
+
+def first_channels(cfg, input_shape):
+    return FirstChannels(**FirstChannels.from_config(cfg, input_shape))
 
 
 class NoFeatures(nn.Module):
@@ -234,6 +240,20 @@ def test_the_zoom_factor_is_taken_from_the_configuration():
 def test_a_wrong_key_or_argument_is_named(key, value, message):
     with pytest.raises(InputError, match=message):
         fcn(key, value)
+
+
+def test_a_head_registered_as_a_function_is_taken_and_hides_no_message():
+    with forgotten():
+        SEM_SEG_HEADS_REGISTRY.register(first_channels)
+        model = fcn("MODEL.SEM_SEG_HEAD.NAME", "first_channels", num_classes=3)
+        assert isinstance(model.sem_seg_head, FirstChannels)
+        with pytest.raises(InputError, match="'MaskFormerHead' is not a head of PerPixelSegmentor; choose"):
+            fcn("MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead")
+
+
+def test_a_feature_that_no_decoder_can_attend_to_is_named():
+    with pytest.raises(InputError, match=r"TRANSFORMER_IN_FEATURE 'res6': .* offer res2, res3"):
+        pixel_model("per_pixel_baseline_plus", 12, *TINY, "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res6")
 
 
 def test_labels_of_another_size_than_their_image_are_an_error():

@@ -4,7 +4,7 @@ Shape shorthand: N images, Q queries, K classes, C channels of an embedding, h w
 map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from ..features import build_in_features
 from ..registry import PIXEL_DECODER_REGISTRY, TRANSFORMER_DECODER_REGISTRY, registered
 from ..segmentor import Batch
 from .context import decoder_inputs
+from .fpn_pixel_decoder import PixelDecoderOutput
 
 # Values of MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE besides the backbone's features, with the field of the
 # pixel decoder's output that each selects.
@@ -49,6 +50,35 @@ def build_transformer_decoder(cfg, in_channels: int | list[int], **arguments: An
         arguments: override the arguments from its `from_config`.
     """
     return find_transformer_decoder(cfg)(cfg, in_channels, **arguments)
+
+
+def transformer_in_channels(
+    feature: str, input_shape: Mapping[str, ShapeSpec], pixel_decoder: nn.Module
+) -> int | list[int]:
+    """Return the channels of `feature`, which a transformer decoder attends to; a list for several levels.
+
+    Raises:
+        InputError: neither the backbone nor the pixel decoder has it.
+    """
+    offered = {name: shape.channels for name, shape in input_shape.items()}
+    for name, field in _PIXEL_DECODER_FEATURES.items():
+        if field in pixel_decoder.output_channels:
+            offered[name] = pixel_decoder.output_channels[field]
+    if feature not in offered:
+        raise InputError(
+            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE {feature!r}: {type(pixel_decoder).__name__} and the "
+            f"backbone offer {', '.join(offered)}"
+        )
+    return offered[feature]
+
+
+def transformer_input(
+    feature: str, features: Mapping[str, torch.Tensor], decoded: PixelDecoderOutput
+) -> torch.Tensor | list[torch.Tensor]:
+    """Return the feature map, or the list of them, that `feature` names, (N, C, h, w) float each."""
+    if feature in _PIXEL_DECODER_FEATURES:
+        return getattr(decoded, _PIXEL_DECODER_FEATURES[feature])
+    return features[feature]
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -96,18 +126,10 @@ class MaskFormerHead(nn.Module):
         feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
         build_in_features(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, input_shape)
         pixel_decoder = build_pixel_decoder(cfg, input_shape)
-        offered = {name: shape.channels for name, shape in input_shape.items()}
-        for name, field in _PIXEL_DECODER_FEATURES.items():
-            if field in pixel_decoder.output_channels:
-                offered[name] = pixel_decoder.output_channels[field]
-        if feature not in offered:
-            raise InputError(
-                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE {feature!r}: {type(pixel_decoder).__name__} and "
-                f"the backbone offer {', '.join(offered)}"
-            )
+        in_channels = transformer_in_channels(feature, input_shape, pixel_decoder)
         return {
             "pixel_decoder": pixel_decoder,
-            "predictor": build_transformer_decoder(cfg, offered[feature]),
+            "predictor": build_transformer_decoder(cfg, in_channels),
             "transformer_in_feature": feature,
         }
 
@@ -119,10 +141,7 @@ class MaskFormerHead(nn.Module):
             context: the batch, needed if `wants` is not empty.
         """
         decoded = self.pixel_decoder(features)
-        if self.transformer_in_feature in _PIXEL_DECODER_FEATURES:
-            x = getattr(decoded, _PIXEL_DECODER_FEATURES[self.transformer_in_feature])
-        else:
-            x = features[self.transformer_in_feature]
+        x = transformer_input(self.transformer_in_feature, features, decoded)
         return self.predictor(
             x, decoded.mask_features, **{name: getattr(context, name) for name in self.wants}
         )

@@ -217,8 +217,10 @@ def find_pixel_head(key: str, name: str) -> Callable[..., nn.Module]:
         InputError: no head is registered as `name`, or one of another family.
     """
     head = registered(SEM_SEG_HEADS_REGISTRY, key, name)
+    # What a registered function builds is not known before it is called.
     if isinstance(head, type) and not issubclass(head, PixelHead):
-        known = [known for known, other in SEM_SEG_HEADS_REGISTRY if issubclass(other, PixelHead)]
+        classes = [(name, other) for name, other in SEM_SEG_HEADS_REGISTRY if isinstance(other, type)]
+        known = [name for name, other in classes if issubclass(other, PixelHead)]
         raise InputError(
             f"{key} {name!r} is not a head of PerPixelSegmentor; choose one of {', '.join(sorted(known))}"
         )
