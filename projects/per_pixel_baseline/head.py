@@ -15,7 +15,7 @@ from segzoo.modeling.mask_classification.head import (
     build_pixel_decoder,
     build_transformer_decoder,
     find_pixel_decoder,
-    transformer_in_channels,
+    find_transformer_in_channels,
     transformer_input,
 )
 from segzoo.modeling.per_pixel import PixelHead
@@ -91,7 +91,7 @@ class PerPixelBaselinePlusHead(PixelHead):
         shared = super().from_config(cfg, input_shape)
         feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
         pixel_decoder = build_pixel_decoder(cfg, input_shape)
-        in_channels = transformer_in_channels(feature, input_shape, pixel_decoder)
+        in_channels = find_transformer_in_channels(cfg, input_shape, pixel_decoder)
         decoder = build_transformer_decoder(cfg, in_channels, num_queries=shared["num_classes"])
         decoder.class_embed = nn.Identity()
         return {**shared, "pixel_decoder": pixel_decoder, "decoder": decoder, "decoder_feature": feature}

@@ -52,14 +52,15 @@ def build_transformer_decoder(cfg, in_channels: int | list[int], **arguments: An
     return find_transformer_decoder(cfg)(cfg, in_channels, **arguments)
 
 
-def transformer_in_channels(
-    feature: str, input_shape: Mapping[str, ShapeSpec], pixel_decoder: nn.Module
+def find_transformer_in_channels(
+    cfg, input_shape: Mapping[str, ShapeSpec], pixel_decoder: nn.Module
 ) -> int | list[int]:
-    """Return the channels of `feature`, which a transformer decoder attends to; a list for several levels.
+    """Return the channels of the feature that the transformer decoder attends to; a list for several levels.
 
     Raises:
         InputError: neither the backbone nor the pixel decoder has it.
     """
+    feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
     offered = {name: shape.channels for name, shape in input_shape.items()}
     for name, field in _PIXEL_DECODER_FEATURES.items():
         if field in pixel_decoder.output_channels:
@@ -126,7 +127,7 @@ class MaskFormerHead(nn.Module):
         feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
         build_in_features(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, input_shape)
         pixel_decoder = build_pixel_decoder(cfg, input_shape)
-        in_channels = transformer_in_channels(feature, input_shape, pixel_decoder)
+        in_channels = find_transformer_in_channels(cfg, input_shape, pixel_decoder)
         return {
             "pixel_decoder": pixel_decoder,
             "predictor": build_transformer_decoder(cfg, in_channels),
