@@ -21,7 +21,8 @@ def build_parser() -> CommandLine:
     parser.add_config()
     parser.add_data()
     parser.add_split("only these splits; default: all of --data or of the config", "--dataset")
-    parser.add_argument("--dataset-file", type=name_or_path, metavar="FILE", help="the same as --data")
+    # The earlier name of --data.
+    parser.add_argument("--dataset-file", type=name_or_path, metavar="FILE", help=argparse.SUPPRESS)
     parser.add_argument(
         "--source",
         choices=("mapper", "annotation"),
