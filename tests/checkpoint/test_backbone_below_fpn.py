@@ -1,4 +1,4 @@
-"""ImageNet weights of a ResNet go into the backbones of Detectron2 that have a pyramid on top of it."""
+"""ImageNet weights of a ResNet load into Detectron2's backbones with an FPN on top."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Saving and going on: atomic files, the last good one, and how many are kept."""
+"""Save and resume: atomic files, fallback on the previous checkpoint, number of kept checkpoints."""
 
 import logging
 import os
@@ -52,7 +52,7 @@ def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path):
+def test_resumed_training_equals_uninterrupted_training(tmp_path):
     torch.manual_seed(0)
     model, optimizer, scheduler, checkpointer = training(tmp_path)
     for _ in range(3):
@@ -85,8 +85,8 @@ def test_resume_without_a_last_checkpoint_says_where_it_starts(tmp_path, caplog)
     assert f"--resume: no last_checkpoint in {tmp_path}; starting from random weights" in caplog.text
 
 
-def test_a_checkpoint_that_is_not_named_yet_is_the_last_one(tmp_path, monkeypatch):
-    """As where a job is killed between writing the two."""
+def test_the_newest_checkpoint_is_the_last_one_if_none_is_named(tmp_path, monkeypatch):
+    """A job may be killed between writing the two files."""
     checkpointer = training(tmp_path)[3]
     assert not checkpointer.has_checkpoint()
     assert checkpointer.get_checkpoint_file() == ""
@@ -206,7 +206,7 @@ def test_saved_file_describes_itself_and_needs_no_trust(tmp_path):
     assert isinstance(torch.load(tmp_path / "model_final.pth", weights_only=True)["model"], dict)
 
 
-def test_what_could_not_be_read_back_is_refused_when_saving(tmp_path):
+def test_content_that_could_not_be_read_back_is_refused_on_save(tmp_path):
     checkpointer = training(tmp_path)[3]
     checkpointer.save("model_0000001", iteration=1)
     with pytest.raises(InputError, match=r"cannot save argparse\.Namespace"):
@@ -229,7 +229,7 @@ def test_fine_tuning_reinitializes_the_classifier_but_resuming_never_does(tmp_pa
         training(tmp_path, classes=5)[3].resume_or_load("", resume=True)
 
 
-def test_other_class_names_under_the_same_number_are_warned_of(tmp_path, caplog):
+def test_other_class_names_of_the_same_number_are_warned_about(tmp_path, caplog):
     training(tmp_path, description=DESCRIPTION)[3].save("model_final")
     other = training(tmp_path / "new", description=DESCRIPTION | {"classes": ["road", "sea"]})[3]
     other.resume_or_load(str(tmp_path / "model_final.pth"), resume=False)
@@ -245,7 +245,7 @@ def test_wrapped_model_saves_and_loads_unwrapped_names(tmp_path):
     assert_equal_weights(model, other)
 
 
-def test_absent_optimizer_in_a_resumed_file_is_warned_of(tmp_path, caplog):
+def test_absent_optimizer_in_a_resumed_file_is_warned_about(tmp_path, caplog):
     save_checkpoint(tmp_path / "model_0000001.pth", {"model": Model().state_dict(), "iteration": 1})
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     training(tmp_path)[3].resume_or_load("", resume=True)

@@ -1,4 +1,4 @@
-"""Checkpoints and last_checkpoint damaged in any way: said in a line, and the newest good one is taken."""
+"""Damaged checkpoints and last_checkpoint files are reported, and the newest readable one is resumed."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ def warnings(caplog) -> list[str]:
         (b"config.yaml", "config.yaml is not a checkpoint"),
     ],
 )
-def test_a_last_checkpoint_that_names_nothing_useful_is_passed_over(tmp_path, caplog, content, message):
+def test_a_useless_last_checkpoint_file_is_ignored(tmp_path, caplog, content, message):
     saved(tmp_path, "model_0000003", "model_0000007")
     (tmp_path / "config.yaml").write_text("TASK: semantic")
     (tmp_path / "last_checkpoint").write_bytes(content)
@@ -62,7 +62,7 @@ def test_a_last_checkpoint_that_names_nothing_useful_is_passed_over(tmp_path, ca
     [
         (("model_0000003", "model_0000007", "model_final"), ("model_final",), 1),
         (("model_0000003", "model_0000007", "model_final"), ("model_final", "model_0000007"), 0),
-        # One that was only kept for being the best is a whole checkpoint, too.
+        # The best checkpoint is complete as well.
         (("model_0000003", "model_best", "model_0000007"), ("model_0000007",), 1),
         # A run that was made longer: the end of the first one is older than what came after it.
         (("model_0000003", "model_final", "model_0000011"), ("model_0000011",), 1),
@@ -71,7 +71,7 @@ def test_a_last_checkpoint_that_names_nothing_useful_is_passed_over(tmp_path, ca
     ],
 )
 @pytest.mark.parametrize("damage", ["cut", "removed", "other content"])
-def test_the_newest_good_one_is_taken(tmp_path, caplog, names, broken, expected, damage):
+def test_the_newest_readable_checkpoint_is_resumed(tmp_path, caplog, names, broken, expected, damage):
     saved(tmp_path, *names)
     for name in broken:
         file = tmp_path / f"{name}.pth"
@@ -109,7 +109,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path, whole):
         except DamagedFileError as error:
             messages.append(str(error))
             continue
-        # Dates, padding and the like: nothing that is read.
+        # Dates, padding and other bytes that are not read.
         assert found.rest.keys() == good.rest.keys(), place
         assert found.rest["names"] == good.rest["names"], place
         for name, weight in good.weights.items():
@@ -156,7 +156,7 @@ def test_at_every_moment_of_a_run_there_is_a_good_checkpoint(tmp_path, monkeypat
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == left
 
 
-def test_pickled_code_is_no_damage_that_an_older_file_could_stand_in_for(tmp_path):
+def test_pickled_code_does_not_fall_back_on_an_older_checkpoint(tmp_path):
     saved(tmp_path, "model_0000003", "model_0000007")
     torch.save({"model": nn.Linear(3, 2)}, tmp_path / "model_0000007.pth")
     with pytest.raises(InputError, match=r"model_0000007\.pth contains pickled .*--trust-checkpoint"):

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself is held against the config."""
+"""A checkpoint's metadata are compared with the config."""
 
 import hashlib
 
@@ -37,7 +37,7 @@ def test_evaluation_of_other_classes_is_refused_and_fine_tuning_warned(tmp_path,
         other.report.require_complete()
 
 
-def test_the_hash_of_an_address_with_a_query_is_checked(tmp_path, monkeypatch):
+def test_the_hash_of_a_url_with_a_query_is_checked(tmp_path, monkeypatch):
     file = tmp_path / "x"
     torch.save({}, file)
     assert not hashlib.md5(file.read_bytes()).hexdigest().startswith("000000")

@@ -63,7 +63,7 @@ WRITERS = {"official": write_official, "own": write_own}
 @pytest.mark.parametrize("num_queries", [7, 4, 9])
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("method", METHODS)
-def test_all_but_classes_and_other_queries_stay_and_a_line_says_which(
+def test_only_classes_and_other_queries_are_reinitialized_and_logged(
     tmp_path, caplog, method, writer, num_queries
 ):
     trained = build(method, 133)
@@ -107,7 +107,7 @@ def test_other_queries_alone_are_no_error_but_not_to_be_evaluated_or_resumed(tmp
         resumed.resume_or_load("", resume=True)
 
 
-def test_the_same_numbers_say_nothing(tmp_path, caplog):
+def test_equal_numbers_are_not_reported(tmp_path, caplog):
     file = write_own(tmp_path, build("mask2former", 3), "mask2former")
     with caplog.at_level(logging.WARNING):
         report = load_checkpoint(build("mask2former", 3), file)
@@ -131,7 +131,7 @@ def test_eval_only_refuses_a_model_that_is_still_to_be_fine_tuned(tmp_path, monk
 
 
 def test_evaluation_from_python_refuses_it_too_until_it_has_been_trained(tmp_path, monkeypatch):
-    """As Detectron2's users write it: build, load, evaluate, with nothing that looks at a report."""
+    """As Detectron2's users do: build, load, evaluate, without checking the report."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     make_shapes(tmp_path / "shapes", train=1, val=1, size=64, workers=0)
     name = "semantic/shapes/pspnet_r18_quarter"

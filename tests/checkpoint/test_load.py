@@ -1,4 +1,4 @@
-"""From file to model: every rule of every layout, the report, and what is refused."""
+"""Load files into models: every rule of every layout, the report, and refusals."""
 
 import hashlib
 import logging
@@ -410,7 +410,7 @@ def test_report_table_counts_what_happened(tmp_path):
         assert re.search(rf"^\| {row} +\| +{count} \|", table, re.MULTILINE), table
 
 
-def test_two_weights_of_a_file_that_get_one_name_are_an_error(tmp_path):
+def test_two_weights_that_map_to_one_name_are_an_error(tmp_path):
     official = randomized(maskformer())
     official["sem_seg_head.layer_4.weight"] = official["sem_seg_head.pixel_decoder.layer_4.weight"]
     with pytest.raises(InputError, match=r"both map to sem_seg_head\.pixel_decoder\.layer_4\.weight"):

@@ -173,7 +173,7 @@ def test_every_row_has_license_protocols_and_a_link_or_a_reason():
             assert 1 < entry.value < 100, f"{name}: {entry.metric} is not in percent"
 
 
-def test_multi_scale_numbers_stand_in_columns_that_say_so():
+def test_multi_scale_numbers_are_in_their_own_columns():
     several = re.compile(r"(two|three|four|five|six|seven|eight|several|\d) (scales|sizes)|multi-scale")
     for section in sections():
         for metric, protocol in section.metrics.items():

@@ -46,7 +46,7 @@ def test_front_has_what_no_other_beats_in_cost_and_metric(plot, cheaper_is_less,
     assert "".join(item.name for item in plot.pareto_front(points, cheaper_is_less)) == names
 
 
-def test_plot_of_recorded_gflops_is_a_picture_with_every_model(plot, tmp_path, capsys, monkeypatch):
+def test_plot_of_recorded_gflops_shows_every_model(plot, tmp_path, capsys, monkeypatch):
     drawn = []
     draw = plot.draw
     monkeypatch.setattr(plot, "draw", lambda points, *others: drawn.extend(points) or draw(points, *others))

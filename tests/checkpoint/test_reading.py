@@ -1,4 +1,4 @@
-"""Files as they are found in the world: what is read, what is refused, and with which words."""
+"""Read files of many formats: what is read, what is refused, and the messages."""
 
 import os
 import pickle
@@ -31,7 +31,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 class Trap:
-    """Writes a file when it is unpickled."""
+    """Object that writes a file when it is unpickled."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -114,7 +114,7 @@ def test_safetensors_keeps_weights_and_description(tmp_path, weights):
     assert file.description == {"classes": ["road", "sky"]}
 
 
-def test_prefix_of_parallel_wrappers_is_taken_off_as_often_as_it_is_there(tmp_path, weights):
+def test_repeated_prefixes_of_parallel_wrappers_are_removed(tmp_path, weights):
     torch.save({f"module.module.{key}": value for key, value in weights.items()}, tmp_path / "x.pth")
     assert_same(read_checkpoint(tmp_path / "x.pth").weights, weights)
 

@@ -1,4 +1,4 @@
-"""Weights under other names: of wrappers, of a module that holds the model, several sets in one file.
+"""Weights with the names of wrappers or of an outer module, and several sets in one file.
 
 The wrappers are PyTorch's own; layouts of files are those of the training scripts that are named.
 """
@@ -84,7 +84,7 @@ def test_a_compiled_part_of_the_model_has_its_own_names(tmp_path, source):
     assert_loads(tmp_path, source.state_dict(), expected)
 
 
-def test_what_stands_beside_the_model_is_named(tmp_path, source, caplog):
+def test_weights_beside_the_model_are_named(tmp_path, source, caplog):
     caplog.set_level(logging.INFO, logger="segzoo")
     report = assert_loads(tmp_path, {"state_dict": Task("net", source).state_dict()}, source.state_dict())
     assert sorted(report.extras) == ["criterion.weight", "metric.confusion"]
@@ -116,7 +116,7 @@ def test_another_network_beside_a_part_of_the_model_does_not_fit(tmp_path, sourc
         assert_loads(tmp_path, weights, {})
 
 
-# What is in the file; which is taken; how the other one is asked for.
+# Content of the file; the set that is taken; how to select the other one.
 SETS = {
     "timm": (("state_dict", "state_dict_ema"), "#state_dict_ema"),
     "torchvision": (("model", "model_ema"), "#model_ema"),
@@ -127,7 +127,7 @@ SETS = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_of_several_sets_the_usual_one_is_taken_and_said(tmp_path, source, name, caplog):
+def test_the_usual_one_of_several_sets_is_taken_and_logged(tmp_path, source, name, caplog):
     caplog.set_level(logging.INFO, logger="segzoo")
     (usual, other), choice = SETS[name]
     weights = source.state_dict()
@@ -153,7 +153,7 @@ def test_of_several_sets_the_usual_one_is_taken_and_said(tmp_path, source, name,
         ("student", "teacher", "module"),
     ],
 )
-def test_a_set_one_level_deeper_is_asked_for_by_its_first_name(tmp_path, source, usual, other, key):
+def test_a_set_one_level_deeper_is_selected_by_its_first_name(tmp_path, source, usual, other, key):
     weights = source.state_dict()
     content = {other: {key: shifted(weights), "decay": 0.9}, usual: weights}
     if usual == "student":
@@ -163,7 +163,7 @@ def test_a_set_one_level_deeper_is_asked_for_by_its_first_name(tmp_path, source,
     assert_loads(tmp_path, content, weights, f"#{usual}")
 
 
-def test_two_models_in_one_state_dict_are_told_apart_by_their_prefix(tmp_path, source):
+def test_two_models_in_one_state_dict_are_distinguished_by_prefix(tmp_path, source):
     """As of a module that trains `model` and keeps `ema_model`, whatever their order."""
     weights = source.state_dict()
     both = {f"ema_model.module.{key}": value for key, value in shifted(weights).items()}
@@ -175,7 +175,7 @@ def test_two_models_in_one_state_dict_are_told_apart_by_their_prefix(tmp_path, s
     assert_loads(tmp_path, {"state_dict": both}, shifted(weights), "#ema_model")
 
 
-def test_names_that_say_nothing_are_asked_for(tmp_path, source):
+def test_sets_without_a_usual_name_must_be_chosen(tmp_path, source):
     weights = source.state_dict()
     content = {"teacher": shifted(weights), "student": weights}
     with pytest.raises(InputError, match=r"x.pth holds several sets of weights \(teacher, student\).*#teach"):
@@ -183,13 +183,13 @@ def test_names_that_say_nothing_are_asked_for(tmp_path, source):
     assert_loads(tmp_path, content, weights, "#student")
 
 
-def test_a_set_that_is_not_there_is_a_line_with_those_that_are(tmp_path, source):
+def test_an_unknown_set_lists_the_known_ones(tmp_path, source):
     content = {"model": source.state_dict(), "model_ema": source.state_dict()}
     with pytest.raises(InputError, match=r"x.pth#model_emma: .*did you mean model_ema\?; expected one of"):
         assert_loads(tmp_path, content, {}, "#model_emma")
 
 
-def test_another_model_does_not_fit_whatever_is_before_its_names(tmp_path):
+def test_another_model_does_not_fit_with_any_prefix(tmp_path):
     weights = {f"model.encoder.{index}.weight": torch.zeros(2) for index in range(9)}
     with pytest.raises(
         InputError, match=r"none of its 9 weights .*; give the configuration it was trained with"
@@ -204,7 +204,7 @@ def test_half_a_model_under_a_prefix_does_not_fit(tmp_path, source):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_weight_that_is_no_number_is_refused(tmp_path, source, value):
+def test_a_non_finite_weight_is_refused(tmp_path, source, value):
     weights = source.state_dict()
     weights["body.3.weight"][1, 2] = value
     weights["predictor.bias"][:] = value
@@ -255,7 +255,7 @@ def test_what_is_not_loaded_may_be_anything(tmp_path, source):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", ["momentum_buffer", "exp_avg_sq"])
-def test_an_optimizer_that_holds_no_numbers_is_refused_in_resuming(tmp_path, kind, value):
+def test_a_non_finite_optimizer_state_is_refused_on_resume(tmp_path, kind, value):
     class State:
         """A trainer."""
 
@@ -289,7 +289,7 @@ def test_an_optimizer_that_holds_no_numbers_is_refused_in_resuming(tmp_path, kin
     checkpointer.resume_or_load("")
 
 
-def test_a_number_sign_in_a_name_is_no_choice(tmp_path, source):
+def test_a_number_sign_in_a_file_name_selects_no_set(tmp_path, source):
     folder = tmp_path / "run #1"
     folder.mkdir()
     torch.save({"model": source.state_dict(), "ema": Network().state_dict()}, folder / "best#2.pth")
@@ -300,7 +300,7 @@ def test_a_number_sign_in_a_name_is_no_choice(tmp_path, source):
 
 
 @pytest.mark.parametrize("state", [{"iteration": 3, "hooks": {}, "_trainer": {}}, "text", {"optimizer": []}])
-def test_what_another_program_saved_of_its_training_is_one_line(tmp_path, state):
+def test_training_state_of_another_program_is_refused_in_one_line(tmp_path, state):
     """The first is as Detectron2's trainer saves it."""
 
     class State:

@@ -12,7 +12,7 @@ from segzoo.utils.errors import InputError
 
 METHODS = {"FCN", "PSPNet", "PSANet", "DeepLabV3", "DeepLabV3+", "DANet", "CCNet", "OCNet", "BiSeNet"}
 
-# semseg: mIoU / mAcc / aAcc of its "single scale", which averages the mirror image, and of six scales.
+# semseg: mIoU / mAcc / aAcc of its "single scale", which averages the flipped image, and of six scales.
 SEMSEG_EPOCHS = {"ade20k": 100, "voc_2012": 50, "cityscapes": 200}
 SEMSEG = {
     ("ade20k", "pspnet_r50"): "0.4189/0.5227/0.8039 0.4284/0.5266/0.8106",
@@ -102,7 +102,7 @@ def protocol(name: str, metric: str) -> str:
 
 
 @pytest.mark.parametrize(("dataset", "model"), SEMSEG)
-def test_semsegs_numbers_stand_under_their_real_protocols(dataset, model):
+def test_semsegs_numbers_are_under_their_real_protocols(dataset, model):
     name = f"{dataset}/{model}_v1s_{SEMSEG_EPOCHS[dataset]}ep"
     columns = zip(("flip", "ms"), SEMSEG[dataset, model].split(), strict=True)
     expected = {

@@ -1,4 +1,4 @@
-"""Tables of the zoo: what is wrong in one is said in one line; how they are shown, counted and edited."""
+"""Tables of the zoo: errors in one line; how they are shown, counted and edited."""
 
 import importlib.util
 import re
@@ -280,7 +280,7 @@ def test_committed_documents_are_those_made_from_the_tables(texts):
     assert stale == [], "run python tools/make_model_zoo.py"
 
 
-def test_the_index_is_short_and_says_first_whose_the_accuracies_are(texts):
+def test_the_index_is_short_and_attributes_the_accuracies_first(texts):
     text = texts[INDEX]
     assert text.count("\n") <= 150
     assert "Accuracies are the authors'" in text.split("\n\n")[1]

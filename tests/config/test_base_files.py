@@ -166,7 +166,7 @@ FORMER = {
 
 
 @pytest.mark.parametrize("case", FORMER)
-def test_base_files_of_version_0_1_are_read_as_they_were_meant(case, tmp_path, caplog):
+def test_base_files_of_version_0_1_keep_their_meaning(case, tmp_path, caplog):
     bases, keys, leaf = FORMER[case]
     file = tmp_path / "old.yaml"
     file.write_text(yaml.safe_dump({"_BASE_": [str(BASES / f"{base}.yaml") for base in bases], **keys}))
@@ -177,7 +177,7 @@ def test_base_files_of_version_0_1_are_read_as_they_were_meant(case, tmp_path, c
         assert (f"{base}.yaml is now " in line) is (base.startswith(("schedules/", "datasets/")))
 
 
-def test_a_recipe_of_ones_own_wins_over_what_is_guessed_for_a_former_dataset_file(tmp_path):
+def test_an_own_recipe_overrides_the_guess_for_a_former_dataset_file(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"SOLVER": {"MAX_ITER": 777, "IMS_PER_BATCH": 4}}))
     others = [str(BASES / f"{base}.yaml") for base in ("backbones/r18", "methods/pspnet", "datasets/camvid")]
@@ -196,7 +196,7 @@ def test_the_line_about_former_base_files_comes_once(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("leaf", ["semantic/camvid/maskformer_r18", "panoptic/coco/mask2former_r50"])
-def test_the_leaves_of_today_are_no_former_ones(leaf, caplog):
+def test_todays_configurations_are_not_former_ones(leaf, caplog):
     load_config(leaf)
     assert "version 0.1" not in caplog.text
 

@@ -54,7 +54,7 @@ def test_the_last_origin_of_every_key_has_its_value_and_names_the_line_that_says
                 assert text.strip().startswith(f"{key.split('.')[-1]}:")
 
 
-def test_all_that_set_a_key_are_shown_from_the_one_that_won(capsys):
+def test_all_sources_of_a_key_are_shown_with_the_effective_one_first(capsys):
     _, shown = printed(capsys, LEAF, "--origin", "SOLVER.HEAD_MULTIPLIER")
     rows = [line.split() for line in shown.out.splitlines()]
     assert [row[-2] if row[0] != "SOLVER.HEAD_MULTIPLIER" else row[1] for row in rows][:2] == ["1.0", "10.0"]

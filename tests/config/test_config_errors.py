@@ -128,7 +128,7 @@ def test_a_panoptic_model_may_be_tested_on_instances_of_its_things():
         load_config("panoptic/coco/mask2former_r50", overrides[:2])
 
 
-def test_a_whole_number_is_a_fine_learning_rate():
+def test_an_integer_is_a_valid_learning_rate():
     assert load_config(LEAF, ["SOLVER.BASE_LR", "1"]).SOLVER.BASE_LR == 1.0
 
 

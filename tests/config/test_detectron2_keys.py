@@ -40,7 +40,7 @@ def with_keys(values):
 
 
 def install(monkeypatch, keys):
-    """Lets the configuration find a Detectron2 that has these keys of VERSION_KEYS."""
+    """Simulate a Detectron2 with these keys of VERSION_KEYS."""
     for module in (configs, defaults):
         monkeypatch.setattr(module, "get_cfg", lambda: with_keys(keys))
 

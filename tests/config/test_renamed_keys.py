@@ -251,7 +251,7 @@ REFUSED = [
 ]
 
 
-def test_a_section_in_common_is_no_likeness():
+def test_a_common_section_does_not_make_keys_similar():
     """A wrong hint is worse than none."""
     with pytest.raises(InputError, match=r"unknown key INPUT.POINT_SUP$"):
         load_config(MASK2FORMER, ["INPUT.POINT_SUP", "True"])

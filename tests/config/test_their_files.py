@@ -43,13 +43,13 @@ def differences(cfg, other):
 
 
 @pytest.mark.parametrize("leaf", FILES)
-def test_a_file_of_theirs_is_the_leaf(leaf, tmp_path):
+def test_a_published_file_equals_the_leaf(leaf, tmp_path):
     cfg = load_config(write_their_file(tmp_path / "theirs.yaml", *FILES[leaf]))
     different = differences(cfg, load_config(leaf))
     assert not different.keys() - NOT_THEIRS - WITHOUT_EFFECT.get(leaf, set()), different
 
 
-def test_what_they_save_is_the_leaf_too(tmp_path):
+def test_a_saved_configuration_equals_the_leaf(tmp_path):
     """Their config.yaml has every key, defaults of detectors and of unused backbones included."""
     leaf = "panoptic/coco/mask2former_r50"
     complete = {**dict(flatten(get_cfg())), **MASK2FORMER_CODE.keys}
@@ -64,7 +64,7 @@ def as_plain(values):
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-def test_bases_of_theirs_are_joined_first(tmp_path):
+def test_base_files_are_merged_before_conversion(tmp_path):
     *parts, last = FILES["semantic/ade20k/mask2former_r101"]
     write_their_file(tmp_path / "Base.yaml", *parts)
     file = write_their_file(tmp_path / "theirs.yaml", last, base="Base.yaml")
@@ -93,7 +93,7 @@ def test_defaults_are_those_of_their_code(tmp_path):
     assert cfg.MODEL.MASK_FORMER.MASK_LOSS == "focal"
 
 
-def test_overrides_speak_the_language_of_their_file(tmp_path):
+def test_overrides_are_converted_with_their_file(tmp_path):
     leaf = "panoptic/coco/mask2former_r50"
     file = write_their_file(tmp_path / "theirs.yaml", *FILES[leaf])
     words = {
@@ -308,8 +308,8 @@ def test_single_keys_over_the_zoo_change_its_leaf(tmp_path):
         load_config(file)
 
 
-def test_keys_of_both_that_say_what_the_model_is_are_refused(tmp_path):
-    """What the others mean is not known then: DEC_LAYERS 10 would be 10 layers or 9."""
+def test_mixed_keys_of_two_code_bases_are_refused(tmp_path):
+    """The meaning is ambiguous: DEC_LAYERS 10 would be 10 layers or 9."""
     parts = FILES["panoptic/coco/mask2former_r50"]
     file = write_their_file(tmp_path / "both.yaml", *parts, {"TASK": "entity"})
     with pytest.raises(InputError, match=r"both.yaml: .* is a key of another code base, TASK one of segzoo"):
@@ -317,12 +317,12 @@ def test_keys_of_both_that_say_what_the_model_is_are_refused(tmp_path):
     assert load_config(write_their_file(file, *parts)).TASK == "panoptic"
     ours = {"TASK": "panoptic", "MODEL.META_ARCHITECTURE": "MaskFormer"}
     file = write_their_file(tmp_path / "both.yaml", ours, {"INPUT.COLOR_AUG_SSD": True})
-    with pytest.raises(InputError, match=r"INPUT.COLOR_AUG for INPUT.COLOR_AUG_SSD$"):
+    with pytest.raises(InputError, match=r"INPUT.COLOR_AUG_SSD by INPUT.COLOR_AUG$"):
         load_config(file)
     assert load_config(write_their_file(file, ours, {"INPUT.COLOR_AUG": True})).INPUT.COLOR_AUG
 
 
-def test_a_file_of_theirs_is_trained_on_another_dataset_and_task(tmp_path):
+def test_a_published_file_is_trained_on_another_dataset_and_task(tmp_path):
     file = write_their_file(tmp_path / "theirs.yaml", *FILES["panoptic/coco/mask2former_r50"])
     words = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)", "DATASETS.FILES"]
     words += ["('shapes',)", "TASK", "entity", "TEST.TASKS", "('entity',)"]
@@ -336,7 +336,7 @@ def test_a_file_of_theirs_is_trained_on_another_dataset_and_task(tmp_path):
     )
 
 
-def test_other_keys_of_this_package_count_in_a_file_of_theirs(tmp_path):
+def test_other_keys_of_segzoo_apply_in_a_published_file(tmp_path):
     leaf = "panoptic/coco/mask2former_r50"
     ours = {"TEST.TASKS": "('panoptic',)", "TEST.IMS_PER_BATCH": 4, "INPUT.LSJ_SIZE": 640}
     file = write_their_file(tmp_path / "theirs.yaml", *FILES[leaf], ours)

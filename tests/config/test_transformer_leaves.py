@@ -50,7 +50,7 @@ def segformer(batch: int, iterations: int, crop: int, test: tuple[int, int], pro
 
 
 def upernet(drop_path: float) -> Recipe:
-    """Of Swin and CSWin: as SegFormer, but the heads learn as fast as the backbone."""
+    """Swin and CSWin: as SegFormer, but the heads learn as fast as the backbone."""
     return Recipe(
         16, 160_000, (512, 512), (512, 2048), drop_path, protocol="mmseg_whole", largest_category=0.75
     )

@@ -1,4 +1,4 @@
-"""Scoring beside the model: what may wait, in which order images come, and run lengths made quickly."""
+"""Scoring threads: the queue's bound, the order of images, and the RLE encoder."""
 
 import threading
 
@@ -21,7 +21,7 @@ def data(tmp_path_factory):
 
 
 class Blocked(base.BackgroundEvaluator):
-    """Scores nothing until `go` is set; counts what was taken and is not yet scored."""
+    """Evaluator that scores nothing until `go` is set, and counts queued predictions."""
 
     task_key = "blocked"
 
@@ -62,20 +62,20 @@ def test_a_batch_is_taken_while_its_images_are_still_to_be_scored(data):
         (0, 1, 1),
     ],
 )
-def test_what_waits_is_bounded_by_its_bytes(data, monkeypatch, limit, scoring_threads, most):
+def test_the_queue_is_bounded_by_its_bytes(data, monkeypatch, limit, scoring_threads, most):
     monkeypatch.setattr(base, "WAITING_BYTES", limit)
     evaluator = Blocked(data.name, scoring_threads=scoring_threads)
     batch = [(torch.zeros(500), np.zeros(250), [{"id": 1}])] * 12  # 2000 + 2000 bytes
     threading.Timer(0.2, evaluator.go.set).start()
     evaluator.process(data.dataset_dicts, batch)
     evaluator.evaluate()
-    # The one that is being handed over is held by the caller anyway.
+    # The caller holds the one that is being queued.
     assert evaluator.most <= most + 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
-def test_what_waits_is_not_scored_when_an_error_ends_the_evaluation(data, error):
-    """Python ends when its threads have done all that they were given: minutes of scoring, perhaps."""
+def test_queued_images_are_not_scored_after_an_error(data, error):
+    """Python waits for its threads before it exits: otherwise perhaps minutes of scoring."""
     evaluator, taken = Blocked(data.name, scoring_threads=1), []
 
     class Failing(torch.nn.Module):

@@ -56,7 +56,7 @@ def path(request, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, bool])
-def test_boundaries_are_what_erosion_takes_away(path, dtype):
+def test_boundaries_are_masks_without_their_erosion(path, dtype):
     rng = np.random.default_rng(0)
     for _ in range(40):
         height, width, pixels = (int(number) for number in rng.integers(1, [30, 30, 6]))
@@ -145,7 +145,7 @@ def one_instance(mask):
     return {"instances": found}
 
 
-def test_a_pair_counts_by_its_boundaries(make_square):
+def test_pairs_are_matched_by_boundary_iou(make_square):
     data = make_square("panoptic")
     moved = square(1).astype(np.int32)
     segments = [{"id": 1, "category_id": 1, "score": 0.5}]
@@ -363,7 +363,7 @@ NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_entity_ap_is_that_of_cocoeval_with_the_lesser_iou(tmp_path, seed):
+def test_entity_ap_equals_cocoeval_with_the_minimum_iou(tmp_path, seed):
     data = PanopticData(tmp_path / "data", seed=seed)
     evaluator = build_evaluator(data.name, ["entity"], names=["boundary"], boundary_dilation=DILATION)
     evaluator.process(data.dataset_dicts, data.outputs("entity_seg"))
@@ -383,7 +383,7 @@ def test_entity_ap_is_that_of_cocoeval_with_the_lesser_iou(tmp_path, seed):
 
 
 @pytest.mark.parametrize("engine", ["pycocotools", "faster_coco_eval"])
-def test_average_precision_is_that_of_cocoeval_with_the_lesser_iou(engine):
+def test_average_precision_equals_cocoeval_with_the_minimum_iou(engine):
     pytest.importorskip(engine)
     data = Overlapping(f"overlapping_{engine}")
     evaluator = BoundaryInstanceEvaluator(data.name, dilation=DILATION, engine=engine)
@@ -418,7 +418,7 @@ def test_the_width_is_the_datasets_or_the_published_one_and_results_say_so(tmp_p
         BoundaryCityscapesEvaluator(data.name, dilation=1.5)
 
 
-def test_as_many_detections_are_compared_as_far_as_they_are_known(tmp_path, make_square):
+def test_the_number_of_detections_is_compared_if_known(tmp_path, make_square):
     data = make_square("panoptic")
     for limit in (None, 50, 100):
         evaluators = build_evaluator(data.name, ["entity", "instance"], detections_per_image=limit)

@@ -149,9 +149,7 @@ def root(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")
 @pytest.mark.parametrize("seed", range(4))
-def test_numbers_are_to_the_bit_those_of_the_official_script_on_the_saved_files(
-    root, tmp_path, monkeypatch, seed
-):
+def test_numbers_equal_the_official_script_bitwise_on_the_saved_files(root, tmp_path, monkeypatch, seed):
     street = Street(root, seed=seed)
     found = street.evaluate(things_only=seed % 2 == 0, output_dir=tmp_path / "out", save_predictions=True)
     peer = official(root, tmp_path / "out/cityscapes_instances", tmp_path, monkeypatch)
@@ -212,7 +210,7 @@ def test_scores_of_hand_made_images(root, name):
     assert street.evaluate()["AP50"] == pytest.approx(expected)
 
 
-def test_images_in_which_no_instance_counts_are_said_to_have_no_ap(root, caplog):
+def test_images_without_a_counted_instance_have_no_ap(root, caplog):
     ids = np.full(SIZE, 7, np.uint16)
     ids[rectangle(0, 0, 3, 3)] = 26001  # 9 pixels
     street = Street(root, num_images=0)

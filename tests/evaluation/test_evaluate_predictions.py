@@ -128,7 +128,7 @@ def test_the_tool_finds_the_results_of_several_datasets_in_the_folder_above(save
 
 
 @pytest.mark.parametrize(("name", "task"), [("sem_seg", "semantic"), ("entity_predictions", "entity")])
-def test_a_prediction_that_is_cut_off_is_named(saved, name, task):
+def test_a_truncated_prediction_is_named(saved, name, task):
     data, folder, _ = saved
     file = folder / name / "0000.png"
     content = file.read_bytes()
@@ -153,7 +153,7 @@ def test_an_interrupted_write_leaves_the_old_prediction_and_nothing_else(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF"])
-def test_predictions_in_other_formats_are_refused_whatever_they_are_called(tmp_path, kind):
+def test_predictions_in_other_formats_are_refused_with_any_extension(tmp_path, kind):
     file = tmp_path / "0000.png"
     Image.new("L", (8, 6), 3).save(file, format=kind)
     with pytest.raises(InputError, match=f"0000.png: is a {kind} file, expected PNG"):

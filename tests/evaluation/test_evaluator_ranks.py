@@ -1,4 +1,4 @@
-"""The result does not depend on how the images are dealt to ranks or threads; and the table of evaluators."""
+"""The result does not depend on how images are distributed over ranks; and the table of evaluators."""
 
 import pickle
 

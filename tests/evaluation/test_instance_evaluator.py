@@ -239,7 +239,7 @@ def test_saved_predictions_are_scored_again_alike(tmp_path):
     metrics = evaluate(data, output_dir=tmp_path / "out", save_predictions=True)
     again, _ = rescore(data.name, tmp_path / "out")
     assert repr(again) == repr({"segm": metrics})  # repr: to the bit, NaN included
-    # Other programs write run lengths as lists, and no boxes.
+    # Other programs write uncompressed RLEs and no boxes.
     file = tmp_path / "out/coco_instances_results.json"
     results = json.loads(file.read_text())
     for one in results:

@@ -22,7 +22,7 @@ from segzoo.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDE = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
-# An evaluator of a kind of ground truth of its own, with a key of its own; and one that is asked for by name.
+# An evaluator of a new ground-truth type with its own key, and one that is selected by name.
 PACKAGE = """
 from segzoo.config import register_config
 from segzoo.evaluation import BackgroundEvaluator, SemanticEvaluator, register_evaluator
@@ -135,7 +135,7 @@ def results(folder):
     return load_results(folder / "inference")["results"]["roads_of_evaluators"]
 
 
-def test_the_example_of_the_guide_stands_beside_the_standard_numbers(roads, tmp_path):
+def test_the_example_of_the_guide_runs_beside_the_standard_evaluator(roads, tmp_path):
     evaluate(roads.config("()", output="plain"), Reader())
     cfg = roads.config('("my_metric",)', "TEST.BEST_METRIC", "image_accuracy/mean")
     check_best_metric(cfg, Trainer)
@@ -151,7 +151,7 @@ def test_the_example_of_the_guide_stands_beside_the_standard_numbers(roads, tmp_
     assert results(tmp_path / "shards") == found
 
 
-def test_a_kind_of_ground_truth_and_a_name_of_a_package(roads, tmp_path):
+def test_a_package_adds_a_ground_truth_type_and_an_evaluator_name(roads, tmp_path):
     given = {"imports": '("lane_metrics",)', "more": "evaluator: lanes"}
     evaluate(roads.config(**given, output="unasked"), Reader())
     assert set(results(tmp_path / "unasked")) == {"sem_seg"}

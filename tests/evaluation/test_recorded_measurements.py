@@ -1,4 +1,4 @@
-"""What evaluations measure, record and say: areas, how scores were resized, that nothing is labeled."""
+"""What evaluations record and report: areas, how scores were resized, missing labels."""
 
 import copy
 import importlib
@@ -49,7 +49,7 @@ def scored(evaluator_class, data, outputs):
 
 
 @pytest.mark.parametrize("area", AREAS, ids=lambda area: repr(area)[:8])
-def test_panoptic_quality_is_that_of_the_pixels_whatever_area_is_stated(tmp_path, caplog, area):
+def test_panoptic_quality_uses_pixels_and_not_stated_areas(tmp_path, caplog, area):
     data = PanopticData(tmp_path / "data", num_images=12, seed=0)
     sums, averages = panopticapi_result(data, tmp_path / "predictions")
     assert sum(sums[number].tp for number in data.dataset_ids) > 0
@@ -76,7 +76,7 @@ def test_panoptic_quality_is_that_of_the_pixels_whatever_area_is_stated(tmp_path
     assert f", measured {measured}; the pixels of the PNGs are used" in line
 
 
-def test_consistent_areas_are_not_spoken_of(tmp_path, caplog):
+def test_consistent_areas_are_not_reported(tmp_path, caplog):
     data = PanopticData(tmp_path / "data", num_images=3)
     scored(PanopticEvaluator, data, data.outputs("panoptic_seg"))
     assert not any("areas" in line for line in caplog.messages)
@@ -116,7 +116,7 @@ def old(document, *keys):
     return document
 
 
-def test_results_of_before_are_read_by_their_tasks_or_said_to_be_unknown(tmp_path, caplog):
+def test_resizing_of_older_results_follows_from_their_tasks_or_is_unknown(tmp_path, caplog):
     """What was resized followed from the tasks then, as it does now."""
     first = old(result(tmp_path / "a", ["semantic"], "scores"), "semantic_resizing")
     second = result(tmp_path / "b", ["semantic", "panoptic"], "masks")
@@ -191,7 +191,7 @@ def unlabeled(tmp_path, crowd):
 
 
 @pytest.mark.parametrize("crowd", [True, False])
-def test_nothing_labeled_is_said_and_no_number_is_made_of_it(tmp_path, caplog, crowd):
+def test_unlabeled_data_is_reported_and_gives_nan(tmp_path, caplog, crowd):
     data = unlabeled(tmp_path, crowd)
     semantic = scored(SemanticEvaluator, data, data.outputs("sem_seg_labels"))
     assert all(math.isnan(value) for value in semantic.values())
@@ -293,7 +293,7 @@ def test_results_of_images_that_were_read_in_two_ways_are_not_compared(tmp_path,
     assert not caplog.messages
 
 
-def test_results_of_before_the_reading_was_recorded_are_compared(tmp_path, caplog):
+def test_results_without_a_recorded_reading_are_compared(tmp_path, caplog):
     usual, ranged = (
         read_as(tmp_path / str(way), {"roads_val": way}) for way in ({}, {"image_range": [0, 9]})
     )

@@ -114,7 +114,7 @@ def test_wrong_predictions_are_refused_by_file_name(data):
 
 
 @pytest.mark.parametrize("scoring_threads", [0, 1, 3])
-def test_an_unexpected_error_in_a_worker_names_the_image(data, scoring_threads):
+def test_an_unexpected_error_in_a_scoring_thread_names_the_image(data, scoring_threads):
     evaluator = SemanticEvaluator(data.name, scoring_threads=scoring_threads)
     entries = [{**entry} for entry in data.dataset_dicts]
     entries[1]["sem_seg_file_name"] = "/nowhere.png"

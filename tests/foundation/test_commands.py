@@ -1,4 +1,4 @@
-"""Commands that are shown to be typed run with the Python that has shown them."""
+"""Commands shown in messages run with the Python that showed them."""
 
 import shlex
 import sys

@@ -1,6 +1,6 @@
-"""Each entry of segzoo.compat, tried by calling what would fail without it. B boxes, C channels, H W pixels.
+"""Each patch of segzoo.compat, tested by calls that fail without it. B boxes, C channels, H W pixels.
 
-Run in environments of other versions too; with versions that need no patch, the same must hold.
+Also run in environments with other versions; with versions that need no patch, the same must hold.
 """
 
 import importlib

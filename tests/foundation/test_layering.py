@@ -40,15 +40,15 @@ PROJECT_MAY_IMPORT = {"segzoo.modeling", "segzoo.layers", "segzoo.config"}
 CHECKPOINT_NAMES_FOR_PROJECTS = {"KeyMap", "register_key_map"}
 CHECKPOINT_RULES = {"segzoo.checkpoint.rules_cnn", "segzoo.checkpoint.rules_transformer"}
 DETECTRON2_FOR = {
-    # Its models, whose registries are filled when they are imported.
+    # Its models, whose registries are filled by importing them.
     "segzoo.utils": {"detectron2.modeling"},
     "segzoo.config": {"detectron2.config", "detectron2.utils.file_io"},
     "segzoo.layers": {"detectron2.layers"},
 }
-# Who imports segzoo.projects at run time, so that methods have registered themselves: who looks names up and
-# who collects keys.
+# Modules that import segzoo.projects at run time, so that methods are registered: lookups of names and the
+# collection of keys.
 IMPORT_METHODS = {"segzoo.utils.methods", "segzoo.config.extensions"}
-# Packages whose modules are their own affair: others take what `__init__` names.
+# Packages whose modules are private: others import only the names in `__init__`.
 CLOSED = {
     "segzoo.modeling.mask_classification.criterion",
     "segzoo.modeling.mask_classification.postprocess",

@@ -1,4 +1,4 @@
-"""What is imported when: reading names, keys and help imports no model, and models are found when needed."""
+"""Import cost: reading names, keys and help imports no model, and models are found when needed."""
 
 import functools
 import importlib
@@ -196,7 +196,7 @@ print(json.dumps([late, "MaskFormer" in META_ARCH_REGISTRY, MetadataCatalog.get(
     assert fresh(code, "-S") == [True, True, "sky"]
 
 
-def test_two_parts_of_one_name_are_named_with_their_modules():
+def test_parts_with_the_same_name_are_reported_with_their_modules():
     registry = FilledRegistry("THING")
     registry.register(type("Part", (), {"__module__": "segzoo.projects.a.head"}))
     with pytest.raises(InputError) as error:

@@ -1,4 +1,4 @@
-"""What the documents of version 0.1 import works, and names what has replaced it."""
+"""Imports in the documents of version 0.1 work, and the warning names the replacement."""
 
 import importlib
 import re
@@ -28,7 +28,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_what_the_documents_of_version_0_1_import_is_there():
+def test_imports_in_the_documents_of_version_0_1_work():
     code = "import sys\nfrom importlib import import_module\n" + DOCUMENTED
     # By either way of import it is the module of the new name.
     code += "from segzoo.engine.signals import stop_on_signals as first\n"
@@ -58,7 +58,7 @@ def test_a_moved_module_is_the_module_of_its_new_name(old):
         importlib.import_module(old)
 
 
-def test_nothing_that_is_there_is_called_moved():
+def test_existing_modules_are_not_listed_as_moved():
     for old in MOVED:
         path = ROOT.joinpath(*old.split("."))
         assert not path.with_suffix(".py").exists()

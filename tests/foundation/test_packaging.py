@@ -1,4 +1,4 @@
-"""What a user gets: the files of the wheel, the pinned versions, the commands of make."""
+"""The files of the wheel, the pinned versions, the commands of make."""
 
 import importlib.util
 import os
@@ -143,7 +143,7 @@ def test_torch_is_pinned_as_the_installer_installs_it():
     assert f'TORCHVISION_VERSION = "{pins["torchvision"]}"' in installer
 
 
-def test_installing_again_forgives_the_peers_what_they_lack_and_nothing_else(monkeypatch):
+def test_installing_again_ignores_only_missing_requirements_of_the_peers(monkeypatch):
     """The peers are installed without their requirements, so `pip check` complains about them ever after."""
     spec = importlib.util.spec_from_file_location("installer", ROOT / "tools" / "install_environment.py")
     installer = importlib.util.module_from_spec(spec)

@@ -54,7 +54,7 @@ print(sorted(name for name in set(sys.modules) if name.split(".")[0] in ("segzoo
     assert run_started(site_packages, code).stdout.strip() == "[]"
 
 
-def test_without_segzoo_imports_go_on(site_packages):
+def test_imports_work_without_segzoo(site_packages):
     code = """
 sys.modules["segzoo"] = None  # as if it were not there
 try:

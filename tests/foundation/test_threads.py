@@ -59,7 +59,7 @@ def test_a_forked_process_runs_operators_when_its_parent_has_run_some(given_up):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is looked up on Linux")
-def test_threads_are_not_given_up_where_what_is_loaded_cannot_be_looked_up(monkeypatch):
+def test_threads_are_kept_if_the_loaded_libraries_are_unknown(monkeypatch):
     """As in a sandbox without /proc. The child has one thread then."""
 
     def refuse(*_, **__):
@@ -71,7 +71,7 @@ def test_threads_are_not_given_up_where_what_is_loaded_cannot_be_looked_up(monke
 
 
 class TestSettings:
-    def test_threads_sleep_unless_the_user_has_said_how_they_wait(self):
+    def test_threads_sleep_unless_the_user_has_set_a_wait_policy(self):
         given = {}
         threads.configure_openmp(given)
         assert given["OMP_WAIT_POLICY"] == "passive"
@@ -154,6 +154,6 @@ class TestShares:
         self.write(tmp_path, own="5:memory:/job\n3:cpu,cpuacct:/job\n")
         assert list(threads._cgroup_shares(tmp_path / "root", tmp_path / "own")) == [3.0]
 
-    def test_where_the_system_says_nothing(self, tmp_path):
+    def test_a_system_without_control_groups(self, tmp_path):
         assert list(threads._cgroup_shares(tmp_path, tmp_path / "own")) == []
         assert threads.free_processors() >= 1

@@ -1,4 +1,4 @@
-"""tools/try_versions.py: what it installs, and that what was not tested does not count as passed."""
+"""tools/try_versions.py: what it installs, and that untested versions do not count as passed."""
 
 import importlib.util
 import subprocess
@@ -51,7 +51,7 @@ def test_the_tests_are_there(tool):
         ("", "pip: no message"),
     ],
 )
-def test_an_environment_that_cannot_be_made_is_no_success(tool, monkeypatch, capsys, said, reason):
+def test_a_failed_environment_is_not_a_success(tool, monkeypatch, capsys, said, reason):
     def run(command, **_):
         return subprocess.CompletedProcess(command, int("pip" in command), "", said)
 
