@@ -58,9 +58,9 @@ def test_plot_of_recorded_gflops_shows_every_model(plot, tmp_path, capsys, monke
     (r50,) = (item for item in drawn if item.name == info.name)
     assert (r50.x, r50.y, r50.family) == (info.reproduced.gflops, 46.5, "R")
     assert f"{len(rows)} panoptic models" in capsys.readouterr().out
-    with Image.open(output) as picture:
-        assert picture.size == (1080, 720)
-        assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
+    with Image.open(output) as image:
+        assert image.size == (1080, 720)
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 20
 
 
 def test_labels_neither_overlap_nor_leave_the_frame(plot):

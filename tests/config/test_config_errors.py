@@ -97,8 +97,8 @@ def test_classes_are_compared_by_name_but_not_for_entities():
     metadata = MetadataCatalog.get("rugs_val")
     try:
         DatasetCatalog.register("rugs_val", list)
-        facts = MetadataCatalog.get("coco_2017_val_panoptic")
-        metadata.set(classes=[*facts.classes[:-1], "rug"], evaluator_type="panoptic")
+        original = MetadataCatalog.get("coco_2017_val_panoptic")
+        metadata.set(classes=[*original.classes[:-1], "rug"], evaluator_type="panoptic")
         overrides = ["DATASETS.TEST", "('rugs_val',)"]
         with pytest.raises(InputError, match="class 132 is 'rug' instead of"):
             load_config("panoptic/coco/maskformer_r50", overrides)

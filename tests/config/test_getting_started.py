@@ -213,10 +213,10 @@ def test_the_table_of_datasets_is_complete_and_has_the_published_counts():
             before, choices, after = re.fullmatch(r"(\w*)\{([\w,]+)\}(\w*)", template).groups()
             rows.update({f"{before}{choice}{after}": rest for choice in choices.split(",")})
     for file in (REPOSITORY / "segzoo" / "data" / "catalog").glob("*.yaml"):
-        facts = yaml.safe_load(file.read_text())
-        for name in facts["splits"]:
+        content = yaml.safe_load(file.read_text())
+        for name in content["splits"]:
             assert name in rows
-            count = facts.get("image_counts", {}).get(name)
+            count = content.get("image_counts", {}).get(name)
             assert count is None or f"{count:,}" in rows[name]
 
 

@@ -389,7 +389,7 @@ def test_nothing_else_is_computed(expression, tmp_path, monkeypatch):
 
 
 def test_every_key_of_their_files_is_known_there():
-    """A slip in these tests would make a key of theirs one that nobody has."""
+    """A misspelled key in these tests would otherwise go unnoticed."""
     keys = {**dict(flatten(get_cfg())), **MASK2FORMER_CODE.keys}
     assert MASK2FORMER.keys() <= keys.keys()
     for parts in FILES.values():

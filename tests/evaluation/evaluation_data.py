@@ -74,13 +74,13 @@ class PanopticData:
             if crowd:
                 seen_crowd.add(category)
             ids[mask] = segment_id
-            facts = {
+            fields = {
                 "id": segment_id,
                 "category_id": category,
                 "iscrowd": int(crowd),
                 "area": int(mask.sum()),
             }
-            segments.append({**facts, "isthing": self.isthing[category]})
+            segments.append({**fields, "isthing": self.isthing[category]})
         order = rng.permutation(len(segments))
         segments = [segments[i] for i in order]
         file_name = self.folder / "images" / f"{index:04d}.jpg"

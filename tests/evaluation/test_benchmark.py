@@ -1,4 +1,4 @@
-"""tools/benchmark.py: peaks of memory that are known, verdicts, and cases that can be told apart."""
+"""tools/benchmark.py: known memory peaks, verdicts, and unique case names."""
 
 import sys
 from pathlib import Path

@@ -129,8 +129,8 @@ class Square:
 def make_square():
     made = []
 
-    def make(evaluator_type, **facts):
-        made.append(Square(f"square_{len(made)}_of_boundaries", evaluator_type, **facts))
+    def make(evaluator_type, **metadata):
+        made.append(Square(f"square_{len(made)}_of_boundaries", evaluator_type, **metadata))
         return made[-1]
 
     yield make
@@ -163,7 +163,7 @@ def test_pairs_are_matched_by_boundary_iou(make_square):
 
 
 def test_a_pair_whose_boundaries_differ_is_not_found(make_square):
-    """Of width 1, the rings of 76 pixels share 2 rows of 19 alone: 1/3."""
+    """With width 1, the rings of 76 pixels share only 2 rows of 19: 1/3."""
     data = make_square("panoptic")
     output = {"panoptic_seg": (square(1).astype(np.int32), [{"id": 1, "category_id": 1}])}
     found = data.evaluate("panoptic", output, boundary_dilation=0.02)
@@ -401,18 +401,18 @@ def test_average_precision_equals_cocoeval_with_the_minimum_iou(engine):
 
 def test_the_width_is_the_datasets_or_the_published_one_and_results_say_so(tmp_path, make_square):
     output = one_instance(square())
-    results, facts = {}, {"datasets": {"x": 1}, "input_size": "original"}
+    results, protocol = {}, {"datasets": {"x": 1}, "input_size": "original"}
     for name, given, expected in (("a", None, 0.02), ("b", 0.005, 0.005)):
         data = make_square("cityscapes_instances", boundary_dilation=given)
         evaluator = BoundaryCityscapesEvaluator(data.name)
         assert evaluator.protocol() == {"rules": "Cityscapes", "boundary_dilation": expected}
         results[name] = data.evaluate("instance", output, boundary_dilation=None)
         said = {"boundary_segm": evaluator.protocol()}
-        write_results(tmp_path / name, {"x": results[name]}, Protocol(**facts, evaluators={"x": said}))
+        write_results(tmp_path / name, {"x": results[name]}, Protocol(**protocol, evaluators={"x": said}))
     with pytest.raises(InputError, match=r"boundary_segm of x has boundary_dilation 0.02 in the first"):
         compare_results(tmp_path / "a", tmp_path / "b")
     # A result without the number, or that does not say how it is made, is compared in the others.
-    write_results(tmp_path / "c", {"x": {"segm": results["b"]["segm"]}}, Protocol(**facts))
+    write_results(tmp_path / "c", {"x": {"segm": results["b"]["segm"]}}, Protocol(**protocol))
     assert compare_results(tmp_path / "a", tmp_path / "c")["x"]["segm/AP"] == (100, 100)
     with pytest.raises(InputError, match=r"dilation 1.5: expected a share of the diagonal"):
         BoundaryCityscapesEvaluator(data.name, dilation=1.5)
@@ -427,9 +427,9 @@ def test_the_number_of_detections_is_compared_if_known(tmp_path, make_square):
             limit,
             limit,
         ]
-        facts = Protocol(datasets={"x": 1}, input_size="original", evaluators={"x": said})
+        protocol = Protocol(datasets={"x": 1}, input_size="original", evaluators={"x": said})
         scores = {"entity_seg": {"AP": 1.0}, "segm": {"AP": 2.0}}
-        write_results(tmp_path / str(limit), {"x": scores}, facts)
+        write_results(tmp_path / str(limit), {"x": scores}, protocol)
     assert len(compare_results(tmp_path / "None", tmp_path / "50")["x"]) == 2
     with pytest.raises(InputError, match="entity_seg of x has detections_per_image 50 in the first"):
         compare_results(tmp_path / "50", tmp_path / "100")

@@ -94,7 +94,7 @@ class Street:
                 quality = random.integers(1, 12) / 11 if random.random() < 0.7 else random.random()
                 scores.append(quality if is_thing else quality / 2)
         # One that is empty, one on void alone, and the whole image for most classes: the official script
-        # stops where all predictions of a class are passed over.
+        # stops where all predictions of a class are ignored.
         everywhere = [24, 25, 26, 27, 32, 33]
         masks += [np.zeros(SIZE, bool), ids < 7, *[np.ones(SIZE, bool)] * len(everywhere)]
         return masks, [*classes, 26, 26, *everywhere], [*scores, 0.99, 0.07, *[0.05] * len(everywhere)]
@@ -131,9 +131,9 @@ def official(root, predictions, folder, monkeypatch):
         monkeypatch.setitem(sys.modules, "pyquaternion", types.SimpleNamespace(Quaternion=None))
     script = importlib.import_module("cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling")
     truths = sorted(str(file) for file in root.glob("cityscapes/gtFine/val/*/*_instanceIds.png"))
-    facts = {"predictionPath": str(predictions), "predictionWalk": None, "quiet": True, "JSONOutput": False}
-    facts["gtInstancesFile"] = str(folder / "gtInstances.json")
-    for key, value in facts.items():
+    options = {"predictionPath": str(predictions), "predictionWalk": None, "quiet": True, "JSONOutput": False}
+    options["gtInstancesFile"] = str(folder / "gtInstances.json")
+    for key, value in options.items():
         monkeypatch.setattr(script.args, key, value, raising=False)
     monkeypatch.chdir(folder)  # the script writes matches.json
     with contextlib.redirect_stdout(io.StringIO()):
@@ -180,17 +180,17 @@ HAND = {
     "the surer of two is right": ({26001: CAR}, [(CAR, 0.5), (rectangle(0, 0, 20, 19), 0.9)], 100),
     "a surer error": ({26001: CAR}, [(CAR, 0.5), (OTHER, 0.9)], 25),
     "equally sure": ({26001: CAR}, [(CAR, 0.5), (OTHER, 0.5)], 75),
-    "passed over on a group": ({26001: CAR, 26: OTHER}, [(CAR, 0.5), (OTHER, 0.9)], 100),
+    "ignored on a group": ({26001: CAR, 26: OTHER}, [(CAR, 0.5), (OTHER, 0.9)], 100),
     "wrong on a group of another class": ({26001: CAR, 27: OTHER}, [(CAR, 0.5), (OTHER, 0.9)], 25),
-    "passed over on void": ({26001: CAR, 4: OTHER}, [(CAR, 0.5), (OTHER, 0.9)], 100),
+    "ignored on void": ({26001: CAR, 4: OTHER}, [(CAR, 0.5), (OTHER, 0.9)], 100),
     "wrong on a caravan": ({26001: CAR, 29001: OTHER}, [(CAR, 0.5), (OTHER, 0.9)], 25),
     "half on void is wrong": (
         {26001: CAR, 4: OTHER},
         [(CAR, 0.5), (rectangle(40, 40, 20, 40), 0.9)],
         25,
     ),
-    "small is passed over": ({26001: CAR, 26002: OTHER & rectangle(40, 0, 4, 160)}, [(CAR, 0.5)], 100),
-    "nothing but passed over": ({26001: CAR, 26: OTHER}, [(OTHER, 0.9)], 0),
+    "small is ignored": ({26001: CAR, 26002: OTHER & rectangle(40, 0, 4, 160)}, [(CAR, 0.5)], 100),
+    "only ignored ones": ({26001: CAR, 26: OTHER}, [(OTHER, 0.9)], 0),
 }
 
 

@@ -27,8 +27,8 @@ def pycocotools_result(images):
     annotations, detections = [], []
     for image_id, true_masks, detected_masks, scores in images:
         for mask in true_masks:
-            facts = {"id": len(annotations) + 1, "category_id": 1, "iscrowd": 0, "area": int(mask.sum())}
-            annotations.append({**facts, "image_id": image_id, "segmentation": encode(mask)})
+            fields = {"id": len(annotations) + 1, "category_id": 1, "iscrowd": 0, "area": int(mask.sum())}
+            annotations.append({**fields, "image_id": image_id, "segmentation": encode(mask)})
         for mask, score in zip(detected_masks, scores, strict=True):
             detections.append(
                 {"image_id": image_id, "category_id": 1, "score": score, "segmentation": encode(mask)}

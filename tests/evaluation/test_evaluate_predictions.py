@@ -75,7 +75,7 @@ def test_missing_and_broken_predictions_are_named(saved):
     with pytest.raises(InputError, match=r"0002.png: not found, .*0002.jpg \(2 of 7 are missing\)"):
         rescore(data.name, folder, ["semantic"])
 
-    (folder / "entity_predictions/0000.png").write_bytes(b"not a picture")
+    (folder / "entity_predictions/0000.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"0000.png: cannot be read as an image"):
         rescore(data.name, folder, ["entity"])
 

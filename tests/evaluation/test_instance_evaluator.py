@@ -66,9 +66,9 @@ class InstanceData:
                 shape = np.array([*generator.integers(10, 110, 2), *sides])
                 mask, name = ellipse(*shape), ("a", "b", "c")[generator.integers(3)]
                 crowd = int(generator.random() < 0.2)
-                facts = {"id": len(annotations) + 100, "image_id": image_id, "category_id": COCO_ID[name]}
+                fields = {"id": len(annotations) + 100, "image_id": image_id, "category_id": COCO_ID[name]}
                 area = float(mask.sum()) * generator.choice([1, 0.98])  # as published, not recounted
-                annotations.append({**facts, "segmentation": encode(mask), "iscrowd": crowd, "area": area})
+                annotations.append({**fields, "segmentation": encode(mask), "iscrowd": crowd, "area": area})
                 for _ in range(generator.integers(0, 3)):
                     masks.append(ellipse(*(shape + generator.normal(0, 1.2, 4))))
                     scores.append(generator.integers(1, 8) / 8)  # ties
@@ -80,8 +80,8 @@ class InstanceData:
             json.dumps({"images": images, "annotations": annotations, "categories": CATEGORIES})
         )
         self.name = f"ellipses_{folder.name}"
-        facts = {"splits": {self.name: "x"}, "images": "images", "instances": "instances.json"}
-        (folder / "ellipses.yaml").write_text(yaml.safe_dump({**facts, "classes": CLASSES}))
+        content = {"splits": {self.name: "x"}, "images": "images", "instances": "instances.json"}
+        (folder / "ellipses.yaml").write_text(yaml.safe_dump({**content, "classes": CLASSES}))
         register_dataset_file(folder / "ellipses.yaml")
         order = {f"{number}.png": output for number, output in enumerate(self.outputs)}
         self.dataset_dicts = DatasetCatalog.get(self.name)
@@ -95,8 +95,8 @@ class InstanceData:
                 found = output["instances"]
                 rows = zip(found.pred_masks, found.scores.tolist(), found.pred_classes.tolist(), strict=True)
                 for mask, score, index in rows:
-                    facts = {"image_id": record["image_id"], "category_id": COCO_ID[CLASSES[index]]}
-                    results.append({**facts, "score": score, "segmentation": encode(mask)})
+                    fields = {"image_id": record["image_id"], "category_id": COCO_ID[CLASSES[index]]}
+                    results.append({**fields, "score": score, "segmentation": encode(mask)})
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO(str(self.json))
             evaluation = COCOeval(truth, truth.loadRes(results), "segm")
@@ -210,12 +210,12 @@ def test_a_prediction_on_a_crowd_is_ignored_and_elsewhere_wrong(tmp_path):
 def one_image(folder, masks):
     """A dataset of one image with (mask, crowd flag) of class b; the ids in the file start at 0."""
     data = InstanceData(folder / "data", num_images=1)
-    facts = json.loads(data.json.read_text())
-    facts["annotations"] = [
+    content = json.loads(data.json.read_text())
+    content["annotations"] = [
         {"id": number, "image_id": 50, "category_id": 2, "segmentation": encode(mask), "iscrowd": crowd}
         for number, (mask, crowd) in enumerate(masks)
     ]
-    data.json.write_text(json.dumps(facts))
+    data.json.write_text(json.dumps(content))
     data.dataset_dicts = DatasetCatalog.get(data.name)
     return data
 
@@ -252,11 +252,11 @@ def test_saved_predictions_are_scored_again_alike(tmp_path):
     assert repr(rescore(data.name, tmp_path / "out", ["instance"])[0]) == repr(again)
 
 
-def changed(**facts):
+def changed(**fields):
     """A change of the second entry; None takes a key away."""
 
     def change(results):
-        results[1] = {key: value for key, value in (results[1] | facts).items() if value is not None}
+        results[1] = {key: value for key, value in (results[1] | fields).items() if value is not None}
 
     return change
 
@@ -330,9 +330,9 @@ def test_panoptic_ground_truth_gives_its_things(tmp_path, things_only):
         for one in segments:
             mask = ids == one["id"]
             if one["category_id"] in things:
-                facts = {"id": len(annotations) + 1, "image_id": record["image_id"], "area": int(mask.sum())}
-                facts |= {"category_id": one["category_id"], "iscrowd": one["iscrowd"]}
-                annotations.append({**facts, "segmentation": encode(mask)})
+                fields = {"id": len(annotations) + 1, "image_id": record["image_id"], "area": int(mask.sum())}
+                fields |= {"category_id": one["category_id"], "iscrowd": one["iscrowd"]}
+                annotations.append({**fields, "segmentation": encode(mask)})
         regions = blobs(generator, *ids.shape, 5)
         masks = [regions == region for region in range(5)] + [ids == one["id"] for one in segments]
         chosen = generator.choice(things, len(masks))
@@ -341,8 +341,8 @@ def test_panoptic_ground_truth_gives_its_things(tmp_path, things_only):
         classes = [things.index(one) if things_only else int(one) for one in chosen]
         outputs.append({"instances": instances(masks, scores, classes, ids.shape)})
         for mask, score, category in zip(masks, scores, chosen, strict=True):
-            facts = {"image_id": record["image_id"], "category_id": int(category), "score": score}
-            results.append({**facts, "segmentation": encode(mask)})
+            fields = {"image_id": record["image_id"], "category_id": int(category), "score": score}
+            results.append({**fields, "segmentation": encode(mask)})
     truth = COCO()
     truth.dataset = {
         "images": images,

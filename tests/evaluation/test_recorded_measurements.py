@@ -87,8 +87,8 @@ RESULTS = {"roads_val": {"sem_seg": {"mIoU": 61.5}, "panoptic_seg": {"PQ": 40.25
 
 
 def result(folder, tasks, resizing, results=RESULTS):
-    facts = {**asdict(replace(PROTOCOL, semantic_resizing=resizing)), "tasks": list(tasks)}
-    return load_results(write_results(folder, results, facts))
+    protocol = {**asdict(replace(PROTOCOL, semantic_resizing=resizing)), "tasks": list(tasks)}
+    return load_results(write_results(folder, results, protocol))
 
 
 def test_results_of_scores_that_were_resized_in_two_ways_are_not_compared(tmp_path):
@@ -128,9 +128,9 @@ def test_resizing_of_older_results_follows_from_their_tasks_or_is_unknown(tmp_pa
     assert compare_results(first, unknown)["roads_val"]["sem_seg/mIoU"] == (61.5, 61.5)
     assert "semantic_resizing is unknown for the second result" in caplog.text
     # Predictions that were saved then are scored again.
-    facts = old(second, "semantic_resizing")["protocol"]
+    protocol = old(second, "semantic_resizing")["protocol"]
     assert (
-        load_results(write_results(tmp_path / "d", RESULTS, facts))["protocol"]["semantic_resizing"]
+        load_results(write_results(tmp_path / "d", RESULTS, protocol))["protocol"]["semantic_resizing"]
         == "masks"
     )
 

@@ -42,10 +42,10 @@ def test_results_json_holds_metrics_protocol_version_and_date(tmp_path):
 
 
 def test_a_protocol_that_lacks_a_key_or_an_image_count_is_refused(tmp_path):
-    facts = asdict(PROTOCOL)
-    del facts["flip"]
+    protocol = asdict(PROTOCOL)
+    del protocol["flip"]
     with pytest.raises(InputError, match="evaluation protocol: flip is missing"):
-        write_results(tmp_path, RESULTS, facts)
+        write_results(tmp_path, RESULTS, protocol)
     with pytest.raises(InputError, match="datasets lacks roads_val"):
         write_results(tmp_path, RESULTS, replace(PROTOCOL, datasets={"other": 3}))
     assert not list(tmp_path.iterdir())

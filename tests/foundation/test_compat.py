@@ -217,10 +217,10 @@ class TestNumpyAliases:
             {"id": 2, "isthing": True, "category_id": 0, "area": 600, "score": 0.5},
         ]
         visualizer = Visualizer(np.zeros((40, 60, 3), dtype=np.uint8), metadata)
-        picture = visualizer.draw_panoptic_seg_predictions(ids, info).get_image()
-        assert picture.shape == (40, 60, 3)
-        assert picture[3, 3, 2] > picture[3, 3, 0]
-        assert picture[-3:, -3:].max() == 0
+        image = visualizer.draw_panoptic_seg_predictions(ids, info).get_image()
+        assert image.shape == (40, 60, 3)
+        assert image[3, 3, 2] > image[3, 3, 0]
+        assert image[-3:, -3:].max() == 0
 
     def test_video_visualizer_draws_two_frames(self):
         from detectron2.data import Metadata

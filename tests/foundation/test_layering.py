@@ -36,7 +36,7 @@ MAY_IMPORT["segzoo.model_zoo"] = _UP_TO_LEVEL_4 | {"segzoo.projects", "segzoo.en
 MAY_IMPORT["segzoo.cli"] = {"segzoo"}
 MAY_IMPORT["segzoo.__main__"] = {"segzoo.cli"}
 PROJECT_MAY_IMPORT = {"segzoo.modeling", "segzoo.layers", "segzoo.config"}
-# A project hands in its key map, and takes from checkpoint what that is made of: rules that maps share.
+# A project registers its key map, and imports from checkpoint the rules that maps share.
 CHECKPOINT_NAMES_FOR_PROJECTS = {"KeyMap", "register_key_map"}
 CHECKPOINT_RULES = {"segzoo.checkpoint.rules_cnn", "segzoo.checkpoint.rules_transformer"}
 DETECTRON2_FOR = {
