@@ -120,12 +120,12 @@ class LoadReport:
             ("loaded", len(self.loaded), ""),
             ("renamed", len(self.renamed), some([f"{old} -> {new}" for old, new in self.renamed.items()], 1)),
             ("interpolated", len(self.resized), some(self.resized, 1)),
-            ("re-initialized", len(self.reinitialized), modules_of(self.reinitialized)),
-            ("for training only, initial", len(self.training_only), modules_of(self.training_only)),
+            ("re-initialized", len(self.reinitialized), module_names(self.reinitialized)),
+            ("for training only, initial", len(self.training_only), module_names(self.training_only)),
             ("other shape", len(self.mismatched), some(shapes, 1)),
-            ("missing", len(self.missing), modules_of(self.missing)),
-            ("unexpected", len(self.unexpected), modules_of(self.unexpected)),
-            ("not needed", len(self.extras), modules_of(self.extras)),
+            ("missing", len(self.missing), module_names(self.missing)),
+            ("unexpected", len(self.unexpected), module_names(self.unexpected)),
+            ("not needed", len(self.extras), module_names(self.extras)),
         ]
         table = tabulate(
             [row for row in rows if row[1] or row[0] == "loaded"], ["weights", "count", ""], "pipe"
@@ -206,6 +206,6 @@ def listed(keys: list[str]) -> str:
     return f"{len(keys)} weights ({some(keys, 10)})" if len(keys) != 1 else keys[0]
 
 
-def modules_of(keys: list[str]) -> str:
+def module_names(keys: list[str]) -> str:
     """Return the names of the keys' modules, at most three levels deep."""
     return some(list(dict.fromkeys(".".join(key.split(".")[:3]) for key in keys)), 4)
