@@ -45,7 +45,7 @@ def read_with_bases(file: Path) -> dict[str, Any]:
     for layer in read_layers(file):
         if layer.note:
             logger.warning("%s", layer.note)
-        _merge(layer.keys, merged)
+        _merge(layer.keys, merged, layer.source)
     return merged
 
 
@@ -58,7 +58,7 @@ def read_layers(file: str | Path, above: tuple[str, ...] = ()) -> list[Layer]:
 
     Raises:
         FileNotFoundError: a base does not exist.
-        InputError: a file is among its own bases.
+        InputError: a file is among its own bases, or its bases are not paths.
         TypeError: a file is not a mapping of keys to values.
         yaml.YAMLError: a file is not valid YAML.
     """
@@ -87,6 +87,8 @@ def _file_layers(name: str, above: tuple[str, ...]) -> list[Layer]:
     if not isinstance(keys, dict):
         raise TypeError(f"{name} is not a mapping of keys to values")
     listed = keys.pop("_BASE_", [])
+    if not isinstance(listed, str | list) or not all(isinstance(base, str) for base in listed):
+        raise InputError(f"{name}: _BASE_ {listed!r}: expected a path, or a list of paths")
     bases: list[Base] = [listed] if isinstance(listed, str) else list(listed)
     note = ""
     if is_former(bases):
@@ -106,12 +108,12 @@ def _beside(name: str, base: str) -> str:
     return base if "://" in base else os.path.join(os.path.dirname(name), base)
 
 
-def _merge(keys: dict[str, Any], merged: dict[str, Any]) -> None:
+def _merge(keys: dict[str, Any], merged: dict[str, Any], source: str, prefix: str = "") -> None:
     for key, value in keys.items():
         if isinstance(value, dict):
             section = merged.setdefault(key, {})
             if not isinstance(section, dict):
-                raise TypeError(f"{key} is a value in one file and has keys in another")
-            _merge(value, section)
+                raise InputError(f"{source}: {prefix}{key} has keys, and a value in one of its _BASE_ files")
+            _merge(value, section, source, f"{prefix}{key}.")
         else:
             merged[key] = value

@@ -148,9 +148,11 @@ def import_extensions(modules: Iterable[str]) -> None:
     """Import the modules of IMPORTS, from Python's path or the current folder.
 
     Raises:
-        InputError: a module does not exist.
+        InputError: a module does not exist, or an entry is not the name of a module.
     """
     for module in modules:
+        if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
+            raise InputError(f"IMPORTS {module!r}: expected the name of a module, as after Python's import")
         _import(module)
 
 
@@ -165,6 +167,5 @@ def _import(module: str) -> None:
         # The missing module may be one that it imports in turn.
         if not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise InputError(
-            f"IMPORTS: no module {module} in this folder or on PYTHONPATH; add its folder to PYTHONPATH"
-        ) from None
+        remedy = "give its name without .py" if module.endswith(".py") else "add its folder to PYTHONPATH"
+        raise InputError(f"IMPORTS: no module {module} in this folder or on PYTHONPATH; {remedy}") from None

@@ -3,7 +3,7 @@
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from .renamed.translate import check_decoder_layers, local_spelling, needs_conve
 from .renamed.unread import UNREAD, why_unread
 from .retired_keys import drop_retired_keys, explain_retired_key
 from .rules import check_values, may_be_none
+from .value_types import match_float_default, no_value_message, type_message, with_default_type
 from .version_keys import check_version_values, drop_version_defaults, explain_version_key
 
 # Keys that users of other code bases write, by the last part of the key.
@@ -119,7 +120,7 @@ def _imports(loaded: CfgNode, source: str, overrides: Sequence[str]) -> list[str
     given = [value for key, value in zip(overrides[::2], overrides[1::2], strict=False) if key == "IMPORTS"]
     if given:
         _merge_overrides(cfg, ["IMPORTS", given[-1]])
-    return cfg.IMPORTS
+    return with_default_type("IMPORTS", cfg.IMPORTS, ())
 
 
 def _with_overrides(cfg: CfgNode, overrides: Sequence[str], unread: Mapping[str, Any]) -> CfgNode:
@@ -130,16 +131,14 @@ def _with_overrides(cfg: CfgNode, overrides: Sequence[str], unread: Mapping[str,
     """
     defaults = dict(flatten(new_config()))
     _merge_overrides(cfg, overrides)
-    expand_homes(cfg)
     values = dict(flatten(cfg))
     for key, value in values.items():
         if key in unread and not equal(value, unread[key]) and (remedy := why_unread(key, values)):
             raise InputError(f"{key} {value!r} has no effect in segzoo; {remedy}")
         if value is None and defaults.get(key) is not None and not may_be_none(key):
-            raise InputError(
-                f"{key} has no value; give it one such as {defaults[key]!r}, or leave the key out"
-            )
+            raise InputError(no_value_message(key, defaults[key]))
     check_values(cfg)
+    expand_homes(cfg)
     return cfg
 
 
@@ -165,34 +164,10 @@ def _merge(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
     try:
         cfg.merge_from_other_cfg(loaded)
     except (ValueError, KeyError) as error:
-        raise InputError(f"{source}: {_type_message(error)}") from None
+        raise InputError(f"{source}: {type_message(error)}") from None
 
 
-_WRONG_TYPE = re.compile(
-    r"Type mismatch \(<class '(\w+)'> vs. <class '([\w.]+)'>\) "
-    r"with values \((.*) vs. (.*)\) for config key: ([\w.]+)"
-)
 _KEY_AND_VALUE = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*=")
-_TYPE_NAMES = {
-    "int": "an integer",
-    "float": "a number",
-    "bool": "True or False",
-    "str": "a string",
-    "tuple": "a list",
-    "list": "a list",
-    "CfgNode": "a section with keys",
-}
-
-
-def _type_message(error: Exception) -> str:
-    """Return the message for a value whose type differs from the default's, from yacs's error."""
-    text = " ".join(str(error).split())
-    match = _WRONG_TYPE.fullmatch(text)
-    if match is None:
-        return text
-    default_type, found, default, value, key = match.groups()
-    expected = _TYPE_NAMES.get(default_type, default_type)
-    return f"{key} is {value} ({found}); expected {expected}, such as {default or repr('')}"
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
@@ -210,12 +185,11 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         if key in renamed:
             continue
         if key not in known:
-            remedy = "; give one of its keys" if any(name.startswith(f"{key}.") for name in known) else ""
-            raise InputError(f"unknown key {key}{remedy or _did_you_mean(key, known)}")
+            raise InputError(f"unknown key {key}{_did_you_mean(key, known)}")
         try:
-            cfg.merge_from_list([key, _match_float_default(known[key], local_spelling(key, value))])
+            cfg.merge_from_list([key, match_float_default(known[key], local_spelling(key, value))])
         except (ValueError, AssertionError) as error:
-            text = _type_message(error)
+            text = type_message(error)
             raise InputError(text if text.startswith(key) else f"{key}: {text}") from None
     check_backbone_name(dict(pairs), known)
     if any(key == DEC_LAYERS for key, _ in pairs):
@@ -245,31 +219,23 @@ def _check_keys(cfg: CfgNode, loaded: CfgNode, source: str) -> None:
             raise InputError(f"{source}: unknown key {key}{_did_you_mean(key, known)}")
         if key in known:
             *path, leaf = key.split(".")
-            existing_section(loaded, path)[leaf] = _match_float_default(known[key], value)
+            existing_section(loaded, path)[leaf] = match_float_default(known[key], value)
 
 
 def _inside_free_section(cfg: CfgNode, key: str) -> bool:
-    node: Any = cfg
+    node = cfg
     for part in key.split(".")[:-1]:
-        node = node.get(part) if isinstance(node, CfgNode) else None
-        if node is None:
+        node = node.get(part)
+        if not isinstance(node, CfgNode):
             return False
         if node.is_new_allowed():
             return True
     return False
 
 
-def _match_float_default(default: Any, value: Any) -> Any:
-    """Return a number as float if the default is one: yacs would refuse `1` as a learning rate."""
-    if not isinstance(default, float):
-        return value
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return value
-
-
-def _did_you_mean(key: str, choices: Iterable[str]) -> str:
+def _did_you_mean(key: str, choices: Collection[str]) -> str:
+    if any(choice.startswith(f"{key}.") for choice in (*choices, *CONVERTED)):
+        return "; give one of its keys"
     if retired := explain_retired_key(key):
         return retired
     if explain_version_key(key) and key not in UNREAD:

@@ -147,6 +147,10 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "expected different names, such as ('boundary',)",
         lambda value: all(isinstance(name, str) and name for name in value) and len(set(value)) == len(value),
     ): {"TEST": "EVALUATORS"},
+    Rule(
+        "expected a list of names",
+        lambda value: all(isinstance(name, str) and name for name in value),
+    ): {"DATASETS": "TRAIN TEST FILES", "TEST": "TASKS", "INPUT": "TARGETS"},
     RANGE: {"INPUT": "ROTATION"},
     POSITIVE_RANGE: {"INPUT": "SCALE_RANGE LSJ_SCALE DETR_CROP_SIZE"},
     _SIDES: {"INPUT": "MIN_SIZE_TRAIN DETR_CROP_SHORT_EDGE", "TEST": "AUG.MIN_SIZES"},

@@ -22,7 +22,15 @@ def write(folder, text):
     [
         ("DATASETS:\n  VAL: ('x',)\n", "unknown key DATASETS.VAL; did you mean DATASETS.TEST?"),
         ("SOLVER:\n  BASE_RL: 0.1\n", "unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR?"),
-        ("SOLVER: 3\n", "unknown key SOLVER"),
+        ("SOLVER: 3\n", "config.yaml: unknown key SOLVER; give one of its keys"),
+        ("MODEL:\n  MASK_FORMER:\n", "unknown key MODEL.MASK_FORMER; give one of its keys"),
+        ("INPUT:\n  CROP_SIZE: {HEIGHT: 3}\n", "unknown key INPUT.CROP_SIZE.HEIGHT"),
+        ("OUTPUT_DIR:\n", "OUTPUT_DIR has no value"),
+        ("DATASETS:\n  FILES: [3]\n", "DATASETS.FILES (3,): expected a list of names"),
+        ("DATASETS:\n  TRAIN: [[camvid_train]]\n", "DATASETS.TRAIN (['camvid_train'],): expected a list of"),
+        ("IMPORTS:\n", "IMPORTS has no value; give it one such as (), or leave the key out"),
+        ("_BASE_:\n", "config.yaml: _BASE_ None: expected a path, or a list of paths"),
+        ("_BASE_: [3]\n", "config.yaml: _BASE_ [3]: expected a path, or a list of paths"),
         ("SOLVER:\n  MAX_ITER: many\n", "config.yaml"),
         ("TASK: panoptical\n", "TASK 'panoptical' is unknown; did you mean panoptic?"),
         ("DATASETS:\n  TRAIN: ('camvid_trian',)\n", "'camvid_trian' is unknown; did you mean camvid_train?"),
@@ -53,6 +61,15 @@ def test_a_wrong_file_is_explained(tmp_path, text, message):
         (["SOLVER.MAX_ITERS", "10"], "unknown key SOLVER.MAX_ITERS; did you mean SOLVER.MAX_ITER?"),
         (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
         (["SOLVER", "1"], "unknown key SOLVER; give one of its keys"),
+        (["MODEL.WEIGHTS", "None"], "MODEL.WEIGHTS has no value; give it one such as '', or leave the key"),
+        (["IMPORTS", "None"], "IMPORTS has no value"),
+        (["IMPORTS", "[3]"], "IMPORTS 3: expected the name of a module, as after Python's import"),
+        (["IMPORTS", "('a/b.py',)"], "IMPORTS 'a/b.py': expected the name of a module"),
+        (["IMPORTS", "('.private',)"], "IMPORTS '.private': expected the name of a module"),
+        (
+            ["IMPORTS", "('private_method.py',)"],
+            "no module private_method.py in this folder or on PYTHONPATH; give its name without .py",
+        ),
         (["SOLVER.MAX_ITER", "ten"], "SOLVER.MAX_ITER"),
         (["INPUT.RANDOM_FLIP", "none"], "INPUT.RANDOM_FLIP 'none' has no effect in segzoo; INPUT.FLIP_PROB"),
         (["TEST.PRECISE_BN.ENABLED", "True"], "TEST.PRECISE_BN.ENABLED True has no effect"),
@@ -79,6 +96,13 @@ def test_a_wrong_override_is_explained(overrides, message):
     with pytest.raises(InputError) as caught:
         load_config(LEAF, overrides)
     assert message in str(caught.value)
+
+
+def test_keys_below_what_is_a_value_in_a_base_are_explained(tmp_path):
+    (tmp_path / "base.yaml").write_text("MODEL: {BACKBONE: {NAME: ResNetBackbone}}\n")
+    file = write(tmp_path, "_BASE_: base.yaml\nMODEL: {BACKBONE: {NAME: {DEPTH: 50}}}\n")
+    with pytest.raises(InputError, match=r"config.yaml: MODEL.BACKBONE.NAME has keys, and a value in one of"):
+        load_config(file)
 
 
 def test_an_unknown_config_name_suggests_the_nearest():

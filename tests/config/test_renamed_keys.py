@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 MASK2FORMER, SWIN = "panoptic/coco/mask2former_r50", "panoptic/coco/mask2former_swin_tiny"
 MASKFORMER, PIXELS = "semantic/ade20k/maskformer_r50", "semantic/ade20k/fcn_r50_v1s_120ep"
+R18B = "semantic/voc_2012/bisenet_r18_v1b"
 
 
 def changes(leaf, *overrides):
@@ -43,6 +44,13 @@ def changes(leaf, *overrides):
             {"MODEL.BACKBONE.OUTPUT_STRIDE": 8},
         ),
         (MASK2FORMER, "MODEL.RESNETS.STRIDE_IN_1X1 False", {}),
+        (MASK2FORMER, "MODEL.RESNETS.STEM_OUT_CHANNELS 64 MODEL.RESNETS.RES5_MULTI_GRID [1,1,1]", {}),
+        (R18B, "MODEL.RESNETS.DEPTH 34", {"MODEL.BACKBONE.VARIANT": "r34_v1b"}),
+        (
+            MASK2FORMER,  # its blocks have no 1x1 convolution to stride in
+            "MODEL.BACKBONE.VARIANT r18 MODEL.RESNETS.STRIDE_IN_1X1 True MODEL.RESNETS.RES2_OUT_CHANNELS 64",
+            {"MODEL.BACKBONE.VARIANT": "r18"},
+        ),
         (
             MASK2FORMER,  # Detectron2's own backbone reads its own keys
             "MODEL.RESNETS.DEPTH 101 MODEL.BACKBONE.NAME build_resnet_backbone",
@@ -68,6 +76,7 @@ def changes(leaf, *overrides):
         ),
         (MASKFORMER, "INPUT.SIZE_DIVISIBILITY -1", {"INPUT.PAD_TO_CROP": False}),
         (MASKFORMER, "INPUT.SIZE_DIVISIBILITY 512", {}),
+        (MASKFORMER, "INPUT.SIZE_DIVISIBILITY 0", {"INPUT.PAD_TO_CROP": False}),
         (
             MASK2FORMER,
             "INPUT.DATASET_MAPPER_NAME coco_instance_lsj",
@@ -75,6 +84,15 @@ def changes(leaf, *overrides):
         ),
         (MASK2FORMER, "INPUT.DATASET_MAPPER_NAME detr_panoptic", {"INPUT.AUGMENTATION": "detr"}),
         (MASK2FORMER, "MODEL.MASK_FORMER.TEST.SEMANTIC_ON False", {"TEST.TASKS": ("panoptic",)}),
+        (
+            MASK2FORMER,  # beside the task that the other key chooses
+            "INPUT.DATASET_MAPPER_NAME coco_instance_lsj MODEL.MASK_FORMER.TEST.SEMANTIC_ON True",
+            {
+                "TASK": "instance",
+                "TEST.TASKS": ("semantic", "instance"),
+                "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 80,
+            },
+        ),
         (
             MASK2FORMER,
             "MODEL.MASK_FORMER.TEST.INSTANCE_ON True",
@@ -85,6 +103,7 @@ def changes(leaf, *overrides):
             "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE True",
             {"MODEL.MASK_FORMER.TEST.SEMANTIC_RESIZING": "masks"},
         ),
+        (MASKFORMER, "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE False", {}),
         (
             MASK2FORMER,
             "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES ['res4','res5']",
@@ -99,6 +118,11 @@ def changes(leaf, *overrides):
             MASKFORMER,
             "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME TransformerEncoderPixelDecoder",
             {"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "TransformerFPNPixelDecoder"},
+        ),
+        (  # which has no encoder
+            MASKFORMER,
+            "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS 4",
+            {},
         ),
         (MASK2FORMER, "SOLVER.OPTIMIZER ADAMW", {}),
         (MASK2FORMER, "MODEL.MASK_FORMER.ENC_LAYERS 0", {}),
@@ -136,6 +160,18 @@ REFUSED = [
     ),
     (
         MASK2FORMER,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS 32",
+        "MODEL.RESNETS.STEM_OUT_CHANNELS 32 has no effect here",
+        "MODEL.RESNETS.STEM_OUT_CHANNELS 64",
+    ),
+    (
+        MASK2FORMER,
+        "MODEL.RESNETS.RES4_DILATION 2",
+        "MODEL.RESNETS.RES4_DILATION 2 has no effect here; set MODEL.BACKBONE.OUTPUT_STRIDE 16 or 8",
+        "MODEL.BACKBONE.OUTPUT_STRIDE 16",
+    ),
+    (
+        MASK2FORMER,
         "MODEL.RESNETS.STEM_TYPE deeplab",
         "MODEL.BACKBONE.VARIANT r101c is DeepLab's",
         "MODEL.BACKBONE.VARIANT r101c",
@@ -149,7 +185,7 @@ REFUSED = [
     (
         MASK2FORMER,
         "MODEL.RESNETS.NUM_GROUPS 32",
-        "with MODEL.BACKBONE.NAME build_resnet_backbone Detectron2's own backbone reads it",
+        "in ResNetBackbone; 1 has, or set MODEL.BACKBONE.NAME build_resnet_backbone, which reads it",
         "MODEL.RESNETS.NUM_GROUPS 32 MODEL.BACKBONE.NAME build_resnet_backbone",
     ),
     (
@@ -218,7 +254,22 @@ REFUSED = [
     ),
     (PIXELS, "MODEL.SEM_SEG_HEAD.LOSS_TYPE hard_pixel_mining", "MODEL.SEM_SEG_HEAD.LOSS.NAME is", ""),
     (PIXELS, "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS [6,12,18]", "set MODEL.DEEPLABV3.DILATIONS", ""),
-    (MASK2FORMER, "INPUT.IMAGE_SIZE big", "INPUT.IMAGE_SIZE: INPUT.LSJ_SIZE is big", "INPUT.IMAGE_SIZE 512"),
+    (
+        MASK2FORMER,
+        "INPUT.IMAGE_SIZE big",
+        "INPUT.IMAGE_SIZE is big (str); expected an integer",
+        "INPUT.IMAGE_SIZE 512",
+    ),
+    (
+        MASK2FORMER,  # in YAML it would be False; a text would count as True
+        "MODEL.MASK_FORMER.TEST.SEMANTIC_ON false",
+        "MODEL.MASK_FORMER.TEST.SEMANTIC_ON is false (str); expected True or False, such as True",
+        "MODEL.MASK_FORMER.TEST.SEMANTIC_ON False",
+    ),
+    (MASKFORMER, "INPUT.SIZE_DIVISIBILITY none", "is none (str); expected an integer, such as -1", ""),
+    (MASKFORMER, "INPUT.SIZE_DIVISIBILITY None", "has no value; give it one such as -1, or leave", ""),
+    (MASK2FORMER, "INPUT.DATASET_MAPPER_NAME []", "is [] (list); expected a string, such as mask_", ""),
+    (MASK2FORMER, "MODEL.MASK_FORMER.DEC_LAYERS None", "MODEL.MASK_FORMER.DEC_LAYERS has no value", ""),
     (MASK2FORMER, "MODEL.MASK_ON True", "MODEL.MASK_ON True has no effect in segzoo; TEST.TASKS says", ""),
     (MASK2FORMER, "MODEL.ROI_HEADS.NUM_CLASSES 5", "the classes follow from the dataset, DATASETS.TRAIN", ""),
     (MASK2FORMER, "MODEL.RPN.NMS_THRESH 0.5", "and MODEL.META_ARCHITECTURE is MaskFormer", ""),

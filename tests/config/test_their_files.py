@@ -3,12 +3,14 @@
 import pytest
 import yaml
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
 
 from segzoo.config.arithmetic import expand_expressions
 from segzoo.config.files import find_config
 from segzoo.config.keys import flatten
 from segzoo.config.renamed.code_bases import MASK2FORMER as MASK2FORMER_CODE
 from segzoo.config.renamed.table import CONVERTED
+from segzoo.config.renamed.training import DATASETS, WEIGHTS
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
 from tests.config.their_files import (
@@ -128,6 +130,76 @@ def test_decoder_layers_are_mask2formers_count_only_in_its_decoder(tmp_path):
     cfg = load_config(write_their_file(tmp_path / "plain.yaml", *parts, plain))
     assert cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME == "MaskFormerTransformerDecoder"
     assert cfg.MODEL.MASK_FORMER.DEC_LAYERS == 10
+    # A per-pixel model has MaskFormer's decoder, whatever the name says.
+    pixels = {
+        "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+        "MODEL.SEM_SEG_HEAD.NAME": "PerPixelBaselinePlusHead",
+    }
+    parts = FILES["semantic/ade20k/mask2former_r101"]
+    cfg = load_config(write_their_file(tmp_path / "pixels.yaml", *parts, pixels))
+    assert cfg.MODEL.MASK_FORMER.DEC_LAYERS == 10
+
+
+def test_a_file_with_one_key_of_mask2former_has_its_defaults(tmp_path):
+    """The name of the decoder, which is a key here, too."""
+    values = {"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder"}
+    plain = (RESNET, head(150), data("ade20k_sem_seg_{}", "mask_former_semantic"))
+    cfg = load_config(write_their_file(tmp_path / "theirs.yaml", *plain, values))
+    assert cfg.MODEL.MASK_FORMER.MASK_LOSS == "bce"
+    assert cfg.MODEL.MASK_FORMER.DEC_LAYERS == 5  # 6 there
+    cfg = load_config(write_their_file(tmp_path / "theirs.yaml", *plain))
+    assert cfg.MODEL.MASK_FORMER.MASK_LOSS == "focal"
+    assert cfg.MODEL.MASK_FORMER.CLASS_WEIGHT == 1.0
+    assert not cfg.MODEL.MASK_FORMER.TEST.CONFIDENT_PIXELS_ONLY
+
+
+def test_padding_of_their_networks_is_that_of_the_backbone(tmp_path):
+    """-1 stands for 32 in their Swin Transformer and for 0 in Detectron2's ResNet."""
+    key = "MODEL.MASK_FORMER.SIZE_DIVISIBILITY"
+    for leaf, expected in (
+        ("semantic/ade20k/maskformer_r50", 0),
+        ("semantic/ade20k/maskformer_swin_tiny", 32),
+    ):
+        cfg = load_config(write_their_file(tmp_path / "theirs.yaml", *FILES[leaf], {key: -1}))
+        assert expected == cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
+
+
+def test_a_pixel_decoder_without_an_encoder_has_no_layers(tmp_path):
+    plain = {"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder"}
+    plain |= {"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "res5"}
+    file = write_their_file(tmp_path / "theirs.yaml", *FILES["panoptic/ade20k/maskformer_r101"], plain)
+    assert load_config(file).MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS == 0
+
+
+def test_images_are_flipped_by_the_mappers_that_do_not_read_the_key(tmp_path):
+    for leaf, expected in (("semantic/ade20k/maskformer_r50", 0.5), ("panoptic/coco/mask2former_r50", 0.0)):
+        file = write_their_file(tmp_path / "theirs.yaml", *FILES[leaf], {"INPUT.RANDOM_FLIP": "none"})
+        assert expected == load_config(file).INPUT.FLIP_PROB
+
+
+def test_images_without_instances_are_left_out_for_instances_alone(tmp_path):
+    """Their mappers of semantic and panoptic labels have no annotations that could be empty."""
+    leaves = (
+        "semantic/ade20k/maskformer_r50",
+        "panoptic/coco/maskformer_r50",
+        "instance/ade20k/mask2former_r50",
+    )
+    found = [
+        load_config(
+            write_their_file(tmp_path / "theirs.yaml", *FILES[leaf])
+        ).DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        for leaf in leaves
+    ]
+    assert found == [False, False, True]
+
+
+def test_names_of_datasets_and_files_of_weights_exist_here():
+    assert all(name in DatasetCatalog.list() for name in DATASETS.values())
+    names = ("tiny", "small", "base", "base_in21k", "large_in21k_100ep")
+    leaves = [load_config(f"panoptic/coco/mask2former_swin_{name}") for name in names]
+    expected = {cfg.MODEL.WEIGHTS for cfg in leaves}
+    assert {url for file, url in WEIGHTS.items() if file.startswith("swin_")} == expected
+    assert all(f"/{file.removesuffix('.pkl')}." in url for file, url in WEIGHTS.items())
 
 
 @pytest.mark.parametrize(
@@ -172,6 +244,30 @@ WITHOUT_COUNTERPART = {
     ),
     "stride": ({"MODEL.RESNETS.STRIDE_IN_1X1": True}, "MODEL.RESNETS.STRIDE_IN_1X1 True has no counterpart"),
     "groups": ({"MODEL.RESNETS.NUM_GROUPS": 32}, "MODEL.RESNETS.NUM_GROUPS 32 has no counterpart"),
+    "dilation": ({"MODEL.RESNETS.RES5_DILATION": 4}, "MODEL.RESNETS.RES5_DILATION 4 has no effect here"),
+    "stride of masks": (
+        {"MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 8},
+        "COMMON_STRIDE 8 has no counterpart here; 4",
+    ),
+    "head": (
+        {"MODEL.SEM_SEG_HEAD.NAME": "PerPixelBaselineHead"},
+        "'PerPixelBaselineHead' has no counterpart with MODEL.META_ARCHITECTURE MaskFormer",
+    ),
+    "layers": ({"MODEL.MASK_FORMER.DEC_LAYERS": 1}, "DEC_LAYERS 1 includes the prediction before the first"),
+    "flip": ({"INPUT.RANDOM_FLIP": "vertical"}, "images are only flipped horizontally"),
+    "detr without crops": (
+        {"INPUT.DATASET_MAPPER_NAME": "detr_panoptic", "INPUT.CROP.ENABLED": False},
+        "INPUT.CROP.ENABLED False has no counterpart: INPUT.AUGMENTATION detr crops",
+    ),
+    # Values that no code base takes.
+    "text": ({"DATASETS.TRAIN": "ade20k"}, "DATASETS.TRAIN is ade20k (str); expected a list, such as ()"),
+    "no value": ({"MODEL.WEIGHTS": None}, "MODEL.WEIGHTS has no value; give it one such as ''"),
+    "list": ({"MODEL.BACKBONE.NAME": ["D2SwinTransformer"]}, "MODEL.BACKBONE.NAME is ['D2SwinTransformer'] "),
+    "number": ({"INPUT.CROP.SIZE": 512}, "INPUT.CROP.SIZE is 512 (int); expected a list, such as [0.9, 0.9]"),
+    "layers in a text": (
+        {"MODEL.MASK_FORMER.DEC_LAYERS": "ten"},
+        "DEC_LAYERS is ten (str); expected an integer",
+    ),
     "encoder": ({"MODEL.MASK_FORMER.ENC_LAYERS": 6}, "MODEL.MASK_FORMER.ENC_LAYERS 6 has no counterpart"),
     "padding": ({"INPUT.SIZE_DIVISIBILITY": 640}, "padded to INPUT.CROP_SIZE (512, 512)"),
     "crop": ({"INPUT.CROP.TYPE": "relative"}, "INPUT.CROP.TYPE 'relative' has no counterpart"),
@@ -196,6 +292,7 @@ def test_what_has_no_counterpart_is_one_line(name, tmp_path):
     assert str(caught.value).startswith(f"{file}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "set MODEL.BACKBONE.NAME" not in str(caught.value)  # of no use in a file of theirs
 
 
 @pytest.mark.parametrize(
@@ -208,6 +305,14 @@ def test_what_has_no_counterpart_is_one_line(name, tmp_path):
         (
             {"MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.KEYPOINT_ON": True},
             "MODEL.KEYPOINT_ON True has no counterpart here",
+        ),
+        (
+            {
+                "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+                "MODEL.MASK_ON": True,
+                "MODEL.LOAD_PROPOSALS": True,
+            },
+            "MODEL.LOAD_PROPOSALS True has no counterpart here",
         ),
         ({"MODEL.META_ARCHITECTURE": "RetinaNet"}, "it is a box detector"),
         ({"MODEL.META_ARCHITECTURE": "PanopticFPN"}, "it is Panoptic FPN"),

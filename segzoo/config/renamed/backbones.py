@@ -131,16 +131,21 @@ def _renamed(backbone: str, here: str) -> Convert:
     return convert
 
 
+def _detectron2_remedy(context: Context) -> str:
+    """Return one more remedy for a single key; in a whole file, build_resnet_backbone is ResNetBackbone."""
+    return "" if context.whole else ", or set MODEL.BACKBONE.NAME build_resnet_backbone, which reads it"
+
+
 _STRIDES = {(1, 1): 32, (1, 2): 16, (2, 4): 8}
 
 
 def _dilation(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     if not _belongs(given, context, "ResNetBackbone"):
         return {}
-    key = "MODEL.RESNETS.RES5_DILATION"
-    pair = given.get("MODEL.RESNETS.RES4_DILATION", 1), given.get(key, 1)
+    pair = given.get("MODEL.RESNETS.RES4_DILATION", 1), given.get("MODEL.RESNETS.RES5_DILATION", 1)
     if pair not in _STRIDES:
-        refuse(key, pair[1], "has no effect here; set MODEL.BACKBONE.OUTPUT_STRIDE 16 or 8")
+        key, value = next((key, value) for key, value in given.items() if value != 1)
+        refuse(key, value, "has no effect here; set MODEL.BACKBONE.OUTPUT_STRIDE 16 or 8")
     return {"MODEL.BACKBONE.OUTPUT_STRIDE": _STRIDES[pair]}
 
 
@@ -151,7 +156,7 @@ def _stride_in_1x1(given: Mapping[str, Any], context: Context) -> Mapping[str, A
             key,
             value,
             "has no counterpart: ResNetBackbone strides in its 3x3 convolutions, as torchvision's weights "
-            "need; use those and False, or set MODEL.BACKBONE.NAME build_resnet_backbone",
+            f"need; use those and False{_detectron2_remedy(context)}",
         )
     return {}
 
@@ -172,8 +177,7 @@ def _resnet_shape(given: Mapping[str, Any], context: Context) -> Mapping[str, An
             refuse(
                 key,
                 value,
-                "has no counterpart in ResNetBackbone; with MODEL.BACKBONE.NAME build_resnet_backbone "
-                "Detectron2's own backbone reads it",
+                f"has no counterpart in ResNetBackbone; {expected!r} has{_detectron2_remedy(context)}",
             )
     return {}
 

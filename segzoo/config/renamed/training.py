@@ -79,7 +79,7 @@ def _mapper(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
 
 
 def _names(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
-    return {key: tuple(DATASETS.get(name, name) for name in names) for key, names in given.items()}
+    return {key: tuple(DATASETS.get(str(name), name) for name in names) for key, names in given.items()}
 
 
 def _weights(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:

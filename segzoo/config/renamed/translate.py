@@ -14,6 +14,7 @@ from segzoo.config.keys import flatten
 from segzoo.utils.errors import InputError
 
 from ..keys import decode
+from ..value_types import with_default_type
 from .backbones import OUR_BACKBONES
 from .code_bases import DETECTRON2, MASK2FORMER, MASK2FORMER_KEYS, MASKFORMER, CodeBase
 from .heads import DEC_LAYERS, DECODER, MASKED_DECODER, OTHER_ARCHITECTURES
@@ -81,7 +82,11 @@ def translate_file(
             "give one of those"
         )
     known = {**dict(flatten(get_cfg())), **code_base.keys}
-    theirs = {**known, **{key: decode(value) for key, value in loaded.items()}}
+    try:
+        _check_sections(loaded, known)
+        theirs = {**known, **{key: _decode(key, value, known) for key, value in loaded.items()}}
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     result = {key: value for key, value in theirs.items() if key in defaults and key not in CONVERTED}
     if "OUTPUT_DIR" not in loaded:
         del result["OUTPUT_DIR"]
@@ -98,6 +103,27 @@ def translate_file(
     logger.info("%s is read as a file of %s; see COMING_FROM.md for its keys", source, code_base.name)
     # Keys of segzoo are kept as they are; unknown ones are refused later.
     return result | {key: value for key, value in loaded.items() if key not in known}
+
+
+def _check_sections(loaded: Iterable[str], known: Collection[str]) -> None:
+    """Check that a file gives no section of another code base a value, and none of its keys a section."""
+    sections = {key.rsplit(".", count)[0] for key in known for count in range(1, key.count(".") + 1)}
+    for key in loaded:
+        if key in sections:
+            raise InputError(f"unknown key {key}; give one of its keys")
+        above = {key.rsplit(".", count)[0] for count in range(1, key.count(".") + 1)}
+        if section := next((name for name in above if name in known), ""):
+            raise InputError(f"unknown key {key}; {section} has a value and no keys")
+
+
+def _decode(key: str, value: Any, known: Mapping[str, Any]) -> Any:
+    """Return the value of a key as yacs reads it, and a value to convert with its default's type.
+
+    Raises:
+        InputError: the value has another type.
+    """
+    value = decode(value)
+    return with_default_type(key, value, known[key]) if key in CONVERTED and key in known else value
 
 
 def needs_conversion(key: str, known: Collection[str], backbone: str) -> bool:
@@ -124,8 +150,9 @@ def translate_keys(given: Mapping[str, Any], cfg: Mapping[str, Any]) -> dict[str
         InputError: a key has no counterpart, or none without other keys.
     """
     result: dict[str, Any] = {}
+    known = {**dict(flatten(get_cfg())), **MASK2FORMER.keys}
     for row in ROWS:
-        mine = {key: decode(given[key]) for key in row.keys if key in given}
+        mine = {key: _decode(key, given[key], known) for key in row.keys if key in given}
         if mine:
             changes = row.convert(mine, Context({**cfg, **result}, whole=False))
             here = ", ".join(f"{key} {value}" for key, value in changes.items()) or "what it is already"
@@ -151,7 +178,9 @@ def check_decoder_layers(before: Mapping[str, Any], cfg: CfgNode) -> None:
     """
     decoder = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
     old, new = before[DEC_LAYERS], cfg.MODEL.MASK_FORMER.DEC_LAYERS
-    if decoder != MASKED_DECODER or before[DECODER] != MASKED_DECODER or new == old:
+    if decoder != MASKED_DECODER or before[DECODER] != MASKED_DECODER:
+        return
+    if new in (old, None):  # None is refused later, as for every key
         return
     if new == old + 1:
         raise InputError(
