@@ -54,16 +54,16 @@ CLOSED = {
     "segzoo.modeling.mask_classification.postprocess",
 }
 NOWHERE = {"mmcv", "mmseg", "mmengine", "mmdet", "tools", "tests", "datasets"}
-# Where an error may speak of configuration keys although no configuration is read: what is wrong shows when
-# the model runs, no argument of the caller's is at fault, and the remedy is a key.
+# Modules whose errors may name configuration keys although they read no configuration: the error occurs when
+# the model runs, is not caused by an argument, and the remedy is a key.
 KEYS_AS_REMEDIES = {
-    # One image a process, and statistics over a batch.
+    # One image per process, and batch statistics.
     "segzoo/modeling/per_pixel/pooling.py": {"SOLVER.IMS_PER_BATCH", "MODEL.SEM_SEG_HEAD.NORM"},
-    # Crops of a size that the loss or the head cannot take.
+    # Crops of a size that the loss or the head does not support.
     "segzoo/modeling/per_pixel/losses.py": {"INPUT.CROP_SIZE"},
     "projects/pspnet/head.py": {"INPUT.CROP_SIZE", "TEST.PROTOCOL"},
     "projects/psanet/head.py": {"INPUT.CROP_SIZE", "MODEL.PSANET.MASK_SIZE"},
-    # A dataset without things and stuff; a model of another package that lacks what is asked for.
+    # A dataset without things and stuff; another package's model without a requested output.
     "segzoo/modeling/mask_classification/meta_arch.py": {"DATASETS.CLASSES_FROM"},
     # A loss term or a matching cost reads what the mapper has not added.
     "segzoo/modeling/mask_classification/criterion/target_masks.py": {"INPUT.TARGETS"},
