@@ -206,20 +206,15 @@ class Segmentor(SegmentationModel):
 
         The method of every submodule whose class defines `set_progress` is called once.
         """
-        notified: set[nn.Module] = set()
-        pending = list(self.children())
-        while pending:
-            module = pending.pop()
+        notified: set[nn.Module] = {self}
+        # A model within this one notifies its own submodules, also those that are shared with this one.
+        for module in sorted(self.modules(), key=lambda one: not isinstance(one, Segmentor)):
             if module in notified:
                 continue
-            notified.add(module)
             # On the class: wrappers such as torch.compile's forward attributes of the wrapped module.
             if hasattr(type(module), "set_progress"):
                 module.set_progress(iteration, max_iter)
-            if isinstance(module, Segmentor):
-                notified.update(module.modules())  # it notifies its own submodules
-            else:
-                pending.extend(module.children())
+            notified.update(module.modules() if isinstance(module, Segmentor) else [module])
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         """Raise InputError unless the model supports all of these tasks."""

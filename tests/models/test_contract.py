@@ -71,6 +71,12 @@ def test_requested_results_reach_the_network_and_the_post_processing():
     assert (default["tasks"], default["semantic"]) == (("panoptic",), "scores")
     assert (requested["tasks"], requested["semantic"]) == (("semantic", "panoptic"), "labels")
     assert [batch.tasks for batch in model.batches] == [("panoptic",), ("semantic", "panoptic")]
+    assert Recorder().eval()([image(8, 8)])[0]["tasks"] == ("semantic",)
+    model.raw_outputs([image(8, 8)])
+    assert model.batches.pop().tasks == ("panoptic",)
+    # Test protocols average semantic scores, whatever the model's own tasks are.
+    assert model.dense_scores(torch.zeros(1, 3, 8, 8)).scores.shape == (1, 3, 8, 8)
+    assert model.batches.pop().tasks == ("semantic",)
     assert all(batch.targets is None for batch in model.batches)
     with pytest.raises(InputError, match="'instance': Recorder supports semantic, panoptic only"):
         model([image(8, 8)], tasks=("instance",))
@@ -78,15 +84,25 @@ def test_requested_results_reach_the_network_and_the_post_processing():
         Recorder(tasks=("instance",))
 
 
+def test_tasks_of_the_configuration_are_the_defaults_of_a_call():
+    overrides = ["MODEL.DEVICE", "cpu", "TEST.TASKS", "('semantic', 'panoptic')"]
+    cfg = load_config("panoptic/shapes/mask2former_r18_quarter", overrides)
+    assert Trainer.build_model(cfg).tasks == ("semantic", "panoptic")
+
+
 @torch.no_grad()
 def test_raw_outputs_are_the_networks_and_batch_outputs_its_tensors():
     model = Recorder(size_divisibility=8).eval()
-    raw = model.raw_outputs([image(9, 16), image(16, 10)])
+    inputs = [image(9, 16), image(16, 10)]
+    raw = model.raw_outputs(inputs)
+    assert model.batches[-1].inputs == inputs
     assert raw["scores"].shape == (2, 3, 16, 16)
     assert raw["proposals"] == ["kept inside"]
     outputs = model.batch_outputs(torch.zeros(2, 3, 9, 10))
     assert {name: tuple(output.shape) for name, output in outputs.items()} == {"scores": (2, 3, 16, 16)}
     assert model.batches[-1].image_sizes == [(9, 10)] * 2
+    # Mean and deviation are the configuration's.
+    assert not model.state_dict()
 
 
 class TwoStage(Segmentor):
@@ -96,8 +112,10 @@ class TwoStage(Segmentor):
         super().__init__(**SHARED)
         self.weight = nn.Parameter(torch.ones(()))
         self.prepared = 0
+        self.trained_for: list[tuple[str, ...]] = []
 
     def network(self, batch):
+        self.trained_for.append(batch.tasks)
         boxes = batch.images.mean((1, 2, 3)) * self.weight
         if batch.targets is not None:
             boxes = boxes[batch.targets]
@@ -121,6 +139,7 @@ def test_a_network_finds_targets_in_the_batch_prepared_once():
     ]
     assert losses["loss_box"].item() == pytest.approx(sum(normalized))
     assert model.prepared == 1
+    assert model.trained_for == [("semantic",)]
     losses["loss_box"].backward()
     assert model.weight.grad is not None
 
@@ -330,6 +349,14 @@ def test_the_parts_of_a_model_within_a_model_are_called_once():
     teacher, model = Canvas(), Canvas()
     teacher.decoder, model.teacher, model.decoder = part, teacher, Scheduled()
     assert called_once(model, [part, model.decoder])
+
+
+def test_a_part_that_two_models_share_is_called_once():
+    for first in (True, False):
+        shared, teacher, model = Scheduled(), Canvas(), Canvas()
+        teacher.decoder = shared
+        model.parts = nn.ModuleList([shared, teacher] if first else [teacher, shared])
+        assert called_once(model, [shared])
 
 
 def test_a_part_that_is_compiled_is_called_once():
