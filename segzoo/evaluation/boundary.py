@@ -191,10 +191,6 @@ class BoundarySemanticEvaluator(BoundaryEvaluator, SemanticEvaluator):
     task_key = "boundary_sem_seg"
     title = "Boundary IoU of semantic maps"
 
-    @classmethod
-    def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
-        return {**super().from_options(options), "save_json": False}
-
     def protocol(self) -> Mapping[str, Any]:
         definition = "boundary pixels of a class, summed over the images; no published definition"
         return {**super().protocol(), "definition": definition}
@@ -206,7 +202,7 @@ class BoundarySemanticEvaluator(BoundaryEvaluator, SemanticEvaluator):
 
         def edges(values: np.ndarray) -> np.ndarray:
             classes = np.where(is_ignored, none, values).astype(np.int32)
-            is_edge = map_boundaries(classes, self.width(classes.shape)) & ~is_ignored
+            is_edge = map_boundaries(classes, self.width(classes.shape))
             return np.where(is_edge, classes, none).astype(label_dtype(none + 2))
 
         try:

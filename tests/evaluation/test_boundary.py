@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def square(shift=0):
 class Square:
     """A registered image of the square as ground truth; `evaluator_type` says of which kind."""
 
-    def __init__(self, name, evaluator_type, boundary_dilation=None):
+    def __init__(self, name, evaluator_type, boundary_dilation=None, classes=3):
         self.entry = {"file_name": "/square.png", "image_id": 1, "height": 40, "width": 40}
         DatasetCatalog.register(name, lambda: [self.entry])
         # A crowd around it: nothing is void.
@@ -106,11 +107,11 @@ class Square:
         regions.indices, regions.classes = square().astype(np.int32), np.array([0, 1])
         regions.is_instance = np.array([False, True])
         MetadataCatalog.get(name).set(
-            classes=["ground", "square"],
-            isthing=[False, True],
-            ignore_label=IGNORE,
+            classes=["ground", "square", *(f"absent{number}" for number in range(2, classes))],
+            isthing=[False, True, *[False] * (classes - 2)],
+            ignore_label=IGNORE if classes < IGNORE else 65535,
             evaluator_type=evaluator_type,
-            contiguous_id_to_dataset_id=[1, 2],
+            contiguous_id_to_dataset_id=list(range(1, classes + 1)),
             load_sem_seg=lambda entry: self.labels,
             load_panoptic=lambda entry: (np.where(square(), 7, 3), segments),
             load_regions=lambda entry: regions,
@@ -162,6 +163,21 @@ def test_pairs_are_matched_by_boundary_iou(make_square):
     assert (city["segm"]["AP"], city["boundary_segm"]["AP"]) == pytest.approx((90, 50))
 
 
+def test_a_pair_counts_by_its_masks_if_their_iou_is_less(make_square):
+    """A ring of width 3 is all boundary, that of the square: boundary IoU 1, mask IoU 204/400 = 0.51."""
+    ring = square()
+    ring[13:27, 13:27] = False
+    data, ids = make_square("panoptic"), ring.astype(np.int32)
+    segments = [{"id": 1, "category_id": 1, "score": 0.5}]
+    found = data.evaluate("panoptic", {"panoptic_seg": (ids, segments)})
+    assert found["boundary_panoptic_seg"]["PQ"] == pytest.approx(51)
+    entity = data.evaluate("entity", {"entity_seg": (ids, segments)})
+    assert entity["boundary_entity_seg"]["AP"] == pytest.approx(10)  # at the threshold 0.5
+    assert data.evaluate("instance", one_instance(ring))["boundary_segm"]["AP"] == pytest.approx(10)
+    city = make_square("cityscapes_instances").evaluate("instance", one_instance(ring))
+    assert city["boundary_segm"]["AP"] == pytest.approx(10)
+
+
 def test_a_pair_whose_boundaries_differ_is_not_found(make_square):
     """With width 1, the rings of 76 pixels share only 2 rows of 19: 1/3."""
     data = make_square("panoptic")
@@ -171,16 +187,20 @@ def test_a_pair_whose_boundaries_differ_is_not_found(make_square):
     assert found["boundary_panoptic_seg"]["PQ"] == 0
 
 
-def test_the_boundaries_of_semantic_maps_by_hand(make_square):
+def test_the_boundaries_of_semantic_maps_by_hand(make_square, caplog):
     """The boundary of the ground is the border of the image, 444 pixels, and a ring of 26² - 20² = 276 around
     the hole, which shares 6 rows of 25 and 20 rows of 4 with the prediction's."""
     data = make_square("sem_seg")
-    found = data.evaluate("semantic", {"sem_seg_labels": square(1).astype(np.uint8)})
+    with caplog.at_level(logging.INFO, logger="segzoo"):
+        found = data.evaluate("semantic", {"sem_seg_labels": square(1).astype(np.uint8)})
+    assert "semantic maps (5.3 % of the diagonal)" in caplog.text
+    assert "there is no published definition" in caplog.text
     ground = (444 + 230) / (2 * (444 + 276) - (444 + 230))
     metrics = found["boundary_sem_seg"]
     assert metrics["IoU-square"] == pytest.approx(100 * RING_IOU)
     assert metrics["IoU-ground"] == pytest.approx(100 * ground)
     assert metrics["mIoU"] == pytest.approx(50 * (RING_IOU + ground))
+    assert np.isnan(metrics["IoU-absent2"])
     # What is ignored changes nothing: neither a class there, nor that it ends there.
     data.labels = data.labels.copy()
     data.labels[:15], data.labels[:, 33:] = IGNORE, IGNORE
@@ -189,6 +209,20 @@ def test_the_boundaries_of_semantic_maps_by_hand(make_square):
     assert data.evaluate("semantic", {"sem_seg_labels": prediction})["boundary_sem_seg"]["mIoU"] == 100
     data.labels[:] = IGNORE
     assert np.isnan(data.evaluate("semantic", {"sem_seg_labels": prediction})["boundary_sem_seg"]["mIoU"])
+
+
+def test_labels_of_256_classes_are_told_from_pixels_on_no_boundary(make_square):
+    data = make_square("sem_seg", classes=256)
+    data.labels = data.labels.astype(np.uint16)
+    found = data.evaluate("semantic", {"sem_seg_labels": square().astype(np.uint8)})["boundary_sem_seg"]
+    assert (found["mIoU"], found["IoU-ground"], found["IoU-square"]) == (100, 100, 100)
+
+
+def test_overlaps_are_reported_by_the_standard_evaluator_alone(make_square, caplog):
+    output = {"entity_seg": (square().astype(np.int32), [{"id": 1, "score": 0.5}])}
+    with caplog.at_level(logging.INFO, logger="segzoo"):
+        make_square("panoptic").evaluate("entity", output)
+    assert caplog.text.count("No predicted entities overlap") == 1
 
 
 # Against restatements, on random data with void, crowds and images without segments.
@@ -289,7 +323,7 @@ class Overlapping:
 
     def blob(self, rng):
         rows, columns = np.mgrid[: self.size[0], : self.size[1]]
-        row, column, height, width = rng.uniform((5, 5, 4, 4), (43, 59, 18, 18))
+        row, column, height, width = rng.uniform((5, 5, 4, 4), (43, 59, 26, 34))
         return ((rows - row) / height) ** 2 + ((columns - column) / width) ** 2 <= 1
 
     def load(self, entry):
@@ -392,6 +426,7 @@ def test_average_precision_equals_cocoeval_with_the_minimum_iou(engine):
     expected = peer(data.truths, data.detections)
     assert [metrics[name] for name in NAMES] == pytest.approx(expected, nan_ok=True, abs=1e-10)
     assert 0 < metrics["AP"] < 60
+    assert 0 < metrics["APs"] != metrics["APm"] > 0
     # No masks are kept.
     assert not any("segmentation" in one for _, record in evaluator.records for one in record.truths)
 
@@ -416,6 +451,8 @@ def test_the_width_is_the_datasets_or_the_published_one_and_results_say_so(tmp_p
     assert compare_results(tmp_path / "a", tmp_path / "c")["x"]["segm/AP"] == (100, 100)
     with pytest.raises(InputError, match=r"dilation 1.5: expected a share of the diagonal"):
         BoundaryCityscapesEvaluator(data.name, dilation=1.5)
+    with pytest.raises(InputError, match=r"dilation 0.0: expected a share of the diagonal"):
+        BoundaryCityscapesEvaluator(data.name, dilation=0.0)
 
 
 def test_the_number_of_detections_is_compared_if_known(tmp_path, make_square):
