@@ -334,6 +334,9 @@ def test_decoder_layers_in_mask2formers_count_are_not_taken_for_ours(tmp_path, c
         assert "7 decoder layers; Mask2Former" in caplog.text
         assert "has 8" in caplog.text
     caplog.clear()
+    # The decoder is another one than before: nothing to mistake.
+    decoder = ["MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoder"]
+    assert load_config(MASKFORMER, [*decoder, key, "7"]).MODEL.MASK_FORMER.DEC_LAYERS == 7
     # MaskFormer counts as here.
     assert load_config(MASKFORMER, [key, "7"]).MODEL.MASK_FORMER.DEC_LAYERS == 7
     assert load_config(MASK2FORMER, [key, "9"]).MODEL.MASK_FORMER.DEC_LAYERS == 9

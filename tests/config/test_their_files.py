@@ -371,6 +371,9 @@ def test_a_mask_rcnn_of_detectron2_keeps_its_keys_and_its_defaults(tmp_path):
     here = ("TASK", "INPUT.AUGMENTATION", "INPUT.CROP_SIZE", "INPUT.FLIP_PROB", "SOLVER.OPTIMIZER")
     assert [cfg[key] for key in here] == ["instance", "semantic", (), 0.5, "SGD"]
     assert load_config(file, ["INPUT.RANDOM_FLIP", "none"]).INPUT.FLIP_PROB == 0.0
+    # A key of Detectron2's project DeepLab, which MaskFormer has, too.
+    stem = {"MODEL.RESNETS.STEM_TYPE": "basic"}
+    assert load_config(write_their_file(file, values, stem)).SOLVER.OPTIMIZER == "SGD"
     with pytest.raises(InputError, match=r"Detectron2 crops before it resizes"):
         load_config(file, ["INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "absolute"])
 
@@ -439,6 +442,16 @@ def test_a_published_file_is_trained_on_another_dataset_and_task(tmp_path):
         ("shapes_train",),
         1,
     )
+
+
+def test_detectron2s_own_backbone_over_the_zoo_has_its_keys(tmp_path):
+    values = {"MODEL.BACKBONE.NAME": "build_resnet_backbone", "MODEL.RESNETS.DEPTH": 101}
+    base = str(find_config("panoptic/coco/mask2former_r50"))
+    file = write_their_file(tmp_path / "mine.yaml", values, base=base)
+    cfg = load_config(file)
+    assert (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.RESNETS.DEPTH) == ("build_resnet_backbone", 101)
+    with pytest.raises(InputError, match=r"DEPTH 101 has no effect in segzoo; set MODEL.BACKBONE.VARIANT"):
+        load_config(file, ["MODEL.BACKBONE.NAME", "SwinTransformer"])
 
 
 def test_other_keys_of_segzoo_apply_in_a_published_file(tmp_path):
