@@ -416,6 +416,19 @@ def test_single_keys_over_the_zoo_change_its_leaf(tmp_path):
         load_config(file)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("MODEL.SWIN.EMBED_DIM", 96, r": MODEL.SWIN.EMBED_DIM by MODEL.BACKBONE.VARIANT"),
+        ("MODEL.SWIN.PRETRAIN_IMG_SIZE", 224, r": MODEL.SWIN.PRETRAIN_IMG_SIZE has no counterpart"),
+    ],
+)
+def test_a_key_beside_those_of_segzoo_has_its_remedy(tmp_path, key, value, remedy):
+    file = write_their_file(tmp_path / "both.yaml", {key: value, "TASK": "entity"})
+    with pytest.raises(InputError, match=remedy):
+        load_config(file)
+
+
 def test_mixed_keys_of_two_code_bases_are_refused(tmp_path):
     """The meaning is ambiguous: DEC_LAYERS 10 would be 10 layers or 9."""
     parts = FILES["panoptic/coco/mask2former_r50"]

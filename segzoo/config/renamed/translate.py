@@ -51,10 +51,11 @@ def find_code_base(
     if ours:
         row = next(row for row in ROWS if theirs & set(row.keys))
         key = next(key for key in row.keys if key in theirs)
-        remedy = row.here.replace("`", "") or "nothing"
+        here = row.here.replace("`", "")
+        remedy = f"{key} by {here}" if here else f"{key} has no counterpart"
         raise InputError(
             f"{key} is a key of another code base, {ours[0]} one of segzoo; leave out all of segzoo's keys, "
-            f"or replace the other code base's keys (COMING_FROM.md), {key} by {remedy}"
+            f"or replace the other code base's keys (COMING_FROM.md): {remedy}"
         )
     if theirs & MASK2FORMER_KEYS or "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME" in loaded:
         return MASK2FORMER
