@@ -1,8 +1,6 @@
 """Evaluation of a checkpoint."""
 
 from detectron2.config import CfgNode
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
 from torch import nn
 
 from segzoo.utils.errors import InputError
@@ -67,9 +65,5 @@ def evaluate_checkpoint(
     checkpointer.report.require_complete()
     take_trained_range(cfg, checkpointer.report.description)
     if shard:
-        results = evaluate_shard(cfg, model, shard, weights=weights, trainer=trainer)
-    else:
-        results = trainer.evaluate(cfg, model, weights=weights)
-    if results and comm.is_main_process():
-        verify_results(cfg, results)
-    return results
+        return evaluate_shard(cfg, model, shard, weights=weights, trainer=trainer)
+    return trainer.evaluate(cfg, model, weights=weights)

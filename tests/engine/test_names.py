@@ -25,8 +25,8 @@ IN_TRAINING = [
 ]
 
 
-def with_unknown(key):
-    cfg = load_config("semantic/shapes/pspnet_r18_quarter")
+def with_unknown(key, leaf="semantic/shapes/pspnet_r18_quarter"):
+    cfg = load_config(leaf)
     *path, leaf = key.split(".")
     section = existing_section(cfg, path)
     section[leaf] = "nosuch" if isinstance(section[leaf], str) else ("nosuch",)
@@ -55,6 +55,20 @@ def test_evaluation_does_not_need_the_names_of_training():
     for key in ("TEST.PROTOCOL", *(key for key, _ in ALWAYS)):
         with pytest.raises(InputError, match=key):
             check_names(with_unknown(key), Trainer, trains=False)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "key"),
+    [
+        ("per_pixel_baseline_r50", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"),
+        ("per_pixel_baseline_plus_r50", "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"),
+        ("per_pixel_baseline_plus_r50", "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"),
+        ("maskformer_r50", "MODEL.MASK_FORMER.CRITERION_NAME"),
+    ],
+)
+def test_names_of_the_parts_of_a_head_are_checked(leaf, key):
+    with pytest.raises(InputError, match=rf"{key} 'nosuch' is unknown"):
+        check_names(with_unknown(key, f"semantic/ade20k/{leaf}"), Trainer)
 
 
 def test_a_model_without_a_check_is_left_alone():

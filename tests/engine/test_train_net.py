@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from segzoo.cli import evaluate
 from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.cli.train import build_parser
+from segzoo.engine import evaluate_checkpoint
 from segzoo.engine.evaluation_loop import describe_protocol
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
@@ -210,10 +211,25 @@ def test_evaluating_the_final_checkpoint_repeats_the_final_metrics(job, tmp_path
     ]
     assert documents[0]["results"] == documents[1]["results"]
     assert documents[1]["protocol"]["weights"] == weights
+    # Only --resume looks for a checkpoint in OUTPUT_DIR.
+    shutil.copy(job / "out" / "model_0000001.pth", tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     # TEST.BEST_METRIC belongs to another task and is not used.
     semantic = ("TEST.TASKS", "('semantic',)", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path))
     assert run(job, "--eval-only", *semantic) == 0
     assert len(documents[1]["protocol"]["weights_sha256"]) == 64
+    document = json.loads((tmp_path / "inference" / "results.json").read_text())
+    assert document["protocol"]["weights"] == weights
+
+
+def test_a_checkpoint_is_evaluated_with_the_range_of_pixel_values_of_its_training(job, tmp_path):
+    checkpoint = torch.load(job / "out" / "model_final.pth", weights_only=True)
+    checkpoint["segzoo"]["image_range"] = [0, 4095]
+    torch.save(checkpoint, tmp_path / "deep.pth")
+    words = ["MODEL.WEIGHTS", str(tmp_path / "deep.pth"), "OUTPUT_DIR", str(tmp_path)]
+    cfg = load_config(job / "shapes.yaml", [*words, "TEST.TASKS", "('semantic',)"])
+    evaluate_checkpoint(cfg)
+    assert tuple(cfg.INPUT.IMAGE_RANGE) == (0, 4095)
 
 
 @pytest.mark.parametrize(
