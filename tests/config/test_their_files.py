@@ -296,6 +296,22 @@ def test_what_has_no_counterpart_is_one_line(name, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("RESNETS: 50", "unknown key MODEL.RESNETS; give one of its keys"),
+        ("MASK_FORMER: ", "unknown key MODEL.MASK_FORMER; give one of its keys"),
+        ("BACKBONE: {NAME: {A: 1}}", "unknown key MODEL.BACKBONE.NAME.A; MODEL.BACKBONE.NAME has a value"),
+    ],
+)
+def test_sections_and_values_are_not_mistaken(model, message, tmp_path):
+    file = tmp_path / "theirs.yaml"
+    file.write_text(f"MODEL:\n  META_ARCHITECTURE: MaskFormer\n  {model}\nINPUT: {{COLOR_AUG_SSD: true}}\n")
+    with pytest.raises(InputError) as caught:
+        load_config(file)
+    assert str(caught.value).startswith(f"{file}: {message}")
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         (
