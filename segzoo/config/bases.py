@@ -77,7 +77,20 @@ def read_layers(file: str | Path, above: tuple[str, ...] = ()) -> list[Layer]:
 
 def is_based_on_zoo(file: Path) -> bool:
     """Return whether a configuration file or one of its bases is below `configs/`."""
-    return any(is_below(Path(layer.source).resolve(), config_root()) for layer in read_layers(file))
+    return any(_is_of_zoo(layer) for layer in read_layers(file))
+
+
+def read_without_zoo(file: Path) -> dict[str, Any]:
+    """Return what `read_with_bases` does, from the files only that are not below `configs/`."""
+    merged: dict[str, Any] = {}
+    for layer in read_layers(file):
+        if not _is_of_zoo(layer):
+            _merge(layer.keys, merged, layer.source)
+    return merged
+
+
+def _is_of_zoo(layer: Layer) -> bool:
+    return is_below(Path(layer.source).resolve(), config_root())
 
 
 def _file_layers(name: str, above: tuple[str, ...]) -> list[Layer]:

@@ -3,7 +3,7 @@
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-from .bases import is_based_on_zoo, read_with_bases
+from .bases import is_based_on_zoo, read_with_bases, read_without_zoo
 from .defaults import default_config
 from .extensions import add_registered_config, import_extensions
 from .files import find_config, names_checkpoint
@@ -70,7 +70,7 @@ def read_config(path: str | Path | None, overrides: Sequence[str] = ()) -> CfgNo
             f"{path} is a checkpoint, not a configuration; give the one it was trained with, "
             f"{_saved_beside(file)}, and the checkpoint as --weights (MODEL.WEIGHTS)"
         )
-    return _configuration(_read_file(file), str(file), overrides, lambda: is_based_on_zoo(file.resolve()))
+    return _configuration(_read_file(file), str(file), overrides, file.resolve())
 
 
 def _saved_beside(checkpoint: Path) -> str:
@@ -98,17 +98,20 @@ def parse_config(text: str, source: str, overrides: Sequence[str] = ()) -> CfgNo
 
 
 def _configuration(
-    loaded: CfgNode, source: str, overrides: Sequence[str], on_zoo: Callable[[], bool] = lambda: True
+    loaded: CfgNode, source: str, overrides: Sequence[str], file: Path | None = None
 ) -> CfgNode:
     # These modules may add keys, so they are imported before keys are checked.
     import_extensions(_imports(loaded, source, overrides))
     cfg = new_config()
-    loaded, overrides = translate_whole_file(loaded, overrides, cfg, source, on_zoo)
+    loaded, overrides = translate_whole_file(
+        loaded, overrides, cfg, source, lambda: file is None or is_based_on_zoo(file)
+    )
     saved = is_saved(loaded)  # what this package wrote needs no conversion
     renamed = {} if saved else pop_foreign_keys(loaded, cfg)
     _merge(cfg, loaded, source)
     if renamed:
-        _merge(cfg, convert_foreign_keys(renamed, cfg, source), source)
+        own = dict(flatten(CfgNode(read_without_zoo(file)))) if file else {}
+        _merge(cfg, convert_foreign_keys(renamed, cfg, own, source), source)
     return _with_overrides(cfg, overrides, dict(flatten(cfg if saved else get_cfg())))
 
 
@@ -195,11 +198,7 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if any(key == DEC_LAYERS for key, _ in pairs):
         check_decoder_layers(known, cfg)
     if renamed:
-        changes = convert_foreign_keys(renamed, cfg, "")
-        for key, _ in flatten(changes):
-            if key in dict(pairs):
-                raise InputError(f"{key} and {', '.join(renamed)} are the same here; leave one of them out")
-        _merge(cfg, changes, ", ".join(renamed))
+        _merge(cfg, convert_foreign_keys(renamed, cfg, dict(pairs), ""), ", ".join(renamed))
 
 
 def _unpaired(overrides: Sequence[str], known: Collection[str]) -> str:

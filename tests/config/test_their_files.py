@@ -473,6 +473,19 @@ def test_a_published_file_is_trained_on_another_dataset_and_task(tmp_path):
     )
 
 
+def test_a_key_and_its_counterpart_with_another_value_are_refused(tmp_path):
+    """Over the zoo, whose own value of LSJ_SIZE is no value of the user's."""
+    base = str(find_config("panoptic/coco/mask2former_r50"))
+    theirs = write_their_file(tmp_path / "theirs.yaml", {"INPUT.IMAGE_SIZE": 512}, base=base)
+    assert load_config(theirs).INPUT.LSJ_SIZE == 512
+    file = write_their_file(tmp_path / "mine.yaml", {"INPUT.LSJ_SIZE": 640, "SEED": 1}, base="theirs.yaml")
+    message = r"mine.yaml: INPUT.LSJ_SIZE and INPUT.IMAGE_SIZE are the same here; leave one of them out"
+    with pytest.raises(InputError, match=message):
+        load_config(file)
+    write_their_file(file, {"INPUT.LSJ_SIZE": 512}, base="theirs.yaml")
+    assert load_config(file).INPUT.LSJ_SIZE == 512
+
+
 def test_detectron2s_own_backbone_over_the_zoo_has_its_keys(tmp_path):
     values = {"MODEL.BACKBONE.NAME": "build_resnet_backbone", "MODEL.RESNETS.DEPTH": 101}
     base = str(find_config("panoptic/coco/mask2former_r50"))

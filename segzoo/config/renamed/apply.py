@@ -1,6 +1,6 @@
 """Convert files and overrides with keys of another code base while a configuration is loaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -66,18 +66,21 @@ def pop_foreign_keys(loaded: CfgNode, known: CfgNode) -> dict[str, Any]:
     return taken
 
 
-def convert_foreign_keys(given: dict[str, Any], cfg: CfgNode, source: str) -> CfgNode:
+def convert_foreign_keys(
+    given: Mapping[str, Any], cfg: CfgNode, beside: Mapping[str, Any], source: str
+) -> CfgNode:
     """Return the changes that single keys of another code base make in a configuration.
 
     Args:
         given: their values.
         cfg: the configuration with all other keys applied.
+        beside: values that the user gives beside them, by full key.
         source: the file, for errors; "" for a command line.
 
     Raises:
-        InputError: a key has no counterpart, or none without other keys.
+        InputError: a key has no counterpart, or none without other keys; or `beside` has another value.
     """
     try:
-        return nest(translate_keys(given, dict(flatten(cfg))))
+        return nest(translate_keys(given, dict(flatten(cfg)), beside))
     except InputError as error:
         raise InputError(f"{source}: {error}" if source else str(error)) from None

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from segzoo.config.keys import flatten
 from segzoo.utils.errors import InputError
 
-from ..keys import decode
+from ..keys import decode, equal
 from ..value_types import with_default_type
 from .backbones import OUR_BACKBONES
 from .code_bases import DETECTRON2, MASK2FORMER, MASK2FORMER_KEYS, MASKFORMER, CodeBase
@@ -140,15 +140,18 @@ def needs_conversion(key: str, known: Collection[str], backbone: str) -> bool:
     return key not in known or (key.startswith("MODEL.RESNETS.") and backbone in OUR_BACKBONES)
 
 
-def translate_keys(given: Mapping[str, Any], cfg: Mapping[str, Any]) -> dict[str, Any]:
+def translate_keys(
+    given: Mapping[str, Any], cfg: Mapping[str, Any], beside: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the changes by single keys that `needs_conversion` selects.
 
     Args:
         given: their values by full key.
         cfg: the values of the configuration that they change, by full key.
+        beside: values that the user gives beside them, by full key.
 
     Raises:
-        InputError: a key has no counterpart, or none without other keys.
+        InputError: a key has no counterpart, or none without other keys; or `beside` has another value.
     """
     result: dict[str, Any] = {}
     known = {**dict(flatten(get_cfg())), **MASK2FORMER.keys}
@@ -156,6 +159,10 @@ def translate_keys(given: Mapping[str, Any], cfg: Mapping[str, Any]) -> dict[str
         mine = {key: _decode(key, given[key], known) for key in row.keys if key in given}
         if mine:
             changes = row.convert(mine, Context({**cfg, **result}, whole=False))
+            for key, value in changes.items():
+                if key in beside and not equal(decode(beside[key]), value):
+                    names = ", ".join(mine)
+                    raise InputError(f"{key} and {names} are the same here; leave one of them out")
             here = ", ".join(f"{key} {value}" for key, value in changes.items()) or "what it is already"
             logger.info("%s: %s", ", ".join(f"{key} {value}" for key, value in mine.items()), here)
             result |= changes
