@@ -77,7 +77,7 @@ def _check(parsed: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the configuration, its origins or its differences; return the exit status."""
-    from segzoo.config.keys import flatten
+    from segzoo.config.keys import equal, flatten
     from segzoo.config.load import new_config
     from segzoo.config.origins import find_origins
 
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.changed:
         defaults = dict(flatten(new_config()))
         for key, value in sorted(flatten(cfg)):
-            if key not in defaults or defaults[key] != value:
+            if key not in defaults or not equal(defaults[key], value):
                 print(f"{key}: {value!r}")
     else:
         print(cfg.dump(), end="")
@@ -121,7 +121,9 @@ def _may_have_unknown_names(arguments: argparse.Namespace) -> bool:
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any], *names: str) -> Iterator[str]:
-    keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    from segzoo.config.keys import equal
+
+    keys = sorted(key for key in one.keys() | other.keys() if not equal(one.get(key), other.get(key)))
     if not keys:
         yield f"{names[0]} and {names[1]} have the same values"
         return

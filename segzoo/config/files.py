@@ -10,7 +10,7 @@ from segzoo.utils.text import did_you_mean
 
 CONFIGURATIONS = (".yaml", ".yml")
 # Files of weights, as authors publish them and as segzoo writes them.
-_CHECKPOINTS = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".params", ".npz", ".tar")
+_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".pkl", ".bin", ".safetensors", ".params", ".npz", ".tar")
 
 
 def config_root() -> Path:
@@ -42,7 +42,17 @@ def names_checkpoint(name: str | Path) -> bool:
     """Return whether a path or URL is that of a weights file and not of a configuration."""
     text = str(name)
     suffix = PurePath(text.partition("#")[0]).suffix.lower()
-    return suffix not in CONFIGURATIONS and ("://" in text or suffix in _CHECKPOINTS)
+    return suffix not in CONFIGURATIONS and ("://" in text or suffix in _CHECKPOINTS or _is_binary(text))
+
+
+def _is_binary(name: str) -> bool:
+    """Return whether a file starts as archives, pickles and safetensors do, and no text does."""
+    path = user_path(name)
+    if not os.path.isfile(path):
+        return False
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    return b"\0" in start or start.startswith(b"\x80")
 
 
 def is_config_name(name: str | Path) -> bool:

@@ -70,7 +70,7 @@ def checkpoint_config(
     cfg.DATASETS.TRAIN = ()
     cfg.DATASETS.CLASSES_FROM = register_described(about, file.name)
     if evaluates:
-        _require_datasets(cfg, weights, about)
+        _require_datasets(cfg, weights, about, chosen="DATASETS.TEST" in overrides[::2])
     else:
         cfg.DATASETS.TEST = cfg.DATASETS.FILES = ()
     return complete_config(cfg)
@@ -108,7 +108,8 @@ def _from_file(config_file: str | Path, overrides: Sequence[str], evaluates: boo
     return complete_config(cfg)
 
 
-def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any]) -> None:
+def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any], chosen: bool) -> None:
+    """Raise InputError if the datasets of a checkpoint are missing; `chosen`: DATASETS.TEST is not its own."""
     missing = [file for file in cfg.DATASETS.FILES if not is_dataset_file(file)]
     names = ", ".join(cfg.DATASETS.TEST) or about.get("dataset", "")
     if missing:
@@ -120,7 +121,7 @@ def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any]) 
             f"{weights} is tested on {names}, but {' and '.join(missing)} {do} not exist here; say where "
             f"{they} now: DATASETS.FILES '[{files}]'"
         )
-    if cfg.DATASETS.FILES:
+    if cfg.DATASETS.FILES or chosen:  # an unknown name is found as in any configuration
         return
     unknown = [name for name in cfg.DATASETS.TEST if not dataset_metadata(name)]
     if unknown and not cfg.IMPORTS:

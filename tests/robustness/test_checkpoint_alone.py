@@ -128,6 +128,17 @@ def test_config_prints_what_a_checkpoint_was_trained_with(run, capsys, given):
     assert rows[1] == [str(held["SOLVER"]["MAX_ITER"]), file]
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "nameless", "renamed.backup"])
+def test_a_checkpoint_with_another_name_is_recognized_by_its_content(run, capsys, name):
+    shutil.copy("run/model_best.pth", name)
+    assert config.main([name, "--diff", "run/config.yaml"]) == 0
+    # What of a configuration belongs to the machine of the run.
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert {row.split()[0] for row in rows} <= {"MODEL.DEVICE", "OUTPUT_DIR", "DATASETS.FILES"}
+    with pytest.raises(InputError, match=f"^{name} is a checkpoint, not a configuration"):
+        load_config(name)
+
+
 def test_commands_take_the_configuration_that_a_checkpoint_holds(elsewhere, capsys, monkeypatch):
     """On a machine that lacks its dataset; what reads the dataset says so."""
     file = "model_best.pth"
@@ -201,6 +212,10 @@ def test_evaluation_asks_for_a_dataset_that_the_script_of_a_training_registered(
     assert refusal("train_net", *given) == (
         "script.pth is tested on roads_train, which is not registered; name the file that describes it: "
         "DATASETS.FILES '[\"FILE\"]'"
+    )
+    # A name that is not the checkpoint's is a mistake, not a missing file.
+    assert refusal("train_net", *given, "DATASETS.TEST", "('camvid_vla',)") == (
+        "DATASETS.TEST 'camvid_vla' is unknown; did you mean camvid_val?"
     )
     # The remedy, and a module that does what the script did.
     moved = elsewhere.parent / "gone/data/roads.yaml"
