@@ -254,7 +254,7 @@ class CommandLine(argparse.ArgumentParser):
         if any(not action.option_strings for action in self._actions):
             self.add_argument_group("KEY VALUE ...", about)
         else:
-            self.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=about)
+            self.add_argument("opts", nargs="*", metavar="KEY VALUE", help=about)
 
     def add_rest(self) -> None:
         """Take the words after `--`, those of another command, as `rest`; None without `--`."""
@@ -271,7 +271,12 @@ class CommandLine(argparse.ArgumentParser):
             self._check_dataset(parsed, is_configured=start < len(words))
         vars(parsed).pop("_given", None)
         if self.has_overrides:
-            found = [*(getattr(parsed, "opts", None) or ()), *words[start:]]
+            stray = getattr(parsed, "opts", None) or []
+            if stray:
+                from .stray_words import check_stray
+
+                check_stray(stray, self._option_string_actions)
+            found = [*stray, *words[start:]]
             parsed.opts = [word for word in found if word != "--opts"]
             flags = [word for word in parsed.opts if word.startswith("--")]
             if flags:

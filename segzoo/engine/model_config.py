@@ -109,7 +109,7 @@ def _from_file(config_file: str | Path, overrides: Sequence[str], evaluates: boo
 
 
 def _require_datasets(cfg: CfgNode, weights: str | Path, about: dict[str, Any], chosen: bool) -> None:
-    """Raise InputError if the datasets of a checkpoint are missing; `chosen`: DATASETS.TEST is not its own."""
+    """Raise InputError if a checkpoint's datasets are missing; `chosen`: DATASETS.TEST is not its own."""
     missing = [file for file in cfg.DATASETS.FILES if not is_dataset_file(file)]
     names = ", ".join(cfg.DATASETS.TEST) or about.get("dataset", "")
     if missing:

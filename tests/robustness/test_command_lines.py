@@ -101,6 +101,16 @@ LINES = [
     ),
     ("train_net", ["--config-file", LEAF, "model.weights", "a"], "did you mean MODEL.WEIGHTS?"),
     (
+        "train",
+        [LEAF, "--num-gpus", "2"],
+        f"{LEAF} follows no option, and is no key of the configuration; did",
+    ),
+    ("train", [LEAF, "SEED", "1"], f"did you mean --config-file {LEAF}?"),
+    ("convert-checkpoint", ["a.pth", "--output", "b.pth"], "did you mean --weights a.pth?"),
+    ("visualize-data", ["camvid", "--output", "{output}"], "did you mean --data camvid?"),
+    ("train", ["a.yaml", "--resume"], "did you mean --config-file a.yaml or --data a.yaml?"),
+    ("train", ["--config-file", LEAF, "Seed", "3", "--resume"], "unknown key Seed; did you mean SEED?"),
+    (
         "train_net",
         ["--config-file", LEAF, "--eval-only", "--weights", "none.pth"],
         "none.pth: does not exist; expected a checkpoint file",
