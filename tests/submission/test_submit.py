@@ -231,6 +231,16 @@ def test_configurations_and_values_are_combined(tmp_path):
     assert run.metric == "sem_seg/mIoU"
 
 
+def test_names_that_a_run_would_refuse_are_refused_before_it_is_queued(tmp_path):
+    words, sweep = ["--config-file", CONFIG], ["SOLVER.OPTIMIZER", "AdamW", "SGDD"]
+    with pytest.raises(InputError, match=r"^SOLVER.OPTIMIZER 'SGDD' is unknown; did you mean SGD"):
+        plan_runs(words, [], [sweep], tmp_path / "job")
+    with pytest.raises(InputError, match=r"^TEST.PROTOCOL 'semseg_sss' is unknown"):
+        plan_runs([*words, "--eval-only", "TEST.PROTOCOL", "semseg_sss"], [], [], tmp_path / "job")
+    # An evaluation has no optimizer.
+    plan_runs([*words, "--eval-only", *sweep[:1], "SGDD"], [], [], tmp_path / "job")
+
+
 def leave_training(folder):
     folder.mkdir(parents=True)
     for name in ("model_final.pth", "last_checkpoint"):

@@ -111,8 +111,12 @@ def _plan(
     cfg = run_config(args)
 
     # Imported here: a wrong key is reported without importing the parts of a training.
+    from segzoo.engine import find_trainer
+    from segzoo.engine.names import check_names
     from segzoo.engine.run_folder import holds_training
 
+    # As at the start of the run, which may wait for hours in the queue.
+    check_names(cfg, find_trainer(cfg), trains=not args.eval_only)
     name = _name(args, pairs, {run.name for run in before})
     output = Path(cfg.OUTPUT_DIR).absolute() if "OUTPUT_DIR" in args.opts[::2] else job_dir / "output"
     output = output / name if array else output
