@@ -9,10 +9,11 @@ from segzoo.config import extensions
 from segzoo.data import TARGETS_REGISTRY
 from segzoo.data.targets import GROUPS
 from segzoo.engine import TRAINER_REGISTRY, Trainer
+from segzoo.evaluation import registry as evaluation_registry
 from segzoo.modeling import registry
 from segzoo.solver import LR_SCHEDULER_REGISTRY, OPTIMIZER_REGISTRY
 from segzoo.utils.methods import load_methods
-from segzoo.utils.tasks import TASKS
+from segzoo.utils.tasks import EVALUATOR_TYPES, TASKS
 
 REGISTRIES = [
     *(BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, TARGETS_REGISTRY, TRAINER_REGISTRY),
@@ -29,9 +30,14 @@ def forgotten() -> Iterator[None]:
     assert Trainer.__name__ in TRAINER_REGISTRY  # as of here nothing of segzoo is registered any more
     tables = [*(one._obj_map for one in REGISTRIES), extensions._registered, GROUPS, TASKS]
     before = [dict(table) for table in tables]
+    evaluators = {pair: list(known) for pair, known in evaluation_registry._EVALUATORS.items()}
+    types = list(EVALUATOR_TYPES)
     try:
         yield
     finally:
+        evaluation_registry._EVALUATORS.clear()
+        evaluation_registry._EVALUATORS.update(evaluators)
+        EVALUATOR_TYPES[:] = types
         for table, saved in zip(tables, before, strict=True):
             table.clear()
             table.update(saved)

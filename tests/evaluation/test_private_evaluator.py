@@ -17,8 +17,8 @@ from segzoo.engine.shards import Shard, evaluate_shard
 from segzoo.evaluation import compare_results, find_evaluators, load_results, register_evaluator, registry
 from segzoo.evaluation.semantic import SemanticEvaluator
 from segzoo.model_zoo import load_config
-from segzoo.utils import tasks
 from segzoo.utils.errors import InputError
+from tests.registrations import forgotten
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUIDE = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -119,11 +119,8 @@ def roads(tmp_path, monkeypatch):
     (tmp_path / "my_metric.py").write_text(re.search(r"# file: my_metric.py\n(.*?)```", GUIDE, re.DOTALL)[1])
     (tmp_path / "lane_metrics.py").write_text(PACKAGE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    lists = {pair: list(known) for pair, known in registry._EVALUATORS.items()}
-    monkeypatch.setattr(registry, "_EVALUATORS", lists)
-    before = list(tasks.EVALUATOR_TYPES)
-    yield Roads(tmp_path)
-    tasks.EVALUATOR_TYPES[:] = before
+    with forgotten():
+        yield Roads(tmp_path)
     for name in ("my_metric", "lane_metrics"):
         sys.modules.pop(name, None)
     if register._registered.pop("roads_of_evaluators", None):

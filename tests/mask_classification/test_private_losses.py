@@ -1,6 +1,7 @@
 """A private package with a loss term, a matching cost, a decoder with outputs and losses, and a criterion."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from segzoo.modeling.mask_classification.criterion import (
 from segzoo.utils.errors import InputError
 from tests.data.data_trees import forget, write_street
 from tests.mask_classification.test_training_robustness import NARROW
+from tests.registrations import forgotten
 
 PACKAGE = '''
 """Boxes in addition to masks, as in detection transformers, and a count of segments."""
@@ -131,7 +133,9 @@ def private_boxes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path / "package"))
     monkeypatch.chdir(tmp_path)
     write_street(tmp_path / "street")
-    yield tmp_path
+    with forgotten():
+        yield tmp_path
+    sys.modules.pop("private_boxes", None)
     forget(["street_train"])
 
 
