@@ -22,6 +22,7 @@ from segzoo.data import read_dataset_file
 from segzoo.data.dataset_file import DatasetFile
 from segzoo.data.label_reader import LabelReader
 from segzoo.data.layouts import FoundLayout, find_layout
+from segzoo.data.register import load_split
 from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import atomic_path
@@ -175,11 +176,12 @@ def check_splits(
             continue
         try:
             found[split] = find_layout(dataset, split)
+            # With a JSON, it lists the images.
+            count = len(found[split].images or load_split(dataset, split))
         except InputError as error:
             print(error, file=sys.stderr)
             complete = False
             continue
-        count = len(found[split].images)
         published = [counts[split] for counts in (dataset.image_counts, also or {}) if split in counts]
         text = f", published: {' or '.join(map(str, published))}" if published else ""
         print(f"{split}: {count} images{text}")
