@@ -70,6 +70,22 @@ def read_coco_json(json_file: str | Path, json_format: str) -> dict[str, list[di
     return content
 
 
+def read_image_list(json_file: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """Return a JSON with a list `images`, such as COCO's image_info_test-dev2017.json.
+
+    Raises:
+        InputError: the file cannot be read, or has no such list.
+    """
+    try:
+        content = _parsed(Path(json_file).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{json_file}: cannot be read as JSON ({error}); download it again") from None
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
+        raise InputError(f"{json_file}: has no list 'images' of objects; download it again")
+    return content
+
+
 def _parsed(content: bytes) -> Any:
     """Parse a JSON in UTF-8 or another text encoding.
 

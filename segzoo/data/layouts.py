@@ -119,6 +119,9 @@ def _try_layout(
     if listed_in_json and not has_labels:
         key = "image_id" if finds_images_by_id(layout) else "stem"
         template = layout.images if finds_images_by_id(layout) else f"{layout.images}/{{stem}}.*"
+        json_file = root / fill(layout.annotations or layout.instances or "", fields)
+        if json_file.is_file() and (root / without_open_fields(fill(layout.images, fields))).is_dir():
+            return FoundLayout(index, root)
         by_stem = tuple(ImageFile(path, found[key]) for path, found in match(root, template, fields))
         return FoundLayout(index, root, by_stem) if by_stem else (0, f"no images in {root / layout.images}")
     if listed_in_json:

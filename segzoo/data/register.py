@@ -17,7 +17,7 @@ from . import catalogs
 from .checks import check_different
 from .class_metadata import class_metadata
 from .coco_instances import instance_dicts
-from .coco_json import read_coco_json, read_images, read_missing_sizes, report_wrong_format
+from .coco_json import read_coco_json, read_image_list, read_images, read_missing_sizes, report_wrong_format
 from .dataset_file import CATALOG, DatasetFile, is_builtin, read_dataset_file, read_split_names
 from .dataset_layouts import Layout
 from .dataset_range import dataset_range, forget_range
@@ -128,6 +128,7 @@ def _register(dataset: DatasetFile, split: str, taken: str) -> None:
         ignore_label=dataset.space.ignore_label,
         background=dataset.background,
         evaluator_type=NO_GROUND_TRUTH if split in dataset.without_labels else dataset.evaluator,
+        labels_type=dataset.evaluator,
         boundary_dilation=dataset.boundary_dilation,
         flip_pairs=list(dataset.flip_pairs),
         label_map=dict(dataset.space.label_map),
@@ -188,6 +189,9 @@ def _load_records(dataset: DatasetFile, split: str, found: FoundLayout) -> list[
     if layout.instances is not None and split not in dataset.without_labels:
         with _garbage_collection_paused():
             return _load_instance_split(dataset, split, found)
+    listed_in_json = layout.panoptic is not None or layout.instances is not None
+    if listed_in_json and not found.images:
+        return _load_image_list(dataset, split, found)
     records = []
     for image in found.images:
         record: dict[str, Any] = {"file_name": image.path, "image_id": image.image_id}
@@ -248,6 +252,24 @@ def _load_panoptic_split(dataset: DatasetFile, split: str, found: FoundLayout) -
     if dataset.crowds_are_instances:
         _make_instances(segment for record in dicts for segment in record["segments_info"])
     return dicts
+
+
+def _load_image_list(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
+    """Return the records of a split without labels whose images a JSON lists, with the JSON's ids."""
+    layout, fields = dataset.layouts[found.index], dataset.splits[split]
+    image_root, json_file = (
+        str(found.root / fill(template or "", fields))
+        for template in (layout.images, layout.annotations or layout.instances)
+    )
+    with report_wrong_format(json_file, "images"):
+        records = list(read_images(read_image_list(json_file), json_file).values())
+    remedy = _ADD_FILES.format("images", dataset.path.name)
+    names = [record["file_name"] for record in records]
+    for record, file in zip(
+        records, find_named_files(names, image_root, split, "images", remedy), strict=True
+    ):
+        record.update(file_name=file, dataset=split, layout=found.index)
+    return records
 
 
 def _load_instance_split(dataset: DatasetFile, split: str, found: FoundLayout) -> list[dict[str, Any]]:
