@@ -16,5 +16,6 @@ from .common import at_root, check_splits
 def prepare(arguments: argparse.Namespace) -> bool:
     """Print the number of images of each split; return whether all have the published number."""
     dataset = at_root(read_dataset_file(arguments.dataset), arguments.root)
-    optional = sorted(dataset.without_labels)
-    return check_splits(dataset, skip=optional)[1]
+    # Images without labels are optional where there are others.
+    optional = dataset.without_labels if dataset.without_labels < set(dataset.splits) else ()
+    return check_splits(dataset, skip=sorted(optional))[1]

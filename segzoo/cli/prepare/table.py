@@ -167,6 +167,7 @@ PREPARATIONS = {
         with_root("ADEChallengeData2016, with images/ and annotations/"),
         "ade20k",
     ),
+    "ade20k_test": Preparation("ADE20K, test images", "", _ADE20K, with_root("release_test", writes=False)),
     "ade20k_panoptic": Preparation(
         "ADE20K, panoptic",
         "panoptic PNGs and JSON, from the labels of 2016 and 2017",
@@ -218,6 +219,39 @@ PREPARATIONS = {
         "COCO, 21 classes",
         with_root("coco, with annotations/ and {train,val}2017/"),
         "coco_21",
+    ),
+    "coco_rem": Preparation(
+        "COCO-ReM, instances (CC BY 4.0)", "", "COCO-ReM", with_root("with coco/ and coco_rem/", writes=False)
+    ),
+    "coconut": Preparation(
+        "COCONut, panoptic (non-commercial)",
+        "JSONs that name the files, from the released ones",
+        "COCONut",
+        with_root("with coco/ and coconut/"),
+        "coconut",
+    ),
+    "entityseg": Preparation(
+        "EntitySeg, entities (non-commercial)",
+        "panoptic PNGs and JSONs of one class, from the masks",
+        "EntitySeg",
+        with_root("entityseg, with images/ or images_lr/, and annotations/"),
+        "entityseg",
+    ),
+    "entityseg_instance": Preparation(
+        "EntitySeg, instances (non-commercial)",
+        "",
+        "EntitySeg",
+        with_root("entityseg, with annotations/", writes=False),
+    ),
+    "entityseg_panoptic": Preparation(
+        "EntitySeg, panoptic (non-commercial)",
+        "JSONs that name the files, from the released ones",
+        "EntitySeg",
+        with_root("entityseg, with images/ and annotations/"),
+        "entityseg_panoptic",
+    ),
+    "bdd100k": Preparation(
+        "BDD100K, semantic (not for profit)", "", "BDD100K", with_root("bdd100k", writes=False)
     ),
     "lip": Preparation("LIP", "", "Human parsing: LIP", with_root("LIP", writes=False)),
     "cihp": Preparation(
