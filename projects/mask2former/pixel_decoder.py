@@ -15,15 +15,11 @@ from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 from segzoo.layers import Conv2d, FeedForward, sine_position_encoding
-from segzoo.layers.conv import norm_layer
+from segzoo.layers.conv import norm_layer, pyramid_convolution
 from segzoo.layers.deformable_attention import DeformableAttention
 from segzoo.layers.runtime import without_autocast
 from segzoo.modeling.configured import configurable_by
-from segzoo.modeling.mask_classification.fpn_pixel_decoder import (
-    NUM_SCALES,
-    PixelDecoderOutput,
-    pyramid_convolution,
-)
+from segzoo.modeling.mask_classification.fpn_pixel_decoder import NUM_SCALES, PixelDecoderOutput
 from segzoo.modeling.registry import PIXEL_DECODER_REGISTRY
 from segzoo.utils.errors import ArgumentError
 

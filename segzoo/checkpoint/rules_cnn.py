@@ -93,6 +93,14 @@ CONVNEXT: Rules = (
     (r"^(?=stem\.|stages\.)", "network."),
 )
 
+# Detectron2's FPN, which wraps the backbone; here it is a neck beside it.
+DETECTRON2_FPN: Rules = (
+    (r"^backbone\.fpn_lateral(\d)\.", r"neck.lateral.p\1."),
+    (r"^backbone\.fpn_output(\d)\.", r"neck.output.p\1."),
+    (r"^backbone\.top_block\.", "neck.top_block."),
+    (r"^backbone\.bottom_up\.", "backbone."),
+)
+
 # The auxiliary FCNHead of mmsegmentation's models.
 MMSEG_FCN_AUXILIARY: Rules = (
     (r"^auxiliary_head\.convs\.(\d+)\.conv\.", r"auxiliary_head.convs.\1."),

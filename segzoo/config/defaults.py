@@ -28,6 +28,7 @@ def add_segzoo_config(cfg: CfgNode) -> None:
     _add_dataset_keys(cfg)
     _add_input_keys(cfg)
     _add_backbone_keys(cfg)
+    _add_neck_keys(cfg)
     _add_head_keys(cfg)
     _add_per_pixel_keys(cfg)
     _add_mask_classification_keys(cfg)
@@ -123,6 +124,23 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.OUT_FEATURES = ("res2", "res3", "res4", "res5")
 
 
+def _add_neck_keys(cfg: CfgNode) -> None:
+    # Between backbone and heads, of meta-architectures that have one: FPN | JPU | ... (registry NECK); "" for
+    # none.
+    cfg.MODEL.NECK = CfgNode()
+    cfg.MODEL.NECK.NAME = ""
+    # Besides Detectron2's MODEL.FPN.IN_FEATURES (empty: all of the backbone's maps), OUT_CHANNELS, NORM and
+    # FUSE_TYPE. Levels above the backbone's: max_pool (every second pixel) | p6 | p6p7 (3 x 3 convolutions of
+    # stride 2) | "" for none.
+    cfg.MODEL.FPN.TOP_BLOCK = "max_pool"
+    # The map that they are computed from: p5, a map of the backbone such as res5, or lateral (of the coarsest
+    # level, GluonCV); "" for the coarsest level of the pyramid.
+    cfg.MODEL.FPN.TOP_IN_FEATURE = ""
+    # The maps passed to the heads; layers of the pyramid that none of them needs do not exist. A map of the
+    # backbone is passed on if it is named. Empty: all levels of the pyramid.
+    cfg.MODEL.FPN.OUT_FEATURES = ()
+
+
 def _add_head_keys(cfg: CfgNode) -> None:
     # 0: the dataset's number of classes (recommended); another value is checked against the dataset.
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 0
@@ -166,10 +184,6 @@ def _add_per_pixel_keys(cfg: CfgNode) -> None:
     # 1 / OHEM_KEEP_FRACTION of all pixels.
     head.LOSS.OHEM_THRESHOLD = 0.7
     head.LOSS.OHEM_KEEP_FRACTION = 16
-
-    # Between backbone and head: JPU | ... (registry NECK); "" for none.
-    cfg.MODEL.NECK = CfgNode()
-    cfg.MODEL.NECK.NAME = ""
 
     # A second head that is used in training only; "" for none.
     cfg.MODEL.AUX_HEAD = CfgNode()

@@ -73,6 +73,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "INPUT": "BASE_SIZE LSJ_SIZE",
         "MODEL.SEM_SEG_HEAD": "CONVS_DIM MASK_DIM LOSS.OHEM_KEEP_FRACTION",
         "MODEL.AUX_HEAD": "CONVS_DIM",
+        "MODEL.FPN": "OUT_CHANNELS",
         "MODEL.MASK_FORMER": "HIDDEN_DIM NUM_OBJECT_QUERIES NHEADS DIM_FEEDFORWARD DEC_LAYERS "
         "DEFORMABLE_POINTS DEFORMABLE_FEEDFORWARD OVERSAMPLE_RATIO",
     },
@@ -150,7 +151,12 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     Rule(
         "expected a list of names",
         lambda value: all(isinstance(name, str) and name for name in value),
-    ): {"DATASETS": "TRAIN TEST FILES", "TEST": "TASKS", "INPUT": "TARGETS"},
+    ): {
+        "DATASETS": "TRAIN TEST FILES",
+        "TEST": "TASKS",
+        "INPUT": "TARGETS",
+        "MODEL.FPN": "IN_FEATURES OUT_FEATURES",
+    },
     RANGE: {"INPUT": "ROTATION"},
     POSITIVE_RANGE: {"INPUT": "SCALE_RANGE LSJ_SCALE DETR_CROP_SIZE"},
     _SIDES: {"INPUT": "MIN_SIZE_TRAIN DETR_CROP_SHORT_EDGE", "TEST": "AUG.MIN_SIZES"},
@@ -182,7 +188,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     Rule(
         "expected BN, SyncBN, FrozenBN, GN or LN",
         lambda value: value in ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", *_NAIVE_NORMS),
-    ): {"MODEL": "BACKBONE.NORM SEM_SEG_HEAD.NORM"},
+    ): {"MODEL": "BACKBONE.NORM FPN.NORM SEM_SEG_HEAD.NORM"},
     one_of("stop", "skip"): {"DATALOADER": "ON_ERROR"},
     one_of("RGB", "BGR"): {"INPUT": "FORMAT"},
     one_of("choice", "range"): {"INPUT": "MIN_SIZE_TRAIN_SAMPLING"},
@@ -193,6 +199,8 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     one_of("valid", "all"): {"MODEL.SEM_SEG_HEAD": "LOSS.AVERAGE_OVER"},
     one_of("focal", "bce"): {"MODEL.MASK_FORMER": "MASK_LOSS"},
     one_of("", "scores", "masks"): {"MODEL.MASK_FORMER": "TEST.SEMANTIC_RESIZING"},
+    one_of("sum", "avg"): {"MODEL.FPN": "FUSE_TYPE"},
+    one_of("", "max_pool", "p6", "p6p7"): {"MODEL.FPN": "TOP_BLOCK"},
     one_of("nearest", "bilinear"): {"MODEL.SEM_SEG_HEAD": "TOP_DOWN_UPSAMPLE"},
 }
 

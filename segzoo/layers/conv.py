@@ -6,7 +6,7 @@ import detectron2.layers
 import torch
 import torch.nn.functional as F
 from detectron2.layers import get_norm
-from fvcore.nn.weight_init import c2_msra_fill
+from fvcore.nn.weight_init import c2_msra_fill, c2_xavier_fill
 from torch import nn
 
 from segzoo.utils.errors import InputError
@@ -86,6 +86,34 @@ def conv_norm_act(
         activation=F.relu_ if activation else None,
     )
     c2_msra_fill(convolution)
+    return convolution
+
+
+def pyramid_convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    norm: str,
+    activation: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Conv2d:
+    """Build a size-preserving convolution of a feature pyramid: with a norm and no bias, or with a bias.
+
+    Weights are initialized uniformly with variance 1 / (3 fan_in), as in Detectron2's FPN.
+
+    Args:
+        in_channels, out_channels, kernel_size, activation: see `Conv2d`; the kernel size is odd.
+        norm: see `norm_layer`.
+    """
+    convolution = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=kernel_size,
+        padding=kernel_size // 2,
+        bias=not norm,
+        norm=norm_layer(norm, out_channels),
+        activation=activation,
+    )
+    c2_xavier_fill(convolution)
     return convolution
 
 

@@ -3,7 +3,7 @@
 Importing it fills the registries.
 """
 
-from . import backbones, mask_classification, per_pixel
+from . import backbones, detection, mask_classification, per_pixel
 from .plain_model import as_segmentation_model, as_segmentor
 from .registry import (
     CRITERION_REGISTRY,
@@ -32,6 +32,7 @@ __all__ = [
     "as_segmentation_model",
     "as_segmentor",
     "backbones",
+    "detection",
     "mask_classification",
     "per_pixel",
 ]

@@ -19,11 +19,11 @@ __all__ = [
 
 NECK_REGISTRY = Registry("NECK")
 NECK_REGISTRY.__doc__ = """
-Modules between the backbone and the head of a per-pixel method, which replace or add feature maps.
+Modules between the backbone and the heads, which replace or add feature maps; named by MODEL.NECK.NAME.
 
 Called with `(cfg, input_shape)`, where input_shape is the `dict[str, ShapeSpec]` of the backbone.
 `forward` takes and returns feature maps by name; `output_shape()` is the `dict[str, ShapeSpec]` of what it
-returns.
+returns. A meta-architecture builds it with `build_neck`. See detection/fpn.py.
 """
 
 PIXEL_LOSS_REGISTRY = Registry("PIXEL_LOSS")

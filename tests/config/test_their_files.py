@@ -394,6 +394,34 @@ def test_a_mask_rcnn_of_detectron2_keeps_its_keys_and_its_defaults(tmp_path):
         load_config(file, ["INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "absolute"])
 
 
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("build_resnet_fpn_backbone", ("ResNetBackbone", "FPN", "max_pool", "")),
+        ("build_retinanet_resnet_fpn_backbone", ("ResNetBackbone", "FPN", "p6p7", "res5")),
+    ],
+)
+def test_a_backbone_with_a_feature_pyramid_is_a_backbone_with_a_neck(name, keys, tmp_path):
+    pyramid = {
+        "MODEL.BACKBONE.NAME": name,
+        "MODEL.RESNETS.DEPTH": 101,
+        "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
+        "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
+        "MODEL.FPN.OUT_CHANNELS": 128,
+        "MODEL.FPN.NORM": "GN",
+    }
+    per_pixel = FILES["semantic/ade20k/per_pixel_baseline_plus_r50"]
+    cfg = load_config(write_their_file(tmp_path / "theirs.yaml", *per_pixel, pyramid))
+    fpn = cfg.MODEL.FPN
+    assert keys == (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.NECK.NAME, fpn.TOP_BLOCK, fpn.TOP_IN_FEATURE)
+    assert cfg.MODEL.BACKBONE.VARIANT == "r101"
+    assert [fpn.OUT_CHANNELS, fpn.NORM, fpn.IN_FEATURES] == [128, "GN", ["res3", "res4", "res5"]]
+    with pytest.raises(InputError, match=f"'{name}' has a feature pyramid, which MaskFormer has no place"):
+        load_config(
+            write_their_file(tmp_path / "other.yaml", *FILES["panoptic/coco/mask2former_r50"], pyramid)
+        )
+
+
 def test_detectron2s_own_models_are_built_where_a_file_of_this_package_names_them(tmp_path):
     values = {"TASK": "instance", "MODEL.META_ARCHITECTURE": "GeneralizedRCNN", "MODEL.MASK_ON": True}
     cfg = load_config(write_their_file(tmp_path / "ours.yaml", values))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..keys import equal
-from .heads import DETECTOR
+from .heads import DETECTOR, NECK_ARCHITECTURES
 from .row import Context, Convert, Row, fixed, ignore, refuse
 
 # The backbones of segzoo, which read MODEL.BACKBONE and not MODEL.RESNETS.
@@ -21,6 +21,16 @@ NAMES = {
     "build_resnet_backbone": "ResNetBackbone",
     "build_resnet_deeplab_backbone": "ResNetBackbone",
     "D2SwinTransformer": "SwinTransformer",
+}
+
+# Their backbones with a feature pyramid, which is a neck in segzoo: the backbone, and MODEL.FPN.TOP_BLOCK and
+# TOP_IN_FEATURE. Swin and MiT are EntitySeg's.
+PYRAMIDS = {
+    "build_resnet_fpn_backbone": ("ResNetBackbone", "max_pool", ""),
+    "build_retinanet_resnet_fpn_backbone": ("ResNetBackbone", "p6p7", "res5"),
+    "build_swin_fpn_backbone": ("SwinTransformer", "max_pool", ""),
+    "build_retinanet_swin_fpn_backbone": ("SwinTransformer", "p6p7", "p5"),
+    "build_retinanet_mit_fpn_backbone": ("MixTransformer", "p6p7", "p5"),
 }
 
 _DEPTHS = (18, 34, 50, 101, 152)
@@ -54,7 +64,7 @@ def _resnet(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     if context.whole and context.ours["MODEL.META_ARCHITECTURE"] == DETECTOR:
         return {_NAME: given[_NAME]}
     if context.whole:
-        return _whole_backbone(given)
+        return _whole_backbone(given, context)
     if not _belongs(given, context, "ResNetBackbone"):
         return {}
     for name, expected in _BASIC_STEM.items():
@@ -70,18 +80,31 @@ def _resnet(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     return {_VARIANT: _variant(given[_DEPTH]) + (match[1] or "")}
 
 
-def _whole_backbone(given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _whole_backbone(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     name = given[_NAME]
-    if name not in NAMES and name not in OUR_BACKBONES:
+    result: dict[str, Any] = {}
+    if name in PYRAMIDS:
+        here, top_block, top_in_feature = PYRAMIDS[name]
+        architecture = context.ours["MODEL.META_ARCHITECTURE"]
+        if architecture not in NECK_ARCHITECTURES:
+            refuse(_NAME, name, f"has a feature pyramid, which {architecture} has no place for")
+        result = {
+            "MODEL.NECK.NAME": "FPN",
+            "MODEL.FPN.TOP_BLOCK": top_block,
+            "MODEL.FPN.TOP_IN_FEATURE": top_in_feature,
+        }
+    else:
+        here = NAMES.get(name, name)
+    if here not in OUR_BACKBONES:
         refuse(_NAME, name, f"has no counterpart here; known: {', '.join(OUR_BACKBONES)}")
-    result = {_NAME: NAMES.get(name, name)}
+    result[_NAME] = here
     if name == "build_resnet_deeplab_backbone":
         for part, value in _DEEPLAB.items():
             key = f"MODEL.RESNETS.{part}"
             if not equal(given[key], value):
                 refuse(key, given[key], f"has no counterpart for {name}; use {value!r}")
         result[_VARIANT] = "r101c"
-    elif NAMES.get(name, name) == "ResNetBackbone":  # its stem is always the basic one
+    elif here == "ResNetBackbone":  # its stem is always the basic one
         result[_VARIANT] = _variant(given[_DEPTH])
     return result
 
@@ -223,10 +246,10 @@ RESNET_ROWS = (
     Row(
         "MODEL.BACKBONE.NAME MODEL.RESNETS.DEPTH MODEL.RESNETS.STEM_TYPE MODEL.RESNETS.STEM_OUT_CHANNELS "
         "MODEL.RESNETS.RES5_MULTI_GRID",
-        "`MODEL.BACKBONE.NAME`, `MODEL.BACKBONE.VARIANT r101`",
+        "`MODEL.BACKBONE.NAME`, `MODEL.BACKBONE.VARIANT r101`, `MODEL.NECK.NAME FPN`",
         "in their files `build_resnet_backbone` is `ResNetBackbone`, `D2SwinTransformer` is "
-        "`SwinTransformer`, and `build_resnet_deeplab_backbone` with depth 101 is `ResNetBackbone` with the "
-        "variant `r101c`",
+        "`SwinTransformer`, `build_resnet_deeplab_backbone` with depth 101 is `ResNetBackbone` with the "
+        "variant `r101c`, and `build_*_fpn_backbone` is the backbone with `MODEL.NECK.NAME FPN`",
         _resnet,
     ),
     Row(

@@ -9,6 +9,8 @@ _ARCHITECTURE, _HEAD = "MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD.NAME"
 # Detectron2's meta-architecture with the same name in segzoo.
 DETECTOR = "GeneralizedRCNN"
 OUR_ARCHITECTURES = ("MaskFormer", "PerPixelSegmentor")
+# Those with a neck, MODEL.NECK.
+NECK_ARCHITECTURES = ("PerPixelSegmentor",)
 # Meta-architectures that identify a file of another code base.
 OTHER_ARCHITECTURES = (
     DETECTOR,

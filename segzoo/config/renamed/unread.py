@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .backbones import OUR_BACKBONES
-from .heads import OUR_ARCHITECTURES
+from .heads import NECK_ARCHITECTURES, OUR_ARCHITECTURES
 
 # Not read by any model.
 UNREAD = {
@@ -51,10 +51,14 @@ _DETECTOR_KEYS = {
     "MODEL.RETINANET.": _DETECTOR,
 }
 _BACKBONE_KEYS = {
-    "MODEL.FPN.": "{backbone} has no FPN; MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is the pyramid",
     "MODEL.RESNETS.DEPTH": "set MODEL.BACKBONE.VARIANT, such as r101",
     "MODEL.RESNETS.NORM": "set MODEL.BACKBONE.NORM",
     "MODEL.RESNETS.": "{backbone} has MODEL.BACKBONE.VARIANT, NORM and OUTPUT_STRIDE",
+}
+# Read by a neck of that name only.
+_NECK_KEYS = {
+    "MODEL.FPN.": "{backbone} has no FPN; set MODEL.NECK.NAME FPN, or, for a MaskFormer, "
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME",
 }
 
 
@@ -72,6 +76,8 @@ def why_unread(key: str, cfg: Mapping[str, Any]) -> str:
     architecture, backbone = cfg["MODEL.META_ARCHITECTURE"], cfg["MODEL.BACKBONE.NAME"]
     tables = [_DETECTOR_KEYS] if architecture in OUR_ARCHITECTURES else []
     tables += [_BACKBONE_KEYS] if backbone in OUR_BACKBONES else []
+    has_pyramid = cfg["MODEL.NECK.NAME"] == "FPN" and architecture in NECK_ARCHITECTURES
+    tables += [_NECK_KEYS] if backbone in OUR_BACKBONES and not has_pyramid else []
     for table in tables:
         for name, remedy in table.items():
             if key == name or (name.endswith(".") and key.startswith(name)):

@@ -13,7 +13,7 @@ from fvcore.nn.weight_init import c2_xavier_fill
 from torch import nn
 
 from segzoo.layers import Conv2d, TransformerEncoder, sine_position_encoding
-from segzoo.layers.conv import norm_layer
+from segzoo.layers.conv import pyramid_convolution
 from segzoo.utils.errors import InputError
 
 from ..registry import PIXEL_DECODER_REGISTRY
@@ -170,20 +170,3 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
         tokens = self.transformer["encoder"](x.flatten(2).transpose(1, 2), position.flatten(1).T)
         coarse = tokens.transpose(1, 2).unflatten(2, (height, width))
         return self.top_down(features, coarse, coarse)
-
-
-def pyramid_convolution(
-    in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=None
-) -> Conv2d:
-    """Build a size-preserving convolution of a pyramid: with a norm and no bias, or with a bias."""
-    convolution = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        padding=kernel_size // 2,
-        bias=norm == "",
-        norm=norm_layer(norm, out_channels),
-        activation=activation,
-    )
-    c2_xavier_fill(convolution)
-    return convolution

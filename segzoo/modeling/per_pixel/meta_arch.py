@@ -16,7 +16,8 @@ from segzoo.utils.errors import InputError
 from ..features import build_in_features
 from ..labels import best_class
 from ..losses import joined
-from ..registry import NECK_REGISTRY, PIXEL_LOSS_REGISTRY, check_names, registered
+from ..necks import build_neck, find_neck
+from ..registry import PIXEL_LOSS_REGISTRY, check_names, registered
 from ..segmentor import Batch, DenseScores, Segmentor, Sizes
 from .head import PixelHead
 
@@ -80,9 +81,7 @@ class PerPixelSegmentor(Segmentor):
     def from_config(cls, cfg) -> dict:
         shared = super().from_config(cfg)
         backbone = shared["backbone"]
-        neck_type = find_neck(cfg)
-        neck = neck_type(cfg, backbone.output_shape()) if neck_type else None
-        shape = neck.output_shape() if neck is not None else backbone.output_shape()
+        neck, shape = build_neck(cfg, backbone.output_shape())
         return {
             **shared,
             "neck": neck,
@@ -196,12 +195,6 @@ class PerPixelSegmentor(Segmentor):
         planes = resize(logits[None], self._full_size(logits, sizes.padded), self.align_corners)
         planes = planes[..., : sizes.image[0], : sizes.image[1]]
         return resize(planes, sizes.output, self.align_corners)[0]
-
-
-def find_neck(cfg) -> Callable[..., nn.Module] | None:
-    """Return the neck class that MODEL.NECK.NAME names, or None if it is empty."""
-    name = cfg.MODEL.NECK.NAME
-    return registered(NECK_REGISTRY, "MODEL.NECK.NAME", name) if name else None
 
 
 def find_pixel_loss(cfg) -> Callable[..., nn.Module]:
