@@ -1,4 +1,4 @@
-"""Key maps of torchvision's, mmsegmentation's and pytorch-cv's DeepLabV3 files."""
+"""Key maps of torchvision's, mmsegmentation's, pytorch-cv's and GluonCV's DeepLabV3 files."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import (
@@ -8,6 +8,13 @@ from segzoo.checkpoint.rules_cnn import (
     PYTORCH_CV_CLASSIFIER,
     PYTORCH_CV_MODEL,
     TORCHVISION_RESNET,
+)
+from segzoo.checkpoint.rules_gluon import (
+    GLUON_BACKBONE_BLOCKS,
+    GLUON_SEGMENTATION,
+    auxiliary_block_names,
+    block_names,
+    numbered,
 )
 
 TORCHVISION_DEEPLABV3 = KeyMap(
@@ -56,26 +63,60 @@ MMSEG_DEEPLABV3 = KeyMap(
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )
 
+_HEAD = (
+    *PYTORCH_CV_CLASSIFIER,
+    (r"^head\.aspp\.b4\.gap\.1\.", "sem_seg_head.aspp.pooling."),
+    (r"^head\.aspp\.b4\.gap\.2\.", "sem_seg_head.aspp.pooling.norm."),
+    (r"^head\.aspp\.b(\d)\.0\.", r"sem_seg_head.aspp.convs.\1."),
+    (r"^head\.aspp\.b(\d)\.1\.", r"sem_seg_head.aspp.convs.\1.norm."),
+    (r"^head\.aspp\.project\.0\.", "sem_seg_head.projection."),
+    (r"^head\.aspp\.project\.1\.", "sem_seg_head.projection.norm."),
+    (r"^head\.block\.0\.", "sem_seg_head.convs.0."),
+    (r"^head\.block\.1\.", "sem_seg_head.convs.0.norm."),
+)
+
 # With JPU or a dilated backbone.
 PYTORCH_CV_DEEPLABV3 = KeyMap(
     name="pytorch-cv DeepLabV3",
     recognize=(r"^base1\.0\.weight$", r"^head\.aspp\.b4\.gap\.1\.weight$"),
     rules=(
         *PYTORCH_CV_MODEL,
-        *PYTORCH_CV_CLASSIFIER,
-        (r"^head\.aspp\.b4\.gap\.1\.", "sem_seg_head.aspp.pooling."),
-        (r"^head\.aspp\.b4\.gap\.2\.", "sem_seg_head.aspp.pooling.norm."),
-        (r"^head\.aspp\.b(\d)\.0\.", r"sem_seg_head.aspp.convs.\1."),
-        (r"^head\.aspp\.b(\d)\.1\.", r"sem_seg_head.aspp.convs.\1.norm."),
-        (r"^head\.aspp\.project\.0\.", "sem_seg_head.projection."),
-        (r"^head\.aspp\.project\.1\.", "sem_seg_head.projection.norm."),
-        (r"^head\.block\.0\.", "sem_seg_head.convs.0."),
-        (r"^head\.block\.1\.", "sem_seg_head.convs.0.norm."),
+        *_HEAD,
     ),
     extras=(r"^auxlayer\.",),
+    classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
+)
+
+_BRANCHES = "_deeplabhead0_hybridsequential"
+GLUON_DEEPLABV3 = KeyMap(
+    name="GluonCV DeepLabV3",
+    recognize=(
+        r"^layer1\.0\.bn1\.gamma$|resnetv1s_layers1_batchnorm0_gamma$",
+        # The name is so spelled.
+        rf"^head\.aspp\.concurent\.4\.gap\.1\.weight$|{_BRANCHES}5_conv0_weight$",
+    ),
+    rules=(
+        *block_names(r"deeplabv3\d+_"),
+        *GLUON_BACKBONE_BLOCKS,
+        (rf"^{_BRANCHES}4_conv0:", "head.aspp.b4.gap.1."),
+        (rf"^{_BRANCHES}4_batchnorm0:", "head.aspp.b4.gap.2."),
+        (rf"^{_BRANCHES}5_conv0:", "head.aspp.project.0."),
+        (rf"^{_BRANCHES}5_batchnorm0:", "head.aspp.project.1."),
+        (rf"^{_BRANCHES}(\d)_conv0:", r"head.aspp.b\1.0."),
+        (rf"^{_BRANCHES}(\d)_batchnorm0:", r"head.aspp.b\1.1."),
+        *numbered("_deeplabhead0_conv", ("head.block.0", "head.block.4")),
+        *numbered("_deeplabhead0_batchnorm", ("head.block.1",)),
+        *auxiliary_block_names(0),
+        (r"^head\.aspp\.concurent\.", "head.aspp.b"),
+        *GLUON_SEGMENTATION,
+        *_HEAD,
+    ),
+    # Exported for inference.
+    absent=(r"^auxiliary_head\.",),
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )
 
 register_key_map(TORCHVISION_DEEPLABV3)
 register_key_map(MMSEG_DEEPLABV3)
 register_key_map(PYTORCH_CV_DEEPLABV3)
+register_key_map(GLUON_DEEPLABV3)

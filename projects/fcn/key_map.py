@@ -1,4 +1,4 @@
-"""Key maps of torchvision's, mmsegmentation's and pytorch-cv's FCN files."""
+"""Key maps of torchvision's, mmsegmentation's, pytorch-cv's and GluonCV's FCN files."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import (
@@ -8,6 +8,13 @@ from segzoo.checkpoint.rules_cnn import (
     PYTORCH_CV_CLASSIFIER,
     PYTORCH_CV_MODEL,
     TORCHVISION_RESNET,
+)
+from segzoo.checkpoint.rules_gluon import (
+    GLUON_BACKBONE_BLOCKS,
+    GLUON_SEGMENTATION,
+    auxiliary_block_names,
+    block_names,
+    fcn_head_block_names,
 )
 
 TORCHVISION_FCN = KeyMap(
@@ -51,20 +58,46 @@ MMSEG_FCN = KeyMap(
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )
 
+_HEAD = (
+    *PYTORCH_CV_CLASSIFIER,
+    (r"^head\.block\.0\.", "sem_seg_head.convs.0."),
+    (r"^head\.block\.1\.", "sem_seg_head.convs.0.norm."),
+)
+
 # With JPU or a dilated backbone.
 PYTORCH_CV_FCN = KeyMap(
     name="pytorch-cv FCN",
     recognize=(r"^base1\.0\.weight$", r"^head\.block\.4\.weight$", r"!^head\.(?!block\.)"),
     rules=(
         *PYTORCH_CV_MODEL,
-        *PYTORCH_CV_CLASSIFIER,
-        (r"^head\.block\.0\.", "sem_seg_head.convs.0."),
-        (r"^head\.block\.1\.", "sem_seg_head.convs.0.norm."),
+        *_HEAD,
     ),
     extras=(r"^auxlayer\.",),
+    classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
+)
+
+GLUON_FCN = KeyMap(
+    name="GluonCV FCN",
+    recognize=(
+        r"^layer1\.0\.bn1\.gamma$|resnetv1s_layers1_batchnorm0_gamma$",
+        r"^head\.block\.4\.weight$|_fcnhead0_hybridsequential0_conv1_weight$",
+        r"!^head\.(?!block\.)",
+        r"!head\d+_conv0_weight$",
+    ),
+    rules=(
+        *block_names(r"fcn\d+_"),
+        *GLUON_BACKBONE_BLOCKS,
+        *fcn_head_block_names("_fcnhead0_", "head"),
+        *auxiliary_block_names(1),
+        *GLUON_SEGMENTATION,
+        *_HEAD,
+    ),
+    # Exported for inference.
+    absent=(r"^auxiliary_head\.",),
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )
 
 register_key_map(TORCHVISION_FCN)
 register_key_map(MMSEG_FCN)
 register_key_map(PYTORCH_CV_FCN)
+register_key_map(GLUON_FCN)

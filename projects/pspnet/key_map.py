@@ -1,4 +1,4 @@
-"""Key maps of semseg's, mmsegmentation's and pytorch-cv's PSPNet files."""
+"""Key maps of semseg's, mmsegmentation's, pytorch-cv's and GluonCV's PSPNet files."""
 
 from segzoo.checkpoint import KeyMap, register_key_map
 from segzoo.checkpoint.rules_cnn import (
@@ -9,6 +9,13 @@ from segzoo.checkpoint.rules_cnn import (
     PYTORCH_CV_MODEL,
     SEMSEG_CLASSIFIERS,
     SEMSEG_RESNET,
+)
+from segzoo.checkpoint.rules_gluon import (
+    GLUON_BACKBONE_BLOCKS,
+    GLUON_SEGMENTATION,
+    auxiliary_block_names,
+    block_names,
+    numbered,
 )
 
 SEMSEG_PSPNET = KeyMap(
@@ -44,28 +51,58 @@ MMSEG_PSPNET = KeyMap(
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )
 
+_HEAD = (
+    *PYTORCH_CV_CLASSIFIER,
+    *(
+        (rf"^head\.psp\.conv{index + 1}\.0\.", f"sem_seg_head.pooling.projections.{index}.")
+        for index in range(4)
+    ),
+    *(
+        (rf"^head\.psp\.conv{index + 1}\.1\.", f"sem_seg_head.pooling.projections.{index}.norm.")
+        for index in range(4)
+    ),
+    (r"^head\.block\.0\.", "sem_seg_head.bottleneck."),
+    (r"^head\.block\.1\.", "sem_seg_head.bottleneck.norm."),
+)
+
 # With JPU or a dilated backbone.
 PYTORCH_CV_PSPNET = KeyMap(
     name="pytorch-cv PSPNet",
     recognize=(r"^base1\.0\.weight$", r"^head\.psp\.conv1\.0\.weight$"),
     rules=(
         *PYTORCH_CV_MODEL,
-        *PYTORCH_CV_CLASSIFIER,
-        *(
-            (rf"^head\.psp\.conv{index + 1}\.0\.", f"sem_seg_head.pooling.projections.{index}.")
-            for index in range(4)
-        ),
-        *(
-            (rf"^head\.psp\.conv{index + 1}\.1\.", f"sem_seg_head.pooling.projections.{index}.norm.")
-            for index in range(4)
-        ),
-        (r"^head\.block\.0\.", "sem_seg_head.bottleneck."),
-        (r"^head\.block\.1\.", "sem_seg_head.bottleneck.norm."),
+        *_HEAD,
     ),
     extras=(r"^auxlayer\.",),
+    classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
+)
+
+GLUON_PSPNET = KeyMap(
+    name="GluonCV PSPNet",
+    recognize=(
+        r"^layer1\.0\.bn1\.gamma$|resnetv1s_layers1_batchnorm0_gamma$",
+        r"^head\.psp\.conv1\.0\.weight$|_pyramidpooling0_hybridsequential0_conv0_weight$",
+    ),
+    rules=(
+        *block_names(r"pspnet\d+_"),
+        *GLUON_BACKBONE_BLOCKS,
+        *(
+            (rf"^_pyramidpooling0_hybridsequential{index}_{kind}0:", f"head.psp.conv{index + 1}.{part}.")
+            for index in range(4)
+            for part, kind in enumerate(("conv", "batchnorm"))
+        ),
+        *numbered("_psphead0_conv", ("head.block.0", "head.block.4")),
+        *numbered("_psphead0_batchnorm", ("head.block.1",)),
+        *auxiliary_block_names(0),
+        *GLUON_SEGMENTATION,
+        *_HEAD,
+    ),
+    # Exported for inference.
+    absent=(r"^auxiliary_head\.",),
     classifier=(r"^(sem_seg_head|auxiliary_head)\.predictor\.(weight|bias)$",),
 )
 
 register_key_map(SEMSEG_PSPNET)
 register_key_map(MMSEG_PSPNET)
 register_key_map(PYTORCH_CV_PSPNET)
+register_key_map(GLUON_PSPNET)

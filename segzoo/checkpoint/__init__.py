@@ -8,9 +8,11 @@ from .key_maps import KeyMap, key_maps, register_key_map
 from .load import load_checkpoint, load_state, open_checkpoint
 from .reader import CheckpointFile, DamagedFileError, read_checkpoint, read_description, read_rest
 from .report import CheckpointMismatchError, LoadReport
+from .rules_gluon import register_gluon_layouts
 from .rules_transformer import register_transformer_layouts
 from .untrained import require_loaded
 
+register_gluon_layouts()
 register_transformer_layouts()
 
 __all__ = [

@@ -25,6 +25,7 @@ class KeyMap:
         recognize: regexes; a file has this layout if each of them is found in at least one of its keys.
             A regex that starts with `!` must be found in none.
         rules: (regex, replacement) pairs; each is applied in turn, with `re.sub`, to every key of the file.
+            The replacement may be a function of the match.
         extras: regexes of the file's keys (before renaming) that are not loaded, by design.
         absent: regexes of the model's keys that such a file lacks by design and that keep their value.
         training_only: likewise for keys that predictions do not depend on.
@@ -43,7 +44,7 @@ class KeyMap:
 
     name: str
     recognize: tuple[str, ...]
-    rules: tuple[tuple[str, str], ...] = ()
+    rules: rules_cnn.Rules = ()
     extras: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     training_only: tuple[str, ...] = ()
@@ -139,7 +140,7 @@ DERIVED = (
 # Parameters of losses, on which predictions do not depend: any file may lack them, or hold other ones.
 LOSS_KEYS = (r"^(criterion|loss)\.",)
 
-_RESNET_CLASSIFIER = (r"^(stem\.)?fc\.",)
+RESNET_CLASSIFIER = (r"^(stem\.)?fc\.",)
 # Modules of timm's models after their last feature map.
 _TIMM_CLASSIFIER = (
     r"^(head|heads|head_dist|fc|classif|classifier|pre_classifier|last_linear|conv_head|in_conv)\.",
@@ -167,7 +168,7 @@ _BUILT_IN = (
     KeyMap(
         name="Detectron2 ImageNet ResNet",
         recognize=(r"^stem\.conv1\.weight$", r"^res2\.0\.conv1\.weight$"),
-        extras=_RESNET_CLASSIFIER,
+        extras=RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
     # ImageNetPretrained/MSRA/R-*.pkl: batch norm is folded into scale and offset; no running statistics.
@@ -197,7 +198,7 @@ _BUILT_IN = (
         name="torchvision ResNet",
         recognize=(r"^conv1\.weight$", r"^bn1\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
         rules=rules_cnn.TORCHVISION_RESNET,
-        extras=_RESNET_CLASSIFIER,
+        extras=RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
     # timm's v1c and v1s (GluonCV's weights) and, with the pool in the shortcuts, v1d.
@@ -205,14 +206,14 @@ _BUILT_IN = (
         name="timm ResNet with a deep stem",
         recognize=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
         rules=rules_cnn.TIMM_DEEP_STEM_RESNET,
-        extras=_RESNET_CLASSIFIER,
+        extras=RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
     KeyMap(
         name="timm ResNet v1d",
         recognize=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", r"\.downsample\.2\."),
         rules=(*rules_cnn.POOLED_SHORTCUT, *rules_cnn.TIMM_DEEP_STEM_RESNET),
-        extras=_RESNET_CLASSIFIER,
+        extras=RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
     # pytorch-cv's resnet50_v1s and resnet101_v1s.
@@ -220,7 +221,7 @@ _BUILT_IN = (
         name="pytorch-cv ImageNet ResNet",
         recognize=(r"^features\.0\.weight$", r"^features\.10\.0\.conv1\.weight$"),
         rules=rules_cnn.PYTORCH_CV_IMAGENET,
-        extras=_RESNET_CLASSIFIER,
+        extras=RESNET_CLASSIFIER,
         prefix="backbone.",
     ),
     # OpenMMLab's classifiers (resnet50_v1c-2cccc1ad.pth, ...), with or without `backbone.` in front.
@@ -228,14 +229,14 @@ _BUILT_IN = (
         name="OpenMMLab ImageNet ResNet",
         recognize=(r"^(backbone\.)?(stem\.0|conv1)\.weight$", r"^(backbone\.)?layer1\.0\.conv1\.", _NO_POOL),
         rules=((r"^backbone\.", ""), *rules_cnn.MMSEG_RESNET),
-        extras=(*_RESNET_CLASSIFIER, r"^head\.fc\."),
+        extras=(*RESNET_CLASSIFIER, r"^head\.fc\."),
         prefix="backbone.",
     ),
     KeyMap(
         name="OpenMMLab ImageNet ResNet v1d",
         recognize=(r"^(backbone\.)?stem\.0\.weight$", r"^(backbone\.)?layer\d\.0\.downsample\.2\."),
         rules=((r"^backbone\.", ""), *rules_cnn.POOLED_SHORTCUT, *rules_cnn.MMSEG_RESNET),
-        extras=(*_RESNET_CLASSIFIER, r"^head\.fc\."),
+        extras=(*RESNET_CLASSIFIER, r"^head\.fc\."),
         prefix="backbone.",
     ),
     # wider_resnet38.pth.tar of NVIDIA's semantic-segmentation.

@@ -1,8 +1,8 @@
 """Read any published checkpoint file without executing code from it.
 
 Formats are recognized by content, not by extension: torch's zip and legacy files, plain pickles of arrays
-(Detectron2, MaskFormer, Caffe2) and safetensors. A pickle can call any function of any module when it is
-loaded; here it may only reconstruct tensors, arrays and plain containers.
+(Detectron2, MaskFormer, Caffe2), safetensors, and MXNet's `.params` files (GluonCV). A pickle can call any
+function of any module when it is loaded; here it may only reconstruct tensors, arrays and plain containers.
 """
 
 import collections
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from segzoo.utils.errors import InputError
 from segzoo.utils.unpickling import encode_latin1
 
+from .params_reader import MAGIC, ParamsError, UnreadableParamsError, holds_params, read_params
 from .weight_sets import take_weights
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class CheckpointFile:
 def read_checkpoint(
     path: str | Path, trust: bool = False, verify: bool = False, choice: str = ""
 ) -> CheckpointFile:
-    """Read a local `.pth`, `.pkl` or `.safetensors` file as published by any code base.
+    """Read a local `.pth`, `.pkl`, `.safetensors` or `.params` file as published by any code base.
 
     Args:
         path: the file; its format is recognized by its first bytes.
@@ -104,7 +105,10 @@ def read_rest(path: str | Path, trust: bool = False) -> dict[str, Any]:
 def _without_weights(path: Path, trust: bool) -> dict[str, Any]:
     """Return a file's content, with tensors read from it on use; {} if it is not a dictionary."""
     with path.open("rb") as stream:
-        is_zip = stream.read(4) == b"PK\x03\x04"
+        head = stream.read(8)
+    is_zip = head.startswith(b"PK\x03\x04")
+    if head == MAGIC or (is_zip and _is_zip_of_params(path)):
+        return {}  # they hold nothing else
     content = None
     if is_zip:
         with contextlib.suppress(Exception), numpy_allowed():  # the full read below reports the error
@@ -136,6 +140,8 @@ def _parse(path: Path, trust: bool) -> Any:
         raise DamagedFileError(
             f"{path} is a git-LFS pointer, not the checkpoint itself; run `git lfs pull` there"
         )
+    if head.startswith(MAGIC) or (head.startswith(b"PK\x03\x04") and _is_zip_of_params(path)):
+        return _parse_params(path)
     if head.startswith(b"PK\x03\x04") or head.startswith(_TORCH_LEGACY):
         return _parse_torch(path, trust)
     if len(head) > 8 and head[8:9] == b"{":
@@ -148,7 +154,8 @@ def _parse(path: Path, trust: bool) -> Any:
     if not any(head):
         raise DamagedFileError(f"{path} starts with zeros: a write was cut off; copy or download it again")
     raise DamagedFileError(
-        f"{path} is not a checkpoint (it starts with {head[:8]!r}); expected .pth, .pkl or .safetensors"
+        f"{path} is not a checkpoint (it starts with {head[:8]!r}); expected .pth, .pkl, .safetensors or "
+        ".params"
     )
 
 
@@ -164,9 +171,25 @@ def _other_format(path: Path, head: bytes) -> str:
         return "an archive; unpack it and give the checkpoint inside"
     if head.startswith(b"\x89HDF"):
         return "an HDF5 file, as Keras writes; expected .pth, .pkl or .safetensors"
-    if head.startswith(b"\x12\x01\x00\x00\x00\x00\x00\x00"):
-        return "an MXNet file (.params), which segzoo does not read; save the weights with PyTorch's names"
     return ""
+
+
+def _is_zip_of_params(path: Path) -> bool:
+    """Return whether a zip archive is a download of GluonCV: one `.params` file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return holds_params(archive)
+    except Exception:  # a damaged directory, which torch's reader explains
+        return False
+
+
+def _parse_params(path: Path) -> Any:
+    try:
+        return {"model": read_params(path)}
+    except UnreadableParamsError as error:
+        raise InputError(f"{path}: {error}") from None
+    except ParamsError as error:
+        raise _damaged(path, error) from None
 
 
 def _other_zip(path: Path) -> str:

@@ -8,7 +8,12 @@ The model's names are Detectron2's: the norm of a convolution is `<convolution>.
 are `stem` and `res2` to `res5`, those of a block `conv1` to `conv3` and `shortcut`.
 """
 
-Rules = tuple[tuple[str, str], ...]
+import re
+from collections.abc import Callable
+
+# As `re.sub` takes it.
+Replacement = str | Callable[[re.Match[str]], str]
+Rules = tuple[tuple[str, Replacement], ...]
 
 _STAGES: Rules = (
     (r"^((?:backbone\.)?)layer1\.(?=\d)", r"\1res2."),
@@ -131,15 +136,15 @@ _PYTORCH_CV_JPU: Rules = (
     *((rf"^JPU\.dilation{index + 1}\.0\.pointwise\.", f"neck.dilated.{index}.1.") for index in range(4)),
     *((rf"^JPU\.dilation{index + 1}\.1\.", f"neck.dilated.{index}.1.norm.") for index in range(4)),
 )
-# The auxiliary FCNHead of pytorch-cv's models.
-_PYTORCH_CV_AUXILIARY: Rules = (
+# The auxiliary FCNHead of pytorch-cv's and GluonCV's models.
+PYTORCH_CV_AUXILIARY: Rules = (
     (r"^auxlayer\.block\.0\.", "auxiliary_head.convs.0."),
     (r"^auxlayer\.block\.1\.", "auxiliary_head.convs.0.norm."),
     (r"^auxlayer\.block\.4\.", "auxiliary_head.predictor."),
 )
 
 # All parts of pytorch-cv's models but the head.
-PYTORCH_CV_MODEL: Rules = (*_PYTORCH_CV_RESNET, *_PYTORCH_CV_JPU, *_PYTORCH_CV_AUXILIARY)
+PYTORCH_CV_MODEL: Rules = (*_PYTORCH_CV_RESNET, *_PYTORCH_CV_JPU, *PYTORCH_CV_AUXILIARY)
 
 # The classifier of pytorch-cv's heads, after a 3 x 3 convolution in `head.block`.
 PYTORCH_CV_CLASSIFIER: Rules = ((r"^head\.block\.4\.", "sem_seg_head.predictor."),)

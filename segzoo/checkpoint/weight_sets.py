@@ -37,7 +37,7 @@ _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpo
 def split_choice(source: str) -> tuple[str, str]:
     """Split a path or URL from the set of weights to take: `model.pth#ema` -> "model.pth", "ema"."""
     path, mark, choice = source.rpartition("#")
-    is_path = "/" in choice or choice.endswith((".pth", ".pkl", ".safetensors"))
+    is_path = "/" in choice or choice.endswith((".pth", ".pkl", ".safetensors", ".params", ".zip"))
     if not mark or is_path or ("://" not in source and os.path.exists(user_path(source))):
         return source, ""
     return path, choice

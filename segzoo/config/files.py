@@ -10,7 +10,7 @@ from segzoo.utils.text import did_you_mean
 
 CONFIGURATIONS = (".yaml", ".yml")
 # Files of weights, as authors publish them and as segzoo writes them.
-_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".pkl", ".bin", ".safetensors", ".params", ".npz", ".tar")
+_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".pkl", ".bin", ".safetensors", ".params", ".zip", ".npz", ".tar")
 
 
 def config_root() -> Path:

@@ -38,7 +38,11 @@ MAY_IMPORT["segzoo.__main__"] = {"segzoo.cli"}
 PROJECT_MAY_IMPORT = {"segzoo.modeling", "segzoo.layers", "segzoo.config"}
 # A project registers its key map, and imports from checkpoint the rules that maps share.
 CHECKPOINT_NAMES_FOR_PROJECTS = {"KeyMap", "register_key_map"}
-CHECKPOINT_RULES = {"segzoo.checkpoint.rules_cnn", "segzoo.checkpoint.rules_transformer"}
+CHECKPOINT_RULES = {
+    "segzoo.checkpoint.rules_cnn",
+    "segzoo.checkpoint.rules_gluon",
+    "segzoo.checkpoint.rules_transformer",
+}
 DETECTRON2_FOR = {
     # Its models, whose registries are filled by importing them.
     "segzoo.utils": {"detectron2.modeling"},
