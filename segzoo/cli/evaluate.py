@@ -34,12 +34,15 @@ printed, and results.json holds the protocol under which the predictions were ma
 exit status: 0 done, 2 wrong input
 """
 # Options that are valid with --predictions only, and those that are valid with a model only.
-PREDICTION_OPTIONS = ("tasks", "dataset_file", "output", "evaluators", "boundary_dilation", "class_averaging")
+PREDICTION_OPTIONS = (
+    *("tasks", "dataset_file", "output", "evaluators", "boundary_dilation", "box_ap", "class_averaging"),
+)
 MODEL_OPTIONS = ("model", "weights", "shard", "resume", "num_gpus", "num_machines")
 # {option for predictions: the key that does the same for a model}.
 MODEL_KEYS = {
     "evaluators": "TEST.EVALUATORS",
     "boundary_dilation": "TEST.BOUNDARY_DILATION",
+    "box_ap": "TEST.BOX_AP",
     "tasks": "TEST.TASKS",
     "dataset_file": "DATASETS.FILES",
     "output": "OUTPUT_DIR",
@@ -102,6 +105,13 @@ def build_parser() -> CommandLine:
         type=share,
         metavar="SHARE",
         help="width of boundaries as a share of the image's diagonal (0.02; Cityscapes: 0.005)",
+    )
+    saved.add_argument(
+        "--box-ap",
+        choices=("predicted", "always", "never"),
+        default="predicted",
+        help="box AP of instances: if boxes are predicted, not only those of the masks (the default); always, "
+        "also of the boxes of masks; or never",
     )
     saved.add_argument("--output", type=path_value, metavar="FOLDER", help="folder for results.json")
     parser.add_overrides()

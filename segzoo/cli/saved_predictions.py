@@ -33,6 +33,7 @@ def score(options: argparse.Namespace) -> int:
         options.class_averaging,
         evaluators=options.evaluators,
         boundary_dilation=options.boundary_dilation,
+        box_ap=options.box_ap,
     )
     print(f"written to {results}")
     if stored is not None:

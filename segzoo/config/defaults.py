@@ -312,6 +312,9 @@ def _add_test_keys(cfg: CfgNode) -> None:
     cfg.TEST.EVALUATORS = ()
     # Width of a boundary relative to the image's diagonal; 0: as published, 0.02, and 0.005 for Cityscapes.
     cfg.TEST.BOUNDARY_DILATION = 0.0
+    # Box AP beside mask AP, "bbox/AP", for COCO's rules: predicted (for models that predict boxes) | always
+    # (otherwise by the boxes of masks) | never. A BEST_METRIC "bbox/..." is always computed.
+    cfg.TEST.BOX_AP = "predicted"
     # Images per batch and process. Results do not depend on it: a batch holds images of similar size only.
     cfg.TEST.IMS_PER_BATCH = 1
     # Scoring threads per task, which run beside the model; 0: predictions are scored between batches.

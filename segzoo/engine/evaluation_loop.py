@@ -28,6 +28,7 @@ from segzoo.evaluation import (
     printed_metrics,
     write_results,
 )
+from segzoo.evaluation.options import ALWAYS, PREDICTED
 from segzoo.evaluation.results import RESULTS_FILE
 from segzoo.modeling import SegmentationModel, as_segmentation_model
 from segzoo.modeling.protocols import (
@@ -91,7 +92,7 @@ def check_best_metric(cfg: CfgNode, trainer: type[DefaultTrainer]) -> None:
     Raises:
         InputError: the metric belongs to no task of TEST.TASKS.
     """
-    metric, keys = cfg.TEST.BEST_METRIC, set()
+    metric, keys = cfg.TEST.BEST_METRIC, {}
     for name in cfg.DATASETS.TEST:
         # With several datasets a metric's name begins with the dataset's.
         prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
@@ -99,11 +100,13 @@ def check_best_metric(cfg: CfgNode, trainer: type[DefaultTrainer]) -> None:
             task_key = getattr(evaluator, "task_key", "")
             if not task_key:
                 return
-            keys.add(f"{prefix}{task_key}/")
+            keys |= dict.fromkeys(
+                f"{prefix}{key}/" for key in (task_key, *getattr(evaluator, "other_keys", ()))
+            )
     if metric and not metric.startswith(tuple(keys)):
         raise InputError(
             f"TEST.BEST_METRIC {metric!r} is not reported for TEST.TASKS {tuple(cfg.TEST.TASKS)}; "
-            f"expected a name that begins with {' or '.join(sorted(keys))}"
+            f"expected a name that begins with {' or '.join(keys)}"
         )
 
 
@@ -353,11 +356,18 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         model_classes=instance_classes(cfg),
         boundary_dilation=cfg.TEST.BOUNDARY_DILATION or None,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        box_ap=_box_ap(cfg),
         scoring_threads=cfg.TEST.SCORING_THREADS,
         config=cfg,
     )
     folder = dataset_folder(cfg, dataset_name)
     return build_evaluator(dataset_name, cfg.TEST.TASKS, folder, options, names=cfg.TEST.EVALUATORS)
+
+
+def _box_ap(cfg: CfgNode) -> str:
+    """Return TEST.BOX_AP; "always" if the best model is chosen by box AP, which needs it in every evaluation."""
+    asked = "bbox" in cfg.TEST.BEST_METRIC.split("/") and cfg.TEST.BOX_AP == PREDICTED
+    return ALWAYS if asked else cfg.TEST.BOX_AP
 
 
 def trainer_evaluators(cfg: CfgNode, dataset_name: str, trainer: type[DefaultTrainer]) -> DatasetEvaluators:

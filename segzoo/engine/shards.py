@@ -209,14 +209,14 @@ def _complete_shards(count: int, name: str, files: ShardFiles) -> list[Shard]:
 
 def _merge(evaluators: list[BackgroundEvaluator], files: ShardFiles, shards: list[Shard]) -> dict[str, dict]:
     """Return what `evaluate` of the evaluators returns, {task_key: {metric: value}}."""
-    results = {}
+    results: dict[str, dict] = {}
     for one in evaluators:
         # Each evaluator reads the files separately: the parts of all would need much memory.
         merged = one.merge(part.scored[one.task_key] for part in files.read(*shards))
         if not one.image_count:
             message = next(file for part in files.read(*shards) for file in part.skipped.values())
             raise InputError(f"{one.dataset_name}: none of its images can be used; {message}")
-        results[one.task_key] = one.summarize(merged)
+        results |= one.metrics_by_key(merged)
     return results
 
 

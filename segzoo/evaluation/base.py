@@ -57,6 +57,8 @@ class BackgroundEvaluator(DatasetEvaluator):
 
     #: The key of the model's output and of the result.
     task_key = ""
+    #: Further keys that the result may have; see `metrics_by_key`.
+    other_keys: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ class BackgroundEvaluator(DatasetEvaluator):
             self._collect()
 
     def evaluate(self) -> dict | None:
-        """Return {task_key: {metric: value}} on the main process, None on the others."""
+        """Return {task_key: {metric: value}} on the main process, None on the others; see `metrics_by_key`."""
         self.flush()
         self._close(wait=True)
         parts = [self.partial()]
@@ -140,7 +142,7 @@ class BackgroundEvaluator(DatasetEvaluator):
         merged = self.merge(parts)
         if not self.image_count:
             raise InputError(f"{self.dataset_name}: no image was evaluated; is the dataset empty?")
-        return {self.task_key: self.summarize(merged)}
+        return self.metrics_by_key(merged)
 
     def take(self, output: dict, file_name: str) -> Any:
         """Extract the prediction from a model's output and copy it to the CPU."""
@@ -175,6 +177,10 @@ class BackgroundEvaluator(DatasetEvaluator):
     def summarize(self, merged: Any) -> dict:
         """Compute the metrics from the result of `merge`, and log them; only on the main process."""
         raise NotImplementedError
+
+    def metrics_by_key(self, merged: Any) -> dict[str, dict]:
+        """Return {task_key: the result of `summarize`}; a subclass may add metrics under its `other_keys`."""
+        return {self.task_key: self.summarize(merged)}
 
     def _submit(self, file_name: str, dataset_dict: dict, prediction: Any) -> None:
         if self.scoring_threads == 0:

@@ -133,6 +133,7 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
 
     task_key = "boundary_segm"
     title = "Boundary instance AP"
+    box_key, other_keys = None, ()
 
     def score(  # type: ignore[override]  # the base class keeps masks
         self, dataset_dict: dict, prediction: Prediction
@@ -146,8 +147,8 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
             class_truths = [truth for truth in truths if truth["category_id"] == category]
             ious[int(category)] = _minimum_ious(prediction.masks[chosen[order]], class_truths, width)
         detections = [
-            {"category_id": int(category), "score": float(value), "area": float(np.count_nonzero(mask))}
-            for mask, value, category in zip(*prediction, strict=True)
+            {"category_id": category, "score": value, "area": float(np.count_nonzero(mask))}
+            for mask, value, category in prediction.rows()
         ]
         without_masks = [
             {key: value for key, value in truth.items() if key != "segmentation"} for truth in truths

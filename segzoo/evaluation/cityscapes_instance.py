@@ -24,7 +24,8 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
 
     Metrics are AP (mean over classes and IoU thresholds 0.5, 0.55, ..., 0.95), AP50, `AP-<class>` and
     `AP50-<class>` in percent; NaN for a class without an instance of at least 100 pixels. No files are needed
-    for scoring: records hold areas and overlaps. Ground truth comes from the metadata's `load_regions`.
+    for scoring: records hold areas and overlaps. Ground truth comes from the metadata's `load_regions`. There
+    is no box AP: the benchmark does not define one, and predicted boxes are not read.
 
     `save_predictions` writes the folder `cityscapes_instances`, in the format of the benchmark's server. See
     `InstanceTaskEvaluator` for the arguments.
@@ -45,7 +46,13 @@ class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
         """Return the matches of an image; see `match_instances`."""
         meta = self.metadata
         return match_instances(
-            *prediction, regions, is_thing=meta.isthing, ignore_label=meta.ignore_label, boundary=boundary
+            prediction.masks,
+            prediction.scores,
+            prediction.classes,
+            regions,
+            is_thing=meta.isthing,
+            ignore_label=meta.ignore_label,
+            boundary=boundary,
         )
 
     def save(self, file_name: str, prediction: Prediction) -> None:

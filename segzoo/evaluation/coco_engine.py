@@ -1,4 +1,4 @@
-"""Compute COCO's mask average precision with pycocotools or faster-coco-eval.
+"""Compute COCO's average precision of masks and boxes with pycocotools or faster-coco-eval.
 
 Both give the same arrays up to rounding; the second, written in C++, takes a fraction of the time and is used
 if it is installed.
@@ -52,17 +52,54 @@ def evaluate_masks(
     Raises:
         InputError: the engine is unknown or not installed.
     """
-    coco, evaluation, mask_area = _load(engine)
+    if ious is None:
+        mask_area = _load(engine)[2]
+        detections = [{"area": float(mask_area(one["segmentation"])), **one} for one in detections]
+    return _evaluate("segm", truths, detections, sizes, categories, engine, ious)
+
+
+def evaluate_boxes(
+    truths: Sequence[dict[str, Any]],
+    detections: Sequence[dict[str, Any]],
+    sizes: Sequence[tuple[int, int]],
+    categories: Sequence[int],
+    engine: str = PYCOCOTOOLS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run COCOeval (iouType "bbox", default parameters) over all images.
+
+    Args:
+        truths: as for `evaluate_masks`, with `bbox` [x, y, width, height] instead of `segmentation`; `area`
+            need not be the box's.
+        detections: likewise, with `score`; the area is the box's.
+        sizes, categories, engine: as for `evaluate_masks`.
+
+    Returns:
+        As `evaluate_masks`.
+
+    Raises:
+        InputError: the engine is unknown or not installed.
+    """
+    detections = [{**one, "area": one["bbox"][2] * one["bbox"][3]} for one in detections]
+    return _evaluate("bbox", truths, detections, sizes, categories, engine)
+
+
+def _evaluate(
+    iou_type: str,
+    truths: Sequence[dict[str, Any]],
+    detections: Sequence[dict[str, Any]],
+    sizes: Sequence[tuple[int, int]],
+    categories: Sequence[int],
+    engine: str,
+    ious: Mapping[tuple[int, int], np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run COCOeval on detections that have an `area`; see `evaluate_masks`."""
+    coco, evaluation, _ = _load(engine)
     images = [
         {"id": number, "height": height, "width": width} for number, (height, width) in enumerate(sizes, 1)
     ]
     # Ids start at 1: COCOeval treats a match with the true segment 0 as no match.
     true_segments = [{**truth, "id": number} for number, truth in enumerate(truths, 1)]
-    predicted = [
-        {"area": float(mask_area(one["segmentation"])) if ious is None else 0.0}
-        | {**one, "id": number, "iscrowd": 0}
-        for number, one in enumerate(detections, 1)
-    ]
+    predicted = [{**one, "id": number, "iscrowd": 0} for number, one in enumerate(detections, 1)]
     # Both report progress: one prints, the other logs.
     with contextlib.redirect_stdout(io.StringIO()):
         datasets = []
@@ -75,7 +112,7 @@ def evaluate_masks(
             }
             dataset.createIndex()
             datasets.append(dataset)
-        result = evaluation(*datasets, "segm")
+        result = evaluation(*datasets, iou_type)
         if ious is not None:
             # Boxes and masks differ only in the computation of IoUs, which is replaced.
             result = evaluation(*datasets, "bbox")

@@ -1,38 +1,45 @@
-"""Average precision of instance masks (Lin et al., Microsoft COCO, section 6; the rules of cocodataset.org).
+"""Average precision of instances, masks and boxes (Lin et al., Microsoft COCO, section 6; the rules of cocodataset.org).
 
 Shape shorthand: n predicted instances of an image, K classes, H W pixels.
 """
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from pycocotools import mask as mask_tools
 
+from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
 
 from . import prediction_io
 from .average_precision import summarize
 from .base import class_table, to_numpy
-from .coco_engine import evaluate_masks, installed_engine
+from .boxes import mask_boxes, predicted_boxes
+from .coco_engine import evaluate_boxes, evaluate_masks, installed_engine
 from .entity import image_order
 from .instance_base import InstanceTaskEvaluator, Prediction, check_mask_size
+from .options import ALWAYS, BOX_AP, NEVER, PREDICTED, EvaluationOptions
 from .rle import encode_rle
 
 logger = logging.getLogger(__name__)
 
 
 class InstanceRecord(NamedTuple):
-    """Record of one image: COCOeval's dicts with RLE masks, without `image_id`."""
+    """Record of one image: COCOeval's dicts with RLE masks, without `image_id`.
+
+    boxes: (n, 4) float64 x, y, width, height of the detections; None if they are the boxes of the masks.
+    """
 
     image_id: int | str
     size: tuple[int, int]
     truths: list[dict]
     detections: list[dict]
+    boxes: np.ndarray | None = None
 
 
 class InstanceEvaluator(InstanceTaskEvaluator):
@@ -41,13 +48,22 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     Metrics are AP, AP50, AP75, APs, APm, APl, AR... and `AP-<class>` in percent, as COCOeval computes them
     with its default parameters: at most 100 instances per image. Crowds and predictions on them are ignored.
 
+    The result has those of masks under "segm" and those of boxes, `pred_boxes`, under "bbox". By default the
+    latter are reported for models that predict boxes: unless the boxes of all images are those of their
+    masks, or zeros. Detectron2's COCOEvaluator reports both for every model, but Mask2Former fills its boxes
+    with zeros, so that its box AP is 0; segzoo's mask classification models return the boxes of their masks.
+
     Ground truth is the dataset's COCO JSON of instances or, for a panoptic dataset, its segments of thing
-    classes, with mask areas. Masks are encoded as RLE image by image.
+    classes, with mask areas. True boxes are those of the JSON, as COCOeval reads them; without a usable one,
+    and for a panoptic dataset, they are those of the masks. As in COCOeval the size of a true instance is its
+    `area`, that of a predicted one the area of its mask or box. Masks are encoded as RLE image by image.
 
     `save_predictions` writes `coco_instances_results.json` in COCO's results format, with the dataset's own
-    category ids.
+    category ids; `bbox` is the predicted box, or else that of the mask.
 
     Args:
+        box_ap: whether box AP is reported: "predicted", as above; "always", with the boxes of masks for
+            instances without `pred_boxes`; or "never".
         engine: "pycocotools" or "faster_coco_eval", which give the same numbers (see `coco_engine`); None for
             the faster one that is installed.
 
@@ -57,6 +73,9 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     saved_as = f"{prediction_io.INSTANCE_NAME}.json"
     title = "Instance AP"
     rules = "COCO"
+    #: The key of box AP; None in an evaluator of masks only.
+    box_key: str | None = "bbox"
+    other_keys = ("bbox",)
 
     def __init__(
         self,
@@ -64,19 +83,38 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         output_dir: str | Path | None = None,
         *,
         engine: str | None = None,
+        box_ap: str = PREDICTED,
         **options,
     ):
         super().__init__(dataset_name, output_dir, **options)
         self.engine = engine or installed_engine()
+        if box_ap not in BOX_AP:
+            raise InputError(f"box_ap {box_ap!r}: expected one of {', '.join(BOX_AP)}")
+        self.box_ap = box_ap
+        if box_ap == NEVER:
+            self.box_key, self.other_keys = None, ()
+
+    @classmethod
+    def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
+        return {**super().from_options(options), "box_ap": options.box_ap}
+
+    def take(self, output: dict, file_name: str) -> Prediction:
+        prediction = super().take(output, file_name)
+        if self.box_key is None and not self.save_predictions:
+            return prediction
+        return prediction._replace(boxes=predicted_boxes(output["instances"], file_name))
 
     def score(self, dataset_dict: dict, prediction: Prediction) -> InstanceRecord:
         truths, size = self.ground_truth(dataset_dict)
         check_mask_size(prediction.masks, size, dataset_dict["file_name"])
         detections = [
-            {"category_id": int(category), "score": float(value), "segmentation": encode_mask(mask)}
-            for mask, value, category in zip(*prediction, strict=True)
+            {"category_id": category, "score": value, "segmentation": encode_mask(mask)}
+            for mask, value, category in prediction.rows()
         ]
-        return InstanceRecord(dataset_dict["image_id"], size, truths, detections)
+        boxes = prediction.boxes
+        if boxes is not None and np.array_equal(boxes, _mask_boxes(detections)):
+            boxes = None
+        return InstanceRecord(dataset_dict["image_id"], size, truths, detections, boxes)
 
     def summarize(self, merged: list[InstanceRecord]) -> dict:
         # COCOeval orders the images by ascending id; equal scores keep that order.
@@ -84,15 +122,8 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         if self.save_predictions:
             document = [entry for record in records for entry in self._results(record)]
             write_text(self.folder / self.saved_as, json.dumps(document))
-        truths, detections = (
-            [
-                {**entry, "image_id": number}
-                for number, record in enumerate(records, 1)
-                for entry in getattr(record, field)
-            ]
-            for field in ("truths", "detections")
-        )
-        categories = [int(category) for category in self.things]
+        truths = _numbered(record.truths for record in records)
+        detections = _numbered(record.detections for record in records)
         if not detections:
             logger.warning("%s: no instance was predicted in any image", self.dataset_name)
         if all(truth["iscrowd"] for truth in truths):
@@ -104,19 +135,34 @@ class InstanceEvaluator(InstanceTaskEvaluator):
             )
         ious = self.ious(records)
         self.precision, self.recall = evaluate_masks(
-            truths, detections, [record.size for record in records], categories, self.engine, ious
+            truths, detections, [record.size for record in records], self.things.tolist(), self.engine, ious
         )
-        metrics = summarize(self.precision, self.recall)
-        per_class = [
-            summarize(self.precision[:, :, index], self.recall[:, index])["AP"]
-            for index in range(len(categories))
-        ]
-        names = [self.class_names[category] for category in categories]
+        return self._metrics(self.title, self.precision, self.recall)
+
+    def metrics_by_key(self, merged: list[InstanceRecord]) -> dict[str, dict]:
+        metrics = super().metrics_by_key(merged)
+        if self.box_key is not None and (self.box_ap == ALWAYS or any(map(_predicts_boxes, merged))):
+            metrics[self.box_key] = self.summarize_boxes(merged)
+        return metrics
+
+    def summarize_boxes(self, merged: list[InstanceRecord]) -> dict:
+        """Compute the metrics of boxes as `summarize` computes those of masks, and log them."""
+        records = sorted(merged, key=image_order)
+        truths, detections = _numbered(map(_true_boxes, records)), _numbered(map(_detected_boxes, records))
+        self.box_precision, self.box_recall = evaluate_boxes(
+            truths, detections, [record.size for record in records], self.things.tolist(), self.engine
+        )
+        return self._metrics("Box AP", self.box_precision, self.box_recall)
+
+    def _metrics(self, title: str, precision: np.ndarray, recall: np.ndarray) -> dict:
+        """Return the metrics of all classes together and the AP of each, and log the latter."""
+        names = [self.class_names[category] for category in self.things]
+        per_class = [summarize(precision[:, :, index], recall[:, index])["AP"] for index in range(len(names))]
         table = class_table(names, ["AP"], [[value] for value in per_class])
         logger.info(
-            f"{self.title} on {self.dataset_name}, {self.image_count} images, by {self.engine}, per class:"
-            f"\n{table}"
+            f"{title} on {self.dataset_name}, {self.image_count} images, by {self.engine}, per class:\n{table}"
         )
+        metrics = summarize(precision, recall)
         return {**metrics, **{f"AP-{name}": value for name, value in zip(names, per_class, strict=True)}}
 
     def ious(self, records: list[InstanceRecord]) -> Mapping[tuple[int, int], np.ndarray] | None:
@@ -145,16 +191,51 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     def _results(self, record: InstanceRecord) -> list[dict]:
         """Return the image's predictions in COCO's results format."""
         dataset_ids = self.metadata.contiguous_id_to_dataset_id
+        boxes = _mask_boxes(record.detections) if record.boxes is None else record.boxes
         return [
             {
                 "image_id": record.image_id,
                 "category_id": int(dataset_ids[entry["category_id"]]),
-                "bbox": mask_tools.toBbox(entry["segmentation"]).tolist(),
+                "bbox": box,
                 "score": entry["score"],
                 "segmentation": entry["segmentation"],
             }
-            for entry in record.detections
+            for entry, box in zip(record.detections, boxes.tolist(), strict=True)
         ]
+
+
+def _numbered(images: Iterable[list[dict]]) -> list[dict]:
+    """Return the dicts of all images with `image_id`, the number of the image from 1."""
+    return [{**entry, "image_id": number} for number, entries in enumerate(images, 1) for entry in entries]
+
+
+def _predicts_boxes(record: InstanceRecord) -> bool:
+    """Return whether the boxes of an image are neither those of the masks nor zeros."""
+    return record.boxes is not None and bool(record.boxes.any())
+
+
+def _mask_boxes(instances: list[dict]) -> np.ndarray:
+    """Return the boxes of COCOeval's dicts with RLE masks; see `mask_boxes`."""
+    return mask_boxes([one["segmentation"] for one in instances])
+
+
+def _detected_boxes(record: InstanceRecord) -> list[dict]:
+    """Return an image's detections for `evaluate_boxes`."""
+    boxes = _mask_boxes(record.detections) if record.boxes is None else record.boxes
+    return [
+        {"category_id": one["category_id"], "score": one["score"], "bbox": box}
+        for one, box in zip(record.detections, boxes.tolist(), strict=True)
+    ]
+
+
+def _true_boxes(record: InstanceRecord) -> list[dict]:
+    """Return an image's true instances for `evaluate_boxes`."""
+    measured = iter(_mask_boxes([one for one in record.truths if "bbox" not in one]).tolist())
+    return [
+        {key: one[key] for key in ("category_id", "iscrowd", "area")}
+        | {"bbox": one["bbox"] if "bbox" in one else next(measured)}
+        for one in record.truths
+    ]
 
 
 def encode_mask(mask: np.ndarray | torch.Tensor) -> dict:

@@ -3,7 +3,7 @@
 Shape shorthand: n predicted instances of an image, H W pixels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +18,20 @@ _FIELDS = ("pred_masks", "scores", "pred_classes")
 
 
 class Prediction(NamedTuple):
-    """Predicted instances: masks (n, H, W) bool, scores (n,) float64, classes (n,) int64 dataset indices."""
+    """Predicted instances: masks (n, H, W) bool, scores (n,) float64, classes (n,) int64 dataset indices.
+
+    boxes: (n, 4) float64 x, y, width, height; None if there are none, or they are not scored.
+    """
 
     masks: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    boxes: np.ndarray | None = None
+
+    def rows(self) -> Iterator[tuple[np.ndarray, float, int]]:
+        """Yield mask, score and class of each instance."""
+        for mask, score, category in zip(self.masks, self.scores, self.classes, strict=True):
+            yield mask, float(score), int(category)
 
 
 class InstanceTaskEvaluator(BackgroundEvaluator):

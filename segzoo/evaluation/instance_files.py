@@ -20,6 +20,8 @@ from segzoo.utils.json_values import Ids, shown
 from segzoo.utils.text_files import read_text
 
 from . import prediction_io
+from .boxes import mask_boxes
+from .rle import encode_rle
 
 _RESULT_KEYS = {
     "image_id": int | float | str,
@@ -112,6 +114,11 @@ def load_coco_results(json_file: Path, image_ids: Sequence[int | str]) -> Mappin
                 f"{json_file}: entry {number} has the {wrong[0]} {shown(entry[wrong[0]])}; expected that of "
                 "COCO's results" + (", an RLE" if wrong[0] == "segmentation" else "")
             )
+        if not _is_box(entry.get("bbox")):
+            raise InputError(
+                f"{json_file}: entry {number} has the bbox {shown(entry['bbox'])}; expected [x, y, width, "
+                "height] in finite numbers, or none"
+            )
         if not abs(entry["score"]) <= sys.float_info.max:
             raise InputError(
                 f"{json_file}: entry {number} has the score {shown(entry['score'])}; expected a finite number"
@@ -124,6 +131,36 @@ def load_coco_results(json_file: Path, image_ids: Sequence[int | str]) -> Mappin
             )
         by_image[image_id].append(entry)
     return by_image
+
+
+def _is_box(value: Any) -> bool:
+    """Return whether a value is four finite numbers, of any sign, or stands for no box: None or []."""
+    if value is None or value == []:
+        return True
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
+        and all(abs(one) <= sys.float_info.max for one in value)
+    )
+
+
+def entry_boxes(entries: Sequence[Mapping[str, Any]], masks: np.ndarray) -> np.ndarray | None:
+    """Return the boxes of an image's entries as in the file, (n, 4) float64; None if no entry has one.
+
+    Args:
+        entries: of `load_coco_results`.
+        masks: of `decode_entries`; they have the boxes of the entries without one.
+    """
+    if not any(entry.get("bbox") for entry in entries):
+        return None
+    return np.array(
+        [
+            entry.get("bbox") or mask_boxes([encode_rle(mask)])[0]
+            for entry, mask in zip(entries, masks, strict=True)
+        ],
+        np.float64,
+    )
 
 
 def decode_entries(entries: Sequence[Mapping[str, Any]], json_file: Path) -> np.ndarray:

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from detectron2.config import CfgNode
 
+#: Values of TEST.BOX_AP.
+PREDICTED, ALWAYS, NEVER = "predicted", "always", "never"
+BOX_AP = (PREDICTED, ALWAYS, NEVER)
+
 
 @dataclass(frozen=True)
 class EvaluationOptions:
@@ -22,6 +26,8 @@ class EvaluationOptions:
             None for the dataset's published one.
         detections_per_image: maximum number of predicted instances or entities, for the protocol
             (TEST.DETECTIONS_PER_IMAGE); None if unknown.
+        box_ap: whether box AP is reported: "predicted", "always" or "never" (TEST.BOX_AP); see
+            InstanceEvaluator.
         scoring_threads: number of scoring threads of each evaluator; 0 scores in the caller's thread.
         distributed: gather from all ranks.
         config: the whole configuration, for the keys of other packages' evaluators; None without one.
@@ -34,6 +40,7 @@ class EvaluationOptions:
     model_classes: Sequence[str] | None = None
     boundary_dilation: float | None = None
     detections_per_image: int | None = None
+    box_ap: str = PREDICTED
     scoring_threads: int = 2
     distributed: bool = True
     config: CfgNode | None = None

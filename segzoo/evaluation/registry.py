@@ -109,13 +109,14 @@ def find_evaluators(
         raise InputError(_unknown_name(dataset_name, tasks, unused[0]))
     by_key: dict[str, type[BackgroundEvaluator]] = {}
     for evaluator in evaluators:
-        other = by_key.setdefault(evaluator.task_key, evaluator)
-        if other is not evaluator:
-            raise InputError(
-                f"TEST.EVALUATORS, IMPORTS: {other.__name__} and {evaluator.__name__} both report "
-                f"{evaluator.task_key!r} on {dataset_name}; give one of them another task_key"
-            )
-    return list(by_key.values())
+        for key in (evaluator.task_key, *evaluator.other_keys):
+            other = by_key.setdefault(key, evaluator)
+            if other is not evaluator:
+                raise InputError(
+                    f"TEST.EVALUATORS, IMPORTS: {other.__name__} and {evaluator.__name__} both report {key!r} "
+                    f"on {dataset_name}; give one of them another task_key"
+                )
+    return list(dict.fromkeys(by_key.values()))
 
 
 def check_names_beside(names: Iterable[str]) -> None:

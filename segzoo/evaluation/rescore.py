@@ -20,9 +20,11 @@ from segzoo.utils.tasks import NO_GROUND_TRUTH
 
 from . import prediction_io
 from .base import prediction_names
+from .boxes import FILE_BOXES
 from .builder import build_evaluator, evaluator_protocols
 from .instance_base import InstanceTaskEvaluator
-from .instance_files import decode_entries, load_coco_results, load_instances
+from .instance_files import decode_entries, entry_boxes, load_coco_results, load_instances
+from .options import PREDICTED
 from .registry import find_evaluator, find_evaluators, names_beside
 from .results import RESULTS_FILE, Protocol, load_results, write_results
 from .segments import SegmentMap
@@ -44,6 +46,7 @@ def rescore(
     *,
     evaluators: Sequence[str] = (),
     boundary_dilation: float | None = None,
+    box_ap: str = PREDICTED,
 ) -> tuple[dict, Path]:
     """Score the predictions for every image of a dataset.
 
@@ -52,7 +55,7 @@ def rescore(
         folder: the `output_dir` that an evaluator wrote with `save_predictions`.
         tasks: tasks to score; by default those that `folder` has predictions of.
         output_dir: folder of results.json; by default `folder`/rescored, so that nothing is overwritten.
-        class_averaging, boundary_dilation: see EvaluationOptions.
+        class_averaging, boundary_dilation, box_ap: see EvaluationOptions.
         evaluators: names of evaluators beside the standard ones, as in TEST.EVALUATORS.
 
     Returns:
@@ -88,6 +91,7 @@ def rescore(
             names=[name for name in evaluators if name in names_beside(dataset_name, task)],
             class_averaging=class_averaging,
             boundary_dilation=boundary_dilation,
+            box_ap=box_ap,
             model_classes=MetadataCatalog.get(dataset_name).classes,  # files index all classes
             distributed=False,
         )
@@ -190,7 +194,12 @@ def _coco_instances(path: Path, dataset_name: str, entries: list[dict]) -> Itera
         found = by_image.get(entry["image_id"], [])
         class_ids, scores = ([one[key] for one in found] for key in ("category_id", "score"))
         where = f"{path}: image {entry['image_id']!r}"
-        yield entry, _as_output(decode_entries(found, path), class_ids, scores, where, dataset_name)
+        masks = decode_entries(found, path)
+        output = _as_output(masks, class_ids, scores, where, dataset_name)
+        boxes = entry_boxes(found, masks)
+        if boxes is not None:
+            output["instances"].set(FILE_BOXES, boxes)
+        yield entry, output
 
 
 def _as_output(masks: np.ndarray, class_ids: list, scores: list, where: str, dataset_name: str) -> dict:
