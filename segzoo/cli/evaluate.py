@@ -110,8 +110,8 @@ def build_parser() -> CommandLine:
         "--box-ap",
         choices=("predicted", "always", "never"),
         default="predicted",
-        help="box AP of instances: if boxes are predicted, not only those of the masks (the default); always, "
-        "also of the boxes of masks; or never",
+        help="box AP of instances: for predicted boxes (the default), always (also for the boxes of masks), "
+        "or never",
     )
     saved.add_argument("--output", type=path_value, metavar="FOLDER", help="folder for results.json")
     parser.add_overrides()

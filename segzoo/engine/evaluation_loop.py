@@ -92,7 +92,7 @@ def check_best_metric(cfg: CfgNode, trainer: type[DefaultTrainer]) -> None:
     Raises:
         InputError: the metric belongs to no task of TEST.TASKS.
     """
-    metric, keys = cfg.TEST.BEST_METRIC, {}
+    metric, keys = cfg.TEST.BEST_METRIC, set()
     for name in cfg.DATASETS.TEST:
         # With several datasets a metric's name begins with the dataset's.
         prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
@@ -100,13 +100,12 @@ def check_best_metric(cfg: CfgNode, trainer: type[DefaultTrainer]) -> None:
             task_key = getattr(evaluator, "task_key", "")
             if not task_key:
                 return
-            keys |= dict.fromkeys(
-                f"{prefix}{key}/" for key in (task_key, *getattr(evaluator, "other_keys", ()))
-            )
+            task_keys = (task_key, *getattr(evaluator, "other_keys", ()))
+            keys |= {f"{prefix}{key}/" for key in task_keys}
     if metric and not metric.startswith(tuple(keys)):
         raise InputError(
             f"TEST.BEST_METRIC {metric!r} is not reported for TEST.TASKS {tuple(cfg.TEST.TASKS)}; "
-            f"expected a name that begins with {' or '.join(keys)}"
+            f"expected a name that begins with {' or '.join(sorted(keys))}"
         )
 
 
@@ -365,7 +364,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
 
 
 def _box_ap(cfg: CfgNode) -> str:
-    """Return TEST.BOX_AP; "always" if the best model is chosen by box AP, which needs it in every evaluation."""
+    """Return TEST.BOX_AP, or "always" if TEST.BEST_METRIC needs box AP in every evaluation."""
     asked = "bbox" in cfg.TEST.BEST_METRIC.split("/") and cfg.TEST.BOX_AP == PREDICTED
     return ALWAYS if asked else cfg.TEST.BOX_AP
 

@@ -130,7 +130,7 @@ class BackgroundEvaluator(DatasetEvaluator):
             self._collect()
 
     def evaluate(self) -> dict | None:
-        """Return {task_key: {metric: value}} on the main process, None on the others; see `metrics_by_key`."""
+        """Return the result of `metrics_by_key` on the main process, None on the others."""
         self.flush()
         self._close(wait=True)
         parts = [self.partial()]

@@ -22,7 +22,7 @@ FILE_BOXES = "pred_boxes_xywh"
 def predicted_boxes(instances: Instances, file_name: str) -> np.ndarray | None:
     """Return the predicted boxes x, y, width, height, (n, 4) float64; None if the instances have none.
 
-    Sides are differences in the precision of `pred_boxes`, at least float32, as in Detectron2's COCOEvaluator.
+    Sides are differences in the precision of `pred_boxes` (float32 for less), as in Detectron2's evaluator.
 
     Args:
         instances: with `pred_boxes`, Detectron2's Boxes or (n, 4) x0, y0, x1, y1, or with FILE_BOXES.

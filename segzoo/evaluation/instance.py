@@ -1,4 +1,4 @@
-"""Average precision of instances, masks and boxes (Lin et al., Microsoft COCO, section 6; the rules of cocodataset.org).
+"""Average precision of the masks and boxes of instances by COCO's rules (Lin et al., Microsoft COCO, sec. 6).
 
 Shape shorthand: n predicted instances of an image, K classes, H W pixels.
 """
@@ -75,7 +75,7 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     rules = "COCO"
     #: The key of box AP; None in an evaluator of masks only.
     box_key: str | None = "bbox"
-    other_keys = ("bbox",)
+    other_keys: tuple[str, ...] = ("bbox",)
 
     def __init__(
         self,
@@ -160,7 +160,8 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         per_class = [summarize(precision[:, :, index], recall[:, index])["AP"] for index in range(len(names))]
         table = class_table(names, ["AP"], [[value] for value in per_class])
         logger.info(
-            f"{title} on {self.dataset_name}, {self.image_count} images, by {self.engine}, per class:\n{table}"
+            f"{title} on {self.dataset_name}, {self.image_count} images, by {self.engine}, per class:"
+            f"\n{table}"
         )
         metrics = summarize(precision, recall)
         return {**metrics, **{f"AP-{name}": value for name, value in zip(names, per_class, strict=True)}}

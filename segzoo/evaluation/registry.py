@@ -113,8 +113,8 @@ def find_evaluators(
             other = by_key.setdefault(key, evaluator)
             if other is not evaluator:
                 raise InputError(
-                    f"TEST.EVALUATORS, IMPORTS: {other.__name__} and {evaluator.__name__} both report {key!r} "
-                    f"on {dataset_name}; give one of them another task_key"
+                    f"TEST.EVALUATORS, IMPORTS: {other.__name__} and {evaluator.__name__} both report "
+                    f"{key!r} on {dataset_name}; give one of them another task_key"
                 )
     return list(dict.fromkeys(by_key.values()))
 

@@ -101,6 +101,29 @@ def test_training_on_overlapping_polygons_ends_with_instance_ap(job):
     assert "Skip" not in (job / "out/log.txt").read_text()
 
 
+def test_box_ap_of_masks_is_reported_and_chosen_by_if_asked_for(job, tmp_path):
+    words = ["--config-file", str(job / "config.yaml"), "--eval-only"]
+    words += ["MODEL.WEIGHTS", str(job / "out/model_final.pth"), "TEST.SAVE_PREDICTIONS", "True"]
+    results = {}
+    for name, override in (("plain", []), ("always", ["TEST.BOX_AP", "always"])):
+        assert train_net.main([*words, *override, "OUTPUT_DIR", str(tmp_path / name)]) == 0
+        document = json.loads((tmp_path / name / "inference/results.json").read_text())
+        results[name] = document["results"]["boxes_val"]
+    for shard in ("2/2", "1/2"):
+        folder = ["OUTPUT_DIR", str(tmp_path / "shards"), "TEST.BEST_METRIC", "bbox/AP"]
+        assert train_net.main(["--shard", shard, *words, *folder]) == 0
+    document = json.loads((tmp_path / "shards/inference/results.json").read_text())
+    assert document["results"]["boxes_val"] == results["always"]
+    assert results["plain"] == {"segm": results["always"]["segm"]}
+    assert {"AP", "AP50", "APs", "AP-box", "AP-card"} <= results["always"]["bbox"].keys()
+
+
+def test_best_metric_bbox_needs_box_ap(job, tmp_path, capsys):
+    words = ["--config-file", str(job / "config.yaml"), "OUTPUT_DIR", str(tmp_path)]
+    assert train_net.main([*words, "TEST.BEST_METRIC", "bbox/AP", "TEST.BOX_AP", "never"]) == 2
+    assert "TEST.BEST_METRIC 'bbox/AP' is not reported" in capsys.readouterr().err
+
+
 def test_eval_only_writes_predictions_that_pycocotools_scores_alike(job, tmp_path):
     weights = str(job / "out/model_final.pth")
     overrides = ["MODEL.WEIGHTS", weights, "TEST.SAVE_PREDICTIONS", "True", "OUTPUT_DIR", str(tmp_path)]

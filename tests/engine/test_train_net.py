@@ -235,7 +235,7 @@ def test_a_checkpoint_is_evaluated_with_the_range_of_pixel_values_of_its_trainin
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("TEST.TASKS", "('instance',)"), "begins with segm/"),
+        (("TEST.TASKS", "('instance',)"), "begins with bbox/ or segm/"),
         (
             ("TEST.BEST_METRIC", "panoptic/PQ"),
             "TEST.BEST_METRIC 'panoptic/PQ' is not reported for TEST.TASKS "
