@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from segzoo.data import register, register_dataset_file
-from segzoo.evaluation import InstanceEvaluator, build_evaluator
+from segzoo.evaluation import InstanceEvaluator, build_evaluator, registry
 from segzoo.evaluation.boundary import BoundaryInstanceEvaluator
 from segzoo.evaluation.rescore import rescore
 from segzoo.utils.errors import InputError
@@ -347,6 +347,20 @@ def test_boundary_ap_has_no_boxes(tmp_path):
     evaluators = build_evaluator(data.name, ["instance"], names=["boundary"])
     evaluators.process(data.dataset_dicts, data.outputs)
     assert list(evaluators.evaluate()) == ["segm", "bbox", "boundary_segm"]
+
+
+def test_another_evaluator_of_the_key_bbox_is_refused(tmp_path, monkeypatch):
+    data = BoxData(tmp_path / "data", num_images=1)
+    evaluators = {pair: list(registered) for pair, registered in registry._EVALUATORS.items()}
+    monkeypatch.setattr(registry, "_EVALUATORS", evaluators)
+
+    class Own(InstanceEvaluator):
+        task_key = "bbox"
+        box_key, other_keys = None, ()
+
+    registry.register_evaluator("coco_instances", "instance", Own)
+    with pytest.raises(InputError, match="InstanceEvaluator and Own both report 'bbox' on boxes_"):
+        build_evaluator(data.name, ["instance"])
 
 
 # Ranks, files, wrong input.
