@@ -189,6 +189,18 @@ def test_both_are_those_of_pycocotools_to_the_last_bit(tmp_path, seed):
     assert all(results["bbox"][name] > 0 for name in ("APs", "APm", "APl"))
 
 
+def test_equal_scores_are_ordered_by_image_id_in_any_order_of_the_dataset(tmp_path):
+    data = BoxData(tmp_path / "data", seed=1)
+    data.dataset_dicts, data.outputs = data.dataset_dicts[::-1], data.outputs[::-1]
+    DatasetCatalog.pop(data.name)
+    DatasetCatalog.register(data.name, lambda: data.dataset_dicts)
+    results, evaluator = evaluate(data, engine="pycocotools")
+    expected = peer(data.json, data.results())
+    order = np.argsort([COCO_ID[name] for name in CLASSES])
+    np.testing.assert_array_equal(evaluator.box_precision[:, :, order], expected.eval["precision"])
+    assert results["bbox"]["AP"] == pytest.approx(100 * expected.stats[0], abs=1e-12)
+
+
 def test_faster_coco_eval_gives_equal_box_numbers(tmp_path):
     pytest.importorskip("faster_coco_eval")
     data = BoxData(tmp_path / "data", seed=1)
