@@ -10,7 +10,7 @@ from segzoo.utils.files import write_text
 
 from . import prediction_io
 from .entity import image_order
-from .instance import InstanceEvaluator, InstanceRecord, encode_mask
+from .instance import InstanceEvaluator, InstanceRecord, instance_record
 from .instance_base import Prediction, check_mask_size
 from .panoptic import ImageQuality, PanopticEvaluator
 from .segments import SegmentMap, image_entry
@@ -58,6 +58,7 @@ class ResultsWriter(InstanceEvaluator):
     """
 
     task_key = "instance_predictions"
+    box_key, other_keys = None, ()
     labels_types = ("coco_instances", "panoptic")
 
     def __init__(self, dataset_name: str, output_dir: str | Path | None = None, **options):
@@ -72,12 +73,8 @@ class ResultsWriter(InstanceEvaluator):
         height, width = dataset_dict.get("height"), dataset_dict.get("width")
         if height is not None and width is not None:
             check_mask_size(prediction.masks, (height, width), dataset_dict["file_name"])
-        detections = [
-            {"category_id": int(category), "score": float(value), "segmentation": encode_mask(mask)}
-            for mask, value, category in zip(*prediction, strict=True)
-        ]
         # Only a score needs the size.
-        return InstanceRecord(dataset_dict["image_id"], (0, 0), [], detections)
+        return instance_record(dataset_dict["image_id"], (0, 0), [], prediction)
 
     def summarize(self, merged: list[InstanceRecord]) -> dict:
         if self.save_predictions:

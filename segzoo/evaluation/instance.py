@@ -107,14 +107,7 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     def score(self, dataset_dict: dict, prediction: Prediction) -> InstanceRecord:
         truths, size = self.ground_truth(dataset_dict)
         check_mask_size(prediction.masks, size, dataset_dict["file_name"])
-        detections = [
-            {"category_id": category, "score": value, "segmentation": encode_mask(mask)}
-            for mask, value, category in prediction.rows()
-        ]
-        boxes = prediction.boxes
-        if boxes is not None and np.array_equal(boxes, _mask_boxes(detections)):
-            boxes = None
-        return InstanceRecord(dataset_dict["image_id"], size, truths, detections, boxes)
+        return instance_record(dataset_dict["image_id"], size, truths, prediction)
 
     def summarize(self, merged: list[InstanceRecord]) -> dict:
         # COCOeval orders the images by ascending id; equal scores keep that order.
@@ -203,6 +196,20 @@ class InstanceEvaluator(InstanceTaskEvaluator):
             }
             for entry, box in zip(record.detections, boxes.tolist(), strict=True)
         ]
+
+
+def instance_record(
+    image_id: int | str, size: tuple[int, int], truths: list[dict], prediction: Prediction
+) -> InstanceRecord:
+    """Return the record of an image with the predicted masks as RLE."""
+    detections = [
+        {"category_id": category, "score": value, "segmentation": encode_mask(mask)}
+        for mask, value, category in prediction.rows()
+    ]
+    boxes = prediction.boxes
+    if boxes is not None and np.array_equal(boxes, _mask_boxes(detections)):
+        boxes = None
+    return InstanceRecord(image_id, size, truths, detections, boxes)
 
 
 def _numbered(images: Iterable[list[dict]]) -> list[dict]:

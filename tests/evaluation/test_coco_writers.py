@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from panopticapi.utils import rgb2id
 from PIL import Image
 from pycocotools import mask as mask_tools
@@ -74,6 +74,17 @@ def test_instances_are_written_as_cocos_results(test_dev, tmp_path, dataset):
     for one, mask in zip(written, [*masks, *masks], strict=True):
         assert np.array_equal(mask_tools.decode(one["segmentation"]), mask)
     assert written[0]["bbox"] == [1, 1, 2, 2]
+
+
+def test_predicted_boxes_are_written_and_not_scored(test_dev, tmp_path):
+    (record, _) = DatasetCatalog.get("coco_2017_test_dev_instances")
+    evaluator = build_evaluator("coco_2017_test_dev_instances", ["instance"], tmp_path)
+    found = Instances((3, 4), pred_masks=torch.ones(1, 3, 4, dtype=torch.bool), scores=torch.ones(1))
+    found.pred_classes, found.pred_boxes = torch.tensor([0]), Boxes(torch.tensor([[0.5, 0.25, 3.5, 2.5]]))
+    evaluator.process([record], [{"instances": found}])
+    assert evaluator.evaluate() == {"instance_predictions": {"images": 1}}
+    (written,) = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert written["bbox"] == [0.5, 0.25, 3, 2.25]
 
 
 def test_an_unreadable_list_is_named(test_dev):
