@@ -367,16 +367,10 @@ class LabelReader:
             )
         file_name = dataset_dict["pan_seg_file_name"]
         with self._opened(file_name, dataset_dict) as image:
-            # PNG optimizers write a palette if there are few colors; its colors are the ids.
-            if image.mode not in ("RGB", "RGBA", "P"):
-                raise InputError(
-                    f"{file_name}: a panoptic PNG holds segment ids as RGB, found mode {image.mode}; "
-                    "write R + 256 G + 65536 B = id"
-                )
-            codes = rgb_codes(image)
+            codes = segment_codes(image, file_name)
         _check_size(file_name, codes, dataset_dict)
         segment_ids = [segment["id"] for segment in dataset_dict["segments_info"]]
-        indices, areas = _to_indices(codes, segment_ids, dataset_dict.get("void_segments", ()), file_name)
+        indices, areas = segment_indices(codes, segment_ids, dataset_dict.get("void_segments", ()), file_name)
         return codes, indices, areas
 
     def _wrong_mode(self, image: Image.Image, encoding: Any) -> str:
@@ -417,10 +411,35 @@ def class_map(index_map: IndexMap, ignore_label: int, dtype: npt.DTypeLike) -> n
     return look_up(table, indices)
 
 
-def _to_indices(
+def segment_codes(image: Image.Image, file_name: str) -> np.ndarray:
+    """Return the segment ids R + 256 G + 65536 B of a panoptic PNG, (H, W) uint32.
+
+    Raises:
+        InputError: its pixels are not colors.
+    """
+    # PNG optimizers write a palette if there are few colors; its colors are the ids.
+    if image.mode not in ("RGB", "RGBA", "P"):
+        raise InputError(
+            f"{file_name}: a panoptic PNG holds segment ids as RGB, found mode {image.mode}; "
+            "write R + 256 G + 65536 B = id"
+        )
+    return rgb_codes(image)
+
+
+def segment_indices(
     codes: np.ndarray, segment_ids: Sequence[int], void_ids: Sequence[int], file_name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices and areas of `_read_panoptic`.
+    """Return which of the listed segments each pixel of a panoptic PNG belongs to, and the segments' areas.
+
+    Args:
+        codes: (H, W) segment ids, 0 for void.
+        segment_ids: the S ids that the JSON lists.
+        void_ids: further ids, whose pixels are void.
+        file_name: name of the PNG in messages.
+
+    Returns:
+        (H, W) uint8 or uint16 position in `segment_ids` + 1, with 0 for id 0 and S + 1 for `void_ids`; (S,)
+        int64 number of pixels of each segment.
 
     Raises:
         InputError: an id of the PNG is not listed, or a listed id has no pixel.

@@ -376,7 +376,7 @@ def _panoptic_dicts(
         image_id, png = annotation.get("image_id"), annotation.get("file_name")
         segments, void = annotation.get("segments_info"), []
         if not (isinstance(png, str) and isinstance(segments, list) and "image_id" in annotation):
-            _refuse_annotation(annotation, number, json_file)
+            refuse_annotation(annotation, number, json_file)
         if type(image_id) is not int or image_id not in images:
             image_id = image_ids.find(image_id)
         record = images.get(image_id)
@@ -393,7 +393,7 @@ def _panoptic_dicts(
             except (KeyError, TypeError):
                 is_plain = False
             if not (is_plain and category in index_of and crowd in (0, 1)):
-                category = _check_segment(segment, index_of, categories, f"of {png}", json_file)
+                category = check_segment(segment, index_of, categories, f"of {png}", json_file)
             segment["category_id"] = index = index_of[category]
             segment["isthing"] = is_thing[index]
             if index == ignore_label:
@@ -407,7 +407,8 @@ def _panoptic_dicts(
     return dicts
 
 
-def _refuse_annotation(annotation: Mapping[str, Any], number: int, json_file: str) -> NoReturn:
+def refuse_annotation(annotation: Mapping[str, Any], number: int, json_file: str) -> NoReturn:
+    """Raise InputError for an annotation of a panoptic JSON, the `number`-th from 1, with a wrong key."""
     for key, value_type in (("image_id", object), ("file_name", str), ("segments_info", list)):
         if key not in annotation or not isinstance(annotation[key], value_type):
             found = f"has the {key} {shown(annotation[key])}" if key in annotation else f"lacks {key!r}"
@@ -418,7 +419,7 @@ def _refuse_annotation(annotation: Mapping[str, Any], number: int, json_file: st
     )
 
 
-def _check_segment(
+def check_segment(
     segment: Any, index_of: Mapping[int, int], categories: Ids, location: str, json_file: str
 ) -> int:
     """Convert `id` and `iscrowd` of a panoptic segment to numbers, in place, and return its category.
@@ -461,7 +462,7 @@ def _category_indices(
     """
     space, source = dataset.space, dataset.path.name
     for number, category in enumerate(categories, 1):
-        _check_category(category, number, json_file, needs_isthing)
+        check_category(category, number, json_file, needs_isthing)
     labels = {label for one in categories for label in (one["name"], one["id"])}
     for label in space.label_map:
         if label not in labels:
@@ -495,7 +496,7 @@ def _category_indices(
     return index_of
 
 
-def _check_category(category: dict[str, Any], number: int, json_file: str, needs_isthing: bool) -> None:
+def check_category(category: dict[str, Any], number: int, json_file: str, needs_isthing: bool) -> None:
     """Convert `id` and `isthing` of a category to numbers, in place.
 
     Args:

@@ -166,7 +166,8 @@ def check_words(words: list[str]) -> None:
             return
         build_parser = functools.partial(build_dataset_parser, name)
     elif name == "convert-data" and rest and not rest[0].startswith("-"):
-        build_parser = importlib.import_module(f"segzoo.cli.convert_data.{rest[0]}").build_parser
+        conversion = rest[0].replace("-", "_")
+        build_parser = importlib.import_module(f"segzoo.cli.convert_data.{conversion}").build_parser
         rest = rest[1:]
     # Dataset files that are yet to be written; an option that is spoken of.
     if "--data" in rest or all(word.startswith("--") for word in rest):

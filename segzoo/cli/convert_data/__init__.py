@@ -1,7 +1,8 @@
-"""Convert labels into a format that segzoo trains on.
+"""Convert labels into another format: into one that segzoo trains on, or from it.
 
     segzoo convert-data panoptic --help
     segzoo convert-data panoptic roads.yaml --instances instances_{split}.json
+    segzoo convert-data panoptic-to-detection coco
 
 Many formats need no conversion: `segzoo check-data --keys` shows which labels a dataset's YAML can describe.
 """
@@ -17,13 +18,17 @@ from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
-# {module of this package: line of help}.
-CONVERSIONS = {"panoptic": "panoptic labels from semantic labels and instances"}
+# {conversion, whose module in this package has _ for -: line of help}.
+CONVERSIONS = {
+    "panoptic": "panoptic labels from semantic labels and instances",
+    "panoptic-to-detection": "COCO's detection format, with RLE masks, from panoptic labels",
+}
 
 
 def build_parser() -> CommandLine:
     """Return the command line without a conversion."""
-    listed = "\n".join(f"  {name}  {about}" for name, about in CONVERSIONS.items())
+    width = max(map(len, CONVERSIONS))
+    listed = "\n".join(f"  {name:<{width}}  {about}" for name, about in CONVERSIONS.items())
     epilog = f"conversions:\n{listed}\n\n{EXIT_STATUS}"
     parser = CommandLine("convert-data", description=__doc__, epilog=epilog)
     parser.add_argument("conversion", nargs="?", help="one of those below, followed by its options")
@@ -47,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `segzoo convert-data`; return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in CONVERSIONS:
-        return importlib.import_module(f".{words[0]}", __name__).main(words[1:])
+        module = words[0].replace("-", "_")
+        return importlib.import_module(f".{module}", __name__).main(words[1:])
     if words and not words[0].startswith("-"):
         words = words[:1]  # the others are options of a conversion that does not exist
     return command(build_parser, run)(words)
