@@ -232,6 +232,7 @@ def test_help_lists_and_wrong_words_import_no_library():
     commands += [["check_data", words] for words in (["--help"], ["--keys"], [], ["--jso"])]
     commands += [["visualize_data", words] for words in (["--help"], ["--data", "x"])]
     commands += [["convert_data", words] for words in (["--help"], ["panoptic", "--help"], ["panoptic"])]
+    commands += [["convert_data", ["panoptic-to-detection", *words]] for words in (["--help"], [])]
     ended = subprocess.run(
         [sys.executable, "-c", IMPORTED, json.dumps(commands)],
         capture_output=True,

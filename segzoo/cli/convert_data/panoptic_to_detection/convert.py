@@ -22,6 +22,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.files import atomic_path
 from segzoo.utils.json_values import Ids, shown
 from segzoo.utils.paths import is_same_file
+from segzoo.utils.text import did_you_mean
 
 from .annotations import Converter, Job
 
@@ -56,7 +57,11 @@ def convert(arguments: argparse.Namespace) -> int:
         source = _source(arguments, arguments.json.stem, arguments.json, masks)
         if source.output.exists() and not arguments.overwrite:
             raise InputError(f"{source.output}: exists; give --overwrite, or another --output")
-        convert_source(arguments, source)
+        try:
+            convert_source(arguments, source)
+        except BrokenImagesError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         return 0
     dataset, splits = find_splits(arguments)
     done: dict[Path, str] = {}
@@ -89,7 +94,7 @@ def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
     Raises:
         InputError: no such dataset or split, or it has no panoptic labels.
     """
-    names = splits_of(DATASETS.get(arguments.dataset, arguments.dataset))
+    names = _named_splits(arguments.dataset)
     dataset = label_reader(names[0]).dataset
     check_splits(arguments.split, names, dataset.path.name)
     if dataset.layouts[0].panoptic is None:
@@ -106,6 +111,16 @@ def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
     return dataset, splits
 
 
+def _named_splits(name: str) -> list[str]:
+    try:
+        return splits_of(DATASETS.get(name, name))
+    except InputError:
+        close = did_you_mean(name, DATASETS)
+        if close and not Path(name).exists():
+            raise InputError(f"there is no dataset {name}{close}") from None
+        raise
+
+
 def panoptic_files(dataset: DatasetFile, split: str) -> tuple[Path, Path]:
     """Return the panoptic JSON and the folder of PNGs of a split, whether or not its images are there.
 
@@ -115,9 +130,8 @@ def panoptic_files(dataset: DatasetFile, split: str) -> tuple[Path, Path]:
     layouts = tuple(replace(layout, images=".", labels=None) for layout in dataset.layouts)
     found = find_layout(replace(dataset, layouts=layouts), split)
     layout, fields = dataset.layouts[found.index], dataset.splits[split]
-    return found.root / fill(layout.annotations or "", fields), found.root / fill(
-        layout.panoptic or "", fields
-    )
+    json_file, masks = (fill(place or "", fields) for place in (layout.annotations, layout.panoptic))
+    return found.root / json_file, found.root / masks
 
 
 def _source(arguments: argparse.Namespace, name: str, json_file: Path, masks: Path) -> Source:
