@@ -174,8 +174,9 @@ def test_parts_of_rectangles_are_those_computed_by_hand():
     # A region of size 31 always joins the nearest larger one, one of 32 does not.
     assert boxes_of((0, 0, 31, 31), (300, 300, 50, 50)) == [[0, 0, 350, 350]]
     assert boxes_of((0, 0, 32, 32), (300, 300, 50, 50)) == [[0, 0, 32, 32], [300, 300, 50, 50]]
-    # Corners that touch connect.
-    assert boxes_of((0, 0, 20, 20), (20, 20, 300, 300)) == [[0, 0, 320, 320]]
+    # Pixels that touch at a corner are connected: two diagonal lines, and a square.
+    lines = [(left + step, step, 1, 1) for left in (0, 300) for step in range(40)]
+    assert boxes_of(*lines, (0, 350, 41, 41)) == [[0, 0, 40, 40], [300, 0, 40, 40], [0, 350, 41, 41]]
     assert boxes_of((7, 5, 1, 1)) == [[7, 5, 1, 1]]
     # Of five regions the only one above 32 and the largest other one are kept, the others join the nearest of
     # the two; then the smaller of the two, now with the box of all its regions (100 wide), stays.
@@ -243,7 +244,7 @@ def test_parts_of_random_masks_are_those_of_a_restatement():
         found = [{tuple(pixel) for pixel in np.argwhere(part.mask)} for part in divide(mask)]
         assert found == restated_parts(mask), seed
         counts.add(len(found))
-    assert counts >= {1, 2, 3}
+    assert counts >= {1, 2}
 
 
 def test_sub_stuff_adds_the_parts_after_each_stuff_segment(tool, tmp_path):
