@@ -427,7 +427,12 @@ def segment_codes(image: Image.Image, file_name: str) -> np.ndarray:
 
 
 def segment_indices(
-    codes: np.ndarray, segment_ids: Sequence[int], void_ids: Sequence[int], file_name: str
+    codes: np.ndarray,
+    segment_ids: Sequence[int],
+    void_ids: Sequence[int],
+    file_name: str,
+    *,
+    empty_allowed: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which of the listed segments each pixel of a panoptic PNG belongs to, and the segments' areas.
 
@@ -436,13 +441,14 @@ def segment_indices(
         segment_ids: the S ids that the JSON lists.
         void_ids: further ids, whose pixels are void.
         file_name: name of the PNG in messages.
+        empty_allowed: accept listed ids that no pixel has; their area is 0.
 
     Returns:
         (H, W) uint8 or uint16 position in `segment_ids` + 1, with 0 for id 0 and S + 1 for `void_ids`; (S,)
         int64 number of pixels of each segment.
 
     Raises:
-        InputError: an id of the PNG is not listed, or a listed id has no pixel.
+        InputError: an id of the PNG is not listed, or a listed id has no pixel and `empty_allowed` is False.
     """
     count = len(segment_ids)
     listed = (*segment_ids, *void_ids)
@@ -471,7 +477,7 @@ def segment_indices(
             f"{remedy}"
         )
     empty = np.flatnonzero(areas[1 : count + 1] == 0)
-    if len(empty):
+    if len(empty) and not empty_allowed:
         raise InputError(
             f"{file_name}: no pixel has the segment ids {some(segment_ids[index] for index in empty)}, which "
             "the panoptic JSON lists; PNG and JSON must come from the same export"

@@ -301,10 +301,14 @@ TREES = {
 }
 
 
-def write_tree(root, name):
-    """Write the validation split of a built-in dataset, without images; return (split, path of the JSON)."""
+def write_tree(root, name, json_stem=None, masks=None):
+    """Write the validation split of a built-in dataset, without images; return (split, path of the JSON).
+
+    The JSON and the folder of PNGs are those of TREES unless other ones are given.
+    """
     yaml_name, splits = TREES[name]
-    ((split, (json_stem, masks)),) = splits.items()
+    ((split, published),) = splits.items()
+    json_stem, masks = json_stem or published[0], masks or published[1]
     classes = panoptic_categories(read_dataset_file(yaml_name))
     thing = next(one["id"] for one in classes if one["isthing"])
     stuff = next(one["id"] for one in classes if not one["isthing"])
@@ -377,10 +381,6 @@ WRONG_JSON = {
 }
 WRONG_IMAGE = {
     "id": (first_segment(id=8), "segment ids 9 are not in the segments_info"),
-    "no pixel": (
-        lambda content: content["annotations"][0]["segments_info"].append({"id": 5, "category_id": 3}),
-        "no pixel has the segment ids 5",
-    ),
     "size": (lambda content: content["images"][0].update(width=7), "is 6x4, but the panoptic JSON says 7x4"),
 }
 
@@ -435,6 +435,54 @@ def test_wrong_words_are_one_line(tool, datasets_folder, tmp_path, capsys):
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1, lines
         assert message in lines[0]
+
+
+def test_a_segment_without_a_pixel_is_kept_unless_it_would_be_divided(tool, tmp_path, capsys):
+    json_file = write(tmp_path)
+
+    def edit(content):
+        content["annotations"][0]["segments_info"][1:1] = [
+            {"id": 5, "category_id": 3},
+            {"id": 6, "category_id": 0, "bbox": [1, 2, 3, 4], "area": 5},
+        ]
+
+    change(json_file, edit)
+    assert tool("--json", json_file) == 0
+    assert "2 segments" in capsys.readouterr().out
+    found = json.loads((tmp_path / "panoptic_detection_format.json").read_text())["annotations"]
+    assert [one["id"] for one in found] == [1, 2, 3, 4, 5]
+    assert [coco_mask.area(one["segmentation"]) for one in found] == [10, 0, 0, 6, 3]
+    assert [(one["bbox"], one["area"]) for one in found[1:3]] == [([0, 0, 0, 0], 0), ([1, 2, 3, 4], 5)]
+    assert tool("--json", json_file, "--sub-stuff") == 1
+    assert "no pixel has the id 6 of a stuff segment, which --sub-stuff cannot" in capsys.readouterr().err
+    # The thing alone is no obstacle.
+    change(json_file, lambda content: content["annotations"][0]["segments_info"].pop(2))
+    assert tool("--json", json_file, "--sub-stuff") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "json_stem", "masks"),
+    [
+        (
+            "cityscapes",
+            "cityscapes_fine_panoptic_val",
+            "cityscapes/cityscapes_in_coco_format/cityscapes_panoptic_val",
+            "cityscapes/cityscapes_in_coco_format/cityscapes_panoptic_val",
+        ),
+        (
+            "mapillary",
+            "mapillary_vistas_panoptic_val",
+            "mapillary-vistas/val/panoptic_2018",
+            "mapillary-vistas/val/panoptic",
+        ),
+        ("coco", "coco_2017_val_panoptic", "annotations/panoptic_val2017", "annotations/panoptic_val2017"),
+    ],
+)
+def test_the_folders_of_panoptic_segformer_are_found(tool, datasets_folder, name, split, json_stem, masks):
+    _, json_file = write_tree(datasets_folder, name, json_stem, masks)
+    assert tool(name, "--split", split) == 0
+    target = json_file.with_name(f"{json_file.stem}_detection_format.json")
+    assert [one["area"] for one in read(target)["annotations"]] == [10, 6, 3]
 
 
 def test_two_splits_are_not_written_to_one_file(tool, datasets_folder, tmp_path, capsys):

@@ -19,12 +19,14 @@ The rules:
     those of the pixels. --things-only leaves stuff out, and its categories too.
   - With --sub-stuff, each stuff segment is followed by its parts, with bbox and area of their own: connected
     regions (8 neighbors) of which small ones are united with their nearest neighbors.
+  - A segment without a pixel is kept, with an empty mask; a stuff segment of that kind is an error with
+    --sub-stuff. Their number is printed.
   - categories are those of the JSON without isthing and color; info, licenses and images stay as they are.
 
 Different from tools/converter.py: ids begin at 1, since COCO's evaluation never matches an annotation 0. The
 PNG of a.b.jpg is a.b.png, not a.png. Things are the isthing of the JSON itself. iscrowd, bbox and area are
-added where they are missing. Regions of equal size keep their order, from top to bottom. A segment without a
-pixel, a pixel whose id is not listed, and a PNG of another size are errors, as in training.
+added where they are missing. Regions of equal size keep their order, from top to bottom. A pixel whose id is
+not listed, and a PNG of another size, are errors, as in training.
 
 An output that exists is kept, unless --overwrite is given; it is replaced at the end, if all images could be
 converted. The exit status is 0 if so, 1 if images are wrong or a split is missing, 2 if nothing can be done.

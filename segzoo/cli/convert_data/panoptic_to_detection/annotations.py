@@ -41,11 +41,13 @@ class Converted(NamedTuple):
     Attributes:
         annotations: JSON texts without the opening brace and id.
         disagreeing: number of segments whose bbox or area in the JSON is not that of the pixels.
+        empty: number of segments without a pixel.
         problem: what is wrong with the image, or "".
     """
 
     annotations: list[str] = []
     disagreeing: int = 0
+    empty: int = 0
     problem: str = ""
 
 
@@ -77,15 +79,22 @@ class Converter:
                 "PNG and JSON must come from the same export"
             )
         ids = [segment["id"] for segment in job.segments]
-        indices, areas = segment_indices(codes, ids, (), job.png)
-        boxes = ndimage.find_objects(indices.astype(np.int32), max_label=len(ids))
-        found, disagreeing = [], 0
-        for number, (segment, (rows, columns)) in enumerate(zip(job.segments, boxes, strict=True), 1):
+        indices, areas = segment_indices(codes, ids, (), job.png, empty_allowed=True)
+        windows = ndimage.find_objects(indices.astype(np.int32), max_label=len(ids))
+        found, disagreeing, empty = [], 0, 0
+        for number, (segment, window) in enumerate(zip(job.segments, windows, strict=True), 1):
             is_thing = segment["category_id"] in self.things
             if self.things_only and not is_thing:
                 continue
+            is_divided = self.sub_stuff and not is_thing
+            if window is None and is_divided:
+                raise InputError(
+                    f"{job.png}: no pixel has the id {segment['id']} of a stuff segment, which --sub-stuff "
+                    "cannot divide; remove it from the panoptic JSON, or leave --sub-stuff out"
+                )
+            empty += window is None
             mask = indices == number
-            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+            box = _box(window)
             common = {key: value for key, value in segment.items() if key != "id"}
             common["image_id"] = job.image_id
             whole = {
@@ -94,8 +103,16 @@ class Converter:
             }
             disagreeing += whole != {"bbox": box, "area": areas[number - 1]}
             found.append({**common, **whole, "segmentation": encode_mask(mask)})
-            if self.sub_stuff and not is_thing:
+            if is_divided:
                 for part in divide(mask):
                     own = {"bbox": part.bbox, "area": part.area, "segmentation": encode_mask(part.mask)}
                     found.append({**common, **own})
-        return Converted([json.dumps(one)[1:] for one in found], disagreeing)
+        return Converted([json.dumps(one)[1:] for one in found], disagreeing, empty)
+
+
+def _box(window: tuple[slice, slice] | None) -> list[int]:
+    """Return x, y, width, height of a window, rows and columns; zeros for None."""
+    if window is None:
+        return [0, 0, 0, 0]
+    rows, columns = window
+    return [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]

@@ -168,7 +168,7 @@ def convert_source(arguments: argparse.Namespace, source: Source) -> None:
     ]
     head = {**content, "categories": categories}
     head.pop("annotations")
-    number, disagreeing, problems = 0, 0, 0
+    number, disagreeing, empty, problems = 0, 0, 0, 0
     with atomic_path(source.output) as file, file.open("w", encoding="utf-8") as stream:
         # Annotations are written as they come: those of a large dataset fill gigabytes.
         stream.write(f'{json.dumps(head)[:-1]}, "annotations": [')
@@ -181,12 +181,15 @@ def convert_source(arguments: argparse.Namespace, source: Source) -> None:
                 number += 1
                 stream.write(f'{separator}{{"id": {number}, {text}')
             disagreeing += one.disagreeing
+            empty += one.empty
         stream.write("]}\n")
         if problems:
             raise BrokenImagesError(
                 f"{source.name}: {problems} of {len(jobs)} images are wrong, see above; repair them"
             )
     print(f"{source.name}: {len(jobs)} images, {number} annotations in {source.output}")
+    if empty:
+        print(f"  {empty} segments of {source.json_file} have no pixel in their PNG; their masks are empty")
     if disagreeing:
         print(
             f"  {disagreeing} segments have a bbox or area in {source.json_file} that is not that of their "
