@@ -13,7 +13,7 @@ import yaml
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import expand_home, is_same_file, user_path
-from segzoo.utils.tasks import EVALUATOR_TYPES
+from segzoo.utils.tasks import EVALUATOR_TYPES, SUBMISSION_FORMATS
 from segzoo.utils.text import did_you_mean, some
 from segzoo.utils.text_files import read_text
 
@@ -29,7 +29,7 @@ CATALOG = Path(__file__).parent / "catalog"
 DATASET_KEYS = (
     *("name", "about", "splits", "image_counts", "classes", "label_map", "flip_pairs", "evaluator"),
     *("boundary_dilation", "background", "crowd", "coordinates", "image_range", "exif", "without_labels"),
-    *("prepare", "layouts", *LAYOUT_KEYS),
+    *("submission", "prepare", "layouts", *LAYOUT_KEYS),
 )
 # Whether EXIF orientations are applied to images: labels match the image as displayed, or the stored pixels.
 EXIF = ("apply", "ignore")
@@ -57,6 +57,7 @@ class DatasetFile:
         boundary_dilation: width of boundaries as a fraction of the diagonal, for boundary metrics, or None.
         image_counts: {registered name: published number of images}, if known.
         without_labels: registered names of splits that have images only.
+        submission: the format of predictions on these: one of `SUBMISSION_FORMATS`, or `evaluator`.
         prepare: command that writes what the download lacks, or "".
         background: index of the class of pixels that no instance covers, if a JSON of instances also serves
             as semantic labels; else None.
@@ -77,6 +78,7 @@ class DatasetFile:
     evaluator: str
     image_counts: dict[str, int]
     without_labels: frozenset[str] = frozenset()
+    submission: str = ""
     prepare: str = ""
     background: int | None = None
     crowds_are_instances: bool = False
@@ -181,6 +183,7 @@ def read_dataset_file(name: str | Path) -> DatasetFile:
         evaluator=evaluator,
         image_counts=dict(counts),
         without_labels=without_labels,
+        submission=_read_submission(content, without_labels, path) or evaluator,
         prepare=str(content.get("prepare", "")),
         background=None if background is None else space.classes.index(background),
         crowds_are_instances=_read_choice(content, "crowd", ("groups", "instances"), layouts[0], path),
@@ -366,6 +369,21 @@ def _read_without_labels(content: Mapping[str, Any], splits: Mapping[str, Any], 
         raise InputError(f"{path.name}: without_labels is {names!r}; expected a list of names in splits")
     check_keys(dict.fromkeys(names), splits, f"{path.name}: without_labels", " has the unknown split")
     return frozenset(names)
+
+
+def _read_submission(content: Mapping[str, Any], without_labels: frozenset[str], path: Path) -> str:
+    """Return the value of `submission`, "" without one."""
+    found = content.get("submission", "")
+    if "submission" in content and found not in SUBMISSION_FORMATS:
+        raise InputError(
+            f"{path.name}: submission is {found!r}; expected {' or '.join(SUBMISSION_FORMATS)}; without the "
+            "key, the format follows from the labels"
+        )
+    if found and not without_labels:
+        raise InputError(
+            f"{path.name}: submission is for splits without labels; name them in without_labels, or remove it"
+        )
+    return found
 
 
 def _read_flip_pairs(content: Mapping[str, Any], space: LabelSpace) -> tuple[tuple[int, int], ...]:

@@ -1,4 +1,7 @@
-"""Reading list files: text files with an image of a split per line, optionally followed by its label file."""
+"""Reading list files: text files with an image of a split per line, optionally followed by its label file.
+
+A JSON of COCO that lists images, such as image_info_test-dev2017.json, is a list file as well.
+"""
 
 import os
 import re
@@ -9,6 +12,7 @@ from typing import NamedTuple
 from segzoo.utils.errors import InputError
 from segzoo.utils.text_files import read_text
 
+from .coco_json import read_image_list, read_images, report_wrong_format
 from .dataset_layouts import Layout
 from .file_names import files_below, log_found, match_names
 from .templates import IMAGE_SUFFIXES, existing_files, fields_of, fill, folder_of
@@ -65,7 +69,9 @@ def read_list(
     Args:
         labels_of: function from the fields of an image to its label files.
     """
-    lines = list(_read_lines(*split_list(layout, root, fields)))
+    list_file, chosen = split_list(layout, root, fields)
+    lines = [_Line(name) for name in _names_in_json(list_file)[chosen]]
+    lines = lines or list(_read_lines(list_file, chosen))
     expected = [_expected(line, layout, root, fields) for line in lines]
     names = [_with_suffix(line.name, layout.images, fields) for line in lines]
     paths = _found(expected, names, root, folder_of(root, layout.images, fields), (split, "listed images"))
@@ -91,6 +97,15 @@ def read_list(
             image_fields = {"stem": Path(path).stem, **(fields_of(path, root, layout.images, fields) or {})}
         images.append(ListedImage(path, image_fields["stem"], labels_of(image_fields)))
     return images
+
+
+def _names_in_json(list_file: Path) -> list[str]:
+    """Return the names of the images that a JSON of COCO lists; none for another file."""
+    if list_file.suffix.lower() != ".json":
+        return []
+    with report_wrong_format(list_file, "images"):
+        records = read_images(read_image_list(list_file), str(list_file))
+    return [record["file_name"] for record in records.values()]
 
 
 def _read_lines(list_file: Path, chosen: slice) -> Iterator[_Line]:

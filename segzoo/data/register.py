@@ -128,7 +128,7 @@ def _register(dataset: DatasetFile, split: str, taken: str) -> None:
         ignore_label=dataset.space.ignore_label,
         background=dataset.background,
         evaluator_type=NO_GROUND_TRUTH if split in dataset.without_labels else dataset.evaluator,
-        labels_type=dataset.evaluator,
+        submission=dataset.submission,
         boundary_dilation=dataset.boundary_dilation,
         flip_pairs=list(dataset.flip_pairs),
         label_map=dict(dataset.space.label_map),

@@ -91,6 +91,16 @@ class BackgroundEvaluator(DatasetEvaluator):
             "distributed": options.distributed,
         }
 
+    @classmethod
+    def writes(cls, submission: str) -> bool:
+        """Return whether an evaluator of splits without labels applies to a dataset.
+
+        Args:
+            submission: format of the benchmark's server: the dataset's key `submission`, or the type of
+                the labels of its other splits.
+        """
+        return True
+
     def protocol(self) -> Mapping[str, Any]:
         """Return this evaluator's own settings that change its metrics, as JSON values; {} for none.
 

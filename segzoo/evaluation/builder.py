@@ -19,7 +19,7 @@ from .boundary import (
     BoundarySemanticEvaluator,
 )
 from .cityscapes_instance import CityscapesInstanceEvaluator, InstanceWriter
-from .coco_writers import PanopticWriter, ResultsWriter
+from .coco_writers import PanopticWriter, ResultsWriter, StuffWriter
 from .entity import EntityEvaluator
 from .instance import InstanceEvaluator
 from .options import EvaluationOptions
@@ -40,9 +40,9 @@ register_evaluator("cityscapes_instances", "instance", CityscapesInstanceEvaluat
 register_evaluator("cityscapes_instances", "semantic", SemanticEvaluator)
 register_evaluator(NO_GROUND_TRUTH, "semantic", PredictionWriter)
 register_evaluator(NO_GROUND_TRUTH, "instance", InstanceWriter)
-# For datasets with labels in COCO's formats: see `registry`.
 register_evaluator(NO_GROUND_TRUTH, "instance", ResultsWriter)
 register_evaluator(NO_GROUND_TRUTH, "panoptic", PanopticWriter)
+register_evaluator(NO_GROUND_TRUTH, "semantic", StuffWriter)
 
 # Additional evaluators: TEST.EVALUATORS ("boundary",).
 register_evaluator("panoptic", "panoptic", BoundaryPanopticEvaluator, name="boundary")
@@ -72,7 +72,8 @@ def build_evaluator(
         tasks: some of "semantic", "panoptic", "entity", "instance"; each adds one key to the result:
             "sem_seg" (mIoU, ...), "panoptic_seg" (PQ, ...), "entity_seg" (AP, ...), "segm" (AP, ...), and one
             for each additional evaluator. For a split without labels, predictions are written for a
-            submission: see `PredictionWriter`, `InstanceWriter`, `ResultsWriter` and `PanopticWriter`.
+            submission: see `PredictionWriter`, `InstanceWriter`, `ResultsWriter`, `PanopticWriter` and
+            `StuffWriter`.
         output_dir: the folder for the confusion matrix and predictions, usually OUTPUT_DIR/inference, with a
             subfolder per dataset if there are several; None writes nothing.
         options: options of the evaluators.

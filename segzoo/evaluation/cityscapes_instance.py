@@ -18,6 +18,9 @@ from .instance_files import save_instances
 
 logger = logging.getLogger(__name__)
 
+#: The submissions, see `BackgroundEvaluator.writes`, with instances in COCO's format instead of Cityscapes'.
+COCO_INSTANCES = ("coco_instances", "panoptic")
+
 
 class CityscapesInstanceEvaluator(InstanceTaskEvaluator):
     """Evaluator with the same numbers as evalInstanceLevelSemanticLabeling of cityscapesScripts.
@@ -91,6 +94,10 @@ class InstanceWriter(CityscapesInstanceEvaluator):
     """
 
     task_key = "instance_predictions"
+
+    @classmethod
+    def writes(cls, submission: str) -> bool:
+        return submission not in COCO_INSTANCES
 
     def protocol(self) -> Mapping[str, Any]:
         return {}

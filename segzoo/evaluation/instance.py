@@ -134,7 +134,7 @@ class InstanceEvaluator(InstanceTaskEvaluator):
 
     def metrics_by_key(self, merged: list[InstanceRecord]) -> dict[str, dict]:
         metrics = super().metrics_by_key(merged)
-        if self.box_key is not None and (self.box_ap == ALWAYS or any(map(_predicts_boxes, merged))):
+        if self.box_key is not None and (self.box_ap == ALWAYS or any(map(predicts_boxes, merged))):
             metrics[self.box_key] = self.summarize_boxes(merged)
         return metrics
 
@@ -217,7 +217,7 @@ def _numbered(images: Iterable[list[dict]]) -> list[dict]:
     return [{**entry, "image_id": number} for number, entries in enumerate(images, 1) for entry in entries]
 
 
-def _predicts_boxes(record: InstanceRecord) -> bool:
+def predicts_boxes(record: InstanceRecord) -> bool:
     """Return whether the boxes of an image are neither those of the masks nor zeros."""
     return record.boxes is not None and bool(record.boxes.any())
 

@@ -23,6 +23,7 @@ SUBMISSION_FOLDER = "submission"
 PANOPTIC_NAME = "predictions"
 ENTITY_NAME = "entity_predictions"
 INSTANCE_NAME = "coco_instances_results"
+STUFF_NAME = "coco_stuff_results"
 CITYSCAPES_FOLDER = "cityscapes_instances"
 # Raised by Pillow for files that are not images or are damaged.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.tasks import SUBMISSION_FORMATS
 
 from . import prediction_io
 from .histogram import argmax_labels
@@ -33,6 +34,10 @@ class PredictionWriter(SemanticEvaluator):
     """
 
     task_key = "predictions"
+
+    @classmethod
+    def writes(cls, submission: str) -> bool:
+        return submission not in SUBMISSION_FORMATS
 
     def __init__(self, dataset_name: str, output_dir: str | Path | None = None, **options):
         if options.get("transform_labels") is not None:

@@ -142,11 +142,7 @@ def _registered(dataset_name: str, task: str) -> list[Registered]:
     found = _EVALUATORS.get(pair, [])
     if metadata.evaluator_type != NO_GROUND_TRUTH:
         return found
-    # The format of a submission is that of the labels of the dataset's other splits.
-    labels_type = metadata.get("labels_type")
-    formats = [(one, getattr(one.evaluator, "labels_types", None)) for one in found]
-    fitting = [one for one, types in formats if types is not None and labels_type in types]
-    return fitting or [one for one, types in formats if types is None]
+    return [one for one in found if one.evaluator.writes(metadata.get("submission", ""))]
 
 
 def _cannot_score(dataset_name: str, task: str) -> str:

@@ -31,3 +31,7 @@ EVALUATOR_TYPES = ["sem_seg", "panoptic", "coco_instances", "cityscapes_instance
 
 #: Type of a split that has only images: predictions are written, and not scored.
 NO_GROUND_TRUTH = "no_ground_truth"
+
+#: Formats of predictions on such splits, the values of `submission` in a dataset's YAML file. By default the
+#: type of ground truth is the format. `BackgroundEvaluator.writes` selects the evaluator.
+SUBMISSION_FORMATS = ("coco_stuff",)

@@ -70,6 +70,11 @@ def changed(content, **changes):
         ),
         ({"label_map": [1]}, "expected {label in the files: class}"),
         ({"flip_pairs": [["road", "car", "sky"]]}, "flip_pairs has ['road', 'car', 'sky']"),
+        ({"submission": "coco"}, "submission is 'coco'; expected coco_stuff; without the key"),
+        (
+            {"submission": "coco_stuff"},
+            "submission is for splits without labels; name them",
+        ),
         ({"flip_pairs": [["road", "carr"]]}, "flip_pairs has the unknown class 'carr'; did you mean car?"),
         ({"flip_pairs": [["road", "car"], ["car", "sky"]]}, "flip_pairs has 'car' twice"),
         ({"layouts": {}}, "expected a list of mappings"),

@@ -320,6 +320,25 @@ def test_entityseg_panoptic_is_prepared_and_read(prepare, datasets_folder, capsy
     ]
 
 
+def test_entityseg_semantic_labels_are_listed_beside_their_images(datasets_folder):
+    root = datasets_folder / "entityseg"
+    folder = root / "annotations/semantic_segmentation"
+    values = np.array([[0, 85, 97], [111, 149, 255]], np.uint8)
+    save(root / "images/entity_01_11580/x.y.jpg", random_image(2, 3))
+    save(root / "images/entity_01_11580/other.jpg", random_image(2, 3))  # of the other split
+    save(folder / "semantic_maps_val/x.png", values)
+    (folder / "val.txt").write_text("x.y.jpg x.png\n")
+    (record,) = DatasetCatalog.get("entityseg_sem_seg_val")
+    assert record["file_name"] == f"{root}/images/entity_01_11580/x.y.jpg"
+    metadata = MetadataCatalog.get("entityseg_sem_seg_val")
+    labels = metadata.load_sem_seg(record)
+    assert labels.tolist() == values.tolist()
+    assert [metadata.classes[label] for label in labels.ravel()[:5]] == [
+        *("sky", "medical_equipment", "blanket", "blanket_2", "pumkin"),
+    ]
+    assert len(metadata.classes) == 150
+
+
 @pytest.mark.parametrize(
     "file",
     [

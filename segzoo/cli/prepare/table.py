@@ -220,6 +220,9 @@ PREPARATIONS = {
         with_root("coco, with annotations/ and {train,val}2017/"),
         "coco_21",
     ),
+    "coco_stuff_test": Preparation(
+        "COCO-Stuff, test-dev images", "", "COCO-Stuff, 171 classes", with_root("coco", writes=False)
+    ),
     "coco_rem": Preparation(
         "COCO-ReM, instances (CC BY 4.0)", "", "COCO-ReM", with_root("with coco/ and coco_rem/", writes=False)
     ),
@@ -249,6 +252,12 @@ PREPARATIONS = {
         "EntitySeg",
         with_root("entityseg, with images/ and annotations/"),
         "entityseg_panoptic",
+    ),
+    "entityseg_semantic": Preparation(
+        "EntitySeg, semantic (non-commercial)",
+        "",
+        "EntitySeg",
+        with_root("entityseg, with images/ and annotations/", writes=False),
     ),
     "bdd100k": Preparation(
         "BDD100K, semantic (not for profit)", "", "BDD100K", with_root("bdd100k", writes=False)
