@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ def read_capsule(path: str, trust: bool = False) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: does not exist; a training that stops names the file in its last line")
-    with globals_allowed(BitMasks, Boxes, Instances):  # targets of detectors
+    with globals_allowed(BitMasks, Boxes, Instances, PolygonMasks):  # targets of detectors
         file = read_checkpoint(path, trust=trust)
     missing = [key for key in NEEDED if key not in file.rest]
     if missing:

@@ -193,6 +193,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     one_of("stop", "skip"): {"DATALOADER": "ON_ERROR"},
     one_of("RGB", "BGR"): {"INPUT": "FORMAT"},
     one_of("choice", "range"): {"INPUT": "MIN_SIZE_TRAIN_SAMPLING"},
+    one_of("polygon", "bitmask"): {"INPUT": "MASK_FORMAT"},
     one_of("float16", "bfloat16"): {"SOLVER": "AMP.DTYPE"},
     one_of("full_model", "norm", "value"): {"SOLVER.CLIP_GRADIENTS": "CLIP_TYPE"},
     one_of("linear", "constant"): {"SOLVER": "WARMUP_METHOD"},

@@ -19,6 +19,7 @@ from .augmentation.build import AugmentationInput, build_test_augmentations, bui
 from .augmentation.transforms import count_flips
 from .images import check_annotated_size, load_image
 from .label_reader import IndexMap, LabelReader
+from .outlines import Outline, read_outlines, transform_outlines
 from .register import label_reader
 from .targets import GROUPS
 from .training_targets import AugmentedLabels, find_targets
@@ -38,6 +39,7 @@ class SegmentationMapper:
         is_train: training, with targets, or evaluation.
         task: semantic, panoptic, entity, instance or a registered one; determines the targets.
         targets: names of TARGETS_REGISTRY, the targets that the mapper adds.
+        mask_format: "polygon" or "bitmask", the masks of the target "instances"; see INPUT.MASK_FORMAT.
         augmentations: Detectron2 augmentations; they see `image` and `sem_seg`, the class map.
         image_format: "RGB" or "BGR".
         image_range: values of images of more than 8 bits that become 0 and 255, unless the dataset sets them;
@@ -56,6 +58,7 @@ class SegmentationMapper:
         image_range: Sequence[float] = (),
         readers: Mapping[str, LabelReader] | None = None,
         targets: Sequence[str] = STANDARD,
+        mask_format: str = "polygon",
     ) -> None:
         if task not in GROUPS:
             raise InputError(
@@ -64,6 +67,7 @@ class SegmentationMapper:
         self.add_targets = find_targets(targets)
         self.is_train = is_train
         self.task = task
+        self.mask_format = mask_format
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.image_range = tuple(image_range)
@@ -90,6 +94,7 @@ class SegmentationMapper:
             "image_range": cfg.INPUT.IMAGE_RANGE,
             "readers": readers,
             "targets": wanted_targets(cfg) if is_train else STANDARD,
+            "mask_format": cfg.INPUT.MASK_FORMAT,
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +137,18 @@ class SegmentationMapper:
             index_map = swap_classes(index_map, reader.dataset.flip_pairs)
         record["image"] = _to_tensor(augmented.image)
         groups = GROUPS[self.task](index_map.segments, reader.is_thing)
-        labels = AugmentedLabels(self.task, index_map, groups, reader.class_map)
+
+        def outlines() -> list[Outline]:
+            return transform_outlines(read_outlines(record["annotations"]), transforms)
+
+        labels = AugmentedLabels(
+            self.task,
+            index_map,
+            groups,
+            reader.class_map,
+            outlines if index_map.members is not None else None,
+            self.mask_format,
+        )
         for add in self.add_targets:
             record.update(add(labels))
         for key in _ANNOTATION_KEYS:

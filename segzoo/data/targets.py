@@ -35,10 +35,12 @@ class MaskTargets(NamedTuple):
     Attributes:
         masks: (T, H, W) bool, each with at least one pixel.
         classes: (T,) int64 class of each.
+        groups: (T,) int64 index of each in `Groups`.
     """
 
     masks: np.ndarray
     classes: np.ndarray
+    groups: np.ndarray
 
 
 class Groups(NamedTuple):
@@ -159,7 +161,7 @@ def build_mask_targets(index_map: IndexMap, groups: Groups) -> MaskTargets:
     masks = np.empty((len(table), *indices.shape), dtype=bool)
     for mask, row in zip(masks, table, strict=True):
         mask[...] = look_up(row, indices)
-    return MaskTargets(masks, groups.classes[present])
+    return MaskTargets(masks, groups.classes[present], np.flatnonzero(present))
 
 
 def _group_by(keys: np.ndarray, classes: np.ndarray, kept: np.ndarray) -> Groups:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, polygons_to_bitmask
 from scipy.ndimage import find_objects
 
 from segzoo.utils.registries import NamedRegistry, registered
 
 from .label_reader import IndexMap
+from .outlines import Outline, outline_boxes
 from .targets import Groups, MaskTargets, Targets, build_mask_targets, build_targets
 
 TARGETS_REGISTRY = NamedRegistry("TARGETS")
@@ -36,12 +37,35 @@ class AugmentedLabels:
         index_map: the segment of each pixel.
         groups: the assignment of segments to targets of the task.
         class_map_of: function from an index map to (H, W) class indices, with the dataset's ignore label.
+        outlines_of: returns the transformed polygons of each segment of `index_map.segments`; None for labels
+            that are no polygons.
+        mask_format: "polygon" or "bitmask", the form of the masks of `instances`; see INPUT.MASK_FORMAT.
     """
 
     task: str
     index_map: IndexMap
     groups: Groups
     class_map_of: Callable[[IndexMap], np.ndarray]
+    outlines_of: Callable[[], list[Outline]] | None = None
+    mask_format: str = "polygon"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)"""
+        height, width = self.index_map.indices.shape
+        return height, width
+
+    @cached_property
+    def outlines(self) -> list[Outline] | None:
+        """The polygons of each group; None for a group with a mask that is none; None if no label is one."""
+        if self.outlines_of is None:
+            return None
+        grouped: list[Outline] = [[] for _ in self.groups.classes]
+        for group, outline in zip(self.groups.of_segment, self.outlines_of(), strict=True):
+            if group >= 0:
+                before = grouped[group]
+                grouped[group] = None if before is None or outline is None else before + outline
+        return grouped
 
     @cached_property
     def segments(self) -> Targets | MaskTargets:
@@ -66,17 +90,28 @@ class AugmentedLabels:
 
     @cached_property
     def boxes(self) -> np.ndarray:
-        """(S, 4) float32: left, top, right, bottom edges in pixels, so that right - left is the width."""
+        """(S, 4) float32: left, top, right, bottom edges in pixels, so that right - left is the width.
+
+        They are the extremes of an annotation's polygons, otherwise those of the mask's pixels.
+        """
         segments = self.segments
         if isinstance(segments, MaskTargets):
             found = [find_objects(mask.view(np.uint8))[0] for mask in segments.masks]
         else:
             found = find_objects(segments.segment_map + 1, len(segments.classes))
         edges = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in found]
-        return np.array(edges, dtype=np.float32).reshape(-1, 4)
+        boxes = np.array(edges, dtype=np.float32).reshape(-1, 4)
+        if self.outlines is not None and isinstance(segments, MaskTargets):
+            for index, group in enumerate(segments.groups):
+                if outline := self.outlines[group]:
+                    boxes[index] = outline_boxes([outline], self.size)[0]
+        return boxes
 
 
 AddTargets = Callable[[AugmentedLabels], dict[str, Any]]
+
+# Pixels. Detectron2 leaves out targets with a narrower box.
+_SMALLEST_SIDE = 1e-5
 
 
 def find_targets(names: Iterable[str]) -> list[AddTargets]:
@@ -117,9 +152,35 @@ def add_boxes(labels: AugmentedLabels) -> dict[str, Any]:
 
 @TARGETS_REGISTRY.register(name="instances")
 def add_instances(labels: AugmentedLabels) -> dict[str, Any]:
-    """Return `instances`: Detectron2's Instances with `gt_boxes`, `gt_classes`, `gt_masks` of S targets."""
-    instances = Instances(labels.index_map.indices.shape)
-    instances.gt_boxes = Boxes(torch.from_numpy(labels.boxes))
-    instances.gt_classes = torch.from_numpy(labels.segments.classes)
-    instances.gt_masks = BitMasks(torch.from_numpy(labels.masks))
-    return {"instances": instances}
+    """Return `instances`: Detectron2's Instances with `gt_boxes`, `gt_classes`, `gt_masks` of the targets.
+
+    Where all targets of an image have polygons, the masks are `PolygonMasks`, or `BitMasks` drawn from the
+    transformed polygons (INPUT.MASK_FORMAT bitmask), and targets without area in the image are left out.
+    Other labels give `BitMasks` with nearest-pixel resizing.
+    """
+    outlines = labels.outlines
+    if outlines is None or None in outlines:
+        return {"instances": _instances(labels.size, labels.boxes, labels.segments.classes, labels.masks)}
+    kept = [group for group, outline in enumerate(outlines) if outline]
+    shapes = [outline for outline in outlines if outline]
+    boxes = outline_boxes(shapes, labels.size)
+    polygons = [[polygon.reshape(-1) for polygon in outline] for outline in shapes]
+    classes = labels.groups.classes[kept]
+    usable = ((boxes[:, 2:] - boxes[:, :2]) > _SMALLEST_SIDE).all(axis=1)
+    if labels.mask_format == "polygon":
+        masks: Any = PolygonMasks([one for one, keep in zip(polygons, usable, strict=True) if keep])
+        return {"instances": _instances(labels.size, boxes[usable], classes[usable], masks)}
+    drawn = np.zeros((len(polygons), *labels.size), dtype=bool)
+    for mask, one in zip(drawn, polygons, strict=True):
+        mask[...] = polygons_to_bitmask(one, *labels.size)
+    usable &= drawn.any(axis=(1, 2))
+    return {"instances": _instances(labels.size, boxes[usable], classes[usable], drawn[usable])}
+
+
+def _instances(size: tuple[int, int], boxes: np.ndarray, classes: np.ndarray, masks: Any) -> Instances:
+    """Return Detectron2's Instances of boxes (S, 4), classes (S,) and masks, `PolygonMasks` or (S, H, W)."""
+    instances = Instances(size)
+    instances.gt_boxes = Boxes(torch.from_numpy(boxes))
+    instances.gt_classes = torch.from_numpy(classes)
+    instances.gt_masks = BitMasks(torch.from_numpy(masks)) if isinstance(masks, np.ndarray) else masks
+    return instances

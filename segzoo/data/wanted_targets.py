@@ -16,6 +16,8 @@ _DETECTRON2 = {
     "ProposalNetwork": ("instances",),
     "RetinaNet": ("instances",),
 }
+# `mapper_targets` of segzoo's own two-stage models, which reading a configuration does not import.
+TWO_STAGE = {"MaskRCNN": ("instances",)}
 _PANOPTIC_FPN = "PanopticFPN"
 
 
@@ -30,7 +32,7 @@ def wanted_targets(cfg: CfgNode) -> tuple[str, ...]:
     """
     name = cfg.MODEL.META_ARCHITECTURE
     model = None if name in _DETECTRON2 else _registered(name)
-    asked_for = getattr(model, "mapper_targets", None)
+    asked_for = getattr(model, "mapper_targets", TWO_STAGE.get(name))
     names = [name, *(base.__name__ for base in getattr(model, "__mro__", ()))]
     if asked_for is None and _PANOPTIC_FPN in names:
         raise InputError(

@@ -54,6 +54,11 @@ def export_program(model: nn.Module, size: tuple[int, int], batch_size: int = 1)
     Raises:
         InputError: the model's control flow or shapes depend on values of tensors.
     """
+    if not as_segmentor(model).fixed_shapes:
+        raise InputError(
+            f"{type(model).__name__} cannot be exported: the number of boxes that it passes on depends on "
+            "the image; `segzoo predict` and segzoo.engine.Predictor run it"
+        )
     try:
         return torch.export.export(Network(model), (_noise(model, size, batch_size),))
     except RuntimeError as error:

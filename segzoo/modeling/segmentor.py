@@ -79,6 +79,8 @@ class Segmentor(SegmentationModel):
             softmax to logits only.
         coarse_scores: whether `dense_scores` is a map smaller than the image, which test protocols resize in
             bands; False: it has the size of the image.
+        fixed_shapes: whether the shapes of the raw outputs follow from the size of the image alone, as export
+            and compilation need; False for a model that selects boxes between its stages.
         semantic_resizing: what is resized to the output size for the task "semantic": class "scores" or
             "masks"; None if unspecified. It is recorded with results.
         backbone: feature extractor, None for a family without one. SOLVER.BACKBONE_MULTIPLIER finds it by
@@ -94,6 +96,7 @@ class Segmentor(SegmentationModel):
     mapper_targets: tuple[str, ...] = ("segments",)
     score_kind = "logits"
     coarse_scores = False
+    fixed_shapes = True
 
     pixel_mean: Tensor
     pixel_std: Tensor

@@ -6,11 +6,12 @@ from typing import Any
 from .row import Context, Convert, Row, fixed, ignore, refuse, same
 
 _ARCHITECTURE, _HEAD = "MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD.NAME"
-# Detectron2's meta-architecture with the same name in segzoo.
-DETECTOR = "GeneralizedRCNN"
-OUR_ARCHITECTURES = ("MaskFormer", "PerPixelSegmentor")
+# Detectron2's meta-architecture, which can be built as it is, and its counterpart.
+DETECTOR, MASK_RCNN = "GeneralizedRCNN", "MaskRCNN"
+DETECTORS = (DETECTOR, MASK_RCNN)
+OUR_ARCHITECTURES = ("MaskFormer", MASK_RCNN, "PerPixelSegmentor")
 # Those with a neck, MODEL.NECK.
-NECK_ARCHITECTURES = ("PerPixelSegmentor",)
+NECK_ARCHITECTURES = ("PerPixelSegmentor", MASK_RCNN)
 # Meta-architectures that identify a file of another code base.
 OTHER_ARCHITECTURES = (
     DETECTOR,
@@ -51,7 +52,7 @@ _NEAREST = {
 def _architecture(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     name, head = given[_ARCHITECTURE], given[_HEAD]
     if name == DETECTOR:
-        return _mask_rcnn(given)
+        return _mask_rcnn(given, context)
     if name in _ELSEWHERE:
         refuse(_ARCHITECTURE, name, f"has no counterpart here: it is {_ELSEWHERE[name]}; {_AUTHORS}")
     if name in ("SemanticSegmentor", "PerPixelSegmentor"):
@@ -65,8 +66,8 @@ def _architecture(given: Mapping[str, Any], context: Context) -> Mapping[str, An
     return {_ARCHITECTURE: name, _HEAD: head}
 
 
-def _mask_rcnn(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Convert Detectron2's Mask R-CNN, which segzoo builds, trains and evaluates with its own keys."""
+def _mask_rcnn(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    """Convert Detectron2's Mask R-CNN, whose heads have the same keys here."""
     for key, expected, behavior in (
         ("MODEL.LOAD_PROPOSALS", False, "takes proposals from files"),
         ("MODEL.KEYPOINT_ON", False, "predicts keypoints"),
@@ -75,7 +76,7 @@ def _mask_rcnn(given: Mapping[str, Any]) -> Mapping[str, Any]:
         if given[key] != expected:
             refuse(key, given[key], f"has no counterpart here: the model {behavior}; {_AUTHORS}")
     return {
-        _ARCHITECTURE: DETECTOR,
+        _ARCHITECTURE: context.detector,
         "MODEL.MASK_ON": True,
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 0,  # no such head
         "TASK": "instance",
@@ -138,9 +139,10 @@ def _padding(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
 ARCHITECTURE_ROW = Row(
     f"{_ARCHITECTURE} {_HEAD} MODEL.MASK_ON MODEL.KEYPOINT_ON MODEL.LOAD_PROPOSALS",
     "`MODEL.META_ARCHITECTURE`, `MODEL.SEM_SEG_HEAD.NAME`",
-    "`SemanticSegmentor` with MaskFormer's per-pixel heads is `PerPixelSegmentor`; files of "
-    "`GeneralizedRCNN` with `MODEL.MASK_ON` keep their keys and have `TASK instance`; detectors of boxes or "
-    "keypoints and models of videos have no counterpart",
+    "`SemanticSegmentor` with MaskFormer's per-pixel heads is `PerPixelSegmentor`; `GeneralizedRCNN` with "
+    "`MODEL.MASK_ON` is `MaskRCNN` with `TASK instance`, or, with a backbone that is not here, Detectron2's "
+    "own model; the keys of its anchors, RPN and ROI heads are the same; detectors of boxes or keypoints and "
+    "models of videos have no counterpart",
     _architecture,
 )
 

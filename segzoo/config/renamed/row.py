@@ -15,10 +15,12 @@ class Context(NamedTuple):
         ours: segzoo's configuration as converted so far, by full key.
         whole: whether a whole file of another code base is converted, with all keys given, some at their
             defaults; else single keys change an existing configuration.
+        detector: what GeneralizedRCNN becomes: `MaskRCNN`, or itself if its network has no counterpart.
     """
 
     ours: Mapping[str, Any]
     whole: bool
+    detector: str = "MaskRCNN"
 
 
 Convert = Callable[[Mapping[str, Any], Context], Mapping[str, Any]]

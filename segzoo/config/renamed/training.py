@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from segzoo.utils.paths import expand_home
 
-from .heads import DETECTOR
+from .heads import DETECTORS
 from .row import Context, Row, ignore, refuse, same
 
 
@@ -98,7 +98,7 @@ def _crop(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     expected = {"semantic": "absolute", "detr": "absolute_range"}.get(family)
     if expected is None or (family == "semantic" and not enabled):
         return {"INPUT.CROP_SIZE": ()}
-    if context.ours["MODEL.META_ARCHITECTURE"] == DETECTOR:
+    if context.ours["MODEL.META_ARCHITECTURE"] in DETECTORS:
         refuse("INPUT.CROP.ENABLED", enabled, "has no counterpart: Detectron2 crops before it resizes")
     if not enabled:
         refuse(
@@ -135,7 +135,7 @@ def _scale(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
 def _flip(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     ((key, value),) = given.items()
     obeyed = (
-        context.ours["MODEL.META_ARCHITECTURE"] == DETECTOR or context.ours["INPUT.AUGMENTATION"] == "lsj"
+        context.ours["MODEL.META_ARCHITECTURE"] in DETECTORS or context.ours["INPUT.AUGMENTATION"] == "lsj"
     )
     if value == "none" and obeyed:
         return {"INPUT.FLIP_PROB": 0.0}
@@ -235,12 +235,6 @@ INPUT_ROWS = (
     Row("INPUT.RANDOM_FLIP", "`INPUT.FLIP_PROB`", "0.5 for `horizontal`, 0.0 for `none`", _flip),
     Row("INPUT.IMAGE_SIZE", "`INPUT.LSJ_SIZE`", "", same("INPUT.LSJ_SIZE")),
     Row("INPUT.MIN_SCALE INPUT.MAX_SCALE", "`INPUT.LSJ_SCALE`", "a pair", _scale),
-    Row(
-        "INPUT.MASK_FORMAT",
-        "",
-        "no effect: masks are label maps, also for Detectron2's own Mask R-CNN",
-        ignore,
-    ),
     Row(
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
         "`DATALOADER.FILTER_EMPTY_ANNOTATIONS`",

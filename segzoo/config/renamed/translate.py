@@ -17,7 +17,7 @@ from ..keys import decode, equal
 from ..value_types import with_default_type
 from .backbones import OUR_BACKBONES
 from .code_bases import DETECTRON2, MASK2FORMER, MASK2FORMER_KEYS, MASKFORMER, CodeBase
-from .heads import DEC_LAYERS, DECODER, MASKED_DECODER, OTHER_ARCHITECTURES
+from .heads import DEC_LAYERS, DECODER, DETECTOR, MASK_RCNN, MASKED_DECODER, OTHER_ARCHITECTURES
 from .row import Context
 from .table import CONVERTED, ROWS
 from .training import VALUES
@@ -93,10 +93,13 @@ def translate_file(
         del result["OUTPUT_DIR"]
     result |= code_base.constants
     try:
-        for row in ROWS:
-            given = {key: local_spelling(key, theirs[key]) for key in row.keys if key in theirs}
-            if given:
-                result |= row.convert(given, Context({**defaults, **result}, whole=True))
+        try:
+            result |= _convert_all(theirs, {**defaults, **result}, MASK_RCNN)
+        except InputError as error:
+            if loaded["MODEL.META_ARCHITECTURE"] != DETECTOR:
+                raise
+            result |= _convert_all(theirs, {**defaults, **result}, DETECTOR)
+            logger.info("%s: Detectron2's own %s is built: %s", source, DETECTOR, error)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     if result["MODEL.BACKBONE.NAME"] not in OUR_BACKBONES:  # Detectron2's backbone reads its own keys
@@ -104,6 +107,22 @@ def translate_file(
     logger.info("%s is read as a file of %s; see COMING_FROM.md for its keys", source, code_base.name)
     # Keys of segzoo are kept as they are; unknown ones are refused later.
     return result | {key: value for key, value in loaded.items() if key not in known}
+
+
+def _convert_all(theirs: Mapping[str, Any], ours: Mapping[str, Any], detector: str) -> dict[str, Any]:
+    """Return what the rows of all tables give.
+
+    Args:
+        theirs: the values of a whole file and its defaults.
+        ours: segzoo's values before.
+        detector: see `Context`.
+    """
+    result: dict[str, Any] = {}
+    for row in ROWS:
+        given = {key: local_spelling(key, theirs[key]) for key in row.keys if key in theirs}
+        if given:
+            result |= row.convert(given, Context({**ours, **result}, whole=True, detector=detector))
+    return result
 
 
 def _check_sections(loaded: Iterable[str], known: Collection[str]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .backbones import OUR_BACKBONES
-from .heads import NECK_ARCHITECTURES, OUR_ARCHITECTURES
+from .heads import MASK_RCNN, NECK_ARCHITECTURES, OUR_ARCHITECTURES
 
 # Not read by any model.
 UNREAD = {
@@ -50,6 +50,19 @@ _DETECTOR_KEYS = {
     "MODEL.PANOPTIC_FPN.": _DETECTOR,
     "MODEL.RETINANET.": _DETECTOR,
 }
+# Those of them that MaskRCNN reads, too.
+_MASK_RCNN_SECTIONS = tuple(
+    f"MODEL.{section}"
+    for section in (
+        *("ANCHOR_GENERATOR.", "PROPOSAL_GENERATOR.", "RPN.", "ROI_HEADS.", "ROI_BOX_HEAD."),
+        *("ROI_BOX_CASCADE_HEAD.", "ROI_MASK_HEAD.", "MASK_ON"),
+    )
+)
+_MASK_RCNN_KEYS = {
+    key: remedy
+    for key, remedy in _DETECTOR_KEYS.items()
+    if not key.startswith((*_MASK_RCNN_SECTIONS, "INPUT.MASK_FORMAT"))
+}
 _BACKBONE_KEYS = {
     "MODEL.RESNETS.DEPTH": "set MODEL.BACKBONE.VARIANT, such as r101",
     "MODEL.RESNETS.NORM": "set MODEL.BACKBONE.NORM",
@@ -75,6 +88,7 @@ def why_unread(key: str, cfg: Mapping[str, Any]) -> str:
         return ""
     architecture, backbone = cfg["MODEL.META_ARCHITECTURE"], cfg["MODEL.BACKBONE.NAME"]
     tables = [_DETECTOR_KEYS] if architecture in OUR_ARCHITECTURES else []
+    tables = [_MASK_RCNN_KEYS] if architecture == MASK_RCNN else tables
     tables += [_BACKBONE_KEYS] if backbone in OUR_BACKBONES else []
     has_pyramid = cfg["MODEL.NECK.NAME"] == "FPN" and architecture in NECK_ARCHITECTURES
     tables += [_NECK_KEYS] if backbone in OUR_BACKBONES and not has_pyramid else []

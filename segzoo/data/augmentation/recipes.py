@@ -22,7 +22,8 @@ class RescaleImage(T.Augmentation):
     def get_transform(self, image: np.ndarray) -> Transform:
         factor = np.random.uniform(*self.scale_range)
         # Rounds half to even, as OpenCV does when it is given factors.
-        return OpenCVResizeTransform(*(round(side * factor) for side in image.shape[:2]))
+        height, width = image.shape[:2]
+        return OpenCVResizeTransform(round(height * factor), round(width * factor), (height, width))
 
 
 class ResizeEdge(T.Augmentation):
@@ -71,7 +72,8 @@ class ResizeWithin(T.Augmentation):
         long, short = (int(side * factor) for side in sorted(self.box, reverse=True))
         height, width = image.shape[:2]
         ratio = min(long / max(height, width), short / min(height, width))
-        return OpenCVResizeTransform(int(height * ratio + 0.5), int(width * ratio + 0.5))
+        new_size = int(height * ratio + 0.5), int(width * ratio + 0.5)
+        return OpenCVResizeTransform(*new_size, (height, width))
 
 
 class RandomRotation(T.Augmentation):

@@ -78,11 +78,16 @@ class OpenCVResizeTransform(Transform):
 
     Labels take the pixel under the center of the new one, as in Detectron2's resize (semseg and
     MMSegmentation take the one under its upper left corner, half a pixel off the image).
+
+    Args:
+        new_height, new_width: size after the resize.
+        old_size: (height, width) before it, needed for points only.
     """
 
-    def __init__(self, new_height: int, new_width: int) -> None:
+    def __init__(self, new_height: int, new_width: int, old_size: Sequence[int] = ()) -> None:
         super().__init__()
         self.size = max(int(new_width), 1), max(int(new_height), 1)
+        self.old_size = tuple(old_size)
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         return cv2.resize(np.ascontiguousarray(img), self.size, interpolation=cv2.INTER_LINEAR)
@@ -92,7 +97,8 @@ class OpenCVResizeTransform(Transform):
         return cv2.resize(contiguous, self.size, interpolation=cv2.INTER_NEAREST_EXACT)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        raise NotImplementedError("boxes and polygons are not resized by this transform")
+        height, width = self.old_size
+        return coords * np.divide(self.size, (width, height))
 
 
 class RotateInPlaceTransform(Transform):

@@ -1,0 +1,136 @@
+"""Mask R-CNN (He et al., ICCV 2017) with C4, dilated C5 or FPN features.
+
+Shape shorthand: N images, K classes, P proposals and D detections of an image, m side of a predicted mask.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_proposal_generator
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
+from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_MASK_HEAD_REGISTRY
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from segzoo.modeling.detection.counting import run_largest
+from segzoo.modeling.detection.roi_heads import build_roi_heads, find_roi_heads
+from segzoo.modeling.detection.storage import event_storage
+from segzoo.modeling.features import build_in_features
+from segzoo.modeling.necks import build_neck, find_neck
+from segzoo.modeling.registry import registered
+from segzoo.modeling.segmentor import Batch, Segmentor, Sizes
+from segzoo.utils.errors import InputError
+
+
+@META_ARCH_REGISTRY.register()
+class MaskRCNN(Segmentor):
+    """Proposes boxes, then predicts a class, a box and a mask for each.
+
+    Both stages are Detectron2's modules and read Detectron2's keys: MODEL.ANCHOR_GENERATOR, RPN, ROI_HEADS,
+    ROI_BOX_HEAD and ROI_MASK_HEAD. The backbone and the neck are segzoo's.
+    """
+
+    supported_tasks = ("instance",)
+    mapper_targets = ("instances",)
+    fixed_shapes = False
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        proposal_generator: nn.Module,
+        roi_heads: nn.Module,
+        neck: nn.Module | None = None,
+        **shared: Any,
+    ):
+        """
+        Args:
+            backbone: maps images to feature maps by name.
+            proposal_generator: Detectron2's RPN, or a module with its interface.
+            roi_heads: Detectron2's ROIHeads.
+            neck: maps feature maps to feature maps, or None.
+            shared: num_classes, pixel_mean, pixel_std, input_format, size_divisibility, tasks, see
+                `Segmentor`.
+        """
+        super().__init__(backbone=backbone, **shared)
+        self.neck = neck
+        self.proposal_generator = proposal_generator
+        self.roi_heads = roi_heads
+
+    @classmethod
+    def check_names(cls, cfg) -> None:
+        super().check_names(cfg)
+        if not cfg.MODEL.MASK_ON:
+            raise InputError(
+                "MODEL.MASK_ON False: MaskRCNN predicts masks; set it to True, or MODEL.META_ARCHITECTURE "
+                "GeneralizedRCNN for Detectron2's detector of boxes"
+            )
+        find_neck(cfg)
+        find_roi_heads(cfg)
+        node = cfg.MODEL
+        for registry, key, name in (
+            (PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR.NAME", node.PROPOSAL_GENERATOR.NAME),
+            (RPN_HEAD_REGISTRY, "RPN.HEAD_NAME", node.RPN.HEAD_NAME),
+            (ROI_MASK_HEAD_REGISTRY, "ROI_MASK_HEAD.NAME", node.ROI_MASK_HEAD.NAME),
+        ):
+            registered(registry, f"MODEL.{key}", name)
+        if name := node.ROI_BOX_HEAD.NAME:  # C4 has none
+            registered(ROI_BOX_HEAD_REGISTRY, "MODEL.ROI_BOX_HEAD.NAME", name)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict[str, Any]:
+        shared = super().from_config(cfg)
+        neck, shape = build_neck(cfg, shared["backbone"].output_shape())
+        for key, node in (("RPN", cfg.MODEL.RPN), ("ROI_HEADS", cfg.MODEL.ROI_HEADS)):
+            build_in_features(node.IN_FEATURES, shape, f"MODEL.{key}.IN_FEATURES")
+        return {
+            **shared,
+            "neck": neck,
+            "proposal_generator": build_proposal_generator(cfg, shape),
+            "roi_heads": build_roi_heads(cfg, shape),
+            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "size_divisibility": getattr(neck, "size_divisibility", 0),
+        }
+
+    def network(self, batch: Batch) -> dict[str, Any]:
+        """Return weighted losses, or the detections.
+
+        Returns:
+            In training: losses, weighted scalars by name.
+            In eval mode: detections, N `Instances` at the size of the image in the batch, with `pred_boxes`,
+            `scores`, `pred_classes`, and `pred_masks` (D, 1, m, m), probabilities inside the box. On the meta
+            device, which has no values to select boxes by, the outputs of `run_largest`.
+        """
+        features = self.backbone(batch.images)
+        if self.neck is not None:
+            features = self.neck(features)
+        if batch.images.is_meta:
+            return run_largest(self.proposal_generator, self.roi_heads, features)
+        images = ImageList(batch.images, batch.image_sizes)
+        if not self.training:
+            proposals, _ = self.proposal_generator(images, features)
+            detections, _ = self.roi_heads(images, features, proposals)
+            return {"detections": detections}
+        with event_storage():
+            proposals, losses = self.proposal_generator(images, features, batch.targets)
+            _, second_stage = self.roi_heads(images, features, proposals, batch.targets)
+        return {"losses": {**second_stage, **losses}}
+
+    def prepare_targets(self, batch: Batch) -> list[Instances]:
+        """Return the mapper's `instances`, with `gt_boxes`, `gt_classes` and `gt_masks`."""
+        return [inputs["instances"].to(self.device) for inputs in batch.inputs]
+
+    def losses(self, outputs: dict[str, Any], targets: list[Instances]) -> dict[str, Tensor]:
+        return outputs["losses"]
+
+    def postprocess(
+        self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
+    ) -> list[dict[str, Any]]:
+        return [
+            {"instances": detector_postprocess(detections, *image_sizes.output)}
+            for detections, image_sizes in zip(outputs["detections"], sizes, strict=True)
+        ]

@@ -1,0 +1,196 @@
+"""Mask R-CNN equals Detectron2's GeneralizedRCNN on the same weights: losses, gradients, results, steps."""
+
+import pytest
+import torch
+from detectron2.solver import build_optimizer as build_their_optimizer
+from detectron2.utils.events import EventStorage
+
+from segzoo.data.wanted_targets import TWO_STAGE
+from segzoo.engine.analysis import analyze
+from segzoo.modeling.backbones import resnet
+from segzoo.solver import build_optimizer
+from segzoo.utils.errors import InputError
+from tests.modeling.mask_rcnn_peers import (
+    SIZES,
+    TOY,
+    VARIANT,
+    build_peers,
+    make_inputs,
+    no_instances,
+    our_config,
+)
+
+KINDS = ("c4", "dc5", "fpn")
+LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    monkeypatch.setitem(resnet.VARIANTS, VARIANT, TOY)
+
+
+def losses_of(model, batch):
+    """Return losses and the gradients of a training pass whose samples are drawn from the same state."""
+    model.train()
+    model.zero_grad(set_to_none=True)
+    torch.manual_seed(7)
+    with EventStorage():
+        losses = model(batch)
+    sum(losses.values()).backward()
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def assert_equal_training(peers, batch):
+    found, expected = losses_of(peers.ours, batch), losses_of(peers.theirs, batch)
+    assert found.keys() == expected.keys() == LOSSES
+    for name in LOSSES:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+    for name, ours, theirs in peers.named():
+        assert (ours.grad is None) == (theirs.grad is None), name
+        assert ours.requires_grad == theirs.requires_grad, name
+        if ours.grad is not None:
+            spread = theirs.grad.abs().max().item()
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5 * spread + 1e-9, msg=name)
+    return found
+
+
+@pytest.mark.parametrize("form", ["polygon", "bitmask"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_and_gradients_are_detectron2s(kind, form):
+    losses = assert_equal_training(build_peers(kind), make_inputs(form))
+    assert all(loss > 0 for loss in losses.values())
+
+
+def test_detectron2s_options_have_its_meaning():
+    changes = {
+        "MODEL.RPN.BBOX_REG_LOSS_TYPE": "giou",
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+        "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True,
+        "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.1,
+    }
+    assert_equal_training(build_peers("dc5", changes), make_inputs("bitmask"))
+
+
+def test_images_without_instances_train_on_background():
+    batch = make_inputs("polygon")
+    batch[0]["instances"] = no_instances(SIZES[0])
+    peers = build_peers("c4")
+    assert_equal_training(peers, batch)
+    for one, size in zip(batch, SIZES, strict=True):
+        one["instances"] = no_instances(size)
+    losses = assert_equal_training(peers, batch)
+    assert losses["loss_mask"] == losses["loss_box_reg"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_results_are_detectron2s(kind):
+    peers = build_peers(kind)
+    peers.ours.eval(), peers.theirs.eval()
+    for one in make_inputs("bitmask"):  # one by one: Detectron2 pads all to the largest
+        (found,), (expected,) = peers.ours([one]), peers.theirs([one])
+        found, expected = found["instances"], expected["instances"]
+        assert found.image_size == expected.image_size
+        assert len(found) == len(expected) > 10
+        torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=0)
+        assert torch.equal(found.pred_classes, expected.pred_classes)
+        torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-2, rtol=0)
+        masks = torch.as_tensor(found.pred_masks)
+        assert (masks != expected.pred_masks).float().mean() < 1e-4
+        assert 0.001 < masks.float().mean() < 0.9
+
+
+@torch.no_grad()
+def test_results_do_not_depend_on_the_batch():
+    model = build_peers("c4").ours.eval()
+    batch = make_inputs("bitmask")
+    together = model(batch)
+    for one, result in zip(batch, together, strict=True):
+        (alone,) = model([one])
+        torch.testing.assert_close(result["instances"].scores, alone["instances"].scores)
+
+
+def test_learning_rates_and_weight_decay_are_detectron2s():
+    peers = build_peers("c4")
+    for cfg in (peers.cfg, peers.their_cfg):
+        cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM = 0.02, 0.0001, 0.0
+        cfg.SOLVER.BIAS_LR_FACTOR, cfg.SOLVER.WEIGHT_DECAY_BIAS = 2.0, 0.0
+    peers.cfg.SOLVER.OPTIMIZER = "SGD"
+
+    def settings(optimizer, parameters):
+        of = {}
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                of[id(parameter)] = group["lr"], group["weight_decay"], group["momentum"], group["nesterov"]
+        return {name: of.get(id(parameter)) for name, parameter in parameters}
+
+    ours = settings(
+        build_optimizer(peers.cfg, peers.ours), ((name, value) for name, value, _ in peers.named())
+    )
+    theirs = settings(
+        build_their_optimizer(peers.their_cfg, peers.theirs),
+        ((name, value) for name, _, value in peers.named()),
+    )
+    assert ours == theirs
+    assert None in ours.values()  # frozen
+    assert len(set(ours.values())) == 3
+
+
+def test_losses_need_no_event_storage_and_one_is_used_if_there_is_one():
+    model = build_peers("c4").ours.train()
+    assert model(make_inputs("polygon")).keys() == LOSSES
+    with EventStorage() as storage:
+        model(make_inputs("polygon"))
+        assert {"rpn/num_pos_anchors", "mask_rcnn/accuracy"} <= storage.latest().keys()
+
+
+def test_its_targets_are_known_without_importing_it():
+    from segzoo.projects.mask_rcnn import MaskRCNN
+
+    assert {"MaskRCNN": MaskRCNN.mapper_targets} == TWO_STAGE
+
+
+def test_operations_are_counted_at_the_largest_number_of_boxes():
+    """The parts of the second stage, by hand."""
+    peers = build_peers("c4")
+    few, many = 10, 50
+    counts = []
+    for proposals in (few, many):
+        peers.ours.proposal_generator.post_nms_topk[False] = proposals
+        counts.append(analyze(peers.ours, (64, 96)).total_flops)
+    pixels, each = 7 * 7, 0
+    for into, inner, out in ((128, 64, 256), (256, 64, 256), (256, 64, 256)):
+        shortcut = int(into != out)
+        before = pixels * (1 + 3 * shortcut)  # the first convolution of the stage is before the stride
+        each += before * inner * (into + 2)  # 2: a frozen norm
+        each += pixels * (inner * (9 * inner + 2) + out * (inner + 2) + shortcut * out * (into + 2))
+    each += out * (5 + 4 * 4)  # classes and boxes
+    assert (counts[1] - counts[0]) / (many - few) == pytest.approx(each)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"MODEL.ROI_HEADS.NAME": "Res5RoiHeads"}, "MODEL.ROI_HEADS.NAME 'Res5RoiHeads' is unknown; did you"),
+        ({"MODEL.RPN.HEAD_NAME": "RPNHead"}, "MODEL.RPN.HEAD_NAME 'RPNHead' is unknown"),
+        ({"MODEL.ROI_MASK_HEAD.NAME": "MaskHead"}, "MODEL.ROI_MASK_HEAD.NAME 'MaskHead' is unknown"),
+        ({"MODEL.ROI_BOX_HEAD.NAME": "BoxHead"}, "MODEL.ROI_BOX_HEAD.NAME 'BoxHead' is unknown"),
+        ({"MODEL.BACKBONE.NAME": "SwinTransformer", "MODEL.BACKBONE.VARIANT": "tiny"}, "StandardROIHeads"),
+        (
+            {
+                "MODEL.BACKBONE.OUT_FEATURES": "('res3', 'res4')",
+                "MODEL.ROI_HEADS.IN_FEATURES": ["res3", "res4"],
+            },
+            "pools from one feature map",
+        ),
+        ({"MODEL.MASK_ON": False}, "MODEL.MASK_ON False: MaskRCNN predicts masks"),
+        ({"MODEL.RPN.IN_FEATURES": ["res5"]}, "MODEL.RPN.IN_FEATURES has 'res5', but there are res4"),
+    ],
+)
+def test_wrong_parts_are_one_line(changes, message):
+    from detectron2.modeling import build_model
+
+    with pytest.raises(InputError) as caught:
+        build_model(our_config("c4", changes))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
