@@ -53,12 +53,13 @@ class SampleRows(torch.autograd.Function):
                 where = image, slice(None), head
                 samples = _Samples(locations[where], table)
                 weight, outer = _queries_last(weights[where]), gradient[where].contiguous()
-                products = _products(samples.rows, table.filled(value[where]), outer)
+                products = row_products(samples.rows, table.filled(value[where]), outer)
                 by_position, by_weight = samples.gradients(products)
                 to_weights[where] = by_weight.T.view_as(weights[where])
                 by_location = by_position * (weight * table.size)
                 to_locations[where] = by_location.permute(2, 1, 0).view_as(locations[where])
-                scattered = _scatter(samples.rows, samples.shares(weight), outer, len(table.rows))
+                scattered = torch.zeros_like(table.rows)
+                add_rows(scattered, samples.rows, samples.shares(weight), outer)
                 to_value[where] = torch.cat([level.flatten(0, 1) for level in table.levels(scattered)])
         return to_value, None, to_locations, to_weights
 
@@ -156,7 +157,7 @@ def _by_query(corners: list[Tensor]) -> Tensor:
     return torch.cat(corners).T.contiguous()
 
 
-def _products(rows: Tensor, table: Tensor, outer: Tensor) -> Tensor:
+def row_products(rows: Tensor, table: Tensor, outer: Tensor) -> Tensor:
     """Return the product of each sampled row with the gradient of its query, (4, L P, Q).
 
     rows: (Q, 4 L P); table: (R, D); outer: (Q, D).
@@ -171,11 +172,12 @@ def _products(rows: Tensor, table: Tensor, outer: Tensor) -> Tensor:
     return products.T.contiguous().unflatten(0, (4, -1))
 
 
-def _scatter(rows: Tensor, shares: Tensor, outer: Tensor, num_rows: int) -> Tensor:
-    """Return the (R, D) gradient of the table from rows and weights (Q, 4 L P) and query gradients (Q, D)."""
-    total = outer.new_zeros(num_rows, outer.shape[1])
+def add_rows(total: Tensor, rows: Tensor, shares: Tensor, outer: Tensor) -> None:
+    """Add the gradient of the table to `total`, (R, D).
+
+    rows, shares: (Q, 4 L P); outer: (Q, D), the gradients of the queries.
+    """
     for start in range(0, len(rows), _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
         written = shares[part, :, None] * outer[part, None]
         total.index_add_(0, rows[part].flatten(), written.flatten(0, 1))
-    return total
