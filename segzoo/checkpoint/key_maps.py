@@ -147,6 +147,8 @@ _TIMM_CLASSIFIER = (
     r"^(downsamp_modules|final_layer|final_conv|aggregate|norm[234]?|fc_norm|bn2|blocks\.[89])\.",
     r"^features\.(conv5_bn_ac|norm5)\.",
 )
+# Networks with deformable convolutions start from plain ones; their offsets start at 0.
+_OFFSETS = (r"\.conv2_offset\.(weight|bias)$",)
 # Excludes ResNet v1d, whose shortcuts have other names.
 _NO_POOL = r"!\.downsample\.2\."
 
@@ -169,6 +171,7 @@ _BUILT_IN = (
         name="Detectron2 ImageNet ResNet",
         recognize=(r"^stem\.conv1\.weight$", r"^res2\.0\.conv1\.weight$"),
         extras=RESNET_CLASSIFIER,
+        absent=_OFFSETS,
         prefix="backbone.",
     ),
     # ImageNetPretrained/MSRA/R-*.pkl: batch norm is folded into scale and offset; no running statistics.
@@ -190,7 +193,7 @@ _BUILT_IN = (
             (r"_b$", ".bias"),
         ),
         extras=(r"^fc1000_", r"^pred_", r"^conv1_b$", r"_momentum$"),
-        absent=(r"\.norm\.running_(mean|var)$",),
+        absent=(r"\.norm\.running_(mean|var)$", *_OFFSETS),
         prefix="backbone.",
     ),
     # torchvision's and timm's plain ResNets, semseg's with its deep base (resnet50_v2.pth).
@@ -199,6 +202,7 @@ _BUILT_IN = (
         recognize=(r"^conv1\.weight$", r"^bn1\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
         rules=rules_cnn.TORCHVISION_RESNET,
         extras=RESNET_CLASSIFIER,
+        absent=_OFFSETS,
         prefix="backbone.",
     ),
     # timm's v1c and v1s (GluonCV's weights) and, with the pool in the shortcuts, v1d.
@@ -207,6 +211,7 @@ _BUILT_IN = (
         recognize=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", _NO_POOL),
         rules=rules_cnn.TIMM_DEEP_STEM_RESNET,
         extras=RESNET_CLASSIFIER,
+        absent=_OFFSETS,
         prefix="backbone.",
     ),
     KeyMap(
@@ -214,6 +219,7 @@ _BUILT_IN = (
         recognize=(r"^conv1\.6\.weight$", r"^layer1\.0\.conv1\.weight$", r"\.downsample\.2\."),
         rules=(*rules_cnn.POOLED_SHORTCUT, *rules_cnn.TIMM_DEEP_STEM_RESNET),
         extras=RESNET_CLASSIFIER,
+        absent=_OFFSETS,
         prefix="backbone.",
     ),
     # pytorch-cv's resnet50_v1s and resnet101_v1s.
@@ -222,6 +228,7 @@ _BUILT_IN = (
         recognize=(r"^features\.0\.weight$", r"^features\.10\.0\.conv1\.weight$"),
         rules=rules_cnn.PYTORCH_CV_IMAGENET,
         extras=RESNET_CLASSIFIER,
+        absent=_OFFSETS,
         prefix="backbone.",
     ),
     # OpenMMLab's classifiers (resnet50_v1c-2cccc1ad.pth, ...), with or without `backbone.` in front.
@@ -230,6 +237,7 @@ _BUILT_IN = (
         recognize=(r"^(backbone\.)?(stem\.0|conv1)\.weight$", r"^(backbone\.)?layer1\.0\.conv1\.", _NO_POOL),
         rules=((r"^backbone\.", ""), *rules_cnn.MMSEG_RESNET),
         extras=(*RESNET_CLASSIFIER, r"^head\.fc\."),
+        absent=_OFFSETS,
         prefix="backbone.",
     ),
     KeyMap(
@@ -237,6 +245,7 @@ _BUILT_IN = (
         recognize=(r"^(backbone\.)?stem\.0\.weight$", r"^(backbone\.)?layer\d\.0\.downsample\.2\."),
         rules=((r"^backbone\.", ""), *rules_cnn.POOLED_SHORTCUT, *rules_cnn.MMSEG_RESNET),
         extras=(*RESNET_CLASSIFIER, r"^head\.fc\."),
+        absent=_OFFSETS,
         prefix="backbone.",
     ),
     # wider_resnet38.pth.tar of NVIDIA's semantic-segmentation.

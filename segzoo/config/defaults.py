@@ -113,6 +113,14 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     # torchvision) | mmseg | mmseg_strided; weights need the style they were trained with. See
     # `block_dilations` in modeling/backbones/resnet.py.
     cfg.MODEL.BACKBONE.DILATION_STYLE = "uniform"
+    # Bottlenecks of a ResNet stride in their first 1x1 convolution (Detectron2's MSRA weights: R-50.pkl,
+    # R-101.pkl) or in the 3x3 one (torchvision, timm).
+    cfg.MODEL.BACKBONE.STRIDE_IN_1X1 = False
+    # Stages of a ResNet with bottlenecks whose 3x3 convolutions are deformable, such as ("res3", "res4",
+    # "res5"); whether they are modulated (DCNv2); groups of channels with offsets of their own.
+    cfg.MODEL.BACKBONE.DEFORM_STAGES = ()
+    cfg.MODEL.BACKBONE.DEFORM_MODULATED = False
+    cfg.MODEL.BACKBONE.DEFORM_GROUPS = 1
     cfg.MODEL.BACKBONE.DROP_PATH_RATE = 0.0
     # FrozenBN | BN | SyncBN for convolutional backbones.
     cfg.MODEL.BACKBONE.NORM = "FrozenBN"

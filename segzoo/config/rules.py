@@ -72,6 +72,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "TEST": "IMS_PER_BATCH DETECTIONS_PER_IMAGE SHARD_PERIOD",
         "INPUT": "BASE_SIZE LSJ_SIZE",
         "MODEL.SEM_SEG_HEAD": "CONVS_DIM MASK_DIM LOSS.OHEM_KEEP_FRACTION",
+        "MODEL.BACKBONE": "DEFORM_GROUPS",
         "MODEL.AUX_HEAD": "CONVS_DIM",
         "MODEL.FPN": "OUT_CHANNELS",
         "MODEL.MASK_FORMER": "HIDDEN_DIM NUM_OBJECT_QUERIES NHEADS DIM_FEEDFORWARD DEC_LAYERS "
@@ -103,6 +104,14 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "expected iterations in rising order",
         lambda value: all(is_whole(step) and step >= 0 for step in value) and list(value) == sorted(value),
     ): {"SOLVER": "STEPS"},
+    Rule(
+        "expected different stages of res2, res3, res4, res5, or () for none",
+        lambda value: (
+            not isinstance(value, str)
+            and len(set(value)) == len(value)
+            and set(value) <= {"res2", "res3", "res4", "res5"}
+        ),
+    ): {"MODEL.BACKBONE": "DEFORM_STAGES"},
     Rule(
         "expected 0 (nothing), 1 (the stem), 2 (the stem and res2), ..., 5 (all)",
         lambda value: value in range(6),

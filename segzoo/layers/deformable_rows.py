@@ -70,7 +70,6 @@ class _Table:
     A level has a line of zeros, its lines, and two lines of zeros; each line begins and ends with a zero.
 
     Attributes:
-        rows: (R, D) the table, initially zero.
         rows: (R, D) the table, zero.
         size: (2, L P, 1) width and height of each sample's level.
         pitch, first: (L P, 1) distance of two lines, and row of the first pixel, for each sample's level.

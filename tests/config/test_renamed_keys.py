@@ -44,6 +44,17 @@ def changes(leaf, *overrides):
             {"MODEL.BACKBONE.OUTPUT_STRIDE": 8},
         ),
         (MASK2FORMER, "MODEL.RESNETS.STRIDE_IN_1X1 False", {}),
+        (MASK2FORMER, "MODEL.RESNETS.STRIDE_IN_1X1 True", {"MODEL.BACKBONE.STRIDE_IN_1X1": True}),
+        (
+            MASK2FORMER,
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE [False,True,True,True] MODEL.RESNETS.DEFORM_MODULATED True "
+            "MODEL.RESNETS.DEFORM_NUM_GROUPS 2",
+            {
+                "MODEL.BACKBONE.DEFORM_STAGES": ("res3", "res4", "res5"),
+                "MODEL.BACKBONE.DEFORM_MODULATED": True,
+                "MODEL.BACKBONE.DEFORM_GROUPS": 2,
+            },
+        ),
         (MASK2FORMER, "MODEL.RESNETS.STEM_OUT_CHANNELS 64 MODEL.RESNETS.RES5_MULTI_GRID [1,1,1]", {}),
         (R18B, "MODEL.RESNETS.DEPTH 34", {"MODEL.BACKBONE.VARIANT": "r34_v1b"}),
         (
@@ -179,9 +190,9 @@ REFUSED = [
     ),
     (
         MASK2FORMER,
-        "MODEL.RESNETS.STRIDE_IN_1X1 True",
-        "or set MODEL.BACKBONE.NAME build_resnet_backbone",
-        "MODEL.RESNETS.STRIDE_IN_1X1 True MODEL.BACKBONE.NAME build_resnet_backbone",
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE [True,True]",
+        "is not four values, for res2 to res5; use (False, False, True, True)",
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE (False,False,True,True)",
     ),
     (
         MASK2FORMER,

@@ -242,7 +242,6 @@ WITHOUT_COUNTERPART = {
         {"MODEL.BACKBONE.NAME": "D2FocalNet"},
         "MODEL.BACKBONE.NAME 'D2FocalNet' has no counterpart",
     ),
-    "stride": ({"MODEL.RESNETS.STRIDE_IN_1X1": True}, "MODEL.RESNETS.STRIDE_IN_1X1 True has no counterpart"),
     "groups": ({"MODEL.RESNETS.NUM_GROUPS": 32}, "MODEL.RESNETS.NUM_GROUPS 32 has no counterpart"),
     "dilation": ({"MODEL.RESNETS.RES5_DILATION": 4}, "MODEL.RESNETS.RES5_DILATION 4 has no effect here"),
     "stride of masks": (

@@ -1,7 +1,7 @@
 """Convert MODEL.RESNETS and MODEL.SWIN: the sizes of a backbone, which are named variants in segzoo."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..keys import equal
@@ -173,29 +173,19 @@ def _dilation(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
 
 
 def _stride_in_1x1(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
-    ((key, value),) = given.items()
-    if _belongs(given, context, "ResNetBackbone") and value and context.ours[_VARIANT] not in ("r18", "r34"):
-        refuse(
-            key,
-            value,
-            "has no counterpart: ResNetBackbone strides in its 3x3 convolutions, as torchvision's weights "
-            f"need; use those and False{_detectron2_remedy(context)}",
-        )
-    return {}
+    (value,) = given.values()
+    if not _belongs(given, context, "ResNetBackbone") or context.ours[_VARIANT] in ("r18", "r34"):
+        return {}
+    return {"MODEL.BACKBONE.STRIDE_IN_1X1": value}
 
 
 def _resnet_shape(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     if not _belongs(given, context, "ResNetBackbone"):
         return {}
     narrow = context.ours[_VARIANT] in ("r18", "r34")
-    plain = {
-        "NUM_GROUPS": 1,
-        "WIDTH_PER_GROUP": 64,
-        "RES2_OUT_CHANNELS": 64 if narrow else 256,
-        "DEFORM_ON_PER_STAGE": (False,) * 4,
-    }
+    plain = {"NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "RES2_OUT_CHANNELS": 64 if narrow else 256}
     for key, value in given.items():
-        expected = plain.get(key.rsplit(".", 1)[-1], value)  # the other DEFORM keys have no effect alone
+        expected = plain[key.rsplit(".", 1)[-1]]
         if not equal(value, expected):
             refuse(
                 key,
@@ -203,6 +193,17 @@ def _resnet_shape(given: Mapping[str, Any], context: Context) -> Mapping[str, An
                 f"has no counterpart in ResNetBackbone; {expected!r} has{_detectron2_remedy(context)}",
             )
     return {}
+
+
+def _deformable_stages(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
+    if not _belongs(given, context, "ResNetBackbone"):
+        return {}
+    ((key, value),) = given.items()
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 4:
+        refuse(key, value, "is not four values, for res2 to res5; use (False, False, True, True) or the like")
+    return {
+        "MODEL.BACKBONE.DEFORM_STAGES": tuple(f"res{stage}" for stage, on in enumerate(value, start=2) if on)
+    }
 
 
 def _swin_variant(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
@@ -270,13 +271,35 @@ RESNET_ROWS = (
         "1 and 1: 32; 1 and 2: 16; 2 and 4: 8",
         _dilation,
     ),
-    Row("MODEL.RESNETS.STRIDE_IN_1X1", "", "`False` only, as torchvision's weights need", _stride_in_1x1),
     Row(
-        "MODEL.RESNETS.NUM_GROUPS MODEL.RESNETS.WIDTH_PER_GROUP MODEL.RESNETS.RES2_OUT_CHANNELS "
-        "MODEL.RESNETS.DEFORM_ON_PER_STAGE MODEL.RESNETS.DEFORM_MODULATED MODEL.RESNETS.DEFORM_NUM_GROUPS",
+        "MODEL.RESNETS.STRIDE_IN_1X1",
+        "`MODEL.BACKBONE.STRIDE_IN_1X1`",
+        "`True` for the MSRA weights of Detectron2, `False` for torchvision's",
+        _stride_in_1x1,
+    ),
+    Row(
+        "MODEL.RESNETS.NUM_GROUPS MODEL.RESNETS.WIDTH_PER_GROUP MODEL.RESNETS.RES2_OUT_CHANNELS",
         "",
         "Detectron2's own backbone, `MODEL.BACKBONE.NAME build_resnet_backbone`, reads them",
         _resnet_shape,
+    ),
+    Row(
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
+        "`MODEL.BACKBONE.DEFORM_STAGES`",
+        "the names of the stages: `(False, True, True, True)` is `('res3', 'res4', 'res5')`",
+        _deformable_stages,
+    ),
+    Row(
+        "MODEL.RESNETS.DEFORM_MODULATED",
+        "`MODEL.BACKBONE.DEFORM_MODULATED`",
+        "",
+        _renamed("ResNetBackbone", "MODEL.BACKBONE.DEFORM_MODULATED"),
+    ),
+    Row(
+        "MODEL.RESNETS.DEFORM_NUM_GROUPS",
+        "`MODEL.BACKBONE.DEFORM_GROUPS`",
+        "",
+        _renamed("ResNetBackbone", "MODEL.BACKBONE.DEFORM_GROUPS"),
     ),
 )
 

@@ -5,6 +5,7 @@ Shape shorthand: N images, C channels, H W size of the input.
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,20 @@ from torch import nn
 
 from segzoo.layers import Conv2d, DropPath
 from segzoo.layers.conv import norm_layer
+from segzoo.layers.deform_conv import DeformConv2d
+from segzoo.utils.errors import InputError
+
+
+class Deformable(NamedTuple):
+    """The kind of a deformable convolution.
+
+    Attributes:
+        modulated: with a factor for each tap of the kernel (DCNv2), or with offsets only (DCNv1).
+        groups: number of groups of channels with offsets of their own.
+    """
+
+    modulated: bool = False
+    groups: int = 1
 
 
 class DeepStem(CNNBlockBase):
@@ -45,26 +60,44 @@ class ResidualBlock(CNNBlockBase):
         norm: str | Callable = "BN",
         pooled_shortcut: bool = False,
         drop_path_rate: float = 0.0,
+        stride_in_1x1: bool = False,
+        deformable: Deformable | None = None,
     ):
         """
         Args:
             in_channels, out_channels: channels of the block's input and output.
             block_type: "basic" or "bottleneck", see `ResNetVariant`.
-            stride: stride of the first 3 x 3 convolution.
+            stride: stride of the first 3 x 3 convolution, or with `stride_in_1x1` of the convolution before.
             dilations: dilations of the 3 x 3 convolutions; a bottleneck uses only the first.
             norm: name of the normalization for `get_norm`.
             pooled_shortcut: see `ResNetVariant`.
             drop_path_rate: probability of dropping the convolutions for an image, in training.
+            stride_in_1x1: the first 1 x 1 convolution of a bottleneck has the stride, as in Caffe's networks.
+            deformable: make a bottleneck's 3 x 3 convolution deformable; `conv2_offset` computes its offsets.
+
+        Raises:
+            InputError: a deformable basic block, or channels that the deformable groups do not divide.
         """
         super().__init__(in_channels, out_channels, stride)
+        offsets = None
         if block_type == "bottleneck":
             inner = out_channels // 4
+            first_stride, second_stride = (stride, 1) if stride_in_1x1 else (1, stride)
+            middle = inner, inner, 3, norm, second_stride, dilations[0]
             layers = [
-                _convolution(in_channels, inner, 1, norm),
-                _convolution(inner, inner, 3, norm, stride, dilations[0]),
+                _convolution(in_channels, inner, 1, norm, first_stride),
+                _convolution(*middle)
+                if deformable is None
+                else _deformable_convolution(*middle, deformable.groups),
                 _convolution(inner, out_channels, 1, norm),
             ]
+            if deformable is not None:
+                offsets = _offset_convolution(layers[1], deformable.modulated)
         else:
+            if deformable is not None:
+                raise InputError(
+                    "only bottleneck blocks can be deformable; found a basic block, as in r18 and r34"
+                )
             layers = [
                 _convolution(in_channels, out_channels, 3, norm, stride, dilations[0]),
                 _convolution(out_channels, out_channels, 3, norm, 1, dilations[1]),
@@ -77,6 +110,8 @@ class ResidualBlock(CNNBlockBase):
                 self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
             self.shortcut = _convolution(in_channels, out_channels, 1, norm, 1 if self.pool else stride)
         for index, layer in enumerate(layers, start=1):
+            if index == 2:
+                self.conv2_offset = offsets
             self.add_module(f"conv{index}", layer)
         self.num_convolutions = len(layers)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else None
@@ -84,7 +119,11 @@ class ResidualBlock(CNNBlockBase):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x, (N, C, H, W) float, to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         branch = self.conv1(x)
-        branch = self.conv2(F.relu_(branch))
+        branch = F.relu_(branch)
+        if self.conv2_offset is None:
+            branch = self.conv2(branch)
+        else:
+            branch = self.conv2(branch, *self._offsets(branch))
         if self.num_convolutions == 3:
             branch = self.conv3(F.relu_(branch))
         if self.drop_path is not None:
@@ -95,6 +134,12 @@ class ResidualBlock(CNNBlockBase):
             x = self.shortcut(x)
         branch += x
         return F.relu_(branch)
+
+    def _offsets(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the offsets and the modulation, or None without it, of the 3 x 3 convolution."""
+        maps = self.conv2_offset(x)
+        number = self.conv2.offset_channels
+        return maps[:, :number], maps[:, number:].sigmoid() if maps.shape[1] > number else None
 
 
 def _convolution(
@@ -116,4 +161,41 @@ def _convolution(
         norm=norm_layer(norm, out_channels),
     )
     c2_msra_fill(convolution)
+    return convolution
+
+
+def _deformable_convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    norm: str | Callable,
+    stride: int,
+    dilation: int,
+    deformable_groups: int,
+) -> DeformConv2d:
+    return DeformConv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=dilation * (kernel_size // 2),
+        dilation=dilation,
+        deformable_groups=deformable_groups,
+        bias=False,
+        norm=norm_layer(norm, out_channels),
+    )
+
+
+def _offset_convolution(layer: DeformConv2d, modulated: bool) -> Conv2d:
+    """Build the convolution that gives a layer's offsets, followed by the logits of its modulation; all 0."""
+    convolution = Conv2d(
+        layer.in_channels,
+        layer.offset_channels + (layer.mask_channels if modulated else 0),
+        layer.kernel_size,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+    )
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
     return convolution

@@ -1,25 +1,26 @@
 """Residual networks as backbones, with Detectron2's parameter names (He et al. 2015; He et al. 2018).
 
 Files of Detectron2's own ResNets (R-50.pkl, ...) therefore load without renaming. Strides are on the 3 x 3
-convolution, as in torchvision.
+convolution, as in torchvision, or on the 1 x 1 convolution before it, as in these files.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
-from detectron2.config import configurable
 from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicStem, ResNet
 
 from segzoo.layers.runtime import checkpointed
-from segzoo.utils.errors import InputError
+from segzoo.modeling.configured import configurable_by
+from segzoo.utils.errors import ArgumentError, InputError
 from segzoo.utils.text import did_you_mean
 
 from .layer_depths import LayerDepths, number_layers
 from .options import build_options
-from .residual_blocks import DeepStem, ResidualBlock
+from .residual_blocks import DeepStem, Deformable, ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,12 @@ class ResNetBackbone(ResNet):
     dilation. A map's side is the image's divided by its stride, rounded up.
     """
 
-    @configurable
+    @configurable_by(
+        {
+            "deform_stages": "MODEL.BACKBONE.DEFORM_STAGES",
+            "deform_groups": "MODEL.BACKBONE.DEFORM_GROUPS",
+        }
+    )
     def __init__(
         self,
         *,
@@ -100,6 +106,10 @@ class ResNetBackbone(ResNet):
         output_stride: int = 32,
         dilation_style: str = "uniform",
         drop_path_rate: float = 0.0,
+        stride_in_1x1: bool = False,
+        deform_stages: Sequence[str] = (),
+        deform_modulated: bool = False,
+        deform_groups: int = 1,
         out_features: tuple[str, ...] = FEATURES,
         freeze_at: int = 0,
         activation_checkpointing: bool = False,
@@ -112,14 +122,22 @@ class ResNetBackbone(ResNet):
             output_stride: 8, 16 or 32.
             dilation_style: see `block_dilations`.
             drop_path_rate: rate of the last block, in [0, 1); it grows linearly from 0 at the first.
+            stride_in_1x1: bottlenecks stride in their first convolution, not in the 3 x 3 one.
+            deform_stages: names of stages whose 3 x 3 convolutions are deformable, e.g. ("res4", "res5").
+            deform_modulated: these are modulated (DCNv2), see `Deformable`.
+            deform_groups: their number of groups with offsets of their own.
             out_features: names of the outputs; stages after the last of them are not built.
             freeze_at: 0 nothing, 1 the stem, 2 also res2, ...; frozen batch norms become FrozenBN.
             activation_checkpointing: recompute block activations in the backward pass to save memory.
 
         Raises:
-            InputError: unknown output stride or dilation style.
+            InputError: unknown output stride, dilation style or stage, or a variant without bottlenecks that
+                is to be deformable.
         """
-        stages = build_stages(variant, norm, output_stride, dilation_style, drop_path_rate)
+        deformable = _deformable_stages(variant, deform_stages, Deformable(deform_modulated, deform_groups))
+        stages = build_stages(
+            variant, norm, output_stride, dilation_style, drop_path_rate, stride_in_1x1, deformable
+        )
         if variant.deep_stem:
             stem = DeepStem(in_channels, variant.deep_stem, norm)
         else:
@@ -142,6 +160,10 @@ class ResNetBackbone(ResNet):
             "norm": node.NORM,
             "output_stride": node.OUTPUT_STRIDE,
             "dilation_style": node.DILATION_STYLE,
+            "stride_in_1x1": node.STRIDE_IN_1X1,
+            "deform_stages": tuple(node.DEFORM_STAGES),
+            "deform_modulated": node.DEFORM_MODULATED,
+            "deform_groups": node.DEFORM_GROUPS,
             **build_options(cfg, FEATURES),
         }
 
@@ -180,6 +202,8 @@ def build_stages(
     output_stride: int = 32,
     dilation_style: str = "uniform",
     drop_path_rate: float = 0.0,
+    stride_in_1x1: bool = False,
+    deformable: Mapping[str, Deformable] = MappingProxyType({}),
 ) -> list[list[CNNBlockBase]]:
     """Build the blocks of res2 to res5.
 
@@ -189,6 +213,8 @@ def build_stages(
         output_stride: 8, 16 or 32; a stage that would exceed it dilates its 3 x 3 convolutions instead.
         dilation_style: see `block_dilations`.
         drop_path_rate: rate of the last block; it grows linearly from 0 at the first.
+        stride_in_1x1: see `ResidualBlock`.
+        deformable: for each stage with deformable convolutions, their kind.
     """
     if output_stride not in (8, 16, 32):
         raise InputError(f"MODEL.BACKBONE.OUTPUT_STRIDE {output_stride}: expected 8, 16 or 32")
@@ -229,11 +255,38 @@ def build_stages(
                     norm=norm,
                     pooled_shortcut=variant.pooled_shortcut,
                     drop_path_rate=next(rates),
+                    stride_in_1x1=stride_in_1x1,
+                    deformable=deformable.get(FEATURES[index]),
                 )
             )
         stages.append(blocks)
         in_channels = out_channels
     return stages
+
+
+def _deformable_stages(
+    variant: ResNetVariant, names: Sequence[str], deformable: Deformable
+) -> dict[str, Deformable]:
+    """Return {stage: kind of its deformable convolutions}, after checks."""
+    if unknown := [name for name in names if name not in FEATURES]:
+        raise ArgumentError(
+            "deform_stages",
+            f" {list(names)}: {unknown[0]!r} is unknown, expected some of {', '.join(FEATURES)}"
+            f"{did_you_mean(unknown[0], FEATURES)}",
+        )
+    if names and variant.block != "bottleneck":
+        raise ArgumentError(
+            "deform_stages",
+            f" {list(names)}: only bottlenecks can be deformable; choose variant r50 or a deeper one, or ()",
+        )
+    width = variant.width * 2 ** min((FEATURES.index(name) for name in names), default=0)
+    if names and width % deformable.groups:
+        raise ArgumentError(
+            "deform_groups",
+            f" {deformable.groups} does not divide the {width} channels of the first of the stages "
+            f"{list(names)}; set it to 1, 2 or 4",
+        )
+    return dict.fromkeys(names, deformable)
 
 
 def block_dilations(
