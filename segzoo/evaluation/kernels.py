@@ -3,22 +3,15 @@
 They release the interpreter lock, so that scoring an image overlaps with the model's computation.
 """
 
-import numba
 import numpy as np
+
+from segzoo.utils.compiled import compiled
 
 #: Number of ids whose positions count_pairs caches; a power of two.
 _SLOTS = 1024
 
 
-def _compiled(function):
-    """Compile `function` on its first call, cached on disk if numba finds a writable folder."""
-    try:
-        return numba.njit(function, nogil=True, cache=True)
-    except RuntimeError:  # neither the package's folder nor the user's cache is writable
-        return numba.njit(function, nogil=True)
-
-
-@_compiled
+@compiled
 def first_maximum(scores, best, labels):
     """Set labels[p] to the first k with the largest scores[k, p], where NaN is larger than all numbers.
 
@@ -48,7 +41,7 @@ def first_maximum(scores, best, labels):
             labels[start + p] = winner[p]
 
 
-@_compiled
+@compiled
 def count_labels(rows, columns, column_of, table):
     """Add 1 to table[rows[p], column_of[columns[p]]] for every pixel; return the first p out of range or -1.
 
@@ -67,7 +60,7 @@ def count_labels(rows, columns, column_of, table):
     return invalid
 
 
-@_compiled
+@compiled
 def count_pairs(first, second, first_ids, second_ids, table):
     """Add 1 to table[i, j] for every pixel with first == first_ids[i] and second == second_ids[j].
 
@@ -99,7 +92,7 @@ def count_pairs(first, second, first_ids, second_ids, table):
     table[row, column] += num_pixels - start
 
 
-@_compiled
+@compiled
 def _recall(ids, value, keys, places):
     """Return `_search` with a cache in `keys` and `places`; inlined, it would slow the loop above."""
     slot = value & (_SLOTS - 1)
@@ -111,7 +104,7 @@ def _recall(ids, value, keys, places):
     return place
 
 
-@_compiled
+@compiled
 def _search(ids, value):
     """Return the index of `value` in the sorted `ids`, or len(ids)."""
     low = 0
@@ -127,14 +120,14 @@ def _search(ids, value):
     return ids.size
 
 
-@_compiled
+@compiled
 def ids_from_rgb(rgb, ids):
     """Set ids[p] to R + 256 G + 65536 B. rgb: (P, 3) uint8; ids: (P,) int32, output."""
     for p in range(ids.size):
         ids[p] = np.int32(rgb[p, 0]) | (np.int32(rgb[p, 1]) << 8) | (np.int32(rgb[p, 2]) << 16)
 
 
-@_compiled
+@compiled
 def near_others(ids, width, sideways, last, near):
     """Set near[r, c] to whether another id or the outside is at most `width` rows and columns away.
 
