@@ -8,6 +8,7 @@ from .utils.import_hooks import after_import
 from .utils.lazy_exports import lazy_exports
 from .utils.moved import find_moved_modules
 from .utils.published_hashes import register_hashes
+from .utils.published_names import register_names
 
 if TYPE_CHECKING:
     from . import (
@@ -43,3 +44,4 @@ __all__ = [
 find_moved_modules()
 after_import("detectron2.modeling", fill_detectron2_registries)
 register_hashes("segzoo.model_zoo.registry")
+register_names("segzoo.model_zoo.registry")

@@ -76,9 +76,12 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.CROP_SINGLE_CATEGORY_MAX = 1.0
     # Detectron2's SSD-like color jitter: brightness, contrast, saturation, hue.
     cfg.INPUT.COLOR_AUG = False
-    # Pad the training image (with PAD_VALUE, before normalization) and labels (with ignore) to CROP_SIZE.
+    # Pad the training image (with PAD_VALUE, before normalization) and labels (with PAD_LABEL) to CROP_SIZE.
     cfg.INPUT.PAD_TO_CROP = True
     cfg.INPUT.PAD_VALUE = 128
+    # Class of the pixels added, for TASK semantic; -1: the ignore label. GluonCV trains on them as background
+    # in the datasets that have this class (PASCAL VOC, COCO-21), where it is 0.
+    cfg.INPUT.PAD_LABEL = -1
     # Pad with MODEL.PIXEL_MEAN instead, which is 0 after normalization. A rotation always does so.
     cfg.INPUT.PAD_WITH_MEAN = False
     # Families semseg, gluon_* and segformer: range of the random resize factor, and the side it applies to.
@@ -122,6 +125,8 @@ def _add_backbone_keys(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.DEFORM_MODULATED = False
     cfg.MODEL.BACKBONE.DEFORM_GROUPS = 1
     cfg.MODEL.BACKBONE.DROP_PATH_RATE = 0.0
+    # What dropout in WideResNet38 sets to 0: channel (the paper, VPLR) | element (GluonCV).
+    cfg.MODEL.BACKBONE.DROPOUT_KIND = "channel"
     # FrozenBN | BN | SyncBN for convolutional backbones.
     cfg.MODEL.BACKBONE.NORM = "FrozenBN"
     # Activation checkpointing: recompute activations in the backward pass instead of storing them.

@@ -96,6 +96,9 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         ),
     ): {"MODEL.MASK_FORMER": "LOSS_TERMS MATCHING_COSTS"},
     ODD: {"INPUT": "BLUR_KERNEL"},
+    Rule("expected a class, counted from 0, or -1 for the ignore label", lambda value: value >= -1): {
+        "INPUT": "PAD_LABEL"
+    },
     Rule("expected a number from 0 to 255", lambda value: 0 <= value <= 255): {"INPUT": "PAD_VALUE"},
     Rule("expected (lowest, highest), both at least 0", lambda value: is_range(value) and value[0] >= 0): {
         "INPUT": "BLUR_RADIUS"
@@ -206,7 +209,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
     one_of("float16", "bfloat16"): {"SOLVER": "AMP.DTYPE"},
     one_of("full_model", "norm", "value"): {"SOLVER.CLIP_GRADIENTS": "CLIP_TYPE"},
     one_of("linear", "constant"): {"SOLVER": "WARMUP_METHOD"},
-    one_of("channel", "element"): {"MODEL.SEM_SEG_HEAD": "DROPOUT_KIND"},
+    one_of("channel", "element"): {"MODEL.SEM_SEG_HEAD": "DROPOUT_KIND", "MODEL.BACKBONE": "DROPOUT_KIND"},
     one_of("valid", "all"): {"MODEL.SEM_SEG_HEAD": "LOSS.AVERAGE_OVER"},
     one_of("focal", "bce"): {"MODEL.MASK_FORMER": "MASK_LOSS"},
     one_of("", "scores", "masks"): {"MODEL.MASK_FORMER": "TEST.SEMANTIC_RESIZING"},

@@ -82,6 +82,7 @@ class SegmentationMapper:
                     f"DATASETS.TRAIN: {name} has no labels, only images; train on another split of "
                     f"{reader.dataset.path.name}"
                 )
+            _check_pad_label(cfg, reader)
         ignore_label = next((reader.ignore_label for reader in readers.values()), 255)
         augmentations = (
             build_train_augmentations(cfg, ignore_label) if is_train else build_test_augmentations(cfg)
@@ -153,6 +154,20 @@ class SegmentationMapper:
             record.update(add(labels))
         for key in _ANNOTATION_KEYS:
             record.pop(key, None)
+
+
+def _check_pad_label(cfg: CfgNode, reader: LabelReader) -> None:
+    """Raise InputError if padding cannot be labeled with INPUT.PAD_LABEL."""
+    label, classes = cfg.INPUT.PAD_LABEL, reader.dataset.classes
+    if label >= 0 and not TASKS[cfg.TASK].from_classes:
+        raise InputError(
+            f"INPUT.PAD_LABEL {label}: only TASK semantic trains on padding, found TASK {cfg.TASK}; use -1"
+        )
+    if label >= len(classes):
+        raise InputError(
+            f"INPUT.PAD_LABEL {label}: {reader.dataset.path.name} has {len(classes)} classes; expected a "
+            "class, counted from 0, or -1 for the ignore label"
+        )
 
 
 def swap_classes(index_map: IndexMap, flip_pairs: Sequence[tuple[int, int]]) -> IndexMap:

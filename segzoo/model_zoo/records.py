@@ -45,6 +45,7 @@ class WeightsInfo:
         log: the authors' training log; "" if not published.
         md5_prefix: first hex digits of the file's md5; "" if not published.
         sha256_prefix: first hex digits of its sha256; "" if not published.
+        sha1_prefix: first hex digits of the sha1 of the `.params` file in a `.zip`; "" if not published.
         license: license of the weights.
         code_license: license of the authors' code; "" if unknown.
         paper: URL.
@@ -74,6 +75,7 @@ class WeightsInfo:
     log: str
     md5_prefix: str
     sha256_prefix: str
+    sha1_prefix: str
     license: str
     code_license: str
     paper: str

@@ -1,9 +1,12 @@
 """Look up published weights, from the tables in `weights/*.yaml`, by the configuration's name."""
 
 import functools
+import re
 from pathlib import Path
 
+from segzoo.config.files import zoo_name
 from segzoo.utils.errors import InputError
+from segzoo.utils.published_names import Named
 
 from .records import Section, WeightsInfo
 from .table_reader import read_table
@@ -17,7 +20,7 @@ def official_weights(name: str) -> WeightsInfo:
     Raises:
         InputError: the zoo has no official weights for it, or no direct link.
     """
-    info = known_models().get(name)
+    info = known_models().get(zoo_name(name))
     if info is not None and info.url:
         return info
     place = (info.page or info.folder) if info else ""
@@ -51,6 +54,20 @@ def published_hashes(url: str) -> tuple[str, str]:
         return "", ""
     found = next((info for info in known_models().values() if info.url == url), None)
     return (found.md5_prefix, found.sha256_prefix) if found else ("", "")
+
+
+# `fcn_resnet50_ade`, and not the number of a training run.
+_NAME = re.compile(r"[a-z]+[a-z0-9]*(_[a-z0-9]+)+")
+
+
+def published_names(name: str) -> tuple[Named, ...]:
+    """Return the models that their authors call so, those with a direct link to their weights first."""
+    if not _NAME.fullmatch(name):
+        return ()
+    found = [
+        (info, section.source) for section in sections() for info in section.models if info.model_id == name
+    ]
+    return tuple(Named(info.name, source) for info, source in sorted(found, key=lambda pair: not pair[0].url))
 
 
 @functools.cache

@@ -13,6 +13,8 @@ from segzoo.utils.text import did_you_mean
 from .records import Measured, Published, Section, WeightsInfo
 
 _MD5_IN_NAME = re.compile(r"_([0-9a-f]{6})\.pkl$")
+# GluonCV's, see `published_sha1`, which checks them.
+_SHA1_IN_NAME = re.compile(r"-([0-9a-f]{8})\.zip$")
 
 # Keys that apply to all models of a file, unless a section or row overrides them.
 _SOURCE = {
@@ -134,7 +136,7 @@ def _info(where: str, row: dict[str, Any], metrics: dict[str, str], name: str) -
     url = row.get("url_prefix", "") + file if file else row.get("url", "")
     if url and not re.match(r"https?://", url):
         raise InputError(f"{where}: {url} is not a web address; set url_prefix, or url instead of file")
-    md5 = _MD5_IN_NAME.search(file)
+    md5, sha1 = _MD5_IN_NAME.search(file), _SHA1_IN_NAME.search(file)
     published = [
         Published(metric, float(row[metric]), protocol)
         for metric, protocol in metrics.items()
@@ -152,6 +154,7 @@ def _info(where: str, row: dict[str, Any], metrics: dict[str, str], name: str) -
         log=row.get("log", ""),
         md5_prefix=row.get("md5", md5.group(1) if md5 else ""),
         sha256_prefix=row.get("sha256", ""),
+        sha1_prefix=sha1.group(1) if sha1 else "",
         license=row["weights_license"],
         code_license=row.get("code_license", ""),
         paper=row["paper"],

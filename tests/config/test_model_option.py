@@ -16,6 +16,8 @@ from segzoo.cli import (
 )
 from segzoo.cli.submission.plan import plan_runs
 from segzoo.cli.weights_option import weights_in
+from segzoo.config import files
+from segzoo.model_zoo.configs import load_config
 from segzoo.utils.errors import InputError
 
 PUBLISHED = "panoptic/coco/maskformer_r50"
@@ -41,7 +43,36 @@ def test_a_name_of_the_zoo_brings_its_official_weights_unless_others_are_given(m
         assert weights_in(parsed(module, "--model", name, *words).opts) == "mine.pth"
 
 
-@pytest.mark.parametrize("file", ["street.pth", "https://host/street", "model.safetensors#ema", "nameless"])
+def test_a_name_of_gluoncv_is_that_of_the_leaf_and_one_line_says_so(caplog):
+    leaf = "semantic/voc_2012/pspnet_r101_v1s_coco_trainval"
+    name = "psp_resnet101_voc"
+    url = f"https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/models/{name}-2c2f4e1c.zip"
+    files._name_of_authors.cache_clear()
+    found = parsed(evaluate, "--model", name)
+    assert (found.config_file, weights_in(found.opts)) == (name, url)
+    assert files.find_config(name) == files.find_config(leaf)
+    assert files.zoo_name(name) == leaf
+    assert load_config(name) == load_config(leaf)
+    assert caplog.messages == [
+        f"{name}, a name of GluonCV, is {leaf} here; pytorch-cv's of that name is "
+        "semantic/voc_2012/pspnet_r101_v1s"
+    ]
+
+
+def test_a_file_precedes_a_name_of_gluoncv(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fcn_resnet50_ade").write_text("SEED: 5")
+    assert load_config("fcn_resnet50_ade").SEED == 5
+    assert files.zoo_name("fcn_resnet50_ade") == "fcn_resnet50_ade"
+    assert not files.is_config_name("fcn_resnet50_ade")
+    with pytest.raises(InputError, match="fcn_resnet50_adee does not exist"):
+        files.find_config("fcn_resnet50_adee")
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["street.pth", "street.params", "street.zip", "https://host/street", "model.safetensors#ema", "nameless"],
+)
 def test_a_checkpoint_brings_its_own_configuration(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nameless").touch()

@@ -28,6 +28,7 @@ from segzoo.data.augmentation.transforms import (
     count_flips,
 )
 from segzoo.data.label_reader import IndexMap, Segments
+from segzoo.data.mapper import SegmentationMapper
 from segzoo.model_zoo import load_config
 from segzoo.solver import build_lr_scheduler, build_optimizer
 from segzoo.utils.errors import InputError
@@ -107,6 +108,34 @@ def test_padding_is_the_recipes_for_the_image_and_void_for_the_labels(family, ex
     assert void[0].all() == (family == "semseg")
     assert void[:, 0].all() == (family == "semseg")
     assert void[-1].all()
+
+
+@pytest.mark.parametrize("label", [0, 7])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_padding_may_have_a_class(label, dtype):
+    cfg = config(
+        "gluon_long", SCALE_RANGE=[1.0, 1.0], BLUR_PROB=0.0, FLIP_PROB=0.0, PAD_LABEL=label, BASE_SIZE=30
+    )
+    labels = np.full((20, 30), 3, dtype)
+    index_map = IndexMap(labels + dtype(1), Segments(np.arange(200), np.zeros(200, dtype=bool)))
+    augmented = AugmentationInput(np.full((20, 30, 3), 9, np.uint8), index_map)
+    T.AugmentationList(build_train_augmentations(cfg, 255))(augmented)
+    expected = np.full((40, 48), label)
+    expected[:20, :30] = 3
+    assert np.array_equal(augmented.sem_seg, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "message"),
+    [
+        ("semantic/camvid/fcn_r18", "11", "11: camvid.yaml has 11 classes; expected a class, counted from 0"),
+        ("semantic/camvid/fcn_r18", "-2", "-2: expected a class, counted from 0, or -1 for the ignore label"),
+        ("entity/coco/maskformer_r50", "0", "0: only TASK semantic trains on padding, found TASK entity"),
+    ],
+)
+def test_a_wrong_class_of_padding_is_refused(name, label, message):
+    with pytest.raises(InputError, match=f"INPUT.PAD_LABEL {message}"):
+        SegmentationMapper(load_config(name, ["INPUT.PAD_LABEL", label]))
 
 
 def test_the_ignore_label_of_the_dataset_pads_labels():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.modeling.backbones.wide_resnet import VARIANTS, WideResNetBackbone, WideResNetVariant
+from segzoo.utils.errors import InputError
 from tests.modeling.modeling_helpers import make_config, relative_difference, shake
 
 SMALL = WideResNetVariant((1, 2, 1, 2, 1, 1), width=4)
@@ -195,6 +196,18 @@ def test_dropout_drops_whole_channels_only_in_the_last_two_modules():
     backbone.train()(torch.randn(8, 3, 64, 64))
     empty = (dropped[0] == 0).flatten(2).all(dim=2).float().mean()
     assert 0.4 < empty < 0.65
+
+
+def test_dropout_may_drop_single_values():
+    backbone = WideResNetBackbone(variant=SMALL, norm="BN", out_features=ALL, dropout_kind="element")
+    dropped = []
+    backbone.mod7.block1.conv3.register_forward_pre_hook(lambda _, inputs: dropped.append(inputs[0]))
+    torch.manual_seed(0)
+    backbone.train()(torch.randn(8, 3, 64, 64))
+    assert (dropped[0] == 0).flatten(2).all(dim=2).float().mean() < 0.05
+    assert 0.7 < (dropped[0] == 0).float().mean() < 0.8  # half of the values, and half of what the ReLU left
+    with pytest.raises(InputError, match="dropout_kind 'pixel': expected channel or element"):
+        WideResNetBackbone(variant=SMALL, dropout_kind="pixel")
 
 
 def test_activation_checkpointing_leaves_outputs_and_gradients_unchanged():

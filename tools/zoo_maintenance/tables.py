@@ -93,7 +93,8 @@ def weights_links(info: WeightsInfo) -> str:
     """Return links to the official weights (or "none") and the log, with hashes."""
     places = [(info.model_id or "file", info.url), ("page", info.page), ("folder", info.folder)]
     cells = [f"[{text}]({address})" for text, address in places if address][:1] or ["none"]
-    for name, digits in (("md5", info.md5_prefix), ("sha256", info.sha256_prefix)):
+    hashes = {"md5": info.md5_prefix, "sha256": info.sha256_prefix, "sha1 of the .params": info.sha1_prefix}
+    for name, digits in hashes.items():
         cells += [f"{name} `{digits[:8]}`"] if digits else []
     return ", ".join(cells + ([f"[log]({info.log})"] if info.log else []))
 

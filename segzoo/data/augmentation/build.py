@@ -4,7 +4,7 @@ A family is the order of steps of a recipe; the policies are in policies.py (for
 (semseg, GluonCV, SegFormer).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from detectron2.config import CfgNode
@@ -52,7 +52,7 @@ def semantic_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentati
         augmentations.append(crop)
     augmentations += [*_color(cfg), T.RandomFlip(cfg.INPUT.FLIP_PROB)]
     if cfg.INPUT.CROP_SIZE and cfg.INPUT.PAD_TO_CROP:
-        augmentations.append(PadTo(cfg.INPUT.CROP_SIZE, _pad_value(cfg)))
+        augmentations.append(_pad_to(cfg, cfg.INPUT.CROP_SIZE))
     return augmentations
 
 
@@ -64,7 +64,7 @@ def lsj_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
         ResizeScale(*cfg.INPUT.LSJ_SCALE, side, side),
         FixedCrop((side, side)),
         *_color(cfg),
-        PadTo((side, side), _pad_value(cfg)),
+        _pad_to(cfg, (side, side)),
     ]
 
 
@@ -95,7 +95,7 @@ def semseg_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation
         T.RandomApply(RandomRotation(keys.ROTATION, tuple(cfg.MODEL.PIXEL_MEAN)), keys.ROTATION_PROB),
         T.RandomApply(GaussianBlur(kernel=keys.BLUR_KERNEL), keys.BLUR_PROB),
         T.RandomFlip(keys.FLIP_PROB),
-        PadTo(_crop_size(cfg), _pad_value(cfg), centered=True),
+        _pad_to(cfg, _crop_size(cfg), centered=True),
         CategoryCappedCrop(_crop_size(cfg), keys.CROP_SINGLE_CATEGORY_MAX, ignore_label),
     ]
 
@@ -109,7 +109,7 @@ def gluon_augmentations(cfg: CfgNode, ignore_label: int, edge: str) -> list[T.Au
     return [
         T.RandomFlip(keys.FLIP_PROB),
         ResizeEdge(keys.BASE_SIZE, keys.SCALE_RANGE, edge),
-        PadTo(_crop_size(cfg), _pad_value(cfg)),
+        _pad_to(cfg, _crop_size(cfg)),
         CategoryCappedCrop(_crop_size(cfg), keys.CROP_SINGLE_CATEGORY_MAX, ignore_label),
         T.RandomApply(GaussianBlur(sigma=keys.BLUR_RADIUS), keys.BLUR_PROB),
     ]
@@ -126,7 +126,7 @@ def segformer_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentat
         CategoryCappedCrop(_crop_size(cfg), keys.CROP_SINGLE_CATEGORY_MAX, ignore_label),
         T.RandomFlip(keys.FLIP_PROB),
         *_color(cfg),
-        PadTo(_crop_size(cfg), _pad_value(cfg)),
+        _pad_to(cfg, _crop_size(cfg)),
     ]
 
 
@@ -200,6 +200,9 @@ def _crop_size(cfg: CfgNode) -> tuple[int, int]:
     return size
 
 
-def _pad_value(cfg: CfgNode) -> PadValue:
-    """Return the value that images are padded with; `PadTransform` rounds it to 8 bits."""
-    return tuple(cfg.MODEL.PIXEL_MEAN) if cfg.INPUT.PAD_WITH_MEAN else cfg.INPUT.PAD_VALUE
+def _pad_to(cfg: CfgNode, size: Sequence[int], *, centered: bool = False) -> PadTo:
+    keys = cfg.INPUT
+    # `PadTransform` rounds the image's value to 8 bits.
+    value: PadValue = tuple(cfg.MODEL.PIXEL_MEAN) if keys.PAD_WITH_MEAN else keys.PAD_VALUE
+    # The semantic label of class k has the index k + 1, void has 0.
+    return PadTo(size, value, centered=centered, index=keys.PAD_LABEL + 1)

@@ -65,13 +65,17 @@ class PadTo(T.Augmentation):
     """Pads sides that are smaller than `size` (height, width).
 
     Args:
-        pad_value: value for the image, one number or one per channel; labels are padded with void.
+        pad_value: value for the image, one number or one per channel.
         centered: pad on all sides (an odd pixel at the right or bottom), instead of right and bottom only.
+        index: value for the index map, 0 for void.
     """
 
-    def __init__(self, size: Sequence[int], pad_value: PadValue = 128, centered: bool = False) -> None:
+    def __init__(
+        self, size: Sequence[int], pad_value: PadValue = 128, centered: bool = False, index: int = 0
+    ) -> None:
         super().__init__()
         self.size, self.pad_value, self.centered = tuple(size), pad_value, centered
+        self.index = index
 
     def get_transform(self, image: np.ndarray) -> Transform:
         height, width = (
@@ -80,7 +84,7 @@ class PadTo(T.Augmentation):
         if not height and not width:
             return NoOpTransform()
         top, left = (height // 2, width // 2) if self.centered else (0, 0)
-        return PadTransform(width - left, height - top, self.pad_value, left, top)
+        return PadTransform(width - left, height - top, self.pad_value, left, top, index=self.index)
 
 
 class CategoryCappedCrop(T.RandomCrop):

@@ -18,9 +18,9 @@ def apply_to_indices(transform: Transform, indices: np.ndarray) -> np.ndarray:
     """Transform an index map (H, W) of uint8 or uint16, with the same nearest-pixel rule for both.
 
     Detectron2's resize rounds positions differently for types other than uint8, so 16 bits are transformed as
-    two planes of 8 bits.
+    two planes of 8 bits. Padding rounds nothing.
     """
-    if indices.dtype == np.uint8:
+    if indices.dtype == np.uint8 or isinstance(transform, PadTransform):
         return transform.apply_segmentation(indices)
     low = transform.apply_segmentation((indices & 255).astype(np.uint8))
     high = transform.apply_segmentation((indices >> 8).astype(np.uint8))
@@ -43,15 +43,19 @@ def at_least_one_pixel(transform: Transform) -> Transform:
 
 
 class PadTransform(Transform):
-    """Pads the image with `pad_value` and the index map with void.
+    """Pads the image with `pad_value` and the index map with `index`.
 
     Args:
         right, bottom, left, top: number of pixels added.
         pad_value: one number, or one per channel; rounded to an integer.
+        index: index of a segment, 0 for void.
     """
 
-    def __init__(self, right: int, bottom: int, pad_value: PadValue, left: int = 0, top: int = 0) -> None:
+    def __init__(
+        self, right: int, bottom: int, pad_value: PadValue, left: int = 0, top: int = 0, *, index: int = 0
+    ) -> None:
         super().__init__()
+        self.index = index
         self.right, self.bottom, self.left, self.top = right, bottom, left, top
         self.pad_value: np.ndarray = np.rint(pad_value)
 
@@ -59,7 +63,7 @@ class PadTransform(Transform):
         return self._pad(img, self.pad_value)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return self._pad(segmentation, 0)
+        return self._pad(segmentation, self.index)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords + np.asarray([self.left, self.top], coords.dtype)

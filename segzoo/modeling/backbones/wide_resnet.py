@@ -18,6 +18,7 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
 
 from segzoo.layers.conv import norm_layer
+from segzoo.layers.dropout import DROPOUTS
 from segzoo.layers.runtime import checkpointed
 from segzoo.utils.errors import ArgumentError, InputError
 
@@ -64,6 +65,7 @@ class PreActivatedBlock(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         dropout: float = 0.0,
+        dropout_kind: str = "channel",
     ):
         """
         Args:
@@ -72,7 +74,8 @@ class PreActivatedBlock(nn.Module):
             norm: name of the normalization for `get_norm`.
             stride: stride of the first convolution.
             dilation: dilation of the 3 x 3 convolutions.
-            dropout: probability that a channel is dropped before the last convolution, in training.
+            dropout: probability that a value before the last convolution is set to 0, in training.
+            dropout_kind: "channel" (all values of a channel together) or "element" (single values).
         """
         super().__init__()
         kernels = (3, 3) if len(channels) == 2 else (1, 3, 1)
@@ -86,7 +89,7 @@ class PreActivatedBlock(nn.Module):
         self.shortcut = None
         if stride != 1 or in_channels != channels[-1]:
             self.shortcut = _convolution(in_channels, channels[-1], 1, stride, 1)
-        self.dropout = nn.Dropout2d(dropout) if dropout else None
+        self.dropout = DROPOUTS[dropout_kind](dropout) if dropout else None
         self.num_convolutions = len(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -114,7 +117,13 @@ class WideResNetBackbone(Backbone):
         "res5": mod7, 4096, 8 (32)
     """
 
-    @configurable_by({"norm": "MODEL.BACKBONE.NORM", "output_stride": "MODEL.BACKBONE.OUTPUT_STRIDE"})
+    @configurable_by(
+        {
+            "norm": "MODEL.BACKBONE.NORM",
+            "output_stride": "MODEL.BACKBONE.OUTPUT_STRIDE",
+            "dropout_kind": "MODEL.BACKBONE.DROPOUT_KIND",
+        }
+    )
     def __init__(
         self,
         *,
@@ -125,6 +134,7 @@ class WideResNetBackbone(Backbone):
         out_features: tuple[str, ...] = ("res1", "res5"),
         freeze_at: int = 0,
         activation_checkpointing: bool = False,
+        dropout_kind: str = "channel",
     ):
         """
         Args:
@@ -135,15 +145,18 @@ class WideResNetBackbone(Backbone):
             out_features: names of the outputs; modules after the last of them are not built.
             freeze_at: 0 nothing, 1 mod1 and mod2, 2 also mod3, ..., 5 all.
             activation_checkpointing: recompute block activations in the backward pass to save memory.
+            dropout_kind: what dropout in mod6 and mod7 sets to 0, "channel" (VPLR) or "element" (GluonCV).
 
         Raises:
-            InputError: unknown output stride or feature, or an empty norm.
+            InputError: unknown output stride, feature or kind of dropout, or an empty norm.
         """
         super().__init__()
         if output_stride not in (8, 16, 32):
             raise ArgumentError("output_stride", f" {output_stride}: expected 8, 16 or 32")
         if not norm:
             raise ArgumentError("norm", f" {norm!r}: expected FrozenBN, BN or SyncBN")
+        if dropout_kind not in DROPOUTS:
+            raise ArgumentError("dropout_kind", f" {dropout_kind!r}: expected {' or '.join(DROPOUTS)}")
         unknown = [name for name in out_features if name not in _OUTPUTS]
         if unknown:
             raise InputError(
@@ -177,6 +190,7 @@ class WideResNetBackbone(Backbone):
                         stride=1 if block else first_stride,
                         dilation=dilation,
                         dropout=_DROPOUT[index],
+                        dropout_kind=dropout_kind,
                     ),
                 )
                 channels = sizes[-1]
@@ -205,6 +219,7 @@ class WideResNetBackbone(Backbone):
             "in_channels": input_shape.channels,
             "norm": node.NORM,
             "output_stride": node.OUTPUT_STRIDE,
+            "dropout_kind": node.DROPOUT_KIND,
             **options,
         }
 

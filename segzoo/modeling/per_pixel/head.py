@@ -10,12 +10,11 @@ from detectron2.layers import Conv2d, ShapeSpec
 from torch import Tensor, nn
 
 from segzoo.layers import conv_norm_act
+from segzoo.layers.dropout import DROPOUTS
 from segzoo.layers.resize import resize
 from segzoo.utils.errors import InputError
 
 from ..features import build_in_features, check_in_features
-
-DROPOUTS = {"channel": nn.Dropout2d, "element": nn.Dropout}
 
 
 class PixelHead(nn.Module):
