@@ -4,27 +4,20 @@ Each function runs compiled if numba is installed and else in numpy (torch for t
 result. Shape shorthand: K classes, S segments of an image, H W pixels.
 """
 
-import logging
-from functools import lru_cache
+from types import ModuleType
 
 import numpy as np
 import torch
 
-logger = logging.getLogger(__name__)
+from segzoo.utils.compiled import load_loops
 
 # Pixels per block of the argmax: a buffer of 32 KiB fits the first-level cache of common processors.
 _ARGMAX_BLOCK = 4096
 
 
-@lru_cache(maxsize=1)
-def compiled_kernels():
+def compiled_kernels() -> ModuleType | None:
     """Return the compiled loops, or None if numba is missing or does not support the installed numpy."""
-    try:
-        from . import kernels
-    except ImportError as error:
-        logger.info(f"Evaluating with numpy, several times slower than with numba ({error})")
-        return None
-    return kernels
+    return load_loops("segzoo.evaluation.kernels")
 
 
 def argmax_labels(scores: torch.Tensor) -> np.ndarray:

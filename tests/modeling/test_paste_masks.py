@@ -27,7 +27,7 @@ def drawn(count, side, sharpness, seed=0):
 @pytest.mark.parametrize("side", [1, 7, 28])
 def test_masks_are_those_of_detectron2(side, sharpness, compiled, monkeypatch):
     if not compiled:
-        monkeypatch.setattr(paste, "compiled_kernels", lambda: None)
+        monkeypatch.setattr(paste, "load_loops", lambda module: None)
     masks, boxes = drawn(60, side, sharpness)
     # Its function needs boxes that reach into the image.
     inside = (boxes[:, 2:] > -1).all(1) & (boxes[:, 0] < SIZE[1]) & (boxes[:, 1] < SIZE[0])
@@ -78,7 +78,7 @@ def test_a_full_mask_fills_its_box():
 @pytest.mark.parametrize("compiled", [True, False])
 def test_boxes_without_area_and_masks_without_values_have_no_pixels(compiled, monkeypatch):
     if not compiled:
-        monkeypatch.setattr(paste, "compiled_kernels", lambda: None)
+        monkeypatch.setattr(paste, "load_loops", lambda module: None)
     boxes = torch.tensor(
         [[5, 5, 5, 9], [9, 5, 5, 9], [torch.nan, 5, 9, 9], [5, 5, torch.inf, 9], [5, 5, 9, 9], [5, 5, 9, 9.0]]
     )
@@ -91,7 +91,7 @@ def test_boxes_without_area_and_masks_without_values_have_no_pixels(compiled, mo
 @pytest.mark.parametrize("compiled", [True, False])
 def test_boxes_beyond_the_image_have_no_pixels(compiled, monkeypatch):
     if not compiled:
-        monkeypatch.setattr(paste, "compiled_kernels", lambda: None)
+        monkeypatch.setattr(paste, "load_loops", lambda module: None)
     boxes = torch.tensor([[200.0, 5.0, 220.0, 9.0], [5.0, -30.0, 9.0, -20.0], [-50.0, 90.0, -40.0, 99.0]])
     assert not paste_masks(torch.ones(3, 3, 3), boxes, SIZE).any()
 

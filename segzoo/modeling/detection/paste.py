@@ -3,11 +3,8 @@
 Shape shorthand: R boxes, M side of a mask, H W size of the image, h w size of the window around a box.
 """
 
-import functools
-import logging
 import math
 from collections.abc import Sequence
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -15,7 +12,7 @@ import torch.nn.functional as F
 from detectron2.layers import paste_masks_in_image
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from segzoo.utils.compiled import load_loops
 
 # Values at full size at a time in Detectron2's function on a GPU.
 _VALUES_AT_ONCE = 2**25
@@ -40,9 +37,9 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: Sequence[int], threshold: fl
         (R, H, W) bool, on the device of the masks.
     """
     height, width = size
-    masks, boxes = masks.detach().float(), boxes.detach().float()
-    kernels = compiled_kernels() if masks.device.type == "cpu" else None
-    if kernels is None:
+    masks, boxes = masks.detach().float().contiguous(), boxes.detach().float()
+    loops = load_loops("segzoo.modeling.detection.loops") if masks.device.type == "cpu" else None
+    if loops is None:
         return _by_detectron2(masks, boxes, (height, width), threshold)
     # Pages of these zeros that no window touches take no memory.
     planes = np.zeros((len(masks), height, width), np.uint8)
@@ -57,28 +54,15 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: Sequence[int], threshold: fl
         places = [_sampled(positions, mask.shape[0]) for positions in (rows, columns)]
         unsure = np.empty(_UNSURE, np.int32)
         arguments = mask, *places, np.float32(threshold), margin, plane, top, left
-        count = kernels.paste_window(*arguments, unsure)
+        count = loops.paste_window(*arguments, unsure)
         if count > len(unsure):
             unsure = np.empty(count, np.int32)
-            kernels.paste_window(*arguments, unsure)
+            loops.paste_window(*arguments, unsure)
         if count:
             y, x = np.divmod(unsure[:count], len(columns))
             values = _grid_sampled(mask, rows[y], columns[x])
             plane[top + y, left + x] = values >= threshold
     return torch.from_numpy(planes).view(torch.bool)
-
-
-@functools.lru_cache(maxsize=1)
-def compiled_kernels() -> ModuleType | None:
-    """Return the compiled loops, or None if numba is missing or does not support the installed numpy."""
-    try:
-        from . import paste_kernels
-    except ImportError as error:
-        logger.info(
-            f"Pasting masks with Detectron2's function, several times slower than with numba ({error})"
-        )
-        return None
-    return paste_kernels
 
 
 def _by_detectron2(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
