@@ -130,7 +130,7 @@ def register_gluon_layouts() -> None:
         ("v1b", (rf"^bn1\.gamma$|{_BOTTLENECK}", f"!{_DEEP_STEM}"), 3, False),
         (
             "v1b of basic blocks, block names",
-            (rf"{_CLASSIFIER}layers4_conv3_weight$", f"!{_BOTTLENECK}"),
+            (rf"{_CLASSIFIER}layers4_conv1_weight$", f"!{_BOTTLENECK}"),
             2,
             False,
         ),

@@ -17,6 +17,7 @@ from segzoo.data.dataset_config import complete_config
 from segzoo.data.dataset_file import is_dataset_file
 from segzoo.data.register import dataset_metadata
 from segzoo.utils.errors import InputError
+from segzoo.utils.published_names import find_names
 
 _KEY = "MODEL.WEIGHTS"
 
@@ -89,9 +90,13 @@ def _description(file: Path, weights: str | Path, trust: bool) -> dict[str, Any]
     about = read_description(file, trust)
     if about is None or "config" not in about:
         reason = "it is not segzoo's" if about is None else f"segzoo {about.get('version', '')} wrote none"
+        # fcn_resnet50_ade-3479525a.zip
+        named = find_names(file.name.rpartition("-")[0])
+        config = named[0].configuration if named else "FILE"
+        quoted = f'"{config}"' if named else config
         raise InputError(
             f"{weights} holds no configuration ({reason}); give the one that it was trained with: "
-            "--config-file FILE, or Predictor(load_config(FILE), weights)"
+            f"--config-file {config}, or Predictor(load_config({quoted}), weights)"
         )
     return about
 

@@ -1,0 +1,1 @@
+"""Comparisons with code bases that need an environment of their own."""

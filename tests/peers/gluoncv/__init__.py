@@ -1,0 +1,1 @@
+"""GluonCV on MXNet."""

@@ -1,0 +1,267 @@
+"""Build networks of GluonCV with seeded weights, save them, and run them.
+
+This script runs in an environment of its own (Python 3.11; MXNet needs an old NumPy):
+
+    python3.11 -m venv gluoncv && gluoncv/bin/pip install mxnet==1.9.1 numpy==1.23.5 pandas==1.5.3 \
+        'opencv-python-headless<4.9' autocfg portalocker yacs matplotlib tensorboardx tqdm requests scipy \
+        pillow
+    gluoncv/bin/pip install --no-deps gluoncv==0.10.5.post0
+    export SEGZOO_GLUONCV_PYTHON=$PWD/gluoncv/bin/python    # the tests then run it
+
+It writes two files for each network:
+
+    NAME.zip    the weights, as GluonCV publishes them: one `.params` file, written by `save_parameters`
+    NAME.npz    image: (3, H, W) uint8 RGB; out0, out1, ...: the network's outputs,
+                (K, H, W)[:, ::step, ::step], or the logits (K, 1, 1) of a classifier; structural, blocks,
+                exported: the spellings of the names, as UTF-8 text of one name a line
+
+and `losses.npz`: a loss of each kind on small logits, with its gradients.
+
+    python make_cases.py FOLDER --toy            the cases in cases/: networks of few channels and blocks
+    python make_cases.py FOLDER NAME ...         networks as published, of hundreds of megabytes
+
+To add a network, add a line to TOYS or NETWORKS: a function that returns (network, image, outputs).
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import zipfile
+
+os.environ.setdefault("MXNET_ENGINE_TYPE", "NaiveEngine")
+
+import mxnet as mx
+import numpy as np
+from gluoncv.loss import MixSoftmaxCrossEntropyLoss, SegmentationMultiLosses
+from gluoncv.model_zoo import danet, deeplabv3, deeplabv3b_plus, fcn, get_model, pspnet, segbase
+from gluoncv.model_zoo.resnetv1b import BasicBlockV1b, BottleneckV1b, ResNetV1b
+from mxnet import autograd
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+TOY_SIZE, TOY_CLASSES, TOY_FACTOR = (40, 56), 5, 64
+SIZE = (160, 160)
+
+
+def make_image(height, width):
+    """Return (3, H, W) uint8 with some structure, the same in every version of NumPy."""
+    c, y, x = np.meshgrid(np.arange(3), np.arange(height), np.arange(width), indexing="ij")
+    return ((91 * (y // 6) + 57 * (x // 5) * (c + 1) + 23 * (x // 5) * (y // 6)) % 256).astype(np.uint8)
+
+
+def normalized(image):
+    scaled = (image.astype(np.float64) / 255 - MEAN[:, None, None]) / STD[:, None, None]
+    return mx.nd.array(scaled[None].astype(np.float32))
+
+
+def fill(network, seed, levels=0):
+    """Draw all weights; with `levels`, from that many values for each weight, so that files compress well."""
+    random = np.random.RandomState(seed)
+    for name, parameter in sorted(network._collect_params_with_prefix().items()):
+        shape, leaf = parameter.shape, name.rsplit(".", 1)[-1]
+        if leaf == "weight":
+            values = random.randn(*shape) * np.sqrt(2.0 / np.prod(shape[1:]))
+        elif leaf in ("gamma", "running_var") and shape != (1,):
+            values = random.uniform(0.5, 1.0, shape)
+        elif leaf == "gamma":
+            values = np.array([0.7])
+        else:
+            values = random.uniform(-0.3, 0.3, shape)
+        if levels:
+            unit = max(np.abs(values).max(), 1e-6) * 2 / levels
+            unit = 2.0 ** np.floor(np.log2(unit))
+            values = np.round(values / unit) * unit
+            if leaf in ("gamma", "running_var"):
+                values = np.maximum(values, unit)
+        parameter.set_data(mx.nd.array(values.astype(np.float32)))
+
+
+def run(network, image):
+    outputs = network(normalized(image))
+    return [output.asnumpy()[0] for output in (outputs if isinstance(outputs, (tuple, list)) else [outputs])]
+
+
+# Networks as published.
+
+
+def published(name, **options):
+    if options:
+        options["pretrained_base"] = False
+    network = get_model(name, pretrained=False, **options)
+    network.initialize()
+    image = make_image(*SIZE)
+    network(normalized(image))  # determines the shapes
+    fill(network, seed=len(name))
+    return network, image, run(network, image)
+
+
+# Networks with a 64th of the channels, on a ResNet of six blocks. They are GluonCV's own classes, whose
+# layers are made with fewer channels.
+
+
+class ToyChannels:
+    """While it is entered, convolutions have fewer channels, and all layers infer those of their input."""
+
+    def __enter__(self):
+        nn = mx.gluon.nn
+        convolution, norm, dense = nn.Conv2D.__init__, nn.BatchNorm.__init__, nn.Dense.__init__
+        self.before = convolution, norm, dense, segbase.get_backbone
+
+        def fewer(self, channels, *args, in_channels=0, **kwargs):
+            fitting = channels if channels == TOY_CLASSES else max(channels // TOY_FACTOR, 1)
+            convolution(self, fitting, *args, **kwargs)
+
+        def of_input(self, *args, in_channels=0, **kwargs):
+            norm(self, *args, **kwargs)
+
+        def classifier(self, units, *args, in_units=0, **kwargs):
+            dense(self, units, *args, **kwargs)
+
+        def backbone(name, pretrained=False, **kwargs):
+            blocks = [2, 1, 2, 1]
+            return ResNetV1b(
+                BottleneckV1b, blocks, deep_stem=True, stem_width=64, name_prefix="resnetv1s_", **kwargs
+            )
+
+        nn.Conv2D.__init__, nn.BatchNorm.__init__, nn.Dense.__init__ = fewer, of_input, classifier
+        segbase.get_backbone = backbone
+
+    def __exit__(self, *error):
+        nn = mx.gluon.nn
+        nn.Conv2D.__init__, nn.BatchNorm.__init__, nn.Dense.__init__, segbase.get_backbone = self.before
+
+
+def segmentation(make):
+    height, width = TOY_SIZE
+    return make(TOY_CLASSES, height=height, width=width, pretrained_base=False), make_image(height, width)
+
+
+def imagenet(block, letter, **options):
+    network = ResNetV1b(block, [2, 1, 2, 1], TOY_CLASSES, name_prefix=f"resnetv1{letter}_", **options)
+    return network, make_image(45, 59)
+
+
+def toy(make, *arguments, **options):
+    with ToyChannels():
+        network, image = make(*arguments, **options)
+    network.initialize()
+    network(normalized(image))
+    fill(network, seed=3, levels=6)
+    return network, image, run(network, image)
+
+
+TOYS = {
+    "fcn": lambda: toy(segmentation, fcn.FCN),
+    "psp": lambda: toy(segmentation, pspnet.PSPNet),
+    "deeplab": lambda: toy(segmentation, deeplabv3.DeepLabV3),
+    "danet": lambda: toy(segmentation, danet.DANet),
+    "deeplab_v3b_plus": lambda: toy(segmentation, deeplabv3b_plus.DeepLabWV3Plus),
+    "basic_v1b": lambda: toy(imagenet, BasicBlockV1b, "b"),
+    "bottleneck_v1b": lambda: toy(imagenet, BottleneckV1b, "b"),
+    "bottleneck_v1c": lambda: toy(imagenet, BottleneckV1b, "c", deep_stem=True, stem_width=32),
+    "bottleneck_v1d": lambda: toy(imagenet, BottleneckV1b, "d", deep_stem=True, avg_down=True, stem_width=32),
+    "bottleneck_v1s": lambda: toy(imagenet, BottleneckV1b, "s", deep_stem=True, stem_width=64),
+}
+SEGMENTATION = (
+    "fcn_resnet50_ade",
+    "psp_resnet50_ade",
+    "deeplab_resnet50_ade",
+    "danet_resnet50_citys",
+    "deeplab_v3b_plus_wideresnet_citys",
+)
+IMAGENET = ("resnet18_v1b", "resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", "resnet101_v1d")
+NETWORKS = {name: lambda name=name: published(name, crop_size=SIZE[0]) for name in SEGMENTATION}
+NETWORKS |= {name: lambda name=name: published(name) for name in IMAGENET}
+
+
+def one_text(lines):
+    """Return lines as bytes, which NumPy compresses far better than strings."""
+    return np.frombuffer("\n".join(lines).encode(), np.uint8)
+
+
+def save(folder, name, network, image, outputs, step):
+    path = os.path.join(folder, f"{name}.params")
+    network.save_parameters(path)
+    with zipfile.ZipFile(os.path.join(folder, f"{name}.zip"), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, f"{name}.params")
+    os.remove(path)
+    maps = [output if output.ndim == 3 else output[:, None, None] for output in outputs]
+    names = list(network._collect_params_with_prefix().items())
+    exported = [("aux:" if "running" in block.name else "arg:") + block.name for _, block in names]
+    np.savez_compressed(
+        os.path.join(folder, f"{name}.npz"),
+        image=image,
+        step=step,
+        structural=one_text(structural for structural, _ in names),
+        blocks=one_text(block.name[len(network.prefix) :] for _, block in names),
+        exported=one_text(exported),
+        **{f"out{index}": output[..., ::step, ::step] for index, output in enumerate(maps)},
+    )
+
+
+def check_spellings(network, image, outputs):
+    """Check that MXNet itself reads and writes the spellings that the case lists."""
+    with tempfile.TemporaryDirectory() as folder:
+        blocks = os.path.join(folder, "blocks.params")
+        network.collect_params().save(blocks, strip_prefix=network.prefix)
+        stripped = {name[len(network.prefix) :] for name in network.collect_params()}
+        assert set(mx.nd.load(blocks)) == stripped
+        network.load_parameters(blocks)
+        for before, after in zip(outputs, run(network, image), strict=True):
+            assert np.array_equal(before, after)
+        network.hybridize()
+        network(normalized(image))
+        network.export(os.path.join(folder, "exported"))
+        found = set(mx.nd.load(os.path.join(folder, "exported-0000.params")))
+        expected = {("aux:" if "running" in name else "arg:") + name for name in network.collect_params()}
+        assert found == expected, (sorted(found - expected)[:4], sorted(expected - found)[:4])
+
+
+def losses():
+    """Return logits, labels, values and gradients of GluonCV's two segmentation losses."""
+    random = np.random.RandomState(7)
+    labels = np.array([[[0, 2, -1], [1, 1, -1]], [[-1, -1, -1], [0, 2, 2]]])
+    logits = random.uniform(-2, 2, (3, 2, 3, 2, 3)).astype(np.float32)
+    found = {"labels": labels, "logits": logits}
+    criteria = {
+        f"mix_{weight}": (MixSoftmaxCrossEntropyLoss(True, aux_weight=weight), 2) for weight in (0.5, 0.2)
+    }
+    criteria["multi"] = (SegmentationMultiLosses(), 3)
+    for name, (criterion, count) in criteria.items():
+        inputs = [mx.nd.array(logits[index]) for index in range(count)]
+        for one in inputs:
+            one.attach_grad()
+        with autograd.record():
+            target = mx.nd.array(labels)
+            value = criterion(*inputs, target)
+        value.backward()
+        found[f"{name}_value"] = value.asnumpy()
+        found[f"{name}_gradients"] = np.stack([one.grad.asnumpy() for one in inputs])
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NETWORKS))
+    parser.add_argument("--toy", action="store_true")
+    arguments = parser.parse_args()
+    os.makedirs(arguments.folder, exist_ok=True)
+    if arguments.toy:
+        for name, make in TOYS.items():
+            network, image, outputs = make()
+            save(arguments.folder, name, network, image, outputs, step=8)
+            check_spellings(network, image, outputs)
+            print(name, [output.std() for output in outputs])
+        np.savez_compressed(os.path.join(arguments.folder, "losses.npz"), **losses())
+    for name in arguments.names:
+        network, image, outputs = NETWORKS[name]()
+        save(arguments.folder, name, network, image, outputs, step=1)
+        print(name, [output.std() for output in outputs])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
