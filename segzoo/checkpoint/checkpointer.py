@@ -15,7 +15,6 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.files import cannot_write, remove_stale, write_atomically
 
 from .atomic_save import save_checkpoint, size_in_memory
-from .compatibility import compare_description
 from .finite import NonFiniteWeightsError, check_finite_optimizer
 from .load import load_state, open_checkpoint
 from .reader import CheckpointFile, DamagedFileError, read_checkpoint
@@ -200,7 +199,7 @@ class SegzooCheckpointer(Checkpointer):
             self.report = error.report
             raise
         self.report.log()
-        self.report.differences = compare_description(file.description, self.description)
+        self.report.compare(self.description)
         if self.report.complete and self.report.differences:
             logger.warning(
                 "%s was trained for another config than this one (%s)",

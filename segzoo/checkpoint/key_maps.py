@@ -1,8 +1,9 @@
 """Map the parameter names of other code bases by ordered (regex, replacement) rules, kept as data."""
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class KeyMap:
         joins: (regexes, replacement) pairs: before renaming, weights whose keys differ only in the regex
             they match are concatenated along the first dimension, in the order of the regexes.
         transforms: (regex, function) pairs for model keys whose values the file stores in another order.
+        description: what predictions with such files depend on besides weights, with the keys of
+            `compare_description`, such as `image_format`; None if they differ or are not known.
     """
 
     name: str
@@ -55,6 +58,7 @@ class KeyMap:
     splits: tuple[tuple[str, tuple[str, ...]], ...] = ()
     joins: tuple[tuple[tuple[str, ...], str], ...] = ()
     transforms: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = ()
+    description: Mapping[str, Any] | None = None
 
     def fits(self, keys: Collection[str]) -> bool:
         """Return whether a file with these keys has this layout."""

@@ -86,6 +86,7 @@ def load_state(
     weights, outside = _under_prefix(file, own, report)
     key_map, _ = _choose_map(weights, own)
     report.source = key_map.name
+    report.layout_description = dict(key_map.description) if key_map.description else None
     weights = key_map.regroup(weights)
     loss_keys = LOSS_KEYS if allow_other_classes else ()
     names = _place(weights, own, key_map, loss_keys, report)

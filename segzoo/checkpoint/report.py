@@ -1,6 +1,7 @@
 """Report of what loading did to every weight, and the error for a checkpoint that does not fit."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from tabulate import tabulate
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import some
 
+from .compatibility import compare_description
 from .key_maps import matches, query_keys
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ class LoadReport:
         unexpected: the file's keys that have no place in the model.
         extras: the file's keys that are known not to be needed.
         description: metadata of a segzoo checkpoint; else None.
-        differences: how they differ from the config (see `compare_description`); set by the checkpointer.
+        layout_description: the same of a file without metadata, as far as its layout determines it.
+        differences: how they differ from the config, see `compare`.
         notes: which of several sets of weights was taken, which prefix of the names was removed.
     """
 
@@ -54,6 +57,7 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     extras: list[str] = field(default_factory=list)
     description: dict[str, Any] | None = None
+    layout_description: dict[str, Any] | None = None
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -61,6 +65,10 @@ class LoadReport:
     def complete(self) -> bool:
         """Whether every weight that predictions depend on came from the file."""
         return not (self.reinitialized or self.missing)
+
+    def compare(self, config: Mapping[str, Any] | None) -> None:
+        """Set `differences`: those between the file's metadata and a config's, see `compare_description`."""
+        self.differences = compare_description(self.description or self.layout_description, config)
 
     def require_complete(
         self, action: str = "evaluation", consequence: str = "refusing to report metrics"

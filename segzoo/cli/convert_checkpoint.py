@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     # Imported here: a wrong key is reported without importing models.
     from detectron2.modeling import build_model
 
-    from segzoo.checkpoint import compare_description, load_checkpoint, save_checkpoint
+    from segzoo.checkpoint import load_checkpoint, save_checkpoint
     from segzoo.engine.model_description import classes_metadata, describe_checkpoint
 
     cfg.MODEL.DEVICE = "cpu"
@@ -81,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
         report.require_complete("convert-checkpoint", "pass --allow-incomplete to convert it anyway")
     description = describe_checkpoint(cfg, classes_metadata(cfg))
     # A checkpoint must not get a description that contradicts its own.
-    differences = compare_description(report.description, description)
-    if differences:
+    report.compare(description)
+    if report.differences:
         raise InputError(
             f"{weights} was trained for another config than {args.config_file} "
-            f"({differences[0]}); give the config it was trained with"
+            f"({report.differences[0]}); give the config it was trained with"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(output, {"model": model.state_dict(), "segzoo": description})

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     # Imported here: a wrong key is reported without importing models.
     from detectron2.data import MetadataCatalog
 
-    from segzoo.checkpoint import compare_description, load_checkpoint
+    from segzoo.checkpoint import load_checkpoint
     from segzoo.engine import find_trainer, resolve_device
     from segzoo.engine.model_description import describe
     from segzoo.export.torch_export import describe_program, export_program, save_program
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     model = find_trainer(cfg).build_model(cfg).eval()
     report = load_checkpoint(model, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
     ours = describe(cfg, MetadataCatalog.get(classes_dataset(cfg)))
-    report.differences = compare_description(report.description, ours)
+    report.compare(ours)
     report.require_complete("export", "its outputs would be meaningless")
     program = export_program(model, size, args.batch_size)
     description = describe_program(cfg, model, size, args.batch_size)

@@ -52,7 +52,8 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
 def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.FORMAT = "RGB"
     # Targets that the mapper makes: segments (map or masks of the targets, and their classes), boxes,
-    # instances (Detectron2's Instances), sem_seg, ... (registry TARGETS); (): those that the model requests.
+    # instances (Detectron2's Instances), entities (EntitySeg), sem_seg, ... (registry TARGETS); (): those
+    # that the model requests.
     cfg.INPUT.TARGETS = ()
     # Pixel values (low, high) that map to 0 and 255 in images of more than 8 bits, such as (0, 4095) for 12
     # bits, if the dataset's YAML has no image_range. (): from the brightest pixel of the dataset, else of the

@@ -129,8 +129,8 @@ class SegmentationMapper:
 
     def _add_targets(self, record: dict[str, Any], image: np.ndarray) -> None:
         reader = self.readers[record["dataset"]]
-        index_map = reader.load_index_map(record, semantic=TASKS[self.task].from_classes)
-        augmented = AugmentationInput(image, index_map, reader.ignore_label)
+        source = reader.load_index_map(record, semantic=TASKS[self.task].from_classes)
+        augmented = AugmentationInput(image, source, reader.ignore_label)
         transforms = self.augmentations(augmented)
         assert augmented.index_map is not None
         index_map = augmented.index_map
@@ -149,6 +149,8 @@ class SegmentationMapper:
             reader.class_map,
             outlines if index_map.members is not None else None,
             self.mask_format,
+            source,
+            transforms,
         )
         for add in self.add_targets:
             record.update(add(labels))

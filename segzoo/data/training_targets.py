@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.data.transforms import Transform
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, polygons_to_bitmask
 from scipy.ndimage import find_objects
 
 from segzoo.utils.registries import NamedRegistry, registered
 
+from .entity_boxes import GroupGeometry, rounded_boxes
 from .label_reader import IndexMap
 from .outlines import Outline, outline_boxes
 from .targets import Groups, MaskTargets, Targets, build_mask_targets, build_targets
@@ -40,6 +42,8 @@ class AugmentedLabels:
         outlines_of: returns the transformed polygons of each segment of `index_map.segments`; None for labels
             that are no polygons.
         mask_format: "polygon" or "bitmask", the form of the masks of `instances`; see INPUT.MASK_FORMAT.
+        source: the labels before augmentation, with the same segments; None if unknown.
+        transform: what was applied to them; None if unknown.
     """
 
     task: str
@@ -48,6 +52,8 @@ class AugmentedLabels:
     class_map_of: Callable[[IndexMap], np.ndarray]
     outlines_of: Callable[[], list[Outline]] | None = None
     mask_format: str = "polygon"
+    source: IndexMap | None = None
+    transform: Transform | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -148,6 +154,34 @@ def add_sem_seg(labels: AugmentedLabels) -> dict[str, Any]:
 def add_boxes(labels: AugmentedLabels) -> dict[str, Any]:
     """Return `segment_boxes` (S, 4) float32: left, top, right, bottom edges of the targets in pixels."""
     return {"segment_boxes": torch.from_numpy(labels.boxes)}
+
+
+@TARGETS_REGISTRY.register(name="entities")
+def add_entities(labels: AugmentedLabels) -> dict[str, Any]:
+    """Return a box and a center of mass of each target, as EntitySeg needs them.
+
+    `segment_entity_boxes` (S, 4) float32: first column, first row, last column, last row of the mask;
+    `segment_entity_centers` (S, 2) float32: mean x and y index of its pixels.
+    """
+    geometry = GroupGeometry(labels.index_map, labels.groups)
+    return _entities(geometry.extremes[geometry.present].astype(np.float32), geometry)
+
+
+@TARGETS_REGISTRY.register(name="entities_rounded")
+def add_entities_rounded(labels: AugmentedLabels) -> dict[str, Any]:
+    """Return the same with the boxes of EntitySeg's published training, see `rounded_boxes`."""
+    if labels.source is None or labels.transform is None:
+        raise ValueError("entities_rounded needs the labels before augmentation and the transform")
+    geometry = GroupGeometry(labels.index_map, labels.groups)
+    extremes = GroupGeometry(labels.source, labels.groups).extremes[geometry.present]
+    return _entities(rounded_boxes(extremes, labels.transform, labels.size), geometry)
+
+
+def _entities(boxes: np.ndarray, geometry: GroupGeometry) -> dict[str, Any]:
+    return {
+        "segment_entity_boxes": torch.from_numpy(boxes),
+        "segment_entity_centers": torch.from_numpy(geometry.centers()),
+    }
 
 
 @TARGETS_REGISTRY.register(name="instances")

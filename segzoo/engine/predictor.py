@@ -15,7 +15,7 @@ from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from torch import nn
 
-from segzoo.checkpoint import compare_description, load_checkpoint
+from segzoo.checkpoint import load_checkpoint
 from segzoo.config.files import is_config_name
 from segzoo.data import build_test_augmentations
 from segzoo.modeling import SegmentationModel, as_segmentation_model, as_segmentor
@@ -105,7 +105,7 @@ class Predictor:
             self.model = model
         if weights:
             report = load_checkpoint(self.model, str(weights), trust=trust)
-            report.differences = compare_description(report.description, ours)
+            report.compare(ours)
             report.require_complete("Predictor", "its predictions would mean nothing")
             trained_range = (report.description or {}).get("image_range", ())
             self.image_range = self.image_range or tuple(trained_range)

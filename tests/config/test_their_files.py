@@ -1,5 +1,8 @@
 """Configuration files of MaskFormer and Mask2Former load as they are, and give what the zoo's leaf gives."""
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 from detectron2.config import get_cfg
@@ -199,7 +202,8 @@ def test_names_of_datasets_and_files_of_weights_exist_here():
     leaves = [load_config(f"panoptic/coco/mask2former_swin_{name}") for name in names]
     expected = {cfg.MODEL.WEIGHTS for cfg in leaves}
     assert {url for file, url in WEIGHTS.items() if file.startswith("swin_")} == expected
-    assert all(f"/{file.removesuffix('.pkl')}." in url for file, url in WEIGHTS.items())
+    stems = {Path(file).stem.removesuffix("_trans"): url for file, url in WEIGHTS.items()}
+    assert all(re.search(rf"/{stem}(_\d{{8}}-\w{{8}})?\.(pth|pkl)$", url) for stem, url in stems.items())
 
 
 @pytest.mark.parametrize(

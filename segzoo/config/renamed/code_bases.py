@@ -6,6 +6,8 @@ A file contains only differences from the defaults of its code base, so these de
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from . import entityseg
+
 # Added by Detectron2's project DeepLab, which the two others use.
 _DEEPLAB = {
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
@@ -124,5 +126,9 @@ MASK2FORMER = CodeBase(
     },
 )
 
+ENTITYSEG = CodeBase("EntitySeg", entityseg.KEYS, entityseg.CONSTANTS)
+
+# A file with one of these keys is EntitySeg's; other code bases have the rest.
+ENTITYSEG_KEYS = entityseg.KEYS.keys() - {"SOLVER.OPTIMIZER"}
 # A file with one of these keys, which MaskFormer lacks, is Mask2Former's.
 MASK2FORMER_KEYS = frozenset(_MASK2FORMER)

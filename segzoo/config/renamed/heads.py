@@ -9,12 +9,15 @@ _ARCHITECTURE, _HEAD = "MODEL.META_ARCHITECTURE", "MODEL.SEM_SEG_HEAD.NAME"
 # Detectron2's meta-architecture, which can be built as it is, and its counterpart.
 DETECTOR, MASK_RCNN = "GeneralizedRCNN", "MaskRCNN"
 DETECTORS = (DETECTOR, MASK_RCNN)
-OUR_ARCHITECTURES = ("MaskFormer", MASK_RCNN, "PerPixelSegmentor")
+# EntitySeg's, and its counterpart.
+ENTITY_FPN, ENTITYSEG = "EntityFPN", "EntitySeg"
+OUR_ARCHITECTURES = (ENTITYSEG, "MaskFormer", MASK_RCNN, "PerPixelSegmentor")
 # Those with a neck, MODEL.NECK.
-NECK_ARCHITECTURES = ("PerPixelSegmentor", MASK_RCNN)
+NECK_ARCHITECTURES = (ENTITYSEG, "PerPixelSegmentor", MASK_RCNN)
 # Meta-architectures that identify a file of another code base.
 OTHER_ARCHITECTURES = (
     DETECTOR,
+    ENTITY_FPN,
     "PanopticDeepLab",
     "PanopticFPN",
     "ProposalNetwork",
@@ -53,6 +56,8 @@ def _architecture(given: Mapping[str, Any], context: Context) -> Mapping[str, An
     name, head = given[_ARCHITECTURE], given[_HEAD]
     if name == DETECTOR:
         return _mask_rcnn(given, context)
+    if name in (ENTITY_FPN, ENTITYSEG):
+        return {_ARCHITECTURE: ENTITYSEG}
     if name in _ELSEWHERE:
         refuse(_ARCHITECTURE, name, f"has no counterpart here: it is {_ELSEWHERE[name]}; {_AUTHORS}")
     if name in ("SemanticSegmentor", "PerPixelSegmentor"):
@@ -141,8 +146,8 @@ ARCHITECTURE_ROW = Row(
     "`MODEL.META_ARCHITECTURE`, `MODEL.SEM_SEG_HEAD.NAME`",
     "`SemanticSegmentor` with MaskFormer's per-pixel heads is `PerPixelSegmentor`; `GeneralizedRCNN` with "
     "`MODEL.MASK_ON` is `MaskRCNN` with `TASK instance`, or, with a backbone that is not here, Detectron2's "
-    "own model; the keys of its anchors, RPN and ROI heads are the same; detectors of boxes or keypoints and "
-    "models of videos have no counterpart",
+    "own model; the keys of its anchors, RPN and ROI heads are the same; `EntityFPN` is `EntitySeg`; "
+    "detectors of boxes or keypoints and models of videos have no counterpart",
     _architecture,
 )
 

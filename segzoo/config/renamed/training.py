@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from segzoo.utils.paths import expand_home
 
-from .heads import DETECTORS
+from .heads import DETECTORS, ENTITYSEG
 from .row import Context, Row, ignore, refuse, same
 
 
@@ -31,6 +31,8 @@ DATASETS = {
     "coco_2017_val": "coco_2017_val_instances",
     "coco_2017_train_panoptic_with_sem_seg": "coco_2017_train_panoptic",
     "coco_2017_val_panoptic_with_sem_seg": "coco_2017_val_panoptic",
+    "coco_2017_train_entity": "coco_2017_train_panoptic",
+    "coco_2017_val_entity": "coco_2017_val_panoptic",
     "cityscapes_fine_sem_seg_train": "cityscapes_sem_seg_train",
     "cityscapes_fine_sem_seg_val": "cityscapes_sem_seg_val",
     "cityscapes_fine_sem_seg_test": "cityscapes_sem_seg_test",
@@ -38,6 +40,14 @@ DATASETS = {
 
 _WEIGHTS = "MODEL.WEIGHTS"
 _SWIN_URL = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+_MSRA = "detectron2://ImageNetPretrained/MSRA/"
+_MIT_URL = "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer/"
+_MIT = (
+    ("b0", "20220624-7e0fe6dd"),
+    ("b2", "20220624-66e8bf70"),
+    ("b3", "20220624-13b1141c"),
+    ("b5", "20220624-658746d9"),
+)
 # Files that users of these code bases convert by hand, and the published originals.
 WEIGHTS = {
     "R-101.pkl": "detectron2://ImageNetPretrained/torchvision/R-101.pkl",
@@ -51,6 +61,13 @@ WEIGHTS = {
             "swin_large_patch4_window12_384_22k",
         )
     },
+    # EntitySeg's.
+    **{f"pretrained_model/R-{depth}.pkl": f"{_MSRA}R-{depth}.pkl" for depth in (50, 101)},
+    **{
+        f"pretrained_model/{name}_trans.pth": f"{_SWIN_URL}{name}.pth"
+        for name in ("swin_tiny_patch4_window7_224", "swin_large_patch4_window7_224_22k")
+    },
+    **{f"pretrained_model/mit_{name}_trans.pth": f"{_MIT_URL}mit_{name}_{stamp}.pth" for name, stamp in _MIT},
 }
 
 # Values with another spelling in segzoo, which have no other meaning there.
@@ -89,7 +106,7 @@ def _weights(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
 
 def _filter_empty(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     # Detectron2 checks instance annotations; records of semantic and panoptic labels have none.
-    return {key: value and context.ours["TASK"] == "instance" for key, value in given.items()}
+    return {key: value and context.ours["TASK"] in ("instance", "entity") for key, value in given.items()}
 
 
 def _crop(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
@@ -134,9 +151,8 @@ def _scale(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
 
 def _flip(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     ((key, value),) = given.items()
-    obeyed = (
-        context.ours["MODEL.META_ARCHITECTURE"] in DETECTORS or context.ours["INPUT.AUGMENTATION"] == "lsj"
-    )
+    detector = context.ours["MODEL.META_ARCHITECTURE"] in (*DETECTORS, ENTITYSEG)
+    obeyed = detector or context.ours["INPUT.AUGMENTATION"] == "lsj"
     if value == "none" and obeyed:
         return {"INPUT.FLIP_PROB": 0.0}
     if value not in ("none", "horizontal"):
@@ -239,7 +255,7 @@ INPUT_ROWS = (
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
         "`DATALOADER.FILTER_EMPTY_ANNOTATIONS`",
         "applies to every task here, to instances there; in their files it has effect with "
-        "`TASK instance` only",
+        "`TASK instance` and `TASK entity` only",
         _filter_empty,
     ),
     Row(

@@ -16,8 +16,24 @@ from segzoo.utils.errors import InputError
 from ..keys import decode, equal
 from ..value_types import with_default_type
 from .backbones import OUR_BACKBONES
-from .code_bases import DETECTRON2, MASK2FORMER, MASK2FORMER_KEYS, MASKFORMER, CodeBase
-from .heads import DEC_LAYERS, DECODER, DETECTOR, MASK_RCNN, MASKED_DECODER, OTHER_ARCHITECTURES
+from .code_bases import (
+    DETECTRON2,
+    ENTITYSEG,
+    ENTITYSEG_KEYS,
+    MASK2FORMER,
+    MASK2FORMER_KEYS,
+    MASKFORMER,
+    CodeBase,
+)
+from .heads import (
+    DEC_LAYERS,
+    DECODER,
+    DETECTOR,
+    ENTITY_FPN,
+    MASK_RCNN,
+    MASKED_DECODER,
+    OTHER_ARCHITECTURES,
+)
 from .row import Context
 from .table import CONVERTED, ROWS
 from .training import VALUES
@@ -26,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 # Keys of segzoo that define a model or a training; a file has these or those of another code base.
 _OURS = ("TASK", "INPUT.AUGMENTATION", "MODEL.BACKBONE.VARIANT", "MODEL.MASK_FORMER.MASK_LOSS")
-_ADDED = frozenset(MASK2FORMER.keys)
+_ADDED = MASK2FORMER.keys.keys() | ENTITYSEG_KEYS
 
 
 def find_code_base(
@@ -57,6 +73,8 @@ def find_code_base(
             f"{key} is a key of another code base, {ours[0]} one of segzoo; leave out all of segzoo's keys, "
             f"or replace the other code base's keys (COMING_FROM.md): {remedy}"
         )
+    if theirs & ENTITYSEG_KEYS or loaded.get("MODEL.META_ARCHITECTURE") == ENTITY_FPN:
+        return ENTITYSEG
     if theirs & MASK2FORMER_KEYS or "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME" in loaded:
         return MASK2FORMER
     # DeepLab's keys, such as RESNETS.STEM_TYPE, are in all three.
@@ -173,7 +191,7 @@ def translate_keys(
         InputError: a key has no counterpart, or none without other keys; or `beside` has another value.
     """
     result: dict[str, Any] = {}
-    known = {**dict(flatten(get_cfg())), **MASK2FORMER.keys}
+    known = {**dict(flatten(get_cfg())), **ENTITYSEG.keys, **MASK2FORMER.keys}
     for row in ROWS:
         mine = {key: _decode(key, given[key], known) for key in row.keys if key in given}
         if mine:

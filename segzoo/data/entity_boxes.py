@@ -1,0 +1,88 @@
+"""Boxes and centers of mass of the targets of an image (Qi et al., Open-World Entity Segmentation).
+
+Shape shorthand: A regions of an index map, G groups of segments.
+"""
+
+import numpy as np
+from detectron2.data.transforms import Transform
+from scipy.ndimage import find_objects
+
+from .label_reader import IndexMap
+from .targets import Groups
+
+
+class GroupGeometry:
+    """Extremes and centers of mass of groups of segments.
+
+    Args:
+        index_map: the segment of each pixel.
+        groups: groups of its segments.
+
+    Attributes:
+        extremes: (G, 4) int64 first column, first row, last column, last row; -1 for a group without pixels.
+        present: (G,) bool, whether a group has pixels.
+    """
+
+    def __init__(self, index_map: IndexMap, groups: Groups) -> None:
+        self._indices = index_map.indices
+        self._in_group = _region_groups(index_map, groups)
+        regions = len(self._in_group)
+        extremes: np.ndarray = np.zeros((regions, 4), np.int64)
+        occurs = np.zeros(regions, bool)
+        for region, found in enumerate(find_objects(self._indices, regions - 1), start=1):
+            if found is not None:
+                rows, columns = found
+                extremes[region] = columns.start, rows.start, columns.stop - 1, rows.stop - 1
+                occurs[region] = True
+        self._in_group &= occurs[:, None]
+        self.present = self._in_group.any(0)
+        chosen = self._in_group[..., None]
+        largest = np.iinfo(np.int64).max
+        first = np.where(chosen, extremes[:, None, :2], largest).min(0)
+        last = np.where(chosen, extremes[:, None, 2:], -1).max(0)
+        self.extremes = np.where(self.present[:, None], np.concatenate([first, last], 1), -1)
+
+    def centers(self) -> np.ndarray:
+        """Return the mean x and y index of the pixels of each group that has any, (., 2) float32."""
+        height, width = self._indices.shape
+        indices, regions = self._indices.ravel(), len(self._in_group)
+        columns = np.tile(np.arange(width, dtype=np.float64), height)
+        rows = np.repeat(np.arange(height, dtype=np.float64), width)
+        # Indices above A, which padding may leave, are void.
+        sums = [
+            np.bincount(indices, weights, minlength=regions)[:regions] for weights in (columns, rows, None)
+        ]
+        x, y, areas = np.stack(sums) @ self._in_group[:, self.present]
+        return np.stack([x / areas, y / areas], 1).astype(np.float32)
+
+
+def _region_groups(index_map: IndexMap, groups: Groups) -> np.ndarray:
+    """Return (A + 1, G) bool: whether the pixels of an index belong to a group."""
+    of_segment = groups.of_segment
+    members = index_map.members
+    if members is None:
+        members = np.eye(len(of_segment) + 1, dtype=bool)[:, 1:]
+    in_group = np.zeros((len(members), len(groups.classes)), dtype=bool)
+    kept = np.flatnonzero(of_segment >= 0)
+    np.logical_or.at(in_group.T, of_segment[kept], members.T[kept])
+    return in_group
+
+
+def rounded_boxes(extremes: np.ndarray, transform: Transform, size: tuple[int, int]) -> np.ndarray:
+    """Transform boxes of whole pixels as EntitySeg's code does: they stay integers, so a resize rounds down.
+
+    A box can therefore be up to two pixels off its mask.
+
+    Args:
+        extremes: (G, 4) int64 x0, y0, x1, y1 in the image before the transform.
+        transform: what was applied to the image.
+        size: (height, width) after it.
+
+    Returns:
+        (G, 4) float32, within the image.
+    """
+    corners = extremes[:, [[0, 1], [0, 3], [2, 1], [2, 3]]].reshape(-1, 2)
+    corners = transform.apply_coords(corners).reshape(-1, 4, 2)
+    boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
+    height, width = size
+    return boxes.clip(0, [width, height, width, height]).astype(np.float32)

@@ -1,0 +1,89 @@
+"""Boxes and centers of entities against loops over their pixels."""
+
+import numpy as np
+import pytest
+from detectron2.data import transforms as T
+
+from segzoo.data.entity_boxes import GroupGeometry, rounded_boxes
+from segzoo.data.label_reader import IndexMap, Segments
+from segzoo.data.targets import Groups, entity_groups, panoptic_groups
+from segzoo.data.training_targets import AugmentedLabels, add_entities, add_entities_rounded
+
+
+def segments(*classes, crowd=()):
+    flags = np.array([index in crowd for index in range(len(classes))])
+    return Segments(np.array(classes, np.int64), flags)
+
+
+def by_loops(masks):
+    boxes, centers = [], []
+    for mask in masks:
+        rows, columns = np.nonzero(mask)
+        boxes.append([columns.min(), rows.min(), columns.max(), rows.max()])
+        centers.append([columns.mean(), rows.mean()])
+    return boxes, centers
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_entities_have_the_extremes_and_the_mean_of_their_pixels(dtype):
+    """Segment 2 is a crowd and segment 5 has no pixel; both are left out."""
+    indices = np.random.default_rng(0).integers(0, 5, (30, 40)).astype(dtype)
+    index_map = IndexMap(indices, segments(3, 3, 1, 0, 2, crowd=(1,)))
+    groups = entity_groups(index_map.segments, np.array([True] * 4))
+    labels = AugmentedLabels("entity", index_map, groups, lambda index_map: index_map.indices)
+    found = add_entities(labels)
+    boxes, centers = by_loops([indices == index for index in (1, 3, 4)])
+    assert found["segment_entity_boxes"].tolist() == boxes
+    np.testing.assert_allclose(found["segment_entity_centers"], centers, rtol=1e-6)
+    # In the order of the masks that the target "segments" has.
+    assert labels.masks.shape[0] == 3
+    assert [mask.sum() for mask in labels.masks] == [(indices == index).sum() for index in (1, 3, 4)]
+
+
+def test_segments_that_overlap_and_segments_of_one_group_are_joined():
+    indices = np.array([[0, 1, 1, 2, 3], [0, 1, 1, 2, 3]], np.uint8)
+    # Pixels with index 2 are in both of the first segments.
+    members = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1]], bool)
+    overlapping = IndexMap(indices, segments(0, 0, 0), members)
+    geometry = GroupGeometry(overlapping, entity_groups(overlapping.segments, np.array([True])))
+    assert geometry.extremes.tolist() == [[1, 0, 3, 1], [3, 0, 3, 1], [4, 0, 4, 1]]
+    np.testing.assert_allclose(geometry.centers(), [[2, 0.5], [3, 0.5], [4, 0.5]])
+    stuff = IndexMap(indices, segments(0, 1, 0))
+    geometry = GroupGeometry(stuff, panoptic_groups(stuff.segments, np.array([False, True])))
+    assert geometry.extremes.tolist() == [[1, 0, 4, 1], [3, 0, 3, 1]]
+    np.testing.assert_allclose(geometry.centers()[0], [(1 + 1 + 2 + 2 + 4 + 4) / 6, 0.5])
+
+
+def test_rounded_boxes_are_cut_by_a_resize_and_mirrored_at_the_edge_by_a_flip():
+    """A resize of a 10 x 20 image by 1.7, then a flip, by hand: int(x * 1.7), and 34 - x."""
+    extremes = np.array([[3, 1, 12, 8], [0, 0, 19, 9]])
+    resize = T.ResizeTransform(10, 20, 17, 34)
+    assert rounded_boxes(extremes, T.TransformList([resize]), (17, 34)).tolist() == [
+        [5, 1, 20, 13],
+        [0, 0, 32, 15],
+    ]
+    both = T.TransformList([resize, T.HFlipTransform(34)])
+    assert rounded_boxes(extremes, both, (17, 34)).tolist() == [[14, 1, 29, 13], [2, 0, 34, 15]]
+
+
+def test_rounded_boxes_come_from_the_image_before_augmentation():
+    indices = np.zeros((10, 20), np.uint8)
+    indices[2:9, 3:14] = 2
+    indices[0, 0] = 1  # lost in the smaller image
+    source = IndexMap(indices, segments(0, 1))
+    resize = T.TransformList([T.ResizeTransform(10, 20, 5, 9)])
+    augmented = source._replace(indices=np.where(np.indices((5, 9))[1] > 2, 2, 0).astype(np.uint8))
+    labels = AugmentedLabels(
+        "entity",
+        augmented,
+        Groups(np.array([0, 1]), np.zeros(2, np.int64)),
+        lambda index_map: index_map.indices,
+        source=source,
+        transform=resize,
+    )
+    found = add_entities_rounded(labels)
+    # int(3 * 9 / 20), int(2 / 2), int(13 * 9 / 20), int(8 / 2)
+    assert found["segment_entity_boxes"].tolist() == [[1, 1, 5, 4]]
+    assert found["segment_entity_centers"].tolist() == [[5.5, 2]]
+    with pytest.raises(ValueError, match="needs the labels before augmentation"):
+        add_entities_rounded(AugmentedLabels("entity", augmented, labels.groups, labels.class_map_of))
