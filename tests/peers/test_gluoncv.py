@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 
-from segzoo.checkpoint import load_checkpoint, read_checkpoint
+from segzoo.checkpoint import KeyMap, load_checkpoint, read_checkpoint
+from segzoo.checkpoint.rules_gluon import GLUON_RESNET, block_names, resnet_block_names
 from segzoo.cli import convert_checkpoint
 from segzoo.engine.model_config import model_config
 from segzoo.model_zoo.configs import load_config
@@ -143,6 +144,26 @@ def compare_backbone(variant, file, case, tolerance):
 def test_recorded_imagenet_files_give_recorded_logits(name):
     with np.load(CASES / f"{name}.npz") as case:
         compare_backbone(TOY_IMAGENET[name], CASES / f"{name}.zip", case, 1e-5)
+
+
+@pytest.mark.parametrize(("backbone", "block"), [("resnet18_v1b", "basic"), ("resnet50_v1b", "bottleneck")])
+def test_the_backbone_of_an_fpn_detector_has_block_names(backbone, block):
+    """Below `features.`, where the other parts of the file have structural names."""
+    weights = read_checkpoint(CASES / f"mask_rcnn_fpn_{backbone}.zip").weights
+    depths, convs = ((2, 2, 2, 2), 2) if block == "basic" else ((3, 4, 6, 3), 3)
+    rules = (*block_names(), *resnet_block_names(r"features\.resnetv1b_", convs, False), *GLUON_RESNET)
+    key_map = KeyMap(name="backbone", recognize=(), rules=rules)
+    found = {
+        key_map.rename(key): value for key, value in weights.items() if key.startswith("features.resnet")
+    }
+    own = resnet.ResNetBackbone(variant=resnet.ResNetVariant(block, depths, width=1), norm="BN").state_dict()
+    own = {key: value for key, value in own.items() if not key.endswith("num_batches_tracked")}
+    assert {key: value.shape for key, value in found.items()} == {
+        key: value.shape for key, value in own.items()
+    }
+    left = {key_map.rename(key) for key in weights if not key.startswith("features.resnet")}
+    assert {"features.P2_conv_lat:weight", "features.P6_conv1:bias", "mask.mask.weight"} < left
+    assert not any(key.startswith(("stem.", "res")) for key in left)
 
 
 def toy_model(name):

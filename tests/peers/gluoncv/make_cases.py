@@ -12,8 +12,9 @@ It writes two files for each network:
 
     NAME.zip    the weights, as GluonCV publishes them: one `.params` file, written by `save_parameters`
     NAME.npz    image: (3, H, W) uint8 RGB; out0, out1, ...: the network's outputs,
-                (K, H, W)[:, ::step, ::step], or the logits (K, 1, 1) of a classifier; structural, blocks,
-                exported: the spellings of the names, as UTF-8 text of one name a line
+                (K, H, W)[:, ::step, ::step]; or the logits (K,) of a classifier; or the classes (D, 1),
+                scores (D, 1), boxes (D, 4) and masks (D, m, m)[:, ::step, ::step] of a detector; structural,
+                blocks, exported: the spellings of the names, as UTF-8 text of one name a line
 
 and `losses.npz`: a loss of each kind on small logits, with its gradients.
 
@@ -35,12 +36,18 @@ import mxnet as mx
 import numpy as np
 from gluoncv.loss import MixSoftmaxCrossEntropyLoss, SegmentationMultiLosses
 from gluoncv.model_zoo import danet, deeplabv3, deeplabv3b_plus, fcn, get_model, pspnet, segbase
+from gluoncv.model_zoo.rcnn.faster_rcnn.faster_rcnn import FasterRCNN
+from gluoncv.model_zoo.rcnn.mask_rcnn import predefined_models
 from gluoncv.model_zoo.resnetv1b import BasicBlockV1b, BottleneckV1b, ResNetV1b
 from mxnet import autograd
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 TOY_SIZE, TOY_CLASSES, TOY_FACTOR = (40, 56), 5, 64
 SIZE = (160, 160)
+DETECTION_SIZE, TOY_DETECTION_SIZE = (224, 320), (128, 160)
+# Number of proposals and of detections of a published detector, and of a toy.
+PROPOSALS = {False: 100, True: 20}
+TOY_DETECTORS = ("mask_rcnn_resnet18_v1b", "mask_rcnn_fpn_resnet18_v1b", "mask_rcnn_fpn_resnet50_v1b")
 
 
 def make_image(height, width):
@@ -54,11 +61,19 @@ def normalized(image):
     return mx.nd.array(scaled[None].astype(np.float32))
 
 
+# Parameters that a network makes by itself.
+CONSTANTS = ("anchors", "means", "stds")
+LEAVES = ("weight", "bias", "gamma", "beta", "running_mean", "running_var")
+
+
 def fill(network, seed, levels=0):
     """Draw all weights; with `levels`, from that many values for each weight, so that files compress well."""
     random = np.random.RandomState(seed)
     for name, parameter in sorted(network._collect_params_with_prefix().items()):
-        shape, leaf = parameter.shape, name.rsplit(".", 1)[-1]
+        shape, last = parameter.shape, name.rsplit(".", 1)[-1]
+        if last in CONSTANTS:
+            continue
+        leaf = next(leaf for leaf in LEAVES if last.endswith(leaf))  # conv0_weight in a symbol block
         if leaf == "weight":
             values = random.randn(*shape) * np.sqrt(2.0 / np.prod(shape[1:]))
         elif leaf in ("gamma", "running_var") and shape != (1,):
@@ -74,6 +89,37 @@ def fill(network, seed, levels=0):
             if leaf in ("gamma", "running_var"):
                 values = np.maximum(values, unit)
         parameter.set_data(mx.nd.array(values.astype(np.float32)))
+
+
+def pooled_by_level(
+    self,
+    F,  # noqa: N803
+    features,
+    rois,
+    size,
+    strides,
+    roi_mode="align",
+    canonical=224.0,
+    samples=2,
+    eps=1e-6,
+):
+    """Pool every RoI from its level of the pyramid, on a CPU.
+
+    GluonCV's own function gives the RoIs of other levels the batch index -1, for which MXNet's RoIAlign
+    leaves the result uninitialized on a CPU. Here every RoI is pooled from every level, and counts in one.
+    """
+    last = min(self._max_stage, 5)
+    _, x1, y1, x2, y2 = F.split(rois, axis=-1, num_outputs=5)
+    level = F.floor(4 + F.log2(F.sqrt((x2 - x1 + 1) * (y2 - y1 + 1)) / canonical + eps))
+    level = F.reshape(F.clip(level, self._min_stage, last), (-1, 1, 1, 1))
+    total = 0
+    for index, stage in enumerate(range(self._min_stage, last + 1)):
+        pooled = F.contrib.ROIAlign(features[index], rois, size, 1.0 / strides[index], sample_ratio=samples)
+        total = total + F.broadcast_mul(pooled, level == stage)
+    return total
+
+
+FasterRCNN._pyramid_roi_feats = pooled_by_level
 
 
 def run(network, image):
@@ -95,8 +141,57 @@ def published(name, **options):
     return network, image, run(network, image)
 
 
+def detector(name, small=False):
+    """Return a Mask R-CNN with fewer proposals than published."""
+    network = get_model(name, pretrained=False, pretrained_base=False)
+    network.rpn._test_post_nms = network._rpn_test_post_nms = network._rcnn_max_dets = PROPOSALS[small]
+    return network, make_image(*(TOY_DETECTION_SIZE if small else DETECTION_SIZE))
+
+
+def calibrate(network, image):
+    """Scale layers of a detector by powers of 2, so that scores differ and boxes are moderate.
+
+    With saturated scores the order of ties decides which proposals remain.
+    """
+    head = network.rpn.rpn_head if hasattr(network.rpn, "rpn_head") else network.rpn
+    dense = [layer for layer in network.box_features or () if isinstance(layer, mx.gluon.nn.Dense)]
+    inside = getattr(network.mask.deconv, "_children", None)
+    masks = (
+        [layer for layer in inside.values() if hasattr(layer, "weight")] if inside else [network.mask.deconv]
+    )
+    layers = [(head.conv1[0], 1), (head.score, 1.5), (head.loc, 0.1)]
+    layers += [(layer, 1) for layer in dense]
+    layers += [(network.class_predictor, 2), (network.box_predictor, 1)]
+    layers += [(layer, 1) for layer in masks] + [(network.mask.mask, 2)]
+    for layer, target in layers:
+        found = []
+
+        def observe(block, inputs, output, found=found):
+            found.append(output.asnumpy().std())
+
+        hook = layer.register_forward_hook(observe)
+        network(normalized(image))
+        hook.detach()
+        factor = 2.0 ** np.round(np.log2(target / np.mean(found)))
+        for parameter in (layer.weight, layer.bias):
+            parameter.set_data(parameter.data() * factor)
+
+
+def published_detector(name):
+    network, image = detector(name)
+    network.initialize()
+    network(normalized(image))
+    fill(network, seed=len(name))
+    calibrate(network, image)
+    return network, image, run(network, image)
+
+
 # Networks with a 64th of the channels, on a ResNet of six blocks. They are GluonCV's own classes, whose
 # layers are made with fewer channels.
+
+
+# Of the RPN's outputs, 15 or 3 boxes a position, and of the masks.
+DETECTION_CHANNELS = (15, 3, 60, 12, 80)
 
 
 class ToyChannels:
@@ -104,18 +199,34 @@ class ToyChannels:
 
     def __enter__(self):
         nn = mx.gluon.nn
-        convolution, norm, dense = nn.Conv2D.__init__, nn.BatchNorm.__init__, nn.Dense.__init__
-        self.before = convolution, norm, dense, segbase.get_backbone
+        self.before = [
+            (place, name, getattr(place, name))
+            for place, name in (
+                *(
+                    (getattr(nn, layer), "__init__")
+                    for layer in ("Conv2D", "Conv2DTranspose", "BatchNorm", "Dense")
+                ),
+                (segbase, "get_backbone"),
+                (predefined_models, "FPNFeatureExpander"),
+            )
+        ]
+        convolution, transposed, norm, dense, _, fpn = (function for _, _, function in self.before)
 
         def fewer(self, channels, *args, in_channels=0, **kwargs):
-            fitting = channels if channels == TOY_CLASSES else max(channels // TOY_FACTOR, 1)
-            convolution(self, fitting, *args, **kwargs)
+            kept = channels in (TOY_CLASSES, *DETECTION_CHANNELS)
+            convolution(self, channels if kept else max(channels // TOY_FACTOR, 1), *args, **kwargs)
+
+        def fewer_transposed(self, channels, *args, in_channels=0, **kwargs):
+            transposed(self, channels // TOY_FACTOR, *args, **kwargs)
+
+        def narrow_fpn(*args, num_filters, **kwargs):
+            return fpn(*args, num_filters=[filters // TOY_FACTOR for filters in num_filters], **kwargs)
 
         def of_input(self, *args, in_channels=0, **kwargs):
             norm(self, *args, **kwargs)
 
         def classifier(self, units, *args, in_units=0, **kwargs):
-            dense(self, units, *args, **kwargs)
+            dense(self, units // TOY_FACTOR if units == 1024 else units, *args, **kwargs)
 
         def backbone(name, pretrained=False, **kwargs):
             blocks = [2, 1, 2, 1]
@@ -123,12 +234,14 @@ class ToyChannels:
                 BottleneckV1b, blocks, deep_stem=True, stem_width=64, name_prefix="resnetv1s_", **kwargs
             )
 
-        nn.Conv2D.__init__, nn.BatchNorm.__init__, nn.Dense.__init__ = fewer, of_input, classifier
-        segbase.get_backbone = backbone
+        for (place, name, _), function in zip(
+            self.before, (fewer, fewer_transposed, of_input, classifier, backbone, narrow_fpn), strict=True
+        ):
+            setattr(place, name, function)
 
     def __exit__(self, *error):
-        nn = mx.gluon.nn
-        nn.Conv2D.__init__, nn.BatchNorm.__init__, nn.Dense.__init__, segbase.get_backbone = self.before
+        for place, name, function in self.before:
+            setattr(place, name, function)
 
 
 def segmentation(make):
@@ -147,6 +260,8 @@ def toy(make, *arguments, **options):
     network.initialize()
     network(normalized(image))
     fill(network, seed=3, levels=6)
+    if make is detector:
+        calibrate(network, image)
     return network, image, run(network, image)
 
 
@@ -161,6 +276,7 @@ TOYS = {
     "bottleneck_v1c": lambda: toy(imagenet, BottleneckV1b, "c", deep_stem=True, stem_width=32),
     "bottleneck_v1d": lambda: toy(imagenet, BottleneckV1b, "d", deep_stem=True, avg_down=True, stem_width=32),
     "bottleneck_v1s": lambda: toy(imagenet, BottleneckV1b, "s", deep_stem=True, stem_width=64),
+    **{name: lambda name=name: toy(detector, f"{name}_coco", True) for name in TOY_DETECTORS},
 }
 SEGMENTATION = (
     "fcn_resnet50_ade",
@@ -172,6 +288,12 @@ SEGMENTATION = (
 IMAGENET = ("resnet18_v1b", "resnet50_v1b", "resnet50_v1c", "resnet50_v1d", "resnet50_v1s", "resnet101_v1d")
 NETWORKS = {name: lambda name=name: published(name, crop_size=SIZE[0]) for name in SEGMENTATION}
 NETWORKS |= {name: lambda name=name: published(name) for name in IMAGENET}
+DETECTORS = tuple(
+    f"mask_rcnn_{kind}{backbone}_coco"
+    for kind in ("", "fpn_")
+    for backbone in ("resnet18_v1b", "resnet50_v1b", "resnet101_v1d")
+)
+NETWORKS |= {name: lambda name=name: published_detector(name) for name in DETECTORS}
 
 
 def one_text(lines):
@@ -182,10 +304,16 @@ def one_text(lines):
 def save(folder, name, network, image, outputs, step):
     path = os.path.join(folder, f"{name}.params")
     network.save_parameters(path)
+    if step > 1:  # one anchor of the 16384 that a file of a detector holds
+        arrays = mx.nd.load(path)
+        cut = {
+            key: array[:, :, :1, :1] if key.endswith("anchors") else array for key, array in arrays.items()
+        }
+        mx.nd.save(path, cut)
     with zipfile.ZipFile(os.path.join(folder, f"{name}.zip"), "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(path, f"{name}.params")
     os.remove(path)
-    maps = [output if output.ndim == 3 else output[:, None, None] for output in outputs]
+    parts = [output[:, ::step, ::step] if output.ndim == 3 else output for output in outputs]
     names = list(network._collect_params_with_prefix().items())
     exported = [("aux:" if "running" in block.name else "arg:") + block.name for _, block in names]
     np.savez_compressed(
@@ -195,7 +323,7 @@ def save(folder, name, network, image, outputs, step):
         structural=one_text(structural for structural, _ in names),
         blocks=one_text(block.name[len(network.prefix) :] for _, block in names),
         exported=one_text(exported),
-        **{f"out{index}": output[..., ::step, ::step] for index, output in enumerate(maps)},
+        **{f"out{index}": part for index, part in enumerate(parts)},
     )
 
 
@@ -253,7 +381,8 @@ def main():
         for name, make in TOYS.items():
             network, image, outputs = make()
             save(arguments.folder, name, network, image, outputs, step=8)
-            check_spellings(network, image, outputs)
+            if name not in TOY_DETECTORS:
+                check_spellings(network, image, outputs)
             print(name, [output.std() for output in outputs])
         np.savez_compressed(os.path.join(arguments.folder, "losses.npz"), **losses())
     for name in arguments.names:
