@@ -3,7 +3,6 @@
 Shape shorthand: K masks, h w size of the masks, H W size of the output.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segzoo.modeling import Sizes
+from segzoo.modeling.detection import aligned_weights, paint_ranked
 
 from .aligned import aligned_upsample
 
@@ -27,7 +27,7 @@ def paint_entities(
 
     Probabilities, not logits, are resized: upsampled to the padded image, cropped to the image, and resized
     to the output. A mask is where they are above 0.5. Entities whose visible pixels are in one row or in one
-    column are dropped, and their pixels belong to no entity. Only one mask at a time is at full size.
+    column are dropped, and their pixels belong to no entity.
 
     Args:
         masks: (K, h, w) float probabilities, best first; h and w divide the sides of the padded image.
@@ -42,25 +42,24 @@ def paint_entities(
             `category_id` 0, `ori_score` (before `rescore`) and `box`, the first and last visible column and
             row: [x0, y0, x1, y1].
     """
-    ids = torch.zeros(sizes.output, dtype=torch.int32, device=masks.device)
-    free = torch.ones(sizes.output, dtype=torch.bool, device=masks.device)
+    factor = sizes.padded[0] // masks.shape[1]
+    rows, columns = (
+        aligned_weights(side, factor, sizes.image[axis], sizes.output[axis])
+        for axis, side in enumerate(masks.shape[1:])
+    )
+    painting = paint_ranked(masks, rows, columns, lambda mask: resized(mask, sizes))
     info: list[dict[str, Any]] = []
-    for mask, score in zip(masks, scores.tolist(), strict=True):
-        probability = resized(mask, sizes)
-        visible = (probability > 0.5) & free
-        box = extremes(visible)
-        if box is None:
+    numbers = [0]  # the id of each label
+    for score, mean, box in zip(scores.tolist(), painting.means, painting.boxes, strict=True):
+        final = score * mean if rescore else score
+        numbers.append(0)
+        if box is None or box[0] == box[2] or box[1] == box[3] or final < score_threshold:
             continue
-        free &= ~visible
-        if box[0] == box[2] or box[1] == box[3]:
-            continue
-        final = score * probability[visible].mean().item() if rescore else score
-        if final < score_threshold:
-            continue
-        entity = {"id": len(info) + 1, "score": final, "category_id": 0, "ori_score": score, "box": box}
-        info.append(entity)
-        ids[visible] = entity["id"]
-    return ids, info
+        numbers[-1] = len(info) + 1
+        info.append({"id": numbers[-1], "score": final, "category_id": 0, "ori_score": score, "box": box})
+    if numbers == list(range(len(numbers))):
+        return painting.labels, info
+    return torch.tensor(numbers, dtype=torch.int32, device=masks.device)[painting.labels], info
 
 
 def resized(mask: Tensor, sizes: Sizes) -> Tensor:
@@ -68,11 +67,3 @@ def resized(mask: Tensor, sizes: Sizes) -> Tensor:
     factor = sizes.padded[0] // mask.shape[0]
     plane = aligned_upsample(mask[None, None], factor)[..., : sizes.image[0], : sizes.image[1]]
     return F.interpolate(plane, size=sizes.output, mode="bilinear", align_corners=False)[0, 0]
-
-
-def extremes(mask: Tensor) -> Sequence[int] | None:
-    """Return [first column, first row, last column, last row] of an (H, W) bool mask; None if it is empty."""
-    (columns,), (rows,) = (mask.any(axis).nonzero(as_tuple=True) for axis in (0, 1))
-    if not len(rows):
-        return None
-    return [int(end) for end in (columns[0], rows[0], columns[-1], rows[-1])]
