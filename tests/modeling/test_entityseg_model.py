@@ -1,4 +1,4 @@
-"""EntitySeg as a whole, of a few channels: empty images, sampling, results that do not depend on the batch."""
+"""EntitySeg as a whole, with few channels: empty images, sampling, results that do not depend on the batch."""
 
 import pytest
 import torch
@@ -158,5 +158,5 @@ def test_wrong_values_are_one_line_with_the_key(overrides, message):
 def test_a_model_without_a_pyramid_is_refused():
     cfg = load_config(LEAF, ["MODEL.DEVICE", "cpu"])
     cfg.MODEL.NECK.NAME = ""
-    with pytest.raises(InputError, match="MODEL.NECK.NAME is empty, but EntitySeg needs a feature pyramid"):
+    with pytest.raises(InputError, match=r"MODEL.NECK.NAME is empty, but EntitySeg needs a feature pyramid"):
         Trainer.build_model(cfg)
