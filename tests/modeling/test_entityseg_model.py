@@ -1,4 +1,4 @@
-"""EntitySeg as a whole, with few channels: empty images, sampling, results that do not depend on the batch."""
+"""EntitySeg as a whole, with few channels: empty images, sampling, and results apart from the batch."""
 
 import pytest
 import torch
