@@ -8,14 +8,15 @@ from typing import Any
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_proposal_generator
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_MASK_HEAD_REGISTRY
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from segzoo.modeling.batch import Size
 from segzoo.modeling.detection.counting import run_largest
+from segzoo.modeling.detection.paste import paste_masks
 from segzoo.modeling.detection.roi_heads import build_roi_heads, find_roi_heads
 from segzoo.modeling.detection.storage import event_storage
 from segzoo.modeling.features import build_in_features
@@ -131,6 +132,21 @@ class MaskRCNN(Segmentor):
         self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
     ) -> list[dict[str, Any]]:
         return [
-            {"instances": detector_postprocess(detections, *image_sizes.output)}
+            {"instances": _at_size(detections, image_sizes.output)}
             for detections, image_sizes in zip(outputs["detections"], sizes, strict=True)
         ]
+
+
+def _at_size(detections: Instances, size: Size) -> Instances:
+    """Scale boxes to a size and paste the masks, as Detectron2 does; boxes without area are left out."""
+    height, width = detections.image_size
+    boxes = Boxes(detections.pred_boxes.tensor.clone())
+    boxes.scale(size[1] / width, size[0] / height)
+    boxes.clip(size)
+    kept = boxes.nonempty()
+    result = Instances(size)
+    result.pred_boxes = boxes[kept]
+    result.scores = detections.scores[kept]
+    result.pred_classes = detections.pred_classes[kept]
+    result.pred_masks = paste_masks(detections.pred_masks[kept, 0], result.pred_boxes.tensor, size)
+    return result

@@ -139,6 +139,7 @@ DERIVED = (
     r"^criterion\.empty_weight$",
     r"(^|\.)relative_position_index$",
     r"(^|\.)attn_mask$",
+    r"(^|\.)anchor_generator\.cell_anchors\.\d+$",
 )
 
 # Parameters of losses, on which predictions do not depend: any file may lack them, or hold other ones.

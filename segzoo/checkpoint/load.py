@@ -152,8 +152,10 @@ def _other_numbers(report: LoadReport, num_classes: int | None) -> list[str]:
         if matches(key, query_keys()):
             found[f"{in_file[0]} queries -> {in_model[0]}"] = None
             continue
-        # Mask classification has one more row, for "no object".
+        # Mask classification has one more row, for "no object", and so have detectors, for the background.
         more = 1 if num_classes is not None and in_model[0] == num_classes + 1 else 0
+        if num_classes is not None and in_model[0] == 4 * num_classes:  # the edges of boxes
+            in_file, in_model = (in_file[0] // 4,), (num_classes,)
         found[f"{in_file[0] - more} classes -> {in_model[0] - more}"] = None
     return list(found)
 
@@ -170,7 +172,9 @@ def _choose_map(keys: Collection[str], own: Collection[str]) -> tuple[KeyMap, in
     for key_map in key_maps():
         if key_map.fits(keys):
             prefix = _prefix(key_map, own)
-            count = sum(prefix + key_map.rename(key) in own or matches(key, key_map.extras) for key in keys)
+            count = sum(
+                _target(key, key_map, prefix, own) in own or matches(key, key_map.extras) for key in keys
+            )
             if count > best_count:
                 best, best_count = key_map, count
     return best, best_count
@@ -182,7 +186,7 @@ def _nearest(keys: Collection[str], own: Collection[str], source: str) -> tuple[
     for key_map in key_maps():
         if key_map.name != source:
             prefix = _prefix(key_map, own)
-            explained = sum(prefix + key_map.rename(key) in own for key in keys)
+            explained = sum(_target(key, key_map, prefix, own) in own for key in keys)
             layouts.append(Layout(key_map.name, explained, key_map.fits(keys)))
     ranked = sorted(layouts, key=lambda layout: (-layout.explained, not layout.recognized, layout.name))
     return tuple(layout for layout in ranked[:2] if layout.explained)
@@ -205,6 +209,18 @@ def _prefix(key_map: KeyMap, own: Iterable[str]) -> str:
     return ""
 
 
+# A detector on res4 has the backbone's last stage in its heads.
+_STAGE_IN_HEADS = "roi_heads."
+
+
+def _target(key: str, key_map: KeyMap, prefix: str, own: Collection[str]) -> str:
+    """Return the model's name for a file's key."""
+    name = key_map.rename(key)
+    if prefix and prefix + name not in own and _STAGE_IN_HEADS + name in own:
+        return _STAGE_IN_HEADS + name
+    return prefix + name
+
+
 def _place(
     weights: dict[str, Tensor],
     own: dict[str, Tensor],
@@ -216,7 +232,7 @@ def _place(
     prefix = _prefix(key_map, own)
     placed: dict[str, str] = {}
     for key in weights:
-        target = prefix + key_map.rename(key)
+        target = _target(key, key_map, prefix, own)
         if target in placed:
             raise InputError(
                 f"{report.path}: {placed[target]} and {key} both map to {target} (read as {key_map.name})"
@@ -285,8 +301,11 @@ def _sort_missing(
     parameters = dict(model.named_parameters())
     handled = {key for key, _, _ in report.mismatched}
     prefix = _prefix(key_map, own)
+    in_heads = {key.rpartition(".")[0] for key in new if prefix and key.startswith(_STAGE_IN_HEADS)}
     for key in own:
         if key in new or key in handled or matches(key, DERIVED):
+            continue
+        if key.rpartition(".")[0] in in_heads and matches(key, key_map.absent):
             continue
         if not key.startswith(prefix) or matches(key, classifier):
             report.reinitialized.append(key)

@@ -51,6 +51,8 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
 
 def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.FORMAT = "RGB"
+    # Detectron2's MASK_FORMAT is the form of the masks in the target `instances`, where labels are polygons:
+    # polygon (transformed with the image, drawn for each region) | bitmask (drawn at the size of the image).
     # Targets that the mapper makes: segments (map or masks of the targets, and their classes), boxes,
     # instances (Detectron2's Instances), entities (EntitySeg), sem_seg, ... (registry TARGETS); (): those
     # that the model requests.
@@ -64,6 +66,7 @@ def _add_input_keys(cfg: CfgNode) -> None:
     # The training augmentations by family:
     #   semantic: resize by short edge -> category-capped crop -> color -> flip -> pad
     #   lsj:      large-scale jitter: flip -> resize by U(LSJ_SCALE) of LSJ_SIZE -> fixed-size crop -> pad
+    #   lsj_padded: the same with the flip last, as in Detectron2's from-scratch models
     #   detr:     flip -> resize, half of the time with a crop and another resize
     #   semseg:      resize by U(SCALE_RANGE) -> rotate -> blur (BLUR_KERNEL) -> flip -> pad around, crop
     #   gluon_short: flip -> short edge in SCALE_RANGE x BASE_SIZE -> pad, crop -> blur (BLUR_RADIUS)

@@ -118,7 +118,7 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def polygon_area(polygon: Sequence[float]) -> float:
+def polygon_area(polygon: Sequence[float] | np.ndarray) -> float:
     """Return the area of a polygon [x, y, x, y, ...]; NaN if a coordinate is not a number."""
     try:
         points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)

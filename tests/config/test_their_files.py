@@ -17,6 +17,7 @@ from segzoo.config.renamed.training import DATASETS, WEIGHTS
 from segzoo.model_zoo import load_config
 from segzoo.utils.errors import InputError
 from tests.config.their_files import (
+    DETECTORS,
     FILES,
     MASK2FORMER,
     MASKFORMER,
@@ -45,6 +46,24 @@ def differences(cfg, other):
     one, two = dict(flatten(cfg)), dict(flatten(other))
     assert one.keys() == two.keys()
     return {key: (one[key], two[key]) for key in one if as_lists(one[key]) != as_lists(two[key])}
+
+
+# Keys of Detectron2's detectors that have no effect on them, and what every leaf of a dataset has.
+NOT_OF_DETECTORS = re.compile(
+    r"MODEL\.SEM_SEG_HEAD\.|SOLVER\.CLIP_GRADIENTS\.CLIP_|TEST\.(BEST_METRIC|EVAL_PERIOD)$"
+)
+
+
+@pytest.mark.parametrize("leaf", DETECTORS)
+def test_a_published_file_of_a_detector_equals_the_leaf(leaf, tmp_path):
+    cfg = load_config(write_their_file(tmp_path / "theirs.yaml", *DETECTORS[leaf]))
+    expected = load_config(leaf)
+    assert not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
+    if cfg.MODEL.NECK.NAME:  # empty: all of the backbone's maps
+        assert list(cfg.MODEL.FPN.IN_FEATURES) == list(expected.MODEL.BACKBONE.OUT_FEATURES)
+        expected.MODEL.FPN.IN_FEATURES = cfg.MODEL.FPN.IN_FEATURES
+    different = differences(cfg, expected)
+    assert {key: pair for key, pair in different.items() if not NOT_OF_DETECTORS.match(key)} == {}
 
 
 @pytest.mark.parametrize("leaf", FILES)
@@ -377,24 +396,47 @@ def test_a_mask_rcnn_of_detectron2_keeps_its_keys_and_its_defaults(tmp_path):
     detectron2 = get_cfg()
     detectron2.merge_from_file(str(file))
     theirs, cfg = dict(flatten(detectron2)), dict(flatten(load_config(file)))
-    # Besides, what they have without effect on the model, and what follows from the dataset.
+    # The backbone has its keys here; the rest follows from the dataset, or has no effect.
     others = {
+        "MODEL.META_ARCHITECTURE": "MaskRCNN",
+        "MODEL.BACKBONE.NAME": "ResNetBackbone",
         "OUTPUT_DIR": "",
         "DATASETS.TRAIN": ("coco_2017_train_instances",),
         "DATASETS.TEST": ("coco_2017_val_instances",),
         "DATALOADER.ASPECT_RATIO_GROUPING": False,
     }
     different = {key for key in theirs if as_lists(theirs[key]) != as_lists(cfg[key])}
-    different = {key for key in different if not key.startswith("MODEL.SEM_SEG_HEAD.")}
+    different = {key for key in different if not key.startswith(("MODEL.SEM_SEG_HEAD.", "MODEL.RESNETS."))}
     assert {key: cfg[key] for key in different} == others
     here = ("TASK", "INPUT.AUGMENTATION", "INPUT.CROP_SIZE", "INPUT.FLIP_PROB", "SOLVER.OPTIMIZER")
     assert [cfg[key] for key in here] == ["instance", "semantic", (), 0.5, "SGD"]
+    here = ("VARIANT", "NORM", "STRIDE_IN_1X1", "FREEZE_AT")
+    assert [cfg[f"MODEL.BACKBONE.{key}"] for key in here] == ["r101", "FrozenBN", True, 2]
+    assert (cfg["MODEL.NECK.NAME"], cfg["INPUT.MASK_FORMAT"]) == ("FPN", "polygon")
+    assert load_config(file, ["INPUT.MASK_FORMAT", "bitmask"]).INPUT.MASK_FORMAT == "bitmask"
     assert load_config(file, ["INPUT.RANDOM_FLIP", "none"]).INPUT.FLIP_PROB == 0.0
     # A key of Detectron2's project DeepLab, which MaskFormer has, too.
     stem = {"MODEL.RESNETS.STEM_TYPE": "basic"}
     assert load_config(write_their_file(file, values, stem)).SOLVER.OPTIMIZER == "SGD"
     with pytest.raises(InputError, match=r"Detectron2 crops before it resizes"):
         load_config(file, ["INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "absolute"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"MODEL.RESNETS.NUM_GROUPS": 64, "MODEL.RESNETS.WIDTH_PER_GROUP": 4},
+        {"MODEL.RESNETS.DEPTH": 152, "MODEL.RESNETS.NUM_GROUPS": 32, "MODEL.RESNETS.WIDTH_PER_GROUP": 8},
+        {"MODEL.BACKBONE.NAME": "build_my_backbone"},
+    ],
+)
+def test_a_mask_rcnn_whose_backbone_is_not_here_is_detectron2s_own(change, tmp_path):
+    values = write_their_file(tmp_path / "theirs.yaml", *DETECTORS["instance/coco/mask_rcnn_fpn_r50"], change)
+    cfg = load_config(values)
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.TASK) == ("GeneralizedRCNN", "instance")
+    expected = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": 50} | change
+    flat = dict(flatten(cfg))
+    assert {key: flat[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,122 @@ COCO_50EP = {
 }
 COCO_100EP = {**COCO_50EP, "SOLVER.STEPS": "(655556, 710184)", "SOLVER.MAX_ITER": 737500}
 
+# Detectron2's detectors. What is not here has its default in both.
+DETECTOR = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.MASK_ON": True,
+    "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+    "MODEL.RESNETS.DEPTH": 50,
+    "DATASETS.TRAIN": '("coco_2017_train",)',
+    "DATASETS.TEST": '("coco_2017_val",)',
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.BASE_LR": 0.02,
+    "SOLVER.STEPS": "(60000, 80000)",
+    "SOLVER.MAX_ITER": 90000,
+    "INPUT.MIN_SIZE_TRAIN": "(640, 672, 704, 736, 768, 800)",
+    "VERSION": 2,
+}
+THREE_TIMES = {"SOLVER.STEPS": "(210000, 250000)", "SOLVER.MAX_ITER": 270000}
+MSRA_R101 = {"MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-101.pkl", "MODEL.RESNETS.DEPTH": 101}
+C4 = {
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
+}
+TWO_HEADS = {
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 4,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
+}
+DC5 = {
+    **TWO_HEADS,
+    "MODEL.RESNETS.OUT_FEATURES": ["res5"],
+    "MODEL.RESNETS.RES5_DILATION": 2,
+    "MODEL.RPN.IN_FEATURES": ["res5"],
+    "MODEL.ROI_HEADS.IN_FEATURES": ["res5"],
+}
+FPN = {
+    **TWO_HEADS,
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
+    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
+}
+
+
+def normalized(norm: str) -> dict[str, Any]:
+    """Return a normalization of all parts, and the box head of four convolutions that goes with it."""
+    keys = dict.fromkeys(
+        [f"MODEL.{part}.NORM" for part in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD")], norm
+    )
+    return {**keys, "MODEL.ROI_BOX_HEAD.NUM_CONV": 4, "MODEL.ROI_BOX_HEAD.NUM_FC": 1}
+
+
+DETECTORS: dict[str, tuple[dict[str, Any], ...]] = {
+    "instance/coco/mask_rcnn_c4_r50": (DETECTOR, C4),
+    "instance/coco/mask_rcnn_c4_r101_3x": (DETECTOR, C4, MSRA_R101, THREE_TIMES),
+    "instance/coco/mask_rcnn_dc5_r50": (DETECTOR, DC5),
+    "instance/coco/mask_rcnn_dc5_r101_3x": (DETECTOR, DC5, MSRA_R101, THREE_TIMES),
+    "instance/coco/mask_rcnn_fpn_r50": (DETECTOR, FPN),
+    "instance/coco/mask_rcnn_fpn_r101_3x": (DETECTOR, FPN, MSRA_R101, THREE_TIMES),
+    "instance/coco/mask_rcnn_fpn_x101_32x8d_3x": (
+        *(DETECTOR, FPN, THREE_TIMES),
+        {
+            "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl",
+            "MODEL.PIXEL_STD": [57.375, 57.12, 58.395],
+            "MODEL.RESNETS.DEPTH": 101,
+            "MODEL.RESNETS.STRIDE_IN_1X1": False,
+            "MODEL.RESNETS.NUM_GROUPS": 32,
+            "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+        },
+    ),
+    "instance/coco/mask_rcnn_fpn_dconv_r50_3x": (
+        *(DETECTOR, FPN, THREE_TIMES),
+        {
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True],
+            "MODEL.RESNETS.DEFORM_MODULATED": False,
+        },
+    ),
+    "instance/coco/mask_rcnn_fpn_gn_r50_3x": (
+        *(DETECTOR, FPN, THREE_TIMES, normalized("GN")),
+        {
+            "MODEL.WEIGHTS": "catalog://ImageNetPretrained/FAIR/R-50-GN",
+            "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        },
+    ),
+    "instance/coco/mask_rcnn_fpn_syncbn_r50_3x": (DETECTOR, FPN, THREE_TIMES, normalized("SyncBN")),
+    "instance/cityscapes/mask_rcnn_fpn_r50": (
+        *(DETECTOR, FPN),
+        {
+            "MODEL.WEIGHTS": "detectron2://COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/"
+            "model_final_f10217.pkl",
+            "MODEL.ROI_HEADS.NUM_CLASSES": 8,
+            "DATASETS.TRAIN": '("cityscapes_fine_instance_seg_train",)',
+            "DATASETS.TEST": '("cityscapes_fine_instance_seg_val",)',
+            "INPUT.MIN_SIZE_TRAIN": "(800, 832, 864, 896, 928, 960, 992, 1024)",
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+            "INPUT.MIN_SIZE_TEST": 1024,
+            "INPUT.MAX_SIZE_TRAIN": 2048,
+            "INPUT.MAX_SIZE_TEST": 2048,
+            "SOLVER.BASE_LR": 0.01,
+            "SOLVER.STEPS": "(18000,)",
+            "SOLVER.MAX_ITER": 24000,
+            "SOLVER.IMS_PER_BATCH": 8,
+            "TEST.EVAL_PERIOD": 8000,
+        },
+    ),
+}
+
 # The leaf of the zoo, and their file for the same training, of which later parts win.
 FILES: dict[str, tuple[dict[str, Any], ...]] = {
     "panoptic/coco/mask2former_r50": (

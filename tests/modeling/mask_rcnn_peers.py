@@ -81,7 +81,7 @@ def _shared(cfg: CfgNode, kind: str, changes: dict) -> None:
 def their_config(kind: str, changes: dict) -> CfgNode:
     cfg = get_cfg()
     node = cfg.MODEL
-    node.RESNETS.DEPTH, node.RESNETS.STRIDE_IN_1X1 = 50, False  # TEMP
+    node.RESNETS.DEPTH, node.RESNETS.STRIDE_IN_1X1 = 50, True
     node.RESNETS.STEM_OUT_CHANNELS, node.RESNETS.RES2_OUT_CHANNELS = WIDTH, 4 * WIDTH
     node.RESNETS.WIDTH_PER_GROUP = WIDTH
     if kind == "dc5":
@@ -100,7 +100,7 @@ def our_config(kind: str, changes: dict) -> CfgNode:
     node = cfg.MODEL
     node.META_ARCHITECTURE = "MaskRCNN"
     node.BACKBONE.NAME, node.BACKBONE.VARIANT = "ResNetBackbone", VARIANT
-    node.BACKBONE.FREEZE_AT = 2  # TEMP
+    node.BACKBONE.STRIDE_IN_1X1, node.BACKBONE.FREEZE_AT = True, 2
     node.BACKBONE.OUT_FEATURES = {"c4": ("res4",), "dc5": ("res5",)}.get(
         kind, ("res2", "res3", "res4", "res5")
     )

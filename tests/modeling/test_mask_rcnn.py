@@ -161,8 +161,8 @@ def test_operations_are_counted_at_the_largest_number_of_boxes():
     pixels, each = 7 * 7, 0
     for into, inner, out in ((128, 64, 256), (256, 64, 256), (256, 64, 256)):
         shortcut = int(into != out)
-        before = pixels * (1 + 3 * shortcut)  # the first convolution of the stage is before the stride
-        each += before * inner * (into + 2)  # 2: a frozen norm
+        # The stride is in the first convolution.
+        each += pixels * inner * (into + 2)  # 2: a frozen norm
         each += pixels * (inner * (9 * inner + 2) + out * (inner + 2) + shortcut * out * (into + 2))
     each += out * (5 + 4 * 4)  # classes and boxes
     assert (counts[1] - counts[0]) / (many - few) == pytest.approx(each)

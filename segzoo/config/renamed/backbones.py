@@ -179,10 +179,18 @@ def _stride_in_1x1(given: Mapping[str, Any], context: Context) -> Mapping[str, A
     return {"MODEL.BACKBONE.STRIDE_IN_1X1": value}
 
 
+# Number of groups, width of one and depth, of variants with groups.
+_GROUPED = {(32, 8, 101): "x101_32x8d"}
+
+
 def _resnet_shape(given: Mapping[str, Any], context: Context) -> Mapping[str, Any]:
     if not _belongs(given, context, "ResNetBackbone"):
         return {}
     narrow = context.ours[_VARIANT] in ("r18", "r34")
+    groups, width = (given.get(f"MODEL.RESNETS.{name}") for name in ("NUM_GROUPS", "WIDTH_PER_GROUP"))
+    for (*sizes, depth), variant in _GROUPED.items():
+        if [groups, width] == sizes and context.ours[_VARIANT] == f"r{depth}":
+            return {_VARIANT: variant}
     plain = {"NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "RES2_OUT_CHANNELS": 64 if narrow else 256}
     for key, value in given.items():
         expected = plain[key.rsplit(".", 1)[-1]]
@@ -280,6 +288,7 @@ RESNET_ROWS = (
     Row(
         "MODEL.RESNETS.NUM_GROUPS MODEL.RESNETS.WIDTH_PER_GROUP MODEL.RESNETS.RES2_OUT_CHANNELS",
         "",
+        "32 groups of 8 channels at depth 101 are `MODEL.BACKBONE.VARIANT x101_32x8d`; for others "
         "Detectron2's own backbone, `MODEL.BACKBONE.NAME build_resnet_backbone`, reads them",
         _resnet_shape,
     ),

@@ -68,6 +68,12 @@ def lsj_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     ]
 
 
+def padded_lsj_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
+    """Return large-scale jitter with the flip last, so that the padding may be on the left (Detectron2)."""
+    flip, *others = lsj_augmentations(cfg, ignore_label)
+    return [*others, flip]
+
+
 def detr_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     """Return the augmentations of DETR (arXiv:2005.12872) and of MaskFormer's panoptic models.
 
@@ -133,6 +139,7 @@ def segformer_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentat
 FAMILIES: dict[str, Callable[[CfgNode, int], list[T.Augmentation]]] = {
     "semantic": semantic_augmentations,
     "lsj": lsj_augmentations,
+    "lsj_padded": padded_lsj_augmentations,
     "detr": detr_augmentations,
     "semseg": semseg_augmentations,
     "gluon_short": partial(gluon_augmentations, edge="short"),

@@ -62,6 +62,8 @@ class ResidualBlock(CNNBlockBase):
         drop_path_rate: float = 0.0,
         stride_in_1x1: bool = False,
         deformable: Deformable | None = None,
+        inner_channels: int = 0,
+        groups: int = 1,
     ):
         """
         Args:
@@ -74,24 +76,29 @@ class ResidualBlock(CNNBlockBase):
             drop_path_rate: probability of dropping the convolutions for an image, in training.
             stride_in_1x1: the first 1 x 1 convolution of a bottleneck has the stride, as in Caffe's networks.
             deformable: make a bottleneck's 3 x 3 convolution deformable; `conv2_offset` computes its offsets.
+            inner_channels: channels of a bottleneck's first two convolutions; 0: a quarter of `out_channels`.
+            groups: groups of a bottleneck's 3 x 3 convolution (ResNeXt).
 
         Raises:
-            InputError: a deformable basic block, or channels that the deformable groups do not divide.
+            InputError: a deformable basic block, a deformable convolution with groups, or channels that the
+                deformable groups do not divide.
         """
         super().__init__(in_channels, out_channels, stride)
         offsets = None
         if block_type == "bottleneck":
-            inner = out_channels // 4
+            inner = inner_channels or out_channels // 4
             first_stride, second_stride = (stride, 1) if stride_in_1x1 else (1, stride)
             middle = inner, inner, 3, norm, second_stride, dilations[0]
             layers = [
                 _convolution(in_channels, inner, 1, norm, first_stride),
-                _convolution(*middle)
+                _convolution(*middle, groups)
                 if deformable is None
                 else _deformable_convolution(*middle, deformable.groups),
                 _convolution(inner, out_channels, 1, norm),
             ]
             if deformable is not None:
+                if groups != 1:
+                    raise InputError(f"a deformable convolution has no groups here; found {groups}")
                 offsets = _offset_convolution(layers[1], deformable.modulated)
         else:
             if deformable is not None:
@@ -149,6 +156,7 @@ def _convolution(
     norm: str | Callable,
     stride: int = 1,
     dilation: int = 1,
+    groups: int = 1,
 ) -> Conv2d:
     convolution = Conv2d(
         in_channels,
@@ -157,6 +165,7 @@ def _convolution(
         stride=stride,
         padding=dilation * (kernel_size // 2),
         dilation=dilation,
+        groups=groups,
         bias=False,
         norm=norm_layer(norm, out_channels),
     )

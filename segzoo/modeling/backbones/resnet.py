@@ -37,6 +37,9 @@ class ResNetVariant:
         pooled_shortcut: strided shortcuts downsample by average pooling before their convolution.
         res5_multi_grid: dilation of each block of res5 at output stride 32; a factor on the dilation at
             smaller output strides.
+        groups: groups of the 3 x 3 convolutions of bottlenecks (ResNeXt).
+        width_per_group: channels of one of them in res2, which replace `width` inside the blocks; 0: `width`
+            in all.
     """
 
     block: str
@@ -45,6 +48,8 @@ class ResNetVariant:
     deep_stem: tuple[int, ...] = ()
     pooled_shortcut: bool = False
     res5_multi_grid: tuple[int, ...] = ()
+    groups: int = 1
+    width_per_group: int = 0
 
 
 _DEPTHS = {
@@ -73,6 +78,8 @@ VARIANTS = {
         for letter, changes in _LETTERS.items()
         for depth, sizes in _DEPTHS.items()
     },
+    # ResNeXt-101, 32 groups of 8 channels (Xie et al. 2017).
+    "x101_32x8d": ResNetVariant("bottleneck", (3, 4, 23, 3), groups=32, width_per_group=8),
     # DeepLab's R-101, as MaskFormer uses it: deep stem, and res5 dilated at stride 32.
     "r101c": ResNetVariant("bottleneck", (3, 4, 23, 3), deep_stem=(64, 64, 128), res5_multi_grid=(1, 2, 4)),
 }
@@ -257,6 +264,8 @@ def build_stages(
                     drop_path_rate=next(rates),
                     stride_in_1x1=stride_in_1x1,
                     deformable=deformable.get(FEATURES[index]),
+                    inner_channels=variant.groups * variant.width_per_group * 2**index,
+                    groups=variant.groups,
                 )
             )
         stages.append(blocks)

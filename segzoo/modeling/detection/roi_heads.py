@@ -50,7 +50,12 @@ class BackboneROIHeads(Res5ROIHeads):
                 f"MODEL.ROI_HEADS.NAME {_C4}: its last stage is that of a ResNetBackbone, found "
                 f"MODEL.BACKBONE.NAME {node.NAME}; set MODEL.ROI_HEADS.NAME StandardROIHeads"
             )
-        *_, res5 = build_stages(VARIANTS[node.VARIANT], node.NORM)
+        if "res5" in node.DEFORM_STAGES:
+            raise InputError(
+                f"MODEL.BACKBONE.DEFORM_STAGES {list(node.DEFORM_STAGES)}: res5 is not deformable with "
+                f"MODEL.ROI_HEADS.NAME {_C4}; leave it out"
+            )
+        *_, res5 = build_stages(VARIANTS[node.VARIANT], node.NORM, stride_in_1x1=node.STRIDE_IN_1X1)
         return nn.Sequential(*res5), res5[-1].out_channels
 
 
