@@ -1,12 +1,16 @@
 """Processes: numbers and ranks, equal results for any number, and none left after a failure."""
 
+import atexit
+import builtins
 import importlib
 import os
 import types
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils import comm
 
 from segzoo.engine import launch
 from segzoo.engine.distributed.launch import (
@@ -36,9 +40,28 @@ def assert_same_training(folder, single):
         torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5)
 
 
-def test_two_processes_equal_one_with_the_same_total_batch_also_in_micro_batches(single, tmp_path):
+class AbortsWhenDestroyed:
+    """An object that aborts the process when the interpreter destroys the objects of modules."""
+
+    def __del__(self, abort=os.abort):
+        abort()
+
+
+def run_toys_and_say_goodbye(folder, *cfgs) -> None:
+    run_toys(*cfgs)
+    rank = comm.get_rank()
+    builtins.trap = AbortsWhenDestroyed()
+    atexit.register(lambda: (folder / f"exit{rank}").write_text("called"))
+    print(f"goodbye of {rank}", end="")
+
+
+def test_two_processes_equal_one_with_the_same_total_batch_also_in_micro_batches(single, tmp_path, capfd):
     cfgs = (toy_cfg(tmp_path / "plain"), toy_cfg(tmp_path / "accumulated", SOLVER__ACCUMULATE=2))
-    launch(run_toys, 2, args=cfgs, device="cpu")
+    launch(run_toys_and_say_goodbye, 2, args=(tmp_path, *cfgs), device="cpu")
+    # A finished training does not fail when its processes end, which still do what they have to.
+    assert sorted(file.name for file in tmp_path.glob("exit*")) == ["exit0", "exit1"]
+    output = capfd.readouterr().out
+    assert all(f"goodbye of {rank}" in output for rank in range(2))
     assert_same_training(tmp_path / "plain", single)
     assert_same_training(tmp_path / "accumulated", single)
     random_states = torch.load(tmp_path / "plain" / "model_final.pth", weights_only=True)["random_states"]
@@ -49,6 +72,8 @@ def test_two_processes_equal_one_with_the_same_total_batch_also_in_micro_batches
 
 def join(*cfgs) -> None:
     launch(run_toys, 1, args=cfgs, device="cpu")
+    threads = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
+    assert not [name for name in threads if "gloo" in name], threads
 
 
 def test_processes_started_by_torchrun_join_and_equal_one(single, tmp_path):

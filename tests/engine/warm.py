@@ -139,6 +139,9 @@ def launch_by_forking(*arguments: object, **options: object) -> None:
     def fork(*args, **kwargs):
         return start_processes(*args, **(kwargs | {"start_method": "fork"}))
 
+    # The functions of this process, such as the one that removes its temporary folders, are not its children's;
+    # a spawned child has none of them.
+    os.register_at_fork(after_in_child=atexit._clear)
     module.mp.start_processes = fork
     launch(*arguments, device="cpu", **options)
 

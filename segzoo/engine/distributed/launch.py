@@ -10,6 +10,7 @@ import re
 import signal
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from ..nonfinite_dump import NonFiniteLossError
 from .network import interface_towards
 from .peer_failure import LostProcessError, lost_processes_explained
 from .signals import StoppedBySignal, add_children, forward_signals, unblock_signals
+from .teardown import end_process, leave_process_group
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +98,12 @@ def launch(
         try:
             with lost_processes_explained(started_elsewhere.rank):
                 main(*args)
-        except StoppedBySignal:
-            dist.destroy_process_group()
+        except StoppedBySignal as stopped:
+            # The frames refer to the model, and so to the process group.
+            traceback.clear_frames(stopped.__traceback__)
+            leave_process_group()
             raise
-        dist.destroy_process_group()
+        leave_process_group()
         return
     _check_numbers(num_gpus_per_machine, num_machines, machine_rank, dist_url, on_gpu)
     world_size = num_gpus_per_machine * num_machines
@@ -289,7 +293,8 @@ def _child(index, main, args, places, dist_url, store_port, on_gpu, timeout, err
         if not isinstance(error, StoppedBySignal):
             raise
     # Not after a failure: the parent must see the process that failed before its peers fail.
-    dist.destroy_process_group()
+    leave_process_group()
+    end_process()
 
 
 def _join(place: ProcessPlace, url: str, store: dist.Store | None, on_gpu: bool, timeout: timedelta) -> None:
