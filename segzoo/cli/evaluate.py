@@ -35,7 +35,8 @@ exit status: 0 done, 2 wrong input
 """
 # Options that are valid with --predictions only, and those that are valid with a model only.
 PREDICTION_OPTIONS = (
-    *("tasks", "dataset_file", "output", "evaluators", "boundary_dilation", "box_ap", "class_averaging"),
+    *("tasks", "dataset_file", "output", "evaluators", "boundary_dilation", "box_ap", "entity_area"),
+    "class_averaging",
 )
 MODEL_OPTIONS = ("model", "weights", "shard", "resume", "num_gpus", "num_machines")
 # {option for predictions: the key that does the same for a model}.
@@ -43,6 +44,7 @@ MODEL_KEYS = {
     "evaluators": "TEST.EVALUATORS",
     "boundary_dilation": "TEST.BOUNDARY_DILATION",
     "box_ap": "TEST.BOX_AP",
+    "entity_area": "TEST.ENTITY_AREA",
     "tasks": "TEST.TASKS",
     "dataset_file": "DATASETS.FILES",
     "output": "OUTPUT_DIR",
@@ -112,6 +114,12 @@ def build_parser() -> CommandLine:
         default="predicted",
         help="box AP of instances: for predicted boxes (the default), always (also for the boxes of masks), "
         "or never",
+    )
+    saved.add_argument(
+        "--entity-area",
+        choices=("mask", "box"),
+        default="mask",
+        help="size of a true entity in AP by size: the area of its mask, of its box (as in EntitySeg)",
     )
     saved.add_argument("--output", type=path_value, metavar="FOLDER", help="folder for results.json")
     parser.add_overrides()

@@ -34,6 +34,7 @@ def score(options: argparse.Namespace) -> int:
         evaluators=options.evaluators,
         boundary_dilation=options.boundary_dilation,
         box_ap=options.box_ap,
+        entity_area=options.entity_area,
     )
     print(f"written to {results}")
     if stored is not None:

@@ -332,6 +332,9 @@ def _add_test_keys(cfg: CfgNode) -> None:
     # Box AP beside mask AP, "bbox/AP", for COCO's rules: predicted (for models that predict boxes) | always
     # (otherwise by the boxes of masks) | never. A BEST_METRIC "bbox/..." is always computed.
     cfg.TEST.BOX_AP = "predicted"
+    # Size of a true entity in entity AP by size (APs, APm, APl): the area of its mask | box, the latter as in
+    # EntitySeg's own evaluation.
+    cfg.TEST.ENTITY_AREA = "mask"
     # Images per batch and process. Results do not depend on it: a batch holds images of similar size only.
     cfg.TEST.IMS_PER_BATCH = 1
     # Scoring threads per task, which run beside the model; 0: predictions are scored between batches.

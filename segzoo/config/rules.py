@@ -202,6 +202,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         lambda value: value in ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", *_NAIVE_NORMS),
     ): {"MODEL": "BACKBONE.NORM FPN.NORM SEM_SEG_HEAD.NORM"},
     one_of("predicted", "always", "never"): {"TEST": "BOX_AP"},
+    one_of("mask", "box"): {"TEST": "ENTITY_AREA"},
     one_of("stop", "skip"): {"DATALOADER": "ON_ERROR"},
     one_of("RGB", "BGR"): {"INPUT": "FORMAT"},
     one_of("choice", "range"): {"INPUT": "MIN_SIZE_TRAIN_SAMPLING"},

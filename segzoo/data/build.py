@@ -15,6 +15,7 @@ from detectron2.utils.logger import log_first_n
 from torch.utils.data import DataLoader
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.tasks import TASKS
 
 from .augmentation.build import build_test_augmentations
 from .batch_size import images_per_pass
@@ -218,7 +219,7 @@ def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
         raise InputError("DATASETS.TRAIN is empty; name a dataset to train on")
     readers = [label_reader(name) for name in names]
     first = MetadataCatalog.get(names[0]).classes
-    for name in names:
+    for name in names if TASKS[cfg.TASK].classes != "one" else ():
         if MetadataCatalog.get(name).classes != first:
             raise InputError(
                 f"DATASETS.TRAIN: {name} has other classes than {names[0]}; "
@@ -230,7 +231,8 @@ def _training_records(cfg: CfgNode) -> list[dict[str, Any]]:
         raise InputError(f"DATASETS.TRAIN {tuple(names)} has no images")
     for name, listed in zip(names, dataset_records, strict=True):
         _log_range_override(name, listed, cfg)
-    check_labeled(records, cfg.TASK, readers[0].is_thing, names)
+    things = [reader.is_thing for reader in readers]
+    check_labeled(list(zip(dataset_records, things, strict=True)), cfg.TASK, names)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         count, records = len(records), [record for record in records if _has_annotation(record)]
         if not records:

@@ -38,14 +38,17 @@ def complete_config(cfg: CfgNode) -> CfgNode:
     name = classes_dataset(cfg)
     if name:
         _check_dataset("DATASETS.CLASSES_FROM", name)
+        for dataset in dict.fromkeys((name, *cfg.DATASETS.TRAIN)):
+            _check_ground_truth(cfg, dataset)
         _take_from_dataset(cfg, name)
         _check_datasets(cfg, name)
     return cfg
 
 
-def _take_from_dataset(cfg: CfgNode, name: str) -> None:
+def _check_ground_truth(cfg: CfgNode, name: str) -> None:
+    """Raise InputError unless the dataset has the ground truth that TASK is trained with."""
     metadata = _segzoo_metadata(name)
-    evaluator_type, classes = metadata["evaluator_type"], metadata["classes"]
+    evaluator_type = metadata["evaluator_type"]
     if not TASKS[cfg.TASK].from_classes and evaluator_type == "sem_seg":
         raise InputError(
             f"TASK {cfg.TASK} needs panoptic ground truth, but {name} has semantic labels; use TASK semantic"
@@ -64,6 +67,11 @@ def _take_from_dataset(cfg: CfgNode, name: str) -> None:
             f"TASK {cfg.TASK} needs {'semantic or ' * is_semantic}panoptic ground truth, but {name} has "
             f"instances; use TASK instance, or {remedy}"
         )
+
+
+def _take_from_dataset(cfg: CfgNode, name: str) -> None:
+    metadata = _segzoo_metadata(name)
+    classes = metadata["classes"]
     head = cfg.MODEL.SEM_SEG_HEAD
     counts = {"all": len(classes), "things": len(metadata["thing_classes"]), "one": 1}
     expected = counts[TASKS[cfg.TASK].classes]
@@ -105,11 +113,13 @@ def _segzoo_metadata(name: str) -> Mapping[str, Any]:
 def _check_datasets(cfg: CfgNode, classes_from: str) -> None:
     """Raise InputError unless every dataset has the model's classes and ground truth for the tasks."""
     expected = dataset_metadata(classes_from)
+    # A single class of all segments does not depend on the dataset's classes.
+    train = () if TASKS[cfg.TASK].classes == "one" else cfg.DATASETS.TRAIN
     # Entities have no class: a model evaluated only on them may be tested on any segments.
     test = () if tuple(cfg.TEST.TASKS) == ("entity",) else cfg.DATASETS.TEST
     # A panoptic model may be tested on the instances of its things alone.
     tested = "thing_classes" if tuple(cfg.TEST.TASKS) == ("instance",) else "classes"
-    for key, names, field in (("TRAIN", cfg.DATASETS.TRAIN, "classes"), ("TEST", test, tested)):
+    for key, names, field in (("TRAIN", train, "classes"), ("TEST", test, tested)):
         for name in names:
             found, wanted = (list(one.get(field, ())) for one in (_segzoo_metadata(name), expected))
             if found != wanted:

@@ -72,6 +72,7 @@ class SegmentationMapper:
         self.image_format = image_format
         self.image_range = tuple(image_range)
         self.readers = dict(readers or {})
+        self.void_label = _void_label(self.readers)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -83,9 +84,10 @@ class SegmentationMapper:
                     f"{reader.dataset.path.name}"
                 )
             _check_pad_label(cfg, reader)
-        ignore_label = next((reader.ignore_label for reader in readers.values()), 255)
         augmentations = (
-            build_train_augmentations(cfg, ignore_label) if is_train else build_test_augmentations(cfg)
+            build_train_augmentations(cfg, _void_label(readers))
+            if is_train
+            else build_test_augmentations(cfg)
         )
         return {
             "is_train": is_train,
@@ -130,7 +132,7 @@ class SegmentationMapper:
     def _add_targets(self, record: dict[str, Any], image: np.ndarray) -> None:
         reader = self.readers[record["dataset"]]
         source = reader.load_index_map(record, semantic=TASKS[self.task].from_classes)
-        augmented = AugmentationInput(image, source, reader.ignore_label)
+        augmented = AugmentationInput(image, source, self.void_label)
         transforms = self.augmentations(augmented)
         assert augmented.index_map is not None
         index_map = augmented.index_map
@@ -185,3 +187,8 @@ def swap_classes(index_map: IndexMap, flip_pairs: Sequence[tuple[int, int]]) -> 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     """Convert (H, W, 3) uint8 to a contiguous tensor (3, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _void_label(readers: Mapping[str, LabelReader]) -> int:
+    """Return the label of void in augmentations, which is above all class indices of all datasets."""
+    return max((reader.ignore_label for reader in readers.values()), default=255)

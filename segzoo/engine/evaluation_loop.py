@@ -356,6 +356,7 @@ def build_evaluators(cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         boundary_dilation=cfg.TEST.BOUNDARY_DILATION or None,
         detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
         box_ap=_box_ap(cfg),
+        entity_area=cfg.TEST.ENTITY_AREA,
         scoring_threads=cfg.TEST.SCORING_THREADS,
         config=cfg,
     )

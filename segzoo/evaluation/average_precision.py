@@ -35,6 +35,7 @@ def match_image(
     detection_areas: np.ndarray,
     scores: np.ndarray,
     most: np.ndarray | None = None,
+    segment_sizes: np.ndarray | None = None,
 ) -> ImageMatches:
     """Match detections to true segments greedily, best score first, for every threshold and area range.
 
@@ -44,10 +45,12 @@ def match_image(
         detection_areas: (D,) pixels.
         scores: (D,) floats; equal scores keep their order.
         most: (G, D) floats, upper bounds of the IoUs; None for no bound.
+        segment_sizes: (G,) areas that the area ranges are compared with; None for `segment_areas`.
     """
     order = np.argsort(-scores, kind="stable")[: DETECTION_LIMITS[-1]]
     scores, detection_areas, intersections = scores[order], detection_areas[order], intersections[:, order]
-    segment_ignored, detection_outside = _outside(segment_areas), _outside(detection_areas)
+    segment_ignored = _outside(segment_areas if segment_sizes is None else segment_sizes)
+    detection_outside = _outside(detection_areas)
     union = segment_areas[:, None] + detection_areas[None, :] - intersections
     detection, segment = np.nonzero((intersections >= IOU_THRESHOLDS[0] * union).T)
     iou = intersections[segment, detection] / union[segment, detection]

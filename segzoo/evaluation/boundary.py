@@ -98,7 +98,8 @@ class BoundaryEntityEvaluator(BoundaryEvaluator, EntityEvaluator):
     title = "Boundary entity AP (class-agnostic)"
 
     def match(self, file_name: str, ground_truth: SegmentMap, entities: SegmentMap) -> ImageMatches:
-        return entity_matches(file_name, ground_truth, entities, self.width(ground_truth.ids.shape))
+        width = self.width(ground_truth.ids.shape)
+        return entity_matches(file_name, ground_truth, entities, width, self.entity_area)
 
     def report_overlaps(self, records: list[EntityRecord]) -> None:
         """Do nothing: the standard evaluator, which runs beside this one, reports them."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.ndimage import find_objects
 from tabulate import tabulate
 
 from segzoo.utils.errors import InputError
@@ -20,7 +21,7 @@ from segzoo.utils.files import write_text
 from . import prediction_io
 from .average_precision import ImageMatches, accumulate, match_image, summarize
 from .base import BackgroundEvaluator, check_same_size, to_numpy
-from .options import EvaluationOptions
+from .options import ENTITY_AREAS, OF_BOX, OF_MASK, EvaluationOptions
 from .segments import SegmentMap, boundary_overlap, image_entry, overlap, take_segment_map
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class EntityEvaluator(BackgroundEvaluator):
     never counts a true segment with id 0 as matched). There are no crowds: a prediction on crowd or unlabeled
     pixels is a false positive.
 
+    `entity_area` "box" reproduces AP and AR by size of EntitySeg's evaluation, in which a true entity has the
+    area of its box, and a predicted one that of its mask. AP over all sizes does not depend on it.
+
     An id map has no overlaps. If masks of `instances` overlap, each pixel is assigned to the best-scoring
     mask, masks without pixels are dropped, and the number of changed masks is logged.
 
@@ -52,6 +56,7 @@ class EntityEvaluator(BackgroundEvaluator):
     Args:
         detections_per_image: maximum number of entities that the model predicts, for the protocol; None if
             unknown.
+        entity_area: size of a true entity in metrics by size: the area of its "mask" or of its "box".
 
     See `BackgroundEvaluator` for the remaining arguments.
     """
@@ -65,18 +70,24 @@ class EntityEvaluator(BackgroundEvaluator):
         output_dir: str | Path | None = None,
         *,
         detections_per_image: int | None = None,
+        entity_area: str = OF_MASK,
         **options,
     ):
         super().__init__(dataset_name, output_dir, **options)
+        if entity_area not in ENTITY_AREAS:
+            raise InputError(f"entity_area {entity_area!r}: expected one of {', '.join(ENTITY_AREAS)}")
         self.detections_per_image = detections_per_image
+        self.entity_area = entity_area
 
     @classmethod
     def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
-        return {**super().from_options(options), "detections_per_image": options.detections_per_image}
+        own = {"detections_per_image": options.detections_per_image, "entity_area": options.entity_area}
+        return {**super().from_options(options), **own}
 
     def protocol(self) -> Mapping[str, Any]:
         limit = self.detections_per_image
-        return {} if limit is None else {"detections_per_image": limit}
+        area = {} if self.entity_area == OF_MASK else {"entity_area": self.entity_area}
+        return area if limit is None else {"detections_per_image": limit, **area}
 
     def take(self, output: dict, file_name: str) -> tuple[SegmentMap, int]:
         num_overlapping = 0
@@ -118,7 +129,7 @@ class EntityEvaluator(BackgroundEvaluator):
         return EntityRecord(dataset_dict["image_id"], matches, num_overlapping, annotation)
 
     def match(self, file_name: str, ground_truth: SegmentMap, entities: SegmentMap) -> ImageMatches:
-        return entity_matches(file_name, ground_truth, entities)
+        return entity_matches(file_name, ground_truth, entities, entity_area=self.entity_area)
 
     def summarize(self, merged: list[EntityRecord]) -> dict:
         if self.save_predictions:
@@ -153,7 +164,11 @@ class EntityEvaluator(BackgroundEvaluator):
 
 
 def entity_matches(
-    file_name: str, ground_truth: SegmentMap, entities: SegmentMap, boundary: int | None = None
+    file_name: str,
+    ground_truth: SegmentMap,
+    entities: SegmentMap,
+    boundary: int | None = None,
+    entity_area: str = OF_MASK,
 ) -> ImageMatches:
     """Match the entities of one image.
 
@@ -163,6 +178,7 @@ def entity_matches(
         entities: predicted segments with scores.
         boundary: width in pixels for boundary IoU, where a pair's IoU is the minimum of mask and boundary
             IoU; None for mask IoU.
+        entity_area: see `EntityEvaluator`.
 
     Raises:
         InputError: the id map and its list disagree.
@@ -179,7 +195,27 @@ def entity_matches(
         union = edges.sum(axis=1)[rows][:, None] + edges.sum(axis=0)[columns] - edges[places]
         most = edges[places] / union
     # Areas are of whole masks, with their pixels on crowd and unlabeled regions.
-    return match_image(counts[places], counts.sum(axis=1)[rows], counts.sum(axis=0)[columns], scores, most)
+    areas = counts.sum(axis=1)[rows]
+    sizes = None
+    if entity_area == OF_BOX:
+        sizes = _box_areas(ground_truth.ids, np.array(list(row)))[rows]
+    return match_image(counts[places], areas, counts.sum(axis=0)[columns], scores, most, sizes)
+
+
+def _box_areas(ids: np.ndarray, listed: np.ndarray) -> np.ndarray:
+    """Return (n,) the areas of the boxes around the pixels of each listed id of an id map, 0 without pixels.
+
+    Args:
+        ids: (H, W) integers.
+        listed: (n,) ascending ids; pixels of others count as those of the first one.
+    """
+    places = np.minimum(np.searchsorted(listed, ids), len(listed) - 1)
+    places[listed[places] != ids] = 0
+    windows = find_objects(places.astype(np.int32) + 1, len(listed))
+    return np.array(
+        [0 if found is None else np.prod([side.stop - side.start for side in found]) for found in windows],
+        np.int64,
+    )
 
 
 def resolve_overlaps(

@@ -9,6 +9,9 @@ from detectron2.config import CfgNode
 #: Values of TEST.BOX_AP.
 PREDICTED, ALWAYS, NEVER = "predicted", "always", "never"
 BOX_AP = (PREDICTED, ALWAYS, NEVER)
+#: Values of TEST.ENTITY_AREA.
+OF_MASK, OF_BOX = "mask", "box"
+ENTITY_AREAS = (OF_MASK, OF_BOX)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class EvaluationOptions:
             (TEST.DETECTIONS_PER_IMAGE); None if unknown.
         box_ap: whether box AP is reported: "predicted", "always" or "never" (TEST.BOX_AP); see
             InstanceEvaluator.
+        entity_area: size of a true entity in AP by size, the area of its "mask" or of its "box"
+            (TEST.ENTITY_AREA).
         scoring_threads: number of scoring threads of each evaluator; 0 scores in the caller's thread.
         distributed: gather from all ranks.
         config: the whole configuration, for the keys of other packages' evaluators; None without one.
@@ -41,6 +46,7 @@ class EvaluationOptions:
     boundary_dilation: float | None = None
     detections_per_image: int | None = None
     box_ap: str = PREDICTED
+    entity_area: str = OF_MASK
     scoring_threads: int = 2
     distributed: bool = True
     config: CfgNode | None = None

@@ -24,7 +24,7 @@ from .boxes import FILE_BOXES
 from .builder import build_evaluator, evaluator_protocols
 from .instance_base import InstanceTaskEvaluator
 from .instance_files import decode_entries, entry_boxes, load_coco_results, load_instances
-from .options import PREDICTED
+from .options import OF_MASK, PREDICTED
 from .registry import find_evaluator, find_evaluators, names_beside
 from .results import RESULTS_FILE, Protocol, load_results, write_results
 from .segments import SegmentMap
@@ -47,6 +47,7 @@ def rescore(
     evaluators: Sequence[str] = (),
     boundary_dilation: float | None = None,
     box_ap: str = PREDICTED,
+    entity_area: str = OF_MASK,
 ) -> tuple[dict, Path]:
     """Score the predictions for every image of a dataset.
 
@@ -55,7 +56,7 @@ def rescore(
         folder: the `output_dir` that an evaluator wrote with `save_predictions`.
         tasks: tasks to score; by default those that `folder` has predictions of.
         output_dir: folder of results.json; by default `folder`/rescored, so that nothing is overwritten.
-        class_averaging, boundary_dilation, box_ap: see EvaluationOptions.
+        class_averaging, boundary_dilation, box_ap, entity_area: see EvaluationOptions.
         evaluators: names of evaluators beside the standard ones, as in TEST.EVALUATORS.
 
     Returns:
@@ -92,6 +93,7 @@ def rescore(
             class_averaging=class_averaging,
             boundary_dilation=boundary_dilation,
             box_ap=box_ap,
+            entity_area=entity_area,
             model_classes=MetadataCatalog.get(dataset_name).classes,  # files index all classes
             distributed=False,
         )

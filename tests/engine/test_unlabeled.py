@@ -147,13 +147,16 @@ def test_a_json_without_labels_stops_before_the_training(task, segments, message
     listed = [{"category_id": category, "iscrowd": crowd} for category, crowd in segments]
     records = [{"annotations": []}, {"annotations": listed}]
     if not message:
-        check_labeled(records, task, THINGS, ["pets"])
+        check_labeled([(records, THINGS)], task, ["pets"])
         return
     with pytest.raises(InputError) as error:
-        check_labeled(records, task, THINGS, ["pets"])
+        check_labeled([(records, THINGS)], task, ["pets"])
     assert message in str(error.value)
     # Semantic labels are in files, which are not opened for the check.
-    check_labeled([*records, {"sem_seg_file_name": "a.png"}], task, THINGS, ["pets"])
+    check_labeled([([*records, {"sem_seg_file_name": "a.png"}], THINGS)], task, ["pets"])
+    # A dataset without targets may be beside one that has some, of other classes.
+    other = [{"segments_info": [{"category_id": 2, "iscrowd": 0}]}]
+    check_labeled([(records, THINGS), (other, np.array([True] * 3))], task, ["pets", "cars"])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

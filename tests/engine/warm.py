@@ -139,8 +139,7 @@ def launch_by_forking(*arguments: object, **options: object) -> None:
     def fork(*args, **kwargs):
         return start_processes(*args, **(kwargs | {"start_method": "fork"}))
 
-    # The functions of this process, such as the one that removes its temporary folders, are not its children's;
-    # a spawned child has none of them.
+    # A spawned child has no exit functions of this process, such as the one that removes temporary folders.
     os.register_at_fork(after_in_child=atexit._clear)
     module.mp.start_processes = fork
     launch(*arguments, device="cpu", **options)

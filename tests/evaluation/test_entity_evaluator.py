@@ -22,12 +22,20 @@ def encode(mask):
     return rle.encode(np.asfortranarray(mask, np.uint8))
 
 
-def pycocotools_result(images):
+def mask_area(mask):
+    return int(mask.sum())
+
+
+def box_area(mask):
+    return int(np.prod([np.ptp(places) + 1 for places in np.nonzero(mask)]))
+
+
+def pycocotools_result(images, area=mask_area):
     """images: list of (image id, true masks, detected masks, scores); returns the evaluated COCOeval."""
     annotations, detections = [], []
     for image_id, true_masks, detected_masks, scores in images:
         for mask in true_masks:
-            fields = {"id": len(annotations) + 1, "category_id": 1, "iscrowd": 0, "area": int(mask.sum())}
+            fields = {"id": len(annotations) + 1, "category_id": 1, "iscrowd": 0, "area": area(mask)}
             annotations.append({**fields, "image_id": image_id, "segmentation": encode(mask)})
         for mask, score in zip(detected_masks, scores, strict=True):
             detections.append(
@@ -56,8 +64,10 @@ def masks_of(ids, segments):
     return [ids == segment["id"] for segment in segments]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_precision_recall_and_metrics_are_bitwise_those_of_pycocotools(tmp_path, seed):
+@pytest.mark.parametrize(
+    ("seed", "area"), [*((seed, "mask") for seed in range(4)), *((seed, "box") for seed in (0, 3))]
+)
+def test_precision_recall_and_metrics_are_bitwise_those_of_pycocotools(tmp_path, seed, area):
     crowded = seed == 3
     data = PanopticData(
         tmp_path / "data", num_images=4 if crowded else 10, seed=seed, max_segments=250 if crowded else 14
@@ -65,7 +75,8 @@ def test_precision_recall_and_metrics_are_bitwise_those_of_pycocotools(tmp_path,
     data.dataset_dicts[0]["image_id"] = 999  # images are not in the order of their ids
     if crowded:  # more detections in an image than are counted
         assert max(len(segments) for _, segments in data.predictions) > 100
-    evaluator = EntityEvaluator(data.name)
+    evaluator = EntityEvaluator(data.name, entity_area=area)
+    assert evaluator.protocol() == ({} if area == "mask" else {"entity_area": "box"})
     evaluator.process(data.dataset_dicts, data.outputs("entity_seg"))
     metrics = evaluator.evaluate()["entity_seg"]
     images = [
@@ -79,7 +90,7 @@ def test_precision_recall_and_metrics_are_bitwise_those_of_pycocotools(tmp_path,
             data.dataset_dicts, data.ground_truths, data.predictions, strict=True
         )
     ]
-    peer = pycocotools_result(images)
+    peer = pycocotools_result(images, {"mask": mask_area, "box": box_area}[area])
     np.testing.assert_array_equal(evaluator.precision, peer.eval["precision"][:, :, 0])
     np.testing.assert_array_equal(evaluator.recall, peer.eval["recall"][:, 0])
     expected = np.where(peer.stats < 0, np.nan, 100 * peer.stats)
