@@ -35,6 +35,8 @@ from .painting import paint_entities
 _MASK_LEVELS = 3
 # Factor from the mask logits to the masks, whose stride is half as large.
 _UPSAMPLING = 2
+# Entities whose mask networks are computed together in inference.
+_ENTITIES_AT_ONCE = 8
 
 
 class Positives(NamedTuple):
@@ -311,22 +313,33 @@ class EntitySeg(Segmentor):
         )
         seen = visible_boxes(boxes, sizes.image, sizes.output)
         positions, scores = positions[seen], scores[seen]
-        features = outputs["mask_features"][image : image + 1]
-        inputs = self.mask_network.inputs(
-            features,
-            torch.zeros_like(positions),
-            places.points[positions],
-            places.levels[positions],
-            self.level_strides[0],
-        )
-        logits = self.mask_network(inputs, outputs["kernels"][image, positions])["111"]
         return paint_entities(
-            upsampled(logits, _UPSAMPLING).sigmoid(),
+            self._probabilities(outputs, image, places, positions),
             scores,
             sizes,
             rescore=self.mask_rescore,
             score_threshold=self.entity_score_threshold,
         )
+
+    def _probabilities(
+        self, outputs: dict[str, Any], image: int, places: Locations, positions: Tensor
+    ) -> Tensor:
+        """Return the masks of K locations, (K, h, w) probabilities, computed a few at a time."""
+        features = outputs["mask_features"][image : image + 1]
+        height, width = (_UPSAMPLING * side for side in features.shape[-2:])
+        masks = features.new_empty((len(positions), height, width))
+        for start in range(0, len(positions), _ENTITIES_AT_ONCE):
+            part = positions[start : start + _ENTITIES_AT_ONCE]
+            inputs = self.mask_network.inputs(
+                features,
+                torch.zeros_like(part),
+                places.points[part],
+                places.levels[part],
+                self.level_strides[0],
+            )
+            logits = self.mask_network(inputs, outputs["kernels"][image, part])["111"]
+            masks[start : start + _ENTITIES_AT_ONCE] = upsampled(logits, _UPSAMPLING).sigmoid()
+        return masks
 
 
 def build_pyramid(cfg, backbone: nn.Module) -> nn.Module:
