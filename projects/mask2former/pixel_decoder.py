@@ -8,81 +8,19 @@ levels.
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
-from segzoo.layers import Conv2d, FeedForward, sine_position_encoding
+from segzoo.layers import Conv2d
 from segzoo.layers.conv import norm_layer, pyramid_convolution
-from segzoo.layers.deformable_attention import DeformableAttention
+from segzoo.layers.deformable_encoder import DeformableEncoder
 from segzoo.layers.runtime import without_autocast
 from segzoo.modeling.configured import configurable_by
 from segzoo.modeling.mask_classification.fpn_pixel_decoder import NUM_SCALES, PixelDecoderOutput
 from segzoo.modeling.registry import PIXEL_DECODER_REGISTRY
 from segzoo.utils.errors import ArgumentError
-
-
-class DeformableEncoderLayer(FeedForward):
-    """Deformable attention of every pixel to all levels and a feed-forward network, both post-norm."""
-
-    def __init__(
-        self, dim: int, num_heads: int, num_levels: int, num_points: int, hidden_dim: int, dropout: float
-    ):
-        super().__init__(dim, hidden_dim, dropout)
-        self.self_attn = DeformableAttention(dim, num_heads, num_levels, num_points)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-
-    def forward(
-        self, x: Tensor, position: Tensor, reference_points: Tensor, sizes: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """Encode x, (N, S, C) float, with position, (S, C) float; the rest as in `DeformableAttention`."""
-        attended = self.self_attn(x + position, reference_points, x, sizes)
-        x = self.norm1(x + self.dropout(attended))
-        return self.norm2(x + self.dropout(self.feed_forward(x)))
-
-
-class DeformableEncoder(nn.Module):
-    """A stack of layers, and the learned embedding that distinguishes the levels."""
-
-    def __init__(self, dim: int, num_layers: int, num_levels: int, **layer):
-        super().__init__()
-        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
-        nn.init.normal_(self.level_embed)
-        layers = [DeformableEncoderLayer(dim, num_levels=num_levels, **layer) for _ in range(num_layers)]
-        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
-        for name, parameter in self.named_parameters():
-            if parameter.dim() > 1 and ".linear" in name:
-                nn.init.xavier_uniform_(parameter)
-
-    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Encode the levels, (N, C, h, w) float each, coarsest first."""
-        sizes = [tuple(level.shape[-2:]) for level in levels]
-        x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
-        dim, device = x.shape[-1], x.device
-        position = torch.cat(
-            [
-                sine_position_encoding(*size, dim, device=device).to(x.dtype).flatten(1).T + embedding
-                for size, embedding in zip(sizes, self.level_embed, strict=True)
-            ]
-        )
-        reference_points = pixel_centers(sizes, device)[None, :, None].expand(-1, -1, len(sizes), -1)
-        for layer in self.encoder["layers"]:
-            x = layer(x, position, reference_points, sizes)
-        parts = x.split([height * width for height, width in sizes], dim=1)
-        return [part.reshape(-1, *size, dim).movedim(-1, 1) for part, size in zip(parts, sizes, strict=True)]
-
-
-def pixel_centers(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """Return x and y of every pixel's center, (S, 2), in units of its level's width and height."""
-    centers = []
-    for height, width in sizes:
-        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-        centers.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1))
-    return torch.cat(centers)
 
 
 @PIXEL_DECODER_REGISTRY.register()

@@ -53,14 +53,24 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, query: Tensor, reference_points: Tensor, value: Tensor, sizes: Sizes) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        sizes: Sizes,
+        padding: Tensor | None = None,
+    ) -> Tensor:
         """Attend from every query to points around its reference points.
 
         Args:
             query: (N, Q, C) float.
-            reference_points: (N or 1, Q, L, 2) float, x and y in units of each level's width and height.
+            reference_points: (N or 1, Q, L, 2) float, x and y in units of each level's width and height,
+                which offsets of whole pixels are added to; or (N or 1, Q, L, 4) for reference boxes, center,
+                width and height, where an offset of P is half of the box's width or height.
             value: (N, S, C) float, the levels one after the other, each row by row.
             sizes: (height, width) of each level.
+            padding: (N, S) bool, pixels whose values are 0.
 
         Returns:
             (N, Q, C) float.
@@ -72,10 +82,17 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query).transpose(1, 2).unflatten(1, (heads, levels * points))
         weights = weights.to(_sampling_type(weights)).softmax(2)
         weights = weights.unflatten(2, (levels, points)).movedim(-1, 1)
-        sides = torch.tensor([(width, height) for height, width in sizes], dtype=offsets.dtype)
-        sides = transferred(sides, offsets.device)
-        locations = reference_points[:, :, None, :, None] + offsets / sides[:, None]
-        value = self.value_proj(value).unflatten(-1, (heads, -1))
+        centers = reference_points[:, :, None, :, None, :2]
+        if reference_points.shape[-1] == 4:
+            # In the order of Deformable DETR's operations.
+            locations = centers + offsets / points * reference_points[:, :, None, :, None, 2:] * 0.5
+        else:
+            sides = torch.tensor([(width, height) for height, width in sizes], dtype=offsets.dtype)
+            locations = centers + offsets / transferred(sides, offsets.device)[:, None]
+        value = self.value_proj(value)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0.0)
+        value = value.unflatten(-1, (heads, -1))
         return self.output_proj(sample_levels(value, sizes, locations, weights).to(query.dtype))
 
 

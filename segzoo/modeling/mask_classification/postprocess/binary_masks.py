@@ -14,20 +14,31 @@ from .tiled_masks import Tile, TiledMasks
 
 
 class BinaryMasks:
-    """The pixels of resized masks with a logit > 0; only tiles with such pixels are stored.
+    """The pixels of resized masks above a threshold; only tiles with such pixels are stored.
 
     Args:
-        masks: (Q, h, w) float mask logits.
+        masks: (Q, h, w) float mask logits, or with `values` the masks themselves.
         queries: (n,) int64, the selected queries; a mask with NaN or infinity has no pixels.
         resizer: resizes masks to the size of the result.
+        threshold: pixels with a larger logit or value belong to a mask.
+        values: the totals and the quality are those of the values instead of the logits' sigmoid.
 
     Attributes:
         size: (H, W)
-        quality: (n,) float32 mean of sigmoid(mask) over the mask's pixels, 0 for an empty mask.
+        totals: (n,) float32 sum of sigmoid(mask) over the mask's pixels, or of the values.
+        areas: (n,) float32 number of the mask's pixels.
+        quality: (n,) float32 mean over the mask's pixels, 0 for an empty mask.
         boxes: (n, 4) float32 x0 y0 x1 y1 with exclusive maxima, zeros for an empty mask.
     """
 
-    def __init__(self, masks: Tensor, queries: Tensor, resizer: MaskResizer):
+    def __init__(
+        self,
+        masks: Tensor,
+        queries: Tensor,
+        resizer: MaskResizer,
+        threshold: float = 0.0,
+        values: bool = False,
+    ):
         self.size = resizer.output_size
         self._device = masks.device
         count = len(queries)
@@ -38,15 +49,24 @@ class BinaryMasks:
         sums = torch.zeros((2, count), device=self._device)
         if count:
             tiled = TiledMasks(masks, queries, resizer)
-            for tile, selected, planes in tiled.select(tiled.upper > 0):
-                inside = planes > 0
+            for tile, selected, planes in tiled.select(tiled.upper > threshold):
+                inside = planes > threshold
                 self._pieces.append((tile, selected, inside))
                 in_row[selected, tile.rows] |= inside.any(2)
                 in_column[selected, tile.columns] |= inside.any(1)
-                probability = planes.sigmoid_().mul_(inside).sum((1, 2))
-                sums[:, selected] += torch.stack((probability, inside.sum((1, 2))))
-        self.quality = sums[0] / (sums[1] + 1e-6)
+                added = (planes if values else planes.sigmoid_()).mul_(inside).sum((1, 2))
+                sums[:, selected] += torch.stack((added, inside.sum((1, 2))))
+        self.totals, self.areas = sums
+        self.quality = self.totals / (self.areas + 1e-6)
         self.boxes = _boxes(in_row, in_column)
+
+    def parts(self) -> list[list[tuple[slice, slice, Tensor]]]:
+        """Return the tiles of each of the n masks: rows, columns, and which pixels are in it, (r, c) bool."""
+        parts: list[list[tuple[slice, slice, Tensor]]] = [[] for _ in range(len(self.quality))]
+        for tile, own, inside in self._pieces:
+            for query, plane in zip(own.tolist(), inside, strict=True):
+                parts[query].append((tile.rows, tile.columns, plane))
+        return parts
 
     def planes(self, selected: Tensor) -> Tensor:
         """Return the masks of the selected queries, (m, H, W) bool.
