@@ -14,6 +14,7 @@ import torchvision
 
 from segzoo.checkpoint import load_checkpoint, local_file, read_checkpoint, read_description
 from segzoo.checkpoint.key_maps import key_maps
+from segzoo.checkpoint.params_reader import published_sha1
 from segzoo.modeling.backbones.resnet import ResNetBackbone, ResNetVariant
 from segzoo.utils.errors import InputError
 
@@ -237,6 +238,31 @@ def test_the_sha1_in_a_published_name_is_checked(tmp_path):
         local_file(write(tmp_path, b"<html>", f"{other}.zip"))
     # A date, in the name of a user's own file.
     assert local_file(write(tmp_path, content, "street-20261130.params")).exists()
+
+
+# Detectors and ImageNet networks; the others are in test_zoo_cnn.py.
+PUBLISHED = """mask_rcnn_resnet18_v1b_coco e071cf15 mask_rcnn_fpn_resnet18_v1b_coco 14a922c3
+mask_rcnn_resnet50_v1b_coco a3527fdc mask_rcnn_fpn_resnet50_v1b_coco 1364d0af
+mask_rcnn_resnet101_v1d_coco 4a3249c5 mask_rcnn_fpn_resnet101_v1d_coco 89c7d866
+resnet18_v1b 2d9d980c resnet34_v1b 8e16b848 resnet50_v1b 0ecdba34 resnet50_v1c 2a4e0708 resnet50_v1d 117a384e
+resnet50_v1s 25a187fa resnet101_v1b a455932a resnet101_v1c 064858f2 resnet101_v1d 1b2b825f
+resnet101_v1s bd93a83c resnet152_v1b a5a61ee1 resnet152_v1c 75babab6 resnet152_v1d cddbc86f
+resnet152_v1s cf74621d"""
+
+
+def test_the_sha1_of_every_published_name_is_found():
+    words = PUBLISHED.split()
+    assert len(words) == 2 * (6 + 14)
+    for name, digits in zip(words[::2], words[1::2], strict=True):
+        for suffix in ("params", "zip"):
+            assert published_sha1(f"{name}-{digits}.{suffix}") == digits
+        for other in (
+            f"{name}.params",
+            f"{name}-{digits}.pth",
+            f"my_{name}-{digits}.params",
+            f"{name}-0119.params",
+        ):
+            assert published_sha1(other) == ""
 
 
 def imagenet_file(folder, depth, name="imagenet.params"):
