@@ -199,35 +199,9 @@ def _with_nms_schema(module: types.ModuleType) -> Iterator[None]:
             library.impl(name, _nms, "CompositeExplicitAutograd")
 
 
-def _nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
-    """Compute non-maximum suppression as torchvision's CPU operator does.
-
-    Args:
-        boxes: (B, 4) x1, y1, x2, y2.
-        scores: (B,).
-        iou_threshold: a box whose IoU with a kept one is above it is dropped.
-
-    Returns:
-        (kept,) int64 indices of the kept boxes, highest score first; equal scores keep their order.
-    """
-    import numpy
-    import torch
-
-    order = torch.sort(scores, descending=True, stable=True).indices
-    left, top, right, bottom = boxes.detach()[order].float().cpu().numpy().T
-    area = (right - left) * (bottom - top)
-    alive = numpy.ones(len(area), dtype=bool)
-    for index in range(len(area)):
-        if not alive[index]:
-            continue
-        rest = slice(index + 1, None)
-        width = numpy.minimum(right[index], right[rest]) - numpy.maximum(left[index], left[rest])
-        height = numpy.minimum(bottom[index], bottom[rest]) - numpy.maximum(top[index], top[rest])
-        intersection = width.clip(min=0) * height.clip(min=0)
-        # A product instead of a quotient, because boxes without area would divide by zero.
-        union = area[index] + area[rest] - intersection
-        alive[rest] &= ~(intersection > iou_threshold * union)
-    return order[torch.from_numpy(alive).to(order.device)]
+def _nms(*arguments: Any) -> Any:
+    # Imported on the first call: segzoo.layers needs torchvision, which is being imported now.
+    return importlib.import_module("segzoo.layers.nms").nms(*arguments)
 
 
 @contextmanager

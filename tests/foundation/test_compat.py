@@ -289,20 +289,31 @@ class TestTorchvision:
     def test_its_operators_are_looked_for(self):
         assert compat.torchvision_has_ops() is importlib.import_module("torchvision").extension._has_ops()
 
-    @pytest.mark.parametrize("implementation", [compat._nms, "torchvision"])
-    def test_nms_keeps_what_the_definition_keeps(self, implementation):
-        from torchvision.ops import nms
-
-        function = nms if implementation == "torchvision" else implementation
+    @pytest.mark.parametrize("implementation", ["compiled", "numpy", "torchvision"])
+    def test_nms_keeps_what_the_definition_keeps(self, implementation, monkeypatch):
+        function = nms_of(implementation, monkeypatch)
         generator = torch.Generator().manual_seed(0)
         corners = torch.rand(200, 2, generator=generator) * 60
         boxes = torch.cat([corners, corners + torch.rand(200, 2, generator=generator) * 40], dim=1)
         scores = torch.rand(200, generator=generator)
         assert function(boxes, scores, 0.5).tolist() == greedy_nms(boxes.tolist(), scores.tolist(), 0.5)
 
-    def test_nms_handles_no_boxes_and_boxes_without_area(self):
-        assert compat._nms(torch.zeros(0, 4), torch.zeros(0), 0.5).tolist() == []
-        assert compat._nms(torch.zeros(2, 4), torch.tensor([0.1, 0.9]), 0.5).tolist() == [1, 0]
+    @pytest.mark.parametrize("implementation", ["compiled", "numpy", "torchvision"])
+    def test_nms_handles_no_boxes_and_boxes_without_area(self, implementation, monkeypatch):
+        function = nms_of(implementation, monkeypatch)
+        assert function(torch.zeros(0, 4), torch.zeros(0), 0.5).tolist() == []
+        assert function(torch.zeros(2, 4), torch.tensor([0.1, 0.9]), 0.5).tolist() == [1, 0]
+
+    @pytest.mark.parametrize("implementation", ["compiled", "numpy", "torchvision"])
+    def test_nms_compares_the_rounded_iou(self, implementation, monkeypatch):
+        """As torchvision's kernel for CPUs: the IoU has the dtype of the boxes, the threshold is double."""
+        function = nms_of(implementation, monkeypatch)
+        scores = torch.tensor([0.9, 0.8])
+        for part, whole, dropped in ((3, 5, True), (7, 10, False), (3, 10, True), (1, 2, False)):
+            boxes = torch.tensor([[0.0, 0, whole, 10], [0, 0, part, 10]])
+            assert (np.float32(part) / np.float32(whole) > part / whole) == dropped
+            assert function(boxes, scores, part / whole).tolist() == ([0] if dropped else [0, 1])
+            assert function(boxes.double(), scores, part / whole).tolist() == [0, 1]
 
     def test_batched_nms_of_detectron2_separates_the_classes(self):
         from detectron2.layers import batched_nms
@@ -310,6 +321,18 @@ class TestTorchvision:
         boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 9]])
         kept = batched_nms(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1]), 0.5)
         assert kept.tolist() == [0, 1]
+
+
+def nms_of(implementation: str, monkeypatch):
+    from torchvision.ops import nms
+
+    from segzoo.layers import nms as module
+
+    if implementation == "torchvision":
+        return nms
+    if implementation == "numpy":
+        monkeypatch.setattr(module, "load_loops", lambda name: None)
+    return module.nms
 
 
 def greedy_nms(boxes: list[list[float]], scores: list[float], threshold: float) -> list[int]:

@@ -18,8 +18,8 @@ ANYWHERE = {"segzoo.utils", "segzoo.compat"}
 # Parts of one level do not import each other; each may import itself.
 MAY_IMPORT = {
     "segzoo.utils": set(),
-    # compat hands torchvision the RoIAlign of layers, on its first call.
-    "segzoo.compat": {"segzoo.layers.roi_align"},
+    # compat hands torchvision the RoIAlign and the NMS of layers, on their first call.
+    "segzoo.compat": {"segzoo.layers.nms", "segzoo.layers.roi_align"},
     "segzoo.config": set(),
     "segzoo.layers": set(),
     "segzoo.modeling": {"segzoo.layers"},
