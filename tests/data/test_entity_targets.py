@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
+from PIL import Image
 
+from segzoo.cli.prepare.shapes import make_shapes
+from segzoo.data import SegmentationMapper
 from segzoo.data.entity_boxes import GroupGeometry, rounded_boxes
 from segzoo.data.label_reader import IndexMap, Segments
 from segzoo.data.targets import Groups, entity_groups, panoptic_groups
 from segzoo.data.training_targets import AugmentedLabels, add_entities, add_entities_rounded
+from segzoo.model_zoo import load_config
 
 
 def segments(*classes, crowd=()):
@@ -87,3 +92,24 @@ def test_rounded_boxes_come_from_the_image_before_augmentation():
     assert found["segment_entity_centers"].tolist() == [[5.5, 2]]
     with pytest.raises(ValueError, match="needs the labels before augmentation"):
         add_entities_rounded(AugmentedLabels("entity", augmented, labels.groups, labels.class_map_of))
+
+
+def test_the_mapper_gives_the_boxes_of_the_published_training(tmp_path, monkeypatch):
+    """Images of 64 x 64, resized to 90 x 90 and flipped; crowds have no target."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    make_shapes(tmp_path / "shapes", train=3, val=1, size=64, workers=0)
+    targets = ["INPUT.TARGETS", "('segments', 'entities_rounded')", "INPUT.FLIP_PROB", "1.0"]
+    sizes = ["INPUT.MIN_SIZE_TRAIN", "[90]", "INPUT.MAX_SIZE_TRAIN", "90"]
+    mapper = SegmentationMapper(load_config("entity/shapes/entityseg_r18_quarter", [*targets, *sizes]), True)
+    for record in DatasetCatalog.get("shapes_train"):
+        colors = np.asarray(Image.open(record["pan_seg_file_name"])).astype(int)
+        ids = colors @ [1, 256, 65536]
+        inputs = mapper(record)
+        segments = [one["id"] for one in record["segments_info"] if not one["iscrowd"]]
+        boxes, _ = by_loops([ids == number for number in segments])
+        whole = [[int(side * 90 / 64) for side in box] for box in boxes]
+        expected = [[90 - x1, y0, 90 - x0, y1] for x0, y0, x1, y1 in whole]
+        assert len(inputs["segment_classes"]) == len(expected)
+        assert inputs["segment_entity_boxes"].tolist() == expected
+        masks = [(inputs["segment_map"] == index).numpy() for index in range(len(expected))]
+        np.testing.assert_allclose(inputs["segment_entity_centers"], by_loops(masks)[1], rtol=1e-5)

@@ -233,7 +233,7 @@ BACKBONE_ROWS = (
     Row(
         "MODEL.FPN.IN_FEATURES",
         "`MODEL.BACKBONE.OUT_FEATURES`",
-        "of EntitySeg's files: the level of stride 4, which it does not use, is not computed",
+        "in EntitySeg's files the level of stride 4, which it does not use, is not computed",
         _features,
     ),
     Row("MODEL.BACKBONE.FREEZE_AT", "`MODEL.BACKBONE.FREEZE_AT`", "in EntitySeg's files MiT is 2", _freeze),
