@@ -5,7 +5,6 @@ parameters of a mask network, h w size of the mask features (an eighth of the pa
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from .mask_branch import MaskBranch
 from .mask_losses import bank_losses, overlap_loss, upsampled
 from .mask_network import MaskNetwork
 from .painting import paint_entities
+from .true_masks import have_area, true_masks
 
 # Levels of the mask features.
 _MASK_LEVELS = 3
@@ -242,7 +242,7 @@ class EntitySeg(Segmentor):
         found = []
         for image, target in enumerate(targets):
             boxes = target.extras["entity_boxes"]
-            (kept,) = _have_area(boxes).nonzero(as_tuple=True)
+            (kept,) = have_area(boxes).nonzero(as_tuple=True)
             entities = Entities(boxes[kept], target.extras["entity_centers"][kept], kept)
             positions, segments, distances = assign(
                 places, entities, self.strides, self.ranges, self.center_radius
@@ -281,7 +281,7 @@ class EntitySeg(Segmentor):
         inputs = self.mask_network.inputs(features, images, points, levels, stride)
         logits = self.mask_network(inputs, kernels[images, positions], tuple(self.path_weights))
         entities, groups = torch.stack((images, segments), 1).unique(dim=0, return_inverse=True)
-        masks, covered = _true_masks(targets, entities, stride // _UPSAMPLING)
+        masks, covered = true_masks(targets, entities, stride // _UPSAMPLING)
         losses = bank_losses(logits, self.path_weights, masks[groups], _UPSAMPLING)
         if self.overlap_weight:
             suppressed = overlap_loss(logits["111"], groups, entities[:, 0], masks, covered, _UPSAMPLING)
@@ -356,44 +356,3 @@ def build_pyramid(cfg, backbone: nn.Module) -> nn.Module:
 
 def _in_float32(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: one.float() if one.is_floating_point() else one for name, one in outputs.items()}
-
-
-def _true_masks(targets: Sequence[SegmentTargets], entities: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Return the masks of some entities, and the pixels that any entity of an image covers.
-
-    Masks are reduced by taking every `stride`-th pixel, from `stride` // 2.
-
-    Args:
-        targets: of N images.
-        entities: (G, 2) int64 image and segment of each, images ascending.
-
-    Returns:
-        masks: (G, H / stride, W / stride) bool
-        covered: (N, H / stride, W / stride) bool
-    """
-    masks, covered = [], []
-    for image, target in enumerate(targets):
-        reduced = _subsampled(target, stride)
-        masks.append(reduced.planes(entities[entities[:, 0] == image, 1]))
-        covered.append(_covered(reduced, _have_area(target.extras["entity_boxes"])))
-    return torch.cat(masks), torch.stack(covered)
-
-
-def _subsampled(target: SegmentTargets, stride: int) -> SegmentTargets:
-    start = stride // 2
-    if target.masks is not None:
-        return replace(target, masks=target.masks[:, start::stride, start::stride])
-    return replace(target, segment_map=target.segment_map[start::stride, start::stride])
-
-
-def _covered(target: SegmentTargets, kept: Tensor) -> Tensor:
-    """Return the pixels of some segments: (S,) bool -> (H, W) bool."""
-    if target.masks is not None:
-        return target.masks[kept].any(0)
-    # The last entry is that of index -1.
-    return torch.cat((kept, kept.new_zeros(1)))[target.segment_map.long()]
-
-
-def _have_area(boxes: Tensor) -> Tensor:
-    """Return which boxes, (S, 4), are more than one row and one column: (S,) bool."""
-    return (boxes[:, 2:] - boxes[:, :2] > 1e-5).all(1)

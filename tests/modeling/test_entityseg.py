@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from segzoo.modeling import Sizes
+from segzoo.modeling.mask_classification.criterion import SegmentTargets
 from segzoo.projects.entityseg.aligned import aligned_upsample
 from segzoo.projects.entityseg.assignment import Entities, assign
 from segzoo.projects.entityseg.candidates import find_candidates, visible_boxes
@@ -16,6 +17,7 @@ from segzoo.projects.entityseg.fcos_head import FCOSHead, KernelHead, Locations,
 from segzoo.projects.entityseg.mask_losses import bank_losses, dice_losses, overlap_loss
 from segzoo.projects.entityseg.mask_network import MaskNetwork
 from segzoo.projects.entityseg.painting import paint_entities
+from segzoo.projects.entityseg.true_masks import true_masks
 
 STRIDES = (8, 16, 32, 64, 128)
 RANGES = torch.tensor([[-1, 64], [64, 128], [128, 256], [256, 512], [512, 1e8]])
@@ -181,6 +183,27 @@ def test_overlap_loss_is_a_softmax_over_the_entities_with_locations():
     assert found.item() == pytest.approx(np.mean(dice), rel=1e-5)
 
 
+def test_true_masks_are_every_fourth_pixel_from_the_second():
+    generator = np.random.default_rng(4)
+    first = generator.integers(-1, 4, (16, 24))
+    second = generator.random((3, 16, 24)) > 0.5
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 9], [0, 3, 9, 3], [0, 0, 9, 9]])  # the third: one row
+    targets = [
+        SegmentTargets(
+            torch.zeros(4).long(),
+            segment_map=torch.from_numpy(first).short(),
+            extras={"entity_boxes": boxes},
+        ),
+        SegmentTargets(
+            torch.zeros(3).long(), masks=torch.from_numpy(second), extras={"entity_boxes": boxes[:3]}
+        ),
+    ]
+    masks, covered = true_masks(targets, torch.tensor([[0, 1], [0, 3], [1, 2]]), 4)
+    small, planes = first[2::4, 2::4], second[:, 2::4, 2::4]
+    np.testing.assert_array_equal(masks, [small == 1, small == 3, planes[2]])
+    np.testing.assert_array_equal(covered, [np.isin(small, (0, 1, 3)), planes[0] | planes[1]])
+
+
 # Mask network.
 
 
@@ -287,15 +310,15 @@ def test_candidates_are_ranked_with_centerness_and_suppressed_at_their_boxes():
         torch.tensor([0, 0, 0, 1]),
     )
     probabilities = torch.tensor([0.9, 0.8, 0.06, 0.04])
-    center = torch.tensor([0.25, 0.5, 1 - 1e-6, 1 - 1e-6])
+    center = torch.tensor([0.25, 0.5, 0.5, 1 - 1e-6])
     distances = torch.tensor([[2.0, 2, 2, 2], [2.5, 2, 1.5, 2], [1, 1, 1, 1], [1, 1, 1, 1]])
     found = find_candidates(
         probabilities.logit(), center.logit(), distances, places, torch.tensor([8.0, 16.0])
     )
     # The second has the same box as the first, and 0.8 * 0.5 > 0.9 * 0.25; the last is not above 0.05,
-    # whatever its centerness; the third is, although 0.05 is more than a score of 0.06 * 0.5 would be.
+    # whatever its centerness; the third is, although 0.06 * 0.5 is not.
     assert found.positions.tolist() == [1, 2]
-    assert found.scores.tolist() == pytest.approx([math.sqrt(0.4), math.sqrt(0.06)], rel=1e-5)
+    assert found.scores.tolist() == pytest.approx([math.sqrt(0.4), math.sqrt(0.03)], rel=1e-5)
     assert found.boxes.tolist() == [[84, 84, 116, 116], [292, 92, 308, 108]]
 
 
