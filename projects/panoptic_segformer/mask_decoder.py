@@ -146,6 +146,10 @@ class MaskDecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = MultiheadAttention(dim, num_heads) if self_attention else None
         self.norm_self = nn.LayerNorm(dim, eps=_EPS) if self_attention else None
+        if self.self_attn is not None:
+            # As PyTorch initializes the biases of linear layers.
+            for bias in (self.self_attn.in_proj_bias, self.self_attn.out_proj.bias):
+                nn.init.uniform_(bias, -(dim**-0.5), dim**-0.5)
         self.attn = MaskAttention(dim, num_heads, num_levels, with_value=True)
         self.norm1 = nn.LayerNorm(dim, eps=_EPS)
         self.mlp = TransformerMLP(dim, hidden_dim)

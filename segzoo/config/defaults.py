@@ -53,9 +53,9 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.FORMAT = "RGB"
     # Detectron2's MASK_FORMAT is the form of the masks in the target `instances`, where labels are polygons:
     # polygon (transformed with the image, drawn for each region) | bitmask (drawn at the size of the image).
-    # Targets that the mapper makes: segments (map or masks of the targets, and their classes), boxes,
-    # instances (Detectron2's Instances), entities (EntitySeg), sem_seg, ... (registry TARGETS); (): those
-    # that the model requests.
+    # Targets that the mapper makes: segments (map or masks of the targets, and their classes), boxes
+    # (whole_boxes: as they were before a crop cut the masks), instances (Detectron2's Instances), entities
+    # (EntitySeg), sem_seg, ... (registry TARGETS); (): those that the model requests.
     cfg.INPUT.TARGETS = ()
     # Pixel values (low, high) that map to 0 and 255 in images of more than 8 bits, such as (0, 4095) for 12
     # bits, if the dataset's YAML has no image_range. (): from the brightest pixel of the dataset, else of the

@@ -68,6 +68,24 @@ def _region_groups(index_map: IndexMap, groups: Groups) -> np.ndarray:
     return in_group
 
 
+def transformed_boxes(boxes: np.ndarray, transform: Transform, size: tuple[int, int]) -> np.ndarray:
+    """Transform boxes as their image, and cut them at its borders.
+
+    Args:
+        boxes: (G, 4) x0, y0, x1, y1 in the image before the transform; integers are rounded at each step.
+        transform: what was applied to the image.
+        size: (height, width) after it.
+
+    Returns:
+        (G, 4) float32.
+    """
+    corners = boxes[:, [[0, 1], [0, 3], [2, 1], [2, 3]]].reshape(-1, 2)
+    corners = transform.apply_coords(corners).reshape(-1, 4, 2)
+    moved = np.concatenate([corners.min(1), corners.max(1)], 1)
+    height, width = size
+    return moved.clip(0, [width, height, width, height]).astype(np.float32)
+
+
 def rounded_boxes(extremes: np.ndarray, transform: Transform, size: tuple[int, int]) -> np.ndarray:
     """Transform boxes of whole pixels as EntitySeg's code does: they stay integers, so a resize rounds down.
 
@@ -81,8 +99,4 @@ def rounded_boxes(extremes: np.ndarray, transform: Transform, size: tuple[int, i
     Returns:
         (G, 4) float32, within the image.
     """
-    corners = extremes[:, [[0, 1], [0, 3], [2, 1], [2, 3]]].reshape(-1, 2)
-    corners = transform.apply_coords(corners).reshape(-1, 4, 2)
-    boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
-    height, width = size
-    return boxes.clip(0, [width, height, width, height]).astype(np.float32)
+    return transformed_boxes(extremes, transform, size)

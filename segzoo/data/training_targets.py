@@ -16,7 +16,7 @@ from scipy.ndimage import find_objects
 
 from segzoo.utils.registries import NamedRegistry, registered
 
-from .entity_boxes import GroupGeometry, rounded_boxes
+from .entity_boxes import GroupGeometry, rounded_boxes, transformed_boxes
 from .label_reader import IndexMap
 from .outlines import Outline, outline_boxes
 from .targets import Groups, MaskTargets, Targets, build_mask_targets, build_targets
@@ -154,6 +154,21 @@ def add_sem_seg(labels: AugmentedLabels) -> dict[str, Any]:
 def add_boxes(labels: AugmentedLabels) -> dict[str, Any]:
     """Return `segment_boxes` (S, 4) float32: left, top, right, bottom edges of the targets in pixels."""
     return {"segment_boxes": torch.from_numpy(labels.boxes)}
+
+
+@TARGETS_REGISTRY.register(name="whole_boxes")
+def add_whole_boxes(labels: AugmentedLabels) -> dict[str, Any]:
+    """Return `segment_boxes` as "boxes" does, of the masks as they were before a crop cut them.
+
+    They are transformed with the image and cut at its borders, as DETR and its successors do with the boxes
+    of annotations: part of a box may be further than the visible part of its mask.
+    """
+    if labels.source is None or labels.transform is None:
+        raise ValueError("whole_boxes needs the labels before augmentation and the transform")
+    present = GroupGeometry(labels.index_map, labels.groups).present
+    extremes = GroupGeometry(labels.source, labels.groups).extremes[present]
+    edges = extremes + np.array([0.0, 0.0, 1.0, 1.0])
+    return {"segment_boxes": torch.from_numpy(transformed_boxes(edges, labels.transform, labels.size))}
 
 
 @TARGETS_REGISTRY.register(name="entities")

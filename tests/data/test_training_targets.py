@@ -1,5 +1,7 @@
 """Boxes and Detectron2's Instances are made of the same index maps as every other target."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,28 @@ def test_boxes_hold_all_pixels_of_a_target_and_no_more():
     # Left, top, right, bottom: one pixel is one wide.
     assert found.dtype == torch.float32
     assert found.tolist() == [[1, 0, 3, 2], [4, 0, 5, 3], [2, 1, 4, 3]]
+
+
+def test_whole_boxes_are_those_before_the_crop_and_are_cut_at_its_border():
+    """A diagonal of 10 x 20 pixels, doubled, mirrored, and cropped, by hand."""
+    indices = np.zeros((10, 20), np.uint8)
+    for step in range(6):
+        indices[2 + step, 4 + 2 * step : 6 + 2 * step] = 1
+    indices[9, 0] = 2  # outside of the crop
+    source = IndexMap(indices, Segments(np.array([0, 1]), np.array([False, False])))
+    transform = T.TransformList(
+        [T.ResizeTransform(10, 20, 20, 40), T.HFlipTransform(40), T.CropTransform(0, 0, 30, 10)]
+    )
+    labels = labels_of("panoptic", source._replace(indices=transform.apply_segmentation(indices)))
+    labels = replace(labels, source=source, transform=transform)
+    # Columns 4 to 16 and rows 2 to 8 become columns 40 - 32 to 40 - 8 and rows 4 to 16, of which 10 are left.
+    found = TARGETS_REGISTRY.get("whole_boxes")(labels)["segment_boxes"]
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[8, 4, 30, 10]]
+    # What is left of the mask are its first three steps.
+    assert TARGETS_REGISTRY.get("boxes")(labels)["segment_boxes"].tolist() == [[20, 4, 30, 10]]
+    with pytest.raises(ValueError, match="needs the labels before augmentation"):
+        targets_of("whole_boxes", "panoptic", source)
 
 
 @pytest.mark.parametrize("overlap", [False, True])

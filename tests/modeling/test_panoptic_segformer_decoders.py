@@ -287,7 +287,7 @@ def test_a_prediction_does_not_depend_on_the_batch():
 
 def test_initial_values():
     model = small_model(num_queries=300)
-    decoder = model.location_decoder
+    decoder, stuff = model.location_decoder, model.stuff_decoder.layers[0].self_attn
     for head in (*decoder.class_heads, *model.stuff_decoder.class_heads):
         assert head.bias.tolist() == pytest.approx([-4.59512] * len(head.bias), abs=1e-4)  # -log 99
     assert all(torch.equal(head.weight, decoder.class_heads[0].weight) for head in decoder.class_heads)
@@ -302,13 +302,15 @@ def test_initial_values():
     directions = attention.sampling_offsets.bias.detach().view(4, 4, 4, 2)[:, 0, 1]
     assert directions.flatten().tolist() == pytest.approx([2, 0, 0, 2, -2, 0, 0, -2], abs=1e-5)
     assert decoder.query_embed.weight.std().item() == pytest.approx(1, abs=0.05)
+    for bias in (stuff.in_proj_bias, stuff.out_proj.bias):
+        assert 0.9 * 64**-0.5 < bias.abs().max() <= 64**-0.5
     # Xavier: uniform in +- sqrt(6 / (inputs + outputs)).
     for weight in (
         decoder.layers[0].self_attn.out_proj.weight,
         decoder.layers[0].linear1.weight,
         model.transformer.encoder["layers"][0].linear2.weight,
         model.thing_decoder.layers[0].attn.q.weight,
-        model.stuff_decoder.layers[0].self_attn.in_proj_weight,
+        stuff.in_proj_weight,
     ):
         bound = (6 / sum(weight.shape)) ** 0.5
         assert 0.95 * bound < weight.abs().max() <= bound
