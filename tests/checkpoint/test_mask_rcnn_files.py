@@ -7,6 +7,8 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
+from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.model_zoo import load_config
@@ -33,6 +35,12 @@ PUBLISHED = {
     "coco/mask_rcnn_fpn_r101_scratch_100ep": (46.4, 41.6, "42025812", "4f7b58"),
     "coco/mask_rcnn_fpn_r101_scratch_200ep": (48.0, 43.1, "42131867", "0bb7ae"),
     "coco/mask_rcnn_fpn_r101_scratch_400ep": (48.9, 43.7, "42073830", "f96b26"),
+    "coco/mask_rcnn_fpn_regnetx_4gf_scratch_100ep": (46.0, 41.3, "42047771", "b7fbab"),
+    "coco/mask_rcnn_fpn_regnetx_4gf_scratch_200ep": (48.1, 43.1, "42132721", "5d87c1"),
+    "coco/mask_rcnn_fpn_regnetx_4gf_scratch_400ep": (48.6, 43.5, "42025447", "f1362d"),
+    "coco/mask_rcnn_fpn_regnety_4gf_scratch_100ep": (46.1, 41.6, "42047784", "6ba57e"),
+    "coco/mask_rcnn_fpn_regnety_4gf_scratch_200ep": (47.8, 43.0, "42047642", "27b9c1"),
+    "coco/mask_rcnn_fpn_regnety_4gf_scratch_400ep": (48.2, 43.3, "42045954", "ef3a80"),
     "cityscapes/mask_rcnn_fpn_r50": (None, 36.5, "142423278", "af9cf5"),
     "coco/mask_rcnn_fpn_dconv_r50": (41.5, 37.5, "138602867", "65c703"),
     "coco/mask_rcnn_fpn_dconv_r50_3x": (42.7, 38.5, "144998336", "821d0b"),
@@ -72,6 +80,69 @@ def test_every_weight_of_detectron2s_network_has_its_place(leaf, tmp_path):
     assert {renamed(name): value.shape for name, value in published.items()} == {
         name: value.shape for name, value in model.items()
     }
+
+
+REGNETS = {
+    "regnetx_4gf": {"depth": 23, "w_a": 38.65, "w_0": 96, "w_m": 2.43, "group_width": 40},
+    "regnety_4gf": {"depth": 22, "w_a": 31.41, "w_0": 96, "w_m": 2.24, "group_width": 64, "se_ratio": 0.25},
+}
+
+
+def from_scratch_network(backbone):
+    """Build Detectron2's from-scratch model, which it configures in Python."""
+    theirs = get_cfg()
+    values = DETECTORS["instance/coco/mask_rcnn_fpn_r50"]
+    for part in values:
+        theirs.merge_from_list([item for pair in part.items() for item in pair if "DATASETS" not in pair[0]])
+    model = theirs.MODEL
+    model.DEVICE, model.RPN.CONV_DIMS, model.FPN.NORM = "meta", [-1, -1], "SyncBN"
+    model.ROI_BOX_HEAD.NUM_CONV, model.ROI_BOX_HEAD.NUM_FC = 4, 1
+    model.ROI_BOX_HEAD.NORM = model.ROI_MASK_HEAD.NORM = "naiveSyncBN_N"
+    model.BACKBONE.FREEZE_AT = 0
+    model.RESNETS.NORM, model.RESNETS.DEPTH = "SyncBN", 101 if backbone == "r101" else 50
+    with torch.device("meta"):
+        network = build_model(theirs)
+        if backbone in REGNETS:
+            bottom_up = RegNet(
+                stem_class=SimpleStem,
+                stem_width=32,
+                block_class=ResBottleneckBlock,
+                norm="SyncBN",
+                out_features=["s1", "s2", "s3", "s4"],
+                **REGNETS[backbone],
+            )
+            network.backbone = FPN(
+                bottom_up, bottom_up._out_features, 256, norm="SyncBN", top_block=LastLevelMaxPool()
+            )
+    return network
+
+
+@pytest.mark.parametrize("backbone", ["r50", "r101", *REGNETS])
+def test_every_weight_of_the_from_scratch_models_has_its_place(backbone):
+    ours = load_config(f"instance/coco/mask_rcnn_fpn_{backbone}_scratch_100ep")
+    ours.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(ours).state_dict()
+    published = from_scratch_network(backbone).state_dict()
+    assert {renamed(name): value.shape for name, value in published.items()} == {
+        name: value.shape for name, value in model.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("epochs", "factor"),
+    [(100, 1), (200, 2), (400, 4)],
+)
+def test_schedules_from_scratch_are_scaled_as_a_whole(epochs, factor):
+    """Detectron2 states the warm-up as a share of the schedule, 500 of 184,375 iterations."""
+    cfg = load_config(f"instance/coco/mask_rcnn_fpn_r50_scratch_{epochs}ep")
+    solver = cfg.SOLVER
+    assert 184375 * factor == solver.MAX_ITER
+    assert list(solver.STEPS) == [163889 * factor, 177546 * factor]
+    assert solver.MAX_ITER * 500 / 184375 == solver.WARMUP_ITERS
+    found = (solver.IMS_PER_BATCH, solver.BASE_LR, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM)
+    assert found == (64, 0.1, 4e-5, 0.0)
+    assert (solver.WARMUP_FACTOR, solver.AMP.ENABLED, cfg.MODEL.BACKBONE.FREEZE_AT) == (0.067, True, 0)
 
 
 @pytest.fixture

@@ -95,6 +95,7 @@ ENDS = [
     ("PyramidVisionTransformerV2", "b2", "patch_embed1.proj.weight", "block4.2.mlp.fc1.bias", 1 + 16),
     ("CSWinTransformer", "tiny", "stage1_conv_embed.0.weight", "stage4.0.qkv.weight", 1 + 1 + 2 + 21 + 1),
     ("VOLO", "d1", "patch_embed.proj.weight", "network.4.1.mlp.fc1.weight", 1 + 4 + 4 + 8 + 2),
+    ("RegNetBackbone", "regnetx_4gf", "stem.conv.weight", "s4.b2.f.c.weight", 1 + 23),
     ("ResNetBackbone", "r18", "stem.conv1.weight", "res5.1.conv2.weight", 1 + 8),
     ("WideResNetBackbone", "wrn38", "mod1.weight", "mod7.block1.conv3.weight", 1 + 17),
 ]

@@ -8,7 +8,12 @@ from detectron2.modeling import build_backbone
 
 from tests.modeling.modeling_helpers import make_config, shake
 
-BACKBONES = [("ResNetBackbone", "r18_half"), ("ResNetBackbone", "r50"), ("SwinTransformer", "tiny")]
+BACKBONES = [
+    ("ResNetBackbone", "r18_half"),
+    ("ResNetBackbone", "r50"),
+    ("RegNetBackbone", "regnety_4gf"),
+    ("SwinTransformer", "tiny"),
+]
 
 
 def build(name: str, variant: str, *overrides: object):
@@ -57,10 +62,12 @@ def test_unused_stages_are_not_built(name, variant):
 @pytest.mark.parametrize(("name", "variant"), BACKBONES)
 @pytest.mark.parametrize("freeze_at", [0, 1, 2, 5])
 def test_frozen_stages_have_no_gradient_and_all_others_do(name, variant, freeze_at):
+    rate = 0.0 if name == "RegNetBackbone" else 0.5
     backbone = build(
-        name, variant, "MODEL.BACKBONE.FREEZE_AT", freeze_at, "MODEL.BACKBONE.DROP_PATH_RATE", 0.5
+        name, variant, "MODEL.BACKBONE.FREEZE_AT", freeze_at, "MODEL.BACKBONE.DROP_PATH_RATE", rate
     )
     stem_and_stages = {
+        "RegNetBackbone": ("stem.", "s1.", "s2.", "s3.", "s4."),
         "ResNetBackbone": ("stem.", "res2.", "res3.", "res4.", "res5."),
         "SwinTransformer": ("patch_embed.", "layers.0.", "layers.1.", "layers.2.", "layers.3."),
     }[name]

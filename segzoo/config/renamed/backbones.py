@@ -11,8 +11,8 @@ from .row import Context, Convert, Row, fixed, ignore, refuse
 # The backbones of segzoo, which read MODEL.BACKBONE and not MODEL.RESNETS.
 # fmt: off
 OUR_BACKBONES = (
-    "CSWinTransformer", "MixTransformer", "PyramidVisionTransformerV2", "ResNetBackbone", "SwinTransformer",
-    "TimmBackbone", "VOLO", "WideResNetBackbone",
+    "CSWinTransformer", "MixTransformer", "PyramidVisionTransformerV2", "RegNetBackbone", "ResNetBackbone",
+    "SwinTransformer", "TimmBackbone", "VOLO", "WideResNetBackbone",
 )
 # fmt: on
 

@@ -2,6 +2,7 @@
 
 from .cswin import CSWinTransformer
 from .mit import MixTransformer, PyramidVisionTransformerV2
+from .regnet import RegNetBackbone
 from .resnet import ResNetBackbone
 from .swin import SwinTransformer
 from .timm_backbone import TimmBackbone
@@ -13,6 +14,7 @@ __all__ = [
     "CSWinTransformer",
     "MixTransformer",
     "PyramidVisionTransformerV2",
+    "RegNetBackbone",
     "ResNetBackbone",
     "SwinTransformer",
     "TimmBackbone",
