@@ -313,7 +313,7 @@ class TestTorchvision:
             boxes = torch.tensor([[0.0, 0, whole, 10], [0, 0, part, 10]])
             assert (np.float32(part) / np.float32(whole) > part / whole) == dropped
             assert function(boxes, scores, part / whole).tolist() == ([0] if dropped else [0, 1])
-            assert function(boxes.double(), scores, part / whole).tolist() == [0, 1]
+            assert function(boxes.double(), scores.double(), part / whole).tolist() == [0, 1]
 
     def test_batched_nms_of_detectron2_separates_the_classes(self):
         from detectron2.layers import batched_nms
