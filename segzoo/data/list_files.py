@@ -63,8 +63,8 @@ def read_list(
     """Return the images of a list, in its order; they need not exist.
 
     A name is the template's {stem}, with or without the suffix, or a path. A path is tried relative to the
-    root (a leading / is ignored), then as it is, then by its end in the folder of the images. The same holds
-    for label files.
+    root (a leading / is ignored), then as it is, then relative to the folder of the images, then by its end
+    in that folder. The same holds for label files.
 
     Args:
         labels_of: function from the fields of an image to its label files.
@@ -184,7 +184,7 @@ def _found(
     found: dict[str, str] = {}
     for name in missing:
         # Joining leaves an absolute path unchanged.
-        for path in (root / name, root / name.lstrip("/")):
+        for path in (root / name, root / name.lstrip("/"), folder / name.lstrip("/")):
             if path.is_file():
                 found.setdefault(missing[name], str(path))
     lost = {name: path for name, path in missing.items() if path not in found}

@@ -320,7 +320,7 @@ def test_entityseg_panoptic_is_prepared_and_read(prepare, datasets_folder, capsy
     ]
 
 
-def test_entityseg_semantic_labels_are_listed_beside_their_images(datasets_folder):
+def test_entityseg_semantic_labels_are_listed_beside_their_images(datasets_folder, caplog):
     root = datasets_folder / "entityseg"
     folder = root / "annotations/semantic_segmentation"
     values = np.array([[0, 85, 97], [111, 149, 255]], np.uint8)
@@ -330,6 +330,8 @@ def test_entityseg_semantic_labels_are_listed_beside_their_images(datasets_folde
     (folder / "val.txt").write_text("x.y.jpg x.png\n")
     (record,) = DatasetCatalog.get("entityseg_sem_seg_val")
     assert record["file_name"] == f"{root}/images/entity_01_11580/x.y.jpg"
+    # The names are relative to the folders: nothing is guessed.
+    assert "ends of their paths" not in caplog.text
     metadata = MetadataCatalog.get("entityseg_sem_seg_val")
     labels = metadata.load_sem_seg(record)
     assert labels.tolist() == values.tolist()

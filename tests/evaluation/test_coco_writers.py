@@ -60,6 +60,7 @@ def test_instances_are_written_as_cocos_results(test_dev, tmp_path, dataset):
     evaluator = build_evaluator(dataset, ["instance"], tmp_path)
     masks = np.zeros((2, 3, 4), bool)
     masks[0, 1:, 1:3] = masks[1, 0, 3] = True
+    masks[0, 1, 1] = False
     found = Instances((3, 4), pred_masks=torch.from_numpy(masks), scores=torch.tensor([0.75, 0.25]))
     found.pred_classes = torch.tensor([79, 0])
     for record in records:
@@ -77,7 +78,7 @@ def test_instances_are_written_as_cocos_results(test_dev, tmp_path, dataset):
     # As COCO's tools read them: areas are those of the masks.
     listed = COCO(str(test_dev))
     read = listed.loadRes(str(tmp_path / "coco_instances_results.json"))
-    assert sorted(one["area"] for one in read.loadAnns(read.getAnnIds(imgIds=[16]))) == [1, 4]
+    assert sorted(one["area"] for one in read.loadAnns(read.getAnnIds(imgIds=[16]))) == [1, 3]
 
 
 def test_predicted_boxes_are_written_and_not_scored(test_dev, tmp_path):

@@ -166,9 +166,10 @@ def _page(title: str, group: Sequence[Section]) -> str:
     info = models[0]
     shown = _overview(group)
     dataset = title.rpartition(", ")[0]
+    word = "models" if len(models) > 1 else "model"
     text = [
         f"# {title}\n",
-        f"{len(models)} models for {info.task} segmentation on {dataset}, with published metrics and "
+        f"{len(models)} {word} for {info.task} segmentation on {dataset}, with published metrics and "
         "official weights where available.\n"
         f"{_reproduced(models)} [How to read the tables](../../MODEL_ZOO.md#how-to-read-the-tables).\n",
     ]
@@ -182,11 +183,15 @@ def _page(title: str, group: Sequence[Section]) -> str:
         *_overview_table(shown),
         "",
     ]
+    has_weights = any(one.url or one.page or one.folder for one in models)
+    download = (
+        "segzoo zoo $NAME --download                    # prints FILE, the path of the official weights"
+    )
     text += [
         "```",
         f"NAME={info.name}  # any model on this page",
         "segzoo train --num-gpus 8 --config-file $NAME  # fewer GPUs: SOLVER.ACCUMULATE keeps the batch size",
-        "segzoo zoo $NAME --download                    # prints FILE, the path of the official weights",
+        *([download] if has_weights else []),
         "segzoo evaluate --num-gpus 8 --config-file $NAME --weights FILE",
         "segzoo predict --config-file $NAME --weights FILE --input photos/ --output out/",
         "```\n",
