@@ -193,6 +193,10 @@ WITH_SEGMENTS = {
     "entity/entityseg/maskformer_r50": ("entityseg_train", "entityseg_val", 1, 103_125),
     "entity/entityseg_lr/mask2former_r50": ("entityseg_train_lr", "entityseg_val_lr", 1, 103_125),
     "entity/entityseg_lr/maskformer_r50": ("entityseg_train_lr", "entityseg_val_lr", 1, 103_125),
+    "entity/entityseg/entityseg_r50": ("entityseg_train", "entityseg_val", 1, 75_000),
+    "entity/entityseg/entityseg_swin_tiny_rgb": ("entityseg_train", "entityseg_val", 1, 75_000),
+    "entity/entityseg_lr/entityseg_r50": ("entityseg_train_lr", "entityseg_val_lr", 1, 75_000),
+    "entity/entityseg_lr/entityseg_swin_tiny_rgb": ("entityseg_train_lr", "entityseg_val_lr", 1, 75_000),
     "instance/entityseg/mask2former_r50": ("entityseg_instance_train", "entityseg_instance_val", 206, 34_375),
     "panoptic/entityseg/mask2former_r50": ("entityseg_panoptic_train", "entityseg_panoptic_val", 350, 34_375),
     "panoptic/coconut/mask2former_r50": (
@@ -214,6 +218,6 @@ def test_the_newer_datasets_with_segments(name):
     assert (16, iterations) == (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER)
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (800, 1333)
     assert (not name.startswith("panoptic")) == cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    poly = "entityseg" in name  # as its authors train; with steps on COCO
+    poly = re.search("entityseg.*/mask", name) is not None  # as the dataset's authors train
     assert ("WarmupPolyLR" if poly else "WarmupMultiStepLR") == cfg.SOLVER.LR_SCHEDULER_NAME
     assert poly or 0 < min(cfg.SOLVER.STEPS) < max(cfg.SOLVER.STEPS) < iterations
