@@ -4,6 +4,7 @@ Importing it fills the registries.
 """
 
 from . import backbones, detection, mask_classification, per_pixel
+from .necks import build_neck, find_neck
 from .plain_model import as_segmentation_model, as_segmentor
 from .registry import (
     CRITERION_REGISTRY,
@@ -32,7 +33,9 @@ __all__ = [
     "as_segmentation_model",
     "as_segmentor",
     "backbones",
+    "build_neck",
     "detection",
+    "find_neck",
     "mask_classification",
     "per_pixel",
 ]

@@ -176,7 +176,16 @@ def test_a_section_that_another_package_fills_is_saved(package):
 
 def test_every_project_declares_the_rules_of_its_own_keys():
     sections = {key.split(".")[1] for key in rules.RULES if key.startswith("MODEL.")}
-    shared = {"AUX_HEAD", "BACKBONE", "DEVICE", "MASK_FORMER", "PIXEL_MEAN", "PIXEL_STD", "SEM_SEG_HEAD"}
+    shared = {
+        "AUX_HEAD",
+        "BACKBONE",
+        "DEVICE",
+        "FPN",
+        "MASK_FORMER",
+        "PIXEL_MEAN",
+        "PIXEL_STD",
+        "SEM_SEG_HEAD",
+    }
     assert sections == shared
     for key in ("PSPNET.BINS", "DEEPLABV3.DILATIONS", "BISENET.SPATIAL_CHANNELS", "JPU.CONVS_DIM"):
         with pytest.raises(InputError, match=rf"MODEL\.{key} .*: expected"):
