@@ -175,7 +175,8 @@ def test_coconut_is_prepared_from_the_released_files(prepare, datasets_folder, c
     assert prepare("coconut") == 1  # not the published number of images
     out = capsys.readouterr().out
     assert f"b: 6 segments of 2 images in {root}/panoptic_b.json; left out: 2 segments without pixels" in out
-    assert "coconut_b_train_panoptic: 2 images, published: 241602" in out
+    assert "coconut_b_train_panoptic: 2 images\n" in out
+    assert "coconut_relabeled_val_panoptic: 1 images, published: 5000" in out
     expected = {
         "coconut_s_train_panoptic": ["coco/train2017/000000000009.jpg"],
         "coconut_b_train_panoptic": [
