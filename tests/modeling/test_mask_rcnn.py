@@ -1,16 +1,21 @@
 """Mask R-CNN equals Detectron2's GeneralizedRCNN on the same weights: losses, gradients, results, steps."""
 
+import re
+
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer as build_their_optimizer
 from detectron2.utils.events import EventStorage
 
+from segzoo.checkpoint.rules_cnn import TORCHVISION_RESNET
 from segzoo.data.wanted_targets import TWO_STAGE
 from segzoo.engine.analysis import analyze
 from segzoo.modeling.backbones import resnet
 from segzoo.solver import build_optimizer
 from segzoo.utils.errors import InputError
 from tests.modeling.mask_rcnn_peers import (
+    CLASSES,
     SIZES,
     TOY,
     VARIANT,
@@ -188,9 +193,86 @@ def test_operations_are_counted_at_the_largest_number_of_boxes():
     ],
 )
 def test_wrong_parts_are_one_line(changes, message):
-    from detectron2.modeling import build_model
-
     with pytest.raises(InputError) as caught:
         build_model(our_config("c4", changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+TORCHVISION = (
+    (r"^backbone\.body\.", "backbone."),
+    *TORCHVISION_RESNET,
+    (r"^backbone\.fpn\.inner_blocks\.(\d)\.0\.", lambda match: f"neck.lateral.p{int(match[1]) + 2}."),
+    (r"^backbone\.fpn\.layer_blocks\.(\d)\.0\.", lambda match: f"neck.output.p{int(match[1]) + 2}."),
+    (r"^rpn\.head\.conv\.0\.0\.", "proposal_generator.rpn_head.conv."),
+    (r"^rpn\.head\.cls_logits\.", "proposal_generator.rpn_head.objectness_logits."),
+    (r"^rpn\.head\.bbox_pred\.", "proposal_generator.rpn_head.anchor_deltas."),
+    (r"^roi_heads\.box_head\.fc([67])\.", lambda match: f"roi_heads.box_head.fc{int(match[1]) - 5}."),
+    (r"^roi_heads\.mask_head\.(\d)\.0\.", lambda match: f"roi_heads.mask_head.mask_fcn{int(match[1]) + 1}."),
+    (r"^roi_heads\.mask_predictor\.conv5_mask\.", "roi_heads.mask_head.deconv."),
+    (r"^roi_heads\.mask_predictor\.mask_fcn_logits\.", "roi_heads.mask_head.predictor."),
+)
+
+
+def from_torchvision(state):
+    """Return torchvision's weights for our model: its background is the first class, and regressed too."""
+    weights = {}
+    for name, value in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        for pattern, replacement in TORCHVISION:
+            name = re.sub(pattern, replacement, name)
+        if ".cls_score." in name:
+            value = torch.cat([value[1:], value[:1]])
+        elif ".box_predictor.bbox_pred." in name:
+            value = value[4:]
+        elif ".mask_head.predictor." in name:
+            value = value[1:]
+        weights[name] = value
+    return weights
+
+
+@torch.no_grad()
+def test_detections_are_torchvisions():
+    """Its options: regions without the shift by half a pixel, two samples a bin, and rounded anchors."""
+    detection = pytest.importorskip("torchvision.models.detection")
+    torch.manual_seed(0)
+    limits = {"rpn_pre_nms_top_n_test": 100, "rpn_post_nms_top_n_test": 30, "box_score_thresh": 0.15}
+    limits["box_detections_per_img"] = 20
+    theirs = detection.maskrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1, **limits
+    ).eval()
+    for name, value in theirs.named_parameters():
+        if name.endswith("conv3.weight"):
+            value.mul_(0.3)
+        if name.endswith(("cls_score.weight", "mask_fcn_logits.weight", "cls_logits.weight")):
+            value.normal_(std=0.1)
+    changes = {
+        **{"MODEL.FPN.OUT_CHANNELS": 256, "MODEL.ROI_MASK_HEAD.NUM_CONV": 4},
+        **{"MODEL.ROI_MASK_HEAD.CONV_DIM": 256, "MODEL.ROI_BOX_HEAD.FC_DIM": 1024},
+        **{f"MODEL.ROI_{head}_HEAD.POOLER_TYPE": "ROIAlign" for head in ("BOX", "MASK")},
+        **{f"MODEL.ROI_{head}_HEAD.POOLER_SAMPLING_RATIO": 2 for head in ("BOX", "MASK")},
+        **{"MODEL.RPN.PRE_NMS_TOPK_TEST": 100, "MODEL.RPN.POST_NMS_TOPK_TEST": 30},
+        "TEST.DETECTIONS_PER_IMAGE": 20,
+        **{"MODEL.BACKBONE.VARIANT": "r50", "MODEL.BACKBONE.STRIDE_IN_1X1": False},
+    }
+    cfg = our_config("fpn", changes)
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [0.0] * 3, [1.0] * 3
+    ours = build_model(cfg).eval()
+    fit = ours.load_state_dict(from_torchvision(theirs.state_dict()), strict=False)
+    assert fit.missing_keys == fit.unexpected_keys == []
+    for anchors in ours.proposal_generator.anchor_generator.cell_anchors:
+        anchors.copy_(anchors.round())
+
+    image = torch.randn(1, 3, 128, 192)  # multiples of 64: torchvision derives strides from the maps' sizes
+    features = theirs.backbone(image)
+    images = detection.image_list.ImageList(image, [(128, 192)])
+    proposals, _ = theirs.rpn(images, features)
+    (expected,), _ = theirs.roi_heads(features, proposals, images.image_sizes)
+    (found,) = ours.raw_outputs([{"image": image[0]}])["detections"]
+    assert len(found) == len(expected["scores"]) > 10
+    torch.testing.assert_close(found.scores, expected["scores"], atol=1e-5, rtol=1e-4)
+    assert torch.equal(found.pred_classes, expected["labels"] - 1)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected["boxes"], atol=1e-2, rtol=0)
+    torch.testing.assert_close(found.pred_masks, expected["masks"], atol=1e-4, rtol=0)
