@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 
-class _WithoutOperators(types.ModuleType):
+class WithoutOperators(types.ModuleType):
     """A stand-in for mmcv's compiled operators, missing in mmcv-lite: each fails when called."""
 
     def __getattr__(self, name: str) -> Any:
@@ -29,7 +29,7 @@ def mmseg_models() -> types.ModuleType:
         try:
             importlib.import_module("mmcv._ext")
         except ImportError:
-            sys.modules["mmcv._ext"] = _WithoutOperators("mmcv._ext")
+            sys.modules["mmcv._ext"] = WithoutOperators("mmcv._ext")
     return pytest.importorskip("mmseg.models")
 
 
