@@ -6,6 +6,7 @@ from detectron2.modeling import build_model
 
 from segzoo.config.files import config_root
 from segzoo.model_zoo import load_config
+from segzoo.model_zoo.registry import known_models
 from segzoo.solver import build_optimizer
 
 MEAN, UNIT = [103.53, 116.28, 123.675], [1.0, 1.0, 1.0]
@@ -96,6 +97,9 @@ def test_models_have_the_parameters_of_the_authors(name):
     model = build(name)
     found = sum(parameter.numel() for parameter in model.parameters())
     assert round((found + unused(name)) / 1e6, 3) == SIZES[name][0]
+    row = known_models()[f"entity/coco/entityseg_{name}"]
+    assert sum(row.only_official.values()) == unused(name)
+    assert row.reproduced.params == round(found / 1e6, 2)
 
 
 @pytest.mark.parametrize("name", ["r50", "swin_tiny", "mit_b0"])
