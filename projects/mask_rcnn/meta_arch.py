@@ -25,6 +25,8 @@ from segzoo.modeling.registry import registered
 from segzoo.modeling.segmentor import Batch, Segmentor, Sizes
 from segzoo.utils.errors import InputError
 
+from .gluon_paste import paste_in_pixels
+
 
 @META_ARCH_REGISTRY.register()
 class MaskRCNN(Segmentor):
@@ -46,6 +48,7 @@ class MaskRCNN(Segmentor):
         proposal_generator: nn.Module,
         roi_heads: nn.Module,
         neck: nn.Module | None = None,
+        pasting: str = "detectron2",
         **shared: Any,
     ):
         """
@@ -54,11 +57,13 @@ class MaskRCNN(Segmentor):
             proposal_generator: Detectron2's RPN, or a module with its interface.
             roi_heads: Detectron2's ROIHeads.
             neck: maps feature maps to feature maps, or None.
+            pasting: how masks become pixels, "detectron2" or "gluoncv".
             shared: num_classes, pixel_mean, pixel_std, input_format, size_divisibility, tasks, see
                 `Segmentor`.
         """
         super().__init__(backbone=backbone, **shared)
         self.neck = neck
+        self.at_size = _PASTING[pasting]
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
 
@@ -94,7 +99,8 @@ class MaskRCNN(Segmentor):
             "proposal_generator": build_proposal_generator(cfg, shape),
             "roi_heads": build_roi_heads(cfg, shape),
             "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            "size_divisibility": getattr(neck, "size_divisibility", 0),
+            "pasting": cfg.MODEL.MASK_RCNN.PASTING,
+            "size_divisibility": getattr(neck, "size_divisibility", 0) * cfg.MODEL.MASK_RCNN.PAD_TO_STRIDE,
         }
 
     def network(self, batch: Batch) -> dict[str, Any]:
@@ -132,12 +138,25 @@ class MaskRCNN(Segmentor):
         self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
     ) -> list[dict[str, Any]]:
         return [
-            {"instances": _at_size(detections, image_sizes.output)}
+            {"instances": self.at_size(detections, image_sizes.output)}
             for detections, image_sizes in zip(outputs["detections"], sizes, strict=True)
         ]
 
 
-def _at_size(detections: Instances, size: Size) -> Instances:
+def _by_gluoncv(detections: Instances, size: Size) -> Instances:
+    """Scale boxes to a size and paste the masks, as GluonCV's evaluation does."""
+    boxes = Boxes(detections.pred_boxes.tensor.clone())
+    boxes.clip(detections.image_size)
+    # By the scale of the height, along both axes.
+    corners = boxes.tensor / (detections.image_size[0] / size[0])
+    result = Instances(size)
+    result.pred_boxes = Boxes(corners)
+    result.scores, result.pred_classes = detections.scores, detections.pred_classes
+    result.pred_masks = paste_in_pixels(detections.pred_masks[:, 0], corners, size)
+    return result
+
+
+def _by_detectron2(detections: Instances, size: Size) -> Instances:
     """Scale boxes to a size and paste the masks, as Detectron2 does; boxes without area are left out."""
     height, width = detections.image_size
     boxes = Boxes(detections.pred_boxes.tensor.clone())
@@ -150,3 +169,7 @@ def _at_size(detections: Instances, size: Size) -> Instances:
     result.pred_classes = detections.pred_classes[kept]
     result.pred_masks = paste_masks(detections.pred_masks[kept, 0], result.pred_boxes.tensor, size)
     return result
+
+
+# Values of MODEL.MASK_RCNN.PASTING.
+_PASTING = {"detectron2": _by_detectron2, "gluoncv": _by_gluoncv}

@@ -1,0 +1,225 @@
+"""The steps of GluonCV's Mask R-CNN against values computed by hand, and its training."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from segzoo.model_zoo.configs import load_config
+from segzoo.modeling.backbones import resnet
+from segzoo.projects.mask_rcnn.gluon_anchors import WindowAnchorGenerator
+from segzoo.projects.mask_rcnn.gluon_boxes import (
+    box_coder,
+    detect,
+    label_anchors,
+    sample_regions,
+    select_proposals,
+)
+from segzoo.projects.mask_rcnn.gluon_paste import paste_in_pixels
+from segzoo.projects.mask_rcnn.gluon_roi_heads import PixelLevelPooler, pixel_levels, soft_masks
+
+# The anchors of stride 16 that the original code of Faster R-CNN lists, from 0.
+ORIGINAL = [
+    [-84, -40, 99, 55],
+    [-176, -88, 191, 103],
+    [-360, -184, 375, 199],
+    [-56, -56, 71, 71],
+    [-120, -120, 135, 135],
+    [-248, -248, 263, 263],
+    [-36, -80, 51, 95],
+    [-80, -168, 95, 183],
+    [-168, -344, 183, 359],
+]
+
+
+def test_anchors_are_those_of_the_original_code():
+    generator = WindowAnchorGenerator(
+        sizes=[[128, 256, 512]], aspect_ratios=[[0.5, 1, 2]], strides=[16], offset=0.0
+    )
+    (anchors,) = generator([torch.zeros(1, 1, 2, 3)])
+    expected = torch.tensor(ORIGINAL, dtype=torch.float32)
+    assert torch.equal(anchors.tensor[:9], expected)
+    assert torch.equal(anchors.tensor[9:18], expected + torch.tensor([16, 0, 16, 0]))
+    assert torch.equal(anchors.tensor[27:36], expected + torch.tensor([0, 16, 0, 16]))
+    # Each level has its own window.
+    generator = WindowAnchorGenerator(sizes=[[8], [8]], aspect_ratios=[[1]], strides=[4, 8], offset=0.0)
+    found = [one.tensor.tolist() for one in generator([torch.zeros(1, 1, 1, 1)] * 2)]
+    assert found == [[[-2, -2, 5, 5]], [[0, 0, 7, 7]]]
+
+
+def test_sides_grow_by_at_most_exp_4_42():
+    region = torch.tensor([[0.0, 0, 10, 20]])
+    deltas = torch.tensor([[1.0, 0.5, 30, math.log(2) * 5]])
+    ((x0, y0, x1, y1),) = box_coder((10, 10, 5, 5)).apply_deltas(deltas, region).tolist()
+    assert (x0 + x1) / 2 == pytest.approx(5 + 0.1 * 10, abs=1e-3)
+    assert (y0 + y1) / 2 == pytest.approx(10 + 0.05 * 20)
+    assert (x1 - x0, y1 - y0) == pytest.approx((10 * math.exp(4.42), 40))
+
+
+def test_proposals_of_all_levels_compete_and_missing_ones_are_filled_up():
+    boxes = torch.tensor(
+        [
+            [-5.0, 0, 10, 10],  # cut at the image
+            [0, 0, 10, 9],  # suppressed by it
+            [90, 40, 140, 70],  # cut to 100 x 50
+            [20, 20, 20, 30],  # a column of pixels
+            [0, 0, 10, 4],  # IoU 0.4 with the first
+        ]
+    )
+    scores = torch.tensor([0.9, 0.8, 0.95, 0.3, 0.7])
+    options = {"min_side": 1, "pre_nms": 9, "post_nms": 6, "nms_thresh": 0.7}
+    found, probabilities = select_proposals(boxes, scores, (50, 100), **options)
+    expected = [[90, 40, 100, 50], [0, 0, 10, 10], [0, 0, 10, 4], [20, 20, 20, 30], [-1] * 4, [-1] * 4]
+    assert found.tolist() == expected
+    assert probabilities.tolist() == pytest.approx([0.95, 0.9, 0.7, 0.3, -1, -1])
+    # Sides count both ends, so 1.5 is more than one column.
+    found, _ = select_proposals(boxes, scores, (50, 100), **{**options, "min_side": 1.5, "post_nms": 4})
+    assert found.tolist() == [*expected[:3], [-1] * 4]
+    found, _ = select_proposals(boxes, scores, (50, 100), **{**options, "pre_nms": 2, "post_nms": 3})
+    assert found.tolist() == [*expected[:2], [-1] * 4]
+
+
+def test_detections_of_a_class_suppress_each_other_above_the_score():
+    one, other = [0.0, 0, 10, 10], [0, 0, 10, 8]
+    boxes = torch.tensor([[one, one], [other, other], [[50, 50, 60, 60], [-9, -9, 90, 90]]])
+    probabilities = torch.tensor([[0.5, 0.2], [0.6, 0.01], [0.02, 0.7]])
+    found = detect(boxes, probabilities, (40, 40), score_thresh=0.01, nms_thresh=0.5, max_detections=9)
+    assert found.scores.tolist() == pytest.approx([0.7, 0.6, 0.2])  # 9, but never more than regions
+    assert found.pred_classes.tolist() == [1, 0, 1]
+    assert found.pred_boxes.tensor.tolist() == [[-9, -9, 90, 90], other, one]
+    few = detect(boxes, probabilities, (40, 40), score_thresh=0.01, nms_thresh=0.5, max_detections=2)
+    assert few.scores.tolist() == pytest.approx([0.7, 0.6])
+    none = detect(boxes, probabilities, (40, 40), score_thresh=0.9, nms_thresh=0.5, max_detections=2)
+    assert none.pred_boxes.tensor.shape == (0, 4)
+
+
+def test_anchors_inside_the_image_are_labeled():
+    ious = torch.tensor([[0.75, 0.5, 0.29, 0.2, 0.9, 0.1], [0.1, 0.2, 0.1, 0.4, 0.1, 0.4 - 1e-8]])
+    inside = torch.tensor([True, True, True, True, False, True])
+    matched, labels = label_anchors(ious, inside, 0.7, 0.3)
+    # The fourth and the last are the best ones of the second object; the fifth leaves the image.
+    assert labels.tolist() == [1, -1, 0, 1, -1, 1]
+    assert matched[[0, 3, 5]].tolist() == [0, 1, 1]
+    _, labels = label_anchors(ious[:0], inside, 0.7, 0.3)
+    assert labels.tolist() == [0, 0, 0, 0, -1, 0]
+
+
+def test_a_quarter_of_the_draws_takes_positive_regions_first():
+    positive = torch.tensor([True, False] * 3 + [False] * 2)
+    order = torch.tensor([7, 0, 3, 2, 1, 5, 4, 6])
+    chosen, first = sample_regions(positive, order, 8, 0.25)
+    assert chosen.tolist() == [0, 2, 7, 3, 1, 5, 6, 0]  # negatives run out
+    assert first == 2
+    chosen, first = sample_regions(positive, order, 20, 0.25)
+    assert chosen.tolist() == [0, 2, 4, 7, 3, 7, 3, 1, 5, 6, 0, 2, 4]  # two negatives twice
+    assert first == 5
+
+
+def test_levels_count_the_pixels_of_both_ends():
+    sides = [223, 222.5, 111, 110, 447, 5000, 0]
+    boxes = torch.tensor([[10.0, 10, 10 + side, 10 + side] for side in sides])
+    assert pixel_levels(boxes, 2, 5).tolist() == [4, 3, 3, 2, 5, 5, 2]
+
+
+def test_each_region_is_pooled_from_its_level():
+    features = [torch.full((2, 1, 64 // 2**level, 64 // 2**level), float(level)) for level in range(4)]
+    features = [one + 10 * torch.arange(2).view(2, 1, 1, 1) for one in features]
+    pooler = PixelLevelPooler(2, [1 / 4, 1 / 8, 1 / 16, 1 / 32])
+    boxes = [
+        Boxes(torch.tensor([[0.0, 0, 50, 50], [0, 0, 230, 230]])),
+        Boxes(torch.tensor([[8.0, 8, 150, 130]])),
+    ]
+    assert pooler(features, boxes)[:, 0].tolist() == [[[v, v], [v, v]] for v in (0.0, 2.0, 11.0)]
+
+
+def test_mask_targets_are_shares_of_bins():
+    mask = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask[0, :, :3] = True
+    mask[1, 2:6] = True
+    boxes = torch.tensor([[0.0, 0, 8, 8], [1, 0, 5, 8]])
+    first, second = soft_masks(BitMasks(mask), boxes, 2)
+    # Samples of the first are at 1 and 3 along a bin: columns 1 (inside) and 3 (outside), in pixel indices.
+    assert first.tolist() == [[0.5, 0], [0.5, 0]]
+    # Rows 1 and 3, 5 and 7.
+    assert second.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_masks_fill_boxes_of_whole_pixels():
+    masks = torch.ones(3, 14, 14)
+    boxes = torch.tensor([[10.0, 10, 24, 24], [-3, 5, 11, 19], [300, 300, 310, 310]])
+    planes = paste_in_pixels(masks, boxes, (40, 50))
+    # 14 pixels grow to 16, from 9 to 25 with both ends: the ones of 16 samples reach 17 - 2 pixels.
+    expected = np.zeros((3, 40, 50), bool)
+    expected[0, 10:25, 10:25] = True
+    expected[1, 5:20, 0:12] = True
+    assert np.array_equal(planes.numpy(), expected)
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    toy = resnet.ResNetVariant("basic", (1, 1, 1, 1), width=4)
+    monkeypatch.setitem(resnet.VARIANTS, "r18_v1b", toy)
+
+
+def model_of(kind):
+    words = ["MODEL.DEVICE", "cpu", "MODEL.RPN.CONV_DIMS", "[8]", "MODEL.ROI_MASK_HEAD.CONV_DIM", "4"]
+    if kind == "fpn":
+        words += ["MODEL.FPN.OUT_CHANNELS", "4", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
+    torch.manual_seed(0)
+    return build_model(load_config(f"instance/coco/mask_rcnn_{kind}_r18_v1b", words))
+
+
+def sample(boxes, side=96):
+    masks = torch.zeros(len(boxes), side, side, dtype=torch.bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+    found = Instances((side, side), gt_masks=BitMasks(masks))
+    found.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    found.gt_classes = torch.arange(len(boxes))
+    image = torch.from_numpy(np.random.default_rng(len(boxes)).integers(0, 256, (3, side, side), np.uint8))
+    return {"image": image, "instances": found}
+
+
+@pytest.mark.parametrize("kind", ["c4", "fpn"])
+def test_it_learns_boxes_and_masks_beside_an_image_without_objects(kind, toys):
+    model = model_of(kind).train()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.backbone.stem.parameters())
+    with EventStorage():
+        losses = model([sample([(10, 10, 60, 70), (40, 5, 90, 50)]), sample([])])
+    assert losses.keys() == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    for name in ("proposal_generator.rpn_head.anchor_deltas", "roi_heads.mask_head.predictor"):
+        assert model.get_parameter(f"{name}.weight").grad.abs().sum() > 0
+    with EventStorage():
+        losses = model([sample([])])
+    assert losses["loss_mask"] == losses["loss_box_reg"] == losses["loss_rpn_loc"] == 0
+
+
+def test_losses_of_both_stages_are_divided_by_the_samples(toys):
+    model = model_of("fpn").train()
+    rpn, predictor = model.proposal_generator, model.roi_heads.box_predictor
+    anchors = [Boxes(torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 20], [5, 5, 15, 15]]))]
+    logits = [torch.tensor([[0.3, -0.2, 5.0]])]
+    deltas = [torch.tensor([[[0.05, 0.3, 0, 0], [9, 9, 9, 9], [9, 9, 9, 9]]])]
+    losses = rpn.losses(
+        anchors, logits, [torch.tensor([1, 0, -1])], deltas, [torch.tensor([[0.0, 0, 10, 10]] * 3)]
+    )
+    entropy = math.log(1 + math.exp(-0.3)) + math.log(1 + math.exp(-0.2))
+    assert losses["loss_rpn_cls"].item() == pytest.approx(entropy / 2)
+    # Below 1/9 squared, above linear; divided by both sampled anchors.
+    assert losses["loss_rpn_loc"].item() == pytest.approx((0.05**2 * 9 / 2 + 0.3 - 1 / 18) / 2)
+    found = Instances((50, 50), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 10, 10]] * 3)))
+    found.gt_boxes = Boxes(torch.tensor([[1.0, 0, 11, 10]] * 3))
+    found.gt_classes, found.has_targets = torch.tensor([2, 80, 2]), torch.tensor([True, False, False])
+    scores, offsets = torch.zeros(3, 81), torch.zeros(3, 320)
+    offsets[0, 8:12] = torch.tensor([0.5, 3, 0, 0])
+    losses = predictor.losses((scores, offsets), [found])
+    assert losses["loss_cls"].item() == pytest.approx(math.log(81))
+    # The target of x is 1 pixel of 10, in units of a tenth: 1.
+    assert losses["loss_box_reg"].item() == pytest.approx((0.5 * 0.5**2 + 3 - 0.5) / 3)
