@@ -334,15 +334,31 @@ class LabelReader:
         height, width = load_image(dataset_dict).shape[:2]
         return height, width
 
+    def polygons_alone(self, dataset_dict: Mapping[str, Any], size: tuple[int, int]) -> IndexMap | None:
+        """Return the segments of an image whose masks are polygons, without pixels; None for other labels.
+
+        Args:
+            size: (H, W) of the map, which is void and takes no memory.
+
+        Raises:
+            InputError: polygons that cannot be read.
+        """
+        annotations = dataset_dict.get("annotations")
+        if annotations is None:
+            return None
+        single = [one for one in annotations if not one["iscrowd"]]
+        if not all(isinstance(one["segmentation"], list) for one in single):
+            return None
+        self._rles(dataset_dict, single)  # for its errors
+        segments = _segments_of(annotations)
+        void = np.broadcast_to(np.uint8(0), size)
+        return IndexMap(void, segments, np.zeros((1, len(annotations)), dtype=bool))
+
     def _overlapping_index_map(self, dataset_dict: Mapping[str, Any]) -> IndexMap:
         annotations = dataset_dict["annotations"]
         rles = self._rles(dataset_dict, annotations)
         overlaps: Overlaps = split_overlaps(rles, self._image_size(dataset_dict), dataset_dict["file_name"])
-        segments = Segments(
-            np.array([one["category_id"] for one in annotations], dtype=np.int64),
-            np.array([one["iscrowd"] for one in annotations], dtype=bool),
-        )
-        return IndexMap(overlaps.indices, segments, overlaps.members)
+        return IndexMap(overlaps.indices, _segments_of(annotations), overlaps.members)
 
     def class_map(self, index_map: IndexMap) -> np.ndarray:
         """Return (H, W) uint8 or uint16: the class of each pixel's segment, or the ignore label."""
@@ -389,6 +405,13 @@ class LabelReader:
             f"has the mode {image.mode}, but {source} says encoding {encoding.name}, which reads "
             f"{some(dict.fromkeys(encoding.modes), 12)}; choose another encoding"
         )
+
+
+def _segments_of(annotations: Sequence[Mapping[str, Any]]) -> Segments:
+    return Segments(
+        np.array([one["category_id"] for one in annotations], dtype=np.int64),
+        np.array([one["iscrowd"] for one in annotations], dtype=bool),
+    )
 
 
 def check_labels(reader: LabelReader, tasks: Sequence[str], dataset_dict: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 Shape shorthand: H, W pixels; S target segments; K classes.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,7 @@ class SegmentationMapper:
                 f"TASK {task!r} is unknown{did_you_mean(task, GROUPS)}; known: {', '.join(GROUPS)}"
             )
         self.add_targets = find_targets(targets)
+        self.polygons_suffice = tuple(targets) == ("instances",)
         self.is_train = is_train
         self.task = task
         self.mask_format = mask_format
@@ -131,11 +133,18 @@ class SegmentationMapper:
 
     def _add_targets(self, record: dict[str, Any], image: np.ndarray) -> None:
         reader = self.readers[record["dataset"]]
-        source = reader.load_index_map(record, semantic=TASKS[self.task].from_classes)
+
+        @functools.cache
+        def source() -> IndexMap:
+            return reader.load_index_map(record, semantic=TASKS[self.task].from_classes)
+
         augmented = AugmentationInput(image, source, self.void_label)
         transforms = self.augmentations(augmented)
-        assert augmented.index_map is not None
-        index_map = augmented.index_map
+        height, width = augmented.image.shape[:2]
+        # Polygons are not drawn where nobody needs their pixels.
+        alone = reader.polygons_alone(record, (height, width)) if self.polygons_suffice else None
+        index_map = augmented.index_map if alone is None else alone
+        assert index_map is not None
         if count_flips(transforms) % 2:
             index_map = swap_classes(index_map, reader.dataset.flip_pairs)
         record["image"] = _to_tensor(augmented.image)
@@ -151,7 +160,7 @@ class SegmentationMapper:
             reader.class_map,
             outlines if index_map.members is not None else None,
             self.mask_format,
-            source,
+            source() if alone is None else None,
             transforms,
         )
         for add in self.add_targets:

@@ -15,10 +15,10 @@ from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from pycocotools import mask as mask_tools
 
 from segzoo.data import SegmentationMapper
-from segzoo.data.augmentation.policies import FixedCrop, PadTo, ResizeShortestEdge
+from segzoo.data.augmentation.policies import CategoryCappedCrop, FixedCrop, PadTo, ResizeShortestEdge
 from segzoo.data.augmentation.transforms import OpenCVResizeTransform
 from segzoo.data.coco_instances import split_overlaps
-from segzoo.data.label_reader import IndexMap, Segments
+from segzoo.data.label_reader import IndexMap, LabelReader, Segments
 from segzoo.data.outlines import outline_boxes, transform_outlines
 from segzoo.data.polygons import polygon_area
 
@@ -69,6 +69,14 @@ class Reader:
         classes = np.array([one["category_id"] for one in listed])
         crowd = np.array([bool(one["iscrowd"]) for one in listed])
         return IndexMap(overlaps.indices, Segments(classes, crowd), overlaps.members)
+
+    def polygons_alone(self, record, size):
+        return LabelReader.polygons_alone(self, record, size) if self.lazy else None
+
+    def _rles(self, record, annotations):
+        return [as_rle(one) for one in annotations]
+
+    lazy = True
 
     def class_map(self, index_map):
         return index_map.indices
@@ -225,3 +233,30 @@ def test_large_scale_jitter_keeps_polygons_on_their_image():
     union = (drawn | resized).sum()
     assert union > 0
     assert (drawn & resized).sum() > 0.95 * union
+
+
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+def test_pixels_of_polygons_are_read_only_where_they_are_needed(mask_format, monkeypatch):
+    steps = [T.ResizeShortestEdge([97, 97], 200), T.RandomFlip(1.0)]
+    expected = detectron2s(annotations(), steps, mask_format)
+    monkeypatch.setattr(Reader, "lazy", False)
+    read = mapped(annotations(), steps, mask_format)["instances"]
+    monkeypatch.setattr(Reader, "lazy", True)
+    monkeypatch.setattr(Reader, "load_index_map", None)
+    found = mapped(annotations(), steps, mask_format)["instances"]
+    for one in (read, found):
+        assert torch.equal(one.gt_classes, expected.gt_classes)
+        torch.testing.assert_close(one.gt_boxes.tensor, expected.gt_boxes.tensor)
+        assert type(one.gt_masks) is type(expected.gt_masks)
+    monkeypatch.undo()
+    calls = []
+    monkeypatch.setattr(Reader, "load_index_map", lambda *_, **__: calls.append(1) or index_map_of_one())
+    capped = CategoryCappedCrop((30, 30), max_share=0.9)
+    mapped([annotation([BLOB], 2)], [T.RandomFlip(1.0), capped], mask_format)
+    assert calls == [1]  # the crop asks for the classes of pixels
+
+
+def index_map_of_one():
+    indices = np.zeros((HEIGHT, WIDTH), np.uint8)
+    indices[10:40, 10:40] = 1
+    return IndexMap(indices, Segments(np.array([2]), np.array([False])), np.eye(2, dtype=bool)[:, 1:])

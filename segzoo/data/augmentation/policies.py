@@ -6,7 +6,7 @@ Random numbers come from numpy's global generator, which `sampling.py` seeds per
 Shape shorthand: H, W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from detectron2.data import transforms as T
@@ -22,29 +22,56 @@ class AugmentationInput(T.AugInput):
 
     Args:
         image: (H, W, 3) uint8.
-        index_map: the annotation, or None.
+        index_map: the annotation; or a function that reads it, called when it is first needed; or None.
         ignore_label: label of void in `sem_seg`.
     """
 
-    def __init__(self, image: np.ndarray, index_map: IndexMap | None = None, ignore_label: int = 255) -> None:
+    def __init__(
+        self,
+        image: np.ndarray,
+        index_map: IndexMap | Callable[[], IndexMap] | None = None,
+        ignore_label: int = 255,
+    ) -> None:
         self.image = image
-        self.index_map = index_map
         self.ignore_label = ignore_label
         self.boxes = None
+        self._index_map = index_map
+        # Transforms of the image before the index map was read.
+        self._applied: list[Transform] = []
+
+    @property
+    def index_map(self) -> IndexMap | None:
+        """The transformed annotation."""
+        if callable(self._index_map):
+            index_map = self._index_map()
+            for tfm in self._applied:
+                index_map = _transformed(index_map, tfm)
+            self._index_map = index_map
+        return self._index_map
+
+    @index_map.setter
+    def index_map(self, index_map: IndexMap | None) -> None:
+        self._index_map = index_map
 
     @property
     def sem_seg(self) -> np.ndarray | None:
         """(H, W) class of every pixel, uint8, or uint16 if the ignore label needs it."""
-        if self.index_map is None:
+        index_map = self.index_map
+        if index_map is None:
             return None
-        return class_map(self.index_map, self.ignore_label, np.min_scalar_type(self.ignore_label))
+        return class_map(index_map, self.ignore_label, np.min_scalar_type(self.ignore_label))
 
     def transform(self, tfm: Transform) -> None:
         """Apply a transform to the image and the index map."""
         self.image = tfm.apply_image(self.image)
-        if self.index_map is not None:
-            indices = apply_to_indices(tfm, self.index_map.indices)
-            self.index_map = self.index_map._replace(indices=indices)
+        if callable(self._index_map):
+            self._applied.append(tfm)
+        elif self._index_map is not None:
+            self._index_map = _transformed(self._index_map, tfm)
+
+
+def _transformed(index_map: IndexMap, tfm: Transform) -> IndexMap:
+    return index_map._replace(indices=apply_to_indices(tfm, index_map.indices))
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
