@@ -64,9 +64,8 @@ def build_parser() -> CommandLine:
     result.add_argument(
         "--confidence-threshold",
         type=share,
-        default=0.5,
         metavar="SCORE",
-        help="minimum score of the segments to draw (0.5)",
+        help="minimum score of the segments to draw (0.5; panoptic: all that the model has kept)",
     )
     result.add_argument(
         "--save-labels", action="store_true", help="write label maps and ids as PNG and JSON to DIR/labels"

@@ -19,7 +19,14 @@ from torch import nn
 from segzoo.data import SegmentationMapper, load_image
 from segzoo.modeling import as_segmentor
 from segzoo.modeling.protocols import build_inference_protocol
-from segzoo.visualization.draw import draw_entity, draw_instances, draw_panoptic, draw_result, draw_semantic
+from segzoo.visualization.draw import (
+    default_threshold,
+    draw_entity,
+    draw_instances,
+    draw_panoptic,
+    draw_result,
+    draw_semantic,
+)
 from segzoo.visualization.panels import stack, strip
 
 from .evaluation_loop import evaluation_mode, tested_model
@@ -31,8 +38,6 @@ Mapper = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 # Height of a row in pixels; larger images are resized.
 MAX_HEIGHT = 320
-# Entities and instances with a lower score are not drawn.
-MIN_SCORE = 0.5
 
 
 def put_visualizations(
@@ -93,7 +98,8 @@ def draw_row_per_task(
         if task == "instance":
             model, prefix = classes_metadata(cfg), "thing_" if cfg.TASK == "instance" else ""
             known = tuple(model.get(f"{prefix}{field}") for field in ("classes", "colors"))
-        panels.append(draw_result(image, result, task, *known, confidence_threshold=MIN_SCORE))
+        drawn_from = default_threshold(task)
+        panels.append(draw_result(image, result, task, *known, confidence_threshold=drawn_from))
         titles.append(f"{task}: prediction")
         rows.append(strip(panels, titles, min(MAX_HEIGHT, image.shape[0])))
     return stack(rows)

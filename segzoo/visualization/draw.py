@@ -96,6 +96,14 @@ RESULT_KEYS = {
 }
 
 
+def default_threshold(task: str) -> float:
+    """Return the lowest score that is drawn where none is chosen.
+
+    Panoptic segments are those that the model's own thresholds have kept, and all are drawn.
+    """
+    return 0.0 if task == "panoptic" else 0.5
+
+
 def draw_result(
     image: np.ndarray,
     result: Mapping,

@@ -4,16 +4,20 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from segzoo.engine.metrics_log import read_metrics
 from segzoo.utils.errors import InputError
 from segzoo.visualization import panels
 from segzoo.visualization.draw import (
+    RESULT_KEYS,
     Tracks,
+    default_threshold,
     distinct_color,
     draw_entity,
     draw_instances,
     draw_panoptic,
+    draw_result,
     draw_semantic,
 )
 from segzoo.visualization.panels import draw_loss_curve, legend, strip
@@ -27,6 +31,16 @@ def dominant_channel(drawn: np.ndarray) -> np.ndarray:
     """(H, W) index of the brightest channel, -1 where a pixel is gray."""
     spread = drawn.max(axis=2).astype(int) - drawn.min(axis=2)
     return np.where(spread > 8, drawn.argmax(axis=2), -1)
+
+
+@pytest.mark.parametrize(("task", "drawn"), [("panoptic", True), ("entity", False)])
+def test_unlikely_panoptic_segments_are_drawn_as_the_model_has_kept_them(task, drawn):
+    ids = torch.zeros(40, 60, dtype=torch.int32)
+    ids[10:30, 20:40] = 1
+    segment = {"id": 1, "isthing": True, "category_id": 1, "score": 0.3}
+    threshold = default_threshold(task)
+    shown = draw_result(GRAY, {RESULT_KEYS[task][0]: (ids, [segment])}, task, CLASSES, COLORS, threshold)
+    assert (shown != GRAY).any() == drawn
 
 
 def test_semantic_colors_lie_on_the_labels_and_ignored_pixels_stay_as_they_were():

@@ -72,8 +72,10 @@ def peer():
     )
     torch.manual_seed(0)
     peer = shake(transformers.DeformableDetrForObjectDetection(config).eval())
-    for head in peer.bbox_embed:
-        nn.init.normal_(head.layers[-1].weight, std=0.05)
+    # These begin at 0: positions, and earlier boxes, would have no effect.
+    for name, parameter in peer.named_parameters():
+        if re.search(r"(sampling_offsets|attention_weights|bbox_embed\.\d\.layers\.2)\.weight$", name):
+            nn.init.normal_(parameter, std=0.1)
     peer.model.backbone = GivenFeatures()
     peer.model.input_proj = nn.ModuleList(nn.Identity() for _ in range(4))
     return peer

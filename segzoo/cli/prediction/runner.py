@@ -18,7 +18,7 @@ from segzoo.engine.predictor_inputs import as_rgb
 from segzoo.evaluation.prediction_io import save_ids, save_labels
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
-from segzoo.visualization.draw import Tracks, draw_result, segments, semantic_labels
+from segzoo.visualization.draw import Tracks, default_threshold, draw_result, segments, semantic_labels
 
 from ..weights_option import weights_in
 from .asked_task import asked_task
@@ -281,7 +281,7 @@ def draw_predictions(arguments: argparse.Namespace, cfg: CfgNode) -> int:
         task,
         classes,
         colors,
-        arguments.confidence_threshold,
+        default_threshold(task) if arguments.confidence_threshold is None else arguments.confidence_threshold,
         output,
         arguments.save_labels,
         [*images, *videos],
