@@ -11,7 +11,7 @@ DETECTOR, MASK_RCNN = "GeneralizedRCNN", "MaskRCNN"
 DETECTORS = (DETECTOR, MASK_RCNN)
 # EntitySeg's, and its counterpart.
 ENTITY_FPN, ENTITYSEG = "EntityFPN", "EntitySeg"
-OUR_ARCHITECTURES = (ENTITYSEG, "MaskFormer", MASK_RCNN, "PerPixelSegmentor")
+OUR_ARCHITECTURES = (ENTITYSEG, "MaskFormer", MASK_RCNN, "PanopticSegFormer", "PerPixelSegmentor")
 # Those with a neck, MODEL.NECK.
 NECK_ARCHITECTURES = (ENTITYSEG, "PerPixelSegmentor", MASK_RCNN)
 # Meta-architectures that identify a file of another code base.
