@@ -148,6 +148,23 @@ def computed_losses(model, batch):
         return model(inputs)
 
 
+@with_case("r50_smaller")
+@pytest.mark.parametrize(("batch", "limits"), [("capped", (10, 500)), ("twice_capped", (10, 13))])
+def test_losses_of_sampled_masks_are_those_of_the_authors_code(model_of, name, batch, limits, monkeypatch):
+    """The authors sample their first positives here, sorted by level and image; ours are sorted by image."""
+    case, model = recorded("r50_losses"), model_of.model
+    theirs = np.arange(len(case[f"{batch}/image"]))
+    ours = np.lexsort((theirs, case[f"{batch}/level"], case[f"{batch}/image"]))
+    orders = [torch.from_numpy(np.argsort(ours)), torch.arange(limits[0] * 2)]
+    monkeypatch.setattr(torch, "randperm", lambda count, **_: orders.pop(0)[:count])
+    monkeypatch.setattr(model, "max_masks_per_image", limits[0])
+    monkeypatch.setattr(model, "max_masks", limits[1])
+    found = computed_losses(model, BATCHES[batch])
+    assert len(orders) == (0 if limits[1] < limits[0] * 2 else 1)
+    values = {key: float(value.detach()) for key, value in found.items()}
+    assert values == pytest.approx(expected_losses("r50_losses", batch), rel=1e-6)
+
+
 def test_losses_of_the_baseline_are_those_of_the_authors_code(tmp_path):
     model = load(tmp_path, "r50_smaller", "entity/coco/entityseg_r50_baseline").model
     losses = {name: float(value.detach()) for name, value in computed_losses(model, BATCHES[FIRST]).items()}
