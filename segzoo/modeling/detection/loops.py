@@ -6,40 +6,71 @@ from segzoo.utils.compiled import compiled
 
 
 @compiled
-def paste_window(mask, rows, columns, threshold, margin, plane, top, left, unsure):
-    """Set the pixels of a window to 1 where a mask, interpolated bilinearly, is at least the threshold.
+def find_window(start, stop, side, cells, places):
+    """Find the pixels of an axis on which the mask of a box has an influence, and their places in the mask.
+
+    The pixels are Detectron2's on a CPU, which end a pixel outside of the box; its operations are repeated in
+    their order and precision.
+
+    Args:
+        start, stop: float32, the sides of the box.
+        side: number of pixels of the axis.
+        cells: number of samples of the mask, which are at the places 0, ..., cells - 1.
+        places: (side,) float32, output: the places of the pixels, in (-1, cells).
+
+    Returns:
+        The first of the pixels, and their number.
+    """
+    half, one, two = np.float32(0.5), np.float32(1), np.float32(2)
+    first = max(int(np.floor(min(max(start, np.float32(0)), np.float32(side)))) - 1, 0)
+    last = min(int(np.ceil(max(min(stop, np.float32(side)), np.float32(-2)))) + 1, side)
+    begin, count = first, 0
+    for pixel in range(first, last):
+        position = (np.float32(pixel) + half - start) / (stop - start) * two - one
+        place = (position + one) * np.float32(cells / 2) - half
+        if (place > -1) & (place < cells):
+            if count == 0:
+                begin = pixel
+            places[count] = place
+            count += 1
+    return begin, count
+
+
+@compiled
+def paste_mask(mask, box, threshold, margin, plane, rows, columns, unsure):
+    """Set the pixels to 1 where the mask of a box, interpolated bilinearly, is at least the threshold.
 
     Between two neighboring samples of the mask the values of a row of pixels lie on a line, so that most
     pixels follow from its ends.
 
     Args:
-        mask: (M, M) floats; it is zero outside.
-        rows, columns: (h,) and (w,) floats, rising, in (-1, M): the mask's row and column of each pixel.
+        mask: (M, M) float32; it is zero outside.
+        box: (4,) float32 x0, y0, x1, y1, with an area.
         threshold: a float above 0.
         margin: where the value is within `margin` of the threshold, pixels are left as they are.
         plane: (H, W) uint8 of zeros, output.
-        top, left: the window's first row and column in the plane.
-        unsure: (P,) int32 buffer, output: the first P of the pixels left as they are, y * w + x.
+        rows, columns: (H,) and (W,) float32 buffers.
+        unsure: (P,) int64 buffer, output: the first P of the pixels left as they are, y * W + x.
 
     Returns:
         The number of those pixels.
     """
     side = mask.shape[0]
-    width = columns.size
+    left, width = find_window(box[0], box[2], plane.shape[1], side, columns)
+    top, height = find_window(box[1], box[3], plane.shape[0], side, rows)
     low, high = threshold - margin, threshold + margin
     # Pixels of segment k, between the samples k - 1 and k, are starts[k], ..., starts[k + 1] - 1.
-    starts = np.zeros(side + 2, np.int32)
-    beyond = np.empty(width, mask.dtype)
+    starts = np.zeros(side + 2, np.int64)
     for x in range(width):
-        cell = np.floor(columns[x])
-        beyond[x] = columns[x] - cell
-        starts[int(cell) + 2] = x + 1
+        cell = int(np.floor(columns[x]))
+        columns[x] -= cell
+        starts[cell + 2] = x + 1
     for k in range(1, side + 2):
         starts[k] = max(starts[k], starts[k - 1])
     # The mask along a row of pixels, with a zero at both ends.
     line = np.zeros(side + 2, mask.dtype)
     count = 0
-    for y in range(rows.size):
+    for y in range(height):
         cell = int(np.floor(rows[y]))
         below = rows[y] - np.floor(rows[y])
         for k in range(side):
@@ -59,12 +90,12 @@ def paste_window(mask, rows, columns, threshold, margin, plane, top, left, unsur
                     plane[top + y, left + x] = 1
                 continue
             for x in range(starts[k], starts[k + 1]):
-                value = start * (1 - beyond[x]) + stop * beyond[x]
+                value = start * (1 - columns[x]) + stop * columns[x]
                 if value >= high:
                     plane[top + y, left + x] = 1
                 elif value >= low:
                     if count < unsure.size:
-                        unsure[count] = y * width + x
+                        unsure[count] = (top + y) * plane.shape[1] + left + x
                     count += 1
     return count
 

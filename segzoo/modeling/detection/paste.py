@@ -3,7 +3,6 @@
 Shape shorthand: R boxes, M side of a mask, H W size of the image, h w size of the window around a box.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,24 +43,19 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: Sequence[int], threshold: fl
     # Pages of these zeros that no window touches take no memory.
     planes = np.zeros((len(masks), height, width), np.uint8)
     margin = _margin(masks)
+    buffers = np.empty(height, np.float32), np.empty(width, np.float32)
     for plane, mask, box in zip(planes, masks.numpy(), boxes.numpy(), strict=True):
         if not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
             continue
-        left, columns = _window(box[0], box[2], width, mask.shape[1])
-        top, rows = _window(box[1], box[3], height, mask.shape[0])
-        if not len(rows) or not len(columns):
-            continue
-        places = [_sampled(positions, mask.shape[0]) for positions in (rows, columns)]
-        unsure = np.empty(_UNSURE, np.int32)
-        arguments = mask, *places, np.float32(threshold), margin, plane, top, left
-        count = loops.paste_window(*arguments, unsure)
+        arguments = mask, box, np.float32(threshold), margin, plane, *buffers
+        unsure = np.empty(_UNSURE, np.int64)
+        count = loops.paste_mask(*arguments, unsure)
         if count > len(unsure):
-            unsure = np.empty(count, np.int32)
-            loops.paste_window(*arguments, unsure)
+            unsure = np.empty(count, np.int64)
+            loops.paste_mask(*arguments, unsure)
         if count:
-            y, x = np.divmod(unsure[:count], len(columns))
-            values = _grid_sampled(mask, rows[y], columns[x])
-            plane[top + y, left + x] = values >= threshold
+            pixels = unsure[:count]
+            plane.flat[pixels] = _sampled(mask, box, *np.divmod(pixels, width)) >= threshold
     return torch.from_numpy(planes).view(torch.bool)
 
 
@@ -78,33 +72,17 @@ def _by_detectron2(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshol
     return result
 
 
-def _window(start: np.float32, stop: np.float32, side: int, cells: int) -> tuple[int, np.ndarray]:
-    """Return along one axis the first pixel of a window, and the positions of its pixels, [-1, 1] in the box.
-
-    The pixels are Detectron2's on a CPU, which end a pixel outside of the box, without those on which no
-    sample has an influence.
-    """
-    first = max(math.floor(start) - 1, 0)
-    pixels = np.arange(first, min(math.ceil(stop) + 1, side), dtype=np.float32) + 0.5
-    # Detectron2's operations in its order and precision.
-    positions = (pixels - start) / (stop - start) * 2 - 1
-    places = _sampled(positions, cells)
-    begin, end = np.searchsorted(places, -1, "right"), np.searchsorted(places, cells, "left")
-    return first + int(begin), positions[begin:end]
-
-
-def _sampled(positions: np.ndarray, cells: int) -> np.ndarray:
-    """Return positions in [-1, 1] as places among the samples, which are at 0, ..., cells - 1."""
-    return (positions + 1) * np.float32(cells / 2) - np.float32(0.5)
-
-
 def _margin(masks: Tensor) -> np.float32:
     """Return how much the order of operations may change an interpolated value, with some to spare."""
     largest = masks.abs().max().nan_to_num().item() if masks.numel() else 0.0
     return np.float32((12 * masks.shape[-1] + 16) * 2.0**-24 * largest)
 
 
-def _grid_sampled(mask: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return the values of a mask at (P,) positions in [-1, 1], by the operator that Detectron2 uses."""
-    grid = torch.from_numpy(np.stack((x, y), axis=1))[None, None]
-    return F.grid_sample(torch.from_numpy(mask)[None, None], grid, align_corners=False)[0, 0, 0].numpy()
+def _sampled(mask: np.ndarray, box: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return the values of a mask at (P,) pixels, by the operations of Detectron2's function."""
+    grid = [
+        (pixels.astype(np.float32) + 0.5 - box[axis]) / (box[axis + 2] - box[axis]) * 2 - 1
+        for axis, pixels in enumerate((x, y))
+    ]
+    places = torch.from_numpy(np.stack(grid, axis=1).astype(np.float32))[None, None]
+    return F.grid_sample(torch.from_numpy(mask)[None, None], places, align_corners=False)[0, 0, 0].numpy()
