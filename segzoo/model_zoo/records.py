@@ -62,6 +62,8 @@ class WeightsInfo:
         note: other information for users.
         official_code: measurements of the authors' code with fvcore; None if unknown.
         reproduced: segzoo's measurements; None if there are none.
+        train_time: the authors' training time in seconds per iteration; None if not published.
+        train_memory: the memory of each GPU in that training, in GB; None if not published.
     """
 
     name: str
@@ -91,6 +93,8 @@ class WeightsInfo:
     note: str
     official_code: Measured | None
     reproduced: Measured | None
+    train_time: float | None = None
+    train_memory: float | None = None
 
     @property
     def task(self) -> str:
@@ -122,6 +126,7 @@ class Section:
         evaluate_with: metric -> KEY VALUE overrides that evaluate by its protocol, if the configuration has
             another one.
         models: rows in their order, at least one.
+        trained_on: the hardware of the authors' training time and memory; "" if none is given.
     """
 
     method: str
@@ -133,3 +138,4 @@ class Section:
     metrics: dict[str, str]
     evaluate_with: dict[str, list[str]]
     models: tuple[WeightsInfo, ...]
+    trained_on: str = ""

@@ -29,6 +29,7 @@ _SOURCE = {
     "gflops_size": tuple,
     "count_with": list,
     "only_official": dict,
+    "trained_on": str,
 }
 _FILE = {**_SOURCE, "readme": str, "evaluate_with": dict, "sections": list}
 _FILE_REQUIRED = ("method", "paper", "repository", "readme", "weights_license", "sections")
@@ -50,6 +51,8 @@ _ROW = {
     "gflops": float,
     "official_code": dict,
     "reproduced": dict,
+    "train_time": float,
+    "train_memory": float,
     "model_id": str,
     "file": str,
     "url": str,
@@ -117,7 +120,17 @@ def _section(file: Path, table: dict[str, Any], index: int, section: Any) -> Sec
         metrics=metrics,
         evaluate_with=_overrides(where, {**table, **section}.get("evaluate_with", {}), metrics),
         models=tuple(models),
+        trained_on=_trained_on(where, shared.get("trained_on", ""), models),
     )
+
+
+def _trained_on(where: str, hardware: str, models: list[WeightsInfo]) -> str:
+    """Return the hardware of the section's training times, or "" if it has none."""
+    if all(info.train_time is None and info.train_memory is None for info in models):
+        return ""
+    if not hardware:
+        raise InputError(f"{where}: has a train_time or train_memory; say on which GPUs in trained_on")
+    return hardware
 
 
 def _overrides(where: str, found: dict[str, Any], metrics: dict[str, str]) -> dict[str, list[str]]:
@@ -170,6 +183,8 @@ def _info(where: str, row: dict[str, Any], metrics: dict[str, str], name: str) -
         note=row.get("note", ""),
         official_code=_measured(row.get("official_code"), f"{where}: official_code"),
         reproduced=_measured(row.get("reproduced"), f"{where}: reproduced"),
+        train_time=row.get("train_time"),
+        train_memory=row.get("train_memory"),
     )
 
 

@@ -97,6 +97,24 @@ def test_row_has_link_hash_and_what_its_file_says_for_all(tmp_path):
     assert info.value("PQ") is None
 
 
+def test_the_authors_training_time_is_a_column_where_they_give_one(tmp_path):
+    given = ("        params: 3.8", "        params: 3.8\n        train_time: 0.584\n        train_memory: 5")
+    on = ("url_prefix:", "trained_on: 8 V100 GPUs\nurl_prefix:")
+    (section,) = read_table(table(tmp_path, given, on))
+    assert (section.models[0].train_time, section.models[0].train_memory) == (0.584, 5)
+    *_, head, notes = tables.section_text(section).split("\n\n")
+    header, _, *rows = ([one.strip() for one in line.split("|")] for line in head.splitlines())
+    cells = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [one["training s/iteration, paper"] for one in cells] == ["0.584", "-"]
+    assert [one["training GB per GPU, paper"] for one in cells] == ["5.0", "-"]
+    assert "- training time and memory: 8 V100 GPUs." in notes
+    (plain,) = read_table(table(tmp_path, on))
+    assert plain.trained_on == ""
+    assert "training" not in tables.section_text(plain).replace("pre-training", "")
+    with pytest.raises(InputError, match="has a train_time or train_memory; say on which GPUs in trained_on"):
+        list(read_table(table(tmp_path, given)))
+
+
 def test_sections_and_rows_restate_what_differs(tmp_path):
     section = (
         "    metrics:",

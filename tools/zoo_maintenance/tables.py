@@ -50,6 +50,8 @@ def _columns(section: Section) -> dict:
     numbers["GFLOPs, reproduced"] = lambda info: (
         _at(number_text(info.reproduced.gflops), info.reproduced.size) if info.reproduced else "-"
     )
+    numbers["training s/iteration, paper"] = lambda info: number_text(info.train_time, most=3)
+    numbers["training GB per GPU, paper"] = lambda info: number_text(info.train_memory)
     shown = {
         name: column
         for name, column in numbers.items()
@@ -70,11 +72,11 @@ def _own_metric(info: WeightsInfo, metric: str) -> float | None:
     return info.reproduced.metrics.get(metric) if info.reproduced else None
 
 
-def number_text(value: float | None, digits: int = 1) -> str:
-    """Return a number with at least `digits` decimals, and up to two if they were published."""
+def number_text(value: float | None, digits: int = 1, most: int = 2) -> str:
+    """Return a number with at least `digits` decimals, and up to `most` if they were published."""
     if value is None:
         return "-"
-    text = f"{value:.{max(digits, 2)}f}"
+    text = f"{value:.{max(digits, most)}f}"
     while text[-1] == "0" and len(text.split(".")[1]) > digits:
         text = text[:-1]
     return text.rstrip(".")
@@ -106,6 +108,8 @@ def _footnotes(section: Section) -> list[str]:
         how = f" Evaluate with `{shlex.join(overrides)}`." if overrides else ""
         if any(info.value(metric) is not None or _own_metric(info, metric) for info in section.models):
             lines.append(f"- {metric}: {protocol}.{how}")
+    if section.trained_on:
+        lines.append(f"- training time and memory: {section.trained_on}.")
     for module, count in section.models[0].only_official.items():
         lines.append(
             f"- Only in the official code and weights: `{module}`, {count:,} unused parameters, which the "
