@@ -146,4 +146,6 @@ def _noise(model: nn.Module, size: tuple[int, int], batch_size: int) -> Tensor:
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:
+    # Outputs may be whole numbers, such as classes.
+    actual, expected = actual.float(), expected.float()
     return float((actual - expected).norm() / expected.norm().clamp(min=1e-12))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segzoo.export.torch_export import export_program, save_program
 from segzoo.layers.deformable_encoder import DeformableEncoder
 from segzoo.layers.padded_levels import PaddedLevels
 from segzoo.projects.panoptic_segformer.location_decoder import LocationDecoder
@@ -316,3 +317,11 @@ def test_initial_values():
     ):
         bound = (6 / sum(weight.shape)) ** 0.5
         assert 0.95 * bound < weight.abs().max() <= bound
+
+
+def test_an_exported_program_is_kept_although_some_outputs_are_whole_numbers(tmp_path):
+    model = shake(small_model()).eval()
+    program = export_program(model, (40, 56))
+    assert program.module()(torch.zeros(1, 3, 40, 56))["thing_classes"].dtype == torch.int64
+    description = {"input": {"shape": [1, 3, 40, 56]}}
+    assert save_program(tmp_path / "small.pt2", program, model, description) < 1e-4
