@@ -101,8 +101,8 @@ def label_anchors(ious: Tensor, inside: Tensor, positive: float, negative: float
     Args:
         ious: (T, B) of anchors with true boxes.
         inside: (B,) bool; other anchors are ignored.
-        positive, negative: an anchor is positive from the first on, and negative below the second. It is also
-            positive if no other one overlaps a true box more.
+        positive, negative: an anchor is positive from the first on, and negative below the second. Between
+            them it is positive if no other one overlaps a true box more.
     """
     labels = torch.full(inside.shape, -1, dtype=torch.int64, device=inside.device)
     if not len(ious):
@@ -110,10 +110,10 @@ def label_anchors(ious: Tensor, inside: Tensor, positive: float, negative: float
         return torch.zeros_like(labels), labels
     ious = ious.masked_fill(~inside, -1)
     best, matched = ious.max(0)
-    labels[best < negative] = 0
     most = ious.max(1, keepdim=True).values
-    labels[((ious >= most - _TIE) & (most > 0)).any(0)] = 1
+    labels[(ious >= most - _TIE).any(0)] = 1
     labels[best >= positive] = 1
+    labels[best < negative] = 0
     labels[~inside] = -1
     return matched, labels
 

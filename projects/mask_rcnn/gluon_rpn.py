@@ -71,7 +71,7 @@ class JointRPN(RPN):
             height, width = targets.image_size
             corners = all_anchors.tensor
             limits = corners.new_tensor([width, height])
-            inside = (corners[:, :2] >= 0).all(1) & (corners[:, 2:] <= limits).all(1)
+            inside = (corners[:, :2] >= 0).all(1) & (corners[:, 2:] < limits).all(1)
             ious = pairwise_iou(targets.gt_boxes, all_anchors)
             matched, of_image = label_anchors(ious, inside, positive, negative)
             labels.append(self._subsample_labels(of_image))

@@ -99,6 +99,8 @@ def test_detections_of_a_class_suppress_each_other_above_the_score():
 
 def test_anchors_inside_the_image_are_labeled():
     ious = torch.tensor([[0.75, 0.5, 0.29, 0.2, 0.9, 0.1], [0.1, 0.2, 0.1, 0.4, 0.1, 0.4 - 1e-8]])
+    # The best one of the third object is below 0.3.
+    ious = torch.cat((ious, torch.tensor([[0.0, 0, 0.25, 0, 0.2, 0]])))
     inside = torch.tensor([True, True, True, True, False, True])
     matched, labels = label_anchors(ious, inside, 0.7, 0.3)
     # The fourth and the last are the best ones of the second object; the fifth leaves the image.
@@ -212,6 +214,9 @@ def test_losses_of_both_stages_are_divided_by_the_samples(toys):
     )
     entropy = math.log(1 + math.exp(-0.3)) + math.log(1 + math.exp(-0.2))
     assert losses["loss_rpn_cls"].item() == pytest.approx(entropy / 2)
+    # An anchor that ends at the width of the image leaves it.
+    (labels,), _ = rpn.label_and_sample_anchors(anchors, [Instances((20, 20), gt_boxes=anchors[0][:1])])
+    assert labels.tolist() == [1, -1, 0]
     # Below 1/9 squared, above linear; divided by both sampled anchors.
     assert losses["loss_rpn_loc"].item() == pytest.approx((0.05**2 * 9 / 2 + 0.3 - 1 / 18) / 2)
     found = Instances((50, 50), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 10, 10]] * 3)))
