@@ -8,20 +8,16 @@ from typing import Any
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_proposal_generator
-from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
-from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
-from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, ROI_MASK_HEAD_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from segzoo.modeling.batch import Size
+from segzoo.modeling.detection.checks import check_feature_maps, check_two_stages
 from segzoo.modeling.detection.counting import run_largest
 from segzoo.modeling.detection.paste import paste_masks
-from segzoo.modeling.detection.roi_heads import build_roi_heads, find_roi_heads
+from segzoo.modeling.detection.roi_heads import build_roi_heads
 from segzoo.modeling.detection.storage import event_storage
-from segzoo.modeling.features import build_in_features
 from segzoo.modeling.necks import build_neck, find_neck
-from segzoo.modeling.registry import registered
 from segzoo.modeling.segmentor import Batch, Segmentor, Sizes
 from segzoo.utils.errors import InputError
 
@@ -76,23 +72,13 @@ class MaskRCNN(Segmentor):
                 "GeneralizedRCNN for Detectron2's detector of boxes"
             )
         find_neck(cfg)
-        find_roi_heads(cfg)
-        node = cfg.MODEL
-        for registry, key, name in (
-            (PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR.NAME", node.PROPOSAL_GENERATOR.NAME),
-            (RPN_HEAD_REGISTRY, "RPN.HEAD_NAME", node.RPN.HEAD_NAME),
-            (ROI_MASK_HEAD_REGISTRY, "ROI_MASK_HEAD.NAME", node.ROI_MASK_HEAD.NAME),
-        ):
-            registered(registry, f"MODEL.{key}", name)
-        if name := node.ROI_BOX_HEAD.NAME:  # C4 has none
-            registered(ROI_BOX_HEAD_REGISTRY, "MODEL.ROI_BOX_HEAD.NAME", name)
+        check_two_stages(cfg)
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
         shared = super().from_config(cfg)
         neck, shape = build_neck(cfg, shared["backbone"].output_shape())
-        for key, node in (("RPN", cfg.MODEL.RPN), ("ROI_HEADS", cfg.MODEL.ROI_HEADS)):
-            build_in_features(node.IN_FEATURES, shape, f"MODEL.{key}.IN_FEATURES")
+        check_feature_maps(cfg, shape)
         return {
             **shared,
             "neck": neck,

@@ -1,6 +1,7 @@
 """Load a complete, checked configuration from a YAML file and `KEY VALUE` overrides."""
 
 import difflib
+import logging
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -23,11 +24,13 @@ from .renamed.backbones import check_backbone_name
 from .renamed.heads import DEC_LAYERS
 from .renamed.table import CONVERTED
 from .renamed.translate import check_decoder_layers, local_spelling, needs_conversion
-from .renamed.unread import UNREAD, why_unread
+from .renamed.unread import IGNORED, UNREAD, why_unread
 from .retired_keys import drop_retired_keys, explain_retired_key
 from .rules import check_values, may_be_none
 from .value_types import match_float_default, no_value_message, type_message, with_default_type
 from .version_keys import check_version_values, drop_version_defaults, explain_version_key
+
+logger = logging.getLogger(__name__)
 
 # Keys that users of other code bases write, by the last part of the key.
 _HABITS = {
@@ -140,6 +143,9 @@ def _with_overrides(cfg: CfgNode, overrides: Sequence[str], unread: Mapping[str,
             raise InputError(f"{key} {value!r} has no effect in segzoo; {remedy}")
         if value is None and defaults.get(key) is not None and not may_be_none(key):
             raise InputError(no_value_message(key, defaults[key]))
+    for key in IGNORED.keys() & unread.keys():
+        if not equal(values[key], unread[key]):
+            logger.warning("%s %r has no effect in segzoo; %s", key, values[key], IGNORED[key])
     check_values(cfg)
     expand_homes(cfg)
     return cfg

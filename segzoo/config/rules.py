@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
+from .detector_rules import DETECTOR_GROUPS
 from .extensions import registered_rules
 from .keys import existing_section
 from .rule_types import (
@@ -168,6 +169,8 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "TEST": "TASKS",
         "INPUT": "TARGETS",
         "MODEL.FPN": "IN_FEATURES OUT_FEATURES",
+        "MODEL.RPN": "IN_FEATURES",
+        "MODEL.ROI_HEADS": "IN_FEATURES",
     },
     RANGE: {"INPUT": "ROTATION"},
     POSITIVE_RANGE: {"INPUT": "SCALE_RANGE LSJ_SCALE DETR_CROP_SIZE"},
@@ -226,7 +229,7 @@ def _by_key(groups: Mapping[Rule, Mapping[str, str]]) -> Iterator[tuple[str, Rul
             yield from ((f"{section}.{name}", rule) for name in names.split())
 
 
-RULES: dict[str, Rule] = dict(_by_key(_GROUPS))
+RULES: dict[str, Rule] = {**dict(_by_key(_GROUPS)), **dict(_by_key(DETECTOR_GROUPS))}
 
 
 def may_be_none(key: str) -> bool:

@@ -154,12 +154,18 @@ _RULES: dict[Any, Callable[[tuple, Tensor], int]] = {
 
 @contextlib.contextmanager
 def _named_calls(model: nn.Module, parts: list[str], stack: list[str]) -> Iterator[None]:
-    """Keep the name of each part on the stack while it runs."""
+    """Keep the name of each part on the stack while it runs, or while one of its modules is called alone."""
     handles = []
     for part in parts:
         module = model.get_submodule(part)
-        handles.append(module.register_forward_pre_hook(lambda *_, name=part: stack.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None))
+        for inner in module.modules():
+            own = inner is module
+            handles.append(
+                inner.register_forward_pre_hook(
+                    lambda *_, name=part, own=own: stack.append(name if own else stack[-1] or name)
+                )
+            )
+            handles.append(inner.register_forward_hook(lambda *_: stack.pop() and None))
     try:
         yield
     finally:

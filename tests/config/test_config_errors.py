@@ -72,7 +72,6 @@ def test_a_wrong_file_is_explained(tmp_path, text, message):
         ),
         (["SOLVER.MAX_ITER", "ten"], "SOLVER.MAX_ITER"),
         (["INPUT.RANDOM_FLIP", "none"], "INPUT.RANDOM_FLIP 'none' has no effect in segzoo; INPUT.FLIP_PROB"),
-        (["TEST.PRECISE_BN.ENABLED", "True"], "TEST.PRECISE_BN.ENABLED True has no effect"),
         (
             ["DATASETS.TEST", "('ade20k_sem_seg_val',)"],
             "DATASETS.TEST: ade20k_sem_seg_val has other classes than camvid_train (150 instead of 11)",
@@ -212,3 +211,49 @@ def test_a_saved_configuration_with_a_retired_key_loads(tmp_path):
     message = r"config.yaml: MODEL.JPU.DILATIONS \[1, 2\] cannot be set; it is always \(1, 2, 4, 8\) now"
     with pytest.raises(InputError, match=message):
         load_config(write(tmp_path, yaml.safe_dump(document)))
+
+
+def test_precise_bn_is_reported_and_not_refused(caplog):
+    """Detectron2's SyncBN model was published with it."""
+    assert load_config(LEAF, ["TEST.PRECISE_BN.ENABLED", "True"]).TEST.PRECISE_BN.ENABLED
+    assert "TEST.PRECISE_BN.ENABLED True has no effect in segzoo; PreciseBN is not run" in caplog.text
+    caplog.clear()
+    load_config(LEAF)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("ANCHOR_GENERATOR.SIZES", "[]", "numbers above 0 for each level"),
+        ("ANCHOR_GENERATOR.SIZES", "[[32], 64]", "numbers above 0 for each level"),
+        ("ANCHOR_GENERATOR.ASPECT_RATIOS", "[]", "numbers above 0 for each level"),
+        ("ANCHOR_GENERATOR.ASPECT_RATIOS", "[[]]", "numbers above 0 for each level"),
+        ("ANCHOR_GENERATOR.ASPECT_RATIOS", "[[-1.0]]", "numbers above 0 for each level"),
+        ("ANCHOR_GENERATOR.OFFSET", "1.0", "from 0 to below 1"),
+        ("RPN.CONV_DIMS", "[0]", "at least 1, or -1"),
+        ("RPN.BATCH_SIZE_PER_IMAGE", "0", "at least 1"),
+        ("RPN.BBOX_REG_LOSS_TYPE", "giu", "did you mean giou?"),
+        ("RPN.BBOX_REG_WEIGHTS", "(1.0, 1.0)", "four numbers"),
+        ("RPN.IOU_THRESHOLDS", "[0.7, 0.3]", "rising order"),
+        ("RPN.NMS_THRESH", "7.0", "from 0 to 1"),
+        ("RPN.POST_NMS_TOPK_TEST", "0", "at least 1"),
+        ("ROI_HEADS.BATCH_SIZE_PER_IMAGE", "0", "at least 1"),
+        ("ROI_HEADS.IOU_THRESHOLDS", "[]", "one or more numbers"),
+        ("ROI_HEADS.IOU_LABELS", "[0, 2]", "one label for each range"),
+        ("ROI_HEADS.POSITIVE_FRACTION", "2.0", "from 0 to 1"),
+        ("ROI_BOX_HEAD.NORM", "XN", "expected BN, SyncBN"),
+        ("ROI_MASK_HEAD.NORM", "XN", "expected BN, SyncBN"),
+        ("ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignV3", "did you mean ROIAlignV2?"),
+        ("ROI_MASK_HEAD.POOLER_RESOLUTION", "0", "at least 1"),
+        ("ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "foo", "smooth_l1"),
+        ("ROI_BOX_CASCADE_HEAD.IOUS", "()", "one or more numbers"),
+        ("ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS", "((10.0, 10.0),)", "four numbers"),
+    ],
+)
+def test_values_of_detectron2s_detectors_are_checked(key, value, expected):
+    with pytest.raises(InputError) as caught:
+        load_config("instance/coco/mask_rcnn_fpn_r50", [f"MODEL.{key}", value])
+    assert str(caught.value).startswith(f"MODEL.{key} ")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)

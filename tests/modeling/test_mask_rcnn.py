@@ -190,6 +190,22 @@ def test_operations_are_counted_at_the_largest_number_of_boxes():
         ),
         ({"MODEL.MASK_ON": False}, "MODEL.MASK_ON False: MaskRCNN predicts masks"),
         ({"MODEL.RPN.IN_FEATURES": ["res5"]}, "MODEL.RPN.IN_FEATURES has 'res5', but there are res4"),
+        (
+            {"MODEL.ANCHOR_GENERATOR.NAME": "DefaultAnchors"},
+            "MODEL.ANCHOR_GENERATOR.NAME 'DefaultAnchors' is",
+        ),
+        (
+            {"MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64]]},
+            "it has lists for 2 levels, but MODEL.RPN.IN_FEATURES",
+        ),
+        ({"MODEL.ANCHOR_GENERATOR.NAME": "RotatedAnchorGenerator"}, "it is for rotated boxes"),
+        ({"MODEL.ROI_HEADS.NAME": "RROIHeads"}, "MODEL.ROI_HEADS.NAME RROIHeads: it is for rotated boxes"),
+        (
+            {"MODEL.ROI_HEADS.IOU_LABELS": [0, -1, 1]},
+            "expected 2 labels, one more than MODEL.ROI_HEADS.IOU_TH",
+        ),
+        ({"MODEL.RPN.IOU_THRESHOLDS": [0.5]}, "MODEL.RPN.IOU_LABELS [0, -1, 1]: expected 2 labels"),
+        ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, "MODEL.ROI_BOX_HEAD.NAME '' is unknown"),
     ],
 )
 def test_wrong_parts_are_one_line(changes, message):
@@ -197,6 +213,69 @@ def test_wrong_parts_are_one_line(changes, message):
         build_model(our_config("c4", changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+CASCADE = {
+    "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 40,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({**CASCADE, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": False}, "set it to True"),
+        ({**CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": (0.5, 0.6)}, "one for each of the 3 stages"),
+        ({**CASCADE, "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.4]}, "expected the first to be that of"),
+        ({"MODEL.ROI_BOX_HEAD.NUM_FC": 0}, "the head of boxes has no layer"),
+        ({"MODEL.ROI_MASK_HEAD.NORM": "GN"}, "MODEL.ROI_MASK_HEAD.CONV_DIM 16: expected a multiple of 32"),
+        ({"MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p4"]}, "they have strides 4, 16; expected each twice"),
+        (
+            {"MODEL.ANCHOR_GENERATOR.SIZES": [[8], [16, 24], [32], [64], [96]]},
+            "[3, 6, 3, 3, 3] anchors (sizes times ratios) at a location",
+        ),
+        ({"MODEL.NECK.NAME": "", "MODEL.RPN.IN_FEATURES": ["res4", "res5"]}, "they have 128, 256 channels"),
+    ],
+)
+def test_parts_of_pyramids_that_do_not_fit_are_one_line(changes, message):
+    cfg = our_config("fpn", {})
+    cfg.merge_from_list([item for pair in changes.items() for item in pair])
+    if not cfg.MODEL.NECK.NAME:
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32]]
+    with pytest.raises(InputError) as caught:
+        build_model(cfg)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cascade_is_detectron2s():
+    peers = build_peers("fpn", CASCADE)
+    found, expected = (losses_of(model, make_inputs("polygon")) for model in (peers.ours, peers.theirs))
+    stages = {f"{loss}_stage{stage}" for loss in ("loss_cls", "loss_box_reg") for stage in range(3)}
+    assert found.keys() == expected.keys() == stages | {"loss_rpn_cls", "loss_rpn_loc", "loss_mask"}
+    for name, loss in expected.items():
+        torch.testing.assert_close(found[name], loss, rtol=1e-5, atol=1e-6)
+
+
+def test_operations_of_a_cascade_are_those_of_all_its_stages():
+    """Two dense layers of 16 and the predictors of classes and one box, by hand."""
+    peers = build_peers("fpn", CASCADE)
+    few, many = 10, 50
+    counts = []
+    for proposals in (few, many):
+        peers.ours.proposal_generator.post_nms_topk[False] = proposals
+        counts.append(analyze(peers.ours, (64, 96)).flops["roi_heads"])
+    each = 16 * 7 * 7 * 16 + 16 * 16 + 16 * (CLASSES + 1 + 4)
+    assert (counts[1] - counts[0]) / (many - few) == pytest.approx(3 * each)
+
+
+def test_operations_are_counted_in_their_part():
+    """The first stage: a convolution of 3 x 3, scores and offsets of three anchors, on all levels."""
+    complexity = analyze(build_peers("fpn").ours, (64, 96))
+    assert "other" not in complexity.flops
+    pixels = sum((64 // stride) * (96 // stride) for stride in (4, 8, 16, 32)) + 1 * 2
+    assert complexity.flops["proposal_generator"] == pytest.approx(pixels * (9 * 16 * 16 + 16 * 3 * 5))
 
 
 TORCHVISION = (

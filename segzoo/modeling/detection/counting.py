@@ -8,7 +8,7 @@ that counts.
 from collections.abc import Mapping
 
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 from torch import Tensor, nn
 
 from segzoo.utils.errors import InputError
@@ -21,7 +21,7 @@ def run_largest(
 
     Args:
         proposal_generator: Detectron2's RPN.
-        roi_heads: Res5ROIHeads or StandardROIHeads, or derived.
+        roi_heads: Res5ROIHeads, StandardROIHeads or CascadeROIHeads, or derived.
         features: (N, C, h, w) maps by name.
 
     Returns:
@@ -37,15 +37,21 @@ def run_largest(
             f"{type(roi_heads).__name__}: operations are counted for Res5ROIHeads and StandardROIHeads only"
         )
     first = features[roi_heads.in_features[0]]
-    counts = proposal_generator.post_nms_topk[False], roi_heads.box_predictor.test_topk_per_image
+    # A cascade has a head and a predictor for each stage.
+    cascade = isinstance(roi_heads, CascadeROIHeads)
+    predictors = list(roi_heads.box_predictor) if cascade else [roi_heads.box_predictor]
+    counts = proposal_generator.post_nms_topk[False], predictors[-1].test_topk_per_image
     proposals, detections = (count * len(first) for count in counts)
     if shared:
         pooled = roi_heads.res5(_pooled(first, roi_heads.pooler, proposals))
         logits, _ = roi_heads.box_predictor(pooled.mean(dim=[2, 3]))
         inside = roi_heads.res5(_pooled(first, roi_heads.pooler, detections))
     else:
-        pooled = roi_heads.box_head(_pooled(first, roi_heads.box_pooler, proposals))
-        logits, _ = roi_heads.box_predictor(pooled)
+        pooled = _pooled(first, roi_heads.box_pooler, proposals)
+        for head, predictor in zip(
+            roi_heads.box_head if cascade else [roi_heads.box_head], predictors, strict=True
+        ):
+            logits, _ = predictor(head(pooled))
         if roi_heads.mask_on:
             inside = _pooled(first, roi_heads.mask_pooler, detections)
     outputs = {"class_logits": logits}

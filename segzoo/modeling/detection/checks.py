@@ -1,0 +1,165 @@
+"""Checks of Detectron2's keys of two-stage detectors, before its modules are built.
+
+Those of single values are in `config/detector_rules.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
+from detectron2.modeling.roi_heads import (
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    CascadeROIHeads,
+    StandardROIHeads,
+)
+
+from segzoo.utils.errors import InputError
+
+from ..features import build_in_features
+from ..registry import registered
+from .roi_heads import find_roi_heads
+
+_GROUPS = 32  # of Detectron2's GN
+# Detectron2's parts for rotated boxes, which have an angle, by key.
+_ROTATED = {
+    "ANCHOR_GENERATOR.NAME": "RotatedAnchorGenerator",
+    "PROPOSAL_GENERATOR.NAME": "RRPN",
+    "ROI_HEADS.NAME": "RROIHeads",
+    "ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignRotated",
+    "ROI_MASK_HEAD.POOLER_TYPE": "ROIAlignRotated",
+}
+
+
+def check_two_stages(cfg: CfgNode) -> None:
+    """Check the names of both stages and the keys that depend on each other.
+
+    Raises:
+        InputError: a part is not registered, or Detectron2 could not build it.
+    """
+    node = cfg.MODEL
+    for key, name in _ROTATED.items():
+        section, leaf = key.split(".")
+        if node[section][leaf] == name:
+            raise InputError(f"MODEL.{key} {name}: it is for rotated boxes, masks have upright ones")
+    for registry, key, name in (
+        (PROPOSAL_GENERATOR_REGISTRY, "PROPOSAL_GENERATOR.NAME", node.PROPOSAL_GENERATOR.NAME),
+        (ANCHOR_GENERATOR_REGISTRY, "ANCHOR_GENERATOR.NAME", node.ANCHOR_GENERATOR.NAME),
+        (RPN_HEAD_REGISTRY, "RPN.HEAD_NAME", node.RPN.HEAD_NAME),
+        (ROI_MASK_HEAD_REGISTRY, "ROI_MASK_HEAD.NAME", node.ROI_MASK_HEAD.NAME),
+    ):
+        registered(registry, f"MODEL.{key}", name)
+    kind = find_roi_heads(cfg)
+    by_layers = _is_a(kind, StandardROIHeads)
+    if node.ROI_BOX_HEAD.NAME or by_layers:  # C4 has none
+        registered(ROI_BOX_HEAD_REGISTRY, "MODEL.ROI_BOX_HEAD.NAME", node.ROI_BOX_HEAD.NAME)
+    _check_anchors(node)
+    for key in ("RPN", "ROI_HEADS"):
+        thresholds, labels = node[key].IOU_THRESHOLDS, node[key].IOU_LABELS
+        if len(labels) != len(thresholds) + 1:
+            raise InputError(
+                f"MODEL.{key}.IOU_LABELS {list(labels)}: expected {len(thresholds) + 1} labels, one more "
+                f"than MODEL.{key}.IOU_THRESHOLDS {list(thresholds)}"
+            )
+    if by_layers:
+        _check_layers(node)
+        if issubclass(kind, CascadeROIHeads):
+            _check_cascade(node)
+
+
+def _check_anchors(node: CfgNode) -> None:
+    """Check that each level of the first stage has anchors, and all levels the same number."""
+    levels, anchors = list(node.RPN.IN_FEATURES), node.ANCHOR_GENERATOR
+    counts = []
+    for key, value in (("SIZES", anchors.SIZES), ("ASPECT_RATIOS", anchors.ASPECT_RATIOS)):
+        each = [len(level) for level in value] if isinstance(value[0], Sequence) else [len(value)]
+        if len(each) not in (1, len(levels)):
+            raise InputError(
+                f"MODEL.ANCHOR_GENERATOR.{key} {list(value)}: it has lists for {len(each)} levels, but "
+                f"MODEL.RPN.IN_FEATURES {levels} has {len(levels)}; give one list for each, or one for all"
+            )
+        counts.append(each * len(levels) if len(each) == 1 else each)
+    numbers = [sizes * ratios for sizes, ratios in zip(*counts, strict=True)]
+    if len(set(numbers)) > 1:
+        raise InputError(
+            f"MODEL.ANCHOR_GENERATOR: {numbers} anchors (sizes times ratios) at a location of "
+            f"{', '.join(levels)}; expected the same number on all levels"
+        )
+
+
+def _check_layers(node: CfgNode) -> None:
+    """Check the layers of the heads for boxes and masks."""
+    if node.ROI_BOX_HEAD.NUM_FC + node.ROI_BOX_HEAD.NUM_CONV == 0:
+        raise InputError(
+            "MODEL.ROI_BOX_HEAD.NUM_FC 0 and NUM_CONV 0: the head of boxes has no layer; set NUM_FC to 2"
+        )
+    for key in ("ROI_BOX_HEAD", "ROI_MASK_HEAD"):
+        head = node[key]
+        if head.NORM == "GN" and head.CONV_DIM % _GROUPS and (key == "ROI_MASK_HEAD" or head.NUM_CONV):
+            raise InputError(
+                f"MODEL.{key}.CONV_DIM {head.CONV_DIM}: expected a multiple of {_GROUPS}, the number of "
+                f"groups of MODEL.{key}.NORM GN"
+            )
+
+
+def _check_cascade(node: CfgNode) -> None:
+    """Check what CascadeROIHeads requires."""
+    ious, weights = node.ROI_BOX_CASCADE_HEAD.IOUS, node.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS
+    name = node.ROI_HEADS.NAME
+    if not node.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        raise InputError(
+            f"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG False: {name} has one box for all classes; "
+            "set it to True"
+        )
+    if len(ious) != len(weights):
+        raise InputError(
+            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {list(ious)}: expected one for each of the {len(weights)} stages "
+            "of MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS"
+        )
+    if ious[0] != node.ROI_HEADS.IOU_THRESHOLDS[0]:
+        raise InputError(
+            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {list(ious)}: expected the first to be that of "
+            f"MODEL.ROI_HEADS.IOU_THRESHOLDS {list(node.ROI_HEADS.IOU_THRESHOLDS)}"
+        )
+
+
+def check_feature_maps(cfg: CfgNode, shape: Mapping[str, ShapeSpec]) -> None:
+    """Check that the feature maps of both stages exist and can share their layers.
+
+    Args:
+        shape: the feature maps by name.
+
+    Raises:
+        InputError: a map does not exist, numbers of channels differ, or the strides of maps that regions are
+            pooled from do not double from one to the next.
+    """
+    pooled = _is_a(find_roi_heads(cfg), StandardROIHeads)
+    for section in ("RPN", "ROI_HEADS"):
+        key = f"MODEL.{section}.IN_FEATURES"
+        names = build_in_features(cfg.MODEL[section].IN_FEATURES, shape, key)
+        if section == "RPN" or pooled:
+            _check_channels(names, shape, key)
+    if pooled:
+        strides: list[Any] = [shape[name].stride for name in names]
+        if strides != [strides[0] << index for index in range(len(strides))]:
+            raise InputError(
+                f"{key} {list(names)}: they have strides {', '.join(map(str, strides))}; expected each twice "
+                "the one before it, such as ['p2', 'p3', 'p4', 'p5']"
+            )
+
+
+def _check_channels(names: Sequence[str], shape: Mapping[str, ShapeSpec], key: str) -> None:
+    channels = [shape[name].channels for name in names]
+    if len(set(channels)) > 1:
+        raise InputError(
+            f"{key} {list(names)}: they have {', '.join(map(str, channels))} channels; expected the same "
+            "number, as of the levels of MODEL.NECK.NAME FPN"
+        )
+
+
+def _is_a(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)
