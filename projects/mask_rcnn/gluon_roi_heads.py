@@ -197,6 +197,28 @@ def soft_masks(masks: BitMasks | PolygonMasks, boxes: Tensor, side: int) -> Tens
     return align(planes[:, None], torch.cat((index, boxes), 1))[:, 0]
 
 
+class _Matched:
+    """Masks of samples, which are copied only once it is known which samples learn them."""
+
+    def __init__(self, masks: BitMasks | PolygonMasks, index: Tensor):
+        """
+        Args:
+            masks: of the true objects.
+            index: (R,) int64, the object of each sample.
+        """
+        self.masks = masks
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, item: Any) -> "_Matched":
+        return _Matched(self.masks, self.index[item])
+
+    def copied(self) -> BitMasks | PolygonMasks:
+        return self.masks[self.index]
+
+
 class _Sampling:
     """The samples of the second stage in GluonCV; a mixin of Detectron2's ROIHeads."""
 
@@ -221,7 +243,8 @@ class _Sampling:
             matched, kept = matched.to(positive.device)[chosen], positive[chosen]
             if len(ious):
                 classes = target.gt_classes[matched].masked_fill(~kept, self.num_classes)
-                sample.gt_boxes, sample.gt_masks = target.gt_boxes[matched], target.gt_masks[matched]
+                sample.gt_boxes = target.gt_boxes[matched]
+                sample.gt_masks = _Matched(target.gt_masks, matched)
             else:
                 classes = torch.full((len(chosen),), self.num_classes, device=positive.device)
                 sample.gt_boxes = boxes[chosen]
@@ -233,7 +256,10 @@ class _Sampling:
 
 def _learned(proposals: list[Instances]) -> list[Instances]:
     """Return the samples whose masks are learned; images without objects are left out."""
-    return [one[one.has_targets] for one in proposals if one.has("gt_masks")]
+    learned = [one[one.has_targets] for one in proposals if one.has("gt_masks")]
+    for one in learned:
+        one.gt_masks = one.gt_masks.copied()
+    return learned
 
 
 @ROI_HEADS_REGISTRY.register()

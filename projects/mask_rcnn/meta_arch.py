@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from segzoo.modeling.batch import Size
-from segzoo.modeling.detection.checks import check_feature_maps, check_two_stages
+from segzoo.modeling.detection.checks import check_names, find_feature_maps
 from segzoo.modeling.detection.counting import run_largest
 from segzoo.modeling.detection.paste import paste_masks
 from segzoo.modeling.detection.roi_heads import build_roi_heads
@@ -72,13 +72,13 @@ class MaskRCNN(Segmentor):
                 "GeneralizedRCNN for Detectron2's detector of boxes"
             )
         find_neck(cfg)
-        check_two_stages(cfg)
+        check_names(cfg)
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
         shared = super().from_config(cfg)
         neck, shape = build_neck(cfg, shared["backbone"].output_shape())
-        check_feature_maps(cfg, shape)
+        find_feature_maps(cfg, shape)
         return {
             **shared,
             "neck": neck,

@@ -203,6 +203,22 @@ def test_it_learns_boxes_and_masks_beside_an_image_without_objects(kind, toys):
     assert losses["loss_mask"] == losses["loss_box_reg"] == losses["loss_rpn_loc"] == 0
 
 
+def test_only_masks_to_learn_are_copied(toys, monkeypatch):
+    """A quarter of the samples at most; those of other samples would be as many bytes as all images."""
+    copied = []
+    original = BitMasks.__getitem__
+    monkeypatch.setattr(
+        BitMasks,
+        "__getitem__",
+        lambda self, item: copied.append(len(item)) or original(self, item),
+    )
+    model = model_of("fpn").train()
+    model.roi_heads.batch_size_per_image = 40
+    with EventStorage():
+        assert model([sample([(10, 10, 60, 70), (40, 5, 90, 50)])])["loss_mask"] > 0
+    assert 0 < sum(copied) <= 10
+
+
 def test_losses_of_both_stages_are_divided_by_the_samples(toys):
     model = model_of("fpn").train()
     rpn, predictor = model.proposal_generator, model.roi_heads.box_predictor

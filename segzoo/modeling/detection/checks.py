@@ -35,7 +35,7 @@ _ROTATED = {
 }
 
 
-def check_two_stages(cfg: CfgNode) -> None:
+def check_names(cfg: CfgNode) -> None:
     """Check the names of both stages and the keys that depend on each other.
 
     Raises:
@@ -57,78 +57,83 @@ def check_two_stages(cfg: CfgNode) -> None:
     by_layers = _is_a(kind, StandardROIHeads)
     if node.ROI_BOX_HEAD.NAME or by_layers:  # C4 has none
         registered(ROI_BOX_HEAD_REGISTRY, "MODEL.ROI_BOX_HEAD.NAME", node.ROI_BOX_HEAD.NAME)
-    _check_anchors(node)
-    for key in ("RPN", "ROI_HEADS"):
-        thresholds, labels = node[key].IOU_THRESHOLDS, node[key].IOU_LABELS
-        if len(labels) != len(thresholds) + 1:
-            raise InputError(
-                f"MODEL.{key}.IOU_LABELS {list(labels)}: expected {len(thresholds) + 1} labels, one more "
-                f"than MODEL.{key}.IOU_THRESHOLDS {list(thresholds)}"
-            )
+    problem = _anchors_problem(node) or _labels_problem(node)
     if by_layers:
-        _check_layers(node)
-        if issubclass(kind, CascadeROIHeads):
-            _check_cascade(node)
+        problem = problem or _layers_problem(node)
+        problem = problem or (_is_a(kind, CascadeROIHeads) and _cascade_problem(node))
+    if problem:
+        raise InputError(problem)
 
 
-def _check_anchors(node: CfgNode) -> None:
-    """Check that each level of the first stage has anchors, and all levels the same number."""
+def _anchors_problem(node: CfgNode) -> str:
+    """Return what is wrong with the anchors of the levels of the first stage; "" if nothing."""
     levels, anchors = list(node.RPN.IN_FEATURES), node.ANCHOR_GENERATOR
     counts = []
     for key, value in (("SIZES", anchors.SIZES), ("ASPECT_RATIOS", anchors.ASPECT_RATIOS)):
         each = [len(level) for level in value] if isinstance(value[0], Sequence) else [len(value)]
         if len(each) not in (1, len(levels)):
-            raise InputError(
+            return (
                 f"MODEL.ANCHOR_GENERATOR.{key} {list(value)}: it has lists for {len(each)} levels, but "
                 f"MODEL.RPN.IN_FEATURES {levels} has {len(levels)}; give one list for each, or one for all"
             )
         counts.append(each * len(levels) if len(each) == 1 else each)
     numbers = [sizes * ratios for sizes, ratios in zip(*counts, strict=True)]
     if len(set(numbers)) > 1:
-        raise InputError(
+        return (
             f"MODEL.ANCHOR_GENERATOR: {numbers} anchors (sizes times ratios) at a location of "
             f"{', '.join(levels)}; expected the same number on all levels"
         )
+    return ""
 
 
-def _check_layers(node: CfgNode) -> None:
-    """Check the layers of the heads for boxes and masks."""
+def _labels_problem(node: CfgNode) -> str:
+    for key in ("RPN", "ROI_HEADS"):
+        thresholds, labels = node[key].IOU_THRESHOLDS, node[key].IOU_LABELS
+        if len(labels) != len(thresholds) + 1:
+            return (
+                f"MODEL.{key}.IOU_LABELS {list(labels)}: expected {len(thresholds) + 1} labels, one more "
+                f"than MODEL.{key}.IOU_THRESHOLDS {list(thresholds)}"
+            )
+    return ""
+
+
+def _layers_problem(node: CfgNode) -> str:
+    """Return what is wrong with the layers of the heads for boxes and masks; "" if nothing."""
     if node.ROI_BOX_HEAD.NUM_FC + node.ROI_BOX_HEAD.NUM_CONV == 0:
-        raise InputError(
-            "MODEL.ROI_BOX_HEAD.NUM_FC 0 and NUM_CONV 0: the head of boxes has no layer; set NUM_FC to 2"
-        )
+        return "MODEL.ROI_BOX_HEAD.NUM_FC 0 and NUM_CONV 0: the head of boxes has no layer; set NUM_FC to 2"
     for key in ("ROI_BOX_HEAD", "ROI_MASK_HEAD"):
         head = node[key]
         if head.NORM == "GN" and head.CONV_DIM % _GROUPS and (key == "ROI_MASK_HEAD" or head.NUM_CONV):
-            raise InputError(
+            return (
                 f"MODEL.{key}.CONV_DIM {head.CONV_DIM}: expected a multiple of {_GROUPS}, the number of "
                 f"groups of MODEL.{key}.NORM GN"
             )
+    return ""
 
 
-def _check_cascade(node: CfgNode) -> None:
-    """Check what CascadeROIHeads requires."""
+def _cascade_problem(node: CfgNode) -> str:
+    """Return what CascadeROIHeads lacks; "" if nothing."""
     ious, weights = node.ROI_BOX_CASCADE_HEAD.IOUS, node.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS
-    name = node.ROI_HEADS.NAME
     if not node.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
-        raise InputError(
-            f"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG False: {name} has one box for all classes; "
-            "set it to True"
+        return (
+            f"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG False: {node.ROI_HEADS.NAME} has one box for all "
+            "classes; set it to True"
         )
     if len(ious) != len(weights):
-        raise InputError(
-            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {list(ious)}: expected one for each of the {len(weights)} stages "
-            "of MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS"
+        return (
+            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {list(ious)}: expected one for each of the {len(weights)} "
+            "stages of MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS"
         )
     if ious[0] != node.ROI_HEADS.IOU_THRESHOLDS[0]:
-        raise InputError(
+        return (
             f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {list(ious)}: expected the first to be that of "
             f"MODEL.ROI_HEADS.IOU_THRESHOLDS {list(node.ROI_HEADS.IOU_THRESHOLDS)}"
         )
+    return ""
 
 
-def check_feature_maps(cfg: CfgNode, shape: Mapping[str, ShapeSpec]) -> None:
-    """Check that the feature maps of both stages exist and can share their layers.
+def find_feature_maps(cfg: CfgNode, shape: Mapping[str, ShapeSpec]) -> dict[str, tuple[str, ...]]:
+    """Return the names of the feature maps of RPN and ROI_HEADS, which exist and can share their layers.
 
     Args:
         shape: the feature maps by name.
@@ -137,28 +142,25 @@ def check_feature_maps(cfg: CfgNode, shape: Mapping[str, ShapeSpec]) -> None:
         InputError: a map does not exist, numbers of channels differ, or the strides of maps that regions are
             pooled from do not double from one to the next.
     """
+    found = {}
     pooled = _is_a(find_roi_heads(cfg), StandardROIHeads)
     for section in ("RPN", "ROI_HEADS"):
         key = f"MODEL.{section}.IN_FEATURES"
-        names = build_in_features(cfg.MODEL[section].IN_FEATURES, shape, key)
-        if section == "RPN" or pooled:
-            _check_channels(names, shape, key)
-    if pooled:
-        strides: list[Any] = [shape[name].stride for name in names]
-        if strides != [strides[0] << index for index in range(len(strides))]:
+        names = found[section] = build_in_features(cfg.MODEL[section].IN_FEATURES, shape, key)
+        specs: list[Any] = [shape[name] for name in names]
+        channels, strides = [spec.channels for spec in specs], [spec.stride for spec in specs]
+        if (section == "RPN" or pooled) and len(set(channels)) > 1:
+            raise InputError(
+                f"{key} {list(names)}: they have {', '.join(map(str, channels))} channels; expected the same "
+                "number, as of the levels of MODEL.NECK.NAME FPN"
+            )
+        doubled = [strides[0] << index for index in range(len(strides))]
+        if section == "ROI_HEADS" and pooled and strides != doubled:
             raise InputError(
                 f"{key} {list(names)}: they have strides {', '.join(map(str, strides))}; expected each twice "
                 "the one before it, such as ['p2', 'p3', 'p4', 'p5']"
             )
-
-
-def _check_channels(names: Sequence[str], shape: Mapping[str, ShapeSpec], key: str) -> None:
-    channels = [shape[name].channels for name in names]
-    if len(set(channels)) > 1:
-        raise InputError(
-            f"{key} {list(names)}: they have {', '.join(map(str, channels))} channels; expected the same "
-            "number, as of the levels of MODEL.NECK.NAME FPN"
-        )
+    return found
 
 
 def _is_a(kind: Any, base: type) -> bool:
