@@ -311,7 +311,7 @@ class TestTorchvision:
         scores = torch.tensor([0.9, 0.8])
         for part, whole, dropped in ((3, 5, True), (7, 10, False), (3, 10, True), (1, 2, False)):
             boxes = torch.tensor([[0.0, 0, whole, 10], [0, 0, part, 10]])
-            assert (np.float32(part) / np.float32(whole) > part / whole) == dropped
+            assert (float(np.float32(part) / np.float32(whole)) > part / whole) == dropped
             assert function(boxes, scores, part / whole).tolist() == ([0] if dropped else [0, 1])
             assert function(boxes.double(), scores.double(), part / whole).tolist() == [0, 1]
 
