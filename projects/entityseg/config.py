@@ -10,18 +10,24 @@ from segzoo.config import AMOUNT, COUNT, POSITIVE, SHARE, Rule, at_least, regist
 
 # Every layer is an entity's own (1) or one of the shared bank (0).
 PATHS = ("111", "110", "101", "100", "011", "010", "001")
+# Groups of GroupNorm.
+CHANNEL_GROUPS = 32
 
 
 def _weights(value: Any) -> bool:
     names = [name for name, _ in value]
     numbers = all(0 <= weight < math.inf and not isinstance(weight, bool) for _, weight in value)
+    numbers = numbers and any(weight for _, weight in value)
     return numbers and set(names) <= set(PATHS) and len(set(names)) == len(names) and "111" in names
 
 
 @register_config(
     rules={
         "MODEL.ENTITYSEG.NUM_CONVS": at_least(0),
-        "MODEL.ENTITYSEG.KERNEL_CONVS_DIM": COUNT,
+        "MODEL.ENTITYSEG.KERNEL_CONVS_DIM": Rule(
+            f"expected a multiple of {CHANNEL_GROUPS} above 0",
+            lambda value: value > 0 and value % CHANNEL_GROUPS == 0,
+        ),
         "MODEL.ENTITYSEG.KERNEL_NUM_CONVS": COUNT,
         "MODEL.ENTITYSEG.MASK_CONVS_DIM": COUNT,
         "MODEL.ENTITYSEG.MASK_NUM_CONVS": at_least(0),
@@ -34,7 +40,7 @@ def _weights(value: Any) -> bool:
         ),
         "MODEL.ENTITYSEG.CENTER_RADIUS": POSITIVE,
         "MODEL.ENTITYSEG.PATH_WEIGHTS": Rule(
-            "expected pairs of a path and a weight of at least 0, each of "
+            "expected pairs of a path and a weight of at least 0, one of them above 0, each of "
             f"{', '.join(PATHS)} at most once and 111 among them",
             _weights,
         ),

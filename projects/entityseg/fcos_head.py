@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segzoo.layers import Conv2d, conv_norm_act
+from segzoo.layers.conv import norm_layer
 
 
 class Locations(NamedTuple):
@@ -141,5 +142,5 @@ def _tower(channels: int, num_convs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         # The norm follows, but published files have the biases.
-        layers += [Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(32, channels), nn.ReLU()]
+        layers += [Conv2d(channels, channels, 3, padding=1), norm_layer("GN", channels), nn.ReLU()]
     return nn.Sequential(*layers)

@@ -19,10 +19,11 @@ from segzoo.modeling.configured import configurable_by
 from segzoo.modeling.mask_classification.criterion import SegmentTargets, targets_from_inputs
 from segzoo.modeling.necks import build_neck, find_neck
 from segzoo.utils.errors import ArgumentError, InputError
+from segzoo.utils.tasks import TASKS
 
 from .assignment import Entities, assign
 from .candidates import find_candidates, visible_boxes
-from .config import PATHS
+from .config import CHANNEL_GROUPS, PATHS
 from .detection_losses import detection_losses
 from .fcos_head import FCOSHead, KernelHead, Locations, locations
 from .mask_branch import MaskBranch
@@ -165,6 +166,16 @@ class EntitySeg(Segmentor):
     def check_names(cls, cfg) -> None:
         super().check_names(cfg)
         find_neck(cfg)
+        if TASKS[cfg.TASK].classes != "one":
+            raise InputError(
+                f"TASK {cfg.TASK}: EntitySeg has a single class and is trained for entities; set TASK entity"
+            )
+        channels = cfg.MODEL.FPN.OUT_CHANNELS
+        if cfg.MODEL.NECK.NAME == "FPN" and channels % CHANNEL_GROUPS:
+            raise InputError(
+                f"MODEL.FPN.OUT_CHANNELS {channels}: the heads of EntitySeg have GroupNorm; expected a "
+                f"multiple of {CHANNEL_GROUPS}"
+            )
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -271,22 +282,27 @@ class EntitySeg(Segmentor):
         names = [f"loss_mask_bank_{path}" for path in self.path_weights]
         names += ["loss_mask_cluster"] if self.overlap_weight else []
         if not len(positives.images):
-            # All parameters keep a gradient, which data-parallel training waits for.
-            zero = 0 * (kernels.sum() + features.sum())
-            zero = zero + sum(0 * parameter.sum() for parameter in self.mask_network.parameters())
+            zero = 0 * (kernels.sum() + features.sum()) + self._no_loss()
             return dict.fromkeys(names, zero)
         images, positions, segments, _ = positives
         points, levels = places.points[positions], places.levels[positions]
         stride = self.level_strides[0]
         inputs = self.mask_network.inputs(features, images, points, levels, stride)
-        logits = self.mask_network(inputs, kernels[images, positions], tuple(self.path_weights))
+        paths = dict.fromkeys((*self.path_weights, *(["111"] if self.overlap_weight else [])))
+        logits = self.mask_network(inputs, kernels[images, positions], tuple(paths))
         entities, groups = torch.stack((images, segments), 1).unique(dim=0, return_inverse=True)
         masks, covered = true_masks(targets, entities, stride // _UPSAMPLING)
         losses = bank_losses(logits, self.path_weights, masks[groups], _UPSAMPLING)
+        # Layers of the bank may be on none of the chosen paths; see `_no_loss`.
+        losses[names[0]] = losses[names[0]] + self._no_loss()
         if self.overlap_weight:
             suppressed = overlap_loss(logits["111"], groups, entities[:, 0], masks, covered, _UPSAMPLING)
             losses["loss_mask_cluster"] = self.overlap_weight * suppressed
         return losses
+
+    def _no_loss(self) -> Tensor | int:
+        """Return 0, with a gradient for the whole bank, which data-parallel training waits for."""
+        return sum(0 * parameter.sum() for parameter in self.mask_network.parameters())
 
     def postprocess(
         self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
