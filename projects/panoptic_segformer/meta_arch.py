@@ -150,6 +150,15 @@ class PanopticSegFormer(Segmentor):
             )
 
     @classmethod
+    def check_names(cls, cfg) -> None:
+        super().check_names(cfg)
+        if cfg.MODEL.NECK.NAME:
+            raise InputError(
+                f"MODEL.NECK.NAME {cfg.MODEL.NECK.NAME} has no effect here: PanopticSegFormer projects the maps "
+                'of MODEL.SEM_SEG_HEAD.IN_FEATURES itself; set it to ""'
+            )
+
+    @classmethod
     def from_config(cls, cfg) -> dict:
         shared = super().from_config(cfg)
         node, test = cfg.MODEL.PANOPTIC_SEGFORMER, cfg.MODEL.PANOPTIC_SEGFORMER.TEST

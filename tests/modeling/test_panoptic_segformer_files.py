@@ -11,6 +11,7 @@ from segzoo.engine import Trainer
 from segzoo.model_zoo import load_config
 from segzoo.projects.panoptic_segformer.key_map import PANOPTIC_SEGFORMER
 from segzoo.solver import build_optimizer
+from segzoo.utils.errors import InputError
 
 LEAF = "panoptic/coco/panoptic_segformer_"
 # Entries of a published file, and those of its backbone.
@@ -237,3 +238,11 @@ def small_r50() -> nn.Module:
     """The heads of R50 on a small backbone."""
     small = ["MODEL.BACKBONE.VARIANT", "r18_quarter", "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]
     return Trainer.build_model(load_config(f"{LEAF}r50", small))
+
+
+def test_a_neck_beside_the_model_s_own_is_refused():
+    cfg = load_config(
+        "panoptic/shapes/panoptic_segformer_r18_quarter", ["MODEL.DEVICE", "cpu", "MODEL.NECK.NAME", "FPN"]
+    )
+    with pytest.raises(InputError, match=r"MODEL.NECK.NAME FPN has no effect here: PanopticSegFormer"):
+        Trainer.build_model(cfg)
