@@ -154,8 +154,8 @@ class PanopticSegFormer(Segmentor):
         super().check_names(cfg)
         if cfg.MODEL.NECK.NAME:
             raise InputError(
-                f"MODEL.NECK.NAME {cfg.MODEL.NECK.NAME} has no effect here: PanopticSegFormer projects the maps "
-                'of MODEL.SEM_SEG_HEAD.IN_FEATURES itself; set it to ""'
+                f"MODEL.NECK.NAME {cfg.MODEL.NECK.NAME} has no effect here: PanopticSegFormer projects the "
+                'maps of MODEL.SEM_SEG_HEAD.IN_FEATURES itself; set it to ""'
             )
 
     @classmethod

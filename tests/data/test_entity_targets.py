@@ -13,6 +13,8 @@ from segzoo.data.label_reader import IndexMap, Segments
 from segzoo.data.targets import Groups, entity_groups, panoptic_groups
 from segzoo.data.training_targets import AugmentedLabels, add_entities, add_entities_rounded
 from segzoo.model_zoo import load_config
+from segzoo.modeling.mask_classification.criterion import targets_from_inputs
+from segzoo.utils.errors import InputError
 
 
 def segments(*classes, crowd=()):
@@ -113,3 +115,22 @@ def test_the_mapper_gives_the_boxes_of_the_published_training(tmp_path, monkeypa
         assert inputs["segment_entity_boxes"].tolist() == expected
         masks = [(inputs["segment_map"] == index).numpy() for index in range(len(expected))]
         np.testing.assert_allclose(inputs["segment_entity_centers"], by_loops(masks)[1], rtol=1e-5)
+
+
+def test_a_missing_entry_is_named_with_the_target_that_returns_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    make_shapes(tmp_path / "shapes", train=1, val=1, size=64, workers=0)
+    record = DatasetCatalog.get("shapes_train")[0]
+
+    def extras(targets):
+        cfg = load_config("entity/shapes/entityseg_r18_quarter", ["INPUT.TARGETS", targets])
+        inputs = SegmentationMapper(cfg, True)(record)
+        size = tuple(inputs["image"].shape[-2:])
+        return targets_from_inputs([inputs], size, "cpu")[0].extras
+
+    for name in ("entity_boxes", "entity_centers", "boxes"):
+        with pytest.raises(
+            InputError, match=rf"no segment_{name}, .* add its step to INPUT.TARGETS"
+        ) as error:
+            extras("('segments',)")[name]
+        assert len(extras(str(error.value).rpartition("INPUT.TARGETS: ")[2].strip('"'))[name])

@@ -19,15 +19,19 @@ from segzoo.utils.errors import InputError
 
 from .point_sampling import corners
 
+# Targets that return entries of other names.
+_TARGET_OF = {"entity_boxes": "entities", "entity_centers": "entities"}
+
 
 class ExtraTargets(dict):
     """Targets besides classes and masks, by name; looking up a missing name raises `InputError`."""
 
     def __missing__(self, name: str) -> Tensor:
         found = f"found {', '.join(self)}" if self else "found none"
+        target = _TARGET_OF.get(name, name)
         raise InputError(
             f"training images have no segment_{name}, which a loss term or matching cost reads besides "
-            f"classes and masks ({found}); add its step to INPUT.TARGETS: \"('segments', '{name}')\""
+            f"classes and masks ({found}); add its step to INPUT.TARGETS: \"('segments', '{target}')\""
         )
 
 
