@@ -51,6 +51,7 @@ _ROW = {
     "gflops": float,
     "official_code": dict,
     "reproduced": dict,
+    "metrics": dict,
     "train_time": float,
     "train_memory": float,
     "model_id": str,
@@ -150,8 +151,12 @@ def _info(where: str, row: dict[str, Any], metrics: dict[str, str], name: str) -
     if url and not re.match(r"https?://", url):
         raise InputError(f"{where}: {url} is not a web address; set url_prefix, or url instead of file")
     md5, sha1 = _MD5_IN_NAME.search(file), _SHA1_IN_NAME.search(file)
+    own = row.get("metrics") or {}
+    for metric in own:
+        if metric not in metrics or metric not in row:
+            raise InputError(f"{where}: metrics: {metric} is not published in this row")
     published = [
-        Published(metric, float(row[metric]), protocol)
+        Published(metric, float(row[metric]), own.get(metric, protocol))
         for metric, protocol in metrics.items()
         if metric in row
     ]

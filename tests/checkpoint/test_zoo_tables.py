@@ -125,6 +125,8 @@ def test_sections_and_rows_restate_what_differs(tmp_path):
     assert rows[NAME].license == "none"
     assert rows["semantic/camvid/maskformer_r18"].license == "BSD"
     assert {info.paper for info in rows.values()} == {"https://p"}
+    protocol = ("        mIoU: 70.25", "        mIoU: 70.25\n        metrics: {mIoU: size not stated}")
+    assert read(table(tmp_path, protocol))[NAME].published[0].protocol == "size not stated"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,11 @@ def test_sections_and_rows_restate_what_differs(tmp_path):
         ("mIoU: 101 validation images, single scale", "mIoU:", "mIoU has no protocol"),
         ("        backbone: MiT-B0\n", "", f"{NAME}: backbone is missing"),
         ("        mIoU: 70.25", "        mIoUs: 70.25", f"{NAME}: unknown key mIoUs; did you mean mIoU"),
+        (
+            "        mIoU: 70.25",
+            "        metrics: {mIoU: flip}",
+            "metrics: mIoU is not published in this row",
+        ),
         ("mIoU: 70.25", "mIoU: high", "mIoU is 'high'; expected a number"),
         ("size: [96, 128]", "size: 96", r"official_code: size is 96; expected \[height, width\]"),
         (", size: [96, 128]", "", "official_code: size is missing"),

@@ -136,3 +136,45 @@ def test_entities_of_every_dataset_are_one_class(dataset):
     cfg = config("swin_large_224_in21k_all", dataset)
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 1
     assert (cfg.TASK, cfg.TEST.TASKS) == ("entity", ("entity",))
+
+
+def test_the_model_of_several_datasets_is_trained_on_them_and_evaluated_on_each():
+    images = {
+        "coco_2017_train_panoptic": 118_287,
+        "ade20k_panoptic_train": 20_210,
+        "cityscapes_fine_panoptic_train": 2_975,
+    }
+    tests = {
+        "coco": (("coco_2017_val_panoptic",), 800, 1333),
+        "ade20k": (("ade20k_panoptic_val",), 800, 1333),
+        "cityscapes": (("cityscapes_fine_panoptic_val",), 1024, 2048),
+    }
+    trained = []
+    for dataset, expected in tests.items():
+        cfg = config("swin_large_224_in21k_all", dataset)
+        assert (tuple(cfg.DATASETS.TEST), cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == expected
+        row = known_models()[f"entity/{dataset}/entityseg_swin_large_224_in21k_all"]
+        assert "not stated" in row.published[0].protocol
+        assert "short side" not in row.published[0].protocol
+        assert cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        assert (cfg.INPUT.FORMAT, cfg.MODEL.BACKBONE.DROP_PATH_RATE) == ("BGR", 0.2)
+        trained.append(cfg)
+    trained.append(config("r50", "coco_ade20k_cityscapes"))
+    assert len(trained[-1].DATASETS.TEST) == 3
+    for cfg in trained:
+        assert tuple(cfg.DATASETS.TRAIN) == tuple(images)
+        epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / sum(images.values())
+        assert epochs == pytest.approx(36, abs=0.05)
+        assert [round(step / cfg.SOLVER.MAX_ITER, 2) for step in cfg.SOLVER.STEPS] == [0.67, 0.92]
+        assert list(cfg.INPUT.MIN_SIZE_TRAIN) == [640, 672, 704, 736, 768, 800]
+
+
+def test_mit_b5_3x_has_three_times_the_iterations_of_1x():
+    once, thrice = config("mit_b5"), config("mit_b5_3x")
+    assert thrice.SOLVER.MAX_ITER == 3 * once.SOLVER.MAX_ITER
+    # 3x of the other models: its last step is 20,000 iterations of batch 16 before the end.
+    assert tuple(thrice.SOLVER.STEPS) == (360_000, 500_000)
+    same = ("IMS_PER_BATCH", "BASE_LR", "WEIGHT_DECAY", "OPTIMIZER")
+    assert [thrice.SOLVER[key] for key in same] == [once.SOLVER[key] for key in same]
+    assert thrice.MODEL.ENTITYSEG == once.MODEL.ENTITYSEG
+    assert thrice.MODEL.ENTITYSEG.MAX_MASKS_PER_IMAGE == 80
