@@ -336,6 +336,21 @@ def test_boxes_without_area_do_not_suppress_each_other_and_ties_at_the_last_plac
     assert limited.positions.tolist() == [0, 1]
 
 
+def test_the_locations_of_a_level_are_limited_by_probability_times_centerness():
+    places = Locations(torch.arange(6.0).reshape(3, 2) * 100, torch.zeros(3, dtype=torch.int64))
+    probabilities, center = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0.1, 0.8, 0.9])
+    found = find_candidates(
+        probabilities.logit(),
+        center.logit(),
+        torch.ones(3, 4),
+        places,
+        torch.tensor([8.0]),
+        candidates_per_level=2,
+    )
+    # 0.09, 0.64 and 0.63
+    assert found.positions.tolist() == [1, 2]
+
+
 def test_boxes_outside_of_the_image_are_not_visible():
     boxes = torch.tensor([[-5.0, 2, 0, 9], [2, 2, 3, 3], [20, 2, 25, 3], [19, 9.5, 30, 12]])
     assert visible_boxes(boxes, (10, 20), (5, 10)).tolist() == [False, True, False, True]

@@ -293,6 +293,14 @@ def test_more_things_than_queries_are_trained():
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert losses["loss_mask_things"] > 0
+    # Losses are divided by the number of things that have a query, and of stuff: 3 + 1, else 5 + 1.
+    more = small_model(num_queries=12).train()
+    same = {key: value for key, value in model.state_dict().items() if not key.startswith("location_decoder")}
+    more.load_state_dict(same, strict=False)
+    others = more([with_segments(64, 96, (0, 2, 0, 2, 0, 1))])
+    assert 4 * losses["loss_mask_stuff"].item() == pytest.approx(
+        6 * others["loss_mask_stuff"].item(), rel=1e-4
+    )
 
 
 def test_every_parameter_gets_a_gradient_in_an_image_without_segments():

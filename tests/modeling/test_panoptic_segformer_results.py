@@ -108,6 +108,15 @@ def test_values_above_one_raise_the_score_and_are_not_dropped_early():
     assert merging.panoptic(found, (1, 3), Thresholds(0.46, 0, 1, 1))[1] == []
 
 
+def test_a_score_just_above_the_threshold_is_not_dropped_early():
+    """The bound by which masks are dropped before they are resized is the score but for one pixel."""
+    found = scored(torch.full((1, 20, 20), 0.9), [1.0], [0], [True])
+    # (0.9 * 10000 / 10001)^2 = 0.80984, the bound is 0.81.
+    segments = merging.panoptic(found, (100, 100), Thresholds(0.8098, 0, 1, 1))[1]
+    assert [one["score"] for one in segments] == pytest.approx([0.80984], abs=1e-5)
+    assert merging.panoptic(found, (100, 100), Thresholds(0.8099, 0, 1, 1))[1] == []
+
+
 def test_no_masks_give_an_empty_map():
     found = scored([row(0.0, 0.4)], [1.0], [0], [False])
     ids, segments = merging.panoptic(found, (2, 4), Thresholds())
