@@ -62,6 +62,8 @@ class EntitySeg(Segmentor):
 
     supported_tasks = ("entity",)
     mapper_targets = ("segments", "entities")
+    # Published files and segzoo's own have different inputs with the same backbone.
+    same_input = True
 
     strides: Tensor
     ranges: Tensor

@@ -104,6 +104,25 @@ class LoadReport:
             f"{consequence}{remedy}"
         )
 
+    def require_same_input(self) -> None:
+        """Raise InputError if the file's model had other channels, mean or standard deviation.
+
+        The message has the overrides that give a configuration the input of the file.
+        """
+        inputs = {
+            "image_format": "INPUT.FORMAT",
+            "pixel_mean": "MODEL.PIXEL_MEAN",
+            "pixel_std": "MODEL.PIXEL_STD",
+        }
+        found = [line for line in self.differences if line.startswith(tuple(f"{name}:" for name in inputs))]
+        if found:
+            theirs = self.description or self.layout_description or {}
+            overrides = [f'{key} "{theirs[name]}"' for name, key in inputs.items() if theirs.get(name)]
+            raise InputError(
+                f"training: {self.path} was trained with another input than this config's ({found[0]}); use "
+                f"the config it was trained with, or give this one its input: {' '.join(overrides)}"
+            )
+
     def log(self) -> None:
         """Log the table, the notes and, as a warning, the weights re-initialized for fine-tuning."""
         logger.info("%s", self)

@@ -274,13 +274,19 @@ class Trainer(TrainerBase):
         ]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Resume from OUTPUT_DIR's last checkpoint, if `resume` and there is one; else load MODEL.WEIGHTS."""
+        """Resume from OUTPUT_DIR's last checkpoint, if `resume` and there is one; else load MODEL.WEIGHTS.
+
+        Raises:
+            InputError: MODEL.WEIGHTS is for another input, and the model has `same_input`.
+        """
         resuming = resume and self.checkpointer.has_checkpoint()
         rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resuming:
             self.iter = self.start_iter = int(rest.get("iteration", self.iter)) + 1
             self._saved_at = self.start_iter - 1
             self._random_states = rest.get("random_states", [])
+        elif self.checkpointer.report and getattr(unwrapped(self.model), "same_input", False):
+            self.checkpointer.report.require_same_input()
 
     def train(self) -> None:
         """Train up to SOLVER.MAX_ITER, or until the evaluation hook stops it, and save model_final.pth.

@@ -81,6 +81,8 @@ class Segmentor(SegmentationModel):
             bands; False: it has the size of the image.
         fixed_shapes: whether the shapes of the raw outputs follow from the size of the image alone, as export
             and compilation need; False for a model that selects boxes between its stages.
+        same_input: whether training from a file whose model had other channels, mean or standard deviation is
+            refused; False: there is a warning.
         semantic_resizing: what is resized to the output size for the task "semantic": class "scores" or
             "masks"; None if unspecified. It is recorded with results.
         backbone: feature extractor, None for a family without one. SOLVER.BACKBONE_MULTIPLIER finds it by
@@ -97,6 +99,7 @@ class Segmentor(SegmentationModel):
     score_kind = "logits"
     coarse_scores = False
     fixed_shapes = True
+    same_input = False
 
     pixel_mean: Tensor
     pixel_std: Tensor

@@ -1,11 +1,15 @@
 """The complete names of EntitySeg's published files, written from the architecture, and where they go."""
 
+import shlex
+
 import pytest
 import torch
 from detectron2.modeling import build_model
 
 from segzoo.checkpoint import SegzooCheckpointer
 from segzoo.checkpoint.key_maps import DERIVED, matches
+from segzoo.cli.prepare.shapes import make_shapes
+from segzoo.engine import Trainer
 from segzoo.engine.model_description import classes_metadata, describe_checkpoint
 from segzoo.model_zoo import load_config
 from segzoo.projects.entityseg.key_map import ENTITYSEG
@@ -199,3 +203,38 @@ def test_a_published_file_is_not_evaluated_with_another_input(file):
         InputError, match=r"trained for another config than this one \(image_format: 'BGR' vs"
     ):
         checkpointer.report.require_complete()
+
+
+def test_training_from_a_file_of_another_input_is_refused_with_the_overrides_for_it(
+    file, tmp_path, monkeypatch
+):
+    path, _ = file
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    make_shapes(tmp_path / "shapes", train=2, val=1, size=64, workers=0)
+    data = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path / "run")]
+    model = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.VARIANT", "b0", "DATALOADER.NUM_WORKERS", "0"]
+    cfg = config("mit_b2_rgb", *model, *data, "SOLVER.IMS_PER_BATCH", "1", "MODEL.WEIGHTS", path)
+    trainer = Trainer(cfg)
+    message = r"^training: .* another input than this config's \(image_format: 'BGR' vs 'RGB'\)"
+    with pytest.raises(InputError, match=message) as error:
+        trainer.resume_or_load(resume=False)
+    assert "\n" not in str(error.value)
+    overrides = shlex.split(str(error.value).rpartition("its input: ")[2])
+    assert overrides[::2] == ["INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"]
+    trainer.checkpointer.description = describe(cfg.clone(), overrides)
+    trainer.resume_or_load(resume=False)
+    # From segzoo's file of the other input, likewise.
+    there = SegzooCheckpointer(trainer.model, str(tmp_path), description=trainer.checkpointer.description)
+    there.save("own")
+    trainer.checkpointer.description = describe(cfg.clone(), [])
+    trainer.cfg = cfg.clone()
+    trainer.cfg.defrost()
+    trainer.cfg.MODEL.WEIGHTS = str(tmp_path / "own.pth")
+    with pytest.raises(InputError, match=message):
+        trainer.resume_or_load(resume=False)
+
+
+def describe(cfg, overrides):
+    cfg.defrost()
+    cfg.merge_from_list(overrides)
+    return describe_checkpoint(cfg, classes_metadata(cfg))
