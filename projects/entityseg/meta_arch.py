@@ -295,11 +295,11 @@ class EntitySeg(Segmentor):
         entities, groups = torch.stack((images, segments), 1).unique(dim=0, return_inverse=True)
         masks, covered = true_masks(targets, entities, stride // _UPSAMPLING)
         losses = bank_losses(logits, self.path_weights, masks[groups], _UPSAMPLING)
-        # Layers of the bank may be on none of the chosen paths; see `_no_loss`.
-        losses[names[0]] = losses[names[0]] + self._no_loss()
         if self.overlap_weight:
             suppressed = overlap_loss(logits["111"], groups, entities[:, 0], masks, covered, _UPSAMPLING)
             losses["loss_mask_cluster"] = self.overlap_weight * suppressed
+        # Layers of the bank may be on none of the chosen paths; see `_no_loss`.
+        losses[names[0]] = losses[names[0]] + self._no_loss()
         return losses
 
     def _no_loss(self) -> Tensor | int:
