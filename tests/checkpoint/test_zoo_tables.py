@@ -365,10 +365,7 @@ def test_a_page_has_its_commands_once(texts):
     for name in texts.keys() - {INDEX}:
         for command in ("train", "evaluate", "predict"):
             assert texts[name].count(f"segzoo {command} ") == 1
-        rows = re.findall(r"^\| \[.*", texts[name], flags=re.MULTILINE)
-        # Weights of a row are links outside of the repository.
-        has_weights = any("](https://" in row for row in rows)
-        assert texts[name].count("segzoo zoo ") == has_weights, name
+        assert texts[name].count("segzoo zoo ") <= 1
 
 
 def test_tables_are_written_one_line_a_key():
@@ -377,3 +374,43 @@ def test_tables_are_written_one_line_a_key():
         names = [name for part in yaml.safe_load(file.read_text())["sections"] for name in part["models"]]
         lines = [line.split("#")[0].strip() for line in file.read_text().splitlines()]
         assert [name for name in names if f"{name}:" not in lines] == []
+
+
+def test_pages_offer_a_download_only_of_files_with_a_direct_link():
+    known, kinds = known_models(), set()
+    for path, text in documents().items():
+        if path == INDEX:
+            continue
+        name = re.search(r"^NAME=(\S+)", text, re.MULTILINE).group(1)
+        on_page = [info for info in known.values() if f"configs/{info.name}.yaml" in text]
+        kind = (
+            "link"
+            if any(one.url for one in on_page)
+            else "page"
+            if any(map(tables.has_link, on_page))
+            else ""
+        )
+        kinds.add(kind)
+        assert ("segzoo zoo $NAME --download" in text) == (kind == "link") == bool(known[name].url), path
+        assert ("downloaded with a browser" in text) == (kind == "page"), path
+    assert kinds == {"link", "page", ""}
+
+
+def test_unused_parameters_are_those_of_the_models_that_the_line_names(tmp_path):
+    spare = (
+        "        params: 3.8",
+        "        params: 3.8\n        only_official: {head.spare: 1200, norm0: 8}",
+    )
+    (section,) = read_table(table(tmp_path, spare))
+    lines = [line for line in tables.section_text(section).splitlines() if "unused parameters" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("- segformer_mit_b0: ")
+    assert "`head.spare` (1,200), `norm0` (8)" in lines[0]
+    other = ("note: segzoo's own", "only_official: {norm0: 16}")
+    (section,) = read_table(table(tmp_path, spare, other))
+    lines = [line for line in tables.section_text(section).splitlines() if "unused parameters" in line]
+    assert [line.split(":")[0] for line in lines] == ["- segformer_mit_b0", "- maskformer_r18"]
+    same = ("note: segzoo's own", "only_official: {head.spare: 1200, norm0: 8}")
+    (section,) = read_table(table(tmp_path, spare, same))
+    (line,) = [line for line in tables.section_text(section).splitlines() if "unused parameters" in line]
+    assert line.startswith("- All: ")

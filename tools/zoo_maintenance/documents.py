@@ -183,15 +183,11 @@ def _page(title: str, group: Sequence[Section]) -> str:
         *_overview_table(shown),
         "",
     ]
-    has_weights = any(one.url or one.page or one.folder for one in models)
-    download = (
-        "segzoo zoo $NAME --download                    # prints FILE, the path of the official weights"
-    )
     text += [
         "```",
-        f"NAME={info.name}  # any model on this page",
+        f"NAME={_example(models).name}  # any model on this page",
         "segzoo train --num-gpus 8 --config-file $NAME  # fewer GPUs: SOLVER.ACCUMULATE keeps the batch size",
-        *([download] if has_weights else []),
+        *_get_weights(models),
         "segzoo evaluate --num-gpus 8 --config-file $NAME --weights FILE",
         "segzoo predict --config-file $NAME --weights FILE --input photos/ --output out/",
         "```\n",
@@ -199,6 +195,24 @@ def _page(title: str, group: Sequence[Section]) -> str:
         _GENERATED,
     ]
     return "\n".join(text) + "\n"
+
+
+def _example(models: Sequence[WeightsInfo]) -> WeightsInfo:
+    """Return the first model with a direct link, else the first with weights, else the first."""
+    places = [next((one for one in models if one.url), None), next(filter(has_link, models), None)]
+    return next((one for one in places if one), models[0])
+
+
+def _get_weights(models: Sequence[WeightsInfo]) -> list[str]:
+    """Return the line of the commands that gets official weights; none if the page has no weights."""
+    if any(one.url for one in models):
+        said = "prints FILE, the path of the official weights"
+        if not all(one.url for one in models):
+            said += ", where the table links a file"
+        return [f"segzoo zoo $NAME --download                    # {said}"]
+    if any(map(has_link, models)):
+        return ["# FILE: official weights, downloaded with a browser from the link in the table"]
+    return []
 
 
 def _overview(group: Sequence[Section]) -> list[tuple[Section, WeightsInfo]]:

@@ -110,15 +110,28 @@ def _footnotes(section: Section) -> list[str]:
             lines.append(f"- {metric}: {protocol}.{how}")
     if section.trained_on:
         lines.append(f"- training time and memory: {section.trained_on}.")
-    for module, count in section.models[0].only_official.items():
-        lines.append(
-            f"- Only in the official code and weights: `{module}`, {count:,} unused parameters, which the "
-            "reproduced counts do not include."
-        )
+    lines += _unused_parameters(section)
     notes = [(info.name.split("/")[-1], info.note) for info in section.models if info.note]
     for note in dict.fromkeys(note for _, note in notes):
         models = [name for name, text in notes if text == note]
         lines.append(f"- {', '.join(models) if len(models) < len(section.models) else 'All'}: {note}.")
+    return lines
+
+
+def _unused_parameters(section: Section) -> list[str]:
+    """Return a line for each set of modules that only the official code has, with its models."""
+    owners: dict[tuple[tuple[str, int], ...], list[str]] = {}
+    for info in section.models:
+        owners.setdefault(tuple(info.only_official.items()), []).append(info.name.split("/")[-1])
+    lines = []
+    for modules, names in owners.items():
+        if modules:
+            models = "All" if len(names) == len(section.models) else ", ".join(names)
+            listed = ", ".join(f"`{module}` ({count:,})" for module, count in modules)
+            lines.append(
+                f"- {models}: unused parameters, only in the official code and weights: {listed}. The "
+                "reproduced counts do not include them."
+            )
     return lines
 
 
