@@ -68,8 +68,8 @@ def read_params(path: Path) -> dict[str, Tensor]:
 
 
 def holds_params(archive: zipfile.ZipFile) -> bool:
-    """Return whether a zip archive holds exactly one `.params` file."""
-    return len(_members(archive)) == 1
+    """Return whether a zip archive holds `.params` files; `read_params` reads one, and refuses several."""
+    return bool(_members(archive))
 
 
 def published_sha1(name: str) -> str:
@@ -121,6 +121,10 @@ def open_params(path: Path) -> Iterator[tuple[IO[bytes], int]]:
                 yield stream, member.file_size
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
         raise ParamsError(str(error) or type(error).__name__) from None
+
+
+def _number_of(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -175,13 +179,17 @@ def _arrays(data: _Bytes) -> Iterator[tuple[str, Tensor]]:
     if struct.pack("<Q", magic) != MAGIC:
         raise ParamsError(f"it starts with {magic:#x}; a .params file starts with 0x112")
     if count * _LEAST_ARRAY > data.left:
-        raise ParamsError(f"its header says {count} arrays, more than fit into {data.left} bytes")
+        raise ParamsError(
+            f"its header says {_number_of(count, 'array')}, more than fit into {data.left} bytes"
+        )
     arrays = [_array(data, f"array {index + 1} of {count}") for index in range(count)]
     (named,) = data.integers("Q", "the number of names")
     if named == 0 and count:
-        raise UnreadableParamsError(f"its {count} arrays have no names; save them with save_parameters")
+        raise UnreadableParamsError(
+            f"it has no names of its {_number_of(count, 'array')}; save it with save_parameters"
+        )
     if named != count:
-        raise ParamsError(f"it holds {count} arrays and {named} names")
+        raise ParamsError(f"it holds {_number_of(count, 'array')} and {_number_of(named, 'name')}")
     names = set()
     for index, array in enumerate(arrays):
         what = f"name {index + 1} of {count}"

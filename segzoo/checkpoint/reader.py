@@ -175,7 +175,7 @@ def _other_format(path: Path, head: bytes) -> str:
 
 
 def _is_zip_of_params(path: Path) -> bool:
-    """Return whether a zip archive is a download of GluonCV: one `.params` file."""
+    """Return whether a zip archive is a download of GluonCV, which holds a `.params` file."""
     try:
         with zipfile.ZipFile(path) as archive:
             return holds_params(archive)

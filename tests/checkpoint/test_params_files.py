@@ -145,8 +145,8 @@ def header(storage=0, ndim=1, shape=(1,), flag=0, version=0xF993FAC9) -> bytes:
 
 REFUSED = {
     "trailing bytes": (listed(ONE, NAMED, b"\0"), "1 bytes follow its last name"),
-    "no names": (listed(ONE, struct.pack("<Q", 0)), "net.params: its 1 arrays have no names"),
-    "fewer names": (listed(ONE, ONE, NAMED, count=2), "it holds 2 arrays and 1 names"),
+    "no names": (listed(ONE, struct.pack("<Q", 0)), "net.params: it has no names of its 1 array;"),
+    "fewer names": (listed(ONE, ONE, NAMED, count=2), "it holds 2 arrays and 1 name"),
     "twice": (
         listed(ONE, ONE, struct.pack("<QQ", 2, 1) + b"x" + struct.pack("<Q", 1) + b"x", count=2),
         "it holds x twice",
@@ -207,7 +207,7 @@ def test_zip_archives_of_something_else_are_refused(tmp_path):
     path = write_zip(tmp_path, content)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("other.params", content)
-    with pytest.raises(InputError, match=r"zip archive without weights of torch\.save; unpack it"):
+    with pytest.raises(InputError, match=r"net\.zip: it holds 2 \.params files; unpack it and give one"):
         read_checkpoint(path)
     path = write_zip(tmp_path, params_bytes({"x": np.zeros(1 << 23, np.float32)}))
     with pytest.raises(
