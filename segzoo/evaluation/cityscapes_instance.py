@@ -15,6 +15,7 @@ from .base import class_table
 from .cityscapes_ap import Matches, Regions, class_precisions, join_matches, match_instances
 from .instance_base import InstanceTaskEvaluator, Prediction, check_mask_size
 from .instance_files import save_instances
+from .unscored import warn_unscored
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +106,7 @@ class InstanceWriter(CityscapesInstanceEvaluator):
     def __init__(self, dataset_name: str, output_dir: str | Path | None = None, **options):
         super().__init__(dataset_name, output_dir, **{**options, "save_predictions": output_dir is not None})
         if output_dir is not None:
-            logger.warning(
-                "%s has no ground truth: its instances are written to %s and not scored",
-                dataset_name,
-                self.folder / self.saved_as,
-            )
+            warn_unscored(dataset_name, self.folder / self.saved_as, "instances")
 
     def score(self, dataset_dict: dict, prediction: Prediction) -> None:  # type: ignore[override]  # no record
         height, width = dataset_dict.get("height"), dataset_dict.get("width")

@@ -1,7 +1,6 @@
 """Write predictions for images without ground truth in the formats of COCO's evaluation server."""
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from .instance_base import Prediction, check_mask_size
 from .panoptic import ImageQuality, PanopticEvaluator
 from .prediction_writer import PredictionWriter
 from .segments import SegmentMap, image_entry
-
-logger = logging.getLogger(__name__)
+from .unscored import warn_unscored
 
 #: The category of COCO's stuff task that stands for all things.
 OTHER = 183
@@ -44,7 +42,7 @@ class PanopticWriter(PanopticEvaluator):
     def __init__(self, dataset_name: str, output_dir: str | Path | None = None, **options):
         super().__init__(dataset_name, output_dir, **{**options, "save_predictions": output_dir is not None})
         if output_dir is not None:
-            _say(dataset_name, self.folder / f"{prediction_io.PANOPTIC_NAME}.json")
+            warn_unscored(dataset_name, self.folder / f"{prediction_io.PANOPTIC_NAME}.json")
 
     def score(self, dataset_dict: dict, prediction: SegmentMap) -> ImageQuality:
         quality = ImageQuality()
@@ -81,7 +79,7 @@ class ResultsWriter(InstanceEvaluator):
     def __init__(self, dataset_name: str, output_dir: str | Path | None = None, **options):
         super().__init__(dataset_name, output_dir, **{**options, "save_predictions": output_dir is not None})
         if output_dir is not None:
-            _say(dataset_name, self.folder / self.saved_as)
+            warn_unscored(dataset_name, self.folder / self.saved_as)
 
     def protocol(self) -> Mapping[str, Any]:
         return {}
@@ -121,7 +119,7 @@ class StuffWriter(PredictionWriter):
         super().__init__(dataset_name, output_dir, **options)
         self.categories = np.where(self.metadata.isthing, OTHER, self.metadata.contiguous_id_to_dataset_id)
         if output_dir is not None:
-            _say(dataset_name, self.folder / f"{prediction_io.STUFF_NAME}.json")
+            warn_unscored(dataset_name, self.folder / f"{prediction_io.STUFF_NAME}.json")
 
     def score(self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor) -> tuple[np.ndarray, list]:
         labels = argmax_labels(prediction) if isinstance(prediction, torch.Tensor) else prediction
@@ -157,9 +155,3 @@ def coco_id(dataset_dict: dict) -> int:
             f"{dataset_dict['file_name']}: has the id {image_id!r}, but COCO's server expects numbers; name "
             "images as COCO does, 000000000139.jpg"
         ) from None
-
-
-def _say(dataset_name: str, path: Path) -> None:
-    logger.warning(
-        "%s has no ground truth: its predictions are written to %s and not scored", dataset_name, path
-    )

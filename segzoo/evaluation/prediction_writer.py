@@ -3,7 +3,6 @@
 Shape shorthand: K classes, H W pixels.
 """
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from segzoo.utils.tasks import SUBMISSION_FORMATS
 from . import prediction_io
 from .histogram import argmax_labels
 from .semantic import SemanticEvaluator
-
-logger = logging.getLogger(__name__)
+from .unscored import warn_unscored
 
 
 class PredictionWriter(SemanticEvaluator):
@@ -49,11 +47,7 @@ class PredictionWriter(SemanticEvaluator):
         # None if the encoding has several values for a class.
         self.file_labels = self.metadata.get("file_labels")
         if output_dir is not None:
-            logger.warning(
-                "%s has no ground truth: its predictions are written to %s and not scored",
-                dataset_name,
-                self.folder / prediction_io.SUBMISSION_FOLDER,
-            )
+            warn_unscored(dataset_name, self.folder / prediction_io.SUBMISSION_FOLDER)
 
     def score(self, dataset_dict: dict, prediction: np.ndarray | torch.Tensor) -> tuple[np.ndarray, list]:
         labels = argmax_labels(prediction) if isinstance(prediction, torch.Tensor) else prediction

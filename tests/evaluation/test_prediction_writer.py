@@ -56,3 +56,10 @@ def test_what_cannot_be_scored_is_not(records, tmp_path):
 def test_a_part_of_an_image_is_no_submission(records, tmp_path):
     with pytest.raises(InputError, match="PROTOCOL that predicts all of it"):
         build_evaluator(SPLIT, ["semantic"], tmp_path, transform_labels=lambda labels: labels[:1])
+
+
+def test_evaluators_that_are_checked_and_built_warn_once(records, tmp_path, caplog):
+    for folder in (None, "out", "out", "other"):
+        build_evaluator(SPLIT, ["semantic", "instance"], folder and tmp_path / folder)
+    said = [one for one in caplog.messages if "has no ground truth" in one]
+    assert len(said) == len(set(said)) == 4
