@@ -34,6 +34,10 @@ def read_coco_json(json_file: str | Path, json_format: str) -> dict[str, list[di
     """
     try:
         content = _parsed(Path(json_file).read_bytes())
+    except FileNotFoundError:
+        raise InputError(
+            f"{json_file}: there is no such file; expected COCO's {json_format} format"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{json_file}: cannot be read as JSON ({error}); correct it, or export or download it again"

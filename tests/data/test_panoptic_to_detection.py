@@ -426,7 +426,7 @@ def test_wrong_words_are_one_line(tool, datasets_folder, tmp_path, capsys):
         (["mapillary_vistas"], "has no panoptic labels; give mapillary_vistas_panoptic"),
         ([labels], "roads.yaml: has no panoptic labels"),
         (["coco", "--split", "val"], "--split val: coco_panoptic.yaml has coco_2017_train_panoptic"),
-        (["--json", tmp_path / "no.json"], "no.json: cannot be read as JSON"),
+        (["--json", tmp_path / "no.json"], "no.json: there is no such file"),
         (["--json", json_file, "--masks", tmp_path / "no"], "name it with --masks"),
         (["--json", json_file, "--output", json_file], "is the panoptic JSON itself"),
         (["--json", json_file, "--output", tmp_path / "there.json"], "exists; give --overwrite"),
@@ -490,7 +490,10 @@ def test_two_splits_are_not_written_to_one_file(tool, datasets_folder, tmp_path,
     train = val.with_name("panoptic_train2017.json")
     train.write_text(val.read_text())
     (datasets_folder / "coco/panoptic_train2017").symlink_to(datasets_folder / "coco/panoptic_val2017")
-    assert tool("coco", "--output", tmp_path / "one.json") == 1
-    assert "choose one with --split" in capsys.readouterr().err
+    assert tool("coco", "--output", tmp_path / "one.json") == 2
+    said = capsys.readouterr()
+    assert "choose one with --split" in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "one.json").exists()
     assert tool("coco", "--output", tmp_path / "both") == 0
     assert len(list((tmp_path / "both").iterdir())) == 2

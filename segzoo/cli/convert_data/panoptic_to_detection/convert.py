@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -64,28 +64,48 @@ def convert(arguments: argparse.Namespace) -> int:
             return 1
         return 0
     dataset, splits = find_splits(arguments)
-    done: dict[Path, str] = {}
     errors: list[InputError] = []
-    for split in splits:
+    for source in _sources(arguments, dataset, splits, errors):
         try:
-            source = _source(arguments, split, *panoptic_files(dataset, split))
-            other = done.setdefault(source.output, split)
-            if other != split:
-                raise InputError(
-                    f"{split}: would be written to {source.output}, as {other}; choose one with --split, or "
-                    "leave --output out"
-                )
             if source.output.exists() and not arguments.overwrite:
-                print(f"{split}: {source.output} is there; --overwrite converts again")
+                print(f"{source.name}: {source.output} is there; --overwrite converts again")
             else:
                 convert_source(arguments, source)
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            errors.append(error)
+            _report(error, errors)
     nothing_done = len(errors) == len(splits) and not any(
         isinstance(one, BrokenImagesError) for one in errors
     )
     return 2 if nothing_done else min(len(errors), 1)
+
+
+def _sources(
+    arguments: argparse.Namespace, dataset: DatasetFile, splits: Sequence[str], errors: list[InputError]
+) -> list[Source]:
+    """Return the sources of the splits that are there; errors of the others are printed and added.
+
+    Raises:
+        InputError: two splits would be written to one file.
+    """
+    found: dict[Path, Source] = {}
+    for split in splits:
+        try:
+            source = _source(arguments, split, *panoptic_files(dataset, split))
+        except InputError as error:
+            _report(error, errors)
+            continue
+        other = found.setdefault(source.output, source)
+        if other is not source:
+            raise InputError(
+                f"{split}: would be written to {source.output}, as {other.name}; choose one with --split, or "
+                "leave --output out"
+            )
+    return list(found.values())
+
+
+def _report(error: InputError, errors: list[InputError]) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    errors.append(error)
 
 
 def find_splits(arguments: argparse.Namespace) -> tuple[DatasetFile, list[str]]:
