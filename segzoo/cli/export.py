@@ -77,12 +77,19 @@ def run(args: argparse.Namespace) -> int:
     from segzoo.checkpoint import load_checkpoint
     from segzoo.engine import find_trainer, resolve_device
     from segzoo.engine.model_description import describe
-    from segzoo.export.torch_export import describe_program, export_program, save_program
+    from segzoo.export.torch_export import (
+        check_exportable,
+        describe_program,
+        export_program,
+        save_program,
+    )
 
     cfg.MODEL.DEVICE = resolve_device(cfg)
     if not cfg.MODEL.WEIGHTS:
         raise InputError("export: MODEL.WEIGHTS is empty; give a checkpoint: --weights FILE")
     model = find_trainer(cfg).build_model(cfg).eval()
+    # Before the weights, which may have to be downloaded.
+    check_exportable(model)
     report = load_checkpoint(model, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
     ours = describe(cfg, MetadataCatalog.get(classes_dataset(cfg)))
     report.compare(ours)

@@ -63,13 +63,16 @@ def read_best(folder: str | Path, metric: str) -> Best | None:
         return None
 
 
-def closing_lines(folder: str | Path, iterations: int, best: Best | None, evaluated: bool) -> list[str]:
+def closing_lines(
+    folder: str | Path, iterations: int, best: Best | None, evaluated: bool, exportable: bool
+) -> list[str]:
     """Return the last lines of a training's log: best score, files, and commands to use them.
 
     Args:
         folder: OUTPUT_DIR.
         iterations: number of iterations trained.
         evaluated: whether there are datasets to evaluate on.
+        exportable: whether `segzoo export` can write the model.
     """
     folder = Path(folder)
     score = f"; best {best.metric} {best.value:.4f}, at iteration {best.iteration}" if best else ""
@@ -84,6 +87,8 @@ def closing_lines(folder: str | Path, iterations: int, best: Best | None, evalua
     }
     if not evaluated:
         commands.pop("evaluate")
+    if not exportable:
+        commands.pop("export")
     return [
         f"Finished after {iterations} iterations{score}",
         f"Files in {folder}: {there}",

@@ -328,7 +328,8 @@ class Trainer(TrainerBase):
         if not comm.is_main_process():
             return
         best = read_best(self.cfg.OUTPUT_DIR, self.cfg.TEST.BEST_METRIC)
-        for line in closing_lines(self.cfg.OUTPUT_DIR, self.iter, best, bool(self.cfg.DATASETS.TEST)):
+        evaluated, exportable = bool(self.cfg.DATASETS.TEST), self._segmentor.fixed_shapes
+        for line in closing_lines(self.cfg.OUTPUT_DIR, self.iter, best, evaluated, exportable):
             logger.info("%s", line)
 
     def _check_output_dir(self) -> None:

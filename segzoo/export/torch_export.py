@@ -42,6 +42,19 @@ class Network(nn.Module):
         return self.model.batch_outputs(images)
 
 
+def check_exportable(model: nn.Module) -> None:
+    """Refuse a model that export cannot write, whatever its weights.
+
+    Raises:
+        InputError: shapes of its outputs depend on the pixels.
+    """
+    if not as_segmentor(model).fixed_shapes:
+        raise InputError(
+            f"{type(model).__name__} cannot be exported: the number of boxes that it passes on depends on "
+            "the image; `segzoo predict` and segzoo.engine.Predictor run it"
+        )
+
+
 @torch.no_grad()
 def export_program(model: nn.Module, size: tuple[int, int], batch_size: int = 1) -> ExportedProgram:
     """Trace a model, which has to be in eval mode, for one image size.
@@ -54,11 +67,7 @@ def export_program(model: nn.Module, size: tuple[int, int], batch_size: int = 1)
     Raises:
         InputError: the model's control flow or shapes depend on values of tensors.
     """
-    if not as_segmentor(model).fixed_shapes:
-        raise InputError(
-            f"{type(model).__name__} cannot be exported: the number of boxes that it passes on depends on "
-            "the image; `segzoo predict` and segzoo.engine.Predictor run it"
-        )
+    check_exportable(model)
     try:
         return torch.export.export(Network(model), (_noise(model, size, batch_size),))
     except RuntimeError as error:

@@ -21,6 +21,7 @@ from segzoo.engine.best import Best, read_best
 from segzoo.engine.hooks import EvaluationHook
 from segzoo.engine.metrics_log import LossRecorder
 from segzoo.engine.progress import ProgressPrinter
+from segzoo.modeling import Segmentor
 from segzoo.utils.logging import _ScreenFormatter, fitted
 from segzoo.utils.loss_names import loss_terms
 from tests.engine.toy_training import ToyTrainer, metrics, run_toy, toy_cfg
@@ -207,6 +208,12 @@ def test_the_last_lines_give_the_result_and_the_next_commands(tmp_path, capsys, 
     scored(tmp_path / "other", [10.0] * 5)
     (tool,) = re.findall(r"To evaluate: \S+ (.*) --eval-only", capsys.readouterr().out)
     assert Path(tool).is_file()
+
+
+def test_no_export_is_offered_of_a_model_that_it_refuses(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Segmentor, "fixed_shapes", False)
+    scored(tmp_path, [10.0] * 5)
+    assert set(re.findall(r"To (\w+): ", capsys.readouterr().out)) == {"evaluate", "draw"}
 
 
 def test_a_trainer_without_metrics_gets_no_warning_about_a_removed_folder(tmp_path):

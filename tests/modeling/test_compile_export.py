@@ -205,3 +205,12 @@ def test_a_failed_export_is_reported_in_one_line(tmp_path, capsys, change, messa
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_refused_model_reads_no_weights(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("segzoo.checkpoint.load_checkpoint", lambda *_, **__: pytest.fail("weights are read"))
+    name = "instance/shapes/mask_rcnn_fpn_r18_quarter"
+    words = ["--config-file", name, "--output", str(tmp_path / "model.pt2"), "--size", "64", "64"]
+    weights = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+    assert export.main([*words, "--opts", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", weights]) == 2
+    assert "MaskRCNN cannot be exported" in capsys.readouterr().err
