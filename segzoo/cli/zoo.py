@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from segzoo.utils.commands import command_line
 from segzoo.utils.errors import InputError
+from segzoo.utils.published_names import known_names
 from segzoo.utils.tasks import TASKS
 from segzoo.utils.text import did_you_mean
 
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: no such model, dataset or license.
     """
     from segzoo.config.files import zoo_name
-    from segzoo.model_zoo.search import all_entries, find_models
+    from segzoo.model_zoo.search import all_entries, find_models, similar_name
 
     entries = all_entries()
     names = {entry.name: entry for entry in entries}
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         given = " ".join(arguments.search)
         if not given:
             raise InputError("--download needs the NAME of a model; without it, all names are listed")
-        raise InputError(f"the zoo has no model {given}{did_you_mean(name, names)}")
+        raise InputError(f"the zoo has no model {given}{did_you_mean(name, [*names, *known_names()])}")
     datasets = sorted({entry.name.split("/")[1] for entry in entries})
     if arguments.dataset and arguments.dataset not in datasets:
         hint = did_you_mean(arguments.dataset, datasets) or f"; expected one of {', '.join(datasets)}"
@@ -102,7 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not found:
         licenses = sorted({entry.info.license for entry in entries if entry.info})
         listed = f"; licenses are: {'; '.join(licenses)}" if arguments.license else ""
-        raise InputError(f"no model of the zoo meets all of that{listed}")
+        hint = similar_name(entries, " ".join(arguments.search)) if arguments.search else ""
+        raise InputError(f"no model of the zoo meets all of that{hint}{listed}")
     found.sort(key=lambda entry: (*entry.name.split("/")[:2], -(entry.value or 0), entry.name))
     if arguments.json:
         print(json.dumps([_as_json(entry) for entry in found], indent=1))
@@ -141,6 +143,11 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def _percent(value: float) -> str:
+    """Return a metric as published: with a decimal, or two."""
+    return f"{value:.2f}".removesuffix("0")
+
+
 def _show(entry: "Entry", as_json: bool) -> int:
     if as_json:
         print(json.dumps(_as_json(entry), indent=1))
@@ -164,9 +171,9 @@ def _described(entry: "Entry") -> Iterator[tuple[str, str]]:
     yield "schedule", info.schedule
     for index, published in enumerate(info.published):
         name = "published" if index == 0 else ""
-        yield name, f"{published.metric} {published.value:g} %, {published.protocol}"
+        yield name, f"{published.metric} {_percent(published.value)} %, {published.protocol}"
     for metric, value in info.reproduced.metrics.items() if info.reproduced else ():
-        yield "reproduced", f"{metric} {value:g} %"
+        yield "reproduced", f"{metric} {_percent(value)} %"
     if info.reproduced:
         height, width = info.reproduced.size
         yield (

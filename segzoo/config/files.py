@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 import segzoo
 from segzoo.utils.errors import InputError
 from segzoo.utils.paths import is_same_file, user_path
-from segzoo.utils.published_names import find_names
+from segzoo.utils.published_names import find_names, known_names
 from segzoo.utils.text import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ def find_config(path: str | Path) -> Path:
     names = [str(file.relative_to(root))[: -len(".yaml")] for file in root.rglob("*.yaml")]
     wanted = str(path).removeprefix("configs/").removesuffix(".yaml")
     found = "is a folder; give one of its files" if os.path.isdir(given) else "does not exist"
+    if "/" not in wanted:
+        names += known_names()
     hint = did_you_mean(wanted, names) or "; `segzoo zoo` lists the names"
     raise InputError(f"config file {path} {found}{hint}")
 

@@ -65,9 +65,17 @@ def published_names(name: str) -> tuple[Named, ...]:
     if not _NAME.fullmatch(name):
         return ()
     found = [
-        (info, section.source) for section in sections() for info in section.models if info.model_id == name
+        (info, section.source or section.method)
+        for section in sections()
+        for info in section.models
+        if info.model_id == name
     ]
     return tuple(Named(info.name, source) for info, source in sorted(found, key=lambda pair: not pair[0].url))
+
+
+def all_published_names() -> tuple[str, ...]:
+    """Return all names that `published_names` knows."""
+    return tuple(info.model_id for info in known_models().values() if _NAME.fullmatch(info.model_id))
 
 
 @functools.cache

@@ -1,7 +1,9 @@
 """Find models of the zoo by task, dataset, name, size and license."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+from segzoo.utils.text import did_you_mean
 
 from .names import list_models
 from .records import WeightsInfo
@@ -70,12 +72,12 @@ def find_models(
         entries: the models to choose from.
         task: semantic | panoptic | instance | entity.
         dataset: as in names: ade20k, coco, ...
-        text: words that the name, method or backbone contains, ignoring case.
+        text: words that the name, method or backbone contains, ignoring case, `-` and `_`.
         license: text that the license of the weights contains, ignoring case.
         max_params: largest number of parameters in millions; uncounted models are left out.
         with_weights: only models with a direct link to official weights.
     """
-    words = text.lower().split()
+    words = _squeezed(text).split()
 
     def meets(entry: Entry) -> bool:
         own_task, own_dataset, _ = entry.name.split("/")
@@ -85,10 +87,22 @@ def find_models(
         return (
             task in ("", own_task)
             and dataset in ("", own_dataset)
-            and all(word in searched.lower() for word in words)
+            and all(word in _squeezed(searched) for word in words)
             and (not license or (entry.info is not None and license.lower() in entry.info.license.lower()))
             and (max_params is None or (entry.params is not None and entry.params <= max_params))
             and (not with_weights or entry.weights == "link")
         )
 
     return [entry for entry in entries if meets(entry)]
+
+
+def similar_name(entries: Sequence[Entry], text: str) -> str:
+    """Return "; did you mean ...?" with a name or method that begins so or is similar, else ""."""
+    known = [entry.name.split("/")[-1] for entry in entries]
+    known += [name for entry in entries if entry.info for name in (entry.info.method, entry.info.model_id)]
+    longer = [name for name in known if text and name.lower().startswith(text.lower())]
+    return did_you_mean(text, known) if not longer else f"; did you mean {longer[0]}?"
+
+
+def _squeezed(text: str) -> str:
+    return text.lower().replace("-", "").replace("_", "")

@@ -12,7 +12,7 @@ class Named(NamedTuple):
 
     Attributes:
         configuration: its name in the zoo.
-        source: the code base, as the zoo's tables call it.
+        source: the code base, as the zoo's tables call it, or the method if there is only one.
     """
 
     configuration: str
@@ -25,7 +25,8 @@ _sources: list[str] = []
 def register_names(module: str) -> None:
     """Register a module whose `published_names(name)` returns the configurations with that name.
 
-    They are listed in order of preference; unknown names give ().
+    They are listed in order of preference; unknown names give (). Its `all_published_names()` returns the
+    known ones.
     """
     _sources.append(module)
 
@@ -33,3 +34,8 @@ def register_names(module: str) -> None:
 def find_names(name: str) -> list[Named]:
     """Return the configurations whose authors call the model so, the preferred one first."""
     return [found for module in _sources for found in importlib.import_module(module).published_names(name)]
+
+
+def known_names() -> list[str]:
+    """Return the names of models in other code bases, such as GluonCV's `fcn_resnet50_ade`."""
+    return [name for module in _sources for name in importlib.import_module(module).all_published_names()]

@@ -257,3 +257,8 @@ def test_values_of_detectron2s_detectors_are_checked(key, value, expected):
     assert str(caught.value).startswith(f"MODEL.{key} ")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_misspelled_name_of_another_code_base_gets_a_suggestion():
+    with pytest.raises(InputError, match="fcn_resnet50_adee does not exist; did you mean fcn_resnet50_ade"):
+        load_config("fcn_resnet50_adee")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from segzoo.cli import zoo
-from segzoo.config.files import config_root
+from segzoo.config.files import _name_of_authors, config_root, find_config
 from segzoo.model_zoo import list_models, official, registry
 from segzoo.model_zoo.registry import known_models
 
@@ -84,6 +84,37 @@ def test_the_page_of_a_model_has_its_numbers_its_license_and_commands(capsys):
     assert shown.out.count(f"--weights {info.url}") == 2
 
 
+@pytest.mark.parametrize("word", ["maskrcnn", "mask-rcnn", "Mask_RCNN"])
+def test_hyphens_and_underscores_of_words_are_not_compared(word, capsys):
+    _, shown = run(capsys, word)
+    assert sorted(listed(shown)) == [name for name in list_models() if "/mask_rcnn_" in name]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "code"),
+    [
+        ("entity_r50_1x", "entity/coco/entityseg_r50", "EntitySeg"),
+        ("entity_swin_lw7_3x", "entity/coco/entityseg_swin_large_224_in21k_3x", "EntitySeg"),
+        ("panformer_r50_24e_coco_panoptic", "panoptic/coco/panoptic_segformer_r50", "Panoptic SegFormer"),
+    ],
+)
+def test_names_of_the_authors_configurations_are_known(theirs, ours, code, capsys, caplog):
+    _name_of_authors.cache_clear()  # it logs once
+    status, shown = run(capsys, theirs)
+    assert status == 0
+    assert f"model         {ours}\n" in shown.out
+    assert f"{theirs}, a name of {code}, is {ours} here" in caplog.text
+    assert find_config(theirs) == config_root() / f"{ours}.yaml"
+
+
+def test_metrics_have_a_decimal_as_on_the_pages(capsys):
+    name = "entity/coco/entityseg_swin_large_224_in21k_3x"
+    assert known_models()[name].value("AP rescored") == 40
+    _, shown = run(capsys, name)
+    assert "AP rescored 40.0 %, " in shown.out
+    assert "AP 38.6 %, " in shown.out
+
+
 def test_a_configuration_without_a_row_says_so(capsys):
     _, shown = run(capsys, "semantic/shapes/pspnet_r18_quarter")
     assert "published     nothing" in shown.out
@@ -133,6 +164,10 @@ def test_weights_that_only_a_browser_gets_name_the_page(capsys):
         (["--download"], "--download needs the NAME of a model"),
         (["mask2former", "r50", "--download"], "the zoo has no model mask2former r50"),
         (["--max-params", "0.001"], "no model of the zoo meets all of that"),
+        (["panformer_r50_24e"], "did you mean panformer_r50_24e_coco_panoptic?"),
+        (["segformr"], "did you mean SegFormer?"),
+        (["fcn_resnet50_adee"], "did you mean fcn_resnet50_ade?"),
+        (["fcn_resnet50_adee", "--download"], "did you mean fcn_resnet50_ade?"),
     ],
 )
 def test_what_is_not_there_is_one_line(words, message, capsys):
