@@ -40,6 +40,22 @@ def with_bases(file):
         yield from with_bases(base)
 
 
+def test_the_document_of_recipes_has_a_row_for_each_folder():
+    rows = re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs/recipes.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(file.name for file in (BASES / "recipes").iterdir() if file.is_dir())
+
+
+def test_the_readme_counts_the_methods():
+    listed = re.findall(
+        r"^\| \[.*projects/(\w+)/", (REPOSITORY / "docs/methods.md").read_text(), re.MULTILINE
+    )
+    assert sorted(listed) == sorted(file.parent.name for file in REPOSITORY.glob("projects/*/README.md"))
+    (count,) = re.findall(
+        r"^\| Methods \| (\d+) and two baselines", (REPOSITORY / "README.md").read_text(), re.M
+    )
+    assert int(count) == len(listed) - 1  # the baselines share a row
+
+
 def test_no_key_is_set_by_two_folders():
     folders = {}
     for file in BASES.rglob("*.yaml"):
