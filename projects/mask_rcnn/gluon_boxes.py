@@ -121,8 +121,9 @@ def label_anchors(ious: Tensor, inside: Tensor, positive: float, negative: float
 def sample_regions(positive: Tensor, order: Tensor, count: int, fraction: float) -> tuple[Tensor, int]:
     """Draw regions for the second stage, some of them twice.
 
-    The first `fraction` of the draws takes positive regions, then negative ones; the others take negative
-    ones, then positive ones if these run out. They do not exclude each other.
+    The first `fraction` of the draws, F, takes positive regions, then negative ones. The others leave out
+    the first F regions of the permutation and take the negative ones of the rest, then positive ones if these
+    run out. So only positive regions are drawn twice, as on GPUs in GluonCV, where ties keep their order.
 
     Args:
         positive: (R,) bool.
@@ -136,4 +137,6 @@ def sample_regions(positive: Tensor, order: Tensor, count: int, fraction: float)
     positives, negatives = order[positive[order]], order[~positive[order]]
     first = round(count * fraction)
     chosen = torch.cat((positives, negatives))[:first]
-    return torch.cat((chosen, torch.cat((negatives, positives))[: count - first])), len(chosen)
+    rest = order[first:]
+    others = torch.cat((rest[~positive[rest]], rest[positive[rest]]))[: count - first]
+    return torch.cat((chosen, others)), len(chosen)
