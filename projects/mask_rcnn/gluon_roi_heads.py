@@ -31,6 +31,8 @@ from .gluon_boxes import box_coder, detect, sample_regions
 
 # Samples of a bin along each axis, in features and in the masks to learn.
 _SAMPLES = 2
+# Pixels of masks to learn that are numbers at a time.
+_PIXELS_AT_ONCE = 2**23
 _CANONICAL_SIDE = 224
 _CANONICAL_LEVEL = 4
 
@@ -169,36 +171,47 @@ class SoftTargetMaskHead(MaskRCNNConvUpsampleHead):
         if not len(logits):
             return {"loss_mask": logits.sum() * 0}
         classes = torch.cat([one.gt_classes for one in instances])
-        targets = torch.cat(
-            [soft_masks(one.gt_masks, one.proposal_boxes.tensor, logits.shape[-1]) for one in instances]
-        )
+        side = logits.shape[-1]
+        targets = torch.cat([_soft_targets(one.gt_masks, one.proposal_boxes.tensor, side) for one in instances])
         own = logits[torch.arange(len(logits), device=logits.device), classes]
         return {"loss_mask": F.binary_cross_entropy_with_logits(own, targets) * self.loss_weight}
 
 
-def soft_masks(masks: BitMasks | PolygonMasks, boxes: Tensor, side: int) -> Tensor:
+def soft_masks(
+    masks: BitMasks | PolygonMasks, boxes: Tensor, side: int, index: Tensor | None = None
+) -> Tensor:
     """Return the shares of masks in the bins of boxes, (R, side, side) float in [0, 1].
 
+    Memory is bounded: masks become numbers in groups, each once for all of its boxes.
+
     Args:
-        masks: R masks of a whole image.
+        masks: of a whole image.
         boxes: (R, 4) x0, y0, x1, y1.
+        index: (R,) int64, the mask of each box; None for R masks in the order of the boxes.
     """
+    result = boxes.new_zeros((len(boxes), side, side))
+    if not len(boxes):
+        return result
     if isinstance(masks, PolygonMasks):
-        size = (
-            [int(value) for value in boxes.reshape(-1, 4).max(0).values.ceil().add(1)] if len(boxes) else []
-        )
-        height, width = (size[3], size[2]) if size else (1, 1)
+        width, height = boxes[:, 2:].max(0).values.ceil().add(1).int().tolist()
         masks = BitMasks.from_polygon_masks(masks, height, width)
-    planes = masks.tensor.to(device=boxes.device, dtype=boxes.dtype)
-    if not len(planes):
-        return planes.new_zeros((0, side, side))
-    index = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None]
+    if index is None:
+        index = torch.arange(len(boxes), device=boxes.device)
     align = ROIAlign((side, side), 1.0, sampling_ratio=_SAMPLES, aligned=False)
-    return align(planes[:, None], torch.cat((index, boxes), 1))[:, 0]
+    count, height, width = masks.tensor.shape
+    step = max(1, _PIXELS_AT_ONCE // (height * width))
+    for start in range(0, count, step):
+        chosen = ((index >= start) & (index < start + step)).nonzero()[:, 0]
+        if len(chosen):
+            planes = masks.tensor[start : start + step].to(device=boxes.device, dtype=boxes.dtype)
+            plane = (index[chosen] - start).to(boxes.dtype)
+            regions = torch.cat((plane[:, None], boxes[chosen]), 1)
+            result[chosen] = align(planes[:, None], regions)[:, 0]
+    return result
 
 
 class _Matched:
-    """Masks of samples, which are copied only once it is known which samples learn them."""
+    """Masks of samples, without a copy of the mask of an object for each of its samples."""
 
     def __init__(self, masks: BitMasks | PolygonMasks, index: Tensor):
         """
@@ -215,8 +228,16 @@ class _Matched:
     def __getitem__(self, item: Any) -> "_Matched":
         return _Matched(self.masks, self.index[item])
 
-    def copied(self) -> BitMasks | PolygonMasks:
-        return self.masks[self.index]
+    def crop_and_resize(self, boxes: Tensor, side: int) -> Tensor:
+        """Return the binary targets of Detectron2's mask head, see `BitMasks.crop_and_resize`."""
+        return self.masks[self.index].crop_and_resize(boxes, side)
+
+
+def _soft_targets(masks: BitMasks | PolygonMasks | _Matched, boxes: Tensor, side: int) -> Tensor:
+    """Return `soft_masks` of samples."""
+    if isinstance(masks, _Matched):
+        return soft_masks(masks.masks, boxes, side, masks.index)
+    return soft_masks(masks, boxes, side)
 
 
 class _Sampling:
@@ -256,10 +277,7 @@ class _Sampling:
 
 def _learned(proposals: list[Instances]) -> list[Instances]:
     """Return the samples whose masks are learned; images without objects are left out."""
-    learned = [one[one.has_targets] for one in proposals if one.has("gt_masks")]
-    for one in learned:
-        one.gt_masks = one.gt_masks.copied()
-    return learned
+    return [one[one.has_targets] for one in proposals if one.has("gt_masks")]
 
 
 @ROI_HEADS_REGISTRY.register()

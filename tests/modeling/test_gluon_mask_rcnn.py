@@ -11,6 +11,7 @@ from detectron2.utils.events import EventStorage
 
 from segzoo.model_zoo.configs import load_config
 from segzoo.modeling.backbones import resnet
+from segzoo.projects.mask_rcnn import gluon_roi_heads
 from segzoo.projects.mask_rcnn.gluon_anchors import WindowAnchorGenerator
 from segzoo.projects.mask_rcnn.gluon_boxes import (
     box_coder,
@@ -168,12 +169,12 @@ def toys(monkeypatch):
     monkeypatch.setitem(resnet.VARIANTS, "r18_v1b", toy)
 
 
-def model_of(kind):
+def model_of(kind, more=()):
     words = ["MODEL.DEVICE", "cpu", "MODEL.RPN.CONV_DIMS", "[8]", "MODEL.ROI_MASK_HEAD.CONV_DIM", "4"]
     if kind == "fpn":
         words += ["MODEL.FPN.OUT_CHANNELS", "4", "MODEL.ROI_BOX_HEAD.FC_DIM", "8"]
     torch.manual_seed(0)
-    return build_model(load_config(f"instance/coco/mask_rcnn_{kind}_r18_v1b", words))
+    return build_model(load_config(f"instance/coco/mask_rcnn_{kind}_r18_v1b", [*words, *more]))
 
 
 def sample(boxes, side=96):
@@ -204,8 +205,27 @@ def test_it_learns_boxes_and_masks_beside_an_image_without_objects(kind, toys):
     assert losses["loss_mask"] == losses["loss_box_reg"] == losses["loss_rpn_loc"] == 0
 
 
-def test_only_masks_to_learn_are_copied(toys, monkeypatch):
-    """A quarter of the samples at most; those of other samples would be as many bytes as all images."""
+def test_masks_become_numbers_in_groups(monkeypatch):
+    """Boxes share the masks of their objects, of which a group at a time is a float plane."""
+    masks = torch.from_numpy(np.random.default_rng(0).random((5, 8, 8)) < 0.5)
+    boxes = torch.tensor([[0.0, 0, 8, 8], [1, 2, 5, 7], [3, 0, 8, 4], [0, 1, 6, 8], [2, 2, 6, 6], [0, 0, 4, 4]])
+    index = torch.tensor([4, 0, 2, 4, 1, 0])
+    expected = torch.cat([soft_masks(BitMasks(masks[i][None]), box[None], 2) for i, box in zip(index, boxes)])
+    sizes, align = [], gluon_roi_heads.ROIAlign.forward
+    monkeypatch.setattr(
+        gluon_roi_heads.ROIAlign, "forward", lambda *args: sizes.append(args[1].numel()) or align(*args)
+    )
+    assert torch.equal(soft_masks(BitMasks(masks), boxes, 2, index), expected)
+    assert sizes == [5 * 64]
+    sizes.clear()
+    monkeypatch.setattr(gluon_roi_heads, "_PIXELS_AT_ONCE", 2 * 64)
+    assert torch.equal(soft_masks(BitMasks(masks), boxes, 2, index), expected)
+    assert sizes == [2 * 64, 2 * 64, 64]
+
+
+@pytest.mark.parametrize("name", ["SoftTargetMaskHead", "MaskRCNNConvUpsampleHead"])
+def test_no_mask_is_copied_for_each_sample(name, toys, monkeypatch):
+    """Copies are as many bytes as all images of the batch; Detectron2's head needs them for its samples."""
     copied = []
     original = BitMasks.__getitem__
     monkeypatch.setattr(
@@ -213,11 +233,11 @@ def test_only_masks_to_learn_are_copied(toys, monkeypatch):
         "__getitem__",
         lambda self, item: copied.append(len(item)) or original(self, item),
     )
-    model = model_of("fpn").train()
+    model = model_of("fpn", ["MODEL.ROI_MASK_HEAD.NAME", name]).train()
     model.roi_heads.batch_size_per_image = 40
     with EventStorage():
         assert model([sample([(10, 10, 60, 70), (40, 5, 90, 50)])])["loss_mask"] > 0
-    assert 0 < sum(copied) <= 10
+    assert (0 < sum(copied) <= 10) if name == "MaskRCNNConvUpsampleHead" else not copied
 
 
 def test_losses_of_both_stages_are_divided_by_the_samples(toys):
