@@ -122,18 +122,20 @@ class GluonOutputLayers(FastRCNNOutputLayers):
         boxes = self.box2box_transform.apply_deltas(deltas, regions).view(len(regions), -1, 4)
         probabilities = scores.softmax(-1)[:, :-1]
         counts = [len(one) for one in proposals]
-        detections = [
-            detect(
+        detections = []
+        for *of_image, proposal in zip(
+            boxes.split(counts), probabilities.split(counts), proposals, strict=True
+        ):
+            if proposal.has("copies"):
+                of_image = [one.repeat_interleave(proposal.copies, dim=0) for one in of_image]
+            found = detect(
                 *of_image,
                 proposal.image_size,
                 score_thresh=self.test_score_thresh,
                 nms_thresh=self.test_nms_thresh,
                 max_detections=self.test_topk_per_image,
             )
-            for *of_image, proposal in zip(
-                boxes.split(counts), probabilities.split(counts), proposals, strict=True
-            )
-        ]
+            detections.append(found)
         return detections, None
 
     def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ class JointRPN(RPN):
     """Detectron2's RPN with GluonCV's selection of proposals, labels of anchors and losses.
 
     The boxes of all levels are sorted together, by probability, and suppressed together. Proposals that are
-    missing are filled up by boxes of -1, which the second stage treats like others in testing. Anchors that
+    missing are filled up by boxes of -1, which the second stage treats like others in testing; they are equal,
+    so one goes through it, and `copies`, (P,) int64, says how many each proposal stands for. Anchors that
     leave the image are ignored. Losses of an image are divided by the number of its sampled anchors.
     """
 
@@ -53,10 +54,13 @@ class JointRPN(RPN):
                 post_nms=self.post_nms_topk[self.training],
                 nms_thresh=self.nms_thresh,
             )
-            if self.training:
-                chosen, scores = chosen[scores > 0], scores[scores > 0]
+            found = int((scores > 0).sum())
+            last = found if self.training else min(found + 1, len(chosen))
+            copies = torch.ones(last, dtype=torch.int64, device=chosen.device)
+            copies[found:] = len(chosen) - found
+            chosen, scores = chosen[:last], scores[:last]
             result = Instances(size)
-            result.proposal_boxes, result.objectness_logits = Boxes(chosen), scores
+            result.proposal_boxes, result.objectness_logits, result.copies = Boxes(chosen), scores, copies
             proposals.append(result)
         return proposals
 

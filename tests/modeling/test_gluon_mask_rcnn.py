@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 
 from segzoo.model_zoo.configs import load_config
@@ -238,6 +238,64 @@ def test_no_mask_is_copied_for_each_sample(name, toys, monkeypatch):
     with EventStorage():
         assert model([sample([(10, 10, 60, 70), (40, 5, 90, 50)])])["loss_mask"] > 0
     assert (0 < sum(copied) <= 10) if name == "MaskRCNNConvUpsampleHead" else not copied
+
+
+@pytest.mark.parametrize("kind", ["c4", "fpn"])
+@torch.no_grad()
+def test_missing_proposals_go_through_the_second_stage_once(kind, toys):
+    """The detections are those of all proposals, of which most are boxes of -1."""
+    model = model_of(kind, ["MODEL.RPN.POST_NMS_TOPK_TEST", "30", "MODEL.RPN.NMS_THRESH", "0.1"]).eval()
+    pooled = []
+    pooler = model.roi_heads.pooler if kind == "c4" else model.roi_heads.box_pooler
+    pooler.register_forward_hook(lambda module, inputs, output: pooled.append(len(output)))
+    images = ImageList.from_tensors([(sample([])["image"].float() - 128) / 64])
+    features = model.backbone(images.tensor)
+    if model.neck is not None:
+        features = model.neck(features)
+    (proposals,), _ = model.proposal_generator(images, features)
+    (found,), _ = model.roi_heads(images, features, [proposals])
+    count = int((proposals.objectness_logits > 0).sum())
+    assert 0 < count < 20
+    assert pooled[0] == len(proposals) == count + 1
+    filled = Instances(proposals.image_size, proposal_boxes=Boxes(torch.full((30, 4), -1.0)))
+    filled.proposal_boxes.tensor[:count] = proposals.proposal_boxes.tensor[:count]
+    (expected,), _ = model.roi_heads(images, features, [filled])
+    assert len(found) == len(expected) == 30
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    for field in ("scores", "pred_masks"):
+        torch.testing.assert_close(found.get(field), expected.get(field))
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+@torch.no_grad()
+def test_training_has_no_missing_proposals(toys):
+    rpn = model_of("fpn").proposal_generator.train()
+    anchors = [Boxes(torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [0, 0, 10, 9.5]]))]
+    logits = [torch.tensor([[0.3, -0.2, 0.1]])]
+    (found,) = rpn.predict_proposals(anchors, logits, [torch.zeros(1, 3, 4)], [(50, 50)])
+    assert found.proposal_boxes.tensor.tolist() == [[0, 0, 10, 10], [20, 20, 40, 40]]
+    (found,) = rpn.eval().predict_proposals(anchors, logits, [torch.zeros(1, 3, 4)], [(50, 50)])
+    assert found.proposal_boxes.tensor.tolist() == [[0, 0, 10, 10], [20, 20, 40, 40], [-1] * 4]
+    assert found.copies.tolist() == [1, 1, 998]
+
+
+@torch.no_grad()
+def test_samples_are_positive_from_half_and_learned_in_the_first_draws(toys):
+    heads = model_of("fpn").roi_heads.train()
+    heads.batch_size_per_image = 8
+    # IoU 0.6, 0.5 and 0.4 with the object, which is a proposal itself.
+    boxes = torch.tensor([[0.0, 0, 10, 6], [0, 0, 10, 5], [0, 0, 10, 4]])
+    target = sample([(0, 0, 10, 10)])["instances"]
+    target.gt_classes[:] = 7
+    for seed in range(5):
+        torch.manual_seed(seed)
+        proposals = [Instances((96, 96), proposal_boxes=Boxes(boxes))]
+        (found,) = heads.label_and_sample_proposals(proposals, [target])
+        heights = found.proposal_boxes.tensor[:, 3]
+        assert found.gt_classes.tolist() == torch.where(heights >= 5, 7, 80).tolist()
+        # Two draws of positive ones, then what the shuffle leaves: positive ones again, not learned.
+        assert found.has_targets.tolist() == [True, True] + [False] * (len(found) - 2)
+        assert len(found) == 4
 
 
 def test_losses_of_both_stages_are_divided_by_the_samples(toys):
