@@ -158,6 +158,31 @@ def test_boxes_of_other_models_are_the_polygons_too():
     torch.testing.assert_close(found["segment_boxes"][1:], expected.gt_boxes.tensor[1:])
 
 
+LINE = [20.0, 10.0, 20.0, 30.0, 20.0, 20.0]  # no width
+SPECK = [30.2, 10.2, 30.4, 10.2, 30.4, 10.4]  # holds no center of a pixel
+
+
+@pytest.mark.parametrize(("mask_format", "kept"), [("polygon", [2, 0]), ("bitmask", [2])])
+def test_what_has_no_area_is_no_target_as_in_detectron2(mask_format, kept):
+    listed = [annotation([LINE], 1), annotation([BLOB], 2), annotation([SPECK], 0)]
+    found = mapped(listed, [], mask_format)["instances"]
+    expected = detectron2s(listed, [], mask_format)
+    assert found.gt_classes.tolist() == expected.gt_classes.tolist() == kept
+    torch.testing.assert_close(found.gt_boxes.tensor, expected.gt_boxes.tensor)
+
+
+def test_boxes_end_at_the_image_as_in_detectron2():
+    """Polygons of annotations may leave the image, those outside of it are no targets."""
+    over = [[-5.0, -3, 30, -3, 30, 70, -5, 70], [60.0, 10, 90, 10, 90, 20, 60, 20]]
+    outside = [90.0, 10, 99, 10, 99, 20]
+    listed = [annotation([over[0]], 1), annotation([outside], 0), annotation([over[1]], 2)]
+    found = mapped(listed, [], "polygon")["instances"]
+    expected = detectron2s(listed, [], "polygon")
+    assert found.gt_classes.tolist() == expected.gt_classes.tolist() == [1, 2]
+    assert found.gt_boxes.tensor.tolist() == [[0, 0, 30, HEIGHT], [60, 10, WIDTH, 20]]
+    assert torch.equal(expected.gt_boxes.tensor, found.gt_boxes.tensor)
+
+
 def test_a_crop_keeps_the_part_inside_and_its_extremes():
     """A U without its lower bar is two bars."""
     crop = T.CropTransform(6, 5, 60, 30)

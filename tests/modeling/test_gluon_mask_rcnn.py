@@ -312,6 +312,11 @@ def test_losses_of_both_stages_are_divided_by_the_samples(toys):
     # An anchor that ends at the width of the image leaves it.
     (labels,), _ = rpn.label_and_sample_anchors(anchors, [Instances((20, 20), gt_boxes=anchors[0][:1])])
     assert labels.tolist() == [1, -1, 0]
+    # So do those that begin before its first pixel, or end at its height.
+    corners = [[0.0, 0, 19, 29], [-1, 0, 9, 9], [0, -1, 9, 9], [0, 0, 20, 9], [0, 0, 9, 30], [15, 25, 19, 29]]
+    far = Instances((30, 20), gt_boxes=Boxes(torch.tensor([[0.0, 0, 19, 29]])))
+    (labels,), _ = rpn.label_and_sample_anchors([Boxes(torch.tensor(corners))], [far])
+    assert labels.tolist() == [1, -1, -1, -1, -1, 0]
     # Below 1/9 squared, above linear; divided by both sampled anchors.
     assert losses["loss_rpn_loc"].item() == pytest.approx((0.05**2 * 9 / 2 + 0.3 - 1 / 18) / 2)
     found = Instances((50, 50), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 10, 10]] * 3)))

@@ -1,17 +1,21 @@
 """Mask R-CNN equals Detectron2's GeneralizedRCNN on the same weights: losses, gradients, results, steps."""
 
+import copy
 import re
 
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.solver import build_optimizer as build_their_optimizer
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from segzoo.checkpoint.rules_cnn import TORCHVISION_RESNET
 from segzoo.data.wanted_targets import TWO_STAGE
 from segzoo.engine.analysis import analyze
 from segzoo.modeling.backbones import resnet
+from segzoo.modeling.batch import Sizes
 from segzoo.solver import build_optimizer
 from segzoo.utils.errors import InputError
 from tests.modeling.mask_rcnn_peers import (
@@ -103,6 +107,22 @@ def test_results_are_detectron2s(kind):
         masks = torch.as_tensor(found.pred_masks)
         assert (masks != expected.pred_masks).float().mean() < 1e-4
         assert 0.001 < masks.float().mean() < 0.9
+
+
+def test_detections_without_area_are_left_out_as_in_detectron2():
+    """Two of them are outside of the image, or empty once the boxes are cut at it."""
+    boxes = torch.tensor([[1.0, 2, 9, 12], [-9, 3, -1, 8], [4, 5, 4, 9], [15, 3, 30, 30], [25, 3, 30, 9]])
+    detections = Instances((20, 20), pred_boxes=Boxes(boxes), pred_masks=torch.rand(5, 1, 7, 7))
+    detections.scores, detections.pred_classes = torch.rand(5), torch.arange(5)
+    model, size = build_peers("c4").ours, (40, 60)
+    outputs = {"detections": [detections]}
+    (found,) = model.postprocess(outputs, [Sizes((20, 20), (20, 20), size)], tasks=(), semantic="")
+    found = found["instances"]
+    expected = detector_postprocess(copy.deepcopy(detections), *size)
+    assert found.pred_classes.tolist() == expected.pred_classes.tolist() == [0, 3]
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(torch.as_tensor(found.pred_masks), expected.pred_masks)
 
 
 @torch.no_grad()

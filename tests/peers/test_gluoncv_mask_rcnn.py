@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from segzoo.checkpoint import load_checkpoint
 from segzoo.model_zoo.configs import load_config
 from segzoo.modeling.backbones import resnet
+from segzoo.modeling.batch import Sizes
 from tests.peers.test_gluoncv import CASES, make_cases, needs_gluoncv
 
 LEAVES = {
@@ -68,6 +71,72 @@ def test_recorded_files_give_recorded_detections(name, monkeypatch):
     load(model, CASES / f"{name}.zip")
     with np.load(CASES / f"{name}.npz") as case:
         compare(model, case, boxes=1e-3, masks=1e-5)
+
+
+def pasted(mask, box, size):
+    """Return an (m, m) mask in its box as (H, W) bool, as GluonCV's evaluation does it, with NumPy and PIL."""
+    side = len(mask)
+    padded = np.zeros((side + 2, side + 2), np.float32)
+    padded[1:-1, 1:-1] = mask
+    x0, y0, x1, y1 = box.tolist()
+    corners = []
+    for low, high in ((x0, x1), (y0, y1)):
+        reach = (high - low) / 2 * (side + 2) / side
+        corners.append((round((low + high) / 2 - reach), round((low + high) / 2 + reach)))
+    (left, right), (top, bottom) = corners
+    resized = Image.fromarray(padded).resize((right - left + 1, bottom - top + 1), Image.Resampling.BILINEAR)
+    canvas = np.zeros((size[0] + 400, size[1] + 400), bool)  # the image with a border of 200
+    canvas[top + 200 : bottom + 201, left + 200 : right + 201] = np.asarray(resized) > 0.5
+    return canvas[200:-200, 200:-200]
+
+
+@pytest.mark.parametrize("name", TOYS)
+@torch.no_grad()
+def test_results_are_recorded_boxes_and_masks_at_the_size_of_the_image(name, monkeypatch):
+    """Boxes are cut at the image of the network and divided by the scale of the height, along both axes."""
+    leaf = LEAVES[f"{name}_coco"]
+    monkeypatch.setitem(resnet.VARIANTS, leaf.split("_", 3)[-1], TOYS[name])
+    model = make_model(leaf, 20, [*NARROW, *(NARROW_FPN if "_fpn_" in leaf else ())])
+    load(model, CASES / f"{name}.zip")
+    with np.load(CASES / f"{name}.npz") as case:
+        image = torch.from_numpy(case["image"])
+        recorded = [case[f"out{index}"] for index in range(3)]
+    size = 161, 203  # scales 0.795 and 0.788
+    inputs = [{"image": image, "height": size[0], "width": size[1]}]
+    (detections,) = model.raw_outputs(inputs)["detections"]
+    found = model(inputs)[0]["instances"]
+    valid = recorded[0][:, 0] >= 0
+    classes, scores, corners = (one[valid] for one in recorded)
+    assert len(found) == len(classes) > 5
+    assert found.image_size == size
+    np.testing.assert_array_equal(found.pred_classes, classes[:, 0])
+    np.testing.assert_allclose(found.scores, scores[:, 0], atol=1e-5)
+    height, width = image.shape[1:]
+    expected = np.clip(corners, 0, [width, height] * 2) / (height / size[0])
+    np.testing.assert_allclose(found.pred_boxes.tensor, expected, atol=2e-3)
+    masks = np.asarray(found.pred_masks)
+    assert masks.shape == (len(found), *size)
+    boxes = found.pred_boxes.tensor.double()
+    for mask, probabilities, box in zip(masks, detections.pred_masks[:, 0].numpy(), boxes, strict=True):
+        np.testing.assert_array_equal(mask, pasted(probabilities, box, size))
+    assert 0.001 < masks.mean() < 0.5
+
+
+@torch.no_grad()
+def test_boxes_that_leave_the_image_are_cut_before_they_are_scaled(monkeypatch):
+    """By hand: at a scale of 1/2 along the height."""
+    monkeypatch.setitem(resnet.VARIANTS, "r18_v1b", TOYS["mask_rcnn_resnet18_v1b"])
+    model = make_model(LEAVES["mask_rcnn_resnet18_v1b_coco"], 20, NARROW)
+    found = Instances((50, 80), pred_boxes=Boxes(torch.tensor([[-6.0, 10, 20, 60], [70, -3, 90, 20]])))
+    found.pred_masks = torch.rand(2, 1, 14, 14, generator=torch.Generator().manual_seed(0))
+    found.scores, found.pred_classes = torch.ones(2), torch.zeros(2, dtype=torch.int64)
+    sizes = [Sizes((50, 80), (50, 80), (100, 150))]
+    (result,) = model.postprocess({"detections": [found]}, sizes, tasks=(), semantic="")
+    result = result["instances"]
+    boxes = [[0, 20, 40, 100], [140, 0, 160, 40]]
+    assert result.pred_boxes.tensor.tolist() == boxes
+    expected = [pasted(*pair, (100, 150)) for pair in zip(found.pred_masks[:, 0].numpy(), np.array(boxes))]
+    assert np.array_equal(np.asarray(result.pred_masks), expected)
 
 
 @needs_gluoncv
