@@ -174,7 +174,9 @@ class SoftTargetMaskHead(MaskRCNNConvUpsampleHead):
             return {"loss_mask": logits.sum() * 0}
         classes = torch.cat([one.gt_classes for one in instances])
         side = logits.shape[-1]
-        targets = torch.cat([_soft_targets(one.gt_masks, one.proposal_boxes.tensor, side) for one in instances])
+        targets = torch.cat(
+            [_soft_targets(one.gt_masks, one.proposal_boxes.tensor, side) for one in instances]
+        )
         own = logits[torch.arange(len(logits), device=logits.device), classes]
         return {"loss_mask": F.binary_cross_entropy_with_logits(own, targets) * self.loss_weight}
 

@@ -18,9 +18,9 @@ class JointRPN(RPN):
     """Detectron2's RPN with GluonCV's selection of proposals, labels of anchors and losses.
 
     The boxes of all levels are sorted together, by probability, and suppressed together. Proposals that are
-    missing are filled up by boxes of -1, which the second stage treats like others in testing; they are equal,
-    so one goes through it, and `copies`, (P,) int64, says how many each proposal stands for. Anchors that
-    leave the image are ignored. Losses of an image are divided by the number of its sampled anchors.
+    missing are filled up by boxes of -1, which the second stage treats like others in testing; they are
+    equal, so one goes through it, and `copies`, (P,) int64, says how many each proposal stands for. Anchors
+    that leave the image are ignored. Losses of an image are divided by the number of its sampled anchors.
     """
 
     @configurable

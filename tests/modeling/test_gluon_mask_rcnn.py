@@ -208,9 +208,12 @@ def test_it_learns_boxes_and_masks_beside_an_image_without_objects(kind, toys):
 def test_masks_become_numbers_in_groups(monkeypatch):
     """Boxes share the masks of their objects, of which a group at a time is a float plane."""
     masks = torch.from_numpy(np.random.default_rng(0).random((5, 8, 8)) < 0.5)
-    boxes = torch.tensor([[0.0, 0, 8, 8], [1, 2, 5, 7], [3, 0, 8, 4], [0, 1, 6, 8], [2, 2, 6, 6], [0, 0, 4, 4]])
+    boxes = torch.tensor(
+        [[0.0, 0, 8, 8], [1, 2, 5, 7], [3, 0, 8, 4], [0, 1, 6, 8], [2, 2, 6, 6], [0, 0, 4, 4]]
+    )
     index = torch.tensor([4, 0, 2, 4, 1, 0])
-    expected = torch.cat([soft_masks(BitMasks(masks[i][None]), box[None], 2) for i, box in zip(index, boxes)])
+    pairs = zip(masks[index], boxes, strict=True)
+    expected = torch.cat([soft_masks(BitMasks(mask[None]), box[None], 2) for mask, box in pairs])
     sizes, align = [], gluon_roi_heads.ROIAlign.forward
     monkeypatch.setattr(
         gluon_roi_heads.ROIAlign, "forward", lambda *args: sizes.append(args[1].numel()) or align(*args)

@@ -74,7 +74,7 @@ def test_recorded_files_give_recorded_detections(name, monkeypatch):
 
 
 def pasted(mask, box, size):
-    """Return an (m, m) mask in its box as (H, W) bool, as GluonCV's evaluation does it, with NumPy and PIL."""
+    """Return an (m, m) mask in its box as (H, W) bool by the steps of GluonCV's evaluation, with NumPy and PIL."""
     side = len(mask)
     padded = np.zeros((side + 2, side + 2), np.float32)
     padded[1:-1, 1:-1] = mask
@@ -124,18 +124,20 @@ def test_results_are_recorded_boxes_and_masks_at_the_size_of_the_image(name, mon
 
 @torch.no_grad()
 def test_boxes_that_leave_the_image_are_cut_before_they_are_scaled(monkeypatch):
-    """By hand: at a scale of 1/2 along the height."""
+    """By hand: at a scale of 1/2 along the height. The corners of the third mask are at 12.5 and 28.5."""
     monkeypatch.setitem(resnet.VARIANTS, "r18_v1b", TOYS["mask_rcnn_resnet18_v1b"])
     model = make_model(LEAVES["mask_rcnn_resnet18_v1b_coco"], 20, NARROW)
-    found = Instances((50, 80), pred_boxes=Boxes(torch.tensor([[-6.0, 10, 20, 60], [70, -3, 90, 20]])))
-    found.pred_masks = torch.rand(2, 1, 14, 14, generator=torch.Generator().manual_seed(0))
-    found.scores, found.pred_classes = torch.ones(2), torch.zeros(2, dtype=torch.int64)
+    boxes = torch.tensor([[-6.0, 10, 20, 60], [70, -3, 90, 20], [6.75, 6.75, 13.75, 13.75]])
+    found = Instances((50, 80), pred_boxes=Boxes(boxes))
+    found.pred_masks = torch.rand(3, 1, 14, 14, generator=torch.Generator().manual_seed(0))
+    found.scores, found.pred_classes = torch.ones(3), torch.zeros(3, dtype=torch.int64)
     sizes = [Sizes((50, 80), (50, 80), (100, 150))]
     (result,) = model.postprocess({"detections": [found]}, sizes, tasks=(), semantic="")
     result = result["instances"]
-    boxes = [[0, 20, 40, 100], [140, 0, 160, 40]]
+    boxes = [[0, 20, 40, 100], [140, 0, 160, 40], [13.5, 13.5, 27.5, 27.5]]
     assert result.pred_boxes.tensor.tolist() == boxes
-    expected = [pasted(*pair, (100, 150)) for pair in zip(found.pred_masks[:, 0].numpy(), np.array(boxes))]
+    pairs = zip(found.pred_masks[:, 0].numpy(), np.array(boxes), strict=True)
+    expected = [pasted(*pair, (100, 150)) for pair in pairs]
     assert np.array_equal(np.asarray(result.pred_masks), expected)
 
 
