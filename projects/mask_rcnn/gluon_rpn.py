@@ -19,8 +19,9 @@ class JointRPN(RPN):
 
     The boxes of all levels are sorted together, by probability, and suppressed together. Proposals that are
     missing are filled up by boxes of -1, which the second stage treats like others in testing; they are
-    equal, so one goes through it, and `copies`, (P,) int64, says how many each proposal stands for. Anchors
-    that leave the image are ignored. Losses of an image are divided by the number of its sampled anchors.
+    equal, so one goes through it, and `copies`, (P,) int64, says how many each proposal of a test stands for.
+    Anchors that leave the image are ignored. Losses of an image are divided by the number of its sampled
+    anchors.
     """
 
     @configurable
@@ -56,11 +57,11 @@ class JointRPN(RPN):
             )
             found = int((scores > 0).sum())
             last = found if self.training else min(found + 1, len(chosen))
-            copies = torch.ones(last, dtype=torch.int64, device=chosen.device)
-            copies[found:] = len(chosen) - found
-            chosen, scores = chosen[:last], scores[:last]
             result = Instances(size)
-            result.proposal_boxes, result.objectness_logits, result.copies = Boxes(chosen), scores, copies
+            result.proposal_boxes, result.objectness_logits = Boxes(chosen[:last]), scores[:last]
+            if not self.training:
+                result.copies = torch.ones(last, dtype=torch.int64, device=chosen.device)
+                result.copies[found:] = len(chosen) - found
             proposals.append(result)
         return proposals
 

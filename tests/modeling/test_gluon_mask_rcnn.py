@@ -270,6 +270,20 @@ def test_missing_proposals_go_through_the_second_stage_once(kind, toys):
     torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
+def test_detectron2s_second_stage_takes_its_proposals(toys):
+    """Learning adds the true objects, which have boxes and scores alone, to the proposals."""
+    names = {"HEADS": "StandardROIHeads", "BOX_HEAD": "FastRCNNConvFCHead"}
+    names["MASK_HEAD"] = "MaskRCNNConvUpsampleHead"
+    model = model_of(
+        "fpn", [word for part, name in names.items() for word in (f"MODEL.ROI_{part}.NAME", name)]
+    )
+    with EventStorage():
+        losses = model.train()([sample([(10, 10, 60, 70), (40, 5, 90, 50)])])
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    (found,) = model.eval()([{"image": sample([])["image"]}])
+    assert found["instances"].pred_boxes.tensor.isfinite().all()
+
+
 @torch.no_grad()
 def test_training_has_no_missing_proposals(toys):
     rpn = model_of("fpn").proposal_generator.train()

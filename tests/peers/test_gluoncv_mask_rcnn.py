@@ -74,7 +74,7 @@ def test_recorded_files_give_recorded_detections(name, monkeypatch):
 
 
 def pasted(mask, box, size):
-    """Return an (m, m) mask in its box as (H, W) bool by the steps of GluonCV's evaluation, with NumPy and PIL."""
+    """Return an (m, m) mask in its box at the size of an image, (H, W) bool, as GluonCV's evaluation does."""
     side = len(mask)
     padded = np.zeros((side + 2, side + 2), np.float32)
     padded[1:-1, 1:-1] = mask
