@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 import torch
 from fvcore.nn import sigmoid_focal_loss
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from segzoo.layers.resize import resize
 from segzoo.layers.runtime import means_over_processes, without_autocast
+from segzoo.modeling.mask_classification.criterion import costs_on_cpu
 
 from .boxes import edges, generalized_iou
 from .location_decoder import Locations
-from .matching import ALPHA, GAMMA, assign, costs_on_cpu, dice_costs, filter_queries, location_costs
+from .matching import ALPHA, GAMMA, dice_costs, filter_queries, location_costs
 from .targets import ThingsAndStuff
 
 _DICE_EPS = 1e-6
@@ -71,7 +73,6 @@ class PanopticSegFormerCriterion(nn.Module):
         Raises:
             NonFiniteCostError: a cost is NaN or infinite.
         """
-        num_layers = len(locations.logits)
         with without_autocast(locations.logits.device):
             costs = [
                 self._location_costs(
@@ -79,9 +80,12 @@ class PanopticSegFormerCriterion(nn.Module):
                 )
                 for image, target in enumerate(targets)
             ]
-        arrays = costs_on_cpu(costs, num_layers)
+        arrays = costs_on_cpu(costs)
         device = locations.logits.device
-        layers = [[_on(device, *assign(array[layer])) for array in arrays] for layer in range(num_layers)]
+        layers = [
+            [_on(device, *linear_sum_assignment(array[layer])) for array in arrays]
+            for layer in range(len(locations.logits))
+        ]
         kept = [_on(device, filter_queries(array[-1], self.filter_rounds))[0] for array in arrays]
         return ThingMatches(layers, kept)
 
@@ -174,8 +178,8 @@ class PanopticSegFormerCriterion(nn.Module):
             dice = dice_costs(masks[image, : len(kept)].float(), true)
             costs.append((cost + self.mask_weight * dice)[None])
         pairs = []
-        for array, target in zip(costs_on_cpu(costs, 1), targets, strict=True):
-            positions, things = _on(masks.device, *assign(array[0]))
+        for array, target in zip(costs_on_cpu(costs), targets, strict=True):
+            positions, things = _on(masks.device, *linear_sum_assignment(array[0]))
             pairs.append((positions, target.things[things]))
         return pairs
 

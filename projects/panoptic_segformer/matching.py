@@ -3,14 +3,9 @@
 Shape shorthand: Q queries, T thing classes, G things of an image, D layers, h w size of a mask.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-
-from segzoo.modeling.mask_classification.criterion import NonFiniteCostError
 
 from .boxes import edges, generalized_iou
 from .targets import ThingsAndStuff
@@ -62,11 +57,6 @@ def dice_costs(masks: Tensor, target: Tensor) -> Tensor:
     return 1 - 2 * (masks @ target.t()) / squares
 
 
-def assign(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows and columns of the assignment of least total cost, rows ascending."""
-    return linear_sum_assignment(cost)
-
-
 def filter_queries(cost: np.ndarray, rounds: int) -> np.ndarray:
     """Return the queries whose masks are trained, ascending.
 
@@ -82,27 +72,7 @@ def filter_queries(cost: np.ndarray, rounds: int) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     cost, kept = cost.copy(), []
     for _ in range(max(min(rounds, num_queries // num_things), 1)):
-        rows, _columns = assign(cost)
+        rows, _columns = linear_sum_assignment(cost)
         kept.append(rows)
         cost[rows] = _CHOSEN
     return np.unique(np.concatenate(kept))
-
-
-def costs_on_cpu(costs: Sequence[Tensor], num_layers: int) -> list[np.ndarray]:
-    """Copy the costs of all images, (D, Q, G) each, in one transfer.
-
-    Args:
-        costs: one tensor for each image.
-        num_layers: number of layers, for the message.
-
-    Raises:
-        NonFiniteCostError: a cost is NaN or infinite.
-    """
-    flat = torch.cat([cost.detach().flatten() for cost in costs]).cpu()
-    parts = flat.split([cost.numel() for cost in costs])
-    arrays = [part.view(cost.shape).numpy() for part, cost in zip(parts, costs, strict=True)]
-    for image, array in enumerate(arrays):
-        for layer, matrix in enumerate(array):
-            if not np.isfinite(matrix).all():
-                raise NonFiniteCostError(image, layer, num_layers)
-    return arrays

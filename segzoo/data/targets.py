@@ -35,12 +35,10 @@ class MaskTargets(NamedTuple):
     Attributes:
         masks: (T, H, W) bool, each with at least one pixel.
         classes: (T,) int64 class of each.
-        groups: (T,) int64 index of each in `Groups`.
     """
 
     masks: np.ndarray
     classes: np.ndarray
-    groups: np.ndarray
 
 
 class Groups(NamedTuple):
@@ -148,20 +146,28 @@ def build_mask_targets(index_map: IndexMap, groups: Groups) -> MaskTargets:
 
     Augmentation sees a single map, however many segments overlap; masks are formed only here.
     """
-    indices, _, members = index_map
-    assert members is not None
-    count = len(groups.classes)
-    in_group = np.zeros((len(members), count), dtype=bool)
-    kept = np.flatnonzero(groups.of_segment >= 0)
-    np.logical_or.at(in_group.T, groups.of_segment[kept], members.T[kept])
-    occurs = count_values(indices)[: len(members)] > 0
+    indices = index_map.indices
+    in_group = region_groups(index_map, groups)
+    regions = len(in_group)
+    occurs = count_values(indices)[:regions] > 0
     present = in_group[occurs].any(axis=0)
     table = np.zeros((np.count_nonzero(present), np.iinfo(indices.dtype).max + 1), dtype=np.uint8)
-    table[:, : len(members)] = in_group.T[present]
+    table[:, :regions] = in_group.T[present]
     masks = np.empty((len(table), *indices.shape), dtype=bool)
     for mask, row in zip(masks, table, strict=True):
         mask[...] = look_up(row, indices)
-    return MaskTargets(masks, groups.classes[present], np.flatnonzero(present))
+    return MaskTargets(masks, groups.classes[present])
+
+
+def region_groups(index_map: IndexMap, groups: Groups) -> np.ndarray:
+    """Return (A + 1, G) bool: whether the pixels of each of the A + 1 indices of a map belong to a group."""
+    of_segment, members = groups.of_segment, index_map.members
+    if members is None:
+        members = np.eye(len(of_segment) + 1, dtype=bool)[:, 1:]
+    in_group = np.zeros((len(members), len(groups.classes)), dtype=bool)
+    kept = np.flatnonzero(of_segment >= 0)
+    np.logical_or.at(in_group.T, of_segment[kept], members.T[kept])
+    return in_group
 
 
 def _group_by(keys: np.ndarray, classes: np.ndarray, kept: np.ndarray) -> Groups:

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from detectron2.data.transforms import Transform
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, polygons_to_bitmask
-from scipy.ndimage import find_objects
 
 from segzoo.utils.registries import NamedRegistry, registered
 
-from .entity_boxes import GroupGeometry, rounded_boxes, transformed_boxes
 from .label_reader import IndexMap
 from .outlines import Outline, outline_boxes
+from .segment_boxes import GroupGeometry, rounded_boxes, transformed_boxes
 from .targets import Groups, MaskTargets, Targets, build_mask_targets, build_targets
 
 TARGETS_REGISTRY = NamedRegistry("TARGETS")
@@ -100,15 +99,11 @@ class AugmentedLabels:
 
         They are the extremes of an annotation's polygons, otherwise those of the mask's pixels.
         """
-        segments = self.segments
-        if isinstance(segments, MaskTargets):
-            found = [find_objects(mask.view(np.uint8))[0] for mask in segments.masks]
-        else:
-            found = find_objects(segments.segment_map + 1, len(segments.classes))
-        edges = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in found]
-        boxes = np.array(edges, dtype=np.float32).reshape(-1, 4)
-        if self.outlines is not None and isinstance(segments, MaskTargets):
-            for index, group in enumerate(segments.groups):
+        geometry = GroupGeometry(self.index_map, self.groups)
+        present = np.flatnonzero(geometry.present)
+        boxes = geometry.edges[present]
+        if self.outlines is not None:
+            for index, group in enumerate(present):
                 if outline := self.outlines[group]:
                     boxes[index] = outline_boxes([outline], self.size)[0]
         return boxes
@@ -166,8 +161,7 @@ def add_whole_boxes(labels: AugmentedLabels) -> dict[str, Any]:
     if labels.source is None or labels.transform is None:
         raise ValueError("whole_boxes needs the labels before augmentation and the transform")
     present = GroupGeometry(labels.index_map, labels.groups).present
-    extremes = GroupGeometry(labels.source, labels.groups).extremes[present]
-    edges = extremes + np.array([0.0, 0.0, 1.0, 1.0])
+    edges = GroupGeometry(labels.source, labels.groups).edges[present]
     return {"segment_boxes": torch.from_numpy(transformed_boxes(edges, labels.transform, labels.size))}
 
 

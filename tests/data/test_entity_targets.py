@@ -8,8 +8,8 @@ from PIL import Image
 
 from segzoo.cli.prepare.shapes import make_shapes
 from segzoo.data import SegmentationMapper
-from segzoo.data.entity_boxes import GroupGeometry, rounded_boxes
 from segzoo.data.label_reader import IndexMap, Segments
+from segzoo.data.segment_boxes import GroupGeometry, rounded_boxes
 from segzoo.data.targets import Groups, entity_groups, panoptic_groups
 from segzoo.data.training_targets import AugmentedLabels, add_entities, add_entities_rounded
 from segzoo.model_zoo import load_config

@@ -16,6 +16,25 @@ import numpy as np
 # (regex on the name, factor, addend): applied in turn to the values of the rule for the tensor's shape.
 Adjustments = Sequence[tuple[str, float, float]]
 NUM_SAMPLES = 16
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class InferenceCase:
+    """An image through a model in eval mode.
+
+    Attributes:
+        config: name of the authors' configuration.
+        seed: of the weights.
+        image_seed: of the image.
+        image, output: sizes of the network's input and of the results.
+    """
+
+    config: str
+    seed: int
+    image_seed: int
+    image: Size
+    output: Size
 
 
 def random_state(seed: int, name: str) -> np.random.RandomState:

@@ -28,7 +28,7 @@ from tests.peers.entityseg.settings import (
     MAPPED,
     SAME_NAMES,
     TRAINING_SEED,
-    InferenceCase,
+    EntityCase,
     mapped_scene,
 )
 from tests.peers.seeded import gradient_summary, pack_text, sample, seeded_image, seeded_scene
@@ -37,7 +37,7 @@ CASES = Path(__file__).parent / "cases"
 SAMPLED = ("cls", "reg", "ctr", "kernel", "mask_features")
 
 
-def inference_case(model: nn.Module, case: InferenceCase) -> dict[str, np.ndarray]:
+def inference_case(model: nn.Module, case: EntityCase) -> dict[str, np.ndarray]:
     """Return samples of the raw outputs and the entities of an image."""
     filled.fill(model.eval(), case.seed, (*ADJUSTMENTS, *case.adjustments))
     image = seeded_image(case.image_seed, *case.image)

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.peers.seeded import Adjustments, Scene, seeded_scene
+from tests.peers.seeded import Adjustments, InferenceCase, Scene, Size, seeded_scene
 
-Size = tuple[int, int]
 # Inputs are not divided by a standard deviation; small residual branches; boxes that are not all empty; a
 # share of the locations above the score threshold.
 ADJUSTMENTS: Adjustments = (
@@ -23,23 +22,9 @@ ADJUSTMENTS: Adjustments = (
 
 
 @dataclass(frozen=True)
-class InferenceCase:
-    """An image through a model in eval mode.
+class EntityCase(InferenceCase):
+    """An `InferenceCase` with keys of the authors' configuration, and with adjustments of the weights."""
 
-    Attributes:
-        config: name of the authors' configuration.
-        seed: of the weights.
-        image_seed: of the image.
-        image, output: sizes of the network's input and of the results.
-        overrides: keys and values of the authors' configuration.
-        adjustments: further ones of the weights.
-    """
-
-    config: str
-    seed: int
-    image_seed: int
-    image: Size
-    output: Size
     overrides: tuple = ()
     adjustments: Adjustments = ()
 
@@ -62,10 +47,10 @@ class TrainingBatch:
 
 
 INFERENCE = {
-    "r50_smaller": InferenceCase("entity_r50_1x", 5, 5, (101, 157), (75, 118)),
-    "r50_larger": InferenceCase("entity_r50_1x", 5, 16, (133, 97), (170, 124)),
+    "r50_smaller": EntityCase("entity_r50_1x", 5, 5, (101, 157), (75, 118)),
+    "r50_larger": EntityCase("entity_r50_1x", 5, 16, (133, 97), (170, 124)),
     # More than 1000 candidates in a level, with small boxes, of which more than 100 stay.
-    "r50_many": InferenceCase(
+    "r50_many": EntityCase(
         "entity_r50_1x",
         5,
         5,
@@ -73,11 +58,9 @@ INFERENCE = {
         (144, 176),
         adjustments=((r"cls_logits\.bias", 1.0, 4.0), (r"bbox_pred\.weight", 0.3, 0.0)),
     ),
-    "swin_tiny": InferenceCase("entity_swin_t_1x", 6, 6, (101, 157), (101, 157)),
-    "mit_b0": InferenceCase("entity_mit_b0_1x", 5, 5, (101, 157), (75, 118)),
-    "r50_dcnv2": InferenceCase(
-        "entity_r101_dcnv2_3x", 6, 6, (101, 157), (75, 118), ("MODEL.RESNETS.DEPTH", 50)
-    ),
+    "swin_tiny": EntityCase("entity_swin_t_1x", 6, 6, (101, 157), (101, 157)),
+    "mit_b0": EntityCase("entity_mit_b0_1x", 5, 5, (101, 157), (75, 118)),
+    "r50_dcnv2": EntityCase("entity_r101_dcnv2_3x", 6, 6, (101, 157), (75, 118), ("MODEL.RESNETS.DEPTH", 50)),
 }
 # Cases whose checkpoint has the same names, or the same weights, as that of another case.
 SAME_WEIGHTS = {"r50_larger": "r50_smaller"}

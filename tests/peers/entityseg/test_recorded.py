@@ -1,17 +1,17 @@
 """EntitySeg against what the authors' code computed: see `make_cases.py`."""
 
-import importlib.util
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from torch import nn
 
-from tests.peers import filled
+from segzoo.data.segment_boxes import rounded_boxes
+from segzoo.projects.entityseg.candidates import find_candidates
+from segzoo.projects.entityseg.fcos_head import Locations
+from segzoo.solver import build_optimizer
+from tests.peers import filled, loaded
 from tests.peers.entityseg.inputs import training_inputs
 from tests.peers.entityseg.settings import (
     ADJUSTMENTS,
@@ -23,6 +23,7 @@ from tests.peers.entityseg.settings import (
     TRAINING_SEED,
     mapped_scene,
 )
+from tests.peers.recorded import Loaded, read_case, with_case
 from tests.peers.seeded import (
     difference,
     seeded_image,
@@ -31,13 +32,6 @@ from tests.peers.seeded import (
     unpack_shapes,
     unpack_text,
 )
-
-if importlib.util.find_spec("segzoo.projects.entityseg") is None:
-    pytest.skip("EntitySeg is not part of this version", allow_module_level=True)
-
-from segzoo.data.entity_boxes import rounded_boxes
-from segzoo.solver import build_optimizer
-from tests.peers import loaded
 
 CASES = Path(__file__).parent / "cases"
 LEAVES = {
@@ -59,21 +53,7 @@ FIRST = next(iter(BATCHES))
 
 
 def recorded(name):
-    return dict(np.load(CASES / f"{name}.npz"))
-
-
-class Loaded(NamedTuple):
-    """A model with the authors' weights, from a file in their layout.
-
-    `names`: the authors' name of each parameter; `parameters`: theirs in the order of their names; `buffers`:
-    a copy, since training changes the statistics of batch norms.
-    """
-
-    model: nn.Module
-    cfg: CfgNode
-    names: dict[str, str]
-    parameters: list[str]
-    buffers: dict[str, torch.Tensor]
+    return read_case(CASES, name)
 
 
 def load(folder, name, leaf=None):
@@ -100,13 +80,7 @@ def model_of(request, tmp_path_factory):
     return load(tmp_path_factory.mktemp(request.param), request.param)
 
 
-def with_case(*names):
-    """Parametrize by case; the model is shared by successive tests of a case."""
-    pairs = [(SAME_WEIGHTS.get(name, name), name) for name in names]
-    return pytest.mark.parametrize(("model_of", "name"), pairs, indirect=["model_of"], scope="module")
-
-
-@with_case(*INFERENCE)
+@with_case(INFERENCE, SAME_WEIGHTS)
 def test_network_and_entities_are_those_of_the_authors_code(model_of, name):
     case, expected, model = INFERENCE[name], recorded(name), model_of.model.float().eval()
     for key, buffer in model.named_buffers():
@@ -126,6 +100,25 @@ def test_network_and_entities_are_those_of_the_authors_code(model_of, name):
     # Ids rise as the scores before rescoring fall.
     assert [one["id"] for one in entities] == list(range(1, len(entities) + 1))
     assert (loaded.to_array(ids) != expected["entity_map"]).mean() <= 1e-4
+
+
+@with_case(["r50_many"], SAME_WEIGHTS)
+def test_a_case_has_more_candidates_than_a_level_and_a_result_may_have(model_of, name):
+    case, model = INFERENCE[name], model_of.model.float().eval()
+    with torch.no_grad():
+        image = torch.from_numpy(seeded_image(case.image_seed, *case.image))
+        outputs = model.raw_outputs([{"image": image}])
+    logits, levels = outputs["class_logits"][0], outputs["levels"]
+    assert ((logits.sigmoid() > model.score_threshold) & (levels == 0)).sum() > model.candidates_per_level
+    every = find_candidates(
+        logits,
+        outputs["centerness_logits"][0],
+        outputs["distances"][0],
+        Locations(outputs["points"], levels),
+        model.strides,
+        max_candidates=len(logits),
+    )
+    assert len(every.positions) > model.detections_per_image
 
 
 def expected_losses(name, batch):
@@ -148,7 +141,7 @@ def computed_losses(model, batch):
         return model(inputs)
 
 
-@with_case("r50_smaller")
+@with_case(["r50_smaller"], SAME_WEIGHTS)
 @pytest.mark.parametrize(("batch", "limits"), [("capped", (10, 500)), ("twice_capped", (10, 13))])
 def test_losses_of_sampled_masks_are_those_of_the_authors_code(model_of, name, batch, limits, monkeypatch):
     """The authors sample their first positives here, sorted by level and image; ours are sorted by image."""
@@ -173,7 +166,7 @@ def test_losses_of_the_baseline_are_those_of_the_authors_code(tmp_path):
     assert all(value == 0 for name, value in expected.items() if name not in losses)
 
 
-@with_case("r50_smaller", "mit_b0")
+@with_case(["r50_smaller", "mit_b0"], SAME_WEIGHTS)
 def test_losses_and_gradients_are_those_of_the_authors_code(model_of, name):
     model, _, names, parameters, _ = model_of
     r50 = name == "r50_smaller"
@@ -191,7 +184,7 @@ def test_losses_and_gradients_are_those_of_the_authors_code(model_of, name):
     model.zero_grad()
 
 
-@with_case("r50_smaller", "mit_b0", "swin_tiny")
+@with_case(["r50_smaller", "mit_b0", "swin_tiny"], SAME_WEIGHTS)
 def test_learning_rate_and_decay_are_those_of_the_authors_code(model_of, name):
     model, cfg, names, parameters, _ = model_of
     decays = recorded(f"{name}_names")["decay"].tolist()
@@ -214,7 +207,7 @@ def test_learning_rate_and_decay_are_those_of_the_authors_code(model_of, name):
     assert {rate for _, rate in found.values()} == {cfg.SOLVER.BASE_LR}
 
 
-@with_case("r50_smaller", "mit_b0")
+@with_case(["r50_smaller", "mit_b0"], SAME_WEIGHTS)
 def test_initial_values_have_the_distribution_of_the_authors_code(model_of, name):
     """Outside the backbone: constants are equal, other tensors have the same mean and standard deviation."""
     _, cfg, names, parameters, _ = model_of

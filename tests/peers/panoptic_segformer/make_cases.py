@@ -23,7 +23,7 @@ from tests.peers.panoptic_segformer.settings import (
     SAME_WEIGHTS,
     SCENES,
     TRAINING_SEED,
-    InferenceCase,
+    PanopticCase,
 )
 from tests.peers.seeded import gradient_summary, pack_text, sample, seeded_image, seeded_scene
 
@@ -32,7 +32,7 @@ SAMPLED = ("cls", "boxes", "last_boxes", "thing_masks", "stuff_masks", "stuff_sc
 NUM_INSTANCES = 20
 
 
-def inference_case(model: nn.Module, case: InferenceCase) -> dict[str, np.ndarray]:
+def inference_case(model: nn.Module, case: PanopticCase) -> dict[str, np.ndarray]:
     """Return samples of the raw outputs, the map, and the best instances of an image."""
     filled.fill(model.eval(), case.seed, ADJUSTMENTS)
     found = run_authors.infer(model, seeded_image(case.image_seed, *case.image), case.output)

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from tests.peers.seeded import Adjustments
+from tests.peers.seeded import Adjustments, InferenceCase, Size
 
-Size = tuple[int, int]
 # Embeddings of unit variance; small residual branches, so that queries and places differ; masks of which a
 # part exceeds 0.5.
 ADJUSTMENTS: Adjustments = (
@@ -20,22 +19,9 @@ ADJUSTMENTS: Adjustments = (
 
 
 @dataclass(frozen=True)
-class InferenceCase:
-    """An image through a model in eval mode.
+class PanopticCase(InferenceCase):
+    """An `InferenceCase` with another backbone of the authors' code and its channels; None: the usual one."""
 
-    Attributes:
-        config: name of the authors' configuration.
-        seed: of the weights.
-        image_seed: of the image.
-        image, output: sizes of the network's input and of the results.
-        backbone: another backbone of the authors' code, with its channels; None: the configuration's.
-    """
-
-    config: str
-    seed: int
-    image_seed: int
-    image: Size
-    output: Size
     backbone: tuple[str, tuple[int, int, int]] | None = None
 
 
@@ -57,9 +43,9 @@ class TrainingScene:
 
 
 INFERENCE = {
-    "r50_smaller": InferenceCase("panformer_r50_24e_coco_panoptic", 8, 8, (93, 141), (75, 118)),
-    "r50_larger": InferenceCase("panformer_r50_24e_coco_panoptic", 8, 27, (101, 75), (121, 89)),
-    "pvtv2_b0": InferenceCase(
+    "r50_smaller": PanopticCase("panformer_r50_24e_coco_panoptic", 8, 8, (93, 141), (75, 118)),
+    "r50_larger": PanopticCase("panformer_r50_24e_coco_panoptic", 8, 27, (101, 75), (121, 89)),
+    "pvtv2_b0": PanopticCase(
         "panformer_pvtb5_24e_coco_panoptic", 12, 12, (93, 141), (75, 118), ("pvt_v2_b0", (64, 160, 256))
     ),
 }

@@ -1,17 +1,14 @@
 """Panoptic SegFormer against what the authors' code computed: see `make_cases.py`."""
 
-import importlib.util
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from torch import nn
 
-from tests.peers import filled
+from segzoo.solver import build_optimizer
+from tests.peers import filled, loaded
 from tests.peers.panoptic_segformer.inputs import OUTPUTS, training_input
 from tests.peers.panoptic_segformer.settings import (
     ADJUSTMENTS,
@@ -20,6 +17,7 @@ from tests.peers.panoptic_segformer.settings import (
     SCENES,
     TRAINING_SEED,
 )
+from tests.peers.recorded import Loaded, read_case, with_case
 from tests.peers.seeded import (
     difference,
     seeded_image,
@@ -28,12 +26,6 @@ from tests.peers.seeded import (
     unpack_shapes,
     unpack_text,
 )
-
-if importlib.util.find_spec("segzoo.projects.panoptic_segformer") is None:
-    pytest.skip("Panoptic SegFormer is not part of this version", allow_module_level=True)
-
-from segzoo.solver import build_optimizer
-from tests.peers import loaded
 
 CASES = Path(__file__).parent / "cases"
 R50 = "panoptic/coco/panoptic_segformer_r50"
@@ -46,19 +38,7 @@ FIRST = next(iter(SCENES))
 
 
 def recorded(name):
-    return dict(np.load(CASES / f"{name}.npz"))
-
-
-class Loaded(NamedTuple):
-    """A model with the authors' weights, from a file in their layout.
-
-    `names`: the authors' name of each parameter; `parameters`: theirs in the order of their names.
-    """
-
-    model: nn.Module
-    cfg: CfgNode
-    names: dict[str, str]
-    parameters: list[str]
+    return read_case(CASES, name)
 
 
 def load(folder, name, *overrides, rename=()):
@@ -74,7 +54,8 @@ def load(folder, name, *overrides, rename=()):
     leaf, *changes = LEAVES[name]
     model, cfg = loaded.loaded_model(leaf, file, *changes, *overrides)
     parameters = [one for one in sorted(weights) if not one.endswith(("running_mean", "running_var"))]
-    return Loaded(model, cfg, loaded.names_of_parameters(model, weights), parameters)
+    buffers = {key: value.clone() for key, value in model.named_buffers()}
+    return Loaded(model, cfg, loaded.names_of_parameters(model, weights), parameters, buffers)
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +63,9 @@ def model_of(request, tmp_path_factory):
     return load(tmp_path_factory.mktemp(request.param), request.param)
 
 
-def with_case(*names):
-    """Parametrize by case; the model is shared by successive tests of a case."""
-    pairs = [(SAME_WEIGHTS.get(name, name), name) for name in names]
-    return pytest.mark.parametrize(("model_of", "name"), pairs, indirect=["model_of"], scope="module")
-
-
-@with_case(*INFERENCE)
+@with_case(INFERENCE, SAME_WEIGHTS)
 def test_network_map_and_instances_are_those_of_the_authors_code(model_of, name):
-    case, expected, (model, cfg, _, _) = INFERENCE[name], recorded(name), model_of
+    case, expected, (model, cfg, *_) = INFERENCE[name], recorded(name), model_of
     inputs = {"image": torch.from_numpy(seeded_image(case.image_seed, *case.image))}
     inputs["height"], inputs["width"] = case.output
     model.float().eval()
@@ -164,7 +139,7 @@ def compare_losses(found, expected):
     )
 
 
-@with_case("r50_smaller")
+@with_case(["r50_smaller"], SAME_WEIGHTS)
 def test_losses_are_those_of_the_authors_code(model_of, name):
     for scene in [key for key, one in SCENES.items() if one.canvas is None]:
         found = computed_losses(model_of.model, [SCENES[scene]])
@@ -194,13 +169,13 @@ def batch_losses(names):
     return total
 
 
-@with_case("r50_smaller")
+@with_case(["r50_smaller"], SAME_WEIGHTS)
 def test_losses_of_a_batch_sum_over_images_and_divide_by_their_things_and_stuff(model_of, name):
     names = (FIRST, "no_stuff", "no_thing", "repeated_stuff")
     compare_losses(computed_losses(model_of.model, [SCENES[name] for name in names]), batch_losses(names))
 
 
-@with_case("r50_smaller")
+@with_case(["r50_smaller"], SAME_WEIGHTS)
 def test_location_losses_of_a_padded_image_are_those_of_the_authors_code(model_of, name):
     """Boxes are in units of the image without padding, and the levels' valid shares scale the sampled places.
 
@@ -213,9 +188,9 @@ def test_location_losses_of_a_padded_image_are_those_of_the_authors_code(model_o
     assert {key: float(found[key].detach()) for key in expected} == pytest.approx(expected, rel=2e-6)
 
 
-@with_case("r50_smaller")
+@with_case(["r50_smaller"], SAME_WEIGHTS)
 def test_gradients_are_those_of_the_authors_code(model_of, name):
-    model, _, names, parameters = model_of
+    model, _, names, parameters, _ = model_of
     losses = computed_losses(model, [SCENES[FIRST]])
     model.zero_grad()
     sum(losses.values()).backward()
@@ -232,9 +207,9 @@ def unused(parameter):
     return "reg_branches2" in parameter or "cls_thing_branches" in parameter
 
 
-@with_case("r50_smaller")
+@with_case(["r50_smaller"], SAME_WEIGHTS)
 def test_learning_rates_and_decay_are_those_of_the_authors_code(model_of, name):
-    model, cfg, names, parameters = model_of
+    model, cfg, names, parameters, _ = model_of
     rates = recorded("r50_optimizer")["optimizer"].tolist()
     expected = {one: row for one, row in zip(parameters, rates, strict=True) if row[0] and not unused(one)}
     identity = {id(one): names.get(key, key) for key, one in model.named_parameters()}
@@ -248,10 +223,10 @@ def test_learning_rates_and_decay_are_those_of_the_authors_code(model_of, name):
     assert different == {}
 
 
-@with_case("r50_smaller")
+@with_case(["r50_smaller"], SAME_WEIGHTS)
 def test_initial_values_have_the_distribution_of_the_authors_code(model_of, name):
     """Outside the backbone: constants are equal, other tensors have the same mean and standard deviation."""
-    _, cfg, names, parameters = model_of
+    _, cfg, names, parameters, _ = model_of
     outside = [one for one in parameters if not one.startswith("backbone.")]
     expected = dict(zip(outside, recorded("r50_optimizer")["initial"].tolist(), strict=True))
     assert loaded.different_initial_values(loaded.fresh_model(cfg), names, expected) == {}

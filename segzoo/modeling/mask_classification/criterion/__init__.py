@@ -4,13 +4,14 @@
 `PixelCost`), a comparison of masks. `FusedSetCriterion` computes the same values faster.
 """
 
+from .assignment import NonFiniteCostError, costs_on_cpu
 from .build import build_criterion, find_criterion
 from .comparison import AllPixels, UncertainPoints
 from .costs import ClassCost, DiceCost, MaskCost, PixelCost, QueryCost
 from .decoder_outputs import DecoderOutputs
 from .fused_criterion import FusedSetCriterion
 from .matched_layer import MatchedLayer
-from .matcher import HungarianMatcher, NonFiniteCostError
+from .matcher import HungarianMatcher
 from .pixel_losses import ComparedPixels
 from .point_sampling import RandomPoints
 from .set_criterion import SetCriterion
@@ -39,6 +40,7 @@ __all__ = [
     "SetCriterion",
     "UncertainPoints",
     "build_criterion",
+    "costs_on_cpu",
     "find_criterion",
     "targets_from_inputs",
 ]

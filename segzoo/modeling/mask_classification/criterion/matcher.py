@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segzoo.layers.runtime import transferred, without_autocast
 
 from ...registry import MATCHING_COST_REGISTRY, registered
+from .assignment import costs_on_cpu
 from .costs import MatchingCost, PixelCost, QueryCost
 from .decoder_outputs import DecoderOutputs
 from .pixel_losses import ComparedPixels
@@ -23,23 +24,6 @@ from .target_masks import SegmentTargets
 
 # Matches of one layer: for each image (query_indices, segment_indices), both int64 of length min(Q, S).
 Matches = list[tuple[Tensor, Tensor]]
-
-
-class NonFiniteCostError(FloatingPointError):
-    """The predictions of a layer hold NaN or infinity and cannot be matched.
-
-    Attributes:
-        image: index of the image in the batch.
-        layer: index of the layer; the last is the main prediction.
-    """
-
-    def __init__(self, image: int, layer: int, num_layers: int):
-        super().__init__(
-            f"non-finite matching cost for image {image} of the batch at layer {layer} of {num_layers}: the "
-            "predictions hold NaN or infinity; lower SOLVER.BASE_LR or clip gradients"
-        )
-        self.image = image
-        self.layer = layer
 
 
 def find_costs(cfg) -> list[Callable[..., MatchingCost]]:
@@ -101,15 +85,10 @@ class HungarianMatcher(nn.Module):
         points = points or RandomPoints()
         with without_autocast(outputs.device):
             costs = [self.total_costs(outputs, image, target, points) for image, target in enumerate(targets)]
-        flat_costs = (
-            torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
-        )
         matches: list[Matches] = [[] for _ in outputs.layers]
-        for image, (cost, flat_cost) in enumerate(zip(costs, flat_costs, strict=True)):
-            for layer, matrix in enumerate(flat_cost.view(cost.shape)):
-                if not matrix.isfinite().all():
-                    raise NonFiniteCostError(image, layer, len(matches))
-                matches[layer].append(tuple(map(torch.from_numpy, linear_sum_assignment(matrix.numpy()))))
+        for array in costs_on_cpu(costs):
+            for layer, matrix in enumerate(array):
+                matches[layer].append(tuple(map(torch.from_numpy, linear_sum_assignment(matrix))))
         return _to_device(matches, outputs.device)
 
     def total_costs(

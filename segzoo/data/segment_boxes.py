@@ -1,4 +1,4 @@
-"""Boxes and centers of mass of the targets of an image (Qi et al., Open-World Entity Segmentation).
+"""Boxes and centers of mass of the targets of an image.
 
 Shape shorthand: A regions of an index map, G groups of segments.
 """
@@ -8,7 +8,7 @@ from detectron2.data.transforms import Transform
 from scipy.ndimage import find_objects
 
 from .label_reader import IndexMap
-from .targets import Groups
+from .targets import Groups, region_groups
 
 
 class GroupGeometry:
@@ -25,7 +25,7 @@ class GroupGeometry:
 
     def __init__(self, index_map: IndexMap, groups: Groups) -> None:
         self._indices = index_map.indices
-        self._in_group = _region_groups(index_map, groups)
+        self._in_group = region_groups(index_map, groups)
         regions = len(self._in_group)
         extremes: np.ndarray = np.zeros((regions, 4), np.int64)
         occurs = np.zeros(regions, bool)
@@ -42,6 +42,11 @@ class GroupGeometry:
         last = np.where(chosen, extremes[:, None, 2:], -1).max(0)
         self.extremes = np.where(self.present[:, None], np.concatenate([first, last], 1), -1)
 
+    @property
+    def edges(self) -> np.ndarray:
+        """(G, 4) float32: left, top, right and bottom edges in pixels, so that right - left is the width."""
+        return (self.extremes + np.array([0, 0, 1, 1])).astype(np.float32)
+
     def centers(self) -> np.ndarray:
         """Return the mean x and y index of the pixels of each group that has any, (., 2) float32."""
         height, width = self._indices.shape
@@ -54,18 +59,6 @@ class GroupGeometry:
         ]
         x, y, areas = np.stack(sums) @ self._in_group[:, self.present]
         return np.stack([x / areas, y / areas], 1).astype(np.float32)
-
-
-def _region_groups(index_map: IndexMap, groups: Groups) -> np.ndarray:
-    """Return (A + 1, G) bool: whether the pixels of an index belong to a group."""
-    of_segment = groups.of_segment
-    members = index_map.members
-    if members is None:
-        members = np.eye(len(of_segment) + 1, dtype=bool)[:, 1:]
-    in_group = np.zeros((len(members), len(groups.classes)), dtype=bool)
-    kept = np.flatnonzero(of_segment >= 0)
-    np.logical_or.at(in_group.T, of_segment[kept], members.T[kept])
-    return in_group
 
 
 def transformed_boxes(boxes: np.ndarray, transform: Transform, size: tuple[int, int]) -> np.ndarray:
