@@ -57,6 +57,7 @@ class PanopticSegFormer(Segmentor):
     mapper_targets = ("segments", "boxes")
     score_kind = "probabilities"
     semantic_resizing = "masks"
+    optional_parts = ("location_decoder", "thing_decoder", "stuff_decoder")
 
     is_thing: Tensor
     index_within: Tensor
@@ -167,7 +168,8 @@ class PanopticSegFormer(Segmentor):
                 f"MODEL.PANOPTIC_SEGFORMER.HIDDEN_DIM {node.HIDDEN_DIM}: expected a multiple of 32 and of "
                 f"NHEADS {node.NHEADS}"
             )
-        names = build_in_features(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, shared["backbone"].output_shape())
+        shapes = shared["backbone"].output_shape()
+        names = build_in_features(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, shapes)
         return {
             **shared,
             "criterion": PanopticSegFormerCriterion(
@@ -178,7 +180,7 @@ class PanopticSegFormer(Segmentor):
                 filter_rounds=node.FILTER_ROUNDS,
                 stuff_class_images=node.STUFF_CLASS_LOSS,
             ),
-            "in_features": names,
+            "in_features": sorted(set(names), key=lambda name: shapes[name].stride),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "is_thing": build_thing_flags(cfg),
             "dim": node.HIDDEN_DIM,

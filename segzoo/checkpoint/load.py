@@ -89,7 +89,12 @@ def load_state(
     report.layout_description = dict(key_map.description) if key_map.description else None
     weights = key_map.regroup(weights)
     loss_keys = LOSS_KEYS if allow_other_classes else ()
-    names = _place(weights, own, key_map, loss_keys, report)
+    lacking = tuple(
+        part
+        for part in (f"{name}." for name in getattr(model, "optional_parts", ()))
+        if not any(key.startswith(part) for key in own)
+    )
+    names = _place(weights, own, key_map, loss_keys, lacking, report)
     classifier = classifier_keys()
     may_differ = (*classifier, *query_keys()) if allow_other_classes else ()
     new = _fit_shapes(names, weights, own, key_map, may_differ, loss_keys, report)
@@ -226,9 +231,13 @@ def _place(
     own: dict[str, Tensor],
     key_map: KeyMap,
     loss_keys: tuple[str, ...],
+    lacking: tuple[str, ...],
     report: LoadReport,
 ) -> dict[str, str]:
-    """Return {model key: file key}; add other keys to the report's `extras` or `unexpected`."""
+    """Return {model key: file key}; add other keys to the report's `extras` or `unexpected`.
+
+    `lacking`: the beginnings of keys of parts that the model may have and does not have.
+    """
     prefix = _prefix(key_map, own)
     placed: dict[str, str] = {}
     for key in weights:
@@ -239,7 +248,7 @@ def _place(
             )
         if target in own:
             placed[target] = key
-        elif matches(key, (*key_map.extras, *DERIVED, *loss_keys)):
+        elif target.startswith(lacking) or matches(key, (*key_map.extras, *DERIVED, *loss_keys)):
             report.extras.append(key)
         else:
             report.unexpected.append(key)

@@ -81,6 +81,8 @@ class Segmentor(SegmentationModel):
             bands; False: it has the size of the image.
         fixed_shapes: whether the shapes of the raw outputs follow from the size of the image alone, as export
             and compilation need; False for a model that selects boxes between its stages.
+        optional_parts: attributes that only some configurations of the family have. Weights in a file for one
+            that the model lacks are left out.
         same_input: whether training from a file whose model had other channels, mean or standard deviation is
             refused; False: there is a warning.
         semantic_resizing: what is resized to the output size for the task "semantic": class "scores" or
@@ -99,6 +101,7 @@ class Segmentor(SegmentationModel):
     score_kind = "logits"
     coarse_scores = False
     fixed_shapes = True
+    optional_parts: tuple[str, ...] = ()
     same_input = False
 
     pixel_mean: Tensor

@@ -234,10 +234,60 @@ def test_a_published_file_loads_completely(tmp_path, rename, prefix):
     assert torch.equal(model.neck.levels[3].norm.bias, expected)
 
 
-def small_r50() -> nn.Module:
+def small_r50(*overrides: str) -> nn.Module:
     """The heads of R50 on a small backbone."""
     small = ["MODEL.BACKBONE.VARIANT", "r18_quarter", "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]
-    return Trainer.build_model(load_config(f"{LEAF}r50", small))
+    return Trainer.build_model(load_config(f"{LEAF}r50", [*small, *overrides]))
+
+
+INSTANCES = ("TASK", "instance", "TEST.TASKS", "('instance',)")
+# Semantic segmentation of classes without things.
+STUFF = (
+    *("TASK", "semantic", "TEST.TASKS", "('semantic',)", "DATASETS.TRAIN", "('ade20k_sem_seg_train',)"),
+    *("DATASETS.TEST", "('ade20k_sem_seg_val',)"),
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lacking", "other"),
+    [
+        (INSTANCES, ("mask_head2", "stuff_query", "cls_stuff_branches"), []),
+        (
+            STUFF,
+            (
+                *("mask_head", "query_embedding", "cls_branches", "reg_branches"),
+                *("transformer.decoder", "transformer.reference_points"),
+            ),
+            ["53 classes -> 150"],
+        ),
+    ],
+)
+def test_a_published_file_initializes_models_without_stuff_or_things(tmp_path, overrides, lacking, other):
+    model = small_r50(*overrides)
+    entries = {second_names(name): shape for name, shape in published(model, "r50").items()}
+    weights = {name: torch.full(shape, 0.5) for name, shape in entries.items()}
+    torch.save({"state_dict": weights}, tmp_path / "published.pth")
+    report = load_checkpoint(model, tmp_path / "published.pth")
+    assert (report.unexpected, report.missing, report.other_numbers) == ([], [], other)
+    unused = ("reg_branches2", "cls_branches2")
+    left_out = tuple(f"bbox_head.{name}." for name in (*lacking, *unused))
+    assert {key for key in report.extras if "num_batches_tracked" not in key} == {
+        key for key in weights if key.startswith(left_out)
+    }
+
+
+def test_layers_that_a_decoder_lacks_are_not_left_out(tmp_path):
+    model = small_r50("MODEL.PANOPTIC_SEGFORMER.THING_LAYERS", "2")
+    weights = {name: torch.ones(shape) for name, shape in published(model, "r50").items()}
+    torch.save({"state_dict": weights}, tmp_path / "published.pth")
+    with pytest.raises(InputError, match=r"no place for .* weights \(bbox_head.things_mask_head.blocks.2"):
+        load_checkpoint(model, tmp_path / "published.pth")
+
+
+def test_the_maps_of_the_backbone_are_ordered_by_their_stride():
+    names = ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "('res5', 'res3', 'res4')")
+    model = small_r50(*names)
+    assert model.in_features == ("res3", "res4", "res5")
 
 
 def test_a_neck_beside_the_model_s_own_is_refused():
