@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from segzoo.config import AMOUNT, COUNT, POSITIVE, SHARE, Rule, at_least, register_config
+from segzoo.config import AMOUNT, COUNT, POSITIVE, SHARE, Rule, at_least, one_of, register_config
 
 # Every layer is an entity's own (1) or one of the shared bank (0).
 PATHS = ("111", "110", "101", "100", "011", "010", "001")
@@ -31,6 +31,7 @@ def _weights(value: Any) -> bool:
         "MODEL.ENTITYSEG.KERNEL_NUM_CONVS": COUNT,
         "MODEL.ENTITYSEG.MASK_CONVS_DIM": COUNT,
         "MODEL.ENTITYSEG.MASK_NUM_CONVS": at_least(0),
+        "MODEL.ENTITYSEG.MASK_NORM": one_of("", "BN", "SyncBN", "FrozenBN", "GN"),
         "MODEL.ENTITYSEG.SIZE_RANGES": Rule(
             "expected sizes in pixels in rising order",
             lambda value: (
@@ -60,7 +61,8 @@ def add_entityseg_config(cfg: CfgNode) -> None:
     # Channels (a multiple of 32) and number of convolutions of the head that predicts mask networks.
     node.KERNEL_CONVS_DIM = 256
     node.KERNEL_NUM_CONVS = 3
-    # The same of the branch that computes mask features, and its norm: BN (as published) | SyncBN | GN.
+    # The same of the branch that computes mask features, and its norm: BN (as published) | SyncBN |
+    # FrozenBN | GN | "" for none.
     node.MASK_CONVS_DIM = 128
     node.MASK_NUM_CONVS = 4
     node.MASK_NORM = "BN"

@@ -143,6 +143,10 @@ def test_the_keys_of_their_demo_and_test_are_converted_with_the_file(tmp_path):
     ("change", "message"),
     [
         ({"MODEL.FCOS.LOC_LOSS_TYPE": "iou"}, "LOC_LOSS_TYPE 'iou' has no counterpart in EntitySeg here"),
+        (
+            {"MODEL.META_ARCHITECTURE": "EntityFPNRLE"},
+            "known: EntityFPN, GeneralizedRCNN, MaskFormer, SemanticSegmentor",
+        ),
         ({"MODEL.FCOS.NUM_CLS_CONVS": 2}, "both towers have MODEL.ENTITYSEG.NUM_CONVS"),
         ({"MODEL.FCOS.SIZES_OF_INTEREST": [[-1, 64], [32, 128]]}, "ranges that follow one another have"),
         ({"MODEL.CONDINST.MASK_HEAD.DYNAMIC": ["111"]}, "set MODEL.ENTITYSEG.PATH_WEIGHTS"),

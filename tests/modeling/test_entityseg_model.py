@@ -97,14 +97,16 @@ def test_every_parameter_gets_a_gradient_from_some_of_the_paths(weights, paths):
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_an_entity_of_one_row_is_no_target_and_its_pixels_are_covered_by_none():
+@pytest.mark.parametrize("first", [False, True])
+def test_an_entity_of_one_row_is_no_target_and_its_pixels_are_covered_by_none(first):
     thin = training_input(2)
     thin["segment_map"][20] = 2
     thin["segment_classes"] = torch.zeros(3, dtype=torch.int64)
-    thin["segment_entity_boxes"] = torch.cat(
-        (thin["segment_entity_boxes"], torch.tensor([[0.0, 20, 95, 20]]))
-    )
-    thin["segment_entity_centers"] = torch.cat((thin["segment_entity_centers"], torch.tensor([[47.5, 20.0]])))
+    for key, row in (("boxes", [0.0, 20, 95, 20]), ("centers", [47.5, 20.0])):
+        rows = (thin[f"segment_entity_{key}"], torch.tensor([row]))
+        thin[f"segment_entity_{key}"] = torch.cat(rows[::-1] if first else rows)
+    if first:
+        thin["segment_map"] = torch.tensor([1, 2, 0, -1], dtype=torch.int16)[thin["segment_map"].long()]
     model = build()
     without = losses_of(model, {**training_input(2), "image": thin["image"]})
     assert losses_of(model, thin) == pytest.approx(without, rel=1e-5)
@@ -172,6 +174,7 @@ def test_rescoring_never_raises_a_score_and_changes_nothing_else():
         (["TASK", "semantic"], "TASK semantic: EntitySeg has a single class .* set TASK entity"),
         (["TASK", "panoptic"], "TASK panoptic: EntitySeg has a single class"),
         (["TASK", "instance", "TEST.TASKS", "('entity',)"], "TASK instance: EntitySeg has a single class"),
+        (["MODEL.ENTITYSEG.MASK_NORM", "LN"], "MODEL.ENTITYSEG.MASK_NORM 'LN': expected .* BN or SyncBN"),
         (["MODEL.ENTITYSEG.CENTER_RADIUS", "0"], "CENTER_RADIUS 0.0: expected a finite number above 0"),
     ],
 )

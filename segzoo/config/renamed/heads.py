@@ -26,6 +26,8 @@ OTHER_ARCHITECTURES = (
     "TensorMask",
     "VideoMaskFormer",
 )
+# Those with a counterpart.
+_CONVERTED = (ENTITY_FPN, DETECTOR, "MaskFormer", "SemanticSegmentor")
 _PER_PIXEL_HEADS = ("PerPixelBaselineHead", "PerPixelBaselinePlusHead")
 
 _PIXEL_DECODER = "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
@@ -65,7 +67,7 @@ def _architecture(given: Mapping[str, Any], context: Context) -> Mapping[str, An
             refuse(_HEAD, head, f"has no counterpart here; {_NEAREST.get(head, _PER_PIXEL)}")
         return {_ARCHITECTURE: "PerPixelSegmentor", _HEAD: head, "MODEL.SEM_SEG_HEAD.DROPOUT": 0.0}
     if name != "MaskFormer":
-        refuse(_ARCHITECTURE, name, "has no counterpart here; known: MaskFormer, SemanticSegmentor")
+        refuse(_ARCHITECTURE, name, f"has no counterpart here; known: {', '.join(_CONVERTED)}")
     if head != "MaskFormerHead":
         refuse(_HEAD, head, "has no counterpart with MODEL.META_ARCHITECTURE MaskFormer; use MaskFormerHead")
     return {_ARCHITECTURE: name, _HEAD: head}
