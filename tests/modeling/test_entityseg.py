@@ -152,6 +152,9 @@ def test_detection_losses_by_hand():
     assert losses["loss_fcos_loc"].item() == pytest.approx(expected, rel=1e-6)
     # Both centerness logits are 0, where the cross-entropy is log 2 whatever the target.
     assert losses["loss_fcos_ctr"].item() == pytest.approx(math.log(2), rel=1e-6)
+    # The sum of the weights of boxes, here 0.5, may be below 1.
+    one = detection_losses(logits, center_logits, distances, torch.tensor([1]), targets[:1])
+    assert one["loss_fcos_loc"].item() == pytest.approx(1 - 9 / 33, rel=1e-6)
     none = detection_losses(logits, center_logits, distances, torch.zeros(0).long(), torch.zeros(0, 4))
     assert none["loss_fcos_loc"].item() == none["loss_fcos_ctr"].item() == 0
     sum(none.values()).backward()
