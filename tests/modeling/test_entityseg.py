@@ -412,3 +412,11 @@ def test_an_entity_of_one_visible_row_is_dropped_with_its_pixels():
     assert (none.shape, none.dtype, nothing) == ((8, 8), torch.int32, [])
     _, above = paint_entities(masks, torch.tensor([0.9, 0.8, 0.7]), sizes, score_threshold=0.95)
     assert above == []
+
+
+def test_the_threshold_of_entities_is_that_of_their_final_score():
+    masks, scores, sizes = torch.full((1, 8, 8), 0.75), torch.tensor([0.8]), Sizes((8, 8), (8, 8), (8, 8))
+    # 0.8 * 0.75 = 0.6
+    for rescore, threshold, count in ((False, 0.7, 1), (True, 0.7, 0), (True, 0.5, 1)):
+        _, found = paint_entities(masks, scores, sizes, rescore=rescore, score_threshold=threshold)
+        assert len(found) == count
