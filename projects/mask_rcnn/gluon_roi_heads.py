@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ROIAlign, ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import (
@@ -26,6 +26,7 @@ from fvcore.nn import smooth_l1_loss
 from torch import Tensor, nn
 
 from segzoo.modeling.detection.roi_heads import BackboneROIHeads
+from segzoo.utils.errors import InputError
 
 from .gluon_boxes import box_coder, detect, sample_regions
 
@@ -119,8 +120,9 @@ class GluonOutputLayers(FastRCNNOutputLayers):
     ) -> tuple[list[Instances], None]:
         scores, deltas = predictions
         regions = torch.cat([one.proposal_boxes.tensor for one in proposals])
-        boxes = self.box2box_transform.apply_deltas(deltas, regions).view(len(regions), -1, 4)
         probabilities = scores.softmax(-1)[:, :-1]
+        boxes = self.box2box_transform.apply_deltas(deltas, regions).unflatten(1, (-1, 4))
+        boxes = boxes.expand(-1, probabilities.shape[1], -1)  # one for all classes, or one for each
         counts = [len(one) for one in proposals]
         detections = []
         for *of_image, proposal in zip(
@@ -142,7 +144,7 @@ class GluonOutputLayers(FastRCNNOutputLayers):
         """Return the losses: each image's sums divided by the number of its samples, averaged.
 
         Args:
-            predictions: scores (R, K + 1) and offsets (R, 4 K).
+            predictions: scores (R, K + 1) and offsets (R, 4 K), or (R, 4) for all classes.
             proposals: of `label_and_sample`.
         """
         counts = [len(one) for one in proposals]
@@ -150,12 +152,17 @@ class GluonOutputLayers(FastRCNNOutputLayers):
         for scores, deltas, found in zip(
             predictions[0].split(counts), predictions[1].split(counts), proposals, strict=True
         ):
-            classification = classification + F.cross_entropy(scores, found.gt_classes)
+            count = max(len(found), 1)
+            classification = (
+                classification + F.cross_entropy(scores, found.gt_classes, reduction="sum") / count
+            )
             learned = found.has_targets.nonzero()[:, 0]
             boxes = [one.tensor[learned] for one in (found.proposal_boxes, found.gt_boxes)]
-            own = deltas.view(len(deltas), -1, 4)[learned, found.gt_classes[learned]]
-            error = smooth_l1_loss(own, self.box2box_transform.get_deltas(*boxes), 1.0, reduction="sum")
-            localization = localization + error / len(found)
+            own = _of_classes(deltas.unflatten(1, (-1, 4))[learned], found.gt_classes[learned])
+            error = smooth_l1_loss(
+                own, self.box2box_transform.get_deltas(*boxes), self.smooth_l1_beta, reduction="sum"
+            )
+            localization = localization + error / count
         losses = {"loss_cls": classification, "loss_box_reg": localization}
         return {
             name: value / len(proposals) * self.loss_weight.get(name, 1.0) for name, value in losses.items()
@@ -177,8 +184,13 @@ class SoftTargetMaskHead(MaskRCNNConvUpsampleHead):
         targets = torch.cat(
             [_soft_targets(one.gt_masks, one.proposal_boxes.tensor, side) for one in instances]
         )
-        own = logits[torch.arange(len(logits), device=logits.device), classes]
+        own = _of_classes(logits, classes)
         return {"loss_mask": F.binary_cross_entropy_with_logits(own, targets) * self.loss_weight}
+
+
+def _of_classes(values: Tensor, classes: Tensor) -> Tensor:
+    """Return the value of each region's class, of (R, K, ...) or, the same for all classes, (R, 1, ...)."""
+    return values[torch.arange(len(values), device=values.device), classes.clamp(max=values.shape[1] - 1)]
 
 
 def soft_masks(
@@ -254,7 +266,9 @@ class _Sampling:
         """Return the samples of each image: `gt_classes`, `gt_boxes`, `gt_masks` and `has_targets`, bool."""
         samples = []
         for proposal, target in zip(proposals, targets, strict=True):
-            boxes = Boxes.cat([proposal.proposal_boxes, target.gt_boxes])
+            boxes = proposal.proposal_boxes
+            if self.proposal_append_gt:
+                boxes = Boxes.cat([boxes, target.gt_boxes])
             ious = pairwise_iou(target.gt_boxes, boxes)
             if len(ious):
                 best, matched = ious.max(0)
@@ -295,6 +309,7 @@ class GluonROIHeads(_Sampling, StandardROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        _check_keys(cfg.MODEL)
         parts = super().from_config(cfg, input_shape)
         for part in ("box", "mask"):
             pooler, names = parts[f"{part}_pooler"], parts[f"{part}_in_features"]
@@ -321,6 +336,7 @@ class GluonRes5ROIHeads(_Sampling, BackboneROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        _check_keys(cfg.MODEL)
         parts = super().from_config(cfg, input_shape)
         parts["pooler"] = _pixel_pooler(parts["pooler"], parts["in_features"], input_shape)
         channels = parts["box_predictor"].cls_score.in_features
@@ -342,6 +358,26 @@ class GluonRes5ROIHeads(_Sampling, BackboneROIHeads):
         losses = self.box_predictor.losses(self.box_predictor(pooled.mean(dim=(2, 3))), proposals)
         chosen = torch.cat([one.has_targets for one in proposals])
         return [], {**losses, **self.mask_head(pooled[chosen], _learned(proposals))}
+
+
+# Keys of Detectron2's heads without effect on GluonCV's: the default value, and what GluonCV does.
+_WITHOUT_EFFECT = {
+    "BBOX_REG_LOSS_TYPE": ("smooth_l1",),
+    "POOLER_TYPE": ("ROIAlignV2", "ROIAlign"),
+    "POOLER_SAMPLING_RATIO": (0, _SAMPLES),
+}
+
+
+def _check_keys(node: CfgNode) -> None:
+    """Raise an InputError if a key of MODEL was set that has no effect on GluonCV's heads."""
+    for section in ("ROI_BOX_HEAD", "ROI_MASK_HEAD"):
+        for key, values in _WITHOUT_EFFECT.items():
+            found = node[section].get(key, values[0])
+            if found not in values:
+                raise InputError(
+                    f"MODEL.{section}.{key} {found} has no effect with MODEL.ROI_HEADS.NAME "
+                    f"{node.ROI_HEADS.NAME}; leave it out, or set the name to StandardROIHeads"
+                )
 
 
 def _pixel_pooler(

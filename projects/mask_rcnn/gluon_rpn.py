@@ -10,6 +10,8 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from fvcore.nn import smooth_l1_loss
 from torch import Tensor
 
+from segzoo.utils.errors import InputError
+
 from .gluon_boxes import box_coder, label_anchors, select_proposals
 
 
@@ -31,7 +33,12 @@ class JointRPN(RPN):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        weights = cfg.MODEL.RPN.BBOX_REG_WEIGHTS
+        weights, kind = cfg.MODEL.RPN.BBOX_REG_WEIGHTS, cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE
+        if kind != "smooth_l1":
+            raise InputError(
+                f"MODEL.RPN.BBOX_REG_LOSS_TYPE {kind} has no effect with MODEL.PROPOSAL_GENERATOR.NAME "
+                "JointRPN; leave it out, or set the name to RPN"
+            )
         return {**super().from_config(cfg, input_shape), "box2box_transform": box_coder(weights)}
 
     @torch.no_grad()

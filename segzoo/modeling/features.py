@@ -1,5 +1,6 @@
 """Checks of the feature maps that a head takes from a backbone or a neck."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from detectron2.layers import ShapeSpec
@@ -20,10 +21,10 @@ def build_in_features(
     """Return the names in a configuration; raise InputError, with the key, like `check_in_features`."""
     problem = _problem(names, input_shape)
     if problem:
-        raise InputError(
-            f"{key} {problem}; see MODEL.BACKBONE.OUT_FEATURES, or, with a ResNet of Detectron2, "
-            "MODEL.RESNETS.OUT_FEATURES"
-        )
+        remedy = "MODEL.BACKBONE.OUT_FEATURES, or, with a ResNet of Detectron2, MODEL.RESNETS.OUT_FEATURES"
+        if any(re.fullmatch(r"p\d+", name) for name in input_shape):  # the levels of an FPN
+            remedy = "MODEL.FPN.OUT_FEATURES and MODEL.FPN.TOP_BLOCK"
+        raise InputError(f"{key} {problem}; see {remedy}")
     return tuple(names)
 
 

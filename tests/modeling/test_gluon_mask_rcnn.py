@@ -22,6 +22,7 @@ from segzoo.projects.mask_rcnn.gluon_boxes import (
 )
 from segzoo.projects.mask_rcnn.gluon_paste import paste_in_pixels
 from segzoo.projects.mask_rcnn.gluon_roi_heads import PixelLevelPooler, pixel_levels, soft_masks
+from segzoo.utils.errors import InputError
 
 # The anchors of stride 16 that the original code of Faster R-CNN lists, from 0.
 ORIGINAL = [
@@ -245,6 +246,48 @@ def test_no_mask_is_copied_for_each_sample(name, toys, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["c4", "fpn"])
 @torch.no_grad()
+def test_one_box_and_mask_for_all_classes_are_those_of_each_class(kind, toys):
+    """A model that predicts the same box and mask for each class gives the same losses and detections."""
+    keys = "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"
+    shared = model_of(kind, [word for key in keys for word in (key, "True")])
+    weights = shared.state_dict()
+    for part in ("box_predictor.bbox_pred", "mask_head.predictor"):
+        for leaf in ("weight", "bias"):
+            value = weights[f"roi_heads.{part}.{leaf}"]
+            value.normal_(std=0.1)
+            weights[f"roi_heads.{part}.{leaf}"] = torch.cat([value] * 80)
+    model = model_of(kind)
+    model.load_state_dict(weights)
+    batch = [sample([(10, 10, 60, 70), (40, 5, 90, 50)])]
+    losses = []
+    for one in (model.train(), shared.train()):
+        torch.manual_seed(5)
+        with EventStorage():
+            losses.append(one(batch))
+    assert losses[0]["loss_box_reg"] > 0 < losses[0]["loss_mask"]
+    torch.testing.assert_close(*losses)
+    found, expected = (one.eval()(batch)[0]["instances"] for one in (shared, model))
+    assert len(found) > 0
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "giou"),
+        ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"),
+        ("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", "4"),
+        ("MODEL.RPN.BBOX_REG_LOSS_TYPE", "ciou"),
+    ],
+)
+def test_keys_without_effect_are_refused(key, value, toys):
+    with pytest.raises(InputError, match=f"^{key} {value} has no effect with MODEL[^\n]*$"):
+        model_of("fpn", [key, value])
+
+
+@pytest.mark.parametrize("kind", ["c4", "fpn"])
+@torch.no_grad()
 def test_missing_proposals_go_through_the_second_stage_once(kind, toys):
     """The detections are those of all proposals, of which most are boxes of -1."""
     model = model_of(kind, ["MODEL.RPN.POST_NMS_TOPK_TEST", "30", "MODEL.RPN.NMS_THRESH", "0.1"]).eval()
@@ -313,6 +356,24 @@ def test_samples_are_positive_from_half_and_learned_in_the_first_draws(toys):
         # Two draws of positive ones, then what the shuffle leaves: positive ones again, not learned.
         assert found.has_targets.tolist() == [True, True] + [False] * (len(found) - 2)
         assert len(found) == 4
+    heads.proposal_append_gt = False
+    (found,) = heads.label_and_sample_proposals([Instances((96, 96), proposal_boxes=Boxes(boxes))], [target])
+    assert set(found.proposal_boxes.tensor[:, 3].tolist()) <= {4, 5, 6}
+
+
+def test_an_image_without_regions_adds_nothing(toys):
+    """Detectron2's first stage may propose none."""
+    predictor = model_of("fpn").roi_heads.box_predictor
+    nothing = Instances((50, 50), proposal_boxes=Boxes(torch.zeros(0, 4)), gt_boxes=Boxes(torch.zeros(0, 4)))
+    nothing.gt_classes, nothing.has_targets = (
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.bool),
+    )
+    predictions = torch.zeros(0, 81), torch.zeros(0, 320)
+    losses = predictor.losses(predictions, [nothing])
+    assert losses["loss_cls"] == losses["loss_box_reg"] == 0
+    (found,), _ = predictor.inference(predictions, [nothing])
+    assert found.pred_boxes.tensor.shape == (0, 4)
 
 
 def test_losses_of_both_stages_are_divided_by_the_samples(toys):
@@ -345,3 +406,7 @@ def test_losses_of_both_stages_are_divided_by_the_samples(toys):
     assert losses["loss_cls"].item() == pytest.approx(math.log(81))
     # The target of x is 1 pixel of 10, in units of a tenth: 1.
     assert losses["loss_box_reg"].item() == pytest.approx((0.5 * 0.5**2 + 3 - 0.5) / 3)
+    predictor = model_of("fpn", ["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", "0.5"]).roi_heads.box_predictor
+    assert predictor.losses((scores, offsets), [found])["loss_box_reg"].item() == pytest.approx(
+        3.25 / 3 - 0.25 / 3
+    )
