@@ -11,5 +11,6 @@ def add_mask_rcnn_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_RCNN = node = CfgNode()
     # Whether images are padded to a multiple of the largest stride of the pyramid; GluonCV's are not.
     node.PAD_TO_STRIDE = True
-    # How a mask becomes pixels: detectron2, bilinearly at pixel centers | gluoncv, in a box of whole pixels.
+    # How a mask becomes pixels: detectron2, bilinearly at pixel centers, like GluonCV's eval_mask_rcnn.py |
+    # gluoncv, in a box of whole pixels, like the evaluation in its train_mask_rcnn.py.
     node.PASTING = "detectron2"

@@ -309,7 +309,8 @@ class GluonROIHeads(_Sampling, StandardROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        _check_keys(cfg.MODEL)
+        if problem := _find_problem(cfg.MODEL):
+            raise InputError(problem)
         parts = super().from_config(cfg, input_shape)
         for part in ("box", "mask"):
             pooler, names = parts[f"{part}_pooler"], parts[f"{part}_in_features"]
@@ -336,7 +337,8 @@ class GluonRes5ROIHeads(_Sampling, BackboneROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        _check_keys(cfg.MODEL)
+        if problem := _find_problem(cfg.MODEL):
+            raise InputError(problem)
         parts = super().from_config(cfg, input_shape)
         parts["pooler"] = _pixel_pooler(parts["pooler"], parts["in_features"], input_shape)
         channels = parts["box_predictor"].cls_score.in_features
@@ -368,16 +370,17 @@ _WITHOUT_EFFECT = {
 }
 
 
-def _check_keys(node: CfgNode) -> None:
-    """Raise an InputError if a key of MODEL was set that has no effect on GluonCV's heads."""
+def _find_problem(node: CfgNode) -> str:
+    """Return the problem with a key of MODEL that was set and has no effect here; "" if there is none."""
     for section in ("ROI_BOX_HEAD", "ROI_MASK_HEAD"):
         for key, values in _WITHOUT_EFFECT.items():
             found = node[section].get(key, values[0])
             if found not in values:
-                raise InputError(
+                return (
                     f"MODEL.{section}.{key} {found} has no effect with MODEL.ROI_HEADS.NAME "
                     f"{node.ROI_HEADS.NAME}; leave it out, or set the name to StandardROIHeads"
                 )
+    return ""
 
 
 def _pixel_pooler(

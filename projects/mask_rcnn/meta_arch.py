@@ -114,7 +114,16 @@ class MaskRCNN(Segmentor):
         return {"losses": {**second_stage, **losses}}
 
     def prepare_targets(self, batch: Batch) -> list[Instances]:
-        """Return the mapper's `instances`, with `gt_boxes`, `gt_classes` and `gt_masks`."""
+        """Return the mapper's `instances`, with `gt_boxes`, `gt_classes` and `gt_masks`.
+
+        Raises:
+            InputError: an image has none.
+        """
+        if not all("instances" in inputs for inputs in batch.inputs):
+            raise InputError(
+                "training images have no instances, which MaskRCNN learns from; add their target to "
+                "INPUT.TARGETS: \"('instances',)\""
+            )
         return [inputs["instances"].to(self.device) for inputs in batch.inputs]
 
     def losses(self, outputs: dict[str, Any], targets: list[Instances]) -> dict[str, Tensor]:

@@ -69,8 +69,9 @@ KEYS_AS_REMEDIES = {
     "projects/psanet/head.py": {"INPUT.CROP_SIZE", "MODEL.PSANET.MASK_SIZE"},
     # A dataset without things and stuff; another package's model without a requested output.
     "segzoo/modeling/mask_classification/meta_arch.py": {"DATASETS.CLASSES_FROM"},
-    # A loss term or a matching cost reads what the mapper has not added.
+    # The model, a loss term or a matching cost reads what the mapper has not added.
     "segzoo/modeling/mask_classification/criterion/target_masks.py": {"INPUT.TARGETS"},
+    "projects/mask_rcnn/meta_arch.py": {"INPUT.TARGETS"},
     "segzoo/modeling/plain_model.py": {"TEST.TASKS", "TEST.PROTOCOL"},
 }
 CONFIG_KEY = re.compile(r"\b(?:[A-Z][A-Z0-9_]+\.)+[A-Z][A-Z0-9_]+")

@@ -95,6 +95,16 @@ def test_detections_of_a_class_suppress_each_other_above_the_score():
     assert found.pred_boxes.tensor.tolist() == [[-9, -9, 90, 90], other, one]
     few = detect(boxes, probabilities, (40, 40), score_thresh=0.01, nms_thresh=0.5, max_detections=2)
     assert few.scores.tolist() == pytest.approx([0.7, 0.6])
+    # The threshold itself is not above it.
+    one = detect(
+        boxes[1:],
+        torch.tensor([[0.01, 0.01], [0.3, 0.01]]),
+        (40, 40),
+        score_thresh=0.01,
+        nms_thresh=0.5,
+        max_detections=9,
+    )
+    assert one.scores.tolist() == pytest.approx([0.3])
     none = detect(boxes, probabilities, (40, 40), score_thresh=0.9, nms_thresh=0.5, max_detections=2)
     assert none.pred_boxes.tensor.shape == (0, 4)
 
@@ -334,6 +344,10 @@ def test_training_has_no_missing_proposals(toys):
     logits = [torch.tensor([[0.3, -0.2, 0.1]])]
     (found,) = rpn.predict_proposals(anchors, logits, [torch.zeros(1, 3, 4)], [(50, 50)])
     assert found.proposal_boxes.tensor.tolist() == [[0, 0, 10, 10], [20, 20, 40, 40]]
+    # A side grows by at most exp(4.42).
+    deltas = torch.tensor([[[0.0, 0, 30, 0]]]).expand(1, 3, 4)
+    (wide,) = rpn.predict_proposals(anchors, logits, [deltas], [(50, 9999)])
+    assert wide.proposal_boxes.tensor[0, 2].item() == pytest.approx(5 + 5 * math.exp(4.42))
     (found,) = rpn.eval().predict_proposals(anchors, logits, [torch.zeros(1, 3, 4)], [(50, 50)])
     assert found.proposal_boxes.tensor.tolist() == [[0, 0, 10, 10], [20, 20, 40, 40], [-1] * 4]
     assert found.copies.tolist() == [1, 1, 998]
@@ -406,6 +420,25 @@ def test_losses_of_both_stages_are_divided_by_the_samples(toys):
     assert losses["loss_cls"].item() == pytest.approx(math.log(81))
     # The target of x is 1 pixel of 10, in units of a tenth: 1.
     assert losses["loss_box_reg"].item() == pytest.approx((0.5 * 0.5**2 + 3 - 0.5) / 3)
+    # Images are averaged: the second one has no positive anchor or region, and another number of samples.
+    both = rpn.losses(
+        anchors,
+        [logits[0].repeat(2, 1)],
+        [torch.tensor([1, 0, -1]), torch.tensor([-1, 0, -1])],
+        [deltas[0].repeat(2, 1, 1)],
+        [torch.tensor([[0.0, 0, 10, 10]] * 3)] * 2,
+    )
+    assert both["loss_rpn_cls"].item() == pytest.approx((entropy / 2 + math.log(1 + math.exp(-0.2))) / 2)
+    assert both["loss_rpn_loc"].item() == pytest.approx((0.05**2 * 9 / 2 + 0.3 - 1 / 18) / 4)
+    # A side grows by at most exp(4.42).
+    far = torch.zeros(1, 320)
+    far[0, 2] = 1000
+    (wide,), _ = predictor.inference((torch.zeros(1, 81), far), [found[torch.tensor([0])]])
+    assert wide.pred_boxes.tensor[0, 2].item() == pytest.approx(5 + 5 * math.exp(4.42))
+    other = found[torch.tensor([1])]
+    both = predictor.losses((torch.zeros(4, 81), torch.cat((offsets, offsets[:1]))), [found, other])
+    assert both["loss_cls"].item() == pytest.approx(math.log(81))
+    assert both["loss_box_reg"].item() == pytest.approx((0.5 * 0.5**2 + 3 - 0.5) / 6)
     predictor = model_of("fpn", ["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", "0.5"]).roi_heads.box_predictor
     assert predictor.losses((scores, offsets), [found])["loss_box_reg"].item() == pytest.approx(
         3.25 / 3 - 0.25 / 3

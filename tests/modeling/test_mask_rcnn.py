@@ -169,6 +169,15 @@ def test_losses_need_no_event_storage_and_one_is_used_if_there_is_one():
         assert {"rpn/num_pos_anchors", "mask_rcnn/accuracy"} <= storage.latest().keys()
 
 
+def test_training_images_without_the_target_are_one_line():
+    batch = make_inputs("polygon")
+    del batch[1]["instances"]
+    with pytest.raises(
+        InputError, match=r"^training images have no instances, .* INPUT.TARGETS: .*'instances'"
+    ):
+        build_peers("c4").ours.train()(batch)
+
+
 def test_its_targets_are_known_without_importing_it():
     from segzoo.projects.mask_rcnn import MaskRCNN
 
