@@ -77,7 +77,8 @@ class JointRPN(RPN):
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
         all_anchors = Boxes.cat(anchors)
-        negative, positive = self.anchor_matcher.thresholds[1:-1]
+        # Between infinite ones; a single threshold is both.
+        negative, positive = self.anchor_matcher.thresholds[1], self.anchor_matcher.thresholds[-2]
         labels, boxes = [], []
         for targets in gt_instances:
             height, width = targets.image_size

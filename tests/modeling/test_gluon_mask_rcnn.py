@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
 from segzoo.model_zoo.configs import load_config
@@ -161,6 +161,15 @@ def test_mask_targets_are_shares_of_bins():
     assert first.tolist() == [[0.5, 0], [0.5, 0]]
     # Rows 1 and 3, 5 and 7.
     assert second.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_polygons_to_learn_are_drawn_as_far_as_the_boxes_reach():
+    """Bins at the edge of a box read a pixel beyond it, which is outside of this polygon."""
+    polygons = [[np.array([0.0, 0, 4, 0, 4, 7, 0, 7])]]
+    boxes = torch.tensor([[0.0, 0, 4, 6.7]])
+    expected = soft_masks(BitMasks.from_polygon_masks(polygons, 12, 12), boxes, 2)
+    assert 0 < expected.min() < expected.max() == 1
+    assert torch.equal(soft_masks(PolygonMasks(polygons), boxes, 2), expected)
 
 
 def test_masks_fill_boxes_of_whole_pixels():
@@ -404,6 +413,13 @@ def test_losses_of_both_stages_are_divided_by_the_samples(toys):
     # An anchor that ends at the width of the image leaves it.
     (labels,), _ = rpn.label_and_sample_anchors(anchors, [Instances((20, 20), gt_boxes=anchors[0][:1])])
     assert labels.tolist() == [1, -1, 0]
+    # A single threshold separates positive from negative ones.
+    alone = model_of("fpn", ["MODEL.RPN.IOU_THRESHOLDS", "[0.2]", "MODEL.RPN.IOU_LABELS", "[0, 1]"])
+    (labels,), _ = alone.proposal_generator.label_and_sample_anchors(
+        [Boxes(torch.tensor([[0.0, 0, 10, 10], [0, 0, 5, 6], [0, 0, 3, 6]]))],
+        [Instances((20, 20), gt_boxes=anchors[0][:1])],
+    )
+    assert labels.tolist() == [1, 1, 0]
     # So do those that begin before its first pixel, or end at its height.
     corners = [[0.0, 0, 19, 29], [-1, 0, 9, 9], [0, -1, 9, 9], [0, 0, 20, 9], [0, 0, 9, 30], [15, 25, 19, 29]]
     far = Instances((30, 20), gt_boxes=Boxes(torch.tensor([[0.0, 0, 19, 29]])))

@@ -233,6 +233,14 @@ def test_operations_are_counted_at_the_largest_number_of_boxes():
             {"MODEL.ROI_HEADS.IOU_LABELS": [0, -1, 1]},
             "expected 2 labels, one more than MODEL.ROI_HEADS.IOU_TH",
         ),
+        (
+            {"MODEL.RPN.BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0, 1.0)},
+            "MODEL.RPN.BBOX_REG_WEIGHTS [1.0, 1.0, 1.0, 1.0, 1.0]: expected four",
+        ),
+        (
+            {"MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0, 1.0)},
+            "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS [1.0, 1.0, 1.0, 1.0, 1.0]: expected four",
+        ),
         ({"MODEL.RPN.IOU_THRESHOLDS": [0.5]}, "MODEL.RPN.IOU_LABELS [0, -1, 1]: expected 2 labels"),
         ({"MODEL.ROI_HEADS.NAME": "StandardROIHeads"}, "MODEL.ROI_BOX_HEAD.NAME '' is unknown"),
     ],

@@ -57,7 +57,7 @@ def check_names(cfg: CfgNode) -> None:
     by_layers = _is_a(kind, StandardROIHeads)
     if node.ROI_BOX_HEAD.NAME or by_layers:  # C4 has none
         registered(ROI_BOX_HEAD_REGISTRY, "MODEL.ROI_BOX_HEAD.NAME", node.ROI_BOX_HEAD.NAME)
-    problem = _anchors_problem(node) or _labels_problem(node)
+    problem = _anchors_problem(node) or _labels_problem(node) or _weights_problem(node)
     if by_layers:
         problem = problem or _layers_problem(node)
         problem = problem or (_is_a(kind, CascadeROIHeads) and _cascade_problem(node))
@@ -93,6 +93,21 @@ def _labels_problem(node: CfgNode) -> str:
             return (
                 f"MODEL.{key}.IOU_LABELS {list(labels)}: expected {len(thresholds) + 1} labels, one more "
                 f"than MODEL.{key}.IOU_THRESHOLDS {list(thresholds)}"
+            )
+    return ""
+
+
+def _weights_problem(node: CfgNode) -> str:
+    stages = node.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS
+    for key, weights in (
+        ("RPN", node.RPN.BBOX_REG_WEIGHTS),
+        ("ROI_BOX_HEAD", node.ROI_BOX_HEAD.BBOX_REG_WEIGHTS),
+        *(("ROI_BOX_CASCADE_HEAD", stage) for stage in stages),
+    ):
+        if len(weights) != 4:
+            return (
+                f"MODEL.{key}.BBOX_REG_WEIGHTS {list(weights)}: expected four numbers; a fifth one is for "
+                "the angle of rotated boxes"
             )
     return ""
 
