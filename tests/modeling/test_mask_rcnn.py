@@ -266,6 +266,7 @@ CASCADE = {
         ({**CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": (0.5, 0.6)}, "one for each of the 3 stages"),
         ({**CASCADE, "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.4]}, "expected the first to be that of"),
         ({"MODEL.ROI_BOX_HEAD.NUM_FC": 0}, "the head of boxes has no layer"),
+        ({"MODEL.FPN.TOP_BLOCK": ""}, "p2, p3, p4, p5; see MODEL.FPN.OUT_FEATURES and MODEL.FPN.TOP_BLOCK"),
         ({"MODEL.ROI_MASK_HEAD.NORM": "GN"}, "MODEL.ROI_MASK_HEAD.CONV_DIM 16: expected a multiple of 32"),
         ({"MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p4"]}, "they have strides 4, 16; expected each twice"),
         (
