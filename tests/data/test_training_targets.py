@@ -45,6 +45,25 @@ def test_boxes_hold_all_pixels_of_a_target_and_no_more():
     assert found.tolist() == [[1, 0, 3, 2], [4, 0, 5, 3], [2, 1, 4, 3]]
 
 
+def test_a_box_holds_the_polygons_of_all_annotations_of_a_target():
+    """Annotations of a class are one target of the semantic task; one that is no polygon has its pixels."""
+    indices = np.zeros((10, 20), np.uint8)
+    indices[1:3, 2:5], indices[4:9, 10:13], indices[0, 15] = 1, 2, 3
+    members = np.eye(4, 3, k=-1, dtype=bool)
+    index_map = IndexMap(indices, Segments(np.array([0, 0, 1]), np.zeros(3, bool)), members)
+    polygons = [
+        [np.array([[2.2, 1.3], [4.8, 1.3], [4.8, 2.9]])],
+        [np.array([[9.6, 4.1], [12.5, 8.7], [9.6, 8.7]])],
+        None,
+    ]
+    labels = replace(labels_of("semantic", index_map), outlines_of=lambda: polygons)
+    first, second = labels.boxes
+    np.testing.assert_allclose(first, [2.2, 1.3, 12.5, 8.7], rtol=1e-6)
+    assert second.tolist() == [15, 0, 16, 1]
+    mixed = replace(labels, outlines_of=lambda: [polygons[0], None, None])
+    assert mixed.boxes[0].tolist() == [2, 1, 13, 9]
+
+
 def test_whole_boxes_are_those_before_the_crop_and_are_cut_at_its_border():
     """A diagonal of 10 x 20 pixels, doubled, mirrored, and cropped, by hand."""
     indices = np.zeros((10, 20), np.uint8)
