@@ -47,6 +47,8 @@ def extents(ids):
         ("panoptic_segformer", 16, (6, 16), {1: (0, 7), 2: (8, 15)}),
         # A segment between two cells vanishes.
         ("panoptic_segformer", 16, (5, 8, 16), {1: (0, 7), 3: (8, 15)}),
+        # Three cells of 20 / 3 columns, at 2.8, 9.5, 16.2: 1, 0, 0 for the first segment, 0.5 at 6.2.
+        ("panoptic_segformer", 20, (7, 20), {1: (0, 6), 2: (7, 19)}),
         # Cells at 2, 6, 10, ...: 1 at 6, 0 at 10, exactly 0.5 at column 8, which no segment gets.
         ("entityseg", 32, (10, 32), {0: (8, 8), 1: (0, 7), 2: (9, 31)}),
         # Logits at 4, 12, ...: 10, -10; doubled, 10, 10, 0, -10 at 2, 6, 10, 14: 0.5 at column 10.
