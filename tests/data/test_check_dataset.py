@@ -208,6 +208,15 @@ def test_trainval_may_share_images_with_train_and_names_of_one_split_are_checked
     assert [finding["is_problem"] for finding in report["findings"]] == [False]
 
 
+@pytest.mark.parametrize(("other", "meant"), [("roads_small_val", True), ("roads_small_val_train", False)])
+def test_validation_sets_may_share_images_with_each_other_only(tmp_path, run, other, meant):
+    write_labels(tmp_path, GOOD, "val")
+    splits = {"roads_val": "val", other: {"split": "val", "part": "first"}}
+    status, report = run(write_yaml(tmp_path, {**ROADS, "splits": splits}))
+    assert [finding["is_problem"] for finding in report["findings"]] == [not meant]
+    assert status == (0 if meant else 1)
+
+
 def test_trainval_may_not_share_images_with_test(tmp_path, run):
     write_labels(tmp_path, GOOD)
     splits = {"roads_trainval": "train", "roads_test": {"split": "train", "part": "all"}}

@@ -222,6 +222,17 @@ def test_parts_of_coconut_that_are_missing_are_named(prepare, datasets_folder, c
     assert not list(root.glob("panoptic_*.json"))
 
 
+@pytest.mark.parametrize("segments", [None, ["person"], {"id": 1}])
+def test_segments_of_another_type_are_named(prepare, datasets_folder, capsys, segments):
+    root = write_nuts(datasets_folder)
+    content = json.loads((root / "relabeled_coco_val.json").read_text())
+    content["annotations"][0]["segments_info"] = segments
+    write(root / "relabeled_coco_val.json", content)
+    assert prepare("coconut") == 1
+    assert "000000000139.png: its segments_info in the JSON is " in capsys.readouterr().err
+    assert not (root / "panoptic_relabeled_val.json").exists()
+
+
 def test_a_missing_coconut_is_explained(prepare, datasets_folder, capsys):
     assert prepare("coconut") == 2
     assert "put COCONut's JSONs and PNGs there" in capsys.readouterr().err

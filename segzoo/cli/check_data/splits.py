@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from .checked import CheckedSplit, Finding
-from .inspection import (
-    shared_images,
-)
+from .inspection import shared_images
 
 
 def shared_image_findings(splits: Sequence[CheckedSplit]) -> list[Finding]:
@@ -25,10 +23,14 @@ def shared_image_findings(splits: Sequence[CheckedSplit]) -> list[Finding]:
 
 
 def _may_overlap(first: str, second: str) -> bool:
-    """Return whether two splits may share images, as train and trainval do; never with a test set."""
+    """Return whether two splits may share images, as train and trainval or two validation sets do.
+
+    No split may share them with a test set.
+    """
     names = (first, second)
     # Exactly one: where both have it, it is part of the dataset's name.
     if sum("test" in name.split("_") for name in names) == 1:
         return False
-    trains = ["train" in name for name in names]
-    return any("trainval" in name for name in names) or all(trains)
+    if any("trainval" in name for name in names) or all("train" in name for name in names):
+        return True
+    return all("val" in name.split("_") and "train" not in name for name in names)
