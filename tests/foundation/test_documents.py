@@ -33,3 +33,18 @@ def test_local_links_exist(document):
 
 def test_documents_are_found():
     assert len(DOCUMENTS) > 50
+
+
+def test_the_notice_names_the_paper_of_each_method():
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    papers = {}
+    for readme in ROOT.glob("projects/*/README.md"):
+        if found := re.search(r"arxiv\.org/abs/([\d.]+\d)", readme.read_text(encoding="utf-8")):
+            papers[readme.parent.name] = found[1]
+    assert len(papers) > 15
+    assert [name for name, paper in papers.items() if f"arXiv:{paper}" not in notice] == []
+
+
+def test_coming_from_lists_all_projects():
+    text = (ROOT / "COMING_FROM.md").read_text(encoding="utf-8")
+    assert re.findall(r"^- \[(.+)\]\(#", text, re.MULTILINE) == re.findall(r"^## (.+)$", text, re.MULTILINE)
