@@ -184,10 +184,14 @@ def _described(entry: "Entry") -> Iterator[tuple[str, str]]:
         numbers = [f"{info.params:g} M parameters"] * (info.params is not None)
         numbers += [f"{info.gflops:g} GFLOPs"] * (info.gflops is not None)
         yield "paper says", ", ".join(numbers)
-    if info.train_time is not None or info.train_memory is not None:
-        numbers = [f"{info.train_time:g} s per iteration"] * (info.train_time is not None)
-        numbers += [f"{info.train_memory:g} GB per GPU"] * (info.train_memory is not None)
-        yield "authors' training", ", ".join(numbers)
+    if info.trained_on:
+        units = {
+            "s per iteration": info.train_time,
+            "h in all": info.train_hours,
+            "GB per GPU": info.train_memory,
+        }
+        numbers = [f"{value:g} {unit}" for unit, value in units.items() if value is not None]
+        yield "trained in", f"{', '.join(numbers)}, on {info.trained_on}"
     place = info.url or info.page or info.folder
     yield "weights", place or "none published"
     if place:

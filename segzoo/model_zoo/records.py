@@ -63,7 +63,9 @@ class WeightsInfo:
         official_code: measurements of the authors' code with fvcore; None if unknown.
         reproduced: segzoo's measurements; None if there are none.
         train_time: the authors' training time in seconds per iteration; None if not published.
+        train_hours: their whole training in hours; None if not published.
         train_memory: the memory of each GPU in that training, in GB; None if not published.
+        trained_on: the hardware of these; "" if none of them is published.
     """
 
     name: str
@@ -94,7 +96,9 @@ class WeightsInfo:
     official_code: Measured | None
     reproduced: Measured | None
     train_time: float | None = None
+    train_hours: float | None = None
     train_memory: float | None = None
+    trained_on: str = ""
 
     @property
     def task(self) -> str:
@@ -126,7 +130,6 @@ class Section:
         evaluate_with: metric -> KEY VALUE overrides that evaluate by its protocol, if the configuration has
             another one.
         models: rows in their order, at least one.
-        trained_on: the hardware of the authors' training time and memory; "" if none is given.
     """
 
     method: str
@@ -138,4 +141,3 @@ class Section:
     metrics: dict[str, str]
     evaluate_with: dict[str, list[str]]
     models: tuple[WeightsInfo, ...]
-    trained_on: str = ""

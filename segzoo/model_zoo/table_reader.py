@@ -16,6 +16,9 @@ _MD5_IN_NAME = re.compile(r"_([0-9a-f]{6})\.pkl$")
 # GluonCV's, see `published_sha1`, which checks them.
 _SHA1_IN_NAME = re.compile(r"-([0-9a-f]{8})\.zip$")
 
+# The authors' training time and memory.
+_TRAINING = ("train_time", "train_hours", "train_memory")
+
 # Keys that apply to all models of a file, unless a section or row overrides them.
 _SOURCE = {
     "method": str,
@@ -52,8 +55,7 @@ _ROW = {
     "official_code": dict,
     "reproduced": dict,
     "metrics": dict,
-    "train_time": float,
-    "train_memory": float,
+    **dict.fromkeys(_TRAINING, float),
     "model_id": str,
     "file": str,
     "url": str,
@@ -121,17 +123,17 @@ def _section(file: Path, table: dict[str, Any], index: int, section: Any) -> Sec
         metrics=metrics,
         evaluate_with=_overrides(where, {**table, **section}.get("evaluate_with", {}), metrics),
         models=tuple(models),
-        trained_on=_trained_on(where, shared.get("trained_on", ""), models),
     )
 
 
-def _trained_on(where: str, hardware: str, models: list[WeightsInfo]) -> str:
-    """Return the hardware of the section's training times, or "" if it has none."""
-    if all(info.train_time is None and info.train_memory is None for info in models):
+def _trained_on(where: str, row: dict[str, Any]) -> str:
+    """Return the hardware of a row's training time and memory, or "" if it has none."""
+    key = next((key for key in _TRAINING if row.get(key) is not None), None)
+    if key is None:
         return ""
-    if not hardware:
-        raise InputError(f"{where}: has a train_time or train_memory; say on which GPUs in trained_on")
-    return hardware
+    if not row.get("trained_on"):
+        raise InputError(f"{where}: has a {key}; say on which GPUs in trained_on")
+    return row["trained_on"]
 
 
 def _overrides(where: str, found: dict[str, Any], metrics: dict[str, str]) -> dict[str, list[str]]:
@@ -188,8 +190,8 @@ def _info(where: str, row: dict[str, Any], metrics: dict[str, str], name: str) -
         note=row.get("note", ""),
         official_code=_measured(row.get("official_code"), f"{where}: official_code"),
         reproduced=_measured(row.get("reproduced"), f"{where}: reproduced"),
-        train_time=row.get("train_time"),
-        train_memory=row.get("train_memory"),
+        trained_on=_trained_on(where, row),
+        **{key: row.get(key) for key in _TRAINING},
     )
 
 

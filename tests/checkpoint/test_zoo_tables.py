@@ -13,6 +13,7 @@ from zoo_maintenance.documents import INDEX, OVERVIEW_ROWS, PAGES, documents
 from zoo_maintenance.editing import write_reproduced
 
 from segzoo import model_zoo
+from segzoo.cli import zoo
 from segzoo.model_zoo import load_config, registry
 from segzoo.model_zoo.measure import counted_size
 from segzoo.model_zoo.records import Measured
@@ -107,12 +108,30 @@ def test_the_authors_training_time_is_a_column_where_they_give_one(tmp_path):
     cells = [dict(zip(header, row, strict=True)) for row in rows]
     assert [one["training s/iteration, paper"] for one in cells] == ["0.584", "-"]
     assert [one["training GB per GPU, paper"] for one in cells] == ["5.0", "-"]
-    assert "- training time and memory: 8 V100 GPUs." in notes
+    assert "- training: on 8 V100 GPUs." in notes
+    assert [one.trained_on for one in section.models] == ["8 V100 GPUs", ""]
     (plain,) = read_table(table(tmp_path, on))
-    assert plain.trained_on == ""
     assert "training" not in tables.section_text(plain).replace("pre-training", "")
-    with pytest.raises(InputError, match="has a train_time or train_memory; say on which GPUs in trained_on"):
+    with pytest.raises(InputError, match="has a train_time; say on which GPUs in trained_on"):
         list(read_table(table(tmp_path, given)))
+
+
+def test_semsegs_training_times_are_hours(capsys):
+    # The readme of github.com/hszhao/semseg, "Training Time".
+    hours = {
+        "ade20k": {"pspnet": (14, 20), "psanet": (14, 20)},
+        "voc_2012": {"pspnet": (3.3, 5), "psanet": (3.3, 5)},
+        "cityscapes": {"pspnet": (7, 10), "psanet": (7.5, 10.5)},
+    }
+    epochs = {"ade20k": 100, "voc_2012": 50, "cityscapes": 200}
+    for dataset, methods in hours.items():
+        for method, values in methods.items():
+            for backbone, value in zip(("r50", "r101"), values, strict=True):
+                info = known_models()[f"semantic/{dataset}/{method}_{backbone}_v1s_{epochs[dataset]}ep"]
+                assert (info.train_hours, info.train_time, info.train_memory) == (value, None, None)
+                assert "8 GeForce RTX 2080 Ti" in info.trained_on
+    assert zoo.main(["semantic/cityscapes/psanet_r101_v1s_200ep"]) == 0
+    assert "trained in    10.5 h in all, on a server with 8 GeForce RTX 2080 Ti" in capsys.readouterr().out
 
 
 def test_sections_and_rows_restate_what_differs(tmp_path):

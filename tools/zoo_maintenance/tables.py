@@ -51,6 +51,7 @@ def _columns(section: Section) -> dict:
         _at(number_text(info.reproduced.gflops), info.reproduced.size) if info.reproduced else "-"
     )
     numbers["training s/iteration, paper"] = lambda info: number_text(info.train_time, most=3)
+    numbers["training h, paper"] = lambda info: number_text(info.train_hours)
     numbers["training GB per GPU, paper"] = lambda info: number_text(info.train_memory)
     shown = {
         name: column
@@ -108,8 +109,8 @@ def _footnotes(section: Section) -> list[str]:
         how = f" Evaluate with `{shlex.join(overrides)}`." if overrides else ""
         if any(info.value(metric) is not None or _own_metric(info, metric) for info in section.models):
             lines.append(f"- {metric}: {protocol}.{how}")
-    if section.trained_on:
-        lines.append(f"- training time and memory: {section.trained_on}.")
+    for hardware in dict.fromkeys(info.trained_on for info in section.models if info.trained_on):
+        lines.append(f"- training: on {hardware}.")
     lines += _unused_parameters(section)
     notes = [(info.name.split("/")[-1], info.note) for info in section.models if info.note]
     for note in dict.fromkeys(note for _, note in notes):
