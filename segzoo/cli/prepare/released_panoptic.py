@@ -62,7 +62,8 @@ def describe(annotated: Annotated, png_root: Path, category_ids: Sequence[int]) 
 def _describe(annotated: Annotated, png: Path, categories: Ids) -> Described:
     if not png.is_file():
         raise InputError(f"{png}: does not exist; unpack the panoptic PNGs")
-    if not isinstance(annotated.segments, list) or not all(isinstance(one, dict) for one in annotated.segments):
+    listed = isinstance(annotated.segments, list)
+    if not listed or not all(isinstance(one, dict) for one in annotated.segments):
         raise InputError(
             f"{png}: its segments_info in the JSON is {shown(annotated.segments)}, expected a list of "
             "segments; download the JSON again"
