@@ -18,28 +18,20 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segzoo.data import register, register_dataset_file
+from segzoo.data import register_dataset_file
 from segzoo.evaluation import InstanceEvaluator, build_evaluator, registry
 from segzoo.evaluation.boundary import BoundaryInstanceEvaluator
 from segzoo.evaluation.rescore import rescore
 from segzoo.utils.errors import InputError
 from tests.evaluation.evaluation_data import PanopticData
 
+pytestmark = pytest.mark.usefixtures("forget_datasets")
+
 SIZE = (160, 200)
 CATEGORIES = [{"id": 9, "name": "a"}, {"id": 2, "name": "b"}, {"id": 40, "name": "never"}]
 CLASSES = ["b", "a", "never"]
 COCO_ID = {one["name"]: one["id"] for one in CATEGORIES}
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-
-
-@pytest.fixture(autouse=True)
-def forget_datasets():
-    before = dict(register._registered)
-    yield
-    for name in set(register._registered) - set(before):
-        register._registered.pop(name)
-        DatasetCatalog.pop(name)
-        MetadataCatalog.pop(name)
 
 
 def encode(mask):

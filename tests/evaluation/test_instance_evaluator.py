@@ -18,11 +18,13 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segzoo.data import register, register_dataset_file
+from segzoo.data import register_dataset_file
 from segzoo.evaluation import InstanceEvaluator, build_evaluator
 from segzoo.evaluation.rescore import rescore
 from segzoo.utils.errors import InputError
 from tests.evaluation.evaluation_data import PanopticData, blobs
+
+pytestmark = pytest.mark.usefixtures("forget_datasets")
 
 SIZE = (120, 150)
 # Ids with a gap, in another order than the classes.
@@ -104,16 +106,6 @@ class InstanceData:
             evaluation.accumulate()
             evaluation.summarize()
         return evaluation
-
-
-@pytest.fixture(autouse=True)
-def forget_datasets():
-    before = dict(register._registered)
-    yield
-    for name in set(register._registered) - set(before):
-        register._registered.pop(name)
-        DatasetCatalog.pop(name)
-        MetadataCatalog.pop(name)
 
 
 def instances(masks, scores, classes, size=SIZE):
