@@ -178,3 +178,17 @@ def test_mit_b5_3x_has_three_times_the_iterations_of_1x():
     assert [thrice.SOLVER[key] for key in same] == [once.SOLVER[key] for key in same]
     assert thrice.MODEL.ENTITYSEG == once.MODEL.ENTITYSEG
     assert thrice.MODEL.ENTITYSEG.MAX_MASKS_PER_IMAGE == 80
+
+
+@pytest.mark.parametrize("name", ["r50", "swin_tiny_rgb"])
+def test_own_recipes_of_ade20k_and_cityscapes(name):
+    ade20k, cityscapes = (config(name, dataset) for dataset in ("ade20k", "cityscapes"))
+    found = (ade20k.SOLVER.IMS_PER_BATCH, ade20k.SOLVER.MAX_ITER, tuple(ade20k.SOLVER.STEPS))
+    assert found == (16, 60_000, (40_000, 54_000))
+    assert (ade20k.INPUT.MIN_SIZE_TEST, ade20k.INPUT.MAX_SIZE_TEST) == (800, 1333)
+    # Detectron2's configs/Cityscapes/mask_rcnn_R_50_FPN.yaml.
+    found = (cityscapes.SOLVER.IMS_PER_BATCH, cityscapes.SOLVER.MAX_ITER, tuple(cityscapes.SOLVER.STEPS))
+    assert found == (8, 24_000, (18_000,))
+    assert list(cityscapes.INPUT.MIN_SIZE_TRAIN) == [800, 832, 864, 896, 928, 960, 992, 1024]
+    sizes = (cityscapes.INPUT.MAX_SIZE_TRAIN, cityscapes.INPUT.MIN_SIZE_TEST, cityscapes.INPUT.MAX_SIZE_TEST)
+    assert sizes == (2048, 1024, 2048)

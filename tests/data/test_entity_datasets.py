@@ -195,6 +195,10 @@ def test_coconut_is_prepared_from_the_released_files(prepare, datasets_folder, c
         assert [
             one["file_name"].split(f"{datasets_folder.name}/")[1].removeprefix("./") for one in records
         ] == files
+        # The parts of val number their images independently of each other.
+        if split == "coconut_val_panoptic":
+            ids = [one["image_id"] for one in records]
+            assert ids == ["000000000139", "objects365_v1_00091105"]
         for record in records:
             ids, segments = metadata.load_panoptic(record)
             assert np.array_equal(ids, NUT_IDS)
@@ -284,6 +288,18 @@ def test_entities_are_painted_from_the_masks(prepare, datasets_folder, capsys, s
     ]
 
 
+def test_a_crowd_of_entityseg_stays_one(prepare, datasets_folder):
+    root = datasets_folder / "entityseg"
+    content = entity_json()
+    content["annotations"][1]["iscrowd"] = 1
+    write(root / "annotations/entity_segmentation/entityv2_010203_entity_val.json", content)
+    save(root / "images/entity_01_11580/x.y.jpg", random_image(3, 5))
+    prepare("entityseg")
+    (record,) = DatasetCatalog.get("entityseg_val")
+    _, segments = MetadataCatalog.get("entityseg_val").load_panoptic(record)
+    assert sorted((one["area"], one["iscrowd"]) for one in segments) == [(1, 0), (3, 0), (4, 1), (5, 0)]
+
+
 def test_a_wrong_mask_of_entityseg_is_named(prepare, datasets_folder, capsys):
     root = datasets_folder / "entityseg"
     content = entity_json()
@@ -301,15 +317,16 @@ def test_entityseg_panoptic_is_prepared_and_read(prepare, datasets_folder, capsy
     assert (len(categories), sum(one.isthing for one in categories)) == (350, 279)
     ids = np.arange(1, 351).reshape(14, 25)
     save(folder / "panoptic_maps_val/x.png", id2rgb(ids.astype(np.uint32)))
-    save(root / "images/entity_01_11580/x.jpg", random_image(14, 25))
+    # The PNG of x.y.jpg is x.png.
+    save(root / "images/entity_01_11580/x.y.jpg", random_image(14, 25))
     segments = [
         {"id": number, "category_id": one.id, "iscrowd": 0} for number, one in enumerate(categories, 1)
     ]
     # The release's two classes of equal names.
     names = {277: "pipe", 328: "blanket"}
     content = {
-        "images": [{"id": 3, "file_name": "x.jpg", "height": 14, "width": 25}],
-        "annotations": [{"image_id": 3, "file_name": "x.jpg", "segments_info": segments}],
+        "images": [{"id": 3, "file_name": "x.y.jpg", "height": 14, "width": 25}],
+        "annotations": [{"image_id": 3, "file_name": "x.y.jpg", "segments_info": segments}],
         "categories": [
             {"id": one.id, "name": names.get(one.id, one.name), "isthing": one.isthing} for one in categories
         ],
@@ -318,7 +335,7 @@ def test_entityseg_panoptic_is_prepared_and_read(prepare, datasets_folder, capsy
     assert prepare("entityseg_panoptic") == 1
     assert "no " in capsys.readouterr().err  # train
     (record,) = DatasetCatalog.get("entityseg_panoptic_val")
-    assert record["file_name"] == f"{root}/images/entity_01_11580/x.jpg"
+    assert record["file_name"] == f"{root}/images/entity_01_11580/x.y.jpg"
     metadata = MetadataCatalog.get("entityseg_panoptic_val")
     assert metadata.load_sem_seg(record).ravel().tolist() == list(range(350))
     assert metadata.ignore_label == 65535

@@ -102,7 +102,14 @@ def test_an_unreadable_list_is_named(test_dev, tmp_path):
     with pytest.raises(InputError, match=r"no list .*image_info_test-dev2017.json; "):
         DatasetCatalog.get("coco_2017_test_dev_stuff_sem_seg")
     # Without the list, all images of the folder, with the ids of their names.
-    assert len(DatasetCatalog.get("coco_2017_test_dev_panoptic")) == 3
+    records = DatasetCatalog.get("coco_2017_test_dev_panoptic")
+    evaluator = build_evaluator("coco_2017_test_dev_panoptic", ["panoptic"], tmp_path)
+    ids, segments = torch.ones(3, 4, dtype=torch.int64), [{"id": 1, "category_id": 0, "isthing": True}]
+    for record in records:
+        evaluator.process([record], [{"panoptic_seg": (ids, [dict(one) for one in segments])}])
+    evaluator.evaluate()
+    written = json.loads((tmp_path / "predictions.json").read_text())["annotations"]
+    assert [one["image_id"] for one in written] == [1, 16, 25]
     records = DatasetCatalog.get("coco_2017_test_dev_instances")
     evaluator = build_evaluator("coco_2017_test_dev_instances", ["instance"], tmp_path)
     found = Instances((3, 4), pred_masks=torch.ones(1, 3, 4, dtype=torch.bool), scores=torch.ones(1))
@@ -128,6 +135,10 @@ def test_stuff_is_written_for_cocos_stuff_task(test_dev, tmp_path):
     assert evaluator.evaluate() == {"predictions": {"images": 2}}
     # Things are 183.
     expected = np.array([[183, 183, 183, 92], [183, 92, 92, 92], [182, 182, 182, 183]])
+    written = json.loads((tmp_path / "coco_stuff_results.json").read_text())
+    assert [(one["image_id"], one["category_id"]) for one in written] == [
+        (image_id, category) for image_id in (1, 16) for category in (92, 182, 183)
+    ]
     read = COCO(str(test_dev)).loadRes(str(tmp_path / "coco_stuff_results.json"))
     assert sorted(read.getImgIds()) == [1, 16]
     for image_id in (1, 16):
