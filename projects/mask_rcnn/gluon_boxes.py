@@ -118,8 +118,8 @@ def label_anchors(ious: Tensor, inside: Tensor, positive: float, negative: float
     return matched, labels
 
 
-def sample_regions(positive: Tensor, order: Tensor, count: int, fraction: float) -> tuple[Tensor, int]:
-    """Draw regions for the second stage, some of them twice.
+def sample_regions(positive: Tensor, order: Tensor, count: int, fraction: float) -> Tensor:
+    """Draw regions for the second stage, some of them twice; returns their indices.
 
     The first `fraction` of the draws, F, takes positive regions, then negative ones. The others leave out
     the first F regions of the permutation and take the negative ones of the rest, then positive ones if these
@@ -129,14 +129,22 @@ def sample_regions(positive: Tensor, order: Tensor, count: int, fraction: float)
         positive: (R,) bool.
         order: (R,) a permutation, in which regions are drawn.
         count: number of draws.
-
-    Returns:
-        The drawn regions, and how many of them belong to the first draws, whose positive ones have boxes and
-        masks to learn.
     """
     positives, negatives = order[positive[order]], order[~positive[order]]
     first = round(count * fraction)
     chosen = torch.cat((positives, negatives))[:first]
     rest = order[first:]
     others = torch.cat((rest[~positive[rest]], rest[positive[rest]]))[: count - first]
-    return torch.cat((chosen, others)), len(chosen)
+    return torch.cat((chosen, others))
+
+
+def learned_samples(positive: Tensor, areas: Tensor, count: int) -> Tensor:
+    """Return which samples have a box and a mask to learn, (S,) bool: the `count` smallest positive ones.
+
+    Args:
+        positive: (S,) bool.
+        areas: (S,), of the samples' boxes.
+    """
+    found = positive.nonzero()[:, 0]
+    found = found[areas[found].argsort(stable=True)[:count]]
+    return torch.zeros_like(positive).index_fill(0, found, True)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from segzoo.modeling.detection.roi_heads import BackboneROIHeads
 from segzoo.utils.errors import InputError
 
-from .gluon_boxes import box_coder, detect, sample_regions
+from .gluon_boxes import box_coder, detect, learned_samples, sample_regions
 
 # Samples of a bin along each axis, in features and in the masks to learn.
 _SAMPLES = 2
@@ -171,21 +171,22 @@ class GluonOutputLayers(FastRCNNOutputLayers):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class SoftTargetMaskHead(MaskRCNNConvUpsampleHead):
-    """Detectron2's mask head, which learns the average of the object's mask in each bin of the region."""
+    """Detectron2's mask head, which learns the average of the object's mask in each bin of the region.
+
+    The loss is the mean over the pixels of an image's regions, averaged over the images.
+    """
 
     def forward(self, x: Tensor, instances: list[Instances]) -> Any:
         if not self.training:
             return super().forward(x, instances)
         logits = self.layers(x)
-        if not len(logits):
-            return {"loss_mask": logits.sum() * 0}
-        classes = torch.cat([one.gt_classes for one in instances])
-        side = logits.shape[-1]
-        targets = torch.cat(
-            [_soft_targets(one.gt_masks, one.proposal_boxes.tensor, side) for one in instances]
-        )
-        own = _of_classes(logits, classes)
-        return {"loss_mask": F.binary_cross_entropy_with_logits(own, targets) * self.loss_weight}
+        loss, side = logits.sum() * 0, logits.shape[-1]
+        for own, found in zip(logits.split([len(one) for one in instances]), instances, strict=True):
+            if len(found):
+                own = _of_classes(own, found.gt_classes)
+                targets = _soft_targets(found.gt_masks, found.proposal_boxes.tensor, side)
+                loss = loss + F.binary_cross_entropy_with_logits(own, targets)
+        return {"loss_mask": loss / len(instances) * self.loss_weight}
 
 
 def _of_classes(values: Tensor, classes: Tensor) -> Tensor:
@@ -276,7 +277,8 @@ class _Sampling:
                 best, matched = boxes.tensor.new_zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64)
             positive = best >= self.proposal_matcher.thresholds[1]
             order = torch.randperm(len(boxes), device=positive.device)
-            chosen, first = sample_regions(positive, order, self.batch_size_per_image, self.positive_fraction)
+            count, fraction = self.batch_size_per_image, self.positive_fraction
+            chosen = sample_regions(positive, order, count, fraction)
             sample = Instances(target.image_size)
             sample.proposal_boxes = boxes[chosen]
             matched, kept = matched.to(positive.device)[chosen], positive[chosen]
@@ -288,14 +290,15 @@ class _Sampling:
                 classes = torch.full((len(chosen),), self.num_classes, device=positive.device)
                 sample.gt_boxes = boxes[chosen]
             sample.gt_classes = classes
-            sample.has_targets = kept & (torch.arange(len(chosen), device=kept.device) < first)
+            areas = sample.proposal_boxes.area()
+            sample.has_targets = learned_samples(kept, areas, round(count * fraction))
             samples.append(sample)
         return samples
 
 
 def _learned(proposals: list[Instances]) -> list[Instances]:
-    """Return the samples whose masks are learned; images without objects are left out."""
-    return [one[one.has_targets] for one in proposals if one.has("gt_masks")]
+    """Return the samples whose masks are learned, none of images without objects."""
+    return [one[one.has_targets] for one in proposals]
 
 
 @ROI_HEADS_REGISTRY.register()

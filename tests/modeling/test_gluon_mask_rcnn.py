@@ -17,6 +17,7 @@ from segzoo.projects.mask_rcnn.gluon_boxes import (
     box_coder,
     detect,
     label_anchors,
+    learned_samples,
     sample_regions,
     select_proposals,
 )
@@ -125,13 +126,17 @@ def test_anchors_inside_the_image_are_labeled():
 def test_a_quarter_of_the_draws_takes_positive_regions_first():
     positive = torch.tensor([True, False] * 3 + [False] * 2)
     order = torch.tensor([7, 0, 3, 2, 1, 5, 4, 6])
-    chosen, first = sample_regions(positive, order, 8, 0.25)
     # The others leave out 7 and 0, which are first in order; negatives run out, and 2 comes twice.
-    assert chosen.tolist() == [0, 2, 3, 1, 5, 6, 2, 4]
-    assert first == 2
-    chosen, first = sample_regions(positive, order, 20, 0.25)
-    assert chosen.tolist() == [0, 2, 4, 7, 3, 5, 6, 4]  # no negative twice
-    assert first == 5
+    assert sample_regions(positive, order, 8, 0.25).tolist() == [0, 2, 3, 1, 5, 6, 2, 4]
+    assert sample_regions(positive, order, 20, 0.25).tolist() == [0, 2, 4, 7, 3, 5, 6, 4]  # no negative twice
+
+
+def test_the_smallest_positive_samples_are_learned():
+    positive = torch.tensor([True, False, True, True, True])
+    areas = torch.tensor([5.0, 1, 4, 5, 9])
+    assert learned_samples(positive, areas, 2).tolist() == [True, False, True, False, False]
+    assert learned_samples(positive, areas, 3).tolist() == [True, False, True, True, False]
+    assert torch.equal(learned_samples(positive, areas, 9), positive)
 
 
 def test_levels_count_the_pixels_of_both_ends():
@@ -363,7 +368,7 @@ def test_training_has_no_missing_proposals(toys):
 
 
 @torch.no_grad()
-def test_samples_are_positive_from_half_and_learned_in_the_first_draws(toys):
+def test_samples_are_positive_from_half_and_a_quarter_is_learned(toys):
     heads = model_of("fpn").roi_heads.train()
     heads.batch_size_per_image = 8
     # IoU 0.6, 0.5 and 0.4 with the object, which is a proposal itself.
@@ -376,9 +381,10 @@ def test_samples_are_positive_from_half_and_learned_in_the_first_draws(toys):
         (found,) = heads.label_and_sample_proposals(proposals, [target])
         heights = found.proposal_boxes.tensor[:, 3]
         assert found.gt_classes.tolist() == torch.where(heights >= 5, 7, 80).tolist()
-        # Two draws of positive ones, then what the shuffle leaves: positive ones again, not learned.
-        assert found.has_targets.tolist() == [True, True] + [False] * (len(found) - 2)
+        # Two draws of positive ones, then what the shuffle leaves: positive ones again.
         assert len(found) == 4
+        positive = heights[heights >= 5].sort().values
+        assert sorted(heights[found.has_targets].tolist()) == positive[:2].tolist()
     heads.proposal_append_gt = False
     (found,) = heads.label_and_sample_proposals([Instances((96, 96), proposal_boxes=Boxes(boxes))], [target])
     assert set(found.proposal_boxes.tensor[:, 3].tolist()) <= {4, 5, 6}
@@ -397,6 +403,20 @@ def test_an_image_without_regions_adds_nothing(toys):
     assert losses["loss_cls"] == losses["loss_box_reg"] == 0
     (found,), _ = predictor.inference(predictions, [nothing])
     assert found.pred_boxes.tensor.shape == (0, 4)
+
+
+def test_masks_of_an_image_have_their_own_mean(toys):
+    """As on GPUs with one image each, whose gradients are averaged."""
+    head = model_of("fpn").roi_heads.mask_head.train()
+    images = []
+    for boxes in ([(0, 0, 9, 9)], [(4, 4, 20, 20)] * 3, []):
+        found = sample(boxes)["instances"]
+        found.proposal_boxes = Boxes(found.gt_boxes.tensor + 1)
+        images.append(found)
+    regions = torch.rand(4, head.conv_norm_relus[0].in_channels, 7, 7)
+    one = head(regions[:1], images[:1])["loss_mask"]
+    three = head(regions[1:], images[1:2])["loss_mask"]
+    assert head(regions, images)["loss_mask"].item() == pytest.approx((one + three).item() / 3)
 
 
 def test_losses_of_both_stages_are_divided_by_the_samples(toys):

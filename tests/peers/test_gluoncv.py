@@ -77,13 +77,18 @@ def toy_variants(monkeypatch):
     monkeypatch.setitem(wide_resnet.VARIANTS, "wrn38", wide)
 
 
-def make_toy(name):
+def toy_config(name):
     leaf, channels = TOYS[name]
     cfg = load_config(leaf, [str(item) for pair in channels.items() for item in pair])
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
     cfg.MODEL.AUX_HEAD.CONVS_DIM = 4
     cfg.MODEL.BACKBONE.NORM = cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
+    return cfg
+
+
+def make_toy(name):
+    cfg = toy_config(name)
     torch.manual_seed(1)
     return build_model(cfg).eval()
 
@@ -259,10 +264,20 @@ def test_a_published_file_without_configuration_names_it(tmp_path):
         model_config(None, ["MODEL.WEIGHTS", str(tmp_path / "psp_resnet101_citys-mine.params")])
 
 
-def make_cases(folder, *words):
-    script = [GLUONCV, str(HERE / "make_cases.py"), str(folder), *words]
+def make_cases(folder, *words, script="make_cases"):
+    command = [GLUONCV, "-m", f"tests.peers.gluoncv.{script}", str(folder), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    subprocess.run(script, check=True, env=environment)
+    subprocess.run(command, check=True, env=environment, cwd=HERE.parents[2])
+
+
+def compare_files(recorded, made):
+    """Compare two folders of cases."""
+    assert {file.name for file in recorded.iterdir()} == {file.name for file in made.iterdir()}
+    for file in recorded.glob("*.npz"):
+        with np.load(file) as one, np.load(made / file.name) as other:
+            assert set(one) == set(other)
+            for key in one:
+                np.testing.assert_allclose(one[key], other[key], rtol=1e-4, atol=1e-5)
 
 
 needs_gluoncv = pytest.mark.skipif(
@@ -273,12 +288,7 @@ needs_gluoncv = pytest.mark.skipif(
 @needs_gluoncv
 def test_the_recorded_cases_are_what_the_script_makes(tmp_path):
     make_cases(tmp_path, "--toy")
-    assert {file.name for file in CASES.iterdir()} == {file.name for file in tmp_path.iterdir()}
-    for file in CASES.glob("*.npz"):
-        with np.load(file) as recorded, np.load(tmp_path / file.name) as made:
-            assert set(recorded) == set(made)
-            for key in recorded:
-                np.testing.assert_allclose(recorded[key], made[key], rtol=1e-4, atol=1e-5)
+    compare_files(CASES, tmp_path)
 
 
 @needs_gluoncv

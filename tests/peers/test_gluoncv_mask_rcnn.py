@@ -46,6 +46,7 @@ def load(model, file):
     assert report.complete
     assert report.source.startswith("GluonCV Mask R-CNN")
     assert report.unexpected == report.training_only == []
+    return report
 
 
 def compare(model, case, *, boxes, masks):
@@ -63,17 +64,16 @@ def compare(model, case, *, boxes, masks):
     np.testing.assert_allclose(probabilities, expected_masks[valid], atol=masks)
 
 
-def recorded_model(name, monkeypatch):
+def recorded_model(name, monkeypatch, overrides=()):
     leaf = LEAVES[f"{name}_coco"]
     monkeypatch.setitem(resnet.VARIANTS, leaf.split("_", 3)[-1], TOYS[name])
-    model = make_model(leaf, 20, [*NARROW, *(NARROW_FPN if "_fpn_" in leaf else ())])
-    load(model, CASES / f"{name}.zip")
-    return model
+    model = make_model(leaf, 20, [*NARROW, *(NARROW_FPN if "_fpn_" in leaf else ()), *overrides])
+    return model, load(model, CASES / f"{name}.zip").renamed
 
 
 @pytest.mark.parametrize("name", TOYS)
 def test_recorded_files_give_recorded_detections(name, monkeypatch):
-    model = recorded_model(name, monkeypatch)
+    model, _ = recorded_model(name, monkeypatch)
     with np.load(CASES / f"{name}.npz") as case:
         compare(model, case, boxes=1e-3, masks=1e-5)
 
@@ -99,7 +99,7 @@ def pasted(mask, box, size):
 @torch.no_grad()
 def test_results_are_recorded_boxes_and_masks_at_the_size_of_the_image(name, monkeypatch):
     """Boxes are cut at the image of the network and divided by the scale of the height, along both axes."""
-    model = recorded_model(name, monkeypatch)
+    model, _ = recorded_model(name, monkeypatch)
     with np.load(CASES / f"{name}.npz") as case:
         image = torch.from_numpy(case["image"])
         recorded = [case[f"out{index}"] for index in range(3)]

@@ -18,8 +18,8 @@ It writes two files for each network:
 
 and `losses.npz`: a loss of each kind on small logits, with its gradients.
 
-    python make_cases.py FOLDER --toy            the cases in cases/: networks of few channels and blocks
-    python make_cases.py FOLDER NAME ...         networks as published, of hundreds of megabytes
+    python -m tests.peers.gluoncv.make_cases FOLDER --toy      the cases in cases/: networks of few channels
+    python -m tests.peers.gluoncv.make_cases FOLDER NAME ...   networks as published, of hundreds of megabytes
 
 To add a network, add a line to TOYS or NETWORKS: a function that returns (network, image, outputs).
 """
@@ -41,6 +41,8 @@ from gluoncv.model_zoo.rcnn.mask_rcnn import predefined_models
 from gluoncv.model_zoo.resnetv1b import BasicBlockV1b, BottleneckV1b, ResNetV1b
 from mxnet import autograd
 
+from tests.peers.gluoncv.inputs import make_image
+
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 TOY_SIZE, TOY_CLASSES, TOY_FACTOR = (40, 56), 5, 64
 SIZE = (160, 160)
@@ -48,12 +50,6 @@ DETECTION_SIZE, TOY_DETECTION_SIZE = (224, 320), (128, 160)
 # Number of proposals and of detections of a published detector, and of a toy.
 PROPOSALS = {False: 100, True: 20}
 TOY_DETECTORS = ("mask_rcnn_resnet18_v1b", "mask_rcnn_fpn_resnet18_v1b", "mask_rcnn_fpn_resnet50_v1b")
-
-
-def make_image(height, width):
-    """Return (3, H, W) uint8 with some structure, the same in every version of NumPy."""
-    c, y, x = np.meshgrid(np.arange(3), np.arange(height), np.arange(width), indexing="ij")
-    return ((91 * (y // 6) + 57 * (x // 5) * (c + 1) + 23 * (x // 5) * (y // 6)) % 256).astype(np.uint8)
 
 
 def normalized(image):
