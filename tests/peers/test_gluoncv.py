@@ -7,7 +7,6 @@ GluonCV.
 
 import os
 import subprocess
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -177,22 +176,30 @@ def toy_model(name):
     return resnet.ResNetBackbone(variant=TOY_IMAGENET[name], norm="BN")
 
 
+def respelled(name, spelling, path):
+    """Write the weights of a recorded file under other names."""
+    with np.load(CASES / f"{name}.npz") as case:
+        structural, renamed = (case[key].tobytes().decode().split("\n") for key in ("structural", spelling))
+    weights = read_checkpoint(CASES / f"{name}.zip").weights
+    assert set(weights) == set(structural)
+    arrays = {new: weights[old].numpy() for old, new in zip(structural, renamed, strict=True)}
+    assert len(arrays) == len(weights)
+    path.write_bytes(params_bytes(arrays))
+    return path
+
+
+def assert_equal_weights(model, reference):
+    for key, value in reference.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
 @pytest.mark.parametrize("spelling", ["blocks", "exported"])
 @pytest.mark.parametrize("name", [*TOYS, *TOY_IMAGENET])
 def test_other_spellings_of_the_names_are_read_alike(name, spelling, toy_variants, tmp_path):
-    with zipfile.ZipFile(CASES / f"{name}.zip") as archive:
-        (tmp_path / "structural.params").write_bytes(archive.read(f"{name}.params"))
     reference, model = toy_model(name), toy_model(name)
-    load_checkpoint(reference, tmp_path / "structural.params")
-    with np.load(CASES / f"{name}.npz") as case:
-        structural, renamed = (case[key].tobytes().decode().split("\n") for key in ("structural", spelling))
-    weights = read_checkpoint(tmp_path / "structural.params").weights
-    assert set(weights) == set(structural)
-    arrays = {new: weights[old].numpy() for old, new in zip(structural, renamed, strict=True)}
-    (tmp_path / "renamed.params").write_bytes(params_bytes(arrays))
-    assert load_checkpoint(model, tmp_path / "renamed.params").complete
-    for key, value in reference.state_dict().items():
-        assert torch.equal(model.state_dict()[key], value), key
+    load_checkpoint(reference, CASES / f"{name}.zip")
+    assert load_checkpoint(model, respelled(name, spelling, tmp_path / "renamed.params")).complete
+    assert_equal_weights(model, reference)
 
 
 @pytest.mark.parametrize(

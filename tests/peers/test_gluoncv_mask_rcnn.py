@@ -14,7 +14,7 @@ from segzoo.checkpoint import load_checkpoint
 from segzoo.model_zoo.configs import load_config
 from segzoo.modeling.backbones import resnet
 from segzoo.modeling.batch import Sizes
-from tests.peers.test_gluoncv import CASES, make_cases, needs_gluoncv
+from tests.peers.test_gluoncv import CASES, assert_equal_weights, make_cases, needs_gluoncv, respelled
 
 LEAVES = {
     f"mask_rcnn_{kind}{backbone}_coco": f"instance/coco/mask_rcnn_{kind_here}_{backbone_here}"
@@ -64,11 +64,12 @@ def compare(model, case, *, boxes, masks):
     np.testing.assert_allclose(probabilities, expected_masks[valid], atol=masks)
 
 
-def recorded_model(name, monkeypatch, overrides=()):
+def recorded_model(name, monkeypatch, overrides=(), file=None):
+    """Return a detector with recorded weights, and our names by those of the file."""
     leaf = LEAVES[f"{name}_coco"]
     monkeypatch.setitem(resnet.VARIANTS, leaf.split("_", 3)[-1], TOYS[name])
     model = make_model(leaf, 20, [*NARROW, *(NARROW_FPN if "_fpn_" in leaf else ()), *overrides])
-    return model, load(model, CASES / f"{name}.zip").renamed
+    return model, load(model, file or CASES / f"{name}.zip").renamed
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -76,6 +77,17 @@ def test_recorded_files_give_recorded_detections(name, monkeypatch):
     model, _ = recorded_model(name, monkeypatch)
     with np.load(CASES / f"{name}.npz") as case:
         compare(model, case, boxes=1e-3, masks=1e-5)
+
+
+SPELLINGS = ("blocks", "exported")
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("name", TOYS)
+def test_other_spellings_of_the_names_are_read_alike(name, spelling, monkeypatch, tmp_path):
+    reference, _ = recorded_model(name, monkeypatch)
+    model, _ = recorded_model(name, monkeypatch, file=respelled(name, spelling, tmp_path / "renamed.params"))
+    assert_equal_weights(model, reference)
 
 
 def pasted(mask, box, size):
@@ -151,3 +163,21 @@ def test_detectors_of_gluoncv_give_its_detections(name, tmp_path):
     load(model, tmp_path / f"{name}.zip")
     with np.load(tmp_path / f"{name}.npz") as case:
         compare(model, case, boxes=2e-2, masks=1e-4)
+
+
+@needs_gluoncv
+def test_files_of_all_writers_of_mxnet_load_alike(monkeypatch, tmp_path):
+    """Of `save_parameters`, `collect_params().save`, and `export`."""
+    make_cases(tmp_path, "--spellings")
+    v1d = resnet.ResNetVariant(
+        "bottleneck", (3, 4, 23, 3), width=1, deep_stem=(1, 1, 1), pooled_shortcut=True
+    )
+    for name in ("mask_rcnn_resnet101_v1d", "mask_rcnn_fpn_resnet101_v1d"):
+        monkeypatch.setitem(TOYS, name, v1d)
+    for name in TOYS:
+        models = [
+            recorded_model(name, monkeypatch, file=tmp_path / f"{name}-{spelling}.params")[0]
+            for spelling in ("structural", *SPELLINGS)
+        ]
+        for model in models[1:]:
+            assert_equal_weights(model, models[0])

@@ -317,26 +317,47 @@ def save(folder, name, network, image, outputs, step):
         image=image,
         step=step,
         structural=one_text(structural for structural, _ in names),
-        blocks=one_text(block.name[len(network.prefix) :] for _, block in names),
+        blocks=one_text(block_names(network)[0]),
         exported=one_text(exported),
         **{f"out{index}": part for index, part in enumerate(parts)},
     )
 
 
+def block_names(network):
+    """Return the names that `collect_params().save` writes, without the network's prefix if all have it.
+
+    Those of detectors do not: MXNet refuses to remove it.
+    """
+    names = [block.name for block in network._collect_params_with_prefix().values()]
+    prefix = network.prefix if all(name.startswith(network.prefix) for name in names) else ""
+    return [name[len(prefix) :] for name in names], prefix
+
+
+def write_spellings(folder, name, network, image):
+    """Write the other spellings of a network's weights, and return the paths."""
+    blocks = os.path.join(folder, f"{name}-blocks.params")
+    network.collect_params().save(blocks, strip_prefix=block_names(network)[1])
+    network.hybridize()
+    network(normalized(image))
+    network.export(os.path.join(folder, name))
+    exported = os.path.join(folder, f"{name}-exported.params")
+    network.hybridize(False)
+    os.rename(os.path.join(folder, f"{name}-0000.params"), exported)
+    return blocks, exported
+
+
 def check_spellings(network, image, outputs):
     """Check that MXNet itself reads and writes the spellings that the case lists."""
     with tempfile.TemporaryDirectory() as folder:
-        blocks = os.path.join(folder, "blocks.params")
-        network.collect_params().save(blocks, strip_prefix=network.prefix)
-        stripped = {name[len(network.prefix) :] for name in network.collect_params()}
-        assert set(mx.nd.load(blocks)) == stripped
-        network.load_parameters(blocks)
+        blocks, exported = write_spellings(folder, "network", network, image)
+        names, prefix = block_names(network)
+        assert set(mx.nd.load(blocks)) == set(names)
+        network.collect_params().load(blocks, restore_prefix=prefix)
+        if prefix:
+            network.load_parameters(blocks)
         for before, after in zip(outputs, run(network, image), strict=True):
             assert np.array_equal(before, after)
-        network.hybridize()
-        network(normalized(image))
-        network.export(os.path.join(folder, "exported"))
-        found = set(mx.nd.load(os.path.join(folder, "exported-0000.params")))
+        found = set(mx.nd.load(exported))
         expected = {("aux:" if "running" in name else "arg:") + name for name in network.collect_params()}
         assert found == expected, (sorted(found - expected)[:4], sorted(expected - found)[:4])
 
@@ -371,16 +392,21 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NETWORKS))
     parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--spellings", action="store_true", help="files of toy detectors by all writers")
     arguments = parser.parse_args()
     os.makedirs(arguments.folder, exist_ok=True)
     if arguments.toy:
         for name, make in TOYS.items():
             network, image, outputs = make()
             save(arguments.folder, name, network, image, outputs, step=8)
-            if name not in TOY_DETECTORS:
-                check_spellings(network, image, outputs)
+            check_spellings(network, image, outputs)
             print(name, [output.std() for output in outputs])
         np.savez_compressed(os.path.join(arguments.folder, "losses.npz"), **losses())
+    if arguments.spellings:
+        for name in (*TOY_DETECTORS, "mask_rcnn_resnet101_v1d", "mask_rcnn_fpn_resnet101_v1d"):
+            network, image, _ = toy(detector, f"{name}_coco", True)
+            network.save_parameters(os.path.join(arguments.folder, f"{name}-structural.params"))
+            write_spellings(arguments.folder, name, network, image)
     for name in arguments.names:
         network, image, outputs = NETWORKS[name]()
         save(arguments.folder, name, network, image, outputs, step=1)
