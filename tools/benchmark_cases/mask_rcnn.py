@@ -1,10 +1,12 @@
 """Mask R-CNN R50 beside Detectron2's GeneralizedRCNN, with the same weights: an image, and a training step.
 
 An image goes from uint8 to boxes and masks at its size. A step is the losses of an image with 12 instances
-and the gradients of all parameters; both draw the same samples.
+and the gradients of all parameters; both draw the same samples. C4 models, whose time is that of res5 on
+every region, also run with fewer regions.
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,8 +15,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor, nn
 
-from segzoo import model_zoo
 from segzoo.checkpoint.rules_cnn import DETECTRON2_FPN
+from segzoo.model_zoo import load_config
 from segzoo.modeling.detection.storage import event_storage
 
 from . import Case, Pair
@@ -27,8 +29,12 @@ TOLERANCE, PIXEL_TOLERANCE = 1e-3, 1e-4
 CERTAINTY = 30.0
 
 
-def their_config(kind: str) -> CfgNode:
-    """Return Detectron2's configuration of the network."""
+# Keys that give a tenth of the proposals of a test, and an eighth of the samples of a step.
+FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", "100", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "64"]
+
+
+def their_config(kind: str, more: Sequence[str] = ()) -> CfgNode:
+    """Return Detectron2's configuration of the network, with more keys and values."""
     cfg = get_cfg()
     node = cfg.MODEL
     node.DEVICE, node.MASK_ON, node.ROI_HEADS.NUM_CLASSES = "cpu", True, NUM_CLASSES
@@ -45,19 +51,20 @@ def their_config(kind: str) -> CfgNode:
         node.ROI_HEADS.NAME, node.ROI_HEADS.IN_FEATURES = "StandardROIHeads", ["p2", "p3", "p4", "p5"]
         node.ROI_BOX_HEAD.NAME, node.ROI_BOX_HEAD.NUM_FC = "FastRCNNConvFCHead", 2
         node.ROI_BOX_HEAD.POOLER_RESOLUTION, node.ROI_MASK_HEAD.NUM_CONV = 7, 4
+    cfg.merge_from_list(list(more))
     return cfg
 
 
-def models(kind: str) -> tuple[nn.Module, nn.Module]:
-    """Return segzoo's and Detectron2's model with equal weights."""
+def models(kind: str, more: Sequence[str] = ()) -> tuple[nn.Module, nn.Module]:
+    """Return segzoo's and Detectron2's model with equal weights, and with more keys and values."""
     torch.manual_seed(0)
-    theirs = build_model(their_config(kind))
+    theirs = build_model(their_config(kind, more))
     with torch.no_grad():
         for name, weight in theirs.named_parameters():
             if name.endswith("conv3.weight"):  # keeps the activations small
                 weight.mul_(0.3)
         theirs.roi_heads.box_predictor.cls_score.weight.mul_(CERTAINTY)
-    ours = model_zoo.get(f"instance/coco/mask_rcnn_{kind}_r50", weights=None, device="cpu")
+    ours = build_model(load_config(f"instance/coco/mask_rcnn_{kind}_r50", [*more, "MODEL.DEVICE", "cpu"]))
     state = {ours_of(name): weight for name, weight in theirs.state_dict().items()}
     assert state.keys() == ours.state_dict().keys()
     ours.load_state_dict(state)
@@ -98,8 +105,8 @@ def batch(size: tuple[int, int], form: str) -> list[dict]:
     return [{"image": image, "instances": instances}]
 
 
-def inference(kind: str, size: tuple[int, int]) -> Pair:
-    ours, theirs = (model.eval() for model in models(kind))
+def inference(kind: str, size: tuple[int, int], more: Sequence[str] = ()) -> Pair:
+    ours, theirs = (model.eval() for model in models(kind, more))
     inputs = [{"image": batch(size, "polygon")[0]["image"], "height": size[0], "width": size[1]}]
 
     @torch.inference_mode()
@@ -117,8 +124,8 @@ def inference(kind: str, size: tuple[int, int]) -> Pair:
     return Pair(lambda: run(ours), lambda: run(theirs), compare)
 
 
-def training_step(kind: str, size: tuple[int, int], form: str) -> Pair:
-    ours, theirs = (model.train() for model in models(kind))
+def training_step(kind: str, size: tuple[int, int], form: str, more: Sequence[str] = ()) -> Pair:
+    ours, theirs = (model.train() for model in models(kind, more))
     inputs = batch(size, form)
 
     def run(model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -166,4 +173,25 @@ CASES = [
     for kind, name in KINDS.items()
     for height, width in (SIZES[kind],)
     for form in ("polygon", "bitmask")
+]
+
+CASES += [
+    Case(
+        f"c4-fewer-regions-256x320-{name}",
+        f"Mask R-CNN R50 C4 with {regions}, {title} 256 x 320; peer: Detectron2",
+        make,
+        goal=1.0,
+        memory_goal=1.0,
+        repeat=4,
+        slow=True,
+    )
+    for name, regions, title, make in (
+        ("image", "100 proposals", "image to instances", lambda: inference("c4", (256, 320), FEWER)),
+        (
+            "step",
+            "64 samples",
+            "training step of one image",
+            lambda: training_step("c4", (256, 320), "polygon", FEWER),
+        ),
+    )
 ]
