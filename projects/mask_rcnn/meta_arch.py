@@ -17,9 +17,11 @@ from segzoo.modeling.detection.counting import run_largest
 from segzoo.modeling.detection.paste import paste_masks
 from segzoo.modeling.detection.roi_heads import build_roi_heads
 from segzoo.modeling.detection.storage import event_storage
+from segzoo.modeling.lazy_instances import LazyInstances
 from segzoo.modeling.necks import build_neck, find_neck
 from segzoo.modeling.segmentor import Batch, Segmentor, Sizes
 from segzoo.utils.errors import InputError
+from segzoo.utils.lazy_masks import LazyMasks
 
 from .gluon_paste import paste_in_pixels
 
@@ -132,37 +134,42 @@ class MaskRCNN(Segmentor):
     def postprocess(
         self, outputs: dict[str, Any], sizes: Sequence[Sizes], *, tasks: Sequence[str], semantic: str
     ) -> list[dict[str, Any]]:
+        """Return the detections at the requested size; their masks are pasted when they are read.
+
+        `instances` are `LazyInstances`: `pred_masks` reads as Detectron2's (D, H, W) bool tensor.
+        """
         return [
             {"instances": self.at_size(detections, image_sizes.output)}
             for detections, image_sizes in zip(outputs["detections"], sizes, strict=True)
         ]
 
 
-def _by_gluoncv(detections: Instances, size: Size) -> Instances:
-    """Scale boxes to a size and paste the masks, as GluonCV's evaluation does."""
+def _by_gluoncv(detections: Instances, size: Size) -> LazyInstances:
+    """Scale boxes to a size and paste the masks into it, as GluonCV's evaluation does."""
     boxes = Boxes(detections.pred_boxes.tensor.clone())
     boxes.clip(detections.image_size)
     # By the scale of the height, along both axes.
     corners = boxes.tensor / (detections.image_size[0] / size[0])
-    result = Instances(size)
+    result = LazyInstances(size)
     result.pred_boxes = Boxes(corners)
     result.scores, result.pred_classes = detections.scores, detections.pred_classes
-    result.pred_masks = paste_in_pixels(detections.pred_masks[:, 0], corners, size)
+    result.pred_masks = LazyMasks(paste_in_pixels, size, detections.pred_masks[:, 0], corners.clone())
     return result
 
 
-def _by_detectron2(detections: Instances, size: Size) -> Instances:
-    """Scale boxes to a size and paste the masks, as Detectron2 does; boxes without area are left out."""
+def _by_detectron2(detections: Instances, size: Size) -> LazyInstances:
+    """Scale boxes to a size and paste the masks into it, as Detectron2 does; empty boxes are left out."""
     height, width = detections.image_size
     boxes = Boxes(detections.pred_boxes.tensor.clone())
     boxes.scale(size[1] / width, size[0] / height)
     boxes.clip(size)
     kept = boxes.nonempty()
-    result = Instances(size)
+    result = LazyInstances(size)
     result.pred_boxes = boxes[kept]
     result.scores = detections.scores[kept]
     result.pred_classes = detections.pred_classes[kept]
-    result.pred_masks = paste_masks(detections.pred_masks[kept, 0], result.pred_boxes.tensor, size)
+    corners = result.pred_boxes.tensor.clone()
+    result.pred_masks = LazyMasks(paste_masks, size, detections.pred_masks[kept, 0], corners)
     return result
 
 

@@ -141,16 +141,27 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
     ) -> BoundaryRecord:
         truths, size = self.ground_truth(dataset_dict)
         check_mask_size(prediction.masks, size, dataset_dict["file_name"])
-        width, ious = self.width(size), {}
+        width, compared = self.width(size), {}
         for category in np.intersect1d(prediction.classes, [truth["category_id"] for truth in truths]):
             (chosen,) = np.nonzero(prediction.classes == category)
             order = np.argsort(-prediction.scores[chosen], kind="stable")[: DETECTION_LIMITS[-1]]
-            class_truths = [truth for truth in truths if truth["category_id"] == category]
-            ious[int(category)] = _minimum_ious(prediction.masks[chosen[order]], class_truths, width)
-        detections = [
-            {"category_id": category, "score": value, "area": float(np.count_nonzero(mask))}
-            for mask, value, category in prediction.rows()
-        ]
+            compared[int(category)] = chosen[order].tolist()
+        with_iou = {index for indices in compared.values() for index in indices}
+        detections: list[dict] = []
+        encoded = {}
+        for index, (mask, value, category) in enumerate(prediction.rows()):
+            area = float(np.count_nonzero(mask))
+            detections.append({"category_id": category, "score": value, "area": area})
+            if index in with_iou:
+                encoded[index] = encode_mask(mask), encode_mask(mask_boundary(mask, width))
+        ious = {
+            category: _minimum_ious(
+                [encoded[index] for index in indices],
+                [truth for truth in truths if truth["category_id"] == category],
+                width,
+            )
+            for category, indices in compared.items()
+        }
         without_masks = [
             {key: value for key, value in truth.items() if key != "segmentation"} for truth in truths
         ]
@@ -166,13 +177,19 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
         }
 
 
-def _minimum_ious(masks: np.ndarray, truths: list[dict], width: int) -> np.ndarray:
-    """Return (D, G) minima of mask IoU and boundary IoU; for a crowd, the share of the mask on it."""
+def _minimum_ious(found: list[tuple[dict, dict]], truths: list[dict], width: int) -> np.ndarray:
+    """Return (D, G) minima of mask IoU and boundary IoU; for a crowd, the share of the mask on it.
+
+    Args:
+        found: D masks and their boundaries as RLE.
+        truths: G true instances.
+        width: of a boundary, in pixels.
+    """
     is_crowd = [int(truth["iscrowd"]) for truth in truths]
     true_masks = [truth["segmentation"] for truth in truths]
-    edges = [encode_mask(mask_boundary(np.asarray(mask, bool), width)) for mask in masks]
     true_edges = [encode_mask(mask_boundary(mask_tools.decode(mask) > 0, width)) for mask in true_masks]
-    iou = np.array(mask_tools.iou([encode_mask(mask) for mask in masks], true_masks, is_crowd))
+    masks, edges = (list(rles) for rles in zip(*found, strict=True))
+    iou = np.array(mask_tools.iou(masks, true_masks, is_crowd))
     edge_iou = np.array(mask_tools.iou(edges, true_edges, is_crowd))
     return np.where(np.array(is_crowd, bool), iou, np.minimum(iou, edge_iou))
 

@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from segzoo.utils.lazy_masks import LazyMasks, planes
+
 from .boundaries import map_boundaries, mask_boundary
 
 IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)
@@ -58,7 +60,7 @@ class Matches(NamedTuple):
 
 
 def match_instances(
-    masks: np.ndarray,
+    masks: np.ndarray | LazyMasks,
     scores: np.ndarray,
     classes: np.ndarray,
     regions: Regions,
@@ -69,7 +71,7 @@ def match_instances(
     """Compare an image's predictions with its ground truth, one mask at a time.
 
     Args:
-        masks: (n, H, W) bool.
+        masks: (n, H, W) bool, visited one after the other.
         scores, classes: (n,).
         regions: the ground truth.
         is_thing: (K,) by class index.
@@ -87,13 +89,13 @@ def match_instances(
     areas, void_areas, pairs, ious = [], [], [], []
     edges = None if boundary is None else map_boundaries(regions.indices, boundary)
     edge_areas = None if edges is None else np.bincount(regions.indices[edges], minlength=number)
-    for index, (mask, category) in enumerate(zip(masks, classes, strict=True)):
+    for index, (mask, category) in enumerate(zip(planes(masks), classes, strict=True)):
         covered = _covered(mask, regions.indices, number)
         if not covered.any():
             continue
         iou = covered / (all_areas + covered.sum() - covered)
         if boundary is not None and edges is not None and edge_areas is not None:
-            edge = mask_boundary(np.asarray(mask, bool), boundary)
+            edge = mask_boundary(mask, boundary)
             met = _covered(edge & edges, regions.indices, number)
             iou = np.minimum(iou, met / (edge_areas + np.count_nonzero(edge) - met))
         shared = np.flatnonzero((iou > 0) & (regions.classes == category) & (position >= 0))
@@ -123,7 +125,7 @@ def _covered(mask: np.ndarray, indices: np.ndarray, number: int) -> np.ndarray:
     band = np.s_[rows[0] : rows[-1] + 1]
     columns = np.flatnonzero(mask[band].any(axis=0))
     window = (band, np.s_[columns[0] : columns[-1] + 1])
-    return np.bincount(indices[window][mask[window].astype(bool, copy=False)], minlength=number)
+    return np.bincount(indices[window][mask[window]], minlength=number)
 
 
 def join_matches(parts: Sequence[Matches]) -> Matches:

@@ -17,10 +17,12 @@ from tabulate import tabulate
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
+from segzoo.utils.lazy_masks import LazyMasks, planes
 
 from . import prediction_io
 from .average_precision import ImageMatches, accumulate, match_image, summarize
 from .base import BackgroundEvaluator, check_same_size, to_numpy
+from .instance_base import cpu_masks
 from .options import ENTITY_AREAS, OF_BOX, OF_MASK, EvaluationOptions
 from .segments import SegmentMap, boundary_overlap, image_entry, overlap, take_segment_map
 
@@ -95,9 +97,8 @@ class EntityEvaluator(BackgroundEvaluator):
             prediction = take_segment_map(output["entity_seg"], file_name)
         else:
             instances = output["instances"]
-            ids, segments, num_overlapping = resolve_overlaps(
-                to_numpy(instances.pred_masks).astype(bool, copy=False), to_numpy(instances.scores)
-            )
+            scores = to_numpy(instances.scores)
+            ids, segments, num_overlapping = resolve_overlaps(cpu_masks(instances), scores)
             prediction = SegmentMap(ids, segments)
         for segment in prediction.segments:
             try:
@@ -219,12 +220,12 @@ def _box_areas(ids: np.ndarray, listed: np.ndarray) -> np.ndarray:
 
 
 def resolve_overlaps(
-    masks: np.ndarray | torch.Tensor, scores: np.ndarray
+    masks: np.ndarray | torch.Tensor | LazyMasks, scores: np.ndarray
 ) -> tuple[np.ndarray, list[dict], int]:
     """Make masks disjoint: assign each pixel to the best-scoring mask on it, the first one on a tie.
 
     Args:
-        masks: (S, H, W) bool.
+        masks: (S, H, W) bool, visited one after the other.
         scores: (S,) floats.
 
     Returns:
@@ -234,8 +235,8 @@ def resolve_overlaps(
     ids = np.zeros(masks.shape[1:], np.int32)
     kept = np.zeros(len(masks), bool)
     num_cut = 0
-    for index in np.argsort(-scores, kind="stable"):
-        mask = masks[index]
+    order = np.argsort(-scores, kind="stable")
+    for index, mask in zip(order, planes(masks, order), strict=True):
         free = mask & (ids == 0)
         num_pixels = np.count_nonzero(free)
         num_cut += num_pixels < np.count_nonzero(mask)

@@ -56,7 +56,8 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     Ground truth is the dataset's COCO JSON of instances or, for a panoptic dataset, its segments of thing
     classes, with mask areas. True boxes are those of the JSON, as COCOeval reads them; without a usable one,
     and for a panoptic dataset, they are those of the masks. As in COCOeval the size of a true instance is its
-    `area`, that of a predicted one the area of its mask or box. Masks are encoded as RLE image by image.
+    `area`, that of a predicted one the area of its mask or box. Masks are encoded as RLE image by image, and
+    masks that are drawn on demand group by group, so that they are never all in memory at full size.
 
     `save_predictions` writes `coco_instances_results.json` in COCO's results format, with the dataset's own
     category ids; `bbox` is the predicted box, or else that of the mask.

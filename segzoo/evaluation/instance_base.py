@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.lazy_masks import LazyMasks, planes, stored_masks
 
 from .base import BackgroundEvaluator, to_numpy
 from .options import EvaluationOptions
@@ -18,19 +19,20 @@ _FIELDS = ("pred_masks", "scores", "pred_classes")
 
 
 class Prediction(NamedTuple):
-    """Predicted instances: masks (n, H, W) bool, scores (n,) float64, classes (n,) int64 dataset indices.
+    """Predicted instances: masks (n, H, W), scores (n,) float64, classes (n,) int64 dataset indices.
 
+    masks: an array, or masks that are drawn in groups; `rows` and `planes` visit one after the other.
     boxes: (n, 4) float64 x, y, width, height; None if there are none, or they are not scored.
     """
 
-    masks: np.ndarray
+    masks: np.ndarray | LazyMasks
     scores: np.ndarray
     classes: np.ndarray
     boxes: np.ndarray | None = None
 
     def rows(self) -> Iterator[tuple[np.ndarray, float, int]]:
-        """Yield mask, score and class of each instance."""
-        for mask, score, category in zip(self.masks, self.scores, self.classes, strict=True):
+        """Yield mask, (H, W) bool, score and class of each instance."""
+        for mask, score, category in zip(planes(self.masks), self.scores, self.classes, strict=True):
             yield mask, float(score), int(category)
 
 
@@ -97,8 +99,9 @@ class InstanceTaskEvaluator(BackgroundEvaluator):
         missing = [field for field in _FIELDS if not instances.has(field)]
         if missing:
             raise InputError(f"{file_name}: the predicted instances lack {missing[0]}")
-        masks, scores, classes = (to_numpy(instances.get(field)) for field in _FIELDS)
-        if masks.ndim != 3 or len(masks) != len(scores) or len(scores) != len(classes):
+        masks = cpu_masks(instances)
+        scores, classes = (to_numpy(instances.get(field)) for field in _FIELDS[1:])
+        if len(masks.shape) != 3 or len(masks) != len(scores) or len(scores) != len(classes):
             raise InputError(
                 f"{file_name}: pred_masks {masks.shape}, scores {scores.shape} and pred_classes "
                 f"{classes.shape} do not fit; expected (n, H, W), (n,) and (n,)"
@@ -120,7 +123,13 @@ class InstanceTaskEvaluator(BackgroundEvaluator):
         return Prediction(masks, scores.astype(np.float64), indices)
 
 
-def check_mask_size(masks: np.ndarray, size: tuple[int, ...], file_name: str) -> None:
+def cpu_masks(instances: Any) -> np.ndarray | LazyMasks:
+    """Return the masks of predicted instances on the CPU, as an array if they are stored at full size."""
+    masks = stored_masks(instances)
+    return masks.to("cpu") if isinstance(masks, LazyMasks) else to_numpy(masks)
+
+
+def check_mask_size(masks: np.ndarray | LazyMasks, size: tuple[int, ...], file_name: str) -> None:
     """Raise InputError unless (n, H, W) masks, if any, have the (height, width) of their image."""
     if len(masks) and masks.shape[1:] != size:
         raise InputError(

@@ -3,6 +3,7 @@
 Shape shorthand: n predicted instances of an image, H W pixels.
 """
 
+import functools
 import json
 import sys
 from collections import defaultdict
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pycocotools import mask as mask_tools
+from torch import Tensor
 
 from segzoo.utils.coco_masks import mask_rle, rle_size
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import write_text
 from segzoo.utils.json_values import Ids, shown
+from segzoo.utils.lazy_masks import LazyMasks, planes
 from segzoo.utils.text_files import read_text
 
 from . import prediction_io
@@ -33,7 +37,11 @@ _MASK_FOLDER = "masks"
 
 
 def save_instances(
-    folder: Path, name: str, masks: np.ndarray, class_ids: Iterable[int], scores: Iterable[float]
+    folder: Path,
+    name: str,
+    masks: np.ndarray | LazyMasks,
+    class_ids: Iterable[int],
+    scores: Iterable[float],
 ) -> None:
     """Write the instances of an image in the format of Cityscapes' server.
 
@@ -48,7 +56,7 @@ def save_instances(
     """
     text_file = folder / f"{name}.txt"
     lines = []
-    for number, (mask, class_id, score) in enumerate(zip(masks, class_ids, scores, strict=True)):
+    for number, (mask, class_id, score) in enumerate(zip(planes(masks), class_ids, scores, strict=True)):
         mask_file = f"{_MASK_FOLDER}/{text_file.stem}_{number:03d}.png"
         prediction_io.save_mask(text_file.parent / mask_file, mask)
         lines.append(f"{mask_file} {int(class_id)} {float(score)!r}\n")
@@ -145,7 +153,7 @@ def _is_box(value: Any) -> bool:
     )
 
 
-def entry_boxes(entries: Sequence[Mapping[str, Any]], masks: np.ndarray) -> np.ndarray | None:
+def entry_boxes(entries: Sequence[Mapping[str, Any]], masks: np.ndarray | LazyMasks) -> np.ndarray | None:
     """Return the boxes of an image's entries as in the file, (n, 4) float64; None if no entry has one.
 
     Args:
@@ -154,17 +162,15 @@ def entry_boxes(entries: Sequence[Mapping[str, Any]], masks: np.ndarray) -> np.n
     """
     if not any(entry.get("bbox") for entry in entries):
         return None
-    return np.array(
-        [
-            entry.get("bbox") or mask_boxes([encode_rle(mask)])[0]
-            for entry, mask in zip(entries, masks, strict=True)
-        ],
-        np.float64,
-    )
+    boxes = [entry.get("bbox") for entry in entries]
+    without = [index for index, box in enumerate(boxes) if not box]
+    for index, mask in zip(without, planes(masks, without), strict=True):
+        boxes[index] = mask_boxes([encode_rle(mask)])[0]
+    return np.array(boxes, np.float64)
 
 
-def decode_entries(entries: Sequence[Mapping[str, Any]], json_file: Path) -> np.ndarray:
-    """Decode the masks of an image's entries, RLEs that are compressed or not, to (n, H, W) bool.
+def decode_entries(entries: Sequence[Mapping[str, Any]], json_file: Path) -> np.ndarray | LazyMasks:
+    """Return the masks of an image's entries, RLEs that are compressed or not, decoded when they are needed.
 
     Raises:
         InputError: an entry is not an RLE, or the RLEs have several sizes.
@@ -179,5 +185,14 @@ def decode_entries(entries: Sequence[Mapping[str, Any]], json_file: Path) -> np.
                 f"{described} has the size {list(size)}, another one {rles[0]['size']}; expected RLEs of the "
                 "image's size"
             )
-    masks = [mask_tools.decode(rle).astype(bool) for rle in rles]
-    return np.array(masks) if masks else np.zeros((0, 0, 0), bool)
+    if not rles:
+        return np.zeros((0, 0, 0), bool)
+    return LazyMasks(functools.partial(_decoded, rles), rles[0]["size"], torch.arange(len(rles)))
+
+
+def _decoded(rles: Sequence[dict[str, Any]], indices: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the masks of some RLEs, (n, H, W) bool."""
+    masks = np.zeros((len(indices), *size), bool)
+    for mask, index in zip(masks, indices.tolist(), strict=True):
+        mask[:] = mask_tools.decode(rles[index])
+    return torch.from_numpy(masks)

@@ -16,6 +16,7 @@ from detectron2.structures import Instances
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.json_values import Ids, as_integer, shown
+from segzoo.utils.lazy_masks import LazyMasks
 from segzoo.utils.tasks import NO_GROUND_TRUTH
 
 from . import prediction_io
@@ -204,7 +205,9 @@ def _coco_instances(path: Path, dataset_name: str, entries: list[dict]) -> Itera
         yield entry, output
 
 
-def _as_output(masks: np.ndarray, class_ids: list, scores: list, where: str, dataset_name: str) -> dict:
+def _as_output(
+    masks: np.ndarray | LazyMasks, class_ids: list, scores: list, where: str, dataset_name: str
+) -> dict:
     """Return instances, whose classes have the ids of the dataset's files, as a model's output."""
     indices = _class_indices(dataset_name)
     ids = Ids(indices)

@@ -13,6 +13,9 @@ import cv2
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from segzoo.utils.lazy_masks import LazyMasks, planes, stored_masks
 
 OPACITY = 0.6
 # Images with a shorter side below this get no names, which would hide the segments.
@@ -129,10 +132,10 @@ def draw_result(
     if task == "semantic":
         return draw_semantic(image, semantic_labels(result), classes, colors)
     if task == "instance":
-        found = result["instances"].to("cpu")
-        found = found[found.scores >= confidence_threshold]
-        masks, indices, scores = found.pred_masks.numpy(), found.pred_classes.tolist(), found.scores.tolist()
-        return draw_instances(image, masks.astype(bool), indices, scores, classes)
+        found = result["instances"]
+        found = found[found.scores >= confidence_threshold].to("cpu")
+        indices, scores = found.pred_classes.tolist(), found.scores.tolist()
+        return draw_instances(image, stored_masks(found), indices, scores, classes)
     ids, segments_info = segments(result, task, confidence_threshold)
     numbers = None if tracks is None else tracks.update(ids, segments_info)
     if task == "panoptic":
@@ -233,7 +236,7 @@ def draw_entity(
 
 def draw_instances(
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: np.ndarray | Tensor | LazyMasks,
     class_indices: Sequence[int],
     scores: Sequence[float],
     classes: Sequence[str],
@@ -243,13 +246,14 @@ def draw_instances(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        masks: (M, H, W) bool.
+        masks: (M, H, W) bool on the CPU, visited one after the other.
         class_indices, scores: M each.
     """
     ids = np.zeros(image.shape[:2], dtype=np.int32)
     segment_colors, texts = {}, {}
-    for number, index in enumerate(np.argsort(np.asarray(scores), kind="stable")):
-        ids[masks[index]] = number + 1
+    order = np.argsort(np.asarray(scores), kind="stable")
+    for number, (index, mask) in enumerate(zip(order, planes(masks, order), strict=True)):
+        ids[mask] = number + 1
         segment_colors[number + 1] = distinct_color(int(index))
         texts[number + 1] = f"{classes[int(class_indices[index])]} {100 * float(scores[index]):.0f}%"
     return _paint_segments(image, ids, segment_colors, texts if names else {})
