@@ -26,14 +26,13 @@ from fvcore.nn import smooth_l1_loss
 from torch import Tensor, nn
 
 from segzoo.modeling.detection.roi_heads import BackboneROIHeads
+from segzoo.modeling.detection.shared_masks import SharedBitMasks, pool_masks
 from segzoo.utils.errors import InputError
 
 from .gluon_boxes import box_coder, detect, learned_samples, sample_regions
 
 # Samples of a bin along each axis, in features and in the masks to learn.
 _SAMPLES = 2
-# Pixels of masks to learn that are numbers at a time.
-_PIXELS_AT_ONCE = 2**23
 _CANONICAL_SIDE = 224
 _CANONICAL_LEVEL = 4
 
@@ -199,32 +198,26 @@ def soft_masks(
 ) -> Tensor:
     """Return the shares of masks in the bins of boxes, (R, side, side) float in [0, 1].
 
-    Memory is bounded: masks become numbers in groups, each once for all of its boxes.
+    Memory is bounded, see `pool_masks`.
 
     Args:
         masks: of a whole image.
         boxes: (R, 4) x0, y0, x1, y1.
         index: (R,) int64, the mask of each box; None for R masks in the order of the boxes.
     """
-    result = boxes.new_zeros((len(boxes), side, side))
     if not len(boxes):
-        return result
+        return boxes.new_zeros((0, side, side))
     if isinstance(masks, PolygonMasks):
         width, height = boxes[:, 2:].max(0).values.ceil().add(1).int().tolist()
         masks = BitMasks.from_polygon_masks(masks, height, width)
     if index is None:
         index = torch.arange(len(boxes), device=boxes.device)
+    if isinstance(masks, SharedBitMasks):
+        planes, index = masks.planes, masks.index[index]
+    else:
+        planes = masks.tensor
     align = ROIAlign((side, side), 1.0, sampling_ratio=_SAMPLES, aligned=False)
-    count, height, width = masks.tensor.shape
-    step = max(1, _PIXELS_AT_ONCE // (height * width))
-    for start in range(0, count, step):
-        chosen = ((index >= start) & (index < start + step)).nonzero()[:, 0]
-        if len(chosen):
-            planes = masks.tensor[start : start + step].to(device=boxes.device, dtype=boxes.dtype)
-            plane = (index[chosen] - start).to(boxes.dtype)
-            regions = torch.cat((plane[:, None], boxes[chosen]), 1)
-            result[chosen] = align(planes[:, None], regions)[:, 0]
-    return result
+    return pool_masks(planes, index, boxes, align)
 
 
 class _Matched:

@@ -8,7 +8,7 @@ from typing import Any
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_proposal_generator
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from segzoo.modeling.batch import Size
@@ -16,6 +16,7 @@ from segzoo.modeling.detection.checks import check_names, find_feature_maps
 from segzoo.modeling.detection.counting import run_largest
 from segzoo.modeling.detection.paste import paste_masks
 from segzoo.modeling.detection.roi_heads import build_roi_heads
+from segzoo.modeling.detection.shared_masks import SharedBitMasks
 from segzoo.modeling.detection.storage import event_storage
 from segzoo.modeling.lazy_instances import LazyInstances
 from segzoo.modeling.necks import build_neck, find_neck
@@ -118,6 +119,8 @@ class MaskRCNN(Segmentor):
     def prepare_targets(self, batch: Batch) -> list[Instances]:
         """Return the mapper's `instances`, with `gt_boxes`, `gt_classes` and `gt_masks`.
 
+        Bit masks are `SharedBitMasks`: the second stage selects masks of many samples.
+
         Raises:
             InputError: an image has none.
         """
@@ -126,7 +129,11 @@ class MaskRCNN(Segmentor):
                 "training images have no instances, which MaskRCNN learns from; add their target to "
                 "INPUT.TARGETS: \"('instances',)\""
             )
-        return [inputs["instances"].to(self.device) for inputs in batch.inputs]
+        targets = [inputs["instances"].to(self.device) for inputs in batch.inputs]
+        for one in targets:
+            if one.has("gt_masks") and isinstance(one.gt_masks, BitMasks):
+                one.gt_masks = SharedBitMasks(one.gt_masks.tensor)
+        return targets
 
     def losses(self, outputs: dict[str, Any], targets: list[Instances]) -> dict[str, Tensor]:
         return outputs["losses"]

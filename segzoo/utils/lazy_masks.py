@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Pixels at full size that are drawn at a time, at least one mask: 3 masks of 800 x 1333. A CPU takes as long for
-#: each of them with any number; several at a time save a GPU launches.
+#: Pixels at full size that are drawn at a time, at least one mask: 4 MiB, 3 masks of 800 x 1333. A CPU takes
+#: as long for a mask in groups of any number; for a GPU several at a time are fewer launches.
 PIXELS_AT_ONCE = 2**22
 
 

@@ -1,4 +1,4 @@
-"""Masks that are pasted on demand give the files, numbers and drawings of masks at full size, in less memory."""
+"""Masks that are pasted on demand give the files, numbers and drawings of masks at full size."""
 
 import json
 import tracemalloc
@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from detectron2.structures import Instances
 from pycocotools import mask as mask_tools
 
@@ -87,7 +86,7 @@ def test_saved_masks_are_pycocotools_encodings_and_are_rescored(pasting, data, t
 
 
 @pytest.mark.parametrize("boundary", [None, 2])
-def test_cityscapes_matches_and_files_are_those_of_masks_at_full_size(data, boundary, tmp_path, three_at_once):
+def test_cityscapes_matches_and_files_are_those_at_full_size(data, boundary, tmp_path, three_at_once):
     found = data.found["detectron2"][0]
     rng = np.random.default_rng(0)
     regions = SimpleNamespace(

@@ -1,7 +1,7 @@
 """Masks of detectors at the size of the image: pasted from boxes, or painted in the order of their scores.
 
-The memory of segzoo does not include the result, which is numpy's: 102 MiB of pasted masks, of which only
-touched pages exist, or an int32 map of entities.
+The memory of segzoo does not include the result of pasting and painting, which is numpy's: 102 MiB of pasted
+masks, of which only touched pages exist, or an int32 map of entities. Cases that encode masks count numpy's.
 
 Shape shorthand: R masks, M side of a box's mask, h w size of an entity's mask.
 """
@@ -11,9 +11,14 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from detectron2.layers import paste_masks_in_image
+from detectron2.structures import BitMasks
 from torch import Tensor
 
+from segzoo.evaluation.rle import encode_rle
 from segzoo.modeling.detection import aligned_weights, paint_ranked, paste_masks
+from segzoo.modeling.detection.shared_masks import SharedBitMasks
+from segzoo.projects.mask_rcnn.gluon_paste import paste_in_pixels
+from segzoo.utils.lazy_masks import LazyMasks, planes
 
 from . import Case, Pair
 
@@ -21,11 +26,16 @@ NUM_MASKS = 100
 SIZE = (800, 1333)
 
 
+def smooth_masks(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """Return smooth masks with sharp edges, (R, M, M)."""
+    coarse = torch.randn(count, 1, 8, 8, generator=generator)
+    return (12 * F.interpolate(coarse, (side, side), mode="bicubic")[:, 0]).sigmoid()
+
+
 def boxed_masks(side: int) -> tuple[Tensor, Tensor]:
-    """Return smooth masks with sharp edges, (R, M, M), and boxes of 16 to 400 pixels, (R, 4)."""
+    """Return masks, (R, M, M), and boxes of 16 to 400 pixels, (R, 4)."""
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(NUM_MASKS, 1, 8, 8, generator=generator)
-    masks = (12 * F.interpolate(coarse, (side, side), mode="bicubic")[:, 0]).sigmoid()
+    masks = smooth_masks(NUM_MASKS, side, generator)
     height, width = SIZE
     center = torch.rand(NUM_MASKS, 2, generator=generator) * torch.tensor([width, height])
     extent = 16 * torch.exp(3.2 * torch.rand(NUM_MASKS, 2, generator=generator))
@@ -46,6 +56,37 @@ def sampled_everywhere(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> T
 def pasting(side: int, peer: Callable[[Tensor, Tensor, tuple[int, int]], Tensor]) -> Pair:
     masks, boxes = boxed_masks(side)
     return Pair(lambda: paste_masks(masks, boxes, SIZE), lambda: peer(masks, boxes, SIZE), torch.equal)
+
+
+def encoding(paste: Callable[[Tensor, Tensor, tuple[int, int]], Tensor], count: int, side: int) -> Pair:
+    """Compare masks of wide boxes, pasted and encoded in groups, with pasting all of them first."""
+    generator = torch.Generator().manual_seed(0)
+    masks, limits = smooth_masks(count, side, generator), torch.tensor(SIZE[::-1])
+    first = 0.15 * torch.rand(count, 2, generator=generator) * limits
+    last = (1 - 0.15 * torch.rand(count, 2, generator=generator)) * limits
+    boxes = torch.cat([first, last], dim=1)
+
+    def ours() -> list[dict]:
+        return [encode_rle(mask) for mask in planes(LazyMasks(paste, SIZE, masks, boxes))]
+
+    def peer() -> list[dict]:
+        return [encode_rle(mask) for mask in paste(masks, boxes, SIZE).numpy()]
+
+    return Pair(ours, peer, list.__eq__)
+
+
+def targets() -> Pair:
+    """Compare the masks that 128 of 512 samples of an image with 7 objects learn with Detectron2's."""
+    generator = torch.Generator().manual_seed(0)
+    objects = F.interpolate(torch.rand(7, 1, 20, 20, generator=generator), SIZE, mode="bilinear")[:, 0] > 0.5
+    index = torch.randint(0, len(objects), (512,), generator=generator)
+    first = torch.rand(128, 2, generator=generator) * torch.tensor([900, 500])
+    boxes = torch.cat([first, first + 20 + 280 * torch.rand(128, 2, generator=generator)], dim=1)
+
+    def run(kind: type[BitMasks]) -> Tensor:
+        return kind(objects)[index][: len(boxes)].crop_and_resize(boxes, 28)
+
+    return Pair(lambda: run(SharedBitMasks), lambda: run(BitMasks), torch.equal)
 
 
 def entity_masks(height: int, width: int) -> Tensor:
@@ -97,6 +138,30 @@ CASES = [
         "paste-28-detectron2",
         "100 masks of 28x28 pasted into 800x1333; peer: Detectron2's paste_masks_in_image, box by box",
         lambda: pasting(28, paste_masks_in_image),
+    ),
+    Case(
+        "encode-100-wide",
+        "100 masks of 28x28 in wide boxes pasted into 800x1333 and encoded as RLE; peer: all are pasted first",
+        lambda: encoding(paste_masks, 100, 28),
+        memory="numpy",
+        memory_goal=0.2,
+        repeat=5,
+    ),
+    Case(
+        "encode-1000-wide",
+        "1000 masks of 14x14 in wide boxes, as GluonCV pastes them; peer: all are pasted first",
+        lambda: encoding(paste_in_pixels, 1000, 14),
+        memory="numpy",
+        memory_goal=0.1,
+        repeat=3,
+    ),
+    Case(
+        "targets-800x1333",
+        "masks to learn of 512 samples in 800x1333, bitmask; peer: Detectron2's BitMasks",
+        targets,
+        goal=1.0,
+        memory_goal=0.1,
+        repeat=5,
     ),
     Case(
         "paint-800x1333",
