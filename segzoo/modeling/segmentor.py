@@ -281,7 +281,7 @@ class Segmentor(SegmentationModel):
             In eval mode: for each image a dict with the results of `tasks`, at the requested size:
                 sem_seg: (K, H, W) float scores; or sem_seg_labels: (H, W) integer classes in [0, K)
                 panoptic_seg: ((H, W) int32 segment ids, 0 for none; list of segments_info)
-                instances: Detectron2's Instances
+                instances: Detectron2's Instances; `LazyInstances` draw the masks when they are read
                 entity_seg: ((H, W) int32 entity ids, 0 for none; list of entities)
             Only images that are padded to the same size run together, so that a prediction does not depend on
             the rest of the batch.
