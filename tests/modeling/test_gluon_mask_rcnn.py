@@ -1,6 +1,8 @@
 """The steps of GluonCV's Mask R-CNN against values computed by hand, and its training."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -37,6 +39,19 @@ ORIGINAL = [
     [-80, -168, 95, 183],
     [-168, -344, 183, 359],
 ]
+
+
+def test_all_parts_are_known_when_a_part_was_imported_by_itself():
+    """Importing one module of a method registers what it defines, and not the other parts."""
+    script = """
+from segzoo.projects.mask_rcnn import meta_arch
+from segzoo.model_zoo.configs import load_config
+from segzoo.modeling.detection.checks import check_names
+
+check_names(load_config("instance/coco/mask_rcnn_c4_r18_v1b"))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_anchors_are_those_of_the_original_code():

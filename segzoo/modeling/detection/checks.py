@@ -19,6 +19,7 @@ from detectron2.modeling.roi_heads import (
 )
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.methods import load_methods
 
 from ..features import build_in_features
 from ..registry import registered
@@ -41,6 +42,7 @@ def check_names(cfg: CfgNode) -> None:
     Raises:
         InputError: a part is not registered, or Detectron2 could not build it.
     """
+    load_methods()  # Detectron2's registries do not import the methods that add to them
     node = cfg.MODEL
     for key, name in _ROTATED.items():
         section, leaf = key.split(".")
