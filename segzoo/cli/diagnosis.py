@@ -64,7 +64,8 @@ TARGET_NEEDS["versions"] = TARGET_NEEDS["test"]
 OPTIONAL = {
     "panopticapi": ("panopticapi-lite", "panopticapi's own evaluation, and the tests"),
     "transformers": ("transformers", "the tests"),
-    "faster_coco_eval": ("faster-coco-eval", "faster mask AP"),
+    "hotcoco": ("hotcoco", "the fastest mask and box AP"),
+    "faster_coco_eval": ("faster-coco-eval", "faster boundary AP, and mask and box AP without hotcoco"),
     "cityscapesscripts": ("cityscapesscripts", "the tests"),
 }
 # In the environment of `make venv`, this imports segzoo before the modules that need it.

@@ -135,6 +135,7 @@ class BoundaryInstanceEvaluator(BoundaryEvaluator, InstanceEvaluator):
     task_key = "boundary_segm"
     title = "Boundary instance AP"
     box_key, other_keys = None, ()
+    replaces_ious = True
 
     def score(  # type: ignore[override]  # the base class keeps masks
         self, dataset_dict: dict, prediction: Prediction

@@ -1,7 +1,7 @@
-"""Compute COCO's average precision of masks and boxes with pycocotools or faster-coco-eval.
+"""Compute COCO's average precision of masks and boxes with hotcoco, faster-coco-eval or pycocotools.
 
-Both give the same arrays up to rounding; the second, written in C++, takes a fraction of the time and is used
-if it is installed.
+hotcoco, written in Rust, gives pycocotools' arrays to the last bit, faster-coco-eval, written in C++, up to
+rounding. Both take a fraction of the time. The first one of the three that is installed is used.
 
 Shape shorthand: T IoU thresholds, R recall thresholds, K classes, A area ranges, M detection limits.
 """
@@ -17,12 +17,21 @@ import numpy as np
 
 from segzoo.utils.errors import InputError
 
-PYCOCOTOOLS, FASTER = "pycocotools", "faster_coco_eval"
+PYCOCOTOOLS, FASTER, HOTCOCO = "pycocotools", "faster_coco_eval", "hotcoco"
+#: The packages on PyPI of the optional engines.
+_PACKAGES = {HOTCOCO: "hotcoco", FASTER: "faster-coco-eval"}
 
 
-def installed_engine() -> str:
-    """Return the faster one of the installed engines."""
-    return FASTER if importlib.util.find_spec(FASTER) is not None else PYCOCOTOOLS
+def installed_engine(takes_ious: bool = False) -> str:
+    """Return the fastest one of the installed engines.
+
+    Args:
+        takes_ious: leave out hotcoco, which cannot evaluate given IoUs (see `evaluate_masks`).
+    """
+    for engine in (FASTER,) if takes_ious else (HOTCOCO, FASTER):
+        if importlib.util.find_spec(engine) is not None:
+            return engine
+    return PYCOCOTOOLS
 
 
 def evaluate_masks(
@@ -41,7 +50,7 @@ def evaluate_masks(
         detections: likewise, with `score`; the area is the mask's.
         sizes: (height, width) of the images 1, 2, ...
         categories: (K,) ascending category ids.
-        engine: "pycocotools" or "faster_coco_eval".
+        engine: "pycocotools", "faster_coco_eval" or "hotcoco"; not the last one with `ious`.
         ious: {(image_id, category_id): (D, G)} instead of mask IoUs, for at most 100 detections by descending
             score and for truths; pairs without an entry do not match. Then detections need an `area` and no
             `segmentation`.
@@ -50,11 +59,13 @@ def evaluate_masks(
         precision (T, R, K, A, M) and recall (T, K, A, M), -1 where all true segments are ignored.
 
     Raises:
-        InputError: the engine is unknown or not installed.
+        InputError: the engine is unknown or not installed, or cannot evaluate given IoUs.
     """
     if ious is None:
-        mask_area = _load(engine)[2]
-        detections = [{"area": float(mask_area(one["segmentation"])), **one} for one in detections]
+        areas = _load(engine)[2]([one["segmentation"] for one in detections]) if detections else ()
+        detections = [{"area": float(area), **one} for area, one in zip(areas, detections, strict=True)]
+    elif engine == HOTCOCO:
+        raise InputError(f"{HOTCOCO} cannot evaluate given IoUs; use {FASTER} or {PYCOCOTOOLS}")
     return _evaluate("segm", truths, detections, sizes, categories, engine, ious)
 
 
@@ -100,16 +111,20 @@ def _evaluate(
     # Ids start at 1: COCOeval treats a match with the true segment 0 as no match.
     true_segments = [{**truth, "id": number} for number, truth in enumerate(truths, 1)]
     predicted = [{**one, "id": number, "iscrowd": 0} for number, one in enumerate(detections, 1)]
-    # Both report progress: one prints, the other logs.
+    # pycocotools prints its progress, faster-coco-eval logs it.
     with contextlib.redirect_stdout(io.StringIO()):
         datasets = []
         for annotations in (true_segments, predicted):
-            dataset = coco()
-            dataset.dataset = {
+            content = {
                 "images": images,
                 "categories": [{"id": category, "name": str(category)} for category in categories],
                 "annotations": annotations,
             }
+            if engine == HOTCOCO:
+                datasets.append(coco(content))
+                continue
+            dataset = coco()
+            dataset.dataset = content
             dataset.createIndex()
             datasets.append(dataset)
         result = evaluation(*datasets, iou_type)
@@ -135,10 +150,14 @@ def _load(engine: str) -> tuple[Any, Any, Any]:
         from pycocotools.cocoeval import COCOeval
 
         return COCO, COCOeval, mask.area
-    if engine != FASTER:
-        raise InputError(f"COCO evaluation by {engine!r}: expected {PYCOCOTOOLS} or {FASTER}")
-    if importlib.util.find_spec(FASTER) is None:
-        raise InputError(f"{FASTER} is not installed; pip install faster-coco-eval, or use {PYCOCOTOOLS}")
+    if engine not in _PACKAGES:
+        raise InputError(f"COCO evaluation by {engine!r}: expected {PYCOCOTOOLS}, {FASTER} or {HOTCOCO}")
+    if importlib.util.find_spec(engine) is None:
+        raise InputError(f"{engine} is not installed; pip install {_PACKAGES[engine]}, or use {PYCOCOTOOLS}")
+    if engine == HOTCOCO:
+        import hotcoco
+
+        return hotcoco.COCO, hotcoco.COCOeval, hotcoco.mask.area
     from faster_coco_eval import COCO, COCOeval_faster, mask
 
     logging.getLogger(FASTER).setLevel(logging.WARNING)

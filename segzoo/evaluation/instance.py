@@ -24,6 +24,7 @@ from .coco_engine import evaluate_boxes, evaluate_masks, installed_engine
 from .entity import image_order
 from .instance_base import InstanceTaskEvaluator, Prediction, check_mask_size
 from .options import ALWAYS, BOX_AP, NEVER, PREDICTED, EvaluationOptions
+from .results import ENGINE
 from .rle import encode_rle
 
 logger = logging.getLogger(__name__)
@@ -65,8 +66,8 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     Args:
         box_ap: whether box AP is reported: "predicted", as above; "always", with the boxes of masks for
             instances without `pred_boxes`; or "never".
-        engine: "pycocotools" or "faster_coco_eval", which give the same numbers (see `coco_engine`); None for
-            the faster one that is installed.
+        engine: "pycocotools", "faster_coco_eval" or "hotcoco", which give the same numbers (see
+            `coco_engine`); None for the fastest one that is installed. The protocol has its name.
 
     See `InstanceTaskEvaluator` for the remaining arguments.
     """
@@ -77,6 +78,8 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     #: The key of box AP; None in an evaluator of masks only.
     box_key: str | None = "bbox"
     other_keys: tuple[str, ...] = ("bbox",)
+    #: Whether `ious` replaces the IoUs of masks, which not every engine can evaluate.
+    replaces_ious = False
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class InstanceEvaluator(InstanceTaskEvaluator):
         **options,
     ):
         super().__init__(dataset_name, output_dir, **options)
-        self.engine = engine or installed_engine()
+        self.engine = engine or installed_engine(self.replaces_ious)
         if box_ap not in BOX_AP:
             raise InputError(f"box_ap {box_ap!r}: expected one of {', '.join(BOX_AP)}")
         self.box_ap = box_ap
@@ -98,6 +101,9 @@ class InstanceEvaluator(InstanceTaskEvaluator):
     @classmethod
     def from_options(cls, options: EvaluationOptions) -> dict[str, Any]:
         return {**super().from_options(options), "box_ap": options.box_ap}
+
+    def protocol(self) -> Mapping[str, Any]:
+        return {**super().protocol(), ENGINE: self.engine}
 
     def take(self, output: dict, file_name: str) -> Prediction:
         prediction = super().take(output, file_name)

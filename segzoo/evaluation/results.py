@@ -20,6 +20,8 @@ COMPARED_KEYS = (
     *("scales", "flip", "mode", "crop", "stride", "input_size", "averaging", "class_averaging"),
     "semantic_resizing",
 )
+#: Key of an evaluator's protocol: the library that computed the metrics. It is not compared.
+ENGINE = "engine"
 #: Values of keys that older results.json files lack.
 _DEFAULTS = {"mode": "whole"}
 
@@ -191,7 +193,7 @@ def _check_evaluators(name: str, documents: Sequence[Mapping]) -> None:
     scored = [document["results"][name].keys() for document in documents]
     for task_key in sorted(scored[0] & scored[1] & one.keys() & other.keys()):
         # A missing key is unknown: predictions from files have no information about their model.
-        for key in sorted(one[task_key].keys() & other[task_key].keys()):
+        for key in sorted((one[task_key].keys() & other[task_key].keys()) - {ENGINE}):
             values = [_without_nan(protocols[task_key][key]) for protocols in (one, other)]
             if values[0] != values[1]:
                 raise InputError(
