@@ -66,6 +66,7 @@ OPTIONAL = {
     "transformers": ("transformers", "the tests"),
     "hotcoco": ("hotcoco", "the fastest mask and box AP"),
     "faster_coco_eval": ("faster-coco-eval", "faster boundary AP, and mask and box AP without hotcoco"),
+    "kornia_rs": ("kornia-rs", "faster decoding of PNG files"),
     "cityscapesscripts": ("cityscapesscripts", "the tests"),
 }
 # In the environment of `make venv`, this imports segzoo before the modules that need it.

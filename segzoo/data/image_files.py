@@ -10,6 +10,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.png import decoded_png
 
 # Pillow warns about large images in two lines each, and rejects those of twice that size: see `opened_file`.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -111,15 +112,17 @@ def opened_file(file_name: str) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]
 
 
 @contextmanager
-def opened_image(file_name: str) -> Iterator[ImageFile.ImageFile]:
+def opened_image(file_name: str) -> Iterator[Image.Image]:
     """Open and decode an image file with Pillow.
 
     Raises:
         InputError: see `opened_file`.
     """
     with opened_file(file_name) as (image, _):
-        image.load()
-        yield image
+        decoded = decoded_png(image)
+        if decoded is None:
+            image.load()
+        yield image if decoded is None else decoded
 
 
 @contextmanager
@@ -164,13 +167,16 @@ def load_oriented(image: Image.Image, apply_exif: bool) -> tuple[Image.Image, in
     is_tiff = image.format == "TIFF"
     # Pillow applies a TIFF's orientation while loading it, and finds the EXIF data of a PNG only then.
     orientation = orientation_of(image) if is_tiff else 1
-    image.load()
+    decoded = decoded_png(image)
+    if decoded is None:
+        image.load()
     if is_tiff:
         turn = 1 if apply_exif else _INVERSE.get(orientation, orientation)
     else:
         orientation = orientation_of(image)
         turn = orientation if apply_exif else 1
-    return (image.transpose(_TRANSPOSITIONS[turn]) if turn > 1 else image), orientation
+    loaded = image if decoded is None else decoded
+    return (loaded.transpose(_TRANSPOSITIONS[turn]) if turn > 1 else loaded), orientation
 
 
 def load_unmapped(image: Any) -> None:

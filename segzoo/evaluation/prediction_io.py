@@ -4,7 +4,8 @@ Shape shorthand: H W pixels.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from segzoo.utils.errors import InputError
 from segzoo.utils.files import atomic_path
+from segzoo.utils.png import decoded_png, png_pixels
 
 from .histogram import ids_from_rgb
 
@@ -98,8 +100,9 @@ def save_ids(path: Path, ids: np.ndarray) -> None:
 
 def load_ids(path: Path) -> np.ndarray:
     """Read a COCO panoptic PNG as (H, W) int32 ids."""
-    image = _open(path)
-    rgb = np.asarray(image)
+    with _opened(path) as image:
+        pixels = png_pixels(image)
+        rgb = np.asarray(image) if pixels is None else pixels
     if rgb.ndim != 3 or rgb.shape[2] < 3 or rgb.dtype != np.uint8:
         raise InputError(f"{path}: found a {image.mode} image, expected an RGB panoptic PNG")
     return ids_from_rgb(rgb[..., :3])
@@ -122,13 +125,23 @@ def _save_png(path: Path, image: Image.Image) -> None:
 
 def _open(path: Path) -> Image.Image:
     """Open and decode an image, so that a truncated file raises here."""
+    with _opened(path) as image:
+        decoded = decoded_png(image)
+        if decoded is not None:
+            return decoded
+        image.load()
+    return image
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a PNG without decoding it; errors in the body name the file, too."""
     try:
         with Image.open(path) as image:
-            image.load()
+            yield image
         # Lossy formats change values; the file's extension is not checked.
         if image.format != "PNG":
             raise InputError(f"{path}: is a {image.format} file, expected PNG; save the predictions as PNG")
-        return image
     except InputError:
         raise
     except FileNotFoundError:
