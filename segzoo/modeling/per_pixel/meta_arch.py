@@ -18,6 +18,7 @@ from ..labels import best_class
 from ..losses import joined
 from ..necks import build_neck, find_neck
 from ..registry import PIXEL_LOSS_REGISTRY, check_names, registered
+from ..resized_labels import resized_labels
 from ..segmentor import Batch, DenseScores, Segmentor, Sizes
 from .head import PixelHead
 
@@ -169,10 +170,16 @@ class PerPixelSegmentor(Segmentor):
             elif semantic == "scores":
                 results.append({"sem_seg": self._resized(logits.float(), image_sizes)})
             else:
-                parts = logits.float().split(_CLASSES_AT_ONCE)
-                labels = best_class(self._resized(part, image_sizes) for part in parts)
-                results.append({"sem_seg_labels": labels})
+                results.append({"sem_seg_labels": self._labels(logits.float(), image_sizes)})
         return results
+
+    def _labels(self, logits: Tensor, sizes: Sizes) -> Tensor:
+        """Return the class of each pixel of the output, (H, W) int16, of (K, h, w) float32 logits."""
+        full_size = self._full_size(logits, sizes.padded)
+        labels = resized_labels(logits, full_size, sizes.image, sizes.output, self.align_corners)
+        if labels is None:
+            labels = best_class(self._resized(part, sizes) for part in logits.split(_CLASSES_AT_ONCE))
+        return labels
 
     def dense_scores(self, images: Tensor) -> DenseScores:
         """Return the logits and the size to which they are resized."""

@@ -4,7 +4,7 @@ Shape shorthand: K classes, H W size of the original image, h w size of a copy.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -111,12 +111,52 @@ def score_bands(
             # Width first: several rows of the result may depend on the same source row.
             first, last = int(upper[start]), int(lower[stop - 1]) + 1
             source = _resize_width(scores[:, first:last], size[1], align_corners)
-            band = torch.lerp(
-                source[:, upper[start:stop] - first],
-                source[:, lower[start:stop] - first],
-                weight[start:stop, None].to(scores.dtype),
-            )
+            band = _between(source, upper[start:stop] - first, lower[start:stop] - first, weight[start:stop])
         yield start, stop, _resize_width(band, size[1], align_corners)
+
+
+def row_bands(
+    rows: Iterable[Tensor], source: Size, size: Size, align_corners: bool
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Resize scores that arrive in bands of rows as `score_bands` does, holding only rows that are needed.
+
+    Args:
+        rows: (K, r, w) float each, from top to bottom; changed only after the next one is requested.
+        source: (h, w) of all together.
+        size: (H, W).
+
+    Yields:
+        As `score_bands`.
+    """
+    if source[0] == size[0]:
+        stop = 0
+        for part in rows:
+            start, stop = stop, stop + part.shape[1]
+            for first, last, band in score_bands(part, (part.shape[1], size[1]), align_corners):
+                yield start + first, start + last, band
+        return
+    held, first, start = None, 0, 0
+    for part in rows:
+        upper, lower, weight = _neighbors(source[0], size[0], align_corners, part.device)
+        held = part.clone() if held is None else torch.cat([held, part], dim=1)
+        known = first + held.shape[1]
+        ready = int((lower < known).sum())  # rows of the result that need no further ones
+        step = max(_BAND_ELEMENTS.get(part.device.type, 2**26) // (len(part) * max(source[1], size[1])), 1)
+        for top in range(start, ready, step):
+            stop = min(top + step, ready)
+            low, high = int(upper[top]), int(lower[stop - 1]) + 1
+            wide = _resize_width(held[:, low - first : high - first], size[1], align_corners)
+            yield top, stop, _between(wide, upper[top:stop] - low, lower[top:stop] - low, weight[top:stop])
+        start = ready
+        if start < size[0]:
+            # A copy, so that the rows that are done are released.
+            needed = int(upper[start]) - first
+            held, first = held[:, needed:].clone(), first + needed
+
+
+def _between(scores: Tensor, upper: Tensor, lower: Tensor, weight: Tensor) -> Tensor:
+    """Interpolate between rows of (K, r, w) scores."""
+    return torch.lerp(scores[:, upper], scores[:, lower], weight[:, None].to(scores.dtype))
 
 
 def _resize_width(planes: Tensor, width: int, align_corners: bool) -> Tensor:

@@ -1,21 +1,26 @@
 """Test a model under a protocol, with the interface of the model itself.
 
-Memory: the scores of one copy of the image, (K, h, w) float32, and, if several copies are averaged or scores
-are requested, those of the image, (K, H, W). Windows add batches of bounded size; everything else is
-computed in bands of rows. A map of 150 classes at 1024 x 2048 takes 1.2 GiB, of 19 classes 152 MiB.
+Memory: if several copies are averaged or scores are requested, the scores of a copy, (K, h, w) float32, and
+those of the image, (K, H, W): 1.2 GiB for 150 classes at 1024 x 2048, 152 MiB for 19 classes. Labels
+of a single copy need less: with windows, the scores of as many rows as a window has, and without, those that
+the model computes before it resizes them. Windows add batches of bounded size; everything else is computed
+in bands of rows.
 
 Shape shorthand: N windows of a batch, K classes, H W size of the original image, h w size of a copy of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from segzoo.layers.resize import resize
+
+from ..resized_labels import resized_labels
 from ..segmentor import Segmentor
 from .presets import InferenceProtocol
 from .protocol_model import ProtocolModel
-from .resize import copy_size, resize_image, resize_labels, rounded_up, score_bands
+from .resize import copy_size, resize_image, resize_labels, rounded_up, row_bands, score_bands
 from .windows import coverage, tiled_size, window_corners
 
 Size = tuple[int, int]
@@ -81,17 +86,16 @@ class ProtocolSegmentor(ProtocolModel):
         if self._copy_count() > 1:
             total = self._scores(image, size)
             bands = score_bands(total, size, False)
+        elif self.protocol.mode == "slide":
+            bands = self._slid_bands(next(self._resized_copies(image)), size)
         else:
-            canvas, _ = next(self._copies(image))
+            copy = next(self._resized_copies(image))
+            if self._has_coarse_labels(copy):
+                return self._coarse_labels(copy, size)
+            canvas = self._copy_scores(copy)
             # The largest logit is the most probable class: a single copy needs no softmax.
             bands = score_bands(canvas, size, self.protocol.align_corners)
-        labels = None
-        for start, stop, band in bands:
-            if labels is None:
-                labels = torch.empty(size, dtype=torch.int16, device=band.device)
-            # On a CPU max over the first dimension is faster than argmax, with the same result.
-            labels[start:stop] = band.max(0).indices
-        return labels
+        return best_of_bands(bands, size)
 
     def _finished_bands(self, canvas: Tensor, flipped: bool, size: Size) -> Iterator[tuple[int, int, Tensor]]:
         """Yield bands of a copy's scores at the original size, ready to be averaged with other copies."""
@@ -113,6 +117,13 @@ class ProtocolSegmentor(ProtocolModel):
 
         A flipped copy has its own windows: clamped windows are at what was the left border.
         """
+        for copy in self._resized_copies(image):
+            yield self._copy_scores(copy), False
+            if self._flips_copies():
+                yield self._copy_scores(copy.flip(-1)), True
+
+    def _resized_copies(self, image: Tensor) -> Iterator[Tensor]:
+        """Yield the copy of the image of each scale, (3, h, w) float, cropped in mode "center_crop"."""
         protocol = self.protocol
         for scale in protocol.scales:
             size = copy_size(protocol, tuple(image.shape[-2:]), scale)
@@ -121,9 +132,7 @@ class ProtocolSegmentor(ProtocolModel):
             copy = copy.to(self.model.device).float()
             if protocol.mode == "center_crop":
                 copy = copy[(slice(None), *center_crop(tuple(copy.shape[-2:]), protocol.crop_size))]
-            yield self._copy_scores(copy), False
-            if self._flips_copies():
-                yield self._copy_scores(copy.flip(-1)), True
+            yield copy
 
     def _copy_scores(self, copy: Tensor) -> Tensor:
         """Return the average of all windows of (3, h, w) float, (K, h, w) float32."""
@@ -155,23 +164,76 @@ class ProtocolSegmentor(ProtocolModel):
 
     def _slide(self, image: Tensor) -> Tensor:
         """Return the scores of a padded copy: (3, h, w) float -> (K, h, w) float32."""
+        height, width = image.shape[-2:]
+        canvas = None
+        for start, stop, rows in self._slid_rows(image):
+            if stop - start == height:
+                return rows
+            if canvas is None:
+                canvas = rows.new_empty((len(rows), height, width))
+            canvas[:, start:stop] = rows
+        return canvas
+
+    def _slid_rows(self, image: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (start, stop, scores (K, stop - start, w) float32) of a padded copy, from top to bottom.
+
+        Rows are finished once no later window has them. A band is valid until the next one is computed.
+        """
         protocol, size = self.protocol, tuple(image.shape[-2:])
         window = tuple(min(pair) for pair in zip(size, protocol.crop_size, strict=True))
         corners = window_corners(size, window, protocol.window_stride)
         if len(corners) == 1:
-            return self._window_scores(image[None])[0]
-        canvas = None
-        for top, left, scores in self._windows(image, corners, window):
-            if canvas is None:
-                canvas = scores.new_zeros((len(scores), *size))
+            yield 0, size[0], self._window_scores(image[None])[0]
+            return
+        counts = coverage(size, window, protocol.window_stride, image.device)
+        held, first = None, 0  # scores of the rows from `first` on, as many as a window has
+        for corner, start, left, scores in self._windows(image, corners, window):
+            if held is None:
+                held = scores.new_zeros((len(scores), window[0], size[1]))
+            if corner > first:
+                yield first, corner, held[:, : corner - first].div_(counts[first:corner])
+                _move_up(held, corner - first)
+                first = corner
             height, width = scores.shape[-2:]
-            canvas[:, top : top + height, left : left + width] += scores
-        return canvas.div_(coverage(size, window, protocol.window_stride, canvas.device))
+            held[:, start - first : start - first + height, left : left + width] += scores
+        yield first, size[0], held.div_(counts[first:])
+
+    def _slid_bands(self, copy: Tensor, size: Size) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield bands of the scores of a copy at the original size, holding only rows that windows share."""
+        padded, top, left = self._padded(copy)
+        height, width = copy.shape[-2:]
+
+        def rows() -> Iterator[Tensor]:
+            for start, stop, scores in self._slid_rows(padded):
+                # Not the rows and columns of the padding.
+                start, stop = max(start, top) - start, min(stop, top + height) - start
+                if start < stop:
+                    yield scores[:, start:stop, left : left + width]
+
+        return row_bands(rows(), (height, width), size, self.protocol.align_corners)
+
+    def _has_coarse_labels(self, copy: Tensor) -> bool:
+        """Return whether nothing but resizing happens to the scores of a whole copy on a CPU."""
+        protocol, model = self.protocol, self.model
+        has_softmax = protocol.softmax in ("window", "pair") and model.score_kind == "logits"
+        return model.coarse_scores and copy.device.type == "cpu" and not (protocol.flip or has_softmax)
+
+    def _coarse_labels(self, copy: Tensor, size: Size) -> Tensor:
+        """Return the labels of a whole copy, without its scores at full size where `resized_labels` can."""
+        scores, full_size, align_corners = self.model.dense_scores(copy[None])
+        height, width = copy.shape[-2:]
+        labels = None
+        if align_corners == self.protocol.align_corners or (height, width) == size:
+            labels = resized_labels(scores[0].float(), full_size, (height, width), size, align_corners)
+        if labels is None:
+            canvas = resize(scores.float(), full_size, align_corners)[0, :, :height, :width]
+            labels = best_of_bands(score_bands(canvas, size, self.protocol.align_corners), size)
+        return labels
 
     def _windows(
         self, image: Tensor, corners: Sequence[tuple[int, int]], window: Size
-    ) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (top, left, scores (K, rows, w)) of windows or of bands of their rows."""
+    ) -> Iterator[tuple[int, int, int, Tensor]]:
+        """Yield (top of the window, top, left, scores (K, rows, w)) of windows or of bands of their rows."""
 
         def crop(top: int, left: int) -> Tensor:
             return image[:, top : top + window[0], left : left + window[1]]
@@ -179,13 +241,14 @@ class ProtocolSegmentor(ProtocolModel):
         if self.model.coarse_scores and image.device.type == "cpu" and not self.window_batch:
             for top, left in corners:
                 for start, scores in self._window_bands(crop(top, left)):
-                    yield top + start, left, scores
+                    yield top, top + start, left, scores
             return
         batch_size = self.window_batch or self._affordable(window, image.device)
         for first in range(0, len(corners), batch_size):
             batch = corners[first : first + batch_size]
             scores = self._window_scores(torch.stack([crop(*corner) for corner in batch]))
-            yield from ((*corner, own) for corner, own in zip(batch, scores, strict=True))
+            for (top, left), own in zip(batch, scores, strict=True):
+                yield top, top, left, own
 
     # From windows to their scores.
 
@@ -246,6 +309,26 @@ class ProtocolSegmentor(ProtocolModel):
         views = 2 if self._flips_windows() else 1
         window_bytes = 4 * views * self.model.num_classes * window[0] * window[1]
         return max(_BATCH_BYTES.get(device.type, 1 << 31) // window_bytes, 1)
+
+
+def best_of_bands(bands: Iterable[tuple[int, int, Tensor]], size: Size) -> Tensor:
+    """Return the class with the largest score per pixel, int16, of (start, stop, scores) bands of rows."""
+    labels = None
+    for start, stop, band in bands:
+        if labels is None:
+            labels = torch.empty(size, dtype=torch.int16, device=band.device)
+        # On a CPU max over the first dimension is faster than argmax, with the same result.
+        labels[start:stop] = band.max(0).indices
+    return labels
+
+
+def _move_up(scores: Tensor, rows: int) -> None:
+    """Move (K, h, w) up by a number of rows in place, without a copy of all; zeros follow from below."""
+    height = scores.shape[1]
+    for start in range(0, height - rows, rows):
+        stop = min(start + rows, height - rows)
+        scores[:, start:stop] = scores[:, start + rows : stop + rows]
+    scores[:, max(height - rows, 0) :] = 0
 
 
 def softmax_(logits: Tensor, dim: int) -> Tensor:
