@@ -182,6 +182,9 @@ def test_parts_of_rectangles_are_those_computed_by_hand():
     # the two; then the smaller of the two, now with the box of all its regions (100 wide), stays.
     small = [(0, 300, 10, 10), (60, 300, 11, 11), (90, 300, 10, 80), (0, 390, 9, 9)]
     assert boxes_of((300, 0, 60, 60), *small) == [[300, 0, 60, 60], [0, 300, 100, 99]]
+    # A size of 32 is not above 32: the second region of that size joins the first one.
+    small = [(0, 0, 32, 32), (110, 0, 32, 32), (0, 50, 5, 5), (110, 50, 5, 5)]
+    assert boxes_of((300, 300, 60, 60), *small) == [[0, 0, 142, 55], [300, 300, 60, 60]]
 
 
 def restated_parts(mask):
