@@ -253,6 +253,12 @@ def _soft_targets(masks: BitMasks | PolygonMasks | _Matched, boxes: Tensor, side
 class _Sampling:
     """The samples of the second stage in GluonCV; a mixin of Detectron2's ROIHeads."""
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        if problem := _find_problem(cfg.MODEL):
+            raise InputError(problem)
+        return super().from_config(cfg, input_shape)
+
     @torch.no_grad()
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
@@ -305,8 +311,6 @@ class GluonROIHeads(_Sampling, StandardROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        if problem := _find_problem(cfg.MODEL):
-            raise InputError(problem)
         parts = super().from_config(cfg, input_shape)
         for part in ("box", "mask"):
             pooler, names = parts[f"{part}_pooler"], parts[f"{part}_in_features"]
@@ -333,8 +337,6 @@ class GluonRes5ROIHeads(_Sampling, BackboneROIHeads):
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        if problem := _find_problem(cfg.MODEL):
-            raise InputError(problem)
         parts = super().from_config(cfg, input_shape)
         parts["pooler"] = _pixel_pooler(parts["pooler"], parts["in_features"], input_shape)
         channels = parts["box_predictor"].cls_score.in_features
