@@ -56,13 +56,29 @@ def mean_over_processes(count: float | Tensor, device: torch.device) -> Tensor:
     return means_over_processes([count], device)[0]
 
 
-@torch.no_grad()
 def means_over_processes(counts: Sequence[float | Tensor], device: torch.device) -> Tensor:
     """Return the means of n numbers over all processes, (n,) float on `device`, by one collective call."""
-    # By addition, because copying the numbers to the device would block.
-    scalars = [torch.zeros((), dtype=torch.float32, device=device).add_(count) for count in counts]
-    means = torch.stack(scalars)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(means)
-        means = means / torch.distributed.get_world_size()
-    return means
+    return PendingMeans(counts, device).values()
+
+
+class PendingMeans:
+    """Means of numbers over all processes, exchanged while this process computes something else."""
+
+    @torch.no_grad()
+    def __init__(self, counts: Sequence[float | Tensor], device: torch.device):
+        """Start the only collective call, for n numbers; every process has to."""
+        # By addition, because copying the numbers to the device would block.
+        scalars = [torch.zeros((), dtype=torch.float32, device=device).add_(count) for count in counts]
+        self._sums = torch.stack(scalars)
+        self._work = None
+        self._processes = 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._processes = torch.distributed.get_world_size()
+            self._work = torch.distributed.all_reduce(self._sums, async_op=True)
+
+    @torch.no_grad()
+    def values(self) -> Tensor:
+        """Return the means, (n,) float; of a CUDA device the stream waits for them, the host does not."""
+        if self._work is not None:
+            self._work.wait()
+        return self._sums / self._processes if self._processes > 1 else self._sums

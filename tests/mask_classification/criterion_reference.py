@@ -53,9 +53,9 @@ def plain_criterion(mask_loss="focal", num_points=0, **options):
 class OwnPoints(RandomPoints):
     """Points that are drawn separately for each mask, so that chunks do not matter."""
 
-    def for_losses(self, image, start, stop, count, like):
+    def for_losses(self, start, stop, count, like):
         draw = super().for_losses
-        return torch.cat([draw(image, row, row + 1, count, like) for row in range(start, stop)])
+        return torch.cat([draw(row, row + 1, count, like) for row in range(start, stop)])
 
 
 def mask_and_dice(x, t, mask_loss):
@@ -94,7 +94,10 @@ class Reference:
             for image, (queries, segments) in enumerate(pairs[index]):
                 labels[image, queries] = classes[image][segments]
                 if len(queries):
-                    compared = self.compared(image, index, masks[image, queries], planes[image][segments])
+                    # Matched masks are numbered image by image, those of an image layer by layer.
+                    first = sum(len(own) for own, _ in pairs[index][:image]) * len(layers)
+                    start = first + index * len(queries)
+                    compared = self.compared(start, masks[image, queries], planes[image][segments])
                     sums = [
                         a + b for a, b in zip(sums, mask_and_dice(*compared, self.mask_loss), strict=True)
                     ]
@@ -109,14 +112,14 @@ class Reference:
             losses[f"loss_dice{suffix}"] = self.weights[2] * sums[1] / number
         return losses
 
-    def compared(self, image, layer, masks, planes):
+    def compared(self, start, masks, planes):
         """Return (M, P) logits and truth of matched masks (M, h, w) and planes (M, H, W)."""
         if not self.num_points:
             resized = F.interpolate(masks[:, None], planes.shape[-2:], mode="bilinear", align_corners=False)
             return resized[:, 0].flatten(1), planes.flatten(1)
         uncertain = int(0.75 * self.num_points)
-        start, count = layer * len(masks), 4 * self.num_points - uncertain
-        drawn = self.points.for_losses(image, start, start + len(masks), count, masks)
+        count = 4 * self.num_points - uncertain
+        drawn = self.points.for_losses(start, start + len(masks), count, masks)
         candidates, others = drawn[:, : 3 * self.num_points], drawn[:, 3 * self.num_points :]
         order = (-self.sampled(masks, candidates).abs()).topk(uncertain, dim=1).indices
         points = torch.cat([candidates.gather(1, order[..., None].expand(-1, -1, 2)), others], 1)

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segzoo.layers.runtime import transferred
 from segzoo.modeling.mask_classification import postprocess
 from tests.mask_classification.criterion_reference import make_criterion
+from tests.processes import pretend_processes
 
 # Missing on Apple's devices, or an error on CUDA devices with torch.use_deterministic_algorithms(True).
 REFUSED = ("aten::segment_reduce", "aten::nll_loss2d_forward", "aten::cumsum", "aten::put_", "aten::histc")
@@ -65,9 +66,7 @@ def test_only_copies_to_cuda_devices_are_non_blocking(device, expected):
 
 def test_processes_exchange_three_counts_once_per_step_for_any_number_of_layers(make_scene, monkeypatch):
     sent = []
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: sent.append(tensor.tolist()))
+    pretend_processes(monkeypatch, 1, lambda counts: sent.append(counts.tolist()))
     scene = make_scene(layers=4)
     make_criterion(WEIGHTS)(scene.outputs, scene.targets)
     segments, queries = 3 + 5, 2 * scene.num_queries

@@ -14,8 +14,10 @@ from segzoo.modeling.mask_classification.criterion import (
     UncertainPoints,
 )
 from segzoo.modeling.mask_classification.criterion.dense_loss import DenseLoss
+from segzoo.modeling.mask_classification.criterion.flat_matches import FlatMatches
 from segzoo.modeling.mask_classification.criterion.mask_predictions import MaskPredictions
 from segzoo.modeling.mask_classification.criterion.matched_masks import MatchedMasks
+from segzoo.modeling.mask_classification.criterion.target_batch import TargetBatch
 from tests.mask_classification.criterion_reference import (
     OwnPoints,
     make_criterion,
@@ -23,6 +25,7 @@ from tests.mask_classification.criterion_reference import (
     mask_and_dice,
     reference_losses,
 )
+from tests.processes import pretend_processes
 
 WEIGHTS = (2.0, 20.0, 3.0)
 CRITERIA = (FusedSetCriterion, SetCriterion)
@@ -34,8 +37,8 @@ def gradients(losses, leaves):
 
 def dense_losses(loss, logits, target, segments, weights=(1.0, 1.0)):
     """Return sums of the mask and dice losses of logits (M, h, w) for segments (M,)."""
-    matches = [[(torch.arange(len(logits)), segments)]]
-    matched = MatchedMasks(MaskPredictions([logits[None]]), [target], matches)
+    matches = FlatMatches([[(torch.arange(len(logits)), segments)]], [target], len(logits))
+    matched = MatchedMasks(MaskPredictions([logits[None]]), TargetBatch([target]), matches)
     return matched.losses(loss, weights, torch.tensor(1.0))[:, 0]
 
 
@@ -260,21 +263,14 @@ def test_two_processes_with_one_image_each_train_like_one_process_with_both(make
     def losses_of(rank):
         return make_criterion()(one_image(scene.outputs, rank), scene.targets[rank : rank + 1])
 
-    distributed = torch.distributed
-    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     sent = {0: [], 1: []}
     for rank in sent:
-        monkeypatch.setattr(
-            distributed, "all_reduce", lambda tensor, rank=rank: sent[rank].append(tensor.clone())
-        )
+        pretend_processes(monkeypatch, 2, lambda tensor, rank=rank: sent[rank].append(tensor.clone()))
         losses_of(rank)
     apart = []
     for rank in sent:
         others = iter(sent[1 - rank])
-        monkeypatch.setattr(
-            distributed, "all_reduce", lambda tensor, others=others: tensor.add_(next(others))
-        )
+        pretend_processes(monkeypatch, 2, lambda tensor, others=others: tensor.add_(next(others)))
         apart.append(losses_of(rank))
     # DistributedDataParallel averages gradients, so training uses the mean over processes.
     mean = {name: (apart[0][name] + apart[1][name]) / 2 for name in together}
@@ -348,7 +344,7 @@ def test_hundreds_of_segments_take_the_memory_of_a_chunk(make_scene):
 def test_points_are_drawn_where_masks_are_uncertain():
     ramp = torch.linspace(-4, 4, 64).expand(2, 64, 64).clone()
     comparison = UncertainPoints(1000)
-    points = comparison.choose(ramp, RandomPoints().for_losses(0, 0, 2, comparison.num_drawn, ramp))
+    points = comparison.choose(ramp, RandomPoints().for_losses(0, 2, comparison.num_drawn, ramp))
     assert points.shape == (2, 1000, 2)
     assert points.min() >= 0
     assert points.max() <= 1

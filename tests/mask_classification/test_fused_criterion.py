@@ -17,6 +17,7 @@ from segzoo.modeling.mask_classification.criterion import (
     UncertainPoints,
 )
 from tests.mask_classification.criterion_reference import OwnPoints, make_criterion
+from tests.processes import pretend_processes
 
 
 class Case:
@@ -85,9 +86,7 @@ def test_losses_gradients_and_assignments_are_those_of_the_plain_form(
     if seed % 4 == 3:
         # The other of two processes has 11 segments and queries as given.
         elsewhere = torch.tensor([11.0, 9.0, 40.0])
-        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-        monkeypatch.setattr(torch.distributed, "all_reduce", lambda counts: counts.add_(elsewhere))
+        pretend_processes(monkeypatch, 2, lambda counts: counts.add_(elsewhere))
     matcher = plain_matcher(*(case.options[name] for name in ("weights", "mask_loss", "num_points")))
     fused = make_criterion(
         **case.options, criterion_class=FusedSetCriterion, chunk_elements=case.chunk_elements

@@ -72,8 +72,11 @@ def test_point_samples_of_factors_equal_those_of_masks(make_scene):
         masks = scene.outputs_with_masks["aux_outputs"][0]["pred_masks"] if layer == 0 else None
         masks = scene.outputs_with_masks["pred_masks"] if masks is None else masks
         expected = F.grid_sample(masks[image][None], 2 * points[None, None] - 1, align_corners=False)[0, :, 0]
-        torch.testing.assert_close(finished.at_points(image)(layer, points), expected)
-        torch.testing.assert_close(factored.at_points(image)(layer, points), expected)
+        for predictions in (finished, factored):
+            found = predictions.at_points(range(image, image + 1))(
+                range(layer, layer + 1), points[None, None]
+            )
+            torch.testing.assert_close(found[0, 0], expected)
 
 
 def test_overlapping_planes_give_the_pairs_of_the_map(make_scene):
@@ -91,7 +94,7 @@ def test_chunks_do_not_change_the_costs(make_scene, num_points):
     outputs = DecoderOutputs(scene.outputs)
     whole, pieces = (
         make_matcher(WEIGHTS, num_points=num_points, chunk_elements=size).total_costs(
-            outputs, 1, scene.targets[1], RandomPoints(seed=4)
+            outputs, scene.targets, RandomPoints(seed=4)
         )
         for size in (10**6, 500)
     )

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from segzoo.modeling.mask_classification.criterion import SegmentTargets, targets_from_inputs
+from segzoo.modeling.mask_classification.criterion.target_batch import TargetBatch
 
 
 @pytest.fixture
@@ -17,43 +18,75 @@ def planes(make_scene):
     return make_scene(size=(21, 17)).targets_as_planes()[1]
 
 
-def test_pixel_lists_have_the_pixels_of_every_segment(target, planes):
-    indices, areas = target.pixel_lists()
-    for segment, own in enumerate(indices.split(areas)):
-        assert torch.equal(own, planes.masks[segment].flatten().nonzero()[:, 0])
-    from_planes = planes.pixel_lists()
-    assert torch.equal(from_planes[0], indices)
-    assert from_planes[1] == areas
+@pytest.fixture(params=["maps", "planes", "both"])
+def batch(request, make_scene):
+    """A batch of three images, one without segments, and its planes, (S, 21, 17) bool each."""
+    scene = make_scene(size=(21, 17), num_segments=(3, 0, 5))
+    planes = scene.targets_as_planes()
+    as_planes = {"maps": (), "planes": (0, 1, 2), "both": (2,)}[request.param]
+    targets = [planes[image] if image in as_planes else scene.targets[image] for image in range(3)]
+    return TargetBatch(targets), [target.masks for target in planes]
 
 
-def test_one_hot_of_a_map_equals_its_planes(target, planes):
-    expected = planes.masks.flatten(1).t().float()
-    assert torch.equal(target.one_hot(0, 357), expected)
-    assert torch.equal(target.one_hot(40, 90), expected[40:90])
-    assert torch.equal(planes.one_hot(40, 90), expected[40:90])
+def padded(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Append columns of 0, up to `count`."""
+    return F.pad(values.float(), (0, count - values.shape[-1]))
+
+
+def test_one_hot_of_a_batch_equals_the_planes(batch):
+    batch, planes = batch
+    assert (batch.counts, batch.first, batch.most, batch.size) == ([3, 0, 5], [0, 3, 3], 5, (21, 17))
+    expected = torch.stack([padded(own.flatten(1).t(), 5) for own in planes])
+    assert torch.equal(batch.one_hot(range(3), 0, 357, torch.float32), expected)
+    assert torch.equal(batch.one_hot(range(1, 3), 40, 90, torch.float32), expected[1:, 40:90])
 
 
 @pytest.mark.parametrize("size", [(5, 6), (10, 17), (1, 1), (40, 33)])
-def test_nearest_resize_equals_interpolation_of_the_planes(target, planes, size):
-    expected = F.interpolate(planes.masks[None].float(), size=size, mode="nearest")[0]
-    resized = target.resize_nearest(size)
+def test_nearest_resize_equals_interpolation_of_the_planes(batch, size):
+    batch, planes = batch
+    resized = batch.resized(size)
     assert resized.size == size
-    assert torch.equal(resized.one_hot(0, size[0] * size[1]).t(), expected.flatten(1))
-    assert torch.equal(planes.resize_nearest(size).masks.float(), expected)
+    found = resized.one_hot(range(3), 0, size[0] * size[1], torch.float32)
+    for image in (0, 2):
+        expected = F.interpolate(planes[image][None].float(), size=size, mode="nearest")[0]
+        assert torch.equal(found[image], padded(expected.flatten(1).t(), 5))
+    assert not found[1].any()
+    assert batch.size == (21, 17)
 
 
-@pytest.mark.parametrize("count", [0, 2])
-@pytest.mark.parametrize("as_planes", [False, True])
-def test_resizing_keeps_other_targets_of_the_segments(count, as_planes):
-    labels = {"masks": torch.ones(count, 4, 6, dtype=torch.bool)}
-    if not as_planes:
-        labels = {"segment_map": torch.full((4, 6), count - 1, dtype=torch.int16)}
-    boxes = torch.rand(count, 4)
-    target = SegmentTargets(torch.arange(count), **labels, extras={"boxes": boxes})
-    resized = target.resize_nearest((8, 3))
-    assert resized.size == (8, 3)
-    assert torch.equal(resized.extras["boxes"], boxes)
-    assert torch.equal(resized.classes, target.classes)
+def test_samples_of_a_batch_equal_grid_sample_of_the_planes(batch):
+    batch, planes = batch
+    points = torch.rand(4, 200, 2) * 1.1 - 0.05  # some outside
+
+    def sampled(maps, where):
+        grid = (2 * where - 1).expand(len(maps), 1, -1, -1)
+        return F.grid_sample(maps.float()[:, None], grid, align_corners=False)[:, 0, 0]
+
+    found = batch.sample_all(range(3), points[:3])
+    for image in (0, 2):
+        expected = padded(sampled(planes[image], points[image]).t(), 5)
+        torch.testing.assert_close(found[image], expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(batch.sample_all(range(2, 3), points[2:3]), found[2:])
+    assert not found[1].any()
+
+    images, segments = torch.tensor([2, 0, 2, 0]), torch.tensor([4, 0, 1, 2])
+    pairs = list(zip(images.tolist(), segments.tolist(), points, strict=True))
+    expected = torch.cat([sampled(planes[image][segment][None], own) for image, segment, own in pairs])
+    torch.testing.assert_close(batch.sample(images, segments, points), expected, atol=2e-5, rtol=0)
+    expected = torch.stack([planes[image][segment].flatten() for image, segment, _ in pairs])
+    assert torch.equal(batch.members(images, segments), expected)
+
+
+def test_classes_of_a_batch_are_padded(make_scene):
+    targets = make_scene(num_segments=(1, 3)).targets
+    first, second = (target.classes.tolist() for target in targets)
+    assert TargetBatch(targets).padded_classes().tolist() == [[*first, 0, 0], second]
+
+
+def test_targets_of_different_sizes_are_refused(make_scene):
+    targets = [make_scene(size=size).targets[0] for size in ((21, 17), (17, 21))]
+    with pytest.raises(ValueError, match=r"one size, found \[\(17, 21\), \(21, 17\)\]"):
+        TargetBatch(targets)
 
 
 def test_samples_equal_grid_sample_of_the_planes(target, planes):

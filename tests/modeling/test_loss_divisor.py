@@ -14,6 +14,7 @@ from segzoo.utils.errors import InputError
 from tests.modeling.peers import mmseg_models
 from tests.modeling.pixel_model_helpers import pixel_model
 from tests.modeling.pixel_peers import TINY
+from tests.processes import pretend_processes
 
 IGNORE = 255
 CLASSES = 4
@@ -136,13 +137,11 @@ def test_two_processes_train_like_one_with_both_images(average_over, make, weigh
     loss = make(average_over=average_over, class_weights=weights, **options)
     together = gradient(loss, logits, labels)
     sent = []
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: sent.append(tensor.clone()))
+    pretend_processes(monkeypatch, 2, lambda tensor: sent.append(tensor.clone()))
     for image in (0, 1):
         loss(logits[image : image + 1], labels[image : image + 1])
     total = sent[0] + sent[1]
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.copy_(total))
+    pretend_processes(monkeypatch, 2, lambda tensor: tensor.copy_(total))
     apart = [gradient(loss, logits[image : image + 1], labels[image : image + 1]) for image in (0, 1)]
     # DistributedDataParallel averages the processes' gradients.
     torch.testing.assert_close(torch.cat(apart) / 2, together)

@@ -71,10 +71,9 @@ def segments(size: int, counts: tuple[int, ...]) -> list[SegmentTargets]:
 class OwnPoints(RandomPoints):
     """Points drawn for each mask separately, so that chunks and the order of images do not matter."""
 
-    def for_losses(self, image, start, stop, count, like):
+    def for_losses(self, start, stop, count, like):
         points = [
-            super(OwnPoints, self).for_losses(image, mask, mask + 1, count, like)
-            for mask in range(start, stop)
+            super(OwnPoints, self).for_losses(mask, mask + 1, count, like) for mask in range(start, stop)
         ]
         return torch.cat(points)
 
@@ -86,8 +85,9 @@ class GivenPoints(OwnPoints):
         super().__init__(seed)
         self.chosen = chosen
 
-    def for_losses(self, image, start, stop, count, like):
-        return torch.cat(self.chosen[image::NUM_IMAGES])[start:stop]
+    def for_losses(self, start, stop, count, like):
+        of_images = [torch.cat(self.chosen[image::NUM_IMAGES]) for image in range(NUM_IMAGES)]
+        return torch.cat(of_images)[start:stop]
 
 
 @dataclass(frozen=True)

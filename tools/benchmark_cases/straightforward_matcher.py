@@ -55,13 +55,17 @@ class StraightforwardMatcher(nn.Module):
     @torch.no_grad()
     def forward(self, outputs, targets, points) -> list:
         matches = []
+        drawn = None
+        if self.num_points:
+            like = outputs.masks.factors[0].detach().to(outputs.dtype)
+            drawn = points.for_matching(len(targets), len(outputs.layers), self.num_points, like)
         for index, layer in enumerate(outputs.layers):
             masks = mask_logits(layer).to(outputs.dtype)
             matches.append([])
             for image, target in enumerate(targets):
                 segments = torch.arange(len(target), device=masks.device)
                 segment_planes = target.planes(segments).to(masks.dtype)
-                where = points.for_matching(image, index, self.num_points, masks) if self.num_points else None
+                where = None if drawn is None else drawn[image, index]
                 x, t = self._compared(masks[image], segment_planes, where)
                 logits = layer["pred_logits"][image].to(masks.dtype)
                 matches[-1].append(match(logits, x, t, target.classes, self.weights, self.mask_loss))

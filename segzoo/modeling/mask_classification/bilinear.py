@@ -55,9 +55,11 @@ def resize_transposed(planes: Tensor, size: tuple[int, int]) -> Tensor:
     rows = resize_matrix(size[0], height, planes)
     columns = resize_matrix(size[1], width, planes)
     result = planes.new_empty((len(planes), size[0], width))
-    # The matrix is a band: only the rows that contribute to a few neighboring results are multiplied.
-    for start in range(0, size[0], _BAND_ROWS):
-        stop = min(start + _BAND_ROWS, size[0])
+    # The matrix is a band: only the rows that contribute to a few neighboring results are multiplied. On a
+    # GPU that would cost more kernels than it saves.
+    band_rows = _BAND_ROWS if planes.device.type == "cpu" else size[0]
+    for start in range(0, size[0], band_rows):
+        stop = min(start + band_rows, size[0])
         first, last = target_rows(start, stop, size[0], height)
         result[:, start:stop] = rows[first:last, start:stop].t() @ planes[:, first:last]
     return result @ columns

@@ -1,6 +1,6 @@
 """Copy matching costs to the CPU, where queries are assigned.
 
-Shape shorthand: L layers, Q queries, S segments of an image.
+Shape shorthand: N images, L layers, Q queries, S segments of an image.
 """
 
 from collections.abc import Sequence
@@ -38,9 +38,22 @@ def costs_on_cpu(costs: Sequence[Tensor]) -> list[np.ndarray]:
     """
     flat = torch.cat([cost.detach().flatten() for cost in costs]).cpu()
     parts = flat.split([cost.numel() for cost in costs])
-    arrays = [part.view(cost.shape).numpy() for part, cost in zip(parts, costs, strict=True)]
+    return _finite([part.view(cost.shape).numpy() for part, cost in zip(parts, costs, strict=True)])
+
+
+def batch_costs_on_cpu(costs: Tensor, counts: Sequence[int]) -> list[np.ndarray]:
+    """Copy the costs of a batch, (N, L, Q, S), of which image i has `counts[i]` columns, in one transfer.
+
+    Raises:
+        NonFiniteCostError: a cost is NaN or infinite.
+    """
+    array = costs.detach().cpu().numpy()
+    return _finite([own[..., :count] for own, count in zip(array, counts, strict=True)])
+
+
+def _finite(arrays: list[np.ndarray]) -> list[np.ndarray]:
     for image, array in enumerate(arrays):
-        for layer, matrix in enumerate(array):
-            if not np.isfinite(matrix).all():
-                raise NonFiniteCostError(image, layer, len(array))
+        if not np.isfinite(array).all():
+            finite = [np.isfinite(matrix).all() for matrix in array]
+            raise NonFiniteCostError(image, finite.index(False), len(array))
     return arrays

@@ -12,8 +12,8 @@ To add a cost, derive it from `QueryCost` or `PixelCost` and register it by name
 
 and list it in MODEL.MASK_FORMER.MATCHING_COSTS ("ClassCost", "MaskCost", "DiceCost", "BoxCost").
 
-Shape shorthand: L layers, Q queries, K classes, S segments of an image, R queries of one layer or of all
-layers, P pixels or points.
+Shape shorthand: N images, L layers, Q queries, K classes, S segments of an image, R queries of one layer or
+of all layers, P pixels or points.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 from ...registry import MATCHING_COST_REGISTRY
 from .decoder_outputs import DecoderOutputs
 from .pixel_losses import FOCAL_ALPHA, ComparedPixels, check_mask_loss
+from .target_batch import TargetBatch
 from .target_masks import SegmentTargets
 
 
@@ -87,6 +88,12 @@ class ClassCost(QueryCost):
     def costs(self, outputs: DecoderOutputs, image: int, target: SegmentTargets) -> Tensor:
         return -outputs.stacked("pred_logits", image).softmax(-1)[..., target.classes]
 
+    def batch_costs(self, outputs: DecoderOutputs, batch: TargetBatch) -> Tensor:
+        """Return the costs of N images at once, (N, L, Q, S), for the segments of the image with the most."""
+        probabilities = outputs.stacked_layers("pred_logits").softmax(-1)
+        classes = batch.padded_classes()[:, None, None].expand(*probabilities.shape[:3], -1)
+        return probabilities.gather(-1, classes).neg_()
+
 
 @MATCHING_COST_REGISTRY.register()
 class MaskCost(PixelCost):
@@ -119,7 +126,7 @@ class MaskCost(PixelCost):
             difference = on.sub_(off)
         else:
             difference = -logits
-        return difference @ pixels.membership, off.sum(1, keepdim=True)
+        return difference @ pixels.membership, off.sum(-1, keepdim=True)
 
     def combine(self, sums: tuple[Tensor, ...], num_pixels: int) -> Tensor:
         difference, off = sums
@@ -140,7 +147,7 @@ class DiceCost(PixelCost):
 
     def sums(self, pixels: ComparedPixels) -> tuple[Tensor, Tensor, Tensor]:
         probability, membership = pixels.probability, pixels.membership
-        return probability @ membership, probability.sum(1, keepdim=True), membership.sum(0)
+        return probability @ membership, probability.sum(-1, keepdim=True), membership.sum(-2, keepdim=True)
 
     def combine(self, sums: tuple[Tensor, ...], num_pixels: int) -> Tensor:
         overlap, probability, area = sums

@@ -42,6 +42,10 @@ class DecoderOutputs:
         """Return an output of all layers for one image, (L, Q, ...), in `dtype`."""
         return torch.stack([layer[name][image] for layer in self.layers]).to(self.dtype)
 
+    def stacked_layers(self, name: str) -> Tensor:
+        """Return an output of all layers and images, (N, L, Q, ...), in `dtype`."""
+        return torch.stack([layer[name] for layer in self.layers], 1).to(self.dtype)
+
 
 def mask_logits(layer: Mapping) -> Tensor:
     """Return the masks of a layer, (N, Q, h, w), formed from their factors if the layer holds those."""

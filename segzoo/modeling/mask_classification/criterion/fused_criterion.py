@@ -12,18 +12,22 @@ from ...registry import CRITERION_REGISTRY
 from .comparison import AllPixels, Comparison, UncertainPoints
 from .decoder_outputs import DecoderOutputs
 from .dense_loss import DenseLoss
+from .flat_matches import FlatMatches
 from .matched_layer import MatchedLayer
 from .matched_masks import MaskLoss, MatchedMasks
 from .matcher import HungarianMatcher
 from .point_loss import PointLoss
 from .point_sampling import RandomPoints
 from .set_criterion import SetCriterion
-from .terms import DiceTerm, LossTerm, MaskTerm
+from .target_batch import TargetBatch
+from .terms import ClassTerm, DiceTerm, LossTerm, MaskTerm
 
 
 @CRITERION_REGISTRY.register()
 class FusedSetCriterion(SetCriterion):
     """Computes the losses and gradients of `SetCriterion`, those of matched masks a few masks at a time.
+
+    `ClassTerm` (subclasses do not count) is computed for all layers at once.
 
     `MaskTerm` and `DiceTerm` are computed together, forward and backward in one pass, if both are among the
     terms (subclasses do not count) and masks are compared on `AllPixels` or `UncertainPoints`. All other
@@ -58,17 +62,26 @@ class FusedSetCriterion(SetCriterion):
 
     def layer_losses(self, outputs: DecoderOutputs, layers: list[MatchedLayer]) -> list[dict[str, Tensor]]:
         """See `SetCriterion`."""
-        fused = self.fused_terms
-        if fused is None:
-            return super().layer_losses(outputs, layers)
-        matched = MatchedMasks(outputs.masks, layers[0].targets, [layer.matches for layer in layers])
-        loss = self._mask_loss(fused[0].mask_loss, outputs, layers[0].points)
-        sums = matched.losses(loss, [term.weight for term in fused], layers[0].num_masks)
-        losses = []
-        for layer, layer_sums in zip(layers, sums.unbind(1), strict=True):
-            known = {term: {term.name: value} for term, value in zip(fused, layer_sums, strict=True)}
-            losses.append(joined(known[t] if t in known else t(layer) for t in self.terms.values()))
-        return losses
+        targets = layers[0].targets
+        matches = FlatMatches([layer.matches for layer in layers], targets, outputs.masks.num_queries)
+        known: dict[LossTerm, Tensor] = {}  # each (L,)
+        for term in self.terms.values():
+            if type(term) is ClassTerm:
+                logits = outputs.stacked_layers("pred_logits")
+                known[term] = term.layer_losses(logits, matches, layers[0].counts)
+        if fused := self.fused_terms:
+            matched = MatchedMasks(outputs.masks, TargetBatch(targets), matches)
+            loss = self._mask_loss(fused[0].mask_loss, outputs, layers[0].points)
+            sums = matched.losses(loss, [term.weight for term in fused], layers[0].num_masks)
+            known.update(zip(fused, sums, strict=True))
+        values = {term: iter(of_layers.unbind()) for term, of_layers in known.items()}
+        return [
+            joined(
+                {term.name: next(values[term])} if term in values else term(layer)
+                for term in self.terms.values()
+            )
+            for layer in layers
+        ]
 
     def _mask_loss(self, mask_loss: str, outputs: DecoderOutputs, points: RandomPoints) -> MaskLoss:
         # On a CPU a chunk stays in the cache; a GPU is faster with long vectors.

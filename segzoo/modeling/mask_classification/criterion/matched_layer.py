@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segzoo.layers.runtime import means_over_processes
+from segzoo.layers.runtime import PendingMeans
 
 from .comparison import Comparison, DrawPoints
 from .decoder_outputs import mask_logits
@@ -37,12 +37,16 @@ class Counts(NamedTuple):
     unmatched: Tensor
 
     @classmethod
-    def of(cls, num_masks: int, matches: Matches, logits: Tensor) -> Counts:
-        """Count the queries of a layer with class logits (N, Q, K + 1); one collective call."""
-        matched = sum(len(queries) for queries, _ in matches)
-        unmatched = logits.shape[0] * logits.shape[1] - matched
-        masks, *queries = means_over_processes([num_masks, matched, unmatched], logits.device)
+    def of(cls, means: PendingMeans) -> Counts:
+        """Return the counts that `exchange` has started to exchange."""
+        masks, *queries = means.values()
         return cls(masks.clamp(min=1), *queries)
+
+    @staticmethod
+    def exchange(num_masks: int, num_matched: int, logits: Tensor) -> PendingMeans:
+        """Start to exchange the counts of a layer with class logits (N, Q, K + 1); one collective call."""
+        unmatched = logits.shape[0] * logits.shape[1] - num_matched
+        return PendingMeans([num_masks, num_matched, unmatched], logits.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +130,11 @@ class MatchedLayer:
             matches: N pairs (query_indices, segment_indices); losses are divided by their number.
         """
         number = sum(len(queries) for queries, _ in matches)
-        counts = Counts.of(number, matches, outputs["pred_logits"])
+        counts = Counts.of(Counts.exchange(number, number, outputs["pred_logits"]))
         return replace(self, outputs=outputs, matches=matches, counts=counts)
 
     def _draw(self, image: int, like: Tensor) -> DrawPoints:
-        # Matched masks of an image are numbered layer by layer.
-        start = self.index * len(like)
-        return lambda count: self.points.for_losses(image, start, start + len(like), count, like.detach())
+        # Matched masks are numbered image by image, those of an image layer by layer, as many in each layer.
+        before = sum(len(queries) for queries, _ in self.matches[:image])
+        start = before * self.num_layers + self.index * len(like)
+        return lambda count: self.points.for_losses(start, start + len(like), count, like.detach())

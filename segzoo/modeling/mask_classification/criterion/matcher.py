@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from segzoo.layers.runtime import transferred, without_autocast
 
 from ...registry import MATCHING_COST_REGISTRY, registered
-from .assignment import costs_on_cpu
+from .assignment import batch_costs_on_cpu
+from .batch_costs import CostSums, query_costs
 from .costs import MatchingCost, PixelCost, QueryCost
 from .decoder_outputs import DecoderOutputs
-from .pixel_losses import ComparedPixels
 from .point_sampling import RandomPoints
+from .target_batch import TargetBatch
 from .target_masks import SegmentTargets
 
 # Matches of one layer: for each image (query_indices, segment_indices), both int64 of length min(Q, S).
@@ -72,7 +73,7 @@ class HungarianMatcher(nn.Module):
 
         Args:
             outputs: outputs of L layers with Q queries each.
-            targets: one for each of the N images.
+            targets: one for each of the N >= 1 images.
             points: source of the points where masks are compared, with `num_points`; None: random.
 
         Returns:
@@ -84,108 +85,104 @@ class HungarianMatcher(nn.Module):
         """
         points = points or RandomPoints()
         with without_autocast(outputs.device):
-            costs = [self.total_costs(outputs, image, target, points) for image, target in enumerate(targets)]
+            costs = self.total_costs(outputs, targets, points)
         matches: list[Matches] = [[] for _ in outputs.layers]
-        for array in costs_on_cpu(costs):
+        for array in batch_costs_on_cpu(costs, [len(target) for target in targets]):
             for layer, matrix in enumerate(array):
                 matches[layer].append(tuple(map(torch.from_numpy, linear_sum_assignment(matrix))))
         return _to_device(matches, outputs.device)
 
     def total_costs(
-        self, outputs: DecoderOutputs, image: int, target: SegmentTargets, points: RandomPoints
+        self, outputs: DecoderOutputs, targets: Sequence[SegmentTargets], points: RandomPoints
     ) -> Tensor:
-        """Return the weighted sum of all costs of one image, (L, Q, S)."""
-        shape = (outputs.masks.num_layers, outputs.masks.num_queries, len(target))
+        """Return the weighted sums of all costs, (N, L, Q, S).
+
+        S is the largest number of segments of an image; the columns of segments that another image does not
+        have hold any finite values.
+        """
+        batch = TargetBatch(targets)
+        masks = outputs.masks
+        shape = (len(batch), masks.num_layers, masks.num_queries, batch.most)
         total = torch.zeros(shape, dtype=outputs.dtype, device=outputs.device)
-        if len(target) == 0:
+        if batch.most == 0:
             return total
-        pixel_costs = iter(self._pixel_costs(outputs, image, target, points))
+        pixel_costs = iter(self._pixel_costs(outputs, batch, points))
         for cost in self.costs:
             if isinstance(cost, QueryCost):
-                values = cost.costs(outputs, image, target)
+                values = query_costs(cost, outputs, targets, batch)
             else:
-                values = next(pixel_costs).unflatten(0, shape[:2])
-            # A smaller shape would be broadcast silently over layers or queries.
-            if values.shape != total.shape:
-                raise ValueError(
-                    f"{type(cost).__name__} returned costs of shape {tuple(values.shape)}; expected (layers, "
-                    f"queries, segments), {shape}"
-                )
+                values = next(pixel_costs)
             total += cost.weight * values
         return total
 
-    def _pixel_costs(
-        self, outputs: DecoderOutputs, image: int, target: SegmentTargets, points: RandomPoints
-    ) -> list[Tensor]:
-        """Return (L * Q, S) values of each `PixelCost`."""
+    def _pixel_costs(self, outputs: DecoderOutputs, batch: TargetBatch, points: RandomPoints) -> list[Tensor]:
+        """Return (N, L, Q, S) values of each `PixelCost`."""
         costs = [cost for cost in self.costs if isinstance(cost, PixelCost)]
         if not costs:
             return []
         if self.num_points:
-            return self._costs_on_points(costs, outputs, image, target, points)
-        return self._costs_on_pixels(costs, outputs, image, target)
+            return self._costs_on_points(costs, outputs, batch, points)
+        return self._costs_on_pixels(costs, outputs, batch)
 
     def _costs_on_pixels(
-        self, costs: Sequence[PixelCost], outputs: DecoderOutputs, image: int, target: SegmentTargets
+        self, costs: Sequence[PixelCost], outputs: DecoderOutputs, batch: TargetBatch
     ) -> list[Tensor]:
         masks = outputs.masks
-        target = target.resize_nearest(masks.size)
-        pixels = masks.size[0] * masks.size[1]
-        step = self._chunk_elements(outputs.device) // (masks.num_layers * masks.num_queries) or 1
-        sums = _CostSums(costs)
-        for start in range(0, pixels, step):
-            stop = min(start + step, pixels)
-            sums.add(masks.pixels(image, start, stop), target.one_hot(start, stop, masks.dtype))
-        return sums.combined(pixels)
+        resized = batch.resized(masks.size)
+        num_pixels = masks.size[0] * masks.size[1]
+        # The masks of all layers have the same pixels.
+        rows = masks.num_layers * masks.num_queries
+        step = self._chunk_elements(outputs.device) // rows or 1
+        parts = []
+        for images in _ranges(len(batch), step // num_pixels):
+            sums = CostSums(costs, batch.counts[images.start : images.stop])
+            for start in range(0, num_pixels, step):
+                stop = min(start + step, num_pixels)
+                sums.add(masks.pixels(images, start, stop), resized.one_hot(images, start, stop, masks.dtype))
+            parts.append(sums.combined(num_pixels))
+        shape = (masks.num_layers, masks.num_queries)
+        return [torch.cat(values).unflatten(1, shape) for values in zip(*parts, strict=True)]
 
     def _costs_on_points(
         self,
         costs: Sequence[PixelCost],
         outputs: DecoderOutputs,
-        image: int,
-        target: SegmentTargets,
+        batch: TargetBatch,
         points: RandomPoints,
     ) -> list[Tensor]:
-        """Return costs like `_costs_on_pixels`, on points that are drawn for every layer."""
-        masks = outputs.masks
-        segments = torch.arange(len(target), device=masks.device)
+        """Return costs like `_costs_on_pixels`, on points that are drawn for every image and layer."""
+        masks, num_points = outputs.masks, self.num_points
         like = torch.empty((), dtype=masks.dtype, device=masks.device)
-        step = max(self._chunk_elements(outputs.device) // masks.num_queries, 1)
-        sampled = masks.at_points(image)
-        layers = []
-        for layer in range(masks.num_layers):
-            sums = _CostSums(costs)
-            for part in points.for_matching(image, layer, self.num_points, like).split(step):
-                sums.add(sampled(layer, part), target.sample(segments, part[None]).t())
-            layers.append(sums.combined(self.num_points))
-        return [torch.cat(values) for values in zip(*layers, strict=True)]
+        drawn = points.for_matching(len(batch), masks.num_layers, num_points, like)
+        step = max(self._chunk_elements(outputs.device) // max(masks.num_queries, batch.most), 1)
+        images_of_part = []
+        for images in _ranges(len(batch), step // (masks.num_layers * num_points)):
+            sampled = masks.at_points(images)
+            layers_of_part = []
+            for layers in _ranges(masks.num_layers, step // num_points):
+                sums = CostSums(costs, [n for n in batch.counts[images.start : images.stop] for _ in layers])
+                own = drawn[images.start : images.stop, layers.start : layers.stop]
+                for part in own.split(step, dim=2):
+                    membership = batch.sample_all(images, part.flatten(1, 2))
+                    sums.add(
+                        sampled(layers, part).flatten(0, 1),
+                        membership.unflatten(1, part.shape[1:3]).flatten(0, 1),
+                    )
+                layers_of_part.append(
+                    [values.unflatten(0, own.shape[:2]) for values in sums.combined(num_points)]
+                )
+            images_of_part.append([torch.cat(values, 1) for values in zip(*layers_of_part, strict=True)])
+        return [torch.cat(values) for values in zip(*images_of_part, strict=True)]
 
     def _chunk_elements(self, device: torch.device) -> int:
         # On a CPU a chunk and its few intermediates stay in the cache; a GPU is faster with long vectors.
         return self.chunk_elements or (2**18 if device.type == "cpu" else 2**24)
 
 
-class _CostSums:
-    """Sums that costs are computed from, accumulated over groups of pixels."""
-
-    def __init__(self, costs: Sequence[PixelCost]):
-        self.costs = costs
-        self.sums: list[tuple[Tensor, ...]] = []
-
-    def add(self, logits: Tensor, membership: Tensor) -> None:
-        """Add logits (R, P) against membership (P, S) in [0, 1]."""
-        pixels = ComparedPixels(logits, membership)
-        new = [cost.sums(pixels) for cost in self.costs]
-        if self.sums:
-            new = [
-                tuple(total + part for total, part in zip(*pair, strict=True))
-                for pair in zip(self.sums, new, strict=True)
-            ]
-        self.sums = new
-
-    def combined(self, num_pixels: int) -> list[Tensor]:
-        """Return (R, S) values of each cost."""
-        return [cost.combine(sums, num_pixels) for cost, sums in zip(self.costs, self.sums, strict=True)]
+def _ranges(length: int, step: int) -> list[range]:
+    """Return consecutive ranges of at most `step`, and at least 1, of `length`."""
+    step = max(step, 1)
+    return [range(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def _to_device(matches: list[Matches], device: torch.device) -> list[Matches]:

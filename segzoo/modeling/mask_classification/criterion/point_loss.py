@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .comparison import UncertainPoints
-from .matched_masks import ChunkLosses, ImageLoss, MaskChunk
+from .matched_masks import ChunkLosses, MaskChunk
 from .pixel_losses import ComparedPixels, dice_losses, mask_losses
 from .point_sampling import RandomPoints, corners, sample, sample_transposed
-from .target_masks import SegmentTargets
+from .target_batch import TargetBatch
 
 
 @dataclass
@@ -33,29 +33,19 @@ class PointLoss:
     chunk_elements: int = 2**19
     points: RandomPoints = field(default_factory=RandomPoints)
 
-    def on_image(self, image: int, target: SegmentTargets) -> ImageLoss:
+    def __call__(self, chunk: MaskChunk, targets: TargetBatch, scales: Tensor | None) -> ChunkLosses:
         """See `MaskLoss`."""
-        return _PointImageLoss(self, image, target)
-
-
-@dataclass
-class _PointImageLoss:
-    loss: PointLoss
-    image: int
-    target: SegmentTargets
-
-    def __call__(self, chunk: MaskChunk, scales: Tensor | None) -> ChunkLosses:
-        """See `ImageLoss`."""
-        logits, drawn = chunk.logits, self.loss.comparison.num_drawn
-        step = max(self.loss.chunk_elements // (2 * drawn), 1)
+        logits, drawn = chunk.logits, self.comparison.num_drawn
+        step = max(self.chunk_elements // (2 * drawn), 1)
         values = logits.new_empty((2, len(logits)))
         gradient = None if scales is None else torch.zeros_like(logits)
         for first in range(0, len(logits), step):
             part = slice(first, min(first + step, len(logits)))
-            start, stop = chunk.start + part.start, chunk.start + part.stop
-            candidates = self.loss.points.for_losses(self.image, start, stop, drawn, logits)
-            points = self.loss.comparison.choose(logits[part], candidates)
-            membership = self.target.sample(chunk.segments[part], points)
+            candidates = self.points.for_losses(
+                chunk.start + part.start, chunk.start + part.stop, drawn, logits
+            )
+            points = self.comparison.choose(logits[part], candidates)
+            membership = targets.sample(chunk.images[part], chunk.segments[part], points)
             places = corners(points, tuple(logits.shape[-2:]))
             sampled = sample(logits[part].flatten(1), places)
             if gradient is None:
@@ -71,4 +61,4 @@ class _PointImageLoss:
     def _losses(self, logits: Tensor, membership: Tensor) -> Tensor:
         """Return the mask and dice losses, (2, m), of logits (m, P) against membership (m, P)."""
         masks = ComparedPixels(logits, membership)
-        return torch.stack((mask_losses(masks, self.loss.mask_loss), dice_losses(masks)))
+        return torch.stack((mask_losses(masks, self.mask_loss), dice_losses(masks)))

@@ -22,22 +22,25 @@ class RandomPoints:
     def __init__(self, seed: int | None = None):
         self.seed = int(torch.randint(2**62, ())) if seed is None else seed
 
-    def for_matching(self, image: int, layer: int, count: int, like: Tensor) -> Tensor:
-        """Return (count, 2) points (x, y) in [0, 1), with the dtype and device of `like`."""
-        return self._draw(("matching", image, layer), (count, 2), like)
+    def for_matching(self, images: int, layers: int, count: int, like: Tensor) -> Tensor:
+        """Return (images, layers, count, 2) points (x, y) in [0, 1), with the dtype and device of `like`."""
+        return self._draw(("matching", 0), (images, layers, count, 2), like)
 
-    def for_losses(self, image: int, start: int, stop: int, count: int, like: Tensor) -> Tensor:
-        """Return (stop - start, count, 2) points for matched masks of an image, numbered layer by layer."""
-        return self._draw(("losses", image, start), (stop - start, count, 2), like)
+    def for_losses(self, start: int, stop: int, count: int, like: Tensor) -> Tensor:
+        """Return (stop - start, count, 2) points for a range of the matched masks of a batch.
 
-    def _draw(self, purpose_and_position: tuple, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        purpose, image, number = purpose_and_position
-        key = (self.seed + hash((purpose == "losses", image, number))) % 2**63
+        They are numbered image by image, those of an image layer by layer.
+        """
+        return self._draw(("losses", start), (stop - start, count, 2), like)
+
+    def _draw(self, purpose_and_start: tuple[str, int], shape: tuple[int, ...], like: Tensor) -> Tensor:
+        purpose, start = purpose_and_start
+        key = (self.seed + hash((purpose == "losses", start))) % 2**63
         generator = torch.Generator(like.device).manual_seed(key)
         return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
-def corners(points: Tensor, size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+def corners(points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return the four pixels that a bilinear sample is made of.
 
     Args:
@@ -46,32 +49,33 @@ def corners(points: Tensor, size: tuple[int, int]) -> list[tuple[Tensor, Tensor]
         size: (height, width) of the map.
 
     Returns:
-        four pairs (index (...) int64 into the flattened map, weight (...) of the points' dtype). Pixels
+        indices (4, ...) int64 into the flattened map, and weights (4, ...) of the points' dtype. Pixels
         outside of the map have weight 0.
     """
     height, width = size
-    across = _neighbors(points[..., 0] * width - 0.5, width, step=1)
-    down = _neighbors(points[..., 1] * height - 0.5, height, step=width)
-    return [(row + column, tall * wide) for row, tall in down for column, wide in across]
+    column, wide = _neighbors(points[..., 0] * width - 0.5, width)
+    row, tall = _neighbors(points[..., 1] * height - 0.5, height)
+    indices = (row * width)[:, None] + column
+    return indices.flatten(0, 1), (tall[:, None] * wide).flatten(0, 1)
 
 
-def _neighbors(position: Tensor, length: int, step: int) -> list[tuple[Tensor, Tensor]]:
-    """Return the pixels before and after a position on a line, as index times `step`, with weights."""
+def _neighbors(position: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return the pixels before and after a position on a line, (2, ...) int64, and their weights."""
     first = position.floor()
     share = position - first
-    neighbors = []
-    for index, weight in ((first, 1 - share), (first + 1, share)):
-        inside = index.clamp(0, length - 1)
-        neighbors.append((inside.long().mul_(step), weight * (inside == index)))
-    return neighbors
+    indices = torch.stack((first, first + 1))
+    inside = indices.clamp(0, length - 1)
+    weights = torch.stack((1 - share, share)).mul_(inside == indices)
+    return inside.long(), weights
 
 
-def sample(maps: Tensor, places: list[tuple[Tensor, Tensor]]) -> Tensor:
+def sample(maps: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
     """Return (M, P) samples of flattened maps (M, pixels) at the `corners` of points (M, P)."""
-    return sum(maps.gather(1, index) * weight for index, weight in places)
+    indices, weights = places
+    return sum(maps.gather(1, index) * weight for index, weight in zip(indices, weights, strict=True))
 
 
-def sample_transposed(values: Tensor, places: list[tuple[Tensor, Tensor]], out: Tensor) -> None:
+def sample_transposed(values: Tensor, places: tuple[Tensor, Tensor], out: Tensor) -> None:
     """Add to `out` (M, pixels) the gradient of `sample`, given that of its result, (M, P)."""
-    for index, weight in places:
+    for index, weight in zip(*places, strict=True):
         out.scatter_add_(1, index, values * weight)

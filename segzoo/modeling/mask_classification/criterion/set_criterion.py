@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from detectron2.config import configurable
 from torch import Tensor, nn
 
-from segzoo.layers.runtime import without_autocast
+from segzoo.layers.runtime import PendingMeans, without_autocast
 
 from ...losses import joined
 from ...registry import CRITERION_REGISTRY
@@ -87,13 +87,28 @@ class SetCriterion(nn.Module):
         decoded = DecoderOutputs(outputs)
         points = points or self.new_points()
         with without_autocast(decoded.device):
+            counts = self._exchange_counts(decoded, targets)
             matches = self.matcher(decoded, targets, points)
-            layers = self._matched_layers(decoded, targets, matches, points)
+            counts = counts or _exchange_matched(decoded, targets, matches[0])
+            layers = self._matched_layers(decoded, targets, matches, points, Counts.of(counts))
             losses = {}
             for layer, own in zip(layers, self.layer_losses(decoded, layers), strict=True):
                 suffix = "" if layer.is_last else f"_{layer.index}"
                 losses.update({f"{name}{suffix}": loss for name, loss in own.items()})
         return losses
+
+    def _exchange_counts(
+        self, outputs: DecoderOutputs, targets: Sequence[SegmentTargets]
+    ) -> PendingMeans | None:
+        """Start to exchange the counts, the same in all layers, while they are matched.
+
+        None for a matcher of another class, whose number of matches is known afterwards.
+        """
+        if type(self.matcher).forward is not HungarianMatcher.forward:
+            return None
+        logits = outputs.layers[0]["pred_logits"]
+        counts = [len(target) for target in targets]
+        return Counts.exchange(sum(counts), sum(min(count, logits.shape[1]) for count in counts), logits)
 
     def new_points(self) -> RandomPoints:
         """Return the source of the random points of one training step."""
@@ -109,9 +124,8 @@ class SetCriterion(nn.Module):
         targets: Sequence[SegmentTargets],
         matches: list[Matches],
         points: RandomPoints,
+        counts: Counts,
     ) -> list[MatchedLayer]:
-        # The same in all layers.
-        counts = Counts.of(sum(map(len, targets)), matches[0], outputs.layers[0]["pred_logits"])
         return [
             MatchedLayer(
                 outputs=layer,
@@ -126,6 +140,13 @@ class SetCriterion(nn.Module):
             )
             for index, (layer, own) in enumerate(zip(outputs.layers, matches, strict=True))
         ]
+
+
+def _exchange_matched(
+    outputs: DecoderOutputs, targets: Sequence[SegmentTargets], matches: Matches
+) -> PendingMeans:
+    matched = sum(len(queries) for queries, _ in matches)
+    return Counts.exchange(sum(map(len, targets)), matched, outputs.layers[0]["pred_logits"])
 
 
 def _by_class(terms: Sequence[LossTerm]) -> dict[str, LossTerm]:

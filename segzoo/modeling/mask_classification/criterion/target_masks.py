@@ -8,7 +8,7 @@ Shape shorthand: S segments of an image, H W pixels of the padded image, P point
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -83,50 +83,11 @@ class SegmentTargets:
             {name: transferred(value, device) for name, value in self.extras.items()},
         )
 
-    def resize_nearest(self, size: tuple[int, int]) -> SegmentTargets:
-        """Return the segments at another resolution, with PyTorch's "nearest" interpolation.
-
-        `extras` are not changed.
-        """
-        if size == self.size:
-            return self
-        if self.masks is None:
-            # float32 holds every int16 exactly, and interpolation supports it on every device.
-            resized = F.interpolate(self.segment_map[None, None].float(), size=size, mode="nearest")[0, 0]
-            return replace(self, segment_map=resized.to(torch.int16))
-        if len(self) == 0:
-            return replace(self, masks=self.masks.new_zeros((0, *size)))
-        resized = F.interpolate(self.masks[None].to(torch.uint8), size=size, mode="nearest")[0]
-        return replace(self, masks=resized.bool())
-
-    def one_hot(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the membership of pixels [start, stop) of the flattened image, (stop - start, S) 0 or 1."""
-        if self.masks is not None:
-            return self.masks.flatten(1)[:, start:stop].t().to(dtype)
-        labels = self.segment_map.flatten()[start:stop].long()
-        # Column 0 is for pixels of no segment and is dropped.
-        columns = labels.new_zeros((len(labels), len(self) + 1), dtype=dtype)
-        return columns.scatter_(1, labels[:, None] + 1, 1)[:, 1:]
-
     def planes(self, segments: Tensor) -> Tensor:
         """Return (M, H, W) bool masks of some segments, (M,) int64 in [0, S)."""
         if self.masks is not None:
             return self.masks[segments]
         return self.segment_map == segments[:, None, None]
-
-    def pixel_lists(self) -> tuple[Tensor, list[int]]:
-        """Return the pixels of every segment, one segment after the other.
-
-        Returns:
-            indices: (total area,) int64 into the flattened image, ascending within a segment.
-            areas: S ints, the number of pixels of each segment.
-        """
-        if self.masks is not None:
-            planes = self.masks.flatten(1)
-            return planes.nonzero()[:, 1], planes.sum(1).tolist()
-        labels, order = self.segment_map.flatten().sort(stable=True)
-        areas = torch.bincount(labels.long() + 1, minlength=len(self) + 1).tolist()
-        return order[areas[0] :], areas[1:]
 
     def sample(self, segments: Tensor, points: Tensor) -> Tensor:
         """Sample segments' masks bilinearly, 0 outside of the image (`grid_sample`, align_corners=False).
@@ -138,16 +99,14 @@ class SegmentTargets:
         Returns:
             (M, P) in [0, 1], of the points' dtype.
         """
-        samples = points.new_zeros((len(segments), points.shape[1]))
         labels = (self.segment_map if self.masks is None else self.masks).flatten()
-        first_pixels = segments[:, None] * (self.size[0] * self.size[1])
-        for pixel, weight in corners(points, self.size):
-            if self.masks is None:
-                covered = _gather(labels, pixel) == segments[:, None]
-            else:
-                covered = _gather(labels, first_pixels + pixel)
-            samples += weight * covered
-        return samples
+        pixels, weights = corners(points, self.size)
+        if self.masks is None:
+            covered = _gather(labels, pixels) == segments[:, None]
+        else:
+            first_pixels = segments * (self.size[0] * self.size[1])
+            covered = _gather(labels, first_pixels[:, None] + pixels)
+        return (covered * weights).sum(0)
 
 
 def _gather(values: Tensor, indices: Tensor) -> Tensor:

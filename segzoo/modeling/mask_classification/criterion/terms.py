@@ -14,7 +14,7 @@ To add a term, derive it from `LossTerm` and register it by name:
 
 and list it in MODEL.MASK_FORMER.LOSS_TERMS ("ClassTerm", "MaskTerm", "DiceTerm", "BoxTerm").
 
-Shape shorthand: N images, Q queries, K classes.
+Shape shorthand: L layers, N images, Q queries, K classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 
 from ...registry import LOSS_TERM_REGISTRY, registered
-from .matched_layer import MatchedLayer
+from .flat_matches import FlatMatches
+from .matched_layer import Counts, MatchedLayer
 from .pixel_losses import check_mask_loss, dice_losses, mask_losses
 
 
@@ -58,6 +59,8 @@ def find_terms(cfg) -> list[Callable[..., LossTerm]]:
 class ClassTerm(LossTerm):
     """`loss_ce`: cross-entropy of all queries; queries without a segment should predict "no object"."""
 
+    name = "loss_ce"
+
     @configurable
     def __init__(self, num_classes: int, weight: float = 1.0, no_object_weight: float = 0.1):
         """
@@ -81,17 +84,26 @@ class ClassTerm(LossTerm):
         }
 
     def forward(self, layer: MatchedLayer) -> dict[str, Tensor]:
-        logits = layer.logits
-        classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
-        for image, (queries, segments) in enumerate(layer.matches):
-            classes[image, queries] = layer.targets[image].classes[segments]
+        matches = FlatMatches([layer.matches], layer.targets, layer.logits.shape[1])
+        return {self.name: self.layer_losses(layer.logits[:, None], matches, layer.counts)[0]}
+
+    def layer_losses(self, logits: Tensor, matches: FlatMatches, counts: Counts) -> Tensor:
+        """Return the losses of all layers, (L,), computed together.
+
+        Args:
+            logits: (N, L, Q, K + 1) class logits.
+            matches: of the L layers.
+            counts: divisors, the same for all layers.
+        """
+        classes = torch.full(logits.shape[:3], self.num_classes, dtype=torch.int64, device=logits.device)
+        classes.view(-1).scatter_(0, matches.query_indices(), matches.classes())
         weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
         # As a matrix: CUDA's sum over maps of logits is not deterministic.
-        total = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weights, reduction="sum")
-        total_weight = layer.counts.matched + self.no_object_weight * layer.counts.unmatched
+        losses = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weights, reduction="none")
+        total_weight = counts.matched + self.no_object_weight * counts.unmatched
         # The weight is 0 without segments if no_object_weight is 0: the loss is 0, not 0 / 0.
-        return {"loss_ce": self.weight * total / total_weight.clamp(min=1e-12)}
+        return self.weight * losses.view(classes.shape).sum((0, 2)) / total_weight.clamp(min=1e-12)
 
 
 @LOSS_TERM_REGISTRY.register()
