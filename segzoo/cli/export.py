@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
     from segzoo.checkpoint import load_checkpoint
     from segzoo.engine import find_trainer, resolve_device
+    from segzoo.engine.cuda_settings import exact_settings
     from segzoo.engine.model_description import describe
     from segzoo.export.torch_export import (
         check_exportable,
@@ -94,9 +95,10 @@ def run(args: argparse.Namespace) -> int:
     ours = describe(cfg, MetadataCatalog.get(classes_dataset(cfg)))
     report.compare(ours)
     report.require_complete("export", "its outputs would be meaningless")
-    program = export_program(model, size, args.batch_size)
-    description = describe_program(cfg, model, size, args.batch_size)
-    difference = save_program(output, program, model, description)
+    with exact_settings():
+        program = export_program(model, size, args.batch_size)
+        description = describe_program(cfg, model, size, args.batch_size)
+        difference = save_program(output, program, model, description)
     shapes = ", ".join(f"{name} {shape}" for name, shape in description["outputs"].items())
     print(f"{output} written: images {description['input']['shape']} -> {shapes}")
     print(f"loaded again, its outputs differ from the model's by {difference:.1g} of their norm")

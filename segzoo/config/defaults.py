@@ -22,8 +22,18 @@ def add_segzoo_config(cfg: CfgNode) -> None:
     cfg.IMPORTS = ()
     # Trainer | ... (registry TRAINER): the class that trains, and builds the evaluators.
     cfg.TRAINER = "Trainer"
+    # Let cuDNN measure its algorithms for each size of an image. None: in trainings whose images all have one
+    # size, such as a crop; True also in evaluations, where it pays off for windows of one size.
+    cfg.CUDNN_BENCHMARK = None
     # Folder of a run's output; "": output/<config>/<n>, and for an evaluation a folder beside the weights.
     cfg.OUTPUT_DIR = ""
+
+    # Parts of the model to compile for training by torch.compile, such as ("backbone",) or
+    # ("sem_seg_head.predictor",), and its mode: default | reduce-overhead | max-autotune. The first
+    # iterations then take a minute or more.
+    cfg.MODEL.COMPILE = CfgNode()
+    cfg.MODEL.COMPILE.PARTS = ()
+    cfg.MODEL.COMPILE.MODE = "default"
 
     _add_dataset_keys(cfg)
     _add_input_keys(cfg)
@@ -53,7 +63,8 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.FORMAT = "RGB"
     # Detectron2's MASK_FORMAT is the form of the masks in the target `instances`, where labels are polygons:
     # polygon (transformed with the image, drawn for each region) | bitmask (drawn at the size of the image).
-    # Targets that the mapper makes: segments (map or masks of the targets, and their classes), boxes
+    # Targets that the mapper makes: segments (map or masks of the targets, and their classes), segment_map
+    # (the same without sem_seg), class_map (sem_seg in few bytes), boxes
     # (whole_boxes: as they were before a crop cut the masks), instances (Detectron2's Instances), entities
     # (EntitySeg), sem_seg, ... (registry TARGETS); (): those that the model requests.
     cfg.INPUT.TARGETS = ()
@@ -241,6 +252,9 @@ def _add_mask_classification_keys(cfg: CfgNode) -> None:
     node.DEFORMABLE_FEATURES = ("res3", "res4", "res5")
     node.DEFORMABLE_POINTS = 4
     node.DEFORMABLE_FEEDFORWARD = 1024
+    # Round the values that it samples to bfloat16, half of the memory traffic of its largest kernel; outputs
+    # change in the third digit. The published models were trained without.
+    node.DEFORMABLE_HALF_VALUES = False
     # FusedSetCriterion | SetCriterion | ... (registry CRITERION). The first computes the same losses as the
     # second in less time and memory.
     node.CRITERION_NAME = "FusedSetCriterion"
@@ -315,6 +329,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
     # float16 | bfloat16, when SOLVER.AMP.ENABLED. A CPU always uses bfloat16.
     cfg.SOLVER.AMP.DTYPE = "float16"
+    # Training on an NVIDIA GPU rounds the factors of single-precision products to 10 bits of mantissa (TF32),
+    # which is several times faster. Evaluation, prediction and export never do; a CPU is not concerned.
+    cfg.SOLVER.TF32 = True
     # Iterations between log lines, which are also written to metrics.json and TensorBoard.
     cfg.SOLVER.LOG_PERIOD = 20
     # Number of periodic checkpoints to keep; 0 keeps all. The best and the final one are always kept.

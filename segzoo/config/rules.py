@@ -120,6 +120,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "expected 0 (nothing), 1 (the stem), 2 (the stem and res2), ..., 5 (all)",
         lambda value: value in range(6),
     ): {"MODEL.BACKBONE": "FREEZE_AT"},
+    one_of(None, True, False): {"": "CUDNN_BENCHMARK"},
     one_of(1, 2, 4, 8): {"MODEL.SEM_SEG_HEAD": "LOSS.ZOOM_FACTOR"},
     one_of(4, 8, 16, 32): {"MODEL.BACKBONE": "OUTPUT_STRIDE"},
     AMOUNT: {
@@ -166,6 +167,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         lambda value: all(isinstance(name, str) and name for name in value),
     ): {
         "DATASETS": "TRAIN TEST FILES",
+        "MODEL.COMPILE": "PARTS",
         "TEST": "TASKS",
         "INPUT": "TARGETS",
         "MODEL.FPN": "IN_FEATURES OUT_FEATURES",
@@ -204,6 +206,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "expected BN, SyncBN, FrozenBN, GN or LN",
         lambda value: value in ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", *_NAIVE_NORMS),
     ): {"MODEL": "BACKBONE.NORM FPN.NORM SEM_SEG_HEAD.NORM"},
+    one_of("default", "reduce-overhead", "max-autotune"): {"MODEL.COMPILE": "MODE"},
     one_of("predicted", "always", "never"): {"TEST": "BOX_AP"},
     one_of("mask", "box"): {"TEST": "ENTITY_AREA"},
     one_of("stop", "skip"): {"DATALOADER": "ON_ERROR"},
@@ -226,7 +229,7 @@ _GROUPS: dict[Rule, dict[str, str]] = {
 def _by_key(groups: Mapping[Rule, Mapping[str, str]]) -> Iterator[tuple[str, Rule]]:
     for rule, sections in groups.items():
         for section, names in sections.items():
-            yield from ((f"{section}.{name}", rule) for name in names.split())
+            yield from ((f"{section}.{name}".lstrip("."), rule) for name in names.split())
 
 
 RULES: dict[str, Rule] = {**dict(_by_key(_GROUPS)), **dict(_by_key(DETECTOR_GROUPS))}

@@ -26,6 +26,7 @@ from segzoo.modeling.protocols import (
 )
 from segzoo.utils.errors import InputError
 
+from .cuda_settings import exact_settings
 from .model_config import checkpoint_config
 from .model_description import classes_metadata, describe
 from .predictor_inputs import ImageInput, as_rgb, images_in, rgb_images
@@ -183,7 +184,8 @@ class Predictor:
         self, rgb_images: list[np.ndarray], tasks: Sequence[str] | None, semantic: str
     ) -> list[dict]:
         inputs = [self._to_input(rgb) for rgb in rgb_images]
-        return self._tested(inputs, tasks=tasks, semantic=semantic)
+        with exact_settings():
+            return self._tested(inputs, tasks=tasks, semantic=semantic)
 
     def _to_input(self, rgb: np.ndarray) -> dict:
         """Return the model's input for an image, as the test mapper makes it."""

@@ -85,7 +85,6 @@ def default_setup(cfg: CfgNode, args: Namespace | None = None) -> None:
     cfg.freeze()
     # Every process augments differently; data order and initial weights are synchronized separately.
     seed_everything(cfg.SEED + rank)
-    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
     logger.debug("Command line: %s", " ".join(sys.argv))
     logger.debug("Arguments: %s", args)

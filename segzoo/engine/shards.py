@@ -23,6 +23,7 @@ from segzoo.data.handover import report_ended_workers
 from segzoo.evaluation import BackgroundEvaluator, evaluator_protocols
 from segzoo.utils.errors import InputError
 
+from .cuda_settings import exact_settings
 from .evaluation_loop import (
     describe_protocol,
     describe_resizing,
@@ -190,7 +191,7 @@ def _score(
     saver = _Saver(evaluators, write, files.protocol, max(cfg.TEST.SHARD_PERIOD, 1))
     tested = tested_model(cfg, model, name)
     loader = trainer.build_test_loader(cfg, name, dataset=left)
-    with report_ended_workers(cfg.DATALOADER.NUM_WORKERS):
+    with report_ended_workers(cfg.DATALOADER.NUM_WORKERS), exact_settings(cfg.CUDNN_BENCHMARK):
         feed(tested, loader, saver, saver.stopwatch, tasks=cfg.TEST.TASKS)
         saver.save(getattr(loader, "skipped_images", {}))
 

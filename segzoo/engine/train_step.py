@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from detectron2.config import CfgNode
@@ -29,7 +29,9 @@ class TrainStep:
 
     Losses are checked before the update, so that the weights are still good when one is not finite. On a GPU
     they are copied while the backward pass runs: the device never waits for the check. With clipping the
-    gradient's norm is checked too, after the backward pass; a GradScaler checks the gradient itself.
+    gradient's norm is checked too, after the backward pass; a GradScaler checks the gradient itself. A fused
+    optimizer skips the update on the device if the norm is not finite, and the host looks at the norm one
+    step later, or in `finish`.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class TrainStep:
         self.on_nonfinite = on_nonfinite
         scaled = amp_dtype == torch.float16 and self.device_type == "cuda"
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=scaled)
+        self._unchecked: UncheckedNorm | None = None
 
     @classmethod
     def from_config(
@@ -89,6 +92,7 @@ class TrainStep:
 
         Raises:
             FloatingPointError: a loss or the gradient is not finite; the weights are those before this step.
+                With a fused optimizer also for the gradient of the step before, which has changed no weight.
         """
         self.optimizer.zero_grad(set_to_none=True)
         passes = []
@@ -101,15 +105,32 @@ class TrainStep:
                 passes.append((PendingLosses(losses), micro_batch, random_state))
                 total = sum(losses.values()) / len(micro_batches)
                 self.grad_scaler.scale(total).backward()
+        # Here the device has work to do while the host waits for what it computed before.
+        self._check_norm(" in the iteration before")
         values = [self._finite(*one_pass) for one_pass in passes]
         losses = mean_losses(values)
         norm = self._clip()
-        if norm is not None and not self.grad_scaler.is_enabled() and not math.isfinite(norm):
+        if norm is not None and not self.grad_scaler.is_enabled():
             batch = [image for micro_batch in micro_batches for image in micro_batch]
-            self._stop(f"the gradient's norm is {float(norm)}", losses, batch, passes[0][2])
+            self._unchecked = UncheckedNorm(PendingLosses({"norm": norm}), losses, batch, passes[0][2])
+            if not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+                self._check_norm()
+            else:
+                # As GradScaler passes it: a fused optimizer changes nothing where it is 1.
+                self.optimizer.found_inf = (~torch.isfinite(norm)).float()
         self.grad_scaler.step(self.optimizer)
+        if self._unchecked is not None:
+            del self.optimizer.found_inf
         self.grad_scaler.update()
         return losses
+
+    def finish(self) -> None:
+        """Check what the last step left to the next one.
+
+        Raises:
+            FloatingPointError: the gradient of the last step is not finite; it has changed no weight.
+        """
+        self._check_norm()
 
     def state_dict(self) -> dict:
         return {"grad_scaler": self.grad_scaler.state_dict()}
@@ -136,6 +157,14 @@ class TrainStep:
             self._stop(", ".join(broken), values, micro_batch, random_state)
         return values
 
+    def _check_norm(self, when: str = "") -> None:
+        unchecked, self._unchecked = self._unchecked, None
+        if unchecked is None:
+            return
+        norm = unchecked.norm.values()["norm"]
+        if not math.isfinite(norm):
+            self._stop(f"the gradient's norm{when} is {norm}", *unchecked[1:])
+
     def _stop(self, reason: str, losses: dict[str, float], batch: Batch, random_state: dict) -> NoReturn:
         if self.on_nonfinite is not None:
             self.on_nonfinite(reason, losses, batch, random_state)
@@ -148,6 +177,15 @@ class TrainStep:
         self.grad_scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         return self.clip_gradients([p for p in parameters if p.grad is not None])
+
+
+class UncheckedNorm(NamedTuple):
+    """A gradient's norm on its way to the host, and what belongs to it: losses, images, random state."""
+
+    norm: "PendingLosses"
+    losses: dict[str, float]
+    batch: Batch
+    random_state: dict
 
 
 class PendingLosses:

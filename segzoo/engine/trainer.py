@@ -42,6 +42,8 @@ from segzoo.solver import (
 from segzoo.utils.errors import InputError
 
 from .best import closing_lines, read_best
+from .compiled_parts import compile_parts
+from .cuda_settings import training_settings
 from .distributed.data_parallel import distributed, sync_batch_norm_on_cpu, unwrapped
 from .distributed.signals import StopHook, StopSignals, evaluating, iterating, stop_while_waiting
 from .evaluation_loop import build_evaluators, check_best_metric, check_evaluation, evaluate
@@ -114,6 +116,7 @@ class Trainer(TrainerBase):
         self.optimizer = self.build_optimizer(self.cfg, model)
         self.scheduler = self.build_lr_scheduler(self.cfg, self.optimizer)
         self._segmentor = as_segmentor(model)
+        compile_parts(model, self.cfg.MODEL.COMPILE.PARTS, self.cfg.MODEL.COMPILE.MODE)
         self.model = distributed(model, self.cfg.MODEL.DEVICE)
         self.train_step = TrainStep.from_config(self.cfg, self.model, self.optimizer, self._stop_at_nonfinite)
         self.checkpointer = self.build_checkpointer(
@@ -311,7 +314,8 @@ class Trainer(TrainerBase):
         folder, workers = self.cfg.OUTPUT_DIR, self.cfg.DATALOADER.NUM_WORKERS
         with claimed(folder) as claim, writing_explained(folder), report_ended_workers(workers):
             self._claim = claim
-            self._train()
+            with training_settings(self.cfg):
+                self._train()
         self._log_closing_lines()
 
     def renew_claim(self) -> None:
@@ -382,6 +386,7 @@ class Trainer(TrainerBase):
 
     def after_step(self) -> None:
         if self.iter + 1 == self.max_iter:
+            self.train_step.finish()
             self._recorder.flush()
         super().after_step()
 
@@ -421,12 +426,14 @@ class Trainer(TrainerBase):
             # The optimizer's state is sharded across processes.
             self.save_checkpoint(name)
             return lambda: None
+        self.train_step.finish()
         self._recorder.flush()
         random_states = comm.gather(capture_random_state())
         return lambda: self._write_checkpoint(name, random_states)
 
     def save_checkpoint(self, name: str) -> None:
         """Save OUTPUT_DIR/<name>.pth with all that resuming needs; every process has to call it."""
+        self.train_step.finish()
         self._recorder.flush()
         random_states = comm.gather(capture_random_state())
         gather_optimizer_state(self.optimizer)

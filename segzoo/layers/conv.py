@@ -13,6 +13,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.text import did_you_mean
 
 from .linear_layer import onednn_applies
+from .runtime import autocast_type
 
 # Normalizations that both versions of Detectron2 have and users need.
 NORMS = ("BN", "SyncBN", "FrozenBN", "GN")
@@ -45,8 +46,24 @@ def fast_layout(images: torch.Tensor) -> torch.Tensor:
 
     Later layers keep the format. With channels last, a map's pixels are the rows of a matrix for `linear`.
     """
+    if images.device.type == "cuda":
+        return tensor_core_layout(images)
     channels_last = onednn_applies(images, images)
     return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def tensor_core_layout(images: torch.Tensor) -> torch.Tensor:
+    """Return (N, C, H, W) images with channels last where a GPU's tensor cores compute the convolutions.
+
+    These take half precision and TF32 in this layout; other images are returned as they are.
+    """
+    if images.device.type != "cuda":
+        return images
+    half = torch.float16, torch.bfloat16
+    on_tensor_cores = (
+        torch.backends.cudnn.allow_tf32 or images.dtype in half or autocast_type(images.device) in half
+    )
+    return images.contiguous(memory_format=torch.channels_last) if on_tensor_cores else images
 
 
 def conv_norm_act(

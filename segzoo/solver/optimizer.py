@@ -1,5 +1,9 @@
 """Build the optimizer that SOLVER configures, sharded or not."""
 
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -11,6 +15,9 @@ from .config_groups import groups_from_config
 from .registry import OPTIMIZER_REGISTRY
 
 OptimizerClass = type[torch.optim.Optimizer]
+
+# Type of the device on which optimizers are fused.
+FUSED_ON = "cuda"
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -24,7 +31,8 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     """
     optimizer_class, settings = find_optimizer(cfg)
     groups = groups_from_config(cfg, model)
-    settings = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY, **settings}
+    defaults = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
+    settings = {**defaults, **_fused(optimizer_class, groups), **settings}
     if cfg.SOLVER.SHARD_OPTIMIZER and comm.get_world_size() > 1:
         return ZeroRedundancyOptimizer(groups, optimizer_class=optimizer_class, **settings)
     return optimizer_class(groups, **settings)
@@ -49,3 +57,14 @@ def adamw(cfg: CfgNode) -> tuple[OptimizerClass, dict]:
 def sgd(cfg: CfgNode) -> tuple[OptimizerClass, dict]:
     """Return stochastic gradient descent with SOLVER.MOMENTUM and SOLVER.NESTEROV."""
     return torch.optim.SGD, {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
+
+
+def _fused(optimizer_class: OptimizerClass, groups: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
+    """Return the argument of PyTorch's optimizers that updates all weights in few kernels, on a CUDA device.
+
+    Such a one also skips an update that the device finds to be not finite, see `TrainStep`.
+    """
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    own = optimizer_class.__module__.startswith("torch.optim.")
+    accepts = "fused" in inspect.signature(optimizer_class).parameters
+    return {"fused": True} if own and accepts and devices == {FUSED_ON} else {}

@@ -12,7 +12,11 @@ from .schedules import ScheduledLR
 logger = logging.getLogger(__name__)
 
 # A resumed run takes these from its config, not from the checkpoint.
-CONFIGURED_KEYS = ("lr", "initial_lr", "weight_decay", "momentum", "nesterov", "betas", "eps")
+CONFIGURED_KEYS = (
+    *("lr", "initial_lr", "weight_decay", "momentum", "nesterov", "betas", "eps"),
+    # How the update is computed, which depends on the device.
+    *("fused", "foreach"),
+)
 
 
 def gather_optimizer_state(optimizer: torch.optim.Optimizer) -> None:

@@ -10,6 +10,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from segzoo.config.defaults import default_config
 from segzoo.data.augmentation import build
 from segzoo.data.augmentation.build import (
+    FAMILIES,
     AugmentationInput,
     CategoryCappedCrop,
     ColorJitter,
@@ -17,6 +18,7 @@ from segzoo.data.augmentation.build import (
     PadTo,
     build_test_augmentations,
     build_train_augmentations,
+    has_one_size,
 )
 from segzoo.data.augmentation.transforms import ColorJitterTransform, apply_to_indices, count_flips
 from segzoo.data.label_reader import IndexMap, Segments
@@ -294,3 +296,20 @@ def test_other_images_are_resized_as_detectron2_does(name, seed):
 def test_an_unknown_family_is_explained():
     with pytest.raises(InputError, match=r"INPUT.AUGMENTATION 'ljs' is unknown; did you mean lsj\?"):
         build_train_augmentations(config(AUGMENTATION="ljs"), 255)
+
+
+@pytest.mark.parametrize("crop", [(), (24, 32)])
+@pytest.mark.parametrize("pads", [True, False])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_sizes_that_are_said_to_be_equal_are(family, pads, crop):
+    """Where images have one size cuDNN measures its algorithms: once, not for each image."""
+    cfg = config(AUGMENTATION=family, CROP_SIZE=crop, PAD_TO_CROP=pads, LSJ_SIZE=48, MIN_SIZE_TRAIN=(20, 40))
+    if not crop and family not in ("semantic", "lsj", "lsj_padded", "detr"):
+        pytest.skip("the family needs a crop")
+    sizes = set()
+    for seed, size in enumerate([(70, 50), (30, 90), (25, 25)] * 3):
+        np.random.seed(seed)
+        image = AugmentationInput(np.zeros((*size, 3), np.uint8), index_map_of(blocks(*size)), 255)
+        T.AugmentationList(build_train_augmentations(cfg, 255))(image)
+        sizes.add(image.image.shape[:2])
+    assert has_one_size(cfg) == (len(sizes) == 1)

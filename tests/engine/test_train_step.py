@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from segzoo.engine.train_step import TrainStep, amp_dtype
-from segzoo.solver import build_gradient_clipper
+from segzoo.solver import build_gradient_clipper, build_optimizer, load_optimizer_state
+from segzoo.solver import optimizer as solver_optimizer
 from tests.engine.toy_training import ToyPixelClassifier, toy_cfg, toy_image
 
 
@@ -125,6 +126,81 @@ def test_a_non_finite_gradient_of_a_finite_loss_stops_before_the_weights_change(
     assert [image["file_name"] for image in images] == [image["file_name"] for image in batch]
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("steps_after", [0, 1])
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_fused_optimizer_skips_a_non_finite_gradient_which_is_reported_one_step_later(
+    model, batch, tmp_path, optimizer, steps_after
+):
+    cfg = toy_cfg(tmp_path, SOLVER__CLIP_GRADIENTS__ENABLED=True)
+    factor, reports = [1.0], []
+    model.head.weight.register_hook(lambda gradient: gradient * factor[0])
+    step = TrainStep(
+        model.train(),
+        optimizer(model.parameters(), lr=0.1, fused=True),
+        clip_gradients=build_gradient_clipper(cfg),
+        on_nonfinite=lambda *report: reports.append(report[:3]),
+    )
+    first = copy.deepcopy(model.state_dict())
+    step([batch[:2]])
+    before = copy.deepcopy(model.state_dict())
+    assert not torch.equal(first["head.weight"], before["head.weight"])
+    factor[0] = float("inf")
+    losses = step([batch[2:4]])
+    factor[0] = 1.0
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
+    assert reports == []
+    late = " in the iteration before" if steps_after else ""
+    with pytest.raises(FloatingPointError, match=f"the gradient's norm{late} is (nan|inf)"):
+        step([batch[4:]]) if steps_after else step.finish()
+    [(_, reported, images)] = reports
+    assert reported == losses
+    assert [image["file_name"] for image in images] == ["toy_2.png", "toy_3.png"]
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
+
+
+def test_finite_gradients_train_a_fused_optimizer_like_another(model, batch, tmp_path):
+    cfg = toy_cfg(tmp_path, SOLVER__CLIP_GRADIENTS__ENABLED=True)
+    weights = []
+    for fused in (False, True):
+        trained = copy.deepcopy(model).train()
+        optimizer = torch.optim.AdamW(trained.parameters(), lr=0.1, fused=fused)
+        step = TrainStep(trained, optimizer, clip_gradients=build_gradient_clipper(cfg))
+        for start in range(0, 6, 2):
+            step([batch[start : start + 2]])
+        step.finish()
+        weights.append(trained.state_dict())
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("fused_on", "expected"), [("cpu", True), ("cuda", None)])
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_optimizers_are_fused_on_a_gpu_also_after_resuming(
+    tmp_path, fused_on, expected, optimizer, monkeypatch
+):
+    """Here the CPU plays the GPU."""
+    cfg = toy_cfg(tmp_path, SOLVER__OPTIMIZER=optimizer)
+    # A checkpoint of another device.
+    saved = build_optimizer(cfg, torch.nn.Linear(2, 2))
+    monkeypatch.setattr(solver_optimizer, "FUSED_ON", fused_on)
+    made = build_optimizer(cfg, torch.nn.Linear(2, 2))
+    assert [group["fused"] for group in made.param_groups] == [expected] * len(made.param_groups)
+    for state in (saved.state_dict(), _without_names(saved.state_dict())):
+        load_optimizer_state(made, state)
+        assert [group["fused"] for group in made.param_groups] == [expected] * len(made.param_groups)
+    if expected:
+        # Without kernels for them.
+        on_meta = build_optimizer(cfg, torch.nn.Linear(2, 2, device="meta"))
+        assert not any(group["fused"] for group in on_meta.param_groups)
+
+
+def _without_names(state):
+    groups = [{key: value for key, value in one.items() if key != "names"} for one in state["param_groups"]]
+    return {**state, "param_groups": groups}
 
 
 def test_a_model_that_raises_itself_is_reported_alike(batch):

@@ -11,6 +11,7 @@ from segzoo import model_zoo
 from segzoo.checkpoint import save_checkpoint
 from segzoo.cli import export
 from segzoo.engine import Trainer
+from segzoo.engine.compiled_parts import compile_parts
 from segzoo.export.torch_export import Network, export_program, save_program
 from segzoo.modeling import Segmentor
 from segzoo.modeling.mask_classification import postprocess
@@ -81,8 +82,9 @@ def test_a_compiled_backbone_and_head_give_the_original_gradients():
     for compiled in (False, True):
         model = shake(make_model(3, *MODELS["mask2former"]))
         if compiled:
-            model.backbone.compile(backend="aot_eager", fullgraph=True)
-            model.sem_seg_head.compile(backend="aot_eager", fullgraph=True)
+            names = list(model.state_dict())
+            compile_parts(model, ["backbone", "sem_seg_head"], backend="aot_eager")
+            assert list(model.state_dict()) == names
         stripes = (torch.arange(64) // 32).to(torch.int16).expand(64, 64).contiguous()
         inputs = {
             "image": random_image(64, 64),
@@ -94,6 +96,14 @@ def test_a_compiled_backbone_and_head_give_the_original_gradients():
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, expected in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_an_unknown_part_to_compile_is_named():
+    model = small("mask2former")
+    with pytest.raises(InputError, match=r"^MODEL\.COMPILE\.PARTS: MaskFormer has no part 'backbones'; did"):
+        compile_parts(model, ["backbones"])
+    with pytest.raises(InputError, match="its parts are backbone, sem_seg_head, criterion"):
+        compile_parts(model, [""])
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")

@@ -171,6 +171,14 @@ def build_train_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augment
     return find_family(cfg.INPUT.AUGMENTATION)(cfg, ignore_label)
 
 
+def has_one_size(cfg: CfgNode) -> bool:
+    """Return whether all training images have the same size after augmentation, as far as is known."""
+    if cfg.INPUT.AUGMENTATION in ("lsj", "lsj_padded"):
+        return True
+    padded = cfg.INPUT.PAD_TO_CROP or cfg.INPUT.AUGMENTATION != "semantic"
+    return bool(cfg.INPUT.CROP_SIZE) and padded and cfg.INPUT.AUGMENTATION != "detr"
+
+
 def build_test_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     """Return the resize of evaluation, or nothing for a TEST.PROTOCOL that resizes by itself.
 

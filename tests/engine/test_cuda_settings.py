@@ -1,0 +1,68 @@
+"""TF32 and cuDNN's benchmark in a training, and neither where results have to be exact."""
+
+import pytest
+import torch
+from torch import nn
+
+from segzoo.config.defaults import default_config
+from segzoo.engine import Predictor, Trainer
+from segzoo.engine.cuda_settings import exact_settings, training_settings
+from tests.engine.toy_training import ToyTrainer, toy_cfg
+
+
+def found():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+@pytest.mark.parametrize(
+    ("crop", "benchmark", "measures"),
+    [((), None, False), ((8, 8), None, True), ((8, 8), False, False), ((), True, True)],
+)
+def test_a_training_has_the_settings_of_its_keys_and_an_evaluation_inside_is_exact(
+    tf32, crop, benchmark, measures
+):
+    cfg = default_config()
+    cfg.SOLVER.TF32, cfg.INPUT.CROP_SIZE, cfg.CUDNN_BENCHMARK = tf32, crop, benchmark
+    before = found()
+    with training_settings(cfg):
+        assert found() == (tf32, tf32, measures)
+        with exact_settings(cfg.CUDNN_BENCHMARK):
+            assert found() == (False, False, bool(benchmark))
+        assert found() == (tf32, tf32, measures)
+    assert found() == before
+
+
+def test_an_error_leaves_the_settings_as_they_were():
+    before = found()
+    with pytest.raises(RuntimeError, match="interrupted"), training_settings(default_config()):
+        raise RuntimeError("interrupted")
+    assert found() == before
+
+
+def test_the_trainer_trains_inside_and_the_predictor_is_exact(tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(ToyTrainer):
+        def run_step(self):
+            seen.append(found())
+            super().run_step()
+
+    before = found()
+    Watched(toy_cfg(tmp_path, SOLVER__MAX_ITER=1, SOLVER__TF32=True)).train()
+    assert seen == [(True, True, False)]
+    assert found() == before
+
+    class Model(nn.Module):
+        def forward(self, batched_inputs):
+            seen.append(found())
+            return [{"sem_seg": torch.zeros(2, 4, 4)} for _ in batched_inputs]
+
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        Predictor(model=Model())(torch.zeros(3, 4, 4, dtype=torch.uint8))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before[0]
+    assert seen[1] == (False, False, False)
+    assert issubclass(Watched, Trainer)
