@@ -257,6 +257,11 @@ def _has_annotation(record: Mapping[str, Any]) -> bool:
     return segments is None or any(not segment["iscrowd"] for segment in segments)
 
 
+def copies_to_gpu(cfg: CfgNode) -> bool:
+    """Return whether the batches of a loader go to a CUDA device."""
+    return torch.device(cfg.MODEL.DEVICE).type == "cuda" and torch.cuda.is_available()
+
+
 def _torch_loader(cfg: CfgNode, samples: Any, **batching: Any) -> DataLoader:
     return DataLoader(
         samples,
@@ -264,6 +269,7 @@ def _torch_loader(cfg: CfgNode, samples: Any, **batching: Any) -> DataLoader:
         collate_fn=hand_over,
         timeout=POLL_INTERVAL if cfg.DATALOADER.NUM_WORKERS else 0,
         worker_init_fn=init_worker,
+        pin_memory=copies_to_gpu(cfg),
         # A separate one: starting an iteration must not draw from the generator that dropout uses.
         generator=torch.Generator(),
         **batching,

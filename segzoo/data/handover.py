@@ -15,13 +15,15 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import signal_handling
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from segzoo.utils.errors import InputError
 
@@ -46,10 +48,22 @@ _NO_MAPPING = re.compile(r"Cannot allocate memory")
 _USED_UP = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
-class SharedBatch(NamedTuple):
+@dataclass
+class SharedBatch:
     """A pickled batch whose tensors are in shared memory."""
 
     content: bytes
+
+    def pin_memory(self) -> Any:
+        """Return the batch with its tensors in page-locked memory; torch calls this in a thread.
+
+        Copies from there to a GPU do not wait for the work that is queued on it. What cannot be opened is
+        returned as it is: the main thread opens it again, and explains the error.
+        """
+        try:
+            return pin_memory(pickle.loads(self.content))
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+            return self
 
 
 def hand_over(batch: list[Any]) -> Any:

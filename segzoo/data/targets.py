@@ -131,10 +131,8 @@ def build_targets(index_map: IndexMap, groups: Groups) -> Targets:
     """
     indices = index_map.indices
     count = len(groups.of_segment)
-    areas = count_values(indices)[1 : count + 1]
     kept = groups.of_segment >= 0
-    pixels = np.bincount(groups.of_segment[kept], areas[kept], minlength=len(groups.classes))
-    present = pixels > 0
+    present = present_groups(index_map, groups)
     position = np.where(present, np.cumsum(present) - 1, -1)
     table = np.full(np.iinfo(indices.dtype).max + 1, -1, dtype=np.int16)
     table[1 : count + 1][kept] = position[groups.of_segment[kept]]
@@ -157,6 +155,16 @@ def build_mask_targets(index_map: IndexMap, groups: Groups) -> MaskTargets:
     for mask, row in zip(masks, table, strict=True):
         mask[...] = look_up(row, indices)
     return MaskTargets(masks, groups.classes[present])
+
+
+def present_groups(index_map: IndexMap, groups: Groups) -> np.ndarray:
+    """Return which of the G groups have pixels, (G,) bool."""
+    if index_map.members is None:
+        kept, count = groups.of_segment >= 0, len(groups.of_segment)
+        areas = count_values(index_map.indices)[1 : count + 1]
+        return np.bincount(groups.of_segment[kept], areas[kept], minlength=len(groups.classes)) > 0
+    in_group = region_groups(index_map, groups)
+    return in_group[count_values(index_map.indices)[: len(in_group)] > 0].any(axis=0)
 
 
 def region_groups(index_map: IndexMap, groups: Groups) -> np.ndarray:

@@ -18,7 +18,7 @@ from segzoo.utils.registries import NamedRegistry, registered
 from .label_reader import IndexMap
 from .outlines import Outline, outline_boxes
 from .segment_boxes import GroupGeometry, rounded_boxes, transformed_boxes
-from .targets import Groups, MaskTargets, Targets, build_mask_targets, build_targets
+from .targets import Groups, MaskTargets, Targets, build_mask_targets, build_targets, present_groups
 
 TARGETS_REGISTRY = NamedRegistry("TARGETS")
 TARGETS_REGISTRY.__doc__ = """
@@ -91,7 +91,17 @@ class AugmentedLabels:
     @cached_property
     def class_map(self) -> np.ndarray:
         """(H, W) int64 class indices, the dataset's ignore label for void."""
-        return self.class_map_of(self.index_map).astype(np.int64)
+        return self.small_class_map.astype(np.int64)
+
+    @cached_property
+    def small_class_map(self) -> np.ndarray:
+        """(H, W) uint8 or uint16 class indices, the dataset's ignore label for void."""
+        return self.class_map_of(self.index_map)
+
+    @cached_property
+    def present_classes(self) -> np.ndarray:
+        """(S,) int64, the class of each target."""
+        return self.groups.classes[present_groups(self.index_map, self.groups)]
 
     @cached_property
     def boxes(self) -> np.ndarray:
@@ -126,23 +136,42 @@ def find_targets(names: Iterable[str]) -> list[AddTargets]:
 
 @TARGETS_REGISTRY.register(name="segments")
 def add_segments(labels: AugmentedLabels) -> dict[str, Any]:
+    """Return what "segment_map" returns, and for the task semantic also `sem_seg`."""
+    return {**add_segment_map(labels), **(add_sem_seg(labels) if labels.task == "semantic" else {})}
+
+
+@TARGETS_REGISTRY.register(name="segment_map")
+def add_segment_map(labels: AugmentedLabels) -> dict[str, Any]:
     """Return `segment_map` (H, W) int16 or `segment_masks` (S, H, W) bool, `segment_classes` (S,) int64.
 
-    See `Targets` and `MaskTargets`. For the task semantic also `sem_seg`.
+    See `Targets` and `MaskTargets`.
     """
     segments = labels.segments
     overlap = isinstance(segments, MaskTargets)
-    entries = {
+    return {
         "segment_masks" if overlap else "segment_map": torch.from_numpy(segments[0]),
         "segment_classes": torch.from_numpy(segments.classes),
     }
-    return {**entries, **(add_sem_seg(labels) if labels.task == "semantic" else {})}
 
 
 @TARGETS_REGISTRY.register(name="sem_seg")
 def add_sem_seg(labels: AugmentedLabels) -> dict[str, Any]:
     """Return `sem_seg` (H, W) int64: class index or the dataset's ignore label."""
     return {"sem_seg": torch.from_numpy(labels.class_map)}
+
+
+@TARGETS_REGISTRY.register(name="class_map")
+def add_class_map(labels: AugmentedLabels) -> dict[str, Any]:
+    """Return all that a per-pixel model reads: `sem_seg` in few bytes, and `segment_classes` (S,) int64.
+
+    `sem_seg` is (H, W) uint8, or int32 where a class or the ignore label is above 255.
+    """
+    small = labels.small_class_map
+    return {
+        "sem_seg": torch.from_numpy(small if small.dtype == np.uint8 else small.astype(np.int32)),
+        # They show whether an image has any target.
+        "segment_classes": torch.from_numpy(labels.present_classes),
+    }
 
 
 @TARGETS_REGISTRY.register(name="boxes")

@@ -292,8 +292,9 @@ class Segmentor(SegmentationModel):
         images = [self._normalized(inputs["image"]) for inputs in batched_inputs]
         if self.training:
             batch = self._batch(images, self.tasks, batched_inputs, prepare_targets=self.prepare_targets)
-            outputs = self.network(batch)
-            return self.losses(outputs, batch.targets)
+            # First, so that their copies do not wait for a network that is queued before them.
+            targets = batch.targets
+            return self.losses(self.network(batch), targets)
 
         tasks = self.tasks if tasks is None else tuple(tasks)
         self.check_tasks(tasks)

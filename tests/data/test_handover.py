@@ -4,6 +4,7 @@ import ctypes
 import errno
 import multiprocessing
 import os
+import pickle
 import re
 import resource
 import signal
@@ -15,8 +16,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
+from segzoo.config.defaults import default_config
 from segzoo.data import handover
+from segzoo.data.build import copies_to_gpu
 from segzoo.data.handover import SharedBatch, hand_over, limits, received_batches
 from segzoo.data.workers import init_worker, job_signals_blocked
 from segzoo.utils.errors import InputError
@@ -270,3 +274,31 @@ def test_a_worker_that_hangs_does_not_outlive_the_error():
     while multiprocessing.active_children():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_pinning_opens_a_batch_and_pins_its_tensors(monkeypatch):
+    """torch's thread calls `pin_memory`; without a GPU nothing can be page-locked, so it is simulated."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: pinned.append(tensor) or tensor)
+    batch = [{"image": torch.ones(3, 2, 2), "file_name": "a.png", "image_id": 7}, {"map": torch.zeros(2)}]
+    opened = SharedBatch(pickle.dumps(batch)).pin_memory()
+    assert [sorted(one) for one in opened] == [sorted(one) for one in batch]
+    assert (opened[0]["file_name"], opened[0]["image_id"]) == ("a.png", 7)
+    assert [tuple(tensor.shape) for tensor in pinned] == [(3, 2, 2), (2,)]
+    # The loader calls it: a batch is no tuple, whose parts torch would pin instead.
+    assert isinstance(pin_memory(SharedBatch(pickle.dumps(batch))), list)
+
+
+def test_a_batch_that_cannot_be_opened_is_left_to_the_main_thread():
+    gone = SharedBatch(pickle.dumps([1])[:-1])
+    assert gone.pin_memory() is gone
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", True), ("cuda:1", True), ("cpu", False)])
+def test_batches_for_a_gpu_are_pinned(monkeypatch, device, expected):
+    cfg = default_config()
+    cfg.MODEL.DEVICE = device
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert copies_to_gpu(cfg) == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not copies_to_gpu(cfg)

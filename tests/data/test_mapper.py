@@ -8,6 +8,8 @@ from PIL import Image
 
 from segzoo.config.defaults import default_config
 from segzoo.data import SegmentationMapper, label_reader
+from segzoo.modeling.mask_classification.meta_arch import MaskFormer
+from segzoo.modeling.per_pixel import PerPixelSegmentor
 from segzoo.utils.errors import InputError
 from tests.data.data_trees import (
     STREET,
@@ -173,3 +175,25 @@ def test_a_dataset_that_is_not_from_a_yaml_is_explained():
         InputError, match=r"'camvid_trian' is not registered from a dataset YAML; did you mean"
     ):
         SegmentationMapper(cfg, True)
+
+
+def test_mask_classification_gets_no_class_map(tmp_path):
+    (record,), _ = load(write_roads(tmp_path, LABELS))
+    sample = mapper_of("roads_train", "semantic", targets=MaskFormer.mapper_targets)(record)
+    tensors = {name for name, value in sample.items() if isinstance(value, torch.Tensor)}
+    assert tensors == {"image", "segment_map", "segment_classes"}
+
+
+@pytest.mark.parametrize(("count", "void", "dtype"), [(5, 255, torch.uint8), (300, 65535, torch.int32)])
+def test_a_per_pixel_model_gets_its_image_and_labels_in_few_bytes_and_nothing_else(
+    tmp_path, count, void, dtype
+):
+    labels = LABELS.astype(np.uint16)
+    labels[labels == 255] = void
+    classes = [f"class {index}" for index in range(count)]
+    (record,), _ = load(write_roads(tmp_path, labels if void > 255 else LABELS, classes=classes))
+    sample = mapper_of("roads_train", "semantic", targets=PerPixelSegmentor.mapper_targets)(record)
+    tensors = {name: value.dtype for name, value in sample.items() if isinstance(value, torch.Tensor)}
+    assert tensors == {"image": torch.uint8, "sem_seg": dtype, "segment_classes": torch.int64}
+    assert sample["sem_seg"].tolist() == labels.tolist()
+    assert sample["segment_classes"].tolist() == [0, 1, 2, 3, 4]

@@ -149,7 +149,7 @@ def test_a_model_gets_the_targets_that_it_or_the_configuration_names():
     cfg.TASK = "instance"
     assert wanted_targets(cfg) == ("segments", "instances")
     cfg.MODEL.META_ARCHITECTURE = "MaskFormer"
-    assert wanted_targets(cfg) == ("segments",)
+    assert wanted_targets(cfg) == ("segment_map",)
     cfg.INPUT.TARGETS = ("segments", "boxes")
     assert wanted_targets(cfg) == ("segments", "boxes")
     with pytest.raises(

@@ -23,6 +23,7 @@ from segzoo.engine import Trainer, evaluate
 from segzoo.model_zoo import load_config
 from segzoo.modeling import as_segmentor
 from segzoo.modeling.backbones import mit, swin, wide_resnet
+from segzoo.modeling.per_pixel import PerPixelSegmentor, meta_arch
 from segzoo.solver import build_optimizer
 from segzoo.utils.errors import InputError
 
@@ -270,3 +271,44 @@ def test_evaluation_improves_after_training(run):
     assert 0 < metrics["mIoU"] <= 100
     chance = 100 / run.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     assert chance < metrics["aAcc"] <= 100
+
+
+def test_the_layout_of_images_changes_no_output(run, monkeypatch):
+    """On a GPU's tensor cores images have their channels last, see `tensor_core_layout`."""
+    if not isinstance(run.model, PerPixelSegmentor):
+        pytest.skip("models of other families have channels last on AMD's CPUs")
+    side = run.cfg.INPUT.CROP_SIZE[0]
+    pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 255
+    run.model.eval()
+    seen = []
+
+    def channels_last(images):
+        seen.append(images.shape)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    with torch.no_grad():
+        expected = run.model.batch_outputs(pixels)
+        monkeypatch.setattr(meta_arch, "tensor_core_layout", channels_last)
+        actual = run.model.batch_outputs(pixels)
+    assert seen
+    for name, output in expected.items():
+        torch.testing.assert_close(actual[name], output, rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_in_bfloat16_has_the_losses_of_single_precision_to_rounding(run):
+    if not as_segmentor(run.model).fixed_shapes:
+        pytest.skip("boxes that rounding changes change the losses")
+    batch = next(iter(build_train_loader(run.cfg)))
+    run.model.train()
+    sums = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        run.model.zero_grad()
+        with EventStorage(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = sum(run.model(batch).values())
+        loss.backward()
+        sums.append(loss.item())
+        gradients = [weight.grad for weight in run.model.parameters() if weight.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    assert sums[1] == pytest.approx(sums[0], rel=0.1)

@@ -198,12 +198,15 @@ register_task("first_thing", largest, classes="all", target="thing")
 """
 
 
+SEGMENTS = "DATASETS: {TEST: []}\nINPUT: {TARGETS: [segments]}"
+
+
 def test_its_own_task(package, shapes, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     package.write(TASK_OF_ITS_OWN)
     from segzoo.data import build_train_loader
 
-    cfg = load_config(package.config("TASK: first_thing\nDATASETS: {TEST: []}"))
+    cfg = load_config(package.config(f"TASK: first_thing\n{SEGMENTS}"))
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 11
     for sample in next(iter(build_train_loader(cfg))):
         assert len(sample["segment_classes"]) <= 1

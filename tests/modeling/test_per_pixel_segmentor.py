@@ -305,3 +305,15 @@ def test_a_head_may_not_use_the_name_of_a_loss_of_the_model(monkeypatch):
     inputs = [{"image": random_image(16, 24), "sem_seg": torch.ones(16, 24, dtype=torch.int64)}]
     with pytest.raises(ValueError, match="two losses are named loss_sem_seg;"):
         transparent(head=PenalizedHead)(inputs)
+
+
+def test_targets_are_moved_to_the_device_before_the_network_runs(monkeypatch):
+    """Afterwards their copies would wait for the work of the network that is queued on a GPU."""
+    model, order = fcn().train(), []
+    for name in ("prepare_targets", "network"):
+        method = getattr(model, name)
+        monkeypatch.setattr(
+            model, name, lambda batch, name=name, method=method: order.append(name) or method(batch)
+        )
+    model(annotated())
+    assert order == ["prepare_targets", "network"]

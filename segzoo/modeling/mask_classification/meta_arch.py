@@ -28,6 +28,7 @@ from .criterion import SegmentTargets, build_criterion, find_criterion, targets_
 class MaskFormer(Segmentor):
     """Predicts a set of masks with one class each and converts it to the results of each task."""
 
+    mapper_targets = ("segment_map",)
     supported_tasks = ("semantic", "panoptic", "instance", "entity")
     score_kind = "probabilities"
 

@@ -10,7 +10,9 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_sem_seg_head
 from torch import Tensor, nn
 
+from segzoo.layers.conv import tensor_core_layout
 from segzoo.layers.resize import resize
+from segzoo.layers.runtime import transferred
 from segzoo.utils.errors import InputError
 
 from ..features import build_in_features
@@ -30,8 +32,7 @@ _CLASSES_AT_ONCE = 8
 class PerPixelSegmentor(Segmentor):
     """Predicts a score of each class for every pixel."""
 
-    # It trains on sem_seg; segments show whether an image has any labels.
-    mapper_targets = ("segments", "sem_seg")
+    mapper_targets = ("class_map",)
     coarse_scores = True
     semantic_resizing = "scores"
 
@@ -112,7 +113,7 @@ class PerPixelSegmentor(Segmentor):
                 with `_auxiliary`
         """
         self.sem_seg_head.check_crop(*batch.padded_size)
-        features = self.backbone(batch.images)
+        features = self.backbone(tensor_core_layout(batch.images))
         if self.neck is not None:
             features = self.neck(features)
         features = {**features, "image": batch.images}
@@ -130,12 +131,12 @@ class PerPixelSegmentor(Segmentor):
         return outputs
 
     def prepare_targets(self, batch: Batch) -> Tensor:
-        """Stack the inputs' `sem_seg`, (H, W) int64 in [0, K) or `ignore_label`, into an (N, H, W) tensor.
+        """Stack the inputs' `sem_seg`, (H, W) integers in [0, K) or `ignore_label`, into (N, H, W) int64.
 
         Raises:
             InputError: labels and image differ in size.
         """
-        labels = [inputs["sem_seg"].to(self.device) for inputs in batch.inputs]
+        labels = [transferred(inputs["sem_seg"], self.device).long() for inputs in batch.inputs]
         for inputs, size, label in zip(batch.inputs, batch.image_sizes, labels, strict=True):
             if label.shape != size:
                 raise InputError(
