@@ -211,3 +211,42 @@ def test_relaxed_cross_entropy_has_finite_gradients_where_every_class_is_accepte
     value.backward()
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("average_over", ["valid", "all"])
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        (CrossEntropy, {}),
+        (OHEMCrossEntropy, {"threshold": 0.2, "keep_fraction": 3}),
+        (BoundaryRelaxedCrossEntropy, {"strict_classes": (1,)}),
+    ],
+)
+def test_the_host_waits_for_no_value_of_a_loss(loss, options, average_over):
+    """On the meta device reading a value, or a shape that depends on values, is an error."""
+    weights = (1.0, 0.5, 2.0, 0.0)
+    made = loss(class_weights=weights, average_over=average_over, **options).to("meta")
+    logits, labels = random_pixels()
+    logits = logits.to("meta").requires_grad_()
+    made(logits, labels.to("meta")).backward()
+    assert logits.grad.shape == logits.shape
+
+
+@pytest.mark.parametrize("average_over", ["valid", "all"])
+def test_fewer_labeled_pixels_than_are_to_be_kept_are_all_kept(average_over):
+    logits, labels = random_pixels()
+    labels[:, 2:] = IGNORE
+    weights = (1.0, 0.5, 2.0, 3.0)
+    loss = OHEMCrossEntropy(
+        threshold=0.0, keep_fraction=1.5, class_weights=weights, average_over=average_over
+    )
+    assert 0 < labels.ne(IGNORE).sum() < labels.numel() / 1.5
+    logits.requires_grad_()
+    actual = loss(logits, labels)
+    total = F.cross_entropy(logits, labels, torch.tensor(weights), ignore_index=IGNORE, reduction="sum")
+    counted = [weights[label] if label != IGNORE else 1.0 for label in labels.flatten().tolist()]
+    valid = sum(weights[label] for label in labels.flatten().tolist() if label != IGNORE)
+    expected = total / (sum(counted) if average_over == "all" else valid)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = torch.autograd.grad(actual, logits)[0], torch.autograd.grad(expected, logits)[0]
+    torch.testing.assert_close(*gradients)

@@ -3,6 +3,7 @@
 Shape shorthand: N images, K classes, h w pixels of the logits, H W pixels of the input.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -90,8 +91,15 @@ class PixelLoss(nn.Module):
         """Return the total weight of (N, H, W) labels: each pixel has its class's weight, ignored ones 1."""
         if self.class_weights is None:
             return labels.numel()
+        return self.pixel_weights(labels, ignored=1.0).sum()
+
+    def pixel_weights(self, labels: Tensor, ignored: float = 0.0) -> Tensor:
+        """Return the weight of the class of each pixel, (N, H, W) float; ignored pixels have `ignored`."""
         counted = labels != self.ignore_label
-        return torch.where(counted, self.class_weights[labels.where(counted, 0)], 1.0).sum()
+        if self.class_weights is None:
+            return torch.where(counted, 1.0, ignored)
+        # Not `labels[counted]`, whose size the host would have to wait for.
+        return torch.where(counted, self.class_weights[labels.where(counted, 0)], ignored)
 
     def _zoomed(self, labels: Tensor) -> Tensor:
         if self.zoom_factor == 8:
@@ -122,13 +130,12 @@ class CrossEntropy(PixelLoss):
         total = F.cross_entropy(
             logits, labels, self.class_weights, ignore_index=self.ignore_label, reduction="sum"
         )
-        counted = labels != self.ignore_label
         if self.average_over == "all":
             weight = self.total_weight(labels)
         elif self.class_weights is None:
-            weight = counted.sum()
+            weight = (labels != self.ignore_label).sum()
         else:
-            weight = self.class_weights[labels[counted]].sum()
+            weight = self.pixel_weights(labels).sum()
         return total / mean_over_processes(weight, logits.device).clamp(min=1e-12)
 
 
@@ -168,16 +175,18 @@ class OHEMCrossEntropy(PixelLoss):
 
     def compare(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_label, reduction="none")
-        counted = labels != self.ignore_label
-        total_weight = self.total_weight(labels) if self.average_over == "all" else None
-        losses, labels = losses[counted], labels[counted]
-        # The loss is -log p: a lower probability has a higher loss.
-        lowest = losses.new_tensor(self.threshold).log().neg()
-        at_least = min(int(counted.numel() / self.keep_fraction), len(losses))
-        if at_least:
-            lowest = torch.minimum(lowest, losses.detach().topk(at_least).values[-1])
-        kept = losses.detach() >= lowest
-        losses, labels = losses[kept], labels[kept]
-        weights = torch.ones_like(losses) if self.class_weights is None else self.class_weights[labels]
-        weight = weights.sum() if total_weight is None else total_weight
+        kept = self._hardest(losses.detach(), labels != self.ignore_label)
+        losses, weights = losses.where(kept, 0), self.pixel_weights(labels).where(kept, 0)
+        weight = self.total_weight(labels) if self.average_over == "all" else weights.sum()
         return (losses * weights).sum() / mean_over_processes(weight, logits.device).clamp(min=1e-12)
+
+    def _hardest(self, losses: Tensor, counted: Tensor) -> Tensor:
+        """Return which of the counted pixels are kept, (N, H, W) bool, without waiting for the device."""
+        # The loss is -log p: a lower probability has a higher loss.
+        lowest = -torch.tensor(self.threshold).log().item()
+        at_least = int(losses.numel() / self.keep_fraction)
+        if not at_least:
+            return counted & (losses >= lowest)
+        # Fewer counted pixels than that end in minus infinity, so that all of them are kept.
+        hardest = losses.where(counted, -math.inf).flatten().topk(at_least, sorted=False).values
+        return counted & (losses >= hardest.amin().clamp(max=lowest))
