@@ -43,6 +43,8 @@ from segzoo.utils.files import move_aside
 from segzoo.utils.logging import log_fields
 from segzoo.utils.threads import free_processors
 
+from .ahead import predictions
+from .cuda_settings import exact_settings
 from .model_description import classes_metadata
 from .progress import Stopwatch, data_loading_advice
 from .skipped_files import describe_skipped, require_scored_images, skipped_images
@@ -147,7 +149,7 @@ def evaluate(
         evaluator = trainer_evaluators(cfg, name, trainer)
         scored_by[name] = evaluator_protocols(evaluator)
         tested = tested_model(cfg, model, name)
-        with report_ended_workers(cfg.DATALOADER.NUM_WORKERS):
+        with report_ended_workers(cfg.DATALOADER.NUM_WORKERS), exact_settings(cfg.CUDNN_BENCHMARK):
             results[name], images[name], speed[name] = run_inference(
                 tested, loader, evaluator, tasks=cfg.TEST.TASKS
             )
@@ -243,12 +245,8 @@ def feed(
     done, shown, batches = 0, time.perf_counter(), len(loader)
     started = shown
     with reset_on_error(evaluator), evaluation_mode(model), torch.no_grad():
-        for index, inputs in enumerate(loader, start=1):
-            stopwatch.lap("data")
-            outputs = model(inputs, tasks=tasks, semantic="labels")
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            stopwatch.lap("compute")
+        predicted = predictions(model, loader, stopwatch, tasks=tasks)
+        for index, (inputs, outputs) in enumerate(predicted, start=1):
             evaluator.process(inputs, outputs)
             done += len(inputs)
             stopwatch.lap("scoring")

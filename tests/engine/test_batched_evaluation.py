@@ -11,7 +11,9 @@ from PIL import Image
 from segzoo.data import build_test_loader
 from segzoo.data.sampling import SameSizeBatchSampler
 from segzoo.engine import Trainer, evaluate
+from segzoo.engine.ahead import predictions as predictions_of
 from segzoo.engine.evaluation_loop import evaluation_advice, shares
+from segzoo.engine.progress import Stopwatch
 from segzoo.evaluation import load_results
 from segzoo.model_zoo import load_config
 
@@ -175,3 +177,51 @@ def test_an_evaluation_that_waits_gives_advice(cfg, seconds, advice, monkeypatch
     assert len(found) == len(advice)
     for text, pattern in zip(found, advice, strict=True):
         assert re.search(pattern, text)
+
+
+class Steps(torch.nn.Module):
+    """A model that notes its calls, and predicts maps of the numbers of the images."""
+
+    input_format = "RGB"
+
+    def __init__(self, order):
+        super().__init__()
+        self.order = order
+
+    def forward(self, batched_inputs, *, tasks=None, semantic="scores"):
+        numbers = [one["number"] for one in batched_inputs]
+        self.order.append(("computed", *numbers))
+        return [
+            {
+                "sem_seg_labels": torch.full((2, 3), number),
+                "panoptic_seg": (torch.full((2, 3), number, dtype=torch.int32), [{"id": number}]),
+                "sem_seg": torch.full((4, 2, 3), float(number)),
+            }
+            for number in numbers
+        ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_on_a_gpu_the_next_batch_is_computed_before_the_last_one_is_scored(count, ahead):
+    order = []
+    loader = [[{"number": index}] for index in range(count)]
+    stopwatch = Stopwatch()
+    for inputs, outputs in predictions_of(Steps(order), loader, stopwatch, tasks=None, ahead=ahead):
+        number = inputs[0]["number"]
+        order.append(("scored", number))
+        assert outputs[0]["sem_seg_labels"].unique().tolist() == [number]
+        ids, segments = outputs[0]["panoptic_seg"]
+        assert ids.unique().tolist() == [number]
+        assert segments == [{"id": number}]
+        assert outputs[0]["sem_seg"].unique().tolist() == [number]
+    scored = [("scored", number) for number in range(count)]
+    computed = [("computed", number) for number in range(count)]
+    expected = [event for pair in zip(computed, scored, strict=True) for event in pair]
+    if ahead and count > 1:
+        expected = [computed[0]]
+        for number in range(1, count):
+            expected += [computed[number], scored[number - 1]]
+        expected.append(scored[-1])
+    assert order == expected
+    assert set(stopwatch.seconds) <= {"data", "compute"}
