@@ -420,3 +420,41 @@ def test_data_loader_workers_survive_the_signals_of_a_scheduler():
 
 def test_workers_are_out_of_reach_of_every_signal_that_ends_a_job():
     assert set(EXIT_STATUS) == JOB_SIGNALS
+
+
+class Store(dict):
+    """The part of a TCPStore that signals use."""
+
+    def compare_set(self, key, expected, value):
+        if self.get(key, "") == expected:
+            self[key] = value
+
+    def check(self, keys):
+        return all(key in self for key in keys)
+
+
+@pytest.mark.parametrize(("processes", "period"), [(2, 1), (64, 1), (130, 3), (512, 8)])
+@pytest.mark.parametrize("at", range(7))
+def test_many_processes_look_for_signals_less_often_and_still_end_together(
+    monkeypatch, processes, period, at
+):
+    store, checks = Store(), []
+    monkeypatch.setattr(signals.comm, "get_world_size", lambda: processes)
+    monkeypatch.setattr(signals.dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(Store, "check", lambda self, keys: checks.append(keys) or keys[0] in self)
+    group = [signals.StopSignals() for _ in range(3)]
+    for one in group:
+        one._key = "stop"
+    ended, iteration = [], -1
+    while not ended:
+        iteration += 1
+        # Processes end an iteration in any order, but none before all have begun it.
+        for rank in sorted(range(3), key=lambda rank: (rank * 7 + iteration) % 3):
+            if (iteration, rank) == (at, 1):
+                group[rank].received = signal.SIGTERM
+            if group[rank].last_iteration(iteration):
+                ended.append(rank)
+    assert sorted(ended) == [0, 1, 2]
+    assert at < iteration <= at + 2 * period
+    assert {one.received for one in group} == {signal.SIGTERM}
+    assert len(checks) <= 3 * (iteration + 1) / period

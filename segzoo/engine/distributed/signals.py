@@ -36,6 +36,8 @@ SECONDS_FOR_A_BATCH = 5.0
 # Time that the other processes wait for the main process to begin saving, and to finish it.
 SECONDS_UNTIL_SAVING = 3.0
 SECONDS_FOR_SAVING = 60.0
+# Number of processes that ask the main process for a signal in one iteration, 20 microseconds each.
+PROCESSES_PER_ITERATION = 64
 # Time between two checks, during an evaluation, whether another process has received a signal.
 SECONDS_BETWEEN_POLLS = 0.5
 _AT_CTRL_C = b"\nCtrl-C: finishing the iteration, then saving; press again to end at once without saving\n"
@@ -104,17 +106,21 @@ class StopSignals:
         """Tell whether the iteration that just ended is the last; every process calls it after each one.
 
         The answer is the same in all although a signal may reach the processes at different times, or only
-        one of them: that one announces the iteration after its own. All exchange gradients in that iteration,
-        so no process can have ended it before the announcement.
+        one of them: that one announces the next iteration at whose end all look. All exchange gradients in
+        that iteration, so no process can have ended it before the announcement.
         """
         if comm.get_world_size() == 1:
             return self.received is not None
+        # The main process answers one process after the other: with many of them they look less often.
+        period = -(-comm.get_world_size() // PROCESSES_PER_ITERATION)
+        if (iteration + 1) % period:
+            return False
         # A check costs a message to the main process's store and back, on one machine 20 microseconds; a
         # collective operation would cost more, and wait for the GPU.
         store = dist.distributed_c10d._get_default_store()
         if self._last_iteration is None:
             if self.received is not None:
-                store.compare_set(self._key, "", f"{iteration + 1} {int(self.received)}")
+                store.compare_set(self._key, "", f"{iteration + period} {int(self.received)}")
             if store.check([self._key]):
                 self._last_iteration, number = map(int, store.get(self._key).split())
                 self.received = _stronger(self.received, number)
