@@ -8,6 +8,7 @@ levels.
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from fvcore.nn.weight_init import c2_xavier_fill
@@ -50,6 +51,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         num_points: int = 4,
         hidden_dim: int = 1024,
         dropout: float = 0.0,
+        half_values: bool = False,
     ):
         """
         Args:
@@ -57,6 +59,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             encoded_features: the features that are encoded, the coarsest of `input_shape`.
             conv_dim, mask_dim, norm: see `FPNPixelDecoder`.
             num_layers, num_heads, num_points, hidden_dim, dropout: sizes of the deformable encoder.
+            half_values: sample values that are rounded to bfloat16.
 
         Raises:
             InputError: an encoded feature is missing or finer than one that is not encoded, or the number of
@@ -92,6 +95,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             num_points=num_points,
             hidden_dim=hidden_dim,
             dropout=dropout,
+            value_dtype=torch.bfloat16 if half_values else None,
         )
         for level, name in enumerate(self.lateral[::-1], start=1):
             self.add_module(
@@ -115,6 +119,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             "num_points": node.DEFORMABLE_POINTS,
             "hidden_dim": node.DEFORMABLE_FEEDFORWARD,
             "dropout": node.DROPOUT,
+            "half_values": node.DEFORMABLE_HALF_VALUES,
         }
 
     @property

@@ -21,14 +21,24 @@ from .runtime import transferred, without_autocast
 class DeformableAttention(nn.Module):
     """Attention to learned points around a reference point, with the published parameter names."""
 
-    def __init__(self, dim: int, num_heads: int = 8, num_levels: int = 3, num_points: int = 4):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        num_levels: int = 3,
+        num_points: int = 4,
+        value_dtype: torch.dtype | None = None,
+    ):
         """
         Args:
             dim: channels, a multiple of num_heads.
             num_heads, num_levels, num_points: M, L, P.
+            value_dtype: dtype to which values are rounded before they are sampled, such as bfloat16: half of
+                the memory traffic. Positions, weights and sums stay in single precision. None: as they are.
         """
         super().__init__()
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.value_dtype = value_dtype
         samples = num_heads * num_levels * num_points
         self.sampling_offsets = Linear(dim, samples * 2)
         self.attention_weights = Linear(dim, samples)
@@ -93,6 +103,8 @@ class DeformableAttention(nn.Module):
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)
         value = value.unflatten(-1, (heads, -1))
+        if self.value_dtype is not None:
+            value = value.to(self.value_dtype)
         return self.output_proj(sample_levels(value, sizes, locations, weights).to(query.dtype))
 
 

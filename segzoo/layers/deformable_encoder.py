@@ -18,10 +18,17 @@ class DeformableEncoderLayer(FeedForward):
     """Deformable attention of every pixel to all levels and a feed-forward network, both post-norm."""
 
     def __init__(
-        self, dim: int, num_heads: int, num_levels: int, num_points: int, hidden_dim: int, dropout: float
+        self,
+        dim: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        hidden_dim: int,
+        dropout: float,
+        value_dtype: torch.dtype | None = None,
     ):
         super().__init__(dim, hidden_dim, dropout)
-        self.self_attn = DeformableAttention(dim, num_heads, num_levels, num_points)
+        self.self_attn = DeformableAttention(dim, num_heads, num_levels, num_points, value_dtype)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
 
@@ -51,7 +58,7 @@ class DeformableEncoder(nn.Module):
             dim: C.
             num_layers, num_levels: number of layers, and L.
             position_offset: `offset` of `sine_position_encoding`.
-            layer: num_heads, num_points, hidden_dim, dropout of a `DeformableEncoderLayer`.
+            layer: num_heads, num_points, hidden_dim, dropout, value_dtype of a `DeformableEncoderLayer`.
         """
         super().__init__()
         self.position_offset = position_offset

@@ -99,3 +99,20 @@ def test_it_is_traced_by_export():
     with torch.no_grad():
         exported = torch.export.export(Model(), (x, reference_points)).module()
         assert torch.allclose(exported(x, reference_points), Model()(x, reference_points), atol=1e-5)
+
+
+def test_values_in_bfloat16_are_rounded_once_and_everything_else_is_exact():
+    torch.manual_seed(0)
+    sizes = [(4, 5), (2, 3)]
+    layers = [DeformableAttention(16, 2, 2, 3, value_dtype=dtype) for dtype in (torch.bfloat16, None)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    query, value = torch.randn(2, 7, 16), torch.randn(2, 26, 16)
+    points = torch.rand(2, 7, 2, 2)
+    rounded = layers[1].value_proj(value).to(torch.bfloat16).float()
+    layers[1].value_proj = torch.nn.Identity()
+    expected = layers[1](query, points, rounded, sizes)
+    actual = layers[0](query, points, value, sizes)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    actual.square().sum().backward()
+    assert layers[0].value_proj.weight.grad.abs().sum() > 0

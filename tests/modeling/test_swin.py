@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from segzoo.checkpoint import load_checkpoint
-from segzoo.modeling.backbones.swin import VARIANTS, SwinTransformer, SwinVariant, seam_penalty
+from segzoo.modeling.backbones.swin import (
+    VARIANTS,
+    SwinStage,
+    SwinTransformer,
+    SwinVariant,
+    WindowAttention,
+    seam_penalty,
+)
 from tests.modeling.modeling_helpers import published_names, relative_difference, shake
 
 SMALL = SwinVariant(embed_dim=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=7)
@@ -122,3 +129,38 @@ def test_drop_path_rate_grows_linearly_to_the_last_block_and_is_off_in_eval():
         backbone.train()
         results = torch.stack([backbone(image)["res5"] for _ in range(8)])
     assert results.std(dim=0).max() > 0
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("window", [3, 4, 7])
+def test_a_bias_with_aligned_rows_is_the_bias_and_attends_alike(window, shifted):
+    """CUDA's kernels want rows of eight elements; on a CPU they are not made."""
+    torch.manual_seed(0)
+    layer, tokens = WindowAttention(24, 3, window).double(), window * window
+    torch.nn.init.normal_(layer.relative_position_bias_table)
+    seam = seam_penalty(2 * window, 2 * window, window, torch.device("cpu")) if shifted else None
+    expected = layer.bias(8, seam)
+    aligned = layer.bias(8, seam, 8)
+    assert all(stride % 8 == 0 for stride in aligned[..., :tokens].stride()[:-1])
+    assert torch.equal(aligned[..., :tokens], expected)
+    # Of each pair of tokens, from the table's rows by their distance.
+    row, column = torch.arange(tokens) // window, torch.arange(tokens) % window
+    index = (row[:, None] - row + window - 1) * (2 * window - 1) + column[:, None] - column + window - 1
+    table = layer.relative_position_bias_table[index.flatten()].view(tokens, tokens, 3).permute(2, 0, 1)
+    for number, bias in enumerate(expected):
+        added = seam[number % len(seam)].double() if shifted else 0
+        torch.testing.assert_close(bias, table + added, rtol=0, atol=0)
+
+
+def test_the_penalty_of_the_last_size_is_kept():
+    stage = SwinStage(8, 2, 4, [0.0, 0.0], downsample=False)
+    with torch.no_grad():
+        first = stage.seam(torch.zeros(1, 6, 9, 8))
+        assert stage.seam(torch.zeros(2, 6, 9, 8)) is first
+        other = stage.seam(torch.zeros(1, 9, 6, 8))
+    assert torch.equal(first, seam_penalty(6, 9, 4, torch.device("cpu")))
+    assert torch.equal(other, seam_penalty(9, 6, 4, torch.device("cpu")))
+    with torch.inference_mode():
+        stage.seam(torch.zeros(1, 5, 5, 8))
+    assert torch.equal(stage.seam(torch.zeros(1, 9, 6, 8)), other)
+    assert list(stage.state_dict()) == [name for name, _ in stage.named_parameters()]

@@ -27,6 +27,8 @@ from .staged import FEATURES, StagedBackbone, drop_path_rates, init_linear
 
 # Published models add this, not minus infinity, to block attention across the seam of a shifted map.
 _SEAM_PENALTY = -100.0
+# Elements to which the rows of an attention bias are aligned for CUDA's kernels.
+_ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,32 @@ class WindowAttention(nn.Module):
         count, tokens, channels = windows.shape
         qkv = self.qkv(windows).view(count, tokens, 3, self.num_heads, channels // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]
-        if seam is not None:
-            bias = (bias + seam).repeat(count // seam.shape[0], 1, 1, 1)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        # CUDA's kernels copy a bias whose rows are not aligned, so they are made aligned.
+        multiple = _ALIGNMENT if windows.is_cuda else 1
+        bias = self.bias(count, seam, multiple).to(query.dtype)[..., :tokens]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.proj(attended.transpose(1, 2).reshape(count, tokens, channels))
+
+    def bias(self, count: int, seam: torch.Tensor | None, multiple: int = 1) -> torch.Tensor:
+        """Return the bias on the attention logits of N * W' = count windows.
+
+        Args:
+            seam: see `forward`.
+            multiple: T is padded to a multiple of this for the keys; what is added has no meaning.
+
+        Returns:
+            (count or 1, heads, T, T or more) float, contiguous.
+        """
+        index = self.relative_position_index
+        padding = -index.shape[1] % multiple
+        if padding:
+            index = F.pad(index, (0, padding))
+        bias = self.relative_position_bias_table.t()[:, index].contiguous()[None]
+        if seam is None:
+            return bias
+        if padding:
+            seam = F.pad(seam, (0, padding))
+        return (bias + seam).repeat(count // seam.shape[0], 1, 1, 1)
 
 
 class SwinBlock(nn.Module):
@@ -145,10 +168,21 @@ class SwinStage(nn.Module):
             for index, rate in enumerate(drop_path)
         )
         self.downsample = PatchMerging(dim) if downsample else None
+        self._last_seam: tuple[tuple, torch.Tensor] | None = None
+
+    def seam(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `seam_penalty` for x, (N, H, W, C); that of the last size is kept."""
+        size = x.shape[1], x.shape[2]
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if recorded or torch.is_inference_mode_enabled():
+            return seam_penalty(*size, self.window_size, x.device)
+        if self._last_seam is None or self._last_seam[0] != (size, x.device):
+            self._last_seam = (size, x.device), seam_penalty(*size, self.window_size, x.device)
+        return self._last_seam[1]
 
     def forward(self, x: torch.Tensor, checkpointing: bool) -> torch.Tensor:
         """Apply the blocks to x, (N, H, W, C) float, without the downsampling."""
-        seam = seam_penalty(x.shape[1], x.shape[2], self.window_size, x.device)
+        seam = self.seam(x)
         for block in self.blocks:
             x = checkpoint(block, x, seam, use_reentrant=False) if checkpointing else block(x, seam)
         return x
