@@ -44,6 +44,8 @@ BATCH = 8
 SCORED_ALONE = 48  # images whose predictions are kept in memory, to time the evaluators alone
 # In percentage points: the sums of PQ and AP have another order in Detectron2.
 TOLERANCE = 1e-6
+# Of the model.
+DEVICE = "cpu"
 _numbers = itertools.count()
 
 
@@ -143,8 +145,8 @@ class GoodHead(nn.Module):
         for planes, guess in zip(masks, guesses, strict=True):
             height, width = guess.regions.shape
             inside = (guess.regions == numbers) | (guess.fragments == numbers)
-            planes[:, :height, :width] += 14.0 * inside
-        logits = torch.stack([guess.logits for guess in guesses])
+            planes[:, :height, :width] += 14.0 * inside.to(masks.device)
+        logits = torch.stack([guess.logits for guess in guesses]).to(masks.device)
         return {**outputs, "pred_masks": masks, "pred_logits": logits}
 
 
@@ -157,6 +159,7 @@ def with_guesses(model: nn.Module, guesses: Mapping[str, Guess]) -> nn.Module:
 def configuration(name: str, folder: Path) -> CfgNode:
     """Return the quickstart's configuration with 100 queries, at the images' own size."""
     overrides = {
+        "MODEL.DEVICE": DEVICE,
         "DATASETS.TRAIN": "()",
         "DATASETS.TEST": f"('{name}',)",
         "DATASETS.CLASSES_FROM": name,
