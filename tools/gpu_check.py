@@ -66,8 +66,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args.sections = [name for name in SECTIONS if name in names]
     if args.minutes <= 0:
         parser.error(f"--minutes {args.minutes}: expected a number above 0")
-    if args.wheels and not any(args.wheels.glob("*.whl")):
-        parser.error(f"--wheels {args.wheels}: holds no wheel (*.whl)")
     return args
 
 
@@ -138,6 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings(args.device, args.small, args.output)
         SECTIONS[args.run].load().run(settings, settings.rows(args.run))
         return 0
+    if args.wheels and not any(args.wheels.glob("*.whl")):
+        print(f"error: --wheels {args.wheels}: holds no wheel (*.whl)", file=sys.stderr)
+        sys.exit(2)
     if args.wheels:
         args.output.mkdir(parents=True, exist_ok=True)
         install(args.wheels, args.output / "packages")

@@ -120,7 +120,6 @@ _GROUPS: dict[Rule, dict[str, str]] = {
         "expected 0 (nothing), 1 (the stem), 2 (the stem and res2), ..., 5 (all)",
         lambda value: value in range(6),
     ): {"MODEL.BACKBONE": "FREEZE_AT"},
-    one_of(None, True, False): {"": "CUDNN_BENCHMARK"},
     one_of(1, 2, 4, 8): {"MODEL.SEM_SEG_HEAD": "LOSS.ZOOM_FACTOR"},
     one_of(4, 8, 16, 32): {"MODEL.BACKBONE": "OUTPUT_STRIDE"},
     AMOUNT: {

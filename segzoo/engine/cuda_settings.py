@@ -12,20 +12,19 @@ from segzoo.data.augmentation.build import has_one_size
 @contextmanager
 def training_settings(cfg: CfgNode) -> Iterator[None]:
     """Let CUDA compute as SOLVER.TF32 and CUDNN_BENCHMARK ask, inside; nothing changes on a CPU."""
-    benchmark = has_one_size(cfg) if cfg.CUDNN_BENCHMARK is None else cfg.CUDNN_BENCHMARK
+    benchmark = cfg.CUDNN_BENCHMARK or has_one_size(cfg)
     with cuda_settings(tf32=cfg.SOLVER.TF32, benchmark=benchmark):
         yield
 
 
 @contextmanager
-def exact_settings(benchmark: bool | None = False) -> Iterator[None]:
+def exact_settings(benchmark: bool = False) -> Iterator[None]:
     """Let CUDA compute in full single precision, inside.
 
     Args:
-        benchmark: CUDNN_BENCHMARK: whether cuDNN measures its algorithms for every new size of an image;
-            None: no.
+        benchmark: CUDNN_BENCHMARK: whether cuDNN measures its algorithms for every new size of an image.
     """
-    with cuda_settings(tf32=False, benchmark=bool(benchmark)):
+    with cuda_settings(tf32=False, benchmark=benchmark):
         yield
 
 

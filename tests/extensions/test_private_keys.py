@@ -178,7 +178,7 @@ def test_a_section_that_another_package_fills_is_saved(package):
 def test_every_project_declares_the_rules_of_its_own_keys():
     sections = {key.split(".")[1] for key in rules.RULES if key.startswith("MODEL.")}
     # The others are Detectron2's sections and those that several methods read.
-    assert sections - set(get_cfg().MODEL) == {"AUX_HEAD", "MASK_FORMER"}
+    assert sections - set(get_cfg().MODEL) == {"AUX_HEAD", "COMPILE", "MASK_FORMER"}
     for key in ("PSPNET.BINS", "DEEPLABV3.DILATIONS", "BISENET.SPATIAL_CHANNELS", "JPU.CONVS_DIM"):
         with pytest.raises(InputError, match=rf"MODEL\.{key} .*: expected"):
             read_config(None, [f"MODEL.{key}", "(0,)" if "CONVS" not in key else "0"])
