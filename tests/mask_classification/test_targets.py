@@ -74,7 +74,7 @@ def test_samples_of_a_batch_equal_grid_sample_of_the_planes(batch):
     expected = torch.cat([sampled(planes[image][segment][None], own) for image, segment, own in pairs])
     torch.testing.assert_close(batch.sample(images, segments, points), expected, atol=2e-5, rtol=0)
     expected = torch.stack([planes[image][segment].flatten() for image, segment, _ in pairs])
-    assert torch.equal(batch.members(images, segments), expected)
+    assert torch.equal(batch.members(images, segments, torch.float64), expected.double())
 
 
 def test_classes_of_a_batch_are_padded(make_scene):

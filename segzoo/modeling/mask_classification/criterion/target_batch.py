@@ -142,11 +142,15 @@ class TargetBatch:
             covered = covered == segments[:, None].to(covered.dtype)
         return (covered * weights).sum(0)
 
-    def members(self, images: Tensor, segments: Tensor) -> Tensor:
-        """Return which pixels belong to the segment of each of M masks, (M, H * W) bool."""
+    def members(self, images: Tensor, segments: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return which pixels belong to the segment of each of M masks, (M, H * W) of 0 and 1, of `dtype`."""
         planes, maps = self._rows(images, segments)
         chosen = maps.flatten(1).index_select(0, planes)
-        return chosen if self._labels is None else chosen == segments[:, None].to(chosen.dtype)
+        if self._labels is None:
+            # On a CPU, converting bytes is eight times as fast as converting bools,
+            return chosen.view(torch.uint8).to(dtype)
+        # and a comparison whose result has the type of its inputs is several times as fast as one to bools.
+        return chosen.eq_(segments[:, None].to(chosen.dtype)).to(dtype)
 
     def _rows(self, images: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
         """Return the index of each mask's map or plane, (M,), and all maps or planes, (.., H, W)."""
