@@ -31,10 +31,12 @@ import numpy as np
 import torch
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 from PIL import Image
 
 from segzoo.cli.prepare.shapes import make_shapes
-from segzoo.engine import default_setup, find_trainer
+from segzoo.engine import default_setup, find_trainer, launch, resolve_device
+from segzoo.engine.distributed.data_parallel import unwrapped
 from segzoo.engine.distributed.signals import StoppedBySignal, stop_on_signals
 from segzoo.engine.metrics_log import read_metrics
 from segzoo.engine.predictor import Predictor
@@ -44,6 +46,7 @@ from segzoo.engine.saved_config import saved_config
 from segzoo.model_zoo import load_config
 from segzoo.utils.commands import shell_command
 from segzoo.utils.paths import datasets_folder
+from segzoo.utils.threads import free_processors
 from segzoo.visualization.draw import draw_entity, draw_panoptic, segments
 from segzoo.visualization.panels import draw_loss_curve, legend, resize, stack, strip
 
@@ -141,7 +144,7 @@ def train(cfg, resume: bool = False) -> tuple[torch.nn.Module, dict[str, dict[st
     if resume:
         trainer.resume_or_load(resume=True)
     trainer.train()
-    return trainer.model, results
+    return unwrapped(trainer.model), results
 
 
 def results_table(results: dict[str, dict[str, float]]) -> str:
@@ -214,20 +217,56 @@ def _write(path: Path, rgb: np.ndarray) -> None:
     Image.fromarray(rgb).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    started = time.perf_counter()
-    generate(arguments.train, arguments.val)
+def number_of_processes(cfg) -> int:
+    """Return the number of processes that train: on a CPU two with a thread each, if there are two cores.
+
+    Its tensors are too small for two threads to share an operator. Each process takes half of a batch.
+    """
+    on_cpu = torch.device(resolve_device(cfg)).type == "cpu"
+    return 2 if on_cpu and free_processors() >= 2 and cfg.SOLVER.IMS_PER_BATCH % 2 == 0 else 1
+
+
+def load(arguments: argparse.Namespace):
+    """Return the configuration, in every process."""
     cfg = load_config(arguments.config_file, arguments.opts)
     cfg.OUTPUT_DIR = str(arguments.output)
+    return cfg
+
+
+def run(arguments: argparse.Namespace) -> None:
+    started = time.time()
+    generate(arguments.train, arguments.val)
+    cfg = load(arguments)
     resume = make_room(cfg)
+    command = shell_command(*sys.argv)
+    launch(
+        run_process,
+        number_of_processes(cfg),
+        args=(arguments, resume, command, started),
+        device=resolve_device(cfg),
+    )
+
+
+def run_process(arguments: argparse.Namespace, resume: bool, command: str, started: float) -> None:
+    """Train and evaluate in one of the processes; the main process draws and prints the results.
+
+    Args:
+        arguments: the command line.
+        resume: continue the training in --output.
+        command: the command that resumes it.
+        started: the time at which the quickstart was started.
+    """
+    cfg = load(arguments)
     default_setup(cfg)
     with stop_on_signals() as signals:
         signals.advice = "started again, the quickstart resumes from its last checkpoint, if there is one"
-        signals.resume_command = shell_command(*sys.argv)
+        signals.resume_command = command
         model, results = train(cfg, resume)
+    if not comm.is_main_process():
+        return
     predictions = draw_predictions(cfg, model, arguments.output)
     draw_loss_curve(read_metrics(arguments.output / "metrics.json"), arguments.output / "loss.png")
-    minutes = (time.perf_counter() - started) / 60
+    minutes = (time.time() - started) / 60
     print(f"\nShapes, {arguments.val} validation images, after {minutes:.1f} minutes in all:\n")
     print(results_table(results))
     print(f"\nPredictions: {predictions}\nLoss curve: {arguments.output / 'loss.png'}")

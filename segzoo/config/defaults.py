@@ -22,8 +22,8 @@ def add_segzoo_config(cfg: CfgNode) -> None:
     cfg.IMPORTS = ()
     # Trainer | ... (registry TRAINER): the class that trains, and builds the evaluators.
     cfg.TRAINER = "Trainer"
-    # Detectron2's CUDNN_BENCHMARK True lets cuDNN measure its algorithms for each size of an image. A training
-    # whose images all have one size, such as a crop, does so with False, too.
+    # Detectron2's CUDNN_BENCHMARK True lets cuDNN measure its algorithms for each size of an image. A
+    # training whose images all have one size, such as a crop, does so with False, too.
     # Folder of a run's output; "": output/<config>/<n>, and for an evaluation a folder beside the weights.
     cfg.OUTPUT_DIR = ""
 
