@@ -18,6 +18,7 @@ from segzoo.utils.errors import InputError
 from segzoo.utils.tasks import TASKS
 
 from .augmentation.build import build_test_augmentations
+from .augmentation.pillow_resize import prepare_resize
 from .batch_size import images_per_pass
 from .handover import POLL_INTERVAL, hand_over, received_batches
 from .images import range_override_message
@@ -181,7 +182,8 @@ def build_test_loader(
         check=_label_check(cfg, dataset_name) if skips else None,
         skip_broken=skips,
     )
-    sizes = [_tested_size(cfg, record) for record in records]
+    resizes = build_test_augmentations(cfg)
+    sizes = [_tested_size(resizes, record) for record in records]
     batches = SameSizeBatchSampler(InferenceSampler(len(records)), sizes, cfg.TEST.IMS_PER_BATCH)
     return Loader(_torch_loader(cfg, samples, batch_sampler=batches))
 
@@ -201,14 +203,14 @@ def _label_check(cfg: CfgNode, dataset_name: str) -> Callable[[Mapping[str, Any]
     return partial(check_labels, reader, cfg.TEST.TASKS or (cfg.TASK,))
 
 
-def _tested_size(cfg: CfgNode, record: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _tested_size(resizes: Sequence[ResizeShortestEdge], record: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Return the approximate input size of an image, (height, width) in steps of 32; None if unknown."""
     height, width = record.get("height"), record.get("width")
     # Reading the image reports a wrong size in an annotation file.
     if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
         return None
     size = height, width
-    for resize in build_test_augmentations(cfg):
+    for resize in resizes:
         size = ResizeShortestEdge.get_output_shape(*size, resize.short_edge_length[0], resize.max_size)
     return tuple(-(-side // _SIZE_STEP) for side in size)
 
@@ -263,6 +265,9 @@ def copies_to_gpu(cfg: CfgNode) -> bool:
 
 
 def _torch_loader(cfg: CfgNode, samples: Any, **batching: Any) -> DataLoader:
+    if cfg.DATALOADER.NUM_WORKERS:
+        # Compiled once, not in each worker.
+        prepare_resize()
     return DataLoader(
         samples,
         num_workers=cfg.DATALOADER.NUM_WORKERS,

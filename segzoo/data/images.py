@@ -13,6 +13,7 @@ from detectron2.utils.logger import log_first_n
 from PIL import Image
 
 from segzoo.utils.errors import InputError
+from segzoo.utils.jpeg import jpeg_pixels
 
 from .encodings import GRAY_16_BIT
 from .image_files import (
@@ -20,6 +21,7 @@ from .image_files import (
     is_deep_color,
     load_oriented,
     opened_file,
+    orientation_of,
     stored_orientation,
     without_orientation,
 )
@@ -82,6 +84,11 @@ def _read(file_name: str, pixel_range: PixelRange | None, apply_exif: bool) -> O
     """Read an image in RGB; see `read_image`."""
     with opened_file(file_name) as (image, file):
         is_deep, file_format = is_deep_color(image), image.format
+        pixels = None if is_deep else jpeg_pixels(image)
+        if pixels is not None:
+            orientation = orientation_of(image)
+            pixels = _apply_orientation(pixels, orientation if apply_exif else 1)
+            return OrientedImage(_in_range(pixels, pixel_range, file_name), orientation)
         oriented, orientation = load_oriented(image, apply_exif)
         if is_deep:
             pixels = _read_deep_color(
@@ -103,9 +110,13 @@ def _to_rgb_8_bits(image: Image.Image, pixel_range: PixelRange | None, file_name
         return np.repeat(_gray(np.asarray(image), pixel_range, file_name)[:, :, None], 3, axis=2)
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # for RGB Pillow warns, in two lines
-    pixels = np.array(image.convert("RGB"))
+    return _in_range(np.array(image.convert("RGB")), pixel_range, file_name)
+
+
+def _in_range(pixels: np.ndarray, pixel_range: PixelRange | None, file_name: str) -> np.ndarray:
+    """Scale pixels of 8 bits, if the range lies within 0..255."""
     if pixel_range is not None and pixel_range.is_of_8_bits and pixel_range[:2] != (0, 255):
-        pixels = to_8_bits(pixels, pixel_range, file_name)
+        return to_8_bits(pixels, pixel_range, file_name)
     return pixels
 
 

@@ -424,6 +424,11 @@ def check_labels(reader: LabelReader, tasks: Sequence[str], dataset_dict: Mappin
 
 def class_map(index_map: IndexMap, ignore_label: int, dtype: npt.DTypeLike) -> np.ndarray:
     """Return (H, W) `dtype`, the class of each pixel's segment; `ignore_label` for void, unknown indices."""
+    return look_up(class_table(index_map, ignore_label, dtype), index_map.indices)
+
+
+def class_table(index_map: IndexMap, ignore_label: int, dtype: npt.DTypeLike) -> np.ndarray:
+    """Return the class of every possible index of a map, (256,) or (65536,) `dtype`: see `class_map`."""
     indices, segments, members = index_map
     table: np.ndarray = np.full(np.iinfo(indices.dtype).max + 1, ignore_label, dtype=dtype)
     if members is None:
@@ -431,7 +436,7 @@ def class_map(index_map: IndexMap, ignore_label: int, dtype: npt.DTypeLike) -> n
     elif len(segments.classes):
         # The first of the segments that cover a pixel counts.
         table[1 : len(members)] = segments.classes[members[1:].argmax(axis=1)]
-    return look_up(table, indices)
+    return table
 
 
 def segment_codes(image: Image.Image, file_name: str) -> np.ndarray:

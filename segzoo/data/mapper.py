@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
@@ -195,7 +196,9 @@ def swap_classes(index_map: IndexMap, flip_pairs: Sequence[tuple[int, int]]) -> 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     """Convert (H, W, 3) uint8 to a contiguous tensor (3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    planes = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
+    cv2.split(image, list(planes))
+    return torch.from_numpy(planes)
 
 
 def _void_label(readers: Mapping[str, LabelReader]) -> int:

@@ -145,8 +145,8 @@ def test_the_ignore_label_of_the_dataset_pads_labels():
 
 STEPS = {
     "semseg": ["OpenCVResize", "RotateInPlace", "GaussianBlur", "HFlip", "Crop"],
-    "gluon_short": ["HFlip", "Resize", "Crop", "GaussianBlur"],
-    "gluon_long": ["HFlip", "Resize", "Crop", "GaussianBlur"],
+    "gluon_short": ["HFlip", "PillowResize", "Crop", "GaussianBlur"],
+    "gluon_long": ["HFlip", "PillowResize", "Crop", "GaussianBlur"],
     "segformer": ["OpenCVResize", "Crop", "HFlip", "ColorJitter"],
 }
 

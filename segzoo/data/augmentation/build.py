@@ -20,6 +20,8 @@ from .policies import (
     EitherOf,
     FixedCrop,
     PadTo,
+    RandomCrop,
+    RandomFlip,
     ResizeScale,
     ResizeShortestEdge,
 )
@@ -50,7 +52,7 @@ def semantic_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentati
     if cfg.INPUT.CROP_SIZE:
         crop = CategoryCappedCrop(cfg.INPUT.CROP_SIZE, cfg.INPUT.CROP_SINGLE_CATEGORY_MAX, ignore_label)
         augmentations.append(crop)
-    augmentations += [*_color(cfg), T.RandomFlip(cfg.INPUT.FLIP_PROB)]
+    augmentations += [*_color(cfg), RandomFlip(cfg.INPUT.FLIP_PROB)]
     if cfg.INPUT.CROP_SIZE and cfg.INPUT.PAD_TO_CROP:
         augmentations.append(_pad_to(cfg, cfg.INPUT.CROP_SIZE))
     return augmentations
@@ -60,7 +62,7 @@ def lsj_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     """Return large-scale jitter (arXiv:2012.07177): flip, resize by a wide range, crop, pad to a square."""
     side = cfg.INPUT.LSJ_SIZE
     return [
-        T.RandomFlip(cfg.INPUT.FLIP_PROB),
+        RandomFlip(cfg.INPUT.FLIP_PROB),
         ResizeScale(*cfg.INPUT.LSJ_SCALE, side, side),
         FixedCrop((side, side)),
         *_color(cfg),
@@ -81,10 +83,10 @@ def detr_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation]:
     """
     crop = [
         ResizeShortestEdge(list(cfg.INPUT.DETR_CROP_SHORT_EDGE), sample_style="choice"),
-        T.RandomCrop("absolute_range", tuple(cfg.INPUT.DETR_CROP_SIZE)),
+        RandomCrop("absolute_range", tuple(cfg.INPUT.DETR_CROP_SIZE)),
     ]
     return [
-        T.RandomFlip(cfg.INPUT.FLIP_PROB),
+        RandomFlip(cfg.INPUT.FLIP_PROB),
         EitherOf([_resize(cfg)], [*crop, _resize(cfg)]),
         *_color(cfg),
     ]
@@ -100,7 +102,7 @@ def semseg_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentation
         RescaleImage(keys.SCALE_RANGE),
         T.RandomApply(RandomRotation(keys.ROTATION, tuple(cfg.MODEL.PIXEL_MEAN)), keys.ROTATION_PROB),
         T.RandomApply(GaussianBlur(kernel=keys.BLUR_KERNEL), keys.BLUR_PROB),
-        T.RandomFlip(keys.FLIP_PROB),
+        RandomFlip(keys.FLIP_PROB),
         _pad_to(cfg, _crop_size(cfg), centered=True),
         CategoryCappedCrop(_crop_size(cfg), keys.CROP_SINGLE_CATEGORY_MAX, ignore_label),
     ]
@@ -113,7 +115,7 @@ def gluon_augmentations(cfg: CfgNode, ignore_label: int, edge: str) -> list[T.Au
     """
     keys = cfg.INPUT
     return [
-        T.RandomFlip(keys.FLIP_PROB),
+        RandomFlip(keys.FLIP_PROB),
         ResizeEdge(keys.BASE_SIZE, keys.SCALE_RANGE, edge),
         _pad_to(cfg, _crop_size(cfg)),
         CategoryCappedCrop(_crop_size(cfg), keys.CROP_SINGLE_CATEGORY_MAX, ignore_label),
@@ -130,7 +132,7 @@ def segformer_augmentations(cfg: CfgNode, ignore_label: int) -> list[T.Augmentat
     return [
         ResizeWithin((keys.MAX_SIZE_TRAIN, keys.BASE_SIZE), keys.SCALE_RANGE),
         CategoryCappedCrop(_crop_size(cfg), keys.CROP_SINGLE_CATEGORY_MAX, ignore_label),
-        T.RandomFlip(keys.FLIP_PROB),
+        RandomFlip(keys.FLIP_PROB),
         *_color(cfg),
         _pad_to(cfg, _crop_size(cfg)),
     ]

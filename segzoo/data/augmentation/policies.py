@@ -13,8 +13,8 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import CropTransform, NoOpTransform, Transform
 
 from ..label_ops import count_values
-from ..label_reader import IndexMap, class_map
-from .transforms import ColorJitterTransform, PadTransform, PadValue, apply_to_indices, at_least_one_pixel
+from ..label_reader import IndexMap, class_map, class_table
+from .transforms import ColorJitterTransform, PadTransform, PadValue, PendingPixels, at_least_one_pixel
 
 
 class AugmentationInput(T.AugInput):
@@ -32,26 +32,37 @@ class AugmentationInput(T.AugInput):
         index_map: IndexMap | Callable[[], IndexMap] | None = None,
         ignore_label: int = 255,
     ) -> None:
-        self.image = image
+        self._image = PendingPixels(image)
         self.ignore_label = ignore_label
         self.boxes = None
-        self._index_map = index_map
-        # Transforms of the image before the index map was read.
+        self._source = index_map
+        self._labels: tuple[IndexMap, PendingPixels] | None = None
+        # Transforms of the image that the labels have not had.
         self._applied: list[Transform] = []
+
+    @property
+    def image(self) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        return self._image.pixels
+
+    @image.setter
+    def image(self, image: np.ndarray) -> None:
+        self._image = PendingPixels(image)
+
+    @property
+    def blank(self) -> np.ndarray:
+        """A black image of the size of `image`, without memory, for policies that look at the size alone."""
+        return self._image.blank
 
     @property
     def index_map(self) -> IndexMap | None:
         """The transformed annotation."""
-        if callable(self._index_map):
-            index_map = self._index_map()
-            for tfm in self._applied:
-                index_map = _transformed(index_map, tfm)
-            self._index_map = index_map
-        return self._index_map
+        labels = self._pending_labels()
+        return None if labels is None else labels[0]._replace(indices=labels[1].pixels)
 
     @index_map.setter
     def index_map(self, index_map: IndexMap | None) -> None:
-        self._index_map = index_map
+        self._source, self._labels, self._applied = index_map, None, []
 
     @property
     def sem_seg(self) -> np.ndarray | None:
@@ -61,34 +72,70 @@ class AugmentationInput(T.AugInput):
             return None
         return class_map(index_map, self.ignore_label, np.min_scalar_type(self.ignore_label))
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is an index map."""
+        return self._source is not None
+
+    def class_counts(self, crop: CropTransform) -> np.ndarray:
+        """Return the number of pixels of each value of `sem_seg` in a crop."""
+        labels = self._pending_labels()
+        assert labels is not None
+        counts = count_values(labels[1].crop(crop))
+        classes = class_table(labels[0], self.ignore_label, np.min_scalar_type(self.ignore_label))
+        return np.bincount(classes, counts, np.iinfo(classes.dtype).max + 1).astype(np.int64)
+
     def transform(self, tfm: Transform) -> None:
         """Apply a transform to the image and the index map."""
-        self.image = tfm.apply_image(self.image)
-        if callable(self._index_map):
+        self._image.transform(tfm)
+        if self._source is not None:
             self._applied.append(tfm)
-        elif self._index_map is not None:
-            self._index_map = _transformed(self._index_map, tfm)
+
+    def _pending_labels(self) -> tuple[IndexMap, PendingPixels] | None:
+        if self._labels is None and self._source is not None:
+            index_map = self._source() if callable(self._source) else self._source
+            self._labels = index_map, PendingPixels(index_map.indices, are_indices=True)
+        if self._labels is not None:
+            for tfm in self._applied:
+                self._labels[1].transform(tfm)
+            self._applied = []
+        return self._labels
 
 
-def _transformed(index_map: IndexMap, tfm: Transform) -> IndexMap:
-    return index_map._replace(indices=apply_to_indices(tfm, index_map.indices))
+class BySize(T.Augmentation):
+    """Base class of policies that look at the size of an image alone, so that its resize may be pending."""
+
+    def __call__(self, aug_input: T.AugInput) -> Transform:
+        if not isinstance(aug_input, AugmentationInput):
+            return super().__call__(aug_input)
+        tfm = self.get_transform(aug_input.blank)
+        aug_input.transform(tfm)
+        return tfm
 
 
-class ResizeShortestEdge(T.ResizeShortestEdge):
+class RandomFlip(BySize, T.RandomFlip):
+    """Detectron2's RandomFlip."""
+
+
+class RandomCrop(BySize, T.RandomCrop):
+    """Detectron2's RandomCrop."""
+
+
+class ResizeShortestEdge(BySize, T.ResizeShortestEdge):
     """Detectron2's ResizeShortestEdge, with sides of at least one pixel."""
 
     def get_transform(self, image: np.ndarray) -> Transform:
         return at_least_one_pixel(super().get_transform(image))
 
 
-class ResizeScale(T.ResizeScale):
+class ResizeScale(BySize, T.ResizeScale):
     """Detectron2's ResizeScale, with sides of at least one pixel."""
 
     def get_transform(self, image: np.ndarray) -> Transform:
         return at_least_one_pixel(super().get_transform(image))
 
 
-class PadTo(T.Augmentation):
+class PadTo(BySize):
     """Pads sides that are smaller than `size` (height, width).
 
     Args:
@@ -133,19 +180,34 @@ class CategoryCappedCrop(T.RandomCrop):
         # Without a cap the class map is not needed, so it is not computed.
         self.input_args = ("image", "sem_seg") if max_share < 1.0 else ("image",)
 
+    def __call__(self, aug_input: T.AugInput) -> Transform:
+        if not isinstance(aug_input, AugmentationInput):
+            return super().__call__(aug_input)
+        needs_classes = self.max_share < 1.0 and aug_input.has_labels
+        crop = self._draw(aug_input.blank, aug_input.class_counts if needs_classes else None)
+        aug_input.transform(crop)
+        return crop
+
     def get_transform(self, image: np.ndarray, sem_seg: np.ndarray | None = None) -> Transform:
         if sem_seg is None:
-            return super().get_transform(image)
+            return self._draw(image, None)
+        return self._draw(image, lambda crop: count_values(crop.apply_segmentation(sem_seg)))
+
+    def _draw(
+        self, image: np.ndarray, counts_in: Callable[[CropTransform], np.ndarray] | None
+    ) -> CropTransform:
         for _ in range(self.tries):
             crop = super().get_transform(image)
-            counts = count_values(crop.apply_segmentation(sem_seg))
+            if counts_in is None:
+                break
+            counts = counts_in(crop)
             counts[self.ignore_label] = 0
             if np.count_nonzero(counts) > 1 and counts.max() < counts.sum() * self.max_share:
                 break
         return crop
 
 
-class FixedCrop(T.Augmentation):
+class FixedCrop(BySize):
     """Crops to `size` (height, width) at a random position along the diagonal, as large-scale jitter does.
 
     Unlike Detectron2's FixedSizeCrop it does not pad; `PadTo` does, and pads labels with void.
@@ -172,7 +234,7 @@ class EitherOf(T.Augmentation):
         return (self.first if np.random.rand() > 0.5 else self.second)(aug_input)
 
 
-class ColorJitter(T.Augmentation):
+class ColorJitter(BySize):
     """The color jitter of SSD (arXiv:1512.02325): four changes, each applied with probability 1/2.
 
     Args:

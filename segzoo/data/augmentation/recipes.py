@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 
 import numpy as np
-from detectron2.data import transforms as T
-from detectron2.data.transforms import ResizeTransform
 from fvcore.transforms.transform import Transform
 
 from segzoo.utils.errors import InputError
 
-from .transforms import GaussianBlurTransform, OpenCVResizeTransform, RotateInPlaceTransform
+from .policies import BySize
+from .transforms import (
+    GaussianBlurTransform,
+    OpenCVResizeTransform,
+    PillowResizeTransform,
+    RotateInPlaceTransform,
+)
 
 
-class RescaleImage(T.Augmentation):
+class RescaleImage(BySize):
     """Multiplies both sides by one factor drawn uniformly from `scale_range` (semseg)."""
 
     def __init__(self, scale_range: Sequence[float]) -> None:
@@ -26,7 +30,7 @@ class RescaleImage(T.Augmentation):
         return OpenCVResizeTransform(round(height * factor), round(width * factor), (height, width))
 
 
-class ResizeEdge(T.Augmentation):
+class ResizeEdge(BySize):
     """Resizes one edge to a length drawn uniformly from the integers of a range (GluonCV).
 
     Uses Pillow's bilinear resize, which antialiases.
@@ -52,10 +56,10 @@ class ResizeEdge(T.Augmentation):
         other = [
             length if side == chosen else int(1.0 * side * length / chosen + half) for side in (height, width)
         ]
-        return ResizeTransform(height, width, max(other[0], 1), max(other[1], 1))
+        return PillowResizeTransform(height, width, max(other[0], 1), max(other[1], 1))
 
 
-class ResizeWithin(T.Augmentation):
+class ResizeWithin(BySize):
     """Resizes to the largest size that fits into a box whose sides are multiplied by a random factor.
 
     Args:
@@ -76,7 +80,7 @@ class ResizeWithin(T.Augmentation):
         return OpenCVResizeTransform(*new_size, (height, width))
 
 
-class RandomRotation(T.Augmentation):
+class RandomRotation(BySize):
     """Rotates by an angle drawn uniformly from `angles`, in degrees, and keeps the size (semseg)."""
 
     def __init__(self, angles: Sequence[float], pad_value: Sequence[float]) -> None:
@@ -88,7 +92,7 @@ class RandomRotation(T.Augmentation):
         return RotateInPlaceTransform(height, width, np.random.uniform(*self.angles), self.pad_value)
 
 
-class GaussianBlur(T.Augmentation):
+class GaussianBlur(BySize):
     """Blurs with a kernel of fixed size (semseg), or with a standard deviation drawn from a range (GluonCV).
 
     Args:
