@@ -15,7 +15,7 @@ Sections, in this order, each in a process of its own with a limit on its time:
 
 A section that fails or runs out of time keeps its rows so far, and the report says why it ended. The
 folder has `gpu_check.json` with all rows, `gpu_check.md` with the tables, `images_per_second.json` with the
-zoo's models at batch 16 in the form that `tools/plot_zoo.py --measurements` reads, and `<section>.log`, what
+zoo's models at batch 16 in the form that `segzoo zoo --plot` reads, and `<section>.log`, what
 a section printed.
 
 Exit status: 0 all sections were complete, 1 one was not, 2 wrong input.

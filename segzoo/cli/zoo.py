@@ -13,9 +13,10 @@ from segzoo.utils.tasks import TASKS
 from segzoo.utils.text import did_you_mean
 
 from .command import command
-from .parser import EXIT_STATUS, CommandLine
+from .parser import EXIT_STATUS, CommandLine, path_value
 
 if TYPE_CHECKING:
+    from segzoo.model_zoo.records import WeightsInfo
     from segzoo.model_zoo.search import Entry
 
 EXAMPLES = f"""
@@ -30,6 +31,10 @@ examples:
     %(prog)s panoptic/coco/mask2former_r50
   its official weights, into the cache; prints the file:
     %(prog)s panoptic/coco/mask2former_r50 --download
+  the published accuracies against GFLOPs and parameters, or a measured throughput, as a page or a picture:
+    %(prog)s --plot zoo.html
+    %(prog)s --dataset ade20k --task semantic --plot zoo.svg --metric "mIoU ms" --x params
+    %(prog)s --dataset ade20k --plot zoo.html --measurements images_per_second.json
 
 Accuracies are the published ones, in percent; the page of a model says how each was measured, and only those
 measured alike can be compared. Parameters are in millions, as segzoo counts them. WEIGHTS is link for a file
@@ -65,6 +70,30 @@ def build_parser() -> CommandLine:
         "--download", action="store_true", help="download the official weights of the model NAME"
     )
     what.add_argument("--json", action="store_true", help="print JSON")
+    plot = parser.group("plot")
+    plot.add_argument(
+        "--plot",
+        type=path_value,
+        metavar="FILE.html|.svg|.png",
+        help="write a page of the chosen models, or a picture of those of one dataset and task",
+    )
+    plot.add_argument(
+        "--metric", default="", help='as MODEL_ZOO.md calls it: mIoU (default), PQ, "mIoU ms", ...'
+    )
+    plot.add_argument(
+        "--x",
+        choices=["throughput", "gflops", "params"],
+        help="horizontal axis of a picture; default: throughput with --measurements, else gflops",
+    )
+    plot.add_argument(
+        "--measurements",
+        type=path_value,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="throughputs that tools/benchmark.py throughput --record or tools/gpu_check.py wrote",
+    )
+    plot.add_argument("--precision", default="", help="of a picture's throughputs: fp32, bf16 or fp16")
     return parser
 
 
@@ -100,18 +129,50 @@ def run(arguments: argparse.Namespace) -> int:
         max_params=arguments.max_params,
         with_weights=arguments.with_weights,
     )
+    if arguments.plot is None:
+        for flag in ("metric", "x", "measurements", "precision"):
+            if getattr(arguments, flag):
+                raise InputError(f"--{flag} is for --plot FILE; give both or neither")
     if not found:
         licenses = sorted({entry.info.license for entry in entries if entry.info})
         listed = f"; licenses are: {'; '.join(licenses)}" if arguments.license else ""
         hint = similar_name(entries, " ".join(arguments.search)) if arguments.search else ""
         raise InputError(f"no model of the zoo meets all of that{hint}{listed}")
     found.sort(key=lambda entry: (*entry.name.split("/")[:2], -(entry.value or 0), entry.name))
-    if arguments.json:
+    if arguments.plot is not None:
+        print(_plot(arguments, [entry.info for entry in found if entry.info]))
+    elif arguments.json:
         print(json.dumps([_as_json(entry) for entry in found], indent=1))
     else:
         for line in _table(found):
             print(line)
     return 0
+
+
+def _plot(arguments: argparse.Namespace, rows: Sequence["WeightsInfo"]) -> str:
+    """Write the page or the picture; return a line that says so."""
+    from segzoo.model_zoo.plot import check_output, costs, write_page, write_picture
+
+    check_output("--plot", arguments.plot)
+    if arguments.plot.suffix == ".html":
+        if arguments.x or arguments.precision:
+            raise InputError("--x and --precision are for pictures: a page has all axes; leave them out")
+        return write_page(arguments.plot, rows, arguments.measurements, arguments.metric)
+    places = sorted({f"--dataset {info.dataset} --task {info.task}" for info in rows})
+    if len(places) > 1:
+        raise InputError(
+            f"--plot {arguments.plot}: a picture shows one dataset and task; add one of "
+            f"{' | '.join(places)}, or write a page (.html)"
+        )
+    kind = arguments.x or ("throughput" if arguments.measurements else "gflops")
+    if (kind == "throughput") != bool(arguments.measurements):
+        raise InputError("--x throughput and --measurements FILE go together; give both or neither")
+    if kind == "throughput":
+        records = costs.read_records(arguments.measurements, arguments.precision)
+        cost = costs.throughput(records, arguments.measurements)
+    else:
+        cost = (costs.counted_gflops if kind == "gflops" else costs.counted_params)(rows)
+    return write_picture(arguments.plot, rows, arguments.metric, cost)
 
 
 def _table(found: Sequence["Entry"]) -> Iterator[str]:
@@ -143,11 +204,6 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _percent(value: float) -> str:
-    """Return a metric as published: with a decimal, or two."""
-    return f"{value:.2f}".removesuffix("0")
-
-
 def _show(entry: "Entry", as_json: bool) -> int:
     if as_json:
         print(json.dumps(_as_json(entry), indent=1))
@@ -161,6 +217,8 @@ def _show(entry: "Entry", as_json: bool) -> int:
 
 
 def _described(entry: "Entry") -> Iterator[tuple[str, str]]:
+    from segzoo.model_zoo.plot.points import percent
+
     info = entry.info
     yield "model", entry.name
     if info is None:
@@ -171,9 +229,9 @@ def _described(entry: "Entry") -> Iterator[tuple[str, str]]:
     yield "schedule", info.schedule
     for index, published in enumerate(info.published):
         name = "published" if index == 0 else ""
-        yield name, f"{published.metric} {_percent(published.value)} %, {published.protocol}"
+        yield name, f"{published.metric} {percent(published.value)} %, {published.protocol}"
     for metric, value in info.reproduced.metrics.items() if info.reproduced else ():
-        yield "reproduced", f"{metric} {_percent(value)} %"
+        yield "reproduced", f"{metric} {percent(value)} %"
     if info.reproduced:
         height, width = info.reproduced.size
         yield (

@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
+from segzoo.model_zoo.plot import Cost, picture
+from segzoo.model_zoo.plot.points import Point, pareto_front
 from segzoo.model_zoo.registry import known_models
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -33,23 +35,25 @@ def load(file: Path) -> ModuleType:
     return module
 
 
-def point(plot: ModuleType, name: str, x: float, y: float) -> object:
-    return plot.Point(name, "method", "R50", x, y, False)
+def point(name: str, x: float, y: float) -> Point:
+    return Point(name, "method", "R50", x, y, False)
 
 
 @pytest.mark.parametrize(("cheaper_is_less", "names"), [(True, "abd"), (False, "fed")])
-def test_front_has_what_no_other_beats_in_cost_and_metric(plot, cheaper_is_less, names):
+def test_front_has_what_no_other_beats_in_cost_and_metric(cheaper_is_less, names):
     # By hand. Less x is better: a, then b and d are each better at a higher cost; c costs more for less,
     # e and f more than d. More x is better: f is the fastest, e slower and better, d slower and better again.
     values = {"a": (1, 10), "b": (2, 20), "c": (3, 19), "d": (4, 30), "e": (5, 29), "f": (6, 1), "g": (2, 15)}
-    points = [point(plot, name, *place) for name, place in values.items()]
-    assert "".join(item.name for item in plot.pareto_front(points, cheaper_is_less)) == names
+    points = [point(name, *place) for name, place in values.items()]
+    assert "".join(item.name for item in pareto_front(points, cheaper_is_less)) == names
 
 
 def test_plot_of_recorded_gflops_shows_every_model(plot, tmp_path, capsys, monkeypatch):
     drawn = []
-    draw = plot.draw
-    monkeypatch.setattr(plot, "draw", lambda points, *others: drawn.extend(points) or draw(points, *others))
+    draw = picture.draw
+    monkeypatch.setattr(
+        picture, "draw", lambda points, *others: drawn.extend(points) or draw(points, *others)
+    )
     output = tmp_path / "new" / "zoo.png"
     assert plot.main(["--dataset", "coco", "--metric", "PQ", "--output", str(output)]) == 0
     rows = {name for name, info in known_models().items() if info.value("PQ") and info.dataset == "coco"}
@@ -63,9 +67,9 @@ def test_plot_of_recorded_gflops_shows_every_model(plot, tmp_path, capsys, monke
         assert len(image.convert("RGB").getcolors(1 << 20)) > 20
 
 
-def test_labels_neither_overlap_nor_leave_the_frame(plot):
-    points = [point(plot, str(index), 10 + index % 7, 40 + index % 5) for index in range(35)]
-    figure = plot.draw(points, "gflops", "mIoU", "title", "")
+def test_labels_neither_overlap_nor_leave_the_frame():
+    points = [point(str(index), 10 + index % 7, 40 + index % 5) for index in range(35)]
+    figure = picture.draw(points, Cost("gflops", "gflops", "GFLOPs", "GFLOPs", {}), "mIoU", "title")
     (axes,) = figure.axes
     renderer = figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in axes.texts]
@@ -87,7 +91,10 @@ def test_labels_neither_overlap_nor_leave_the_frame(plot):
         ),
         (["--dataset", "coco", "--metric", "PQ", "--methods", "Maskformer"], "did you mean MaskFormer?"),
         (["--dataset", "ade20k", "--x", "throughput"], "--x throughput and --measurements FILE go together"),
-        (["--dataset", "ade20k", "--output", "a.pdf"], "--output a.pdf: expected a name ending in .png"),
+        (
+            ["--dataset", "ade20k", "--output", "a.pdf"],
+            "--output a.pdf: expected a name ending in .html",
+        ),
     ],
 )
 def test_wrong_flags_are_one_line_and_status_2(plot, tmp_path, capsys, arguments, message):
@@ -116,9 +123,9 @@ def test_measured_throughput_is_drawn_with_its_conditions(plot, tmp_path, monkey
     first, second = "semantic/ade20k/maskformer_r50", "semantic/ade20k/mask2former_r50"
     file = write(tmp_path / "a.json", measurement(first), measurement(second, images_per_second=5.0))
     labels = []
-    axes = plot._axes
+    axes = picture._axes
     monkeypatch.setattr(
-        plot, "_axes", lambda ax, *others: axes(ax, *others) or labels.append(ax.get_xlabel())
+        picture, "_axes", lambda ax, *others: axes(ax, *others) or labels.append(ax.get_xlabel())
     )
     arguments = ["--dataset", "ade20k", "--x", "throughput", "--output", str(tmp_path / "a.png")]
     assert plot.main([*arguments, "--measurements", str(file)]) == 0

@@ -47,6 +47,7 @@ def test_wheel_has_all_code(wheel):
 def test_wheel_has_what_users_run_and_nothing_else(wheel):
     """No benchmarks, no tests, nothing that edits the zoo's tables or makes documents of them."""
     data = {"segzoo/py.typed", "segzoo/cli/datasets.md"}
+    data |= {f"segzoo/model_zoo/plot/page.{kind}" for kind in ("css", "js")}
     kinds = {Path(name).suffix for name in wheel - data if ".dist-info/" not in name}
     assert kinds == {".py", ".yaml"}
     assert data <= wheel
