@@ -15,6 +15,11 @@ def best_class(parts: Iterable[Tensor]) -> Tensor:
     Returns:
         (H, W) int16 class indices.
     """
+    return best_scores(parts)[1]
+
+
+def best_scores(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the highest score of each pixel, (H, W), and its class as `best_class` does."""
     best_score = best = None
     offset = 0
     for part in parts:
@@ -28,4 +33,4 @@ def best_class(parts: Iterable[Tensor]) -> Tensor:
             best = torch.where(better, index, best)
             best_score = torch.where(better, score, best_score)
         offset += len(part)
-    return best
+    return best_score, best

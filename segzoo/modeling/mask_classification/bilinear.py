@@ -9,9 +9,14 @@ Shape shorthand: M planes, h w pixels of the source, H W pixels of the resized p
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Resize = Callable[[Tensor], Tensor]
 
 _BAND_ROWS = 8
 
@@ -120,6 +125,21 @@ class MaskResizer:
             at_image_size: applied between steps 2 and 3 to (M, r, width) rows; may change the number of
                 planes.
         """
+        for start, stop, planes, to_output in self.image_bands(masks, rows):
+            yield start, stop, to_output(at_image_size(planes))
+
+    def image_bands(self, masks: Tensor, rows: int) -> Iterator[tuple[int, int, Tensor, Resize]]:
+        """Yield (start, stop, planes, to_output) for the bands of rows of the output.
+
+        Args:
+            masks: (M, h, w) float32.
+            rows: rows per band.
+
+        Yields:
+            start, stop: the rows of the output.
+            planes: (M, r, width) float32, the rows of the image that these depend on; a new tensor.
+            to_output: step 3, a function from (M', r, width) to (M', stop - start, W).
+        """
         source_height, padded_height = masks.shape[1], self.padded_size[0]
         image_height, output_height = self.image_size[0], self.output_size[0]
         to_padded = resize_matrix(source_height, padded_height, masks)
@@ -133,8 +153,9 @@ class MaskResizer:
             # Columns first, while there are fewer rows; then rows, in the order of `F.interpolate`.
             planes = resize_planes(masks[:, first:last], (last - first, self.padded_size[1]))
             planes = to_padded[top:bottom, first:last] @ planes[..., : self.image_size[1]]
-            planes = at_image_size(planes)
-            planes = resize_planes(planes, (bottom - top, self.output_size[1]))
-            if image_height != output_height:
-                planes = to_output[start:stop, top:bottom] @ planes
-            yield start, stop, planes
+            yield start, stop, planes, partial(self._to_output, to_output[start:stop, top:bottom])
+
+    def _to_output(self, rows: Tensor, planes: Tensor) -> Tensor:
+        """Resize (M, r, width) rows of the image; `rows` (R, r) has the weights of each result."""
+        planes = resize_planes(planes, (planes.shape[1], self.output_size[1]))
+        return planes if self.image_size[0] == self.output_size[0] else rows @ planes

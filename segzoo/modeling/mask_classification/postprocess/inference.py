@@ -23,11 +23,15 @@ from torch import Tensor
 
 from segzoo.layers.runtime import without_autocast
 
-from ..bilinear import MaskResizer
+from ..bilinear import MaskResizer, source_rows
 from .binary_masks import BinaryMasks
+from .candidate_classes import TILE, CandidateClasses
 from .panoptic_fusion import PixelAssignment
 
 Size = tuple[int, int]
+
+# Bounds of the scores save time from about this number of classes on.
+_MANY_CLASSES = 100
 
 
 def semantic_scores(
@@ -74,9 +78,16 @@ def semantic_labels(
     labels = masks.new_empty(output_size, dtype=dtype)
     resizer = MaskResizer(padded_size, image_size, output_size)
     with without_autocast(masks.device):
-        for start, stop, band in _semantic_bands(logits, masks, resizer, resize_scores):
+        if masks.device.type == "cpu" and logits.shape[1] - 1 >= _MANY_CLASSES:
+            bands = _candidate_bands(logits, masks, resizer, resize_scores)
+        else:
             # On a CPU max over the first dimension is faster than argmax, with the same result.
-            labels[start:stop] = band.max(0).indices
+            bands = (
+                (start, stop, band.max(0).indices)
+                for start, stop, band in _semantic_bands(logits, masks, resizer, resize_scores)
+            )
+        for start, stop, band in bands:
+            labels[start:stop] = band
     return labels
 
 
@@ -226,7 +237,7 @@ def _semantic_bands(
     logits: Tensor, masks: Tensor, resizer: MaskResizer, resize_scores: bool
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Yield (start, stop, scores (K, stop - start, W)) in bands of rows."""
-    class_weights = logits.float().softmax(-1)[:, :-1].t()  # (K, Q)
+    class_weights = _class_weights(logits)
 
     def scores(planes: Tensor) -> Tensor:
         return (class_weights @ planes.sigmoid_().flatten(1)).unflatten(1, planes.shape[1:])
@@ -240,3 +251,28 @@ def _semantic_bands(
         return
     for start, stop, planes in resizer.bands(masks.float(), rows):
         yield start, stop, scores(planes)
+
+
+def _candidate_bands(
+    logits: Tensor, masks: Tensor, resizer: MaskResizer, resize_scores: bool
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield (start, stop, labels (stop - start, W)) in bands of rows, without the scores of most classes."""
+    width, resized_width = resizer.image_size[1], resizer.output_size[1]
+    if not resize_scores or width == resized_width:
+        candidates = CandidateClasses(_class_weights(logits), resized_width, lambda *columns: columns)
+    else:
+        candidates = CandidateClasses(
+            _class_weights(logits),
+            resized_width,
+            lambda *columns: source_rows(*columns, width, resized_width),
+        )
+    for start, stop, planes, to_output in resizer.image_bands(masks.float(), TILE):
+        if not resize_scores or resizer.image_size == resizer.output_size:
+            yield start, stop, candidates.labels(to_output(planes).sigmoid_())
+        else:
+            yield start, stop, candidates.labels(planes.sigmoid_(), to_output)
+
+
+def _class_weights(logits: Tensor) -> Tensor:
+    """Return p(class) of each query, (K, Q) float32."""
+    return logits.float().softmax(-1)[:, :-1].t()
